@@ -1,0 +1,60 @@
+"""Blocking work beside the event loop, and waiting between tries.
+
+Does not start tasks (only app.py does) and knows nothing of what it runs.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TypeVar, TypeVarTuple
+
+Ts = TypeVarTuple("Ts")
+R = TypeVar("R")
+
+
+async def run_in_worker(function: Callable[[*Ts], R], *args: *Ts, executor: Executor | None = None) -> R:
+    """Run `function` in a worker thread and return its result.
+
+    Cancellation waits for the thread and is raised afterwards: a thread is never left behind that still
+    changes state (trio's `abandon_on_cancel=False`).
+    """
+    loop = asyncio.get_running_loop()
+    future = loop.run_in_executor(executor, function, *args)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()  # retrieved here: the cancellation is what the caller asked for
+        raise
+
+
+class Backoff:
+    """Seconds to wait before each next try: doubling from `first_s` to `most_s`, with full jitter above half.
+
+    The jitter keeps a fleet that lost its broker from coming back in one instant.
+    """
+
+    def __init__(self, first_s: float = 0.2, most_s: float = 5.0, seed: int | None = None) -> None:
+        self._first_s = first_s
+        self._most_s = most_s
+        self._next_s = first_s
+        self._random = random.Random(seed)  # noqa: S311 - spreads load, guards nothing
+
+    def reset(self) -> None:
+        """The last try succeeded."""
+        self._next_s = self._first_s
+
+    def next_s(self) -> float:
+        """The seconds to wait now; longer at every call."""
+        wait_s = self._next_s * self._random.uniform(0.5, 1.0)
+        self._next_s = min(self._next_s * 2, self._most_s)
+        return wait_s
+
+    async def wait(self) -> None:
+        """Sleep for `next_s()`. Cancellation ends the sleep at once."""
+        await asyncio.sleep(self.next_s())

@@ -1,0 +1,6 @@
+"""The commands."""
+
+
+def main() -> int:
+    """Entry point."""
+    return 64

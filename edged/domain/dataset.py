@@ -1,0 +1,79 @@
+"""A snapshot of a stream: which blocks the archive held at a moment, and the samples' dense numbering.
+
+Covers identity and the split into training and test samples. Does not order an epoch (domain.sampling does) and
+reads no data.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+TRAIN_SOURCE = "_train."
+TEST_SOURCE = "_test."
+"""Sources of imported data begin so; an edge's name cannot (names begin with a letter or a digit)."""
+
+
+class BlockRef(NamedTuple):
+    """One block (= pack) of the archive."""
+
+    source: str
+    offset: int
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """Blocks sorted by (source, offset).
+
+    `sources`: names; `source`, `offset`, `rows`, `num_bytes`: int64 [blocks], the block's source (an index into
+    `sources`), its pack's offset, its number of samples and its payload bytes. `ends`: source → next offset; small
+    enough to keep in a checkpoint, and enough to ask for the same snapshot again, since archives only grow.
+    """
+
+    sources: tuple[str, ...]
+    source: npt.NDArray[np.int64]
+    offset: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    num_bytes: npt.NDArray[np.int64]
+    ends: Mapping[str, int]
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.rows)
+
+    @property
+    def num_samples(self) -> int:
+        return int(self.rows.sum())
+
+    @cached_property
+    def first_id(self) -> npt.NDArray[np.int64]:
+        """Sample ids number all samples densely, in the blocks' order: int64 [blocks + 1], the first of each."""
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.rows)])
+
+    def ref(self, block: int) -> BlockRef:
+        """The block's name."""
+        return BlockRef(self.sources[int(self.source[block])], int(self.offset[block]))
+
+    def locate(self, ids: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """(block, row) of each sample id, int64 [n] each."""
+        block = np.searchsorted(self.first_id, ids, side="right") - 1
+        return block, ids - self.first_id[block]
+
+
+def test_rows(source: str, offset: int, num_rows: int, fraction: float) -> npt.NDArray[np.bool_]:
+    """Which rows of a block are held out for testing: bool [num_rows].
+
+    A pure function of the sample's address, so that every node and every restart agrees and a sample never changes
+    sides: imported test sets are all test, imported training sets all training; of an edge's own samples the share
+    `fraction`, by a hash.
+    """
+    if source.startswith(TEST_SOURCE):
+        return np.ones(num_rows, np.bool_)
+    if source.startswith(TRAIN_SOURCE) or fraction <= 0:
+        return np.zeros(num_rows, np.bool_)
+    key = hashlib.blake2b(f"{source}/{offset}".encode(), digest_size=8).digest()
+    return np.random.default_rng(int.from_bytes(key, "little")).random(num_rows) < fraction

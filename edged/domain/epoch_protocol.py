@@ -1,0 +1,271 @@
+"""What an edge and the archive's epoch server say to each other, as tensor blobs.
+
+Edge → `<site>.archive.requests`: a SnapshotRequest or a SamplesRequest. Archive → `<site>.epochs.<edge>`: one or
+more SnapshotPart or SamplesPart messages for each request, the last marked so. Messages stay below MOST_PART_BYTES
+plus one sample. Decoders raise FormatError for anything malformed; no size is trusted.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain import tensors
+from edged.domain.dataset import BlockRef, Snapshot
+from edged.errors import FormatError
+
+MOST_PART_BYTES = 512 * 1024
+MOST_BLOCKS_A_PART = 16_384
+MOST_SAMPLES_A_REQUEST = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRequest:
+    """The blocks of `stream`; with `ends`, exactly those below these offsets."""
+
+    request: str
+    edge: str
+    stream: str
+    ends: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SamplesRequest:
+    """Rows of blocks. `rows[i]`: uint16 [k], the wanted rows of `refs[i]`, rising.
+
+    The position of a wanted sample is its index in the concatenation of all rows, in this order.
+    """
+
+    request: str
+    edge: str
+    stream: str
+    refs: tuple[BlockRef, ...]
+    rows: tuple[npt.NDArray[np.uint16], ...]
+
+    @property
+    def num_samples(self) -> int:
+        return sum(len(rows) for rows in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPart:
+    """Some of the snapshot's blocks, in order; the parts concatenated are the whole."""
+
+    request: str
+    part: int
+    last: bool
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class SamplesPart:
+    """Some of the samples asked for. `position` int64 [n]; `labels`: None where unlabelled; `codecs` as in packs.
+
+    `missing`: int64 [m], positions that the archive cannot read (logged there).
+    """
+
+    request: str
+    part: int
+    last: bool
+    position: npt.NDArray[np.int64]
+    labels: tuple[str | None, ...]
+    codecs: tuple[str, ...]
+    payloads: tuple[bytes, ...]
+    missing: npt.NDArray[np.int64]
+
+
+Request = SnapshotRequest | SamplesRequest
+Part = SnapshotPart | SamplesPart
+
+
+def encode_request(request: Request) -> bytes:
+    """A request as a blob."""
+    text = {"request": request.request, "edge": request.edge, "stream": request.stream}
+    if isinstance(request, SnapshotRequest):
+        ends = {} if request.ends is None else {"ends": json.dumps(dict(sorted(request.ends.items())))}
+        return tensors.encode({}, {"edged": "snapshot_request/1", **text, **ends})
+    sources = sorted({ref.source for ref in request.refs})
+    at = {source: i for i, source in enumerate(sources)}
+    rows = np.concatenate([np.zeros(0, np.uint16), *request.rows])
+    return tensors.encode(
+        {
+            "source": np.array([at[ref.source] for ref in request.refs], np.int32),
+            "offset": np.array([ref.offset for ref in request.refs], np.int64),
+            "num_rows": np.array([len(rows) for rows in request.rows], np.int32),
+            "rows": rows.astype(np.uint16),
+        },
+        {"edged": "samples_request/1", **text, "sources": json.dumps(sources)},
+    )
+
+
+def decode_request(blob: bytes) -> Request:
+    """The request in `blob`. Raises FormatError."""
+    arrays, metadata = tensors.decode(blob)
+    kind = metadata.get("edged")
+    text = {key: _text(metadata, key) for key in ("request", "edge", "stream")}
+    if kind == "snapshot_request/1":
+        return SnapshotRequest(**text, ends=_ends(metadata) if "ends" in metadata else None)
+    if kind != "samples_request/1":
+        raise FormatError(f"not a request but {kind!r}")
+    sources = _names(metadata, "sources")
+    source = tensors.require(arrays, "source", "int32")
+    offset = tensors.require(arrays, "offset", "int64")
+    num_rows = tensors.require(arrays, "num_rows", "int32")
+    rows = tensors.require(arrays, "rows", "uint16")
+    _same_length(source, offset, num_rows)
+    _check_index(source, len(sources))
+    if (offset < 0).any() or (num_rows < 0).any() or num_rows.sum(dtype=np.int64) != len(rows):
+        raise FormatError("rows of the request do not add up")
+    if len(rows) > MOST_SAMPLES_A_REQUEST:
+        raise FormatError(f"{len(rows)} samples in one request; at most {MOST_SAMPLES_A_REQUEST}")
+    refs = tuple(BlockRef(sources[s], o) for s, o in zip(source.tolist(), offset.tolist(), strict=True))
+    return SamplesRequest(**text, refs=refs, rows=tuple(np.split(rows, np.cumsum(num_rows)[:-1])))
+
+
+def snapshot_parts(request: str, snapshot: Snapshot) -> Iterator[SnapshotPart]:
+    """The snapshot in parts of at most MOST_BLOCKS_A_PART blocks; at least one part."""
+    starts = range(0, max(snapshot.num_blocks, 1), MOST_BLOCKS_A_PART)
+    for part, start in enumerate(starts):
+        cut = slice(start, start + MOST_BLOCKS_A_PART)
+        yield SnapshotPart(
+            request,
+            part,
+            part == len(starts) - 1,
+            Snapshot(
+                snapshot.sources,
+                snapshot.source[cut],
+                snapshot.offset[cut],
+                snapshot.rows[cut],
+                snapshot.num_bytes[cut],
+                snapshot.ends,
+            ),
+        )
+
+
+def join_snapshot(parts: Sequence[SnapshotPart]) -> Snapshot:
+    """The snapshot whose parts these are, in order. Raises FormatError when they are not one snapshot's."""
+    first = parts[0].snapshot
+    if any(part.snapshot.sources != first.sources or part.snapshot.ends != first.ends for part in parts):
+        raise FormatError("the parts belong to different snapshots")
+    columns = {
+        name: np.concatenate([getattr(part.snapshot, name) for part in parts])
+        for name in ("source", "offset", "rows", "num_bytes")
+    }
+    return Snapshot(sources=first.sources, ends=first.ends, **columns)
+
+
+def encode_part(part: Part) -> bytes:
+    """A reply part as a blob."""
+    text = {"request": part.request, "part": str(part.part), "last": str(int(part.last))}
+    if isinstance(part, SnapshotPart):
+        snapshot = part.snapshot
+        return tensors.encode(
+            {
+                "source": snapshot.source,
+                "offset": snapshot.offset,
+                "rows": snapshot.rows,
+                "num_bytes": snapshot.num_bytes,
+            },
+            {
+                "edged": "snapshot_part/1",
+                **text,
+                "sources": json.dumps(snapshot.sources),
+                "ends": json.dumps(dict(sorted(snapshot.ends.items()))),
+            },
+        )
+    labels = sorted({label for label in part.labels if label is not None})
+    codecs = sorted(set(part.codecs))
+    label_at: dict[str | None, int] = {label: i for i, label in enumerate(labels)} | {None: -1}
+    return tensors.encode(
+        {
+            "position": part.position.astype(np.int64),
+            "missing": part.missing.astype(np.int64),
+            "label": np.array([label_at[label] for label in part.labels], np.int32),
+            "codec": np.array([codecs.index(codec) for codec in part.codecs], np.int32),
+            "end": np.cumsum([len(payload) for payload in part.payloads], dtype=np.int64),
+            "payload": np.frombuffer(b"".join(part.payloads), np.uint8),
+        },
+        {"edged": "samples_part/1", **text, "labels": json.dumps(labels), "codecs": json.dumps(codecs)},
+    )
+
+
+def decode_part(blob: bytes) -> Part:
+    """The reply part in `blob`. Raises FormatError."""
+    arrays, metadata = tensors.decode(blob)
+    kind = metadata.get("edged")
+    request, last = _text(metadata, "request"), metadata.get("last") == "1"
+    part = metadata.get("part", "")
+    if not part.isdecimal() or len(part) > 9:
+        raise FormatError("part number is not a number")
+    if kind == "snapshot_part/1":
+        columns = {name: tensors.require(arrays, name, "int64") for name in ("source", "offset", "rows", "num_bytes")}
+        _same_length(*columns.values())
+        sources = _names(metadata, "sources")
+        _check_index(columns["source"], len(sources))
+        if any((column < 0).any() for column in columns.values()):
+            raise FormatError("a snapshot holds no negative numbers")
+        return SnapshotPart(request, int(part), last, Snapshot(sources=tuple(sources), ends=_ends(metadata), **columns))
+    if kind != "samples_part/1":
+        raise FormatError(f"not a reply but {kind!r}")
+    labels, codecs = _names(metadata, "labels"), _names(metadata, "codecs")
+    position, missing = (tensors.require(arrays, name, "int64") for name in ("position", "missing"))
+    label, codec = (tensors.require(arrays, name, "int32") for name in ("label", "codec"))
+    end = tensors.require(arrays, "end", "int64")
+    payload = tensors.require(arrays, "payload", "uint8").tobytes()
+    _same_length(position, label, codec, end)
+    _check_index(label + 1, len(labels) + 1)
+    _check_index(codec, len(codecs))
+    bounds = [0, *end.tolist()]
+    if bounds[-1] != len(payload) or any(b < a for a, b in pairwise(bounds)):
+        raise FormatError("payload ends do not rise to the payload's length")
+    return SamplesPart(
+        request,
+        int(part),
+        last,
+        position,
+        tuple(labels[i] if i >= 0 else None for i in label.tolist()),
+        tuple(codecs[i] for i in codec.tolist()),
+        tuple(payload[a:b] for a, b in pairwise(bounds)),
+        missing,
+    )
+
+
+def _text(metadata: Mapping[str, str], key: str) -> str:
+    value = metadata.get(key, "")
+    if not 0 < len(value) <= 128:
+        raise FormatError(f"{key!r} is missing or longer than 128 characters")
+    return value
+
+
+def _json(metadata: Mapping[str, str], key: str) -> object:
+    try:
+        return json.loads(metadata[key])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise FormatError(f"{key!r} is missing or not JSON") from error
+
+
+def _names(metadata: Mapping[str, str], key: str) -> list[str]:
+    names = _json(metadata, key)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FormatError(f"{key!r} is not a list of texts")
+    return names
+
+
+def _ends(metadata: Mapping[str, str]) -> dict[str, int]:
+    ends = _json(metadata, "ends")
+    if not isinstance(ends, dict) or not all(type(n) is int and n >= 0 for n in ends.values()):
+        raise FormatError("'ends' is not a map to offsets")
+    return ends
+
+
+def _same_length(*columns: tensors.Array) -> None:
+    if len({len(column) for column in columns}) != 1:
+        raise FormatError("columns differ in length")
+
+
+def _check_index(column: tensors.Array, below: int) -> None:
+    if len(column) and (column.min() < 0 or column.max() >= below):
+        raise FormatError("an index points behind its table")

@@ -1,0 +1,1 @@
+"""The trainer's arithmetic: layers, model, loss, in numpy, explicit forward and backward."""

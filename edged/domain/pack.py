@@ -1,0 +1,139 @@
+"""A pack: some samples and the cursors behind them, as one tensor blob.
+
+Covers encoding, strict decoding and the content digest. Compression is the log's business (Kafka batches), durability
+the archive's. Packs are what the uplink sends, what the archive stores (a block = a pack) and what epochs carry.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edged.domain import tensors
+from edged.domain.sample import Sample
+from edged.errors import FormatError
+
+MOST_SAMPLES = 256
+"""Samples in one pack; small enough to sit in one Kafka message, large enough to read in one go."""
+
+MOST_BYTES = 768 * 1024
+"""Payload bytes in one pack, below Kafka's default message limit of 1 MiB. One larger sample is refused at check."""
+
+CODECS = ("raw", "jpeg", "png")
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Samples in order. `cursors`: "device/partition" → next offset to read after this pack, for all devices."""
+
+    stream: str
+    samples: tuple[Sample, ...]
+    cursors: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all payloads."""
+        return sum(len(sample.payload) for sample in self.samples)
+
+
+def encode(pack: Pack) -> bytes:
+    """The pack as a blob; equal packs give equal bytes."""
+    samples = pack.samples
+    devices = sorted({sample.device for sample in samples})
+    labels = sorted({sample.label for sample in samples if sample.label is not None})
+    device_at = {name: at for at, name in enumerate(devices)}
+    label_at: dict[str | None, int] = {name: at for at, name in enumerate(labels)} | {None: -1}
+    ends = np.cumsum([len(sample.payload) for sample in samples], dtype=np.int64)
+    return tensors.encode(
+        {
+            "payload": np.frombuffer(b"".join(sample.payload for sample in samples), np.uint8),
+            "end": ends,
+            "label": np.array([label_at[sample.label] for sample in samples], np.int32),
+            "device": np.array([device_at[sample.device] for sample in samples], np.int32),
+            "partition": np.array([sample.partition for sample in samples], np.int32),
+            "offset": np.array([sample.offset for sample in samples], np.int64),
+            "timestamp_ms": np.array([sample.timestamp_ms for sample in samples], np.int64),
+            "codec": np.array([CODECS.index(sample.codec) for sample in samples], np.uint8),
+        },
+        {
+            "edged": "pack/1",
+            "stream": pack.stream,
+            "devices": json.dumps(devices),
+            "labels": json.dumps(labels),
+            "cursors": json.dumps(dict(sorted(pack.cursors.items()))),
+        },
+    )
+
+
+def decode(blob: bytes) -> Pack:
+    """The pack in `blob`. Raises FormatError for anything that `encode` cannot have written."""
+    arrays, metadata = tensors.decode(blob)
+    if metadata.get("edged") != "pack/1":
+        raise FormatError(f"not a pack of version 1 but {metadata.get('edged')!r}")
+    devices = _names(metadata, "devices")
+    labels = _names(metadata, "labels")
+    ends = tensors.require(arrays, "end", "int64")
+    n = len(ends)
+    if n > MOST_SAMPLES:
+        raise FormatError(f"{n} samples in one pack; at most {MOST_SAMPLES}")
+    payload = tensors.require(arrays, "payload", "uint8")
+    bounds = np.concatenate([np.zeros(1, np.int64), ends])
+    if bounds[-1] != len(payload) or (np.diff(bounds) < 0).any():
+        raise FormatError("payload ends do not rise to the payload's length")
+    label = _indices(arrays, "label", "int32", n, -1, len(labels))
+    device = _indices(arrays, "device", "int32", n, 0, len(devices))
+    codec = _indices(arrays, "codec", "uint8", n, 0, len(CODECS))
+    partition = _indices(arrays, "partition", "int32", n, 0, 1 << 31)
+    offset = _indices(arrays, "offset", "int64", n, 0, 1 << 63)
+    timestamp_ms = _indices(arrays, "timestamp_ms", "int64", n, -1, 1 << 63)
+    data = payload.tobytes()
+    samples = tuple(
+        Sample(
+            devices[device[i]],
+            partition[i],
+            offset[i],
+            timestamp_ms[i],
+            labels[label[i]] if label[i] >= 0 else None,
+            CODECS[codec[i]],
+            data[bounds[i] : bounds[i + 1]],
+        )
+        for i in range(n)
+    )
+    return Pack(metadata.get("stream", ""), samples, _cursors(metadata))
+
+
+def digest(pack: Pack) -> str:
+    """SHA-256 of the pack's encoding, in hexadecimal: equal for equal packs, wherever they are kept."""
+    return hashlib.sha256(encode(pack)).hexdigest()
+
+
+def _names(metadata: Mapping[str, str], key: str) -> list[str]:
+    names = _json(metadata, key)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FormatError(f"pack metadata {key!r} is not a list of texts")
+    return names
+
+
+def _cursors(metadata: Mapping[str, str]) -> dict[str, int]:
+    cursors = _json(metadata, "cursors")
+    if not isinstance(cursors, dict) or not all(type(n) is int and n >= 0 for n in cursors.values()):
+        raise FormatError("pack metadata 'cursors' is not a map to offsets")
+    return cursors
+
+
+def _json(metadata: Mapping[str, str], key: str) -> object:
+    try:
+        return json.loads(metadata[key])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise FormatError(f"pack metadata {key!r} is missing or not JSON") from error
+
+
+def _indices(
+    arrays: Mapping[str, tensors.Array], name: str, dtype: str, n: int, least: int, below: int
+) -> Sequence[int]:
+    values: list[int] = tensors.require(arrays, name, dtype).tolist()
+    if len(values) != n or (n and not (least <= min(values) and max(values) < below)):
+        raise FormatError(f"pack tensor {name!r} does not hold {n} values from {least} to {below - 1}")
+    return values

@@ -1,0 +1,42 @@
+"""One sample: what a device published, and where it lies.
+
+Does not decode payloads (domain.codec does) and does not know of Kafka.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+REASONS = (
+    "empty",  # no payload
+    "key_too_long",  # the label's text is longer than any label may be
+    "key_not_text",  # the key is not UTF-8
+    "unknown_label",  # the key is not one of the stream's labels
+    "too_large",  # more bytes than a payload of this stream may have
+    "wrong_length",  # raw bytes do not fill the stream's shape
+    "not_finite",  # a float payload holds NaN or infinity
+    "not_an_image",  # the bytes are not of the device's codec
+    "truncated",  # the image ends early or is damaged
+    "too_many_pixels",  # the image is larger than an image of this stream may be
+)
+"""The reasons for which a record is dead-lettered: stable words, for logs and headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A valid record of a device. Its identity is (device, partition, offset); the payload is as received."""
+
+    device: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    label: str | None
+    codec: str
+    payload: bytes
+
+
+class Address(NamedTuple):
+    """Where a sample lies in the archive: in `source` (an edge, or an import), pack `offset`, row `row`."""
+
+    source: str
+    offset: int
+    row: int

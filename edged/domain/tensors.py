@@ -1,0 +1,120 @@
+"""Tensors as one blob in the safetensors format: 8-byte header length, JSON header, little-endian data.
+
+Covers encoding and strict decoding of blobs that come from the network or a disk. Does not compress, does not
+hash. Format: https://huggingface.co/docs/safetensors (any safetensors reader opens these files).
+"""
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.errors import FormatError
+
+Array = npt.NDArray[Any]
+
+_NAME_OF_DTYPE = {
+    "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32", "int32": "I32",
+    "uint64": "U64", "int64": "I64", "float16": "F16", "float32": "F32", "float64": "F64", "bool": "BOOL",
+}  # fmt: skip
+_DTYPE_OF_NAME = {name: np.dtype(dtype).newbyteorder("<") for dtype, name in _NAME_OF_DTYPE.items()}
+_MOST_HEADER_BYTES = 1 << 20
+_MOST_TENSORS = 4096
+_MOST_AXES = 8
+
+
+def encode(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The blob of `tensors` and text `metadata`; the same input gives the same bytes."""
+    header: dict[str, Any] = {}
+    if metadata:
+        header["__metadata__"] = dict(sorted(metadata.items()))
+    chunks: list[bytes] = []
+    end = 0
+    for name, array in tensors.items():
+        chunk = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
+        begin, end = end, end + len(chunk)
+        header[name] = {
+            "dtype": _NAME_OF_DTYPE[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [begin, end],
+        }
+        chunks.append(chunk)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # aligns the data, as the format advises
+    return b"".join([struct.pack("<Q", len(text)), text, *chunks])
+
+
+def decode(blob: bytes) -> tuple[dict[str, Array], dict[str, str]]:
+    """Tensors (read-only views into `blob`) and metadata.
+
+    Raises FormatError unless header, dtypes, shapes and sizes agree with each other and cover the blob exactly;
+    nothing is allocated by a size that the blob merely claims.
+    """
+    header, begin = _header(blob)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise FormatError("tensor metadata is not a map of texts")
+    if len(header) > _MOST_TENSORS:
+        raise FormatError(f"{len(header)} tensors in one blob; at most {_MOST_TENSORS}")
+    data = memoryview(blob)[begin:]
+    spans: list[tuple[int, int]] = []
+    tensors: dict[str, Array] = {}
+    for name, entry in header.items():
+        dtype, shape, start, stop = _entry(name, entry, len(data))
+        spans.append((start, stop))
+        tensors[name] = np.frombuffer(data[start:stop], dtype).reshape(shape)
+    _check_cover(spans, len(data))
+    return tensors, metadata
+
+
+def _header(blob: bytes) -> tuple[dict[str, Any], int]:
+    if len(blob) < 8:
+        raise FormatError(f"a tensor blob has at least 8 bytes, not {len(blob)}")
+    (length,) = struct.unpack_from("<Q", blob)
+    if length > min(_MOST_HEADER_BYTES, len(blob) - 8):
+        raise FormatError(f"tensor header of {length} bytes in a blob of {len(blob)}")
+    try:
+        header = json.loads(blob[8 : 8 + length])
+    except (ValueError, RecursionError) as error:
+        raise FormatError("tensor header is not JSON") from error
+    if not isinstance(header, dict):
+        raise FormatError("tensor header is not a JSON object")
+    return header, 8 + length
+
+
+def _entry(name: str, entry: Any, num_bytes: int) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
+    try:
+        dtype = _DTYPE_OF_NAME[entry["dtype"]]
+        shape = tuple(entry["shape"])
+        start, stop = entry["data_offsets"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"tensor {name!r}: malformed header entry") from error
+    if len(shape) > _MOST_AXES or not all(type(n) is int and 0 <= n < 1 << 48 for n in (*shape, start, stop)):
+        raise FormatError(f"tensor {name!r}: sizes are not small whole numbers")
+    if not start <= stop <= num_bytes or math.prod(shape) * dtype.itemsize != stop - start:
+        raise FormatError(f"tensor {name!r}: shape {shape} of {dtype} does not fill bytes {start} to {stop}")
+    return dtype, shape, start, stop
+
+
+def _check_cover(spans: list[tuple[int, int]], num_bytes: int) -> None:
+    at = 0
+    for start, stop in sorted(spans):
+        if start != at:
+            raise FormatError("tensors overlap or leave a hole")
+        at = stop
+    if at != num_bytes:
+        raise FormatError(f"{num_bytes - at} bytes behind the last tensor")
+
+
+def require(tensors: Mapping[str, Array], name: str, dtype: str, ndim: int = 1) -> Array:
+    """The tensor `name`, checked for dtype and number of axes. Raises FormatError."""
+    array = tensors.get(name)
+    if array is None:
+        raise FormatError(f"tensor {name!r} is missing")
+    if array.dtype != np.dtype(dtype) or array.ndim != ndim:
+        raise FormatError(f"tensor {name!r} is {array.dtype} with {array.ndim} axes, not {dtype} with {ndim}")
+    return array

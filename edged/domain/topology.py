@@ -1,0 +1,182 @@
+"""The topology: the tiers, their streams and the training job, as frozen values; and the topic names they imply.
+
+A Topology is made by `config_yaml` from the file, complete and valid. Holds no behaviour beyond names and look-ups.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from edged.domain.nn.spec import LayerSpec
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""Names become topics, folders and log fields; nothing else is ever allowed in them."""
+
+Codec = Literal["raw", "jpeg", "png"]
+Dtype = Literal["uint8", "float32"]
+Source = Literal["archive", "live", "both"]
+SamplingMode = Literal["uniform", "stratified", "importance"]
+ExchangeMode = Literal["none", "all_reduce", "parameter_server"]
+Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """How to reach Kafka. The password is never shown by repr."""
+
+    protocol: Protocol = "PLAINTEXT"
+    mechanism: Mechanism | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kafka:
+    bootstrap: tuple[str, ...]
+    security: Security = Security()
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What samples look like. `shape` is [height, width, channels] or any; labels are the classes, in order."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Dtype
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    name: str
+    edge: str
+    stream: str
+    codec: Codec = "raw"
+    transport: Literal["kafka", "mqtt"] = "kafka"
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    memory: int = 32 * MIB
+    disk: int = 1024 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """`prefetch`: bytes of epoch data held ahead of the trainer. `memory_limit`: bytes of the whole daemon."""
+
+    name: str
+    cache: Cache = Cache()
+    prefetch: int = 16 * MIB
+    memory_limit: int = 256 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """`flush_s`, `flush_bytes`: a file is written when this old or this large, whichever comes first."""
+
+    name: str
+    url: str
+    flush_s: float = 10.0
+    flush_bytes: int = 32 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Sgd:
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    mode: SamplingMode = "uniform"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    mode: ExchangeMode = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The job. `test_fraction`: share of each edge's own samples held out; `test_samples`: most to test on.
+
+    `live_epoch`: with `source: live`, after how many samples an epoch ends. `checkpoint_s`: seconds between
+    checkpoints inside an epoch.
+    """
+
+    stream: str
+    model: tuple[LayerSpec, ...]
+    source: Source = "archive"
+    epochs: int = 10
+    global_batch: int = 128
+    seed: int = 0
+    optimizer: Sgd = Sgd()
+    sampling: Sampling = Sampling()
+    exchange: Exchange = Exchange()
+    test_fraction: float = 0.1
+    test_samples: int = 10_000
+    live_epoch: int = 10_000
+    checkpoint_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    site: str
+    kafka: Kafka
+    streams: tuple[Stream, ...]
+    iot: tuple[Device, ...]
+    edges: tuple[Edge, ...]
+    archive: tuple[Archive, ...]
+    training: Training | None = None
+
+    def stream(self, name: str) -> Stream:
+        return next(stream for stream in self.streams if stream.name == name)
+
+    def edge(self, name: str) -> Edge:
+        return next(edge for edge in self.edges if edge.name == name)
+
+    def device(self, name: str) -> Device:
+        return next(device for device in self.iot if device.name == name)
+
+    def devices_of(self, edge: str) -> tuple[Device, ...]:
+        """The edge's devices, in the file's order."""
+        return tuple(device for device in self.iot if device.edge == edge)
+
+    def tier_of(self, node: str) -> Literal["iot", "edge", "archive"] | None:
+        """The tier that `node` is in; None when no node is called so."""
+        if any(device.name == node for device in self.iot):
+            return "iot"
+        if any(edge.name == node for edge in self.edges):
+            return "edge"
+        return "archive" if any(archive.name == node for archive in self.archive) else None
+
+    def device_topic(self, device: str) -> str:
+        """What the device publishes: key = label or null, value = payload."""
+        return f"{self.site}.iot.{device}"
+
+    def archive_topic(self, stream: str, edge: str) -> str:
+        """Packs of one edge's samples of one stream; its only writer is that edge, so ACLs can prove the source."""
+        return f"{self.site}.archive.{stream}.{edge}"
+
+    @property
+    def requests_topic(self) -> str:
+        """What edges ask of the archive."""
+        return f"{self.site}.archive.requests"
+
+    def epochs_topic(self, edge: str) -> str:
+        """What the archive sends to one edge."""
+        return f"{self.site}.epochs.{edge}"
+
+    def predictions_topic(self, edge: str) -> str:
+        """Predictions of one edge; key = the device."""
+        return f"{self.site}.predictions.{edge}"
+
+    def dead_letters_topic(self, edge: str) -> str:
+        """Records that one edge could not use, with their reason."""
+        return f"{self.site}.dead-letters.{edge}"

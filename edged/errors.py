@@ -1,0 +1,92 @@
+"""Every exception that crosses a module's border.
+
+EdgedError
+├── ConfigError           the topology file is wrong: every problem, with its place (exit 78)
+├── FormatError           bytes are not what their format says (tensors, packs, checkpoints, requests)
+├── RejectedRecord        one device record is bad: counted and dead-lettered, never fatal
+├── StorageError          a disk or file system refused
+│   ├── CheckpointCorrupt a checkpoint is torn or altered: skipped, the one before it is used
+│   └── DiskFull
+├── TopologyMismatch      saved state belongs to another topology
+└── TransientError        worth another try, by the adapter that met it
+    ├── LogUnavailable    Kafka does not answer
+    └── ArchiveUnavailable
+
+Foreign exceptions are translated at the adapter's border, always `raise … from`.
+"""
+
+from dataclasses import dataclass
+
+
+class EdgedError(Exception):
+    """Base of all errors that edged raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with the topology file.
+
+    `path` is the way to the value ("iot[0].edge"); `place` is "file:line:column" and `source` the line's
+    text, both filled in by whoever knows the file. The suggestion is a whole sentence or empty.
+    """
+
+    path: str
+    message: str
+    suggestion: str = ""
+    place: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        head = f"{self.place}: " if self.place else ""
+        path = f"{self.path}: " if self.path else ""
+        tail = f" ({self.suggestion})" if self.suggestion else ""
+        return f"{head}{path}{self.message}{tail}"
+
+
+class ConfigError(EdgedError):
+    """The topology file cannot be used. Carries all its problems at once."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+class FormatError(EdgedError):
+    """Bytes do not follow their format. The message says which rule was broken."""
+
+
+class RejectedRecord(EdgedError):  # noqa: N818 - named for what happens to the record
+    """A device's record cannot be used. `reason` is one of the stable words in `domain.sample.REASONS`."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class StorageError(EdgedError):
+    """A disk or a file system refused to read or write."""
+
+
+class CheckpointCorrupt(StorageError):  # noqa: N818
+    """A checkpoint's digest or structure is wrong."""
+
+
+class DiskFull(StorageError):  # noqa: N818
+    """No space is left; what was being written has been taken back."""
+
+
+class TopologyMismatch(EdgedError):  # noqa: N818
+    """Saved state belongs to another model or data set than the topology names."""
+
+
+class TransientError(EdgedError):
+    """Another try may succeed."""
+
+
+class LogUnavailable(TransientError):  # noqa: N818
+    """Kafka does not answer within the deadline."""
+
+
+class ArchiveUnavailable(TransientError):  # noqa: N818
+    """The archive does not answer within the deadline."""

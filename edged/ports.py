@@ -1,0 +1,218 @@
+"""What the services ask of the outside world, as protocols of a few methods.
+
+Each port has a fake in `adapters.memory` (or beside its adapter) and one contract suite in tests/contracts that
+runs on the fake and on the real thing. No adapter is named here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import astuple, dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain.dataset import BlockRef, Snapshot
+from edged.domain.pack import Pack
+
+
+class TopicPartition(NamedTuple):
+    """One ordered log."""
+
+    topic: str
+    partition: int = 0
+
+
+class Watermarks(NamedTuple):
+    """The first offset still kept (`low`) and the next to be written (`high`)."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as read from the log. `timestamp_ms` is Unix time, set by the producer or the broker."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One record to be written. Without `timestamp_ms` the present time is taken."""
+
+    topic: str
+    value: bytes
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    partition: int = 0
+    timestamp_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic the topology needs. `retention_ms` None: the broker's default."""
+
+    name: str
+    partitions: int = 1
+    retention_ms: int | None = None
+    max_message_bytes: int | None = None
+
+
+class LogReader(Protocol):
+    """Reads partitions from given positions, in order, without a consumer group's rebalancing."""
+
+    async def poll(self, *, max_records: int, timeout_s: float) -> list[Record]:
+        """The next records, at most `max_records`; empty when none came within `timeout_s`.
+
+        Also empty while the broker is away: the adapter reconnects by itself and reports health. A gap (records
+        deleted before they were read) is logged as `kafka.gap` and reading goes on behind it.
+        Cancel-safe: a record is either returned or delivered again by the next poll.
+        """
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Deliver `offset` next from `partition`; takes effect at the next poll."""
+
+    async def commit(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Tell the broker the next offsets wanted, for lag tools and restarts. Needs the reader's group."""
+
+    def lag(self) -> int:
+        """Records not yet delivered, by the high watermarks last seen."""
+
+
+class Log(Protocol):
+    """Apache Kafka, as far as edged needs it. Every method waits while the broker is away; cancel to give up."""
+
+    def reader(
+        self, positions: Mapping[TopicPartition, int], *, group: str | None = None
+    ) -> AbstractAsyncContextManager[LogReader]:
+        """A reader of exactly these partitions, from exactly these offsets."""
+
+    async def append(self, messages: Sequence[Message]) -> list[int]:
+        """Write the messages in order; return their offsets once all are acknowledged by all in-sync replicas.
+
+        When it returns, each message is in the log exactly once, also if the connection broke in between:
+        a try whose fate is unknown is looked up in the log by its `edged-id` header before it is repeated.
+        Cancelled: each message may or may not be in the log.
+        """
+
+    async def watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
+        """Low and high watermarks now. A partition that does not exist yet has (0, 0)."""
+
+    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The group's committed offsets; partitions without one are left out."""
+
+    async def partitions(self, topics: Iterable[str]) -> dict[str, int]:
+        """How many partitions each topic has; topics that do not exist are left out."""
+
+    async def ensure(self, topics: Sequence[TopicSpec]) -> None:
+        """Create the topics that are missing, where the broker allows it; leave others as they are."""
+
+
+class Progress(NamedTuple):
+    """A service's sign of life for the watchdog: `count` rises with work done; `idle`: no work is there to do."""
+
+    count: int
+    idle: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A service's share of the monitor's series. Totals since start but for the last three, which are now."""
+
+    trained_samples: int = 0
+    wait_s: float = 0.0
+    """Time the trainer waited for data."""
+    ingested_samples: int = 0
+    dead_lettered: int = 0
+    archived_samples: int = 0
+    predicted_samples: int = 0
+    lag_records: int = 0
+    queue_bytes: int = 0
+    cache_bytes: int = 0
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        return Statistics(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+class Health(Protocol):
+    """Where a part says that it cannot do its work for now, and that it can again."""
+
+    def degraded(self, part: str, reason: str) -> None:
+        """`part` (one word: kafka, archive, disk) is not usable because of `reason`. Repeating it is free."""
+
+    def recovered(self, part: str) -> None:
+        """`part` works. Free when it was never degraded."""
+
+
+class ImageDecoder(Protocol):
+    """Compressed images to pixels."""
+
+    def decode(self, payload: bytes, codec: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """Pixels of `payload` (codec "jpeg" or "png") as uint8 of `shape` (height, width, channels).
+
+        The image is converted to the shape's channels and scaled to its size where they differ. Sizes are checked
+        before any pixel is decoded. Raises RejectedRecord.
+        """
+
+
+class ArchiveStore(Protocol):
+    """The archive's files. Synchronous: callers run it in a worker thread."""
+
+    def ends(self, stream: str) -> dict[str, int]:
+        """Next offset to archive for each source that has any file."""
+
+    def cursors(self, stream: str, source: str) -> dict[str, int]:
+        """Next device offset by "device/partition", as archived so far; for leaving out duplicates."""
+
+    def append(self, stream: str, source: str, packs: Sequence[tuple[int, Pack]]) -> None:
+        """Make (offset, pack) pairs of contiguous offsets durable as one file, or raise StorageError.
+
+        The first offset must be `ends()[source]` (or any, when the source is new). On return the file is on
+        stable storage under its final name; a crash before leaves nothing that a reader would see.
+        """
+
+    def snapshot(self, stream: str, ends: Mapping[str, int] | None = None) -> Snapshot:
+        """All blocks, or those below `ends`, sorted by (source, offset)."""
+
+    def read(self, stream: str, refs: Sequence[BlockRef]) -> Iterable[tuple[BlockRef, Pack]]:
+        """Each block's samples, in the order asked. Raises StorageError for one that is missing or corrupt."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeployedModel:
+    """A model file that the companion may serve."""
+
+    generation: int
+    content: bytes
+    labels: tuple[str, ...]
+    sample_shape: tuple[int, ...]
+
+
+class CheckpointStore(Protocol):
+    """Checkpoints and the deployed models beside them. Synchronous: callers run it in a worker thread."""
+
+    def save(self, checkpoint: bytes, generation: int) -> None:
+        """Durable when it returns (write, fsync, rename, fsync the folder); keeps the 3 newest."""
+
+    def deploy(self, model: DeployedModel) -> None:
+        """Put the model where the companion finds it, atomically; keeps the 3 newest."""
+
+    def checkpoints(self) -> Iterable[tuple[int, bytes]]:
+        """(generation, content) newest first, unvalidated; unreadable files are skipped and logged."""
+
+    def newest_model(self, newer_than: int = -1) -> DeployedModel | None:
+        """The newest whole model of a generation above `newer_than`; torn or altered ones are skipped."""
+
+
+class Classifier(Protocol):
+    """A loaded model."""
+
+    def predict(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Class probabilities, float32 [n, classes], of normalised samples float32 [n, *sample shape]."""
