@@ -116,9 +116,9 @@ class Log(Protocol):
 
 
 class Progress(NamedTuple):
-    """A service's sign of life for the watchdog: `count` rises with work done; `idle`: no work is there to do."""
+    """A service's sign of life for the watchdog: `steps` rises with work done; `idle`: no work is there to do."""
 
-    count: int
+    steps: int
     idle: bool
 
 
