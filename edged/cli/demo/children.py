@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Self
 
 LogLine = Mapping[str, Any]
@@ -25,12 +26,20 @@ class ChildDied(RuntimeError):  # noqa: N818 - named for what happened
 class Child(asyncio.SubprocessProtocol):
     """A running `edged` process. `lines` are its newest log lines, parsed; anything else it printed is `noise`."""
 
-    def __init__(self, name: str, on_line: Callable[[str, LogLine], None] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        log_file: Path | None = None,
+        on_line: Callable[[str, LogLine], object] = lambda _name, _line: None,
+        on_end: Callable[[], object] = lambda: None,
+    ) -> None:
         self.name = name
+        self._log_file = None if log_file is None else log_file.open("ab", buffering=0)
         self.lines: deque[LogLine] = deque(maxlen=_MOST_LINES)
         self.noise: deque[str] = deque(maxlen=200)
         self.stdout = b""
         self._on_line = on_line
+        self._on_end = on_end
         self._rest = b""
         self._news = asyncio.Event()
         self._ended = asyncio.Event()
@@ -42,10 +51,15 @@ class Child(asyncio.SubprocessProtocol):
         name: str,
         *arguments: str,
         environment: Mapping[str, str] | None = None,
-        on_line: Callable[[str, LogLine], None] | None = None,
+        log_file: Path | None = None,
+        on_line: Callable[[str, LogLine], object] = lambda _name, _line: None,
+        on_end: Callable[[], object] = lambda: None,
     ) -> Self:
-        """Start `python -m edged ARGUMENTS`. It is terminated by the kernel when this process dies (Linux)."""
-        child = cls(name, on_line)
+        """Start `python -m edged ARGUMENTS`; what it writes to stderr is also appended to `log_file`.
+
+        The kernel terminates it when this process dies (Linux).
+        """
+        child = cls(name, log_file, on_line, on_end)
         await asyncio.get_running_loop().subprocess_exec(
             lambda: child,
             sys.executable,
@@ -77,12 +91,14 @@ class Child(asyncio.SubprocessProtocol):
 
         Raises ChildDied when the process ends first. Cancel-safe.
         """
-        while True:
-            found = [line for line in self.lines if _matches(line, event, fields)]
-            if len(found) >= times:
-                return found[times - 1]
+        await self.until(lambda _: len(self.seen(event, **fields)) >= times, event)
+        return self.seen(event, **fields)[times - 1]
+
+    async def until(self, condition: Callable[[Iterable[LogLine]], bool], what: str = "it was expected to") -> None:
+        """Wait until `condition` holds for the lines so far; otherwise as `wait_for`."""
+        while not condition(self.lines):
             if self._ended.is_set():
-                raise ChildDied(f"{self.name} ended (exit code {self.exit_code}) before {event}\n{self.last_words()}")
+                raise ChildDied(f"{self.name} ended (exit code {self.exit_code}) before {what}\n{self.last_words()}")
             self._news.clear()
             await self._news.wait()
 
@@ -129,14 +145,19 @@ class Child(asyncio.SubprocessProtocol):
         if fd == 1:
             self.stdout += data
             return
+        if self._log_file is not None:
+            self._log_file.write(data)
         *whole, self._rest = (self._rest + data).split(b"\n")
         for text in whole:
             self._take(text.decode(errors="replace"))
         self._news.set()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        if self._log_file is not None:
+            self._log_file.close()
         self._ended.set()
         self._news.set()
+        self._on_end()
 
     def _take(self, text: str) -> None:
         try:
@@ -145,8 +166,7 @@ class Child(asyncio.SubprocessProtocol):
             line = None
         if isinstance(line, dict):
             self.lines.append(line)
-            if self._on_line is not None:
-                self._on_line(self.name, line)
+            self._on_line(self.name, line)
         elif text.strip():
             self.noise.append(text)
 

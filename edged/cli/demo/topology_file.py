@@ -1,11 +1,16 @@
 """The demo's topology file, as a user would write it: the text is printed, and every process reads it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 SMALL = 20_000
 """Below so many training images smaller mini-batches pay: more steps in the few epochs of a demo."""
+
+
+IMAGE_SHAPE = (64, 64, 3)
+"""What the edge scales images to that come in all sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,11 @@ training:
   global_batch: {32 if small else 128}
   optimizer: {{sgd: {{learning_rate: {0.02 if small else 0.05}, momentum: 0.9}}}}
 """
+
+
+def stream_name(name: str) -> str:
+    """A data set's name as a stream's: only what names may hold."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-_")[:64] or "images"
 
 
 def _quoted(label: str) -> str:
