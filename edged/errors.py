@@ -6,6 +6,7 @@ EdgedError
 ├── RejectedRecord        one device record is bad: counted and dead-lettered, never fatal
 ├── StorageError          a disk or file system refused
 │   ├── CheckpointCorrupt a checkpoint is torn or altered: skipped, the one before it is used
+│   ├── ArchiveConflict   the archive goes on elsewhere than its writer believes: a second writer
 │   └── DiskFull
 ├── TopologyMismatch      saved state belongs to another topology
 └── TransientError        worth another try, by the adapter that met it
@@ -74,6 +75,10 @@ class CheckpointCorrupt(StorageError):  # noqa: N818
 
 class DiskFull(StorageError):  # noqa: N818
     """No space is left; what was being written has been taken back."""
+
+
+class ArchiveConflict(StorageError):  # noqa: N818
+    """The archive does not end where its writer believes; there must be another writer."""
 
 
 class TopologyMismatch(EdgedError):  # noqa: N818
