@@ -73,6 +73,32 @@ EVENTS: Mapping[str, Event] = {
     # checkpoint
     # infer
     # archive
+    "archive.flushed": event(
+        "A file of the archive is durable.",
+        stream=str, source=str, first_offset=int, next_offset=int, samples=int, bytes=int, write_ms=float,
+    ),
+    "archive.rejected": event(
+        "A record of an archive topic is no pack; an empty block stands in its place.",
+        topic=str, offset=int, reason=str,
+    ),
+    "archive.duplicates": event(
+        "Samples that were archived before were left out of a pack.", stream=str, source=str, offset=int, samples=int,
+    ),
+    "archive.gap": event(
+        "The log deleted packs before they were archived; the archive keeps the gap on record.",
+        stream=str, source=str, first_offset=int, next_offset=int,
+    ),
+    "archive.unreadable": event("A file or a block of the archive cannot be read.", stream=str, reason=str),
+    "archive.bad_request": event(
+        "A request to the archive was dropped.", offset=int, reason=str,
+    ),
+    "archive.served": event(
+        "A request was answered.",
+        edge=str, request=str, stream=str, samples=int, missing=int, parts=int, bytes=int, serve_ms=float,
+    ),
+    "archive.unanswered": event(
+        "A request was given up because the storage refused; its edge asks again.", edge=str, request=str, reason=str,
+    ),
     # sensor
     # res: the host's and the process's resources
     "res.sample": event(
