@@ -69,8 +69,38 @@ EVENTS: Mapping[str, Event] = {
         topic=str, wanted_offset=int, next_offset=int,
     ),
     # epoch: the data of an epoch on its way from the archive
+    "epoch.drawn": event("The order of an epoch is fixed.", epoch=int, blocks=int, windows=int, first_sample=int),
+    "epoch.redrawn": event(
+        "The archive or the prefetch budget is not what it was when the epoch began; it begins again.", epoch=int
+    ),
+    "epoch.empty": event("The archive has nothing to train on yet; it is asked again from time to time.", epoch=int),
+    "epoch.asked_again": event("The archive was silent; what is missing is asked again.", silent_s=float, samples=int),
+    "epoch.missing": event("The archive could not read some samples; training goes on without.", samples=int),
+    "epoch.skipped": event(
+        "Samples that came but cannot be trained on.", epoch=int, unlabelled=int, undecodable=int
+    ),
+    "epoch.malformed": event("A reply of the archive breaks its format; it is ignored.", err=str),
     # train
+    "train.started": event("Training begins or goes on.", source=str, epoch=int, step=int, resumed=bool),
+    "train.epoch": event(
+        "An epoch is over. Loss and accuracy of training are means over the epoch while the weights moved; "
+        "samples per second include waiting.",
+        optional=("test_accuracy",),
+        epoch=int, step=int, loss=float, train_accuracy=float, test_accuracy=float, test_samples=int, samples=int,
+        samples_per_s=float, seconds=float, wait_s=float, wait_fraction=float,
+    ),
+    "train.finished": event("All epochs are trained.", epochs=int, step=int),
+    "train.diverged": event(
+        "Loss or weights are no longer finite: training stops at the last checkpoint.",
+        epoch=int, step=int, restored_step=int,
+    ),
     # checkpoint
+    "checkpoint.saved": event("A checkpoint is durable.", generation=int, bytes=int, ms=float),
+    "checkpoint.restored": event("Training goes on from a checkpoint.", generation=int, epoch=int, bytes=int),
+    "checkpoint.skipped": event("A checkpoint is torn or altered; the one before it is tried.", generation=int, err=str),
+    "checkpoint.failed": event("Saving did not succeed; training goes on and tries again.", generation=int, err=str),
+    "checkpoint.deployed": event("A model is there for the companion.", generation=int, bytes=int, ms=float),
+    "checkpoint.model_skipped": event("A deployed model is torn or altered.", generation=int, err=str),
     # infer
     # archive
     "archive.flushed": event(
