@@ -4,6 +4,7 @@ EdgedError
 ├── ConfigError           the topology file is wrong: every problem, with its place (exit 78)
 ├── FormatError           bytes are not what their format says (tensors, packs, checkpoints, requests)
 ├── RejectedRecord        one device record is bad: counted and dead-lettered, never fatal
+├── RecordTooLarge        Kafka takes no record of this size
 ├── StorageError          a disk or file system refused
 │   ├── CheckpointCorrupt a checkpoint is torn or altered: skipped, the one before it is used
 │   └── DiskFull
@@ -62,6 +63,15 @@ class RejectedRecord(EdgedError):  # noqa: N818 - named for what happens to the 
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+class RecordTooLarge(EdgedError):  # noqa: N818
+    """The broker does not take a record of this size. Other messages of the same call may be in the log."""
+
+    def __init__(self, topic: str, size_bytes: int) -> None:
+        super().__init__(f"a record of {size_bytes} bytes is too large for topic {topic}")
+        self.topic = topic
+        self.size_bytes = size_bytes
 
 
 class StorageError(EdgedError):
