@@ -54,8 +54,28 @@ EVENTS: Mapping[str, Event] = {
     # train
     # checkpoint
     # infer
+    "infer.waiting": event("No model is there yet; the records wait in Kafka."),
+    "infer.model_loaded": event(
+        "From here on this model predicts.", generation=int, runtime=str, model_bytes=int, load_ms=float
+    ),
+    "infer.model_refused": event("The model cannot serve; the one before it goes on.", generation=int, reason=str),
+    "infer.recovered": event(
+        "Predictions published before a restart whose positions were not committed; they are not repeated.",
+        predictions=int,
+    ),
+    "infer.predicted": event(
+        "What was predicted since the last such line; every 10 s while there is something, and at the end. Skipped: "
+        "records that ingest dead-letters. Correct: of those that carry a label, the ones predicted so.",
+        generation=int, samples=int, skipped=int, labelled=int, correct=int, samples_per_s=float,
+        latency_p50_ms=float, latency_p95_ms=float, compute_ms=float,
+    ),
     # archive
     # sensor
+    "sensor.published": event(
+        "What a replayed device has published so far, all of it acknowledged; every 10 s and at the end.",
+        dataset=str, samples=int, payload_bytes=int, elapsed_s=float, samples_per_s=float,
+    ),
+    "sensor.prediction_skipped": event("A message there is no prediction.", partition=int, offset=int, reason=str),
     # res: the host's and the process's resources
 }  # fmt: skip
 

@@ -39,15 +39,9 @@ CONTENT_OF_FILE: Mapping[str, Content] = {
     "train-images-idx3-ubyte.gz": Content(
         47_040_016, "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
     ),
-    "train-labels-idx1-ubyte.gz": Content(
-        60_008, "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"
-    ),
-    "t10k-images-idx3-ubyte.gz": Content(
-        7_840_016, "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"
-    ),
-    "t10k-labels-idx1-ubyte.gz": Content(
-        10_008, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
-    ),
+    "train-labels-idx1-ubyte.gz": Content(60_008, "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
+    "t10k-images-idx3-ubyte.gz": Content(7_840_016, "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
+    "t10k-labels-idx1-ubyte.gz": Content(10_008, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
 }
 
 _MOST_DOWNLOAD_BYTES = 64 << 20
@@ -68,7 +62,7 @@ def full_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
 
 
 def download_fashion_mnist(
-    folder: Path, *, url: str = URL, progress: Callable[[int], object] = lambda num_bytes: None
+    folder: Path, *, url: str = URL, progress: Callable[[int], object] = lambda _: None
 ) -> None:
     """Fetch the full set's four files into `folder`, some 30 MB; files that are there already are left alone.
 
@@ -119,7 +113,9 @@ def _receive(url: str, path: Path, progress: Callable[[int], object]) -> None:
             while chunk := response.read(_CHUNK):
                 num_bytes += len(chunk)
                 if num_bytes > _MOST_DOWNLOAD_BYTES:
-                    raise FormatError(f"{url}: more than {_MOST_DOWNLOAD_BYTES} bytes; no file of Fashion-MNIST is so big")
+                    raise FormatError(
+                        f"{url}: more than {_MOST_DOWNLOAD_BYTES} bytes; no file of Fashion-MNIST is so big"
+                    )
                 file.write(chunk)
                 progress(len(chunk))
     except (OSError, http.client.HTTPException) as error:
