@@ -8,6 +8,7 @@ EdgedError
 ├── StorageError          a disk or file system refused
 │   ├── CheckpointCorrupt a checkpoint is torn or altered: skipped, the one before it is used
 │   └── DiskFull
+├── MemoryLimitExceeded   the process outgrew its budget: it checkpoints, ends, and is started afresh
 ├── TopologyMismatch      saved state belongs to another topology
 └── TransientError        worth another try, by the adapter that met it
     ├── LogUnavailable    Kafka does not answer
@@ -84,6 +85,10 @@ class CheckpointCorrupt(StorageError):  # noqa: N818
 
 class DiskFull(StorageError):  # noqa: N818
     """No space is left; what was being written has been taken back."""
+
+
+class MemoryLimitExceeded(EdgedError):  # noqa: N818
+    """The process stayed above its memory limit."""
 
 
 class TopologyMismatch(EdgedError):  # noqa: N818

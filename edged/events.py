@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_JSON_TYPE: Mapping[type, str] = {
-    str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object",
+_JSON_TYPE: Mapping[type, str | list[str]] = {
+    str: "string", int: "integer", bool: "boolean", list: "array", dict: "object",
+    float: ["number", "null"],  # null: not a finite number, which JSON cannot say
 }  # fmt: skip
 
 
@@ -38,7 +39,10 @@ EVENTS: Mapping[str, Event] = {
     "life.stopped": event(
         "The process ends.", uptime_s=float, peak_rss_bytes=int, exit_code=int
     ),
-    "life.crashed": event("A service failed; the process ends and systemd starts it again.", err=str, err_type=str),
+    "life.crashed": event(
+        "A service failed; the process ends and systemd starts it again.", err=str, err_type=str, traceback=str
+    ),
+    "life.notify_failed": event("The service manager was not reached with a notice.", err=str),
     "health.degraded": event("A part outside does not answer.", part=str, reason=str),
     "health.recovered": event("The part answers again.", part=str, degraded_s=float),
     # kafka
@@ -77,7 +81,43 @@ EVENTS: Mapping[str, Event] = {
     ),
     "sensor.prediction_skipped": event("A message there is no prediction.", partition=int, offset=int, reason=str),
     # res: the host's and the process's resources
+    "res.sample": event(
+        "The monitor's series, once a second. CPU in percent of one core, summed over cores. A field the host does "
+        "not let one read is left out; so is a number of the node's that has been zero since the start.",
+        optional=(
+            "cpu_percent", "memory_used_bytes", "disk_read_bytes_per_s", "disk_written_bytes_per_s",
+            "net_received_bytes_per_s", "net_sent_bytes_per_s", "temperature_c", "throttled_flags", "disk_free_bytes",
+            "trained_samples_per_s", "wait_fraction", "ingested_samples_per_s", "dead_lettered_per_s",
+            "archived_samples_per_s", "predicted_samples_per_s", "lag_records", "queue_bytes", "cache_bytes",
+        ),
+        cpu_percent=float, process_cpu_percent=float, memory_used_bytes=int, rss_bytes=int, peak_rss_bytes=int,
+        disk_read_bytes_per_s=float, disk_written_bytes_per_s=float,
+        net_received_bytes_per_s=float, net_sent_bytes_per_s=float,
+        temperature_c=float, throttled_flags=int, disk_free_bytes=int, loop_lag_ms=float,
+        trained_samples_per_s=float, wait_fraction=float, ingested_samples_per_s=float, dead_lettered_per_s=float,
+        archived_samples_per_s=float, predicted_samples_per_s=float,
+        lag_records=int, queue_bytes=int, cache_bytes=int,
+    ),
+    "res.memory_high": event(
+        "The process is above its memory limit; it ends when it stays there.", rss_bytes=int, limit_bytes=int
+    ),
+    "res.stalled": event(
+        "A service that has work makes no progress and nothing outside explains it; the watchdog is no longer fed.",
+        service=str, still_s=float,
+    ),
+    # log: what foreign code says through the standard library
+    "log.foreign": event(
+        "A warning or an error of a library or of Python; `suppressed` like ones went before it unlogged.",
+        optional=("suppressed", "traceback"), logger=str, message=str, suppressed=int, traceback=str,
+    ),
 }  # fmt: skip
+
+
+def json_type_matches(value: Any, kind: type) -> bool:
+    """Whether a plain JSON value is of the kind its event names: what the schema says, at the making of a line."""
+    if kind is float:
+        return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 
 def json_schema() -> dict[str, Any]:
