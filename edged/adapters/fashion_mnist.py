@@ -61,9 +61,7 @@ def full_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
     return next((path for path in candidates if all((path / name).is_file() for name in CONTENT_OF_FILE)), None)
 
 
-def download_fashion_mnist(
-    folder: Path, *, url: str = URL, progress: Callable[[int], object] = lambda _: None
-) -> None:
+def download_fashion_mnist(folder: Path, *, url: str = URL, progress: Callable[[int], object] = lambda _: None) -> None:
     """Fetch the full set's four files into `folder`, some 30 MB; files that are there already are left alone.
 
     A file appears under its name only once the SHA-256 of its content was found right; `progress` is told the
