@@ -53,7 +53,21 @@ EVENTS: Mapping[str, Event] = {
     ),
     "kafka.client": event("Something the Kafka client said.", message=str, logger=str),
     # ingest
+    "ingest.rejected": event(
+        "A device's record cannot be used; it is in the dead-letter topic. Others like it were left out of the log.",
+        device=str, partition=int, offset=int, reason=str, detail=str, size_bytes=int, suppressed=int,
+    ),
+    "ingest.reading": event("The devices' topics are read.", partitions=int),
     # uplink
+    "uplink.resumed": event("Intake goes on behind the stream's last pack.", stream=str, next_offset=int),
+    "uplink.malformed": event(
+        "A record in the edge's own archive topic is not a pack of this edge; it is passed over.",
+        topic=str, offset=int, err=str,
+    ),
+    "uplink.rewound": event(
+        "The trainer's place lies beyond the archive topic's end: the topic was made anew.",
+        topic=str, wanted_offset=int, next_offset=int,
+    ),
     # epoch: the data of an epoch on its way from the archive
     # train
     # checkpoint
