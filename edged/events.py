@@ -102,6 +102,21 @@ EVENTS: Mapping[str, Event] = {
     "checkpoint.deployed": event("A model is there for the companion.", generation=int, bytes=int, ms=float),
     "checkpoint.model_skipped": event("A deployed model is torn or altered.", generation=int, err=str),
     # infer
+    "infer.waiting": event("No model is there yet; the records wait in Kafka."),
+    "infer.model_loaded": event(
+        "From here on this model predicts.", generation=int, runtime=str, model_bytes=int, load_ms=float
+    ),
+    "infer.model_refused": event("The model cannot serve; the one before it goes on.", generation=int, reason=str),
+    "infer.recovered": event(
+        "Predictions published before a restart whose positions were not committed; they are not repeated.",
+        predictions=int,
+    ),
+    "infer.predicted": event(
+        "What was predicted since the last such line; every 10 s while there is something, and at the end. Skipped: "
+        "records that ingest dead-letters. Correct: of those that carry a label, the ones predicted so.",
+        generation=int, samples=int, skipped=int, labelled=int, correct=int, samples_per_s=float,
+        latency_p50_ms=float, latency_p95_ms=float, compute_ms=float,
+    ),
     # archive
     "archive.flushed": event(
         "A file of the archive is durable.",
@@ -130,6 +145,11 @@ EVENTS: Mapping[str, Event] = {
         "A request was given up because the storage refused; its edge asks again.", edge=str, request=str, reason=str,
     ),
     # sensor
+    "sensor.published": event(
+        "What a replayed device has published so far, all of it acknowledged; every 10 s and at the end.",
+        dataset=str, samples=int, payload_bytes=int, elapsed_s=float, samples_per_s=float,
+    ),
+    "sensor.prediction_skipped": event("A message there is no prediction.", partition=int, offset=int, reason=str),
     # res: the host's and the process's resources
     "res.sample": event(
         "The monitor's series, once a second. CPU in percent of one core, summed over cores. A field the host does "

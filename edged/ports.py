@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from edged.domain.dataset import BlockRef, Snapshot
 from edged.domain.pack import Pack
+from edged.domain.topology import Codec, Dtype
 
 
 class TopicPartition(NamedTuple):
@@ -292,6 +293,48 @@ class CheckpointStore(Protocol):
 
     def newest_model(self, newer_than: int = -1) -> DeployedModel | None:
         """The newest whole model of a generation above `newer_than`; torn or altered ones are skipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One element of a data set. `payload` is in `codec`: "raw" (the array's bytes, C order), "jpeg" or "png".
+
+    `label` is None in data sets without labels.
+    """
+
+    label: str | None
+    codec: Codec
+    payload: bytes
+
+
+class Dataset(Protocol):
+    """A finished, labelled set of samples with random access, from which a sensor replays. Synchronous."""
+
+    @property
+    def name(self) -> str:
+        """What people call it; for logs."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels that items may have, in the data set's own order; empty: without labels."""
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape of every raw payload; None when items are images of any size."""
+
+    @property
+    def dtype(self) -> Dtype:
+        """The dtype of raw payloads (little-endian), and of decoded images."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of its parts; never empty."""
+
+    def count(self, split: str) -> int:
+        """How many items the split has. Raises KeyError for a split that is not there."""
+
+    def sample(self, split: str, index: int) -> Item:
+        """Item `index` of the split, always the same. Raises IndexError, StorageError, FormatError."""
 
 
 class Classifier(Protocol):
