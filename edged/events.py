@@ -39,6 +39,7 @@ EVENTS: Mapping[str, Event] = {
     "life.stopped": event(
         "The process ends.", uptime_s=float, peak_rss_bytes=int, exit_code=int
     ),
+    "life.abandoned": event("The process ends at once, without a clean stop.", reason=str),
     "life.crashed": event(
         "A service failed; the process ends and systemd starts it again.", err=str, err_type=str, traceback=str
     ),
