@@ -77,7 +77,7 @@ def _run(words: list[str]) -> int:
     if words and not words[0].startswith("-"):
         overview.error(f'no command is called "{words[0]}" {_hint(words[0])}'.rstrip())
     overview.parse_args(words)
-    overview.error("a command is missing; edged --help lists them")
+    return overview.error("a command is missing; edged --help lists them")
 
 
 def _tell(error: Exception) -> int:

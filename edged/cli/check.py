@@ -7,13 +7,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from edged import config_yaml
 from edged.cli.problems import show
 from edged.domain.budget import edge_budget, mebibytes, training_memory
-from edged.domain.nn.spec import LayerSpec, shapes
+from edged.domain.nn.spec import Conv2d, Dense, Flatten, LayerSpec, MaxPool2d, Relu, shapes
 from edged.domain.suggest import did_you_mean
 from edged.domain.topics import grants, topics
 from edged.domain.topology import Device, Edge, Topology
@@ -22,6 +23,8 @@ from edged.errors import ConfigError, Problem
 SUMMARY = "validate the topology file and print the plan it comes to"
 
 Plan = dict[str, Any]
+
+_NAME_OF_LAYER = {Conv2d: "conv2d", MaxPool2d: "max_pool2d", Flatten: "flatten", Relu: "relu", Dense: "dense"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +69,6 @@ def require_node(topology: Topology, name: str, file: str) -> None:
 def plan_of(topology: Topology, node: str | None = None) -> Plan:
     """What the topology comes to, as JSON values; for one node, only its part."""
     devices, edges = _concerned(topology, node)
-    names = {device.name for device in devices} | {edge.name for edge in edges} | {a.name for a in topology.archive}
     return {
         "site": topology.site,
         **({"node": node, "tier": topology.tier_of(node)} if node else {}),
@@ -76,9 +78,7 @@ def plan_of(topology: Topology, node: str | None = None) -> Plan:
         },
         "iot": [_device(topology, device) for device in devices],
         "edges": [_edge(topology, edge) for edge in edges],
-        "archive": [
-            {"name": archive.name, "url": archive.url} for archive in topology.archive if archive.name in names
-        ],
+        "archive": [{"name": archive.name, "url": archive.url} for archive in topology.archive],
         "model": _model(topology),
         "topics": [
             {"name": t.name, "retention_ms": t.retention_ms, "max_message_bytes": t.max_message_bytes}
@@ -158,10 +158,13 @@ def _model(topology: Topology) -> Plan | None:
 
 
 def layer_text(layer: LayerSpec) -> str:
-    """The layer as a word and what was set: "Conv2d 32 3×3 relu"."""
-    settings = [getattr(layer, name) for name in type(layer).__dataclass_fields__]
-    words = ["×".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in settings]
-    return " ".join([type(layer).__name__, *words])
+    """The layer as in the file, defaults left out: "conv2d filters 32 kernel 3×3 activation relu"."""
+    words = [_NAME_OF_LAYER[type(layer)]]
+    for setting in fields(layer):
+        value = getattr(layer, setting.name)
+        if value != setting.default:
+            words += [setting.name, _shape(value) if isinstance(value, tuple) else str(value)]
+    return " ".join(words)
 
 
 def _as_json(problem: Problem) -> Plan:
@@ -178,7 +181,8 @@ def _as_json(problem: Problem) -> Plan:
 
 def _text(plan: Plan) -> Iterator[str]:
     tiers = " → ".join(f"{len(plan[tier])} {noun}" for tier, noun in _nouns(plan))
-    yield f"{plan['site']}: {tiers}, over Kafka at {', '.join(plan['kafka']['bootstrap'])} ({plan['kafka']['protocol']})"
+    kafka = plan["kafka"]
+    yield f"{plan['site']}: {tiers}, over Kafka at {', '.join(kafka['bootstrap'])} ({kafka['protocol']})"
     if "node" in plan:
         yield f"{plan['node']} is in tier {plan['tier']}; below is what concerns it"
     yield ""
@@ -223,7 +227,8 @@ def _model_text(model: Plan) -> Iterator[str]:
     rows += [[layer["layer"], _shape(layer["output"]), f"{layer['parameters']:,}"] for layer in model["layers"]]
     rows.append(["together", "", f"{model['parameters']:,}"])
     yield from _table(("model", "output", "parameters"), rows)
-    yield f"trained on {model['stream']} ({model['source']}), {model['epochs']} epochs in batches of {model['global_batch']}"
+    job = f"{model['epochs']} epochs in batches of {model['global_batch']}"
+    yield f"trained on {model['stream']} (source: {model['source']}), {job}"
     yield f"memory of the model: {_sum(model['memory'], ('weights', 'momentum', 'activations'))}"
     yield ""
 

@@ -46,16 +46,15 @@ def _printable(text: str) -> str:
 
 def _blank(text: str) -> str:
     """White space as wide as `text`."""
-    return "".join(
-        "\t"
-        if c == "\t"
-        else ""
-        if unicodedata.combining(c)
-        else "  "
-        if unicodedata.east_asian_width(c) in "WF"
-        else " "
-        for c in text
-    )
+    return "".join(_blank_of(character) for character in text)
+
+
+def _blank_of(character: str) -> str:
+    if character == "\t":
+        return character
+    if unicodedata.combining(character):
+        return ""
+    return "  " if unicodedata.east_asian_width(character) in "WF" else " "
 
 
 def _bold(text: str, *, in_colour: bool) -> str:

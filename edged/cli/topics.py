@@ -12,6 +12,10 @@ from pathlib import Path
 from edged import config_yaml
 from edged.domain.topics import Grant, Topic, grants, group_prefix, topics
 from edged.domain.topology import Topology
+from edged.errors import LogUnavailable
+
+_PATIENCE_S = 30.0
+"""The log waits for Kafka for ever; a command at a prompt does not."""
 
 SUMMARY = "print the topics and ACLs that the topology needs, or create the topics"
 
@@ -82,12 +86,13 @@ async def _apply(topology: Topology) -> None:
     from edged.config import Timing  # noqa: PLC0415
     from edged.ports import TopicSpec  # noqa: PLC0415
 
-    timing = Timing()
-    async with asyncio.timeout(6 * timing.kafka_deadline_s):
-        async with KafkaLog(topology.kafka, health=_Unheard(), timing=timing) as log:
-            await log.ensure(
-                [TopicSpec(topic.name, 1, topic.retention_ms, topic.max_message_bytes) for topic in topics(topology)]
-            )
+    wanted = [TopicSpec(topic.name, 1, topic.retention_ms, topic.max_message_bytes) for topic in topics(topology)]
+    kafka = KafkaLog(topology.kafka, health=_Unheard(), timing=Timing())
+    try:
+        async with asyncio.timeout(_PATIENCE_S), kafka as log:
+            await log.ensure(wanted)
+    except TimeoutError as error:
+        raise LogUnavailable(f"Kafka at {', '.join(topology.kafka.bootstrap)} does not answer") from error
 
 
 class _Unheard:
