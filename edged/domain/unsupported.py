@@ -30,7 +30,7 @@ def _remote_archive(topology: Topology) -> Iterator[Finding]:
             yield Finding(
                 f"archive[{i}].url",
                 "this version writes to file:// only",
-                "mount the distributed file system (NFS, CephFS, an HDFS or S3 gateway) and name the folder",
+                "mount the distributed file system, by NFS, CephFS or a gateway, and name the folder",
             )
 
 
@@ -39,8 +39,8 @@ def _exchange(topology: Topology) -> Iterator[Finding]:
     if training and training.exchange.mode != "none" and len(topology.edges) > 1:
         yield Finding(
             "training.exchange.mode",
-            f"this version does not exchange gradients between edges yet ({training.exchange.mode})",
-            "use exchange: {mode: none}; each edge then trains a model of its own",
+            f"this version does not carry out {training.exchange.mode} yet",
+            "use mode: none; each edge then trains a model of its own",
             needs=("edges",),
         )
 
