@@ -151,6 +151,12 @@ def test_buffers_do_not_grow_with_the_mini_batch():
     assert model.buffer_bytes == before > 0
 
 
+def test_large_samples_go_through_small_buffers():
+    """One sample of 256×256×3 fills some 9 MB of buffers here; 32 of them would be 290 MB."""
+    layers = (Conv2d(8, (3, 3), activation="relu"), MaxPool2d((2, 2), (2, 2)), Flatten(), Dense(2))
+    assert Model((256, 256, 3), layers).buffer_bytes < 24 << 20
+
+
 def test_softmax_and_loss_stay_finite_for_large_logits():
     logits = np.array([[1000.0, 0.0, -1000.0], [3.0, 3.0, 3.0]], np.float32)
     np.testing.assert_allclose(softmax(logits), np.array([[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]]), rtol=1e-6)
