@@ -47,7 +47,10 @@ EVENTS: Mapping[str, Event] = {
         "Records were deleted before they were read; reading goes on behind them.",
         topic=str, partition=int, wanted_offset=int, next_offset=int,
     ),
-    "kafka.client": event("Something the Kafka client said.", message=str, logger=str),
+    "kafka.client": event(
+        "Something the Kafka client said; `suppressed` times more since the last such line.",
+        message=str, logger=str, suppressed=int,
+    ),
     # ingest
     # uplink
     # epoch: the data of an epoch on its way from the archive
