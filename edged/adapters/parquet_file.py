@@ -27,11 +27,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edged.domain import cursors as cursor_rules
+from edged.domain.coverage import Gap, covered
 from edged.domain.pack import CODECS, MOST_SAMPLES, Pack, digest
 from edged.domain.sample import Sample
 from edged.errors import FormatError
-
-Gap = tuple[int, int]
 
 _SCHEMA_VERSION = "archive/1"
 _COLUMNS = pa.schema(
@@ -141,8 +140,6 @@ def _table(offset: int, pack: Pack) -> pa.Table:
 def _metadata(
     stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[Gap], cursors: Mapping[str, int]
 ) -> dict[str, str]:
-    starts = [offset for offset, _ in packs] + [first for first, _ in gaps]
-    ends = [offset + 1 for offset, _ in packs] + [end for _, end in gaps]
     highest = dict(cursors)
     changes: list[dict[str, int | None]] = []
     before: Mapping[str, int] = {}
@@ -160,7 +157,7 @@ def _metadata(
         "edged.schema": _SCHEMA_VERSION,
         "edged.stream": stream,
         "edged.source": source,
-        "edged.offsets": _json([min(starts), max(ends)]),
+        "edged.offsets": _json(covered([offset for offset, _ in packs], gaps)),
         "edged.gaps": _json(sorted(gaps)),
         "edged.blocks": _json(blocks),
         "edged.cursors": _json(highest),
@@ -285,19 +282,6 @@ def read_block(parquet: pq.ParquetFile, contents: Contents, block: int) -> Pack:
     if digest(pack) != contents.digests[block]:
         raise FormatError("the block's SHA-256 is not the one in the footer")
     return pack
-
-
-def covers(packs: Sequence[tuple[int, Pack]], gaps: Sequence[Gap]) -> tuple[int, int]:
-    """The range of offsets that packs and gaps cover together. Raises ValueError for holes and overlaps."""
-    spans = sorted([(offset, offset + 1) for offset, _ in packs] + [(first, end) for first, end in gaps])
-    if not packs or [offset for offset, _ in packs] != sorted(offset for offset, _ in packs):
-        raise ValueError("a file holds at least one pack, and packs in the order of their offsets")
-    if any(first >= end for first, end in spans):
-        raise ValueError("a gap covers at least one offset")
-    ends = [end for _, end in spans]
-    if any(first != end for (first, _), end in zip(spans[1:], ends[:-1], strict=True)):
-        raise ValueError("offsets of packs and gaps are not contiguous")
-    return spans[0][0], ends[-1]
 
 
 def open_parquet(file: BinaryIO, metadata: Any = None) -> pq.ParquetFile:

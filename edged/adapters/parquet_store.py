@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from edged.adapters import parquet_file
-from edged.adapters.parquet_file import Contents, Gap
+from edged.adapters.parquet_file import Contents
 from edged.domain import dataset
+from edged.domain.coverage import Gap, covered
 from edged.domain.dataset import BlockRef, Snapshot
 from edged.domain.pack import Pack
 from edged.domain.topology import NAME_PATTERN
@@ -123,7 +124,7 @@ class ParquetStore:
         return dict(self._footer(files[-1]).contents.cursors) if files else {}
 
     def append(self, stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[Gap] = ()) -> None:
-        first, end = parquet_file.covers(packs, gaps)
+        first, end = covered([offset for offset, _ in packs], gaps)
         files = self._list(stream, source)
         if files and (files[-1].first, files[-1].next) == (first, end):
             files = files[:-1]
