@@ -51,7 +51,10 @@ EVENTS: Mapping[str, Event] = {
         "Records were deleted before they were read; reading goes on behind them.",
         topic=str, partition=int, wanted_offset=int, next_offset=int,
     ),
-    "kafka.client": event("Something the Kafka client said.", message=str, logger=str),
+    "kafka.client": event(
+        "Something the Kafka client said; `suppressed` times more since the last such line.",
+        message=str, logger=str, suppressed=int,
+    ),
     # ingest
     "ingest.rejected": event(
         "A device's record cannot be used; it is in the dead-letter topic. Others like it were left out of the log.",

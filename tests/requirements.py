@@ -1,4 +1,4 @@
-"""What a test needs from its machine: a missing need skips the test with its reason, or fails it if so asked."""
+"""What a test needs from outside, and what happens without it."""
 
 import os
 from typing import NoReturn
@@ -7,7 +7,7 @@ import pytest
 
 
 def require(reason: str) -> NoReturn:
-    """End the test: `reason` says what is missing. EDGED_REQUIRE=all (the gate's setting) makes that a failure."""
+    """Something is missing: skip the test with the reason, or fail it where everything must be there."""
     if os.environ.get("EDGED_REQUIRE") == "all":
-        pytest.fail(f"required: {reason}")
+        pytest.fail(reason)
     pytest.skip(reason)
