@@ -5,6 +5,7 @@ Covers reading, predicting and publishing. Which model serves is `served_model`'
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -60,8 +61,8 @@ class Companion:
 
     Every usable record is predicted exactly once, from offset 0 on. A batch goes: poll, predict, publish, commit.
     After a crash the positions committed last are taken up again, and records whose predictions stand at the end of
-    the predictions topic are left out. A newer model is looked for before each batch: a record meets one model, and
-    changing it neither loses nor repeats one. Until the first model is there nothing is read.
+    the predictions topic are left out. A newer model is looked for once a batch is read: a record meets one model,
+    and changing it neither loses nor repeats one. Until the first model is there nothing is read.
     """
 
     def __init__(
@@ -122,7 +123,6 @@ class Companion:
             self._reader = reader
             try:
                 while True:
-                    await self._model.take_newest()
                     await self._next_batch(reader)
                     self._report.write_if_due(asyncio.get_running_loop().time())
             finally:
@@ -142,6 +142,13 @@ class Companion:
         self._published = await published_lately(
             self._log, self._predictions, most=_RECOVERED_BATCHES * self._batch, poll_s=self._poll_s
         )
+        not_committed = sum(each.offset >= self._position(each) for each in self._published)
+        if not_committed:
+            logger().info("infer.recovered", predictions=not_committed)
+
+    def _position(self, identity: Identity) -> float:
+        topic = next((topic for topic, each in self._device_of_topic.items() if each.name == identity.device), "")
+        return self._positions.get(TopicPartition(topic, identity.partition), math.inf)
 
     async def _wait_for_model(self) -> None:
         await self._model.take_newest()
@@ -156,6 +163,7 @@ class Companion:
         """1. poll, 2. predict, 3. publish, 4. commit. After a crash before 4. the next run leaves 3. out."""
         records = await reader.poll(max_records=self._batch, timeout_s=self._poll_s)
         self._progress = Progress(self._progress.steps + 1, idle=not records)
+        await self._model.take_newest()
         if not records:
             return
         assert self._model.current is not None

@@ -114,11 +114,11 @@ async def test_unlabelled_samples_have_no_label():
     assert {label for batch in sink.batches for _, label in batch} == {None}
 
 
-async def test_a_stop_ends_it_between_batches_with_the_number_published():
+async def test_a_stop_lets_the_batch_on_its_way_arrive_and_ends_with_the_number_published():
     sink, stop = Sink(takes_s=0.1), asyncio.Event()
-    asyncio.get_running_loop().call_later(2.55, stop.set)  # while the third sample is on its way
+    asyncio.get_running_loop().call_later(2.45, stop.set)  # while the fourth sample is on its way
     assert await replay(sink, rate=1.25, stop=stop) == len(sink.numbers) == 4
-    assert asyncio.get_running_loop().time() == pytest.approx(2.55, abs=1e-3)
+    assert asyncio.get_running_loop().time() == pytest.approx(2.5, abs=1e-3)
 
 
 async def test_an_empty_split_ends_at_once_also_in_a_loop():
