@@ -338,7 +338,7 @@ async def test_a_crash_at_any_step_loses_nothing_and_repeats_nothing(how):
         for at in (points, (points * 7) % 40):
             crashed = False
             try:
-                await asyncio.wait_for(intake(CrashingLog(log, at, how)).uplink.run(), 100)
+                await asyncio.wait_for(intake(CrashingLog(log, at, how)).uplink.run(), 5)
             except (how, TimeoutError) as error:
                 crashed = isinstance(error, how)
             if at == points and not crashed:
