@@ -101,7 +101,7 @@ EVENTS: Mapping[str, Event] = {
     # checkpoint
     "checkpoint.saved": event("A checkpoint is durable.", generation=int, bytes=int, ms=float),
     "checkpoint.restored": event("Training goes on from a checkpoint.", generation=int, epoch=int, bytes=int),
-    "checkpoint.skipped": event("A checkpoint is torn or altered; the one before it is tried.", generation=int, err=str),
+    "checkpoint.skipped": event("A checkpoint is torn; the one before it is tried.", generation=int, err=str),
     "checkpoint.failed": event("Saving did not succeed; training goes on and tries again.", generation=int, err=str),
     "checkpoint.deployed": event("A model is there for the companion.", generation=int, bytes=int, ms=float),
     "checkpoint.model_skipped": event("A deployed model is torn or altered.", generation=int, err=str),
