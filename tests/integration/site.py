@@ -55,9 +55,7 @@ class Site:
         self.children: list[Child] = []
         values = {"source": "archive", "epochs": 3, "checkpoint": "5min", **settings}
         self.topology.write_text(
-            TOPOLOGY.format(
-                bootstrap=bootstrap, archive=self.archive_folder.as_uri(), labels=FASHION, **values
-            )
+            TOPOLOGY.format(bootstrap=bootstrap, archive=self.archive_folder.as_uri(), labels=FASHION, **values)
         )
 
     def environment(self, name: str) -> Mapping[str, str]:

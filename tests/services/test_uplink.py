@@ -309,10 +309,12 @@ async def all_done(log):
     wanted = {"grey": 300 + 20 - 6, "floats": 8}
     await run_until(
         started.uplink,
-        lambda: started.ingest.lag() == 0
-        and num_archived(log) >= wanted["grey"]
-        and num_archived(log, FLOATS) >= wanted["floats"]
-        and committed(log, "meter") == 9,
+        lambda: (
+            started.ingest.lag() == 0
+            and num_archived(log) >= wanted["grey"]
+            and num_archived(log, FLOATS) >= wanted["floats"]
+            and committed(log, "meter") == 9
+        ),
     )
     for stream, topic in (("grey", GREY), ("floats", FLOATS)):
         found = identities(archived(log, topic))

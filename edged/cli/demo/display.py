@@ -70,9 +70,7 @@ class Display:
         self._move(self._live, sum(one["predicted"] for one in self._totals.values()))
 
     def _bar(self, title: str, total: int) -> Any:
-        return tqdm(
-            total=total, desc=title, bar_format=_BAR, disable=not self._shown, leave=False, dynamic_ncols=True
-        )
+        return tqdm(total=total, desc=title, bar_format=_BAR, disable=not self._shown, leave=False, dynamic_ncols=True)
 
     @staticmethod
     def _move(bar: Any, to: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 
 from edged.adapters.datasets import Dataset, open_dataset
-from edged.adapters.embedded_broker import embedded_broker
+from edged.adapters.embedded_broker import EmbeddedBroker
 from edged.cli.demo import evidence, report, topology_file
 from edged.cli.demo.children import Child, ChildDied
 from edged.cli.demo.display import Display
@@ -41,7 +41,7 @@ async def tell(options: Options) -> report.Summary:
     began = time.monotonic()
     async with AsyncExitStack() as stack:
         dataset = open_dataset(options.data)
-        bootstrap = options.broker or (await stack.enter_async_context(embedded_broker())).bootstrap
+        bootstrap = options.broker or (await stack.enter_async_context(EmbeddedBroker())).bootstrap
         topology = _write_topology(options, dataset, bootstrap)
         observer = await stack.enter_async_context(evidence.observer(topology))
         if options.broker is not None:
