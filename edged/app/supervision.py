@@ -75,7 +75,7 @@ async def supervise(
                 await asyncio.wait([working])
             watching.cancel()
         code = 0
-    except* Exception as failures:
+    except* Exception as failures:  # noqa: BLE001 - told in full, then the process ends
         log_crash(failures)
         code = 1
     logger().info(

@@ -163,9 +163,10 @@ class _Story:
         self.display.say(f"The first model is served; {', '.join(self.devices)} begin to publish.")
         live = self.options.live
         for number, device in enumerate(self.devices):
+            skip = self.num_training + number * live
             await self._node(
-                "sensor", device, "--from", self.options.data, "--split", "train",
-                "--skip", str(self.num_training + number * live), "--count", str(live), "--rate", str(self.options.rate),
+                "sensor", device, "--from", self.options.data, "--split", "train", "--skip", str(skip),
+                "--count", str(live), "--rate", str(self.options.rate),
             )  # fmt: skip
         for device in self.devices:
             await self.child("sensor", device).ended()
