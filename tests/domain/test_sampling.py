@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain import dataset, sampling
-from edged.domain.dataset import Snapshot
+from edged.domain.dataset import BlockRef, Snapshot
 from edged.domain.sampling import SAMPLE_OVERHEAD, EpochPlan
 
 FRACTION = 0.2
@@ -71,7 +71,7 @@ def test_every_training_sample_comes_exactly_once_an_epoch(snapshot, epoch):
 @given(snapshots, st.integers(100, 5000))
 def test_each_block_is_fetched_once_and_windows_keep_the_budget(snapshot, window_bytes):
     plan = draw(snapshot, window_bytes=window_bytes)
-    seen = []
+    seen: list[BlockRef] = []
     size_of = {snapshot.ref(b): (int(snapshot.num_bytes[b]), int(snapshot.rows[b])) for b in range(snapshot.num_blocks)}
     for index in range(plan.num_windows):
         refs = plan.window(index).refs

@@ -17,7 +17,7 @@ from edged.errors import DiskFull, TopologyMismatch
 from edged.ports import Message
 from edged.services.live import LiveLog
 from edged.services.train import Trainer
-from tests.services.training_world import LIVE, TRAINING, CrashError, World, make_pack
+from tests.services.training_world import LIVE, TRAINING, CrashError, World, make_pack, until
 
 pytestmark = pytest.mark.looptime
 
@@ -35,13 +35,16 @@ def world() -> World:
 async def run_until(trainer: Trainer, is_enough: Callable[[], bool]) -> None:
     """Run it until `is_enough`, then stop it as SIGTERM does. Raises what the trainer raised before."""
     task = asyncio.create_task(trainer.run())
-    while not task.done() and not is_enough():
-        await asyncio.sleep(0.001)
+    await until(lambda: task.done() or is_enough())
     task.cancel()
     try:
         await task
     except asyncio.CancelledError:
         return
+
+
+async def reach(trainer: Trainer, step: int) -> None:
+    await until(lambda: trainer.state.position.step >= step)
 
 
 async def finish(world: World, **options) -> Trainer:
@@ -230,8 +233,7 @@ async def test_waiting_is_measured(world):
     world.log.is_silent = False
     for request in world.log.requests:
         await world.log.answer(request)
-    while not world.events("train.epoch"):
-        await asyncio.sleep(0.001)
+    await until(lambda: bool(world.events("train.epoch")))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -256,8 +258,7 @@ async def test_live_training_takes_each_fresh_sample_once_and_never_ends(world):
     await asyncio.sleep(1)
     for count in (10, 20):
         await put(world, live, 10)
-        while trainer.state.position.step < full_batches(count):
-            await asyncio.sleep(0.001)
+        await reach(trainer, full_batches(count))
         await asyncio.sleep(5)
         assert trainer.state.position.step == full_batches(count)
         assert len(world.events("train.epoch")) == full_batches(count) * 8 // 40
@@ -276,8 +277,7 @@ async def test_live_training_stopped_and_started_again_goes_on_behind_what_is_tr
         task = asyncio.create_task(trainer.run())
         await asyncio.sleep(1)
         await put(each, live, 10)
-        while trainer.state.position.step < stop:
-            await asyncio.sleep(0.001)
+        await reach(trainer, stop)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -300,11 +300,9 @@ async def test_fresh_samples_are_trained_between_the_archives(world):
     alone = (await finish(World(training=replace(TRAINING, epochs=3)))).state.position.step
     trainer = world.trainer(live=live)
     task = asyncio.create_task(trainer.run())
-    while trainer.state.position.step < 2:
-        await asyncio.sleep(0.001)
+    await until(lambda: trainer.state.position.step >= 2)
     await put(world, live, 3)
-    while not world.events("train.finished"):
-        await asyncio.sleep(0.001)
+    await until(lambda: bool(world.events("train.finished")))
     fresh_steps = trainer.state.position.step - alone
     assert 4 <= fresh_steps <= 7
     assert trainer.state.position.live_offset >= 3

@@ -1,5 +1,6 @@
 """A small world for tests of training: an archive that answers in memory, and everything that a trainer needs."""
 
+import asyncio
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -150,6 +151,12 @@ class CrashingModel(Model):
         if self.steps >= self.poisoned_from:
             gradient.losses[0] = np.nan
         return gradient
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Let the loop run until it is so."""
+    while not is_so():  # noqa: ASYNC110 - what is waited for happens in a thread or gives no sign
+        await asyncio.sleep(0.001)
 
 
 def default_blocks() -> dict[BlockRef, Pack]:
