@@ -88,7 +88,8 @@ class Device:
         """Connect. Waits for the broker when predictions shall be received."""
         async with AsyncExitStack() as stack:
             if self._given_log is None:
-                self._log = await stack.enter_async_context(KafkaLog(self._topology.kafka, HealthBoard()))
+                log = KafkaLog(self._topology.kafka, HealthBoard(), client_id=f"edged-{self._spec.name}")
+                self._log = await stack.enter_async_context(log)
             else:
                 self._log = self._given_log
             if self._receive:

@@ -71,7 +71,7 @@ class Sensor:
         """
         clock = asyncio.get_running_loop().time
         self._started_s = reported_s = clock()
-        indices, total = self._indices(), self._total()
+        indices, total = self._indices(), self.total
         try:
             while not stop.is_set() and self.published != total:
                 await self._publish_due(indices)
@@ -84,7 +84,8 @@ class Sensor:
             self._report()
         return self.published
 
-    def _total(self) -> int | None:
+    @property
+    def total(self) -> int | None:
         """How many samples to publish; None: without end."""
         count = self._dataset.count(self._split)
         if self._loop and count:
@@ -112,7 +113,7 @@ class Sensor:
         """How many samples are due now, at least one: sample i is due at start + i / rate."""
         elapsed_s = asyncio.get_running_loop().time() - self._started_s
         num_due = _MOST_AT_ONCE if math.isinf(self._rate) else max(1, int(elapsed_s * self._rate) + 1 - self.published)
-        total = self._total()
+        total = self.total
         left = num_due if total is None else total - self.published
         return min(num_due, left, _MOST_AT_ONCE)
 

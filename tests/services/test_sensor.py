@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from edged.domain.topology import Dtype
 from edged.ports import Item
 from edged.services.sensor import Sensor
 
@@ -13,7 +14,8 @@ pytestmark = pytest.mark.looptime
 class Numbers:
     """A data set whose sample i says i."""
 
-    name, labels, shape, dtype, splits = "numbers", ("even", "odd"), (1,), "uint8", ("train",)
+    name, labels, shape, splits = "numbers", ("even", "odd"), (1,), ("train",)
+    dtype: Dtype = "uint8"
 
     def __init__(self, count=10):
         self._count = count
@@ -126,7 +128,7 @@ async def test_an_empty_split_ends_at_once_also_in_a_loop():
 
 
 async def test_published_counts_are_told_and_logged(log_lines):
-    told = []
+    told: list[int] = []
     await replay(Sink(), count=30, rate=1, on_published=told.append)
     assert sum(told) == 30
     assert [line["samples"] for line in log_lines("sensor.published")] == [11, 21, 30]
