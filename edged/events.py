@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_JSON_TYPE: Mapping[type, str] = {
-    str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object",
+_JSON_TYPE: Mapping[type, str | list[str]] = {
+    str: "string", int: "integer", bool: "boolean", list: "array", dict: "object",
+    float: ["number", "null"],  # null: not a finite number, which JSON cannot say
 }  # fmt: skip
 
 
@@ -38,7 +39,11 @@ EVENTS: Mapping[str, Event] = {
     "life.stopped": event(
         "The process ends.", uptime_s=float, peak_rss_bytes=int, exit_code=int
     ),
-    "life.crashed": event("A service failed; the process ends and systemd starts it again.", err=str, err_type=str),
+    "life.abandoned": event("The process ends at once, without a clean stop.", reason=str),
+    "life.crashed": event(
+        "A service failed; the process ends and systemd starts it again.", err=str, err_type=str, traceback=str
+    ),
+    "life.notify_failed": event("The service manager was not reached with a notice.", err=str),
     "health.degraded": event("A part outside does not answer.", part=str, reason=str),
     "health.recovered": event("The part answers again.", part=str, degraded_s=float),
     # kafka
@@ -47,7 +52,10 @@ EVENTS: Mapping[str, Event] = {
         "Records were deleted before they were read; reading goes on behind them.",
         topic=str, partition=int, wanted_offset=int, next_offset=int,
     ),
-    "kafka.client": event("Something the Kafka client said.", message=str, logger=str),
+    "kafka.client": event(
+        "Something the Kafka client said; `suppressed` times more since the last such line.",
+        message=str, logger=str, suppressed=int,
+    ),
     # ingest
     "ingest.rejected": event(
         "A device's record cannot be used; it is in the dead-letter topic. Others like it were left out of the log.",
@@ -98,10 +106,92 @@ EVENTS: Mapping[str, Event] = {
     "checkpoint.deployed": event("A model is there for the companion.", generation=int, bytes=int, ms=float),
     "checkpoint.model_skipped": event("A deployed model is torn or altered.", generation=int, err=str),
     # infer
+    "infer.waiting": event("No model is there yet; the records wait in Kafka."),
+    "infer.model_loaded": event(
+        "From here on this model predicts.", generation=int, runtime=str, model_bytes=int, load_ms=float
+    ),
+    "infer.model_refused": event("The model cannot serve; the one before it goes on.", generation=int, reason=str),
+    "infer.recovered": event(
+        "Predictions published before a restart whose positions were not committed; they are not repeated.",
+        predictions=int,
+    ),
+    "infer.predicted": event(
+        "What was predicted since the last such line; every 10 s while there is something, and at the end. Skipped: "
+        "records that ingest dead-letters. Correct: of those that carry a label, the ones predicted so.",
+        generation=int, samples=int, skipped=int, labelled=int, correct=int, samples_per_s=float,
+        latency_p50_ms=float, latency_p95_ms=float, compute_ms=float,
+    ),
     # archive
+    "archive.flushed": event(
+        "A file of the archive is durable.",
+        stream=str, source=str, first_offset=int, next_offset=int, samples=int, bytes=int, write_ms=float,
+    ),
+    "archive.rejected": event(
+        "A record of an archive topic is no pack; an empty block stands in its place.",
+        topic=str, offset=int, reason=str,
+    ),
+    "archive.duplicates": event(
+        "Samples that were archived before were left out of a pack.", stream=str, source=str, offset=int, samples=int,
+    ),
+    "archive.gap": event(
+        "The log deleted packs before they were archived; the archive keeps the gap on record.",
+        stream=str, source=str, first_offset=int, next_offset=int,
+    ),
+    "archive.unreadable": event("A file or a block of the archive cannot be read.", stream=str, reason=str),
+    "archive.bad_request": event(
+        "A request to the archive was dropped.", offset=int, reason=str,
+    ),
+    "archive.served": event(
+        "A request was answered.",
+        edge=str, request=str, stream=str, samples=int, missing=int, parts=int, bytes=int, serve_ms=float,
+    ),
+    "archive.unanswered": event(
+        "A request was given up because the storage refused; its edge asks again.", edge=str, request=str, reason=str,
+    ),
     # sensor
+    "sensor.published": event(
+        "What a replayed device has published so far, all of it acknowledged; every 10 s and at the end.",
+        dataset=str, samples=int, payload_bytes=int, elapsed_s=float, samples_per_s=float,
+    ),
+    "sensor.prediction_skipped": event("A message there is no prediction.", partition=int, offset=int, reason=str),
     # res: the host's and the process's resources
+    "res.sample": event(
+        "The monitor's series, once a second. CPU in percent of one core, summed over cores. A field the host does "
+        "not let one read is left out; so is a number of the node's that has been zero since the start.",
+        optional=(
+            "cpu_percent", "memory_used_bytes", "disk_read_bytes_per_s", "disk_written_bytes_per_s",
+            "net_received_bytes_per_s", "net_sent_bytes_per_s", "temperature_c", "throttled_flags", "disk_free_bytes",
+            "trained_samples_per_s", "wait_fraction", "ingested_samples_per_s", "dead_lettered_per_s",
+            "archived_samples_per_s", "predicted_samples_per_s", "served_samples_per_s", "lag_records", "queue_bytes", "cache_bytes",
+        ),
+        cpu_percent=float, process_cpu_percent=float, memory_used_bytes=int, rss_bytes=int, peak_rss_bytes=int,
+        disk_read_bytes_per_s=float, disk_written_bytes_per_s=float,
+        net_received_bytes_per_s=float, net_sent_bytes_per_s=float,
+        temperature_c=float, throttled_flags=int, disk_free_bytes=int, loop_lag_ms=float,
+        trained_samples_per_s=float, wait_fraction=float, ingested_samples_per_s=float, dead_lettered_per_s=float,
+        archived_samples_per_s=float, predicted_samples_per_s=float, served_samples_per_s=float,
+        lag_records=int, queue_bytes=int, cache_bytes=int,
+    ),
+    "res.memory_high": event(
+        "The process is above its memory limit; it ends when it stays there.", rss_bytes=int, limit_bytes=int
+    ),
+    "res.stalled": event(
+        "A service that has work makes no progress and nothing outside explains it; the watchdog is no longer fed.",
+        service=str, still_s=float,
+    ),
+    # log: what foreign code says through the standard library
+    "log.foreign": event(
+        "A warning or an error of a library or of Python; `suppressed` like ones went before it unlogged.",
+        optional=("suppressed", "traceback"), logger=str, message=str, suppressed=int, traceback=str,
+    ),
 }  # fmt: skip
+
+
+def json_type_matches(value: Any, kind: type) -> bool:
+    """Whether a plain JSON value is of the kind its event names: what the schema says, at the making of a line."""
+    if kind is float:
+        return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 
 def json_schema() -> dict[str, Any]:

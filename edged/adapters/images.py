@@ -46,13 +46,16 @@ class PillowDecoder:
     def decode(self, payload: bytes, codec: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         """Pixels of `payload` as uint8 of `shape`: (height, width), or with 1, 3 or 4 channels behind.
 
-        Raises RejectedRecord: not_an_image, too_many_pixels (by the header, nothing was decoded), or truncated.
+        Raises RejectedRecord: not_an_image, too_many_pixels (by the header, nothing was decoded), or truncated. Damage
+        inside a JPEG that leaves its structure whole goes unseen: the format has no checksums.
         """
         if not payload.startswith(_MAGIC[codec]):
             raise RejectedRecord("not_an_image", f"does not begin as {codec} does")
         try:
             with _open(payload, codec) as image:
                 _check_size(image, payload, shape)
+                if codec == "png":
+                    _open(payload, codec).verify()  # the checksums, which reading the pixels does not look at
                 return _pixels(image, shape)
         except (RejectedRecord, MemoryError):
             raise

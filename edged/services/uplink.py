@@ -107,7 +107,7 @@ class Uplink:
     async def _read(self, partitions: frozenset[TopicPartition]) -> None:
         """Intake from these partitions, until there are others."""
         loop = asyncio.get_running_loop()
-        rediscover_s, recommit_s = loop.time() + _REDISCOVER_S, loop.time() + _RECOMMIT_S
+        rediscover_s, recommit_s = loop.time() + _REDISCOVER_S, loop.time()
         while True:
             for each in await self._ingest.batch(self._patience_s(loop.time())):
                 packer = self._packers[self._ingest.stream_of(each.device)]

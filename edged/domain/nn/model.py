@@ -20,6 +20,10 @@ from edged.domain.nn.spec import LayerSpec, ShapeError, num_parameters, shapes
 
 __all__ = ["Gradient", "Map", "Model", "Params"]
 
+_MOST_MICRO_BATCH = 32
+_LANE_BYTES = 12 << 20
+"""Beyond this, larger micro-batches gain little and only cost memory; below, calls into numpy begin to weigh."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -49,7 +53,8 @@ class Model:
 
     `lanes` sets of buffers allow as many threads (`gradient`'s `map`). A mini-batch's samples are divided over the
     lanes and within a lane into micro-batches; sums are made in that fixed order. So the same lanes and micro-batch
-    give the same bits on the same machine, whatever `map` does. One call at a time.
+    give the same bits on the same machine, whatever `map` does. Without `micro_batch`, a lane's buffers take about
+    12 MiB, or the memory of one sample when that is more. One call at a time.
 
     Raises ShapeError when the layers do not fit the samples or each other, or do not end in one axis of classes.
     """
@@ -59,7 +64,7 @@ class Model:
         sample_shape: tuple[int, ...],
         layers: Sequence[LayerSpec],
         *,
-        micro_batch: int = 32,
+        micro_batch: int | None = None,
         dtype: npt.DTypeLike = np.float32,
         lanes: int = 1,
     ) -> None:
@@ -70,6 +75,7 @@ class Model:
             raise ShapeError("a model without weights cannot be trained; add a dense layer")
         self._sample_shape, self._specs, self._dtype = sample_shape, tuple(layers), dtype
         self._num_classes = output[0]
+        micro_batch = micro_batch or _fitting_micro_batch(sample_shape, layers, dtype)
         self._lanes = [_Lane(sample_shape, layers, micro_batch, self._dtype) for _ in range(lanes)]
 
     @property
@@ -123,6 +129,15 @@ class Model:
         result = np.empty((len(x), self._num_classes), self._dtype)
         self._lanes[0].logits(params, x, result)
         return result
+
+
+def _fitting_micro_batch(sample_shape: tuple[int, ...], specs: Sequence[LayerSpec], dtype: npt.DTypeLike) -> int:
+    """The largest up to 32 whose buffers stay within the budget: what a sample adds is the same for each."""
+    one, two = (
+        sum(layer.buffer_bytes for layer in make_layers(sample_shape, specs, micro_batch=n, dtype=dtype))
+        for n in (1, 2)
+    )
+    return min(max(_LANE_BYTES // max(two - one, 1), 1), _MOST_MICRO_BATCH)
 
 
 class _Lane:
