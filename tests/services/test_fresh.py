@@ -15,7 +15,7 @@ pytestmark = pytest.mark.looptime
 
 
 @pytest.fixture
-def world() -> World:
+def world(log_lines) -> World:  # which puts logging back in the end
     return World()
 
 
