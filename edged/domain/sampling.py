@@ -100,8 +100,10 @@ class EpochPlan:
     def digest(self) -> str:
         """SHA-256 of the order, in hexadecimal: who resumes an epoch checks that it is still the same."""
         snapshot, blocks = self.snapshot, self._blocks
-        sha = hashlib.sha256(json.dumps([snapshot.sources, self._seed, self.epoch, self._test_fraction]).encode())
-        for column in (snapshot.source, snapshot.offset, snapshot.rows):
+        used, source = np.unique(snapshot.source, return_inverse=True)  # a source without blocks changes nothing
+        names = [snapshot.sources[i] for i in used.tolist()]
+        sha = hashlib.sha256(json.dumps([names, self._seed, self.epoch, self._test_fraction]).encode())
+        for column in (source, snapshot.offset, snapshot.rows):
             sha.update(column[blocks].astype("<i8").tobytes())
         sha.update(self._starts.astype("<i8").tobytes())
         return sha.hexdigest()

@@ -1,6 +1,7 @@
 """The plan of an epoch."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from edged.domain import dataset, sampling
 from edged.domain.dataset import BlockRef, Snapshot
+from edged.domain.epoch_protocol import SamplesRequest, encode_request
 from edged.domain.sampling import SAMPLE_OVERHEAD, EpochPlan
 
 FRACTION = 0.2
@@ -140,6 +142,22 @@ def test_the_digest_tells_orders_apart():
     }
     assert len(digests) == 4
     assert draw(snapshot_of(blocks)).digest == draw(snapshot_of(blocks)).digest
+
+
+def test_a_source_without_blocks_does_not_change_the_digest():
+    """An archive that has heard of a new source may name it in an old snapshot."""
+    snapshot = snapshot_of([("pi-b", 20, 100)] * 20)
+    more = replace(snapshot, sources=("pi-a", "pi-b", "pi-c"), source=snapshot.source + 1)
+    assert draw(more).digest == draw(snapshot).digest
+    assert ids_in_order(draw(more)) == ids_in_order(draw(snapshot))
+
+
+@pytest.mark.parametrize(("rows", "size"), [(1, 2), (256, 256)])
+def test_even_the_smallest_samples_windows_fit_one_request(rows, size):
+    plan = draw(snapshot_of([("_train.x", rows, size)] * 20_000), window_bytes=1 << 30)
+    window = plan.window(0)
+    request = SamplesRequest("a" * 30, "pi-a", "toy", window.refs, window.rows)
+    assert len(encode_request(request)) < 700_000
 
 
 @given(snapshots, st.integers(0, 60))

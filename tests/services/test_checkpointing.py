@@ -13,13 +13,8 @@ from tests.services.training_world import TRAINING, World
 pytestmark = pytest.mark.looptime
 
 
-@pytest.fixture(autouse=True)
-def strict_log(monkeypatch):
-    monkeypatch.setenv("EDGED_STRICT_LOG", "1")
-
-
 @pytest.fixture
-def world() -> World:
+def world(log_lines) -> World:  # which puts logging back in the end
     return World()
 
 
