@@ -24,6 +24,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.admin import CreateTopicsRequest
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
@@ -63,6 +64,7 @@ class Control:
     def __init__(self, setup: Setup) -> None:
         self._connection = Connection(setup, request_timeout_s=setup.outages.deadline_s, greet=self._greet)
         self._bootstrap = ",".join(setup.options["bootstrap_servers"])
+        self._idempotent = True
 
     async def close(self) -> None:
         await self._connection.close()
@@ -79,6 +81,8 @@ class Control:
             known = {partition: leaders[partition] for partition in wanted if partition in leaders}
             low = await _offsets(client, known, _EARLIEST)
             high = await _offsets(client, known, _LATEST)
+            if not self._idempotent:
+                high = await _ends(client, known, {each: max(low[each], high[each] - 1) for each in known})
             return {
                 partition: Watermarks(low[partition], high[partition]) if partition in known else Watermarks(0, 0)
                 for partition in wanted
@@ -152,8 +156,8 @@ class Control:
         return await self._connection.ask("a question for a producer id", _producer)
 
     async def _greet(self, client: AIOKafkaClient) -> None:
-        producer = await _producer(client)
-        logger().info("kafka.connected", bootstrap=self._bootstrap, idempotent=producer.idempotent)
+        self._idempotent = (await _producer(client)).idempotent
+        logger().info("kafka.connected", bootstrap=self._bootstrap, idempotent=self._idempotent)
 
 
 async def _producer(client: AIOKafkaClient) -> Producer:
@@ -198,6 +202,26 @@ async def _offsets(
                 _check(code, topic)
                 offsets[TopicPartition(topic, partition)] = offset
     return offsets
+
+
+async def _ends(
+    client: AIOKafkaClient, leaders: Mapping[TopicPartition, int], about: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, int]:
+    """The high watermarks as fetches from offsets `about` there tell them.
+
+    The embedded broker, which is also the one without idempotent producers, counts the last batch as one record when
+    it is asked for the end.
+    """
+    ends = {}
+    for partition, node in leaders.items():
+        topics = [(partition.topic, [(partition.partition, about[partition], 1)])]
+        answer = await client.send(node, FetchRequest(100, 1, 1, _READ_UNCOMMITTED, topics))
+        for topic, [(_partition, code, high, *_more)] in answer.topics:
+            _check(code, topic)
+            ends[partition] = high
+        if partition not in ends:
+            raise LeaderNotAvailableError(f"{partition.topic}: no high watermark")
+    return ends
 
 
 async def _ask_coordinator(client: AIOKafkaClient, group: str, request: Any) -> Any:
