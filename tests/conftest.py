@@ -1,5 +1,6 @@
 """Fixtures that tests of every layer use."""
 
+import asyncio
 import io
 import json
 import logging
@@ -15,6 +16,7 @@ from edged.log import configure
 from tests.brokers import Apache, Embedded, need_apache, need_embedded
 
 os.environ["EDGED_STRICT_LOG"] = "1"  # every logged line is held to the schema
+asyncio.set_event_loop(None)  # looptime asks for the thread's loop, and asyncio would make one that nobody closes
 
 Line = dict[str, Any]
 
