@@ -7,6 +7,7 @@ EdgedError
 ├── RecordTooLarge        Kafka takes no record of this size
 ├── StorageError          a disk or file system refused
 │   ├── CheckpointCorrupt a checkpoint is torn or altered: skipped, the one before it is used
+│   ├── ArchiveConflict   the archive goes on elsewhere than its writer believes: a second writer
 │   └── DiskFull
 ├── MemoryLimitExceeded   the process outgrew its budget: it checkpoints, ends, and is started afresh
 ├── TopologyMismatch      saved state belongs to another topology
@@ -89,6 +90,10 @@ class DiskFull(StorageError):  # noqa: N818
 
 class MemoryLimitExceeded(EdgedError):  # noqa: N818
     """The process stayed above its memory limit."""
+
+
+class ArchiveConflict(StorageError):  # noqa: N818
+    """The archive does not end where its writer believes; there must be another writer."""
 
 
 class TopologyMismatch(EdgedError):  # noqa: N818

@@ -83,11 +83,10 @@ def _principals(granted: Iterable[Grant]) -> list[str]:
 
 async def _apply(topology: Topology) -> None:
     from edged.adapters.kafka import KafkaLog  # noqa: PLC0415 - a Kafka client is slow to import
-    from edged.config import Timing  # noqa: PLC0415
     from edged.ports import TopicSpec  # noqa: PLC0415
 
     wanted = [TopicSpec(topic.name, 1, topic.retention_ms, topic.max_message_bytes) for topic in topics(topology)]
-    kafka = KafkaLog(topology.kafka, health=_Unheard(), timing=Timing())
+    kafka = KafkaLog(topology.kafka, _Unheard())
     try:
         async with asyncio.timeout(_PATIENCE_S), kafka as log:
             await log.ensure(wanted)

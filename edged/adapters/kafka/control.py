@@ -22,7 +22,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
-from aiokafka.protocol.admin import CreateTopicsRequest
+from aiokafka.protocol.admin import CreateTopicsRequest, DeleteTopicsRequest
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
@@ -142,6 +142,16 @@ class Control:
                 _check(code, topic, allowed=_NOT_CREATED)
 
         await self._connection.ask("the creation of topics", question)
+
+    async def delete(self, topics: Sequence[str]) -> None:
+        request = DeleteTopicsRequest(list(topics), _CREATE_TIMEOUT_MS)
+
+        async def question(client: AIOKafkaClient) -> None:
+            answer = await client.send(await _controller(client), request)
+            for topic, code in answer.topic_error_codes:
+                _check(code, topic, allowed=(UnknownTopicOrPartitionError,))
+
+        await self._connection.ask("the deletion of topics", question)
 
     async def greeted(self) -> None:
         """Wait until a broker answers a small question. Asked by readers that get no answer otherwise."""
