@@ -45,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", metavar="NAME", help="which part of the data set (its first: mostly train)")
     parser.add_argument("--rate", type=_rate, default=50.0, metavar="R", help='samples per second, or "max" (50)')
     parser.add_argument("--count", type=_whole, metavar="N", help="end after so many samples (all)")
+    parser.add_argument("--skip", type=_whole, default=0, metavar="N", help="leave out the first N of each pass")
     parser.add_argument("--loop", action="store_true", help="begin again at the end")
     parser.add_argument("--unlabelled", action="store_true", help="leave the labels out")
     parser.add_argument("--shuffle", type=_whole, metavar="SEED", help="in a random order, anew for each pass")
@@ -77,6 +78,7 @@ async def _replay(topology: Topology, dataset: "Dataset", transcoder: "Transcode
                 publish=device.publish_many,
                 fit=transcoder.payload,
                 rate=args.rate,
+                skip=args.skip,
                 limit=args.count,
                 loop=args.loop,
                 unlabelled=args.unlabelled,

@@ -19,7 +19,7 @@ from edged.domain.pack import Pack
 from edged.domain.reply import Want
 from edged.errors import ArchiveUnavailable, FormatError, StorageError
 from edged.log import logger
-from edged.ports import ArchiveStore, Health, Log, LogReader, Message, Progress, Statistics, Record, TopicPartition
+from edged.ports import ArchiveStore, Health, Log, LogReader, Message, Progress, Record, Statistics, TopicPartition
 
 GROUP = "edged-epoch-server"
 PART = "archive_read"

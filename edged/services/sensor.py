@@ -10,9 +10,8 @@ import itertools
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-import numpy as np
-
 from edged.aio import run_in_worker
+from edged.domain.sampling import shuffled
 from edged.log import logger
 from edged.ports import Dataset, Item
 
@@ -30,8 +29,8 @@ class Sensor:
     """Replays one split of `dataset`, in order or in an order drawn anew from `shuffle` for each pass.
 
     `rate` is in samples per second (inf: as fast as they are accepted). The schedule is the clock's, so that it
-    does not drift: what an outage held back is published at once after it. `limit`: how many samples to publish;
-    None is one pass, or no end when `loop`. `fit` makes an item's payload what the device publishes; `publish`
+    does not drift: what an outage held back is published at once after it. `skip`: how many samples of each pass to
+    leave out at its beginning. `limit`: how many samples to publish; None is one pass, or no end when `loop`. `fit` makes an item's payload what the device publishes; `publish`
     returns once all are acknowledged; `on_published` is told how many were.
     """
 
@@ -43,6 +42,7 @@ class Sensor:
         publish: Callable[[Sequence[Sample]], Awaitable[object]],
         fit: Callable[[Item], bytes] = lambda item: item.payload,
         rate: float = 50.0,
+        skip: int = 0,
         limit: int | None = None,
         loop: bool = False,
         unlabelled: bool = False,
@@ -54,6 +54,7 @@ class Sensor:
         self._publish = publish
         self._fit = fit
         self._rate = rate
+        self._skip = skip
         self._limit = limit
         self._loop = loop
         self._unlabelled = unlabelled
@@ -87,7 +88,7 @@ class Sensor:
     @property
     def total(self) -> int | None:
         """How many samples to publish; None: without end."""
-        count = self._dataset.count(self._split)
+        count = max(0, self._dataset.count(self._split) - self._skip)
         if self._loop and count:
             return self._limit
         return count if self._limit is None else min(count, self._limit)
@@ -96,10 +97,8 @@ class Sensor:
         """The items' indices in the order of publication, pass after pass."""
         count = self._dataset.count(self._split)
         for turn in itertools.count():
-            if self._shuffle is None:
-                yield from range(count)
-            else:
-                yield from np.random.default_rng((self._shuffle, turn)).permutation(count).tolist()
+            order = range(count) if self._shuffle is None else shuffled(count, self._shuffle, turn).tolist()
+            yield from order[self._skip :]
 
     async def _publish_due(self, indices: Iterator[int]) -> None:
         due = list(itertools.islice(indices, self._num_due()))

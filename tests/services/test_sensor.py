@@ -101,6 +101,13 @@ async def test_a_limit_ends_it_early_and_a_loop_goes_beyond_one_pass():
     assert sink.numbers == [*range(3), *range(10), *range(10), *range(5)]
 
 
+async def test_what_is_skipped_is_left_out_of_each_pass():
+    sink = Sink()
+    assert await replay(sink, skip=7) == 3
+    assert await replay(sink, skip=7, loop=True, limit=5) == 5
+    assert sink.numbers == [7, 8, 9, 7, 8, 9, 7, 8]
+
+
 async def test_a_shuffle_is_a_new_order_of_all_for_each_pass_and_the_same_for_the_same_seed():
     first, again, other = Sink(), Sink(), Sink()
     for sink, seed in ((first, 1), (again, 1), (other, 2)):
