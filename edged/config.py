@@ -21,16 +21,23 @@ class Folders:
 
     @classmethod
     def of(cls, node: str, environment: Mapping[str, str] = os.environ) -> "Folders":
-        """The folders systemd gives when there are any, else the XDG ones, with a folder for the node."""
-        home = Path(environment.get("HOME", "/"))
-        state = environment.get("STATE_DIRECTORY") or environment.get("XDG_STATE_HOME") or home / ".local/state"
-        cache = environment.get("CACHE_DIRECTORY") or environment.get("XDG_CACHE_HOME") or home / ".cache"
-        return cls(_folder(state, "edged", node, environment), _folder(cache, "edged", node, environment))
+        """A folder for the node in those that systemd gives (the units ask for `edged`), else in the XDG ones.
+
+        So /var/lib/edged/<node> and /var/cache/edged/<node> under the units.
+        """
+        return cls(
+            state=_base(environment, "STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state") / node,
+            cache=_base(environment, "CACHE_DIRECTORY", "XDG_CACHE_HOME", ".cache") / node,
+        )
 
 
-def _folder(base: str | Path, name: str, node: str, environment: Mapping[str, str]) -> Path:
-    under_systemd = "STATE_DIRECTORY" in environment
-    return (Path(base) if under_systemd else Path(base) / name) / node
+def _base(environment: Mapping[str, str], by_systemd: str, by_xdg: str, below_home: str) -> Path:
+    if given := environment.get(by_systemd):
+        return Path(given)
+    base = Path(environment.get(by_xdg, ""))
+    if not base.is_absolute():  # the XDG specification has relative and empty paths ignored
+        base = Path(environment.get("HOME", "/")) / below_home
+    return base / "edged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,12 @@ class Timing:
 
     sample_s: float = 1.0
     """Interval of the monitor's series; the thesis sampled once a second."""
+
+    status_s: float = 10.0
+    """Least time between two status lines for the service manager; a person reads them, and each costs a wake-up."""
+
+    memory_grace_s: float = 30.0
+    """How long the process may stay above its memory limit; a checkpoint or a test run's peak is over sooner."""
 
     stop_s: float = 20.0
     """Most time for a clean stop; below the unit's TimeoutStopSec=30."""

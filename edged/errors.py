@@ -9,6 +9,7 @@ EdgedError
 │   ├── CheckpointCorrupt a checkpoint is torn or altered: skipped, the one before it is used
 │   ├── ArchiveConflict   the archive goes on elsewhere than its writer believes: a second writer
 │   └── DiskFull
+├── MemoryLimitExceeded   the process outgrew its budget: it checkpoints, ends, and is started afresh
 ├── TopologyMismatch      saved state belongs to another topology
 └── TransientError        worth another try, by the adapter that met it
     ├── LogUnavailable    Kafka does not answer
@@ -85,6 +86,10 @@ class CheckpointCorrupt(StorageError):  # noqa: N818
 
 class DiskFull(StorageError):  # noqa: N818
     """No space is left; what was being written has been taken back."""
+
+
+class MemoryLimitExceeded(EdgedError):  # noqa: N818
+    """The process stayed above its memory limit."""
 
 
 class ArchiveConflict(StorageError):  # noqa: N818

@@ -1,17 +1,23 @@
 """Logging: one JSON object per line on stderr, or readable lines on a terminal.
 
-Covers set-up and the loggers' making. What may be logged is `edged.events`' subject.
+Covers set-up, the loggers' making, and what others say through the standard library's `logging` and `warnings`:
+all of it leaves the process as lines of the one schema. What edged may log is `edged.events`' subject.
 """
 
+import json
 import logging
+import math
 import os
 import sys
-from collections.abc import MutableMapping
+import time
+import traceback
+from collections.abc import Callable, MutableMapping
+from types import TracebackType
 from typing import Any, TextIO
 
 import structlog
 
-from edged.events import EVENTS
+from edged.events import COMMON, EVENTS, json_type_matches
 
 Fields = MutableMapping[str, Any]
 _LEAST_LEVEL = {
@@ -22,9 +28,18 @@ _LEAST_LEVEL = {
 }
 _SYSLOG_PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
+_MOST_MESSAGE = 2_000
+"""Characters kept of a foreign message."""
+
+_MOST_TRACEBACK = 16_000
+"""Characters kept of a traceback, from its end, where the error stands; journald splits lines above 48 KiB."""
+
 
 def logger() -> structlog.typing.FilteringBoundLogger:
-    """A logger: `logger().info("train.epoch", epoch=3)`. The event must stand in `events.EVENTS`."""
+    """A logger: `logger().info("train.epoch", epoch=3)`. The event must stand in `events.EVENTS`.
+
+    `exc_info=error` becomes the text field `traceback`, which the event must have.
+    """
     result: structlog.typing.FilteringBoundLogger = structlog.get_logger()
     return result
 
@@ -38,66 +53,198 @@ def configure(
     stream: TextIO | None = None,
     pretty: bool | None = None,
 ) -> None:
-    """Set up the process's log on `stream` (stderr), for people when it is a terminal or `pretty` says so."""
+    """Set up the process's log on `stream` (stderr), for people when it is a terminal or `pretty` says so.
+
+    From then on the standard library's log records, warnings, and an exception that ends the main thread are lines
+    of it too. A logger that has handlers of its own and does not propagate is left alone. May be called again.
+    """
     stream = stream or sys.stderr
     pretty = stream.isatty() if pretty is None else pretty
     structlog.contextvars.clear_contextvars()
     structlog.configure(
         processors=[
-            _whose(node, tier, run_id),
-            structlog.processors.add_log_level,
-            _timestamp(pretty=pretty),
+            _traceback,
+            _head({"node": node, "tier": tier, "run_id": run_id}, _local_time if pretty else _utc_time),
             _check,
-            *_renderers(pretty=pretty, to_journal="JOURNAL_STREAM" in os.environ and stream is sys.stderr),
+            *(_for_people() if pretty else [_for_journal if _is_journal(stream) else _to_json]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEAST_LEVEL[level]),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,
+    )
+    _take_over_foreign_lines()
+    sys.excepthook = _log_uncaught
+
+
+def log_crash(error: BaseException) -> None:
+    """Log the exception that ends the process as `life.crashed`; a group is named by the errors inside it."""
+    leaves = _leaves(error)
+    logger().error(
+        "life.crashed",
+        err="; ".join(str(leaf) for leaf in leaves)[:_MOST_MESSAGE],
+        err_type=", ".join(type(leaf).__name__ for leaf in leaves)[:_MOST_MESSAGE],
+        exc_info=error,
     )
 
 
-def _whose(node: str, tier: str, run_id: str) -> structlog.typing.Processor:
-    common = {"node": node, "tier": tier, "run_id": run_id}
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
 
-    def add(_logger: Any, _method: str, fields: Fields) -> Fields:
-        return {**common, **fields}
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+    else:
+        log_crash(error)
+
+
+class ForeignLines(logging.Handler):
+    """Turns the standard library's log records into `log.foreign` lines, at most `most` per `window_s` and source.
+
+    A source is a logger's name and level. What is left out is counted, and told by the source's next line in
+    `suppressed`. Names of loggers come from code, so the table of sources stays small.
+    """
+
+    def __init__(self, most: int = 10, window_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._most = most
+        self._window_s = window_s
+        self._clock = clock
+        self._sources: dict[tuple[str, int], _Window] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log the record, or count it. Never raises: a broken record is reported the way `logging` does it."""
+        try:
+            suppressed = self._let_through(record.name, record.levelno)
+            if suppressed is not None:
+                self._log(record, suppressed)
+        except Exception:  # noqa: BLE001 - a log line must never end the work it tells of
+            self.handleError(record)
+
+    def _let_through(self, name: str, level: int) -> int | None:
+        """How many records were left out before this one; None when it is to be left out too."""
+        now = self._clock()
+        window = self._sources.get((name, level))
+        if window is None or now - window.began >= self._window_s:
+            suppressed = window.suppressed if window else 0
+            self._sources[name, level] = _Window(now)
+            return suppressed
+        if window.passed < self._most:
+            window.passed += 1
+            return 0
+        window.suppressed += 1
+        return None
+
+    @staticmethod
+    def _log(record: logging.LogRecord, suppressed: int) -> None:
+        fields: dict[str, Any] = {"logger": record.name, "message": record.getMessage()[:_MOST_MESSAGE]}
+        if suppressed:
+            fields["suppressed"] = suppressed
+        if record.exc_info and record.exc_info[1]:
+            fields["exc_info"] = record.exc_info[1]
+        log = logger().error if record.levelno >= logging.ERROR else logger().warning
+        log("log.foreign", **fields)
+
+
+class _Window:
+    """One source's count of lines since `began`."""
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.passed = 1
+        self.suppressed = 0
+
+
+def _take_over_foreign_lines() -> None:
+    """Foreign code is heard from warnings on: its information is of use to its own authors alone."""
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, ForeignLines)]:
+        root.removeHandler(handler)
+    root.addHandler(ForeignLines())
+    root.setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)
+
+
+def _traceback(_logger: Any, _method: str, fields: Fields) -> Fields:
+    error = fields.pop("exc_info", None)
+    if error is True:
+        error = sys.exception()
+    if isinstance(error, BaseException):
+        fields["traceback"] = "".join(traceback.format_exception(error))[-_MOST_TRACEBACK:]
+    return fields
+
+
+def _head(common: dict[str, str], timestamp: Callable[[], str]) -> structlog.typing.Processor:
+    """Begin each line with when, how grave, what and whose; its own fields follow, as plain JSON values."""
+
+    def add(_logger: Any, method: str, fields: Fields) -> Fields:
+        event = fields.pop("event")
+        own = {key: _plain(value) for key, value in fields.items()}
+        return {"ts": timestamp(), "level": method, "event": event, **common, **own}
 
     return add
 
 
-def _timestamp(*, pretty: bool) -> structlog.typing.Processor:
-    if pretty:
-        return structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False, key="ts")
+def _utc_time() -> str:
+    now = time.time()
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
 
-    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts")
 
-    def to_milliseconds(logger: Any, method: str, fields: Fields) -> Fields:
-        fields = dict(stamp(logger, method, fields))
-        fields["ts"] = fields["ts"][:23] + "Z"
-        return fields
+def _local_time() -> str:
+    return time.strftime("%H:%M:%S")
 
-    return to_milliseconds
+
+def _plain(value: Any) -> Any:
+    """The value as JSON knows it. A number that is not finite becomes null: JSON has no NaN."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def _check(_logger: Any, _method: str, fields: Fields) -> Fields:
     """An event outside the schema is a defect: raise in tests (EDGED_STRICT_LOG), let it pass in the field."""
     if "EDGED_STRICT_LOG" in os.environ:
         spec = EVENTS[fields["event"]]
-        given = {key for key in fields if key not in {"ts", "level", "event", "node", "tier", "run_id"}}
+        given = fields.keys() - COMMON.keys()
         unknown, missing = given - spec.fields.keys(), spec.fields.keys() - spec.optional - given
-        if unknown or missing:
-            raise ValueError(f"event {fields['event']}: unknown fields {unknown}, missing {missing}")
+        wrong = {key for key in given - unknown if not json_type_matches(fields[key], spec.fields[key])}
+        if unknown or missing or wrong:
+            raise ValueError(f"event {fields['event']}: unknown {unknown}, missing {missing}, of a wrong type {wrong}")
     return fields
 
 
-def _renderers(*, pretty: bool, to_journal: bool) -> list[structlog.typing.Processor]:
-    if pretty:
-        return [structlog.dev.ConsoleRenderer(colors="NO_COLOR" not in os.environ, timestamp_key="ts", sort_keys=False)]
-    json = structlog.processors.JSONRenderer()
-    if not to_journal:
-        return [json]
+def _to_json(_logger: Any, _method: str, fields: Fields) -> str:
+    return json.dumps(fields, allow_nan=False)
 
-    def with_priority(logger: Any, method: str, fields: Fields) -> str:
-        return f"<{_SYSLOG_PRIORITY[fields['level']]}>{json(logger, method, fields)!s}"
 
-    return [with_priority]
+def _for_journal(logger: Any, method: str, fields: Fields) -> str:
+    """The line behind its syslog priority, which journald takes off again (sd-daemon(3))."""
+    return f"<{_SYSLOG_PRIORITY[fields['level']]}>{_to_json(logger, method, fields)}"
+
+
+def _for_people() -> list[structlog.typing.Processor]:
+    render = structlog.dev.ConsoleRenderer(colors="NO_COLOR" not in os.environ, timestamp_key="ts", sort_keys=False)
+
+    def traceback_below(_logger: Any, _method: str, fields: Fields) -> Fields:
+        if "traceback" in fields:
+            fields["exception"] = fields.pop("traceback")
+        return fields
+
+    return [traceback_below, render]
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Whether `stream` leads to the journal: systemd names the journal's socket in JOURNAL_STREAM (systemd.exec(5))."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, AttributeError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from edged.domain.dataset import BlockRef, Snapshot
 from edged.domain.pack import Pack
+from edged.domain.topology import Codec, Dtype
 
 
 class TopicPartition(NamedTuple):
@@ -133,6 +134,7 @@ class Statistics:
     dead_lettered: int = 0
     archived_samples: int = 0
     predicted_samples: int = 0
+    served_samples: int = 0
     lag_records: int = 0
     queue_bytes: int = 0
     cache_bytes: int = 0
@@ -149,6 +151,62 @@ class Health(Protocol):
 
     def recovered(self, part: str) -> None:
         """`part` works. Free when it was never degraded."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostSample:
+    """The machine and this process at one moment. None: the host does not let us read it.
+
+    Times in seconds and bytes read, written, received or sent are totals that never fall while the process runs.
+    """
+
+    process_cpu_s: float
+    """CPU time of this process, all its threads."""
+    rss_bytes: int
+    peak_rss_bytes: int
+    cpu_s: float | None = None
+    """Time that the machine's cores were busy, summed over them."""
+    memory_used_bytes: int | None = None
+    """The machine's memory that could not be had for something else."""
+    disk_read_bytes: int | None = None
+    disk_written_bytes: int | None = None
+    net_received_bytes: int | None = None
+    net_sent_bytes: int | None = None
+    temperature_c: float | None = None
+    throttled_flags: int | None = None
+    """Raspberry Pi: bit 0 under-voltage, 1 capped, 2 throttled, 3 soft temperature limit; 16 to 19 the same, ever."""
+    disk_free_bytes: int | None = None
+    """Space left where the node keeps its state."""
+
+
+class Host(Protocol):
+    """The machine's and the process's counters."""
+
+    def sample(self) -> HostSample:
+        """The counters now. Takes about a millisecond and waits for no disk; never raises for what is unreadable."""
+
+
+class Notifier(Protocol):
+    """The service manager: systemd, or nobody. No method waits or raises."""
+
+    @property
+    def watchdog_s(self) -> float | None:
+        """The process counts as hung when `watchdog` was not called for this long; None: nobody watches."""
+
+    def ready(self) -> None:
+        """Start-up is over."""
+
+    def status(self, text: str) -> None:
+        """One line for people."""
+
+    def watchdog(self) -> None:
+        """The process is alive."""
+
+    def extend_timeout(self, seconds: float) -> None:
+        """Start-up or stop takes this much longer from now; repeat before it has passed."""
+
+    def stopping(self) -> None:
+        """A clean stop has begun."""
 
 
 class ImageDecoder(Protocol):
@@ -236,6 +294,48 @@ class CheckpointStore(Protocol):
 
     def newest_model(self, newer_than: int = -1) -> DeployedModel | None:
         """The newest whole model of a generation above `newer_than`; torn or altered ones are skipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One element of a data set. `payload` is in `codec`: "raw" (the array's bytes, C order), "jpeg" or "png".
+
+    `label` is None in data sets without labels.
+    """
+
+    label: str | None
+    codec: Codec
+    payload: bytes
+
+
+class Dataset(Protocol):
+    """A finished, labelled set of samples with random access, from which a sensor replays. Synchronous."""
+
+    @property
+    def name(self) -> str:
+        """What people call it; for logs."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels that items may have, in the data set's own order; empty: without labels."""
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape of every raw payload; None when items are images of any size."""
+
+    @property
+    def dtype(self) -> Dtype:
+        """The dtype of raw payloads (little-endian), and of decoded images."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of its parts; never empty."""
+
+    def count(self, split: str) -> int:
+        """How many items the split has. Raises KeyError for a split that is not there."""
+
+    def sample(self, split: str, index: int) -> Item:
+        """Item `index` of the split, always the same. Raises IndexError, StorageError, FormatError."""
 
 
 class Classifier(Protocol):

@@ -1,0 +1,78 @@
+"""Which parts outside do not answer, since when and why: what `ports.Health` is told, for the log and for people.
+
+Does not find out anything itself: the adapters that meet a failure say so.
+"""
+
+import asyncio
+import math
+from dataclasses import dataclass
+
+from edged.log import logger
+
+STATUS_LENGTH = 80
+"""Characters of a status line; `systemctl status` shows it on one terminal line."""
+
+_REASON_EVERY_S = 60.0
+
+
+@dataclass(slots=True)
+class _Degradation:
+    reason: str
+    since: float
+    logged_at: float
+    logged_reason: str
+
+
+class HealthBoard:
+    """The node's degraded parts.
+
+    To be called on the event loop's thread, whose clock it uses (from a worker: `loop.call_soon_threadsafe`).
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[str, _Degradation] = {}
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether any part is not usable for now."""
+        return bool(self._parts)
+
+    def degraded(self, part: str, reason: str) -> None:
+        """`part` is not usable because of `reason`. Logged when it begins; a new reason at most once a minute."""
+        now = asyncio.get_running_loop().time()
+        state = self._parts.setdefault(part, _Degradation(reason, now, -math.inf, ""))
+        state.reason = reason
+        if reason != state.logged_reason and now - state.logged_at >= _REASON_EVERY_S:
+            state.logged_at, state.logged_reason = now, reason
+            logger().warning("health.degraded", part=part, reason=reason)
+
+    def recovered(self, part: str) -> None:
+        """`part` works. Logged when it was degraded."""
+        state = self._parts.pop(part, None)
+        if state is not None:
+            degraded_s = asyncio.get_running_loop().time() - state.since
+            logger().info("health.recovered", part=part, degraded_s=round(degraded_s, 3))
+
+    def summary(self) -> str:
+        """The state in one line of at most 80 characters: "ok", or the degraded parts, longest first, with why."""
+        if not self._parts:
+            return "ok"
+        now = asyncio.get_running_loop().time()
+        parts = [
+            f"{part} for {_duration(now - state.since)} ({state.reason})"
+            for part, state in sorted(self._parts.items(), key=lambda item: item[1].since)
+        ]
+        return shortened("degraded: " + ", ".join(parts), STATUS_LENGTH)
+
+
+def shortened(text: str, length: int) -> str:
+    """The text on one line of at most `length` characters; an ellipsis stands for what was cut off."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def _duration(seconds: float) -> str:
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds // unit:.0f} {name}"
+    return f"{seconds:.0f} s"

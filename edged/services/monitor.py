@@ -1,0 +1,156 @@
+"""Watches the process: the resource series, the service manager's watchdog and status line, the memory limit.
+
+Does not act on what it sees, with one exception: a process that stays above its memory limit is ended, because the
+kernel would do it without a checkpoint. (On stock Raspberry Pi OS systemd's `MemoryMax=` does nothing.)
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+
+from edged.config import Timing
+from edged.errors import MemoryLimitExceeded
+from edged.log import logger
+from edged.ports import Host, HostSample, Notifier, Progress, Statistics
+from edged.services.health import STATUS_LENGTH, HealthBoard, shortened
+from edged.services.resource_series import ResourceSeries
+from edged.services.standstill import Standstill
+
+_FEEDS_PER_WATCHDOG = 3
+"""One or two late feeds do no harm."""
+
+_STILL_FEEDS = 6
+"""A service may stand still for as many feeds: a minute of WatchdogSec=30, longer than any one step of any service."""
+
+_UNWATCHED_FEED_S = 10.0
+"""With no watchdog, standstills are judged and logged as with WatchdogSec=30."""
+
+_MEMORY_LOG_EVERY_S = 60.0
+
+
+class Monitor:
+    """Logs `res.sample` at every interval, feeds the watchdog while all services move, and tells people the state.
+
+    `statistics` gives the sum of all services' numbers, `progress` each service's sign of life under its name.
+    `memory_limit`: most bytes resident, or None.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        health: HealthBoard,
+        notifier: Notifier,
+        statistics: Callable[[], Statistics],
+        progress: Mapping[str, Callable[[], Progress]],
+        *,
+        memory_limit: int | None = None,
+        timing: Timing = Timing(),  # noqa: B008 - frozen
+    ) -> None:
+        self._host = host
+        self._health = health
+        self._notifier = notifier
+        self._statistics = statistics
+        self._progress = progress
+        self._timing = timing
+        self._memory = _MemoryGuard(memory_limit or math.inf, timing.memory_grace_s)
+
+    async def run(self) -> None:
+        """Watch until cancelled, which ends it at once: there is nothing to bring to an end.
+
+        Wake-ups lie on a grid, so they do not drift; after a pause of the machine the missed ones are left out.
+        Raises MemoryLimitExceeded when the process stays above its limit for `timing.memory_grace_s`.
+        """
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        feed_s = (self._notifier.watchdog_s or _FEEDS_PER_WATCHDOG * _UNWATCHED_FEED_S) / _FEEDS_PER_WATCHDOG
+        watchdog = _Watchdog(self._notifier, Standstill(_STILL_FEEDS * feed_s))
+        series = ResourceSeries(host := self._host.sample(), self._statistics(), start)
+        samples = _Grid(start + self._timing.sample_s, self._timing.sample_s)
+        feeds, statuses = _Grid(start, feed_s), _Grid(start, self._timing.status_s)
+        while True:
+            now, due = loop.time(), samples.next
+            if samples.passed(now):
+                host = self._host.sample()
+                fields = series.next(host, self._statistics(), now)
+                logger().info("res.sample", **fields, loop_lag_ms=round(1000 * (now - due), 1))
+                self._memory.check(host.rss_bytes, now)
+            if feeds.passed(now):
+                signs = {service: sign() for service, sign in self._progress.items()}
+                watchdog.feed(signs, now, excused=self._health.is_degraded)
+            if statuses.passed(now):
+                self._notifier.status(self._status(host))
+            await asyncio.sleep(min(samples.next, feeds.next, statuses.next) - loop.time())
+
+    def _status(self, host: HostSample) -> str:
+        statistics = self._statistics()
+        done = {
+            "trained": statistics.trained_samples,
+            "archived": statistics.archived_samples,
+            "predicted": statistics.predicted_samples,
+            "ingested": statistics.ingested_samples,
+        }
+        most_telling = next((f", {what} {count}" for what, count in done.items() if count), "")
+        tail = f"{most_telling}, lag {statistics.lag_records}, RSS {host.rss_bytes >> 20} MiB"
+        return shortened(self._health.summary(), STATUS_LENGTH - len(tail)) + tail
+
+
+class _Grid:
+    """Moments `every_s` apart; the first is `start`."""
+
+    def __init__(self, start: float, every_s: float) -> None:
+        self._start = start
+        self._every_s = every_s
+        self._count = 0
+
+    @property
+    def next(self) -> float:
+        return self._start + self._count * self._every_s
+
+    def passed(self, now: float) -> bool:
+        """Whether the next moment has come; then the one behind `now` is next."""
+        if now < self.next:
+            return False
+        self._count = max(self._count, int((now - self._start) / self._every_s)) + 1
+        return True
+
+
+class _Watchdog:
+    """Feeds the service manager's watchdog while no service hangs; logs each hang once."""
+
+    def __init__(self, notifier: Notifier, standstill: Standstill) -> None:
+        self._notifier = notifier
+        self._standstill = standstill
+        self._logged: set[str] = set()
+
+    def feed(self, progress: Mapping[str, Progress], now: float, *, excused: bool) -> None:
+        stalled = self._standstill.stalled(progress, now, excused=excused)
+        for service in stalled.keys() - self._logged:
+            logger().error("res.stalled", service=service, still_s=round(stalled[service], 1))
+        self._logged = set(stalled)
+        if not stalled:
+            self._notifier.watchdog()
+
+
+class _MemoryGuard:
+    """Tells when the process has been above `limit` bytes without a break for `grace_s`."""
+
+    def __init__(self, limit: float, grace_s: float) -> None:
+        self._limit = limit
+        self._grace_s = grace_s
+        self._above_since: float | None = None
+        self._logged_at = -math.inf
+
+    def check(self, rss_bytes: int, now: float) -> None:
+        if rss_bytes <= self._limit:
+            self._above_since = None
+            return
+        if self._above_since is None:
+            self._above_since = now
+        if now - self._logged_at >= _MEMORY_LOG_EVERY_S:
+            self._logged_at = now
+            logger().warning("res.memory_high", rss_bytes=rss_bytes, limit_bytes=int(self._limit))
+        if now - self._above_since >= self._grace_s:
+            raise MemoryLimitExceeded(
+                f"{rss_bytes >> 20} MiB resident, more than memory_limit ({int(self._limit) >> 20} MiB) "
+                f"for {self._grace_s:.0f} s"
+            )

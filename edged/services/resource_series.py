@@ -1,0 +1,74 @@
+"""The monitor's series: what happened between two looks at the host's and the services' counters.
+
+Pure arithmetic; `services.monitor` does the looking and the logging. The first five series (CPU, memory, disk, network
+in and out) are those of the thesis that edged follows.
+"""
+
+from edged.ports import HostSample, Statistics
+
+Field = float | int
+
+_RATES = ("disk_read_bytes", "disk_written_bytes", "net_received_bytes", "net_sent_bytes")
+_LEVELS = ("memory_used_bytes", "temperature_c", "throttled_flags", "disk_free_bytes")
+_STATISTICS_RATES = (
+    "trained_samples",
+    "ingested_samples",
+    "dead_lettered",
+    "archived_samples",
+    "predicted_samples",
+    "served_samples",
+)
+_STATISTICS_LEVELS = ("lag_records", "queue_bytes", "cache_bytes")
+
+
+class ResourceSeries:
+    """Turns totals into rates. `now` is in seconds of any one clock and rises from call to call."""
+
+    def __init__(self, host: HostSample, statistics: Statistics, now: float) -> None:
+        self._host = host
+        self._statistics = statistics
+        self._now = now
+        self._seen: set[str] = set()
+
+    def next(self, host: HostSample, statistics: Statistics, now: float) -> dict[str, Field]:
+        """The fields of `res.sample` for the time since the last call.
+
+        Fields of the host's that are unknown now or were then are left out. A number of the services' appears when it
+        is first other than zero, and stays: a node has only the series of what it does.
+        """
+        elapsed_s = now - self._now
+        fields = _of_host(self._host, host, elapsed_s) | self._of_services(statistics, elapsed_s)
+        self._host, self._statistics, self._now = host, statistics, now
+        return fields
+
+    def _of_services(self, now: Statistics, elapsed_s: float) -> dict[str, Field]:
+        names = ("wait_s", *_STATISTICS_RATES, *_STATISTICS_LEVELS)
+        self._seen |= {name for name in names if getattr(now, name)}
+        fields: dict[str, Field] = {
+            f"{name}_per_s": _rate(getattr(self._statistics, name), getattr(now, name), elapsed_s)
+            for name in _STATISTICS_RATES
+            if name in self._seen
+        }
+        if "wait_s" in self._seen:
+            fields["wait_fraction"] = min(1.0, round((now.wait_s - self._statistics.wait_s) / elapsed_s, 3))
+        return fields | {name: getattr(now, name) for name in _STATISTICS_LEVELS if name in self._seen}
+
+
+def _of_host(before: HostSample, now: HostSample, elapsed_s: float) -> dict[str, Field]:
+    fields: dict[str, Field] = {
+        "process_cpu_percent": _rate(100 * before.process_cpu_s, 100 * now.process_cpu_s, elapsed_s),
+        "rss_bytes": now.rss_bytes,
+        "peak_rss_bytes": now.peak_rss_bytes,
+    }
+    if before.cpu_s is not None and now.cpu_s is not None:
+        fields["cpu_percent"] = _rate(100 * before.cpu_s, 100 * now.cpu_s, elapsed_s)
+    for name in _RATES:
+        total_before, total = getattr(before, name), getattr(now, name)
+        if total_before is not None and total is not None:
+            fields[f"{name}_per_s"] = _rate(total_before, total, elapsed_s)
+    return fields | {name: value for name in _LEVELS if (value := getattr(now, name)) is not None}
+
+
+def _rate(before: float, now: float, elapsed_s: float) -> float:
+    """Per second; zero for a total that fell, as the network's does when an adapter is unplugged."""
+    return round(max(0.0, now - before) / elapsed_s, 1)
