@@ -6,9 +6,9 @@ Does not start tasks (only app.py does) and knows nothing of what it runs.
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Executor
-from typing import TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple, cast
 
 Ts = TypeVarTuple("Ts")
 R = TypeVar("R")
@@ -31,6 +31,26 @@ async def run_in_worker(function: Callable[[*Ts], R], *args: *Ts, executor: Exec
         if not future.cancelled():
             future.exception()  # retrieved here: the cancellation is what the caller asked for
         raise
+
+
+async def ahead_in_worker(items: Iterator[R], executor: Executor | None = None) -> AsyncGenerator[R, None]:
+    """The items of a blocking iterator, made in a worker thread, one ahead of the consumer.
+
+    Use within `contextlib.aclosing`. Closing or cancelling waits for the item that is being made and drops it.
+    """
+    loop = asyncio.get_running_loop()
+    end = object()
+    made = loop.run_in_executor(executor, next, items, end)
+    try:
+        while (item := await asyncio.shield(made)) is not end:
+            made = loop.run_in_executor(executor, next, items, end)
+            yield cast("R", item)
+    finally:
+        while not made.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([made])
+        if not made.cancelled():
+            made.exception()  # retrieved: raised already, or nobody waits for it any more
 
 
 class Backoff:

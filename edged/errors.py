@@ -4,8 +4,10 @@ EdgedError
 ├── ConfigError           the topology file is wrong: every problem, with its place (exit 78)
 ├── FormatError           bytes are not what their format says (tensors, packs, checkpoints, requests)
 ├── RejectedRecord        one device record is bad: counted and dead-lettered, never fatal
+├── RecordTooLarge        Kafka takes no record of this size
 ├── StorageError          a disk or file system refused
 │   ├── CheckpointCorrupt a checkpoint is torn or altered: skipped, the one before it is used
+│   ├── ArchiveConflict   the archive goes on elsewhere than its writer believes: a second writer
 │   └── DiskFull
 ├── MemoryLimitExceeded   the process outgrew its budget: it checkpoints, ends, and is started afresh
 ├── TopologyMismatch      saved state belongs to another topology
@@ -65,6 +67,15 @@ class RejectedRecord(EdgedError):  # noqa: N818 - named for what happens to the 
         self.detail = detail
 
 
+class RecordTooLarge(EdgedError):  # noqa: N818
+    """The broker does not take a record of this size. Other messages of the same call may be in the log."""
+
+    def __init__(self, topic: str, size_bytes: int) -> None:
+        super().__init__(f"a record of {size_bytes} bytes is too large for topic {topic}")
+        self.topic = topic
+        self.size_bytes = size_bytes
+
+
 class StorageError(EdgedError):
     """A disk or a file system refused to read or write."""
 
@@ -79,6 +90,10 @@ class DiskFull(StorageError):  # noqa: N818
 
 class MemoryLimitExceeded(EdgedError):  # noqa: N818
     """The process stayed above its memory limit."""
+
+
+class ArchiveConflict(StorageError):  # noqa: N818
+    """The archive does not end where its writer believes; there must be another writer."""
 
 
 class TopologyMismatch(EdgedError):  # noqa: N818

@@ -39,6 +39,7 @@ EVENTS: Mapping[str, Event] = {
     "life.stopped": event(
         "The process ends.", uptime_s=float, peak_rss_bytes=int, exit_code=int
     ),
+    "life.abandoned": event("The process ends at once, without a clean stop.", reason=str),
     "life.crashed": event(
         "A service failed; the process ends and systemd starts it again.", err=str, err_type=str, traceback=str
     ),
@@ -51,15 +52,108 @@ EVENTS: Mapping[str, Event] = {
         "Records were deleted before they were read; reading goes on behind them.",
         topic=str, partition=int, wanted_offset=int, next_offset=int,
     ),
-    "kafka.client": event("Something the Kafka client said.", message=str, logger=str),
+    "kafka.client": event(
+        "Something the Kafka client said; `suppressed` times more since the last such line.",
+        message=str, logger=str, suppressed=int,
+    ),
     # ingest
+    "ingest.rejected": event(
+        "A device's record cannot be used; it is in the dead-letter topic. Others like it were left out of the log.",
+        device=str, partition=int, offset=int, reason=str, detail=str, size_bytes=int, suppressed=int,
+    ),
+    "ingest.reading": event("The devices' topics are read.", partitions=int),
     # uplink
+    "uplink.resumed": event("Intake goes on behind the stream's last pack.", stream=str, next_offset=int),
+    "uplink.malformed": event(
+        "A record in the edge's own archive topic is not a pack of this edge; it is passed over.",
+        topic=str, offset=int, err=str,
+    ),
+    "uplink.rewound": event(
+        "The trainer's place lies beyond the archive topic's end: the topic was made anew.",
+        topic=str, wanted_offset=int, next_offset=int,
+    ),
     # epoch: the data of an epoch on its way from the archive
+    "epoch.drawn": event("The order of an epoch is fixed.", epoch=int, blocks=int, windows=int, first_sample=int),
+    "epoch.redrawn": event(
+        "The archive or the prefetch budget is not what it was when the epoch began; it begins again.", epoch=int
+    ),
+    "epoch.empty": event("The archive has nothing to train on yet; it is asked again from time to time.", epoch=int),
+    "epoch.asked_again": event("The archive was silent; what is missing is asked again.", silent_s=float, samples=int),
+    "epoch.missing": event("The archive could not read some samples; training goes on without.", samples=int),
+    "epoch.skipped": event(
+        "Samples that came but cannot be trained on.", epoch=int, unlabelled=int, undecodable=int
+    ),
+    "epoch.malformed": event("A reply of the archive breaks its format; it is ignored.", err=str),
     # train
+    "train.started": event("Training begins or goes on.", source=str, epoch=int, step=int, resumed=bool),
+    "train.epoch": event(
+        "An epoch is over. Loss and accuracy of training are means over the epoch while the weights moved; "
+        "samples per second include waiting.",
+        optional=("test_accuracy",),
+        epoch=int, step=int, loss=float, train_accuracy=float, test_accuracy=float, test_samples=int, samples=int,
+        samples_per_s=float, seconds=float, wait_s=float, wait_fraction=float,
+    ),
+    "train.finished": event("All epochs are trained.", epochs=int, step=int),
+    "train.diverged": event(
+        "Loss or weights are no longer finite: training stops at the last checkpoint.",
+        epoch=int, step=int, restored_step=int,
+    ),
     # checkpoint
+    "checkpoint.saved": event("A checkpoint is durable.", generation=int, bytes=int, ms=float),
+    "checkpoint.restored": event("Training goes on from a checkpoint.", generation=int, epoch=int, bytes=int),
+    "checkpoint.skipped": event("A checkpoint is torn; the one before it is tried.", generation=int, err=str),
+    "checkpoint.failed": event("Saving did not succeed; training goes on and tries again.", generation=int, err=str),
+    "checkpoint.deployed": event("A model is there for the companion.", generation=int, bytes=int, ms=float),
+    "checkpoint.model_skipped": event("A deployed model is torn or altered.", generation=int, err=str),
     # infer
+    "infer.waiting": event("No model is there yet; the records wait in Kafka."),
+    "infer.model_loaded": event(
+        "From here on this model predicts.", generation=int, runtime=str, model_bytes=int, load_ms=float
+    ),
+    "infer.model_refused": event("The model cannot serve; the one before it goes on.", generation=int, reason=str),
+    "infer.recovered": event(
+        "Predictions published before a restart whose positions were not committed; they are not repeated.",
+        predictions=int,
+    ),
+    "infer.predicted": event(
+        "What was predicted since the last such line; every 10 s while there is something, and at the end. Skipped: "
+        "records that ingest dead-letters. Correct: of those that carry a label, the ones predicted so.",
+        generation=int, samples=int, skipped=int, labelled=int, correct=int, samples_per_s=float,
+        latency_p50_ms=float, latency_p95_ms=float, compute_ms=float,
+    ),
     # archive
+    "archive.flushed": event(
+        "A file of the archive is durable.",
+        stream=str, source=str, first_offset=int, next_offset=int, samples=int, bytes=int, write_ms=float,
+    ),
+    "archive.rejected": event(
+        "A record of an archive topic is no pack; an empty block stands in its place.",
+        topic=str, offset=int, reason=str,
+    ),
+    "archive.duplicates": event(
+        "Samples that were archived before were left out of a pack.", stream=str, source=str, offset=int, samples=int,
+    ),
+    "archive.gap": event(
+        "The log deleted packs before they were archived; the archive keeps the gap on record.",
+        stream=str, source=str, first_offset=int, next_offset=int,
+    ),
+    "archive.unreadable": event("A file or a block of the archive cannot be read.", stream=str, reason=str),
+    "archive.bad_request": event(
+        "A request to the archive was dropped.", offset=int, reason=str,
+    ),
+    "archive.served": event(
+        "A request was answered.",
+        edge=str, request=str, stream=str, samples=int, missing=int, parts=int, bytes=int, serve_ms=float,
+    ),
+    "archive.unanswered": event(
+        "A request was given up because the storage refused; its edge asks again.", edge=str, request=str, reason=str,
+    ),
     # sensor
+    "sensor.published": event(
+        "What a replayed device has published so far, all of it acknowledged; every 10 s and at the end.",
+        dataset=str, samples=int, payload_bytes=int, elapsed_s=float, samples_per_s=float,
+    ),
+    "sensor.prediction_skipped": event("A message there is no prediction.", partition=int, offset=int, reason=str),
     # res: the host's and the process's resources
     "res.sample": event(
         "The monitor's series, once a second. CPU in percent of one core, summed over cores. A field the host does "
@@ -68,14 +162,14 @@ EVENTS: Mapping[str, Event] = {
             "cpu_percent", "memory_used_bytes", "disk_read_bytes_per_s", "disk_written_bytes_per_s",
             "net_received_bytes_per_s", "net_sent_bytes_per_s", "temperature_c", "throttled_flags", "disk_free_bytes",
             "trained_samples_per_s", "wait_fraction", "ingested_samples_per_s", "dead_lettered_per_s",
-            "archived_samples_per_s", "predicted_samples_per_s", "lag_records", "queue_bytes", "cache_bytes",
+            "archived_samples_per_s", "predicted_samples_per_s", "served_samples_per_s", "lag_records", "queue_bytes", "cache_bytes",
         ),
         cpu_percent=float, process_cpu_percent=float, memory_used_bytes=int, rss_bytes=int, peak_rss_bytes=int,
         disk_read_bytes_per_s=float, disk_written_bytes_per_s=float,
         net_received_bytes_per_s=float, net_sent_bytes_per_s=float,
         temperature_c=float, throttled_flags=int, disk_free_bytes=int, loop_lag_ms=float,
         trained_samples_per_s=float, wait_fraction=float, ingested_samples_per_s=float, dead_lettered_per_s=float,
-        archived_samples_per_s=float, predicted_samples_per_s=float,
+        archived_samples_per_s=float, predicted_samples_per_s=float, served_samples_per_s=float,
         lag_records=int, queue_bytes=int, cache_bytes=int,
     ),
     "res.memory_high": event(

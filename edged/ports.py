@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from edged.domain.dataset import BlockRef, Snapshot
 from edged.domain.pack import Pack
+from edged.domain.topology import Codec, Dtype
 
 
 class TopicPartition(NamedTuple):
@@ -133,6 +134,7 @@ class Statistics:
     dead_lettered: int = 0
     archived_samples: int = 0
     predicted_samples: int = 0
+    served_samples: int = 0
     lag_records: int = 0
     queue_bytes: int = 0
     cache_bytes: int = 0
@@ -227,11 +229,16 @@ class ArchiveStore(Protocol):
     def cursors(self, stream: str, source: str) -> dict[str, int]:
         """Next device offset by "device/partition", as archived so far; for leaving out duplicates."""
 
-    def append(self, stream: str, source: str, packs: Sequence[tuple[int, Pack]]) -> None:
-        """Make (offset, pack) pairs of contiguous offsets durable as one file, or raise StorageError.
+    def append(
+        self, stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        """Make (offset, pack) pairs durable as one file, or raise StorageError.
 
-        The first offset must be `ends()[source]` (or any, when the source is new). On return the file is on
-        stable storage under its final name; a crash before leaves nothing that a reader would see.
+        `gaps`: (first, next) offsets that the log had deleted before they could be read, kept as known losses.
+        Packs and gaps together are contiguous and start at `ends()[source]` (anywhere, when the source is new), else
+        ArchiveConflict is raised; or they cover exactly the last file's offsets, which are then written again, so
+        that a try whose fate is unknown can be repeated. On return the file is on stable storage under its final
+        name; a crash before leaves nothing that a reader would see.
         """
 
     def snapshot(self, stream: str, ends: Mapping[str, int] | None = None) -> Snapshot:
@@ -239,6 +246,28 @@ class ArchiveStore(Protocol):
 
     def read(self, stream: str, refs: Sequence[BlockRef]) -> Iterable[tuple[BlockRef, Pack]]:
         """Each block's samples, in the order asked. Raises StorageError for one that is missing or corrupt."""
+
+    def remove_leftovers(self, stream: str, source: str) -> None:
+        """Delete what a crash left of unfinished files. Only for the source's one writer, before its first append."""
+
+
+class ArchiveWriter(Protocol):
+    """The archive as the archiver writes it: every method waits while the storage refuses; cancel to give up."""
+
+    @property
+    def tries(self) -> int:
+        """Calls to the storage so far, failed ones too: a sign of life while it refuses."""
+
+    async def resume(self, stream: str, source: str) -> tuple[int, dict[str, int]]:
+        """The source's next offset to archive (0 when it is new) and its cursors; clears what a crash left."""
+
+    async def append(
+        self, stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        """As `ArchiveStore.append`. Cancelled: the file is either whole or not there; the same may be appended again.
+
+        Raises ArchiveConflict.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +294,48 @@ class CheckpointStore(Protocol):
 
     def newest_model(self, newer_than: int = -1) -> DeployedModel | None:
         """The newest whole model of a generation above `newer_than`; torn or altered ones are skipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One element of a data set. `payload` is in `codec`: "raw" (the array's bytes, C order), "jpeg" or "png".
+
+    `label` is None in data sets without labels.
+    """
+
+    label: str | None
+    codec: Codec
+    payload: bytes
+
+
+class Dataset(Protocol):
+    """A finished, labelled set of samples with random access, from which a sensor replays. Synchronous."""
+
+    @property
+    def name(self) -> str:
+        """What people call it; for logs."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels that items may have, in the data set's own order; empty: without labels."""
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape of every raw payload; None when items are images of any size."""
+
+    @property
+    def dtype(self) -> Dtype:
+        """The dtype of raw payloads (little-endian), and of decoded images."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of its parts; never empty."""
+
+    def count(self, split: str) -> int:
+        """How many items the split has. Raises KeyError for a split that is not there."""
+
+    def sample(self, split: str, index: int) -> Item:
+        """Item `index` of the split, always the same. Raises IndexError, StorageError, FormatError."""
 
 
 class Classifier(Protocol):

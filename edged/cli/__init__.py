@@ -1,6 +1,101 @@
-"""The commands."""
+"""The `edged` command: one module per command, loaded when it is called.
+
+A command module has `SUMMARY`, `configure(parser)` and `run(args) -> int`. Its imports stay light: what starts Kafka,
+models or images is imported inside `run`, so that `edged --help` and `edged check` answer at once on a small board.
+
+Exit codes: 0 done; 64 wrong usage; 69 Kafka or the archive does not answer; 70 an error nobody expected; 78 the
+topology file is wrong; 130 interrupted; others as a command's help says.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import NoReturn
+
+from edged import __version__
+from edged.cli.problems import show
+from edged.domain.suggest import did_you_mean
+from edged.errors import ConfigError, EdgedError, TransientError
+
+COMMANDS = ("check", "schema", "topics", "run", "infer", "sensor", "archive", "demo")
+
+USAGE, UNAVAILABLE, SOFTWARE, CONFIG, INTERRUPTED, BROKEN_PIPE = 64, 69, 70, 78, 130, 141
 
 
-def main() -> int:
-    """Entry point."""
-    return 64
+class Parser(argparse.ArgumentParser):
+    """Wrong usage exits with 64, which service managers tell from a crash."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: {message}\n")
+
+
+class Overview(Parser):
+    """For `--help`, `--version` and mistakes; knows no command's own arguments."""
+
+    def format_help(self) -> str:
+        """Argparse's help with a line for each command, whose modules are loaded only for this."""
+        rows = "".join(f"  {name:<9} {_command(name).SUMMARY}\n" for name in COMMANDS)
+        return f"{super().format_help()}\ncommands:\n{rows}\nedged COMMAND --help tells more of each.\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command in `argv` (the process's by default) and return its exit code."""
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except SystemExit as stop:  # argparse ends so: help, version, wrong usage
+        code = stop.code if isinstance(stop.code, int) else USAGE
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = BROKEN_PIPE
+    except Exception as error:  # noqa: BLE001 - the outermost place: told in full, with a code of its own
+        code = _tell(error)
+    return code
+
+
+def _run(words: list[str]) -> int:
+    if words and words[0] in COMMANDS:
+        module = _command(words[0])
+        parser = Parser(prog=f"edged {words[0]}", description=module.SUMMARY, allow_abbrev=False)
+        module.configure(parser)
+        code: int = module.run(parser.parse_args(words[1:]))
+        return code
+    overview = Overview(
+        prog="edged",
+        usage="edged COMMAND …",
+        description="Devices sample, edges train while data streams, an archive keeps it all.",
+        allow_abbrev=False,
+    )
+    overview.add_argument("--version", action="version", version=f"edged {__version__}")
+    if words and not words[0].startswith("-"):
+        overview.error(f'no command is called "{words[0]}" {_hint(words[0])}'.rstrip())
+    overview.parse_args(words)
+    return overview.error("a command is missing; edged --help lists them")
+
+
+def _tell(error: Exception) -> int:
+    """Say on stderr what went wrong; return the exit code for it."""
+    if isinstance(error, ConfigError):
+        show(error.problems, sys.stderr)
+        return CONFIG
+    if isinstance(error, EdgedError):
+        print(f"edged: {error}", file=sys.stderr)
+        return UNAVAILABLE if isinstance(error, TransientError) else SOFTWARE
+    traceback.print_exception(error)
+    return SOFTWARE
+
+
+def _hint(word: str) -> str:
+    suggestion = did_you_mean(word, COMMANDS)
+    return f"({suggestion})" if suggestion else ""
+
+
+def _command(name: str) -> ModuleType:
+    return import_module(f"edged.cli.{name}")

@@ -1,0 +1,175 @@
+"""Checkpoints and deployed models as files in one folder: the port CheckpointStore on a disk.
+
+    checkpoint-000000004690.safetensors     weights, optimizer state, positions
+    model-000000004690.tflite               the model for inference, and beside it, written after it:
+    model-000000004690.json                 its digest, labels and shape: its presence means that both are whole
+    model.tflite                            the newest of them, under a name for people
+
+Covers durable, atomic writing and leaving out what is torn. What is in the files is `domain.checkpoint`'s subject,
+save for the model's digest. One process writes a folder; others may read it meanwhile.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edged.errors import DiskFull, StorageError
+from edged.log import logger
+from edged.ports import DeployedModel
+
+KEPT = 3
+_CHECKPOINT = re.compile(r"checkpoint-(\d{12})\.safetensors")
+_DESCRIPTION = re.compile(r"model-(\d{12})\.json")
+_TEMPORARY = ".tmp"
+_FOLDER_MODE = 0o750
+_FILE_MODE = 0o640
+_MOST_DESCRIPTION_BYTES = 1 << 20
+
+
+class CheckpointDir:
+    """A `ports.CheckpointStore` in `folder`, which is made if need be.
+
+    `writes`: this process trains; what a crashed one left half-written is removed.
+    """
+
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+        self._folder = folder
+        if writes:
+            with _translated():
+                folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+                folder.chmod(_FOLDER_MODE)
+                self._clean()
+
+    def _clean(self) -> None:
+        """Remove what a crash left: temporary files, and models that got no description."""
+        for left_over in self._folder.glob(f"*{_TEMPORARY}"):
+            left_over.unlink()
+        for model in self._folder.glob("model-*.tflite"):
+            if not model.with_suffix(".json").exists():
+                model.unlink()
+
+    def save(self, checkpoint: bytes, generation: int) -> None:
+        """As the port says. Checkpoints of a higher generation are from a past that was given up: removed."""
+        with _translated():
+            self._write(f"checkpoint-{generation:012}.safetensors", checkpoint)
+            for old in _outdated(self._generations(_CHECKPOINT), generation):
+                self._remove(f"checkpoint-{old:012}.safetensors")
+
+    def deploy(self, model: DeployedModel) -> None:
+        """As the port says: 1. the model, 2. its description, 3. `model.tflite`, 4. old ones go."""
+        name = f"model-{model.generation:012}"
+        description = {
+            "generation": model.generation,
+            "sha256": hashlib.sha256(model.content).hexdigest(),
+            "labels": model.labels,
+            "sample_shape": model.sample_shape,
+        }
+        with _translated():
+            self._remove(f"{name}.json")  # an earlier one would not match while the model is replaced
+            self._write(f"{name}.tflite", model.content)
+            self._write(f"{name}.json", json.dumps(description).encode())
+            self._link(f"{name}.tflite", "model.tflite")
+            for old in _outdated(self._generations(_DESCRIPTION), model.generation):
+                self._remove(f"model-{old:012}.json")  # first: a description without its model is never seen
+                self._remove(f"model-{old:012}.tflite")
+
+    def checkpoints(self) -> Iterator[tuple[int, bytes]]:
+        for generation in sorted(self._generations(_CHECKPOINT), reverse=True):
+            try:
+                content = (self._folder / f"checkpoint-{generation:012}.safetensors").read_bytes()
+            except OSError as error:
+                logger().warning("checkpoint.skipped", generation=generation, err=str(error))
+                continue
+            yield generation, content
+
+    def newest_model(self, newer_than: int = -1) -> DeployedModel | None:
+        for generation in sorted(self._generations(_DESCRIPTION), reverse=True):
+            if generation <= newer_than:
+                return None
+            try:
+                return self._model(generation)
+            except FileNotFoundError:
+                continue  # removed by the trainer this moment
+            except (OSError, KeyError, TypeError, ValueError) as error:
+                logger().warning("checkpoint.model_skipped", generation=generation, err=str(error))
+        return None
+
+    def _model(self, generation: int) -> DeployedModel:
+        name = self._folder / f"model-{generation:012}"
+        with name.with_suffix(".json").open("rb") as file:
+            description: dict[str, Any] = json.loads(file.read(_MOST_DESCRIPTION_BYTES))
+        content = name.with_suffix(".tflite").read_bytes()
+        if hashlib.sha256(content).hexdigest() != description["sha256"] or description["generation"] != generation:
+            raise ValueError("the model does not match its description")
+        labels, shape = tuple(description["labels"]), tuple(description["sample_shape"])
+        if not all(isinstance(label, str) for label in labels) or not all(type(n) is int and n > 0 for n in shape):
+            raise ValueError("labels or shape are malformed")
+        return DeployedModel(generation, content, labels, shape)
+
+    def _generations(self, pattern: re.Pattern[str]) -> list[int]:
+        try:
+            names = [path.name for path in self._folder.iterdir()]
+        except FileNotFoundError:
+            return []
+        return [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
+
+    def _write(self, name: str, content: bytes) -> None:
+        """1. Write beside, 2. fsync, 3. rename, 4. fsync the folder. On failure the temporary file is taken back."""
+        temporary = self._folder / (name + _TEMPORARY)
+        temporary.unlink(missing_ok=True)
+        try:
+            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _FILE_MODE)
+            with os.fdopen(file, "wb") as stream:
+                os.fchmod(stream.fileno(), _FILE_MODE)
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(self._folder / name)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        self._sync_folder()
+
+    def _link(self, target: str, name: str) -> None:
+        """`name` becomes another name of `target`, in one step."""
+        temporary = self._folder / (name + _TEMPORARY)
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(self._folder / target, temporary)
+        except OSError:  # FAT and some network file systems have no hard links
+            shutil.copyfile(self._folder / target, temporary)
+        temporary.replace(self._folder / name)
+        self._sync_folder()
+
+    def _remove(self, name: str) -> None:
+        (self._folder / name).unlink(missing_ok=True)
+
+    def _sync_folder(self) -> None:
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _outdated(generations: list[int], newest: int) -> list[int]:
+    """All but the KEPT newest up to `newest`."""
+    kept = sorted(generation for generation in generations if generation <= newest)[-KEPT:]
+    return [generation for generation in generations if generation not in kept]
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        kind = DiskFull if error.errno in {errno.ENOSPC, errno.EDQUOT} else StorageError
+        raise kind(str(error)) from error

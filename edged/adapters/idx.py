@@ -1,0 +1,156 @@
+"""Data sets in the IDX format of MNIST and its relatives: one file of images and one of labels for each split.
+
+Covers unsigned bytes (type 0x08), plain or gzipped, read strictly. Does not know any data set by name.
+Format: http://yann.lecun.com/exdb/mnist/, "the IDX file format".
+"""
+
+import gzip
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain.topology import Dtype
+from edged.errors import FormatError, StorageError
+from edged.ports import Item
+
+PREFIX_OF_SPLIT = {"train": "train", "test": "t10k"}
+"""How the files of a split begin."""
+
+_MOST_BYTES = 4 << 30
+_UNSIGNED_BYTE = 0x08
+
+
+def images_name(split: str) -> str:
+    """The name of the split's image file, without ".gz"."""
+    return f"{PREFIX_OF_SPLIT[split]}-images-idx3-ubyte"
+
+
+def labels_name(split: str) -> str:
+    """The name of the split's label file, without ".gz"."""
+    return f"{PREFIX_OF_SPLIT[split]}-labels-idx1-ubyte"
+
+
+def splits_in(folder: Path) -> tuple[str, ...]:
+    """The splits whose image files lie in `folder`."""
+    return tuple(split for split in PREFIX_OF_SPLIT if _find(folder, images_name(split)) is not None)
+
+
+def read(path: Path, ndim: int) -> npt.NDArray[np.uint8]:
+    """The array in an IDX file, read-only: mapped when the file is plain, in memory when it is gzipped.
+
+    Raises FormatError unless header and size agree exactly, StorageError when the file cannot be read. No more is
+    read or allocated than the header claims, and never above 4 GiB.
+    """
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path) as file:
+                return _read_gzip(file, path, ndim)
+        with path.open("rb") as file:
+            shape = _shape(file.read(_header_bytes(ndim)), path, ndim)
+        return _map(path, shape)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise FormatError(f"{path}: the gzip data ends early or is damaged") from error
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+
+
+def _header_bytes(ndim: int) -> int:
+    return 4 + 4 * ndim
+
+
+def _shape(header: bytes, path: Path, ndim: int) -> tuple[int, ...]:
+    if len(header) < _header_bytes(ndim):
+        raise FormatError(f"{path}: an IDX header has {_header_bytes(ndim)} bytes, this one {len(header)}")
+    magic, *shape = struct.unpack(f">{ndim + 1}I", header)
+    wanted = _UNSIGNED_BYTE << 8 | ndim
+    if magic != wanted:
+        raise FormatError(f"{path}: magic number {magic:#010x}, not {wanted:#010x} (unsigned bytes, {ndim} axes)")
+    if math.prod(shape) > _MOST_BYTES:
+        raise FormatError(f"{path}: claims {math.prod(shape)} bytes; at most {_MOST_BYTES}")
+    if 0 in shape[1:]:
+        raise FormatError(f"{path}: claims elements of no size")
+    return tuple(shape)
+
+
+def _read_gzip(file: gzip.GzipFile, path: Path, ndim: int) -> npt.NDArray[np.uint8]:
+    shape = _shape(file.read(_header_bytes(ndim)), path, ndim)
+    num_bytes = math.prod(shape)
+    data = file.read(num_bytes)  # grows with what is there, not with what is claimed
+    if len(data) != num_bytes or file.read(1):
+        raise FormatError(f"{path}: {'more' if len(data) == num_bytes else 'fewer'} bytes than shape {shape} has")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _map(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    begin = _header_bytes(len(shape))
+    if path.stat().st_size != begin + math.prod(shape):
+        raise FormatError(f"{path}: {path.stat().st_size - begin} bytes of data do not fill shape {shape}")
+    if 0 in shape:
+        return np.empty(shape, np.uint8)  # nothing to map
+    return np.memmap(path, np.uint8, "r", begin, shape)
+
+
+@dataclass(frozen=True)
+class IdxDataset:
+    """The IDX files in one folder. Files are opened when first asked for, split by split."""
+
+    folder: Path
+    name: str
+    labels: tuple[str, ...]
+    splits: tuple[str, ...]
+    dtype: Dtype = "uint8"
+
+    @cached_property
+    def _arrays(self) -> dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
+        return {}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self._images(self.splits[0]).shape[1:], 1)
+
+    def count(self, split: str) -> int:
+        return len(self._images(split))
+
+    def sample(self, split: str, index: int) -> Item:
+        if not 0 <= index < self.count(split):
+            raise IndexError(index)
+        images, labels = self._arrays[split]
+        return Item(self.labels[labels[index]], "raw", images[index].tobytes())
+
+    def arrays(self, split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """Pixels uint8 [n, height, width] and class indices uint8 [n], read-only."""
+        self._images(split)
+        return self._arrays[split]
+
+    def _images(self, split: str) -> npt.NDArray[Any]:
+        if split not in self.splits:
+            raise KeyError(split)
+        if split not in self._arrays:
+            self._arrays[split] = self._open(split)
+        return self._arrays[split][0]
+
+    def _open(self, split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        labels = read(self._path(labels_name(split)), ndim=1)
+        images = read(self._path(images_name(split)), ndim=3)
+        if len(images) != len(labels):
+            raise FormatError(f"{self.folder}: {len(images)} images but {len(labels)} labels in {split}")
+        if len(labels) and labels.max() >= len(self.labels):
+            raise FormatError(f"{self.folder}: label {labels.max()} in {split}; there are {len(self.labels)} labels")
+        return images, labels
+
+    def _path(self, name: str) -> Path:
+        path = _find(self.folder, name)
+        if path is None:
+            raise StorageError(f"{self.folder}: {name} is missing")
+        return path
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)

@@ -1,0 +1,37 @@
+"""How aiokafka's clients are told to reach the brokers: addresses, TLS, SASL."""
+
+import ssl
+from typing import Any
+
+from edged.domain.topology import Kafka, Security
+
+
+def client_options(kafka: Kafka, client_id: str) -> dict[str, Any]:
+    """Keyword arguments that every aiokafka client takes. Holds the password: never log it.
+
+    Reads the certificate files; raises OSError or ssl.SSLError when one is missing or not valid.
+    """
+    security = kafka.security
+    options: dict[str, Any] = {
+        "bootstrap_servers": list(kafka.bootstrap),
+        "client_id": client_id,
+        "security_protocol": security.protocol,
+        # The default of 100 ms would have a whole fleet ask ten times a second while its broker is away.
+        "retry_backoff_ms": 500,
+    }
+    if security.protocol.endswith("SSL"):
+        options["ssl_context"] = _ssl_context(security)
+    if security.protocol.startswith("SASL"):
+        options |= {
+            "sasl_mechanism": security.mechanism,
+            "sasl_plain_username": security.username,
+            "sasl_plain_password": security.password,
+        }
+    return options
+
+
+def _ssl_context(security: Security) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=security.ca)  # checks host names; the system's CAs without a file
+    if security.certificate is not None:
+        context.load_cert_chain(security.certificate, security.key)
+    return context

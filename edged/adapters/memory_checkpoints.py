@@ -1,0 +1,43 @@
+"""The fake of ports.CheckpointStore."""
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+from edged.errors import StorageError
+from edged.ports import DeployedModel
+
+KEPT = 3
+T = TypeVar("T")
+
+
+class MemoryCheckpoints:
+    """Checkpoints and models by generation, in memory. `error`: what the next writes raise, if any."""
+
+    def __init__(self) -> None:
+        self.error: StorageError | None = None
+        self.saved: dict[int, bytes] = {}
+        self.models: dict[int, DeployedModel] = {}
+
+    def save(self, checkpoint: bytes, generation: int) -> None:
+        self._check()
+        self.saved = _newest({**self.saved, generation: checkpoint}, generation)
+
+    def deploy(self, model: DeployedModel) -> None:
+        self._check()
+        self.models = _newest({**self.models, model.generation: model}, model.generation)
+
+    def checkpoints(self) -> Iterator[tuple[int, bytes]]:
+        return iter(sorted(self.saved.items(), reverse=True))
+
+    def newest_model(self, newer_than: int = -1) -> DeployedModel | None:
+        newest = max(self.models, default=-1)
+        return self.models[newest] if newest > newer_than else None
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+def _newest(by_generation: dict[int, T], newest: int) -> dict[int, T]:
+    kept = sorted(generation for generation in by_generation if generation <= newest)[-KEPT:]
+    return {generation: by_generation[generation] for generation in kept}

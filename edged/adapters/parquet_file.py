@@ -1,0 +1,291 @@
+"""One file of the archive: packs as Parquet, and back.
+
+Covers the format: columns, one row group for each block that has samples, and the footer's key-value metadata:
+
+    edged.schema    "archive/1"
+    edged.stream, edged.source
+    edged.offsets   [first, next]: the offsets that the file covers
+    edged.gaps      [[first, next], ...]: offsets in there that the log had deleted before they could be archived
+    edged.blocks    {"rows": [...], "bytes": [...], "sha256": [...], "cursors": [...]}, one entry for each offset
+                    outside the gaps; sha256 is `pack.digest`; cursors are changes to those of the block before
+                    (null: gone)
+    edged.cursors   the highest cursors of this file and of all before it
+    edged.sha256    SHA-256 of the whole file, taken with these 64 digits as zeros
+
+Any Parquet reader opens these files. Does not know where they lie: parquet_store does.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from edged.domain import cursors as cursor_rules
+from edged.domain.coverage import Gap, covered
+from edged.domain.pack import CODECS, MOST_SAMPLES, Pack, digest
+from edged.domain.sample import Sample
+from edged.errors import FormatError
+
+_SCHEMA_VERSION = "archive/1"
+_COLUMNS = pa.schema(
+    [
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("device", pa.string(), nullable=False),
+        pa.field("device_partition", pa.int32(), nullable=False),
+        pa.field("device_offset", pa.int64(), nullable=False),
+        pa.field("timestamp_ms", pa.int64(), nullable=False),
+        pa.field("codec", pa.string(), nullable=False),
+        pa.field("payload", pa.binary(), nullable=False),
+    ]
+)
+_DICTIONARIES = ["label", "device", "codec"]
+_SAMPLE_COLUMNS = ["device", "device_partition", "device_offset", "timestamp_ms", "label", "codec", "payload"]
+_MOST_FOOTER_BYTES = 64 << 20
+_MOST_ROW_GROUP_BYTES = 64 << 20
+_CHUNK_BYTES = 1 << 20
+_DIGEST_KEY = b"edged.sha256\x18\x40"
+"""The key, and Thrift's header of a value of 64 bytes behind it."""
+_NO_DIGEST = b"0" * 64
+
+CORRUPTION = (pa.ArrowException, ValueError, KeyError, TypeError, IndexError, OverflowError, EOFError, FormatError)
+"""What pyarrow and the parsing here raise for bytes that are not such a file. (pyarrow also raises OSError.)"""
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a file's footer says of it. `offsets` int64, `rows` int32, `num_bytes` int64: [blocks] each."""
+
+    stream: str
+    source: str
+    first: int
+    next: int
+    gaps: tuple[Gap, ...]
+    offsets: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int32]
+    num_bytes: npt.NDArray[np.int64]
+    digests: tuple[str, ...]
+    cursor_changes: tuple[Mapping[str, int | None], ...] = field(repr=False)
+    cursors: Mapping[str, int] = field(repr=False)
+
+    def block_of(self, offset: int) -> int:
+        """The index of the block at `offset`. Raises KeyError when there is none."""
+        block = int(np.searchsorted(self.offsets, offset))
+        if block == len(self.offsets) or self.offsets[block] != offset:
+            raise KeyError(offset)
+        return block
+
+    def cursors_of(self, block: int) -> dict[str, int]:
+        """The cursors of the block's pack."""
+        result: dict[str, int] = {}
+        for changes in self.cursor_changes[: block + 1]:
+            for name, value in changes.items():
+                if value is None:
+                    result.pop(name, None)
+                else:
+                    result[name] = value
+        return result
+
+
+def encode(
+    stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[Gap], cursors: Mapping[str, int]
+) -> list[bytes | memoryview]:
+    """The file's bytes, in pieces, for (offset, pack) pairs and gaps that cover a range of offsets together.
+
+    `cursors`: the highest ones before this file.
+    """
+    payload_is_compressed = all(sample.codec != "raw" for _, pack in packs for sample in pack.samples)
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        _COLUMNS,
+        compression=dict.fromkeys(_COLUMNS.names, "zstd") | ({"payload": "none"} if payload_is_compressed else {}),
+        use_dictionary=_DICTIONARIES,
+        write_statistics=[name for name in _COLUMNS.names if name != "payload"],
+        write_page_checksum=True,
+        store_schema=False,
+    ) as writer:
+        for offset, pack in packs:
+            if pack.samples:
+                writer.write_table(_table(offset, pack), row_group_size=MOST_SAMPLES)
+        writer.add_key_value_metadata(_metadata(stream, source, packs, gaps, cursors))
+    return _with_digest(memoryview(sink.getvalue()))
+
+
+def _table(offset: int, pack: Pack) -> pa.Table:
+    samples = pack.samples
+    return pa.table(
+        [
+            np.full(len(samples), offset, np.int64),
+            np.arange(len(samples), dtype=np.int32),
+            [sample.label for sample in samples],
+            [sample.device for sample in samples],
+            [sample.partition for sample in samples],
+            [sample.offset for sample in samples],
+            [sample.timestamp_ms for sample in samples],
+            [sample.codec for sample in samples],
+            [sample.payload for sample in samples],
+        ],
+        schema=_COLUMNS,
+    )
+
+
+def _metadata(
+    stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[Gap], cursors: Mapping[str, int]
+) -> dict[str, str]:
+    highest = dict(cursors)
+    changes: list[dict[str, int | None]] = []
+    before: Mapping[str, int] = {}
+    for _, pack in packs:
+        highest = cursor_rules.advance(highest, pack)
+        changes.append(_changes(before, pack.cursors))
+        before = pack.cursors
+    blocks = {
+        "rows": [len(pack.samples) for _, pack in packs],
+        "bytes": [pack.num_bytes for _, pack in packs],
+        "sha256": [digest(pack) for _, pack in packs],
+        "cursors": changes,
+    }
+    return {
+        "edged.schema": _SCHEMA_VERSION,
+        "edged.stream": stream,
+        "edged.source": source,
+        "edged.offsets": _json(covered([offset for offset, _ in packs], gaps)),
+        "edged.gaps": _json(sorted(gaps)),
+        "edged.blocks": _json(blocks),
+        "edged.cursors": _json(highest),
+        "edged.sha256": _NO_DIGEST.decode(),
+    }
+
+
+def _changes(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int | None]:
+    gone: dict[str, int | None] = dict.fromkeys(before.keys() - after.keys())
+    return gone | {name: value for name, value in after.items() if before.get(name) != value}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), sort_keys=True)
+
+
+def _with_digest(blob: memoryview) -> list[bytes | memoryview]:
+    begin = len(blob) - _footer_bytes(bytes(blob[-8:]))
+    at = begin + _digest_at(bytes(blob[begin:]))
+    sha256 = hashlib.sha256(blob).hexdigest().encode()
+    return [blob[:at], sha256, blob[at + len(sha256) :]]
+
+
+def _footer_bytes(tail: bytes) -> int:
+    """The footer's length with its own length and the magic word, from the file's last 8 bytes."""
+    if len(tail) != 8 or tail[4:] != b"PAR1":
+        raise FormatError("the file does not end as a Parquet file does")
+    return int.from_bytes(tail[:4], "little") + 8
+
+
+def _digest_at(footer: bytes) -> int:
+    if footer.count(_DIGEST_KEY) != 1:
+        raise FormatError("the footer does not hold the file's digest exactly once")
+    return footer.index(_DIGEST_KEY) + len(_DIGEST_KEY)
+
+
+def check_digest(file: BinaryIO) -> None:
+    """Raise FormatError unless the whole file is as it was written. Reads it in small pieces."""
+    size = file.seek(0, 2)
+    file.seek(max(size - 8, 0))
+    footer_bytes = _footer_bytes(file.read(8))
+    if footer_bytes > min(size, _MOST_FOOTER_BYTES):
+        raise FormatError(f"a footer of {footer_bytes} bytes in a file of {size}")
+    file.seek(0)
+    sha256 = hashlib.sha256()
+    left = size - footer_bytes
+    while left:
+        chunk = file.read(min(left, _CHUNK_BYTES))
+        if not chunk:
+            raise FormatError("the file ends early")
+        sha256.update(chunk)
+        left -= len(chunk)
+    footer = file.read(footer_bytes)
+    at = _digest_at(footer)
+    sha256.update(footer[:at] + _NO_DIGEST + footer[at + len(_NO_DIGEST) :])
+    if sha256.hexdigest().encode() != footer[at : at + len(_NO_DIGEST)]:
+        raise FormatError("the file's SHA-256 is not the one in its footer")
+
+
+def contents_of(metadata: Any) -> Contents:
+    """What the footer (pyarrow's FileMetaData) says, checked in itself. Raises one of CORRUPTION."""
+    texts = {key.decode(): value.decode() for key, value in (metadata.metadata or {}).items()}
+    if texts.get("edged.schema") != _SCHEMA_VERSION:
+        raise FormatError(f"not an archive file of version 1 but {texts.get('edged.schema')!r}")
+    first, end = _naturals(json.loads(texts["edged.offsets"]))
+    gaps = tuple((a, b) for a, b in map(_naturals, json.loads(texts["edged.gaps"])))
+    blocks = json.loads(texts["edged.blocks"])
+    rows, num_bytes = _naturals(blocks["rows"]), _naturals(blocks["bytes"])
+    digests, changes = blocks["sha256"], blocks["cursors"]
+    offsets = _offsets_outside(gaps, first, end, len(rows))
+    if not len(rows) == len(num_bytes) == len(digests) == len(changes):
+        raise FormatError("the footer's columns differ in length")
+    if max(rows, default=0) > MOST_SAMPLES or sum(n > 0 for n in rows) != metadata.num_row_groups:
+        raise FormatError("the footer's blocks are not the file's row groups")
+    cursors = json.loads(texts["edged.cursors"])
+    _naturals([*cursors.values(), *(value for change in changes for value in change.values() if value is not None)])
+    return Contents(
+        texts["edged.stream"],
+        texts["edged.source"],
+        first,
+        end,
+        gaps,
+        offsets,
+        np.array(rows, np.int32),
+        np.array(num_bytes, np.int64),
+        tuple(map(str, digests)),
+        tuple(changes),
+        cursors,
+    )
+
+
+def _naturals(values: Any) -> list[int]:
+    if not isinstance(values, list) or not all(type(value) is int and 0 <= value < 1 << 63 for value in values):
+        raise FormatError("the footer holds something else than whole numbers")
+    return values
+
+
+def _offsets_outside(gaps: Sequence[Gap], first: int, end: int, num_blocks: int) -> npt.NDArray[np.int64]:
+    """The offsets from `first` to `end` that no gap covers; there must be `num_blocks` of them."""
+    bounds = [first, *(bound for gap in gaps for bound in gap), end]
+    if bounds != sorted(bounds) or end - first - sum(b - a for a, b in gaps) != num_blocks:
+        raise FormatError("the footer's offsets, gaps and blocks do not add up")
+    return np.concatenate([np.arange(a, b, dtype=np.int64) for a, b in zip(bounds[::2], bounds[1::2], strict=True)])
+
+
+def read_block(parquet: pq.ParquetFile, contents: Contents, block: int) -> Pack:
+    """The pack at index `block`, checked against its digest.
+
+    One ranged read when `parquet` was opened with `pre_buffer`. Raises one of CORRUPTION, or OSError.
+    """
+    samples: tuple[Sample, ...] = ()
+    if contents.rows[block]:
+        row_group = int((contents.rows[:block] > 0).sum())
+        group = parquet.metadata.row_group(row_group)
+        if group.num_rows != contents.rows[block] or group.total_byte_size > _MOST_ROW_GROUP_BYTES:
+            raise FormatError(f"row group {row_group} has another size than the footer says")
+        table = parquet.read_row_group(row_group, columns=_SAMPLE_COLUMNS, use_threads=False)
+        samples = tuple(map(Sample, *(table.column(name).to_pylist() for name in _SAMPLE_COLUMNS)))
+        if not {sample.codec for sample in samples} <= set(CODECS):
+            raise FormatError("a sample's codec is not known")
+    pack = Pack(contents.stream, samples, contents.cursors_of(block))
+    if digest(pack) != contents.digests[block]:
+        raise FormatError("the block's SHA-256 is not the one in the footer")
+    return pack
+
+
+def open_parquet(file: BinaryIO, metadata: Any = None) -> pq.ParquetFile:
+    """Open for reading blocks; with `metadata` the footer is not read again."""
+    return pq.ParquetFile(
+        file, metadata=metadata, pre_buffer=True, page_checksum_verification=True, read_dictionary=_DICTIONARIES
+    )

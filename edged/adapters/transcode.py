@@ -1,0 +1,77 @@
+"""Fits the items of a data set to a device: its stream's shape and dtype, its codec.
+
+Leaves a payload as it is wherever that will do; images are scaled only where the device could not send them so.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.adapters import images
+from edged.domain import codec
+from edged.domain.pack import MOST_BYTES
+from edged.domain.topology import Device, Stream
+from edged.errors import FormatError
+from edged.ports import Dataset, ImageDecoder, Item
+
+_IMAGE_CHANNELS = (1, 3, 4)
+
+
+class Transcoder:
+    """Makes what `device` publishes of each item of `dataset`. Holds no state: any thread may call it."""
+
+    def __init__(self, dataset: Dataset, device: Device, stream: Stream, decoder: ImageDecoder) -> None:
+        """Raises FormatError when the data set's items can never be the device's samples."""
+        self._dataset = dataset
+        self._codec = device.codec
+        self._stream = stream
+        self._decoder = decoder
+        shape = dataset.shape
+        if shape is not None and not self._fits(shape) and not self._scalable(shape):
+            raise FormatError(
+                f"{dataset.name} holds samples of {_text(shape)} {dataset.dtype}, "
+                f"the stream {stream.name} wants {_text(stream.shape)} {stream.dtype}"
+            )
+
+    def payload(self, item: Item) -> bytes:
+        """The item as the device would send it. Raises FormatError, RejectedRecord."""
+        if item.codec == self._codec != "raw" and len(item.payload) <= MOST_BYTES:
+            return item.payload
+        sample = self._decoded(item)
+        if self._codec == "raw":
+            return self._cast(sample).tobytes()
+        return images.encode(sample, self._codec)
+
+    def _decoded(self, item: Item) -> npt.NDArray[Any]:
+        """The item as an array; of the stream's shape, unless the device's codec lets the edge scale it."""
+        if item.codec != "raw":
+            return self._decoder.decode(item.payload, item.codec, self._stream.shape)
+        assert self._dataset.shape is not None, "raw items have a shape"
+        sample = np.frombuffer(item.payload, np.dtype(self._dataset.dtype).newbyteorder("<"))
+        if self._fits(self._dataset.shape):
+            return sample.reshape(self._stream.shape)
+        image = images.encode(sample.reshape(self._dataset.shape), "png")
+        return self._decoder.decode(image, "png", self._stream.shape)
+
+    def _cast(self, sample: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if sample.dtype == self._stream.dtype:
+            return sample.astype(codec.raw_dtype(self._stream), copy=False)
+        if self._stream.dtype == "float32":
+            return codec.normalise(sample).astype(codec.raw_dtype(self._stream), copy=False)
+        whole = sample.astype(np.uint8)
+        if not np.array_equal(whole, sample):
+            raise FormatError(f"{self._dataset.name}: the stream {self._stream.name} wants whole numbers from 0 to 255")
+        return whole
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        return math.prod(shape) == math.prod(self._stream.shape)
+
+    def _scalable(self, shape: tuple[int, ...]) -> bool:
+        both = (shape, self._stream.shape)
+        return self._dataset.dtype == "uint8" and all(len(s) == 3 and s[2] in _IMAGE_CHANNELS for s in both)
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "×".join(str(n) for n in shape)

@@ -1,1 +1,0 @@
-"""Puts a node together: adapters, services, and the one TaskGroup in which tasks are born."""

@@ -1,0 +1,204 @@
+"""What a node of each tier consists of: services, the adapters they are given, and their settings."""
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from functools import partial
+
+from edged.adapters.blas import single_threaded_blas
+from edged.adapters.checkpoint_dir import CheckpointDir
+from edged.adapters.host import PsutilHost
+from edged.adapters.images import PillowDecoder
+from edged.adapters.kafka import KafkaLog
+from edged.adapters.systemd import Systemd
+from edged.adapters.tflite_writer import to_tflite
+from edged.app.supervision import Service, supervise
+from edged.config import Folders, Timing
+from edged.domain.checkpoint import job_digest
+from edged.domain.nn.model import Model
+from edged.domain.topology import Edge, Topology, Training
+from edged.ports import Health, Log
+from edged.services.archive_client import ArchiveAddress, ArchiveClient
+from edged.services.checkpointing import Checkpointing
+from edged.services.epoch import Epochs, EpochSettings
+from edged.services.fresh import FreshSamples
+from edged.services.health import HealthBoard
+from edged.services.ingest import Ingest
+from edged.services.live import LiveLog
+from edged.services.minibatch import Batcher
+from edged.services.train import Trainer
+from edged.services.uplink import Uplink
+
+_HELD_OUT_BYTES = 4 << 20
+"""Fresh held-out samples kept to test live training on."""
+
+
+async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> int:  # noqa: B008 - frozen
+    """Run the edge or archive node called `node` until it is told to stop; the exit code."""
+    is_edge = topology.tier_of(node) == "edge"
+    edge = topology.edge(node) if is_edge else None
+    folders = Folders.of(node)
+    async with AsyncExitStack() as stack:
+        health = HealthBoard()
+        log = await stack.enter_async_context(KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s))
+        if edge is None:
+            services = _archive(topology, log, health, timing)
+        else:
+            executor = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="train"))
+            stack.enter_context(single_threaded_blas())
+            services = _edge(topology, edge, log, health, timing, folders, executor)
+        return await supervise(
+            topology,
+            services,
+            log=log,
+            health=health,
+            host=PsutilHost(folders.state),
+            notifier=Systemd(),
+            timing=timing,
+            memory_limit=None if edge is None else edge.memory_limit,
+        )
+
+
+async def run_companion(topology: Topology, node: str, timing: Timing = Timing()) -> int:  # noqa: B008 - frozen
+    """Run the inference beside the edge `node` until it is told to stop; the exit code."""
+    from edged.adapters import tflite  # noqa: PLC0415 - the runtime is the companion's alone
+    from edged.services.infer import Companion  # noqa: PLC0415
+
+    folders = Folders.of(node)
+    runtime = tflite.prepare_runtime()
+    async with AsyncExitStack() as stack:
+        health = HealthBoard()
+        log = await stack.enter_async_context(KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s))
+        companion = Companion(
+            topology,
+            node,
+            log=log,
+            models=CheckpointDir(folders.state, writes=False),
+            load=tflite.load_classifier,
+            decoder=PillowDecoder(),
+            runtime=runtime.name,
+            poll_s=timing.poll_s,
+        )
+        return await supervise(
+            topology,
+            {"infer": companion},
+            log=log,
+            health=health,
+            host=PsutilHost(folders.state),
+            notifier=Systemd(),
+            timing=timing,
+        )
+
+
+def _archive(topology: Topology, log: Log, health: Health, timing: Timing) -> Mapping[str, Service]:
+    from edged.adapters.parquet_store import ParquetStore  # noqa: PLC0415 - pyarrow is the archive's alone
+    from edged.adapters.patient_archive import PatientArchive  # noqa: PLC0415
+    from edged.services.archiver import Archiver, ArchiverSettings, Source  # noqa: PLC0415
+    from edged.services.epoch_server import EpochServer  # noqa: PLC0415
+
+    archive = topology.archive[0]
+    store = ParquetStore(archive.url)
+    edges = [edge.name for edge in topology.edges]
+    sources = [
+        Source(stream, edge, topology.archive_topic(stream, edge))
+        for edge in edges
+        for stream in dict.fromkeys(device.stream for device in topology.devices_of(edge))
+    ]
+    return {
+        "archiver": Archiver(
+            log,
+            PatientArchive(store, health),
+            sources,
+            ArchiverSettings(flush_s=archive.flush_s, flush_bytes=archive.flush_bytes, poll_s=timing.poll_s),
+        ),
+        "epoch_server": EpochServer(
+            log,
+            store,
+            health,
+            streams=[stream.name for stream in topology.streams],
+            edges=edges,
+            requests_topic=topology.requests_topic,
+            epochs_topic=topology.epochs_topic,
+            poll_s=timing.poll_s,
+        ),
+    }
+
+
+def _edge(
+    topology: Topology,
+    edge: Edge,
+    log: Log,
+    health: Health,
+    timing: Timing,
+    folders: Folders,
+    executor: Executor,
+) -> Mapping[str, Service]:
+    decoder = PillowDecoder()
+    ingest = Ingest(log, topology, edge.name, decoder)
+    live = {stream: LiveLog(log, topology.archive_topic(stream, edge.name)) for stream in ingest.streams}
+    services: dict[str, Service] = {"uplink": Uplink(ingest, log, topology, edge.name, live, timing)}
+    training = topology.training
+    if training is not None:
+        services["trainer"] = _trainer(
+            topology, training, edge, log, health, timing, folders, executor, live.get(training.stream)
+        )
+    return services
+
+
+def _trainer(
+    topology: Topology,
+    training: Training,
+    edge: Edge,
+    log: Log,
+    health: Health,
+    timing: Timing,
+    folders: Folders,
+    executor: Executor,
+    live: LiveLog | None,
+) -> Trainer:
+    stream = topology.stream(training.stream)
+    job = job_digest(stream, training)
+
+    def batcher() -> Batcher:
+        return Batcher(stream, training.global_batch, PillowDecoder(), executor)
+
+    epochs = fresh = None
+    if training.source != "live":
+        address = ArchiveAddress(edge.name, stream.name, topology.requests_topic, topology.epochs_topic(edge.name))
+        settings = EpochSettings(
+            epochs=training.epochs,
+            seed=training.seed,
+            test_fraction=training.test_fraction,
+            test_samples=training.test_samples,
+            prefetch_bytes=edge.prefetch,
+        )
+        epochs = Epochs(ArchiveClient(log, health, address, timing), batcher(), settings)
+    if training.source != "archive" and live is not None:
+        fresh = FreshSamples(
+            live,
+            batcher(),
+            batcher(),
+            edge=edge.name,
+            test_fraction=training.test_fraction,
+            held_out_bytes=_HELD_OUT_BYTES,
+            poll_s=timing.poll_s,
+        )
+    checkpointing = Checkpointing(
+        CheckpointDir(folders.state),
+        health,
+        partial(to_tflite, stream.shape, training.model, labels=stream.labels),
+        job=job,
+        labels=stream.labels,
+        sample_shape=stream.shape,
+        every_s=training.checkpoint_s,
+    )
+    return Trainer(
+        training,
+        Model(stream.shape, training.model),
+        checkpointing,
+        job=job,
+        epochs=epochs,
+        fresh=fresh,
+        executor=executor,
+    )

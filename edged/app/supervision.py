@@ -1,0 +1,135 @@
+"""A node's life: start, readiness, stopping and the order of both.
+
+1. The topics are made sure of, then all services run. Waiting for Kafka belongs to that work, not to start-up: a node
+   whose broker is away is ready, degraded, and says so.
+2. SIGTERM or SIGINT cancels the services once; each finishes the step it is in and saves what must not be lost.
+3. The monitor stops last, so that the watchdog is fed during the final checkpoint.
+4. A service that fails stops the others cleanly; the process ends with 1 and systemd starts it again.
+"""
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from functools import reduce
+from operator import add
+from typing import Protocol
+
+from edged import __version__
+from edged.config import Timing
+from edged.domain.topics import topics
+from edged.domain.topology import Topology
+from edged.log import log_crash, logger
+from edged.ports import Host, Log, Notifier, Progress, Statistics, TopicSpec
+from edged.services.health import HealthBoard
+from edged.services.monitor import Monitor
+
+
+class Service(Protocol):
+    """What runs in a node and is watched."""
+
+    async def run(self) -> None:
+        """Work until cancelled; raise only what a new start may mend."""
+
+    def progress(self) -> Progress:
+        """The watchdog's sign of life."""
+
+    def statistics(self) -> Statistics:
+        """This service's share of the monitor's series."""
+
+
+async def supervise(
+    topology: Topology,
+    services: Mapping[str, Service],
+    *,
+    log: Log,
+    health: HealthBoard,
+    host: Host,
+    notifier: Notifier,
+    timing: Timing,
+    memory_limit: int | None = None,
+) -> int:
+    """Run the services until a signal asks to stop or one fails; the process's exit code."""
+    began = time.monotonic()
+    monitor = Monitor(
+        host,
+        health,
+        notifier,
+        lambda: reduce(add, (service.statistics() for service in services.values()), Statistics()),
+        {name: service.progress for name, service in services.items()},
+        memory_limit=memory_limit,
+        timing=timing,
+    )
+    logger().info("life.started", version=__version__, pid=os.getpid(), topology=topology.site)
+    try:
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(monitor.run(), name="monitor")
+            working = group.create_task(_work(topology, services, log), name="services")
+            with _stopped_by_signals(working, notifier, timing):
+                notifier.ready()
+                logger().info("life.ready", degraded=health.is_degraded)
+                await asyncio.wait([working])
+            watching.cancel()
+        code = 0
+    except* Exception as failures:  # noqa: BLE001 - told in full, then the process ends
+        log_crash(failures)
+        code = 1
+    logger().info(
+        "life.stopped",
+        uptime_s=round(time.monotonic() - began, 3),
+        peak_rss_bytes=_peak_rss_bytes(),
+        exit_code=code,
+    )
+    return code
+
+
+async def _work(topology: Topology, services: Mapping[str, Service], log: Log) -> None:
+    specs = [TopicSpec(name, 1, retention_ms, most_bytes) for name, retention_ms, most_bytes in topics(topology)]
+    await log.ensure(specs)
+    async with asyncio.TaskGroup() as group:
+        for name, service in services.items():
+            group.create_task(service.run(), name=name)
+
+
+class _stopped_by_signals(contextlib.AbstractContextManager[None]):  # noqa: N801 - used as a function
+    """Within it, the first SIGTERM or SIGINT cancels `working`; a second one, or `stop_s`, ends the process at once."""
+
+    def __init__(self, working: "asyncio.Task[None]", notifier: Notifier, timing: Timing) -> None:
+        self._working = working
+        self._notifier = notifier
+        self._timing = timing
+        self._asked = False
+
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+
+    def __exit__(self, *error: object) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+    def _stop(self, number: signal.Signals) -> None:
+        if self._asked:
+            _end_now("a second signal")
+        self._asked = True
+        logger().info("life.stopping", signal=signal.Signals(number).name)
+        self._notifier.stopping()
+        self._working.cancel()
+        asyncio.get_running_loop().call_later(self._timing.stop_s, _end_now, f"no end within {self._timing.stop_s} s")
+
+
+def _end_now(reason: str) -> None:
+    """What is durable stays durable; the next start goes on from there."""
+    logger().error("life.abandoned", reason=reason)
+    os._exit(1)
+
+
+def _peak_rss_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,260 @@
+"""`edged check`: is the topology file valid, and what does it come to?
+
+The plan is made once as plain values; `--json` prints those, else they are laid out for people.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from edged import config_yaml
+from edged.cli.problems import show
+from edged.domain.budget import edge_budget, mebibytes, training_memory
+from edged.domain.nn.spec import Conv2d, Dense, Flatten, LayerSpec, MaxPool2d, Relu, shapes
+from edged.domain.suggest import did_you_mean
+from edged.domain.topics import grants, topics
+from edged.domain.topology import Device, Edge, Topology
+from edged.errors import ConfigError, Problem
+
+SUMMARY = "validate the topology file and print the plan it comes to"
+
+Plan = dict[str, Any]
+
+_NAME_OF_LAYER = {Conv2d: "conv2d", MaxPool2d: "max_pool2d", Flatten: "flatten", Relu: "relu", Dense: "dense"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("topology", type=Path, metavar="TOPOLOGY", help="the topology file")
+    parser.add_argument("--node", metavar="NAME", help="only what concerns this node")
+    parser.add_argument("--json", action="store_true", help="print JSON, problems included")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan and return 0, or the problems and 78."""
+    try:
+        topology, warnings = config_yaml.inspect(args.topology)
+        if args.node is not None:
+            require_node(topology, args.node, str(args.topology))
+    except ConfigError as error:
+        if not args.json:
+            raise
+        print(json.dumps({"valid": False, "problems": [_as_json(p) for p in error.problems]}, indent=2))
+        return 78
+    plan = plan_of(topology, args.node)
+    if args.json:
+        print(json.dumps({"valid": True, **plan, "warnings": [_as_json(w) for w in warnings]}, indent=2))
+        return 0
+    print("\n".join(_text(plan)))
+    sys.stdout.flush()
+    show(warnings, sys.stderr, kind="warning")
+    return 0
+
+
+def require_node(topology: Topology, name: str, file: str) -> None:
+    """Raises ConfigError when the topology has no node of that name."""
+    if topology.tier_of(name) is None:
+        known = [node.name for tier in (topology.iot, topology.edges, topology.archive) for node in tier]
+        message = f'no node is called "{name}"'
+        raise ConfigError((Problem("", message, did_you_mean(name, known) or f"known: {', '.join(known)}", file),))
+
+
+# the plan
+
+
+def plan_of(topology: Topology, node: str | None = None) -> Plan:
+    """What the topology comes to, as JSON values; for one node, only its part."""
+    devices, edges = _concerned(topology, node)
+    return {
+        "site": topology.site,
+        **({"node": node, "tier": topology.tier_of(node)} if node else {}),
+        "kafka": {
+            "bootstrap": list(topology.kafka.bootstrap),
+            "protocol": topology.kafka.security.protocol,
+        },
+        "iot": [_device(topology, device) for device in devices],
+        "edges": [_edge(topology, edge) for edge in edges],
+        "archive": [{"name": archive.name, "url": archive.url} for archive in topology.archive],
+        "model": _model(topology),
+        "topics": [
+            {"name": t.name, "retention_ms": t.retention_ms, "max_message_bytes": t.max_message_bytes}
+            for t in topics(topology)
+            if node is None or t.name in _topics_of(topology, node)
+        ],
+    }
+
+
+def _concerned(topology: Topology, node: str | None) -> tuple[Sequence[Device], Sequence[Edge]]:
+    """The devices and edges that a node has to do with; all of them without a node and for the archive."""
+    tier = topology.tier_of(node) if node else None
+    if node and tier == "iot":
+        device = topology.device(node)
+        return [device], [topology.edge(device.edge)]
+    if node and tier == "edge":
+        return topology.devices_of(node), [topology.edge(node)]
+    return topology.iot, topology.edges
+
+
+def _topics_of(topology: Topology, node: str) -> set[str]:
+
+    return {grant.topic for grant in grants(topology) if grant.principal == node}
+
+
+def _device(topology: Topology, device: Device) -> Plan:
+    return {
+        "name": device.name,
+        "edge": device.edge,
+        "stream": device.stream,
+        "codec": device.codec,
+        "topic": topology.device_topic(device.name),
+    }
+
+
+def _edge(topology: Topology, edge: Edge) -> Plan:
+    budget = edge_budget(edge, training_memory(topology))
+    return {
+        "name": edge.name,
+        "rank": topology.edges.index(edge),
+        "devices": [device.name for device in topology.devices_of(edge.name)],
+        "memory": {
+            "base": budget.base,
+            "model": budget.model,
+            "prefetch": budget.prefetch,
+            "cache": budget.cache,
+            "total": budget.total,
+            "limit": budget.limit,
+        },
+        "disk_cache": edge.cache.disk,
+    }
+
+
+def _model(topology: Topology) -> Plan | None:
+    training, memory = topology.training, training_memory(topology)
+    if training is None or memory is None:
+        return None
+    before = shapes(topology.stream(training.stream).shape, training.model)
+    return {
+        "stream": training.stream,
+        "source": training.source,
+        "epochs": training.epochs,
+        "global_batch": training.global_batch,
+        "input": list(before[0]),
+        "layers": [
+            {"layer": layer_text(layer), "output": list(after), "parameters": layer.num_parameters(shape)}
+            for layer, shape, after in zip(training.model, before, before[1:], strict=False)
+        ],
+        "parameters": memory.parameters,
+        "memory": {
+            "weights": memory.weights,
+            "momentum": memory.momentum,
+            "activations": memory.activations,
+            "total": memory.total,
+        },
+    }
+
+
+def layer_text(layer: LayerSpec) -> str:
+    """The layer as in the file, defaults left out: "conv2d filters 32 kernel 3×3 activation relu"."""
+    words = [_NAME_OF_LAYER[type(layer)]]
+    for setting in fields(layer):
+        value = getattr(layer, setting.name)
+        if value != setting.default:
+            words += [setting.name, _shape(value) if isinstance(value, tuple) else str(value)]
+    return " ".join(words)
+
+
+def _as_json(problem: Problem) -> Plan:
+    return {
+        "place": problem.place,
+        "path": problem.path,
+        "message": problem.message,
+        "suggestion": problem.suggestion,
+    }
+
+
+# the plan for people
+
+
+def _text(plan: Plan) -> Iterator[str]:
+    tiers = " → ".join(f"{len(plan[tier])} {noun}" for tier, noun in _nouns(plan))
+    kafka = plan["kafka"]
+    yield f"{plan['site']}: {tiers}, over Kafka at {', '.join(kafka['bootstrap'])} ({kafka['protocol']})"
+    if "node" in plan:
+        yield f"{plan['node']} is in tier {plan['tier']}; below is what concerns it"
+    yield ""
+    yield from _table(
+        ("iot", "edge", "stream", "codec", "topic"),
+        [[device[key] for key in ("name", "edge", "stream", "codec", "topic")] for device in plan["iot"]],
+    )
+    yield from _table(
+        ("edges", "rank", "memory needed", "limit", "disk cache", "devices"),
+        [
+            [
+                edge["name"],
+                str(edge["rank"]),
+                mebibytes(edge["memory"]["total"]),
+                mebibytes(edge["memory"]["limit"]),
+                mebibytes(edge["disk_cache"]),
+                ", ".join(edge["devices"]) or "none",
+            ]
+            for edge in plan["edges"]
+        ],
+    )
+    for edge in plan["edges"]:
+        yield f"memory of {edge['name']}: {_sum(edge['memory'], ('base', 'model', 'prefetch', 'cache'))}"
+    yield ""
+    yield from _table(("archive", "url"), [[archive["name"], archive["url"]] for archive in plan["archive"]])
+    if plan["model"]:
+        yield from _model_text(plan["model"])
+    yield from _table(
+        ("topics", "retention", "largest message"),
+        [[topic["name"], _retention(topic["retention_ms"]), _largest(topic)] for topic in plan["topics"]],
+    )
+    yield "valid"
+
+
+def _nouns(plan: Plan) -> list[tuple[str, str]]:
+    nouns = (("iot", "device"), ("edges", "edge"), ("archive", "archive"))
+    return [(tier, noun if len(plan[tier]) == 1 else f"{noun}s") for tier, noun in nouns]
+
+
+def _model_text(model: Plan) -> Iterator[str]:
+    rows = [["input", _shape(model["input"]), ""]]
+    rows += [[layer["layer"], _shape(layer["output"]), f"{layer['parameters']:,}"] for layer in model["layers"]]
+    rows.append(["together", "", f"{model['parameters']:,}"])
+    yield from _table(("model", "output", "parameters"), rows)
+    job = f"{model['epochs']} epochs in batches of {model['global_batch']}"
+    yield f"trained on {model['stream']} (source: {model['source']}), {job}"
+    yield f"memory of the model: {_sum(model['memory'], ('weights', 'momentum', 'activations'))}"
+    yield ""
+
+
+def _sum(memory: Plan, parts: Sequence[str]) -> str:
+    terms = " + ".join(f"{part} {mebibytes(memory[part])}" for part in parts)
+    limit = f" of {mebibytes(memory['limit'])}" if "limit" in memory else ""
+    return f"{terms} = {mebibytes(memory['total'])}{limit}"
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "×".join(str(n) for n in shape)
+
+
+def _retention(retention_ms: int | None) -> str:
+    return "broker's default" if retention_ms is None else f"{retention_ms / 3_600_000:g} h"
+
+
+def _largest(topic: Plan) -> str:
+    return "broker's default" if topic["max_message_bytes"] is None else mebibytes(topic["max_message_bytes"])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns as wide as their widest cell, and an empty line behind."""
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    for line in lines:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+    yield ""

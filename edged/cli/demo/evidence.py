@@ -1,0 +1,62 @@
+"""What really is in the archive and in the topics after a run, read from there and nowhere else."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+from edged.adapters.kafka import KafkaLog
+from edged.adapters.parquet_store import ParquetStore
+from edged.domain import prediction
+from edged.domain.dataset import TEST_SOURCE, TRAIN_SOURCE
+from edged.domain.prediction import Prediction
+from edged.domain.sample import Sample
+from edged.domain.topics import topics
+from edged.domain.topology import Topology
+from edged.ports import TopicPartition
+from edged.services.health import HealthBoard
+
+_MOST_RECORDS = 500
+
+
+@asynccontextmanager
+async def observer(topology: Topology) -> AsyncIterator["Observer"]:
+    """A connection to the run's topics."""
+    async with KafkaLog(topology.kafka, HealthBoard()) as log:
+        yield Observer(topology, log)
+
+
+class Observer:
+    """Reads the topics of one run."""
+
+    def __init__(self, topology: Topology, log: KafkaLog) -> None:
+        self._topology = topology
+        self._log = log
+
+    async def predictions(self, edge: str, at_least: int = 0) -> list[Prediction]:
+        """All predictions of the edge; waits until there are `at_least` so many and the topic's end is reached."""
+        partition = TopicPartition(self._topology.predictions_topic(edge))
+        found: list[Prediction] = []
+        async with self._log.reader({partition: 0}) as reader:
+            while len(found) < at_least or len(found) < (await self._log.watermarks([partition]))[partition].high:
+                records = await reader.poll(max_records=_MOST_RECORDS, timeout_s=1.0)
+                found += [prediction.decode(record.value) for record in records]
+        return found
+
+    async def delete_topics(self) -> None:
+        """Take the run's topics from a broker that goes on without it."""
+        await self._log.delete([topic.name for topic in topics(self._topology)])
+
+    async def num_dead_letters(self) -> int:
+        """Dead letters of all edges."""
+        topics = [TopicPartition(self._topology.dead_letters_topic(edge.name)) for edge in self._topology.edges]
+        return sum(marks.high - marks.low for marks in (await self._log.watermarks(topics)).values())
+
+
+def archived_samples(topology: Topology) -> Iterator[Sample]:
+    """Every sample that came from a device, as it lies in the archive's files."""
+    store = ParquetStore(topology.archive[0].url)
+    for stream in topology.streams:
+        snapshot = store.snapshot(stream.name)
+        refs = [snapshot.ref(block) for block in range(snapshot.num_blocks)]
+        live = [ref for ref in refs if not ref.source.startswith((TRAIN_SOURCE, TEST_SOURCE))]
+        for _, pack in store.read(stream.name, live):
+            yield from pack.samples

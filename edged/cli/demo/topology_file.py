@@ -1,0 +1,90 @@
+"""The demo's topology file, as a user would write it: the text is printed, and every process reads it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SMALL = 20_000
+"""Below so many training images smaller mini-batches pay: more steps in the few epochs of a demo."""
+
+
+IMAGE_SHAPE = (64, 64, 3)
+"""What the edge scales images to that come in all sizes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the demo is asked to show."""
+
+    site: str
+    bootstrap: str
+    archive_folder: Path
+    stream: str
+    shape: tuple[int, ...]
+    labels: Sequence[str]
+    num_training: int
+    edges: int
+    epochs: int
+    images: bool
+    """Whether devices send JPEGs as they are; otherwise one sends raw pixels and the other PNGs."""
+
+
+def edge_names(edges: int) -> list[str]:
+    """The edges' names: pi-a, pi-b, and so on."""
+    return [f"pi-{chr(ord('a') + i)}" for i in range(edges)]
+
+
+def device_names(edge: str) -> list[str]:
+    """The two devices of an edge."""
+    return [f"cam-{edge[3:]}1", f"cam-{edge[3:]}2"]
+
+
+def text(plan: Plan) -> str:
+    """The file's text."""
+    codecs = ("jpeg", "jpeg") if plan.images else ("raw", "png")
+    edges = edge_names(plan.edges)
+    devices = "\n".join(
+        f"  - {{name: {device}, edge: {edge}, stream: {plan.stream}, codec: {codec}}}"
+        for edge in edges
+        for device, codec in zip(device_names(edge), codecs, strict=True)
+    )
+    small = plan.num_training < SMALL
+    return f"""\
+schema: 1
+site: {plan.site}
+kafka:
+  bootstrap: ["{plan.bootstrap}"]
+streams:
+  {plan.stream}:
+    sample: {{shape: {list(plan.shape)}, dtype: uint8}}
+    labels: [{", ".join(_quoted(label) for label in plan.labels)}]
+iot:                                  # tier 1: devices sample
+{devices}
+edges:                                # tier 2: edges train while data streams, and predict
+{chr(10).join(f"  - {{name: {edge}, memory_limit: 400MiB}}" for edge in edges)}
+archive:                              # tier 3: the archive keeps it all and streams epochs back
+  - {{name: vault, url: "{plan.archive_folder.as_uri()}", flush_s: 2s}}
+training:
+  stream: {plan.stream}
+  model:
+    - {{conv2d: {{filters: 32, kernel: 3, activation: relu}}}}
+    - {{max_pool2d: 2}}
+    - {{conv2d: {{filters: 64, kernel: 3, activation: relu}}}}
+    - {{max_pool2d: 2}}
+    - flatten
+    - {{dense: {len(plan.labels)}}}
+  source: both                        # the archive's epochs, with fresh samples in between
+  epochs: {plan.epochs}
+  global_batch: {32 if small else 128}
+  optimizer: {{sgd: {{learning_rate: {0.02 if small else 0.05}, momentum: 0.9}}}}
+"""
+
+
+def stream_name(name: str) -> str:
+    """A data set's name as a stream's: only what names may hold."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-_")[:64] or "images"
+
+
+def _quoted(label: str) -> str:
+    return '"' + label.replace("\\", "\\\\").replace('"', '\\"') + '"'

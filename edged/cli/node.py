@@ -1,0 +1,35 @@
+"""What the commands that are a node have in common: the topology, the node's place in it, the log."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from edged import log
+from edged.cli.check import require_node
+from edged.config_yaml import load
+from edged.domain.topology import Topology
+from edged.errors import ConfigError, Problem
+
+_COMMAND_OF_TIER = {"iot": "edged sensor", "edge": "edged run", "archive": "edged run"}
+
+
+def run_as(
+    file: Path,
+    node: str,
+    *,
+    tiers: Sequence[str],
+    main: Callable[[Topology, str], Coroutine[Any, Any, int]],
+    tier: str | None = None,
+) -> int:
+    """Run `main` as `node`, logging as of `tier`; its exit code. Raises ConfigError."""
+    topology = load(file)
+    require_node(topology, node, str(file))
+    own = topology.tier_of(node)
+    if own not in tiers:
+        wanted = " or ".join(tiers)
+        hint = f"use {_COMMAND_OF_TIER[str(own)]}" if own else ""
+        raise ConfigError((Problem("", f'"{node}" is in tier {own}, not {wanted}', hint, place=str(file)),))
+    log.configure(node=node, tier=tier or str(own), run_id=secrets.token_hex(4))
+    return asyncio.run(main(topology, node))

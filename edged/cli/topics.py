@@ -1,0 +1,104 @@
+"""`edged topics`: the topics that a topology needs, and the access that each node needs to them.
+
+Prints commands for Kafka's own tools, or creates the topics itself with `--apply`. ACLs are printed only: who may
+grant rights is not the topology's business.
+"""
+
+import argparse
+import asyncio
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from edged import config_yaml
+from edged.domain.topics import Grant, Topic, grants, group_prefix, topics
+from edged.domain.topology import Topology
+from edged.errors import LogUnavailable
+
+_PATIENCE_S = 30.0
+"""The log waits for Kafka for ever; a command at a prompt does not."""
+
+SUMMARY = "print the topics and ACLs that the topology needs, or create the topics"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("topology", type=Path, metavar="TOPOLOGY", help="the topology file")
+    parser.add_argument("--apply", action="store_true", help="create the topics that are missing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list, or create the topics."""
+    topology = config_yaml.load(args.topology)
+    if args.apply:
+        asyncio.run(_apply(topology))
+        print(f"{len(topics(topology))} topics are there")
+        return 0
+    print("\n".join(_text(topology)))
+    return 0
+
+
+def _text(topology: Topology) -> Iterator[str]:
+    bootstrap = ",".join(topology.kafka.bootstrap)
+    yield "# topics"
+    for topic in topics(topology):
+        yield _create(topic, bootstrap)
+    yield from ("", "# access: each node's principal is its name")
+    for grant in grants(topology):
+        yield _grant(grant, bootstrap)
+    yield from ("", "# consumer groups: every reader commits its positions under the site's prefix")
+    for principal in _principals(grants(topology)):
+        yield (
+            f"kafka-acls.sh --bootstrap-server {bootstrap} --add --allow-principal User:{principal} --operation Read"
+            f" --group {group_prefix(topology)} --resource-pattern-type prefixed"
+        )
+
+
+def _create(topic: Topic, bootstrap: str) -> str:
+    settings = {"retention.ms": topic.retention_ms, "max.message.bytes": topic.max_message_bytes}
+    options = "".join(f" --config {key}={value}" for key, value in settings.items() if value is not None)
+    return (
+        f"kafka-topics.sh --bootstrap-server {bootstrap} --create --if-not-exists --topic {topic.name}"
+        f" --partitions 1{options}"
+    )
+
+
+def _grant(grant: Grant, bootstrap: str) -> str:
+    return (
+        f"kafka-acls.sh --bootstrap-server {bootstrap} --add --allow-principal User:{grant.principal}"
+        f" --operation {grant.operation} --topic {grant.topic}"
+    )
+
+
+def _principals(granted: Iterable[Grant]) -> list[str]:
+    """Who reads what others wrote, and so has a consumer group."""
+    wrote = {(grant.principal, grant.topic) for grant in granted if grant.operation == "Write"}
+    return list(
+        dict.fromkeys(
+            grant.principal
+            for grant in granted
+            if grant.operation == "Read" and (grant.principal, grant.topic) not in wrote
+        )
+    )
+
+
+async def _apply(topology: Topology) -> None:
+    from edged.adapters.kafka import KafkaLog  # noqa: PLC0415 - a Kafka client is slow to import
+    from edged.ports import TopicSpec  # noqa: PLC0415
+
+    wanted = [TopicSpec(topic.name, 1, topic.retention_ms, topic.max_message_bytes) for topic in topics(topology)]
+    kafka = KafkaLog(topology.kafka, _Unheard())
+    try:
+        async with asyncio.timeout(_PATIENCE_S), kafka as log:
+            await log.ensure(wanted)
+    except TimeoutError as error:
+        raise LogUnavailable(f"Kafka at {', '.join(topology.kafka.bootstrap)} does not answer") from error
+
+
+class _Unheard:
+    """Health for a command that simply fails when Kafka does not answer."""
+
+    def degraded(self, part: str, reason: str) -> None:
+        """Nobody listens."""
+
+    def recovered(self, part: str) -> None:
+        """Nobody listens."""

@@ -1,1 +1,0 @@
-"""The topology file: YAML to a valid Topology, or every problem with its place."""

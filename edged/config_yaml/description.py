@@ -1,0 +1,257 @@
+"""The topology file, described once: its sections, keys, ranges and what each is for.
+
+Reading and the JSON Schema both follow from it. Defaults are those of the values in `domain.topology`.
+"""
+
+from typing import Any, NamedTuple, get_args
+
+from edged.config_yaml.kinds import (
+    ADDRESS,
+    NAME,
+    Choice,
+    Key,
+    Listing,
+    Named,
+    Number,
+    OneOf,
+    Pair,
+    Schema,
+    Section,
+    Short,
+    Text,
+    Whole,
+    Word,
+    duration,
+    section,
+    size,
+)
+from edged.domain.nn.spec import Activation, Conv2d, Dense, Flatten, MaxPool2d, Padding, Relu
+from edged.domain.topology import (
+    MIB,
+    Archive,
+    Cache,
+    Codec,
+    Device,
+    Dtype,
+    Edge,
+    Exchange,
+    ExchangeMode,
+    Kafka,
+    Mechanism,
+    Protocol,
+    Sampling,
+    SamplingMode,
+    Security,
+    Sgd,
+    Source,
+    Stream,
+    Topology,
+    Training,
+)
+
+SCHEMA = 1
+"""The version of the file's format."""
+
+_TIB = MIB << 20
+_FILE = Text("the path of a file")
+
+
+class _Sample(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: Dtype
+
+
+def _topology(*, schema: int, **sections: Any) -> Topology:
+    del schema  # read for its check alone
+    return Topology(**sections)
+
+
+def _stream(*, name: str, sample: _Sample, labels: tuple[str, ...]) -> Stream:
+    return Stream(name, sample.shape, sample.dtype, labels)
+
+
+def _max_pool2d(*, size: tuple[int, int], stride: tuple[int, int] | None) -> MaxPool2d:
+    return MaxPool2d(size, stride or size)
+
+
+_SECURITY = section(
+    Security,
+    "How to reach Kafka. Each node may use other credentials: they come from its own environment.",
+    protocol=Key(Choice(get_args(Protocol)), "PLAINTEXT only where nobody else is on the network"),
+    mechanism=Key(Choice(get_args(Mechanism)), "how the password is proved"),
+    username=Key(Text(), "the node's Kafka user"),
+    password=Key(Text(secret=True), 'the user\'s password, as "${cred:NAME}" or "${VARIABLE}"'),
+    ca=Key(_FILE, "certificates of the authority that signed the brokers', PEM"),
+    certificate=Key(_FILE, "the node's own certificate, PEM"),
+    key=Key(_FILE, "the key of the node's certificate, PEM"),
+)
+
+_KAFKA = section(
+    Kafka,
+    "Where Apache Kafka is.",
+    bootstrap=Key(Listing(ADDRESS, 1, 64, distinct=True), "some of the brokers, host:port"),
+    security=Key(_SECURITY, "encryption and authentication"),
+)
+
+_STREAM = Section(
+    _stream,
+    "A stream: what its samples look like and which classes they may be of.",
+    {
+        "sample": Key(
+            Section(
+                _Sample,
+                "One sample.",
+                {
+                    "shape": Key(Listing(Whole(1, 4096), 1, 4), "[height, width, channels], or any 1 to 4 axes"),
+                    "dtype": Key(Choice(get_args(Dtype)), "the type of its numbers"),
+                },
+            ),
+            "shape and type of one sample",
+        ),
+        "labels": Key(
+            Listing(Text("a label", most_bytes=256, integers=True), 1, 65_536, distinct=True),
+            "the classes, in the order of the model's outputs",
+        ),
+    },
+)
+
+_DEVICE = section(
+    Device,
+    "An IoT device. It belongs to exactly one edge.",
+    name=Key(NAME, "the device's name, unique among all nodes"),
+    edge=Key(NAME, "the edge that takes its samples"),
+    stream=Key(NAME, "the stream that it publishes"),
+    codec=Key(Choice(get_args(Codec)), "how its payloads are written"),
+    transport=Key(Choice(("kafka", "mqtt")), "how its payloads reach Kafka"),
+)
+
+_EDGE = section(
+    Edge,
+    "An edge device: it trains, archives and infers.",
+    name=Key(NAME, "the edge's name, unique among all nodes"),
+    cache=Key(
+        section(
+            Cache,
+            "Bytes for samples kept at the edge.",
+            memory=Key(size(0, _TIB), "the part in memory"),
+            disk=Key(size(0, 1024 * _TIB), "the part on disk"),
+        ),
+        "how much of the data set the edge keeps",
+    ),
+    prefetch=Key(size(0, _TIB), "epoch data held ahead of the trainer"),
+    memory_limit=Key(size(64 * MIB, _TIB), "most memory of the whole daemon"),
+)
+
+_ARCHIVE = section(
+    Archive,
+    "The archive: it keeps all samples and streams epochs of them back.",
+    name=Key(NAME, "the archive's name, unique among all nodes"),
+    url=Key(Text("a URL such as file:///srv/edged"), "the folder on the distributed file system"),
+    flush_s=Key(duration(0.1, 3600), "a file is written when its first sample is this old"),
+    flush_bytes=Key(size(64 * 1024, 1024 * MIB), "or when its samples fill this much"),
+)
+
+_ACTIVATION = Key(Choice(get_args(Activation)), "applied to the layer's output")
+_STRIDE = Key(Pair(Whole(1, 64)), "steps of the window: n or [rows, columns]")
+
+_LAYER = OneOf(
+    "layer",
+    {
+        "conv2d": section(
+            Conv2d,
+            "Convolution of [height, width, channels].",
+            filters=Key(Whole(1, 4096), "output channels"),
+            kernel=Key(Pair(Whole(1, 64)), "size of the window: n or [rows, columns]"),
+            stride=_STRIDE,
+            padding=Key(Choice(get_args(Padding)), "same keeps the size, valid drops the border"),
+            activation=_ACTIVATION,
+        ),
+        "max_pool2d": Short(
+            "size",
+            Section(
+                _max_pool2d,
+                "Maximum over windows.",
+                {"size": Key(Pair(Whole(1, 64)), "size of the window: n or [rows, columns]"), "stride": _STRIDE},
+                {"stride": None},
+            ),
+        ),
+        "flatten": Word(Flatten()),
+        "relu": Word(Relu()),
+        "dense": Short(
+            "units",
+            section(
+                Dense,
+                "Every input to every unit.",
+                units=Key(Whole(1, 1 << 20), "number of outputs"),
+                activation=_ACTIVATION,
+            ),
+        ),
+    },
+)
+
+_SGD = section(
+    Sgd,
+    "Stochastic gradient descent.",
+    learning_rate=Key(Number(0, 1000, above_least=True), "size of a step"),
+    momentum=Key(Number(0, 1), "share of the last step in the next"),
+)
+
+_TRAINING = section(
+    Training,
+    "The training job of all edges.",
+    stream=Key(NAME, "the stream to train on"),
+    model=Key(Listing(_LAYER, 1, 256), "the layers, first to last; the last is dense with one unit for each label"),
+    source=Key(Choice(get_args(Source)), "epochs from the archive, samples as they arrive, or both"),
+    epochs=Key(Whole(1, 1_000_000), "passes over the data"),
+    global_batch=Key(Whole(1, 65_536), "samples in one step, over all edges"),
+    seed=Key(Whole(0, (1 << 63) - 1), "of the weights and the order; the same seed gives the same run"),
+    optimizer=Key(OneOf("optimizer", {"sgd": _SGD}), "how gradients become steps"),
+    sampling=Key(
+        section(
+            Sampling,
+            "The order of samples.",
+            mode=Key(Choice(get_args(SamplingMode)), "how an epoch's samples are drawn"),
+        ),
+        "the order of samples",
+    ),
+    exchange=Key(
+        section(
+            Exchange,
+            "Training together.",
+            mode=Key(Choice(get_args(ExchangeMode)), "how the edges combine their gradients"),
+        ),
+        "how edges train together",
+    ),
+    test_fraction=Key(Number(0, 1), "share of each edge's own samples held out for testing"),
+    test_samples=Key(Whole(0, 1_000_000), "most samples to test on"),
+    live_epoch=Key(Whole(1, 1 << 40), "with source live: samples in an epoch"),
+    checkpoint_s=Key(duration(1, 86_400), "time between checkpoints inside an epoch"),
+)
+
+FILE = Section(
+    _topology,
+    "The topology of edged: the three tiers, their streams and the training job.",
+    {
+        "schema": Key(Whole(SCHEMA, SCHEMA), f"version of the file's format: {SCHEMA}"),
+        "site": Key(NAME, "prefix of every topic"),
+        "kafka": Key(_KAFKA, "where Apache Kafka is"),
+        "streams": Key(Named(_STREAM, "stream"), "what the devices publish, by name"),
+        "iot": Key(Listing(_DEVICE), "tier 1: the devices, each with exactly one edge"),
+        "edges": Key(Listing(_EDGE, 1), "tier 2: the edges"),
+        "archive": Key(Listing(_ARCHIVE), "tier 3: the archive, one node"),
+        "training": Key(_TRAINING, "what to train; without it the site only collects"),
+    },
+    {"training": None},
+)
+
+
+def json_schema() -> Schema:
+    """The JSON Schema (2020-12) of the topology file, for editors.
+
+    It knows the form of each section; what holds between sections only `edged check` knows.
+    """
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "edged topology",
+        **FILE.schema(),
+    }

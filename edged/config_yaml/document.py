@@ -1,0 +1,191 @@
+"""Bytes to a tree of YAML nodes, each with its place, under guard.
+
+Refuses what makes a YAML file dangerous or ambiguous: size, depth, anchors and aliases, tags, several documents.
+Nodes are composed, never constructed, so YAML's own types do not exist here; what a scalar means is decided by the
+kind that reads it. Does not know what a topology is.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import yaml
+
+from edged.errors import ConfigError, Problem
+
+MOST_BYTES = 1 << 20
+MOST_DEPTH = 32
+MOST_NODES = 50_000
+
+_LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+"""What counts as the end of a line for PyYAML's marks."""
+
+_HIDDEN_WORD = r"pass|pasw|\bpw|secret|token|credential"
+_SECRET_LINE = re.compile(rf"((?:{_HIDDEN_WORD})[\w-]*[\"']?\s*:)(.*)", re.IGNORECASE)
+_URL_USER = re.compile(r"(?<=//)[^/@\s]+(?=@)")
+
+
+class RefusedNode(yaml.ScalarNode):
+    """Stands where something was refused; the problem is noted already."""
+
+
+@dataclass(slots=True)
+class Document:
+    """The file's text by lines, its tree, and what was refused on the way.
+
+    `lines` are for showing: `hide` blanks what must not be shown.
+    """
+
+    name: str
+    lines: list[str]
+    root: yaml.Node | None = None
+    refused: list[tuple[yaml.Mark, str, str]] = field(default_factory=list)
+
+    def place(self, mark: yaml.Mark) -> str:
+        """The place as file:line:column, counted from 1."""
+        return f"{self.name}:{mark.line + 1}:{mark.column + 1}"
+
+    def source(self, mark: yaml.Mark) -> str:
+        """The line that `mark` is in."""
+        return self.lines[mark.line] if mark.line < len(self.lines) else ""
+
+    def hide(self, node: yaml.Node) -> None:
+        """Never show this node's text: dots of the same length take its place."""
+        start, end = node.start_mark, node.end_mark
+        for at in range(start.line, min(end.line + 1, len(self.lines))):
+            line = self.lines[at]
+            first = start.column if at == start.line else 0
+            last = end.column if at == end.line else len(line)
+            self.lines[at] = line[:first] + "·" * (last - first) + line[last:]
+
+
+def parse(content: bytes, name: str) -> Document:
+    """The document in `content`. Raises ConfigError when there is no tree to speak of."""
+    text = _decode(content, name)
+    document = Document(name, [_URL_USER.sub(_dots, line) for line in _LINE_BREAK.split(text)])
+    loader = None
+    try:
+        loader = _Loader(text, document)
+        document.root = loader.get_single_node()
+    except yaml.reader.ReaderError as error:
+        before = _LINE_BREAK.split(text[: error.position])
+        mark = yaml.Mark(name, 0, len(before) - 1, len(before[-1]), None, 0)
+        _fail(document, mark, f"the character U+{error.character:04X} has no place in YAML")
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark or yaml.Mark(name, 0, 0, 0, None, 0)
+        _fail(document, mark, *_explain(error, document, mark))
+    finally:
+        if loader is not None:
+            loader.dispose()
+    if document.root is None:
+        raise ConfigError((Problem("", "the file is empty", "config/ has examples to start from", f"{name}:1:1"),))
+    return document
+
+
+def _decode(content: bytes, name: str) -> str:
+    if len(content) > MOST_BYTES:
+        raise ConfigError((Problem("", "the file is larger than 1 MiB", place=f"{name}:1:1"),))
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode(errors="replace").split("\n")
+        place = f"{name}:{len(before)}:{len(before[-1]) + 1}"
+        raise ConfigError((Problem("", "the file is not UTF-8", "save it as UTF-8", place),)) from error
+
+
+class _TooMuch(yaml.MarkedYAMLError):
+    """A guard's limit; its message is shown as it is."""
+
+
+class _Loader(yaml.SafeLoader):  # the pure one: its marks are exact
+    """Composes nodes, noting what is refused, and stops at the limits."""
+
+    def __init__(self, text: str, document: Document) -> None:
+        super().__init__(text)
+        self._document = document
+        self._depth = 0
+        self._num_nodes = 0
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The one document's root; None for an empty file."""
+        self.get_event()  # type: ignore[no-untyped-call]
+        root = self.compose_document() if not self.check_event(yaml.StreamEndEvent) else None
+        if not self.check_event(yaml.StreamEndEvent):
+            mark = self.get_event().start_mark  # type: ignore[no-untyped-call]
+            raise _TooMuch(problem="one file holds one document; this begins a second", problem_mark=mark)
+        return root
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        self._depth += 1
+        self._num_nodes += 1
+        if self._depth > MOST_DEPTH:
+            raise _TooMuch(problem=f"nested deeper than {MOST_DEPTH} levels", problem_mark=event.start_mark)
+        if self._num_nodes > MOST_NODES:
+            raise _TooMuch(problem=f"more than {MOST_NODES} values in one file", problem_mark=event.start_mark)
+        try:
+            return self._compose(event, parent, index)
+        finally:
+            self._depth -= 1
+
+    def _compose(self, event: Any, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if isinstance(event, yaml.AliasEvent):
+            self.get_event()  # type: ignore[no-untyped-call]
+            return self._refuse(event, event, "aliases (*) have no place in a topology file", "write the value out")
+        anchor, tag = event.anchor, event.tag
+        event.anchor = None
+        node: yaml.Node | None = super().compose_node(parent, index)
+        if anchor is not None:
+            return self._refuse(event, node, "anchors (&) have no place in a topology file", "put a text in quotes")
+        if tag is not None:
+            return self._refuse(event, node, "tags (!) have no place in a topology file", "put a text in quotes")
+        return node
+
+    def _refuse(self, event: Any, node: Any, message: str, suggestion: str) -> RefusedNode:
+        self._document.refused.append((event.start_mark, message, suggestion))
+        return RefusedNode("", "", event.start_mark, node.end_mark)
+
+
+def _explain(error: yaml.MarkedYAMLError, document: Document, mark: yaml.Mark) -> tuple[str, str]:
+    """PyYAML's message and a hint for the likeliest causes. Names of the file's own words are left out."""
+    if isinstance(error, _TooMuch):
+        return str(error.problem), ""
+    message = re.sub(r"'[^']{3,}'|\"[^\"]{3,}\"", _keep_token, str(error.problem or error.context))
+    line = document.source(mark)
+    if "\t" in line[: mark.column + 1]:
+        return message, "indent with spaces, not tabs"
+    if re.search(r"(?<![\"'\w])\$\{", line):
+        return message, 'put "${…}" in quotes'
+    return message, ""
+
+
+def _keep_token(match: re.Match[str]) -> str:
+    """PyYAML names token kinds in angle brackets ('<block end>'); other quoted words come from the file."""
+    return match[0] if match[0][1] == "<" else "…"
+
+
+def _fail(document: Document, mark: yaml.Mark, message: str, suggestion: str = "") -> NoReturn:
+    _hide_by_words(document)
+    raise ConfigError((Problem("", message, suggestion, document.place(mark), document.source(mark)),))
+
+
+def _hide_by_words(document: Document) -> None:
+    """Without a tree, hide whatever stands behind a word for a secret, and below it when nothing is behind."""
+    below = False
+    for at, line in enumerate(document.lines):
+        match = _SECRET_LINE.search(line)
+        if match:
+            below = match[2].strip().rstrip("+-") in {"", "|", ">"}
+            document.lines[at] = line[: match.start(2)] + "·" * len(match[2])
+        elif below:
+            below = not line.strip()
+            document.lines[at] = "·" * len(line)
+
+
+def is_secret(key: str) -> bool:
+    """Whether a key's name says that its value is not for showing."""
+    return re.search(_HIDDEN_WORD, key, re.IGNORECASE) is not None
+
+
+def _dots(match: re.Match[str]) -> str:
+    return "·" * len(match[0])

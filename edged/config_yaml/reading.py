@@ -1,0 +1,206 @@
+"""One reading of a file: where each value stands, and everything found wrong so far.
+
+Kinds read nodes through it; it knows neither the kinds nor the topology.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import yaml
+
+from edged.config_yaml.document import Document, RefusedNode, is_secret
+from edged.config_yaml.variables import VariableError, Variables, has_expression, is_reference
+from edged.domain.finding import Finding
+from edged.domain.suggest import did_you_mean
+from edged.errors import Problem
+
+_IMPLICIT = {
+    "tag:yaml.org,2002:bool": "a yes or no",
+    "tag:yaml.org,2002:int": "a number",
+    "tag:yaml.org,2002:float": "a number",
+    "tag:yaml.org,2002:timestamp": "a date",
+    "tag:yaml.org,2002:merge": "a merge",
+    "tag:yaml.org,2002:value": "a default",
+}
+_LONGEST_SHOWN = 64
+
+
+@dataclass(slots=True)
+class Reading:
+    """Collects problems instead of raising them, so that one reading finds all."""
+
+    document: Document
+    variables: Variables
+    problems: list[tuple[yaml.Mark, Finding]] = field(default_factory=list)
+    warnings: list[tuple[yaml.Mark, Finding]] = field(default_factory=list)
+    marks: dict[str, yaml.Mark] = field(default_factory=dict)
+    bad: set[str] = field(default_factory=set)
+    """Paths whose values could not be read; a placeholder stands in for each."""
+
+    def enter(self, node: yaml.Node, at: str) -> bool:
+        """Note where `at` stands. False when the node was refused before it could mean anything."""
+        self.marks[at] = node.start_mark
+        if isinstance(node, RefusedNode):
+            self.bad.add(at)
+            return False
+        return True
+
+    def wrong(self, node: yaml.Node, at: str, message: str, suggestion: str = "") -> None:
+        """The value at `at` cannot be used."""
+        self.bad.add(at)
+        self.problems.append((node.start_mark, Finding(at, message, suggestion)))
+
+    def text(self, node: yaml.Node, at: str, expected: str, *, secret: bool = False) -> str | None:
+        """The node's text with variables expanded; None when it is not text (noted).
+
+        Refuses what YAML 1.1 takes for something else: an unquoted no, 12:30 or 0777 would not be what it looks like.
+        """
+        raw = self.scalar(node, at, expected)
+        if raw is None or not isinstance(node, yaml.ScalarNode):
+            return None
+        taken_for = _IMPLICIT.get(node.tag) if node.style is None else None
+        if taken_for and not has_expression(node.value):
+            shown = "this" if secret else short(node.value)
+            self.wrong(
+                node, at, f"YAML reads {shown} as {taken_for}", f"put it in quotes: {quoted(shown, secret=secret)}"
+            )
+            return None
+        return raw
+
+    def scalar(self, node: yaml.Node, at: str, expected: str) -> str | None:
+        """The scalar's characters with variables expanded, whatever YAML takes them for; None when it is none."""
+        if not isinstance(node, yaml.ScalarNode):
+            self.wrong(node, at, f"expected {expected}, not {shape_of(node)}")
+            return None
+        if node.style is None and node.tag == "tag:yaml.org,2002:null":
+            self.wrong(node, at, f"has no value; expected {expected}")
+            return None
+        try:
+            text = self.variables.expand(node.value)
+            text.encode()
+        except VariableError as error:
+            self.wrong(node, at, error.message, error.suggestion)
+            return None
+        except UnicodeEncodeError:
+            self.wrong(node, at, "half a surrogate pair is not a character")
+            return None
+        return text
+
+    def entries(self, node: yaml.Node, at: str, expected: str) -> Iterator[tuple[str, yaml.ScalarNode, yaml.Node]]:
+        """(key, its node, its value's node) of a mapping, each key once; everything else is noted."""
+        if not isinstance(node, yaml.MappingNode):
+            empty = isinstance(node, yaml.ScalarNode) and node.style is None and not node.value
+            self.wrong(
+                node,
+                at,
+                f"has no value; expected {expected}" if empty else f"expected {expected}, not {shape_of(node)}",
+            )
+            return
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            if isinstance(key, RefusedNode):
+                continue
+            if not isinstance(key, yaml.ScalarNode):
+                self.problems.append((key.start_mark, Finding(at, f"a key is a plain word, not {shape_of(key)}")))
+            elif key.tag == "tag:yaml.org,2002:merge":
+                finding = Finding(at, "merge keys (<<) have no place in a topology file", "write the values out")
+                self.problems.append((key.start_mark, finding))
+            elif key.value in lines:
+                message = f"the key stands here twice, first in line {lines[key.value]}"
+                self.problems.append((key.start_mark, Finding(join(at, key.value), message)))
+            else:
+                lines[key.value] = key.start_mark.line + 1
+                yield key.value, key, value
+
+    def unknown_key(self, node: yaml.ScalarNode, at: str, known: Iterable[str]) -> None:
+        """A key that nothing reads."""
+        suggestion = did_you_mean(node.value, known) or f"known here: {', '.join(known)}"
+        self.problems.append(
+            (node.start_mark, Finding(join(at, node.value), f"unknown key {quoted(node.value)}", suggestion))
+        )
+
+    def warn_of_literal(self, node: yaml.Node, at: str) -> None:
+        """A secret stands in the file itself."""
+        if isinstance(node, yaml.ScalarNode) and not is_reference(node.value):
+            self.warnings.append(
+                (
+                    node.start_mark,
+                    Finding(
+                        at,
+                        "a secret stands in the file, which goes to every node",
+                        'write "${cred:NAME}" for a systemd credential, or "${VARIABLE}"',
+                    ),
+                )
+            )
+
+    def says_something_new(self, finding: Finding) -> bool:
+        """Whether the finding does not merely follow from a value that could not be read."""
+        bad = {*self.bad, *(_any_index(path) for path in self.bad)}
+        return not any(_covers(a, b) or _covers(b, a) for a in (finding.path, *finding.needs) for b in bad)
+
+    def mark_of(self, path: str) -> yaml.Mark:
+        """Where `path` stands, or the nearest value around it when it is not in the file."""
+        while path and path not in self.marks:
+            path = path[: max(path.rfind("."), path.rfind("["), 0)]
+        return self.marks[path]
+
+    def told(self, found: Iterable[tuple[yaml.Mark, Finding]]) -> tuple[Problem, ...]:
+        """The findings in the file's order, each once, with their places and nothing secret in them."""
+        ordered = sorted(dict.fromkeys(found), key=lambda item: (item[0].line, item[0].column))
+        return tuple(
+            Problem(
+                finding.path,
+                self.variables.conceal(finding.message),
+                self.variables.conceal(finding.suggestion),
+                self.document.place(mark),
+                self.document.source(mark),
+            )
+            for mark, finding in ordered
+        )
+
+
+def hide_secrets(document: Document, node: yaml.Node | None, *, secret: bool = False) -> None:
+    """Blank every value in the document's lines whose key says that it is secret, references excepted."""
+    if node is None or (secret and isinstance(node, yaml.ScalarNode) and is_reference(node.value)):
+        return
+    if secret:
+        document.hide(node)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            hide_secrets(document, item)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            word = key.value if isinstance(key, yaml.ScalarNode) else ""
+            hide_secrets(document, value, secret=is_secret(word))
+
+
+def join(at: str, key: str) -> str:
+    """The path of `key` in the mapping at `at`."""
+    return f"{at}.{short(key)}" if at else short(key)
+
+
+def short(text: str) -> str:
+    """`text` as far as a message has room for it, on one line."""
+    text = text if text.isprintable() else text.encode("unicode_escape", "replace").decode()
+    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
+
+
+def quoted(text: str, *, secret: bool = False) -> str:
+    """`text` as it would be written to be taken for text."""
+    return '"…"' if secret else f'"{short(text)}"'
+
+
+def shape_of(node: yaml.Node) -> str:
+    """What a node is, for people."""
+    if isinstance(node, yaml.SequenceNode):
+        return "a list"
+    return "a mapping" if isinstance(node, yaml.MappingNode) else "a single value"
+
+
+def _any_index(path: str) -> str:
+    return re.sub(r"\[\d+\]", "[]", path)
+
+
+def _covers(outer: str, inner: str) -> bool:
+    return inner == outer or (inner.startswith(outer) and (not outer or inner[len(outer)] in ".["))

@@ -1,0 +1,110 @@
+"""What stands in for a value: ${VAR}, ${VAR:-default} and ${cred:NAME}.
+
+The values found are remembered only to keep them out of messages.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edged.domain.topology import NAME_PATTERN
+
+MOST_CREDENTIAL_BYTES = 64 * 1024
+
+_EXPRESSION = re.compile(r"\$(?P<literal>\$\{)|\$\{(?P<inside>[^{}]*)\}|(?P<open>\$\{)")
+_VARIABLE = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
+_ONLY_REFERENCE = re.compile(r"\$\{(cred:[A-Za-z0-9._-]+|[A-Za-z_][A-Za-z0-9_]*)\}")
+_LEAST_BARE = 4
+
+
+class VariableError(Exception):
+    """A variable or credential is missing or misspelt; (message, suggestion) hold none of its value."""
+
+    def __init__(self, message: str, suggestion: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.suggestion = suggestion
+
+
+@dataclass(slots=True)
+class Variables:
+    """Looks variables up in `environment`, credentials in the folder that it names."""
+
+    environment: Mapping[str, str]
+    _expression_of: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def expand(self, text: str) -> str:
+        """`text` with all expressions replaced; "$${" stands for "${". Raises VariableError."""
+        if "${" not in text:
+            return text
+        result = _EXPRESSION.sub(self._replace, text)
+        self._remember(result, text)
+        return result
+
+    def conceal(self, message: str) -> str:
+        """`message` with every value that came from outside replaced by its expression.
+
+        Shorter values are replaced only where they stand in quotes, as all names in messages do.
+        """
+        for value in sorted(self._expression_of, key=len, reverse=True):
+            expression = self._expression_of[value]
+            message = message.replace(f'"{value}"', expression)
+            if len(value) >= _LEAST_BARE:
+                message = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", expression.replace("\\", r"\\"), message)
+        return message
+
+    def _remember(self, value: str, expression: str) -> None:
+        if value:
+            self._expression_of.setdefault(value, expression)
+
+    def _replace(self, match: re.Match[str]) -> str:
+        if match["literal"]:
+            return "${"
+        if match["open"]:
+            raise VariableError("${ without its }", "write $${ for the characters themselves")
+        inside = match["inside"]
+        value = self._credential(inside[5:]) if inside.startswith("cred:") else self._variable(inside)
+        self._remember(value, match[0])
+        return value
+
+    def _variable(self, inside: str) -> str:
+        match = _VARIABLE.fullmatch(inside)
+        if match is None:
+            raise VariableError("this is not ${VARIABLE}, ${VARIABLE:-default} or ${cred:NAME}")
+        value = self.environment.get(match["name"])
+        if match["default"] is not None:
+            return value or match["default"]
+        if value is None:
+            name = match["name"]
+            raise VariableError(f"the environment has no variable {name}", f"set it, or write ${{{name}:-default}}")
+        return value
+
+    def _credential(self, name: str) -> str:
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise VariableError("a credential's name is letters, digits, '.', '_' or '-'")
+        folder = self.environment.get("CREDENTIALS_DIRECTORY")
+        hint = f"systemd gives it by LoadCredential={name}:/path in the unit; elsewhere set CREDENTIALS_DIRECTORY"
+        if not folder:
+            raise VariableError(f'there is no credential "{name}": CREDENTIALS_DIRECTORY is not set', hint)
+        try:
+            with (Path(folder) / name).open("rb") as file:
+                content = file.read(MOST_CREDENTIAL_BYTES + 1)
+        except OSError as error:
+            raise VariableError(f'the credential "{name}" cannot be read: {error.strerror}', hint) from error
+        if len(content) > MOST_CREDENTIAL_BYTES:
+            raise VariableError(f'the credential "{name}" is larger than {MOST_CREDENTIAL_BYTES} bytes')
+        try:
+            return content.decode().removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError:
+            raise VariableError(f'the credential "{name}" is not UTF-8 text') from None
+
+
+def has_expression(text: str) -> bool:
+    """Whether any part of `text` comes from outside the file."""
+    return "${" in text
+
+
+def is_reference(text: str) -> bool:
+    """Whether `text` is one ${VAR} or ${cred:NAME} and nothing else, hence shows nothing secret."""
+    return _ONLY_REFERENCE.fullmatch(text) is not None

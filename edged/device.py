@@ -1,0 +1,173 @@
+"""What an IoT device imports: publish samples, receive what the edge predicts of them.
+
+    async with Device(topology, "cam-01") as device:
+        await device.publish_array(pixels, label="boot")
+        async for prediction in device.predictions():
+            print(prediction.label, prediction.probability)
+
+Covers devices that speak Kafka. Wire format: topic `<site>.iot.<device>`, key = the label as UTF-8 or null, value =
+the payload in the device's codec.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Self
+
+import numpy.typing as npt
+
+from edged.adapters import images
+from edged.adapters.kafka import KafkaLog
+from edged.domain import codec, prediction
+from edged.domain.prediction import Prediction
+from edged.domain.topology import Codec, Dtype, Edge, Kafka, Security, Stream, Topology
+from edged.domain.topology import Device as DeviceSpec
+from edged.errors import FormatError, RejectedRecord
+from edged.log import logger
+from edged.ports import Log, LogReader, Message, Record, TopicPartition
+from edged.services.health import HealthBoard
+
+MOST_AT_ONCE = 256
+"""Messages on their way to the broker at a time."""
+
+_POLL_S = 1.0
+_MOST_POLLED = 256
+
+
+class Device:
+    """One device, connected to Kafka between `async with` and its end.
+
+    Methods wait while the broker is away. One task may publish while another receives.
+    """
+
+    def __init__(self, topology: Topology, name: str, *, log: Log | None = None, receive: bool = True) -> None:
+        """The device `name` of `topology`; `log`: one already open, instead of a connection of its own.
+
+        `receive`: from the moment of entering, remember where the predictions are, so that `predictions` misses
+        none. It needs the right to read the edge's predictions topic.
+        """
+        self._topology = topology
+        self._spec = topology.device(name)
+        self._stream = topology.stream(self._spec.stream)
+        self._topic = topology.device_topic(name)
+        self._given_log = log
+        self._receive = receive
+        self._log: Log
+        self._reader: LogReader | None = None
+        self._received: deque[Prediction] = deque()
+        self._stack = AsyncExitStack()
+
+    @classmethod
+    def at(
+        cls,
+        bootstrap: str | Sequence[str],
+        *,
+        site: str,
+        name: str,
+        edge: str,
+        shape: tuple[int, ...],
+        labels: Sequence[str] = (),
+        dtype: Dtype = "uint8",
+        codec: Codec = "raw",
+        security: Security = Security(),  # noqa: B008 - a frozen value
+        log: Log | None = None,
+        receive: bool = True,
+    ) -> Self:
+        """A device that has no topology file: what the file would say of it, and the brokers' addresses."""
+        topology = Topology(
+            site=site,
+            kafka=Kafka((bootstrap,) if isinstance(bootstrap, str) else tuple(bootstrap), security),
+            streams=(Stream("samples", shape, dtype, tuple(labels)),),
+            iot=(DeviceSpec(name, edge, "samples", codec),),
+            edges=(Edge(edge),),
+            archive=(),
+        )
+        return cls(topology, name, log=log, receive=receive)
+
+    async def __aenter__(self) -> Self:
+        """Connect. Waits for the broker when predictions shall be received."""
+        async with AsyncExitStack() as stack:
+            if self._given_log is None:
+                log = KafkaLog(self._topology.kafka, HealthBoard(), client_id=f"edged-{self._spec.name}")
+                self._log = await stack.enter_async_context(log)
+            else:
+                self._log = self._given_log
+            if self._receive:
+                self._reader = await self._open_reader(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._reader = None
+        await self._stack.aclose()
+
+    async def publish(self, payload: bytes, label: str | None = None) -> int:
+        """Publish one sample in the device's codec; return its offset once it is acknowledged.
+
+        It is then in the log exactly once. Raises RejectedRecord for what the edge would refuse. Cancelled: it may
+        or may not be in the log.
+        """
+        (offset,) = await self.publish_many([(payload, label)])
+        return offset
+
+    async def publish_many(self, samples: Sequence[tuple[bytes, str | None]]) -> list[int]:
+        """Publish (payload, label) pairs in order, MOST_AT_ONCE on their way at a time; otherwise as `publish`.
+
+        Nothing is published when any of them would be refused.
+        """
+        messages = [self._message(payload, label) for payload, label in samples]
+        offsets: list[int] = []
+        for begin in range(0, len(messages), MOST_AT_ONCE):
+            offsets += await self._log.append(messages[begin : begin + MOST_AT_ONCE])
+        return offsets
+
+    async def publish_array(self, array: npt.NDArray[Any], label: str | None = None) -> int:
+        """Publish one sample given as an array; otherwise as `publish`.
+
+        With the codec "raw" it has the stream's shape and dtype. With "jpeg" or "png" it is pixels, uint8 [height,
+        width, channels], of any size: the edge scales. Raises RejectedRecord for another.
+        """
+        return await self.publish(self._encoded(array), label)
+
+    async def predictions(self) -> AsyncIterator[Prediction]:
+        """Each prediction of this device's samples that was published since it was entered, once, without end.
+
+        Leaving the loop loses none: the next one goes on where it ended. Cancellation neither.
+        """
+        assert self._reader is not None, "a device receives between entering and leaving it, with `receive`"
+        while True:
+            while self._received:
+                yield self._received.popleft()
+            records = await self._reader.poll(max_records=_MOST_POLLED, timeout_s=_POLL_S)
+            self._received.extend(each for record in records if (each := self._mine(record)) is not None)
+
+    async def _open_reader(self, stack: AsyncExitStack) -> LogReader:
+        partition = TopicPartition(self._topology.predictions_topic(self._spec.edge))
+        watermarks = await self._log.watermarks([partition])
+        return await stack.enter_async_context(self._log.reader({partition: watermarks[partition].high}))
+
+    def _message(self, payload: bytes, label: str | None) -> Message:
+        key = None if label is None else label.encode()
+        codec.check_record(key, payload, self._stream, self._spec.codec)
+        return Message(self._topic, payload, key)
+
+    def _encoded(self, array: npt.NDArray[Any]) -> bytes:
+        if self._spec.codec != "raw":
+            if array.dtype != "uint8" or array.ndim != 3:
+                raise RejectedRecord("not_an_image", f"{array.dtype} with {array.ndim} axes; pixels are uint8 with 3")
+            return images.encode(array, self._spec.codec)
+        if array.shape != self._stream.shape or array.dtype != self._stream.dtype:
+            wanted = f"{self._stream.shape} {self._stream.dtype}"
+            raise RejectedRecord("wrong_length", f"{array.shape} {array.dtype}; the stream has {wanted}")
+        return array.astype(codec.raw_dtype(self._stream), copy=False).tobytes()
+
+    def _mine(self, record: Record) -> Prediction | None:
+        if record.key != self._spec.name.encode():
+            return None
+        try:
+            return prediction.decode(record.value)
+        except FormatError as error:
+            logger().warning(
+                "sensor.prediction_skipped", partition=record.partition, offset=record.offset, reason=str(error)
+            )
+            return None

@@ -1,0 +1,189 @@
+"""What training must remember: weights, optimizer state and how far it has come, as one safetensors blob.
+
+Covers the state's values, its encoding and the proof that a blob is whole. Files are adapters.checkpoint_dir's.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain import tensors
+from edged.domain.topology import Stream, Training
+from edged.errors import CheckpointCorrupt, FormatError, TopologyMismatch
+
+Params = dict[str, npt.NDArray[np.float32]]
+
+MOST_HISTORY = 100
+"""Epochs whose metrics are kept."""
+
+_VERSION = "checkpoint/1"
+_NO_DIGEST = "0" * 64
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """What has been trained, and so where to go on.
+
+    `epoch`: epochs finished. `sample`: index in the present epoch of the next sample (of the archive's plan; with
+    live training the number of samples since the last epoch). `step`: updates of the weights so far.
+    `live_offset`, `live_row`: next fresh sample, in the edge's archive topic; -1 before the first start.
+    """
+
+    epoch: int = 0
+    sample: int = 0
+    step: int = 0
+    live_offset: int = -1
+    live_row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Sums over the samples trained in the present epoch. `seconds` and `wait_s` leave out time between two runs."""
+
+    num_samples: int = 0
+    num_correct: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+    wait_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EpochMetrics:
+    """How an epoch ended. `test_accuracy`: None without held-out samples."""
+
+    epoch: int
+    step: int
+    loss: float
+    train_accuracy: float
+    test_accuracy: float | None
+
+
+@dataclass(slots=True)
+class TrainState:
+    """The training job at a moment. `params` and `velocity`: float32, the same names and shapes.
+
+    `job`: see `job_digest`. `ends`: of the running epoch's snapshot, None between epochs; `plan`: its order's digest.
+    """
+
+    params: Params
+    velocity: Params
+    job: str
+    position: Position = Position()
+    tally: Tally = Tally()
+    ends: Mapping[str, int] | None = None
+    plan: str = ""
+    history: tuple[EpochMetrics, ...] = field(default=())
+
+    @property
+    def generation(self) -> int:
+        """The number of its checkpoint: steps so far."""
+        return self.position.step
+
+    def is_finite(self) -> bool:
+        """Whether no weight has overflowed."""
+        return all(bool(np.isfinite(param).all()) for param in self.params.values())
+
+
+def job_digest(stream: Stream, training: Training) -> str:
+    """SHA-256 of all that decides what the weights mean and in which order samples come, in hexadecimal.
+
+    Left out is what may change from one start to the next: epochs, intervals, source.
+    """
+    job = {
+        "stream": asdict(stream),
+        "model": [[type(layer).__name__, asdict(layer)] for layer in training.model],
+        "optimizer": asdict(training.optimizer),
+        "global_batch": training.global_batch,
+        "seed": training.seed,
+        "test_fraction": training.test_fraction,
+    }
+    return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+
+
+def encode(state: TrainState) -> bytes:
+    """The state as a safetensors blob, with the SHA-256 of the whole in its metadata. Equal states, equal bytes."""
+    arrays = {f"params/{name}": array for name, array in state.params.items()}
+    arrays |= {f"velocity/{name}": array for name, array in state.velocity.items()}
+    text = {
+        "position": asdict(state.position),
+        "tally": asdict(state.tally),
+        "ends": state.ends if state.ends is None else dict(state.ends),
+        "plan": state.plan,
+        "history": [asdict(metrics) for metrics in state.history[-MOST_HISTORY:]],
+    }
+    metadata = {"edged": _VERSION, "job": state.job, "state": json.dumps(text, sort_keys=True)}
+    blob = tensors.encode(arrays, {**metadata, "sha256": _NO_DIGEST})
+    at = blob.index(_NO_DIGEST.encode())
+    return blob[:at] + hashlib.sha256(blob).hexdigest().encode() + blob[at + len(_NO_DIGEST) :]
+
+
+def decode(blob: bytes, *, job: str) -> TrainState:
+    """The state in `blob`, its arrays writable copies.
+
+    Raises CheckpointCorrupt for a blob that is not, byte for byte, what `encode` made, and TopologyMismatch for a
+    whole one of another job.
+    """
+    try:
+        arrays, metadata = tensors.decode(blob)
+        _check_digest(blob, metadata)
+    except FormatError as error:
+        raise CheckpointCorrupt(str(error)) from error
+    if metadata.get("job") != job:
+        raise TopologyMismatch(
+            "the newest checkpoint belongs to another model, data set or optimizer than the topology names; "
+            "move the checkpoints away to train anew"
+        )
+    try:
+        return _state(arrays, metadata)
+    except (FormatError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointCorrupt(f"the checkpoint's content is malformed: {error}") from error
+
+
+def _check_digest(blob: bytes, metadata: Mapping[str, str]) -> None:
+    digest = metadata.get("sha256", "")
+    if metadata.get("edged") != _VERSION or len(digest) != len(_NO_DIGEST):
+        raise FormatError(f"not a {_VERSION} with a digest but {metadata.get('edged')!r:.40}")
+    # The digest is of the blob with zeros in its place. Its first occurrence is in the header, for tensors follow.
+    at = blob.find(digest.encode())
+    view = memoryview(blob)
+    sha = hashlib.sha256(view[:at])
+    sha.update(_NO_DIGEST.encode())
+    sha.update(view[at + len(digest) :])
+    if at < 0 or sha.hexdigest() != digest:
+        raise FormatError("the checkpoint's SHA-256 does not match its content")
+
+
+def _state(arrays: Mapping[str, tensors.Array], metadata: Mapping[str, str]) -> TrainState:
+    text = json.loads(metadata["state"])
+    params, velocity = dict(_of(arrays, "params/")), dict(_of(arrays, "velocity/"))
+    if {name: array.shape for name, array in params.items()} != {name: v.shape for name, v in velocity.items()}:
+        raise FormatError("weights and velocity differ in names or shapes")
+    return TrainState(
+        params=params,
+        velocity=velocity,
+        job=metadata["job"],
+        position=_record(Position, text["position"]),
+        tally=_record(Tally, text["tally"]),
+        ends=text["ends"],
+        plan=text["plan"],
+        history=tuple(_record(EpochMetrics, metrics) for metrics in text["history"]),
+    )
+
+
+def _of(arrays: Mapping[str, tensors.Array], prefix: str) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    for name, array in arrays.items():
+        if name.startswith(prefix):
+            tensors.require(arrays, name, "float32", array.ndim)
+            yield name.removeprefix(prefix), np.array(array, np.float32)
+
+
+def _record(kind: type[_T], values: dict[str, Any]) -> _T:
+    if values.keys() != {each.name for each in fields(kind)}:  # type: ignore[arg-type]
+        raise FormatError(f"fields of {kind.__name__} are missing or unknown")
+    return kind(**values)

@@ -1,0 +1,119 @@
+"""Payloads: is a device's record valid, and which numbers does it hold.
+
+Covers the rules for keys and sizes, raw payloads, normalisation and filling a mini-batch. Does not decode compressed
+images (the port `ImageDecoder` does; `fill` is given its function), reads nothing, counts nothing.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain.pack import MOST_BYTES
+from edged.domain.topology import Codec, Stream
+from edged.errors import RejectedRecord
+
+MOST_KEY_BYTES = 256
+"""Bytes of a record's key; labels are names, and no name is longer."""
+
+Pixels = npt.NDArray[Any]
+DecodeImage = Callable[[bytes, str, tuple[int, ...]], npt.NDArray[np.uint8]]
+
+
+def check_record(key: bytes | None, value: bytes, stream: Stream, codec: Codec) -> str | None:
+    """The label of a device's record; None when it has no key: unlabelled.
+
+    Checks all that can be known without decoding an image, cheapest first. Raises RejectedRecord with one of
+    `sample.REASONS`.
+    """
+    if not value:
+        raise RejectedRecord("empty")
+    label = _label(key, stream)
+    if codec == "raw":
+        _check_raw(value, stream)
+    if len(value) > MOST_BYTES:
+        raise RejectedRecord("too_large", f"{len(value)} bytes; at most {MOST_BYTES}")
+    return label
+
+
+def class_index(stream: Stream) -> Mapping[str, int]:
+    """The class number of each label: its place in the stream's list."""
+    return {label: index for index, label in enumerate(stream.labels)}
+
+
+def raw_dtype(stream: Stream) -> np.dtype[Any]:
+    """What raw payloads are made of: uint8, or float32 in little-endian order, whatever the host's is."""
+    return np.dtype("<f4" if stream.dtype == "float32" else "u1")
+
+
+def raw_bytes(stream: Stream) -> int:
+    """The exact length of a raw payload."""
+    return math.prod(stream.shape) * raw_dtype(stream).itemsize
+
+
+def decode_raw(payload: bytes, stream: Stream) -> Pixels:
+    """The sample in a raw payload: a read-only view of the stream's shape and dtype.
+
+    Raises RejectedRecord(wrong_length).
+    """
+    _check_length(payload, stream)
+    return np.frombuffer(payload, raw_dtype(stream)).reshape(stream.shape)
+
+
+def normalise(pixels: Pixels, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
+    """float32 of the same shape, in `out` if given: uint8 divided by 255, so within [0, 1]; floats as they are."""
+    if out is None:
+        out = np.empty(pixels.shape, np.float32)
+    np.copyto(out, pixels)
+    if pixels.dtype == np.uint8:
+        np.divide(out, np.float32(255), out=out)
+    return out
+
+
+def fill(
+    x: npt.NDArray[np.float32],
+    payloads: Sequence[bytes],
+    codecs: Sequence[str],
+    stream: Stream,
+    decode_image: DecodeImage,
+) -> None:
+    """Decode and normalise `payloads[i]`, in the codec `codecs[i]`, into `x[i]`: float32 [n, *stream.shape].
+
+    Raw payloads alone are decoded in one piece. Raises RejectedRecord for a payload that cannot be decoded; `x` is
+    then partly filled.
+    """
+    if all(codec == "raw" for codec in codecs):
+        for payload in payloads:
+            _check_length(payload, stream)
+        normalise(np.frombuffer(b"".join(payloads), raw_dtype(stream)).reshape(x.shape), out=x)
+        return
+    for row, payload, codec in zip(x, payloads, codecs, strict=True):
+        pixels = decode_raw(payload, stream) if codec == "raw" else decode_image(payload, codec, stream.shape)
+        normalise(pixels, out=row)
+
+
+def _label(key: bytes | None, stream: Stream) -> str | None:
+    if key is None:
+        return None
+    if len(key) > MOST_KEY_BYTES:
+        raise RejectedRecord("key_too_long", f"{len(key)} bytes; at most {MOST_KEY_BYTES}")
+    try:
+        label = key.decode()
+    except UnicodeDecodeError as error:
+        raise RejectedRecord("key_not_text", f"not UTF-8 at byte {error.start}") from error
+    if label not in stream.labels:
+        raise RejectedRecord("unknown_label", f"{label!r:.80} is not one of the {len(stream.labels)} of {stream.name}")
+    return label
+
+
+def _check_raw(value: bytes, stream: Stream) -> None:
+    _check_length(value, stream)
+    if stream.dtype == "float32" and not np.isfinite(np.frombuffer(value, raw_dtype(stream))).all():
+        raise RejectedRecord("not_finite")
+
+
+def _check_length(payload: bytes, stream: Stream) -> None:
+    if len(payload) != raw_bytes(stream):
+        raise RejectedRecord("wrong_length", f"{len(payload)} bytes; a sample has {raw_bytes(stream)}")

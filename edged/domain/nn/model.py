@@ -1,0 +1,189 @@
+"""A sequential model: the gradient of a mini-batch and the logits of samples, computed micro-batch by micro-batch.
+
+Weights are the caller's; the model holds only buffers, whose size does not depend on the mini-batch. Updates are
+`domain.optim`'s, threads the caller's: the model merely can be computed in several lanes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain.nn.buffer import Array
+from edged.domain.nn.layers import Layer, make_layers
+from edged.domain.nn.loss import cross_entropy
+from edged.domain.nn.params import Params, initial_params, parameter_shapes
+from edged.domain.nn.spec import LayerSpec, ShapeError, num_parameters, shapes
+
+__all__ = ["Gradient", "Map", "Model", "Params"]
+
+_MOST_MICRO_BATCH = 32
+_LANE_BYTES = 12 << 20
+"""Beyond this, larger micro-batches gain little and only cost memory; below, calls into numpy begin to weigh."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Map(Protocol):
+    """`map`, or `concurrent.futures.Executor.map`: results in the order of the arguments."""
+
+    def __call__(self, function: Callable[[T], R], arguments: Iterable[T], /) -> Iterator[R]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """What one mini-batch teaches.
+
+    `grads`: the gradient of the mini-batch's mean (weighted) loss: views into the model's buffers, valid until its
+    next call. `losses`: each sample's loss, without its weight, float32 [n]. `num_correct`: samples whose largest
+    logit is their class's.
+    """
+
+    grads: Params
+    losses: npt.NDArray[np.float32]
+    num_correct: int
+
+
+class Model:
+    """A model of `layers` for samples of `sample_shape`; the last layer's outputs are the classes' logits.
+
+    `lanes` sets of buffers allow as many threads (`gradient`'s `map`). A mini-batch's samples are divided over the
+    lanes and within a lane into micro-batches; sums are made in that fixed order. So the same lanes and micro-batch
+    give the same bits on the same machine, whatever `map` does. Without `micro_batch`, a lane's buffers take about
+    12 MiB, or the memory of one sample when that is more. One call at a time.
+
+    Raises ShapeError when the layers do not fit the samples or each other, or do not end in one axis of classes.
+    """
+
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...],
+        layers: Sequence[LayerSpec],
+        *,
+        micro_batch: int | None = None,
+        dtype: npt.DTypeLike = np.float32,
+        lanes: int = 1,
+    ) -> None:
+        output = shapes(sample_shape, layers)[-1]
+        if len(output) != 1:
+            raise ShapeError(f"a model ends in one axis of classes, not {output}; end it with flatten or dense")
+        if not num_parameters(sample_shape, layers):
+            raise ShapeError("a model without weights cannot be trained; add a dense layer")
+        self._sample_shape, self._specs, self._dtype = sample_shape, tuple(layers), dtype
+        self._num_classes = output[0]
+        micro_batch = micro_batch or _fitting_micro_batch(sample_shape, layers, dtype)
+        self._lanes = [_Lane(sample_shape, layers, micro_batch, self._dtype) for _ in range(lanes)]
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights and biases."""
+        return num_parameters(self._sample_shape, self._specs)
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Memory of all buffers, the gradients' included."""
+        return sum(lane.buffer_bytes for lane in self._lanes)
+
+    def initial(self, seed: int) -> Params:
+        """Weights to begin with, a pure function of `seed`: see `params.initial_params`."""
+        return initial_params(self._sample_shape, self._specs, seed, self._dtype)
+
+    def gradient(
+        self,
+        params: Params,
+        x: Array,
+        y: npt.NDArray[np.int64],
+        weights: Array | None = None,
+        *,
+        map: Map = map,  # noqa: A002 - the same thing
+    ) -> Gradient:
+        """Gradient of the mean over the mini-batch of weight × cross-entropy.
+
+        `x`: [n, *sample_shape] of the model's dtype, n >= 1; `y`: classes [n]; `weights`: [n], all one when None.
+        `map` runs the lanes: an Executor's spreads them over its threads; limit BLAS to one thread then.
+        """
+        n = len(x)
+        losses, scale = np.empty(n, self._dtype), np.full((n, 1), 1 / n, self._dtype)
+        if weights is not None:
+            scale[:, 0] *= weights
+        bounds = [n * lane // len(self._lanes) for lane in range(len(self._lanes) + 1)]
+        shares = [slice(*share) for share in pairwise(bounds)]
+
+        def run(lane: int) -> int:
+            part = shares[lane]
+            return self._lanes[lane].run(params, x[part], y[part], scale[part], losses[part])
+
+        num_correct = sum(map(run, range(len(self._lanes))))
+        grads = self._lanes[0].grads
+        for lane in self._lanes[1:]:
+            for name in grads:
+                grads[name] += lane.grads[name]
+        return Gradient(grads, losses, num_correct)
+
+    def logits(self, params: Params, x: Array) -> Array:
+        """The logits [n, classes] of `x` [n, *sample_shape], any n; a new array."""
+        result = np.empty((len(x), self._num_classes), self._dtype)
+        self._lanes[0].logits(params, x, result)
+        return result
+
+
+def _fitting_micro_batch(sample_shape: tuple[int, ...], specs: Sequence[LayerSpec], dtype: npt.DTypeLike) -> int:
+    """The largest up to 32 whose buffers stay within the budget: what a sample adds is the same for each."""
+    one, two = (
+        sum(layer.buffer_bytes for layer in make_layers(sample_shape, specs, micro_batch=n, dtype=dtype))
+        for n in (1, 2)
+    )
+    return min(max(_LANE_BYTES // max(two - one, 1), 1), _MOST_MICRO_BATCH)
+
+
+class _Lane:
+    """One thread's buffers: its layers and its sum of gradients."""
+
+    def __init__(
+        self, sample_shape: tuple[int, ...], specs: Sequence[LayerSpec], micro_batch: int, dtype: npt.DTypeLike
+    ) -> None:
+        self._micro_batch = micro_batch
+        self._layers: list[Layer] = make_layers(sample_shape, specs, micro_batch=micro_batch, dtype=dtype)
+        shapes = parameter_shapes(sample_shape, specs)
+        self.grads: Params = {name: np.zeros(shape, dtype) for name, shape in shapes.items()}
+
+    @property
+    def buffer_bytes(self) -> int:
+        grads = sum(grad.nbytes for grad in self.grads.values())
+        return grads + sum(layer.buffer_bytes for layer in self._layers)
+
+    def run(self, params: Params, x: Array, y: npt.NDArray[np.int64], scale: Array, losses: Array) -> int:
+        """Set `grads` to the sum of scale × gradient over the samples, fill in `losses`; the number of right ones."""
+        for grad in self.grads.values():
+            grad[:] = 0
+        num_correct = 0
+        for part in self._micro_batches(len(x)):
+            logits = self._forward(params, x[part])
+            num_correct += int(np.count_nonzero(logits.argmax(axis=1) == y[part]))
+            losses[part], dlogits = cross_entropy(logits, y[part])
+            dlogits *= scale[part]
+            self._backward(params, dlogits)
+        return num_correct
+
+    def logits(self, params: Params, x: Array, result: Array) -> None:
+        for part in self._micro_batches(len(x)):
+            result[part] = self._forward(params, x[part])
+
+    def _micro_batches(self, n: int) -> Iterator[slice]:
+        return (slice(start, start + self._micro_batch) for start in range(0, n, self._micro_batch))
+
+    def _forward(self, params: Params, x: Array) -> Array:
+        for layer in self._layers:
+            x = layer.forward(params, x)
+        return x
+
+    def _backward(self, params: Params, dlogits: Array) -> None:
+        dy: Array | None = dlogits
+        for layer in reversed(self._layers):
+            if dy is None:
+                return
+            dy = layer.backward(params, dy, self.grads)

@@ -1,0 +1,85 @@
+"""Filling packs: in which pack does a sample go, and which cursors stand behind it.
+
+Covers one stream's open pack. Knows no clock: when a pack is closed before it is full is the caller's decision.
+"""
+
+from collections.abc import Mapping
+
+from edged.domain.pack import MOST_BYTES, MOST_SAMPLES, Pack
+from edged.domain.sample import Sample
+
+
+def cursor_key(device: str, partition: int) -> str:
+    """How a device's partition is called in a pack's cursors. Names of devices hold no slash."""
+    return f"{device}/{partition}"
+
+
+class Packer:
+    """Packs of one stream, in the order of arrival.
+
+    Invariant: the cursors of each pack stand just behind its last sample and whatever was skipped before the next
+    one, so reading on from the last pack's cursors leaves nothing out and repeats nothing.
+    """
+
+    def __init__(self, stream: str, cursors: Mapping[str, int]) -> None:
+        self._stream = stream
+        self._cursors = dict(cursors)
+        self._closed: list[Pack] = []
+        self._open: list[Sample] = []
+        self._open_bytes = 0
+        self._moved = False
+
+    @property
+    def cursors(self) -> Mapping[str, int]:
+        """Next offset to read of each device's partition."""
+        return self._cursors
+
+    @property
+    def pending(self) -> bool:
+        """Samples or cursors wait to be taken."""
+        return self._moved or bool(self._closed)
+
+    @property
+    def num_bytes(self) -> int:
+        """Payload bytes not yet taken."""
+        return self._open_bytes + sum(pack.num_bytes for pack in self._closed)
+
+    def add(self, sample: Sample) -> None:
+        """Take up the next sample of its partition."""
+        if self._open_bytes + len(sample.payload) > MOST_BYTES:
+            self._close()
+        self._open.append(sample)
+        self._open_bytes += len(sample.payload)
+        self._move(sample.device, sample.partition, sample.offset)
+        if len(self._open) == MOST_SAMPLES:
+            self._close()
+
+    def seek(self, cursors: Mapping[str, int]) -> None:
+        """The next records of these partitions come from there."""
+        self._cursors |= cursors
+
+    def skip(self, device: str, partition: int, offset: int) -> None:
+        """Pass over a record that is no sample."""
+        self._move(device, partition, offset)
+
+    def take_full(self) -> list[Pack]:
+        """The packs into which no further sample goes."""
+        packs, self._closed = self._closed, []
+        return packs
+
+    def take_all(self) -> list[Pack]:
+        """All packs, also the one not full. Empty when only cursors moved."""
+        self._close()
+        self._moved = False
+        return self.take_full()
+
+    def _move(self, device: str, partition: int, offset: int) -> None:
+        # Also backwards: a topic made anew begins at 0 again.
+        self._cursors[cursor_key(device, partition)] = offset + 1
+        self._moved = True
+
+    def _close(self) -> None:
+        if self._open:
+            self._closed.append(Pack(self._stream, tuple(self._open), dict(self._cursors)))
+            self._open, self._open_bytes = [], 0
+            self._moved = False

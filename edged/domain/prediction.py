@@ -1,0 +1,106 @@
+"""One prediction as the companion publishes it and a device reads it: a JSON object.
+
+Covers encoding and strict decoding. Does not predict.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.errors import FormatError
+
+MOST_PROBABILITIES = 10
+"""A prediction names at most this many labels with their probabilities, so that its size does not grow with them."""
+
+_MOST_BYTES = 64 * 1024
+_TYPE_OF_FIELD: Mapping[str, type] = {
+    "device": str, "partition": int, "offset": int, "sampled_ms": int, "label": str, "probability": float,
+    "probabilities": dict, "generation": int, "latency_ms": float, "compute_ms": float,
+}  # fmt: skip
+
+
+class Identity(NamedTuple):
+    """Which sample a prediction is of. The time tells the records of a topic deleted and made anew apart."""
+
+    device: str
+    partition: int
+    offset: int
+    sampled_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model of `generation` says of the sample (device, partition, offset).
+
+    `sampled_ms` is the sample's Unix time; `latency_ms` the time from then until the prediction was published, by
+    the clocks of device and edge; `compute_ms` the time its batch took to decode and predict. `probabilities`
+    holds the most probable labels, falling.
+    """
+
+    device: str
+    partition: int
+    offset: int
+    sampled_ms: int
+    label: str
+    probability: float
+    probabilities: Mapping[str, float]
+    generation: int
+    latency_ms: float
+    compute_ms: float
+
+    @property
+    def identity(self) -> Identity:
+        """Which sample this is of."""
+        return Identity(self.device, self.partition, self.offset, self.sampled_ms)
+
+
+def most_probable(probabilities: npt.NDArray[np.float32], labels: Sequence[str]) -> dict[str, float]:
+    """The most probable of `labels`, falling, at most MOST_PROBABILITIES of them; ties in the labels' order."""
+    order = np.argsort(-probabilities, kind="stable")[:MOST_PROBABILITIES]
+    return {labels[i]: round(float(probabilities[i]), 6) for i in order}
+
+
+def encode(prediction: Prediction) -> bytes:
+    """The message's value."""
+    return json.dumps(asdict(prediction), separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def decode(value: bytes) -> Prediction:
+    """The prediction in a message's value; fields that are not known are left out. Raises FormatError."""
+    if len(value) > _MOST_BYTES:
+        raise FormatError(f"a prediction of {len(value)} bytes; at most {_MOST_BYTES}")
+    try:
+        fields = json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise FormatError("a prediction is not JSON") from error
+    if not isinstance(fields, dict):
+        raise FormatError("a prediction is not a JSON object")
+    known = {name: _field(fields, name, kind) for name, kind in _TYPE_OF_FIELD.items()}
+    probabilities: dict[str, Any] = known["probabilities"]
+    return Prediction(**known | {"probabilities": {key: _number(key, value) for key, value in probabilities.items()}})
+
+
+def _field(fields: Mapping[str, Any], name: str, kind: type) -> Any:
+    value = fields.get(name)
+    if kind is float:
+        return _number(name, value)
+    if type(value) is not kind:
+        raise FormatError(f"a prediction's {name} is {type(value).__name__}, not {kind.__name__}")
+    return value
+
+
+def _number(name: str, value: Any) -> float:
+    if type(value) not in {int, float}:
+        raise FormatError(f"a prediction's {name} is {type(value).__name__}, not a number")
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise FormatError(f"a prediction's {name} is no float") from error
+    if not math.isfinite(number):
+        raise FormatError(f"a prediction's {name} is not finite")
+    return number

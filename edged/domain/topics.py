@@ -1,0 +1,97 @@
+"""The Kafka topics that a topology needs, and who may do what with them.
+
+Values only: `app` creates the topics, `edged topics` prints both.
+"""
+
+from typing import Literal, NamedTuple
+
+from edged.domain.topology import MIB, Topology
+
+SHORT_RETENTION_MS = 3_600_000
+"""Epochs and requests are of use only while they are being answered; an hour outlives any outage worth waiting for."""
+
+EPOCHS_MESSAGE_BYTES = 2 * MIB
+"""A part of an epoch is 512 KiB plus at most one sample of 768 KiB, and its header."""
+
+REQUESTS_MESSAGE_BYTES = 4 * MIB
+"""A request may name a million rows of two bytes, and the blocks they are in."""
+
+
+class Topic(NamedTuple):
+    """A topic of one partition. None stands for the broker's default."""
+
+    name: str
+    retention_ms: int | None = None
+    max_message_bytes: int | None = None
+
+
+class Grant(NamedTuple):
+    """What one node (its principal is its name) may do with one topic."""
+
+    principal: str
+    operation: Literal["Read", "Write"]
+    topic: str
+
+
+def topics(topology: Topology) -> list[Topic]:
+    """Every topic the topology needs, each once: the devices', then the edges', then the archive's."""
+    edges = [edge.name for edge in topology.edges]
+    return [
+        *(Topic(topology.device_topic(device.name)) for device in topology.iot),
+        *(Topic(topology.archive_topic(stream, edge)) for edge in edges for stream in _streams(topology, edge)),
+        *(Topic(topology.predictions_topic(edge)) for edge in edges),
+        *(Topic(topology.dead_letters_topic(edge)) for edge in edges),
+        *(Topic(topology.epochs_topic(edge), SHORT_RETENTION_MS, EPOCHS_MESSAGE_BYTES) for edge in edges),
+        Topic(topology.requests_topic, SHORT_RETENTION_MS, REQUESTS_MESSAGE_BYTES),
+    ]
+
+
+def grants(topology: Topology) -> list[Grant]:
+    """The least that each node needs.
+
+    A writer may also read what it writes: after a broken connection it looks in the log whether its last record
+    arrived (see `ports.Log.append`).
+    """
+    return [
+        *(grant for device in topology.iot for grant in _writer(device.name, topology.device_topic(device.name))),
+        *(grant for edge in topology.edges for grant in _of_edge(topology, edge.name)),
+        *(grant for archive in topology.archive for grant in _of_archive(topology, archive.name)),
+    ]
+
+
+def group_prefix(topology: Topology) -> str:
+    """Consumer groups of the site begin so."""
+    return f"{topology.site}."
+
+
+def _of_edge(topology: Topology, edge: str) -> list[Grant]:
+    read = [*(topology.device_topic(device.name) for device in topology.devices_of(edge)), topology.epochs_topic(edge)]
+    written = [
+        *(topology.archive_topic(stream, edge) for stream in _streams(topology, edge)),
+        topology.predictions_topic(edge),
+        topology.dead_letters_topic(edge),
+        topology.requests_topic,
+    ]
+    return [
+        *(Grant(edge, "Read", topic) for topic in read),
+        *(grant for topic in written for grant in _writer(edge, topic)),
+    ]
+
+
+def _of_archive(topology: Topology, archive: str) -> list[Grant]:
+    packs = [
+        topology.archive_topic(stream, edge.name) for edge in topology.edges for stream in _streams(topology, edge.name)
+    ]
+    return [
+        *(Grant(archive, "Read", topic) for topic in [*packs, topology.requests_topic]),
+        *(grant for edge in topology.edges for grant in _writer(archive, topology.epochs_topic(edge.name))),
+    ]
+
+
+def _writer(principal: str, topic: str) -> list[Grant]:
+    return [Grant(principal, "Write", topic), Grant(principal, "Read", topic)]
+
+
+def _streams(topology: Topology, edge: str) -> list[str]:
+    """The streams of the edge's devices, each once, in the file's order."""
+    return list(dict.fromkeys(device.stream for device in topology.devices_of(edge)))

@@ -1,0 +1,372 @@
+"""The rules that a topology keeps beyond what each single value may be.
+
+Pure: a Topology in, findings out; where the values stand in the file is the loader's business. Ranges of single
+values are part of the file's description (`config_yaml.description`). A topology under test may be half-read:
+references may dangle, so look-ups here never assume that a name exists.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from urllib.parse import urlsplit
+
+from edged.domain import unsupported
+from edged.domain.budget import ModelMemory, edge_budget, mebibytes, model_memory
+from edged.domain.finding import Finding
+from edged.domain.nn.spec import Dense, LayerSpec, Shape, ShapeError
+from edged.domain.pack import MOST_BYTES
+from edged.domain.suggest import did_you_mean
+from edged.domain.topology import MIB, Device, Edge, Stream, Topology, Training
+
+LEAST_PREFETCH = 4 * MIB
+"""Two messages of an epoch, so that one can be trained on while the next arrives."""
+
+ARCHIVE_SCHEMES = ("file", "hdfs", "webhdfs", "s3")
+
+_BYTES_OF = {"uint8": 1, "float32": 4}
+_LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]):\d+", re.IGNORECASE)
+_NODE_NAMES = ("iot[].name", "edges[].name", "archive[].name")
+
+
+def problems(topology: Topology) -> list[Finding]:
+    """All that keeps the topology from being used; empty when it is valid."""
+    return [
+        *_names(topology),
+        *_topics(topology),
+        *_security(topology),
+        *_devices(topology),
+        *_archive(topology),
+        *_training(topology),
+        *_budgets(topology),
+        *unsupported.findings(topology),
+    ]
+
+
+def warnings(topology: Topology) -> list[Finding]:
+    """What works but is probably not meant. For a topology without problems."""
+    return [*_plain_network(topology), *_idle_edges(topology)]
+
+
+def sample_bytes(stream: Stream) -> int:
+    """Bytes of one raw sample."""
+    return math.prod(stream.shape) * _BYTES_OF[stream.dtype]
+
+
+# names
+
+
+def _names(topology: Topology) -> Iterator[Finding]:
+    nodes = [
+        *((f"iot[{i}].name", device.name) for i, device in enumerate(topology.iot)),
+        *((f"edges[{i}].name", edge.name) for i, edge in enumerate(topology.edges)),
+        *((f"archive[{i}].name", archive.name) for i, archive in enumerate(topology.archive)),
+    ]
+    streams = [(f"streams.{stream.name}", stream.name) for stream in topology.streams]
+    yield from _collisions(nodes)
+    yield from _collisions(streams)
+
+
+def _collisions(named: Iterable[tuple[str, str]]) -> Iterator[Finding]:
+    """Kafka's metrics do not tell '.' from '_', some file systems not 'a' from 'A'."""
+    seen: dict[str, tuple[str, str]] = {}
+    for path, name in named:
+        first_path, first = seen.setdefault(_folded(name), (path, name))
+        if first_path == path:
+            continue
+        if first == name:
+            yield Finding(path, f'"{name}" is already the name of {_owner(first_path)}', needs=(first_path,))
+        else:
+            yield Finding(
+                path,
+                f'"{name}" is too like "{first}", the name of {_owner(first_path)}',
+                "names differ in more than upper and lower case or '.' and '_'",
+                needs=(first_path,),
+            )
+
+
+def _folded(name: str) -> str:
+    return name.lower().replace(".", "_")
+
+
+def _owner(path: str) -> str:
+    return path.removesuffix(".name")
+
+
+def _topics(topology: Topology) -> Iterator[Finding]:
+    """Distinct names can still join to one topic: stream a on edge b.c, stream a.b on edge c."""
+    users_of: dict[str, dict[tuple[str, str], tuple[str, str]]] = defaultdict(dict)
+    for device in topology.iot:
+        topic = _folded(topology.archive_topic(device.stream, device.edge))
+        users_of[topic].setdefault((_folded(device.stream), _folded(device.edge)), (device.stream, device.edge))
+    for topic, users in users_of.items():
+        if len(users) > 1:
+            stream, edge = list(users.values())[1]
+            yield Finding(
+                f"streams.{stream}",
+                f'the topic of stream "{stream}" on edge "{edge}" would be that of another stream and edge as well'
+                f' ("{topic}")',
+                "leave the '.' out of one of the names",
+                needs=("streams", *_NODE_NAMES),
+            )
+
+
+# kafka
+
+
+def _security(topology: Topology) -> Iterator[Finding]:
+    security = topology.kafka.security
+    at = "kafka.security"
+    needs = (f"{at}.protocol",)
+    sasl = {"mechanism": security.mechanism, "username": security.username, "password": security.password}
+    if security.protocol.startswith("SASL"):
+        missing = [key for key, value in sasl.items() if value is None]
+        if missing:
+            yield Finding(
+                at,
+                f"{security.protocol} needs {' and '.join(missing)}",
+                needs=(*needs, *(f"{at}.{key}" for key in missing)),
+            )
+    else:
+        for key, value in sasl.items():
+            if value is not None:
+                yield Finding(
+                    f"{at}.{key}",
+                    f"{security.protocol} does not use it",
+                    "use protocol: SASL_SSL or leave it out",
+                    needs,
+                )
+    if security.protocol == "SASL_PLAINTEXT" and security.mechanism == "PLAIN" and not _is_loopback(topology):
+        yield Finding(
+            f"{at}.mechanism",
+            "PLAIN would send the password unencrypted over the network",
+            "use protocol: SASL_SSL",
+            (*needs, "kafka.bootstrap"),
+        )
+    yield from _certificates(topology)
+
+
+def _certificates(topology: Topology) -> Iterator[Finding]:
+    security = topology.kafka.security
+    at = "kafka.security"
+    files = {"ca": security.ca, "certificate": security.certificate, "key": security.key}
+    if not security.protocol.endswith("SSL"):
+        for name, value in files.items():
+            if value is not None:
+                yield Finding(
+                    f"{at}.{name}",
+                    f"{security.protocol} does not use it",
+                    "use protocol: SSL or SASL_SSL, or leave it out",
+                    (f"{at}.protocol",),
+                )
+        return
+    for name, other in (("certificate", "key"), ("key", "certificate")):
+        if files[name] is not None and files[other] is None:
+            yield Finding(f"{at}.{name}", f"it is of use only with its {other}", f"add {other}", (f"{at}.{other}",))
+
+
+def _is_loopback(topology: Topology) -> bool:
+    return all(_LOOPBACK.fullmatch(server) for server in topology.kafka.bootstrap)
+
+
+# devices and archive
+
+
+def _devices(topology: Topology) -> Iterator[Finding]:
+    edges = [edge.name for edge in topology.edges]
+    streams = {stream.name: stream for stream in topology.streams}
+    for i, device in enumerate(topology.iot):
+        at = f"iot[{i}]"
+        if device.edge not in edges:
+            yield Finding(
+                f"{at}.edge",
+                f'no edge is called "{device.edge}"',
+                did_you_mean(device.edge, edges),
+                ("edges[].name",),
+            )
+        stream = streams.get(device.stream)
+        if stream is None:
+            yield _no_stream(f"{at}.stream", device.stream, streams)
+        else:
+            yield from _codec(f"{at}.codec", device, stream)
+
+
+def _no_stream(path: str, name: str, known: Iterable[str]) -> Finding:
+    return Finding(path, f'no stream is called "{name}"', did_you_mean(name, known), ("streams",))
+
+
+def _codec(path: str, device: Device, stream: Stream) -> Iterator[Finding]:
+    needs = (path.removesuffix(".codec") + ".stream", f"streams.{stream.name}.sample")
+    shape = _shape_text(stream.shape)
+    if device.codec == "raw":
+        if sample_bytes(stream) > MOST_BYTES:
+            yield Finding(
+                path,
+                f"a raw sample of {shape} {stream.dtype} has {sample_bytes(stream)} bytes; at most {MOST_BYTES} fit"
+                " into one message",
+                "use codec: jpeg or png, or a smaller shape",
+                needs,
+            )
+    elif stream.dtype != "uint8" or len(stream.shape) != 3 or stream.shape[2] not in {1, 3}:
+        yield Finding(
+            path,
+            f"{device.codec} needs uint8 samples of shape [height, width, 1] or [height, width, 3], not"
+            f" {shape} {stream.dtype}",
+            "use codec: raw",
+            needs,
+        )
+
+
+def _archive(topology: Topology) -> Iterator[Finding]:
+    if len(topology.archive) != 1:
+        yield Finding(
+            "archive",
+            f"exactly one archive node, not {len(topology.archive)}: one node serves, and the file system behind it is"
+            " what is distributed",
+        )
+    for i, archive in enumerate(topology.archive):
+        yield from _url(f"archive[{i}].url", archive.url)
+
+
+def _url(path: str, url: str) -> Iterator[Finding]:
+    try:
+        parts = urlsplit(url)
+        has_user = "@" in parts.netloc
+    except ValueError:
+        yield Finding(path, "it is not a URL", "such as file:///srv/edged")
+        return
+    if parts.scheme not in ARCHIVE_SCHEMES:
+        yield Finding(path, "the archive's URL begins with file://, hdfs:// or s3://", "such as file:///srv/edged")
+    elif has_user:
+        yield Finding(path, "a URL holds no user name or password here")
+    elif parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/") or "\0" in url):
+        yield Finding(path, "file:// takes an absolute path", "such as file:///srv/edged, with three slashes")
+    elif parts.query or parts.fragment:
+        yield Finding(path, "the archive's URL has no '?' and no '#'")
+
+
+# training
+
+
+def _training(topology: Topology) -> Iterator[Finding]:
+    training = topology.training
+    if training is None:
+        return
+    streams = {stream.name: stream for stream in topology.streams}
+    stream = streams.get(training.stream)
+    if stream is None:
+        yield _no_stream("training.stream", training.stream, streams)
+        return
+    yield from _model(training, stream)
+    if training.live_epoch < training.global_batch:
+        yield Finding(
+            "training.live_epoch",
+            f"an epoch of {training.live_epoch} samples is shorter than one batch of {training.global_batch}",
+            needs=("training.global_batch",),
+        )
+
+
+def _model(training: Training, stream: Stream) -> Iterator[Finding]:
+    needs = ("training.stream", f"streams.{stream.name}", "training.model")
+    shape: Shape = stream.shape
+    for i, layer in enumerate(training.model):
+        try:
+            shape = layer.output_shape(shape)
+        except ShapeError as error:
+            yield Finding(f"training.model[{i}]", str(error), needs=needs)
+            return
+    classes = len(stream.labels)
+    at = f"training.model[{len(training.model) - 1}]"
+    last = training.model[-1] if training.model else None
+    if not isinstance(last, Dense):
+        yield Finding(at, "the model ends with a dense layer, one unit for each label", f"add dense: {classes}", needs)
+    elif last.activation != "none":
+        yield Finding(at, "the last layer has no activation: softmax follows it by itself", needs=needs)
+    elif last.units != classes:
+        yield Finding(
+            at,
+            f'{last.units} units for the {classes} labels of stream "{stream.name}"',
+            f"write dense: {classes}",
+            needs,
+        )
+
+
+# budgets
+
+
+def _budgets(topology: Topology) -> Iterator[Finding]:
+    stream = _training_stream(topology)
+    memory = _memory(topology, stream)
+    for i, edge in enumerate(topology.edges):
+        yield from _prefetch(f"edges[{i}]", edge, stream)
+        yield from _memory_limit(f"edges[{i}]", edge, memory)
+
+
+def _prefetch(at: str, edge: Edge, stream: Stream | None) -> Iterator[Finding]:
+    if edge.prefetch < LEAST_PREFETCH:
+        yield Finding(f"{at}.prefetch", f"at least {mebibytes(LEAST_PREFETCH)}: two messages of an epoch")
+    elif stream and edge.prefetch < 2 * sample_bytes(stream):
+        yield Finding(
+            f"{at}.prefetch",
+            f'at least two samples of stream "{stream.name}", {mebibytes(2 * sample_bytes(stream))}',
+            needs=("training.stream", f"streams.{stream.name}.sample"),
+        )
+
+
+def _memory_limit(at: str, edge: Edge, memory: ModelMemory | None) -> Iterator[Finding]:
+    budget = edge_budget(edge, memory)
+    if budget.total <= budget.limit:
+        return
+    yield Finding(
+        f"{at}.memory_limit",
+        f"the daemon needs about {mebibytes(budget.total)} (base {mebibytes(budget.base)} + model"
+        f" {mebibytes(budget.model)} + prefetch {mebibytes(budget.prefetch)} + cache.memory"
+        f" {mebibytes(budget.cache)}), the limit is {mebibytes(budget.limit)}",
+        f"raise memory_limit to {-(-budget.total // MIB)}MiB, or make cache.memory or global_batch smaller",
+        (f"{at}.cache", f"{at}.prefetch", "training", "streams"),
+    )
+
+
+def _training_stream(topology: Topology) -> Stream | None:
+    training = topology.training
+    return next((s for s in topology.streams if training and s.name == training.stream), None)
+
+
+def _memory(topology: Topology, stream: Stream | None) -> ModelMemory | None:
+    training = topology.training
+    if training is None or stream is None:
+        return None
+    layers: Sequence[LayerSpec] = training.model
+    try:
+        return model_memory(stream.shape, layers, training.global_batch)
+    except ShapeError:
+        return None  # told by _model
+
+
+# warnings
+
+
+def _plain_network(topology: Topology) -> Iterator[Finding]:
+    if topology.kafka.security.protocol.endswith("PLAINTEXT") and not _is_loopback(topology):
+        yield Finding(
+            "kafka.bootstrap",
+            "samples and models go over the network unencrypted",
+            "see kafka.security; SASL_SSL encrypts and tells the nodes apart",
+        )
+
+
+def _idle_edges(topology: Topology) -> Iterator[Finding]:
+    training = topology.training
+    for i, edge in enumerate(topology.edges):
+        devices = topology.devices_of(edge.name)
+        if not devices:
+            yield Finding(f"edges[{i}].name", "no device sends to this edge")
+        elif training and training.source != "archive" and all(d.stream != training.stream for d in devices):
+            yield Finding(
+                f"edges[{i}].name",
+                f'none of its devices sends the stream "{training.stream}" that it trains on',
+            )
+
+
+def _shape_text(shape: Shape) -> str:
+    return "×".join(str(n) for n in shape)

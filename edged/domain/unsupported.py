@@ -1,0 +1,52 @@
+"""What a topology may ask for that this version does not carry out yet.
+
+Each is refused in so many words rather than ignored. When a part is built, its function here goes.
+"""
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from edged.domain.finding import Finding
+from edged.domain.topology import Topology
+
+
+def findings(topology: Topology) -> Iterator[Finding]:
+    """One finding for each thing asked for in vain."""
+    yield from _mqtt(topology)
+    yield from _remote_archive(topology)
+    yield from _exchange(topology)
+    yield from _importance(topology)
+
+
+def _mqtt(topology: Topology) -> Iterator[Finding]:
+    for i, device in enumerate(topology.iot):
+        if device.transport == "mqtt":
+            yield Finding(f"iot[{i}].transport", "this version does not carry mqtt yet", "use transport: kafka")
+
+
+def _remote_archive(topology: Topology) -> Iterator[Finding]:
+    for i, archive in enumerate(topology.archive):
+        if urlsplit(archive.url).scheme in {"hdfs", "webhdfs", "s3"}:
+            yield Finding(
+                f"archive[{i}].url",
+                "this version writes to file:// only",
+                "mount the distributed file system, by NFS, CephFS or a gateway, and name the folder",
+            )
+
+
+def _exchange(topology: Topology) -> Iterator[Finding]:
+    training = topology.training
+    if training and training.exchange.mode != "none" and len(topology.edges) > 1:
+        yield Finding(
+            "training.exchange.mode",
+            f"this version does not carry out {training.exchange.mode} yet",
+            "use mode: none; each edge then trains a model of its own",
+            needs=("edges",),
+        )
+
+
+def _importance(topology: Topology) -> Iterator[Finding]:
+    if topology.training and topology.training.sampling.mode == "importance":
+        yield Finding(
+            "training.sampling.mode", "this version does not sample by importance yet", "use uniform or stratified"
+        )

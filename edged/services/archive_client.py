@@ -1,0 +1,284 @@
+"""Asking the archive through Kafka: requests out, replies in, silence noticed.
+
+Covers matching replies to requests, asking again, and saying so when the archive does not answer. What to ask for is
+`services.epoch`'s subject. There is no task behind it: whoever waits or drains moves it on.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edged.config import Timing
+from edged.domain import epoch_protocol
+from edged.domain.dataset import Snapshot
+from edged.domain.epoch_protocol import SamplesPart, SamplesRequest, SnapshotPart, SnapshotRequest
+from edged.domain.sampling import SAMPLE_OVERHEAD, Ids, Window
+from edged.errors import FormatError
+from edged.log import logger
+from edged.ports import Health, Log, LogReader, Message, Record, TopicPartition
+
+DEGRADED_AFTER_S = 8.0
+"""Silence of the archive after which it is said to be away: below the promised 10 s, above a cold read."""
+
+RECORDS_A_POLL = 4
+"""Reply parts taken at once; 2 MiB, so that handling them never holds up the loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveAddress:
+    """Who asks, for which stream, and through which topics."""
+
+    edge: str
+    stream: str
+    requests_topic: str
+    epochs_topic: str
+
+
+class WindowFetch:
+    """A window's samples as they come in, by position; None where nothing has come or the archive has none."""
+
+    def __init__(self, window: Window) -> None:
+        n = window.num_samples
+        self.window = window
+        self.payloads: list[bytes | None] = [None] * n
+        self.labels: list[str | None] = [None] * n
+        self.codecs: list[str] = [""] * n
+        self.num_missing = 0
+        self.num_bytes = 0
+        self._is_open = np.ones(n, np.bool_)
+        self._num_open = n
+
+    @property
+    def is_complete(self) -> bool:
+        return self._num_open == 0
+
+    @property
+    def num_open(self) -> int:
+        """Samples that have not come yet."""
+        return self._num_open
+
+    def open_positions(self) -> Ids:
+        return np.flatnonzero(self._is_open)
+
+    def accept(self, part: SamplesPart, positions: Ids) -> None:
+        """Take what the part holds; `positions[i]`: where position i of its request lies in the window.
+
+        What came before is ignored. Raises FormatError for positions that were not asked for.
+        """
+        for asked in (part.position, part.missing):
+            if len(asked) and not 0 <= asked.min() <= asked.max() < len(positions):
+                raise FormatError("a reply names samples that were not asked for")
+        arrived = positions[part.position].tolist()
+        for at, payload, label, codec in zip(arrived, part.payloads, part.labels, part.codecs, strict=True):
+            if self._is_open[at]:
+                self._is_open[at] = False
+                self.payloads[at], self.labels[at], self.codecs[at] = payload, label, codec
+                self.num_bytes += len(payload) + SAMPLE_OVERHEAD
+        missing = np.unique(positions[part.missing])
+        self.num_missing += int(self._is_open[missing].sum())
+        self._is_open[missing] = False
+        self._num_open = int(self._is_open.sum())
+
+
+class SnapshotFetch:
+    """A snapshot as its parts come in."""
+
+    def __init__(self, ends: dict[str, int] | None) -> None:
+        self.ends = ends
+        self.num_bytes = 0
+        self._parts: dict[int, SnapshotPart] = {}
+        self._num_parts: int | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self._parts) == self._num_parts
+
+    @property
+    def num_open(self) -> int:
+        return 0
+
+    def accept(self, part: SnapshotPart) -> None:
+        """Take a part. Raises FormatError, and starts over, when the parts are not one snapshot's."""
+        self._parts[part.part] = part
+        if part.last:
+            self._num_parts = part.part + 1
+        if self.is_complete:
+            try:
+                self.snapshot()
+            except FormatError:
+                self._parts, self._num_parts = {}, None
+                raise
+
+    def snapshot(self) -> Snapshot:
+        """The whole; only when it is complete."""
+        return epoch_protocol.join_snapshot([self._parts[i] for i in range(len(self._parts))])
+
+
+Fetch = WindowFetch | SnapshotFetch
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A fetch that waits. `requests`: its request ids and, for windows, the positions that each asked for."""
+
+    fetch: Fetch
+    asked_at: float = 0.0
+    is_sent: bool = False
+    requests: dict[str, Ids] = field(default_factory=dict)
+
+
+class ArchiveClient:
+    """Requests of one process to the archive. Used by one task; `open()` it first.
+
+    `wait_s`: seconds spent waiting in total. `is_waiting`: whether it waits for the world outside now.
+    """
+
+    def __init__(self, log: Log, health: Health, address: ArchiveAddress, timing: Timing) -> None:
+        self._log = log
+        self._health = health
+        self._address = address
+        self._timing = timing
+        self._reader: LogReader | None = None
+        self._process = secrets.token_hex(6)
+        self._num_requests = 0
+        self._pending: list[_Pending] = []
+        self._heard_at = 0.0
+        self.wait_s = 0.0
+        self.is_waiting = False
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Listen for replies from now on; what was sent to an earlier process is not read. Waits for the log."""
+        replies = TopicPartition(self._address.epochs_topic)
+        with self._waiting():
+            end = (await self._log.watermarks([replies]))[replies].high
+        async with self._log.reader({replies: end}) as reader:
+            self._reader = reader
+            try:
+                yield
+            finally:
+                self._reader = None
+                self._pending.clear()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the fetches under way hold by now."""
+        return sum(pending.fetch.num_bytes for pending in self._pending)
+
+    async def ask(self, fetch: Fetch) -> None:
+        """Send the fetch's request. Waits for Kafka a moment only: an unsent request is sent again later."""
+        pending = _Pending(fetch)
+        self._pending.append(pending)
+        await self._send(pending)
+
+    def forget(self, fetch: Fetch) -> None:
+        """Nobody wants the fetch any more; its replies are ignored."""
+        self._pending = [pending for pending in self._pending if pending.fetch is not fetch]
+
+    async def drain(self) -> None:
+        """Take the replies that are already here, without waiting for more."""
+        if self._pending:
+            await self._poll(timeout_s=0)
+
+    async def wait(self, fetch: Fetch) -> None:
+        """Return when the fetch is complete, however long the archive takes."""
+        if fetch.is_complete:
+            return
+        with self._waiting():
+            while not fetch.is_complete:
+                await self._poll(timeout_s=self._timing.poll_s)
+
+    async def pause(self, seconds: float) -> None:
+        """Let `seconds` pass, listening."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        with self._waiting():
+            while (left := until - loop.time()) > 0:
+                await self._poll(timeout_s=min(left, self._timing.poll_s))
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        self.is_waiting = True
+        try:
+            yield
+        finally:
+            self.is_waiting = False
+            self.wait_s += loop.time() - begin
+
+    async def _poll(self, *, timeout_s: float) -> None:
+        assert self._reader is not None, "open() the client first"
+        records = await self._reader.poll(max_records=RECORDS_A_POLL, timeout_s=timeout_s)
+        if records:
+            self._heard_at = asyncio.get_running_loop().time()
+            self._health.recovered("archive")
+        for record in records:
+            self._take(record)
+        await self._tend()
+
+    def _take(self, record: Record) -> None:
+        try:
+            part = epoch_protocol.decode_part(record.value)
+            pending = next((each for each in self._pending if part.request in each.requests), None)
+            if pending is None:
+                return  # an earlier process's, or forgotten
+            self._accept(pending, part)
+        except FormatError as error:
+            logger().warning("epoch.malformed", err=str(error))
+            return
+        if pending.fetch.is_complete:
+            self._pending.remove(pending)
+
+    @staticmethod
+    def _accept(pending: _Pending, part: epoch_protocol.Part) -> None:
+        fetch = pending.fetch
+        if isinstance(fetch, WindowFetch) and isinstance(part, SamplesPart):
+            fetch.accept(part, pending.requests[part.request])
+        elif isinstance(fetch, SnapshotFetch) and isinstance(part, SnapshotPart):
+            fetch.accept(part)
+        else:
+            raise FormatError("a reply is not of its request's kind")
+
+    async def _tend(self) -> None:
+        """Notice silence: say so, and ask again."""
+        now = asyncio.get_running_loop().time()
+        for pending in self._pending:
+            silent_s = now - max(pending.asked_at, self._heard_at)
+            if silent_s >= DEGRADED_AFTER_S:
+                self._health.degraded("archive", f"no answer for {silent_s:.0f} s")
+            if not pending.is_sent and silent_s >= self._timing.kafka_deadline_s:
+                await self._send(pending)
+            elif silent_s >= self._timing.archive_deadline_s:
+                logger().warning("epoch.asked_again", silent_s=round(silent_s, 1), samples=pending.fetch.num_open)
+                await self._send(pending)
+
+    async def _send(self, pending: _Pending) -> None:
+        """Ask for what the fetch still lacks. Replies to its earlier requests stay welcome."""
+        request = self._request(pending)
+        message = Message(
+            self._address.requests_topic, epoch_protocol.encode_request(request), key=self._address.edge.encode()
+        )
+        pending.is_sent = False
+        with contextlib.suppress(TimeoutError):
+            # The log would wait until the broker is back; the trainer has a window in hand and should go on.
+            async with asyncio.timeout(self._timing.poll_s):
+                await self._log.append([message])
+                pending.is_sent = True
+        pending.asked_at = asyncio.get_running_loop().time()
+
+    def _request(self, pending: _Pending) -> epoch_protocol.Request:
+        self._num_requests += 1
+        name = f"{self._process}-{self._num_requests}"
+        edge, stream = self._address.edge, self._address.stream
+        fetch = pending.fetch
+        if isinstance(fetch, SnapshotFetch):
+            pending.requests[name] = np.zeros(0, np.int64)
+            return SnapshotRequest(name, edge, stream, fetch.ends)
+        positions = fetch.open_positions()
+        pending.requests[name] = positions
+        return SamplesRequest(name, edge, stream, *fetch.window.part(positions))

@@ -1,0 +1,231 @@
+"""From the edges' archive topics into the archive's files, each sample once.
+
+Covers what is buffered and when it becomes a file. How a file becomes durable, and waiting for a storage that refuses,
+is `ports.ArchiveWriter`'s subject. The archive itself says where to go on: what the group has committed is for lag
+tools alone.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from edged.aio import run_in_worker
+from edged.domain import cursors as cursor_rules
+from edged.domain import pack as packs
+from edged.domain.pack import Pack
+from edged.errors import ArchiveConflict, FormatError
+from edged.log import logger
+from edged.ports import ArchiveWriter, Log, LogReader, Progress, Record, Statistics, TopicPartition
+
+GROUP = "edged-archiver"
+_RECORDS_A_POLL = 16
+"""At most 1 MiB each; what is polled comes on top of the buffers' budget."""
+_SAMPLE_BYTES = 512
+"""What a decoded sample takes beside its payload."""
+_FULL_BUFFERS = 2
+"""All buffers together hold this many files' bytes; then the largest is flushed."""
+
+
+class Source(NamedTuple):
+    """One edge's packs of one stream and the topic that carries them."""
+
+    stream: str
+    edge: str
+    topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiverSettings:
+    flush_s: float = 10.0
+    """Age of the oldest buffered pack at which a file is written: what a crash has to read again."""
+
+    flush_bytes: int = 32 << 20
+    """Bytes in memory at which a file is written; files of this size are read well from any file system."""
+
+    poll_s: float = 1.0
+    """Longest wait for records."""
+
+    stop_s: float = 10.0
+    """Most time for the last files after a stop; what they would have held is read again at the next start."""
+
+
+@dataclass
+class _Buffer:
+    """One source's packs that are not durable yet, and where it stands behind them."""
+
+    source: Source
+    next_offset: int
+    cursors: dict[str, int]
+    packs: list[tuple[int, Pack]] = field(default_factory=list)
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+    num_bytes: int = 0
+    since_s: float = 0.0
+
+    @property
+    def partition(self) -> TopicPartition:
+        return TopicPartition(self.source.topic)
+
+    def add(self, record: Record, pack: Pack) -> None:
+        """The record's pack behind those before it; offsets between them are gone for good."""
+        if record.offset > self.next_offset:
+            self.gaps.append((self.next_offset, record.offset))
+        self.packs.append((record.offset, pack))
+        self.next_offset = record.offset + 1
+        self.cursors = cursor_rules.advance(self.cursors, pack)
+        self.num_bytes += pack.num_bytes + _SAMPLE_BYTES * (len(pack.samples) + 1)
+
+    def clear(self) -> None:
+        self.packs, self.gaps, self.num_bytes = [], [], 0
+
+
+class Archiver:
+    """Reads every source's topic and writes files of contiguous offsets."""
+
+    def __init__(
+        self,
+        log: Log,
+        archive: ArchiveWriter,
+        sources: Sequence[Source],
+        settings: ArchiverSettings = ArchiverSettings(),
+    ) -> None:
+        self._log = log
+        self._archive = archive
+        self._sources = sources
+        self._settings = settings
+        self._buffers: dict[str, _Buffer] = {}
+        self._reader: LogReader | None = None
+        self._rounds = 0
+        self._waits = False
+        self._samples = 0
+
+    async def run(self) -> None:
+        """Archive until cancelled; then write what is buffered, for at most `stop_s`, and raise the cancellation.
+
+        Raises ArchiveConflict when a second writer is at work, or when a topic was made anew: its offsets begin
+        again, and the archive has those already.
+        """
+        for source in self._sources:
+            self._buffers[source.topic] = _Buffer(source, *await self._archive.resume(source.stream, source.edge))
+        positions = {buffer.partition: buffer.next_offset for buffer in self._buffers.values()}
+        async with self._log.reader(positions, group=GROUP) as reader:
+            self._reader = reader
+            try:
+                while True:
+                    await self._take(await self._poll(reader))
+                    while (buffer := self._due()) is not None:
+                        await self._flush(buffer, reader)
+                    self._rounds += 1
+            except asyncio.CancelledError:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._settings.stop_s):
+                        for buffer in self._buffers.values():
+                            await self._flush(buffer, reader)
+                raise
+
+    def progress(self) -> Progress:
+        """A sign of life also while the storage refuses: each try counts."""
+        return Progress(self._rounds + self._archive.tries, self._waits)
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            archived_samples=self._samples,
+            lag_records=self._reader.lag() if self._reader else 0,
+            queue_bytes=sum(buffer.num_bytes for buffer in self._buffers.values()),
+        )
+
+    async def _poll(self, reader: LogReader) -> list[Record]:
+        now_s = asyncio.get_running_loop().time()
+        due_s = [buffer.since_s + self._settings.flush_s - now_s for buffer in self._buffers.values() if buffer.packs]
+        self._waits = True
+        try:
+            return await reader.poll(
+                max_records=_RECORDS_A_POLL, timeout_s=max(0.0, min([self._settings.poll_s, *due_s]))
+            )
+        finally:
+            self._waits = False
+
+    async def _take(self, records: Sequence[Record]) -> None:
+        """Decode the records and buffer them."""
+        decoded = await run_in_worker(_decode_all, records) if records else []
+        for record, pack in zip(records, decoded, strict=True):
+            buffer = self._buffers[record.topic]
+            if record.offset < buffer.next_offset:
+                raise ArchiveConflict(
+                    f"topic {record.topic} brings offset {record.offset}, and the archive goes on at "
+                    f"{buffer.next_offset}: the topic was made anew; give the archive another url"
+                )
+            if not buffer.packs:
+                buffer.since_s = asyncio.get_running_loop().time()
+            self._buffer(buffer, record, pack)
+
+    def _buffer(self, buffer: _Buffer, record: Record, decoded: Pack | FormatError) -> None:
+        stream, edge, topic = buffer.source
+        if isinstance(decoded, Pack) and decoded.stream != stream:
+            decoded = FormatError(f"a pack of stream {decoded.stream!r}")
+        if isinstance(decoded, FormatError):
+            logger().error("archive.rejected", topic=topic, offset=record.offset, reason=str(decoded))
+            decoded = Pack(stream, ())
+        if record.offset > buffer.next_offset:
+            logger().error(
+                "archive.gap",
+                stream=stream,
+                source=edge,
+                first_offset=buffer.next_offset,
+                next_offset=record.offset,
+            )
+        fresh = cursor_rules.without_duplicates(decoded, buffer.cursors)
+        if fresh is not decoded:
+            left_out = len(decoded.samples) - len(fresh.samples)
+            logger().info("archive.duplicates", stream=stream, source=edge, offset=record.offset, samples=left_out)
+        buffer.add(record, fresh)
+
+    def _due(self) -> _Buffer | None:
+        """A buffer to flush now: too large, too old, or the largest when all together are too much."""
+        filled = [buffer for buffer in self._buffers.values() if buffer.packs]
+        if not filled:
+            return None
+        largest = max(filled, key=lambda buffer: buffer.num_bytes)
+        oldest = min(filled, key=lambda buffer: buffer.since_s)
+        total = sum(buffer.num_bytes for buffer in filled)
+        if largest.num_bytes >= self._settings.flush_bytes or total >= _FULL_BUFFERS * self._settings.flush_bytes:
+            return largest
+        now_s = asyncio.get_running_loop().time()
+        return oldest if now_s >= oldest.since_s + self._settings.flush_s else None
+
+    async def _flush(self, buffer: _Buffer, reader: LogReader) -> None:
+        """1. the file becomes durable; 2. the buffer is emptied; 3. the offsets are committed.
+
+        Cancelled in step 1, the buffer is as before and may be flushed again: the same range makes the same file.
+        """
+        if not buffer.packs:
+            return
+        stream, edge, _ = buffer.source
+        started_s = asyncio.get_running_loop().time()
+        await self._archive.append(stream, edge, buffer.packs, buffer.gaps)
+        samples = sum(len(pack.samples) for _, pack in buffer.packs)
+        logger().info(
+            "archive.flushed",
+            stream=stream,
+            source=edge,
+            first_offset=min(offset for offset, _ in [*buffer.packs[:1], *buffer.gaps[:1]]),
+            next_offset=buffer.next_offset,
+            samples=samples,
+            bytes=sum(pack.num_bytes for _, pack in buffer.packs),
+            write_ms=(asyncio.get_running_loop().time() - started_s) * 1000,
+        )
+        self._samples += samples
+        buffer.clear()
+        await reader.commit({buffer.partition: buffer.next_offset})
+
+
+def _decode_all(records: Sequence[Record]) -> list[Pack | FormatError]:
+    return [_decode(record.value) for record in records]
+
+
+def _decode(value: bytes) -> Pack | FormatError:
+    try:
+        return packs.decode(value)
+    except FormatError as error:
+        return error

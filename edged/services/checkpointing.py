@@ -1,0 +1,111 @@
+"""When and how the training job is made durable, and found again.
+
+Covers restoring, saving and deploying through the port CheckpointStore. What a checkpoint holds is
+`domain.checkpoint`'s subject.
+"""
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter
+
+from edged.aio import run_in_worker
+from edged.domain import checkpoint
+from edged.domain.checkpoint import Params, Position, TrainState
+from edged.errors import CheckpointCorrupt, StorageError
+from edged.log import logger
+from edged.ports import CheckpointStore, DeployedModel, Health
+
+Exporter = Callable[[Params], bytes]
+"""Weights to a model file."""
+
+
+class Checkpointing:
+    """Checkpoints of one job, every `every_s` seconds and whenever asked. Used by one task.
+
+    A disk that refuses is reported (health: disk, `checkpoint.failed`) and tried again later; training goes on.
+    Cancelled, each method first finishes its write.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        health: Health,
+        export: Exporter,
+        *,
+        job: str,
+        labels: tuple[str, ...],
+        sample_shape: tuple[int, ...],
+        every_s: float,
+    ) -> None:
+        self._store = store
+        self._health = health
+        self._export = export
+        self._job = job
+        self._labels = labels
+        self._sample_shape = sample_shape
+        self._every_s = every_s
+        self._due_at = 0.0
+        self._saved: Position | None = None
+
+    async def restore(self) -> TrainState | None:
+        """The newest valid checkpoint; None when there is none. Raises TopologyMismatch when it is another job's."""
+        self._postpone()
+        state = await run_in_worker(self._restore)
+        self._saved = None if state is None else state.position
+        return state
+
+    def is_due(self) -> bool:
+        """Whether `every_s` seconds have passed since the last save."""
+        return asyncio.get_running_loop().time() >= self._due_at
+
+    async def save(self, state: TrainState) -> None:
+        """Make `state` durable, unless it is already. The caller keeps it still meanwhile."""
+        self._postpone()
+        if state.position != self._saved:
+            await self._attempt(self._save, state)
+
+    async def deploy(self, state: TrainState) -> None:
+        """Give the companion the model of `state`, unless it has it."""
+        await self._attempt(self._deploy, state)
+
+    def _postpone(self) -> None:
+        self._due_at = asyncio.get_running_loop().time() + self._every_s
+
+    def _restore(self) -> TrainState | None:
+        for generation, blob in self._store.checkpoints():
+            try:
+                state = checkpoint.decode(blob, job=self._job)
+            except CheckpointCorrupt as error:
+                logger().warning("checkpoint.skipped", generation=generation, err=str(error))
+                continue
+            logger().info("checkpoint.restored", generation=generation, epoch=state.position.epoch, bytes=len(blob))
+            return state
+        return None
+
+    async def _attempt(self, write: Callable[[TrainState], None], state: TrainState) -> None:
+        try:
+            await run_in_worker(write, state)
+        except StorageError as error:
+            logger().error("checkpoint.failed", generation=state.generation, err=str(error))
+            self._health.degraded("disk", str(error))
+        else:
+            self._health.recovered("disk")
+
+    def _save(self, state: TrainState) -> None:
+        begin = perf_counter()
+        blob = checkpoint.encode(state)
+        self._store.save(blob, state.generation)
+        self._saved = state.position
+        logger().info("checkpoint.saved", generation=state.generation, bytes=len(blob), ms=_ms_since(begin))
+
+    def _deploy(self, state: TrainState) -> None:
+        if self._store.newest_model(newer_than=state.generation - 1) is not None:
+            return
+        begin = perf_counter()
+        content = self._export(state.params)
+        self._store.deploy(DeployedModel(state.generation, content, self._labels, self._sample_shape))
+        logger().info("checkpoint.deployed", generation=state.generation, bytes=len(content), ms=_ms_since(begin))
+
+
+def _ms_since(begin: float) -> float:
+    return round((perf_counter() - begin) * 1e3, 1)

@@ -1,0 +1,132 @@
+"""Mini-batches of fresh samples, straight from the edge's own uplink.
+
+Covers their order, which of them are held out, and where to go on. The packs themselves are `live`'s subject.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from itertools import islice
+from typing import NamedTuple
+
+from edged.aio import run_in_worker
+from edged.domain.dataset import test_rows
+from edged.domain.pack import Pack
+from edged.services.live import LiveLog
+from edged.services.minibatch import Batcher, Encoded, MiniBatch
+
+MOST_HELD_OUT = 1000
+"""Held-out fresh samples that are kept to test on."""
+
+
+class Cursor(NamedTuple):
+    """The next fresh sample: a pack of the edge's archive topic and a row in it."""
+
+    offset: int
+    row: int
+
+
+class FreshSamples:
+    """Fresh samples in the order of the log, in full mini-batches. Used by one task.
+
+    Held-out rows are the same as those of the archive's epochs. The newest MOST_HELD_OUT of them, at most
+    `held_out_bytes`, are kept in memory to test on; a restart begins with none.
+    `wait_s`: seconds spent waiting for samples so far; `is_waiting`: whether it does now.
+    """
+
+    def __init__(
+        self,
+        live: LiveLog,
+        batcher: Batcher,
+        test_batcher: Batcher,
+        *,
+        edge: str,
+        test_fraction: float,
+        held_out_bytes: int,
+        poll_s: float,
+    ) -> None:
+        self._live = live
+        self._batcher = batcher
+        self._test_batcher = test_batcher
+        self._edge = edge
+        self._test_fraction = test_fraction
+        self._held_out_bytes = held_out_bytes
+        self._poll_s = poll_s
+        self._cursor: Cursor | None = None
+        self._counted_to = -1
+        self._held_out: deque[Encoded] = deque()
+        self._num_bytes = 0
+        self.is_waiting = False
+        self.wait_s = 0.0
+
+    @property
+    def num_bytes(self) -> int:
+        """Payload bytes of the held-out samples."""
+        return self._num_bytes
+
+    def start(self, cursor: Cursor) -> Cursor:
+        """Go on at `cursor`; with a negative offset, at whatever comes to the log from now on.
+
+        Samples that were already there then are the archive's matter: live training means what the sensors see now.
+        """
+        self._cursor = cursor if cursor.offset >= 0 else Cursor(self._live.end(), 0)
+        return self._cursor
+
+    async def next(self) -> tuple[MiniBatch, Cursor]:
+        """The next full mini-batch and the cursor behind it, however long it takes to come together.
+
+        Fewer samples are not trained: the learning rate is meant for `global_batch`; they wait in the log.
+        """
+        while (batch := await self.next_nowait()) is None:
+            assert self._cursor is not None, "start() first"
+            await self._wait(self._cursor.offset)
+        return batch
+
+    async def next_nowait(self) -> tuple[MiniBatch, Cursor] | None:
+        """The next full mini-batch if its samples are here. What is behind the newest packs is read back first."""
+        assert self._cursor is not None, "start() first"
+        while self._batcher.num_free:
+            found = self._live.take_nowait(self._cursor.offset)
+            if found is None and self._cursor.offset < self._live.end():
+                found = await self._wait(self._cursor.offset)
+            if found is None:
+                return None
+            self._cursor = await run_in_worker(self._add, *found, self._cursor)
+        return self._batcher.take(), self._cursor
+
+    async def _wait(self, offset: int) -> tuple[int, Pack] | None:
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        self.is_waiting = True
+        try:
+            return await self._live.take(offset, self._poll_s)
+        finally:
+            self.is_waiting = False
+            self.wait_s += loop.time() - begin
+
+    async def held_out(self) -> AsyncGenerator[MiniBatch, None]:
+        """Mini-batches of the newest held-out samples, as they are now."""
+        samples = iter(list(self._held_out))
+        while part := list(islice(samples, self._test_batcher.num_free)):
+            await run_in_worker(self._test_batcher.add, part)
+            yield self._test_batcher.take()
+
+    def _add(self, offset: int, pack: Pack, cursor: Cursor) -> Cursor:
+        """Put the pack's samples from the cursor on into the batch, as many as fit; the cursor behind them."""
+        is_test = test_rows(self._edge, offset, len(pack.samples), self._test_fraction)
+        encoded = [Encoded(sample.payload, sample.codec, sample.label) for sample in pack.samples]
+        if offset > self._counted_to:
+            self._counted_to = offset
+            self._keep([sample for sample, held_out in zip(encoded, is_test, strict=True) if held_out])
+        first = cursor.row if offset == cursor.offset else 0
+        rows = [row for row in range(first, len(encoded)) if not is_test[row]]
+        taken = rows[: self._batcher.num_free]
+        self._batcher.add([encoded[row] for row in taken])
+        return Cursor(offset + 1, 0) if len(taken) == len(rows) else Cursor(offset, taken[-1] + 1)
+
+    def _keep(self, samples: list[Encoded]) -> None:
+        for sample in samples:
+            self._held_out.append(sample)
+            self._num_bytes += len(sample.payload or b"")
+        while len(self._held_out) > MOST_HELD_OUT or self._num_bytes > self._held_out_bytes:
+            self._num_bytes -= len(self._held_out.popleft().payload or b"")

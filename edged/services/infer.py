@@ -1,0 +1,245 @@
+"""The companion: predicts what an edge's devices publish, with the newest model that the trainer deployed.
+
+Covers reading, predicting and publishing. Which model serves is `served_model`'s subject, what a crash left behind
+`published`'s. Does not train, and does not dead-letter: ingest does.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.aio import run_in_worker
+from edged.domain import codec, prediction
+from edged.domain.prediction import Identity, Prediction
+from edged.domain.topology import MIB, Device, Stream, Topology
+from edged.errors import ConfigError, Problem, RejectedRecord
+from edged.log import logger
+from edged.ports import (
+    CheckpointStore,
+    Classifier,
+    ImageDecoder,
+    Log,
+    LogReader,
+    Message,
+    Progress,
+    Record,
+    Statistics,
+    TopicPartition,
+)
+from edged.services.infer_report import InferReport
+from edged.services.published import published_lately
+from edged.services.served_model import Model, ServedModel
+
+_RECOVERED_BATCHES = 4
+"""How far back a restart looks for predictions whose positions were not committed. One batch would do unless crash
+follows crash, each with a batch of other devices' records out."""
+
+_MOST_BATCH_BYTES = 8 * MIB
+"""Bytes of a batch as float32; large samples go in smaller batches."""
+
+
+class _Result(NamedTuple):
+    """A record that could be used: its label as published (None: unlabelled), and its probabilities."""
+
+    record: Record
+    label: str | None
+    probabilities: npt.NDArray[np.float32]
+
+
+def unix_ms() -> float:
+    """Unix time in milliseconds."""
+    return time.time_ns() / 1e6
+
+
+class Companion:
+    """Serves the devices of one edge that sample the stream which is trained.
+
+    Every usable record is predicted exactly once, from offset 0 on. A batch goes: poll, predict, publish, commit.
+    After a crash the positions committed last are taken up again, and records whose predictions stand at the end of
+    the predictions topic are left out. A newer model is looked for once a batch is read: a record meets one model,
+    and changing it neither loses nor repeats one. Until the first model is there nothing is read.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        edge: str,
+        *,
+        log: Log,
+        models: CheckpointStore,
+        load: Callable[[bytes], Classifier],
+        decoder: ImageDecoder,
+        runtime: str,
+        batch: int = 64,
+        poll_s: float = 1.0,
+        now_ms: Callable[[], float] = unix_ms,
+    ) -> None:
+        """`load` and `runtime` as in ServedModel; `batch`: most samples at once; `poll_s`: how long to wait for some.
+
+        Raises ConfigError when the topology trains no model that could be served.
+        """
+        self._stream = _trained_stream(topology)
+        self._device_of_topic: dict[str, Device] = {
+            topology.device_topic(device.name): device
+            for device in topology.devices_of(edge)
+            if device.stream == self._stream.name
+        }
+        self._group = f"edged-infer-{edge}"
+        self._predictions = TopicPartition(topology.predictions_topic(edge))
+        self._log = log
+        self._model = ServedModel(models, load, self._stream.shape, runtime)
+        self._decoder = decoder
+        self._batch = max(1, min(batch, _MOST_BATCH_BYTES // (4 * int(np.prod(self._stream.shape)))))
+        self._poll_s = poll_s
+        self._now_ms = now_ms
+        self._x = np.zeros((self._batch, *self._stream.shape), np.float32)
+        self._reader: LogReader | None = None
+        self._positions: dict[TopicPartition, int] = {}
+        self._published: set[Identity] = set()
+        self._report = InferReport()
+        self._progress = Progress(0, idle=True)
+        self._num_predicted = 0
+
+    def progress(self) -> Progress:
+        """The watchdog's sign of life; idle without a model or without records."""
+        return self._progress
+
+    def statistics(self) -> Statistics:
+        """Samples predicted since the start, and the records waiting."""
+        lag = 0 if self._reader is None else self._reader.lag()
+        return Statistics(predicted_samples=self._num_predicted, lag_records=lag)
+
+    async def run(self) -> None:
+        """Predict for ever. Cancelled at any moment: the next run goes on without loss or repetition."""
+        await self._take_up()
+        await self._wait_for_model()
+        self._report.begin(asyncio.get_running_loop().time())
+        async with self._log.reader(self._positions, group=self._group) as reader:
+            self._reader = reader
+            try:
+                while True:
+                    await self._next_batch(reader)
+                    self._report.write_if_due(asyncio.get_running_loop().time())
+            finally:
+                self._reader = None
+                self._report.write(asyncio.get_running_loop().time())
+
+    async def _take_up(self) -> None:
+        """Where to go on reading, and what was published beyond that."""
+        num_partitions = await self._log.partitions(self._device_of_topic)
+        partitions = [
+            TopicPartition(topic, partition)
+            for topic in self._device_of_topic
+            for partition in range(num_partitions.get(topic, 1))  # a topic not there yet will have one
+        ]
+        committed = await self._log.committed(self._group, partitions)
+        self._positions = dict.fromkeys(partitions, 0) | committed
+        self._published = await published_lately(
+            self._log, self._predictions, most=_RECOVERED_BATCHES * self._batch, poll_s=self._poll_s
+        )
+        not_committed = sum(each.offset >= self._position(each) for each in self._published)
+        if not_committed:
+            logger().info("infer.recovered", predictions=not_committed)
+
+    def _position(self, identity: Identity) -> float:
+        topic = next((topic for topic, each in self._device_of_topic.items() if each.name == identity.device), "")
+        return self._positions.get(TopicPartition(topic, identity.partition), math.inf)
+
+    async def _wait_for_model(self) -> None:
+        await self._model.take_newest()
+        if self._model.current is None:
+            logger().info("infer.waiting")
+        while self._model.current is None:
+            await asyncio.sleep(self._poll_s)  # a folder tells nobody that a file came
+            self._progress = Progress(self._progress.steps + 1, idle=True)
+            await self._model.take_newest()
+
+    async def _next_batch(self, reader: LogReader) -> None:
+        """1. poll, 2. predict, 3. publish, 4. commit. After a crash before 4. the next run leaves 3. out."""
+        records = await reader.poll(max_records=self._batch, timeout_s=self._poll_s)
+        self._progress = Progress(self._progress.steps + 1, idle=not records)
+        await self._model.take_newest()
+        if not records:
+            return
+        assert self._model.current is not None
+        fresh = [record for record in records if self._identity(record) not in self._published]
+        results, compute_ms = await self._predict(self._model.current, fresh)
+        if results:
+            await self._publish(self._model.current, results, compute_ms)
+        self._positions |= {TopicPartition(each.topic, each.partition): each.offset + 1 for each in records}
+        await reader.commit(self._positions)  # all of them, so that a quiet device's does not expire
+        self._published.difference_update(map(self._identity, records))
+        self._report.skipped(len(fresh) - len(results))
+
+    def _identity(self, record: Record) -> Identity:
+        return Identity(self._device_of_topic[record.topic].name, record.partition, record.offset, record.timestamp_ms)
+
+    async def _predict(self, model: Model, records: Sequence[Record]) -> tuple[list[_Result], float]:
+        began_s = asyncio.get_running_loop().time()
+        results = await run_in_worker(self._results, model, records) if records else []
+        return results, (asyncio.get_running_loop().time() - began_s) * 1000
+
+    def _results(self, model: Model, records: Sequence[Record]) -> list[_Result]:
+        """Decode and predict, in a worker thread; records that ingest rejects are left out."""
+        usable: list[tuple[Record, str | None]] = []
+        for record in records:
+            try:
+                usable.append((record, self._decode(record, self._x[len(usable)])))
+            except RejectedRecord:
+                continue
+        if not usable:
+            return []
+        probabilities = model.classifier.predict(self._x[: len(usable)])
+        finite = np.isfinite(probabilities).all(axis=1)
+        return [_Result(*each, p) for each, p, fine in zip(usable, probabilities, finite, strict=True) if fine]
+
+    def _decode(self, record: Record, x: npt.NDArray[np.float32]) -> str | None:
+        """The record's sample into `x`, normalised; returns its label. Raises RejectedRecord."""
+        device = self._device_of_topic[record.topic]
+        label = codec.check_record(record.key, record.value, self._stream, device.codec)
+        if device.codec == "raw":
+            pixels = codec.decode_raw(record.value, self._stream)
+        else:
+            pixels = self._decoder.decode(record.value, device.codec, self._stream.shape)
+        codec.normalise(pixels, out=x)
+        return label
+
+    async def _publish(self, model: Model, results: Sequence[_Result], compute_ms: float) -> None:
+        now_ms = self._now_ms()
+        predictions = [self._prediction(model, result, now_ms, compute_ms) for result in results]
+        await self._log.append(
+            [
+                Message(self._predictions.topic, prediction.encode(each), key=each.device.encode())
+                for each in predictions
+            ]
+        )
+        self._num_predicted += len(results)
+        self._report.predicted(predictions, [result.label for result in results])
+
+    def _prediction(self, model: Model, result: _Result, now_ms: float, compute_ms: float) -> Prediction:
+        record = result.record
+        probabilities = prediction.most_probable(result.probabilities, model.labels)
+        label = next(iter(probabilities))
+        return Prediction(
+            device=self._device_of_topic[record.topic].name,
+            partition=record.partition,
+            offset=record.offset,
+            sampled_ms=record.timestamp_ms,
+            label=label,
+            probability=probabilities[label],
+            probabilities=probabilities,
+            generation=model.generation,
+            latency_ms=round(now_ms - record.timestamp_ms, 3),
+            compute_ms=round(compute_ms, 3),
+        )
+
+
+def _trained_stream(topology: Topology) -> Stream:
+    if topology.training is None:
+        raise ConfigError((Problem("training", "nothing is trained, so the companion has no model to serve"),))
+    return topology.stream(topology.training.stream)

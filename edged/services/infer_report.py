@@ -1,0 +1,63 @@
+"""The companion's log lines: what was predicted, how fast, how late, and how often rightly."""
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from edged.domain.prediction import Prediction
+from edged.log import logger
+
+_REPORT_S = 10.0
+_MOST_LATENCIES = 10_000
+
+
+class InferReport:
+    """Collects from one line to the next. Times are the event loop's, in seconds."""
+
+    def __init__(self) -> None:
+        self.begin(0.0)
+
+    def begin(self, now_s: float) -> None:
+        """Forget everything; the next line's time begins now."""
+        self._began_s = now_s
+        self._generation = -1
+        self._samples = self._skipped = self._labelled = self._correct = 0
+        self._compute_ms = 0.0
+        self._latencies_ms: deque[float] = deque(maxlen=_MOST_LATENCIES)
+
+    def predicted(self, predictions: Sequence[Prediction], labels: Sequence[str | None]) -> None:
+        """One batch was published; `labels` are those that the samples came with."""
+        self._generation = predictions[-1].generation
+        self._samples += len(predictions)
+        self._labelled += sum(label is not None for label in labels)
+        self._correct += sum(each.label == label for each, label in zip(predictions, labels, strict=True))
+        self._compute_ms += predictions[0].compute_ms
+        self._latencies_ms.extend(each.latency_ms for each in predictions)
+
+    def skipped(self, count: int) -> None:
+        """So many records could not be used."""
+        self._skipped += count
+
+    def write_if_due(self, now_s: float) -> None:
+        """Write the line when it is time for one."""
+        if now_s - self._began_s >= _REPORT_S:
+            self.write(now_s)
+
+    def write(self, now_s: float) -> None:
+        """Write the line, unless nothing happened, and begin anew."""
+        if self._samples or self._skipped:
+            p50, p95 = np.percentile(self._latencies_ms or [0.0], [50, 95])
+            logger().info(
+                "infer.predicted",
+                generation=self._generation,
+                samples=self._samples,
+                skipped=self._skipped,
+                labelled=self._labelled,
+                correct=self._correct,
+                samples_per_s=round(self._samples / max(now_s - self._began_s, 1e-3), 3),
+                latency_p50_ms=round(float(p50), 3),
+                latency_p95_ms=round(float(p95), 3),
+                compute_ms=round(self._compute_ms, 3),
+            )
+        self.begin(now_s)

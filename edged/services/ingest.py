@@ -1,0 +1,223 @@
+"""Intake: the records of an edge's devices, each either a valid sample or a dead letter.
+
+Covers which partitions are read, checking, and dead letters. Where reading begins and what becomes of the samples is
+the uplink's subject; rules and decoding are `domain.codec`'s and the decoder's.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from edged.aio import run_in_worker
+from edged.domain import codec
+from edged.domain.packing import cursor_key
+from edged.domain.sample import Sample
+from edged.domain.topology import Topology
+from edged.errors import RejectedRecord
+from edged.log import logger
+from edged.ports import ImageDecoder, Log, LogReader, Message, Record, TopicPartition
+
+MOST_RECORDS = 256
+MOST_LETTER_BYTES = 256 * 1024
+"""Bytes of a dead letter's value: enough to see what it is, below any message limit."""
+
+_MOST_CHECKED_RECORDS = 64  # a stop waits for the worker; so many small images, or some large ones, are soon done
+_MOST_CHECKED_BYTES = 1 << 20
+_QUIET_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that is no sample; it is in the dead-letter topic. `reason`: one of `domain.sample.REASONS`."""
+
+    device: str
+    partition: int
+    offset: int
+    reason: str
+    detail: str
+
+
+class Ingest:
+    """Reads the topics of all devices of one edge."""
+
+    def __init__(self, log: Log, topology: Topology, edge: str, decoder: ImageDecoder) -> None:
+        self._log = log
+        self._decoder = decoder
+        self._devices = {topology.device_topic(device.name): device for device in topology.devices_of(edge)}
+        self._stream_of = {device.name: device.stream for device in self._devices.values()}
+        self._streams = {device.stream: topology.stream(device.stream) for device in self._devices.values()}
+        self._dead_letters_topic = topology.dead_letters_topic(edge)
+        self._group = f"edged-{edge}"
+        self._reader: LogReader | None = None
+        self._partition_of: Mapping[str, TopicPartition] = {}
+        self._rejections = _Rejections()
+        self._num_checked = 0
+        self._num_rejected = 0
+        self._busy = False
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams that the edge's devices sample."""
+        return tuple(self._streams)
+
+    @property
+    def busy(self) -> bool:
+        """Records are being checked now; else it waits for some, or for the broker."""
+        return self._busy
+
+    @property
+    def num_checked(self) -> int:
+        """Records checked since start."""
+        return self._num_checked
+
+    @property
+    def num_rejected(self) -> int:
+        """Records dead-lettered since start."""
+        return self._num_rejected
+
+    def stream_of(self, device: str) -> str:
+        """The stream that the device samples; empty for a device that is not this edge's."""
+        return self._stream_of.get(device, "")
+
+    def lag(self) -> int:
+        """Records waiting in the devices' topics; 0 while nothing is read."""
+        return self._reader.lag() if self._reader else 0
+
+    async def partitions(self) -> frozenset[TopicPartition]:
+        """All partitions of the devices' topics. A topic that is not there yet counts with its first one."""
+        counts = await self._log.partitions(self._devices)
+        return frozenset(
+            TopicPartition(topic, partition) for topic in self._devices for partition in range(counts.get(topic, 1))
+        )
+
+    @asynccontextmanager
+    async def reading(
+        self, partitions: frozenset[TopicPartition], cursors: Mapping[str, int]
+    ) -> AsyncIterator[Mapping[str, int]]:
+        """Let `batch` read these partitions from the cursors on; yields where that is ("device/partition" → offset).
+
+        The group's committed offset counts where it is further, as behind a run of dead letters, which leave no
+        other trace; a partition unknown to both is read from its beginning.
+        """
+        committed = await self._log.committed(self._group, partitions)
+        keys = {cursor_key(self._devices[each.topic].name, each.partition): each for each in sorted(partitions)}
+        start = {key: max(committed.get(each, 0), cursors.get(key, 0)) for key, each in keys.items()}
+        async with self._log.reader({keys[key]: offset for key, offset in start.items()}, group=self._group) as reader:
+            self._reader, self._partition_of = reader, keys
+            try:
+                yield start
+            finally:
+                self._reader, self._partition_of = None, {}
+
+    async def batch(self, timeout_s: float) -> list[Sample | Rejected]:
+        """The next records, checked, in the order of each partition; empty when none came within `timeout_s`.
+
+        The rejected ones are acknowledged in the dead-letter topic when it returns. Images have been decoded once,
+        in a worker thread, to prove them whole. Cancelled: what was read is not delivered again before `reading` is
+        entered anew, and dead letters may then be written twice.
+        """
+        assert self._reader is not None, "batch() belongs within reading()"
+        records = await self._reader.poll(max_records=MOST_RECORDS, timeout_s=timeout_s)
+        checked = await self._check_records(records)
+        await self._bury(records, checked)
+        return checked
+
+    async def commit(self, cursors: Mapping[str, int]) -> None:
+        """Commit the cursors of the partitions being read to the group. Cancelled: committed or not."""
+        assert self._reader is not None, "commit() belongs within reading()"
+        await self._reader.commit(
+            {self._partition_of[key]: offset for key, offset in cursors.items() if key in self._partition_of}
+        )
+
+    async def _check_records(self, records: Sequence[Record]) -> list[Sample | Rejected]:
+        checked: list[Sample | Rejected] = []
+        self._busy = True
+        try:
+            for part in self._parts(records):
+                if all(self._devices[record.topic].codec == "raw" for record in part):
+                    checked += self._check_all(part)
+                else:
+                    checked += await run_in_worker(self._check_all, part)
+                self._num_checked += len(part)
+        finally:
+            self._busy = False
+        return checked
+
+    def _parts(self, records: Sequence[Record]) -> Iterator[list[Record]]:
+        """The records in pieces that one hop to a worker may take."""
+        part: list[Record] = []
+        num_bytes = 0
+        for record in records:
+            part.append(record)
+            num_bytes += len(record.value)
+            if len(part) == _MOST_CHECKED_RECORDS or num_bytes >= _MOST_CHECKED_BYTES:
+                yield part
+                part, num_bytes = [], 0
+        if part:
+            yield part
+
+    def _check_all(self, records: Sequence[Record]) -> list[Sample | Rejected]:
+        return [self._check(record) for record in records]
+
+    def _check(self, record: Record) -> Sample | Rejected:
+        device = self._devices[record.topic]
+        stream = self._streams[device.stream]
+        try:
+            label = codec.check_record(record.key, record.value, stream, device.codec)
+            if device.codec != "raw":
+                self._decoder.decode(record.value, device.codec, stream.shape)
+        except RejectedRecord as error:
+            return Rejected(device.name, record.partition, record.offset, error.reason, error.detail)
+        return Sample(
+            device.name, record.partition, record.offset, record.timestamp_ms, label, device.codec, record.value
+        )
+
+    async def _bury(self, records: Sequence[Record], checked: Sequence[Sample | Rejected]) -> None:
+        rejected = [(record, each) for record, each in zip(records, checked, strict=True) if isinstance(each, Rejected)]
+        for record, each in rejected:  # one by one: together they might be many large ones
+            await self._log.append([_letter(self._dead_letters_topic, record, each)])
+            self._num_rejected += 1
+            self._rejections.report(each, len(record.value), asyncio.get_running_loop().time())
+
+
+def _letter(topic: str, record: Record, rejected: Rejected) -> Message:
+    return Message(
+        topic,
+        record.value[:MOST_LETTER_BYTES],
+        key=rejected.device.encode(),
+        headers=(
+            ("reason", rejected.reason.encode()),
+            ("detail", rejected.detail.encode()),
+            ("device", rejected.device.encode()),
+            ("partition", str(rejected.partition).encode()),
+            ("offset", str(rejected.offset).encode()),
+            ("size", str(len(record.value)).encode()),
+        ),
+    )
+
+
+class _Rejections:
+    """The log lines: for each device and reason at most one in `_QUIET_S`, with the number of those left out."""
+
+    def __init__(self) -> None:
+        self._suppressed: dict[tuple[str, str], int] = {}
+        self._next_s: dict[tuple[str, str], float] = {}
+
+    def report(self, rejected: Rejected, size_bytes: int, now_s: float) -> None:
+        kind = rejected.device, rejected.reason
+        if now_s < self._next_s.get(kind, now_s):
+            self._suppressed[kind] += 1
+            return
+        logger().warning(
+            "ingest.rejected",
+            device=rejected.device,
+            partition=rejected.partition,
+            offset=rejected.offset,
+            reason=rejected.reason,
+            detail=rejected.detail,
+            size_bytes=size_bytes,
+            suppressed=self._suppressed.get(kind, 0),
+        )
+        self._suppressed[kind] = 0
+        self._next_s[kind] = now_s + _QUIET_S

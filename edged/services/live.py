@@ -1,0 +1,131 @@
+"""The live window: fresh packs for the trainer, by their offset in the edge's own archive topic.
+
+Covers handing packs from the uplink to the trainer. The log is the queue: the newest packs are in memory, any older
+one is read back from the topic, so a trainer that lags, or starts again from a checkpoint, misses none.
+"""
+
+import asyncio
+from collections import deque
+
+from edged.domain import pack as packs
+from edged.domain.pack import Pack
+from edged.errors import FormatError
+from edged.log import logger
+from edged.ports import Log, Record, TopicPartition
+
+MOST_BYTES = 4 << 20
+"""Payload bytes of the newest packs kept in memory: about two seconds of a fast stream of small images."""
+
+_MOST_READ_BACK_BYTES = 2 << 20  # of one reading, so that many packs share the cost of connecting
+_MOST_RECORDS = 4
+
+
+class LiveLog:
+    """Packs of one stream. One uplink puts, one trainer takes; both in the same event loop."""
+
+    def __init__(self, log: Log, topic: str, most_bytes: int = MOST_BYTES) -> None:
+        self._log = log
+        self._topic = topic
+        self._most_bytes = most_bytes
+        self._newest: deque[tuple[int, Pack]] = deque()  # contiguous, up to the end
+        self._newest_bytes = 0
+        self._read_back: deque[tuple[int, Pack]] = deque()
+        self._read_back_from = 0  # what was read back covers the offsets from here to its last
+        self._end: int | None = None
+        self._arrived = asyncio.Event()
+
+    @property
+    def num_bytes(self) -> int:
+        """Payload bytes held in memory."""
+        return self._newest_bytes + sum(pack.num_bytes for _, pack in self._read_back)
+
+    def end(self) -> int:
+        """The offset of the next pack that will come; 0 before the uplink has found out."""
+        return self._end or 0
+
+    def start(self, end: int) -> None:
+        """The topic ends there now; what is before can be taken."""
+        self._end = end
+        self._wake()
+
+    def put(self, offset: int, pack: Pack) -> None:
+        """The pack is acknowledged at `offset`. The oldest ones in memory give way; the topic still has them."""
+        if offset != self._end:  # another writer's records, or a topic made anew, lie between
+            self._newest.clear()
+            self._newest_bytes = 0
+        self._newest.append((offset, pack))
+        self._newest_bytes += pack.num_bytes
+        while self._newest_bytes > self._most_bytes:
+            self._newest_bytes -= self._newest.popleft()[1].num_bytes
+        self._end = offset + 1
+        self._wake()
+
+    def take_nowait(self, offset: int) -> tuple[int, Pack] | None:
+        """The pack at `offset`, or the next one after it, if it is in memory."""
+        if self._newest and offset >= self._newest[0][0]:
+            self._read_back.clear()
+            at = offset - self._newest[0][0]
+            return self._newest[at] if at < len(self._newest) else None
+        if not self._read_back or not self._read_back_from <= offset <= self._read_back[-1][0]:
+            return None
+        while self._read_back[0][0] < offset:
+            self._read_back.popleft()
+        self._read_back_from = offset
+        return self._read_back[0]
+
+    async def take(self, offset: int, timeout_s: float) -> tuple[int, Pack] | None:
+        """The pack at `offset`, or the next one after it where that is gone; None when none came within `timeout_s`.
+
+        From memory, or else from the topic, which needs a connection: allow a second or so. An offset beyond the
+        end belongs to a topic that has been made anew since, and counts as the end. Cancel-safe: taking removes
+        nothing that could be asked for; the caller's offset alone says what it has.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    end = await self._known_end()
+                    if offset > end:
+                        logger().warning("uplink.rewound", topic=self._topic, wanted_offset=offset, next_offset=end)
+                        offset = end
+                    if offset == end:
+                        await self._arrived.wait()
+                    elif (found := self.take_nowait(offset)) is not None:
+                        return found
+                    else:
+                        offset = await self._read(offset, end, timeout_s)
+        except TimeoutError:
+            return None
+
+    async def _known_end(self) -> int:
+        while self._end is None:
+            await self._arrived.wait()
+        return self._end
+
+    async def _read(self, offset: int, end: int, timeout_s: float) -> int:
+        """Read packs from `offset` on back into memory; return where to look for the next one."""
+        self._read_back.clear()
+        self._read_back_from = reached = offset
+        num_bytes = 0
+        async with self._log.reader({TopicPartition(self._topic): offset}) as reader:
+            while reached < end and num_bytes < _MOST_READ_BACK_BYTES:
+                records = await reader.poll(max_records=_MOST_RECORDS, timeout_s=timeout_s)
+                if not records:
+                    break
+                for record in records:
+                    # What is beyond the end is not put yet: it will come in its turn.
+                    if record.offset < end and (pack := self._decode(record)) is not None:
+                        self._read_back.append((record.offset, pack))
+                        num_bytes += pack.num_bytes
+                reached = min(records[-1].offset + 1, end)
+        return offset if self._read_back else reached
+
+    def _decode(self, record: Record) -> Pack | None:
+        try:
+            return packs.decode(record.value)
+        except FormatError as error:
+            logger().warning("uplink.malformed", topic=record.topic, offset=record.offset, err=str(error))
+            return None
+
+    def _wake(self) -> None:
+        self._arrived.set()
+        self._arrived = asyncio.Event()

@@ -1,0 +1,121 @@
+"""Mini-batches: labelled samples decoded into buffers that are made once.
+
+Covers decoding and leaving out what cannot be used. Which samples make a batch is `epoch`'s and `fresh`'s subject.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain import codec
+from edged.domain.topology import Stream
+from edged.errors import RejectedRecord
+from edged.ports import ImageDecoder
+
+_PAYLOADS_A_TASK = 16
+"""Compressed images that one thread decodes in a go."""
+
+
+@dataclass(frozen=True, slots=True)
+class MiniBatch:
+    """`x`: float32 [n, *sample shape]; `y`: int64 [n], class indices; `ids`: int64 [n], the snapshot's sample ids.
+
+    Views into buffers, valid until the next but one is made.
+    """
+
+    x: npt.NDArray[np.float32]
+    y: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A sample as it came. Without payload it is missing; without label it is not for supervised training."""
+
+    payload: bytes | None
+    codec: str
+    label: str | None
+    id: int = -1
+
+
+class Batcher:
+    """Fills mini-batches of at most `size` samples, in two buffers by turns.
+
+    `num_unlabelled`, `num_undecodable`: samples left out so far. `add` runs in a worker thread, one at a time.
+    """
+
+    def __init__(self, stream: Stream, size: int, images: ImageDecoder, executor: Executor | None = None) -> None:
+        self._stream = stream
+        self._images = images
+        self._executor = executor
+        self._class_of = codec.class_index(stream)
+        self._buffers = [
+            MiniBatch(np.zeros((size, *stream.shape), np.float32), np.zeros(size, np.int64), np.zeros(size, np.int64))
+            for _ in range(2)
+        ]
+        self._size = size
+        self._filled = 0
+        self.num_unlabelled = 0
+        self.num_undecodable = 0
+
+    @property
+    def num_free(self) -> int:
+        """Samples that still fit into the batch."""
+        return self._size - self._filled
+
+    def add(self, samples: Sequence[Encoded]) -> None:
+        """Decode at most `num_free` samples behind those that are there. Unusable ones are left out and counted."""
+        came = [sample for sample in samples if sample.payload is not None]
+        usable = [sample for sample in came if sample.label in self._class_of]
+        self.num_unlabelled += len(came) - len(usable)
+        rows = slice(self._filled, self._filled + len(usable))
+        buffer = self._buffers[0]
+        x, y, ids = buffer.x[rows], buffer.y[rows], buffer.ids[rows]
+        y[:] = [self._class_of[sample.label or ""] for sample in usable]
+        ids[:] = [sample.id for sample in usable]
+        good = self._decode(x, [sample.payload or b"" for sample in usable], [sample.codec for sample in usable])
+        n = int(good.sum())
+        if n < len(good):
+            self.num_undecodable += len(good) - n
+            for column in (x, y, ids):
+                column[:n] = column[good]
+        self._filled += n
+
+    def take(self) -> MiniBatch:
+        """The batch so far, perhaps empty; the next one is begun."""
+        buffer, n = self._buffers[0], self._filled
+        self._buffers.reverse()
+        self._filled = 0
+        return MiniBatch(buffer.x[:n], buffer.y[:n], buffer.ids[:n])
+
+    def _decode(
+        self, x: npt.NDArray[np.float32], payloads: Sequence[bytes], codecs: Sequence[str]
+    ) -> npt.NDArray[np.bool_]:
+        """Which of `payloads` are now in `x`."""
+        if self._executor is None or all(name == "raw" for name in codecs):
+            return self._fill(x, payloads, codecs)
+
+        def fill(first: int) -> npt.NDArray[np.bool_]:
+            behind = first + _PAYLOADS_A_TASK
+            return self._fill(x[first:behind], payloads[first:behind], codecs[first:behind])
+
+        done = self._executor.map(fill, range(0, len(payloads), _PAYLOADS_A_TASK))
+        return np.concatenate([np.zeros(0, np.bool_), *done])
+
+    def _fill(
+        self, x: npt.NDArray[np.float32], payloads: Sequence[bytes], codecs: Sequence[str]
+    ) -> npt.NDArray[np.bool_]:
+        try:
+            codec.fill(x, payloads, codecs, self._stream, self._images.decode)
+        except RejectedRecord:
+            if len(payloads) == 1:
+                return np.zeros(1, np.bool_)
+            each = [self._fill(x[i : i + 1], payloads[i : i + 1], codecs[i : i + 1]) for i in range(len(payloads))]
+            return np.concatenate(each)
+        return np.ones(len(payloads), np.bool_)

@@ -1,0 +1,303 @@
+"""The training job: one visible loop from restore to the last epoch.
+
+Covers the order of things. Where samples come from is `epoch`'s and `fresh`'s subject, how state is kept
+`checkpointing`'s, the arithmetic domain.nn's.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from edged.aio import run_in_worker
+from edged.domain import optim
+from edged.domain.checkpoint import MOST_HISTORY, EpochMetrics, Tally, TrainState
+from edged.domain.nn.model import Model
+from edged.domain.sampling import EpochPlan
+from edged.domain.topology import Training
+from edged.errors import EdgedError
+from edged.log import logger
+from edged.ports import Progress, Statistics
+from edged.services.checkpointing import Checkpointing
+from edged.services.epoch import Epochs
+from edged.services.fresh import Cursor, FreshSamples
+from edged.services.minibatch import MiniBatch
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+class _DivergedError(EdgedError):
+    """Loss or weights are no longer finite."""
+
+
+class Trainer:
+    """Trains one model. `epochs` serves source archive and both, `fresh` live and both.
+
+    With `executor` the model's lanes are computed on its threads (its BLAS threads are the caller's matter).
+    With the source archive, a run that is killed and started again, any number of times, ends with the same bits
+    as one that is not.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        model: Model,
+        checkpointing: Checkpointing,
+        *,
+        job: str,
+        epochs: Epochs | None = None,
+        fresh: FreshSamples | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        self._training = training
+        self._model = model
+        self._checkpointing = checkpointing
+        self._job = job
+        self._epochs = epochs
+        self._fresh = fresh
+        self._executor = executor
+        self._state = TrainState({}, {}, job)
+        self._trained_samples = 0
+        self._num_batches = 0
+        self._is_idle = False
+        self._clock = (0.0, 0.0)
+
+    async def run(self) -> None:
+        """Train to the end, then wait quietly to be cancelled.
+
+        Cancelled, it finishes the step it is in and saves a checkpoint; any other exception leaves the last one
+        alone. Raises TopologyMismatch when the saved state is another job's. When loss or weights are no longer
+        finite, it goes back to the last checkpoint and trains no more: the rest of the daemon goes on.
+        """
+        await self._restore()
+        self._start_clock()
+        try:
+            await self._train()
+        except asyncio.CancelledError:
+            self._measure()
+            await self._checkpointing.save(self._state)
+            raise
+        except _DivergedError:
+            await self._roll_back()
+        self._is_idle = True
+        await asyncio.Event().wait()
+
+    def progress(self) -> Progress:
+        """Batches trained and tested; idle while it waits for data and when all is done."""
+        waits = any(source is not None and source.is_waiting for source in (self._epochs, self._fresh))
+        return Progress(self._num_batches, self._is_idle or waits)
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            trained_samples=self._trained_samples,
+            wait_s=self._wait_s(),
+            queue_bytes=sum(source.num_bytes for source in (self._epochs, self._fresh) if source is not None),
+        )
+
+    @property
+    def state(self) -> TrainState:
+        """The state after the last step. To be read only."""
+        return self._state
+
+    async def _restore(self) -> None:
+        restored = await self._checkpointing.restore()
+        self._state = await run_in_worker(self._initial) if restored is None else restored
+        position = self._state.position
+        logger().info(
+            "train.started",
+            source=self._training.source,
+            epoch=position.epoch,
+            step=position.step,
+            resumed=restored is not None,
+        )
+        if restored is not None and position.sample == 0:
+            await self._checkpointing.deploy(self._state)  # a crash may have come between saving and deploying
+
+    def _initial(self) -> TrainState:
+        params = self._model.initial(self._training.seed)
+        return TrainState(params, optim.initial_velocity(params), self._job)
+
+    async def _train(self) -> None:
+        if self._fresh is not None:
+            position = self._state.position
+            self._move(self._fresh.start(Cursor(position.live_offset, position.live_row)))
+        if self._epochs is None:
+            await self._train_live()
+            return
+        if self._state.position.epoch < self._training.epochs:
+            async with self._epochs.open():
+                await self._train_epochs(self._epochs)
+        logger().info("train.finished", epochs=self._training.epochs, step=self._state.position.step)
+
+    async def _train_epochs(self, epochs: Epochs) -> None:
+        while self._state.position.epoch < self._training.epochs:
+            self._start_clock()
+            plan = await self._draw(epochs)
+            async with aclosing(epochs.train(plan, self._state.position.sample)) as batches:
+                async for batch, sample in batches:
+                    await self._train_fresh()
+                    await self._step(batch, sample=sample)
+                    await self._save_if_due()
+            await self._end_epoch(epochs.held_out())
+
+    async def _train_fresh(self) -> None:
+        """Train a mini-batch of fresh samples if one is here. One between two of the archive's, so neither starves."""
+        if self._fresh is not None and (found := await self._fresh.next_nowait()) is not None:
+            batch, cursor = found
+            await self._step(batch, cursor=cursor)
+
+    async def _train_live(self) -> None:
+        assert self._fresh is not None, "a job has a source"
+        while True:
+            batch, cursor = await self._fresh.next()
+            sample = self._state.position.sample + len(batch)
+            await self._step(batch, sample=sample, cursor=cursor)
+            if sample >= self._training.live_epoch:
+                await self._end_epoch(self._fresh.held_out())
+                self._start_clock()
+            else:
+                await self._save_if_due()
+
+    async def _draw(self, epochs: Epochs) -> EpochPlan:
+        """The epoch's plan: that of the checkpoint in the middle of an epoch, or else a new one."""
+        state = self._state
+        begun, epoch = state.ends is not None, state.position.epoch
+        plan = await epochs.draw(epoch, state.ends)
+        digest = await run_in_worker(lambda: plan.digest)
+        if begun and digest != state.plan:
+            logger().warning("epoch.redrawn", epoch=epoch)
+            state.position, state.tally = replace(state.position, sample=0), Tally()
+        state.ends, state.plan = plan.snapshot.ends, digest
+        return plan
+
+    async def _step(self, batch: MiniBatch, *, sample: int | None = None, cursor: Cursor | None = None) -> None:
+        """One update of the weights, with the position behind it. Cancellation waits for both."""
+        await run_in_worker(self._update, batch, sample, cursor)
+        self._trained_samples += len(batch)
+        self._num_batches += 1
+
+    def _update(self, batch: MiniBatch, sample: int | None, cursor: Cursor | None) -> None:
+        state, sgd = self._state, self._training.optimizer
+        gradient = self._model.gradient(state.params, batch.x, batch.y, map=self._map_lanes)
+        loss = float(gradient.losses.sum(dtype=np.float64))
+        if not np.isfinite(loss):
+            raise _DivergedError
+        with np.errstate(all="ignore"):
+            optim.sgd_step(
+                state.params,
+                state.velocity,
+                gradient.grads,
+                learning_rate=sgd.learning_rate,
+                momentum=sgd.momentum,
+            )
+        tally = state.tally
+        state.tally = replace(
+            tally,
+            num_samples=tally.num_samples + len(batch),
+            num_correct=tally.num_correct + gradient.num_correct,
+            loss=tally.loss + loss,
+        )
+        position = replace(state.position, step=state.position.step + 1)
+        state.position = position if sample is None else replace(position, sample=sample)
+        if cursor is not None:
+            self._move(cursor)
+
+    def _map_lanes(self, function: Callable[[_T], _R], arguments: Iterable[_T], /) -> Iterator[_R]:
+        def quiet(argument: _T) -> _R:
+            with np.errstate(
+                all="ignore"
+            ):  # an overflow is noticed by what it leads to; numpy's warning is no log line
+                return function(argument)
+
+        return map(quiet, arguments) if self._executor is None else self._executor.map(quiet, arguments)
+
+    def _move(self, cursor: Cursor) -> None:
+        self._state.position = replace(self._state.position, live_offset=cursor.offset, live_row=cursor.row)
+
+    async def _save_if_due(self) -> None:
+        if self._checkpointing.is_due():
+            await self._save()
+
+    async def _save(self) -> None:
+        if not self._state.is_finite():
+            raise _DivergedError
+        self._measure()
+        await self._checkpointing.save(self._state)
+
+    async def _end_epoch(self, held_out: AsyncGenerator[MiniBatch, None]) -> None:
+        """Evaluate, report, save, deploy. The state is changed in one go: a cancel finds it before or after."""
+        self._measure()
+        if not self._state.is_finite():
+            raise _DivergedError
+        num_correct, num_tested = await self._evaluate(held_out)
+        self._close_epoch(num_correct, num_tested)
+        await self._save()
+        await self._checkpointing.deploy(self._state)
+
+    async def _evaluate(self, held_out: AsyncGenerator[MiniBatch, None]) -> tuple[int, int]:
+        """How many of the held-out samples are classified right, and how many there are."""
+        num_correct = num_tested = 0
+        async with aclosing(held_out) as batches:
+            async for batch in batches:
+                num_correct += await run_in_worker(self._num_correct, batch)
+                num_tested += len(batch)
+                self._num_batches += 1
+        return num_correct, num_tested
+
+    def _num_correct(self, batch: MiniBatch) -> int:
+        logits = self._model.logits(self._state.params, batch.x)
+        return int((logits.argmax(axis=1) == batch.y).sum())
+
+    def _close_epoch(self, num_correct: int, num_tested: int) -> None:
+        state, position, tally = self._state, self._state.position, self._state.tally
+        n = max(tally.num_samples, 1)
+        test_accuracy = num_correct / num_tested if num_tested else None
+        metrics = EpochMetrics(position.epoch, position.step, tally.loss / n, tally.num_correct / n, test_accuracy)
+        state.history = (*state.history, metrics)[-MOST_HISTORY:]
+        state.position = replace(position, epoch=position.epoch + 1, sample=0)
+        state.tally, state.ends, state.plan = Tally(), None, ""
+        logger().info(
+            "train.epoch",
+            epoch=metrics.epoch,
+            step=metrics.step,
+            loss=round(metrics.loss, 6),
+            train_accuracy=round(metrics.train_accuracy, 6),
+            **({} if test_accuracy is None else {"test_accuracy": round(test_accuracy, 6)}),
+            test_samples=num_tested,
+            samples=tally.num_samples,
+            samples_per_s=round(tally.num_samples / max(tally.seconds, 1e-9), 1),
+            seconds=round(tally.seconds, 3),
+            wait_s=round(tally.wait_s, 3),
+            wait_fraction=round(tally.wait_s / max(tally.seconds, 1e-9), 4),
+        )
+
+    async def _roll_back(self) -> None:
+        position = self._state.position
+        restored = await self._checkpointing.restore()
+        self._state = await run_in_worker(self._initial) if restored is None else restored
+        logger().error(
+            "train.diverged",
+            epoch=position.epoch,
+            step=position.step,
+            restored_step=self._state.position.step,
+        )
+
+    def _wait_s(self) -> float:
+        """Seconds spent waiting for data since start."""
+        return sum(source.wait_s for source in (self._epochs, self._fresh) if source is not None)
+
+    def _start_clock(self) -> None:
+        self._clock = (asyncio.get_running_loop().time(), self._wait_s())
+
+    def _measure(self) -> None:
+        """Add the time since the clock was started to the epoch's tally, and start it again."""
+        begin, waited_s = self._clock
+        self._start_clock()
+        now, wait_s = self._clock
+        tally = self._state.tally
+        self._state.tally = replace(tally, seconds=tally.seconds + now - begin, wait_s=tally.wait_s + wait_s - waited_s)

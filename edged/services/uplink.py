@@ -1,0 +1,187 @@
+"""The loop of intake: from the devices' records to acknowledged packs, each sample exactly once.
+
+Covers packing, the order of durable steps, and where a restart goes on. Checking records is `ingest`'s subject, what
+becomes of the packs the archive's; `live` serves them to the trainer.
+
+Steps, for each pack:
+1. dead letters of the records read are acknowledged (within `Ingest.batch`)
+2. the pack, with its cursors, is acknowledged in the edge's own archive topic: here the samples are safe, and counted
+3. the live window has it
+4. the devices' offsets are committed, for lag tools and for the day the archive topic has expired
+A crash before 2 reads the records again; a crash after 2 finds the pack's cursors, since the last record of the
+archive topic, of which this edge is the only writer, is read at the start.
+"""
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+
+from edged.config import Timing
+from edged.domain import pack as packs
+from edged.domain.pack import Pack
+from edged.domain.packing import Packer
+from edged.domain.topology import Topology
+from edged.errors import FormatError
+from edged.log import logger
+from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
+from edged.services.ingest import Ingest, Rejected
+from edged.services.live import LiveLog
+
+_REDISCOVER_S = 30.0
+"""How often new partitions are looked for."""
+
+_RECOMMIT_S = 3600.0
+"""How often unchanged offsets are committed: brokers forget those of a silent group (after 7 days, by default)."""
+
+
+class Uplink:
+    """Packs what the ingest accepts, per stream. `live`: the windows of the streams that are trained on."""
+
+    def __init__(
+        self,
+        ingest: Ingest,
+        log: Log,
+        topology: Topology,
+        edge: str,
+        live: Mapping[str, LiveLog],
+        timing: Timing,
+    ) -> None:
+        self._ingest = ingest
+        self._log = log
+        self._topic_of = {stream: topology.archive_topic(stream, edge) for stream in ingest.streams}
+        self._live = live
+        self._timing = timing
+        self._packers: dict[str, Packer] = {}
+        self._due_s: dict[str, float] = {}
+        self._num_packs = 0
+        self._num_samples = 0
+
+    async def run(self) -> None:
+        """Read, pack and send until cancelled; returns at once when the edge has no device.
+
+        Waits for topics that are missing and for a broker that is away. Cancelled: what is not acknowledged is read
+        again at the next start; nothing is lost and nothing comes twice.
+        """
+        self._packers = {stream: Packer(stream, await self._resume(stream)) for stream in self._topic_of}
+        while self._packers:
+            partitions = await self._ingest.partitions()
+            async with self._ingest.reading(partitions, self._cursors()) as start:
+                logger().info("ingest.reading", partitions=len(partitions))
+                for stream, packer in self._packers.items():
+                    packer.seek(self._own(stream, start))
+                await self._read(partitions)
+
+    def progress(self) -> Progress:
+        """Steps are records checked and packs sent. Idle while it waits for records or for the broker."""
+        return Progress(self._ingest.num_checked + self._num_packs, not self._ingest.busy)
+
+    def statistics(self) -> Statistics:
+        """Samples acknowledged, records dead-lettered, records waiting, bytes held here and in the live windows."""
+        held = sum(packer.num_bytes for packer in self._packers.values())
+        return Statistics(
+            ingested_samples=self._num_samples,
+            dead_lettered=self._ingest.num_rejected,
+            lag_records=self._ingest.lag(),
+            queue_bytes=held + sum(live.num_bytes for live in self._live.values()),
+        )
+
+    async def _resume(self, stream: str) -> Mapping[str, int]:
+        """The cursors of the stream's last pack; none when the topic holds no pack."""
+        partition = TopicPartition(self._topic_of[stream])
+        while True:
+            low, high = (await self._log.watermarks([partition]))[partition]
+            last = await self._record(partition, high - 1) if low < high else None
+            if last is not None or low == high:
+                break
+        logger().info("uplink.resumed", stream=stream, next_offset=high)
+        if stream in self._live:
+            self._live[stream].start(high)
+        return _cursors_of(last, stream) if last else {}
+
+    async def _record(self, partition: TopicPartition, offset: int) -> Record | None:
+        """The record, unless it does not come in time or is deleted meanwhile."""
+        async with self._log.reader({partition: offset}) as reader:
+            records = await reader.poll(max_records=1, timeout_s=self._timing.kafka_deadline_s)
+        return records[0] if records else None
+
+    async def _read(self, partitions: frozenset[TopicPartition]) -> None:
+        """Intake from these partitions, until there are others."""
+        loop = asyncio.get_running_loop()
+        rediscover_s, recommit_s = loop.time() + _REDISCOVER_S, loop.time()
+        while True:
+            for each in await self._ingest.batch(self._patience_s(loop.time())):
+                packer = self._packers[self._ingest.stream_of(each.device)]
+                if isinstance(each, Rejected):
+                    packer.skip(each.device, each.partition, each.offset)
+                else:
+                    packer.add(each)
+            for stream in self._packers:
+                await self._send_due(stream, loop.time())
+            if loop.time() >= recommit_s:
+                recommit_s = loop.time() + _RECOMMIT_S
+                await self._recommit()
+            if loop.time() >= rediscover_s:
+                rediscover_s = loop.time() + _REDISCOVER_S
+                if await self._ingest.partitions() != partitions:
+                    return
+
+    def _patience_s(self, now_s: float) -> float:
+        """How long to wait for records: not beyond the time when an open pack is due."""
+        return max(0.0, min([self._timing.poll_s, *(due_s - now_s for due_s in self._due_s.values())]))
+
+    async def _send_due(self, stream: str, now_s: float) -> None:
+        """Send the stream's full packs, and the open one if it has waited long enough."""
+        packer = self._packers[stream]
+        if now_s >= self._due_s.get(stream, math.inf):
+            await self._send(stream, packer.take_all(), packer.cursors)
+            del self._due_s[stream]
+        elif full := packer.take_full():
+            await self._send(stream, full, full[-1].cursors)
+            self._due_s.pop(stream, None)
+        if packer.pending:
+            self._due_s.setdefault(stream, now_s + self._timing.linger_s)
+
+    async def _send(self, stream: str, sent: Sequence[Pack], cursors: Mapping[str, int]) -> None:
+        """Steps 2 to 4; without packs, when all that came was dead letters, step 4 alone."""
+        if sent:
+            topic = self._topic_of[stream]
+            offsets = await self._log.append([Message(topic, packs.encode(pack)) for pack in sent])
+            self._num_packs += len(sent)
+            self._num_samples += sum(len(pack.samples) for pack in sent)
+            if stream in self._live:
+                for offset, pack in zip(offsets, sent, strict=True):
+                    self._live[stream].put(offset, pack)
+        await self._ingest.commit(self._own(stream, cursors))
+
+    async def _recommit(self) -> None:
+        for stream, packer in self._packers.items():
+            if not packer.pending:
+                await self._ingest.commit(self._own(stream, packer.cursors))
+
+    def _cursors(self) -> dict[str, int]:
+        """The place reached in each partition; of a device that changed its stream, the furthest."""
+        cursors: dict[str, int] = {}
+        for packer in self._packers.values():
+            for key, offset in packer.cursors.items():
+                cursors[key] = max(offset, cursors.get(key, 0))
+        return cursors
+
+    def _own(self, stream: str, cursors: Mapping[str, int]) -> dict[str, int]:
+        """The cursors of the stream's devices; packs also carry those of devices that are gone."""
+        return {
+            key: offset for key, offset in cursors.items() if self._ingest.stream_of(key.partition("/")[0]) == stream
+        }
+
+
+def _cursors_of(record: Record, stream: str) -> Mapping[str, int]:
+    """The cursors of a pack of `stream`; none, and a line in the log, when the record is something else."""
+    try:
+        pack = packs.decode(record.value)
+    except FormatError as error:
+        err = str(error)
+    else:
+        if pack.stream == stream:
+            return pack.cursors
+        err = f"a pack of stream {pack.stream!r}, not of {stream!r}"
+    logger().warning("uplink.malformed", topic=record.topic, offset=record.offset, err=err)
+    return {}

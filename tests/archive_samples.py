@@ -1,0 +1,35 @@
+"""Packs for the archive's tests: plain ones, and any that the format allows."""
+
+from hypothesis import strategies as st
+
+from edged.domain.pack import CODECS, Pack
+from edged.domain.sample import Sample
+
+
+def sample(offset: int, label: str | None = "boot", device: str = "cam-01") -> Sample:
+    """A sample whose payload tells it from others."""
+    return Sample(device, 0, offset, 1000 + offset, label, "raw", b"%s/%d" % (device.encode(), offset) + b"x" * 40)
+
+
+def pack(first: int, num_samples: int = 4, stream: str = "fashion", device: str = "cam-01") -> Pack:
+    """`num_samples` samples of one device, from its offset `first` on, and the cursor behind them."""
+    samples = tuple(sample(first + i, device=device) for i in range(num_samples))
+    return Pack(stream, samples, {f"{device}/0": first + num_samples})
+
+
+_OFFSETS = st.integers(0, (1 << 63) - 2)
+_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+_SAMPLES = st.builds(
+    Sample,
+    device=_TEXTS,
+    partition=st.integers(0, (1 << 31) - 1),
+    offset=_OFFSETS,
+    timestamp_ms=st.integers(-1, (1 << 63) - 1),
+    label=st.none() | _TEXTS,
+    codec=st.sampled_from(CODECS),
+    payload=st.binary(max_size=64),
+)
+any_packs = st.builds(
+    Pack, st.just("fashion"), st.lists(_SAMPLES, max_size=6).map(tuple), st.dictionaries(_TEXTS, _OFFSETS, max_size=3)
+)
+"""Packs of stream "fashion" with any content that a pack can have."""

@@ -1,0 +1,250 @@
+"""The topology file as its user meets it: what is accepted, and what exactly is said about what is not."""
+
+from pathlib import Path
+
+import pytest
+
+from edged import config_yaml
+from edged.domain.nn.spec import Conv2d, Dense, Flatten, MaxPool2d, Relu
+from edged.domain.topology import MIB, Archive, Cache, Device, Edge, Kafka, Stream
+from edged.errors import ConfigError
+
+VALID = """\
+schema: 1
+site: lab
+kafka:
+  bootstrap: [localhost:9092]
+streams:
+  digits:
+    sample: {shape: [8, 8, 1], dtype: uint8}
+    labels: [zero, one, two]
+iot:
+  - name: cam-01
+    edge: pi-a
+    stream: digits
+edges:
+  - name: pi-a
+  - name: pi-b
+archive:
+  - name: vault
+    url: file:///srv/edged
+training:
+  stream: digits
+  model:
+    - flatten
+    - dense: 3
+"""
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Loads a text as topology.yaml, named without a folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def load_text(text, environment=None):
+        content = text if isinstance(text, bytes) else text.encode()
+        Path("topology.yaml").write_bytes(content)
+        return config_yaml.load(Path("topology.yaml"), environment or {})
+
+    return load_text
+
+
+@pytest.fixture
+def problems(load):
+    """The problems of a text, as lines; none when it is valid."""
+
+    def problems_of(text, environment=None):
+        try:
+            load(text, environment)
+        except ConfigError as error:
+            return [str(problem) for problem in error.problems]
+        return []
+
+    return problems_of
+
+
+def test_a_small_file_gives_the_values_with_their_defaults(load):
+    topology = load(VALID)
+
+    assert topology.site == "lab"
+    assert topology.kafka == Kafka(("localhost:9092",))
+    assert topology.streams == (Stream("digits", (8, 8, 1), "uint8", ("zero", "one", "two")),)
+    assert topology.iot == (Device("cam-01", "pi-a", "digits"),)
+    assert topology.edges == (Edge("pi-a"), Edge("pi-b"))
+    assert topology.archive == (Archive("vault", "file:///srv/edged"),)
+    assert topology.training.model == (Flatten(), Dense(3))
+    assert (topology.training.epochs, topology.training.optimizer.momentum) == (10, 0.9)
+
+
+def test_without_training_the_site_only_collects(load):
+    assert load(VALID[: VALID.index("training:")]).training is None
+
+
+def test_sizes_and_durations_have_units(load):
+    text = VALID.replace("- name: pi-a", "- {name: pi-a, cache: {memory: 1.5MiB, disk: 1GB}, prefetch: 8388608}")
+    topology = load(text.replace("/srv/edged", "/srv/edged\n    flush_s: 2min\n    flush_bytes: 64 KiB"))
+
+    assert topology.edges[0].cache == Cache(3 * MIB // 2, 10**9)
+    assert topology.edges[0].prefetch == 8 * MIB
+    assert (topology.archive[0].flush_s, topology.archive[0].flush_bytes) == (120.0, 65536)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("5", 5), ("5s", 5), ("0.5h", 1800)])
+def test_a_duration_without_a_unit_is_in_seconds(load, text, seconds):
+    assert load(VALID.replace("/srv/edged", f"/srv/edged\n    flush_s: {text}")).archive[0].flush_s == seconds
+
+
+def test_layers_take_a_number_or_settings(load):
+    model = """\
+    - conv2d: {filters: 4, kernel: [3, 2], stride: 1, padding: same, activation: relu}
+    - max_pool2d: 2
+    - max_pool2d: {size: 2, stride: [1, 2]}
+    - relu
+    - flatten
+    - dense: {units: 5, activation: relu}
+"""
+    topology = load(VALID.replace("    - flatten\n", model))
+
+    assert topology.training.model == (
+        Conv2d(4, (3, 2), (1, 1), "same", "relu"),
+        MaxPool2d((2, 2), (2, 2)),
+        MaxPool2d((2, 2), (1, 2)),
+        Relu(),
+        Flatten(),
+        Dense(5, "relu"),
+        Dense(3),
+    )
+
+
+def test_digits_are_labels_without_quotes(load):
+    assert load(VALID.replace("[zero, one, two]", "[0, 1, 10]")).streams[0].labels == ("0", "1", "10")
+
+
+def test_the_place_of_a_dangling_reference_is_the_value_itself(problems):
+    # The value stands in a line of its own here, so that the place is the one in the handbook's example.
+    text = VALID.replace("bootstrap: [localhost:9092]", "bootstrap:\n    - localhost:9092\n").replace(
+        "    edge: pi-a\n", "    edge:\n      pi-x\n"
+    )
+    text = text.replace("\n\n", "\n")
+
+    assert problems(text) == ['topology.yaml:13:7: iot[0].edge: no edge is called "pi-x" (did you mean "pi-a"?)']
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("edge: pi-a", "edge: pi-x", '11:11: iot[0].edge: no edge is called "pi-x" (did you mean "pi-a"?)'),
+        ("stream: digits\nedges", "stream: digit\nedges", '12:13: iot[0].stream: no stream is called "digit" (did you mean "digits"?)'),
+        ("site: lab", "sight: lab", '2:1: sight: unknown key "sight" (did you mean "site"?)'),
+        ("    edge: pi-a", "    edge: pi-a\n    codec: jpg", '12:12: iot[0].codec: "jpg" is not one of raw, jpeg, png (did you mean "jpeg"?)'),
+        ("    edge: pi-a", "    edge: pi-a\n    edge: pi-b", "12:5: iot[0].edge: the key stands here twice, first in line 11"),
+        ("site: lab", "site: no", '2:7: site: YAML reads no as a yes or no (put it in quotes: "no")'),
+        ("[zero, one, two]", "[zero, on, two]", '8:20: streams.digits.labels[1]: YAML reads on as a yes or no (put it in quotes: "on")'),
+        ("[zero, one, two]", "[zero, 007, two]", '8:20: streams.digits.labels[1]: YAML reads 007 as a number (put it in quotes: "007")'),
+        ("site: lab", "site: 12:30:00", '2:7: site: YAML reads 12:30:00 as a number (put it in quotes: "12:30:00")'),
+        ("site: lab", "site: 2026-01-01", '2:7: site: YAML reads 2026-01-01 as a date (put it in quotes: "2026-01-01")'),
+        ("schema: 1", "schema: 2", "1:9: schema: expected a whole number from 1 to 1, not 2"),
+        ("[8, 8, 1]", "[8, 010, 1]", "7:25: streams.digits.sample.shape[1]: expected a whole number from 1 to 4096, not 010"),
+        ("[8, 8, 1]", '[8, "8", 1]', "7:25: streams.digits.sample.shape[1]: expected a whole number from 1 to 4096 (write it without quotes)"),
+        ("[8, 8, 1]", "[8, 8, 1, 1, 1]", "7:21: streams.digits.sample.shape: 5 entries; at most 4"),
+        ("[zero, one, two]", "[zero, one, zero]", "8:25: streams.digits.labels[2]: the same as streams.digits.labels[0]"),
+        ("[zero, one, two]", "[]", "8:13: streams.digits.labels: 0 entries; at least 1"),
+        ("[localhost:9092]", "[localhost]", '4:15: kafka.bootstrap[0]: expected host:port, such as "broker.lan:9092"'),
+        ("[localhost:9092]", "localhost:9092", "4:14: kafka.bootstrap: expected a list"),
+        ("site: lab", "site: ../lab", "2:7: site: expected a name: 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit"),
+        ("- name: pi-b", "- name: cam-01", '15:11: edges[1].name: "cam-01" is already the name of iot[0]'),
+        ("- dense: 3", "- dense: 4", '23:7: training.model[1]: 4 units for the 3 labels of stream "digits" (write dense: 3)'),
+        ("- dense: 3", "- dense", "23:7: training.model[1]: dense needs its settings (such as {dense: …})"),
+        ("- dense: 3", "- dens: 3", '23:7: training.model[1]: unknown layer "dens" (did you mean "dense"?)'),
+        ("    - flatten\n", "", "22:7: training.model[0]: dense takes one axis, not 8×8×1; put flatten before it"),
+        ("- flatten", "- conv2d: {filters: 0, kernel: 3}\n    - flatten", "22:26: training.model[0].conv2d.filters: expected a whole number from 1 to 4096, not 0"),
+        ("- flatten", "- max_pool2d: 9\n    - flatten", "22:7: training.model[0]: max_pool2d: a window of 9×9 does not fit into 8×8"),
+        ("- name: pi-b", "- {name: pi-b, prefetch: 32M}", '15:28: edges[1].prefetch: expected a size such as 32MiB, 1GB or 4096 (did you mean "MB"?)'),
+        ("- name: pi-b", "- {name: pi-b, cach: {}}", '15:18: edges[1].cach: unknown key "cach" (did you mean "cache"?)'),
+        ("    url: file:///srv/edged\n", "", "17:5: archive[0].url: is missing (the folder on the distributed file system)"),
+    ],
+)  # fmt: skip
+def test_a_single_mistake_gives_one_exact_message(problems, old, new, expected):
+    assert old in VALID
+
+    assert problems(VALID.replace(old, new)) == [f"topology.yaml:{expected}"]
+
+
+def test_all_problems_come_at_once_in_the_files_order(problems):
+    text = VALID.replace("site: lab", "site: no").replace("edge: pi-a", "edge: pi-x").replace("dense: 3", "dense: 4")
+
+    assert [line.split(": ")[1] for line in problems(text)] == ["site", "iot[0].edge", "training.model[1]"]
+
+
+def test_an_unreadable_value_is_not_reported_again_by_what_depends_on_it(problems):
+    text = VALID.replace("- name: pi-a", "- name: on")
+
+    assert [line.split(": ")[1] for line in problems(text)] == ["edges[0].name"]
+
+
+def test_a_problem_carries_its_source_line(load):
+    with pytest.raises(ConfigError) as raised:
+        load(VALID.replace("edge: pi-a", "edge: pi-x"))
+
+    assert raised.value.problems[0].source == "    edge: pi-x"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "topology.yaml:1:1: the file is empty (config/ has examples to start from)"),
+        ("- a\n", "topology.yaml:1:1: expected a mapping with schema, site, kafka, streams, iot, edges, archive, training, not a list"),
+        (b"site: \xff\n", "topology.yaml:1:7: the file is not UTF-8 (save it as UTF-8)"),
+        ("site: a\x07b\n", "topology.yaml:1:8: the character U+0007 has no place in YAML"),
+        ("x" * (1 << 20) + "x", "topology.yaml:1:1: the file is larger than 1 MiB"),
+        ("[" * 100_000, "topology.yaml:1:33: nested deeper than 32 levels"),
+        ("[" + "1," * 60_000 + "]", "topology.yaml:1:100000: more than 50000 values in one file"),
+        ("a: 1\n---\nb: 1\n", "topology.yaml:2:1: one file holds one document; this begins a second"),
+        ("a: 1\n\tb: 2\n", "topology.yaml:2:1: found character '\\t' that cannot start any token (indent with spaces, not tabs)"),
+        ("kafka: {bootstrap: [${BROKER}]}\n", "topology.yaml:1:22: expected ',' or ']', but got '{' (put \"${…}\" in quotes)"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_topology_at_all_is_refused_with_its_place(problems, text, expected):
+    assert problems(text) == [expected]
+
+
+def test_a_missing_file_is_a_problem_too(tmp_path):
+    with pytest.raises(ConfigError, match="the file cannot be read: No such file"):
+        config_yaml.load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("- name: pi-b", "- *first", "15:5: aliases (*) have no place"),
+        ("- name: pi-b", "- &second\n    name: pi-b", "15:5: anchors (&) have no place"),
+        ("site: lab", "site: !!python/name:os.system lab", "2:7: tags (!) have no place"),
+        ("- name: pi-b", "- {<<: {}, name: pi-b}", "15:6: edges[1]: merge keys (<<) have no place"),
+    ],
+)
+def test_what_makes_yaml_more_than_data_is_refused(problems, old, new, expected):
+    lines = problems(VALID.replace(old, new))
+
+    assert len(lines) == 1
+    assert lines[0].startswith(f"topology.yaml:{expected}")
+
+
+def test_a_bomb_of_aliases_is_refused_before_it_grows(problems):
+    bomb = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
+
+    assert any("aliases (*)" in line for line in problems(bomb))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "message"),
+    [
+        ("    edge: pi-a", "    edge: pi-a\n    transport: mqtt", "iot[0].transport", "this version does not carry mqtt yet"),
+        ("file:///srv/edged", "hdfs://name:9870/edged", "archive[0].url", "this version writes to file:// only"),
+        ("    - dense: 3\n", "    - dense: 3\n  exchange: {mode: all_reduce}\n", "training.exchange.mode", "this version does not carry out all_reduce yet"),
+        ("    - dense: 3\n", "    - dense: 3\n  sampling: {mode: importance}\n", "training.sampling.mode", "this version does not sample by importance yet"),
+    ],
+)  # fmt: skip
+def test_what_this_version_cannot_do_yet_is_refused_in_so_many_words(problems, old, new, path, message):
+    (line,) = problems(VALID.replace(old, new))
+
+    assert f"{path}: {message}" in line

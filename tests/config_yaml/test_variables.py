@@ -1,0 +1,201 @@
+"""Variables and credentials: where values come from, and that nothing shows them."""
+
+from pathlib import Path
+
+import pytest
+
+from edged import config_yaml
+from edged.config_yaml.variables import VariableError, Variables
+from edged.errors import ConfigError
+
+SECURE = """\
+schema: 1
+site: ${SITE:-lab}
+kafka:
+  bootstrap: ["${BROKER}:9092"]
+  security: {protocol: SASL_SSL, mechanism: PLAIN, username: "${NODE}", password: PASSWORD}
+streams: {digits: {sample: {shape: [4], dtype: float32}, labels: [a, b]}}
+iot: []
+edges: [{name: pi-a}]
+archive: [{name: vault, url: "file:///srv"}]
+"""
+HIDDEN = "hunter2-correct-horse"
+ENVIRONMENT = {"BROKER": "broker.lan", "NODE": "pi-a"}
+
+
+@pytest.fixture
+def inspect(tmp_path):
+    def inspect_text(text, environment=ENVIRONMENT):
+        path = tmp_path / "topology.yaml"
+        path.write_text(text)
+        return config_yaml.inspect(path, environment)
+
+    return inspect_text
+
+
+def everything_said(error):
+    return repr([(str(problem), problem.source) for problem in error.problems])
+
+
+def test_variables_and_defaults_stand_in_for_values(inspect):
+    topology = inspect(SECURE.replace("PASSWORD", '"${PW}"'), {**ENVIRONMENT, "PW": HIDDEN}).topology
+
+    assert topology.site == "lab"
+    assert topology.kafka.bootstrap == ("broker.lan:9092",)
+    assert topology.kafka.security.password == HIDDEN
+    assert HIDDEN not in repr(topology)
+
+
+def test_a_credential_is_read_from_the_folder_that_systemd_names(inspect, tmp_path):
+    (tmp_path / "kafka-password").write_text(HIDDEN + "\n")
+    environment = {**ENVIRONMENT, "CREDENTIALS_DIRECTORY": str(tmp_path)}
+
+    topology = inspect(SECURE.replace("PASSWORD", '"${cred:kafka-password}"'), environment).topology
+
+    assert topology.kafka.security.password == HIDDEN
+
+
+@pytest.mark.parametrize("folder", [None, "/nonexistent"])
+def test_a_missing_credential_names_the_units_setting(inspect, folder):
+    environment = ENVIRONMENT | ({"CREDENTIALS_DIRECTORY": folder} if folder else {})
+
+    with pytest.raises(ConfigError, match=r"LoadCredential=kafka-password:/path"):
+        inspect(SECURE.replace("PASSWORD", '"${cred:kafka-password}"'), environment)
+
+
+@pytest.mark.parametrize("name", ["../secret", "..", ".hidden", "a/b", "", "/etc/passwd", "a\\0b"])
+def test_a_credentials_name_is_checked_before_it_becomes_a_path(name, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "secret").write_text(HIDDEN)
+
+    with pytest.raises(VariableError, match="a credential's name is"):
+        Variables({"CREDENTIALS_DIRECTORY": str(tmp_path / "in")}).expand(f"${{cred:{name}}}")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"x" * 70_000, "larger than 65536 bytes"), (b"\xff\xfe", "not UTF-8 text")]
+)
+def test_a_credential_that_is_no_short_text_is_refused(tmp_path, content, said):
+    (tmp_path / "pw").write_bytes(content)
+
+    with pytest.raises(VariableError, match=said):
+        Variables({"CREDENTIALS_DIRECTORY": str(tmp_path)}).expand("${cred:pw}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain", "plain"),
+        ("${A}", "1"),
+        ("x${A}y${A}", "x1y1"),
+        ("${NONE:-d}", "d"),
+        ("${EMPTY:-d}", "d"),
+        ("${EMPTY}", ""),
+        ("${NONE:-}", ""),
+        ("$${A}", "${A}"),
+        ("$A and $", "$A and $"),
+    ],
+)
+def test_expressions_follow_the_shell(text, expected):
+    assert Variables({"A": "1", "EMPTY": ""}).expand(text) == expected
+
+
+@pytest.mark.parametrize("text", ["${", "${}", "${A-b}", "${1A}", "${A B}", "${NONE}"])
+def test_what_is_no_expression_or_not_set_is_refused(text):
+    with pytest.raises(VariableError):
+        Variables({"A": "1"}).expand(text)
+
+
+def test_an_unset_variable_is_named(inspect):
+    with pytest.raises(ConfigError, match=r"kafka.bootstrap\[0\]: the environment has no variable BROKER"):
+        inspect(SECURE.replace("PASSWORD", '"${NODE}"'), {"NODE": "x"})
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("iot: []", "iot: [{name: cam, edge: '${X}', stream: digits}]"),
+        ("iot: []", "iot: [{name: cam, edge: pi-a, stream: '${X}'}]"),
+        ("iot: []", "iot: [{name: cam, edge: pi-a, stream: digits, codec: '${X}'}]"),
+        ("name: vault", "name: '${X} '"),
+        ("name: vault", "name: vault, flush_s: '${X}'"),
+        ("name: vault", "name: vault, flush_bytes: '${X}'"),
+        ("file:///srv", "${X}"),
+        ("file:///srv", "file://${X}/"),
+        ("shape: [4]", "shape: ['${X}']"),
+        ("labels: [a, b]", "labels: ['${X}', '${X}']"),
+        ("protocol: SASL_SSL", "protocol: '${X}'"),
+        ("mechanism: PLAIN", "mechanism: '${X}'"),
+        ("username", "user: '${X}', username"),
+        ("edges: [{name: pi-a}]", "edges: [{name: '${X}'}, {name: '${X}'}]"),
+        ("edges: [{name: pi-a}]", "edges: ['${X}']"),
+    ],
+)
+def test_a_variables_value_is_in_no_message(inspect, old, new):
+    text = SECURE.replace("PASSWORD", '"${NODE}"')
+    assert old in text
+
+    with pytest.raises(ConfigError) as raised:
+        inspect(text.replace(old, new), {**ENVIRONMENT, "X": HIDDEN})
+
+    assert HIDDEN not in everything_said(raised.value)
+    assert "${X}" in everything_said(raised.value)
+
+
+def test_a_password_in_the_file_is_a_warning_that_does_not_show_it(inspect):
+    topology, warnings = inspect(SECURE.replace("PASSWORD", HIDDEN))
+
+    assert topology.kafka.security.password == HIDDEN
+    (literal,) = [warning for warning in warnings if warning.path == "kafka.security.password"]
+    assert "a secret stands in the file" in literal.message
+    assert HIDDEN not in literal.source
+    assert literal.source.startswith("  security: {protocol: SASL_SSL")
+
+
+@pytest.mark.parametrize("reference", ['"${NODE}"', "'${NODE}'"])
+def test_a_password_from_outside_is_no_warning(inspect, reference):
+    assert all(w.path != "kafka.security.password" for w in inspect(SECURE.replace("PASSWORD", reference)).warnings)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        SECURE.replace("PLAIN", "PLANE").replace("PASSWORD", HIDDEN),
+        SECURE.replace("password: PASSWORD", f"pasword: {HIDDEN}"),
+        SECURE.replace("password: PASSWORD", f"password: &{HIDDEN} x"),
+        SECURE.replace("password: PASSWORD", f"password: *{HIDDEN}"),
+        SECURE.replace("password: PASSWORD", f"password: !{HIDDEN} x"),
+        SECURE.replace("password: PASSWORD", f"password: [{HIDDEN}]"),
+        SECURE.replace("password: PASSWORD", f"password: {{{HIDDEN}: 1}}"),
+        SECURE.replace("password: PASSWORD", f"password: '{HIDDEN}"),
+        SECURE.replace("password: PASSWORD", f"password: @{HIDDEN}"),
+        SECURE.replace("password: PASSWORD", f'password: "{HIDDEN}\\q"'),
+        SECURE.replace("password: PASSWORD", f'password: "${{NONE:-{HIDDEN}}}", mechanism: x'),
+        SECURE.replace("PASSWORD", HIDDEN).replace("schema: 1", "schema: 1\nschema: ]"),
+        SECURE.replace("file:///srv", f"s3://user:{HIDDEN}@host/x").replace("PASSWORD", "'${NODE}'"),
+        f"kafka:\n  password:\n   {HIDDEN}: : {HIDDEN}\n",
+    ],
+)
+def test_a_password_in_a_broken_file_is_not_shown(inspect, broken):
+    assert HIDDEN in broken
+
+    with pytest.raises(ConfigError) as raised:
+        inspect(broken)
+
+    assert HIDDEN not in everything_said(raised.value)
+
+
+def test_a_password_that_yaml_takes_for_a_number_is_not_shown(inspect):
+    with pytest.raises(ConfigError, match="YAML reads this as a number") as raised:
+        inspect(SECURE.replace("PASSWORD", "1234567"))
+
+    assert "1234567" not in everything_said(raised.value)
+
+
+def test_the_default_environment_is_the_process_s(tmp_path, monkeypatch):
+    path = Path(tmp_path / "topology.yaml")
+    path.write_text(SECURE.replace("PASSWORD", "'${NODE}'"))
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+    assert config_yaml.load(path).kafka.security.username == "pi-a"

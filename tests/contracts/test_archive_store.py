@@ -1,0 +1,188 @@
+"""The contract of `ports.ArchiveStore`, on the fake and on Parquet files, local and foreign."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edged.adapters.memory_archive import MemoryArchive
+from edged.adapters.parquet_store import ParquetStore
+from edged.domain.dataset import BlockRef
+from edged.domain.pack import Pack
+from edged.errors import ArchiveConflict, StorageError
+from edged.ports import ArchiveStore
+from tests.archive_samples import pack
+
+
+@pytest.fixture(params=["memory", "parquet on a local disk", "parquet on another file system"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArchiveStore:
+    makers: dict[str, Callable[[], ArchiveStore]] = {
+        "memory": MemoryArchive,
+        "parquet on a local disk": lambda: ParquetStore(f"file://{tmp_path}/archive"),
+        "parquet on another file system": lambda: ParquetStore(f"memory://{uuid.uuid4()}/archive"),
+    }
+    return makers[request.param]()
+
+
+def read_all(store: ArchiveStore, stream: str = "fashion") -> dict[BlockRef, Pack]:
+    snapshot = store.snapshot(stream)
+    return dict(store.read(stream, [snapshot.ref(block) for block in range(snapshot.num_blocks)]))
+
+
+def test_a_new_archive_is_empty(store):
+    assert store.ends("fashion") == {}
+    assert store.cursors("fashion", "pi-a") == {}
+    snapshot = store.snapshot("fashion")
+    assert (snapshot.num_blocks, snapshot.num_samples, snapshot.sources, snapshot.ends) == (0, 0, (), {})
+
+
+def test_what_was_appended_is_read_back(store):
+    blocks = [(0, pack(0)), (1, pack(4, 3)), (2, pack(7, 256))]
+    store.append("fashion", "pi-a", blocks[:2])
+    store.append("fashion", "pi-a", blocks[2:])
+
+    assert read_all(store) == {BlockRef("pi-a", offset): block for offset, block in blocks}
+    assert store.ends("fashion") == {"pi-a": 3}
+
+
+def test_blocks_are_read_in_the_order_asked_and_as_often(store):
+    store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
+    store.append("fashion", "pi-b", [(0, pack(100))])
+    store.append("fashion", "pi-a", [(2, pack(8))])
+    refs = [BlockRef("pi-a", 2), BlockRef("pi-b", 0), BlockRef("pi-a", 0), BlockRef("pi-a", 2)]
+
+    found = list(store.read("fashion", refs))
+
+    assert [ref for ref, _ in found] == refs
+    assert [block.samples[0].offset for _, block in found] == [8, 100, 0, 8]
+
+
+def test_a_snapshot_lists_blocks_by_source_and_offset(store):
+    store.append("fashion", "pi-b", [(0, pack(0, 2))])
+    store.append("fashion", "pi-a", [(0, pack(0, 5)), (1, pack(5, 1))])
+
+    snapshot = store.snapshot("fashion")
+
+    assert snapshot.sources == ("pi-a", "pi-b")
+    assert snapshot.source.tolist() == [0, 0, 1]
+    assert snapshot.offset.tolist() == [0, 1, 0]
+    assert snapshot.rows.tolist() == [5, 1, 2]
+    assert snapshot.num_bytes.tolist() == [b.num_bytes for b in (pack(0, 5), pack(5, 1), pack(0, 2))]
+    assert snapshot.ends == {"pi-a": 2, "pi-b": 1}
+    assert {str(column.dtype) for column in (snapshot.source, snapshot.offset, snapshot.rows, snapshot.num_bytes)} == {
+        "int64"
+    }
+
+
+def test_a_snapshot_can_be_asked_for_again_after_the_archive_has_grown(store):
+    store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
+    before = store.snapshot("fashion")
+    store.append("fashion", "pi-a", [(2, pack(8))])
+    store.append("fashion", "pi-b", [(0, pack(0))])
+
+    again = store.snapshot("fashion", before.ends)
+
+    assert (again.sources, again.ends) == (before.sources, before.ends)
+    assert again.offset.tolist() == before.offset.tolist()
+    assert store.snapshot("fashion", {"pi-a": 1}).offset.tolist() == [0]
+    assert store.snapshot("fashion", {"pi-a": 99}).ends == {"pi-a": 3}
+
+
+def test_streams_do_not_mix(store):
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    store.append("birds", "pi-a", [(0, pack(50, stream="birds"))])
+
+    assert store.ends("birds") == {"pi-a": 1}
+    assert read_all(store, "birds") == {BlockRef("pi-a", 0): pack(50, stream="birds")}
+
+
+def test_a_block_without_samples_is_a_block(store):
+    empty = Pack("fashion", (), {"cam-01/0": 7})
+    store.append("fashion", "pi-a", [(0, empty)])
+    store.append("fashion", "pi-a", [(1, pack(7, 2)), (2, empty), (3, pack(9, 1))])
+
+    assert store.snapshot("fashion").rows.tolist() == [0, 2, 0, 1]
+    assert read_all(store)[BlockRef("pi-a", 0)] == empty
+    assert read_all(store)[BlockRef("pi-a", 3)] == pack(9, 1)
+
+
+def test_cursors_are_the_highest_of_all_packs(store):
+    store.append("fashion", "pi-a", [(0, replace(pack(0, 4), cursors={"cam-01/0": 4, "cam-02/0": 9}))])
+    store.append("fashion", "pi-a", [(1, Pack("fashion", ()))])
+    store.append("fashion", "pi-a", [(2, replace(pack(4, 2), cursors={"cam-01/0": 5, "cam-02/0": 8}))])
+
+    assert store.cursors("fashion", "pi-a") == {"cam-01/0": 6, "cam-02/0": 9}
+    assert store.cursors("fashion", "pi-b") == {}
+
+
+def test_a_source_may_begin_anywhere(store):
+    store.append("fashion", "pi-a", [(40, pack(0)), (41, pack(4))])
+
+    assert store.ends("fashion") == {"pi-a": 42}
+    assert store.snapshot("fashion").offset.tolist() == [40, 41]
+
+
+@pytest.mark.parametrize("first", [0, 1, 3])
+def test_a_file_that_does_not_go_on_where_the_archive_ends_is_a_conflict(store, first):
+    store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
+
+    with pytest.raises(ArchiveConflict, match="goes on at offset 2"):
+        store.append("fashion", "pi-a", [(first, pack(8))])
+
+    assert store.ends("fashion") == {"pi-a": 2}
+
+
+def test_the_last_file_may_be_appended_again(store):
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    for _ in range(2):
+        store.append("fashion", "pi-a", [(1, pack(4)), (2, pack(8))])
+
+    assert store.snapshot("fashion").offset.tolist() == [0, 1, 2]
+    assert store.cursors("fashion", "pi-a") == {"cam-01/0": 12}
+
+
+@pytest.mark.parametrize(
+    ("offsets", "gaps"), [([0, 2], []), ([1, 0], []), ([0, 0], []), ([0], [(2, 3)]), ([0, 1], [(1, 2)]), ([], [(0, 1)])]
+)
+def test_packs_that_are_not_contiguous_are_refused(store, offsets, gaps):
+    with pytest.raises(ValueError, match=r"contiguous|order"):
+        store.append("fashion", "pi-a", [(offset, pack(offset)) for offset in offsets], gaps)
+
+    assert store.ends("fashion") == {}
+
+
+def test_a_known_gap_holds_no_blocks_and_the_archive_goes_on_behind_it(store):
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    store.append("fashion", "pi-a", [(5, pack(4)), (9, pack(8))], [(1, 5), (6, 9)])
+
+    assert store.snapshot("fashion").offset.tolist() == [0, 5, 9]
+    assert store.ends("fashion") == {"pi-a": 10}
+    with pytest.raises(StorageError):
+        list(store.read("fashion", [BlockRef("pi-a", 3)]))
+
+
+@pytest.mark.parametrize("ref", [BlockRef("pi-a", 2), BlockRef("pi-c", 0), BlockRef("pi-a", 1 << 62)])
+def test_reading_what_is_not_there_fails_and_says_what(store, ref):
+    store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
+
+    with pytest.raises(StorageError, match=f"{ref.source}.*{ref.offset}"):
+        list(store.read("fashion", [ref]))
+
+
+def test_blocks_before_an_unreadable_one_are_given(store):
+    store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
+    blocks = iter(store.read("fashion", [BlockRef("pi-a", 1), BlockRef("pi-a", 2)]))
+
+    assert next(blocks) == (BlockRef("pi-a", 1), pack(4))
+    with pytest.raises(StorageError):
+        next(blocks)
+
+
+def test_removing_leftovers_leaves_the_blocks(store):
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    store.remove_leftovers("fashion", "pi-a")
+    store.remove_leftovers("fashion", "pi-new")
+
+    assert read_all(store) == {BlockRef("pi-a", 0): pack(0)}

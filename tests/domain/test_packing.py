@@ -1,0 +1,100 @@
+"""In which pack a sample goes, and which cursors stand behind it."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.domain.pack import MOST_BYTES, MOST_SAMPLES
+from edged.domain.packing import Packer
+from edged.domain.sample import Sample
+
+
+def sample(offset, device="cam", partition=0, num_bytes=4):
+    return Sample(device, partition, offset, 0, None, "raw", bytes(num_bytes))
+
+
+def test_a_pack_is_full_with_its_last_sample():
+    packer = Packer("s", {})
+    for offset in range(MOST_SAMPLES + 1):
+        packer.add(sample(offset))
+    (full,) = packer.take_full()
+    assert len(full.samples) == MOST_SAMPLES
+    assert full.cursors == {"cam/0": MOST_SAMPLES}
+    (rest,) = packer.take_all()
+    assert [each.offset for each in rest.samples] == [MOST_SAMPLES]
+    assert rest.cursors == {"cam/0": MOST_SAMPLES + 1}
+    assert not packer.pending
+
+
+def test_a_sample_that_does_not_fit_opens_the_next_pack():
+    packer = Packer("s", {})
+    packer.add(sample(0, num_bytes=MOST_BYTES - 10))
+    packer.add(sample(1, num_bytes=11))
+    (full,) = packer.take_full()
+    assert full.cursors == {"cam/0": 1}
+    assert packer.cursors == {"cam/0": 2}
+    assert packer.num_bytes == 11
+
+
+def test_a_sample_of_the_most_bytes_is_a_pack_of_its_own():
+    packer = Packer("s", {})
+    for offset in range(3):
+        packer.add(sample(offset, num_bytes=MOST_BYTES))
+    assert [len(pack.samples) for pack in packer.take_all()] == [1, 1, 1]
+
+
+def test_every_pack_carries_the_cursors_of_all_devices():
+    packer = Packer("s", {"gone/0": 9, "cam/1": 5})
+    packer.seek({"cam/1": 7})
+    packer.add(sample(3))
+    (pack,) = packer.take_all()
+    assert pack.cursors == {"gone/0": 9, "cam/1": 7, "cam/0": 4}
+
+
+def test_cursors_alone_are_pending_but_make_no_pack():
+    packer = Packer("s", {})
+    assert not packer.pending
+    packer.skip("cam", 0, 0)
+    assert packer.pending
+    assert packer.take_all() == []
+    assert not packer.pending
+    assert packer.cursors == {"cam/0": 1}
+
+
+def test_a_topic_made_anew_is_followed_back_to_its_beginning():
+    packer = Packer("s", {"cam/0": 1000})
+    packer.add(sample(0))
+    (pack,) = packer.take_all()
+    assert pack.cursors == {"cam/0": 1}
+
+
+EVENTS = st.lists(
+    st.tuples(st.sampled_from(["a/0", "a/1", "b/0"]), st.sampled_from(["add", "big", "skip", "take_full", "take_all"])),
+    max_size=400,
+)
+
+
+@given(EVENTS)
+def test_reading_on_from_any_packs_cursors_leaves_nothing_out_and_repeats_nothing(events):
+    """Simulates a restart behind each pack: what stands in the packs after it is exactly what its cursors ask for."""
+    packer, packs, added = Packer("s", {}), [], {}
+    end = dict.fromkeys(["a/0", "a/1", "b/0"], 0)
+    for key, what in events:
+        if what.startswith("take"):
+            packs += getattr(packer, what)()
+            continue
+        device, partition = key.split("/")
+        if what == "skip":
+            packer.skip(device, int(partition), end[key])
+        else:
+            one = sample(end[key], device, int(partition), MOST_BYTES // 3 if what == "big" else 4)
+            packer.add(one)
+            added[key, end[key]] = one
+        end[key] += 1
+    packs += packer.take_all()
+    for at, pack in enumerate(packs):
+        later = [each for after in packs[at + 1 :] for each in after.samples]
+        wanted = [each for (key, offset), each in added.items() if offset >= pack.cursors.get(key, 0)]
+        assert later == wanted
+        assert 1 <= len(pack.samples) <= MOST_SAMPLES
+        assert pack.num_bytes <= MOST_BYTES
+    assert [each for pack in packs for each in pack.samples] == list(added.values())

@@ -1,0 +1,78 @@
+"""Predictions as messages: what goes in comes out, and what is none is refused."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.domain.prediction import MOST_PROBABILITIES, Identity, Prediction, decode, encode, most_probable
+from edged.errors import FormatError
+
+EXAMPLE = Prediction("cam", 0, 7, 1_700_000_000_000, "høg", 0.75, {"høg": 0.75, "low": 0.25}, 3, 12.5, 1.25)
+
+
+def test_a_prediction_survives_the_way():
+    assert decode(encode(EXAMPLE)) == EXAMPLE
+    assert EXAMPLE.identity == Identity("cam", 0, 7, 1_700_000_000_000)
+
+
+def test_fields_from_a_later_version_are_left_out():
+    assert decode(json.dumps(asdict(EXAMPLE) | {"colour": "red"}).encode()) == EXAMPLE
+
+
+def test_whole_numbers_pass_for_floats():
+    assert decode(json.dumps(asdict(EXAMPLE) | {"latency_ms": 12}).encode()).latency_ms == 12.0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"device": 1},
+        {"offset": "7"},
+        {"offset": True},
+        {"offset": 7.0},
+        {"probability": "high"},
+        {"probability": None},
+        {"latency_ms": float("nan")},
+        {"latency_ms": 10**400},
+        {"probabilities": [0.5, 0.5]},
+        {"probabilities": {"low": "much"}},
+    ],
+)
+def test_a_field_of_another_type_is_refused(changes):
+    with pytest.raises(FormatError, match=r"prediction's"):
+        decode(json.dumps(asdict(EXAMPLE) | changes).encode())
+
+
+@pytest.mark.parametrize("name", list(asdict(EXAMPLE)))
+def test_a_missing_field_is_refused(name):
+    fields = asdict(EXAMPLE)
+    del fields[name]
+    with pytest.raises(FormatError, match=name):
+        decode(json.dumps(fields).encode())
+
+
+@pytest.mark.parametrize("value", [b"", b"[]", b"null", b"\xff", b"[" * 50_000, b" " * 100_000])
+def test_what_is_no_prediction_is_refused(value):
+    with pytest.raises(FormatError):
+        decode(value)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_raise_anything_but_a_format_error(value):
+    with pytest.raises(FormatError):
+        decode(value)
+
+
+def test_the_most_probable_labels_come_first_and_there_are_few():
+    probabilities = np.linspace(0, 0.03, 60, dtype=np.float32)
+    named = most_probable(probabilities, [f"l{i}" for i in range(60)])
+    assert list(named) == [f"l{i}" for i in range(59, 59 - MOST_PROBABILITIES, -1)]
+    assert list(named.values()) == sorted(named.values(), reverse=True)
+
+
+def test_a_tie_goes_to_the_first_label():
+    assert list(most_probable(np.array([0.5, 0.5], np.float32), ["a", "b"])) == ["a", "b"]

@@ -1,0 +1,77 @@
+"""How a request for samples is read and cut into parts."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.domain import epoch_protocol
+from edged.domain.dataset import BlockRef
+from edged.domain.epoch_protocol import MOST_PART_BYTES, SamplesPart, SamplesRequest
+from edged.domain.pack import Pack
+from edged.domain.reply import Parts, wants
+from edged.domain.sample import Sample
+from tests.archive_samples import pack
+
+
+def request(*entries: tuple[str, int, list[int]]) -> SamplesRequest:
+    refs = tuple(BlockRef(source, offset) for source, offset, _ in entries)
+    return SamplesRequest("r-1", "pi-a", "fashion", refs, tuple(np.array(rows, np.uint16) for *_, rows in entries))
+
+
+def large(num_bytes: int) -> Pack:
+    return Pack("fashion", (Sample("cam-01", 0, 0, 0, "boot", "raw", bytes(num_bytes)),))
+
+
+def answer(asked: SamplesRequest, packs: dict[BlockRef, Pack | None]) -> list[SamplesPart]:
+    parts = Parts(asked.request)
+    return [part for want in wants(asked) for part in parts.add(want, packs[want.ref])] + [parts.close()]
+
+
+def test_blocks_are_read_in_the_order_in_which_they_lie_and_once_each():
+    found = wants(request(("pi-b", 1, [3]), ("pi-a", 9, [0, 2]), ("pi-b", 0, []), ("pi-a", 9, [1])))
+
+    assert [want.ref for want in found] == [("pi-a", 9), ("pi-b", 0), ("pi-b", 1)]
+    assert [want.rows.tolist() for want in found] == [[0, 2, 1], [], [3]]
+    assert [want.positions.tolist() for want in found] == [[1, 2, 3], [], [0]]
+
+
+def test_an_empty_request_has_one_empty_last_part():
+    (part,) = answer(request(), {})
+
+    assert (part.last, len(part.position), len(part.missing)) == (True, 0, 0)
+
+
+def test_rows_behind_the_blocks_end_and_blocks_that_cannot_be_read_are_missing():
+    asked = request(("pi-a", 0, [1, 4]), ("pi-a", 1, [0, 1]))
+
+    (part,) = answer(asked, {BlockRef("pi-a", 0): pack(0, 4), BlockRef("pi-a", 1): None})
+
+    assert part.position.tolist() == [0]
+    assert part.payloads == (pack(0, 4).samples[1].payload,)
+    assert part.missing.tolist() == [1, 2, 3]
+
+
+def test_a_sample_larger_than_a_part_travels_alone():
+    asked = request(("pi-a", 0, [0]), ("pi-a", 1, [0]), ("pi-a", 2, [0]))
+    sizes = [10, MOST_PART_BYTES + 1, 10]
+
+    parts = answer(asked, {BlockRef("pi-a", i): large(size) for i, size in enumerate(sizes)})
+
+    assert [[len(payload) for payload in part.payloads] for part in parts] == [[10], [MOST_PART_BYTES + 1], [10]]
+    assert [part.part for part in parts] == [0, 1, 2]
+    assert [part.last for part in parts] == [False, False, True]
+
+
+@given(st.lists(st.integers(0, MOST_PART_BYTES), max_size=8))
+def test_encoded_parts_stay_below_the_limit_and_hold_everything_once(sizes):
+    asked = request(*[("pi-a", i, [0]) for i in range(len(sizes))])
+
+    parts = answer(asked, {BlockRef("pi-a", i): large(size) for i, size in enumerate(sizes)})
+
+    header_bytes = 2048
+    assert all(
+        len(epoch_protocol.encode_part(part)) <= MOST_PART_BYTES + header_bytes or len(part.payloads) == 1
+        for part in parts
+    )
+    assert [position for part in parts for position in part.position.tolist()] == list(range(len(sizes)))
+    assert [len(payload) for part in parts for payload in part.payloads] == sizes

@@ -1,0 +1,467 @@
+"""The companion on the fake log: every usable record is predicted exactly once, whatever happens in between."""
+
+import asyncio
+import contextlib
+import json
+from collections import Counter
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from edged.adapters.images import PillowDecoder, encode
+from edged.adapters.memory import MemoryLog
+from edged.domain.prediction import decode
+from edged.domain.topology import Codec
+from edged.errors import ConfigError, FormatError
+from edged.ports import CheckpointStore, DeployedModel, Message, TopicPartition
+from edged.services.infer import Companion
+from tests.greenhouse import LABELS, SHAPE, topology
+
+PREDICTIONS = "greenhouse.predictions.pi"
+CAM, CAM_2 = TopicPartition("greenhouse.iot.cam"), TopicPartition("greenhouse.iot.cam-2")
+LOW, HIGH = bytes(6), b"\xff" * 6
+NOW_MS = 1_700_000_000_250.0
+BAD = [
+    Message(CAM.topic, b""),
+    Message(CAM.topic, LOW[:-1]),
+    Message(CAM.topic, LOW, key=b"no such label"),
+    Message(CAM.topic, LOW, key=b"\xff"),
+]
+
+
+class Brightness:
+    """Says how bright a sample is: probability of "high" = mean. `sees` are the batches it got."""
+
+    def __init__(self):
+        self.sees = []
+
+    def predict(self, x):
+        self.sees.append(x.copy())
+        bright = x.reshape(len(x), -1).mean(axis=1, dtype=np.float64)
+        return np.stack([1 - bright, bright], axis=1).astype(np.float32)
+
+
+def load(content):
+    if content == b"torn":
+        raise FormatError("not a model")
+    return Brightness()
+
+
+class Models:
+    """Deployed models; `deploy_each` puts a new one there at every so many looks."""
+
+    def __init__(self, *contents, deploy_each=0):
+        self.models = [self.model(generation, content) for generation, content in enumerate(contents)]
+        self.looks = 0
+        self._deploy_each = deploy_each
+
+    @staticmethod
+    def model(generation, content=b"model", labels=LABELS, shape=SHAPE):
+        return DeployedModel(generation, content, labels, shape)
+
+    def newest_model(self, newer_than=-1):
+        self.looks += 1
+        if self._deploy_each and self.looks % self._deploy_each == 0:
+            self.models.append(self.model(len(self.models)))
+        newest = self.models[-1] if self.models else None
+        return newest if newest is not None and newest.generation > newer_than else None
+
+
+def companion(log: Any, models: Any = None, codec: Codec = "raw", **options: Any) -> Companion:
+    defaults: dict[str, Any] = {"load": load, "decoder": PillowDecoder(), "runtime": "fake", "batch": 4}
+    return Companion(
+        topology(codec),
+        "pi",
+        log=log,
+        models=models or cast("CheckpointStore", Models(b"model")),
+        now_ms=lambda: NOW_MS,
+        **defaults | options,
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(service):
+    """The service runs inside; its own failure shows as it ends."""
+    task = asyncio.get_running_loop().create_task(service.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def predictions(log):
+    return [decode(record.value) for record in log.records(PREDICTIONS)]
+
+
+async def reached(condition):
+    """Wait, in fake time, until the condition holds."""
+    async with asyncio.timeout(1000):
+        while not condition():  # noqa: ASYNC110 - fake time, and nobody would set an event
+            await asyncio.sleep(0.05)
+
+
+async def caught_up(log):
+    """Wait until the group has committed the end of both topics."""
+    ends = {("edged-infer-pi", each): len(log.records(each.topic)) for each in (CAM, CAM_2)}
+    await reached(lambda: log.committed_offsets.items() >= ends.items())
+
+
+async def log_with(count, *, bad=True):
+    """A log with `count` samples from two devices in turn, and records in between that are none."""
+    log = MemoryLog(now_ms=lambda: int(NOW_MS) - 250)
+    for i in range(count):
+        await log.append([Message((CAM if i % 2 else CAM_2).topic, HIGH if i % 3 else LOW, key=b"high")])
+        if bad and i < len(BAD):
+            await log.append([BAD[i]])
+    return log
+
+
+def wanted(log):
+    """(device, offset) of every usable record, each once."""
+    bad = {(message.key, message.value) for message in BAD}
+    return Counter(
+        (topic.removeprefix("greenhouse.iot."), record.offset)
+        for topic in (CAM.topic, CAM_2.topic)
+        for record in log.records(topic)
+        if (record.key, record.value) not in bad
+    )
+
+
+def published(log):
+    return Counter((each.device, each.offset) for each in predictions(log))
+
+
+@pytest.mark.looptime
+async def test_a_prediction_names_its_sample_and_says_what_how_surely_by_which_model_and_how_late():
+    log = await log_with(0)
+    await log.append([Message(CAM.topic, b"\xff" * 3 + bytes(3) + b"", key=None), Message(CAM.topic, HIGH, key=b"low")])
+    async with running(companion(log, Models(b"old", b"new"))):
+        await reached(lambda: len(predictions(log)) == 2)
+    record = log.records(PREDICTIONS)[1]
+    value = json.loads(record.value)
+    assert record.key == b"cam"
+    assert value.pop("compute_ms") >= 0
+    assert value == {
+        "device": "cam",
+        "partition": 0,
+        "offset": 1,
+        "sampled_ms": 1_700_000_000_000,
+        "label": "high",
+        "probability": 1.0,
+        "probabilities": {"high": 1.0, "low": 0.0},
+        "generation": 1,
+        "latency_ms": 250.0,
+    }
+    assert predictions(log)[0].probability == 0.5
+
+
+@pytest.mark.looptime
+async def test_all_samples_of_the_edges_devices_are_predicted_from_the_first_on_and_only_those():
+    log = await log_with(10)
+    await log.append([Message("greenhouse.iot.meter", bytes(16)), Message("greenhouse.iot.other", LOW)])
+    service = companion(log)
+    async with running(service):
+        await caught_up(log)
+        assert service.statistics().predicted_samples == 10
+        assert service.statistics().lag_records == 0
+    assert published(log) == wanted(log)
+    assert [each.label for each in predictions(log) if each.device == "cam-2"] == ["low", "high", "high", "low", "high"]
+
+
+@pytest.mark.looptime
+async def test_records_that_ingest_refuses_are_passed_over_and_counted(log_lines):
+    log = await log_with(10)
+    async with running(companion(log)):
+        await caught_up(log)
+    (line,) = log_lines("infer.predicted")
+    assert (line["samples"], line["skipped"], line["labelled"]) == (10, len(BAD), 10)
+    assert line["correct"] == sum(each.label == "high" for each in predictions(log))
+    assert line["latency_p50_ms"] == line["latency_p95_ms"] == 250.0
+
+
+@pytest.mark.looptime
+async def test_images_are_decoded_and_damaged_ones_passed_over():
+    log = MemoryLog()
+    image = encode(np.full((20, 30, 1), 255, np.uint8), "jpeg")
+    await log.append([Message(CAM.topic, payload) for payload in (image[:-40], image, b"not an image")])
+    await log.append([Message(CAM_2.topic, LOW)])
+    async with running(companion(log, codec="jpeg")):
+        await caught_up(log)
+    assert {(each.device, each.offset): each.label for each in predictions(log)} == {
+        ("cam", 1): "high",
+        ("cam-2", 0): "low",
+    }
+
+
+@pytest.mark.looptime
+async def test_samples_reach_the_model_normalised():
+    log, model = await log_with(0), Brightness()
+    await log.append([Message(CAM.topic, bytes([0, 51, 102, 153, 204, 255]))])
+    async with running(companion(log, load=lambda content: model)):
+        await caught_up_with_one(log)
+    assert model.sees[-1].dtype == np.float32
+    np.testing.assert_allclose(model.sees[-1], np.array([[0, 0.2, 0.4, 0.6, 0.8, 1]]).reshape(1, *SHAPE), rtol=1e-6)
+
+
+async def caught_up_with_one(log):
+    await reached(lambda: len(predictions(log)) == 1)
+
+
+@pytest.mark.looptime
+async def test_until_the_first_model_records_wait_in_the_log(log_lines):
+    log, models = await log_with(10), Models()
+    service = companion(log, models)
+    async with running(service):
+        await asyncio.sleep(30.5)
+        assert service.progress().idle
+        assert service.progress().steps == 30
+        assert models.looks == 31  # one a second: it does not spin
+        assert log.committed_offsets == {}
+        models.models.append(models.model(7))
+        await caught_up(log)
+    assert published(log) == wanted(log)
+    assert len(log_lines("infer.waiting")) == 1
+
+
+@pytest.mark.looptime
+async def test_a_newer_model_takes_over_between_batches(log_lines):
+    log, models = await log_with(4, bad=False), Models(b"model")
+    async with running(companion(log, models)):
+        await caught_up(log)
+        models.models.append(models.model(5, b"better"))
+        await log.append([Message(CAM.topic, HIGH)])
+        await caught_up(log)
+    assert [each.generation for each in predictions(log)] == [0, 0, 0, 0, 5]
+    assert [(line["generation"], line["model_bytes"], line["runtime"]) for line in log_lines("infer.model_loaded")] == [
+        (0, 5, "fake"),
+        (5, 6, "fake"),
+    ]
+
+
+@pytest.mark.looptime
+async def test_models_that_change_at_every_batch_lose_and_repeat_nothing():
+    log = await log_with(40)
+    async with running(companion(log, Models(b"model", deploy_each=1))):
+        await caught_up(log)
+    assert published(log) == wanted(log)
+    generations = [each.generation for each in predictions(log)]
+    assert generations == sorted(generations)
+    assert len(set(generations)) > 5
+    assert max(Counter(generations).values()) <= 4  # a batch meets one model
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    ("refused", "why"),
+    [
+        (Models.model(1, b"torn"), "not a model"),
+        (Models.model(1, shape=(28, 28, 1)), "shape"),
+        (Models.model(1, labels=("a", "b", "c")), "2 probabilities for 3 labels"),
+    ],
+)
+async def test_a_model_that_cannot_serve_is_refused_once_and_the_old_one_goes_on(log_lines, refused, why):
+    log, models = await log_with(2, bad=False), Models(b"model")
+    async with running(companion(log, models)):
+        await caught_up(log)
+        models.models.append(refused)
+        await asyncio.sleep(10)
+        await log.append([Message(CAM.topic, HIGH)])
+        await caught_up(log)
+        models.models.append(models.model(2))
+        await asyncio.sleep(2)
+        await log.append([Message(CAM.topic, HIGH)])
+        await caught_up(log)
+    assert [each.generation for each in predictions(log)] == [0, 0, 0, 2]
+    (line,) = log_lines("infer.model_refused")
+    assert line["generation"] == 1
+    assert why in line["reason"]
+
+
+@pytest.mark.looptime
+async def test_a_model_whose_file_takes_other_samples_than_is_said_of_it_is_refused(log_lines):
+    class Other:
+        def predict(self, x):
+            raise ValueError("samples of another shape")
+
+    log = await log_with(1)
+    async with running(companion(log, load=lambda content: Other())):
+        await asyncio.sleep(3)
+    assert "another shape" in log_lines("infer.model_refused")[0]["reason"]
+
+
+@pytest.mark.looptime
+async def test_a_model_that_gives_no_numbers_is_refused(log_lines):
+    class Broken:
+        def predict(self, x):
+            return np.full((len(x), 2), np.nan, np.float32)
+
+    log = await log_with(1)
+    async with running(companion(log, load=lambda content: Broken())):
+        await asyncio.sleep(3)
+    assert predictions(log) == []
+    assert "not finite" in log_lines("infer.model_refused")[0]["reason"]
+
+
+@pytest.mark.looptime
+async def test_an_outage_of_the_broker_at_any_time_only_delays():
+    log = await log_with(10)
+    log.unavailable = True
+    async with running(companion(log)) as task:
+        await asyncio.sleep(60)
+        log.unavailable = False
+        await caught_up(log)
+        log.unavailable = True
+        await asyncio.sleep(60)
+        log.unavailable = False
+        await log.append([Message(CAM.topic, HIGH)])
+        await caught_up(log)
+        assert not task.done()
+    assert published(log) == wanted(log)
+
+
+class Crash(Exception):  # noqa: N818 - named for what happens
+    """The process died here."""
+
+
+class CrashingLog:
+    """The log for a process that dies at its call number `at`: before its effect, after it, or halfway through."""
+
+    def __init__(self, log, at, when):
+        self._log, self._left, self._when = log, at, when
+
+    def __getattr__(self, name):
+        return self._dying(getattr(self._log, name))
+
+    def _dying(self, method):
+        async def call(*args, **kwargs):
+            self._left -= 1
+            if self._left == 0 and self._when == "halfway" and method.__name__ == "append":
+                await method(args[0][: len(args[0]) // 2])
+            if self._left == 0 and self._when == "after":
+                await method(*args, **kwargs)
+            if self._left <= 0:
+                raise Crash
+            return await method(*args, **kwargs)
+
+        return call
+
+    @contextlib.asynccontextmanager
+    async def reader(self, positions, *, group=None):
+        async with self._log.reader(positions, group=group) as reader:
+            yield CrashingReader(reader, self)
+
+
+class CrashingReader:
+    def __init__(self, reader, log):
+        self.lag, self.poll, self.commit = reader.lag, log._dying(reader.poll), log._dying(reader.commit)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("when", ["before", "after", "halfway"])
+async def test_a_crash_at_any_call_loses_and_repeats_nothing(when):
+    calls = 0
+    while True:
+        calls += 1
+        log = await log_with(14)
+        crashed = await crash(companion(CrashingLog(log, calls, when), Models(b"model", deploy_each=2)))
+        async with running(companion(log)):
+            await caught_up(log)
+        assert published(log) == wanted(log), f"crash {when} call {calls}"
+        if not crashed:
+            break
+    assert calls > 15  # it went through start, several batches and the end
+
+
+async def crash(service):
+    """Run the service until it crashes; False when it has not for long after all was done."""
+    try:
+        async with asyncio.timeout(5):
+            await service.run()
+    except Crash:
+        return True
+    except TimeoutError:
+        return False
+
+
+@pytest.mark.looptime
+async def test_a_crash_upon_a_crash_loses_and_repeats_nothing():
+    for first in range(1, 24, 2):
+        for second in range(1, 12):
+            log = await log_with(14)
+            for at in (first, second):
+                await crash(companion(CrashingLog(log, at, "after")))
+            async with running(companion(log)):
+                await caught_up(log)
+            assert published(log) == wanted(log), f"crashes after calls {first} and {second}"
+
+
+@pytest.mark.looptime
+async def test_a_stop_at_any_moment_loses_and_repeats_nothing():
+    for passes in range(40):
+        log = await log_with(14)
+        async with running(companion(log)):
+            for _ in range(passes):
+                await asyncio.sleep(0)
+        async with running(companion(log)):
+            await caught_up(log)
+        assert published(log) == wanted(log), f"stopped after {passes} passes of the loop"
+
+
+@pytest.mark.looptime
+async def test_predictions_recovered_after_a_crash_are_told(log_lines):
+    log = await log_with(4, bad=False)
+    with pytest.raises(Crash):
+        await companion(CrashingLog(log, at=6, when="before")).run()
+    assert len(predictions(log)) == 4
+    assert log.committed_offsets == {}
+    async with running(companion(log)):
+        await caught_up(log)
+    assert log_lines("infer.recovered")[0]["predictions"] == 4
+    assert published(log) == wanted(log)
+
+
+@pytest.mark.looptime
+async def test_a_topic_made_anew_is_predicted_from_its_new_beginning():
+    log = await log_with(4, bad=False)
+    async with running(companion(log)):
+        await caught_up(log)
+    log.delete(CAM.topic)
+    log._now_ms = lambda: int(NOW_MS)
+    await log.append([Message(CAM.topic, HIGH)])
+    log.committed_offsets.clear()
+    async with running(companion(log)):
+        await caught_up(log)
+    assert published(log)["cam", 0] == 2
+    assert published(log)["cam-2", 0] == 1
+
+
+@pytest.mark.looptime
+async def test_foreign_messages_among_the_predictions_do_no_harm():
+    log = await log_with(4)
+    await log.append([Message(PREDICTIONS, value) for value in (b"", b"[]", b"{}", b"\xff", b'{"device": 1}')])
+    async with running(companion(log)):
+        await caught_up(log)
+    del log._topics[PREDICTIONS][0].records[:5]
+    assert published(log) == wanted(log)
+
+
+def test_large_samples_go_in_smaller_batches():
+    service = companion(MemoryLog(), batch=64)
+    assert service._x.shape == (64, *SHAPE)
+    assert companion(MemoryLog(), batch=10**7)._x.nbytes <= 8 << 20
+
+
+def test_a_topology_that_trains_nothing_has_nothing_to_serve():
+    with pytest.raises(ConfigError, match="nothing is trained"):
+        Companion(
+            topology(training=False),
+            "pi",
+            log=MemoryLog(),
+            models=cast("CheckpointStore", Models()),
+            load=load,
+            decoder=PillowDecoder(),
+            runtime="fake",
+        )

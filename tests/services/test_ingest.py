@@ -1,0 +1,189 @@
+"""Records of devices become samples or dead letters."""
+
+import asyncio
+import io
+
+import numpy as np
+import pytest
+import structlog
+from PIL import Image
+
+from edged.adapters.memory import MemoryLog
+from edged.domain.sample import REASONS, Sample
+from edged.events import EVENTS
+from edged.ports import TopicPartition
+from edged.services.ingest import MOST_LETTER_BYTES, Rejected
+from tests.data import birds
+from tests.services.intake import DEAD_LETTERS, TOPOLOGY, floats, from_device, grey, intake, photo, reason
+
+
+async def read_all(log, cursors=None):
+    """All that the devices' topics hold, checked."""
+    ingest = intake(log).ingest
+    found = []
+    async with ingest.reading(await ingest.partitions(), cursors or {}):
+        while batch := await ingest.batch(timeout_s=0):
+            found += batch
+    return found
+
+
+def bomb():
+    """A real PNG of 100 megapixels, small as a file."""
+    file = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(file, "PNG")
+    return file.getvalue()
+
+
+POISON = [
+    ("empty", from_device("cam", b"")),
+    ("wrong_length", from_device("cam", b"12345")),
+    ("unknown_label", from_device("cam", grey(0), b"bird")),
+    ("key_too_long", from_device("cam", grey(0), b"k" * 10_000_000)),
+    ("key_not_text", from_device("cam", grey(0), b"\xff\xfe")),
+    ("not_finite", from_device("meter", floats(1, np.nan), b"low")),
+    ("not_an_image", from_device("photo", photo("png"))),
+    ("truncated", from_device("photo", photo("jpeg")[:-200])),
+    ("too_many_pixels", from_device("scan", bomb())),
+    ("too_large", from_device("scan", photo("png") + bytes(800_000))),
+]
+
+
+def test_the_poison_is_of_every_kind():
+    assert {name for name, _ in POISON} == set(REASONS)
+
+
+@pytest.mark.parametrize(("expected", "poison"), POISON, ids=[name for name, _ in POISON])
+async def test_a_bad_record_is_dead_lettered_and_the_others_are_unharmed(expected, poison):
+    log = MemoryLog()
+    good = [
+        from_device("cam", grey(1)),
+        from_device("meter", floats(1, 2), b"low"),
+        from_device("photo", photo("jpeg")),
+        from_device("scan", photo("png")),
+    ]
+    await log.append([*good, poison, *good])
+    found = await read_all(log)
+    assert sum(isinstance(each, Sample) for each in found) == 8
+    (rejected,) = [each for each in found if isinstance(each, Rejected)]
+    assert rejected.reason == expected
+    (letter,) = log.records(DEAD_LETTERS)
+    headers = {name: value.decode() for name, value in letter.headers if name != "edged-id"}
+    assert headers.pop("detail") == rejected.detail
+    assert TOPOLOGY.device_topic(headers["device"]) == poison.topic
+    assert headers == {
+        "reason": expected,
+        "device": rejected.device,
+        "partition": "0",
+        "offset": "1",
+        "size": str(len(poison.value)),
+    }
+    assert letter.key == rejected.device.encode()
+    assert letter.value == poison.value[:MOST_LETTER_BYTES]
+
+
+async def test_a_sample_is_what_the_device_sent():
+    log = MemoryLog()
+    payload = photo("jpeg")
+    await log.append([from_device("photo", payload, b"dog"), from_device("photo", payload, None)])
+    labelled, unlabelled = await read_all(log)
+    assert (labelled.device, labelled.partition, labelled.offset) == ("photo", 0, 0)
+    assert (labelled.label, unlabelled.label) == ("dog", None)
+    assert (labelled.codec, labelled.payload) == ("jpeg", payload)
+    assert labelled.timestamp_ms == log.records(TOPOLOGY.device_topic("photo"))[0].timestamp_ms
+
+
+async def test_another_edges_devices_are_not_read():
+    log = MemoryLog()
+    await log.append([from_device("elsewhere", grey(0))])
+    assert await read_all(log) == []
+
+
+async def test_all_partitions_are_read_each_in_order():
+    log = MemoryLog()
+    await log.append([from_device("cam", grey(n), partition=n % 3) for n in range(30)])
+    found = await read_all(log)
+    for partition in range(3):
+        assert [each.offset for each in found if each.partition == partition] == list(range(10))
+
+
+async def test_reading_begins_at_the_further_of_cursor_and_committed_offset():
+    log = MemoryLog()
+    await log.append([from_device(device, grey(n)) for device in ("cam", "cam-2") for n in range(10)])
+    log.committed_offsets["edged-pi", TopicPartition(TOPOLOGY.device_topic("cam"))] = 9
+    log.committed_offsets["edged-pi", TopicPartition(TOPOLOGY.device_topic("cam-2"))] = 3
+    found = await read_all(log, {"cam/0": 5, "cam-2/0": 7})
+    assert [(each.device, each.offset) for each in found] == [("cam", 9), ("cam-2", 7), ("cam-2", 8), ("cam-2", 9)]
+
+
+@pytest.mark.looptime
+async def test_a_flood_of_bad_records_is_one_line_in_ten_seconds():
+    log = MemoryLog()
+    ingest = intake(log).ingest
+    with structlog.testing.capture_logs() as lines:
+        async with ingest.reading(await ingest.partitions(), {}):
+            for _ in range(3):
+                await log.append([from_device("cam", b"short")] * 100)
+                await log.append([from_device("cam-2", b"short"), from_device("cam", grey(0), b"bird")])
+                await ingest.batch(timeout_s=0)
+                await ingest.batch(timeout_s=0)
+                await asyncio.sleep(6)
+    said = [(line["device"], line["reason"], line["suppressed"]) for line in lines]
+    first = [("cam", "wrong_length", 0), ("cam", "unknown_label", 0), ("cam-2", "wrong_length", 0)]
+    after_12_s = [("cam", "wrong_length", 198), ("cam", "unknown_label", 1), ("cam-2", "wrong_length", 1)]
+    assert sorted(said[:3]) == sorted(first)
+    assert sorted((device, why) for device, why, _ in said[3:]) == sorted((d, why) for d, why, _ in after_12_s)
+    assert len(log.records(DEAD_LETTERS)) == 306
+    assert ingest.num_rejected == 306
+    for line in lines:
+        assert line.keys() - {"event", "log_level"} == EVENTS["ingest.rejected"].fields.keys()
+
+
+async def test_labels_that_devices_send_cannot_break_the_log_or_the_headers():
+    log = MemoryLog()
+    await log.append([from_device("cam", grey(0), "\n\x1b[31m\u202e".encode())])
+    with structlog.testing.capture_logs() as (lines):
+        await read_all(log)
+    assert lines[0]["detail"].isprintable()
+    assert reason(log.records(DEAD_LETTERS)[0]) == "unknown_label"
+
+
+async def test_images_are_decoded_beside_the_event_loop(monkeypatch):
+    log = MemoryLog()
+    await log.append([from_device("photo", photo("jpeg", seed)) for seed in range(100)])
+    turns = 0
+
+    async def tick():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    ticking = asyncio.create_task(tick())
+    assert len(await read_all(log)) == 100
+    ticking.cancel()
+    assert turns > 100
+
+
+async def test_a_cancelled_batch_is_delivered_again_when_reading_anew():
+    log = MemoryLog()
+    await log.append([from_device("photo", photo("jpeg", seed)) for seed in range(100)])
+    ingest = intake(log).ingest
+    async with ingest.reading(await ingest.partitions(), {}):
+        batch = asyncio.create_task(ingest.batch(timeout_s=0))
+        for _ in range(4):
+            await asyncio.sleep(0)
+        assert ingest.busy
+        batch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await batch
+        assert not ingest.busy
+    assert [each.offset for each in await read_all(log)] == list(range(100))
+
+
+async def test_real_photographs_are_taken_in():
+    log = MemoryLog()
+    paths = sorted(birds().glob("train/*/*.jpg"))[::20]
+    assert paths
+    await log.append([from_device("photo", path.read_bytes(), None) for path in paths])
+    found = await read_all(log)
+    assert [each.payload for each in found] == [path.read_bytes() for path in paths]

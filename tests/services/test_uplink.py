@@ -1,0 +1,374 @@
+"""From the devices' records to acknowledged packs: each sample exactly once, whatever happens."""
+
+import asyncio
+import contextlib
+import dataclasses
+
+import pytest
+import structlog
+
+from edged.adapters.memory import MemoryLog
+from edged.domain import pack as packs
+from edged.domain.pack import MOST_SAMPLES, Pack
+from edged.events import EVENTS
+from edged.ports import Message, TopicPartition
+from edged.services import uplink
+from tests.services.intake import (
+    DEAD_LETTERS,
+    GREY,
+    TOPOLOGY,
+    archived,
+    floats,
+    from_device,
+    grey,
+    identities,
+    intake,
+    run_until,
+)
+
+FLOATS = TOPOLOGY.archive_topic("floats", "pi")
+
+
+@pytest.fixture(autouse=True)
+def lines():
+    """The log's lines, each held to the published schema."""
+    with structlog.testing.capture_logs() as captured:
+        yield captured
+    for line in captured:
+        assert line.keys() - {"event", "log_level"} == EVENTS[line["event"]].fields.keys()
+
+
+def num_archived(log, topic=GREY):
+    return sum(len(pack.samples) for pack in archived(log, topic))
+
+
+@pytest.mark.looptime
+async def test_samples_reach_the_archive_topic_as_they_were_sent():
+    log = MemoryLog()
+    await log.append([from_device("cam", grey(1), b"dog"), from_device("cam", grey(2), None)])
+    await run_until(intake(log).uplink, lambda: num_archived(log) == 2)
+    (pack,) = archived(log)
+    assert pack.stream == "grey"
+    assert [(each.label, each.payload) for each in pack.samples] == [("dog", grey(1)), (None, grey(2))]
+    assert pack.cursors == {"cam/0": 2, "cam-2/0": 0}
+
+
+@pytest.mark.looptime
+async def test_a_lone_sample_waits_no_longer_than_the_linger(looptime):
+    log = MemoryLog()
+    task = asyncio.create_task(intake(log).uplink.run())
+    await asyncio.sleep(10)
+    await log.append([from_device("cam", grey(1))])
+    await asyncio.sleep(0.51)
+    assert num_archived(log) == 1
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.mark.looptime
+async def test_full_packs_do_not_linger():
+    log = MemoryLog()
+    uplink = intake(log).uplink
+    await log.append([from_device("cam", grey(n)) for n in range(1000)])
+    await run_until(uplink, lambda: num_archived(log) == 1000)
+    assert [len(pack.samples) for pack in archived(log)] == [MOST_SAMPLES] * 3 + [1000 - 3 * MOST_SAMPLES]
+
+
+@pytest.mark.looptime
+async def test_each_stream_has_its_own_packs_and_cursors():
+    log = MemoryLog()
+    await log.append([from_device("cam", grey(n)) for n in range(5)])
+    await log.append([from_device("meter", floats(n, 0), b"low") for n in range(3)])
+    await run_until(intake(log).uplink, lambda: num_archived(log) == 5 and num_archived(log, FLOATS) == 3)
+    assert archived(log, FLOATS)[-1].cursors == {"meter/0": 3}
+    assert archived(log)[-1].cursors == {"cam/0": 5, "cam-2/0": 0}
+
+
+@pytest.mark.looptime
+async def test_a_run_of_dead_letters_is_not_read_twice():
+    """They leave no pack behind, so only the committed offsets tell."""
+    log = MemoryLog()
+    await log.append([from_device("cam", grey(0)), *[from_device("cam", b"bad")] * 300])
+    for _ in range(3):
+        first = intake(log)
+        await run_until(first.uplink, lambda: committed(log, "cam") == 301)
+    assert len(log.records(DEAD_LETTERS)) == 300
+    assert identities(archived(log)) == [("cam", 0, 0)]
+
+
+def committed(log, device):
+    return log.committed_offsets.get(("edged-pi", TopicPartition(TOPOLOGY.device_topic(device))))
+
+
+@pytest.mark.looptime
+async def test_committed_offsets_are_lost_and_nothing_comes_twice():
+    log = MemoryLog()
+    await log.append([from_device("cam", grey(n)) for n in range(10)])
+    await run_until(intake(log).uplink, lambda: num_archived(log) == 10)
+    log.committed_offsets.clear()
+    await log.append([from_device("cam", grey(n)) for n in range(10, 15)])
+    await run_until(intake(log).uplink, lambda: num_archived(log) >= 15)
+    assert identities(archived(log)) == [("cam", 0, n) for n in range(15)]
+
+
+@pytest.mark.looptime
+async def test_the_archive_topic_has_expired_and_the_committed_offsets_hold():
+    log = MemoryLog()
+    await log.append([from_device("cam", grey(n)) for n in range(10)])
+    await run_until(intake(log).uplink, lambda: committed(log, "cam") == 10)
+    log.truncate(TopicPartition(GREY), 1)
+    await log.append([from_device("cam-2", grey(0))])
+    await run_until(intake(log).uplink, lambda: num_archived(log) == 1)
+    (pack,) = archived(log)
+    assert identities([pack]) == [("cam-2", 0, 0)]
+    assert pack.cursors == {"cam/0": 10, "cam-2/0": 1}
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("foreign", [b"not a pack", packs.encode(Pack("floats", (), {"cam/0": 0}))])
+async def test_a_foreign_last_record_leaves_it_to_the_committed_offsets(foreign, lines):
+    log = MemoryLog()
+    await log.append([from_device("cam", grey(n)) for n in range(10)])
+    await run_until(intake(log).uplink, lambda: committed(log, "cam") == 10)
+    await log.append([Message(GREY, foreign), from_device("cam", grey(10))])
+    await run_until(intake(log).uplink, lambda: len(log.records(GREY)) == 3)
+    assert [line["event"] for line in lines].count("uplink.malformed") == 1
+    assert identities([packs.decode(log.records(GREY)[2].value)]) == [("cam", 0, 10)]
+
+
+@pytest.mark.looptime
+async def test_the_broker_is_away_at_boot_and_intake_begins_when_it_comes():
+    log = MemoryLog()
+    await log.append([from_device("cam", grey(0))])
+    log.unavailable = True
+    task = asyncio.create_task(intake(log).uplink.run())
+    await asyncio.sleep(100)
+    assert not task.done()
+    log.unavailable = False
+    await asyncio.sleep(2)
+    assert num_archived(log) == 1
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.mark.looptime
+async def test_the_broker_goes_away_and_comes_back():
+    log = MemoryLog()
+    started = intake(log)
+    task = asyncio.create_task(started.uplink.run())
+    for n in range(5):
+        await asyncio.sleep(10)
+        await log.append([from_device("cam", grey(n))])
+        await asyncio.sleep(0.1 * n)
+        log.unavailable = True
+        await asyncio.sleep(20)
+        assert started.uplink.progress().idle
+        log.unavailable = False
+    await asyncio.sleep(5)
+    assert identities(archived(log)) == [("cam", 0, n) for n in range(5)]
+    assert started.uplink.statistics().ingested_samples == 5
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.mark.looptime
+async def test_devices_and_partitions_may_come_later():
+    log = MemoryLog()
+    task = asyncio.create_task(intake(log).uplink.run())
+    await asyncio.sleep(100)
+    await log.append([from_device("cam", grey(0)), from_device("cam-2", grey(0))])
+    await asyncio.sleep(2)
+    await log.append([from_device("cam", grey(1), partition=2)])
+    await asyncio.sleep(40)
+    assert sorted(identities(archived(log))) == [("cam", 0, 0), ("cam", 2, 0), ("cam-2", 0, 0)]
+    assert archived(log)[-1].cursors == {"cam/0": 1, "cam/1": 0, "cam/2": 1, "cam-2/0": 1}
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.mark.looptime
+async def test_a_device_that_changed_its_stream_goes_on_where_it_was():
+    log = MemoryLog()
+    await log.append([from_device("cam", grey(n)) for n in range(10)])
+    await run_until(intake(log).uplink, lambda: num_archived(log) == 10)
+    log.committed_offsets.clear()
+    moved = tuple(dataclasses.replace(each, stream="floats") if each.name == "cam" else each for each in TOPOLOGY.iot)
+    topology = dataclasses.replace(TOPOLOGY, iot=moved)
+    await log.append([from_device("cam", floats(0, 0), b"low"), from_device("cam-2", grey(0))])
+    both = lambda: num_archived(log, FLOATS) >= 1 and num_archived(log) >= 11  # noqa: E731 - reads as a sentence
+    await run_until(intake(log, topology).uplink, both)
+    assert identities(archived(log, FLOATS)) == [("cam", 0, 10)]
+    assert identities(archived(log))[10:] == [("cam-2", 0, 0)]
+
+
+@pytest.mark.looptime
+async def test_an_edge_without_devices_has_nothing_to_do():
+    log = MemoryLog()
+    await intake(log, dataclasses.replace(TOPOLOGY, iot=())).uplink.run()
+
+
+@pytest.mark.looptime
+async def test_offsets_are_committed_now_and_then_so_that_no_broker_forgets_them(monkeypatch):
+    monkeypatch.setattr(uplink, "_RECOMMIT_S", 60)
+    log = MemoryLog()
+    await log.append([from_device("cam", grey(0))])
+    task = asyncio.create_task(intake(log).uplink.run())
+    await asyncio.sleep(10)
+    log.committed_offsets.clear()
+    await asyncio.sleep(61)
+    assert committed(log, "cam") == 1
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.mark.looptime
+async def test_the_live_window_has_every_pack_at_its_offset():
+    log = MemoryLog()
+    await log.append([from_device("cam", grey(n)) for n in range(300)])
+    started = intake(log)
+    await run_until(started.uplink, lambda: num_archived(log) == 300)
+    restarted = intake(log)
+    await log.append([from_device("cam", grey(n)) for n in range(300, 310)])
+    await run_until(restarted.uplink, lambda: num_archived(log) == 310)
+    for live, first in ((started.live, 0), (restarted.live, 2)):
+        assert live.take_nowait(first) == (first, archived(log)[first])
+    assert restarted.live.end() == len(archived(log)) == 3
+    assert await restarted.live.take(0, timeout_s=1) == (0, archived(log)[0])
+
+
+@pytest.mark.looptime
+async def test_statistics_count_what_is_safe():
+    log = MemoryLog()
+    await log.append([*[from_device("cam", grey(n)) for n in range(10)], from_device("cam", b"bad")])
+    started = intake(log)
+    await run_until(started.uplink, lambda: committed(log, "cam") == 11)
+    found = started.uplink.statistics()
+    assert (found.ingested_samples, found.dead_lettered, found.lag_records) == (10, 1, 0)
+    assert found.queue_bytes == started.live.num_bytes == 60
+    assert started.uplink.progress() == (12, True)
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+class CrashingLog:
+    """A log whose user ends at the `at`-th point: before and after each call, and between appended messages."""
+
+    def __init__(self, log, at, how):
+        self._log, self._left, self._how = log, at, how
+
+    def _point(self):
+        self._left -= 1
+        if self._left == -1:
+            raise self._how
+
+    async def append(self, messages):
+        offsets = []
+        for message in messages:
+            self._point()
+            offsets += await self._log.append([message])
+        self._point()
+        return offsets
+
+    def __getattr__(self, name):
+        method = getattr(self._log, name)
+
+        async def call(*args, **kwargs):
+            self._point()
+            result = await method(*args, **kwargs)
+            self._point()
+            return result
+
+        return call
+
+    @contextlib.asynccontextmanager
+    async def reader(self, positions, *, group=None):
+        async with self._log.reader(positions, group=group) as reader:
+            yield CrashingReader(reader, self)
+
+
+class CrashingReader(CrashingLog):
+    def __init__(self, reader, log):
+        self._log, self._parent = reader, log
+        self.lag = reader.lag
+
+    def _point(self):
+        self._parent._point()
+
+
+def sent():
+    """Records of two streams and three partitions, some of them bad, and which of them are samples."""
+    messages = [from_device("cam" if n % 3 else "cam-2", b"bad" if n % 50 == 7 else grey(n)) for n in range(300)]
+    messages += [from_device("cam", grey(n), partition=1) for n in range(20)]
+    messages += [from_device("meter", b"bad" if n == 4 else floats(n, n), b"low") for n in range(9)]
+    return messages
+
+
+async def all_done(log):
+    """Run to the end with fresh objects, and check that nothing is lost and nothing is there twice."""
+    started = intake(log)
+    wanted = {"grey": 300 + 20 - 6, "floats": 8}
+    await run_until(
+        started.uplink,
+        lambda: (
+            started.ingest.lag() == 0
+            and num_archived(log) >= wanted["grey"]
+            and num_archived(log, FLOATS) >= wanted["floats"]
+            and committed(log, "meter") == 9
+        ),
+    )
+    for stream, topic in (("grey", GREY), ("floats", FLOATS)):
+        found = identities(archived(log, topic))
+        assert len(found) == len(set(found)) == wanted[stream]
+        for partition in {each[:2] for each in found}:
+            offsets = [offset for *which, offset in found if tuple(which) == partition]
+            assert offsets == sorted(offsets)
+    letters = {
+        (dict(each.headers)["device"], dict(each.headers)["partition"], dict(each.headers)["offset"])
+        for each in log.records(DEAD_LETTERS)
+    }
+    assert len(letters) == 7
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("how", [Crash, asyncio.CancelledError])
+async def test_a_crash_at_any_step_loses_nothing_and_repeats_nothing(how):
+    """One crash at each step in turn, and then one more at some step of the next run."""
+    at = 0
+    while await crashes(log := await filled(), at, how):
+        await crashes(log, at * 7 % 40, how)
+        await all_done(log)
+        at += 1
+    await all_done(log)
+    assert at > 40
+
+
+async def filled():
+    log = MemoryLog()
+    await log.append(sent())
+    return log
+
+
+async def crashes(log, at, how):
+    """Whether a run on fresh objects gets as far as its `at`-th point within some seconds; it ends there."""
+    try:
+        await asyncio.wait_for(intake(CrashingLog(log, at, how)).uplink.run(), 5)
+    except how:
+        return True
+    except TimeoutError:
+        return False
+    raise AssertionError("the loop of intake ended by itself")
+
+
+@pytest.mark.looptime
+async def test_a_stop_at_any_moment_loses_nothing_and_repeats_nothing():
+    """Cancelled from outside at the loop's every turn, as a stop does."""
+    for turns in range(0, 120, 3):
+        log = await filled()
+        task = asyncio.create_task(intake(log).uplink.run())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        await all_done(log)

@@ -1,0 +1,162 @@
+"""What an IoT device sees of edged: its samples arrive, its predictions come back."""
+
+import asyncio
+import contextlib
+
+import numpy as np
+import pytest
+
+from edged.adapters.images import PillowDecoder
+from edged.adapters.memory import MemoryLog
+from edged.device import MOST_AT_ONCE, Device
+from edged.errors import RejectedRecord
+from edged.ports import Message
+from tests.greenhouse import SHAPE, topology
+from tests.services.test_infer import HIGH, LOW, PREDICTIONS, companion, running
+
+CAM = "greenhouse.iot.cam"
+
+
+def device(log, name="cam", codec="raw", **options):
+    return Device(topology(codec), name, log=log, **options)
+
+
+async def take(predictions, count):
+    found = []
+    async with asyncio.timeout(60):
+        async for each in predictions:
+            found.append(each)
+            if len(found) == count:
+                return found
+    raise AssertionError
+
+
+async def test_a_sample_is_published_under_the_devices_topic_with_its_label_as_the_key():
+    log = MemoryLog()
+    async with device(log) as cam:
+        assert [await cam.publish(HIGH, "high"), await cam.publish(LOW)] == [0, 1]
+    assert [(record.key, record.value) for record in log.records(CAM)] == [(b"high", HIGH), (None, LOW)]
+
+
+async def test_arrays_are_published_in_the_devices_codec():
+    pixels = np.full(SHAPE, 200, np.uint8)
+    for codec in ("raw", "png"):
+        log = MemoryLog()
+        async with device(log, codec=codec) as cam:
+            await cam.publish_array(pixels, "high")
+        (record,) = log.records(CAM)
+        if codec == "raw":
+            assert record.value == pixels.tobytes()
+        else:
+            np.testing.assert_array_equal(PillowDecoder().decode(record.value, codec, SHAPE), pixels)
+
+
+async def test_a_float_array_is_published_in_little_endian_order():
+    log = MemoryLog()
+    async with device(log, "meter") as meter:
+        await meter.publish_array(np.array([1.5, 2, 3, 4], np.float32))
+    assert np.frombuffer(log.records("greenhouse.iot.meter")[0].value, "<f4").tolist() == [1.5, 2, 3, 4]
+
+
+async def test_what_the_edge_would_refuse_is_refused_at_once_and_nothing_of_it_is_published():
+    log = MemoryLog()
+    async with device(log) as cam:
+        for attempt in (
+            cam.publish(b""),
+            cam.publish(HIGH, "no such label"),
+            cam.publish_many([(HIGH, None), (HIGH[:-1], None)]),
+            cam.publish_array(np.zeros((3, 2, 1), np.uint8)),
+            cam.publish_array(np.zeros(SHAPE, np.float32)),
+        ):
+            with pytest.raises(RejectedRecord):
+                await attempt
+    async with device(log, codec="jpeg") as cam:
+        with pytest.raises(RejectedRecord):
+            await cam.publish_array(np.zeros((2, 3), np.uint8))
+    assert log.records(CAM) == []
+
+
+async def test_many_samples_are_published_in_order_with_few_on_their_way():
+    sizes = []
+
+    class Counting(MemoryLog):
+        async def append(self, messages):
+            sizes.append(len(messages))
+            return await super().append(messages)
+
+    log = Counting()
+    async with device(log) as cam:
+        assert await cam.publish_many([(HIGH, None)] * 600) == list(range(600))
+    assert sizes == [MOST_AT_ONCE, MOST_AT_ONCE, 88]
+
+
+@pytest.mark.looptime
+async def test_a_device_receives_the_predictions_of_its_own_samples():
+    log = MemoryLog()
+    async with device(log) as cam, device(log, "cam-2") as other, running(companion(log)):
+        await cam.publish_many([(HIGH, "high"), (LOW, "low")])
+        await other.publish(HIGH)
+        (received,) = await take(other.predictions(), 1)
+        assert (received.device, received.label) == ("cam-2", "high")
+        assert [(each.offset, each.label) for each in await take(cam.predictions(), 2)] == [(0, "high"), (1, "low")]
+
+
+@pytest.mark.looptime
+async def test_leaving_the_loop_loses_no_prediction():
+    log = MemoryLog()
+    async with device(log) as cam, running(companion(log)):
+        await cam.publish_many([(HIGH, None)] * 20)
+        offsets = [(await take(cam.predictions(), 1))[0].offset for _ in range(20)]
+    assert offsets == list(range(20))
+
+
+@pytest.mark.looptime
+async def test_only_predictions_made_since_it_was_entered_are_received():
+    log = MemoryLog()
+    async with running(companion(log)):
+        async with device(log) as cam:
+            await cam.publish(LOW)
+            await take(cam.predictions(), 1)
+        async with device(log) as cam:
+            await cam.publish(HIGH)
+            assert [each.offset for each in await take(cam.predictions(), 1)] == [1]
+
+
+@pytest.mark.looptime
+async def test_a_message_that_is_no_prediction_is_passed_over(log_lines):
+    log = MemoryLog()
+    async with device(log) as cam:
+        await log.append([Message(PREDICTIONS, b"{}", key=b"cam")])
+        async with running(companion(log)):
+            await cam.publish(HIGH)
+            assert (await take(cam.predictions(), 1))[0].label == "high"
+    assert [line["offset"] for line in log_lines("sensor.prediction_skipped")] == [0]
+
+
+@pytest.mark.looptime
+async def test_a_device_that_only_sends_does_not_touch_the_predictions():
+    class Guarded(MemoryLog):
+        async def watermarks(self, partitions):
+            raise AssertionError
+
+    async with device(Guarded(), receive=False) as cam:
+        assert await cam.publish(HIGH) == 0
+
+
+@pytest.mark.looptime
+async def test_publishing_waits_for_a_broker_that_is_away():
+    log = MemoryLog()
+    async with device(log) as cam:
+        log.unavailable = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(60):
+                await cam.publish(HIGH)
+        log.unavailable = False
+        assert await cam.publish(HIGH) == 0
+
+
+async def test_a_device_needs_no_topology_file():
+    log = MemoryLog()
+    async with Device.at("broker:9092", site="s", name="n", edge="e", shape=(2, 2, 1), labels=["a"], log=log) as gadget:
+        await gadget.publish(bytes(4), "a")
+    assert log.records("s.iot.n")[0].key == b"a"
