@@ -103,14 +103,20 @@ class Embedded(Broker):
 
 
 class Apache(Broker):
-    """Apache Kafka. `settings` are added to its server.properties."""
+    """Apache Kafka. `settings` are added to its server.properties, `listeners` (protocol: port) to its PLAINTEXT one."""
 
     def __init__(
-        self, settings: dict[str, str] | None = None, *, port: int | None = None, advertised: int | None = None
+        self,
+        settings: dict[str, str] | None = None,
+        *,
+        port: int | None = None,
+        advertised: int | None = None,
+        listeners: dict[str, int] | None = None,
     ) -> None:
         super().__init__(port=port, advertised=advertised)
         self._controller_port = free_port()
         self._settings = settings or {}
+        self._more = "".join(f",{name}://127.0.0.1:{more}" for name, more in (listeners or {}).items())
         self._formatted = False
 
     def start(self) -> None:
@@ -125,8 +131,8 @@ class Apache(Broker):
             "node.id": "1",
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}{self._more}",
+            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}{self._more}",
             "log.dirs": str(self.folder / "data"),
             "offsets.topic.num.partitions": "1",
             "offsets.topic.replication.factor": "1",
