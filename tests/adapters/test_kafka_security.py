@@ -3,18 +3,23 @@
 import asyncio
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory import RecordingHealth
 from edged.domain.topology import Kafka, Security
-from edged.ports import Message, TopicPartition
+from edged.ports import Message, Record, TopicPartition
 from tests.brokers import Apache, free_port, need_apache
 from tests.requirements import require
 
@@ -67,8 +72,8 @@ def _certificate(folder: Path) -> Path:
 
 
 @pytest.fixture
-async def health() -> AsyncIterator[RecordingHealth]:
-    yield RecordingHealth()
+def health() -> RecordingHealth:
+    return RecordingHealth()
 
 
 async def reason_for(kafka: Kafka, health: RecordingHealth) -> str:
@@ -84,7 +89,7 @@ async def test_records_go_and_come_over_tls_with_scram(secured: Secured, health:
     async with KafkaLog(secured.kafka(), health) as log:
         await log.append([Message("garden", b"tomato")])
         async with log.reader({TopicPartition("garden"): 0}) as reader, asyncio.timeout(30):
-            records = []
+            records: list[Record] = []
             while not records:
                 records = await reader.poll(max_records=1, timeout_s=1.0)
 
