@@ -76,7 +76,11 @@ class Broker:
         self._signal(signal.SIGCONT)
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self._folder.cleanup()
+            raise
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -103,14 +107,20 @@ class Embedded(Broker):
 
 
 class Apache(Broker):
-    """Apache Kafka. `settings` are added to its server.properties."""
+    """Apache Kafka. `settings` are added to its server.properties, `listeners` (protocol: port) to PLAINTEXT."""
 
     def __init__(
-        self, settings: dict[str, str] | None = None, *, port: int | None = None, advertised: int | None = None
+        self,
+        settings: dict[str, str] | None = None,
+        *,
+        port: int | None = None,
+        advertised: int | None = None,
+        listeners: dict[str, int] | None = None,
     ) -> None:
         super().__init__(port=port, advertised=advertised)
         self._controller_port = free_port()
         self._settings = settings or {}
+        self._more = "".join(f",{name}://127.0.0.1:{more}" for name, more in (listeners or {}).items())
         self._formatted = False
 
     def start(self) -> None:
@@ -125,8 +135,9 @@ class Apache(Broker):
             "node.id": "1",
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}{self._more}",
+            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}{self._more}",
+            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL",
             "log.dirs": str(self.folder / "data"),
             "offsets.topic.num.partitions": "1",
             "offsets.topic.replication.factor": "1",
@@ -139,11 +150,10 @@ class Apache(Broker):
         }
         text = "".join(f"{key}={value}\n" for key, value in properties.items())
         (self.folder / "server.properties").write_text(text)
-        subprocess.run(
-            self._java("kafka.tools.StorageTool", "format", "-t", "ZWRnZWQtdGVzdHMta2Fma2E", "-c"),
-            check=True,
-            capture_output=True,
-        )
+        command = self._java("kafka.tools.StorageTool", "format", "-t", "ZWRnZWQtdGVzdHMta2Fma2E", "-c")
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"storage not formatted: {done.stdout}{done.stderr}")
 
     def _command(self) -> list[str]:
         return self._java("kafka.Kafka")

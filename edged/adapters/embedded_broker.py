@@ -63,6 +63,7 @@ class EmbeddedBroker:
         return self._process.pid
 
     async def __aenter__(self) -> Self:
+        _check_free(self._port)
         url = f"tcp://{self.bootstrap}"
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __aexit__
         try:
@@ -133,6 +134,14 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _check_free(port: int) -> None:
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return
+    except OSError as error:
+        raise BrokerUnavailable(f"port {port} is taken: {error}") from error
 
 
 async def _is_up(bootstrap: str) -> bool:

@@ -21,23 +21,6 @@ from tests.brokers import Apache, Broker, Embedded
 pytestmark = pytest.mark.integration
 
 
-class WatchedHealth(RecordingHealth):
-    """Lets a test wait for what it is told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._changed = asyncio.Event()
-
-    async def until_degraded(self) -> None:
-        while not self.reasons:
-            self._changed.clear()
-            await self._changed.wait()
-
-    def degraded(self, part: str, reason: str) -> None:
-        super().degraded(part, reason)
-        self._changed.set()
-
-
 class Bed(Protocol):
     """A log under test, and the power over what is behind it."""
 
@@ -113,12 +96,12 @@ def topic() -> str:
 
 
 @pytest.fixture
-async def health() -> WatchedHealth:
-    return WatchedHealth()
+async def health() -> RecordingHealth:
+    return RecordingHealth()
 
 
 @pytest.fixture
-async def log(bed: Bed, health: WatchedHealth) -> AsyncIterator[Log]:
+async def log(bed: Bed, health: RecordingHealth) -> AsyncIterator[Log]:
     async with bed.log(health) as log:
         yield log
 
@@ -203,7 +186,7 @@ async def test_a_poll_of_a_topic_without_records_is_empty(log: Log, topic: str):
 
 
 @every_log
-async def test_a_topic_that_does_not_exist_yet_is_read_once_it_does(log: Log, topic: str, health: WatchedHealth):
+async def test_a_topic_that_does_not_exist_yet_is_read_once_it_does(log: Log, topic: str, health: RecordingHealth):
     async with log.reader({TopicPartition(topic): 0}) as reader:
         assert await reader.poll(max_records=10, timeout_s=0.1) == []
         await log.append(numbered(topic, 3))
@@ -336,7 +319,7 @@ async def test_a_position_beyond_the_end_is_a_gap(log: Log, topic: str, log_line
 
 @every_log
 async def test_an_idle_reader_notices_that_the_broker_is_away_and_goes_on_when_it_is_back(
-    bed: Bed, log: Log, topic: str, health: WatchedHealth
+    bed: Bed, log: Log, topic: str, health: RecordingHealth
 ):
     await log.append(numbered(topic, 1))
     async with log.reader({TopicPartition(topic): 0}) as reader:
@@ -357,7 +340,7 @@ async def test_an_idle_reader_notices_that_the_broker_is_away_and_goes_on_when_i
 
 @every_log
 async def test_an_append_waits_for_the_broker_and_writes_each_message_once(
-    bed: Bed, log: Log, topic: str, health: WatchedHealth
+    bed: Bed, log: Log, topic: str, health: RecordingHealth
 ):
     await log.append(numbered(topic, 1))
 
@@ -384,7 +367,7 @@ async def test_concurrent_appends_each_keep_their_order(log: Log, topic: str):
 
 
 @every_log
-async def test_questions_wait_while_the_broker_is_away(bed: Bed, log: Log, topic: str, health: WatchedHealth):
+async def test_questions_wait_while_the_broker_is_away(bed: Bed, log: Log, topic: str, health: RecordingHealth):
     await log.append(numbered(topic, 2))
     partition = TopicPartition(topic)
 
@@ -400,7 +383,7 @@ async def test_questions_wait_while_the_broker_is_away(bed: Bed, log: Log, topic
 
 @pytest.mark.parametrize("kind", [Embedded, Apache])
 async def test_a_broker_that_is_down_at_first_is_waited_for(
-    kind: type[Broker], request: pytest.FixtureRequest, topic: str, health: WatchedHealth
+    kind: type[Broker], request: pytest.FixtureRequest, topic: str, health: RecordingHealth
 ):
     broker: Broker = request.getfixturevalue({Embedded: "down_embedded_broker", Apache: "down_apache_kafka"}[kind])
 

@@ -115,7 +115,8 @@ class KafkaReader:
             await asyncio.sleep(min(pause_s, timeout_s))
         if loop.time() < self._connect_at_s:
             return None
-        self._consumer = await self._start()
+        with self._setup.outages.waiting("a connection"):
+            self._consumer = await self._start()
         self._backoff.reset()
         return self._consumer
 
