@@ -54,7 +54,7 @@ class Display:
         accuracy = line.get("test_accuracy")
         tested = "" if accuracy is None else f"   test accuracy {accuracy:.3f}"
         self.say(
-            f"  {line['node']}  epoch {line['epoch']}/{self._epochs}   loss {line['loss']:.3f}{tested}"
+            f"  {line['node']}  epoch {line['epoch'] + 1}/{self._epochs}   loss {line['loss']:.3f}{tested}"
             f"   {line['samples_per_s']:,.0f} samples/s   waited {line['wait_fraction']:.0%}"
         )
 

@@ -223,7 +223,9 @@ async def _summary(
         samples_per_s=sum(fmean(line["samples_per_s"] for line in of_edge) for of_edge in epochs.values()),
         data_wait_fraction=fmean(line["wait_fraction"] for line in lines),
         peak_rss_mib={name: end[-1]["peak_rss_bytes"] / 2**20 for name, end in ends.items() if end},
-        published=sum(story.child("sensor", device).seen("sensor.finished")[-1]["samples"] for device in story.devices),
+        published=sum(
+            story.child("sensor", device).seen("sensor.published")[-1]["samples"] for device in story.devices
+        ),
         archived=archived,
         archived_twice=archived_twice,
         predicted=predicted,
