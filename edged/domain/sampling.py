@@ -44,13 +44,15 @@ class Window:
     """Some samples to fetch at once. A sample's *position* is its index in the concatenation of all `rows`.
 
     `rows[i]`: uint16 [k], the wanted rows of block `refs[i]`, rising and never empty. `ids`: int64 [n], the snapshot's
-    sample id at each position. `order`: int64 [n], the positions in the order of use.
+    sample id at each position. `order`: int64 [n], the positions in the order of use. `num_bytes`: what its samples
+    will hold in memory, about.
     """
 
     refs: tuple[BlockRef, ...]
     rows: tuple[npt.NDArray[np.uint16], ...]
     ids: Ids
     order: Ids
+    num_bytes: int
 
     @property
     def num_samples(self) -> int:
@@ -179,7 +181,10 @@ def _window(snapshot: Snapshot, chosen: Sequence[tuple[int, npt.NDArray[np.uint1
     refs = tuple(snapshot.ref(block) for block, _ in chosen)
     first = snapshot.first_id
     ids = [first[block] + rows.astype(np.int64) for block, rows in chosen]
-    return Window(refs, tuple(rows for _, rows in chosen), np.concatenate([np.zeros(0, np.int64), *ids]), order)
+    payloads = sum(int(snapshot.num_bytes[block]) * len(rows) // int(snapshot.rows[block]) for block, rows in chosen)
+    num_bytes = payloads + SAMPLE_OVERHEAD * len(order)
+    every_rows = tuple(rows for _, rows in chosen)
+    return Window(refs, every_rows, np.concatenate([np.zeros(0, np.int64), *ids]), order, num_bytes)
 
 
 def _cut(snapshot: Snapshot, blocks: Ids, window_bytes: int) -> Ids:

@@ -5,6 +5,7 @@ Covers fetching ahead and filling batches. The order is domain.sampling's subjec
 held-out samples, then the first of the next epoch, so that the trainer seldom waits at a boundary either.
 """
 
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from edged.services.minibatch import Batcher, Encoded, MiniBatch
 
 EMPTY_RETRY_S = 5.0
 """How often an empty archive is asked again: half its default flush interval."""
+
+
+_MOST_AHEAD = 4
+"""Windows asked for in advance; the archive keeps so many requests of an edge waiting, and twice as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,8 @@ class Epochs:
         self._present: _Epoch | None = None
         self._next_snapshot: SnapshotFetch | None = None
         self._next: _Epoch | None = None
-        self._ahead: tuple[_Place, WindowFetch] | None = None
+        self._ahead: deque[tuple[_Place, WindowFetch]] = deque()
+        self._candidate: tuple[_Place, Window] | None = None
         self._in_use_bytes = 0
         self._skipped = (0, 0)
 
@@ -100,7 +106,7 @@ class Epochs:
     @property
     def num_bytes(self) -> int:
         """Bytes of the windows in memory."""
-        return self._in_use_bytes + self._client.num_bytes + (self._ahead[1].num_bytes if self._ahead else 0)
+        return self._in_use_bytes + self._client.num_bytes + sum(fetch.num_bytes for _, fetch in self._ahead)
 
     async def draw(self, epoch: int, ends: Mapping[str, int] | None = None) -> EpochPlan:
         """The plan of `epoch` over the archive as it is now, or as it was at `ends`.
@@ -165,30 +171,40 @@ class Epochs:
 
     async def _fetch(self, place: _Place) -> WindowFetch:
         """The window at `place`, complete."""
-        if self._ahead is None or self._ahead[0] != place:
-            await self._ask_ahead(place)
-        assert self._ahead is not None
-        fetch = self._ahead[1]
+        if not self._ahead or self._ahead[0][0] != place:
+            self._forget_ahead()
+            await self._ask(place, await self._window(place))
+        _, fetch = self._ahead[0]
         await self._client.wait(fetch)
-        self._ahead = None
+        self._ahead.popleft()
         self._in_use_bytes = fetch.num_bytes
         if fetch.num_missing:
             logger().warning("epoch.missing", samples=fetch.num_missing)
         return fetch
 
     async def _look_ahead(self, place: _Place) -> None:
-        """Move on what is on its way, and ask for what comes after `place`."""
+        """Move on what is on its way, and ask for what comes after `place`: one window, and more while they fit.
+
+        Small windows, such as the held-out samples between two epochs, would else be too short a time for the next.
+        """
         await self._client.drain()
-        if self._ahead is None and (following := await self._following(place)) is not None:
-            await self._ask_ahead(following)
+        while len(self._ahead) < _MOST_AHEAD:
+            following = await self._following(self._ahead[-1][0] if self._ahead else place)
+            if following is None:
+                return
+            window = await self._window(following)
+            asked_bytes = sum(fetch.window.num_bytes for _, fetch in self._ahead)
+            if self._ahead and self._in_use_bytes + asked_bytes + window.num_bytes > self._settings.prefetch_bytes:
+                return
+            await self._ask(following, window)
 
     async def _following(self, place: _Place) -> _Place | None:
         """The place after this one, in the next epoch if need be; None when it is not known yet or there is none."""
         assert self._present is not None
-        if (following := self._present.following(place)) is not None:
+        if (following := self._epoch_of(place).following(place)) is not None:
             return following
         epoch = place.epoch + 1
-        if epoch == self._settings.epochs:
+        if epoch == self._settings.epochs or place.epoch != self._present.plan.epoch:
             return None
         if self._next_snapshot is None:
             self._next_snapshot = SnapshotFetch(None)
@@ -197,14 +213,25 @@ class Epochs:
             self._next = await self._plan(epoch, self._next_snapshot)
         return None if self._next is None else self._next.following(_Place(epoch, False, -1))
 
-    async def _ask_ahead(self, place: _Place) -> None:
-        if self._ahead is not None:
-            self._client.forget(self._ahead[1])
+    def _epoch_of(self, place: _Place) -> _Epoch:
         source = self._next if self._next is not None and self._next.plan.epoch == place.epoch else self._present
         assert source is not None
-        fetch = WindowFetch(await run_in_worker(source.window, place))
-        self._ahead = (place, fetch)
+        return source
+
+    async def _window(self, place: _Place) -> Window:
+        """The window at `place`; the last one made is remembered, since one that does not fit yet is asked again."""
+        if self._candidate is None or self._candidate[0] != place:
+            self._candidate = place, await run_in_worker(self._epoch_of(place).window, place)
+        return self._candidate[1]
+
+    async def _ask(self, place: _Place, window: Window) -> None:
+        self._candidate = None
+        self._ahead.append((place, fetch := WindowFetch(window)))
         await self._client.ask(fetch)
+
+    def _forget_ahead(self) -> None:
+        while self._ahead:
+            self._client.forget(self._ahead.pop()[1])
 
     async def _draw(self, epoch: int, ends: Mapping[str, int] | None) -> _Epoch:
         is_said = False
