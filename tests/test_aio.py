@@ -62,9 +62,14 @@ async def test_cancellation_waits_for_the_thread_however_it_ends(fails):
 
 async def test_cancellation_waits_for_work_that_has_not_begun_yet_too():
     begun, may_end = threading.Event(), threading.Event()
-    done = []
+    done: list[str] = []
+
+    def occupy():
+        begun.set()
+        may_end.wait()
+
     with ThreadPoolExecutor(1) as executor:
-        first = asyncio.create_task(run_in_worker(lambda: (begun.set(), may_end.wait()), executor=executor))
+        first = asyncio.create_task(run_in_worker(occupy, executor=executor))
         await asyncio.to_thread(begun.wait)
         second = asyncio.create_task(run_in_worker(done.append, "second", executor=executor))
         await asyncio.sleep(0)

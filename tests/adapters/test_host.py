@@ -1,5 +1,7 @@
 """The counters are this machine's, and what cannot be read is missing, not fatal."""
 
+from types import SimpleNamespace
+
 import psutil
 import pytest
 
@@ -22,9 +24,11 @@ def sys_folder(tmp_path):
 def test_work_of_the_process_shows_in_its_cpu_time_and_the_machines(tmp_path):
     host = PsutilHost(tmp_path)
     before = now = host.sample()
+    assert before.cpu_s is not None
     while now.process_cpu_s < before.process_cpu_s + 0.05:
         sum(range(100_000))
         now = host.sample()
+    assert now.cpu_s is not None
     assert now.cpu_s > before.cpu_s
 
 
@@ -39,14 +43,17 @@ def test_allocated_memory_is_resident_and_stays_the_peak(tmp_path):
 
 
 def test_free_space_is_that_of_the_folder(tmp_path):
-    assert PsutilHost(tmp_path).sample().disk_free_bytes > 0
+    free_bytes = PsutilHost(tmp_path).sample().disk_free_bytes
+    assert free_bytes is not None
+    assert free_bytes > 0
     assert PsutilHost(tmp_path / "not there").sample().disk_free_bytes is None
 
 
 def test_the_loopback_device_counts_only_when_asked_for(tmp_path, monkeypatch):
-    def counters(**_):
-        device = psutil._ntuples.snetio if hasattr(psutil, "_ntuples") else psutil._common.snetio
-        return {"lo": device(100, 100, *[0] * 6), "eth0": device(1, 2, *[0] * 6), "wlan0": device(10, 20, *[0] * 6)}
+    def counters(*, pernic):
+        assert pernic
+        bytes_of = {"lo": (100, 100), "eth0": (1, 2), "wlan0": (10, 20)}
+        return {name: SimpleNamespace(bytes_sent=sent, bytes_recv=got) for name, (sent, got) in bytes_of.items()}
 
     monkeypatch.setattr(psutil, "net_io_counters", counters)
     alone, all_tiers = PsutilHost(tmp_path).sample(), PsutilHost(tmp_path, loopback=True).sample()

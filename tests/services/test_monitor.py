@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 from jsonschema import Draft202012Validator
+from looptime import LoopTimeEventLoop
 
 from edged.adapters.host import ScriptedHost
 from edged.adapters.systemd import Notices
@@ -73,30 +74,38 @@ async def test_each_second_is_one_sample_with_the_five_series(log_lines):
         assert line["loop_lag_ms"] == 0.0
 
 
-class SlowHost(ScriptedHost):
-    """Notes when it is asked, and stops the event loop for `pause_s[n]` seconds at the n-th time."""
+def stop_the_loop(seconds):
+    """Let so much time pass at once, as when something blocks the event loop."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, LoopTimeEventLoop)
+    loop.setup_looptime(start=loop.time() + seconds)
 
-    def __init__(self, pause_s):
+
+class TimedHost(ScriptedHost):
+    """Notes when it is asked, and then does something."""
+
+    def __init__(self, then):
         super().__init__([HostSample(0.0, 1, 1)])
-        self._pause_s = pause_s
+        self._then = then
         self.asked = []
 
     def sample(self):
-        loop = asyncio.get_running_loop()
-        self.asked.append(loop.time())
-        if pause_s := self._pause_s.get(len(self.asked)):
-            loop.setup_looptime(start=loop.time() + pause_s)
+        self.asked.append(asyncio.get_running_loop().time())
+        self._then()
         return super().sample()
 
 
-async def test_samples_do_not_drift(log_lines):
-    node = Node(host=SlowHost(dict.fromkeys(range(1, 1000), 0.03)))
+async def test_samples_do_not_drift_when_the_loop_is_late(log_lines):
+    loop = asyncio.get_running_loop()
+    node = Node(host=TimedHost(lambda: loop.call_later(0.99, stop_the_loop, 0.03)))  # just when the next one is due
     await node.run(600.5)
-    assert node.host.asked == pytest.approx(range(601), abs=0.002)
+    assert node.host.asked == pytest.approx(range(601), abs=0.021)
+    assert max(line["loop_lag_ms"] for line in log_lines("res.sample")) == 20
 
 
 async def test_samples_that_a_pause_swallowed_are_left_out_and_the_lag_is_told(log_lines):
-    node = Node(host=SlowHost({3: 7.4}))  # from second 2 on
+    pauses_s = iter([0, 0, 7.4, *[0] * 9])  # the machine stops from second 2 on
+    node = Node(host=TimedHost(lambda: stop_the_loop(next(pauses_s))))
     await node.run(12.5)
     assert node.host.asked == pytest.approx([0, 1, 2, 9.4, 10, 11, 12], abs=0.002)
     assert [line["loop_lag_ms"] for line in log_lines("res.sample")] == pytest.approx([0, 0, 6400, 0, 0, 0], abs=2)
