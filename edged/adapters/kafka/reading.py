@@ -56,6 +56,7 @@ class KafkaReader:
         loop = asyncio.get_running_loop()
         ends_s = loop.time() + timeout_s
         while True:
+            await asyncio.sleep(0)  # a poll without a timeout would else never let the consumer fetch
             try:
                 records = await self._poll_once(max_records, min(max(0.0, ends_s - loop.time()), _SLICE_S))
             except (KafkaError, OSError) as error:
