@@ -30,8 +30,9 @@ class Sensor:
 
     `rate` is in samples per second (inf: as fast as they are accepted). The schedule is the clock's, so that it
     does not drift: what an outage held back is published at once after it. `skip`: how many samples of each pass to
-    leave out at its beginning. `limit`: how many samples to publish; None is one pass, or no end when `loop`. `fit` makes an item's payload what the device publishes; `publish`
-    returns once all are acknowledged; `on_published` is told how many were.
+    leave out at its beginning. `limit`: how many samples to publish; None is one pass, or no end when `loop`. `fit`
+    makes an item's payload what the device publishes; `publish` returns once all are acknowledged; `on_published`
+    is told how many were.
     """
 
     def __init__(
