@@ -133,7 +133,7 @@ def test_an_interrupted_import_goes_on_at_the_next_block(monkeypatch, files):
         assert store.blocks("fashion", source) == whole.blocks("fashion", source)
 
 
-def test_a_raised_limit_or_another_seed_does_not_mix_with_an_earlier_import():
+def test_another_seed_or_a_lower_limit_does_not_mix_with_an_earlier_import():
     store = MemoryArchive()
     archive.import_dataset(store, STREAM, Shoebox(), arguments("--limit", "256"))
 
@@ -141,6 +141,14 @@ def test_a_raised_limit_or_another_seed_does_not_mix_with_an_earlier_import():
         archive.import_dataset(store, STREAM, Shoebox(), arguments("--seed", "7"))
     with pytest.raises(FormatError, match="another --name"):
         archive.import_dataset(store, STREAM, Shoebox(), arguments("--limit", "100"))
+
+
+def test_a_higher_limit_goes_on_with_an_earlier_import():
+    store = MemoryArchive()
+    for limit in ("256", "600"):
+        archive.import_dataset(store, STREAM, Shoebox(), arguments("--limit", limit, "--split", "train"))
+
+    assert len(set(indices(store, "_train.shoebox"))) == 600
 
 
 def test_a_limit_takes_a_mixed_part():
