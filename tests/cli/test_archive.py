@@ -1,0 +1,258 @@
+"""What a user sees of `edged archive`: imports that can be interrupted, lists, and findings."""
+
+import argparse
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from edged import cli
+from edged.adapters.memory_archive import MemoryArchive
+from edged.adapters.parquet_store import ParquetStore
+from edged.cli import archive, archive_import
+from edged.domain.topology import Codec, Dtype, Stream
+from edged.errors import DiskFull, FormatError
+from edged.ports import Item
+
+LABELS = ("bag", "boot", "coat")
+STREAM = Stream("fashion", (2, 2, 1), "uint8", LABELS)
+
+
+@dataclass
+class Shoebox:
+    """A data set with the given numbers of items, whose payloads tell them apart."""
+
+    counts: dict[str, int] = field(default_factory=lambda: {"train": 1000, "test": 300})
+    labels: tuple[str, ...] = LABELS
+    shape: tuple[int, ...] | None = (2, 2, 1)
+    name: str = "shoebox"
+    dtype: Dtype = "uint8"
+    codec: Codec = "raw"
+    num_bytes: int = 4
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.counts)
+
+    def count(self, split: str) -> int:
+        return self.counts[split]
+
+    def sample(self, split: str, index: int) -> Item:
+        assert 0 <= index < self.counts[split]
+        return Item(
+            LABELS[index * 3 // self.counts[split]], self.codec, index.to_bytes(4, "big") * (self.num_bytes // 4)
+        )
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    archive.configure(parser)
+    return parser.parse_args(["import", "site.yaml", "--from", "shoebox", *words])
+
+
+def indices(store: MemoryArchive, source: str) -> list[int]:
+    return [sample.offset for _, pack in sorted(store.blocks("fashion", source).items()) for sample in pack.samples]
+
+
+def test_an_import_brings_each_sample_into_its_source_once(capsys):
+    store = MemoryArchive()
+
+    assert archive.import_dataset(store, STREAM, Shoebox(), arguments()) == 0
+
+    assert sorted(indices(store, "_train.shoebox")) == list(range(1000))
+    assert sorted(indices(store, "_test.shoebox")) == list(range(300))
+    assert capsys.readouterr().out.splitlines() == [
+        "fashion/_train.shoebox: 1,000 samples imported",
+        "fashion/_test.shoebox: 300 samples imported",
+    ]
+
+
+def test_imported_samples_are_as_in_the_data_set():
+    store, shoebox = MemoryArchive(), Shoebox()
+    archive.import_dataset(store, STREAM, shoebox, arguments("--name", "shoes", "--split", "train"))
+
+    for sample in store.blocks("fashion", "_train.shoes")[1].samples:
+        item = shoebox.sample("train", sample.offset)
+        assert (sample.device, sample.partition, sample.timestamp_ms) == ("import", 0, 0)
+        assert (sample.label, sample.codec, sample.payload) == (item.label, item.codec, item.payload)
+    assert store.ends("fashion") == {"_train.shoes": 4}
+
+
+def test_blocks_are_full_and_mix_the_classes():
+    store = MemoryArchive()
+    archive.import_dataset(store, STREAM, Shoebox(), arguments("--split", "train"))
+    blocks = store.blocks("fashion", "_train.shoebox")
+
+    assert [len(blocks[offset].samples) for offset in range(4)] == [256, 256, 256, 232]
+    assert all({sample.label for sample in block.samples} == set(LABELS) for block in blocks.values())
+
+
+def test_blocks_of_large_images_stay_below_the_limit_of_a_pack():
+    store = MemoryArchive()
+    images = Shoebox({"train": 20}, shape=None, codec="jpeg", num_bytes=200_000)
+    archive.import_dataset(store, STREAM, images, arguments("--split", "train"))
+
+    assert [len(pack.samples) for pack in store.blocks("fashion", "_train.shoebox").values()] == [3] * 6 + [2]
+
+
+def test_importing_again_adds_nothing_and_says_so(capsys):
+    store = MemoryArchive()
+    archive.import_dataset(store, STREAM, Shoebox(), arguments())
+    before = store.ends("fashion")
+    capsys.readouterr()
+
+    archive.import_dataset(store, STREAM, Shoebox(), arguments())
+
+    assert store.ends("fashion") == before
+    assert capsys.readouterr().out.splitlines()[0] == "fashion/_train.shoebox: complete with 1,000 samples"
+
+
+@pytest.mark.parametrize("files", [1, 2, 3])
+def test_an_interrupted_import_goes_on_at_the_next_block(monkeypatch, files):
+    monkeypatch.setattr(archive_import, "FILE_BYTES", 256 * 520)
+    store, appended = MemoryArchive(), 0
+    append = store.append
+
+    def interrupt(*args):
+        nonlocal appended
+        if appended == files:
+            raise DiskFull("no space")
+        appended += 1
+        append(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "append", interrupt)
+        with pytest.raises(DiskFull):
+            archive.import_dataset(store, STREAM, Shoebox(), arguments())
+    archive.import_dataset(store, STREAM, Shoebox(), arguments())
+    whole = MemoryArchive()
+    archive.import_dataset(whole, STREAM, Shoebox(), arguments())
+
+    for source in ("_train.shoebox", "_test.shoebox"):
+        assert store.blocks("fashion", source) == whole.blocks("fashion", source)
+
+
+def test_another_seed_or_a_lower_limit_does_not_mix_with_an_earlier_import():
+    store = MemoryArchive()
+    archive.import_dataset(store, STREAM, Shoebox(), arguments("--limit", "256"))
+
+    with pytest.raises(FormatError, match="another --name"):
+        archive.import_dataset(store, STREAM, Shoebox(), arguments("--seed", "7"))
+    with pytest.raises(FormatError, match="another --name"):
+        archive.import_dataset(store, STREAM, Shoebox(), arguments("--limit", "100"))
+
+
+def test_a_higher_limit_goes_on_with_an_earlier_import():
+    store = MemoryArchive()
+    for limit in ("256", "600"):
+        archive.import_dataset(store, STREAM, Shoebox(), arguments("--limit", limit, "--split", "train"))
+
+    assert len(set(indices(store, "_train.shoebox"))) == 600
+
+
+def test_a_limit_takes_a_mixed_part():
+    store = MemoryArchive()
+    archive.import_dataset(store, STREAM, Shoebox(), arguments("--limit", "100"))
+
+    assert len(indices(store, "_train.shoebox")) == len(indices(store, "_test.shoebox")) == 100
+    assert len({sample.label for sample in store.blocks("fashion", "_train.shoebox")[0].samples}) == 3
+
+
+def test_without_a_test_split_a_share_is_held_out_always_the_same():
+    stores = [MemoryArchive(), MemoryArchive()]
+    for store in stores:
+        archive.import_dataset(store, STREAM, Shoebox({"train": 500}), arguments("--test-fraction", "0.2"))
+    train, test = (indices(stores[0], source) for source in ("_train.shoebox", "_test.shoebox"))
+
+    assert (len(train), len(test)) == (400, 100)
+    assert sorted(train + test) == list(range(500))
+    assert indices(stores[1], "_test.shoebox") == test
+
+
+def test_labels_that_the_stream_does_not_have_are_named():
+    with pytest.raises(FormatError, match=r"stream fashion does not have: hat, sock$"):
+        archive.import_dataset(MemoryArchive(), STREAM, Shoebox(labels=("hat", "bag", "sock")), arguments())
+
+
+def test_samples_of_another_shape_are_refused():
+    with pytest.raises(FormatError, match=r"uint8 \[3, 3\], and stream fashion uint8 \[2, 2, 1\]"):
+        archive.import_dataset(MemoryArchive(), STREAM, Shoebox(shape=(3, 3)), arguments())
+
+
+def test_a_split_that_is_not_there_is_named():
+    with pytest.raises(FormatError, match="no split 'test', only train"):
+        archive.import_dataset(MemoryArchive(), STREAM, Shoebox({"train": 9}), arguments("--split", "test"))
+
+
+@pytest.fixture
+def topology_file(tmp_path: Path) -> Path:
+    path = tmp_path / "site.yaml"
+    path.write_text(f"""
+schema: 1
+site: greenhouse
+kafka: {{bootstrap: ["localhost:9092"]}}
+streams:
+  fashion:
+    sample: {{shape: [28, 28, 1], dtype: uint8}}
+    labels: [t-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, boot]
+iot: [{{name: cam-01, edge: pi-a, stream: fashion}}]
+edges: [{{name: pi-a}}]
+archive: [{{name: vault, url: "file://{tmp_path}/archive"}}]
+""")
+    return path
+
+
+@pytest.fixture
+def store(topology_file: Path, tmp_path: Path) -> ParquetStore:
+    store = ParquetStore(f"file://{tmp_path}/archive")
+    wide = Stream("fashion", (2, 2, 1), "uint8", LABELS)
+    archive.import_dataset(store, wide, Shoebox(), arguments())
+    return store
+
+
+def test_ls_shows_each_source(topology_file, store, capsys):
+    capsys.readouterr()
+    assert cli.main(["archive", "ls", str(topology_file), "--json"]) == 0
+    sources = json.loads(capsys.readouterr().out)
+    assert [(each["source"], each["samples"], each["blocks"]) for each in sources] == [
+        ("_test.shoebox", 300, 2),
+        ("_train.shoebox", 1000, 4),
+    ]
+
+    assert cli.main(["archive", "ls", str(topology_file)]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["stream", "source", "files"]
+    assert [row.split()[1] for row in rows] == ["_test.shoebox", "_train.shoebox"]
+
+
+def test_ls_of_an_empty_archive_says_so(topology_file, capsys):
+    assert cli.main(["archive", "ls", str(topology_file)]) == 0
+    assert capsys.readouterr().out == "the archive is empty\n"
+
+
+def test_verify_is_silent_about_a_sound_archive_and_fails_for_a_damaged_one(topology_file, store, tmp_path, capsys):
+    assert cli.main(["archive", "verify", str(topology_file)]) == 0
+    assert capsys.readouterr().out.endswith("all is well\n")
+    path = next((tmp_path / "archive" / "fashion" / "_train.shoebox").iterdir())
+    content = path.read_bytes()
+    path.write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
+
+    assert cli.main(["archive", "verify", str(topology_file)]) == 1
+    assert f"corrupt: {path}" in capsys.readouterr().out
+    assert cli.main(["archive", "verify", str(topology_file), "--json"]) == 1
+    assert [finding["path"] for finding in json.loads(capsys.readouterr().out)["findings"]] == [str(path)]
+
+
+def test_the_small_fashion_mnist_is_imported_from_end_to_end(topology_file, tmp_path, capsys):
+    assert cli.main(["archive", "import", str(topology_file), "--from", "fashion-mnist-small"]) == 0
+
+    store = ParquetStore(f"file://{tmp_path}/archive")
+    assert list(store.verify()) == []
+    assert store.snapshot("fashion").sources == ("_test.fashion-mnist-small", "_train.fashion-mnist-small")
+    assert store.snapshot("fashion").num_samples > 1000
+
+
+def test_a_data_set_that_does_not_exist_is_a_plain_message(topology_file, capsys):
+    assert cli.main(["archive", "import", str(topology_file), "--from", "/nowhere/at/all"]) != 0
+    assert "/nowhere/at/all" in capsys.readouterr().err
