@@ -47,6 +47,7 @@ async def tell(options: Options) -> report.Summary:
         if options.broker is not None:
             stack.push_async_callback(observer.delete_topics)
         story = _Story(options, dataset, topology)
+        story.display.say(f"{file_of(options)}:\n\n{file_of(options).read_text(encoding='utf-8')}")
         async with _guarded(story):
             await story.import_images()
             await story.start_nodes()
@@ -165,7 +166,7 @@ class _Story:
         for number, device in enumerate(self.devices):
             skip = self.num_training + number * live
             await self._node(
-                "sensor", device, "--from", self.options.data, "--split", "train", "--skip", str(skip),
+                "sensor", device, "--from", self.options.data, "--split", "train", "--shuffle", "0", "--skip", str(skip),
                 "--count", str(live), "--rate", str(self.options.rate),
             )  # fmt: skip
         for device in self.devices:
