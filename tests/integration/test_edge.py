@@ -1,9 +1,7 @@
 """An edge as a real process: killed, stopped, cut off from its broker, and fed by a foreign client."""
 
 import hashlib
-import json
 import signal
-import subprocess
 
 import pytest
 

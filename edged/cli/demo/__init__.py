@@ -3,10 +3,13 @@
 import argparse
 import asyncio
 import contextlib
+import secrets
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from edged import log
 
 SUMMARY = "all three tiers on this machine: real images, real processes, an embedded broker"
 
@@ -37,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from edged.cli.demo import report, story  # noqa: PLC0415 - heavy, and only this command needs it
     from edged.cli.demo.children import ChildDied  # noqa: PLC0415
 
+    log.configure(node="demo", tier="demo", run_id=secrets.token_hex(4), level="error")
     with _folder(args.keep) as folder:
         options = story.Options(folder, args.data, args.epochs, args.edges, args.live, args.rate, args.broker)
         try:

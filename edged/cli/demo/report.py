@@ -78,7 +78,8 @@ def as_text(summary: Summary) -> str:
     verdict = "each exactly once" if summary.whole else "NOT each exactly once"
     return f"""{table}
 
-Tier 1, the devices, published {summary.published:,} fresh images and read their own predictions back from Kafka.
+Tier 1, the devices, published {summary.published:,} fresh images, raw and compressed; \
+{summary.predicted:,} predictions wait for them in Kafka.
 Tier 2, the edge, trained on {summary.trained_samples:,} samples to {summary.test_accuracy:.1%} test accuracy and \
 predicted {summary.predicted:,} live ones ({summary.live_accuracy:.1%} right).
 Tier 3, the archive, streamed {summary.import_samples:,} images in {summary.epochs} epochs and kept \

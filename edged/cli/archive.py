@@ -1,0 +1,200 @@
+"""`edged archive`: bring data sets into the archive, list what it holds, verify all of it."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edged import config_yaml
+from edged.domain.topology import Archive, Stream, Topology
+from edged.errors import FormatError, StorageError
+
+if TYPE_CHECKING:  # Parquet and images are imported when they are needed
+    from edged.adapters.parquet_store import SourceSummary
+    from edged.ports import ArchiveStore, Dataset
+
+SUMMARY = "import data sets, list and verify the archive"
+
+_FINDINGS, _USAGE, _IO_ERROR = 1, 64, 74
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = "Exit codes: 1 verify has findings; 64 the data set does not fit; 74 the archive's storage refused."
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    bring = actions.add_parser("import", help="bring a data set in; an interrupted import goes on where it ended")
+    bring.add_argument(
+        "--from",
+        dest="spec",
+        required=True,
+        metavar="SPEC",
+        help="fashion-mnist, fashion-mnist-small, a folder of IDX files or of images, or a .csv file",
+    )
+    bring.add_argument("--split", default="all", metavar="NAME", help="train, test or all (all)")
+    bring.add_argument("--name", metavar="NAME", help="what the archive calls it (the data set's own name)")
+    bring.add_argument("--limit", type=_whole, metavar="N", help="at most N samples for each source")
+    bring.add_argument("--seed", type=_whole, default=0, metavar="N", help="of the order in which samples lie (0)")
+    bring.add_argument(
+        "--test-fraction",
+        type=_fraction,
+        default=0.1,
+        metavar="F",
+        help="share held out for testing when the data set has no test split (0.1)",
+    )
+    bring.set_defaults(act=_import)
+
+    listing = actions.add_parser("ls", help="what the archive holds of each source")
+    listing.set_defaults(act=_ls)
+    verify = actions.add_parser("verify", help="read everything and say what is wrong; exit 1 when something is")
+    verify.set_defaults(act=_verify)
+
+    for action in (bring, listing, verify):
+        action.add_argument("topology", type=Path, metavar="TOPOLOGY", help="the topology file")
+        action.add_argument("--stream", metavar="NAME", help="only this stream; for import the one to import into")
+        action.add_argument("--archive", metavar="NAME", help="which archive, if the topology has several (its first)")
+    for action in (listing, verify):
+        action.add_argument("--json", action="store_true", help="as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what `args.action` says; the exit code."""
+    topology = config_yaml.load(args.topology)
+    try:
+        code: int = args.act(topology, args)
+    except FormatError as error:
+        print(f"edged archive: {error}", file=sys.stderr)
+        return _USAGE
+    except StorageError as error:
+        print(f"edged archive: {error}", file=sys.stderr)
+        return _IO_ERROR
+    return code
+
+
+def _import(topology: Topology, args: argparse.Namespace) -> int:
+    from edged.adapters.datasets import open_dataset  # noqa: PLC0415
+    from edged.adapters.parquet_store import ParquetStore  # noqa: PLC0415
+
+    stream = _stream(topology, args.stream)
+    store = ParquetStore(_archive(topology, args.archive).url)
+    return import_dataset(store, stream, open_dataset(args.spec), args)
+
+
+def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", args: argparse.Namespace) -> int:
+    """Import the opened data set as `args` say; 0. Raises FormatError when it does not fit, and StorageError."""
+    from edged.cli import archive_import  # noqa: PLC0415
+
+    archive_import.check(dataset, stream)
+    name = args.name or dataset.name
+    for portion in archive_import.portions(dataset, name, args.split, args.test_fraction, args.seed, args.limit):
+        place = f"{stream.name}/{portion.source}"
+        with _bar(len(portion.order), place) as on_progress:
+            new = archive_import.import_portion(store, stream.name, dataset, portion, on_progress)
+        print(f"{place}: {new:,} samples imported" if new else f"{place}: complete with {len(portion.order):,} samples")
+    return 0
+
+
+class _bar:  # noqa: N801 - reads as what it shows
+    """A progress bar when a person watches; entered, it gives the function to report samples to."""
+
+    def __init__(self, total: int, title: str) -> None:
+        from tqdm import tqdm  # noqa: PLC0415
+
+        self._bar = tqdm(total=total, desc=title, unit=" samples", disable=not sys.stderr.isatty(), file=sys.stderr)
+
+    def __enter__(self) -> Callable[[int], object]:
+        return self._bar.update
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+def _ls(topology: Topology, args: argparse.Namespace) -> int:
+    from edged.adapters.parquet_store import ParquetStore  # noqa: PLC0415
+
+    summaries = ParquetStore(_archive(topology, args.archive).url).summaries(args.stream)
+    if args.json:
+        print(json.dumps([asdict(summary) for summary in summaries], indent=2))
+    else:
+        _print_table(summaries)
+    return 0
+
+
+def _verify(topology: Topology, args: argparse.Namespace) -> int:
+    from edged.adapters.parquet_store import ParquetStore  # noqa: PLC0415
+
+    store = ParquetStore(_archive(topology, args.archive).url)
+    findings = list(store.verify(args.stream))
+    summaries = store.summaries(args.stream)
+    if args.json:
+        sources = [asdict(summary) for summary in summaries]
+        print(json.dumps({"findings": [finding._asdict() for finding in findings], "sources": sources}, indent=2))
+    else:
+        _print_table(summaries)
+        for finding in findings:
+            print(f"{finding.kind}: {finding.path}: {finding.detail}")
+        print(f"{len(findings)} findings" if findings else "all is well")
+    return _FINDINGS if findings else 0
+
+
+def _print_table(summaries: "list[SourceSummary]") -> None:
+    if not summaries:
+        print("the archive is empty")
+        return
+    heads = ("stream", "source", "files", "blocks", "samples", "MB", "MB stored", "offsets", "lost")
+    rows = [
+        (
+            each.stream,
+            each.source,
+            f"{each.files:,}",
+            f"{each.blocks:,}",
+            f"{each.samples:,}",
+            f"{each.num_bytes / 1e6:,.1f}",
+            f"{each.stored_bytes / 1e6:,.1f}",
+            f"{each.first}–{each.next - 1}",
+            f"{each.lost:,}",
+        )
+        for each in summaries
+    ]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    for row in (heads, *rows):
+        names = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+        numbers = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+        print("  ".join([*names, *numbers]).rstrip())
+
+
+def _stream(topology: Topology, name: str | None) -> Stream:
+    """The stream called so; without a name the one trained on, or the only one."""
+    if name is None and topology.training is not None:
+        name = topology.training.stream
+    found = [stream for stream in topology.streams if name in {None, stream.name}]
+    if len(found) != 1:
+        names = ", ".join(stream.name for stream in topology.streams)
+        raise FormatError(f"no stream {name!r}; there are {names}" if name else f"which --stream? there are {names}")
+    return found[0]
+
+
+def _archive(topology: Topology, name: str | None) -> Archive:
+    found = [archive for archive in topology.archive if name in {None, archive.name}]
+    if not found:
+        raise FormatError(f"the topology has no archive {name!r}" if name else "the topology has no archive")
+    return found[0]
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to below 1")
+    return value

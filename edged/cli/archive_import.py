@@ -1,0 +1,142 @@
+"""Importing a data set into the archive: which sample goes where, and going on after an interruption.
+
+The order is drawn once from the seed, so that blocks mix the classes, and blocks are cut from it greedily: the same
+data set, seed and limit always give the same blocks. How many samples a source holds therefore says where to go on.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from edged.domain.dataset import TEST_SOURCE, TRAIN_SOURCE, BlockRef
+from edged.domain.pack import MOST_BYTES, MOST_SAMPLES, Pack
+from edged.domain.sample import Sample
+from edged.domain.sampling import shuffled
+from edged.domain.topology import Stream
+from edged.errors import FormatError, StorageError
+from edged.ports import ArchiveStore, Dataset
+
+FILE_BYTES = 32 << 20
+"""Payload bytes of one file, at most."""
+_SAMPLE_BYTES = 512
+"""What a sample takes in memory beside its payload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Samples `order` of the data set's `split`, on their way into `source`."""
+
+    split: str
+    source: str
+    order: Sequence[int]
+
+
+def portions(
+    dataset: Dataset, name: str, split: str, test_fraction: float, seed: int, limit: int | None
+) -> list[Portion]:
+    """What `split` ("all" or one of the data set's) brings into which sources.
+
+    Test samples go to `_test.NAME`, all others to `_train.NAME`. A data set without a test split gives the share
+    `test_fraction` of its samples for it when all is asked for. `limit`: most samples of each source. Raises
+    FormatError for a split that is not there.
+    """
+    if split == "all" and "test" not in dataset.splits:
+        (only,) = dataset.splits[:1]
+        order = _order(dataset.count(only), seed)
+        num_test = round(len(order) * test_fraction)
+        halves = [(only, TRAIN_SOURCE, order[num_test:]), (only, TEST_SOURCE, order[:num_test])]
+    else:
+        wanted = dataset.splits if split == "all" else (split,)
+        if missing := set(wanted) - set(dataset.splits):
+            raise FormatError(f"{dataset.name} has no split {min(missing)!r}, only {', '.join(dataset.splits)}")
+        halves = [
+            (each, TEST_SOURCE if each == "test" else TRAIN_SOURCE, _order(dataset.count(each), seed))
+            for each in wanted
+        ]
+    return [Portion(part, prefix + name, order[:limit]) for part, prefix, order in halves if order]
+
+
+def check(dataset: Dataset, stream: Stream) -> None:
+    """Raise FormatError unless the data set's samples are samples of `stream`."""
+    if unknown := [label for label in dataset.labels if label not in stream.labels]:
+        shown = ", ".join(unknown[:10]) + (" …" if len(unknown) > 10 else "")
+        raise FormatError(f"labels of {dataset.name} that stream {stream.name} does not have: {shown}")
+    if dataset.shape is not None and (dataset.shape, dataset.dtype) != (stream.shape, stream.dtype):
+        raise FormatError(
+            f"{dataset.name} holds {dataset.dtype} {list(dataset.shape)}, and stream {stream.name} "
+            f"{stream.dtype} {list(stream.shape)}"
+        )
+
+
+def import_portion(
+    store: ArchiveStore, stream: str, dataset: Dataset, portion: Portion, on_progress: Callable[[int], object]
+) -> int:
+    """Bring in what is missing; return how many samples that were.
+
+    `on_progress` gets numbers of samples as they are durable, those of earlier imports first. Raises FormatError
+    when the source holds samples of another import.
+    """
+    store.remove_leftovers(stream, portion.source)
+    end = store.ends(stream).get(portion.source, 0)
+    done = _held(store, stream, portion, end)
+    on_progress(done)
+    before = done
+    for packs in _files(_packs(stream, dataset, portion, done)):
+        store.append(stream, portion.source, [(end + i, pack) for i, pack in enumerate(packs)])
+        end += len(packs)
+        num_samples = sum(len(pack.samples) for pack in packs)
+        on_progress(num_samples)
+        done += num_samples
+    return done - before
+
+
+def _order(count: int, seed: int) -> list[int]:
+    order: list[int] = shuffled(count, seed).tolist()
+    return order
+
+
+def _held(store: ArchiveStore, stream: str, portion: Portion, end: int) -> int:
+    """How many samples of the portion's order the source holds."""
+    if end == 0:
+        return 0
+    snapshot = store.snapshot(stream, {portion.source: end})
+    held = snapshot.num_samples
+    ((_, last),) = store.read(stream, [BlockRef(portion.source, end - 1)])
+    expected = portion.order[held - len(last.samples) : held]
+    if held > len(portion.order) or [sample.offset for sample in last.samples] != list(expected):
+        raise FormatError(
+            f"{stream}/{portion.source} holds {held:,} samples of another import (another data set, seed or limit); "
+            "choose another --name"
+        )
+    return held
+
+
+def _packs(stream: str, dataset: Dataset, portion: Portion, begin: int) -> Iterator[Pack]:
+    """The portion's samples from `begin` on, in packs as full as may be."""
+    samples: list[Sample] = []
+    num_bytes = 0
+    for index in portion.order[begin:]:
+        item = dataset.sample(portion.split, index)
+        if len(item.payload) > MOST_BYTES:
+            raise StorageError(f"sample {index} of {dataset.name} has {len(item.payload)} bytes; at most {MOST_BYTES}")
+        if len(samples) == MOST_SAMPLES or num_bytes + len(item.payload) > MOST_BYTES:
+            yield Pack(stream, tuple(samples))
+            samples, num_bytes = [], 0
+        samples.append(Sample("import", 0, index, 0, item.label, item.codec, item.payload))
+        num_bytes += len(item.payload)
+    if samples:
+        yield Pack(stream, tuple(samples))
+
+
+def _files(packs: Iterator[Pack]) -> Iterator[list[Pack]]:
+    """Packs for one file each."""
+    held: list[Pack] = []
+    num_bytes = 0
+    for pack in chain(packs, [None]):
+        size = 0 if pack is None else pack.num_bytes + _SAMPLE_BYTES * len(pack.samples)
+        if held and (pack is None or num_bytes + size > FILE_BYTES):
+            yield held
+            held, num_bytes = [], 0
+        if pack is not None:
+            held.append(pack)
+            num_bytes += size
