@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from edged.adapters import images
 from edged.adapters.kafka import KafkaLog
-from edged.config import Timing
 from edged.domain import codec, prediction
 from edged.domain.prediction import Prediction
 from edged.domain.topology import Codec, Dtype, Edge, Kafka, Security, Stream, Topology
@@ -88,9 +87,11 @@ class Device:
     async def __aenter__(self) -> Self:
         """Connect. Waits for the broker when predictions shall be received."""
         async with AsyncExitStack() as stack:
-            self._log = self._given_log or await stack.enter_async_context(
-                KafkaLog(self._topology.kafka, health=HealthBoard(), timing=Timing())
-            )
+            if self._given_log is None:
+                log = KafkaLog(self._topology.kafka, HealthBoard(), client_id=f"edged-{self._spec.name}")
+                self._log = await stack.enter_async_context(log)
+            else:
+                self._log = self._given_log
             if self._receive:
                 self._reader = await self._open_reader(stack)
             self._stack = stack.pop_all()

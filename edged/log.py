@@ -235,7 +235,7 @@ def _for_people() -> list[structlog.typing.Processor]:
 
     def traceback_below(_logger: Any, _method: str, fields: Fields) -> Fields:
         if "traceback" in fields:
-            fields["exception"] = fields.pop("traceback")
+            fields["exception"] = fields.pop("traceback").rstrip()
         return fields
 
     return [traceback_below, render]

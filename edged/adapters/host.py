@@ -38,6 +38,7 @@ class PsutilHost:
         self._folder = folder
         self._loopback = loopback
         self._process = psutil.Process()
+        self._peak_rss_bytes = 0
         self._thermal_zone = _thermal_zone(sys_folder)
         self._throttled = next(iter(sys_folder.glob("devices/platform/soc*/*firmware/get_throttled")), None)
 
@@ -45,12 +46,14 @@ class PsutilHost:
         with self._process.oneshot():
             cpu = self._process.cpu_times()
             rss_bytes = self._process.memory_info().rss
+        # The kernel's own peak may lag behind what is resident, so what was seen counts too.
+        self._peak_rss_bytes = max(self._peak_rss_bytes, rss_bytes, _peak_rss_bytes())
         disk = _or_none(psutil.disk_io_counters)
         received, sent = _or_none(self._network) or (None, None)
         return HostSample(
             process_cpu_s=cpu.user + cpu.system,
             rss_bytes=rss_bytes,
-            peak_rss_bytes=max(rss_bytes, _peak_rss_bytes()),
+            peak_rss_bytes=self._peak_rss_bytes,
             cpu_s=_or_none(_busy_s),
             memory_used_bytes=_or_none(_memory_used_bytes),
             disk_read_bytes=disk.read_bytes if disk else None,

@@ -165,9 +165,7 @@ def _trainer(
 
     epochs = fresh = None
     if training.source != "live":
-        address = ArchiveAddress(
-            edge.name, stream.name, topology.requests_topic, topology.epochs_topic(edge.name)
-        )
+        address = ArchiveAddress(edge.name, stream.name, topology.requests_topic, topology.epochs_topic(edge.name))
         settings = EpochSettings(
             epochs=training.epochs,
             seed=training.seed,
@@ -196,5 +194,11 @@ def _trainer(
         every_s=training.checkpoint_s,
     )
     return Trainer(
-        training, Model(stream.shape, training.model), checkpointing, job=job, epochs=epochs, fresh=fresh, executor=executor
+        training,
+        Model(stream.shape, training.model),
+        checkpointing,
+        job=job,
+        epochs=epochs,
+        fresh=fresh,
+        executor=executor,
     )

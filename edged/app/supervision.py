@@ -10,9 +10,7 @@
 import asyncio
 import contextlib
 import os
-import resource
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from functools import reduce
@@ -75,13 +73,13 @@ async def supervise(
                 await asyncio.wait([working])
             watching.cancel()
         code = 0
-    except* Exception as failures:
+    except* Exception as failures:  # noqa: BLE001 - told in full, then the process ends
         log_crash(failures)
         code = 1
     logger().info(
         "life.stopped",
         uptime_s=round(time.monotonic() - began, 3),
-        peak_rss_bytes=_peak_rss_bytes(),
+        peak_rss_bytes=host.sample().peak_rss_bytes,
         exit_code=code,
     )
     return code
@@ -128,8 +126,3 @@ def _end_now(reason: str) -> None:
     """What is durable stays durable; the next start goes on from there."""
     logger().error("life.abandoned", reason=reason)
     os._exit(1)
-
-
-def _peak_rss_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

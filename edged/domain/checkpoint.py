@@ -123,18 +123,18 @@ def encode(state: TrainState) -> bytes:
     return blob[:at] + hashlib.sha256(blob).hexdigest().encode() + blob[at + len(_NO_DIGEST) :]
 
 
-def decode(blob: bytes, *, job: str) -> TrainState:
+def decode(blob: bytes, *, job: str | None = None) -> TrainState:
     """The state in `blob`, its arrays writable copies.
 
     Raises CheckpointCorrupt for a blob that is not, byte for byte, what `encode` made, and TopologyMismatch for a
-    whole one of another job.
+    whole one of another job than `job`, if that is given.
     """
     try:
         arrays, metadata = tensors.decode(blob)
         _check_digest(blob, metadata)
     except FormatError as error:
         raise CheckpointCorrupt(str(error)) from error
-    if metadata.get("job") != job:
+    if job is not None and metadata.get("job") != job:
         raise TopologyMismatch(
             "the newest checkpoint belongs to another model, data set or optimizer than the topology names; "
             "move the checkpoints away to train anew"

@@ -31,6 +31,14 @@ MOST_WINDOW_BLOCKS = 1 << 14
 Ids = npt.NDArray[np.int64]
 
 
+def shuffled(count: int, seed: int, turn: int = 0) -> Ids:
+    """0 to count - 1 in the order drawn from (seed, turn): int64 [count].
+
+    Import and sensor order a data set by it, so that one may take what the other leaves.
+    """
+    return np.random.default_rng((seed, turn)).permutation(count)
+
+
 @dataclass(frozen=True, eq=False)
 class Window:
     """Some samples to fetch at once. A sample's *position* is its index in the concatenation of all `rows`.
@@ -92,8 +100,10 @@ class EpochPlan:
     def digest(self) -> str:
         """SHA-256 of the order, in hexadecimal: who resumes an epoch checks that it is still the same."""
         snapshot, blocks = self.snapshot, self._blocks
-        sha = hashlib.sha256(json.dumps([snapshot.sources, self._seed, self.epoch, self._test_fraction]).encode())
-        for column in (snapshot.source, snapshot.offset, snapshot.rows):
+        used, source = np.unique(snapshot.source, return_inverse=True)  # a source without blocks changes nothing
+        names = [snapshot.sources[i] for i in used.tolist()]
+        sha = hashlib.sha256(json.dumps([names, self._seed, self.epoch, self._test_fraction]).encode())
+        for column in (source, snapshot.offset, snapshot.rows):
             sha.update(column[blocks].astype("<i8").tobytes())
         sha.update(self._starts.astype("<i8").tobytes())
         return sha.hexdigest()

@@ -19,7 +19,7 @@ from edged.domain.pack import Pack
 from edged.domain.reply import Want
 from edged.errors import ArchiveUnavailable, FormatError, StorageError
 from edged.log import logger
-from edged.ports import ArchiveStore, Health, Log, LogReader, Message, Progress, Record, TopicPartition
+from edged.ports import ArchiveStore, Health, Log, LogReader, Message, Progress, Record, Statistics, TopicPartition
 
 GROUP = "edged-epoch-server"
 PART = "archive_read"
@@ -91,6 +91,7 @@ class EpochServer:
         self._waiting: OrderedDict[str, deque[_Answer]] = OrderedDict()
         self._next_offset = 0
         self._turns = 0
+        self._num_served = 0
         self._idle = False
 
     async def run(self) -> None:
@@ -107,6 +108,9 @@ class EpochServer:
     def progress(self) -> Progress:
         """Turns served and polls done."""
         return Progress(self._turns, self._idle)
+
+    def statistics(self) -> Statistics:
+        return Statistics(served_samples=self._num_served)
 
     async def _start(self) -> int:
         low, high = (await self._log.watermarks([self._partition]))[self._partition]
@@ -171,6 +175,7 @@ class EpochServer:
             async for served in messages:
                 await self._log.append([Message(topic, served.message)])
                 answer.sent(served)
+                self._num_served += served.samples
         self._health.recovered(PART)
         answer.serve_s += clock() - started_s
         if answer.parts - parts_before < _PARTS_A_TURN:

@@ -10,7 +10,14 @@ Field = float | int
 
 _RATES = ("disk_read_bytes", "disk_written_bytes", "net_received_bytes", "net_sent_bytes")
 _LEVELS = ("memory_used_bytes", "temperature_c", "throttled_flags", "disk_free_bytes")
-_STATISTICS_RATES = ("trained_samples", "ingested_samples", "dead_lettered", "archived_samples", "predicted_samples")
+_STATISTICS_RATES = (
+    "trained_samples",
+    "ingested_samples",
+    "dead_lettered",
+    "archived_samples",
+    "predicted_samples",
+    "served_samples",
+)
 _STATISTICS_LEVELS = ("lag_records", "queue_bytes", "cache_bytes")
 
 

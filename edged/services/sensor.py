@@ -10,9 +10,8 @@ import itertools
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-import numpy as np
-
 from edged.aio import run_in_worker
+from edged.domain.sampling import shuffled
 from edged.log import logger
 from edged.ports import Dataset, Item
 
@@ -30,9 +29,10 @@ class Sensor:
     """Replays one split of `dataset`, in order or in an order drawn anew from `shuffle` for each pass.
 
     `rate` is in samples per second (inf: as fast as they are accepted). The schedule is the clock's, so that it
-    does not drift: what an outage held back is published at once after it. `limit`: how many samples to publish;
-    None is one pass, or no end when `loop`. `fit` makes an item's payload what the device publishes; `publish`
-    returns once all are acknowledged; `on_published` is told how many were.
+    does not drift: what an outage held back is published at once after it. `skip`: how many samples of each pass to
+    leave out at its beginning. `limit`: how many samples to publish; None is one pass, or no end when `loop`. `fit`
+    makes an item's payload what the device publishes; `publish` returns once all are acknowledged; `on_published` is
+    told how many were.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Sensor:
         publish: Callable[[Sequence[Sample]], Awaitable[object]],
         fit: Callable[[Item], bytes] = lambda item: item.payload,
         rate: float = 50.0,
+        skip: int = 0,
         limit: int | None = None,
         loop: bool = False,
         unlabelled: bool = False,
@@ -54,6 +55,7 @@ class Sensor:
         self._publish = publish
         self._fit = fit
         self._rate = rate
+        self._skip = skip
         self._limit = limit
         self._loop = loop
         self._unlabelled = unlabelled
@@ -71,7 +73,7 @@ class Sensor:
         """
         clock = asyncio.get_running_loop().time
         self._started_s = reported_s = clock()
-        indices, total = self._indices(), self._total()
+        indices, total = self._indices(), self.total
         try:
             while not stop.is_set() and self.published != total:
                 await self._publish_due(indices)
@@ -84,9 +86,10 @@ class Sensor:
             self._report()
         return self.published
 
-    def _total(self) -> int | None:
+    @property
+    def total(self) -> int | None:
         """How many samples to publish; None: without end."""
-        count = self._dataset.count(self._split)
+        count = max(0, self._dataset.count(self._split) - self._skip)
         if self._loop and count:
             return self._limit
         return count if self._limit is None else min(count, self._limit)
@@ -95,10 +98,8 @@ class Sensor:
         """The items' indices in the order of publication, pass after pass."""
         count = self._dataset.count(self._split)
         for turn in itertools.count():
-            if self._shuffle is None:
-                yield from range(count)
-            else:
-                yield from np.random.default_rng((self._shuffle, turn)).permutation(count).tolist()
+            order = range(count) if self._shuffle is None else shuffled(count, self._shuffle, turn).tolist()
+            yield from order[self._skip :]
 
     async def _publish_due(self, indices: Iterator[int]) -> None:
         due = list(itertools.islice(indices, self._num_due()))
@@ -112,7 +113,7 @@ class Sensor:
         """How many samples are due now, at least one: sample i is due at start + i / rate."""
         elapsed_s = asyncio.get_running_loop().time() - self._started_s
         num_due = _MOST_AT_ONCE if math.isinf(self._rate) else max(1, int(elapsed_s * self._rate) + 1 - self.published)
-        total = self._total()
+        total = self.total
         left = num_due if total is None else total - self.published
         return min(num_due, left, _MOST_AT_ONCE)
 

@@ -49,7 +49,7 @@ class ServedModel:
             return
         try:
             model = await run_in_worker(self._open, deployed)
-        except EdgedError as error:
+        except (EdgedError, ValueError) as error:  # ValueError: the file's own shape is not what is said beside it
             self._newest_seen = deployed.generation
             logger().error("infer.model_refused", generation=deployed.generation, reason=str(error))
             return

@@ -5,10 +5,11 @@ Covers the order of things. Where samples come from is `epoch`'s and `fresh`'s s
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from edged.services.checkpointing import Checkpointing
 from edged.services.epoch import Epochs
 from edged.services.fresh import Cursor, FreshSamples
 from edged.services.minibatch import MiniBatch
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class _DivergedError(EdgedError):
@@ -56,7 +60,7 @@ class Trainer:
         self._job = job
         self._epochs = epochs
         self._fresh = fresh
-        self._map = map if executor is None else executor.map
+        self._executor = executor
         self._state = TrainState({}, {}, job)
         self._trained_samples = 0
         self._num_batches = 0
@@ -179,17 +183,18 @@ class Trainer:
 
     def _update(self, batch: MiniBatch, sample: int | None, cursor: Cursor | None) -> None:
         state, sgd = self._state, self._training.optimizer
-        gradient = self._model.gradient(state.params, batch.x, batch.y, map=self._map)
+        gradient = self._model.gradient(state.params, batch.x, batch.y, map=self._map_lanes)
         loss = float(gradient.losses.sum(dtype=np.float64))
         if not np.isfinite(loss):
             raise _DivergedError
-        optim.sgd_step(
-            state.params,
-            state.velocity,
-            gradient.grads,
-            learning_rate=sgd.learning_rate,
-            momentum=sgd.momentum,
-        )
+        with np.errstate(all="ignore"):
+            optim.sgd_step(
+                state.params,
+                state.velocity,
+                gradient.grads,
+                learning_rate=sgd.learning_rate,
+                momentum=sgd.momentum,
+            )
         tally = state.tally
         state.tally = replace(
             tally,
@@ -201,6 +206,15 @@ class Trainer:
         state.position = position if sample is None else replace(position, sample=sample)
         if cursor is not None:
             self._move(cursor)
+
+    def _map_lanes(self, function: Callable[[_T], _R], arguments: Iterable[_T], /) -> Iterator[_R]:
+        def quiet(argument: _T) -> _R:
+            with np.errstate(
+                all="ignore"
+            ):  # an overflow is noticed by what it leads to; numpy's warning is no log line
+                return function(argument)
+
+        return map(quiet, arguments) if self._executor is None else self._executor.map(quiet, arguments)
 
     def _move(self, cursor: Cursor) -> None:
         self._state.position = replace(self._state.position, live_offset=cursor.offset, live_row=cursor.row)

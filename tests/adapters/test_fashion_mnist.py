@@ -54,7 +54,7 @@ def test_the_real_files_are_fetched_and_accepted(server, tmp_path):
         require("the full Fashion-MNIST is not installed (Debian: dataset-fashion-mnist)")
     for name in NAMES:
         shutil.copy(fashion_mnist.SYSTEM_FOLDER / name, folder)
-    arrived = []
+    arrived: list[int] = []
     download_fashion_mnist(tmp_path / "edged" / "datasets" / "fashion-mnist", url=url, progress=arrived.append)
     assert fashion_mnist.full_folder({"XDG_CACHE_HOME": str(tmp_path)}) is not None
     assert fashion_mnist.cache_folder({"XDG_CACHE_HOME": str(tmp_path)}).joinpath(NAMES[0]).is_file()
@@ -81,7 +81,7 @@ def test_a_file_of_another_content_is_refused_and_nothing_of_it_is_kept(server, 
 def test_a_second_try_fetches_only_what_is_missing(server, small_contents, tmp_path):
     download_fashion_mnist(tmp_path / "to", url=server[1])
     (tmp_path / "to" / NAMES[2]).unlink()
-    fetched = []
+    fetched: list[int] = []
     download_fashion_mnist(tmp_path / "to", url=server[1], progress=fetched.append)
     assert sum(fetched) == (small_contents / NAMES[2]).stat().st_size
 

@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from edged.adapters import images
 from edged.domain.sample import REASONS
@@ -101,15 +102,14 @@ def test_the_orientation_in_the_metadata_is_ignored():
 
 
 def test_a_camera_jpeg_of_12_megapixels_passes():
-    noise = np.random.default_rng(0).integers(0, 8, (3000, 4000, 3), np.uint8)
-    payload = jpeg(noise + picture(3000, 4000) // 2, quality=60)
+    payload = jpeg(np.tile(picture(300, 400), (10, 10, 1)), quality=60)
     assert DECODER.decode(payload, "jpeg", (224, 224, 3)).shape == (224, 224, 3)
 
 
 def test_a_100_megapixel_png_is_refused_before_it_is_decoded(monkeypatch):
     bomb = saved(Image.new("L", (10_000, 10_000)), "PNG")
     assert len(bomb) < 200_000
-    monkeypatch.setattr(images.PngImageFile, "load", lambda _: pytest.fail("pixels were decoded"))
+    monkeypatch.setattr(PngImageFile, "load", lambda _: pytest.fail("pixels were decoded"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert reason_of(bomb, "png") == "too_many_pixels"

@@ -29,7 +29,7 @@ iot:
 edges:
   - {{name: pi-a, memory_limit: 400MiB}}
 archive:
-  - {{name: vault, url: "{archive}", flush: 1s}}
+  - {{name: vault, url: "{archive}", flush_s: 1s}}
 training:
   stream: fashion
   model:
@@ -40,7 +40,7 @@ training:
   source: {source}
   epochs: {epochs}
   global_batch: 64
-  checkpoint: {checkpoint}
+  checkpoint_s: {checkpoint}
   optimizer: {{sgd: {{learning_rate: 0.05, momentum: 0.9}}}}
 """
 
@@ -55,9 +55,7 @@ class Site:
         self.children: list[Child] = []
         values = {"source": "archive", "epochs": 3, "checkpoint": "5min", **settings}
         self.topology.write_text(
-            TOPOLOGY.format(
-                bootstrap=bootstrap, archive=self.archive_folder.as_uri(), labels=FASHION, **values
-            )
+            TOPOLOGY.format(bootstrap=bootstrap, archive=self.archive_folder.as_uri(), labels=FASHION, **values)
         )
 
     def environment(self, name: str) -> Mapping[str, str]:

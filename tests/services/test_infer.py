@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections import Counter
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import pytest
 from edged.adapters.images import PillowDecoder, encode
 from edged.adapters.memory import MemoryLog
 from edged.domain.prediction import decode
+from edged.domain.topology import Codec
 from edged.errors import ConfigError, FormatError
-from edged.ports import DeployedModel, Message, TopicPartition
+from edged.ports import CheckpointStore, DeployedModel, Message, TopicPartition
 from edged.services.infer import Companion
 from tests.greenhouse import LABELS, SHAPE, topology
 
@@ -66,15 +68,16 @@ class Models:
         return newest if newest is not None and newest.generation > newer_than else None
 
 
-def companion(log, models=None, codec="raw", **options):
-    options = {
-        "load": load,
-        "decoder": PillowDecoder(),
-        "runtime": "fake",
-        "batch": 4,
-        "now_ms": lambda: NOW_MS,
-    } | options
-    return Companion(topology(codec), "pi", log=log, models=models or Models(b"model"), **options)
+def companion(log: Any, models: Any = None, codec: Codec = "raw", **options: Any) -> Companion:
+    defaults: dict[str, Any] = {"load": load, "decoder": PillowDecoder(), "runtime": "fake", "batch": 4}
+    return Companion(
+        topology(codec),
+        "pi",
+        log=log,
+        models=models or cast("CheckpointStore", Models(b"model")),
+        now_ms=lambda: NOW_MS,
+        **defaults | options,
+    )
 
 
 @contextlib.asynccontextmanager
@@ -96,7 +99,7 @@ def predictions(log):
 async def reached(condition):
     """Wait, in fake time, until the condition holds."""
     async with asyncio.timeout(1000):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - fake time, and nobody would set an event
             await asyncio.sleep(0.05)
 
 
@@ -106,7 +109,7 @@ async def caught_up(log):
     await reached(lambda: log.committed_offsets.items() >= ends.items())
 
 
-async def log_with(count, bad=True):
+async def log_with(count, *, bad=True):
     """A log with `count` samples from two devices in turn, and records in between that are none."""
     log = MemoryLog(now_ms=lambda: int(NOW_MS) - 250)
     for i in range(count):
@@ -278,6 +281,18 @@ async def test_a_model_that_cannot_serve_is_refused_once_and_the_old_one_goes_on
 
 
 @pytest.mark.looptime
+async def test_a_model_whose_file_takes_other_samples_than_is_said_of_it_is_refused(log_lines):
+    class Other:
+        def predict(self, x):
+            raise ValueError("samples of another shape")
+
+    log = await log_with(1)
+    async with running(companion(log, load=lambda content: Other())):
+        await asyncio.sleep(3)
+    assert "another shape" in log_lines("infer.model_refused")[0]["reason"]
+
+
+@pytest.mark.looptime
 async def test_a_model_that_gives_no_numbers_is_refused(log_lines):
     class Broken:
         def predict(self, x):
@@ -307,7 +322,7 @@ async def test_an_outage_of_the_broker_at_any_time_only_delays():
     assert published(log) == wanted(log)
 
 
-class Crash(Exception):
+class Crash(Exception):  # noqa: N818 - named for what happens
     """The process died here."""
 
 
@@ -445,7 +460,7 @@ def test_a_topology_that_trains_nothing_has_nothing_to_serve():
             topology(training=False),
             "pi",
             log=MemoryLog(),
-            models=Models(),
+            models=cast("CheckpointStore", Models()),
             load=load,
             decoder=PillowDecoder(),
             runtime="fake",

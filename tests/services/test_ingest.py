@@ -170,8 +170,9 @@ async def test_a_cancelled_batch_is_delivered_again_when_reading_anew():
     ingest = intake(log).ingest
     async with ingest.reading(await ingest.partitions(), {}):
         batch = asyncio.create_task(ingest.batch(timeout_s=0))
-        while not ingest.busy:
+        for _ in range(4):
             await asyncio.sleep(0)
+        assert ingest.busy
         batch.cancel()
         with pytest.raises(asyncio.CancelledError):
             await batch

@@ -73,6 +73,7 @@ async def test_memory_is_bounded_while_the_trainer_lags(log):
     offset, most = 0, 0
     while offset < live.end():
         found = await live.take(offset, timeout_s=1)
+        assert found is not None
         offset = found[0] + 1
         most = max(most, live.num_bytes)
     assert most <= (4 << 20) + (2 << 20) + 4 * MOST_BYTES

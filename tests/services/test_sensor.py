@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from edged.domain.topology import Dtype
 from edged.ports import Item
 from edged.services.sensor import Sensor
 
@@ -13,7 +14,8 @@ pytestmark = pytest.mark.looptime
 class Numbers:
     """A data set whose sample i says i."""
 
-    name, labels, shape, dtype, splits = "numbers", ("even", "odd"), (1,), "uint8", ("train",)
+    name, labels, shape, splits = "numbers", ("even", "odd"), (1,), ("train",)
+    dtype: Dtype = "uint8"
 
     def __init__(self, count=10):
         self._count = count
@@ -99,6 +101,13 @@ async def test_a_limit_ends_it_early_and_a_loop_goes_beyond_one_pass():
     assert sink.numbers == [*range(3), *range(10), *range(10), *range(5)]
 
 
+async def test_what_is_skipped_is_left_out_of_each_pass():
+    sink = Sink()
+    assert await replay(sink, skip=7) == 3
+    assert await replay(sink, skip=7, loop=True, limit=5) == 5
+    assert sink.numbers == [7, 8, 9, 7, 8, 9, 7, 8]
+
+
 async def test_a_shuffle_is_a_new_order_of_all_for_each_pass_and_the_same_for_the_same_seed():
     first, again, other = Sink(), Sink(), Sink()
     for sink, seed in ((first, 1), (again, 1), (other, 2)):
@@ -126,7 +135,7 @@ async def test_an_empty_split_ends_at_once_also_in_a_loop():
 
 
 async def test_published_counts_are_told_and_logged(log_lines):
-    told = []
+    told: list[int] = []
     await replay(Sink(), count=30, rate=1, on_published=told.append)
     assert sum(told) == 30
     assert [line["samples"] for line in log_lines("sensor.published")] == [11, 21, 30]

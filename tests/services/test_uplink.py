@@ -12,6 +12,7 @@ from edged.domain import pack as packs
 from edged.domain.pack import MOST_SAMPLES, Pack
 from edged.events import EVENTS
 from edged.ports import Message, TopicPartition
+from edged.services import uplink
 from tests.services.intake import (
     DEAD_LETTERS,
     GREY,
@@ -207,13 +208,14 @@ async def test_an_edge_without_devices_has_nothing_to_do():
 
 
 @pytest.mark.looptime
-async def test_offsets_are_committed_now_and_then_so_that_no_broker_forgets_them():
+async def test_offsets_are_committed_now_and_then_so_that_no_broker_forgets_them(monkeypatch):
+    monkeypatch.setattr(uplink, "_RECOMMIT_S", 60)
     log = MemoryLog()
     await log.append([from_device("cam", grey(0))])
     task = asyncio.create_task(intake(log).uplink.run())
     await asyncio.sleep(10)
     log.committed_offsets.clear()
-    await asyncio.sleep(3700)
+    await asyncio.sleep(61)
     assert committed(log, "cam") == 1
     task.cancel()
     await asyncio.wait([task])
@@ -309,10 +311,12 @@ async def all_done(log):
     wanted = {"grey": 300 + 20 - 6, "floats": 8}
     await run_until(
         started.uplink,
-        lambda: started.ingest.lag() == 0
-        and num_archived(log) >= wanted["grey"]
-        and num_archived(log, FLOATS) >= wanted["floats"]
-        and committed(log, "meter") == 9,
+        lambda: (
+            started.ingest.lag() == 0
+            and num_archived(log) >= wanted["grey"]
+            and num_archived(log, FLOATS) >= wanted["floats"]
+            and committed(log, "meter") == 9
+        ),
     )
     for stream, topic in (("grey", GREY), ("floats", FLOATS)):
         found = identities(archived(log, topic))
@@ -330,32 +334,38 @@ async def all_done(log):
 @pytest.mark.looptime
 @pytest.mark.parametrize("how", [Crash, asyncio.CancelledError])
 async def test_a_crash_at_any_step_loses_nothing_and_repeats_nothing(how):
-    """One crash at each step in turn, and then one more at another step of the next run."""
-    points = 0
-    while True:
-        log = MemoryLog()
-        await log.append(sent())
-        for at in (points, (points * 7) % 40):
-            crashed = False
-            try:
-                await asyncio.wait_for(intake(CrashingLog(log, at, how)).uplink.run(), 100)
-            except (how, TimeoutError) as error:
-                crashed = isinstance(error, how)
-            if at == points and not crashed:
-                break
+    """One crash at each step in turn, and then one more at some step of the next run."""
+    at = 0
+    while await crashes(log := await filled(), at, how):
+        await crashes(log, at * 7 % 40, how)
         await all_done(log)
-        if not crashed and points > 40:
-            break
-        points += 1
-    assert points > 40
+        at += 1
+    await all_done(log)
+    assert at > 40
+
+
+async def filled():
+    log = MemoryLog()
+    await log.append(sent())
+    return log
+
+
+async def crashes(log, at, how):
+    """Whether a run on fresh objects gets as far as its `at`-th point within some seconds; it ends there."""
+    try:
+        await asyncio.wait_for(intake(CrashingLog(log, at, how)).uplink.run(), 5)
+    except how:
+        return True
+    except TimeoutError:
+        return False
+    raise AssertionError("the loop of intake ended by itself")
 
 
 @pytest.mark.looptime
 async def test_a_stop_at_any_moment_loses_nothing_and_repeats_nothing():
     """Cancelled from outside at the loop's every turn, as a stop does."""
     for turns in range(0, 120, 3):
-        log = MemoryLog()
-        await log.append(sent())
+        log = await filled()
         task = asyncio.create_task(intake(log).uplink.run())
         for _ in range(turns):
             await asyncio.sleep(0)

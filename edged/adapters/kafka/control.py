@@ -22,8 +22,9 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
-from aiokafka.protocol.admin import CreateTopicsRequest
+from aiokafka.protocol.admin import CreateTopicsRequest, DeleteTopicsRequest
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
@@ -63,6 +64,7 @@ class Control:
     def __init__(self, setup: Setup) -> None:
         self._connection = Connection(setup, request_timeout_s=setup.outages.deadline_s, greet=self._greet)
         self._bootstrap = ",".join(setup.options["bootstrap_servers"])
+        self._idempotent = True
 
     async def close(self) -> None:
         await self._connection.close()
@@ -79,6 +81,8 @@ class Control:
             known = {partition: leaders[partition] for partition in wanted if partition in leaders}
             low = await _offsets(client, known, _EARLIEST)
             high = await _offsets(client, known, _LATEST)
+            if not self._idempotent:
+                high = await _ends(client, known, {each: max(low[each], high[each] - 1) for each in known})
             return {
                 partition: Watermarks(low[partition], high[partition]) if partition in known else Watermarks(0, 0)
                 for partition in wanted
@@ -139,6 +143,16 @@ class Control:
 
         await self._connection.ask("the creation of topics", question)
 
+    async def delete(self, topics: Sequence[str]) -> None:
+        request = DeleteTopicsRequest(list(topics), _CREATE_TIMEOUT_MS)
+
+        async def question(client: AIOKafkaClient) -> None:
+            answer = await client.send(await _controller(client), request)
+            for topic, code in answer.topic_error_codes:
+                _check(code, topic, allowed=(UnknownTopicOrPartitionError,))
+
+        await self._connection.ask("the deletion of topics", question)
+
     async def greeted(self) -> None:
         """Wait until a broker answers a small question. Asked by readers that get no answer otherwise."""
 
@@ -152,8 +166,8 @@ class Control:
         return await self._connection.ask("a question for a producer id", _producer)
 
     async def _greet(self, client: AIOKafkaClient) -> None:
-        producer = await _producer(client)
-        logger().info("kafka.connected", bootstrap=self._bootstrap, idempotent=producer.idempotent)
+        self._idempotent = (await _producer(client)).idempotent
+        logger().info("kafka.connected", bootstrap=self._bootstrap, idempotent=self._idempotent)
 
 
 async def _producer(client: AIOKafkaClient) -> Producer:
@@ -198,6 +212,26 @@ async def _offsets(
                 _check(code, topic)
                 offsets[TopicPartition(topic, partition)] = offset
     return offsets
+
+
+async def _ends(
+    client: AIOKafkaClient, leaders: Mapping[TopicPartition, int], about: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, int]:
+    """The high watermarks as fetches from offsets `about` there tell them.
+
+    The embedded broker, which is also the one without idempotent producers, counts the last batch as one record when
+    it is asked for the end.
+    """
+    ends = {}
+    for partition, node in leaders.items():
+        topics = [(partition.topic, [(partition.partition, about[partition], 1)])]
+        answer = await client.send(node, FetchRequest(100, 1, 1, _READ_UNCOMMITTED, topics))
+        for topic, [(_partition, code, high, *_more)] in answer.topics:
+            _check(code, topic)
+            ends[partition] = high
+        if partition not in ends:
+            raise LeaderNotAvailableError(f"{partition.topic}: no high watermark")
+    return ends
 
 
 async def _ask_coordinator(client: AIOKafkaClient, group: str, request: Any) -> Any:

@@ -67,3 +67,7 @@ class KafkaLog:
 
     async def ensure(self, topics: Sequence[TopicSpec]) -> None:
         await self._control.ensure(topics)
+
+    async def delete(self, topics: Sequence[str]) -> None:
+        """Delete the topics that exist; for what cleans up behind itself. Not of the port: a node deletes nothing."""
+        await self._control.delete(topics)

@@ -5,7 +5,7 @@ group is joined; commits go through Control.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka import TopicPartition as KafkaPartition
@@ -115,7 +115,8 @@ class KafkaReader:
             await asyncio.sleep(min(pause_s, timeout_s))
         if loop.time() < self._connect_at_s:
             return None
-        self._consumer = await self._start()
+        with self._setup.outages.waiting("a connection"):
+            self._consumer = await self._start()
         self._backoff.reset()
         return self._consumer
 
@@ -138,6 +139,10 @@ class KafkaReader:
     async def _nothing(self, consumer: AIOKafkaConsumer) -> list[Record]:
         """No record came: because there is none, or because the broker does not answer?"""
         self._look(consumer)
+        # Not every broker refuses a fetch beyond the end, where a topic that was made anew leaves its readers.
+        beyond = {each: at for each, at in self._positions.items() if at > self._high.get(each, at)}
+        if beyond:
+            await self._skip(consumer, beyond)
         silent_s = asyncio.get_running_loop().time() - self._heard_s
         if not self._any_exists(consumer):
             async with asyncio.timeout(self._setup.outages.deadline_s):
@@ -166,13 +171,13 @@ class KafkaReader:
     def _any_exists(self, consumer: AIOKafkaConsumer) -> bool:
         return any(each.partition in (consumer.partitions_for_topic(each.topic) or ()) for each in self._positions)
 
-    async def _skip(self, consumer: AIOKafkaConsumer, wanted: Mapping[KafkaPartition, int]) -> None:
-        """Go on at the first record still there, from offsets that are outside what the partition holds."""
-        partitions = [TopicPartition(*each) for each in wanted]
+    async def _skip(self, consumer: AIOKafkaConsumer, partitions: Iterable[tuple[str, int]]) -> None:
+        """Go on at the first record still there, where the position is outside what the partition holds."""
         async with asyncio.timeout(self._setup.outages.deadline_s):
-            marks = await self._control.watermarks(partitions)
+            marks = await self._control.watermarks(TopicPartition(*each) for each in partitions)
         for each, kept in marks.items():
             offset = self._positions[each]
+            self._high[each] = kept.high
             if not kept.low <= offset <= kept.high:
                 self._positions[each] = kept.low
                 consumer.seek(KafkaPartition(*each), kept.low)

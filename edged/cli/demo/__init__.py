@@ -42,13 +42,13 @@ def run(args: argparse.Namespace) -> int:
         try:
             summary = asyncio.run(story.tell(options))
         except ChildDied as error:
-            print(error, file=sys.stderr)  # noqa: T201 - this is a command
+            print(error, file=sys.stderr)
             return 1
-    print(report.as_text(summary))  # noqa: T201
+    print(report.as_text(summary))
     if args.keep:
-        print(f"\nEverything is kept in {args.keep}.")  # noqa: T201
+        print(f"\nEverything is kept in {args.keep}.")
     if args.json:
-        print(report.as_json(summary))  # noqa: T201
+        print(report.as_json(summary))
     return 0 if summary.whole else 1
 
 

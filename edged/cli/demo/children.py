@@ -4,7 +4,6 @@ Covers one child's life and waiting for what it logs. Does not know what the eve
 """
 
 import asyncio
-import ctypes
 import json
 import os
 import signal
@@ -14,9 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from edged.adapters.embedded_broker import dying_with_us
+
 LogLine = Mapping[str, Any]
 _MOST_LINES = 4096
-_PR_SET_PDEATHSIG = 1
 
 
 class ChildDied(RuntimeError):  # noqa: N818 - named for what happened
@@ -57,19 +57,15 @@ class Child(asyncio.SubprocessProtocol):
     ) -> Self:
         """Start `python -m edged ARGUMENTS`; what it writes to stderr is also appended to `log_file`.
 
-        The kernel terminates it when this process dies (Linux).
+        The kernel kills it when this process dies (on Linux).
         """
         child = cls(name, log_file, on_line, on_end)
         await asyncio.get_running_loop().subprocess_exec(
             lambda: child,
-            sys.executable,
-            "-m",
-            "edged",
-            *arguments,
+            *dying_with_us([sys.executable, "-m", "edged", *arguments]),
             stdin=asyncio.subprocess.DEVNULL,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
         return child
 
@@ -173,7 +169,3 @@ class Child(asyncio.SubprocessProtocol):
 
 def _matches(line: LogLine, event: str, fields: Mapping[str, Any]) -> bool:
     return line.get("event") == event and all(line.get(key) == value for key, value in fields.items())
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -54,7 +54,7 @@ class Display:
         accuracy = line.get("test_accuracy")
         tested = "" if accuracy is None else f"   test accuracy {accuracy:.3f}"
         self.say(
-            f"  {line['node']}  epoch {line['epoch']}/{self._epochs}   loss {line['loss']:.3f}{tested}"
+            f"  {line['node']}  epoch {line['epoch'] + 1}/{self._epochs}   loss {line['loss']:.3f}{tested}"
             f"   {line['samples_per_s']:,.0f} samples/s   waited {line['wait_fraction']:.0%}"
         )
 
@@ -70,9 +70,7 @@ class Display:
         self._move(self._live, sum(one["predicted"] for one in self._totals.values()))
 
     def _bar(self, title: str, total: int) -> Any:
-        return tqdm(
-            total=total, desc=title, bar_format=_BAR, disable=not self._shown, leave=False, dynamic_ncols=True
-        )
+        return tqdm(total=total, desc=title, bar_format=_BAR, disable=not self._shown, leave=False, dynamic_ncols=True)
 
     @staticmethod
     def _move(bar: Any, to: int) -> None:

@@ -5,11 +5,11 @@ from contextlib import asynccontextmanager
 
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.parquet_store import ParquetStore
-from edged.config import Timing
 from edged.domain import prediction
 from edged.domain.dataset import TEST_SOURCE, TRAIN_SOURCE
 from edged.domain.prediction import Prediction
 from edged.domain.sample import Sample
+from edged.domain.topics import topics
 from edged.domain.topology import Topology
 from edged.ports import TopicPartition
 from edged.services.health import HealthBoard
@@ -20,7 +20,7 @@ _MOST_RECORDS = 500
 @asynccontextmanager
 async def observer(topology: Topology) -> AsyncIterator["Observer"]:
     """A connection to the run's topics."""
-    async with KafkaLog(topology.kafka, health=HealthBoard(), timing=Timing()) as log:
+    async with KafkaLog(topology.kafka, HealthBoard()) as log:
         yield Observer(topology, log)
 
 
@@ -40,6 +40,10 @@ class Observer:
                 records = await reader.poll(max_records=_MOST_RECORDS, timeout_s=1.0)
                 found += [prediction.decode(record.value) for record in records]
         return found
+
+    async def delete_topics(self) -> None:
+        """Take the run's topics from a broker that goes on without it."""
+        await self._log.delete([topic.name for topic in topics(self._topology)])
 
     async def num_dead_letters(self) -> int:
         """Dead letters of all edges."""

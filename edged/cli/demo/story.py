@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 
 from edged.adapters.datasets import Dataset, open_dataset
-from edged.adapters.embedded_broker import embedded_broker
+from edged.adapters.embedded_broker import EmbeddedBroker
 from edged.cli.demo import evidence, report, topology_file
 from edged.cli.demo.children import Child, ChildDied
 from edged.cli.demo.display import Display
@@ -41,7 +41,7 @@ async def tell(options: Options) -> report.Summary:
     began = time.monotonic()
     async with AsyncExitStack() as stack:
         dataset = open_dataset(options.data)
-        bootstrap = options.broker or (await stack.enter_async_context(embedded_broker())).bootstrap
+        bootstrap = options.broker or (await stack.enter_async_context(EmbeddedBroker())).bootstrap
         topology = _write_topology(options, dataset, bootstrap)
         observer = await stack.enter_async_context(evidence.observer(topology))
         if options.broker is not None:
@@ -163,9 +163,10 @@ class _Story:
         self.display.say(f"The first model is served; {', '.join(self.devices)} begin to publish.")
         live = self.options.live
         for number, device in enumerate(self.devices):
+            skip = self.num_training + number * live
             await self._node(
-                "sensor", device, "--from", self.options.data, "--split", "train",
-                "--skip", str(self.num_training + number * live), "--count", str(live), "--rate", str(self.options.rate),
+                "sensor", device, "--from", self.options.data, "--split", "train", "--skip", str(skip),
+                "--count", str(live), "--rate", str(self.options.rate),
             )  # fmt: skip
         for device in self.devices:
             await self.child("sensor", device).ended()
@@ -222,7 +223,9 @@ async def _summary(
         samples_per_s=sum(fmean(line["samples_per_s"] for line in of_edge) for of_edge in epochs.values()),
         data_wait_fraction=fmean(line["wait_fraction"] for line in lines),
         peak_rss_mib={name: end[-1]["peak_rss_bytes"] / 2**20 for name, end in ends.items() if end},
-        published=sum(story.child("sensor", device).seen("sensor.finished")[-1]["samples"] for device in story.devices),
+        published=sum(
+            story.child("sensor", device).seen("sensor.published")[-1]["samples"] for device in story.devices
+        ),
         archived=archived,
         archived_twice=archived_twice,
         predicted=predicted,

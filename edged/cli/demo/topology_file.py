@@ -31,7 +31,7 @@ class Plan:
 
 
 def edge_names(edges: int) -> list[str]:
-    """pi-a, pi-b, …"""
+    """The edges' names: pi-a, pi-b, and so on."""
     return [f"pi-{chr(ord('a') + i)}" for i in range(edges)]
 
 
@@ -64,7 +64,7 @@ iot:                                  # tier 1: devices sample
 edges:                                # tier 2: edges train while data streams, and predict
 {chr(10).join(f"  - {{name: {edge}, memory_limit: 400MiB}}" for edge in edges)}
 archive:                              # tier 3: the archive keeps it all and streams epochs back
-  - {{name: vault, url: "{plan.archive_folder.as_uri()}", flush: 2s}}
+  - {{name: vault, url: "{plan.archive_folder.as_uri()}", flush_s: 2s}}
 training:
   stream: {plan.stream}
   model:

@@ -16,6 +16,9 @@ from edged.domain.nn.buffer import Array, Buffer
 from edged.domain.nn.params import Params, bias_name, kernel_name
 from edged.domain.nn.spec import Conv2d, MaxPool2d, Shape
 
+_LEAST_RUN = 8
+"""Where fewer values lie side by side, copying them one by one over many patches is faster than patch by patch."""
+
 _NO_POOL = MaxPool2d((1, 1), (1, 1))
 
 
@@ -131,30 +134,40 @@ class ConvLayer:
         return padded[:, self._top : self._top + height, self._left : self._left + width]
 
     def _gather(self, x: Array, patches: Array) -> None:
+        rows, columns, channels = self._patch
         for phase, target in zip(self._phases, patches, strict=True):
-            corners = x[self._positions(phase, (0, 0))]
-            windows = as_strided(corners, target.shape, (*corners.strides[:3], *x.strides[1:]), writeable=False)
-            np.copyto(target, windows)
+            if columns * channels >= _LEAST_RUN:
+                np.copyto(target, _windows(x, rows, columns)[self._corners(phase)])
+                continue
+            for row, column, channel in np.ndindex(self._patch):
+                np.copyto(target[..., row, column, channel], x[self._corners(phase, row, column)][..., channel])
 
     def _scatter(self, dpatches: Array) -> Array:
-        """The sum of all patches' gradients at their places in the input."""
+        """The sum of all patches' gradients at their places in the input.
+
+        Whole rows of patches are added, of as many patches at once as do not share a column.
+        """
         n = dpatches.shape[1]
         dx = self._dx.array(n, *self._padded_shape)
         dx[:] = 0
+        kernel_rows, kernel_columns, _ = self._patch
+        windows = _windows(dx, 1, kernel_columns)[:, :, :, 0]
+        apart = -(-kernel_columns // self._step[1])
         for phase, source in zip(self._phases, dpatches, strict=True):
-            for row in range(self._conv.kernel[0]):
-                for column in range(self._conv.kernel[1]):
-                    dx[self._positions(phase, (row, column))] += source[:, :, :, row, column]
+            for row in range(kernel_rows):
+                target = windows[self._corners(phase, row)]
+                for first in range(apart):
+                    target[:, :, first::apart] += source[:, :, first::apart, row]
         if not self._is_padded:
             return dx
         inner = self._dx_inner.array(n, *self._shape)
         inner[:] = self._inner(dx)
         return inner
 
-    def _positions(self, phase: tuple[int, int], tap: tuple[int, int]) -> tuple[slice, slice, slice]:
-        """Where in the padded input the phase's patches have their element `tap` (row, column)."""
-        top = phase[0] * self._conv.stride[0] + tap[0]
-        left = phase[1] * self._conv.stride[1] + tap[1]
+    def _corners(self, phase: tuple[int, int], row: int = 0, column: int = 0) -> tuple[slice, slice, slice]:
+        """Where in the padded input the phase's patches have their element at `row`, `column`."""
+        top = phase[0] * self._conv.stride[0] + row
+        left = phase[1] * self._conv.stride[1] + column
         return (
             slice(None),
             slice(top, top + (self._rows - 1) * self._step[0] + 1, self._step[0]),
@@ -172,3 +185,13 @@ class ConvLayer:
             np.multiply(dy, is_maximum, out=product)
             np.subtract(dy, product, out=dy)
         np.copyto(products[-1], dy)
+
+
+def _windows(x: Array, rows: int, columns: int) -> Array:
+    """All windows of x [n, height, width, channels], a writable view: [n, top, left, rows, columns, channels].
+
+    Writing through it at once to windows that share elements is not defined.
+    """
+    n, height, width, channels = x.shape
+    shape = (n, height - rows + 1, width - columns + 1, rows, columns, channels)
+    return as_strided(x, shape, (*x.strides[:3], *x.strides[1:]))

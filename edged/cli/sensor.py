@@ -1,0 +1,187 @@
+"""`edged sensor`: replays a data set, a folder of images or a CSV file as one of the topology's devices."""
+
+import argparse
+import asyncio
+import math
+import signal
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+from edged import config_yaml, log
+from edged.cli.check import require_node
+from edged.domain.topology import Topology
+from edged.errors import ConfigError, FormatError, Problem, StorageError
+
+if TYPE_CHECKING:  # what reads images and Kafka is imported when it is needed
+    from tqdm import tqdm
+
+    from edged.adapters.transcode import Transcoder
+    from edged.ports import Dataset
+    from edged.services.sensor import Sensor
+
+SUMMARY = "replay a data set, a folder of images or a CSV file as one of the devices"
+
+_PATIENCE_S = 5.0
+"""How long a stop lets the batch on its way arrive; Kafka may be away."""
+
+_USAGE, _UNAVAILABLE = 64, 69
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("topology", type=Path, metavar="TOPOLOGY", help="the topology file")
+    parser.add_argument("--node", required=True, metavar="DEVICE", help="publish as this device")
+    parser.add_argument(
+        "--from",
+        dest="spec",
+        required=True,
+        metavar="SPEC",
+        help="fashion-mnist, fashion-mnist-small, a folder of IDX files or of images, or a .csv file",
+    )
+    parser.add_argument("--split", metavar="NAME", help="which part of the data set (its first: mostly train)")
+    parser.add_argument("--rate", type=_rate, default=50.0, metavar="R", help='samples per second, or "max" (50)')
+    parser.add_argument("--count", type=_whole, metavar="N", help="end after so many samples (all)")
+    parser.add_argument("--skip", type=_whole, default=0, metavar="N", help="leave out the first N of each pass")
+    parser.add_argument("--loop", action="store_true", help="begin again at the end")
+    parser.add_argument("--unlabelled", action="store_true", help="leave the labels out")
+    parser.add_argument("--shuffle", type=_whole, metavar="SEED", help="in a random order, anew for each pass")
+    parser.add_argument("--download", action="store_true", help="fetch fashion-mnist first if it is not here (30 MB)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Publish until all is published, or SIGTERM or SIGINT ends it cleanly; 69 when Kafka did not answer then."""
+    topology = config_yaml.load(args.topology)
+    _require_device(topology, args.node, str(args.topology))
+    log.configure(node=args.node, tier="iot", run_id=uuid.uuid4().hex[:8], stream=_log_stream())
+    try:
+        dataset = _open(args)
+        transcoder = _transcoder(topology, dataset, args)
+    except (FormatError, StorageError) as error:
+        print(f"edged sensor: {error}", file=sys.stderr)
+        return _USAGE
+    return asyncio.run(_replay(topology, dataset, transcoder, args))
+
+
+async def _replay(topology: Topology, dataset: "Dataset", transcoder: "Transcoder", args: argparse.Namespace) -> int:
+    from edged.device import Device  # noqa: PLC0415
+    from edged.services.sensor import Sensor  # noqa: PLC0415
+
+    async with Device(topology, args.node, receive=False) as device:
+        with _bar(unit=" samples") as bar:
+            sensor = Sensor(
+                dataset,
+                args.split or dataset.splits[0],
+                publish=device.publish_many,
+                fit=transcoder.payload,
+                rate=args.rate,
+                skip=args.skip,
+                limit=args.count,
+                loop=args.loop,
+                unlabelled=args.unlabelled,
+                shuffle=args.shuffle,
+                on_published=bar.update,
+            )
+            bar.total = sensor.total
+            return await _until_signal(sensor)
+
+
+async def _until_signal(sensor: "Sensor") -> int:
+    """Run the sensor. The first signal lets what is on its way arrive, for a few seconds; then it is given up."""
+    loop, task, stop = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+    assert task is not None
+
+    def end() -> None:
+        if not stop.is_set():
+            stop.set()
+            loop.call_later(_PATIENCE_S, task.cancel)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    try:
+        await sensor.run(stop)
+    except asyncio.CancelledError:
+        task.uncancel()
+        print(f"edged sensor: Kafka does not answer; {sensor.published} samples are acknowledged", file=sys.stderr)
+        return _UNAVAILABLE
+    return 0
+
+
+def _require_device(topology: Topology, node: str, file: str) -> None:
+    require_node(topology, node, file)
+    if topology.tier_of(node) != "iot":
+        known = ", ".join(device.name for device in topology.iot)
+        raise ConfigError((Problem("", f'"{node}" is no device', f"devices: {known}", file),))
+
+
+def _transcoder(topology: Topology, dataset: "Dataset", args: argparse.Namespace) -> "Transcoder":
+    """What makes the data set's items the device's samples. Raises FormatError when that cannot be."""
+    from edged.adapters.images import PillowDecoder  # noqa: PLC0415 - see the package
+    from edged.adapters.transcode import Transcoder  # noqa: PLC0415
+
+    if args.split and args.split not in dataset.splits:
+        raise FormatError(f"{dataset.name} has no split {args.split!r}; it has {', '.join(dataset.splits)}")
+    spec = topology.device(args.node)
+    stream = topology.stream(spec.stream)
+    unknown = [label for label in dataset.labels if label not in stream.labels]
+    if unknown and not args.unlabelled:
+        raise FormatError(
+            f"{dataset.name} has labels that the stream {stream.name} has not: {', '.join(unknown[:5])}"
+            f"{' …' if len(unknown) > 5 else ''} (--unlabelled leaves labels out)"
+        )
+    return Transcoder(dataset, spec, stream, PillowDecoder())
+
+
+def _open(args: argparse.Namespace) -> "Dataset":
+    from edged.adapters.datasets import open_dataset  # noqa: PLC0415
+    from edged.adapters.fashion_mnist import cache_folder, download_fashion_mnist, full_folder  # noqa: PLC0415
+
+    if args.download and args.spec == "fashion-mnist" and full_folder() is None:
+        with _bar(unit="B", unit_scale=True, desc="fashion-mnist") as bar:
+            download_fashion_mnist(cache_folder(), progress=bar.update)
+    return open_dataset(args.spec)
+
+
+@contextmanager
+def _bar(**settings: Any) -> "Iterator[tqdm[Any]]":
+    """A progress bar on a terminal, nothing elsewhere."""
+    from tqdm import tqdm  # noqa: PLC0415
+
+    with tqdm(disable=None, **settings) as bar:
+        yield bar
+
+
+class _AboveBar:
+    """The terminal for log lines: each goes above the progress bar, which is drawn again below it."""
+
+    def write(self, text: str) -> None:
+        from tqdm import tqdm  # noqa: PLC0415
+
+        tqdm.write(text, file=sys.stderr, end="")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return True
+
+
+def _log_stream() -> TextIO:
+    return cast("TextIO", _AboveBar()) if sys.stderr.isatty() else sys.stderr
+
+
+def _rate(text: str) -> float:
+    rate = math.inf if text == "max" else float(text)
+    if not rate > 0 or (math.isinf(rate) and text != "max"):
+        raise argparse.ArgumentTypeError(f'{text} is not a rate: samples per second above 0, or "max"')
+    return rate
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return number

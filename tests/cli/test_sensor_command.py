@@ -1,0 +1,152 @@
+"""`edged sensor`: from a topology file and a data set to records under a device's topic."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from edged import device
+from edged.adapters.datasets import open_dataset
+from edged.adapters.memory import MemoryLog
+from edged.cli import main
+from edged.ports import Dataset
+
+TOPOLOGY = """
+schema: 1
+site: greenhouse
+kafka: {bootstrap: ["localhost:1"]}
+streams:
+  fashion:
+    sample: {shape: [28, 28, 1], dtype: uint8}
+    labels: [t-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, boot]
+  switches:
+    sample: {shape: [28, 28, 1], dtype: uint8}
+    labels: ["on", "off"]
+iot:
+  - {name: cam, edge: pi, stream: fashion, codec: jpeg}
+  - {name: cam-raw, edge: pi, stream: fashion, codec: raw}
+  - {name: switch, edge: pi, stream: switches}
+edges:
+  - {name: pi}
+archive:
+  - {name: vault, url: "file:///srv/edged"}
+"""
+
+
+class ConnectedLog(MemoryLog):
+    """The fake log in Kafka's place; `on_append` is called before each append with the number of records."""
+
+    def __init__(self):
+        super().__init__()
+        self.on_append = lambda count: None
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *error):
+        pass
+
+    async def append(self, messages):
+        self.on_append(self._appended)
+        return await super().append(messages)
+
+
+@pytest.fixture
+def log(monkeypatch, log_lines):
+    log = ConnectedLog()
+    monkeypatch.setattr(device, "KafkaLog", lambda *args, **options: log)
+    return log
+
+
+def run_beside_pytest(main):
+    """Like asyncio.run, which would drop the thread's event loop unclosed, on which pytest-asyncio counts."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        loop.close()
+
+
+@pytest.fixture
+def sensor(tmp_path, monkeypatch):
+    """Run `edged sensor` with these arguments; returns the exit code."""
+    path = tmp_path / "topology.yaml"
+    path.write_text(TOPOLOGY)
+    monkeypatch.setattr(asyncio, "run", run_beside_pytest)
+
+    def run(*args):
+        return main(["sensor", str(path), *args])
+
+    return run
+
+
+def test_samples_arrive_in_order_with_their_labels(sensor, log):
+    assert sensor("--node", "cam-raw", "--from", "fashion-mnist-small", "--rate", "max", "--count", "300") == 0
+    records = log.records("greenhouse.iot.cam-raw")
+    dataset = small()
+    assert [(record.key, record.value) for record in records] == [
+        (item.label.encode(), item.payload)
+        for item in (dataset.sample("train", i) for i in range(300))
+        if item.label is not None
+    ]
+
+
+def small() -> Dataset:
+    return open_dataset("fashion-mnist-small")
+
+
+def test_samples_are_transcoded_to_the_devices_codec(sensor, log):
+    assert (
+        sensor("--node", "cam", "--from", "fashion-mnist-small", "--rate", "max", "--count", "3", "--unlabelled") == 0
+    )
+    records = log.records("greenhouse.iot.cam")
+    assert [(record.key, record.value[:3]) for record in records] == [(None, b"\xff\xd8\xff")] * 3
+
+
+def test_a_split_can_be_chosen_and_looped(sensor, log):
+    arguments = ("--split", "test", "--loop", "--count", "1001", "--rate", "max")
+    assert sensor("--node", "cam-raw", "--from", "fashion-mnist-small", *arguments) == 0
+    records = log.records("greenhouse.iot.cam-raw")
+    assert len(records) == 1001
+    assert records[0].value == records[1000].value == small().sample("test", 0).payload
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly_with_what_was_published(sensor, log, capsys, number):
+    log.on_append = lambda count: os.kill(os.getpid(), number) if count >= 2 else None
+    assert sensor("--node", "cam-raw", "--from", "fashion-mnist-small", "--loop", "--rate", "1000") == 0
+    published = len(log.records("greenhouse.iot.cam-raw"))
+    assert published >= 3
+    assert f'"samples": {published}' in capsys.readouterr().err
+
+
+def test_a_signal_ends_it_also_while_kafka_is_away(sensor, log, monkeypatch, capsys):
+    monkeypatch.setattr("edged.cli.sensor._PATIENCE_S", 0.0)
+
+    def vanish(count):
+        log.unavailable = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    log.on_append = vanish
+    assert sensor("--node", "cam-raw", "--from", "fashion-mnist-small") == 69
+    assert "0 samples are acknowledged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "why"),
+    [
+        (("--node", "cam-9"), 78, 'no node is called "cam-9"'),
+        (("--node", "pi"), 78, '"pi" is no device'),
+        (("--node", "switch"), 64, "labels that the stream switches has not: t-shirt"),
+        (("--node", "cam", "--split", "validation"), 64, "no split 'validation'; it has train, test"),
+        (("--node", "cam", "--rate", "0"), 64, "0 is not a rate"),
+        (("--node", "cam", "--rate", "nan"), 64, "nan is not a rate"),
+        (("--node", "cam", "--count", "-1"), 64, "-1 is below 0"),
+        (("--node", "cam", "--from", "no-such-set"), 64, "no data set is called so"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_published(sensor, log, capsys, args, code, why):
+    assert sensor("--from", "fashion-mnist-small", *args) == code
+    assert why in capsys.readouterr().err
+    assert log._topics == {}

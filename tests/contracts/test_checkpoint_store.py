@@ -1,0 +1,62 @@
+"""What every ports.CheckpointStore does."""
+
+import pytest
+
+from edged.adapters.checkpoint_dir import CheckpointDir
+from edged.adapters.memory_checkpoints import MemoryCheckpoints
+from edged.ports import CheckpointStore, DeployedModel
+
+
+@pytest.fixture(params=["memory", "folder"])
+def store(request, tmp_path) -> CheckpointStore:
+    return MemoryCheckpoints() if request.param == "memory" else CheckpointDir(tmp_path / "edged" / "pi-a")
+
+
+def model(generation: int, content: bytes = b"tflite") -> DeployedModel:
+    return DeployedModel(generation, content, ("a", "b"), (2, 2, 1))
+
+
+def test_an_empty_store_has_nothing(store):
+    assert list(store.checkpoints()) == []
+    assert store.newest_model() is None
+
+
+def test_checkpoints_come_newest_first(store):
+    for generation in (1, 2, 10):
+        store.save(b"%d" % generation, generation)
+    assert list(store.checkpoints()) == [(10, b"10"), (2, b"2"), (1, b"1")]
+
+
+def test_three_are_kept(store):
+    for generation in range(7):
+        store.save(b"c", generation)
+        store.deploy(model(generation))
+    assert [generation for generation, _ in store.checkpoints()] == [6, 5, 4]
+
+
+def test_saving_a_generation_again_replaces_it(store):
+    store.save(b"old", 5)
+    store.save(b"new", 5)
+    assert list(store.checkpoints()) == [(5, b"new")]
+
+
+def test_what_is_saved_last_is_the_newest(store):
+    """After a fall-back to an older checkpoint the ones behind it never come back."""
+    for generation in (100, 200, 300):
+        store.save(b"torn", generation)
+    store.save(b"good", 150)
+    assert list(store.checkpoints()) == [(150, b"good"), (100, b"torn")]
+
+
+def test_the_newest_model_comes_whole(store):
+    store.deploy(model(3))
+    store.deploy(model(7, b"seven"))
+    assert store.newest_model() == model(7, b"seven")
+    assert store.newest_model(newer_than=6) == model(7, b"seven")
+    assert store.newest_model(newer_than=7) is None
+
+
+def test_deploying_a_generation_again_replaces_it(store):
+    store.deploy(model(3))
+    store.deploy(model(3, b"again"))
+    assert store.newest_model() == model(3, b"again")

@@ -1,0 +1,402 @@
+"""What every `ports.Log` does: the fake, and the Kafka adapter on the embedded broker and on Apache Kafka."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+import pytest
+from confluent_kafka import TopicPartition as ConfluentPartition
+from confluent_kafka.admin import AdminClient
+
+from edged.adapters.kafka import KafkaLog
+from edged.adapters.memory import MemoryLog, RecordingHealth
+from edged.domain.topology import Kafka
+from edged.errors import RecordTooLarge
+from edged.ports import Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
+from tests.brokers import Apache, Broker, Embedded
+
+pytestmark = pytest.mark.integration
+
+
+class Bed(Protocol):
+    """A log under test, and the power over what is behind it."""
+
+    def log(self, health: RecordingHealth) -> AbstractAsyncContextManager[Log]: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def truncate(self, partition: TopicPartition, before: int) -> None: ...
+
+
+class MemoryBed:
+    def __init__(self) -> None:
+        self._log: MemoryLog | None = None
+        self._away = False
+
+    @contextlib.asynccontextmanager
+    async def log(self, health: RecordingHealth) -> AsyncIterator[MemoryLog]:
+        self._log = MemoryLog(health)
+        self._log.unavailable = self._away
+        yield self._log
+
+    def pause(self) -> None:
+        self._set(away=True)
+
+    def resume(self) -> None:
+        self._set(away=False)
+
+    def truncate(self, partition: TopicPartition, before: int) -> None:
+        assert self._log is not None
+        self._log.truncate(partition, before)
+
+    def _set(self, *, away: bool) -> None:
+        self._away = away
+        if self._log is not None:
+            self._log.unavailable = away
+
+
+class BrokerBed:
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.pause = broker.pause
+        self.resume = broker.resume
+
+    def log(self, health: RecordingHealth) -> AbstractAsyncContextManager[Log]:
+        return KafkaLog(Kafka((self._broker.bootstrap,)), health, deadline_s=1.0)
+
+    def truncate(self, partition: TopicPartition, before: int) -> None:
+        admin = AdminClient({"bootstrap.servers": self._broker.bootstrap})
+        for done in admin.delete_records([ConfluentPartition(*partition, before)]).values():
+            done.result()
+
+
+def any_log(*kinds: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("bed", kinds, indirect=True)
+
+
+every_log = any_log("memory", "embedded", "apache")
+
+
+@pytest.fixture
+def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
+    if request.param == "memory":
+        yield MemoryBed()
+        return
+    fixture = {"embedded": "embedded_broker", "apache": "apache_kafka"}[request.param]
+    bed = BrokerBed(request.getfixturevalue(fixture))
+    yield bed
+    bed.resume()
+
+
+@pytest.fixture
+def topic() -> str:
+    return f"garden.{uuid.uuid4()}"
+
+
+@pytest.fixture
+async def health() -> RecordingHealth:
+    return RecordingHealth()
+
+
+@pytest.fixture
+async def log(bed: Bed, health: RecordingHealth) -> AsyncIterator[Log]:
+    async with bed.log(health) as log:
+        yield log
+
+
+def numbered(topic: str, count: int, first: int = 0) -> list[Message]:
+    return [Message(topic, b"%d" % number) for number in range(first, first + count)]
+
+
+async def read(reader: LogReader, count: int, max_records: int = 500) -> list[Record]:
+    records: list[Record] = []
+    async with asyncio.timeout(60):
+        while len(records) < count:
+            records += await reader.poll(max_records=max_records, timeout_s=1.0)
+    return records
+
+
+async def read_all(log: Log, topic: str) -> list[Record]:
+    """The whole partition."""
+    partition = TopicPartition(topic)
+    marks = (await log.watermarks([partition]))[partition]
+    async with log.reader({partition: marks.low}) as reader:
+        return await read(reader, marks.high - marks.low)
+
+
+@every_log
+async def test_records_come_as_they_were_written_in_order(log: Log, topic: str):
+    messages = [
+        Message(topic, b"pixels", key=b"sneaker", headers=(("codec", b"jpeg"),), timestamp_ms=1_700_000_000_000),
+        Message(topic, b"", key=None, timestamp_ms=1_700_000_000_001),
+        *numbered(topic, 50),
+    ]
+
+    offsets = await log.append(messages)
+    async with log.reader({TopicPartition(topic): 0}) as reader:
+        records = await read(reader, len(messages))
+
+    assert offsets == [record.offset for record in records] == list(range(52))
+    assert [(record.key, record.value) for record in records] == [(each.key, each.value) for each in messages]
+    assert [record.timestamp_ms for record in records[:2]] == [1_700_000_000_000, 1_700_000_000_001]
+    assert ("codec", b"jpeg") in records[0].headers
+    assert {(record.topic, record.partition) for record in records} == {(topic, 0)}
+
+
+@every_log
+async def test_offsets_are_returned_in_the_order_of_the_messages_whatever_their_partition(log: Log, topic: str):
+    await log.ensure([TopicSpec(topic, partitions=2)])
+
+    offsets = await log.append([Message(topic, b"%d" % number, partition=number % 2) for number in range(6)])
+
+    assert offsets == [0, 0, 1, 1, 2, 2]
+
+
+@every_log
+async def test_a_poll_returns_no_more_than_asked_for_and_the_next_one_goes_on(log: Log, topic: str):
+    await log.append(numbered(topic, 10))
+
+    async with log.reader({TopicPartition(topic): 4}) as reader:
+        first = await read(reader, 3, max_records=3)
+        rest = await read(reader, 3)
+
+    assert [record.offset for record in first + rest] == [4, 5, 6, 7, 8, 9]
+
+
+@every_log
+async def test_several_partitions_are_read_by_one_reader(log: Log, topic: str):
+    await log.ensure([TopicSpec(topic, partitions=2)])
+    await log.append([Message(topic, b"%d" % number, partition=number % 2) for number in range(20)])
+
+    async with log.reader({TopicPartition(topic, 0): 0, TopicPartition(topic, 1): 5}) as reader:
+        records = await read(reader, 15)
+
+    assert [record.offset for record in records if record.partition == 0] == list(range(10))
+    assert [record.offset for record in records if record.partition == 1] == list(range(5, 10))
+
+
+@every_log
+async def test_a_poll_of_a_topic_without_records_is_empty(log: Log, topic: str):
+    await log.ensure([TopicSpec(topic)])
+
+    async with log.reader({TopicPartition(topic): 0}) as reader:
+        assert await reader.poll(max_records=10, timeout_s=0.1) == []
+
+
+@every_log
+async def test_a_topic_that_does_not_exist_yet_is_read_once_it_does(log: Log, topic: str, health: RecordingHealth):
+    async with log.reader({TopicPartition(topic): 0}) as reader:
+        assert await reader.poll(max_records=10, timeout_s=0.1) == []
+        await log.append(numbered(topic, 3))
+        records = await read(reader, 3)
+
+    assert [record.value for record in records] == [b"0", b"1", b"2"]
+    assert health.history == []
+
+
+@every_log
+async def test_seek_delivers_again(log: Log, topic: str):
+    await log.append(numbered(topic, 5))
+
+    async with log.reader({TopicPartition(topic): 0}) as reader:
+        await read(reader, 5)
+        reader.seek(TopicPartition(topic), 2)
+        again = await read(reader, 3)
+
+    assert [record.offset for record in again] == [2, 3, 4]
+
+
+@every_log
+async def test_lag_counts_what_is_not_delivered_yet(log: Log, topic: str):
+    await log.append(numbered(topic, 10))
+
+    async with log.reader({TopicPartition(topic): 0}) as reader:
+        await read(reader, 4, max_records=4)
+        assert reader.lag() == 6
+        await read(reader, 6)
+        assert reader.lag() == 0
+
+
+@every_log
+async def test_commits_are_kept_for_the_group(log: Log, topic: str):
+    partition = TopicPartition(topic)
+    await log.append(numbered(topic, 5))
+
+    async with log.reader({partition: 0}, group=topic) as reader:
+        await reader.commit({partition: 3})
+
+    assert await log.committed(topic, [partition]) == {partition: 3}
+    assert await log.committed(f"{topic}-other", [partition]) == {}
+
+
+@every_log
+async def test_watermarks_are_zero_until_the_partition_exists(log: Log, topic: str):
+    partition = TopicPartition(topic)
+    before = await log.watermarks([partition])
+
+    await log.append(numbered(topic, 7))
+
+    assert before == {partition: Watermarks(0, 0)}
+    assert await log.watermarks([partition]) == {partition: Watermarks(0, 7)}
+
+
+@every_log
+async def test_ensure_creates_what_is_missing_and_leaves_the_rest(log: Log, topic: str):
+    assert await log.partitions([topic]) == {}
+
+    await log.ensure([TopicSpec(topic, partitions=3)])
+    await log.append(numbered(topic, 1))
+    await log.ensure([TopicSpec(topic, partitions=1, retention_ms=60_000), TopicSpec(f"{topic}.b")])
+
+    assert await log.partitions([topic, f"{topic}.b", f"{topic}.c"]) == {topic: 3, f"{topic}.b": 1}
+    assert [record.value for record in await read_all(log, topic)] == [b"0"]
+
+
+@every_log
+async def test_a_record_of_a_million_bytes_passes_and_a_larger_one_is_refused(log: Log, topic: str):
+    large = bytes(range(250)) * 4_000
+
+    await log.append([Message(topic, large), *numbered(topic, 2)])
+    with pytest.raises(RecordTooLarge):
+        await log.append([Message(topic, bytes(1_100_000))])
+    await log.append(numbered(topic, 1, first=2))
+
+    assert [record.value for record in await read_all(log, topic)] == [large, b"0", b"1", b"2"]
+
+
+@every_log
+async def test_a_cancelled_poll_loses_nothing(log: Log, topic: str):
+    await log.append(numbered(topic, 200))
+    offsets: list[int] = []
+
+    async with log.reader({TopicPartition(topic): 0}) as reader:
+        async with asyncio.timeout(60):
+            for turn in range(10_000):
+                poll = asyncio.create_task(reader.poll(max_records=3, timeout_s=0.2))
+                for _ in range(turn % 7):
+                    await asyncio.sleep(0)
+                poll.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    offsets += [record.offset for record in await poll]
+                if turn % 50 == 0:  # else no fetch would ever be answered in between
+                    offsets += [record.offset for record in await reader.poll(max_records=3, timeout_s=1.0)]
+                if len(offsets) >= 200:
+                    break
+
+    assert offsets == list(range(200))
+
+
+@every_log
+async def test_records_before_the_low_watermark_are_a_gap(
+    bed: Bed, log: Log, topic: str, log_lines: Callable[..., list[dict[str, Any]]]
+):
+    if isinstance(bed, BrokerBed) and isinstance(bed._broker, Embedded):
+        pytest.skip("the embedded broker never deletes records")
+    await log.append(numbered(topic, 10))
+    await asyncio.to_thread(bed.truncate, TopicPartition(topic), 6)
+
+    async with log.reader({TopicPartition(topic): 2}) as reader:
+        records = await read(reader, 4)
+
+    assert [record.offset for record in records] == [6, 7, 8, 9]
+    gap = log_lines("kafka.gap")
+    assert [(line["wanted_offset"], line["next_offset"]) for line in gap] == [(2, 6)]
+
+
+@every_log
+async def test_a_position_beyond_the_end_is_a_gap(log: Log, topic: str, log_lines: Callable[..., list[dict[str, Any]]]):
+    """As after a topic was deleted and made anew."""
+    await log.append(numbered(topic, 3))
+
+    async with log.reader({TopicPartition(topic): 1000}) as reader:
+        records = await read(reader, 3)
+
+    assert [record.offset for record in records] == [0, 1, 2]
+    assert [(line["wanted_offset"], line["next_offset"]) for line in log_lines("kafka.gap")] == [(1000, 0)]
+
+
+@every_log
+async def test_an_idle_reader_notices_that_the_broker_is_away_and_goes_on_when_it_is_back(
+    bed: Bed, log: Log, topic: str, health: RecordingHealth
+):
+    await log.append(numbered(topic, 1))
+    async with log.reader({TopicPartition(topic): 0}) as reader:
+        await read(reader, 1)
+
+        bed.pause()
+        async with asyncio.timeout(10):
+            while "kafka" not in health.reasons:
+                assert await reader.poll(max_records=10, timeout_s=0.5) == []
+
+        bed.resume()
+        await log.append(numbered(topic, 1, first=1))
+        records = await read(reader, 1)
+
+    assert [record.value for record in records] == [b"1"]
+    assert health.history == [("degraded", "kafka"), ("recovered", "kafka")]
+
+
+@every_log
+async def test_an_append_waits_for_the_broker_and_writes_each_message_once(
+    bed: Bed, log: Log, topic: str, health: RecordingHealth
+):
+    await log.append(numbered(topic, 1))
+
+    bed.pause()
+    append = asyncio.create_task(log.append(numbered(topic, 300, first=1)))
+    async with asyncio.timeout(10):
+        await health.until_degraded()
+    bed.resume()
+    offsets = await append
+
+    records = await read_all(log, topic)
+    assert [record.value for record in records] == [b"%d" % number for number in range(301)]
+    assert offsets == [record.offset for record in records[1:]]
+    assert health.history == [("degraded", "kafka"), ("recovered", "kafka")]
+
+
+@every_log
+async def test_concurrent_appends_each_keep_their_order(log: Log, topic: str):
+    await asyncio.gather(*(log.append(numbered(topic, 40, first=1000 * writer)) for writer in range(5)))
+
+    values = [int(record.value) for record in await read_all(log, topic)]
+    for writer in range(5):
+        assert [value for value in values if value // 1000 == writer] == [1000 * writer + n for n in range(40)]
+
+
+@every_log
+async def test_questions_wait_while_the_broker_is_away(bed: Bed, log: Log, topic: str, health: RecordingHealth):
+    await log.append(numbered(topic, 2))
+    partition = TopicPartition(topic)
+
+    bed.pause()
+    question = asyncio.create_task(log.watermarks([partition]))
+    async with asyncio.timeout(10):
+        await health.until_degraded()
+    bed.resume()
+
+    assert await question == {partition: Watermarks(0, 2)}
+    assert health.reasons == {}
+
+
+@pytest.mark.parametrize("kind", [Embedded, Apache])
+async def test_a_broker_that_is_down_at_first_is_waited_for(
+    kind: type[Broker], request: pytest.FixtureRequest, topic: str, health: RecordingHealth
+):
+    broker: Broker = request.getfixturevalue({Embedded: "down_embedded_broker", Apache: "down_apache_kafka"}[kind])
+
+    async with (
+        KafkaLog(Kafka((broker.bootstrap,)), health, deadline_s=1.0) as log,
+        log.reader({TopicPartition(topic): 0}) as reader,
+    ):
+        append = asyncio.create_task(log.append(numbered(topic, 3)))
+        assert await reader.poll(max_records=10, timeout_s=0.2) == []
+        async with asyncio.timeout(10):
+            await health.until_degraded()
+        await asyncio.to_thread(broker.start)
+
+        assert await append == [0, 1, 2]
+        assert [record.offset for record in await read(reader, 3)] == [0, 1, 2]
+        assert health.reasons == {}

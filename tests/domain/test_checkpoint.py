@@ -1,0 +1,112 @@
+"""The training state as a blob."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.domain import checkpoint, tensors
+from edged.domain.checkpoint import EpochMetrics, Position, Tally, TrainState
+from edged.domain.nn.spec import Dense, Flatten
+from edged.domain.topology import Sgd, Stream, Training
+from edged.errors import CheckpointCorrupt, TopologyMismatch
+
+STREAM = Stream("fashion", (2, 2, 1), "uint8", ("a", "b"))
+TRAINING = Training("fashion", (Flatten(), Dense(2)))
+JOB = checkpoint.job_digest(STREAM, TRAINING)
+
+
+def make_state() -> TrainState:
+    rng = np.random.default_rng(0)
+    return TrainState(
+        params={"dense.kernel": rng.random((4, 2), np.float32), "dense.bias": rng.random(2, np.float32)},
+        velocity={"dense.kernel": rng.random((4, 2), np.float32), "dense.bias": rng.random(2, np.float32)},
+        job=JOB,
+        position=Position(3, 640, 1234, 17, 5),
+        tally=Tally(640, 500, 0.1 + 0.2, 3.25, 0.5),
+        ends={"pi-a": 7, "_train.x": 235},
+        plan="ab" * 32,
+        history=(EpochMetrics(0, 400, 0.7, 0.6, None), EpochMetrics(1, 800, 0.5, 0.7, 0.65)),
+    )
+
+
+BLOB = checkpoint.encode(make_state())
+
+
+def test_a_state_comes_back_to_the_bit():
+    state, back = make_state(), checkpoint.decode(BLOB, job=JOB)
+    for name in ("position", "tally", "ends", "plan", "history", "job"):
+        assert getattr(back, name) == getattr(state, name)
+    for name in state.params:
+        assert back.params[name].tobytes() == state.params[name].tobytes()
+        assert back.velocity[name].tobytes() == state.velocity[name].tobytes()
+        back.params[name] += 1  # trained further in place
+    assert checkpoint.encode(checkpoint.decode(BLOB, job=JOB)) == BLOB
+
+
+@given(st.integers(0, len(BLOB) - 1), st.integers(1, 255))
+def test_any_altered_byte_is_noticed(at, flip):
+    altered = BLOB[:at] + bytes([BLOB[at] ^ flip]) + BLOB[at + 1 :]
+    with pytest.raises(CheckpointCorrupt):
+        checkpoint.decode(altered, job=JOB)
+
+
+@given(st.integers(0, len(BLOB) - 1))
+def test_any_truncation_is_noticed(length):
+    with pytest.raises(CheckpointCorrupt):
+        checkpoint.decode(BLOB[:length], job=JOB)
+
+
+def test_other_safetensors_files_are_no_checkpoints():
+    for metadata in ({}, {"edged": "checkpoint/1"}, {"edged": "pack/1", "sha256": "0" * 64}):
+        with pytest.raises(CheckpointCorrupt):
+            checkpoint.decode(tensors.encode({"a": np.zeros(1, np.float32)}, metadata), job=JOB)
+
+
+def test_any_safetensors_reader_opens_it():
+    load = pytest.importorskip("safetensors.numpy").load
+    assert load(BLOB)["params/dense.bias"].tolist() == make_state().params["dense.bias"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("stream", "training"),
+    [
+        (replace(STREAM, labels=("b", "a")), TRAINING),
+        (replace(STREAM, shape=(4, 1, 1)), TRAINING),
+        (STREAM, replace(TRAINING, model=(Flatten(), Dense(2, "relu")))),
+        (STREAM, replace(TRAINING, optimizer=Sgd(0.1))),
+        (STREAM, replace(TRAINING, global_batch=64)),
+        (STREAM, replace(TRAINING, seed=1)),
+        (STREAM, replace(TRAINING, test_fraction=0.2)),
+    ],
+)
+def test_another_job_is_refused(stream, training):
+    with pytest.raises(TopologyMismatch):
+        checkpoint.decode(BLOB, job=checkpoint.job_digest(stream, training))
+
+
+def test_more_epochs_are_the_same_job():
+    assert checkpoint.job_digest(STREAM, replace(TRAINING, epochs=99, checkpoint_s=1, source="both")) == JOB
+
+
+def test_a_whole_blob_with_foreign_content_is_corrupt():
+    """The digest is no signature: content is checked even when it fits."""
+    state = make_state()
+    state.velocity.pop("dense.bias")
+    with pytest.raises(CheckpointCorrupt):
+        checkpoint.decode(checkpoint.encode(state), job=JOB)
+
+
+def test_overflowed_weights_are_not_finite():
+    state = make_state()
+    assert state.is_finite()
+    state.params["dense.bias"][0] = np.inf
+    assert not state.is_finite()
+
+
+def test_the_history_is_bounded():
+    state = make_state()
+    state.history = state.history * 200
+    assert len(checkpoint.decode(checkpoint.encode(state), job=JOB).history) == checkpoint.MOST_HISTORY

@@ -1,0 +1,29 @@
+"""A device's sample to the companion and its prediction back, over a real broker."""
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from edged.adapters.kafka import KafkaLog
+from edged.adapters.memory import RecordingHealth
+from edged.device import Device
+from edged.domain.topology import Kafka
+from tests.greenhouse import topology
+from tests.services.test_infer import HIGH, LOW, companion, running
+
+
+@pytest.mark.integration
+async def test_a_device_publishes_and_receives_its_predictions_over_a_broker(embedded_broker):
+    kafka = Kafka((embedded_broker.bootstrap,))
+    site = dataclasses.replace(topology(), kafka=kafka)
+    async with (
+        asyncio.timeout(60),
+        KafkaLog(kafka, RecordingHealth()) as log,
+        Device(site, "cam") as device,
+        running(companion(log)),
+    ):
+        await device.publish_many([(HIGH, "high"), (LOW, None)] * 20)
+        received = [await anext(device.predictions()) for _ in range(40)]
+    assert [each.offset for each in received] == list(range(40))
+    assert [each.label for each in received] == ["high", "low"] * 20

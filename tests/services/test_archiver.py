@@ -1,0 +1,352 @@
+"""Every pack of every edge becomes part of a file, each sample once, whatever happens in between."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edged.adapters.memory import MemoryLog, RecordingHealth
+from edged.adapters.memory_archive import MemoryArchive
+from edged.adapters.patient_archive import PatientArchive
+from edged.aio import Backoff
+from edged.domain import pack as packs
+from edged.domain.pack import Pack
+from edged.errors import ArchiveConflict, DiskFull
+from edged.ports import Message, TopicPartition
+from edged.services.archiver import GROUP, Archiver, ArchiverSettings, Source
+from tests.archive_samples import pack, sample
+
+PI_A = Source("fashion", "pi-a", "site.archive.fashion.pi-a")
+PI_B = Source("fashion", "pi-b", "site.archive.fashion.pi-b")
+TOPIC_A = TopicPartition(PI_A.topic)
+
+
+class Bench:
+    """A log, an archive and what connects them."""
+
+    def __init__(self, store: MemoryArchive | None = None) -> None:
+        self.log = MemoryLog()
+        self.store = store or MemoryArchive()
+        self.health = RecordingHealth()
+
+    async def send(self, *sent: Pack | bytes, topic: str = PI_A.topic) -> None:
+        values = [packs.encode(each) if isinstance(each, Pack) else each for each in sent]
+        await self.log.append([Message(topic, value) for value in values])
+
+    def archiver(self, sources: Sequence[Source] = (PI_A,), **settings: float) -> Archiver:
+        archive = PatientArchive(self.store, self.health, Backoff(0.5, 0.5))
+        return Archiver(self.log, archive, sources, ArchiverSettings(**settings))  # type: ignore[arg-type]
+
+    def archived(self, source: Source = PI_A) -> list[int]:
+        """Device offsets of the archived samples, in the archive's order."""
+        blocks = self.store.blocks(source.stream, source.edge)
+        return [each.offset for offset in sorted(blocks) for each in blocks[offset].samples]
+
+
+async def run_for(archiver: Archiver, seconds: float) -> None:
+    """Run and cancel, as the app does."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(archiver.run(), seconds)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+@pytest.mark.looptime
+async def test_a_file_is_written_when_its_oldest_pack_is_old_enough(bench, log_lines):
+    await bench.send(pack(0), pack(4))
+    task = asyncio.create_task(bench.archiver(flush_s=10).run())
+
+    await asyncio.sleep(9)
+    assert bench.archived() == []
+    await asyncio.sleep(2)
+    assert bench.archived() == list(range(8))
+
+    (line,) = log_lines("archive.flushed")
+    assert (line["source"], line["first_offset"], line["next_offset"], line["samples"]) == ("pi-a", 0, 2, 8)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.mark.looptime
+async def test_a_file_is_written_when_enough_is_buffered(bench, log_lines):
+    await bench.send(*(pack(first, 100) for first in range(0, 4000, 100)))
+
+    await run_for(bench.archiver(flush_s=1000, flush_bytes=600 * 1000), 5)
+
+    assert bench.archived() == list(range(4000))
+    assert len(log_lines("archive.flushed")) >= 3
+
+
+@pytest.mark.looptime
+async def test_what_is_buffered_stays_in_its_budget_however_many_edges_there_are(bench, monkeypatch):
+    sources = [Source("fashion", f"pi-{i}", f"topic-{i}") for i in range(12)]
+    for source in sources:
+        await bench.send(*(pack(first, 100, device=source.edge) for first in range(0, 500, 100)), topic=source.topic)
+    archiver = bench.archiver(sources, flush_s=1000, flush_bytes=100_000)
+    most, append = 0, bench.store.append
+
+    def measure(*args):
+        nonlocal most
+        most = max(most, archiver.statistics().queue_bytes)
+        append(*args)
+
+    monkeypatch.setattr(bench.store, "append", measure)
+    await run_for(archiver, 5)
+
+    a_poll = 16 * 100 * 600
+    assert most <= 2 * 100_000 + a_poll
+    assert all(bench.archived(source) == list(range(500)) for source in sources)
+
+
+@pytest.mark.looptime
+async def test_offsets_are_committed_once_the_file_is_durable(bench):
+    await bench.send(pack(0), pack(4))
+    bench.store.failure = DiskFull("no space")
+    task = asyncio.create_task(bench.archiver(flush_s=1).run())
+
+    await asyncio.sleep(5)
+    assert bench.log.committed_offsets == {}
+    bench.store.failure = None
+    await asyncio.sleep(5)
+    assert bench.log.committed_offsets == {(GROUP, TOPIC_A): 2}
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.mark.looptime
+async def test_a_refusing_storage_degrades_and_is_recovered_from(bench):
+    archiver = bench.archiver(flush_s=1, flush_bytes=100_000)
+    task = asyncio.create_task(archiver.run())
+    await bench.send(pack(0))
+    await asyncio.sleep(0.5)
+    bench.store.failure = DiskFull("no space")
+    await bench.send(*(pack(first, 100) for first in range(4, 2004, 100)))
+    await asyncio.sleep(60)
+    steps = archiver.progress().steps
+
+    assert bench.health.reasons == {"archive": "no space"}
+    assert archiver.statistics().queue_bytes <= 16 * 100 * 600, "polling stops while nothing can be written"
+    await asyncio.sleep(1)
+    assert archiver.progress().steps > steps, "waiting is not hanging"
+
+    bench.store.failure = None
+    await asyncio.sleep(5)
+    assert bench.health.history == [("degraded", "archive"), ("recovered", "archive")]
+    assert bench.archived() == list(range(2004))
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.mark.looptime
+async def test_a_stop_writes_what_is_buffered(bench):
+    await bench.send(pack(0), pack(4))
+    await bench.send(pack(0, device="cam-09"), topic=PI_B.topic)
+
+    await run_for(bench.archiver([PI_A, PI_B], flush_s=1000), 1)
+
+    assert bench.archived(PI_A) == list(range(8))
+    assert bench.archived(PI_B) == list(range(4))
+    assert bench.log.committed_offsets == {(GROUP, TOPIC_A): 2, (GROUP, TopicPartition(PI_B.topic)): 1}
+
+
+@pytest.mark.looptime
+async def test_a_stop_ends_in_time_though_the_storage_refuses(bench):
+    await bench.send(pack(0))
+    task = asyncio.create_task(bench.archiver(flush_s=1000, stop_s=3).run())
+    await asyncio.sleep(1)
+    bench.store.failure = DiskFull("no space")
+    stopped_at = asyncio.get_running_loop().time()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert asyncio.get_running_loop().time() - stopped_at == pytest.approx(3, abs=0.1)
+
+    bench.store.failure = None
+    await run_for(bench.archiver(), 1)
+    assert bench.archived() == list(range(4))
+
+
+@pytest.mark.looptime
+async def test_a_restart_goes_on_where_the_archive_ends_whatever_was_committed(bench):
+    await bench.send(pack(0), pack(4))
+    await run_for(bench.archiver(), 1)
+    bench.log.committed_offsets[GROUP, TOPIC_A] = 0
+    await bench.send(pack(8))
+
+    await run_for(bench.archiver(), 1)
+
+    assert bench.archived() == list(range(12))
+    assert bench.store.ends("fashion") == {"pi-a": 3}
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    "value", [b"", b"not a pack", packs.encode(pack(0))[:-1], packs.encode(pack(0, stream="birds"))]
+)
+async def test_a_malformed_pack_is_an_empty_block_and_the_archive_goes_on(bench, log_lines, value):
+    await bench.send(pack(0), value, pack(4))
+
+    await run_for(bench.archiver(), 1)
+
+    assert bench.archived() == list(range(8))
+    assert [len(block.samples) for block in bench.store.blocks("fashion", "pi-a").values()] == [4, 0, 4]
+    (line,) = log_lines("archive.rejected")
+    assert (line["topic"], line["offset"]) == (PI_A.topic, 1)
+    assert bench.store.cursors("fashion", "pi-a") == {"cam-01/0": 8}
+
+
+@pytest.mark.looptime
+async def test_samples_sent_twice_are_archived_once_also_after_a_restart(bench, log_lines):
+    await bench.send(pack(0), pack(2))
+    await run_for(bench.archiver(), 1)
+    await bench.send(pack(0, 8))
+
+    await run_for(bench.archiver(), 1)
+
+    assert bench.archived() == list(range(8))
+    assert [(line["offset"], line["samples"]) for line in log_lines("archive.duplicates")] == [(1, 2), (2, 6)]
+    assert bench.store.snapshot("fashion").rows.tolist() == [4, 2, 2]
+
+
+@pytest.mark.looptime
+async def test_devices_do_not_hide_each_others_samples(bench):
+    both = Pack("fashion", (sample(5), sample(0, device="cam-02")), {"cam-01/0": 6, "cam-02/0": 1})
+    await bench.send(pack(0, 5), both, pack(1, 2, device="cam-02"))
+
+    await run_for(bench.archiver(), 1)
+
+    assert bench.archived() == [0, 1, 2, 3, 4, 5, 0, 1, 2]
+
+
+@pytest.mark.looptime
+async def test_packs_that_the_log_deleted_are_a_known_gap(bench, log_lines):
+    await bench.send(pack(0))
+    await run_for(bench.archiver(), 1)
+    await bench.send(pack(4), pack(8), pack(12))
+    bench.log.truncate(TOPIC_A, 3)
+
+    await run_for(bench.archiver(), 1)
+
+    assert bench.archived() == [0, 1, 2, 3, 12, 13, 14, 15]
+    assert bench.store.gaps("fashion", "pi-a") == [(1, 3)]
+    assert bench.store.ends("fashion") == {"pi-a": 4}
+    (line,) = log_lines("archive.gap")
+    assert (line["first_offset"], line["next_offset"]) == (1, 3)
+
+
+@pytest.mark.looptime
+async def test_the_flushed_range_includes_a_gap_before_its_first_pack(bench, log_lines):
+    await bench.send(pack(0), pack(4), pack(8))
+    bench.log.truncate(TOPIC_A, 2)
+
+    await run_for(bench.archiver(), 1)
+
+    (line,) = log_lines("archive.flushed")
+    assert (line["first_offset"], line["next_offset"]) == (0, 3)
+
+
+@pytest.mark.looptime
+async def test_a_topic_that_was_made_anew_stops_the_archiver_with_the_reason(bench):
+    await bench.send(pack(0), pack(4))
+    await run_for(bench.archiver(), 1)
+    bench.log.delete(PI_A.topic)
+    await bench.send(pack(0))
+
+    with pytest.raises(ArchiveConflict, match="made anew"):
+        await asyncio.wait_for(bench.archiver().run(), 5)
+
+
+@pytest.mark.looptime
+async def test_a_second_archiver_at_work_stops_this_one(bench):
+    task = asyncio.create_task(bench.archiver(flush_s=1).run())
+    await bench.send(pack(0))
+    await asyncio.sleep(0.5)
+    bench.store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
+
+    await bench.send(pack(4), pack(8))
+    with pytest.raises(ArchiveConflict, match="goes on at offset 2"):
+        await asyncio.wait_for(task, 5)
+
+
+@pytest.mark.looptime
+async def test_statistics_count_archived_samples_and_what_waits(bench):
+    archiver = bench.archiver(flush_s=1)
+    await bench.send(pack(0), pack(4))
+
+    await run_for(archiver, 5)
+
+    assert archiver.statistics().archived_samples == 8
+    assert archiver.statistics().lag_records == 0
+    assert archiver.statistics().queue_bytes == 0
+
+
+class Stop(BaseException):
+    """The machine stops here."""
+
+
+class Crashing(MemoryArchive):
+    """Stops the machine before or after the file is durable, at the appends given."""
+
+    def __init__(self, crashes: dict[int, str]) -> None:
+        super().__init__()
+        self.crashes = crashes
+        self.appends = 0
+
+    def append(self, *args, **kwargs):
+        self.appends += 1
+        moment = self.crashes.get(self.appends)
+        if moment == "before":
+            raise Stop
+        super().append(*args, **kwargs)
+        if moment == "after":
+            raise Stop
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ranges=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 8)), min_size=1, max_size=12),
+    crashes=st.dictionaries(st.integers(1, 8), st.sampled_from(["before", "after"])),
+    files_bytes=st.integers(1, 20_000),
+    data=st.data(),
+)
+def test_each_sample_is_archived_exactly_once_whatever_is_sent_twice_and_wherever_it_stops(
+    ranges, crashes, files_bytes, data
+):
+    """Packs overlap those before them, the archiver crashes around its writes and is started again."""
+    bench_of = Crashing(crashes)
+
+    async def scenario() -> list[int]:
+        bench = Bench(bench_of)
+        sent = 0
+        for back, length in ranges:
+            first = max(0, sent - back)
+            sent = max(sent, first + length)
+            await bench.send(pack(first, length))
+            if data.draw(st.booleans()):
+                with contextlib.suppress(Stop):
+                    await run_until_read(bench, files_bytes)
+        for _ in range(len(crashes) + 1):
+            with contextlib.suppress(Stop):
+                await run_until_read(bench, files_bytes)
+        assert bench.archived() == list(range(sent))
+        assert bench.store.ends("fashion") == {"pi-a": len(ranges)}
+        return bench.archived()
+
+    asyncio.run(scenario())
+
+
+async def run_until_read(bench: Bench, flush_bytes: int) -> None:
+    """Run the archiver until it has read the topic, then stop it."""
+    archiver = bench.archiver(flush_bytes=flush_bytes, flush_s=1000)
+    task = asyncio.create_task(archiver.run())
+    while not (task.done() or (archiver.progress().idle and not archiver.statistics().lag_records)):  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

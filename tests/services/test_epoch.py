@@ -1,0 +1,261 @@
+"""An epoch's data on its way: order, prefetch, losses, silence."""
+
+import asyncio
+from contextlib import aclosing
+
+import numpy as np
+import pytest
+
+from edged.domain import sampling
+from edged.domain.dataset import BlockRef
+from edged.domain.epoch_protocol import SamplesRequest, SnapshotRequest
+from edged.domain.sampling import EpochPlan
+from edged.ports import Message
+from edged.services.epoch import Epochs
+from tests.services.training_world import EPOCHS, STREAM, World, make_pack
+
+pytestmark = pytest.mark.looptime
+
+
+@pytest.fixture
+def world(log_lines) -> World:  # which puts logging back in the end
+    return World()
+
+
+def planned_ids(plan: EpochPlan) -> list[int]:
+    windows = [plan.window(index) for index in range(plan.num_windows)]
+    return [sample_id for window in windows for sample_id in window.ids[window.order].tolist()]
+
+
+async def read(epochs: Epochs, plan: EpochPlan, first: int = 0) -> tuple[list[int], list[int], list[int]]:
+    """(ids, sizes of batches, indices behind them) of the rest of the epoch."""
+    ids: list[int] = []
+    sizes, behind = [], []
+    async with aclosing(epochs.train(plan, first)) as batches:
+        async for batch, index in batches:
+            ids += batch.ids.tolist()
+            sizes.append(len(batch))
+            behind.append(index)
+    return ids, sizes, behind
+
+
+async def test_batches_come_in_the_plans_order_full_but_the_last(world):
+    epochs = world.epochs()
+    async with epochs.open():
+        plan = await epochs.draw(0)
+        ids, sizes, _ = await read(epochs, plan)
+    assert plan.num_windows > 2
+    assert ids == planned_ids(plan)
+    assert set(sizes[:-1]) == {8}
+
+
+async def test_pixels_and_classes_are_those_of_the_id(world):
+    epochs = world.epochs()
+    async with epochs.open():
+        plan = await epochs.draw(0)
+        async for batch, _ in epochs.train(plan):
+            for x, y, sample_id in zip(batch.x, batch.y, batch.ids, strict=True):
+                sample = world.log.sample(int(sample_id))
+                assert STREAM.labels[y] == sample.label
+                expected = np.frombuffer(sample.payload, np.uint8).astype(np.float32) / np.float32(255)
+                assert x.tobytes() == expected.tobytes()
+                assert x.shape == STREAM.shape
+
+
+async def test_from_each_batchs_index_another_process_goes_on_exactly_there(world):
+    epochs = world.epochs()
+    async with epochs.open():
+        plan = await epochs.draw(0)
+        ids, sizes, behind = await read(epochs, plan)
+    for count, index in enumerate(behind, start=1):
+        again = world.epochs()
+        async with again.open():
+            rest, _, _ = await read(again, await again.draw(0, plan.snapshot.ends), index)
+        assert rest == ids[sum(sizes[:count]) :]
+
+
+async def test_held_out_samples_are_never_trained_and_always_the_same(world):
+    epochs = world.epochs()
+    held_out = []
+    async with epochs.open():
+        for epoch in (0, 1):
+            plan = await epochs.draw(epoch)
+            trained, _, _ = await read(epochs, plan)
+            held_out.append([i async for batch in epochs.held_out() for i in batch.ids.tolist()])
+            assert set(held_out[-1]) | set(trained) == set(range(plan.snapshot.num_samples))
+            assert not set(held_out[-1]) & set(trained)
+    assert held_out[0] == held_out[1]
+
+
+async def test_the_next_window_is_asked_for_while_this_one_is_used(world):
+    """Also over the epoch's end: at most one ahead, and never twice the same."""
+    epochs = world.epochs()
+    num_windows = 0
+    async with epochs.open():
+        for epoch in (0, 1):
+            plan = await epochs.draw(epoch)
+            num_windows += plan.num_windows + num_held_out_windows(world)
+            windows = {plan.window(index).refs: index for index in range(plan.num_windows)}
+            async for _, index in epochs.train(plan):
+                asked = [r.refs for r in world.log.requests if isinstance(r, SamplesRequest)]
+                in_use, _ = plan.locate(index - 1)
+                ahead = {windows[refs] for refs in asked if refs in windows and windows[refs] > in_use}
+                assert len(ahead) == (1 if in_use + 1 < plan.num_windows else 0)
+            async for _ in epochs.held_out():
+                pass
+            first = len(world.log.requests)
+        assert len(world.log.requests) == first  # nothing behind the last epoch
+    refs = [request.refs for request in world.log.requests if isinstance(request, SamplesRequest)]
+    assert sum(isinstance(request, SnapshotRequest) for request in world.log.requests) == 2
+    assert len(refs) == num_windows
+
+
+def num_held_out_windows(world: World) -> int:
+    snapshot, window_bytes = world.log.snapshot(), world.prefetch_bytes // 2
+    return len(sampling.held_out_windows(snapshot, test_fraction=0.2, window_bytes=window_bytes, most_samples=10_000))
+
+
+async def test_a_prompt_archive_never_lets_the_second_epoch_wait(world):
+    epochs = world.epochs()
+    async with epochs.open():
+        plan = await epochs.draw(0)
+        await read(epochs, plan)
+        async for _ in epochs.held_out():
+            pass
+        world.log.is_silent = True
+        plan = await asyncio.wait_for(epochs.draw(1), 1)
+        async for _ in epochs.train(plan):
+            break
+    assert plan.epoch == 1
+
+
+async def test_windows_in_memory_stay_within_the_prefetch_budget(world):
+    world.prefetch_bytes = 4096
+    epochs = world.epochs()
+    most = 0
+    async with epochs.open():
+        plan = await epochs.draw(0)
+        async for _ in epochs.train(plan):
+            most = max(most, epochs.num_bytes)
+    assert plan.num_windows > 4
+    assert 0 < most <= 4096
+
+
+async def test_missing_samples_are_left_out_and_told(world):
+    gone = {(BlockRef("_train.toy", 0), row) for row in range(5)}
+    world.log.missing = gone
+    epochs = world.epochs()
+    async with epochs.open():
+        plan = await epochs.draw(0)
+        ids, sizes, _ = await read(epochs, plan)
+    first = int(plan.snapshot.first_id[plan.snapshot.sources.index("_train.toy")])  # a source of one block before it
+    assert sorted(set(planned_ids(plan)) - set(ids)) == [first + row for row in range(5)]
+    assert set(sizes[:-1]) == {8}
+    assert sum(line["samples"] for line in world.events("epoch.missing")) == 5
+
+
+async def test_unlabelled_and_undecodable_samples_are_left_out_and_told(world):
+    world.log.blocks[BlockRef("_train.toy", 1)] = make_pack(7, 12, unlabelled=[0, 3])
+    world.log.blocks[BlockRef("_train.toy", 2)] = make_pack(8, 12, codec="jpeg")
+    epochs = world.epochs()
+    async with epochs.open():
+        plan = await epochs.draw(0)
+        ids, sizes, _ = await read(epochs, plan)
+    assert len(ids) == plan.num_samples - 14
+    assert set(sizes[:-1]) == {8}
+    (line,) = world.events("epoch.skipped")
+    assert (line["unlabelled"], line["undecodable"]) == (2, 12)
+
+
+async def test_a_silent_archive_is_said_within_ten_seconds_and_asked_again(world):
+    epochs = world.epochs()
+    async with epochs.open():
+        world.log.is_silent = True
+        task = asyncio.create_task(epochs.draw(0))
+        await asyncio.sleep(7)
+        assert "archive" not in world.health.reasons
+        await asyncio.sleep(3)
+        assert "archive" in world.health.reasons
+        assert len(world.log.requests) == 1
+        world.log.is_silent = False
+        await asyncio.sleep(7)
+        assert len(world.log.requests) == 2
+        assert "archive" not in world.health.reasons
+        assert not (await task).is_empty
+    assert len(world.events("epoch.asked_again")) == 1
+
+
+async def test_only_the_lost_samples_are_asked_again(world):
+    epochs = world.epochs()
+    async with epochs.open():
+        plan = await epochs.draw(0)
+        world.log.loses = lambda part: part.part == 1
+        world.log.requests.clear()
+        task = asyncio.create_task(read(epochs, plan))
+        await asyncio.sleep(14)
+        assert not world.events("epoch.asked_again")
+        await asyncio.sleep(6)
+        world.log.loses = lambda _: False
+        ids, _, _ = await task
+    assert ids == planned_ids(plan)
+    assert world.events("epoch.asked_again")[0]["samples"] == world.log.samples_a_part
+
+
+async def test_late_double_and_foreign_replies_do_no_harm(world):
+    epochs = world.epochs()
+    async with epochs.open():
+        world.log.is_silent = True
+        task = asyncio.create_task(epochs.draw(0))
+        await asyncio.sleep(20)  # asked twice by now
+        world.log.is_silent = False
+        for request in list(world.log.requests):
+            await world.log.answer(request)
+            await world.log.answer(request)
+        foreign = SamplesRequest(
+            "ffff-1", "pi-a", "toy", (BlockRef("_train.toy", 0),), (np.arange(3, dtype=np.uint16),)
+        )
+        await world.log.answer(foreign)
+        await world.log.append([Message(EPOCHS, b"not a reply at all")])
+        plan = await task
+        ids, _, _ = await read(epochs, plan)
+    assert ids == planned_ids(plan)
+    assert world.events("epoch.malformed")
+
+
+async def test_an_empty_archive_is_waited_for(world):
+    blocks, world.log.blocks = world.log.blocks, {}
+    epochs = world.epochs()
+    async with epochs.open():
+        task = asyncio.create_task(epochs.draw(0))
+        await asyncio.sleep(60)
+        assert len(world.events("epoch.empty")) == 1
+        assert 5 < len(world.log.requests) < 20
+        world.log.blocks = blocks
+        plan = await asyncio.wait_for(task, 10)
+    assert not plan.is_empty
+
+
+async def test_training_goes_on_with_what_is_in_hand_while_kafka_is_away(world):
+    world.prefetch_bytes = 1 << 20
+    epochs = world.epochs()
+    async with epochs.open():
+        plan = await epochs.draw(0)
+        assert plan.num_windows == 1
+        ids: list[int] = []
+        async for batch, _ in epochs.train(plan):
+            ids += batch.ids.tolist()
+            world.log.unavailable = True
+    assert ids == planned_ids(plan)
+
+
+async def test_kafka_away_when_a_window_is_needed_is_waited_out(world):
+    epochs = world.epochs()
+    async with epochs.open():
+        plan = await epochs.draw(0)
+        world.log.unavailable = True
+        task = asyncio.create_task(read(epochs, plan))
+        await asyncio.sleep(100)
+        world.log.unavailable = False
+        ids, _, _ = await asyncio.wait_for(task, 30)
+    assert ids == planned_ids(plan)
+    assert epochs.wait_s > 90

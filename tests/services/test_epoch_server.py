@@ -1,0 +1,267 @@
+"""Edges get exactly the samples that they ask for, in turn, and bad requests harm nobody."""
+
+import asyncio
+import contextlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edged.adapters.memory import MemoryLog, RecordingHealth
+from edged.adapters.memory_archive import MemoryArchive
+from edged.domain import epoch_protocol
+from edged.domain.dataset import BlockRef
+from edged.domain.epoch_protocol import Part, SamplesPart, SamplesRequest, SnapshotPart, SnapshotRequest
+from edged.domain.pack import Pack
+from edged.domain.sample import Sample
+from edged.errors import ArchiveUnavailable
+from edged.ports import Message, TopicPartition
+from edged.services.epoch_server import GROUP, EpochServer
+from tests.archive_samples import pack
+
+REQUESTS = TopicPartition("site.archive.requests")
+
+
+def samples_of(name: str, wants: dict[BlockRef, list[int]], edge: str = "pi-a") -> SamplesRequest:
+    rows = tuple(np.array(rows, np.uint16) for rows in wants.values())
+    return SamplesRequest(name, edge, "fashion", tuple(wants), rows)
+
+
+class Bench:
+    """A log, an archive and a server between them."""
+
+    def __init__(self) -> None:
+        self.log = MemoryLog()
+        self.store = MemoryArchive()
+        self.health = RecordingHealth()
+
+    async def ask(self, *requests: epoch_protocol.Request | bytes) -> None:
+        values = [each if isinstance(each, bytes) else epoch_protocol.encode_request(each) for each in requests]
+        await self.log.append([Message(REQUESTS.topic, value) for value in values])
+
+    async def serve(self, seconds: float = 1.0) -> EpochServer:
+        server = EpochServer(
+            self.log,
+            self.store,
+            self.health,
+            streams=["fashion"],
+            edges=["pi-a", "pi-b"],
+            requests_topic=REQUESTS.topic,
+            epochs_topic="site.epochs.{}".format,
+            poll_s=0.1,
+        )
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(server.run(), seconds)
+        return server
+
+    def answers(self, edge: str = "pi-a") -> list[Part]:
+        return [epoch_protocol.decode_part(record.value) for record in self.log.records(f"site.epochs.{edge}")]
+
+    def samples(self) -> list[SamplesPart]:
+        return [part for part in self.answers() if isinstance(part, SamplesPart)]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def payload_at(parts: list[SamplesPart]) -> dict[int, bytes]:
+    pairs = [pair for part in parts for pair in zip(part.position.tolist(), part.payloads, strict=True)]
+    assert len(dict(pairs)) == len(pairs), "no position is answered twice"
+    return dict(pairs)
+
+
+@pytest.mark.looptime
+async def test_a_snapshot_is_answered_with_the_blocks(bench):
+    bench.store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4, 2))])
+    await bench.ask(SnapshotRequest("r-1", "pi-a", "fashion"), SnapshotRequest("r-2", "pi-a", "fashion", {"pi-a": 1}))
+
+    await bench.serve()
+
+    whole, first = (part for part in bench.answers() if isinstance(part, SnapshotPart))
+    assert (whole.request, whole.last, whole.snapshot.rows.tolist()) == ("r-1", True, [4, 2])
+    assert (first.request, first.last, first.snapshot.rows.tolist()) == ("r-2", True, [4])
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(0, 7), min_size=1, max_size=6),
+    st.lists(st.tuples(st.integers(0, 7), st.sets(st.integers(0, 9), max_size=8)), max_size=10),
+    st.sets(st.integers(0, 5), max_size=2),
+)
+def test_exactly_the_samples_asked_for_come_each_at_its_position(block_sizes, entries, unreadable):
+    """Blocks named twice, rows and blocks that do not exist, and unreadable blocks included."""
+    bench_blocks = [pack(100 * offset, size) for offset, size in enumerate(block_sizes)]
+    refs = tuple(BlockRef("pi-a", offset) for offset, _ in entries)
+    rows = tuple(np.array(sorted(rows), np.uint16) for _, rows in entries)
+
+    async def scenario() -> list[SamplesPart]:
+        bench = Bench()
+        bench.store.append("fashion", "pi-a", list(enumerate(bench_blocks)))
+        bench.store.unreadable = {BlockRef("pi-a", offset) for offset in unreadable}
+        await bench.ask(SamplesRequest("r-1", "pi-a", "fashion", refs, rows))
+        task = asyncio.create_task(bench.serve(60))
+        while not bench.answers() or not bench.answers()[-1].last:  # noqa: ASYNC110 - the fake has no event
+            await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        return bench.samples()
+
+    parts = asyncio.run(scenario())
+    wanted = [(offset, row) for offset, rows in entries for row in sorted(rows)]
+    expected = {
+        position: bench_blocks[offset].samples[row].payload
+        for position, (offset, row) in enumerate(wanted)
+        if offset < len(bench_blocks) and row < len(bench_blocks[offset].samples) and offset not in unreadable
+    }
+    assert payload_at(parts) == expected
+    missing = [position for part in parts for position in part.missing.tolist()]
+    assert sorted(missing) == sorted(set(range(len(wanted))) - expected.keys())
+    assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
+
+
+@pytest.mark.looptime
+async def test_labels_and_codecs_come_with_the_samples(bench):
+    samples = (Sample("cam", 0, 0, 0, None, "jpeg", b"j"), Sample("cam", 0, 1, 0, "boot", "raw", b"r"))
+    bench.store.append("fashion", "pi-a", [(0, Pack("fashion", samples))])
+    await bench.ask(samples_of("r-1", {BlockRef("pi-a", 0): [0, 1]}))
+
+    await bench.serve()
+
+    (part,) = bench.samples()
+    assert (part.labels, part.codecs, part.payloads) == ((None, "boot"), ("jpeg", "raw"), (b"j", b"r"))
+
+
+@pytest.mark.looptime
+async def test_a_large_answer_comes_in_numbered_parts_each_block_read_once(bench, monkeypatch, log_lines):
+    blocks = [
+        (offset, Pack("fashion", tuple(Sample("cam", 0, i, 0, None, "raw", bytes(50_000)) for i in range(10))))
+        for offset in range(12)
+    ]
+    bench.store.append("fashion", "pi-a", blocks)
+    await bench.ask(samples_of("r-1", {BlockRef("pi-a", offset): list(range(10)) for offset in reversed(range(12))}))
+    read, really_read = [], bench.store.read
+
+    def read_noted(stream, refs):
+        for ref, block in really_read(stream, refs):
+            read.append(ref.offset)
+            yield ref, block
+
+    monkeypatch.setattr(bench.store, "read", read_noted)
+    await bench.serve()
+
+    parts = bench.samples()
+    assert [part.part for part in parts] == list(range(len(parts)))
+    assert len(parts) > 8, "more than one turn"
+    assert sum(len(part.position) for part in parts) == 120
+    assert read == list(range(12))
+    (line,) = log_lines("archive.served")
+    assert (line["samples"], line["missing"], line["parts"]) == (120, 0, len(parts))
+
+
+@pytest.mark.looptime
+async def test_edges_take_turns(bench):
+    blocks = [
+        (offset, Pack("fashion", tuple(Sample("cam", 0, i, 0, None, "raw", bytes(50_000)) for i in range(10))))
+        for offset in range(40)
+    ]
+    bench.store.append("fashion", "pi-a", blocks)
+    large = {BlockRef("pi-a", offset): list(range(10)) for offset in range(40)}
+    order: list[tuple[str, str]] = []
+    append = bench.log.append
+
+    async def append_noted(messages):
+        sent = [message for message in messages if message.topic != REQUESTS.topic]
+        order.extend((message.topic, epoch_protocol.decode_part(message.value).request) for message in sent)
+        return await append(messages)
+
+    bench.log.append = append_noted
+    await bench.ask(samples_of("long", large), samples_of("long-2", large), samples_of("short", {}, edge="pi-b"))
+
+    await bench.serve(5)
+
+    assert order.index(("site.epochs.pi-b", "short")) == 8, "behind one turn of the first edge"
+    assert [request for _, request in order].index("long-2") > 8
+    assert len(bench.answers()) == 2 * 40
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (b"junk", "8 bytes"),
+        (epoch_protocol.encode_request(SnapshotRequest("r", "pi-x", "fashion")), "'pi-x' is no edge"),
+        (epoch_protocol.encode_request(SnapshotRequest("r", "pi-a", "cats")), "'cats' is no stream"),
+    ],
+)
+async def test_a_bad_request_is_dropped_and_the_next_one_served(bench, log_lines, bad, reason):
+    await bench.ask(bad, SnapshotRequest("r-2", "pi-a", "fashion"))
+
+    await bench.serve()
+
+    assert [part.request for part in bench.answers()] == ["r-2"]
+    (line,) = log_lines("archive.bad_request")
+    assert line["offset"] == 0
+    assert reason in line["reason"]
+
+
+@pytest.mark.looptime
+async def test_more_requests_than_may_wait_are_dropped(bench, log_lines):
+    await bench.ask(*(samples_of(f"r-{i}", {}) for i in range(12)))
+
+    await bench.serve()
+
+    assert [part.request for part in bench.answers()] == [f"r-{i}" for i in range(8)]
+    assert len(log_lines("archive.bad_request")) == 4
+
+
+@pytest.mark.looptime
+async def test_a_request_asked_again_before_its_turn_is_answered_once(bench):
+    await bench.ask(*[SnapshotRequest("r-1", "pi-a", "fashion")] * 3)
+
+    await bench.serve()
+
+    assert len(bench.answers()) == 1
+
+
+@pytest.mark.looptime
+async def test_requests_made_while_the_server_was_down_are_answered(bench):
+    await bench.ask(SnapshotRequest("before the first start", "pi-a", "fashion"))
+    await bench.serve()
+    await bench.ask(SnapshotRequest("between", "pi-a", "fashion"))
+    await bench.serve()
+
+    assert [part.request for part in bench.answers()] == ["before the first start", "between"]
+    assert bench.log.committed_offsets == {(GROUP, REQUESTS): 2}
+
+
+@pytest.mark.looptime
+async def test_a_storage_that_is_away_leaves_the_request_unanswered_and_degrades(bench, log_lines):
+    bench.store.append("fashion", "pi-a", [(0, pack(0))])
+    bench.store.failure = ArchiveUnavailable("no route")
+    await bench.ask(samples_of("r-1", {BlockRef("pi-a", 0): [0]}), SnapshotRequest("r-2", "pi-a", "fashion"))
+    await bench.serve()
+
+    assert bench.answers() == []
+    assert [line["request"] for line in log_lines("archive.unanswered")] == ["r-1", "r-2"]
+    assert bench.health.reasons == {"archive_read": "no route"}
+
+    bench.store.failure = None
+    await bench.ask(samples_of("r-3", {BlockRef("pi-a", 0): [0]}))
+    await bench.serve()
+    assert [part.request for part in bench.answers()] == ["r-3"]
+    assert bench.health.reasons == {}
+
+
+@pytest.mark.looptime
+async def test_a_topic_that_was_made_anew_is_read_from_its_begin(bench):
+    bench.log.committed_offsets[GROUP, REQUESTS] = 1000
+    await bench.ask(SnapshotRequest("r-1", "pi-a", "fashion"))
+
+    server = await bench.serve()
+
+    assert len(bench.answers()) == 1
+    assert server.progress().steps > 0

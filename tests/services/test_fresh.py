@@ -1,0 +1,100 @@
+"""Fresh samples as mini-batches."""
+
+import pytest
+
+from edged.domain import dataset
+from edged.domain import pack as packs
+from edged.domain.topology import Training
+from edged.ports import Message
+from edged.services import fresh as fresh_module
+from edged.services.fresh import Cursor, FreshSamples
+from edged.services.live import LiveLog
+from tests.services.training_world import LIVE, TRAINING, World, make_pack
+
+pytestmark = pytest.mark.looptime
+
+
+@pytest.fixture
+def world(log_lines) -> World:  # which puts logging back in the end
+    return World()
+
+
+async def put(world: World, live: LiveLog, count: int) -> None:
+    for _ in range(count):
+        pack = make_pack(len(world.log.records(LIVE)), 20)
+        (offset,) = await world.log.append([Message(LIVE, packs.encode(pack))])
+        live.put(offset, pack)
+
+
+async def held_out(fresh: FreshSamples) -> int:
+    return sum([len(batch) async for batch in fresh.held_out()])
+
+
+def training_rows(offset: int) -> int:
+    return int((~dataset.test_rows("pi-a", offset, 20, TRAINING.test_fraction)).sum())
+
+
+async def test_a_partial_batch_is_not_handed_out(world):
+    world.training = Training("toy", TRAINING.model, global_batch=training_rows(0) + 1, test_fraction=0.2)
+    live = world.live()
+    fresh = world.fresh(live)
+    fresh.start(Cursor(0, 0))
+    await put(world, live, 1)
+    assert await fresh.next_nowait() is None
+    await put(world, live, 1)
+    found = await fresh.next_nowait()
+    assert found is not None
+    batch, cursor = found
+    assert len(batch) == training_rows(0) + 1
+    assert cursor.offset == 1
+
+
+async def test_the_first_start_takes_what_comes_from_now_on(world):
+    live = world.live()
+    await put(world, live, 3)
+    assert world.fresh(live).start(Cursor(-1, 0)) == Cursor(3, 0)
+    assert world.fresh(live).start(Cursor(1, 4)) == Cursor(1, 4)
+
+
+async def test_held_out_samples_are_those_of_the_archives_split(world):
+    live = world.live()
+    fresh = world.fresh(live)
+    fresh.start(Cursor(0, 0))
+    await put(world, live, 5)
+    num_trained = 0
+    while (found := await fresh.next_nowait()) is not None:
+        num_trained += len(found[0])
+    assert num_trained == sum(map(training_rows, range(5))) // 8 * 8
+    assert await held_out(fresh) == sum(20 - training_rows(offset) for offset in range(5))
+
+
+@pytest.mark.parametrize(("most", "most_bytes", "expected"), [(6, 1 << 20, 6), (1000, 4 * 5, 5)])
+async def test_the_held_out_are_bounded_in_number_and_bytes(world, monkeypatch, most, most_bytes, expected):
+    monkeypatch.setattr(fresh_module, "MOST_HELD_OUT", most)
+    live = world.live()
+    fresh = FreshSamples(
+        live,
+        world.batcher(),
+        world.batcher(),
+        edge="pi-a",
+        test_fraction=0.5,
+        held_out_bytes=most_bytes,
+        poll_s=1,
+    )
+    fresh.start(Cursor(0, 0))
+    await put(world, live, 5)
+    while await fresh.next_nowait() is not None:
+        assert fresh.num_bytes <= most_bytes
+    assert await held_out(fresh) == expected
+
+
+async def test_what_memory_no_longer_has_is_read_back(world):
+    live = LiveLog(world.log, LIVE, most_bytes=100)
+    live.start(0)
+    await put(world, live, 6)
+    fresh = world.fresh(live)
+    fresh.start(Cursor(0, 0))
+    num_trained = 0
+    while (found := await fresh.next_nowait()) is not None:
+        num_trained += len(found[0])
+    assert num_trained == sum(map(training_rows, range(6))) // 8 * 8

@@ -1,0 +1,73 @@
+"""Mini-batches."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from edged.domain.topology import Stream
+from edged.errors import RejectedRecord
+from edged.services.minibatch import Batcher, Encoded
+
+STREAM = Stream("toy", (2, 2, 1), "uint8", ("a", "b"))
+
+
+class Brightness:
+    """Images that are one byte; 0 is damaged."""
+
+    def decode(self, payload, codec, shape):
+        if payload == b"\0":
+            raise RejectedRecord("truncated")
+        return np.full(shape, payload[0], np.uint8)
+
+
+def image(value: int, label: str | None = "a") -> Encoded:
+    return Encoded(bytes([value]), "jpeg", label, id=value)
+
+
+def test_a_bad_image_leaves_no_gap():
+    batcher = Batcher(STREAM, 4, Brightness())
+    batcher.add([image(1), image(0), image(3, "b")])
+    batcher.add([Encoded(bytes(4), "raw", "b", id=9)])
+    batch = batcher.take()
+    assert batch.ids.tolist() == [1, 3, 9]
+    assert batch.y.tolist() == [0, 1, 1]
+    np.testing.assert_allclose(batch.x[:, 0, 0, 0], [1 / 255, 3 / 255, 0])
+    assert batcher.num_undecodable == 1
+
+
+def test_a_raw_payload_of_the_wrong_length_is_left_out_alone():
+    batcher = Batcher(STREAM, 4, Brightness())
+    batcher.add([Encoded(bytes(4), "raw", "a", 1), Encoded(bytes(3), "raw", "a", 2), Encoded(bytes(4), "raw", "a", 3)])
+    assert batcher.take().ids.tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("label", [None, "no class of the stream"])
+def test_samples_without_a_class_are_left_out_and_counted(label):
+    batcher = Batcher(STREAM, 4, Brightness())
+    batcher.add([image(1, label), image(2), Encoded(None, "", None)])
+    assert batcher.take().ids.tolist() == [2]
+    assert (batcher.num_unlabelled, batcher.num_undecodable) == (1, 0)
+
+
+def test_threads_change_nothing():
+    images = [image(value % 256) for value in range(100)]
+    alone, together = Batcher(STREAM, 100, Brightness()), None
+    with ThreadPoolExecutor(3) as executor:
+        together = Batcher(STREAM, 100, Brightness(), executor)
+        together.add(images)
+    alone.add(images)
+    a, b = alone.take(), together.take()
+    assert len(a) == 99
+    assert a.x.tobytes() == b.x.tobytes()
+    assert a.ids.tolist() == b.ids.tolist()
+
+
+def test_a_batch_stays_while_the_next_one_is_made():
+    batcher = Batcher(STREAM, 1, Brightness())
+    batcher.add([image(1)])
+    first = batcher.take()
+    batcher.add([image(2)])
+    second = batcher.take()
+    assert (first.ids.tolist(), second.ids.tolist()) == ([1], [2])
+    assert batcher.num_free == 1

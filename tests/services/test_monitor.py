@@ -1,0 +1,193 @@
+"""The monitor samples on a grid, feeds the watchdog while services move, and ends a process that grew too large."""
+
+import asyncio
+import itertools
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from edged.adapters.host import ScriptedHost
+from edged.adapters.systemd import Notices
+from edged.config import Timing
+from edged.errors import MemoryLimitExceeded
+from edged.events import json_schema
+from edged.ports import HostSample, Progress, Statistics
+from edged.services.health import HealthBoard
+from edged.services.monitor import Monitor
+
+pytestmark = pytest.mark.looptime
+
+MIB = 1 << 20
+
+
+def host_of(rss):
+    """A host whose process has the given resident bytes, one after the other."""
+    return ScriptedHost(HostSample(0.0, rss_bytes, rss_bytes) for rss_bytes in rss)
+
+
+class Node:
+    """A monitor and all it looks at."""
+
+    def __init__(self, *, host=None, watchdog_s=30.0, memory_limit=None, timing=None):
+        self.host = host or host_of([100 * MIB])
+        self.health = HealthBoard()
+        self.notices = Notices(watchdog_s)
+        self.statistics = Statistics()
+        self.progress = Progress(0, idle=True)
+        self.monitor = Monitor(
+            self.host, self.health, self.notices, lambda: self.statistics, {"train": lambda: self.progress},
+            memory_limit=memory_limit, timing=timing or Timing(),
+        )  # fmt: skip
+
+    async def run(self, seconds):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.monitor.run()
+
+    def sent(self, what):
+        return [argument for name, argument in self.notices.sent if name == what]
+
+
+async def test_each_second_is_one_sample_with_the_five_series(log_lines):
+    samples = (
+        HostSample(
+            process_cpu_s=0.5 * second, rss_bytes=100, peak_rss_bytes=120, cpu_s=1.5 * second, memory_used_bytes=1000,
+            disk_read_bytes=10 * second, disk_written_bytes=20 * second, net_received_bytes=30 * second,
+            net_sent_bytes=40 * second,
+        )
+        for second in range(10)
+    )  # fmt: skip
+    node = Node(host=ScriptedHost(samples))
+    node.statistics = Statistics(trained_samples=1)
+    await node.run(5.5)
+    lines = log_lines("res.sample")
+    assert len(lines) == 5
+    for line in lines:
+        Draft202012Validator(json_schema()).validate(line)
+        assert line["level"] == "info"
+        assert (line["cpu_percent"], line["process_cpu_percent"]) == (150.0, 50.0)
+        assert (line["memory_used_bytes"], line["rss_bytes"], line["peak_rss_bytes"]) == (1000, 100, 120)
+        assert (line["disk_read_bytes_per_s"], line["disk_written_bytes_per_s"]) == (10.0, 20.0)
+        assert (line["net_received_bytes_per_s"], line["net_sent_bytes_per_s"]) == (30.0, 40.0)
+        assert line["trained_samples_per_s"] == 0.0
+        assert line["loop_lag_ms"] == 0.0
+
+
+class SlowHost(ScriptedHost):
+    """Notes when it is asked, and stops the event loop for `pause_s[n]` seconds at the n-th time."""
+
+    def __init__(self, pause_s):
+        super().__init__([HostSample(0.0, 1, 1)])
+        self._pause_s = pause_s
+        self.asked = []
+
+    def sample(self):
+        loop = asyncio.get_running_loop()
+        self.asked.append(loop.time())
+        if pause_s := self._pause_s.get(len(self.asked)):
+            loop.setup_looptime(start=loop.time() + pause_s)
+        return super().sample()
+
+
+async def test_samples_do_not_drift(log_lines):
+    node = Node(host=SlowHost(dict.fromkeys(range(1, 1000), 0.03)))
+    await node.run(600.5)
+    assert node.host.asked == pytest.approx(range(601), abs=0.002)
+
+
+async def test_samples_that_a_pause_swallowed_are_left_out_and_the_lag_is_told(log_lines):
+    node = Node(host=SlowHost({3: 7.4}))  # from second 2 on
+    await node.run(12.5)
+    assert node.host.asked == pytest.approx([0, 1, 2, 9.4, 10, 11, 12], abs=0.002)
+    assert [line["loop_lag_ms"] for line in log_lines("res.sample")] == pytest.approx([0, 0, 6400, 0, 0, 0], abs=2)
+
+
+async def test_the_watchdog_is_fed_three_times_per_its_interval_while_services_are_idle(log_lines):
+    node = Node(watchdog_s=30.0)
+    await node.run(65)
+    assert len(node.sent("watchdog")) == 7  # at 0, 10, … 60
+    assert log_lines("res.stalled") == []
+
+
+async def test_the_watchdog_is_fed_faster_than_the_samples_come_when_it_is_short():
+    node = Node(watchdog_s=1.5)
+    await node.run(10.2)
+    assert len(node.sent("watchdog")) == 21
+
+
+async def test_a_hang_ends_the_feeding_and_is_logged_once(log_lines):
+    node = Node(watchdog_s=30.0)
+    node.progress = Progress(7, idle=False)
+    await node.run(300)
+    assert len(node.sent("watchdog")) == 7  # the last after one minute
+    (line,) = log_lines("res.stalled")
+    assert (line["level"], line["service"], line["still_s"]) == ("error", "train", 70.0)
+
+
+async def test_an_outage_keeps_the_watchdog_fed():
+    node = Node(watchdog_s=30.0)
+    node.progress = Progress(7, idle=False)
+    node.health.degraded("kafka", "no answer")
+    await node.run(300)
+    assert len(node.sent("watchdog")) == 30
+
+
+async def test_a_hang_is_logged_where_nobody_watches_too(log_lines):
+    node = Node(watchdog_s=None)
+    node.progress = Progress(7, idle=False)
+    await node.run(100)
+    assert len(log_lines("res.stalled")) == 1
+
+
+async def test_a_service_that_moves_again_is_fed_for_again_and_its_next_hang_is_logged_anew(log_lines):
+    node = Node(watchdog_s=30.0)
+    steps = itertools.chain([0] * 8, [1] * 20)
+    node.monitor = Monitor(
+        node.host,
+        node.health,
+        node.notices,
+        lambda: node.statistics,
+        {"train": lambda: Progress(next(steps), idle=False)},
+    )
+    await node.run(175)  # feeds at 0, 10, … 170
+    assert len(node.sent("watchdog")) == 7 + 7
+    assert len(log_lines("res.stalled")) == 2
+
+
+async def test_the_status_line_is_told_every_ten_seconds(log_lines):
+    node = Node()
+    node.statistics = Statistics(trained_samples=1280, ingested_samples=7, lag_records=3)
+    await node.run(35)
+    assert node.sent("status") == ["ok, trained 1280, lag 3, RSS 100 MiB"] * 4
+
+
+async def test_the_status_line_of_a_degraded_node_says_why_in_80_characters(log_lines):
+    node = Node()
+    node.statistics = Statistics(archived_samples=7)
+    node.health.degraded("kafka", "broker-with-a-long-name.lan:9092 refused: certificate expired")
+    await node.run(1)
+    (status,) = node.sent("status")
+    assert len(status) == 80
+    assert status.startswith("degraded: kafka for 0 s (broker-with-")
+    assert status.endswith("…, archived 7, lag 0, RSS 100 MiB")
+
+
+async def test_a_process_above_its_limit_for_long_is_ended(log_lines):
+    node = Node(host=host_of([300 * MIB]), memory_limit=256 * MIB)
+    with pytest.raises(MemoryLimitExceeded, match=r"300 MiB resident, more than memory_limit \(256 MiB\) for 30 s"):
+        await node.monitor.run()
+    assert asyncio.get_running_loop().time() == pytest.approx(31)
+    (line,) = log_lines("res.memory_high")
+    assert (line["rss_bytes"], line["limit_bytes"]) == (300 * MIB, 256 * MIB)
+
+
+async def test_a_peak_that_passes_is_only_logged(log_lines):
+    node = Node(host=host_of([*[300 * MIB] * 29, 200 * MIB] * 20), memory_limit=256 * MIB)
+    await node.run(200)
+    assert len(log_lines("res.memory_high")) == 4  # at most once a minute
+
+
+async def test_without_a_limit_nothing_is_too_much(log_lines):
+    node = Node(host=host_of([1 << 50]))
+    await node.run(100)
+    assert log_lines("res.memory_high") == []

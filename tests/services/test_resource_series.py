@@ -1,0 +1,60 @@
+"""Totals become rates, and what is not known or not done is not told."""
+
+from edged.ports import HostSample, Statistics
+from edged.services.resource_series import ResourceSeries
+
+
+def host(**known):
+    return HostSample(process_cpu_s=known.pop("process_cpu_s", 0.0), rss_bytes=10, peak_rss_bytes=20, **known)
+
+
+def test_rates_are_per_second_of_the_time_that_passed():
+    series = ResourceSeries(
+        host(process_cpu_s=1.0, cpu_s=10.0, disk_read_bytes=0, disk_written_bytes=100, net_received_bytes=5,
+             net_sent_bytes=7),
+        Statistics(), 100.0,
+    )  # fmt: skip
+    fields = series.next(
+        host(process_cpu_s=2.0, cpu_s=13.0, disk_read_bytes=1000, disk_written_bytes=100, net_received_bytes=25,
+             net_sent_bytes=8),
+        Statistics(), 102.0,
+    )  # fmt: skip
+    assert fields == {
+        "process_cpu_percent": 50.0,
+        "cpu_percent": 150.0,  # one and a half cores busy
+        "rss_bytes": 10,
+        "peak_rss_bytes": 20,
+        "disk_read_bytes_per_s": 500.0,
+        "disk_written_bytes_per_s": 0.0,
+        "net_received_bytes_per_s": 10.0,
+        "net_sent_bytes_per_s": 0.5,
+    }
+
+
+def test_each_call_tells_of_the_time_since_the_last():
+    series = ResourceSeries(host(cpu_s=0.0), Statistics(), 0.0)
+    series.next(host(cpu_s=1.0), Statistics(), 1.0)
+    assert series.next(host(cpu_s=1.5), Statistics(), 2.0)["cpu_percent"] == 50.0
+
+
+def test_what_the_host_does_not_tell_is_left_out():
+    series = ResourceSeries(host(), Statistics(), 0.0)
+    fields = series.next(host(cpu_s=1.0, temperature_c=50.5), Statistics(), 1.0)
+    assert fields.keys() == {"process_cpu_percent", "rss_bytes", "peak_rss_bytes", "temperature_c"}
+    assert "cpu_percent" in series.next(host(cpu_s=2.0), Statistics(), 2.0)
+
+
+def test_a_total_that_falls_is_no_negative_rate():
+    series = ResourceSeries(host(net_sent_bytes=1000), Statistics(), 0.0)
+    assert series.next(host(net_sent_bytes=10), Statistics(), 1.0)["net_sent_bytes_per_s"] == 0.0
+
+
+def test_a_node_has_the_series_of_what_it_does_from_when_it_does_it():
+    series = ResourceSeries(host(), Statistics(), 0.0)
+    none = series.next(host(), Statistics(), 1.0)
+    first = series.next(host(), Statistics(trained_samples=300, wait_s=0.25, lag_records=9), 2.0)
+    then = series.next(host(), Statistics(trained_samples=300, wait_s=1.25), 3.0)
+    assert "trained_samples_per_s" not in none
+    assert (first["trained_samples_per_s"], first["wait_fraction"], first["lag_records"]) == (300.0, 0.25, 9)
+    assert (then["trained_samples_per_s"], then["wait_fraction"], then["lag_records"]) == (0.0, 1.0, 0)
+    assert "archived_samples_per_s" not in then

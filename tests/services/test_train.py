@@ -1,0 +1,317 @@
+"""The training job, from the first start to the last epoch, with kills in between."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edged.domain import checkpoint, dataset, sampling
+from edged.domain import pack as packs
+from edged.domain.checkpoint import Params, TrainState
+from edged.domain.nn.model import Model
+from edged.domain.topology import Sgd
+from edged.errors import DiskFull, TopologyMismatch
+from edged.ports import Message
+from edged.services.live import LiveLog
+from edged.services.train import Trainer
+from tests.services.training_world import LIVE, TRAINING, CrashError, World, make_pack, until
+
+pytestmark = pytest.mark.looptime
+
+
+@pytest.fixture
+def world(log_lines) -> World:  # which puts logging back in the end
+    return World()
+
+
+async def run_until(trainer: Trainer, is_enough: Callable[[], bool]) -> None:
+    """Run it until `is_enough`, then stop it as SIGTERM does. Raises what the trainer raised before."""
+    task = asyncio.create_task(trainer.run())
+    await until(lambda: task.done() or is_enough())
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        return
+
+
+async def reach(trainer: Trainer, step: int) -> None:
+    await until(lambda: trainer.state.position.step >= step)
+
+
+async def finish(world: World, **options) -> Trainer:
+    trainer = world.trainer(**options)
+    before = len(world.events("train.finished"))
+    await run_until(trainer, lambda: len(world.events("train.finished")) > before)
+    return trainer
+
+
+def bits(params: Params) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in params.items()}
+
+
+def newest(world: World) -> TrainState:
+    return checkpoint.decode(next(blob for _, blob in world.store.checkpoints()), job=world.job)
+
+
+async def test_all_epochs_are_trained_reported_saved_and_deployed(world):
+    trainer = await finish(world)
+    epochs = world.events("train.epoch")
+    assert [line["epoch"] for line in epochs] == [0, 1]
+    trained = {line["samples"] for line in epochs}
+    assert trained == {sum(len(pack.samples) for pack in world.log.blocks.values()) - held_out(world)}
+    assert epochs[0]["test_samples"] == held_out(world)
+    assert epochs[1]["loss"] < epochs[0]["loss"]
+    assert newest(world).position.epoch == 2
+    assert bits(newest(world).params) == bits(trainer.state.params)
+    model = world.store.newest_model()
+    assert model is not None
+    assert model.generation == trainer.state.position.step
+    assert model.content == b"".join(trainer.state.params[name].tobytes() for name in sorted(trainer.state.params))
+
+
+def held_out(world: World) -> int:
+    """By counting what a plan leaves out, over its own windows."""
+    snapshot = world.log.snapshot()
+    windows = sampling.held_out_windows(snapshot, test_fraction=0.2, window_bytes=8192, most_samples=10_000)
+    return sum(window.num_samples for window in windows)
+
+
+async def test_training_learns(world):
+    world.training = replace(TRAINING, epochs=30, optimizer=Sgd(0.5))
+    await finish(world)
+    assert world.events("train.epoch")[-1]["test_accuracy"] > 0.8
+
+
+async def test_finished_training_is_idle_and_stays_finished_after_a_restart(world):
+    trainer = await finish(world)
+    assert trainer.progress().idle
+    steps = newest(world).position.step
+    again = await finish(world)
+    assert again.state.position.step == steps
+    assert len(world.events("train.epoch")) == 2
+
+
+async def test_killed_at_random_steps_the_weights_end_the_same_to_the_bit(world):
+    whole = bits((await finish(World())).state.params)
+    rng = np.random.default_rng(5)
+    world.training = replace(world.training, checkpoint_s=0)  # each step
+    for _ in range(200):
+        model = world.model()
+        model.crash_at = int(rng.integers(1, 7))
+        if rng.random() < 0.3:  # the newest checkpoint is torn as well
+            generation = max(world.store.saved, default=0)
+            world.store.saved[generation] = world.store.saved.get(generation, b"")[:100]
+        try:
+            trainer = await finish(world, model=model)
+        except CrashError:
+            continue
+        break
+    assert len(world.events("train.started")) > 5
+    assert bits(trainer.state.params) == whole
+
+
+async def test_a_stop_in_the_middle_saves_and_the_next_start_goes_on_there(world):
+    whole = await finish(World())
+    first = world.trainer()
+    await run_until(first, lambda: first.state.position.step >= 5)
+    assert newest(world).position == first.state.position
+    assert 5 <= first.state.position.step < whole.state.position.step
+    second = await finish(world)
+    assert bits(second.state.params) == bits(whole.state.params)
+    assert [line["resumed"] for line in world.events("train.started")] == [False, True]
+    first_epoch = world.events("train.epoch")[0]
+    assert first_epoch["samples"] == World().log.snapshot().num_samples - held_out(world)
+
+
+async def test_a_resumed_epoch_keeps_its_snapshot_while_the_archive_grows(world):
+    first = world.trainer()
+    await run_until(first, lambda: first.state.position.step >= 5)
+    world.log.blocks[type(next(iter(world.log.blocks)))("pi-a", 6)] = make_pack(6, 20)
+    await finish(world)
+    one, two = world.events("train.epoch")
+    assert one["samples"] < two["samples"]
+    assert world.events("epoch.redrawn") == []
+
+
+async def test_an_archive_that_lost_blocks_lets_the_epoch_begin_again(world):
+    first = world.trainer()
+    await run_until(first, lambda: first.state.position.step >= 5)
+    world.log.blocks.popitem()
+    world.log.blocks.pop(next(iter(world.log.blocks)))
+    await finish(world)
+    assert len(world.events("epoch.redrawn")) == 1
+    assert len({line["samples"] for line in world.events("train.epoch")}) == 1
+
+
+async def test_a_crash_leaves_the_last_checkpoint_alone(world):
+    model = world.model()
+    model.crash_at = 20
+    with pytest.raises(CrashError):
+        await finish(world, model=model)
+    assert [generation for generation, _ in world.store.checkpoints()] == [
+        line["step"] for line in world.events("train.epoch")
+    ]
+
+
+async def test_checkpoints_come_within_an_epoch_when_they_are_due(world):
+    world.training = replace(world.training, checkpoint_s=0)
+    await finish(world)
+    steps = newest(world).position.step
+    assert len(world.events("checkpoint.saved")) >= steps
+
+
+async def test_a_full_disk_degrades_and_training_goes_on(world):
+    world.store.error = DiskFull("No space left on device")
+    trainer = world.trainer()
+    await run_until(trainer, lambda: bool(world.events("train.epoch")))
+    assert "disk" in world.health.reasons
+    assert world.events("checkpoint.failed")
+    world.store.error = None
+    await finish(world)
+    assert "disk" not in world.health.reasons
+
+
+async def test_the_last_model_is_deployed_even_if_the_crash_came_before(world):
+    trainer = await finish(world)
+    world.store.models.clear()
+    await finish(world)
+    assert list(world.store.models) == [trainer.state.position.step]
+
+
+async def test_another_job_refuses_to_overwrite(world):
+    await finish(world)
+    world.training = replace(TRAINING, seed=9)
+    with pytest.raises(TopologyMismatch):
+        await finish(world)
+
+
+@pytest.mark.parametrize("poison", ["loss", "weights"])
+async def test_diverged_training_goes_back_and_stops_but_lives(world, poison):
+    model = world.model()
+    if poison == "loss":
+        model.poisoned_from = 20
+    else:
+        world.training = replace(TRAINING, optimizer=Sgd(1e38), epochs=3)
+    trainer = world.trainer(model=model)
+    await run_until(trainer, lambda: bool(world.events("train.diverged")))
+    (line,) = world.events("train.diverged")
+    assert trainer.state.is_finite()
+    assert line["restored_step"] == trainer.state.position.step <= line["step"]
+    assert all(checkpoint.decode(blob, job=world.job).is_finite() for _, blob in world.store.checkpoints())
+
+
+async def test_the_watchdog_sees_work_and_idleness(world):
+    world.log.is_silent = True
+    trainer = world.trainer()
+    task = asyncio.create_task(trainer.run())
+    await asyncio.sleep(60)
+    assert trainer.progress().idle
+    assert trainer.progress().steps == 0
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    world.log.is_silent = False
+    trainer = await finish(world)
+    assert trainer.progress().steps > trainer.state.position.step  # the tests too
+    assert trainer.statistics().trained_samples == sum(line["samples"] for line in world.events("train.epoch"))
+
+
+async def test_waiting_is_measured(world):
+    world.log.is_silent = True
+    trainer = world.trainer()
+    task = asyncio.create_task(trainer.run())
+    await asyncio.sleep(5)
+    world.log.is_silent = False
+    for request in world.log.requests:
+        await world.log.answer(request)
+    await until(lambda: bool(world.events("train.epoch")))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (line, *_) = world.events("train.epoch")
+    assert line["wait_s"] == pytest.approx(5, abs=0.5)
+    assert line["wait_fraction"] > 0.5
+    assert trainer.statistics().wait_s >= 4.5
+
+
+async def put(world: World, live: LiveLog, count: int, *, rows: int = 20) -> None:
+    for _ in range(count):
+        pack = make_pack(len(world.log.records(LIVE)), rows)
+        (offset,) = await world.log.append([Message(LIVE, packs.encode(pack))])
+        live.put(offset, pack)
+
+
+async def test_live_training_takes_each_fresh_sample_once_and_never_ends(world):
+    world.training = replace(TRAINING, source="live", live_epoch=40)
+    live = world.live()
+    trainer = world.trainer(live=live)
+    task = asyncio.create_task(trainer.run())
+    await asyncio.sleep(1)
+    for count in (10, 20):
+        await put(world, live, 10)
+        await reach(trainer, full_batches(count))
+        await asyncio.sleep(5)
+        assert trainer.state.position.step == full_batches(count)
+        assert len(world.events("train.epoch")) == full_batches(count) * 8 // 40
+    assert all(line["test_samples"] for line in world.events("train.epoch"))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_live_training_stopped_and_started_again_goes_on_behind_what_is_trained(world):
+    training = replace(TRAINING, source="live")
+    whole, halves = World(training=training), World(training=training)
+    for each, stop in ((whole, full_batches(10)), (halves, 5)):
+        live = each.live()
+        trainer = each.trainer(live=live)
+        task = asyncio.create_task(trainer.run())
+        await asyncio.sleep(1)
+        await put(each, live, 10)
+        await reach(trainer, stop)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    again = halves.trainer(live=halves.live())
+    await run_until(again, lambda: again.state.position.step == full_batches(10))
+    assert again.state.position == newest(whole).position
+    assert bits(again.state.params) == bits(newest(whole).params)
+
+
+def full_batches(num_packs: int, *, rows: int = 20) -> int:
+    """How many mini-batches of 8 the first packs put live give."""
+    return sum(int((~dataset.test_rows("pi-a", offset, rows, 0.2)).sum()) for offset in range(num_packs)) // 8
+
+
+async def test_fresh_samples_are_trained_between_the_archives(world):
+    world.training = replace(TRAINING, source="both", epochs=3)
+    live = world.live()
+    await put(world, live, 2)  # before the first start: the archive's matter
+    alone = (await finish(World(training=replace(TRAINING, epochs=3)))).state.position.step
+    trainer = world.trainer(live=live)
+    task = asyncio.create_task(trainer.run())
+    await until(lambda: trainer.state.position.step >= 2)
+    await put(world, live, 3)
+    await until(lambda: bool(world.events("train.finished")))
+    fresh_steps = trainer.state.position.step - alone
+    assert 4 <= fresh_steps <= 7
+    assert trainer.state.position.live_offset >= 3
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_lanes_on_an_executor_give_the_same_bits(world):
+    def model() -> Model:
+        return Model((2, 2, 1), TRAINING.model, micro_batch=4, lanes=2)
+
+    alone = await finish(World(), model=model())
+    with ThreadPoolExecutor(2) as executor:
+        together = world.trainer(model=model(), executor=executor)
+        await run_until(together, lambda: bool(world.events("train.finished")))
+    assert bits(together.state.params) == bits(alone.state.params)

@@ -1,0 +1,254 @@
+"""A small world for tests of training: an archive that answers in memory, and everything that a trainer needs."""
+
+import asyncio
+import io
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edged import log as edged_log
+from edged.adapters.memory import MemoryLog, RecordingHealth
+from edged.adapters.memory_checkpoints import MemoryCheckpoints
+from edged.config import Timing
+from edged.domain import epoch_protocol
+from edged.domain.checkpoint import Params, job_digest
+from edged.domain.dataset import BlockRef, Snapshot
+from edged.domain.epoch_protocol import SamplesPart, SamplesRequest, SnapshotRequest
+from edged.domain.nn.model import Gradient, Model
+from edged.domain.nn.spec import Dense, Flatten
+from edged.domain.pack import Pack
+from edged.domain.sample import Sample
+from edged.domain.topology import Stream, Training
+from edged.errors import RejectedRecord
+from edged.ports import Message
+from edged.services.archive_client import ArchiveAddress, ArchiveClient
+from edged.services.checkpointing import Checkpointing
+from edged.services.epoch import Epochs, EpochSettings
+from edged.services.fresh import FreshSamples
+from edged.services.live import LiveLog
+from edged.services.minibatch import Batcher
+from edged.services.train import Trainer
+
+STREAM = Stream("toy", (2, 2, 1), "uint8", ("a", "b", "c"))
+TRAINING = Training("toy", (Flatten(), Dense(3)), epochs=2, global_batch=8, test_fraction=0.2, checkpoint_s=1e9)
+REQUESTS, EPOCHS, LIVE = "site.archive.requests", "site.epochs.pi-a", "site.archive.toy.pi-a"
+ADDRESS = ArchiveAddress("pi-a", "toy", REQUESTS, EPOCHS)
+
+
+def make_pack(seed: int, rows: int, *, unlabelled: Sequence[int] = (), codec: str = "raw") -> Pack:
+    """Random samples whose brightness follows their label."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for row in range(rows):
+        label = int(rng.integers(3))
+        pixels = (rng.integers(0, 60, 4) + 90 * label).astype(np.uint8)
+        text = None if row in unlabelled else STREAM.labels[label]
+        samples.append(Sample("cam", 0, seed * 1000 + row, 0, text, codec, pixels.tobytes()))
+    return Pack("toy", tuple(samples))
+
+
+class AnsweringLog(MemoryLog):
+    """A log with an archive behind it: a request is answered in the moment it is appended.
+
+    `blocks`: what the archive holds. Switches: `is_silent`; `missing`: samples it cannot read; `loses`: which parts
+    never arrive. `requests`: what was asked.
+    """
+
+    def __init__(self, blocks: dict[BlockRef, Pack]) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.is_silent = False
+        self.missing: set[tuple[BlockRef, int]] = set()
+        self.loses: Callable[[SamplesPart], bool] = lambda _: False
+        self.samples_a_part = 7
+        self.requests: list[epoch_protocol.Request] = []
+
+    async def append(self, messages: Sequence[Message]) -> list[int]:
+        offsets = await super().append(messages)
+        for message in messages:
+            if message.topic == REQUESTS:
+                request = epoch_protocol.decode_request(message.value)
+                self.requests.append(request)
+                if not self.is_silent:
+                    await self.answer(request)
+        return offsets
+
+    async def answer(self, request: epoch_protocol.Request) -> None:
+        for part in self._snapshot(request) if isinstance(request, SnapshotRequest) else self._samples(request):
+            if not (isinstance(part, SamplesPart) and self.loses(part)):
+                await super().append([Message(EPOCHS, epoch_protocol.encode_part(part))])
+
+    def snapshot(self, ends: Any = None) -> Snapshot:
+        refs = sorted(ref for ref in self.blocks if ends is None or ref.offset < ends.get(ref.source, 0))
+        sources = tuple(sorted({ref.source for ref in refs}))
+        return Snapshot(
+            sources,
+            np.array([sources.index(ref.source) for ref in refs], np.int64),
+            np.array([ref.offset for ref in refs], np.int64),
+            np.array([len(self.blocks[ref].samples) for ref in refs], np.int64),
+            np.array([self.blocks[ref].num_bytes for ref in refs], np.int64),
+            {ref.source: ref.offset + 1 for ref in refs},
+        )
+
+    def sample(self, sample_id: int) -> Sample:
+        snapshot = self.snapshot()
+        block, row = snapshot.locate(np.array([sample_id]))
+        return self.blocks[snapshot.ref(int(block[0]))].samples[int(row[0])]
+
+    def _snapshot(self, request: SnapshotRequest) -> list[epoch_protocol.Part]:
+        return list(epoch_protocol.snapshot_parts(request.request, self.snapshot(request.ends)))
+
+    def _samples(self, request: SamplesRequest) -> list[epoch_protocol.Part]:
+        wanted = [(ref, int(row)) for ref, rows in zip(request.refs, request.rows, strict=True) for row in rows]
+        size = self.samples_a_part
+        parts: list[epoch_protocol.Part] = []
+        for start in range(0, len(wanted), size):
+            here = list(enumerate(wanted))[start : start + size]
+            found = [(at, self.blocks[ref].samples[row]) for at, (ref, row) in here if (ref, row) not in self.missing]
+            parts.append(
+                SamplesPart(
+                    request.request,
+                    start // size,
+                    start + size >= len(wanted),
+                    np.array([at for at, _ in found], np.int64),
+                    tuple(sample.label for _, sample in found),
+                    tuple(sample.codec for _, sample in found),
+                    tuple(sample.payload for _, sample in found),
+                    np.array([at for at, each in here if each in self.missing], np.int64),
+                )
+            )
+        return parts
+
+
+class NoImages:
+    """A decoder for a world without good images."""
+
+    def decode(self, payload: bytes, codec: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        raise RejectedRecord("not_an_image")
+
+
+class CrashError(Exception):
+    """The process dies here."""
+
+
+class CrashingModel(Model):
+    """A model that lets the process die in step `crash_at` of this process, after the arithmetic."""
+
+    crash_at = -1
+    steps = 0
+    poisoned_from = 1 << 60
+
+    def gradient(self, *args: Any, **options: Any) -> Gradient:
+        gradient = super().gradient(*args, **options)
+        self.steps += 1
+        if self.steps == self.crash_at:
+            raise CrashError
+        if self.steps >= self.poisoned_from:
+            gradient.losses[0] = np.nan
+        return gradient
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Let the loop run until it is so."""
+    while not is_so():  # noqa: ASYNC110 - what is waited for happens in a thread or gives no sign
+        await asyncio.sleep(0.001)
+
+
+def default_blocks() -> dict[BlockRef, Pack]:
+    blocks = {BlockRef("pi-a", i): make_pack(i, 10 + i) for i in range(6)}
+    blocks |= {BlockRef("_train.toy", i): make_pack(100 + i, 12) for i in range(4)}
+    return blocks | {BlockRef("_test.toy", 0): make_pack(200, 20)}
+
+
+@dataclass
+class World:
+    """What outlives a process (log, archive, checkpoints), and how to start a process in it."""
+
+    log: AnsweringLog = field(default_factory=lambda: AnsweringLog(default_blocks()))
+    store: MemoryCheckpoints = field(default_factory=MemoryCheckpoints)
+    health: RecordingHealth = field(default_factory=RecordingHealth)
+    training: Training = TRAINING
+    prefetch_bytes: int = 8192
+    lines: io.StringIO = field(default_factory=io.StringIO)
+
+    def __post_init__(self) -> None:
+        self.take_log()
+
+    def take_log(self) -> None:
+        """The log's lines come here from now on."""
+        edged_log.configure(node="pi-a", tier="edge", run_id="test", stream=self.lines, pretty=False)
+
+    def events(self, name: str = "") -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.lines.getvalue().splitlines()]
+        return [line for line in lines if line["event"].startswith(name)]
+
+    def batcher(self) -> Batcher:
+        return Batcher(STREAM, self.training.global_batch, NoImages())
+
+    def client(self) -> ArchiveClient:
+        return ArchiveClient(self.log, self.health, ADDRESS, Timing())
+
+    def epochs(self) -> Epochs:
+        training = self.training
+        settings = EpochSettings(
+            training.epochs, training.seed, training.test_fraction, training.test_samples, self.prefetch_bytes
+        )
+        return Epochs(self.client(), self.batcher(), settings)
+
+    def live(self) -> LiveLog:
+        live = LiveLog(self.log, LIVE)
+        live.start(len(self.log.records(LIVE)))
+        return live
+
+    def fresh(self, live: LiveLog) -> FreshSamples:
+        return FreshSamples(
+            live,
+            self.batcher(),
+            self.batcher(),
+            edge="pi-a",
+            test_fraction=self.training.test_fraction,
+            held_out_bytes=1 << 20,
+            poll_s=1.0,
+        )
+
+    def checkpointing(self) -> Checkpointing:
+        return Checkpointing(
+            self.store,
+            self.health,
+            _export,
+            job=self.job,
+            labels=STREAM.labels,
+            sample_shape=STREAM.shape,
+            every_s=self.training.checkpoint_s,
+        )
+
+    @property
+    def job(self) -> str:
+        return job_digest(STREAM, self.training)
+
+    def model(self) -> CrashingModel:
+        return CrashingModel(STREAM.shape, self.training.model, micro_batch=4)
+
+    def trainer(
+        self, *, model: Model | None = None, live: LiveLog | None = None, executor: Executor | None = None
+    ) -> Trainer:
+        """A fresh process's trainer; with `live`, and by the training's source, with fresh samples."""
+        self.take_log()
+        return Trainer(
+            self.training,
+            model or self.model(),
+            self.checkpointing(),
+            job=self.job,
+            epochs=None if self.training.source == "live" else self.epochs(),
+            fresh=None if live is None else self.fresh(live),
+            executor=executor,
+        )
+
+
+def _export(params: Params) -> bytes:
+    return b"".join(params[name].tobytes() for name in sorted(params))

@@ -1,0 +1,110 @@
+"""Worker threads are never left behind, and waits between tries stay within their bounds."""
+
+import asyncio
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from edged.aio import Backoff, run_in_worker
+
+
+async def test_the_function_runs_in_another_thread_with_its_arguments():
+    def where(first, second):
+        return first + second, threading.current_thread()
+
+    total, thread = await run_in_worker(where, 1, 2)
+    assert total == 3
+    assert thread is not threading.current_thread()
+
+
+async def test_an_error_in_the_worker_is_the_callers():
+    def broken():
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        await run_in_worker(broken)
+
+
+async def test_a_given_executor_is_used():
+    with ThreadPoolExecutor(1, thread_name_prefix="mine") as executor:
+        name = await run_in_worker(lambda: threading.current_thread().name, executor=executor)
+    assert name.startswith("mine")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_cancellation_waits_for_the_thread_however_it_ends(fails):
+    running, may_end = threading.Event(), threading.Event()
+    finished = []
+
+    def work():
+        running.set()
+        may_end.wait()
+        finished.append(True)
+        if fails:
+            raise OSError("disk")
+
+    task = asyncio.create_task(run_in_worker(work))
+    await asyncio.to_thread(running.wait)
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()  # a second one does not break the wait either
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not task.done()
+    assert not finished
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert finished
+
+
+async def test_cancellation_waits_for_work_that_has_not_begun_yet_too():
+    begun, may_end = threading.Event(), threading.Event()
+    done = []
+    with ThreadPoolExecutor(1) as executor:
+        first = asyncio.create_task(run_in_worker(lambda: (begun.set(), may_end.wait()), executor=executor))
+        await asyncio.to_thread(begun.wait)
+        second = asyncio.create_task(run_in_worker(done.append, "second", executor=executor))
+        await asyncio.sleep(0)
+        second.cancel()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert done == ["second"]
+        await first
+
+
+def test_waits_double_up_to_the_most_and_keep_above_half():
+    backoff = Backoff(first_s=0.2, most_s=5.0, seed=1)
+    waits = [backoff.next_s() for _ in range(12)]
+    full = [0.2, 0.4, 0.8, 1.6, 3.2, *[5.0] * 7]
+    assert all(most / 2 <= wait <= most for wait, most in zip(waits, full, strict=True))
+
+
+def test_waits_are_spread():
+    waits = {Backoff(seed=seed).next_s() for seed in range(20)}
+    assert len(waits) == 20
+
+
+def test_success_begins_the_waits_anew():
+    backoff = Backoff(first_s=0.2, most_s=5.0, seed=1)
+    for _ in range(6):
+        backoff.next_s()
+    backoff.reset()
+    assert backoff.next_s() <= 0.2
+
+
+@pytest.mark.looptime
+async def test_waiting_sleeps_that_long():
+    loop, backoff, twin = asyncio.get_running_loop(), Backoff(seed=7), Backoff(seed=7)
+    for _ in range(3):
+        before = loop.time()
+        await backoff.wait()
+        assert loop.time() - before == pytest.approx(twin.next_s(), abs=1e-6)
+
+
+def test_without_a_seed_no_two_processes_wait_alike():
+    first, second = Backoff(), Backoff()
+    assert any(a != b for a, b in itertools.islice(((first.next_s(), second.next_s()) for _ in range(9)), 9))

@@ -1,0 +1,53 @@
+"""Folders follow systemd, else the XDG specification; deadlines keep their promises to each other."""
+
+from pathlib import Path
+
+import pytest
+
+from edged.config import Folders, Timing
+
+
+@pytest.mark.parametrize(
+    ("environment", "state", "cache"),
+    [
+        pytest.param(
+            {"STATE_DIRECTORY": "/var/lib/edged", "CACHE_DIRECTORY": "/var/cache/edged", "HOME": "/home/u"},
+            "/var/lib/edged/pi-a",
+            "/var/cache/edged/pi-a",
+            id="systemd",
+        ),
+        pytest.param(
+            {"HOME": "/home/u"}, "/home/u/.local/state/edged/pi-a", "/home/u/.cache/edged/pi-a", id="XDG's defaults"
+        ),
+        pytest.param(
+            {"HOME": "/home/u", "XDG_STATE_HOME": "/s", "XDG_CACHE_HOME": "/c"},
+            "/s/edged/pi-a",
+            "/c/edged/pi-a",
+            id="XDG",
+        ),
+        pytest.param(
+            {"HOME": "/home/u", "XDG_STATE_HOME": "relative", "XDG_CACHE_HOME": "", "STATE_DIRECTORY": ""},
+            "/home/u/.local/state/edged/pi-a",
+            "/home/u/.cache/edged/pi-a",
+            id="empty and relative ones do not count",
+        ),
+        pytest.param(
+            {"HOME": "/home/u", "STATE_DIRECTORY": "/var/lib/edged"},
+            "/var/lib/edged/pi-a",
+            "/home/u/.cache/edged/pi-a",
+            id="the companion's: a state folder alone",
+        ),
+        pytest.param({}, "/.local/state/edged/pi-a", "/.cache/edged/pi-a", id="nothing known"),
+    ],
+)
+def test_a_node_has_its_own_folder(environment, state, cache):
+    assert Folders.of("pi-a", environment) == Folders(Path(state), Path(cache))
+
+
+def test_the_process_environment_is_the_default(monkeypatch):
+    monkeypatch.setenv("STATE_DIRECTORY", "/given")
+    assert Folders.of("pi-a").state == Path("/given/pi-a")
+
+
+def test_silence_is_told_within_ten_seconds():
+    assert Timing().kafka_deadline_s < 10

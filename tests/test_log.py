@@ -1,0 +1,229 @@
+"""Every line on stderr is one JSON object of the schema, whoever said it; and secrets are in none."""
+
+import asyncio
+import dataclasses
+import gc
+import io
+import json
+import logging
+import math
+import os
+import re
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from jsonschema import Draft202012Validator
+
+from edged.domain.topology import Kafka, Security, Topology
+from edged.events import json_schema
+from edged.log import ForeignLines, configure, log_crash, logger
+
+
+@pytest.fixture
+def stream(log_lines):
+    """A stream to log to; `log_lines` restores the set-up afterwards."""
+    return io.StringIO()
+
+
+def set_up(stream, **settings):
+    configure(node="pi-a", tier="edge", run_id="r1", stream=stream, **settings)
+
+
+def test_a_line_is_one_json_object_that_begins_with_when_how_grave_and_what(stream):
+    set_up(stream)
+    logger().warning("health.degraded", part="kafka", reason="no answer\nfrom broker")
+    text = stream.getvalue()
+    assert text.count("\n") == 1
+    line = json.loads(text)
+    assert list(line) == ["ts", "level", "event", "node", "tier", "run_id", "part", "reason"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["ts"])
+    assert (line["level"], line["node"], line["tier"], line["run_id"]) == ("warning", "pi-a", "edge", "r1")
+
+
+def test_the_timestamp_is_utc(stream, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1_700_000_000.0129)
+    set_up(stream)
+    logger().info("life.ready", degraded=False)
+    assert json.loads(stream.getvalue())["ts"] == "2023-11-14T22:13:20.012Z"
+
+
+def test_lines_below_the_level_are_left_out(stream):
+    set_up(stream, level="warning")
+    logger().info("life.ready", degraded=False)
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, np.float32("nan")])
+def test_a_number_that_json_cannot_say_is_null(log_lines, number):
+    logger().info("health.recovered", part="kafka", degraded_s=number)
+    assert log_lines()[0]["degraded_s"] is None
+    Draft202012Validator(json_schema()).validate(log_lines()[0])
+
+
+def test_numpy_numbers_are_plain_numbers(log_lines):
+    logger().info("health.recovered", part="kafka", degraded_s=np.float32(0.5))
+    logger().info("res.memory_high", rss_bytes=np.int64(7), limit_bytes=5)
+    assert [log_lines()[0]["degraded_s"], log_lines()[1]["rss_bytes"]] == [0.5, 7]
+
+
+@pytest.mark.parametrize(
+    ("event", "fields"),
+    [
+        ("life.unheard_of", {}),
+        ("life.ready", {}),
+        ("life.ready", {"degraded": True, "payload": "x"}),
+        ("life.ready", {"degraded": "yes"}),
+        ("res.memory_high", {"rss_bytes": True, "limit_bytes": 5}),
+    ],
+)
+def test_a_strict_log_refuses_what_the_schema_does_not_know(log_lines, event, fields):
+    with pytest.raises((KeyError, ValueError)):
+        logger().info(event, **fields)
+    assert log_lines() == []
+
+
+def test_the_journal_gets_the_priority_before_each_line(stream, tmp_path, monkeypatch):
+    with (tmp_path / "journal").open("w+") as journal:
+        status = os.fstat(journal.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        set_up(journal)
+        logger().error("life.notify_failed", err="x")
+        journal.seek(0)
+        assert journal.read().startswith('<3>{"ts":')
+    set_up(stream)  # another stream, though the journal is there: no priority
+    logger().error("life.notify_failed", err="x")
+    assert stream.getvalue().startswith('{"ts":')
+
+
+def test_people_get_readable_lines_and_tracebacks(stream, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    set_up(stream, pretty=True)
+    logger().info("health.degraded", part="kafka", reason="gone")
+    log_crash(RuntimeError("broken"))
+    first, *others = stream.getvalue().splitlines()
+    assert re.match(r"\d\d:\d\d:\d\d \[info +\] health.degraded +node=pi-a tier=edge run_id=r1 part=kafka", first)
+    assert others[-1] == "RuntimeError: broken"
+
+
+def test_a_crash_is_logged_with_its_traceback(log_lines):
+    def broken():
+        raise ValueError("three is not four")
+
+    try:
+        broken()
+    except ValueError as error:
+        log_crash(error)
+    (line,) = log_lines("life.crashed")
+    assert (line["level"], line["err"], line["err_type"]) == ("error", "three is not four", "ValueError")
+    assert "in broken\n" in line["traceback"]
+    assert line["traceback"].endswith("ValueError: three is not four\n")
+
+
+def test_a_crashed_group_is_named_by_what_went_wrong_inside(log_lines):
+    log_crash(ExceptionGroup("tasks", [ExceptionGroup("inner", [OSError("disk")]), ValueError("value")]))
+    (line,) = log_lines()
+    assert (line["err"], line["err_type"]) == ("disk; value", "OSError, ValueError")
+
+
+def test_a_long_traceback_keeps_its_end(log_lines):
+    log_crash(RuntimeError("x" * 20_000 + "the end"))
+    (line,) = log_lines()
+    assert len(line["traceback"]) == 16_000
+    assert line["traceback"].endswith("the end\n")
+
+
+def test_an_uncaught_exception_ends_the_process_with_a_line_of_the_schema():
+    program = """
+import logging, warnings
+from edged.log import configure
+configure(node="pi-a", tier="edge", run_id="r1")
+warnings.warn("old")
+logging.getLogger("library").error("said %s", "this")
+1 / 0
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    lines = [json.loads(line) for line in run.stderr.splitlines()]
+    for line in lines:
+        Draft202012Validator(json_schema()).validate(line)
+    assert [line["event"] for line in lines] == ["log.foreign", "log.foreign", "life.crashed"]
+    assert [line["logger"] for line in lines[:2]] == ["py.warnings", "library"]
+    assert lines[1]["message"] == "said this"
+    assert "1 / 0" in lines[2]["traceback"] or "ZeroDivisionError" in lines[2]["traceback"]
+    assert run.returncode == 1
+
+
+def test_warnings_are_lines_too(log_lines):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("deprecated thing", DeprecationWarning, stacklevel=1)
+    (line,) = log_lines("log.foreign")
+    assert (line["level"], line["logger"]) == ("warning", "py.warnings")
+    assert "deprecated thing" in line["message"]
+
+
+async def test_the_exception_of_a_forgotten_task_is_a_line_with_its_traceback(log_lines):
+    async def fails():
+        raise LookupError("nobody asks")
+
+    task = asyncio.create_task(fails())
+    await asyncio.wait([task])
+    del task
+    gc.collect()
+    (line,) = log_lines("log.foreign")
+    assert (line["level"], line["logger"]) == ("error", "asyncio")
+    assert "LookupError: nobody asks" in line["traceback"]
+
+
+def test_a_flood_from_one_source_is_counted_and_leaves_others_their_say(log_lines):
+    now = [100.0]
+    foreign = logging.getLogger("flooding.library")
+    foreign.propagate = False
+    handler = ForeignLines(most=3, window_s=10, clock=lambda: now[0])
+    foreign.addHandler(handler)
+    try:
+        for number in range(8):
+            foreign.warning("again %d", number)
+        foreign.error("something else")
+        assert [line["message"] for line in log_lines()] == ["again 0", "again 1", "again 2", "something else"]
+        now[0] += 10
+        foreign.warning("later")
+        assert (log_lines()[-1]["message"], log_lines()[-1]["suppressed"]) == ("later", 5)
+        foreign.warning("and on")
+        assert "suppressed" not in log_lines()[-1]
+    finally:
+        foreign.removeHandler(handler)
+        foreign.propagate = True
+
+
+def test_configuring_again_logs_foreign_lines_once(stream):
+    set_up(stream)
+    set_up(stream)
+    logging.getLogger("library").warning("once")
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_information_of_foreign_code_is_left_out(log_lines):
+    logging.getLogger("library").info("connected to 10.0.0.1")
+    assert log_lines() == []
+
+
+def test_a_broken_foreign_record_raises_nothing(log_lines, monkeypatch):
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    logging.getLogger("library").warning("%d samples", "many")
+    assert log_lines() == []
+
+
+def test_the_kafka_password_is_in_no_repr_and_no_line(log_lines):
+    security = Security(protocol="SASL_SSL", mechanism="SCRAM-SHA-512", username="pi-a", password="hunter2")  # noqa: S106
+    topology = Topology("site", Kafka(("broker:9092",), security), (), (), (), ())
+    logger().info("health.degraded", part="kafka", reason=f"{topology} {topology.kafka!r} {security!s}")
+    log_crash(ValueError(topology))
+    logging.getLogger("library").warning("using %r", topology)
+    text = json.dumps(log_lines())
+    assert "pi-a" in text  # the security settings were shown
+    assert "hunter2" not in text
+    assert "hunter2" not in repr(dataclasses.replace(security, username="pi-b"))
