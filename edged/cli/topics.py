@@ -6,11 +6,11 @@ grant rights is not the topology's business.
 
 import argparse
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from edged import config_yaml
-from edged.domain.topics import Grant, Topic, grants, group_prefix, topics
+from edged.domain.topics import Topic, grants, groups, topics
 from edged.domain.topology import Topology
 from edged.errors import LogUnavailable
 
@@ -44,13 +44,10 @@ def _text(topology: Topology) -> Iterator[str]:
         yield _create(topic, bootstrap)
     yield from ("", "# access: each node's principal is its name")
     for grant in grants(topology):
-        yield _grant(grant, bootstrap)
-    yield from ("", "# consumer groups: every reader commits its positions under the site's prefix")
-    for principal in _principals(grants(topology)):
-        yield (
-            f"kafka-acls.sh --bootstrap-server {bootstrap} --add --allow-principal User:{principal} --operation Read"
-            f" --group {group_prefix(topology)} --resource-pattern-type prefixed"
-        )
+        yield f"{_allow(grant.principal, grant.operation, bootstrap)} --topic {grant.topic}"
+    yield from ("", "# consumer groups: where readers commit their positions")
+    for principal, group in groups(topology):
+        yield f"{_allow(principal, 'Read', bootstrap)} --group {group}"
 
 
 def _create(topic: Topic, bootstrap: str) -> str:
@@ -62,22 +59,9 @@ def _create(topic: Topic, bootstrap: str) -> str:
     )
 
 
-def _grant(grant: Grant, bootstrap: str) -> str:
+def _allow(principal: str, operation: str, bootstrap: str) -> str:
     return (
-        f"kafka-acls.sh --bootstrap-server {bootstrap} --add --allow-principal User:{grant.principal}"
-        f" --operation {grant.operation} --topic {grant.topic}"
-    )
-
-
-def _principals(granted: Iterable[Grant]) -> list[str]:
-    """Who reads what others wrote, and so has a consumer group."""
-    wrote = {(grant.principal, grant.topic) for grant in granted if grant.operation == "Write"}
-    return list(
-        dict.fromkeys(
-            grant.principal
-            for grant in granted
-            if grant.operation == "Read" and (grant.principal, grant.topic) not in wrote
-        )
+        f"kafka-acls.sh --bootstrap-server {bootstrap} --add --allow-principal User:{principal} --operation {operation}"
     )
 
 

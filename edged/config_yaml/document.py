@@ -15,7 +15,7 @@ from edged.errors import ConfigError, Problem
 
 MOST_BYTES = 1 << 20
 MOST_DEPTH = 32
-MOST_NODES = 50_000
+MOST_NODES = 20_000
 
 _LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 """What counts as the end of a line for PyYAML's marks."""
@@ -150,7 +150,7 @@ def _explain(error: yaml.MarkedYAMLError, document: Document, mark: yaml.Mark) -
     """PyYAML's message and a hint for the likeliest causes. Names of the file's own words are left out."""
     if isinstance(error, _TooMuch):
         return str(error.problem), ""
-    message = re.sub(r"'[^']{3,}'|\"[^\"]{3,}\"", _keep_token, str(error.problem or error.context))
+    message = re.sub(r"'[^']*'|\"[^\"]*\"", _keep_token, str(error.problem or error.context))
     line = document.source(mark)
     if "\t" in line[: mark.column + 1]:
         return message, "indent with spaces, not tabs"
@@ -160,8 +160,9 @@ def _explain(error: yaml.MarkedYAMLError, document: Document, mark: yaml.Mark) -
 
 
 def _keep_token(match: re.Match[str]) -> str:
-    """PyYAML names token kinds in angle brackets ('<block end>'); other quoted words come from the file."""
-    return match[0] if match[0][1] == "<" else "…"
+    """PyYAML quotes token kinds ('<block end>') and single signs; other quoted words come from the file."""
+    word = match[0]
+    return word if len(word) <= 4 or word[1] == "<" else "…"
 
 
 def _fail(document: Document, mark: yaml.Mark, message: str, suggestion: str = "") -> NoReturn:

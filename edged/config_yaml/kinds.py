@@ -106,7 +106,8 @@ class Whole:
     most: int
 
     def read(self, node: yaml.Node, at: str, reading: Reading) -> int:
-        expected = f"a whole number from {self.least} to {self.most}"
+        least, most = self.least, self.most
+        expected = f"a whole number from {least} to {most}" if least < most else str(least)
         text = _number(node, at, reading, expected)
         if text is None:
             return self.least

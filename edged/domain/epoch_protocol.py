@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from edged.domain import tensors
 from edged.domain.dataset import BlockRef, Snapshot
+from edged.domain.metadata import names, offsets
 from edged.errors import FormatError
 
 MOST_PART_BYTES = 512 * 1024
@@ -107,10 +108,10 @@ def decode_request(blob: bytes) -> Request:
     kind = metadata.get("edged")
     text = {key: _text(metadata, key) for key in ("request", "edge", "stream")}
     if kind == "snapshot_request/1":
-        return SnapshotRequest(**text, ends=_ends(metadata) if "ends" in metadata else None)
+        return SnapshotRequest(**text, ends=offsets(metadata, "ends") if "ends" in metadata else None)
     if kind != "samples_request/1":
         raise FormatError(f"not a request but {kind!r}")
-    sources = _names(metadata, "sources")
+    sources = names(metadata, "sources")
     source = tensors.require(arrays, "source", "int32")
     offset = tensors.require(arrays, "offset", "int64")
     num_rows = tensors.require(arrays, "num_rows", "int32")
@@ -122,7 +123,10 @@ def decode_request(blob: bytes) -> Request:
     if len(rows) > MOST_SAMPLES_A_REQUEST:
         raise FormatError(f"{len(rows)} samples in one request; at most {MOST_SAMPLES_A_REQUEST}")
     refs = tuple(BlockRef(sources[s], o) for s, o in zip(source.tolist(), offset.tolist(), strict=True))
-    return SamplesRequest(**text, refs=refs, rows=tuple(np.split(rows, np.cumsum(num_rows)[:-1])))
+    ends = np.cumsum(num_rows, dtype=np.int64)
+    _check_rising(rows, ends - num_rows)
+    wanted = tuple(rows[end - num : end] for end, num in zip(ends.tolist(), num_rows.tolist(), strict=True))
+    return SamplesRequest(**text, refs=refs, rows=wanted)
 
 
 def snapshot_parts(request: str, snapshot: Snapshot) -> Iterator[SnapshotPart]:
@@ -203,14 +207,18 @@ def decode_part(blob: bytes) -> Part:
     if kind == "snapshot_part/1":
         columns = {name: tensors.require(arrays, name, "int64") for name in ("source", "offset", "rows", "num_bytes")}
         _same_length(*columns.values())
-        sources = _names(metadata, "sources")
+        sources = names(metadata, "sources")
         _check_index(columns["source"], len(sources))
         if any((column < 0).any() for column in columns.values()):
             raise FormatError("a snapshot holds no negative numbers")
-        return SnapshotPart(request, int(part), last, Snapshot(sources=tuple(sources), ends=_ends(metadata), **columns))
+        if any((columns[name] >= 1 << 40).any() for name in ("rows", "num_bytes")):
+            raise FormatError("a block's rows and bytes stay far below 2^40, so that their sums fit")
+        return SnapshotPart(
+            request, int(part), last, Snapshot(sources=tuple(sources), ends=offsets(metadata, "ends"), **columns)
+        )
     if kind != "samples_part/1":
         raise FormatError(f"not a reply but {kind!r}")
-    labels, codecs = _names(metadata, "labels"), _names(metadata, "codecs")
+    labels, codecs = names(metadata, "labels"), names(metadata, "codecs")
     position, missing = (tensors.require(arrays, name, "int64") for name in ("position", "missing"))
     label, codec = (tensors.require(arrays, name, "int32") for name in ("label", "codec"))
     end = tensors.require(arrays, "end", "int64")
@@ -240,27 +248,6 @@ def _text(metadata: Mapping[str, str], key: str) -> str:
     return value
 
 
-def _json(metadata: Mapping[str, str], key: str) -> object:
-    try:
-        return json.loads(metadata[key])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise FormatError(f"{key!r} is missing or not JSON") from error
-
-
-def _names(metadata: Mapping[str, str], key: str) -> list[str]:
-    names = _json(metadata, key)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise FormatError(f"{key!r} is not a list of texts")
-    return names
-
-
-def _ends(metadata: Mapping[str, str]) -> dict[str, int]:
-    ends = _json(metadata, "ends")
-    if not isinstance(ends, dict) or not all(type(n) is int and n >= 0 for n in ends.values()):
-        raise FormatError("'ends' is not a map to offsets")
-    return ends
-
-
 def _same_length(*columns: tensors.Array) -> None:
     if len({len(column) for column in columns}) != 1:
         raise FormatError("columns differ in length")
@@ -269,3 +256,12 @@ def _same_length(*columns: tensors.Array) -> None:
 def _check_index(column: tensors.Array, below: int) -> None:
     if len(column) and (column.min() < 0 or column.max() >= below):
         raise FormatError("an index points behind its table")
+
+
+def _check_rising(rows: npt.NDArray[np.uint16], starts: npt.NDArray[np.int64]) -> None:
+    """Rows rise from each of `starts` to the next."""
+    rises = rows[1:] > rows[:-1]
+    inner = starts[(starts > 0) & (starts < len(rows))]
+    rises[inner - 1] = True  # a block's first row follows another block's last
+    if not rises.all():
+        raise FormatError("the rows of a block do not rise")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edged.domain import tensors
+from edged.domain.metadata import names, offsets
 from edged.domain.sample import Sample
 from edged.errors import FormatError
 
@@ -72,15 +73,15 @@ def decode(blob: bytes) -> Pack:
     arrays, metadata = tensors.decode(blob)
     if metadata.get("edged") != "pack/1":
         raise FormatError(f"not a pack of version 1 but {metadata.get('edged')!r}")
-    devices = _names(metadata, "devices")
-    labels = _names(metadata, "labels")
+    devices = names(metadata, "devices")
+    labels = names(metadata, "labels")
     ends = tensors.require(arrays, "end", "int64")
     n = len(ends)
     if n > MOST_SAMPLES:
         raise FormatError(f"{n} samples in one pack; at most {MOST_SAMPLES}")
     payload = tensors.require(arrays, "payload", "uint8")
     bounds = np.concatenate([np.zeros(1, np.int64), ends])
-    if bounds[-1] != len(payload) or (np.diff(bounds) < 0).any():
+    if bounds[-1] != len(payload) or (bounds[1:] < bounds[:-1]).any():
         raise FormatError("payload ends do not rise to the payload's length")
     label = _indices(arrays, "label", "int32", n, -1, len(labels))
     device = _indices(arrays, "device", "int32", n, 0, len(devices))
@@ -101,33 +102,12 @@ def decode(blob: bytes) -> Pack:
         )
         for i in range(n)
     )
-    return Pack(metadata.get("stream", ""), samples, _cursors(metadata))
+    return Pack(metadata.get("stream", ""), samples, offsets(metadata, "cursors"))
 
 
 def digest(pack: Pack) -> str:
     """SHA-256 of the pack's encoding, in hexadecimal: equal for equal packs, wherever they are kept."""
     return hashlib.sha256(encode(pack)).hexdigest()
-
-
-def _names(metadata: Mapping[str, str], key: str) -> list[str]:
-    names = _json(metadata, key)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise FormatError(f"pack metadata {key!r} is not a list of texts")
-    return names
-
-
-def _cursors(metadata: Mapping[str, str]) -> dict[str, int]:
-    cursors = _json(metadata, "cursors")
-    if not isinstance(cursors, dict) or not all(type(n) is int and n >= 0 for n in cursors.values()):
-        raise FormatError("pack metadata 'cursors' is not a map to offsets")
-    return cursors
-
-
-def _json(metadata: Mapping[str, str], key: str) -> object:
-    try:
-        return json.loads(metadata[key])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise FormatError(f"pack metadata {key!r} is missing or not JSON") from error
 
 
 def _indices(

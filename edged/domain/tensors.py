@@ -95,6 +95,8 @@ def _entry(name: str, entry: Any, num_bytes: int) -> tuple[np.dtype[Any], tuple[
         raise FormatError(f"tensor {name!r}: malformed header entry") from error
     if len(shape) > _MOST_AXES or not all(type(n) is int and 0 <= n < 1 << 48 for n in (*shape, start, stop)):
         raise FormatError(f"tensor {name!r}: sizes are not small whole numbers")
+    if math.prod(n or 1 for n in shape) > 1 << 48:  # NumPy refuses these also when another axis is 0
+        raise FormatError(f"tensor {name!r}: shape {shape} is too large")
     if not start <= stop <= num_bytes or math.prod(shape) * dtype.itemsize != stop - start:
         raise FormatError(f"tensor {name!r}: shape {shape} of {dtype} does not fill bytes {start} to {stop}")
     return dtype, shape, start, stop

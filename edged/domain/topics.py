@@ -5,7 +5,7 @@ Values only: `app` creates the topics, `edged topics` prints both.
 
 from typing import Literal, NamedTuple
 
-from edged.domain.topology import MIB, Topology
+from edged.domain.topology import MIB, Device, Topology
 
 SHORT_RETENTION_MS = 3_600_000
 """Epochs and requests are of use only while they are being answered; an hour outlives any outage worth waiting for."""
@@ -53,15 +53,24 @@ def grants(topology: Topology) -> list[Grant]:
     arrived (see `ports.Log.append`).
     """
     return [
-        *(grant for device in topology.iot for grant in _writer(device.name, topology.device_topic(device.name))),
+        *(grant for device in topology.iot for grant in _of_device(topology, device)),
         *(grant for edge in topology.edges for grant in _of_edge(topology, edge.name)),
         *(grant for archive in topology.archive for grant in _of_archive(topology, archive.name)),
     ]
 
 
-def group_prefix(topology: Topology) -> str:
-    """Consumer groups of the site begin so."""
-    return f"{topology.site}."
+def groups(topology: Topology) -> list[tuple[str, str]]:
+    """(principal, consumer group) of every reader that commits its positions."""
+    return [
+        *((edge.name, f"edged-{edge.name}") for edge in topology.edges),
+        *((edge.name, f"edged-infer-{edge.name}") for edge in topology.edges),
+        *((archive.name, group) for archive in topology.archive for group in ("edged-archiver", "edged-epoch-server")),
+    ]
+
+
+def _of_device(topology: Topology, device: Device) -> list[Grant]:
+    predictions = topology.predictions_topic(device.edge)
+    return [*_writer(device.name, topology.device_topic(device.name)), Grant(device.name, "Read", predictions)]
 
 
 def _of_edge(topology: Topology, edge: str) -> list[Grant]:

@@ -99,13 +99,13 @@ def _topics(topology: Topology) -> Iterator[Finding]:
     for device in topology.iot:
         topic = _folded(topology.archive_topic(device.stream, device.edge))
         users_of[topic].setdefault((_folded(device.stream), _folded(device.edge)), (device.stream, device.edge))
-    for topic, users in users_of.items():
+    for users in users_of.values():
         if len(users) > 1:
             stream, edge = list(users.values())[1]
             yield Finding(
                 f"streams.{stream}",
-                f'the topic of stream "{stream}" on edge "{edge}" would be that of another stream and edge as well'
-                f' ("{topic}")',
+                f'"{topology.archive_topic(stream, edge)}" would carry stream "{stream}" of edge "{edge}" and another'
+                " stream of another edge",
                 "leave the '.' out of one of the names",
                 needs=("streams", *_NODE_NAMES),
             )

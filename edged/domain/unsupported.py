@@ -4,7 +4,6 @@ Each is refused in so many words rather than ignored. When a part is built, its 
 """
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from edged.domain.finding import Finding
 from edged.domain.topology import Topology
@@ -26,7 +25,7 @@ def _mqtt(topology: Topology) -> Iterator[Finding]:
 
 def _remote_archive(topology: Topology) -> Iterator[Finding]:
     for i, archive in enumerate(topology.archive):
-        if urlsplit(archive.url).scheme in {"hdfs", "webhdfs", "s3"}:
+        if archive.url.partition("://")[0] in {"hdfs", "webhdfs", "s3"}:
             yield Finding(
                 f"archive[{i}].url",
                 "this version writes to file:// only",

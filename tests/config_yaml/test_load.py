@@ -1,5 +1,7 @@
 """The topology file as its user meets it: what is accepted, and what exactly is said about what is not."""
 
+# ruff: noqa: E501 - one case, one line
+
 from pathlib import Path
 
 import pytest
@@ -143,7 +145,7 @@ def test_the_place_of_a_dangling_reference_is_the_value_itself(problems):
         ("[zero, one, two]", "[zero, 007, two]", '8:20: streams.digits.labels[1]: YAML reads 007 as a number (put it in quotes: "007")'),
         ("site: lab", "site: 12:30:00", '2:7: site: YAML reads 12:30:00 as a number (put it in quotes: "12:30:00")'),
         ("site: lab", "site: 2026-01-01", '2:7: site: YAML reads 2026-01-01 as a date (put it in quotes: "2026-01-01")'),
-        ("schema: 1", "schema: 2", "1:9: schema: expected a whole number from 1 to 1, not 2"),
+        ("schema: 1", "schema: 2", "1:9: schema: expected 1, not 2"),
         ("[8, 8, 1]", "[8, 010, 1]", "7:25: streams.digits.sample.shape[1]: expected a whole number from 1 to 4096, not 010"),
         ("[8, 8, 1]", '[8, "8", 1]', "7:25: streams.digits.sample.shape[1]: expected a whole number from 1 to 4096 (write it without quotes)"),
         ("[8, 8, 1]", "[8, 8, 1, 1, 1]", "7:21: streams.digits.sample.shape: 5 entries; at most 4"),
@@ -157,7 +159,7 @@ def test_the_place_of_a_dangling_reference_is_the_value_itself(problems):
         ("- dense: 3", "- dense", "23:7: training.model[1]: dense needs its settings (such as {dense: …})"),
         ("- dense: 3", "- dens: 3", '23:7: training.model[1]: unknown layer "dens" (did you mean "dense"?)'),
         ("    - flatten\n", "", "22:7: training.model[0]: dense takes one axis, not 8×8×1; put flatten before it"),
-        ("- flatten", "- conv2d: {filters: 0, kernel: 3}\n    - flatten", "22:26: training.model[0].conv2d.filters: expected a whole number from 1 to 4096, not 0"),
+        ("- flatten", "- conv2d: {filters: 0, kernel: 3}\n    - flatten", "22:25: training.model[0].conv2d.filters: expected a whole number from 1 to 4096, not 0"),
         ("- flatten", "- max_pool2d: 9\n    - flatten", "22:7: training.model[0]: max_pool2d: a window of 9×9 does not fit into 8×8"),
         ("- name: pi-b", "- {name: pi-b, prefetch: 32M}", '15:28: edges[1].prefetch: expected a size such as 32MiB, 1GB or 4096 (did you mean "MB"?)'),
         ("- name: pi-b", "- {name: pi-b, cach: {}}", '15:18: edges[1].cach: unknown key "cach" (did you mean "cache"?)'),
@@ -197,8 +199,8 @@ def test_a_problem_carries_its_source_line(load):
         (b"site: \xff\n", "topology.yaml:1:7: the file is not UTF-8 (save it as UTF-8)"),
         ("site: a\x07b\n", "topology.yaml:1:8: the character U+0007 has no place in YAML"),
         ("x" * (1 << 20) + "x", "topology.yaml:1:1: the file is larger than 1 MiB"),
-        ("[" * 100_000, "topology.yaml:1:33: nested deeper than 32 levels"),
-        ("[" + "1," * 60_000 + "]", "topology.yaml:1:100000: more than 50000 values in one file"),
+        ("[" * 1000, "topology.yaml:1:33: nested deeper than 32 levels"),
+        ("[" + "1," * 20_000 + "]", "topology.yaml:1:40000: more than 20000 values in one file"),
         ("a: 1\n---\nb: 1\n", "topology.yaml:2:1: one file holds one document; this begins a second"),
         ("a: 1\n\tb: 2\n", "topology.yaml:2:1: found character '\\t' that cannot start any token (indent with spaces, not tabs)"),
         ("kafka: {bootstrap: [${BROKER}]}\n", "topology.yaml:1:22: expected ',' or ']', but got '{' (put \"${…}\" in quotes)"),

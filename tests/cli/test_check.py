@@ -1,0 +1,170 @@
+"""`edged check`: the plan, or every problem with its line and a caret."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import VALID
+
+
+def test_a_valid_file_gives_the_plan_and_0(edged, topology_file):
+    code, out, err = edged("check", topology_file())
+
+    assert (code, err) == (0, "")
+    assert out.startswith("lab: 2 devices → 2 edges → 1 archive, over Kafka at localhost:9092 (PLAINTEXT)\n")
+    assert re.search(r"^cam-01 +pi-a +digits +raw +lab\.iot\.cam-01$", out, re.MULTILINE)
+    assert re.search(r"^pi-b +1 +158\.\d MiB +256\.0 MiB +1024\.0 MiB +cam-02$", out, re.MULTILINE)
+    assert re.search(r"^dense units 3 +3 +195$", out, re.MULTILINE)
+    assert re.search(r"^lab\.epochs\.pi-a +1 h +2\.0 MiB$", out, re.MULTILINE)
+    memory = "base 110.0 MiB + model 0.0 MiB + prefetch 16.0 MiB + cache 32.0 MiB = 158.0 MiB of 200.0 MiB"
+    assert f"memory of pi-a: {memory}\n" in out
+    assert out.endswith("valid\n")
+
+
+def test_a_problem_is_shown_with_its_line_and_a_caret(edged, topology_file):
+    code, out, err = edged("check", topology_file(VALID.replace("edge: pi-a", "edge: pi-x")))
+
+    assert (code, out) == (78, "")
+    assert err == (
+        'topology.yaml:8:26: iot[0].edge: no edge is called "pi-x" (did you mean "pi-a"?)\n'
+        "    8 |   - {name: cam-01, edge: pi-x, stream: digits}\n"
+        "      |                          ^\n"
+    )
+
+
+def test_the_caret_stands_right_behind_tabs_and_wide_characters(edged, topology_file):
+    text = VALID.replace("labels: [0, 1, 2]", 'labels: ["雨\t", no, 2]')
+
+    _, _, err = edged("check", topology_file(text))
+
+    line, caret = err.splitlines()[-2:]
+    at = caret.index("^")
+    assert line[: line.index("no")].count("\t") == caret[:at].count("\t")
+    assert at == line.index("no") + 1  # one character is two columns wide
+
+
+def test_a_long_line_is_cut_around_the_caret(edged, topology_file):
+    labels = ", ".join(f"label-{i:04}" for i in range(500))
+
+    _, _, err = edged("check", topology_file(VALID.replace("[0, 1, 2]", f"[{labels}, no]")))
+
+    line, caret = next((a, b) for a, b in zip(err.splitlines(), err.splitlines()[1:], strict=False) if "^" in b)
+    assert len(line) < 150
+    assert line[caret.index("^") :].startswith("no")
+
+
+def test_all_problems_are_shown_at_once(edged, topology_file):
+    text = (
+        VALID.replace("site: lab", "site: no").replace("dense: 3", "dense: 4").replace("pi-b, stream", "pi-c, stream")
+    )
+
+    code, _, err = edged("check", topology_file(text))
+
+    assert code == 78
+    assert [line.split(":")[1] for line in err.splitlines() if line.startswith("topology.yaml")] == ["2", "9", "17"]
+
+
+def test_the_problems_as_json_go_to_stdout(edged, topology_file):
+    code, out, err = edged("check", "--json", topology_file(VALID.replace("edge: pi-a", "edge: pi-x")))
+
+    assert (code, err) == (78, "")
+    assert json.loads(out) == {
+        "valid": False,
+        "problems": [
+            {
+                "place": "topology.yaml:8:26",
+                "path": "iot[0].edge",
+                "message": 'no edge is called "pi-x"',
+                "suggestion": 'did you mean "pi-a"?',
+            }
+        ],
+    }
+
+
+def test_the_plan_as_json_has_ranks_budgets_and_topics(edged, topology_file):
+    code, out, _ = edged("check", "--json", topology_file())
+
+    plan = json.loads(out)
+    assert code == 0
+    assert (plan["valid"], plan["warnings"]) == (True, [])
+    assert [(edge["name"], edge["rank"], edge["devices"]) for edge in plan["edges"]] == [
+        ("pi-a", 0, ["cam-01"]),
+        ("pi-b", 1, ["cam-02"]),
+    ]
+    memory = plan["edges"][0]["memory"]
+    assert memory["total"] == sum(memory[part] for part in ("base", "model", "prefetch", "cache")) <= memory["limit"]
+    assert plan["model"]["layers"][-1] == {"layer": "dense units 3", "output": [3], "parameters": 195}
+    assert len(plan["topics"]) == 11
+
+
+@pytest.mark.parametrize(
+    ("node", "devices", "edges", "topics"),
+    [
+        ("cam-01", ["cam-01"], ["pi-a"], {"lab.iot.cam-01", "lab.predictions.pi-a"}),
+        ("pi-b", ["cam-02"], ["pi-b"],
+         {"lab.iot.cam-02", "lab.archive.digits.pi-b", "lab.epochs.pi-b", "lab.predictions.pi-b",
+          "lab.dead-letters.pi-b", "lab.archive.requests"}),
+        ("vault", ["cam-01", "cam-02"], ["pi-a", "pi-b"],
+         {"lab.archive.digits.pi-a", "lab.archive.digits.pi-b", "lab.archive.requests", "lab.epochs.pi-a",
+          "lab.epochs.pi-b"}),
+    ],
+)  # fmt: skip
+def test_a_node_sees_what_concerns_it(edged, topology_file, node, devices, edges, topics):
+    _, out, _ = edged("check", topology_file(), "--node", node, "--json")
+
+    plan = json.loads(out)
+    assert [device["name"] for device in plan["iot"]] == devices
+    assert [edge["name"] for edge in plan["edges"]] == edges
+    assert {topic["name"] for topic in plan["topics"]} == topics
+
+
+def test_an_unknown_node_is_a_problem_with_a_suggestion(edged, topology_file):
+    code, out, err = edged("check", topology_file(), "--node", "pi-c")
+
+    assert (code, out) == (78, "")
+    assert err == 'topology.yaml: no node is called "pi-c" (did you mean "pi-a"?)\n'
+
+
+def test_a_warning_is_shown_and_the_file_stays_valid(edged, topology_file):
+    code, out, err = edged("check", topology_file(VALID.replace("localhost", "broker.lan")))
+
+    assert code == 0
+    assert out.endswith("valid\n")
+    assert err.startswith("topology.yaml:4:14: warning: kafka.bootstrap: samples and models go over the network unencr")
+
+
+def test_a_missing_file_is_a_problem(edged, topology_file):
+    topology_file()
+
+    code, _, err = edged("check", "topologie.yaml")
+
+    assert code == 78
+    assert err == "topologie.yaml: the file cannot be read: No such file or directory\n"
+
+
+def test_no_colour_without_a_terminal(edged, topology_file, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    _, _, err = edged("check", topology_file("site: ["))
+
+    assert "\033" not in err
+
+
+def test_control_characters_of_a_file_do_not_reach_the_terminal(edged, topology_file):
+    _, _, err = edged("check", topology_file("site: \033[31mred\n"))
+
+    assert "\033" not in err
+
+
+@pytest.mark.parametrize("example", sorted((Path(__file__).parents[2] / "config").glob("*.yaml")), ids=lambda p: p.name)
+def test_the_examples_are_valid(edged, example, monkeypatch, tmp_path):
+    (tmp_path / "kafka-password").write_text("x")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("NODE", "pi-north")
+
+    code, out, _ = edged("check", str(example))
+
+    assert code == 0
+    assert out.endswith("valid\n")

@@ -1,0 +1,113 @@
+"""The command frame: exit codes, help, and what is not imported."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from edged import __version__, cli
+from edged.errors import LogUnavailable, StorageError
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Replaces the command `check` by a function."""
+
+    def replace(function):
+        module = SimpleNamespace(SUMMARY="a command", configure=lambda parser: None, run=function)
+        monkeypatch.setattr(cli, "_command", lambda name: module)
+
+    return replace
+
+
+def test_version(edged):
+    assert edged("--version") == (0, f"edged {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "a command is missing; edged --help lists them"),
+        (["chekc"], 'no command is called "chekc" (did you mean "check"?)'),
+        (["frobnicate"], 'no command is called "frobnicate"\n'),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["check"], "the following arguments are required: TOPOLOGY"),
+        (["check", "a", "b"], "unrecognized arguments: b"),
+    ],
+)
+def test_wrong_usage_exits_with_64_and_says_what_is_wrong(edged, words, said):
+    code, out, err = edged(*words)
+
+    assert (code, out) == (64, "")
+    assert said in err
+
+
+def test_help_lists_every_command_with_its_summary(edged, command):
+    command(lambda args: 0)
+
+    code, out, _ = edged("--help")
+
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines() if line.endswith("a command")] == list(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["check", "schema", "topics"])
+def test_a_commands_help_tells_its_own_arguments(edged, name):
+    code, out, _ = edged(name, "--help")
+
+    assert code == 0
+    assert out.startswith(f"usage: edged {name}")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (LogUnavailable("Kafka does not answer"), 69, "edged: Kafka does not answer\n"),
+        (StorageError("the disk is gone"), 70, "edged: the disk is gone\n"),
+        (RuntimeError("a defect"), 70, "RuntimeError: a defect\n"),
+    ],
+)
+def test_each_kind_of_end_has_its_exit_code(edged, command, error, code, said):
+    def fail(args):
+        raise error
+
+    command(fail)
+    result, _, err = edged("check")
+
+    assert result == code
+    assert err.endswith(said)
+
+
+def test_a_reader_that_went_away_ends_the_command_quietly():
+    read, write = os.pipe()
+    os.close(read)
+
+    run = subprocess.run([sys.executable, "-m", "edged", "schema"], stdout=write, stderr=subprocess.PIPE, check=False)
+
+    os.close(write)
+    assert (run.returncode, run.stderr) == (141, b"")
+
+
+def test_the_exit_code_is_the_commands(edged, command):
+    command(lambda args: 3)
+
+    assert edged("check")[0] == 3
+
+
+def test_checking_a_file_loads_no_client_and_no_runtime(topology_file):
+    """On a small board these take seconds; only the commands that need them pay."""
+    heavy = "aiokafka,PIL,pyarrow,fsspec,tflite,tflite_runtime,psutil,structlog,asyncio"
+    program = (
+        "import sys; from edged.cli import main; code = main(['check', 'topology.yaml']);"
+        f"print([name for name in {heavy!r}.split(',') if name in sys.modules]); sys.exit(code)"
+    )
+
+    topology_file()
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False,
+                         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == "[]"

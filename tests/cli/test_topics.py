@@ -1,0 +1,78 @@
+"""`edged topics`: commands for Kafka's own tools, and the topics themselves."""
+
+import asyncio
+import sys
+from types import ModuleType
+from typing import ClassVar
+
+from edged.domain.topology import Kafka
+from edged.ports import Health, TopicSpec
+
+
+def test_the_topics_and_rights_are_commands_that_can_be_pasted(edged, topology_file):
+    code, out, _ = edged("topics", topology_file())
+
+    assert code == 0
+    lines = out.splitlines()
+    assert all(line.startswith(("#", "kafka-topics.sh ", "kafka-acls.sh ")) for line in lines if line)
+    assert (
+        "kafka-topics.sh --bootstrap-server localhost:9092 --create --if-not-exists --topic lab.epochs.pi-a"
+        " --partitions 1 --config retention.ms=3600000 --config max.message.bytes=2097152"
+    ) in lines
+    assert (
+        "kafka-acls.sh --bootstrap-server localhost:9092 --add --allow-principal User:cam-01 --operation Write"
+        " --topic lab.iot.cam-01"
+    ) in lines
+    assert (
+        "kafka-acls.sh --bootstrap-server localhost:9092 --add --allow-principal User:vault --operation Read"
+        " --group edged-archiver"
+    ) in lines
+
+
+class FakeLog:
+    """Takes the place of the Kafka adapter."""
+
+    ensured: ClassVar[tuple[tuple[str, ...], list[TopicSpec]]]
+    error: ClassVar[Exception | None] = None
+
+    def __init__(self, kafka: Kafka, _health: Health) -> None:
+        self.bootstrap = kafka.bootstrap
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        pass
+
+    async def ensure(self, topics):
+        if FakeLog.error:
+            raise FakeLog.error
+        FakeLog.ensured = (self.bootstrap, list(topics))
+
+
+def with_fake_log(monkeypatch, error=None):
+    module = ModuleType("edged.adapters.kafka")
+    monkeypatch.setattr(module, "KafkaLog", FakeLog, raising=False)
+    monkeypatch.setitem(sys.modules, "edged.adapters.kafka", module)
+    monkeypatch.setattr(FakeLog, "error", error)
+
+
+async def test_apply_creates_what_the_list_names(edged, topology_file, monkeypatch):
+    with_fake_log(monkeypatch)
+
+    code, out, _ = await asyncio.to_thread(edged, "topics", topology_file(), "--apply")
+
+    bootstrap, ensured = FakeLog.ensured
+    assert (code, out) == (0, "11 topics are there\n")
+    assert bootstrap == ("localhost:9092",)
+    assert TopicSpec("lab.iot.cam-01", 1) in ensured
+    assert TopicSpec("lab.archive.requests", 1, 3_600_000, 4 << 20) in ensured
+
+
+async def test_apply_without_an_answer_says_so_and_exits_with_69(edged, topology_file, monkeypatch):
+    with_fake_log(monkeypatch, TimeoutError())
+
+    code, _, err = await asyncio.to_thread(edged, "topics", topology_file(), "--apply")
+
+    assert code == 69
+    assert err == "edged: Kafka at localhost:9092 does not answer\n"

@@ -1,0 +1,113 @@
+"""The published schema and the loader agree, since both follow from one description."""
+
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from edged import config_yaml
+from edged.errors import ConfigError
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
+SCHEMA = config_yaml.json_schema()
+VALID = yaml.safe_load(EXAMPLES[0].read_text())
+
+
+@pytest.fixture
+def environment(tmp_path):
+    (tmp_path / "kafka-password").write_text("x")
+    return {"NODE": "pi-north", "CREDENTIALS_DIRECTORY": str(tmp_path)}
+
+
+def test_there_are_examples():
+    assert len(EXAMPLES) >= 3
+
+
+def test_the_schema_is_one():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_valid(path, environment):
+    config_yaml.load(path, environment)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_the_schema_takes_the_examples(path):
+    jsonschema.validate(yaml.safe_load(path.read_text()), SCHEMA)
+
+
+def with_value(value, *path):
+    """VALID with `value` at `path`."""
+    tree = yaml.safe_load(EXAMPLES[0].read_text())
+    at = tree
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return tree
+
+
+BROKEN = {
+    "an unknown key": with_value(1, "sight"),
+    "another schema": with_value(2, "schema"),
+    "a name with a slash": with_value("a/b", "site"),
+    "no broker": with_value([], "kafka", "bootstrap"),
+    "an unknown codec": with_value("jpg", "iot", 0, "codec"),
+    "an axis of nothing": with_value([0], "streams", "digits", "sample", "shape"),
+    "five axes": with_value([1] * 5, "streams", "digits", "sample", "shape"),
+    "no labels": with_value([], "streams", "digits", "labels"),
+    "a label twice": with_value(["a", "a"], "streams", "digits", "labels"),
+    "an edge without a name": with_value([{}], "edges"),
+    "a size in another unit": with_value("16M", "edges", 0, "prefetch"),
+    "a learning rate of nothing": with_value({"sgd": {"learning_rate": 0}}, "training", "optimizer"),
+    "an unknown optimizer": with_value({"adam": {}}, "training", "optimizer"),
+    "an unknown layer": with_value(["dens"], "training", "model"),
+    "a layer that needs settings": with_value(["dense"], "training", "model"),
+    "a filter too few": with_value([{"conv2d": {"filters": 0, "kernel": 3}}], "training", "model"),
+    "a batch in quotes": with_value("128", "training", "global_batch"),
+}
+
+
+@pytest.mark.parametrize("tree", BROKEN.values(), ids=BROKEN)
+def test_what_the_loader_refuses_in_form_the_schema_refuses_too(tree, tmp_path):
+    path = tmp_path / "topology.yaml"
+    path.write_text(yaml.safe_dump(tree))
+
+    with pytest.raises(ConfigError):
+        config_yaml.load(path, {})
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(tree, SCHEMA)
+
+
+FITTING = {
+    "a size with a unit": with_value("16 MiB", "edges", 0, "prefetch"),
+    "a size in bytes": with_value(16 << 20, "edges", 0, "prefetch"),
+    "a duration": with_value("1.5min", "archive", 0, "flush_s"),
+    "a number in exponents": with_value({"sgd": {"learning_rate": 1e-3}}, "training", "optimizer"),
+    "an optimizer's name alone": with_value("sgd", "training", "optimizer"),
+    "a variable for a number": with_value("${EPOCHS:-3}", "training", "epochs"),
+    "a variable for a word": with_value("${SOURCE:-live}", "training", "source"),
+    "both layers' forms": with_value(["flatten", {"dense": {"units": 4}}, "relu", {"dense": 10}], "training", "model"),
+}
+
+
+@pytest.mark.parametrize("tree", FITTING.values(), ids=FITTING)
+def test_what_the_loader_takes_the_schema_takes_too(tree, tmp_path):
+    path = tmp_path / "topology.yaml"
+    path.write_text(yaml.safe_dump(tree))
+
+    config_yaml.load(path, {})
+    jsonschema.validate(tree, SCHEMA)
+
+
+def test_every_key_says_what_it_is_for():
+    def undescribed(schema, at):
+        for name, value in schema.get("properties", {}).items():
+            if "description" not in value and "type" not in value:
+                yield f"{at}.{name}"
+            yield from undescribed(value, f"{at}.{name}")
+
+    assert list(undescribed(SCHEMA, "")) == []
+    assert SCHEMA["properties"]["edges"]["items"]["properties"]["prefetch"]["default"] == 16 << 20

@@ -1,0 +1,33 @@
+"""What a topology asks of an edge's memory, against sums done by hand."""
+
+import pytest
+
+from edged.domain import budget
+from edged.domain.nn.spec import Dense, Flatten, Relu
+from edged.domain.topology import MIB, Cache, Edge
+
+
+def test_the_models_memory_is_its_weights_momentum_and_the_batchs_numbers():
+    memory = budget.model_memory((2, 3, 1), (Flatten(), Dense(4), Relu()), batch=10)
+
+    parameters = 6 * 4 + 4
+    assert memory.parameters == parameters
+    assert (memory.weights, memory.momentum) == (parameters * 4, parameters * 4)
+    assert memory.activations == (6 + 4 + 4) * 10 * 4  # flatten is a view of the input
+    assert memory.total == memory.weights + memory.momentum + memory.activations
+
+
+def test_an_edges_budget_is_the_sum_of_its_parts():
+    memory = budget.model_memory((4,), (Dense(4),), batch=1)
+    edge = Edge("pi", Cache(memory=10 * MIB), prefetch=5 * MIB, memory_limit=200 * MIB)
+
+    whole = budget.edge_budget(edge, memory)
+
+    assert whole.total == budget.BASE + memory.total + 15 * MIB
+    assert whole.limit == 200 * MIB
+    assert budget.edge_budget(edge, None).model == 0
+
+
+@pytest.mark.parametrize(("num_bytes", "text"), [(0, "0.0 MiB"), (MIB * 3 // 2, "1.5 MiB"), (2048 * MIB, "2048.0 MiB")])
+def test_mebibytes_are_shown_to_a_tenth(num_bytes, text):
+    assert budget.mebibytes(num_bytes) == text

@@ -1,0 +1,117 @@
+"""Topics and rights: every node can do its work and no more, and Kafka takes every name."""
+
+from edged.domain import topics
+from edged.domain.epoch_protocol import MOST_PART_BYTES
+from edged.domain.pack import MOST_BYTES
+from edged.domain.topics import Grant
+from edged.domain.topology import Archive, Device, Edge, Kafka, Stream, Topology
+from edged.services import archiver, epoch_server
+
+SITE = Topology(
+    site="lab",
+    kafka=Kafka(("localhost:9092",)),
+    streams=(Stream("tiles", (4,), "uint8", ("x",)), Stream("climate", (4,), "uint8", ("x",))),
+    iot=(Device("cam", "pi-a", "tiles"), Device("mast", "pi-a", "climate"), Device("cam-b", "pi-b", "tiles")),
+    edges=(Edge("pi-a"), Edge("pi-b")),
+    archive=(Archive("vault", "file:///srv"),),
+)
+
+
+def granted(principal, operation):
+    return {grant.topic for grant in topics.grants(SITE) if grant[:2] == (principal, operation)}
+
+
+def test_every_topic_is_listed_once_each_edge_archiving_only_the_streams_of_its_devices():
+    assert [topic.name for topic in topics.topics(SITE)] == [
+        "lab.iot.cam",
+        "lab.iot.mast",
+        "lab.iot.cam-b",
+        "lab.archive.tiles.pi-a",
+        "lab.archive.climate.pi-a",
+        "lab.archive.tiles.pi-b",
+        "lab.predictions.pi-a",
+        "lab.predictions.pi-b",
+        "lab.dead-letters.pi-a",
+        "lab.dead-letters.pi-b",
+        "lab.epochs.pi-a",
+        "lab.epochs.pi-b",
+        "lab.archive.requests",
+    ]
+
+
+def test_only_what_is_of_passing_use_is_kept_for_an_hour():
+    short = {topic.name for topic in topics.topics(SITE) if topic.retention_ms is not None}
+
+    assert short == {"lab.epochs.pi-a", "lab.epochs.pi-b", "lab.archive.requests"}
+
+
+def test_the_epochs_topics_take_a_part_and_one_more_sample():
+    epochs = [topic.max_message_bytes or 0 for topic in topics.topics(SITE) if ".epochs." in topic.name]
+
+    assert min(epochs) > MOST_PART_BYTES + MOST_BYTES
+
+
+def test_each_device_writes_its_own_topic_alone():
+    assert granted("cam", "Write") == {"lab.iot.cam"}
+
+
+def test_an_edge_reads_its_devices_and_its_epochs_and_writes_what_it_makes_of_them():
+    assert granted("pi-b", "Write") == {
+        "lab.archive.tiles.pi-b",
+        "lab.predictions.pi-b",
+        "lab.dead-letters.pi-b",
+        "lab.archive.requests",
+    }
+    assert granted("pi-b", "Read") - granted("pi-b", "Write") == {"lab.iot.cam-b", "lab.epochs.pi-b"}
+
+
+def test_the_archive_reads_all_packs_and_requests_and_writes_the_epochs():
+    assert granted("vault", "Write") == {"lab.epochs.pi-a", "lab.epochs.pi-b"}
+    assert granted("vault", "Read") - granted("vault", "Write") == {
+        "lab.archive.tiles.pi-a",
+        "lab.archive.climate.pi-a",
+        "lab.archive.tiles.pi-b",
+        "lab.archive.requests",
+    }
+
+
+def test_a_device_reads_the_predictions_of_its_edge():
+    assert granted("cam-b", "Read") == {"lab.iot.cam-b", "lab.predictions.pi-b"}
+
+
+def test_a_writer_may_look_up_what_it_wrote():
+    grants = topics.grants(SITE)
+
+    assert all(
+        Grant(principal, "Read", topic) in grants for principal, operation, topic in grants if operation == "Write"
+    )
+
+
+def test_every_right_is_to_a_topic_that_exists():
+    assert {grant.topic for grant in topics.grants(SITE)} == {topic.name for topic in topics.topics(SITE)}
+
+
+def test_the_groups_are_those_that_the_services_commit_to():
+    assert topics.groups(SITE) == [
+        ("pi-a", "edged-pi-a"),
+        ("pi-b", "edged-pi-b"),
+        ("pi-a", "edged-infer-pi-a"),
+        ("pi-b", "edged-infer-pi-b"),
+        ("vault", archiver.GROUP),
+        ("vault", epoch_server.GROUP),
+    ]
+
+
+def test_the_longest_names_make_topics_that_kafka_still_takes():
+    """Kafka takes 249 characters; a name has at most 64, so no rule is needed."""
+    longest = "x" * 64
+    site = Topology(
+        longest,
+        Kafka(()),
+        (Stream(longest, (1,), "uint8", ("x",)),),
+        (Device(longest, longest, longest),),
+        (Edge(longest),),
+        (Archive(longest, "file:///"),),
+    )
+
+    assert max(len(topic.name) for topic in topics.topics(site)) <= 249
