@@ -30,6 +30,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the list, or create the topics."""
     topology = config_yaml.load(args.topology)
     if args.apply:
+        from edged import log  # noqa: PLC0415 - only this part of the command logs
+
+        log.configure(node="topics", tier="operator", run_id="topics", level="error")
         asyncio.run(_apply(topology))
         print(f"{len(topics(topology))} topics are there")
         return 0
