@@ -17,7 +17,7 @@ FASHION = "[t-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag
 
 TOPOLOGY = """\
 schema: 1
-site: greenhouse
+site: {site}
 kafka: {{bootstrap: ["{bootstrap}"]}}
 streams:
   fashion:
@@ -53,7 +53,7 @@ class Site:
         self.archive_folder = folder / "archive"
         self.topology = folder / "topology.yaml"
         self.children: list[Child] = []
-        values = {"source": "archive", "epochs": 3, "checkpoint": "5min", **settings}
+        values = {"site": "greenhouse", "source": "archive", "epochs": 3, "checkpoint": "5min", **settings}
         self.topology.write_text(
             TOPOLOGY.format(bootstrap=bootstrap, archive=self.archive_folder.as_uri(), labels=FASHION, **values)
         )

@@ -166,8 +166,8 @@ class _Story:
         for number, device in enumerate(self.devices):
             skip = self.num_training + number * live
             await self._node(
-                "sensor", device, "--from", self.options.data, "--split", "train", "--shuffle", "0", "--skip", str(skip),
-                "--count", str(live), "--rate", str(self.options.rate),
+                "sensor", device, "--from", self.options.data, "--split", "train", "--shuffle", "0",
+                "--skip", str(skip), "--count", str(live), "--rate", str(self.options.rate),
             )  # fmt: skip
         for device in self.devices:
             await self.child("sensor", device).ended()
