@@ -110,6 +110,7 @@ def _archive(topology: Topology, log: Log, health: Health, timing: Timing) -> Ma
             log,
             PatientArchive(store, health),
             sources,
+            topology.group("archiver", archive.name),
             ArchiverSettings(flush_s=archive.flush_s, flush_bytes=archive.flush_bytes, poll_s=timing.poll_s),
         ),
         "epoch_server": EpochServer(
@@ -120,6 +121,7 @@ def _archive(topology: Topology, log: Log, health: Health, timing: Timing) -> Ma
             edges=edges,
             requests_topic=topology.requests_topic,
             epochs_topic=topology.epochs_topic,
+            group=topology.group("epoch_server", archive.name),
             poll_s=timing.poll_s,
         ),
     }

@@ -5,7 +5,7 @@ Values only: `app` creates the topics, `edged topics` prints both.
 
 from typing import Literal, NamedTuple
 
-from edged.domain.topology import MIB, Device, Topology
+from edged.domain.topology import MIB, Device, Role, Topology
 
 SHORT_RETENTION_MS = 3_600_000
 """Epochs and requests are of use only while they are being answered; an hour outlives any outage worth waiting for."""
@@ -15,6 +15,10 @@ EPOCHS_MESSAGE_BYTES = 2 * MIB
 
 REQUESTS_MESSAGE_BYTES = 4 * MIB
 """A request may name a million rows of two bytes, and the blocks they are in."""
+
+
+_EDGE_ROLES: tuple[Role, ...] = ("ingest", "infer")
+_ARCHIVE_ROLES: tuple[Role, ...] = ("archiver", "epoch_server")
 
 
 class Topic(NamedTuple):
@@ -62,9 +66,8 @@ def grants(topology: Topology) -> list[Grant]:
 def groups(topology: Topology) -> list[tuple[str, str]]:
     """(principal, consumer group) of every reader that commits its positions."""
     return [
-        *((edge.name, f"edged-{edge.name}") for edge in topology.edges),
-        *((edge.name, f"edged-infer-{edge.name}") for edge in topology.edges),
-        *((archive.name, group) for archive in topology.archive for group in ("edged-archiver", "edged-epoch-server")),
+        *((edge.name, topology.group(role, edge.name)) for edge in topology.edges for role in _EDGE_ROLES),
+        *((each.name, topology.group(role, each.name)) for each in topology.archive for role in _ARCHIVE_ROLES),
     ]
 
 

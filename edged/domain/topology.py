@@ -16,6 +16,7 @@ Dtype = Literal["uint8", "float32"]
 Source = Literal["archive", "live", "both"]
 SamplingMode = Literal["uniform", "stratified", "importance"]
 ExchangeMode = Literal["none", "all_reduce", "parameter_server"]
+Role = Literal["ingest", "infer", "archiver", "epoch_server"]
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
@@ -163,6 +164,10 @@ class Topology:
     def archive_topic(self, stream: str, edge: str) -> str:
         """Packs of one edge's samples of one stream; its only writer is that edge, so ACLs can prove the source."""
         return f"{self.site}.archive.{stream}.{edge}"
+
+    def group(self, role: Role, node: str) -> str:
+        """The consumer group under which the node's `role` commits its positions."""
+        return f"{self.site}.{role}.{node}"
 
     @property
     def requests_topic(self) -> str:

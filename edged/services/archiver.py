@@ -19,7 +19,6 @@ from edged.errors import ArchiveConflict, FormatError
 from edged.log import logger
 from edged.ports import ArchiveWriter, Log, LogReader, Progress, Record, Statistics, TopicPartition
 
-GROUP = "edged-archiver"
 _RECORDS_A_POLL = 16
 """At most 1 MiB each; what is polled comes on top of the buffers' budget."""
 _SAMPLE_BYTES = 512
@@ -88,11 +87,13 @@ class Archiver:
         log: Log,
         archive: ArchiveWriter,
         sources: Sequence[Source],
+        group: str,
         settings: ArchiverSettings = ArchiverSettings(),
     ) -> None:
         self._log = log
         self._archive = archive
         self._sources = sources
+        self._group = group
         self._settings = settings
         self._buffers: dict[str, _Buffer] = {}
         self._reader: LogReader | None = None
@@ -109,7 +110,7 @@ class Archiver:
         for source in self._sources:
             self._buffers[source.topic] = _Buffer(source, *await self._archive.resume(source.stream, source.edge))
         positions = {buffer.partition: buffer.next_offset for buffer in self._buffers.values()}
-        async with self._log.reader(positions, group=GROUP) as reader:
+        async with self._log.reader(positions, group=self._group) as reader:
             self._reader = reader
             try:
                 while True:

@@ -21,7 +21,6 @@ from edged.errors import ArchiveUnavailable, FormatError, StorageError
 from edged.log import logger
 from edged.ports import ArchiveStore, Health, Log, LogReader, Message, Progress, Record, Statistics, TopicPartition
 
-GROUP = "edged-epoch-server"
 PART = "archive_read"
 """For `ports.Health`; writing may fail, on a full disk, while reading works."""
 _REQUESTS_A_POLL = 16
@@ -78,6 +77,7 @@ class EpochServer:
         edges: Collection[str],
         requests_topic: str,
         epochs_topic: Callable[[str], str],
+        group: str,
         poll_s: float = 1.0,
     ) -> None:
         self._log = log
@@ -87,6 +87,7 @@ class EpochServer:
         self._edges = frozenset(edges)
         self._partition = TopicPartition(requests_topic)
         self._epochs_topic = epochs_topic
+        self._group = group
         self._poll_s = poll_s
         self._waiting: OrderedDict[str, deque[_Answer]] = OrderedDict()
         self._next_offset = 0
@@ -97,7 +98,7 @@ class EpochServer:
     async def run(self) -> None:
         """Serve until cancelled. Cancelled: the answer under way ends where it is; its request is served again."""
         self._next_offset = await self._start()
-        async with self._log.reader({self._partition: self._next_offset}, group=GROUP) as reader:
+        async with self._log.reader({self._partition: self._next_offset}, group=self._group) as reader:
             while True:
                 await self._take(reader)
                 if self._waiting:
@@ -114,7 +115,7 @@ class EpochServer:
 
     async def _start(self) -> int:
         low, high = (await self._log.watermarks([self._partition]))[self._partition]
-        committed = (await self._log.committed(GROUP, [self._partition])).get(self._partition)
+        committed = (await self._log.committed(self._group, [self._partition])).get(self._partition)
         if committed is None or committed > high:  # the latter: the topic was made anew
             committed = high - _MOST_OLD_REQUESTS
         return max(low, committed)

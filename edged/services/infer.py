@@ -89,7 +89,7 @@ class Companion:
             for device in topology.devices_of(edge)
             if device.stream == self._stream.name
         }
-        self._group = f"edged-infer-{edge}"
+        self._group = topology.group("infer", edge)
         self._predictions = TopicPartition(topology.predictions_topic(edge))
         self._log = log
         self._model = ServedModel(models, load, self._stream.shape, runtime)

@@ -48,7 +48,7 @@ class Ingest:
         self._stream_of = {device.name: device.stream for device in self._devices.values()}
         self._streams = {device.stream: topology.stream(device.stream) for device in self._devices.values()}
         self._dead_letters_topic = topology.dead_letters_topic(edge)
-        self._group = f"edged-{edge}"
+        self._group = topology.group("ingest", edge)
         self._reader: LogReader | None = None
         self._partition_of: Mapping[str, TopicPartition] = {}
         self._rejections = _Rejections()

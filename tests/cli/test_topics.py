@@ -25,7 +25,7 @@ def test_the_topics_and_rights_are_commands_that_can_be_pasted(edged, topology_f
     ) in lines
     assert (
         "kafka-acls.sh --bootstrap-server localhost:9092 --add --allow-principal User:vault --operation Read"
-        " --group edged-archiver"
+        " --group lab.archiver.vault"
     ) in lines
 
 

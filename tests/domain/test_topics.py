@@ -5,7 +5,6 @@ from edged.domain.epoch_protocol import MOST_PART_BYTES
 from edged.domain.pack import MOST_BYTES
 from edged.domain.topics import Grant
 from edged.domain.topology import Archive, Device, Edge, Kafka, Stream, Topology
-from edged.services import archiver, epoch_server
 
 SITE = Topology(
     site="lab",
@@ -91,14 +90,14 @@ def test_every_right_is_to_a_topic_that_exists():
     assert {grant.topic for grant in topics.grants(SITE)} == {topic.name for topic in topics.topics(SITE)}
 
 
-def test_the_groups_are_those_that_the_services_commit_to():
+def test_every_reader_commits_under_a_group_of_its_own_site():
     assert topics.groups(SITE) == [
-        ("pi-a", "edged-pi-a"),
-        ("pi-b", "edged-pi-b"),
-        ("pi-a", "edged-infer-pi-a"),
-        ("pi-b", "edged-infer-pi-b"),
-        ("vault", archiver.GROUP),
-        ("vault", epoch_server.GROUP),
+        ("pi-a", "lab.ingest.pi-a"),
+        ("pi-a", "lab.infer.pi-a"),
+        ("pi-b", "lab.ingest.pi-b"),
+        ("pi-b", "lab.infer.pi-b"),
+        ("vault", "lab.archiver.vault"),
+        ("vault", "lab.epoch_server.vault"),
     ]
 
 

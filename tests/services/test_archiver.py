@@ -16,9 +16,10 @@ from edged.domain import pack as packs
 from edged.domain.pack import Pack
 from edged.errors import ArchiveConflict, DiskFull
 from edged.ports import Message, TopicPartition
-from edged.services.archiver import GROUP, Archiver, ArchiverSettings, Source
+from edged.services.archiver import Archiver, ArchiverSettings, Source
 from tests.archive_samples import pack, sample
 
+GROUP = "site.archiver.vault"
 PI_A = Source("fashion", "pi-a", "site.archive.fashion.pi-a")
 PI_B = Source("fashion", "pi-b", "site.archive.fashion.pi-b")
 TOPIC_A = TopicPartition(PI_A.topic)
@@ -38,7 +39,7 @@ class Bench:
 
     def archiver(self, sources: Sequence[Source] = (PI_A,), **settings: float) -> Archiver:
         archive = PatientArchive(self.store, self.health, Backoff(0.5, 0.5))
-        return Archiver(self.log, archive, sources, ArchiverSettings(**settings))  # type: ignore[arg-type]
+        return Archiver(self.log, archive, sources, GROUP, ArchiverSettings(**settings))  # type: ignore[arg-type]
 
     def archived(self, source: Source = PI_A) -> list[int]:
         """Device offsets of the archived samples, in the archive's order."""

@@ -17,9 +17,10 @@ from edged.domain.pack import Pack
 from edged.domain.sample import Sample
 from edged.errors import ArchiveUnavailable
 from edged.ports import Message, TopicPartition
-from edged.services.epoch_server import GROUP, EpochServer
+from edged.services.epoch_server import EpochServer
 from tests.archive_samples import pack
 
+GROUP = "site.epoch_server.vault"
 REQUESTS = TopicPartition("site.archive.requests")
 
 
@@ -49,6 +50,7 @@ class Bench:
             edges=["pi-a", "pi-b"],
             requests_topic=REQUESTS.topic,
             epochs_topic="site.epochs.{}".format,
+            group=GROUP,
             poll_s=0.1,
         )
         with contextlib.suppress(TimeoutError):

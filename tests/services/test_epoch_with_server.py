@@ -25,6 +25,7 @@ async def test_an_epoch_comes_whole_in_order_and_again_for_an_old_snapshot(log_l
         edges=["pi-a"],
         requests_topic=REQUESTS,
         epochs_topic=lambda _: EPOCHS,
+        group="site.epoch_server.vault",
     )
     serving = asyncio.create_task(server.run())
 

@@ -19,6 +19,7 @@ from edged.services.infer import Companion
 from tests.greenhouse import LABELS, SHAPE, topology
 
 PREDICTIONS = "greenhouse.predictions.pi"
+GROUP = topology().group("infer", "pi")
 CAM, CAM_2 = TopicPartition("greenhouse.iot.cam"), TopicPartition("greenhouse.iot.cam-2")
 LOW, HIGH = bytes(6), b"\xff" * 6
 NOW_MS = 1_700_000_000_250.0
@@ -105,7 +106,7 @@ async def reached(condition):
 
 async def caught_up(log):
     """Wait until the group has committed the end of both topics."""
-    ends = {("edged-infer-pi", each): len(log.records(each.topic)) for each in (CAM, CAM_2)}
+    ends = {(GROUP, each): len(log.records(each.topic)) for each in (CAM, CAM_2)}
     await reached(lambda: log.committed_offsets.items() >= ends.items())
 
 

@@ -109,8 +109,8 @@ async def test_all_partitions_are_read_each_in_order():
 async def test_reading_begins_at_the_further_of_cursor_and_committed_offset():
     log = MemoryLog()
     await log.append([from_device(device, grey(n)) for device in ("cam", "cam-2") for n in range(10)])
-    log.committed_offsets["edged-pi", TopicPartition(TOPOLOGY.device_topic("cam"))] = 9
-    log.committed_offsets["edged-pi", TopicPartition(TOPOLOGY.device_topic("cam-2"))] = 3
+    log.committed_offsets[TOPOLOGY.group("ingest", "pi"), TopicPartition(TOPOLOGY.device_topic("cam"))] = 9
+    log.committed_offsets[TOPOLOGY.group("ingest", "pi"), TopicPartition(TOPOLOGY.device_topic("cam-2"))] = 3
     found = await read_all(log, {"cam/0": 5, "cam-2/0": 7})
     assert [(each.device, each.offset) for each in found] == [("cam", 9), ("cam-2", 7), ("cam-2", 8), ("cam-2", 9)]
 

@@ -97,7 +97,7 @@ async def test_a_run_of_dead_letters_is_not_read_twice():
 
 
 def committed(log, device):
-    return log.committed_offsets.get(("edged-pi", TopicPartition(TOPOLOGY.device_topic(device))))
+    return log.committed_offsets.get((TOPOLOGY.group("ingest", "pi"), TopicPartition(TOPOLOGY.device_topic(device))))
 
 
 @pytest.mark.looptime
