@@ -66,6 +66,11 @@ class Control:
         self._bootstrap = ",".join(setup.options["bootstrap_servers"])
         self._idempotent = True
 
+    @property
+    def idempotent(self) -> bool:
+        """Whether the broker last connected to has idempotent producers; all have but the embedded one."""
+        return self._idempotent
+
     async def close(self) -> None:
         await self._connection.close()
 

@@ -27,9 +27,13 @@ _REBUILD_S = 60.0
 _FETCH_LIMITS = {
     "fetch_max_bytes": 4 * _MIB,  # of compressed bytes; Kafka delivers a larger record all the same
     "max_partition_fetch_bytes": _MIB + (64 << 10),
-    "fetch_max_wait_ms": 500,
     "request_timeout_ms": 45_000,  # a full fetch takes as long on an uplink of 200 kbit/s
 }
+
+
+_WAIT_MS = 500
+_EMBEDDED_WAIT_MS = 40
+"""The embedded broker looks for new records only twice in a wait: a long one delays them by a quarter of it."""
 
 
 class KafkaReader:
@@ -124,7 +128,11 @@ class KafkaReader:
     async def _start(self) -> AIOKafkaConsumer:
         await self._control.connect()
         consumer = AIOKafkaConsumer(
-            **self._setup.options, **_FETCH_LIMITS, auto_offset_reset="none", enable_auto_commit=False
+            **self._setup.options,
+            **_FETCH_LIMITS,
+            fetch_max_wait_ms=_WAIT_MS if self._control.idempotent else _EMBEDDED_WAIT_MS,
+            auto_offset_reset="none",
+            enable_auto_commit=False,
         )
         try:
             async with asyncio.timeout(CONNECT_S):
