@@ -15,6 +15,7 @@ from typing import Any
 
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory import RecordingHealth
+from edged.adapters.parquet_store import ParquetStore
 from edged.cli.demo.children import Child, LogLine
 from edged.cli.demo.evidence import archived_samples, observer
 from edged.config_yaml import load
@@ -160,7 +161,8 @@ class Site:
         published = await self.published()
 
         async def enough() -> bool:
-            return len(self.archived()) >= len(published)
+            sources = ParquetStore(self.archive_folder.as_uri()).summaries("fashion")
+            return sum(each.samples for each in sources if each.source == "pi-a") >= len(published)
 
         await eventually(enough, vault)
         assert self.archived() == published
