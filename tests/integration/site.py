@@ -26,23 +26,26 @@ streams:
 iot:
   - {{name: cam-01, edge: pi-a, stream: fashion, codec: raw}}
   - {{name: cam-02, edge: pi-a, stream: fashion, codec: png}}
+  - {{name: cam-03, edge: pi-a, stream: fashion, codec: jpeg}}
 edges:
   - {{name: pi-a, memory_limit: 400MiB}}
 archive:
   - {{name: vault, url: "{archive}", flush_s: 1s}}
 training:
   stream: fashion
-  model:
-    - {{conv2d: {{filters: 8, kernel: 3, activation: relu}}}}
-    - {{max_pool2d: 2}}
-    - flatten
-    - {{dense: 10}}
+  model: {model}
   source: {source}
   epochs: {epochs}
   global_batch: 64
   checkpoint_s: {checkpoint}
   optimizer: {{sgd: {{learning_rate: 0.05, momentum: 0.9}}}}
 """
+
+SMALL_MODEL = "[conv2d: {filters: 8, kernel: 3, activation: relu}, max_pool2d: 2, flatten, dense: 10]"
+DESIGNS_MODEL = (
+    "[conv2d: {filters: 32, kernel: 3, activation: relu}, max_pool2d: 2, "
+    "conv2d: {filters: 64, kernel: 3, activation: relu}, max_pool2d: 2, flatten, dense: 10]"
+)
 
 
 class Site:
@@ -53,7 +56,10 @@ class Site:
         self.archive_folder = folder / "archive"
         self.topology = folder / "topology.yaml"
         self.children: list[Child] = []
-        values = {"site": "greenhouse", "source": "archive", "epochs": 3, "checkpoint": "5min", **settings}
+        values = {
+            "site": "greenhouse", "source": "archive", "epochs": 3, "checkpoint": "5min", "model": SMALL_MODEL,
+            **settings,
+        }  # fmt: skip
         self.topology.write_text(
             TOPOLOGY.format(bootstrap=bootstrap, archive=self.archive_folder.as_uri(), labels=FASHION, **values)
         )
@@ -101,6 +107,25 @@ class Site:
                 "archive", "import", str(self.topology), "--from", "fashion-mnist-small", "--split", split,
                 "--limit", str(most),
             )  # fmt: skip
+
+    async def serve(self, images: int = 500) -> tuple[Child, Child, Child]:
+        """Import some images and start vault, pi-a and its companion; all training is done and the model served."""
+        await self.import_fashion(images, test_limit=100)
+        vault, edge, companion = [
+            await self.start(command, node) for command, node in (("run", "vault"), ("run", "pi-a"), ("infer", "pi-a"))
+        ]
+        await edge.wait_for("train.finished")
+        await edge.wait_for("ingest.reading")
+        await companion.wait_for("infer.model_loaded")
+        return vault, edge, companion
+
+
+async def until_archived(vault: Child, samples: int) -> None:
+    """Wait until the archive holds so many samples of the edges."""
+    await vault.until(
+        lambda lines: sum(line["samples"] for line in lines if line.get("event") == "archive.flushed") >= samples,
+        f"{samples} samples were archived",
+    )
 
 
 @asynccontextmanager
