@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
 
 from edged.adapters.datasets import open_dataset
 from edged.adapters.images import encode
@@ -67,12 +67,12 @@ class Librdkafka:
         def work() -> list[tuple[str, str]]:
             consumer = Consumer({**self._settings, "group.id": "foreign", "enable.auto.commit": False})
             consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
-            found = []
+            found: list[Message] = []
             while len(found) < count:
                 found += consumer.consume(count - len(found), timeout=1)
             consumer.close()
             assert [each.error() for each in found] == [None] * count
-            return [(each.key().decode(), each.value().decode()) for each in found]
+            return [((each.key() or b"").decode(), (each.value() or b"").decode()) for each in found]
 
         return await asyncio.to_thread(work)
 
