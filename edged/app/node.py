@@ -56,7 +56,7 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
             services,
             log=log,
             health=health,
-            host=PsutilHost(folders.state),
+            host=PsutilHost(folders.state, loopback=topology.kafka.is_loopback),
             notifier=Systemd(),
             timing=timing,
             memory_limit=None if edge is None else edge.memory_limit,
@@ -88,7 +88,7 @@ async def run_companion(topology: Topology, node: str, timing: Timing = Timing()
             {"infer": companion},
             log=log,
             health=health,
-            host=PsutilHost(folders.state),
+            host=PsutilHost(folders.state, loopback=topology.kafka.is_loopback),
             notifier=Systemd(),
             timing=timing,
         )

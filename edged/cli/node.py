@@ -1,6 +1,7 @@
 """What the commands that are a node have in common: the topology, the node's place in it, the log."""
 
 import asyncio
+import faulthandler
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -31,5 +32,6 @@ def run_as(
         wanted = " or ".join(tiers)
         hint = f"use {_COMMAND_OF_TIER[str(own)]}" if own else ""
         raise ConfigError((Problem("", f'"{node}" is in tier {own}, not {wanted}', hint, place=str(file)),))
+    faulthandler.enable()  # a watchdog's SIGABRT leaves a traceback of every thread
     log.configure(node=node, tier=tier or str(own), run_id=secrets.token_hex(4))
     return asyncio.run(main(topology, node))

@@ -3,6 +3,7 @@
 A Topology is made by `config_yaml` from the file, complete and valid. Holds no behaviour beyond names and look-ups.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,6 +11,8 @@ from edged.domain.nn.spec import LayerSpec
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Names become topics, folders and log fields; nothing else is ever allowed in them."""
+
+_LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]):\d+", re.IGNORECASE)
 
 Codec = Literal["raw", "jpeg", "png"]
 Dtype = Literal["uint8", "float32"]
@@ -40,6 +43,11 @@ class Security:
 class Kafka:
     bootstrap: tuple[str, ...]
     security: Security = Security()
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether all brokers are named as being on this machine."""
+        return all(_LOOPBACK.fullmatch(server) for server in self.bootstrap)
 
 
 @dataclass(frozen=True, slots=True)

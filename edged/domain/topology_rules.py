@@ -6,7 +6,6 @@ references may dangle, so look-ups here never assume that a name exists.
 """
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import urlsplit
@@ -25,7 +24,6 @@ LEAST_PREFETCH = 4 * MIB
 ARCHIVE_SCHEMES = ("file", "hdfs", "webhdfs", "s3")
 
 _BYTES_OF = {"uint8": 1, "float32": 4}
-_LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]):\d+", re.IGNORECASE)
 _NODE_NAMES = ("iot[].name", "edges[].name", "archive[].name")
 
 
@@ -136,7 +134,7 @@ def _security(topology: Topology) -> Iterator[Finding]:
                     "use protocol: SASL_SSL or leave it out",
                     needs,
                 )
-    if security.protocol == "SASL_PLAINTEXT" and security.mechanism == "PLAIN" and not _is_loopback(topology):
+    if security.protocol == "SASL_PLAINTEXT" and security.mechanism == "PLAIN" and not topology.kafka.is_loopback:
         yield Finding(
             f"{at}.mechanism",
             "PLAIN would send the password unencrypted over the network",
@@ -163,10 +161,6 @@ def _certificates(topology: Topology) -> Iterator[Finding]:
     for name, other in (("certificate", "key"), ("key", "certificate")):
         if files[name] is not None and files[other] is None:
             yield Finding(f"{at}.{name}", f"it is of use only with its {other}", f"add {other}", (f"{at}.{other}",))
-
-
-def _is_loopback(topology: Topology) -> bool:
-    return all(_LOOPBACK.fullmatch(server) for server in topology.kafka.bootstrap)
 
 
 # devices and archive
@@ -347,7 +341,7 @@ def _memory(topology: Topology, stream: Stream | None) -> ModelMemory | None:
 
 
 def _plain_network(topology: Topology) -> Iterator[Finding]:
-    if topology.kafka.security.protocol.endswith("PLAINTEXT") and not _is_loopback(topology):
+    if topology.kafka.security.protocol.endswith("PLAINTEXT") and not topology.kafka.is_loopback:
         yield Finding(
             "kafka.bootstrap",
             "samples and models go over the network unencrypted",

@@ -65,12 +65,20 @@ class FreshSamples:
         return self._num_bytes
 
     def start(self, cursor: Cursor) -> Cursor:
-        """Go on at `cursor`; with a negative offset, at whatever comes to the log from now on.
+        """Go on at `cursor`; with a negative offset, at whatever comes once the uplink has found the log's end.
 
         Samples that were already there then are the archive's matter: live training means what the sensors see now.
         """
-        self._cursor = cursor if cursor.offset >= 0 else Cursor(self._live.end(), 0)
+        self._cursor = cursor
+        self._settle()
         return self._cursor
+
+    def _settle(self) -> bool:
+        """Whether the cursor names a place in the log; it does as soon as the log's end is known."""
+        assert self._cursor is not None, "start() first"
+        if self._cursor.offset < 0 and (end := self._live.end()) is not None:
+            self._cursor = Cursor(end, 0)
+        return self._cursor.offset >= 0
 
     async def next(self) -> tuple[MiniBatch, Cursor]:
         """The next full mini-batch and the cursor behind it, however long it takes to come together.
@@ -84,10 +92,12 @@ class FreshSamples:
 
     async def next_nowait(self) -> tuple[MiniBatch, Cursor] | None:
         """The next full mini-batch if its samples are here. What is behind the newest packs is read back first."""
+        if not self._settle():
+            return None
         assert self._cursor is not None, "start() first"
         while self._batcher.num_free:
             found = self._live.take_nowait(self._cursor.offset)
-            if found is None and self._cursor.offset < self._live.end():
+            if found is None and self._cursor.offset < (self._live.end() or 0):
                 found = await self._wait(self._cursor.offset)
             if found is None:
                 return None

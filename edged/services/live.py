@@ -39,9 +39,9 @@ class LiveLog:
         """Payload bytes held in memory."""
         return self._newest_bytes + sum(pack.num_bytes for _, pack in self._read_back)
 
-    def end(self) -> int:
-        """The offset of the next pack that will come; 0 before the uplink has found out."""
-        return self._end or 0
+    def end(self) -> int | None:
+        """The offset of the next pack that will come; None before the uplink has found out."""
+        return self._end
 
     def start(self, end: int) -> None:
         """The topic ends there now; what is before can be taken."""
@@ -77,13 +77,16 @@ class LiveLog:
         """The pack at `offset`, or the next one after it where that is gone; None when none came within `timeout_s`.
 
         From memory, or else from the topic, which needs a connection: allow a second or so. An offset beyond the
-        end belongs to a topic that has been made anew since, and counts as the end. Cancel-safe: taking removes
+        end belongs to a topic that has been made anew since, and counts as the end. A negative one names no pack: it
+        waits until the end is known. Cancel-safe: taking removes
         nothing that could be asked for; the caller's offset alone says what it has.
         """
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
                     end = await self._known_end()
+                    if offset < 0:
+                        return None
                     if offset > end:
                         logger().warning("uplink.rewound", topic=self._topic, wanted_offset=offset, next_offset=end)
                         offset = end

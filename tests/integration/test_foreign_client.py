@@ -12,8 +12,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, Topic
 from edged.adapters.datasets import open_dataset
 from edged.adapters.images import encode
 from edged.cli.demo.evidence import archived_samples
-from edged.config_yaml import load
 from edged.domain.codec import decode_raw
+from edged.domain.topology import Stream
 from tests.integration.site import Site, running, until_archived
 from tests.requirements import require
 
@@ -77,9 +77,9 @@ class Librdkafka:
         return await asyncio.to_thread(work)
 
 
-def photos(folder: Path, topology: Path) -> list[tuple[str, str | None, Path]]:
+def photos(folder: Path, stream: Stream) -> list[tuple[str, str | None, Path]]:
     """(device, label, file) of real images: raw pixels and JPEGs, two of each labelled, one of each not."""
-    dataset, stream = open_dataset("fashion-mnist-small"), load(topology).streams[0]
+    dataset = open_dataset("fashion-mnist-small")
     found: list[tuple[str, str | None, Path]] = []
     for index in range(6):
         item = dataset.sample("test", index)
@@ -98,13 +98,13 @@ async def test_a_foreign_clients_images_are_archived_and_predicted(request, tmp_
     foreign = client(bootstrap)
     async with running(Site(tmp_path, bootstrap, site="foreign", epochs=1)) as site:
         vault, _, _ = await site.serve()
-        published = photos(tmp_path, site.topology)
+        published = photos(tmp_path, site.loaded().stream("fashion"))
 
         for device, label, file in published:
             await foreign.publish(f"foreign.iot.{device}", label, file)
         predictions = await foreign.read("foreign.predictions.pi-a", len(published))
         await until_archived(vault, len(published))
-        kept = sorted(archived_samples(load(site.topology)), key=lambda each: (each.device, each.offset))
+        kept = sorted(archived_samples(site.loaded()), key=lambda each: (each.device, each.offset))
 
     identities = [("cam-01", 0), ("cam-01", 1), ("cam-01", 2), ("cam-03", 0), ("cam-03", 1), ("cam-03", 2)]
     assert [(each.device, each.offset) for each in kept] == identities
@@ -112,7 +112,7 @@ async def test_a_foreign_clients_images_are_archived_and_predicted(request, tmp_
         (device, label, file.read_bytes()) for device, label, file in published
     ]
     assert sorted((key, json.loads(value)["offset"]) for key, value in predictions) == identities
-    labels = set(load(site.topology).streams[0].labels)
+    labels = set(site.loaded().stream("fashion").labels)
     for key, value in predictions:
         assert_prediction(json.loads(value), device=key, labels=labels)
 

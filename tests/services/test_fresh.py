@@ -56,6 +56,21 @@ async def test_the_first_start_takes_what_comes_from_now_on(world):
     assert world.fresh(live).start(Cursor(1, 4)) == Cursor(1, 4)
 
 
+async def test_a_first_start_before_the_logs_end_is_known_waits_for_it(world):
+    """Otherwise a trainer that is quicker than the uplink would train all that the log still keeps."""
+    live = LiveLog(world.log, LIVE)
+    fresh = world.fresh(live)
+    assert fresh.start(Cursor(-1, 0)).offset < 0
+    assert await fresh.next_nowait() is None
+    await world.log.append([Message(LIVE, b"older")])
+    live.start(1)
+    assert await fresh.next_nowait() is None
+    await put(world, live, 2)
+    found = await fresh.next_nowait()
+    assert found is not None
+    assert found[1].offset >= 1
+
+
 async def test_held_out_samples_are_those_of_the_archives_split(world):
     live = world.live()
     fresh = world.fresh(live)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from edged.cli.demo.children import LogLine
 
-_BAR = "{desc:<22}{percentage:3.0f}% |{bar:30}| {n_fmt}/{total_fmt} {postfix}"
+_BAR = "{desc:<22}{percentage:3.0f}% |{bar:30}| {n_fmt}/{total_fmt}{postfix}"
 
 
 class Display:
@@ -35,6 +35,9 @@ class Display:
         """Take the bars away."""
         self._train.close()
         self._live.close()
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")  # tqdm leaves the cursor behind the blanks of the last bar
+            sys.stderr.flush()
 
     def on_line(self, name: str, line: LogLine) -> None:
         """A child logged."""
