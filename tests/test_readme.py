@@ -1,8 +1,6 @@
 """README is true: its commands run, its file is a topology, its words for events and exit codes are the program's."""
 
-import ast
 import asyncio
-import inspect
 import os
 import re
 import shlex
@@ -22,7 +20,6 @@ from edged.adapters.images import encode
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory import RecordingHealth
 from edged.cli import main
-from edged.device import Device
 from edged.domain import checkpoint, prediction
 from edged.domain.prediction import Prediction
 from edged.domain.topics import topics
@@ -143,6 +140,7 @@ def test_the_commands_for_root_install_and_enable_the_units(tmp_path):
         ("systemctl daemon-reload", "true"),
         ("systemctl enable --now", f"systemctl --root={system} enable"),
         (" topology.yaml", " config/02-greenhouse.yaml"),
+        (" -o edged -g edged", ""),
     ):
         assert any(there in each for each in adapted)
         adapted = [each.replace(there, here) for each in adapted]
@@ -152,7 +150,11 @@ def test_the_commands_for_root_install_and_enable_the_units(tmp_path):
         assert done.returncode == 0, f"{command}\n{done.stderr}"
 
     wants = system / "etc/systemd/system/multi-user.target.wants"
-    assert {each.name for each in wants.iterdir()} == {"edged@pi-a.service", "edged-infer@pi-a.service"}
+    assert {each.name for each in wants.iterdir()} == {
+        "edged@pi-a.service",
+        "edged-infer@pi-a.service",
+        "edged@vault.service",
+    }
     assert config_yaml.load(system / "etc/edged/topology.yaml").site == "greenhouse"
     assert "edged:" in (system / "etc/passwd").read_text()
 
@@ -262,25 +264,23 @@ async def test_the_python_example_publishes_and_prints_a_prediction(log, place):
     topology = config_yaml.load(place / "topology.yaml")
     sent, predicted = TopicPartition(topology.device_topic("cam-01")), topology.predictions_topic("pi-a")
     begin = (await log.watermarks([sent]))[sent].high
-    printed: asyncio.Future[tuple[object, ...]] = asyncio.get_running_loop().create_future()
-    names = {
-        "Device": Device,
-        "topology": topology,
-        "jpeg_bytes": encode(np.zeros((28, 28, 1), np.uint8), "jpeg"),
-        "print": lambda *words: printed.set_result(words),
-    }
-    example = eval(compile(source, "README.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)  # noqa: S307 - ours
-    assert inspect.iscoroutine(example)
-    running = asyncio.ensure_future(example)
+    (place / "photo.jpg").write_bytes(encode(np.zeros((28, 28, 1), np.uint8), "jpeg"))
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-u", "-c", source,
+        cwd=place, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with log.reader({sent: begin}) as reader:
+            while not (records := await reader.poll(max_records=1, timeout_s=1)):
+                assert running.returncode is None
+        assert (records[0].key, records[0].value) == (b"boot", (place / "photo.jpg").read_bytes())
+        told = Prediction(
+            "cam-01", 0, records[0].offset, records[0].timestamp_ms, "boot", 0.9, {"boot": 0.9}, 1, 5.0, 1.0
+        )
+        await log.append([Message(predicted, prediction.encode(told), b"cam-01")])
 
-    async with log.reader({sent: begin}) as reader:
-        while not (records := await reader.poll(max_records=1, timeout_s=1)):
-            assert not running.done()
-    assert (records[0].key, records[0].value) == (b"boot", names["jpeg_bytes"])
-    told = Prediction("cam-01", 0, records[0].offset, records[0].timestamp_ms, "boot", 0.9, {"boot": 0.9}, 1, 5.0, 1.0)
-    await log.append([Message(predicted, prediction.encode(told), b"cam-01")])
-
-    assert await printed == ("boot", 0.9)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+        assert running.stdout is not None
+        assert await running.stdout.readline() == b"boot 0.9\n"
+    finally:
+        running.kill()
+        await running.wait()
