@@ -34,6 +34,9 @@ _MOST_MESSAGE = 2_000
 _MOST_TRACEBACK = 16_000
 """Characters kept of a traceback, from its end, where the error stands; journald splits lines above 48 KiB."""
 
+_MOST_TEXT = 16_000
+"""Characters kept of any text: some reasons quote what came from outside."""
+
 
 def logger() -> structlog.typing.FilteringBoundLogger:
     """A logger: `logger().info("train.epoch", epoch=3)`. The event must stand in `events.EVENTS`.
@@ -200,7 +203,9 @@ def _plain(value: Any) -> Any:
     """The value as JSON knows it. A number that is not finite becomes null: JSON has no NaN."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
+    if isinstance(value, str):
+        return value[:_MOST_TEXT]
+    if value is None or isinstance(value, int):
         return value
     if isinstance(value, dict):
         return {str(key): _plain(inner) for key, inner in value.items()}

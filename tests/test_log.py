@@ -50,6 +50,12 @@ def test_the_timestamp_is_utc(stream, monkeypatch):
     assert json.loads(stream.getvalue())["ts"] == "2023-11-14T22:13:20.012Z"
 
 
+def test_a_text_from_outside_is_cut_off(log_lines):
+    logger().error("archive.rejected", topic="t", offset=1, reason="x" * 1_000_000)
+    [line] = log_lines("archive.rejected")
+    assert len(line["reason"]) == 16_000
+
+
 def test_lines_below_the_level_are_left_out(stream):
     set_up(stream, level="warning")
     logger().info("life.ready", degraded=False)

@@ -141,7 +141,7 @@ def decode(blob: bytes, *, job: str | None = None) -> TrainState:
         )
     try:
         return _state(arrays, metadata)
-    except (FormatError, KeyError, TypeError, ValueError) as error:
+    except (FormatError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointCorrupt(f"the checkpoint's content is malformed: {error}") from error
 
 
