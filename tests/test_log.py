@@ -162,6 +162,23 @@ logging.getLogger("library").error("said %s", "this")
     assert run.returncode == 1
 
 
+WORK = """
+import sys
+from edged.log import configure, logger
+configure(node="pi-a", tier="edge", run_id="r1")
+for _ in range(2000):
+    logger().info("life.ready", degraded=False)
+print("worked")
+"""
+
+
+@pytest.mark.parametrize("end", ["2>/dev/full", "2>&1 >&3 | true"], ids=["full disk", "reader gone"])
+def test_a_log_that_takes_no_lines_ends_no_work(end):
+    command = f"exec 3>&1; {{ {sys.executable} -c '{WORK}' || echo failed >&3; }} {end}"
+    done = subprocess.run(["/bin/sh", "-c", command], check=False, capture_output=True, text=True)
+    assert done.stdout == "worked\n"
+
+
 def test_warnings_are_lines_too(log_lines):
     with warnings.catch_warnings():
         warnings.simplefilter("always")
