@@ -47,6 +47,10 @@ class CheckpointDir:
                 folder.chmod(_FOLDER_MODE)
                 self._clean()
 
+    @property
+    def place(self) -> str:
+        return str(self._folder)
+
     def _make_folder(self) -> None:
         self._folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
 

@@ -136,8 +136,8 @@ def decode(blob: bytes, *, job: str | None = None) -> TrainState:
         raise CheckpointCorrupt(str(error)) from error
     if job is not None and metadata.get("job") != job:
         raise TopologyMismatch(
-            "the newest checkpoint belongs to another model, data set or optimizer than the topology names; "
-            "move the checkpoints away to train anew"
+            "the newest checkpoint belongs to another stream, model, optimizer, global_batch, seed or test_fraction "
+            "than the topology names: undo the change, or move the checkpoints away to train anew"
         )
     try:
         return _state(arrays, metadata)
