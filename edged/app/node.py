@@ -34,6 +34,9 @@ from edged.services.uplink import Uplink
 _HELD_OUT_BYTES = 4 << 20
 """Fresh held-out samples kept to test live training on."""
 
+_NUM_CORES = os.cpu_count() or 1
+"""A lane of the model, and a thread, for each."""
+
 
 async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> int:  # noqa: B008 - frozen
     """Run the edge or archive node called `node` until it is told to stop; the exit code.
@@ -50,7 +53,7 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
         if edge is None:
             services = _archive(topology, log, health, timing)
         else:
-            executor = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="train"))
+            executor = stack.enter_context(ThreadPoolExecutor(_NUM_CORES, thread_name_prefix="train"))
             stack.enter_context(single_threaded_blas())
             services = _edge(topology, edge, log, health, timing, folders, executor)
         return await supervise(
@@ -202,7 +205,7 @@ def _trainer(
     )
     return Trainer(
         training,
-        Model(stream.shape, training.model),
+        Model(stream.shape, training.model, lanes=_NUM_CORES),
         checkpointing,
         job=job,
         epochs=epochs,

@@ -133,10 +133,7 @@ class _Pending:
 
 
 class ArchiveClient:
-    """Requests of one process to the archive. Used by one task; `open()` it first.
-
-    `wait_s`: seconds spent waiting in total. `is_waiting`: whether it waits for the world outside now.
-    """
+    """Requests of one process to the archive. Used by one task; `open()` it first."""
 
     def __init__(self, log: Log, health: Health, address: ArchiveAddress, timing: Timing) -> None:
         self._log = log
@@ -148,8 +145,8 @@ class ArchiveClient:
         self._num_requests = 0
         self._pending: list[_Pending] = []
         self._heard_at = 0.0
-        self.wait_s = 0.0
-        self.is_waiting = False
+        self._waited_s = 0.0
+        self._waits_since: float | None = None
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -164,6 +161,17 @@ class ArchiveClient:
             finally:
                 self._reader = None
                 self._pending.clear()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for the world outside now."""
+        return self._waits_since is not None
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds spent waiting in total, up to now."""
+        now = asyncio.get_running_loop().time()
+        return self._waited_s + (0.0 if self._waits_since is None else now - self._waits_since)
 
     @property
     def num_bytes(self) -> int:
@@ -203,14 +211,11 @@ class ArchiveClient:
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        begin = loop.time()
-        self.is_waiting = True
+        self._waits_since = asyncio.get_running_loop().time()
         try:
             yield
         finally:
-            self.is_waiting = False
-            self.wait_s += loop.time() - begin
+            self._waited_s, self._waits_since = self.wait_s, None
 
     async def _poll(self, *, timeout_s: float) -> None:
         assert self._reader is not None, "open() the client first"

@@ -119,10 +119,7 @@ class Archiver:
                         await self._flush(buffer, reader)
                     self._rounds += 1
             except asyncio.CancelledError:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._settings.stop_s):
-                        for buffer in self._buffers.values():
-                            await self._flush(buffer, reader)
+                await self._finish(reader)
                 raise
 
     def progress(self) -> Progress:
@@ -195,13 +192,27 @@ class Archiver:
         now_s = asyncio.get_running_loop().time()
         return oldest if now_s >= oldest.since_s + self._settings.flush_s else None
 
-    async def _flush(self, buffer: _Buffer, reader: LogReader) -> None:
-        """1. the file becomes durable; 2. the buffer is emptied; 3. the offsets are committed.
+    async def _finish(self, reader: LogReader) -> None:
+        """Write what all buffers hold; then, if Kafka is there to hear it, commit."""
+        filled = [buffer for buffer in self._buffers.values() if buffer.packs]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.stop_s):
+                for buffer in filled:
+                    await self._write(buffer)
+        if written := {each.partition: each.next_offset for each in filled if not each.packs}:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.poll_s):
+                    await reader.commit(written)
 
-        Cancelled in step 1, the buffer is as before and may be flushed again: the same range makes the same file.
+    async def _flush(self, buffer: _Buffer, reader: LogReader) -> None:
+        await self._write(buffer)
+        await reader.commit({buffer.partition: buffer.next_offset})
+
+    async def _write(self, buffer: _Buffer) -> None:
+        """1. the file becomes durable; 2. the buffer is emptied.
+
+        Cancelled in step 1, the buffer is as before and may be written again: the same range makes the same file.
         """
-        if not buffer.packs:
-            return
         stream, edge, _ = buffer.source
         started_s = asyncio.get_running_loop().time()
         await self._archive.append(stream, edge, buffer.packs, buffer.gaps)
@@ -218,7 +229,6 @@ class Archiver:
         )
         self._samples += samples
         buffer.clear()
-        await reader.commit({buffer.partition: buffer.next_offset})
 
 
 def _decode_all(records: Sequence[Record]) -> list[Pack | FormatError]:

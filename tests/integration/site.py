@@ -1,17 +1,26 @@
 """A whole site for a test: a topology file, a data set in the archive, and nodes as real processes.
 
-Nodes are children that log JSON; tests wait for what they log, never for time to pass.
+Nodes are children that log JSON; tests wait for what they log, never for time to pass. Where a fault must last, its
+length is counted in a node's `res.sample` lines, of which there is one a second.
 """
 
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from edged.cli.demo.children import Child
+from edged.adapters.kafka import KafkaLog
+from edged.adapters.memory import RecordingHealth
+from edged.adapters.parquet_store import ParquetStore
+from edged.cli.demo.children import Child, LogLine
+from edged.cli.demo.evidence import archived_samples, observer
+from edged.config_yaml import load
+from edged.domain.topology import Topology
+from edged.ports import TopicPartition, Watermarks
 
 FASHION = "[t-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, boot]"
 
@@ -26,36 +35,61 @@ streams:
 iot:
   - {{name: cam-01, edge: pi-a, stream: fashion, codec: raw}}
   - {{name: cam-02, edge: pi-a, stream: fashion, codec: png}}
+  - {{name: cam-03, edge: pi-a, stream: fashion, codec: jpeg}}
 edges:
-  - {{name: pi-a, memory_limit: 400MiB}}
+  - {{name: pi-a, prefetch: 4MiB, memory_limit: 400MiB}}
 archive:
-  - {{name: vault, url: "{archive}", flush_s: 1s}}
+  - {{name: vault, url: "{archive}", flush_s: {flush}}}
 training:
   stream: fashion
-  model:
-    - {{conv2d: {{filters: 8, kernel: 3, activation: relu}}}}
-    - {{max_pool2d: 2}}
-    - flatten
-    - {{dense: 10}}
+  model: {model}
   source: {source}
   epochs: {epochs}
   global_batch: 64
   checkpoint_s: {checkpoint}
   optimizer: {{sgd: {{learning_rate: 0.05, momentum: 0.9}}}}
 """
+DEVICES = ("cam-01", "cam-02")
+DEFECTS = frozenset(
+    {"life.crashed", "life.abandoned", "res.stalled", "log.foreign", "uplink.malformed", "epoch.malformed"}
+    | {"kafka.gap", "archive.gap", "archive.rejected", "archive.unreadable", "archive.bad_request"}
+    | {"ingest.rejected", "checkpoint.failed", "checkpoint.skipped", "train.diverged", "epoch.redrawn"}
+)
+"""Events that none of the faults here excuses."""
+
+_PATIENCE_SAMPLES = 60
+"""Lines of `res.sample` within which what is on its way must have arrived."""
+
+Place = tuple[str, int, int]
+"""A sample by device, partition and offset."""
+
+SMALL_MODEL = "[conv2d: {filters: 8, kernel: 3, activation: relu}, max_pool2d: 2, flatten, dense: 10]"
+DESIGNS_MODEL = (
+    "[conv2d: {filters: 32, kernel: 3, activation: relu}, max_pool2d: 2, "
+    "conv2d: {filters: 64, kernel: 3, activation: relu}, max_pool2d: 2, flatten, dense: 10]"
+)
 
 
 class Site:
     """One topology file and the processes started from it."""
 
     def __init__(self, folder: Path, bootstrap: str, **settings: Any) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         self.archive_folder = folder / "archive"
         self.topology = folder / "topology.yaml"
         self.children: list[Child] = []
-        values = {"site": "greenhouse", "source": "archive", "epochs": 3, "checkpoint": "5min", **settings}
+        self._bootstrap = bootstrap
+        self._settings: dict[str, Any] = {"source": "archive", "epochs": 3, "checkpoint": "5min", "flush": "1s"}
+        self._settings |= {"model": SMALL_MODEL}
+        self.configure(**{"site": "greenhouse", **settings})
+
+    def configure(self, **settings: Any) -> None:
+        """Write the topology file, changed by these settings: the next process to start has them."""
+        self._settings |= settings
+        archive = self.archive_folder.as_uri()
         self.topology.write_text(
-            TOPOLOGY.format(bootstrap=bootstrap, archive=self.archive_folder.as_uri(), labels=FASHION, **values)
+            TOPOLOGY.format(bootstrap=self._bootstrap, archive=archive, labels=FASHION, **self._settings)
         )
 
     def environment(self, name: str) -> Mapping[str, str]:
@@ -70,6 +104,10 @@ class Site:
         """Where the node keeps its checkpoints."""
         return self.folder / node / "state" / "edged" / node
 
+    def loaded(self) -> Topology:
+        """The topology, as the nodes read it."""
+        return load(self.topology)
+
     async def start(self, command: str, node: str, *arguments: str) -> Child:
         """`edged COMMAND topology.yaml --node NODE …` as a process."""
         child = await Child.start(
@@ -83,6 +121,11 @@ class Site:
         )
         self.children.append(child)
         return child
+
+    async def start_sensors(self, rate: float) -> list[Child]:
+        """Both devices, each publishing `rate` real images a second until it is stopped."""
+        source = ("--from", "fashion-mnist-small", "--loop", "--rate", str(rate))
+        return [await self.start("sensor", device, *source) for device in DEVICES]
 
     async def edged(self, *arguments: str, expect: int = 0) -> str:
         """Run another edged command to its end; its standard output."""
@@ -102,12 +145,107 @@ class Site:
                 "--limit", str(most),
             )  # fmt: skip
 
+    async def serve(self, images: int = 500) -> tuple[Child, Child, Child]:
+        """Import some images and start vault, pi-a and its companion; all training is done and the model served."""
+        await self.import_fashion(images, test_limit=100)
+        vault, edge, companion = [
+            await self.start(command, node) for command, node in (("run", "vault"), ("run", "pi-a"), ("infer", "pi-a"))
+        ]
+        await edge.wait_for("train.finished")
+        await edge.wait_for("ingest.reading")
+        await companion.wait_for("infer.model_loaded")
+        return vault, edge, companion
+
+    async def published(self) -> list[Place]:
+        """Every sample in the devices' topics."""
+        topics = {TopicPartition(self.loaded().device_topic(device)): device for device in DEVICES}
+        marks = await self._watermarks(topics)
+        return [(topics[each], each.partition, n) for each in topics for n in range(marks[each].high)]
+
+    def archived(self) -> list[Place]:
+        """Every sample of a device in the archive's files, as often as it is there."""
+        return sorted((each.device, each.partition, each.offset) for each in archived_samples(self.loaded()))
+
+    async def predicted(self) -> list[Place]:
+        """Every sample in the predictions topic, as often as it is there."""
+        async with observer(self.loaded()) as site:
+            return sorted((each.device, each.partition, each.offset) for each in await site.predictions("pi-a"))
+
+    async def assert_each_archived_once(self, vault: Child) -> None:
+        """Wait until as much is archived as was published: it is that, once each, in whole files."""
+        published = await self.published()
+
+        async def enough() -> bool:
+            sources = ParquetStore(self.archive_folder.as_uri()).summaries("fashion")
+            return sum(each.samples for each in sources if each.source == "pi-a") >= len(published)
+
+        await eventually(enough, vault)
+        assert self.archived() == published
+        await self.edged("archive", "verify", str(self.topology))
+
+    async def assert_each_predicted_once(self, companion: Child) -> None:
+        """Wait until as much is predicted as was published, then stop the companion: it is that, once each."""
+        published = await self.published()
+        predictions = TopicPartition(self.loaded().predictions_topic("pi-a"))
+
+        async def enough() -> bool:
+            return (await self._watermarks([predictions]))[predictions].high >= len(published)
+
+        await eventually(enough, companion)
+        assert await companion.stop() == 0
+        assert await self.predicted() == published
+
+    async def _watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
+        async with KafkaLog(self.loaded().kafka, RecordingHealth()) as log:
+            return await log.watermarks(partitions)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], node: Child) -> None:
+    """Ask at each of the node's `res.sample` lines whether the condition holds; it must within a minute of them."""
+    for _ in range(_PATIENCE_SAMPLES):
+        if await condition():
+            return
+        await following(node, "res.sample")
+    raise AssertionError(f"it never came to it\n{node.last_words()}")
+
+
+async def following(child: Child, event: str, times: int = 1, **fields: Any) -> LogLine:
+    """The n-th line with this event and these fields that comes after those seen by now."""
+    return await child.wait_for(event, len(child.seen(event, **fields)) + times, **fields)
+
+
+def moment(line: LogLine) -> datetime:
+    """When the line was logged."""
+    return datetime.fromisoformat(line["ts"])
+
+
+async def degraded(child: Child, part: str, since: datetime) -> None:
+    """Wait until the node says that the part does not answer, and hold it to the 10 s that users are promised."""
+    line = await child.wait_for("health.degraded", part=part)
+    assert moment(line) - since < timedelta(seconds=10), f"{child.name}: {line}"
+
+
+async def until_archived(vault: Child, samples: int) -> None:
+    """Wait until the archive holds so many samples of the edges."""
+    await vault.until(
+        lambda lines: sum(line["samples"] for line in lines if line.get("event") == "archive.flushed") >= samples,
+        f"{samples} samples were archived",
+    )
+
 
 @asynccontextmanager
-async def running(site: Site) -> AsyncIterator[Site]:
-    """Stops every child that is still there at the end."""
+async def running(site: Site, excused: Iterable[str] = ()) -> AsyncIterator[Site]:
+    """Stops every child that is still there at the end. After a passed test all ended well and none logged a defect.
+
+    `excused`: events that are none in this test.
+    """
     try:
         yield site
+        for child in reversed(site.children):
+            if child.exit_code is None:
+                assert await child.stop() == 0, child.last_words()
+            assert [line for line in child.lines if line["event"] in DEFECTS.difference(excused)] == []
+            assert list(child.noise) == []
     finally:
         for child in reversed(site.children):
             if child.exit_code is None:

@@ -157,6 +157,22 @@ async def test_a_stop_writes_what_is_buffered(bench):
 
 
 @pytest.mark.looptime
+async def test_a_stop_writes_what_is_buffered_though_kafka_is_away(bench):
+    await bench.send(pack(0))
+    await bench.send(pack(0, device="cam-09"), topic=PI_B.topic)
+    task = asyncio.create_task(bench.archiver([PI_A, PI_B], flush_s=1000, stop_s=10, poll_s=1).run())
+    await asyncio.sleep(3)
+    bench.log.unavailable = True
+    stopped_at = asyncio.get_running_loop().time()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert bench.archived(PI_A) == bench.archived(PI_B) == list(range(4))
+    assert asyncio.get_running_loop().time() - stopped_at < 2, "nothing is left that is worth the wait"
+
+
+@pytest.mark.looptime
 async def test_a_stop_ends_in_time_though_the_storage_refuses(bench):
     await bench.send(pack(0))
     task = asyncio.create_task(bench.archiver(flush_s=1000, stop_s=3).run())

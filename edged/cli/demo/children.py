@@ -151,6 +151,8 @@ class Child(asyncio.SubprocessProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         if self._log_file is not None:
             self._log_file.close()
+        if self._transport is not None:
+            self._transport.close()
         self._ended.set()
         self._news.set()
         self._on_end()

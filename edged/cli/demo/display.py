@@ -65,7 +65,7 @@ class Display:
         totals = self._totals.setdefault(name, Counter())
         trained = float(line.get("trained_samples_per_s", 0.0))
         totals["trained"] += round(trained)
-        totals["predicted"] = line.get("predicted_samples", totals["predicted"])
+        totals["predicted"] += round(float(line.get("predicted_samples_per_s", 0.0)))
         if trained:
             self._rates[name] = round(trained)
             self._train.set_postfix_str(f"{sum(self._rates.values()):,} samples/s")

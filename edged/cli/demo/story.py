@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from edged.adapters.datasets import Dataset, open_dataset
 from edged.adapters.embedded_broker import EmbeddedBroker
 from edged.cli.demo import evidence, report, topology_file
 from edged.cli.demo.children import Child, ChildDied
 from edged.cli.demo.display import Display
+from edged.cli.demo.material import Material
 from edged.config_yaml import load
 from edged.domain.prediction import Prediction
 from edged.domain.topology import Topology
@@ -28,7 +28,7 @@ class Options:
     """The command's options. `live`: samples that each device publishes; `rate`: how many of them a second."""
 
     folder: Path
-    data: str
+    material: Material
     epochs: int
     edges: int
     live: int
@@ -40,13 +40,12 @@ async def tell(options: Options) -> report.Summary:
     """Run the demo; its figures. Raises ChildDied when a process fails. Cancellation stops all processes first."""
     began = time.monotonic()
     async with AsyncExitStack() as stack:
-        dataset = open_dataset(options.data)
         bootstrap = options.broker or (await stack.enter_async_context(EmbeddedBroker())).bootstrap
-        topology = _write_topology(options, dataset, bootstrap)
+        topology = _write_topology(options, bootstrap)
         observer = await stack.enter_async_context(evidence.observer(topology))
         if options.broker is not None:
             stack.push_async_callback(observer.delete_topics)
-        story = _Story(options, dataset, topology)
+        story = _Story(options, topology)
         story.display.say(f"{file_of(options)}:\n\n{file_of(options).read_text(encoding='utf-8')}")
         async with _guarded(story):
             await story.import_images()
@@ -66,7 +65,8 @@ def file_of(options: Options) -> Path:
     return options.folder / "topology.yaml"
 
 
-def _write_topology(options: Options, dataset: Dataset, bootstrap: str) -> Topology:
+def _write_topology(options: Options, bootstrap: str) -> Topology:
+    dataset = options.material.dataset
     plan = topology_file.Plan(
         site=f"demo-{secrets.token_hex(3)}",
         bootstrap=bootstrap,
@@ -74,7 +74,7 @@ def _write_topology(options: Options, dataset: Dataset, bootstrap: str) -> Topol
         stream=topology_file.stream_name(dataset.name),
         shape=dataset.shape or topology_file.IMAGE_SHAPE,
         labels=dataset.labels,
-        num_training=dataset.count("train"),
+        num_training=options.material.num_training,
         edges=options.edges,
         epochs=options.epochs,
         images=dataset.shape is None,
@@ -101,20 +101,17 @@ async def _guarded(story: "_Story") -> AsyncIterator[None]:
 class _Story:
     """The processes, and what they are told to do."""
 
-    def __init__(self, options: Options, dataset: Dataset, topology: Topology) -> None:
+    def __init__(self, options: Options, topology: Topology) -> None:
         self.options = options
+        self.material = options.material
         self.topology = topology
         self.edges = [edge.name for edge in topology.edges]
         self.devices = [device.name for device in topology.iot]
-        self.num_training = dataset.count("train") - options.live * len(self.devices)
-        if self.num_training < 1:
-            raise ChildDied(f"{options.data} has too few images: the devices alone publish {-self.num_training} more")
         self.display = Display(
             epochs=options.epochs,
-            num_training=self.num_training * options.edges,
+            num_training=self.material.num_training * options.edges,
             num_live=options.live * len(self.devices),
         )
-        self._splits = dataset.splits
         self._file = str(file_of(options))
         self._children: dict[str, Child] = {}
         self._stopping = False
@@ -140,11 +137,9 @@ class _Story:
 
     async def import_images(self) -> None:
         """Load training and test images straight into the archive, but for those that will come live."""
-        source = ("archive", "import", self._file, "--from", self.options.data, "--split")
-        await (await self._start("import train", *source, "train", "--limit", str(self.num_training))).ended()
-        if "test" in self._splits:
-            await (await self._start("import test", *source, "test")).ended()
-        self.display.say(f"Imported {self.num_training:,} training images into the archive.")
+        for number, arguments in enumerate(self.material.imports()):
+            await (await self._start(f"import {number}", "archive", "import", self._file, *arguments)).ended()
+        self.display.say(f"Imported {self.material.num_training:,} training images into the archive.")
 
     async def start_nodes(self) -> None:
         """The archive, the edges and their companions. Training begins as soon as they are connected."""
@@ -164,11 +159,8 @@ class _Story:
         self.display.say(f"The first model is served; {', '.join(self.devices)} begin to publish.")
         live = self.options.live
         for number, device in enumerate(self.devices):
-            skip = self.num_training + number * live
-            await self._node(
-                "sensor", device, "--from", self.options.data, "--split", "train", "--shuffle", "0",
-                "--skip", str(skip), "--count", str(live), "--rate", str(self.options.rate),
-            )  # fmt: skip
+            what = self.material.publication(skip=number * live)
+            await self._node("sensor", device, *what, "--count", str(live), "--rate", str(self.options.rate))
         for device in self.devices:
             await self.child("sensor", device).ended()
         for edge in self.edges:
@@ -237,6 +229,6 @@ async def _summary(
         live_accuracy=fmean(right) if right else 0.0,
         epochs=story.options.epochs,
         trained_samples=sum(line["samples"] for line in lines),
-        import_samples=story.num_training,
+        import_samples=story.material.num_training,
         wall_s=wall_s,
     )

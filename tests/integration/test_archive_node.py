@@ -1,0 +1,48 @@
+"""The archive node as a real process: killed again and again while it writes."""
+
+import asyncio
+import random
+import signal
+
+import pytest
+
+from edged.cli.demo.children import Child
+from tests.integration.site import Site, following, running
+
+pytestmark = pytest.mark.integration
+KILLS = 5
+RATE = 500.0
+
+
+async def killed_while_writing(vault: Child, site: Site) -> bool:
+    """Kill the node when a file is being written; whether the kill was early enough to leave a torn one behind."""
+    folder = site.archive_folder / "fashion" / "pi-a"
+    while not any(folder.glob(".*.tmp")):
+        await asyncio.sleep(0)
+    vault.signal(signal.SIGKILL)
+    await vault.ended()
+    return any(folder.glob(".*.tmp"))
+
+
+async def test_killed_while_it_writes_it_archives_every_sample_once(apache_kafka, tmp_path):
+    """kill -9 in the middle of files and between them, while two devices publish: nothing is lost or twice."""
+    rng = random.Random(0)  # noqa: S311 - picks moments, guards nothing
+    async with running(Site(tmp_path, apache_kafka.bootstrap, site="vault-killed", flush="100ms")) as site:
+        await site.start("run", "pi-a")
+        sensors = await site.start_sensors(RATE)
+        torn = 0
+        for kill in range(KILLS):
+            vault = await site.start("run", "vault")
+            await following(vault, "archive.flushed", rng.randint(1, 5))
+            if kill % 2:
+                vault.signal(signal.SIGKILL)
+                await vault.ended()
+            else:
+                torn += await killed_while_writing(vault, site)
+        assert torn, "no kill met a file that was being written"
+        assert [sensor.exit_code for sensor in sensors] == [None, None], "the devices published all the time"
+        for sensor in sensors:
+            assert await sensor.stop() == 0
+
+        vault = await site.start("run", "vault")
+        await site.assert_each_archived_once(vault)

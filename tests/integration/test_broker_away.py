@@ -1,0 +1,97 @@
+"""A site whose broker stops answering, goes away, or is not there yet, on real processes."""
+
+import asyncio
+import signal
+from datetime import UTC, datetime
+
+import pytest
+
+from edged.cli.demo.children import Child
+from tests.brokers import Broker
+from tests.integration.site import Site, degraded, following, moment, running
+
+pytestmark = pytest.mark.integration
+AWAY_SAMPLES = 20
+"""Lines of `res.sample`, one a second."""
+EPOCHS = 12
+"""An edge holds the data of two at most: it cannot end while the broker is away."""
+RATE = 20.0
+
+
+async def start_nodes(site: Site) -> list[Child]:
+    """The archive node, the edge and its companion."""
+    return [await site.start("run", "vault"), await site.start("run", "pi-a"), await site.start("infer", "pi-a")]
+
+
+async def all_at_work(vault: Child, edge: Child, companion: Child) -> None:
+    """Return while the edge trains, and samples are ingested, archived and predicted.
+
+    The archive is frozen until all the others are so far; else a fast edge would have trained all epochs by then.
+    """
+    await edge.wait_for("train.epoch", epoch=0)
+    vault.signal(signal.SIGSTOP)
+    await edge.until(lambda lines: any(line.get("ingested_samples_per_s") for line in lines))
+    await companion.until(lambda lines: any(line.get("predicted_samples_per_s") for line in lines))
+    vault.signal(signal.SIGCONT)
+    await following(vault, "archive.flushed")
+
+
+async def outlive(site: Site, broker: Broker, *, paused: bool) -> None:
+    """The broker goes away while everything works, and comes back after 20 s."""
+    await site.import_fashion(2000, 200)
+    sensors = await site.start_sensors(RATE)
+    vault, edge, companion = nodes = await start_nodes(site)
+    await all_at_work(vault, edge, companion)
+
+    await asyncio.to_thread(broker.pause if paused else broker.stop)
+    gone = datetime.now(UTC)
+    for node in (*nodes, *sensors):
+        await degraded(node, "kafka", since=gone)
+    await edge.until(
+        lambda lines: sum(line["event"] == "res.sample" and moment(line) > gone for line in lines) >= AWAY_SAMPLES
+    )
+    assert not edge.seen("train.finished")
+    await asyncio.to_thread(broker.resume if paused else broker.start)
+
+    for node in (*nodes, *sensors):
+        await node.wait_for("health.recovered", part="kafka")
+    for sensor in sensors:
+        assert await sensor.stop() == 0
+    await edge.wait_for("train.finished")
+    await site.assert_each_archived_once(vault)
+    await site.assert_each_predicted_once(companion)
+    for node in nodes:
+        assert len(node.seen("health.degraded")) == len(node.seen("health.recovered")), node.last_words()
+
+
+async def test_a_broker_that_hangs_for_20_s_is_waited_for(fresh_embedded_broker, tmp_path):
+    """Every node says so within 10 s and recovers; no sample is lost or comes twice, and training finishes."""
+    async with running(Site(tmp_path, fresh_embedded_broker.bootstrap, epochs=EPOCHS, source="both")) as site:
+        await outlive(site, fresh_embedded_broker, paused=True)
+
+
+async def test_a_broker_that_is_stopped_for_20_s_is_waited_for(fresh_apache_kafka, tmp_path):
+    """Connections are refused, then there is the same broker again: as above."""
+    async with running(Site(tmp_path, fresh_apache_kafka.bootstrap, epochs=EPOCHS, source="both")) as site:
+        await outlive(site, fresh_apache_kafka, paused=False)
+
+
+async def test_a_broker_that_is_not_there_at_boot_is_waited_for(down_embedded_broker, tmp_path):
+    """The nodes are ready and degraded, and say so within 10 s; when the broker comes, they begin their work."""
+    async with running(Site(tmp_path, down_embedded_broker.bootstrap, epochs=2, source="both")) as site:
+        await site.import_fashion(1000, 200)
+        vault, edge, companion = nodes = await start_nodes(site)
+        for node in nodes:
+            started = moment(await node.wait_for("life.started"))
+            await node.wait_for("life.ready")
+            await degraded(node, "kafka", since=started)
+        assert [node.exit_code for node in nodes] == [None] * 3
+
+        await asyncio.to_thread(down_embedded_broker.start)
+        sensors = await site.start_sensors(RATE)
+        await edge.wait_for("train.finished")
+        await companion.until(lambda lines: any(line.get("predicted_samples_per_s") for line in lines))
+        for sensor in sensors:
+            assert await sensor.stop() == 0
+        await site.assert_each_archived_once(vault)
+        await site.assert_each_predicted_once(companion)

@@ -1,0 +1,61 @@
+"""SIGTERM, at any time and with any broker: every node ends by itself, in time, with exit code 0."""
+
+import asyncio
+import signal
+
+import pytest
+
+from edged.cli.demo.children import Child
+from tests.integration.site import Site, following, running
+
+pytestmark = pytest.mark.integration
+
+
+async def start_nodes(site: Site) -> list[Child]:
+    """The archive node, the edge and its companion."""
+    return [await site.start("run", "vault"), await site.start("run", "pi-a"), await site.start("infer", "pi-a")]
+
+
+async def assert_they_end(nodes: list[Child]) -> None:
+    """Stop them all at once; a node that did not end by itself in time would have logged `life.abandoned`."""
+    for node in nodes:
+        node.signal(signal.SIGTERM)
+    assert [await node.ended() for node in nodes] == [0] * len(nodes), [node.last_words() for node in nodes]
+    for node in nodes:
+        assert [line["event"] for line in list(node.lines)[-1:]] == ["life.stopped"]
+        assert not node.seen("life.abandoned")
+
+
+async def test_nodes_end_that_never_saw_a_broker(down_embedded_broker, tmp_path):
+    async with running(Site(tmp_path, down_embedded_broker.bootstrap)) as site:
+        nodes = await start_nodes(site)
+        for node in nodes:
+            await node.wait_for("life.ready")
+
+        await assert_they_end(nodes)
+
+
+@pytest.mark.parametrize("is_noticed", [False, True])
+async def test_nodes_end_whose_broker_hangs(is_noticed, fresh_embedded_broker, tmp_path):
+    """In the middle of their work, before they have noticed and after; what they had to save is saved."""
+    async with running(Site(tmp_path, fresh_embedded_broker.bootstrap, epochs=200, source="both")) as site:
+        await site.import_fashion(1000, 100)
+        sensors = await site.start_sensors(50)
+        nodes = await start_nodes(site)
+        vault, edge, companion = nodes
+        await following(vault, "archive.flushed")
+        await companion.until(lambda lines: any(line.get("predicted_samples_per_s") for line in lines))
+
+        fresh_embedded_broker.pause()
+        for sensor in sensors:
+            sensor.signal(signal.SIGKILL)
+        if is_noticed:
+            for node in nodes:
+                await node.wait_for("health.degraded", part="kafka")
+        await assert_they_end(nodes)
+        saved = edge.seen("checkpoint.saved")[-1]
+
+        fresh_embedded_broker.resume()
+        edge = await site.start("run", "pi-a")
+        started = await edge.wait_for("train.started")
+        assert (started["step"], started["resumed"]) == (saved["generation"], True)
