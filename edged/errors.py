@@ -9,8 +9,9 @@ EdgedError
 │   ├── CheckpointCorrupt a checkpoint is torn or altered: skipped, the one before it is used
 │   ├── ArchiveConflict   the archive goes on elsewhere than its writer believes: a second writer
 │   └── DiskFull
+├── AlreadyRunning        another process is this node (exit 75)
 ├── MemoryLimitExceeded   the process outgrew its budget: it checkpoints, ends, and is started afresh
-├── TopologyMismatch      saved state belongs to another topology
+├── TopologyMismatch      saved state belongs to another topology (exit 78)
 └── TransientError        worth another try, by the adapter that met it
     ├── LogUnavailable    Kafka does not answer
     └── ArchiveUnavailable
@@ -86,6 +87,10 @@ class CheckpointCorrupt(StorageError):  # noqa: N818
 
 class DiskFull(StorageError):  # noqa: N818
     """No space is left; what was being written has been taken back."""
+
+
+class AlreadyRunning(EdgedError):  # noqa: N818
+    """Another process on this machine is the same node."""
 
 
 class MemoryLimitExceeded(EdgedError):  # noqa: N818

@@ -41,7 +41,8 @@ EVENTS: Mapping[str, Event] = {
     ),
     "life.abandoned": event("The process ends at once, without a clean stop.", reason=str),
     "life.crashed": event(
-        "A service failed; the process ends and systemd starts it again.", err=str, err_type=str, traceback=str
+        "A service failed; the process ends. systemd starts it again, unless a person has to act.",
+        err=str, err_type=str, traceback=str,
     ),
     "life.notify_failed": event("The service manager was not reached with a notice.", err=str),
     "health.degraded": event("A part outside does not answer.", part=str, reason=str),

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, MutableMapping
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -33,6 +33,9 @@ _MOST_MESSAGE = 2_000
 
 _MOST_TRACEBACK = 16_000
 """Characters kept of a traceback, from its end, where the error stands; journald splits lines above 48 KiB."""
+
+_MOST_TEXT = 16_000
+"""Characters kept of any text: some reasons quote what came from outside."""
 
 
 def logger() -> structlog.typing.FilteringBoundLogger:
@@ -69,11 +72,37 @@ def configure(
             *(_for_people() if pretty else [_for_journal if _is_journal(stream) else _to_json]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEAST_LEVEL[level]),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Surviving(stream))),
         cache_logger_on_first_use=False,
     )
     _take_over_foreign_lines()
     sys.excepthook = _log_uncaught
+
+
+class _Surviving:
+    """Writes to `stream`; lines that it does not take are lost, and the process goes on: the log is not the work.
+
+    A full disk may take lines again. A pipe without a reader never will, and gets the null device in its place.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        self._attempt(self._stream.write, text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, act: Callable[..., object], *args: object) -> None:
+        try:
+            act(*args)
+        except BrokenPipeError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
+        except OSError:
+            return
 
 
 def log_crash(error: BaseException) -> None:
@@ -200,7 +229,9 @@ def _plain(value: Any) -> Any:
     """The value as JSON knows it. A number that is not finite becomes null: JSON has no NaN."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
+    if isinstance(value, str):
+        return value[:_MOST_TEXT]
+    if value is None or isinstance(value, int):
         return value
     if isinstance(value, dict):
         return {str(key): _plain(inner) for key, inner in value.items()}

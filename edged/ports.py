@@ -283,6 +283,10 @@ class DeployedModel:
 class CheckpointStore(Protocol):
     """Checkpoints and the deployed models beside them. Synchronous: callers run it in a worker thread."""
 
+    @property
+    def place(self) -> str:
+        """Where they are kept, for people."""
+
     def save(self, checkpoint: bytes, generation: int) -> None:
         """Durable when it returns (write, fsync, rename, fsync the folder); keeps the 3 newest."""
 

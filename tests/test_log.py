@@ -50,6 +50,12 @@ def test_the_timestamp_is_utc(stream, monkeypatch):
     assert json.loads(stream.getvalue())["ts"] == "2023-11-14T22:13:20.012Z"
 
 
+def test_a_text_from_outside_is_cut_off(log_lines):
+    logger().error("archive.rejected", topic="t", offset=1, reason="x" * 1_000_000)
+    [line] = log_lines("archive.rejected")
+    assert len(line["reason"]) == 16_000
+
+
 def test_lines_below_the_level_are_left_out(stream):
     set_up(stream, level="warning")
     logger().info("life.ready", degraded=False)
@@ -154,6 +160,23 @@ logging.getLogger("library").error("said %s", "this")
     assert lines[1]["message"] == "said this"
     assert lines[2]["traceback"].endswith("ZeroDivisionError: division by zero\n")
     assert run.returncode == 1
+
+
+WORK = """
+import sys
+from edged.log import configure, logger
+configure(node="pi-a", tier="edge", run_id="r1")
+for _ in range(2000):
+    logger().info("life.ready", degraded=False)
+print("worked")
+"""
+
+
+@pytest.mark.parametrize("end", ["2>/dev/full", "2>&1 >&3 | true"], ids=["full disk", "reader gone"])
+def test_a_log_that_takes_no_lines_ends_no_work(end):
+    command = f"exec 3>&1; {{ {sys.executable} -c '{WORK}' || echo failed >&3; }} {end}"
+    done = subprocess.run(["/bin/sh", "-c", command], check=False, capture_output=True, text=True)
+    assert done.stdout == "worked\n"
 
 
 def test_warnings_are_lines_too(log_lines):

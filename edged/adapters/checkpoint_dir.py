@@ -43,14 +43,22 @@ class CheckpointDir:
         self._folder = folder
         if writes:
             with _translated():
-                folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+                self._make_folder()
                 folder.chmod(_FOLDER_MODE)
                 self._clean()
+
+    @property
+    def place(self) -> str:
+        return str(self._folder)
+
+    def _make_folder(self) -> None:
+        self._folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
 
     def _clean(self) -> None:
         """Remove what a crash left: temporary files, and models that got no description."""
         for left_over in self._folder.glob(f"*{_TEMPORARY}"):
-            left_over.unlink()
+            if not left_over.is_dir():
+                left_over.unlink()
         for model in self._folder.glob("model-*.tflite"):
             if not model.with_suffix(".json").exists():
                 model.unlink()
@@ -97,7 +105,7 @@ class CheckpointDir:
                 return self._model(generation)
             except FileNotFoundError:
                 continue  # removed by the trainer this moment
-            except (OSError, KeyError, TypeError, ValueError) as error:
+            except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
                 logger().warning("checkpoint.model_skipped", generation=generation, err=str(error))
         return None
 
@@ -115,13 +123,14 @@ class CheckpointDir:
 
     def _generations(self, pattern: re.Pattern[str]) -> list[int]:
         try:
-            names = [path.name for path in self._folder.iterdir()]
+            names = [path.name for path in self._folder.iterdir() if path.is_file()]
         except FileNotFoundError:
             return []
         return [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
 
     def _write(self, name: str, content: bytes) -> None:
         """1. Write beside, 2. fsync, 3. rename, 4. fsync the folder. On failure the temporary file is taken back."""
+        self._make_folder()  # somebody may have cleared it away
         temporary = self._folder / (name + _TEMPORARY)
         temporary.unlink(missing_ok=True)
         try:

@@ -18,6 +18,10 @@ class MemoryCheckpoints:
         self.saved: dict[int, bytes] = {}
         self.models: dict[int, DeployedModel] = {}
 
+    @property
+    def place(self) -> str:
+        return "memory"
+
     def save(self, checkpoint: bytes, generation: int) -> None:
         self._check()
         self.saved = _newest({**self.saved, generation: checkpoint}, generation)

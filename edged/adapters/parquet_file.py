@@ -55,7 +55,10 @@ _DIGEST_KEY = b"edged.sha256\x18\x40"
 """The key, and Thrift's header of a value of 64 bytes behind it."""
 _NO_DIGEST = b"0" * 64
 
-CORRUPTION = (pa.ArrowException, ValueError, KeyError, TypeError, IndexError, OverflowError, EOFError, FormatError)
+CORRUPTION = (
+    *(pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, EOFError),
+    *(RecursionError, FormatError),
+)
 """What pyarrow and the parsing here raise for bytes that are not such a file. (pyarrow also raises OSError.)"""
 
 

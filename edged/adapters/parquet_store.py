@@ -198,12 +198,21 @@ class ParquetStore:
         return sorted(name for name in self._entries(folder) if pattern.fullmatch(name))
 
     def _entries(self, folder: str) -> dict[str, int]:
+        """The sizes of what is in the folder, by name; none when it does not exist."""
+        return {name: entry.get("size") or 0 for name, entry in self._look(folder).items()}
+
+    def _files_in(self, folder: str) -> dict[str, int]:
+        """As `_entries`, without folders."""
+        entries = self._look(folder).items()
+        return {name: entry.get("size") or 0 for name, entry in entries if entry.get("type") != "directory"}
+
+    def _look(self, folder: str) -> dict[str, Any]:
         with _translated(folder):
             try:
                 entries = self._fs.ls(folder, detail=True)
             except (FileNotFoundError, NotADirectoryError):
                 return {}
-        return {entry["name"].rstrip("/").rpartition("/")[2]: entry.get("size") or 0 for entry in entries}
+        return {entry["name"].rstrip("/").rpartition("/")[2]: entry for entry in entries}
 
     def _list(self, stream: str, source: str) -> list[File]:
         """The source's files in order, as they are now.
@@ -214,7 +223,7 @@ class ParquetStore:
         folder = self._folder(stream, source)
         found = [
             File(f"{folder}/{name}", int(match[1]), int(match[2]), size)
-            for name, size in self._entries(folder).items()
+            for name, size in self._files_in(folder).items()
             if (match := _FILE_NAME.fullmatch(name))
         ]
         files: list[File] = []
@@ -291,8 +300,10 @@ class ParquetStore:
 
     def _verify_source(self, stream: str, source: str) -> Iterator[Finding]:
         folder = self._folder(stream, source)
+        files_here = self._files_in(folder)
         for name in sorted(self._entries(folder)):
-            if not _FILE_NAME.fullmatch(name) and not _LEFTOVER_NAME.fullmatch(name):
+            is_ours = _FILE_NAME.fullmatch(name) and name in files_here
+            if not is_ours and not _LEFTOVER_NAME.fullmatch(name):
                 yield Finding("foreign", f"{folder}/{name}", "not a file of the archive")
         files = self._list(stream, source)
         end = files[0].first if files else 0
@@ -304,7 +315,7 @@ class ParquetStore:
             end = file.next
             yield from self._verify_file(file)
         counted = {file.path for file in files}
-        for name in self._names(folder, _FILE_NAME):
+        for name in sorted(filter(_FILE_NAME.fullmatch, files_here)):
             if f"{folder}/{name}" not in counted:
                 yield Finding("overlap", f"{folder}/{name}", "all its offsets are in other files, too")
 

@@ -11,6 +11,7 @@ from edged.adapters.checkpoint_dir import CheckpointDir
 from edged.adapters.host import PsutilHost
 from edged.adapters.images import PillowDecoder
 from edged.adapters.kafka import KafkaLog
+from edged.adapters.sole_process import sole_process
 from edged.adapters.systemd import Systemd
 from edged.adapters.tflite_writer import to_tflite
 from edged.app.supervision import Service, supervise
@@ -38,11 +39,15 @@ _NUM_CORES = os.cpu_count() or 1
 
 
 async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> int:  # noqa: B008 - frozen
-    """Run the edge or archive node called `node` until it is told to stop; the exit code."""
+    """Run the edge or archive node called `node` until it is told to stop; the exit code.
+
+    Raises AlreadyRunning and, when the state folder cannot be used, StorageError.
+    """
     is_edge = topology.tier_of(node) == "edge"
     edge = topology.edge(node) if is_edge else None
     folders = Folders.of(node)
     async with AsyncExitStack() as stack:
+        stack.enter_context(sole_process(folders.state))
         health = HealthBoard()
         log = await stack.enter_async_context(KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s))
         if edge is None:

@@ -4,7 +4,8 @@
    whose broker is away is ready, degraded, and says so.
 2. SIGTERM or SIGINT cancels the services once; each finishes the step it is in and saves what must not be lost.
 3. The monitor stops last, so that the watchdog is fed during the final checkpoint.
-4. A service that fails stops the others cleanly; the process ends with 1 and systemd starts it again.
+4. A service that fails stops the others cleanly; the process ends with 1 and systemd starts it again, or with 78
+   when only a person can mend what is wrong.
 """
 
 import asyncio
@@ -21,10 +22,14 @@ from edged import __version__
 from edged.config import Timing
 from edged.domain.topics import topics
 from edged.domain.topology import Topology
+from edged.errors import TopologyMismatch
 from edged.log import log_crash, logger
 from edged.ports import Host, Log, Notifier, Progress, Statistics, TopicSpec
 from edged.services.health import HealthBoard
 from edged.services.monitor import Monitor
+
+_FOR_A_PERSON = 78
+"""As for a wrong topology file; systemd does not try again (RestartPreventExitStatus)."""
 
 
 class Service(Protocol):
@@ -75,7 +80,7 @@ async def supervise(
         code = 0
     except* Exception as failures:  # noqa: BLE001 - told in full, then the process ends
         log_crash(failures)
-        code = 1
+        code = _FOR_A_PERSON if failures.subgroup(TopologyMismatch) else 1
     logger().info(
         "life.stopped",
         uptime_s=round(time.monotonic() - began, 3),

@@ -3,8 +3,8 @@
 A command module has `SUMMARY`, `configure(parser)` and `run(args) -> int`. Its imports stay light: what starts Kafka,
 models or images is imported inside `run`, so that `edged --help` and `edged check` answer at once on a small board.
 
-Exit codes: 0 done; 64 wrong usage; 69 Kafka or the archive does not answer; 70 an error nobody expected; 78 the
-topology file is wrong; 130 interrupted; others as a command's help says.
+Exit codes: 0 done; 64 wrong usage; 69 Kafka or the archive does not answer; 70 an error nobody expected; 75 the node
+runs already; 78 the topology file is wrong; 130 interrupted; others as a command's help says.
 """
 
 import argparse
@@ -19,11 +19,12 @@ from typing import NoReturn
 from edged import __version__
 from edged.cli.problems import show
 from edged.domain.suggest import did_you_mean
-from edged.errors import ConfigError, EdgedError, TransientError
+from edged.errors import AlreadyRunning, ConfigError, EdgedError, TransientError
 
 COMMANDS = ("check", "schema", "topics", "run", "infer", "sensor", "archive", "demo")
 
-USAGE, UNAVAILABLE, SOFTWARE, CONFIG, INTERRUPTED, BROKEN_PIPE = 64, 69, 70, 78, 130, 141
+USAGE, UNAVAILABLE, SOFTWARE, TEMPORARY, CONFIG, INTERRUPTED, BROKEN_PIPE = 64, 69, 70, 75, 78, 130, 141
+_STDOUT, _STDERR = 1, 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,6 +46,7 @@ class Overview(Parser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (the process's by default) and return its exit code."""
+    _open_standard_streams()
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -58,6 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the outermost place: told in full, with a code of its own
         code = _tell(error)
     return code
+
+
+def _open_standard_streams() -> None:
+    """The null device for those that the process was started without; else a socket might get their numbers."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(number, True)
+    os.close(number)
+    sys.stdout = sys.stdout or open(_STDOUT, "w", closefd=False)  # noqa: SIM115 - lives as long as the process
+    sys.stderr = sys.stderr or open(_STDERR, "w", closefd=False)  # noqa: SIM115 - as above
 
 
 def _run(words: list[str]) -> int:
@@ -85,6 +96,9 @@ def _tell(error: Exception) -> int:
     if isinstance(error, ConfigError):
         show(error.problems, sys.stderr)
         return CONFIG
+    if isinstance(error, AlreadyRunning):
+        print(f"edged: {error}", file=sys.stderr)
+        return TEMPORARY
     if isinstance(error, EdgedError):
         print(f"edged: {error}", file=sys.stderr)
         return UNAVAILABLE if isinstance(error, TransientError) else SOFTWARE

@@ -136,12 +136,12 @@ def decode(blob: bytes, *, job: str | None = None) -> TrainState:
         raise CheckpointCorrupt(str(error)) from error
     if job is not None and metadata.get("job") != job:
         raise TopologyMismatch(
-            "the newest checkpoint belongs to another model, data set or optimizer than the topology names; "
-            "move the checkpoints away to train anew"
+            "the newest checkpoint belongs to another stream, model, optimizer, global_batch, seed or test_fraction "
+            "than the topology names: undo the change, or move the checkpoints away to train anew"
         )
     try:
         return _state(arrays, metadata)
-    except (FormatError, KeyError, TypeError, ValueError) as error:
+    except (FormatError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointCorrupt(f"the checkpoint's content is malformed: {error}") from error
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from edged.domain import tensors
 from edged.domain.dataset import BlockRef, Snapshot
 from edged.domain.metadata import names, offsets
+from edged.domain.pack import CODECS, MOST_SAMPLES
 from edged.errors import FormatError
 
 MOST_PART_BYTES = 512 * 1024
@@ -211,14 +212,16 @@ def decode_part(blob: bytes) -> Part:
         _check_index(columns["source"], len(sources))
         if any((column < 0).any() for column in columns.values()):
             raise FormatError("a snapshot holds no negative numbers")
-        if any((columns[name] >= 1 << 40).any() for name in ("rows", "num_bytes")):
-            raise FormatError("a block's rows and bytes stay far below 2^40, so that their sums fit")
+        if (columns["rows"] > MOST_SAMPLES).any() or (columns["num_bytes"] >= 1 << 40).any():
+            raise FormatError(f"a block holds at most {MOST_SAMPLES} samples, of far less than 2^40 bytes")
         return SnapshotPart(
             request, int(part), last, Snapshot(sources=tuple(sources), ends=offsets(metadata, "ends"), **columns)
         )
     if kind != "samples_part/1":
         raise FormatError(f"not a reply but {kind!r}")
     labels, codecs = names(metadata, "labels"), names(metadata, "codecs")
+    if not set(codecs) <= set(CODECS):
+        raise FormatError("a sample's codec is not known")
     position, missing = (tensors.require(arrays, name, "int64") for name in ("position", "missing"))
     label, codec = (tensors.require(arrays, name, "int32") for name in ("label", "codec"))
     end = tensors.require(arrays, "end", "int64")

@@ -95,7 +95,7 @@ class SnapshotFetch:
 
     @property
     def is_complete(self) -> bool:
-        return len(self._parts) == self._num_parts
+        return self._num_parts is not None and all(number in self._parts for number in range(self._num_parts))
 
     @property
     def num_open(self) -> int:
@@ -115,7 +115,8 @@ class SnapshotFetch:
 
     def snapshot(self) -> Snapshot:
         """The whole; only when it is complete."""
-        return epoch_protocol.join_snapshot([self._parts[i] for i in range(len(self._parts))])
+        assert self._num_parts is not None
+        return epoch_protocol.join_snapshot([self._parts[i] for i in range(self._num_parts)])
 
 
 Fetch = WindowFetch | SnapshotFetch

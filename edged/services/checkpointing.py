@@ -11,7 +11,7 @@ from time import perf_counter
 from edged.aio import run_in_worker
 from edged.domain import checkpoint
 from edged.domain.checkpoint import Params, Position, TrainState
-from edged.errors import CheckpointCorrupt, StorageError
+from edged.errors import CheckpointCorrupt, StorageError, TopologyMismatch
 from edged.log import logger
 from edged.ports import CheckpointStore, DeployedModel, Health
 
@@ -78,6 +78,8 @@ class Checkpointing:
             except CheckpointCorrupt as error:
                 logger().warning("checkpoint.skipped", generation=generation, err=str(error))
                 continue
+            except TopologyMismatch as error:
+                raise TopologyMismatch(f"{self._store.place}: {error}") from error
             logger().info("checkpoint.restored", generation=generation, epoch=state.position.epoch, bytes=len(blob))
             return state
         return None

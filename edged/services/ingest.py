@@ -169,9 +169,8 @@ class Ingest:
                 self._decoder.decode(record.value, device.codec, stream.shape)
         except RejectedRecord as error:
             return Rejected(device.name, record.partition, record.offset, error.reason, error.detail)
-        return Sample(
-            device.name, record.partition, record.offset, record.timestamp_ms, label, device.codec, record.value
-        )
+        timestamp_ms = max(record.timestamp_ms, -1)  # Kafka takes any number of a client, and a pack none below -1
+        return Sample(device.name, record.partition, record.offset, timestamp_ms, label, device.codec, record.value)
 
     async def _bury(self, records: Sequence[Record], checked: Sequence[Sample | Rejected]) -> None:
         rejected = [(record, each) for record, each in zip(records, checked, strict=True) if isinstance(each, Rejected)]

@@ -136,11 +136,32 @@ def test_a_folder_that_cannot_be_is_a_storage_error(tmp_path):
         CheckpointDir(tmp_path / "file")
 
 
-def test_an_unreadable_checkpoint_is_passed_over(tmp_path):
+def test_folders_with_the_names_of_files_are_passed_over_and_left_alone(tmp_path):
+    theirs = ["checkpoint-000000000002.safetensors", "model-000000000009.json", "checkpoint-1.tmp"]
+    for name in theirs:
+        (tmp_path / name).mkdir()
     store = CheckpointDir(tmp_path)
+    for generation in (1, 3, 4, 5, 6):
+        store.save(b"%d" % generation, generation)
+    assert list(store.checkpoints()) == [(6, b"6"), (5, b"5"), (4, b"4")]
+    assert store.newest_model() is None
+    assert {*theirs} < {*names(tmp_path)}
+
+
+def test_a_folder_cleared_away_meanwhile_is_made_again(tmp_path):
+    store = CheckpointDir(tmp_path / "pi-a")
+    (tmp_path / "pi-a").rmdir()
     store.save(b"first", 1)
-    (tmp_path / "checkpoint-000000000002.safetensors").mkdir()
     assert list(store.checkpoints()) == [(1, b"first")]
+
+
+def test_a_description_of_endless_json_is_passed_over(tmp_path):
+    store = CheckpointDir(tmp_path)
+    store.deploy(DeployedModel(1, b"one", ("a",), (1,)))
+    (tmp_path / "model-000000000002.json").write_text("[" * 100_000)
+    newest = store.newest_model()
+    assert newest is not None
+    assert newest.generation == 1
 
 
 def test_killed_at_any_point_the_folder_stays_whole(tmp_path):

@@ -246,9 +246,32 @@ def test_a_snapshot_leaves_out_a_corrupt_file_and_keeps_the_others(store, folder
     assert [finding.kind for finding in again.verify()] == ["corrupt"]
 
 
+@pytest.mark.parametrize(
+    "content", ['"text"', "[[]]", "[" * 100_000, '{"a": -1}', '{"a": "b"}', "null", "NaN"], ids=lambda text: text[:10]
+)
+@pytest.mark.parametrize("key", ["edged.offsets", "edged.gaps", "edged.blocks", "edged.cursors"])
+def test_a_file_made_by_others_is_corrupt_whatever_its_footer_says(store, folder, key, content):
+    store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
+    path = folder / "fashion" / "pi-a" / name(0, 2)
+    footer = pq.read_metadata(path).metadata
+    table = pq.read_table(path)
+    with pq.ParquetWriter(path, table.schema) as writer:
+        for start in (0, 4):
+            writer.write_table(table.slice(start, 4))
+        writer.add_key_value_metadata({**footer, key.encode(): content.encode()})
+
+    again = ParquetStore(f"file://{folder}")
+
+    assert again.snapshot("fashion").num_blocks == 0
+    with pytest.raises(StorageError):
+        again.cursors("fashion", "pi-a")
+    assert [finding.kind for finding in again.verify()] == ["corrupt"]
+
+
 def test_temporary_and_foreign_files_do_not_count(store, folder):
     store.append("fashion", "pi-a", [(0, pack(0))])
     source = folder / "fashion" / "pi-a"
+    (source / name(1, 9)).mkdir()
     (source / f".{name(1, 2)}.tmp").write_bytes(b"half a file")
     (source / "notes.txt").write_text("mine")
     (source / name(7, 7)).write_bytes(b"")
@@ -258,12 +281,13 @@ def test_temporary_and_foreign_files_do_not_count(store, folder):
     assert store.ends("fashion") == {"pi-a": 1}
     assert store.snapshot("fashion").num_blocks == 1
     assert [(finding.kind, Path(finding.path).name) for finding in store.verify()] == [
+        ("foreign", name(1, 9)),
         ("foreign", "notes.txt"),
         ("overlap", name(7, 7)),
     ]
 
     store.remove_leftovers("fashion", "pi-a")
-    assert sorted(path.name for path in source.iterdir()) == [name(0, 1), name(7, 7), "notes.txt"]
+    assert sorted(path.name for path in source.iterdir()) == [name(0, 1), name(1, 9), name(7, 7), "notes.txt"]
 
 
 def test_overlapping_files_give_each_block_once_and_are_found(store, folder):

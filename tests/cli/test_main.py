@@ -111,3 +111,12 @@ def test_checking_a_file_loads_no_client_and_no_runtime(topology_file):
 
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_started_without_its_standard_streams_does_its_work(closed, tmp_path):
+    """What it opens then gets none of their numbers, so that no output ends in a file or a socket."""
+    (tmp_path / "topology.yaml").write_text("schema: 1\n")
+    command = f"{sys.executable} -m edged check {tmp_path}/topology.yaml --json {closed}"
+    assert subprocess.run(["/bin/sh", "-c", command], check=False, capture_output=True).returncode == 78
+    assert (tmp_path / "topology.yaml").read_text() == "schema: 1\n"

@@ -1,5 +1,6 @@
 """The training state as a blob."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -97,6 +98,15 @@ def test_a_whole_blob_with_foreign_content_is_corrupt():
     state.velocity.pop("dense.bias")
     with pytest.raises(CheckpointCorrupt):
         checkpoint.decode(checkpoint.encode(state), job=JOB)
+
+
+def test_a_whole_blob_of_endless_json_is_corrupt(monkeypatch):
+    dumps = json.dumps
+    monkeypatch.setattr("json.dumps", lambda value, **_: "[" * 100_000 if "plan" in value else dumps(value))
+    blob = checkpoint.encode(make_state())
+    monkeypatch.undo()
+    with pytest.raises(CheckpointCorrupt):
+        checkpoint.decode(blob, job=JOB)
 
 
 def test_overflowed_weights_are_not_finite():

@@ -22,7 +22,7 @@ def rows(*values):
 
 def snapshot_of(num_blocks):
     column = np.arange(num_blocks, dtype=np.int64)
-    return Snapshot(("pi-a", "pi-b"), column % 2, column, column + 1, column * 100, {"pi-a": 7, "pi-b": 0})
+    return Snapshot(("pi-a", "pi-b"), column % 2, column, 1 + column % 256, column * 100, {"pi-a": 7, "pi-b": 0})
 
 
 def columns_of(snapshot):
@@ -137,7 +137,7 @@ def test_parts_of_different_snapshots_do_not_join():
         ({"source": int64(0, 2)}, "behind its table"),
         ({"rows": int64(1)}, "differ in length"),
         ({"rows": int64(1, -1)}, "no negative numbers"),
-        ({"rows": int64(1, 1 << 62)}, "far below"),
+        ({"rows": int64(1, 1 << 62)}, "at most 256 samples"),
         ({"ends": '{"pi-a": "7"}'}, "not a map to offsets"),
         ({"part": "-1"}, "part number"),
         ({"part": "1" * 10}, "part number"),
@@ -160,6 +160,14 @@ def test_a_samples_part_comes_back():
     assert (decoded.labels, decoded.codecs, decoded.payloads) == (PART.labels, PART.codecs, PART.payloads)
 
 
+@pytest.mark.parametrize(("column", "claim"), [("rows", 257), ("rows", 1 << 39), ("num_bytes", 1 << 40)])
+def test_a_snapshot_with_blocks_larger_than_any_pack_is_refused(column, claim):
+    """A reader draws random numbers for each row; a claim alone must not cost it memory."""
+    (part,) = protocol.snapshot_parts("r1", snapshot_of(2))
+    with pytest.raises(FormatError, match="at most 256 samples"):
+        protocol.decode_part(altered(protocol.encode_part(part), **{column: int64(1, claim)}))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -167,6 +175,7 @@ def test_a_samples_part_comes_back():
         ({"label": np.array([0, -2, 0], np.int32)}, "behind its table"),
         ({"label": np.array([0, 2**31 - 1, 0], np.int32)}, "behind its table"),
         ({"codec": np.array([0, 1, 2], np.int32)}, "behind its table"),
+        ({"codecs": '["raw", "exe"]'}, "codec is not known"),
         ({"position": int64(1)}, "differ in length"),
         ({"end": int64(2, 1, 3)}, "do not rise"),
         ({"end": int64(2, 2, 4)}, "do not rise"),

@@ -6,9 +6,9 @@ from contextlib import aclosing
 import numpy as np
 import pytest
 
-from edged.domain import sampling
+from edged.domain import epoch_protocol, sampling
 from edged.domain.dataset import BlockRef
-from edged.domain.epoch_protocol import SamplesRequest, SnapshotRequest
+from edged.domain.epoch_protocol import SamplesRequest, SnapshotPart, SnapshotRequest
 from edged.domain.sampling import EpochPlan
 from edged.ports import Message
 from edged.services.epoch import Epochs
@@ -223,6 +223,22 @@ async def test_late_double_and_foreign_replies_do_no_harm(world):
         ids, _, _ = await read(epochs, plan)
     assert ids == planned_ids(plan)
     assert world.events("epoch.malformed")
+
+
+async def test_parts_of_a_snapshot_that_do_not_fit_together_do_no_harm(world):
+    """A part too many, then the last of fewer: nothing is whole until all of them are there."""
+    epochs = world.epochs()
+    async with epochs.open():
+        world.log.is_silent = True
+        task = asyncio.create_task(epochs.draw(0))
+        await asyncio.sleep(1)
+        [request] = world.log.requests
+        for number, last in ((5, False), (1, True)):
+            part = SnapshotPart(request.request, number, last, world.log.snapshot())
+            await world.log.append([Message(EPOCHS, epoch_protocol.encode_part(part))])
+        world.log.is_silent = False
+        await asyncio.sleep(30)
+        await task
 
 
 async def test_an_empty_archive_is_waited_for(world):

@@ -1,6 +1,7 @@
 """Records of devices become samples or dead letters."""
 
 import asyncio
+import dataclasses
 import io
 
 import numpy as np
@@ -14,7 +15,19 @@ from edged.events import EVENTS
 from edged.ports import TopicPartition
 from edged.services.ingest import MOST_LETTER_BYTES, Rejected
 from tests.data import birds
-from tests.services.intake import DEAD_LETTERS, TOPOLOGY, floats, from_device, grey, intake, photo, reason
+from tests.services.intake import (
+    DEAD_LETTERS,
+    TOPOLOGY,
+    archived,
+    floats,
+    from_device,
+    grey,
+    identities,
+    intake,
+    photo,
+    reason,
+    run_until,
+)
 
 
 async def read_all(log, cursors=None):
@@ -187,3 +200,13 @@ async def test_real_photographs_are_taken_in():
     await log.append([from_device("photo", path.read_bytes(), None) for path in paths])
     found = await read_all(log)
     assert [each.payload for each in found] == [path.read_bytes() for path in paths]
+
+
+@pytest.mark.looptime
+async def test_a_time_before_all_time_does_not_spoil_the_pack():
+    """Kafka takes negative timestamps from a client; the archive would drop the whole pack for one."""
+    log = MemoryLog()
+    await log.append([dataclasses.replace(from_device("cam", grey(1)), timestamp_ms=-5), from_device("cam", grey(2))])
+    intake_ = intake(log)
+    await run_until(intake_.uplink, lambda: intake_.uplink.statistics().ingested_samples == 2)
+    assert identities(archived(log)) == [("cam", 0, 0), ("cam", 0, 1)]

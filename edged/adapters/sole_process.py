@@ -1,0 +1,44 @@
+"""One process a node: a lock on the node's state folder.
+
+Covers one machine; that two machines are the same node, only Kafka's ACLs and the archive notice. The lock is the
+kernel's (flock(2)) on the folder itself, so it leaves no file and ends with the process, however that ends.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from edged.errors import AlreadyRunning, StorageError
+
+_MODE = 0o750
+_HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
+
+
+@contextlib.contextmanager
+def sole_process(folder: Path) -> Iterator[None]:
+    """Within it no other process gets past here with `folder`, which is made if need be.
+
+    Raises AlreadyRunning when one has, and StorageError when the folder cannot be. A file system without locks, as
+    some network ones are, locks nothing.
+    """
+    try:
+        folder.mkdir(mode=_MODE, parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StorageError(str(error)) from error
+    try:
+        _lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD:
+            raise AlreadyRunning(f"another process runs this node: it holds the lock of {folder}") from error
