@@ -47,6 +47,10 @@ EVENTS: Mapping[str, Event] = {
     "health.degraded": event("A part outside does not answer.", part=str, reason=str),
     "health.recovered": event("The part answers again.", part=str, degraded_s=float),
     # kafka
+    "kafka.unreadable": event(
+        "Records that cannot be decoded, or that unpack to far more than any of edged's; reading goes on behind them.",
+        topic=str, partition=int, first_offset=int, next_offset=int, err=str,
+    ),
     "kafka.connected": event("The broker answers.", bootstrap=str, idempotent=bool),
     "kafka.gap": event(
         "Records were deleted before they were read; reading goes on behind them.",

@@ -52,6 +52,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(analyze, tmp_path, name, with
         assert "LoadCredential=" in shown
         (tmp_path / f"{name}.d").mkdir()
         (tmp_path / f"{name}.d" / "own.conf").write_text(shown)
+        shutil.copy(UNITS / "archive.conf", tmp_path / f"{name}.d" / "archive.conf")
     run = subprocess.run([analyze, "verify", unit], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout + run.stderr) == (0, "")
 

@@ -11,7 +11,7 @@ from tests.integration.site import Site, following, running, stopped
 
 pytestmark = pytest.mark.integration
 KILLS = 5
-RATE = 500.0
+RATE = 250.0
 
 
 async def killed_while_writing(vault: Child, site: Site) -> bool:

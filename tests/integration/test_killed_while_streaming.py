@@ -9,7 +9,7 @@ from tests.integration.site import Site, at_work, following, running, stopped
 
 pytestmark = pytest.mark.integration
 KILLS = 3
-RATE = 400.0
+RATE = 150.0
 
 
 async def test_killed_while_samples_stream_each_is_archived_and_predicted_once(apache_kafka, tmp_path):

@@ -37,6 +37,7 @@ _EARLIEST, _LATEST = -2, -1
 _BROKERS_DEFAULT = -1
 _NO_GENERATION = -1  # a commit from outside the group's membership, as all are that go with assign()
 _READ_UNCOMMITTED = 0
+_FETCH_WAIT_MS = 100
 _CREATE_TIMEOUT_MS = 4_000
 _NOT_CREATED = (TopicAlreadyExistsError, TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
 _NO_IDEMPOTENCE = (UnknownError, ClusterAuthorizationFailedError)
@@ -94,6 +95,22 @@ class Control:
             }
 
         return await self._connection.ask("a question for watermarks", question)
+
+    async def fetch(self, partition: TopicPartition, offset: int, most_bytes: int) -> bytes:
+        """The record batches from `offset` on as the broker keeps them, about `most_bytes`; empty without any."""
+
+        async def question(client: AIOKafkaClient) -> bytes:
+            leaders = await _leaders(client, {partition.topic})
+            if partition not in leaders:
+                return b""
+            topics = [(partition.topic, [(partition.partition, offset, most_bytes)])]
+            request = FetchRequest(_FETCH_WAIT_MS, 1, most_bytes, _READ_UNCOMMITTED, topics)
+            answer = await client.send(leaders[partition], request)
+            [(_topic, [(_partition, code, _high, *_more, batches)])] = answer.topics
+            _check(code, partition.topic)
+            return batches or b""
+
+        return await self._connection.ask("a fetch", question)
 
     async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         request = OffsetFetchRequest(group, _by_topic((each, each.partition) for each in partitions))
@@ -230,7 +247,7 @@ async def _ends(
     ends = {}
     for partition, node in leaders.items():
         topics = [(partition.topic, [(partition.partition, about[partition], 1)])]
-        answer = await client.send(node, FetchRequest(100, 1, 1, _READ_UNCOMMITTED, topics))
+        answer = await client.send(node, FetchRequest(_FETCH_WAIT_MS, 1, 1, _READ_UNCOMMITTED, topics))
         for topic, [(_partition, code, high, *_more)] in answer.topics:
             _check(code, topic)
             ends[partition] = high

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Self
 
 from edged.adapters.kafka.appending import Appender
+from edged.adapters.kafka.batches import bound_unpacking
 from edged.adapters.kafka.client_log import ClientLog
 from edged.adapters.kafka.connection import Outages, Setup
 from edged.adapters.kafka.control import Control
@@ -24,6 +25,7 @@ class KafkaLog:
 
     def __init__(self, kafka: Kafka, health: Health, *, deadline_s: float = 5.0, client_id: str = "edged") -> None:
         """Raises OSError or ssl.SSLError when a certificate file cannot be used."""
+        bound_unpacking()
         self._client_log = ClientLog()
         self._setup = Setup(client_options(kafka, client_id), Outages(health, deadline_s), self._client_log)
         self._control = Control(self._setup)

@@ -1,7 +1,8 @@
 """Reading assigned partitions from given positions.
 
 Positions are the reader's own: an aiokafka consumer that dies is replaced by one that goes on from them. No consumer
-group is joined; commits go through Control.
+group is joined; commits go through Control. A batch that aiokafka cannot decode is passed over, and said so: any client
+may write one, and a reader that fails on it would fail at every start.
 """
 
 import asyncio
@@ -9,8 +10,9 @@ from collections.abc import Iterable, Mapping
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import CorruptRecordException, KafkaError, OffsetOutOfRangeError
 
+from edged.adapters.kafka.batches import Decoded, decode, record_of
 from edged.adapters.kafka.connection import CONNECT_S, Setup, abandon
 from edged.adapters.kafka.control import Control
 from edged.aio import Backoff
@@ -100,6 +102,10 @@ class KafkaReader:
         except OffsetOutOfRangeError as gap:
             await self._skip(consumer, gap.args[0])
             return []
+        except Exception as error:  # hostile bytes make aiokafka raise nearly anything
+            if isinstance(error, (KafkaError, OSError)) and not isinstance(error, CorruptRecordException):
+                raise
+            return await self._read_around(consumer, max_records, error)
         # No await from here to the return: what aiokafka handed over must reach the caller.
         if not found:
             return await self._nothing(consumer)
@@ -198,6 +204,39 @@ class KafkaReader:
                     next_offset=kept.low,
                 )
 
+    async def _read_around(self, consumer: AIOKafkaConsumer, max_records: int, error: Exception) -> list[Record]:
+        """After a failure to decode: the records before the batch at fault, or none and the position behind it.
+
+        Raises `error` again when no batch is at fault.
+        """
+        async with asyncio.timeout(self._setup.outages.deadline_s):
+            partition, found = await self._find_fault(error)
+        records = found.records[:max_records]
+        if records:
+            self._positions[partition] = records[-1].offset + 1
+        else:
+            logger().error(
+                "kafka.unreadable",
+                topic=partition.topic,
+                partition=partition.partition,
+                first_offset=self._positions[partition],
+                next_offset=found.next_offset,
+                err=found.fault,
+            )
+            self._positions[partition] = found.next_offset
+        for each, offset in self._positions.items():
+            consumer.seek(KafkaPartition(*each), offset)  # records of other partitions may have gone down with these
+        self._hear()
+        return records
+
+    async def _find_fault(self, error: Exception) -> tuple[TopicPartition, Decoded]:
+        for partition, offset in self._positions.items():
+            batches = await self._control.fetch(partition, offset, _FETCH_LIMITS["max_partition_fetch_bytes"])
+            found = decode(batches, partition, offset)
+            if found.fault:
+                return partition, found
+        raise error
+
     def _hear(self) -> None:
         self._heard_s = asyncio.get_running_loop().time()
         self._setup.outages.answered(self)
@@ -217,12 +256,4 @@ class KafkaReader:
 
 
 def _record(record: "ConsumerRecord[bytes, bytes]") -> Record:
-    return Record(
-        record.topic,
-        record.partition,
-        record.offset,
-        record.timestamp,
-        record.key,
-        record.value or b"",
-        tuple(record.headers),
-    )
+    return record_of(TopicPartition(record.topic, record.partition), record)

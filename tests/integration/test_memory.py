@@ -1,0 +1,54 @@
+"""The edge's memory over many epochs, from its own log."""
+
+import pytest
+
+from edged.cli.demo.children import LogLine
+from edged.domain.topology import MIB
+from tests.integration.site import DESIGNS_MODEL, Site, running
+
+pytestmark = pytest.mark.integration
+
+EPOCHS = 15
+WARM_UP = 3
+"""Epochs in which buffers, caches and the allocator's free lists come to their size."""
+
+MOST_GROWTH = MIB
+"""Bytes an epoch."""
+
+
+def at_the_end_of_epochs(lines: list[LogLine]) -> list[int]:
+    """The process's resident bytes in the last sample before each `train.epoch`."""
+    resident, found = 0, []
+    for line in lines:
+        if line["event"] == "res.sample":
+            resident = line["rss_bytes"]
+        elif line["event"] == "train.epoch":
+            found.append(resident)
+    return found
+
+
+def slope(series: list[int]) -> float:
+    """Bytes an epoch: the median of the slopes of all pairs (Theil-Sen).
+
+    One sample that falls into a checkpoint moves a least squares line; a median of neighbours' differences is blind
+    to a leak that comes in steps. This is neither.
+    """
+    pairs = [(b - a) / (j - i) for i, a in enumerate(series) for j, b in enumerate(series) if i < j]
+    return sorted(pairs)[len(pairs) // 2]
+
+
+async def test_an_edge_does_not_grow_from_epoch_to_epoch(embedded_broker, tmp_path):
+    """The design's model: after the first epochs, memory rises by less than 1 MiB an epoch."""
+    settings = {"site": "memory", "epochs": EPOCHS, "model": DESIGNS_MODEL}
+    async with running(Site(tmp_path, embedded_broker.bootstrap, **settings)) as site:
+        await site.import_fashion(2500)
+        await site.start("run", "vault")
+        edge = await site.start("run", "pi-a")
+        await edge.wait_for("train.finished")
+        series = at_the_end_of_epochs(list(edge.lines))
+
+    grows = slope(series[WARM_UP:])
+    told = ", ".join(f"{each / MIB:.1f}" for each in series)
+    print(f"MiB at the end of each epoch: {told}; {grows / MIB:+.3f} MiB an epoch")  # noqa: T201 - the test's figure
+    assert len(series) == EPOCHS
+    assert grows < MOST_GROWTH

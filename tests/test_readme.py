@@ -1,0 +1,286 @@
+"""README is true: its commands run, its file is a topology, its words for events and exit codes are the program's."""
+
+import asyncio
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from edged import config_yaml
+from edged.adapters.checkpoint_dir import CheckpointDir
+from edged.adapters.images import encode
+from edged.adapters.kafka import KafkaLog
+from edged.adapters.memory import RecordingHealth
+from edged.cli import main
+from edged.domain import checkpoint, prediction
+from edged.domain.prediction import Prediction
+from edged.domain.topics import topics
+from edged.events import EVENTS
+from edged.ports import Message, TopicPartition, TopicSpec
+from tests.requirements import require
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+RUN_ELSEWHERE = {
+    "pip install '.[demo]' && .venv/bin/edged demo": (
+        ".ci/run",
+        "pip install --quiet '.[demo]' && .venv/bin/edged demo",
+    ),
+    ".venv/bin/pytest": (".ci/run", ".venv/bin/pytest"),
+    "/opt/edged/bin/pip install .": (".ci/run", "pip install --quiet ."),
+    "kcat -P": ("tests/integration/test_foreign_client.py", '"-P", "-b"'),
+    "kcat -C": ("tests/integration/test_foreign_client.py", '"-C", "-b"'),
+}
+"""What a command holds that is run elsewhere: (the file that runs it, and the words there)."""
+
+NEEDS_SYSTEMD = "journalctl "
+"""Run by nobody: it shows what a running systemd has collected."""
+
+AS_ROOT = ("install -", "systemctl ")
+"""Commands that are run here, with the system's folders below one of the test's own."""
+
+SHORTER = {"--rate 50": "--rate max"}
+"""What a command is changed in, so that it ends soon."""
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of README in this language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[str]:
+    """All command lines, without their comments."""
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line]
+    return [shlex.join(shlex.split(line, comments=True)) if "#" in line else line for line in lines]
+
+
+def run_as_root() -> list[str]:
+    return [each for each in commands() if each.startswith(AS_ROOT)]
+
+
+def run_here() -> list[str]:
+    """What is left must be edged's own commands."""
+    others = (*RUN_ELSEWHERE, NEEDS_SYSTEMD)
+    return [each for each in commands() if not each.startswith(AS_ROOT) and not any(part in each for part in others)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, embedded_broker):
+    """A folder with config/ and the greenhouse's topology.yaml, whose broker and archive are this machine's."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "config").symlink_to(ROOT / "config")
+    text = (ROOT / "config" / "02-greenhouse.yaml").read_text()
+    for there, here in (
+        ("broker.greenhouse.lan:9092", embedded_broker.bootstrap),
+        ("file:///srv/edged", (folder / "archive").as_uri()),
+    ):
+        assert there in text
+        text = text.replace(there, here)
+    (folder / "topology.yaml").write_text(text)
+    return folder
+
+
+@pytest.fixture
+async def log(place):
+    """A connection to the broker, where the greenhouse's topics are."""
+    topology = config_yaml.load(place / "topology.yaml")
+    async with KafkaLog(topology.kafka, RecordingHealth()) as log:
+        await log.ensure([TopicSpec(each.name) for each in topics(topology)])
+        yield log
+
+
+def edged(place: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command as a process in that folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "edged", *words],
+        cwd=place, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("part", RUN_ELSEWHERE)
+def test_what_is_not_run_here_is_in_readme_and_run_where_it_is_said_to_be(part):
+    file, proof = RUN_ELSEWHERE[part]
+    assert any(part in each for each in commands())
+    assert proof in (ROOT / file).read_text()
+
+
+@pytest.mark.integration
+async def test_every_other_command_runs_in_readmes_order(log, place):
+    """Nothing but edged itself is left to be run; each ends with 0."""
+    for command in run_here():
+        for slow, quick in SHORTER.items():
+            command = command.replace(slow, quick)  # noqa: PLW2901 - the same command
+        program, *words = shlex.split(command)
+        assert program == "edged", f"run by no test: {command}"
+        done = await asyncio.to_thread(edged, place, *words)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert len(run_here()) >= 8
+
+
+def test_the_commands_for_root_install_and_enable_the_units(tmp_path):
+    """With the system's folders below the test's, and a systemd that is not running."""
+    if shutil.which("systemctl") is None or shutil.which("systemd-sysusers") is None:
+        require("systemctl and systemd-sysusers (Debian: systemd)")
+    system, adapted = tmp_path / "system", run_as_root()
+    for folder in ("usr/lib/sysusers.d", "etc/systemd/system"):
+        (system / folder).mkdir(parents=True)
+    for there, here in (
+        (" /", f" {system}/"),
+        ("systemd-sysusers", f"systemd-sysusers --root={system}"),
+        ("systemctl daemon-reload", "true"),
+        ("systemctl enable --now", f"systemctl --root={system} enable"),
+        (" topology.yaml", " config/02-greenhouse.yaml"),
+        (" -o edged -g edged", ""),
+    ):
+        assert any(there in each for each in adapted)
+        adapted = [each.replace(there, here) for each in adapted]
+
+    for command in adapted:
+        done = subprocess.run(["bash", "-ec", command], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+    wants = system / "etc/systemd/system/multi-user.target.wants"
+    assert {each.name for each in wants.iterdir()} == {
+        "edged@pi-a.service",
+        "edged-infer@pi-a.service",
+        "edged@vault.service",
+    }
+    assert config_yaml.load(system / "etc/edged/topology.yaml").site == "greenhouse"
+    assert "edged:" in (system / "etc/passwd").read_text()
+
+
+def test_every_command_of_edged_is_one(capsys):
+    """Also those that README names in passing."""
+    named = set(re.findall(r"`edged ([a-z]+)", README))
+    for name in named:
+        assert main([name, "--help"]) == 0, name
+    assert {"demo", "check"} <= named
+    capsys.readouterr()
+    options = re.findall(r"`(--[a-z]+)[ `]", README)
+    main(["demo", "--help"])
+    shown = capsys.readouterr().out
+    assert {"--epochs", "--edges", "--data", "--broker", "--keep", "--json"} <= set(options)
+    assert [option for option in options if option not in shown] == []
+
+
+def test_the_topology_shown_is_the_greenhouses(tmp_path):
+    """It is a valid file by itself, and all that it shows stands in config/02-greenhouse.yaml."""
+    (text,) = blocks("yaml")
+    (tmp_path / "topology.yaml").write_text(text)
+    config_yaml.load(tmp_path / "topology.yaml")
+
+    assert_within(yaml.safe_load(text), yaml.safe_load((ROOT / "config" / "02-greenhouse.yaml").read_text()))
+
+
+def assert_within(shown: Any, whole: Any, place: str = "") -> None:
+    """Mappings may leave keys out, lists nothing."""
+    if isinstance(shown, dict):
+        assert shown.keys() <= whole.keys(), place
+        for key in shown:
+            assert_within(shown[key], whole[key], f"{place}.{key}")
+    elif isinstance(shown, list):
+        assert len(shown) == len(whole), place
+        for number, (each, other) in enumerate(zip(shown, whole, strict=True)):
+            assert_within(each, other, f"{place}[{number}]")
+    else:
+        assert shown == whole, place
+
+
+def test_every_event_named_exists():
+    families = {name.partition(".")[0] for name in EVENTS}
+    named = {name for name in re.findall(r"`([a-z]+\.[a-z_]+)`", README) if name.partition(".")[0] in families}
+    assert len(named) >= 9
+    assert named <= EVENTS.keys()
+
+
+def test_the_series_has_what_readme_says_of_it():
+    """Each quantity of the row of `res.sample` is a field of it."""
+    (row,) = re.findall(r"^\| `res.sample` \| (.*) \|$", README, re.MULTILINE)
+    told = {
+        "CPU": "cpu_percent",
+        "memory": "memory_used_bytes",
+        "disk": "disk_written_bytes_per_s",
+        "network": "net_received_bytes_per_s",
+        "samples/s": "trained_samples_per_s",
+        "the share of time the trainer waited": "wait_fraction",
+        "lag": "lag_records",
+        "queue bytes": "queue_bytes",
+    }
+    quantities = re.sub(r"\(.*?\)", "", row.partition(":")[2])
+    assert [each.strip() for each in re.split("[,;]", quantities)] == list(told)
+    assert EVENTS["res.sample"].fields.keys() >= set(told.values())
+
+
+def exit_codes() -> dict[int, str]:
+    """What README says of each."""
+    (text,) = re.findall(r"Exit codes: (.*?)\.\n", README, re.DOTALL)
+    return {int(code): says for code, says in re.findall(r"(\d+) ([^;]+)", " ".join(text.split()))}
+
+
+@pytest.mark.integration
+async def test_the_exit_codes_are_as_told(log, place, tmp_path, monkeypatch):
+    """Each is brought about; none is told that is not."""
+    topology = config_yaml.load(place / "topology.yaml")
+    assert topology.training is not None
+    (tmp_path / "wrong.yaml").write_text("schema: 1\n")
+    unreachable = (place / "topology.yaml").read_text().replace(topology.kafka.bootstrap[0], "127.0.0.1:1")
+    (tmp_path / "unreachable.yaml").write_text(unreachable)
+    # Weights of another model in the folder: the trainer cannot begin.
+    weights = {"w": np.zeros(1, np.float32)}
+    CheckpointDir(tmp_path / "edged" / "pi-a").save(checkpoint.encode(checkpoint.TrainState(weights, weights, "?")), 1)
+    monkeypatch.setattr("edged.cli.topics._PATIENCE_S", 0.1)
+
+    def failing_service() -> int:
+        done = edged(place, "run", "topology.yaml", "--node", "pi-a", XDG_STATE_HOME=str(tmp_path))
+        assert '"event": "life.crashed"' in done.stderr
+        return done.returncode
+
+    codes = {
+        "done": main(["check", str(place / "topology.yaml")]),
+        "a service failed": await asyncio.to_thread(failing_service),
+        "wrong usage": main(["run"]),
+        "Kafka did not answer a command": await asyncio.to_thread(
+            main, ["topics", str(tmp_path / "unreachable.yaml"), "--apply"]
+        ),
+        "the topology file is wrong": main(["check", str(tmp_path / "wrong.yaml")]),
+    }
+    assert {says: code for code, says in exit_codes().items()} == codes
+
+
+@pytest.mark.integration
+async def test_the_python_example_publishes_and_prints_a_prediction(log, place):
+    """Run as it stands; the companion's part is played here."""
+    (source,) = blocks("python")
+    topology = config_yaml.load(place / "topology.yaml")
+    sent, predicted = TopicPartition(topology.device_topic("cam-01")), topology.predictions_topic("pi-a")
+    begin = (await log.watermarks([sent]))[sent].high
+    (place / "photo.jpg").write_bytes(encode(np.zeros((28, 28, 1), np.uint8), "jpeg"))
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-u", "-c", source,
+        cwd=place, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with log.reader({sent: begin}) as reader:
+            while not (records := await reader.poll(max_records=1, timeout_s=1)):
+                assert running.returncode is None
+        assert (records[0].key, records[0].value) == (b"boot", (place / "photo.jpg").read_bytes())
+        told = Prediction(
+            "cam-01", 0, records[0].offset, records[0].timestamp_ms, "boot", 0.9, {"boot": 0.9}, 1, 5.0, 1.0
+        )
+        await log.append([Message(predicted, prediction.encode(told), b"cam-01")])
+
+        assert running.stdout is not None
+        assert await running.stdout.readline() == b"boot 0.9\n"
+    finally:
+        running.kill()
+        await running.wait()
