@@ -260,8 +260,7 @@ async def running(site: Site, excused: Iterable[str] = ()) -> AsyncIterator[Site
                 await stopped(child)
             unexcused = DEFECTS.difference(excused)
             defects = [*child.noise, *(str(line) for line in child.lines if line["event"] in unexcused)]
-            assert not defects, "
-".join([child.name, *defects])
+            assert not defects, "\n".join([child.name, *defects])
     finally:
         for child in reversed(site.children):
             if child.exit_code is None:
