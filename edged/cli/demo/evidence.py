@@ -42,7 +42,7 @@ class Observer:
         except TimeoutError as error:
             raise LogUnavailable(f"no Kafka answers at {', '.join(self._topology.kafka.bootstrap)}") from error
 
-    async def predictions(self, edge: str, published: int) -> list[Prediction]:
+    async def predictions(self, edge: str, published: int = 0) -> list[Prediction]:
         """All predictions of the edge; waits until each of so many `published` samples has one or is a dead letter."""
         partition = TopicPartition(self._topology.predictions_topic(edge))
         found: list[Prediction] = []
