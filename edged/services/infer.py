@@ -32,7 +32,7 @@ from edged.ports import (
     TopicPartition,
 )
 from edged.services.infer_report import InferReport
-from edged.services.published import published_lately
+from edged.services.published import published_lately, record_at
 from edged.services.served_model import Model, ServedModel
 
 _RECOVERED_BATCHES = 4
@@ -142,13 +142,32 @@ class Companion:
         self._published = await published_lately(
             self._log, self._predictions, most=_RECOVERED_BATCHES * self._batch, poll_s=self._poll_s
         )
-        not_committed = sum(each.offset >= self._position(each) for each in self._published)
+        not_committed = [each for each in self._published if each.offset >= self._position(each)]
         if not_committed:
-            logger().info("infer.recovered", predictions=not_committed)
+            logger().info("infer.recovered", predictions=len(not_committed))
+            await self._settle(not_committed)
+
+    async def _settle(self, not_committed: Sequence[Identity]) -> None:
+        """Commit the place behind each partition's last prediction, and go on there.
+
+        Otherwise the backlog of one device could keep another's predictions uncommitted until, at the next crash, they
+        are no longer among the newest. Left as it is where the record there is not the one predicted: the topic was
+        made anew.
+        """
+        last = {self._partition(each): each for each in sorted(not_committed, key=lambda each: each.offset)}
+        for partition, identity in last.items():
+            record = await record_at(self._log, partition, identity.offset, poll_s=self._poll_s)
+            if record is not None and self._identity(record) == identity:
+                self._positions[partition] = identity.offset + 1
+        async with self._log.reader(self._positions, group=self._group) as reader:
+            await reader.commit(self._positions)
+
+    def _partition(self, identity: Identity) -> TopicPartition:
+        topic = next((topic for topic, each in self._device_of_topic.items() if each.name == identity.device), "")
+        return TopicPartition(topic, identity.partition)
 
     def _position(self, identity: Identity) -> float:
-        topic = next((topic for topic, each in self._device_of_topic.items() if each.name == identity.device), "")
-        return self._positions.get(TopicPartition(topic, identity.partition), math.inf)
+        return self._positions.get(self._partition(identity), math.inf)
 
     async def _wait_for_model(self) -> None:
         await self._model.take_newest()

@@ -1,11 +1,11 @@
 """What the companion published last: found again after a crash, so that nothing is predicted twice.
 
-Reads the predictions topic's end once; publishes nothing.
+Reads the predictions topic's end and single records, once; publishes nothing.
 """
 
 from edged.domain.prediction import Identity, decode
 from edged.errors import FormatError
-from edged.ports import Log, TopicPartition
+from edged.ports import Log, Record, TopicPartition
 
 
 async def published_lately(log: Log, partition: TopicPartition, *, most: int, poll_s: float) -> set[Identity]:
@@ -28,3 +28,18 @@ async def published_lately(log: Log, partition: TopicPartition, *, most: int, po
             if not records:  # the broker is away, or retention was faster
                 position = max(position, (await log.watermarks([partition]))[partition].low)
     return identities
+
+
+async def record_at(log: Log, partition: TopicPartition, offset: int, *, poll_s: float) -> Record | None:
+    """The record at `offset`; None where the partition has none, or has lost it.
+
+    Waits while the broker is away. Cancellation changes nothing.
+    """
+    async with log.reader({partition: offset}) as reader:
+        while True:
+            low, high = (await log.watermarks([partition]))[partition]
+            if not low <= offset < high:
+                return None
+            records = await reader.poll(max_records=1, timeout_s=poll_s)
+            if records:
+                return records[0] if records[0].offset == offset else None

@@ -7,7 +7,8 @@ length is counted in a node's `res.sample` lines, of which there is one a second
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -184,7 +185,7 @@ class Site:
             return sum(each.samples for each in sources if each.source == "pi-a") >= len(published)
 
         await eventually(enough, vault)
-        assert self.archived() == published
+        assert_each_once(self.archived(), published)
         await self.edged("archive", "verify", str(self.topology))
 
     async def assert_each_predicted_once(self, companion: Child) -> None:
@@ -197,11 +198,19 @@ class Site:
 
         await eventually(enough, companion)
         await stopped(companion)
-        assert await self.predicted() == published
+        assert_each_once(await self.predicted(), published)
 
     async def _watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
         async with KafkaLog(self.loaded().kafka, RecordingHealth()) as log:
             return await log.watermarks(partitions)
+
+
+def assert_each_once(found: Sequence[Place], published: Sequence[Place]) -> None:
+    """All that was published is found, and found once."""
+    twice = [place for place, times in Counter(found).items() if times > 1]
+    lost = sorted(set(published).difference(found))
+    assert (twice, lost) == ([], []), f"twice: {twice}\nlost: {lost}"
+    assert len(found) == len(published)
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], node: Child) -> None:

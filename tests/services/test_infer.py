@@ -399,6 +399,43 @@ async def test_a_crash_upon_a_crash_loses_and_repeats_nothing():
             assert published(log) == wanted(log), f"crashes after calls {first} and {second}"
 
 
+class PartitionByPartition(MemoryLog):
+    """Readers give out what there is of one partition before they turn to the next, as Kafka's clients do."""
+
+    @contextlib.asynccontextmanager
+    async def reader(self, positions, *, group=None):
+        async with super().reader(positions, group=group) as reader:
+            take = reader._take
+
+            def take_in_order(most):
+                taken = take(most)
+                reader._positions = {each: reader._positions[each] for each in positions}
+                return taken
+
+            reader._take = take_in_order  # type: ignore[method-assign]
+            yield reader
+
+
+@pytest.mark.looptime
+async def test_a_second_crash_repeats_nothing_though_one_devices_backlog_keeps_another_waiting():
+    log = PartitionByPartition(now_ms=lambda: int(NOW_MS) - 250)
+    await log.append([Message(CAM.topic, HIGH), Message(CAM_2.topic, HIGH)])
+    service = companion(log)
+    async with running(service):
+        await caught_up(log)
+    await log.append([Message(CAM_2.topic, HIGH)])
+    await crash(companion(CrashingLog(log, 7, "before")))
+    assert published(log) == wanted(log)
+    assert log.committed_offsets[GROUP, CAM_2] == 1, "it died between publishing and committing"
+
+    await log.append([Message(CAM.topic, HIGH)] * 100)
+    for _ in range(2):
+        await crash(companion(CrashingLog(log, 40, "before")))
+    async with running(companion(log)):
+        await caught_up(log)
+    assert published(log) == wanted(log)
+
+
 @pytest.mark.looptime
 async def test_a_stop_at_any_moment_loses_and_repeats_nothing():
     for passes in range(40):
