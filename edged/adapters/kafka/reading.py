@@ -56,9 +56,17 @@ class KafkaReader:
         self._connect_at_s = 0.0
         self._high: dict[TopicPartition, int] = {}
         self._stamps: tuple[int | None, ...] = ()
-        self._heard_s = asyncio.get_running_loop().time()
+        self._heard_s = self._left_s = asyncio.get_running_loop().time()
 
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Record]:
+        loop = asyncio.get_running_loop()
+        self._heard_s += loop.time() - self._left_s  # who was not listening has heard no silence
+        try:
+            return await self._poll(max_records, timeout_s)
+        finally:
+            self._left_s = loop.time()
+
+    async def _poll(self, max_records: int, timeout_s: float) -> list[Record]:
         loop = asyncio.get_running_loop()
         ends_s = loop.time() + timeout_s
         while True:

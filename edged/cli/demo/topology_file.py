@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LARGE = 20_000
-"""From so many training images on a hidden layer pays, and larger mini-batches, which end less noisily, learn enough."""
+"""From so many training images on a hidden layer pays, and larger mini-batches, with less noise, learn enough."""
 
 IMAGE_SHAPE = (64, 64, 3)
 """What the edge scales images to that come in all sizes."""
