@@ -229,6 +229,24 @@ async def test_health_is_told_why_nothing_answers(proxy: Proxy, broker: Broker, 
 
 
 @pytest.mark.integration
+async def test_a_reader_that_nobody_asked_for_long_does_not_take_that_for_silence(
+    log: KafkaLog, health: RecordingHealth, topic: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The trainer asks for no epoch data while it works on what it has."""
+    await log.append([Message(topic, b"x")])
+    async with log.reader({TopicPartition(topic): 0}) as reader:
+        while not await reader.poll(max_records=1, timeout_s=1):
+            pass
+        loop = asyncio.get_running_loop()
+        time = loop.time
+        monkeypatch.setattr(loop, "time", lambda: time() + 30)
+
+        assert await reader.poll(max_records=1, timeout_s=0) == []
+
+        monkeypatch.undo()
+    assert health.history == []
+
+
 async def test_the_log_says_whether_its_writes_are_idempotent(log: KafkaLog, broker: Broker, log_lines: Lines):
     await log.partitions(["any"])
 
