@@ -122,6 +122,10 @@ class Site:
         self.children.append(child)
         return child
 
+    async def start_nodes(self) -> list[Child]:
+        """The archive node, the edge and its companion."""
+        return [await self.start("run", "vault"), await self.start("run", "pi-a"), await self.start("infer", "pi-a")]
+
     async def start_sensors(self, rate: float) -> list[Child]:
         """Both devices, each publishing `rate` real images a second until it is stopped."""
         source = ("--from", "fashion-mnist-small", "--loop", "--rate", str(rate))
@@ -192,7 +196,7 @@ class Site:
             return (await self._watermarks([predictions]))[predictions].high >= len(published)
 
         await eventually(enough, companion)
-        assert await companion.stop() == 0
+        await stopped(companion)
         assert await self.predicted() == published
 
     async def _watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
@@ -212,6 +216,16 @@ async def eventually(condition: Callable[[], Awaitable[bool]], node: Child) -> N
 async def following(child: Child, event: str, times: int = 1, **fields: Any) -> LogLine:
     """The n-th line with this event and these fields that comes after those seen by now."""
     return await child.wait_for(event, len(child.seen(event, **fields)) + times, **fields)
+
+
+async def stopped(child: Child) -> None:
+    """Stop it with SIGTERM; it ends by itself, with exit code 0."""
+    assert await child.stop() == 0, child.last_words()
+
+
+async def at_work(child: Child, rate: str) -> None:
+    """Wait for a `res.sample` line in which this rate is not zero."""
+    await child.until(lambda lines: any(line.get(rate) for line in lines), f"{rate} rose")
 
 
 def moment(line: LogLine) -> datetime:
@@ -243,9 +257,10 @@ async def running(site: Site, excused: Iterable[str] = ()) -> AsyncIterator[Site
         yield site
         for child in reversed(site.children):
             if child.exit_code is None:
-                assert await child.stop() == 0, child.last_words()
-            assert [line for line in child.lines if line["event"] in DEFECTS.difference(excused)] == []
-            assert list(child.noise) == []
+                await stopped(child)
+            unexcused = DEFECTS.difference(excused)
+            defects = [*child.noise, *(str(line) for line in child.lines if line["event"] in unexcused)]
+            assert not defects, "\n".join([child.name, *defects])
     finally:
         for child in reversed(site.children):
             if child.exit_code is None:

@@ -8,7 +8,7 @@ import pytest
 
 from edged.cli.demo.children import Child
 from tests.brokers import Broker
-from tests.integration.site import Site, degraded, following, moment, running
+from tests.integration.site import Site, at_work, degraded, following, moment, running, stopped
 
 pytestmark = pytest.mark.integration
 AWAY_SAMPLES = 20
@@ -18,11 +18,6 @@ EPOCHS = 12
 RATE = 20.0
 
 
-async def start_nodes(site: Site) -> list[Child]:
-    """The archive node, the edge and its companion."""
-    return [await site.start("run", "vault"), await site.start("run", "pi-a"), await site.start("infer", "pi-a")]
-
-
 async def all_at_work(vault: Child, edge: Child, companion: Child) -> None:
     """Return while the edge trains, and samples are ingested, archived and predicted.
 
@@ -30,8 +25,8 @@ async def all_at_work(vault: Child, edge: Child, companion: Child) -> None:
     """
     await edge.wait_for("train.epoch", epoch=0)
     vault.signal(signal.SIGSTOP)
-    await edge.until(lambda lines: any(line.get("ingested_samples_per_s") for line in lines))
-    await companion.until(lambda lines: any(line.get("predicted_samples_per_s") for line in lines))
+    await at_work(edge, "ingested_samples_per_s")
+    await at_work(companion, "predicted_samples_per_s")
     vault.signal(signal.SIGCONT)
     await following(vault, "archive.flushed")
 
@@ -40,7 +35,7 @@ async def outlive(site: Site, broker: Broker, *, paused: bool) -> None:
     """The broker goes away while everything works, and comes back after 20 s."""
     await site.import_fashion(2000, 200)
     sensors = await site.start_sensors(RATE)
-    vault, edge, companion = nodes = await start_nodes(site)
+    vault, edge, companion = nodes = await site.start_nodes()
     await all_at_work(vault, edge, companion)
 
     await asyncio.to_thread(broker.pause if paused else broker.stop)
@@ -56,7 +51,7 @@ async def outlive(site: Site, broker: Broker, *, paused: bool) -> None:
     for node in (*nodes, *sensors):
         await node.wait_for("health.recovered", part="kafka")
     for sensor in sensors:
-        assert await sensor.stop() == 0
+        await stopped(sensor)
     await edge.wait_for("train.finished")
     await site.assert_each_archived_once(vault)
     await site.assert_each_predicted_once(companion)
@@ -80,7 +75,7 @@ async def test_a_broker_that_is_not_there_at_boot_is_waited_for(down_embedded_br
     """The nodes are ready and degraded, and say so within 10 s; when the broker comes, they begin their work."""
     async with running(Site(tmp_path, down_embedded_broker.bootstrap, epochs=2, source="both")) as site:
         await site.import_fashion(1000, 200)
-        vault, edge, companion = nodes = await start_nodes(site)
+        vault, edge, companion = nodes = await site.start_nodes()
         for node in nodes:
             started = moment(await node.wait_for("life.started"))
             await node.wait_for("life.ready")
@@ -90,8 +85,8 @@ async def test_a_broker_that_is_not_there_at_boot_is_waited_for(down_embedded_br
         await asyncio.to_thread(down_embedded_broker.start)
         sensors = await site.start_sensors(RATE)
         await edge.wait_for("train.finished")
-        await companion.until(lambda lines: any(line.get("predicted_samples_per_s") for line in lines))
+        await at_work(companion, "predicted_samples_per_s")
         for sensor in sensors:
-            assert await sensor.stop() == 0
+            await stopped(sensor)
         await site.assert_each_archived_once(vault)
         await site.assert_each_predicted_once(companion)

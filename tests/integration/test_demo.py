@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from confluent_kafka.admin import AdminClient
 
 from edged.adapters import fashion_mnist
+from edged.adapters.images import encode
 from edged.cli.demo.children import Child
 from tests.data import birds
 from tests.requirements import require
@@ -135,24 +137,49 @@ async def test_data_that_cannot_be_shown_are_refused(tmp_path):
     assert "no labels" in await refusal("--data", str(tmp_path / "flat"))
 
 
-async def test_nothing_is_left_behind_after_ctrl_c(tmp_path):
-    """Ctrl-C in the middle: no process, no file, exit code 130."""
+async def test_without_live_samples_it_trains_all_the_same():
+    """--live 0: no device publishes, and no figure is made up."""
+    summary = await run_demo("--epochs", "1", "--live", "0")
+
+    assert_whole(summary, published=0)
+    assert summary["live_accuracy"] is summary["prediction_p50_ms"] is None
+
+
+async def test_live_samples_that_are_broken_are_not_waited_for(tmp_path):
+    """They become dead letters, and all others are archived and predicted."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            image = np.full((16, 16, 3), 10 * number, np.uint8)
+            (tmp_path / name / f"{number}.jpg").write_bytes(encode(image, "jpeg") if number % 2 else b"broken")
+
+    summary = await run_demo("--epochs", "1", "--live", "5", "--data", str(tmp_path))
+
+    assert summary["whole"]
+    assert summary["dead_lettered"] > 0
+    assert summary["published"] == 10 == summary["predicted"] + summary["dead_lettered"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_nothing_is_left_behind_after_it_is_stopped(number, tmp_path):
+    """Ctrl-C and SIGTERM in the middle: no process, no file, and the signal's exit code."""
     environment = {**os.environ, "TMPDIR": str(tmp_path), "HOME": str(tmp_path / "home")}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "edged", "demo", "--epochs", "50",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment,
     )  # fmt: skip
     assert process.stdout is not None
-    while b"epoch 2/" not in (line := await process.stdout.readline()):
+    while b"epoch  2/" not in (line := await process.stdout.readline()):
         assert line, "the demo ended before its second epoch"
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= 4
 
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = await process.communicate()
 
-    assert (process.returncode, err.decode()) == (130, "")
+    assert (process.returncode, err.decode()) == (128 + number, "edged demo: stopped; nothing is left behind\n")
     assert [each for each in family if each.is_running()] == []
+    assert list(tmp_path.rglob("edged-demo-*")) == []
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 

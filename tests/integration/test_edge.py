@@ -11,7 +11,7 @@ import pytest
 
 from edged.cli.demo.children import Child
 from edged.domain import checkpoint
-from tests.integration.site import Site, degraded, following, running
+from tests.integration.site import Site, degraded, following, running, stopped
 
 pytestmark = pytest.mark.integration
 SAMPLES = 6000
@@ -36,7 +36,7 @@ def final_weights(site: Site) -> str:
 async def train_to_the_end(site: Site) -> Child:
     edge = await site.start("run", "pi-a")
     await edge.wait_for("train.finished")
-    assert await edge.stop() == 0
+    await stopped(edge)
     return edge
 
 
@@ -115,7 +115,7 @@ async def test_stopped_in_the_middle_of_an_epoch_it_goes_on_from_the_very_step(u
         edge = await site.start("run", "pi-a")
         await reach_mid_epoch(edge, vault, 0)
         await following(vault, "archive.served")
-        assert await edge.stop() == 0
+        await stopped(edge)
         [saved] = edge.seen("checkpoint.saved")
         assert not edge.seen("train.epoch")
 
@@ -140,5 +140,5 @@ async def test_an_archive_that_dies_and_comes_back_changes_nothing_but_the_time(
         await edge.wait_for("health.recovered", part="archive")
         await edge.wait_for("train.finished")
 
-        assert await edge.stop() == 0
+        await stopped(edge)
         assert final_weights(site) == undisturbed

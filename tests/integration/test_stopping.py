@@ -1,19 +1,13 @@
 """SIGTERM, at any time and with any broker: every node ends by itself, in time, with exit code 0."""
 
-import asyncio
 import signal
 
 import pytest
 
 from edged.cli.demo.children import Child
-from tests.integration.site import Site, following, running
+from tests.integration.site import Site, at_work, following, running
 
 pytestmark = pytest.mark.integration
-
-
-async def start_nodes(site: Site) -> list[Child]:
-    """The archive node, the edge and its companion."""
-    return [await site.start("run", "vault"), await site.start("run", "pi-a"), await site.start("infer", "pi-a")]
 
 
 async def assert_they_end(nodes: list[Child]) -> None:
@@ -28,7 +22,7 @@ async def assert_they_end(nodes: list[Child]) -> None:
 
 async def test_nodes_end_that_never_saw_a_broker(down_embedded_broker, tmp_path):
     async with running(Site(tmp_path, down_embedded_broker.bootstrap)) as site:
-        nodes = await start_nodes(site)
+        nodes = await site.start_nodes()
         for node in nodes:
             await node.wait_for("life.ready")
 
@@ -41,10 +35,9 @@ async def test_nodes_end_whose_broker_hangs(is_noticed, fresh_embedded_broker, t
     async with running(Site(tmp_path, fresh_embedded_broker.bootstrap, epochs=200, source="both")) as site:
         await site.import_fashion(1000, 100)
         sensors = await site.start_sensors(50)
-        nodes = await start_nodes(site)
-        vault, edge, companion = nodes
+        vault, edge, companion = nodes = await site.start_nodes()
         await following(vault, "archive.flushed")
-        await companion.until(lambda lines: any(line.get("predicted_samples_per_s") for line in lines))
+        await at_work(companion, "predicted_samples_per_s")
 
         fresh_embedded_broker.pause()
         for sensor in sensors:

@@ -177,7 +177,16 @@ class Connection:
 
 
 async def abandon(close: Callable[[], Awaitable[object]]) -> None:
-    """Close something of aiokafka's, which may hang while brokers are down: no longer than 2 s."""
+    """Close something of aiokafka's, which may hang while brokers are down: no longer than 2 s.
+
+    Cancelled meanwhile, it raises CancelledError: aiokafka itself takes a cancellation that meets it in the middle of
+    closing for that of its own task, and swallows it.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    cancellations = task.cancelling()
     with contextlib.suppress(KafkaError, OSError):
         async with asyncio.timeout(_CLOSE_S):
             await close()
+    if task.cancelling() > cancellations:
+        raise asyncio.CancelledError

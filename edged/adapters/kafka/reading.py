@@ -57,6 +57,8 @@ class KafkaReader:
         self._high: dict[TopicPartition, int] = {}
         self._stamps: tuple[int | None, ...] = ()
         self._heard_s = asyncio.get_running_loop().time()
+        self._looked_s = self._heard_s
+        self._silent_s = 0.0
 
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Record]:
         loop = asyncio.get_running_loop()
@@ -158,15 +160,18 @@ class KafkaReader:
         beyond = {each: at for each, at in self._positions.items() if at > self._high.get(each, at)}
         if beyond:
             await self._skip(consumer, beyond)
-        silent_s = asyncio.get_running_loop().time() - self._heard_s
+        # A longer time is this process's own lateness, in which it could not have heard an answer.
+        now_s = asyncio.get_running_loop().time()
+        self._silent_s += min(now_s - self._looked_s, _SLICE_S)
+        self._looked_s = now_s
         if not self._any_exists(consumer):
             async with asyncio.timeout(self._setup.outages.deadline_s):
                 await self._control.greeted()
             self._hear()
-        elif silent_s > _REBUILD_S:
-            await self._fail(f"no fetch answered for {silent_s:.0f} s")
-        elif silent_s > self._setup.outages.deadline_s:
-            self._setup.outages.began(self, f"no fetch answered for {silent_s:.0f} s")
+        elif self._silent_s > _REBUILD_S:
+            await self._fail(f"no fetch answered for {self._silent_s:.0f} s")
+        elif self._silent_s > self._setup.outages.deadline_s:
+            self._setup.outages.began(self, f"no fetch answered for {self._silent_s:.0f} s")
         return []
 
     def _look(self, consumer: AIOKafkaConsumer) -> None:
@@ -238,7 +243,8 @@ class KafkaReader:
         raise error
 
     def _hear(self) -> None:
-        self._heard_s = asyncio.get_running_loop().time()
+        self._heard_s = self._looked_s = asyncio.get_running_loop().time()
+        self._silent_s = 0.0
         self._setup.outages.answered(self)
 
     async def _fail(self, reason: str) -> None:
@@ -247,6 +253,7 @@ class KafkaReader:
         self._connect_at_s = loop.time() + self._backoff.next_s()
         if loop.time() - self._heard_s > self._setup.outages.deadline_s:
             self._setup.outages.began(self, reason)
+        self._silent_s = 0.0
         await self._drop()
 
     async def _drop(self) -> None:

@@ -3,69 +3,90 @@
 import argparse
 import asyncio
 import contextlib
-import math
+import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from edged import log
-from edged.errors import FormatError, StorageError
+from edged.cli.demo import values
+from edged.errors import EdgedError, FormatError, StorageError
 
 SUMMARY = "all three tiers on this machine: real images, real processes, an embedded broker"
 
-
-_USAGE = 64
-_MOST_EDGES = 8
-"""Each is two processes with a model: more would show the machine's end, not edged."""
+_USAGE, _UNAVAILABLE, _NO_FOLDER = 64, 69, 73
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("--epochs", type=_from_one, default=8, metavar="N", help="epochs to train (8)")
-    parser.add_argument("--edges", type=_edges, default=1, metavar="N", help="edges, each with two devices (1)")
+    parser.add_argument("--epochs", type=values.epochs, default=8, metavar="N", help="epochs to train (8)")
+    parser.add_argument(
+        "--edges", type=values.edges, default=1, metavar="N", help="edges, each with two devices and its own model (1)"
+    )
     parser.add_argument(
         "--data",
         default="fashion-mnist-small",
         metavar="DIR",
         help="IDX files, a folder per class, or the name of a data set (fashion-mnist-small, which is packaged)",
     )
-    parser.add_argument("--live", type=_from_one, default=300, metavar="N", help="images a device publishes (300)")
-    parser.add_argument("--rate", type=_rate, default=30.0, metavar="R", help="images a device publishes a second (30)")
-    parser.add_argument("--broker", metavar="HOST:PORT", help="a running Kafka, instead of the embedded broker")
+    parser.add_argument("--live", type=values.live, default=300, metavar="N", help="images a device publishes (300)")
+    parser.add_argument(
+        "--rate", type=values.rate, default=30.0, metavar="R", help="images a device publishes a second (30)"
+    )
+    parser.add_argument(
+        "--broker", type=values.address, metavar="HOST:PORT", help="a running Kafka, instead of the embedded broker"
+    )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the archive, the checkpoints and the logs there")
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object, the last line of stdout")
     parser.epilog = (
         "The embedded broker keeps every topic in memory until it stops: right for some epochs, not for a site. "
-        "Apache Kafka carries a real one."
+        "Apache Kafka carries a real one. Exit codes: 1 a sample is missing or a process failed; 64 the data or the "
+        "options do not do; 69 no Kafka answers; 73 the folder cannot be written."
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; 0 when every live sample was archived and predicted exactly once, else 1.
 
-    64 when it cannot be shown with such data or such a folder.
+    64 when it cannot be shown with such data or such a folder, 73 when there is no folder to write to. A signal stops
+    it cleanly. Raises LogUnavailable when the broker does not answer.
     """
+    from edged.cli.demo import stopping  # noqa: PLC0415 - only this command needs it
+
+    with stopping.by_signals() as stop:
+        try:
+            return _run(args)
+        except KeyboardInterrupt:
+            left = f"{args.keep} keeps what there was" if args.keep else "nothing is left behind"
+            print(f"edged demo: stopped; {left}", file=sys.stderr)
+            return stop.exit_code
+
+
+def _run(args: argparse.Namespace) -> int:
+    from edged.adapters.embedded_broker import BrokerUnavailable  # noqa: PLC0415
     from edged.cli.demo import report, story  # noqa: PLC0415 - heavy, and only this command needs it
     from edged.cli.demo.children import ChildDied  # noqa: PLC0415
+    from edged.cli.demo.display import columns  # noqa: PLC0415
     from edged.cli.demo.material import open_material  # noqa: PLC0415
 
     log.configure(node="demo", tier="demo", run_id=secrets.token_hex(4), level="error")
     try:
         material = open_material(args.data, num_live=2 * args.edges * args.live)
-    except (FormatError, StorageError) as error:
-        return _refuse(str(error))
-    if args.keep is not None and args.keep.exists() and any(args.keep.iterdir()):
-        return _refuse(f"{args.keep} is not empty: what another run left there would be taken for this one's")
-    with _folder(args.keep) as folder:
-        options = story.Options(folder, material, args.epochs, args.edges, args.live, args.rate, args.broker)
-        try:
+        with contextlib.ExitStack() as stack:
+            folder = _folder(args.keep, stack)
+            options = story.Options(folder, material, args.epochs, args.edges, args.live, args.rate, args.broker)
             summary = asyncio.run(story.tell(options))
-        except ChildDied as error:
-            print(error, file=sys.stderr)
-            return 1
-    print(report.as_text(summary))
+    except (FormatError, StorageError) as error:
+        return _refuse(error, _USAGE)
+    except _NoFolder as error:
+        return _refuse(error, _NO_FOLDER)
+    except BrokerUnavailable as error:
+        return _refuse(error, _UNAVAILABLE)
+    except ChildDied as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(report.as_text(summary, columns()))
     if args.keep:
         print(f"\nEverything is kept in {args.keep}.")
     if args.json:
@@ -73,37 +94,30 @@ def run(args: argparse.Namespace) -> int:
     return 0 if summary.whole else 1
 
 
-def _refuse(reason: str) -> int:
-    print(f"edged demo: {reason}", file=sys.stderr)
-    return _USAGE
+def _refuse(error: Exception, code: int) -> int:
+    print(f"edged demo: {error}", file=sys.stderr)
+    return code
 
 
-@contextlib.contextmanager
-def _folder(keep: Path | None) -> Iterator[Path]:
-    if keep is not None:
+class _NoFolder(EdgedError):  # noqa: N818 - as the other errors that name a state
+    """There is no folder to write to."""
+
+
+def _folder(keep: Path | None, stack: contextlib.ExitStack) -> Path:
+    """Where the run's files go: `keep`, or a folder that is removed at the stack's end.
+
+    Raises StorageError when `keep` is not empty, and _NoFolder.
+    """
+    try:
+        if keep is None:
+            made = tempfile.TemporaryDirectory(prefix="edged-demo-", ignore_cleanup_errors=True)
+            return Path(stack.enter_context(made)).resolve()
         keep.mkdir(parents=True, exist_ok=True)
-        yield keep.resolve()
-        return
-    with tempfile.TemporaryDirectory(prefix="edged-demo-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-def _from_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return number
-
-
-def _edges(text: str) -> int:
-    number = _from_one(text)
-    if number > _MOST_EDGES:
-        raise argparse.ArgumentTypeError(f"{text} is above {_MOST_EDGES}")
-    return number
-
-
-def _rate(text: str) -> float:
-    rate = float(text)
-    if not 0 < rate < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a rate: samples per second above 0")
-    return rate
+        in_use = any(keep.iterdir())
+    except OSError as error:
+        raise _NoFolder(f"{error.filename or keep}: {error.strerror or error}") from error
+    if in_use:
+        raise StorageError(f"{keep} is not empty: what another run left there would be taken for this one's")
+    if not os.access(keep, os.W_OK | os.X_OK):
+        raise _NoFolder(f"{keep}: not writable")
+    return keep.resolve()

@@ -3,79 +3,109 @@
 Fed by the children's log lines. Nothing here decides anything.
 """
 
+import shutil
 import sys
+import textwrap
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from edged.cli.demo.children import LogLine
 
-_BAR = "{desc:<22}{percentage:3.0f}% |{bar:30}| {n_fmt}/{total_fmt}{postfix}"
+_MOST_COLUMNS = 100
+"""Longer lines are hard to read."""
+
+_BAR = "  {{desc:<9}}{{percentage:3.0f}}% |{{bar}}| {{n:>{digits},}} of {{total:<{digits},}} {{unit:>9}}"
+"""The unit's place is the training's speed."""
+
+
+def columns() -> int:
+    """How wide the text is set."""
+    return min(shutil.get_terminal_size().columns, _MOST_COLUMNS)
 
 
 class Display:
-    """Progress of all processes. `num_training`: samples of one epoch, over all edges."""
+    """Progress of all processes. `num_training`: samples of one epoch, of each edge."""
 
-    def __init__(self, *, epochs: int, num_training: int, num_live: int) -> None:
+    def __init__(self, *, epochs: int, num_training: int, edges: int, num_live: int) -> None:
         self._epochs = epochs
         self._num_training = num_training
         self._rates: Counter[str] = Counter()
-        self._totals: dict[str, Counter[str]] = {}
+        self._trained: Counter[str] = Counter()
+        self._predicted: Counter[str] = Counter()
         self._shown = sys.stderr.isatty()
-        self._train = self._bar("training", epochs * num_training)
-        self._live = self._bar("live → predicted", num_live)
+        totals = epochs * num_training * edges, num_live
+        digits = len(f"{max(totals):,}")
+        self._train = self._bar("training", totals[0], digits)
+        self._live = self._bar("live", totals[1], digits)
 
     def say(self, text: str = "") -> None:
-        """A line for the person, above the bars."""
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        """A sentence for the person, above the bars."""
+        self._write(textwrap.fill(text, columns(), break_on_hyphens=False))
+
+    def show(self, file: Path) -> None:
+        """A whole file."""
+        self._write(f"{file}\n\n{textwrap.indent(file.read_text(encoding='utf-8'), '  ')}")
 
     def close(self) -> None:
         """Take the bars away."""
         self._train.close()
         self._live.close()
         if self._shown:
-            sys.stderr.write("\r\x1b[K")  # tqdm leaves the cursor behind the blanks of the last bar
+            sys.stderr.write("\r\x1b[J")  # tqdm leaves the cursor behind the blanks of the last bar
             sys.stderr.flush()
+        self._write("")
 
     def on_line(self, name: str, line: LogLine) -> None:
         """A child logged."""
         match line.get("event"):
             case "train.epoch":
-                self._epoch(line)
+                self._epoch(name, line)
             case "res.sample":
                 self._sample(name, line)
             case "health.degraded":
-                self.say(f"  {line['node']}: {line['part']} degraded: {line['reason']}")
+                self._write(f"  {line['node']}: {line['part']} degraded: {line['reason']}")
             case "health.recovered":
-                self.say(f"  {line['node']}: {line['part']} is back after {line['degraded_s']:.1f} s")
+                self._write(f"  {line['node']}: {line['part']} is back after {line['degraded_s']:.1f} s")
             case "life.crashed":
-                self.say(f"  {name} failed: {line['err_type']}: {line['err']}")
+                self._write(f"  {name} failed: {line['err_type']}: {line['err']}")
 
-    def _epoch(self, line: LogLine) -> None:
+    def _epoch(self, name: str, line: LogLine) -> None:
+        done = line["epoch"] + 1
         accuracy = line.get("test_accuracy")
-        tested = "" if accuracy is None else f"   test accuracy {accuracy:.3f}"
-        self.say(
-            f"  {line['node']}  epoch {line['epoch'] + 1}/{self._epochs}   loss {line['loss']:.3f}{tested}"
-            f"   {line['samples_per_s']:,.0f} samples/s   waited {line['wait_fraction']:.0%}"
+        tested = "" if accuracy is None else f"  accuracy {accuracy:>5.1%}"
+        of_all = f"{done:>{len(str(self._epochs))}}/{self._epochs}"
+        self._write(
+            f"  {line['node']}  epoch {of_all}  loss {line['loss']:.3f}{tested}"
+            f"  {line['samples_per_s']:>5,.0f} samples/s  waited {line['wait_fraction']:.0%}"
         )
+        # The rates of single seconds do not quite add up to the whole.
+        self._trained[name] = max(self._trained[name], done * self._num_training)
+        self._move()
 
     def _sample(self, name: str, line: LogLine) -> None:
-        totals = self._totals.setdefault(name, Counter())
-        trained = float(line.get("trained_samples_per_s", 0.0))
-        totals["trained"] += round(trained)
-        totals["predicted"] += round(float(line.get("predicted_samples_per_s", 0.0)))
+        trained = round(float(line.get("trained_samples_per_s", 0.0)))
+        self._trained[name] += trained
+        self._predicted[name] += round(float(line.get("predicted_samples_per_s", 0.0)))
         if trained:
-            self._rates[name] = round(trained)
-            self._train.set_postfix_str(f"{sum(self._rates.values()):,} samples/s")
-        self._move(self._train, sum(one["trained"] for one in self._totals.values()))
-        self._move(self._live, sum(one["predicted"] for one in self._totals.values()))
+            self._rates[name] = trained
+        self._move()
 
-    def _bar(self, title: str, total: int) -> Any:
-        return tqdm(total=total, desc=title, bar_format=_BAR, disable=not self._shown, leave=False, dynamic_ncols=True)
+    def _move(self) -> None:
+        for bar, done in ((self._train, self._trained), (self._live, self._predicted)):
+            bar.n = min(done.total(), bar.total)
+        self._train.unit = f"{self._rates.total():,}/s"
+        self._train.refresh()
+        self._live.refresh()
+
+    def _bar(self, title: str, total: int, digits: int) -> Any:
+        style = _BAR.format(digits=digits)
+        hidden = total == 0 or not self._shown
+        return tqdm(total=total, desc=title, bar_format=style, unit="", leave=False, dynamic_ncols=True, disable=hidden)
 
     @staticmethod
-    def _move(bar: Any, to: int) -> None:
-        bar.n = min(to, bar.total)
-        bar.refresh()
+    def _write(text: str) -> None:
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()

@@ -1,6 +1,7 @@
 """What really is in the archive and in the topics after a run, read from there and nowhere else."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 
 from edged.adapters.kafka import KafkaLog
@@ -11,10 +12,12 @@ from edged.domain.prediction import Prediction
 from edged.domain.sample import Sample
 from edged.domain.topics import topics
 from edged.domain.topology import Topology
+from edged.errors import LogUnavailable
 from edged.ports import TopicPartition
 from edged.services.health import HealthBoard
 
 _MOST_RECORDS = 500
+_PATIENCE_S = 10.0
 
 
 @asynccontextmanager
@@ -31,23 +34,38 @@ class Observer:
         self._topology = topology
         self._log = log
 
-    async def predictions(self, edge: str, at_least: int = 0) -> list[Prediction]:
-        """All predictions of the edge; waits until there are `at_least` so many and the topic's end is reached."""
+    async def reach(self) -> None:
+        """Raise LogUnavailable unless the broker answers within seconds."""
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                await self._log.watermarks([])
+        except TimeoutError as error:
+            raise LogUnavailable(f"no Kafka answers at {', '.join(self._topology.kafka.bootstrap)}") from error
+
+    async def predictions(self, edge: str, published: int = 0) -> list[Prediction]:
+        """All predictions of the edge; waits until each of so many `published` samples has one or is a dead letter."""
         partition = TopicPartition(self._topology.predictions_topic(edge))
         found: list[Prediction] = []
         async with self._log.reader({partition: 0}) as reader:
-            while len(found) < at_least or len(found) < (await self._log.watermarks([partition]))[partition].high:
+            while (
+                len(found) < (await self._log.watermarks([partition]))[partition].high
+                or len(found) + await self.num_dead_letters([edge]) < published
+            ):
                 records = await reader.poll(max_records=_MOST_RECORDS, timeout_s=1.0)
                 found += [prediction.decode(record.value) for record in records]
         return found
 
     async def delete_topics(self) -> None:
-        """Take the run's topics from a broker that goes on without it."""
-        await self._log.delete([topic.name for topic in topics(self._topology)])
+        """Take the run's topics from a broker that goes on without it; raises LogUnavailable as `reach` does."""
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                await self._log.delete([topic.name for topic in topics(self._topology)])
+        except TimeoutError as error:
+            raise LogUnavailable(f"Kafka does not answer: topics {self._topology.site}.* may be left there") from error
 
-    async def num_dead_letters(self) -> int:
-        """Dead letters of all edges."""
-        topics = [TopicPartition(self._topology.dead_letters_topic(edge.name)) for edge in self._topology.edges]
+    async def num_dead_letters(self, edges: Iterable[str]) -> int:
+        """Dead letters of these edges."""
+        topics = [TopicPartition(self._topology.dead_letters_topic(edge)) for edge in edges]
         return sum(marks.high - marks.low for marks in (await self._log.watermarks(topics)).values())
 
 

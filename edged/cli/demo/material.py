@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edged.adapters.datasets import Dataset, open_dataset
-from edged.errors import FormatError
+from edged.adapters.images import PillowDecoder
+from edged.cli.demo.topology_file import IMAGE_SHAPE
+from edged.errors import FormatError, RejectedRecord
 
 _TEST_FRACTION = 0.1
 """Held out of a data set that is not divided."""
+
+_MOST_TRIED = 20
+"""Images looked at before anything starts. An edge leaves out broken ones; with no others there is nothing to show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,4 +62,21 @@ def open_material(spec: str, num_live: int) -> Material:
     num_training = count - num_held_out - num_live
     if num_training < 1:
         raise FormatError(f"{spec} has too few images: {count}, of which the devices alone publish {num_live}")
+    if dataset.shape is None:
+        _require_images(spec, dataset, split)
     return Material(spec, dataset, split, num_training, num_held_out)
+
+
+def _require_images(spec: str, dataset: Dataset, split: str) -> None:
+    count = dataset.count(split)
+    tried = range(0, count, -(-count // _MOST_TRIED))
+    reason = ""
+    for index in tried:
+        item = dataset.sample(split, index)
+        try:
+            PillowDecoder().decode(item.payload, item.codec, IMAGE_SHAPE)
+        except RejectedRecord as error:
+            reason = reason or str(error)
+        else:
+            return
+    raise FormatError(f"{spec}: none of the {len(tried)} images looked at can be decoded ({reason})")

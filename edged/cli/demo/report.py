@@ -1,20 +1,27 @@
 """What the demo found: counted from the data itself, told as a table, sentences, or one JSON object."""
 
 import json
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+
+_DECIMALS = {"test_accuracy": 4, "live_accuracy": 4, "data_wait_fraction": 4}
+"""Of the figures in JSON; all others have one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
     """The figures of one run. Identities are (device, partition, offset); every list below counts distinct ones.
 
-    `*_twice` count identities found more than once. Memory in MiB, times in seconds and milliseconds.
+    `*_twice` count identities found more than once. Memory in MiB, times in seconds and milliseconds. Of several edges
+    `test_accuracy` is the lowest, `samples_per_s` and `trained_samples` are the sums, `data_wait_fraction` is the mean.
+    None is what cannot be told: without live samples, or without test images.
     """
 
-    test_accuracy: float
+    edges: int
+    test_accuracy: float | None
     samples_per_s: float
     data_wait_fraction: float
     peak_rss_mib: Mapping[str, float]
@@ -24,9 +31,9 @@ class Summary:
     predicted: int
     predicted_twice: int
     dead_lettered: int
-    prediction_p50_ms: float
-    prediction_p99_ms: float
-    live_accuracy: float
+    prediction_p50_ms: float | None
+    prediction_p99_ms: float | None
+    live_accuracy: float | None
     epochs: int
     trained_samples: int
     import_samples: int
@@ -48,43 +55,119 @@ def distinct(identities: Iterable[object]) -> tuple[int, int]:
     return len(seen), len(twice)
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The `share` percentile; 0 when there are none."""
-    return float(np.percentile(values, share)) if values else 0.0
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """The `share` percentile; None of no values."""
+    return float(np.percentile(values, share)) if values else None
 
 
 def as_json(summary: Summary) -> str:
-    """One line; the last of stdout with --json."""
-    return json.dumps({**asdict(summary), "whole": summary.whole})
+    """One line; the last of stdout with --json. No more digits than mean something."""
+    figures = {name: _rounded(value, _DECIMALS.get(name, 1)) for name, value in asdict(summary).items()}
+    return json.dumps({**figures, "whole": summary.whole})
 
 
-def as_text(summary: Summary) -> str:
-    """A table and one sentence per tier."""
+def as_text(summary: Summary, columns: int) -> str:
+    """A table and one sentence per tier, no wider than `columns` where words allow it."""
+    rows = [*_training(summary), *_live(summary), *_process(summary)]
+    width = max(len(title) for title, _ in rows)
+    table = "\n".join(f"  {title:<{width}}   {value}" for title, value in rows)
+    return "\n\n".join([table, *(_sentence(text, columns) for text in _tiers(summary))])
+
+
+Rows = list[tuple[str, str]]
+
+
+def _training(summary: Summary) -> Rows:
+    lowest, both = (
+        ("", "") if summary.edges == 1 else (f" (lowest of {_edges(summary)})", f" ({_edges(summary)} together)")
+    )
+    accuracy = "no test images" if summary.test_accuracy is None else f"{summary.test_accuracy:.1%}{lowest}"
+    return [
+        ("test accuracy", accuracy),
+        ("trained samples", f"{summary.trained_samples:,} in {_count(summary.epochs, 'epoch')}{both}"),
+        ("training speed", f"{summary.samples_per_s:,.0f} samples/s{both}"),
+        ("waited for data", f"{summary.data_wait_fraction:.1%} of the time"),
+    ]
+
+
+def _live(summary: Summary) -> Rows:
+    if not summary.published:
+        return [("live samples", "none, as --live 0 asks for")]
     rows = [
-        ("test accuracy", f"{summary.test_accuracy:.3f}"),
-        ("trained samples", f"{summary.trained_samples:,} in {summary.epochs} epochs"),
-        ("training speed", f"{summary.samples_per_s:,.0f} samples/s"),
-        ("trainer waited for data", f"{summary.data_wait_fraction:.1%} of the time"),
         ("live samples published", f"{summary.published:,}"),
         ("  archived", f"{summary.archived:,}" + _twice(summary.archived_twice)),
         ("  predicted", f"{summary.predicted:,}" + _twice(summary.predicted_twice)),
         ("  dead-lettered", f"{summary.dead_lettered:,}"),
-        ("prediction latency", f"{summary.prediction_p50_ms:.0f} ms median, {summary.prediction_p99_ms:.0f} ms p99"),
-        *((f"peak memory of {name}", f"{mib:,.0f} MiB") for name, mib in summary.peak_rss_mib.items()),
-        ("wall time", f"{summary.wall_s:.1f} s"),
     ]
-    width = max(len(title) for title, _ in rows)
-    table = "\n".join(f"  {title:<{width}}   {value}" for title, value in rows)
-    verdict = "each exactly once" if summary.whole else "NOT each exactly once"
-    return f"""{table}
+    if summary.prediction_p50_ms is not None:
+        latency = f"{summary.prediction_p50_ms:.0f} ms median, {summary.prediction_p99_ms:.0f} ms p99"
+        rows.append(("prediction latency", latency))
+    return rows
 
-Tier 1, the devices, published {summary.published:,} fresh images, raw and compressed; \
-{summary.predicted:,} predictions wait for them in Kafka.
-Tier 2, the edge, trained on {summary.trained_samples:,} samples to {summary.test_accuracy:.1%} test accuracy and \
-predicted {summary.predicted:,} live ones ({summary.live_accuracy:.1%} right).
-Tier 3, the archive, streamed {summary.import_samples:,} images in {summary.epochs} epochs and kept \
-{summary.archived:,} new ones: {verdict}."""
+
+def _process(summary: Summary) -> Rows:
+    memory = [(f"peak memory of {name}", f"{mib:,.0f} MiB") for name, mib in summary.peak_rss_mib.items()]
+    return [*memory, ("wall time", f"{summary.wall_s:.1f} s")]
+
+
+def _tiers(summary: Summary) -> list[str]:
+    return [
+        f"Tier 1, the devices, published {_published(summary)}.",
+        f"Tier 2, the {_edges(summary)}, trained on {_trained(summary)}, and predicted {_predicted(summary)}.",
+        f"Tier 3, the archive, streamed {_streamed(summary)} and kept {_kept(summary)}.",
+    ]
+
+
+def _published(summary: Summary) -> str:
+    if not summary.published:
+        return "nothing"
+    waiting = _count(summary.predicted, "prediction") + (" waits" if summary.predicted == 1 else " wait")
+    return f"{_count(summary.published, 'fresh image')}; {waiting} for them in Kafka"
+
+
+def _edges(summary: Summary) -> str:
+    return "edge" if summary.edges == 1 else f"{summary.edges} edges"
+
+
+def _trained(summary: Summary) -> str:
+    together, least = (" together", "at least ") if summary.edges > 1 else ("", "")
+    trained = _count(summary.trained_samples, "sample") + together
+    if summary.test_accuracy is None:
+        return trained
+    return f"{trained} to {least}{summary.test_accuracy:.1%} test accuracy"
+
+
+def _predicted(summary: Summary) -> str:
+    if not summary.published:
+        return "none"
+    right = "" if summary.live_accuracy is None else f", {summary.live_accuracy:.1%} of them right"
+    return f"{summary.predicted:,} live ones{right}"
+
+
+def _streamed(summary: Summary) -> str:
+    to = " to each edge" if summary.edges > 1 else ""
+    return f"{_count(summary.import_samples, 'image')}{to} in {_count(summary.epochs, 'epoch')}"
+
+
+def _kept(summary: Summary) -> str:
+    if not summary.published:
+        return "no new ones, as none came"
+    return f"{summary.archived:,} new ones: {'each' if summary.whole else 'NOT each'} exactly once"
+
+
+def _sentence(text: str, columns: int) -> str:
+    return textwrap.fill(text, columns, break_long_words=False, break_on_hyphens=False)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 def _twice(count: int) -> str:
     return f" ({count:,} twice!)" if count else ""
+
+
+def _rounded(value: object, decimals: int) -> object:
+    if isinstance(value, Mapping):
+        return {name: _rounded(each, decimals) for name, each in value.items()}
+    return round(value, decimals) if isinstance(value, float) else value

@@ -37,16 +37,20 @@ class Options:
 
 
 async def tell(options: Options) -> report.Summary:
-    """Run the demo; its figures. Raises ChildDied when a process fails. Cancellation stops all processes first."""
+    """Run the demo; its figures. Raises ChildDied when a process fails, and LogUnavailable when no broker answers.
+
+    Cancellation stops all processes first.
+    """
     began = time.monotonic()
     async with AsyncExitStack() as stack:
         bootstrap = options.broker or (await stack.enter_async_context(EmbeddedBroker())).bootstrap
         topology = _write_topology(options, bootstrap)
         observer = await stack.enter_async_context(evidence.observer(topology))
+        await observer.reach()
         if options.broker is not None:
             stack.push_async_callback(observer.delete_topics)
         story = _Story(options, topology)
-        story.display.say(f"{file_of(options)}:\n\n{file_of(options).read_text(encoding='utf-8')}")
+        story.display.show(file_of(options))
         async with _guarded(story):
             await story.import_images()
             await story.start_nodes()
@@ -54,9 +58,9 @@ async def tell(options: Options) -> report.Summary:
             predictions = [
                 each
                 for edge in topology.edges
-                for each in await observer.predictions(edge.name, at_least=2 * options.live)
+                for each in await observer.predictions(edge.name, published=2 * options.live)
             ]
-            await story.wait_until_archived()
+            await story.wait_until_archived(await observer.num_dead_letters(story.edges))
         return await _summary(story, observer, predictions, time.monotonic() - began)
 
 
@@ -109,7 +113,8 @@ class _Story:
         self.devices = [device.name for device in topology.iot]
         self.display = Display(
             epochs=options.epochs,
-            num_training=self.material.num_training * options.edges,
+            num_training=self.material.num_training,
+            edges=options.edges,
             num_live=options.live * len(self.devices),
         )
         self._file = str(file_of(options))
@@ -137,9 +142,9 @@ class _Story:
 
     async def import_images(self) -> None:
         """Load training and test images straight into the archive, but for those that will come live."""
+        self.display.say(f"{self.material.num_training:,} training images are imported into the archive.")
         for number, arguments in enumerate(self.material.imports()):
             await (await self._start(f"import {number}", "archive", "import", self._file, *arguments)).ended()
-        self.display.say(f"Imported {self.material.num_training:,} training images into the archive.")
 
     async def start_nodes(self) -> None:
         """The archive, the edges and their companions. Training begins as soon as they are connected."""
@@ -150,12 +155,22 @@ class _Story:
         nodes = [child for child in self.children if child.name.startswith(("run ", "infer "))]
         for child in nodes:
             await child.wait_for("life.ready")
-        self.display.say("Started " + ", ".join(f"{child.name} (pid {child.pid})" for child in nodes) + ".")
+        self.display.say("The nodes run, each a process:")
+        for child in nodes:
+            self.display.say(f"  edged {child.name} (pid {child.pid})")
 
     async def train_while_devices_publish(self) -> None:
         """Once a model is served the devices begin; wait until all is published and trained."""
         for edge in self.edges:
             await self.child("infer", edge).wait_for("infer.model_loaded")
+        if self.options.live:
+            await self._publish()
+        else:
+            self.display.say("The first model is served; with --live 0 no device publishes.")
+        for edge in self.edges:
+            await self.child("run", edge).wait_for("train.finished")
+
+    async def _publish(self) -> None:
         self.display.say(f"The first model is served; {', '.join(self.devices)} begin to publish.")
         live = self.options.live
         for number, device in enumerate(self.devices):
@@ -163,12 +178,10 @@ class _Story:
             await self._node("sensor", device, *what, "--count", str(live), "--rate", str(self.options.rate))
         for device in self.devices:
             await self.child("sensor", device).ended()
-        for edge in self.edges:
-            await self.child("run", edge).wait_for("train.finished")
 
-    async def wait_until_archived(self) -> None:
-        """Wait until the archive has written as many samples of the edges as were published."""
-        wanted = self.options.live * len(self.devices)
+    async def wait_until_archived(self, num_dead_letters: int) -> None:
+        """Wait until the archive has written as many samples as were published, but for the dead letters."""
+        wanted = self.options.live * len(self.devices) - num_dead_letters
         await self.child("run", "vault").until(
             lambda lines: sum(line["samples"] for line in lines if line.get("event") == "archive.flushed") >= wanted
         )
@@ -211,22 +224,23 @@ async def _summary(
     right = [label_of.get((each.device, each.partition, each.offset)) == each.label for each in predictions]
     latencies = [each.latency_ms for each in predictions]
     ends = {child.name: child.seen("life.stopped") for child in story.children}
+    accuracies = [of_edge[-1].get("test_accuracy") for of_edge in epochs.values()]
+    sensors = [child for child in story.children if child.name.startswith("sensor ")]
     return report.Summary(
-        test_accuracy=min(of_edge[-1]["test_accuracy"] for of_edge in epochs.values()),
+        edges=len(story.edges),
+        test_accuracy=min((each for each in accuracies if each is not None), default=None),
         samples_per_s=sum(fmean(line["samples_per_s"] for line in of_edge) for of_edge in epochs.values()),
         data_wait_fraction=fmean(line["wait_fraction"] for line in lines),
         peak_rss_mib={name: end[-1]["peak_rss_bytes"] / 2**20 for name, end in ends.items() if end},
-        published=sum(
-            story.child("sensor", device).seen("sensor.published")[-1]["samples"] for device in story.devices
-        ),
+        published=sum(sensor.seen("sensor.published")[-1]["samples"] for sensor in sensors),
         archived=archived,
         archived_twice=archived_twice,
         predicted=predicted,
         predicted_twice=predicted_twice,
-        dead_lettered=await observer.num_dead_letters(),
+        dead_lettered=await observer.num_dead_letters(story.edges),
         prediction_p50_ms=report.percentile(latencies, 50),
         prediction_p99_ms=report.percentile(latencies, 99),
-        live_accuracy=fmean(right) if right else 0.0,
+        live_accuracy=fmean(right) if right else None,
         epochs=story.options.epochs,
         trained_samples=sum(line["samples"] for line in lines),
         import_samples=story.material.num_training,

@@ -1,0 +1,229 @@
+"""`edged demo` before anything starts, how it is stopped, and how it tells what it found."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from edged.cli.demo import report, topology_file
+from edged.config_yaml import load
+
+TWO_EDGES = report.Summary(
+    edges=2,
+    test_accuracy=0.83449999,
+    samples_per_s=458.123,
+    data_wait_fraction=0.0290001,
+    peak_rss_mib={"run pi-a": 102.5123},
+    published=240,
+    archived=240,
+    archived_twice=0,
+    predicted=240,
+    predicted_twice=0,
+    dead_lettered=0,
+    prediction_p50_ms=99.3123,
+    prediction_p99_ms=279.1,
+    live_accuracy=0.82083333,
+    epochs=3,
+    trained_samples=34_752,
+    import_samples=5_760,
+    wall_s=108.4444,
+)
+NOT_LIVE = replace(
+    TWO_EDGES,
+    edges=1,
+    epochs=1,
+    published=0,
+    archived=0,
+    predicted=0,
+    prediction_p50_ms=None,
+    prediction_p99_ms=None,
+    live_accuracy=None,
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--edges", "0"), 'argument --edges: "0" is not a whole number from 1 to 26'),
+        (("--edges", "27"), 'argument --edges: "27" is not a whole number from 1 to 26'),
+        (("--epochs", "1001"), 'argument --epochs: "1001" is not a whole number from 1 to 1000'),
+        (("--epochs", "many"), 'argument --epochs: "many" is not a whole number'),
+        (("--live", "-1"), 'argument --live: "-1" is not a whole number from 0 up'),
+        (("--rate", "0"), 'argument --rate: "0" is not a number above 0'),
+        (("--rate", "nan"), 'argument --rate: "nan" is not a number above 0'),
+        (("--broker", "nonsense"), 'argument --broker: "nonsense" is not HOST:PORT'),
+        (("--broker", "localhost:99999"), 'argument --broker: "localhost:99999" is not HOST:PORT'),
+    ],
+)
+def test_a_wrong_option_is_refused_in_words(edged, words, said):
+    code, out, err = edged("demo", *words)
+
+    assert (code, out) == (64, "")
+    assert said in err
+
+
+def broken_images(folder):
+    """Two classes of files that are no images."""
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for number in range(30):
+            (folder / name / f"{number}.jpg").write_bytes(b"broken")
+    return folder
+
+
+def refusal(edged, *words):
+    """The exit code, and the one line said."""
+    code, out, err = edged("demo", *words)
+    assert out == ""
+    assert err.count("\n") == 1
+    return code, err
+
+
+def test_data_that_cannot_be_shown_are_refused_in_a_line(edged, tmp_path):
+    code, said = refusal(edged, "--live", "5", "--data", str(broken_images(tmp_path)))
+    assert code == 64
+    assert "none of the 20 images looked at can be decoded" in said
+
+    code, said = refusal(edged, "--data", str(tmp_path / "nowhere"))
+    assert code == 64
+    assert "no such file or folder" in said
+
+
+def test_a_folder_in_use_is_refused_and_left_as_it_is(edged, tmp_path):
+    (tmp_path / "topology.yaml").write_text("another run's")
+
+    code, said = refusal(edged, "--keep", str(tmp_path))
+
+    assert (code, "is not empty" in said) == (64, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["topology.yaml"]
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_a_line(edged, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    for keep in (tmp_path / "file", tmp_path / "file" / "below"):
+        code, said = refusal(edged, "--keep", str(keep))
+        assert code == 73
+        assert said.startswith(f"edged demo: {tmp_path / 'file'}")
+
+
+def test_a_broker_that_does_not_answer_is_told_soon(edged, monkeypatch):
+    monkeypatch.setattr("edged.cli.demo.evidence._PATIENCE_S", 0.2)
+
+    code, said = refusal(edged, "--broker", "127.0.0.1:1")
+
+    assert (code, said) == (69, "edged: no Kafka answers at 127.0.0.1:1\n")
+
+
+WAITS = """
+import asyncio, sys
+from edged.cli.demo import stopping
+
+async def wait():
+    try:
+        print("waiting", flush=True)
+        await asyncio.sleep(60)
+    finally:
+        print("said to a terminal that may be closed", flush=True)
+        open(sys.argv[1], "w").close()
+
+with stopping.by_signals() as stop:
+    try:
+        asyncio.run(wait())
+    except KeyboardInterrupt:
+        sys.exit(stop.exit_code)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_each_way_of_stopping_cleans_up(number, tmp_path):
+    """Ctrl-C, a service manager, a closed session; also as a script's background job, whose SIGINT is ignored."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITS, str(tmp_path / "cleaned-up")],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509 - no threads here
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"waiting\n"
+    if number == signal.SIGHUP:
+        process.stdout.close()
+    process.send_signal(number)
+
+    assert process.wait() == 128 + number
+    assert (tmp_path / "cleaned-up").exists()
+    process.stdout.close()
+
+
+def test_json_has_the_digits_that_mean_something():
+    figures = json.loads(report.as_json(TWO_EDGES))
+
+    assert {key: figures[key] for key in ("test_accuracy", "live_accuracy", "samples_per_s", "wall_s", "whole")} == {
+        "test_accuracy": 0.8345,
+        "live_accuracy": 0.8208,
+        "samples_per_s": 458.1,
+        "wall_s": 108.4,
+        "whole": True,
+    }
+    assert figures["peak_rss_mib"] == {"run pi-a": 102.5}
+
+
+def test_what_edges_did_together_is_told_as_such():
+    text = report.as_text(TWO_EDGES, 1000)
+
+    assert "83.4% (lowest of 2 edges)" in text
+    assert "458 samples/s (2 edges together)" in text
+    assert "Tier 2, the 2 edges, trained on 34,752 samples together to at least 83.4% test accuracy" in text
+    assert "5,760 images to each edge in 3 epochs and kept 240 new ones: each exactly once." in text
+
+
+def test_a_sample_that_is_missing_is_told():
+    assert "240 new ones: NOT each exactly once." in report.as_text(replace(TWO_EDGES, predicted=239), 1000)
+
+
+def test_without_live_samples_no_figures_are_made_up():
+    text = report.as_text(NOT_LIVE, 1000)
+
+    assert "none, as --live 0 asks for" in text
+    assert "in 1 epoch\n" in text
+    assert "Tier 2, the edge, trained on 34,752 samples to 83.4% test accuracy, and predicted none." in text
+    assert "latency" not in text
+    assert json.loads(report.as_json(NOT_LIVE))["live_accuracy"] is None
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100])
+def test_the_sentences_are_wrapped(columns):
+    sentences = report.as_text(TWO_EDGES, columns).partition("Tier 1")[2]
+
+    assert max(map(len, sentences.splitlines())) <= columns
+
+
+@pytest.mark.parametrize("labels", [("one",), tuple(f'a "class", number {i}' for i in range(100))])
+def test_the_topology_is_valid_and_narrow_with_any_labels_and_the_most_edges(tmp_path, labels):
+    text = topology_file.text(
+        topology_file.Plan(
+            site="demo",
+            bootstrap="127.0.0.1:9092",
+            archive_folder=tmp_path,
+            stream="fashion-mnist-small",
+            shape=(28, 28, 1),
+            labels=labels,
+            num_training=1000,
+            edges=26,
+            epochs=3,
+            images=False,
+        )
+    )
+    (tmp_path / "topology.yaml").write_text(text)
+
+    topology = load(tmp_path / "topology.yaml")
+
+    assert topology.streams[0].labels == labels
+    assert (topology.edges[0].name, topology.edges[-1].name, len(topology.iot)) == ("pi-a", "pi-z", 52)
+    url = yaml.safe_load(text)["archive"][0]["url"]
+    assert max(len(line) for line in text.splitlines() if url not in line) <= 78
