@@ -33,6 +33,7 @@ COMMON: Mapping[str, type] = {"ts": str, "level": str, "event": str, "node": str
 
 EVENTS: Mapping[str, Event] = {
     # life: the process
+    "life.refused": event("The node does not start: it runs already, or its state folder cannot be used.", reason=str),
     "life.started": event("The process runs.", version=str, pid=int, topology=str),
     "life.ready": event("Start-up is over; degraded when something outside is missing.", degraded=bool),
     "life.stopping": event("A stop was asked for; intake ends.", signal=str),

@@ -19,6 +19,7 @@ from edged.adapters.checkpoint_dir import CheckpointDir
 from edged.adapters.images import encode
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory import RecordingHealth
+from edged.adapters.sole_process import sole_process
 from edged.cli import main
 from edged.domain import checkpoint, prediction
 from edged.domain.prediction import Prediction
@@ -235,26 +236,35 @@ async def test_the_exit_codes_are_as_told(log, place, tmp_path, monkeypatch):
     (tmp_path / "wrong.yaml").write_text("schema: 1\n")
     unreachable = (place / "topology.yaml").read_text().replace(topology.kafka.bootstrap[0], "127.0.0.1:1")
     (tmp_path / "unreachable.yaml").write_text(unreachable)
+    (tmp_path / "no-folder").write_text("in the way")
     # Weights of another model in the folder: the trainer cannot begin.
     weights = {"w": np.zeros(1, np.float32)}
     CheckpointDir(tmp_path / "edged" / "pi-a").save(checkpoint.encode(checkpoint.TrainState(weights, weights, "?")), 1)
     monkeypatch.setattr("edged.cli.topics._PATIENCE_S", 0.1)
 
-    def failing_service() -> int:
-        done = edged(place, "run", "topology.yaml", "--node", "pi-a", XDG_STATE_HOME=str(tmp_path))
-        assert '"event": "life.crashed"' in done.stderr
+    def run(state: str, event: str) -> int:
+        done = edged(place, "run", "topology.yaml", "--node", "pi-a", XDG_STATE_HOME=str(tmp_path / state))
+        assert f'"event": "{event}"' in done.stderr
         return done.returncode
+
+    def run_twice() -> int:
+        with sole_process(tmp_path / "edged" / "pi-a"):
+            return run(".", "life.refused")
 
     codes = {
         "done": main(["check", str(place / "topology.yaml")]),
-        "a service failed": await asyncio.to_thread(failing_service),
+        "a service failed or the node cannot start": await asyncio.to_thread(run, "no-folder", "life.refused"),
         "wrong usage": main(["run"]),
         "Kafka did not answer a command": await asyncio.to_thread(
             main, ["topics", str(tmp_path / "unreachable.yaml"), "--apply"]
         ),
-        "the topology file is wrong": main(["check", str(tmp_path / "wrong.yaml")]),
+        "the node runs already": await asyncio.to_thread(run_twice),
+        "the topology file is wrong, or the checkpoints belong to another model or data set, which the log then says": (
+            main(["check", str(tmp_path / "wrong.yaml")])
+        ),
     }
     assert {says: code for code, says in exit_codes().items()} == codes
+    assert await asyncio.to_thread(run, ".", "life.crashed") == 78
 
 
 @pytest.mark.integration

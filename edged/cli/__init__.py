@@ -19,7 +19,7 @@ from typing import NoReturn
 from edged import __version__
 from edged.cli.problems import show
 from edged.domain.suggest import did_you_mean
-from edged.errors import AlreadyRunning, ConfigError, EdgedError, TransientError
+from edged.errors import ConfigError, EdgedError, TransientError
 
 COMMANDS = ("check", "schema", "topics", "run", "infer", "sensor", "archive", "demo")
 
@@ -96,9 +96,6 @@ def _tell(error: Exception) -> int:
     if isinstance(error, ConfigError):
         show(error.problems, sys.stderr)
         return CONFIG
-    if isinstance(error, AlreadyRunning):
-        print(f"edged: {error}", file=sys.stderr)
-        return TEMPORARY
     if isinstance(error, EdgedError):
         print(f"edged: {error}", file=sys.stderr)
         return UNAVAILABLE if isinstance(error, TransientError) else SOFTWARE

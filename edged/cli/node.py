@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from edged import log
+from edged.cli import TEMPORARY
 from edged.cli.check import require_node
 from edged.config_yaml import load
 from edged.domain.topology import Topology
-from edged.errors import ConfigError, Problem
+from edged.errors import AlreadyRunning, ConfigError, EdgedError, Problem
 
 _COMMAND_OF_TIER = {"iot": "edged sensor", "edge": "edged run", "archive": "edged run"}
 
@@ -34,4 +35,10 @@ def run_as(
         raise ConfigError((Problem("", f'"{node}" is in tier {own}, not {wanted}', hint, place=str(file)),))
     faulthandler.enable()  # a watchdog's SIGABRT leaves a traceback of every thread
     log.configure(node=node, tier=tier or str(own), run_id=secrets.token_hex(4))
-    return asyncio.run(main(topology, node))
+    try:
+        return asyncio.run(main(topology, node))
+    except ConfigError:
+        raise
+    except EdgedError as error:
+        log.logger().error("life.refused", reason=str(error))
+        return TEMPORARY if isinstance(error, AlreadyRunning) else 1

@@ -15,12 +15,13 @@ async def test_the_same_node_runs_once(embedded_broker, tmp_path):
             second = await site.start("run", node)
 
             assert await second.ended() == 75
-            assert "another process runs this node" in second.last_words()
+            [refusal] = second.seen("life.refused")
+            assert str(site.state(node)) in refusal["reason"]
             assert await first.stop() == 0
 
 
 async def test_a_changed_model_is_refused_for_good_and_the_checkpoints_stay(embedded_broker, tmp_path):
-    async with running(Site(tmp_path, embedded_broker.bootstrap, site="changed", epochs=1)) as site:
+    async with running(Site(tmp_path, embedded_broker.bootstrap, site="changed", epochs=1), ["life.crashed"]) as site:
         await site.import_fashion(300, 100)
         await site.start("run", "vault")
         edge = await site.start("run", "pi-a")
