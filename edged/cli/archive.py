@@ -5,10 +5,10 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edged import config_yaml
+from edged.cli.arguments import add_topology
 from edged.domain.topology import Stream, Topology
 from edged.errors import ArchiveUnavailable, FormatError, StorageError
 
@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verify.set_defaults(act=_verify)
 
     for action in (init, bring, listing, verify):
-        action.add_argument("topology", type=Path, metavar="TOPOLOGY", help="the topology file")
+        add_topology(action)
     bring.add_argument("--stream", metavar="NAME", help="the stream to import into (the one trained on)")
     for action in (listing, verify):
         action.add_argument("--stream", metavar="NAME", help="only this stream")

@@ -8,10 +8,10 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from edged import config_yaml
+from edged.cli.arguments import add_topology
 from edged.cli.problems import show
 from edged.domain.budget import edge_budget, mebibytes, training_memory
 from edged.domain.nn.spec import Conv2d, Dense, Flatten, LayerSpec, MaxPool2d, Relu, shapes
@@ -29,7 +29,7 @@ _NAME_OF_LAYER = {Conv2d: "conv2d", MaxPool2d: "max_pool2d", Flatten: "flatten",
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("topology", type=Path, metavar="TOPOLOGY", help="the topology file")
+    add_topology(parser)
     parser.add_argument("--node", metavar="NAME", help="only what concerns this node")
     parser.add_argument("--json", action="store_true", help="print JSON, problems included")
 

@@ -8,10 +8,10 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from edged import config_yaml, log
+from edged.cli.arguments import add_log_level, add_topology
 from edged.cli.check import require_node
 from edged.domain.topology import Topology
 from edged.errors import ConfigError, FormatError, Problem, StorageError
@@ -33,7 +33,7 @@ _USAGE, _UNAVAILABLE = 64, 69
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("topology", type=Path, metavar="TOPOLOGY", help="the topology file")
+    add_topology(parser)
     parser.add_argument("--node", required=True, metavar="DEVICE", help="publish as this device")
     parser.add_argument(
         "--from",
@@ -50,13 +50,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unlabelled", action="store_true", help="leave the labels out")
     parser.add_argument("--shuffle", type=_whole, metavar="SEED", help="in a random order, anew for each pass")
     parser.add_argument("--download", action="store_true", help="fetch fashion-mnist first if it is not here (30 MB)")
+    add_log_level(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Publish until all is published, or SIGTERM or SIGINT ends it cleanly; 69 when Kafka did not answer then."""
     topology = config_yaml.load(args.topology)
     _require_device(topology, args.node, str(args.topology))
-    log.configure(node=args.node, tier="iot", run_id=uuid.uuid4().hex[:8], stream=_log_stream())
+    log.configure(node=args.node, tier="iot", run_id=uuid.uuid4().hex[:8], level=args.log_level, stream=_log_stream())
     try:
         dataset = _open(args)
         transcoder = _transcoder(topology, dataset, args)

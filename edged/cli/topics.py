@@ -7,9 +7,9 @@ grant rights is not the topology's business.
 import argparse
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 
 from edged import config_yaml
+from edged.cli.arguments import add_topology
 from edged.domain.topics import Topic, grants, groups, topics
 from edged.domain.topology import Topology
 from edged.errors import LogUnavailable
@@ -22,7 +22,7 @@ SUMMARY = "print the topics and ACLs that the topology needs, or create the topi
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("topology", type=Path, metavar="TOPOLOGY", help="the topology file")
+    add_topology(parser)
     parser.add_argument("--apply", action="store_true", help="create the topics that are missing")
 
 

@@ -53,6 +53,27 @@ def test_help_lists_every_command_with_its_summary(edged, command):
     assert [line.split()[0] for line in out.splitlines() if line.endswith("a command")] == list(cli.COMMANDS)
 
 
+@pytest.mark.parametrize("name", ["check", "topics", "run", "infer", "sensor"])
+def test_the_topology_is_called_so_in_every_help(edged, name):
+    _, out, _ = edged(name, "--help")
+
+    assert "\n  TOPOLOGY  " in out
+
+
+@pytest.mark.parametrize("name", ["run", "infer", "sensor"])
+def test_a_node_can_be_told_to_log_less(edged, topology_file, monkeypatch, name):
+    levels = []
+    monkeypatch.setattr("edged.log.configure", lambda **settings: levels.append(settings["level"]))
+    monkeypatch.setattr("asyncio.run", lambda main: main.close() or 0)
+    monkeypatch.setattr("faulthandler.enable", lambda: None)
+    node = "cam-01" if name == "sensor" else "pi-a"
+    data = ("--from", "nowhere") if name == "sensor" else ()
+
+    edged(name, topology_file(), "--node", node, "--log-level", "warning", *data)
+
+    assert levels == ["warning"]
+
+
 @pytest.mark.parametrize("name", ["check", "schema", "topics"])
 def test_a_commands_help_tells_its_own_arguments(edged, name):
     code, out, _ = edged(name, "--help")
