@@ -32,12 +32,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_topology(parser)
     parser.add_argument("--node", metavar="NAME", help="only what concerns this node")
     parser.add_argument("--json", action="store_true", help="print JSON, problems included")
+    parser.add_argument(
+        "--strict", action="store_true", help="variables and credentials must be there, as when the node starts"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan and return 0, or the problems and 78."""
     try:
-        topology, warnings = config_yaml.inspect(args.topology)
+        topology, warnings = config_yaml.inspect(args.topology, lenient=not args.strict)
         if args.node is not None:
             require_node(topology, args.node, str(args.topology))
     except ConfigError as error:

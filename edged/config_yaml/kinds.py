@@ -52,8 +52,8 @@ class Text:
     def read(self, node: yaml.Node, at: str, reading: Reading) -> str:
         plain_integer = self.integers and _is_plain(node) and re.fullmatch("0|[1-9][0-9]{0,17}", node.value)
         text = node.value if plain_integer else reading.text(node, at, self.expected, secret=self.secret)
-        if text is None:
-            return ""
+        if text is None:  # shown as it stands in the file when it is only missing
+            return node.value if _has_variable(node) else ""
         if self.secret:
             reading.warn_of_literal(node, at)
         if not re.fullmatch(self.pattern, text):

@@ -135,6 +135,35 @@ def test_a_warning_is_shown_and_the_file_stays_valid(edged, topology_file):
     assert err.startswith("topology.yaml:4:14: warning: kafka.bootstrap: samples and models go over the network unencr")
 
 
+UNSET = VALID.replace("[localhost:9092]", "['${KAFKA_HOST_UNSET}']").replace("file:///srv/edged", '"${ARCHIVE_UNSET}"')
+
+
+def test_what_only_the_nodes_have_is_a_warning_away_from_them(edged, topology_file):
+    code, out, err = edged("check", topology_file(UNSET))
+
+    assert code == 0
+    assert "over Kafka at ${KAFKA_HOST_UNSET}" in out
+    said = "warning: {}: the environment has no variable {}; the node will need it"
+    assert [line for line in err.splitlines() if line.startswith("topology.yaml")] == [
+        "topology.yaml:4:15: " + said.format("kafka.bootstrap[0]", "KAFKA_HOST_UNSET"),
+        "topology.yaml:14:24: " + said.format("archive[0].url", "ARCHIVE_UNSET"),
+    ]
+
+
+def test_strict_refuses_what_is_missing_here(edged, topology_file):
+    code, out, err = edged("check", "--strict", topology_file(UNSET))
+
+    assert (code, out) == (78, "")
+    assert "the environment has no variable KAFKA_HOST_UNSET (set it, or write ${KAFKA_HOST_UNSET:-default})" in err
+
+
+def test_what_decides_the_plan_must_be_there(edged, topology_file):
+    code, _, err = edged("check", topology_file(VALID.replace("dense: 3", "dense: '${UNITS_UNSET}'")))
+
+    assert code == 78
+    assert "the environment has no variable UNITS_UNSET" in err
+
+
 def test_a_missing_file_is_a_problem(edged, topology_file):
     topology_file()
 
@@ -159,12 +188,16 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(edged, topology_
 
 
 @pytest.mark.parametrize("example", sorted((Path(__file__).parents[2] / "config").glob("*.yaml")), ids=lambda p: p.name)
-def test_the_examples_are_valid(edged, example, monkeypatch, tmp_path):
+def test_the_examples_are_valid_at_a_desk_and_on_a_node(edged, example, monkeypatch, tmp_path):
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    monkeypatch.delenv("NODE", raising=False)
+    assert edged("check", str(example))[0] == edged("topics", str(example))[0] == 0
+
     (tmp_path / "kafka-password").write_text("x")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     monkeypatch.setenv("NODE", "pi-north")
-
-    code, out, _ = edged("check", str(example))
+    code, out, err = edged("check", "--strict", str(example))
 
     assert code == 0
     assert out.endswith("valid\n")
+    assert "will need it" not in err
