@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from edged import __version__, cli
-from edged.errors import LogUnavailable, StorageError
+from edged.errors import LogUnavailable, StateFolderRefused, StorageError
 
 
 @pytest.fixture
@@ -88,6 +88,11 @@ def test_a_commands_help_tells_its_own_arguments(edged, name):
         (KeyboardInterrupt(), 130, ""),
         (LogUnavailable("Kafka does not answer"), 69, "edged: Kafka does not answer\n"),
         (StorageError("the disk is gone"), 70, "edged: the disk is gone\n"),
+        (
+            StateFolderRefused("the state folder /x cannot be used: Permission denied"),
+            73,
+            "/x cannot be used: Permission denied (STATE_DIRECTORY or XDG_STATE_HOME names another)\n",
+        ),
         (RuntimeError("a defect"), 70, "RuntimeError: a defect\n"),
     ],
 )
