@@ -106,7 +106,7 @@ def test_the_plan_as_json_has_ranks_budgets_and_topics(edged, topology_file):
         ("pi-b", ["cam-02"], ["pi-b"],
          {"lab.iot.cam-02", "lab.archive.digits.pi-b", "lab.epochs.pi-b", "lab.predictions.pi-b",
           "lab.dead-letters.pi-b", "lab.archive.requests"}),
-        ("vault", ["cam-01", "cam-02"], ["pi-a", "pi-b"],
+        ("vault", [], ["pi-a", "pi-b"],
          {"lab.archive.digits.pi-a", "lab.archive.digits.pi-b", "lab.archive.requests", "lab.epochs.pi-a",
           "lab.epochs.pi-b"}),
     ],
@@ -118,6 +118,28 @@ def test_a_node_sees_what_concerns_it(edged, topology_file, node, devices, edges
     assert [device["name"] for device in plan["iot"]] == devices
     assert [edge["name"] for edge in plan["edges"]] == edges
     assert {topic["name"] for topic in plan["topics"]} == topics
+
+
+def test_a_device_sees_neither_its_edges_memory_nor_the_archive_nor_the_model(edged, topology_file):
+    _, out, _ = edged("check", topology_file(), "--node", "cam-01")
+
+    assert re.search(r"^cam-01 +pi-a +digits +raw +lab\.iot\.cam-01 +lab\.predictions\.pi-a$", out, re.MULTILINE)
+    assert not re.search("memory|file:///srv/edged|dense|trained", out)
+
+
+def test_the_archive_sees_what_comes_to_it_and_where_it_goes(edged, topology_file):
+    _, out, _ = edged("check", topology_file(), "--node", "vault")
+
+    assert re.search(r"^vault +file:///srv/edged$", out, re.MULTILINE)
+    assert re.search(r"^pi-b +digits +lab\.archive\.digits\.pi-b$", out, re.MULTILINE)
+    assert not re.search("memory|cam-01|dense|trained", out)
+
+
+def test_without_training_the_plan_says_that_nothing_is_trained(edged, topology_file):
+    code, out, _ = edged("check", topology_file(VALID.partition("training:")[0]))
+
+    assert code == 0
+    assert "\nnothing is trained: the file has no training section\n" in out
 
 
 def test_an_unknown_node_is_a_problem_with_a_suggestion(edged, topology_file):
