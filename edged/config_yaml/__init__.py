@@ -1,6 +1,7 @@
 """The topology file: YAML to a valid Topology, or every problem with its place.
 
-- `document`: bytes to guarded YAML nodes. `variables`: ${VAR} and ${cred:NAME}.
+- `document`: bytes to guarded YAML nodes. `syntax`: what is wrong with text that is no YAML.
+- `variables`: ${VAR} and ${cred:NAME}.
 - `reading`: what was found wrong so far, and where. `kinds`: the kinds of values. `description`: the file itself.
 
 Rules between sections are the domain's (`domain.topology_rules`); this package finds their places in the file.

@@ -34,6 +34,36 @@ def test_a_problem_is_shown_with_its_line_and_a_caret(edged, topology_file):
     )
 
 
+def test_missing_sections_share_one_source_line(edged, topology_file):
+    _, _, err = edged("check", topology_file("schema: 1\nsite: lab\n"))
+
+    assert err.count("is missing") == 5
+    assert err.count("    1 | schema: 1\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "cache: {memory: 16}",
+            "cache.memory: expected 0, or 1.0 MiB to 1048576.0 MiB (16 bytes; did you mean 16MiB?)",
+        ),
+        ("cache: {disk: 2}", "(2 bytes; did you mean 2MiB?)"),
+        ("prefetch: 16", "prefetch: expected 1.0 MiB to 1048576.0 MiB (16 bytes; did you mean 16MiB?)"),
+        ("memory_limit: 256", "(256 bytes; did you mean 256MiB?)"),
+    ],
+)
+def test_a_size_whose_unit_was_forgotten_is_refused(edged, topology_file, text, said):
+    code, _, err = edged("check", topology_file(VALID.replace("{name: pi-b}", f"{{name: pi-b, {text}}}")))
+
+    assert code == 78
+    assert said in err
+
+
+def test_no_cache_at_all_is_a_choice(edged, topology_file):
+    assert edged("check", topology_file(VALID.replace("{name: pi-b}", "{name: pi-b, cache: {memory: 0}}")))[0] == 0
+
+
 def test_the_caret_stands_right_behind_tabs_and_wide_characters(edged, topology_file):
     text = VALID.replace("labels: [0, 1, 2]", 'labels: ["雨\t", no, 2]')
 
