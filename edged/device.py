@@ -110,6 +110,10 @@ class Device:
         self._reader = None
         await self._stack.aclose()
 
+    async def connected(self) -> None:
+        """Wait until the broker answers. Publishing waits by itself; this is for who would rather give up."""
+        await self._log.partitions([self._topic])
+
     async def publish(self, payload: bytes, label: str | None = None) -> int:
         """Publish one sample in the device's codec; return its offset once it is acknowledged.
 

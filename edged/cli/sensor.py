@@ -20,10 +20,14 @@ if TYPE_CHECKING:  # what reads images and Kafka is imported when it is needed
     from tqdm import tqdm
 
     from edged.adapters.transcode import Transcoder
+    from edged.device import Device
     from edged.ports import Dataset
     from edged.services.sensor import Sensor
 
 SUMMARY = "replay a data set, a folder of images or a CSV file as one of the devices"
+
+_START_PATIENCE_S = 30.0
+"""How long Kafka may be silent at the start; later it is waited for."""
 
 _PATIENCE_S = 5.0
 """How long a stop lets the batch on its way arrive; Kafka may be away."""
@@ -54,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Publish until all is published, or SIGTERM or SIGINT ends it cleanly; 69 when Kafka did not answer then."""
+    """Publish until all is published or a signal ends it cleanly; 69 when Kafka does not answer at the start or end."""
     topology = config_yaml.load(args.topology)
     _require_device(topology, args.node, str(args.topology))
     log.configure(node=args.node, tier="iot", run_id=uuid.uuid4().hex[:8], level=args.log_level, stream=_log_stream())
@@ -87,11 +91,14 @@ async def _replay(topology: Topology, dataset: "Dataset", transcoder: "Transcode
                 on_published=bar.update,
             )
             bar.total = sensor.total
-            return await _until_signal(sensor)
+            return await _until_signal(sensor, device)
 
 
-async def _until_signal(sensor: "Sensor") -> int:
-    """Run the sensor. The first signal lets what is on its way arrive, for a few seconds; then it is given up."""
+async def _until_signal(sensor: "Sensor", device: "Device") -> int:
+    """Run the sensor once Kafka answers.
+
+    The first signal lets what is on its way arrive, for a few seconds; then it is given up.
+    """
     loop, task, stop = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
     assert task is not None
 
@@ -103,7 +110,12 @@ async def _until_signal(sensor: "Sensor") -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     try:
+        async with asyncio.timeout(_START_PATIENCE_S):
+            await device.connected()
         await sensor.run(stop)
+    except TimeoutError:
+        print("edged sensor: Kafka does not answer; nothing was published", file=sys.stderr)
+        return _UNAVAILABLE
     except asyncio.CancelledError:
         task.uncancel()
         print(f"edged sensor: Kafka does not answer; {sensor.published} samples are acknowledged", file=sys.stderr)
