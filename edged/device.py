@@ -1,6 +1,6 @@
 """What an IoT device imports: publish samples, receive what the edge predicts of them.
 
-    async with Device(topology, "cam-01") as device:
+    async with Device("topology.yaml", "cam-01") as device:
         await device.publish_array(pixels, label="boot")
         async for prediction in device.predictions():
             print(prediction.label, prediction.probability)
@@ -12,17 +12,21 @@ the payload in the device's codec.
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from os import PathLike
+from pathlib import Path
 from typing import Any, Self
 
 import numpy.typing as npt
 
+from edged import config_yaml
 from edged.adapters import images
 from edged.adapters.kafka import KafkaLog
 from edged.domain import codec, prediction
 from edged.domain.prediction import Prediction
+from edged.domain.suggest import did_you_mean
 from edged.domain.topology import Codec, Dtype, Edge, Kafka, Security, Stream, Topology
 from edged.domain.topology import Device as DeviceSpec
-from edged.errors import FormatError, RejectedRecord
+from edged.errors import ConfigError, FormatError, Problem, RejectedRecord
 from edged.log import logger
 from edged.ports import Log, LogReader, Message, Record, TopicPartition
 from edged.services.health import HealthBoard
@@ -40,12 +44,17 @@ class Device:
     Methods wait while the broker is away. One task may publish while another receives.
     """
 
-    def __init__(self, topology: Topology, name: str, *, log: Log | None = None, receive: bool = True) -> None:
-        """The device `name` of `topology`; `log`: one already open, instead of a connection of its own.
+    def __init__(
+        self, topology: Topology | str | PathLike[str], name: str, *, log: Log | None = None, receive: bool = True
+    ) -> None:
+        """The device `name` of `topology`, which may be the path of the file.
 
-        `receive`: from the moment of entering, remember where the predictions are, so that `predictions` misses
-        none. It needs the right to read the edge's predictions topic.
+        Raises ConfigError for a file that is not valid or names no such device. `log`: one already open, instead of a
+        connection of its own. `receive`: from the moment of entering, remember where the predictions are, so that
+        `predictions` misses none. It needs the right to read the edge's predictions topic.
         """
+        if not isinstance(topology, Topology):
+            topology = _loaded(Path(topology), name)
         self._topology = topology
         self._spec = topology.device(name)
         self._stream = topology.stream(self._spec.stream)
@@ -101,11 +110,16 @@ class Device:
         self._reader = None
         await self._stack.aclose()
 
+    async def connected(self) -> None:
+        """Wait until the broker answers. Publishing waits by itself; this is for who would rather give up."""
+        await self._log.partitions([self._topic])
+
     async def publish(self, payload: bytes, label: str | None = None) -> int:
         """Publish one sample in the device's codec; return its offset once it is acknowledged.
 
-        It is then in the log exactly once. Raises RejectedRecord for what the edge would refuse. Cancelled: it may
-        or may not be in the log.
+        It is then in the log exactly once. Raises RejectedRecord for what the edge would refuse, as far as that shows
+        without decoding: a label that the stream has not, a wrong length, bytes that do not begin as an image of the
+        codec does. Only the edge finds an image that is damaged further on. Cancelled: it may or may not be in the log.
         """
         (offset,) = await self.publish_many([(payload, label)])
         return offset
@@ -171,3 +185,12 @@ class Device:
                 "sensor.prediction_skipped", partition=record.partition, offset=record.offset, reason=str(error)
             )
             return None
+
+
+def _loaded(file: Path, device: str) -> Topology:
+    topology = config_yaml.load(file)
+    names = [each.name for each in topology.iot]
+    if device not in names:
+        hint = did_you_mean(device, names) or f"devices: {', '.join(names)}"
+        raise ConfigError((Problem("", f'no device is called "{device}"', hint, str(file)),))
+    return topology

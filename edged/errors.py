@@ -81,6 +81,10 @@ class StorageError(EdgedError):
     """A disk or a file system refused to read or write."""
 
 
+class StateFolderRefused(StorageError):  # noqa: N818
+    """The folder for the node's state cannot be made or written."""
+
+
 class CheckpointCorrupt(StorageError):  # noqa: N818
     """A checkpoint's digest or structure is wrong."""
 

@@ -41,9 +41,11 @@ _MOST_TEXT = 16_000
 def logger() -> structlog.typing.FilteringBoundLogger:
     """A logger: `logger().info("train.epoch", epoch=3)`. The event must stand in `events.EVENTS`.
 
-    `exc_info=error` becomes the text field `traceback`, which the event must have.
+    `exc_info=error` becomes the text field `traceback`, which the event must have. In a program that has not set up
+    a log, as a device's script, warnings and errors alone are told, on stderr: stdout is the program's.
     """
-    result: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    is_set_up = structlog.is_configured()
+    result: structlog.typing.FilteringBoundLogger = structlog.get_logger() if is_set_up else _last_resort()
     return result
 
 
@@ -127,6 +129,14 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Traceb
         sys.__excepthook__(kind, error, trace)
     else:
         log_crash(error)
+
+
+def _last_resort() -> Any:
+    return structlog.wrap_logger(
+        structlog.WriteLogger(sys.stderr),
+        processors=[_traceback, structlog.processors.KeyValueRenderer(key_order=["event"])],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+    )
 
 
 class ForeignLines(logging.Handler):
@@ -261,6 +271,41 @@ def _for_journal(logger: Any, method: str, fields: Fields) -> str:
     return f"<{_SYSLOG_PRIORITY[fields['level']]}>{_to_json(logger, method, fields)}"
 
 
+class ResourcesForPeople:
+    """Of the series `res.sample` a line each 30 s with what a person watches; JSON has it whole, once a second."""
+
+    _EVERY_S = 30.0
+    _RATES = ("trained", "ingested", "archived", "served", "predicted")
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._next_s = -math.inf
+
+    def __call__(self, _logger: Any, _method: str, fields: Fields) -> Fields:
+        """The processor; raises structlog.DropEvent for a line that is left out."""
+        if fields["event"] != "res.sample":
+            return fields
+        now_s = self._clock()
+        if now_s < self._next_s:
+            raise structlog.DropEvent
+        self._next_s = now_s + self._EVERY_S
+        return {key: fields[key] for key in COMMON} | self._short(fields)
+
+    def _short(self, fields: Fields) -> dict[str, Any]:
+        short: dict[str, Any] = {
+            "cpu": f"{fields['process_cpu_percent']:.0f}%",
+            "rss": f"{fields['rss_bytes'] >> 20}MiB",
+        }
+        for what in self._RATES:
+            if rate := fields.get(f"{what}_samples_per_s"):
+                short[what] = f"{rate:.0f}/s"
+        if "wait_fraction" in fields:
+            short["wait"] = f"{fields['wait_fraction']:.0%}"
+        if "lag_records" in fields:
+            short["lag"] = fields["lag_records"]
+        return short
+
+
 def _for_people() -> list[structlog.typing.Processor]:
     render = structlog.dev.ConsoleRenderer(colors="NO_COLOR" not in os.environ, timestamp_key="ts", sort_keys=False)
 
@@ -269,7 +314,7 @@ def _for_people() -> list[structlog.typing.Processor]:
             fields["exception"] = fields.pop("traceback").rstrip()
         return fields
 
-    return [traceback_below, render]
+    return [ResourcesForPeople(), traceback_below, render]
 
 
 def _is_journal(stream: TextIO) -> bool:

@@ -1,9 +1,19 @@
-"""Packs for the archive's tests: plain ones, and any that the format allows."""
+"""Archives and packs for tests: plain packs, and any that the format allows."""
+
+from pathlib import Path
 
 from hypothesis import strategies as st
 
+from edged.adapters.parquet_store import ParquetStore
 from edged.domain.pack import CODECS, Pack
 from edged.domain.sample import Sample
+
+
+def new_archive(folder: Path) -> ParquetStore:
+    """An archive in `folder`, marked as one; empty when nothing was there."""
+    store = ParquetStore(folder.as_uri())
+    store.create("lab")
+    return store
 
 
 def sample(offset: int, label: str | None = "boot", device: str = "cam-01") -> Sample:

@@ -9,7 +9,7 @@ import pytest
 from edged.adapters.images import PillowDecoder
 from edged.adapters.memory import MemoryLog
 from edged.device import MOST_AT_ONCE, Device
-from edged.errors import RejectedRecord
+from edged.errors import ConfigError, RejectedRecord
 from edged.ports import Message
 from tests.greenhouse import SHAPE, topology
 from tests.services.test_infer import HIGH, LOW, PREDICTIONS, companion, running
@@ -73,6 +73,8 @@ async def test_what_the_edge_would_refuse_is_refused_at_once_and_nothing_of_it_i
     async with device(log, codec="jpeg") as cam:
         with pytest.raises(RejectedRecord):
             await cam.publish_array(np.zeros((2, 3), np.uint8))
+        with pytest.raises(RejectedRecord, match="not_an_image"):
+            await cam.publish(b"junk")
     assert log.records(CAM) == []
 
 
@@ -160,3 +162,26 @@ async def test_a_device_needs_no_topology_file():
     async with Device.at("broker:9092", site="s", name="n", edge="e", shape=(2, 2, 1), labels=["a"], log=log) as gadget:
         await gadget.publish(bytes(4), "a")
     assert log.records("s.iot.n")[0].key == b"a"
+
+
+FILE = """
+schema: 1
+site: greenhouse
+kafka: {bootstrap: ["localhost:1"]}
+streams: {fashion: {sample: {shape: [2, 2, 1], dtype: uint8}, labels: [a]}}
+iot: [{name: cam-01, edge: pi, stream: fashion}]
+edges: [{name: pi}]
+archive: [{name: vault, url: "file:///srv/edged"}]
+"""
+
+
+async def test_a_device_may_be_given_the_path_of_the_topology_file(tmp_path):
+    path = tmp_path / "topology.yaml"
+    path.write_text(FILE)
+    log = MemoryLog()
+    for topology_file in (path, str(path)):
+        async with Device(topology_file, "cam-01", log=log) as cam:
+            await cam.publish(bytes(4))
+    assert len(log.records("greenhouse.iot.cam-01")) == 2
+    with pytest.raises(ConfigError, match='did you mean "cam-01"'):
+        Device(path, "cam-1")

@@ -1,6 +1,7 @@
 """Every line on stderr is one JSON object of the schema, whoever said it; and secrets are in none."""
 
 import asyncio
+import contextlib
 import dataclasses
 import gc
 import io
@@ -15,11 +16,12 @@ import warnings
 
 import numpy as np
 import pytest
+import structlog
 from jsonschema import Draft202012Validator
 
 from edged.domain.topology import Kafka, Security, Topology
 from edged.events import json_schema
-from edged.log import ForeignLines, configure, log_crash, logger
+from edged.log import ForeignLines, ResourcesForPeople, configure, log_crash, logger
 
 
 @pytest.fixture
@@ -250,3 +252,42 @@ def test_the_kafka_password_is_in_no_repr_and_no_line(log_lines):
     assert "pi-a" in text  # the security settings were shown
     assert "hunter2" not in text
     assert "hunter2" not in repr(dataclasses.replace(security, username="pi-b"))
+
+
+def test_a_program_without_a_log_of_its_own_keeps_its_stdout():
+    """A device's script: what is grave goes to stderr, the rest nowhere."""
+    program = (
+        "from edged.log import logger;"
+        "logger().info('kafka.connected', bootstrap='b:1', idempotent=True);"
+        "logger().warning('health.degraded', part='kafka', reason='gone')"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("", "event='health.degraded' part='kafka' reason='gone'\n")
+
+
+def test_on_a_terminal_the_resources_are_a_short_line_each_30_s():
+    now_s = 0.0
+    shorten = ResourcesForPeople(clock=lambda: now_s)
+    common = dict.fromkeys(("ts", "level", "node", "tier", "run_id"), "x")
+    whole = {
+        "event": "res.sample", "process_cpu_percent": 87.4, "rss_bytes": 90 << 20, "lag_records": 3,
+        "trained_samples_per_s": 512.3, "served_samples_per_s": 0.0, "wait_fraction": 0.071, "loop_lag_ms": 0.1,
+    }  # fmt: skip
+
+    shown = []
+    for now_s in (0.0, 1.0, 29.9, 30.0):  # noqa: B007 - the clock reads it
+        with contextlib.suppress(structlog.DropEvent):
+            shown.append(shorten(None, "info", {**common, **whole}))
+
+    assert [line.items() - common.items() for line in shown] == [
+        {
+            ("event", "res.sample"), ("cpu", "87%"), ("rss", "90MiB"), ("trained", "512/s"), ("wait", "7%"), ("lag", 3)
+        }
+    ] * 2  # fmt: skip
+
+
+def test_on_a_terminal_every_other_line_is_shown(stream):
+    set_up(stream, pretty=True)
+    for _ in range(3):
+        logger().info("life.ready", degraded=False)
+    assert stream.getvalue().count("life.ready") == 3

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edged.errors import DiskFull, StorageError
+from edged.errors import DiskFull, StateFolderRefused, StorageError
 from edged.log import logger
 from edged.ports import DeployedModel
 
@@ -36,16 +36,19 @@ _MOST_DESCRIPTION_BYTES = 1 << 20
 class CheckpointDir:
     """A `ports.CheckpointStore` in `folder`, which is made if need be.
 
-    `writes`: this process trains; what a crashed one left half-written is removed.
+    `writes`: this process trains; what a crashed one left half-written is removed. Raises StateFolderRefused when the
+    folder cannot be made or written.
     """
 
     def __init__(self, folder: Path, *, writes: bool = True) -> None:
         self._folder = folder
         if writes:
-            with _translated():
+            try:
                 self._make_folder()
                 folder.chmod(_FOLDER_MODE)
                 self._clean()
+            except OSError as error:
+                raise StateFolderRefused(f"the state folder {folder} cannot be used: {error.strerror}") from error
 
     @property
     def place(self) -> str:

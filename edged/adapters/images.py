@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
+from edged.domain.codec import MAGIC
 from edged.errors import RejectedRecord
 
 MOST_PIXELS = 24_000_000
@@ -26,7 +27,6 @@ most. Four times the stream's pixels, if that is more."""
 MOST_SCANS = 64
 """Scans of a JPEG: each goes over all pixels again. Progressive encoders write about ten."""
 
-_MAGIC = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
 _START_OF_SCAN = b"\xff\xda"
 _END_OF_IMAGE = b"\xff\xd9"
 _REDUCING_GAP = 2  # a JPEG is decoded at no less than twice the wanted size, then scaled smoothly
@@ -49,7 +49,7 @@ class PillowDecoder:
         Raises RejectedRecord: not_an_image, too_many_pixels (by the header, nothing was decoded), or truncated. Damage
         inside a JPEG that leaves its structure whole goes unseen: the format has no checksums.
         """
-        if not payload.startswith(_MAGIC[codec]):
+        if not payload.startswith(MAGIC[codec]):
             raise RejectedRecord("not_an_image", f"does not begin as {codec} does")
         try:
             with _open(payload, codec) as image:

@@ -2,13 +2,18 @@
 
 Covers where files lie, how they become durable, which of them count, and finding what is wrong with them:
 
+    <url>/edged-archive.json
     <url>/<stream>/<source>/<first offset, 20 digits>-<next offset, 20 digits>.parquet
+
+The first marks the folder as an archive. Without it nothing is read or written: an empty mount point, whose file
+system is not mounted, would pass for a new archive and be filled.
 
 Files are immutable, so what was read of one stays true. What is in them is parquet_file's subject.
 """
 
 import contextlib
 import errno
+import json
 import os
 import re
 import threading
@@ -33,6 +38,12 @@ from edged.domain.pack import Pack
 from edged.domain.topology import NAME_PATTERN
 from edged.errors import ArchiveConflict, ArchiveUnavailable, DiskFull, FormatError, StorageError
 from edged.log import logger
+
+MARKER = "edged-archive.json"
+"""The name of the file that makes a folder an archive."""
+
+_FORMAT = 1
+"""Version of the archive's layout, in the marker."""
 
 _FILE_NAME = re.compile(r"(\d{20})-(\d{20})\.parquet")
 _LEFTOVER_NAME = re.compile(r"\.\d{20}-\d{20}\.parquet\.tmp")
@@ -102,7 +113,8 @@ class ParquetStore:
 
     Safe to use from several threads. One writer for each source. Foreign file systems must put a file atomically
     under its name, as object stores and HDFS clients do; a local one gets a temporary name, fsync and rename.
-    Raises StorageError (DiskFull when that is the reason) and ArchiveUnavailable for a broken connection.
+    Raises StorageError (DiskFull when that is the reason), and ArchiveUnavailable for a broken connection or while the
+    folder is not there or is not marked as an archive. `create` is what marks it.
     """
 
     def __init__(self, url: str) -> None:
@@ -115,16 +127,48 @@ class ParquetStore:
         self._columns: dict[File, _Columns | None] = {}
         self._footers: OrderedDict[File, _Footer] = OrderedDict()
 
+    def create(self, site: str) -> bool:
+        """Make the folder, if need be, and mark it as the archive of `site`; False when it is an archive already."""
+        with _translated(self._root):
+            if self._fs.exists(self._marker):
+                return False
+            content = json.dumps({"format": _FORMAT, "site": site}).encode() + b"\n"
+            if self._is_local:
+                _make_folders(Path(self._root))
+                _write_durably(Path(self._root), MARKER, [content])
+            else:
+                self._fs.makedirs(self._root, exist_ok=True)
+                self._fs.pipe_file(self._marker, content)
+        return True
+
+    def check(self) -> None:
+        """Raise ArchiveUnavailable while the folder is no archive, StorageError for one of another version."""
+        try:
+            content = self._fs.cat_file(self._marker)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ArchiveUnavailable(self._absence()) from error
+        except OSError as error:
+            raise ArchiveUnavailable(f"{self._root}: {error}") from error
+        try:
+            found = json.loads(content)["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{self._marker} is damaged") from error
+        if found != _FORMAT:
+            raise StorageError(f"{self._marker} names format {found!r:.20}; this version of edged knows {_FORMAT}")
+
     def ends(self, stream: str) -> dict[str, int]:
+        self.check()
         found = {source: self._list(stream, source) for source in self._names(self._folder(stream), _SOURCE_NAME)}
         return {source: files[-1].next for source, files in found.items() if files}
 
     def cursors(self, stream: str, source: str) -> dict[str, int]:
+        self.check()
         files = self._list(stream, source)
         return dict(self._footer(files[-1]).contents.cursors) if files else {}
 
     def append(self, stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[Gap] = ()) -> None:
         first, end = covered([offset for offset, _ in packs], gaps)
+        self.check()
         files = self._list(stream, source)
         if files and (files[-1].first, files[-1].next) == (first, end):
             files = files[:-1]
@@ -135,7 +179,9 @@ class ParquetStore:
         name = f"{first:020d}-{end:020d}.parquet"
         with _translated(f"{stream}/{source}/{name}"):
             if self._is_local:
-                _write_durably(Path(self._folder(stream, source)), name, pieces)
+                folder = Path(self._folder(stream, source))
+                _make_folders(folder, below=Path(self._root))
+                _write_durably(folder, name, pieces)
             else:
                 self._fs.makedirs(self._folder(stream, source), exist_ok=True)
                 self._fs.pipe_file(f"{self._folder(stream, source)}/{name}", b"".join(pieces))
@@ -162,11 +208,11 @@ class ParquetStore:
     def read(self, stream: str, refs: Sequence[BlockRef]) -> Iterator[tuple[BlockRef, Pack]]:
         with contextlib.closing(_OpenFiles(self._open)) as open_files:
             for ref in refs:
-                file = self._find(stream, ref)
-                footer = self._footer(file)
-                with _translated(f"{file.path}, block {ref.offset}"):
-                    block = footer.contents.block_of(ref.offset)
-                    pack = parquet_file.read_block(open_files.get(file, footer), footer.contents, block)
+                try:
+                    pack = self._read_block(stream, ref, open_files)
+                except StorageError:
+                    self.check()  # no block is lost while the whole archive is away
+                    raise
                 yield ref, pack
 
     def remove_leftovers(self, stream: str, source: str) -> None:
@@ -177,13 +223,35 @@ class ParquetStore:
 
     def summaries(self, stream: str | None = None) -> list[SourceSummary]:
         """What each source holds, sorted by stream and source."""
+        self.check()
         return [self._summary(name, source) for name in self._streams(stream) for source in sorted(self.ends(name))]
 
     def verify(self, stream: str | None = None) -> Iterator[Finding]:
         """Read everything again, block by block, and give what is wrong. Known gaps are not: summaries count them."""
+        self.check()
         for name in self._streams(stream):
             for source in self._names(self._folder(name), _SOURCE_NAME):
                 yield from self._verify_source(name, source)
+
+    @property
+    def _marker(self) -> str:
+        return f"{self._root}/{MARKER}"
+
+    def _absence(self) -> str:
+        """Why there is no marker, as far as one can tell."""
+        if not self._fs.isdir(self._root):
+            return f"the archive's folder {self._root} is not there: is its file system mounted?"
+        return (
+            f"{self._root} has no {MARKER}: its file system is not mounted, or it is new and"
+            " `edged archive init` has not been run"
+        )
+
+    def _read_block(self, stream: str, ref: BlockRef, open_files: "_OpenFiles") -> Pack:
+        file = self._find(stream, ref)
+        footer = self._footer(file)
+        with _translated(f"{file.path}, block {ref.offset}"):
+            block = footer.contents.block_of(ref.offset)
+            return parquet_file.read_block(open_files.get(file, footer), footer.contents, block)
 
     def _folder(self, stream: str, source: str | None = None) -> str:
         if not re.fullmatch(_NAME, stream) or not (source is None or _SOURCE_NAME.fullmatch(source)):
@@ -332,7 +400,7 @@ class ParquetStore:
                     if (len(pack.samples), pack.num_bytes) != (contents.rows[block], contents.num_bytes[block]):
                         raise FormatError(f"block {contents.offsets[block]} is not as large as the footer says")
         except StorageError as error:
-            yield Finding("corrupt", file.path, str(error))
+            yield Finding("corrupt", file.path, str(error).removeprefix(f"{file.path}: "))
 
 
 class _OpenFiles:
@@ -374,10 +442,8 @@ def _footer_of(raw: BinaryIO, file: File) -> _Footer:
 def _write_durably(folder: Path, name: str, pieces: Iterable[bytes | memoryview]) -> None:
     """Write a local file so that it is there whole or not at all, whenever the machine stops.
 
-    1. make the folders, each durable in its parent; 2. write under a temporary name; 3. fsync; 4. rename;
-    5. fsync the folder. Raises OSError with nothing left behind.
+    1. write under a temporary name; 2. fsync; 3. rename; 4. fsync the folder. Raises OSError with nothing left behind.
     """
-    _make_folders(folder)
     leftover, final = folder / f".{name}.tmp", folder / name
     try:
         with leftover.open("wb") as file:
@@ -393,9 +459,10 @@ def _write_durably(folder: Path, name: str, pieces: Iterable[bytes | memoryview]
         raise
 
 
-def _make_folders(folder: Path) -> None:
-    if not folder.is_dir():
-        _make_folders(folder.parent)
+def _make_folders(folder: Path, below: Path = Path("/")) -> None:
+    """Make `folder` and those above it, each durable in its parent; `below` itself must be there."""
+    if folder != below and not folder.is_dir():
+        _make_folders(folder.parent, below)
         folder.mkdir(exist_ok=True)
         _fsync_folder(folder.parent)
 

@@ -3,8 +3,9 @@
 A command module has `SUMMARY`, `configure(parser)` and `run(args) -> int`. Its imports stay light: what starts Kafka,
 models or images is imported inside `run`, so that `edged --help` and `edged check` answer at once on a small board.
 
-Exit codes: 0 done; 64 wrong usage; 69 Kafka or the archive does not answer; 70 an error nobody expected; 75 the node
-runs already; 78 the topology file is wrong; 130 interrupted; others as a command's help says.
+Exit codes: 0 done; 64 wrong usage; 69 Kafka or the archive does not answer; 70 an error nobody expected; 73 the
+node's state folder cannot be used; 75 the node runs already; 78 the topology file is wrong; 130 interrupted; others as
+a command's help says.
 """
 
 import argparse
@@ -19,11 +20,12 @@ from typing import NoReturn
 from edged import __version__
 from edged.cli.problems import show
 from edged.domain.suggest import did_you_mean
-from edged.errors import ConfigError, EdgedError, TransientError
+from edged.errors import ConfigError, EdgedError, StateFolderRefused, TransientError
 
 COMMANDS = ("check", "schema", "topics", "run", "infer", "sensor", "archive", "demo")
 
-USAGE, UNAVAILABLE, SOFTWARE, TEMPORARY, CONFIG, INTERRUPTED, BROKEN_PIPE = 64, 69, 70, 75, 78, 130, 141
+USAGE, UNAVAILABLE, SOFTWARE, CANNOT_CREATE, TEMPORARY, CONFIG = 64, 69, 70, 73, 75, 78
+INTERRUPTED, BROKEN_PIPE = 130, 141
 _STDOUT, _STDERR = 1, 2
 
 
@@ -96,6 +98,9 @@ def _tell(error: Exception) -> int:
     if isinstance(error, ConfigError):
         show(error.problems, sys.stderr)
         return CONFIG
+    if isinstance(error, StateFolderRefused):
+        print(f"edged: {error} (STATE_DIRECTORY or XDG_STATE_HOME names another)", file=sys.stderr)
+        return CANNOT_CREATE
     if isinstance(error, EdgedError):
         print(f"edged: {error}", file=sys.stderr)
         return UNAVAILABLE if isinstance(error, TransientError) else SOFTWARE

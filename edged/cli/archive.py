@@ -1,31 +1,33 @@
-"""`edged archive`: bring data sets into the archive, list what it holds, verify all of it."""
+"""`edged archive`: make the archive, bring data sets into the archive, list what it holds, verify all of it."""
 
 import argparse
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edged import config_yaml
-from edged.domain.topology import Archive, Stream, Topology
-from edged.errors import FormatError, StorageError
+from edged.cli.arguments import add_topology
+from edged.domain.topology import Stream, Topology
+from edged.errors import ArchiveUnavailable, FormatError, StorageError
 
 if TYPE_CHECKING:  # Parquet and images are imported when they are needed
-    from edged.adapters.parquet_store import SourceSummary
+    from edged.adapters.parquet_store import ParquetStore, SourceSummary
     from edged.ports import ArchiveStore, Dataset
 
-SUMMARY = "import data sets, list and verify the archive"
+SUMMARY = "make the archive, import data sets, list and verify it"
 
 _FINDINGS, _USAGE, _IO_ERROR = 1, 64, 74
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.epilog = "Exit codes: 1 verify has findings; 64 the data set does not fit; 74 the archive's storage refused."
+    parser.epilog = "Exit codes: 1 verify has findings; 64 the data set does not fit; 74 no archive, or it refused."
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
+    init = actions.add_parser("init", help="make the folder if need be and mark it as the archive; import does so, too")
+    init.set_defaults(act=_init)
     bring = actions.add_parser("import", help="bring a data set in; an interrupted import goes on where it ended")
     bring.add_argument(
         "--from",
@@ -52,11 +54,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verify = actions.add_parser("verify", help="read everything and say what is wrong; exit 1 when something is")
     verify.set_defaults(act=_verify)
 
-    for action in (bring, listing, verify):
-        action.add_argument("topology", type=Path, metavar="TOPOLOGY", help="the topology file")
-        action.add_argument("--stream", metavar="NAME", help="only this stream; for import the one to import into")
-        action.add_argument("--archive", metavar="NAME", help="which archive, if the topology has several (its first)")
+    for action in (init, bring, listing, verify):
+        add_topology(action)
+    bring.add_argument("--stream", metavar="NAME", help="the stream to import into (the one trained on)")
     for action in (listing, verify):
+        action.add_argument("--stream", metavar="NAME", help="only this stream")
         action.add_argument("--json", action="store_true", help="as JSON")
 
 
@@ -68,19 +70,34 @@ def run(args: argparse.Namespace) -> int:
     except FormatError as error:
         print(f"edged archive: {error}", file=sys.stderr)
         return _USAGE
-    except StorageError as error:
+    except (StorageError, ArchiveUnavailable) as error:
         print(f"edged archive: {error}", file=sys.stderr)
         return _IO_ERROR
     return code
 
 
+def _init(topology: Topology, _args: argparse.Namespace) -> int:
+    if not _create(topology):
+        print(f"{topology.archive[0].url} is an archive already")
+    return 0
+
+
+def _create(topology: Topology) -> bool:
+    """Make the archive and say so; False when there is one."""
+    url = topology.archive[0].url
+    created = _store(topology).create(topology.site)
+    if created:
+        print(f"{url} is an archive now")
+    return created
+
+
 def _import(topology: Topology, args: argparse.Namespace) -> int:
     from edged.adapters.datasets import open_dataset  # noqa: PLC0415
-    from edged.adapters.parquet_store import ParquetStore  # noqa: PLC0415
 
     stream = _stream(topology, args.stream)
-    store = ParquetStore(_archive(topology, args.archive).url)
-    return import_dataset(store, stream, open_dataset(args.spec), args)
+    dataset = open_dataset(args.spec)
+    _create(topology)
+    return import_dataset(_store(topology), stream, dataset, args)
 
 
 def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", args: argparse.Namespace) -> int:
@@ -113,9 +130,7 @@ class _bar:  # noqa: N801 - reads as what it shows
 
 
 def _ls(topology: Topology, args: argparse.Namespace) -> int:
-    from edged.adapters.parquet_store import ParquetStore  # noqa: PLC0415
-
-    summaries = ParquetStore(_archive(topology, args.archive).url).summaries(args.stream)
+    summaries = _store(topology).summaries(args.stream)
     if args.json:
         print(json.dumps([asdict(summary) for summary in summaries], indent=2))
     else:
@@ -124,9 +139,7 @@ def _ls(topology: Topology, args: argparse.Namespace) -> int:
 
 
 def _verify(topology: Topology, args: argparse.Namespace) -> int:
-    from edged.adapters.parquet_store import ParquetStore  # noqa: PLC0415
-
-    store = ParquetStore(_archive(topology, args.archive).url)
+    store = _store(topology)
     findings = list(store.verify(args.stream))
     summaries = store.summaries(args.stream)
     if args.json:
@@ -136,7 +149,7 @@ def _verify(topology: Topology, args: argparse.Namespace) -> int:
         _print_table(summaries)
         for finding in findings:
             print(f"{finding.kind}: {finding.path}: {finding.detail}")
-        print(f"{len(findings)} findings" if findings else "all is well")
+        print(_counted(len(findings)) if findings else "all is well")
     return _FINDINGS if findings else 0
 
 
@@ -177,11 +190,14 @@ def _stream(topology: Topology, name: str | None) -> Stream:
     return found[0]
 
 
-def _archive(topology: Topology, name: str | None) -> Archive:
-    found = [archive for archive in topology.archive if name in {None, archive.name}]
-    if not found:
-        raise FormatError(f"the topology has no archive {name!r}" if name else "the topology has no archive")
-    return found[0]
+def _store(topology: Topology) -> "ParquetStore":
+    from edged.adapters.parquet_store import ParquetStore  # noqa: PLC0415
+
+    return ParquetStore(topology.archive[0].url)
+
+
+def _counted(findings: int) -> str:
+    return "1 finding" if findings == 1 else f"{findings} findings"
 
 
 def _whole(text: str) -> int:

@@ -8,10 +8,10 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from edged import config_yaml
+from edged.cli.arguments import add_topology
 from edged.cli.problems import show
 from edged.domain.budget import edge_budget, mebibytes, training_memory
 from edged.domain.nn.spec import Conv2d, Dense, Flatten, LayerSpec, MaxPool2d, Relu, shapes
@@ -29,15 +29,18 @@ _NAME_OF_LAYER = {Conv2d: "conv2d", MaxPool2d: "max_pool2d", Flatten: "flatten",
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("topology", type=Path, metavar="TOPOLOGY", help="the topology file")
+    add_topology(parser)
     parser.add_argument("--node", metavar="NAME", help="only what concerns this node")
     parser.add_argument("--json", action="store_true", help="print JSON, problems included")
+    parser.add_argument(
+        "--strict", action="store_true", help="variables and credentials must be there, as when the node starts"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan and return 0, or the problems and 78."""
     try:
-        topology, warnings = config_yaml.inspect(args.topology)
+        topology, warnings = config_yaml.inspect(args.topology, lenient=not args.strict)
         if args.node is not None:
             require_node(topology, args.node, str(args.topology))
     except ConfigError as error:
@@ -68,18 +71,24 @@ def require_node(topology: Topology, name: str, file: str) -> None:
 
 def plan_of(topology: Topology, node: str | None = None) -> Plan:
     """What the topology comes to, as JSON values; for one node, only its part."""
+    tier = topology.tier_of(node) if node else None
     devices, edges = _concerned(topology, node)
+    trains = tier in {None, "edge"}
     return {
         "site": topology.site,
-        **({"node": node, "tier": topology.tier_of(node)} if node else {}),
+        **({"node": node, "tier": tier} if node else {}),
         "kafka": {
             "bootstrap": list(topology.kafka.bootstrap),
             "protocol": topology.kafka.security.protocol,
         },
         "iot": [_device(topology, device) for device in devices],
-        "edges": [_edge(topology, edge) for edge in edges],
-        "archive": [{"name": archive.name, "url": archive.url} for archive in topology.archive],
-        "model": _model(topology),
+        "edges": [_edge(topology, edge) if trains else {"name": edge.name} for edge in edges],
+        "archive": [
+            {"name": archive.name, "url": archive.url, "sources": _sources(topology)}
+            for archive in topology.archive
+            if tier in {None, "archive"}
+        ],
+        **({"model": _model(topology)} if trains else {}),
         "topics": [
             {"name": t.name, "retention_ms": t.retention_ms, "max_message_bytes": t.max_message_bytes}
             for t in topics(topology)
@@ -89,19 +98,27 @@ def plan_of(topology: Topology, node: str | None = None) -> Plan:
 
 
 def _concerned(topology: Topology, node: str | None) -> tuple[Sequence[Device], Sequence[Edge]]:
-    """The devices and edges that a node has to do with; all of them without a node and for the archive."""
+    """The devices and edges that a node has to do with; all of them without a node."""
     tier = topology.tier_of(node) if node else None
     if node and tier == "iot":
         device = topology.device(node)
         return [device], [topology.edge(device.edge)]
     if node and tier == "edge":
         return topology.devices_of(node), [topology.edge(node)]
-    return topology.iot, topology.edges
+    return () if tier == "archive" else topology.iot, topology.edges
 
 
 def _topics_of(topology: Topology, node: str) -> set[str]:
-
     return {grant.topic for grant in grants(topology) if grant.principal == node}
+
+
+def _sources(topology: Topology) -> list[Plan]:
+    """What comes to the archive: each edge's packs of each stream."""
+    pairs = dict.fromkeys((device.edge, device.stream) for device in topology.iot)
+    return [
+        {"edge": edge, "stream": stream, "topic": topology.archive_topic(stream, edge)}
+        for edge, stream in sorted(pairs, key=lambda pair: [each.name for each in topology.edges].index(pair[0]))
+    ]
 
 
 def _device(topology: Topology, device: Device) -> Plan:
@@ -111,6 +128,7 @@ def _device(topology: Topology, device: Device) -> Plan:
         "stream": device.stream,
         "codec": device.codec,
         "topic": topology.device_topic(device.name),
+        "predictions": topology.predictions_topic(device.edge),
     }
 
 
@@ -180,16 +198,33 @@ def _as_json(problem: Problem) -> Plan:
 
 
 def _text(plan: Plan) -> Iterator[str]:
-    tiers = " → ".join(f"{len(plan[tier])} {noun}" for tier, noun in _nouns(plan))
-    kafka = plan["kafka"]
-    yield f"{plan['site']}: {tiers}, over Kafka at {', '.join(kafka['bootstrap'])} ({kafka['protocol']})"
-    if "node" in plan:
-        yield f"{plan['node']} is in tier {plan['tier']}; below is what concerns it"
+    kafka = f"over Kafka at {', '.join(plan['kafka']['bootstrap'])} ({plan['kafka']['protocol']})"
+    tier = plan.get("tier")
+    if tier is None:
+        yield f"{plan['site']}: {' → '.join(f'{len(plan[each])} {noun}' for each, noun in _nouns(plan))}, {kafka}"
+    else:
+        yield f"{plan['node']} is in tier {tier} of {plan['site']}, {kafka}; below is what concerns it"
     yield ""
+    yield from _devices_text(plan["iot"], with_predictions=tier == "iot")
+    if tier in {None, "edge"}:
+        yield from _edges_text(plan["edges"])
+    yield from _archive_text(plan["archive"], with_sources=tier == "archive")
+    if "model" in plan:
+        yield from _model_text(plan["model"])
     yield from _table(
-        ("iot", "edge", "stream", "codec", "topic"),
-        [[device[key] for key in ("name", "edge", "stream", "codec", "topic")] for device in plan["iot"]],
+        ("topics", "retention", "largest message"),
+        [[topic["name"], _retention(topic["retention_ms"]), _largest(topic)] for topic in plan["topics"]],
     )
+    yield "valid"
+
+
+def _devices_text(devices: Sequence[Plan], *, with_predictions: bool) -> Iterator[str]:
+    keys = ["edge", "stream", "codec", "topic", *(["predictions"] if with_predictions else [])]
+    if devices:
+        yield from _table(["iot", *keys], [[device[key] for key in ("name", *keys)] for device in devices])
+
+
+def _edges_text(edges: Sequence[Plan]) -> Iterator[str]:
     yield from _table(
         ("edges", "rank", "memory needed", "limit", "disk cache", "devices"),
         [
@@ -201,20 +236,20 @@ def _text(plan: Plan) -> Iterator[str]:
                 mebibytes(edge["disk_cache"]),
                 ", ".join(edge["devices"]) or "none",
             ]
-            for edge in plan["edges"]
+            for edge in edges
         ],
     )
-    for edge in plan["edges"]:
+    for edge in edges:
         yield f"memory of {edge['name']}: {_sum(edge['memory'], ('base', 'model', 'prefetch', 'cache'))}"
     yield ""
-    yield from _table(("archive", "url"), [[archive["name"], archive["url"]] for archive in plan["archive"]])
-    if plan["model"]:
-        yield from _model_text(plan["model"])
-    yield from _table(
-        ("topics", "retention", "largest message"),
-        [[topic["name"], _retention(topic["retention_ms"]), _largest(topic)] for topic in plan["topics"]],
-    )
-    yield "valid"
+
+
+def _archive_text(archives: Sequence[Plan], *, with_sources: bool) -> Iterator[str]:
+    for archive in archives:
+        yield from _table(("archive", "url"), [[archive["name"], archive["url"]]])
+        if with_sources:
+            keys = ("edge", "stream", "topic")
+            yield from _table(("from", *keys[1:]), [[source[key] for key in keys] for source in archive["sources"]])
 
 
 def _nouns(plan: Plan) -> list[tuple[str, str]]:
@@ -222,7 +257,11 @@ def _nouns(plan: Plan) -> list[tuple[str, str]]:
     return [(tier, noun if len(plan[tier]) == 1 else f"{noun}s") for tier, noun in nouns]
 
 
-def _model_text(model: Plan) -> Iterator[str]:
+def _model_text(model: Plan | None) -> Iterator[str]:
+    if model is None:
+        yield "nothing is trained: the file has no training section"
+        yield ""
+        return
     rows = [["input", _shape(model["input"]), ""]]
     rows += [[layer["layer"], _shape(layer["output"]), f"{layer['parameters']:,}"] for layer in model["layers"]]
     rows.append(["together", "", f"{model['parameters']:,}"])

@@ -1,15 +1,17 @@
 """`edged infer`: the companion of an edge node."""
 
 import argparse
-from pathlib import Path
+
+from edged.cli.arguments import add_log_level, add_topology
 
 SUMMARY = "the companion of an edge: predict what its devices send"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("topology", type=Path, help="the topology file")
+    add_topology(parser)
     parser.add_argument("--node", required=True, metavar="NAME", help="the edge whose companion this is")
+    add_log_level(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -17,4 +19,4 @@ def run(args: argparse.Namespace) -> int:
     from edged.app import run_companion  # noqa: PLC0415 - heavy; --help answers without it
     from edged.cli.node import run_as  # noqa: PLC0415
 
-    return run_as(args.topology, args.node, tiers=("edge",), main=run_companion, tier="infer")
+    return run_as(args, tiers=("edge",), main=run_companion, tier="infer")

@@ -1,10 +1,10 @@
 """What the commands that are a node have in common: the topology, the node's place in it, the log."""
 
+import argparse
 import asyncio
 import faulthandler
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
 from typing import Any
 
 from edged import log
@@ -12,20 +12,20 @@ from edged.cli import TEMPORARY
 from edged.cli.check import require_node
 from edged.config_yaml import load
 from edged.domain.topology import Topology
-from edged.errors import AlreadyRunning, ConfigError, EdgedError, Problem
+from edged.errors import AlreadyRunning, ConfigError, EdgedError, Problem, StateFolderRefused
 
 _COMMAND_OF_TIER = {"iot": "edged sensor", "edge": "edged run", "archive": "edged run"}
 
 
 def run_as(
-    file: Path,
-    node: str,
+    args: argparse.Namespace,
     *,
     tiers: Sequence[str],
     main: Callable[[Topology, str], Coroutine[Any, Any, int]],
     tier: str | None = None,
 ) -> int:
-    """Run `main` as `node`, logging as of `tier`; its exit code. Raises ConfigError."""
+    """Run `main` as `args.node` of `args.topology`, logging as of `tier`; its exit code. Raises ConfigError."""
+    file, node = args.topology, args.node
     topology = load(file)
     require_node(topology, node, str(file))
     own = topology.tier_of(node)
@@ -34,10 +34,10 @@ def run_as(
         hint = f"use {_COMMAND_OF_TIER[str(own)]}" if own else ""
         raise ConfigError((Problem("", f'"{node}" is in tier {own}, not {wanted}', hint, place=str(file)),))
     faulthandler.enable()  # a watchdog's SIGABRT leaves a traceback of every thread
-    log.configure(node=node, tier=tier or str(own), run_id=secrets.token_hex(4))
+    log.configure(node=node, tier=tier or str(own), run_id=secrets.token_hex(4), level=args.log_level)
     try:
         return asyncio.run(main(topology, node))
-    except ConfigError:
+    except (ConfigError, StateFolderRefused):
         raise
     except EdgedError as error:
         log.logger().error("life.refused", reason=str(error))

@@ -11,15 +11,20 @@ _BEFORE, _WIDTH = 60, 120
 
 
 def show(problems: Iterable[Problem], stream: TextIO, kind: str = "") -> None:
-    """Write each problem with its source line to `stream`; `kind` ("warning") begins the message."""
+    """Write each problem with its source line to `stream`; `kind` ("warning") begins the message.
+
+    Problems one after the other at the same place, such as missing sections, share one source line.
+    """
     in_colour = use_colour(stream)
-    for problem in problems:
+    told = list(problems)
+    for problem, following in zip(told, [*told[1:], None], strict=False):
         head = f"{problem.place}: " if problem.place else ""
         said = str(problem)[len(head) :]
         label = f"{kind}: " if kind else ""
         print(_bold(head, in_colour=in_colour) + label + _printable(said), file=stream)
-        for line in source_lines(problem):
-            print(line, file=stream)
+        if following is None or following.place != problem.place:
+            for line in source_lines(problem):
+                print(line, file=stream)
 
 
 def use_colour(stream: TextIO) -> bool:

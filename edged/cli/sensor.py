@@ -8,10 +8,10 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from edged import config_yaml, log
+from edged.cli.arguments import add_log_level, add_topology
 from edged.cli.check import require_node
 from edged.domain.topology import Topology
 from edged.errors import ConfigError, FormatError, Problem, StorageError
@@ -20,10 +20,14 @@ if TYPE_CHECKING:  # what reads images and Kafka is imported when it is needed
     from tqdm import tqdm
 
     from edged.adapters.transcode import Transcoder
+    from edged.device import Device
     from edged.ports import Dataset
     from edged.services.sensor import Sensor
 
 SUMMARY = "replay a data set, a folder of images or a CSV file as one of the devices"
+
+_START_PATIENCE_S = 30.0
+"""How long Kafka may be silent at the start; later it is waited for."""
 
 _PATIENCE_S = 5.0
 """How long a stop lets the batch on its way arrive; Kafka may be away."""
@@ -33,7 +37,7 @@ _USAGE, _UNAVAILABLE = 64, 69
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("topology", type=Path, metavar="TOPOLOGY", help="the topology file")
+    add_topology(parser)
     parser.add_argument("--node", required=True, metavar="DEVICE", help="publish as this device")
     parser.add_argument(
         "--from",
@@ -50,13 +54,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unlabelled", action="store_true", help="leave the labels out")
     parser.add_argument("--shuffle", type=_whole, metavar="SEED", help="in a random order, anew for each pass")
     parser.add_argument("--download", action="store_true", help="fetch fashion-mnist first if it is not here (30 MB)")
+    add_log_level(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Publish until all is published, or SIGTERM or SIGINT ends it cleanly; 69 when Kafka did not answer then."""
+    """Publish until all is published or a signal ends it cleanly; 69 when Kafka does not answer at the start or end."""
     topology = config_yaml.load(args.topology)
     _require_device(topology, args.node, str(args.topology))
-    log.configure(node=args.node, tier="iot", run_id=uuid.uuid4().hex[:8], stream=_log_stream())
+    log.configure(node=args.node, tier="iot", run_id=uuid.uuid4().hex[:8], level=args.log_level, stream=_log_stream())
     try:
         dataset = _open(args)
         transcoder = _transcoder(topology, dataset, args)
@@ -86,11 +91,14 @@ async def _replay(topology: Topology, dataset: "Dataset", transcoder: "Transcode
                 on_published=bar.update,
             )
             bar.total = sensor.total
-            return await _until_signal(sensor)
+            return await _until_signal(sensor, device)
 
 
-async def _until_signal(sensor: "Sensor") -> int:
-    """Run the sensor. The first signal lets what is on its way arrive, for a few seconds; then it is given up."""
+async def _until_signal(sensor: "Sensor", device: "Device") -> int:
+    """Run the sensor once Kafka answers.
+
+    The first signal lets what is on its way arrive, for a few seconds; then it is given up.
+    """
     loop, task, stop = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
     assert task is not None
 
@@ -102,7 +110,12 @@ async def _until_signal(sensor: "Sensor") -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     try:
+        async with asyncio.timeout(_START_PATIENCE_S):
+            await device.connected()
         await sensor.run(stop)
+    except TimeoutError:
+        print("edged sensor: Kafka does not answer; nothing was published", file=sys.stderr)
+        return _UNAVAILABLE
     except asyncio.CancelledError:
         task.uncancel()
         print(f"edged sensor: Kafka does not answer; {sensor.published} samples are acknowledged", file=sys.stderr)

@@ -6,10 +6,12 @@ grant rights is not the topology's business.
 
 import argparse
 import asyncio
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from edged import config_yaml
+from edged.cli.arguments import add_topology
+from edged.cli.problems import show
 from edged.domain.topics import Topic, grants, groups, topics
 from edged.domain.topology import Topology
 from edged.errors import LogUnavailable
@@ -22,13 +24,13 @@ SUMMARY = "print the topics and ACLs that the topology needs, or create the topi
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("topology", type=Path, metavar="TOPOLOGY", help="the topology file")
+    add_topology(parser)
     parser.add_argument("--apply", action="store_true", help="create the topics that are missing")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the list, or create the topics."""
-    topology = config_yaml.load(args.topology)
+    topology, warnings = config_yaml.inspect(args.topology, lenient=not args.apply)
     if args.apply:
         from edged import log  # noqa: PLC0415 - only this part of the command logs
 
@@ -37,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{len(topics(topology))} topics are there")
         return 0
     print("\n".join(_text(topology)))
+    sys.stdout.flush()
+    show(warnings, sys.stderr, kind="warning")
     return 0
 
 

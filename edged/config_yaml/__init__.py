@@ -1,6 +1,7 @@
 """The topology file: YAML to a valid Topology, or every problem with its place.
 
-- `document`: bytes to guarded YAML nodes. `variables`: ${VAR} and ${cred:NAME}.
+- `document`: bytes to guarded YAML nodes. `syntax`: what is wrong with text that is no YAML.
+- `variables`: ${VAR} and ${cred:NAME}.
 - `reading`: what was found wrong so far, and where. `kinds`: the kinds of values. `description`: the file itself.
 
 Rules between sections are the domain's (`domain.topology_rules`); this package finds their places in the file.
@@ -38,19 +39,27 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Topology:
     return inspect(path, environment).topology
 
 
-def inspect(path: Path, environment: Mapping[str, str] = os.environ) -> Inspection:
-    """Like `load`, with the warnings."""
+def inspect(path: Path, environment: Mapping[str, str] = os.environ, *, lenient: bool = False) -> Inspection:
+    """Like `load`, with the warnings.
+
+    `lenient`: look at the file away from its nodes. Names and addresses of theirs (site, kafka, the archive's url) may
+    come from variables and credentials that are missing here: a warning each, and the "${…}" stands for the value.
+    """
     parsed = document.parse(_content(path), str(path))
     assert parsed.root is not None
     hide_secrets(parsed, parsed.root)
-    reading = Reading(parsed, Variables(environment))
+    reading = Reading(parsed, Variables(environment), lenient=lenient)
     reading.problems += [(mark, Finding("", message, hint)) for mark, message, hint in parsed.refused]
     topology: Topology = kinds.read(FILE, parsed.root, "", reading)
     new = [finding for finding in topology_rules.problems(topology) if reading.says_something_new(finding)]
     problems = [*reading.problems, *((reading.mark_of(finding.path), finding) for finding in new)]
     if problems:
         raise ConfigError(reading.told(problems))
-    doubts = [(reading.mark_of(finding.path), finding) for finding in topology_rules.warnings(topology)]
+    doubts = [
+        (reading.mark_of(finding.path), finding)
+        for finding in topology_rules.warnings(topology)
+        if reading.says_something_new(finding)
+    ]
     return Inspection(topology, reading.told([*reading.warnings, *doubts]))
 
 

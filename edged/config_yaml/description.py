@@ -133,12 +133,12 @@ _EDGE = section(
         section(
             Cache,
             "Bytes for samples kept at the edge.",
-            memory=Key(size(0, _TIB), "the part in memory"),
-            disk=Key(size(0, 1024 * _TIB), "the part on disk"),
+            memory=Key(size(MIB, _TIB, zero=True), "the part in memory"),
+            disk=Key(size(MIB, 1024 * _TIB, zero=True), "the part on disk"),
         ),
         "how much of the data set the edge keeps",
     ),
-    prefetch=Key(size(0, _TIB), "epoch data held ahead of the trainer"),
+    prefetch=Key(size(MIB, _TIB), "epoch data held ahead of the trainer"),
     memory_limit=Key(size(64 * MIB, _TIB), "most memory of the whole daemon"),
 )
 

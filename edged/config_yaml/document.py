@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from edged.config_yaml import syntax
 from edged.errors import ConfigError, Problem
 
 MOST_BYTES = 1 << 20
@@ -71,9 +72,11 @@ def parse(content: bytes, name: str) -> Document:
         before = _LINE_BREAK.split(text[: error.position])
         mark = yaml.Mark(name, 0, len(before) - 1, len(before[-1]), None, 0)
         _fail(document, mark, f"the character U+{error.character:04X} has no place in YAML")
+    except _TooMuchError as error:
+        _fail(document, error.mark, error.message)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark or yaml.Mark(name, 0, 0, 0, None, 0)
-        _fail(document, mark, *_explain(error, document, mark))
+        line, column, message, suggestion = syntax.explain(error, document.lines)
+        _fail(document, yaml.Mark(name, 0, line, column, None, 0), message, suggestion)
     finally:
         if loader is not None:
             loader.dispose()
@@ -93,8 +96,13 @@ def _decode(content: bytes, name: str) -> str:
         raise ConfigError((Problem("", "the file is not UTF-8", "save it as UTF-8", place),)) from error
 
 
-class _TooMuch(yaml.MarkedYAMLError):
-    """A guard's limit; its message is shown as it is."""
+class _TooMuchError(Exception):
+    """A guard's limit."""
+
+    def __init__(self, message: str, mark: yaml.Mark) -> None:
+        super().__init__(message)
+        self.message = message
+        self.mark = mark
 
 
 class _Loader(yaml.SafeLoader):  # the pure one: its marks are exact
@@ -112,7 +120,7 @@ class _Loader(yaml.SafeLoader):  # the pure one: its marks are exact
         root = self.compose_document() if not self.check_event(yaml.StreamEndEvent) else None
         if not self.check_event(yaml.StreamEndEvent):
             mark = self.get_event().start_mark  # type: ignore[no-untyped-call]
-            raise _TooMuch(problem="one file holds one document; this begins a second", problem_mark=mark)
+            raise _TooMuchError("one file holds one document; this begins a second", mark)
         return root
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -120,9 +128,9 @@ class _Loader(yaml.SafeLoader):  # the pure one: its marks are exact
         self._depth += 1
         self._num_nodes += 1
         if self._depth > MOST_DEPTH:
-            raise _TooMuch(problem=f"nested deeper than {MOST_DEPTH} levels", problem_mark=event.start_mark)
+            raise _TooMuchError(f"nested deeper than {MOST_DEPTH} levels", event.start_mark)
         if self._num_nodes > MOST_NODES:
-            raise _TooMuch(problem=f"more than {MOST_NODES} values in one file", problem_mark=event.start_mark)
+            raise _TooMuchError(f"more than {MOST_NODES} values in one file", event.start_mark)
         try:
             return self._compose(event, parent, index)
         finally:
@@ -144,25 +152,6 @@ class _Loader(yaml.SafeLoader):  # the pure one: its marks are exact
     def _refuse(self, event: Any, node: Any, message: str, suggestion: str) -> RefusedNode:
         self._document.refused.append((event.start_mark, message, suggestion))
         return RefusedNode("", "", event.start_mark, node.end_mark)
-
-
-def _explain(error: yaml.MarkedYAMLError, document: Document, mark: yaml.Mark) -> tuple[str, str]:
-    """PyYAML's message and a hint for the likeliest causes. Names of the file's own words are left out."""
-    if isinstance(error, _TooMuch):
-        return str(error.problem), ""
-    message = re.sub(r"'[^']*'|\"[^\"]*\"", _keep_token, str(error.problem or error.context))
-    line = document.source(mark)
-    if "\t" in line[: mark.column + 1]:
-        return message, "indent with spaces, not tabs"
-    if re.search(r"(?<![\"'\w])\$\{", line):
-        return message, 'put "${…}" in quotes'
-    return message, ""
-
-
-def _keep_token(match: re.Match[str]) -> str:
-    """PyYAML quotes token kinds ('<block end>') and single signs; other quoted words come from the file."""
-    word = match[0]
-    return word if len(word) <= 4 or word[1] == "<" else "…"
 
 
 def _fail(document: Document, mark: yaml.Mark, message: str, suggestion: str = "") -> NoReturn:

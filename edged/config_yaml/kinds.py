@@ -52,8 +52,8 @@ class Text:
     def read(self, node: yaml.Node, at: str, reading: Reading) -> str:
         plain_integer = self.integers and _is_plain(node) and re.fullmatch("0|[1-9][0-9]{0,17}", node.value)
         text = node.value if plain_integer else reading.text(node, at, self.expected, secret=self.secret)
-        if text is None:
-            return ""
+        if text is None:  # shown as it stands in the file when it is only missing
+            return node.value if _has_variable(node) else ""
         if self.secret:
             reading.warn_of_literal(node, at)
         if not re.fullmatch(self.pattern, text):
@@ -165,6 +165,10 @@ class _Unit:
     unit_in: Mapping[str, float]
     shown: Callable[[float], str]
     whole: bool
+    zero: bool = False
+    """Whether 0 will do, too."""
+    usual: str = ""
+    """The unit that a number below the least, written without any, was probably meant in."""
 
     def read(self, node: yaml.Node, at: str, reading: Reading) -> Any:
         text = reading.scalar(node, at, self.expected)
@@ -177,20 +181,28 @@ class _Unit:
             reading.wrong(node, at, f"expected {self.expected}", did_you_mean(word, self.unit_in) if word else "")
             return self.placeholder()
         value = float(match[1]) * self.unit_in[match[2]]
-        if not self.least <= value <= self.most:
-            reading.wrong(node, at, f"expected {self.shown(self.least)} to {self.shown(self.most)}")
+        if not (self.least <= value <= self.most or (self.zero and value == 0)):
+            zero = "0, or " if self.zero else ""
+            expected = f"expected {zero}{self.shown(self.least)} to {self.shown(self.most)}"
+            reading.wrong(node, at, expected, self._unit_left_out(node, match, value))
             return self.placeholder()
         return int(value) if self.whole else value
+
+    def _unit_left_out(self, node: yaml.Node, match: re.Match[str], value: float) -> str:
+        if match[2] or not self.usual or value >= self.least or _has_variable(node):
+            return ""
+        return f"{match[1]} bytes; did you mean {match[1]}{self.usual}?"
 
     def placeholder(self) -> Any:
         return int(self.least) if self.whole else self.least
 
     def schema(self) -> Schema:
-        number = {"type": "integer" if self.whole else "number", "minimum": self.least, "maximum": self.most}
+        number: Schema = {"type": "integer" if self.whole else "number", "minimum": self.least, "maximum": self.most}
         units = "|".join(unit for unit in self.unit_in)
         return {
             "anyOf": [
                 number,
+                *([{"const": 0}] if self.zero else []),
                 {"type": "string", "pattern": rf"^(?:0|[1-9][0-9]{{0,14}})(?:\.[0-9]{{1,9}})? ?(?:{units})$"},
                 _VARIABLE,
             ]
@@ -204,9 +216,10 @@ _BYTES = {
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def size(least: int, most: int) -> Kind:
-    """A number of bytes: 32MiB, 1GB, 4096."""
-    return _Unit(least, most, "a size such as 32MiB, 1GB or 4096", _BYTES, lambda n: mebibytes(int(n)), whole=True)
+def size(least: int, most: int, *, zero: bool = False) -> Kind:
+    """A number of bytes: 32MiB, 1GB, 4096; `zero`: or 0."""
+    expected = "a size such as 32MiB, 1GB or 4096"
+    return _Unit(least, most, expected, _BYTES, lambda n: mebibytes(int(n)), whole=True, zero=zero, usual="MiB")
 
 
 def duration(least: float, most: float) -> Kind:
@@ -229,8 +242,11 @@ class Listing:
     def read(self, node: yaml.Node, at: str, reading: Reading) -> tuple[Any, ...]:
         if not isinstance(node, yaml.SequenceNode):
             empty = isinstance(node, yaml.ScalarNode) and node.style is None and not node.value
-            what = "has no value; expected a list" if empty else "expected a list"
-            reading.wrong(node, at, what)
+            if empty:
+                reading.wrong(node, at, "has no value; expected a list")
+            else:
+                written = isinstance(node, yaml.ScalarNode) and isinstance(self.item, Text)
+                reading.wrong(node, at, "expected a list", f'such as ["{short(node.value)}"]' if written else "")
             return self.placeholder()
         if not self.least <= len(node.value) <= self.most:
             limits = f"at least {self.least}" if len(node.value) < self.least else f"at most {self.most}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from edged.config_yaml.document import Document, RefusedNode, is_secret
-from edged.config_yaml.variables import VariableError, Variables, has_expression, is_reference
+from edged.config_yaml.variables import MissingError, VariableError, Variables, has_expression, is_reference
 from edged.domain.finding import Finding
 from edged.domain.suggest import did_you_mean
 from edged.errors import Problem
@@ -24,6 +24,8 @@ _IMPLICIT = {
     "tag:yaml.org,2002:value": "a default",
 }
 _LONGEST_SHOWN = 64
+_OF_THE_NODE = re.compile(r"site|kafka\..*|archive\[\d+\]\.url")
+"""What differs from node to node and decides nothing of the plan: names and addresses."""
 
 
 @dataclass(slots=True)
@@ -37,6 +39,8 @@ class Reading:
     marks: dict[str, yaml.Mark] = field(default_factory=dict)
     bad: set[str] = field(default_factory=set)
     """Paths whose values could not be read; a placeholder stands in for each."""
+    lenient: bool = False
+    """Whether a missing variable or credential is only a warning, where the value is the node's own."""
 
     def enter(self, node: yaml.Node, at: str) -> bool:
         """Note where `at` stands. False when the node was refused before it could mean anything."""
@@ -80,12 +84,21 @@ class Reading:
             text = self.variables.expand(node.value)
             text.encode()
         except VariableError as error:
-            self.wrong(node, at, error.message, error.suggestion)
+            if not self._passed_over(error, node, at):
+                self.wrong(node, at, error.message, error.suggestion)
             return None
         except UnicodeEncodeError:
             self.wrong(node, at, "half a surrogate pair is not a character")
             return None
         return text
+
+    def _passed_over(self, error: VariableError, node: yaml.Node, at: str) -> bool:
+        """Whether the missing value does not matter here; then it is a warning."""
+        if not (self.lenient and isinstance(error, MissingError) and _OF_THE_NODE.fullmatch(at)):
+            return False
+        self.bad.add(at)
+        self.warnings.append((node.start_mark, Finding(at, f"{error.message}; the node will need it")))
+        return True
 
     def entries(self, node: yaml.Node, at: str, expected: str) -> Iterator[tuple[str, yaml.ScalarNode, yaml.Node]]:
         """(key, its node, its value's node) of a mapping, each key once; everything else is noted."""

@@ -19,12 +19,16 @@ _LEAST_BARE = 4
 
 
 class VariableError(Exception):
-    """A variable or credential is missing or misspelt; (message, suggestion) hold none of its value."""
+    """A variable or credential is misspelt or missing; (message, suggestion) hold none of its value."""
 
     def __init__(self, message: str, suggestion: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.suggestion = suggestion
+
+
+class MissingError(VariableError):
+    """A variable or credential that another machine may have."""
 
 
 @dataclass(slots=True)
@@ -77,7 +81,7 @@ class Variables:
             return value or match["default"]
         if value is None:
             name = match["name"]
-            raise VariableError(f"the environment has no variable {name}", f"set it, or write ${{{name}:-default}}")
+            raise MissingError(f"the environment has no variable {name}", f"set it, or write ${{{name}:-default}}")
         return value
 
     def _credential(self, name: str) -> str:
@@ -86,12 +90,12 @@ class Variables:
         folder = self.environment.get("CREDENTIALS_DIRECTORY")
         hint = f"systemd gives it by LoadCredential={name}:/path in the unit; elsewhere set CREDENTIALS_DIRECTORY"
         if not folder:
-            raise VariableError(f'there is no credential "{name}": CREDENTIALS_DIRECTORY is not set', hint)
+            raise MissingError(f'there is no credential "{name}": CREDENTIALS_DIRECTORY is not set', hint)
         try:
             with (Path(folder) / name).open("rb") as file:
                 content = file.read(MOST_CREDENTIAL_BYTES + 1)
         except OSError as error:
-            raise VariableError(f'the credential "{name}" cannot be read: {error.strerror}', hint) from error
+            raise MissingError(f'the credential "{name}" cannot be read: {error.strerror}', hint) from error
         if len(content) > MOST_CREDENTIAL_BYTES:
             raise VariableError(f'the credential "{name}" is larger than {MOST_CREDENTIAL_BYTES} bytes')
         try:

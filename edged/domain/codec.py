@@ -18,6 +18,9 @@ from edged.errors import RejectedRecord
 MOST_KEY_BYTES = 256
 """Bytes of a record's key; labels are names, and no name is longer."""
 
+MAGIC: Mapping[str, bytes] = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
+"""How the files of the compressed codecs begin."""
+
 Pixels = npt.NDArray[Any]
 DecodeImage = Callable[[bytes, str, tuple[int, ...]], npt.NDArray[np.uint8]]
 
@@ -33,6 +36,8 @@ def check_record(key: bytes | None, value: bytes, stream: Stream, codec: Codec) 
     label = _label(key, stream)
     if codec == "raw":
         _check_raw(value, stream)
+    elif not value.startswith(MAGIC[codec]):
+        raise RejectedRecord("not_an_image", f"does not begin as {codec} does")
     if len(value) > MOST_BYTES:
         raise RejectedRecord("too_large", f"{len(value)} bytes; at most {MOST_BYTES}")
     return label

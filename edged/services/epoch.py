@@ -278,7 +278,8 @@ class Epochs:
         if unlabelled or undecodable:
             assert self._present is not None
             epoch = self._present.plan.epoch
-            logger().warning("epoch.skipped", epoch=epoch, unlabelled=unlabelled, undecodable=undecodable)
+            say = logger().warning if undecodable else logger().info  # a device need not know the label
+            say("epoch.skipped", epoch=epoch, unlabelled=unlabelled, undecodable=undecodable)
         self._skipped = counts
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from edged.adapters.checkpoint_dir import CheckpointDir
-from edged.errors import DiskFull, StorageError
+from edged.errors import DiskFull, StateFolderRefused, StorageError
 from edged.ports import DeployedModel
 
 MODEL = DeployedModel(7, b"seven", ("a", "b"), (2, 2, 1))
@@ -188,3 +188,10 @@ def test_killed_at_any_point_the_folder_stays_whole(tmp_path):
         assert (folder / "model.tflite").read_bytes() in {b"model one" * 1000, b"model two" * 1000}
         if exit_code == "0":
             assert checkpoints[0][0] == newest.generation == 2
+
+
+def test_a_state_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(StateFolderRefused, match=f"the state folder {tmp_path}/file/pi-a cannot be used: Not a dir"):
+        CheckpointDir(tmp_path / "file" / "pi-a")

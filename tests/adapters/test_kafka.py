@@ -292,7 +292,10 @@ def test_the_clients_own_lines_are_logged_once_a_minute_per_kind(log_lines: Line
             client.error("Unable connect to %s", port)
         client.warning("another kind")
 
-    assert [line["message"] for line in log_lines("kafka.client")] == ["Unable connect to 0", "another kind"]
+    assert [(line["level"], line["message"]) for line in log_lines("kafka.client")] == [
+        ("debug", "Unable connect to 0"),
+        ("warning", "another kind"),
+    ]
     assert client_log.last_problem == "another kind"
 
 

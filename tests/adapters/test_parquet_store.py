@@ -1,6 +1,7 @@
 """What Parquet files on a disk promise beyond the port's contract: durability, integrity, bounded work."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from edged.domain.dataset import BlockRef
 from edged.domain.pack import Pack, digest
 from edged.domain.sample import Sample
 from edged.errors import ArchiveUnavailable, DiskFull, StorageError
-from tests.archive_samples import any_packs, pack
+from tests.archive_samples import any_packs, new_archive, pack
 
 ONCE = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -30,11 +31,11 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(folder: Path) -> ParquetStore:
-    return ParquetStore(f"file://{folder}")
+    return new_archive(folder)
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.parquet*"))
 
 
 def name(first: int, end: int) -> str:
@@ -48,7 +49,7 @@ def read(store: ParquetStore, *offsets: int) -> list[Pack]:
 @ONCE
 @given(st.lists(any_packs, min_size=1, max_size=4))
 def test_any_pack_comes_back_identical(tmp_path_factory, packs):
-    store = ParquetStore(f"file://{tmp_path_factory.mktemp('archive')}")
+    store = new_archive(tmp_path_factory.mktemp("archive"))
     store.append("fashion", "pi-a", list(enumerate(packs)))
 
     assert read(store, *range(len(packs))) == packs
@@ -181,7 +182,7 @@ def test_a_broken_connection_is_worth_another_try(store, monkeypatch):
 @given(data=st.data())
 def test_a_flipped_bit_anywhere_is_found(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("archive")
-    store = ParquetStore(f"file://{folder}")
+    store = new_archive(folder)
     store.append("fashion", "pi-a", [(0, pack(0, 3)), (1, Pack("fashion", (), {"cam-01/0": 3})), (2, pack(3, 3))])
     path = folder / "fashion" / "pi-a" / name(0, 3)
     content = bytearray(path.read_bytes())
@@ -197,7 +198,7 @@ def test_a_flipped_bit_anywhere_is_found(tmp_path_factory, data):
 @given(data=st.data())
 def test_reading_a_damaged_file_gives_the_true_samples_or_an_error(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("archive")
-    ParquetStore(f"file://{folder}").append("fashion", "pi-a", [(0, pack(0, 3)), (1, pack(3, 3))])
+    new_archive(folder).append("fashion", "pi-a", [(0, pack(0, 3)), (1, pack(3, 3))])
     path = folder / "fashion" / "pi-a" / name(0, 2)
     content = bytearray(path.read_bytes())
     begin = data.draw(st.integers(0, len(content) - 1))
@@ -293,7 +294,7 @@ def test_temporary_and_foreign_files_do_not_count(store, folder):
 def test_overlapping_files_give_each_block_once_and_are_found(store, folder):
     """Two writers at once: ranges overlap, their blocks are the same."""
     store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
-    other = ParquetStore(f"file://{folder}-2")
+    other = new_archive(folder.with_name("archive-2"))
     other.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4)), (2, pack(8))])
     (folder.with_name("archive-2") / "fashion" / "pi-a" / name(0, 3)).rename(folder / "fashion" / "pi-a" / name(0, 3))
 
@@ -408,3 +409,47 @@ def test_cursors_of_each_block_are_kept_as_they_were(store):
     store.append("fashion", "pi-a", list(enumerate(packs)))
 
     assert [digest(block) for block in read(store, 2, 0, 1)] == [digest(packs[i]) for i in (2, 0, 1)]
+
+
+def test_a_folder_that_is_not_there_or_not_marked_is_away_and_is_never_made_by_itself(folder):
+    """As when the file system is not mounted: the mount point is missing, or it is there and empty."""
+    store = ParquetStore(folder.as_uri())
+    for reason in ("is not there: is its file system mounted", f"has no {parquet_store.MARKER}"):
+        for attempt in (
+            lambda: store.append("fashion", "pi-a", [(0, pack(0))]),
+            lambda: store.ends("fashion"),
+            lambda: store.cursors("fashion", "pi-a"),
+            lambda: store.snapshot("fashion"),
+            store.summaries,
+            lambda: list(store.verify()),
+        ):
+            with pytest.raises(ArchiveUnavailable, match=reason):
+                attempt()
+        assert not folder.exists() or list(folder.iterdir()) == []
+        folder.mkdir(exist_ok=True)
+
+
+def test_an_archive_that_goes_away_loses_no_block_and_is_read_again_when_it_is_back(store, folder):
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    folder.rename(folder.with_name("unmounted"))
+    with pytest.raises(ArchiveUnavailable):
+        read(store, 0)
+
+    folder.with_name("unmounted").rename(folder)
+
+    assert read(store, 0) == [pack(0)]
+
+
+def test_an_archive_is_created_once(folder):
+    assert [ParquetStore(folder.as_uri()).create(site) for site in ("lab", "other")] == [True, False]
+    assert json.loads((folder / parquet_store.MARKER).read_text()) == {"format": 1, "site": "lab"}
+
+
+@pytest.mark.parametrize(
+    ("marker", "said"), [("", "damaged"), ("[]", "damaged"), ('{"format": 2}', "names format 2"), ("{}", "damaged")]
+)
+def test_another_archives_format_is_refused(store, folder, marker, said):
+    (folder / parquet_store.MARKER).write_text(marker)
+
+    with pytest.raises(StorageError, match=said):
+        store.append("fashion", "pi-a", [(0, pack(0))])

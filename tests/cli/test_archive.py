@@ -14,6 +14,7 @@ from edged.cli import archive, archive_import
 from edged.domain.topology import Codec, Dtype, Stream
 from edged.errors import DiskFull, FormatError
 from edged.ports import Item
+from tests.archive_samples import new_archive
 
 LABELS = ("bag", "boot", "coat")
 STREAM = Stream("fashion", (2, 2, 1), "uint8", LABELS)
@@ -205,7 +206,7 @@ archive: [{{name: vault, url: "file://{tmp_path}/archive"}}]
 
 @pytest.fixture
 def store(topology_file: Path, tmp_path: Path) -> ParquetStore:
-    store = ParquetStore(f"file://{tmp_path}/archive")
+    store = new_archive(tmp_path / "archive")
     wide = Stream("fashion", (2, 2, 1), "uint8", LABELS)
     archive.import_dataset(store, wide, Shoebox(), arguments())
     return store
@@ -226,9 +227,25 @@ def test_ls_shows_each_source(topology_file, store, capsys):
     assert [row.split()[1] for row in rows] == ["_test.shoebox", "_train.shoebox"]
 
 
-def test_ls_of_an_empty_archive_says_so(topology_file, capsys):
+def test_ls_of_an_empty_archive_says_so(topology_file, tmp_path, capsys):
+    new_archive(tmp_path / "archive")
     assert cli.main(["archive", "ls", str(topology_file)]) == 0
     assert capsys.readouterr().out == "the archive is empty\n"
+
+
+@pytest.mark.parametrize("action", ["ls", "verify"])
+def test_an_archive_that_is_not_there_is_an_error_and_is_not_made(topology_file, tmp_path, capsys, action):
+    assert cli.main(["archive", action, str(topology_file)]) == 74
+    assert capsys.readouterr().err.startswith(f"edged archive: the archive's folder {tmp_path}/archive is not there")
+    assert not (tmp_path / "archive").exists()
+
+
+def test_init_makes_the_archive_and_leaves_one_that_is_there(topology_file, tmp_path, capsys):
+    assert cli.main(["archive", "init", str(topology_file)]) == 0
+    assert capsys.readouterr().out == f"file://{tmp_path}/archive is an archive now\n"
+    assert cli.main(["archive", "init", str(topology_file)]) == 0
+    assert capsys.readouterr().out == f"file://{tmp_path}/archive is an archive already\n"
+    assert cli.main(["archive", "ls", str(topology_file)]) == 0
 
 
 def test_verify_is_silent_about_a_sound_archive_and_fails_for_a_damaged_one(topology_file, store, tmp_path, capsys):
@@ -239,7 +256,10 @@ def test_verify_is_silent_about_a_sound_archive_and_fails_for_a_damaged_one(topo
     path.write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
 
     assert cli.main(["archive", "verify", str(topology_file)]) == 1
-    assert f"corrupt: {path}" in capsys.readouterr().out
+    *_, finding, count = capsys.readouterr().out.splitlines()
+    assert finding.startswith(f"corrupt: {path}: ")
+    assert finding.count(str(path)) == 1
+    assert count == "1 finding"
     assert cli.main(["archive", "verify", str(topology_file), "--json"]) == 1
     assert [finding["path"] for finding in json.loads(capsys.readouterr().out)["findings"]] == [str(path)]
 

@@ -34,6 +34,36 @@ def test_a_problem_is_shown_with_its_line_and_a_caret(edged, topology_file):
     )
 
 
+def test_missing_sections_share_one_source_line(edged, topology_file):
+    _, _, err = edged("check", topology_file("schema: 1\nsite: lab\n"))
+
+    assert err.count("is missing") == 5
+    assert err.count("    1 | schema: 1\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "cache: {memory: 16}",
+            "cache.memory: expected 0, or 1.0 MiB to 1048576.0 MiB (16 bytes; did you mean 16MiB?)",
+        ),
+        ("cache: {disk: 2}", "(2 bytes; did you mean 2MiB?)"),
+        ("prefetch: 16", "prefetch: expected 1.0 MiB to 1048576.0 MiB (16 bytes; did you mean 16MiB?)"),
+        ("memory_limit: 256", "(256 bytes; did you mean 256MiB?)"),
+    ],
+)
+def test_a_size_whose_unit_was_forgotten_is_refused(edged, topology_file, text, said):
+    code, _, err = edged("check", topology_file(VALID.replace("{name: pi-b}", f"{{name: pi-b, {text}}}")))
+
+    assert code == 78
+    assert said in err
+
+
+def test_no_cache_at_all_is_a_choice(edged, topology_file):
+    assert edged("check", topology_file(VALID.replace("{name: pi-b}", "{name: pi-b, cache: {memory: 0}}")))[0] == 0
+
+
 def test_the_caret_stands_right_behind_tabs_and_wide_characters(edged, topology_file):
     text = VALID.replace("labels: [0, 1, 2]", 'labels: ["雨\t", no, 2]')
 
@@ -106,7 +136,7 @@ def test_the_plan_as_json_has_ranks_budgets_and_topics(edged, topology_file):
         ("pi-b", ["cam-02"], ["pi-b"],
          {"lab.iot.cam-02", "lab.archive.digits.pi-b", "lab.epochs.pi-b", "lab.predictions.pi-b",
           "lab.dead-letters.pi-b", "lab.archive.requests"}),
-        ("vault", ["cam-01", "cam-02"], ["pi-a", "pi-b"],
+        ("vault", [], ["pi-a", "pi-b"],
          {"lab.archive.digits.pi-a", "lab.archive.digits.pi-b", "lab.archive.requests", "lab.epochs.pi-a",
           "lab.epochs.pi-b"}),
     ],
@@ -118,6 +148,28 @@ def test_a_node_sees_what_concerns_it(edged, topology_file, node, devices, edges
     assert [device["name"] for device in plan["iot"]] == devices
     assert [edge["name"] for edge in plan["edges"]] == edges
     assert {topic["name"] for topic in plan["topics"]} == topics
+
+
+def test_a_device_sees_neither_its_edges_memory_nor_the_archive_nor_the_model(edged, topology_file):
+    _, out, _ = edged("check", topology_file(), "--node", "cam-01")
+
+    assert re.search(r"^cam-01 +pi-a +digits +raw +lab\.iot\.cam-01 +lab\.predictions\.pi-a$", out, re.MULTILINE)
+    assert not re.search("memory|file:///srv/edged|dense|trained", out)
+
+
+def test_the_archive_sees_what_comes_to_it_and_where_it_goes(edged, topology_file):
+    _, out, _ = edged("check", topology_file(), "--node", "vault")
+
+    assert re.search(r"^vault +file:///srv/edged$", out, re.MULTILINE)
+    assert re.search(r"^pi-b +digits +lab\.archive\.digits\.pi-b$", out, re.MULTILINE)
+    assert not re.search("memory|cam-01|dense|trained", out)
+
+
+def test_without_training_the_plan_says_that_nothing_is_trained(edged, topology_file):
+    code, out, _ = edged("check", topology_file(VALID.partition("training:")[0]))
+
+    assert code == 0
+    assert "\nnothing is trained: the file has no training section\n" in out
 
 
 def test_an_unknown_node_is_a_problem_with_a_suggestion(edged, topology_file):
@@ -133,6 +185,35 @@ def test_a_warning_is_shown_and_the_file_stays_valid(edged, topology_file):
     assert code == 0
     assert out.endswith("valid\n")
     assert err.startswith("topology.yaml:4:14: warning: kafka.bootstrap: samples and models go over the network unencr")
+
+
+UNSET = VALID.replace("[localhost:9092]", "['${KAFKA_HOST_UNSET}']").replace("file:///srv/edged", '"${ARCHIVE_UNSET}"')
+
+
+def test_what_only_the_nodes_have_is_a_warning_away_from_them(edged, topology_file):
+    code, out, err = edged("check", topology_file(UNSET))
+
+    assert code == 0
+    assert "over Kafka at ${KAFKA_HOST_UNSET}" in out
+    said = "warning: {}: the environment has no variable {}; the node will need it"
+    assert [line for line in err.splitlines() if line.startswith("topology.yaml")] == [
+        "topology.yaml:4:15: " + said.format("kafka.bootstrap[0]", "KAFKA_HOST_UNSET"),
+        "topology.yaml:14:24: " + said.format("archive[0].url", "ARCHIVE_UNSET"),
+    ]
+
+
+def test_strict_refuses_what_is_missing_here(edged, topology_file):
+    code, out, err = edged("check", "--strict", topology_file(UNSET))
+
+    assert (code, out) == (78, "")
+    assert "the environment has no variable KAFKA_HOST_UNSET (set it, or write ${KAFKA_HOST_UNSET:-default})" in err
+
+
+def test_what_decides_the_plan_must_be_there(edged, topology_file):
+    code, _, err = edged("check", topology_file(VALID.replace("dense: 3", "dense: '${UNITS_UNSET}'")))
+
+    assert code == 78
+    assert "the environment has no variable UNITS_UNSET" in err
 
 
 def test_a_missing_file_is_a_problem(edged, topology_file):
@@ -159,12 +240,16 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(edged, topology_
 
 
 @pytest.mark.parametrize("example", sorted((Path(__file__).parents[2] / "config").glob("*.yaml")), ids=lambda p: p.name)
-def test_the_examples_are_valid(edged, example, monkeypatch, tmp_path):
+def test_the_examples_are_valid_at_a_desk_and_on_a_node(edged, example, monkeypatch, tmp_path):
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    monkeypatch.delenv("NODE", raising=False)
+    assert edged("check", str(example))[0] == edged("topics", str(example))[0] == 0
+
     (tmp_path / "kafka-password").write_text("x")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     monkeypatch.setenv("NODE", "pi-north")
-
-    code, out, _ = edged("check", str(example))
+    code, out, err = edged("check", "--strict", str(example))
 
     assert code == 0
     assert out.endswith("valid\n")
+    assert "will need it" not in err

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from edged import __version__, cli
-from edged.errors import LogUnavailable, StorageError
+from edged.errors import LogUnavailable, StateFolderRefused, StorageError
 
 
 @pytest.fixture
@@ -53,6 +53,27 @@ def test_help_lists_every_command_with_its_summary(edged, command):
     assert [line.split()[0] for line in out.splitlines() if line.endswith("a command")] == list(cli.COMMANDS)
 
 
+@pytest.mark.parametrize("name", ["check", "topics", "run", "infer", "sensor"])
+def test_the_topology_is_called_so_in_every_help(edged, name):
+    _, out, _ = edged(name, "--help")
+
+    assert "\n  TOPOLOGY  " in out
+
+
+@pytest.mark.parametrize("name", ["run", "infer", "sensor"])
+def test_a_node_can_be_told_to_log_less(edged, topology_file, monkeypatch, name):
+    levels = []
+    monkeypatch.setattr("edged.log.configure", lambda **settings: levels.append(settings["level"]))
+    monkeypatch.setattr("asyncio.run", lambda main: main.close() or 0)
+    monkeypatch.setattr("faulthandler.enable", lambda: None)
+    node = "cam-01" if name == "sensor" else "pi-a"
+    data = ("--from", "nowhere") if name == "sensor" else ()
+
+    edged(name, topology_file(), "--node", node, "--log-level", "warning", *data)
+
+    assert levels == ["warning"]
+
+
 @pytest.mark.parametrize("name", ["check", "schema", "topics"])
 def test_a_commands_help_tells_its_own_arguments(edged, name):
     code, out, _ = edged(name, "--help")
@@ -67,6 +88,11 @@ def test_a_commands_help_tells_its_own_arguments(edged, name):
         (KeyboardInterrupt(), 130, ""),
         (LogUnavailable("Kafka does not answer"), 69, "edged: Kafka does not answer\n"),
         (StorageError("the disk is gone"), 70, "edged: the disk is gone\n"),
+        (
+            StateFolderRefused("the state folder /x cannot be used: Permission denied"),
+            73,
+            "/x cannot be used: Permission denied (STATE_DIRECTORY or XDG_STATE_HOME names another)\n",
+        ),
         (RuntimeError("a defect"), 70, "RuntimeError: a defect\n"),
     ],
 )

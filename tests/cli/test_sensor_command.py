@@ -133,6 +133,13 @@ def test_a_signal_ends_it_also_while_kafka_is_away(sensor, log, monkeypatch, cap
     assert "0 samples are acknowledged" in capsys.readouterr().err
 
 
+def test_a_broker_that_is_not_there_at_the_start_is_not_waited_for_for_ever(sensor, log, monkeypatch, capsys):
+    monkeypatch.setattr("edged.cli.sensor._START_PATIENCE_S", 0.0)
+    log.unavailable = True
+    assert sensor("--node", "cam-raw", "--from", "fashion-mnist-small") == 69
+    assert "Kafka does not answer; nothing was published" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("args", "code", "why"),
     [

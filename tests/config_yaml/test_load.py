@@ -152,7 +152,7 @@ def test_the_place_of_a_dangling_reference_is_the_value_itself(problems):
         ("[zero, one, two]", "[zero, one, zero]", "8:25: streams.digits.labels[2]: the same as streams.digits.labels[0]"),
         ("[zero, one, two]", "[]", "8:13: streams.digits.labels: 0 entries; at least 1"),
         ("[localhost:9092]", "[localhost]", '4:15: kafka.bootstrap[0]: expected host:port, such as "broker.lan:9092"'),
-        ("[localhost:9092]", "localhost:9092", "4:14: kafka.bootstrap: expected a list"),
+        ("[localhost:9092]", "localhost:9092", '4:14: kafka.bootstrap: expected a list (such as ["localhost:9092"])'),
         ("site: lab", "site: ../lab", "2:7: site: expected a name: 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit"),
         ("- name: pi-b", "- name: cam-01", '15:11: edges[1].name: "cam-01" is already the name of iot[0]'),
         ("- dense: 3", "- dense: 4", '23:7: training.model[1]: 4 units for the 3 labels of stream "digits" (write dense: 3)'),
@@ -202,8 +202,8 @@ def test_a_problem_carries_its_source_line(load):
         ("[" * 1000, "topology.yaml:1:33: nested deeper than 32 levels"),
         ("[" + "1," * 20_000 + "]", "topology.yaml:1:40000: more than 20000 values in one file"),
         ("a: 1\n---\nb: 1\n", "topology.yaml:2:1: one file holds one document; this begins a second"),
-        ("a: 1\n\tb: 2\n", "topology.yaml:2:1: found character '\\t' that cannot start any token (indent with spaces, not tabs)"),
-        ("kafka: {bootstrap: [${BROKER}]}\n", "topology.yaml:1:22: expected ',' or ']', but got '{' (put \"${…}\" in quotes)"),
+        ("a: 1\n\tb: 2\n", "topology.yaml:2:1: a tab (indent with spaces, not tabs)"),
+        ("kafka: {bootstrap: [${BROKER}]}\n", 'topology.yaml:1:22: ${…} outside quotes (put "${…}" in quotes)'),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_topology_at_all_is_refused_with_its_place(problems, text, expected):

@@ -13,15 +13,21 @@ from edged.domain.dataset import BlockRef
 from edged.domain.pack import Pack
 from edged.errors import ArchiveConflict, StorageError
 from edged.ports import ArchiveStore
-from tests.archive_samples import pack
+from tests.archive_samples import new_archive, pack
+
+
+def in_memory() -> ParquetStore:
+    store = ParquetStore(f"memory://{uuid.uuid4()}/archive")
+    store.create("lab")
+    return store
 
 
 @pytest.fixture(params=["memory", "parquet on a local disk", "parquet on another file system"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArchiveStore:
     makers: dict[str, Callable[[], ArchiveStore]] = {
         "memory": MemoryArchive,
-        "parquet on a local disk": lambda: ParquetStore(f"file://{tmp_path}/archive"),
-        "parquet on another file system": lambda: ParquetStore(f"memory://{uuid.uuid4()}/archive"),
+        "parquet on a local disk": lambda: new_archive(tmp_path / "archive"),
+        "parquet on another file system": in_memory,
     }
     return makers[request.param]()
 

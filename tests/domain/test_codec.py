@@ -65,8 +65,15 @@ def test_an_empty_payload_is_rejected(of_codec):
 
 @pytest.mark.parametrize("of_codec", ["jpeg", "png"])
 def test_a_compressed_payload_may_fill_a_pack_but_no_more(of_codec):
-    assert codec.check_record(b"cat", b"x" * MOST_BYTES, GREY, of_codec) == "cat"
-    assert reason_of(b"cat", b"x" * (MOST_BYTES + 1), of_codec=of_codec) == "too_large"
+    largest = codec.MAGIC[of_codec].ljust(MOST_BYTES, b"x")
+    assert codec.check_record(b"cat", largest, GREY, of_codec) == "cat"
+    assert reason_of(b"cat", largest + b"x", of_codec=of_codec) == "too_large"
+
+
+@pytest.mark.parametrize("of_codec", ["jpeg", "png"])
+def test_what_does_not_begin_as_its_codec_does_is_no_image(of_codec):
+    assert reason_of(b"cat", b"junk", of_codec=of_codec) == "not_an_image"
+    assert reason_of(b"cat", codec.MAGIC[of_codec][1:], of_codec=of_codec) == "not_an_image"
 
 
 def test_a_raw_sample_larger_than_a_pack_is_rejected():

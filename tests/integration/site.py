@@ -84,6 +84,7 @@ class Site:
         self._settings: dict[str, Any] = {"source": "archive", "epochs": 3, "checkpoint": "5min", "flush": "1s"}
         self._settings |= {"model": SMALL_MODEL}
         self.configure(**{"site": "greenhouse", **settings})
+        ParquetStore(self.archive_folder.as_uri()).create("greenhouse")
 
     def configure(self, **settings: Any) -> None:
         """Write the topology file, changed by these settings: the next process to start has them."""

@@ -46,3 +46,18 @@ async def test_killed_while_it_writes_it_archives_every_sample_once(apache_kafka
 
         vault = await site.start("run", "vault")
         await site.assert_each_archived_once(vault)
+
+
+async def test_without_its_folder_it_is_degraded_makes_none_and_goes_on_when_the_folder_is_back(
+    embedded_broker, tmp_path
+):
+    """As when the file system under it is not mounted yet."""
+    async with running(Site(tmp_path, embedded_broker.bootstrap, site="vault-unmounted")) as site:
+        unmounted = site.archive_folder.rename(tmp_path / "unmounted")
+        vault = await site.start("run", "vault")
+        line = await vault.wait_for("health.degraded", part="archive")
+        assert f"{site.archive_folder} is not there" in line["reason"]
+        assert not site.archive_folder.exists()
+
+        unmounted.rename(site.archive_folder)
+        await vault.wait_for("health.recovered", part="archive")

@@ -167,7 +167,16 @@ async def test_unlabelled_and_undecodable_samples_are_left_out_and_told(world):
     assert len(ids) == plan.num_samples - 14
     assert set(sizes[:-1]) == {8}
     (line,) = world.events("epoch.skipped")
-    assert (line["unlabelled"], line["undecodable"]) == (2, 12)
+    assert (line["level"], line["unlabelled"], line["undecodable"]) == ("warning", 2, 12)
+
+
+async def test_unlabelled_samples_alone_are_no_reason_to_warn(world):
+    world.log.blocks[BlockRef("_train.toy", 1)] = make_pack(7, 12, unlabelled=[0, 3])
+    epochs = world.epochs()
+    async with epochs.open():
+        await read(epochs, await epochs.draw(0))
+    (line,) = world.events("epoch.skipped")
+    assert (line["level"], line["unlabelled"], line["undecodable"]) == ("info", 2, 0)
 
 
 async def test_a_silent_archive_is_said_within_ten_seconds_and_asked_again(world):

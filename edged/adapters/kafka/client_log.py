@@ -1,6 +1,7 @@
 """aiokafka's own log lines as `kafka.client` events, each at most once a minute.
 
-While a broker is away aiokafka logs an error at every try of every client.
+While a broker is away aiokafka logs an error at every try of every client. `health.degraded` tells that in plain words,
+so what the client says of lost connections is for debugging alone.
 """
 
 import logging
@@ -11,6 +12,13 @@ from typing import Self
 from edged.log import logger
 
 _QUIET_S = 60.0
+_OF_LOST_CONNECTIONS = (
+    "Unable connect",
+    "Unable to request metadata",
+    "Unable to update metadata",
+    "Failed fetch messages",
+    "Failed fetch offsets",
+)
 _MOST_KINDS = 256
 
 
@@ -46,7 +54,8 @@ class ClientLog(logging.Handler):
         suppressed = self._suppressed_before(record)
         if suppressed is None:
             return
-        say = logger().warning if record.levelno >= logging.WARNING else logger().debug
+        is_grave = record.levelno >= logging.WARNING and not message.startswith(_OF_LOST_CONNECTIONS)
+        say = logger().warning if is_grave else logger().debug
         say("kafka.client", message=message, logger=record.name, suppressed=suppressed)
 
     def _suppressed_before(self, record: logging.LogRecord) -> int | None:
