@@ -74,6 +74,7 @@ class EmbeddedBroker:
                 stdout=self._output,
                 stderr=self._output,
                 env={**os.environ, "RUST_LOG": "error"},
+                start_new_session=True,  # Ctrl-C is not for the broker: those who use it end first
             )
             await self._answers(self._process)
         except BaseException:

@@ -20,6 +20,9 @@ _MOST_COLUMNS = 100
 _BAR = "  {{desc:<9}}{{percentage:3.0f}}% |{{bar}}| {{n:>{digits},}} of {{total:<{digits},}} {{unit:>9}}"
 """The unit's place is the training's speed."""
 
+_ECHO = 3
+"""Columns left free for the ^C that a terminal shows where the cursor is."""
+
 
 def columns() -> int:
     """How wide the text is set."""
@@ -36,6 +39,7 @@ class Display:
         self._trained: Counter[str] = Counter()
         self._predicted: Counter[str] = Counter()
         self._shown = sys.stderr.isatty()
+        self._closed = False
         totals = epochs * num_training * edges, num_live
         digits = len(f"{max(totals):,}")
         self._train = self._bar("training", totals[0], digits)
@@ -50,16 +54,18 @@ class Display:
         self._write(f"{file}\n\n{textwrap.indent(file.read_text(encoding='utf-8'), '  ')}")
 
     def close(self) -> None:
-        """Take the bars away."""
+        """Take the bars away. What the children log from now on is about their end, which was asked for."""
+        self._closed = True
         self._train.close()
         self._live.close()
         if self._shown:
             sys.stderr.write("\r\x1b[J")  # tqdm leaves the cursor behind the blanks of the last bar
             sys.stderr.flush()
-        self._write("")
 
     def on_line(self, name: str, line: LogLine) -> None:
         """A child logged."""
+        if self._closed:
+            return
         match line.get("event"):
             case "train.epoch":
                 self._epoch(name, line)
@@ -103,7 +109,9 @@ class Display:
     def _bar(self, title: str, total: int, digits: int) -> Any:
         style = _BAR.format(digits=digits)
         hidden = total == 0 or not self._shown
-        return tqdm(total=total, desc=title, bar_format=style, unit="", leave=False, dynamic_ncols=True, disable=hidden)
+        return tqdm(
+            total=total, desc=title, bar_format=style, unit="", leave=False, ncols=columns() - _ECHO, disable=hidden
+        )
 
     @staticmethod
     def _write(text: str) -> None:
