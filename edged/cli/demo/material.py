@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from edged.adapters.datasets import Dataset, open_dataset
 from edged.adapters.images import PillowDecoder
 from edged.cli.demo.topology_file import IMAGE_SHAPE
+from edged.domain.sampling import shuffled
 from edged.errors import FormatError, RejectedRecord
 
 _TEST_FRACTION = 0.1
@@ -68,8 +69,7 @@ def open_material(spec: str, num_live: int) -> Material:
 
 
 def _require_images(spec: str, dataset: Dataset, split: str) -> None:
-    count = dataset.count(split)
-    tried = range(0, count, -(-count // _MOST_TRIED))
+    tried = shuffled(dataset.count(split), 0)[:_MOST_TRIED].tolist()
     reason = ""
     for index in tried:
         item = dataset.sample(split, index)

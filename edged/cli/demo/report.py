@@ -71,7 +71,8 @@ def as_text(summary: Summary, columns: int) -> str:
     rows = [*_training(summary), *_live(summary), *_process(summary)]
     width = max(len(title) for title, _ in rows)
     table = "\n".join(f"  {title:<{width}}   {value}" for title, value in rows)
-    return "\n\n".join([f"\n{table}", *(_sentence(text, columns) for text in _tiers(summary))])
+    sentences = "\n".join(_sentence(text, columns) for text in _tiers(summary))
+    return f"\n{table}\n\n{sentences}"
 
 
 Rows = list[tuple[str, str]]
