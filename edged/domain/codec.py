@@ -36,10 +36,10 @@ def check_record(key: bytes | None, value: bytes, stream: Stream, codec: Codec) 
     label = _label(key, stream)
     if codec == "raw":
         _check_raw(value, stream)
-    elif not value.startswith(MAGIC[codec]):
-        raise RejectedRecord("not_an_image", f"does not begin as {codec} does")
     if len(value) > MOST_BYTES:
         raise RejectedRecord("too_large", f"{len(value)} bytes; at most {MOST_BYTES}")
+    if codec != "raw" and not value.startswith(MAGIC[codec]):
+        raise RejectedRecord("not_an_image", f"does not begin as {codec} does")
     return label
 
 
