@@ -21,6 +21,14 @@ asyncio.set_event_loop(None)  # looptime asks for the thread's loop, and asyncio
 Line = dict[str, Any]
 
 
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """A test that runs a command in this process sets the log up: not for the tests behind it."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
 @pytest.fixture
 def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Line]]]:
     """The log, set up for the test and held to the schema: call it for the lines so far, or those of one event."""
