@@ -23,7 +23,7 @@ def device(log, name="cam", codec="raw", **options):
 
 async def take(predictions, count):
     found = []
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         async for each in predictions:
             found.append(each)
             if len(found) == count:
@@ -151,7 +151,7 @@ async def test_publishing_waits_for_a_broker_that_is_away():
     async with device(log) as cam:
         log.unavailable = True
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 await cam.publish(HIGH)
         log.unavailable = False
         assert await cam.publish(HIGH) == 0

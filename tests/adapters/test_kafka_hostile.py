@@ -93,7 +93,7 @@ async def produce(broker: Broker, topic: str, data: bytes) -> None:
 async def read(log: KafkaLog, topics: list[str], count: int, most: int = 100) -> list[tuple[str, int, bytes]]:
     """The next `count` records: topic, offset, value."""
     found: list[tuple[str, int, bytes]] = []
-    async with log.reader({TopicPartition(topic): 0 for topic in topics}) as reader, asyncio.timeout(30):
+    async with log.reader({TopicPartition(topic): 0 for topic in topics}) as reader, asyncio.timeout(120):
         while len(found) < count:
             records = await reader.poll(max_records=most, timeout_s=1.0)
             assert len(records) <= most

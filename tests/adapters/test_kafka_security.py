@@ -78,7 +78,7 @@ def health() -> RecordingHealth:
 
 async def reason_for(kafka: Kafka, health: RecordingHealth) -> str:
     """What health is told when an append over `kafka` does not get through."""
-    async with KafkaLog(kafka, health, deadline_s=2.0) as log, asyncio.timeout(30):
+    async with KafkaLog(kafka, health, deadline_s=2.0) as log, asyncio.timeout(120):
         append = asyncio.create_task(log.append([Message("garden", b"1")]))
         await health.until_degraded()
         append.cancel()
@@ -88,7 +88,7 @@ async def reason_for(kafka: Kafka, health: RecordingHealth) -> str:
 async def test_records_go_and_come_over_tls_with_scram(secured: Secured, health: RecordingHealth):
     async with KafkaLog(secured.kafka(), health) as log:
         await log.append([Message("garden", b"tomato")])
-        async with log.reader({TopicPartition("garden"): 0}) as reader, asyncio.timeout(30):
+        async with log.reader({TopicPartition("garden"): 0}) as reader, asyncio.timeout(120):
             records: list[Record] = []
             while not records:
                 records = await reader.poll(max_records=1, timeout_s=1.0)

@@ -18,7 +18,7 @@ async def test_a_device_publishes_and_receives_its_predictions_over_a_broker(emb
     kafka = Kafka((embedded_broker.bootstrap,))
     site = dataclasses.replace(topology(), kafka=kafka)
     async with (
-        asyncio.timeout(60),
+        asyncio.timeout(120),
         KafkaLog(kafka, RecordingHealth()) as log,
         Device(site, "cam") as device,
         running(companion(log)),
