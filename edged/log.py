@@ -4,6 +4,7 @@ Covers set-up, the loggers' making, and what others say through the standard lib
 all of it leaves the process as lines of the one schema. What edged may log is `edged.events`' subject.
 """
 
+import io
 import json
 import logging
 import math
@@ -88,7 +89,7 @@ class _Surviving:
     """
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self._stream = _unbuffered(stream)
 
     def write(self, text: str) -> None:
         self._attempt(self._stream.write, text)
@@ -105,6 +106,15 @@ class _Surviving:
             os.close(null)
         except OSError:
             return
+
+
+def _unbuffered(stream: TextIO) -> TextIO:
+    """The same file, if it is one: refused lines that a buffer keeps would fail again when the process ends well."""
+    try:
+        number = stream.fileno()
+    except (OSError, AttributeError):
+        return stream
+    return io.TextIOWrapper(io.FileIO(number, "w", closefd=False), encoding="utf-8", write_through=True)
 
 
 def log_crash(error: BaseException) -> None:

@@ -140,6 +140,12 @@ with stopping.by_signals() as stop:
 """
 
 
+def as_a_background_job() -> None:
+    """SIGINT is ignored, SIGHUP is not, whatever the tests themselves were started from."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_each_way_of_stopping_cleans_up(number, tmp_path):
     """Ctrl-C, a service manager, a closed session; also as a script's background job, whose SIGINT is ignored."""
@@ -147,7 +153,7 @@ def test_each_way_of_stopping_cleans_up(number, tmp_path):
         [sys.executable, "-c", WAITS, str(tmp_path / "cleaned-up")],
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509 - no threads here
+        preexec_fn=as_a_background_job,  # noqa: PLW1509 - no threads here
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"waiting\n"
