@@ -1,22 +1,48 @@
-"""The layers that a Model is made of and how they follow from the specification; flatten, ReLU and dense themselves.
+"""The layers that a Model is made of and how they follow from the specification; flatten and dense themselves.
 
 A layer owns the buffers of one micro-batch and nothing else: weights come with every call. Activations are NHWC.
 What a call returns is a view of a buffer, valid until the layer's next call; `backward` follows the `forward` of the
-same micro-batch and may overwrite the gradient that it is given. Convolution and pooling: see `conv` and `pool`.
+same micro-batch and may overwrite the gradient that it is given. Every other layer has a module of its own.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from edged.domain.nn.activation import ActivationLayer, Function
+from edged.domain.nn.avg_pool import AvgPoolLayer, GlobalAvgPoolLayer
 from edged.domain.nn.buffer import Array, Buffer
 from edged.domain.nn.conv import ConvLayer
+from edged.domain.nn.depthwise import DepthwiseLayer
+from edged.domain.nn.dropout import DropoutLayer
+from edged.domain.nn.group_norm import GroupNormLayer
 from edged.domain.nn.params import Params, bias_name, kernel_name
 from edged.domain.nn.pool import PoolLayer
-from edged.domain.nn.spec import Conv2d, Dense, Flatten, LayerSpec, MaxPool2d, Relu, Shape, shapes
+from edged.domain.nn.series import SeriesLayer
+from edged.domain.nn.spec import (
+    AvgPool1d,
+    AvgPool2d,
+    Conv1d,
+    Conv2d,
+    Dense,
+    DepthwiseConv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    GroupNorm,
+    LayerSpec,
+    MaxPool1d,
+    MaxPool2d,
+    Relu,
+    Relu6,
+    Shape,
+    Tanh,
+    shapes,
+)
 
 
 class Layer(Protocol):
@@ -36,39 +62,101 @@ class Layer(Protocol):
 def make_layers(
     sample_shape: Shape, specs: Sequence[LayerSpec], *, micro_batch: int, dtype: npt.DTypeLike
 ) -> list[Layer]:
-    """The layers of `specs`, in order, a convolution and the pooling behind it as one. Raises ShapeError."""
+    """The layers of `specs`, in order, a convolution and the pooling behind it as one. Raises ShapeError.
+
+    An activation that its layer's own code does not compute becomes a layer behind it.
+    """
     result: list[Layer] = []
+    layer: Layer
     below = False  # whether a layer before has weights, and so needs this one's input gradient
     taken_in = False
     for index, (spec, shape) in enumerate(zip(specs, shapes(sample_shape, specs), strict=False)):
         if taken_in:
             taken_in = False
             continue
-        match spec:
-            case Conv2d():
-                pool = _pool_to_take_in(specs, index + 1)
+        spec_alone, activation = _without_activation(spec)
+        match spec_alone:
+            case Conv2d() | Conv1d():
+                pool = None if activation else _pool_to_take_in(specs, index + 1)
                 taken_in = pool is not None
-                result.append(
-                    ConvLayer(index, spec, pool, shape, micro_batch=micro_batch, dtype=dtype, input_gradient=below)
+                layer = _conv(index, spec_alone, pool, shape, micro_batch, dtype, input_gradient=below)
+            case DepthwiseConv2d():
+                layer = DepthwiseLayer(
+                    index, spec_alone, shape, micro_batch=micro_batch, dtype=dtype, input_gradient=below
                 )
             case Dense():
-                result.append(
-                    DenseLayer(index, spec, shape, micro_batch=micro_batch, dtype=dtype, input_gradient=below)
-                )
-            case MaxPool2d():
-                result.append(PoolLayer(spec, shape, micro_batch=micro_batch, dtype=dtype))
-            case Relu():
-                result.append(ReluLayer(shape, micro_batch=micro_batch, dtype=dtype))
-            case Flatten():
-                result.append(FlattenLayer(shape))
-        below = below or isinstance(spec, Conv2d | Dense)
+                layer = DenseLayer(index, spec_alone, shape, micro_batch=micro_batch, dtype=dtype, input_gradient=below)
+            case GroupNorm():
+                layer = GroupNormLayer(index, spec_alone, shape, micro_batch=micro_batch, dtype=dtype)
+            case Dropout():
+                layer = DropoutLayer(index, spec_alone, shape, micro_batch=micro_batch, dtype=dtype)
+            case _:
+                layer = _unweighted(spec_alone, shape, micro_batch, dtype)
+        result.append(layer)
+        if activation is not None:
+            result.append(ActivationLayer(activation, spec.output_shape(shape), micro_batch=micro_batch, dtype=dtype))
+        below = below or bool(spec.weights(shape))
     return result
+
+
+def _without_activation(spec: LayerSpec) -> tuple[LayerSpec, Function | None]:
+    """The layer with no activation but one that its own code computes, and the activation that is left to do."""
+    if not isinstance(spec, Conv2d | Conv1d | DepthwiseConv2d | Dense) or spec.activation == "none":
+        return spec, None
+    if spec.activation == "relu" and not isinstance(spec, DepthwiseConv2d):
+        return spec, None
+    return replace(spec, activation="none"), spec.activation
+
+
+def _conv(
+    index: int,
+    spec: Conv2d | Conv1d,
+    pool: MaxPool2d | None,
+    shape: Shape,
+    micro_batch: int,
+    dtype: npt.DTypeLike,
+    *,
+    input_gradient: bool,
+) -> Layer:
+    conv = spec if isinstance(spec, Conv2d) else spec.as_2d
+    layer = ConvLayer(
+        index, conv, pool, _image(shape), micro_batch=micro_batch, dtype=dtype, input_gradient=input_gradient
+    )
+    if isinstance(spec, Conv2d):
+        return layer
+    return SeriesLayer(layer, {name(index, conv): name(index, spec) for name in (kernel_name, bias_name)})
+
+
+def _unweighted(spec: LayerSpec, shape: Shape, micro_batch: int, dtype: npt.DTypeLike) -> Layer:
+    layer: Layer
+    match spec:
+        case MaxPool2d():
+            layer = PoolLayer(spec, shape, micro_batch=micro_batch, dtype=dtype)
+        case AvgPool2d():
+            layer = AvgPoolLayer(spec, shape, micro_batch=micro_batch, dtype=dtype)
+        case MaxPool1d() | AvgPool1d():
+            layer = SeriesLayer(_unweighted(spec.as_2d, _image(shape), micro_batch, dtype))
+        case GlobalAvgPool():
+            layer = GlobalAvgPoolLayer(shape, micro_batch=micro_batch, dtype=dtype)
+        case Relu() | Relu6() | Tanh():
+            layer = ActivationLayer(cast("Function", spec.kind), shape, micro_batch=micro_batch, dtype=dtype)
+        case Flatten():
+            layer = FlattenLayer(shape)
+        case _:
+            raise AssertionError(spec)
+    return layer
+
+
+def _image(shape: Shape) -> Shape:
+    """A series as an image of one row; anything else as it is."""
+    return (1, *shape) if len(shape) == 2 else shape
 
 
 def _pool_to_take_in(specs: Sequence[LayerSpec], index: int) -> MaxPool2d | None:
     spec = specs[index] if index < len(specs) else None
-    if isinstance(spec, MaxPool2d) and spec.stride[0] >= spec.size[0] and spec.stride[1] >= spec.size[1]:
-        return spec
+    pool = spec.as_2d if isinstance(spec, MaxPool1d) else spec
+    if isinstance(pool, MaxPool2d) and pool.stride[0] >= pool.size[0] and pool.stride[1] >= pool.size[1]:
+        return pool
     return None
 
 
@@ -87,25 +175,6 @@ class FlattenLayer:
         return dy.reshape(len(dy), *self._shape)
 
 
-class ReluLayer:
-    """max(x, 0); the gradient at 0 is 0."""
-
-    def __init__(self, shape: Shape, *, micro_batch: int, dtype: npt.DTypeLike) -> None:
-        self._y = Buffer(micro_batch * math.prod(shape), dtype)
-        self._mask = Buffer(micro_batch * math.prod(shape), np.bool_)
-
-    @property
-    def buffer_bytes(self) -> int:
-        return self._y.nbytes + self._mask.nbytes
-
-    def forward(self, params: Params, x: Array) -> Array:  # noqa: ARG002
-        return np.maximum(x, 0, out=self._y.array(*x.shape))
-
-    def backward(self, params: Params, dy: Array, grads: Params) -> Array:  # noqa: ARG002
-        passed = np.greater(self._y.array(*dy.shape), 0, out=self._mask.array(*dy.shape))
-        return np.multiply(dy, passed, out=dy)
-
-
 class DenseLayer:
     """x·W + b, then the activation."""
 
@@ -120,7 +189,9 @@ class DenseLayer:
         self._dkernel = Buffer(shape[0] * spec.units, dtype)
         self._dx = Buffer(micro_batch * shape[0] * input_gradient, dtype)
         self._relu = (
-            ReluLayer((spec.units,), micro_batch=micro_batch, dtype=dtype) if spec.activation == "relu" else None
+            ActivationLayer("relu", (spec.units,), micro_batch=micro_batch, dtype=dtype)
+            if spec.activation == "relu"
+            else None
         )
 
     @property

@@ -1,9 +1,14 @@
-"""Softmax and its cross-entropy, the loss of all models."""
+"""Losses, each with its gradient by the model's outputs; and softmax."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from edged.domain.nn.buffer import Array
+
+LossName = Literal["cross_entropy", "mean_squared_error"]
 
 
 def softmax(logits: Array) -> Array:
@@ -26,3 +31,21 @@ def cross_entropy(logits: Array, y: npt.NDArray[np.int64]) -> tuple[Array, Array
     gradient = powers / sums
     gradient[rows, y] -= 1
     return losses, gradient
+
+
+def mean_squared_error(outputs: Array, targets: Array) -> tuple[Array, Array]:
+    """Mean over the outputs of (output - target)² per sample [n], and its gradient by the outputs [n, outputs].
+
+    `outputs`, `targets`: [n, outputs].
+    """
+    gradient = outputs - targets
+    losses = np.einsum("ij,ij->i", gradient, gradient) / outputs.shape[1]
+    gradient *= 2 / outputs.shape[1]
+    return losses, gradient
+
+
+LOSSES: Mapping[LossName, Callable[[Array, Any], tuple[Array, Array]]] = {
+    "cross_entropy": cross_entropy,
+    "mean_squared_error": mean_squared_error,
+}
+"""From outputs and targets: the loss per sample, and its gradient by the outputs."""

@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain.nn.buffer import Array
+from edged.domain.nn.dropout import DropoutLayer, Noise
 from edged.domain.nn.layers import Layer, make_layers
-from edged.domain.nn.loss import cross_entropy
+from edged.domain.nn.loss import LOSSES, LossName
 from edged.domain.nn.params import Params, initial_params, parameter_shapes
 from edged.domain.nn.spec import LayerSpec, ShapeError, num_parameters, shapes
 
-__all__ = ["Gradient", "Map", "Model", "Params"]
+__all__ = ["Gradient", "Map", "Model", "Noise", "Params"]
 
 _MOST_MICRO_BATCH = 32
 _LANE_BYTES = 12 << 20
@@ -39,24 +40,30 @@ class Gradient:
     """What one mini-batch teaches.
 
     `grads`: the gradient of the mini-batch's mean (weighted) loss: views into the model's buffers, valid until its
-    next call. `losses`: each sample's loss, without its weight, float32 [n]. `num_correct`: samples whose largest
-    logit is their class's.
+    next call. `losses`: each sample's loss, without its weight, float32 [n]. `scores`: the norm of each loss's gradient
+    by the model's outputs, float32 [n]: what bounds the norm of the sample's whole gradient, up to a factor that all
+    samples share (Katharopoulos and Fleuret 2018, https://arxiv.org/abs/1803.00942). `num_correct`: samples whose
+    largest logit is their class's; 0 where there are no classes.
     """
 
     grads: Params
     losses: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
     num_correct: int
 
 
 class Model:
-    """A model of `layers` for samples of `sample_shape`; the last layer's outputs are the classes' logits.
+    """A model of `layers` for samples of `sample_shape`.
+
+    With `loss` cross_entropy, the last layer's outputs are the classes' logits and targets are classes, int64 [n]; with
+    mean_squared_error, targets are the outputs to reach, [n, outputs] of the model's dtype.
 
     `lanes` sets of buffers allow as many threads (`gradient`'s `map`). A mini-batch's samples are divided over the
     lanes and within a lane into micro-batches; sums are made in that fixed order. So the same lanes and micro-batch
     give the same bits on the same machine, whatever `map` does. Without `micro_batch`, a lane's buffers take about
     12 MiB, or the memory of one sample when that is more. One call at a time.
 
-    Raises ShapeError when the layers do not fit the samples or each other, or do not end in one axis of classes.
+    Raises ShapeError when the layers do not fit the samples or each other, or do not end in one axis.
     """
 
     def __init__(
@@ -67,16 +74,17 @@ class Model:
         micro_batch: int | None = None,
         dtype: npt.DTypeLike = np.float32,
         lanes: int = 1,
+        loss: LossName = "cross_entropy",
     ) -> None:
         output = shapes(sample_shape, layers)[-1]
         if len(output) != 1:
-            raise ShapeError(f"a model ends in one axis of classes, not {output}; end it with flatten or dense")
+            raise ShapeError(f"a model ends in one axis, not {output}; end it with flatten or dense")
         if not num_parameters(sample_shape, layers):
             raise ShapeError("a model without weights cannot be trained; add a dense layer")
         self._sample_shape, self._specs, self._dtype = sample_shape, tuple(layers), dtype
-        self._num_classes = output[0]
+        self._num_outputs = output[0]
         micro_batch = micro_batch or _fitting_micro_batch(sample_shape, layers, dtype)
-        self._lanes = [_Lane(sample_shape, layers, micro_batch, self._dtype) for _ in range(lanes)]
+        self._lanes = [_Lane(sample_shape, layers, micro_batch, self._dtype, loss) for _ in range(lanes)]
 
     @property
     def num_parameters(self) -> int:
@@ -96,18 +104,21 @@ class Model:
         self,
         params: Params,
         x: Array,
-        y: npt.NDArray[np.int64],
+        y: Array,
         weights: Array | None = None,
         *,
+        noise: Noise | None = None,
         map: Map = map,  # noqa: A002 - the same thing
     ) -> Gradient:
-        """Gradient of the mean over the mini-batch of weight × cross-entropy.
+        """Gradient of the mean over the mini-batch of weight × loss.
 
-        `x`: [n, *sample_shape] of the model's dtype, n >= 1; `y`: classes [n]; `weights`: [n], all one when None.
+        `x`: [n, *sample_shape] of the model's dtype, n >= 1; `y`: targets [n, …]; `weights`: [n], all one when None.
+        `noise`: what dropout is drawn from, the same each time for the same noise; None: nothing is dropped.
         `map` runs the lanes: an Executor's spreads them over its threads; limit BLAS to one thread then.
         """
         n = len(x)
-        losses, scale = np.empty(n, self._dtype), np.full((n, 1), 1 / n, self._dtype)
+        losses, scores = np.empty(n, self._dtype), np.empty(n, self._dtype)
+        scale = np.full((n, 1), 1 / n, self._dtype)
         if weights is not None:
             scale[:, 0] *= weights
         bounds = [n * lane // len(self._lanes) for lane in range(len(self._lanes) + 1)]
@@ -115,18 +126,19 @@ class Model:
 
         def run(lane: int) -> int:
             part = shares[lane]
-            return self._lanes[lane].run(params, x[part], y[part], scale[part], losses[part])
+            self._lanes[lane].draw(noise, part.start)
+            return self._lanes[lane].run(params, x[part], y[part], scale[part], losses[part], scores[part])
 
         num_correct = sum(map(run, range(len(self._lanes))))
         grads = self._lanes[0].grads
         for lane in self._lanes[1:]:
             for name in grads:
                 grads[name] += lane.grads[name]
-        return Gradient(grads, losses, num_correct)
+        return Gradient(grads, losses, scores, num_correct)
 
     def logits(self, params: Params, x: Array) -> Array:
-        """The logits [n, classes] of `x` [n, *sample_shape], any n; a new array."""
-        result = np.empty((len(x), self._num_classes), self._dtype)
+        """The outputs [n, outputs] for `x` [n, *sample_shape], any n, logits if they are classes; a new array."""
+        result = np.empty((len(x), self._num_outputs), self._dtype)
         self._lanes[0].logits(params, x, result)
         return result
 
@@ -144,10 +156,19 @@ class _Lane:
     """One thread's buffers: its layers and its sum of gradients."""
 
     def __init__(
-        self, sample_shape: tuple[int, ...], specs: Sequence[LayerSpec], micro_batch: int, dtype: npt.DTypeLike
+        self,
+        sample_shape: tuple[int, ...],
+        specs: Sequence[LayerSpec],
+        micro_batch: int,
+        dtype: npt.DTypeLike,
+        loss: LossName,
     ) -> None:
         self._micro_batch = micro_batch
         self._layers: list[Layer] = make_layers(sample_shape, specs, micro_batch=micro_batch, dtype=dtype)
+        self._dropouts = [layer for layer in self._layers if isinstance(layer, DropoutLayer)]
+        self._loss, self._is_classifier = LOSSES[loss], loss == "cross_entropy"
+        self._noise: Noise | None = None
+        self._first = 0
         shapes = parameter_shapes(sample_shape, specs)
         self.grads: Params = {name: np.zeros(shape, dtype) for name, shape in shapes.items()}
 
@@ -156,20 +177,33 @@ class _Lane:
         grads = sum(grad.nbytes for grad in self.grads.values())
         return grads + sum(layer.buffer_bytes for layer in self._layers)
 
-    def run(self, params: Params, x: Array, y: npt.NDArray[np.int64], scale: Array, losses: Array) -> int:
-        """Set `grads` to the sum of scale × gradient over the samples, fill in `losses`; the number of right ones."""
+    def draw(self, noise: Noise | None, first: int) -> None:
+        """What the next run draws from; its first sample is the mini-batch's number `first`."""
+        self._noise, self._first = noise, first
+
+    def run(self, params: Params, x: Array, y: Array, scale: Array, losses: Array, scores: Array) -> int:
+        """Set `grads` to the sum of scale × gradient over the samples, fill in `losses` and `scores`.
+
+        The number of right ones.
+        """
         for grad in self.grads.values():
             grad[:] = 0
         num_correct = 0
         for part in self._micro_batches(len(x)):
-            logits = self._forward(params, x[part])
-            num_correct += int(np.count_nonzero(logits.argmax(axis=1) == y[part]))
-            losses[part], dlogits = cross_entropy(logits, y[part])
-            dlogits *= scale[part]
-            self._backward(params, dlogits)
+            for dropout in self._dropouts:
+                dropout.draw(self._noise, self._first + part.start)
+            outputs = self._forward(params, x[part])
+            if self._is_classifier:
+                num_correct += int(np.count_nonzero(outputs.argmax(axis=1) == y[part]))
+            losses[part], doutputs = self._loss(outputs, y[part])
+            scores[part] = np.sqrt(np.einsum("ij,ij->i", doutputs, doutputs))
+            doutputs *= scale[part]
+            self._backward(params, doutputs)
         return num_correct
 
     def logits(self, params: Params, x: Array, result: Array) -> None:
+        for dropout in self._dropouts:
+            dropout.draw(None, 0)
         for part in self._micro_batches(len(x)):
             result[part] = self._forward(params, x[part])
 
@@ -181,8 +215,8 @@ class _Lane:
             x = layer.forward(params, x)
         return x
 
-    def _backward(self, params: Params, dlogits: Array) -> None:
-        dy: Array | None = dlogits
+    def _backward(self, params: Params, doutputs: Array) -> None:
+        dy: Array | None = doutputs
         for layer in reversed(self._layers):
             if dy is None:
                 return

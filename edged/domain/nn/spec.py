@@ -1,14 +1,15 @@
 """What a model is made of, as written in the topology file: layer specifications and the shapes they give.
 
-Holds no weights and computes nothing but shapes and counts.
+Holds no weights and computes nothing but shapes and counts. A sample is an image [height, width, channels], a series
+[length, channels] or has any other axes; the last axis is always the channels.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-Activation = Literal["none", "relu"]
+Activation = Literal["none", "relu", "relu6", "tanh"]
 Padding = Literal["same", "valid"]
 Shape = tuple[int, ...]
 
@@ -17,10 +18,37 @@ class ShapeError(ValueError):
     """A layer does not fit the shape that reaches it."""
 
 
+class _Layer:
+    """What layers have in common; those without weights leave `weights` as it is."""
+
+    __slots__ = ()
+
+    kind: ClassVar[str]
+    """The layer's name in the topology file and in the names of its weights."""
+
+    def weights(self, shape: Shape) -> dict[str, Shape]:  # noqa: ARG002 - one signature for all layers
+        """The shapes of the layer's weights by their names, behind an input of `shape`."""
+        return {}
+
+    def num_parameters(self, shape: Shape) -> int:
+        """Numbers in all weights, behind an input of `shape`."""
+        return sum(math.prod(weight) for weight in self.weights(shape).values())
+
+
+class _SameShape(_Layer):
+    """A layer that changes values, not their number."""
+
+    __slots__ = ()
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
 @dataclass(frozen=True, slots=True)
-class Conv2d:
+class Conv2d(_Layer):
     """Correlation of [height, width, channels] with `filters` kernels, bias, then the activation."""
 
+    kind: ClassVar[str] = "conv2d"
     filters: int
     kernel: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
@@ -28,54 +56,197 @@ class Conv2d:
     activation: Activation = "none"
 
     def output_shape(self, shape: Shape) -> Shape:
-        height, width, _ = _image(shape, "conv2d")
-        return (*_windows((height, width), self.kernel, self.stride, self.padding, "conv2d"), self.filters)
+        height, width, _ = _image(shape, self.kind)
+        return (*_windows((height, width), self.kernel, self.stride, self.padding, self.kind), self.filters)
 
-    def num_parameters(self, shape: Shape) -> int:
-        return math.prod(self.kernel) * shape[2] * self.filters + self.filters
+    def weights(self, shape: Shape) -> dict[str, Shape]:
+        """Kernel [rows, columns, channels, filters] and bias."""
+        return {"kernel": (*self.kernel, shape[2], self.filters), "bias": (self.filters,)}
 
 
 @dataclass(frozen=True, slots=True)
-class MaxPool2d:
+class DepthwiseConv2d(_Layer):
+    """Correlation of each channel of [height, width, channels] with a kernel of its own, bias, then the activation."""
+
+    kind: ClassVar[str] = "depthwise_conv2d"
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: Padding = "valid"
+    activation: Activation = "none"
+
+    def output_shape(self, shape: Shape) -> Shape:
+        height, width, channels = _image(shape, self.kind)
+        return (*_windows((height, width), self.kernel, self.stride, self.padding, self.kind), channels)
+
+    def weights(self, shape: Shape) -> dict[str, Shape]:
+        """Kernel [rows, columns, channels] and bias."""
+        return {"kernel": (*self.kernel, shape[2]), "bias": (shape[2],)}
+
+
+@dataclass(frozen=True, slots=True)
+class Conv1d(_Layer):
+    """Correlation of [length, channels] with `filters` kernels, bias, then the activation."""
+
+    kind: ClassVar[str] = "conv1d"
+    filters: int
+    kernel: int
+    stride: int = 1
+    padding: Padding = "valid"
+    activation: Activation = "none"
+
+    def output_shape(self, shape: Shape) -> Shape:
+        length, _ = _series(shape, self.kind)
+        return (*_windows((length,), (self.kernel,), (self.stride,), self.padding, self.kind), self.filters)
+
+    def weights(self, shape: Shape) -> dict[str, Shape]:
+        """Kernel [length, channels, filters] and bias."""
+        return {"kernel": (self.kernel, shape[1], self.filters), "bias": (self.filters,)}
+
+    @property
+    def as_2d(self) -> Conv2d:
+        """The same for [1, length, channels]."""
+        return Conv2d(self.filters, (1, self.kernel), (1, self.stride), self.padding, self.activation)
+
+
+@dataclass(frozen=True, slots=True)
+class MaxPool2d(_Layer):
     """Maximum over windows of `size`; positions that do not fill a window are dropped."""
 
+    kind: ClassVar[str] = "max_pool2d"
     size: tuple[int, int]
     stride: tuple[int, int]
 
     def output_shape(self, shape: Shape) -> Shape:
-        height, width, channels = _image(shape, "max_pool2d")
-        return (*_windows((height, width), self.size, self.stride, "valid", "max_pool2d"), channels)
-
-    def num_parameters(self, shape: Shape) -> int:  # noqa: ARG002 - one signature for all layers
-        return 0
+        height, width, channels = _image(shape, self.kind)
+        return (*_windows((height, width), self.size, self.stride, "valid", self.kind), channels)
 
 
 @dataclass(frozen=True, slots=True)
-class Flatten:
+class AvgPool2d(_Layer):
+    """Mean over windows of `size`; positions that do not fill a window are dropped."""
+
+    kind: ClassVar[str] = "avg_pool2d"
+    size: tuple[int, int]
+    stride: tuple[int, int]
+
+    def output_shape(self, shape: Shape) -> Shape:
+        height, width, channels = _image(shape, self.kind)
+        return (*_windows((height, width), self.size, self.stride, "valid", self.kind), channels)
+
+
+@dataclass(frozen=True, slots=True)
+class MaxPool1d(_Layer):
+    """Maximum over windows of `size` along [length, channels]; positions that do not fill a window are dropped."""
+
+    kind: ClassVar[str] = "max_pool1d"
+    size: int
+    stride: int
+
+    def output_shape(self, shape: Shape) -> Shape:
+        length, channels = _series(shape, self.kind)
+        return (*_windows((length,), (self.size,), (self.stride,), "valid", self.kind), channels)
+
+    @property
+    def as_2d(self) -> MaxPool2d:
+        """The same for [1, length, channels]."""
+        return MaxPool2d((1, self.size), (1, self.stride))
+
+
+@dataclass(frozen=True, slots=True)
+class AvgPool1d(_Layer):
+    """Mean over windows of `size` along [length, channels]; positions that do not fill a window are dropped."""
+
+    kind: ClassVar[str] = "avg_pool1d"
+    size: int
+    stride: int
+
+    def output_shape(self, shape: Shape) -> Shape:
+        length, channels = _series(shape, self.kind)
+        return (*_windows((length,), (self.size,), (self.stride,), "valid", self.kind), channels)
+
+    @property
+    def as_2d(self) -> AvgPool2d:
+        """The same for [1, length, channels]."""
+        return AvgPool2d((1, self.size), (1, self.stride))
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalAvgPool(_Layer):
+    """The mean of each channel over [height, width] or [length]."""
+
+    kind: ClassVar[str] = "global_avg_pool"
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if len(shape) not in {2, 3}:
+            raise ShapeError(f"{self.kind} takes [height, width, channels] or [length, channels], not {_text(shape)}")
+        return shape[-1:]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupNorm(_SameShape):
+    """Mean 0 and variance 1 over each sample's groups of channels, then scale and bias by channel (Wu and He 2018).
+
+    A group is `channels / groups` neighbouring channels, over all of the other axes.
+    """
+
+    kind: ClassVar[str] = "group_norm"
+    groups: int
+    epsilon: float = 1e-5
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if shape[-1] % self.groups:
+            raise ShapeError(f"group_norm: {shape[-1]} channels cannot be divided into {self.groups} groups")
+        return shape
+
+    def weights(self, shape: Shape) -> dict[str, Shape]:
+        """Scale and bias, [channels]."""
+        return {"scale": shape[-1:], "bias": shape[-1:]}
+
+
+@dataclass(frozen=True, slots=True)
+class Dropout(_SameShape):
+    """In training, each value is 0 with probability `rate`, else divided by 1 - rate; otherwise nothing happens."""
+
+    kind: ClassVar[str] = "dropout"
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Flatten(_Layer):
     """All axes into one."""
+
+    kind: ClassVar[str] = "flatten"
 
     def output_shape(self, shape: Shape) -> Shape:
         return (math.prod(shape),)
 
-    def num_parameters(self, shape: Shape) -> int:  # noqa: ARG002
-        return 0
-
 
 @dataclass(frozen=True, slots=True)
-class Relu:
+class Relu(_SameShape):
     """max(x, 0)."""
 
-    def output_shape(self, shape: Shape) -> Shape:
-        return shape
-
-    def num_parameters(self, shape: Shape) -> int:  # noqa: ARG002
-        return 0
+    kind: ClassVar[str] = "relu"
 
 
 @dataclass(frozen=True, slots=True)
-class Dense:
+class Relu6(_SameShape):
+    """min(max(x, 0), 6)."""
+
+    kind: ClassVar[str] = "relu6"
+
+
+@dataclass(frozen=True, slots=True)
+class Tanh(_SameShape):
+    """The hyperbolic tangent."""
+
+    kind: ClassVar[str] = "tanh"
+
+
+@dataclass(frozen=True, slots=True)
+class Dense(_Layer):
     """x·W + b, then the activation."""
 
+    kind: ClassVar[str] = "dense"
     units: int
     activation: Activation = "none"
 
@@ -84,11 +255,28 @@ class Dense:
             raise ShapeError(f"dense takes one axis, not {_text(shape)}; put flatten before it")
         return (self.units,)
 
-    def num_parameters(self, shape: Shape) -> int:
-        return shape[0] * self.units + self.units
+    def weights(self, shape: Shape) -> dict[str, Shape]:
+        """Kernel [inputs, units] and bias."""
+        return {"kernel": (shape[0], self.units), "bias": (self.units,)}
 
 
-LayerSpec = Conv2d | MaxPool2d | Flatten | Relu | Dense
+LayerSpec = (
+    Conv2d
+    | DepthwiseConv2d
+    | Conv1d
+    | MaxPool2d
+    | AvgPool2d
+    | MaxPool1d
+    | AvgPool1d
+    | GlobalAvgPool
+    | GroupNorm
+    | Dropout
+    | Flatten
+    | Relu
+    | Relu6
+    | Tanh
+    | Dense
+)
 
 
 def shapes(sample_shape: Shape, layers: Sequence[LayerSpec]) -> list[Shape]:
@@ -111,15 +299,20 @@ def _image(shape: Shape, name: str) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
-def _windows(
-    size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int], padding: Padding, name: str
-) -> tuple[int, int]:
+def _series(shape: Shape, name: str) -> tuple[int, int]:
+    if len(shape) != 2:
+        raise ShapeError(f"{name} takes [length, channels], not {_text(shape)}")
+    return shape[0], shape[1]
+
+
+def _windows(size: Shape, window: Shape, stride: Shape, padding: Padding, name: str) -> Shape:
+    """How many windows there are along each axis."""
     if padding == "same":
-        return -(-size[0] // stride[0]), -(-size[1] // stride[1])
-    rows, columns = ((n - w) // s + 1 for n, w, s in zip(size, window, stride, strict=True))
-    if rows < 1 or columns < 1:
+        return tuple(-(-n // s) for n, s in zip(size, stride, strict=True))
+    counts = tuple((n - w) // s + 1 for n, w, s in zip(size, window, stride, strict=True))
+    if min(counts) < 1:
         raise ShapeError(f"{name}: a window of {_text(window)} does not fit into {_text(size)}")
-    return rows, columns
+    return counts
 
 
 def _text(shape: Sequence[int]) -> str:

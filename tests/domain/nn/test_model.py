@@ -8,7 +8,8 @@ import pytest
 from edged.domain.nn.loss import cross_entropy, softmax
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Conv2d, Dense, Flatten, MaxPool2d, Relu, ShapeError
-from edged.domain.optim import initial_velocity, sgd_step
+from edged.domain.optim import initial_slots, update
+from edged.domain.topology import Sgd
 
 SHAPE = (12, 12, 1)
 LAYERS = (
@@ -90,9 +91,9 @@ def test_training_again_gives_the_same_bits():
     def train():
         model = Model(SHAPE, LAYERS, micro_batch=7, lanes=2)
         params = model.initial(1)
-        velocity = initial_velocity(params)
-        for n in (20, 33, 1):
-            sgd_step(params, velocity, model.gradient(params, *batch(n)).grads, learning_rate=0.1, momentum=0.9)
+        slots = initial_slots(Sgd(), params)
+        for step, n in enumerate((20, 33, 1)):
+            update(Sgd(), params, slots, model.gradient(params, *batch(n)).grads, learning_rate=0.1, step=step)
         return flat(params).tobytes()
 
     assert train() == train()
@@ -132,9 +133,9 @@ def test_a_small_problem_is_learnt():
     x[y == 1, :, 6:] += 0.5
     model = Model(SHAPE, LAYERS)
     params = model.initial(0)
-    velocity = initial_velocity(params)
-    for _ in range(60):
-        sgd_step(params, velocity, model.gradient(params, x, y).grads, learning_rate=0.05, momentum=0.9)
+    slots = initial_slots(Sgd(), params)
+    for step in range(60):
+        update(Sgd(), params, slots, model.gradient(params, x, y).grads, learning_rate=0.05, step=step)
     assert model.gradient(params, x, y).num_correct > 250
 
 

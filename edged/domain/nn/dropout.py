@@ -1,0 +1,63 @@
+"""Dropout whose noise is a pure function of where it falls, so that no thread and no cut changes it."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain.nn.buffer import Array, Buffer
+from edged.domain.nn.params import Params
+from edged.domain.nn.spec import Dropout, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """What randomness inside the model is drawn from: both numbers from 0 to 2^64 - 1."""
+
+    seed: int
+    step: int
+
+
+class DropoutLayer:
+    """Lets everything through until `draw` says otherwise.
+
+    A sample's mask follows from the noise, the layer's index and the sample's place in the mini-batch alone
+    (Philox, a counter-based generator: Salmon et al. 2011).
+    """
+
+    def __init__(self, index: int, spec: Dropout, shape: Shape, *, micro_batch: int, dtype: npt.DTypeLike) -> None:
+        self._index, self._rate, self._size = index, spec.rate, math.prod(shape)
+        self._uniform = np.zeros(self._size, np.float32)
+        self._factors = Buffer(micro_batch * self._size, dtype)
+        self._y = Buffer(micro_batch * self._size, dtype)
+        self._noise: Noise | None = None
+        self._first = 0
+
+    @property
+    def buffer_bytes(self) -> int:
+        return self._uniform.nbytes + self._factors.nbytes + self._y.nbytes
+
+    def draw(self, noise: Noise | None, first: int) -> None:
+        """Use `noise` for micro-batches whose first sample is the mini-batch's number `first`; None: drop nothing."""
+        self._noise, self._first = noise, first
+
+    def forward(self, params: Params, x: Array) -> Array:  # noqa: ARG002 - one signature for all layers
+        if self._noise is None:
+            return x
+        factors = self._factors.array(len(x), self._size)
+        for row, kept in enumerate(factors):
+            rng = np.random.Generator(
+                np.random.Philox(
+                    key=[self._noise.seed, self._index], counter=[0, 0, self._noise.step, self._first + row]
+                )
+            )
+            rng.random(dtype=np.float32, out=self._uniform)
+            np.greater_equal(self._uniform, self._rate, out=kept, casting="unsafe")
+        factors *= 1 / (1 - self._rate)
+        return np.multiply(x, factors.reshape(x.shape), out=self._y.array(*x.shape))
+
+    def backward(self, params: Params, dy: Array, grads: Params) -> Array:  # noqa: ARG002
+        if self._noise is None:
+            return dy
+        return np.multiply(dy, self._factors.array(*dy.shape), out=dy)

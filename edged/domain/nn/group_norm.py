@@ -1,0 +1,68 @@
+"""Group normalisation (Wu and He 2018, https://arxiv.org/abs/1803.08494).
+
+It has no statistics of the batch: training and prediction compute the same, and a batch may be of any size.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain.nn.buffer import Array, Buffer
+from edged.domain.nn.params import Params, bias_name, weight_name
+from edged.domain.nn.spec import GroupNorm, Shape
+
+
+class GroupNormLayer:
+    """(x - mean) / sqrt(variance + epsilon) by sample and group, times scale, plus bias."""
+
+    def __init__(self, index: int, spec: GroupNorm, shape: Shape, *, micro_batch: int, dtype: npt.DTypeLike) -> None:
+        self._scale, self._bias = weight_name(index, spec, "scale"), bias_name(index, spec)
+        self._spec, self._shape = spec, shape
+        self._channels, self._num_places = shape[-1], math.prod(shape[:-1])
+        size = micro_batch * math.prod(shape)
+        self._normal = Buffer(size, dtype)
+        self._y = Buffer(size, dtype)
+        self._rstd = Buffer(micro_batch * self._channels, dtype)
+
+    @property
+    def buffer_bytes(self) -> int:
+        return self._normal.nbytes + self._y.nbytes + self._rstd.nbytes
+
+    def forward(self, params: Params, x: Array) -> Array:
+        flat = x.reshape(len(x), self._num_places, self._channels)
+        normal, y, rstd = self._normal.array(*flat.shape), self._y.array(*flat.shape), self._rstd_of(len(x))
+        np.subtract(flat, self._group_mean(flat.sum(axis=1))[:, None], out=normal)
+        np.multiply(normal, normal, out=y)
+        variance = self._group_mean(y.sum(axis=1))
+        np.divide(1, np.sqrt(variance + self._spec.epsilon), out=rstd)
+        normal *= rstd[:, None]
+        np.multiply(normal, params[self._scale], out=y)
+        y += params[self._bias]
+        return y.reshape(x.shape)
+
+    def backward(self, params: Params, dy: Array, grads: Params) -> Array:
+        flat = dy.reshape(len(dy), self._num_places, self._channels)
+        normal, product, rstd = self._normal.array(*flat.shape), self._y.array(*flat.shape), self._rstd_of(len(dy))
+        scale = params[self._scale]
+        np.multiply(flat, normal, out=product)
+        dscale, dbias = product.sum(axis=1), flat.sum(axis=1)
+        grads[self._scale] += dscale.sum(axis=0)
+        grads[self._bias] += dbias.sum(axis=0)
+        # What the mean and the variance take back of each value's gradient, by sample and channel
+        by_mean, by_variance = self._group_mean(dbias * scale), self._group_mean(dscale * scale)
+        flat *= scale
+        flat -= by_mean[:, None]
+        flat -= np.multiply(normal, by_variance[:, None], out=product)
+        flat *= rstd[:, None]
+        return dy
+
+    def _rstd_of(self, n: int) -> Array:
+        """1 / standard deviation [n, channels] of the present micro-batch."""
+        return self._rstd.array(n, self._channels)
+
+    def _group_mean(self, sums: Array) -> Array:
+        """From sums by channel [n, channels] the mean over each channel's group, again by channel."""
+        groups = self._spec.groups
+        means = sums.reshape(len(sums), groups, -1).sum(axis=2) * (groups / (self._num_places * self._channels))
+        return np.repeat(means, self._channels // groups, axis=1)

@@ -1,0 +1,45 @@
+"""Layers along a series [length, channels]: those for images, with the series as an image of one row."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+from edged.domain.nn.buffer import Array
+from edged.domain.nn.params import Params
+
+
+class _ImageLayer(Protocol):
+    @property
+    def buffer_bytes(self) -> int: ...
+
+    def forward(self, params: Params, x: Array) -> Array: ...
+
+    def backward(self, params: Params, dy: Array, grads: Params) -> Array | None: ...
+
+
+class SeriesLayer:
+    """`layer`, made for [1, length, channels], for samples [length, channels].
+
+    `names`: what the layer calls its weights → what they are called in the model. A kernel of the series' has one
+    axis less than the layer's.
+    """
+
+    def __init__(self, layer: _ImageLayer, names: Mapping[str, str] | None = None) -> None:
+        self._layer, self._names = layer, names or {}
+
+    @property
+    def buffer_bytes(self) -> int:
+        return self._layer.buffer_bytes
+
+    def forward(self, params: Params, x: Array) -> Array:
+        return self._layer.forward(self._renamed(params), x[:, None])[:, 0]
+
+    def backward(self, params: Params, dy: Array, grads: Params) -> Array | None:
+        dx = self._layer.backward(self._renamed(params), dy[:, None], self._renamed(grads))
+        return None if dx is None else dx[:, 0]
+
+    def _renamed(self, params: Params) -> Params:
+        """The same memory under the layer's names and shapes."""
+        arrays = {own: params[name] for own, name in self._names.items()}
+        return {own: array[np.newaxis] if array.ndim > 1 else array for own, array in arrays.items()}
