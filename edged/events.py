@@ -95,14 +95,15 @@ EVENTS: Mapping[str, Event] = {
     "train.epoch": event(
         "An epoch is over. Loss and accuracy of training are means over the epoch while the weights moved; "
         "samples per second include waiting.",
-        optional=("test_accuracy",),
-        epoch=int, step=int, loss=float, train_accuracy=float, test_accuracy=float, test_samples=int, samples=int,
-        samples_per_s=float, seconds=float, wait_s=float, wait_fraction=float,
+        optional=("train_accuracy", "test_loss", "test_accuracy"),
+        epoch=int, step=int, loss=float, train_accuracy=float, test_loss=float, test_accuracy=float, test_samples=int,
+        samples=int, samples_per_s=float, seconds=float, wait_s=float, wait_fraction=float,
     ),
     "train.finished": event("All epochs are trained.", epochs=int, step=int),
     "train.diverged": event(
-        "Loss or weights are no longer finite: training stops at the last checkpoint.",
-        epoch=int, step=int, restored_step=int,
+        "Loss or weights are no longer finite, or the loss explodes: training goes back to the last checkpoint, and on "
+        "from there with half the learning rate; after too many times in a row it stops.",
+        epoch=int, step=int, restored_step=int, slowdowns=int, goes_on=bool,
     ),
     # checkpoint
     "checkpoint.saved": event("A checkpoint is durable.", generation=int, bytes=int, ms=float),

@@ -239,7 +239,9 @@ async def test_the_exit_codes_are_as_told(log, place, tmp_path, monkeypatch):
     (tmp_path / "no-folder").write_text("in the way")
     # Weights of another model in the folder: the trainer cannot begin.
     weights = {"w": np.zeros(1, np.float32)}
-    CheckpointDir(tmp_path / "edged" / "pi-a").save(checkpoint.encode(checkpoint.TrainState(weights, weights, "?")), 1)
+    CheckpointDir(tmp_path / "edged" / "pi-a").save(
+        checkpoint.encode(checkpoint.TrainState(weights, {"velocity": weights}, "?")), 1
+    )
     monkeypatch.setattr("edged.cli.topics._PATIENCE_S", 0.1)
 
     def run(state: str, event: str) -> int:

@@ -169,9 +169,10 @@ def _trainer(
 ) -> Trainer:
     stream = topology.stream(training.stream)
     job = job_digest(stream, training)
+    is_classifier = training.loss == "cross_entropy"
 
     def batcher() -> Batcher:
-        return Batcher(stream, training.global_batch, PillowDecoder(), executor)
+        return Batcher(stream, training.global_batch, PillowDecoder(), executor, needs_labels=is_classifier)
 
     epochs = fresh = None
     if training.source != "live":
@@ -197,7 +198,7 @@ def _trainer(
     checkpointing = Checkpointing(
         CheckpointDir(folders.state),
         health,
-        partial(to_tflite, stream.shape, training.model, labels=stream.labels),
+        partial(to_tflite, stream.shape, training.model, labels=stream.labels) if is_classifier else None,
         job=job,
         labels=stream.labels,
         sample_shape=stream.shape,
@@ -205,7 +206,7 @@ def _trainer(
     )
     return Trainer(
         training,
-        Model(stream.shape, training.model, lanes=_NUM_CORES),
+        Model(stream.shape, training.model, lanes=_NUM_CORES, loss=training.loss),
         checkpointing,
         job=job,
         epochs=epochs,

@@ -14,17 +14,15 @@ from edged import config_yaml
 from edged.cli.arguments import add_topology
 from edged.cli.problems import show
 from edged.domain.budget import edge_budget, mebibytes, training_memory
-from edged.domain.nn.spec import Conv2d, Dense, Flatten, LayerSpec, MaxPool2d, Relu, shapes
+from edged.domain.nn.spec import LayerSpec, shapes
 from edged.domain.suggest import did_you_mean
 from edged.domain.topics import grants, topics
-from edged.domain.topology import Device, Edge, Topology
+from edged.domain.topology import Augment, Device, Edge, Topology, Training
 from edged.errors import ConfigError, Problem
 
 SUMMARY = "validate the topology file and print the plan it comes to"
 
 Plan = dict[str, Any]
-
-_NAME_OF_LAYER = {Conv2d: "conv2d", MaxPool2d: "max_pool2d", Flatten: "flatten", Relu: "relu", Dense: "dense"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -160,6 +158,7 @@ def _model(topology: Topology) -> Plan | None:
         "source": training.source,
         "epochs": training.epochs,
         "global_batch": training.global_batch,
+        "steps": _steps_text(training),
         "input": list(before[0]),
         "layers": [
             {"layer": layer_text(layer), "output": list(after), "parameters": layer.num_parameters(shape)}
@@ -168,7 +167,7 @@ def _model(topology: Topology) -> Plan | None:
         "parameters": memory.parameters,
         "memory": {
             "weights": memory.weights,
-            "momentum": memory.momentum,
+            "optimizer": memory.optimizer,
             "activations": memory.activations,
             "total": memory.total,
         },
@@ -177,12 +176,25 @@ def _model(topology: Topology) -> Plan | None:
 
 def layer_text(layer: LayerSpec) -> str:
     """The layer as in the file, defaults left out: "conv2d filters 32 kernel 3×3 activation relu"."""
-    words = [_NAME_OF_LAYER[type(layer)]]
-    for setting in fields(layer):
-        value = getattr(layer, setting.name)
+    return _settings_text(layer.kind, layer)
+
+
+def _settings_text(name: str, settings: Any) -> str:
+    words = [name]
+    for setting in fields(settings):
+        value = getattr(settings, setting.name)
         if value != setting.default:
             words += [setting.name, _shape(value) if isinstance(value, tuple) else str(value)]
     return " ".join(words)
+
+
+def _steps_text(training: Training) -> str:
+    """How steps are made, defaults left out: "adam learning_rate 0.01, cosine warmup 1, weight_decay 0.0005"."""
+    parts = [training.optimizer, training.schedule, *([training.augment] if training.augment != Augment() else [])]
+    words = [_settings_text(type(part).__name__.lower(), part) for part in parts]
+    words += [f"weight_decay {training.weight_decay:g}"] if training.weight_decay else []
+    words += [f"clip_norm {training.clip_norm:g}"] if training.clip_norm is not None else []
+    return ", ".join([training.loss, *words])
 
 
 def _as_json(problem: Problem) -> Plan:
@@ -268,7 +280,8 @@ def _model_text(model: Plan | None) -> Iterator[str]:
     yield from _table(("model", "output", "parameters"), rows)
     job = f"{model['epochs']} epochs in batches of {model['global_batch']}"
     yield f"trained on {model['stream']} (source: {model['source']}), {job}"
-    yield f"memory of the model: {_sum(model['memory'], ('weights', 'momentum', 'activations'))}"
+    yield f"steps: {model['steps']}"
+    yield f"memory of the model: {_sum(model['memory'], ('weights', 'optimizer', 'activations'))}"
     yield ""
 
 

@@ -18,6 +18,7 @@ from edged.config_yaml.kinds import (
     Schema,
     Section,
     Short,
+    Switch,
     Text,
     Whole,
     Word,
@@ -25,18 +26,43 @@ from edged.config_yaml.kinds import (
     section,
     size,
 )
-from edged.domain.nn.spec import Activation, Conv2d, Dense, Flatten, MaxPool2d, Padding, Relu
+from edged.domain.nn.loss import LossName
+from edged.domain.nn.spec import (
+    Activation,
+    AvgPool1d,
+    AvgPool2d,
+    Conv1d,
+    Conv2d,
+    Dense,
+    DepthwiseConv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    GroupNorm,
+    MaxPool1d,
+    MaxPool2d,
+    Padding,
+    Relu,
+    Relu6,
+    Tanh,
+)
 from edged.domain.topology import (
     MIB,
+    Adam,
     Archive,
+    Augment,
     Cache,
     Codec,
+    Constant,
+    Cosine,
     Device,
     Dtype,
     Edge,
     Exchange,
     ExchangeMode,
+    Flip,
     Kafka,
+    Lars,
     Mechanism,
     Protocol,
     Sampling,
@@ -44,6 +70,7 @@ from edged.domain.topology import (
     Security,
     Sgd,
     Source,
+    Step,
     Stream,
     Topology,
     Training,
@@ -68,10 +95,6 @@ def _topology(*, schema: int, **sections: Any) -> Topology:
 
 def _stream(*, name: str, sample: _Sample, labels: tuple[str, ...]) -> Stream:
     return Stream(name, sample.shape, sample.dtype, labels)
-
-
-def _max_pool2d(*, size: tuple[int, int], stride: tuple[int, int] | None) -> MaxPool2d:
-    return MaxPool2d(size, stride or size)
 
 
 _SECURITY = section(
@@ -102,7 +125,10 @@ _STREAM = Section(
                 _Sample,
                 "One sample.",
                 {
-                    "shape": Key(Listing(Whole(1, 4096), 1, 4), "[height, width, channels], or any 1 to 4 axes"),
+                    "shape": Key(
+                        Listing(Whole(1, 4096), 1, 4),
+                        "[height, width, channels], [length, channels], or any 1 to 4 axes",
+                    ),
                     "dtype": Key(Choice(get_args(Dtype)), "the type of its numbers"),
                 },
             ),
@@ -110,9 +136,10 @@ _STREAM = Section(
         ),
         "labels": Key(
             Listing(Text("a label", most_bytes=256, integers=True), 1, 65_536, distinct=True),
-            "the classes, in the order of the model's outputs",
+            "the classes, in the order of the model's outputs; left out where samples have none",
         ),
     },
+    {"labels": ()},
 )
 
 _DEVICE = section(
@@ -152,7 +179,22 @@ _ARCHIVE = section(
 )
 
 _ACTIVATION = Key(Choice(get_args(Activation)), "applied to the layer's output")
+_PADDING = Key(Choice(get_args(Padding)), "same keeps the size, valid drops the border")
+_WINDOW = Key(Pair(Whole(1, 64)), "size of the window: n or [rows, columns]")
 _STRIDE = Key(Pair(Whole(1, 64)), "steps of the window: n or [rows, columns]")
+_LENGTH = Key(Whole(1, 4096), "length of the window")
+_STEP = Key(Whole(1, 4096), "steps of the window")
+_FILTERS = Key(Whole(1, 4096), "output channels")
+
+
+def _pool(kind: type, doc: str, size: Key, stride: Key) -> Short:
+    """Without a stride, windows lie side by side."""
+
+    def make(*, size: Any, stride: Any) -> Any:
+        return kind(size, stride or size)
+
+    return Short("size", Section(make, doc, {"size": size, "stride": stride}, {"stride": None}))
+
 
 _LAYER = OneOf(
     "layer",
@@ -160,23 +202,53 @@ _LAYER = OneOf(
         "conv2d": section(
             Conv2d,
             "Convolution of [height, width, channels].",
-            filters=Key(Whole(1, 4096), "output channels"),
-            kernel=Key(Pair(Whole(1, 64)), "size of the window: n or [rows, columns]"),
+            filters=_FILTERS,
+            kernel=_WINDOW,
             stride=_STRIDE,
-            padding=Key(Choice(get_args(Padding)), "same keeps the size, valid drops the border"),
+            padding=_PADDING,
             activation=_ACTIVATION,
         ),
-        "max_pool2d": Short(
-            "size",
-            Section(
-                _max_pool2d,
-                "Maximum over windows.",
-                {"size": Key(Pair(Whole(1, 64)), "size of the window: n or [rows, columns]"), "stride": _STRIDE},
-                {"stride": None},
+        "depthwise_conv2d": section(
+            DepthwiseConv2d,
+            "Convolution of each channel of [height, width, channels] on its own.",
+            kernel=_WINDOW,
+            stride=_STRIDE,
+            padding=_PADDING,
+            activation=_ACTIVATION,
+        ),
+        "conv1d": section(
+            Conv1d,
+            "Convolution of a series [length, channels].",
+            filters=_FILTERS,
+            kernel=_LENGTH,
+            stride=_STEP,
+            padding=_PADDING,
+            activation=_ACTIVATION,
+        ),
+        "max_pool2d": _pool(MaxPool2d, "Maximum over windows of an image.", _WINDOW, _STRIDE),
+        "avg_pool2d": _pool(AvgPool2d, "Mean over windows of an image.", _WINDOW, _STRIDE),
+        "max_pool1d": _pool(MaxPool1d, "Maximum over windows of a series.", _LENGTH, _STEP),
+        "avg_pool1d": _pool(AvgPool1d, "Mean over windows of a series.", _LENGTH, _STEP),
+        "global_avg_pool": Word(GlobalAvgPool()),
+        "group_norm": Short(
+            "groups",
+            section(
+                GroupNorm,
+                "Mean 0 and variance 1 over groups of channels, then a scale and a bias.",
+                groups=Key(Whole(1, 4096), "number of groups; it divides the channels"),
+                epsilon=Key(Number(0, 1, above_least=True), "added to the variance"),
+            ),
+        ),
+        "dropout": Short(
+            "rate",
+            section(
+                Dropout, "Values left out at random in training.", rate=Key(Number(0, 1), "share that is left out")
             ),
         ),
         "flatten": Word(Flatten()),
         "relu": Word(Relu()),
+        "relu6": Word(Relu6()),
+        "tanh": Word(Tanh()),
         "dense": Short(
             "units",
             section(
@@ -189,23 +261,89 @@ _LAYER = OneOf(
     },
 )
 
-_SGD = section(
-    Sgd,
-    "Stochastic gradient descent.",
-    learning_rate=Key(Number(0, 1000, above_least=True), "size of a step"),
-    momentum=Key(Number(0, 1), "share of the last step in the next"),
+_LEARNING_RATE = Key(Number(0, 1000, above_least=True), "size of a step")
+_MOMENTUM = Key(Number(0, 1), "share of the last step in the next")
+_DECAY_RATE = Number(0, 1)
+
+_OPTIMIZER = OneOf(
+    "optimizer",
+    {
+        "sgd": section(
+            Sgd,
+            "Stochastic gradient descent.",
+            learning_rate=_LEARNING_RATE,
+            momentum=_MOMENTUM,
+            nesterov=Key(Switch(), "look ahead along the momentum"),
+        ),
+        "adam": section(
+            Adam,
+            "Adam; with weight_decay, AdamW.",
+            learning_rate=_LEARNING_RATE,
+            beta1=Key(_DECAY_RATE, "memory of the gradient's mean"),
+            beta2=Key(_DECAY_RATE, "memory of the gradient's square"),
+            epsilon=Key(Number(0, 1, above_least=True), "added to the root of the square"),
+        ),
+        "lars": section(
+            Lars,
+            "Layer-wise adaptive rates, for large batches.",
+            learning_rate=_LEARNING_RATE,
+            momentum=_MOMENTUM,
+            trust=Key(Number(0, 1, above_least=True), "a kernel's step, as a share of the kernel"),
+        ),
+    },
+)
+
+_WARMUP = Key(Number(0, 1_000_000), "epochs in which the learning rate rises to its full size")
+
+_SCHEDULE = OneOf(
+    "schedule",
+    {
+        "constant": section(Constant, "The learning rate stays.", warmup=_WARMUP),
+        "cosine": section(
+            Cosine,
+            "It falls along half a cosine until the last epoch ends.",
+            warmup=_WARMUP,
+            floor=Key(Number(0, 1), "what share is left at the end"),
+        ),
+        "step": section(
+            Step,
+            "It falls in steps.",
+            every=Key(Number(0, 1_000_000, above_least=True), "epochs between two steps"),
+            factor=Key(Number(0, 1, above_least=True), "what share each step leaves"),
+            warmup=_WARMUP,
+        ),
+    },
+)
+
+_AUGMENT = section(
+    Augment,
+    "Training samples varied at random, anew in each epoch.",
+    flip=Key(Choice(get_args(Flip)), "mirrored or not"),
+    shift=Key(Whole(0, 4096), "moved by up to so many pixels in each direction"),
+    crop=Key(
+        Number(0, 1, above_least=True, with_most=True),
+        "least share of each side that is kept, and stretched to the whole",
+    ),
 )
 
 _TRAINING = section(
     Training,
     "The training job of all edges.",
     stream=Key(NAME, "the stream to train on"),
-    model=Key(Listing(_LAYER, 1, 256), "the layers, first to last; the last is dense with one unit for each label"),
+    model=Key(Listing(_LAYER, 1, 256), "the layers, first to last; the last is dense"),
     source=Key(Choice(get_args(Source)), "epochs from the archive, samples as they arrive, or both"),
     epochs=Key(Whole(1, 1_000_000), "passes over the data"),
     global_batch=Key(Whole(1, 65_536), "samples in one step, over all edges"),
     seed=Key(Whole(0, (1 << 63) - 1), "of the weights and the order; the same seed gives the same run"),
-    optimizer=Key(OneOf("optimizer", {"sgd": _SGD}), "how gradients become steps"),
+    loss=Key(Choice(get_args(LossName)), "mean_squared_error trains an autoencoder: the model gives its input back"),
+    class_weights=Key(
+        Listing(Number(0, 1_000_000), 1, 65_536), "what each label's samples count, in the labels' order"
+    ),
+    optimizer=Key(_OPTIMIZER, "how gradients become steps"),
+    schedule=Key(_SCHEDULE, "how the learning rate goes on, counted in epochs"),
+    weight_decay=Key(Number(0, 1), "pull of the kernels towards 0: L2 with sgd and lars, decoupled with adam"),
+    clip_norm=Key(Number(0, 1_000_000, above_least=True), "most norm of a gradient; longer ones are scaled down"),
+    augment=Key(_AUGMENT, "how training samples are varied"),
     sampling=Key(
         section(
             Sampling,

@@ -99,6 +99,23 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Switch:
+    """true or false."""
+
+    def read(self, node: yaml.Node, at: str, reading: Reading) -> bool:
+        text = reading.scalar(node, at, "true or false")
+        if text is not None and (text not in {"true", "false"} or not (_is_plain(node) or _has_variable(node))):
+            reading.wrong(node, at, "expected true or false")
+        return text == "true"
+
+    def placeholder(self) -> bool:
+        return False
+
+    def schema(self) -> Schema:
+        return {"anyOf": [{"type": "boolean"}, _VARIABLE]}
+
+
+@dataclass(frozen=True, slots=True)
 class Whole:
     """A whole number."""
 
@@ -125,15 +142,17 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number; `below` and `above` exclude the limit itself."""
+    """A number; the upper limit is excluded unless `with_most`, the lower one is if `above_least`."""
 
     least: float
-    below: float
+    most: float
     above_least: bool = False
+    with_most: bool = False
 
     def read(self, node: yaml.Node, at: str, reading: Reading) -> float:
         least = "above" if self.above_least else "from"
-        expected = f"a number {least} {self.least:g} and below {self.below:g}"
+        most = "at most" if self.with_most else "below"
+        expected = f"a number {least} {self.least:g} and {most} {self.most:g}"
         text = _number(node, at, reading, expected)
         if text is None:
             return self.placeholder()
@@ -145,14 +164,16 @@ class Number:
         return float(text)
 
     def _fits(self, value: float) -> bool:
-        return (value > self.least if self.above_least else value >= self.least) and value < self.below
+        is_above = value > self.least if self.above_least else value >= self.least
+        return is_above and (value <= self.most if self.with_most else value < self.most)
 
     def placeholder(self) -> float:
-        return (self.least + self.below) / 2
+        return (self.least + self.most) / 2
 
     def schema(self) -> Schema:
         least = {"exclusiveMinimum" if self.above_least else "minimum": self.least}
-        return {"anyOf": [{"type": "number", **least, "exclusiveMaximum": self.below}, _VARIABLE]}
+        most = {"maximum" if self.with_most else "exclusiveMaximum": self.most}
+        return {"anyOf": [{"type": "number", **least, **most}, _VARIABLE]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edged.domain.nn.spec import Flatten, LayerSpec, Shape, num_parameters, shapes
+from edged.domain.optim import num_slots
 from edged.domain.topology import MIB, Edge, Topology
 
 BASE = 110 * MIB
@@ -18,7 +19,7 @@ _FLOAT32 = 4
 
 @dataclass(frozen=True, slots=True)
 class ModelMemory:
-    """Bytes that training a model holds, all float32.
+    """Bytes that training a model holds, all float32; `slots`: numbers of the optimizer's state for each weight.
 
     `activations` counts the input and every layer's output for a whole batch. Micro-batches hold fewer at a time,
     and spend about as much on gradients and unfolded windows.
@@ -26,6 +27,7 @@ class ModelMemory:
 
     parameters: int
     activations: int
+    slots: int = 1
 
     @property
     def weights(self) -> int:
@@ -33,13 +35,13 @@ class ModelMemory:
         return self.parameters * _FLOAT32
 
     @property
-    def momentum(self) -> int:
-        """Bytes of the optimizer's state: one value for each weight."""
-        return self.parameters * _FLOAT32
+    def optimizer(self) -> int:
+        """Bytes of the optimizer's state."""
+        return self.slots * self.weights
 
     @property
     def total(self) -> int:
-        return self.weights + self.momentum + self.activations
+        return self.weights + self.optimizer + self.activations
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +59,14 @@ class Budget:
         return self.base + self.model + self.prefetch + self.cache
 
 
-def model_memory(sample_shape: Shape, layers: Sequence[LayerSpec], batch: int) -> ModelMemory:
+def model_memory(sample_shape: Shape, layers: Sequence[LayerSpec], batch: int, slots: int = 1) -> ModelMemory:
     """Memory for training on batches of `batch` samples. Raises spec.ShapeError."""
     outputs = shapes(sample_shape, layers)
     held = [outputs[0]] + [
         shape for layer, shape in zip(layers, outputs[1:], strict=True) if not isinstance(layer, Flatten)
     ]
-    return ModelMemory(num_parameters(sample_shape, layers), sum(math.prod(shape) for shape in held) * batch * _FLOAT32)
+    activations = sum(math.prod(shape) for shape in held) * batch * _FLOAT32
+    return ModelMemory(num_parameters(sample_shape, layers), activations, slots)
 
 
 def training_memory(topology: Topology) -> ModelMemory | None:
@@ -71,7 +74,8 @@ def training_memory(topology: Topology) -> ModelMemory | None:
     training = topology.training
     if training is None:
         return None
-    return model_memory(topology.stream(training.stream).shape, training.model, training.global_batch)
+    shape, slots = topology.stream(training.stream).shape, num_slots(training.optimizer)
+    return model_memory(shape, training.model, training.global_batch, slots)
 
 
 def edge_budget(edge: Edge, model: ModelMemory | None) -> Budget:

@@ -21,7 +21,7 @@ Params = dict[str, npt.NDArray[np.float32]]
 MOST_HISTORY = 100
 """Epochs whose metrics are kept."""
 
-_VERSION = "checkpoint/1"
+_VERSION = "checkpoint/2"
 _NO_DIGEST = "0" * 64
 _T = TypeVar("_T")
 
@@ -55,30 +55,36 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class EpochMetrics:
-    """How an epoch ended. `test_accuracy`: None without held-out samples."""
+    """How an epoch ended. `loss` and `test_loss` are means by sample.
+
+    Without held-out samples there is nothing of test; without classes no accuracy.
+    """
 
     epoch: int
     step: int
     loss: float
-    train_accuracy: float
+    train_accuracy: float | None
+    test_loss: float | None
     test_accuracy: float | None
 
 
 @dataclass(slots=True)
 class TrainState:
-    """The training job at a moment. `params` and `velocity`: float32, the same names and shapes.
+    """The training job at a moment. `params` and each of the optimizer's `slots`: float32, the same names and shapes.
 
     `job`: see `job_digest`. `ends`: of the running epoch's snapshot, None between epochs; `plan`: its order's digest.
+    `slowdowns`: how often the learning rate was halved because training diverged.
     """
 
     params: Params
-    velocity: Params
+    slots: dict[str, Params]
     job: str
     position: Position = Position()
     tally: Tally = Tally()
     ends: Mapping[str, int] | None = None
     plan: str = ""
     history: tuple[EpochMetrics, ...] = field(default=())
+    slowdowns: int = 0
 
     @property
     def generation(self) -> int:
@@ -97,8 +103,13 @@ def job_digest(stream: Stream, training: Training) -> str:
     """
     job = {
         "stream": asdict(stream),
-        "model": [[type(layer).__name__, asdict(layer)] for layer in training.model],
-        "optimizer": asdict(training.optimizer),
+        "model": [_named(layer) for layer in training.model],
+        "loss": [training.loss, training.class_weights],
+        "optimizer": _named(training.optimizer),
+        "schedule": _named(training.schedule),
+        "weight_decay": training.weight_decay,
+        "clip_norm": training.clip_norm,
+        "augment": _named(training.augment),
         "global_batch": training.global_batch,
         "seed": training.seed,
         "test_fraction": training.test_fraction,
@@ -106,15 +117,22 @@ def job_digest(stream: Stream, training: Training) -> str:
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
 
 
+def _named(settings: Any) -> list[Any]:
+    return [type(settings).__name__, asdict(settings)]
+
+
 def encode(state: TrainState) -> bytes:
     """The state as a safetensors blob, with the SHA-256 of the whole in its metadata. Equal states, equal bytes."""
     arrays = {f"params/{name}": array for name, array in state.params.items()}
-    arrays |= {f"velocity/{name}": array for name, array in state.velocity.items()}
+    for slot, values in state.slots.items():
+        arrays |= {f"{slot}/{name}": array for name, array in values.items()}
     text = {
         "position": asdict(state.position),
         "tally": asdict(state.tally),
         "ends": state.ends if state.ends is None else dict(state.ends),
         "plan": state.plan,
+        "slots": list(state.slots),
+        "slowdowns": state.slowdowns,
         "history": [asdict(metrics) for metrics in state.history[-MOST_HISTORY:]],
     }
     metadata = {"edged": _VERSION, "job": state.job, "state": json.dumps(text, sort_keys=True)}
@@ -161,18 +179,21 @@ def _check_digest(blob: bytes, metadata: Mapping[str, str]) -> None:
 
 def _state(arrays: Mapping[str, tensors.Array], metadata: Mapping[str, str]) -> TrainState:
     text = json.loads(metadata["state"])
-    params, velocity = dict(_of(arrays, "params/")), dict(_of(arrays, "velocity/"))
-    if {name: array.shape for name, array in params.items()} != {name: v.shape for name, v in velocity.items()}:
-        raise FormatError("weights and velocity differ in names or shapes")
+    params = dict(_of(arrays, "params/"))
+    slots = {slot: dict(_of(arrays, f"{slot}/")) for slot in text["slots"]}
+    for values in slots.values():
+        if {name: array.shape for name, array in params.items()} != {name: v.shape for name, v in values.items()}:
+            raise FormatError("weights and the optimizer's state differ in names or shapes")
     return TrainState(
         params=params,
-        velocity=velocity,
+        slots=slots,
         job=metadata["job"],
         position=_record(Position, text["position"]),
         tally=_record(Tally, text["tally"]),
         ends=text["ends"],
         plan=text["plan"],
         history=tuple(_record(EpochMetrics, metrics) for metrics in text["history"]),
+        slowdowns=int(text["slowdowns"]),
     )
 
 

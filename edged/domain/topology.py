@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edged.domain.nn.loss import LossName
 from edged.domain.nn.spec import LayerSpec
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -19,6 +20,7 @@ Dtype = Literal["uint8", "float32"]
 Source = Literal["archive", "live", "both"]
 SamplingMode = Literal["uniform", "stratified", "importance"]
 ExchangeMode = Literal["none", "all_reduce", "parameter_server"]
+Flip = Literal["none", "horizontal", "vertical", "both"]
 Role = Literal["ingest", "infer", "archiver", "epoch_server"]
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -52,12 +54,15 @@ class Kafka:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What samples look like. `shape` is [height, width, channels] or any; labels are the classes, in order."""
+    """What samples look like. `shape` is [height, width, channels], [length, channels] or any.
+
+    `labels` are the classes, in order; none where samples come without.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: Dtype
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,66 @@ class Archive:
 class Sgd:
     learning_rate: float = 0.05
     momentum: float = 0.9
+    nesterov: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Adam:
+    learning_rate: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class Lars:
+    """`trust`: a kernel's step, as a share of the kernel."""
+
+    learning_rate: float = 1.0
+    momentum: float = 0.9
+    trust: float = 0.001
+
+
+Optimizer = Sgd | Adam | Lars
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """The learning rate stays. `warmup`, here and below: epochs in which it rises linearly to its full size."""
+
+    warmup: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cosine:
+    """It falls along half a cosine, to its `floor`-fold at the end of the last epoch."""
+
+    warmup: float = 0.0
+    floor: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """It is multiplied with `factor` after each `every` epochs."""
+
+    every: float
+    factor: float = 0.1
+    warmup: float = 0.0
+
+
+Schedule = Constant | Cosine | Step
+
+
+@dataclass(frozen=True, slots=True)
+class Augment:
+    """How training samples are varied. `shift`: most pixels in each direction.
+
+    `crop`: least share of each side that a random window keeps; the window is then stretched to the whole.
+    """
+
+    flip: Flip = "none"
+    shift: int = 0
+    crop: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +181,9 @@ class Training:
     """The job. `test_fraction`: share of each edge's own samples held out; `test_samples`: most to test on.
 
     `live_epoch`: with `source: live`, after how many samples an epoch ends. `checkpoint_s`: seconds between
-    checkpoints inside an epoch.
+    checkpoints inside an epoch. `loss`: with mean_squared_error the model is an autoencoder: it learns to give its
+    input back, and labels do not matter. `class_weights`: what a sample's loss counts, by label; empty: all the same.
+    `clip_norm`: most norm of a gradient. `weight_decay`: see `domain.optim`.
     """
 
     stream: str
@@ -125,7 +192,13 @@ class Training:
     epochs: int = 10
     global_batch: int = 128
     seed: int = 0
-    optimizer: Sgd = Sgd()
+    loss: LossName = "cross_entropy"
+    class_weights: tuple[float, ...] = ()
+    optimizer: Optimizer = Sgd()
+    schedule: Schedule = Constant()
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    augment: Augment = Augment()
     sampling: Sampling = Sampling()
     exchange: Exchange = Exchange()
     test_fraction: float = 0.1

@@ -14,9 +14,10 @@ from edged.domain import unsupported
 from edged.domain.budget import ModelMemory, edge_budget, mebibytes, model_memory
 from edged.domain.finding import Finding
 from edged.domain.nn.spec import Dense, LayerSpec, Shape, ShapeError
+from edged.domain.optim import num_slots
 from edged.domain.pack import MOST_BYTES
 from edged.domain.suggest import did_you_mean
-from edged.domain.topology import MIB, Device, Edge, Stream, Topology, Training
+from edged.domain.topology import MIB, Augment, Device, Edge, Stream, Topology, Training
 
 LEAST_PREFETCH = 4 * MIB
 """Two messages of an epoch, so that one can be trained on while the next arrives."""
@@ -43,7 +44,7 @@ def problems(topology: Topology) -> list[Finding]:
 
 def warnings(topology: Topology) -> list[Finding]:
     """What works but is probably not meant. For a topology without problems."""
-    return [*_plain_network(topology), *_idle_edges(topology)]
+    return [*_plain_network(topology), *_idle_edges(topology), *_no_predictions(topology)]
 
 
 def sample_bytes(stream: Stream) -> int:
@@ -252,6 +253,9 @@ def _training(topology: Topology) -> Iterator[Finding]:
         yield _no_stream("training.stream", training.stream, streams)
         return
     yield from _model(training, stream)
+    yield from _loss(training, stream)
+    yield from _schedule(training)
+    yield from _augment(training, stream)
     if training.live_epoch < training.global_batch:
         yield Finding(
             "training.live_epoch",
@@ -269,10 +273,38 @@ def _model(training: Training, stream: Stream) -> Iterator[Finding]:
         except ShapeError as error:
             yield Finding(f"training.model[{i}]", str(error), needs=needs)
             return
-    classes = len(stream.labels)
     at = f"training.model[{len(training.model) - 1}]"
     last = training.model[-1] if training.model else None
-    if not isinstance(last, Dense):
+    if training.loss == "mean_squared_error":
+        yield from _autoencoder(at, shape, last, stream, needs)
+    else:
+        yield from _classifier(at, last, stream, needs)
+
+
+def _autoencoder(
+    at: str, output: Shape, last: LayerSpec | None, stream: Stream, needs: tuple[str, ...]
+) -> Iterator[Finding]:
+    size = math.prod(stream.shape)
+    if not isinstance(last, Dense) or output != (size,):
+        yield Finding(
+            at,
+            f"with mean_squared_error the model gives its input back: {size} numbers for {_shape_text(stream.shape)}",
+            f"end it with dense: {size}",
+            (*needs, "training.loss"),
+        )
+
+
+def _classifier(at: str, last: LayerSpec | None, stream: Stream, needs: tuple[str, ...]) -> Iterator[Finding]:
+    needs = (*needs, "training.loss")
+    classes = len(stream.labels)
+    if not classes:
+        yield Finding(
+            f"streams.{stream.name}.labels",
+            "the training job needs labels to learn",
+            "or trains an autoencoder, with loss: mean_squared_error",
+            needs,
+        )
+    elif not isinstance(last, Dense):
         yield Finding(at, "the model ends with a dense layer, one unit for each label", f"add dense: {classes}", needs)
     elif last.activation != "none":
         yield Finding(at, "the last layer has no activation: softmax follows it by itself", needs=needs)
@@ -282,6 +314,44 @@ def _model(training: Training, stream: Stream) -> Iterator[Finding]:
             f'{last.units} units for the {classes} labels of stream "{stream.name}"',
             f"write dense: {classes}",
             needs,
+        )
+
+
+def _loss(training: Training, stream: Stream) -> Iterator[Finding]:
+    weights, needs = training.class_weights, ("training.loss", "training.stream", f"streams.{stream.name}")
+    if weights and training.loss != "cross_entropy":
+        yield Finding("training.class_weights", f"{training.loss} knows no classes", "leave them out", needs)
+    elif weights and len(weights) != len(stream.labels):
+        yield Finding(
+            "training.class_weights",
+            f'{len(weights)} weights for the {len(stream.labels)} labels of stream "{stream.name}"',
+            needs=needs,
+        )
+
+
+def _schedule(training: Training) -> Iterator[Finding]:
+    if training.source != "live" and training.schedule.warmup > training.epochs:
+        yield Finding(
+            "training.schedule",
+            f"a warm-up of {training.schedule.warmup:g} epochs does not end within {training.epochs}",
+            needs=("training.epochs", "training.source"),
+        )
+
+
+def _augment(training: Training, stream: Stream) -> Iterator[Finding]:
+    augment = training.augment
+    if augment == Augment():
+        return
+    needs = ("training.stream", f"streams.{stream.name}")
+    if len(stream.shape) not in {2, 3}:
+        yield Finding(
+            "training.augment",
+            f"only [height, width, channels] and [length, channels] can be varied, not {_shape_text(stream.shape)}",
+            needs=needs,
+        )
+    elif augment.shift >= max(stream.shape[:-1]):
+        yield Finding(
+            "training.augment.shift", f"it moves samples of {_shape_text(stream.shape)} out of sight", needs=needs
         )
 
 
@@ -332,7 +402,7 @@ def _memory(topology: Topology, stream: Stream | None) -> ModelMemory | None:
         return None
     layers: Sequence[LayerSpec] = training.model
     try:
-        return model_memory(stream.shape, layers, training.global_batch)
+        return model_memory(stream.shape, layers, training.global_batch, num_slots(training.optimizer))
     except ShapeError:
         return None  # told by _model
 
@@ -360,6 +430,15 @@ def _idle_edges(topology: Topology) -> Iterator[Finding]:
                 f"edges[{i}].name",
                 f'none of its devices sends the stream "{training.stream}" that it trains on',
             )
+
+
+def _no_predictions(topology: Topology) -> Iterator[Finding]:
+    if topology.training and topology.training.loss == "mean_squared_error":
+        yield Finding(
+            "training.loss",
+            "an autoencoder is trained and tested, but this version publishes no anomaly scores",
+            "its checkpoints hold the weights",
+        )
 
 
 def _shape_text(shape: Shape) -> str:

@@ -22,6 +22,8 @@ Exporter = Callable[[Params], bytes]
 class Checkpointing:
     """Checkpoints of one job, every `every_s` seconds and whenever asked. Used by one task.
 
+    Without `export` nothing is deployed.
+
     A disk that refuses is reported (health: disk, `checkpoint.failed`) and tried again later; training goes on.
     Cancelled, each method first finishes its write.
     """
@@ -30,7 +32,7 @@ class Checkpointing:
         self,
         store: CheckpointStore,
         health: Health,
-        export: Exporter,
+        export: Exporter | None,
         *,
         job: str,
         labels: tuple[str, ...],
@@ -66,7 +68,8 @@ class Checkpointing:
 
     async def deploy(self, state: TrainState) -> None:
         """Give the companion the model of `state`, unless it has it."""
-        await self._attempt(self._deploy, state)
+        if self._export is not None:
+            await self._attempt(self._deploy, state)
 
     def _postpone(self) -> None:
         self._due_at = asyncio.get_running_loop().time() + self._every_s
@@ -104,6 +107,7 @@ class Checkpointing:
         if self._store.newest_model(newer_than=state.generation - 1) is not None:
             return
         begin = perf_counter()
+        assert self._export is not None, "deploy() asks only then"
         content = self._export(state.params)
         self._store.deploy(DeployedModel(state.generation, content, self._labels, self._sample_shape))
         logger().info("checkpoint.deployed", generation=state.generation, bytes=len(content), ms=_ms_since(begin))

@@ -115,6 +115,7 @@ class Epochs:
         """
         if self._next is None or self._next.plan.epoch != epoch or ends is not None:
             self._next = await self._draw(epoch, ends)
+            self._forget_ahead()  # windows of another plan, after going back
         self._present, self._next, self._next_snapshot = self._next, None, None
         return self._present.plan
 

@@ -69,6 +69,7 @@ class FreshSamples:
 
         Samples that were already there then are the archive's matter: live training means what the sensors see now.
         """
+        self._batcher.take()  # what an abandoned run left
         self._cursor = cursor
         self._settle()
         return self._cursor
@@ -124,7 +125,10 @@ class FreshSamples:
     def _add(self, offset: int, pack: Pack, cursor: Cursor) -> Cursor:
         """Put the pack's samples from the cursor on into the batch, as many as fit; the cursor behind them."""
         is_test = test_rows(self._edge, offset, len(pack.samples), self._test_fraction)
-        encoded = [Encoded(sample.payload, sample.codec, sample.label) for sample in pack.samples]
+        encoded = [
+            Encoded(sample.payload, sample.codec, sample.label, _fresh_id(offset, row))
+            for row, sample in enumerate(pack.samples)
+        ]
         if offset > self._counted_to:
             self._counted_to = offset
             self._keep([sample for sample, held_out in zip(encoded, is_test, strict=True) if held_out])
@@ -140,3 +144,8 @@ class FreshSamples:
             self._num_bytes += len(sample.payload or b"")
         while len(self._held_out) > MOST_HELD_OUT or self._num_bytes > self._held_out_bytes:
             self._num_bytes -= len(self._held_out.popleft().payload or b"")
+
+
+def _fresh_id(offset: int, row: int) -> int:
+    """A number of its own for each fresh sample, and of none in a snapshot."""
+    return ~(offset << 16 | row)

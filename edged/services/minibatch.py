@@ -21,8 +21,9 @@ _PAYLOADS_A_TASK = 16
 
 @dataclass(frozen=True, slots=True)
 class MiniBatch:
-    """`x`: float32 [n, *sample shape]; `y`: int64 [n], class indices; `ids`: int64 [n], the snapshot's sample ids.
+    """`x`: float32 [n, *sample shape]; `y`: int64 [n], class indices, -1 without a class.
 
+    `ids`: int64 [n], the snapshot's sample ids; those of fresh samples are negative.
     Views into buffers, valid until the next but one is made.
     """
 
@@ -45,15 +46,24 @@ class Encoded:
 
 
 class Batcher:
-    """Fills mini-batches of at most `size` samples, in two buffers by turns.
+    """Fills mini-batches of at most `size` samples, in two buffers by turns; samples without label if allowed.
 
     `num_unlabelled`, `num_undecodable`: samples left out so far. `add` runs in a worker thread, one at a time.
     """
 
-    def __init__(self, stream: Stream, size: int, images: ImageDecoder, executor: Executor | None = None) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        size: int,
+        images: ImageDecoder,
+        executor: Executor | None = None,
+        *,
+        needs_labels: bool = True,
+    ) -> None:
         self._stream = stream
         self._images = images
         self._executor = executor
+        self._needs_labels = needs_labels
         self._class_of = codec.class_index(stream)
         self._buffers = [
             MiniBatch(np.zeros((size, *stream.shape), np.float32), np.zeros(size, np.int64), np.zeros(size, np.int64))
@@ -72,12 +82,12 @@ class Batcher:
     def add(self, samples: Sequence[Encoded]) -> None:
         """Decode at most `num_free` samples behind those that are there. Unusable ones are left out and counted."""
         came = [sample for sample in samples if sample.payload is not None]
-        usable = [sample for sample in came if sample.label in self._class_of]
+        usable = [sample for sample in came if sample.label in self._class_of] if self._needs_labels else came
         self.num_unlabelled += len(came) - len(usable)
         rows = slice(self._filled, self._filled + len(usable))
         buffer = self._buffers[0]
         x, y, ids = buffer.x[rows], buffer.y[rows], buffer.ids[rows]
-        y[:] = [self._class_of[sample.label or ""] for sample in usable]
+        y[:] = [self._class_of.get(sample.label or "", -1) for sample in usable]
         ids[:] = [sample.id for sample in usable]
         good = self._decode(x, [sample.payload or b"" for sample in usable], [sample.codec for sample in usable])
         n = int(good.sum())

@@ -1,7 +1,7 @@
 """The training job: one visible loop from restore to the last epoch.
 
 Covers the order of things. Where samples come from is `epoch`'s and `fresh`'s subject, how state is kept
-`checkpointing`'s, the arithmetic domain.nn's.
+`checkpointing`'s, what a step does domain.learning's.
 """
 
 import asyncio
@@ -9,17 +9,16 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from edged.aio import run_in_worker
-from edged.domain import optim
 from edged.domain.checkpoint import MOST_HISTORY, EpochMetrics, Tally, TrainState
+from edged.domain.learning import DivergedError, Learner
 from edged.domain.nn.model import Model
 from edged.domain.sampling import EpochPlan
 from edged.domain.topology import Training
-from edged.errors import EdgedError
 from edged.log import logger
 from edged.ports import Progress, Statistics
 from edged.services.checkpointing import Checkpointing
@@ -31,8 +30,16 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-class _DivergedError(EdgedError):
-    """Loss or weights are no longer finite."""
+MOST_SLOWDOWNS = 3
+"""So often in a row, without an epoch between, training goes back and on with half the learning rate."""
+
+
+class _Tested(NamedTuple):
+    """Sums over the held-out samples."""
+
+    loss: float
+    num_correct: int
+    num_samples: int
 
 
 class Trainer:
@@ -55,7 +62,7 @@ class Trainer:
         executor: Executor | None = None,
     ) -> None:
         self._training = training
-        self._model = model
+        self._learner = Learner(training, model)
         self._checkpointing = checkpointing
         self._job = job
         self._epochs = epochs
@@ -64,6 +71,8 @@ class Trainer:
         self._state = TrainState({}, {}, job)
         self._trained_samples = 0
         self._num_batches = 0
+        self._slowdowns_in_a_row = 0
+        self._epoch_samples = training.live_epoch
         self._is_idle = False
         self._clock = (0.0, 0.0)
 
@@ -71,8 +80,9 @@ class Trainer:
         """Train to the end, then wait quietly to be cancelled.
 
         Cancelled, it finishes the step it is in and saves a checkpoint; any other exception leaves the last one
-        alone. Raises TopologyMismatch when the saved state is another job's. When loss or weights are no longer
-        finite, it goes back to the last checkpoint and trains no more: the rest of the daemon goes on.
+        alone. Raises TopologyMismatch when the saved state is another job's. When training diverges, it goes back to
+        the last checkpoint and on from there with half the learning rate; after MOST_SLOWDOWNS of that without an
+        epoch between it trains no more: the rest of the daemon goes on.
         """
         await self._restore()
         self._start_clock()
@@ -82,8 +92,8 @@ class Trainer:
             self._measure()
             await self._checkpointing.save(self._state)
             raise
-        except _DivergedError:
-            await self._roll_back()
+        except DivergedError:
+            pass  # said by _roll_back
         self._is_idle = True
         await asyncio.Event().wait()
 
@@ -106,7 +116,7 @@ class Trainer:
 
     async def _restore(self) -> None:
         restored = await self._checkpointing.restore()
-        self._state = await run_in_worker(self._initial) if restored is None else restored
+        self._state = await run_in_worker(self._learner.initial, self._job) if restored is None else restored
         position = self._state.position
         logger().info(
             "train.started",
@@ -118,14 +128,8 @@ class Trainer:
         if restored is not None and position.sample == 0:
             await self._checkpointing.deploy(self._state)  # a crash may have come between saving and deploying
 
-    def _initial(self) -> TrainState:
-        params = self._model.initial(self._training.seed)
-        return TrainState(params, optim.initial_velocity(params), self._job)
-
     async def _train(self) -> None:
-        if self._fresh is not None:
-            position = self._state.position
-            self._move(self._fresh.start(Cursor(position.live_offset, position.live_row)))
+        self._start_fresh()
         if self._epochs is None:
             await self._train_live()
             return
@@ -134,16 +138,27 @@ class Trainer:
                 await self._train_epochs(self._epochs)
         logger().info("train.finished", epochs=self._training.epochs, step=self._state.position.step)
 
+    def _start_fresh(self) -> None:
+        if self._fresh is not None:
+            position = self._state.position
+            self._move(self._fresh.start(Cursor(position.live_offset, position.live_row)))
+
     async def _train_epochs(self, epochs: Epochs) -> None:
         while self._state.position.epoch < self._training.epochs:
             self._start_clock()
-            plan = await self._draw(epochs)
-            async with aclosing(epochs.train(plan, self._state.position.sample)) as batches:
-                async for batch, sample in batches:
-                    await self._train_fresh()
-                    await self._step(batch, sample=sample)
-                    await self._save_if_due()
-            await self._end_epoch(epochs.held_out())
+            try:
+                await self._train_epoch(epochs)
+            except DivergedError:
+                await self._roll_back()
+
+    async def _train_epoch(self, epochs: Epochs) -> None:
+        plan = await self._draw(epochs)
+        async with aclosing(epochs.train(plan, self._state.position.sample)) as batches:
+            async for batch, sample in batches:
+                await self._train_fresh()
+                await self._step(batch, sample=sample)
+                await self._save_if_due()
+        await self._end_epoch(epochs.held_out())
 
     async def _train_fresh(self) -> None:
         """Train a mini-batch of fresh samples if one is here. One between two of the archive's, so neither starves."""
@@ -154,14 +169,20 @@ class Trainer:
     async def _train_live(self) -> None:
         assert self._fresh is not None, "a job has a source"
         while True:
-            batch, cursor = await self._fresh.next()
-            sample = self._state.position.sample + len(batch)
-            await self._step(batch, sample=sample, cursor=cursor)
-            if sample >= self._training.live_epoch:
-                await self._end_epoch(self._fresh.held_out())
-                self._start_clock()
-            else:
-                await self._save_if_due()
+            try:
+                await self._train_next(self._fresh)
+            except DivergedError:
+                await self._roll_back()
+
+    async def _train_next(self, fresh: FreshSamples) -> None:
+        batch, cursor = await fresh.next()
+        sample = self._state.position.sample + len(batch)
+        await self._step(batch, sample=sample, cursor=cursor)
+        if sample >= self._training.live_epoch:
+            await self._end_epoch(fresh.held_out())
+            self._start_clock()
+        else:
+            await self._save_if_due()
 
     async def _draw(self, epochs: Epochs) -> EpochPlan:
         """The epoch's plan: that of the checkpoint in the middle of an epoch, or else a new one."""
@@ -173,6 +194,7 @@ class Trainer:
             logger().warning("epoch.redrawn", epoch=epoch)
             state.position, state.tally = replace(state.position, sample=0), Tally()
         state.ends, state.plan = plan.snapshot.ends, digest
+        self._epoch_samples = plan.num_samples
         return plan
 
     async def _step(self, batch: MiniBatch, *, sample: int | None = None, cursor: Cursor | None = None) -> None:
@@ -182,28 +204,11 @@ class Trainer:
         self._num_batches += 1
 
     def _update(self, batch: MiniBatch, sample: int | None, cursor: Cursor | None) -> None:
-        state, sgd = self._state, self._training.optimizer
-        gradient = self._model.gradient(state.params, batch.x, batch.y, map=self._map_lanes)
-        loss = float(gradient.losses.sum(dtype=np.float64))
-        if not np.isfinite(loss):
-            raise _DivergedError
-        with np.errstate(all="ignore"):
-            optim.sgd_step(
-                state.params,
-                state.velocity,
-                gradient.grads,
-                learning_rate=sgd.learning_rate,
-                momentum=sgd.momentum,
-            )
-        tally = state.tally
-        state.tally = replace(
-            tally,
-            num_samples=tally.num_samples + len(batch),
-            num_correct=tally.num_correct + gradient.num_correct,
-            loss=tally.loss + loss,
-        )
-        position = replace(state.position, step=state.position.step + 1)
-        state.position = position if sample is None else replace(position, sample=sample)
+        state = self._state
+        progress = state.position.epoch + min(state.position.sample / max(self._epoch_samples, 1), 1.0)
+        self._learner.step(state, batch.x, batch.y, batch.ids, progress=progress, map=self._map_lanes)
+        if sample is not None:
+            state.position = replace(state.position, sample=sample)
         if cursor is not None:
             self._move(cursor)
 
@@ -225,7 +230,7 @@ class Trainer:
 
     async def _save(self) -> None:
         if not self._state.is_finite():
-            raise _DivergedError
+            raise DivergedError
         self._measure()
         await self._checkpointing.save(self._state)
 
@@ -233,42 +238,51 @@ class Trainer:
         """Evaluate, report, save, deploy. The state is changed in one go: a cancel finds it before or after."""
         self._measure()
         if not self._state.is_finite():
-            raise _DivergedError
-        num_correct, num_tested = await self._evaluate(held_out)
-        self._close_epoch(num_correct, num_tested)
+            raise DivergedError
+        self._close_epoch(await self._evaluate(held_out))
         await self._save()
         await self._checkpointing.deploy(self._state)
 
-    async def _evaluate(self, held_out: AsyncGenerator[MiniBatch, None]) -> tuple[int, int]:
-        """How many of the held-out samples are classified right, and how many there are."""
-        num_correct = num_tested = 0
+    async def _evaluate(self, held_out: AsyncGenerator[MiniBatch, None]) -> _Tested:
+        """What the weights are worth on the held-out samples."""
+        loss, num_correct, num_samples = 0.0, 0, 0
         async with aclosing(held_out) as batches:
             async for batch in batches:
-                num_correct += await run_in_worker(self._num_correct, batch)
-                num_tested += len(batch)
+                batch_loss, batch_correct = await run_in_worker(self._learner.test, self._state, batch.x, batch.y)
+                loss, num_correct, num_samples = (
+                    loss + batch_loss,
+                    num_correct + batch_correct,
+                    num_samples + len(batch),
+                )
                 self._num_batches += 1
-        return num_correct, num_tested
+        return _Tested(loss, num_correct, num_samples)
 
-    def _num_correct(self, batch: MiniBatch) -> int:
-        logits = self._model.logits(self._state.params, batch.x)
-        return int((logits.argmax(axis=1) == batch.y).sum())
-
-    def _close_epoch(self, num_correct: int, num_tested: int) -> None:
+    def _close_epoch(self, tested: _Tested) -> None:
         state, position, tally = self._state, self._state.position, self._state.tally
-        n = max(tally.num_samples, 1)
-        test_accuracy = num_correct / num_tested if num_tested else None
-        metrics = EpochMetrics(position.epoch, position.step, tally.loss / n, tally.num_correct / n, test_accuracy)
+        is_classifier = self._training.loss == "cross_entropy"
+        metrics = EpochMetrics(
+            position.epoch,
+            position.step,
+            tally.loss / max(tally.num_samples, 1),
+            tally.num_correct / max(tally.num_samples, 1) if is_classifier else None,
+            tested.loss / tested.num_samples if tested.num_samples else None,
+            tested.num_correct / tested.num_samples if tested.num_samples and is_classifier else None,
+        )
         state.history = (*state.history, metrics)[-MOST_HISTORY:]
         state.position = replace(position, epoch=position.epoch + 1, sample=0)
         state.tally, state.ends, state.plan = Tally(), None, ""
+        self._slowdowns_in_a_row = 0
         logger().info(
             "train.epoch",
             epoch=metrics.epoch,
             step=metrics.step,
             loss=round(metrics.loss, 6),
-            train_accuracy=round(metrics.train_accuracy, 6),
-            **({} if test_accuracy is None else {"test_accuracy": round(test_accuracy, 6)}),
-            test_samples=num_tested,
+            **{
+                name: round(value, 6)
+                for name in ("train_accuracy", "test_loss", "test_accuracy")
+                if (value := getattr(metrics, name)) is not None
+            },
+            test_samples=tested.num_samples,
             samples=tally.num_samples,
             samples_per_s=round(tally.num_samples / max(tally.seconds, 1e-9), 1),
             seconds=round(tally.seconds, 3),
@@ -277,15 +291,27 @@ class Trainer:
         )
 
     async def _roll_back(self) -> None:
-        position = self._state.position
+        """Go back to the last checkpoint, to go on with half the learning rate. Raises DivergedError for too often.
+
+        The same steps would lead to the same end: hence the smaller ones.
+        """
+        position, slowdowns = self._state.position, self._state.slowdowns
         restored = await self._checkpointing.restore()
-        self._state = await run_in_worker(self._initial) if restored is None else restored
+        self._state = await run_in_worker(self._learner.initial, self._job) if restored is None else restored
+        goes_on = self._slowdowns_in_a_row < MOST_SLOWDOWNS
+        self._slowdowns_in_a_row += 1
+        self._state.slowdowns = slowdowns + goes_on
         logger().error(
             "train.diverged",
             epoch=position.epoch,
             step=position.step,
             restored_step=self._state.position.step,
+            slowdowns=self._state.slowdowns,
+            goes_on=goes_on,
         )
+        if not goes_on:
+            raise DivergedError
+        self._start_fresh()
 
     def _wait_s(self) -> float:
         """Seconds spent waiting for data since start."""

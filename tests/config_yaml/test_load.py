@@ -7,8 +7,39 @@ from pathlib import Path
 import pytest
 
 from edged import config_yaml
-from edged.domain.nn.spec import Conv2d, Dense, Flatten, MaxPool2d, Relu
-from edged.domain.topology import MIB, Archive, Cache, Device, Edge, Kafka, Stream
+from edged.domain.nn.spec import (
+    AvgPool1d,
+    AvgPool2d,
+    Conv1d,
+    Conv2d,
+    Dense,
+    DepthwiseConv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    GroupNorm,
+    MaxPool1d,
+    MaxPool2d,
+    Relu,
+    Relu6,
+    Tanh,
+)
+from edged.domain.topology import (
+    MIB,
+    Adam,
+    Archive,
+    Augment,
+    Cache,
+    Constant,
+    Cosine,
+    Device,
+    Edge,
+    Kafka,
+    Lars,
+    Sgd,
+    Step,
+    Stream,
+)
 from edged.errors import ConfigError
 
 VALID = """\
@@ -118,6 +149,97 @@ def test_layers_take_a_number_or_settings(load):
     )
 
 
+def test_every_kind_of_layer_can_be_written(load):
+    model = """\
+    - depthwise_conv2d: {kernel: 3, stride: [2, 1], padding: same, activation: relu6}
+    - avg_pool2d: {size: 2, stride: 1}
+    - relu6
+    - tanh
+    - dropout: 0.25
+    - group_norm: {groups: 1, epsilon: 0.001}
+    - global_avg_pool
+"""
+    topology = load(VALID.replace("    - flatten\n", model))
+
+    assert topology.training.model == (
+        DepthwiseConv2d((3, 3), (2, 1), "same", "relu6"),
+        AvgPool2d((2, 2), (1, 1)),
+        Relu6(),
+        Tanh(),
+        Dropout(0.25),
+        GroupNorm(1, 0.001),
+        GlobalAvgPool(),
+        Dense(3),
+    )
+
+
+def test_layers_along_a_series_can_be_written(load):
+    model = """\
+    - conv1d: {filters: 4, kernel: 5, stride: 2, padding: same, activation: tanh}
+    - max_pool1d: 2
+    - avg_pool1d: {size: 2, stride: 1}
+    - group_norm: 2
+    - flatten
+"""
+    topology = load(VALID.replace("    - flatten\n", model).replace("[8, 8, 1]", "[32, 3]"))
+
+    assert topology.training.model == (
+        Conv1d(4, 5, 2, "same", "tanh"),
+        MaxPool1d(2, 2),
+        AvgPool1d(2, 1),
+        GroupNorm(2),
+        Flatten(),
+        Dense(3),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "optimizer"),
+    [
+        ("sgd", Sgd()),
+        ("{sgd: {momentum: 0.5, nesterov: true}}", Sgd(momentum=0.5, nesterov=True)),
+        ("adam", Adam()),
+        ("{adam: {learning_rate: 0.01, beta1: 0.8, beta2: 0.99, epsilon: 1e-6}}", Adam(0.01, 0.8, 0.99, 1e-6)),
+        ("{lars: {trust: 0.01}}", Lars(trust=0.01)),
+    ],
+)
+def test_optimizers_take_their_settings_or_defaults(load, text, optimizer):
+    assert load(VALID + f"  optimizer: {text}\n").training.optimizer == optimizer
+
+
+@pytest.mark.parametrize(
+    ("text", "schedule"),
+    [
+        ("constant", Constant()),
+        ("{constant: {warmup: 0.5}}", Constant(0.5)),
+        ("{cosine: {warmup: 2, floor: 0.01}}", Cosine(2, 0.01)),
+        ("{step: {every: 3, factor: 0.5}}", Step(3, 0.5)),
+    ],
+)
+def test_schedules_take_their_settings_or_defaults(load, text, schedule):
+    assert load(VALID + f"  schedule: {text}\n").training.schedule == schedule
+
+
+def test_how_training_goes_can_be_set(load):
+    training = load(
+        VALID
+        + "  class_weights: [1, 2, 0.5]\n  weight_decay: 5e-4\n  clip_norm: 1\n"
+        + "  augment: {flip: horizontal, shift: 2, crop: 0.8}\n"
+    ).training
+
+    assert training.class_weights == (1, 2, 0.5)
+    assert (training.weight_decay, training.clip_norm) == (5e-4, 1)
+    assert training.augment == Augment("horizontal", 2, 0.8)
+
+
+def test_an_autoencoder_needs_no_labels(load):
+    text = VALID.replace("    labels: [zero, one, two]\n", "").replace("dense: 3", "dense: 64")
+    topology = load(text + "  loss: mean_squared_error\n")
+
+    assert topology.streams[0].labels == ()
+    assert topology.training.loss == "mean_squared_error"
+
+
 def test_digits_are_labels_without_quotes(load):
     assert load(VALID.replace("[zero, one, two]", "[0, 1, 10]")).streams[0].labels == ("0", "1", "10")
 
@@ -161,6 +283,14 @@ def test_the_place_of_a_dangling_reference_is_the_value_itself(problems):
         ("    - flatten\n", "", "22:7: training.model[0]: dense takes one axis, not 8×8×1; put flatten before it"),
         ("- flatten", "- conv2d: {filters: 0, kernel: 3}\n    - flatten", "22:25: training.model[0].conv2d.filters: expected a whole number from 1 to 4096, not 0"),
         ("- flatten", "- max_pool2d: 9\n    - flatten", "22:7: training.model[0]: max_pool2d: a window of 9×9 does not fit into 8×8"),
+        ("- flatten", "- dropout: 1\n    - flatten", "22:16: training.model[0].dropout: expected a number from 0 and below 1, not 1"),
+        ("- flatten", "- global_avg_pool: 2\n    - flatten", "22:24: training.model[0].global_avg_pool: takes no settings (write the word alone)"),
+        ("- flatten", "- group_norm: 2\n    - flatten", "22:7: training.model[0]: group_norm: 1 channels cannot be divided into 2 groups"),
+        ("- flatten", "- conv1d: {filters: 2, kernel: 3}\n    - flatten", "22:7: training.model[0]: conv1d takes [length, channels], not 8×8×1"),
+        ("    - dense: 3\n", "    - dense: 3\n  optimizer: {sgd: {nesterov: yes}}\n", "24:31: training.optimizer.sgd.nesterov: expected true or false"),
+        ("    - dense: 3\n", "    - dense: 3\n  schedule: step\n", "24:13: training.schedule: step needs its settings (such as {step: …})"),
+        ("    - dense: 3\n", "    - dense: 3\n  augment: {crop: 1.5}\n", "24:19: training.augment.crop: expected a number above 0 and at most 1, not 1.5"),
+        ("    labels: [zero, one, two]\n", "", "7:5: streams.digits.labels: the training job needs labels to learn (or trains an autoencoder, with loss: mean_squared_error)"),
         ("- name: pi-b", "- {name: pi-b, prefetch: 32M}", '15:28: edges[1].prefetch: expected a size such as 32MiB, 1GB or 4096 (did you mean "MB"?)'),
         ("- name: pi-b", "- {name: pi-b, cach: {}}", '15:18: edges[1].cach: unknown key "cach" (did you mean "cache"?)'),
         ("    url: file:///srv/edged\n", "", "17:5: archive[0].url: is missing (the folder on the distributed file system)"),

@@ -62,7 +62,11 @@ BROKEN = {
     "an edge without a name": with_value([{}], "edges"),
     "a size in another unit": with_value("16M", "edges", 0, "prefetch"),
     "a learning rate of nothing": with_value({"sgd": {"learning_rate": 0}}, "training", "optimizer"),
-    "an unknown optimizer": with_value({"adam": {}}, "training", "optimizer"),
+    "a switch in words": with_value({"sgd": {"nesterov": "yes"}}, "training", "optimizer"),
+    "a dropout of all": with_value([{"dropout": 1}, "flatten", {"dense": 10}], "training", "model"),
+    "steps without an interval": with_value("step", "training", "schedule"),
+    "a crop of nothing": with_value({"crop": 0}, "training", "augment"),
+    "an unknown optimizer": with_value({"sdg": {}}, "training", "optimizer"),
     "an unknown layer": with_value(["dens"], "training", "model"),
     "a layer that needs settings": with_value(["dense"], "training", "model"),
     "a filter too few": with_value([{"conv2d": {"filters": 0, "kernel": 3}}], "training", "model"),
@@ -89,6 +93,13 @@ FITTING = {
     "an optimizer's name alone": with_value("sgd", "training", "optimizer"),
     "a variable for a number": with_value("${EPOCHS:-3}", "training", "epochs"),
     "a variable for a word": with_value("${SOURCE:-live}", "training", "source"),
+    "layers for series and more": with_value(
+        [{"dropout": 0.5}, {"group_norm": {"groups": 1}}, "global_avg_pool", "tanh", {"dense": 10}], "training", "model"
+    ),
+    "an optimizer with a switch": with_value({"sgd": {"nesterov": True}}, "training", "optimizer"),
+    "a schedule": with_value({"cosine": {"warmup": 0.5}}, "training", "schedule"),
+    "a schedule's name alone": with_value("cosine", "training", "schedule"),
+    "augmentation": with_value({"flip": "both", "crop": 1}, "training", "augment"),
     "both layers' forms": with_value(["flatten", {"dense": {"units": 4}}, "relu", {"dense": 10}], "training", "model"),
 }
 

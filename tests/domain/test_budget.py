@@ -7,14 +7,15 @@ from edged.domain.nn.spec import Dense, Flatten, Relu
 from edged.domain.topology import MIB, Cache, Edge
 
 
-def test_the_models_memory_is_its_weights_momentum_and_the_batchs_numbers():
-    memory = budget.model_memory((2, 3, 1), (Flatten(), Dense(4), Relu()), batch=10)
+@pytest.mark.parametrize("slots", [1, 2])
+def test_the_models_memory_is_its_weights_the_optimizers_state_and_the_batchs_numbers(slots):
+    memory = budget.model_memory((2, 3, 1), (Flatten(), Dense(4), Relu()), batch=10, slots=slots)
 
     parameters = 6 * 4 + 4
     assert memory.parameters == parameters
-    assert (memory.weights, memory.momentum) == (parameters * 4, parameters * 4)
+    assert (memory.weights, memory.optimizer) == (parameters * 4, slots * parameters * 4)
     assert memory.activations == (6 + 4 + 4) * 10 * 4  # flatten is a view of the input
-    assert memory.total == memory.weights + memory.momentum + memory.activations
+    assert memory.total == memory.weights + memory.optimizer + memory.activations
 
 
 def test_an_edges_budget_is_the_sum_of_its_parts():

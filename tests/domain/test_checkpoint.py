@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edged.domain import checkpoint, tensors
 from edged.domain.checkpoint import EpochMetrics, Position, Tally, TrainState
 from edged.domain.nn.spec import Dense, Flatten
-from edged.domain.topology import Sgd, Stream, Training
+from edged.domain.topology import Adam, Augment, Cosine, Sgd, Stream, Training
 from edged.errors import CheckpointCorrupt, TopologyMismatch
 
 STREAM = Stream("fashion", (2, 2, 1), "uint8", ("a", "b"))
@@ -23,13 +23,17 @@ def make_state() -> TrainState:
     rng = np.random.default_rng(0)
     return TrainState(
         params={"dense.kernel": rng.random((4, 2), np.float32), "dense.bias": rng.random(2, np.float32)},
-        velocity={"dense.kernel": rng.random((4, 2), np.float32), "dense.bias": rng.random(2, np.float32)},
+        slots={
+            slot: {"dense.kernel": rng.random((4, 2), np.float32), "dense.bias": rng.random(2, np.float32)}
+            for slot in ("mean", "variance")
+        },
         job=JOB,
         position=Position(3, 640, 1234, 17, 5),
         tally=Tally(640, 500, 0.1 + 0.2, 3.25, 0.5),
         ends={"pi-a": 7, "_train.x": 235},
         plan="ab" * 32,
-        history=(EpochMetrics(0, 400, 0.7, 0.6, None), EpochMetrics(1, 800, 0.5, 0.7, 0.65)),
+        history=(EpochMetrics(0, 400, 0.7, 0.6, None, None), EpochMetrics(1, 800, 0.5, None, 0.4, 0.65)),
+        slowdowns=2,
     )
 
 
@@ -38,11 +42,12 @@ BLOB = checkpoint.encode(make_state())
 
 def test_a_state_comes_back_to_the_bit():
     state, back = make_state(), checkpoint.decode(BLOB, job=JOB)
-    for name in ("position", "tally", "ends", "plan", "history", "job"):
+    for name in ("position", "tally", "ends", "plan", "history", "job", "slowdowns"):
         assert getattr(back, name) == getattr(state, name)
     for name in state.params:
         assert back.params[name].tobytes() == state.params[name].tobytes()
-        assert back.velocity[name].tobytes() == state.velocity[name].tobytes()
+        for slot in ("mean", "variance"):
+            assert back.slots[slot][name].tobytes() == state.slots[slot][name].tobytes()
         back.params[name] += 1  # trained further in place
     assert checkpoint.encode(checkpoint.decode(BLOB, job=JOB)) == BLOB
 
@@ -80,6 +85,15 @@ def test_any_safetensors_reader_opens_it():
         (STREAM, replace(TRAINING, optimizer=Sgd(0.1))),
         (STREAM, replace(TRAINING, global_batch=64)),
         (STREAM, replace(TRAINING, seed=1)),
+        (STREAM, replace(TRAINING, optimizer=Sgd(nesterov=True))),
+        (STREAM, replace(TRAINING, optimizer=Adam(0.05))),
+        (STREAM, replace(TRAINING, schedule=Cosine())),
+        (STREAM, replace(TRAINING, schedule=Cosine(warmup=1))),
+        (STREAM, replace(TRAINING, weight_decay=1e-4)),
+        (STREAM, replace(TRAINING, clip_norm=1.0)),
+        (STREAM, replace(TRAINING, augment=Augment("horizontal"))),
+        (STREAM, replace(TRAINING, class_weights=(1.0, 2.0))),
+        (STREAM, replace(TRAINING, loss="mean_squared_error")),
         (STREAM, replace(TRAINING, test_fraction=0.2)),
     ],
 )
@@ -95,7 +109,7 @@ def test_more_epochs_are_the_same_job():
 def test_a_whole_blob_with_foreign_content_is_corrupt():
     """The digest is no signature: content is checked even when it fits."""
     state = make_state()
-    state.velocity.pop("dense.bias")
+    state.slots["variance"].pop("dense.bias")
     with pytest.raises(CheckpointCorrupt):
         checkpoint.decode(checkpoint.encode(state), job=JOB)
 

@@ -22,12 +22,12 @@ STEPS = -(-SAMPLES // 64)
 
 
 def final_weights(site: Site) -> str:
-    """A digest of the newest checkpoint's parameters and velocity."""
+    """A digest of the newest checkpoint's parameters and optimizer state."""
     newest = max(site.state("pi-a").glob("checkpoint-*.safetensors"))
     state = checkpoint.decode(newest.read_bytes())
     assert state.position.epoch == EPOCHS
     digest = hashlib.sha256()
-    for arrays in (state.params, state.velocity):
+    for arrays in (state.params, *state.slots.values()):
         for name, array in sorted(arrays.items()):
             digest.update(name.encode() + array.tobytes())
     return digest.hexdigest()

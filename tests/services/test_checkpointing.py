@@ -20,7 +20,7 @@ def world(log_lines) -> World:  # which puts logging back in the end
 
 def state_at(world: World, step: int) -> TrainState:
     params = {"w": np.full(3, step, np.float32)}
-    return TrainState(params, {"w": np.zeros(3, np.float32)}, world.job, Position(step=step))
+    return TrainState(params, {"velocity": {"w": np.zeros(3, np.float32)}}, world.job, Position(step=step))
 
 
 async def test_without_checkpoints_nothing_is_restored(world):

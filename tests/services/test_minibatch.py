@@ -36,6 +36,13 @@ def test_a_bad_image_leaves_no_gap():
     assert batcher.num_undecodable == 1
 
 
+def test_without_need_of_labels_every_sample_counts():
+    batcher = Batcher(STREAM, 4, Brightness(), needs_labels=False)
+    batcher.add([image(1, "b"), image(2, None), image(3, "unheard of")])
+    assert batcher.take().y.tolist() == [1, -1, -1]
+    assert batcher.num_unlabelled == 0
+
+
 def test_a_raw_payload_of_the_wrong_length_is_left_out_alone():
     batcher = Batcher(STREAM, 4, Brightness())
     batcher.add([Encoded(bytes(4), "raw", "a", 1), Encoded(bytes(3), "raw", "a", 2), Encoded(bytes(4), "raw", "a", 3)])

@@ -12,7 +12,8 @@ from edged.domain import checkpoint, dataset, sampling
 from edged.domain import pack as packs
 from edged.domain.checkpoint import Params, TrainState
 from edged.domain.nn.model import Model
-from edged.domain.topology import Sgd
+from edged.domain.nn.spec import Dense, Dropout, Flatten
+from edged.domain.topology import Adam, Augment, Cosine, Sgd
 from edged.errors import DiskFull, TopologyMismatch
 from edged.ports import Message
 from edged.services.live import LiveLog
@@ -189,18 +190,93 @@ async def test_another_job_refuses_to_overwrite(world):
         await finish(world)
 
 
-@pytest.mark.parametrize("poison", ["loss", "weights"])
-async def test_diverged_training_goes_back_and_stops_but_lives(world, poison):
+async def test_diverged_training_goes_back_and_on_with_half_the_learning_rate(world):
+    world.training = replace(TRAINING, checkpoint_s=0)
     model = world.model()
-    if poison == "loss":
-        model.poisoned_from = 20
-    else:
-        world.training = replace(TRAINING, optimizer=Sgd(1e38), epochs=3)
-    trainer = world.trainer(model=model)
-    await run_until(trainer, lambda: bool(world.events("train.diverged")))
+    model.poisoned_from, model.poisoned_to = 20, 22
+    trainer = await finish(world, model=model)
+    lines = world.events("train.diverged")
+    assert [(line["slowdowns"], line["goes_on"]) for line in lines] == [(1, True), (2, True)]
+    assert all(line["restored_step"] <= line["step"] for line in lines)
+    assert newest(world).slowdowns == trainer.state.slowdowns == 2
+    all_samples = world.log.snapshot().num_samples - held_out(world)
+    epochs = [(line["epoch"], line["samples"]) for line in world.events("train.epoch")]
+    assert epochs == [(0, all_samples), (1, all_samples)]
+
+
+async def test_live_training_goes_on_too_where_the_checkpoint_was(world):
+    world.training = replace(TRAINING, source="live", live_epoch=40, checkpoint_s=0)
+    model, live = world.model(), world.live()
+    model.poisoned_from, model.poisoned_to = 5, 6
+    trainer = world.trainer(model=model, live=live)
+    task = asyncio.create_task(trainer.run())
+    await asyncio.sleep(1)
+    await put(world, live, 10)
+    await reach(trainer, full_batches(10))
     (line,) = world.events("train.diverged")
+    assert line["restored_step"] == line["step"] == 4
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_everything_that_is_random_is_the_same_after_a_kill(world):
+    """Adam, a schedule, augmentation and dropout: killed at random steps, the weights end the same to the bit."""
+    training = replace(
+        TRAINING,
+        model=(Flatten(), Dense(6, "relu"), Dropout(0.3), Dense(3)),
+        optimizer=Adam(0.01),
+        schedule=Cosine(warmup=0.3),
+        augment=Augment("both", shift=1),
+        weight_decay=0.01,
+        clip_norm=1.0,
+        checkpoint_s=0,
+    )
+    whole = bits((await finish(World(training=training))).state.params)
+    rng = np.random.default_rng(5)
+    world.training = training
+    for _ in range(50):
+        model = world.model()
+        model.crash_at = int(rng.integers(1, 12))
+        try:
+            trainer = await finish(world, model=model)
+        except CrashError:
+            continue
+        break
+    assert len(world.events("train.started")) > 3
+    assert bits(trainer.state.params) == whole
+
+
+async def test_an_autoencoder_is_trained_on_samples_without_labels(world):
+    world.training = replace(TRAINING, model=(Flatten(), Dense(2), Dense(4)), loss="mean_squared_error", epochs=20)
+    world.log.blocks = {ref: make_pack(i, 20, unlabelled=range(20)) for i, ref in enumerate(world.log.blocks)}
+    trainer = await finish(world)
+    lines = world.events("train.epoch")
+    assert lines[-1]["test_loss"] < 0.7 * lines[0]["test_loss"]
+    assert "train_accuracy" not in lines[0]
+    assert "test_accuracy" not in lines[0]
+    assert world.events("epoch.skipped") == []
+    assert trainer.state.position.epoch == 20
+    assert world.store.newest_model() is None
+
+
+async def test_training_that_diverges_again_and_again_stops_but_lives(world):
+    model = world.model()
+    model.poisoned_from = 20
+    trainer = world.trainer(model=model)
+    await run_until(trainer, lambda: trainer.progress().idle)
+    lines = world.events("train.diverged")
+    assert [line["goes_on"] for line in lines] == [True, True, True, False]
     assert trainer.state.is_finite()
-    assert line["restored_step"] == trainer.state.position.step <= line["step"]
+    assert lines[-1]["restored_step"] == trainer.state.position.step <= lines[-1]["step"]
+
+
+async def test_weights_that_overflow_are_never_saved(world):
+    world.training = replace(TRAINING, optimizer=Sgd(1e38), epochs=3, checkpoint_s=0)
+    trainer = world.trainer()
+    await run_until(trainer, lambda: trainer.progress().idle)
+    assert world.events("train.diverged")
+    assert trainer.state.is_finite()
     assert all(checkpoint.decode(blob, job=world.job).is_finite() for _, blob in world.store.checkpoints())
 
 

@@ -142,13 +142,14 @@ class CrashingModel(Model):
     crash_at = -1
     steps = 0
     poisoned_from = 1 << 60
+    poisoned_to = 1 << 61
 
     def gradient(self, *args: Any, **options: Any) -> Gradient:
         gradient = super().gradient(*args, **options)
         self.steps += 1
         if self.steps == self.crash_at:
             raise CrashError
-        if self.steps >= self.poisoned_from:
+        if self.poisoned_from <= self.steps < self.poisoned_to:
             gradient.losses[0] = np.nan
         return gradient
 
@@ -188,7 +189,8 @@ class World:
         return [line for line in lines if line["event"].startswith(name)]
 
     def batcher(self) -> Batcher:
-        return Batcher(STREAM, self.training.global_batch, NoImages())
+        needs_labels = self.training.loss == "cross_entropy"
+        return Batcher(STREAM, self.training.global_batch, NoImages(), needs_labels=needs_labels)
 
     def client(self) -> ArchiveClient:
         return ArchiveClient(self.log, self.health, ADDRESS, Timing())
@@ -220,7 +222,7 @@ class World:
         return Checkpointing(
             self.store,
             self.health,
-            _export,
+            _export if self.training.loss == "cross_entropy" else None,
             job=self.job,
             labels=STREAM.labels,
             sample_shape=STREAM.shape,
@@ -232,7 +234,7 @@ class World:
         return job_digest(STREAM, self.training)
 
     def model(self) -> CrashingModel:
-        return CrashingModel(STREAM.shape, self.training.model, micro_batch=4)
+        return CrashingModel(STREAM.shape, self.training.model, micro_batch=4, loss=self.training.loss)
 
     def trainer(
         self, *, model: Model | None = None, live: LiveLog | None = None, executor: Executor | None = None

@@ -1,0 +1,107 @@
+"""One step of training: from a mini-batch to changed weights. And what the weights are worth on samples held out.
+
+Where mini-batches come from and when state is saved is `services.train`'s subject.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain import augment, optim, schedule
+from edged.domain.checkpoint import Params, TrainState
+from edged.domain.nn.loss import LOSSES
+from edged.domain.nn.model import Map, Model, Noise
+from edged.domain.topology import Training
+from edged.errors import EdgedError
+
+EXPLODED = 20.0
+"""A mini-batch's mean loss that is so many times that of the worst epoch so far has exploded."""
+
+_Samples = npt.NDArray[np.float32]
+_Integers = npt.NDArray[np.int64]
+
+
+class DivergedError(EdgedError):
+    """Loss or weights are no longer finite, or the loss has exploded."""
+
+
+class Learner:
+    """Trains `model` as `training` says. All state is the caller's TrainState; the learner has none."""
+
+    def __init__(self, training: Training, model: Model) -> None:
+        self._training = training
+        self._model = model
+        self._class_weights = np.array(training.class_weights, np.float32)
+
+    def initial(self, job: str) -> TrainState:
+        """The state to begin with, a pure function of the seed."""
+        params = self._model.initial(self._training.seed)
+        return TrainState(params, optim.initial_slots(self._training.optimizer, params), job)
+
+    def step(
+        self,
+        state: TrainState,
+        x: _Samples,
+        y: _Integers,
+        ids: _Integers,
+        *,
+        progress: float,
+        map: Map = map,  # noqa: A002
+    ) -> None:
+        """Change weights, optimizer state, tally and step count by one mini-batch; a pure function of its arguments.
+
+        `x`: [n, *sample shape]; `y`: classes [n]; `ids` [n] tell the samples apart; `progress`: epochs trained, with
+        their fraction. Raises DivergedError, the state untouched, when the loss says so.
+        """
+        training, position = self._training, state.position
+        x = augment.augmented(x, ids, training.augment, seed=training.seed, epoch=position.epoch)
+        noise = Noise(training.seed, position.step)
+        weights = self._class_weights[y] if len(self._class_weights) else None
+        gradient = self._model.gradient(state.params, x, self._targets(x, y), weights, noise=noise, map=map)
+        loss = float(gradient.losses.sum(dtype=np.float64))
+        self._check(state, loss / len(x))
+        with np.errstate(all="ignore"):  # an overflow is noticed by what it leads to
+            self._update(state, gradient.grads, progress)
+        state.tally = replace(
+            state.tally,
+            num_samples=state.tally.num_samples + len(x),
+            num_correct=state.tally.num_correct + gradient.num_correct,
+            loss=state.tally.loss + loss,
+        )
+        state.position = replace(position, step=position.step + 1)
+
+    def test(self, state: TrainState, x: _Samples, y: _Integers) -> tuple[float, int]:
+        """The sum of the samples' losses and the number of right ones, without any change.
+
+        Raises DivergedError when the loss is not finite.
+        """
+        with np.errstate(all="ignore"):
+            outputs = self._model.logits(state.params, x)
+            losses, _ = LOSSES[self._training.loss](outputs, self._targets(x, y))
+        if not np.isfinite(losses).all():
+            raise DivergedError
+        return float(losses.sum(dtype=np.float64)), int((outputs.argmax(axis=1) == y).sum())
+
+    def _targets(self, x: _Samples, y: _Integers) -> npt.NDArray[np.float32] | _Integers:
+        return y if self._training.loss == "cross_entropy" else x.reshape(len(x), -1)
+
+    def _check(self, state: TrainState, mean_loss: float) -> None:
+        worst = max((metrics.loss for metrics in state.history), default=np.inf)
+        if not np.isfinite(mean_loss) or mean_loss > EXPLODED * worst:
+            raise DivergedError
+
+    def _update(self, state: TrainState, grads: Params, progress: float) -> None:
+        training = self._training
+        if training.clip_norm is not None:
+            optim.clip(grads, training.clip_norm)
+        factor = schedule.factor(training.schedule, progress, training.epochs) / 2**state.slowdowns
+        optim.update(
+            training.optimizer,
+            state.params,
+            state.slots,
+            grads,
+            learning_rate=training.optimizer.learning_rate * factor,
+            step=state.position.step,
+            weight_decay=training.weight_decay,
+        )

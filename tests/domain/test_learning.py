@@ -1,0 +1,174 @@
+"""Learning itself: small models trained for real, and steps that can be made again bit by bit."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edged.domain import checkpoint
+from edged.domain.checkpoint import EpochMetrics, TrainState
+from edged.domain.learning import EXPLODED, DivergedError, Learner
+from edged.domain.nn.model import Model
+from edged.domain.nn.spec import Conv1d, Dense, Dropout, Flatten, GlobalAvgPool, GroupNorm, MaxPool1d, Relu
+from edged.domain.topology import Adam, Augment, Cosine, Lars, Sgd, Training
+
+SERIES = (64, 2)
+CLASSIFIER = Training(
+    "vibration",
+    (
+        Conv1d(8, 7, 2, "same"),
+        GroupNorm(2),
+        Relu(),
+        MaxPool1d(2, 2),
+        Conv1d(16, 3, activation="relu"),
+        GlobalAvgPool(),
+        Dropout(0.1),
+        Dense(3),
+    ),
+    epochs=8,
+    global_batch=32,
+    optimizer=Adam(0.01),
+    schedule=Cosine(warmup=0.5),
+    weight_decay=0.01,
+    clip_norm=2.0,
+    augment=Augment("horizontal", shift=5),
+)
+AUTOENCODER = Training(
+    "vibration",
+    (Flatten(), Dense(32, "relu"), Dense(4), Dense(32, "relu"), Dense(128)),
+    loss="mean_squared_error",
+    epochs=30,
+    global_batch=32,
+    optimizer=Adam(0.003),
+)
+
+
+def vibration(n: int, seed: int, classes: int = 3):
+    """Two channels of a machine: its hum at a random phase; imbalance doubles its period, a bearing adds bursts."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, classes, n)
+    t = np.arange(SERIES[0])[None, :] + rng.uniform(0, 64, (n, 1))
+    hum = np.sin(2 * np.pi * t / np.where(y == 1, 16, 8)[:, None])
+    bursts = 2 * (np.mod(t, 13) < 1.5) * (y == 2)[:, None]
+    x = np.stack([hum + bursts, 0.5 * hum - bursts], axis=2) + 0.2 * rng.standard_normal((n, *SERIES))
+    return x.astype(np.float32), y
+
+
+def train(training: Training, x, y, *, state: TrainState | None = None, steps: int | None = None, **options):
+    """The learner and the state after `steps` steps, or all of the training's."""
+    shape = x.shape[1:]
+    learner = Learner(training, Model(shape, training.model, loss=training.loss, lanes=options.pop("lanes", 1)))
+    state = state or learner.initial("test")
+    a_epoch = len(x) // training.global_batch
+    for step in range(state.position.step, training.epochs * a_epoch if steps is None else steps):
+        epoch, batch = divmod(step, a_epoch)
+        state.position = replace(state.position, epoch=epoch)
+        rows = np.random.default_rng(epoch).permutation(len(x))[batch * training.global_batch :][
+            : training.global_batch
+        ]
+        learner.step(state, x[rows], y[rows], rows, progress=step / a_epoch, **options)
+    return learner, state
+
+
+def bits(state: TrainState) -> bytes:
+    return b"".join(array.tobytes() for arrays in (state.params, *state.slots.values()) for array in arrays.values())
+
+
+def test_kinds_of_vibration_are_told_apart():
+    learner, state = train(CLASSIFIER, *vibration(512, seed=0))
+    x, y = vibration(300, seed=1)
+    _, num_right = learner.test(state, x, y)
+    assert num_right / len(y) > 0.95
+
+
+def test_an_autoencoder_gives_itself_away_where_it_has_seen_nothing_like_it():
+    """Trained on the hum alone, without labels; nine of ten faults lose more than nearly all good samples do."""
+    x, _ = vibration(512, seed=0, classes=1)
+    learner, state = train(AUTOENCODER, x, np.full(len(x), -1))
+    test_x, y = vibration(300, seed=1)
+    losses = np.array([learner.test(state, test_x[i : i + 1], y[i : i + 1])[0] for i in range(len(test_x))])
+    limit = np.quantile(losses[y == 0], 0.95)
+    assert (losses[y == 1] > limit).mean() > 0.9
+    assert (losses[y == 2] > limit).mean() > 0.9
+
+
+@pytest.mark.parametrize("optimizer", [Sgd(0.05, nesterov=True), Adam(0.01), Lars(1, trust=0.02)], ids=str)
+def test_every_optimizer_learns(optimizer):
+    x, y = vibration(256, seed=0)
+    learner, state = train(replace(CLASSIFIER, optimizer=optimizer), x, y)
+    assert learner.test(state, x, y)[1] / len(y) > 0.8
+
+
+@pytest.mark.parametrize("optimizer", [Sgd(0.05), Adam(0.01), Lars(1, trust=0.02)], ids=str)
+def test_interrupted_anywhere_it_ends_with_the_same_bits(optimizer):
+    training, (x, y) = replace(CLASSIFIER, optimizer=optimizer), vibration(128, seed=0)
+    _, whole = train(training, x, y, steps=11)
+    _, state = train(training, x, y, steps=3)
+    for stop in (4, 9, 11):
+        state = checkpoint.decode(checkpoint.encode(state))
+        _, state = train(training, x, y, state=state, steps=stop)
+    assert bits(state) == bits(whole)
+    assert state.tally == whole.tally
+
+
+def test_threads_give_the_same_bits_as_the_lanes_in_turn():
+    x, y = vibration(128, seed=0)
+    _, alone = train(CLASSIFIER, x, y, steps=8, lanes=2)
+    with ThreadPoolExecutor(2) as executor:
+        _, together = train(CLASSIFIER, x, y, steps=8, lanes=2, map=executor.map)
+    assert bits(together) == bits(alone)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"augment": Augment()},
+        {"weight_decay": 0.0},
+        {"clip_norm": None},
+        {"schedule": Cosine(warmup=1)},
+        {"class_weights": (1.0, 1.0, 2.0)},
+    ],
+    ids=str,
+)
+def test_every_setting_counts(change):
+    x, y = vibration(128, seed=0)
+    same = train(CLASSIFIER, x, y, steps=3)[1]
+    assert bits(train(replace(CLASSIFIER, **change), x, y, steps=3)[1]) != bits(same)
+
+
+def test_a_class_that_counts_nothing_is_not_learnt():
+    x, y = vibration(256, seed=0)
+    learner, state = train(replace(CLASSIFIER, class_weights=(1.0, 1.0, 0.0)), x, y)
+    assert learner.test(state, x[y == 2], y[y == 2])[1] == 0
+    assert learner.test(state, x[y == 1], y[y == 1])[1] > 0
+
+
+def test_a_slower_state_makes_half_the_step():
+    training = Training("toy", (Dense(2),), optimizer=Sgd(1.0, momentum=0.0))
+    x, y, ids = np.ones((4, 3), np.float32), np.array([0, 1, 0, 0]), np.arange(4)
+    learner = Learner(training, Model((3,), training.model))
+    changes = []
+    for slowdowns in (0, 1):
+        state = learner.initial("test")
+        before, state.slowdowns = state.params["0.dense.kernel"].copy(), slowdowns
+        learner.step(state, x, y, ids, progress=0)
+        changes.append(state.params["0.dense.kernel"] - before)
+    np.testing.assert_allclose(changes[0], 2 * changes[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["not a number", "exploded"])
+def test_a_diverged_loss_is_told_before_anything_changes(damage):
+    training = Training("toy", (Dense(2),))
+    learner = Learner(training, Model((3,), training.model))
+    state = learner.initial("test")
+    if damage == "exploded":
+        state.history = (EpochMetrics(0, 10, 0.02 / EXPLODED, 1.0, None, None),)
+    else:
+        state.params["0.dense.bias"][0] = np.nan
+    before = bits(state)
+    with pytest.raises(DivergedError):
+        learner.step(state, np.ones((2, 3), np.float32), np.array([0, 1]), np.arange(2), progress=0)
+    assert bits(state) == before
+    assert state.position.step == 0
