@@ -1,0 +1,172 @@
+"""What the trainer's models learn: Fashion-MNIST in ten epochs, and twenty species of birds from few photographs.
+
+    python -m tests.bench.accuracy [--quick] [--json] [--only fashion|birds]
+
+It trains with the same learner as the daemon, on data in memory, with a thread for each core. Accuracies are those on
+the data sets' own test splits; means and standard deviations are over seeds.
+"""
+
+# ruff: noqa: T201 - a script prints
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.adapters.blas import single_threaded_blas
+from edged.adapters.datasets import open_dataset
+from edged.adapters.images import PillowDecoder
+from edged.domain import codec
+from edged.domain.learning import Learner
+from edged.domain.nn.model import Model
+from edged.domain.nn.spec import (
+    Conv2d,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    GroupNorm,
+    MaxPool2d,
+    Relu,
+)
+from edged.domain.topology import Adam, Augment, Cosine, Sgd, Stream, Training
+from tests.data import birds
+
+NUM_THREADS = os.cpu_count() or 1
+
+FASHION = Training(
+    "fashion",
+    (
+        Conv2d(32, (3, 3), activation="relu"),
+        MaxPool2d((2, 2), (2, 2)),
+        Conv2d(64, (3, 3), activation="relu"),
+        MaxPool2d((2, 2), (2, 2)),
+        Flatten(),
+        Dense(10),
+    ),
+    epochs=10,
+    global_batch=128,
+    optimizer=Sgd(0.05, 0.9, nesterov=True),
+    schedule=Cosine(warmup=0.5),
+    weight_decay=5e-4,
+    clip_norm=5.0,
+)
+
+
+def _block(filters: int, stride: int = 1) -> tuple[Any, ...]:
+    return (Conv2d(filters, (3, 3), (stride, stride), "same"), GroupNorm(8), Relu())
+
+
+_POOL = MaxPool2d((2, 2), (2, 2))
+
+
+BIRDS = Training(
+    "birds",
+    (*_block(24, 2), *_block(48), _POOL, *_block(64), _POOL, *_block(96), GlobalAvgPool(), Dropout(0.2), Dense(20)),
+    epochs=40,
+    global_batch=32,
+    optimizer=Adam(0.003),
+    schedule=Cosine(warmup=2),
+    weight_decay=0.01,
+    augment=Augment("horizontal", shift=4, crop=0.7),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Samples as the daemon's mini-batches have them."""
+
+    x: npt.NDArray[np.float32]
+    y: npt.NDArray[np.int64]
+
+    def batches(self, size: int, order: npt.NDArray[np.int64] | None = None) -> Iterator[npt.NDArray[np.int64]]:
+        rows = np.arange(len(self.y)) if order is None else order
+        return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def load(source: str, stream: Stream, name: str, most: int) -> Split:
+    """At most `most` samples of a split, spread over all of it."""
+    dataset, images = open_dataset(source), PillowDecoder()
+    class_of = codec.class_index(stream)
+    indices = np.linspace(0, dataset.count(name) - 1, min(most, dataset.count(name))).astype(int)
+    items = [dataset.sample(name, int(index)) for index in indices]
+    x = np.zeros((len(items), *stream.shape), np.float32)
+    codec.fill(x, [item.payload for item in items], [item.codec for item in items], stream, images.decode)
+    return Split(x, np.array([class_of[item.label or ""] for item in items]))
+
+
+def train(training: Training, train_split: Split, test_split: Split) -> dict[str, float]:
+    """Train one model; its accuracies at the end, on training samples without augmentation or dropout."""
+    shape = train_split.x.shape[1:]
+    learner = Learner(training, Model(shape, training.model, lanes=NUM_THREADS))
+    state = learner.initial("bench")
+    begin = time.perf_counter()
+    with single_threaded_blas(), ThreadPoolExecutor(NUM_THREADS) as executor:
+        for epoch in range(training.epochs):
+            order = np.random.default_rng((training.seed, epoch)).permutation(len(train_split.y))
+            for at, rows in enumerate(train_split.batches(training.global_batch, order)):
+                progress = epoch + at * training.global_batch / len(order)
+                learner.step(state, train_split.x[rows], train_split.y[rows], rows, progress=progress, map=executor.map)
+            state.position = replace(state.position, epoch=epoch + 1)
+    seconds = time.perf_counter() - begin
+    accuracies = {}
+    for name, split in (("train_accuracy", train_split), ("test_accuracy", test_split)):
+        right = sum(learner.test(state, split.x[rows], split.y[rows])[1] for rows in split.batches(256))
+        accuracies[name] = right / len(split.y)
+    return {**accuracies, "seconds": seconds, "samples_per_s": training.epochs * len(train_split.y) / seconds}
+
+
+def measure(name: str, source: str, shape: tuple[int, ...], training: Training, *, most: int, seeds: int) -> Any:
+    """Train with each seed and print a line for it; the figures."""
+    dataset = open_dataset(source)
+    stream = Stream(name, shape, "uint8", dataset.labels)
+    splits = load(source, stream, "train", most), load(source, stream, "test", most)
+    print(
+        f"{name}: {len(splits[0].y)} training and {len(splits[1].y)} test samples of {len(dataset.labels)} classes,"
+        f" {training.epochs} epochs in batches of {training.global_batch}, {NUM_THREADS} threads",
+        file=sys.stderr,
+    )
+    runs = []
+    for seed in range(seeds):
+        runs.append(train(replace(training, seed=seed), *splits))
+        words = " ".join(f"{key} {value:.4g}" for key, value in runs[-1].items())
+        print(f"  seed {seed}: {words}", file=sys.stderr, flush=True)
+    test = [run["test_accuracy"] for run in runs]
+    spread = statistics.stdev(test) if len(test) > 1 else 0.0
+    print(
+        f"{name}: test accuracy {statistics.mean(test):.4f} ± {spread:.4f} over {len(test)} seeds; on the training"
+        f" samples {statistics.mean(run['train_accuracy'] for run in runs):.4f}; chance {1 / len(dataset.labels):.3f}",
+        file=sys.stderr,
+    )
+    return {"test_accuracy_mean": statistics.mean(test), "test_accuracy_stdev": spread, "runs": runs}
+
+
+def main() -> None:
+    """Measure what the arguments ask for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one seed, few samples and epochs: does it run at all?")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON on stdout")
+    parser.add_argument("--only", choices=("fashion", "birds"), help="just this one")
+    args = parser.parse_args()
+    most, seeds = (2000, 1) if args.quick else (1 << 30, 3)
+    tasks = {"fashion": ("fashion-mnist", (28, 28, 1), FASHION), "birds": ("", (64, 64, 3), BIRDS)}
+    figures = {}
+    for name, (source, shape, training) in tasks.items():
+        if args.only in {None, name}:
+            shortened = replace(training, epochs=min(training.epochs, 3)) if args.quick else training
+            figures[name] = measure(name, source or str(birds()), shape, shortened, most=most, seeds=seeds)
+    if args.json:
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
