@@ -110,9 +110,16 @@ EVENTS: Mapping[str, Event] = {
     "checkpoint.restored": event("Training goes on from a checkpoint.", generation=int, epoch=int, bytes=int),
     "checkpoint.skipped": event("A checkpoint is torn; the one before it is tried.", generation=int, err=str),
     "checkpoint.failed": event("Saving did not succeed; training goes on and tries again.", generation=int, err=str),
-    "checkpoint.deployed": event("A model is there for the companion.", generation=int, bytes=int, ms=float),
+    "checkpoint.deployed": event(
+        "A model is there for the companion. Format: float32 or int8; an int8 one waits for samples to calibrate by.",
+        generation=int, format=str, bytes=int, ms=float,
+    ),
     "checkpoint.model_skipped": event("A deployed model is torn or altered.", generation=int, err=str),
     # infer
+    "infer.runtime": event(
+        "What runs the model files in this process; with a problem, why it is numpy and not a faster runtime.",
+        optional=("problem",), runtime=str, version=str, delegate=str, problem=str,
+    ),
     "infer.waiting": event("No model is there yet; the records wait in Kafka."),
     "infer.model_loaded": event(
         "From here on this model predicts.", generation=int, runtime=str, model_bytes=int, load_ms=float

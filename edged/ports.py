@@ -342,6 +342,13 @@ class Dataset(Protocol):
         """Item `index` of the split, always the same. Raises IndexError, StorageError, FormatError."""
 
 
+class FeatureExtractor(Protocol):
+    """The frozen layers of a model."""
+
+    def features(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Features, float32 [n, *feature shape], of normalised samples float32 [n, *sample shape], any n."""
+
+
 class Classifier(Protocol):
     """A loaded model."""
 

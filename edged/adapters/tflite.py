@@ -20,12 +20,14 @@ import numpy.typing as npt
 
 from edged.adapters.tflite_reader import read_tflite
 from edged.adapters.tflite_writer import to_tflite
+from edged.domain.nn.layers import make_layers
 from edged.domain.nn.loss import softmax
 from edged.domain.nn.model import Model
 from edged.domain.nn.params import initial_params
-from edged.domain.nn.spec import Conv2d, Dense, Flatten, LayerSpec, MaxPool2d
+from edged.domain.nn.spec import Conv2d, Dense, Flatten, LayerSpec, MaxPool2d, shapes
 from edged.errors import FormatError
-from edged.ports import Classifier
+from edged.log import logger
+from edged.ports import Classifier, FeatureExtractor
 
 _PROBE_DEADLINE_S = 120.0
 """For a Python start and one import from a cold memory card; a runtime that takes longer counts as broken."""
@@ -54,14 +56,15 @@ class TfliteClassifier:
     def __init__(self, content: bytes, num_threads: int = 1) -> None:
         self._content, self._num_threads = content, num_threads
         self._interpreters: dict[int, _Interpreter] = {}
-        self._interpreter(1)
+        if len(self._interpreter(1).output_shape) != 1:
+            raise FormatError("not a classifier")
 
     def predict(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """See ports.Classifier; any number of samples, also none. Raises ValueError for another sample shape."""
         smallest = self._interpreter(1)
         if x.shape[1:] != smallest.sample_shape:
             raise ValueError(f"samples of shape {x.shape[1:]} for a model of {smallest.sample_shape}")
-        result = np.empty((len(x), smallest.num_classes), np.float32)
+        result = np.empty((len(x), *smallest.output_shape), np.float32)
         for start in range(0, len(x), _MOST_BATCH):
             part = x[start : start + _MOST_BATCH]
             result[start : start + len(part)] = self._interpreter(_next_power_of_two(len(part))).run(part)
@@ -88,9 +91,9 @@ class _Interpreter:
             output_shape = self._tflite.get_output_details()[0]["shape"]
         except (ValueError, RuntimeError) as error:
             raise FormatError(f"not a usable .tflite file: {error}") from error
-        if (samples["dtype"], probabilities["dtype"]) != (np.float32, np.float32) or list(output_shape[:-1]) != [batch]:
-            raise FormatError("not a classifier from float32 samples to float32 probabilities")
-        self.num_classes = int(output_shape[-1])
+        if (samples["dtype"], probabilities["dtype"]) != (np.float32, np.float32) or output_shape[0] != batch:
+            raise FormatError("not a model from float32 samples to float32 outputs, a row for each sample")
+        self.output_shape = tuple(int(n) for n in output_shape[1:])
         self._padded = np.zeros((batch, *self.sample_shape), np.float32)
 
     def run(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -101,11 +104,50 @@ class _Interpreter:
         return result
 
 
+class TfliteFeatures:
+    """A .tflite file with outputs of any shape in a TFLite runtime: a `ports.FeatureExtractor`. One call at a time.
+
+    As trusting as TfliteClassifier.
+    """
+
+    def __init__(self, content: bytes, num_threads: int = 1) -> None:
+        self._interpreter = _Interpreter(content, _MOST_BATCH, num_threads)
+
+    def features(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        result = np.empty((len(x), *self._interpreter.output_shape), np.float32)
+        for start in range(0, len(x), _MOST_BATCH):
+            part = x[start : start + _MOST_BATCH]
+            result[start : start + len(part)] = self._interpreter.run(part)
+        return result
+
+
+class NumpyFeatures:
+    """One of edged's own .tflite files with outputs of any shape, run by numpy: a `ports.FeatureExtractor`."""
+
+    def __init__(self, content: bytes) -> None:
+        read = read_tflite(content)
+        self._params = read.params
+        self._output_shape = shapes(read.sample_shape, read.layers)[-1]
+        layers = [*read.layers, Flatten()]
+        self._layers = make_layers(read.sample_shape, layers, micro_batch=_MOST_BATCH, dtype=np.float32)
+
+    def features(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        result = np.empty((len(x), *self._output_shape), np.float32)
+        for start in range(0, len(x), _MOST_BATCH):
+            y = x[start : start + _MOST_BATCH]
+            for layer in self._layers:
+                y = layer.forward(self._params, y)
+            result[start : start + len(y)] = y.reshape(len(y), *self._output_shape)
+        return result
+
+
 class NumpyClassifier:
     """One of edged's own .tflite files, run by numpy: slower, and safe with any content (FormatError)."""
 
     def __init__(self, content: bytes) -> None:
         read = read_tflite(content)
+        if read.labels is None:
+            raise FormatError("not a classifier")
         self._params, self._sample_shape = read.params, read.sample_shape
         self._model = Model(read.sample_shape, read.layers)
 
@@ -126,17 +168,28 @@ def load_classifier(content: bytes, num_threads: int = 1) -> Classifier:
     return TfliteClassifier(content, num_threads)
 
 
+def load_features(content: bytes, num_threads: int = 1) -> FeatureExtractor:
+    """What computes the outputs of `content`, run by the proven runtime; otherwise as `load_classifier`."""
+    if prepare_runtime().name == "numpy":
+        return NumpyFeatures(content)
+    return TfliteFeatures(content, num_threads)
+
+
 @functools.cache
 def prepare_runtime() -> Runtime:
-    """Find out what can run models here: once per process, in some tenths of a second or, on a Pi, seconds.
+    """Find out what can run models here, and log it: once per process, in some tenths of a second or, on a Pi, seconds.
 
     Call it before other threads write to stderr: the runtime announces its delegate there, in no format of ours,
     the first time it runs, and is kept from it by silencing the process's stderr for that moment.
     """
     runtime = probe_runtime()
-    if runtime.name != "numpy":
+    said = {"runtime": runtime.name, "version": runtime.version, "delegate": runtime.delegate}
+    if runtime.name == "numpy":
+        logger().warning("infer.runtime", **said, problem=runtime.problem)
+    else:
         with _silent_stderr():
             check_runtime()
+        logger().info("infer.runtime", **said)
     return runtime
 
 

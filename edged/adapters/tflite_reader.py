@@ -1,42 +1,36 @@
 """Reads back the .tflite files that `tflite_writer` writes, and only those, with the schema package and numpy.
 
-For hosts where no TFLite runtime works. Unlike the runtimes it checks what it reads, so any bytes are safe to give it.
+For hosts where no TFLite runtime works. What the layers are stands in the file's metadata, the weights are found by
+their names; the operators are not looked at. Weights of an int8 model come back as float32, rounded as they are in the
+file. Unlike the runtimes this checks what it reads, so any bytes are safe to give it.
 """
 
 import json
 import math
 import struct
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from types import GenericAlias
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 import tflite
 
-from edged.adapters.tflite_writer import LABELS
-from edged.domain.nn.params import Params, bias_name, kernel_name, parameter_shapes
-from edged.domain.nn.spec import (
-    Activation,
-    Conv2d,
-    Dense,
-    Flatten,
-    LayerSpec,
-    MaxPool2d,
-    Padding,
-    Relu,
-    ShapeError,
-    shapes,
-)
+from edged.adapters.tflite_lowering import from_layout, to_layout
+from edged.adapters.tflite_writer import LABELS, LAYERS
+from edged.domain.nn.params import Params, weight_name
+from edged.domain.nn.spec import Conv1d, Conv2d, DepthwiseConv2d, LayerSpec, Shape, ShapeError, shapes
 from edged.errors import FormatError
 
-_MOST_OPERATORS = 1024
+_MOST_LAYERS = 1024
+_MOST_TENSORS = 1 << 14
+_MOST_SIZE = 1 << 24
+"""Of any whole number in a layer's settings."""
 _MOST_VALUES = 1 << 26
 """Values of one sample between two layers, or copied for a convolution; bounds what running the model allocates."""
 
-_ACTIVATION: dict[int, Activation] = {
-    tflite.ActivationFunctionType.NONE: "none",
-    tflite.ActivationFunctionType.RELU: "relu",
-}
+_DTYPES = {tflite.TensorType.FLOAT32: "<f4", tflite.TensorType.INT32: "<i4", tflite.TensorType.INT8: "i1"}
+_LAYER_OF_KIND: dict[str, type[LayerSpec]] = {layer.kind: layer for layer in get_args(LayerSpec)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +40,8 @@ class ReadModel:
     sample_shape: tuple[int, ...]
     layers: tuple[LayerSpec, ...]
     params: Params
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    """None: not a classifier."""
 
 
 def read_tflite(content: bytes) -> ReadModel:
@@ -55,8 +50,11 @@ def read_tflite(content: bytes) -> ReadModel:
         return _Reader(content).read()
     except ShapeError as error:
         raise FormatError(f"the model's layers do not fit: {error}") from error
-    except (struct.error, ValueError, TypeError, IndexError, AttributeError, OverflowError, MemoryError) as error:
-        raise FormatError("not a .tflite file, or a damaged one") from error  # offsets that lead nowhere
+    except (
+        struct.error, ValueError, TypeError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError,
+        ZeroDivisionError,
+    ) as error:  # fmt: skip
+        raise FormatError("not a .tflite file of edged's, or a damaged one") from error  # offsets that lead nowhere
 
 
 class _Reader:
@@ -69,89 +67,42 @@ class _Reader:
         self._graph = self._model.Subgraphs(0)
 
     def read(self) -> ReadModel:
-        if self._graph.InputsLength() != 1 or not 1 <= self._graph.OperatorsLength() <= _MOST_OPERATORS:
-            raise FormatError("not one input and a moderate number of operators")
-        at = self._graph.Inputs(0)
-        sample_shape = tuple(int(n) for n in self._graph.Tensors(at).ShapeAsNumpy()[1:])
+        if self._graph.InputsLength() != 1 or not 1 <= self._graph.TensorsLength() <= _MOST_TENSORS:
+            raise FormatError("not one input and a moderate number of tensors")
+        sample_shape = tuple(int(n) for n in self._graph.Tensors(self._graph.Inputs(0)).ShapeAsNumpy()[1:])
         if min(sample_shape, default=0) < 1:
             raise FormatError(f"samples of shape {sample_shape}")
-        layers: list[LayerSpec] = []
-        params: Params = {}
-        *operators, last = (self._graph.Operators(i) for i in range(self._graph.OperatorsLength()))
-        for operator in operators:
-            at = self._follow(operator, at)
-            layer, weights = self._layer(operator, len(layers))
-            layers.append(layer)
-            params |= weights
-        if self._code(last) != tflite.BuiltinOperator.SOFTMAX or self._follow(last, at) != self._graph.Outputs(0):
-            raise FormatError("the model does not end in a softmax")
-        self._check(sample_shape, layers, params)
-        return ReadModel(sample_shape, tuple(layers), params, self._labels())
-
-    def _check(self, sample_shape: tuple[int, ...], layers: list[LayerSpec], params: Params) -> None:
-        if {name: value.shape for name, value in params.items()} != parameter_shapes(sample_shape, layers):
-            raise FormatError("weights do not fit their layers")
+        layers = _layers(self._note(LAYERS))
         before = shapes(sample_shape, layers)
-        num_values = [math.prod(shape) for shape in before]
-        for layer, shape in zip(layers, before, strict=False):
-            if isinstance(layer, Conv2d):
-                num_values.append(math.prod((*layer.output_shape(shape)[:2], *layer.kernel, shape[2])))
-        if max(num_values) > _MOST_VALUES:
-            raise FormatError(f"a layer of more than {_MOST_VALUES} values")
+        _check_size(before, layers)
+        tensors = {tensor.Name(): tensor for tensor in map(self._graph.Tensors, range(self._graph.TensorsLength()))}
+        params: Params = {}
+        for index, (layer, shape) in enumerate(zip(layers, before, strict=False)):
+            for weight, weight_shape in layer.weights(shape).items():
+                name = weight_name(index, layer, weight)
+                tensor = tensors.get(name.encode())
+                if tensor is None:
+                    raise FormatError(f"no weights {name}")
+                params[name] = self._weight(tensor, layer, weight, weight_shape)
+        return ReadModel(sample_shape, layers, params, self._labels(before[-1]))
 
-    def _follow(self, operator: Any, at: int) -> int:
-        if operator.InputsLength() < 1 or operator.OutputsLength() != 1 or operator.Inputs(0) != at:
-            raise FormatError("the operators are not one chain")
-        return int(operator.Outputs(0))
+    def _labels(self, output_shape: Shape) -> tuple[str, ...] | None:
+        labels = self._note(LABELS)
+        if labels is None:
+            return None
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise FormatError("labels that are no list of texts")
+        if output_shape != (len(labels),):
+            raise FormatError(f"outputs of shape {output_shape} for {len(labels)} labels")
+        return tuple(labels)
 
-    def _code(self, operator: Any) -> int:
-        return int(self._model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode())
-
-    def _layer(self, operator: Any, index: int) -> tuple[LayerSpec, Params]:
-        operators = tflite.BuiltinOperator
-        match self._code(operator):
-            case operators.CONV_2D:
-                options = _options(operator, tflite.Conv2DOptions)
-                kernel, bias = self._weights(operator, (1, 2, 3, 0))
-                stride = _positive(options.StrideH(), options.StrideW())
-                padding: Padding = "same" if options.Padding() == tflite.Padding.SAME else "valid"
-                if (options.DilationHFactor(), options.DilationWFactor()) != (1, 1):
-                    raise FormatError("a dilated convolution")
-                height, width = kernel.shape[:2]
-                conv = Conv2d(kernel.shape[3], (height, width), stride, padding, _activation(options))
-                return conv, {kernel_name(index, conv): kernel, bias_name(index, conv): bias}
-            case operators.FULLY_CONNECTED:
-                options = _options(operator, tflite.FullyConnectedOptions)
-                kernel, bias = self._weights(operator, (1, 0))
-                dense = Dense(kernel.shape[1], _activation(options))
-                return dense, {kernel_name(index, dense): kernel, bias_name(index, dense): bias}
-            case operators.MAX_POOL_2D:
-                options = _options(operator, tflite.Pool2DOptions)
-                if options.Padding() != tflite.Padding.VALID or _activation(options) != "none":
-                    raise FormatError("a pooling with padding or activation")
-                size = _positive(options.FilterHeight(), options.FilterWidth())
-                return MaxPool2d(size, _positive(options.StrideH(), options.StrideW())), {}
-            case operators.RESHAPE:
-                if self._graph.Tensors(operator.Outputs(0)).ShapeLength() != 2:
-                    raise FormatError("a reshape that does not flatten")
-                return Flatten(), {}
-            case operators.RELU:
-                return Relu(), {}
-            case other:
-                raise FormatError(f"operator {other} is not one that edged writes")
-
-    def _weights(self, operator: Any, axes: tuple[int, ...]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Kernel, its axes put in the order `axes`, and bias."""
-        kernel, bias = self._constant(operator.Inputs(1)), self._constant(operator.Inputs(2))
-        if kernel.ndim != len(axes) or bias.ndim != 1:
-            raise FormatError("weights with the wrong number of axes")
-        return np.ascontiguousarray(kernel.transpose(axes)), bias
-
-    def _constant(self, index: int) -> npt.NDArray[np.float32]:
-        tensor = self._graph.Tensors(index)
-        if tensor.Type() != tflite.TensorType.FLOAT32:
-            raise FormatError("weights that are not float32")
-        return np.frombuffer(self._content(tensor.Buffer()), "<f4").reshape(tensor.ShapeAsNumpy())
+    def _weight(self, tensor: Any, layer: LayerSpec, weight: str, shape: Shape) -> npt.NDArray[np.float32]:
+        stored_shape = tuple(int(n) for n in tensor.ShapeAsNumpy())
+        if tensor.Type() not in _DTYPES or stored_shape != _stored_shape(layer, weight, shape):
+            raise FormatError("weights that do not fit their layer")
+        stored = np.frombuffer(self._content(tensor.Buffer()), _DTYPES[tensor.Type()]).reshape(stored_shape)
+        values = stored if stored.dtype == np.float32 else _dequantised(stored, tensor.Quantization())
+        return np.array(from_layout(layer, weight, values), np.float32, order="C")
 
     def _content(self, buffer: int) -> bytes:
         content = self._model.Buffers(buffer).DataAsNumpy()
@@ -159,31 +110,60 @@ class _Reader:
             raise FormatError("a buffer without content")
         return content.tobytes()
 
-    def _labels(self) -> tuple[str, ...]:
+    def _note(self, name: str) -> Any:
+        """The metadata called `name`, from JSON; None when there are none."""
         for index in range(self._model.MetadataLength()):
             note = self._model.Metadata(index)
-            if note.Name() == LABELS.encode():
-                labels = json.loads(self._content(note.Buffer()))
-                if isinstance(labels, list) and all(isinstance(label, str) for label in labels):
-                    return tuple(labels)
-        raise FormatError("no labels")
+            if note.Name() == name.encode():
+                return json.loads(self._content(note.Buffer()))
+        return None
 
 
-def _options(operator: Any, kind: Any) -> Any:
-    table, options = operator.BuiltinOptions(), kind()
-    options.Init(table.Bytes, table.Pos)
-    return options
+def _stored_shape(layer: LayerSpec, weight: str, shape: Shape) -> Shape:
+    return to_layout(layer, weight, np.broadcast_to(np.float32(0), shape)).shape
 
 
-def _positive(*numbers: int) -> tuple[int, int]:
-    if min(numbers) < 1:
-        raise FormatError("a window or stride below 1")
-    rows, columns = numbers
-    return rows, columns
+def _dequantised(stored: npt.NDArray[Any], quantisation: Any) -> npt.NDArray[np.float32]:
+    """The real values of weights; their zero points are 0."""
+    scales = quantisation.ScaleAsNumpy().astype("<f4")
+    along = quantisation.QuantizedDimension() if len(scales) > 1 else 0
+    values = stored * scales.reshape([-1 if axis == along else 1 for axis in range(stored.ndim)])
+    return np.asarray(values, np.float32)
 
 
-def _activation(options: Any) -> Activation:
-    activation = _ACTIVATION.get(options.FusedActivationFunction())
-    if activation is None:
-        raise FormatError("an activation that edged does not write")
-    return activation
+def _layers(described: Any) -> tuple[LayerSpec, ...]:
+    if not isinstance(described, list) or not 1 <= len(described) <= _MOST_LAYERS:
+        raise FormatError("no layers that edged knows, or too many")
+    return tuple(_layer(*each) for each in described)
+
+
+def _layer(kind: str, settings: dict[str, Any]) -> LayerSpec:
+    layer = _LAYER_OF_KIND.get(kind)
+    if layer is None or settings.keys() != {setting.name for setting in fields(layer)}:
+        raise FormatError(f"a layer that edged does not have: {kind!r:.40}")
+    hints = get_type_hints(layer)
+    return layer(**{name: _setting(value, hints[name]) for name, value in settings.items()})
+
+
+def _setting(value: Any, hint: Any) -> Any:
+    """`value` from JSON as a layer's field of the type `hint`."""
+    if hint is int and type(value) is int and 1 <= value <= _MOST_SIZE:
+        return value
+    if hint is float and type(value) in {int, float} and 0 <= value < math.inf:
+        return float(value)
+    if isinstance(hint, GenericAlias) and isinstance(value, list) and len(value) == len(get_args(hint)):
+        return tuple(_setting(each, kind) for each, kind in zip(value, get_args(hint), strict=True))
+    if isinstance(value, str) and value in get_args(hint):
+        return value
+    raise FormatError(f"a layer's setting {value!r:.40}")
+
+
+def _check_size(before: list[Shape], layers: tuple[LayerSpec, ...]) -> None:
+    num_values = [math.prod(shape) for shape in before]
+    for layer, shape in zip(layers, before, strict=False):
+        if isinstance(layer, Conv2d | DepthwiseConv2d | Conv1d):
+            kernel = (layer.kernel,) if isinstance(layer, Conv1d) else layer.kernel
+            num_values.append(math.prod((*layer.output_shape(shape)[:-1], *kernel, shape[-1])))
+        num_values += [math.prod(weight) for weight in layer.weights(shape).values()]
+    if max(num_values) > _MOST_VALUES:
+        raise FormatError(f"a layer of more than {_MOST_VALUES} values")

@@ -4,7 +4,8 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edged.adapters.blas import single_threaded_blas
 from edged.adapters.checkpoint_dir import CheckpointDir
@@ -17,12 +18,14 @@ from edged.adapters.tflite_writer import to_tflite
 from edged.app.supervision import Service, supervise
 from edged.config import Folders, Timing
 from edged.domain.checkpoint import job_digest
-from edged.domain.nn.model import Model
+from edged.domain.nn.model import Model, Params
 from edged.domain.topology import Edge, Topology, Training
+from edged.errors import ConfigError, Problem
 from edged.ports import Health, Log
 from edged.services.archive_client import ArchiveAddress, ArchiveClient
-from edged.services.checkpointing import Checkpointing
+from edged.services.checkpointing import Checkpointing, Samples
 from edged.services.epoch import Epochs, EpochSettings
+from edged.services.feature_cache import FeatureCache
 from edged.services.fresh import FreshSamples
 from edged.services.health import HealthBoard
 from edged.services.ingest import Ingest
@@ -30,6 +33,9 @@ from edged.services.live import LiveLog
 from edged.services.minibatch import Batcher
 from edged.services.train import Trainer
 from edged.services.uplink import Uplink
+
+if TYPE_CHECKING:
+    from edged.adapters.backbone import FrozenBackbone
 
 _HELD_OUT_BYTES = 4 << 20
 """Fresh held-out samples kept to test live training on."""
@@ -46,6 +52,10 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
     is_edge = topology.tier_of(node) == "edge"
     edge = topology.edge(node) if is_edge else None
     folders = Folders.of(node)
+    if edge is not None and topology.training is not None and topology.training.backbone is not None:
+        from edged.adapters import tflite  # noqa: PLC0415 - seldom needed here
+
+        tflite.prepare_runtime()  # before there are other threads
     async with AsyncExitStack() as stack:
         stack.enter_context(sole_process(folders.state))
         health = HealthBoard()
@@ -171,8 +181,18 @@ def _trainer(
     job = job_digest(stream, training)
     is_classifier = training.loss == "cross_entropy"
 
+    input_shape = training.input_shape(stream)
+    assert input_shape is not None, "a backbone was looked up when the topology was read"
+    backbone = _backbone(training)
+    features = None
+    if backbone is not None:
+        extractor = backbone.extractor(os.cpu_count() or 1)
+        features = FeatureCache(extractor, stream.shape, input_shape, edge.cache.memory)
+
     def batcher() -> Batcher:
-        return Batcher(stream, training.global_batch, PillowDecoder(), executor, needs_labels=is_classifier)
+        return Batcher(
+            stream, training.global_batch, PillowDecoder(), executor, needs_labels=is_classifier, features=features
+        )
 
     epochs = fresh = None
     if training.source != "live":
@@ -195,10 +215,17 @@ def _trainer(
             held_out_bytes=_HELD_OUT_BYTES,
             poll_s=timing.poll_s,
         )
+
+    def export(params: Params, calibration: Samples | None) -> bytes:
+        layers = training.model
+        if backbone is not None:
+            layers, params = backbone.join(layers, params)
+        return to_tflite(stream.shape, layers, params, labels=stream.labels, calibration=calibration)
+
     checkpointing = Checkpointing(
         CheckpointDir(folders.state),
         health,
-        partial(to_tflite, stream.shape, training.model, labels=stream.labels) if is_classifier else None,
+        export if is_classifier else None,
         job=job,
         labels=stream.labels,
         sample_shape=stream.shape,
@@ -206,10 +233,22 @@ def _trainer(
     )
     return Trainer(
         training,
-        Model(stream.shape, training.model, lanes=_NUM_CORES, loss=training.loss),
+        Model(input_shape, training.model, lanes=_NUM_CORES, loss=training.loss),
         checkpointing,
         job=job,
         epochs=epochs,
         fresh=fresh,
         executor=executor,
     )
+
+
+def _backbone(training: Training) -> "FrozenBackbone | None":
+    """The backbone, still the one that was looked into. Raises ConfigError when it is another by now."""
+    if training.backbone is None:
+        return None
+    from edged.adapters.backbone import read_backbone  # noqa: PLC0415 - the TFLite runtime is not for every edge
+
+    backbone = read_backbone(Path(training.backbone.model))
+    if backbone.file != training.backbone.file:
+        raise ConfigError((Problem("training.backbone.model", "the file was replaced a moment ago; start again"),))
+    return backbone

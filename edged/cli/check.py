@@ -12,12 +12,13 @@ from typing import Any
 
 from edged import config_yaml
 from edged.cli.arguments import add_topology
+from edged.cli.backbone import look_up
 from edged.cli.problems import show
 from edged.domain.budget import edge_budget, mebibytes, training_memory
 from edged.domain.nn.spec import LayerSpec, shapes
 from edged.domain.suggest import did_you_mean
 from edged.domain.topics import grants, topics
-from edged.domain.topology import Augment, Device, Edge, Topology, Training
+from edged.domain.topology import Augment, Backbone, Device, Edge, Topology, Training
 from edged.errors import ConfigError, Problem
 
 SUMMARY = "validate the topology file and print the plan it comes to"
@@ -38,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the plan and return 0, or the problems and 78."""
     try:
-        topology, warnings = config_yaml.inspect(args.topology, lenient=not args.strict)
+        topology, warnings = config_yaml.inspect(args.topology, lenient=not args.strict, look_up_backbone=look_up)
         if args.node is not None:
             require_node(topology, args.node, str(args.topology))
     except ConfigError as error:
@@ -152,7 +153,10 @@ def _model(topology: Topology) -> Plan | None:
     training, memory = topology.training, training_memory(topology)
     if training is None or memory is None:
         return None
-    before = shapes(topology.stream(training.stream).shape, training.model)
+    stream = topology.stream(training.stream)
+    input_shape = training.input_shape(stream)
+    assert input_shape is not None, "the memory is known, so it is"
+    before = shapes(input_shape, training.model)
     return {
         "stream": training.stream,
         "source": training.source,
@@ -160,6 +164,7 @@ def _model(topology: Topology) -> Plan | None:
         "global_batch": training.global_batch,
         "steps": _steps_text(training),
         "input": list(before[0]),
+        "backbone": _backbone(training.backbone),
         "layers": [
             {"layer": layer_text(layer), "output": list(after), "parameters": layer.num_parameters(shape)}
             for layer, shape, after in zip(training.model, before, before[1:], strict=False)
@@ -172,6 +177,13 @@ def _model(topology: Topology) -> Plan | None:
             "total": memory.total,
         },
     }
+
+
+def _backbone(backbone: Backbone | None) -> Plan | None:
+    if backbone is None or backbone.file is None:
+        return None
+    file = backbone.file
+    return {"model": backbone.model, "sha256": file.sha256, "input": list(file.sample_shape)}
 
 
 def layer_text(layer: LayerSpec) -> str:
@@ -274,6 +286,10 @@ def _model_text(model: Plan | None) -> Iterator[str]:
         yield "nothing is trained: the file has no training section"
         yield ""
         return
+    if backbone := model["backbone"]:
+        yield f"backbone {backbone['model']}, SHA-256 {backbone['sha256']}"
+        yield f"frozen: {_shape(backbone['input'])} → {_shape(model['input'])} features, on which the model is trained"
+        yield ""
     rows = [["input", _shape(model["input"]), ""]]
     rows += [[layer["layer"], _shape(layer["output"]), f"{layer['parameters']:,}"] for layer in model["layers"]]
     rows.append(["together", "", f"{model['parameters']:,}"])

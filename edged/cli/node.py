@@ -9,6 +9,7 @@ from typing import Any
 
 from edged import log
 from edged.cli import TEMPORARY
+from edged.cli.backbone import look_up
 from edged.cli.check import require_node
 from edged.config_yaml import load
 from edged.domain.topology import Topology
@@ -33,6 +34,8 @@ def run_as(
         wanted = " or ".join(tiers)
         hint = f"use {_COMMAND_OF_TIER[str(own)]}" if own else ""
         raise ConfigError((Problem("", f'"{node}" is in tier {own}, not {wanted}', hint, place=str(file)),))
+    if tier is None and own == "edge" and topology.training and topology.training.backbone:
+        topology = load(file, look_up_backbone=look_up)
     faulthandler.enable()  # a watchdog's SIGABRT leaves a traceback of every thread
     log.configure(node=node, tier=tier or str(own), run_id=secrets.token_hex(4), level=args.log_level)
     try:

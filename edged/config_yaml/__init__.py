@@ -11,7 +11,8 @@ stands there, in a variable or in a credential, no message and no quoted line ev
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +22,8 @@ from edged.config_yaml.reading import Reading, hide_secrets
 from edged.config_yaml.variables import Variables
 from edged.domain import topology_rules
 from edged.domain.finding import Finding
-from edged.domain.topology import Topology
-from edged.errors import ConfigError, Problem
+from edged.domain.topology import BackboneFile, Topology
+from edged.errors import ConfigError, EdgedError, Problem
 
 __all__ = ["SCHEMA", "Inspection", "inspect", "json_schema", "load"]
 
@@ -34,12 +35,28 @@ class Inspection(NamedTuple):
     warnings: tuple[Problem, ...]
 
 
-def load(path: Path, environment: Mapping[str, str] = os.environ) -> Topology:
-    """The topology in the file at `path`. Raises ConfigError with all its problems at once."""
-    return inspect(path, environment).topology
+LookUp = Callable[[Path], BackboneFile]
+"""Looks into a backbone's file; raises EdgedError."""
 
 
-def inspect(path: Path, environment: Mapping[str, str] = os.environ, *, lenient: bool = False) -> Inspection:
+def load(
+    path: Path, environment: Mapping[str, str] = os.environ, *, look_up_backbone: LookUp | None = None
+) -> Topology:
+    """The topology in the file at `path`. Raises ConfigError with all its problems at once.
+
+    A backbone's path is relative to the topology file's folder. Only with `look_up_backbone` is the file looked into,
+    and the model on top of it checked: not every node has it.
+    """
+    return inspect(path, environment, look_up_backbone=look_up_backbone).topology
+
+
+def inspect(
+    path: Path,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    lenient: bool = False,
+    look_up_backbone: LookUp | None = None,
+) -> Inspection:
     """Like `load`, with the warnings.
 
     `lenient`: look at the file away from its nodes. Names and addresses of theirs (site, kafka, the archive's url) may
@@ -51,7 +68,9 @@ def inspect(path: Path, environment: Mapping[str, str] = os.environ, *, lenient:
     reading = Reading(parsed, Variables(environment), lenient=lenient)
     reading.problems += [(mark, Finding("", message, hint)) for mark, message, hint in parsed.refused]
     topology: Topology = kinds.read(FILE, parsed.root, "", reading)
-    new = [finding for finding in topology_rules.problems(topology) if reading.says_something_new(finding)]
+    topology, unread = _with_backbone(topology, path.parent, look_up_backbone)
+    findings = [*unread, *topology_rules.problems(topology)]
+    new = [finding for finding in findings if reading.says_something_new(finding)]
     problems = [*reading.problems, *((reading.mark_of(finding.path), finding) for finding in new)]
     if problems:
         raise ConfigError(reading.told(problems))
@@ -61,6 +80,22 @@ def inspect(path: Path, environment: Mapping[str, str] = os.environ, *, lenient:
         if reading.says_something_new(finding)
     ]
     return Inspection(topology, reading.told([*reading.warnings, *doubts]))
+
+
+def _with_backbone(topology: Topology, folder: Path, look_up: LookUp | None) -> tuple[Topology, list[Finding]]:
+    """The topology with the backbone's whole path, and what its file says."""
+    training = topology.training
+    if training is None or training.backbone is None:
+        return topology, []
+    file = folder / training.backbone.model
+    backbone, findings = replace(training.backbone, model=str(file)), []
+    if look_up is not None:
+        try:
+            backbone = replace(backbone, file=look_up(file))
+        except EdgedError as error:
+            hint = "a backbone is a .tflite file that edged wrote"
+            findings.append(Finding("training.backbone.model", str(error), hint))
+    return replace(topology, training=replace(training, backbone=backbone)), findings
 
 
 def _content(path: Path) -> bytes:

@@ -51,10 +51,13 @@ from edged.domain.topology import (
     Adam,
     Archive,
     Augment,
+    Backbone,
     Cache,
     Codec,
     Constant,
     Cosine,
+    Deploy,
+    DeployFormat,
     Device,
     Dtype,
     Edge,
@@ -364,6 +367,28 @@ _TRAINING = section(
     test_samples=Key(Whole(0, 1_000_000), "most samples to test on"),
     live_epoch=Key(Whole(1, 1 << 40), "with source live: samples in an epoch"),
     checkpoint_s=Key(duration(1, 86_400), "time between checkpoints inside an epoch"),
+    deploy=Key(
+        section(
+            Deploy,
+            "The model that the companion gets.",
+            format=Key(Choice(get_args(DeployFormat)), "what it computes in; int8 is smaller by three quarters"),
+        ),
+        "the model that the companion gets",
+    ),
+    backbone=Key(
+        Section(
+            Backbone,
+            "Layers that are trained already, below the model.",
+            {
+                "model": Key(
+                    _FILE, "a model.tflite of edged's, beside this file; of a classifier all but the last layer"
+                ),
+                "trainable": Key(Choice(("head",)), "the model on top alone"),
+            },
+            {"trainable": "head"},
+        ),
+        "frozen layers whose features the model learns from",
+    ),
 )
 
 FILE = Section(

@@ -70,12 +70,15 @@ def model_memory(sample_shape: Shape, layers: Sequence[LayerSpec], batch: int, s
 
 
 def training_memory(topology: Topology) -> ModelMemory | None:
-    """The topology's model at its batch size; None without a training job. Raises spec.ShapeError."""
+    """The topology's model at its batch size; None without a training job or a look into its backbone's file.
+
+    Raises spec.ShapeError.
+    """
     training = topology.training
     if training is None:
         return None
-    shape, slots = topology.stream(training.stream).shape, num_slots(training.optimizer)
-    return model_memory(shape, training.model, training.global_batch, slots)
+    shape, slots = training.input_shape(topology.stream(training.stream)), num_slots(training.optimizer)
+    return None if shape is None else model_memory(shape, training.model, training.global_batch, slots)
 
 
 def edge_budget(edge: Edge, model: ModelMemory | None) -> Budget:

@@ -101,7 +101,7 @@ def job_digest(stream: Stream, training: Training) -> str:
 
     Left out is what may change from one start to the next: epochs, intervals, source.
     """
-    job = {
+    job: dict[str, Any] = {
         "stream": asdict(stream),
         "model": [_named(layer) for layer in training.model],
         "loss": [training.loss, training.class_weights],
@@ -114,6 +114,9 @@ def job_digest(stream: Stream, training: Training) -> str:
         "seed": training.seed,
         "test_fraction": training.test_fraction,
     }
+    if training.backbone is not None:
+        assert training.backbone.file is not None, "the node has looked into it"
+        job["backbone"] = training.backbone.file.sha256
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edged.domain.nn.loss import LossName
-from edged.domain.nn.spec import LayerSpec
+from edged.domain.nn.spec import LayerSpec, Shape
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Names become topics, folders and log fields; nothing else is ever allowed in them."""
@@ -20,6 +20,7 @@ Dtype = Literal["uint8", "float32"]
 Source = Literal["archive", "live", "both"]
 SamplingMode = Literal["uniform", "stratified", "importance"]
 ExchangeMode = Literal["none", "all_reduce", "parameter_server"]
+DeployFormat = Literal["float32", "int8"]
 Flip = Literal["none", "horizontal", "vertical", "both"]
 Role = Literal["ingest", "infer", "archiver", "epoch_server"]
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
@@ -177,6 +178,31 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
+class Deploy:
+    """`format`: what the companion's model computes in; int8 is calibrated with held-out samples."""
+
+    format: DeployFormat = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneFile:
+    """What a backbone's file says: the shapes of a sample and of its features, and the file's SHA-256."""
+
+    sample_shape: Shape
+    features: Shape
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """Frozen layers below the model: `model` is their file's path. `file`: None until somebody has looked into it."""
+
+    model: str
+    trainable: Literal["head"] = "head"
+    file: BackboneFile | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Training:
     """The job. `test_fraction`: share of each edge's own samples held out; `test_samples`: most to test on.
 
@@ -205,6 +231,14 @@ class Training:
     test_samples: int = 10_000
     live_epoch: int = 10_000
     checkpoint_s: float = 300.0
+    deploy: Deploy = Deploy()
+    backbone: Backbone | None = None
+
+    def input_shape(self, stream: Stream) -> Shape | None:
+        """What reaches the model's first layer; None when it is in a backbone's file that nobody has looked into."""
+        if self.backbone is None:
+            return stream.shape
+        return None if self.backbone.file is None else self.backbone.file.features
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,12 @@ def problems(topology: Topology) -> list[Finding]:
 
 def warnings(topology: Topology) -> list[Finding]:
     """What works but is probably not meant. For a topology without problems."""
-    return [*_plain_network(topology), *_idle_edges(topology), *_no_predictions(topology)]
+    return [
+        *_plain_network(topology),
+        *_idle_edges(topology),
+        *_calibration(topology),
+        *_no_predictions(topology),
+    ]
 
 
 def sample_bytes(stream: Stream) -> int:
@@ -252,6 +257,7 @@ def _training(topology: Topology) -> Iterator[Finding]:
     if stream is None:
         yield _no_stream("training.stream", training.stream, streams)
         return
+    yield from _backbone(training, stream)
     yield from _model(training, stream)
     yield from _loss(training, stream)
     yield from _schedule(training)
@@ -264,9 +270,38 @@ def _training(topology: Topology) -> Iterator[Finding]:
         )
 
 
+def _backbone(training: Training, stream: Stream) -> Iterator[Finding]:
+    backbone = training.backbone
+    if backbone is None:
+        return
+    if backbone.file is not None and backbone.file.sample_shape != stream.shape:
+        yield Finding(
+            "training.backbone.model",
+            f"it takes samples of {_shape_text(backbone.file.sample_shape)}, the stream has"
+            f" {_shape_text(stream.shape)}",
+            needs=(f"streams.{stream.name}.sample",),
+        )
+    if training.loss == "mean_squared_error":
+        yield Finding(
+            "training.backbone",
+            "an autoencoder gives its samples back, which features are not",
+            needs=("training.loss",),
+        )
+    if training.augment != Augment():
+        yield Finding(
+            "training.backbone",
+            "features are computed once for each sample, so samples cannot be augmented",
+            "leave augment out",
+            ("training.augment",),
+        )
+
+
 def _model(training: Training, stream: Stream) -> Iterator[Finding]:
     needs = ("training.stream", f"streams.{stream.name}", "training.model")
-    shape: Shape = stream.shape
+    input_shape = training.input_shape(stream)
+    if input_shape is None:
+        return
+    shape: Shape = input_shape
     for i, layer in enumerate(training.model):
         try:
             shape = layer.output_shape(shape)
@@ -401,8 +436,11 @@ def _memory(topology: Topology, stream: Stream | None) -> ModelMemory | None:
     if training is None or stream is None:
         return None
     layers: Sequence[LayerSpec] = training.model
+    input_shape = training.input_shape(stream)
+    if input_shape is None:
+        return None
     try:
-        return model_memory(stream.shape, layers, training.global_batch, num_slots(training.optimizer))
+        return model_memory(input_shape, layers, training.global_batch, num_slots(training.optimizer))
     except ShapeError:
         return None  # told by _model
 
@@ -430,6 +468,16 @@ def _idle_edges(topology: Topology) -> Iterator[Finding]:
                 f"edges[{i}].name",
                 f'none of its devices sends the stream "{training.stream}" that it trains on',
             )
+
+
+def _calibration(topology: Topology) -> Iterator[Finding]:
+    training = topology.training
+    if training and training.deploy.format == "int8" and not training.test_samples:
+        yield Finding(
+            "training.deploy.format",
+            "without held-out samples to calibrate by, the companion gets float32 models",
+            "set test_samples",
+        )
 
 
 def _no_predictions(topology: Topology) -> Iterator[Finding]:

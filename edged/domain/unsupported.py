@@ -15,6 +15,7 @@ def findings(topology: Topology) -> Iterator[Finding]:
     yield from _remote_archive(topology)
     yield from _exchange(topology)
     yield from _importance(topology)
+    yield from _int8_backbone(topology)
 
 
 def _mqtt(topology: Topology) -> Iterator[Finding]:
@@ -48,4 +49,15 @@ def _importance(topology: Topology) -> Iterator[Finding]:
     if topology.training and topology.training.sampling.mode == "importance":
         yield Finding(
             "training.sampling.mode", "this version does not sample by importance yet", "use uniform or stratified"
+        )
+
+
+def _int8_backbone(topology: Topology) -> Iterator[Finding]:
+    training = topology.training
+    if training and training.backbone is not None and training.deploy.format == "int8":
+        yield Finding(
+            "training.deploy.format",
+            "this version does not make int8 models with a backbone yet",
+            "use format: float32",
+            needs=("training.backbone",),
         )

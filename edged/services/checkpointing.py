@@ -6,7 +6,11 @@ Covers restoring, saving and deploying through the port CheckpointStore. What a 
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
+
+import numpy as np
+import numpy.typing as npt
 
 from edged.aio import run_in_worker
 from edged.domain import checkpoint
@@ -15,8 +19,10 @@ from edged.errors import CheckpointCorrupt, StorageError, TopologyMismatch
 from edged.log import logger
 from edged.ports import CheckpointStore, DeployedModel, Health
 
-Exporter = Callable[[Params], bytes]
-"""Weights to a model file."""
+Samples = npt.NDArray[np.float32]
+
+Exporter = Callable[[Params, Samples | None], bytes]
+"""Weights to a model file: float32, or int8 where there are samples [n, *sample shape] to calibrate it by."""
 
 
 class Checkpointing:
@@ -66,10 +72,10 @@ class Checkpointing:
         if state.position != self._saved:
             await self._attempt(self._save, state)
 
-    async def deploy(self, state: TrainState) -> None:
-        """Give the companion the model of `state`, unless it has it."""
+    async def deploy(self, state: TrainState, calibration: Samples | None = None) -> None:
+        """Give the companion the model of `state`, unless it has it; with `calibration` an int8 one."""
         if self._export is not None:
-            await self._attempt(self._deploy, state)
+            await self._attempt(partial(self._deploy, calibration=calibration), state)
 
     def _postpone(self) -> None:
         self._due_at = asyncio.get_running_loop().time() + self._every_s
@@ -103,14 +109,20 @@ class Checkpointing:
         self._saved = state.position
         logger().info("checkpoint.saved", generation=state.generation, bytes=len(blob), ms=_ms_since(begin))
 
-    def _deploy(self, state: TrainState) -> None:
+    def _deploy(self, state: TrainState, calibration: Samples | None) -> None:
         if self._store.newest_model(newer_than=state.generation - 1) is not None:
             return
         begin = perf_counter()
         assert self._export is not None, "deploy() asks only then"
-        content = self._export(state.params)
+        content = self._export(state.params, calibration)
         self._store.deploy(DeployedModel(state.generation, content, self._labels, self._sample_shape))
-        logger().info("checkpoint.deployed", generation=state.generation, bytes=len(content), ms=_ms_since(begin))
+        logger().info(
+            "checkpoint.deployed",
+            generation=state.generation,
+            format="float32" if calibration is None else "int8",
+            bytes=len(content),
+            ms=_ms_since(begin),
+        )
 
 
 def _ms_since(begin: float) -> float:

@@ -14,6 +14,7 @@ from edged.domain import codec
 from edged.domain.topology import Stream
 from edged.errors import RejectedRecord
 from edged.ports import ImageDecoder
+from edged.services.feature_cache import FeatureCache
 
 _PAYLOADS_A_TASK = 16
 """Compressed images that one thread decodes in a go."""
@@ -48,6 +49,8 @@ class Encoded:
 class Batcher:
     """Fills mini-batches of at most `size` samples, in two buffers by turns; samples without label if allowed.
 
+    With `features`, the batches hold those in place of the samples.
+
     `num_unlabelled`, `num_undecodable`: samples left out so far. `add` runs in a worker thread, one at a time.
     """
 
@@ -59,14 +62,17 @@ class Batcher:
         executor: Executor | None = None,
         *,
         needs_labels: bool = True,
+        features: FeatureCache | None = None,
     ) -> None:
         self._stream = stream
         self._images = images
         self._executor = executor
         self._needs_labels = needs_labels
+        self._features = features
         self._class_of = codec.class_index(stream)
+        shape = stream.shape if features is None else features.shape
         self._buffers = [
-            MiniBatch(np.zeros((size, *stream.shape), np.float32), np.zeros(size, np.int64), np.zeros(size, np.int64))
+            MiniBatch(np.zeros((size, *shape), np.float32), np.zeros(size, np.int64), np.zeros(size, np.int64))
             for _ in range(2)
         ]
         self._size = size
@@ -89,7 +95,11 @@ class Batcher:
         x, y, ids = buffer.x[rows], buffer.y[rows], buffer.ids[rows]
         y[:] = [self._class_of.get(sample.label or "", -1) for sample in usable]
         ids[:] = [sample.id for sample in usable]
-        good = self._decode(x, [sample.payload or b"" for sample in usable], [sample.codec for sample in usable])
+        payloads, codecs = [sample.payload or b"" for sample in usable], [sample.codec for sample in usable]
+        if self._features is None:
+            good = self._decode(x, payloads, codecs)
+        else:
+            good = self._features.fill(x, payloads, codecs, self._decode)
         n = int(good.sum())
         if n < len(good):
             self.num_undecodable += len(good) - n

@@ -21,13 +21,15 @@ from edged.domain.sampling import EpochPlan
 from edged.domain.topology import Training
 from edged.log import logger
 from edged.ports import Progress, Statistics
-from edged.services.checkpointing import Checkpointing
+from edged.services.checkpointing import Checkpointing, Samples
 from edged.services.epoch import Epochs
 from edged.services.fresh import Cursor, FreshSamples
 from edged.services.minibatch import MiniBatch
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+
+_CALIBRATION_SAMPLES = 256
 
 
 MOST_SLOWDOWNS = 3
@@ -75,6 +77,7 @@ class Trainer:
         self._epoch_samples = training.live_epoch
         self._is_idle = False
         self._clock = (0.0, 0.0)
+        self._calibration: list[Samples] = []  # held-out samples of the last evaluation, where int8 models are wanted
 
     async def run(self) -> None:
         """Train to the end, then wait quietly to be cancelled.
@@ -241,13 +244,17 @@ class Trainer:
             raise DivergedError
         self._close_epoch(await self._evaluate(held_out))
         await self._save()
-        await self._checkpointing.deploy(self._state)
+        calibration = np.concatenate(self._calibration) if self._calibration else None
+        await self._checkpointing.deploy(self._state, calibration)
 
     async def _evaluate(self, held_out: AsyncGenerator[MiniBatch, None]) -> _Tested:
         """What the weights are worth on the held-out samples."""
         loss, num_correct, num_samples = 0.0, 0, 0
+        self._calibration = []
         async with aclosing(held_out) as batches:
             async for batch in batches:
+                if self._training.deploy.format == "int8" and num_samples < _CALIBRATION_SAMPLES:
+                    self._calibration.append(batch.x[: _CALIBRATION_SAMPLES - num_samples].copy())
                 batch_loss, batch_correct = await run_in_worker(self._learner.test, self._state, batch.x, batch.y)
                 loss, num_correct, num_samples = (
                     loss + batch_loss,

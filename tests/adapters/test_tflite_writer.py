@@ -9,7 +9,20 @@ import tflite
 from edged.adapters.tflite_reader import read_tflite
 from edged.adapters.tflite_writer import LABELS, to_tflite
 from edged.domain.nn.params import initial_params
-from edged.domain.nn.spec import Conv2d, Dense, Flatten, LayerSpec, MaxPool2d, Relu
+from edged.domain.nn.spec import (
+    AvgPool2d,
+    Conv1d,
+    Conv2d,
+    Dense,
+    DepthwiseConv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    GroupNorm,
+    LayerSpec,
+    MaxPool2d,
+    Relu,
+)
 from edged.errors import FormatError
 
 SHAPE = (11, 9, 2)
@@ -17,6 +30,10 @@ LABELS_OF_MODEL = ("hen", "cock", "épervier")
 LAYERS: list[LayerSpec] = [
     Conv2d(3, (3, 2), (1, 2), "same", "relu"), MaxPool2d((2, 2), (2, 1)), Conv2d(4, (2, 2)), Relu(), Flatten(),
     Dense(5, "relu"), Dense(3),
+]  # fmt: skip
+OTHER_LAYERS: list[LayerSpec] = [
+    DepthwiseConv2d((3, 2), (1, 2), "same", "relu6"), GroupNorm(2, 0.25), AvgPool2d((2, 2), (1, 1)), Dropout(0.25),
+    GlobalAvgPool(), Dense(3, "tanh"), Dense(3),
 ]  # fmt: skip
 PARAMS = initial_params(SHAPE, LAYERS, seed=0)
 
@@ -31,6 +48,35 @@ def test_what_is_written_can_be_read_back():
     assert list(read.params) == list(PARAMS)
     for name, value in PARAMS.items():
         np.testing.assert_array_equal(read.params[name], value)
+
+
+@pytest.mark.parametrize(("shape", "layers"), [
+    (SHAPE, OTHER_LAYERS), ((20, 2), [Conv1d(4, 3, 2, "same", "tanh"), GlobalAvgPool(), Dense(3)]),
+])  # fmt: skip
+def test_every_layer_and_its_weights_can_be_read_back(shape, layers):
+    params = initial_params(shape, layers, seed=0)
+    read = read_tflite(to_tflite(shape, layers, params, labels=LABELS_OF_MODEL))
+    assert (read.sample_shape, read.layers) == (shape, tuple(layers))
+    for name, value in params.items():
+        np.testing.assert_array_equal(read.params[name], value)
+
+
+def test_an_int8_model_is_read_back_with_rounded_weights():
+    calibration = np.random.default_rng(0).random((50, *SHAPE), dtype=np.float32)
+    read = read_tflite(written(calibration=calibration))
+    assert read.layers == tuple(LAYERS)
+    for name, value in PARAMS.items():
+        per_channel = np.abs(value).reshape(-1, value.shape[-1]).max(axis=0) if "conv" in name else np.abs(value).max()
+        assert (np.abs(read.params[name] - value) <= per_channel / 127 / 2 + 1e-6).all(), name
+
+
+def test_a_model_without_labels_gives_its_last_layer_as_it_is():
+    content = to_tflite(SHAPE, LAYERS[:2], initial_params(SHAPE, LAYERS[:2], 0), labels=None)
+    model = tflite.Model.GetRootAs(content, 0)
+    graph = model.Subgraphs(0)
+    assert graph.Tensors(graph.Outputs(0)).ShapeAsNumpy().tolist() == [1, 5, 4, 3]
+    assert model.SignatureDefs(0).Outputs(0).Name() == b"outputs"
+    assert read_tflite(content).labels is None
 
 
 def test_the_same_model_gives_the_same_bytes():

@@ -1,11 +1,15 @@
 """`edged check`: the plan, or every problem with its line and a caret."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
 
 import pytest
 
+from edged.adapters.tflite_writer import to_tflite
+from edged.domain.nn.params import initial_params
+from edged.domain.nn.spec import Conv2d, GlobalAvgPool
 from tests.cli.conftest import VALID
 
 
@@ -253,3 +257,39 @@ def test_the_examples_are_valid_at_a_desk_and_on_a_node(edged, example, monkeypa
     assert code == 0
     assert out.endswith("valid\n")
     assert "will need it" not in err
+
+
+ON_A_BACKBONE = VALID.replace(
+    "model: [flatten, {dense: 3}]", "model: [{dense: 3}]\n  backbone: {model: features.tflite}"
+)
+
+
+def write_features(folder, sample_shape=(8, 8, 1)):
+    layers = (Conv2d(4, (3, 3), (2, 2)), GlobalAvgPool())
+    content = to_tflite(sample_shape, layers, initial_params(sample_shape, layers, 0), labels=None)
+    (folder / "features.tflite").write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_the_plan_names_the_backbone_by_its_digest(edged, topology_file, tmp_path):
+    digest = write_features(tmp_path)
+    code, out, err = edged("check", topology_file(ON_A_BACKBONE))
+    assert (code, err) == (0, "")
+    assert f"backbone features.tflite, SHA-256 {digest}\n" in out
+    assert "frozen: 8×8×1 → 4 features, on which the model is trained\n" in out
+    assert re.search(r"^dense units 3 +3 +15$", out, re.MULTILINE)
+
+
+def test_a_backbone_that_is_not_there_or_is_none_is_a_problem_at_its_line(edged, topology_file, tmp_path):
+    file = topology_file(ON_A_BACKBONE)
+    code, _, err = edged("check", file)
+    assert code == 78
+    assert "topology.yaml:18:21: training.backbone.model: features.tflite cannot be read: No such file" in err
+    (tmp_path / "features.tflite").write_bytes(b"something else")
+    assert "training.backbone.model: not a .tflite file" in edged("check", file)[2]
+    write_features(tmp_path, sample_shape=(9, 9, 1))
+    assert "it takes samples of 9×9×1, the stream has 8×8×1" in edged("check", file)[2]
+
+
+def test_commands_of_nodes_without_the_backbones_file_do_not_miss_it(edged, topology_file):
+    assert edged("topics", topology_file(ON_A_BACKBONE))[0] == 0

@@ -7,13 +7,16 @@ from dataclasses import replace
 import pytest
 
 from edged.domain import topology_rules
-from edged.domain.nn.spec import Conv2d, Dense, Flatten, Relu
+from edged.domain.nn.spec import Conv2d, Dense, Flatten, MaxPool2d, Relu
 from edged.domain.topology import (
     MIB,
     Archive,
     Augment,
+    Backbone,
+    BackboneFile,
     Cache,
     Cosine,
+    Deploy,
     Device,
     Edge,
     Exchange,
@@ -248,6 +251,8 @@ def test_stratified_sampling_is_uniform_while_nothing_is_cached_and_so_taken():
         (replace(VALID, iot=VALID.iot[:1]), "edges[1].name", "no device sends to this edge"),
         (with_training(source="live"), "edges[1].name",
          'none of its devices sends the stream "tiles" that it trains on'),
+        (with_training(deploy=Deploy("int8"), test_samples=0), "training.deploy.format",
+         "without held-out samples to calibrate by, the companion gets float32 models"),
     ],
 )  # fmt: skip
 def test_what_works_but_is_hardly_meant_is_a_warning(topology, path, message):
@@ -259,3 +264,30 @@ def test_a_suggestion_names_the_nearest_name():
     (finding,) = topology_rules.problems(with_device(edge="pi-x"))
 
     assert finding.suggestion == 'did you mean "pi-a"?'
+
+
+BACKBONE = Backbone("features.tflite", file=BackboneFile((8, 8, 1), (5,), "0" * 64))
+
+
+def test_a_model_on_a_backbone_takes_its_features():
+    assert told(with_training(backbone=BACKBONE, model=(Dense(2),))) == []
+    ((where, message),) = told(with_training(backbone=BACKBONE, model=(MaxPool2d((2, 2), (2, 2)), Flatten(), Dense(2))))
+    assert where == "training.model[0]"
+    assert message == "max_pool2d takes [height, width, channels], not 5"
+
+
+def test_without_a_look_into_the_backbones_file_the_model_is_not_judged():
+    unread = replace(BACKBONE, file=None)
+    assert told(with_training(backbone=unread, model=(MaxPool2d((2, 2), (2, 2)), Dense(2)))) == []
+
+
+@pytest.mark.parametrize(("changes", "path", "message"), [
+    ({"backbone": replace(BACKBONE, file=BackboneFile((28, 28, 1), (5,), ""))}, "training.backbone.model",
+     "it takes samples of 28×28×1, the stream has 8×8×1"),
+    ({"augment": Augment(shift=2)}, "training.backbone",
+     "features are computed once for each sample, so samples cannot be augmented"),
+    ({"deploy": Deploy("int8")}, "training.deploy.format",
+     "this version does not make int8 models with a backbone yet"),
+])  # fmt: skip
+def test_what_does_not_go_with_a_backbone_is_refused(changes, path, message):
+    assert told(with_training(**{"backbone": BACKBONE, "model": (Dense(2),), **changes})) == [(path, message)]

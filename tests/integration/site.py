@@ -49,6 +49,8 @@ training:
   global_batch: 64
   checkpoint_s: {checkpoint}
   optimizer: {{sgd: {{learning_rate: 0.05, momentum: 0.9}}}}
+  deploy: {{format: {deploy}}}
+  {more}
 """
 DEVICES = ("cam-01", "cam-02")
 DEFECTS = frozenset(
@@ -70,7 +72,6 @@ DESIGNS_MODEL = (
     "conv2d: {filters: 64, kernel: 3, activation: relu}, max_pool2d: 2, flatten, dense: 10]"
 )
 
-
 class Site:
     """One topology file and the processes started from it."""
 
@@ -82,7 +83,7 @@ class Site:
         self.children: list[Child] = []
         self._bootstrap = bootstrap
         self._settings: dict[str, Any] = {"source": "archive", "epochs": 3, "checkpoint": "5min", "flush": "1s"}
-        self._settings |= {"model": SMALL_MODEL}
+        self._settings |= {"model": SMALL_MODEL, "deploy": "float32", "more": ""}
         self.configure(**{"site": "greenhouse", **settings})
         ParquetStore(self.archive_folder.as_uri()).create("greenhouse")
 

@@ -13,7 +13,7 @@ from edged.domain import pack as packs
 from edged.domain.checkpoint import Params, TrainState
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Dense, Dropout, Flatten
-from edged.domain.topology import Adam, Augment, Cosine, Sgd
+from edged.domain.topology import Adam, Augment, Cosine, Deploy, Sgd
 from edged.errors import DiskFull, TopologyMismatch
 from edged.ports import Message
 from edged.services.live import LiveLog
@@ -79,6 +79,25 @@ def held_out(world: World) -> int:
     snapshot = world.log.snapshot()
     windows = sampling.held_out_windows(snapshot, test_fraction=0.2, window_bytes=8192, most_samples=10_000)
     return sum(window.num_samples for window in windows)
+
+
+async def test_int8_models_are_calibrated_by_held_out_samples(world):
+    world.training = replace(world.training, deploy=Deploy("int8"))
+    await finish(world)
+    snapshot = world.log.snapshot()
+    windows = sampling.held_out_windows(snapshot, test_fraction=0.2, window_bytes=8192, most_samples=10_000)
+    payloads = [world.log.sample(int(i)).payload for window in windows for i in window.ids[window.order]]
+    expected = np.frombuffer(b"".join(payloads), np.uint8).reshape(-1, 2, 2, 1) / np.float32(255)
+    assert len(world.calibrations) == world.training.epochs
+    for calibration in world.calibrations:
+        np.testing.assert_allclose(calibration, expected[:256], rtol=1e-6)
+    assert {line["format"] for line in world.events("checkpoint.deployed")} == {"int8"}
+
+
+async def test_float32_models_ask_for_no_samples(world):
+    await finish(world)
+    assert world.calibrations == [None] * world.training.epochs
+    assert {line["format"] for line in world.events("checkpoint.deployed")} == {"float32"}
 
 
 async def test_training_learns(world):

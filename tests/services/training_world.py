@@ -27,7 +27,7 @@ from edged.domain.topology import Stream, Training
 from edged.errors import RejectedRecord
 from edged.ports import Message
 from edged.services.archive_client import ArchiveAddress, ArchiveClient
-from edged.services.checkpointing import Checkpointing
+from edged.services.checkpointing import Checkpointing, Samples
 from edged.services.epoch import Epochs, EpochSettings
 from edged.services.fresh import FreshSamples
 from edged.services.live import LiveLog
@@ -176,6 +176,8 @@ class World:
     training: Training = TRAINING
     prefetch_bytes: int = 8192
     lines: io.StringIO = field(default_factory=io.StringIO)
+    calibrations: list[Samples | None] = field(default_factory=list)
+    """What each model was calibrated by."""
 
     def __post_init__(self) -> None:
         self.take_log()
@@ -222,12 +224,16 @@ class World:
         return Checkpointing(
             self.store,
             self.health,
-            _export if self.training.loss == "cross_entropy" else None,
+            self._export if self.training.loss == "cross_entropy" else None,
             job=self.job,
             labels=STREAM.labels,
             sample_shape=STREAM.shape,
             every_s=self.training.checkpoint_s,
         )
+
+    def _export(self, params: Params, calibration: Samples | None) -> bytes:
+        self.calibrations.append(calibration)
+        return b"".join(params[name].tobytes() for name in sorted(params))
 
     @property
     def job(self) -> str:
@@ -250,7 +256,3 @@ class World:
             fresh=None if live is None else self.fresh(live),
             executor=executor,
         )
-
-
-def _export(params: Params) -> bytes:
-    return b"".join(params[name].tobytes() for name in sorted(params))

@@ -1,0 +1,70 @@
+"""Features of samples, computed once: a frozen backbone gives the same ones in every epoch.
+
+Covers keeping them in memory. They are found by their payload's digest, since sample ids are those of one snapshot, and
+so that a fresh sample is known again when it comes back from the archive.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain.nn.spec import Shape
+from edged.ports import FeatureExtractor
+
+_ENTRY_BYTES = 200
+"""Of a key and its place in a dict, beside the features."""
+
+Decode = Callable[[npt.NDArray[np.float32], Sequence[bytes], Sequence[str]], npt.NDArray[np.bool_]]
+"""Payloads and their codecs into an array of normalised samples; which of them could be decoded."""
+
+
+class FeatureCache:
+    """Features of at most `most_bytes`, for a job's batchers together; one call at a time.
+
+    When it is full it keeps what it has: an epoch goes through all samples, so the oldest are met again first.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, sample_shape: Shape, shape: Shape, most_bytes: int) -> None:
+        self.shape = shape
+        """Of one sample's features."""
+        self._extractor = extractor
+        self._sample_shape = sample_shape
+        row_bytes = int(np.prod(shape)) * 4
+        self._rows = np.empty((most_bytes // (row_bytes + _ENTRY_BYTES), *shape), np.float32)
+        self._row_of: dict[bytes, int] = {}
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes in use."""
+        return len(self._row_of) * (int(np.prod(self.shape)) * 4 + _ENTRY_BYTES)
+
+    def fill(
+        self, x: npt.NDArray[np.float32], payloads: Sequence[bytes], codecs: Sequence[str], decode: Decode
+    ) -> npt.NDArray[np.bool_]:
+        """Features of `payloads` into `x` [n, *shape]; which are there now. The unknown ones are decoded."""
+        keys = [_key(payload, codec) for payload, codec in zip(payloads, codecs, strict=True)]
+        rows = np.array([self._row_of.get(key, -1) for key in keys], np.int64)
+        known = rows >= 0
+        x[known] = self._rows[rows[known]]
+        (unknown,) = np.nonzero(~known)
+        if len(unknown):
+            pixels = np.zeros((len(unknown), *self._sample_shape), np.float32)
+            good = decode(pixels, [payloads[i] for i in unknown], [codecs[i] for i in unknown])
+            unknown = unknown[good]
+            x[unknown] = self._extractor.features(pixels[good])
+            known[unknown] = True
+            for i in unknown.tolist():
+                self._keep(keys[i], x[i])
+        return known
+
+    def _keep(self, key: bytes, features: npt.NDArray[np.float32]) -> None:
+        row = len(self._row_of)
+        if key not in self._row_of and row < len(self._rows):
+            self._rows[row] = features
+            self._row_of[key] = row
+
+
+def _key(payload: bytes, codec: str) -> bytes:
+    return hashlib.blake2b(payload, digest_size=16, person=codec.encode()).digest()

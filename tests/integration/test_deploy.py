@@ -1,0 +1,44 @@
+"""What an edge deploys and its companion serves, as real processes."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edged.adapters.tflite_reader import read_tflite
+from edged.cli.demo.children import Child
+from tests.integration.site import Site, running
+
+pytestmark = pytest.mark.integration
+
+
+async def trained_and_served(site: Site) -> tuple[Child, Child]:
+    """The edge and the companion, once training is over and the newest model serves."""
+    await site.import_fashion(1500)
+    await site.start("run", "vault")
+    edge, companion = await site.start("run", "pi-a"), await site.start("infer", "pi-a")
+    finished = await edge.wait_for("train.finished")
+    await companion.wait_for("infer.model_loaded", generation=finished["step"])
+    return edge, companion
+
+
+def deployed(site: Site) -> Path:
+    return site.state("pi-a") / "model.tflite"
+
+
+async def test_int8_models_reach_the_companion_and_serve_as_a_backbone_later(embedded_broker, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    async with running(Site(first, embedded_broker.bootstrap, epochs=2, site="int8", deploy="int8")) as site:
+        edge, companion = await trained_and_served(site)
+        assert (await edge.wait_for("checkpoint.deployed"))["format"] == "int8"
+        assert (await companion.wait_for("infer.runtime"))["delegate"] == "xnnpack"
+        shutil.copy(deployed(site), second / "features.tflite")
+
+    head = {"model": "[dense: 10]", "more": "backbone: {model: features.tflite}"}
+    async with running(Site(second, embedded_broker.bootstrap, epochs=2, site="head", **head)) as site:
+        edge, _ = await trained_and_served(site)
+        assert (await edge.wait_for("train.epoch", epoch=1))["test_accuracy"] > 0.7
+        kinds = [layer.kind for layer in read_tflite(deployed(site).read_bytes()).layers]
+        assert kinds == ["conv2d", "max_pool2d", "flatten", "dense"]

@@ -1,0 +1,68 @@
+"""LiteRT, which takes tflite-runtime's place from Python 3.12 on, in an environment of its own.
+
+A script cannot have both runtimes: tflite-runtime needs NumPy 1. The environment lies in the user's cache and stays.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.requirements import require
+
+_PACKAGES = (
+    "ai-edge-litert>=2.0",
+    "numpy>=2.0",
+    "flatbuffers>=24.3",
+    "tflite>=2.18",
+    "structlog>=25.1",
+    "threadpoolctl>=3.5",
+)
+_ROOT = Path(__file__).parents[1]
+_PREDICT = """
+import pathlib, sys, numpy
+from edged.adapters.tflite import TfliteClassifier, probe_runtime
+folder = pathlib.Path(sys.argv[1])
+for file in sorted(folder.glob("*.tflite")):
+    predicted = TfliteClassifier(file.read_bytes()).predict(numpy.load(file.with_suffix(".x.npy")))
+    numpy.save(file.with_suffix(".y.npy"), predicted)
+runtime = probe_runtime()
+print(runtime.name, runtime.delegate)
+"""
+
+
+def litert_python() -> Path:
+    """A Python that has LiteRT and what edged's adapter needs beside; made at the first call. Skips without."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "edged-tests" / f"litert-{sys.version_info.major}.{sys.version_info.minor}"
+    python, complete = folder / "bin" / "python", folder / "complete"
+    if not complete.exists() or complete.read_text() != " ".join(_PACKAGES):
+        commands: list[list[str | Path]] = [
+            [sys.executable, "-m", "venv", "--clear", folder],
+            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *_PACKAGES],
+        ]
+        for command in commands:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                require(f"no environment with LiteRT: {done.stderr.strip()[-300:]}")
+        complete.write_text(" ".join(_PACKAGES))
+    return python
+
+
+def predict_with_litert(
+    folder: Path, cases: dict[str, tuple[bytes, npt.NDArray[np.float32]]]
+) -> tuple[str, dict[str, npt.NDArray[np.float32]]]:
+    """LiteRT's name and delegate, and what it predicts for each case's model and samples. Files go into `folder`."""
+    python = litert_python()
+    for name, (content, x) in cases.items():
+        (folder / f"{name}.tflite").write_bytes(content)
+        np.save(folder / f"{name}.x.npy", x)
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
+    child = subprocess.run(
+        [python, "-c", _PREDICT, folder], capture_output=True, text=True, check=False, env=environment
+    )
+    assert child.returncode == 0, child.stderr
+    return child.stdout.strip(), {name: np.load(folder / f"{name}.y.npy") for name in cases}

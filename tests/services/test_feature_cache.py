@@ -1,0 +1,78 @@
+"""Features that are computed once, and the batches made of them."""
+
+import numpy as np
+import pytest
+
+from edged.domain.topology import Stream
+from edged.errors import RejectedRecord
+from edged.services.feature_cache import FeatureCache
+from edged.services.minibatch import Batcher, Encoded
+
+STREAM = Stream("toy", (2, 2, 1), "uint8", ("a", "b"))
+ROW_BYTES = 3 * 4 + 200
+
+
+class Sums:
+    """Three features of a sample; counts what it was asked for."""
+
+    def __init__(self):
+        self.num_computed = 0
+
+    def features(self, x):
+        self.num_computed += len(x)
+        sums = x.sum(axis=(1, 2, 3))
+        return np.stack([sums, 2 * sums, -sums], axis=1).astype(np.float32)
+
+
+class NoImages:
+    def decode(self, payload, codec, shape):
+        raise RejectedRecord("not_an_image")
+
+
+@pytest.fixture
+def sums():
+    return Sums()
+
+
+def batcher(sums, most_bytes):
+    return Batcher(STREAM, 8, NoImages(), features=FeatureCache(sums, STREAM.shape, (3,), most_bytes))
+
+
+def samples(*values, codec="raw"):
+    return [Encoded(bytes([value] * 4), codec, "a", id=value) for value in values]
+
+
+def expected(*values):
+    return [[pytest.approx(4 * value * factor / 255) for factor in (1, 2, -1)] for value in values]
+
+
+def test_a_sample_seen_before_is_not_computed_again_under_whatever_id(sums):
+    batches = batcher(sums, 1 << 20)
+    batches.add(samples(1, 2, 3))
+    assert batches.take().x.tolist() == expected(1, 2, 3)
+    batches.add([*samples(3), Encoded(bytes([2] * 4), "raw", "b", id=77), *samples(4)])
+    batch = batches.take()
+    assert batch.x.tolist() == expected(3, 2, 4)
+    assert (batch.y.tolist(), batch.ids.tolist()) == ([0, 1, 0], [3, 77, 4])
+    assert sums.num_computed == 4
+
+
+def test_a_full_cache_keeps_what_it_has_and_the_rest_is_computed_each_time(sums):
+    batches = batcher(sums, 2 * ROW_BYTES + 5)
+    for _ in range(3):
+        batches.add(samples(1, 2, 3, 4))
+        assert batches.take().x.tolist() == expected(1, 2, 3, 4)
+    assert sums.num_computed == 4 + 2 + 2
+
+
+def test_without_a_byte_of_cache_features_are_right_too(sums):
+    batches = batcher(sums, 0)
+    batches.add(samples(5, 5))
+    assert batches.take().x.tolist() == expected(5, 5)
+
+
+def test_what_cannot_be_decoded_is_left_out_and_counted(sums):
+    batches = batcher(sums, 1 << 20)
+    batches.add([*samples(1), *samples(9, codec="jpeg"), *samples(2)])
+    assert batches.take().x.tolist() == expected(1, 2)
+    assert batches.num_undecodable == 1
