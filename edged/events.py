@@ -91,13 +91,21 @@ EVENTS: Mapping[str, Event] = {
     ),
     "epoch.malformed": event("A reply of the archive breaks its format; it is ignored.", err=str),
     # train
-    "train.started": event("Training begins or goes on.", source=str, epoch=int, step=int, resumed=bool),
+    "train.tuned": event(
+        "A micro-batch's size is chosen: measured now, or earlier on this machine and remembered.",
+        micro_batch=int, measured=bool, ms=float,
+    ),
+    "train.started": event(
+        "Training begins or goes on, each mini-batch cut over so many lanes (threads) and into micro-batches.",
+        source=str, epoch=int, step=int, resumed=bool, lanes=int, micro_batch=int,
+    ),
     "train.epoch": event(
         "An epoch is over. Loss and accuracy of training are means over the epoch while the weights moved; "
         "samples per second include waiting.",
         optional=("train_accuracy", "test_loss", "test_accuracy"),
         epoch=int, step=int, loss=float, train_accuracy=float, test_loss=float, test_accuracy=float, test_samples=int,
         samples=int, samples_per_s=float, seconds=float, wait_s=float, wait_fraction=float,
+        decode_s=float, decode_fraction=float,
     ),
     "train.finished": event("All epochs are trained.", epochs=int, step=int),
     "train.diverged": event(

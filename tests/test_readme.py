@@ -22,6 +22,7 @@ from edged.adapters.memory import RecordingHealth
 from edged.adapters.sole_process import sole_process
 from edged.cli import main
 from edged.domain import checkpoint, prediction
+from edged.domain.nn.model import Division
 from edged.domain.prediction import Prediction
 from edged.domain.topics import topics
 from edged.events import EVENTS
@@ -240,7 +241,7 @@ async def test_the_exit_codes_are_as_told(log, place, tmp_path, monkeypatch):
     # Weights of another model in the folder: the trainer cannot begin.
     weights = {"w": np.zeros(1, np.float32)}
     CheckpointDir(tmp_path / "edged" / "pi-a").save(
-        checkpoint.encode(checkpoint.TrainState(weights, {"velocity": weights}, "?")), 1
+        checkpoint.encode(checkpoint.TrainState(weights, {"velocity": weights}, "?", Division(1, 1))), 1
     )
     monkeypatch.setattr("edged.cli.topics._PATIENCE_S", 0.1)
 

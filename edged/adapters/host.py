@@ -4,9 +4,12 @@ Needs no privilege: all of it is readable inside the unit's sandbox (ProcSubset=
 machine does not have, or a container hides, is None.
 """
 
+import contextlib
 import itertools
+import os
 import resource
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +25,8 @@ _UNREADABLE = (OSError, ValueError, AttributeError, NotImplementedError, Runtime
 
 _NOT_BUSY = {"idle", "iowait", "guest", "guest_nice"}
 """Fields of psutil's CPU times: waiting, and the guests' time, which Linux also counts as user time (proc(5))."""
+
+_WORKER_NICENESS = 5
 
 _CPU_ZONES = ("cpu", "soc", "x86_pkg_temp")
 """How the kernel's thermal zones of a processor are called; "cpu-thermal" on every Raspberry Pi."""
@@ -75,6 +80,16 @@ class PsutilHost:
 
     def _throttled_flags(self) -> int | None:
         return int(self._throttled.read_text(), 16) if self._throttled else None
+
+
+def lower_thread_priority() -> None:
+    """Let this thread give way to the process's others: the event loop is to answer while worker threads compute.
+
+    Linux alone has priorities by thread; elsewhere nothing happens.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _WORKER_NICENESS)
 
 
 class ScriptedHost:

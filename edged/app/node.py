@@ -7,14 +7,16 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edged.adapters import micro_batch
 from edged.adapters.blas import single_threaded_blas
 from edged.adapters.checkpoint_dir import CheckpointDir
-from edged.adapters.host import PsutilHost
+from edged.adapters.host import PsutilHost, lower_thread_priority
 from edged.adapters.images import PillowDecoder
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.sole_process import sole_process
 from edged.adapters.systemd import Systemd
 from edged.adapters.tflite_writer import to_tflite
+from edged.aio import run_in_worker
 from edged.app.supervision import Service, supervise
 from edged.config import Folders, Timing
 from edged.domain.checkpoint import job_digest
@@ -60,12 +62,17 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
         stack.enter_context(sole_process(folders.state))
         health = HealthBoard()
         log = await stack.enter_async_context(KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s))
+        model = None
         if edge is None:
             services = _archive(topology, log, health, timing)
         else:
-            executor = stack.enter_context(ThreadPoolExecutor(_NUM_CORES, thread_name_prefix="train"))
+            executor = stack.enter_context(
+                ThreadPoolExecutor(_NUM_CORES, thread_name_prefix="train", initializer=lower_thread_priority)
+            )
             stack.enter_context(single_threaded_blas())
-            services = _edge(topology, edge, log, health, timing, folders, executor)
+            if topology.training is not None:
+                model = await run_in_worker(_model, topology, topology.training, folders)
+            services = _edge(topology, edge, log, health, timing, folders, executor, model)
         return await supervise(
             topology,
             services,
@@ -153,17 +160,32 @@ def _edge(
     timing: Timing,
     folders: Folders,
     executor: Executor,
+    model: Model | None,
 ) -> Mapping[str, Service]:
     decoder = PillowDecoder()
     ingest = Ingest(log, topology, edge.name, decoder)
     live = {stream: LiveLog(log, topology.archive_topic(stream, edge.name)) for stream in ingest.streams}
     services: dict[str, Service] = {"uplink": Uplink(ingest, log, topology, edge.name, live, timing)}
     training = topology.training
-    if training is not None:
+    if training is not None and model is not None:
         services["trainer"] = _trainer(
-            topology, training, edge, log, health, timing, folders, executor, live.get(training.stream)
+            topology, training, edge, log, health, timing, folders, executor, model, live.get(training.stream)
         )
     return services
+
+
+def _model(topology: Topology, training: Training, folders: Folders) -> Model:
+    """The model, its micro-batches as large as this machine computes best."""
+    shape = training.input_shape(topology.stream(training.stream))
+    assert shape is not None, "a backbone was looked up when the topology was read"
+    most = -(-training.global_batch // _NUM_CORES)
+    return Model(
+        shape,
+        training.model,
+        loss=training.loss,
+        lanes=_NUM_CORES,
+        micro_batch=micro_batch.tuned(shape, training.model, folders.cache, most=most),
+    )
 
 
 def _trainer(
@@ -175,19 +197,17 @@ def _trainer(
     timing: Timing,
     folders: Folders,
     executor: Executor,
+    model: Model,
     live: LiveLog | None,
 ) -> Trainer:
     stream = topology.stream(training.stream)
     job = job_digest(stream, training)
     is_classifier = training.loss == "cross_entropy"
 
-    input_shape = training.input_shape(stream)
-    assert input_shape is not None, "a backbone was looked up when the topology was read"
     backbone = _backbone(training)
     features = None
     if backbone is not None:
-        extractor = backbone.extractor(os.cpu_count() or 1)
-        features = FeatureCache(extractor, stream.shape, input_shape, edge.cache.memory)
+        features = FeatureCache(backbone.extractor(_NUM_CORES), stream.shape, model.sample_shape, edge.cache.memory)
 
     def batcher() -> Batcher:
         return Batcher(
@@ -233,7 +253,7 @@ def _trainer(
     )
     return Trainer(
         training,
-        Model(input_shape, training.model, lanes=_NUM_CORES, loss=training.loss),
+        model,
         checkpointing,
         job=job,
         epochs=epochs,

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain import tensors
+from edged.domain.nn.model import Division
 from edged.domain.topology import Stream, Training
 from edged.errors import CheckpointCorrupt, FormatError, TopologyMismatch
 
@@ -23,6 +24,8 @@ MOST_HISTORY = 100
 
 _VERSION = "checkpoint/2"
 _NO_DIGEST = "0" * 64
+_MOST_LANES = 1024
+_MOST_MICRO_BATCH = 65536
 _T = TypeVar("_T")
 
 
@@ -44,13 +47,14 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Sums over the samples trained in the present epoch. `seconds` and `wait_s` leave out time between two runs."""
+    """Sums over the samples trained in the present epoch. The times leave out what lies between two runs."""
 
     num_samples: int = 0
     num_correct: int = 0
     loss: float = 0.0
     seconds: float = 0.0
     wait_s: float = 0.0
+    decode_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +77,14 @@ class TrainState:
     """The training job at a moment. `params` and each of the optimizer's `slots`: float32, the same names and shapes.
 
     `job`: see `job_digest`. `ends`: of the running epoch's snapshot, None between epochs; `plan`: its order's digest.
-    `slowdowns`: how often the learning rate was halved because training diverged.
+    `slowdowns`: how often the learning rate was halved because training diverged. `division`: how mini-batches are cut,
+    here because going on with another would end with other bits.
     """
 
     params: Params
     slots: dict[str, Params]
     job: str
+    division: Division
     position: Position = Position()
     tally: Tally = Tally()
     ends: Mapping[str, int] | None = None
@@ -135,6 +141,7 @@ def encode(state: TrainState) -> bytes:
         "ends": state.ends if state.ends is None else dict(state.ends),
         "plan": state.plan,
         "slots": list(state.slots),
+        "division": asdict(state.division),
         "slowdowns": state.slowdowns,
         "history": [asdict(metrics) for metrics in state.history[-MOST_HISTORY:]],
     }
@@ -191,6 +198,7 @@ def _state(arrays: Mapping[str, tensors.Array], metadata: Mapping[str, str]) -> 
         params=params,
         slots=slots,
         job=metadata["job"],
+        division=_division(text["division"]),
         position=_record(Position, text["position"]),
         tally=_record(Tally, text["tally"]),
         ends=text["ends"],
@@ -198,6 +206,13 @@ def _state(arrays: Mapping[str, tensors.Array], metadata: Mapping[str, str]) -> 
         history=tuple(_record(EpochMetrics, metrics) for metrics in text["history"]),
         slowdowns=int(text["slowdowns"]),
     )
+
+
+def _division(values: dict[str, Any]) -> Division:
+    division = _record(Division, values)
+    if not (0 < division.lanes <= _MOST_LANES and 0 < division.micro_batch <= _MOST_MICRO_BATCH):
+        raise FormatError(f"mini-batches cannot be cut as {division}")
+    return division
 
 
 def _of(arrays: Mapping[str, tensors.Array], prefix: str) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:

@@ -37,7 +37,12 @@ class Learner:
     def initial(self, job: str) -> TrainState:
         """The state to begin with, a pure function of the seed."""
         params = self._model.initial(self._training.seed)
-        return TrainState(params, optim.initial_slots(self._training.optimizer, params), job)
+        return TrainState(params, optim.initial_slots(self._training.optimizer, params), job, self._model.division)
+
+    def go_on(self, state: TrainState) -> None:
+        """Prepare for a state from a checkpoint: cut mini-batches as it did."""
+        if self._model.division != state.division:
+            self._model.divide(state.division)
 
     def step(
         self,

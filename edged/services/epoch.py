@@ -5,6 +5,7 @@ Covers fetching ahead and filling batches. The order is domain.sampling's subjec
 held-out samples, then the first of the next epoch, so that the trainer seldom waits at a boundary either.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
@@ -89,6 +90,7 @@ class Epochs:
         self._candidate: tuple[_Place, Window] | None = None
         self._in_use_bytes = 0
         self._skipped = (0, 0)
+        self.decode_s = 0.0
 
     def open(self) -> AbstractAsyncContextManager[None]:
         """Connect; waits for the log."""
@@ -159,7 +161,7 @@ class Epochs:
             while at < len(order):
                 await self._look_ahead(place)
                 positions = order[at : at + batcher.num_free]
-                await run_in_worker(_add, batcher, fetch, positions)
+                await self._decode(fetch, positions)
                 at += len(positions)
                 sample += len(positions)
                 if not batcher.num_free:
@@ -169,6 +171,13 @@ class Epochs:
         if len(batch := batcher.take()):
             yield batch, sample
         self._report_skipped()
+
+    async def _decode(self, fetch: WindowFetch, positions: Ids) -> None:
+        """Put samples of a window into the batch, and count the time that training has to stand by for it."""
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        await run_in_worker(_add, self._batcher, fetch, positions)
+        self.decode_s += loop.time() - begin
 
     async def _fetch(self, place: _Place) -> WindowFetch:
         """The window at `place`, complete."""

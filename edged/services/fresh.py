@@ -58,6 +58,7 @@ class FreshSamples:
         self._num_bytes = 0
         self.is_waiting = False
         self.wait_s = 0.0
+        self.decode_s = 0.0
 
     @property
     def num_bytes(self) -> int:
@@ -102,7 +103,10 @@ class FreshSamples:
                 found = await self._wait(self._cursor.offset)
             if found is None:
                 return None
+            loop = asyncio.get_running_loop()
+            begin = loop.time()
             self._cursor = await run_in_worker(self._add, *found, self._cursor)
+            self.decode_s += loop.time() - begin
         return self._batcher.take(), self._cursor
 
     async def _wait(self, offset: int) -> tuple[int, Pack] | None:

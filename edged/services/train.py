@@ -70,13 +70,13 @@ class Trainer:
         self._epochs = epochs
         self._fresh = fresh
         self._executor = executor
-        self._state = TrainState({}, {}, job)
+        self._state = TrainState({}, {}, job, model.division)
         self._trained_samples = 0
         self._num_batches = 0
         self._slowdowns_in_a_row = 0
         self._epoch_samples = training.live_epoch
         self._is_idle = False
-        self._clock = (0.0, 0.0)
+        self._clock = (0.0, 0.0, 0.0)
         self._calibration: list[Samples] = []  # held-out samples of the last evaluation, where int8 models are wanted
 
     async def run(self) -> None:
@@ -119,10 +119,14 @@ class Trainer:
 
     async def _restore(self) -> None:
         restored = await self._checkpointing.restore()
+        if restored is not None:
+            self._learner.go_on(restored)
         self._state = await run_in_worker(self._learner.initial, self._job) if restored is None else restored
         position = self._state.position
         logger().info(
             "train.started",
+            lanes=self._state.division.lanes,
+            micro_batch=self._state.division.micro_batch,
             source=self._training.source,
             epoch=position.epoch,
             step=position.step,
@@ -295,6 +299,8 @@ class Trainer:
             seconds=round(tally.seconds, 3),
             wait_s=round(tally.wait_s, 3),
             wait_fraction=round(tally.wait_s / max(tally.seconds, 1e-9), 4),
+            decode_s=round(tally.decode_s, 3),
+            decode_fraction=round(tally.decode_s / max(tally.seconds, 1e-9), 4),
         )
 
     async def _roll_back(self) -> None:
@@ -324,13 +330,19 @@ class Trainer:
         """Seconds spent waiting for data since start."""
         return sum(source.wait_s for source in (self._epochs, self._fresh) if source is not None)
 
+    def _decode_s(self) -> float:
+        """Seconds spent decoding samples into mini-batches since start."""
+        return sum(source.decode_s for source in (self._epochs, self._fresh) if source is not None)
+
     def _start_clock(self) -> None:
-        self._clock = (asyncio.get_running_loop().time(), self._wait_s())
+        self._clock = (asyncio.get_running_loop().time(), self._wait_s(), self._decode_s())
 
     def _measure(self) -> None:
         """Add the time since the clock was started to the epoch's tally, and start it again."""
-        begin, waited_s = self._clock
+        before = self._clock
         self._start_clock()
-        now, wait_s = self._clock
+        seconds, wait_s, decode_s = (now - then for now, then in zip(self._clock, before, strict=True))
         tally = self._state.tally
-        self._state.tally = replace(tally, seconds=tally.seconds + now - begin, wait_s=tally.wait_s + wait_s - waited_s)
+        self._state.tally = replace(
+            tally, seconds=tally.seconds + seconds, wait_s=tally.wait_s + wait_s, decode_s=tally.decode_s + decode_s
+        )

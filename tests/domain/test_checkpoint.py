@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edged.domain import checkpoint, tensors
 from edged.domain.checkpoint import EpochMetrics, Position, Tally, TrainState
+from edged.domain.nn.model import Division
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.topology import Adam, Augment, Cosine, Sgd, Stream, Training
 from edged.errors import CheckpointCorrupt, TopologyMismatch
@@ -28,6 +29,7 @@ def make_state() -> TrainState:
             for slot in ("mean", "variance")
         },
         job=JOB,
+        division=Division(2, 16),
         position=Position(3, 640, 1234, 17, 5),
         tally=Tally(640, 500, 0.1 + 0.2, 3.25, 0.5),
         ends={"pi-a": 7, "_train.x": 235},

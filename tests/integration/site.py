@@ -72,6 +72,7 @@ DESIGNS_MODEL = (
     "conv2d: {filters: 64, kernel: 3, activation: relu}, max_pool2d: 2, flatten, dense: 10]"
 )
 
+
 class Site:
     """One topology file and the processes started from it."""
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from edged.domain.checkpoint import Position, TrainState
+from edged.domain.nn.model import Division
 from edged.errors import DiskFull
 from tests.services.training_world import TRAINING, World
 
@@ -20,7 +21,9 @@ def world(log_lines) -> World:  # which puts logging back in the end
 
 def state_at(world: World, step: int) -> TrainState:
     params = {"w": np.full(3, step, np.float32)}
-    return TrainState(params, {"velocity": {"w": np.zeros(3, np.float32)}}, world.job, Position(step=step))
+    return TrainState(
+        params, {"velocity": {"w": np.zeros(3, np.float32)}}, world.job, Division(1, 4), Position(step=step)
+    )
 
 
 async def test_without_checkpoints_nothing_is_restored(world):

@@ -18,7 +18,7 @@ from edged.errors import DiskFull, TopologyMismatch
 from edged.ports import Message
 from edged.services.live import LiveLog
 from edged.services.train import Trainer
-from tests.services.training_world import LIVE, TRAINING, CrashError, World, make_pack, until
+from tests.services.training_world import LIVE, STREAM, TRAINING, CrashError, World, make_pack, until
 
 pytestmark = pytest.mark.looptime
 
@@ -132,6 +132,19 @@ async def test_killed_at_random_steps_the_weights_end_the_same_to_the_bit(world)
         break
     assert len(world.events("train.started")) > 5
     assert bits(trainer.state.params) == whole
+
+
+async def test_a_restart_cuts_mini_batches_as_the_first_start_did(world):
+    """Another machine, or another measurement of its cache, would sum in another order: the bits would differ."""
+    trainer = await finish(world)
+    halves = World(training=world.training)
+    stopped = halves.trainer()
+    await run_until(stopped, lambda: stopped.state.position.step >= 5)
+    other = Model(STREAM.shape, TRAINING.model, micro_batch=3, lanes=2)
+    again = await finish(halves, model=other)
+    assert halves.events("train.started")[-1]["micro_batch"] == 4
+    assert again.state.division == trainer.state.division
+    assert bits(again.state.params) == bits(trainer.state.params)
 
 
 async def test_a_stop_in_the_middle_saves_and_the_next_start_goes_on_there(world):

@@ -1,6 +1,10 @@
-"""Memory that a layer allocates once and uses for every micro-batch, also for smaller ones."""
+"""Memory that a layer allocates once and uses for every micro-batch, also for smaller ones.
+
+And steps: operations on views of it that are made once, for making a view takes as long as a small operation.
+"""
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +12,10 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 """An array of the model's dtype: float32 in service, float64 where tests compare with finite differences."""
+
+
+_GAP = 64
+"""Elements between planes: numpy takes arrays that touch for overlapping ones, and leaves out its vector loops."""
 
 
 class Buffer:
@@ -23,3 +31,29 @@ class Buffer:
     def array(self, *shape: int) -> Array:
         """The first elements as a contiguous array of `shape`; all arrays of a buffer share their memory."""
         return self._flat[: math.prod(shape)].reshape(shape)
+
+    def planes(self, outer: tuple[int, ...], inner: tuple[int, ...]) -> Array:
+        """Contiguous planes of shape `inner`, `outer` of them, with gaps between them: an array [*outer, *inner].
+
+        Between arrays that are operands of one operation. The buffer's size is to be that of `planes_size`.
+        """
+        each = math.prod(inner)
+        flat = self._flat[: math.prod(outer) * (each + _GAP)].reshape(*outer, each + _GAP)
+        return flat[..., :each].reshape(*outer, *inner)
+
+
+def planes_size(num_planes: int, most_elements: int) -> int:
+    """Elements of a Buffer for as many planes of up to `most_elements`."""
+    return num_planes * (most_elements + _GAP)
+
+
+Step = tuple[Callable[..., Any], tuple[Any, ...]]
+"""An operation and its arguments, the output among them."""
+
+Steps = Sequence[Step]
+
+
+def run(steps: Steps) -> None:
+    """Do all of `steps`, in order."""
+    for operation, arguments in steps:
+        operation(*arguments)

@@ -1,23 +1,22 @@
 """Convolution by im2col and one matrix product, with the max-pooling behind it taken in.
 
-With a pooling behind it, the convolution's outputs are computed as one matrix per *phase*: phase (a, b) holds the
-outputs at row a, column b of every pooling window. Pooling is then an element-wise maximum of contiguous matrices, its
-backward pass likewise, outputs that no window covers are never computed, and bias and ReLU, which the maximum
-commutes with, have only the pooled outputs to do. Without pooling there is one phase.
+Outputs that no pooling window covers are never computed; the others come by phase (see `epilogue`). Patches lie with
+samples innermost and the patch's elements outermost, and the input with its columns dealt out by their remainder modulo
+the step from one patch to the next: so whole rows of patches are copied, and added on the way back, as one run of
+memory however many channels there are. 1×1 kernels need no patches at all; for 3×3 kernels see also `winograd`.
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import as_strided
 
-from edged.domain.nn.buffer import Array, Buffer
+from edged.domain.nn.buffer import Array, Buffer, Step, Steps, run
+from edged.domain.nn.epilogue import Epilogue
 from edged.domain.nn.params import Params, bias_name, kernel_name
 from edged.domain.nn.spec import Conv2d, MaxPool2d, Shape
-
-_LEAST_RUN = 8
-"""Where fewer values lie side by side, copying them one by one over many patches is faster than patch by patch."""
+from edged.domain.nn.winograd import WinogradLayer, suits_winograd
 
 _NO_POOL = MaxPool2d((1, 1), (1, 1))
 
@@ -28,8 +27,27 @@ def same_padding(size: int, window: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def conv_layer(
+    index: int,
+    conv: Conv2d,
+    pool: MaxPool2d | None,
+    shape: Shape,
+    *,
+    micro_batch: int,
+    dtype: npt.DTypeLike,
+    input_gradient: bool,
+) -> "ConvLayer | PointwiseLayer | WinogradLayer":
+    """The fastest layer for a convolution, its activation, and `pool` (windows do not overlap) when there is one."""
+    kind: type[ConvLayer | PointwiseLayer | WinogradLayer] = ConvLayer
+    if suits_winograd(conv, pool, shape):
+        kind = WinogradLayer
+    elif conv.kernel == conv.stride == (1, 1) and pool is None:
+        kind = PointwiseLayer
+    return kind(index, conv, pool, shape, micro_batch=micro_batch, dtype=dtype, input_gradient=input_gradient)
+
+
 class ConvLayer:
-    """A convolution, its activation, and `pool` (windows that do not overlap) when there is one."""
+    """Any convolution, its activation, and `pool` when there is one."""
 
     def __init__(
         self,
@@ -42,156 +60,195 @@ class ConvLayer:
         dtype: npt.DTypeLike,
         input_gradient: bool,
     ) -> None:
-        pool = pool or _NO_POOL
         self._kernel, self._bias = kernel_name(index, conv), bias_name(index, conv)
-        self._conv, self._shape, self._input_gradient = conv, shape, input_gradient
-        self._rows, self._columns, _ = pool.output_shape(conv.output_shape(shape))
-        self._phases = [(a, b) for a in range(pool.size[0]) for b in range(pool.size[1])]
-        self._step = conv.stride[0] * pool.stride[0], conv.stride[1] * pool.stride[1]
-        self._patch = (*conv.kernel, shape[2])
-
-        same = conv.padding == "same"
-        pads = [
-            same_padding(n, k, s) if same else (0, 0)
-            for n, k, s in zip(shape[:2], conv.kernel, conv.stride, strict=True)
-        ]
-        self._top, self._left = pads[0][0], pads[1][0]
-        self._padded_shape = (shape[0] + sum(pads[0]), shape[1] + sum(pads[1]), shape[2])
-        self._is_padded = self._padded_shape != shape
-
-        outputs = micro_batch * self._rows * self._columns
-        self._x_padded = Buffer(micro_batch * math.prod(self._padded_shape) * self._is_padded, dtype)
-        self._patches = Buffer(len(self._phases) * outputs * math.prod(self._patch), dtype)
-        self._products = Buffer(len(self._phases) * outputs * conv.filters, dtype)
-        self._pooled = Buffer(outputs * conv.filters, dtype)
-        self._y = Buffer(outputs * conv.filters, dtype)
-        self._mask = Buffer(outputs * conv.filters, np.bool_)
-        self._dkernel = Buffer(math.prod(self._patch) * conv.filters, dtype)
-        self._dx = Buffer(micro_batch * math.prod(self._padded_shape) * input_gradient, dtype)
-        self._dx_inner = Buffer(micro_batch * math.prod(shape) * (input_gradient and self._is_padded), dtype)
+        self._input_gradient = input_gradient
+        self._geometry = _Geometry(conv, pool or _NO_POOL, shape)
+        self._memory = _Memory(self._geometry, micro_batch, dtype, input_gradient=input_gradient)
+        self._views: dict[int, _Views] = {}
 
     @property
     def buffer_bytes(self) -> int:
-        return sum(value.nbytes for value in vars(self).values() if isinstance(value, Buffer))
+        return self._memory.nbytes
 
     def forward(self, params: Params, x: Array) -> Array:
-        patches, products, pooled = self._matrices(len(x))
-        self._gather(self._pad(x), patches)
-        num_patches = math.prod(patches.shape[:4])
-        kernel = params[self._kernel].reshape(-1, self._conv.filters)
-        np.matmul(patches.reshape(num_patches, -1), kernel, out=products.reshape(num_patches, -1))
-        if len(self._phases) == 1:
-            pooled = products[0]
-        else:
-            np.maximum(products[0], products[1], out=pooled)
-            for product in products[2:]:
-                np.maximum(pooled, product, out=pooled)
-        y = self._y.array(*pooled.shape)
-        np.add(pooled, params[self._bias], out=y)
-        if self._conv.activation == "relu":
-            np.maximum(y, 0, out=y)
-        return y
+        at = self._at(len(x))
+        at.gather(x)
+        np.matmul(at.patches.T, params[self._kernel].reshape(len(at.patches), -1), at.products)
+        at.epilogue.forward(params[self._bias])
+        return at.y
 
     def backward(self, params: Params, dy: Array, grads: Params) -> Array | None:
-        patches, products, pooled = self._matrices(len(dy))
-        if self._conv.activation == "relu":
-            passed = self._mask.array(*dy.shape)
-            np.greater(self._y.array(*dy.shape), 0, out=passed)
-            np.multiply(dy, passed, out=dy)
-        grads[self._bias] += dy.reshape(-1, self._conv.filters).sum(axis=0)
-        self._unpool(dy, products, pooled)
+        at = self._at(len(dy))
+        grads[self._bias] += at.epilogue.backward(dy.transpose(1, 2, 0, 3))
+        np.matmul(at.products.T, at.patches.T, at.dkernel)  # faster than its transpose: there are more filters
+        grads[self._kernel] += at.dkernel.T.reshape(grads[self._kernel].shape)
+        if not self._input_gradient:
+            return None
+        kernel = params[self._kernel].reshape(len(at.patches), -1)
+        np.matmul(kernel, at.products.T, at.patches)  # the patches have done their work
+        run(at.scatter)
+        return at.dx
 
-        num_patches = math.prod(patches.shape[:4])
-        patch_matrix, dproducts = patches.reshape(num_patches, -1), products.reshape(num_patches, -1)
-        dkernel = self._dkernel.array(math.prod(self._patch), self._conv.filters)
-        np.matmul(patch_matrix.T, dproducts, out=dkernel)
+    def _at(self, n: int) -> "_Views":
+        if n not in self._views:
+            self._views[n] = _Views(self._geometry, self._memory, n)
+        return self._views[n]
+
+
+class _Geometry:
+    """Sizes, without samples. A step is the way from one pooling window to the next, in the input."""
+
+    def __init__(self, conv: Conv2d, pool: MaxPool2d, shape: Shape) -> None:
+        self.height, self.width, self.channels = shape
+        self.kernel, self.stride, self.pool = conv.kernel, conv.stride, pool.size
+        self.filters, self.activation = conv.filters, conv.activation
+        self.rows, self.columns, _ = pool.output_shape(conv.output_shape(shape))
+        self.step = conv.stride[0] * pool.stride[0], conv.stride[1] * pool.stride[1]
+        (self.top, below), (self.left, behind) = (
+            same_padding(n, k, s) if conv.padding == "same" else (0, 0)
+            for n, k, s in zip(shape[:2], conv.kernel, conv.stride, strict=True)
+        )
+        self.is_padded = any((self.top, below, self.left, behind))
+        width = self.left + self.width + behind
+        self.dealt = (self.channels, self.top + self.height + below, self.step[1], -(-width // self.step[1]))
+        self.patch = (*conv.kernel, self.channels)
+
+
+class _Memory:
+    """What micro-batches of all sizes share."""
+
+    def __init__(self, of: _Geometry, micro_batch: int, dtype: npt.DTypeLike, *, input_gradient: bool) -> None:
+        outputs, phases = micro_batch * of.rows * of.columns, math.prod(of.pool)
+        self.dealt = Buffer(micro_batch * math.prod(of.dealt), dtype)
+        self.patches = Buffer(phases * outputs * math.prod(of.patch), dtype)
+        self.products = Buffer(phases * outputs * of.filters, dtype)
+        self.y = Buffer(outputs * of.filters * (phases > 1), dtype)
+        self.dkernel = Buffer(math.prod(of.patch) * of.filters, dtype)
+        self.dx = Buffer(micro_batch * of.height * of.width * of.channels * input_gradient, dtype)
+        self.has_dx = input_gradient
+        self.epilogue = Epilogue(phases, outputs, of.filters, of.activation, dtype)
+
+    @property
+    def nbytes(self) -> int:
+        own = sum(value.nbytes for value in vars(self).values() if isinstance(value, Buffer))
+        return own + self.epilogue.buffer_bytes
+
+
+class _Views:
+    """The memory as a micro-batch of `n` samples uses it, and the steps between the matrix products."""
+
+    def __init__(self, of: _Geometry, memory: _Memory, n: int) -> None:
+        self._of = of
+        self._dealt = memory.dealt.array(*of.dealt, n)  # [channels, rows, column % step, column // step, n]
+        self._places = list(self._columns_by_remainder())
+        patches = memory.patches.array(*of.patch, *of.pool, of.rows, of.columns, n)
+        self._gather = list(self._copy_patches(patches))
+        products = memory.products.array(math.prod(of.pool), of.rows, of.columns, n, of.filters)
+        y = products[0] if len(products) == 1 else memory.y.array(*products.shape[1:])
+
+        self.patches = patches.reshape(math.prod(of.patch), -1)
+        self.products = products.reshape(-1, of.filters)
+        self.epilogue = memory.epilogue.of(list(products), y)
+        self.y = y.transpose(2, 0, 1, 3)
+        self.dkernel = memory.dkernel.array(of.filters, len(self.patches))
+        if memory.has_dx:
+            dx = memory.dx.array(of.height, of.width, n, of.channels)
+            self.dx = dx.transpose(2, 0, 1, 3)
+            self.scatter: Steps = [
+                (self._dealt.fill, (0,)),
+                *self._add_patches(patches),
+                *((np.copyto, (dx[:, columns], place.transpose(1, 2, 3, 0))) for columns, place in self._places),
+            ]
+
+    def gather(self, x: Array) -> None:
+        """The patches of the input [n, height, width, channels]."""
+        if self._of.is_padded:
+            self._dealt.fill(0)
+        for columns, place in self._places:
+            np.copyto(place, x[:, :, columns].transpose(3, 1, 2, 0))
+        run(self._gather)
+
+    def _columns_by_remainder(self) -> Iterator[tuple[slice, Array]]:
+        """The input's columns of each remainder, and the place [channels, height, columns, n] for them."""
+        of, step = self._of, self._of.step[1]
+        for remainder in range(step):
+            first = (remainder - of.left) % step
+            begin = (first + of.left) // step
+            end = begin + max(-(-(of.width - first) // step), 0)
+            yield slice(first, None, step), self._dealt[:, of.top : of.top + of.height, remainder, begin:end]
+
+    def _copy_patches(self, patches: Array) -> Iterator[Step]:
+        """One copy for each column of the kernel and each phase of columns."""
+        of, dealt = self._of, self._dealt
+        by_channel, by_row, by_remainder, by_column, by_sample = dealt.strides
+        shape = (of.kernel[0], of.channels, of.pool[0], *patches.shape[-3:])
+        strides = (by_row, by_channel, by_row * of.stride[0], by_row * of.step[0], by_column, by_sample)
+        for column, phase in np.ndindex(of.kernel[1], of.pool[1]):
+            first, remainder = divmod(phase * of.stride[1] + column, of.step[1])
+            source: Array = np.ndarray(shape, dealt.dtype, dealt, remainder * by_remainder + first * by_column, strides)
+            yield np.copyto, (patches[:, column, :, :, phase], source)
+
+    def _add_patches(self, dpatches: Array) -> Iterator[Step]:
+        """Every patch's gradient to its place, of those at once that do not overlap."""
+        of = self._of
+        for row, column, a, b in np.ndindex(*of.kernel, *of.pool):
+            top = a * of.stride[0] + row
+            first, remainder = divmod(b * of.stride[1] + column, of.step[1])
+            rows = slice(top, top + (of.rows - 1) * of.step[0] + 1, of.step[0])
+            place = self._dealt[:, rows, remainder, first : first + of.columns]
+            yield np.add, (place, dpatches[row, column, :, a, b], place)
+
+
+class PointwiseLayer:
+    """A 1×1 convolution and its activation: the input is its own patches."""
+
+    def __init__(
+        self,
+        index: int,
+        conv: Conv2d,
+        pool: MaxPool2d | None,
+        shape: Shape,
+        *,
+        micro_batch: int,
+        dtype: npt.DTypeLike,
+        input_gradient: bool,
+    ) -> None:
+        assert pool is None, "pooling is for the layer behind"
+        self._kernel, self._bias = kernel_name(index, conv), bias_name(index, conv)
+        self._shape, self._filters, self._input_gradient = shape, conv.filters, input_gradient
+        outputs = micro_batch * shape[0] * shape[1]
+        self._x = Buffer(outputs * shape[2], dtype)
+        self._products = Buffer(outputs * conv.filters, dtype)
+        self._dkernel = Buffer(shape[2] * conv.filters, dtype)
+        self._dx = Buffer(outputs * shape[2] * input_gradient, dtype)
+        self._epilogue = Epilogue(1, outputs, conv.filters, conv.activation, dtype)
+        self._kept: Array = self._x.array(0)
+
+    @property
+    def buffer_bytes(self) -> int:
+        own = self._x.nbytes + self._products.nbytes + self._dkernel.nbytes + self._dx.nbytes
+        return own + self._epilogue.buffer_bytes
+
+    def forward(self, params: Params, x: Array) -> Array:
+        self._kept = x.transpose(1, 2, 0, 3)
+        if not self._kept.flags.c_contiguous:
+            self._kept = self._x.array(*self._shape[:2], len(x), self._shape[2])
+            np.copyto(self._kept, x.transpose(1, 2, 0, 3))
+        y = self._products.array(*self._shape[:2], len(x), self._filters)
+        kernel = params[self._kernel].reshape(-1, self._filters)
+        np.matmul(self._kept.reshape(-1, len(kernel)), kernel, out=y.reshape(-1, self._filters))
+        self._epilogue.of([y], y).forward(params[self._bias])
+        return y.transpose(2, 0, 1, 3)
+
+    def backward(self, params: Params, dy: Array, grads: Params) -> Array | None:
+        y = self._products.array(*self._shape[:2], len(dy), self._filters)
+        grads[self._bias] += self._epilogue.of([y], y).backward(dy.transpose(1, 2, 0, 3))
+        kernel, dproducts = params[self._kernel].reshape(-1, self._filters), y.reshape(-1, self._filters)
+        dkernel = self._dkernel.array(*kernel.shape)
+        np.matmul(self._kept.reshape(-1, len(kernel)).T, dproducts, out=dkernel)
         grads[self._kernel] += dkernel.reshape(grads[self._kernel].shape)
         if not self._input_gradient:
             return None
-        kernel = params[self._kernel].reshape(-1, self._conv.filters)
-        np.matmul(dproducts, kernel.T, out=patch_matrix)  # the patches have done their work
-        return self._scatter(patches)
-
-    def _matrices(self, n: int) -> tuple[Array, Array, Array]:
-        """Patches [phases, n, rows, columns, *kernel, channels], their products with the kernel, and these pooled."""
-        outputs = (n, self._rows, self._columns)
-        phases = len(self._phases)
-        return (
-            self._patches.array(phases, *outputs, *self._patch),
-            self._products.array(phases, *outputs, self._conv.filters),
-            self._pooled.array(*outputs, self._conv.filters),
-        )
-
-    def _pad(self, x: Array) -> Array:
-        if not self._is_padded:
-            return x
-        padded = self._x_padded.array(len(x), *self._padded_shape)
-        self._inner(padded)[:] = x  # the border stays zero
-        return padded
-
-    def _inner(self, padded: Array) -> Array:
-        height, width, _ = self._shape
-        return padded[:, self._top : self._top + height, self._left : self._left + width]
-
-    def _gather(self, x: Array, patches: Array) -> None:
-        rows, columns, channels = self._patch
-        for phase, target in zip(self._phases, patches, strict=True):
-            if columns * channels >= _LEAST_RUN:
-                np.copyto(target, _windows(x, rows, columns)[self._corners(phase)])
-                continue
-            for row, column, channel in np.ndindex(self._patch):
-                np.copyto(target[..., row, column, channel], x[self._corners(phase, row, column)][..., channel])
-
-    def _scatter(self, dpatches: Array) -> Array:
-        """The sum of all patches' gradients at their places in the input.
-
-        Whole rows of patches are added, of as many patches at once as do not share a column.
-        """
-        n = dpatches.shape[1]
-        dx = self._dx.array(n, *self._padded_shape)
-        dx[:] = 0
-        kernel_rows, kernel_columns, _ = self._patch
-        windows = _windows(dx, 1, kernel_columns)[:, :, :, 0]
-        apart = -(-kernel_columns // self._step[1])
-        for phase, source in zip(self._phases, dpatches, strict=True):
-            for row in range(kernel_rows):
-                target = windows[self._corners(phase, row)]
-                for first in range(apart):
-                    target[:, :, first::apart] += source[:, :, first::apart, row]
-        if not self._is_padded:
-            return dx
-        inner = self._dx_inner.array(n, *self._shape)
-        inner[:] = self._inner(dx)
-        return inner
-
-    def _corners(self, phase: tuple[int, int], row: int = 0, column: int = 0) -> tuple[slice, slice, slice]:
-        """Where in the padded input the phase's patches have their element at `row`, `column`."""
-        top = phase[0] * self._conv.stride[0] + row
-        left = phase[1] * self._conv.stride[1] + column
-        return (
-            slice(None),
-            slice(top, top + (self._rows - 1) * self._step[0] + 1, self._step[0]),
-            slice(left, left + (self._columns - 1) * self._step[1] + 1, self._step[1]),
-        )
-
-    def _unpool(self, dy: Array, products: Array, pooled: Array) -> None:
-        """Put each gradient where its window's maximum was (the first, if several), zero elsewhere; uses up `dy`."""
-        if len(self._phases) == 1:
-            products[0] = dy
-            return
-        is_maximum = self._mask.array(*dy.shape)
-        for product in products[:-1]:
-            np.equal(product, pooled, out=is_maximum)
-            np.multiply(dy, is_maximum, out=product)
-            np.subtract(dy, product, out=dy)
-        np.copyto(products[-1], dy)
-
-
-def _windows(x: Array, rows: int, columns: int) -> Array:
-    """All windows of x [n, height, width, channels], a writable view: [n, top, left, rows, columns, channels].
-
-    Writing through it at once to windows that share elements is not defined.
-    """
-    n, height, width, channels = x.shape
-    shape = (n, height - rows + 1, width - columns + 1, rows, columns, channels)
-    return as_strided(x, shape, (*x.strides[:3], *x.strides[1:]))
+        dx = self._dx.array(*self._kept.shape)
+        np.matmul(dproducts, kernel.T, out=dx.reshape(-1, len(kernel)))
+        return dx.transpose(2, 0, 1, 3)

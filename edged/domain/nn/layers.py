@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edged.domain.nn.activation import ActivationLayer, Function
 from edged.domain.nn.avg_pool import AvgPoolLayer, GlobalAvgPoolLayer
 from edged.domain.nn.buffer import Array, Buffer
-from edged.domain.nn.conv import ConvLayer
+from edged.domain.nn.conv import conv_layer
 from edged.domain.nn.depthwise import DepthwiseLayer
 from edged.domain.nn.dropout import DropoutLayer
 from edged.domain.nn.group_norm import GroupNormLayer
@@ -119,7 +119,7 @@ def _conv(
     input_gradient: bool,
 ) -> Layer:
     conv = spec if isinstance(spec, Conv2d) else spec.as_2d
-    layer = ConvLayer(
+    layer = conv_layer(
         index, conv, pool, _image(shape), micro_batch=micro_batch, dtype=dtype, input_gradient=input_gradient
     )
     if isinstance(spec, Conv2d):

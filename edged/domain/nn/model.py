@@ -19,7 +19,7 @@ from edged.domain.nn.loss import LOSSES, LossName
 from edged.domain.nn.params import Params, initial_params, parameter_shapes
 from edged.domain.nn.spec import LayerSpec, ShapeError, num_parameters, shapes
 
-__all__ = ["Gradient", "Map", "Model", "Noise", "Params"]
+__all__ = ["Division", "Gradient", "Map", "Model", "Noise", "Params"]
 
 _MOST_MICRO_BATCH = 32
 _LANE_BYTES = 12 << 20
@@ -52,6 +52,17 @@ class Gradient:
     num_correct: int
 
 
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How a mini-batch is cut: its samples over `lanes`, and those of a lane into micro-batches of `micro_batch`.
+
+    It decides the order in which gradients are summed, and so the last bits of what is learnt.
+    """
+
+    lanes: int
+    micro_batch: int
+
+
 class Model:
     """A model of `layers` for samples of `sample_shape`.
 
@@ -81,15 +92,28 @@ class Model:
             raise ShapeError(f"a model ends in one axis, not {output}; end it with flatten or dense")
         if not num_parameters(sample_shape, layers):
             raise ShapeError("a model without weights cannot be trained; add a dense layer")
-        self._sample_shape, self._specs, self._dtype = sample_shape, tuple(layers), dtype
+        self.sample_shape, self._specs, self._dtype = sample_shape, tuple(layers), dtype
         self._num_outputs = output[0]
-        micro_batch = micro_batch or _fitting_micro_batch(sample_shape, layers, dtype)
-        self._lanes = [_Lane(sample_shape, layers, micro_batch, self._dtype, loss) for _ in range(lanes)]
+        self._loss = loss
+        self.divide(Division(lanes, micro_batch or _fitting_micro_batch(sample_shape, layers, dtype)))
+
+    def divide(self, division: Division) -> None:
+        """Cut mini-batches like this from now on: makes all buffers anew."""
+        self._division = division
+        self._lanes = [
+            _Lane(self.sample_shape, self._specs, division.micro_batch, self._dtype, self._loss)
+            for _ in range(division.lanes)
+        ]
+
+    @property
+    def division(self) -> Division:
+        """How mini-batches are cut."""
+        return self._division
 
     @property
     def num_parameters(self) -> int:
         """Weights and biases."""
-        return num_parameters(self._sample_shape, self._specs)
+        return num_parameters(self.sample_shape, self._specs)
 
     @property
     def buffer_bytes(self) -> int:
@@ -98,7 +122,7 @@ class Model:
 
     def initial(self, seed: int) -> Params:
         """Weights to begin with, a pure function of `seed`: see `params.initial_params`."""
-        return initial_params(self._sample_shape, self._specs, seed, self._dtype)
+        return initial_params(self.sample_shape, self._specs, seed, self._dtype)
 
     def gradient(
         self,

@@ -1,0 +1,105 @@
+"""What follows a convolution's matrix products: max-pooling, bias, activation, and the way back through them.
+
+The products come as one matrix per *phase*: phase (a, b) holds the outputs at row a, column b of every pooling window.
+So pooling is an element-wise maximum of contiguous matrices, its backward pass likewise, and bias and activation, with
+which the maximum commutes, have only the pooled outputs to do. Without pooling there is one phase.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain.nn.buffer import Array, Buffer, Step, Steps, run
+from edged.domain.nn.spec import Activation
+
+
+class Epilogue:
+    """The memory for pooling `num_phases` products and for bias and activation of up to `outputs` pooled ones."""
+
+    def __init__(
+        self, num_phases: int, outputs: int, filters: int, activation: Activation, dtype: npt.DTypeLike
+    ) -> None:
+        self.has_relu = activation == "relu"
+        self.overtakes = Buffer((num_phases - 1) * outputs * filters, np.bool_)
+        self.passes = Buffer(outputs * filters * self.has_relu, np.bool_)
+        self.dy = Buffer(outputs * filters * (num_phases > 1), dtype)
+        self.ones = np.ones(outputs, dtype)
+        self.dbias = np.zeros(filters, dtype)
+
+    @property
+    def buffer_bytes(self) -> int:
+        return sum(array.nbytes for array in (self.overtakes, self.passes, self.dy, self.ones, self.dbias))
+
+    def of(self, products: Sequence[Array], y: Array) -> "BoundEpilogue":
+        """The epilogue from `products` to `y` [rows, columns, n, filters], each of that shape and contiguous.
+
+        A lone product and `y` are one array.
+        """
+        return BoundEpilogue(self, products, y)
+
+
+class BoundEpilogue:
+    """The epilogue of one size of micro-batch."""
+
+    def __init__(self, memory: Epilogue, products: Sequence[Array], y: Array) -> None:
+        filters = y.shape[-1]
+        positions = y.shape[0] * y.shape[1]
+        self._memory, self._y = memory, y
+        self._flat = y.reshape(positions, -1)
+        # One row for n samples' biases or zeros: numpy adds short rows slowly, and has no fast maximum with a scalar.
+        self._row = np.zeros(y.shape[2:], y.dtype)
+        self._zeros = np.zeros(self._flat.shape[1], y.dtype)
+        self._passes = memory.passes.array(*y.shape) if memory.has_relu else None
+        self._dy = memory.dy.array(*y.shape) if len(products) > 1 else y
+        self._dy_matrix = self._dy.reshape(-1, filters)
+        self._ones = memory.ones[: len(self._dy_matrix)]
+        overtakes = memory.overtakes.array(len(products) - 1, y.size)
+        flat = [product.reshape(-1) for product in products]
+        self._pool = _pool(flat, overtakes, y.reshape(-1))
+        self._unpool = _unpool(self._dy.reshape(-1), overtakes, flat) if len(products) > 1 else []
+
+    def forward(self, bias: Array) -> None:
+        """From products to y."""
+        run(self._pool)
+        np.copyto(self._row, bias)
+        np.add(self._flat, self._row.reshape(-1), self._flat)
+        if self._passes is not None:
+            np.maximum(self._flat, self._zeros, self._flat)
+
+    def backward(self, dy: Array) -> Array:
+        """Put the products' gradients in their place; return the bias's [filters].
+
+        A window's gradient goes to its first maximum. `dy` has y's shape and may lie in any order in memory.
+        """
+        if self._passes is not None:
+            np.greater(self._y, 0, self._passes)
+            run(_gate(dy, self._passes, self._dy))
+        else:
+            np.copyto(self._dy, dy)
+        dbias = np.matmul(self._ones, self._dy_matrix, self._memory.dbias)  # a product sums faster than `sum`
+        run(self._unpool)
+        return dbias
+
+
+def _pool(products: Sequence[Array], overtakes: Array, y: Array) -> Steps:
+    """The maximum of all products, remembering which of them overtook those before it."""
+    before = products[0]
+    steps: list[Step] = []
+    for product, overtook in zip(products[1:], overtakes, strict=True):
+        steps += [(np.greater, (product, before, overtook)), (np.maximum, (product, before, y))]
+        before = y
+    return steps
+
+
+def _unpool(dy: Array, overtakes: Array, dproducts: Sequence[Array]) -> Steps:
+    """From the last phase to the first, take what it had overtaken and leave the rest to those before it."""
+    steps: list[Step] = []
+    for dproduct, overtook in zip(reversed(dproducts[1:]), reversed(overtakes), strict=True):
+        steps += [*_gate(dy, overtook, dproduct), (np.subtract, (dy, dproduct, dy))]
+    return [*steps, (np.copyto, (dproducts[0], dy))]
+
+
+def _gate(x: Array, opens: Array, result: Array) -> Steps:
+    """Let x through where it `opens`, else 0: in two steps, for a product of floats and booleans is slower."""
+    return [(np.copyto, (result, opens)), (np.multiply, (result, x, result))]

@@ -1,0 +1,240 @@
+# ruff: noqa: T201 - a script that prints what it measured
+"""How fast and how large the trainer is, side by side with TensorFlow and PyTorch on the same cores.
+
+Run it from the repository: python -m tests.bench.trainer [--quick] [--json] [--net depthwise]
+
+Makes an environment for each peer in the cache folder and measures in rounds: in each round every peer trains for as
+long as the others, one after the other, on as many CPUs as it has threads; reported are medians over the rounds. Other
+work on the machine slows all of them, so compare ratios. Samples per CPU second are less disturbed by it.
+Memory includes the whole data set, which each process holds as bytes (47 MB).
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PEERS = Path(__file__).with_name("trainer_peers.py")
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edged-bench"
+PACKAGES = {"edged": [], "tensorflow": ["tensorflow-cpu"], "torch": ["torch", "numpy"]}
+IMPORTS = {"edged": "edged.domain.nn.model", "tensorflow": "tensorflow", "torch": "torch"}
+ENVIRONMENT = {
+    "edged": "edged", "tensorflow": "tensorflow", "keras fit": "tensorflow", "torch": "torch",
+    "torch channels_last": "torch", "gemms": "edged",
+}  # fmt: skip
+SLOWING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # where they are set, an old kernel would be measured
+
+
+@dataclass
+class Runs:
+    """What one peer did in the rounds of one setting."""
+
+    samples_per_s: list[float] = field(default_factory=list)
+    samples_per_cpu_s: list[float] = field(default_factory=list)
+    square_gflops: list[float] = field(default_factory=list)
+    peak_rss_bytes: int = 0
+    loss: float = 0.0
+
+
+class Peer:
+    """A peer's process."""
+
+    def __init__(self, name: str, net: str, threads: int, batch: int) -> None:
+        cpus = sorted(os.sched_getaffinity(0))[-threads:]
+        self.runs = Runs()
+        self._batch = batch
+        command = [python(ENVIRONMENT[name]), str(PEERS), name, net, str(threads), str(batch)]
+        self._process = subprocess.Popen(
+            ["taskset", "-c", ",".join(map(str, cpus)), *command],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(threads), cwd=ROOT,
+        )  # fmt: skip
+        self.hello: dict[str, Any] = self._read()
+        self._rate = 0.0
+
+    def warm_up(self) -> None:
+        """Compile and fill caches, and find out how many samples take a second."""
+        self._ask(4 * self._batch)
+        answer = self._ask(16 * self._batch)
+        self._rate = 16 * self._batch / answer["s"]
+
+    def train(self, seconds: float) -> None:
+        num = max(round(self._rate * seconds / self._batch), 1) * self._batch
+        answer = self._ask(num)
+        self.runs.samples_per_s.append(num / answer["s"])
+        self.runs.samples_per_cpu_s.append(num / answer["cpu_s"])
+        self.runs.square_gflops.append(answer.get("square_gflops", 0.0))
+        self.runs.peak_rss_bytes, self.runs.loss = answer["peak_rss_bytes"], answer["loss"]
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _ask(self, num_samples: int) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        print(num_samples, file=self._process.stdin, flush=True)
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a peer ended with {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def python(name: str) -> str:
+    return str(CACHE / name / "bin" / "python")
+
+
+def environment(threads: int) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in SLOWING}
+    return kept | {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+
+
+def install(name: str) -> str | None:
+    """Make the peer's environment if it is not there; why not, if that fails."""
+    packages = PACKAGES[name] or tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    done = CACHE / name / "installed.json"
+    if done.exists() and json.loads(done.read_text()) == packages:
+        return None
+    print(f"installing {name} …", file=sys.stderr)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", CACHE / name], check=True)
+    pip = subprocess.run(
+        [python(name), "-m", "pip", "install", "--quiet", *packages], check=False, text=True, capture_output=True
+    )
+    if pip.returncode:
+        return pip.stderr.strip().splitlines()[-1]
+    done.write_text(json.dumps(packages))
+    return None
+
+
+def installed_bytes(name: str) -> int:
+    """The peer's packages on disk, without pip's own."""
+    packages = next((CACHE / name / "lib").glob("python*/site-packages"))
+    return sum(
+        file.stat().st_size
+        for file in packages.rglob("*")
+        if file.is_file() and file.relative_to(packages).parts[0].partition("-")[0] not in {"pip", "setuptools"}
+    )
+
+
+def import_s(name: str) -> float:
+    """The median of five imports, each in a fresh process."""
+    code = f"import time; begin = time.perf_counter(); import {IMPORTS[name]}; print(time.perf_counter() - begin)"
+    times = [
+        subprocess.check_output(
+            [python(name), "-c", code], text=True, env=environment(1), cwd=ROOT, stderr=subprocess.DEVNULL
+        )
+        for _ in range(5)
+    ]
+    return statistics.median(map(float, times))
+
+
+def measure(names: Sequence[str], net: str, threads: int, batch: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """All peers by turns: medians, and their ratios to the best of the others."""
+    peers = {name: Peer(name, net, threads, batch) for name in names}
+    for peer in peers.values():
+        peer.warm_up()
+    for _ in range(rounds):
+        for peer in peers.values():
+            peer.train(seconds)
+    for peer in peers.values():
+        peer.end()
+    result: dict[str, Any] = {"net": net, "threads": threads, "batch": batch, "peers": {}}
+    for name, peer in peers.items():
+        result["peers"][name] = {
+            "samples_per_s": statistics.median(peer.runs.samples_per_s),
+            "samples_per_cpu_s": statistics.median(peer.runs.samples_per_cpu_s),
+            "peak_rss_bytes": peer.runs.peak_rss_bytes,
+            "loss": peer.runs.loss,
+        }
+    if "gemms" in peers:
+        result["peers"]["gemms"]["square_gflops"] = statistics.median(peers["gemms"].runs.square_gflops)
+        result["peers"]["gemms"]["flops_a_sample"] = peers["gemms"].hello["flops_a_sample"]
+    result["ratios"] = ratios(result["peers"])
+    return result
+
+
+def ratios(peers: dict[str, Any]) -> dict[str, float]:
+    own = peers["edged"]
+    others = [value for name, value in peers.items() if name not in {"edged", "gemms"}]
+    result = {}
+    for key in ("samples_per_s", "samples_per_cpu_s"):
+        if others:
+            result[f"{key}_to_best_peer"] = own[key] / max(other[key] for other in others)
+        if "gemms" in peers:
+            result[f"{key}_to_gemms"] = own[key] / peers["gemms"][key]
+    if "gemms" in peers:
+        flops_per_s = own["samples_per_s"] * peers["gemms"]["flops_a_sample"]
+        result["sgemm_share"] = flops_per_s / peers["gemms"]["square_gflops"] / 1e9
+    if "tensorflow" in peers:
+        result["memory_to_tensorflow"] = own["peak_rss_bytes"] / peers["tensorflow"]["peak_rss_bytes"]
+    return result
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return f"{models[-1] if models else platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
+
+
+def show(setting: dict[str, Any]) -> None:
+    print(f"\n{setting['net']}, threads {setting['threads']}, batch {setting['batch']}")
+    print(f"  {'':20}{'samples/s':>10}{'per CPU s':>10}{'peak RSS':>10}{'loss':>8}")
+    for name, peer in setting["peers"].items():
+        print(
+            f"  {name:20}{peer['samples_per_s']:10.0f}{peer['samples_per_cpu_s']:10.0f}"
+            f"{peer['peak_rss_bytes'] / 1e6:7.0f} MB{peer['loss']:8.3f}"
+        )
+    print("  " + ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in setting["ratios"].items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="about a minute: fewer and shorter rounds, batch 128")
+    parser.add_argument("--json", action="store_true", help="the figures as the last line of the output")
+    parser.add_argument("--net", choices=["fashion", "depthwise", "series"], action="append")
+    parser.add_argument("--threads", type=int, action="append")
+    parser.add_argument("--batch", type=int, action="append")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float, help="of each peer in each round")
+    arguments = parser.parse_args()
+    quick = arguments.quick
+    rounds, seconds = arguments.rounds or (3 if quick else 7), arguments.seconds or (0.7 if quick else 2.0)
+
+    report: dict[str, Any] = {"machine": machine(), "rounds": rounds, "missing": {}, "installed": {}, "settings": []}
+    print(report["machine"])
+    for name in PACKAGES:
+        if (reason := install(name)) is not None:
+            report["missing"][name] = reason
+            print(f"{name} cannot be installed: {reason}")
+            continue
+        sizes = {"bytes": installed_bytes(name), "import_s": import_s(name)}
+        report["installed"][name] = sizes
+        print(f"{name:12} installed {sizes['bytes'] / 1e6:6.0f} MB, import {sizes['import_s']:.2f} s")
+    for net in arguments.net or ["fashion"]:
+        names = [name for name, where in ENVIRONMENT.items() if where not in report["missing"]]
+        if net != "fashion":
+            names.remove("gemms")
+        for threads in arguments.threads or [1, 2]:
+            for batch in arguments.batch or ([128] if quick else [32, 128]):
+                setting = measure(names, net, threads, batch, rounds, seconds)
+                report["settings"].append(setting)
+                show(setting)
+    if arguments.json:
+        print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
