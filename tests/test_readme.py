@@ -237,6 +237,8 @@ async def test_the_exit_codes_are_as_told(log, place, tmp_path, monkeypatch):
     (tmp_path / "wrong.yaml").write_text("schema: 1\n")
     unreachable = (place / "topology.yaml").read_text().replace(topology.kafka.bootstrap[0], "127.0.0.1:1")
     (tmp_path / "unreachable.yaml").write_text(unreachable)
+    no_archive = (place / "topology.yaml").read_text().replace(topology.archive[0].url, tmp_path.as_uri())
+    (tmp_path / "no-archive.yaml").write_text(no_archive)
     (tmp_path / "no-folder").write_text("in the way")
     # Weights of another model in the folder: the trainer cannot begin.
     weights = {"w": np.zeros(1, np.float32)}
@@ -261,6 +263,7 @@ async def test_the_exit_codes_are_as_told(log, place, tmp_path, monkeypatch):
         "Kafka did not answer a command": await asyncio.to_thread(
             main, ["topics", str(tmp_path / "unreachable.yaml"), "--apply"]
         ),
+        "there is no archive, or it refused": main(["archive", "ls", str(tmp_path / "no-archive.yaml")]),
         "the node runs already": await asyncio.to_thread(run_twice),
         "the topology file is wrong, or the checkpoints belong to another model or data set, which the log then says": (
             main(["check", str(tmp_path / "wrong.yaml")])
