@@ -223,6 +223,22 @@ def test_the_series_has_what_readme_says_of_it():
     assert EVENTS["res.sample"].fields.keys() >= set(told.values())
 
 
+def first_column(header: str) -> set[str]:
+    """The words in backticks at the beginning of the rows of README's table with this header."""
+    (table,) = re.findall(rf"^\| {re.escape(header)} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", README, re.MULTILINE)
+    return set(re.findall(r"`(\w+)`", " ".join(row.split("|")[1] for row in table.splitlines())))
+
+
+def test_the_layers_and_settings_of_training_are_those_of_the_file():
+    """All layers; of the settings, those that are not about the data or the node."""
+    training: dict[str, Any] = config_yaml.json_schema()["properties"]["training"]["properties"]
+    words, *mappings = training["model"]["items"]["anyOf"]
+    assert first_column("layer") == {*words["enum"], *(name for each in mappings for name in each["properties"])}
+    elsewhere = {"stream", "model", "source", "epochs", "global_batch", "seed", "sampling", "exchange"}
+    elsewhere |= {"test_fraction", "test_samples", "live_epoch", "checkpoint_s"}
+    assert first_column("key of `training`") == training.keys() - elsewhere
+
+
 def exit_codes() -> dict[int, str]:
     """What README says of each."""
     (text,) = re.findall(r"Exit codes: (.*?)\.\n", README, re.DOTALL)
