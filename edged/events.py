@@ -91,10 +91,6 @@ EVENTS: Mapping[str, Event] = {
     ),
     "epoch.malformed": event("A reply of the archive breaks its format; it is ignored.", err=str),
     # train
-    "train.tuned": event(
-        "A micro-batch's size is chosen: measured now, or earlier on this machine and remembered.",
-        micro_batch=int, measured=bool, ms=float,
-    ),
     "train.started": event(
         "Training begins or goes on, each mini-batch cut over so many lanes (threads) and into micro-batches.",
         source=str, epoch=int, step=int, resumed=bool, lanes=int, micro_batch=int,

@@ -19,7 +19,6 @@ from threadpoolctl import threadpool_info
 
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import LayerSpec, Shape
-from edged.log import logger
 
 CANDIDATES = (4, 8, 16, 32, 64)
 _MOST_BYTES = 16 << 20
@@ -39,16 +38,12 @@ def tuned(shape: Shape, layers: Sequence[LayerSpec], folder: Path, *, most: int)
 
     Blocks for up to about two seconds when it has to be measured. Limit BLAS to one thread before.
     """
-    begin = time.perf_counter()
     key = _key(shape, layers, most)
     remembered = _read(folder / _FILE)
-    is_new = key not in remembered
-    if is_new:
+    if key not in remembered:
         remembered[key] = measured(shape, layers, most)
         _write(folder / _FILE, dict(list(remembered.items())[-_MOST_REMEMBERED:]))
-    result = remembered[key]
-    logger().info("train.tuned", micro_batch=result, measured=is_new, ms=round(1000 * (time.perf_counter() - begin), 1))
-    return result
+    return remembered[key]
 
 
 def measured(shape: Shape, layers: Sequence[LayerSpec], most: int) -> int:
