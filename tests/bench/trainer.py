@@ -1,15 +1,24 @@
 # ruff: noqa: T201 - a script that prints what it measured
 """How fast and how large the trainer is, side by side with TensorFlow and PyTorch on the same cores.
 
-Run it from the repository: python -m tests.bench.trainer [--quick] [--json] [--net depthwise]
+Run it from the repository: python -m tests.bench.trainer [--quick] [--json] [--net all]
 
 Makes an environment for each peer in the cache folder and measures in rounds: in each round every peer trains for as
 long as the others, one after the other, on as many CPUs as it has threads; reported are medians over the rounds. Other
-work on the machine slows all of them, so compare ratios. Samples per CPU second are less disturbed by it.
+work on the machine slows all of them, so compare ratios. Samples per CPU second are less disturbed by it. A peer that
+cannot be installed, or that fails, is reported and left out.
+
+Two bounds are measured beside the peers, each of matrix products and nothing else. "gemms im2col": those of
+convolutions by patches, the usual measure. The trainer computes 3×3 convolutions by Winograd, with 16 multiplications
+where patches need 36, so that its share of that bound may come near 1 or exceed it. "gemms winograd": those that the
+trainer's layers really compute; what it lacks of these it spends on all that is no matrix product, Winograd's own
+additions among it. The share of sgemm counts the operations of im2col too.
+
 Memory includes the whole data set, which each process holds as bytes (47 MB).
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -17,7 +26,7 @@ import statistics
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,9 +38,16 @@ PACKAGES = {"edged": [], "tensorflow": ["tensorflow-cpu"], "torch": ["torch", "n
 IMPORTS = {"edged": "edged.domain.nn.model", "tensorflow": "tensorflow", "torch": "torch"}
 ENVIRONMENT = {
     "edged": "edged", "tensorflow": "tensorflow", "keras fit": "tensorflow", "torch": "torch",
-    "torch channels_last": "torch", "gemms": "edged",
+    "torch channels_last": "torch", "gemms im2col": "edged", "gemms winograd": "edged",
 }  # fmt: skip
+BOUNDS = {"gemms im2col", "gemms winograd"}
+SLOW_VARIANTS = {"keras fit", "torch channels_last"}  # by their nature or on CPUs; left out when time is short
+NETS = ["fashion", "depthwise", "series"]
 SLOWING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # where they are set, an old kernel would be measured
+
+
+class PeerError(Exception):
+    """A peer's process ended before its time."""
 
 
 @dataclass
@@ -81,14 +97,15 @@ class Peer:
 
     def _ask(self, num_samples: int) -> dict[str, Any]:
         assert self._process.stdin is not None
-        print(num_samples, file=self._process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # how it ended, `_read` finds out
+            print(num_samples, file=self._process.stdin, flush=True)
         return self._read()
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a peer ended with {self._process.wait()}")
+            raise PeerError(f"ended with {self._process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -129,29 +146,41 @@ def installed_bytes(name: str) -> int:
     )
 
 
-def import_s(name: str) -> float:
-    """The median of five imports, each in a fresh process."""
+def import_s(name: str, times: int) -> float:
+    """The median of so many imports, each in a fresh process."""
     code = f"import time; begin = time.perf_counter(); import {IMPORTS[name]}; print(time.perf_counter() - begin)"
-    times = [
+    seconds = [
         subprocess.check_output(
             [python(name), "-c", code], text=True, env=environment(1), cwd=ROOT, stderr=subprocess.DEVNULL
         )
-        for _ in range(5)
+        for _ in range(times)
     ]
-    return statistics.median(map(float, times))
+    return statistics.median(map(float, seconds))
 
 
 def measure(names: Sequence[str], net: str, threads: int, batch: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """All peers by turns: medians, and their ratios to the best of the others."""
-    peers = {name: Peer(name, net, threads, batch) for name in names}
-    for peer in peers.values():
-        peer.warm_up()
+    """All peers by turns: medians, and their ratios to the best of the others. Which failed, and how."""
+    peers: dict[str, Peer] = {}
+    failed: dict[str, str] = {}
+
+    def for_each(names: Sequence[str], act: Callable[[str], None]) -> None:
+        for name in names:
+            try:
+                act(name)
+            except PeerError as error:
+                failed[name] = str(error)
+                peers.pop(name, None)
+
+    def start(name: str) -> None:
+        peers[name] = Peer(name, net, threads, batch)
+        peers[name].warm_up()
+
+    for_each(names, start)
     for _ in range(rounds):
-        for peer in peers.values():
-            peer.train(seconds)
+        for_each(list(peers), lambda name: peers[name].train(seconds))
     for peer in peers.values():
         peer.end()
-    result: dict[str, Any] = {"net": net, "threads": threads, "batch": batch, "peers": {}}
+    result: dict[str, Any] = {"net": net, "threads": threads, "batch": batch, "peers": {}, "failed": failed}
     for name, peer in peers.items():
         result["peers"][name] = {
             "samples_per_s": statistics.median(peer.runs.samples_per_s),
@@ -159,25 +188,27 @@ def measure(names: Sequence[str], net: str, threads: int, batch: int, rounds: in
             "peak_rss_bytes": peer.runs.peak_rss_bytes,
             "loss": peer.runs.loss,
         }
-    if "gemms" in peers:
-        result["peers"]["gemms"]["square_gflops"] = statistics.median(peers["gemms"].runs.square_gflops)
-        result["peers"]["gemms"]["flops_a_sample"] = peers["gemms"].hello["flops_a_sample"]
+        if name in BOUNDS:
+            result["peers"][name]["square_gflops"] = statistics.median(peer.runs.square_gflops)
+            result["peers"][name]["flops_a_sample"] = peer.hello["flops_a_sample"]
     result["ratios"] = ratios(result["peers"])
     return result
 
 
 def ratios(peers: dict[str, Any]) -> dict[str, float]:
-    own = peers["edged"]
-    others = [value for name, value in peers.items() if name not in {"edged", "gemms"}]
+    own = peers.get("edged")
+    if own is None:
+        return {}
+    others = [value for name, value in peers.items() if name not in {"edged", *BOUNDS}]
     result = {}
     for key in ("samples_per_s", "samples_per_cpu_s"):
         if others:
             result[f"{key}_to_best_peer"] = own[key] / max(other[key] for other in others)
-        if "gemms" in peers:
-            result[f"{key}_to_gemms"] = own[key] / peers["gemms"][key]
-    if "gemms" in peers:
-        flops_per_s = own["samples_per_s"] * peers["gemms"]["flops_a_sample"]
-        result["sgemm_share"] = flops_per_s / peers["gemms"]["square_gflops"] / 1e9
+        for bound in sorted(BOUNDS & peers.keys()):
+            result[f"{key}_to_{bound.replace(' ', '_')}"] = own[key] / peers[bound][key]
+    if (bound := "gemms im2col") in peers:
+        flops_per_s = own["samples_per_s"] * peers[bound]["flops_a_sample"]
+        result["sgemm_share"] = flops_per_s / peers[bound]["square_gflops"] / 1e9
     if "tensorflow" in peers:
         result["memory_to_tensorflow"] = own["peak_rss_bytes"] / peers["tensorflow"]["peak_rss_bytes"]
     return result
@@ -197,21 +228,24 @@ def show(setting: dict[str, Any]) -> None:
             f"  {name:20}{peer['samples_per_s']:10.0f}{peer['samples_per_cpu_s']:10.0f}"
             f"{peer['peak_rss_bytes'] / 1e6:7.0f} MB{peer['loss']:8.3f}"
         )
-    print("  " + ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in setting["ratios"].items()))
+    for name, reason in setting["failed"].items():
+        print(f"  {name:20}failed: {reason}")
+    for name, value in setting["ratios"].items():
+        print(f"    {name.replace('_', ' '):44}{value:5.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="about a minute: fewer and shorter rounds, batch 128")
     parser.add_argument("--json", action="store_true", help="the figures as the last line of the output")
-    parser.add_argument("--net", choices=["fashion", "depthwise", "series"], action="append")
+    parser.add_argument("--net", choices=[*NETS, "all"], action="append", help="several times for several")
     parser.add_argument("--threads", type=int, action="append")
     parser.add_argument("--batch", type=int, action="append")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="of each peer in each round")
     arguments = parser.parse_args()
     quick = arguments.quick
-    rounds, seconds = arguments.rounds or (3 if quick else 7), arguments.seconds or (0.7 if quick else 2.0)
+    rounds, seconds = arguments.rounds or (3 if quick else 7), arguments.seconds or (0.5 if quick else 2.0)
 
     report: dict[str, Any] = {"machine": machine(), "rounds": rounds, "missing": {}, "installed": {}, "settings": []}
     print(report["machine"])
@@ -220,13 +254,13 @@ def main() -> None:
             report["missing"][name] = reason
             print(f"{name} cannot be installed: {reason}")
             continue
-        sizes = {"bytes": installed_bytes(name), "import_s": import_s(name)}
+        sizes = {"bytes": installed_bytes(name), "import_s": import_s(name, 1 if quick else 5)}
         report["installed"][name] = sizes
         print(f"{name:12} installed {sizes['bytes'] / 1e6:6.0f} MB, import {sizes['import_s']:.2f} s")
-    for net in arguments.net or ["fashion"]:
-        names = [name for name, where in ENVIRONMENT.items() if where not in report["missing"]]
-        if net != "fashion":
-            names.remove("gemms")
+    chosen = arguments.net or ["fashion"]
+    for net in NETS if "all" in chosen else chosen:
+        left_out = (SLOW_VARIANTS if quick else set()) | (BOUNDS if net != "fashion" else set())
+        names = [name for name, where in ENVIRONMENT.items() if where not in report["missing"] and name not in left_out]
         for threads in arguments.threads or [1, 2]:
             for batch in arguments.batch or ([128] if quick else [32, 128]):
                 setting = measure(names, net, threads, batch, rounds, seconds)

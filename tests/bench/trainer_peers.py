@@ -238,28 +238,30 @@ class Gemms:
     products of 1024 give the machine's own rate.
     """
 
+    shapes = ((1, 26 * 26, 9, 32), (1, 10 * 10, 9 * 32, 64), (1, 1, 1600, 10))
+    """How many products, and of each: rows a sample, the inner axis, columns."""
+
     def __init__(self, net, threads, batch):
         from threadpoolctl import threadpool_limits
 
         threadpool_limits(1, user_api="blas")
+        assert net == "fashion", "the other nets are not bound by matrix products"
         self._executor = ThreadPoolExecutor(threads)
         self._n = 32
-        self._lanes = [self._products(net) for _ in range(threads)]
+        self._lanes = [self._products() for _ in range(threads)]
         self._square = [[np.ones((1024, 1024), np.float32) for _ in range(3)] for _ in range(threads)]
-        self.flops_a_sample = sum(2 * len(a) * a.shape[1] * b.shape[1] for a, b, _ in self._lanes[0]) // self._n
+        self.flops_a_sample = sum(2 * a.size * b.shape[2] for a, b, _ in self._lanes[0]) // self._n
 
-    def _products(self, net):
-        assert net == "fashion", "the other nets are not bound by matrix products"
-        shapes = [(26 * 26, 9, 32), (10 * 10, 9 * 32, 64), (1, 1600, 10)]
+    def _products(self):
         rng, result = np.random.default_rng(0), []
-        for index, (rows, inner, columns) in enumerate(shapes):
+        for index, (num, rows, inner, columns) in enumerate(self.shapes):
             patches, kernel, products = (
-                rng.random(shape, np.float32)
+                rng.random((num, *shape), np.float32)
                 for shape in ((self._n * rows, inner), (inner, columns), (self._n * rows, columns))
             )
-            result += [(patches, kernel, products), (patches.T, products, np.empty_like(kernel))]
+            result += [(patches, kernel, products), (patches.swapaxes(1, 2), products, np.empty_like(kernel))]
             if index:
-                result.append((products, kernel.T, np.empty_like(patches)))
+                result.append((products, kernel.swapaxes(1, 2), np.empty_like(patches)))
         return result
 
     def _one_lane(self, lane, times):
@@ -281,20 +283,27 @@ class Gemms:
         return 2 * 1024**3 * times * len(self._square) / (time.perf_counter() - begin) / 1e9
 
 
+class WinogradGemms(Gemms):
+    """The same with the second convolution by Winograd, as the trainer computes it."""
+
+    shapes = (Gemms.shapes[0], (16, 5 * 5, 32, 64), Gemms.shapes[2])
+
+
 PEERS = {
     "edged": Edged,
     "tensorflow": TensorFlow,
     "keras fit": KerasFit,
     "torch": Torch,
     "torch channels_last": TorchChannelsLast,
-    "gemms": Gemms,
+    "gemms im2col": Gemms,
+    "gemms winograd": WinogradGemms,
 }
 
 
 def main():
     peer, net, threads, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     trainer = PEERS[peer](net, threads, batch)
-    if peer == "gemms":
+    if isinstance(trainer, Gemms):
         print(json.dumps({"flops_a_sample": trainer.flops_a_sample}), flush=True)
     else:
         print(json.dumps({}), flush=True)
@@ -313,7 +322,7 @@ def main():
             "cpu_s": time.process_time() - cpu,
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
-        if peer == "gemms":
+        if isinstance(trainer, Gemms):
             answer["square_gflops"] = trainer.square_gflops()
         print(json.dumps(answer), flush=True)
 

@@ -64,10 +64,11 @@ class GlobalAvgPoolLayer:
     def forward(self, params: Params, x: Array) -> Array:  # noqa: ARG002
         channels = self._shape[-1]
         y = self._y.array(len(x), channels)
-        np.add.reduce(x.reshape(len(x), self._num_places, channels), axis=1, out=y)
+        np.add.reduce(x, axis=tuple(range(1, x.ndim - 1)), out=y)
         return np.divide(y, self._num_places, out=y)
 
     def backward(self, params: Params, dy: Array, grads: Params) -> Array:  # noqa: ARG002
-        dx = self._dx.array(len(dy), self._num_places, self._shape[-1])
-        np.divide(dy[:, None], self._num_places, out=dx)
-        return dx.reshape(len(dy), *self._shape)
+        np.divide(dy, self._num_places, out=dy)
+        dx = self._dx.array(*self._shape[:-1], *dy.shape)  # samples inside, as convolutions have them
+        np.copyto(dx, dy)
+        return np.moveaxis(dx, -2, 0)

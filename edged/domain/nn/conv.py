@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain.nn.buffer import Array, Buffer, Step, Steps, run
-from edged.domain.nn.epilogue import Epilogue
+from edged.domain.nn.epilogue import BoundEpilogue, Epilogue
 from edged.domain.nn.params import Params, bias_name, kernel_name
 from edged.domain.nn.spec import Conv2d, MaxPool2d, Shape
 from edged.domain.nn.winograd import WinogradLayer, suits_winograd
@@ -81,7 +81,8 @@ class ConvLayer:
         at = self._at(len(dy))
         grads[self._bias] += at.epilogue.backward(dy.transpose(1, 2, 0, 3))
         np.matmul(at.products.T, at.patches.T, at.dkernel)  # faster than its transpose: there are more filters
-        grads[self._kernel] += at.dkernel.T.reshape(grads[self._kernel].shape)
+        dkernel = grads[self._kernel].reshape(len(at.patches), -1)
+        dkernel += at.dkernel.T
         if not self._input_gradient:
             return None
         kernel = params[self._kernel].reshape(len(at.patches), -1)
@@ -222,6 +223,7 @@ class PointwiseLayer:
         self._dkernel = Buffer(shape[2] * conv.filters, dtype)
         self._dx = Buffer(outputs * shape[2] * input_gradient, dtype)
         self._epilogue = Epilogue(1, outputs, conv.filters, conv.activation, dtype)
+        self._bound: dict[int, tuple[Array, BoundEpilogue]] = {}
         self._kept: Array = self._x.array(0)
 
     @property
@@ -234,15 +236,15 @@ class PointwiseLayer:
         if not self._kept.flags.c_contiguous:
             self._kept = self._x.array(*self._shape[:2], len(x), self._shape[2])
             np.copyto(self._kept, x.transpose(1, 2, 0, 3))
-        y = self._products.array(*self._shape[:2], len(x), self._filters)
+        y, epilogue = self._at(len(x))
         kernel = params[self._kernel].reshape(-1, self._filters)
         np.matmul(self._kept.reshape(-1, len(kernel)), kernel, out=y.reshape(-1, self._filters))
-        self._epilogue.of([y], y).forward(params[self._bias])
+        epilogue.forward(params[self._bias])
         return y.transpose(2, 0, 1, 3)
 
     def backward(self, params: Params, dy: Array, grads: Params) -> Array | None:
-        y = self._products.array(*self._shape[:2], len(dy), self._filters)
-        grads[self._bias] += self._epilogue.of([y], y).backward(dy.transpose(1, 2, 0, 3))
+        y, epilogue = self._at(len(dy))
+        grads[self._bias] += epilogue.backward(dy.transpose(1, 2, 0, 3))
         kernel, dproducts = params[self._kernel].reshape(-1, self._filters), y.reshape(-1, self._filters)
         dkernel = self._dkernel.array(*kernel.shape)
         np.matmul(self._kept.reshape(-1, len(kernel)).T, dproducts, out=dkernel)
@@ -252,3 +254,10 @@ class PointwiseLayer:
         dx = self._dx.array(*self._kept.shape)
         np.matmul(dproducts, kernel.T, out=dx.reshape(-1, len(kernel)))
         return dx.transpose(2, 0, 1, 3)
+
+    def _at(self, n: int) -> tuple[Array, BoundEpilogue]:
+        """The outputs [height, width, n, filters], and what follows the products that make them."""
+        if n not in self._bound:
+            y = self._products.array(*self._shape[:2], n, self._filters)
+            self._bound[n] = y, self._epilogue.of([y], y)
+        return self._bound[n]

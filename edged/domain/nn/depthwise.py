@@ -1,24 +1,23 @@
 """Depthwise convolution, tap by tap: each of the kernel's places adds its product with a shifted input.
 
-A row of the input is one run of columns × channels numbers, and a tap's weights are laid out along it, so that numpy
-works on long runs however few the channels are. Columns that a stride skips would break the runs; so the input is
-first sorted by column phase: phase p holds the columns p, p + stride, p + 2·stride, ….
+Inside, samples stand behind rows and columns: [rows, columns, n, channels]. So a tap is a slice by rows and columns,
+whatever the stride, and moves blocks of n × channels values, against which a tap's weights are laid out n times.
 """
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain.nn.buffer import Array, Buffer
+from edged.domain.nn.buffer import Array, Buffer, Steps, run
 from edged.domain.nn.conv import same_padding
+from edged.domain.nn.epilogue import Epilogue
 from edged.domain.nn.params import Params, bias_name, kernel_name
 from edged.domain.nn.spec import DepthwiseConv2d, Shape
 
 
 class DepthwiseLayer:
-    """A depthwise convolution and its bias, without its activation."""
+    """A depthwise convolution and its activation."""
 
     def __init__(
         self,
@@ -31,94 +30,144 @@ class DepthwiseLayer:
         input_gradient: bool,
     ) -> None:
         self._kernel, self._bias = kernel_name(index, conv), bias_name(index, conv)
-        self._conv, self._shape, self._input_gradient = conv, shape, input_gradient
-        self._rows, columns, self._channels = conv.output_shape(shape)
-        self._run = columns * self._channels
-        same = conv.padding == "same"
-        self._top, self._left = (
-            same_padding(n, k, s)[0] if same else 0 for n, k, s in zip(shape[:2], conv.kernel, conv.stride, strict=True)
-        )
-        (kernel_rows, kernel_columns), (down, right) = conv.kernel, conv.stride
-        self._num_phases = min(right, kernel_columns)
-        self._padded = (self._rows - 1) * down + kernel_rows, columns + (kernel_columns - 1) // right
-        num_padded = self._num_phases * micro_batch * math.prod(self._padded) * self._channels
-        num_outputs = micro_batch * self._rows * self._run
-        self._x = Buffer(num_padded, dtype)
-        self._y = Buffer(num_outputs, dtype)
-        self._product = Buffer(num_outputs, dtype)
-        self._dx_sorted = Buffer(num_padded * input_gradient, dtype)
-        self._dx = Buffer(micro_batch * math.prod(shape) * input_gradient, dtype)
+        self._input_gradient = input_gradient
+        self._geometry = _Geometry(conv, shape)
+        self._memory = _Memory(self._geometry, micro_batch, dtype, input_gradient=input_gradient)
+        self._views: dict[int, _Views] = {}
 
     @property
     def buffer_bytes(self) -> int:
-        return sum(value.nbytes for value in vars(self).values() if isinstance(value, Buffer))
+        return self._memory.nbytes
 
     def forward(self, params: Params, x: Array) -> Array:
-        n = len(x)
-        phases = self._phases(self._x, n)
-        for phase in range(self._num_phases):
-            inside, source = self._overlap(phase)
-            phases[inside] = x[source]  # the border stays zero
-        y, product = self._outputs(self._y, n), self._outputs(self._product, n)
-        y[:] = self._along_run(params[self._bias])
-        for place, tap in self._taps(phases):
-            y += np.multiply(tap, self._along_run(params[self._kernel][place]), out=product)
-        return y.reshape(n, self._rows, -1, self._channels)
+        at = self._at(len(x))
+        if self._geometry.is_padded:
+            at.padded.fill(0)
+        np.copyto(at.inner, x)
+        np.copyto(at.weights, params[self._kernel][:, :, np.newaxis])
+        run(at.correlate)
+        at.epilogue.forward(params[self._bias])
+        return at.y
 
-    def backward(self, params: Params, dy: Array, grads: Params) -> Array | None:
-        n = len(dy)
-        flat, product = dy.reshape(n, self._rows, self._run), self._outputs(self._product, n)
-        grads[self._bias] += self._by_channel(flat)
-        dkernel = grads[self._kernel]
-        for place, tap in self._taps(self._phases(self._x, n)):
-            dkernel[place] += self._by_channel(np.multiply(tap, flat, out=product))
+    def backward(self, params: Params, dy: Array, grads: Params) -> Array | None:  # noqa: ARG002 - laid out by forward
+        at = self._at(len(dy))
+        grads[self._bias] += at.epilogue.backward(dy.transpose(1, 2, 0, 3))
+        run(at.sum_products)
+        grads[self._kernel] += at.dkernel
         if not self._input_gradient:
             return None
-        phases = self._phases(self._dx_sorted, n)
-        phases[:] = 0
-        for place, tap in self._taps(phases):
-            np.add(tap, np.multiply(flat, self._along_run(params[self._kernel][place]), out=product), out=tap)
-        dx = self._dx.array(n, *self._shape)
-        dx[:] = 0  # there may be places that no window covers
-        for phase in range(self._num_phases):
-            inside, target = self._overlap(phase)
-            dx[target] = phases[inside]
-        return dx
+        run(at.scatter)
+        return at.dx
 
-    def _phases(self, buffer: Buffer, n: int) -> Array:
-        """An input sorted by column phase: [n, phases, rows, columns, channels]."""
-        return buffer.array(n, self._num_phases, *self._padded, self._channels)
+    def _at(self, n: int) -> "_Views":
+        if n not in self._views:
+            self._views[n] = _Views(self._geometry, self._memory, n)
+        return self._views[n]
 
-    def _outputs(self, buffer: Buffer, n: int) -> Array:
-        return buffer.array(n, self._rows, self._run)
 
-    def _taps(self, phases: Array) -> Iterator[tuple[tuple[int, ...], Array]]:
-        """Each place of the kernel, and the input's values that it meets, a writable view [n, rows, run]."""
-        down, right = self._conv.stride
-        runs = phases.reshape(*phases.shape[:3], -1)
-        for row, column in np.ndindex(*self._conv.kernel):
-            rows = slice(row, row + (self._rows - 1) * down + 1, down)
-            start = column // right * self._channels
-            yield (row, column), runs[:, column % right, rows, start : start + self._run]
+class _Geometry:
+    """Sizes, without samples."""
 
-    def _along_run(self, weights: Array) -> Array:
-        """A number for each channel, repeated for all columns."""
-        return np.tile(weights, self._run // self._channels)
-
-    def _by_channel(self, values: Array) -> Array:
-        """The sum of [n, rows, run] for each channel."""
-        sums: Array = values.reshape(-1, self._run).sum(axis=0).reshape(-1, self._channels).sum(axis=0)
-        return sums
-
-    def _overlap(self, phase: int) -> tuple[tuple[int | slice, ...], tuple[slice, ...]]:
-        """Where in the sorted input's `phase` the input lies, and which of its values these are."""
-        (height, width, _), right = self._shape, self._conv.stride[1]
-        rows, columns = self._padded
-        behind = min(rows, self._top + height)
-        first = max(-(-(self._left - phase) // right), 0)
-        last = max(min(columns, -(-(self._left + width - phase) // right)), first)
-        source = first * right + phase - self._left
-        return (
-            (slice(None), phase, slice(self._top, behind), slice(first, last)),
-            (slice(None), slice(0, behind - self._top), slice(source, source + (last - first) * right, right)),
+    def __init__(self, conv: DepthwiseConv2d, shape: Shape) -> None:
+        self.height, self.width, self.channels = shape
+        self.kernel, self.stride, self.activation = conv.kernel, conv.stride, conv.activation
+        self.rows, self.columns, _ = conv.output_shape(shape)
+        self.top, self.left = (
+            same_padding(n, k, s)[0] if conv.padding == "same" else 0
+            for n, k, s in zip(shape[:2], conv.kernel, conv.stride, strict=True)
         )
+        (down, right), (kernel_rows, kernel_columns) = conv.stride, conv.kernel
+        self.padded = (
+            max((self.rows - 1) * down + kernel_rows, self.top + self.height),
+            max((self.columns - 1) * right + kernel_columns, self.left + self.width),
+        )
+        self.is_padded = self.padded != (self.height, self.width)
+
+
+class _Memory:
+    """What micro-batches of all sizes share."""
+
+    def __init__(self, of: _Geometry, micro_batch: int, dtype: npt.DTypeLike, *, input_gradient: bool) -> None:
+        outputs = micro_batch * of.rows * of.columns
+        padded = micro_batch * math.prod(of.padded) * of.channels
+        taps = math.prod(of.kernel) * of.channels
+        self.x = Buffer(padded, dtype)
+        self.weights = Buffer(taps * micro_batch, dtype)
+        self.product = Buffer(outputs * of.channels, dtype)
+        self.y = Buffer(outputs * of.channels, dtype)
+        self.dkernel = Buffer(taps, dtype)
+        self.dx = Buffer(padded * input_gradient, dtype)
+        self.has_dx = input_gradient
+        self.epilogue = Epilogue(1, outputs, of.channels, of.activation, dtype)
+
+    @property
+    def nbytes(self) -> int:
+        own = sum(value.nbytes for value in vars(self).values() if isinstance(value, Buffer))
+        return own + self.epilogue.buffer_bytes
+
+
+class _Views:
+    """The memory as a micro-batch of `n` samples uses it, and the steps on it."""
+
+    def __init__(self, of: _Geometry, memory: _Memory, n: int) -> None:
+        self._of = of
+        self.padded = memory.x.array(*of.padded, n, of.channels)
+        self.inner = self._inside(self.padded)
+        self.weights = memory.weights.array(*of.kernel, n, of.channels)
+        self.dkernel = memory.dkernel.array(*of.kernel, of.channels)
+        y = memory.y.array(of.rows, of.columns, n, of.channels)
+        self.y = y.transpose(2, 0, 1, 3)
+        self.epilogue = memory.epilogue.of([y], y)
+        self._outputs = memory.y.array(of.rows, of.columns, n * of.channels)  # fewer axes: simpler loops
+        self._product = memory.product.array(*self._outputs.shape)
+        first, *others = np.ndindex(*of.kernel)
+        self.correlate: Steps = [
+            (np.multiply, (self._tap(self.padded, first), self._weights_at(first), self._outputs)),
+            *(step for place in others for step in self._correlate(place)),
+        ]
+        ones = memory.epilogue.ones[: self._product.size // of.channels]
+        self.sum_products: Steps = [step for place in (first, *others) for step in self._sum_products(place, ones)]
+        if memory.has_dx:
+            dx = memory.dx.array(*self.padded.shape)
+            self.dx = self._inside(dx)
+            steps = (step for place in (first, *others) for step in self._scatter(place, dx))
+            self.scatter: Steps = [(dx.fill, (0,)), *steps]
+
+    def _correlate(self, place: tuple[int, ...]) -> Steps:
+        return [
+            (np.multiply, (self._tap(self.padded, place), self._weights_at(place), self._product)),
+            (np.add, (self._outputs, self._product, self._outputs)),
+        ]
+
+    def _sum_products(self, place: tuple[int, ...], ones: Array) -> Steps:
+        """The gradient of the weights at `place`. Where the outputs were their gradients are by then."""
+        by_channel = self._product.reshape(len(ones), -1)
+        return [
+            (np.multiply, (self._tap(self.padded, place), self._outputs, self._product)),
+            (np.matmul, (ones, by_channel, self.dkernel[place])),  # a product sums faster than `sum`
+        ]
+
+    def _scatter(self, place: tuple[int, ...], dx: Array) -> Steps:
+        tap = self._tap(dx, place)
+        return [
+            (np.multiply, (self._outputs, self._weights_at(place), self._product)),
+            (np.add, (tap, self._product, tap)),
+        ]
+
+    def _weights_at(self, place: tuple[int, ...]) -> Array:
+        along: Array = self.weights[place].reshape(-1)
+        return along
+
+    def _inside(self, padded: Array) -> Array:
+        """The input [n, height, width, channels] within what windows cover."""
+        of = self._of
+        return padded[of.top : of.top + of.height, of.left : of.left + of.width].transpose(2, 0, 1, 3)
+
+    def _tap(self, padded: Array, place: tuple[int, ...]) -> Array:
+        """The inputs that a place of the kernel meets: [rows, columns, n · channels]."""
+        of = self._of
+        rows, columns = (
+            slice(first, first + (count - 1) * stride + 1, stride)
+            for first, count, stride in zip(place, (of.rows, of.columns), of.stride, strict=True)
+        )
+        return padded.reshape(*of.padded, -1)[rows, columns]

@@ -23,13 +23,12 @@ class Epilogue:
         self.has_relu = activation == "relu"
         self.overtakes = Buffer((num_phases - 1) * outputs * filters, np.bool_)
         self.passes = Buffer(outputs * filters * self.has_relu, np.bool_)
-        self.dy = Buffer(outputs * filters * (num_phases > 1), dtype)
         self.ones = np.ones(outputs, dtype)
         self.dbias = np.zeros(filters, dtype)
 
     @property
     def buffer_bytes(self) -> int:
-        return sum(array.nbytes for array in (self.overtakes, self.passes, self.dy, self.ones, self.dbias))
+        return sum(array.nbytes for array in (self.overtakes, self.passes, self.ones, self.dbias))
 
     def of(self, products: Sequence[Array], y: Array) -> "BoundEpilogue":
         """The epilogue from `products` to `y` [rows, columns, n, filters], each of that shape and contiguous.
@@ -51,13 +50,13 @@ class BoundEpilogue:
         self._row = np.zeros(y.shape[2:], y.dtype)
         self._zeros = np.zeros(self._flat.shape[1], y.dtype)
         self._passes = memory.passes.array(*y.shape) if memory.has_relu else None
-        self._dy = memory.dy.array(*y.shape) if len(products) > 1 else y
+        self._dy = products[0]  # in `backward`: its value has done its work, and y is told apart from it
         self._dy_matrix = self._dy.reshape(-1, filters)
         self._ones = memory.ones[: len(self._dy_matrix)]
         overtakes = memory.overtakes.array(len(products) - 1, y.size)
         flat = [product.reshape(-1) for product in products]
         self._pool = _pool(flat, overtakes, y.reshape(-1))
-        self._unpool = _unpool(self._dy.reshape(-1), overtakes, flat) if len(products) > 1 else []
+        self._unpool = _unpool(overtakes, flat)
 
     def forward(self, bias: Array) -> None:
         """From products to y."""
@@ -92,12 +91,12 @@ def _pool(products: Sequence[Array], overtakes: Array, y: Array) -> Steps:
     return steps
 
 
-def _unpool(dy: Array, overtakes: Array, dproducts: Sequence[Array]) -> Steps:
-    """From the last phase to the first, take what it had overtaken and leave the rest to those before it."""
+def _unpool(overtakes: Array, dproducts: Sequence[Array]) -> Steps:
+    """From the last phase to the second, take what it had overtaken. The first, given all, is left the rest."""
     steps: list[Step] = []
     for dproduct, overtook in zip(reversed(dproducts[1:]), reversed(overtakes), strict=True):
-        steps += [*_gate(dy, overtook, dproduct), (np.subtract, (dy, dproduct, dy))]
-    return [*steps, (np.copyto, (dproducts[0], dy))]
+        steps += [*_gate(dproducts[0], overtook, dproduct), (np.subtract, (dproducts[0], dproduct, dproducts[0]))]
+    return steps
 
 
 def _gate(x: Array, opens: Array, result: Array) -> Steps:

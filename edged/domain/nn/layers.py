@@ -103,7 +103,7 @@ def _without_activation(spec: LayerSpec) -> tuple[LayerSpec, Function | None]:
     """The layer with no activation but one that its own code computes, and the activation that is left to do."""
     if not isinstance(spec, Conv2d | Conv1d | DepthwiseConv2d | Dense) or spec.activation == "none":
         return spec, None
-    if spec.activation == "relu" and not isinstance(spec, DepthwiseConv2d):
+    if spec.activation == "relu":
         return spec, None
     return replace(spec, activation="none"), spec.activation
 
@@ -141,7 +141,7 @@ def _unweighted(spec: LayerSpec, shape: Shape, micro_batch: int, dtype: npt.DTyp
         case Relu() | Relu6() | Tanh():
             layer = ActivationLayer(cast("Function", spec.kind), shape, micro_batch=micro_batch, dtype=dtype)
         case Flatten():
-            layer = FlattenLayer(shape)
+            layer = FlattenLayer(shape, micro_batch=micro_batch, dtype=dtype)
         case _:
             raise AssertionError(spec)
     return layer
@@ -163,12 +163,19 @@ def _pool_to_take_in(specs: Sequence[LayerSpec], index: int) -> MaxPool2d | None
 class FlattenLayer:
     """All axes of a sample into one."""
 
-    buffer_bytes = 0
-
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, *, micro_batch: int, dtype: npt.DTypeLike) -> None:
         self._shape = shape
+        self._y = Buffer(micro_batch * math.prod(shape), dtype)
+
+    @property
+    def buffer_bytes(self) -> int:
+        return self._y.nbytes
 
     def forward(self, params: Params, x: Array) -> Array:  # noqa: ARG002 - one signature for all layers
+        if not x.flags.c_contiguous:
+            y = self._y.array(*x.shape)
+            np.copyto(y, x)
+            x = y
         return x.reshape(len(x), math.prod(self._shape))
 
     def backward(self, params: Params, dy: Array, grads: Params) -> Array:  # noqa: ARG002
@@ -184,7 +191,7 @@ class DenseLayer:
         self._kernel, self._bias = kernel_name(index, spec), bias_name(index, spec)
         self._input_gradient = input_gradient
         self._num_inputs, self._units = shape[0], spec.units
-        self._x = Buffer(micro_batch * shape[0], dtype)
+        self._x: Array = np.empty((0, shape[0]), dtype)  # the last input: it is not changed before `backward`
         self._y = Buffer(micro_batch * spec.units, dtype)
         self._dkernel = Buffer(shape[0] * spec.units, dtype)
         self._dx = Buffer(micro_batch * shape[0] * input_gradient, dtype)
@@ -196,20 +203,19 @@ class DenseLayer:
 
     @property
     def buffer_bytes(self) -> int:
-        own = self._x.nbytes + self._y.nbytes + self._dkernel.nbytes + self._dx.nbytes
+        own = self._y.nbytes + self._dkernel.nbytes + self._dx.nbytes
         return own + (self._relu.buffer_bytes if self._relu else 0)
 
     def forward(self, params: Params, x: Array) -> Array:
-        kept, y = self._x.array(*x.shape), self._y.array(len(x), self._units)
-        np.copyto(kept, x)
-        np.matmul(kept, params[self._kernel], out=y)
+        self._x, y = x, self._y.array(len(x), self._units)
+        np.matmul(x, params[self._kernel], out=y)
         np.add(y, params[self._bias], out=y)
         return self._relu.forward(params, y) if self._relu else y
 
     def backward(self, params: Params, dy: Array, grads: Params) -> Array | None:
         if self._relu:
             dy = self._relu.backward(params, dy, grads)
-        x = self._x.array(len(dy), self._num_inputs)
+        x = self._x
         grads[self._bias] += dy.sum(axis=0)
         grads[self._kernel] += np.matmul(x.T, dy, out=self._dkernel.array(self._num_inputs, self._units))
         if not self._input_gradient:

@@ -24,11 +24,12 @@ def cross_entropy(logits: Array, y: npt.NDArray[np.int64]) -> tuple[Array, Array
     `y` [n] holds class numbers; one outside the classes raises IndexError or counts from the end, as numpy does.
     """
     rows = np.arange(len(y))
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    powers = np.exp(shifted)
-    sums = powers.sum(axis=1, keepdims=True)
-    losses = np.log(sums[:, 0]) - shifted[rows, y]
-    gradient = powers / sums
+    gradient: Array = logits - np.maximum.reduce(logits, axis=1, keepdims=True)
+    shifted = gradient[rows, y]
+    np.exp(gradient, out=gradient)
+    sums = np.add.reduce(gradient, axis=1, keepdims=True)
+    losses = np.log(sums[:, 0]) - shifted
+    gradient /= sums
     gradient[rows, y] -= 1
     return losses, gradient
 

@@ -45,7 +45,10 @@ def suits_winograd(conv: Conv2d, pool: MaxPool2d | None, shape: Shape) -> bool:
 
 
 class WinogradLayer:
-    """A 3×3 convolution, its activation, and the 2×2 `pool` when there is one."""
+    """A 3×3 convolution, its activation, and the 2×2 `pool` when there is one.
+
+    Unlike other layers it takes `begin` before a mini-batch's micro-batches and, behind their gradients, `end`.
+    """
 
     def __init__(
         self,
@@ -64,32 +67,44 @@ class WinogradLayer:
         self._geometry = _Geometry(conv, pool, shape)
         self._memory = _Memory(self._geometry, micro_batch, dtype, input_gradient=input_gradient)
         self._views: dict[int, _Views] = {}
+        weights = shape[2], conv.filters
+        self._u, self._du = self._memory.u.array(16, *weights), self._memory.du.array(16, *weights)
+        self._du_sum = self._memory.du_sum.array(16, *weights)
+        self._dkernel = self._memory.dkernel.array(9, math.prod(weights))
 
     @property
     def buffer_bytes(self) -> int:
         return self._memory.nbytes
 
+    def begin(self, params: Params) -> None:
+        """Transform the kernel, for micro-batches until the next call: they are many, and it is the same for all."""
+        np.matmul(self._to_u, params[self._kernel].reshape(9, -1), self._u.reshape(16, -1))
+        self._du_sum.fill(0)
+
+    def end(self, grads: Params) -> None:
+        """Add the kernel's gradient over all micro-batches since `begin` to `grads`; `backward` leaves it out."""
+        np.matmul(self._to_u.T, self._du_sum.reshape(16, -1), self._dkernel)
+        grads[self._kernel] += self._dkernel.reshape(grads[self._kernel].shape)
+
     def forward(self, params: Params, x: Array) -> Array:
         at = self._at(len(x))
-        np.matmul(self._to_u, params[self._kernel].reshape(9, -1), at.u_rows)
         at.transform(x)
-        np.matmul(at.v, at.u, at.products)
+        np.matmul(at.v, self._u, at.products)
         run(at.add_up)
         run(at.interleave)
         at.epilogue.forward(params[self._bias])
         return at.y
 
-    def backward(self, params: Params, dy: Array, grads: Params) -> Array | None:  # noqa: ARG002 - u has them
+    def backward(self, params: Params, dy: Array, grads: Params) -> Array | None:  # noqa: ARG002 - u has the kernel
         at = self._at(len(dy))
         grads[self._bias] += at.epilogue.backward(dy.transpose(1, 2, 0, 3))
         run(at.deinterleave)
         run(at.spread)
-        np.matmul(at.v.swapaxes(1, 2), at.products, at.du)
-        np.matmul(self._to_u.T, at.du_rows, at.dkernel)
-        grads[self._kernel] += at.dkernel.reshape(grads[self._kernel].shape)
+        np.matmul(at.v.swapaxes(1, 2), at.products, self._du)
+        np.add(self._du_sum, self._du, self._du_sum)
         if not self._input_gradient:
             return None
-        np.matmul(at.products, at.u.swapaxes(1, 2), at.v)  # v has done its work, and u is still that of `forward`
+        np.matmul(at.products, self._u.swapaxes(1, 2), at.v)  # v has done its work
         run(at.transform_back)
         return at.dx
 
@@ -127,6 +142,7 @@ class _Memory:
         self.products = Buffer(planes_size(16, tiles * of.filters), dtype)
         self.y = Buffer(outputs * of.filters, dtype)
         self.du = Buffer(16 * weights, dtype)
+        self.du_sum = Buffer(16 * weights, dtype)
         self.dkernel = Buffer(9 * weights, dtype)
         self.dx = Buffer(micro_batch * math.prod(of.dx) * of.channels * input_gradient, dtype)
         self.has_dx = input_gradient
@@ -153,12 +169,6 @@ class _Views:
         v = memory.v.array(4, 4, rows, columns, n * of.channels)
         self._combine_rows = _combine([self._half[:, k : k + 2 * rows : 2] for k in range(4)], v)
         self.v = v.reshape(16, -1, of.channels)
-
-        self.u_rows = memory.u.array(16, of.channels * of.filters)
-        self.u = self.u_rows.reshape(16, of.channels, of.filters)
-        self.du_rows = memory.du.array(16, of.channels * of.filters)
-        self.du = self.du_rows.reshape(16, of.channels, of.filters)
-        self.dkernel = memory.dkernel.array(9, of.channels * of.filters)
 
         products = memory.products.planes((4, 4), (rows * columns * n * of.filters,))
         self.products = products.reshape(16, -1, of.filters)

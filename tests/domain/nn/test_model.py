@@ -12,10 +12,10 @@ from edged.domain.optim import initial_slots, update
 from edged.domain.topology import Sgd
 
 SHAPE = (12, 12, 1)
-LAYERS = (
-    Conv2d(4, (3, 3), activation="relu"),
+LAYERS = (  # the second convolution is computed by Winograd
+    Conv2d(8, (3, 3), activation="relu"),
     MaxPool2d((2, 2), (2, 2)),
-    Conv2d(6, (3, 3), padding="same", activation="relu"),
+    Conv2d(9, (3, 3), padding="same", activation="relu"),
     MaxPool2d((2, 2), (2, 2)),
     Flatten(),
     Dense(3),
@@ -34,8 +34,8 @@ def flat(grads):
 def test_weights_have_the_published_names_and_shapes():
     params = Model(SHAPE, LAYERS).initial(0)
     assert {name: value.shape for name, value in params.items()} == {
-        "0.conv2d.kernel": (3, 3, 1, 4), "0.conv2d.bias": (4,), "2.conv2d.kernel": (3, 3, 4, 6),
-        "2.conv2d.bias": (6,), "5.dense.kernel": (24, 3), "5.dense.bias": (3,),
+        "0.conv2d.kernel": (3, 3, 1, 8), "0.conv2d.bias": (8,), "2.conv2d.kernel": (3, 3, 8, 9),
+        "2.conv2d.bias": (9,), "5.dense.kernel": (36, 3), "5.dense.bias": (3,),
     }  # fmt: skip
     assert all(value.dtype == np.float32 for value in params.values())
     assert Model(SHAPE, LAYERS).num_parameters == sum(value.size for value in params.values())

@@ -21,12 +21,12 @@ def weights(rng: np.random.Generator, channels: int, filters: int) -> Params:
     return {"0.conv2d.kernel": kernel, "0.conv2d.bias": bias}
 
 
-def layers(conv: Conv2d, pool: MaxPool2d | None, shape: tuple[int, int, int]) -> list[ConvLayer | WinogradLayer]:
+def layers(conv: Conv2d, pool: MaxPool2d | None, shape: tuple[int, int, int]) -> tuple[WinogradLayer, ConvLayer]:
     """By Winograd, and by patches."""
-    return [
-        kind(0, conv, pool, shape, micro_batch=3, dtype=np.float64, input_gradient=True)
-        for kind in (WinogradLayer, ConvLayer)
-    ]
+    return (
+        WinogradLayer(0, conv, pool, shape, micro_batch=3, dtype=np.float64, input_gradient=True),
+        ConvLayer(0, conv, pool, shape, micro_batch=3, dtype=np.float64, input_gradient=True),
+    )
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (6, 5), (5, 6), (4, 4)], ids=str)
@@ -42,13 +42,14 @@ def test_agrees_with_the_convolution_by_patches(size, padding, activation, pool)
     by_winograd, by_patches = layers(conv, pool, shape)
     for n in (3, 2, 3):
         x = rng.standard_normal((n, *shape))
+        by_winograd.begin(params)
         y, expected_y = (layer.forward(params, x) for layer in (by_winograd, by_patches))
         np.testing.assert_allclose(y, expected_y, atol=1e-12)
         dy = rng.standard_normal(y.shape)
         grads = [{name: np.ones_like(value) for name, value in params.items()} for _ in range(2)]
-        dx, expected_dx = (
-            layer.backward(params, dy.copy(), own) for layer, own in zip((by_winograd, by_patches), grads, strict=True)
-        )
+        dx = by_winograd.backward(params, dy.copy(), grads[0])
+        expected_dx = by_patches.backward(params, dy.copy(), grads[1])
+        by_winograd.end(grads[0])
         assert dx is not None
         assert expected_dx is not None
         np.testing.assert_allclose(dx, expected_dx, atol=1e-12)
@@ -63,7 +64,9 @@ def test_single_precision_stays_within_a_few_units_of_the_last_place():
     params = weights(rng, 32, 64)
     exact = layers(conv, None, shape)[1].forward(params, x)
     layer = WinogradLayer(0, conv, None, shape, micro_batch=3, dtype=np.float32, input_gradient=False)
-    single = layer.forward({name: value.astype(np.float32) for name, value in params.items()}, x.astype(np.float32))
+    rounded = {name: value.astype(np.float32) for name, value in params.items()}
+    layer.begin(rounded)
+    single = layer.forward(rounded, x.astype(np.float32))
     assert single.dtype == np.float32
     np.testing.assert_allclose(single, exact, atol=5e-6)
 
