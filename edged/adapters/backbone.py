@@ -1,7 +1,8 @@
 """A trained model whose first layers compute features: read from its file, run, and joined with a head into one model.
 
-Only files that edged wrote can be a backbone, in float32 or int8: their layers are known, so that backbone and head
-become one model.tflite for the companion, which every runtime takes, numpy too. Training the head is not seen here.
+Of the files that edged wrote, in float32 or int8, the layers are known: together with a head they are a model like any
+other, which every runtime takes, numpy too. Of other files only the shapes are looked at: a head's operators are put
+behind those that are there, and it takes a TFLite runtime to run them. Training the head is not seen here.
 """
 
 import hashlib
@@ -9,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edged.adapters.tflite import load_features
-from edged.adapters.tflite_reader import read_tflite
+from edged.adapters.tflite import load_features, load_foreign_features
+from edged.adapters.tflite_foreign import read_foreign
+from edged.adapters.tflite_reader import is_own, read_tflite
 from edged.adapters.tflite_writer import to_tflite
 from edged.domain.nn.params import Params, parameter_shapes
 from edged.domain.nn.spec import Dense, LayerSpec, shapes
@@ -22,7 +24,7 @@ _MOST_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
-class FrozenBackbone:
+class KnownBackbone:
     """The layers from samples to features, and their weights."""
 
     file: BackboneFile
@@ -34,19 +36,38 @@ class FrozenBackbone:
         content = to_tflite(self.file.sample_shape, self.layers, self.params, labels=None)
         return load_features(content, num_threads)
 
-    def join(self, head: Sequence[LayerSpec], params: Params) -> tuple[tuple[LayerSpec, ...], Params]:
-        """The layers and weights of the whole model: this, and `head` with its `params` on top."""
+    def join(self, head: Sequence[LayerSpec], params: Params, labels: Sequence[str]) -> bytes:
+        """The .tflite file of the whole model: this, and `head` with its `params` on top."""
         moved: Params = {}
         for name, value in params.items():
             index, _, rest = name.partition(".")
             moved[f"{int(index) + len(self.layers)}.{rest}"] = value
-        return (*self.layers, *head), self.params | moved
+        return to_tflite(self.file.sample_shape, (*self.layers, *head), self.params | moved, labels=labels)
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignBackbone:
+    """A file that computes features somehow."""
+
+    file: BackboneFile
+    content: bytes
+
+    def extractor(self, num_threads: int = 1) -> FeatureExtractor:
+        """The file in a TFLite runtime. Raises FormatError when none works here, or none that can run it."""
+        return load_foreign_features(self.content, num_threads)
+
+    def join(self, head: Sequence[LayerSpec], params: Params, labels: Sequence[str]) -> bytes:
+        """As KnownBackbone.join; the file's content as it is, and behind it `head`."""
+        return to_tflite(self.file.features, head, params, labels=labels, below=self.content)
+
+
+FrozenBackbone = KnownBackbone | ForeignBackbone
 
 
 def read_backbone(path: Path) -> FrozenBackbone:
-    """The backbone in the file: all of its layers, or of a classifier those before the last dense one.
+    """The backbone in the file: all of it, but of a classifier of edged's only what is before the last dense layer.
 
-    Raises StorageError when it cannot be read, FormatError when edged did not write it or nothing would be left.
+    Raises StorageError when it cannot be read, FormatError when it does not give features or nothing would be left.
     """
     try:
         with path.open("rb") as file:
@@ -55,6 +76,9 @@ def read_backbone(path: Path) -> FrozenBackbone:
         raise StorageError(f"{path.name} cannot be read: {error.strerror}") from error
     if len(content) > _MOST_BYTES:
         raise FormatError(f"{path.name} is larger than 256 MiB")
+    digest = hashlib.sha256(content).hexdigest()
+    if not is_own(content):
+        return ForeignBackbone(BackboneFile(*read_foreign(content), digest), content)
     read = read_tflite(content)
     layers = read.layers
     if read.labels is not None:
@@ -62,8 +86,8 @@ def read_backbone(path: Path) -> FrozenBackbone:
     if not layers:
         raise FormatError(f"{path.name} has no layers before its last dense one")
     names = parameter_shapes(read.sample_shape, layers)
-    return FrozenBackbone(
-        BackboneFile(read.sample_shape, shapes(read.sample_shape, layers)[-1], hashlib.sha256(content).hexdigest()),
+    return KnownBackbone(
+        BackboneFile(read.sample_shape, shapes(read.sample_shape, layers)[-1], digest),
         layers,
         {name: read.params[name] for name in names},
     )

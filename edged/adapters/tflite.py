@@ -56,8 +56,10 @@ class TfliteClassifier:
     def __init__(self, content: bytes, num_threads: int = 1) -> None:
         self._content, self._num_threads = content, num_threads
         self._interpreters: dict[int, _Interpreter] = {}
-        if len(self._interpreter(1).output_shape) != 1:
+        smallest = self._interpreter(1)
+        if len(smallest.output_shape) != 1:
             raise FormatError("not a classifier")
+        self._most_batch = _MOST_BATCH if smallest.takes_batches else 1
 
     def predict(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """See ports.Classifier; any number of samples, also none. Raises ValueError for another sample shape."""
@@ -65,8 +67,8 @@ class TfliteClassifier:
         if x.shape[1:] != smallest.sample_shape:
             raise ValueError(f"samples of shape {x.shape[1:]} for a model of {smallest.sample_shape}")
         result = np.empty((len(x), *smallest.output_shape), np.float32)
-        for start in range(0, len(x), _MOST_BATCH):
-            part = x[start : start + _MOST_BATCH]
+        for start in range(0, len(x), self._most_batch):
+            part = x[start : start + self._most_batch]
             result[start : start + len(part)] = self._interpreter(_next_power_of_two(len(part))).run(part)
         return result
 
@@ -78,18 +80,23 @@ class TfliteClassifier:
 
 
 class _Interpreter:
-    """A TFLite interpreter for up to `batch` samples at once."""
+    """A TFLite interpreter for up to `batch` samples at once; for single ones if the file is made for those alone.
+
+    A file that is may take more and mix them up: what counts is whether it names its batch a dimension that varies.
+    """
 
     def __init__(self, content: bytes, batch: int, num_threads: int) -> None:
         try:
             self._tflite = _interpreter_class()(model_content=content, num_threads=num_threads)
             (samples,), (probabilities,) = self._tflite.get_input_details(), self._tflite.get_output_details()
             self.sample_shape = tuple(int(n) for n in samples["shape"][1:])
+            self.takes_batches = bool(samples["shape_signature"][0] == -1)
+            self.batch = batch = batch if self.takes_batches else 1
             self._input, self._output = samples["index"], probabilities["index"]
             self._tflite.resize_tensor_input(self._input, (batch, *self.sample_shape))
             self._tflite.allocate_tensors()
             output_shape = self._tflite.get_output_details()[0]["shape"]
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, IndexError) as error:
             raise FormatError(f"not a usable .tflite file: {error}") from error
         if (samples["dtype"], probabilities["dtype"]) != (np.float32, np.float32) or output_shape[0] != batch:
             raise FormatError("not a model from float32 samples to float32 outputs, a row for each sample")
@@ -112,11 +119,12 @@ class TfliteFeatures:
 
     def __init__(self, content: bytes, num_threads: int = 1) -> None:
         self._interpreter = _Interpreter(content, _MOST_BATCH, num_threads)
+        self.sample_shape = self._interpreter.sample_shape
 
     def features(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         result = np.empty((len(x), *self._interpreter.output_shape), np.float32)
-        for start in range(0, len(x), _MOST_BATCH):
-            part = x[start : start + _MOST_BATCH]
+        for start in range(0, len(x), self._interpreter.batch):
+            part = x[start : start + self._interpreter.batch]
             result[start : start + len(part)] = self._interpreter.run(part)
         return result
 
@@ -175,6 +183,18 @@ def load_features(content: bytes, num_threads: int = 1) -> FeatureExtractor:
     return TfliteFeatures(content, num_threads)
 
 
+def load_foreign_features(content: bytes, num_threads: int = 1) -> FeatureExtractor:
+    """As `load_features`, of a file that edged did not write; it is run in a child process first.
+
+    Raises FormatError when no TFLite runtime works here, or none that can run the file.
+    """
+    runtime = prepare_runtime()
+    if runtime.name == "numpy":
+        raise FormatError(f"only a TFLite runtime can run it, and none works here: {runtime.problem}")
+    _probe(content)
+    return TfliteFeatures(content, num_threads)
+
+
 @functools.cache
 def prepare_runtime() -> Runtime:
     """Find out what can run models here, and log it: once per process, in some tenths of a second or, on a Pi, seconds.
@@ -195,23 +215,34 @@ def prepare_runtime() -> Runtime:
 
 def probe_runtime() -> Runtime:
     """Run a small model in a child process. The numpy runtime, with the problem, when the child fails."""
+    try:
+        said, announced = _probe(b"")
+        found = json.loads(said)
+        return Runtime(found["name"], found["version"], "xnnpack" if "XNNPACK" in announced else "none")
+    except FormatError as error:
+        return _numpy(str(error))
+    except (ValueError, LookupError, TypeError) as error:
+        return _numpy(f"the probe printed something else than asked: {error}")
+
+
+def _probe(content: bytes) -> tuple[str, str]:
+    """Run a small model in a child process, and `content` if there is any. What the child wrote to stdout and stderr.
+
+    Raises FormatError when it fails.
+    """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         child = subprocess.run(
             [sys.executable, "-P", "-m", "edged.adapters.tflite_probe"],
-            capture_output=True, check=False, env=environment, text=True, timeout=_PROBE_DEADLINE_S,
+            input=content, capture_output=True, check=False, env=environment, timeout=_PROBE_DEADLINE_S,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
-        return _numpy(f"the probe did not run: {error}")
+        raise FormatError(f"the probe did not run: {error}") from error
+    announced = child.stderr.decode(errors="replace")
     if child.returncode:
-        last_line = child.stderr.strip().rpartition("\n")[2]
-        return _numpy(f"the probe ended with {child.returncode}: {last_line}")
-    try:
-        found = json.loads(child.stdout)
-        delegate = "xnnpack" if "XNNPACK" in child.stderr else "none"
-        return Runtime(found["name"], found["version"], delegate)
-    except (ValueError, LookupError, TypeError) as error:
-        return _numpy(f"the probe printed something else than asked: {error}")
+        last_line = announced.strip().rpartition("\n")[2]
+        raise FormatError(f"the probe ended with {child.returncode}: {last_line}")
+    return child.stdout.decode(errors="replace"), announced
 
 
 def check_runtime() -> tuple[str, str]:
@@ -228,6 +259,19 @@ def check_runtime() -> tuple[str, str]:
         raise ArithmeticError("the TFLite runtime computes something else than numpy")
     package = _interpreter_class().__module__.partition(".")[0].replace("_", "-")
     return package, importlib.metadata.version(package)
+
+
+def check_features(content: bytes) -> None:
+    """Compute features of a few samples with `content`, together and one by one.
+
+    Raises FormatError when they are not the same, beside whatever running it raises, if it lets the process live.
+    """
+    extractor = TfliteFeatures(content)
+    x = np.random.default_rng(0).random((3, *extractor.sample_shape), np.float32)
+    together = extractor.features(x)
+    singly = np.concatenate([extractor.features(x[i : i + 1]) for i in range(len(x))])
+    if not np.allclose(together, singly, rtol=1e-3, atol=1e-3):
+        raise FormatError("a sample's features depend on the other samples of a batch")
 
 
 def _interpreter_class() -> Any:

@@ -29,6 +29,13 @@ _MOST_SIZE = 1 << 24
 _MOST_VALUES = 1 << 26
 """Values of one sample between two layers, or copied for a convolution; bounds what running the model allocates."""
 
+_MOST_NOTES = 1 << 10
+_DAMAGE = (
+    struct.error, ValueError, TypeError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError,
+    ZeroDivisionError,
+)  # fmt: skip
+"""What offsets lead to that lead nowhere."""
+
 _DTYPES = {tflite.TensorType.FLOAT32: "<f4", tflite.TensorType.INT32: "<i4", tflite.TensorType.INT8: "i1"}
 _LAYER_OF_KIND: dict[str, type[LayerSpec]] = {layer.kind: layer for layer in get_args(LayerSpec)}
 
@@ -50,11 +57,18 @@ def read_tflite(content: bytes) -> ReadModel:
         return _Reader(content).read()
     except ShapeError as error:
         raise FormatError(f"the model's layers do not fit: {error}") from error
-    except (
-        struct.error, ValueError, TypeError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError,
-        ZeroDivisionError,
-    ) as error:  # fmt: skip
-        raise FormatError("not a .tflite file of edged's, or a damaged one") from error  # offsets that lead nowhere
+    except _DAMAGE as error:
+        raise FormatError("not a .tflite file of edged's, or a damaged one") from error
+
+
+def is_own(content: bytes) -> bool:
+    """Whether the file claims to be one that `read_tflite` takes."""
+    try:
+        model = tflite.Model.GetRootAs(content, 0)
+        names = {model.Metadata(index).Name() for index in range(min(model.MetadataLength(), _MOST_NOTES))}
+    except _DAMAGE:
+        return False
+    return LAYERS.encode() in names
 
 
 class _Reader:

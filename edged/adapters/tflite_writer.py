@@ -38,6 +38,7 @@ def to_tflite(
     calibration: npt.NDArray[np.float32] | None = None,
     description: str = "A classifier trained by edged",
     metadata: Mapping[str, str] | None = None,
+    below: bytes | None = None,
 ) -> bytes:
     """The file; the same arguments give the same bytes. Raises ValueError when they do not fit each other.
 
@@ -45,6 +46,9 @@ def to_tflite(
 
     With `calibration`, normalised samples [n, *sample shape], n ≥ 1, it computes in int8: what goes beyond the values
     that those samples lead to is clipped. A few hundred are enough.
+
+    With `below`, a file that `read_foreign` takes, the layers go on from its output, and "samples" are its input.
+    Only a TFLite runtime can run such a file, and `read_tflite` does not take it.
     """
     output_shape = shapes(sample_shape, layers)[-1]
     if {name: value.shape for name, value in params.items()} != parameter_shapes(sample_shape, layers):
@@ -56,11 +60,14 @@ def to_tflite(
         graph = quantise(graph, _ranges(sample_shape, layers, params, calibration))
     if labels is not None:
         graph.output = graph.add(_SOFTMAX, [graph.output], "probabilities", output_shape, {"Beta": 1.0})
-    notes = {"min_runtime_version": "1.5.0", LAYERS: json.dumps([[layer.kind, asdict(layer)] for layer in layers])}
+    notes = {}
+    if below is None:
+        layers_text = json.dumps([[layer.kind, asdict(layer)] for layer in layers])
+        notes = {"min_runtime_version": "1.5.0", LAYERS: layers_text}
     if labels is not None:
         notes[LABELS] = json.dumps(list(labels))
     output = "outputs" if labels is None else "probabilities"
-    return encode(graph, description=description, notes=notes | dict(metadata or {}), output=output)
+    return encode(graph, description=description, notes=notes | dict(metadata or {}), output=output, below=below)
 
 
 def _ranges(

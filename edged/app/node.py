@@ -237,10 +237,9 @@ def _trainer(
         )
 
     def export(params: Params, calibration: Samples | None) -> bytes:
-        layers = training.model
         if backbone is not None:
-            layers, params = backbone.join(layers, params)
-        return to_tflite(stream.shape, layers, params, labels=stream.labels, calibration=calibration)
+            return backbone.join(training.model, params, stream.labels)
+        return to_tflite(stream.shape, training.model, params, labels=stream.labels, calibration=calibration)
 
     checkpointing = Checkpointing(
         CheckpointDir(folders.state),

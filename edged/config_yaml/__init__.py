@@ -93,7 +93,7 @@ def _with_backbone(topology: Topology, folder: Path, look_up: LookUp | None) -> 
         try:
             backbone = replace(backbone, file=look_up(file))
         except EdgedError as error:
-            hint = "a backbone is a .tflite file that edged wrote"
+            hint = "a backbone is a .tflite file with one input and one output, both float32"
             findings.append(Finding("training.backbone.model", str(error), hint))
     return replace(topology, training=replace(training, backbone=backbone)), findings
 

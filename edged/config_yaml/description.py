@@ -381,7 +381,7 @@ _TRAINING = section(
             "Layers that are trained already, below the model.",
             {
                 "model": Key(
-                    _FILE, "a model.tflite of edged's, beside this file; of a classifier all but the last layer"
+                    _FILE, "a .tflite file beside this one; of a model.tflite of edged's all but the last layer"
                 ),
                 "trainable": Key(Choice(("head",)), "the model on top alone"),
             },

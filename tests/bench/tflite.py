@@ -4,8 +4,9 @@
 Run it from the repository: python -m tests.bench.tflite [--quick] [--json]
 
 Trains the example's model for two epochs on the full Fashion-MNIST (--quick: on the packaged images), then lets numpy,
-this Python's TFLite runtime and LiteRT predict the test images, on one thread: in batches of 32 and one by one. The
-median of five rounds, in which the runtimes take turns; other work on the machine slows all of them.
+this Python's TFLite runtime and LiteRT predict the test images, on one thread: in batches of 32 and one by one. Speed
+and the median time of a call are the medians of five rounds, in which the runtimes take turns; other work on the
+machine slows all of them.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from edged.domain.nn.model import Model
 ROUNDS = 5
 SINGLES = 500
 """Samples that are predicted one by one in each round."""
+SPEEDS = ("batched_per_s", "single_per_s", "batch_p50_ms", "single_p50_ms")
 
 
 def main() -> None:
@@ -42,11 +44,14 @@ def main() -> None:
         print(json.dumps(results))
         return
     print(f"{results['machine']}; trained model: {results['accuracy']:.4f} of {results['test_samples']} test images\n")
-    print(f"{'runtime':34}{'model':9}{'bytes':>9}{'accuracy':>10}{'loss':>9}{'batch 32':>10}{'single':>9}  samples/s")
+    print(f"{'':62}{'samples/s':>19}{'p50 ms':>20}")
+    columns = f"{'batch 32':>10}{'single':>9}"
+    print(f"{'runtime':34}{'model':9}{'bytes':>9}{'accuracy':>10}{'loss':>9}{columns} {columns}")
     for row in results["rows"]:
         print(
             f"{row['runtime']:34}{row['model']:9}{row['bytes']:9,}{row['accuracy']:10.4f}{row['accuracy_loss']:9.4f}"
             f"{row['batched_per_s']:10,.0f}{row['single_per_s']:9,.0f}"
+            f" {row['batch_p50_ms']:10.3f}{row['single_p50_ms']:9.3f}"
         )
 
 
@@ -85,8 +90,7 @@ def measured(folder: Path, dataset: str) -> dict[str, Any]:
             rows.append({
                 "runtime": child.runtime, "model": model, "bytes": (folder / f"{model}.tflite").stat().st_size,
                 "accuracy": each[0]["accuracy"], "accuracy_loss": trained - each[0]["accuracy"],
-                "batched_per_s": statistics.median(result["batched_per_s"] for result in each),
-                "single_per_s": statistics.median(result["single_per_s"] for result in each),
+                **{speed: statistics.median(result[speed] for result in each) for speed in SPEEDS},
             })  # fmt: skip
     machine = f"{platform.machine()}, Python {platform.python_version()}"
     return {"machine": machine, "accuracy": trained, "test_samples": len(test.y), "rows": rows}
@@ -136,15 +140,23 @@ def serve(folder: Path, *, numpy: bool) -> None:
 
 
 def timed(model: NumpyClassifier | TfliteClassifier, x: Any, y: Any) -> dict[str, float]:
-    began = time.perf_counter()
-    predicted = np.concatenate([model.predict(x[first : first + 32]) for first in range(0, len(x), 32)])
-    batched = time.perf_counter()
+    predicted, batches_s = [], []
+    for first in range(0, len(x) - 31, 32):
+        began = time.perf_counter()
+        predicted.append(model.predict(x[first : first + 32]))
+        batches_s.append(time.perf_counter() - began)
+    predicted.append(model.predict(x[len(x) - len(x) % 32 :]))
+    singles_s = []
     for sample in range(SINGLES):
+        began = time.perf_counter()
         model.predict(x[sample : sample + 1])
+        singles_s.append(time.perf_counter() - began)
     return {
-        "accuracy": float((predicted.argmax(axis=1) == y).mean()),
-        "batched_per_s": len(x) / (batched - began),
-        "single_per_s": SINGLES / (time.perf_counter() - batched),
+        "accuracy": float((np.concatenate(predicted).argmax(axis=1) == y).mean()),
+        "batched_per_s": 32 * len(batches_s) / sum(batches_s),
+        "single_per_s": SINGLES / sum(singles_s),
+        "batch_p50_ms": 1000 * statistics.median(batches_s),
+        "single_p50_ms": 1000 * statistics.median(singles_s),
     }
 
 

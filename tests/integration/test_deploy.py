@@ -39,6 +39,8 @@ async def test_int8_models_reach_the_companion_and_serve_as_a_backbone_later(emb
     head = {"model": "[dense: 10]", "more": "backbone: {model: features.tflite}"}
     async with running(Site(second, embedded_broker.bootstrap, epochs=2, site="head", **head)) as site:
         edge, _ = await trained_and_served(site)
+        first_epoch = await edge.wait_for("train.epoch", epoch=0)
+        assert 0 < first_epoch["decode_fraction"] < 1  # with it come the features
         assert (await edge.wait_for("train.epoch", epoch=1))["test_accuracy"] > 0.7
         kinds = [layer.kind for layer in read_tflite(deployed(site).read_bytes()).layers]
         assert kinds == ["conv2d", "max_pool2d", "flatten", "dense"]

@@ -1,5 +1,6 @@
 """Mini-batches."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -68,6 +69,20 @@ def test_threads_change_nothing():
     assert len(a) == 99
     assert a.x.tobytes() == b.x.tobytes()
     assert a.ids.tolist() == b.ids.tolist()
+
+
+def test_images_are_decoded_on_the_executors_threads_alone():
+    names = set()
+
+    class Spy(Brightness):
+        def decode(self, payload, codec, shape):
+            names.add(threading.current_thread().name)
+            return super().decode(payload, codec, shape)
+
+    with ThreadPoolExecutor(2, thread_name_prefix="train") as executor:
+        Batcher(STREAM, 100, Spy(), executor).add([image(value) for value in range(1, 101)])
+    assert names
+    assert all(name.startswith("train") for name in names)
 
 
 def test_a_batch_stays_while_the_next_one_is_made():
