@@ -97,8 +97,9 @@ EVENTS: Mapping[str, Event] = {
     ),
     "train.epoch": event(
         "An epoch is over. Loss and accuracy of training are means over the epoch while the weights moved; "
-        "samples per second include waiting.",
-        optional=("train_accuracy", "test_loss", "test_accuracy"),
+        "samples per second include waiting. Anomaly threshold: the 99th percentile of the test losses, of an "
+        "autoencoder.",
+        optional=("train_accuracy", "test_loss", "test_accuracy", "anomaly_threshold"), anomaly_threshold=float,
         epoch=int, step=int, loss=float, train_accuracy=float, test_loss=float, test_accuracy=float, test_samples=int,
         samples=int, samples_per_s=float, seconds=float, wait_s=float, wait_fraction=float,
         decode_s=float, decode_fraction=float,
@@ -135,7 +136,9 @@ EVENTS: Mapping[str, Event] = {
     ),
     "infer.predicted": event(
         "What was predicted since the last such line; every 10 s while there is something, and at the end. Skipped: "
-        "records that ingest dead-letters. Correct: of those that carry a label, the ones predicted so.",
+        "records that ingest dead-letters. Correct: of those that carry a label, the ones predicted so. Anomalous, "
+        "with an autoencoder: above its threshold.",
+        optional=("anomalous",), anomalous=int,
         generation=int, samples=int, skipped=int, labelled=int, correct=int, samples_per_s=float,
         latency_p50_ms=float, latency_p95_ms=float, compute_ms=float,
     ),

@@ -272,12 +272,16 @@ class ArchiveWriter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeployedModel:
-    """A model file that the companion may serve."""
+    """A model file that the companion may serve: a classifier of `labels`, or without any an autoencoder.
+
+    `anomaly_threshold`: see `domain.anomaly`; None where no samples were held out.
+    """
 
     generation: int
     content: bytes
     labels: tuple[str, ...]
     sample_shape: tuple[int, ...]
+    anomaly_threshold: float | None = None
 
 
 class CheckpointStore(Protocol):

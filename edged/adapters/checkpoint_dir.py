@@ -2,7 +2,7 @@
 
     checkpoint-000000004690.safetensors     weights, optimizer state, positions
     model-000000004690.tflite               the model for inference, and beside it, written after it:
-    model-000000004690.json                 its digest, labels and shape: its presence means that both are whole
+    model-000000004690.json                 its digest, labels, shape and so on: its presence means that both are whole
     model.tflite                            the newest of them, under a name for people
 
 Covers durable, atomic writing and leaving out what is torn. What is in the files is `domain.checkpoint`'s subject,
@@ -13,6 +13,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -81,6 +82,7 @@ class CheckpointDir:
             "sha256": hashlib.sha256(model.content).hexdigest(),
             "labels": model.labels,
             "sample_shape": model.sample_shape,
+            "anomaly_threshold": model.anomaly_threshold,
         }
         with _translated():
             self._remove(f"{name}.json")  # an earlier one would not match while the model is replaced
@@ -122,7 +124,10 @@ class CheckpointDir:
         labels, shape = tuple(description["labels"]), tuple(description["sample_shape"])
         if not all(isinstance(label, str) for label in labels) or not all(type(n) is int and n > 0 for n in shape):
             raise ValueError("labels or shape are malformed")
-        return DeployedModel(generation, content, labels, shape)
+        threshold = description["anomaly_threshold"]
+        if threshold is not None and not (type(threshold) is float and 0 <= threshold < math.inf):
+            raise ValueError("the anomaly threshold is malformed")
+        return DeployedModel(generation, content, labels, shape, threshold)
 
     def _generations(self, pattern: re.Pattern[str]) -> list[int]:
         try:

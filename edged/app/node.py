@@ -38,6 +38,7 @@ from edged.services.uplink import Uplink
 
 if TYPE_CHECKING:
     from edged.adapters.backbone import FrozenBackbone
+    from edged.services.served_model import Outputs
 
 _HELD_OUT_BYTES = 4 << 20
 """Fresh held-out samples kept to test live training on."""
@@ -92,6 +93,12 @@ async def run_companion(topology: Topology, node: str, timing: Timing = Timing()
 
     folders = Folders.of(node)
     runtime = tflite.prepare_runtime()
+
+    def load(content: bytes) -> "Outputs":
+        if topology.training is not None and topology.training.loss == "mean_squared_error":
+            return tflite.load_features(content).features
+        return tflite.load_classifier(content).predict
+
     async with AsyncExitStack() as stack:
         health = HealthBoard()
         log = await stack.enter_async_context(KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s))
@@ -100,7 +107,7 @@ async def run_companion(topology: Topology, node: str, timing: Timing = Timing()
             node,
             log=log,
             models=CheckpointDir(folders.state, writes=False),
-            load=tflite.load_classifier,
+            load=load,
             decoder=PillowDecoder(),
             runtime=runtime.name,
             poll_s=timing.poll_s,
@@ -239,14 +246,15 @@ def _trainer(
     def export(params: Params, calibration: Samples | None) -> bytes:
         if backbone is not None:
             return backbone.join(training.model, params, stream.labels)
-        return to_tflite(stream.shape, training.model, params, labels=stream.labels, calibration=calibration)
+        labels = stream.labels if is_classifier else None
+        return to_tflite(stream.shape, training.model, params, labels=labels, calibration=calibration)
 
     checkpointing = Checkpointing(
         CheckpointDir(folders.state),
         health,
-        export if is_classifier else None,
+        export,
         job=job,
-        labels=stream.labels,
+        labels=stream.labels if is_classifier else (),
         sample_shape=stream.shape,
         every_s=training.checkpoint_s,
     )

@@ -338,7 +338,10 @@ _TRAINING = section(
     epochs=Key(Whole(1, 1_000_000), "passes over the data"),
     global_batch=Key(Whole(1, 65_536), "samples in one step, over all edges"),
     seed=Key(Whole(0, (1 << 63) - 1), "of the weights and the order; the same seed gives the same run"),
-    loss=Key(Choice(get_args(LossName)), "mean_squared_error trains an autoencoder: the model gives its input back"),
+    loss=Key(
+        Choice(get_args(LossName)),
+        "mean_squared_error trains an autoencoder: the model gives its input back, predictions are anomaly scores",
+    ),
     class_weights=Key(
         Listing(Number(0, 1_000_000), 1, 65_536), "what each label's samples count, in the labels' order"
     ),

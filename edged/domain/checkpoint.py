@@ -22,7 +22,7 @@ Params = dict[str, npt.NDArray[np.float32]]
 MOST_HISTORY = 100
 """Epochs whose metrics are kept."""
 
-_VERSION = "checkpoint/2"
+_VERSION = "checkpoint/3"
 _NO_DIGEST = "0" * 64
 _MOST_LANES = 1024
 _MOST_MICRO_BATCH = 65536
@@ -61,7 +61,8 @@ class Tally:
 class EpochMetrics:
     """How an epoch ended. `loss` and `test_loss` are means by sample.
 
-    Without held-out samples there is nothing of test; without classes no accuracy.
+    Without held-out samples there is nothing of test; without classes no accuracy. `anomaly_threshold`: see
+    `domain.anomaly`, of an autoencoder alone.
     """
 
     epoch: int
@@ -70,6 +71,7 @@ class EpochMetrics:
     train_accuracy: float | None
     test_loss: float | None
     test_accuracy: float | None
+    anomaly_threshold: float | None = None
 
 
 @dataclass(slots=True)

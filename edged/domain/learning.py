@@ -76,8 +76,8 @@ class Learner:
         )
         state.position = replace(position, step=position.step + 1)
 
-    def test(self, state: TrainState, x: _Samples, y: _Integers) -> tuple[float, int]:
-        """The sum of the samples' losses and the number of right ones, without any change.
+    def test(self, state: TrainState, x: _Samples, y: _Integers) -> tuple[_Samples, int]:
+        """The samples' losses [n] and the number of right ones, without any change.
 
         Raises DivergedError when the loss is not finite.
         """
@@ -86,7 +86,7 @@ class Learner:
             losses, _ = LOSSES[self._training.loss](outputs, self._targets(x, y))
         if not np.isfinite(losses).all():
             raise DivergedError
-        return float(losses.sum(dtype=np.float64)), int((outputs.argmax(axis=1) == y).sum())
+        return losses, int((outputs.argmax(axis=1) == y).sum())
 
     def _targets(self, x: _Samples, y: _Integers) -> npt.NDArray[np.float32] | _Integers:
         return y if self._training.loss == "cross_entropy" else x.reshape(len(x), -1)

@@ -19,9 +19,10 @@ MOST_PROBABILITIES = 10
 
 _MOST_BYTES = 64 * 1024
 _TYPE_OF_FIELD: Mapping[str, type] = {
-    "device": str, "partition": int, "offset": int, "sampled_ms": int, "label": str, "probability": float,
-    "probabilities": dict, "generation": int, "latency_ms": float, "compute_ms": float,
+    "device": str, "partition": int, "offset": int, "sampled_ms": int, "generation": int, "latency_ms": float,
+    "compute_ms": float,
 }  # fmt: skip
+_TYPE_OF_CLASS_FIELD: Mapping[str, type] = {"label": str, "probability": float, "probabilities": dict}
 
 
 class Identity(NamedTuple):
@@ -38,25 +39,37 @@ class Prediction:
     """What a model of `generation` says of the sample (device, partition, offset).
 
     `sampled_ms` is the sample's Unix time; `latency_ms` the time from then until the prediction was published, by
-    the clocks of device and edge; `compute_ms` the time its batch took to decode and predict. `probabilities`
-    holds the most probable labels, falling.
+    the clocks of device and edge; `compute_ms` the time its batch took to decode and predict.
+
+    Of a classifier: the `label` with its `probability`, and `probabilities`, the most probable labels, falling. Of an
+    autoencoder: the `anomaly` score and, where one is known, `anomaly_threshold`; see `domain.anomaly`. The other's
+    are None, or empty.
     """
 
     device: str
     partition: int
     offset: int
     sampled_ms: int
-    label: str
-    probability: float
+    label: str | None
+    probability: float | None
     probabilities: Mapping[str, float]
     generation: int
     latency_ms: float
     compute_ms: float
+    anomaly: float | None = None
+    anomaly_threshold: float | None = None
 
     @property
     def identity(self) -> Identity:
         """Which sample this is of."""
         return Identity(self.device, self.partition, self.offset, self.sampled_ms)
+
+    @property
+    def is_anomalous(self) -> bool:
+        """Whether the score is above the threshold; False where there is no score or no threshold."""
+        if self.anomaly is None or self.anomaly_threshold is None:
+            return False
+        return self.anomaly > self.anomaly_threshold
 
 
 def most_probable(probabilities: npt.NDArray[np.float32], labels: Sequence[str]) -> dict[str, float]:
@@ -66,8 +79,9 @@ def most_probable(probabilities: npt.NDArray[np.float32], labels: Sequence[str])
 
 
 def encode(prediction: Prediction) -> bytes:
-    """The message's value."""
-    return json.dumps(asdict(prediction), separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    """The message's value, without what is None or empty."""
+    fields = {name: value for name, value in asdict(prediction).items() if value is not None and value != {}}
+    return json.dumps(fields, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def decode(value: bytes) -> Prediction:
@@ -81,8 +95,19 @@ def decode(value: bytes) -> Prediction:
     if not isinstance(fields, dict):
         raise FormatError("a prediction is not a JSON object")
     known = {name: _field(fields, name, kind) for name, kind in _TYPE_OF_FIELD.items()}
-    probabilities: dict[str, Any] = known["probabilities"]
-    return Prediction(**known | {"probabilities": {key: _number(key, value) for key, value in probabilities.items()}})
+    return Prediction(**known, **(_anomaly(fields) if "anomaly" in fields else _class(fields)))
+
+
+def _class(fields: Mapping[str, Any]) -> dict[str, Any]:
+    known = {name: _field(fields, name, kind) for name, kind in _TYPE_OF_CLASS_FIELD.items()}
+    return known | {"probabilities": {key: _number(key, value) for key, value in known["probabilities"].items()}}
+
+
+def _anomaly(fields: Mapping[str, Any]) -> dict[str, Any]:
+    names = [name for name in ("anomaly", "anomaly_threshold") if name in fields]
+    return {"label": None, "probability": None, "probabilities": {}} | {
+        name: _number(name, fields[name]) for name in names
+    }
 
 
 def _field(fields: Mapping[str, Any], name: str, kind: type) -> Any:

@@ -48,7 +48,6 @@ def warnings(topology: Topology) -> list[Finding]:
         *_plain_network(topology),
         *_idle_edges(topology),
         *_calibration(topology),
-        *_no_predictions(topology),
     ]
 
 
@@ -477,15 +476,6 @@ def _calibration(topology: Topology) -> Iterator[Finding]:
             "training.deploy.format",
             "without held-out samples to calibrate by, the companion gets float32 models",
             "set test_samples",
-        )
-
-
-def _no_predictions(topology: Topology) -> Iterator[Finding]:
-    if topology.training and topology.training.loss == "mean_squared_error":
-        yield Finding(
-            "training.loss",
-            "an autoencoder is trained and tested, but this version publishes no anomaly scores",
-            "its checkpoints hold the weights",
         )
 
 

@@ -28,7 +28,7 @@ Exporter = Callable[[Params, Samples | None], bytes]
 class Checkpointing:
     """Checkpoints of one job, every `every_s` seconds and whenever asked. Used by one task.
 
-    Without `export` nothing is deployed.
+    `labels`: those of a classifier; none of an autoencoder.
 
     A disk that refuses is reported (health: disk, `checkpoint.failed`) and tried again later; training goes on.
     Cancelled, each method first finishes its write.
@@ -38,7 +38,7 @@ class Checkpointing:
         self,
         store: CheckpointStore,
         health: Health,
-        export: Exporter | None,
+        export: Exporter,
         *,
         job: str,
         labels: tuple[str, ...],
@@ -74,8 +74,7 @@ class Checkpointing:
 
     async def deploy(self, state: TrainState, calibration: Samples | None = None) -> None:
         """Give the companion the model of `state`, unless it has it; with `calibration` an int8 one."""
-        if self._export is not None:
-            await self._attempt(partial(self._deploy, calibration=calibration), state)
+        await self._attempt(partial(self._deploy, calibration=calibration), state)
 
     def _postpone(self) -> None:
         self._due_at = asyncio.get_running_loop().time() + self._every_s
@@ -113,9 +112,9 @@ class Checkpointing:
         if self._store.newest_model(newer_than=state.generation - 1) is not None:
             return
         begin = perf_counter()
-        assert self._export is not None, "deploy() asks only then"
         content = self._export(state.params, calibration)
-        self._store.deploy(DeployedModel(state.generation, content, self._labels, self._sample_shape))
+        threshold = state.history[-1].anomaly_threshold if state.history else None
+        self._store.deploy(DeployedModel(state.generation, content, self._labels, self._sample_shape, threshold))
         logger().info(
             "checkpoint.deployed",
             generation=state.generation,

@@ -16,12 +16,11 @@ import numpy.typing as npt
 from edged.aio import run_in_worker
 from edged.domain import codec, prediction
 from edged.domain.prediction import Identity, Prediction
-from edged.domain.topology import MIB, Device, Stream, Topology
+from edged.domain.topology import MIB, Device, Topology, Training
 from edged.errors import ConfigError, Problem, RejectedRecord
 from edged.log import logger
 from edged.ports import (
     CheckpointStore,
-    Classifier,
     ImageDecoder,
     Log,
     LogReader,
@@ -33,7 +32,7 @@ from edged.ports import (
 )
 from edged.services.infer_report import InferReport
 from edged.services.published import published_lately, record_at
-from edged.services.served_model import Model, ServedModel
+from edged.services.served_model import Model, Outputs, ServedModel
 
 _RECOVERED_BATCHES = 4
 """How far back a restart looks for predictions whose positions were not committed. One batch would do unless crash
@@ -44,11 +43,11 @@ _MOST_BATCH_BYTES = 8 * MIB
 
 
 class _Result(NamedTuple):
-    """A record that could be used: its label as published (None: unlabelled), and its probabilities."""
+    """A record that could be used: its label as published (None: unlabelled), and what `Model.predict` gave for it."""
 
     record: Record
     label: str | None
-    probabilities: npt.NDArray[np.float32]
+    predicted: npt.NDArray[np.float32]
 
 
 def unix_ms() -> float:
@@ -72,7 +71,7 @@ class Companion:
         *,
         log: Log,
         models: CheckpointStore,
-        load: Callable[[bytes], Classifier],
+        load: Callable[[bytes], Outputs],
         decoder: ImageDecoder,
         runtime: str,
         batch: int = 64,
@@ -83,7 +82,8 @@ class Companion:
 
         Raises ConfigError when the topology trains no model that could be served.
         """
-        self._stream = _trained_stream(topology)
+        training = _training(topology)
+        self._stream = topology.stream(training.stream)
         self._device_of_topic: dict[str, Device] = {
             topology.device_topic(device.name): device
             for device in topology.devices_of(edge)
@@ -92,7 +92,7 @@ class Companion:
         self._group = topology.group("infer", edge)
         self._predictions = TopicPartition(topology.predictions_topic(edge))
         self._log = log
-        self._model = ServedModel(models, load, self._stream.shape, runtime)
+        self._model = ServedModel(models, load, self._stream.shape, runtime, training.loss)
         self._decoder = decoder
         self._batch = max(1, min(batch, _MOST_BATCH_BYTES // (4 * int(np.prod(self._stream.shape)))))
         self._poll_s = poll_s
@@ -213,9 +213,9 @@ class Companion:
                 continue
         if not usable:
             return []
-        probabilities = model.classifier.predict(self._x[: len(usable)])
-        finite = np.isfinite(probabilities).all(axis=1)
-        return [_Result(*each, p) for each, p, fine in zip(usable, probabilities, finite, strict=True) if fine]
+        predicted = model.predict(self._x[: len(usable)])
+        finite = np.isfinite(predicted).all(axis=1)
+        return [_Result(*each, p) for each, p, fine in zip(usable, predicted, finite, strict=True) if fine]
 
     def _decode(self, record: Record, x: npt.NDArray[np.float32]) -> str | None:
         """The record's sample into `x`, normalised; returns its label. Raises RejectedRecord."""
@@ -242,23 +242,25 @@ class Companion:
 
     def _prediction(self, model: Model, result: _Result, now_ms: float, compute_ms: float) -> Prediction:
         record = result.record
-        probabilities = prediction.most_probable(result.probabilities, model.labels)
-        label = next(iter(probabilities))
+        probabilities = prediction.most_probable(result.predicted, model.labels) if model.labels else {}
+        label = next(iter(probabilities), None)
         return Prediction(
             device=self._device_of_topic[record.topic].name,
             partition=record.partition,
             offset=record.offset,
             sampled_ms=record.timestamp_ms,
             label=label,
-            probability=probabilities[label],
+            probability=None if label is None else probabilities[label],
             probabilities=probabilities,
             generation=model.generation,
             latency_ms=round(now_ms - record.timestamp_ms, 3),
             compute_ms=round(compute_ms, 3),
+            anomaly=None if model.labels else float(result.predicted[0]),
+            anomaly_threshold=model.anomaly_threshold,
         )
 
 
-def _trained_stream(topology: Topology) -> Stream:
+def _training(topology: Topology) -> Training:
     if topology.training is None:
         raise ConfigError((Problem("training", "nothing is trained, so the companion has no model to serve"),))
-    return topology.stream(topology.training.stream)
+    return topology.training

@@ -23,6 +23,7 @@ class InferReport:
         self._began_s = now_s
         self._generation = -1
         self._samples = self._skipped = self._labelled = self._correct = 0
+        self._anomalous: int | None = None
         self._compute_ms = 0.0
         self._latencies_ms: deque[float] = deque(maxlen=_MOST_LATENCIES)
 
@@ -30,8 +31,11 @@ class InferReport:
         """One batch was published; `labels` are those that the samples came with."""
         self._generation = predictions[-1].generation
         self._samples += len(predictions)
-        self._labelled += sum(label is not None for label in labels)
-        self._correct += sum(each.label == label for each, label in zip(predictions, labels, strict=True))
+        if predictions[-1].anomaly is None:
+            self._labelled += sum(label is not None for label in labels)
+            self._correct += sum(each.label == label for each, label in zip(predictions, labels, strict=True))
+        else:
+            self._anomalous = (self._anomalous or 0) + sum(each.is_anomalous for each in predictions)
         self._compute_ms += predictions[0].compute_ms
         self._latencies_ms.extend(each.latency_ms for each in predictions)
 
@@ -59,5 +63,6 @@ class InferReport:
                 latency_p50_ms=round(float(p50), 3),
                 latency_p95_ms=round(float(p95), 3),
                 compute_ms=round(self._compute_ms, 3),
+                **({} if self._anomalous is None else {"anomalous": self._anomalous}),
             )
         self.begin(now_s)

@@ -4,36 +4,61 @@ Looks only when asked to, so that a model never changes within a batch.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from edged.aio import run_in_worker
+from edged.domain import anomaly
+from edged.domain.nn.loss import LossName
 from edged.errors import EdgedError, FormatError
 from edged.log import logger
-from edged.ports import CheckpointStore, Classifier, DeployedModel
+from edged.ports import CheckpointStore, DeployedModel
+
+Samples = npt.NDArray[np.float32]
+
+Outputs = Callable[[Samples], Samples]
+"""From normalised samples [n, *sample shape] to what a model gives for each: the probabilities of a classifier's
+labels [n, labels], or the samples as an autoencoder reconstructs them, of that size in any shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A classifier and what its outputs mean."""
+    """What a model file computes, and what that means: a classifier of `labels`, or without any an autoencoder."""
 
     generation: int
     labels: tuple[str, ...]
-    classifier: Classifier
+    anomaly_threshold: float | None
+    outputs: Outputs
+
+    def predict(self, x: Samples) -> Samples:
+        """The labels' probabilities [n, labels]; an autoencoder's anomaly scores [n, 1]."""
+        outputs = self.outputs(x)
+        return outputs if self.labels else anomaly.scores(x, outputs)
 
 
 class ServedModel:
-    """`load` makes a model file's classifier or raises an EdgedError; `runtime` names what it loads with."""
+    """`load` opens a model file or raises an EdgedError; `runtime` names what it loads with.
+
+    `loss` is what the topology trains with: a model of the other kind is refused.
+    """
 
     def __init__(
-        self, models: CheckpointStore, load: Callable[[bytes], Classifier], shape: tuple[int, ...], runtime: str
+        self,
+        models: CheckpointStore,
+        load: Callable[[bytes], Outputs],
+        shape: tuple[int, ...],
+        runtime: str,
+        loss: LossName,
     ) -> None:
         self._models = models
         self._load = load
         self._shape = shape
         self._runtime = runtime
+        self._is_classifier = loss == "cross_entropy"
         self._newest_seen = -1
         self.current: Model | None = None
         """None until there is one."""
@@ -63,13 +88,18 @@ class ServedModel:
         )
 
     def _open(self, deployed: DeployedModel) -> Model:
-        """The model, once it has taken a blank sample of the stream and given a share to each label."""
+        """The model, once it has taken a blank sample and given a share to each label, or as many numbers back."""
         if deployed.sample_shape != self._shape:
             raise FormatError(f"it takes samples of shape {deployed.sample_shape}, the stream has {self._shape}")
-        classifier = self._load(deployed.content)
-        shares = classifier.predict(np.zeros((1, *self._shape), np.float32))
-        if shares.shape != (1, len(deployed.labels)):
-            raise FormatError(f"it gives {shares.shape[-1]} probabilities for {len(deployed.labels)} labels")
-        if not np.isfinite(shares).all():
-            raise FormatError("its probabilities are not finite")
-        return Model(deployed.generation, deployed.labels, classifier)
+        if bool(deployed.labels) != self._is_classifier:
+            kinds = ("an autoencoder", "a classifier") if self._is_classifier else ("a classifier", "an autoencoder")
+            raise FormatError(f"it is {kinds[0]}, the topology trains {kinds[1]}")
+        outputs = self._load(deployed.content)
+        blank = outputs(np.zeros((1, *self._shape), np.float32))
+        if self._is_classifier and blank.shape != (1, len(deployed.labels)):
+            raise FormatError(f"it gives {blank.shape[-1]} probabilities for {len(deployed.labels)} labels")
+        if not self._is_classifier and blank.size != math.prod(self._shape):
+            raise FormatError(f"it gives {blank.size} numbers back for a sample of {math.prod(self._shape)}")
+        if not np.isfinite(blank).all():
+            raise FormatError("its outputs are not finite")
+        return Model(deployed.generation, deployed.labels, deployed.anomaly_threshold, outputs)

@@ -12,8 +12,10 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from edged.aio import run_in_worker
+from edged.domain import anomaly
 from edged.domain.checkpoint import MOST_HISTORY, EpochMetrics, Tally, TrainState
 from edged.domain.learning import DivergedError, Learner
 from edged.domain.nn.model import Model
@@ -37,11 +39,14 @@ MOST_SLOWDOWNS = 3
 
 
 class _Tested(NamedTuple):
-    """Sums over the held-out samples."""
+    """What the held-out samples gave: the loss of each, and how many were right."""
 
-    loss: float
+    losses: npt.NDArray[np.float32]
     num_correct: int
-    num_samples: int
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.losses)
 
 
 class Trainer:
@@ -253,20 +258,18 @@ class Trainer:
 
     async def _evaluate(self, held_out: AsyncGenerator[MiniBatch, None]) -> _Tested:
         """What the weights are worth on the held-out samples."""
-        loss, num_correct, num_samples = 0.0, 0, 0
+        losses: list[Samples] = []
+        num_correct = num_samples = 0
         self._calibration = []
         async with aclosing(held_out) as batches:
             async for batch in batches:
                 if self._training.deploy.format == "int8" and num_samples < _CALIBRATION_SAMPLES:
                     self._calibration.append(batch.x[: _CALIBRATION_SAMPLES - num_samples].copy())
-                batch_loss, batch_correct = await run_in_worker(self._learner.test, self._state, batch.x, batch.y)
-                loss, num_correct, num_samples = (
-                    loss + batch_loss,
-                    num_correct + batch_correct,
-                    num_samples + len(batch),
-                )
+                batch_losses, batch_correct = await run_in_worker(self._learner.test, self._state, batch.x, batch.y)
+                losses.append(batch_losses)
+                num_correct, num_samples = num_correct + batch_correct, num_samples + len(batch)
                 self._num_batches += 1
-        return _Tested(loss, num_correct, num_samples)
+        return _Tested(np.concatenate([np.zeros(0, np.float32), *losses]), num_correct)
 
     def _close_epoch(self, tested: _Tested) -> None:
         state, position, tally = self._state, self._state.position, self._state.tally
@@ -276,8 +279,9 @@ class Trainer:
             position.step,
             tally.loss / max(tally.num_samples, 1),
             tally.num_correct / max(tally.num_samples, 1) if is_classifier else None,
-            tested.loss / tested.num_samples if tested.num_samples else None,
+            float(tested.losses.mean(dtype=np.float64)) if tested.num_samples else None,
             tested.num_correct / tested.num_samples if tested.num_samples and is_classifier else None,
+            None if is_classifier else anomaly.threshold(tested.losses),
         )
         state.history = (*state.history, metrics)[-MOST_HISTORY:]
         state.position = replace(position, epoch=position.epoch + 1, sample=0)
@@ -290,7 +294,7 @@ class Trainer:
             loss=round(metrics.loss, 6),
             **{
                 name: round(value, 6)
-                for name in ("train_accuracy", "test_loss", "test_accuracy")
+                for name in ("train_accuracy", "test_loss", "test_accuracy", "anomaly_threshold")
                 if (value := getattr(metrics, name)) is not None
             },
             test_samples=tested.num_samples,

@@ -56,6 +56,12 @@ def test_the_newest_model_comes_whole(store):
     assert store.newest_model(newer_than=7) is None
 
 
+def test_an_autoencoders_threshold_comes_with_it(store):
+    autoencoder = DeployedModel(1, b"tflite", (), (2, 2, 1), 0.125)
+    store.deploy(autoencoder)
+    assert store.newest_model() == autoencoder
+
+
 def test_deploying_a_generation_again_replaces_it(store):
     store.deploy(model(3))
     store.deploy(model(3, b"again"))

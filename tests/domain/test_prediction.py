@@ -1,7 +1,8 @@
 """Predictions as messages: what goes in comes out, and what is none is refused."""
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,19 +13,40 @@ from edged.domain.prediction import MOST_PROBABILITIES, Identity, Prediction, de
 from edged.errors import FormatError
 
 EXAMPLE = Prediction("cam", 0, 7, 1_700_000_000_000, "høg", 0.75, {"høg": 0.75, "low": 0.25}, 3, 12.5, 1.25)
+ANOMALY = Prediction("cam", 0, 7, 1_700_000_000_000, None, None, {}, 3, 12.5, 1.25, 0.5, 0.25)
+OF_EACH = set(json.loads(encode(EXAMPLE))) & set(json.loads(encode(ANOMALY)))
+
+
+def as_fields(prediction: Prediction) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(encode(prediction))
+    return fields
 
 
 def test_a_prediction_survives_the_way():
     assert decode(encode(EXAMPLE)) == EXAMPLE
+    assert decode(encode(ANOMALY)) == ANOMALY
+    assert decode(encode(replace(ANOMALY, anomaly_threshold=None))) == replace(ANOMALY, anomaly_threshold=None)
     assert EXAMPLE.identity == Identity("cam", 0, 7, 1_700_000_000_000)
 
 
+def test_what_a_model_does_not_give_is_not_in_the_message():
+    assert set(json.loads(encode(EXAMPLE))) - OF_EACH == {"label", "probability", "probabilities"}
+    assert set(json.loads(encode(ANOMALY))) - OF_EACH == {"anomaly", "anomaly_threshold"}
+
+
+def test_a_sample_is_anomalous_above_the_threshold_alone():
+    assert ANOMALY.is_anomalous
+    assert not replace(ANOMALY, anomaly=0.25).is_anomalous
+    assert not replace(ANOMALY, anomaly_threshold=None).is_anomalous
+    assert not EXAMPLE.is_anomalous
+
+
 def test_fields_from_a_later_version_are_left_out():
-    assert decode(json.dumps(asdict(EXAMPLE) | {"colour": "red"}).encode()) == EXAMPLE
+    assert decode(json.dumps(as_fields(EXAMPLE) | {"colour": "red"}).encode()) == EXAMPLE
 
 
 def test_whole_numbers_pass_for_floats():
-    assert decode(json.dumps(asdict(EXAMPLE) | {"latency_ms": 12}).encode()).latency_ms == 12.0
+    assert decode(json.dumps(as_fields(EXAMPLE) | {"latency_ms": 12}).encode()).latency_ms == 12.0
 
 
 @pytest.mark.parametrize(
@@ -44,12 +66,18 @@ def test_whole_numbers_pass_for_floats():
 )
 def test_a_field_of_another_type_is_refused(changes):
     with pytest.raises(FormatError, match=r"prediction's"):
-        decode(json.dumps(asdict(EXAMPLE) | changes).encode())
+        decode(json.dumps(as_fields(EXAMPLE) | changes).encode())
 
 
-@pytest.mark.parametrize("name", list(asdict(EXAMPLE)))
+@pytest.mark.parametrize("changes", [{"anomaly": "much"}, {"anomaly": None}, {"anomaly_threshold": float("inf")}])
+def test_an_anomaly_that_is_no_number_is_refused(changes):
+    with pytest.raises(FormatError, match=r"prediction's anomaly"):
+        decode(json.dumps(as_fields(ANOMALY) | changes).encode())
+
+
+@pytest.mark.parametrize("name", list(as_fields(EXAMPLE)))
 def test_a_missing_field_is_refused(name):
-    fields = asdict(EXAMPLE)
+    fields = as_fields(EXAMPLE)
     del fields[name]
     with pytest.raises(FormatError, match=name):
         decode(json.dumps(fields).encode())

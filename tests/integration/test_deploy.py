@@ -7,6 +7,7 @@ import pytest
 
 from edged.adapters.tflite_reader import read_tflite
 from edged.cli.demo.children import Child
+from edged.cli.demo.evidence import observer
 from tests.integration.site import Site, running
 
 pytestmark = pytest.mark.integration
@@ -44,3 +45,25 @@ async def test_int8_models_reach_the_companion_and_serve_as_a_backbone_later(emb
         assert (await edge.wait_for("train.epoch", epoch=1))["test_accuracy"] > 0.7
         kinds = [layer.kind for layer in read_tflite(deployed(site).read_bytes()).layers]
         assert kinds == ["conv2d", "max_pool2d", "flatten", "dense"]
+
+
+@pytest.mark.parametrize("deploy", ["float32", "int8"])
+async def test_an_autoencoder_tells_how_unusual_each_sample_is(embedded_broker, tmp_path, deploy):
+    model = "[flatten, dense: {units: 32, activation: relu}, dense: 784]"
+    settings = {"model": model, "more": "loss: mean_squared_error", "epochs": 2, "deploy": deploy}
+    async with running(Site(tmp_path, embedded_broker.bootstrap, site=f"unusual-{deploy}", **settings)) as site:
+        edge, companion = await trained_and_served(site)
+        threshold = edge.seen("train.epoch")[-1]["anomaly_threshold"]
+        await site.edged(
+            "sensor", str(site.topology), "--node", "cam-01", "--from", "fashion-mnist-small", "--split", "test",
+            "--count", "200", "--rate", "400",
+        )  # fmt: skip
+        await site.assert_each_predicted_once(companion)
+        async with observer(site.loaded()) as observed:
+            told = await observed.predictions("pi-a")
+        (said,) = {each.anomaly_threshold for each in told}
+        assert said == pytest.approx(threshold, abs=1e-6)
+        assert 0 < sum(each.is_anomalous for each in told) < 0.1 * len(told)
+        assert sum(line["anomalous"] for line in companion.seen("infer.predicted")) == sum(
+            each.is_anomalous for each in told
+        )

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from edged.adapters.images import PillowDecoder, encode
 from edged.adapters.memory import MemoryLog
+from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.prediction import decode
 from edged.domain.topology import Codec
 from edged.errors import ConfigError, FormatError
@@ -46,7 +48,7 @@ class Brightness:
 def load(content):
     if content == b"torn":
         raise FormatError("not a model")
-    return Brightness()
+    return Brightness().predict
 
 
 class Models:
@@ -201,7 +203,7 @@ async def test_images_are_decoded_and_damaged_ones_passed_over():
 async def test_samples_reach_the_model_normalised():
     log, model = await log_with(0), Brightness()
     await log.append([Message(CAM.topic, bytes([0, 51, 102, 153, 204, 255]))])
-    async with running(companion(log, load=lambda content: model)):
+    async with running(companion(log, load=lambda content: model.predict)):
         await caught_up_with_one(log)
     assert model.sees[-1].dtype == np.float32
     np.testing.assert_allclose(model.sees[-1], np.array([[0, 0.2, 0.4, 0.6, 0.8, 1]]).reshape(1, *SHAPE), rtol=1e-6)
@@ -283,24 +285,22 @@ async def test_a_model_that_cannot_serve_is_refused_once_and_the_old_one_goes_on
 
 @pytest.mark.looptime
 async def test_a_model_whose_file_takes_other_samples_than_is_said_of_it_is_refused(log_lines):
-    class Other:
-        def predict(self, x):
-            raise ValueError("samples of another shape")
+    def other(x):
+        raise ValueError("samples of another shape")
 
     log = await log_with(1)
-    async with running(companion(log, load=lambda content: Other())):
+    async with running(companion(log, load=lambda content: other)):
         await asyncio.sleep(3)
     assert "another shape" in log_lines("infer.model_refused")[0]["reason"]
 
 
 @pytest.mark.looptime
 async def test_a_model_that_gives_no_numbers_is_refused(log_lines):
-    class Broken:
-        def predict(self, x):
-            return np.full((len(x), 2), np.nan, np.float32)
+    def broken(x):
+        return np.full((len(x), 2), np.nan, np.float32)
 
     log = await log_with(1)
-    async with running(companion(log, load=lambda content: Broken())):
+    async with running(companion(log, load=lambda content: broken)):
         await asyncio.sleep(3)
     assert predictions(log) == []
     assert "not finite" in log_lines("infer.model_refused")[0]["reason"]
@@ -503,3 +503,69 @@ def test_a_topology_that_trains_nothing_has_nothing_to_serve():
             decoder=PillowDecoder(),
             runtime="fake",
         )
+
+
+def autoencoders(log: Any, models: Any, **options: Any) -> Companion:
+    """A companion of an autoencoder that knows dark samples alone: it gives 0 back for whatever it sees."""
+    site = topology()
+    assert site.training is not None
+    trained = replace(site.training, loss="mean_squared_error", model=(Flatten(), Dense(6)))
+    defaults: dict[str, Any] = {"load": lambda content: np.zeros_like, "decoder": PillowDecoder(), "runtime": "fake"}
+    return Companion(
+        replace(site, training=trained), "pi", log=log, models=models, now_ms=lambda: NOW_MS, **defaults | options
+    )
+
+
+@pytest.mark.looptime
+async def test_an_autoencoder_scores_how_unlike_what_it_knows_a_sample_is(log_lines):
+    log, models = await log_with(0), Models()
+    models.models.append(DeployedModel(4, b"autoencoder", (), SHAPE, 0.25))
+    await log.append([Message(CAM.topic, LOW), Message(CAM.topic, HIGH, key=b"high")])
+    await log.append([Message(CAM.topic, bytes([255, 255, 255, 0, 0, 0]))])
+    async with running(autoencoders(log, models)):
+        await reached(lambda: len(predictions(log)) == 3)
+    assert [each.anomaly for each in predictions(log)] == [0.0, 1.0, 0.5]
+    assert [each.is_anomalous for each in predictions(log)] == [False, True, True]
+    value = json.loads(log.records(PREDICTIONS)[1].value)
+    assert value.pop("compute_ms") >= 0
+    assert value == {
+        "device": "cam",
+        "partition": 0,
+        "offset": 1,
+        "sampled_ms": 1_700_000_000_000,
+        "generation": 4,
+        "latency_ms": 250.0,
+        "anomaly": 1.0,
+        "anomaly_threshold": 0.25,
+    }
+    (line,) = log_lines("infer.predicted")
+    assert (line["samples"], line["anomalous"], line["labelled"], line["correct"]) == (3, 2, 0, 0)
+
+
+@pytest.mark.looptime
+async def test_without_samples_held_out_scores_come_without_a_threshold():
+    log, models = await log_with(0), Models()
+    models.models.append(DeployedModel(0, b"autoencoder", (), SHAPE))
+    await log.append([Message(CAM.topic, HIGH)])
+    async with running(autoencoders(log, models)):
+        await caught_up_with_one(log)
+    (told,) = predictions(log)
+    assert (told.anomaly, told.anomaly_threshold, told.is_anomalous) == (1.0, None, False)
+
+
+@pytest.mark.looptime
+async def test_a_model_of_the_other_kind_is_refused(log_lines):
+    autoencoder = DeployedModel(1, b"model", (), SHAPE)
+    models = Models()
+    models.models.append(autoencoder)
+    async with running(companion(await log_with(1), models)):
+        await asyncio.sleep(3)
+    async with running(autoencoders(await log_with(1), Models(b"model"))):
+        await asyncio.sleep(3)
+    assert [line["reason"] for line in log_lines("infer.model_refused")] == [
+        "it is an autoencoder, the topology trains a classifier",
+        "it is a classifier, the topology trains an autoencoder",
+    ]
+    async with running(autoencoders(await log_with(1), models, load=lambda content: lambda x: x[:, :1])):
+        await asyncio.sleep(3)
+    assert log_lines("infer.model_refused")[-1]["reason"] == "it gives 3 numbers back for a sample of 6"

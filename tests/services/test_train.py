@@ -289,7 +289,25 @@ async def test_an_autoencoder_is_trained_on_samples_without_labels(world):
     assert "test_accuracy" not in lines[0]
     assert world.events("epoch.skipped") == []
     assert trainer.state.position.epoch == 20
-    assert world.store.newest_model() is None
+
+
+async def test_an_autoencoders_model_is_deployed_with_the_threshold_of_its_anomaly_scores(world):
+    world.training = replace(TRAINING, model=(Flatten(), Dense(2), Dense(4)), loss="mean_squared_error")
+    await finish(world)
+    line = world.events("train.epoch")[-1]
+    model = world.store.newest_model()
+    assert model.labels == ()
+    assert model.anomaly_threshold == pytest.approx(line["anomaly_threshold"], abs=1e-6)
+    assert line["anomaly_threshold"] > line["test_loss"] > 0
+
+
+async def test_the_threshold_survives_a_crash_between_saving_and_deploying(world):
+    world.training = replace(TRAINING, model=(Flatten(), Dense(2), Dense(4)), loss="mean_squared_error")
+    await finish(world)
+    deployed = world.store.newest_model()
+    del world.store.models[deployed.generation]
+    await finish(world)
+    assert world.store.newest_model() == deployed
 
 
 async def test_training_that_diverges_again_and_again_stops_but_lives(world):

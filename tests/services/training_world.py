@@ -224,9 +224,9 @@ class World:
         return Checkpointing(
             self.store,
             self.health,
-            self._export if self.training.loss == "cross_entropy" else None,
+            self._export,
             job=self.job,
-            labels=STREAM.labels,
+            labels=STREAM.labels if self.training.loss == "cross_entropy" else (),
             sample_shape=STREAM.shape,
             every_s=self.training.checkpoint_s,
         )
