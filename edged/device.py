@@ -3,7 +3,7 @@
     async with Device("topology.yaml", "cam-01") as device:
         await device.publish_array(pixels, label="boot")
         async for prediction in device.predictions():
-            print(prediction.label, prediction.probability)
+            print(prediction.label, prediction.probability)  # with an autoencoder: prediction.anomaly, .is_anomalous
 
 Covers devices that speak Kafka. Wire format: topic `<site>.iot.<device>`, key = the label as UTF-8 or null, value =
 the payload in the device's codec.

@@ -82,7 +82,8 @@ training:
   source: both      # the archive's epochs, fresh samples in between
   epochs: {plan.epochs}
   global_batch: {64 if large else 32}
-  optimizer: {{sgd: {{learning_rate: 0.02, momentum: 0.9}}}}
+  optimizer: {{sgd: {{learning_rate: {0.05 if large else 0.02}, momentum: 0.9}}}}
+  schedule: {{cosine: {{warmup: 0.2}}}}
 """
 
 
