@@ -54,11 +54,10 @@ FASHION = Training(
         Dense(10),
     ),
     epochs=10,
-    global_batch=128,
+    global_batch=64,
     optimizer=Sgd(0.05, 0.9, nesterov=True),
-    schedule=Cosine(warmup=0.5),
-    weight_decay=5e-4,
-    clip_norm=5.0,
+    schedule=Cosine(warmup=0.2),
+    weight_decay=1e-4,
 )
 
 
