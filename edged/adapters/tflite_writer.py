@@ -36,7 +36,7 @@ def to_tflite(
     *,
     labels: Sequence[str] | None,
     calibration: npt.NDArray[np.float32] | None = None,
-    description: str = "A classifier trained by edged",
+    description: str = "A model trained by edged",
     metadata: Mapping[str, str] | None = None,
     below: bytes | None = None,
 ) -> bytes:
