@@ -187,7 +187,7 @@ def main() -> None:
     figures = {}
     for name, (source, shape, training) in tasks.items():
         if args.only in {None, name}:
-            shortened = replace(training, epochs=training.epochs // 3) if args.quick else training
+            shortened = replace(training, epochs=training.epochs // 4) if args.quick else training
             figures[name] = measure(name, source or str(birds()), shape, shortened, most=most, seeds=seeds)
     if args.json:
         print(json.dumps(figures))
