@@ -186,13 +186,8 @@ def _model(topology: Topology, training: Training, folders: Folders) -> Model:
     shape = training.input_shape(topology.stream(training.stream))
     assert shape is not None, "a backbone was looked up when the topology was read"
     most = -(-training.global_batch // _NUM_CORES)
-    return Model(
-        shape,
-        training.model,
-        loss=training.loss,
-        lanes=_NUM_CORES,
-        micro_batch=micro_batch.tuned(shape, training.model, folders.cache, most=most),
-    )
+    size = training.micro_batch or micro_batch.tuned(shape, training.model, folders.cache, most=most)
+    return Model(shape, training.model, loss=training.loss, lanes=_NUM_CORES, micro_batch=size)
 
 
 def _trainer(

@@ -337,6 +337,7 @@ _TRAINING = section(
     source=Key(Choice(get_args(Source)), "epochs from the archive, samples as they arrive, or both"),
     epochs=Key(Whole(1, 1_000_000), "passes over the data"),
     global_batch=Key(Whole(1, 65_536), "samples in one step, over all edges"),
+    micro_batch=Key(Whole(1, 4096), "samples that a core takes at once; measured if not given"),
     seed=Key(Whole(0, (1 << 63) - 1), "of the weights and the order; the same seed gives the same run"),
     loss=Key(
         Choice(get_args(LossName)),

@@ -209,7 +209,8 @@ class Training:
     `live_epoch`: with `source: live`, after how many samples an epoch ends. `checkpoint_s`: seconds between
     checkpoints inside an epoch. `loss`: with mean_squared_error the model is an autoencoder: it learns to give its
     input back, and labels do not matter. `class_weights`: what a sample's loss counts, by label; empty: all the same.
-    `clip_norm`: most norm of a gradient. `weight_decay`: see `domain.optim`.
+    `clip_norm`: most norm of a gradient. `weight_decay`: see `domain.optim`. `micro_batch`: samples that a core takes
+    at once; None: as many as suit its caches, by a measurement.
     """
 
     stream: str
@@ -217,6 +218,7 @@ class Training:
     source: Source = "archive"
     epochs: int = 10
     global_batch: int = 128
+    micro_batch: int | None = None
     seed: int = 0
     loss: LossName = "cross_entropy"
     class_weights: tuple[float, ...] = ()

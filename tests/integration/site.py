@@ -47,6 +47,7 @@ training:
   source: {source}
   epochs: {epochs}
   global_batch: 64
+  micro_batch: 8
   checkpoint_s: {checkpoint}
   optimizer: {{sgd: {{learning_rate: 0.05, momentum: 0.9}}}}
   deploy: {{format: {deploy}}}
