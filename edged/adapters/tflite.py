@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from edged.adapters.tflite_reader import read_tflite
 from edged.adapters.tflite_writer import to_tflite
-from edged.domain.nn.layers import make_layers
+from edged.domain.nn.layers import begin, make_layers
 from edged.domain.nn.loss import softmax
 from edged.domain.nn.model import Model
 from edged.domain.nn.params import initial_params
@@ -138,6 +138,7 @@ class NumpyFeatures:
         self._output_shape = shapes(read.sample_shape, read.layers)[-1]
         layers = [*read.layers, Flatten()]
         self._layers = make_layers(read.sample_shape, layers, micro_batch=_MOST_BATCH, dtype=np.float32)
+        begin(self._layers, read.params)
 
     def features(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         result = np.empty((len(x), *self._output_shape), np.float32)

@@ -43,6 +43,7 @@ from edged.domain.nn.spec import (
     Tanh,
     shapes,
 )
+from edged.domain.nn.winograd import WinogradLayer
 
 
 class Layer(Protocol):
@@ -97,6 +98,20 @@ def make_layers(
             result.append(ActivationLayer(activation, spec.output_shape(shape), micro_batch=micro_batch, dtype=dtype))
         below = below or bool(spec.weights(shape))
     return result
+
+
+def begin(layers: Sequence[Layer], params: Params) -> None:
+    """Let `layers` do what is the same for all micro-batches with these weights; before the first `forward`."""
+    for layer in layers:
+        if isinstance(layer, WinogradLayer):
+            layer.begin(params)
+
+
+def end(layers: Sequence[Layer], grads: Params) -> None:
+    """Let `layers` add to `grads` what they gathered since `begin`; behind the last `backward`."""
+    for layer in layers:
+        if isinstance(layer, WinogradLayer):
+            layer.end(grads)
 
 
 def _without_activation(spec: LayerSpec) -> tuple[LayerSpec, Function | None]:

@@ -14,11 +14,10 @@ import numpy.typing as npt
 
 from edged.domain.nn.buffer import Array
 from edged.domain.nn.dropout import DropoutLayer, Noise
-from edged.domain.nn.layers import Layer, make_layers
+from edged.domain.nn.layers import Layer, begin, end, make_layers
 from edged.domain.nn.loss import LOSSES, LossName
 from edged.domain.nn.params import Params, initial_params, parameter_shapes
 from edged.domain.nn.spec import LayerSpec, ShapeError, num_parameters, shapes
-from edged.domain.nn.winograd import WinogradLayer
 
 __all__ = ["Division", "Gradient", "Map", "Model", "Noise", "Params"]
 
@@ -191,7 +190,6 @@ class _Lane:
         self._micro_batch = micro_batch
         self._layers: list[Layer] = make_layers(sample_shape, specs, micro_batch=micro_batch, dtype=dtype)
         self._dropouts = [layer for layer in self._layers if isinstance(layer, DropoutLayer)]
-        self._winograds = [layer for layer in self._layers if isinstance(layer, WinogradLayer)]
         self._loss, self._is_classifier = LOSSES[loss], loss == "cross_entropy"
         self._noise: Noise | None = None
         self._first = 0
@@ -214,8 +212,7 @@ class _Lane:
         """
         for grad in self.grads.values():
             grad.fill(0)
-        for winograd in self._winograds:
-            winograd.begin(params)
+        begin(self._layers, params)
         num_correct = 0
         for part in self._micro_batches(len(x)):
             for dropout in self._dropouts:
@@ -227,15 +224,13 @@ class _Lane:
             scores[part] = np.sqrt(np.einsum("ij,ij->i", doutputs, doutputs))
             doutputs *= scale[part]
             self._backward(params, doutputs)
-        for winograd in self._winograds:
-            winograd.end(self.grads)
+        end(self._layers, self.grads)
         return num_correct
 
     def logits(self, params: Params, x: Array, result: Array) -> None:
         for dropout in self._dropouts:
             dropout.draw(None, 0)
-        for winograd in self._winograds:
-            winograd.begin(params)
+        begin(self._layers, params)
         for part in self._micro_batches(len(x)):
             result[part] = self._forward(params, x[part])
 
