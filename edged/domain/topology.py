@@ -18,7 +18,10 @@ _LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]):\d+", re.IGNORECASE)
 Codec = Literal["raw", "jpeg", "png"]
 Dtype = Literal["uint8", "float32"]
 Source = Literal["archive", "live", "both"]
-SamplingMode = Literal["uniform", "stratified", "importance"]
+SamplingMode = Literal[
+    "stratified", "uniform", "importance", "no_evict", "lru", "shade", "shade_published", "icache", "icache_published"
+]
+"""From `no_evict` on they are there to be compared with."""
 ExchangeMode = Literal["none", "all_reduce", "parameter_server"]
 DeployFormat = Literal["float32", "int8"]
 Flip = Literal["none", "horizontal", "vertical", "both"]
@@ -77,8 +80,11 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
+    """Bytes of samples kept in memory and on disk; `disk_writes_a_day`: bytes written to the disk for it, in 24 h."""
+
     memory: int = 32 * MIB
     disk: int = 1024 * MIB
+    disk_writes_a_day: int = 8192 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +175,10 @@ class Augment:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    mode: SamplingMode = "uniform"
+    """`hit_share`: the share of draws that `stratified` takes from the cache; None: chosen by compute and link."""
+
+    mode: SamplingMode = "stratified"
+    hit_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

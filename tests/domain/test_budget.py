@@ -24,9 +24,18 @@ def test_an_edges_budget_is_the_sum_of_its_parts():
 
     whole = budget.edge_budget(edge, memory)
 
-    assert whole.total == budget.BASE + memory.total + 15 * MIB
+    assert whole.total == budget.BASE + memory.total + 15 * MIB + budget.DISK_STORE
     assert whole.limit == 200 * MIB
     assert budget.edge_budget(edge, None).model == 0
+    without_disk = Edge("pi", Cache(memory=10 * MIB, disk=0), prefetch=5 * MIB)
+    assert budget.edge_budget(without_disk, None).total == budget.BASE + 15 * MIB
+
+
+def test_a_caches_index_grows_with_the_samples_that_it_holds():
+    cache = Cache(memory=MIB, disk=9 * MIB)
+    assert budget.cache_index(cache, 784, "stratified") == 10 * MIB // 1040 * 64
+    assert budget.cache_index(cache, 784, "uniform") > budget.cache_index(cache, 784, "stratified")
+    assert budget.cache_index(Cache(0, 0), 784, "uniform") == 0
 
 
 @pytest.mark.parametrize(("num_bytes", "text"), [(0, "0.0 MiB"), (MIB * 3 // 2, "1.5 MiB"), (2048 * MIB, "2048.0 MiB")])

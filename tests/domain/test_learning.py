@@ -67,7 +67,8 @@ def train(training: Training, x, y, *, state: TrainState | None = None, steps: i
         rows = np.random.default_rng(epoch).permutation(len(x))[batch * training.global_batch :][
             : training.global_batch
         ]
-        learner.step(state, x[rows], y[rows], rows, progress=step / a_epoch, **options)
+        ones = np.ones(len(rows), np.float32)
+        learner.step(state, x[rows], y[rows], rows, ones, progress=step / a_epoch, **options)
     return learner, state
 
 
@@ -153,7 +154,7 @@ def test_a_slower_state_makes_half_the_step():
     for slowdowns in (0, 1):
         state = learner.initial("test")
         before, state.slowdowns = state.params["0.dense.kernel"].copy(), slowdowns
-        learner.step(state, x, y, ids, progress=0)
+        learner.step(state, x, y, ids, np.ones(len(x), np.float32), progress=0)
         changes.append(state.params["0.dense.kernel"] - before)
     np.testing.assert_allclose(changes[0], 2 * changes[1], rtol=1e-5)
 
@@ -169,6 +170,8 @@ def test_a_diverged_loss_is_told_before_anything_changes(damage):
         state.params["0.dense.bias"][0] = np.nan
     before = bits(state)
     with pytest.raises(DivergedError):
-        learner.step(state, np.ones((2, 3), np.float32), np.array([0, 1]), np.arange(2), progress=0)
+        learner.step(
+            state, np.ones((2, 3), np.float32), np.array([0, 1]), np.arange(2), np.ones(2, np.float32), progress=0
+        )
     assert bits(state) == before
     assert state.position.step == 0

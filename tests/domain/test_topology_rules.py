@@ -110,8 +110,13 @@ def test_a_valid_topology_has_neither_problems_nor_warnings():
         (with_training(live_epoch=100), "training.live_epoch",
          "an epoch of 100 samples is shorter than one batch of 128"),
         (with_edge(prefetch=2 * MIB), "edges[0].prefetch", "at least 4.0 MiB: two messages of an epoch"),
+        (with_edge(cache=Cache(memory=3 * MIB, disk=4 * MIB)), "edges[0].cache",
+         "memory and disk together hold 7.0 MiB, less than one window of an epoch, half of prefetch: 8.0 MiB"),
+        (with_training(sampling=Sampling("uniform", hit_share=0.5)), "training.sampling.hit_share", "uniform does not use it"),
+        (with_training(sampling=Sampling("stratified", hit_share=1.0)), "training.sampling.hit_share",
+         "with all draws from the cache nothing would ever be fetched"),
         (with_edge(cache=Cache(memory=200 * MIB)), "edges[0].memory_limit",
-         "the daemon needs about 326.0 MiB (base 110.0 MiB + model 0.0 MiB + prefetch 16.0 MiB + cache.memory 200.0 MiB),"
+         "the daemon needs about 328.0 MiB (base 110.0 MiB + model 0.0 MiB + prefetch 16.0 MiB + cache 202.0 MiB),"
          " the limit is 256.0 MiB"),
     ],
 )  # fmt: skip
@@ -224,7 +229,6 @@ def test_security_settings_that_make_sense_are_taken(topology):
         (replace(VALID, archive=(Archive("vault", "s3://bucket/edged"),)), "archive[0].url"),
         (with_training(exchange=Exchange("all_reduce")), "training.exchange.mode"),
         (with_training(exchange=Exchange("parameter_server")), "training.exchange.mode"),
-        (with_training(sampling=Sampling("importance")), "training.sampling.mode"),
     ],
 )
 def test_what_this_version_cannot_carry_out_is_refused(topology, path):
@@ -240,8 +244,19 @@ def test_one_edge_alone_exchanges_with_nobody_so_any_mode_is_fine():
     assert told(alone) == []
 
 
-def test_stratified_sampling_is_uniform_while_nothing_is_cached_and_so_taken():
-    assert told(with_training(sampling=Sampling("stratified"))) == []
+@pytest.mark.parametrize("hit_share", [None, 0.0, 0.99])
+def test_stratified_sampling_takes_any_share_of_hits_below_one(hit_share):
+    assert told(with_training(sampling=Sampling("stratified", hit_share))) == []
+
+
+@pytest.mark.parametrize("cache", [Cache(0, 0), Cache(8 * MIB, 0), Cache(0, 8 * MIB), Cache(4 * MIB, 4 * MIB)])
+def test_a_cache_is_none_or_holds_a_window(cache):
+    assert told(with_edge(cache=cache)) == []
+
+
+def test_a_cache_too_small_is_told_with_what_it_needs():
+    [finding] = topology_rules.problems(with_edge(cache=Cache(0, 1 * MIB), prefetch=15 * MIB))
+    assert finding.suggestion == "give it 8MiB, make prefetch smaller, or set both to 0"
 
 
 @pytest.mark.parametrize(

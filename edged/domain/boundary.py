@@ -1,0 +1,73 @@
+"""What an epoch over a cache begins with, as it is stored beside a checkpoint, and ids across snapshots."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from edged.domain import tensors
+from edged.domain.dataset import Snapshot
+from edged.domain.sampling import Ids
+from edged.errors import FormatError
+
+_DECIDED = ("cursor", "hit_share", "is_gate_open", "capacity_bytes")
+
+
+@dataclass(frozen=True, eq=False)
+class Boundary:
+    """What an epoch finds, and what was decided for it: enough, with scores, to plan it again after a restart.
+
+    `cached`: the ids in the cache, int64, in any order (for `lru` the least recently used first), numbered by the
+    epoch's snapshot; `renumbered` turns them into another's. `cursor`: where the cyclic walk goes on. `hit_share`: the
+    share q of draws that a stratified plan takes from the cache, c <= q < 1; see `cost_model`. `is_gate_open`: whether
+    scores decide, where the mode is importance. `capacity_bytes`: what the cache is reckoned to hold, all tiers
+    together, as plans count: what it really holds changes a little with every entry on the disk.
+    """
+
+    cached: Ids
+    cursor: int = 0
+    hit_share: float = 0.0
+    is_gate_open: bool = False
+    capacity_bytes: int = 0
+
+    def encode(self) -> bytes:
+        """As a safetensors blob."""
+        decided = {name: getattr(self, name) for name in _DECIDED}
+        return tensors.encode({"cached": self.cached}, {"boundary": json.dumps(decided)})
+
+
+def decode_boundary(blob: bytes, snapshot: Snapshot) -> Boundary:
+    """The boundary that was encoded for an epoch over `snapshot`. Raises FormatError."""
+    found, metadata = tensors.decode(blob)
+    cached = tensors.require(found, "cached", "int64")
+    try:
+        decided = json.loads(metadata["boundary"])
+        cursor, hit_share, is_open, capacity_bytes = (decided[name] for name in _DECIDED)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FormatError("the boundary's decisions are malformed") from error
+    if type(cursor) is not int or not 0 <= cursor < 1 << 64 or type(is_open) is not bool:
+        raise FormatError("the walk's cursor has 64 bits, and a gate is open or shut")
+    if type(capacity_bytes) is not int or not 0 <= capacity_bytes < 1 << 62:
+        raise FormatError("a cache's capacity is a number of bytes")
+    if type(hit_share) is not float or not 0 <= hit_share < 1:
+        raise FormatError("the share of hits is from 0 to less than 1")
+    if len(np.unique(cached)) != len(cached) or ((cached < 0) | (cached >= snapshot.num_samples)).any():
+        raise FormatError("cached ids are not those of different samples of the snapshot")
+    return Boundary(cached.astype(np.int64), cursor, hit_share, is_open, capacity_bytes)
+
+
+def renumbered(ids: Ids, old: Snapshot, new: Snapshot) -> Ids:
+    """`ids` of snapshot `old` as `new` numbers them, in the same order; those that are not in `new` are left out."""
+    place = {name: index for index, name in enumerate(new.sources)}
+    source_of = np.array([place.get(name, -1) for name in old.sources] or [-1], np.int64)
+    block, row = old.locate(ids)
+    source, offset = source_of[old.source[block]], old.offset[block]
+    result = np.full(len(ids), -1, np.int64)
+    for index in np.unique(source[source >= 0]).tolist():
+        mine = np.flatnonzero(source == index)
+        there = np.flatnonzero(new.source == index)
+        at = np.searchsorted(new.offset[there], offset[mine])
+        at_most = np.minimum(at, max(len(there) - 1, 0))
+        found = (new.offset[there[at_most]] == offset[mine]) & (row[mine] < new.rows[there[at_most]])
+        result[mine[found]] = new.first_id[there[at_most[found]]] + row[mine[found]]
+    return result[result >= 0]

@@ -1,0 +1,53 @@
+"""Which plan a mode of sampling means."""
+
+from edged.domain import echo, lru_plan, rate_plan
+from edged.domain.boundary import Boundary
+from edged.domain.cache_plan import CachePlan, PlanSettings
+from edged.domain.dataset import Snapshot
+from edged.domain.importance import ICache, Importance, Shade, Uniform
+from edged.domain.rate_plan import Sampler, Substitution
+from edged.domain.scores import ScoreTable
+from edged.domain.supply import supply
+from edged.domain.topology import SamplingMode
+
+WARM_UP_EPOCHS = 1
+
+
+def plan(
+    mode: SamplingMode,
+    settings: PlanSettings,
+    snapshot: Snapshot,
+    epoch: int,
+    boundary: Boundary,
+    scores: ScoreTable,
+) -> CachePlan:
+    """The plan of `epoch` in `mode`. `scores` are numbered by `snapshot`; give it a copy, they must not change.
+
+    `uniform` and `no_evict` are one: each sample once, the cache filled and then left alone. `stratified` is that, too,
+    where there is no cache, or everything fits into it. `importance` draws uniformly in its first epoch and while the
+    gate is shut, and keeps the samples of the highest scores cached all the same.
+    """
+    match mode:
+        case "stratified" if settings.capacity_bytes and not _fits(settings, snapshot):
+            return echo.plan(settings, snapshot, epoch, boundary)
+        case "lru":
+            return lru_plan.plan(settings, snapshot, epoch, boundary)
+        case "importance":
+            is_on = epoch >= WARM_UP_EPOCHS and boundary.is_gate_open and not scores.is_empty
+            sampler = Sampler(mode, Importance(scores) if is_on else Uniform(), scores)
+        case "shade" | "shade_published":
+            is_published = mode == "shade_published"
+            num_samples = supply(snapshot, settings.test_fraction).num_samples
+            rule = Shade(scores, boundary.cached, num_samples, as_published=is_published)
+            sampler = Sampler(mode, rule, scores, hits_first=is_published)
+        case "icache" | "icache_published":
+            icache = ICache(scores, epoch)
+            substitution: Substitution = "any" if mode == "icache_published" else "cached"
+            sampler = Sampler(mode, icache, scores, "none" if icache.is_full else substitution)
+        case _:
+            sampler = Sampler("uniform", Uniform())
+    return rate_plan.plan(settings, snapshot, epoch, boundary, sampler)
+
+
+def _fits(settings: PlanSettings, snapshot: Snapshot) -> bool:
+    return supply(snapshot, settings.test_fraction).num_bytes <= settings.capacity_bytes

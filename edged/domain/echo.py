@@ -1,0 +1,191 @@
+"""The stratified plan: a share of every mini-batch comes from the cache, and each sample still counts the same.
+
+Covers the *echo* of a cyclic walk. A walk goes through the blocks in one fixed random order, round and round, and
+fetches what it meets. All that is fetched is cached, in place of what was there longest; meanwhile the cached samples
+are drawn evenly, q/(1-q) times for each one fetched. So the cache is a window that slides over the walk, every sample
+is fetched equally often and stays equally long, and is drawn 1/(1-q) times a round: membership in the cache does
+not depend on the sample, all weights are 1, and (1-q) of the data are fetched an epoch whatever the cache holds. It is
+data echoing (Choi et al. 2019, https://arxiv.org/abs/1907.05550) with the cache as its shuffle buffer.
+
+The walk's order is by a hash of the blocks' names: new blocks of a growing archive find their places in it, and the
+cursor is a place in the hash's range. What the walk meets and finds cached is drawn once and stays, without a fetch.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain import sampling
+from edged.domain.boundary import Boundary
+from edged.domain.cache_plan import (
+    WINDOWS_A_CACHE,
+    CachedWindow,
+    PlanSettings,
+    SteppedPlan,
+    cut,
+    digest_of,
+    make_window,
+)
+from edged.domain.dataset import Snapshot
+from edged.domain.sampling import Ids
+from edged.domain.supply import Supply, supply
+
+_Keys = npt.NDArray[np.uint64]
+_WRAP = 1 << 64
+
+MOST_REUSE_WHILE_FILLING = 3.0
+"""Draws for each fetch at most, until the cache is full: else a large cache would show few samples for many epochs."""
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """`place`: of the walk's next block; `turn`: where drawing goes on.
+
+    `queue`: cached ids, the oldest first, which are those that the walk meets next; `costs`: the bytes of each.
+    `owed`: the fraction of a hit that rounding left; `drawn`, `walked`: samples and blocks so far in this epoch.
+    """
+
+    index: int
+    place: int
+    queue: Ids
+    costs: Ids
+    turn: int
+    owed: float
+    drawn: int
+    walked: int
+
+
+class Echo:
+    """The walk of one epoch. `plan` makes its windows."""
+
+    def __init__(self, settings: PlanSettings, supplied: Supply, epoch: int, boundary: Boundary) -> None:
+        self._settings, self._supply, self._epoch = settings, supplied, epoch
+        self._boundary, self._miss_share = boundary, 1 - boundary.hit_share
+        keys = walk_keys(supplied.snapshot, settings.seed)[supplied.blocks]
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._blocks = keys[order], supplied.blocks[order]
+        self._rank = np.zeros(supplied.snapshot.num_blocks, np.int64)
+        self._rank[self._blocks] = np.arange(len(self._blocks))
+        self._rows = supplied.snapshot.rows[self._blocks]
+        self._cost = supplied.cost[self._blocks]
+        self._target = supplied.num_samples
+        self._reuse = boundary.hit_share / self._miss_share
+
+    def first(self) -> _State:
+        """The state to begin with: the cache's oldest samples are those that the walk is going to meet first."""
+        boundary = self._boundary
+        place = int(np.searchsorted(self._keys, np.uint64(boundary.cursor)))
+        place = place if place < len(self._blocks) else 0
+        block = self._supply.snapshot.locate(boundary.cached)[0]
+        ahead = (self._rank[block] - place) % max(len(self._blocks), 1)
+        queue = boundary.cached[np.argsort(ahead, kind="stable")]
+        return _State(0, place, queue, self._supply.costs(queue), 0, 0.0, 0, 0)
+
+    def boundary(self, state: _State) -> Boundary:
+        cursor = int(self._keys[state.place]) if len(self._keys) else 0
+        return replace(self._boundary, cached=np.sort(state.queue), cursor=cursor)
+
+    def step(self, state: _State) -> tuple[CachedWindow, _State] | None:
+        left = self._target - state.drawn
+        if left <= 0 or state.walked == len(self._blocks):
+            return None
+        blocks = self._next_blocks(state, left)
+        met = self._supply.ids(blocks)
+        is_found = np.isin(met, state.queue[: len(met)])
+        missed, found = met[~is_found], met[is_found]
+        queue, costs = state.queue[len(found) :], state.costs[len(found) :]
+        found_costs, missed_costs = self._supply.costs(found), self._supply.costs(missed)
+        room = self._settings.capacity_bytes - int(found_costs.sum())
+        admit = np.cumsum(missed_costs) <= room
+        num_evicted = _num_evicted(costs, room - int(missed_costs[admit].sum()))
+        survivors = queue[num_evicted:]
+        reuse = self._reuse if num_evicted else min(self._reuse, MOST_REUSE_WHILE_FILLING)
+        wanted = reuse * len(missed) + state.owed
+        most = min(len(survivors) * math.ceil(self._reuse), left - len(met))
+        hits, turn = _draw_evenly(survivors, max(0, min(int(wanted), most)), state.turn, self._settings.seed)
+        window = make_window(
+            self._supply,
+            missed=missed,
+            hits=np.concatenate([found, hits]),
+            weights=np.ones(len(met) + len(hits), np.float32),
+            admit=admit,
+            evict=queue[:num_evicted],
+            rng=np.random.default_rng([self._settings.seed, self._epoch, state.index]),
+        )
+        following = _State(
+            index=state.index + 1,
+            place=(state.place + len(blocks)) % len(self._blocks),
+            queue=np.concatenate([survivors, found, missed[admit]]),
+            costs=np.concatenate([costs[num_evicted:], found_costs, missed_costs[admit]]),
+            turn=turn,
+            owed=wanted - int(wanted),
+            drawn=state.drawn + window.num_samples,
+            walked=state.walked + len(blocks),
+        )
+        return window, following
+
+    def _next_blocks(self, state: _State, left: int) -> Ids:
+        settings = self._settings
+        share = self._miss_share if len(state.queue) else 1.0
+        num_ahead = min(len(self._blocks) - state.walked, sampling.MOST_WINDOW_BLOCKS)
+        places = (state.place + np.arange(num_ahead)) % len(self._blocks)
+        most_samples = int(min(left, sampling.MOST_WINDOW_SAMPLES) * share)
+        most_bytes = min(settings.window_bytes, settings.capacity_bytes // WINDOWS_A_CACHE)
+        taken = cut(self._cost[places], self._rows[places], most_bytes=most_bytes, most_samples=most_samples)
+        blocks: Ids = self._blocks[places[:taken]]
+        return blocks
+
+
+def plan(settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: Boundary) -> SteppedPlan[_State]:
+    """The stratified plan of `epoch`.
+
+    An epoch draws as many samples as there are to train on, give or take a block, and fetches none twice; a cached
+    sample is drawn about 1/(1-q) times while it is there. A cold cache is drawn from as soon as it holds any,
+    but three times for each fetch at most until it is full. Walks on where `boundary` says.
+    """
+    supplied = supply(snapshot, settings.test_fraction)
+    echo = Echo(settings, supplied, epoch, boundary)
+    named = ["stratified", settings.seed, epoch, settings.test_fraction, settings.window_bytes]
+    named += [settings.capacity_bytes, boundary.hit_share, boundary.cursor]
+    digest = digest_of(snapshot, named, [boundary.cached])
+    return SteppedPlan(snapshot, epoch, digest, echo.first, echo.step, echo.boundary)
+
+
+def walk_keys(snapshot: Snapshot, seed: int) -> _Keys:
+    """The blocks' places in the walk: uint64 [blocks], a hash of source name, offset and seed."""
+    salts = [
+        int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest(), "little")
+        for name in snapshot.sources
+    ]
+    return _mixed(np.array([*salts, 0], np.uint64)[snapshot.source] + snapshot.offset.astype(np.uint64))
+
+
+def _num_evicted(costs: Ids, room: int) -> int:
+    """How many of the first must go for the others to fit into `room` bytes."""
+    excess = int(costs.sum()) - room
+    return min(int(np.searchsorted(np.cumsum(costs), excess)) + 1, len(costs)) if excess > 0 else 0
+
+
+def _draw_evenly(pool: Ids, n: int, turn: int, seed: int) -> tuple[Ids, int]:
+    """`n` of the pool and where to go on: the next ones in the cyclic order of a hash, so that all get their turn."""
+    if n == 0 or not len(pool):
+        return np.zeros(0, np.int64), turn
+    keys = _mixed(pool.astype(np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % _WRAP))
+    distance = keys - np.uint64(turn)  # wraps round
+    whole, rest = divmod(n, len(pool))
+    nearest = np.argpartition(distance, rest - 1)[:rest] if rest else np.zeros(0, np.int64)
+    if rest:
+        turn = (int(keys[nearest[distance[nearest].argmax()]]) + 1) % _WRAP
+    return np.concatenate([np.tile(pool, whole), pool[nearest]]), turn
+
+
+def _mixed(key: _Keys) -> _Keys:
+    """The finaliser of SplitMix64 (Steele et al. 2014)."""
+    key = key + np.uint64(0x9E3779B97F4A7C15)
+    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: _Keys = key ^ (key >> np.uint64(31))
+    return mixed

@@ -1,0 +1,76 @@
+"""Uniform sampling over a cache that evicts what was used least recently: what most caches do, to compare with.
+
+A sample's order knows nothing of the cache, so hits come as they come. See `cache_policy.lru_hit_ratio`.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edged.domain import sampling
+from edged.domain.boundary import Boundary
+from edged.domain.cache_plan import (
+    WINDOWS_A_CACHE,
+    CachedWindow,
+    PlanSettings,
+    SteppedPlan,
+    cut,
+    digest_of,
+    make_window,
+)
+from edged.domain.dataset import Snapshot
+from edged.domain.sampling import Ids
+from edged.domain.supply import supply
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """`queue`: cached ids, the least recently used first; `costs`: the bytes of each."""
+
+    index: int
+    place: int
+    queue: Ids
+    costs: Ids
+
+
+def plan(settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: Boundary) -> SteppedPlan[_State]:
+    """Every sample once, in an order that the cache does not change. `boundary.cached`: least recently used first."""
+    supplied = supply(snapshot, settings.test_fraction)
+    blocks = np.random.default_rng([settings.seed, epoch]).permutation(supplied.blocks)
+    rows, cost = snapshot.rows[blocks], supplied.cost[blocks]
+    most_bytes = min(settings.window_bytes, settings.capacity_bytes // WINDOWS_A_CACHE or (1 << 62))
+
+    def step(state: _State) -> tuple[CachedWindow, _State] | None:
+        if state.place == len(blocks):
+            return None
+        ahead = slice(state.place, state.place + sampling.MOST_WINDOW_BLOCKS)
+        taken = cut(cost[ahead], rows[ahead], most_bytes=most_bytes, most_samples=sampling.MOST_WINDOW_SAMPLES)
+        met = supplied.ids(blocks[state.place : state.place + taken])
+        is_found, is_used = np.isin(met, state.queue), np.isin(state.queue, met)
+        missed, found = met[~is_found], met[is_found]
+        found_bytes = int(state.costs[is_used].sum())
+        admit = found_bytes + np.cumsum(supplied.costs(missed)) <= settings.capacity_bytes
+        others, other_costs = state.queue[~is_used], state.costs[~is_used]
+        excess = found_bytes + int(supplied.costs(missed[admit]).sum() + other_costs.sum()) - settings.capacity_bytes
+        gone = min(int(np.searchsorted(np.cumsum(other_costs), excess)) + 1, len(others)) if excess > 0 else 0
+        window = make_window(
+            supplied,
+            missed=missed,
+            hits=found,
+            weights=np.ones(len(met), np.float32),
+            admit=admit,
+            evict=others[:gone],
+            rng=np.random.default_rng([settings.seed, epoch, state.index]),
+        )
+        used = window.ids[window.is_cached | np.isin(window.ids, missed[admit])]
+        queue = np.concatenate([others[gone:], used])
+        costs = np.concatenate([other_costs[gone:], supplied.costs(used)])
+        return window, _State(state.index + 1, state.place + taken, queue, costs)
+
+    named = ["lru", settings.seed, epoch, settings.test_fraction, settings.window_bytes, settings.capacity_bytes]
+    digest = digest_of(snapshot, named, [boundary.cached])
+
+    def first() -> _State:
+        return _State(0, 0, boundary.cached, supplied.costs(boundary.cached))
+
+    return SteppedPlan(snapshot, epoch, digest, first, step, lambda state: replace(boundary, cached=state.queue))

@@ -1,0 +1,35 @@
+"""The table agrees with a dict, and costs a few bytes a sample."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.domain.block_table import BlockTable
+from edged.domain.cache_entry import SampleKey
+
+KEYS = st.builds(SampleKey, st.sampled_from(["a", "b"]), st.integers(0, 3), st.integers(0, 300))
+
+
+@given(st.lists(st.tuples(KEYS, st.integers(-1, 3))))
+def test_it_holds_what_a_dict_would(changes):
+    table, model = BlockTable(), dict[SampleKey, int]()
+    for key, value in changes:
+        table[key] = value
+        model[key] = value
+    model = {key: value for key, value in model.items() if value}
+    assert dict(table.items()) == model
+    assert len(table) == len(model)
+    for source in ("a", "b"):
+        for offset in range(4):
+            expected = [model.get(SampleKey(source, offset, row), 0) for row in range(301)]
+            assert table.rows(source, offset, 301).tolist() == expected
+
+
+def test_emptied_blocks_are_let_go():
+    table = BlockTable()
+    keys = [SampleKey("a", offset, row) for offset in range(50) for row in range(256)]
+    for key in keys:
+        table[key] = 7
+    assert table.num_bytes < 10 * len(keys)
+    for key in keys:
+        table[key] = 0
+    assert table.num_bytes == 0

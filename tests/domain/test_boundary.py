@@ -1,0 +1,61 @@
+"""What an epoch over a cache begins with."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edged.domain import tensors
+from edged.domain.boundary import Boundary, decode_boundary, renumbered
+from edged.domain.dataset import Snapshot
+from edged.domain.sampling import Ids
+from edged.errors import FormatError
+from tests.domain.test_cache_plan import even, some_cached
+from tests.domain.test_sampling import snapshot_of
+
+
+def test_renumbered_ids_name_the_same_samples_after_the_archive_grew():
+    old = snapshot_of([("pi-a", 3, 300), ("pi-a", 2, 200), ("pi-c", 4, 400)])
+    new = snapshot_of([("pi-a", 3, 300), ("pi-a", 2, 200), ("pi-a", 5, 500), ("pi-b", 7, 700), ("pi-c", 4, 400)])
+    ids = np.array([8, 0, 4, 5])
+    again = renumbered(ids, old, new)
+
+    def names(snapshot: Snapshot, ids: Ids) -> list[tuple[object, int]]:
+        block, row = snapshot.locate(ids)
+        return [(snapshot.ref(b), r) for b, r in zip(block.tolist(), row.tolist(), strict=True)]
+
+    assert names(new, again) == names(old, ids)
+    assert renumbered(np.arange(new.num_samples), new, old).tolist() == list(range(old.num_samples))
+
+
+def test_a_boundary_is_stored_and_read_back():
+    snapshot = even(30)
+    boundary = replace(some_cached(snapshot, 90, 5), capacity_bytes=12345)
+    again = decode_boundary(boundary.encode(), snapshot)
+    assert again.cached.tolist() == boundary.cached.tolist()
+    for name in ("cursor", "hit_share", "is_gate_open", "capacity_bytes"):
+        assert getattr(again, name) == getattr(boundary, name)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Boundary(np.array([600])),
+        Boundary(np.array([-1])),
+        Boundary(np.array([3, 3])),
+        Boundary(np.array([3]), cursor=1 << 64),
+        Boundary(np.array([3]), capacity_bytes=-1),
+        Boundary(np.array([3]), capacity_bytes=1 << 62),
+        Boundary(np.array([3]), hit_share=1.0),
+        Boundary(np.array([3]), hit_share=float("nan")),
+    ],
+)
+def test_a_boundary_that_cannot_be_is_refused(broken):
+    with pytest.raises(FormatError):
+        decode_boundary(broken.encode(), even(30))
+
+
+def test_a_blob_that_is_no_boundary_is_refused():
+    for blob in (b"", tensors.encode({"cached": np.zeros(0, np.int64)}, {"boundary": "[]"})):
+        with pytest.raises(FormatError):
+            decode_boundary(blob, even(30))

@@ -1,0 +1,106 @@
+"""The stratified plan: an echo of a cyclic walk."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from edged.domain.boundary import renumbered
+from tests.domain.test_cache_plan import draw, empty, even, hit_ratio, ids_of, settings_of, some_cached, windows_of
+
+
+def test_each_epoch_fetches_the_share_that_is_asked_for_whatever_the_cache_holds():
+    snapshot = even(300)
+    for cached, q in ((600, 0.36), (2100, 0.7), (4500, 0.9)):
+        limits, boundary = settings_of(cached_samples=cached, window_samples=200), empty(q)
+        for epoch in range(5):
+            windows = windows_of(plan := draw("stratified", snapshot, limits, epoch, boundary))
+            drawn = sum(window.num_samples for window in windows)
+            assert abs(drawn - 6000) <= 20
+            boundary = plan.after
+        assert abs(hit_ratio(windows) - q) < 0.01
+
+
+def test_over_a_round_all_samples_are_drawn_and_fetched_about_equally_often():
+    snapshot = even(300)
+    limits, boundary = settings_of(cached_samples=2100, window_samples=200), empty()
+    drawn, fetched = np.zeros(6000), np.zeros(6000)
+    for epoch in range(22):
+        windows = windows_of(plan := draw("stratified", snapshot, limits, epoch, boundary))
+        boundary = plan.after
+        if epoch >= 2:  # the cache is full
+            np.add.at(drawn, ids_of(windows), 1)
+            for window in windows:
+                np.add.at(fetched, window.fetch.ids, 1)
+    assert set(fetched.astype(int).tolist()) <= {5, 6, 7}
+    assert drawn.mean() == 20 or abs(drawn.mean() - 20) < 0.1
+    assert drawn.std() < 3  # independent draws: 4.5
+
+
+def test_all_samples_count_the_same():
+    window = draw("stratified", even(50), settings_of(cached_samples=300)).window(3)
+    assert window is not None
+    assert (window.weights == 1).all()
+
+
+def test_a_cold_cache_is_drawn_from_as_soon_as_it_holds_any():
+    windows = windows_of(draw("stratified", even(300), settings_of(cached_samples=2100, window_samples=200), 0))
+    assert hit_ratio(windows[:1]) == 0
+    assert hit_ratio(windows[1:]) > 0.65
+
+
+def test_no_sample_is_drawn_twice_before_the_others_of_the_cache_had_their_turn():
+    snapshot, limits = even(300), settings_of(cached_samples=2100, window_samples=100)
+    boundary = draw("stratified", snapshot, limits, 0).after
+    windows = windows_of(draw("stratified", snapshot, limits, 1, boundary))[:5]
+    hits = np.concatenate([window.ids[window.is_cached] for window in windows])
+    assert len(hits) == len(set(hits.tolist()))
+
+
+def test_the_walk_goes_on_where_it_was_when_the_archive_grew():
+    old, new = even(300), even(330)
+    limits = settings_of(cached_samples=2100, window_samples=200)
+    before = draw("stratified", old, limits, 0)
+    left = before.after
+    was_fetched = np.concatenate([window.fetch.ids for window in windows_of(before)])
+    boundary = replace(left, cached=renumbered(left.cached, old, new))
+    now = np.concatenate([window.fetch.ids for window in windows_of(draw("stratified", new, limits, 1, boundary))])
+    assert not set(renumbered(was_fetched, old, new).tolist()) & set(now.tolist())
+    assert (now >= old.num_samples).any()
+
+
+def test_samples_that_another_policy_cached_are_drawn_and_let_go_in_turn():
+    snapshot = even(300)
+    boundary = some_cached(snapshot, 2100, 2)
+    windows = windows_of(draw("stratified", snapshot, settings_of(cached_samples=2100), boundary=boundary))
+    hits = np.concatenate([window.ids[window.is_cached] for window in windows])
+    evicted = np.concatenate([window.evict for window in windows])
+    assert hit_ratio(windows) >= 0.7
+    assert np.isin(boundary.cached, hits).mean() > 0.4
+    assert np.isin(evicted, boundary.cached).sum() > 1000
+
+
+def test_a_cache_that_holds_everything_is_a_permutation_without_fetches():
+    snapshot = even(30)
+    boundary = some_cached(snapshot, 600, 0)
+    windows = windows_of(draw("stratified", snapshot, settings_of(cached_samples=600), boundary=boundary))
+    assert sorted(ids_of(windows).tolist()) == list(range(600))
+    assert hit_ratio(windows) == 1
+
+
+def test_a_windows_misses_are_whole_blocks_and_take_at_most_a_quarter_of_the_cache():
+    snapshot, limits = even(300), settings_of(cached_samples=800, window_samples=10_000)
+    windows = windows_of(draw("stratified", snapshot, limits))
+    assert len(windows) > 5
+    for window in windows:
+        assert window.fetch.num_samples == 20 * len(window.fetch.refs) <= 200
+        assert window.admit.all()
+
+
+def test_while_the_cache_fills_samples_are_repeated_less_so_that_enough_different_ones_come():
+    snapshot, boundary = even(300), empty(0.95)
+    ids = []
+    for epoch in range(3):
+        plan = draw("stratified", snapshot, settings_of(cached_samples=4500, window_samples=200), epoch, boundary)
+        ids.append(ids_of(windows_of(plan)))
+        boundary = plan.after
+    assert len(np.unique(np.concatenate(ids))) > 0.7 * 6000

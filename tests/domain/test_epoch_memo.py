@@ -1,0 +1,123 @@
+"""What one epoch leaves to the next, as it is stored."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edged.domain import epoch_memo, epoch_protocol, tensors
+from edged.domain.boundary import Boundary
+from edged.domain.dataset import Snapshot
+from edged.domain.epoch_memo import EpochMemo
+from edged.domain.epoch_protocol import SamplesPart
+from edged.domain.scores import ScoreTable
+from edged.errors import FormatError
+from tests.domain.test_cache_plan import even, scores_of, some_cached
+
+SCORE_BYTES = 1 << 20
+SNAPSHOT = even(3)
+MEMO = EpochMemo(4, SNAPSHOT, some_cached(SNAPSHOT, 20, 5), scores_of(SNAPSHOT))
+BLOB = epoch_memo.encode(MEMO)
+
+
+def decode(blob: bytes) -> EpochMemo:
+    return epoch_memo.decode(blob, score_bytes=SCORE_BYTES)
+
+
+def altered(**parts: bytes) -> bytes:
+    """The memo's blob with other parts."""
+    arrays, metadata = tensors.decode(BLOB)
+    changed = {name: np.frombuffer(part, np.uint8) for name, part in parts.items()}
+    return tensors.encode(arrays | changed, metadata)
+
+
+def memo_over(snapshot: Snapshot) -> bytes:
+    """A memo whose parts agree with each other, over any snapshot."""
+    return epoch_memo.encode(EpochMemo(4, snapshot, Boundary(np.zeros(0, np.int64)), ScoreTable(snapshot, SCORE_BYTES)))
+
+
+def test_a_memo_is_stored_and_read_back():
+    again = decode(BLOB)
+    assert again.epoch == MEMO.epoch
+    assert again.snapshot.sources == SNAPSHOT.sources
+    assert again.snapshot.ends == SNAPSHOT.ends
+    for column in ("source", "offset", "rows", "num_bytes"):
+        assert getattr(again.snapshot, column).tolist() == getattr(SNAPSHOT, column).tolist()
+    assert again.boundary.encode() == MEMO.boundary.encode()
+    assert again.scores.encode() == MEMO.scores.encode()
+    assert epoch_memo.encode(again) == BLOB
+
+
+def test_a_memo_without_cache_or_scores_is_read_back():
+    again = decode(memo_over(even(0)))
+    assert again.snapshot.num_blocks == 0
+    assert again.scores.is_empty
+
+
+def test_scores_by_block_are_read_back():
+    memo = replace(MEMO, scores=ScoreTable(SNAPSHOT, 0))
+    assert epoch_memo.decode(epoch_memo.encode(memo), score_bytes=0).scores.is_by_block
+    with pytest.raises(FormatError, match="another snapshot"):
+        decode(epoch_memo.encode(memo))
+
+
+@settings(deadline=None)
+@given(st.integers(0, len(BLOB) - 1))
+def test_any_truncation_is_refused(length):
+    with pytest.raises(FormatError):
+        decode(BLOB[:length])
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.integers(0, len(BLOB) - 1), st.integers(1, 255))
+def test_a_flipped_byte_is_refused_or_gives_a_memo_that_holds_together(at, flip):
+    blob = bytearray(BLOB)
+    blob[at] ^= flip
+    try:
+        memo = decode(bytes(blob))
+    except FormatError:
+        return
+    cached = memo.boundary.cached
+    assert len(cached) == 0 or 0 <= cached.min() <= cached.max() < memo.snapshot.num_samples
+    assert np.isfinite(memo.scores.of(cached)).all()
+
+
+@pytest.mark.parametrize("name", ["snapshot", "boundary", "scores"])
+def test_a_part_that_is_missing_or_nothing_of_its_kind_is_refused(name):
+    arrays, metadata = tensors.decode(BLOB)
+    lacking = {key: array for key, array in arrays.items() if key != name}
+    for blob in (tensors.encode(lacking, metadata), altered(**{name: b""}), altered(**{name: b"x" * 100})):
+        with pytest.raises(FormatError):
+            decode(blob)
+
+
+def test_samples_in_the_snapshots_place_are_refused():
+    none = np.zeros(0, np.int64)
+    part = SamplesPart("memo", 4, last=True, position=none, labels=(), codecs=(), payloads=(), missing=none)
+    with pytest.raises(FormatError, match="snapshot"):
+        decode(altered(snapshot=epoch_protocol.encode_part(part)))
+
+
+@pytest.mark.parametrize("blob", [b"", b"\xff" * 8, b"\0" * 64, tensors.encode({}), tensors.encode({}, {"edged": "x"})])
+def test_what_is_no_memo_is_refused(blob):
+    with pytest.raises(FormatError):
+        decode(blob)
+
+
+def test_a_boundary_of_ids_that_the_snapshot_lacks_is_refused():
+    with pytest.raises(FormatError, match="cached ids"):
+        decode(altered(boundary=Boundary(np.array([SNAPSHOT.num_samples])).encode()))
+
+
+def test_scores_of_another_snapshot_are_refused():
+    with pytest.raises(FormatError, match="another snapshot"):
+        decode(altered(scores=scores_of(even(4)).encode()))
+
+
+def test_blocks_that_come_twice_or_out_of_order_are_refused():
+    """Ids are found by bisection, and no sample has two."""
+    for offset in ([0, 0, 1], [1, 0, 2]):
+        with pytest.raises(FormatError, match="order"):
+            decode(memo_over(replace(SNAPSHOT, offset=np.array(offset))))
