@@ -79,9 +79,17 @@ EVENTS: Mapping[str, Event] = {
         topic=str, wanted_offset=int, next_offset=int,
     ),
     # epoch: the data of an epoch on its way from the archive
-    "epoch.drawn": event("The order of an epoch is fixed.", epoch=int, blocks=int, windows=int, first_sample=int),
+    "epoch.drawn": event("The order of an epoch is fixed.", epoch=int, blocks=int, samples=int, first_sample=int),
     "epoch.redrawn": event(
         "The archive or the prefetch budget is not what it was when the epoch began; it begins again.", epoch=int
+    ),
+    "epoch.memo_skipped": event(
+        "What the epoch's order follows from cannot be read; it is drawn anew from what the cache holds.",
+        epoch=int, err=str,
+    ),
+    "epoch.memo_failed": event(
+        "What the epoch's order follows from cannot be saved; after a restart it would be drawn anew.",
+        epoch=int, err=str,
     ),
     "epoch.empty": event("The archive has nothing to train on yet; it is asked again from time to time.", epoch=int),
     "epoch.asked_again": event("The archive was silent; what is missing is asked again.", silent_s=float, samples=int),
@@ -90,6 +98,29 @@ EVENTS: Mapping[str, Event] = {
         "Samples that came but cannot be trained on.", epoch=int, unlabelled=int, undecodable=int
     ),
     "epoch.malformed": event("A reply of the archive breaks its format; it is ignored.", err=str),
+    # cache: samples kept on the edge
+    "cache.opened": event(
+        "The cache is there, with what an earlier run left on the disk.", entries=int, bytes=int, ms=float
+    ),
+    "cache.epoch": event(
+        "What an epoch's reads came to, each as often as its sample was drawn; fresh: the first of each sample alone. "
+        "And what the cache holds, and has written to the disk since the start.",
+        epoch=int, reads=int, hit_ratio=float, fresh_hit_ratio=float, distinct_samples=int, effective_samples=int,
+        fetched_samples=int, fetched_bytes=int, wait_s=float, memory_bytes=int, disk_bytes=int, written_bytes=int,
+        corrupt=int,
+    ),
+    "cache.recreated": event(
+        "The cache's file is damaged, foreign or of another stream; the cache starts empty.", reason=str
+    ),
+    "cache.disk_full": event(
+        "The disk takes no entries; the cache goes on with what it has, and tries again from time to time.", err=str
+    ),
+    "cache.disk_recovered": event("The disk takes entries again."),
+    "cache.write_budget": event(
+        "The bytes that may be written to the disk in a day are spent; new entries stay in memory until more may be.",
+        budget_bytes_a_day=int, written_bytes=int,
+    ),
+    "cache.close_failed": event("What the cache wrote last is lost; it is fetched anew.", err=str),
     # train
     "train.started": event(
         "Training begins or goes on, each mini-batch cut over so many lanes (threads) and into micro-batches.",

@@ -19,6 +19,7 @@ def model(generation: int, content: bytes = b"tflite") -> DeployedModel:
 def test_an_empty_store_has_nothing(store):
     assert list(store.checkpoints()) == []
     assert store.newest_model() is None
+    assert store.epoch_memo(0) is None
 
 
 def test_checkpoints_come_newest_first(store):
@@ -66,3 +67,39 @@ def test_deploying_a_generation_again_replaces_it(store):
     store.deploy(model(3))
     store.deploy(model(3, b"again"))
     assert store.newest_model() == model(3, b"again")
+
+
+def test_an_epochs_memo_is_found_by_its_epoch(store):
+    store.save_epoch_memo(b"three", 3)
+    store.save_epoch_memo(b"four", 4)
+    assert [store.epoch_memo(epoch) for epoch in (2, 3, 4, 5)] == [None, b"three", b"four", None]
+
+
+def test_three_memos_are_kept(store):
+    """As many as checkpoints: to each of these belongs the memo of its epoch."""
+    for epoch in range(7):
+        store.save_epoch_memo(b"m", epoch)
+    assert [epoch for epoch in range(10) if store.epoch_memo(epoch)] == [4, 5, 6]
+
+
+def test_saving_a_memo_again_replaces_it(store):
+    store.save_epoch_memo(b"old", 5)
+    store.save_epoch_memo(b"new", 5)
+    assert store.epoch_memo(5) == b"new"
+
+
+def test_memos_of_a_future_that_was_given_up_are_gone(store):
+    for epoch in (7, 8, 9):
+        store.save_epoch_memo(b"old", epoch)
+    store.save_epoch_memo(b"new", 8)
+    assert [store.epoch_memo(epoch) for epoch in (7, 8, 9)] == [b"old", b"new", None]
+
+
+def test_memos_and_checkpoints_do_not_push_each_other_out(store):
+    store.save_epoch_memo(b"memo", 1)
+    for generation in range(5):
+        store.save(b"checkpoint", 100 + generation)
+    for epoch in range(2, 4):
+        store.save_epoch_memo(b"memo", epoch)
+    assert store.epoch_memo(1) == b"memo"
+    assert [generation for generation, _ in store.checkpoints()] == [104, 103, 102]

@@ -1,0 +1,401 @@
+"""The edge's cache of samples: a memory tier over a disk tier, each with a budget of bytes.
+
+Covers where an entry lives, what each tier holds, and moving entries between them. Which samples are worth keeping is
+the sampling plan's subject: it names the victims. Fetching what is missing is services.epoch's.
+
+An entry lives in one tier. It comes into memory, and the oldest go on to the disk in batches once memory is full.
+They do not come back: a read from the disk costs little, and each swap would wear it by a write.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.aio import run_in_worker
+from edged.domain.block_table import BlockTable
+from edged.domain.cache_entry import ENTRY_OVERHEAD_BYTES, Entry, SampleKey
+from edged.domain.write_budget import WriteBudget
+from edged.errors import StorageError
+from edged.log import logger
+from edged.ports import DiskTier
+
+SPILL_BYTES = 256 * 1024
+"""Entries go to the disk so many bytes at a time: each transaction writes pages beside the entries' own."""
+
+RETRY_S = 60.0
+"""A disk that refused is left alone for so long."""
+
+DISK_SHARE = 0.9
+"""Of the disk's bytes, to reckon with: how full entries of different lengths make its pages shows as they change."""
+
+_IN_MEMORY = -1
+_MOST_DOOMED = 1024
+_FIRST_AMPLIFICATION = 4.0
+"""Bytes written for each byte stored, as long as it has not been measured."""
+
+
+@dataclass(slots=True)
+class CacheCounts:
+    """What happened since the cache was opened. `evicted`: victims dropped; `corrupt`: entries found damaged."""
+
+    hits_memory: int = 0
+    hits_disk: int = 0
+    misses: int = 0
+    evicted: int = 0
+    corrupt: int = 0
+
+
+class Cache:
+    """Entries by sample key. Use within `async with`, from one task; `disk` None: memory alone.
+
+    `memory_bytes` holds for payloads and their overhead, `disk_bytes` for the stored bytes on the disk, as does that
+    tier's own capacity. Nothing is ever evicted but the victims that `admit` is given, and what an earlier run left.
+    Leaving closes the disk tier. `wall_time`: Unix time, for the write budget alone.
+    """
+
+    def __init__(
+        self,
+        disk: DiskTier | None,
+        *,
+        memory_bytes: int,
+        disk_bytes: int,
+        written_bytes_a_day: int | None = None,
+        wall_time: Callable[[], float] = time.time,
+    ) -> None:
+        self.counts = CacheCounts()
+        self._disk = disk
+        self._most_memory_bytes = memory_bytes
+        self._given_disk_bytes = disk_bytes
+        self._most_disk_bytes = min(disk_bytes, disk.capacity_bytes) if disk is not None else 0
+        self._slack_bytes = min(SPILL_BYTES, memory_bytes // 4, self._most_disk_bytes // 4)
+        self._wall_time = wall_time
+        self._written_bytes_a_day = written_bytes_a_day
+        self._budget: WriteBudget | None = None
+        self._memory: dict[SampleKey, Entry] = {}
+        self._memory_bytes = 0
+        self._table = BlockTable()  # _IN_MEMORY, or the bytes that an entry takes on the disk
+        self._disk_bytes = 0
+        self._disk_limit_bytes = self._most_disk_bytes
+        self._pins: Counter[SampleKey] = Counter()
+        self._spare = BlockTable()  # 1: goes when room is needed and no other victim is left
+        self._doomed: set[SampleKey] = set()  # evicted, but still on the disk until the next transaction
+        self._spilled_bytes = 0
+        self._refused_until_s = 0.0
+        self._is_refused = False
+        self._is_over_budget = False
+
+    async def __aenter__(self) -> Self:
+        """Learn what an earlier run left on the disk."""
+        if self._disk is not None:
+            loop = asyncio.get_running_loop()
+            begin_s = loop.time()
+            await run_in_worker(self._scan, self._disk)
+            ms = (loop.time() - begin_s) * 1e3
+            logger().info("cache.opened", entries=len(self._table), bytes=self._disk_bytes, ms=ms)
+        return self
+
+    def _scan(self, disk: DiskTier) -> None:
+        for key, num_bytes in disk.keys():  # noqa: SIM118 - no mapping but a port
+            self._table[key] = num_bytes
+            self._spare[key] = 1  # until somebody wants it: it may be of blocks that the archive has no more
+            self._disk_bytes += num_bytes
+        if self._written_bytes_a_day is not None:
+            self._budget = WriteBudget.restored(self._written_bytes_a_day, disk.note)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Move what fits to the disk and close it. Cancelled meanwhile: the files are closed all the same."""
+        if self._disk is None:
+            return
+        try:
+            await self.flush()
+        finally:
+            await run_in_worker(self._disk.close)
+
+    # what there is
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the memory tier, overhead included."""
+        return self._memory_bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        """Stored bytes of the disk tier."""
+        return self._disk_bytes
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes written to the disk's device since the cache was opened."""
+        return 0 if self._disk is None else self._disk.written_bytes
+
+    def num_entries(self, payload_bytes: int) -> int:
+        """How many entries with payloads of about so many bytes there is room for, in both tiers."""
+        disk_bytes = int(self._most_disk_bytes * DISK_SHARE)
+        room = max(self._most_memory_bytes + disk_bytes - self._slack_bytes, 0)
+        return room // (payload_bytes + ENTRY_OVERHEAD_BYTES)
+
+    def holds(self, key: SampleKey) -> bool:
+        """Whether either tier has the entry."""
+        return self._table[key] != 0
+
+    def holds_rows(self, source: str, offset: int, num_rows: int) -> npt.NDArray[np.bool_]:
+        """Which of a block's rows are there: bool [num_rows]."""
+        held: npt.NDArray[np.bool_] = self._table.rows(source, offset, num_rows) != 0
+        return held
+
+    def keys(self) -> Iterator[SampleKey]:
+        """Every key held, block by block."""
+        return (key for key, _ in self._table.items())
+
+    def pin(self, keys: Iterable[SampleKey]) -> None:
+        """Keep the entries from being evicted until they are unpinned as often; they need not be there yet."""
+        for key in keys:
+            self._pins[key] += 1
+            self._spare[key] = 0
+
+    def unpin(self, keys: Iterable[SampleKey]) -> None:
+        """Take back one pin of each."""
+        for key in keys:
+            assert self._pins[key] > 0, "unpinned more often than pinned"
+            self._pins[key] -= 1
+            if not self._pins[key]:
+                del self._pins[key]
+
+    # reading
+
+    async def get_many(self, keys: Collection[SampleKey]) -> dict[SampleKey, Entry]:
+        """The entries that are there, with one read of the disk; those lost or corrupt are left out and forgotten.
+
+        Cancellation waits for the read that is under way.
+        """
+        found = {key: self._memory[key] for key in keys if key in self._memory}
+        wanted = [key for key in dict.fromkeys(keys) if self._table[key] > 0]
+        self.counts.hits_memory += len(found)
+        if wanted and self._disk is not None:
+            corrupt_before = self._disk.num_corrupt
+            read = await run_in_worker(self._disk.get_many, wanted)
+            self.counts.corrupt += self._disk.num_corrupt - corrupt_before
+            self.counts.hits_disk += len(read)
+            for key in wanted:
+                if key not in read:
+                    self._drop(key)
+            self._notice_loss(self._disk)
+            found |= read
+        self.counts.misses += len(set(keys)) - len(found)
+        return found
+
+    # writing
+
+    async def admit(self, entries: Mapping[SampleKey, Entry], *, evict: Iterable[SampleKey] = ()) -> set[SampleKey]:
+        """Take the entries in as far as there is room; the keys of those that are there now.
+
+        Victims are drawn from `evict`, in order and no more than are needed; pinned and absent ones are passed over.
+        Those that are left over are *spare*, as is what an earlier run left until it is pinned or admitted again: they
+        are drawn after the others, in this call or a later one. Cancelled: the entries so far are in; each is whole.
+        """
+        given = list(evict)
+        for key in given:
+            self._spare[key] = int(self.holds(key))
+        victims = chain(given, self._spare_keys())
+        for key, entry in entries.items():
+            self._spare[key] = 0
+            if not self.holds(key):
+                await self._take(key, entry, victims)
+        return {key for key in entries if self.holds(key)}  # a victim may be one of them
+
+    async def flush(self) -> None:
+        """Move the memory tier to the disk as far as that has room, so that a restart finds it."""
+        while self._memory and await self._spill(min(SPILL_BYTES, self._memory_bytes)):
+            pass
+        await self._commit({})
+
+    def _spare_keys(self) -> Iterator[SampleKey]:
+        return (key for key, _ in self._spare.items() if self._spare[key])  # it may be wanted since
+
+    async def _take(self, key: SampleKey, entry: Entry, victims: Iterator[SampleKey]) -> None:
+        """Into memory, if room can be made."""
+        cost = _cost(entry)
+        if cost > self._most_memory_bytes:
+            await self._take_to_disk(key, entry, victims)
+            return
+        while not self._has_room(cost):
+            may_spill = self._total_room() >= cost or not self._is_disk_taking  # if it takes none: is it so still?
+            if may_spill and await self._spill(max(SPILL_BYTES, cost)):
+                continue
+            if not self._evict_next(victims, in_memory=not self._is_disk_taking):
+                return
+            if len(self._doomed) >= _MOST_DOOMED:
+                await self._commit({})
+        self._memory[key] = entry
+        self._memory_bytes += cost
+        self._table[key] = _IN_MEMORY
+
+    async def _take_to_disk(self, key: SampleKey, entry: Entry, victims: Iterator[SampleKey]) -> None:
+        """An entry larger than the whole memory tier goes to the disk at once."""
+        cost = _cost(entry)
+        while self._disk_limit_bytes - self._disk_bytes < cost:
+            if not self._evict_next(victims):
+                return
+        if self._may_write(cost):
+            await self._commit({key: entry})
+
+    def _has_room(self, cost: int) -> bool:
+        if self._memory_bytes + cost > self._most_memory_bytes:
+            return False
+        return self._total_room() >= cost or not self._is_disk_taking
+
+    def _total_room(self) -> int:
+        """What both tiers take yet, less the slack that lets a full memory spill whole batches to a full disk."""
+        most = self._most_memory_bytes + self._disk_limit_bytes - self._slack_bytes
+        return most - self._memory_bytes - self._disk_bytes
+
+    def _evict_next(self, victims: Iterator[SampleKey], *, in_memory: bool = False) -> bool:
+        """Drop the next victim that may go; False when there is none left.
+
+        `in_memory`: pass over those on the disk. While that takes nothing, their room is of no use.
+        """
+        for victim in victims:
+            at = self._table[victim]
+            if at == 0 or victim in self._pins or (in_memory and at != _IN_MEMORY):
+                continue
+            if at != _IN_MEMORY:
+                self._doomed.add(victim)
+            self._drop(victim)
+            self.counts.evicted += 1
+            return True
+        return False
+
+    def _drop(self, key: SampleKey) -> None:
+        if (entry := self._memory.pop(key, None)) is not None:
+            self._memory_bytes -= _cost(entry)
+        else:
+            self._disk_bytes -= self._table[key]
+        self._table[key] = self._spare[key] = 0
+
+    def _notice_loss(self, disk: DiskTier) -> None:
+        """A damaged store began anew: what it held is forgotten at once, and not key by key."""
+        if self._disk_bytes and not disk.used_bytes:
+            for key in [key for key, at in self._table.items() if at != _IN_MEMORY]:
+                self._drop(key)
+
+    def _oldest(self, num_bytes: int) -> dict[SampleKey, Entry]:
+        """The entries that came into memory first: at least `num_bytes` of them, if the disk has the room."""
+        room = self._disk_limit_bytes - self._disk_bytes
+        batch: dict[SampleKey, Entry] = {}
+        taken = 0
+        for key, entry in self._memory.items():
+            taken += _cost(entry)
+            if taken > room:
+                break
+            batch[key] = entry
+            if taken >= num_bytes:
+                break
+        return batch
+
+    async def _spill(self, num_bytes: int) -> bool:
+        """Move about so many bytes of entries from memory to the disk; False when it takes none now."""
+        if not self._may_write(num_bytes):
+            return False
+        batch = self._oldest(num_bytes)
+        return bool(batch) and await self._commit(batch)
+
+    async def _commit(self, batch: Mapping[SampleKey, Entry]) -> bool:
+        """Delete what is doomed, store `batch`, and follow what the disk has done, cancelled or not."""
+        if self._disk is None or not (batch or self._doomed):
+            return False
+        disk, doomed = self._disk, [key for key in self._doomed if key not in batch]
+        self._doomed.clear()
+        written_before = disk.written_bytes
+        failures: list[StorageError] = []
+        stored: dict[SampleKey, int] = {}
+
+        def write() -> None:
+            disk.delete_many(doomed)
+            try:
+                if batch:
+                    stored.update(disk.put_many(batch))
+            except StorageError as error:
+                failures.append(error)
+                disk.delete_many(batch)
+
+        try:
+            await run_in_worker(write)
+        finally:
+            for key, num_bytes in stored.items():
+                if self._table[key]:
+                    is_spare = self._spare[key]
+                    self._drop(key)
+                    self._spare[key] = is_spare
+                self._table[key] = num_bytes
+                self._disk_bytes += num_bytes
+                self._spilled_bytes += num_bytes
+            self._account(disk, disk.written_bytes - written_before)
+            self._notice_loss(disk)
+            self._most_disk_bytes = min(self._given_disk_bytes, disk.capacity_bytes)
+            self._disk_limit_bytes = min(self._disk_limit_bytes, self._most_disk_bytes)
+        if failures:
+            self._refuse(failures[0])
+        elif batch:
+            self._accept()
+        return bool(stored)
+
+    # when the disk may be written
+
+    @property
+    def _is_disk_taking(self) -> bool:
+        return not (self._is_refused or self._is_over_budget)
+
+    def _may_write(self, num_bytes: int) -> bool:
+        """Whether the disk is not being left alone, and the day's budget has the bytes that a batch will take."""
+        if self._disk is None or asyncio.get_running_loop().time() < self._refused_until_s:
+            return False
+        if self._budget is None:
+            return True
+        is_measured = self._spilled_bytes > SPILL_BYTES
+        amplification = self._disk.written_bytes / self._spilled_bytes if is_measured else _FIRST_AMPLIFICATION
+        allowed = self._budget.allows(int(num_bytes * amplification), self._wall_time())
+        if not allowed and not self._is_over_budget:
+            logger().warning(
+                "cache.write_budget",
+                budget_bytes_a_day=self._budget.budget_bytes_a_day,
+                written_bytes=self._disk.written_bytes,
+            )
+        self._is_over_budget = not allowed
+        return allowed
+
+    def _account(self, disk: DiskTier, num_bytes: int) -> None:
+        if self._budget is not None:
+            self._budget.spend(num_bytes, self._wall_time())
+            disk.remember(self._budget.state())
+
+    def _refuse(self, error: StorageError) -> None:
+        """Leave the disk alone for a while, then try it with one batch more than it holds."""
+        self._refused_until_s = asyncio.get_running_loop().time() + RETRY_S
+        self._disk_limit_bytes = min(self._most_disk_bytes, self._disk_bytes + 2 * SPILL_BYTES)
+        if not self._is_refused:
+            logger().warning("cache.disk_full", err=str(error))
+        self._is_refused = True
+
+    def _accept(self) -> None:
+        """The disk took a batch: what it may hold grows, so far as it goes on taking."""
+        self._disk_limit_bytes = min(self._most_disk_bytes, self._disk_limit_bytes + 2 * SPILL_BYTES)
+        if self._is_refused:
+            logger().info("cache.disk_recovered")
+        self._is_refused = False
+
+
+def _cost(entry: Entry) -> int:
+    return entry.num_bytes + ENTRY_OVERHEAD_BYTES
