@@ -1,6 +1,7 @@
 """Checkpoints and deployed models as files in one folder: the port CheckpointStore on a disk.
 
     checkpoint-000000004690.safetensors     weights, optimizer state, positions
+    epoch-000000000010.safetensors          what that epoch's plan follows from
     model-000000004690.tflite               the model for inference, and beside it, written after it:
     model-000000004690.json                 its digest, labels, shape and so on: its presence means that both are whole
     model.tflite                            the newest of them, under a name for people
@@ -27,6 +28,7 @@ from edged.ports import DeployedModel
 
 KEPT = 3
 _CHECKPOINT = re.compile(r"checkpoint-(\d{12})\.safetensors")
+_MEMO = re.compile(r"epoch-(\d{12})\.safetensors")
 _DESCRIPTION = re.compile(r"model-(\d{12})\.json")
 _TEMPORARY = ".tmp"
 _FOLDER_MODE = 0o750
@@ -73,6 +75,21 @@ class CheckpointDir:
             self._write(f"checkpoint-{generation:012}.safetensors", checkpoint)
             for old in _outdated(self._generations(_CHECKPOINT), generation):
                 self._remove(f"checkpoint-{old:012}.safetensors")
+
+    def save_epoch_memo(self, memo: bytes, epoch: int) -> None:
+        with _translated():
+            self._write(f"epoch-{epoch:012}.safetensors", memo)
+            for old in _outdated(self._generations(_MEMO), epoch):
+                self._remove(f"epoch-{old:012}.safetensors")
+
+    def epoch_memo(self, epoch: int) -> bytes | None:
+        try:
+            return (self._folder / f"epoch-{epoch:012}.safetensors").read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            logger().warning("epoch.memo_skipped", epoch=epoch, err=str(error))
+            return None
 
     def deploy(self, model: DeployedModel) -> None:
         """As the port says: 1. the model, 2. its description, 3. `model.tflite`, 4. old ones go."""

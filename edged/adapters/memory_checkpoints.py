@@ -17,6 +17,7 @@ class MemoryCheckpoints:
         self.error: StorageError | None = None
         self.saved: dict[int, bytes] = {}
         self.models: dict[int, DeployedModel] = {}
+        self.memos: dict[int, bytes] = {}
 
     @property
     def place(self) -> str:
@@ -25,6 +26,13 @@ class MemoryCheckpoints:
     def save(self, checkpoint: bytes, generation: int) -> None:
         self._check()
         self.saved = _newest({**self.saved, generation: checkpoint}, generation)
+
+    def save_epoch_memo(self, memo: bytes, epoch: int) -> None:
+        self._check()
+        self.memos = _newest({**self.memos, epoch: memo}, epoch)
+
+    def epoch_memo(self, epoch: int) -> bytes | None:
+        return self.memos.get(epoch)
 
     def deploy(self, model: DeployedModel) -> None:
         self._check()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edged.adapters import micro_batch
 from edged.adapters.blas import single_threaded_blas
 from edged.adapters.checkpoint_dir import CheckpointDir
+from edged.adapters.disk_cache import SqliteCache
 from edged.adapters.host import PsutilHost, lower_thread_priority
 from edged.adapters.images import PillowDecoder
 from edged.adapters.kafka import KafkaLog
@@ -22,11 +23,14 @@ from edged.config import Folders, Timing
 from edged.domain.checkpoint import job_digest
 from edged.domain.nn.model import Model, Params
 from edged.domain.topology import Edge, Topology, Training
-from edged.errors import ConfigError, Problem
+from edged.errors import ConfigError, Problem, StorageError
+from edged.log import logger
 from edged.ports import Health, Log
 from edged.services.archive_client import ArchiveAddress, ArchiveClient
+from edged.services.cache import Cache
 from edged.services.checkpointing import Checkpointing, Samples
 from edged.services.epoch import Epochs, EpochSettings
+from edged.services.epoch_choice import ChoiceSettings, Chooser
 from edged.services.feature_cache import FeatureCache
 from edged.services.fresh import FreshSamples
 from edged.services.health import HealthBoard
@@ -73,7 +77,8 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
             stack.enter_context(single_threaded_blas())
             if topology.training is not None:
                 model = await run_in_worker(_model, topology, topology.training, folders)
-            services = _edge(topology, edge, log, health, timing, folders, executor, model)
+            cache = await stack.enter_async_context(_cache(topology, edge, folders))
+            services = _edge(topology, edge, log, health, timing, folders, executor, model, cache)
         return await supervise(
             topology,
             services,
@@ -168,6 +173,7 @@ def _edge(
     folders: Folders,
     executor: Executor,
     model: Model | None,
+    cache: Cache,
 ) -> Mapping[str, Service]:
     decoder = PillowDecoder()
     ingest = Ingest(log, topology, edge.name, decoder)
@@ -176,9 +182,37 @@ def _edge(
     training = topology.training
     if training is not None and model is not None:
         services["trainer"] = _trainer(
-            topology, training, edge, log, health, timing, folders, executor, model, live.get(training.stream)
+            topology, training, edge, log, health, timing, folders, executor, model, cache, live.get(training.stream)
         )
     return services
+
+
+def _cache(topology: Topology, edge: Edge, folders: Folders) -> Cache:
+    """The edge's cache of the samples that it trains on. Without the disk, when that cannot be used."""
+    training, disk = topology.training, None
+    memory_bytes, disk_bytes = edge.cache.memory, edge.cache.disk
+    if training is None or training.source == "live":
+        memory_bytes = disk_bytes = 0
+    elif training.backbone is not None:
+        memory_bytes -= _feature_bytes(edge)
+    if training is not None and disk_bytes:
+        stream = topology.stream(training.stream)
+        namespace = f"{topology.site}/{stream.name}/{stream.dtype}{list(stream.shape)}"
+        try:
+            disk = SqliteCache(folders.cache, disk_bytes, namespace)
+        except StorageError as error:
+            logger().warning("cache.disk_full", err=str(error))
+    return Cache(
+        disk,
+        memory_bytes=memory_bytes,
+        disk_bytes=disk_bytes,
+        written_bytes_a_day=edge.cache.disk_writes_a_day,
+    )
+
+
+def _feature_bytes(edge: Edge) -> int:
+    """The part of the cache's memory that is for a backbone's features."""
+    return edge.cache.memory // 2
 
 
 def _model(topology: Topology, training: Training, folders: Folders) -> Model:
@@ -200,6 +234,7 @@ def _trainer(
     folders: Folders,
     executor: Executor,
     model: Model,
+    cache: Cache,
     live: LiveLog | None,
 ) -> Trainer:
     stream = topology.stream(training.stream)
@@ -209,13 +244,14 @@ def _trainer(
     backbone = _backbone(training)
     features = None
     if backbone is not None:
-        features = FeatureCache(backbone.extractor(_NUM_CORES), stream.shape, model.sample_shape, edge.cache.memory)
+        features = FeatureCache(backbone.extractor(_NUM_CORES), stream.shape, model.sample_shape, _feature_bytes(edge))
 
     def batcher() -> Batcher:
         return Batcher(
             stream, training.global_batch, PillowDecoder(), executor, needs_labels=is_classifier, features=features
         )
 
+    store = CheckpointDir(folders.state)
     epochs = fresh = None
     if training.source != "live":
         address = ArchiveAddress(edge.name, stream.name, topology.requests_topic, topology.epochs_topic(edge.name))
@@ -226,7 +262,12 @@ def _trainer(
             test_samples=training.test_samples,
             prefetch_bytes=edge.prefetch,
         )
-        epochs = Epochs(ArchiveClient(log, health, address, timing), batcher(), settings)
+        chooser = Chooser(
+            store,
+            cache,
+            ChoiceSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes),
+        )
+        epochs = Epochs(ArchiveClient(log, health, address, timing), batcher(), settings, cache, chooser)
     if training.source != "archive" and live is not None:
         fresh = FreshSamples(
             live,
@@ -245,7 +286,7 @@ def _trainer(
         return to_tflite(stream.shape, training.model, params, labels=labels, calibration=calibration)
 
     checkpointing = Checkpointing(
-        CheckpointDir(folders.state),
+        store,
         health,
         export,
         job=job,

@@ -14,11 +14,12 @@ from edged import config_yaml
 from edged.cli.arguments import add_topology
 from edged.cli.backbone import look_up
 from edged.cli.problems import show
-from edged.domain.budget import edge_budget, mebibytes, training_memory
+from edged.domain.budget import cache_index, edge_budget, mebibytes, training_memory
 from edged.domain.nn.spec import LayerSpec, shapes
 from edged.domain.suggest import did_you_mean
 from edged.domain.topics import grants, topics
 from edged.domain.topology import Augment, Backbone, Device, Edge, Topology, Training
+from edged.domain.topology_rules import sample_bytes
 from edged.errors import ConfigError, Problem
 
 SUMMARY = "validate the topology file and print the plan it comes to"
@@ -146,7 +147,16 @@ def _edge(topology: Topology, edge: Edge) -> Plan:
             "limit": budget.limit,
         },
         "disk_cache": edge.cache.disk,
+        "cache_index": _cache_index(topology, edge),
     }
+
+
+def _cache_index(topology: Topology, edge: Edge) -> int:
+    """What a full cache's index takes beside the budget; how large the data set will be is not known here."""
+    training = topology.training
+    if training is None or training.source == "live":
+        return 0
+    return cache_index(edge.cache, sample_bytes(topology.stream(training.stream)), training.sampling.mode)
 
 
 def _model(topology: Topology) -> Plan | None:
@@ -265,6 +275,8 @@ def _edges_text(edges: Sequence[Plan]) -> Iterator[str]:
     )
     for edge in edges:
         yield f"memory of {edge['name']}: {_sum(edge['memory'], ('base', 'model', 'prefetch', 'cache'))}"
+        if edge["cache_index"]:
+            yield f"index of {edge['name']}'s cache, once it is full: {mebibytes(edge['cache_index'])} more"
     yield ""
 
 

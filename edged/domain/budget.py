@@ -7,12 +7,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edged.domain.cache_entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.nn.spec import Flatten, LayerSpec, Shape, num_parameters, shapes
 from edged.domain.optim import num_slots
-from edged.domain.topology import MIB, Edge, Topology
+from edged.domain.topology import MIB, Cache, Edge, SamplingMode, Topology
 
 BASE = 110 * MIB
 """The interpreter, NumPy, the Kafka client with its fetch buffers, and the heap's slack."""
+
+DISK_STORE = 2 * MIB
+"""A cache's disk store: its page cache and what one transaction holds."""
+
+_INDEX_BYTES: dict[SamplingMode, int] = {"stratified": 64, "lru": 64}
+_MOST_INDEX_BYTES = 112
+"""Of a cached sample's place in the tables and in the epoch's plan, as measured at 300,000 samples."""
 
 _FLOAT32 = 4
 
@@ -46,7 +54,7 @@ class ModelMemory:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bytes of an edge's daemon by what they are for, beside its limit."""
+    """Bytes of an edge's daemon by what they are for, beside its limit. `cache`: its memory tier and disk store."""
 
     base: int
     model: int
@@ -56,6 +64,7 @@ class Budget:
 
     @property
     def total(self) -> int:
+        """What is taken however large the data set is."""
         return self.base + self.model + self.prefetch + self.cache
 
 
@@ -83,7 +92,14 @@ def training_memory(topology: Topology) -> ModelMemory | None:
 
 def edge_budget(edge: Edge, model: ModelMemory | None) -> Budget:
     """What the edge's daemon will hold, with `model` trained on it."""
-    return Budget(BASE, model.total if model else 0, edge.prefetch, edge.cache.memory, edge.memory_limit)
+    cache = edge.cache.memory + (DISK_STORE if edge.cache.disk else 0)
+    return Budget(BASE, model.total if model else 0, edge.prefetch, cache, edge.memory_limit)
+
+
+def cache_index(cache: Cache, sample_bytes: int, mode: SamplingMode) -> int:
+    """Bytes beside the budget that knowing a full cache's samples takes; less while it holds fewer."""
+    num_samples = (cache.memory + cache.disk) // (sample_bytes + ENTRY_OVERHEAD_BYTES)
+    return num_samples * _INDEX_BYTES.get(mode, _MOST_INDEX_BYTES)
 
 
 def mebibytes(num_bytes: int) -> str:

@@ -4,6 +4,7 @@ Where mini-batches come from and when state is saved is `services.train`'s subje
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,14 @@ from edged.errors import EdgedError
 
 EXPLODED = 20.0
 """A mini-batch's mean loss that is so many times that of the worst epoch so far has exploded."""
+
+
+class Learnt(NamedTuple):
+    """What a step told of its samples: their losses and `Gradient.scores`, float32 [n] each."""
+
+    losses: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+
 
 _Samples = npt.NDArray[np.float32]
 _Integers = npt.NDArray[np.int64]
@@ -50,20 +59,22 @@ class Learner:
         x: _Samples,
         y: _Integers,
         ids: _Integers,
+        weights: npt.NDArray[np.float32],
         *,
         progress: float,
         map: Map = map,  # noqa: A002
-    ) -> None:
+    ) -> Learnt:
         """Change weights, optimizer state, tally and step count by one mini-batch; a pure function of its arguments.
 
-        `x`: [n, *sample shape]; `y`: classes [n]; `ids` [n] tell the samples apart; `progress`: epochs trained, with
-        their fraction. Raises DivergedError, the state untouched, when the loss says so.
+        `x`: [n, *sample shape]; `y`: classes [n]; `ids` [n] tell the samples apart; `weights` [n]: what their losses
+        count; `progress`: epochs trained, with their fraction. Raises DivergedError, the state untouched, when the loss
+        says so.
         """
         training, position = self._training, state.position
         x = augment.augmented(x, ids, training.augment, seed=training.seed, epoch=position.epoch)
         noise = Noise(training.seed, position.step)
-        weights = self._class_weights[y] if len(self._class_weights) else None
-        gradient = self._model.gradient(state.params, x, self._targets(x, y), weights, noise=noise, map=map)
+        counts = weights * self._class_weights[y] if len(self._class_weights) else weights
+        gradient = self._model.gradient(state.params, x, self._targets(x, y), counts, noise=noise, map=map)
         loss = float(gradient.losses.sum(dtype=np.float64))
         self._check(state, loss / len(x))
         with np.errstate(all="ignore"):  # an overflow is noticed by what it leads to
@@ -75,6 +86,7 @@ class Learner:
             loss=state.tally.loss + loss,
         )
         state.position = replace(position, step=position.step + 1)
+        return Learnt(gradient.losses, gradient.scores)
 
     def test(self, state: TrainState, x: _Samples, y: _Integers) -> tuple[_Samples, int]:
         """The samples' losses [n] and the number of right ones, without any change.

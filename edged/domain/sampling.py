@@ -1,19 +1,12 @@
-"""The order of an epoch: which samples come when, as a pure function of snapshot, seed and epoch.
+"""Windows of samples to fetch at once, and the held-out samples in windows.
 
-Covers uniform sampling without replacement and the held-out samples. Fetches nothing; what a window's request looks
-like on the wire is domain.epoch_protocol's subject.
-
-The blocks are shuffled and cut into windows that fit a byte budget; each window's samples are shuffled among
-themselves. So each block is fetched once an epoch, memory holds a window and never the data set, and a data set that
-fits one window is shuffled whole. Blocks are the unit of planning: per sample, nothing is kept outside a window.
+Covers what a window is and how many bytes it may have. Which training samples make one is cache_plan's subject; what a
+window's request looks like on the wire is epoch_protocol's. Fetches nothing.
 """
 
-import hashlib
 import heapq
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -70,92 +63,6 @@ class Window:
                 refs.append(ref)
                 rows.append(wanted[inside])
         return tuple(refs), tuple(rows)
-
-
-class EpochPlan:
-    """The windows of one epoch over `snapshot`, made one at a time.
-
-    Every sample that is not held out is in exactly one window. A sample's *index* is its place in the epoch's order.
-    """
-
-    def __init__(
-        self, snapshot: Snapshot, blocks: Ids, starts: Ids, *, seed: int, epoch: int, test_fraction: float
-    ) -> None:
-        self.snapshot = snapshot
-        self.epoch = epoch
-        self._blocks = blocks
-        self._starts = starts
-        self._seed = seed
-        self._test_fraction = test_fraction
-        self._sizes: dict[int, int] = {}
-
-    @property
-    def num_windows(self) -> int:
-        return len(self._starts) - 1
-
-    @cached_property
-    def num_samples(self) -> int:
-        """Samples of the whole epoch. Visits each block once: 20 µs for each of an edge's own."""
-        return sum(self.window_samples(index) for index in range(self.num_windows))
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the order, in hexadecimal: who resumes an epoch checks that it is still the same."""
-        snapshot, blocks = self.snapshot, self._blocks
-        used, source = np.unique(snapshot.source, return_inverse=True)  # a source without blocks changes nothing
-        names = [snapshot.sources[i] for i in used.tolist()]
-        sha = hashlib.sha256(json.dumps([names, self._seed, self.epoch, self._test_fraction]).encode())
-        for column in (source, snapshot.offset, snapshot.rows):
-            sha.update(column[blocks].astype("<i8").tobytes())
-        sha.update(self._starts.astype("<i8").tobytes())
-        return sha.hexdigest()
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is there to train on."""
-        return not any(self.window_samples(index) for index in range(self.num_windows))
-
-    def window_samples(self, index: int) -> int:
-        """Samples in window `index`; may be 0 when all of its rows are held out."""
-        if index not in self._sizes:
-            self._sizes[index] = sum(len(self._rows(block)) for block in self._blocks_of(index))
-        return self._sizes[index]
-
-    def window(self, index: int) -> Window:
-        """Window `index`, the same at every call."""
-        blocks = self._blocks_of(index)
-        chosen = [(block, rows) for block, rows in zip(blocks, map(self._rows, blocks), strict=True) if len(rows)]
-        n = sum(len(rows) for _, rows in chosen)
-        shuffle = np.random.default_rng([self._seed, self.epoch, index + 1])
-        return _window(self.snapshot, chosen, shuffle.permutation(n))
-
-    def locate(self, sample_index: int) -> tuple[int, int]:
-        """(window, place in its order) of the epoch's `sample_index`-th sample; (num_windows, 0) behind the last."""
-        for index in range(self.num_windows):
-            size = self.window_samples(index)
-            if sample_index < size:
-                return index, sample_index
-            sample_index -= size
-        return self.num_windows, 0
-
-    def _blocks_of(self, index: int) -> list[int]:
-        blocks: list[int] = self._blocks[self._starts[index] : self._starts[index + 1]].tolist()
-        return blocks
-
-    def _rows(self, block: int) -> npt.NDArray[np.uint16]:
-        return np.flatnonzero(~_held_out(self.snapshot, block, self._test_fraction)).astype(np.uint16)
-
-
-def plan(snapshot: Snapshot, *, seed: int, epoch: int, test_fraction: float, window_bytes: int) -> EpochPlan:
-    """The plan of `epoch` (from 0) with `seed` (not negative), in windows whose blocks hold at most `window_bytes`.
-
-    A block that is larger makes a window of its own. Test sources are left out, and the held-out rows of the others.
-    """
-    is_test = np.array([source.startswith(TEST_SOURCE) for source in snapshot.sources], np.bool_)
-    blocks = np.flatnonzero(~is_test[snapshot.source]) if snapshot.num_blocks else np.zeros(0, np.int64)
-    blocks = np.random.default_rng([seed, epoch, 0]).permutation(blocks)
-    starts = _cut(snapshot, blocks, window_bytes)
-    return EpochPlan(snapshot, blocks, starts, seed=seed, epoch=epoch, test_fraction=test_fraction)
 
 
 def held_out_windows(

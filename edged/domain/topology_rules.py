@@ -260,6 +260,7 @@ def _training(topology: Topology) -> Iterator[Finding]:
     yield from _model(training, stream)
     yield from _loss(training, stream)
     yield from _schedule(training)
+    yield from _sampling(training)
     yield from _augment(training, stream)
     if training.live_epoch < training.global_batch:
         yield Finding(
@@ -372,6 +373,16 @@ def _schedule(training: Training) -> Iterator[Finding]:
         )
 
 
+def _sampling(training: Training) -> Iterator[Finding]:
+    at, sampling = "training.sampling.hit_share", training.sampling
+    if sampling.hit_share is None:
+        return
+    if sampling.mode != "stratified":
+        yield Finding(at, f"{sampling.mode} does not use it", "leave it out", ("training.sampling.mode",))
+    elif sampling.hit_share >= 1:
+        yield Finding(at, "with all draws from the cache nothing would ever be fetched", "set it below 1")
+
+
 def _augment(training: Training, stream: Stream) -> Iterator[Finding]:
     augment = training.augment
     if augment == Augment():
@@ -397,6 +408,7 @@ def _budgets(topology: Topology) -> Iterator[Finding]:
     memory = _memory(topology, stream)
     for i, edge in enumerate(topology.edges):
         yield from _prefetch(f"edges[{i}]", edge, stream)
+        yield from _cache(f"edges[{i}]", edge)
         yield from _memory_limit(f"edges[{i}]", edge, memory)
 
 
@@ -411,6 +423,18 @@ def _prefetch(at: str, edge: Edge, stream: Stream | None) -> Iterator[Finding]:
         )
 
 
+def _cache(at: str, edge: Edge) -> Iterator[Finding]:
+    held, window = edge.cache.memory + edge.cache.disk, edge.prefetch // 2
+    if 0 < held < window:
+        yield Finding(
+            f"{at}.cache",
+            f"memory and disk together hold {mebibytes(held)}, less than one window of an epoch, half of prefetch:"
+            f" {mebibytes(window)}",
+            f"give it {-(-window // MIB)}MiB, make prefetch smaller, or set both to 0",
+            (f"{at}.prefetch",),
+        )
+
+
 def _memory_limit(at: str, edge: Edge, memory: ModelMemory | None) -> Iterator[Finding]:
     budget = edge_budget(edge, memory)
     if budget.total <= budget.limit:
@@ -418,7 +442,7 @@ def _memory_limit(at: str, edge: Edge, memory: ModelMemory | None) -> Iterator[F
     yield Finding(
         f"{at}.memory_limit",
         f"the daemon needs about {mebibytes(budget.total)} (base {mebibytes(budget.base)} + model"
-        f" {mebibytes(budget.model)} + prefetch {mebibytes(budget.prefetch)} + cache.memory"
+        f" {mebibytes(budget.model)} + prefetch {mebibytes(budget.prefetch)} + cache"
         f" {mebibytes(budget.cache)}), the limit is {mebibytes(budget.limit)}",
         f"raise memory_limit to {-(-budget.total // MIB)}MiB, or make cache.memory or global_batch smaller",
         (f"{at}.cache", f"{at}.prefetch", "training", "streams"),

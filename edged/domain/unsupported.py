@@ -14,7 +14,6 @@ def findings(topology: Topology) -> Iterator[Finding]:
     yield from _mqtt(topology)
     yield from _remote_archive(topology)
     yield from _exchange(topology)
-    yield from _importance(topology)
     yield from _int8_backbone(topology)
 
 
@@ -42,13 +41,6 @@ def _exchange(topology: Topology) -> Iterator[Finding]:
             f"this version does not carry out {training.exchange.mode} yet",
             "use mode: none; each edge then trains a model of its own",
             needs=("edges",),
-        )
-
-
-def _importance(topology: Topology) -> Iterator[Finding]:
-    if topology.training and topology.training.sampling.mode == "importance":
-        yield Finding(
-            "training.sampling.mode", "this version does not sample by importance yet", "use uniform or stratified"
         )
 
 

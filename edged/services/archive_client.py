@@ -147,6 +147,9 @@ class ArchiveClient:
         self._heard_at = 0.0
         self._waited_s = 0.0
         self._waits_since: float | None = None
+        self._fetched_s = 0.0
+        self._fetches_since: float | None = None
+        self._num_fetched = 0
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -161,6 +164,7 @@ class ArchiveClient:
             finally:
                 self._reader = None
                 self._pending.clear()
+                self._time_fetches()
 
     @property
     def is_waiting(self) -> bool:
@@ -174,6 +178,17 @@ class ArchiveClient:
         return self._waited_s + (0.0 if self._waits_since is None else now - self._waits_since)
 
     @property
+    def fetching_s(self) -> float:
+        """Seconds in total in which samples were on their way, up to now."""
+        now = asyncio.get_running_loop().time()
+        return self._fetched_s + (0.0 if self._fetches_since is None else now - self._fetches_since)
+
+    @property
+    def num_fetched(self) -> int:
+        """Samples that came in that time."""
+        return self._num_fetched
+
+    @property
     def num_bytes(self) -> int:
         """Bytes that the fetches under way hold by now."""
         return sum(pending.fetch.num_bytes for pending in self._pending)
@@ -182,11 +197,13 @@ class ArchiveClient:
         """Send the fetch's request. Waits for Kafka a moment only: an unsent request is sent again later."""
         pending = _Pending(fetch)
         self._pending.append(pending)
+        self._time_fetches()
         await self._send(pending)
 
     def forget(self, fetch: Fetch) -> None:
         """Nobody wants the fetch any more; its replies are ignored."""
         self._pending = [pending for pending in self._pending if pending.fetch is not fetch]
+        self._time_fetches()
 
     async def drain(self) -> None:
         """Take the replies that are already here, without waiting for more."""
@@ -239,12 +256,22 @@ class ArchiveClient:
             return
         if pending.fetch.is_complete:
             self._pending.remove(pending)
+            self._time_fetches()
 
-    @staticmethod
-    def _accept(pending: _Pending, part: epoch_protocol.Part) -> None:
+    def _time_fetches(self) -> None:
+        """Let the clock run while samples are on their way."""
+        is_fetching = any(isinstance(pending.fetch, WindowFetch) for pending in self._pending)
+        if is_fetching and self._fetches_since is None:
+            self._fetches_since = asyncio.get_running_loop().time()
+        elif not is_fetching:
+            self._fetched_s, self._fetches_since = self.fetching_s, None
+
+    def _accept(self, pending: _Pending, part: epoch_protocol.Part) -> None:
         fetch = pending.fetch
         if isinstance(fetch, WindowFetch) and isinstance(part, SamplesPart):
+            num_open = fetch.num_open
             fetch.accept(part, pending.requests[part.request])
+            self._num_fetched += num_open - fetch.num_open
         elif isinstance(fetch, SnapshotFetch) and isinstance(part, SnapshotPart):
             fetch.accept(part)
         else:

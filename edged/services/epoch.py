@@ -1,27 +1,37 @@
-"""An epoch's mini-batches, streamed from the archive in the plan's order.
+"""An epoch's mini-batches, from the cache and from the archive, in the plan's order.
 
-Covers fetching ahead and filling batches. The order is domain.sampling's subject, requests and silence are
-`archive_client`'s. One window is consumed while the next one is on its way: the next of training, then those of the
-held-out samples, then the first of the next epoch, so that the trainer seldom waits at a boundary either.
+Covers drawing plans, asking ahead and filling batches. The order is domain.cache_modes' subject, requests and silence
+are `archive_client`'s, a single window is `epoch_window`'s. One window is consumed while the next one is on its way:
+the next of training, then those of the held-out samples, then the first of the next epoch, so that the trainer seldom
+waits at a boundary either.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
 from edged.aio import run_in_worker
-from edged.domain import sampling
-from edged.domain.sampling import EpochPlan, Ids, Window
+from edged.domain import cache_plan, sampling
+from edged.domain.cache_plan import CachedWindow, CachePlan
+from edged.domain.learning import Learnt
+from edged.domain.reads import EpochReads
+from edged.domain.sampling import Ids, Window
+from edged.domain.supply import Supply, supply
 from edged.log import logger
-from edged.services.archive_client import ArchiveClient, SnapshotFetch, WindowFetch
+from edged.services.archive_client import ArchiveClient, SnapshotFetch
+from edged.services.cache import Cache
+from edged.services.epoch_choice import Chooser
+from edged.services.epoch_window import Fetched, WindowReader
 from edged.services.minibatch import Batcher, Encoded, MiniBatch
 
 EMPTY_RETRY_S = 5.0
 """How often an empty archive is asked again: half its default flush interval."""
-
 
 _MOST_AHEAD = 4
 """Windows asked for in advance; the archive keeps so many requests of an edge waiting, and twice as many."""
@@ -52,43 +62,51 @@ class _Place(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class _Epoch:
-    """A plan and its held-out windows; whether there is anything to train on."""
+    """A plan, what it draws from, and the held-out windows."""
 
-    plan: EpochPlan
+    plan: CachePlan
+    supply: Supply
     held_out: tuple[Window, ...]
-    is_empty: bool
 
-    def following(self, place: _Place) -> _Place | None:
-        """The next place in this epoch that has samples."""
-        plan, index = self.plan, place.window + 1
+    def window(self, place: _Place) -> CachedWindow | None:
+        """The window at `place`; None behind the last of its kind."""
         if not place.held_out:
-            while index < plan.num_windows and not plan.window_samples(index):
-                index += 1
-            if index < plan.num_windows:
-                return _Place(plan.epoch, False, index)
-            index = 0
-        return _Place(plan.epoch, True, index) if index < len(self.held_out) else None
+            return self.plan.window(place.window)
+        return cache_plan.uncached(self.held_out[place.window]) if place.window < len(self.held_out) else None
 
-    def window(self, place: _Place) -> Window:
-        return self.held_out[place.window] if place.held_out else self.plan.window(place.window)
+
+class _Stopwatch(NamedTuple):
+    """Seconds on the clock, waited and with something on its way since start, and how many samples came meanwhile."""
+
+    now: float
+    waited: float
+    fetching: float
+    fetched: int
 
 
 class Epochs:
-    """The training job's view of the archive. Used by one task, inside `open()`.
+    """The training job's view of archive and cache. Used by one task, inside `open()`.
 
-    Memory: two windows, their plan's blocks and two mini-batches.
+    Memory: two windows, their plan's blocks and two mini-batches, beside what the cache holds.
     """
 
-    def __init__(self, client: ArchiveClient, batcher: Batcher, settings: EpochSettings) -> None:
+    def __init__(
+        self, client: ArchiveClient, batcher: Batcher, settings: EpochSettings, cache: Cache, chooser: Chooser
+    ) -> None:
         self._client = client
         self._batcher = batcher
         self._settings = settings
+        self._cache = cache
+        self._chooser = chooser
         self._present: _Epoch | None = None
         self._next_snapshot: SnapshotFetch | None = None
         self._next: _Epoch | None = None
-        self._ahead: deque[tuple[_Place, WindowFetch]] = deque()
-        self._candidate: tuple[_Place, Window] | None = None
-        self._in_use_bytes = 0
+        self._ahead: deque[tuple[_Place, WindowReader]] = deque()
+        self._in_use: WindowReader | None = None
+        self._reads = EpochReads(0)
+        self._fetched = Fetched()
+        self._begun = _Stopwatch(0.0, 0.0, 0.0, 0)
+        self._noted = (-1, self._begun)
         self._skipped = (0, 0)
         self.decode_s = 0.0
 
@@ -108,20 +126,26 @@ class Epochs:
     @property
     def num_bytes(self) -> int:
         """Bytes of the windows in memory."""
-        return self._in_use_bytes + self._client.num_bytes + sum(fetch.num_bytes for _, fetch in self._ahead)
+        in_use = 0 if self._in_use is None else self._in_use.num_bytes
+        return in_use + sum(reader.num_bytes for _, reader in self._ahead)
 
-    async def draw(self, epoch: int, ends: Mapping[str, int] | None = None) -> EpochPlan:
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the cache's memory tier."""
+        return self._cache.memory_bytes
+
+    async def draw(self, epoch: int, ends: Mapping[str, int] | None = None) -> CachePlan:
         """The plan of `epoch` over the archive as it is now, or as it was at `ends`.
 
         Waits until the archive has anything to train on.
         """
         if self._next is None or self._next.plan.epoch != epoch or ends is not None:
-            self._next = await self._draw(epoch, ends)
             self._forget_ahead()  # windows of another plan, after going back
+            self._next = await self._draw(epoch, ends)
         self._present, self._next, self._next_snapshot = self._next, None, None
         return self._present.plan
 
-    async def train(self, plan: EpochPlan, first_sample: int = 0) -> AsyncGenerator[tuple[MiniBatch, int], None]:
+    async def train(self, plan: CachePlan, first_sample: int = 0) -> AsyncGenerator[tuple[MiniBatch, int], None]:
         """The mini-batches of the plan just drawn from its `first_sample`-th sample on.
 
         Yields (batch, index of the next sample in the epoch): with that index another process goes on exactly there.
@@ -133,64 +157,108 @@ class Epochs:
             "epoch.drawn",
             epoch=plan.epoch,
             blocks=plan.snapshot.num_blocks,
-            windows=plan.num_windows,
+            samples=self.num_samples,
             first_sample=first_sample,
         )
-        place = _Place(plan.epoch, False, index) if index < plan.num_windows else None
-        async with aclosing(self._batches(place, at, first_sample)) as batches:
+        self._reads, self._fetched = EpochReads(plan.snapshot.num_samples), Fetched()
+        self._begun = self._time()
+        async with aclosing(self._batches(_Place(plan.epoch, False, index), at, first_sample)) as batches:
             async for batch in batches:
                 yield batch
 
     async def held_out(self) -> AsyncGenerator[MiniBatch, None]:
         """The mini-batches of the present plan's held-out samples, in a fixed order."""
         assert self._present is not None, "draw() first"
-        place = _Place(self._present.plan.epoch, True, 0) if self._present.held_out else None
-        async with aclosing(self._batches(place, 0, 0)) as batches:
+        async with aclosing(self._batches(_Place(self._present.plan.epoch, True, 0), 0, 0)) as batches:
             async for batch, _ in batches:
                 yield batch
 
-    async def _batches(self, place: _Place | None, at: int, sample: int) -> AsyncGenerator[tuple[MiniBatch, int], None]:
-        """Batches from `place` to the end of its kind; `at`: where in the first window, `sample`: its index."""
+    def learn(self, ids: Ids, learnt: Learnt) -> None:
+        """Take in what a step told of samples `ids`, int64 [n]."""
         assert self._present is not None, "draw() first"
+        self._chooser.learn(self._present.plan.snapshot, ids, learnt)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples to train on in the present epoch, about."""
+        assert self._present is not None, "draw() first"
+        return self._present.supply.num_samples
+
+    async def end(self) -> None:
+        """All of the epoch is trained on: note for the next one what it needs of this, and say what the reads came to.
+
+        Durable when it returns.
+        """
+        assert self._present is not None, "draw() first"
+        await self._note()
+        reads = self._reads
+        logger().info(
+            "cache.epoch",
+            epoch=self._present.plan.epoch,
+            reads=reads.num_reads,
+            hit_ratio=round(reads.hit_ratio, 4),
+            fresh_hit_ratio=round(reads.fresh_hit_ratio, 4),
+            distinct_samples=reads.num_distinct,
+            effective_samples=round(reads.effective_sample_size),
+            fetched_samples=self._fetched.samples,
+            fetched_bytes=self._fetched.num_bytes,
+            wait_s=round(self.wait_s - self._begun.waited, 3),
+            memory_bytes=self._cache.memory_bytes,
+            disk_bytes=self._cache.disk_bytes,
+            written_bytes=self._cache.written_bytes,
+            corrupt=self._cache.counts.corrupt,
+        )
+
+    async def _batches(self, place: _Place, at: int, sample: int) -> AsyncGenerator[tuple[MiniBatch, int], None]:
+        """Batches from `place` to the end of its kind; `at`: where in the first window, `sample`: its index."""
         batcher = self._batcher
         batcher.take()  # what a cancelled iteration left
-        first = place
-        while place is not None and first is not None and place.held_out == first.held_out:
-            fetch = await self._fetch(place)
-            order = fetch.window.order
-            while at < len(order):
-                await self._look_ahead(place)
-                positions = order[at : at + batcher.num_free]
-                await self._decode(fetch, positions)
-                at += len(positions)
-                sample += len(positions)
-                if not batcher.num_free:
-                    yield batcher.take(), sample
-            place, at = self._present.following(place), 0
-        self._in_use_bytes = 0
+        assert self._present is not None, "draw() first"
+        if place.held_out:  # which is no training
+            reads, fetched = EpochReads(self._present.plan.snapshot.num_samples), Fetched()
+        else:
+            reads, fetched = self._reads, self._fetched
+        try:
+            while (reader := await self._open(place, fetched)) is not None:
+                while at < reader.window.num_samples:
+                    await self._look_ahead(place)
+                    part = slice(at, min(at + batcher.num_free, reader.window.num_samples))
+                    await self._decode(await reader.read(part, reads, fetched))
+                    sample, at = sample + part.stop - at, part.stop
+                    if not batcher.num_free:
+                        yield batcher.take(), sample
+                self._leave()
+                place, at = place._replace(window=place.window + 1), 0
+        finally:
+            self._leave()
         if len(batch := batcher.take()):
             yield batch, sample
         self._report_skipped()
 
-    async def _decode(self, fetch: WindowFetch, positions: Ids) -> None:
-        """Put samples of a window into the batch, and count the time that training has to stand by for it."""
+    async def _decode(self, samples: Sequence[Encoded]) -> None:
+        """Put samples into the batch, and count the time that training has to stand by for it."""
         loop = asyncio.get_running_loop()
         begin = loop.time()
-        await run_in_worker(_add, self._batcher, fetch, positions)
+        await run_in_worker(self._batcher.add, samples)
         self.decode_s += loop.time() - begin
 
-    async def _fetch(self, place: _Place) -> WindowFetch:
-        """The window at `place`, complete."""
+    async def _open(self, place: _Place, fetched: Fetched) -> WindowReader | None:
+        """The window at `place`, all of it here or in the cache; None behind the last one of its kind."""
         if not self._ahead or self._ahead[0][0] != place:
+            window = await self._window(place)
+            if window is None:
+                return None
             self._forget_ahead()
-            await self._ask(place, await self._window(place))
-        _, fetch = self._ahead[0]
-        await self._client.wait(fetch)
-        self._ahead.popleft()
-        self._in_use_bytes = fetch.num_bytes
-        if fetch.num_missing:
-            logger().warning("epoch.missing", samples=fetch.num_missing)
-        return fetch
+            await self._ask(place, window)
+        _, self._in_use = self._ahead.popleft()
+        await self._in_use.arrive(fetched)
+        return self._in_use
+
+    def _leave(self) -> None:
+        """Done with the window in use."""
+        if self._in_use is not None:
+            self._in_use.close()
+            self._in_use = None
 
     async def _look_ahead(self, place: _Place) -> None:
         """Move on what is on its way, and ask for what comes after `place`: one window, and more while they fit.
@@ -202,46 +270,64 @@ class Epochs:
             following = await self._following(self._ahead[-1][0] if self._ahead else place)
             if following is None:
                 return
-            window = await self._window(following)
-            asked_bytes = sum(fetch.window.num_bytes for _, fetch in self._ahead)
-            if self._ahead and self._in_use_bytes + asked_bytes + window.num_bytes > self._settings.prefetch_bytes:
+            window_bytes = following[1].fetch.num_bytes
+            if self._ahead and self._planned_bytes + window_bytes > self._settings.prefetch_bytes:
                 return
-            await self._ask(following, window)
+            await self._ask(*following)
 
-    async def _following(self, place: _Place) -> _Place | None:
-        """The place after this one, in the next epoch if need be; None when it is not known yet or there is none."""
+    @property
+    def _planned_bytes(self) -> int:
+        """What the windows in use and on their way will hold."""
+        in_use = 0 if self._in_use is None else self._in_use.num_planned_bytes
+        return in_use + sum(reader.num_planned_bytes for _, reader in self._ahead)
+
+    async def _following(self, place: _Place) -> tuple[_Place, CachedWindow] | None:
+        """The next window with samples, in the next epoch if need be; None when none is known yet."""
+        while True:
+            place = place._replace(window=place.window + 1)
+            window = await self._window(place)
+            if window is not None and window.num_samples:
+                return place, window
+            if window is None and not place.held_out:
+                place = _Place(place.epoch, True, -1)
+            elif window is None:
+                if not await self._is_drawn(place.epoch + 1):
+                    return None
+                place = _Place(place.epoch + 1, False, -1)
+
+    async def _is_drawn(self, epoch: int) -> bool:
+        """Whether the plan of `epoch`, which follows on the present one, is here; sees to it that it will be."""
         assert self._present is not None
-        if (following := self._epoch_of(place).following(place)) is not None:
-            return following
-        epoch = place.epoch + 1
-        if epoch == self._settings.epochs or place.epoch != self._present.plan.epoch:
-            return None
+        if epoch == self._settings.epochs or epoch != self._present.plan.epoch + 1 or self._chooser.is_scored:
+            return False
         if self._next_snapshot is None:
             self._next_snapshot = SnapshotFetch(None)
             await self._client.ask(self._next_snapshot)
         elif self._next is None and self._next_snapshot.is_complete:
+            await self._note()
             self._next = await self._plan(epoch, self._next_snapshot)
-        return None if self._next is None else self._next.following(_Place(epoch, False, -1))
+        return self._next is not None
 
-    def _epoch_of(self, place: _Place) -> _Epoch:
+    def _source(self, place: _Place) -> _Epoch:
         source = self._next if self._next is not None and self._next.plan.epoch == place.epoch else self._present
-        assert source is not None
+        assert source is not None, "draw() first"
         return source
 
-    async def _window(self, place: _Place) -> Window:
-        """The window at `place`; the last one made is remembered, since one that does not fit yet is asked again."""
-        if self._candidate is None or self._candidate[0] != place:
-            self._candidate = place, await run_in_worker(self._epoch_of(place).window, place)
-        return self._candidate[1]
+    async def _window(self, place: _Place) -> CachedWindow | None:
+        return await run_in_worker(self._source(place).window, place)
 
-    async def _ask(self, place: _Place, window: Window) -> None:
-        self._candidate = None
-        self._ahead.append((place, fetch := WindowFetch(window)))
-        await self._client.ask(fetch)
+    async def _ask(self, place: _Place, window: CachedWindow) -> None:
+        before = [reader for _, reader in self._ahead] + ([self._in_use] if self._in_use is not None else [])
+        coming = np.concatenate([np.zeros(0, np.int64), *(reader.arrivals() for reader in before)])
+        reader = WindowReader(
+            window, self._source(place).supply, self._client, self._cache, self._settings.window_bytes
+        )
+        self._ahead.append((place, reader))
+        await reader.ask(coming)
 
     def _forget_ahead(self) -> None:
         while self._ahead:
-            self._client.forget(self._ahead.pop()[1])
+            self._ahead.pop()[1].close()
 
     async def _draw(self, epoch: int, ends: Mapping[str, int] | None) -> _Epoch:
         is_said = False
@@ -252,7 +338,7 @@ class Epochs:
                 await self._client.ask(fetch)
             await self._client.wait(fetch)
             drawn = await self._plan(epoch, fetch)
-            if not drawn.is_empty:
+            if drawn is not None:
                 return drawn
             if not is_said:
                 logger().info("epoch.empty", epoch=epoch)
@@ -260,27 +346,44 @@ class Epochs:
             fetch, ends = None, None
             await self._client.pause(EMPTY_RETRY_S)
 
-    async def _plan(self, epoch: int, fetch: SnapshotFetch) -> _Epoch:
+    async def _plan(self, epoch: int, fetch: SnapshotFetch) -> _Epoch | None:
+        """The epoch over what was fetched; None when there is nothing to train on."""
         settings = self._settings
-
-        def draw() -> _Epoch:
-            snapshot = fetch.snapshot()
-            plan = sampling.plan(
-                snapshot,
-                seed=settings.seed,
-                epoch=epoch,
-                test_fraction=settings.test_fraction,
-                window_bytes=settings.window_bytes,
-            )
-            held_out = sampling.held_out_windows(
+        snapshot = await run_in_worker(fetch.snapshot)
+        supplied = supply(snapshot, settings.test_fraction)
+        if await run_in_worker(lambda: supplied.is_empty):
+            return None
+        held_out = await run_in_worker(
+            partial(
+                sampling.held_out_windows,
                 snapshot,
                 test_fraction=settings.test_fraction,
                 window_bytes=settings.window_bytes,
                 most_samples=settings.test_samples,
             )
-            return _Epoch(plan, held_out, plan.is_empty)
+        )
+        return _Epoch(await self._chooser.plan(epoch, snapshot), supplied, held_out)
 
-        return await run_in_worker(draw)
+    async def _note(self) -> None:
+        """Tell the chooser how the present epoch went, as far as it has come, and how fetching went since last told.
+
+        Much of an epoch is fetched before it begins: what it took from there on would make the link look fast.
+        """
+        assert self._present is not None
+        taken, begun, reads = self._time(), self._begun, self._reads
+        computing_s = taken.now - begun.now - (taken.waited - begun.waited)
+        epoch, noted = self._noted
+        if epoch != self._present.plan.epoch:
+            self._noted = self._present.plan.epoch, taken
+        await self._chooser.close(
+            self._present.plan,
+            compute_s=computing_s / max(reads.num_reads, 1),
+            fetch_s=(taken.fetching - noted.fetching) / max(taken.fetched - noted.fetched, 1),
+        )
+
+    def _time(self) -> _Stopwatch:
+        client = self._client
+        return _Stopwatch(asyncio.get_running_loop().time(), self.wait_s, client.fetching_s, client.num_fetched)
 
     def _report_skipped(self) -> None:
         counts = (self._batcher.num_unlabelled, self._batcher.num_undecodable)
@@ -291,12 +394,3 @@ class Epochs:
             say = logger().warning if undecodable else logger().info  # a device need not know the label
             say("epoch.skipped", epoch=epoch, unlabelled=unlabelled, undecodable=undecodable)
         self._skipped = counts
-
-
-def _add(batcher: Batcher, fetch: WindowFetch, positions: Ids) -> None:
-    """Decode the samples at `positions` of the fetch into the batch, and free what they held."""
-    samples = []
-    for at in positions.tolist():
-        samples.append(Encoded(fetch.payloads[at], fetch.codecs[at], fetch.labels[at], int(fetch.window.ids[at])))
-        fetch.payloads[at] = None
-    batcher.add(samples)

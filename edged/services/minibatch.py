@@ -24,13 +24,15 @@ _PAYLOADS_A_TASK = 16
 class MiniBatch:
     """`x`: float32 [n, *sample shape]; `y`: int64 [n], class indices, -1 without a class.
 
-    `ids`: int64 [n], the snapshot's sample ids; those of fresh samples are negative.
+    `ids`: int64 [n], the snapshot's sample ids; those of fresh samples are negative. `weights`: float32 [n], what each
+    one's loss counts.
     Views into buffers, valid until the next but one is made.
     """
 
     x: npt.NDArray[np.float32]
     y: npt.NDArray[np.int64]
     ids: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.y)
@@ -44,6 +46,7 @@ class Encoded:
     codec: str
     label: str | None
     id: int = -1
+    weight: float = 1.0
 
 
 class Batcher:
@@ -72,7 +75,12 @@ class Batcher:
         self._class_of = codec.class_index(stream)
         shape = stream.shape if features is None else features.shape
         self._buffers = [
-            MiniBatch(np.zeros((size, *shape), np.float32), np.zeros(size, np.int64), np.zeros(size, np.int64))
+            MiniBatch(
+                np.zeros((size, *shape), np.float32),
+                np.zeros(size, np.int64),
+                np.zeros(size, np.int64),
+                np.zeros(size, np.float32),
+            )
             for _ in range(2)
         ]
         self._size = size
@@ -92,9 +100,10 @@ class Batcher:
         self.num_unlabelled += len(came) - len(usable)
         rows = slice(self._filled, self._filled + len(usable))
         buffer = self._buffers[0]
-        x, y, ids = buffer.x[rows], buffer.y[rows], buffer.ids[rows]
+        x, y, ids, weights = buffer.x[rows], buffer.y[rows], buffer.ids[rows], buffer.weights[rows]
         y[:] = [self._class_of.get(sample.label or "", -1) for sample in usable]
         ids[:] = [sample.id for sample in usable]
+        weights[:] = [sample.weight for sample in usable]
         payloads, codecs = [sample.payload or b"" for sample in usable], [sample.codec for sample in usable]
         if self._features is None:
             good = self._decode(x, payloads, codecs)
@@ -103,7 +112,7 @@ class Batcher:
         n = int(good.sum())
         if n < len(good):
             self.num_undecodable += len(good) - n
-            for column in (x, y, ids):
+            for column in (x, y, ids, weights):
                 column[:n] = column[good]
         self._filled += n
 
@@ -112,7 +121,7 @@ class Batcher:
         buffer, n = self._buffers[0], self._filled
         self._buffers.reverse()
         self._filled = 0
-        return MiniBatch(buffer.x[:n], buffer.y[:n], buffer.ids[:n])
+        return MiniBatch(buffer.x[:n], buffer.y[:n], buffer.ids[:n], buffer.weights[:n])
 
     def _decode(
         self, x: npt.NDArray[np.float32], payloads: Sequence[bytes], codecs: Sequence[str]

@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from edged.aio import run_in_worker
 from edged.domain import anomaly
+from edged.domain.cache_plan import CachePlan
 from edged.domain.checkpoint import MOST_HISTORY, EpochMetrics, Tally, TrainState
-from edged.domain.learning import DivergedError, Learner
+from edged.domain.learning import DivergedError, Learner, Learnt
 from edged.domain.nn.model import Model
-from edged.domain.sampling import EpochPlan
 from edged.domain.topology import Training
 from edged.log import logger
 from edged.ports import Progress, Statistics
@@ -115,6 +115,7 @@ class Trainer:
             trained_samples=self._trained_samples,
             wait_s=self._wait_s(),
             queue_bytes=sum(source.num_bytes for source in (self._epochs, self._fresh) if source is not None),
+            cache_bytes=0 if self._epochs is None else self._epochs.cache_bytes,
         )
 
     @property
@@ -168,8 +169,9 @@ class Trainer:
         async with aclosing(epochs.train(plan, self._state.position.sample)) as batches:
             async for batch, sample in batches:
                 await self._train_fresh()
-                await self._step(batch, sample=sample)
+                epochs.learn(batch.ids, await self._step(batch, sample=sample))
                 await self._save_if_due()
+        await epochs.end()
         await self._end_epoch(epochs.held_out())
 
     async def _train_fresh(self) -> None:
@@ -196,7 +198,7 @@ class Trainer:
         else:
             await self._save_if_due()
 
-    async def _draw(self, epochs: Epochs) -> EpochPlan:
+    async def _draw(self, epochs: Epochs) -> CachePlan:
         """The epoch's plan: that of the checkpoint in the middle of an epoch, or else a new one."""
         state = self._state
         begun, epoch = state.ends is not None, state.position.epoch
@@ -206,23 +208,27 @@ class Trainer:
             logger().warning("epoch.redrawn", epoch=epoch)
             state.position, state.tally = replace(state.position, sample=0), Tally()
         state.ends, state.plan = plan.snapshot.ends, digest
-        self._epoch_samples = plan.num_samples
+        self._epoch_samples = epochs.num_samples
         return plan
 
-    async def _step(self, batch: MiniBatch, *, sample: int | None = None, cursor: Cursor | None = None) -> None:
+    async def _step(self, batch: MiniBatch, *, sample: int | None = None, cursor: Cursor | None = None) -> Learnt:
         """One update of the weights, with the position behind it. Cancellation waits for both."""
-        await run_in_worker(self._update, batch, sample, cursor)
+        learnt = await run_in_worker(self._update, batch, sample, cursor)
         self._trained_samples += len(batch)
         self._num_batches += 1
+        return learnt
 
-    def _update(self, batch: MiniBatch, sample: int | None, cursor: Cursor | None) -> None:
+    def _update(self, batch: MiniBatch, sample: int | None, cursor: Cursor | None) -> Learnt:
         state = self._state
         progress = state.position.epoch + min(state.position.sample / max(self._epoch_samples, 1), 1.0)
-        self._learner.step(state, batch.x, batch.y, batch.ids, progress=progress, map=self._map_lanes)
+        learnt = self._learner.step(
+            state, batch.x, batch.y, batch.ids, batch.weights, progress=progress, map=self._map_lanes
+        )
         if sample is not None:
             state.position = replace(state.position, sample=sample)
         if cursor is not None:
             self._move(cursor)
+        return learnt
 
     def _map_lanes(self, function: Callable[[_T], _R], arguments: Iterable[_T], /) -> Iterator[_R]:
         def quiet(argument: _T) -> _R:

@@ -114,7 +114,10 @@ def train(training: Training, train_split: Split, test_split: Split) -> dict[str
             order = np.random.default_rng((training.seed, epoch)).permutation(len(train_split.y))
             for at, rows in enumerate(train_split.batches(training.global_batch, order)):
                 progress = epoch + at * training.global_batch / len(order)
-                learner.step(state, train_split.x[rows], train_split.y[rows], rows, progress=progress, map=executor.map)
+                ones = np.ones(len(rows), np.float32)
+                learner.step(
+                    state, train_split.x[rows], train_split.y[rows], rows, ones, progress=progress, map=executor.map
+                )
             state.position = replace(state.position, epoch=epoch + 1)
     seconds = time.perf_counter() - begin
     accuracies = {}

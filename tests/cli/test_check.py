@@ -10,6 +10,7 @@ import pytest
 from edged.adapters.tflite_writer import to_tflite
 from edged.domain.nn.params import initial_params
 from edged.domain.nn.spec import Conv2d, GlobalAvgPool
+from edged.domain.topology import MIB
 from tests.cli.conftest import VALID
 
 
@@ -19,11 +20,12 @@ def test_a_valid_file_gives_the_plan_and_0(edged, topology_file):
     assert (code, err) == (0, "")
     assert out.startswith("lab: 2 devices → 2 edges → 1 archive, over Kafka at localhost:9092 (PLAINTEXT)\n")
     assert re.search(r"^cam-01 +pi-a +digits +raw +lab\.iot\.cam-01$", out, re.MULTILINE)
-    assert re.search(r"^pi-b +1 +158\.\d MiB +256\.0 MiB +1024\.0 MiB +cam-02$", out, re.MULTILINE)
+    assert re.search(r"^pi-b +1 +160\.\d MiB +256\.0 MiB +1024\.0 MiB +cam-02$", out, re.MULTILINE)
     assert re.search(r"^dense units 3 +3 +195$", out, re.MULTILINE)
     assert re.search(r"^lab\.epochs\.pi-a +1 h +2\.0 MiB$", out, re.MULTILINE)
-    memory = "base 110.0 MiB + model 0.0 MiB + prefetch 16.0 MiB + cache 32.0 MiB = 158.0 MiB of 200.0 MiB"
+    memory = "base 110.0 MiB + model 0.0 MiB + prefetch 16.0 MiB + cache 34.0 MiB = 160.0 MiB of 200.0 MiB"
     assert f"memory of pi-a: {memory}\n" in out
+    assert "index of pi-a's cache, once it is full: 211.2 MiB more\n" in out
     assert out.endswith("valid\n")
 
 
@@ -129,6 +131,7 @@ def test_the_plan_as_json_has_ranks_budgets_and_topics(edged, topology_file):
     ]
     memory = plan["edges"][0]["memory"]
     assert memory["total"] == sum(memory[part] for part in ("base", "model", "prefetch", "cache")) <= memory["limit"]
+    assert plan["edges"][0]["cache_index"] == 1056 * MIB // (64 + 256) * 64
     assert plan["model"]["layers"][-1] == {"layer": "dense units 3", "output": [3], "parameters": 195}
     assert len(plan["topics"]) == 11
 

@@ -373,7 +373,6 @@ def test_a_bomb_of_aliases_is_refused_before_it_grows(problems):
         ("    edge: pi-a", "    edge: pi-a\n    transport: mqtt", "iot[0].transport", "this version does not carry mqtt yet"),
         ("file:///srv/edged", "hdfs://name:9870/edged", "archive[0].url", "this version writes to file:// only"),
         ("    - dense: 3\n", "    - dense: 3\n  exchange: {mode: all_reduce}\n", "training.exchange.mode", "this version does not carry out all_reduce yet"),
-        ("    - dense: 3\n", "    - dense: 3\n  sampling: {mode: importance}\n", "training.sampling.mode", "this version does not sample by importance yet"),
     ],
 )  # fmt: skip
 def test_what_this_version_cannot_do_yet_is_refused_in_so_many_words(problems, old, new, path, message):

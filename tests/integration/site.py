@@ -38,7 +38,7 @@ iot:
   - {{name: cam-02, edge: pi-a, stream: fashion, codec: png}}
   - {{name: cam-03, edge: pi-a, stream: fashion, codec: jpeg}}
 edges:
-  - {{name: pi-a, prefetch: 4MiB, memory_limit: 400MiB}}
+  - {{name: pi-a, {edge}prefetch: 4MiB, memory_limit: 400MiB}}
 archive:
   - {{name: vault, url: "{archive}", flush_s: {flush}}}
 training:
@@ -85,7 +85,7 @@ class Site:
         self.children: list[Child] = []
         self._bootstrap = bootstrap
         self._settings: dict[str, Any] = {"source": "archive", "epochs": 3, "checkpoint": "5min", "flush": "1s"}
-        self._settings |= {"model": SMALL_MODEL, "deploy": "float32", "more": ""}
+        self._settings |= {"model": SMALL_MODEL, "deploy": "float32", "edge": "", "more": ""}
         self.configure(**{"site": "greenhouse", **settings})
         ParquetStore(self.archive_folder.as_uri()).create("greenhouse")
 

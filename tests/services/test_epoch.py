@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from edged.domain import epoch_protocol, sampling
+from edged.domain.cache_plan import CachedWindow, CachePlan
 from edged.domain.dataset import BlockRef
 from edged.domain.epoch_protocol import SamplesRequest, SnapshotPart, SnapshotRequest
-from edged.domain.sampling import EpochPlan
 from edged.ports import Message
 from edged.services.epoch import Epochs
 from tests.services.training_world import EPOCHS, STREAM, World, make_pack
@@ -22,12 +22,18 @@ def world(log_lines) -> World:  # which puts logging back in the end
     return World()
 
 
-def planned_ids(plan: EpochPlan) -> list[int]:
-    windows = [plan.window(index) for index in range(plan.num_windows)]
-    return [sample_id for window in windows for sample_id in window.ids[window.order].tolist()]
+def windows(plan: CachePlan) -> list[CachedWindow]:
+    made: list[CachedWindow] = []
+    while (window := plan.window(len(made))) is not None:
+        made.append(window)
+    return made
 
 
-async def read(epochs: Epochs, plan: EpochPlan, first: int = 0) -> tuple[list[int], list[int], list[int]]:
+def planned_ids(plan: CachePlan) -> list[int]:
+    return [sample_id for window in windows(plan) for sample_id in window.ids.tolist()]
+
+
+async def read(epochs: Epochs, plan: CachePlan, first: int = 0) -> tuple[list[int], list[int], list[int]]:
     """(ids, sizes of batches, indices behind them) of the rest of the epoch."""
     ids: list[int] = []
     sizes, behind = [], []
@@ -44,7 +50,7 @@ async def test_batches_come_in_the_plans_order_full_but_the_last(world):
     async with epochs.open():
         plan = await epochs.draw(0)
         ids, sizes, _ = await read(epochs, plan)
-    assert plan.num_windows > 2
+    assert len(windows(plan)) > 2
     assert ids == planned_ids(plan)
     assert set(sizes[:-1]) == {8}
 
@@ -94,15 +100,15 @@ async def test_the_next_window_is_asked_for_while_this_one_is_used(world):
     async with epochs.open():
         for epoch in (0, 1):
             plan = await epochs.draw(epoch)
-            num_windows += plan.num_windows + num_held_out_windows(world)
-            windows = {plan.window(index).refs: index for index in range(plan.num_windows)}
+            num_windows += len(windows(plan)) + num_held_out_windows(world)
+            index_of = {window.fetch.refs: index for index, window in enumerate(windows(plan))}
             async for _, index in epochs.train(plan):
                 asked = [r.refs for r in world.log.requests if isinstance(r, SamplesRequest)]
                 in_use, _ = plan.locate(index - 1)
-                ahead = {windows[refs] for refs in asked if refs in windows and windows[refs] > in_use}
-                if in_use + 1 < plan.num_windows:
+                ahead = {index_of[refs] for refs in asked if index_of.get(refs, -1) > in_use}
+                if in_use + 1 < len(windows(plan)):
                     assert in_use + 1 in ahead
-                held = sum(plan.window(index).num_bytes for index in {in_use, *ahead})
+                held = sum(windows(plan)[index].fetch.num_bytes for index in {in_use, *ahead})
                 assert len(ahead) <= 1 or held <= world.prefetch_bytes
             async for _ in epochs.held_out():
                 pass
@@ -140,7 +146,7 @@ async def test_windows_in_memory_stay_within_the_prefetch_budget(world):
         plan = await epochs.draw(0)
         async for _ in epochs.train(plan):
             most = max(most, epochs.num_bytes)
-    assert plan.num_windows > 4
+    assert len(windows(plan)) > 4
     assert 0 < most <= 4096
 
 
@@ -164,7 +170,7 @@ async def test_unlabelled_and_undecodable_samples_are_left_out_and_told(world):
     async with epochs.open():
         plan = await epochs.draw(0)
         ids, sizes, _ = await read(epochs, plan)
-    assert len(ids) == plan.num_samples - 14
+    assert len(ids) == len(planned_ids(plan)) - 14
     assert set(sizes[:-1]) == {8}
     (line,) = world.events("epoch.skipped")
     assert (line["level"], line["unlabelled"], line["undecodable"]) == ("warning", 2, 12)
@@ -193,7 +199,7 @@ async def test_a_silent_archive_is_said_within_ten_seconds_and_asked_again(world
         await asyncio.sleep(7)
         assert len(world.log.requests) == 2
         assert "archive" not in world.health.reasons
-        assert not (await task).is_empty
+        assert (await task).window(0) is not None
     assert len(world.events("epoch.asked_again")) == 1
 
 
@@ -260,7 +266,7 @@ async def test_an_empty_archive_is_waited_for(world):
         assert 5 < len(world.log.requests) < 20
         world.log.blocks = blocks
         plan = await asyncio.wait_for(task, 10)
-    assert not plan.is_empty
+    assert plan.window(0) is not None
 
 
 async def test_training_goes_on_with_what_is_in_hand_while_kafka_is_away(world):
@@ -268,7 +274,7 @@ async def test_training_goes_on_with_what_is_in_hand_while_kafka_is_away(world):
     epochs = world.epochs()
     async with epochs.open():
         plan = await epochs.draw(0)
-        assert plan.num_windows == 1
+        assert len(windows(plan)) == 1
         ids: list[int] = []
         async for batch, _ in epochs.train(plan):
             ids += batch.ids.tolist()
@@ -287,3 +293,34 @@ async def test_kafka_away_when_a_window_is_needed_is_waited_out(world):
         world.log.unavailable = False
         ids, _, _ = await asyncio.wait_for(task, 30)
     assert ids == planned_ids(plan)
+
+
+async def test_the_time_to_fetch_a_sample_is_told_right_though_most_came_before_the_epoch(world, monkeypatch):
+    world.prefetch_bytes = 1 << 20
+    requests: asyncio.Queue[epoch_protocol.Request] = asyncio.Queue()
+    answer = world.log.answer
+    monkeypatch.setattr(world.log, "answer", requests.put)
+    epochs = world.epochs()
+    told: dict[int, float] = {}
+    monkeypatch.setattr(epochs._chooser, "close", lambda plan, **times: note(plan.epoch, times["fetch_s"]))
+
+    async def note(epoch: int, fetch_s: float) -> None:
+        told.setdefault(epoch, fetch_s)
+
+    async def slow_archive() -> None:
+        while True:
+            request = await requests.get()
+            await asyncio.sleep(0.1 * sum(map(len, getattr(request, "rows", ()))))
+            await answer(request)
+
+    archive = asyncio.create_task(slow_archive())
+    async with epochs.open():
+        for epoch in range(3):
+            async with aclosing(epochs.train(await epochs.draw(epoch))) as batches:
+                async for _ in batches:
+                    await asyncio.sleep(1)
+            await epochs.end()
+            async with aclosing(epochs.held_out()) as batches:
+                assert [batch async for batch in batches]
+    archive.cancel()
+    assert list(told.values()) == pytest.approx([0.1, 0.1, 0.1], rel=0.2)

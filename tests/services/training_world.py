@@ -27,8 +27,10 @@ from edged.domain.topology import Stream, Training
 from edged.errors import RejectedRecord
 from edged.ports import Message
 from edged.services.archive_client import ArchiveAddress, ArchiveClient
+from edged.services.cache import Cache
 from edged.services.checkpointing import Checkpointing, Samples
 from edged.services.epoch import Epochs, EpochSettings
+from edged.services.epoch_choice import ChoiceSettings, Chooser
 from edged.services.fresh import FreshSamples
 from edged.services.live import LiveLog
 from edged.services.minibatch import Batcher
@@ -172,6 +174,7 @@ class World:
 
     log: AnsweringLog = field(default_factory=lambda: AnsweringLog(default_blocks()))
     store: MemoryCheckpoints = field(default_factory=MemoryCheckpoints)
+    cache: Cache = field(default_factory=lambda: Cache(None, memory_bytes=0, disk_bytes=0))
     health: RecordingHealth = field(default_factory=RecordingHealth)
     training: Training = TRAINING
     prefetch_bytes: int = 8192
@@ -202,7 +205,9 @@ class World:
         settings = EpochSettings(
             training.epochs, training.seed, training.test_fraction, training.test_samples, self.prefetch_bytes
         )
-        return Epochs(self.client(), self.batcher(), settings)
+        chosen = ChoiceSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
+        chooser = Chooser(self.store, self.cache, chosen)
+        return Epochs(self.client(), self.batcher(), settings, self.cache, chooser)
 
     def live(self) -> LiveLog:
         live = LiveLog(self.log, LIVE)

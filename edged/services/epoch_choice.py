@@ -1,0 +1,155 @@
+"""How the next epoch is sampled: from the present one's plan, what was learnt of the samples, and how fast all went.
+
+Covers the memo (domain.epoch_memo) that carries this from an epoch to the next, through a restart if need be. The plans
+themselves are domain.cache_modes' subject.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edged.aio import run_in_worker
+from edged.domain import boundary, cache_modes, cost_model, epoch_memo
+from edged.domain.boundary import Boundary
+from edged.domain.cache_plan import CachePlan, PlanSettings
+from edged.domain.dataset import Snapshot
+from edged.domain.epoch_memo import EpochMemo
+from edged.domain.importance import Gate
+from edged.domain.learning import Learnt
+from edged.domain.sampling import SAMPLE_OVERHEAD, Ids
+from edged.domain.scores import ScoreTable
+from edged.domain.supply import supply
+from edged.domain.topology import Sampling, SamplingMode
+from edged.errors import FormatError, StorageError
+from edged.log import logger
+from edged.ports import CheckpointStore
+from edged.services.cache import Cache
+
+SCORE_BYTES = 4 << 20
+"""Of the scores: beyond this they are kept by block."""
+
+_MOST_HIT_SHARE = 0.999
+"""What fits into the cache now may not in the next epoch; something is to be fetched then."""
+
+_SCORED: frozenset[SamplingMode] = frozenset({"importance", "shade", "shade_published", "icache", "icache_published"})
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceSettings:
+    """What of the topology decides a plan."""
+
+    sampling: Sampling
+    seed: int
+    test_fraction: float
+    window_bytes: int
+
+
+class Chooser:
+    """Makes each epoch's plan. Used by one task."""
+
+    def __init__(self, store: CheckpointStore, cache: Cache, settings: ChoiceSettings) -> None:
+        self._store = store
+        self._cache = cache
+        self._settings = settings
+        self._memo: EpochMemo | None = None
+        self._scores: ScoreTable | None = None
+        self._gate = Gate()
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether plans follow from scores: the next one is then drawn when the present epoch is over."""
+        return self._settings.sampling.mode in _SCORED
+
+    async def plan(self, epoch: int, snapshot: Snapshot) -> CachePlan:
+        """The plan of `epoch` over `snapshot`; the same after a restart."""
+        memo = await self._recalled(epoch)
+        if memo is None:
+            held = replace(self._held(snapshot), hit_share=self._hit_share(snapshot))
+            memo = EpochMemo(epoch, snapshot, held, ScoreTable(snapshot, SCORE_BYTES))
+            await self._keep(memo)
+        return await run_in_worker(self._plan, memo, snapshot)
+
+    async def close(self, plan: CachePlan, compute_s: float, fetch_s: float) -> None:
+        """Note what the next epoch needs of this one, durably. `compute_s`, `fetch_s`: seconds of each for a sample."""
+        if self._memo is None or self._memo.epoch != plan.epoch + 1:
+            after = replace(
+                await run_in_worker(lambda: plan.after),
+                hit_share=self._hit_share(plan.snapshot, compute_s, fetch_s),
+                capacity_bytes=self._capacity_bytes(plan.snapshot),
+                is_gate_open=self._gate.is_open,
+            )
+            scores = self._table(plan.snapshot).snapshot()
+            await self._keep(EpochMemo(plan.epoch + 1, plan.snapshot, after, scores))
+
+    def learn(self, snapshot: Snapshot, ids: Ids, learnt: Learnt) -> None:
+        """Take in what a step told of samples `ids`, int64 [n], numbered by `snapshot`."""
+        if self.is_scored:
+            is_importance = self._settings.sampling.mode == "importance"
+            self._table(snapshot).update(ids, learnt.scores if is_importance else learnt.losses)
+            self._gate = self._gate.after(learnt.scores)
+
+    def _plan(self, memo: EpochMemo, snapshot: Snapshot) -> CachePlan:
+        settings = self._settings
+        cached = boundary.renumbered(memo.boundary.cached, memo.snapshot, snapshot)
+        self._scores = memo.scores.grown(snapshot, SCORE_BYTES)
+        return cache_modes.plan(
+            settings.sampling.mode,
+            PlanSettings(settings.seed, settings.test_fraction, settings.window_bytes, memo.boundary.capacity_bytes),
+            snapshot,
+            memo.epoch,
+            replace(memo.boundary, cached=cached),
+            self._scores.snapshot(),
+        )
+
+    def _table(self, snapshot: Snapshot) -> ScoreTable:
+        if self._scores is None:
+            self._scores = ScoreTable(snapshot, SCORE_BYTES)
+        return self._scores
+
+    def _hit_share(self, snapshot: Snapshot, compute_s: float = 0.0, fetch_s: float = float("inf")) -> float:
+        """For `snapshot`. Before anything was measured the link is taken for the bottleneck."""
+        supplied = supply(snapshot, self._settings.test_fraction)
+        cached_share = min(self._capacity_bytes(snapshot) / max(supplied.num_bytes, 1), 1.0)
+        if self._settings.sampling.hit_share is not None:
+            wanted = max(self._settings.sampling.hit_share, cached_share)
+        else:
+            wanted = cost_model.hit_share(cached_share, compute_s, fetch_s)
+        return min(wanted, _MOST_HIT_SHARE)
+
+    def _capacity_bytes(self, snapshot: Snapshot) -> int:
+        """What of the snapshot's mean samples the cache holds, counted as plans do."""
+        payload_bytes = int(snapshot.num_bytes.sum()) // max(snapshot.num_samples, 1)
+        return self._cache.num_entries(payload_bytes) * (payload_bytes + SAMPLE_OVERHEAD)
+
+    def _held(self, snapshot: Snapshot) -> Boundary:
+        """What the cache has from an earlier run: training samples among them are drawn from it at once."""
+        supplied = supply(snapshot, self._settings.test_fraction)
+        ids = [np.zeros(0, np.int64)]
+        for block in supplied.blocks.tolist():
+            ref, rows = snapshot.ref(block), supplied.rows(block)
+            held = self._cache.holds_rows(ref.source, ref.offset, int(snapshot.rows[block]))
+            ids.append(snapshot.first_id[block] + rows[held[rows]])
+        return Boundary(np.concatenate(ids), capacity_bytes=self._capacity_bytes(snapshot))
+
+    async def _recalled(self, epoch: int) -> EpochMemo | None:
+        if self._memo is None or self._memo.epoch != epoch:
+            self._memo = await run_in_worker(self._load, epoch)
+        return self._memo
+
+    def _load(self, epoch: int) -> EpochMemo | None:
+        blob = self._store.epoch_memo(epoch)
+        if blob is None:
+            return None
+        try:
+            memo = epoch_memo.decode(blob, score_bytes=SCORE_BYTES)
+        except FormatError as error:
+            logger().warning("epoch.memo_skipped", epoch=epoch, err=str(error))
+            return None
+        return memo if memo.epoch == epoch else None
+
+    async def _keep(self, memo: EpochMemo) -> None:
+        self._memo = memo
+        try:
+            await run_in_worker(lambda: self._store.save_epoch_memo(epoch_memo.encode(memo), memo.epoch))
+        except StorageError as error:  # a restart would then draw this epoch anew
+            logger().warning("epoch.memo_failed", epoch=memo.epoch, err=str(error))

@@ -1,0 +1,195 @@
+"""One window of an epoch: its misses as the archive sends them, its hits as the cache holds them.
+
+Covers asking, admitting and reading. Which samples make a window, and what the cache is to keep of them, is the plan's
+subject (domain.cache_plan); when a window is asked for is `epoch`'s.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain.cache_entry import Entry, SampleKey
+from edged.domain.cache_plan import CachedWindow
+from edged.domain.reads import EpochReads
+from edged.domain.sampling import MOST_WINDOW_BLOCKS, SAMPLE_OVERHEAD, Ids, Window
+from edged.domain.supply import Supply
+from edged.log import logger
+from edged.services.archive_client import ArchiveClient, WindowFetch
+from edged.services.cache import Cache
+from edged.services.minibatch import Encoded
+
+
+@dataclass(slots=True)
+class Fetched:
+    """What came from the archive: samples and the bytes of their payloads."""
+
+    samples: int = 0
+    num_bytes: int = 0
+
+
+_NONE = Encoded(None, "", None)
+
+
+class WindowReader:
+    """Reads the samples of `window`, which `supply` numbers. Call `ask`, then `arrive`, then `read`; at last `close`.
+
+    A planned hit that the cache does not hold (it lost its memory in a restart, its disk is full, the entry was
+    corrupt) is fetched like a miss and admitted again: with the window, as far as that stays within `most_bytes` or
+    adds a quarter to them; the others, `late`, when they are read. Memory: what came with the window, until `close`.
+    """
+
+    def __init__(
+        self, window: CachedWindow, supply: Supply, client: ArchiveClient, cache: Cache, most_bytes: int
+    ) -> None:
+        self.window = window
+        self._supply, self._snapshot = supply, supply.snapshot
+        self._client = client
+        self._cache = cache
+        self._most_lost_bytes = max(most_bytes - window.fetch.num_bytes, most_bytes // 4)
+        self._fetches: list[WindowFetch] = []
+        self._pinned: list[SampleKey] = []
+        self._came: dict[int, Entry | None] = {}
+        self._to_admit: set[int] = set()
+        self._lost = self.late = np.zeros(0, np.int64)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that it holds."""
+        return sum(fetch.num_bytes for fetch in self._fetches)
+
+    @property
+    def num_planned_bytes(self) -> int:
+        """Bytes that it will hold."""
+        return sum(fetch.window.num_bytes for fetch in self._fetches)
+
+    def arrivals(self) -> Ids:
+        """The samples that it is going to admit, lost hits included: windows behind it need not ask for them."""
+        return np.concatenate([self.window.fetch.ids[self.window.admit], self._lost, self.late])
+
+    async def ask(self, coming: Ids) -> None:
+        """Ask the archive for the misses and for lost hits; not for those in `coming`, ids that windows before admit.
+
+        Waits for Kafka a moment only.
+        """
+        hits, first = np.unique(self.window.ids[self.window.is_cached], return_index=True)
+        is_held = self._held(hits)
+        self._pinned = self._keys(hits[is_held])
+        self._cache.pin(self._pinned)
+        is_lost = ~is_held & ~np.isin(hits, coming)
+        lost = hits[is_lost][np.argsort(first[is_lost])]
+        count = self._num_affordable(lost)
+        self._lost, self.late = np.sort(lost[:count]), lost[count:]
+        for wanted in (self.window.fetch, self._supply.window(self._lost)):
+            if wanted.num_samples:
+                await self._ask(wanted)
+
+    async def arrive(self, fetched: Fetched) -> None:
+        """Wait for all that was asked for."""
+        for fetch in self._fetches:
+            self._came |= await self._take(fetch, fetched)
+        self._to_admit = set(self.arrivals().tolist())
+        await self._cache.admit({}, evict=self._keys(self.window.evict))
+
+    async def read(self, part: slice, reads: EpochReads, fetched: Fetched) -> list[Encoded]:
+        """The samples at `part` of the window's order, which the cache now admits, if that is planned.
+
+        Those that the archive does not have are empty.
+        """
+        ids = self.window.ids[part]
+        is_hit = np.array([sample not in self._came for sample in ids.tolist()], np.bool_)
+        entries = await self._entries(ids[is_hit])
+        is_hit &= np.array([sample in entries for sample in ids.tolist()], np.bool_)
+        reads.add(ids, is_hit, self.window.weights[part])
+        if not all(sample in entries or sample in self._came for sample in ids.tolist()):
+            await self._fetch_late(part, entries, fetched)
+        await self._admit_some(ids)
+        return [
+            _NONE if entry is None else Encoded(entry.payload, entry.codec, entry.label, sample, weight)
+            for sample, weight in zip(ids.tolist(), self.window.weights[part].tolist(), strict=True)
+            for entry in (entries.get(sample) or self._came.get(sample),)
+        ]
+
+    def close(self) -> None:
+        """Let go of everything; what is still on its way is ignored."""
+        for fetch in self._fetches:
+            self._client.forget(fetch)
+        self._cache.unpin(self._pinned)
+        self._fetches, self._pinned, self._came = [], [], {}
+
+    async def _admit_some(self, ids: Ids) -> None:
+        """Bit by bit, so that no long write to the disk stands between two steps."""
+        admitted = self._to_admit.intersection(ids.tolist())
+        self._to_admit -= admitted
+        await self._admit(np.array(sorted(admitted), np.int64), self._came)
+
+    async def _ask(self, wanted: Window) -> WindowFetch:
+        fetch = WindowFetch(wanted)
+        self._fetches.append(fetch)
+        await self._client.ask(fetch)
+        return fetch
+
+    def _num_affordable(self, ids: Ids) -> int:
+        """How many of the first may be fetched with the window."""
+        count = int(np.searchsorted(np.cumsum(self._supply.costs(ids)), self._most_lost_bytes, side="right"))
+        return min(count, MOST_WINDOW_BLOCKS)
+
+    async def _take(self, fetch: WindowFetch, fetched: Fetched) -> dict[int, Entry | None]:
+        """What came of it; None for what the archive does not have."""
+        await self._client.wait(fetch)
+        columns = zip(fetch.window.ids.tolist(), fetch.payloads, fetch.codecs, fetch.labels, strict=True)
+        came = fetch.window.num_samples - fetch.num_missing
+        fetched.samples += came
+        fetched.num_bytes += fetch.num_bytes - SAMPLE_OVERHEAD * came
+        if fetch.num_missing:
+            logger().warning("epoch.missing", samples=fetch.num_missing)
+        return {
+            sample: None if payload is None else Entry(payload, codec, label)
+            for sample, payload, codec, label in columns
+        }
+
+    async def _admit(self, ids: Ids, came: Mapping[int, Entry | None]) -> None:
+        entries = {
+            key: entry
+            for key, sample in zip(self._keys(ids), ids.tolist(), strict=True)
+            if (entry := came.get(sample)) is not None
+        }
+        await self._cache.admit(entries)
+
+    async def _entries(self, ids: Ids) -> dict[int, Entry]:
+        keys = self._keys(ids)
+        found = await self._cache.get_many(keys)
+        return {sample: found[key] for sample, key in zip(ids.tolist(), keys, strict=True) if key in found}
+
+    async def _fetch_late(self, part: slice, entries: Mapping[int, Entry], fetched: Fetched) -> None:
+        """Fetch and cache what the cache does not hold after all: what was corrupt, not admitted, or lost.
+
+        And in the same round trip what else of the window it does not hold, as far as there is room for it.
+        """
+        now = [
+            sample for sample in self.window.ids[part].tolist() if sample not in entries and sample not in self._came
+        ]
+        coming = np.unique(self.window.ids[part.stop :])
+        coming = coming[~self._held(coming) & ~np.isin(coming, [*self._came, *now])]
+        wanted = np.unique([*now, *coming[: self._num_affordable(coming)].tolist()])
+        fetch = await self._ask(self._supply.window(wanted))
+        self._came |= await self._take(fetch, fetched)
+        self._fetches.remove(fetch)
+        await self._admit(wanted, self._came)
+
+    def _held(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Which of `ids`, rising, the cache holds."""
+        block, row = self._snapshot.locate(ids)
+        held = np.zeros(len(ids), np.bool_)
+        blocks, starts = np.unique(block, return_index=True)
+        for each, begin, end in zip(blocks.tolist(), starts, [*starts[1:], len(ids)], strict=False):
+            ref = self._snapshot.ref(each)
+            rows = self._cache.holds_rows(ref.source, ref.offset, int(self._snapshot.rows[each]))
+            held[begin:end] = rows[row[begin:end]]
+        return held
+
+    def _keys(self, ids: Ids) -> list[SampleKey]:
+        block, row = self._snapshot.locate(ids)
+        refs = {each: self._snapshot.ref(each) for each in np.unique(block).tolist()}
+        return [SampleKey(*refs[each], at) for each, at in zip(block.tolist(), row.tolist(), strict=True)]

@@ -1,0 +1,104 @@
+"""A slow link: a TCP proxy in a process of its own that lets so many bytes a second through in each direction.
+
+Run: python -m tests.bench.link LISTEN_PORT TARGET_PORT BYTES_PER_S. All connections share the rate. It is a bandwidth,
+not a delay: what waits is buffered by the sockets alone, and slows the sender. Each line on its standard input is
+answered by the bytes let through so far, up and down; it ends with that input.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+from typing import NamedTuple, Self
+
+_CHUNK = 16 * 1024
+_MOST_BURST_S = 0.05
+"""Of unused rate that is made up for."""
+
+
+class Traffic(NamedTuple):
+    """Bytes let through since the link was there: to the target, and from it."""
+
+    up: int
+    down: int
+
+
+class Rate:
+    """Shared by all who send in one direction. `num_bytes`: what they have sent."""
+
+    def __init__(self, bytes_per_s: float) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._free_at = 0.0
+        self.num_bytes = 0
+
+    async def send(self, num_bytes: int) -> None:
+        """Return when these bytes have had their time on the link."""
+        now = asyncio.get_running_loop().time()
+        self._free_at = max(self._free_at, now - _MOST_BURST_S) + num_bytes / self._bytes_per_s
+        if self._free_at > now:
+            await asyncio.sleep(self._free_at - now)
+        self.num_bytes += num_bytes
+
+
+async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rate: Rate) -> None:
+    """Everything from one end to the other, at the rate."""
+    try:
+        while chunk := await reader.read(_CHUNK):
+            await rate.send(len(chunk))
+            writer.write(chunk)
+            await writer.drain()
+    except ConnectionError:
+        pass  # one end has gone: so does the other
+    finally:
+        writer.close()
+
+
+async def serve(port: int, target: int, bytes_per_s: float) -> None:
+    """Until the standard input ends."""
+    up, down = Rate(bytes_per_s), Rate(bytes_per_s)
+
+    def answer() -> None:
+        if not os.read(sys.stdin.fileno(), _CHUNK):
+            raise SystemExit
+        print(up.num_bytes, down.num_bytes, flush=True)  # noqa: T201 - the answer is the output
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        broker_reader, broker_writer = await asyncio.open_connection("127.0.0.1", target, limit=_CHUNK)
+        await asyncio.gather(forward(reader, broker_writer, up), forward(broker_reader, writer, down))
+
+    server = await asyncio.start_server(connect, "127.0.0.1", port, limit=_CHUNK)
+    asyncio.get_running_loop().add_reader(sys.stdin, answer)
+    print("ready", flush=True)  # noqa: T201 - who started it waits for this line
+    await server.serve_forever()
+
+
+class Link:
+    """The proxy as a child process. A context manager."""
+
+    def __init__(self, port: int, target: int, bytes_per_s: float) -> None:
+        self._command = [sys.executable, "-m", "tests.bench.link", str(port), str(target), str(bytes_per_s)]
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        if self._line() != b"ready\n":
+            raise RuntimeError("the link did not start")
+        return self
+
+    def traffic(self) -> Traffic:
+        """What has passed so far; blocks for about a millisecond."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+        return Traffic(*map(int, self._line().split()))
+
+    def _line(self) -> bytes:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def __exit__(self, *_exc: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
