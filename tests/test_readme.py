@@ -239,6 +239,14 @@ def test_the_layers_and_settings_of_training_are_those_of_the_file():
     assert first_column("key of `training`") == training.keys() - elsewhere
 
 
+def test_the_modes_of_sampling_told_are_those_of_the_file():
+    (told,) = re.findall(r"^\| mode \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", README, re.MULTILINE)
+    sampling = config_yaml.json_schema()["properties"]["training"]["properties"]["sampling"]
+    modes = set(sampling["properties"]["mode"]["anyOf"][0]["enum"])
+    assert modes <= set(re.findall(r"`(\w+)`", told))
+    assert first_column("mode") == {mode for mode in modes if not mode.endswith("_published")}
+
+
 def exit_codes() -> dict[int, str]:
     """What README says of each."""
     (text,) = re.findall(r"Exit codes: (.*?)\.\n", README, re.DOTALL)
