@@ -4,6 +4,7 @@ The order is drawn once from the seed, so that blocks mix the classes, and block
 data set, seed and limit always give the same blocks. How many samples a source holds therefore says where to go on.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -61,7 +62,8 @@ def check(dataset: Dataset, stream: Stream) -> None:
     if unknown := [label for label in dataset.labels if label not in stream.labels]:
         shown = ", ".join(unknown[:10]) + (" …" if len(unknown) > 10 else "")
         raise FormatError(f"labels of {dataset.name} that stream {stream.name} does not have: {shown}")
-    if dataset.shape is not None and (dataset.shape, dataset.dtype) != (stream.shape, stream.dtype):
+    shapes = {stream.shape, (math.prod(stream.shape),)}  # a row of numbers holds a sample in the order of its axes
+    if dataset.shape is not None and (dataset.shape not in shapes or dataset.dtype != stream.dtype):
         raise FormatError(
             f"{dataset.name} holds {dataset.dtype} {list(dataset.shape)}, and stream {stream.name} "
             f"{stream.dtype} {list(stream.shape)}"

@@ -181,6 +181,12 @@ def test_samples_of_another_shape_are_refused():
         archive.import_dataset(MemoryArchive(), STREAM, Shoebox(shape=(3, 3)), arguments())
 
 
+def test_rows_of_as_many_numbers_as_a_sample_has_are_samples():
+    store = MemoryArchive()
+    archive.import_dataset(store, STREAM, Shoebox({"train": 9}, shape=(4,)), arguments("--test-fraction", "0"))
+    assert len(indices(store, "_train.shoebox")) == 9
+
+
 def test_a_split_that_is_not_there_is_named():
     with pytest.raises(FormatError, match="no split 'test', only train"):
         archive.import_dataset(MemoryArchive(), STREAM, Shoebox({"train": 9}), arguments("--split", "test"))
