@@ -312,7 +312,7 @@ _SCHEDULE = OneOf(
         "step": section(
             Step,
             "It falls in steps.",
-            every=Key(Number(0, 1_000_000, above_least=True), "epochs between two steps"),
+            every=Key(Number(0.001, 1_000_000), "epochs between two steps"),
             factor=Key(Number(0, 1, above_least=True), "what share each step leaves"),
             warmup=_WARMUP,
         ),

@@ -289,6 +289,7 @@ def test_the_place_of_a_dangling_reference_is_the_value_itself(problems):
         ("- flatten", "- conv1d: {filters: 2, kernel: 3}\n    - flatten", "22:7: training.model[0]: conv1d takes [length, channels], not 8×8×1"),
         ("    - dense: 3\n", "    - dense: 3\n  optimizer: {sgd: {nesterov: yes}}\n", "24:31: training.optimizer.sgd.nesterov: expected true or false"),
         ("    - dense: 3\n", "    - dense: 3\n  schedule: step\n", "24:13: training.schedule: step needs its settings (such as {step: …})"),
+        ("    - dense: 3\n", "    - dense: 3\n  schedule: {step: {every: 1e-320}}\n", "24:28: training.schedule.step.every: expected a number from 0.001 and below 1e+06, not 1e-320"),
         ("    - dense: 3\n", "    - dense: 3\n  augment: {crop: 1.5}\n", "24:19: training.augment.crop: expected a number above 0 and at most 1, not 1.5"),
         ("    labels: [zero, one, two]\n", "", "7:5: streams.digits.labels: the training job needs labels to learn (or trains an autoencoder, with loss: mean_squared_error)"),
         ("- name: pi-b", "- {name: pi-b, prefetch: 32M}", '15:28: edges[1].prefetch: expected a size such as 32MiB, 1GB or 4096 (did you mean "MB"?)'),
