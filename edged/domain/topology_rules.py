@@ -362,6 +362,8 @@ def _loss(training: Training, stream: Stream) -> Iterator[Finding]:
             f'{len(weights)} weights for the {len(stream.labels)} labels of stream "{stream.name}"',
             needs=needs,
         )
+    elif weights and not any(weights):
+        yield Finding("training.class_weights", "all are 0: nothing would be learned", needs=needs)
 
 
 def _schedule(training: Training) -> Iterator[Finding]:

@@ -96,6 +96,7 @@ def test_a_valid_topology_has_neither_problems_nor_warnings():
         (with_training(model=(Flatten(), Dense(2), Relu())), "training.model[2]",
          "the model ends with a dense layer, one unit for each label"),
         (with_training(class_weights=(1.0, 2.0, 3.0)), "training.class_weights", '3 weights for the 2 labels of stream "tiles"'),
+        (with_training(class_weights=(0.0, 0.0)), "training.class_weights", "all are 0: nothing would be learned"),
         (with_training(class_weights=(1.0, 2.0), loss="mean_squared_error", model=(Flatten(), Dense(64))), "training.class_weights",
          "mean_squared_error knows no classes"),
         (with_training(loss="mean_squared_error"), "training.model[1]",
