@@ -17,7 +17,11 @@ from edged.domain.topology import Training
 from edged.errors import EdgedError
 
 EXPLODED = 20.0
-"""A mini-batch's mean loss that is so many times that of the worst epoch so far has exploded."""
+"""A mini-batch's mean loss that is so many times that of the worst epoch so far has exploded.
+
+The mean is that of the three quarters of its samples with the least losses: weights that explode spoil nearly all,
+while a few samples of great loss are only unusual, and no smaller step would ever make them less so.
+"""
 
 
 class Learnt(NamedTuple):
@@ -75,8 +79,8 @@ class Learner:
         noise = Noise(training.seed, position.step)
         counts = weights * self._class_weights[y] if len(self._class_weights) else weights
         gradient = self._model.gradient(state.params, x, self._targets(x, y), counts, noise=noise, map=map)
+        self._check(state, gradient.losses)
         loss = float(gradient.losses.sum(dtype=np.float64))
-        self._check(state, loss / len(x))
         with np.errstate(all="ignore"):  # an overflow is noticed by what it leads to
             self._update(state, gradient.grads, progress)
         state.tally = replace(
@@ -103,9 +107,10 @@ class Learner:
     def _targets(self, x: _Samples, y: _Integers) -> npt.NDArray[np.float32] | _Integers:
         return y if self._training.loss == "cross_entropy" else x.reshape(len(x), -1)
 
-    def _check(self, state: TrainState, mean_loss: float) -> None:
+    def _check(self, state: TrainState, losses: _Samples) -> None:
         worst = max((metrics.loss for metrics in state.history), default=np.inf)
-        if not np.isfinite(mean_loss) or mean_loss > EXPLODED * worst:
+        usual = np.sort(losses)[: -(-3 * len(losses) // 4)]
+        if not np.isfinite(losses).all() or usual.mean(dtype=np.float64) > EXPLODED * worst:
             raise DivergedError
 
     def _update(self, state: TrainState, grads: Params, progress: float) -> None:

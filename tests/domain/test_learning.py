@@ -175,3 +175,16 @@ def test_a_diverged_loss_is_told_before_anything_changes(damage):
         )
     assert bits(state) == before
     assert state.position.step == 0
+
+
+def test_an_unusual_sample_is_no_explosion():
+    x, _ = vibration(96, seed=1)
+    learner, state = train(replace(AUTOENCODER, clip_norm=1.0), x, np.zeros(96, np.int64), steps=30)
+    state.history = (EpochMetrics(0, 30, 1.0, None, None, None),)
+    x[3, 5] = 1e4  # a sensor's glitch, in the first of the three mini-batches
+    for rows in np.arange(96).reshape(3, 32):
+        learner.step(state, x[rows], np.zeros(32, np.int64), rows, progress=10)
+    assert state.position.step == 33
+    assert state.is_finite()
+    usual, _ = learner.test(state, np.delete(x, 3, 0), np.zeros(95, np.int64))
+    assert usual.mean() < 1
