@@ -6,6 +6,7 @@ behind those that are there, and it takes a TFLite runtime to run them. Training
 """
 
 import hashlib
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,8 @@ def read_backbone(path: Path) -> FrozenBackbone:
     Raises StorageError when it cannot be read, FormatError when it does not give features or nothing would be left.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
+            raise FormatError(f"{path.name} is no regular file")
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except OSError as error:

@@ -116,6 +116,8 @@ class _Reader:
             raise FormatError("weights that do not fit their layer")
         stored = np.frombuffer(self._content(tensor.Buffer()), _DTYPES[tensor.Type()]).reshape(stored_shape)
         values = stored if stored.dtype == np.float32 else _dequantised(stored, tensor.Quantization())
+        if not np.isfinite(values).all():
+            raise FormatError("weights that are not finite")
         return np.array(from_layout(layer, weight, values), np.float32, order="C")
 
     def _content(self, buffer: int) -> bytes:
@@ -141,8 +143,9 @@ def _dequantised(stored: npt.NDArray[Any], quantisation: Any) -> npt.NDArray[np.
     """The real values of weights; their zero points are 0."""
     scales = quantisation.ScaleAsNumpy().astype("<f4")
     along = quantisation.QuantizedDimension() if len(scales) > 1 else 0
-    values = stored * scales.reshape([-1 if axis == along else 1 for axis in range(stored.ndim)])
-    return np.asarray(values, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # of a damaged file; the caller sees what is not finite
+        values = stored * scales.reshape([-1 if axis == along else 1 for axis in range(stored.ndim)])
+        return np.asarray(values, np.float32)
 
 
 def _layers(described: Any) -> tuple[LayerSpec, ...]:

@@ -1,5 +1,7 @@
 """Frozen layers: read from files of edged's, run, and joined with a head."""
 
+import os
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -75,6 +77,13 @@ def test_a_file_of_features_is_taken_whole_and_a_classifier_without_its_last_lay
 def test_what_is_no_backbone_is_refused(tmp_path):
     with pytest.raises(StorageError, match="No such file"):
         read_backbone(tmp_path / "nowhere.tflite")
+    os.mkfifo(tmp_path / "pipe.tflite")
+    with pytest.raises(FormatError, match="no regular file"):
+        read_backbone(tmp_path / "pipe.tflite")
+    broken = {name: np.full_like(value, np.nan) for name, value in initial_params(SHAPE, LAYERS, 0).items()}
+    (tmp_path / "broken.tflite").write_bytes(to_tflite(SHAPE, LAYERS, broken, labels=list("abcde")))
+    with pytest.raises(FormatError, match="not finite"):
+        read_backbone(tmp_path / "broken.tflite")
     (tmp_path / "head.tflite").write_bytes(to_tflite((4,), HEAD, initial_params((4,), HEAD, 0), labels=list("abcde")))
     with pytest.raises(FormatError, match="no layers before"):
         read_backbone(tmp_path / "head.tflite")
