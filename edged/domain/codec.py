@@ -24,6 +24,9 @@ MAGIC: Mapping[str, bytes] = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\
 Pixels = npt.NDArray[Any]
 DecodeImage = Callable[[bytes, str, tuple[int, ...]], npt.NDArray[np.uint8]]
 
+MOST_MAGNITUDE = 1e18
+"""Of a number in a float32 payload. The square of 2e19 is infinite, and one such loss would end training for good."""
+
 
 def check_record(key: bytes | None, value: bytes, stream: Stream, codec: Codec) -> str | None:
     """The label of a device's record; None when it has no key: unlabelled.
@@ -115,8 +118,10 @@ def _label(key: bytes | None, stream: Stream) -> str | None:
 
 def _check_raw(value: bytes, stream: Stream) -> None:
     _check_length(value, stream)
-    if stream.dtype == "float32" and not np.isfinite(np.frombuffer(value, raw_dtype(stream))).all():
-        raise RejectedRecord("not_finite")
+    if stream.dtype == "float32":
+        numbers = np.frombuffer(value, raw_dtype(stream))
+        if not (np.abs(numbers) <= MOST_MAGNITUDE).all():  # which NaN is not, either
+            raise RejectedRecord("not_finite")
 
 
 def _check_length(payload: bytes, stream: Stream) -> None:

@@ -13,7 +13,7 @@ REASONS = (
     "unknown_label",  # the key is not one of the stream's labels
     "too_large",  # more bytes than a payload of this stream may have
     "wrong_length",  # raw bytes do not fill the stream's shape
-    "not_finite",  # a float payload holds NaN or infinity
+    "not_finite",  # a float payload holds NaN, infinity, or a number whose square is infinite
     "not_an_image",  # the bytes are not of the device's codec
     "truncated",  # the image ends early or is damaged
     "too_many_pixels",  # the image is larger than an image of this stream may be

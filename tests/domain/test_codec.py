@@ -80,9 +80,9 @@ def test_a_raw_sample_larger_than_a_pack_is_rejected():
     assert reason_of(None, b"x" * 1024 * 1024, stream=HUGE) == "too_large"
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_floats_must_be_finite(bad):
-    assert codec.check_record(b"low", floats(0, -1, 2, 3e38, 1e-40), FLOATS, "raw") == "low"
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38, -2e19])
+def test_floats_must_be_finite_and_so_must_their_squares(bad):
+    assert codec.check_record(b"low", floats(0, -1, 2, 1e18, 1e-40), FLOATS, "raw") == "low"
     assert reason_of(b"low", floats(0, 1, bad, 3, 4), stream=FLOATS) == "not_finite"
 
 

@@ -183,7 +183,7 @@ def test_an_unusual_sample_is_no_explosion():
     state.history = (EpochMetrics(0, 30, 1.0, None, None, None),)
     x[3, 5] = 1e4  # a sensor's glitch, in the first of the three mini-batches
     for rows in np.arange(96).reshape(3, 32):
-        learner.step(state, x[rows], np.zeros(32, np.int64), rows, progress=10)
+        learner.step(state, x[rows], np.zeros(32, np.int64), rows, np.ones(32, np.float32), progress=10)
     assert state.position.step == 33
     assert state.is_finite()
     usual, _ = learner.test(state, np.delete(x, 3, 0), np.zeros(95, np.int64))
