@@ -18,7 +18,7 @@ from edged.adapters.sole_process import sole_process
 from edged.adapters.systemd import Systemd
 from edged.adapters.tflite_writer import to_tflite
 from edged.aio import run_in_worker
-from edged.app.supervision import Service, supervise
+from edged.app.supervision import Service, announce, supervise
 from edged.config import Folders, Timing
 from edged.domain.checkpoint import job_digest
 from edged.domain.nn.model import Model, Params
@@ -65,6 +65,7 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
         tflite.prepare_runtime()  # before there are other threads
     async with AsyncExitStack() as stack:
         stack.enter_context(sole_process(folders.state))
+        announce(topology)
         health = HealthBoard()
         log = await stack.enter_async_context(KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s))
         model = None
@@ -105,6 +106,7 @@ async def run_companion(topology: Topology, node: str, timing: Timing = Timing()
         return tflite.load_classifier(content).predict
 
     async with AsyncExitStack() as stack:
+        announce(topology)
         health = HealthBoard()
         log = await stack.enter_async_context(KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s))
         companion = Companion(

@@ -45,6 +45,11 @@ class Service(Protocol):
         """This service's share of the monitor's series."""
 
 
+def announce(topology: Topology) -> None:
+    """The first line of a node's log, before anything is opened."""
+    logger().info("life.started", version=__version__, pid=os.getpid(), topology=topology.site)
+
+
 async def supervise(
     topology: Topology,
     services: Mapping[str, Service],
@@ -67,7 +72,6 @@ async def supervise(
         memory_limit=memory_limit,
         timing=timing,
     )
-    logger().info("life.started", version=__version__, pid=os.getpid(), topology=topology.site)
     try:
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(monitor.run(), name="monitor")
