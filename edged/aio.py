@@ -5,9 +5,11 @@ Does not start tasks (only app.py does) and knows nothing of what it runs.
 
 import asyncio
 import contextlib
+import contextvars
 import random
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Executor
+from functools import partial
 from typing import TypeVar, TypeVarTuple, cast
 
 Ts = TypeVarTuple("Ts")
@@ -21,7 +23,8 @@ async def run_in_worker(function: Callable[[*Ts], R], *args: *Ts, executor: Exec
     changes state (trio's `abandon_on_cancel=False`).
     """
     loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(executor, function, *args)
+    in_context = contextvars.copy_context().run  # log lines from the thread are the task's, too
+    future = loop.run_in_executor(executor, partial(in_context, function, *args))
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:

@@ -24,6 +24,7 @@ from edged.adapters.kafka import KafkaLog
 from edged.domain import codec, prediction
 from edged.domain.prediction import Prediction
 from edged.domain.suggest import did_you_mean
+from edged.domain.topics import prediction_topics
 from edged.domain.topology import Codec, Dtype, Edge, Kafka, Security, Stream, Topology
 from edged.domain.topology import Device as DeviceSpec
 from edged.errors import ConfigError, FormatError, Problem, RejectedRecord
@@ -156,7 +157,7 @@ class Device:
             self._received.extend(each for record in records if (each := self._mine(record)) is not None)
 
     async def _open_reader(self, stack: AsyncExitStack) -> LogReader:
-        partition = TopicPartition(self._topology.predictions_topic(self._spec.edge))
+        partition = TopicPartition(prediction_topics(self._topology, self._spec.edge)[0])
         watermarks = await self._log.watermarks([partition])
         return await stack.enter_async_context(self._log.reader({partition: watermarks[partition].high}))
 

@@ -28,6 +28,11 @@ def event(doc: str, *, optional: tuple[str, ...] = (), **fields: type) -> Event:
     return Event(doc, fields, frozenset(optional))
 
 
+def _of_job(doc: str, *, optional: tuple[str, ...] = (), **fields: type) -> Event:
+    """An event of one training job, which it names where jobs have names."""
+    return event(doc, optional=(*optional, "job"), **fields, job=str)
+
+
 COMMON: Mapping[str, type] = {"ts": str, "level": str, "event": str, "node": str, "tier": str, "run_id": str}
 """Fields of every line: UTC time (ISO 8601, milliseconds), level, event name, and whose line it is."""
 
@@ -79,30 +84,32 @@ EVENTS: Mapping[str, Event] = {
         topic=str, wanted_offset=int, next_offset=int,
     ),
     # epoch: the data of an epoch on its way from the archive
-    "epoch.drawn": event("The order of an epoch is fixed.", epoch=int, blocks=int, samples=int, first_sample=int),
-    "epoch.redrawn": event(
+    "epoch.drawn": _of_job("The order of an epoch is fixed.", epoch=int, blocks=int, samples=int, first_sample=int),
+    "epoch.redrawn": _of_job(
         "The archive or the prefetch budget is not what it was when the epoch began; it begins again.", epoch=int
     ),
-    "epoch.memo_skipped": event(
+    "epoch.memo_skipped": _of_job(
         "What the epoch's order follows from cannot be read; it is drawn anew from what the cache holds.",
         epoch=int, err=str,
     ),
-    "epoch.memo_failed": event(
+    "epoch.memo_failed": _of_job(
         "What the epoch's order follows from cannot be saved; after a restart it would be drawn anew.",
         epoch=int, err=str,
     ),
-    "epoch.empty": event("The archive has nothing to train on yet; it is asked again from time to time.", epoch=int),
-    "epoch.asked_again": event("The archive was silent; what is missing is asked again.", silent_s=float, samples=int),
-    "epoch.missing": event("The archive could not read some samples; training goes on without.", samples=int),
-    "epoch.skipped": event(
+    "epoch.empty": _of_job("The archive has nothing to train on yet; it is asked again from time to time.", epoch=int),
+    "epoch.asked_again": _of_job(
+        "The archive was silent; what is missing is asked again.", silent_s=float, samples=int
+    ),
+    "epoch.missing": _of_job("The archive could not read some samples; training goes on without.", samples=int),
+    "epoch.skipped": _of_job(
         "Samples that came but cannot be trained on.", epoch=int, unlabelled=int, undecodable=int
     ),
-    "epoch.malformed": event("A reply of the archive breaks its format; it is ignored.", err=str),
+    "epoch.malformed": _of_job("A reply of the archive breaks its format; it is ignored.", err=str),
     # cache: samples kept on the edge
     "cache.opened": event(
         "The cache is there, with what an earlier run left on the disk.", entries=int, bytes=int, ms=float
     ),
-    "cache.epoch": event(
+    "cache.epoch": _of_job(
         "What an epoch's reads came to, each as often as its sample was drawn; fresh: the first of each sample alone. "
         "And what the cache holds, and has written to the disk since the start.",
         epoch=int, reads=int, hit_ratio=float, fresh_hit_ratio=float, distinct_samples=int, effective_samples=int,
@@ -122,11 +129,11 @@ EVENTS: Mapping[str, Event] = {
     ),
     "cache.close_failed": event("What the cache wrote last is lost; it is fetched anew.", err=str),
     # train
-    "train.started": event(
+    "train.started": _of_job(
         "Training begins or goes on, each mini-batch cut over so many lanes (threads) and into micro-batches.",
         source=str, epoch=int, step=int, resumed=bool, lanes=int, micro_batch=int,
     ),
-    "train.epoch": event(
+    "train.epoch": _of_job(
         "An epoch is over. Loss and accuracy of training are means over the epoch while the weights moved; "
         "samples per second include waiting. Anomaly threshold: the 99th percentile of the test losses, of an "
         "autoencoder.",
@@ -135,22 +142,22 @@ EVENTS: Mapping[str, Event] = {
         samples=int, samples_per_s=float, seconds=float, wait_s=float, wait_fraction=float,
         decode_s=float, decode_fraction=float,
     ),
-    "train.finished": event("All epochs are trained.", epochs=int, step=int),
-    "train.diverged": event(
+    "train.finished": _of_job("All epochs are trained.", epochs=int, step=int),
+    "train.diverged": _of_job(
         "Loss or weights are no longer finite, or the loss explodes: training goes back to the last checkpoint, and on "
         "from there with half the learning rate; after too many times in a row it stops.",
         epoch=int, step=int, restored_step=int, slowdowns=int, goes_on=bool,
     ),
     # checkpoint
-    "checkpoint.saved": event("A checkpoint is durable.", generation=int, bytes=int, ms=float),
-    "checkpoint.restored": event("Training goes on from a checkpoint.", generation=int, epoch=int, bytes=int),
-    "checkpoint.skipped": event("A checkpoint is torn; the one before it is tried.", generation=int, err=str),
-    "checkpoint.failed": event("Saving did not succeed; training goes on and tries again.", generation=int, err=str),
-    "checkpoint.deployed": event(
+    "checkpoint.saved": _of_job("A checkpoint is durable.", generation=int, bytes=int, ms=float),
+    "checkpoint.restored": _of_job("Training goes on from a checkpoint.", generation=int, epoch=int, bytes=int),
+    "checkpoint.skipped": _of_job("A checkpoint is torn; the one before it is tried.", generation=int, err=str),
+    "checkpoint.failed": _of_job("Saving did not succeed; training goes on and tries again.", generation=int, err=str),
+    "checkpoint.deployed": _of_job(
         "A model is there for the companion. Format: float32 or int8; an int8 one waits for samples to calibrate by.",
         generation=int, format=str, bytes=int, ms=float,
     ),
-    "checkpoint.model_skipped": event("A deployed model is torn or altered.", generation=int, err=str),
+    "checkpoint.model_skipped": _of_job("A deployed model is torn or altered.", generation=int, err=str),
     # infer
     "infer.runtime": event(
         "What runs the model files in this process; with a problem, why it is numpy and not a faster runtime.",

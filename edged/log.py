@@ -50,6 +50,11 @@ def logger() -> structlog.typing.FilteringBoundLogger:
     return result
 
 
+def bind(**fields: str) -> None:
+    """Give these fields to each line of the present task, and of the worker threads it uses, whose event has them."""
+    structlog.contextvars.bind_contextvars(**fields)
+
+
 def configure(
     *,
     node: str,
@@ -69,6 +74,7 @@ def configure(
     structlog.contextvars.clear_contextvars()
     structlog.configure(
         processors=[
+            _bound,
             _traceback,
             _head({"node": node, "tier": tier, "run_id": run_id}, _local_time if pretty else _utc_time),
             _check,
@@ -214,6 +220,15 @@ def _take_over_foreign_lines() -> None:
     root.addHandler(ForeignLines())
     root.setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
+
+
+def _bound(_logger: Any, _method: str, fields: Fields) -> Fields:
+    """Add what the task is bound to (`bind`), where the event has such a field."""
+    spec = EVENTS.get(fields["event"])
+    for key, value in structlog.contextvars.get_contextvars().items():
+        if spec is not None and key in spec.fields:
+            fields.setdefault(key, value)
+    return fields
 
 
 def _traceback(_logger: Any, _method: str, fields: Fields) -> Fields:

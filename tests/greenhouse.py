@@ -21,5 +21,5 @@ def topology(codec: Codec = "raw", training: bool = True) -> Topology:  # noqa: 
         ),
         edges=(Edge("pi"), Edge("pi-b")),
         archive=(Archive("vault", "file:///nowhere"),),
-        training=Training("tiles", (Flatten(), Dense(2))) if training else None,
+        jobs=(Training("tiles", (Flatten(), Dense(2))),) if training else (),
     )

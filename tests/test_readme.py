@@ -231,20 +231,27 @@ def first_column(header: str) -> set[str]:
 
 def test_the_layers_and_settings_of_training_are_those_of_the_file():
     """All layers; of the settings, those that are not about the data or the node."""
-    training: dict[str, Any] = config_yaml.json_schema()["properties"]["training"]["properties"]
+    training: dict[str, Any] = config_yaml.json_schema()["properties"]["training"]["anyOf"][0]["properties"]
     words, *mappings = training["model"]["items"]["anyOf"]
     assert first_column("layer") == {*words["enum"], *(name for each in mappings for name in each["properties"])}
-    elsewhere = {"stream", "model", "source", "epochs", "global_batch", "seed", "sampling", "exchange"}
+    elsewhere = {"name", "stream", "model", "source", "epochs", "global_batch", "seed", "sampling", "exchange"}
     elsewhere |= {"test_fraction", "test_samples", "live_epoch", "checkpoint_s"}
     assert first_column("key of `training`") == training.keys() - elsewhere
 
 
 def test_the_modes_of_sampling_told_are_those_of_the_file():
     (told,) = re.findall(r"^\| mode \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", README, re.MULTILINE)
-    sampling = config_yaml.json_schema()["properties"]["training"]["properties"]["sampling"]
+    sampling = config_yaml.json_schema()["properties"]["training"]["anyOf"][0]["properties"]["sampling"]
     modes = set(sampling["properties"]["mode"]["anyOf"][0]["enum"])
     assert modes <= set(re.findall(r"`(\w+)`", told))
     assert first_column("mode") == {mode for mode in modes if not mode.endswith("_published")}
+
+
+@pytest.mark.parametrize("bench", sorted(set(re.findall(r"`python -m (tests\.bench\.\w+)", README))))
+def test_the_benchmarks_named_take_the_usual_options(bench):
+    """They themselves take minutes and a quiet machine."""
+    done = subprocess.run([sys.executable, "-m", bench, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {"--quick", "--json"} <= set(re.findall(r"--\w+", done.stdout))
 
 
 def exit_codes() -> dict[int, str]:
@@ -257,7 +264,7 @@ def exit_codes() -> dict[int, str]:
 async def test_the_exit_codes_are_as_told(log, place, tmp_path, monkeypatch):
     """Each is brought about; none is told that is not."""
     topology = config_yaml.load(place / "topology.yaml")
-    assert topology.training is not None
+    assert topology.jobs
     (tmp_path / "wrong.yaml").write_text("schema: 1\n")
     unreachable = (place / "topology.yaml").read_text().replace(topology.kafka.bootstrap[0], "127.0.0.1:1")
     (tmp_path / "unreachable.yaml").write_text(unreachable)

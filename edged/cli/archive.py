@@ -181,8 +181,9 @@ def _print_table(summaries: "list[SourceSummary]") -> None:
 
 def _stream(topology: Topology, name: str | None) -> Stream:
     """The stream called so; without a name the one trained on, or the only one."""
-    if name is None and topology.training is not None:
-        name = topology.training.stream
+    trained = {job.stream for job in topology.jobs}
+    if name is None and len(trained) == 1:
+        [name] = trained
     found = [stream for stream in topology.streams if name in {None, stream.name}]
     if len(found) != 1:
         names = ", ".join(stream.name for stream in topology.streams)

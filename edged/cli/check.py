@@ -17,7 +17,7 @@ from edged.cli.problems import show
 from edged.domain.budget import cache_index, edge_budget, mebibytes, training_memory
 from edged.domain.nn.spec import LayerSpec, shapes
 from edged.domain.suggest import did_you_mean
-from edged.domain.topics import grants, topics
+from edged.domain.topics import grants, prediction_topics, topics
 from edged.domain.topology import Augment, Backbone, Device, Edge, Topology, Training
 from edged.domain.topology_rules import sample_bytes
 from edged.errors import ConfigError, Problem
@@ -88,7 +88,7 @@ def plan_of(topology: Topology, node: str | None = None) -> Plan:
             for archive in topology.archive
             if tier in {None, "archive"}
         ],
-        **({"model": _model(topology)} if trains else {}),
+        **({"jobs": [_job(topology, job) for job in topology.jobs]} if trains else {}),
         "topics": [
             {"name": t.name, "retention_ms": t.retention_ms, "max_message_bytes": t.max_message_bytes}
             for t in topics(topology)
@@ -128,12 +128,12 @@ def _device(topology: Topology, device: Device) -> Plan:
         "stream": device.stream,
         "codec": device.codec,
         "topic": topology.device_topic(device.name),
-        "predictions": topology.predictions_topic(device.edge),
+        "predictions": prediction_topics(topology, device.edge),
     }
 
 
 def _edge(topology: Topology, edge: Edge) -> Plan:
-    budget = edge_budget(edge, training_memory(topology))
+    budget = edge_budget(edge, [training_memory(job, topology.stream(job.stream)) for job in topology.jobs])
     return {
         "name": edge.name,
         "rank": topology.edges.index(edge),
@@ -153,21 +153,24 @@ def _edge(topology: Topology, edge: Edge) -> Plan:
 
 def _cache_index(topology: Topology, edge: Edge) -> int:
     """What a full cache's index takes beside the budget; how large the data set will be is not known here."""
-    training = topology.training
-    if training is None or training.source == "live":
-        return 0
-    return cache_index(edge.cache, sample_bytes(topology.stream(training.stream)), training.sampling.mode)
+    return max(
+        (
+            cache_index(edge.cache, sample_bytes(topology.stream(job.stream)), job.sampling.mode)
+            for job in topology.jobs
+            if job.source != "live"
+        ),
+        default=0,
+    )
 
 
-def _model(topology: Topology) -> Plan | None:
-    training, memory = topology.training, training_memory(topology)
-    if training is None or memory is None:
-        return None
+def _job(topology: Topology, training: Training) -> Plan:
     stream = topology.stream(training.stream)
-    input_shape = training.input_shape(stream)
-    assert input_shape is not None, "the memory is known, so it is"
+    input_shape, memory = training.input_shape(stream), training_memory(training, stream)
+    assert input_shape is not None, "backbones were looked into"
+    assert memory is not None
     before = shapes(input_shape, training.model)
     return {
+        "name": training.name,
         "stream": training.stream,
         "source": training.source,
         "epochs": training.epochs,
@@ -243,8 +246,8 @@ def _text(plan: Plan) -> Iterator[str]:
     if tier in {None, "edge"}:
         yield from _edges_text(plan["edges"])
     yield from _archive_text(plan["archive"], with_sources=tier == "archive")
-    if "model" in plan:
-        yield from _model_text(plan["model"])
+    if "jobs" in plan:
+        yield from _jobs_text(plan["jobs"])
     yield from _table(
         ("topics", "retention", "largest message"),
         [[topic["name"], _retention(topic["retention_ms"]), _largest(topic)] for topic in plan["topics"]],
@@ -255,7 +258,11 @@ def _text(plan: Plan) -> Iterator[str]:
 def _devices_text(devices: Sequence[Plan], *, with_predictions: bool) -> Iterator[str]:
     keys = ["edge", "stream", "codec", "topic", *(["predictions"] if with_predictions else [])]
     if devices:
-        yield from _table(["iot", *keys], [[device[key] for key in ("name", *keys)] for device in devices])
+        yield from _table(["iot", *keys], [[_joined(device[key]) for key in ("name", *keys)] for device in devices])
+
+
+def _joined(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
 
 
 def _edges_text(edges: Sequence[Plan]) -> Iterator[str]:
@@ -293,11 +300,18 @@ def _nouns(plan: Plan) -> list[tuple[str, str]]:
     return [(tier, noun if len(plan[tier]) == 1 else f"{noun}s") for tier, noun in nouns]
 
 
-def _model_text(model: Plan | None) -> Iterator[str]:
-    if model is None:
+def _jobs_text(jobs: Sequence[Plan]) -> Iterator[str]:
+    if not jobs:
         yield "nothing is trained: the file has no training section"
         yield ""
-        return
+    for job in jobs:
+        if job["name"]:
+            yield f"job {job['name']}"
+            yield ""
+        yield from _job_text(job)
+
+
+def _job_text(model: Plan) -> Iterator[str]:
     if backbone := model["backbone"]:
         yield f"backbone {backbone['model']}, SHA-256 {backbone['sha256']}"
         yield f"frozen: {_shape(backbone['input'])} → {_shape(model['input'])} features, on which the model is trained"

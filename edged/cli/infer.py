@@ -1,6 +1,7 @@
 """`edged infer`: the companion of an edge node."""
 
 import argparse
+from functools import partial
 
 from edged.cli.arguments import add_log_level, add_topology
 
@@ -11,6 +12,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     add_topology(parser)
     parser.add_argument("--node", required=True, metavar="NAME", help="the edge whose companion this is")
+    parser.add_argument("--job", metavar="NAME", help="the training job whose model serves (the file's first)")
     add_log_level(parser)
 
 
@@ -19,4 +21,4 @@ def run(args: argparse.Namespace) -> int:
     from edged.app import run_companion  # noqa: PLC0415 - heavy; --help answers without it
     from edged.cli.node import run_as  # noqa: PLC0415
 
-    return run_as(args, tiers=("edge",), main=run_companion, tier="infer")
+    return run_as(args, tiers=("edge",), main=partial(run_companion, job=args.job), tier="infer")

@@ -68,7 +68,7 @@ def inspect(
     reading = Reading(parsed, Variables(environment), lenient=lenient)
     reading.problems += [(mark, Finding("", message, hint)) for mark, message, hint in parsed.refused]
     topology: Topology = kinds.read(FILE, parsed.root, "", reading)
-    topology, unread = _with_backbone(topology, path.parent, look_up_backbone)
+    topology, unread = _with_backbones(topology, path.parent, look_up_backbone)
     findings = [*unread, *topology_rules.problems(topology)]
     new = [finding for finding in findings if reading.says_something_new(finding)]
     problems = [*reading.problems, *((reading.mark_of(finding.path), finding) for finding in new)]
@@ -82,20 +82,22 @@ def inspect(
     return Inspection(topology, reading.told([*reading.warnings, *doubts]))
 
 
-def _with_backbone(topology: Topology, folder: Path, look_up: LookUp | None) -> tuple[Topology, list[Finding]]:
-    """The topology with the backbone's whole path, and what its file says."""
-    training = topology.training
-    if training is None or training.backbone is None:
-        return topology, []
-    file = folder / training.backbone.model
-    backbone, findings = replace(training.backbone, model=str(file)), []
-    if look_up is not None:
-        try:
-            backbone = replace(backbone, file=look_up(file))
-        except EdgedError as error:
-            hint = "a backbone is a .tflite file with one input and one output, both float32"
-            findings.append(Finding("training.backbone.model", str(error), hint))
-    return replace(topology, training=replace(training, backbone=backbone)), findings
+def _with_backbones(topology: Topology, folder: Path, look_up: LookUp | None) -> tuple[Topology, list[Finding]]:
+    """The topology with the backbones' whole paths, and what their files say."""
+    jobs, findings = list(topology.jobs), []
+    for i, job in enumerate(jobs):
+        if job.backbone is None:
+            continue
+        file = folder / job.backbone.model
+        backbone = replace(job.backbone, model=str(file))
+        if look_up is not None:
+            try:
+                backbone = replace(backbone, file=look_up(file))
+            except EdgedError as error:
+                hint = "a backbone is a .tflite file with one input and one output, both float32"
+                findings.append(Finding(f"training[{i}].backbone.model", str(error), hint))
+        jobs[i] = replace(job, backbone=backbone)
+    return replace(topology, jobs=tuple(jobs)), findings
 
 
 def _content(path: Path) -> bytes:

@@ -14,6 +14,7 @@ from edged.config_yaml.kinds import (
     Named,
     Number,
     OneOf,
+    OneOrMore,
     Pair,
     Schema,
     Section,
@@ -48,6 +49,7 @@ from edged.domain.nn.spec import (
 )
 from edged.domain.topology import (
     MIB,
+    MOST_JOBS,
     Adam,
     Archive,
     Augment,
@@ -91,9 +93,9 @@ class _Sample(NamedTuple):
     dtype: Dtype
 
 
-def _topology(*, schema: int, **sections: Any) -> Topology:
+def _topology(*, schema: int, training: tuple[Training, ...], **sections: Any) -> Topology:
     del schema  # read for its check alone
-    return Topology(**sections)
+    return Topology(jobs=training, **sections)
 
 
 def _stream(*, name: str, sample: _Sample, labels: tuple[str, ...]) -> Stream:
@@ -332,7 +334,8 @@ _AUGMENT = section(
 
 _TRAINING = section(
     Training,
-    "The training job of all edges.",
+    "A training job of all edges.",
+    name=Key(NAME, "the job's name, where there are several"),
     stream=Key(NAME, "the stream to train on"),
     model=Key(Listing(_LAYER, 1, 256), "the layers, first to last; the last is dense"),
     source=Key(Choice(get_args(Source)), "epochs from the archive, samples as they arrive, or both"),
@@ -399,7 +402,7 @@ _TRAINING = section(
 
 FILE = Section(
     _topology,
-    "The topology of edged: the three tiers, their streams and the training job.",
+    "The topology of edged: the three tiers, their streams and the training jobs.",
     {
         "schema": Key(Whole(SCHEMA, SCHEMA), f"version of the file's format: {SCHEMA}"),
         "site": Key(NAME, "prefix of every topic"),
@@ -408,9 +411,12 @@ FILE = Section(
         "iot": Key(Listing(_DEVICE), "tier 1: the devices, each with exactly one edge"),
         "edges": Key(Listing(_EDGE, 1), "tier 2: the edges"),
         "archive": Key(Listing(_ARCHIVE), "tier 3: the archive, one node"),
-        "training": Key(_TRAINING, "what to train; without it the site only collects"),
+        "training": Key(
+            OneOrMore(_TRAINING, MOST_JOBS),
+            "what to train: a job or a list of them; without it the site only collects",
+        ),
     },
-    {"training": None},
+    {"training": ()},
 )
 
 

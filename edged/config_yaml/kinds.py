@@ -293,6 +293,26 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class OneOrMore:
+    """A list of one kind, or a single one without the list: its place is then that of the list's first entry."""
+
+    item: Kind
+    most: int
+
+    def read(self, node: yaml.Node, at: str, reading: Reading) -> tuple[Any, ...]:
+        if isinstance(node, yaml.SequenceNode):
+            return Listing(self.item, 1, self.most).read(node, at, reading)
+        reading.only_entries.add(f"{at}[0]")
+        return (read(self.item, node, f"{at}[0]", reading),)
+
+    def placeholder(self) -> tuple[Any, ...]:
+        return ()
+
+    def schema(self) -> Schema:
+        return {"anyOf": [self.item.schema(), Listing(self.item, 1, self.most).schema()]}
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """Two whole numbers [rows, columns], or one for both."""
 

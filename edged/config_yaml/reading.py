@@ -39,6 +39,8 @@ class Reading:
     marks: dict[str, yaml.Mark] = field(default_factory=dict)
     bad: set[str] = field(default_factory=set)
     """Paths whose values could not be read; a placeholder stands in for each."""
+    only_entries: set[str] = field(default_factory=set)
+    """Paths such as training[0] of what stands in the file without the list that it may be in."""
     lenient: bool = False
     """Whether a missing variable or credential is only a warning, where the value is the node's own."""
 
@@ -163,7 +165,7 @@ class Reading:
         ordered = sorted(dict.fromkeys(found), key=lambda item: (item[0].line, item[0].column))
         return tuple(
             Problem(
-                finding.path,
+                self._as_written(finding.path),
                 self.variables.conceal(finding.message),
                 self.variables.conceal(finding.suggestion),
                 self.document.place(mark),
@@ -171,6 +173,12 @@ class Reading:
             )
             for mark, finding in ordered
         )
+
+    def _as_written(self, path: str) -> str:
+        for entry in self.only_entries:
+            if _covers(entry, path):
+                return entry.removesuffix("[0]") + path.removeprefix(entry)
+        return path
 
 
 def hide_secrets(document: Document, node: yaml.Node | None, *, secret: bool = False) -> None:

@@ -56,6 +56,18 @@ class BlockTable:
             result[:count] = rows[:count]
         return result
 
+    def set_rows(self, ref: BlockRef, rows: npt.NDArray[np.int64], values: npt.NDArray[np.int32]) -> None:
+        """A block's distinct `rows`, int64 [n], to `values`, int32 [n]."""
+        if not len(rows):
+            return
+        held = self._rows.get(ref)
+        if held is None or int(rows.max()) >= len(held):
+            held = self._rows[ref] = _grown(held, int(rows.max()) + 1)
+        self._num_keys += int(np.count_nonzero(values)) - int(np.count_nonzero(held[rows]))
+        held[rows] = values
+        if not held.any():
+            del self._rows[ref]
+
     def items(self) -> Iterator[tuple[SampleKey, int]]:
         """All present keys with their numbers, block by block; the table may change meanwhile."""
         for ref in list(self._rows):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from edged.domain.cache_entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.nn.spec import Flatten, LayerSpec, Shape, num_parameters, shapes
 from edged.domain.optim import num_slots
-from edged.domain.topology import MIB, Cache, Edge, SamplingMode, Topology
+from edged.domain.topology import MIB, Cache, Edge, SamplingMode, Stream, Training
 
 BASE = 110 * MIB
 """The interpreter, NumPy, the Kafka client with its fetch buffers, and the heap's slack."""
@@ -78,22 +78,20 @@ def model_memory(sample_shape: Shape, layers: Sequence[LayerSpec], batch: int, s
     return ModelMemory(num_parameters(sample_shape, layers), activations, slots)
 
 
-def training_memory(topology: Topology) -> ModelMemory | None:
-    """The topology's model at its batch size; None without a training job or a look into its backbone's file.
+def training_memory(job: Training, stream: Stream) -> ModelMemory | None:
+    """The job's model at its batch size; None without a look into its backbone's file. Raises spec.ShapeError."""
+    shape, slots = job.input_shape(stream), num_slots(job.optimizer)
+    return None if shape is None else model_memory(shape, job.model, job.global_batch, slots)
 
-    Raises spec.ShapeError.
+
+def edge_budget(edge: Edge, models: Sequence[ModelMemory | None]) -> Budget:
+    """What the edge's daemon will hold, with `models` trained on it at the same time.
+
+    Each has epoch data of its own ahead. None: a model whose memory is not known.
     """
-    training = topology.training
-    if training is None:
-        return None
-    shape, slots = training.input_shape(topology.stream(training.stream)), num_slots(training.optimizer)
-    return None if shape is None else model_memory(shape, training.model, training.global_batch, slots)
-
-
-def edge_budget(edge: Edge, model: ModelMemory | None) -> Budget:
-    """What the edge's daemon will hold, with `model` trained on it."""
     cache = edge.cache.memory + (DISK_STORE if edge.cache.disk else 0)
-    return Budget(BASE, model.total if model else 0, edge.prefetch, cache, edge.memory_limit)
+    prefetch = edge.prefetch * max(len(models), 1)
+    return Budget(BASE, sum(model.total for model in models if model), prefetch, cache, edge.memory_limit)
 
 
 def cache_index(cache: Cache, sample_bytes: int, mode: SamplingMode) -> int:

@@ -4,12 +4,16 @@ Stores nothing and knows no epochs; `rate_plan` and `lru_plan` ask it window by 
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 Values = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.int64]
+LEAST_PART = 0.25
+"""Of an equal part: with less, a job could never show what more would be worth to it."""
+
 _Mask = npt.NDArray[np.bool_]
 
 
@@ -33,16 +37,17 @@ def most_valuable(values: Values, costs: Bytes, new_values: Values, new_costs: B
     return kept[: len(values)], kept[len(values) :]
 
 
-def summed_value(values: Values, benefits: npt.NDArray[np.float64]) -> Values:
-    """What samples are worth to jobs that share a cache: float64 [n].
+def parts(benefits: Sequence[float | None]) -> list[float]:
+    """The part of a cache for each of some jobs, together 1.
 
-    `values`: [jobs, n], each job's own; made comparable by their mean over the samples. `benefits`: [jobs], how much
-    faster each job was measured to be with the cache than without, in seconds saved a sample, not negative.
+    `benefits`: the seconds that a cached byte saves each in a second, None where not measured yet: then as much as the
+    others on average. In proportion to them, but for LEAST_PART of an equal part, which each job has.
     """
-    means: Values = values.mean(axis=1, keepdims=True)
-    shares = benefits / (float(benefits.sum()) or 1.0)
-    summed: Values = shares @ (values / np.where(means > 0, means, 1.0))
-    return summed
+    measured = [benefit for benefit in benefits if benefit is not None]
+    usual = sum(measured) / len(measured) if any(measured) else 1.0
+    weights = [usual if benefit is None or not any(measured) else benefit for benefit in benefits]
+    equal = 1 / len(weights)
+    return [LEAST_PART * equal + (1 - LEAST_PART) * weight / sum(weights) for weight in weights]
 
 
 def lru_hit_ratio(cached_share: float) -> float:

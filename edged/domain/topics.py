@@ -17,7 +17,6 @@ REQUESTS_MESSAGE_BYTES = 4 * MIB
 """A request may name a million rows of two bytes, and the blocks they are in."""
 
 
-_EDGE_ROLES: tuple[Role, ...] = ("ingest", "infer")
 _ARCHIVE_ROLES: tuple[Role, ...] = ("archiver", "epoch_server")
 
 
@@ -43,7 +42,7 @@ def topics(topology: Topology) -> list[Topic]:
     return [
         *(Topic(topology.device_topic(device.name)) for device in topology.iot),
         *(Topic(topology.archive_topic(stream, edge)) for edge in edges for stream in _streams(topology, edge)),
-        *(Topic(topology.predictions_topic(edge)) for edge in edges),
+        *(Topic(topic) for edge in edges for topic in prediction_topics(topology, edge)),
         *(Topic(topology.dead_letters_topic(edge)) for edge in edges),
         *(Topic(topology.epochs_topic(edge), SHORT_RETENTION_MS, EPOCHS_MESSAGE_BYTES) for edge in edges),
         Topic(topology.requests_topic, SHORT_RETENTION_MS, REQUESTS_MESSAGE_BYTES),
@@ -66,21 +65,38 @@ def grants(topology: Topology) -> list[Grant]:
 def groups(topology: Topology) -> list[tuple[str, str]]:
     """(principal, consumer group) of every reader that commits its positions."""
     return [
-        *((edge.name, topology.group(role, edge.name)) for edge in topology.edges for role in _EDGE_ROLES),
+        *(each for edge in topology.edges for each in _groups_of_edge(topology, edge.name)),
         *((each.name, topology.group(role, each.name)) for each in topology.archive for role in _ARCHIVE_ROLES),
     ]
 
 
+def prediction_topics(topology: Topology, edge: str) -> list[str]:
+    """One topic for each job's predictions at the edge; one, too, while nothing is trained."""
+    return [topology.predictions_topic(edge, name) for name in _job_names(topology)]
+
+
+def _job_names(topology: Topology) -> list[str]:
+    return list(dict.fromkeys(job.name for job in topology.jobs)) or [""]
+
+
+def _groups_of_edge(topology: Topology, edge: str) -> list[tuple[str, str]]:
+    companions = [(edge, topology.group("infer", edge, name)) for name in _job_names(topology)]
+    return [(edge, topology.group("ingest", edge)), *companions]
+
+
 def _of_device(topology: Topology, device: Device) -> list[Grant]:
-    predictions = topology.predictions_topic(device.edge)
-    return [*_writer(device.name, topology.device_topic(device.name)), Grant(device.name, "Read", predictions)]
+    predictions = prediction_topics(topology, device.edge)
+    return [
+        *_writer(device.name, topology.device_topic(device.name)),
+        *(Grant(device.name, "Read", topic) for topic in predictions),
+    ]
 
 
 def _of_edge(topology: Topology, edge: str) -> list[Grant]:
     read = [*(topology.device_topic(device.name) for device in topology.devices_of(edge)), topology.epochs_topic(edge)]
     written = [
         *(topology.archive_topic(stream, edge) for stream in _streams(topology, edge)),
-        topology.predictions_topic(edge),
+        *prediction_topics(topology, edge),
         topology.dead_letters_topic(edge),
         topology.requests_topic,
     ]

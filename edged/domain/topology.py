@@ -1,4 +1,4 @@
-"""The topology: the tiers, their streams and the training job, as frozen values; and the topic names they imply.
+"""The topology: the tiers, their streams and the training jobs, as frozen values; and the topic names they imply.
 
 A Topology is made by `config_yaml` from the file, complete and valid. Holds no behaviour beyond names and look-ups.
 """
@@ -30,6 +30,9 @@ Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 MIB = 1 << 20
+
+MOST_JOBS = 8
+"""Training jobs of an edge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +216,9 @@ class Backbone:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """The job. `test_fraction`: share of each edge's own samples held out; `test_samples`: most to test on.
+    """A job. `name`: where there are several.
+
+    `test_fraction`: share of each edge's own samples held out; `test_samples`: most to test on.
 
     `live_epoch`: with `source: live`, after how many samples an epoch ends. `checkpoint_s`: seconds between
     checkpoints inside an epoch. `loss`: with mean_squared_error the model is an autoencoder: it learns to give its
@@ -244,6 +249,7 @@ class Training:
     checkpoint_s: float = 300.0
     deploy: Deploy = Deploy()
     backbone: Backbone | None = None
+    name: str = ""
 
     def input_shape(self, stream: Stream) -> Shape | None:
         """What reaches the model's first layer; None when it is in a backbone's file that nobody has looked into."""
@@ -254,13 +260,15 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
+    """`jobs`: what each edge trains, all at the same time; none: the site only collects."""
+
     site: str
     kafka: Kafka
     streams: tuple[Stream, ...]
     iot: tuple[Device, ...]
     edges: tuple[Edge, ...]
     archive: tuple[Archive, ...]
-    training: Training | None = None
+    jobs: tuple[Training, ...] = ()
 
     def stream(self, name: str) -> Stream:
         return next(stream for stream in self.streams if stream.name == name)
@@ -291,9 +299,9 @@ class Topology:
         """Packs of one edge's samples of one stream; its only writer is that edge, so ACLs can prove the source."""
         return f"{self.site}.archive.{stream}.{edge}"
 
-    def group(self, role: Role, node: str) -> str:
-        """The consumer group under which the node's `role` commits its positions."""
-        return f"{self.site}.{role}.{node}"
+    def group(self, role: Role, node: str, job: str = "") -> str:
+        """The consumer group under which the node's `role` commits its positions; no name holds a ':'."""
+        return f"{self.site}.{role}.{node}" + (f":{job}" if job else "")
 
     @property
     def requests_topic(self) -> str:
@@ -304,9 +312,9 @@ class Topology:
         """What the archive sends to one edge."""
         return f"{self.site}.epochs.{edge}"
 
-    def predictions_topic(self, edge: str) -> str:
-        """Predictions of one edge; key = the device."""
-        return f"{self.site}.predictions.{edge}"
+    def predictions_topic(self, edge: str, job: str = "") -> str:
+        """Predictions of one edge, by the model of one job; key = the device."""
+        return f"{self.site}.predictions.{edge}" + (f".{job}" if job else "")
 
     def dead_letters_topic(self, edge: str) -> str:
         """Records that one edge could not use, with their reason."""

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import urlsplit
 
 from edged.domain import unsupported
-from edged.domain.budget import ModelMemory, edge_budget, mebibytes, model_memory
+from edged.domain.budget import ModelMemory, edge_budget, mebibytes, training_memory
 from edged.domain.finding import Finding
 from edged.domain.nn.spec import Dense, LayerSpec, Shape, ShapeError
-from edged.domain.optim import num_slots
 from edged.domain.pack import MOST_BYTES
 from edged.domain.suggest import did_you_mean
+from edged.domain.topics import prediction_topics
 from edged.domain.topology import MIB, Augment, Device, Edge, Stream, Topology, Training
 
 LEAST_PREFETCH = 4 * MIB
@@ -112,6 +112,22 @@ def _topics(topology: Topology) -> Iterator[Finding]:
                 "leave the '.' out of one of the names",
                 needs=("streams", *_NODE_NAMES),
             )
+    yield from _prediction_topics(topology)
+
+
+def _prediction_topics(topology: Topology) -> Iterator[Finding]:
+    """Likewise job b on edge a and job c on edge a.b, or the topic of edge a.b where no job has a name."""
+    seen: set[str] = set()
+    for i, edge in enumerate(topology.edges):
+        own = {_folded(topic) for topic in prediction_topics(topology, edge.name)}
+        if not own.isdisjoint(seen):
+            yield Finding(
+                f"edges[{i}].name",
+                "predictions of one of its jobs would go to the topic of another edge's",
+                "leave the '.' out of one of the names",
+                needs=(*_NODE_NAMES, "training"),
+            )
+        seen |= own
 
 
 # kafka
@@ -248,56 +264,68 @@ def _url(path: str, url: str) -> Iterator[Finding]:
 
 
 def _training(topology: Topology) -> Iterator[Finding]:
-    training = topology.training
-    if training is None:
-        return
+    yield from _job_names(topology)
     streams = {stream.name: stream for stream in topology.streams}
-    stream = streams.get(training.stream)
-    if stream is None:
-        yield _no_stream("training.stream", training.stream, streams)
-        return
-    yield from _backbone(training, stream)
-    yield from _model(training, stream)
-    yield from _loss(training, stream)
-    yield from _schedule(training)
-    yield from _sampling(training)
-    yield from _augment(training, stream)
+    for i, job in enumerate(topology.jobs):
+        at = f"training[{i}]"
+        if job.stream in streams:
+            yield from _job(at, job, streams[job.stream])
+        else:
+            yield _no_stream(f"{at}.stream", job.stream, streams)
+
+
+def _job_names(topology: Topology) -> Iterator[Finding]:
+    named = [(f"training[{i}].name", job.name) for i, job in enumerate(topology.jobs)]
+    if len(named) > 1:
+        for path, name in named:
+            if not name:
+                yield Finding(path, "is missing", "each of several jobs has a name", needs=(path,))
+    yield from _collisions((path, name) for path, name in named if name)
+
+
+def _job(at: str, training: Training, stream: Stream) -> Iterator[Finding]:
+    yield from _backbone(at, training, stream)
+    yield from _model(at, training, stream)
+    yield from _loss(at, training, stream)
+    yield from _schedule(at, training)
+    yield from _sampling(at, training)
+    yield from _augment(at, training, stream)
     if training.live_epoch < training.global_batch:
         yield Finding(
-            "training.live_epoch",
+            f"{at}.live_epoch",
             f"an epoch of {training.live_epoch} samples is shorter than one batch of {training.global_batch}",
-            needs=("training.global_batch",),
+            needs=(f"{at}.global_batch",),
         )
 
 
-def _backbone(training: Training, stream: Stream) -> Iterator[Finding]:
+def _backbone(at: str, training: Training, stream: Stream) -> Iterator[Finding]:
     backbone = training.backbone
     if backbone is None:
         return
     if backbone.file is not None and backbone.file.sample_shape != stream.shape:
         yield Finding(
-            "training.backbone.model",
+            f"{at}.backbone.model",
             f"it takes samples of {_shape_text(backbone.file.sample_shape)}, the stream has"
             f" {_shape_text(stream.shape)}",
             needs=(f"streams.{stream.name}.sample",),
         )
     if training.loss == "mean_squared_error":
         yield Finding(
-            "training.backbone",
+            f"{at}.backbone",
             "an autoencoder gives its samples back, which features are not",
-            needs=("training.loss",),
+            needs=(f"{at}.loss",),
         )
     if training.augment != Augment():
         yield Finding(
-            "training.backbone",
+            f"{at}.backbone",
             "features are computed once for each sample, so samples cannot be augmented",
             "leave augment out",
-            ("training.augment",),
+            (f"{at}.augment",),
         )
 
 
-def _model(training: Training, stream: Stream) -> Iterator[Finding]:
-    needs = ("training.stream", f"streams.{stream.name}", "training.model")
+def _model(at: str, training: Training, stream: Stream) -> Iterator[Finding]:
+    needs = (f"{at}.stream", f"streams.{stream.name}", f"{at}.model")
     input_shape = training.input_shape(stream)
     if input_shape is None:
         return
@@ -306,14 +334,14 @@ def _model(training: Training, stream: Stream) -> Iterator[Finding]:
         try:
             shape = layer.output_shape(shape)
         except ShapeError as error:
-            yield Finding(f"training.model[{i}]", str(error), needs=needs)
+            yield Finding(f"{at}.model[{i}]", str(error), needs=needs)
             return
-    at = f"training.model[{len(training.model) - 1}]"
+    last_at = f"{at}.model[{len(training.model) - 1}]"
     last = training.model[-1] if training.model else None
     if training.loss == "mean_squared_error":
-        yield from _autoencoder(at, shape, last, stream, needs)
+        yield from _autoencoder(last_at, shape, last, stream, (*needs, f"{at}.loss"))
     else:
-        yield from _classifier(at, last, stream, needs)
+        yield from _classifier(last_at, last, stream, (*needs, f"{at}.loss"))
 
 
 def _autoencoder(
@@ -325,12 +353,11 @@ def _autoencoder(
             at,
             f"with mean_squared_error the model gives its input back: {size} numbers for {_shape_text(stream.shape)}",
             f"end it with dense: {size}",
-            (*needs, "training.loss"),
+            needs,
         )
 
 
 def _classifier(at: str, last: LayerSpec | None, stream: Stream, needs: tuple[str, ...]) -> Iterator[Finding]:
-    needs = (*needs, "training.loss")
     classes = len(stream.labels)
     if not classes:
         yield Finding(
@@ -352,53 +379,56 @@ def _classifier(at: str, last: LayerSpec | None, stream: Stream, needs: tuple[st
         )
 
 
-def _loss(training: Training, stream: Stream) -> Iterator[Finding]:
-    weights, needs = training.class_weights, ("training.loss", "training.stream", f"streams.{stream.name}")
+def _loss(at: str, training: Training, stream: Stream) -> Iterator[Finding]:
+    weights, needs = training.class_weights, (f"{at}.loss", f"{at}.stream", f"streams.{stream.name}")
     if weights and training.loss != "cross_entropy":
-        yield Finding("training.class_weights", f"{training.loss} knows no classes", "leave them out", needs)
+        yield Finding(f"{at}.class_weights", f"{training.loss} knows no classes", "leave them out", needs)
     elif weights and len(weights) != len(stream.labels):
         yield Finding(
-            "training.class_weights",
+            f"{at}.class_weights",
             f'{len(weights)} weights for the {len(stream.labels)} labels of stream "{stream.name}"',
             needs=needs,
         )
     elif weights and not any(weights):
-        yield Finding("training.class_weights", "all are 0: nothing would be learned", needs=needs)
+        yield Finding(f"{at}.class_weights", "all are 0: nothing would be learned", needs=needs)
 
 
-def _schedule(training: Training) -> Iterator[Finding]:
+def _schedule(at: str, training: Training) -> Iterator[Finding]:
     if training.source != "live" and training.schedule.warmup > training.epochs:
         yield Finding(
-            "training.schedule",
+            f"{at}.schedule",
             f"a warm-up of {training.schedule.warmup:g} epochs does not end within {training.epochs}",
-            needs=("training.epochs", "training.source"),
+            needs=(f"{at}.epochs", f"{at}.source"),
         )
 
 
-def _sampling(training: Training) -> Iterator[Finding]:
-    at, sampling = "training.sampling.hit_share", training.sampling
+def _sampling(at: str, training: Training) -> Iterator[Finding]:
+    sampling = training.sampling
     if sampling.hit_share is None:
         return
     if sampling.mode != "stratified":
-        yield Finding(at, f"{sampling.mode} does not use it", "leave it out", ("training.sampling.mode",))
+        why = f"{sampling.mode} does not use it"
+        yield Finding(f"{at}.sampling.hit_share", why, "leave it out", (f"{at}.sampling.mode",))
     elif sampling.hit_share >= 1:
-        yield Finding(at, "with all draws from the cache nothing would ever be fetched", "set it below 1")
+        yield Finding(
+            f"{at}.sampling.hit_share", "with all draws from the cache nothing would ever be fetched", "set it below 1"
+        )
 
 
-def _augment(training: Training, stream: Stream) -> Iterator[Finding]:
+def _augment(at: str, training: Training, stream: Stream) -> Iterator[Finding]:
     augment = training.augment
     if augment == Augment():
         return
-    needs = ("training.stream", f"streams.{stream.name}")
+    needs = (f"{at}.stream", f"streams.{stream.name}")
     if len(stream.shape) not in {2, 3}:
         yield Finding(
-            "training.augment",
+            f"{at}.augment",
             f"only [height, width, channels] and [length, channels] can be varied, not {_shape_text(stream.shape)}",
             needs=needs,
         )
     elif augment.shift >= max(stream.shape[:-1]):
         yield Finding(
-            "training.augment.shift", f"it moves samples of {_shape_text(stream.shape)} out of sight", needs=needs
+            f"{at}.augment.shift", f"it moves samples of {_shape_text(stream.shape)} out of sight", needs=needs
         )
 
 
@@ -406,38 +436,42 @@ def _augment(training: Training, stream: Stream) -> Iterator[Finding]:
 
 
 def _budgets(topology: Topology) -> Iterator[Finding]:
-    stream = _training_stream(topology)
-    memory = _memory(topology, stream)
+    streams = {stream.name: stream for stream in topology.streams}
+    trained = [(job, streams.get(job.stream)) for job in topology.jobs]
+    memory = [None if stream is None else _memory(job, stream) for job, stream in trained]
     for i, edge in enumerate(topology.edges):
-        yield from _prefetch(f"edges[{i}]", edge, stream)
-        yield from _cache(f"edges[{i}]", edge)
+        if edge.prefetch < LEAST_PREFETCH:
+            yield Finding(f"edges[{i}].prefetch", f"at least {mebibytes(LEAST_PREFETCH)}: two messages of an epoch")
+        else:
+            for k, (_, stream) in enumerate(trained):
+                yield from _prefetch(f"edges[{i}]", edge, stream, f"training[{k}].stream")
+        yield from _cache(f"edges[{i}]", edge, sum(job.source != "live" for job in topology.jobs))
         yield from _memory_limit(f"edges[{i}]", edge, memory)
 
 
-def _prefetch(at: str, edge: Edge, stream: Stream | None) -> Iterator[Finding]:
-    if edge.prefetch < LEAST_PREFETCH:
-        yield Finding(f"{at}.prefetch", f"at least {mebibytes(LEAST_PREFETCH)}: two messages of an epoch")
-    elif stream and edge.prefetch < 2 * sample_bytes(stream):
+def _prefetch(at: str, edge: Edge, stream: Stream | None, named_at: str) -> Iterator[Finding]:
+    if stream and edge.prefetch < 2 * sample_bytes(stream):
         yield Finding(
             f"{at}.prefetch",
             f'at least two samples of stream "{stream.name}", {mebibytes(2 * sample_bytes(stream))}',
-            needs=("training.stream", f"streams.{stream.name}.sample"),
+            needs=(named_at, f"streams.{stream.name}.sample"),
         )
 
 
-def _cache(at: str, edge: Edge) -> Iterator[Finding]:
-    held, window = edge.cache.memory + edge.cache.disk, edge.prefetch // 2
-    if 0 < held < window:
+def _cache(at: str, edge: Edge, num_jobs: int) -> Iterator[Finding]:
+    held, needed = edge.cache.memory + edge.cache.disk, edge.prefetch // 2 * max(num_jobs, 1)
+    if 0 < held < needed:
+        each = f" for each of {num_jobs} jobs" if num_jobs > 1 else ""
         yield Finding(
             f"{at}.cache",
-            f"memory and disk together hold {mebibytes(held)}, less than one window of an epoch, half of prefetch:"
-            f" {mebibytes(window)}",
-            f"give it {-(-window // MIB)}MiB, make prefetch smaller, or set both to 0",
-            (f"{at}.prefetch",),
+            f"memory and disk together hold {mebibytes(held)}, less than one window of an epoch, half of"
+            f" prefetch{each}: {mebibytes(needed)}",
+            f"give it {-(-needed // MIB)}MiB, make prefetch smaller, or set both to 0",
+            (f"{at}.prefetch", "training"),
         )
 
 
-def _memory_limit(at: str, edge: Edge, memory: ModelMemory | None) -> Iterator[Finding]:
+def _memory_limit(at: str, edge: Edge, memory: Sequence[ModelMemory | None]) -> Iterator[Finding]:
     budget = edge_budget(edge, memory)
     if budget.total <= budget.limit:
         return
@@ -451,21 +485,9 @@ def _memory_limit(at: str, edge: Edge, memory: ModelMemory | None) -> Iterator[F
     )
 
 
-def _training_stream(topology: Topology) -> Stream | None:
-    training = topology.training
-    return next((s for s in topology.streams if training and s.name == training.stream), None)
-
-
-def _memory(topology: Topology, stream: Stream | None) -> ModelMemory | None:
-    training = topology.training
-    if training is None or stream is None:
-        return None
-    layers: Sequence[LayerSpec] = training.model
-    input_shape = training.input_shape(stream)
-    if input_shape is None:
-        return None
+def _memory(job: Training, stream: Stream) -> ModelMemory | None:
     try:
-        return model_memory(input_shape, layers, training.global_batch, num_slots(training.optimizer))
+        return training_memory(job, stream)
     except ShapeError:
         return None  # told by _model
 
@@ -483,26 +505,26 @@ def _plain_network(topology: Topology) -> Iterator[Finding]:
 
 
 def _idle_edges(topology: Topology) -> Iterator[Finding]:
-    training = topology.training
+    live = dict.fromkeys(job.stream for job in topology.jobs if job.source != "archive")
     for i, edge in enumerate(topology.edges):
-        devices = topology.devices_of(edge.name)
-        if not devices:
+        sent = {device.stream for device in topology.devices_of(edge.name)}
+        if not sent:
             yield Finding(f"edges[{i}].name", "no device sends to this edge")
-        elif training and training.source != "archive" and all(d.stream != training.stream for d in devices):
-            yield Finding(
-                f"edges[{i}].name",
-                f'none of its devices sends the stream "{training.stream}" that it trains on',
-            )
+            continue
+        for stream in live:
+            if stream not in sent:
+                at = f"edges[{i}].name"
+                yield Finding(at, f'none of its devices sends the stream "{stream}" that it trains on')
 
 
 def _calibration(topology: Topology) -> Iterator[Finding]:
-    training = topology.training
-    if training and training.deploy.format == "int8" and not training.test_samples:
-        yield Finding(
-            "training.deploy.format",
-            "without held-out samples to calibrate by, the companion gets float32 models",
-            "set test_samples",
-        )
+    for i, job in enumerate(topology.jobs):
+        if job.deploy.format == "int8" and not job.test_samples:
+            yield Finding(
+                f"training[{i}].deploy.format",
+                "without held-out samples to calibrate by, the companion gets float32 models",
+                "set test_samples",
+            )
 
 
 def _shape_text(shape: Shape) -> str:

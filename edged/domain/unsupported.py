@@ -34,22 +34,22 @@ def _remote_archive(topology: Topology) -> Iterator[Finding]:
 
 
 def _exchange(topology: Topology) -> Iterator[Finding]:
-    training = topology.training
-    if training and training.exchange.mode != "none" and len(topology.edges) > 1:
-        yield Finding(
-            "training.exchange.mode",
-            f"this version does not carry out {training.exchange.mode} yet",
-            "use mode: none; each edge then trains a model of its own",
-            needs=("edges",),
-        )
+    for i, job in enumerate(topology.jobs):
+        if job.exchange.mode != "none" and len(topology.edges) > 1:
+            yield Finding(
+                f"training[{i}].exchange.mode",
+                f"this version does not carry out {job.exchange.mode} yet",
+                "use mode: none; each edge then trains a model of its own",
+                needs=("edges",),
+            )
 
 
 def _int8_backbone(topology: Topology) -> Iterator[Finding]:
-    training = topology.training
-    if training and training.backbone is not None and training.deploy.format == "int8":
-        yield Finding(
-            "training.deploy.format",
-            "this version does not make int8 models with a backbone yet",
-            "use format: float32",
-            needs=("training.backbone",),
-        )
+    for i, job in enumerate(topology.jobs):
+        if job.backbone is not None and job.deploy.format == "int8":
+            yield Finding(
+                f"training[{i}].deploy.format",
+                "this version does not make int8 models with a backbone yet",
+                "use format: float32",
+                needs=(f"training[{i}].backbone",),
+            )

@@ -7,7 +7,7 @@ Covers matching replies to requests, asking again, and saying so when the archiv
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,6 +49,7 @@ class WindowFetch:
         self.codecs: list[str] = [""] * n
         self.num_missing = 0
         self.num_bytes = 0
+        self.num_users = 1
         self._is_open = np.ones(n, np.bool_)
         self._num_open = n
 
@@ -127,44 +128,171 @@ class _Pending:
     """A fetch that waits. `requests`: its request ids and, for windows, the positions that each asked for."""
 
     fetch: Fetch
+    client: "ArchiveClient"
     asked_at: float = 0.0
     is_sent: bool = False
     requests: dict[str, Ids] = field(default_factory=dict)
 
 
-class ArchiveClient:
-    """Requests of one process to the archive. Used by one task; `open()` it first."""
+class _Line:
+    """What the clients of a process have in common: what is under way, and the one reader of all replies.
 
-    def __init__(self, log: Log, health: Health, address: ArchiveAddress, timing: Timing) -> None:
+    Whoever waits or drains moves everybody's fetches on.
+    """
+
+    def __init__(self, log: Log, health: Health, replies: TopicPartition, timing: Timing) -> None:
+        self.pending: list[_Pending] = []
         self._log = log
         self._health = health
-        self._address = address
+        self._replies = replies
         self._timing = timing
         self._reader: LogReader | None = None
+        self._opened = contextlib.AsyncExitStack()
+        self._num_users = 0
+        self._opening, self._turn = asyncio.Lock(), asyncio.Lock()
         self._process = secrets.token_hex(6)
         self._num_requests = 0
-        self._pending: list[_Pending] = []
         self._heard_at = 0.0
+
+    @contextlib.asynccontextmanager
+    async def open(self, client: "ArchiveClient") -> AsyncIterator[None]:
+        async with self._opening:
+            if self._reader is None:
+                end = (await self._log.watermarks([self._replies]))[self._replies].high
+                self._reader = await self._opened.enter_async_context(self._log.reader({self._replies: end}))
+            self._num_users += 1
+        try:
+            yield
+        finally:
+            self.pending = [  # windows are forgotten by their readers, and may have others
+                each for each in self.pending if each.client is not client or isinstance(each.fetch, WindowFetch)
+            ]
+            async with self._opening:
+                self._num_users -= 1
+                if not self._num_users:
+                    self._reader = None
+                    self.pending.clear()
+                    await self._opened.aclose()
+
+    def forget(self, fetch: Fetch) -> None:
+        """One user less; what nobody uses is ignored when it comes."""
+        if isinstance(fetch, WindowFetch):
+            fetch.num_users -= 1
+            if fetch.num_users > 0:
+                return
+        self.pending = [pending for pending in self.pending if pending.fetch is not fetch]
+
+    async def drain(self) -> None:
+        if self.pending and not self._turn.locked():
+            await self.poll(0)
+
+    async def poll(self, timeout_s: float, unless: Callable[[], bool] = lambda: False) -> None:
+        """Take what comes within `timeout_s`, in turn with other clients; nothing when `unless` is so by then."""
+        async with self._turn:
+            if unless():
+                return
+            assert self._reader is not None, "open() the client first"
+            records = await self._reader.poll(max_records=RECORDS_A_POLL, timeout_s=timeout_s)
+            if records:
+                self._heard_at = asyncio.get_running_loop().time()
+                self._health.recovered("archive")
+            for record in records:
+                self._take(record)
+            await self._tend()
+
+    def _take(self, record: Record) -> None:
+        try:
+            part = epoch_protocol.decode_part(record.value)
+            pending = next((each for each in self.pending if part.request in each.requests), None)
+            if pending is None:
+                return  # an earlier process's, or forgotten
+            self._accept(pending, part)
+        except FormatError as error:
+            logger().warning("epoch.malformed", err=str(error))
+            return
+        if pending.fetch.is_complete:
+            self.pending.remove(pending)
+            pending.client.time_fetches()
+
+    @staticmethod
+    def _accept(pending: _Pending, part: epoch_protocol.Part) -> None:
+        fetch = pending.fetch
+        if isinstance(fetch, WindowFetch) and isinstance(part, SamplesPart):
+            num_open = fetch.num_open
+            fetch.accept(part, pending.requests[part.request])
+            pending.client.num_fetched += num_open - fetch.num_open
+        elif isinstance(fetch, SnapshotFetch) and isinstance(part, SnapshotPart):
+            fetch.accept(part)
+        else:
+            raise FormatError("a reply is not of its request's kind")
+
+    async def _tend(self) -> None:
+        """Notice silence: say so, and ask again."""
+        now = asyncio.get_running_loop().time()
+        for pending in list(self.pending):
+            silent_s = now - max(pending.asked_at, self._heard_at)
+            if silent_s >= DEGRADED_AFTER_S:
+                self._health.degraded("archive", f"no answer for {silent_s:.0f} s")
+            if not pending.is_sent and silent_s >= self._timing.kafka_deadline_s:
+                await self.send(pending)
+            elif silent_s >= self._timing.archive_deadline_s:
+                logger().warning("epoch.asked_again", silent_s=round(silent_s, 1), samples=pending.fetch.num_open)
+                await self.send(pending)
+
+    async def send(self, pending: _Pending) -> None:
+        """Ask for what the fetch still lacks. Replies to its earlier requests stay welcome."""
+        address = pending.client.address
+        request = self._request(pending, address)
+        message = Message(address.requests_topic, epoch_protocol.encode_request(request), key=address.edge.encode())
+        pending.is_sent = False
+        with contextlib.suppress(TimeoutError):
+            # The log would wait until the broker is back; the trainer has a window in hand and should go on.
+            async with asyncio.timeout(self._timing.poll_s):
+                await self._log.append([message])
+                pending.is_sent = True
+        pending.asked_at = asyncio.get_running_loop().time()
+
+    def _request(self, pending: _Pending, address: ArchiveAddress) -> epoch_protocol.Request:
+        self._num_requests += 1
+        name = f"{self._process}-{self._num_requests}"
+        fetch = pending.fetch
+        if isinstance(fetch, SnapshotFetch):
+            pending.requests[name] = np.zeros(0, np.int64)
+            return SnapshotRequest(name, address.edge, address.stream, fetch.ends)
+        positions = fetch.open_positions()
+        pending.requests[name] = positions
+        return SamplesRequest(name, address.edge, address.stream, *fetch.window.part(positions))
+
+
+class ArchiveClient:
+    """Requests of one job to the archive. Used by one task; `open()` it first."""
+
+    def __init__(
+        self, log: Log, health: Health, address: ArchiveAddress, timing: Timing, beside: "ArchiveClient | None" = None
+    ) -> None:
+        """`beside`: another job's client, with which this one reads replies together."""
+        replies = TopicPartition(address.epochs_topic)
+        self.address = address
+        self._line: _Line = _Line(log, health, replies, timing) if beside is None else beside._line  # noqa: SLF001 - ours
+        self._timing = timing
         self._waited_s = 0.0
         self._waits_since: float | None = None
         self._fetched_s = 0.0
         self._fetches_since: float | None = None
-        self._num_fetched = 0
+        self.num_fetched = 0
+        """Samples that came, of those that it asked for."""
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Listen for replies from now on; what was sent to an earlier process is not read. Waits for the log."""
-        replies = TopicPartition(self._address.epochs_topic)
-        with self._waiting():
-            end = (await self._log.watermarks([replies]))[replies].high
-        async with self._log.reader({replies: end}) as reader:
-            self._reader = reader
+        async with contextlib.AsyncExitStack() as stack:
+            with self._waiting():
+                await stack.enter_async_context(self._line.open(self))
             try:
                 yield
             finally:
-                self._reader = None
-                self._pending.clear()
-                self._time_fetches()
+                await stack.aclose()
+                self.time_fetches()
 
     @property
     def is_waiting(self) -> bool:
@@ -184,31 +312,29 @@ class ArchiveClient:
         return self._fetched_s + (0.0 if self._fetches_since is None else now - self._fetches_since)
 
     @property
-    def num_fetched(self) -> int:
-        """Samples that came in that time."""
-        return self._num_fetched
-
-    @property
     def num_bytes(self) -> int:
         """Bytes that the fetches under way hold by now."""
-        return sum(pending.fetch.num_bytes for pending in self._pending)
+        return sum(pending.fetch.num_bytes for pending in self._line.pending if pending.client is self)
 
     async def ask(self, fetch: Fetch) -> None:
         """Send the fetch's request. Waits for Kafka a moment only: an unsent request is sent again later."""
-        pending = _Pending(fetch)
-        self._pending.append(pending)
-        self._time_fetches()
-        await self._send(pending)
+        pending = _Pending(fetch, self)
+        self._line.pending.append(pending)
+        self.time_fetches()
+        await self._line.send(pending)
+
+    def join(self, fetch: WindowFetch) -> None:
+        """Use what a client beside this one has asked for, until `forget`: it comes even if that one forgets it."""
+        fetch.num_users += 1
 
     def forget(self, fetch: Fetch) -> None:
-        """Nobody wants the fetch any more; its replies are ignored."""
-        self._pending = [pending for pending in self._pending if pending.fetch is not fetch]
-        self._time_fetches()
+        """The fetch is not wanted here any more; when nobody wants it, its replies are ignored."""
+        self._line.forget(fetch)
+        self.time_fetches()
 
     async def drain(self) -> None:
         """Take the replies that are already here, without waiting for more."""
-        if self._pending:
-            await self._poll(timeout_s=0)
+        await self._line.drain()
 
     async def wait(self, fetch: Fetch) -> None:
         """Return when the fetch is complete, however long the archive takes."""
@@ -216,7 +342,7 @@ class ArchiveClient:
             return
         with self._waiting():
             while not fetch.is_complete:
-                await self._poll(timeout_s=self._timing.poll_s)
+                await self._line.poll(self._timing.poll_s, unless=lambda: fetch.is_complete)
 
     async def pause(self, seconds: float) -> None:
         """Let `seconds` pass, listening."""
@@ -224,7 +350,17 @@ class ArchiveClient:
         until = loop.time() + seconds
         with self._waiting():
             while (left := until - loop.time()) > 0:
-                await self._poll(timeout_s=min(left, self._timing.poll_s))
+                await self._line.poll(min(left, self._timing.poll_s))
+
+    def time_fetches(self) -> None:
+        """Let the clock run while samples are on their way."""
+        is_fetching = any(
+            pending.client is self and isinstance(pending.fetch, WindowFetch) for pending in self._line.pending
+        )
+        if is_fetching and self._fetches_since is None:
+            self._fetches_since = asyncio.get_running_loop().time()
+        elif not is_fetching:
+            self._fetched_s, self._fetches_since = self.fetching_s, None
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:
@@ -233,85 +369,3 @@ class ArchiveClient:
             yield
         finally:
             self._waited_s, self._waits_since = self.wait_s, None
-
-    async def _poll(self, *, timeout_s: float) -> None:
-        assert self._reader is not None, "open() the client first"
-        records = await self._reader.poll(max_records=RECORDS_A_POLL, timeout_s=timeout_s)
-        if records:
-            self._heard_at = asyncio.get_running_loop().time()
-            self._health.recovered("archive")
-        for record in records:
-            self._take(record)
-        await self._tend()
-
-    def _take(self, record: Record) -> None:
-        try:
-            part = epoch_protocol.decode_part(record.value)
-            pending = next((each for each in self._pending if part.request in each.requests), None)
-            if pending is None:
-                return  # an earlier process's, or forgotten
-            self._accept(pending, part)
-        except FormatError as error:
-            logger().warning("epoch.malformed", err=str(error))
-            return
-        if pending.fetch.is_complete:
-            self._pending.remove(pending)
-            self._time_fetches()
-
-    def _time_fetches(self) -> None:
-        """Let the clock run while samples are on their way."""
-        is_fetching = any(isinstance(pending.fetch, WindowFetch) for pending in self._pending)
-        if is_fetching and self._fetches_since is None:
-            self._fetches_since = asyncio.get_running_loop().time()
-        elif not is_fetching:
-            self._fetched_s, self._fetches_since = self.fetching_s, None
-
-    def _accept(self, pending: _Pending, part: epoch_protocol.Part) -> None:
-        fetch = pending.fetch
-        if isinstance(fetch, WindowFetch) and isinstance(part, SamplesPart):
-            num_open = fetch.num_open
-            fetch.accept(part, pending.requests[part.request])
-            self._num_fetched += num_open - fetch.num_open
-        elif isinstance(fetch, SnapshotFetch) and isinstance(part, SnapshotPart):
-            fetch.accept(part)
-        else:
-            raise FormatError("a reply is not of its request's kind")
-
-    async def _tend(self) -> None:
-        """Notice silence: say so, and ask again."""
-        now = asyncio.get_running_loop().time()
-        for pending in self._pending:
-            silent_s = now - max(pending.asked_at, self._heard_at)
-            if silent_s >= DEGRADED_AFTER_S:
-                self._health.degraded("archive", f"no answer for {silent_s:.0f} s")
-            if not pending.is_sent and silent_s >= self._timing.kafka_deadline_s:
-                await self._send(pending)
-            elif silent_s >= self._timing.archive_deadline_s:
-                logger().warning("epoch.asked_again", silent_s=round(silent_s, 1), samples=pending.fetch.num_open)
-                await self._send(pending)
-
-    async def _send(self, pending: _Pending) -> None:
-        """Ask for what the fetch still lacks. Replies to its earlier requests stay welcome."""
-        request = self._request(pending)
-        message = Message(
-            self._address.requests_topic, epoch_protocol.encode_request(request), key=self._address.edge.encode()
-        )
-        pending.is_sent = False
-        with contextlib.suppress(TimeoutError):
-            # The log would wait until the broker is back; the trainer has a window in hand and should go on.
-            async with asyncio.timeout(self._timing.poll_s):
-                await self._log.append([message])
-                pending.is_sent = True
-        pending.asked_at = asyncio.get_running_loop().time()
-
-    def _request(self, pending: _Pending) -> epoch_protocol.Request:
-        self._num_requests += 1
-        name = f"{self._process}-{self._num_requests}"
-        edge, stream = self._address.edge, self._address.stream
-        fetch = pending.fetch
-        if isinstance(fetch, SnapshotFetch):
-            pending.requests[name] = np.zeros(0, np.int64)
-            return SnapshotRequest(name, edge, stream, fetch.ends)
-        positions = fetch.open_positions()
-        pending.requests[name] = positions
-        return SamplesRequest(name, edge, stream, *fetch.window.part(positions))

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from edged.aio import run_in_worker
 from edged.domain.block_table import BlockTable
 from edged.domain.cache_entry import ENTRY_OVERHEAD_BYTES, Entry, SampleKey
+from edged.domain.dataset import BlockRef
 from edged.domain.write_budget import WriteBudget
 from edged.errors import StorageError
 from edged.log import logger
@@ -174,6 +175,16 @@ class Cache:
             if not self._pins[key]:
                 del self._pins[key]
 
+    def spare(self, keys: Iterable[SampleKey]) -> None:
+        """They may go when room is needed and there is no other victim, until they are pinned or admitted."""
+        for key in keys:
+            self._spare[key] = int(self.holds(key))
+
+    def mark(self, ref: BlockRef, rows: npt.NDArray[np.int64], *, spare: bool) -> None:
+        """The same of a block's `rows`, int64 [n]; without `spare` they stay."""
+        held = self._table.rows(ref.source, ref.offset, int(rows.max()) + 1)[rows] if len(rows) else rows
+        self._spare.set_rows(ref, rows, ((held != 0) & spare).astype(np.int32))
+
     # reading
 
     async def get_many(self, keys: Collection[SampleKey]) -> dict[SampleKey, Entry]:
@@ -207,8 +218,7 @@ class Cache:
         are drawn after the others, in this call or a later one. Cancelled: the entries so far are in; each is whole.
         """
         given = list(evict)
-        for key in given:
-            self._spare[key] = int(self.holds(key))
+        self.spare(given)
         victims = chain(given, self._spare_keys())
         for key, entry in entries.items():
             self._spare[key] = 0

@@ -8,8 +8,8 @@ waits at a boundary either.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from edged.domain.sampling import Ids, Window
 from edged.domain.supply import Supply, supply
 from edged.log import logger
 from edged.services.archive_client import ArchiveClient, SnapshotFetch
-from edged.services.cache import Cache
+from edged.services.cache_share import CacheShare
 from edged.services.epoch_choice import Chooser
 from edged.services.epoch_window import Fetched, WindowReader
 from edged.services.minibatch import Batcher, Encoded, MiniBatch
@@ -91,7 +91,7 @@ class Epochs:
     """
 
     def __init__(
-        self, client: ArchiveClient, batcher: Batcher, settings: EpochSettings, cache: Cache, chooser: Chooser
+        self, client: ArchiveClient, batcher: Batcher, settings: EpochSettings, cache: CacheShare, chooser: Chooser
     ) -> None:
         self._client = client
         self._batcher = batcher
@@ -110,9 +110,18 @@ class Epochs:
         self._skipped = (0, 0)
         self.decode_s = 0.0
 
-    def open(self) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
         """Connect; waits for the log."""
-        return self._client.open()
+        async with self._client.open():
+            try:
+                yield
+            finally:
+                self._forget_ahead()
+
+    def leave(self) -> None:
+        """Nothing more will be drawn: other jobs may have this one's part of the cache."""
+        self._cache.leave()
 
     @property
     def wait_s(self) -> float:
@@ -206,7 +215,7 @@ class Epochs:
             memory_bytes=self._cache.memory_bytes,
             disk_bytes=self._cache.disk_bytes,
             written_bytes=self._cache.written_bytes,
-            corrupt=self._cache.counts.corrupt,
+            corrupt=self._cache.num_corrupt,
         )
 
     async def _batches(self, place: _Place, at: int, sample: int) -> AsyncGenerator[tuple[MiniBatch, int], None]:
@@ -375,11 +384,11 @@ class Epochs:
         epoch, noted = self._noted
         if epoch != self._present.plan.epoch:
             self._noted = self._present.plan.epoch, taken
-        await self._chooser.close(
-            self._present.plan,
-            compute_s=computing_s / max(reads.num_reads, 1),
-            fetch_s=(taken.fetching - noted.fetching) / max(taken.fetched - noted.fetched, 1),
-        )
+        num_fetched = taken.fetched - noted.fetched
+        fetch_s = (taken.fetching - noted.fetching) / max(num_fetched, 1)
+        if num_fetched and taken.now > begun.now:
+            self._cache.measured(fetch_s, reads.num_reads / (taken.now - begun.now))
+        await self._chooser.close(self._present.plan, compute_s=computing_s / max(reads.num_reads, 1), fetch_s=fetch_s)
 
     def _time(self) -> _Stopwatch:
         client = self._client

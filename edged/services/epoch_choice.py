@@ -23,7 +23,7 @@ from edged.domain.topology import Sampling, SamplingMode
 from edged.errors import FormatError, StorageError
 from edged.log import logger
 from edged.ports import CheckpointStore
-from edged.services.cache import Cache
+from edged.services.cache_share import CacheShare
 
 SCORE_BYTES = 4 << 20
 """Of the scores: beyond this they are kept by block."""
@@ -47,7 +47,7 @@ class ChoiceSettings:
 class Chooser:
     """Makes each epoch's plan. Used by one task."""
 
-    def __init__(self, store: CheckpointStore, cache: Cache, settings: ChoiceSettings) -> None:
+    def __init__(self, store: CheckpointStore, cache: CacheShare, settings: ChoiceSettings) -> None:
         self._store = store
         self._cache = cache
         self._settings = settings
@@ -67,7 +67,9 @@ class Chooser:
             held = replace(self._held(snapshot), hit_share=self._hit_share(snapshot))
             memo = EpochMemo(epoch, snapshot, held, ScoreTable(snapshot, SCORE_BYTES))
             await self._keep(memo)
-        return await run_in_worker(self._plan, memo, snapshot)
+        cached = await run_in_worker(boundary.renumbered, memo.boundary.cached, memo.snapshot, snapshot)
+        self._cache.keep(snapshot, cached, memo.boundary.capacity_bytes)
+        return await run_in_worker(self._plan, memo, snapshot, cached)
 
     async def close(self, plan: CachePlan, compute_s: float, fetch_s: float) -> None:
         """Note what the next epoch needs of this one, durably. `compute_s`, `fetch_s`: seconds of each for a sample."""
@@ -88,9 +90,8 @@ class Chooser:
             self._table(snapshot).update(ids, learnt.scores if is_importance else learnt.losses)
             self._gate = self._gate.after(learnt.scores)
 
-    def _plan(self, memo: EpochMemo, snapshot: Snapshot) -> CachePlan:
+    def _plan(self, memo: EpochMemo, snapshot: Snapshot, cached: Ids) -> CachePlan:
         settings = self._settings
-        cached = boundary.renumbered(memo.boundary.cached, memo.snapshot, snapshot)
         self._scores = memo.scores.grown(snapshot, SCORE_BYTES)
         return cache_modes.plan(
             settings.sampling.mode,
@@ -119,12 +120,14 @@ class Chooser:
     def _capacity_bytes(self, snapshot: Snapshot) -> int:
         """What of the snapshot's mean samples the cache holds, counted as plans do."""
         payload_bytes = int(snapshot.num_bytes.sum()) // max(snapshot.num_samples, 1)
-        return self._cache.num_entries(payload_bytes) * (payload_bytes + SAMPLE_OVERHEAD)
+        return self._cache.part_of(self._cache.num_entries(payload_bytes) * (payload_bytes + SAMPLE_OVERHEAD))
 
     def _held(self, snapshot: Snapshot) -> Boundary:
         """What the cache has from an earlier run: training samples among them are drawn from it at once."""
         supplied = supply(snapshot, self._settings.test_fraction)
         ids = [np.zeros(0, np.int64)]
+        if self._cache.is_shared:  # what another job put there does not decide this one's plan
+            return Boundary(ids[0], capacity_bytes=self._capacity_bytes(snapshot))
         for block in supplied.blocks.tolist():
             ref, rows = snapshot.ref(block), supplied.rows(block)
             held = self._cache.holds_rows(ref.source, ref.offset, int(snapshot.rows[block]))

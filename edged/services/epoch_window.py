@@ -17,7 +17,7 @@ from edged.domain.sampling import MOST_WINDOW_BLOCKS, SAMPLE_OVERHEAD, Ids, Wind
 from edged.domain.supply import Supply
 from edged.log import logger
 from edged.services.archive_client import ArchiveClient, WindowFetch
-from edged.services.cache import Cache
+from edged.services.cache_share import CacheShare
 from edged.services.minibatch import Encoded
 
 
@@ -37,11 +37,12 @@ class WindowReader:
 
     A planned hit that the cache does not hold (it lost its memory in a restart, its disk is full, the entry was
     corrupt) is fetched like a miss and admitted again: with the window, as far as that stays within `most_bytes` or
-    adds a quarter to them; the others, `late`, when they are read. Memory: what came with the window, until `close`.
+    adds a quarter to them; the others, `late`, when they are read. What another job keeps in the cache is read there,
+    and what another one has asked for is taken from that answer. Memory: what came with the window, until `close`.
     """
 
     def __init__(
-        self, window: CachedWindow, supply: Supply, client: ArchiveClient, cache: Cache, most_bytes: int
+        self, window: CachedWindow, supply: Supply, client: ArchiveClient, cache: CacheShare, most_bytes: int
     ) -> None:
         self.window = window
         self._supply, self._snapshot = supply, supply.snapshot
@@ -49,6 +50,9 @@ class WindowReader:
         self._cache = cache
         self._most_lost_bytes = max(most_bytes - window.fetch.num_bytes, most_bytes // 4)
         self._fetches: list[WindowFetch] = []
+        self._announced: list[tuple[list[SampleKey], WindowFetch]] = []
+        self._joined: dict[WindowFetch, list[tuple[int, int]]] = {}  # another job's: our samples, and their positions
+        self._num_planned_bytes = 0
         self._pinned: list[SampleKey] = []
         self._came: dict[int, Entry | None] = {}
         self._to_admit: set[int] = set()
@@ -62,7 +66,7 @@ class WindowReader:
     @property
     def num_planned_bytes(self) -> int:
         """Bytes that it will hold."""
-        return sum(fetch.window.num_bytes for fetch in self._fetches)
+        return self._num_planned_bytes
 
     def arrivals(self) -> Ids:
         """The samples that it is going to admit, lost hits included: windows behind it need not ask for them."""
@@ -82,6 +86,9 @@ class WindowReader:
         count = self._num_affordable(lost)
         self._lost, self.late = np.sort(lost[:count]), lost[count:]
         for wanted in (self.window.fetch, self._supply.window(self._lost)):
+            self._num_planned_bytes += wanted.num_bytes
+            if self._cache.is_shared:
+                wanted = self._supply.window(self._not_elsewhere(wanted.ids))  # noqa: PLW2901 - what is left of it
             if wanted.num_samples:
                 await self._ask(wanted)
 
@@ -89,6 +96,8 @@ class WindowReader:
         """Wait for all that was asked for."""
         for fetch in self._fetches:
             self._came |= await self._take(fetch, fetched)
+        while self._joined:
+            await self._take_over(next(iter(self._joined)))
         self._to_admit = set(self.arrivals().tolist())
         await self._cache.admit({}, evict=self._keys(self.window.evict))
 
@@ -104,7 +113,7 @@ class WindowReader:
         reads.add(ids, is_hit, self.window.weights[part])
         if not all(sample in entries or sample in self._came for sample in ids.tolist()):
             await self._fetch_late(part, entries, fetched)
-        await self._admit_some(ids)
+        await self._admit_some(ids, entries)
         return [
             _NONE if entry is None else Encoded(entry.payload, entry.codec, entry.label, sample, weight)
             for sample, weight in zip(ids.tolist(), self.window.weights[part].tolist(), strict=True)
@@ -113,20 +122,53 @@ class WindowReader:
 
     def close(self) -> None:
         """Let go of everything; what is still on its way is ignored."""
-        for fetch in self._fetches:
+        for keys, fetch in self._announced:
+            self._cache.retract(keys, fetch)
+        for fetch in (*self._fetches, *self._joined):
             self._client.forget(fetch)
         self._cache.unpin(self._pinned)
-        self._fetches, self._pinned, self._came = [], [], {}
+        self._fetches, self._announced, self._joined, self._pinned, self._came = [], [], {}, [], {}
 
-    async def _admit_some(self, ids: Ids) -> None:
+    async def _admit_some(self, ids: Ids, entries: Mapping[int, Entry]) -> None:
         """Bit by bit, so that no long write to the disk stands between two steps."""
         admitted = self._to_admit.intersection(ids.tolist())
         self._to_admit -= admitted
-        await self._admit(np.array(sorted(admitted), np.int64), self._came)
+        came = {sample: self._came.get(sample) or entries.get(sample) for sample in admitted}
+        await self._admit(np.array(sorted(admitted), np.int64), came)
+
+    def _not_elsewhere(self, ids: Ids) -> Ids:
+        """Those of `ids` that the archive must be asked for: neither in the cache nor on their way to any job."""
+        absent: list[int] = []
+        there: list[SampleKey] = []
+        for sample, key in zip(ids.tolist(), self._keys(ids), strict=True):
+            if self._cache.holds(key):
+                there.append(key)
+            elif (coming := self._cache.coming(key)) is not None:
+                fetch, position = coming
+                if fetch not in self._joined:
+                    self._client.join(fetch)
+                self._joined.setdefault(fetch, []).append((sample, position))
+            else:
+                absent.append(sample)
+        self._cache.pin(there)
+        self._pinned += there
+        return np.array(sorted(absent), np.int64)  # held-out blocks come in another order
+
+    async def _take_over(self, fetch: WindowFetch) -> None:
+        """What another job asked for, once it is here."""
+        await self._client.wait(fetch)
+        for sample, position in self._joined.pop(fetch):
+            payload = fetch.payloads[position]
+            entry = None if payload is None else Entry(payload, fetch.codecs[position], fetch.labels[position])
+            self._came[sample] = entry
+        self._client.forget(fetch)
 
     async def _ask(self, wanted: Window) -> WindowFetch:
         fetch = WindowFetch(wanted)
         self._fetches.append(fetch)
+        if self._cache.is_shared:
+            self._announced.append((self._keys(wanted.ids), fetch))
+            self._cache.announce(*self._announced[-1])
         await self._client.ask(fetch)
         return fetch
 

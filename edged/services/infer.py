@@ -16,6 +16,7 @@ import numpy.typing as npt
 from edged.aio import run_in_worker
 from edged.domain import codec, prediction
 from edged.domain.prediction import Identity, Prediction
+from edged.domain.suggest import did_you_mean
 from edged.domain.topology import MIB, Device, Topology, Training
 from edged.errors import ConfigError, Problem, RejectedRecord
 from edged.log import logger
@@ -55,6 +56,19 @@ def unix_ms() -> float:
     return time.time_ns() / 1e6
 
 
+def served_job(topology: Topology, name: str | None) -> Training:
+    """The job called so; the first when no name is given. Raises ConfigError when there is none."""
+    if not topology.jobs:
+        raise ConfigError((Problem("training", "nothing is trained, so the companion has no model to serve"),))
+    names = [job.name for job in topology.jobs]
+    if name is None:
+        return topology.jobs[0]
+    if name not in names:
+        hint = did_you_mean(name, names) or f"known: {', '.join(filter(None, names)) or 'one job without a name'}"
+        raise ConfigError((Problem("training", f'no job is called "{name}"', hint),))
+    return topology.jobs[names.index(name)]
+
+
 class Companion:
     """Serves the devices of one edge that sample the stream which is trained.
 
@@ -68,6 +82,7 @@ class Companion:
         self,
         topology: Topology,
         edge: str,
+        training: Training,
         *,
         log: Log,
         models: CheckpointStore,
@@ -78,19 +93,18 @@ class Companion:
         poll_s: float = 1.0,
         now_ms: Callable[[], float] = unix_ms,
     ) -> None:
-        """`load` and `runtime` as in ServedModel; `batch`: most samples at once; `poll_s`: how long to wait for some.
+        """`training`: the job whose models serve. `load` and `runtime`: as in ServedModel.
 
-        Raises ConfigError when the topology trains no model that could be served.
+        `batch`: most samples at once; `poll_s`: how long to wait for some.
         """
-        training = _training(topology)
         self._stream = topology.stream(training.stream)
         self._device_of_topic: dict[str, Device] = {
             topology.device_topic(device.name): device
             for device in topology.devices_of(edge)
             if device.stream == self._stream.name
         }
-        self._group = topology.group("infer", edge)
-        self._predictions = TopicPartition(topology.predictions_topic(edge))
+        self._group = topology.group("infer", edge, training.name)
+        self._predictions = TopicPartition(topology.predictions_topic(edge, training.name))
         self._log = log
         self._model = ServedModel(models, load, self._stream.shape, runtime, training.loss)
         self._decoder = decoder
@@ -258,9 +272,3 @@ class Companion:
             anomaly=None if model.labels else float(result.predicted[0]),
             anomaly_threshold=model.anomaly_threshold,
         )
-
-
-def _training(topology: Topology) -> Training:
-    if topology.training is None:
-        raise ConfigError((Problem("training", "nothing is trained, so the companion has no model to serve"),))
-    return topology.training

@@ -21,7 +21,7 @@ from edged.domain.checkpoint import MOST_HISTORY, EpochMetrics, Tally, TrainStat
 from edged.domain.learning import DivergedError, Learner, Learnt
 from edged.domain.nn.model import Model
 from edged.domain.topology import Training
-from edged.log import logger
+from edged.log import bind, logger
 from edged.ports import Progress, Statistics
 from edged.services.checkpointing import Checkpointing, Samples
 from edged.services.epoch import Epochs
@@ -92,6 +92,8 @@ class Trainer:
         the last checkpoint and on from there with half the learning rate; after MOST_SLOWDOWNS of that without an
         epoch between it trains no more: the rest of the daemon goes on.
         """
+        if self._training.name:
+            bind(job=self._training.name)
         await self._restore()
         self._start_clock()
         try:
@@ -102,6 +104,9 @@ class Trainer:
             raise
         except DivergedError:
             pass  # said by _roll_back
+        finally:
+            if self._epochs is not None:
+                self._epochs.leave()
         self._is_idle = True
         await asyncio.Event().wait()
 

@@ -35,7 +35,7 @@ _RECOMMIT_S = 3600.0
 
 
 class Uplink:
-    """Packs what the ingest accepts, per stream. `live`: the windows of the streams that are trained on."""
+    """Packs what the ingest accepts, per stream. `live`: the windows of those trained on, one for each job."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Uplink:
         log: Log,
         topology: Topology,
         edge: str,
-        live: Mapping[str, LiveLog],
+        live: Mapping[str, Sequence[LiveLog]],
         timing: Timing,
     ) -> None:
         self._ingest = ingest
@@ -82,7 +82,7 @@ class Uplink:
             ingested_samples=self._num_samples,
             dead_lettered=self._ingest.num_rejected,
             lag_records=self._ingest.lag(),
-            queue_bytes=held + sum(live.num_bytes for live in self._live.values()),
+            queue_bytes=held + sum(live.num_bytes for lives in self._live.values() for live in lives),
         )
 
     async def _resume(self, stream: str) -> Mapping[str, int]:
@@ -94,8 +94,8 @@ class Uplink:
             if last is not None or low == high:
                 break
         logger().info("uplink.resumed", stream=stream, next_offset=high)
-        if stream in self._live:
-            self._live[stream].start(high)
+        for live in self._live.get(stream, ()):
+            live.start(high)
         return _cursors_of(last, stream) if last else {}
 
     async def _record(self, partition: TopicPartition, offset: int) -> Record | None:
@@ -148,9 +148,9 @@ class Uplink:
             offsets = await self._log.append([Message(topic, packs.encode(pack)) for pack in sent])
             self._num_packs += len(sent)
             self._num_samples += sum(len(pack.samples) for pack in sent)
-            if stream in self._live:
+            for live in self._live.get(stream, ()):
                 for offset, pack in zip(offsets, sent, strict=True):
-                    self._live[stream].put(offset, pack)
+                    live.put(offset, pack)
         await self._ingest.commit(self._own(stream, cursors))
 
     async def _recommit(self) -> None:

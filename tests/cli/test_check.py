@@ -132,7 +132,7 @@ def test_the_plan_as_json_has_ranks_budgets_and_topics(edged, topology_file):
     memory = plan["edges"][0]["memory"]
     assert memory["total"] == sum(memory[part] for part in ("base", "model", "prefetch", "cache")) <= memory["limit"]
     assert plan["edges"][0]["cache_index"] == 1056 * MIB // (64 + 256) * 64
-    assert plan["model"]["layers"][-1] == {"layer": "dense units 3", "output": [3], "parameters": 195}
+    assert plan["jobs"][0]["layers"][-1] == {"layer": "dense units 3", "output": [3], "parameters": 195}
     assert len(plan["topics"]) == 11
 
 
@@ -296,3 +296,23 @@ def test_a_backbone_that_is_not_there_or_is_none_is_a_problem_at_its_line(edged,
 
 def test_commands_of_nodes_without_the_backbones_file_do_not_miss_it(edged, topology_file):
     assert edged("topics", topology_file(ON_A_BACKBONE))[0] == 0
+
+
+def test_each_jobs_plan_is_shown_and_the_memory_of_all_counts(edged, topology_file):
+    body = "stream: digits, model: [flatten, {dense: 3}], global_batch: 4096"
+    both = (
+        VALID.partition("training:")[0]
+        + f"training:\n  - {{name: tiny, {body}}}\n  - {{name: large, {body}, epochs: 3}}\n"
+    )
+
+    code, out, _ = edged("check", topology_file(both))
+
+    assert code == 0
+    assert "\njob tiny\n" in out
+    assert out.index("\njob tiny\n") < out.index("10 epochs") < out.index("\njob large\n") < out.index("3 epochs")
+    assert "lab.predictions.pi-a.large" in out
+    plan = json.loads(edged("check", "--json", topology_file(both))[1])
+    assert [job["name"] for job in plan["jobs"]] == ["tiny", "large"]
+    memory = plan["edges"][1]["memory"]
+    assert memory["model"] == sum(job["memory"]["total"] for job in plan["jobs"])
+    assert memory["prefetch"] == 2 * 16 * MIB

@@ -105,12 +105,12 @@ def test_a_small_file_gives_the_values_with_their_defaults(load):
     assert topology.iot == (Device("cam-01", "pi-a", "digits"),)
     assert topology.edges == (Edge("pi-a"), Edge("pi-b"))
     assert topology.archive == (Archive("vault", "file:///srv/edged"),)
-    assert topology.training.model == (Flatten(), Dense(3))
-    assert (topology.training.epochs, topology.training.optimizer.momentum) == (10, 0.9)
+    assert topology.jobs[0].model == (Flatten(), Dense(3))
+    assert (topology.jobs[0].epochs, topology.jobs[0].optimizer.momentum) == (10, 0.9)
 
 
 def test_without_training_the_site_only_collects(load):
-    assert load(VALID[: VALID.index("training:")]).training is None
+    assert load(VALID[: VALID.index("training:")]).jobs == ()
 
 
 def test_sizes_and_durations_have_units(load):
@@ -138,7 +138,7 @@ def test_layers_take_a_number_or_settings(load):
 """
     topology = load(VALID.replace("    - flatten\n", model))
 
-    assert topology.training.model == (
+    assert topology.jobs[0].model == (
         Conv2d(4, (3, 2), (1, 1), "same", "relu"),
         MaxPool2d((2, 2), (2, 2)),
         MaxPool2d((2, 2), (1, 2)),
@@ -161,7 +161,7 @@ def test_every_kind_of_layer_can_be_written(load):
 """
     topology = load(VALID.replace("    - flatten\n", model))
 
-    assert topology.training.model == (
+    assert topology.jobs[0].model == (
         DepthwiseConv2d((3, 3), (2, 1), "same", "relu6"),
         AvgPool2d((2, 2), (1, 1)),
         Relu6(),
@@ -183,7 +183,7 @@ def test_layers_along_a_series_can_be_written(load):
 """
     topology = load(VALID.replace("    - flatten\n", model).replace("[8, 8, 1]", "[32, 3]"))
 
-    assert topology.training.model == (
+    assert topology.jobs[0].model == (
         Conv1d(4, 5, 2, "same", "tanh"),
         MaxPool1d(2, 2),
         AvgPool1d(2, 1),
@@ -204,7 +204,7 @@ def test_layers_along_a_series_can_be_written(load):
     ],
 )
 def test_optimizers_take_their_settings_or_defaults(load, text, optimizer):
-    assert load(VALID + f"  optimizer: {text}\n").training.optimizer == optimizer
+    assert load(VALID + f"  optimizer: {text}\n").jobs[0].optimizer == optimizer
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_optimizers_take_their_settings_or_defaults(load, text, optimizer):
     ],
 )
 def test_schedules_take_their_settings_or_defaults(load, text, schedule):
-    assert load(VALID + f"  schedule: {text}\n").training.schedule == schedule
+    assert load(VALID + f"  schedule: {text}\n").jobs[0].schedule == schedule
 
 
 def test_how_training_goes_can_be_set(load):
@@ -225,7 +225,7 @@ def test_how_training_goes_can_be_set(load):
         VALID
         + "  class_weights: [1, 2, 0.5]\n  weight_decay: 5e-4\n  clip_norm: 1\n"
         + "  augment: {flip: horizontal, shift: 2, crop: 0.8}\n"
-    ).training
+    ).jobs[0]
 
     assert training.class_weights == (1, 2, 0.5)
     assert (training.weight_decay, training.clip_norm) == (5e-4, 1)
@@ -237,7 +237,7 @@ def test_an_autoencoder_needs_no_labels(load):
     topology = load(text + "  loss: mean_squared_error\n")
 
     assert topology.streams[0].labels == ()
-    assert topology.training.loss == "mean_squared_error"
+    assert topology.jobs[0].loss == "mean_squared_error"
 
 
 def test_digits_are_labels_without_quotes(load):
@@ -380,3 +380,58 @@ def test_what_this_version_cannot_do_yet_is_refused_in_so_many_words(problems, o
     (line,) = problems(VALID.replace(old, new))
 
     assert f"{path}: {message}" in line
+
+
+# several jobs
+
+SEVERAL = VALID.replace(
+    VALID[VALID.index("training:") :],
+    """\
+training:
+  - name: tiny
+    stream: digits
+    model: [flatten, {dense: 3}]
+  - name: large
+    stream: digits
+    seed: 7
+    model:
+      - flatten
+      - dense: 3
+""",
+)
+
+
+def test_training_is_a_job_or_a_list_of_jobs(load):
+    [alone] = load(VALID).jobs
+    assert (alone.name, alone.stream) == ("", "digits")
+    assert [(job.name, job.seed) for job in load(SEVERAL).jobs] == [("tiny", 0), ("large", 7)]
+    first = SEVERAL[: SEVERAL.index("  - name: large")]
+    assert [job.name for job in load(first).jobs] == ["tiny"]
+    assert [job.name for job in load(first.replace("name: tiny\n    ", "")).jobs] == [""]
+    assert [job.name for job in load(VALID + "  name: tiny\n").jobs] == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("      - dense: 3\n", "      - dense: 4\n",
+         '28:9: training[1].model[1]: 4 units for the 3 labels of stream "digits" (write dense: 3)'),
+        ("seed: 7", "seed: x", "25:11: training[1].seed: expected a whole number from 0 to 9223372036854775807, not x"),
+        ("name: large", "name: Tiny",
+         "23:11: training[1].name: \"Tiny\" is too like \"tiny\", the name of training[0] (names differ in more than upper and lower case or '.' and '_')"),
+        ("name: large", "name: a/b",
+         "23:11: training[1].name: expected a name: 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit"),
+        ("  - name: large\n    stream", "  - stream", "23:5: training[1].name: is missing (each of several jobs has a name)"),
+        ("name: tiny\n    stream: digits", "name: tiny\n    stream: digit",
+         '21:13: training[0].stream: no stream is called "digit" (did you mean "digits"?)'),
+    ],
+)  # fmt: skip
+def test_a_jobs_problem_is_told_at_its_place_in_the_list(problems, old, new, problem):
+    text = SEVERAL.replace(old, new)
+    assert text != SEVERAL
+    assert problems(text) == [f"topology.yaml:{problem}"]
+
+
+def test_an_empty_list_of_jobs_is_told(problems):
+    [problem] = problems(VALID[: VALID.index("training:")] + "training: []\n")
+    assert problem == "topology.yaml:19:11: training: 0 entries; at least 1"

@@ -22,13 +22,13 @@ def test_an_edges_budget_is_the_sum_of_its_parts():
     memory = budget.model_memory((4,), (Dense(4),), batch=1)
     edge = Edge("pi", Cache(memory=10 * MIB), prefetch=5 * MIB, memory_limit=200 * MIB)
 
-    whole = budget.edge_budget(edge, memory)
+    whole = budget.edge_budget(edge, [memory])
 
     assert whole.total == budget.BASE + memory.total + 15 * MIB + budget.DISK_STORE
     assert whole.limit == 200 * MIB
-    assert budget.edge_budget(edge, None).model == 0
+    assert budget.edge_budget(edge, []).model == 0
     without_disk = Edge("pi", Cache(memory=10 * MIB, disk=0), prefetch=5 * MIB)
-    assert budget.edge_budget(without_disk, None).total == budget.BASE + 15 * MIB
+    assert budget.edge_budget(without_disk, []).total == budget.BASE + 15 * MIB
 
 
 def test_a_caches_index_grows_with_the_samples_that_it_holds():

@@ -31,14 +31,16 @@ def test_without_eviction_the_first_ones_that_fit_are_cached():
     assert cache_policy.no_evict(np.array([3, 3, 3]), 7).tolist() == [True, True, False]
 
 
-def test_a_job_that_gains_more_from_the_cache_has_more_to_say():
-    values = np.array([[1.0, 3.0], [30.0, 10.0]])
-    assert cache_policy.summed_value(values, np.array([1.0, 0.0])).tolist() == [0.5, 1.5]
-    assert cache_policy.summed_value(values, np.array([1.0, 1.0])).tolist() == [1.0, 1.0]
-    assert cache_policy.summed_value(values, np.array([0.0, 0.0])).tolist() == [0.0, 0.0]
-
-
 def test_least_recently_used_hits_as_the_formula_says():
     assert cache_policy.lru_hit_ratio(0.0) == 0
     assert cache_policy.lru_hit_ratio(0.35) == pytest.approx(0.070, abs=5e-4)
     assert cache_policy.lru_hit_ratio(1.0) == 1
+
+
+def test_parts_of_a_cache_are_by_benefit_with_a_floor_and_equal_while_nothing_is_measured():
+    assert cache_policy.parts([None, None]) == [0.5, 0.5]
+    assert cache_policy.parts([0.0, None, 0.0]) == pytest.approx([1 / 3] * 3)
+    assert cache_policy.parts([3.0, 1.0]) == pytest.approx([0.125 + 0.75 * 0.75, 0.125 + 0.75 * 0.25])
+    assert cache_policy.parts([4.0, None]) == [0.5, 0.5]
+    assert min(cache_policy.parts([1e9, 0.0])) == pytest.approx(cache_policy.LEAST_PART / 2)
+    assert sum(cache_policy.parts([5.0, 0.1, None, 2.0])) == pytest.approx(1)

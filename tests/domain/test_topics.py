@@ -1,10 +1,13 @@
 """Topics and rights: every node can do its work and no more, and Kafka takes every name."""
 
+from dataclasses import replace
+
 from edged.domain import topics
 from edged.domain.epoch_protocol import MOST_PART_BYTES
+from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.pack import MOST_BYTES
 from edged.domain.topics import Grant
-from edged.domain.topology import Archive, Device, Edge, Kafka, Stream, Topology
+from edged.domain.topology import Archive, Device, Edge, Kafka, Stream, Topology, Training
 
 SITE = Topology(
     site="lab",
@@ -114,3 +117,16 @@ def test_the_longest_names_make_topics_that_kafka_still_takes():
     )
 
     assert max(len(topic.name) for topic in topics.topics(site)) <= 249
+
+
+def test_each_job_has_a_topic_of_predictions_and_a_group_of_its_companion():
+    jobs = tuple(Training("tiles", (Flatten(), Dense(1)), name=name) for name in ("tiny", "large"))
+    several = replace(SITE, jobs=jobs)
+    edge = SITE.edges[0].name
+    wanted = [f"{SITE.site}.predictions.{edge}.{name}" for name in ("tiny", "large")]
+    assert topics.prediction_topics(several, edge) == wanted
+    assert {topic.name for topic in topics.topics(several)} >= set(wanted)
+    device = SITE.devices_of(edge)[0].name
+    assert {grant.topic for grant in topics.grants(several) if grant.principal == device} >= set(wanted)
+    assert {grant.topic for grant in topics.grants(several) if grant[:2] == (edge, "Write")} >= set(wanted)
+    assert {f"{SITE.site}.infer.{edge}:{name}" for name in ("tiny", "large")} <= {g for _, g in topics.groups(several)}

@@ -35,15 +35,14 @@ VALID = Topology(
     iot=(Device("cam", "pi-a", "tiles", "jpeg"), Device("mast", "pi-b", "climate")),
     edges=(Edge("pi-a"), Edge("pi-b")),
     archive=(Archive("vault", "file:///srv/edged"),),
-    training=Training("tiles", (Flatten(), Dense(2))),
+    jobs=(Training("tiles", (Flatten(), Dense(2))),),
 )
 SECURE = Security("SASL_SSL", "PLAIN", "u", "p", "/ca.pem")
 REMOTE = ("broker.lan:9092",)
 
 
 def with_training(**changes):
-    assert VALID.training
-    return replace(VALID, training=replace(VALID.training, **changes))
+    return replace(VALID, jobs=(replace(VALID.jobs[0], **changes),))
 
 
 def with_device(**changes):
@@ -76,7 +75,7 @@ def test_a_valid_topology_has_neither_problems_nor_warnings():
     [
         (with_device(edge="pi-x"), "iot[0].edge", 'no edge is called "pi-x"'),
         (with_device(stream="tilse"), "iot[0].stream", 'no stream is called "tilse"'),
-        (with_training(stream="x"), "training.stream", 'no stream is called "x"'),
+        (with_training(stream="x"), "training[0].stream", 'no stream is called "x"'),
         (with_device(name="pi-a"), "edges[0].name", '"pi-a" is already the name of iot[0]'),
         (with_device(name="PI-A"), "edges[0].name", '"pi-a" is too like "PI-A", the name of iot[0]'),
         (replace(VALID, archive=(Archive("pi_b.", "file:///x"),), edges=(Edge("pi-a"), Edge("pi-b"), Edge("pi.b."))),
@@ -89,32 +88,32 @@ def test_a_valid_topology_has_neither_problems_nor_warnings():
          "jpeg needs uint8 samples of shape [height, width, 1] or [height, width, 3], not 8×8×2 uint8"),
         (with_stream(shape=(64,)), "iot[0].codec",
          "jpeg needs uint8 samples of shape [height, width, 1] or [height, width, 3], not 64 uint8"),
-        (with_training(model=(Dense(2),)), "training.model[0]", "dense takes one axis, not 8×8×1; put flatten before it"),
-        (with_training(model=(Flatten(), Conv2d(1, (3, 3)), Dense(2))), "training.model[1]",
+        (with_training(model=(Dense(2),)), "training[0].model[0]", "dense takes one axis, not 8×8×1; put flatten before it"),
+        (with_training(model=(Flatten(), Conv2d(1, (3, 3)), Dense(2))), "training[0].model[1]",
          "conv2d takes [height, width, channels], not 64"),
-        (with_training(model=(Flatten(), Dense(3))), "training.model[1]", '3 units for the 2 labels of stream "tiles"'),
-        (with_training(model=(Flatten(), Dense(2), Relu())), "training.model[2]",
+        (with_training(model=(Flatten(), Dense(3))), "training[0].model[1]", '3 units for the 2 labels of stream "tiles"'),
+        (with_training(model=(Flatten(), Dense(2), Relu())), "training[0].model[2]",
          "the model ends with a dense layer, one unit for each label"),
-        (with_training(class_weights=(1.0, 2.0, 3.0)), "training.class_weights", '3 weights for the 2 labels of stream "tiles"'),
-        (with_training(class_weights=(0.0, 0.0)), "training.class_weights", "all are 0: nothing would be learned"),
-        (with_training(class_weights=(1.0, 2.0), loss="mean_squared_error", model=(Flatten(), Dense(64))), "training.class_weights",
+        (with_training(class_weights=(1.0, 2.0, 3.0)), "training[0].class_weights", '3 weights for the 2 labels of stream "tiles"'),
+        (with_training(class_weights=(0.0, 0.0)), "training[0].class_weights", "all are 0: nothing would be learned"),
+        (with_training(class_weights=(1.0, 2.0), loss="mean_squared_error", model=(Flatten(), Dense(64))), "training[0].class_weights",
          "mean_squared_error knows no classes"),
-        (with_training(loss="mean_squared_error"), "training.model[1]",
+        (with_training(loss="mean_squared_error"), "training[0].model[1]",
          "with mean_squared_error the model gives its input back: 64 numbers for 8×8×1"),
         (with_stream(labels=()), "streams.tiles.labels", "the training job needs labels to learn"),
-        (with_training(epochs=3, schedule=Cosine(warmup=4)), "training.schedule", "a warm-up of 4 epochs does not end within 3"),
-        (with_training(augment=Augment(shift=8)), "training.augment.shift", "it moves samples of 8×8×1 out of sight"),
-        (with_training(stream="climate", model=(Dense(1),), augment=Augment("both")), "training.augment",
+        (with_training(epochs=3, schedule=Cosine(warmup=4)), "training[0].schedule", "a warm-up of 4 epochs does not end within 3"),
+        (with_training(augment=Augment(shift=8)), "training[0].augment.shift", "it moves samples of 8×8×1 out of sight"),
+        (with_training(stream="climate", model=(Dense(1),), augment=Augment("both")), "training[0].augment",
          "only [height, width, channels] and [length, channels] can be varied, not 6"),
-        (with_training(model=(Flatten(), Dense(2, "relu"))), "training.model[1]",
+        (with_training(model=(Flatten(), Dense(2, "relu"))), "training[0].model[1]",
          "the last layer has no activation: softmax follows it by itself"),
-        (with_training(live_epoch=100), "training.live_epoch",
+        (with_training(live_epoch=100), "training[0].live_epoch",
          "an epoch of 100 samples is shorter than one batch of 128"),
         (with_edge(prefetch=2 * MIB), "edges[0].prefetch", "at least 4.0 MiB: two messages of an epoch"),
         (with_edge(cache=Cache(memory=3 * MIB, disk=4 * MIB)), "edges[0].cache",
          "memory and disk together hold 7.0 MiB, less than one window of an epoch, half of prefetch: 8.0 MiB"),
-        (with_training(sampling=Sampling("uniform", hit_share=0.5)), "training.sampling.hit_share", "uniform does not use it"),
-        (with_training(sampling=Sampling("stratified", hit_share=1.0)), "training.sampling.hit_share",
+        (with_training(sampling=Sampling("uniform", hit_share=0.5)), "training[0].sampling.hit_share", "uniform does not use it"),
+        (with_training(sampling=Sampling("stratified", hit_share=1.0)), "training[0].sampling.hit_share",
          "with all draws from the cache nothing would ever be fetched"),
         (with_edge(cache=Cache(memory=200 * MIB)), "edges[0].memory_limit",
          "the daemon needs about 328.0 MiB (base 110.0 MiB + model 0.0 MiB + prefetch 16.0 MiB + cache 202.0 MiB),"
@@ -181,7 +180,7 @@ def test_a_stream_and_an_edge_do_not_join_to_anothers_topic():
         streams=streams,
         edges=(Edge("b.c"), Edge("c")),
         iot=(Device("one", "b.c", "a"), Device("two", "c", "a.b")),
-        training=None,
+        jobs=(),
     )
 
     ((path, message),) = told(topology)
@@ -228,8 +227,8 @@ def test_security_settings_that_make_sense_are_taken(topology):
         (with_device(transport="mqtt"), "iot[0].transport"),
         (replace(VALID, archive=(Archive("vault", "hdfs://namenode:9870/edged"),)), "archive[0].url"),
         (replace(VALID, archive=(Archive("vault", "s3://bucket/edged"),)), "archive[0].url"),
-        (with_training(exchange=Exchange("all_reduce")), "training.exchange.mode"),
-        (with_training(exchange=Exchange("parameter_server")), "training.exchange.mode"),
+        (with_training(exchange=Exchange("all_reduce")), "training[0].exchange.mode"),
+        (with_training(exchange=Exchange("parameter_server")), "training[0].exchange.mode"),
     ],
 )
 def test_what_this_version_cannot_carry_out_is_refused(topology, path):
@@ -267,7 +266,7 @@ def test_a_cache_too_small_is_told_with_what_it_needs():
         (replace(VALID, iot=VALID.iot[:1]), "edges[1].name", "no device sends to this edge"),
         (with_training(source="live"), "edges[1].name",
          'none of its devices sends the stream "tiles" that it trains on'),
-        (with_training(deploy=Deploy("int8"), test_samples=0), "training.deploy.format",
+        (with_training(deploy=Deploy("int8"), test_samples=0), "training[0].deploy.format",
          "without held-out samples to calibrate by, the companion gets float32 models"),
     ],
 )  # fmt: skip
@@ -288,7 +287,7 @@ BACKBONE = Backbone("features.tflite", file=BackboneFile((8, 8, 1), (5,), "0" * 
 def test_a_model_on_a_backbone_takes_its_features():
     assert told(with_training(backbone=BACKBONE, model=(Dense(2),))) == []
     ((where, message),) = told(with_training(backbone=BACKBONE, model=(MaxPool2d((2, 2), (2, 2)), Flatten(), Dense(2))))
-    assert where == "training.model[0]"
+    assert where == "training[0].model[0]"
     assert message == "max_pool2d takes [height, width, channels], not 5"
 
 
@@ -298,11 +297,11 @@ def test_without_a_look_into_the_backbones_file_the_model_is_not_judged():
 
 
 @pytest.mark.parametrize(("changes", "path", "message"), [
-    ({"backbone": replace(BACKBONE, file=BackboneFile((28, 28, 1), (5,), ""))}, "training.backbone.model",
+    ({"backbone": replace(BACKBONE, file=BackboneFile((28, 28, 1), (5,), ""))}, "training[0].backbone.model",
      "it takes samples of 28×28×1, the stream has 8×8×1"),
-    ({"augment": Augment(shift=2)}, "training.backbone",
+    ({"augment": Augment(shift=2)}, "training[0].backbone",
      "features are computed once for each sample, so samples cannot be augmented"),
-    ({"deploy": Deploy("int8")}, "training.deploy.format",
+    ({"deploy": Deploy("int8")}, "training[0].deploy.format",
      "this version does not make int8 models with a backbone yet"),
 ])  # fmt: skip
 def test_what_does_not_go_with_a_backbone_is_refused(changes, path, message):

@@ -42,6 +42,6 @@ async def test_killed_in_the_middle_of_an_epoch_it_finds_its_cache_and_trains_on
         lines = again.seen("cache.epoch")
         assert [line["epoch"] for line in lines] == [1, 2]
         assert all(line["hit_ratio"] > 0 for line in lines)
-        assert lines[1]["fetched_samples"] < 0.8 * SAMPLES
+        assert lines[1]["fetched_samples"] < 0.9 * SAMPLES
         assert not again.seen("epoch.memo_skipped")
         await stopped(again)

@@ -74,7 +74,7 @@ def intake(log: Log, topology: Topology = TOPOLOGY) -> Intake:
     """The edge pi's intake; stream grey is trained on."""
     live = LiveLog(log, GREY)
     ingest = Ingest(log, topology, "pi", PillowDecoder())
-    return Intake(ingest, Uplink(ingest, log, topology, "pi", {"grey": live}, Timing()), live)
+    return Intake(ingest, Uplink(ingest, log, topology, "pi", {"grey": [live]}, Timing()), live)
 
 
 async def run_until(uplink: Uplink, done: Callable[[], bool]) -> None:

@@ -14,10 +14,10 @@ from edged.adapters.images import PillowDecoder, encode
 from edged.adapters.memory import MemoryLog
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.prediction import decode
-from edged.domain.topology import Codec
+from edged.domain.topology import Codec, Training
 from edged.errors import ConfigError, FormatError
 from edged.ports import CheckpointStore, DeployedModel, Message, TopicPartition
-from edged.services.infer import Companion
+from edged.services.infer import Companion, served_job
 from tests.greenhouse import LABELS, SHAPE, topology
 
 PREDICTIONS = "greenhouse.predictions.pi"
@@ -71,11 +71,14 @@ class Models:
         return newest if newest is not None and newest.generation > newer_than else None
 
 
-def companion(log: Any, models: Any = None, codec: Codec = "raw", **options: Any) -> Companion:
+def companion(
+    log: Any, models: Any = None, codec: Codec = "raw", job: Training | None = None, **options: Any
+) -> Companion:
     defaults: dict[str, Any] = {"load": load, "decoder": PillowDecoder(), "runtime": "fake", "batch": 4}
     return Companion(
         topology(codec),
         "pi",
+        job or topology().jobs[0],
         log=log,
         models=models or cast("CheckpointStore", Models(b"model")),
         now_ms=lambda: NOW_MS,
@@ -494,26 +497,40 @@ def test_large_samples_go_in_smaller_batches():
 
 def test_a_topology_that_trains_nothing_has_nothing_to_serve():
     with pytest.raises(ConfigError, match="nothing is trained"):
-        Companion(
-            topology(training=False),
-            "pi",
-            log=MemoryLog(),
-            models=cast("CheckpointStore", Models()),
-            load=load,
-            decoder=PillowDecoder(),
-            runtime="fake",
-        )
+        served_job(topology(training=False), None)
+
+
+def test_a_companion_serves_the_first_job_or_the_one_that_is_named():
+    first, second = (replace(topology().jobs[0], name=name) for name in ("tiny", "large"))
+    site = replace(topology(), jobs=(first, second))
+    assert served_job(site, None) == first
+    assert served_job(site, "large") == second
+    with pytest.raises(ConfigError, match='no job is called "larg"') as error:
+        served_job(site, "larg")
+    assert 'did you mean "large"?' in str(error.value)
+
+
+@pytest.mark.looptime
+async def test_companions_of_two_jobs_predict_each_record_once_each_whatever_the_other_has_done():
+    """Neither takes the other's positions or predictions for its own, when it starts or starts again."""
+    log = await log_with(8, bad=False)
+    jobs = [replace(topology().jobs[0], name=name) for name in ("tiny", "large")]
+    for job in (*jobs, *jobs):
+        topic, records = topology().predictions_topic("pi", job.name), len(wanted(log))
+        async with running(companion(log, job=job)):
+            await reached(lambda topic=topic, records=records: len(log.records(topic)) == records)
+    for job in jobs:
+        found = [decode(record.value) for record in log.records(topology().predictions_topic("pi", job.name))]
+        assert Counter((each.device, each.offset) for each in found) == wanted(log)
+    assert not log.records(PREDICTIONS)
 
 
 def autoencoders(log: Any, models: Any, **options: Any) -> Companion:
     """A companion of an autoencoder that knows dark samples alone: it gives 0 back for whatever it sees."""
     site = topology()
-    assert site.training is not None
-    trained = replace(site.training, loss="mean_squared_error", model=(Flatten(), Dense(6)))
+    trained = replace(site.jobs[0], loss="mean_squared_error", model=(Flatten(), Dense(6)))
     defaults: dict[str, Any] = {"load": lambda content: np.zeros_like, "decoder": PillowDecoder(), "runtime": "fake"}
-    return Companion(
-        replace(site, training=trained), "pi", log=log, models=models, now_ms=lambda: NOW_MS, **defaults | options
-    )
+    return Companion(site, "pi", trained, log=log, models=models, now_ms=lambda: NOW_MS, **defaults | options)
 
 
 @pytest.mark.looptime

@@ -28,6 +28,7 @@ from edged.errors import RejectedRecord
 from edged.ports import Message
 from edged.services.archive_client import ArchiveAddress, ArchiveClient
 from edged.services.cache import Cache
+from edged.services.cache_share import CacheShare, SharedCache
 from edged.services.checkpointing import Checkpointing, Samples
 from edged.services.epoch import Epochs, EpochSettings
 from edged.services.epoch_choice import ChoiceSettings, Chooser
@@ -175,6 +176,11 @@ class World:
     log: AnsweringLog = field(default_factory=lambda: AnsweringLog(default_blocks()))
     store: MemoryCheckpoints = field(default_factory=MemoryCheckpoints)
     cache: Cache = field(default_factory=lambda: Cache(None, memory_bytes=0, disk_bytes=0))
+    share: CacheShare | None = None
+    """The trainer's view of a cache that it has in common with others; None: of `cache`, which it has alone."""
+    made_client: ArchiveClient = field(init=False)
+    beside: ArchiveClient | None = None
+    """Another trainer's, with which its own reads replies together."""
     health: RecordingHealth = field(default_factory=RecordingHealth)
     training: Training = TRAINING
     prefetch_bytes: int = 8192
@@ -198,7 +204,8 @@ class World:
         return Batcher(STREAM, self.training.global_batch, NoImages(), needs_labels=needs_labels)
 
     def client(self) -> ArchiveClient:
-        return ArchiveClient(self.log, self.health, ADDRESS, Timing())
+        self.made_client = ArchiveClient(self.log, self.health, ADDRESS, Timing(), self.beside)
+        return self.made_client
 
     def epochs(self) -> Epochs:
         training = self.training
@@ -206,8 +213,9 @@ class World:
             training.epochs, training.seed, training.test_fraction, training.test_samples, self.prefetch_bytes
         )
         chosen = ChoiceSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
-        chooser = Chooser(self.store, self.cache, chosen)
-        return Epochs(self.client(), self.batcher(), settings, self.cache, chooser)
+        share = SharedCache(self.cache).share() if self.share is None else self.share
+        chooser = Chooser(self.store, share, chosen)
+        return Epochs(self.client(), self.batcher(), settings, share, chooser)
 
     def live(self) -> LiveLog:
         live = LiveLog(self.log, LIVE)

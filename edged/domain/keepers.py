@@ -1,0 +1,63 @@
+"""Which of a few jobs keep which samples: a bit for each job, by block.
+
+A byte a sample where sets of keys would take 200 for each job. Pure bookkeeping: what is stored, and what goes, is the
+owner's business.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain.cache_entry import SampleKey
+from edged.domain.dataset import BlockRef
+from edged.domain.sampling import Ids
+from edged.domain.topology import MOST_JOBS
+
+assert MOST_JOBS <= 8, "a bit for each in a byte"
+
+
+class Keepers:
+    """Jobs are numbered from 0 to MOST_JOBS - 1."""
+
+    def __init__(self) -> None:
+        self._rows: dict[BlockRef, npt.NDArray[np.uint8]] = {}
+
+    def is_kept(self, key: SampleKey) -> bool:
+        """Whether any job keeps the sample."""
+        rows = self._rows.get(BlockRef(key.source, key.offset))
+        return rows is not None and key.row < len(rows) and bool(rows[key.row])
+
+    def are_kept(self, ref: BlockRef, rows: Ids) -> npt.NDArray[np.bool_]:
+        """The same of a block's `rows`, int64 [n]: bool [n]."""
+        kept = self._rows.get(ref, np.zeros(0, np.uint8))
+        result = np.zeros(len(rows), np.bool_)
+        known = rows < len(kept)
+        result[known] = kept[rows[known]] != 0
+        return result
+
+    def add(self, job: int, ref: BlockRef, rows: Ids) -> None:
+        """The job keeps these rows of the block."""
+        if not len(rows):
+            return
+        kept = self._rows.get(ref, np.zeros(0, np.uint8))
+        if (least := int(rows.max()) + 1) > len(kept):
+            kept = np.concatenate([kept, np.zeros(max(least, 2 * len(kept)) - len(kept), np.uint8)])
+        kept[rows] |= np.uint8(1 << job)
+        self._rows[ref] = kept
+
+    def remove(self, job: int, ref: BlockRef, rows: Ids) -> None:
+        """The job keeps them no more."""
+        kept = self._rows.get(ref)
+        if kept is None:
+            return
+        kept[rows[rows < len(kept)]] &= np.uint8(0xFF ^ (1 << job))
+        if not kept.any():
+            del self._rows[ref]
+
+    def of_job(self, job: int) -> Iterator[tuple[BlockRef, Ids]]:
+        """What the job keeps, block by block; the table may change meanwhile."""
+        for ref in list(self._rows):
+            rows = np.flatnonzero(self._rows[ref] & np.uint8(1 << job))
+            if len(rows):
+                yield ref, rows

@@ -1,0 +1,32 @@
+"""Who keeps what, against sets."""
+
+import numpy as np
+
+from edged.domain.cache_entry import SampleKey
+from edged.domain.dataset import BlockRef
+from edged.domain.keepers import Keepers
+
+
+def test_it_says_what_sets_would_say():
+    rng = np.random.default_rng(3)
+    keepers = Keepers()
+    sets: list[set[tuple[BlockRef, int]]] = [set() for _ in range(8)]
+    for _ in range(400):
+        job, ref = int(rng.integers(8)), BlockRef("pi", int(rng.integers(3)))
+        rows = np.unique(rng.integers(0, 40, rng.integers(0, 12)))
+        named = {(ref, row) for row in rows.tolist()}
+        if rng.random() < 0.5:
+            keepers.add(job, ref, rows)
+            sets[job] |= named
+        else:
+            keepers.remove(job, ref, rows)
+            sets[job] -= named
+    assert all(sets)
+    for job, expected in enumerate(sets):
+        assert {(ref, row) for ref, rows in keepers.of_job(job) for row in rows.tolist()} == expected
+    kept = set.union(*sets)
+    for offset in range(4):
+        ref = BlockRef("pi", offset)
+        expected_rows = [(ref, row) in kept for row in range(60)]
+        assert keepers.are_kept(ref, np.arange(60)).tolist() == expected_rows
+        assert [keepers.is_kept(SampleKey("pi", offset, row)) for row in range(60)] == expected_rows

@@ -1,0 +1,279 @@
+"""Two jobs and one cache: what is fetched, what stays, and what each of them sees."""
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edged.domain.cache_entry import Entry, SampleKey
+from edged.domain.epoch_protocol import SamplesPart
+from edged.domain.topology import SamplingMode, Training
+from edged.services.cache import Cache
+from edged.services.cache_share import CacheShare, SharedCache
+from edged.services.train import Trainer
+from tests.services.test_cached_epochs import MANY, asked, large_world, memory_for, training_samples
+from tests.services.test_train import bits, finish
+from tests.services.training_world import World, until
+
+pytestmark = pytest.mark.looptime
+SOME = 300
+"""Samples of about 480 to train on: what one job's part of the cache holds."""
+
+
+def key(row: int) -> SampleKey:
+    return SampleKey("pi", 0, row)
+
+
+def entries(*rows: int) -> dict[SampleKey, Entry]:
+    return {key(row): Entry(b"1234", "raw", "a") for row in rows}
+
+
+def shares(num_entries: int, count: int = 2) -> tuple[Cache, list[CacheShare]]:
+    shared = SharedCache(Cache(None, memory_bytes=memory_for(num_entries), disk_bytes=0))
+    return shared.cache, [shared.share() for _ in range(count)]
+
+
+@dataclass
+class Two:
+    """Two jobs of one process: an archive, a cache and a log in common."""
+
+    worlds: list[World]
+    shared: SharedCache
+
+    @property
+    def cache(self) -> Cache:
+        return self.shared.cache
+
+    @property
+    def log(self) -> Any:
+        return self.worlds[0].log
+
+
+def two(*jobs: Training, samples: int | None = None) -> Two:
+    """`samples`: how many the cache holds; None: all."""
+    memory_bytes = MANY if samples is None else memory_for(samples)
+    shared = SharedCache(Cache(None, memory_bytes=memory_bytes, disk_bytes=0))
+    worlds: list[World] = []
+    for job in jobs:
+        world = large_world("uniform")
+        world.training, world.cache, world.share = job, shared.cache, shared.share()
+        if worlds:
+            world.log, world.lines = worlds[0].log, worlds[0].lines
+            world.take_log()
+        worlds.append(world)
+    return Two(worlds, shared)
+
+
+def unmeasured(both: Two) -> None:
+    """The parts of the cache stay equal, whatever the speeds."""
+    for share in both.shared.shares:
+        share.measured = lambda *_: None  # type: ignore[method-assign]
+
+
+def job(name: str, mode: SamplingMode, seed: int = 0, **options: Any) -> Training:
+    trained = large_world(mode, **options).training
+    return replace(trained, name=name, seed=seed, checkpoint_s=1e9)
+
+
+def trainers(both: Two) -> list[Trainer]:
+    first, second = both.worlds
+    made = [first.trainer()]
+    second.beside = first.made_client
+    return [*made, second.trainer()]
+
+
+def is_finished(both: Two, trainer: Trainer) -> bool:
+    """Whether all epochs are trained, and said to be."""
+    if trainer.state.position.epoch < both.worlds[0].training.epochs:
+        return False
+    return trainer.state.position.step in {line["step"] for line in both.worlds[0].events("train.finished")}
+
+
+async def train(both: Two) -> list[Trainer]:
+    """Both to the end, side by side."""
+    made = trainers(both)
+    tasks = [asyncio.create_task(trainer.run()) for trainer in made]
+    await until(lambda: any(task.done() for task in tasks) or all(is_finished(both, trainer) for trainer in made))
+    for task in tasks:
+        task.cancel()
+    for ended in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(ended, asyncio.CancelledError), ended
+    return made
+
+
+# what stays
+
+
+async def test_what_two_jobs_keep_is_stored_once_and_goes_with_the_second():
+    cache, (a, b) = shares(2)
+    await a.admit(entries(0, 1))
+    await b.admit(entries(0))
+    assert len(cache) == 2
+    await a.admit(entries(2), evict=[key(0)])  # no room: b still keeps it
+    assert [cache.holds(key(row)) for row in range(3)] == [True, True, False]
+    await b.admit(entries(3), evict=[key(0)])
+    assert [cache.holds(key(row)) for row in range(4)] == [False, True, False, True]
+
+
+async def test_what_a_job_let_go_while_another_kept_it_makes_room_later():
+    cache, (a, b) = shares(2)
+    await a.admit(entries(0, 1))
+    await b.admit(entries(1))
+    await a.admit({}, evict=[key(0), key(1)])
+    await a.admit(entries(2))  # 0 goes
+    assert [cache.holds(key(row)) for row in range(3)] == [False, True, True]
+    b.leave()
+    await a.admit(entries(3))  # and now 1
+    assert [cache.holds(key(row)) for row in range(4)] == [False, False, True, True]
+
+
+async def test_what_a_job_borrowed_may_go_when_it_is_given_back_and_nobody_keeps_it():
+    cache, (a, b) = shares(1)
+    await a.admit(entries(0))
+    await a.admit({}, evict=[key(0)])
+    b.pin([key(0)])
+    await a.admit(entries(1))
+    assert cache.holds(key(0))
+    b.unpin([key(0)])
+    await a.admit(entries(1))
+    assert cache.holds(key(1))
+
+
+# what part is whose
+
+
+def test_the_cache_is_divided_equally_until_something_is_measured():
+    _, (a, b, c) = shares(10, count=3)
+    assert [share.part_of(900) for share in (a, b, c)] == [300, 300, 300]
+
+
+def test_then_in_proportion_to_what_it_saves_each_as_soon_as_the_others_make_room():
+    snapshot = large_world("uniform").log.snapshot()
+    _, (a, b) = shares(10)
+    for share in (a, b):
+        share.keep(snapshot, np.zeros(0, np.int64), share.part_of(800))
+    a.measured(fetch_s=0.001, draws_a_second=3000)
+    b.measured(fetch_s=0.001, draws_a_second=1000)
+    assert a.part_of(800) == 400  # b's plan still counts on its half
+    part = b.part_of(800)
+    assert part == 800 * (0.25 / 2 + 0.75 / 4)
+    b.keep(snapshot, np.zeros(0, np.int64), part)
+    assert a.part_of(800) == 800 - part
+
+
+def test_a_job_that_has_left_leaves_its_part_to_the_others():
+    _, (a, b) = shares(10)
+    assert (a.part_of(800), b.part_of(800)) == (400, 400)
+    a.leave()
+    assert b.part_of(800) == 800
+
+
+# training
+
+
+async def test_two_jobs_on_the_same_samples_fetch_them_once(log_lines):
+    both = two(job("a", "uniform", seed=1), job("b", "uniform", seed=2))
+    await train(both)
+    fetched = asked(both.worlds[0])
+    assert set(fetched) == set(training_samples(both.worlds[0]))
+    assert len(fetched) <= 1.05 * len(set(fetched))
+    told = {(line["job"], line["epoch"]) for line in both.worlds[0].events("cache.epoch")}
+    assert told == {(name, epoch) for name in "ab" for epoch in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"), [("uniform", {}), ("stratified", {"hit_share": 0.7})], ids=["uniform", "stratified"]
+)
+async def test_a_job_trains_the_same_beside_another_as_alone_with_its_part_of_the_cache(mode, options, log_lines):
+    mine = job("mine", mode, seed=1, **options)
+    alone = large_world("uniform")
+    alone.training, alone.cache = mine, Cache(None, memory_bytes=memory_for(SOME), disk_bytes=0)
+    expected = bits((await finish(alone)).state.params)
+    both = two(mine, job("other", "uniform", seed=9), samples=2 * SOME)
+    unmeasured(both)
+    [trainer, _] = await train(both)
+    assert bits(trainer.state.params) == expected
+
+
+async def test_nothing_goes_that_a_plan_needs(log_lines, monkeypatch):
+    """What is evicted is kept by neither; and so nearly all planned hits are there.
+
+    Not all: what one job has let go while the other reads it takes up room for a moment, and an admission fails.
+    """
+    both = two(
+        job("a", "stratified", seed=1, hit_share=0.7), job("b", "stratified", seed=2, hit_share=0.7), samples=SOME
+    )
+    needed = []
+    drop = Cache._drop
+
+    def dropped(cache: Cache, gone: SampleKey) -> None:
+        needed.extend([gone] if both.shared.keepers.is_kept(gone) else [])
+        drop(cache, gone)
+
+    monkeypatch.setattr(Cache, "_drop", dropped)
+    unmeasured(both)
+    await train(both)
+    assert both.cache.counts.evicted > 100
+    assert needed == []
+    assert both.cache.counts.misses < 0.02 * both.cache.counts.hits_memory
+
+
+async def test_what_one_has_asked_for_the_other_waits_for_and_asks_not_again(log_lines):
+    both = two(job("a", "uniform"), job("b", "uniform"))  # of one seed: they miss the same at the same time
+    both.log.is_silent = True
+    made = trainers(both)
+    tasks = [asyncio.create_task(trainer.run()) for trainer in made]
+    await until(lambda: len(both.log.requests) == 2)  # the snapshots
+    both.log.is_silent = False
+    for request in list(both.log.requests):
+        await both.log.answer(request)
+    await until(lambda: all(is_finished(both, trainer) for trainer in made) or any(task.done() for task in tasks))
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    fetched = asked(both.worlds[0])
+    assert len(fetched) == len(set(fetched))
+
+
+async def test_a_job_that_waits_for_anothers_samples_gets_them_when_that_one_is_stopped(log_lines):
+    both = two(job("a", "uniform"), job("b", "uniform"))
+    both.log.loses = lambda part: isinstance(part, SamplesPart)
+    made = trainers(both)
+    tasks = [asyncio.create_task(trainer.run()) for trainer in made]
+    await until(lambda: bool(asked(both.worlds[0])))
+    await asyncio.sleep(1)  # now both wait for the first one's request
+    before = len(asked(both.worlds[0]))
+    tasks[0].cancel()
+    await asyncio.gather(tasks[0], return_exceptions=True)
+    assert len(asked(both.worlds[0])) == before
+    both.log.loses = lambda _: False
+    for request in list(both.log.requests):
+        await both.log.answer(request)
+    await until(lambda: is_finished(both, made[1]) or tasks[1].done())
+    tasks[1].cancel()
+    await asyncio.gather(tasks[1], return_exceptions=True)
+    assert {line["epoch"] for line in both.worlds[0].events("train.epoch") if line["job"] == "b"} == {0, 1, 2}
+
+
+async def test_a_job_goes_on_after_a_restart_beside_another(log_lines):
+    """Stopped in the middle of an epoch, both end with the weights that they would have had."""
+    jobs = [job("a", "stratified", seed=1, hit_share=0.7), job("b", "uniform", seed=2)]
+    whole = two(*jobs, samples=SOME)
+    unmeasured(whole)
+    expected = [bits(trainer.state.params) for trainer in await train(whole)]
+
+    both = two(*jobs, samples=SOME)
+    unmeasured(both)
+    first = trainers(both)
+    tasks = [asyncio.create_task(trainer.run()) for trainer in first]
+    await until(lambda: min(trainer.state.position.step for trainer in first) > 70)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    again = two(*jobs, samples=SOME)  # with an empty cache
+    for old, new in zip(both.worlds, again.worlds, strict=True):
+        new.store = old.store
+    unmeasured(again)
+    assert [bits(trainer.state.params) for trainer in await train(again)] == expected
