@@ -434,7 +434,7 @@ async def test_the_plans_weights_reach_the_learner(world, monkeypatch):
             learn(ids, told)
 
         monkeypatch.setattr(epochs, "learn", remember)
-        await run_until(trainer, lambda: len(world.events("train.finished")) == 2)
+        await run_until(trainer, lambda: world.num_finished == 2)
     ids, weights = np.concatenate(learnt), np.concatenate(model.weights)
     rule = Importance(scores)
     np.testing.assert_allclose(weights, rule.weights(ids, np.zeros(len(ids), np.bool_)), rtol=1e-5)
@@ -453,7 +453,7 @@ async def test_memory_stays_flat_over_many_epochs_with_both_tiers_full(log_lines
         tracemalloc.start()
         try:
             for epoch in range(20):
-                await until(lambda at=epoch: len(world.events("train.epoch")) > at)  # type: ignore[misc]
+                await until(lambda at=epoch: trainer.state.position.epoch > at)  # type: ignore[misc]
                 world.log.requests.clear()
                 gc.collect()
                 sizes.append(tracemalloc.get_traced_memory()[0])

@@ -45,8 +45,8 @@ async def reach(trainer: Trainer, step: int) -> None:
 
 async def finish(world: World, **options) -> Trainer:
     trainer = world.trainer(**options)
-    before = len(world.events("train.finished"))
-    await run_until(trainer, lambda: len(world.events("train.finished")) > before)
+    before = world.num_finished
+    await run_until(trainer, lambda: world.num_finished > before)
     return trainer
 
 
