@@ -261,6 +261,7 @@ class SqliteCache:
                 continue
             self._slots[key], self._sizes[key] = slot, _stored_bytes(length)
             self._used_bytes += self._sizes[key]
+        self._measure()
 
     def _recreate(self, reason: str) -> None:
         logger().warning("cache.recreated", reason=reason)

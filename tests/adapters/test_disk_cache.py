@@ -1,6 +1,7 @@
 # ruff: noqa: S311, SIM118 - loads are drawn by random, and the ports are no mappings
 """What SqliteCache does beyond the port: restarts, crashes, full disks, damaged and foreign files."""
 
+import itertools
 import os
 import random
 import shutil
@@ -15,7 +16,7 @@ import pytest
 from edged.adapters import disk_cache
 from edged.adapters.disk_cache import LEAST_BUDGET_BYTES, SqliteCache
 from edged.domain.cache_entry import Entry, SampleKey
-from edged.errors import StorageError
+from edged.errors import DiskFull, StorageError
 from tests.adapters.disk_cache_writer import NAMESPACE, entry
 
 MIB = 1 << 20
@@ -46,6 +47,32 @@ def assert_serves_what_is_whole(tier: SqliteCache) -> int:
     tier.put_many(new)
     assert tier.get_many(new) == new
     return len(found)
+
+
+def test_after_a_restart_it_offers_no_more_than_it_takes(tmp_path):
+    """Entries that went left gaps in the pages, which those that come do not fill."""
+    alike = Entry(bytes(784), "raw", "boot")
+    rows = iter(range(1 << 16))
+
+    def put(tier: SqliteCache, num: int) -> None:
+        tier.put_many({SampleKey("pi-a", 0, row): alike for row in itertools.islice(rows, num)})
+
+    tier = opened(tmp_path, 2 * MIB)
+    for _ in range(2):
+        with pytest.raises(DiskFull):
+            while True:
+                put(tier, 16)
+        tier.delete_many([key for key, _ in tier.keys()][::6])
+        put(tier, 1)  # and empties the slots of the others
+    with pytest.raises(DiskFull):
+        while True:
+            put(tier, 16)
+    tier.close()
+
+    again = opened(tmp_path, 2 * MIB)
+    while again.used_bytes + 20_000 < again.capacity_bytes:
+        put(again, 16)  # raises DiskFull
+    again.close()
 
 
 def test_it_is_warm_after_a_restart(tmp_path):

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.integration
 SAMPLES = 6000
 """Twice what the cache holds: 4.7 MB of pixels."""
 CACHE = "cache: {memory: 1MiB, disk: 2MiB}, "
-EPOCH_BYTES = 2_900_000
-"""What the archive sends in the first epoch, as zstd packs it; in the second it is 40 % of that."""
+MORE_THAN_AN_EPOCH_BYTES = 2_600_000
+"""Of what the archive sends: the first epoch, which fills the cache, takes 2.1 MB, each further one 1.6 MB or more."""
 
 
 async def test_killed_in_the_middle_of_an_epoch_it_finds_its_cache_and_trains_on(tmp_path):
@@ -23,7 +23,7 @@ async def test_killed_in_the_middle_of_an_epoch_it_finds_its_cache_and_trains_on
         async with running(Site(tmp_path, broker.bootstrap, **settings)) as site:
             await site.import_fashion(SAMPLES)
             await site.start("run", "vault")
-            gate.let_pass(1.2 * EPOCH_BYTES)
+            gate.let_pass(MORE_THAN_AN_EPOCH_BYTES)
             edge = await site.start("run", "pi-a")
             await edge.wait_for("train.epoch", epoch=0)
             await starved(edge)
@@ -43,6 +43,6 @@ async def assert_it_trains_on(site: Site) -> None:
     lines = again.seen("cache.epoch")
     assert [line["epoch"] for line in lines] == [1, 2]
     assert all(line["hit_ratio"] > 0 for line in lines)
-    assert lines[1]["fetched_samples"] < 0.9 * SAMPLES
+    assert lines[1]["fetched_samples"] <= 0.72 * SAMPLES  # as without a kill: 4,208
     assert not again.seen("epoch.memo_skipped")
     await stopped(again)
