@@ -57,16 +57,18 @@ def test_after_a_restart_it_offers_no_more_than_it_takes(tmp_path):
     def put(tier: SqliteCache, num: int) -> None:
         tier.put_many({SampleKey("pi-a", 0, row): alike for row in itertools.islice(rows, num)})
 
+    def fill(tier: SqliteCache) -> None:
+        while True:
+            put(tier, 16)
+
     tier = opened(tmp_path, 2 * MIB)
     for _ in range(2):
         with pytest.raises(DiskFull):
-            while True:
-                put(tier, 16)
+            fill(tier)
         tier.delete_many([key for key, _ in tier.keys()][::6])
         put(tier, 1)  # and empties the slots of the others
     with pytest.raises(DiskFull):
-        while True:
-            put(tier, 16)
+        fill(tier)
     tier.close()
 
     again = opened(tmp_path, 2 * MIB)
