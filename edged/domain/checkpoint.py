@@ -22,7 +22,8 @@ Params = dict[str, npt.NDArray[np.float32]]
 MOST_HISTORY = 100
 """Epochs whose metrics are kept."""
 
-_VERSION = "checkpoint/3"
+_VERSION = "checkpoint/4"
+_LEARNT = "learnt"
 _NO_DIGEST = "0" * 64
 _MOST_LANES = 1024
 _MOST_MICRO_BATCH = 65536
@@ -80,7 +81,8 @@ class TrainState:
 
     `job`: see `job_digest`. `ends`: of the running epoch's snapshot, None between epochs; `plan`: its order's digest.
     `slowdowns`: how often the learning rate was halved because training diverged. `division`: how mini-batches are cut,
-    here because going on with another would end with other bits.
+    here because going on with another would end with other bits. `learnt`: of the running epoch's samples so far, as
+    `services.epoch_choice` has it; empty between epochs and where plans do not follow from it.
     """
 
     params: Params
@@ -93,6 +95,7 @@ class TrainState:
     plan: str = ""
     history: tuple[EpochMetrics, ...] = field(default=())
     slowdowns: int = 0
+    learnt: bytes = b""
 
     @property
     def generation(self) -> int:
@@ -137,6 +140,7 @@ def encode(state: TrainState) -> bytes:
     arrays = {f"params/{name}": array for name, array in state.params.items()}
     for slot, values in state.slots.items():
         arrays |= {f"{slot}/{name}": array for name, array in values.items()}
+    learnt = {_LEARNT: np.frombuffer(state.learnt, np.uint8)} if state.learnt else {}
     text = {
         "position": asdict(state.position),
         "tally": asdict(state.tally),
@@ -148,7 +152,7 @@ def encode(state: TrainState) -> bytes:
         "history": [asdict(metrics) for metrics in state.history[-MOST_HISTORY:]],
     }
     metadata = {"edged": _VERSION, "job": state.job, "state": json.dumps(text, sort_keys=True)}
-    blob = tensors.encode(arrays, {**metadata, "sha256": _NO_DIGEST})
+    blob = tensors.encode({**arrays, **learnt}, {**metadata, "sha256": _NO_DIGEST})
     at = blob.index(_NO_DIGEST.encode())
     return blob[:at] + hashlib.sha256(blob).hexdigest().encode() + blob[at + len(_NO_DIGEST) :]
 
@@ -207,6 +211,7 @@ def _state(arrays: Mapping[str, tensors.Array], metadata: Mapping[str, str]) -> 
         plan=text["plan"],
         history=tuple(_record(EpochMetrics, metrics) for metrics in text["history"]),
         slowdowns=int(text["slowdowns"]),
+        learnt=tensors.require(arrays, _LEARNT, "uint8").tobytes() if _LEARNT in arrays else b"",
     )
 
 

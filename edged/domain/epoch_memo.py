@@ -4,7 +4,7 @@ Together with the job's settings it determines the next epoch's plan, in this pr
 as a safetensors blob; where it is kept is the checkpoint store's subject.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,27 +12,33 @@ from edged.domain import epoch_protocol, tensors
 from edged.domain.boundary import Boundary, decode_boundary
 from edged.domain.dataset import Snapshot
 from edged.domain.epoch_protocol import SnapshotPart
+from edged.domain.importance import Gate
 from edged.domain.scores import ScoreTable
 from edged.errors import FormatError
 
-_VERSION = "epoch_memo/1"
+_VERSION = "epoch_memo/2"
 
 
 @dataclass(frozen=True, eq=False)
 class EpochMemo:
-    """For `epoch`. `boundary` and `scores` are numbered by `snapshot`, which is that of the epoch before."""
+    """For `epoch`. `boundary` and `scores` are numbered by `snapshot`, which is that of the epoch before.
+
+    `gate`: as that epoch left it; what it decided for this one stands in `boundary`.
+    """
 
     epoch: int
     snapshot: Snapshot
     boundary: Boundary
     scores: ScoreTable
+    gate: Gate = field(default_factory=Gate)
 
 
 def encode(memo: EpochMemo) -> bytes:
     """The memo as a blob."""
     snapshot = epoch_protocol.encode_part(SnapshotPart("memo", memo.epoch, last=True, snapshot=memo.snapshot))
     parts = {"snapshot": snapshot, "boundary": memo.boundary.encode(), "scores": memo.scores.encode()}
-    return tensors.encode({name: np.frombuffer(part, np.uint8) for name, part in parts.items()}, {"edged": _VERSION})
+    metadata = {"edged": _VERSION, "gate": memo.gate.encode()}
+    return tensors.encode({name: np.frombuffer(part, np.uint8) for name, part in parts.items()}, metadata)
 
 
 def decode(blob: bytes, *, score_bytes: int) -> EpochMemo:
@@ -50,7 +56,8 @@ def decode(blob: bytes, *, score_bytes: int) -> EpochMemo:
     _check_order(part.snapshot)
     scores = ScoreTable(part.snapshot, score_bytes)
     scores.load(blob_of("scores"))
-    return EpochMemo(part.part, part.snapshot, decode_boundary(blob_of("boundary"), part.snapshot), scores)
+    bounds = decode_boundary(blob_of("boundary"), part.snapshot)
+    return EpochMemo(part.part, part.snapshot, bounds, scores, Gate.decode(metadata.get("gate", "")))
 
 
 def _check_order(snapshot: Snapshot) -> None:

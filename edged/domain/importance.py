@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from edged.domain.sampling import Ids
 from edged.domain.scores import ScoreTable
+from edged.errors import FormatError
 
 FLOOR = 0.2
 """Share of draws that scores do not decide: no weight exceeds its inverse. With 0.01, training diverged."""
@@ -156,3 +157,18 @@ class Gate:
     def after(self, scores: npt.NDArray[np.float32]) -> "Gate":
         """The gate after one more mini-batch's scores."""
         return replace(self, tau=TAU_SMOOTHING * self.tau + (1 - TAU_SMOOTHING) * tau(scores))
+
+    def encode(self) -> str:
+        """The gate as text."""
+        return self.tau.hex()
+
+    @classmethod
+    def decode(cls, text: str) -> "Gate":
+        """The gate that was encoded, to the bit. Raises FormatError."""
+        try:
+            value = float.fromhex(text)
+        except (ValueError, OverflowError) as error:
+            raise FormatError(f"no gate: {text!r:.40}") from error
+        if not 0 <= value < math.inf:
+            raise FormatError(f"no gate: {text!r:.40}")
+        return cls(value)

@@ -187,6 +187,15 @@ class Epochs:
         assert self._present is not None, "draw() first"
         self._chooser.learn(self._present.plan.snapshot, ids, learnt)
 
+    def learnt(self) -> bytes | None:
+        """What `learn` took in in the present epoch and before, for `recall`; None before a plan is drawn."""
+        return self._chooser.learnt()
+
+    def recall(self, learnt: bytes) -> None:
+        """Go on with what an earlier process had `learnt` by this place in the present epoch."""
+        assert self._present is not None, "draw() first"
+        self._chooser.recall(self._present.plan, learnt)
+
     @property
     def num_samples(self) -> int:
         """Samples to train on in the present epoch, about."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edged.aio import run_in_worker
-from edged.domain import boundary, cache_modes, cost_model, epoch_memo
+from edged.domain import boundary, cache_modes, cost_model, epoch_memo, tensors
 from edged.domain.boundary import Boundary
 from edged.domain.cache_plan import CachePlan, PlanSettings
 from edged.domain.dataset import Snapshot
@@ -81,7 +81,7 @@ class Chooser:
                 is_gate_open=self._gate.is_open,
             )
             scores = self._table(plan.snapshot).snapshot()
-            await self._keep(EpochMemo(plan.epoch + 1, plan.snapshot, after, scores))
+            await self._keep(EpochMemo(plan.epoch + 1, plan.snapshot, after, scores, self._gate))
 
     def learn(self, snapshot: Snapshot, ids: Ids, learnt: Learnt) -> None:
         """Take in what a step told of samples `ids`, int64 [n], numbered by `snapshot`."""
@@ -90,9 +90,31 @@ class Chooser:
             self._table(snapshot).update(ids, learnt.scores if is_importance else learnt.losses)
             self._gate = self._gate.after(learnt.scores)
 
+    def learnt(self) -> bytes | None:
+        """What was learnt up to now, for `recall`; empty where plans do not follow from it, None before any plan."""
+        if not self.is_scored:
+            return b""
+        if self._scores is None:
+            return None
+        scores = np.frombuffer(self._scores.encode(), np.uint8)
+        return tensors.encode({"scores": scores}, {"gate": self._gate.encode()})
+
+    def recall(self, plan: CachePlan, learnt: bytes) -> None:
+        """Go on with what an earlier process had learnt in the epoch of `plan`. What cannot be used is said."""
+        if not (self.is_scored and learnt):
+            return
+        try:
+            arrays, metadata = tensors.decode(learnt)
+            gate = Gate.decode(metadata.get("gate", ""))
+            self._table(plan.snapshot).load(tensors.require(arrays, "scores", "uint8").tobytes())
+        except FormatError as error:
+            logger().warning("epoch.memo_skipped", epoch=plan.epoch, err=str(error))
+        else:
+            self._gate = gate
+
     def _plan(self, memo: EpochMemo, snapshot: Snapshot, cached: Ids) -> CachePlan:
         settings = self._settings
-        self._scores = memo.scores.grown(snapshot, SCORE_BYTES)
+        self._scores, self._gate = memo.scores.grown(snapshot, SCORE_BYTES), memo.gate
         return cache_modes.plan(
             settings.sampling.mode,
             PlanSettings(settings.seed, settings.test_fraction, settings.window_bytes, memo.boundary.capacity_bytes),

@@ -18,7 +18,7 @@ from edged.aio import run_in_worker
 from edged.domain import anomaly
 from edged.domain.cache_plan import CachePlan
 from edged.domain.checkpoint import MOST_HISTORY, EpochMetrics, Tally, TrainState
-from edged.domain.learning import DivergedError, Learner, Learnt
+from edged.domain.learning import DivergedError, Learner
 from edged.domain.nn.model import Model
 from edged.domain.topology import Training
 from edged.log import bind, logger
@@ -100,6 +100,7 @@ class Trainer:
             await self._train()
         except asyncio.CancelledError:
             self._measure()
+            self._take_learnt()
             await self._checkpointing.save(self._state)
             raise
         except DivergedError:
@@ -174,7 +175,7 @@ class Trainer:
         async with aclosing(epochs.train(plan, self._state.position.sample)) as batches:
             async for batch, sample in batches:
                 await self._train_fresh()
-                epochs.learn(batch.ids, await self._step(batch, sample=sample))
+                await self._step(batch, sample=sample)
                 await self._save_if_due()
         await epochs.end()
         await self._end_epoch(epochs.held_out())
@@ -212,18 +213,19 @@ class Trainer:
         if begun and digest != state.plan:
             logger().warning("epoch.redrawn", epoch=epoch)
             state.position, state.tally = replace(state.position, sample=0), Tally()
+        elif begun:
+            epochs.recall(state.learnt)
         state.ends, state.plan = plan.snapshot.ends, digest
         self._epoch_samples = epochs.num_samples
         return plan
 
-    async def _step(self, batch: MiniBatch, *, sample: int | None = None, cursor: Cursor | None = None) -> Learnt:
-        """One update of the weights, with the position behind it. Cancellation waits for both."""
-        learnt = await run_in_worker(self._update, batch, sample, cursor)
+    async def _step(self, batch: MiniBatch, *, sample: int | None = None, cursor: Cursor | None = None) -> None:
+        """One update of the weights, with the position behind it and what it told. Cancellation waits for all."""
+        await run_in_worker(self._update, batch, sample, cursor)
         self._trained_samples += len(batch)
         self._num_batches += 1
-        return learnt
 
-    def _update(self, batch: MiniBatch, sample: int | None, cursor: Cursor | None) -> Learnt:
+    def _update(self, batch: MiniBatch, sample: int | None, cursor: Cursor | None) -> None:
         state = self._state
         progress = state.position.epoch + min(state.position.sample / max(self._epoch_samples, 1), 1.0)
         learnt = self._learner.step(
@@ -233,7 +235,8 @@ class Trainer:
             state.position = replace(state.position, sample=sample)
         if cursor is not None:
             self._move(cursor)
-        return learnt
+        elif self._epochs is not None:
+            self._epochs.learn(batch.ids, learnt)
 
     def _map_lanes(self, function: Callable[[_T], _R], arguments: Iterable[_T], /) -> Iterator[_R]:
         def quiet(argument: _T) -> _R:
@@ -255,7 +258,15 @@ class Trainer:
         if not self._state.is_finite():
             raise DivergedError
         self._measure()
+        self._take_learnt()
         await self._checkpointing.save(self._state)
+
+    def _take_learnt(self) -> None:
+        """Between epochs it is in the next one's memo."""
+        if self._epochs is None or not self._state.position.sample:
+            self._state.learnt = b""
+        elif (learnt := self._epochs.learnt()) is not None:
+            self._state.learnt = learnt
 
     async def _end_epoch(self, held_out: AsyncGenerator[MiniBatch, None]) -> None:
         """Evaluate, report, save, deploy. The state is changed in one go: a cancel finds it before or after."""

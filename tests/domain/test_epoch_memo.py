@@ -12,13 +12,14 @@ from edged.domain.boundary import Boundary
 from edged.domain.dataset import Snapshot
 from edged.domain.epoch_memo import EpochMemo
 from edged.domain.epoch_protocol import SamplesPart
+from edged.domain.importance import Gate
 from edged.domain.scores import ScoreTable
 from edged.errors import FormatError
 from tests.domain.test_cache_plan import even, scores_of, some_cached
 
 SCORE_BYTES = 1 << 20
 SNAPSHOT = even(3)
-MEMO = EpochMemo(4, SNAPSHOT, some_cached(SNAPSHOT, 20, 5), scores_of(SNAPSHOT))
+MEMO = EpochMemo(4, SNAPSHOT, some_cached(SNAPSHOT, 20, 5), scores_of(SNAPSHOT), Gate(1.0 + 2**-40))
 BLOB = epoch_memo.encode(MEMO)
 
 
@@ -47,7 +48,15 @@ def test_a_memo_is_stored_and_read_back():
         assert getattr(again.snapshot, column).tolist() == getattr(SNAPSHOT, column).tolist()
     assert again.boundary.encode() == MEMO.boundary.encode()
     assert again.scores.encode() == MEMO.scores.encode()
+    assert again.gate == MEMO.gate
     assert epoch_memo.encode(again) == BLOB
+
+
+@pytest.mark.parametrize("gate", ["", "open", "nan", "inf", "-0x1p0", "0x1p99999"])
+def test_a_gate_that_is_none_is_refused(gate: str):
+    arrays, metadata = tensors.decode(BLOB)
+    with pytest.raises(FormatError, match="no gate"):
+        decode(tensors.encode(arrays, {**metadata, "gate": gate}))
 
 
 def test_a_memo_without_cache_or_scores_is_read_back():

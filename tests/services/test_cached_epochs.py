@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from edged.adapters.disk_cache import SqliteCache
 from edged.adapters.memory_checkpoints import MemoryCheckpoints
 from edged.adapters.memory_disk_tier import MemoryDiskTier
-from edged.domain import codec, dataset, epoch_memo
+from edged.domain import codec, dataset, epoch_memo, importance
 from edged.domain.boundary import Boundary
 from edged.domain.cache_entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.dataset import BlockRef
@@ -31,6 +32,7 @@ from edged.errors import DiskFull, StorageError
 from edged.ports import DiskTier
 from edged.services.cache import Cache
 from edged.services.epoch_choice import SCORE_BYTES
+from edged.services.train import Trainer
 from tests.services.test_train import bits, finish, run_until
 from tests.services.training_world import STREAM, TRAINING, CrashError, CrashingModel, NoImages, World, make_pack, until
 
@@ -112,6 +114,10 @@ def training_samples(world: World) -> list[tuple[BlockRef, int]]:
         ref: dataset.test_rows(ref.source, ref.offset, len(p.samples), fraction) for ref, p in world.log.blocks.items()
     }
     return [(ref, row) for ref, rows in held_out.items() for row in np.flatnonzero(~rows).tolist()]
+
+
+def is_behind(trainer: Trainer, step: int) -> bool:
+    return trainer.state.position.step > step
 
 
 async def run_killed(world: World, tier: Tier, memory_bytes: int) -> bytes:
@@ -236,6 +242,21 @@ async def test_killed_at_random_steps_it_ends_with_the_same_bits(log_lines, tier
     if sampling.mode == "stratified":
         assert whole.events("cache.epoch")[-1]["hit_ratio"] > 0.5
     assert await run_killed(killed, tier, memory_bytes) == b"".join(bits(params).values())
+    assert killed.events("epoch.redrawn") == []
+
+
+@pytest.mark.parametrize("mode", ["importance", "shade", "icache"])
+async def test_scores_learnt_before_a_kill_count_as_without_it(log_lines, monkeypatch, mode):
+    """Killed at any step, and stopped in good order now and then: the same bits, though plans follow from scores."""
+    monkeypatch.setattr(importance, "TAU_THRESHOLD", 1.01)  # of the first epochs' scores
+    whole, killed = large_world(mode), large_world(mode)
+    async with cached(whole, None, memory_for(120)):
+        params = (await finish(whole)).state.params
+    for step in (30, 80, 100):
+        async with cached(killed, None, memory_for(120)):
+            trainer = killed.trainer()
+            await run_until(trainer, partial(is_behind, trainer, step))
+    assert await run_killed(killed, lambda _: None, memory_for(120)) == b"".join(bits(params).values())
     assert killed.events("epoch.redrawn") == []
 
 
