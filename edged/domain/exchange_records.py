@@ -50,7 +50,7 @@ class Contribution:
     num_correct: int
 
     def __post_init__(self) -> None:
-        _check_name(self.edge)
+        check_name(self.edge)
         _check_size("count", self.count, MOST_COUNT)
         _check_result(self.loss, self.num_correct, self.count)
 
@@ -63,7 +63,7 @@ class Join:
     job_digest: str
 
     def __post_init__(self) -> None:
-        _check_name(self.edge)
+        check_name(self.edge)
         _check_hex(self.job_digest, 64)
 
 
@@ -74,7 +74,7 @@ class Leave:
     edge: str
 
     def __post_init__(self) -> None:
-        _check_name(self.edge)
+        check_name(self.edge)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Begin:
             _check_size("end", end, 1 << 62)
         _check_size("num_steps", self.num_steps, 1 << 40, least=1)
         _check_hex(self.weights, 64)
-        _check_name(self.edge)
+        check_name(self.edge)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Part:
     chunk: bytes
 
     def __post_init__(self) -> None:
-        _check_name(self.edge)
+        check_name(self.edge)
         _check_size("step", self.step, 1 << 40)
         _check_hex(self.attempt, 8)
         _check_size("count", self.count, MOST_COUNT)
@@ -148,7 +148,7 @@ class Close:
 
     def __post_init__(self) -> None:
         _check_size("step", self.step, 1 << 40)
-        _check_name(self.edge)
+        check_name(self.edge)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class Tested:
     loss: float
 
     def __post_init__(self) -> None:
-        _check_name(self.edge)
+        check_name(self.edge)
         _check_size("epoch", self.epoch, 1 << 31)
         _check_size("num_samples", self.num_samples, 1 << 40)
         _check_result(self.loss, self.num_correct, self.num_samples)
@@ -260,6 +260,12 @@ def from_values(values: Any) -> Record:
     return kind(**given)
 
 
+def check_name(value: Any) -> None:
+    """Raises FormatError for what cannot be an edge's, a source's or a node's name."""
+    if not (isinstance(value, str) and _NAME.fullmatch(value)):
+        raise FormatError("a name is 1 to 64 letters, digits, '.', '_' or '-'")
+
+
 def _contributions(rows: Any) -> tuple[Contribution, ...]:
     if not (isinstance(rows, list) and all(isinstance(row, list) and len(row) == 4 for row in rows)):
         raise FormatError("contributions are rows of an edge, its count, loss and num_correct")
@@ -269,11 +275,6 @@ def _contributions(rows: Any) -> tuple[Contribution, ...]:
 def _check_length(blob: bytes) -> None:
     if len(blob) > MOST_RECORD_BYTES:
         raise FormatError(f"a record of {len(blob)} bytes; at most {MOST_RECORD_BYTES}")
-
-
-def _check_name(value: Any) -> None:
-    if not (isinstance(value, str) and _NAME.fullmatch(value)):
-        raise FormatError("a name is 1 to 64 letters, digits, '.', '_' or '-'")
 
 
 def _check_hex(value: Any, length: int) -> None:
@@ -298,7 +299,7 @@ def _check_map(value: Any, most: int) -> None:
     if not (isinstance(value, Mapping) and 0 < len(value) <= most):
         raise FormatError(f"not a map of 1 to {most} names")
     for name in value:
-        _check_name(name)
+        check_name(name)
 
 
 def _check_chunk(chunk: Any, part: Any, parts: Any, *, is_empty: bool) -> None:

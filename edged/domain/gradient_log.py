@@ -66,19 +66,15 @@ class Rules:
 class Member:
     """What is known of an edge that has joined at some time.
 
-    `missed`: closed steps without its gradient since its last. `samples_per_s`: the newest it told; 0 before.
-    `last_step`: the newest step of which a whole gradient of it was in the log, in time or late; -1 before.
+    `missed`: closed steps in a row without its gradient; None from its Join until it sends one or an epoch begins with
+    it. `samples_per_s`: the newest it told; 0 before. `last_step`: the newest step of which a whole gradient of it was
+    in the log, in time or late; -1 before.
     """
 
     joined: bool = True
-    missed: int = 0
+    missed: int | None = None
     samples_per_s: float = 0.0
     last_step: int = -1
-
-    @property
-    def is_present(self) -> bool:
-        """Whether it is worth waiting for."""
-        return self.joined and self.missed < MOST_MISSED
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,8 +131,24 @@ class State:
     @property
     def awaited(self) -> tuple[str, ...]:
         """The running epoch's members that are waited for, in rising order."""
-        names = sorted(self.begin.members) if self.begin else ()
-        return tuple(name for name in names if name in self.members and self.members[name].is_present)
+        members = self.begin.members if self.begin else {}
+        return tuple(
+            edge
+            for edge, member in sorted(self.members.items())
+            if member.joined and member.missed is not None and member.missed < MOST_MISSED and edge in members
+        )
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Who may be in the next Begin, in rising order: all who joined or tested since, or are not given up.
+
+        A member that finds itself left out of a Begin joins again, to be in the next.
+        """
+        return tuple(
+            edge
+            for edge, member in sorted(self.members.items())
+            if member.joined and (edge in self.tested or member.missed is None or member.missed < MOST_MISSED)
+        )
 
     @property
     def test_sums(self) -> TestSums:
@@ -215,9 +227,16 @@ def fold(rules: Rules, state: State, record: Record, offset: int) -> Folded:
 
     Raises LogGap if `offset` is not the next one.
     """
+    return fold_by(_meaning, rules, state, record, offset)
+
+
+def fold_by(
+    meaning: Callable[[Rules, State, Record], Folded], rules: Rules, state: State, record: Record, offset: int
+) -> Folded:
+    """What `meaning` makes of a record; where it raises FormatError, nothing but a Rejected."""
     state = _next(state, offset)
     try:
-        return _fold(rules, state, record)
+        return meaning(rules, state, record)
     except FormatError as error:
         return state, (Rejected(getattr(record, "edge", ""), str(error)),)
 
@@ -228,7 +247,7 @@ def _next(state: State, offset: int) -> State:
     return replace(state, next_offset=offset + 1)
 
 
-def _fold(rules: Rules, state: State, record: Record) -> Folded:
+def _meaning(rules: Rules, state: State, record: Record) -> Folded:
     _check_author(rules, state, record)
     match record:
         case Part():
@@ -266,7 +285,7 @@ def _join(rules: Rules, state: State, join: Join) -> Folded:
     if join.job_digest != rules.job:
         raise FormatError("joins with another job")
     known = state.members.get(join.edge, Member())
-    state = _with_member(state, join.edge, replace(known, joined=True, missed=MOST_MISSED))
+    state = _with_member(state, join.edge, replace(known, joined=True, missed=None))
     return _close_if_whole(replace(state, pending=_without(state.pending, join.edge)))
 
 
@@ -321,7 +340,7 @@ def _part(rules: Rules, state: State, part: Part) -> Folded:
         return replace(state, pending={**state.pending, part.edge: parts}), ()
     gradient = Gradient(
         Contribution(part.edge, part.count, part.loss, part.num_correct),
-        payload_vector(rules, parts) if part.count else None,
+        payload_vector(rules, parts, MOST_NORM) if part.count else None,
     )
     state = _with_member(state, part.edge, _heard(state, part, missed=0))
     return _close_if_whole(
@@ -345,12 +364,12 @@ def with_part(parts: Mapping[int, P], part: P, same_in_all: Callable[[P], object
     return {**parts, part.part: part}
 
 
-def payload_vector(rules: Rules, parts: Mapping[int, P]) -> Vector:
-    """What all the parts together hold: float32 [num_parameters], finite and within MOST_NORM. Raises FormatError."""
+def payload_vector(rules: Rules, parts: Mapping[int, P], most: float) -> Vector:
+    """What all the parts together hold: float32 [num_parameters], finite and within `most`. Raises FormatError."""
     vector = rules.decode(b"".join(parts[i].chunk for i in range(len(parts))))
     if vector.shape != (rules.num_parameters,) or vector.dtype != np.float32:
         raise FormatError(f"sends {vector.dtype} {vector.shape}, not float32 ({rules.num_parameters},)")
-    if not (vector.min() >= -MOST_NORM and vector.max() <= MOST_NORM):  # neither is so with a NaN
+    if not (vector.min() >= -most and vector.max() <= most):  # neither is so with a NaN
         raise FormatError("sends numbers that are not finite or far too large")
     return vector
 
@@ -367,7 +386,7 @@ def _late_part(state: State, part: Part) -> Folded:
     return _with_member(state, part.edge, _heard(state, part, missed)), (Late(part.edge, part.step, part.attempt),)
 
 
-def _heard(state: State, part: Part, missed: int) -> Member:
+def _heard(state: State, part: Part, missed: int | None) -> Member:
     member = state.members[part.edge]
     speed = part.samples_per_s or member.samples_per_s
     return replace(member, missed=missed, samples_per_s=speed, last_step=part.step)
@@ -396,7 +415,7 @@ def _closed(state: State) -> Folded:
 
 def _after_step(state: State, edge: str, member: Member) -> Member:
     assert state.begin is not None, "a step is of an epoch"
-    if edge in state.gradients or edge not in state.begin.members:
+    if edge in state.gradients or edge not in state.begin.members or member.missed is None:
         return member
     return replace(member, missed=member.missed + 1)
 
@@ -449,4 +468,51 @@ def to_json(state: State) -> str:
 
 def from_json(text: str) -> State:
     """The state that `to_json` wrote. Raises FormatError for anything else."""
-    raise NotImplementedError
+    try:
+        values = json.loads(text)
+        state = _state(values)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError("the state of the log's fold is malformed") from error
+    for edge in state.members:
+        exchange_records.check_name(edge)
+    sizes = (state.step, state.end_step, state.next_offset)
+    if values.keys() != _IN_JSON or not all(type(size) is int and 0 <= size < 1 << 62 for size in sizes):
+        raise FormatError("the state of the log's fold has other fields or sizes")
+    if not (0 <= state.first_step <= state.step <= state.end_step and (state.begin or not state.end_step)):
+        raise FormatError("the state's step is not one of its epoch")
+    if state.tested and (state.begin is None or state.is_open or not state.tested.keys() <= state.begin.members.keys()):
+        raise FormatError("the state's tests are not of its epoch")
+    return state
+
+
+_IN_JSON = {"step", "end_step", "next_offset", "begin", "members", "tested"}
+
+
+def _state(values: Any) -> State:
+    begin = None if values["begin"] is None else exchange_records.from_values(values["begin"])
+    tested = [exchange_records.from_values(each) for each in values["tested"]]
+    return State(
+        values["step"],
+        values["end_step"],
+        values["next_offset"],
+        begin if begin is None else _of(Begin, begin),
+        {edge: _member(*row) for edge, row in values["members"].items()},
+        {each.edge: each for each in (_of(Tested, each) for each in tested)},
+    )
+
+
+R = TypeVar("R", Begin, Tested)
+
+
+def _of(kind: type[R], record: Record) -> R:
+    if not isinstance(record, kind):
+        raise FormatError(f"the state's {kind.__name__} is something else")
+    return record
+
+
+def _member(joined: Any, missed: Any, samples_per_s: Any, last_step: Any) -> Member:
+    is_missed_sane = missed is None or (type(missed) is int and missed >= 0)
+    is_speed_sane = type(samples_per_s) is float and math.isfinite(samples_per_s) and samples_per_s >= 0
+    if not (type(joined) is bool and is_missed_sane and is_speed_sane and type(last_step) is int and last_step >= -1):
+        raise FormatError("the state's member is malformed")
+    return Member(joined, missed, samples_per_s, last_step)
