@@ -85,7 +85,7 @@ class Gradient:
     vector: Vector | None
 
 
-class TestSums(NamedTuple):
+class HeldOutSums(NamedTuple):
     """Sums over the held-out samples of all members that tested. `loss`: the sum over the samples."""
 
     num_members: int
@@ -151,10 +151,10 @@ class State:
         )
 
     @property
-    def test_sums(self) -> TestSums:
+    def held_out_sums(self) -> HeldOutSums:
         """Over those of the running epoch that have tested so far."""
         tested = [self.tested[edge] for edge in sorted(self.tested)]
-        return TestSums(
+        return HeldOutSums(
             len(tested),
             sum(each.num_samples for each in tested),
             sum(each.num_correct for each in tested),
@@ -167,7 +167,7 @@ class Begun:
     """An epoch begins. `tested`: of the epoch before, by all who tested in time."""
 
     begin: Begin
-    tested: TestSums
+    tested: HeldOutSums
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,7 +194,7 @@ class Late:
 
 
 @dataclass(frozen=True, slots=True)
-class TestTaken:
+class TookTest:
     """A member's test of the running epoch was taken into the sums."""
 
     tested: Tested
@@ -208,7 +208,7 @@ class Rejected:
     reason: str
 
 
-Action = Begun | Closed | Late | TestTaken | Rejected
+Action = Begun | Closed | Late | TookTest | Rejected
 Folded = tuple[State, tuple[Action, ...]]
 Fold = Callable[[Rules, State, Record, int], Folded]
 
@@ -310,7 +310,7 @@ def take_begin(state: State, begin: Begin) -> Folded:
     if begin.epoch > epoch + 1 or state.is_open:
         raise FormatError("begins an epoch out of turn")
     anew = {edge: replace(member, missed=0) for edge, member in state.members.items() if edge in begin.members}
-    begun = Begun(begin, state.test_sums)
+    begun = Begun(begin, state.held_out_sums)
     end_step = state.step + begin.num_steps
     return replace(state, begin=begin, end_step=end_step, tested={}, members={**state.members, **anew}), (begun,)
 
@@ -323,7 +323,7 @@ def take_test(state: State, tested: Tested) -> Folded:
         return state, ()
     if tested.epoch > state.begin.epoch or state.is_open:
         raise FormatError("tests an epoch that is not over")
-    return replace(state, tested={**state.tested, tested.edge: tested}), (TestTaken(tested),)
+    return replace(state, tested={**state.tested, tested.edge: tested}), (TookTest(tested),)
 
 
 def _part(rules: Rules, state: State, part: Part) -> Folded:

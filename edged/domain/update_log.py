@@ -2,7 +2,7 @@
 
 Covers the fold of the server's log into the same State and actions as `gradient_log`, and the records that the server
 makes of a closed step. The server itself folds the gradients with `gradient_log.fold`. Its log holds, in this order:
-the Begin of each Begun, the updates of each Closed, the Tested of each TestTaken. After a restart it may say again
+the Begin of each Begun, the updates of each Closed, the Tested of each TookTest. After a restart it may say again
 what it has said; that changes nothing. Nobody else may write there.
 """
 
