@@ -128,6 +128,10 @@ class State:
         """The running epoch's first step."""
         return self.end_step - (self.begin.num_steps if self.begin else 0)
 
+    def behind_hole(self, offset: int) -> "State":
+        """The state if the records before `offset` that are not folded yet cannot be read, by any member."""
+        return self if offset <= self.next_offset else replace(self, next_offset=offset)
+
     @property
     def awaited(self) -> tuple[str, ...]:
         """The running epoch's members that are waited for, in rising order."""

@@ -25,7 +25,7 @@ def take_step(training: Training, state: TrainState, group: State, closed: Close
     With `sync_every` 1 the step's mean is a gradient, and the job's optimizer steps along it. Above, it is how far the
     members' weights came in a round of their own, seen from where they had begun, the weights in `state`; the outer
     step goes along it (Douillard et al. 2023, https://arxiv.org/abs/2311.08105, algorithm 1). Without a mean only the
-    count changes.
+    position changes; its sample is reckoned in full batches.
     """
     if closed.mean is not None:
         grads = flat.split(closed.mean.copy(), state.params)  # clipping writes into it
@@ -33,7 +33,8 @@ def take_step(training: Training, state: TrainState, group: State, closed: Close
             learning.apply(training, state, grads, progress(group, closed.step))
         else:
             _outer_step(training, state, grads)
-    state.position = replace(state.position, step=closed.step + 1)
+    num_samples = (closed.step + 1 - group.first_step) * training.exchange.sync_every * training.global_batch
+    state.position = replace(state.position, step=closed.step + 1, sample=num_samples)
 
 
 def progress(group: State, step: int) -> float:

@@ -171,6 +171,10 @@ class Epochs:
         self._present, self._next, self._next_snapshot = self._next, None, None
         return self._present.plan
 
+    def has_drawn(self, epoch: int) -> bool:
+        """Whether the present plan is that epoch's."""
+        return self._present is not None and self._present.plan.epoch == epoch
+
     async def survey(self) -> Snapshot | None:
         """The archive as it is now; None while that is not known yet, or as long as there is nothing to train on.
 
