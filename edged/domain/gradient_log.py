@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from edged.domain import exchange_records
 from edged.domain.exchange_records import (
-    MOST_CHUNK_BYTES,
     Begin,
     Close,
     Contribution,
@@ -57,9 +56,9 @@ class Rules:
     server: str = ""
 
     @property
-    def most_parts(self) -> int:
+    def most_payload_bytes(self) -> int:
         """No payload needs more: 8 bytes a parameter, and what surrounds them."""
-        return -(-(8 * self.num_parameters + 65536) // MOST_CHUNK_BYTES)
+        return 8 * self.num_parameters + 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,9 +336,7 @@ def _part(rules: Rules, state: State, part: Part) -> Folded:
         return state, ()
     if state.begin is None or part.edge not in state.begin.members:
         raise FormatError("sends a gradient without being a member of the epoch")
-    if part.parts > rules.most_parts:
-        raise FormatError("sends a gradient of more bytes than the model can have")
-    parts = with_part(state.pending.get(part.edge, {}), part, _SAME_IN_ALL_PARTS)
+    parts = with_part(rules, state.pending.get(part.edge, {}), part, _SAME_IN_ALL_PARTS)
     if len(parts) < part.parts:
         return replace(state, pending={**state.pending, part.edge: parts}), ()
     gradient = Gradient(
@@ -361,11 +358,17 @@ _SAME_IN_ALL_PARTS = attrgetter("attempt", "parts", "count", "loss", "num_correc
 P = TypeVar("P", Part, Update)
 
 
-def with_part(parts: Mapping[int, P], part: P, same_in_all: Callable[[P], object]) -> Mapping[int, P]:
-    """`parts` and `part`, in any order and each once; `part` alone if the others are of another attempt."""
+def with_part(rules: Rules, parts: Mapping[int, P], part: P, same_in_all: Callable[[P], object]) -> Mapping[int, P]:
+    """`parts` and `part`, in any order and each once; `part` alone if the others are of another attempt.
+
+    Raises FormatError if together they are more bytes than a payload can be.
+    """
     if parts and same_in_all(next(iter(parts.values()))) != same_in_all(part):
-        return {part.part: part}
-    return {**parts, part.part: part}
+        parts = {}
+    parts = {**parts, part.part: part}
+    if sum(len(each.chunk) for each in parts.values()) > rules.most_payload_bytes:
+        raise FormatError("sends more bytes than the model can have")
+    return parts
 
 
 def payload_vector(rules: Rules, parts: Mapping[int, P], most: float) -> Vector:

@@ -65,9 +65,7 @@ def _update(rules: Rules, state: State, update: Update) -> Folded:
         return state, ()
     if update.step > state.step or not state.is_open:
         raise FormatError("an update of a step that has not begun")
-    if update.parts > rules.most_parts:
-        raise FormatError("an update of more bytes than the model can have")
-    parts = with_part(state.pending.get(rules.server, {}), update, _SAME_IN_ALL_PARTS)
+    parts = with_part(rules, state.pending.get(rules.server, {}), update, _SAME_IN_ALL_PARTS)
     if len(parts) < update.parts:
         return replace(state, pending={rules.server: parts}), ()
     behind = _state_behind(state, update)
