@@ -31,7 +31,8 @@ _LEAST_SCALE = float(np.finfo(np.float32).tiny)  # the inverse of a smaller one 
 _ESCAPE = 0xFFFF  # as a delta: so much further, and no entry there
 _SAMPLES = 4096
 
-_FLOAT_OF_HALF = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+with np.errstate(invalid="ignore"):  # some of them are not numbers
+    _FLOAT_OF_HALF = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 """By the bits of the half: looking it up is faster than NumPy's conversion."""
 
 Vector = npt.NDArray[np.float32]
@@ -73,7 +74,7 @@ def decompress(blob: bytes, n: int) -> Vector:
         case ["float32"]:
             vector = _sized(found, "float32", "float32", n)
         case ["float16"]:
-            vector = _FLOAT_OF_HALF.take(_sized(found, "float16", "float16", n).view(np.uint16))
+            vector = _widened(_sized(found, "float16", "float16", n))
         case ["int8", "scale"]:
             vector = _unquantised(found, n)
         case ["deltas", "values"]:
@@ -135,6 +136,10 @@ def _halved(vector: Vector) -> npt.NDArray[np.float16]:
     return np.clip(vector, -_MOST_FP16, _MOST_FP16).astype(np.float16)
 
 
+def _widened(halves: Array) -> Vector:
+    return _FLOAT_OF_HALF.take(halves.view(np.uint16))
+
+
 def _quantised(vector: Vector) -> dict[str, Array]:
     n = len(vector)
     padded = np.zeros(-(-n // BLOCK) * BLOCK, np.float32)
@@ -185,7 +190,7 @@ def _dense(found: dict[str, Array], n: int) -> Vector:
     if len(places) and (places[-1] >= n or (np.diff(places) <= 0).any()):
         raise FormatError(f"the places are not those of different ones of {n} numbers")
     vector = np.zeros(n, np.float32)
-    vector[places] = values
+    vector[places] = _widened(values)
     return vector
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from edged.domain import tensors
-from edged.domain.compress import BLOCK, MOST_CHUNK_BYTES, Residual, compress, decompress, most_bytes, split
+from edged.domain.compress import BLOCK, MOST_CHUNK_BYTES, Residual, Vector, compress, decompress, most_bytes, split
 from edged.domain.topology import Compression
 from edged.errors import FormatError
 
@@ -21,11 +21,12 @@ vectors = npst.arrays(np.float32, st.integers(0, 3000), elements=numbers, fill=n
 shares = st.floats(0.001, 1.0)
 
 
-def gradient(n: int, seed: int = 0, scale: float = 1e-2) -> np.ndarray:
-    return (np.random.default_rng(seed).standard_normal(n) * scale).astype(np.float32)
+def gradient(n: int, seed: int = 0, scale: float = 1e-2) -> Vector:
+    vector: Vector = (np.random.default_rng(seed).standard_normal(n) * scale).astype(np.float32)
+    return vector
 
 
-def round_trip(vector: np.ndarray, kind: Compression, top_k: float = 0.1) -> np.ndarray:
+def round_trip(vector: Vector, kind: Compression, top_k: float = 0.1) -> Vector:
     return decompress(compress(vector, kind, top_k=top_k), len(vector))
 
 

@@ -166,6 +166,16 @@ def test_a_cache_that_has_room_for_what_is_owned_soon_hits_as_often_as_samples_g
     assert len(boundary.cached) == pytest.approx(own.sum() * 20, rel=0.02)
 
 
+def test_a_window_is_as_large_as_what_it_fetches_may_be_and_hits_cost_nothing():
+    snapshot = even(100)
+    limits = settings_of(cached_samples=2000, window_samples=100)
+    cold = draw(snapshot, equal(1), limits=limits)
+    assert {window.num_samples for window in windows_of(cold)} == {100}
+    assert [
+        window.num_samples for window in windows_of(draw(snapshot, equal(1), limits=limits, boundary=cold.after))
+    ] == [2000]
+
+
 def test_what_is_not_owned_any_more_goes_only_when_the_room_is_needed():
     snapshot, alone, both = even(100), equal(1), equal(2)
     held = draw(snapshot, alone, limits=settings_of(cached_samples=800)).after
