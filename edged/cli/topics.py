@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from edged import config_yaml
 from edged.cli.arguments import add_topology
 from edged.cli.problems import show
+from edged.cli.unheard import Unheard
 from edged.domain.topics import Topic, grants, groups, topics
 from edged.domain.topology import Topology
 from edged.errors import LogUnavailable
@@ -76,19 +77,9 @@ async def _apply(topology: Topology) -> None:
     from edged.adapters.kafka import KafkaLog  # noqa: PLC0415 - a Kafka client is slow to import
 
     wanted = [TopicSpec(*topic) for topic in topics(topology)]
-    kafka = KafkaLog(topology.kafka, _Unheard())
+    kafka = KafkaLog(topology.kafka, Unheard())
     try:
         async with asyncio.timeout(_PATIENCE_S), kafka as log:
             await log.ensure(wanted)
     except TimeoutError as error:
         raise LogUnavailable(f"Kafka at {', '.join(topology.kafka.bootstrap)} does not answer") from error
-
-
-class _Unheard:
-    """Health for a command that simply fails when Kafka does not answer."""
-
-    def degraded(self, part: str, reason: str) -> None:
-        """Nobody listens."""
-
-    def recovered(self, part: str) -> None:
-        """Nobody listens."""

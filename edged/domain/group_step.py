@@ -1,16 +1,33 @@
-"""What a step of a group's log does to the weights: the one way for its members, and for whoever replays the log.
+"""What a group's log does to the weights: the one way for its members, and for whoever replays the log.
 
 Which gradients make a step, and in what order they are summed, is `gradient_log`'s; the arithmetic of the optimizer
 `learning`'s and `optim`'s.
 """
 
 from dataclasses import replace
+from functools import partial
 
-from edged.domain import flat, learning, optim
+from edged.domain import compress, flat, gradient_log, learning, optim, update_log
 from edged.domain.checkpoint import TrainState
 from edged.domain.exchange_records import Begin
-from edged.domain.gradient_log import Closed, State
-from edged.domain.topology import Sgd, Training
+from edged.domain.gradient_log import Closed, Fold, Rules, State
+from edged.domain.topology import Sgd, Topology, Training
+
+
+def rules(topology: Topology, training: Training, job: str, num_parameters: int) -> Rules:
+    """What is agreed before the job's log begins. `job`: its digest."""
+    return Rules(
+        frozenset(edge.name for edge in topology.edges),
+        job,
+        num_parameters,
+        partial(compress.decompress, n=num_parameters),
+        topology.server_of(training) or "",
+    )
+
+
+def fold_of(training: Training) -> Fold:
+    """How the records of the job's log, `Topology.train_topic`, are folded."""
+    return update_log.fold if training.exchange.mode == "parameter_server" else gradient_log.fold
 
 
 def take_begin(state: TrainState, begin: Begin) -> None:

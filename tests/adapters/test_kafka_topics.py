@@ -4,7 +4,7 @@ import asyncio
 import uuid
 
 import pytest
-from confluent_kafka.admin import AdminClient, ConfigResource
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory import RecordingHealth
