@@ -198,3 +198,13 @@ def test_tests_go_into_the_sums_that_the_next_epoch_begins_with():
     _, actions = read([*log, outcome(ASH, num_samples=4), begin(ASH, epoch=1)])
 
     assert actions[-1].tested.num_samples == 4
+
+
+def test_an_update_with_tests_that_came_behind_it_is_rejected():
+    log, state = served(num_steps=1)
+    tested, _ = run([outcome(ASH)], state)
+    later = replace(log[1], state=to_json(replace(tested, next_offset=log[1].position)))
+
+    _, (_, rejected) = read([log[0], replace(later, part=0, parts=1, chunk=log[1].chunk + log[2].chunk)])
+
+    assert isinstance(rejected, Rejected)
