@@ -82,7 +82,9 @@ class TrainState:
     `job`: see `job_digest`. `ends`: of the running epoch's snapshot, None between epochs; `plan`: its order's digest.
     `slowdowns`: how often the learning rate was halved because training diverged. `division`: how mini-batches are cut,
     here because going on with another would end with other bits. `learnt`: of the running epoch's samples so far, as
-    `services.epoch_choice` has it; empty between epochs and where plans do not follow from it.
+    `services.epoch_choice` has it; empty between epochs and where plans do not follow from it. `exchange`: where in the
+    group's log these weights stand, as gradient_log or update_log writes it; "" for a job of one edge alone, and before
+    the first start.
     """
 
     params: Params
@@ -96,6 +98,7 @@ class TrainState:
     history: tuple[EpochMetrics, ...] = field(default=())
     slowdowns: int = 0
     learnt: bytes = b""
+    exchange: str = ""
 
     @property
     def generation(self) -> int:
@@ -110,7 +113,7 @@ class TrainState:
 def job_digest(stream: Stream, training: Training) -> str:
     """SHA-256 of all that decides what the weights mean and in which order samples come, in hexadecimal.
 
-    Left out is what may change from one start to the next: epochs, intervals, source.
+    Left out is what may change from one start to the next: epochs, intervals, source, who combines the gradients.
     """
     job: dict[str, Any] = {
         "stream": asdict(stream),
@@ -128,6 +131,11 @@ def job_digest(stream: Stream, training: Training) -> str:
     if training.backbone is not None:
         assert training.backbone.file is not None, "the node has looked into it"
         job["backbone"] = training.backbone.file.sha256
+    if training.reference_batch is not None:
+        job["reference_batch"] = training.reference_batch
+    exchange = training.exchange
+    if exchange.mode != "none":
+        job["exchange"] = [exchange.compression, exchange.top_k, exchange.sync_every, asdict(exchange.outer)]
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
 
 
@@ -149,6 +157,7 @@ def encode(state: TrainState) -> bytes:
         "slots": list(state.slots),
         "division": asdict(state.division),
         "slowdowns": state.slowdowns,
+        "exchange": state.exchange,
         "history": [asdict(metrics) for metrics in state.history[-MOST_HISTORY:]],
     }
     metadata = {"edged": _VERSION, "job": state.job, "state": json.dumps(text, sort_keys=True)}
@@ -170,8 +179,8 @@ def decode(blob: bytes, *, job: str | None = None) -> TrainState:
         raise CheckpointCorrupt(str(error)) from error
     if job is not None and metadata.get("job") != job:
         raise TopologyMismatch(
-            "the newest checkpoint belongs to another stream, model, optimizer, global_batch, seed or test_fraction "
-            "than the topology names: undo the change, or move the checkpoints away to train anew"
+            "the newest checkpoint belongs to another stream, model, optimizer, global_batch, exchange, seed or "
+            "test_fraction than the topology names: undo the change, or move the checkpoints away to train anew"
         )
     try:
         return _state(arrays, metadata)
@@ -212,6 +221,7 @@ def _state(arrays: Mapping[str, tensors.Array], metadata: Mapping[str, str]) -> 
         history=tuple(_record(EpochMetrics, metrics) for metrics in text["history"]),
         slowdowns=int(text["slowdowns"]),
         learnt=tensors.require(arrays, _LEARNT, "uint8").tobytes() if _LEARNT in arrays else b"",
+        exchange=str(text["exchange"]),
     )
 
 
