@@ -314,8 +314,17 @@ def _edges_text(edges: Sequence[Plan]) -> Iterator[str]:
     for edge in edges:
         yield f"memory of {edge['name']}: {_sum(edge['memory'])}"
         if edge["cache_index"]:
-            yield f"index of {edge['name']}'s cache, once it is full: {mebibytes(edge['cache_index'])} more"
+            yield _index_text(edge)
     yield ""
+
+
+def _index_text(edge: Plan) -> str:
+    """No reason to refuse an edge: only a data set as large as its cache ever fills it."""
+    text = f"index of {edge['name']}'s cache, once it is full: {mebibytes(edge['cache_index'])} more"
+    above = edge["memory"]["total"] + edge["cache_index"] - edge["memory"]["limit"]
+    if above <= 0:
+        return text
+    return f"{text}, {mebibytes(above)} above the limit: raise memory_limit or make cache.disk smaller"
 
 
 def _archive_text(archives: Sequence[Plan], *, with_sources: bool) -> Iterator[str]:

@@ -25,8 +25,18 @@ def test_a_valid_file_gives_the_plan_and_0(edged, topology_file):
     assert re.search(r"^lab\.epochs\.pi-a +1 h +2\.0 MiB$", out, re.MULTILINE)
     memory = "base 110.0 MiB + model 0.0 MiB + prefetch 16.0 MiB + cache 34.0 MiB = 160.0 MiB of 200.0 MiB"
     assert f"memory of pi-a: {memory}\n" in out
-    assert "index of pi-a's cache, once it is full: 211.2 MiB more\n" in out
+    index = "index of pi-a's cache, once it is full: 211.2 MiB more"
+    assert f"{index}, 171.2 MiB above the limit: raise memory_limit or make cache.disk smaller\n" in out
     assert out.endswith("valid\n")
+
+
+def test_an_index_that_fits_is_told_without_advice(edged, topology_file):
+    text = VALID.replace("name: pi-b", "name: pi-b, cache: {disk: 128MiB}")
+    assert text != VALID
+
+    _, out, _ = edged("check", topology_file(text))
+
+    assert re.search(r"^index of pi-b's cache, once it is full: \d+\.\d MiB more$", out, re.MULTILINE)
 
 
 def test_a_problem_is_shown_with_its_line_and_a_caret(edged, topology_file):

@@ -254,7 +254,13 @@ async def starved(edge: Child) -> None:
 
 
 async def stopped(child: Child) -> None:
-    """Stop it with SIGTERM; it ends by itself, with exit code 0."""
+    """Stop it with SIGTERM; it ends by itself, with exit code 0.
+
+    Not before it listens to signals, which takes seconds on a slow machine: a sensor does when it logs its first line.
+    """
+    is_sensor = child.name.startswith("sensor")
+    ready = {"life.ready", "res.sample"}
+    await child.until(lambda lines: any(is_sensor or line["event"] in ready for line in lines), "it was ready")
     assert await child.stop() == 0, child.last_words()
 
 

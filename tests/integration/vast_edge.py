@@ -1,0 +1,185 @@
+# ruff: noqa: T201 - a script, read by the test
+"""An edge's trainer with default settings over an archive of 50 million images, which are made as they are asked for.
+
+Arguments: the mode of sampling, how many samples to train, and a folder. The log is in memory and keeps nothing that
+was read, so this process is an edge alone, but for the making of images. Prints JSON: what was trained, and how much
+memory the process took at its peak.
+"""
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+
+import edged.adapters.kafka  # noqa: F401 - an edge has it in memory
+from edged import config_yaml
+from edged.adapters.blas import single_threaded_blas
+from edged.adapters.checkpoint_dir import CheckpointDir
+from edged.adapters.memory import RecordingHealth
+from edged.app.training import Jobs
+from edged.config import Folders, Timing
+from edged.domain import epoch_memo, epoch_protocol
+from edged.domain.boundary import Boundary
+from edged.domain.dataset import Snapshot
+from edged.domain.epoch_memo import EpochMemo
+from edged.domain.epoch_protocol import SamplesPart, SamplesRequest
+from edged.domain.importance import Gate
+from edged.domain.scores import ScoreTable
+from edged.log import configure
+from edged.ports import Message, Record, TopicPartition, TopicSpec, Watermarks
+from edged.services.epoch_choice import SCORE_BYTES
+from tests.integration.site import DESIGNS_MODEL, FASHION
+
+NUM_BLOCKS, ROWS, PIXELS = 200_000, 250, 784
+SAMPLES_A_PART = 600
+
+TOPOLOGY = f"""\
+schema: 1
+site: vast
+kafka: {{bootstrap: ["127.0.0.1:9092"]}}
+streams: {{fashion: {{sample: {{shape: [28, 28, 1], dtype: uint8}}, labels: {FASHION}}}}}
+iot: [{{name: cam-01, edge: pi-a, stream: fashion}}]
+edges: [{{name: pi-a}}]
+archive: [{{name: vault, url: "file:///nowhere"}}]
+training: {{stream: fashion, model: {DESIGNS_MODEL}, sampling: {{mode: MODE}}}}
+"""
+
+
+def snapshot() -> Snapshot:
+    return Snapshot(
+        ("_test.fashion", "_train.fashion"),
+        (np.arange(NUM_BLOCKS) > 0).astype(np.int64),
+        np.maximum(np.arange(NUM_BLOCKS) - 1, 0),
+        np.full(NUM_BLOCKS, ROWS),
+        np.full(NUM_BLOCKS, ROWS * PIXELS),
+        {"_test.fashion": 1, "_train.fashion": NUM_BLOCKS - 1},
+    )
+
+
+class VastLog:
+    """A `ports.Log` with the archive behind it: what is polled are the answers to what was appended, made just then."""
+
+    def __init__(self) -> None:
+        self._answers: deque[Iterator[epoch_protocol.Part]] = deque()
+        self._next_offset = 0
+        self._rng = np.random.default_rng(0)
+
+    @asynccontextmanager
+    async def reader(
+        self, positions: Mapping[TopicPartition, int], *, group: str | None = None
+    ) -> AsyncIterator["VastLog"]:
+        del group
+        [(self._topic, self._partition)] = positions
+        yield self
+
+    async def poll(self, *, max_records: int, timeout_s: float) -> list[Record]:
+        records: list[Record] = []
+        while self._answers and len(records) < max_records:
+            part = next(self._answers[0], None)
+            if part is None:
+                self._answers.popleft()
+                continue
+            value = epoch_protocol.encode_part(part)
+            records.append(Record(self._topic, self._partition, self._next_offset, 0, None, value))
+            self._next_offset += 1
+        await asyncio.sleep(0 if records else timeout_s)
+        return records
+
+    def seek(self, partition: TopicPartition, offset: int) -> None: ...
+
+    async def commit(self, positions: Mapping[TopicPartition, int]) -> None: ...
+
+    def lag(self) -> int:
+        return 0
+
+    async def append(self, messages: Sequence[Message]) -> list[int]:
+        for message in messages:
+            request = epoch_protocol.decode_request(message.value)
+            if isinstance(request, SamplesRequest):
+                self._answers.append(self._samples(request))
+            else:
+                self._answers.append(epoch_protocol.snapshot_parts(request.request, snapshot()))
+        return [0] * len(messages)
+
+    async def watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
+        return dict.fromkeys(partitions, Watermarks(0, 0))
+
+    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        del group, partitions
+        return {}
+
+    async def partitions(self, topics: Iterable[str]) -> dict[str, int]:
+        return dict.fromkeys(topics, 1)
+
+    async def ensure(self, topics: Sequence[TopicSpec]) -> None: ...
+
+    def _samples(self, request: SamplesRequest) -> Iterator[epoch_protocol.Part]:
+        """Images whose brightest row tells their label."""
+        names = [name.strip() for name in FASHION.strip("[]").split(",")]
+        for part, begin in enumerate(range(0, request.num_samples, SAMPLES_A_PART)):
+            end = min(begin + SAMPLES_A_PART, request.num_samples)
+            labels = self._rng.integers(0, len(names), end - begin)
+            pixels = self._rng.integers(0, 200, (end - begin, 28, 28), np.uint8)
+            pixels[np.arange(end - begin), 2 * labels] = 255
+            yield SamplesPart(
+                request.request,
+                part,
+                end == request.num_samples,
+                np.arange(begin, end),
+                tuple(names[label] for label in labels),
+                ("raw",) * (end - begin),
+                tuple(image.tobytes() for image in pixels),
+                np.zeros(0, np.int64),
+            )
+
+
+def scored(folder: Path) -> None:
+    """Leave what an earlier epoch would have: scores by block that differ, and the gate open."""
+    scores, rng = ScoreTable(snapshot(), SCORE_BYTES), np.random.default_rng(0)
+    ids = np.arange(0, NUM_BLOCKS * ROWS, ROWS)
+    scores.update(ids, rng.gamma(1.0, size=len(ids)).astype(np.float32))
+    boundary = Boundary(np.zeros(0, np.int64), is_gate_open=True, capacity_bytes=900 << 20)
+    CheckpointDir(folder).save_epoch_memo(epoch_memo.encode(EpochMemo(0, snapshot(), boundary, scores, Gate(2.0))), 0)
+
+
+def peak_bytes() -> int:
+    """Of this process's resident memory, since it was started as this program."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
+
+
+async def train(mode: str, num_samples: int, folder: Path) -> None:
+    file = folder / "topology.yaml"
+    file.write_text(TOPOLOGY.replace("MODE", mode))
+    topology = config_yaml.load(file)
+    folders = Folders(state=folder / "state", cache=folder / "cache")
+    with ThreadPoolExecutor(2) as executor:
+        jobs = Jobs(topology, topology.edge("pi-a"), VastLog(), RecordingHealth(), Timing(), folders, executor)
+        async with jobs:
+            [trainer] = jobs.trainers().values()
+            task = asyncio.create_task(trainer.run())
+            while trainer.statistics().trained_samples < num_samples and not task.done():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.1)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            tally = trainer.state.tally
+    told = {"trained": tally.num_samples, "accuracy": tally.num_correct / max(tally.num_samples, 1)}
+    limit = topology.edge("pi-a").memory_limit
+    print(json.dumps({**told, "peak_bytes": peak_bytes(), "memory_limit": limit}))
+
+
+if __name__ == "__main__":
+    single_threaded_blas()
+    configure(node="pi-a", tier="edge", run_id="vast", pretty=False)
+    where = Path(sys.argv[3])
+    if sys.argv[1] == "importance":
+        scored(where / "state")
+    asyncio.run(train(sys.argv[1], int(sys.argv[2]), where))
