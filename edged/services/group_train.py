@@ -136,8 +136,9 @@ class GroupTrainer:
         """
         if self.training.name:
             bind(job=self.training.name)
+        await self._restore()
+        self._stopwatch.start()
         try:
-            await self._restore()
             async with self._epochs.open():
                 await self._train()
         except asyncio.CancelledError:
@@ -212,7 +213,7 @@ class GroupTrainer:
                     wanted_offset=gap.expected,
                     first_offset=gap.found,
                 )
-                await self._adopt(at_least=self._state.position.step)
+                await self._adopt(at_least=0)
             except _OutOfStepError as error:
                 await self._adopt(at_least=error.step)
         logger().info("train.finished", epochs=self.training.epochs, step=self._state.position.step)

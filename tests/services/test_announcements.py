@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from edged.adapters.memory import MemoryLog
-from edged.domain import checkpoint, flat, gradient_log
+from edged.domain import checkpoint, exchange_records, flat, gradient_log
 from edged.domain.checkpoint import Position, TrainState
+from edged.domain.exchange_records import Part
 from edged.domain.gradient_log import State
 from edged.domain.nn.model import Division
 from edged.ports import Message, TopicPartition
@@ -99,10 +100,27 @@ async def test_what_cannot_be_gone_on_from_is_passed_over(log, other):
     assert await found(log) == 4
 
 
-async def test_one_whose_place_in_the_log_was_deleted_is_of_no_use(log):
+def part(step: int) -> Message:
+    record = Part("pi-a", step, "00" * 4, 0, 1, 1, 0.5, 1, 0.0, b"x")
+    return Message(TRAIN, exchange_records.encode(record))
+
+
+async def test_one_behind_which_steps_were_deleted_is_of_no_use(log):
     await announcements(log).announce(state(1))
+    await log.append([part(11)])
     log.truncate(TopicPartition(TRAIN), 4)
     assert await found(log) is None
+
+
+async def test_a_group_that_was_away_for_longer_than_its_log_is_kept_goes_on_where_the_log_begins(log):
+    await announcements(log).announce(state(1))
+    await announcements(log).announce(state(2))
+    log.truncate(TopicPartition(TRAIN), 5)
+    newest = await announcements(log).newest(state(0))
+    assert newest is not None
+    assert (newest.position.epoch, gradient_log.from_json(newest.exchange).next_offset) == (2, 5)
+    await log.append([part(20)])  # another member came back before
+    assert await found(log) == 2
 
 
 async def test_older_ones_than_are_wanted_are_not_found(log):
