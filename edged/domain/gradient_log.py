@@ -261,10 +261,8 @@ def _meaning(rules: Rules, state: State, record: Record) -> Folded:
             return _begin(state, record)
         case Tested():
             return take_test(state, record)
-        case Join():
-            return _join(rules, state, record)
-        case Leave():
-            return _leave(state, record)
+        case Join() | Leave():
+            return take_presence(rules, state, record)
         case Update():
             raise FormatError("an update among gradients")
 
@@ -281,6 +279,11 @@ def _check_author(rules: Rules, state: State, record: Record) -> None:
 def is_joined(state: State, edge: str) -> bool:
     """Whether `edge` has joined and not left since."""
     return edge in state.members and state.members[edge].joined
+
+
+def take_presence(rules: Rules, state: State, record: Join | Leave) -> Folded:
+    """Somebody comes or goes."""
+    return _join(rules, state, record) if isinstance(record, Join) else _leave(state, record)
 
 
 def _join(rules: Rules, state: State, join: Join) -> Folded:
