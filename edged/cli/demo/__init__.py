@@ -52,15 +52,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object, the last line of stdout")
     parser.epilog = (
         "The embedded broker keeps every topic in memory until it stops: right for some epochs, not for a site. "
-        "Apache Kafka carries a real one. Exit codes: 1 a sample is missing, the edges' weights differ, or a process failed; 64 the data or the "
-        "options do not do; 69 no Kafka answers; 73 the folder cannot be written."
+        "Apache Kafka carries a real one. Exit codes: 1 a sample is missing, the weights of a group's edges differ, or "
+        "a process failed; 64 the data or the options do not do; 69 no Kafka answers; 73 the folder cannot be written."
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo; 0 when every live sample was archived and predicted exactly once, and all edges that train together
-    ended with the same weights; else 1.
+    """Run the demo; 0 when all is as promised, else 1.
 
+    That is: every live sample was archived and predicted exactly once, and all edges ended with the same weights.
     64 when it cannot be shown with such data or such a folder, 73 when there is no folder to write to. A signal stops
     it cleanly. Raises LogUnavailable when the broker does not answer.
     """

@@ -74,7 +74,7 @@ class Display:
             return
         match line.get("event"):
             case "train.epoch":
-                self._epoch(name, line)
+                self._epoch(line)
             case "res.sample":
                 self._sample(name, line)
             case "health.degraded":
@@ -84,7 +84,7 @@ class Display:
             case "life.crashed":
                 self._write(f"  {name} failed: {line['err_type']}: {line['err']}")
 
-    def _epoch(self, name: str, line: LogLine) -> None:
+    def _epoch(self, line: LogLine) -> None:
         done = line["epoch"] + 1
         if self._is_group and done <= self._epochs_told:
             return  # the epoch is the same for all edges; one of them said so

@@ -1,4 +1,4 @@
-"""What a group did, folded again from its log as `edged replay` does: who contributed what, and the proof of its weights.
+"""What a group did, by its log folded once more: who contributed what, and the proof of its weights.
 
 Nothing is taken from what the members say of themselves but their checkpoints, which are proven by the log.
 """

@@ -28,17 +28,18 @@ def _outage(group: Group) -> list[str]:
     if group.outage is None:
         return []
     outage = group.outage
-    return [
+    said = (
         f"{outage.edge} was killed in epoch {outage.epoch + 1}, in step {outage.step}, and took part again"
         f" {outage.away_s:.1f} s later, behind {outage.caught_up:,} steps that it made from the log;"
         f" the others went on, {group.edges[outage.edge].missed:,} steps without it."
-    ]
+    )
+    return [said]
 
 
 def _weights(group: Group) -> str:
     if group.is_identical:
         return (
-            f"All {len(group.edges)} edges ended with the same weights, bit for bit: {group.weights[:_SHOWN]}."
+            f"The {len(group.edges)} edges all ended with the same weights, bit for bit: {group.weights[:_SHOWN]}."
             f" Their log, folded once more, leads to them; {group.proofs} hashes are proven."
         )
     ends = ", ".join(f"{edge} {each.weights[:_SHOWN]}" for edge, each in group.edges.items())
