@@ -171,17 +171,24 @@ def test_every_command_of_edged_is_one(capsys):
     options = re.findall(r"`(--[a-z]+)[ `]", README)
     main(["demo", "--help"])
     shown = capsys.readouterr().out
-    assert {"--epochs", "--edges", "--data", "--broker", "--keep", "--json"} <= set(options)
+    assert {"--epochs", "--edges", "--data", "--broker", "--keep", "--json", "--kill"} <= set(options)
     assert [option for option in options if option not in shown] == []
 
 
 def test_the_topology_shown_is_the_greenhouses(tmp_path):
     """It is a valid file by itself, and all that it shows stands in config/02-greenhouse.yaml."""
-    (text,) = blocks("yaml")
+    text, _ = blocks("yaml")
     (tmp_path / "topology.yaml").write_text(text)
     config_yaml.load(tmp_path / "topology.yaml")
 
     assert_within(yaml.safe_load(text), yaml.safe_load((ROOT / "config" / "02-greenhouse.yaml").read_text()))
+
+
+def test_the_groups_settings_shown_are_those_of_the_four_edges():
+    """As they stand there, comments and all."""
+    _, shown = blocks("yaml")
+    lines = (ROOT / "config" / "06-four-edges.yaml").read_text().splitlines()
+    assert [line for line in shown.splitlines() if line not in lines] == []
 
 
 def assert_within(shown: Any, whole: Any, place: str = "") -> None:
@@ -237,6 +244,11 @@ def test_the_layers_and_settings_of_training_are_those_of_the_file():
     elsewhere = {"name", "stream", "model", "source", "epochs", "global_batch", "seed", "sampling", "exchange"}
     elsewhere |= {"test_fraction", "test_samples", "live_epoch", "checkpoint_s"}
     assert first_column("key of `training`") == training.keys() - elsewhere
+
+
+def test_the_settings_of_a_group_are_those_of_the_file():
+    training: dict[str, Any] = config_yaml.json_schema()["properties"]["training"]["anyOf"][0]["properties"]
+    assert first_column("key of `exchange`") == training["exchange"]["properties"].keys()
 
 
 def test_the_modes_of_sampling_told_are_those_of_the_file():

@@ -87,12 +87,23 @@ async def test_three_tiers_on_the_embedded_broker(tmp_path):
     assert "is not empty" in await refusal("--keep", str(tmp_path))
 
 
-async def test_two_edges_have_two_devices_each():
-    """--edges N gives each edge its own devices and companion."""
-    summary = await run_demo("--epochs", "1", "--live", "40", "--edges", "2")
+async def test_two_edges_train_one_model_also_when_one_is_killed():
+    """Each has its own devices and companion; the killed one comes back, and both end with the log's weights."""
+    summary = await run_demo("--epochs", "2", "--live", "40", "--edges", "2", "--kill", "auto")
 
     assert_whole(summary, published=160)
     assert {"run pi-a", "infer pi-a", "run pi-b", "infer pi-b"} <= summary["peak_rss_mib"].keys()
+    group = summary["group"]
+    a, b = group["edges"]["pi-a"], group["edges"]["pi-b"]
+    assert group["is_identical"]
+    assert a["weights"] == b["weights"] == group["weights"]
+    assert group["proofs"] == 4, "two epochs and two checkpoints"
+    assert (group["outage"]["edge"], group["outage"]["epoch"]) == ("pi-b", 1)
+    assert group["outage"]["caught_up"] > 0
+    assert b["missed"] > 0
+    assert group["steps"] > group["outage"]["step"] + 1, "the other one went on"
+    assert a["samples"] + b["samples"] == summary["trained_samples"]
+    assert summary["test_accuracy"] > 0.7
 
 
 async def test_a_real_broker_is_left_as_it_was(apache_kafka):
