@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edged.adapters.kafka import KafkaLog
 from edged.cli.demo.outage import Outage
 from edged.cli.replay.replaying import prepare
 from edged.domain import exchange_records
@@ -16,7 +15,7 @@ from edged.domain.exchange_records import Part
 from edged.domain.replay import Proof, StepMade, Told
 from edged.domain.topology import Topology
 from edged.errors import FormatError
-from edged.ports import TopicPartition
+from edged.ports import Log, TopicPartition
 
 _MOST_RECORDS = 64
 
@@ -58,7 +57,7 @@ class Group:
         return not self.proofs_failed and all(each.weights == self.weights for each in self.edges.values())
 
 
-async def fold(log: KafkaLog, topology: Topology, state_folders: Mapping[str, Path], outage: Outage | None) -> Group:
+async def fold(log: Log, topology: Topology, state_folders: Mapping[str, Path], outage: Outage | None) -> Group:
     """Fold the log of the topology's only job. `state_folders`: where each edge's checkpoints are.
 
     Raises CheckpointCorrupt when an edge has none.

@@ -20,7 +20,7 @@ def sentences(group: Group) -> list[str]:
 
 
 def _contribution(each: Contribution) -> str:
-    missed = f", {each.missed:,} steps missed" if each.missed else ""
+    missed = f", {each.missed:,} step{'' if each.missed == 1 else 's'} missed" if each.missed else ""
     return f"{each.samples:,} samples ({each.share:.0%}), {each.bytes_per_step / 1024:,.1f} KiB a step{missed}"
 
 

@@ -8,11 +8,10 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from edged.adapters.kafka import KafkaLog
 from edged.cli.demo.stage import Stage
 from edged.domain import exchange_records
 from edged.domain.exchange_records import Part
-from edged.ports import LogReader, TopicPartition
+from edged.ports import Log, LogReader, TopicPartition
 
 STEPS_AWAY = 10
 """Steps that the others have sent gradients for when the edge is started again."""
@@ -32,7 +31,7 @@ class Outage:
     caught_up: int
 
 
-async def bring_about(stage: Stage, log: KafkaLog, edge: str) -> Outage:
+async def bring_about(stage: Stage, log: Log, edge: str) -> Outage:
     """Kill the edge in the middle of the middle epoch; start it again when the others have gone on without it."""
     [job] = stage.topology.jobs
     partition = TopicPartition(stage.topology.train_topic(job))
