@@ -157,9 +157,9 @@ async def test_it_is_killed_in_the_middle_and_comes_back_when_the_others_have_go
     for _ in range(5):
         log.step({"pi-a": 6, "pi-b": 2})
     memory = await in_memory(log)
-    stage = Stage(topology, memory, log)
+    stage: Any = Stage(topology, memory, log)
 
-    told = await outage.bring_about(stage, memory, "pi-b")  # type: ignore[arg-type] - a stage of the test's own
+    told = await outage.bring_about(stage, memory, "pi-b")
 
     assert stage.done == ["kill pi-b", "restart pi-b"]
     assert (told.edge, told.epoch, told.step, told.caught_up) == ("pi-b", 0, 4, 7)
