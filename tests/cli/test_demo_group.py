@@ -162,4 +162,4 @@ async def test_it_is_killed_in_the_middle_and_comes_back_when_the_others_have_go
     told = await outage.bring_about(stage, memory, "pi-b")
 
     assert stage.done == ["kill pi-b", "restart pi-b"]
-    assert (told.edge, told.epoch, told.step, told.caught_up) == ("pi-b", 0, 4, 7)
+    assert (told.edge, told.epoch, told.step, told.caught_up) == ("pi-b", 0, 2, 7)

@@ -86,8 +86,8 @@ class Display:
 
     def _epoch(self, line: LogLine) -> None:
         done = line["epoch"] + 1
-        if self._is_group and done <= self._epochs_told:
-            return  # the epoch is the same for all edges; one of them said so
+        if self._is_group and (done <= self._epochs_told or not line["samples_per_s"]):
+            return  # one of those who were there has said it, or will: the epoch is the same for all
         self._epochs_told = done
         accuracy = line.get("test_accuracy")
         tested = "" if accuracy is None else f"  accuracy {accuracy:>5.1%}"

@@ -26,7 +26,9 @@ async def summary(
     group: Group | None = None
     if len(stage.edges) > 1:
         group = await fold(observer.log, stage.topology, stage.state_folders, outage)
-        epochs = [max(epochs, key=len)]  # all say the same, but for what one said before it died
+        # All say the same, but the one that died does not know how long its epochs took.
+        lived = next(edge for edge in stage.edges if outage is None or edge != outage.edge)
+        epochs = [stage.child("run", lived).seen("train.epoch")]
     lines = [line for of_edge in epochs for line in of_edge]
     archived, archived_twice = report.distinct((each.device, each.partition, each.offset) for each in samples)
     predicted, predicted_twice = report.distinct(each.identity for each in predictions)

@@ -13,7 +13,7 @@ from edged.domain import exchange_records
 from edged.domain.exchange_records import Part
 from edged.ports import Log, LogReader, TopicPartition
 
-STEPS_AWAY = 10
+STEPS_AWAY = 5
 """Steps that the others have sent gradients for when the edge is started again."""
 
 
@@ -32,7 +32,7 @@ class Outage:
 
 
 async def bring_about(stage: Stage, log: Log, edge: str) -> Outage:
-    """Kill the edge in the middle of the middle epoch; start it again when the others have gone on without it."""
+    """Kill the edge within the middle epoch; start it again when the others have gone on without it."""
     [job] = stage.topology.jobs
     partition = TopicPartition(stage.topology.train_topic(job))
     epoch, running = job.epochs // 2, stage.child("run", edge)
@@ -41,7 +41,7 @@ async def bring_about(stage: Stage, log: Log, edge: str) -> Outage:
         await running.wait_for("exchange.begun", epoch=epoch - 1)
         begin = (await log.watermarks([partition]))[partition].high
     begun = await running.wait_for("exchange.begun", epoch=epoch)
-    step = begun["step"] + begun["steps"] // 2
+    step = begun["step"] + begun["steps"] // 3
     async with log.reader({partition: begin}) as reader:
         await _gradient(reader, step, {edge})
         began = time.monotonic()
