@@ -25,8 +25,10 @@ from edged.domain import checkpoint, prediction
 from edged.domain.nn.model import Division
 from edged.domain.prediction import Prediction
 from edged.domain.topics import topics
+from edged.domain.topology import Topology
 from edged.events import EVENTS
 from edged.ports import Message, TopicPartition, TopicSpec
+from tests.group_log import GroupLog
 from tests.requirements import require
 
 ROOT = Path(__file__).parents[1]
@@ -50,8 +52,11 @@ NEEDS_SYSTEMD = "journalctl "
 AS_ROOT = ("install -", "systemctl ")
 """Commands that are run here, with the system's folders below one of the test's own."""
 
-SHORTER = {"--rate 50": "--rate max"}
-"""What a command is changed in, so that it ends soon."""
+ADAPTED = {"--rate 50": "--rate max", "/var/lib/edged/pi-north": "pi-north"}
+"""What a command is changed in, so that it ends soon and finds what is elsewhere on a node."""
+
+NOT_WORDS = re.compile(r"\b[0-9a-f]{16}\b|\d[\d.,]*|\bpi-\w+|[\w./-]*/[\w./-]+")
+"""What is another in each output: hashes, numbers, edges and paths."""
 
 
 def blocks(language: str) -> list[str]:
@@ -100,6 +105,43 @@ async def log(place):
         yield log
 
 
+@pytest.fixture
+async def orchard(place, log, embedded_broker):
+    """orchard.yaml, its group's log, and the state folder of one of its members."""
+    if (place / "orchard.yaml").exists():
+        return
+    text = (ROOT / "config" / "06-four-edges.yaml").read_text()
+    for there, here in (
+        ("broker.orchard.lan:9092", embedded_broker.bootstrap),
+        ("reference_batch: 128", "reference_batch: 512"),  # the log is written by hand, with one learning rate
+        ("cosine: {warmup: 2}", "constant: {warmup: 0}"),
+    ):
+        assert there in text
+        text = text.replace(there, here)
+    (place / "orchard.yaml").write_text(text)
+    topology = config_yaml.load(place / "orchard.yaml")
+    group = a_log_of_four(topology)
+    await log.append([Message(topology.train_topic(topology.jobs[0]), blob) for blob in group.blobs])
+    (place / "pi-north").mkdir()
+    (place / "pi-north" / "checkpoint-000000000001.safetensors").write_bytes(group.checkpoint())
+
+
+def a_log_of_four(topology: Topology) -> GroupLog:
+    """Two epochs: in the first somebody misses a step and is late, the second is without it."""
+    group = GroupLog(topology)
+    north, *others = edges = [edge.name for edge in topology.edges]
+    group.join(*edges)
+    group.begin(*edges, num_steps=2)
+    group.step(dict.fromkeys(edges, 2))
+    group.step(dict.fromkeys(others, 2), closed_by=others[0])
+    group.add(*group.gradient(north, 2, step=group.state.step - 1)[0])
+    group.test(*others)
+    group.begin(*others, num_steps=1)
+    group.step(dict.fromkeys(others, 2))
+    group.test(*others)
+    return group
+
+
 def edged(place: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command as a process in that folder."""
     return subprocess.run(
@@ -107,6 +149,12 @@ def edged(place: Path, *words: str, **environment: str) -> subprocess.CompletedP
         cwd=place, capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
     )  # fmt: skip
+
+
+def adapted(command: str) -> str:
+    for there, here in ADAPTED.items():
+        command = command.replace(there, here)
+    return command
 
 
 @pytest.mark.parametrize("part", RUN_ELSEWHERE)
@@ -117,16 +165,27 @@ def test_what_is_not_run_here_is_in_readme_and_run_where_it_is_said_to_be(part):
 
 
 @pytest.mark.integration
-async def test_every_other_command_runs_in_readmes_order(log, place):
+async def test_every_other_command_runs_in_readmes_order(log, place, orchard):
     """Nothing but edged itself is left to be run; each ends with 0."""
-    for command in run_here():
-        for slow, quick in SHORTER.items():
-            command = command.replace(slow, quick)  # noqa: PLW2901 - the same command
+    for command in map(adapted, run_here()):
         program, *words = shlex.split(command)
         assert program == "edged", f"run by no test: {command}"
         done = await asyncio.to_thread(edged, place, *words)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert len(run_here()) >= 8
+
+
+@pytest.mark.integration
+async def test_a_replay_says_what_it_is_shown_to_say(place, orchard):
+    """Line by line the same words."""
+    [command] = [each for each in commands() if each.startswith("edged replay")]
+    [shown] = blocks("text")
+
+    done = await asyncio.to_thread(edged, place, *shlex.split(adapted(command))[1:])
+
+    said = {NOT_WORDS.sub("…", line) for line in done.stdout.splitlines()}
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line for line in shown.splitlines() if NOT_WORDS.sub("…", line) not in said] == []
 
 
 def test_the_commands_for_root_install_and_enable_the_units(tmp_path):
@@ -171,17 +230,24 @@ def test_every_command_of_edged_is_one(capsys):
     options = re.findall(r"`(--[a-z]+)[ `]", README)
     main(["demo", "--help"])
     shown = capsys.readouterr().out
-    assert {"--epochs", "--edges", "--data", "--broker", "--keep", "--json"} <= set(options)
+    assert {"--epochs", "--edges", "--data", "--broker", "--keep", "--json", "--kill"} <= set(options)
     assert [option for option in options if option not in shown] == []
 
 
 def test_the_topology_shown_is_the_greenhouses(tmp_path):
     """It is a valid file by itself, and all that it shows stands in config/02-greenhouse.yaml."""
-    (text,) = blocks("yaml")
+    text, _ = blocks("yaml")
     (tmp_path / "topology.yaml").write_text(text)
     config_yaml.load(tmp_path / "topology.yaml")
 
     assert_within(yaml.safe_load(text), yaml.safe_load((ROOT / "config" / "02-greenhouse.yaml").read_text()))
+
+
+def test_the_groups_settings_shown_are_those_of_the_four_edges():
+    """As they stand there, comments and all."""
+    _, shown = blocks("yaml")
+    lines = (ROOT / "config" / "06-four-edges.yaml").read_text().splitlines()
+    assert [line for line in shown.splitlines() if line not in lines] == []
 
 
 def assert_within(shown: Any, whole: Any, place: str = "") -> None:
@@ -237,6 +303,11 @@ def test_the_layers_and_settings_of_training_are_those_of_the_file():
     elsewhere = {"name", "stream", "model", "source", "epochs", "global_batch", "seed", "sampling", "exchange"}
     elsewhere |= {"test_fraction", "test_samples", "live_epoch", "checkpoint_s"}
     assert first_column("key of `training`") == training.keys() - elsewhere
+
+
+def test_the_settings_of_a_group_are_those_of_the_file():
+    training: dict[str, Any] = config_yaml.json_schema()["properties"]["training"]["anyOf"][0]["properties"]
+    assert first_column("key of `exchange`") == training["exchange"]["properties"].keys()
 
 
 def test_the_modes_of_sampling_told_are_those_of_the_file():

@@ -95,7 +95,7 @@ class EndedEpoch:
             },
             test_samples=self.test_samples,
             samples=tally.num_samples,
-            samples_per_s=round(tally.num_samples / max(tally.seconds, 1e-9), 1),
+            samples_per_s=round(tally.num_samples / tally.seconds, 1) if tally.seconds else 0.0,
             seconds=round(tally.seconds, 3),
             wait_s=round(tally.wait_s, 3),
             wait_fraction=round(tally.wait_s / max(tally.seconds, 1e-9), 4),

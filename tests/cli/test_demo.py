@@ -11,8 +11,23 @@ import pytest
 import yaml
 
 from edged.cli.demo import report, topology_file
+from edged.cli.demo.group import Contribution, Group
+from edged.cli.demo.outage import Outage
 from edged.config_yaml import load
 
+SAME = "5a" * 32
+GROUP = Group(
+    steps=540,
+    steps_without_somebody=12,
+    weights=SAME,
+    proofs=5,
+    proofs_failed=0,
+    edges={
+        "pi-a": Contribution(20_852, 0.60002, 540, 0, 35_447.31, SAME),
+        "pi-b": Contribution(13_900, 0.39998, 528, 12, 35_447.31, SAME),
+    },
+    outage=Outage("pi-b", epoch=1, step=250, away_s=4.21, caught_up=70),
+)
 TWO_EDGES = report.Summary(
     edges=2,
     test_accuracy=0.83449999,
@@ -32,10 +47,12 @@ TWO_EDGES = report.Summary(
     trained_samples=34_752,
     import_samples=5_760,
     wall_s=108.4444,
+    group=GROUP,
 )
 NOT_LIVE = replace(
     TWO_EDGES,
     edges=1,
+    group=None,
     epochs=1,
     published=0,
     archived=0,
@@ -57,6 +74,8 @@ NOT_LIVE = replace(
         (("--rate", "0"), 'argument --rate: "0" is not a number above 0'),
         (("--rate", "nan"), 'argument --rate: "nan" is not a number above 0'),
         (("--broker", "nonsense"), 'argument --broker: "nonsense" is not HOST:PORT'),
+        (("--kill", "auto"), "--kill wants others who go on meanwhile: --edges 2 or more"),
+        (("--edges", "2", "--kill", "pi-c"), 'no edge is called "pi-c"; there are pi-a, pi-b, or auto'),
         (("--broker", "localhost:99999"), 'argument --broker: "localhost:99999" is not HOST:PORT'),
     ],
 )
@@ -179,13 +198,55 @@ def test_json_has_the_digits_that_mean_something():
     assert figures["peak_rss_mib"] == {"run pi-a": 102.5}
 
 
+def test_json_has_what_a_group_did():
+    group = json.loads(report.as_json(TWO_EDGES))["group"]
+
+    assert (group["steps"], group["steps_without_somebody"]) == (540, 12)
+    assert (group["weights"], group["is_identical"]) == (SAME, True)
+    assert group["edges"]["pi-b"] == {
+        "samples": 13_900,
+        "share": 0.4,
+        "steps": 528,
+        "missed": 12,
+        "bytes_per_step": 35_447.3,
+        "weights": SAME,
+    }
+    assert group["outage"] == {"edge": "pi-b", "epoch": 1, "step": 250, "away_s": 4.2, "caught_up": 70}
+    assert json.loads(report.as_json(NOT_LIVE))["group"] is None
+
+
 def test_what_edges_did_together_is_told_as_such():
     text = report.as_text(TWO_EDGES, 1000)
 
-    assert "83.4% (lowest of 2 edges)" in text
     assert "458 samples/s (2 edges together)" in text
-    assert "Tier 2, the 2 edges, trained on 34,752 samples together to at least 83.4% test accuracy" in text
-    assert "5,760 images to each edge in 3 epochs and kept 240 new ones: each exactly once." in text
+    assert "540, 12 of them without somebody" in text
+    assert "20,852 samples (60%), 34.6 KiB a step\n" in text
+    assert "13,900 samples (40%), 34.6 KiB a step, 12 steps missed\n" in text
+    assert "Tier 2, the 2 edges, trained one model on 34,752 samples to 83.4% test accuracy" in text
+    assert "5,760 images in 3 epochs, shared out among the 2 edges and kept 240 new ones: each exactly once." in text
+    assert (
+        "pi-b was killed in epoch 2, in step 250, and took part again 4.2 s later, behind 70 steps that it made from"
+        " the log; the others went on, 12 steps without it." in text
+    )
+    assert "The 2 edges all ended with the same weights, bit for bit: 5a5a5a5a5a5a5a5a." in text
+    assert "5 hashes are proven" in text
+    assert TWO_EDGES.is_well
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        replace(GROUP, edges={**GROUP.edges, "pi-b": replace(GROUP.edges["pi-b"], weights="6b" * 32)}),
+        replace(GROUP, proofs_failed=1),
+        replace(GROUP, weights="6b" * 32),
+    ],
+)
+def test_edges_that_ended_with_other_weights_are_told_and_are_a_failure(group):
+    summary = replace(TWO_EDGES, group=group)
+
+    assert "The edges did NOT end with the same weights: pi-a 5a5a5a5a5a5a5a5a, pi-b " in report.as_text(summary, 1000)
+    assert not json.loads(report.as_json(summary))["group"]["is_identical"]
+    assert not summary.is_well
 
 
 def test_a_sample_that_is_missing_is_told():
@@ -209,22 +270,39 @@ def test_the_sentences_are_wrapped(columns):
     assert max(map(len, sentences.splitlines())) <= columns
 
 
+def plan(folder, **differing):
+    """Of a demo with the most edges."""
+    usual = topology_file.Plan(
+        site="demo",
+        bootstrap="127.0.0.1:9092",
+        archive_folder=folder,
+        stream="fashion-mnist-small",
+        shape=(28, 28, 1),
+        labels=("one", "two"),
+        num_training=1000,
+        edges=26,
+        epochs=3,
+        images=False,
+    )
+    return replace(usual, **differing)
+
+
+@pytest.mark.parametrize("num_training", [1000, 60_000])
+def test_several_edges_train_one_model_and_one_trains_alone(tmp_path, num_training):
+    modes = []
+    for edges in (1, 4):
+        (tmp_path / "topology.yaml").write_text(
+            topology_file.text(plan(tmp_path, edges=edges, num_training=num_training))
+        )
+        [job] = load(tmp_path / "topology.yaml").jobs
+        modes.append((job.exchange.mode, job.exchange.compression, job.source, job.sampling.mode))
+
+    assert modes == [("none", "none", "both", "stratified"), ("all_reduce", "int8", "archive", "uniform")]
+
+
 @pytest.mark.parametrize("labels", [("one",), tuple(f'a "class", number {i}' for i in range(100))])
 def test_the_topology_is_valid_and_narrow_with_any_labels_and_the_most_edges(tmp_path, labels):
-    text = topology_file.text(
-        topology_file.Plan(
-            site="demo",
-            bootstrap="127.0.0.1:9092",
-            archive_folder=tmp_path,
-            stream="fashion-mnist-small",
-            shape=(28, 28, 1),
-            labels=labels,
-            num_training=1000,
-            edges=26,
-            epochs=3,
-            images=False,
-        )
-    )
+    text = topology_file.text(plan(tmp_path, labels=labels))
     (tmp_path / "topology.yaml").write_text(text)
 
     topology = load(tmp_path / "topology.yaml")

@@ -1,6 +1,7 @@
 """`edged demo`, as a user starts it, on the embedded broker and on Apache Kafka."""
 
 import asyncio
+import gzip
 import json
 import os
 import signal
@@ -75,6 +76,19 @@ def a_few_birds(folder: Path, classes: int) -> Path:
     return folder
 
 
+def a_few_articles(folder: Path) -> Path:
+    """IDX files with the first of the packaged images: 2,000 to train on, 300 to test on."""
+    folder.mkdir()
+    for file in fashion_mnist.SMALL_FOLDER.glob("*.gz"):
+        blob = gzip.decompress(file.read_bytes())
+        begin, count = 4 + 4 * blob[3], 2000 if file.name.startswith("train") else 300
+        size = (len(blob) - begin) // int.from_bytes(blob[4:8])
+        (folder / file.stem).write_bytes(
+            blob[:4] + count.to_bytes(4) + blob[8:begin] + blob[begin : begin + count * size]
+        )
+    return folder
+
+
 async def test_three_tiers_on_the_embedded_broker(tmp_path):
     """All three tiers work on real images, the figures are there, and --keep keeps everything."""
     summary = await run_demo("--epochs", "3", "--live", "120", "--keep", str(tmp_path))
@@ -87,12 +101,25 @@ async def test_three_tiers_on_the_embedded_broker(tmp_path):
     assert "is not empty" in await refusal("--keep", str(tmp_path))
 
 
-async def test_two_edges_have_two_devices_each():
-    """--edges N gives each edge its own devices and companion."""
-    summary = await run_demo("--epochs", "1", "--live", "40", "--edges", "2")
+async def test_two_edges_train_one_model_also_when_one_is_killed(tmp_path):
+    """Each has its own devices and companion; the killed one comes back, and both end with the log's weights."""
+    data = a_few_articles(tmp_path / "articles")
+
+    summary = await run_demo("--data", str(data), "--epochs", "3", "--live", "40", "--edges", "2", "--kill", "auto")
 
     assert_whole(summary, published=160)
     assert {"run pi-a", "infer pi-a", "run pi-b", "infer pi-b"} <= summary["peak_rss_mib"].keys()
+    group = summary["group"]
+    a, b = group["edges"]["pi-a"], group["edges"]["pi-b"]
+    assert group["is_identical"]
+    assert a["weights"] == b["weights"] == group["weights"]
+    assert group["proofs"] == 5, "three epochs and two checkpoints"
+    assert (group["outage"]["edge"], group["outage"]["epoch"]) == ("pi-b", 1)
+    assert group["outage"]["caught_up"] > 0
+    assert b["missed"] > 0
+    assert group["steps"] > group["outage"]["step"] + 1, "the other one went on"
+    assert a["samples"] + b["samples"] == summary["trained_samples"]
+    assert summary["test_accuracy"] > 0.5
 
 
 async def test_a_real_broker_is_left_as_it_was(apache_kafka):

@@ -15,6 +15,7 @@ from edged.errors import EdgedError, FormatError, StorageError
 
 SUMMARY = "all three tiers on this machine: real images, real processes, an embedded broker"
 
+_ANY = "auto"
 _USAGE, _UNAVAILABLE, _NO_FOLDER = 64, 69, 73
 
 
@@ -22,7 +23,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("--epochs", type=values.epochs, default=8, metavar="N", help="epochs to train (8)")
     parser.add_argument(
-        "--edges", type=values.edges, default=1, metavar="N", help="edges, each with two devices and its own model (1)"
+        "--edges",
+        type=values.edges,
+        default=1,
+        metavar="N",
+        help="edges, each with two devices; several train one model (1)",
+    )
+    parser.add_argument(
+        "--kill",
+        default="",
+        metavar="EDGE",
+        help="kill this edge in mid-epoch and start it again: pi-b for instance, or auto",
     )
     parser.add_argument(
         "--data",
@@ -41,14 +52,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object, the last line of stdout")
     parser.epilog = (
         "The embedded broker keeps every topic in memory until it stops: right for some epochs, not for a site. "
-        "Apache Kafka carries a real one. Exit codes: 1 a sample is missing or a process failed; 64 the data or the "
-        "options do not do; 69 no Kafka answers; 73 the folder cannot be written."
+        "Apache Kafka carries a real one. Exit codes: 1 a sample is missing, the weights of a group's edges differ, or "
+        "a process failed; 64 the data or the options do not do; 69 no Kafka answers; 73 the folder cannot be written."
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo; 0 when every live sample was archived and predicted exactly once, else 1.
+    """Run the demo; 0 when all is as promised, else 1.
 
+    That is: every live sample was archived and predicted exactly once, and all edges ended with the same weights.
     64 when it cannot be shown with such data or such a folder, 73 when there is no folder to write to. A signal stops
     it cleanly. Raises LogUnavailable when the broker does not answer.
     """
@@ -65,17 +77,18 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from edged.adapters.embedded_broker import BrokerUnavailable  # noqa: PLC0415
-    from edged.cli.demo import report, story  # noqa: PLC0415 - heavy, and only this command needs it
+    from edged.cli.demo import report, stage, story  # noqa: PLC0415 - heavy, and only this command needs it
     from edged.cli.demo.children import ChildDied  # noqa: PLC0415
     from edged.cli.demo.display import columns  # noqa: PLC0415
     from edged.cli.demo.material import open_material  # noqa: PLC0415
 
     log.configure(node="demo", tier="demo", run_id=secrets.token_hex(4), level="error")
     try:
+        kill = _to_kill(args.kill, args.edges)
         material = open_material(args.data, num_live=2 * args.edges * args.live)
         with contextlib.ExitStack() as stack:
             folder = _folder(args.keep, stack)
-            options = story.Options(folder, material, args.epochs, args.edges, args.live, args.rate, args.broker)
+            options = stage.Options(folder, material, args.epochs, args.edges, args.live, args.rate, args.broker, kill)
             summary = asyncio.run(story.tell(options))
     except (FormatError, StorageError) as error:
         return _refuse(error, _USAGE)
@@ -91,7 +104,21 @@ def _run(args: argparse.Namespace) -> int:
         print(f"\nEverything is kept in {args.keep}.")
     if args.json:
         print(report.as_json(summary))
-    return 0 if summary.whole else 1
+    return 0 if summary.is_well else 1
+
+
+def _to_kill(kill: str, num_edges: int) -> str:
+    """The edge to kill; empty for none. Raises FormatError when there is none of that name, or nobody to go on."""
+    from edged.cli.demo.topology_file import edge_names  # noqa: PLC0415
+
+    names = edge_names(num_edges)
+    if not kill:
+        return ""
+    if num_edges == 1:
+        raise FormatError("--kill wants others who go on meanwhile: --edges 2 or more")
+    if kill not in {_ANY, *names}:
+        raise FormatError(f'no edge is called "{kill}"; there are {", ".join(names)}, or {_ANY}')
+    return names[-1] if kill == _ANY else kill
 
 
 def _refuse(error: Exception, code: int) -> int:

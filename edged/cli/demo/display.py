@@ -29,8 +29,12 @@ def columns() -> int:
     return min(shutil.get_terminal_size().columns, _MOST_COLUMNS)
 
 
+_GROUP = "all"
+"""Who has trained what all edges have trained together."""
+
+
 class Display:
-    """Progress of all processes. `num_training`: samples of one epoch, of each edge."""
+    """Progress of all processes. `num_training`: samples of one epoch, which several edges share out."""
 
     def __init__(self, *, epochs: int, num_training: int, edges: int, num_live: int) -> None:
         self._epochs = epochs
@@ -38,9 +42,11 @@ class Display:
         self._rates: Counter[str] = Counter()
         self._trained: Counter[str] = Counter()
         self._predicted: Counter[str] = Counter()
+        self._is_group = edges > 1
+        self._epochs_told = 0
         self._shown = sys.stderr.isatty()
         self._closed = False
-        totals = epochs * num_training * edges, num_live
+        totals = epochs * num_training, num_live
         digits = len(f"{max(totals):,}")
         self._train = self._bar("training", totals[0], digits)
         self._live = self._bar("live", totals[1], digits)
@@ -68,7 +74,7 @@ class Display:
             return
         match line.get("event"):
             case "train.epoch":
-                self._epoch(name, line)
+                self._epoch(line)
             case "res.sample":
                 self._sample(name, line)
             case "health.degraded":
@@ -78,17 +84,20 @@ class Display:
             case "life.crashed":
                 self._write(f"  {name} failed: {line['err_type']}: {line['err']}")
 
-    def _epoch(self, name: str, line: LogLine) -> None:
+    def _epoch(self, line: LogLine) -> None:
         done = line["epoch"] + 1
+        if self._is_group and (done <= self._epochs_told or not line["samples_per_s"]):
+            return  # one of those who were there has said it, or will: the epoch is the same for all
+        self._epochs_told = done
         accuracy = line.get("test_accuracy")
         tested = "" if accuracy is None else f"  accuracy {accuracy:>5.1%}"
         of_all = f"{done:>{len(str(self._epochs))}}/{self._epochs}"
         self._write(
-            f"  {line['node']}  epoch {of_all}  loss {line['loss']:.3f}{tested}"
+            f"  {_GROUP if self._is_group else line['node']}  epoch {of_all}  loss {line['loss']:.3f}{tested}"
             f"  {line['samples_per_s']:>5,.0f} samples/s  waited {line['wait_fraction']:.0%}"
         )
         # The rates of single seconds do not quite add up to the whole.
-        self._trained[name] = max(self._trained[name], done * self._num_training)
+        self._trained = Counter({_GROUP: done * self._num_training})
         self._move()
 
     def _sample(self, name: str, line: LogLine) -> None:

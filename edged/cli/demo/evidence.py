@@ -32,13 +32,13 @@ class Observer:
 
     def __init__(self, topology: Topology, log: KafkaLog) -> None:
         self._topology = topology
-        self._log = log
+        self.log = log
 
     async def reach(self) -> None:
         """Raise LogUnavailable unless the broker answers within seconds."""
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                await self._log.watermarks([])
+                await self.log.watermarks([])
         except TimeoutError as error:
             raise LogUnavailable(f"no Kafka answers at {', '.join(self._topology.kafka.bootstrap)}") from error
 
@@ -46,9 +46,9 @@ class Observer:
         """All predictions of the edge; waits until each of so many `published` samples has one or is a dead letter."""
         partition = TopicPartition(self._topology.predictions_topic(edge))
         found: list[Prediction] = []
-        async with self._log.reader({partition: 0}) as reader:
+        async with self.log.reader({partition: 0}) as reader:
             while (
-                len(found) < (await self._log.watermarks([partition]))[partition].high
+                len(found) < (await self.log.watermarks([partition]))[partition].high
                 or len(found) + await self.num_dead_letters([edge]) < published
             ):
                 records = await reader.poll(max_records=_MOST_RECORDS, timeout_s=1.0)
@@ -59,14 +59,14 @@ class Observer:
         """Take the run's topics from a broker that goes on without it; raises LogUnavailable as `reach` does."""
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                await self._log.delete([topic.name for topic in topics(self._topology)])
+                await self.log.delete([topic.name for topic in topics(self._topology)])
         except TimeoutError as error:
             raise LogUnavailable(f"Kafka does not answer: topics {self._topology.site}.* may be left there") from error
 
     async def num_dead_letters(self, edges: Iterable[str]) -> int:
         """Dead letters of these edges."""
         topics = [TopicPartition(self._topology.dead_letters_topic(edge)) for edge in edges]
-        return sum(marks.high - marks.low for marks in (await self._log.watermarks(topics)).values())
+        return sum(marks.high - marks.low for marks in (await self.log.watermarks(topics)).values())
 
 
 def archived_samples(topology: Topology) -> Iterator[Sample]:

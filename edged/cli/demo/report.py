@@ -4,10 +4,14 @@ import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
-_DECIMALS = {"test_accuracy": 4, "live_accuracy": 4, "data_wait_fraction": 4}
+from edged.cli.demo import group_report
+from edged.cli.demo.group import Group
+
+_DECIMALS = {"test_accuracy": 4, "live_accuracy": 4, "data_wait_fraction": 4, "share": 4}
 """Of the figures in JSON; all others have one."""
 
 
@@ -15,9 +19,9 @@ _DECIMALS = {"test_accuracy": 4, "live_accuracy": 4, "data_wait_fraction": 4}
 class Summary:
     """The figures of one run. Identities are (device, partition, offset); every list below counts distinct ones.
 
-    `*_twice` count identities found more than once. Memory in MiB, times in seconds and milliseconds. Of several edges
-    `test_accuracy` is the lowest, `samples_per_s` and `trained_samples` are the sums, `data_wait_fraction` is the mean.
-    None is what cannot be told: without live samples, or without test images.
+    `*_twice` count identities found more than once. Memory in MiB, times in seconds and milliseconds. Several
+    edges train one model: all figures of training are those of their `group`. None is what cannot be told: without live
+    samples, or without test images.
     """
 
     edges: int
@@ -38,6 +42,12 @@ class Summary:
     trained_samples: int
     import_samples: int
     wall_s: float
+    group: Group | None = None
+
+    @property
+    def is_well(self) -> bool:
+        """Whether all is as promised: whole, and the edges of a group ended with the same weights."""
+        return self.whole and (self.group is None or self.group.is_identical)
 
     @property
     def whole(self) -> bool:
@@ -62,13 +72,16 @@ def percentile(values: Sequence[float], share: float) -> float | None:
 
 def as_json(summary: Summary) -> str:
     """One line; the last of stdout with --json. No more digits than mean something."""
-    figures = {name: _rounded(value, _DECIMALS.get(name, 1)) for name, value in asdict(summary).items()}
+    figures = _rounded(asdict(summary))
+    if summary.group is not None:
+        figures["group"]["is_identical"] = summary.group.is_identical
     return json.dumps({**figures, "whole": summary.whole})
 
 
 def as_text(summary: Summary, columns: int) -> str:
     """A table and one sentence per tier, no wider than `columns` where words allow it."""
-    rows = [*_training(summary), *_live(summary), *_process(summary)]
+    of_group = [] if summary.group is None else group_report.rows(summary.group)
+    rows = [*_training(summary), *of_group, *_live(summary), *_process(summary)]
     width = max(len(title) for title, _ in rows)
     table = "\n".join(f"  {title:<{width}}   {value}" for title, value in rows)
     sentences = "\n".join(_sentence(text, columns) for text in _tiers(summary))
@@ -79,14 +92,12 @@ Rows = list[tuple[str, str]]
 
 
 def _training(summary: Summary) -> Rows:
-    lowest, both = (
-        ("", "") if summary.edges == 1 else (f" (lowest of {_edges(summary)})", f" ({_edges(summary)} together)")
-    )
-    accuracy = "no test images" if summary.test_accuracy is None else f"{summary.test_accuracy:.1%}{lowest}"
+    together = "" if summary.edges == 1 else f" ({_edges(summary)} together)"
+    accuracy = "no test images" if summary.test_accuracy is None else f"{summary.test_accuracy:.1%}"
     return [
         ("test accuracy", accuracy),
-        ("trained samples", f"{summary.trained_samples:,} in {_count(summary.epochs, 'epoch')}{both}"),
-        ("training speed", f"{summary.samples_per_s:,.0f} samples/s{both}"),
+        ("trained samples", f"{summary.trained_samples:,} in {_count(summary.epochs, 'epoch')}{together}"),
+        ("training speed", f"{summary.samples_per_s:,.0f} samples/s{together}"),
         ("waited for data", f"{summary.data_wait_fraction:.1%} of the time"),
     ]
 
@@ -112,9 +123,11 @@ def _process(summary: Summary) -> Rows:
 
 
 def _tiers(summary: Summary) -> list[str]:
+    of_group = [] if summary.group is None else group_report.sentences(summary.group)
     return [
         f"Tier 1, the devices, published {_published(summary)}.",
-        f"Tier 2, the {_edges(summary)}, trained on {_trained(summary)}, and predicted {_predicted(summary)}.",
+        f"Tier 2, the {_edges(summary)}, trained {_trained(summary)}, and predicted {_predicted(summary)}.",
+        *of_group,
         f"Tier 3, the archive, streamed {_streamed(summary)} and kept {_kept(summary)}.",
     ]
 
@@ -131,11 +144,11 @@ def _edges(summary: Summary) -> str:
 
 
 def _trained(summary: Summary) -> str:
-    together, least = (" together", "at least ") if summary.edges > 1 else ("", "")
-    trained = _count(summary.trained_samples, "sample") + together
+    one_model = "one model on " if summary.edges > 1 else "on "
+    trained = one_model + _count(summary.trained_samples, "sample")
     if summary.test_accuracy is None:
         return trained
-    return f"{trained} to {least}{summary.test_accuracy:.1%} test accuracy"
+    return f"{trained} to {summary.test_accuracy:.1%} test accuracy"
 
 
 def _predicted(summary: Summary) -> str:
@@ -146,8 +159,8 @@ def _predicted(summary: Summary) -> str:
 
 
 def _streamed(summary: Summary) -> str:
-    to = " to each edge" if summary.edges > 1 else ""
-    return f"{_count(summary.import_samples, 'image')}{to} in {_count(summary.epochs, 'epoch')}"
+    shared_out = f", shared out among the {_edges(summary)}" if summary.edges > 1 else ""
+    return f"{_count(summary.import_samples, 'image')} in {_count(summary.epochs, 'epoch')}{shared_out}"
 
 
 def _kept(summary: Summary) -> str:
@@ -168,7 +181,7 @@ def _twice(count: int) -> str:
     return f" ({count:,} twice!)" if count else ""
 
 
-def _rounded(value: object, decimals: int) -> object:
+def _rounded(value: Any, name: str = "") -> Any:
     if isinstance(value, Mapping):
-        return {name: _rounded(each, decimals) for name, each in value.items()}
-    return round(value, decimals) if isinstance(value, float) else value
+        return {name: _rounded(each, name) for name, each in value.items()}
+    return round(value, _DECIMALS.get(name, 1)) if isinstance(value, float) else value

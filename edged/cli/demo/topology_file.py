@@ -51,7 +51,8 @@ def text(plan: Plan) -> str:
         for device, codec in zip(device_names(edge), codecs, strict=True)
     )
     large = plan.num_training >= LARGE
-    hidden = "    - {dense: {units: 128, activation: relu}}\n" if large else ""
+    # A hidden layer would make a group's gradients, all of which the embedded broker keeps, seven times as large.
+    hidden = "    - {dense: {units: 128, activation: relu}}\n" if large and plan.edges == 1 else ""
     return f"""\
 schema: 1
 site: {plan.site}
@@ -79,11 +80,30 @@ training:
     - {{max_pool2d: 2}}
     - flatten
 {hidden}    - {{dense: {len(plan.labels)}}}
+{_learning(plan, large=large)}"""
+
+
+def _learning(plan: Plan, *, large: bool) -> str:
+    batch, learning_rate = (64, 0.05) if large else (32, 0.02)
+    how = f"optimizer: {{sgd: {{learning_rate: {learning_rate}, momentum: 0.9}}}}"
+    if plan.edges == 1:
+        return f"""\
   source: both      # the archive's epochs, fresh samples in between
   epochs: {plan.epochs}
-  global_batch: {64 if large else 32}
-  optimizer: {{sgd: {{learning_rate: {0.05 if large else 0.02}, momentum: 0.9}}}}
+  global_batch: {batch}
+  {how}
   schedule: {{cosine: {{warmup: 0.2}}}}
+"""
+    return f"""\
+  source: archive   # its epochs are shared out among the edges
+  epochs: {plan.epochs}
+  global_batch: {2 * batch}  # of all edges together; twice the learning rate
+  reference_batch: {batch}
+  {how}
+  schedule: {{cosine: {{warmup: {min(1.0, plan.epochs / 4):g}}}}}
+  exchange:         # one model: all edges read all gradients
+    mode: all_reduce
+    compression: int8
 """
 
 

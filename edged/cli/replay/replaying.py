@@ -50,7 +50,7 @@ def replay_log(
     report = Report(None if as_json else sys.stdout, with_steps=with_steps)
     logging.configure(node="replay", tier="operator", run_id="replay", level="error")
     try:
-        replay = _replay(topology, job, begin, proven)
+        replay = prepare(topology, job, begin, proven)
         asyncio.run(_run(topology, job, replay, report.take))
     except (CheckpointCorrupt, TopologyMismatch, FormatError) as error:
         print(f"edged replay: {error}", file=sys.stderr)
@@ -78,7 +78,7 @@ def _job(topology: Topology, name: str | None, file: str) -> Training:
     return jobs[name]
 
 
-def _replay(topology: Topology, job: Training, begin: Path | None, proven: list[Path]) -> Replay:
+def prepare(topology: Topology, job: Training, begin: Path | None, proven: list[Path]) -> Replay:
     """Ready to take the first record. Raises CheckpointCorrupt and TopologyMismatch."""
     stream = topology.stream(job.stream)
     digest, shape = checkpoint.job_digest(stream, job), job.input_shape(stream)

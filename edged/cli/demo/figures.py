@@ -1,0 +1,61 @@
+"""The figures of a run, counted from the archive's files, the predictions topic and the group's log.
+
+Only speeds and memory are what the processes say of themselves.
+"""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from edged.cli.demo import evidence, report
+from edged.cli.demo.group import Group, fold
+from edged.cli.demo.outage import Outage
+from edged.cli.demo.stage import Stage
+from edged.domain.prediction import Prediction
+
+
+async def summary(
+    stage: Stage,
+    observer: evidence.Observer,
+    predictions: Sequence[Prediction],
+    outage: Outage | None,
+    wall_s: float,
+) -> report.Summary:
+    """The figures of a run whose processes have ended."""
+    samples = list(evidence.archived_samples(stage.topology))
+    epochs = [stage.child("run", edge).seen("train.epoch") for edge in stage.edges]
+    group: Group | None = None
+    if len(stage.edges) > 1:
+        group = await fold(observer.log, stage.topology, stage.state_folders, outage)
+        # All say the same, but the one that died does not know how long its epochs took.
+        lived = next(edge for edge in stage.edges if outage is None or edge != outage.edge)
+        epochs = [stage.child("run", lived).seen("train.epoch")]
+    lines = [line for of_edge in epochs for line in of_edge]
+    archived, archived_twice = report.distinct((each.device, each.partition, each.offset) for each in samples)
+    predicted, predicted_twice = report.distinct(each.identity for each in predictions)
+    label_of = {(each.device, each.partition, each.offset): each.label for each in samples}
+    right = [label_of.get((each.device, each.partition, each.offset)) == each.label for each in predictions]
+    latencies = [each.latency_ms for each in predictions]
+    ends = {child.name: child.seen("life.stopped") for child in stage.children}
+    accuracies = [of_edge[-1].get("test_accuracy") for of_edge in epochs]
+    sensors = [child for child in stage.children if child.name.startswith("sensor ")]
+    return report.Summary(
+        edges=len(stage.edges),
+        test_accuracy=min((each for each in accuracies if each is not None), default=None),
+        samples_per_s=sum(fmean(line["samples_per_s"] for line in of_edge) for of_edge in epochs),
+        data_wait_fraction=fmean(line["wait_fraction"] for line in lines),
+        peak_rss_mib={name: end[-1]["peak_rss_bytes"] / 2**20 for name, end in ends.items() if end},
+        published=sum(sensor.seen("sensor.published")[-1]["samples"] for sensor in sensors),
+        archived=archived,
+        archived_twice=archived_twice,
+        predicted=predicted,
+        predicted_twice=predicted_twice,
+        dead_lettered=await observer.num_dead_letters(stage.edges),
+        prediction_p50_ms=report.percentile(latencies, 50),
+        prediction_p99_ms=report.percentile(latencies, 99),
+        live_accuracy=fmean(right) if right else None,
+        epochs=stage.options.epochs,
+        trained_samples=sum(line["samples"] for line in lines),
+        import_samples=stage.material.num_training,
+        wall_s=wall_s,
+        group=group,
+    )

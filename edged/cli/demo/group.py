@@ -1,0 +1,129 @@
+"""What a group did, by its log folded once more: who contributed what, and the proof of its weights.
+
+Nothing is taken from what the members say of themselves but their checkpoints, which are proven by the log.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edged.cli.demo.outage import Outage
+from edged.cli.replay.replaying import prepare
+from edged.domain import exchange_records
+from edged.domain.exchange_records import Part
+from edged.domain.replay import Proof, StepMade, Told
+from edged.domain.topology import Topology
+from edged.errors import FormatError
+from edged.ports import Log, TopicPartition
+
+_MOST_RECORDS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One edge's part in all steps. `share`: of all samples that counted. `missed`: steps closed without its gradient.
+
+    `bytes_per_step`: of its gradients in the log, for each that counted. `weights`: the SHA-256 of those in its newest
+    checkpoint.
+    """
+
+    samples: int
+    share: float
+    steps: int
+    missed: int
+    bytes_per_step: float
+    weights: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """`weights`: to which the log leads, in `steps` steps; `steps_without_somebody`: closed without all edges.
+
+    `proofs`: hashes of weights, of each epoch and of each edge's checkpoint, that were compared with the log's.
+    """
+
+    steps: int
+    steps_without_somebody: int
+    weights: str
+    proofs: int
+    proofs_failed: int
+    edges: Mapping[str, Contribution]
+    outage: Outage | None
+
+    @property
+    def is_identical(self) -> bool:
+        """Whether all edges ended with the log's weights, bit for bit."""
+        return not self.proofs_failed and all(each.weights == self.weights for each in self.edges.values())
+
+
+async def fold(log: Log, topology: Topology, state_folders: Mapping[str, Path], outage: Outage | None) -> Group:
+    """Fold the log of the topology's only job. `state_folders`: where each edge's checkpoints are.
+
+    Raises CheckpointCorrupt when an edge has none.
+    """
+    [job] = topology.jobs
+    partition = TopicPartition(topology.train_topic(job))
+    replay = prepare(topology, job, None, list(state_folders.values()))
+    sums = _Sums()
+    sums.take(replay.begin())
+    end = (await log.watermarks([partition]))[partition].high
+    async with log.reader({partition: 0}) as reader:
+        while replay.next_offset < end:
+            for record in await reader.poll(max_records=_MOST_RECORDS, timeout_s=1.0):
+                sums.weigh(record.value)
+                sums.take(replay.take(record.value, record.offset))
+    sums.take(replay.end())
+    return sums.group(replay.step, replay.weights(), state_folders, outage)
+
+
+@dataclass(slots=True)
+class _Sums:
+    samples: Counter[str] = field(default_factory=Counter)
+    steps: Counter[str] = field(default_factory=Counter)
+    num_bytes: Counter[str] = field(default_factory=Counter)
+    members_a_step: list[int] = field(default_factory=list)
+    proofs: list[Proof] = field(default_factory=list)
+
+    def weigh(self, blob: bytes) -> None:
+        """Count the bytes of a gradient's part."""
+        try:
+            record = exchange_records.decode(blob)
+        except FormatError:
+            return
+        if isinstance(record, Part):
+            self.num_bytes[record.edge] += len(blob)
+
+    def take(self, all_told: Iterable[Told]) -> None:
+        for told in all_told:
+            match told:
+                case StepMade(contributions=contributions):
+                    self.members_a_step.append(len(contributions))
+                    self.samples.update({each.edge: each.count for each in contributions})
+                    self.steps.update(each.edge for each in contributions)
+                case Proof():
+                    self.proofs.append(told)
+                case _:
+                    pass
+
+    def group(self, steps: int, weights: str, state_folders: Mapping[str, Path], outage: Outage | None) -> Group:
+        of_checkpoint = {proof.claim.name: proof.claim.weights for proof in self.proofs}
+        return Group(
+            steps=steps,
+            steps_without_somebody=sum(members < len(state_folders) for members in self.members_a_step),
+            weights=weights,
+            proofs=len(self.proofs),
+            proofs_failed=sum(not proof.holds for proof in self.proofs),
+            edges={
+                edge: Contribution(
+                    samples=self.samples[edge],
+                    share=self.samples[edge] / max(self.samples.total(), 1),
+                    steps=self.steps[edge],
+                    missed=steps - self.steps[edge],
+                    bytes_per_step=self.num_bytes[edge] / max(self.steps[edge], 1),
+                    weights=of_checkpoint[str(folder)],
+                )
+                for edge, folder in state_folders.items()
+            },
+            outage=outage,
+        )

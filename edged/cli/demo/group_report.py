@@ -1,0 +1,49 @@
+"""How the demo tells what a group of edges did: rows of its table, and sentences."""
+
+from edged.cli.demo.group import Contribution, Group
+
+_SHOWN = 16
+"""Hexadecimal digits of a hash, for people."""
+
+
+def rows(group: Group) -> list[tuple[str, str]]:
+    """Title and value of each row."""
+    return [
+        ("steps together", f"{group.steps:,}, {group.steps_without_somebody:,} of them without somebody"),
+        *((f"  part of {edge}", _contribution(each)) for edge, each in group.edges.items()),
+    ]
+
+
+def sentences(group: Group) -> list[str]:
+    """What became of the weights, and of an edge that was killed."""
+    return [*_outage(group), _weights(group)]
+
+
+def _contribution(each: Contribution) -> str:
+    missed = f", {each.missed:,} step{'' if each.missed == 1 else 's'} missed" if each.missed else ""
+    return f"{each.samples:,} samples ({each.share:.0%}), {each.bytes_per_step / 1024:,.1f} KiB a step{missed}"
+
+
+def _outage(group: Group) -> list[str]:
+    if group.outage is None:
+        return []
+    outage = group.outage
+    said = (
+        f"{outage.edge} was killed in epoch {outage.epoch + 1}, in step {outage.step}, and took part again"
+        f" {outage.away_s:.1f} s later, behind {outage.caught_up:,} steps that it made from the log;"
+        f" the others went on, {group.edges[outage.edge].missed:,} steps without it."
+    )
+    return [said]
+
+
+def _weights(group: Group) -> str:
+    if group.is_identical:
+        return (
+            f"The {len(group.edges)} edges all ended with the same weights, bit for bit: {group.weights[:_SHOWN]}."
+            f" Their log, folded once more, leads to them; {group.proofs} hashes are proven."
+        )
+    ends = ", ".join(f"{edge} {each.weights[:_SHOWN]}" for edge, each in group.edges.items())
+    return (
+        f"The edges did NOT end with the same weights: {ends}; the log leads to {group.weights[:_SHOWN]},"
+        f" and {group.proofs_failed} of {group.proofs} hashes differ."
+    )

@@ -1,0 +1,63 @@
+"""An edge that dies in the middle of an epoch and comes back: what `--kill` shows.
+
+Covers when it is killed, by its group's log, and when it is started again. What the group makes of it is told by the
+log (`group`).
+"""
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from edged.cli.demo.stage import Stage
+from edged.domain import exchange_records
+from edged.domain.exchange_records import Part
+from edged.ports import Log, LogReader, TopicPartition
+
+STEPS_AWAY = 5
+"""Steps that the others have sent gradients for when the edge is started again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """`edge` was killed in `epoch` while it sent its gradient of `step`, and took part again after `away_s`.
+
+    `caught_up`: steps that it then made from the log, those since its last checkpoint.
+    """
+
+    edge: str
+    epoch: int
+    step: int
+    away_s: float
+    caught_up: int
+
+
+async def bring_about(stage: Stage, log: Log, edge: str) -> Outage:
+    """Kill the edge within the middle epoch; start it again when the others have gone on without it."""
+    [job] = stage.topology.jobs
+    partition = TopicPartition(stage.topology.train_topic(job))
+    epoch, running = job.epochs // 2, stage.child("run", edge)
+    begin = 0
+    if epoch:
+        await running.wait_for("exchange.begun", epoch=epoch - 1)
+        begin = (await log.watermarks([partition]))[partition].high
+    begun = await running.wait_for("exchange.begun", epoch=epoch)
+    step = begun["step"] + begun["steps"] // 3
+    async with log.reader({partition: begin}) as reader:
+        await _gradient(reader, step, {edge})
+        began = time.monotonic()
+        await stage.kill(edge)
+        others = set(stage.edges) - {edge}
+        await _gradient(reader, min(step + STEPS_AWAY, begun["step"] + begun["steps"] - 1), others)
+    back = await stage.restart(edge)
+    await back.until(lambda _: bool(back.seen("exchange.joined") or back.seen("train.finished")), "it joined again")
+    caught_up = back.seen("exchange.caught_up")
+    return Outage(edge, epoch, step, time.monotonic() - began, caught_up[0]["steps"] if caught_up else 0)
+
+
+async def _gradient(reader: LogReader, step: int, edges: Collection[str]) -> None:
+    """Read until a gradient of `step`, or a later one, comes from one of `edges`."""
+    while True:
+        for record in await reader.poll(max_records=1, timeout_s=1.0):
+            part = exchange_records.decode(record.value)
+            if isinstance(part, Part) and part.edge in edges and part.step >= step:
+                return
