@@ -68,6 +68,12 @@ class Choice(Protocol):
     def learn(self, snapshot: Snapshot, ids: Ids, learnt: Learnt) -> None:
         """Take in what a step told of samples `ids`, int64 [n], numbered by `snapshot`."""
 
+    def learnt(self) -> bytes | None:
+        """What was learnt up to now, for `recall`; empty where plans do not follow from it, None before any plan."""
+
+    def recall(self, plan: CachePlan, learnt: bytes) -> None:
+        """Go on with what an earlier process had learnt in the epoch of `plan`."""
+
 
 class Chooser:
     """Makes each epoch's plan. Used by one task."""

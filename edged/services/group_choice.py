@@ -84,6 +84,13 @@ class GroupChooser:
     def learn(self, snapshot: Snapshot, ids: Ids, learnt: Learnt) -> None:
         """Nothing: the group's order is uniform."""
 
+    def learnt(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def recall(self, plan: CachePlan, learnt: bytes) -> None:
+        """Nothing."""
+
     def _cached(self, snapshot: Snapshot) -> Ids:
         """The training samples that the cache holds; of one that jobs share, those that this one keeps there."""
         if self._cache.is_shared:
