@@ -23,6 +23,8 @@ _DUTY_PERIOD_S = 0.1
 class _Group:
     """A control group. `within`: the beginning of a command that is limited from its first instruction on."""
 
+    limits = True
+
     def __init__(self, folder: Path) -> None:
         self._procs = folder / "cgroup.procs"
         self._outside = folder.parent / "cgroup.procs"
@@ -40,6 +42,7 @@ class _Group:
 class _DutyCycle:
     """A thread that stops the process for the rest of each period."""
 
+    limits = True
     within: Sequence[str] = ()
 
     def __init__(self, cores: float) -> None:
@@ -67,6 +70,7 @@ class _DutyCycle:
 
 
 class _Unlimited:
+    limits = False
     within: Sequence[str] = ()
 
     def take(self, pid: int) -> None:
