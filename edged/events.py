@@ -148,6 +148,56 @@ EVENTS: Mapping[str, Event] = {
         "from there with half the learning rate; after too many times in a row it stops.",
         epoch=int, step=int, restored_step=int, slowdowns=int, goes_on=bool,
     ),
+    # exchange: several edges train one model
+    "exchange.joined": _of_job(
+        "The node takes part in the group, from this place of its log on.",
+        optional=("epoch",), epoch=int, step=int, offset=int, members=list,
+    ),
+    "exchange.left": _of_job("The node leaves the group: it stops, or all is trained.", epoch=int, step=int),
+    "exchange.begun": _of_job(
+        "An epoch of the group begins, with each member's share of the global batch. Edge: whose proposal was taken.",
+        epoch=int, step=int, steps=int, shares=dict, edge=str,
+    ),
+    "exchange.closed": _of_job(
+        "A step was closed by a deadline or without somebody who was awaited; `suppressed` more since the last line.",
+        optional=("edge",), edge=str,
+        epoch=int, step=int, contributions=int, missing=list, waited_s=float, deadline_s=float, suppressed=int,
+    ),
+    "exchange.caught_up": _of_job(
+        "The steps that the group made meanwhile are made here, too, from its log.",
+        epoch=int, step=int, steps=int, first_offset=int, next_offset=int, seconds=float,
+    ),
+    "exchange.late": _of_job(
+        "A gradient came after its step was closed; its sender adds it to the next. `suppressed` more since the last "
+        "line.",
+        edge=str, step=int, present_step=int, suppressed=int,
+    ),
+    "exchange.rejected": _of_job(
+        "A record of the group's log cannot be used and counts for nothing; `suppressed` more since the last line.",
+        optional=("edge",), edge=str, topic=str, offset=int, reason=str, suppressed=int,
+    ),
+    "exchange.epoch": _of_job(
+        "How the group's epoch went, as this node saw it. Bytes: sent and received, compressed. Communication: the "
+        "share of a step's time that waiting for the group takes. Advice: what compression, or sync_every, would suit.",
+        epoch=int, step=int, steps=int, members=list, contributions=int, missed=int, late=int,
+        bytes_per_step=float, step_ms=float, comm_fraction=float, advice=str,
+    ),
+    "exchange.diverged": _of_job(
+        "The weights here are not the group's; they are replaced by its announced checkpoint.",
+        epoch=int, step=int, weights=str, expected_weights=str, edge=str,
+    ),
+    "exchange.log_lost": _of_job(
+        "The log no longer reaches back to where this node stands; it needs the group's announced checkpoint.",
+        topic=str, wanted_offset=int, first_offset=int,
+    ),
+    "exchange.announced": _of_job(
+        "The group's checkpoint is in Kafka for members that come back or are new.",
+        generation=int, epoch=int, parts=int, bytes=int, ms=float,
+    ),
+    "exchange.adopted": _of_job(
+        "Training goes on from the checkpoint that a member announced.",
+        generation=int, epoch=int, offset=int, bytes=int,
+    ),
     # checkpoint
     "checkpoint.saved": _of_job("A checkpoint is durable.", generation=int, bytes=int, ms=float),
     "checkpoint.restored": _of_job("Training goes on from a checkpoint.", generation=int, epoch=int, bytes=int),

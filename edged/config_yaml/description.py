@@ -3,6 +3,7 @@
 Reading and the JSON Schema both follow from it. Defaults are those of the values in `domain.topology`.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
 from edged.config_yaml.kinds import (
@@ -56,6 +57,7 @@ from edged.domain.topology import (
     Backbone,
     Cache,
     Codec,
+    Compression,
     Constant,
     Cosine,
     Deploy,
@@ -69,6 +71,7 @@ from edged.domain.topology import (
     Kafka,
     Lars,
     Mechanism,
+    Outer,
     Protocol,
     Sampling,
     SamplingMode,
@@ -96,6 +99,17 @@ class _Sample(NamedTuple):
 def _topology(*, schema: int, training: tuple[Training, ...], **sections: Any) -> Topology:
     del schema  # read for its check alone
     return Topology(jobs=training, **sections)
+
+
+class _Sampling(NamedTuple):
+    mode: SamplingMode | None = None
+    hit_share: float | None = None
+
+
+def _training(*, sampling: _Sampling, exchange: Exchange, **settings: Any) -> Training:
+    """A group shares out samples that are drawn uniformly; an edge alone asks its cache first."""
+    usual: SamplingMode = "stratified" if exchange.mode == "none" else "uniform"
+    return Training(sampling=Sampling(sampling.mode or usual, sampling.hit_share), exchange=exchange, **settings)
 
 
 def _stream(*, name: str, sample: _Sample, labels: tuple[str, ...]) -> Stream:
@@ -332,7 +346,7 @@ _AUGMENT = section(
     ),
 )
 
-_TRAINING = section(
+_JOB = section(
     Training,
     "A training job of all edges.",
     name=Key(NAME, "the job's name, where there are several"),
@@ -342,6 +356,10 @@ _TRAINING = section(
     epochs=Key(Whole(1, 1_000_000), "passes over the data"),
     global_batch=Key(Whole(1, 65_536), "samples in one step, over all edges"),
     micro_batch=Key(Whole(1, 4096), "samples that a core takes at once; measured if not given"),
+    reference_batch=Key(
+        Whole(1, 65_536),
+        "the batch that learning_rate is meant for, which is scaled to global_batch; global_batch if not given",
+    ),
     seed=Key(Whole(0, (1 << 63) - 1), "of the weights and the order; the same seed gives the same run"),
     loss=Key(
         Choice(get_args(LossName)),
@@ -356,11 +374,19 @@ _TRAINING = section(
     clip_norm=Key(Number(0, 1_000_000, above_least=True), "most norm of a gradient; longer ones are scaled down"),
     augment=Key(_AUGMENT, "how training samples are varied"),
     sampling=Key(
-        section(
-            Sampling,
+        Section(
+            _Sampling,
             "The order of samples.",
-            mode=Key(Choice(get_args(SamplingMode)), "how an epoch's samples are drawn"),
-            hit_share=Key(Number(0, 1), "share of draws that stratified takes from the cache; chosen if not given"),
+            {
+                "mode": Key(
+                    Choice(get_args(SamplingMode)),
+                    "how an epoch's samples are drawn; stratified, or with an exchange uniform, if not given",
+                ),
+                "hit_share": Key(
+                    Number(0, 1), "share of draws that stratified takes from the cache; chosen if not given"
+                ),
+            },
+            {"mode": None, "hit_share": None},
         ),
         "the order of samples",
     ),
@@ -368,7 +394,23 @@ _TRAINING = section(
         section(
             Exchange,
             "Training together.",
-            mode=Key(Choice(get_args(ExchangeMode)), "how the edges combine their gradients"),
+            mode=Key(
+                Choice(get_args(ExchangeMode)),
+                "how the edges combine their gradients; with none each trains a model of its own",
+            ),
+            compression=Key(Choice(get_args(Compression)), "how gradients are made smaller on their way"),
+            top_k=Key(Number(0, 1, above_least=True, with_most=True), "share of a gradient's entries that top_k sends"),
+            sync_every=Key(Whole(1, 10_000), "steps that each edge makes alone between two exchanges"),
+            outer=Key(
+                section(
+                    Outer,
+                    "The step that the group makes after sync_every steps of its members, with Nesterov's momentum.",
+                    learning_rate=Key(Number(0, 10, above_least=True), "share of the members' mean way that is gone"),
+                    momentum=_MOMENTUM,
+                ),
+                "the group's step, with sync_every above 1",
+            ),
+            server=Key(NAME, "with parameter_server: the edge or archive node that it is; the first archive node"),
         ),
         "how edges train together",
     ),
@@ -399,6 +441,7 @@ _TRAINING = section(
         "frozen layers whose features the model learns from",
     ),
 )
+_TRAINING = replace(_JOB, make=_training, defaults={**_JOB.defaults, "sampling": _Sampling()})
 
 FILE = Section(
     _topology,

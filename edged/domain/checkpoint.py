@@ -22,7 +22,7 @@ Params = dict[str, npt.NDArray[np.float32]]
 MOST_HISTORY = 100
 """Epochs whose metrics are kept."""
 
-_VERSION = "checkpoint/3"
+_VERSION = "checkpoint/4"
 _NO_DIGEST = "0" * 64
 _MOST_LANES = 1024
 _MOST_MICRO_BATCH = 65536
@@ -80,7 +80,8 @@ class TrainState:
 
     `job`: see `job_digest`. `ends`: of the running epoch's snapshot, None between epochs; `plan`: its order's digest.
     `slowdowns`: how often the learning rate was halved because training diverged. `division`: how mini-batches are cut,
-    here because going on with another would end with other bits.
+    here because going on with another would end with other bits. `exchange`: where in the group's log these weights
+    stand, as gradient_log or update_log writes it; "" for a job of one edge alone, and before the first start.
     """
 
     params: Params
@@ -93,6 +94,7 @@ class TrainState:
     plan: str = ""
     history: tuple[EpochMetrics, ...] = field(default=())
     slowdowns: int = 0
+    exchange: str = ""
 
     @property
     def generation(self) -> int:
@@ -145,6 +147,7 @@ def encode(state: TrainState) -> bytes:
         "slots": list(state.slots),
         "division": asdict(state.division),
         "slowdowns": state.slowdowns,
+        "exchange": state.exchange,
         "history": [asdict(metrics) for metrics in state.history[-MOST_HISTORY:]],
     }
     metadata = {"edged": _VERSION, "job": state.job, "state": json.dumps(text, sort_keys=True)}
@@ -207,6 +210,7 @@ def _state(arrays: Mapping[str, tensors.Array], metadata: Mapping[str, str]) -> 
         plan=text["plan"],
         history=tuple(_record(EpochMetrics, metrics) for metrics in text["history"]),
         slowdowns=int(text["slowdowns"]),
+        exchange=str(text["exchange"]),
     )
 
 

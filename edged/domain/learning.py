@@ -1,6 +1,7 @@
-"""One step of training: from a mini-batch to changed weights. And what the weights are worth on samples held out.
+"""One step of training: from a mini-batch to its gradient, from a gradient to changed weights.
 
-Where mini-batches come from and when state is saved is `services.train`'s subject.
+And what the weights are worth on samples held out. Where mini-batches come from and when state is saved is
+`services.train`'s subject.
 """
 
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from edged.domain import augment, optim, schedule
 from edged.domain.checkpoint import Params, TrainState
 from edged.domain.nn.loss import LOSSES
-from edged.domain.nn.model import Map, Model, Noise
+from edged.domain.nn.model import Gradient, Map, Model, Noise
 from edged.domain.topology import Training
 from edged.errors import EdgedError
 
@@ -22,6 +23,9 @@ EXPLODED = 20.0
 The mean is that of the three quarters of its samples with the least losses: weights that explode spoil nearly all,
 while a few samples of great loss are only unusual, and no smaller step would ever make them less so.
 """
+
+OUTER = "outer"
+"""The slot of the group's own step, where each of its members makes several alone."""
 
 
 class Learnt(NamedTuple):
@@ -50,7 +54,10 @@ class Learner:
     def initial(self, job: str) -> TrainState:
         """The state to begin with, a pure function of the seed."""
         params = self._model.initial(self._training.seed)
-        return TrainState(params, optim.initial_slots(self._training.optimizer, params), job, self._model.division)
+        slots = optim.initial_slots(self._training.optimizer, params)
+        if self._training.exchange.sync_every > 1:
+            slots[OUTER] = {name: np.zeros_like(param) for name, param in params.items()}
+        return TrainState(params, slots, job, self._model.division)
 
     def go_on(self, state: TrainState) -> None:
         """Prepare for a state from a checkpoint: cut mini-batches as it did."""
@@ -70,9 +77,34 @@ class Learner:
     ) -> Learnt:
         """Change weights, optimizer state, tally and step count by one mini-batch; a pure function of its arguments.
 
+        Arguments and errors: those of `gradient`; `progress`: epochs trained, with their fraction.
+        """
+        gradient = self.gradient(state, x, y, ids, weights, map=map)
+        loss = float(gradient.losses.sum(dtype=np.float64))
+        apply(self._training, state, gradient.grads, progress)
+        state.tally = replace(
+            state.tally,
+            num_samples=state.tally.num_samples + len(x),
+            num_correct=state.tally.num_correct + gradient.num_correct,
+            loss=state.tally.loss + loss,
+        )
+        state.position = replace(state.position, step=state.position.step + 1)
+        return Learnt(gradient.losses, gradient.scores)
+
+    def gradient(
+        self,
+        state: TrainState,
+        x: _Samples,
+        y: _Integers,
+        ids: _Integers,
+        weights: npt.NDArray[np.float32],
+        *,
+        map: Map = map,  # noqa: A002
+    ) -> Gradient:
+        """What one mini-batch teaches at `state`, which is left as it is; valid until the next call.
+
         `x`: [n, *sample shape]; `y`: classes [n]; `ids` [n] tell the samples apart; `weights` [n]: what their losses
-        count; `progress`: epochs trained, with their fraction. Raises DivergedError, the state untouched, when the loss
-        says so.
+        count. Raises DivergedError when the loss says so.
         """
         training, position = self._training, state.position
         x = augment.augmented(x, ids, training.augment, seed=training.seed, epoch=position.epoch)
@@ -80,17 +112,7 @@ class Learner:
         counts = weights * self._class_weights[y] if len(self._class_weights) else weights
         gradient = self._model.gradient(state.params, x, self._targets(x, y), counts, noise=noise, map=map)
         self._check(state, gradient.losses)
-        loss = float(gradient.losses.sum(dtype=np.float64))
-        with np.errstate(all="ignore"):  # an overflow is noticed by what it leads to
-            self._update(state, gradient.grads, progress)
-        state.tally = replace(
-            state.tally,
-            num_samples=state.tally.num_samples + len(x),
-            num_correct=state.tally.num_correct + gradient.num_correct,
-            loss=state.tally.loss + loss,
-        )
-        state.position = replace(position, step=position.step + 1)
-        return Learnt(gradient.losses, gradient.scores)
+        return gradient
 
     def test(self, state: TrainState, x: _Samples, y: _Integers) -> tuple[_Samples, int]:
         """The samples' losses [n] and the number of right ones, without any change.
@@ -113,8 +135,13 @@ class Learner:
         if not np.isfinite(losses).all() or usual.mean(dtype=np.float64) > EXPLODED * worst:
             raise DivergedError
 
-    def _update(self, state: TrainState, grads: Params, progress: float) -> None:
-        training = self._training
+
+def apply(training: Training, state: TrainState, grads: Params, progress: float) -> None:
+    """Change weights and optimizer state by the gradient of a mean loss; nothing else of `state`.
+
+    `grads` may be clipped in place. `progress`: epochs trained, with their fraction.
+    """
+    with np.errstate(all="ignore"):  # an overflow is noticed by what it leads to
         if training.clip_norm is not None:
             optim.clip(grads, training.clip_norm)
         factor = schedule.factor(training.schedule, progress, training.epochs) / 2**state.slowdowns

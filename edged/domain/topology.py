@@ -23,6 +23,7 @@ SamplingMode = Literal[
 ]
 """From `no_evict` on they are there to be compared with."""
 ExchangeMode = Literal["none", "all_reduce", "parameter_server"]
+Compression = Literal["none", "fp16", "int8", "top_k"]
 DeployFormat = Literal["float32", "int8"]
 Flip = Literal["none", "horizontal", "vertical", "both"]
 Role = Literal["ingest", "infer", "archiver", "epoch_server"]
@@ -33,6 +34,9 @@ MIB = 1 << 20
 
 MOST_JOBS = 8
 """Training jobs of an edge."""
+
+MOST_MEMBERS = 64
+"""Edges that train one model together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +189,31 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Outer:
+    """The step that the group makes of its members' rounds: Nesterov's momentum on the common weights (DiLoCo).
+
+    Douillard et al. 2023, https://arxiv.org/abs/2311.08105.
+    """
+
+    learning_rate: float = 0.7
+    momentum: float = 0.9
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
+    """How the edges train one model together; with mode `none` each trains a model of its own.
+
+    `compression`: of the gradients; `top_k`: the share of a gradient's entries that top_k keeps. `sync_every`: steps
+    that each member makes alone before the group makes one, with the `outer` step if there are several.
+    `server`: the node that combines the gradients with mode `parameter_server`; None: the first archive node.
+    """
+
     mode: ExchangeMode = "none"
+    compression: Compression = "none"
+    top_k: float = 0.01
+    sync_every: int = 1
+    outer: Outer = Outer()
+    server: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +251,8 @@ class Training:
     checkpoints inside an epoch. `loss`: with mean_squared_error the model is an autoencoder: it learns to give its
     input back, and labels do not matter. `class_weights`: what a sample's loss counts, by label; empty: all the same.
     `clip_norm`: most norm of a gradient. `weight_decay`: see `domain.optim`. `micro_batch`: samples that a core takes
-    at once; None: as many as suit its caches, by a measurement.
+    at once; None: as many as suit its caches, by a measurement. `reference_batch`: the batch that the learning rate
+    is meant for; None: `global_batch`.
     """
 
     stream: str
@@ -233,6 +261,7 @@ class Training:
     epochs: int = 10
     global_batch: int = 128
     micro_batch: int | None = None
+    reference_batch: int | None = None
     seed: int = 0
     loss: LossName = "cross_entropy"
     class_weights: tuple[float, ...] = ()
@@ -291,6 +320,12 @@ class Topology:
             return "edge"
         return "archive" if any(archive.name == node for archive in self.archive) else None
 
+    def server_of(self, job: Training) -> str | None:
+        """The node that combines the job's gradients; None where the members do so themselves."""
+        if job.exchange.mode != "parameter_server":
+            return None
+        return job.exchange.server or next((archive.name for archive in self.archive), None)
+
     def device_topic(self, device: str) -> str:
         """What the device publishes: key = label or null, value = payload."""
         return f"{self.site}.iot.{device}"
@@ -319,3 +354,15 @@ class Topology:
     def dead_letters_topic(self, edge: str) -> str:
         """Records that one edge could not use, with their reason."""
         return f"{self.site}.dead-letters.{edge}"
+
+    def train_topic(self, job: Training) -> str:
+        """The log that the job's weights are a fold over."""
+        return f"{self.site}.train.{job.name or job.stream}"
+
+    def gradients_topic(self, job: Training) -> str:
+        """What the members send to the job's parameter server."""
+        return f"{self.site}.gradients.{job.name or job.stream}"
+
+    def checkpoints_topic(self, job: Training) -> str:
+        """The group's newest checkpoints, by slot; compacted."""
+        return f"{self.site}.checkpoints.{job.name or job.stream}"

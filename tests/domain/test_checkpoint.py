@@ -36,6 +36,7 @@ def make_state() -> TrainState:
         plan="ab" * 32,
         history=(EpochMetrics(0, 400, 0.7, 0.6, None, None), EpochMetrics(1, 800, 0.5, None, 0.4, 0.65)),
         slowdowns=2,
+        exchange='{"step": 1234}',
     )
 
 
@@ -44,7 +45,7 @@ BLOB = checkpoint.encode(make_state())
 
 def test_a_state_comes_back_to_the_bit():
     state, back = make_state(), checkpoint.decode(BLOB, job=JOB)
-    for name in ("position", "tally", "ends", "plan", "history", "job", "slowdowns"):
+    for name in ("position", "tally", "ends", "plan", "history", "job", "slowdowns", "exchange"):
         assert getattr(back, name) == getattr(state, name)
     for name in state.params:
         assert back.params[name].tobytes() == state.params[name].tobytes()

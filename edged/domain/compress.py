@@ -1,0 +1,202 @@
+"""Gradients on the wire: compressed, taken apart into chunks, and what compression left out sent later.
+
+Covers one vector at a time. Which records carry it is `exchange_records`' subject, what becomes of it `gradient_log`'s;
+what is worth compressing is for the topology to say.
+
+A blob is in the safetensors format (domain.tensors); the names of its tensors tell how it was compressed:
+`none`: float32 [n]. `fp16`: float16 [n]. `int8`: int8 [n] in blocks of 1024, each with a `scale`. `top_k`: `values`
+of the largest entries and `deltas`, how far each entry lies behind the one before it. Compression is lossy but for
+`none`; with error feedback (Seide et al. 2014; Stich et al. 2018, https://arxiv.org/abs/1809.07599), which is
+`Residual`'s part, nothing is lost in the long run.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain import tensors
+from edged.domain.tensors import Array
+from edged.domain.topology import Compression
+from edged.errors import FormatError
+
+BLOCK = 1024
+"""Numbers that have one scale in int8."""
+
+MOST_CHUNK_BYTES = 512 * 1024
+
+_MOST_OVERHEAD_BYTES = 1024
+_MOST_FP16 = float(np.finfo(np.float16).max)
+_LEAST_SCALE = float(np.finfo(np.float32).tiny)  # the inverse of a smaller one may overflow
+_ESCAPE = 0xFFFF  # as a delta: so much further, and no entry there
+_SAMPLES = 4096
+
+Vector = npt.NDArray[np.float32]
+
+
+def most_bytes(num_parameters: int) -> int:
+    """No blob of so many numbers is larger, however it is compressed."""
+    return 4 * num_parameters + _MOST_OVERHEAD_BYTES
+
+
+def compress(vector: Vector, kind: Compression, *, top_k: float) -> bytes:
+    """The blob of `vector`: float32 [n], finite; for `top_k` the share of its entries to keep, at least one of them.
+
+    Errors of what `decompress` gives back: of fp16 2^-11 of the number, and 2^-25 where it is below 2^-14; numbers
+    beyond ±65504 are cut. Of int8 1/254 of the largest magnitude in its block. Of top_k all of the entries that are
+    left out, and fp16's of the others; of equal magnitudes the first are kept.
+    """
+    match kind:
+        case "none":
+            return tensors.encode({"float32": vector})
+        case "fp16":
+            return tensors.encode({"float16": _halved(vector)})
+        case "int8":
+            return tensors.encode(_quantised(vector))
+        case "top_k":
+            return tensors.encode(_sparse(vector, top_k))
+
+
+def decompress(blob: bytes, n: int) -> Vector:
+    """float32 [n], perhaps a read-only view into `blob`. Raises FormatError.
+
+    That is for anything but a blob of `compress` for n numbers, and for numbers that are not finite. Allocates 4n
+    bytes, and a small multiple of the blob's size.
+    """
+    if len(blob) > most_bytes(n):
+        raise FormatError(f"{len(blob)} bytes for {n} numbers; at most {most_bytes(n)}")
+    found, _ = tensors.decode(blob)
+    match sorted(found):
+        case ["float32"]:
+            vector = _sized(found, "float32", "float32", n)
+        case ["float16"]:
+            vector = _sized(found, "float16", "float16", n).astype(np.float32)
+        case ["int8", "scale"]:
+            vector = _unquantised(found, n)
+        case ["deltas", "values"]:
+            vector = _dense(found, n)
+        case names:
+            raise FormatError(f"no compression has the tensors {names}")
+    if n and not (np.isfinite(vector.max()) and np.isfinite(vector.min())):
+        raise FormatError("a number is not finite")
+    return vector
+
+
+def split(payload: bytes) -> list[bytes]:
+    """`payload` in chunks of at most MOST_CHUNK_BYTES, which joined give it back; one, empty, of an empty one."""
+    return [payload[at : at + MOST_CHUNK_BYTES] for at in range(0, max(len(payload), 1), MOST_CHUNK_BYTES)]
+
+
+class Residual:
+    """Error feedback: what this member found and the group's updates do not have yet, in units of sums.
+
+    A gradient is the mean over `count` samples and weighs as many in the group's mean; the residual is the sum over
+    samples. So sum of (count × mean) in = sum of (count × decompressed) out + residual, whatever the counts are. Starts
+    with nothing. Memory: twice the vector.
+    """
+
+    def __init__(self, n: int) -> None:
+        self._sum, self._scratch = np.zeros(n, np.float32), np.empty(n, np.float32)
+
+    @property
+    def sum(self) -> Vector:
+        """float32 [n], read-only; a view that changes with the next call."""
+        view = self._sum.view()
+        view.flags.writeable = False
+        return view
+
+    def compress(self, mean: Vector, count: int, kind: Compression, *, top_k: float) -> bytes:
+        """The blob of `mean`, float32 [n] over `count` >= 1 samples, and of what was left; keeps what it leaves out."""
+        self._add(mean, count)
+        sent = np.divide(self._sum, np.float32(count), out=self._scratch)
+        blob = compress(sent, kind, top_k=top_k)
+        self._add(decompress(blob, len(self._sum)), -count)
+        return blob
+
+    def put_back(self, blob: bytes, count: int) -> None:
+        """Take back what `compress` gave for `count` samples: it came too late, the group did not use it."""
+        self._add(decompress(blob, len(self._sum)), count)
+
+    def clear(self) -> None:
+        """Forget it: it belongs to weights that are long gone."""
+        self._sum.fill(0)
+
+    def _add(self, mean: Vector, count: int) -> None:
+        self._sum += np.multiply(mean, np.float32(count), out=self._scratch)
+
+
+def _halved(vector: Vector) -> npt.NDArray[np.float16]:
+    return np.clip(vector, -_MOST_FP16, _MOST_FP16).astype(np.float16)
+
+
+def _quantised(vector: Vector) -> dict[str, Array]:
+    n = len(vector)
+    padded = np.zeros(-(-n // BLOCK) * BLOCK, np.float32)
+    padded[:n] = vector
+    blocks = padded.reshape(-1, BLOCK)
+    scale = np.maximum(blocks.max(axis=1), -blocks.min(axis=1)) / np.float32(127)
+    scale[scale < _LEAST_SCALE] = 0
+    blocks *= np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)[:, None]
+    return {"int8": np.rint(padded, out=padded)[:n].astype(np.int8), "scale": scale}
+
+
+def _unquantised(found: dict[str, Array], n: int) -> Vector:
+    whole, rest = divmod(n, BLOCK)
+    numbers = _sized(found, "int8", "int8", n)
+    scale = _sized(found, "scale", "float32", whole + (rest > 0))
+    if not (scale >= 0).all() or (scale > np.finfo(np.float32).max / 128).any():
+        raise FormatError("a scale is negative or not finite")
+    vector = np.empty(n, np.float32)
+    end = whole * BLOCK
+    np.multiply(numbers[:end].reshape(-1, BLOCK), scale[:whole, None], out=vector[:end].reshape(-1, BLOCK))
+    np.multiply(numbers[end:], scale[whole:], out=vector[end:])
+    return vector
+
+
+def _sparse(vector: Vector, share: float) -> dict[str, Array]:
+    kept = _largest(vector, math.ceil(share * len(vector)))
+    deltas = np.diff(kept, prepend=0)
+    escapes = deltas // _ESCAPE
+    if 2 * (len(kept) + int(escapes.sum())) < 4 * len(kept):
+        short = np.full(len(kept) + int(escapes.sum()), _ESCAPE, np.uint16)
+        short[np.cumsum(escapes + 1) - 1] = deltas % _ESCAPE
+        return {"values": _halved(vector[kept]), "deltas": short}
+    return {"values": _halved(vector[kept]), "deltas": deltas.astype(np.uint32)}
+
+
+def _dense(found: dict[str, Array], n: int) -> Vector:
+    values, deltas = tensors.require(found, "values", "float16"), found["deltas"]
+    is_short = deltas.dtype == np.uint16
+    if deltas.ndim != 1 or not (is_short or deltas.dtype == np.uint32):
+        raise FormatError("deltas are of uint16 or uint32")
+    places = np.cumsum(deltas, dtype=np.int64)
+    if is_short:
+        if len(deltas) and deltas[-1] == _ESCAPE:
+            raise FormatError("no entry comes behind the last deltas")
+        places = places[deltas != _ESCAPE]
+    if len(places) != len(values):
+        raise FormatError(f"{len(values)} values at {len(places)} places")
+    if len(places) and (places[-1] >= n or (np.diff(places) <= 0).any()):
+        raise FormatError(f"the places are not those of different ones of {n} numbers")
+    vector = np.zeros(n, np.float32)
+    vector[places] = values
+    return vector
+
+
+def _largest(vector: Vector, k: int) -> npt.NDArray[np.int64]:
+    """Where the k largest magnitudes are: int64 [k], rising; of equal ones the first."""
+    magnitudes = np.abs(vector)
+    least = np.partition(magnitudes, len(vector) - k)[len(vector) - k] if k else np.float32(np.inf)
+    places = np.flatnonzero(magnitudes >= least)
+    excess = len(places) - k
+    if excess:
+        equal = np.flatnonzero(magnitudes[places] == least)
+        places = np.delete(places, equal[len(equal) - excess :])
+    return places
+
+
+def _sized(found: dict[str, Array], name: str, dtype: str, n: int) -> Array:
+    array = tensors.require(found, name, dtype)
+    if len(array) != n:
+        raise FormatError(f"tensor {name!r} has {len(array)} numbers, not {n}")
+    return array
