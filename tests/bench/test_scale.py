@@ -42,8 +42,9 @@ def test_jobs_take_turns_at_what_is_busiest(mode):
 
 
 def test_everybody_waits_for_the_slowest():
-    machines, exchange = Machines(16, 94e6, broker_link=10e9), Exchange("all_reduce", 1024, "int8")
-    assert step_s(machines, COSTS, exchange, jitter=0.3) > 1.2 * step_s(machines, COSTS, exchange, jitter=0.0)
+    machines, exchange = Machines(16, 94e6), Exchange("all_reduce", 1024, "top_k")
+    costs = Costs(COSTS.sample_s, gradient_s=0.0, exchange_s=0.0)
+    assert step_s(machines, costs, exchange, jitter=0.3) > 1.3 * step_s(machines, costs, exchange, jitter=0.0)
 
 
 def test_the_brokers_link_carries_a_gradient_once_in_and_for_each_reader_out():
