@@ -27,22 +27,27 @@ class _Point:
 
 
 class Watch:
-    """Follows a run by its log and keeps each checkpoint. `received`: the bytes that have come down its link so far."""
+    """Follows a run by its log and keeps each checkpoint.
 
-    def __init__(self, state_folder: Path, received: Callable[[], int]) -> None:
+    `received`: the bytes that have come down its link so far; `start`: the event that seconds are counted from.
+    """
+
+    def __init__(self, state_folder: Path, received: Callable[[], int], start: str = "train.started") -> None:
         self._state_folder = state_folder
         self._received = received
+        self._start = start
         self._bytes_before = received()
-        self._started_s = 0.0
+        self._started_s: float | None = None
         self._points: list[_Point] = []
 
     def take(self, _name: str, line: LogLine) -> None:
         """Called with each line as it comes."""
-        if line["event"] == "train.started":
+        if line["event"] == self._start and self._started_s is None:
             self._started_s = unix_s(line)
         elif line["event"] == "checkpoint.saved":
             blob = (self._state_folder / f"checkpoint-{line['generation']:012}.safetensors").read_bytes()
-            self._points.append(_Point(unix_s(line) - self._started_s, self._received() - self._bytes_before, blob))
+            started_s = unix_s(line) if self._started_s is None else self._started_s
+            self._points.append(_Point(unix_s(line) - started_s, self._received() - self._bytes_before, blob))
 
     def last(self) -> checkpoint.TrainState:
         """The newest checkpoint's state."""

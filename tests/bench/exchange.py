@@ -19,6 +19,7 @@ With `--results` each finished run is added to that file, and runs that it holds
 import argparse
 import asyncio
 import json
+import signal
 import statistics
 import tempfile
 import time
@@ -196,7 +197,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--compression", type=several(str), metavar="A,B,…", help=", ".join(COMPRESSIONS))
     parser.add_argument("--sync-every", type=several(int), default=[1], metavar="H,…", help="steps of a round (1)")
     parser.add_argument("--links", type=several(float), metavar="MBIT,…", help="Mbit/s of an edge, 0: all (94,20)")
-    parser.add_argument("--cores", type=float, default=0.2, help="of an edge, a share of one CPU; 0: all (0.2)")
+    parser.add_argument("--cores", type=float, help="of an edge, a share of one CPU; 0: all (0.2)")
     parser.add_argument("--images", type=int, help=f"of training ({MOST_IMAGES})")
     parser.add_argument("--epochs", type=int, help="(4)")
     parser.add_argument("--batch", type=int, default=512, help="the global batch (512)")
@@ -217,12 +218,14 @@ def arguments() -> argparse.Namespace:
     given.links = [1e6 * link for link in given.links or ([94.0] if quick else [94.0, 20.0])]
     given.images = given.images or (4_000 if quick else MOST_IMAGES)
     given.epochs = given.epochs or (2 if quick else 4)
+    given.cores = given.cores if given.cores is not None else (0.4 if quick else 0.2)
     return given
 
 
 def main() -> None:
     """Measure what the arguments ask for, and show it."""
     given = arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that networks and groups are taken down then, too
     conditions = Conditions(
         images=given.images, epochs=given.epochs, batch=given.batch, cores=given.cores, goal=given.goal,
         learning_rate=given.learning_rate, reference_batch=given.reference_batch, warmup=given.warmup,

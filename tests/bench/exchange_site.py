@@ -98,8 +98,8 @@ class Conditions:
 class Member:
     """An edge of a run: its process, its end of the network, and what passed there until the end of each epoch."""
 
-    def __init__(self, attachment: Attachment, limit: Limit, state_folder: Path) -> None:
-        self.watch = Watch(state_folder, lambda: attachment.traffic().down)
+    def __init__(self, attachment: Attachment, limit: Limit, state_folder: Path, start: str) -> None:
+        self.watch = Watch(state_folder, lambda: attachment.traffic().down, start)
         self.marks: list[Traffic] = []
         self.child: Child
         self._attachment = attachment
@@ -196,7 +196,9 @@ class Site:
         for i, (attachment, limit) in enumerate(zip(attached, limited, strict=True)):
             file = self._write(folder / f"edge-{i}.yaml", setting, attachment.bootstrap)
             state = folder / f"edge-{i}" / "state" / "edged" / f"edge-{i}" / "jobs" / self._job
-            member = Member(attachment, limit, state)
+            # A group's training starts when its members have found each other.
+            start = "train.started" if setting.mode == ALONE else "exchange.begun"
+            member = Member(attachment, limit, state, start)
             await member.start(i, file, folder)
             members.append(member)
         return members
