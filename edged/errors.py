@@ -12,6 +12,7 @@ EdgedError
 ├── AlreadyRunning        another process is this node (exit 75)
 ├── MemoryLimitExceeded   the process outgrew its budget: it checkpoints, ends, and is started afresh
 ├── TopologyMismatch      saved state belongs to another topology (exit 78)
+├── LogGap                records that a fold needs are not in the log any more: it goes on from a newer checkpoint
 └── TransientError        worth another try, by the adapter that met it
     ├── LogUnavailable    Kafka does not answer
     └── ArchiveUnavailable
@@ -107,6 +108,15 @@ class ArchiveConflict(StorageError):  # noqa: N818
 
 class TopologyMismatch(EdgedError):  # noqa: N818
     """Saved state belongs to another model or data set than the topology names."""
+
+
+class LogGap(EdgedError):  # noqa: N818
+    """A log goes on elsewhere than at the record that is to be read next."""
+
+    def __init__(self, expected: int, found: int) -> None:
+        super().__init__(f"the log goes on at offset {found}, not {expected}")
+        self.expected = expected
+        self.found = found
 
 
 class TransientError(EdgedError):

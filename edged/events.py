@@ -156,7 +156,11 @@ EVENTS: Mapping[str, Event] = {
     "exchange.left": _of_job("The node leaves the group: it stops, or all is trained.", epoch=int, step=int),
     "exchange.begun": _of_job(
         "An epoch of the group begins, with each member's share of the global batch. Edge: whose proposal was taken.",
-        epoch=int, step=int, steps=int, shares=dict, edge=str,
+        epoch=int, step=int, steps=int, shares=dict, edge=str, weights=str,
+    ),
+    "exchange.withheld": _of_job(
+        "The member sends nothing of its own for this step or test: it came to no finite numbers.",
+        epoch=int, step=int, reason=str,
     ),
     "exchange.closed": _of_job(
         "A step was closed by a deadline or without somebody who was awaited; `suppressed` more since the last line.",

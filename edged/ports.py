@@ -17,6 +17,8 @@ from edged.domain.dataset import BlockRef, Snapshot
 from edged.domain.pack import Pack
 from edged.domain.topology import Codec, Dtype
 
+_COMPACTED_SEGMENT_BYTES = 16 << 20
+
 
 class TopicPartition(NamedTuple):
     """One ordered log."""
@@ -59,12 +61,26 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic the topology needs. `retention_ms` None: the broker's default."""
+    """A topic the topology needs. `retention_ms` None: the broker's default.
+
+    `compacted`: the newest record of each key is kept for ever, the others go some time.
+    """
 
     name: str
     partitions: int = 1
     retention_ms: int | None = None
     max_message_bytes: int | None = None
+    compacted: bool = False
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Kafka's names and values for what is not the broker's default."""
+        given = {"retention.ms": self.retention_ms, "max.message.bytes": self.max_message_bytes}
+        settings = {key: str(value) for key, value in given.items() if value is not None}
+        if self.compacted:
+            # What is superseded goes only from segments that are full; by default they are of 1 GiB.
+            settings |= {"cleanup.policy": "compact", "segment.bytes": str(_COMPACTED_SEGMENT_BYTES)}
+        return settings
 
 
 class LogReader(Protocol):

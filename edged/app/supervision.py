@@ -95,8 +95,7 @@ async def supervise(
 
 
 async def _work(topology: Topology, services: Mapping[str, Service], log: Log) -> None:
-    specs = [TopicSpec(name, 1, retention_ms, most_bytes) for name, retention_ms, most_bytes in topics(topology)]
-    await log.ensure(specs)
+    await log.ensure([TopicSpec(*topic) for topic in topics(topology)])
     async with asyncio.TaskGroup() as group:
         for name, service in services.items():
             group.create_task(service.run(), name=name)

@@ -22,7 +22,7 @@ from edged.cli.problems import show
 from edged.domain.suggest import did_you_mean
 from edged.errors import ConfigError, EdgedError, StateFolderRefused, TransientError
 
-COMMANDS = ("check", "schema", "topics", "run", "infer", "sensor", "archive", "demo")
+COMMANDS = ("check", "schema", "topics", "run", "infer", "sensor", "archive", "replay", "demo")
 
 USAGE, UNAVAILABLE, SOFTWARE, CANNOT_CREATE, TEMPORARY, CONFIG = 64, 69, 70, 73, 75, 78
 INTERRUPTED, BROKEN_PIPE = 130, 141

@@ -14,11 +14,12 @@ from edged import config_yaml
 from edged.cli.arguments import add_topology
 from edged.cli.backbone import look_up
 from edged.cli.problems import show
-from edged.domain.budget import cache_index, edge_budget, mebibytes, training_memory
+from edged.domain.budget import cache_index, edge_budget, exchange_memory, mebibytes, training_memory
 from edged.domain.nn.spec import LayerSpec, shapes
+from edged.domain.schedule import batch_factor
 from edged.domain.suggest import did_you_mean
 from edged.domain.topics import grants, prediction_topics, topics
-from edged.domain.topology import Augment, Backbone, Device, Edge, Topology, Training
+from edged.domain.topology import Augment, Backbone, Device, Edge, Exchange, Topology, Training
 from edged.domain.topology_rules import sample_bytes
 from edged.errors import ConfigError, Problem
 
@@ -89,8 +90,18 @@ def plan_of(topology: Topology, node: str | None = None) -> Plan:
             if tier in {None, "archive"}
         ],
         **({"jobs": [_job(topology, job) for job in topology.jobs]} if trains else {}),
+        "groups": [
+            _group(topology, job)
+            for job in topology.jobs
+            if job.exchange.mode != "none" and (trains or topology.server_of(job) == node)
+        ],
         "topics": [
-            {"name": t.name, "retention_ms": t.retention_ms, "max_message_bytes": t.max_message_bytes}
+            {
+                "name": t.name,
+                "retention_ms": t.retention_ms,
+                "max_message_bytes": t.max_message_bytes,
+                "compacted": t.compacted,
+            }
             for t in topics(topology)
             if node is None or t.name in _topics_of(topology, node)
         ],
@@ -133,19 +144,13 @@ def _device(topology: Topology, device: Device) -> Plan:
 
 
 def _edge(topology: Topology, edge: Edge) -> Plan:
-    budget = edge_budget(edge, [training_memory(job, topology.stream(job.stream)) for job in topology.jobs])
+    models = [training_memory(job, topology.stream(job.stream)) for job in topology.jobs]
+    budget = edge_budget(topology, edge, models)
     return {
         "name": edge.name,
         "rank": topology.edges.index(edge),
         "devices": [device.name for device in topology.devices_of(edge.name)],
-        "memory": {
-            "base": budget.base,
-            "model": budget.model,
-            "prefetch": budget.prefetch,
-            "cache": budget.cache,
-            "total": budget.total,
-            "limit": budget.limit,
-        },
+        "memory": {**budget.parts, "total": budget.total, "limit": budget.limit},
         "disk_cache": edge.cache.disk,
         "cache_index": _cache_index(topology, edge),
     }
@@ -192,6 +197,28 @@ def _job(topology: Topology, training: Training) -> Plan:
     }
 
 
+def _group(topology: Topology, job: Training) -> Plan:
+    """Who trains the job's model together, and how."""
+    server, memory = topology.server_of(job), training_memory(job, topology.stream(job.stream))
+    assert memory is not None
+    return {
+        "job": job.name or job.stream,
+        "members": [edge.name for edge in topology.edges],
+        "mode": job.exchange.mode,
+        "compression": _compression_text(job.exchange),
+        "sync_every": job.exchange.sync_every,
+        "server": server,
+        "server_memory": exchange_memory(topology, job, server, memory) if server else None,
+        "log": topology.train_topic(job),
+        "gradients": topology.gradients_topic(job) if server else None,
+        "checkpoints": topology.checkpoints_topic(job),
+    }
+
+
+def _compression_text(exchange: Exchange) -> str:
+    return f"top_k {exchange.top_k:g}" if exchange.compression == "top_k" else exchange.compression
+
+
 def _backbone(backbone: Backbone | None) -> Plan | None:
     if backbone is None or backbone.file is None:
         return None
@@ -219,6 +246,8 @@ def _steps_text(training: Training) -> str:
     words = [_settings_text(type(part).__name__.lower(), part) for part in parts]
     words += [f"weight_decay {training.weight_decay:g}"] if training.weight_decay else []
     words += [f"clip_norm {training.clip_norm:g}"] if training.clip_norm is not None else []
+    factor = batch_factor(training.optimizer, training.global_batch, training.reference_batch)
+    words += [f"learning rate × {factor:g} for its batch"] if factor != 1 else []
     return ", ".join([training.loss, *words])
 
 
@@ -248,9 +277,11 @@ def _text(plan: Plan) -> Iterator[str]:
     yield from _archive_text(plan["archive"], with_sources=tier == "archive")
     if "jobs" in plan:
         yield from _jobs_text(plan["jobs"])
+    for group in plan["groups"]:
+        yield from _group_text(group)
     yield from _table(
         ("topics", "retention", "largest message"),
-        [[topic["name"], _retention(topic["retention_ms"]), _largest(topic)] for topic in plan["topics"]],
+        [[topic["name"], _retention(topic), _largest(topic)] for topic in plan["topics"]],
     )
     yield "valid"
 
@@ -281,7 +312,7 @@ def _edges_text(edges: Sequence[Plan]) -> Iterator[str]:
         ],
     )
     for edge in edges:
-        yield f"memory of {edge['name']}: {_sum(edge['memory'], ('base', 'model', 'prefetch', 'cache'))}"
+        yield f"memory of {edge['name']}: {_sum(edge['memory'])}"
         if edge["cache_index"]:
             yield f"index of {edge['name']}'s cache, once it is full: {mebibytes(edge['cache_index'])} more"
     yield ""
@@ -323,12 +354,24 @@ def _job_text(model: Plan) -> Iterator[str]:
     job = f"{model['epochs']} epochs in batches of {model['global_batch']}"
     yield f"trained on {model['stream']} (source: {model['source']}), {job}"
     yield f"steps: {model['steps']}"
-    yield f"memory of the model: {_sum(model['memory'], ('weights', 'optimizer', 'activations'))}"
+    yield f"memory of the model: {_sum(model['memory'])}"
     yield ""
 
 
-def _sum(memory: Plan, parts: Sequence[str]) -> str:
-    terms = " + ".join(f"{part} {mebibytes(memory[part])}" for part in parts)
+def _group_text(group: Plan) -> Iterator[str]:
+    often = f" every {group['sync_every']} steps" if group["sync_every"] > 1 else ""
+    compression = "" if group["compression"] == "none" else f", compression {group['compression']}"
+    members = ", ".join(group["members"])
+    yield f"one model of {group['job']}: {members} combine their gradients{often} ({group['mode']}{compression})"
+    if group["server"]:
+        held = mebibytes(group["server_memory"])
+        yield f"combined by {group['server']}, which holds {held} for it, from {group['gradients']}"
+    yield f"their log: {group['log']}, their checkpoints: {group['checkpoints']}"
+    yield ""
+
+
+def _sum(memory: Plan) -> str:
+    terms = " + ".join(f"{part} {mebibytes(size)}" for part, size in memory.items() if part not in {"total", "limit"})
     limit = f" of {mebibytes(memory['limit'])}" if "limit" in memory else ""
     return f"{terms} = {mebibytes(memory['total'])}{limit}"
 
@@ -337,8 +380,10 @@ def _shape(shape: Sequence[int]) -> str:
     return "×".join(str(n) for n in shape)
 
 
-def _retention(retention_ms: int | None) -> str:
-    return "broker's default" if retention_ms is None else f"{retention_ms / 3_600_000:g} h"
+def _retention(topic: Plan) -> str:
+    if topic["compacted"]:
+        return "compacted"
+    return "broker's default" if topic["retention_ms"] is None else f"{topic['retention_ms'] / 3_600_000:g} h"
 
 
 def _largest(topic: Plan) -> str:

@@ -21,7 +21,7 @@ def show(problems: Iterable[Problem], stream: TextIO, kind: str = "") -> None:
         head = f"{problem.place}: " if problem.place else ""
         said = str(problem)[len(head) :]
         label = f"{kind}: " if kind else ""
-        print(_bold(head, in_colour=in_colour) + label + _printable(said), file=stream)
+        print(_bold(head, in_colour=in_colour) + label + printable(said), file=stream)
         if following is None or following.place != problem.place:
             for line in source_lines(problem):
                 print(line, file=stream)
@@ -38,13 +38,13 @@ def source_lines(problem: Problem) -> list[str]:
         return []
     row, column = (int(number) for number in problem.place.rsplit(":", 2)[1:])
     start = max(0, column - 1 - _BEFORE) if len(problem.source) > _WIDTH else 0
-    text = _printable(problem.source[start : start + _WIDTH])
+    text = printable(problem.source[start : start + _WIDTH])
     before = text[: column - 1 - start]
     number = f"{row:>5}"
     return [f"{number} | {text}", f"{' ' * len(number)} | {_blank(before)}^"]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """No control character of a file reaches the terminal."""
     return "".join(c if c.isprintable() or c == "\t" else "·" for c in text)
 

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from edged import config_yaml
 from edged.cli.arguments import add_topology
 from edged.cli.problems import show
+from edged.cli.unheard import Unheard
 from edged.domain.topics import Topic, grants, groups, topics
 from edged.domain.topology import Topology
 from edged.errors import LogUnavailable
+from edged.ports import TopicSpec
 
 _PATIENCE_S = 30.0
 """The log waits for Kafka for ever; a command at a prompt does not."""
@@ -58,11 +60,10 @@ def _text(topology: Topology) -> Iterator[str]:
 
 
 def _create(topic: Topic, bootstrap: str) -> str:
-    settings = {"retention.ms": topic.retention_ms, "max.message.bytes": topic.max_message_bytes}
-    options = "".join(f" --config {key}={value}" for key, value in settings.items() if value is not None)
+    options = "".join(f" --config {key}={value}" for key, value in TopicSpec(*topic).settings.items())
     return (
         f"kafka-topics.sh --bootstrap-server {bootstrap} --create --if-not-exists --topic {topic.name}"
-        f" --partitions 1{options}"
+        f" --partitions {topic.partitions}{options}"
     )
 
 
@@ -74,22 +75,11 @@ def _allow(principal: str, operation: str, bootstrap: str) -> str:
 
 async def _apply(topology: Topology) -> None:
     from edged.adapters.kafka import KafkaLog  # noqa: PLC0415 - a Kafka client is slow to import
-    from edged.ports import TopicSpec  # noqa: PLC0415
 
-    wanted = [TopicSpec(topic.name, 1, topic.retention_ms, topic.max_message_bytes) for topic in topics(topology)]
-    kafka = KafkaLog(topology.kafka, _Unheard())
+    wanted = [TopicSpec(*topic) for topic in topics(topology)]
+    kafka = KafkaLog(topology.kafka, Unheard())
     try:
         async with asyncio.timeout(_PATIENCE_S), kafka as log:
             await log.ensure(wanted)
     except TimeoutError as error:
         raise LogUnavailable(f"Kafka at {', '.join(topology.kafka.bootstrap)} does not answer") from error
-
-
-class _Unheard:
-    """Health for a command that simply fails when Kafka does not answer."""
-
-    def degraded(self, part: str, reason: str) -> None:
-        """Nobody listens."""
-
-    def recovered(self, part: str) -> None:
-        """Nobody listens."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from edged.domain.cache_entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.nn.spec import Flatten, LayerSpec, Shape, num_parameters, shapes
 from edged.domain.optim import num_slots
-from edged.domain.topology import MIB, Cache, Edge, SamplingMode, Stream, Training
+from edged.domain.topology import MIB, Cache, Edge, SamplingMode, Stream, Topology, Training
 
 BASE = 110 * MIB
 """The interpreter, NumPy, the Kafka client with its fetch buffers, and the heap's slack."""
@@ -54,18 +54,28 @@ class ModelMemory:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bytes of an edge's daemon by what they are for, beside its limit. `cache`: its memory tier and disk store."""
+    """Bytes of an edge's daemon by what they are for, beside its limit.
+
+    `exchange`: the gradients of a group's step. `cache`: its memory tier and disk store.
+    """
 
     base: int
     model: int
+    exchange: int
     prefetch: int
     cache: int
     limit: int
 
     @property
+    def parts(self) -> dict[str, int]:
+        """What adds up to `total`, by name; the exchange only where there is one."""
+        exchange = {"exchange": self.exchange} if self.exchange else {}
+        return {"base": self.base, "model": self.model, **exchange, "prefetch": self.prefetch, "cache": self.cache}
+
+    @property
     def total(self) -> int:
         """What is taken however large the data set is."""
-        return self.base + self.model + self.prefetch + self.cache
+        return sum(self.parts.values())
 
 
 def model_memory(sample_shape: Shape, layers: Sequence[LayerSpec], batch: int, slots: int = 1) -> ModelMemory:
@@ -84,14 +94,36 @@ def training_memory(job: Training, stream: Stream) -> ModelMemory | None:
     return None if shape is None else model_memory(shape, job.model, job.global_batch, slots)
 
 
-def edge_budget(edge: Edge, models: Sequence[ModelMemory | None]) -> Budget:
-    """What the edge's daemon will hold, with `models` trained on it at the same time.
+def edge_budget(topology: Topology, edge: Edge, models: Sequence[ModelMemory | None]) -> Budget:
+    """What the edge's daemon will hold, with `models`, those of the topology's jobs, trained on it at the same time.
 
     Each has epoch data of its own ahead. None: a model whose memory is not known.
     """
     cache = edge.cache.memory + (DISK_STORE if edge.cache.disk else 0)
     prefetch = edge.prefetch * max(len(models), 1)
-    return Budget(BASE, sum(model.total for model in models if model), prefetch, cache, edge.memory_limit)
+    exchange = sum(
+        exchange_memory(topology, job, edge.name, model)
+        for job, model in zip(topology.jobs, models, strict=True)
+        if model
+    )
+    return Budget(BASE, sum(model.total for model in models if model), exchange, prefetch, cache, edge.memory_limit)
+
+
+def exchange_memory(topology: Topology, job: Training, node: str, model: ModelMemory) -> int:
+    """Bytes of the gradients that the node holds while a step of the job's group is made.
+
+    Each comes as a payload of at most its own size, and is decoded. Who combines them holds all members'; with a
+    parameter server a member holds only the combined one. With rounds of several steps it also keeps the common
+    weights and the velocity of the outer step.
+    """
+    exchange = job.exchange
+    if exchange.mode == "none":
+        return 0
+    members = len(topology.edges)
+    copies = 2 * members if topology.server_of(job) == node else 0
+    if topology.tier_of(node) == "edge":
+        copies += 2 * (members if exchange.mode == "all_reduce" else 1) + (2 if exchange.sync_every > 1 else 0)
+    return copies * model.weights
 
 
 def cache_index(cache: Cache, sample_bytes: int, mode: SamplingMode) -> int:

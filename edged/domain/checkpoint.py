@@ -109,7 +109,7 @@ class TrainState:
 def job_digest(stream: Stream, training: Training) -> str:
     """SHA-256 of all that decides what the weights mean and in which order samples come, in hexadecimal.
 
-    Left out is what may change from one start to the next: epochs, intervals, source.
+    Left out is what may change from one start to the next: epochs, intervals, source, who combines the gradients.
     """
     job: dict[str, Any] = {
         "stream": asdict(stream),
@@ -127,6 +127,11 @@ def job_digest(stream: Stream, training: Training) -> str:
     if training.backbone is not None:
         assert training.backbone.file is not None, "the node has looked into it"
         job["backbone"] = training.backbone.file.sha256
+    if training.reference_batch is not None:
+        job["reference_batch"] = training.reference_batch
+    exchange = training.exchange
+    if exchange.mode != "none":
+        job["exchange"] = [exchange.compression, exchange.top_k, exchange.sync_every, asdict(exchange.outer)]
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
 
 
@@ -169,8 +174,8 @@ def decode(blob: bytes, *, job: str | None = None) -> TrainState:
         raise CheckpointCorrupt(str(error)) from error
     if job is not None and metadata.get("job") != job:
         raise TopologyMismatch(
-            "the newest checkpoint belongs to another stream, model, optimizer, global_batch, seed or test_fraction "
-            "than the topology names: undo the change, or move the checkpoints away to train anew"
+            "the newest checkpoint belongs to another stream, model, optimizer, global_batch, exchange, seed or "
+            "test_fraction than the topology names: undo the change, or move the checkpoints away to train anew"
         )
     try:
         return _state(arrays, metadata)

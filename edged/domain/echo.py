@@ -11,14 +11,13 @@ The walk's order is by a hash of the blocks' names: new blocks of a growing arch
 cursor is a place in the hash's range. What the walk meets and finds cached is drawn once and stays, without a fetch.
 """
 
-import hashlib
 import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from edged.domain import sampling
+from edged.domain.block_keys import block_keys, mixed
 from edged.domain.boundary import Boundary
 from edged.domain.cache_plan import (
     WINDOWS_A_CACHE,
@@ -33,7 +32,6 @@ from edged.domain.dataset import Snapshot
 from edged.domain.sampling import Ids
 from edged.domain.supply import Supply, supply
 
-_Keys = npt.NDArray[np.uint64]
 _WRAP = 1 << 64
 
 MOST_REUSE_WHILE_FILLING = 3.0
@@ -64,7 +62,7 @@ class Echo:
     def __init__(self, settings: PlanSettings, supplied: Supply, epoch: int, boundary: Boundary) -> None:
         self._settings, self._supply, self._epoch = settings, supplied, epoch
         self._boundary, self._miss_share = boundary, 1 - boundary.hit_share
-        keys = walk_keys(supplied.snapshot, settings.seed)[supplied.blocks]
+        keys = block_keys(supplied.snapshot, str(settings.seed))[supplied.blocks]
         order = np.argsort(keys, kind="stable")
         self._keys, self._blocks = keys[order], supplied.blocks[order]
         self._rank = np.zeros(supplied.snapshot.num_blocks, np.int64)
@@ -154,15 +152,6 @@ def plan(settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: Bound
     return SteppedPlan(snapshot, epoch, digest, echo.first, echo.step, echo.boundary)
 
 
-def walk_keys(snapshot: Snapshot, seed: int) -> _Keys:
-    """The blocks' places in the walk: uint64 [blocks], a hash of source name, offset and seed."""
-    salts = [
-        int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest(), "little")
-        for name in snapshot.sources
-    ]
-    return _mixed(np.array([*salts, 0], np.uint64)[snapshot.source] + snapshot.offset.astype(np.uint64))
-
-
 def _num_evicted(costs: Ids, room: int) -> int:
     """How many of the first must go for the others to fit into `room` bytes."""
     excess = int(costs.sum()) - room
@@ -173,19 +162,10 @@ def _draw_evenly(pool: Ids, n: int, turn: int, seed: int) -> tuple[Ids, int]:
     """`n` of the pool and where to go on: the next ones in the cyclic order of a hash, so that all get their turn."""
     if n == 0 or not len(pool):
         return np.zeros(0, np.int64), turn
-    keys = _mixed(pool.astype(np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % _WRAP))
+    keys = mixed(pool.astype(np.uint64) + np.uint64(seed * 0x9E3779B97F4A7C15 % _WRAP))
     distance = keys - np.uint64(turn)  # wraps round
     whole, rest = divmod(n, len(pool))
     nearest = np.argpartition(distance, rest - 1)[:rest] if rest else np.zeros(0, np.int64)
     if rest:
         turn = (int(keys[nearest[distance[nearest].argmax()]]) + 1) % _WRAP
     return np.concatenate([np.tile(pool, whole), pool[nearest]]), turn
-
-
-def _mixed(key: _Keys) -> _Keys:
-    """The finaliser of SplitMix64 (Steele et al. 2014)."""
-    key = key + np.uint64(0x9E3779B97F4A7C15)
-    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: _Keys = key ^ (key >> np.uint64(31))
-    return mixed

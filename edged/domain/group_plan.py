@@ -6,24 +6,35 @@ whatever their caches hold. Whose a sample is, is `shard`'s subject; walking thr
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain import cache_policy, rate_plan
 from edged.domain.boundary import Boundary
-from edged.domain.cache_plan import PlanSettings, SteppedPlan
+from edged.domain.cache_plan import CachedWindow, CachePlan, PlanSettings, SteppedPlan, digest_of
 from edged.domain.dataset import Snapshot
+from edged.domain.importance import Uniform
+from edged.domain.rate_plan import Sampler
 from edged.domain.sampling import Ids
+from edged.domain.shard import TURNS, Turns, assigned, owners
+from edged.domain.supply import Supply, supply
 
 WINDOW_BYTES = 32 << 20
-"""Of the global order's windows: the samples of so many blocks are shuffled together. Larger ones leave less of a
-batch to members that do not own it; a member fetches its part of one in as many steps as its own memory needs."""
+"""Of the global order's windows: the samples of so many bytes of blocks are shuffled together. The larger, the less of
+a batch goes to members that do not own it. A member fetches its part in as many windows as its own memory needs."""
+
+_NONE = np.zeros(0, np.int64)
+_Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
     """Who trains an epoch together, the same for all but `member`, whose plan it is.
 
-    `shares`: member → its share of each global batch, together 1. `budgets`: member → bytes of its cache, what blocks
-    are owned in proportion to. `batch_size`: samples of a global batch. A member without a share has no part.
+    `shares`: member → its share of each global batch, together 1. `budgets`: member → bytes of its cache, in proportion
+    to which blocks are owned. `batch_size`: samples of a global batch. A member without a share has no part.
     """
 
     member: str
@@ -32,33 +43,154 @@ class Group:
     batch_size: int
 
 
-class GroupPlan(SteppedPlan[object]):
-    """A member's windows of one epoch, as `cache_plan.CachePlan` has them: its own samples only, in the order of use.
+@dataclass(frozen=True, eq=False)
+class _State:
+    """`window`, `draw`: of the global order, where it goes on; `rest`: the member's samples before that, still to come.
 
-    The member's part of global batch k is its samples `first_sample(k)` to `first_sample(k + 1)` - 1, maybe none:
-    `locate(first_sample(k))` is where to go on.
+    `kept`: cached from the start and still; `foreign`: those among them that the member does not own; `admitted` since.
     """
+
+    window: int
+    draw: int
+    rest: Ids
+    kept: Ids
+    foreign: Ids
+    admitted: Ids
+    num_bytes: int
+
+
+class _Walk:
+    """The member's walk of one epoch. `GroupPlan` makes its windows."""
+
+    def __init__(
+        self, settings: PlanSettings, supplied: Supply, epoch: int, boundary: Boundary, group: Group, turns: Turns
+    ) -> None:
+        self._settings, self._supply, self._boundary = settings, supplied, boundary
+        self._order = global_order(supplied.snapshot, settings.seed, settings.test_fraction, epoch)
+        self._turns, self._batch_size, self._me = turns, group.batch_size, turns.place(group.member)
+        budgets = {name: group.budgets.get(name, 0) for name in turns.names}
+        self._owner = owners(supplied.snapshot, budgets)
+
+    def first(self) -> _State:
+        cached = np.sort(self._boundary.cached)
+        foreign = cached[~self._is_own(cached)]
+        return _State(0, 0, _NONE, cached, foreign, _NONE, int(self._supply.costs(cached).sum()))
+
+    def boundary(self, state: _State) -> Boundary:
+        return replace(self._boundary, cached=np.sort(np.concatenate([state.kept, state.admitted])))
+
+    def step(self, state: _State) -> tuple[CachedWindow, _State] | None:
+        index, draw, rest = state.window, state.draw, state.rest
+        while not len(rest):
+            window = self._order.window(index) if self._me is not None else None
+            if window is None:
+                return None
+            rest = self._part(window.ids, draw)
+            index, draw = index + 1, draw + window.num_samples
+        costs, is_hit = self._supply.costs(rest), np.isin(rest, state.kept)
+        held = np.cumsum(np.where(is_hit, 0, costs))
+        count = max(1, int(np.searchsorted(held, self._settings.window_bytes, side="right")))
+        ids, is_hit = rest[:count], is_hit[:count]
+        missed = np.sort(ids[~is_hit])
+        admit, evicted = self._policy(state, missed, hits=ids[is_hit])
+        new = missed[admit]
+        following = _State(
+            window=index,
+            draw=draw,
+            rest=rest[count:],
+            kept=state.kept[~np.isin(state.kept, evicted)],
+            foreign=state.foreign[~np.isin(state.foreign, evicted)],
+            admitted=np.concatenate([state.admitted, new]),
+            num_bytes=state.num_bytes + int(self._supply.costs(new).sum() - self._supply.costs(evicted).sum()),
+        )
+        return self._window(ids, is_hit, missed, admit, evicted), following
+
+    def _part(self, ids: Ids, first: int) -> Ids:
+        """The member's samples among `ids`, the draws from `first` on."""
+        draws = np.arange(first, first + len(ids))
+        piece = draws // self._batch_size - first // self._batch_size
+        owner = self._owner[self._supply.snapshot.locate(ids)[0]]
+        mine: Ids = ids[assigned(owner, self._turns.of(first, first + len(ids)), piece) == self._me]
+        return mine
+
+    def _policy(self, state: _State, missed: Ids, hits: Ids) -> tuple[_Mask, Ids]:
+        """Which of `missed` to admit, bool, and which cached ones go."""
+        admit = self._is_own(missed)
+        costs = self._supply.costs(missed[admit])
+        room = self._settings.capacity_bytes - state.num_bytes
+        free = state.foreign[~np.isin(state.foreign, hits)]
+        freed = np.cumsum(self._supply.costs(free))
+        gone = min(int(np.searchsorted(freed, int(costs.sum()) - room)) + 1, len(free)) if costs.sum() > room else 0
+        admit[admit] = cache_policy.no_evict(costs, room + int(freed[gone - 1] if gone else 0))
+        return admit, free[:gone]
+
+    def _is_own(self, ids: Ids) -> _Mask:
+        is_own: _Mask = self._owner[self._supply.snapshot.locate(ids)[0]] == self._me
+        return is_own
+
+    def _window(self, ids: Ids, is_hit: _Mask, missed: Ids, admit: _Mask, evicted: Ids) -> CachedWindow:
+        position = np.where(is_hit, -1, np.searchsorted(missed, ids))
+        fetch = replace(self._supply.window(missed), order=position[~is_hit])
+        return CachedWindow(ids, np.ones(len(ids), np.float32), is_hit, fetch, position, admit, evicted)
+
+
+class GroupPlan(SteppedPlan[_State]):
+    """A member's windows of one epoch, as `cache_plan.CachePlan` has them: its samples only, in the order of use.
+
+    The member's part of global batch k, perhaps empty, is its samples from `first_sample(k)` on and before
+    `first_sample(k + 1)`; `locate(first_sample(k))` says where to go on. Hits are those of its samples that `boundary`
+    has; of the misses those of blocks that it owns are admitted while there is capacity. Evicts nothing but what it
+    does not own any more, and only for the room. Of `settings`, seed and test_fraction are the group's, window_bytes
+    and capacity_bytes the member's own.
+    """
+
+    def __init__(
+        self, walk: _Walk, snapshot: Snapshot, epoch: int, digest: str, group: Group, turns: Turns, num_draws: int
+    ) -> None:
+        super().__init__(snapshot, epoch, digest, walk.first, walk.step, walk.boundary)
+        self._turns, self._batch_size, self._me = turns, group.batch_size, turns.place(group.member)
+        self._num_draws = num_draws
 
     @property
     def num_steps(self) -> int:
-        """Global batches of the epoch, the same for all members; all are full but the last."""
+        """Global batches of the epoch, the same for all members. All are full but the last."""
+        return -(-self._num_draws // self._batch_size)
 
     @property
     def most_samples(self) -> int:
         """No part of a global batch is larger."""
+        part = self._turns.parts[self._me] if self._me is not None else 0
+        return min(-(-part * self._batch_size // TURNS) + 1, self._batch_size)
 
     def first_sample(self, step: int) -> int:
-        """How many of the member's samples come before global batch `step`; all, at num_steps. Costs next to nothing."""
+        """How many of the member's samples come before global batch `step`; with num_steps, all. Makes no window."""
+        if self._me is None:
+            return 0
+        return self._turns.num_before(min(step * self._batch_size, self._num_draws), self._me)
 
 
 def plan(settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: Boundary, group: Group) -> GroupPlan:
-    """The member's plan of `epoch`. `settings`: the member's own window_bytes and capacity_bytes; seed and
-    test_fraction are the group's.
-
-    Hits are the member's samples that `boundary` has; of the misses those in blocks that it owns are admitted while the
-    capacity lasts. Evicts none but what it does not own any more, and that when the room is needed.
-    """
+    """The plan of `epoch` for the member that `group` names."""
+    turns = Turns(group.shares)
+    supplied = supply(snapshot, settings.test_fraction)
+    walk = _Walk(settings, supplied, epoch, boundary, group, turns)
+    parts = [(name, part, group.budgets.get(name, 0)) for name, part in zip(turns.names, turns.parts, strict=True)]
+    named = ["group", settings.seed, epoch, settings.test_fraction, settings.window_bytes, settings.capacity_bytes]
+    digest = digest_of(snapshot, [*named, group.member, group.batch_size, parts], [np.sort(boundary.cached)])
+    return GroupPlan(walk, snapshot, epoch, digest, group, turns, _num_draws(supplied))
 
 
 def num_steps(snapshot: Snapshot, test_fraction: float, batch_size: int) -> int:
-    """Global batches of an epoch over `snapshot`, counted sample by sample."""
+    """Global batches of an epoch over `snapshot`, as `GroupPlan.num_steps`."""
+    return -(-_num_draws(supply(snapshot, test_fraction)) // batch_size)
+
+
+def global_order(snapshot: Snapshot, seed: int, test_fraction: float, epoch: int) -> CachePlan:
+    """The order of all the group's draws: each training sample once, as in mode uniform without a cache."""
+    settings = PlanSettings(seed, test_fraction, WINDOW_BYTES, capacity_bytes=0)
+    return rate_plan.plan(settings, snapshot, epoch, Boundary(_NONE), Sampler("uniform", Uniform()))
+
+
+def _num_draws(supplied: Supply) -> int:
+    """Counted one by one: which rows of a block are held out is known for each only."""
+    return sum(len(supplied.rows(block)) for block in supplied.blocks.tolist())

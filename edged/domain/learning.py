@@ -145,6 +145,7 @@ def apply(training: Training, state: TrainState, grads: Params, progress: float)
         if training.clip_norm is not None:
             optim.clip(grads, training.clip_norm)
         factor = schedule.factor(training.schedule, progress, training.epochs) / 2**state.slowdowns
+        factor *= schedule.batch_factor(training.optimizer, training.global_batch, training.reference_batch)
         optim.update(
             training.optimizer,
             state.params,

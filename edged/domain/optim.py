@@ -33,11 +33,19 @@ def initial_slots(optimizer: Optimizer, params: Params) -> dict[str, dict[str, A
 
 def clip(grads: Params, most: float) -> float:
     """Scale all of `grads` in place so that their common norm is at most `most`; the norm that it was."""
-    norm = math.sqrt(sum(float(np.vdot(grad, grad)) for grad in grads.values()))
+    norm = math.sqrt(sum(_sum_of_squares(grad) for grad in grads.values()))
     if norm > most:
         for grad in grads.values():
             np.multiply(grad, most / norm, out=grad)
     return norm
+
+
+def _sum_of_squares(array: Array) -> float:
+    """The same bits on every machine, unlike BLAS: squares of float32 are exact in float64, and are added in one order.
+
+    For the members of a group make the same step, each on its own CPU.
+    """
+    return float(np.square(array.ravel(), dtype=np.float64).sum())
 
 
 def update(
@@ -85,7 +93,7 @@ def _lars(lars: Lars, param: Array, velocity: Array, grad: Array, learning_rate:
     A kernel's gradient, with L2 weight decay, counts trust·|p| / (|g| + decay·|p|) times; biases and scales once.
     """
     if param.ndim > 1:
-        param_norm, grad_norm = float(np.linalg.norm(param)), float(np.linalg.norm(grad))
+        param_norm, grad_norm = math.sqrt(_sum_of_squares(param)), math.sqrt(_sum_of_squares(grad))
         divisor = grad_norm + decay * param_norm
         rate = lars.trust * param_norm / divisor if param_norm and divisor else 1.0
         grad = rate * (grad + decay * param)

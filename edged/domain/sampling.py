@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from edged.domain.block_keys import mixed
 from edged.domain.dataset import TEST_SOURCE, TRAIN_SOURCE, BlockRef, Snapshot, test_rows
 
 SAMPLE_OVERHEAD = 64
@@ -132,11 +133,8 @@ def _spread(snapshot: Snapshot, fraction: float, most: int) -> list[tuple[int, n
 
 
 def _by_hash(snapshot: Snapshot, source: int) -> list[int]:
-    """The source's blocks by a hash of their offsets (the finaliser of SplitMix64, Steele et al. 2014)."""
+    """The source's blocks by a hash of their offsets."""
     blocks = np.flatnonzero(snapshot.source == source)
-    key = snapshot.offset[blocks].astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    key ^= key >> np.uint64(31)
+    key = mixed(snapshot.offset[blocks].astype(np.uint64))
     ordered: list[int] = blocks[np.argsort(key, kind="stable")].tolist()
     return ordered

@@ -1,4 +1,4 @@
-"""Schedules: what the learning rate is multiplied with, a pure function of how far training has come.
+"""Schedules: what the learning rate is multiplied with, a pure function of how far training has come; and by the batch.
 
 Progress is counted in epochs, with fractions, for only their number is known in advance: how many samples an epoch
 has is up to the archive.
@@ -6,7 +6,7 @@ has is up to the archive.
 
 import math
 
-from edged.domain.topology import Constant, Cosine, Schedule, Step
+from edged.domain.topology import Adam, Constant, Cosine, Optimizer, Schedule, Step
 
 
 def factor(schedule: Schedule, progress: float, epochs: int) -> float:
@@ -25,3 +25,13 @@ def factor(schedule: Schedule, progress: float, epochs: int) -> float:
             length = max(epochs - schedule.warmup, 1e-9)
             share = min(max((progress - schedule.warmup) / length, 0.0), 1.0)
             return warm * (schedule.floor + (1 - schedule.floor) * (1 + math.cos(math.pi * share)) / 2)
+
+
+def batch_factor(optimizer: Optimizer, global_batch: int, reference_batch: int | None) -> float:
+    """The factor for steps on `global_batch` samples where the rate is meant for `reference_batch`; 1 without one.
+
+    In proportion for sgd and lars (Goyal et al. 2017, https://arxiv.org/abs/1706.02677), by the square root for adam
+    (Malladi et al. 2022, https://arxiv.org/abs/2205.10287).
+    """
+    ratio = 1.0 if reference_batch is None else global_batch / reference_batch
+    return math.sqrt(ratio) if isinstance(optimizer, Adam) else ratio

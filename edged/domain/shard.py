@@ -1,65 +1,153 @@
 """Who of a group trains on what: whose a block is, whose turn a draw is, and whose a sample becomes.
 
 Covers ownership of blocks, shares of the global batch and the assignment of its samples. Knows no epoch's order: that
-is `group_plan`'s subject. All here is the same on every member, given the same arguments.
+is `group_plan`'s subject. All members come to the same, given the same arguments.
 """
 
-import hashlib
-from collections.abc import Mapping
-from heapq import heapify, heappop, heappush, heappushpop
+from collections.abc import Mapping, Sequence
+from heapq import heappop, heappush
 
 import numpy as np
-import numpy.typing as npt
 
+from edged.domain.block_keys import block_keys
 from edged.domain.dataset import Snapshot
 from edged.domain.sampling import Ids
 
 TURNS = 4096
-"""The turns of the members repeat after so many draws: a share is a multiple of 1/4096."""
+"""The members' turns repeat after so many draws: a share is a multiple of 1/4096."""
 
 LEAST_SHARE = 0.02
-"""No member's share is smaller, however slow it is: it would not be measured any more. Half an equal one for many."""
+"""No member's share is smaller, however slow it is: its speed would not be known any more. Of many, half an equal
+share."""
 
 _SMOOTHING = 0.5
 
 
 def owners(snapshot: Snapshot, budgets: Mapping[str, float]) -> Ids:
-    """Whose each block is: int64 [blocks], places in the sorted names of `budgets`, the bytes that each one's cache has.
+    """Whose each block is: int64 [blocks], places in the sorted names of `budgets`, the bytes of each one's cache.
 
-    In proportion to the budgets, equal if all are 0. By weighted rendezvous hashing (Schindelhauer and Schomaker 2005):
-    when a member comes or goes, only blocks change hands that become or were its own; likewise when a budget changes.
+    In proportion to the budgets, evenly if all are 0. By weighted rendezvous hashing (Schindelhauer and Schomaker
+    2005): when a member comes or goes, only blocks that become or were its own change hands; likewise when a budget
+    changes.
     """
+    even = not any(budgets.values())
+    best, owner = np.full(snapshot.num_blocks, -1.0), np.zeros(snapshot.num_blocks, np.int64)
+    for place, name in enumerate(sorted(budgets)):
+        uniform = ((block_keys(snapshot, name) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+        score = -(1.0 if even else budgets[name]) / np.log(uniform)
+        is_better = score > best
+        best[is_better], owner[is_better] = score[is_better], place
+    return owner
 
 
 def next_shares(samples_per_s: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
     """The members' shares of the next epoch's global batches: multiples of 1/4096, together exactly 1.
 
     `samples_per_s`: of each of the next members, 0 where not measured; then as fast as the others on average.
-    `before`: the shares of the epoch before, empty at the first; half of a share is its part of that, half of the speed
-    now. None is below LEAST_SHARE, or half an equal share where there are more than 25.
+    `before`: the shares of the epoch before, empty at the first. Half of a share follows the speed now, half is as
+    large as before in proportion to the others that were there. None is below LEAST_SHARE, to a 4096th.
     """
+    names = sorted(samples_per_s)
+    speeds = [speed for speed in samples_per_s.values() if speed > 0]
+    usual = sum(speeds) / len(speeds) if speeds else 1.0
+    wanted = {name: samples_per_s[name] if samples_per_s[name] > 0 else usual for name in names}
+    stayed = [name for name in names if before.get(name, 0) > 0]
+    scale = sum(wanted[name] for name in stayed) / sum(before[name] for name in stayed) if stayed else 0.0
+    for name in stayed:
+        wanted[name] += _SMOOTHING * (before[name] * scale - wanted[name])
+    parts = _rounded(_lifted([wanted[name] for name in names]))
+    return {name: part / TURNS for name, part in zip(names, parts, strict=True)}
 
 
 class Turns:
-    """Whose turn each draw of an epoch is, as `shares`, which sum to 1, say. Members are places in the sorted names.
+    """Whose turn each draw of an epoch is, by `shares` that sum to 1. Members are places in the sorted `names`.
 
     After any number of draws, each member had its share of them, rounded up or down (the quota method of Balinski and
     Young 1975). Shares are rounded to multiples of 1/4096, none to 0.
     """
 
     def __init__(self, shares: Mapping[str, float]) -> None:
-        self.names: tuple[str, ...] = tuple(sorted(shares))
+        self.names = tuple(sorted(shares))
+        self.parts = tuple(_rounded([shares[name] for name in self.names]))
+        """Of 4096 draws, each member's."""
+        self._cycle = _cycle(self.parts)
+
+    def place(self, name: str) -> int | None:
+        """The member's place in `names`; None if it has no share."""
+        return self.names.index(name) if name in self.names else None
 
     def of(self, first: int, stop: int) -> Ids:
         """Whose turns the draws `first` to `stop` - 1 are: int64 [stop - first]."""
+        whose: Ids = self._cycle[np.arange(first, stop) % TURNS]
+        return whose
 
     def num_before(self, draw: int, member: int) -> int:
         """How many turns `member` has before `draw`."""
+        cycles, rest = divmod(draw, TURNS)
+        return cycles * self.parts[member] + int((self._cycle[:rest] == member).sum())
 
 
-def assigned(owner: Ids, turn: Ids, piece: Ids, num_members: int) -> Ids:
+def assigned(owner: Ids, turn: Ids, piece: Ids) -> Ids:
     """Who trains on each of n samples: int64 [n].
 
-    `owner`, `turn`: int64 [n], whose it is and whose turn; `piece`: int64 [n], never falling: within a piece each
-    member gets as many samples as it has turns, its own first, in order; the rest go to those with turns left.
+    `owner`, `turn`: int64 [n], whose each sample and each turn is; `piece`: int64 [n], never falling, from 0 on. In
+    each piece a member gets as many samples as it has turns: its own first, in order; what then is left goes, in order,
+    to those with turns left.
     """
+    num_members = int(max(owner.max(initial=0), turn.max(initial=0))) + 1
+    own = piece * num_members + owner
+    num_cells = (int(piece.max(initial=0)) + 1) * num_members
+    turns = np.bincount(piece * num_members + turn, minlength=num_cells)
+    owned = np.bincount(own, minlength=num_cells)
+    by_cell = np.argsort(own, kind="stable")
+    rank = np.empty(len(own), np.int64)
+    rank[by_cell] = np.arange(len(own)) - np.repeat(np.cumsum(owned) - owned, owned)
+    whose = owner.copy()
+    whose[rank >= turns[own]] = np.repeat(np.arange(num_cells), turns - np.minimum(turns, owned)) % num_members
+    return whose
+
+
+def _lifted(wanted: Sequence[float]) -> list[float]:
+    """`wanted` in proportion, together 1, none below the least share."""
+    least = min(LEAST_SHARE, 0.5 / len(wanted))
+    is_low = [False] * len(wanted)
+    while True:
+        total = sum(each for each, low in zip(wanted, is_low, strict=True) if not low)
+        scale = (1 - least * sum(is_low)) / total
+        now = [low or each * scale < least for each, low in zip(wanted, is_low, strict=True)]
+        if now == is_low:
+            return [least if low else each * scale for each, low in zip(wanted, is_low, strict=True)]
+        is_low = now
+
+
+def _rounded(shares: Sequence[float]) -> list[int]:
+    """The shares as parts of TURNS, by largest remainders, each at least 1."""
+    total = sum(shares)
+    exact = [share / total * TURNS for share in shares]
+    parts = [max(int(part), 1) for part in exact]
+    while (missing := TURNS - sum(parts)) > 0:
+        gaps = [part - whole for part, whole in zip(exact, parts, strict=True)]
+        parts[gaps.index(max(gaps))] += 1
+    parts[parts.index(max(parts))] += missing
+    return parts
+
+
+def _cycle(parts: Sequence[int]) -> Ids:
+    """Whose turn each of TURNS draws is: int64 [TURNS].
+
+    Turn number i of a member with a part p is due from draw i·TURNS/p on and before (i+1)·TURNS/p; the one that is due
+    soonest comes first. In whole numbers, so that the result is the same everywhere.
+    """
+    taken = [0] * len(parts)
+    waiting = [(0, member) for member in range(len(parts))]  # a heap of (due from, member)
+    due: list[tuple[int, int]] = []  # a heap of (due before, member)
+    turns = np.empty(TURNS, np.int64)
+    for draw in range(TURNS):
+        while waiting and waiting[0][0] <= draw:
+            _, member = heappop(waiting)
+            heappush(due, (-(-(taken[member] + 1) * TURNS // parts[member]), member))
+        _, member = heappop(due)
+        turns[draw] = member
+        taken[member] += 1
+        heappush(waiting, (taken[member] * TURNS // parts[member], member))
+    return turns

@@ -3,9 +3,10 @@
 Values only: `app` creates the topics, `edged topics` prints both.
 """
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from edged.domain.topology import MIB, Device, Role, Topology
+from edged.domain.topology import MIB, Device, Role, Topology, Training
 
 SHORT_RETENTION_MS = 3_600_000
 """Epochs and requests are of use only while they are being answered; an hour outlives any outage worth waiting for."""
@@ -16,16 +17,23 @@ EPOCHS_MESSAGE_BYTES = 2 * MIB
 REQUESTS_MESSAGE_BYTES = 4 * MIB
 """A request may name a million rows of two bytes, and the blocks they are in."""
 
+EXCHANGE_RETENTION_MS = 24 * SHORT_RETENTION_MS
+"""A member that was away for longer goes on from a checkpoint that another one announced."""
+
+EXCHANGE_MESSAGE_BYTES = MIB
+"""A gradient, an update and a checkpoint travel in pieces of at most 512 KiB, each with its header."""
 
 _ARCHIVE_ROLES: tuple[Role, ...] = ("archiver", "epoch_server")
 
 
 class Topic(NamedTuple):
-    """A topic of one partition. None stands for the broker's default."""
+    """A topic; its fields are those of `ports.TopicSpec`. None stands for the broker's default."""
 
     name: str
+    partitions: int = 1
     retention_ms: int | None = None
     max_message_bytes: int | None = None
+    compacted: bool = False
 
 
 class Grant(NamedTuple):
@@ -37,15 +45,16 @@ class Grant(NamedTuple):
 
 
 def topics(topology: Topology) -> list[Topic]:
-    """Every topic the topology needs, each once: the devices', then the edges', then the archive's."""
+    """Every topic the topology needs, each once: the devices', the edges', the archive's and the groups'."""
     edges = [edge.name for edge in topology.edges]
     return [
         *(Topic(topology.device_topic(device.name)) for device in topology.iot),
         *(Topic(topology.archive_topic(stream, edge)) for edge in edges for stream in _streams(topology, edge)),
         *(Topic(topic) for edge in edges for topic in prediction_topics(topology, edge)),
         *(Topic(topology.dead_letters_topic(edge)) for edge in edges),
-        *(Topic(topology.epochs_topic(edge), SHORT_RETENTION_MS, EPOCHS_MESSAGE_BYTES) for edge in edges),
-        Topic(topology.requests_topic, SHORT_RETENTION_MS, REQUESTS_MESSAGE_BYTES),
+        *(Topic(topology.epochs_topic(edge), 1, SHORT_RETENTION_MS, EPOCHS_MESSAGE_BYTES) for edge in edges),
+        Topic(topology.requests_topic, 1, SHORT_RETENTION_MS, REQUESTS_MESSAGE_BYTES),
+        *(topic for job in _group_jobs(topology) for topic in _of_group(topology, job)),
     ]
 
 
@@ -59,6 +68,7 @@ def grants(topology: Topology) -> list[Grant]:
         *(grant for device in topology.iot for grant in _of_device(topology, device)),
         *(grant for edge in topology.edges for grant in _of_edge(topology, edge.name)),
         *(grant for archive in topology.archive for grant in _of_archive(topology, archive.name)),
+        *dict.fromkeys(grant for job in _group_jobs(topology) for grant in _in_group(topology, job)),
     ]
 
 
@@ -114,6 +124,33 @@ def _of_archive(topology: Topology, archive: str) -> list[Grant]:
         *(Grant(archive, "Read", topic) for topic in [*packs, topology.requests_topic]),
         *(grant for edge in topology.edges for grant in _writer(archive, topology.epochs_topic(edge.name))),
     ]
+
+
+def _group_jobs(topology: Topology) -> list[Training]:
+    """The jobs that the edges train together."""
+    return [job for job in topology.jobs if job.exchange.mode != "none"]
+
+
+def _of_group(topology: Topology, job: Training) -> Iterator[Topic]:
+    yield Topic(topology.train_topic(job), 1, EXCHANGE_RETENTION_MS, EXCHANGE_MESSAGE_BYTES)
+    if job.exchange.mode == "parameter_server":
+        yield Topic(topology.gradients_topic(job), 1, EXCHANGE_RETENTION_MS, EXCHANGE_MESSAGE_BYTES)
+    yield Topic(topology.checkpoints_topic(job), max_message_bytes=EXCHANGE_MESSAGE_BYTES, compacted=True)
+
+
+def _in_group(topology: Topology, job: Training) -> Iterator[Grant]:
+    """What makes a node one of the members, or their server: nobody else can write the group's topics."""
+    train, gradients, server = topology.train_topic(job), topology.gradients_topic(job), topology.server_of(job)
+    for edge in topology.edges:
+        if server is None:
+            yield from _writer(edge.name, train)
+        else:
+            yield Grant(edge.name, "Read", train)
+            yield from _writer(edge.name, gradients)
+        yield from _writer(edge.name, topology.checkpoints_topic(job))
+    if server is not None:
+        yield from _writer(server, gradients)
+        yield from _writer(server, train)
 
 
 def _writer(principal: str, topic: str) -> list[Grant]:

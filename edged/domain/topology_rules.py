@@ -7,11 +7,11 @@ references may dangle, so look-ups here never assume that a name exists.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
-from edged.domain import unsupported
-from edged.domain.budget import ModelMemory, edge_budget, mebibytes, training_memory
+from edged.domain import exchange_rules, unsupported
+from edged.domain.budget import Budget, ModelMemory, edge_budget, mebibytes, training_memory
 from edged.domain.finding import Finding
 from edged.domain.nn.spec import Dense, LayerSpec, Shape, ShapeError
 from edged.domain.pack import MOST_BYTES
@@ -37,6 +37,7 @@ def problems(topology: Topology) -> list[Finding]:
         *_devices(topology),
         *_archive(topology),
         *_training(topology),
+        *exchange_rules.problems(topology),
         *_budgets(topology),
         *unsupported.findings(topology),
     ]
@@ -48,6 +49,7 @@ def warnings(topology: Topology) -> list[Finding]:
         *_plain_network(topology),
         *_idle_edges(topology),
         *_calibration(topology),
+        *exchange_rules.warnings(topology),
     ]
 
 
@@ -446,7 +448,7 @@ def _budgets(topology: Topology) -> Iterator[Finding]:
             for k, (_, stream) in enumerate(trained):
                 yield from _prefetch(f"edges[{i}]", edge, stream, f"training[{k}].stream")
         yield from _cache(f"edges[{i}]", edge, sum(job.source != "live" for job in topology.jobs))
-        yield from _memory_limit(f"edges[{i}]", edge, memory)
+        yield from _memory_limit(f"edges[{i}]", edge_budget(topology, edge, memory))
 
 
 def _prefetch(at: str, edge: Edge, stream: Stream | None, named_at: str) -> Iterator[Finding]:
@@ -471,15 +473,13 @@ def _cache(at: str, edge: Edge, num_jobs: int) -> Iterator[Finding]:
         )
 
 
-def _memory_limit(at: str, edge: Edge, memory: Sequence[ModelMemory | None]) -> Iterator[Finding]:
-    budget = edge_budget(edge, memory)
+def _memory_limit(at: str, budget: Budget) -> Iterator[Finding]:
     if budget.total <= budget.limit:
         return
+    parts = " + ".join(f"{name} {mebibytes(part)}" for name, part in budget.parts.items())
     yield Finding(
         f"{at}.memory_limit",
-        f"the daemon needs about {mebibytes(budget.total)} (base {mebibytes(budget.base)} + model"
-        f" {mebibytes(budget.model)} + prefetch {mebibytes(budget.prefetch)} + cache"
-        f" {mebibytes(budget.cache)}), the limit is {mebibytes(budget.limit)}",
+        f"the daemon needs about {mebibytes(budget.total)} ({parts}), the limit is {mebibytes(budget.limit)}",
         f"raise memory_limit to {-(-budget.total // MIB)}MiB, or make cache.memory or global_batch smaller",
         (f"{at}.cache", f"{at}.prefetch", "training", "streams"),
     )

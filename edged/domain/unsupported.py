@@ -13,7 +13,6 @@ def findings(topology: Topology) -> Iterator[Finding]:
     """One finding for each thing asked for in vain."""
     yield from _mqtt(topology)
     yield from _remote_archive(topology)
-    yield from _exchange(topology)
     yield from _int8_backbone(topology)
 
 
@@ -30,17 +29,6 @@ def _remote_archive(topology: Topology) -> Iterator[Finding]:
                 f"archive[{i}].url",
                 "this version writes to file:// only",
                 "mount the distributed file system, by NFS, CephFS or a gateway, and name the folder",
-            )
-
-
-def _exchange(topology: Topology) -> Iterator[Finding]:
-    for i, job in enumerate(topology.jobs):
-        if job.exchange.mode != "none" and len(topology.edges) > 1:
-            yield Finding(
-                f"training[{i}].exchange.mode",
-                f"this version does not carry out {job.exchange.mode} yet",
-                "use mode: none; each edge then trains a model of its own",
-                needs=("edges",),
             )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from edged.aio import run_in_worker
 from edged.domain import cache_plan, sampling
 from edged.domain.cache_plan import CachedWindow, CachePlan
+from edged.domain.dataset import Snapshot
 from edged.domain.learning import Learnt
 from edged.domain.reads import EpochReads
 from edged.domain.sampling import Ids, Window
@@ -26,7 +27,7 @@ from edged.domain.supply import Supply, supply
 from edged.log import logger
 from edged.services.archive_client import ArchiveClient, SnapshotFetch
 from edged.services.cache_share import CacheShare
-from edged.services.epoch_choice import Chooser
+from edged.services.epoch_choice import Choice
 from edged.services.epoch_window import Fetched, WindowReader
 from edged.services.minibatch import Batcher, Encoded, MiniBatch
 
@@ -75,6 +76,17 @@ class _Epoch:
         return cache_plan.uncached(self.held_out[place.window]) if place.window < len(self.held_out) else None
 
 
+class _Part(NamedTuple):
+    """Some of a plan's samples, `first` to `stop` - 1, of which those before `next` are decoded."""
+
+    first: int
+    stop: int
+    next: int
+
+
+_NO_PART = _Part(-1, -1, -1)
+
+
 class _Stopwatch(NamedTuple):
     """Seconds on the clock, waited and with something on its way since start, and how many samples came meanwhile."""
 
@@ -91,7 +103,7 @@ class Epochs:
     """
 
     def __init__(
-        self, client: ArchiveClient, batcher: Batcher, settings: EpochSettings, cache: CacheShare, chooser: Chooser
+        self, client: ArchiveClient, batcher: Batcher, settings: EpochSettings, cache: CacheShare, chooser: Choice
     ) -> None:
         self._client = client
         self._batcher = batcher
@@ -108,6 +120,9 @@ class Epochs:
         self._begun = _Stopwatch(0.0, 0.0, 0.0, 0)
         self._noted = (-1, self._begun)
         self._skipped = (0, 0)
+        self._part = _NO_PART
+        self._place_in_use: _Place | None = None
+        self._empty_until = 0.0
         self.decode_s = 0.0
 
     @asynccontextmanager
@@ -150,18 +165,38 @@ class Epochs:
         """
         if self._next is None or self._next.plan.epoch != epoch or ends is not None:
             self._forget_ahead()  # windows of another plan, after going back
+            self._leave()
             self._next = await self._draw(epoch, ends)
+        self._part = _NO_PART
         self._present, self._next, self._next_snapshot = self._next, None, None
         return self._present.plan
 
-    async def train(self, plan: CachePlan, first_sample: int = 0) -> AsyncGenerator[tuple[MiniBatch, int], None]:
-        """The mini-batches of the plan just drawn from its `first_sample`-th sample on.
+    def has_drawn(self, epoch: int) -> bool:
+        """Whether the present plan is that epoch's."""
+        return self._present is not None and self._present.plan.epoch == epoch
 
-        Yields (batch, index of the next sample in the epoch): with that index another process goes on exactly there.
-        All batches are full but the last. Samples that are missing, unlabelled or undecodable are left out.
-        Cancelled, it forgets what it fetched.
+    async def survey(self) -> Snapshot | None:
+        """The archive as it is now; None while that is not known yet, or as long as there is nothing to train on.
+
+        Waits for nothing but a request's way into the log: call it again.
         """
-        index, at = await run_in_worker(plan.locate, first_sample)
+        now = asyncio.get_running_loop().time()
+        if self._next_snapshot is None and now >= self._empty_until:
+            self._next_snapshot = SnapshotFetch(None)
+            await self._client.ask(self._next_snapshot)
+        await self._client.drain()
+        if self._next_snapshot is None or not self._next_snapshot.is_complete:
+            return None
+        snapshot = await run_in_worker(self._next_snapshot.snapshot)
+        if await run_in_worker(lambda: supply(snapshot, self._settings.test_fraction).is_empty):
+            if not self._empty_until:
+                logger().info("epoch.empty", epoch=0 if self._present is None else self._present.plan.epoch + 1)
+            self._next_snapshot, self._empty_until = None, now + EMPTY_RETRY_S
+            return None
+        return snapshot
+
+    def begin(self, plan: CachePlan, first_sample: int = 0) -> None:
+        """The plan just drawn is used from its `first_sample`-th sample on."""
         logger().info(
             "epoch.drawn",
             epoch=plan.epoch,
@@ -171,6 +206,39 @@ class Epochs:
         )
         self._reads, self._fetched = EpochReads(plan.snapshot.num_samples), Fetched()
         self._begun = self._time()
+
+    async def prepare(self, first: int, stop: int) -> bool:
+        """Decode samples `first` to `stop` - 1 of the plan begun, for `take`; at most as many as a mini-batch has.
+
+        False when some are still on their way: call it again, it goes on there. Samples before `first` are passed over,
+        neither fetched nor decoded if they are not yet; there is no way back.
+        """
+        if (first, stop) != self._part[:2]:
+            self._batcher.take()
+            self._part = _Part(first, stop, first)
+        while self._part.next < stop:
+            reader, at = await self._arrived(self._part.next)
+            if reader is None:
+                return False
+            part = slice(at, min(at + stop - self._part.next, reader.window.num_samples))
+            await self._decode(await reader.read(part, self._reads, self._fetched))
+            self._part = self._part._replace(next=self._part.next + part.stop - part.start)
+        return True
+
+    def take(self) -> MiniBatch:
+        """What was prepared; samples that are missing, unlabelled or undecodable are left out."""
+        self._part = _NO_PART
+        return self._batcher.take()
+
+    async def train(self, plan: CachePlan, first_sample: int = 0) -> AsyncGenerator[tuple[MiniBatch, int], None]:
+        """The mini-batches of the plan just drawn from its `first_sample`-th sample on.
+
+        Yields (batch, index of the next sample in the epoch): with that index another process goes on exactly there.
+        All batches are full but the last. Samples that are missing, unlabelled or undecodable are left out.
+        Cancelled, it forgets what it fetched.
+        """
+        index, at = await run_in_worker(plan.locate, first_sample)
+        self.begin(plan, first_sample)
         async with aclosing(self._batches(_Place(plan.epoch, False, index), at, first_sample)) as batches:
             async for batch in batches:
                 yield batch
@@ -222,6 +290,8 @@ class Epochs:
         """Batches from `place` to the end of its kind; `at`: where in the first window, `sample`: its index."""
         batcher = self._batcher
         batcher.take()  # what a cancelled iteration left
+        self._part = _NO_PART
+        self._leave()
         assert self._present is not None, "draw() first"
         if place.held_out:  # which is no training
             reads, fetched = EpochReads(self._present.plan.snapshot.num_samples), Fetched()
@@ -243,6 +313,29 @@ class Epochs:
         if len(batch := batcher.take()):
             yield batch, sample
         self._report_skipped()
+
+    async def _arrived(self, sample: int) -> tuple[WindowReader | None, int]:
+        """The window with the plan's `sample`-th draw, None while it is on its way, and the draw's place in it."""
+        assert self._present is not None, "draw() first"
+        plan = self._present.plan
+        index, at = await run_in_worker(plan.locate, sample)
+        place = _Place(plan.epoch, False, index)
+        if place != self._place_in_use:
+            self._leave()
+            while self._ahead and self._ahead[0][0] < place:
+                self._ahead.popleft()[1].close()
+            if not self._ahead or self._ahead[0][0] != place:
+                window = await self._window(place)
+                assert window is not None, "the plan has fewer samples"
+                self._forget_ahead()
+                await self._ask(place, window)
+            await self._client.drain()
+            if not self._ahead[0][1].is_here:
+                return None, at
+            await self._open(place, self._fetched)
+            self._place_in_use = place
+        await self._look_ahead(place)
+        return self._in_use, at
 
     async def _decode(self, samples: Sequence[Encoded]) -> None:
         """Put samples into the batch, and count the time that training has to stand by for it."""
@@ -268,6 +361,7 @@ class Epochs:
         if self._in_use is not None:
             self._in_use.close()
             self._in_use = None
+        self._place_in_use = None
 
     async def _look_ahead(self, place: _Place) -> None:
         """Move on what is on its way, and ask for what comes after `place`: one window, and more while they fit.
@@ -340,7 +434,9 @@ class Epochs:
 
     async def _draw(self, epoch: int, ends: Mapping[str, int] | None) -> _Epoch:
         is_said = False
-        fetch = self._next_snapshot if ends is None else None
+        fetch = self._next_snapshot
+        if ends is not None and not (fetch is not None and fetch.is_complete and fetch.snapshot().ends == ends):
+            fetch = None
         while True:
             if fetch is None:
                 fetch = SnapshotFetch(None if ends is None else dict(ends))
@@ -367,10 +463,11 @@ class Epochs:
                 sampling.held_out_windows,
                 snapshot,
                 test_fraction=settings.test_fraction,
-                window_bytes=settings.window_bytes,
+                window_bytes=self._chooser.test_window_bytes,
                 most_samples=settings.test_samples,
             )
         )
+        held_out = await run_in_worker(self._chooser.tested, supplied, held_out)
         return _Epoch(await self._chooser.plan(epoch, snapshot), supplied, held_out)
 
     async def _note(self) -> None:

@@ -5,6 +5,7 @@ themselves are domain.cache_modes' subject.
 """
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -16,9 +17,9 @@ from edged.domain.dataset import Snapshot
 from edged.domain.epoch_memo import EpochMemo
 from edged.domain.importance import Gate
 from edged.domain.learning import Learnt
-from edged.domain.sampling import SAMPLE_OVERHEAD, Ids
+from edged.domain.sampling import SAMPLE_OVERHEAD, Ids, Window
 from edged.domain.scores import ScoreTable
-from edged.domain.supply import supply
+from edged.domain.supply import Supply, supply
 from edged.domain.topology import Sampling, SamplingMode
 from edged.errors import FormatError, StorageError
 from edged.log import logger
@@ -44,6 +45,30 @@ class ChoiceSettings:
     window_bytes: int
 
 
+class Choice(Protocol):
+    """Who makes the plans: `Chooser` for a job of one edge, `GroupChooser` for a member of a group."""
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether the next plan can only be drawn when the present epoch is over."""
+
+    @property
+    def test_window_bytes(self) -> int:
+        """Of the windows of held-out samples."""
+
+    def tested(self, supplied: Supply, held_out: tuple[Window, ...]) -> tuple[Window, ...]:
+        """What to test on of those windows."""
+
+    async def plan(self, epoch: int, snapshot: Snapshot) -> CachePlan:
+        """The plan of `epoch` over `snapshot`."""
+
+    async def close(self, plan: CachePlan, compute_s: float, fetch_s: float) -> None:
+        """Note what the next epoch needs of this one. `compute_s`, `fetch_s`: seconds of each for a sample."""
+
+    def learn(self, snapshot: Snapshot, ids: Ids, learnt: Learnt) -> None:
+        """Take in what a step told of samples `ids`, int64 [n], numbered by `snapshot`."""
+
+
 class Chooser:
     """Makes each epoch's plan. Used by one task."""
 
@@ -59,6 +84,14 @@ class Chooser:
     def is_scored(self) -> bool:
         """Whether plans follow from scores: the next one is then drawn when the present epoch is over."""
         return self._settings.sampling.mode in _SCORED
+
+    @property
+    def test_window_bytes(self) -> int:
+        return self._settings.window_bytes
+
+    def tested(self, supplied: Supply, held_out: tuple[Window, ...]) -> tuple[Window, ...]:  # noqa: ARG002 - all
+        """All of them."""
+        return held_out
 
     async def plan(self, epoch: int, snapshot: Snapshot) -> CachePlan:
         """The plan of `epoch` over `snapshot`; the same after a restart."""

@@ -68,6 +68,11 @@ class WindowReader:
         """Bytes that it will hold."""
         return self._num_planned_bytes
 
+    @property
+    def is_here(self) -> bool:
+        """Whether all that was asked for has come, so that `arrive` waits for nothing."""
+        return all(fetch.is_complete for fetch in (*self._fetches, *self._joined))
+
     def arrivals(self) -> Ids:
         """The samples that it is going to admit, lost hits included: windows behind it need not ask for them."""
         return np.concatenate([self.window.fetch.ids[self.window.admit], self._lost, self.late])

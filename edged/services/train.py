@@ -5,48 +5,29 @@ Covers the order of things. Where samples come from is `epoch`'s and `fresh`'s s
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
-
-import numpy as np
-import numpy.typing as npt
 
 from edged.aio import run_in_worker
-from edged.domain import anomaly
 from edged.domain.cache_plan import CachePlan
-from edged.domain.checkpoint import MOST_HISTORY, EpochMetrics, Tally, TrainState
+from edged.domain.checkpoint import Tally, TrainState
 from edged.domain.learning import DivergedError, Learner, Learnt
 from edged.domain.nn.model import Model
 from edged.domain.topology import Training
 from edged.log import bind, logger
 from edged.ports import Progress, Statistics
-from edged.services.checkpointing import Checkpointing, Samples
+from edged.services.checkpointing import Checkpointing
 from edged.services.epoch import Epochs
+from edged.services.evaluation import end_epoch, evaluate
 from edged.services.fresh import Cursor, FreshSamples
+from edged.services.lanes import lane_map
 from edged.services.minibatch import MiniBatch
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
-
-_CALIBRATION_SAMPLES = 256
-
+from edged.services.stopwatch import Stopwatch
 
 MOST_SLOWDOWNS = 3
 """So often in a row, without an epoch between, training goes back and on with half the learning rate."""
-
-
-class _Tested(NamedTuple):
-    """What the held-out samples gave: the loss of each, and how many were right."""
-
-    losses: npt.NDArray[np.float32]
-    num_correct: int
-
-    @property
-    def num_samples(self) -> int:
-        return len(self.losses)
 
 
 class Trainer:
@@ -74,15 +55,14 @@ class Trainer:
         self._job = job
         self._epochs = epochs
         self._fresh = fresh
-        self._executor = executor
+        self._map = lane_map(executor)
         self._state = TrainState({}, {}, job, model.division)
         self._trained_samples = 0
         self._num_batches = 0
         self._slowdowns_in_a_row = 0
         self._epoch_samples = training.live_epoch
         self._is_idle = False
-        self._clock = (0.0, 0.0, 0.0)
-        self._calibration: list[Samples] = []  # held-out samples of the last evaluation, where int8 models are wanted
+        self._stopwatch = Stopwatch(self._wait_s, self._decode_s)
 
     async def run(self) -> None:
         """Train to the end, then wait quietly to be cancelled.
@@ -95,11 +75,11 @@ class Trainer:
         if self._training.name:
             bind(job=self._training.name)
         await self._restore()
-        self._start_clock()
+        self._stopwatch.start()
         try:
             await self._train()
         except asyncio.CancelledError:
-            self._measure()
+            self._stopwatch.measure(self._state)
             await self._checkpointing.save(self._state)
             raise
         except DivergedError:
@@ -163,7 +143,7 @@ class Trainer:
 
     async def _train_epochs(self, epochs: Epochs) -> None:
         while self._state.position.epoch < self._training.epochs:
-            self._start_clock()
+            self._stopwatch.start()
             try:
                 await self._train_epoch(epochs)
             except DivergedError:
@@ -199,7 +179,7 @@ class Trainer:
         await self._step(batch, sample=sample, cursor=cursor)
         if sample >= self._training.live_epoch:
             await self._end_epoch(fresh.held_out())
-            self._start_clock()
+            self._stopwatch.start()
         else:
             await self._save_if_due()
 
@@ -226,23 +206,12 @@ class Trainer:
     def _update(self, batch: MiniBatch, sample: int | None, cursor: Cursor | None) -> Learnt:
         state = self._state
         progress = state.position.epoch + min(state.position.sample / max(self._epoch_samples, 1), 1.0)
-        learnt = self._learner.step(
-            state, batch.x, batch.y, batch.ids, batch.weights, progress=progress, map=self._map_lanes
-        )
+        learnt = self._learner.step(state, batch.x, batch.y, batch.ids, batch.weights, progress=progress, map=self._map)
         if sample is not None:
             state.position = replace(state.position, sample=sample)
         if cursor is not None:
             self._move(cursor)
         return learnt
-
-    def _map_lanes(self, function: Callable[[_T], _R], arguments: Iterable[_T], /) -> Iterator[_R]:
-        def quiet(argument: _T) -> _R:
-            with np.errstate(
-                all="ignore"
-            ):  # an overflow is noticed by what it leads to; numpy's warning is no log line
-                return function(argument)
-
-        return map(quiet, arguments) if self._executor is None else self._executor.map(quiet, arguments)
 
     def _move(self, cursor: Cursor) -> None:
         self._state.position = replace(self._state.position, live_offset=cursor.offset, live_row=cursor.row)
@@ -254,69 +223,23 @@ class Trainer:
     async def _save(self) -> None:
         if not self._state.is_finite():
             raise DivergedError
-        self._measure()
+        self._stopwatch.measure(self._state)
         await self._checkpointing.save(self._state)
 
     async def _end_epoch(self, held_out: AsyncGenerator[MiniBatch, None]) -> None:
         """Evaluate, report, save, deploy. The state is changed in one go: a cancel finds it before or after."""
-        self._measure()
+        self._stopwatch.measure(self._state)
         if not self._state.is_finite():
             raise DivergedError
-        self._close_epoch(await self._evaluate(held_out))
-        await self._save()
-        calibration = np.concatenate(self._calibration) if self._calibration else None
-        await self._checkpointing.deploy(self._state, calibration)
-
-    async def _evaluate(self, held_out: AsyncGenerator[MiniBatch, None]) -> _Tested:
-        """What the weights are worth on the held-out samples."""
-        losses: list[Samples] = []
-        num_correct = num_samples = 0
-        self._calibration = []
-        async with aclosing(held_out) as batches:
-            async for batch in batches:
-                if self._training.deploy.format == "int8" and num_samples < _CALIBRATION_SAMPLES:
-                    self._calibration.append(batch.x[: _CALIBRATION_SAMPLES - num_samples].copy())
-                batch_losses, batch_correct = await run_in_worker(self._learner.test, self._state, batch.x, batch.y)
-                losses.append(batch_losses)
-                num_correct, num_samples = num_correct + batch_correct, num_samples + len(batch)
-                self._num_batches += 1
-        return _Tested(np.concatenate([np.zeros(0, np.float32), *losses]), num_correct)
-
-    def _close_epoch(self, tested: _Tested) -> None:
-        state, position, tally = self._state, self._state.position, self._state.tally
-        is_classifier = self._training.loss == "cross_entropy"
-        metrics = EpochMetrics(
-            position.epoch,
-            position.step,
-            tally.loss / max(tally.num_samples, 1),
-            tally.num_correct / max(tally.num_samples, 1) if is_classifier else None,
-            float(tested.losses.mean(dtype=np.float64)) if tested.num_samples else None,
-            tested.num_correct / tested.num_samples if tested.num_samples and is_classifier else None,
-            None if is_classifier else anomaly.threshold(tested.losses),
-        )
-        state.history = (*state.history, metrics)[-MOST_HISTORY:]
-        state.position = replace(position, epoch=position.epoch + 1, sample=0)
-        state.tally, state.ends, state.plan = Tally(), None, ""
+        tested = await evaluate(self._learner, self._state, self._training, held_out, self._count_batch)
+        ended = end_epoch(self._training, self._state, tested)
         self._slowdowns_in_a_row = 0
-        logger().info(
-            "train.epoch",
-            epoch=metrics.epoch,
-            step=metrics.step,
-            loss=round(metrics.loss, 6),
-            **{
-                name: round(value, 6)
-                for name in ("train_accuracy", "test_loss", "test_accuracy", "anomaly_threshold")
-                if (value := getattr(metrics, name)) is not None
-            },
-            test_samples=tested.num_samples,
-            samples=tally.num_samples,
-            samples_per_s=round(tally.num_samples / max(tally.seconds, 1e-9), 1),
-            seconds=round(tally.seconds, 3),
-            wait_s=round(tally.wait_s, 3),
-            wait_fraction=round(tally.wait_s / max(tally.seconds, 1e-9), 4),
-            decode_s=round(tally.decode_s, 3),
-            decode_fraction=round(tally.decode_s / max(tally.seconds, 1e-9), 4),
-        )
+        ended.say()
+        await self._save()
+        await self._checkpointing.deploy(self._state, tested.calibration)
+
+    def _count_batch(self) -> None:
+        self._num_batches += 1
 
     async def _roll_back(self) -> None:
         """Go back to the last checkpoint, to go on with half the learning rate. Raises DivergedError for too often.
@@ -348,16 +271,3 @@ class Trainer:
     def _decode_s(self) -> float:
         """Seconds spent decoding samples into mini-batches since start."""
         return sum(source.decode_s for source in (self._epochs, self._fresh) if source is not None)
-
-    def _start_clock(self) -> None:
-        self._clock = (asyncio.get_running_loop().time(), self._wait_s(), self._decode_s())
-
-    def _measure(self) -> None:
-        """Add the time since the clock was started to the epoch's tally, and start it again."""
-        before = self._clock
-        self._start_clock()
-        seconds, wait_s, decode_s = (now - then for now, then in zip(self._clock, before, strict=True))
-        tally = self._state.tally
-        self._state.tally = replace(
-            tally, seconds=tally.seconds + seconds, wait_s=tally.wait_s + wait_s, decode_s=tally.decode_s + decode_s
-        )

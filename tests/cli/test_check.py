@@ -262,6 +262,67 @@ def test_the_examples_are_valid_at_a_desk_and_on_a_node(edged, example, monkeypa
     assert "will need it" not in err
 
 
+GROUP = VALID + "  exchange: {mode: all_reduce, compression: int8, sync_every: 4}\n"
+SERVED = GROUP.replace("all_reduce, compression: int8", "parameter_server, compression: top_k")
+
+
+def test_the_plan_names_a_group_its_topics_and_its_memory(edged, topology_file):
+    code, out, err = edged("check", topology_file(GROUP))
+
+    assert (code, err) == (0, "")
+    assert (
+        "one model of digits: pi-a, pi-b combine their gradients every 4 steps (all_reduce, compression int8)\n"
+        "their log: lab.train.digits, their checkpoints: lab.checkpoints.digits\n"
+    ) in out
+    assert "model 0.0 MiB + exchange 0.0 MiB + prefetch" in out
+    assert re.search(r"^lab\.train\.digits +24 h +1\.0 MiB$", out, re.MULTILINE)
+    assert re.search(r"^lab\.checkpoints\.digits +compacted +1\.0 MiB$", out, re.MULTILINE)
+
+
+def test_the_parameter_servers_node_is_told_what_it_holds(edged, topology_file):
+    file = topology_file(
+        SERVED.replace("dense: 3", "dense: 60000}, {dense: 3")
+        .replace("200MiB", "2GiB")
+        .replace("{name: pi-b}", "{name: pi-b, memory_limit: 2GiB}")
+    )
+
+    _, out, _ = edged("check", file, "--node", "vault")
+
+    parameters = 64 * 60000 + 60000 + 60000 * 3 + 3
+    held = f"{2 * 2 * parameters * 4 / MIB:.1f} MiB"
+    assert f"combined by vault, which holds {held} for it, from lab.gradients.digits\n" in out
+    assert "(parameter_server, compression top_k 0.01)" in out
+    assert "one model" not in edged("check", file, "--node", "cam-01")[1]
+
+
+def test_the_group_as_json(edged, topology_file):
+    file = topology_file(SERVED)
+    plan = json.loads(edged("check", "--json", file)[1])
+
+    assert plan["groups"] == [
+        {
+            "job": "digits",
+            "members": ["pi-a", "pi-b"],
+            "mode": "parameter_server",
+            "compression": "top_k 0.01",
+            "sync_every": 4,
+            "server": "vault",
+            "server_memory": 4 * 195 * 4,
+            "log": "lab.train.digits",
+            "gradients": "lab.gradients.digits",
+            "checkpoints": "lab.checkpoints.digits",
+        }
+    ]
+    assert plan["edges"][0]["memory"]["exchange"] == 4 * 195 * 4
+    assert json.loads(edged("check", "--json", topology_file())[1])["groups"] == []
+
+
+def test_a_scaled_learning_rate_is_told(edged, topology_file):
+    _, out, _ = edged("check", topology_file(VALID + "  reference_batch: 32\n  schedule: {constant: {warmup: 1}}\n"))
+
+    assert "steps: cross_entropy, sgd, constant warmup 1.0, learning rate × 4 for its batch\n" in out
+
+
 ON_A_BACKBONE = VALID.replace(
     "model: [flatten, {dense: 3}]", "model: [{dense: 3}]\n  backbone: {model: features.tflite}"
 )

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from edged.domain.topology import Kafka
 from edged.ports import Health, TopicSpec
+from tests.cli.conftest import VALID
 
 
 def test_the_topics_and_rights_are_commands_that_can_be_pasted(edged, topology_file):
@@ -27,6 +28,16 @@ def test_the_topics_and_rights_are_commands_that_can_be_pasted(edged, topology_f
         "kafka-acls.sh --bootstrap-server localhost:9092 --add --allow-principal User:vault --operation Read"
         " --group lab.archiver.vault"
     ) in lines
+
+
+def test_a_compacted_topic_is_created_so(edged, topology_file):
+    _, out, _ = edged("topics", topology_file(VALID + "  exchange: {mode: all_reduce}\n"))
+
+    assert (
+        "kafka-topics.sh --bootstrap-server localhost:9092 --create --if-not-exists --topic lab.checkpoints.digits"
+        " --partitions 1 --config max.message.bytes=1048576 --config cleanup.policy=compact"
+        " --config segment.bytes=16777216"
+    ) in out.splitlines()
 
 
 class FakeLog:

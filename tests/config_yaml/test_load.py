@@ -34,8 +34,10 @@ from edged.domain.topology import (
     Cosine,
     Device,
     Edge,
+    Exchange,
     Kafka,
     Lars,
+    Outer,
     Sgd,
     Step,
     Stream,
@@ -373,13 +375,60 @@ def test_a_bomb_of_aliases_is_refused_before_it_grows(problems):
     [
         ("    edge: pi-a", "    edge: pi-a\n    transport: mqtt", "iot[0].transport", "this version does not carry mqtt yet"),
         ("file:///srv/edged", "hdfs://name:9870/edged", "archive[0].url", "this version writes to file:// only"),
-        ("    - dense: 3\n", "    - dense: 3\n  exchange: {mode: all_reduce}\n", "training.exchange.mode", "this version does not carry out all_reduce yet"),
     ],
 )  # fmt: skip
 def test_what_this_version_cannot_do_yet_is_refused_in_so_many_words(problems, old, new, path, message):
     (line,) = problems(VALID.replace(old, new))
 
     assert f"{path}: {message}" in line
+
+
+# several edges, one model
+
+GROUP = VALID + "  sampling: {}\n  exchange: {mode: all_reduce}\n"
+
+
+def test_a_group_has_every_setting_that_the_file_gives_and_usual_ones_for_the_rest(load):
+    [job] = load(GROUP).jobs
+    assert job.exchange == Exchange("all_reduce", "none", 0.01, 1, Outer(0.7, 0.9), None)
+    assert job.reference_batch is None
+
+    exchange = "{mode: parameter_server, compression: top_k, top_k: 1, sync_every: 8, outer: {learning_rate: 0.5, momentum: 0}, server: vault}"
+    [job] = load(GROUP.replace("{mode: all_reduce}", exchange) + "  reference_batch: 64\n").jobs
+    assert job.exchange == Exchange("parameter_server", "top_k", 1.0, 8, Outer(0.5, 0.0), "vault")
+    assert job.reference_batch == 64
+
+
+def test_a_group_draws_uniformly_and_an_edge_alone_asks_its_cache_if_the_file_does_not_say(load):
+    assert [load(text).jobs[0].sampling.mode for text in (GROUP, GROUP.replace("  sampling: {}\n", ""))] == [
+        "uniform"
+    ] * 2
+    assert load(GROUP.replace("all_reduce", "none")).jobs[0].sampling.mode == "stratified"
+    assert load(VALID).jobs[0].sampling.mode == "stratified"
+    assert load(VALID + "  sampling: {mode: uniform}\n").jobs[0].sampling.mode == "uniform"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "message"),
+    [
+        ("mode: all_reduce", "mode: allreduce", "25:20: training.exchange.mode", '"allreduce" is not one of none, all_reduce, parameter_server (did you mean "all_reduce"?)'),
+        ("mode: all_reduce", "mode: all_reduce, compression: fp8", "25:45: training.exchange.compression", '"fp8" is not one of none, fp16, int8, top_k'),
+        ("mode: all_reduce", "mode: all_reduce, top_k: 0", "25:39: training.exchange.top_k", "expected a number above 0 and at most 1, not 0"),
+        ("mode: all_reduce", "mode: all_reduce, sync_every: 0", "25:44: training.exchange.sync_every", "expected a whole number from 1 to 10000, not 0"),
+        ("mode: all_reduce", "mode: all_reduce, outer: {momentum: 1}", "25:50: training.exchange.outer.momentum", "expected a number from 0 and below 1, not 1"),
+        ("mode: all_reduce", "mode: all_reduce, outer: {learning_rate: 0}", "25:55: training.exchange.outer.learning_rate", "expected a number above 0 and below 10, not 0"),
+        ("mode: all_reduce", "mode: all_reduce, server: a/b", "25:40: training.exchange.server", "expected a name"),
+        ("mode: all_reduce", "mode: parameter_server, server: vlaut", "25:46: training.exchange.server", 'no edge and no archive is called "vlaut" (did you mean "vault"?)'),
+        ("mode: all_reduce", "mode: all_reduce, sync: 4", "25:32: training.exchange.sync", 'unknown key "sync"'),
+        ("sampling: {}", "sampling: {mode: stratified}", "24:20: training.sampling.mode", "stratified draws by what one edge's cache holds"),
+        ("sampling: {}", "source: live", "24:11: training.source", "a group shares out epochs that the archive streams"),
+        ("sampling: {}", "reference_batch: 0", "24:20: training.reference_batch", "expected a whole number from 1 to 65536, not 0"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_group_is_told_at_its_place(problems, old, new, path, message):
+    (line,) = problems(GROUP.replace(old, new))
+
+    assert line.startswith(f"topology.yaml:{path}: {message}")
 
 
 # several jobs

@@ -255,6 +255,17 @@ async def test_ensure_creates_what_is_missing_and_leaves_the_rest(log: Log, topi
 
 
 @every_log
+async def test_a_compacted_topic_has_the_newest_record_of_each_key(log: Log, topic: str):
+    """Older ones may go or stay."""
+    await log.ensure([TopicSpec(topic, max_message_bytes=1 << 20, compacted=True)])
+    written = [(b"slot-%d" % (n % 2), b"%d" % n) for n in range(5)]
+
+    await log.append([Message(topic, value, key=key) for key, value in written])
+
+    assert {record.key: record.value for record in await read_all(log, topic)} == {b"slot-0": b"4", b"slot-1": b"3"}
+
+
+@every_log
 async def test_a_record_of_a_million_bytes_passes_and_a_larger_one_is_refused(log: Log, topic: str):
     large = bytes(range(250)) * 4_000
 

@@ -1,10 +1,19 @@
 """What a topology asks of an edge's memory, against sums done by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from edged.domain import budget
 from edged.domain.nn.spec import Dense, Flatten, Relu
-from edged.domain.topology import MIB, Cache, Edge
+from edged.domain.topology import MIB, Archive, Cache, Edge, Exchange, Kafka, Topology, Training
+
+EDGES = (Edge("pi"), Edge("pi-b"), Edge("pi-c"))
+TRAINING = Training("readings", (Dense(4),))
+
+
+def site(*jobs: Training) -> Topology:
+    return Topology("lab", Kafka(()), (), (), EDGES, (Archive("vault", "file:///x"),), jobs)
 
 
 @pytest.mark.parametrize("slots", [1, 2])
@@ -22,13 +31,40 @@ def test_an_edges_budget_is_the_sum_of_its_parts():
     memory = budget.model_memory((4,), (Dense(4),), batch=1)
     edge = Edge("pi", Cache(memory=10 * MIB), prefetch=5 * MIB, memory_limit=200 * MIB)
 
-    whole = budget.edge_budget(edge, [memory])
+    whole = budget.edge_budget(site(TRAINING), edge, [memory])
 
     assert whole.total == budget.BASE + memory.total + 15 * MIB + budget.DISK_STORE
     assert whole.limit == 200 * MIB
-    assert budget.edge_budget(edge, []).model == 0
+    assert budget.edge_budget(site(), edge, []).model == 0
     without_disk = Edge("pi", Cache(memory=10 * MIB, disk=0), prefetch=5 * MIB)
-    assert budget.edge_budget(without_disk, []).total == budget.BASE + 15 * MIB
+    assert budget.edge_budget(site(), without_disk, []).total == budget.BASE + 15 * MIB
+
+
+@pytest.mark.parametrize(
+    ("exchange", "node", "copies"),
+    [
+        (Exchange(), "pi", 0),
+        (Exchange("all_reduce"), "pi", 2 * 3),
+        (Exchange("all_reduce", sync_every=8), "pi", 2 * 3 + 2),
+        (Exchange("parameter_server"), "pi", 2),
+        (Exchange("parameter_server", sync_every=8), "vault", 2 * 3),
+        (Exchange("parameter_server", server="pi"), "pi", 2 * 3 + 2),
+    ],
+)
+def test_whoever_combines_gradients_holds_those_of_all_members(exchange, node, copies):
+    memory = budget.model_memory((4,), (Dense(4),), batch=1)
+    topology = site(replace(TRAINING, exchange=exchange))
+
+    assert budget.exchange_memory(topology, topology.jobs[0], node, memory) == copies * memory.parameters * 4
+
+
+def test_the_exchange_is_part_of_an_edges_budget():
+    memory = budget.model_memory((4,), (Dense(4),), batch=1)
+    topology = site(replace(TRAINING, exchange=Exchange("all_reduce")))
+
+    alone, together = (budget.edge_budget(each, EDGES[0], [memory]) for each in (site(TRAINING), topology))
+    assert together.total - alone.total == together.parts["exchange"] == 6 * memory.parameters * 4
+    assert "exchange" not in alone.parts
 
 
 def test_a_caches_index_grows_with_the_samples_that_it_holds():

@@ -12,7 +12,7 @@ from edged.domain import checkpoint, tensors
 from edged.domain.checkpoint import EpochMetrics, Position, Tally, TrainState
 from edged.domain.nn.model import Division
 from edged.domain.nn.spec import Dense, Flatten
-from edged.domain.topology import Adam, Augment, Cosine, Sgd, Stream, Training
+from edged.domain.topology import Adam, Augment, Cosine, Exchange, Outer, Sgd, Stream, Training
 from edged.errors import CheckpointCorrupt, TopologyMismatch
 
 STREAM = Stream("fashion", (2, 2, 1), "uint8", ("a", "b"))
@@ -98,6 +98,8 @@ def test_any_safetensors_reader_opens_it():
         (STREAM, replace(TRAINING, class_weights=(1.0, 2.0))),
         (STREAM, replace(TRAINING, loss="mean_squared_error")),
         (STREAM, replace(TRAINING, test_fraction=0.2)),
+        (STREAM, replace(TRAINING, reference_batch=32)),
+        (STREAM, replace(TRAINING, exchange=Exchange("all_reduce"))),
     ],
 )
 def test_another_job_is_refused(stream, training):
@@ -107,6 +109,22 @@ def test_another_job_is_refused(stream, training):
 
 def test_more_epochs_are_the_same_job():
     assert checkpoint.job_digest(STREAM, replace(TRAINING, epochs=99, checkpoint_s=1, source="both")) == JOB
+
+
+def test_how_a_group_exchanges_gradients_is_part_of_its_job_and_who_combines_them_is_not():
+    def digest(*mode, **settings):
+        return checkpoint.job_digest(STREAM, replace(TRAINING, exchange=Exchange(*mode, **settings)))
+
+    jobs = [
+        digest("all_reduce"),
+        digest("all_reduce", "int8"),
+        digest("all_reduce", "top_k"),
+        digest("all_reduce", "top_k", top_k=0.1),
+        digest("all_reduce", sync_every=4),
+        digest("all_reduce", sync_every=4, outer=Outer(momentum=0.5)),
+    ]
+    assert len({*jobs}) == len(jobs)
+    assert digest("parameter_server", server="vault") == digest("all_reduce")
 
 
 def test_a_whole_blob_with_foreign_content_is_corrupt():

@@ -188,3 +188,11 @@ def test_an_unusual_sample_is_no_explosion():
     assert state.is_finite()
     usual, _ = learner.test(state, np.delete(x, 3, 0), np.zeros(95, np.int64))
     assert usual.mean() < 1
+
+
+def test_a_rate_meant_for_another_batch_is_scaled_to_this_one():
+    x, y = vibration(64, seed=1)
+    scaled = replace(CLASSIFIER, optimizer=Sgd(0.02), reference_batch=8)
+    written_out = replace(CLASSIFIER, optimizer=Sgd(0.08))
+
+    assert bits(train(scaled, x, y, steps=2)[1]) == bits(train(written_out, x, y, steps=2)[1])

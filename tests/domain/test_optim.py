@@ -124,3 +124,13 @@ def test_clipping_limits_the_common_norm(most, scale):
     assert optim.clip(grads, most) == pytest.approx(5)
     np.testing.assert_allclose(grads["a"], [3 * scale])
     np.testing.assert_allclose(grads["b"], [[0, 4 * scale]])
+
+
+def test_clipped_gradients_have_the_bits_that_the_exact_norm_gives_so_that_they_do_not_depend_on_the_cpu():
+    grad = np.random.default_rng(5).standard_normal(100_003, np.float32)
+    exact = math.sqrt(math.fsum(float(number) ** 2 for number in grad))
+    grads = {"w": grad.copy()}
+
+    optim.clip(grads, 1.0)
+
+    assert grads["w"].tobytes() == (grad * np.float32(1.0 / exact)).tobytes()

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain.schedule import factor
-from edged.domain.topology import Constant, Cosine, Schedule, Step
+from edged.domain.schedule import batch_factor, factor
+from edged.domain.topology import Adam, Constant, Cosine, Lars, Schedule, Sgd, Step
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,11 @@ def test_the_first_step_of_a_warm_up_is_small_but_no_standstill():
 
 def test_a_cosine_stays_at_its_floor_when_training_goes_on_beyond_its_end():
     assert factor(Cosine(floor=0.1), 30, 10) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "reference_batch", "expected"),
+    [(Sgd(), 128, 4), (Lars(), 128, 4), (Adam(), 128, 2), (Sgd(), 1024, 0.5), (Sgd(), None, 1), (Adam(), None, 1)],
+)
+def test_the_rate_grows_with_the_batch_and_adams_with_its_root(optimizer, reference_batch, expected):
+    assert batch_factor(optimizer, 512, reference_batch) == expected

@@ -6,8 +6,8 @@ from edged.domain import topics
 from edged.domain.epoch_protocol import MOST_PART_BYTES
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.pack import MOST_BYTES
-from edged.domain.topics import Grant
-from edged.domain.topology import Archive, Device, Edge, Kafka, Stream, Topology, Training
+from edged.domain.topics import Grant, Topic
+from edged.domain.topology import MIB, Archive, Device, Edge, Exchange, Kafka, Stream, Topology, Training
 
 SITE = Topology(
     site="lab",
@@ -130,3 +130,57 @@ def test_each_job_has_a_topic_of_predictions_and_a_group_of_its_companion():
     assert {grant.topic for grant in topics.grants(several) if grant.principal == device} >= set(wanted)
     assert {grant.topic for grant in topics.grants(several) if grant[:2] == (edge, "Write")} >= set(wanted)
     assert {f"{SITE.site}.infer.{edge}:{name}" for name in ("tiny", "large")} <= {g for _, g in topics.groups(several)}
+
+
+def group(mode, server=None, name=""):
+    job = Training("tiles", (Flatten(), Dense(1)), exchange=Exchange(mode, server=server), name=name)
+    return replace(SITE, jobs=(job,))
+
+
+def granted_in(topology, principal, operation):
+    """What the group's nodes may do beyond what they may do without it."""
+    more = set(topics.grants(topology)) - set(topics.grants(SITE))
+    return {grant.topic for grant in more if grant[:2] == (principal, operation)}
+
+
+def test_a_group_has_a_log_kept_for_a_day_and_compacted_checkpoints():
+    more = topics.topics(group("all_reduce"))[len(topics.topics(SITE)) :]
+
+    assert more == [
+        Topic("lab.train.tiles", 1, 24 * 3_600_000, MIB),
+        Topic("lab.checkpoints.tiles", max_message_bytes=MIB, compacted=True),
+    ]
+    assert topics.topics(group("none")) == topics.topics(SITE)
+
+
+def test_a_groups_topics_are_named_by_its_job_if_that_has_a_name():
+    names = {topic.name for topic in topics.topics(group("parameter_server", name="ripe"))}
+
+    assert {"lab.train.ripe", "lab.gradients.ripe", "lab.checkpoints.ripe"} <= names
+
+
+def test_only_the_edges_write_the_log_of_all_reduce():
+    topology = group("all_reduce")
+
+    for edge in ("pi-a", "pi-b"):
+        for operation in ("Read", "Write"):
+            assert granted_in(topology, edge, operation) == {"lab.train.tiles", "lab.checkpoints.tiles"}
+    assert granted_in(topology, "vault", "Write") == granted_in(topology, "cam", "Read") == set()
+
+
+def test_with_a_parameter_server_that_alone_writes_the_log_and_the_edges_their_gradients():
+    topology = group("parameter_server")
+
+    assert granted_in(topology, "pi-b", "Write") == {"lab.gradients.tiles", "lab.checkpoints.tiles"}
+    assert granted_in(topology, "pi-b", "Read") == {"lab.train.tiles", "lab.gradients.tiles", "lab.checkpoints.tiles"}
+    for operation in ("Read", "Write"):
+        assert granted_in(topology, "vault", operation) == {"lab.train.tiles", "lab.gradients.tiles"}
+    assert granted_in(group("parameter_server", "pi-a"), "vault", "Write") == set()
+    assert "lab.train.tiles" in granted_in(group("parameter_server", "pi-a"), "pi-a", "Write")
+
+
+def test_no_right_is_listed_twice_also_where_an_edge_is_the_server():
+    grants = topics.grants(group("parameter_server", "pi-a"))
+
+    assert len(grants) == len(set(grants))
+    assert {grant.topic for grant in grants} == {t.name for t in topics.topics(group("parameter_server", "pi-a"))}

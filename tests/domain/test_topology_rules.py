@@ -19,7 +19,6 @@ from edged.domain.topology import (
     Deploy,
     Device,
     Edge,
-    Exchange,
     Kafka,
     Sampling,
     Security,
@@ -227,8 +226,6 @@ def test_security_settings_that_make_sense_are_taken(topology):
         (with_device(transport="mqtt"), "iot[0].transport"),
         (replace(VALID, archive=(Archive("vault", "hdfs://namenode:9870/edged"),)), "archive[0].url"),
         (replace(VALID, archive=(Archive("vault", "s3://bucket/edged"),)), "archive[0].url"),
-        (with_training(exchange=Exchange("all_reduce")), "training[0].exchange.mode"),
-        (with_training(exchange=Exchange("parameter_server")), "training[0].exchange.mode"),
     ],
 )
 def test_what_this_version_cannot_carry_out_is_refused(topology, path):
@@ -236,12 +233,6 @@ def test_what_this_version_cannot_carry_out_is_refused(topology, path):
 
     assert where == path
     assert message.startswith("this version ")
-
-
-def test_one_edge_alone_exchanges_with_nobody_so_any_mode_is_fine():
-    alone = replace(with_training(exchange=Exchange("all_reduce")), edges=(Edge("pi-a"),), iot=VALID.iot[:1])
-
-    assert told(alone) == []
 
 
 @pytest.mark.parametrize("hit_share", [None, 0.0, 0.99])

@@ -268,9 +268,7 @@ async def _controller(client: AIOKafkaClient) -> int:
 
 
 def _creation(topic: TopicSpec) -> tuple[Any, ...]:
-    configs = {"retention.ms": topic.retention_ms, "max.message.bytes": topic.max_message_bytes}
-    given = [(key, str(value)) for key, value in configs.items() if value is not None]
-    return (topic.name, topic.partitions, _BROKERS_DEFAULT, [], given)
+    return (topic.name, topic.partitions, _BROKERS_DEFAULT, [], list(topic.settings.items()))
 
 
 def _by_topic(pairs: Iterable[tuple[TopicPartition, Any]]) -> list[tuple[str, list[Any]]]:

@@ -1,0 +1,148 @@
+"""From Kafka and checkpoint files to a report: what `edged replay` does.
+
+Raises nothing for a user's mistakes but what every command may: ConfigError and TransientError.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from edged import config_yaml
+from edged import log as logging
+from edged.cli.backbone import look_up
+from edged.cli.replay.report import Report
+from edged.cli.unheard import Unheard
+from edged.domain import checkpoint, flat, gradient_log, group_step
+from edged.domain.checkpoint import TrainState
+from edged.domain.learning import Learner
+from edged.domain.nn.model import Model
+from edged.domain.replay import Claim, Replay, Told
+from edged.domain.topology import Topology, Training
+from edged.errors import (
+    CheckpointCorrupt,
+    ConfigError,
+    FormatError,
+    LogGap,
+    LogUnavailable,
+    Problem,
+    TopologyMismatch,
+)
+from edged.ports import Log, TopicPartition
+
+Tell = Callable[[Iterable[Told]], None]
+
+_DIFFERS, _DATA = 1, 65
+_PATIENCE_S = 30.0
+"""The log waits for Kafka for ever; a command at a prompt does not."""
+
+_POLL_RECORDS = 64
+_MOST_CHECKPOINT_BYTES = 1 << 34
+
+
+def replay_log(
+    file: Path, job_name: str | None, begin: Path | None, proven: list[Path], *, with_steps: bool, as_json: bool
+) -> int:
+    """Replay the log up to its present end and print the report; the exit code."""
+    topology = config_yaml.load(file, look_up_backbone=look_up)
+    job = _job(topology, job_name, str(file))
+    report = Report(None if as_json else sys.stdout, with_steps=with_steps)
+    logging.configure(node="replay", tier="operator", run_id="replay", level="error")
+    try:
+        replay = _replay(topology, job, begin, proven)
+        asyncio.run(_run(topology, job, replay, report.take))
+    except (CheckpointCorrupt, TopologyMismatch, FormatError) as error:
+        print(f"edged replay: {error}", file=sys.stderr)
+        return _DATA
+    except LogGap as gap:
+        hint = "begin with --from, at a checkpoint whose place the log still has"
+        print(f"edged replay: {topology.train_topic(job)}: {gap} ({hint})", file=sys.stderr)
+        return _DATA
+    report.end(replay)
+    if as_json:
+        print(json.dumps(report.as_json(), indent=2))
+    return 0 if report.holds else _DIFFERS
+
+
+def _job(topology: Topology, name: str | None, file: str) -> Training:
+    """The job of that name, or the only one that a group trains. Raises ConfigError."""
+    jobs = {job.name or job.stream: job for job in topology.jobs if job.exchange.mode != "none"}
+    if not jobs:
+        raise ConfigError((Problem("", "no job has an exchange: there is no log to replay", "", file),))
+    if name is None and len(jobs) == 1:
+        return next(iter(jobs.values()))
+    if name not in jobs:
+        said = "several jobs have an exchange" if name is None else f'no job with an exchange is called "{name}"'
+        raise ConfigError((Problem("", said, f"--job takes one of: {', '.join(jobs)}", file),))
+    return jobs[name]
+
+
+def _replay(topology: Topology, job: Training, begin: Path | None, proven: list[Path]) -> Replay:
+    """Ready to take the first record. Raises CheckpointCorrupt and TopologyMismatch."""
+    stream = topology.stream(job.stream)
+    digest, shape = checkpoint.job_digest(stream, job), job.input_shape(stream)
+    assert shape is not None, "a backbone was looked up when the topology was read"
+    if begin is None:
+        state = Learner(job, Model(shape, job.model, loss=job.loss, micro_batch=1)).initial(digest)
+        group = gradient_log.State()
+    else:
+        state = _read(begin, job, digest)
+        group = gradient_log.from_json(state.exchange)
+    rules = group_step.rules(topology, job, digest, flat.size(state.params))
+    return Replay(job, rules, state, group, [_claim(path, job, digest) for path in proven])
+
+
+def _claim(path: Path, job: Training, digest: str) -> Claim:
+    state = _read(path, job, digest)
+    return Claim(str(path), gradient_log.from_json(state.exchange).step, flat.digest(state.params))
+
+
+def _read(path: Path, job: Training, digest: str) -> TrainState:
+    """The checkpoint in the file, or the newest in the folder. Raises CheckpointCorrupt and TopologyMismatch."""
+    file = _newest(path, job) if path.is_dir() else path
+    try:
+        with file.open("rb") as opened:
+            blob = opened.read(_MOST_CHECKPOINT_BYTES)
+    except OSError as error:
+        raise CheckpointCorrupt(f"{file}: {error.strerror}") from error
+    try:
+        state = checkpoint.decode(blob, job=digest)
+    except (CheckpointCorrupt, TopologyMismatch) as error:
+        raise type(error)(f"{file}: {error}") from error
+    if not state.exchange:
+        raise CheckpointCorrupt(f"{file}: it was not made by a member of a group")
+    return state
+
+
+def _newest(folder: Path, job: Training) -> Path:
+    for place in (folder, folder / "jobs" / job.name):
+        if files := sorted(place.glob("checkpoint-*.safetensors")):
+            return files[-1]
+    raise CheckpointCorrupt(f"{folder}: no checkpoint is there")
+
+
+async def _run(topology: Topology, job: Training, replay: Replay, tell: Tell) -> None:
+    """Take all that is in the log by now. Raises LogGap and LogUnavailable."""
+    from edged.adapters.kafka import KafkaLog  # noqa: PLC0415 - a Kafka client is slow to import
+
+    try:
+        async with KafkaLog(topology.kafka, Unheard()) as log:
+            await _take_all(log, TopicPartition(topology.train_topic(job)), replay, tell)
+    except TimeoutError as error:
+        raise LogUnavailable(f"Kafka at {', '.join(topology.kafka.bootstrap)} does not answer") from error
+
+
+async def _take_all(log: Log, partition: TopicPartition, replay: Replay, tell: Tell) -> None:
+    async with asyncio.timeout(_PATIENCE_S):
+        low, end = (await log.watermarks([partition]))[partition]
+    if not low <= replay.next_offset <= end:
+        raise LogGap(replay.next_offset, low)
+    tell(replay.begin())
+    async with log.reader({partition: replay.next_offset}) as reader:
+        while replay.next_offset < end:
+            async with asyncio.timeout(_PATIENCE_S):
+                records = await reader.poll(max_records=_POLL_RECORDS, timeout_s=2 * _PATIENCE_S)
+            for record in records:
+                tell(replay.take(record.value, record.offset))
+    tell(replay.end())

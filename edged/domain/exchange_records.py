@@ -1,0 +1,311 @@
+"""What the members of a training group write into their log: records, each as one safetensors blob.
+
+Covers the values, their rules and their strict encoding. What they mean together is `gradient_log`'s (and
+`update_log`'s); what a gradient's chunks hold, once joined, is for whoever compresses. A record that breaks its rules
+cannot be made: its constructor raises FormatError, for bytes from the network and for a caller alike.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from edged.domain import tensors
+from edged.domain.topology import NAME_PATTERN
+from edged.errors import FormatError
+
+MOST_CHUNK_BYTES = 512 * 1024
+"""Of a record's piece of a gradient or update."""
+
+MOST_RECORD_BYTES = 1 << 20
+"""Of a whole record, as the topics take it."""
+
+MOST_MEMBERS = 64
+MOST_PARTS = 4096
+MOST_COUNT = 1 << 24
+"""Samples in a gradient; float32 holds every whole number up to here exactly."""
+
+_VERSION = "exchange/1"
+_NAME = re.compile(NAME_PATTERN)
+_HEX = re.compile("[0-9a-f]+")
+_MOST_SOURCES = 1 << 16
+_MOST_STATE_CHARACTERS = 256 * 1024
+_MOST_LOSS = 1e30
+_MOST_SAMPLES_PER_S = 1e9
+_SHARES_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What `edge`'s gradient of a step was made of: `count` samples. `loss`: the sum over them."""
+
+    edge: str
+    count: int
+    loss: float
+    num_correct: int
+
+    def __post_init__(self) -> None:
+        check_name(self.edge)
+        _check_size("count", self.count, MOST_COUNT)
+        _check_result(self.loss, self.num_correct, self.count)
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """`edge` runs, and will train the job with this digest (`checkpoint.job_digest`)."""
+
+    edge: str
+    job_digest: str
+
+    def __post_init__(self) -> None:
+        check_name(self.edge)
+        _check_hex(self.job_digest, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """`edge` stops, on purpose: nobody need wait for it."""
+
+    edge: str
+
+    def __post_init__(self) -> None:
+        check_name(self.edge)
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """`edge` proposes that `epoch` begins.
+
+    `members`: each one's share of every global batch, positive, 1 together. `ends`: of the snapshot that is trained,
+    by source. `num_steps`: how many updates the epoch has. `weights`: SHA-256 of the parameters it begins with.
+    """
+
+    epoch: int
+    members: Mapping[str, float]
+    ends: Mapping[str, int]
+    num_steps: int
+    weights: str
+    edge: str
+
+    def __post_init__(self) -> None:
+        _check_size("epoch", self.epoch, 1 << 31)
+        _check_map(self.members, MOST_MEMBERS)
+        for share in self.members.values():
+            if not (isinstance(share, float) and 0 < share <= 1 + _SHARES_TOLERANCE):
+                raise FormatError("a share is more than 0 and at most 1")
+        if not abs(math.fsum(self.members.values()) - 1) <= _SHARES_TOLERANCE:
+            raise FormatError("the members' shares are not 1 together")
+        _check_map(self.ends, _MOST_SOURCES)
+        for end in self.ends.values():
+            _check_size("end", end, 1 << 62)
+        _check_size("num_steps", self.num_steps, 1 << 40, least=1)
+        _check_hex(self.weights, 64)
+        check_name(self.edge)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One piece, `part` of `parts`, of `edge`'s gradient of `step`: the mean over `count` samples.
+
+    `attempt` tells a gradient that was sent whole from one that a crash cut short. `loss`: the sum over the samples.
+    `samples_per_s`: how fast the member computes; 0 where it has not been measured. Without samples (`count` 0) there
+    is one part without a chunk. All fields but `part` and `chunk` are the same in all parts.
+    """
+
+    edge: str
+    step: int
+    attempt: str
+    part: int
+    parts: int
+    count: int
+    loss: float
+    num_correct: int
+    samples_per_s: float
+    chunk: bytes
+
+    def __post_init__(self) -> None:
+        check_name(self.edge)
+        _check_size("step", self.step, 1 << 40)
+        _check_hex(self.attempt, 8)
+        _check_size("count", self.count, MOST_COUNT)
+        _check_result(self.loss, self.num_correct, self.count)
+        if not (isinstance(self.samples_per_s, float) and 0 <= self.samples_per_s <= _MOST_SAMPLES_PER_S):
+            raise FormatError("'samples_per_s' is not a speed")
+        _check_chunk(self.chunk, self.part, self.parts, is_empty=not self.count)
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """`edge` has waited long enough: `step` is made of the gradients that are in the log by now."""
+
+    step: int
+    edge: str
+
+    def __post_init__(self) -> None:
+        _check_size("step", self.step, 1 << 40)
+        check_name(self.edge)
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """What `edge` found on its part of the held-out samples after `epoch`. `loss`: the sum over them."""
+
+    edge: str
+    epoch: int
+    num_samples: int
+    num_correct: int
+    loss: float
+
+    def __post_init__(self) -> None:
+        check_name(self.edge)
+        _check_size("epoch", self.epoch, 1 << 31)
+        _check_size("num_samples", self.num_samples, 1 << 40)
+        _check_result(self.loss, self.num_correct, self.num_samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One piece of the mean gradient of `step`, from a parameter server.
+
+    `contributions`: rising by edge. `position`: the next offset of the gradients' log. `state`: the server's
+    `gradient_log.State` behind the step, as JSON. A step without samples has one part without a chunk. All fields but
+    `part` and `chunk` are the same in all parts.
+    """
+
+    step: int
+    part: int
+    parts: int
+    contributions: tuple[Contribution, ...]
+    position: int
+    state: str
+    chunk: bytes
+
+    def __post_init__(self) -> None:
+        _check_size("step", self.step, 1 << 40)
+        edges = [each.edge for each in self.contributions]
+        if not 0 < len(edges) <= MOST_MEMBERS or any(a >= b for a, b in pairwise(edges)):
+            raise FormatError(f"contributions are not of 1 to {MOST_MEMBERS} edges in rising order")
+        _check_size("position", self.position, 1 << 62)
+        if not (isinstance(self.state, str) and len(self.state) <= _MOST_STATE_CHARACTERS):
+            raise FormatError("'state' is not a text of a sane length")
+        _check_chunk(self.chunk, self.part, self.parts, is_empty=not any(each.count for each in self.contributions))
+
+
+Record = Join | Leave | Begin | Part | Close | Tested | Update
+
+_KINDS: Mapping[str, type[Record]] = {
+    kind.__name__.lower(): kind for kind in (Join, Leave, Begin, Part, Close, Tested, Update)
+}
+
+
+def encode(record: Record) -> bytes:
+    """The record as a blob; equal records give equal bytes. Raises FormatError if it is larger than the log takes."""
+    arrays: dict[str, tensors.Array] = {}
+    values = to_values(record)
+    chunk = values.pop("chunk", b"")
+    if chunk:
+        arrays["chunk"] = np.frombuffer(chunk, np.uint8)
+    blob = tensors.encode(arrays, {"edged": _VERSION, "record": json.dumps(values, sort_keys=True)})
+    _check_length(blob)
+    return blob
+
+
+def decode(blob: bytes) -> Record:
+    """The record in `blob`. Raises FormatError."""
+    _check_length(blob)
+    arrays, metadata = tensors.decode(blob)
+    if metadata.keys() != {"edged", "record"} or metadata["edged"] != _VERSION:
+        raise FormatError(f"not a record of {_VERSION}")
+    try:
+        values = json.loads(metadata["record"])
+    except (ValueError, RecursionError) as error:
+        raise FormatError("the record is not JSON") from error
+    if not isinstance(values, dict) or "chunk" in values or not arrays.keys() <= {"chunk"}:
+        raise FormatError("a record is an object and at most a chunk")
+    if values.get("kind") in {"part", "update"}:
+        values["chunk"] = tensors.require(arrays, "chunk", "uint8").tobytes() if arrays else b""
+    elif arrays:
+        raise FormatError("a chunk where none belongs")
+    return from_values(values)
+
+
+def to_values(record: Record) -> dict[str, Any]:
+    """The record's fields and its `kind`: as JSON takes them, but for a chunk. `from_values` turns it back."""
+    values = {each.name: getattr(record, each.name) for each in fields(record)}
+    if isinstance(record, Begin):
+        values |= {"members": dict(record.members), "ends": dict(record.ends)}
+    if isinstance(record, Update):
+        values["contributions"] = [astuple(each) for each in record.contributions]
+    return {"kind": type(record).__name__.lower(), **values}
+
+
+def from_values(values: Any) -> Record:
+    """The record with these fields, of unknown types as they come from JSON. Raises FormatError."""
+    if not isinstance(values, dict):
+        raise FormatError("a record is an object")
+    name = values.get("kind")
+    kind = _KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise FormatError("a record of no known kind")
+    given = {key: value for key, value in values.items() if key != "kind"}
+    if given.keys() != {each.name for each in fields(kind)}:
+        raise FormatError(f"fields of a {name} are missing or unknown")
+    if kind is Update:
+        given["contributions"] = _contributions(given["contributions"])
+    return kind(**given)
+
+
+def check_name(value: Any) -> None:
+    """Raises FormatError for what cannot be an edge's, a source's or a node's name."""
+    if not (isinstance(value, str) and _NAME.fullmatch(value)):
+        raise FormatError("a name is 1 to 64 letters, digits, '.', '_' or '-'")
+
+
+def _contributions(rows: Any) -> tuple[Contribution, ...]:
+    if not (isinstance(rows, list) and all(isinstance(row, list) and len(row) == 4 for row in rows)):
+        raise FormatError("contributions are rows of an edge, its count, loss and num_correct")
+    return tuple(Contribution(*row) for row in rows)
+
+
+def _check_length(blob: bytes) -> None:
+    if len(blob) > MOST_RECORD_BYTES:
+        raise FormatError(f"a record of {len(blob)} bytes; at most {MOST_RECORD_BYTES}")
+
+
+def _check_hex(value: Any, length: int) -> None:
+    if not (isinstance(value, str) and len(value) == length and _HEX.fullmatch(value)):
+        raise FormatError(f"not {length} hexadecimal digits")
+
+
+def _check_size(name: str, value: Any, below: int, *, least: int = 0) -> None:
+    if not (type(value) is int and least <= value < below):
+        raise FormatError(f"{name!r} is not a whole number from {least} to below {below}")
+
+
+def _check_result(loss: Any, num_correct: Any, num_samples: int) -> None:
+    if not (isinstance(loss, float) and abs(loss) <= _MOST_LOSS):  # not so for NaN
+        raise FormatError("'loss' is not a finite number")
+    _check_size("num_correct", num_correct, num_samples + 1)
+    if not num_samples and loss:
+        raise FormatError("a loss without samples")
+
+
+def _check_map(value: Any, most: int) -> None:
+    if not (isinstance(value, Mapping) and 0 < len(value) <= most):
+        raise FormatError(f"not a map of 1 to {most} names")
+    for name in value:
+        check_name(name)
+
+
+def _check_chunk(chunk: Any, part: Any, parts: Any, *, is_empty: bool) -> None:
+    _check_size("parts", parts, MOST_PARTS + 1, least=1)
+    _check_size("part", part, parts)
+    if not (isinstance(chunk, bytes) and len(chunk) <= MOST_CHUNK_BYTES):
+        raise FormatError(f"a chunk is at most {MOST_CHUNK_BYTES} bytes")
+    if bool(chunk) == is_empty or (is_empty and parts > 1):
+        raise FormatError("a gradient of no samples has one part without a chunk; any other, chunks alone")

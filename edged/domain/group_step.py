@@ -1,0 +1,67 @@
+"""What a group's log does to the weights: the one way for its members, and for whoever replays the log.
+
+Which gradients make a step, and in what order they are summed, is `gradient_log`'s; the arithmetic of the optimizer
+`learning`'s and `optim`'s.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+from edged.domain import compress, flat, gradient_log, learning, optim, update_log
+from edged.domain.checkpoint import TrainState
+from edged.domain.exchange_records import Begin
+from edged.domain.gradient_log import Closed, Fold, Rules, State
+from edged.domain.topology import Sgd, Topology, Training
+
+
+def rules(topology: Topology, training: Training, job: str, num_parameters: int) -> Rules:
+    """What is agreed before the job's log begins. `job`: its digest."""
+    return Rules(
+        frozenset(edge.name for edge in topology.edges),
+        job,
+        num_parameters,
+        partial(compress.decompress, n=num_parameters),
+        topology.server_of(training) or "",
+    )
+
+
+def fold_of(training: Training) -> Fold:
+    """How the records of the job's log, `Topology.train_topic`, are folded."""
+    return update_log.fold if training.exchange.mode == "parameter_server" else gradient_log.fold
+
+
+def take_begin(state: TrainState, begin: Begin) -> None:
+    """The group's next epoch begins: on this snapshot, from its first sample."""
+    state.position = replace(state.position, epoch=begin.epoch, sample=0)
+    state.ends = dict(begin.ends)
+
+
+def take_step(training: Training, state: TrainState, group: State, closed: Closed) -> None:
+    """Change weights, optimizer state and step count by a closed step. `group`: the state of the fold behind it.
+
+    With `sync_every` 1 the step's mean is a gradient, and the job's optimizer steps along it. Above, it is how far the
+    members' weights came in a round of their own, seen from where they had begun, the weights in `state`; the outer
+    step goes along it (Douillard et al. 2023, https://arxiv.org/abs/2311.08105, algorithm 1). Without a mean only the
+    position changes; its sample is reckoned in full batches.
+    """
+    if closed.mean is not None:
+        grads = flat.split(closed.mean.copy(), state.params)  # clipping writes into it
+        if training.exchange.sync_every == 1:
+            learning.apply(training, state, grads, progress(group, closed.step))
+        else:
+            _outer_step(training, state, grads)
+    num_samples = (closed.step + 1 - group.first_step) * training.exchange.sync_every * training.global_batch
+    state.position = replace(state.position, step=closed.step + 1, sample=num_samples)
+
+
+def progress(group: State, step: int) -> float:
+    """Epochs trained before `step` of the running one, with their fraction: what schedules go by."""
+    assert group.begin is not None, "a step is of an epoch"
+    return group.begin.epoch + (step - group.first_step) / group.begin.num_steps
+
+
+def _outer_step(training: Training, state: TrainState, way: flat.Params) -> None:
+    outer = training.exchange.outer
+    sgd = Sgd(outer.learning_rate, outer.momentum, nesterov=True)
+    slots = {"velocity": state.slots[learning.OUTER]}
+    optim.update(sgd, state.params, slots, way, learning_rate=sgd.learning_rate, step=state.position.step)

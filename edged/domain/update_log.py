@@ -1,0 +1,101 @@
+"""What members of a parameter server read instead of gradients: epochs and updates, with the same meaning.
+
+Covers the fold of the server's log into the same State and actions as `gradient_log`, and the records that the server
+makes of a closed step. The server itself folds the gradients with `gradient_log.fold`. Its log holds, in this order:
+the Begin of each Begun, the updates of each Closed, the Tested of each TookTest. After a restart it may say again
+what it has said; that changes nothing. Nobody else may write there.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from operator import attrgetter
+
+from edged.domain.exchange_records import Begin, Record, Tested, Update
+from edged.domain.gradient_log import (
+    MOST_MISSED,
+    MOST_NORM,
+    Closed,
+    Folded,
+    Rules,
+    State,
+    Vector,
+    fold_by,
+    from_json,
+    payload_vector,
+    take_begin,
+    take_test,
+    to_json,
+    with_part,
+)
+from edged.errors import FormatError
+
+
+def fold(rules: Rules, state: State, record: Record, offset: int) -> Folded:
+    """As `gradient_log.fold`, over the server's log; `state.next_offset` is of that log.
+
+    Behind an Update's last part all else in the state is as the server's was behind that step.
+    """
+    return fold_by(_meaning, rules, state, record, offset)
+
+
+def updates(closed: Closed, state: State, chunks: Sequence[bytes]) -> Iterator[Update]:
+    """What the server writes of a closed step. `state`: its own behind it. `chunks`: of `closed.mean`, none without."""
+    for part, chunk in enumerate(chunks or [b""]):
+        parts = max(len(chunks), 1)
+        yield Update(closed.step, part, parts, closed.contributions, state.next_offset, to_json(state), chunk)
+
+
+def _meaning(rules: Rules, state: State, record: Record) -> Folded:
+    match record:
+        case Update():
+            return _update(rules, state, record)
+        case Tested():
+            return take_test(state, record)
+        case Begin() if record.edge in rules.edges or record.edge == rules.server:
+            return take_begin(state, record)
+        case _:
+            raise FormatError("not what a parameter server says")
+
+
+_SAME_IN_ALL_PARTS = attrgetter("step", "parts", "contributions", "position", "state")
+
+
+def _update(rules: Rules, state: State, update: Update) -> Folded:
+    if update.step < state.step:
+        return state, ()
+    if update.step > state.step or not state.is_open:
+        raise FormatError("an update of a step that has not begun")
+    parts = with_part(rules, state.pending.get(rules.server, {}), update, _SAME_IN_ALL_PARTS)
+    if len(parts) < update.parts:
+        return replace(state, pending={rules.server: parts}), ()
+    behind = _state_behind(state, update)
+    missing = _missing(behind, update)
+    return behind, (Closed(update.step, _mean(rules, parts, update), update.contributions, missing),)
+
+
+def _state_behind(state: State, update: Update) -> State:
+    behind = from_json(update.state)
+    if (behind.step, behind.end_step, behind.begin) != (state.step + 1, state.end_step, state.begin):
+        raise FormatError("an update's state is not of the step behind it")
+    if behind.next_offset != update.position or behind.tested:
+        raise FormatError("an update's state is not what it was when the step closed")
+    return replace(behind, next_offset=state.next_offset)
+
+
+def _mean(rules: Rules, parts: Mapping[int, Update], update: Update) -> Vector | None:
+    if not update.chunk:
+        return None
+    mean = payload_vector(rules, parts, 2 * MOST_NORM)  # rounding may lift a mean above what it is the mean of
+    mean.setflags(write=False)
+    return mean
+
+
+def _missing(behind: State, update: Update) -> tuple[str, ...]:
+    """Who was awaited for the step: it has missed this one, and not so many before that nobody waited."""
+    contributed = {each.edge for each in update.contributions}
+    members = behind.begin.members if behind.begin else {}
+    return tuple(
+        edge
+        for edge, member in sorted(behind.members.items())
+        if member.joined and 1 <= (member.missed or 0) <= MOST_MISSED and edge in members.keys() - contributed
+    )

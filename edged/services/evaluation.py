@@ -1,0 +1,137 @@
+"""What the weights are worth on held-out samples, and how an epoch ended: the line about it, and the metrics kept.
+
+The same for a job of one edge and for a member of a group. Which samples are held out is `epoch`'s and `fresh`'s
+subject.
+"""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.aio import run_in_worker
+from edged.domain import anomaly
+from edged.domain.checkpoint import MOST_HISTORY, EpochMetrics, Tally, TrainState
+from edged.domain.learning import Learner
+from edged.domain.topology import Training
+from edged.log import logger
+from edged.services.checkpointing import Samples
+from edged.services.minibatch import MiniBatch
+
+_CALIBRATION_SAMPLES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What the held-out samples gave: the loss of each, float32 [n], and how many were right.
+
+    `calibration`: the first of them, float32 [n, *sample shape], where an int8 model is wanted.
+    """
+
+    losses: npt.NDArray[np.float32]
+    num_correct: int = 0
+    calibration: Samples | None = None
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.losses)
+
+    @property
+    def loss(self) -> float:
+        """The sum of the losses."""
+        return float(self.losses.sum(dtype=np.float64))
+
+
+NOTHING = Evaluation(np.zeros(0, np.float32))
+
+
+async def evaluate(
+    learner: Learner,
+    state: TrainState,
+    training: Training,
+    held_out: AsyncGenerator[MiniBatch, None],
+    count: Callable[[], None],
+) -> Evaluation:
+    """Test the weights in `state`; calls `count` behind each mini-batch.
+
+    Raises DivergedError when a loss is not finite.
+    """
+    losses: list[Samples] = [NOTHING.losses]
+    calibration: list[Samples] = []
+    num_correct = num_samples = 0
+    async with aclosing(held_out) as batches:
+        async for batch in batches:
+            if training.deploy.format == "int8" and num_samples < _CALIBRATION_SAMPLES:
+                calibration.append(batch.x[: _CALIBRATION_SAMPLES - num_samples].copy())
+            batch_losses, batch_correct = await run_in_worker(learner.test, state, batch.x, batch.y)
+            losses.append(batch_losses)
+            num_correct, num_samples = num_correct + batch_correct, num_samples + len(batch)
+            count()
+    return Evaluation(np.concatenate(losses), num_correct, np.concatenate(calibration) if calibration else None)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedEpoch:
+    """An epoch as it ended."""
+
+    metrics: EpochMetrics
+    tally: Tally
+    test_samples: int
+
+    def say(self) -> None:
+        """The line about it."""
+        metrics, tally = self.metrics, self.tally
+        logger().info(
+            "train.epoch",
+            epoch=metrics.epoch,
+            step=metrics.step,
+            loss=round(metrics.loss, 6),
+            **{
+                name: round(value, 6)
+                for name in ("train_accuracy", "test_loss", "test_accuracy", "anomaly_threshold")
+                if (value := getattr(metrics, name)) is not None
+            },
+            test_samples=self.test_samples,
+            samples=tally.num_samples,
+            samples_per_s=round(tally.num_samples / max(tally.seconds, 1e-9), 1),
+            seconds=round(tally.seconds, 3),
+            wait_s=round(tally.wait_s, 3),
+            wait_fraction=round(tally.wait_s / max(tally.seconds, 1e-9), 4),
+            decode_s=round(tally.decode_s, 3),
+            decode_fraction=round(tally.decode_s / max(tally.seconds, 1e-9), 4),
+        )
+
+
+def end_epoch(
+    training: Training,
+    state: TrainState,
+    own: Evaluation,
+    *,
+    num_samples: int | None = None,
+    num_correct: int = 0,
+    loss: float = 0.0,
+) -> EndedEpoch:
+    """Close the present epoch of `state`, in one go: its metrics go into the history, the next one has none.
+
+    `own`: what was tested here; the others, where given, are the sums over all members of a group.
+    """
+    if num_samples is None:
+        num_samples, num_correct = own.num_samples, own.num_correct
+        loss = float(own.losses.mean(dtype=np.float64)) * num_samples if num_samples else 0.0
+    position, tally = state.position, state.tally
+    is_classifier = training.loss == "cross_entropy"
+    metrics = EpochMetrics(
+        position.epoch,
+        position.step,
+        tally.loss / max(tally.num_samples, 1),
+        tally.num_correct / max(tally.num_samples, 1) if is_classifier else None,
+        loss / num_samples if num_samples else None,
+        num_correct / num_samples if num_samples and is_classifier else None,
+        None if is_classifier else anomaly.threshold(own.losses),
+    )
+    state.history = (*state.history, metrics)[-MOST_HISTORY:]
+    state.position = replace(position, epoch=position.epoch + 1, sample=0)
+    state.tally, state.ends, state.plan = Tally(), None, ""
+    return EndedEpoch(metrics, tally, num_samples)

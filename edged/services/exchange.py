@@ -1,0 +1,250 @@
+"""One member's hold on its group's log: reading and folding it, and writing to it.
+
+Covers the position in the log, what of a step is this member's, and when to wait no longer. What the log means is
+domain.gradient_log's and update_log's subject, what to train `group_train`'s. There is no task behind it: whoever
+polls moves it on.
+"""
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from statistics import median
+
+from edged.aio import run_in_worker
+from edged.domain import compress, exchange_records, gradient_log
+from edged.domain.exchange_records import Begin, Close, Contribution, Join, Leave, Part, Tested
+from edged.domain.gradient_log import Action, Fold, Late, Rejected, Rules, State
+from edged.errors import LogGap
+from edged.log import logger
+from edged.ports import Log, LogReader, Message, Record, TopicPartition
+
+FIRST_DEADLINE_S = 30.0
+"""Before it is known how long a step takes, and for the first step of an epoch: drawing and fetching come before."""
+
+LEAST_DEADLINE_S = 1.0
+"""However short the steps are: a pause of the machine is no reason to go on without a member."""
+
+_DEADLINE_FACTOR = 1.5
+_STEP_TIMES = 32
+_RECORDS_A_POLL = 8
+"""4 MiB of gradients, so that a stop need not wait long for what is being folded."""
+
+_QUIET_S = 10.0
+"""Lines of a kind come no oftener."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAddress:
+    """Who a member is, and where its group's records go.
+
+    `reads`: the topic that the weights are a fold over; `writes`: where the member's own records go, the same topic
+    unless a parameter server stands between.
+    """
+
+    edge: str
+    edges: tuple[str, ...]
+    reads: str
+    writes: str
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Sums since the member's epoch began."""
+
+    num_bytes: int = 0
+    late: int = 0
+    missed: int = 0
+    contributions: int = 0
+    step_s: float = 0.0
+    waited_s: float = 0.0
+    steps: int = 0
+
+
+@dataclass(slots=True)
+class Throttle:
+    """At most one line of a kind in a while; how many were left out stands in the next."""
+
+    _said_at: dict[str, float] = field(default_factory=dict)
+    _suppressed: dict[str, int] = field(default_factory=dict)
+
+    def pass_on(self, kind: str, now: float) -> int | None:
+        """How many were left out since the last line; None if this is one more."""
+        if now - self._said_at.get(kind, -_QUIET_S) < _QUIET_S:
+            self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
+            return None
+        self._said_at[kind] = now
+        return self._suppressed.pop(kind, 0)
+
+
+class Exchange:
+    """The log of one group, as one of its members sees it. Used by one task, inside `open()`.
+
+    `apply` is told every action in the log's order, with the state behind it; it runs in a worker thread, one at a
+    time, and what it raises ends the poll, the action counting as taken.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        address: GroupAddress,
+        rules: Rules,
+        fold: Fold,
+        apply: Callable[[State, Action], None],
+    ) -> None:
+        self._log = log
+        self.address = address
+        self._rules = rules
+        self._fold = fold
+        self._apply = apply
+        self._reads = TopicPartition(address.reads)
+        self._reader: LogReader | None = None
+        self._throttle = Throttle()
+        self._step_times: deque[float] = deque(maxlen=_STEP_TIMES)
+        self.state = State()
+        self.boundary = State()
+        """The state behind the last step or Begin: what a checkpoint of the present weights names."""
+        self.traffic = Traffic()
+        self.parts_a_step = 1
+        """Records that the member's last gradient had."""
+
+    @asynccontextmanager
+    async def open(self, boundary: State) -> AsyncIterator[None]:
+        """Read on behind `boundary`. Waits for the log. Raises LogGap when the log does not reach back so far."""
+        low, high = (await self._log.watermarks([self._reads]))[self._reads]
+        if not low <= boundary.next_offset <= high:
+            raise LogGap(boundary.next_offset, low)
+        self.state = self.boundary = boundary
+        async with self._log.reader({self._reads: boundary.next_offset}) as reader:
+            self._reader = reader
+            yield
+
+    async def end_offset(self) -> int:
+        """The offset behind the log's last record now."""
+        return (await self._log.watermarks([self._reads]))[self._reads].high
+
+    @property
+    def lag(self) -> int:
+        """Records that are known to be there and were not taken yet."""
+        assert self._reader is not None, "open() first"
+        return self._reader.lag()
+
+    async def poll(self, timeout_s: float) -> bool:
+        """Take what comes within `timeout_s`; whether anything did. Raises LogGap, and what `apply` raises."""
+        assert self._reader is not None, "open() first"
+        records = await self._reader.poll(max_records=_RECORDS_A_POLL, timeout_s=max(timeout_s, 0.0))
+        if not records:
+            return False
+        if records[-1].offset >= self.state.next_offset + len(records):
+            await self._check_hole()
+        now = asyncio.get_running_loop().time()
+        await run_in_worker(self._take, records, now)
+        return True
+
+    async def _check_hole(self) -> None:
+        """Records that no client can read leave a hole, the same for every member; what retention deleted is a loss."""
+        low = (await self._log.watermarks([self._reads]))[self._reads].low
+        if low > self.state.next_offset:
+            raise LogGap(self.state.next_offset, low)
+
+    def _take(self, records: Sequence[Record], now: float) -> None:
+        for record in records:
+            if record.offset < self.state.next_offset:
+                raise LogGap(self.state.next_offset, record.offset)  # another log of the same name
+            state = self.state.behind_hole(record.offset)
+            self.traffic.num_bytes += len(record.value)
+            state, actions = gradient_log.fold_blob(self._fold, self._rules, state, record.value, record.offset)
+            for action in actions:
+                self._say(action, record.offset, now)
+            self.state = state
+            if state.is_boundary:
+                self.boundary = state
+            for action in actions:
+                self._apply(state, action)
+
+    def _say(self, action: Action, offset: int, now: float) -> None:
+        match action:
+            case Rejected(edge, reason):
+                if (suppressed := self._throttle.pass_on("rejected", now)) is not None:
+                    who = {"edge": edge} if edge else {}
+                    logger().warning(
+                        "exchange.rejected",
+                        **who,
+                        topic=self.address.reads,
+                        offset=offset,
+                        reason=reason,
+                        suppressed=suppressed,
+                    )
+            case Late(edge, step):
+                self.traffic.late += 1
+                if (suppressed := self._throttle.pass_on("late", now)) is not None:
+                    logger().info(
+                        "exchange.late", edge=edge, step=step, present_step=self.state.step, suppressed=suppressed
+                    )
+            case _:
+                pass
+
+    def pass_on(self, kind: str) -> int | None:
+        """See `Throttle`."""
+        return self._throttle.pass_on(kind, asyncio.get_running_loop().time())
+
+    # when to wait no longer
+
+    def timed(self, seconds: float) -> None:
+        """A step took so long."""
+        self._step_times.append(seconds)
+
+    @property
+    def deadline_s(self) -> float:
+        """How long to wait for the others' gradients of the present step, once the own one is sent."""
+        if not self._step_times or self.state.step == self.state.first_step:
+            return FIRST_DEADLINE_S
+        return max(_DEADLINE_FACTOR * median(self._step_times), LEAST_DEADLINE_S)
+
+    # writing
+
+    async def join(self) -> None:
+        await self._send([Join(self.address.edge, self._rules.job)])
+
+    async def leave(self) -> None:
+        await self._send([Leave(self.address.edge)])
+
+    async def begin(
+        self, epoch: int, shares: Mapping[str, float], ends: Mapping[str, int], steps: int, weights: str
+    ) -> None:
+        """Propose that the epoch begins."""
+        await self._send([Begin(epoch, dict(shares), dict(ends), steps, weights, self.address.edge)])
+
+    async def close(self, step: int) -> None:
+        """Wait no longer for the step."""
+        await self._send([Close(step, self.address.edge)])
+
+    async def tested(self, epoch: int, num_samples: int, num_correct: int, loss: float) -> None:
+        await self._send([Tested(self.address.edge, epoch, num_samples, num_correct, loss)])
+
+    async def gradient(self, step: int, count: int, loss: float, num_correct: int, speed: float, blob: bytes) -> None:
+        """Send a gradient of `step`: the mean over `count` samples, compressed; with none of them, that there are none.
+
+        Cancelled: all of its parts, some, or none are in the log.
+        """
+        attempt = secrets.token_hex(4)
+        chunks = compress.split(blob) if count else [b""]
+        self.parts_a_step = max(self.parts_a_step, len(chunks))
+        parts = [
+            Part(self.address.edge, step, attempt, i, len(chunks), count, loss, num_correct, speed, chunk)
+            for i, chunk in enumerate(chunks)
+        ]
+        await self._send(parts)
+
+    async def _send(self, records: Sequence[exchange_records.Record]) -> None:
+        messages = [Message(self.address.writes, exchange_records.encode(record)) for record in records]
+        if self.address.writes != self.address.reads:
+            self.traffic.num_bytes += sum(len(message.value) for message in messages)
+        await self._log.append(messages)
+
+
+def of_edge(contributions: Sequence[Contribution], edge: str) -> bool:
+    """Whether the edge is among them."""
+    return any(each.edge == edge for each in contributions)

@@ -1,0 +1,102 @@
+"""Which samples a member of a training group takes of an epoch: of training, and of those that are held out.
+
+The plan itself is domain.group_plan's subject. Unlike `epoch_choice` this keeps nothing for a restart: the group's
+order does not depend on any cache, so a member plans by what its own holds now.
+"""
+
+from collections.abc import Mapping
+from itertools import accumulate, pairwise
+
+import numpy as np
+
+from edged.aio import run_in_worker
+from edged.domain import boundary, group_plan
+from edged.domain.boundary import Boundary
+from edged.domain.cache_plan import CachePlan, PlanSettings
+from edged.domain.dataset import Snapshot
+from edged.domain.group_plan import Group, GroupPlan
+from edged.domain.learning import Learnt
+from edged.domain.sampling import SAMPLE_OVERHEAD, Ids, Window
+from edged.domain.supply import Supply, supply
+from edged.services.cache_share import CacheShare
+from edged.services.epoch_choice import ChoiceSettings
+
+_TEST_WINDOW_BYTES = 4 << 20
+"""The same on all members, so that each finds its part of the same windows."""
+
+
+class GroupChooser:
+    """A member's `epoch_choice.Choice`. Call `begin` before each plan is drawn. Used by one task."""
+
+    is_scored = True
+    test_window_bytes = _TEST_WINDOW_BYTES
+
+    def __init__(
+        self, cache: CacheShare, settings: ChoiceSettings, member: str, budgets: Mapping[str, int], batch_size: int
+    ) -> None:
+        """`budgets`: bytes of cache of every edge that may be a member."""
+        self._cache = cache
+        self._settings = settings
+        self._member = member
+        self._budgets = budgets
+        self._batch_size = batch_size
+        self._shares: Mapping[str, float] = {}
+        self._before: tuple[Snapshot, Ids] | None = None
+
+    def begin(self, shares: Mapping[str, float]) -> None:
+        """The next plan is for members with these shares of each global batch."""
+        self._shares = shares
+
+    def tested(self, supplied: Supply, held_out: tuple[Window, ...]) -> tuple[Window, ...]:
+        """The member's share of each window."""
+        names = sorted(self._shares)
+        ends = list(accumulate((self._shares[name] for name in names), initial=0.0))
+        begin, end = dict(zip(names, pairwise(ends), strict=True)).get(self._member, (0.0, 0.0))
+        if names and self._member == names[-1]:
+            end = 1.0  # whatever the shares sum to in floating point
+        parts = (window.ids[round(begin * len(window.ids)) : round(end * len(window.ids))] for window in held_out)
+        return tuple(supplied.window(np.sort(ids)) for ids in parts if len(ids))
+
+    async def plan(self, epoch: int, snapshot: Snapshot) -> GroupPlan:
+        """The member's plan of `epoch` over `snapshot`."""
+        payload_bytes = int(snapshot.num_bytes.sum()) // max(snapshot.num_samples, 1)
+        capacity = self._cache.part_of(self._cache.num_entries(payload_bytes) * (payload_bytes + SAMPLE_OVERHEAD))
+        cached = await run_in_worker(self._cached, snapshot)
+        self._cache.keep(snapshot, cached, capacity)
+        settings = self._settings
+        group = Group(
+            self._member, self._shares, {name: float(self._budgets[name]) for name in self._shares}, self._batch_size
+        )
+        return await run_in_worker(
+            group_plan.plan,
+            PlanSettings(settings.seed, settings.test_fraction, settings.window_bytes, capacity),
+            snapshot,
+            epoch,
+            Boundary(cached, capacity_bytes=capacity),
+            group,
+        )
+
+    async def close(self, plan: CachePlan, compute_s: float, fetch_s: float) -> None:  # noqa: ARG002 - nothing depends
+        """Note what the cache is to hold now; only where jobs share it, for else it tells by itself."""
+        if self._cache.is_shared:
+            self._before = plan.snapshot, (await run_in_worker(lambda: plan.after)).cached
+
+    def learn(self, snapshot: Snapshot, ids: Ids, learnt: Learnt) -> None:
+        """Nothing: the group's order is uniform."""
+
+    def _cached(self, snapshot: Snapshot) -> Ids:
+        """The training samples that the cache holds; of one that jobs share, those that this one keeps there."""
+        if self._cache.is_shared:
+            return np.zeros(0, np.int64) if self._before is None else boundary.renumbered(*self._reordered(snapshot))
+        supplied = supply(snapshot, self._settings.test_fraction)
+        ids = [np.zeros(0, np.int64)]
+        for block in supplied.blocks.tolist():
+            ref, rows = snapshot.ref(block), supplied.rows(block)
+            held = self._cache.holds_rows(ref.source, ref.offset, int(snapshot.rows[block]))
+            ids.append(snapshot.first_id[block] + rows[held[rows]])
+        return np.concatenate(ids)
+
+    def _reordered(self, snapshot: Snapshot) -> tuple[Ids, Snapshot, Snapshot]:
+        assert self._before is not None
+        before, cached = self._before
+        return cached, before, snapshot

@@ -1,0 +1,28 @@
+"""The map that computes a model's lanes: on an executor's threads, or one after the other."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from typing import TypeVar
+
+import numpy as np
+
+from edged.domain.nn.model import Map
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def lane_map(executor: Executor | None) -> Map:
+    """`executor.map`, or `map` without one, without NumPy's warnings.
+
+    An overflow is noticed by what it leads to; a warning is no log line.
+    """
+
+    def run(function: Callable[[_T], _R], arguments: Iterable[_T], /) -> Iterator[_R]:
+        def quiet(argument: _T) -> _R:
+            with np.errstate(all="ignore"):
+                return function(argument)
+
+        return map(quiet, arguments) if executor is None else executor.map(quiet, arguments)
+
+    return run

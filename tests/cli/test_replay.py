@@ -1,0 +1,262 @@
+"""`edged replay`: the log of a group, a proof of its weights, and an exit code that says whether they hold."""
+
+import asyncio
+import contextlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from edged import config_yaml
+from edged.adapters.kafka import KafkaLog
+from edged.adapters.memory import MemoryLog, RecordingHealth
+from edged.domain.topology import Kafka
+from edged.ports import Message, TopicPartition
+from tests.brokers import Embedded
+from tests.cli.conftest import VALID
+from tests.group_log import GroupLog
+
+GROUP = VALID + "  optimizer: {sgd: {learning_rate: 0.1}}\n  exchange: {mode: all_reduce}\n"
+
+
+@pytest.fixture(autouse=True)
+def _own_log(monkeypatch):
+    monkeypatch.setattr("edged.log.configure", lambda **_: None)  # it is the whole process's
+
+
+def trained(file) -> GroupLog:
+    """One epoch and the beginning of the next, where pi-b misses a step."""
+    log = GroupLog(config_yaml.load(Path(file)))
+    log.join("pi-a", "pi-b")
+    log.begin("pi-a", "pi-b", num_steps=2)
+    log.step({"pi-a": 6, "pi-b": 2})
+    log.step({"pi-a": 5, "pi-b": 5})
+    log.test("pi-a", "pi-b")
+    log.begin("pi-a", "pi-b", num_steps=3)
+    log.step({"pi-a": 8}, closed_by="pi-a")
+    return log
+
+
+class World:
+    """Kafka with one log in it, the topology file, and the command."""
+
+    def __init__(self, monkeypatch, edged, file):
+        self.file, self.edged = file, edged
+        self.error: Exception | None = None
+        self.kept_from = 0
+        self.log = trained(file)
+        module = ModuleType("edged.adapters.kafka")
+        monkeypatch.setattr(module, "KafkaLog", self._connect, raising=False)
+        monkeypatch.setitem(sys.modules, "edged.adapters.kafka", module)
+
+    @contextlib.asynccontextmanager
+    async def _connect(self, _kafka, health):
+        if self.error:
+            raise self.error
+        memory = MemoryLog(health)
+        await memory.append([Message("lab.train.digits", blob) for blob in self.log.blobs])
+        if self.kept_from:
+            memory.truncate(TopicPartition("lab.train.digits"), self.kept_from)
+        yield memory
+
+    def replay(self, *words):
+        return self.edged("replay", self.file, *words)
+
+
+@pytest.fixture
+def world(monkeypatch, edged, topology_file):
+    return World(monkeypatch, edged, topology_file(GROUP))
+
+
+def test_by_epoch_it_says_who_contributed_what_and_that_the_hashes_hold(world):
+    code, out, err = world.replay()
+
+    assert (code, err) == (0, "")
+    digest = world.log.digest()[:16]
+    lines = out.splitlines()
+    assert lines[0] == "epoch 0: 2 steps from step 0 on; pi-a 50%, pi-b 50%"
+    assert lines[1].startswith("proven: epoch 0 as pi-a began it, step 0, weights ")
+    assert lines[2:5] == [
+        "  pi-a: 2 of 2 steps, 11 samples, loss 0.5000, accuracy 0.455, 0 missed",
+        "  pi-b: 2 of 2 steps, 7 samples, loss 0.5000, accuracy 0.429, 0 missed",
+        "  tested by 2: 20 samples, loss 0.7500, accuracy 0.500",
+    ]
+    assert "  pi-b: 0 of 1 steps, 0 samples, 1 missed" in lines
+    assert lines[-2:] == [f"the log leads to step 3, weights {digest}", "all 2 hashes are proven"]
+    assert "  step " not in out
+
+
+def test_step_by_step_it_says_who_was_missing(world):
+    _, out, _ = world.replay("--steps")
+
+    assert "  step 0: pi-a 6 (loss 0.5000), pi-b 2 (loss 0.5000)\n" in out
+    assert "  step 2: pi-a 8 (loss 0.5000); missing pi-b\n" in out
+
+
+def test_a_members_checkpoint_is_proven_be_it_a_file_or_the_newest_of_a_folder(world, tmp_path):
+    (tmp_path / "pi-b").mkdir()
+    (tmp_path / "pi-b" / "checkpoint-000000000001.safetensors").write_bytes(b"an old one")
+    newest = tmp_path / "pi-b" / "checkpoint-000000000003.safetensors"
+    newest.write_bytes(world.log.checkpoint())
+
+    code, out, _ = world.replay("--prove", str(newest), "--prove", str(newest.parent))
+
+    assert code == 0
+    for path in (newest, newest.parent):
+        assert f"proven: {path}, step 3, weights {world.log.digest()[:16]}\n" in out
+    assert out.endswith("all 4 hashes are proven\n")
+
+
+def test_weights_that_are_not_the_logs_are_found_and_end_with_1(world, tmp_path):
+    right = world.log.digest()
+    world.log.weights = world.log.weights + 1
+    (tmp_path / "other.safetensors").write_bytes(world.log.checkpoint())
+
+    code, out, _ = world.replay("--prove", str(tmp_path / "other.safetensors"))
+
+    assert code == 1
+    other = world.log.digest()[:16]
+    assert f"other.safetensors, step 3: weights {other}, but the log leads to {right[:16]}\n" in out
+    assert out.endswith("1 of 3 proofs failed\n")
+
+
+def test_a_begin_that_lies_ends_with_1(world):
+    world.log.step({"pi-a": 1, "pi-b": 1})
+    world.log.step({"pi-a": 1, "pi-b": 1})
+    world.log.begin("pi-a", num_steps=1, weights="0" * 64)
+
+    code, out, _ = world.replay()
+
+    assert code == 1
+    assert "DIFFERENT: epoch 2 as pi-a began it, step 5: weights 0000000000000000, but the log leads to" in out
+
+
+def test_a_checkpoint_beyond_the_logs_end_is_not_proven(world, tmp_path):
+    blobs = list(world.log.blobs)
+    world.log.step({"pi-a": 1, "pi-b": 1})
+    (tmp_path / "ahead").write_bytes(world.log.checkpoint())
+    world.log.blobs = blobs
+
+    code, out, _ = world.replay("--prove", str(tmp_path / "ahead"))
+
+    assert code == 1
+    assert f"NOT PROVEN: {tmp_path / 'ahead'}: the log does not lead to step 4" in out
+
+
+def test_from_a_checkpoint_only_what_follows_is_replayed(world, tmp_path):
+    (tmp_path / "begin").write_bytes(world.log.checkpoint())
+    world.log.step({"pi-a": 1, "pi-b": 1})
+    world.kept_from = 5
+
+    code, out, _ = world.replay("--from", str(tmp_path / "begin"), "--steps")
+
+    assert code == 0
+    assert re_steps(out) == ["3"]
+    assert f"the log leads to step 4, weights {world.log.digest()[:16]}\n" in out
+
+
+def re_steps(out: str) -> list[str]:
+    return [line.split()[1].rstrip(":") for line in out.splitlines() if line.startswith("  step ")]
+
+
+def test_a_log_whose_beginning_is_gone_says_what_to_do(world):
+    world.kept_from = 3
+
+    code, out, err = world.replay()
+
+    assert (code, out) == (65, "")
+    assert err == (
+        "edged replay: lab.train.digits: the log goes on at offset 3, not 0 (begin with --from, at a checkpoint"
+        " whose place the log still has)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"torn", "x.safetensors: "),
+        (None, "no checkpoint is there"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_ends_with_65(world, tmp_path, content, said):
+    (tmp_path / "folder").mkdir()
+    if content:
+        (tmp_path / "folder" / "x.safetensors").write_bytes(content)
+
+    code, _, err = world.replay("--prove", str(tmp_path / "folder" / ("x.safetensors" if content else "")))
+
+    assert code == 65
+    assert said in err
+
+
+def test_a_checkpoint_of_another_job_ends_with_65(world, tmp_path):
+    (tmp_path / "other").write_bytes(world.log.checkpoint())
+    with Path(world.file).open("a") as file:
+        file.write("  seed: 5\n")
+
+    code, _, err = world.replay("--prove", str(tmp_path / "other"))
+
+    assert code == 65
+    assert "belongs to another stream, model, optimizer" in err
+
+
+def test_as_json_it_has_all_of_it(world):
+    world.log.add_blob(b"garbage")
+
+    code, out, _ = world.replay("--json", "--steps")
+
+    report = json.loads(out)
+    assert code == 0
+    assert (report["holds"], report["step"], report["weights"]) == (True, 3, world.log.digest())
+    assert [epoch["edges"]["pi-b"]["missed"] for epoch in report["epochs"]] == [0, 1]
+    assert report["epochs"][0]["tested"] == {"edges": 2, "samples": 20, "loss": 0.75, "accuracy": 0.5}
+    assert report["steps"][2]["missing"] == ["pi-b"]
+    assert report["steps"][2]["contributions"] == {"pi-a": {"samples": 8, "loss": 0.5, "accuracy": 0.5}}
+    assert [proof["holds"] for proof in report["proofs"]] == [True, True]
+    assert report["not_counted"][0]["records"] == 1
+    assert "steps" not in json.loads(world.replay("--json")[1])
+
+
+def test_kafka_that_does_not_answer_ends_with_69(world):
+    world.error = TimeoutError()
+
+    code, _, err = world.replay()
+
+    assert (code, err) == (69, "edged: Kafka at localhost:9092 does not answer\n")
+
+
+def test_without_a_group_there_is_nothing_to_replay(edged, topology_file):
+    code, _, err = edged("replay", topology_file())
+
+    assert (code, err) == (78, "topology.yaml: no job has an exchange: there is no log to replay\n")
+
+
+def test_one_of_several_jobs_has_to_be_named(edged, topology_file):
+    head, _, job = GROUP.partition("training:\n")
+    job = job.replace("\n  ", "\n    ")[2:]
+    file = topology_file(f"{head}training:\n  - name: a\n    {job}  - name: b\n    {job}")
+
+    for words, said in (
+        ((), "several jobs have an exchange"),
+        (("--job", "c"), 'no job with an exchange is called "c"'),
+    ):
+        code, _, err = edged("replay", file, *words)
+        assert code == 78
+        assert err == f"topology.yaml: {said} (--job takes one of: a, b)\n"
+
+
+@pytest.mark.integration
+async def test_it_reads_the_log_in_kafka(embedded_broker: Embedded, edged, topology_file):
+    file = topology_file(
+        GROUP.replace("localhost:9092", embedded_broker.bootstrap).replace("site: lab", "site: replay")
+    )
+    log = trained(file)
+    async with KafkaLog(Kafka((embedded_broker.bootstrap,)), RecordingHealth()) as kafka:
+        await kafka.append([Message("replay.train.digits", blob) for blob in log.blobs])
+
+    code, out, _ = await asyncio.to_thread(edged, "replay", file)
+
+    assert code == 0
+    assert f"the log leads to step 3, weights {log.digest()[:16]}\n" in out

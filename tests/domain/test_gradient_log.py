@@ -1,0 +1,592 @@
+"""What a group's log means: who is waited for, what makes a step, and that all readers get the same out of it."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edged.domain.exchange_records import MOST_CHUNK_BYTES, Close, Join, Leave, Part, decode
+from edged.domain.gradient_log import (
+    MOST_NORM,
+    Begun,
+    Closed,
+    HeldOutSums,
+    Late,
+    Rejected,
+    State,
+    TookTest,
+    fold,
+    fold_blob,
+    from_json,
+    to_json,
+)
+from edged.errors import FormatError, LogGap
+from tests.exchange_logs import (
+    EDGES,
+    HASH,
+    JOB,
+    RULES,
+    SERVER,
+    begin,
+    gradient,
+    histories,
+    join,
+    outcome,
+    part,
+    run,
+    run_blobs,
+    said,
+    started,
+    vector,
+)
+
+ASH, BIRCH, CEDAR = EDGES
+
+
+def closed_by(records, state):
+    """The one step that `records` make, and the state behind them."""
+    state, actions = run(records, state)
+    (closed,) = [action for action in actions if isinstance(action, Closed)]
+    return state, closed
+
+
+class TestAStep:
+    def test_is_made_when_the_last_awaited_gradient_is_there(self):
+        state, actions = run([gradient(BIRCH, 0, 1), Close(1, ASH)], started(ASH, BIRCH))
+        assert [type(action) for action in actions] == [Rejected]
+
+        state, closed = closed_by([gradient(ASH, 0, 4, count=2)], state)
+
+        assert (closed.step, closed.missing, state.step) == (0, (), 1)
+        assert [each.edge for each in closed.contributions] == [ASH, BIRCH]
+        np.testing.assert_array_equal(closed.mean, np.full(4, 3, np.float32))
+
+    def test_has_a_mean_weighted_by_samples_in_float32_that_nobody_can_change(self):
+        state = started(*EDGES)
+        values = {edge: np.array([0.1, -3.3, 1e-7, 9000], np.float32) / (i + 3) for i, edge in enumerate(EDGES)}
+        counts = {ASH: 7, BIRCH: 16, CEDAR: 3}
+
+        _, closed = closed_by([gradient(e, 0, *values[e], count=counts[e]) for e in (CEDAR, ASH, BIRCH)], state)
+
+        total = values[ASH] * np.float32(7)
+        total = total + values[BIRCH] * np.float32(16)
+        total = total + values[CEDAR] * np.float32(3)
+        assert closed.mean.tobytes() == (total / np.float32(26)).tobytes()
+        assert closed.mean.dtype == np.float32
+        assert not closed.mean.flags.writeable
+
+    def test_goes_on_without_those_that_are_missing_once_somebody_closes_it(self):
+        _, closed = closed_by([gradient(BIRCH, 0, 6), Close(0, BIRCH)], started(*EDGES))
+
+        assert [each.edge for each in closed.contributions] == [BIRCH]
+        assert closed.missing == (ASH, CEDAR)
+
+    def test_is_closed_by_the_first_of_several_and_by_the_server(self):
+        state, _ = closed_by([gradient(ASH, 0, 6), Close(0, SERVER), Close(0, ASH)], started(ASH, BIRCH))
+
+        assert state.step == 1
+
+    def test_is_not_closed_while_it_has_no_gradient(self):
+        state, actions = run([Close(0, ASH), gradient(ASH, 0, 1)], started(ASH, BIRCH))
+
+        assert (actions, state.step) == ([], 0)
+
+    def test_without_any_samples_passes_without_a_change(self):
+        _, closed = closed_by([gradient(ASH, 0, count=0), gradient(BIRCH, 0, count=0)], started(ASH, BIRCH))
+
+        assert closed.mean is None
+        assert [each.count for each in closed.contributions] == [0, 0]
+
+    def test_takes_nothing_from_a_member_without_samples_but_waits_no_longer(self):
+        _, closed = closed_by([gradient(ASH, 0, count=0), gradient(BIRCH, 0, 5)], started(ASH, BIRCH))
+
+        np.testing.assert_array_equal(closed.mean, np.full(4, 5, np.float32))
+
+    def test_counts_the_first_gradient_of_an_edge(self):
+        records = [gradient(ASH, 0, 1), gradient(ASH, 0, 9), gradient(ASH, 0, 1), gradient(BIRCH, 0, 1)]
+
+        _, closed = closed_by(records, started(ASH, BIRCH))
+
+        np.testing.assert_array_equal(closed.mean, np.ones(4, np.float32))
+
+    def test_takes_nothing_meant_for_another_step(self):
+        state, actions = run([gradient(ASH, 1, 1), Close(0, ASH)], started(ASH, BIRCH))
+
+        assert (actions, state.gradients, state.step) == ([], {}, 0)
+
+
+class TestAGradientInParts:
+    def test_counts_once_all_are_there_in_any_order_and_number(self):
+        payload = vector(1, 2, 3, 4)
+        pieces = [part(ASH, 0, payload, at=at, of=3) for at in (2, 0, 0, 2, 1)]
+
+        state, actions = run(pieces[:-1], started(ASH))
+        assert actions == []
+
+        _, closed = closed_by(pieces[-1:], state)
+        assert closed.mean.tobytes() == payload
+
+    def test_is_replaced_by_a_new_attempt_while_it_is_not_whole(self):
+        pieces = [part(ASH, 0, vector(value), at=at, of=2, attempt=value) for value, at in [(1, 0), (2, 1), (2, 0)]]
+
+        _, closed = closed_by(pieces, started(ASH))
+
+        assert closed.mean.tobytes() == vector(2)
+
+    def test_is_never_put_together_from_two_attempts(self):
+        pieces = [part(ASH, 0, vector(value), at=at, of=2, attempt=value) for value, at in [(1, 0), (2, 1), (1, 1)]]
+
+        state, actions = run(pieces, started(ASH))
+
+        assert (actions, state.gradients) == ([], {})
+
+    def test_is_void_when_its_sender_starts_anew_or_leaves(self):
+        first, second = (part(ASH, 0, vector(1), at=at, of=2) for at in (0, 1))
+
+        for restart in ([join(ASH)], [Leave(ASH), join(ASH)]):
+            state, actions = run([first, *restart, second], started(ASH, BIRCH))
+
+            assert (actions, state.gradients) == ([], {})
+
+    def test_that_came_whole_counts_though_its_sender_starts_anew(self):
+        _, closed = closed_by([gradient(ASH, 0, 1), join(ASH), gradient(BIRCH, 0, 3)], started(ASH, BIRCH))
+
+        assert [each.edge for each in closed.contributions] == [ASH, BIRCH]
+
+    def test_cut_short_by_the_close_does_not_count(self):
+        first, second = (part(ASH, 0, vector(1), at=at, of=2) for at in (0, 1))
+
+        state, actions = run([first, gradient(BIRCH, 0, 3), Close(0, BIRCH), second], started(ASH, BIRCH))
+
+        assert [type(action) for action in actions] == [Closed, Late]
+        assert actions[0].missing == (ASH,)
+        assert state.pending == {}
+
+
+class TestALateGradient:
+    def test_is_said_once_with_its_attempt_and_its_speed_is_noted(self):
+        state, _ = run([gradient(BIRCH, 0, 1), Close(0, BIRCH)], started(ASH, BIRCH))
+        late = replace(gradient(ASH, 0, 1), attempt="000000aa", samples_per_s=99.0)
+
+        state, actions = run([late, late], state)
+
+        assert actions == [Late(ASH, 0, "000000aa")]
+        assert state.members[ASH].samples_per_s == 99
+
+    def test_is_not_one_that_counted_and_is_in_the_log_again(self):
+        records = [gradient(ASH, 0, 1), gradient(BIRCH, 0, 1), gradient(ASH, 0, 1)]
+
+        _, actions = run(records, started(ASH, BIRCH))
+
+        assert [type(action) for action in actions] == [Closed]
+
+    def test_without_a_measured_speed_leaves_the_one_known(self):
+        state, _ = run([gradient(ASH, 0, 1), replace(gradient(BIRCH, 0, 1), samples_per_s=0.0)], started(ASH, BIRCH))
+
+        assert [state.members[edge].samples_per_s for edge in (ASH, BIRCH)] == [8, 0]
+
+
+class TestAMember:
+    def missing_two(self):
+        """ASH has missed two steps in a row."""
+        records = [gradient(BIRCH, 0, 1), Close(0, BIRCH), gradient(BIRCH, 1, 1), Close(1, BIRCH)]
+        return run(records, started(ASH, BIRCH, num_steps=9))[0]
+
+    def test_is_not_awaited_any_more_when_it_has_missed_two_steps_in_a_row(self):
+        state = self.missing_two()
+
+        assert state.awaited == (BIRCH,)
+        _, closed = closed_by([gradient(BIRCH, 2, 1)], state)
+        assert closed.missing == ()
+
+    def test_is_awaited_again_when_a_gradient_of_it_is_in_time(self):
+        state, _ = run([gradient(ASH, 2, 1)], self.missing_two())
+        assert (state.awaited, state.step) == ((ASH, BIRCH), 2)
+
+        state, _ = run([gradient(BIRCH, 2, 1), gradient(BIRCH, 3, 1)], state)
+        assert state.step == 3
+
+    def test_is_awaited_again_when_its_gradient_is_one_step_late_but_not_two(self):
+        state, _ = run([gradient(BIRCH, 2, 1)], self.missing_two())
+
+        assert run([gradient(ASH, 1, 1)], state)[0].awaited == (BIRCH,)
+        assert run([gradient(ASH, 2, 1)], state)[0].awaited == (ASH, BIRCH)
+
+    def test_that_starts_anew_is_not_awaited_until_its_next_gradient(self):
+        state, _ = run([join(ASH)], started(ASH, BIRCH))
+        assert state.awaited == (BIRCH,)
+
+        state, closed = closed_by([gradient(BIRCH, 0, 1)], state)
+        assert closed.missing == ()
+
+        state, _ = run([gradient(ASH, 1, 1)], state)
+        assert state.awaited == (ASH, BIRCH)
+
+    def test_that_leaves_is_not_awaited_and_its_leave_may_make_the_step(self):
+        state, closed = closed_by([gradient(BIRCH, 0, 1), Leave(ASH)], started(ASH, BIRCH))
+
+        assert (closed.missing, state.awaited) == ((), (BIRCH,))
+
+    def test_that_leaves_with_its_gradient_in_the_log_has_contributed(self):
+        _, closed = closed_by([gradient(ASH, 0, 1), Leave(ASH), gradient(BIRCH, 0, 1)], started(ASH, BIRCH))
+
+        assert [each.edge for each in closed.contributions] == [ASH, BIRCH]
+
+    def test_that_has_left_is_heard_again_only_behind_a_join(self):
+        state, actions = run([Leave(ASH), Leave(ASH), gradient(ASH, 0, 1)], started(ASH, BIRCH))
+        assert actions == [Rejected(ASH, "has not joined")]
+
+        state, actions = run([join(ASH), gradient(ASH, 0, 1)], state)
+        assert set(state.gradients) == {ASH}
+
+    def test_that_joins_in_mid_epoch_waits_for_the_next(self):
+        state, actions = run([join(CEDAR), gradient(CEDAR, 0, 1)], started(ASH, BIRCH))
+
+        assert actions == [Rejected(CEDAR, "sends a gradient without being a member of the epoch")]
+        assert state.awaited == (ASH, BIRCH)
+        assert state.candidates == (ASH, BIRCH, CEDAR)
+
+    def test_given_up_is_a_candidate_for_the_next_epoch_once_it_has_tested_or_joined_anew(self):
+        state = self.missing_two()
+        state, _ = run([gradient(BIRCH, step, 1) for step in range(2, 9)], state)
+        assert state.candidates == (BIRCH,)
+
+        assert run([outcome(ASH)], state)[0].candidates == (ASH, BIRCH)
+        assert run([join(ASH)], state)[0].candidates == (ASH, BIRCH)
+        assert run([join(ASH), Leave(ASH)], state)[0].candidates == (BIRCH,)
+
+
+class TestAnEpoch:
+    def test_begins_with_those_that_joined_and_awaits_them_all(self):
+        state, actions = run([join(ASH), join(BIRCH), begin(ASH, BIRCH, num_steps=3)])
+
+        assert actions == [Begun(begin(ASH, BIRCH, num_steps=3), HeldOutSums(0, 0, 0, 0.0))]
+        assert (state.awaited, state.step, state.first_step, state.end_step) == ((ASH, BIRCH), 0, 0, 3)
+
+    def test_is_begun_by_the_first_who_proposes(self):
+        state, actions = run([begin(BIRCH, by=BIRCH)], started(ASH, BIRCH))
+
+        assert (actions, state.awaited) == ([], (ASH, BIRCH))
+
+    @pytest.mark.parametrize(
+        ("record", "reason"),
+        [
+            (begin(ASH, epoch=1), "out of turn"),
+            (begin(ASH, CEDAR), "never joined"),
+            (begin("stranger", by=ASH), "never joined"),
+            (begin(ASH, by="stranger"), "not an edge"),
+            (begin(ASH, by=CEDAR), "has not joined"),
+        ],
+    )
+    def test_does_not_begin_out_of_turn_or_with_or_by_others(self, record, reason):
+        state, (rejected,) = run([record], run([join(ASH), join(BIRCH)])[0])
+
+        assert reason in rejected.reason
+        assert state.begin is None
+
+    def test_does_not_begin_while_the_one_before_runs(self):
+        state, _ = run([gradient(ASH, 0, 1)], started(ASH))
+        state, (rejected,) = run([begin(ASH, epoch=1)], state)
+        assert "out of turn" in rejected.reason
+
+        _, actions = run([gradient(ASH, 1, 1), begin(ASH, epoch=1)], state)
+        assert [type(action) for action in actions] == [Closed, Begun]
+
+    def test_begins_with_the_sums_of_the_tests_of_the_one_before(self):
+        over, _ = run([gradient(ASH, 0, 1), gradient(BIRCH, 0, 1)], started(ASH, BIRCH, num_steps=1))
+        records = [
+            outcome(BIRCH, num_samples=6),
+            outcome(ASH),
+            outcome(ASH, num_samples=99),
+            begin(ASH, BIRCH, epoch=1),
+        ]
+
+        state, actions = run(records, over)
+
+        assert actions[:2] == [TookTest(records[0]), TookTest(records[1])]
+        assert actions[2].tested == HeldOutSums(num_members=2, num_samples=16, num_correct=8, loss=8.0)
+        assert run([outcome(ASH)], state)[0].tested == {}, "one of the epoch before is too late"
+
+    @pytest.mark.parametrize(("edge", "epoch"), [(ASH, 0), (ASH, 1), (CEDAR, 0)])
+    def test_takes_no_test_before_its_end_or_of_others(self, edge, epoch):
+        state, (rejected,) = run([outcome(edge, epoch)], run([join(CEDAR)], started(ASH, BIRCH))[0])
+
+        assert isinstance(rejected, Rejected)
+        assert state.tested == {}
+
+    def test_takes_no_gradients_behind_its_end(self):
+        state, actions = run([gradient(ASH, 0, 1), gradient(ASH, 1, 1)], started(ASH, num_steps=1))
+
+        assert [type(action) for action in actions] == [Closed]
+        assert state.gradients == {}
+
+    def test_gives_those_that_had_missed_another_chance(self):
+        state, _ = run([gradient(BIRCH, 0, 1), Close(0, BIRCH), gradient(BIRCH, 1, 1), Close(1, BIRCH)],
+                       started(ASH, BIRCH))  # fmt: skip
+
+        assert run([begin(ASH, BIRCH, epoch=1, by=BIRCH)], state)[0].awaited == (ASH, BIRCH)
+
+
+class TestARejectedRecord:
+    @pytest.mark.parametrize(
+        ("record", "reason"),
+        [
+            (gradient("stranger", 0, 1), "not an edge"),
+            (join("stranger"), "not an edge"),
+            (Close(0, "stranger"), "not an edge"),
+            (Leave(SERVER), "not an edge"),
+            (Join(ASH, HASH), "another job"),
+            (gradient(CEDAR, 0, 1), "has not joined"),
+            (gradient(ASH, 0, np.nan), "not finite"),
+            (gradient(ASH, 0, 0, np.inf), "not finite"),
+            (gradient(ASH, 0, 0, -MOST_NORM * 1.001), "far too large"),
+            (part(ASH, 0, vector(1) + vector(1)), "not float32 (4,)"),
+            (part(ASH, 0, vector(1)[:8]), "not float32 (4,)"),
+            (part(ASH, 0, b"\0" * 15), "not a row"),
+            (part(ASH, 0, bytes(3 * MOST_CHUNK_BYTES), at=1, of=4), "more bytes than the model"),
+        ],
+    )
+    def test_is_said_with_its_author_and_changes_nothing(self, record, reason):
+        before, _ = run([gradient(BIRCH, 0, 1)], started(ASH, BIRCH))
+
+        state, (rejected,) = run([record], before)
+
+        assert isinstance(rejected, Rejected)
+        assert rejected.edge == record.edge
+        assert reason in rejected.reason
+        assert state == replace(before, next_offset=before.next_offset + 1)
+
+    def test_is_said_without_an_author_when_it_cannot_be_read(self):
+        state, (rejected,) = fold_blob(fold, RULES, State(), b"garbage", 0)
+
+        assert isinstance(rejected, Rejected)
+        assert rejected.edge == ""
+        assert state == State(next_offset=1)
+
+    def test_leaves_its_author_free_to_send_a_good_one(self):
+        bad = part(ASH, 0, vector(np.nan), attempt=1)
+
+        _, closed = closed_by([bad, gradient(ASH, 0, 2)], started(ASH))
+
+        assert closed.mean.tobytes() == vector(2)
+
+
+@pytest.mark.parametrize("offset", [0, 2, 100])
+def test_a_gap_in_the_log_is_an_error(offset):
+    with pytest.raises(LogGap) as caught:
+        fold(RULES, State(next_offset=1), join(ASH), offset)
+    assert (caught.value.expected, caught.value.found) == (1, offset)
+
+
+class TestTheStateAsJson:
+    def test_comes_back_as_it_was(self):
+        state, _ = run([gradient(ASH, 0, 1), Leave(CEDAR), outcome(ASH)], started(ASH, num_steps=1))
+
+        assert from_json(to_json(state)) == state
+        assert from_json(to_json(State())) == State()
+
+    def test_is_of_a_boundary_alone(self):
+        for piece in (gradient(ASH, 0, 1), part(ASH, 0, vector(1), at=0, of=2)):
+            with pytest.raises(ValueError, match="middle of a step"):
+                to_json(run([piece], started(ASH, BIRCH))[0])
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            ("{", "["), ('"step":1', '"step":-1'), ('"step":1', '"step":7'), ('"step":1', '"step":0'),
+            ('"step":1', '"step":true'), ('"step":1', '"step":1.0'), ('"step":1', '"stop":1'),
+            ('"step":1', '"step":1,"more":2'), ('"next_offset":4', '"next_offset":null'), ("[true,0,", "[1,0,"),
+            ("[true,0,", "[true,-1,"), ("[true,0,", "[true,0,0,"), ("8.0", "NaN"), ("8.0", "-8.0"), ("8.0", "1e999"),
+            ('"members":{"ash"', '"members":{"a/b"'), ('"kind":"begin"', '"kind":"leave"'),
+            ('"kind":"tested"', '"kind":"leave"'), ('"edge":"ash","epoch":0,"kind":"tested"', '"kind":"leave"'),
+            ('"num_steps":1', '"num_steps":2'), ('"end_step":1', '"end_step":2'), ('"epoch":0', '"epoch":-1'),
+            ('"edge":"ash","epoch":0,"kind":"tested"', '"edge":"birch","epoch":0,"kind":"tested"'),
+        ],
+    )  # fmt: skip
+    def test_is_refused_when_altered(self, old, new):
+        text = to_json(run([gradient(ASH, 0, 1), outcome(ASH)], started(ASH, num_steps=1))[0])
+        assert old in text
+
+        with pytest.raises(FormatError):
+            from_json(text.replace(old, new))
+
+    def test_is_refused_when_it_is_none(self):
+        for text in ("", "null", "[" * 100_000, "{}"):
+            with pytest.raises(FormatError):
+                from_json(text)
+
+
+# Over arbitrary histories.
+
+
+@settings(deadline=None, max_examples=100)
+@given(histories(), st.sets(st.integers(0, 60)))
+def test_who_resumes_at_boundaries_ends_with_the_state_and_actions_of_who_reads_on(blobs, restarts):
+    whole = list(run_blobs(blobs))
+
+    state, pieces = State(), []
+    for offset, blob in enumerate(blobs):
+        if offset in restarts and state.is_boundary:
+            state = from_json(to_json(state))
+        ((state, actions),) = run_blobs([blob], state)
+        pieces.append((state, actions))
+
+    for (one, its), (other, others) in zip(whole, pieces, strict=True):
+        assert [said(action) for action in its] == [said(action) for action in others]
+        assert replace(one, gradients={}) == replace(other, gradients={})
+        assert held(one) == held(other)
+        assert not one.is_boundary or to_json(one) == to_json(other)
+
+
+def held(state):
+    """The whole gradients of the present step, bit for bit."""
+    return {
+        edge: (gradient.contribution, None if gradient.vector is None else gradient.vector.tobytes())
+        for edge, gradient in state.gradients.items()
+    }
+
+
+@settings(deadline=None, max_examples=100)
+@given(histories())
+def test_each_step_is_made_once_and_each_gradient_counts_or_is_late_at_most_once(blobs):
+    actions = [action for _, made in run_blobs(blobs) for action in made]
+
+    closed = [action for action in actions if isinstance(action, Closed)]
+    assert [each.step for each in closed] == list(range(len(closed)))
+    of_edges = [(each.edge, step.step) for step in closed for each in step.contributions]
+    of_edges += [(action.edge, action.step) for action in actions if isinstance(action, Late)]
+    assert len(of_edges) == len(set(of_edges))
+
+
+@settings(deadline=None, max_examples=100)
+@given(histories())
+def test_a_step_is_the_weighted_mean_of_the_gradients_whole_before_its_close(blobs):
+    reckoned = Reckoning()
+    state = State()
+    for blob, (behind, actions) in zip(blobs, run_blobs(blobs), strict=True):
+        record = readable(blob)
+        whole = reckoned.take(record, state)
+        for action in actions:
+            if isinstance(action, Closed):
+                assert {each.edge: each.count for each in action.contributions} == {e: c for e, (c, _) in whole.items()}
+                assert same_mean(action.mean, [whole[edge] for edge in sorted(whole)])
+                assert isinstance(record, Close) or set(action.missing) == set()
+                assert not set(action.missing) & set(whole)
+        if not actions:
+            assert not state.is_open or set(behind.gradients) == set(whole)
+        state = behind
+
+
+def readable(blob):
+    try:
+        return decode(blob)
+    except FormatError:
+        return None
+
+
+class Reckoning:
+    """Whole gradients of the present step, found the plain way: by looking at all the pieces since it began."""
+
+    def __init__(self):
+        self.step = (None, 0)
+        self.seen = []
+
+    def take(self, record, state):
+        """By edge: the samples and numbers of its first whole gradient among the pieces that are valid."""
+        if self.step != (state.begin, state.step):
+            self.step, self.seen = (state.begin, state.step), []
+        self.seen.append((record, {edge for edge, member in state.members.items() if member.joined}))
+        whole: dict[str, Any] = {}
+        pieces: dict[str, dict[int, Part]] = {}
+        for seen, joined in self.seen:
+            edge = getattr(seen, "edge", "")
+            if isinstance(seen, Leave) or (isinstance(seen, Join) and seen.job_digest == JOB):
+                pieces.pop(edge, None)
+            is_due = isinstance(seen, Part) and seen.step == state.step and state.is_open
+            if not is_due or edge in whole or edge not in joined & set(state.begin.members):
+                continue
+            of_attempt = {at: p for at, p in pieces.get(edge, {}).items() if p.attempt == seen.attempt}
+            of_attempt[seen.part] = seen
+            payload = b"".join(of_attempt[at].chunk for at in sorted(of_attempt))
+            if len(of_attempt) == seen.parts and seen.count and not is_valid(payload):
+                continue
+            pieces[edge] = of_attempt
+            if len(of_attempt) == seen.parts:
+                whole[edge] = (seen.count, np.frombuffer(payload, np.float32) if seen.count else None)
+        return whole
+
+
+def is_valid(payload):
+    return len(payload) == 16 and bool((np.abs(np.frombuffer(payload, np.float32)) <= MOST_NORM).all())
+
+
+def same_mean(mean, gradients):
+    with_samples = [(count, values) for count, values in gradients if count]
+    if not with_samples:
+        return mean is None
+    total = sum(count for count, _ in with_samples)
+    exact = sum(count * values.astype(np.float64) for count, values in with_samples) / total
+    return np.allclose(mean, exact, rtol=1e-6, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=100)
+@given(histories())
+def test_a_rejected_record_changes_nothing_and_stops_nobody(blobs):
+    state, rejected, said_all = State(), [], []
+    for behind, actions in run_blobs(blobs):
+        is_rejected = any(isinstance(action, Rejected) for action in actions)
+        if is_rejected:
+            assert len(actions) == 1
+            assert behind == replace(state, next_offset=behind.next_offset)
+        rejected.append(is_rejected)
+        said_all += [said(action) for action in actions if not is_rejected]
+        state = behind
+
+    accepted = list(run_blobs([blob for blob, bad in zip(blobs, rejected, strict=True) if not bad]))
+
+    assert [said(action) for _, actions in accepted for action in actions] == said_all
+    last = accepted[-1][0] if accepted else State()
+    assert replace(last, next_offset=0, gradients={}) == replace(state, next_offset=0, gradients={})
+
+
+@settings(deadline=None, max_examples=100)
+@given(histories())
+def test_the_state_holds_at_most_a_gradient_and_an_unfinished_payload_for_each_member(blobs):
+    for state, _ in run_blobs(blobs):
+        members = set(state.begin.members) if state.begin else set()
+        assert set(state.gradients) | set(state.pending) <= members <= set(EDGES)
+        assert not set(state.gradients) & set(state.pending)
+        assert all(len(parts) < 2 for parts in state.pending.values())
+        assert set(state.members) | set(state.tested) <= set(EDGES)
+
+
+@settings(deadline=None, max_examples=100)
+@given(histories())
+def test_the_fold_never_changes_a_state_it_has_given_away(blobs):
+    kept = [(state, repr(state), held(state)) for state, _ in run_blobs(blobs)]
+
+    for state, text, gradients in kept:
+        assert (repr(state), held(state)) == (text, gradients)
+
+
+def test_the_histories_are_worth_their_name():
+    """Among arbitrary histories all that can happen does, or the properties above would show nothing."""
+    seen: set[Any] = set()
+
+    @settings(deadline=None, max_examples=100, derandomize=True, database=None)
+    @given(histories())
+    def look(blobs):
+        for _, actions in run_blobs(blobs):
+            for action in actions:
+                seen.add(type(action))
+                if isinstance(action, Closed):
+                    seen.add(("missing", bool(action.missing)))
+                    seen.add(("several", len(action.contributions) > 1))
+                    seen.add(("empty", action.mean is None))
+
+    look()
+    flags = {(name, value) for name in ("missing", "several", "empty") for value in (False, True)}
+    assert seen == {Begun, Closed, Late, TookTest, Rejected} | flags

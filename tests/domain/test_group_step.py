@@ -1,0 +1,95 @@
+"""A group's steps against the same arithmetic done by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edged.domain import flat, group_step
+from edged.domain.exchange_records import Begin
+from edged.domain.gradient_log import Closed, Member, State
+from edged.domain.learning import Learner
+from edged.domain.nn.model import Model
+from edged.domain.nn.spec import Dense
+from edged.domain.topology import Adam, Constant, Exchange, Outer, Sgd, Training
+
+TRAINING = Training("climate", (Dense(2),), optimizer=Sgd(0.5, momentum=0.0), exchange=Exchange("all_reduce"))
+BEGIN = Begin(3, {"pi-a": 1.0}, {"pi-a": 80}, 4, "0" * 64, "pi-a")
+GROUP = State(step=14, end_step=16, begin=BEGIN, members={"pi-a": Member()})
+"""Behind step 13, the second of epoch 3's four."""
+
+
+def initial(training: Training):
+    return Learner(training, Model((3,), training.model, loss=training.loss)).initial("0" * 64)
+
+
+def closed(mean) -> Closed:
+    vector = None if mean is None else np.full(8, mean, np.float32)
+    if vector is not None:
+        vector.setflags(write=False)
+    return Closed(13, vector, (), ())
+
+
+def test_the_mean_is_a_gradient_that_the_optimizer_steps_along():
+    state = initial(TRAINING)
+    before = flat.flatten(state.params)
+
+    group_step.take_step(TRAINING, state, GROUP, closed(2.0))
+
+    np.testing.assert_array_equal(flat.flatten(state.params), before - np.float32(1.0))
+    assert state.position.step == 14
+
+
+def test_schedules_go_by_how_much_of_the_epoch_is_over():
+    training = replace(TRAINING, schedule=Constant(warmup=6.5))
+    state = initial(training)
+    before = flat.flatten(state.params)
+
+    group_step.take_step(training, state, GROUP, closed(2.0))
+
+    assert group_step.progress(GROUP, 13) == 3.25
+    np.testing.assert_allclose(flat.flatten(state.params), before - 0.5, rtol=1e-6)
+
+
+def test_the_groups_gradient_is_clipped_as_a_whole_and_left_as_it_is():
+    training = replace(TRAINING, clip_norm=1.0)
+    state, step = initial(training), closed(2.0)
+    before = flat.flatten(state.params)
+
+    group_step.take_step(training, state, GROUP, step)
+
+    assert np.linalg.norm(flat.flatten(state.params) - before) == pytest.approx(0.5)
+    assert step.mean is not None
+    np.testing.assert_array_equal(step.mean, np.full(8, 2.0))
+
+
+def test_a_step_without_samples_counts_and_changes_nothing():
+    state = initial(replace(TRAINING, optimizer=Adam()))
+    before = flat.digest(state.params)
+
+    group_step.take_step(TRAINING, state, GROUP, closed(None))
+
+    assert flat.digest(state.params) == before
+    assert state.position.step == 14
+
+
+def test_after_rounds_of_several_steps_nesterovs_momentum_goes_their_mean_way():
+    training = replace(TRAINING, exchange=Exchange("all_reduce", sync_every=8, outer=Outer(0.5, 0.8)))
+    state = initial(training)
+    before = flat.flatten(state.params)
+
+    group_step.take_step(training, state, GROUP, closed(1.0))
+    group_step.take_step(training, state, GROUP, closed(1.0))
+
+    first = 0.5 * (1 + 0.8 * 1)
+    second = 0.5 * (1 + 0.8 * (0.8 * 1 + 1))
+    np.testing.assert_allclose(flat.flatten(state.params), before - np.float32(first + second), rtol=1e-5)
+    assert not flat.flatten(state.slots["velocity"]).any()  # that of the members' own steps
+
+
+def test_an_epoch_begins_on_its_snapshot():
+    state = initial(TRAINING)
+
+    group_step.take_begin(state, BEGIN)
+
+    assert (state.position.epoch, state.position.sample, state.ends) == (3, 0, {"pi-a": 80})

@@ -1,0 +1,201 @@
+"""A log folded again leads to the weights that its members had; what was said of them is proven or not."""
+
+from dataclasses import replace
+
+import pytest
+
+from edged.domain import compress, exchange_records, group_step, update_log
+from edged.domain.gradient_log import Begun, Closed, State, fold, fold_blob
+from edged.domain.learning import Learner
+from edged.domain.nn.model import Model
+from edged.domain.nn.spec import Dense, Flatten
+from edged.domain.replay import LATE, Claim, EpochBegun, NotCounted, Proof, Replay, StepMade
+from edged.domain.topology import Archive, Edge, Exchange, Kafka, Sampling, Sgd, Stream, Topology, Training
+from edged.errors import LogGap
+from tests.group_log import GroupLog
+
+TRAINING = Training(
+    "tiles",
+    (Flatten(), Dense(3)),
+    optimizer=Sgd(0.1, momentum=0.5),
+    sampling=Sampling("uniform"),
+    exchange=Exchange("all_reduce"),
+)
+SITE = Topology(
+    site="lab",
+    kafka=Kafka(("localhost:9092",)),
+    streams=(Stream("tiles", (8, 8, 1), "uint8", ("a", "b", "c")),),
+    iot=(),
+    edges=(Edge("pi-a"), Edge("pi-b"), Edge("pi-c")),
+    archive=(Archive("vault", "file:///srv/edged"),),
+    jobs=(TRAINING,),
+)
+
+
+def replay_of(log: GroupLog, claims=(), *, state=None, group=None, topology=SITE) -> Replay:
+    [training] = topology.jobs
+    state = state or Learner(training, Model((8, 8, 1), training.model)).initial(log.job)
+    return Replay(training, log.rules, state, group or State(), claims)
+
+
+def told_by(replay: Replay, log: GroupLog):
+    told = [*replay.begin()]
+    for offset in range(replay.next_offset, len(log.blobs)):
+        told += replay.take(log.blobs[offset], offset)
+    return [*told, *replay.end()]
+
+
+def of_kind(kind, told):
+    return [each for each in told if isinstance(each, kind)]
+
+
+def trained(topology=SITE) -> GroupLog:
+    """Two epochs; in the second, pi-b misses a step."""
+    log = GroupLog(topology)
+    log.join("pi-a", "pi-b")
+    log.begin("pi-a", "pi-b", num_steps=2)
+    log.step({"pi-a": 5, "pi-b": 3})
+    log.step({"pi-a": 4, "pi-b": 4})
+    log.test("pi-a", "pi-b")
+    log.begin("pi-a", "pi-b", num_steps=2)
+    log.step({"pi-a": 6}, closed_by="pi-a")
+    log.step({"pi-a": 2, "pi-b": 1})
+    return log
+
+
+@pytest.mark.parametrize("exchange", [Exchange("all_reduce"), Exchange("all_reduce", "int8")], ids=str)
+def test_the_replay_comes_to_the_weights_computed_by_hand_and_to_those_of_each_begin(exchange):
+    topology = replace(SITE, jobs=(replace(TRAINING, exchange=exchange),))
+    log = trained(topology)
+    replay = replay_of(log, topology=topology)
+
+    proofs = of_kind(Proof, told_by(replay, log))
+
+    assert (replay.step, replay.weights()) == (4, log.digest())
+    assert [(proof.claim.name, proof.claim.step) for proof in proofs] == [
+        ("epoch 0 as pi-a began it", 0),
+        ("epoch 1 as pi-a began it", 2),
+    ]
+    assert all(proof.holds for proof in proofs)
+
+
+def test_it_tells_who_contributed_what_and_who_was_missing():
+    log = trained()
+
+    told = told_by(replay_of(log), log)
+
+    assert [
+        (step.epoch, step.step, {each.edge: each.count for each in step.contributions}, step.missing)
+        for step in of_kind(StepMade, told)
+    ] == [
+        (0, 0, {"pi-a": 5, "pi-b": 3}, ()),
+        (0, 1, {"pi-a": 4, "pi-b": 4}, ()),
+        (1, 2, {"pi-a": 6}, ("pi-b",)),
+        (1, 3, {"pi-a": 2, "pi-b": 1}, ()),
+    ]
+    [first, second] = of_kind(EpochBegun, told)
+    assert (first.epoch, first.step, first.num_steps, first.edge) == (0, 0, 2, "pi-a")
+    assert first.shares == {"pi-a": 0.5, "pi-b": 0.5}
+    assert (second.tested.num_members, second.tested.num_samples) == (2, 20)
+
+
+def test_a_begin_with_other_weights_than_the_logs_is_found_and_the_replay_goes_on():
+    log = trained()
+    log.begin("pi-a", num_steps=1, weights="0" * 64)
+    log.step({"pi-a": 1})
+    replay = replay_of(log)
+
+    [*right, wrong] = of_kind(Proof, told_by(replay, log))
+
+    assert all(proof.holds for proof in right)
+    assert not wrong.holds
+    assert (wrong.claim.weights, wrong.claim.step) == ("0" * 64, 4)
+    assert replay.weights() == log.digest()
+
+
+def test_a_claim_is_proven_at_its_step_also_at_the_first_and_last_and_not_beyond_the_end():
+    log = trained()
+    start = replay_of(log).weights()
+    claims = [Claim("end", 4, log.digest()), Claim("start", 0, start), Claim("lie", 2, start), Claim("far", 9, start)]
+
+    proofs = of_kind(Proof, told_by(replay_of(log, claims), log))
+
+    said = {proof.claim.name: proof for proof in proofs if not proof.claim.name.startswith("epoch")}
+    assert {name: proof.holds for name, proof in said.items()} == {
+        "start": True, "lie": False, "end": True, "far": False,
+    }  # fmt: skip
+    assert said["far"].weights == "" != said["lie"].weights
+
+
+def test_from_a_checkpoint_it_goes_on_as_from_the_beginning():
+    log = GroupLog(SITE)
+    log.join("pi-a", "pi-b")
+    log.begin("pi-a", "pi-b", num_steps=4)
+    log.step({"pi-a": 5, "pi-b": 3})
+    log.step({"pi-a": 5, "pi-b": 3})
+    state, group = log.train_state(), log.state
+    log.step({"pi-a": 5, "pi-b": 3})
+    log.step({"pi-a": 5, "pi-b": 3})
+    replay = replay_of(log, state=state, group=group)
+
+    told = told_by(replay, log)
+
+    assert [step.step for step in of_kind(StepMade, told)] == [2, 3]
+    assert replay.weights() == log.digest()
+
+
+def test_what_does_not_count_is_told_with_its_reason():
+    log = GroupLog(SITE)
+    log.join("pi-a", "pi-b")
+    log.begin("pi-a", "pi-b", num_steps=2)
+    log.step({"pi-a": 5}, closed_by="pi-a")
+    parts, _ = log.gradient("pi-b", 3, step=0)
+    log.add(*parts)
+    log.add_blob(b"garbage")
+
+    [late, garbage] = of_kind(NotCounted, told_by(replay_of(log), log))
+
+    assert (late.edge, late.reason, late.offset) == ("pi-b", LATE, len(log.blobs) - 2)
+    assert (garbage.edge, garbage.offset) == ("", len(log.blobs) - 1)
+
+
+def test_a_record_left_out_is_a_gap():
+    log = trained()
+    replay = replay_of(log)
+
+    [*replay.take(log.blobs[0], 0)]
+    with pytest.raises(LogGap):
+        [*replay.take(log.blobs[2], 2)]
+
+
+def test_the_rules_are_those_of_the_topology():
+    rules = group_step.rules(SITE, TRAINING, "1" * 64, 195)
+
+    assert (rules.edges, rules.job, rules.num_parameters, rules.server) == (
+        frozenset({"pi-a", "pi-b", "pi-c"}), "1" * 64, 195, "",
+    )  # fmt: skip
+    served = replace(TRAINING, exchange=Exchange("parameter_server"))
+    assert group_step.rules(SITE, served, "1" * 64, 195).server == "vault"
+
+
+def test_the_log_of_a_parameter_server_leads_to_the_same_weights():
+    """It has the Begins and, in place of gradients, the updates that the server made of them."""
+    served = replace(SITE, jobs=(replace(TRAINING, exchange=Exchange("parameter_server")),))
+    gradients, state, blobs = trained(), State(), []
+    for offset, blob in enumerate(gradients.blobs):
+        state, actions = fold_blob(fold, gradients.rules, state, blob, offset)
+        for action in actions:
+            if isinstance(action, Begun):
+                blobs.append(exchange_records.encode(action.begin))
+            if isinstance(action, Closed) and action.mean is not None:
+                chunks = compress.split(compress.compress(action.mean, "none", top_k=1.0))
+                blobs += map(exchange_records.encode, update_log.updates(action, state, chunks))
+    log = GroupLog(served)
+    log.blobs = blobs
+    replay = replay_of(log, topology=served)
+
+    told = told_by(replay, log)
+
+    assert replay.weights() == gradients.digest()
+    assert [step.missing for step in of_kind(StepMade, told)] == [(), (), ("pi-b",), ()]
+    assert all(proof.holds for proof in of_kind(Proof, told))

@@ -1,0 +1,152 @@
+"""Logs of training groups for tests: short records, payloads of four numbers, and arbitrary histories."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from edged.domain.exchange_records import Begin, Close, Join, Leave, Part, Record, Tested, decode, encode
+from edged.domain.gradient_log import Action, Closed, Rules, State, Vector, fold, fold_blob
+from edged.errors import FormatError
+
+JOB = "1" * 64
+HASH = "2" * 64
+NUM_PARAMETERS = 4
+EDGES = ("ash", "birch", "cedar")
+SERVER = "hub"
+
+
+def decode_plain(payload: bytes) -> Vector:
+    """Float32 numbers as they stand."""
+    if len(payload) % 4:
+        raise FormatError("not a row of float32")
+    return np.frombuffer(payload, np.float32)
+
+
+RULES = Rules(frozenset(EDGES), JOB, NUM_PARAMETERS, decode_plain, server=SERVER)
+
+
+def vector(*values: float) -> bytes:
+    return np.resize(np.array(values, np.float32), NUM_PARAMETERS).tobytes()
+
+
+def join(edge: str, job: str = JOB) -> Join:
+    return Join(edge, job)
+
+
+def begin(*edges: str, epoch: int = 0, num_steps: int = 2, by: str = "") -> Begin:
+    return Begin(epoch, dict.fromkeys(edges, 1 / len(edges)), {"s": 10}, num_steps, HASH, by or edges[0])
+
+
+def part(edge: str, step: int, payload: bytes, *, at: int = 0, of: int = 1, attempt: int = 0, count: int = 1) -> Part:
+    """Piece `at` of `of` of a gradient with `payload`."""
+    size = -(-len(payload) // of)
+    chunk = payload[at * size : (at + 1) * size] if count else b""
+    return Part(edge, step, f"{attempt:08x}", at, of, count, float(count), count, 8.0, chunk)
+
+
+def gradient(edge: str, step: int, *values: float, count: int = 1) -> Part:
+    return part(edge, step, vector(*values) if count else b"", count=count)
+
+
+def outcome(edge: str, epoch: int = 0, num_samples: int = 10) -> Tested:
+    return Tested(edge, epoch, num_samples, num_samples // 2, 0.5 * num_samples)
+
+
+def started(*edges: str, num_steps: int = 2) -> State:
+    """A group of `edges` at the first step of its first epoch."""
+    state, _ = run([*(join(edge) for edge in edges), begin(*edges, num_steps=num_steps)])
+    return state
+
+
+def run(records: Sequence[Any], state: State | None = None) -> tuple[State, list[Any]]:
+    """What the fold makes of `records`, as they come from the wire."""
+    state = state or State()
+    actions: list[Action] = []
+    for record in records:
+        state, made = fold(RULES, state, decode(encode(record)), state.next_offset)
+        actions += made
+    return state, actions
+
+
+def run_blobs(blobs: list[bytes], state: State | None = None) -> Iterator[tuple[State, tuple[Action, ...]]]:
+    """The state behind each of `blobs`, and what it gave."""
+    state = state or State()
+    for blob in blobs:
+        state, actions = fold_blob(fold, RULES, state, blob, state.next_offset)
+        yield state, actions
+
+
+def said(action: Action) -> object:
+    """The action as something that compares, its mean bit for bit."""
+    if isinstance(action, Closed):
+        mean = None if action.mean is None else action.mean.tobytes()
+        return (action.step, mean, action.contributions, action.missing)
+    return action
+
+
+_KINDS = ("whole", "whole", "whole", "whole", "piece", "piece", "piece", "begin", "begin", "begin", "close", "close",
+          "close", "result", "result", "join", "leave", "bad", "again", "garbled")  # fmt: skip
+_EDGES = (*EDGES, *EDGES, *EDGES, *EDGES, SERVER, "stranger")
+_DELTAS = (0, 0, 0, 0, 0, -1, -1, -2, 1)
+_BAD = (vector(np.nan), vector(1e5), b"abc", vector(1) * 2)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[bytes]:
+    """What may come to stand in a group's log, in about the order that it may: mostly sense, mixed with all else.
+
+    Gradients come whole and in pieces, late, early, twice, in new attempts and wrong; members come and go; several
+    close and begin; records are repeated, garbled and of strangers. Steps and epochs are near the present ones, so
+    that most histories have some.
+    """
+    blobs = [encode(join(edge)) for edge in EDGES[: draw(st.integers(1, 3))]]
+    *_, (state, _) = run_blobs(blobs)
+    dice = draw(st.binary(min_size=40, max_size=200))
+    for throw in zip(*[iter(dice)] * 4, strict=False):
+        kind, edge, delta = (side[n % len(side)] for side, n in zip((_KINDS, _EDGES, _DELTAS), throw, strict=False))
+        number = throw[3]
+        if kind == "again":
+            blob = blobs[-1 - number % len(blobs)]
+        elif kind == "garbled":
+            blob = blobs[-1].replace(b"edge", b"Edge", 1)[: 600 - number]
+        else:
+            blob = encode(_record(state, kind, edge, delta, number))
+        blobs.append(blob)
+        ((state, _),) = run_blobs([blob], state)
+    return blobs
+
+
+def _record(state: State, kind: str, edge: str, delta: int, number: int) -> Record:  # noqa: PLR0911 - a table
+    step = max(state.step + delta, 0)
+    epoch = max((state.begin.epoch if state.begin else -1) + (not state.is_open) + delta, 0)
+    match kind:
+        case "whole" if state.is_open:
+            attempt, count = number % 3, (1, 2, 5, 0)[number % 4]
+            whole = gradient(edge, step, *_values(edge, step, attempt), count=count)
+            return replace(whole, attempt=f"{attempt:08x}")
+        case "piece" if state.is_open:
+            attempt = 3 + number // 2 % 2
+            payload = vector(*_values(edge, step, attempt))
+            return part(edge, step, payload, at=number % 2, of=2, attempt=attempt, count=attempt)
+        case "bad":
+            return part(edge, step, _BAD[number % 4], attempt=9)
+        case "close":
+            return Close(step, edge)
+        case "result":
+            return outcome(edge, max(epoch - (not state.is_open), 0), num_samples=number)
+        case "join":
+            return join(edge, HASH if number % 4 == 0 else JOB)
+        case "leave":
+            return Leave(edge)
+        case _:
+            joined = sorted(edge for edge, member in state.members.items() if member.joined)
+            members = EDGES if number % 8 == 0 else joined[number % 2 :] or [edge]
+            return begin(*members, epoch=epoch, num_steps=1 + number % 4, by=edge)
+
+
+def _values(edge: str, step: int, attempt: int) -> tuple[float, ...]:
+    """Others for each gradient, so that a mean shows whose it is."""
+    return (1.1 * EDGES.index(edge) if edge in EDGES else 7.0, step / 3, float(attempt), -0.7)

@@ -1,0 +1,107 @@
+"""The log of a group that trains, written record by record, and the weights that it leads to, computed by hand.
+
+Gradients are random numbers: what they come from does not matter to a log. Only plain SGD with momentum.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.domain import checkpoint, compress, exchange_records, flat, gradient_log, group_step
+from edged.domain.checkpoint import TrainState
+from edged.domain.exchange_records import Begin, Close, Join, Part, Record, Tested
+from edged.domain.learning import Learner
+from edged.domain.nn.model import Model
+from edged.domain.topology import Sgd, Topology
+
+Vector = npt.NDArray[np.float32]
+
+
+class GroupLog:
+    """`blobs` are the log so far. `weights` and `velocity`: where the members are, as flat vectors."""
+
+    def __init__(self, topology: Topology) -> None:
+        [self._training] = topology.jobs
+        stream = topology.stream(self._training.stream)
+        self.job = checkpoint.job_digest(stream, self._training)
+        self._begun_with = Learner(self._training, Model(stream.shape, self._training.model)).initial(self.job)
+        self.weights = flat.flatten(self._begun_with.params)
+        self.velocity = np.zeros_like(self.weights)
+        self.rules = group_step.rules(topology, self._training, self.job, len(self.weights))
+        self.state = gradient_log.State()
+        self.blobs: list[bytes] = []
+        self._random = np.random.default_rng(1)
+
+    def add(self, *records: Record) -> tuple[gradient_log.Action, ...]:
+        """Append the records; what the last one gave."""
+        actions: tuple[gradient_log.Action, ...] = ()
+        for record in records:
+            actions = self.add_blob(exchange_records.encode(record))
+        return actions
+
+    def add_blob(self, blob: bytes) -> tuple[gradient_log.Action, ...]:
+        """Append what may be no record at all."""
+        self.blobs.append(blob)
+        fold = gradient_log.fold
+        self.state, actions = gradient_log.fold_blob(fold, self.rules, self.state, blob, len(self.blobs) - 1)
+        return actions
+
+    def join(self, *edges: str) -> None:
+        self.add(*(Join(edge, self.job) for edge in edges))
+
+    def begin(self, *edges: str, num_steps: int, weights: str | None = None) -> None:
+        """The next epoch, with equal shares; `weights`: what its proposer says, the truth by default."""
+        epoch = self.state.begin.epoch + 1 if self.state.begin else 0
+        members = dict.fromkeys(edges, 1 / len(edges))
+        self.add(Begin(epoch, members, {"pi-a": 80}, num_steps, weights or self.digest(), edges[0]))
+
+    def gradient(self, edge: str, count: int, *, step: int | None = None) -> tuple[list[Part], Vector]:
+        """Not yet in the log: the records, and the vector that they decode to."""
+        vector = self._random.standard_normal(len(self.weights), np.float32)
+        exchange = self._training.exchange
+        blob = compress.compress(vector, exchange.compression, top_k=exchange.top_k)
+        chunks = compress.split(blob) if count else [b""]
+        step = self.state.step if step is None else step
+        parts = [
+            Part(edge, step, "0" * 8, number, len(chunks), count, 0.5 * count, count // 2, 10.0, chunk)
+            for number, chunk in enumerate(chunks)
+        ]
+        return parts, compress.decompress(blob, len(vector))
+
+    def step(self, counts: dict[str, int], *, closed_by: str = "") -> None:
+        """A step of these members, closed by the last one's gradient or by `closed_by`; the weights move along."""
+        total, num_samples = np.zeros_like(self.weights), 0
+        for edge in sorted(counts):
+            parts, vector = self.gradient(edge, counts[edge])
+            self.add(*parts)
+            total += vector * np.float32(counts[edge])
+            num_samples += counts[edge]
+        if closed_by:
+            self.add(Close(self.state.step, closed_by))
+        optimizer = self._training.optimizer
+        assert isinstance(optimizer, Sgd)
+        self.velocity = self.velocity * np.float32(optimizer.momentum) + total / np.float32(num_samples)
+        self.weights = self.weights - np.float32(optimizer.learning_rate) * self.velocity
+
+    def test(self, *edges: str) -> None:
+        assert self.state.begin is not None
+        self.add(*(Tested(edge, self.state.begin.epoch, 10, 5, 7.5) for edge in edges))
+
+    def digest(self) -> str:
+        """Of the weights as they are."""
+        return flat.digest({"all": self.weights})
+
+    def train_state(self) -> TrainState:
+        """A member's state at this place."""
+        state = self._begun_with
+        return replace(
+            state,
+            params=flat.split(self.weights.copy(), state.params),
+            slots={"velocity": flat.split(self.velocity.copy(), state.params)},
+            position=replace(state.position, step=self.state.step),
+            exchange=gradient_log.to_json(self.state),
+        )
+
+    def checkpoint(self) -> bytes:
+        return checkpoint.encode(self.train_state())

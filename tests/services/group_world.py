@@ -1,0 +1,155 @@
+"""A small world for tests of groups: one log, one archive, and several edges that train together."""
+
+import asyncio
+import io
+import json
+from collections.abc import Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from edged import log as edged_log
+from edged.adapters.memory import RecordingHealth
+from edged.adapters.memory_checkpoints import MemoryCheckpoints
+from edged.config import Timing
+from edged.domain import epoch_protocol, gradient_log, update_log
+from edged.domain.checkpoint import Params, job_digest
+from edged.domain.epoch_protocol import SamplesPart, SnapshotRequest
+from edged.domain.gradient_log import Fold
+from edged.domain.nn.model import Model
+from edged.domain.topology import Exchange, Sampling, Training
+from edged.ports import Message
+from edged.services.announcements import Announcements
+from edged.services.archive_client import ArchiveAddress, ArchiveClient
+from edged.services.cache import Cache
+from edged.services.cache_share import SharedCache
+from edged.services.checkpointing import Checkpointing
+from edged.services.epoch import Epochs, EpochSettings
+from edged.services.epoch_choice import ChoiceSettings
+from edged.services.exchange import GroupAddress
+from edged.services.group_choice import GroupChooser
+from edged.services.group_train import GroupTrainer
+from edged.services.minibatch import Batcher
+from tests.services.training_world import (
+    REQUESTS,
+    STREAM,
+    TRAINING,
+    AnsweringLog,
+    CrashingModel,
+    NoImages,
+    default_blocks,
+    until,
+)
+
+TRAIN, GRADIENTS, CHECKPOINTS = "site.train.toy", "site.gradients.toy", "site.checkpoints.toy"
+GROUP_TRAINING = replace(TRAINING, sampling=Sampling("uniform"), exchange=Exchange("all_reduce"))
+
+
+class GroupLog(AnsweringLog):
+    """An archive that answers each edge in its own topic, in one log with the group's."""
+
+    async def answer(self, request: epoch_protocol.Request) -> None:
+        topic = f"site.epochs.{request.edge}"
+        for part in self._snapshot(request) if isinstance(request, SnapshotRequest) else self._samples(request):
+            if not (isinstance(part, SamplesPart) and self.loses(part)):
+                await super(AnsweringLog, self).append([Message(topic, epoch_protocol.encode_part(part))])
+
+
+@dataclass
+class Place:
+    """What of one edge outlives its process."""
+
+    store: MemoryCheckpoints = field(default_factory=MemoryCheckpoints)
+    cache: Cache = field(default_factory=lambda: Cache(None, memory_bytes=4096, disk_bytes=0))
+    health: RecordingHealth = field(default_factory=RecordingHealth)
+
+
+@dataclass
+class GroupWorld:
+    """What outlives all processes, and how to start one of an edge."""
+
+    edges: tuple[str, ...] = ("pi-a", "pi-b")
+    training: Training = GROUP_TRAINING
+    log: GroupLog = field(default_factory=lambda: GroupLog(default_blocks()))
+    places: dict[str, Place] = field(default_factory=dict)
+    lines: io.StringIO = field(default_factory=io.StringIO)
+
+    def __post_init__(self) -> None:
+        edged_log.configure(node="pi-a", tier="edge", run_id="test", stream=self.lines, pretty=False)
+        for edge in self.edges:
+            self.places[edge] = Place()
+
+    def events(self, name: str = "") -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.lines.getvalue().splitlines()]
+        return [line for line in lines if line["event"].startswith(name)]
+
+    @property
+    def job(self) -> str:
+        return job_digest(STREAM, self.training)
+
+    def model(self) -> CrashingModel:
+        return CrashingModel(STREAM.shape, self.training.model, micro_batch=4, loss=self.training.loss)
+
+    def trainer(self, edge: str, model: Model | None = None) -> GroupTrainer:
+        """A fresh process's trainer."""
+        training, place = self.training, self.places[edge]
+        has_server = training.exchange.mode == "parameter_server"
+        client = ArchiveClient(
+            self.log, place.health, ArchiveAddress(edge, "toy", REQUESTS, f"site.epochs.{edge}"), Timing()
+        )
+        share = SharedCache(place.cache).share()
+        settings = EpochSettings(training.epochs, training.seed, training.test_fraction, training.test_samples, 8192)
+        choice = ChoiceSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
+        chooser = GroupChooser(share, choice, edge, dict.fromkeys(self.edges, 4096), training.global_batch)
+        batcher = Batcher(STREAM, training.global_batch, NoImages())
+        fold: Fold = update_log.fold if has_server else gradient_log.fold
+        return GroupTrainer(
+            training,
+            model or self.model(),
+            Checkpointing(
+                place.store,
+                place.health,
+                lambda params, _: b"".join(params[name].tobytes() for name in sorted(params)),
+                job=self.job,
+                labels=STREAM.labels,
+                sample_shape=STREAM.shape,
+                every_s=training.checkpoint_s,
+            ),
+            Announcements(self.log, CHECKPOINTS, TRAIN, self.job),
+            self.log,
+            place.health,
+            GroupAddress(edge, self.edges, TRAIN, GRADIENTS if has_server else TRAIN),
+            job=self.job,
+            epochs=Epochs(client, batcher, settings, share, chooser),
+            chooser=chooser,
+            fold=fold,
+            server="vault" if has_server else "",
+        )
+
+    @asynccontextmanager
+    async def running(self, *trainers: GroupTrainer, **more: Any):
+        """Run them until the end of the block, then stop them as SIGTERM does."""
+        tasks = [asyncio.create_task(each.run()) for each in (*trainers, *more.values())]
+        try:
+            yield tasks
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def finish(self, *trainers: GroupTrainer, patience_s: float = 600.0, **more: Any) -> None:
+        """Run them until all have trained to the end."""
+        async with self.running(*trainers, **more) as tasks, asyncio.timeout(patience_s):
+            await until(lambda: all(is_finished(each) for each in trainers) or any(task.done() for task in tasks))
+            for task in tasks:
+                if task.done():
+                    task.result()
+
+
+def is_finished(trainer: GroupTrainer) -> bool:
+    """Whether it has come to the end of all epochs."""
+    return trainer.state.position.epoch == trainer.training.epochs and trainer.progress().idle
+
+
+def bits(params: Params) -> Mapping[str, bytes]:
+    return {name: array.tobytes() for name, array in params.items()}
