@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from edged.domain import tensors
+from edged.domain.dataset import TEST_SOURCE, TRAIN_SOURCE
 from edged.domain.topology import NAME_PATTERN
 from edged.errors import FormatError
 
@@ -95,13 +96,16 @@ class Begin:
     def __post_init__(self) -> None:
         _check_size("epoch", self.epoch, 1 << 31)
         _check_map(self.members, MOST_MEMBERS)
+        for edge in self.members:
+            check_name(edge)
         for share in self.members.values():
             if not (isinstance(share, float) and 0 < share <= 1 + _SHARES_TOLERANCE):
                 raise FormatError("a share is more than 0 and at most 1")
         if not abs(math.fsum(self.members.values()) - 1) <= _SHARES_TOLERANCE:
             raise FormatError("the members' shares are not 1 together")
         _check_map(self.ends, _MOST_SOURCES)
-        for end in self.ends.values():
+        for source, end in self.ends.items():
+            _check_source(source)
             _check_size("end", end, 1 << 62)
         _check_size("num_steps", self.num_steps, 1 << 40, least=1)
         _check_hex(self.weights, 64)
@@ -298,8 +302,15 @@ def _check_result(loss: Any, num_correct: Any, num_samples: int) -> None:
 def _check_map(value: Any, most: int) -> None:
     if not (isinstance(value, Mapping) and 0 < len(value) <= most):
         raise FormatError(f"not a map of 1 to {most} names")
-    for name in value:
-        check_name(name)
+
+
+def _check_source(value: Any) -> None:
+    """An edge's name, or that of an imported data set."""
+    for prefix in (TRAIN_SOURCE, TEST_SOURCE):
+        if isinstance(value, str) and value.startswith(prefix):
+            check_name(value.removeprefix(prefix))
+            return
+    check_name(value)
 
 
 def _check_chunk(chunk: Any, part: Any, parts: Any, *, is_empty: bool) -> None:
