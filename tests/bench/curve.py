@@ -1,5 +1,6 @@
 """How a run's accuracy rises: its checkpoints, kept as they are saved and measured on the whole test set afterwards."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,17 +38,17 @@ class Watch:
         self._received = received
         self._start = start
         self._bytes_before = received()
-        self._started_s: float | None = None
+        self.started_s = math.inf
         self._points: list[_Point] = []
 
     def take(self, _name: str, line: LogLine) -> None:
         """Called with each line as it comes."""
-        if line["event"] == self._start and self._started_s is None:
-            self._started_s = unix_s(line)
+        if line["event"] == self._start:
+            self.started_s = min(self.started_s, unix_s(line))
         elif line["event"] == "checkpoint.saved":
             blob = (self._state_folder / f"checkpoint-{line['generation']:012}.safetensors").read_bytes()
-            started_s = unix_s(line) if self._started_s is None else self._started_s
-            self._points.append(_Point(unix_s(line) - started_s, self._received() - self._bytes_before, blob))
+            seconds = max(unix_s(line) - self.started_s, 0.0)
+            self._points.append(_Point(seconds, self._received() - self._bytes_before, blob))
 
     def last(self) -> checkpoint.TrainState:
         """The newest checkpoint's state."""

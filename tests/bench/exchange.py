@@ -9,9 +9,11 @@ the edges' shares should leave them a core. All runs train the design's model wi
 updates are the same however many edges there are, but for `ddp`, whose order and first weights are its own.
 
 Samples/s are those of all epochs but the first, in which samples come over the link (ddp has them in memory from the
-beginning). Efficiency: to as many times what one edge alone does on the same link and CPU. KB: sent and received by
-one edge for one step, by the log, and on its link, where everything counts. Accuracies are the bench's own, of
-checkpoints on all 10,000 test images. Seconds to the goal count from the start of training and include the tests.
+beginning). Efficiency: to as many times what one edge alone does on the same link and CPU; `whole`: by the clock on the
+wall, which also counts the tests, checkpoints and agreements between epochs. Hits: samples from the edge's own cache,
+the others come over its link. KB: of one edge for one step, by the log, and both ways on its link, where everything
+counts. Accuracies are the bench's own, of checkpoints on all 10,000 test images. Seconds to the goal count from the
+start of training and include the tests.
 
 With `--results` each finished run is added to that file, and runs that it holds already are not made again.
 """
@@ -44,19 +46,21 @@ Run = Mapping[str, Any]
 
 
 def settings(given: argparse.Namespace) -> Iterator[Setting]:
-    """The runs: for each link what one edge does alone, and then the groups, from the smallest."""
+    """The runs: for each link what one edge does alone, and one rank; then the groups, from the smallest."""
     for seed in range(given.seeds):
         for link in given.links:
             yield Setting(ALONE, 1, "none", 1, link, seed)
             if DDP in given.modes:
                 yield Setting(DDP, 1, "none", 1, link, seed)
-            for edges in sorted(set(given.edges) - {1}):
+            for edges in sorted(given.edges):
                 for mode in given.modes:
-                    yield from _of_mode(given, mode, edges, link, seed)
+                    if (mode, edges) != (DDP, 1):
+                        yield from _of_mode(given, mode, edges, link, seed)
 
 
 def _of_mode(given: argparse.Namespace, mode: str, edges: int, link: float, seed: int) -> Iterator[Setting]:
-    for compression in given.compression:
+    # A group of one has nobody to save bytes for: it shows what the log itself costs, and what the others should learn.
+    for compression in given.compression if edges > 1 else ["none"]:
         if mode == DDP:
             if compression in exchange_ddp.COMPRESSIONS:
                 yield Setting(mode, edges, compression, 1, link, seed)
@@ -121,15 +125,14 @@ def steady(run: Run) -> Sequence[Mapping[str, Any]]:
     return epochs[1:] or epochs
 
 
-def samples_per_s(run: Run) -> float:
-    """Of the whole group, in the epochs that are measured."""
-    samples, seconds = (sum(float(epoch[key]) for epoch in steady(run)) for key in ("samples", "seconds"))
-    return samples / seconds
+def samples_per_s(run: Run, seconds: str = "seconds") -> float:
+    """Of the whole group, in the epochs that are measured. `seconds`: the figure of an epoch that is its length."""
+    return sum(epoch["samples"] for epoch in steady(run)) / float(sum(epoch[seconds] for epoch in steady(run)))
 
 
 HEADS = (
-    "link", "mode", "compression", "H", "edges", "samples/s", "efficiency", "KB/step", "KB/step link", "step ms",
-    "comm", "missed", "accuracy", "s to goal", "weights",
+    "link", "mode", "compression", "H", "edges", "samples/s", "efficiency", "whole", "hits", "KB/step", "link KB/step",
+    "step ms", "comm", "missed", "accuracy", "s to goal", "weights",
 )  # fmt: skip
 
 
@@ -160,11 +163,15 @@ def _row(same: Sequence[Run], runs: Sequence[Run]) -> tuple[str, ...]:
 
     link_kb = [epoch["link_bytes"] / epoch["steps"] / 1e3 for run in same for epoch in steady(run) if epoch["steps"]]
     reached = [run["goal_seconds"] for run in same if run["goal_seconds"] is not None]
-    efficiencies = [each for run in same if (each := efficiency(run, runs)) is not None]
+
+    def efficient(seconds: str) -> str:
+        found = [each for run in same if (each := efficiency(run, runs, seconds)) is not None]
+        return f"{statistics.mean(found):.3f}" if found else ""
+
     return (
         _mbit(setting), setting.mode, setting.compression, str(setting.sync_every), str(setting.edges),
         f"{statistics.mean(map(samples_per_s, same)):.0f}",
-        f"{statistics.mean(efficiencies):.3f}" if efficiencies else "",
+        efficient("seconds"), efficient("wall_s"), mean("hit_ratio", digits=3),
         mean("bytes_per_step", 1e-3), f"{statistics.mean(link_kb):.1f}" if link_kb else "", mean("step_ms"),
         mean("comm_fraction", digits=3), mean("missed"),
         f"{statistics.mean(run['epochs'][-1]['test_accuracy'] for run in same):.4f}",
@@ -173,13 +180,13 @@ def _row(same: Sequence[Run], runs: Sequence[Run]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def efficiency(run: Run, runs: Sequence[Run]) -> float | None:
+def efficiency(run: Run, runs: Sequence[Run], seconds: str) -> float | None:
     """Samples/s to those of as many single edges (for ddp: ranks), or None without such a run."""
     setting = run["setting"]
     mode = DDP if setting["mode"] == DDP else ALONE
     single = setting | {"mode": mode, "edges": 1, "compression": "none", "sync_every": 1}
     alone = next((each for each in runs if each["setting"] == single), None)
-    return None if alone is None else samples_per_s(run) / setting["edges"] / samples_per_s(alone)
+    return None if alone is None else samples_per_s(run, seconds) / setting["edges"] / samples_per_s(alone, seconds)
 
 
 def _mbit(setting: Setting) -> str:

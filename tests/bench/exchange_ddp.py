@@ -159,7 +159,7 @@ def _epochs(
         yield {
             **line, "samples_per_s": line["samples"] / line["seconds"], "wait_fraction": 0.0, "steps": num_steps,
             "step_ms": 1000 * line["seconds"] / num_steps, "comm_fraction": None, "bytes_per_step": None, "missed": 0,
-            "late": 0, "advice": None, "link_bytes": statistics.mean(both_ways), "test_accuracy": accuracy,
+            "late": 0, "advice": None, "hit_ratio": 1.0, "wall_s": line["seconds"], "link_bytes": statistics.mean(both_ways), "test_accuracy": accuracy,
         }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from edged.domain import checkpoint
 from edged.domain.cache_entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.topology import MIB
 from tests.bench.cpu_limit import Limit, limits
-from tests.bench.curve import Watch, reached
+from tests.bench.curve import Watch, reached, unix_s
 from tests.bench.link import Traffic
 from tests.bench.network import Attachment, Network
 from tests.bench.sampling_study import SAMPLE_BYTES, read
@@ -268,19 +268,21 @@ _BAD = DEFECTS | {"exchange.diverged", "exchange.log_lost", "exchange.rejected"}
 
 
 def _epochs(members: Sequence[Member], accuracies: Mapping[int | None, float]) -> list[dict[str, Any]]:
-    """The group's figures of each epoch by its first member's log, with the whole test set's accuracy and the links'
-    bytes."""
-    lines = members[0].child.lines
-    trained = [line for line in lines if line["event"] == "train.epoch"]
-    exchanged = {line["epoch"]: line for line in lines if line["event"] == "exchange.epoch"}
-    result = []
-    for i, line in enumerate(trained):
+    """The group's figures of each epoch by its first member's log, with the whole test set's accuracy, the time until
+    the next epoch, and means over the members of what passed their links and of what they had in their caches."""
+    first = members[0]
+    exchanged = {line["epoch"]: line for line in first.child.seen("exchange.epoch")}
+    hits = [[line["hit_ratio"] for line in member.child.seen("cache.epoch")] for member in members]
+    result, ended_s = [], first.watch.started_s
+    for i, line in enumerate(first.child.seen("train.epoch")):
         group = exchanged.get(line["epoch"], {})
         both_ways = statistics.mean(sum(member.marks[i + 1]) - sum(member.marks[i]) for member in members)
+        wall_s, ended_s = unix_s(line) - ended_s, unix_s(line)
         result.append(
             {key: line[key] for key in _TRAIN_FIGURES}
             | {key: group.get(key) for key in _EXCHANGE_FIGURES}
-            | {"link_bytes": both_ways, "test_accuracy": accuracies[line["epoch"] + 1]}
+            | {"link_bytes": both_ways, "hit_ratio": statistics.mean(each[i] for each in hits), "wall_s": wall_s}
+            | {"test_accuracy": accuracies[line["epoch"] + 1]}
         )
     return result
 
