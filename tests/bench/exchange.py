@@ -10,10 +10,11 @@ updates are the same however many edges there are, but for `ddp`, whose order an
 
 Samples/s are those of all epochs but the first, in which samples come over the link (ddp has them in memory from the
 beginning). Efficiency: to as many times what one edge alone does on the same link and CPU; `whole`: by the clock on the
-wall, which also counts the tests, checkpoints and agreements between epochs. Hits: samples from the edge's own cache,
-the others come over its link. KB: of one edge for one step, by the log, and both ways on its link, where everything
-counts. Accuracies are the bench's own, of checkpoints on all 10,000 test images. Seconds to the goal count from the
-start of training and include the tests.
+wall, which also counts the tests, checkpoints and agreements between epochs. CPU: all edges' milliseconds for a sample,
+everything counted; other work on the machine disturbs it less than it does the rest. Hits: samples from the edge's own
+cache, the others come over its link. KB: of one edge for one step, by the log, and both ways on its link, where
+everything counts. Accuracies are the bench's own, of checkpoints on all 10,000 test images. Seconds to the goal count
+from the start of training and include the tests.
 
 With `--results` each finished run is added to that file, and runs that it holds already are not made again.
 """
@@ -127,11 +128,12 @@ def steady(run: Run) -> Sequence[Mapping[str, Any]]:
 
 def samples_per_s(run: Run, seconds: str = "seconds") -> float:
     """Of the whole group, in the epochs that are measured. `seconds`: the figure of an epoch that is its length."""
-    return sum(epoch["samples"] for epoch in steady(run)) / float(sum(epoch[seconds] for epoch in steady(run)))
+    samples = float(sum(epoch["samples"] for epoch in steady(run)))
+    return samples / float(sum(epoch[seconds] for epoch in steady(run)))
 
 
 HEADS = (
-    "link", "mode", "compression", "H", "edges", "samples/s", "efficiency", "whole", "hits", "KB/step", "link KB/step",
+    "link", "mode", "compression", "H", "edges", "samples/s", "efficiency", "whole", "CPU ms", "hits", "KB/step", "link KB/step",
     "step ms", "comm", "missed", "accuracy", "s to goal", "weights",
 )  # fmt: skip
 
@@ -162,6 +164,7 @@ def _row(same: Sequence[Run], runs: Sequence[Run]) -> tuple[str, ...]:
         return f"{statistics.mean(values) * scale:.{digits}f}" if values else ""
 
     link_kb = [epoch["link_bytes"] / epoch["steps"] / 1e3 for run in same for epoch in steady(run) if epoch["steps"]]
+    per_cpu_s = [samples_per_s(run, "cpu_s") for run in same]
     reached = [run["goal_seconds"] for run in same if run["goal_seconds"] is not None]
 
     def efficient(seconds: str) -> str:
@@ -171,7 +174,8 @@ def _row(same: Sequence[Run], runs: Sequence[Run]) -> tuple[str, ...]:
     return (
         _mbit(setting), setting.mode, setting.compression, str(setting.sync_every), str(setting.edges),
         f"{statistics.mean(map(samples_per_s, same)):.0f}",
-        efficient("seconds"), efficient("wall_s"), mean("hit_ratio", digits=3),
+        efficient("seconds"), efficient("wall_s"), f"{1e3 / statistics.mean(per_cpu_s):.2f}",
+        mean("hit_ratio", digits=3),
         mean("bytes_per_step", 1e-3), f"{statistics.mean(link_kb):.1f}" if link_kb else "", mean("step_ms"),
         mean("comm_fraction", digits=3), mean("missed"),
         f"{statistics.mean(run['epochs'][-1]['test_accuracy'] for run in same):.4f}",

@@ -8,7 +8,6 @@ gradients, and a rank that ends ends all.
 import asyncio
 import contextlib
 import json
-import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,8 +16,7 @@ from typing import Any
 from edged.adapters.embedded_broker import dying_with_us
 from tests.bench.cpu_limit import Limit, limits
 from tests.bench.curve import reached
-from tests.bench.exchange_site import Conditions, Setting, pinned
-from tests.bench.link import Traffic
+from tests.bench.exchange_site import Conditions, Mark, Setting, between, mark, pinned
 from tests.bench.network import Attachment, Network
 from tests.bench.trainer import environment, install, python
 from tests.brokers import free_port
@@ -116,8 +114,9 @@ class _Rank:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def traffic(self) -> Traffic:
-        return self._attachment.traffic()
+    def mark(self) -> Mark:
+        assert self._process is not None
+        return mark(self._attachment, self._process.pid)
 
     async def end(self) -> None:
         """Kill it: there is nothing left to say."""
@@ -130,14 +129,14 @@ class _Rank:
 async def _train(ranks: Sequence[_Rank], conditions: Conditions) -> dict[str, Any]:
     for rank in ranks:
         await rank.ready()
-    marks = [[rank.traffic() for rank in ranks]]
+    marks = [[rank.mark() for rank in ranks]]
     for rank in ranks:
         rank.ask("train")
     lines = []
     for _ in range(conditions.epochs):
         first, *_others = [await rank.answer() for rank in ranks]
         lines.append(first)
-        marks.append([rank.traffic() for rank in ranks])
+        marks.append([rank.mark() for rank in ranks])
     for rank in ranks:
         rank.release()
         rank.ask("test")
@@ -152,14 +151,16 @@ async def _train(ranks: Sequence[_Rank], conditions: Conditions) -> dict[str, An
 
 
 def _epochs(
-    lines: Sequence[dict[str, Any]], marks: Sequence[Sequence[Traffic]], accuracies: Sequence[float], num_steps: int
+    lines: Sequence[dict[str, Any]], marks: Sequence[Sequence[Mark]], accuracies: Sequence[float], num_steps: int
 ) -> Iterator[dict[str, Any]]:
+    """With the figures that an edge's epoch has; None for what is not told here."""
     for i, (line, accuracy) in enumerate(zip(lines, accuracies, strict=True)):
-        both_ways = (sum(after) - sum(before) for before, after in zip(marks[i], marks[i + 1], strict=True))
+        seconds = line["seconds"]
         yield {
-            **line, "samples_per_s": line["samples"] / line["seconds"], "wait_fraction": 0.0, "steps": num_steps,
-            "step_ms": 1000 * line["seconds"] / num_steps, "comm_fraction": None, "bytes_per_step": None, "missed": 0,
-            "late": 0, "advice": None, "hit_ratio": 1.0, "wall_s": line["seconds"], "link_bytes": statistics.mean(both_ways), "test_accuracy": accuracy,
+            **line, "samples_per_s": line["samples"] / seconds, "wait_fraction": 0.0, "steps": num_steps,
+            "step_ms": 1000 * seconds / num_steps, "comm_fraction": None, "bytes_per_step": None, "missed": 0,
+            "late": 0, "advice": None, "hit_ratio": 1.0, "wall_s": seconds, **between(marks[i], marks[i + 1]),
+            "test_accuracy": accuracy,
         }  # fmt: skip
 
 

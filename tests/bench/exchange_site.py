@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from edged.cli.demo.children import Child, ChildDied, LogLine
 from edged.domain import checkpoint
 from edged.domain.cache_entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.topology import MIB
 from tests.bench.cpu_limit import Limit, limits
 from tests.bench.curve import Watch, reached, unix_s
-from tests.bench.link import Traffic
 from tests.bench.network import Attachment, Network
 from tests.bench.sampling_study import SAMPLE_BYTES, read
 from tests.brokers import Apache, free_port
@@ -95,12 +96,35 @@ class Conditions:
     patience_s: float = 1800.0
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What an edge has used by some moment: bytes of its link, both ways, and seconds of its CPU."""
+
+    link_bytes: int
+    cpu_s: float
+
+
+def mark(attachment: Attachment, pid: int) -> Mark:
+    """Of this moment."""
+    times = psutil.Process(pid).cpu_times()
+    return Mark(sum(attachment.traffic()), times.user + times.system)
+
+
+def between(before: Sequence[Mark], after: Sequence[Mark]) -> dict[str, float]:
+    """What passed: the mean of the edges' bytes, and the sum of their seconds."""
+    return {
+        "link_bytes": statistics.mean(mark.link_bytes for mark in after)
+        - statistics.mean(mark.link_bytes for mark in before),
+        "cpu_s": sum(mark.cpu_s for mark in after) - sum(mark.cpu_s for mark in before),
+    }
+
+
 class Member:
-    """An edge of a run: its process, its end of the network, and what passed there until the end of each epoch."""
+    """An edge of a run: its process, its end of the network, and what it used until the end of each epoch."""
 
     def __init__(self, attachment: Attachment, limit: Limit, state_folder: Path, start: str) -> None:
         self.watch = Watch(state_folder, lambda: attachment.traffic().down, start)
-        self.marks: list[Traffic] = []
+        self.marks: list[Mark] = []
         self.child: Child
         self._attachment = attachment
         self._limit = limit
@@ -131,7 +155,7 @@ class Member:
     def _take(self, name: str, line: LogLine) -> None:
         self.watch.take(name, line)
         if line["event"] in {"train.started", "train.epoch"}:
-            self.marks.append(self._attachment.traffic())
+            self.marks.append(mark(self._attachment, self.child.pid))
 
 
 def pinned(index: int, limit: Limit) -> Sequence[str]:
@@ -276,12 +300,13 @@ def _epochs(members: Sequence[Member], accuracies: Mapping[int | None, float]) -
     result, ended_s = [], first.watch.started_s
     for i, line in enumerate(first.child.seen("train.epoch")):
         group = exchanged.get(line["epoch"], {})
-        both_ways = statistics.mean(sum(member.marks[i + 1]) - sum(member.marks[i]) for member in members)
+        used = between([member.marks[i] for member in members], [member.marks[i + 1] for member in members])
         wall_s, ended_s = unix_s(line) - ended_s, unix_s(line)
         result.append(
             {key: line[key] for key in _TRAIN_FIGURES}
             | {key: group.get(key) for key in _EXCHANGE_FIGURES}
-            | {"link_bytes": both_ways, "hit_ratio": statistics.mean(each[i] for each in hits), "wall_s": wall_s}
+            | used
+            | {"hit_ratio": statistics.mean(each[i] for each in hits), "wall_s": wall_s}
             | {"test_accuracy": accuracies[line["epoch"] + 1]}
         )
     return result
