@@ -133,8 +133,8 @@ def samples_per_s(run: Run, seconds: str = "seconds") -> float:
 
 
 HEADS = (
-    "link", "mode", "compression", "H", "edges", "samples/s", "efficiency", "whole", "CPU ms", "hits", "KB/step", "link KB/step",
-    "step ms", "comm", "missed", "accuracy", "s to goal", "weights",
+    "link", "mode", "compression", "H", "edges", "samples/s", "efficiency", "whole", "CPU ms", "hits", "KB/step",
+    "link KB/step", "step ms", "comm", "missed", "accuracy", "s to goal", "weights",
 )  # fmt: skip
 
 
