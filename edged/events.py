@@ -158,6 +158,7 @@ EVENTS: Mapping[str, Event] = {
         "An epoch of the group begins, with each member's share of the global batch. Edge: whose proposal was taken.",
         epoch=int, step=int, steps=int, shares=dict, edge=str, weights=str,
     ),
+    "exchange.serving": _of_job("The parameter server combines the gradients from here on.", step=int, offset=int),
     "exchange.withheld": _of_job(
         "The member sends nothing of its own for this step or test: it came to no finite numbers.",
         epoch=int, step=int, reason=str,
@@ -183,7 +184,7 @@ EVENTS: Mapping[str, Event] = {
     "exchange.epoch": _of_job(
         "How the group's epoch went, as this node saw it. Bytes: sent and received, compressed. Communication: the "
         "share of a step's time that waiting for the group takes. Advice: what compression, or sync_every, would suit.",
-        epoch=int, step=int, steps=int, members=list, contributions=int, missed=int, late=int,
+        epoch=int, step=int, steps=int, members=list, weights=str, contributions=int, missed=int, late=int,
         bytes_per_step=float, step_ms=float, comm_fraction=float, advice=str,
     ),
     "exchange.diverged": _of_job(

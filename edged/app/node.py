@@ -13,7 +13,7 @@ from edged.adapters.kafka import KafkaLog
 from edged.adapters.sole_process import sole_process
 from edged.adapters.systemd import Systemd
 from edged.app.supervision import Service, announce, supervise
-from edged.app.training import NUM_CORES, Jobs, state_folder
+from edged.app.training import NUM_CORES, Jobs, servers, state_folder
 from edged.config import Folders, Timing
 from edged.domain.topology import Topology
 from edged.ports import Health, Log
@@ -44,7 +44,7 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
         log = await stack.enter_async_context(KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s))
         services: Mapping[str, Service]
         if edge is None:
-            services = _archive(topology, log, health, timing)
+            services = {**_archive(topology, log, health, timing), **servers(topology, node, log)}
         else:
             executor = stack.enter_context(
                 ThreadPoolExecutor(NUM_CORES, thread_name_prefix="train", initializer=lower_thread_priority)
@@ -56,6 +56,7 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
             services = {
                 "uplink": Uplink(ingest, log, topology, edge.name, jobs.live(ingest.streams), timing),
                 **jobs.trainers(),
+                **servers(topology, node, log),
             }
         return await supervise(
             topology,

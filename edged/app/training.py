@@ -19,22 +19,30 @@ from edged.adapters.images import PillowDecoder
 from edged.adapters.tflite_writer import to_tflite
 from edged.aio import run_in_worker
 from edged.config import Folders, Timing
+from edged.domain import compress, gradient_log, update_log
 from edged.domain.checkpoint import job_digest
+from edged.domain.gradient_log import Rules
 from edged.domain.nn.model import Model, Params
+from edged.domain.nn.spec import num_parameters
 from edged.domain.topology import Edge, Stream, Topology, Training
 from edged.errors import ConfigError, Problem, StorageError
 from edged.log import logger
 from edged.ports import Health, Log
+from edged.services.announcements import Announcements
 from edged.services.archive_client import ArchiveAddress, ArchiveClient
 from edged.services.cache import Cache
 from edged.services.cache_share import CacheShare, SharedCache
 from edged.services.checkpointing import Checkpointing, Samples
 from edged.services.epoch import Epochs, EpochSettings
 from edged.services.epoch_choice import ChoiceSettings, Chooser
+from edged.services.exchange import GroupAddress
 from edged.services.feature_cache import FeatureCache
 from edged.services.fresh import FreshSamples
+from edged.services.group_choice import GroupChooser
+from edged.services.group_train import GroupTrainer
 from edged.services.live import LiveLog
 from edged.services.minibatch import Batcher
+from edged.services.parameter_server import ParameterServer
 from edged.services.train import Trainer
 
 if TYPE_CHECKING:
@@ -107,9 +115,9 @@ class Jobs:
                 windows[job.stream].append(self._live[i])
         return windows
 
-    def trainers(self) -> Mapping[str, Trainer]:
+    def trainers(self) -> Mapping[str, Trainer | GroupTrainer]:
         """A service for each job, by its name. Raises ConfigError when a backbone is no longer what it was."""
-        trainers: dict[str, Trainer] = {}
+        trainers: dict[str, Trainer | GroupTrainer] = {}
         client: ArchiveClient | None = None
         for i, (job, model) in enumerate(zip(self._topology.jobs, self._models, strict=True)):
             client = ArchiveClient(self._log, self._health, self._address(job), self._timing, client)
@@ -156,7 +164,7 @@ class Jobs:
         """The part of the cache's memory that is for one backbone's features: half of it for all of them."""
         return self._edge.cache.memory // (2 * max(self._num_backbones, 1))
 
-    def _trainer(self, number: int, training: Training, model: Model, client: ArchiveClient) -> Trainer:
+    def _trainer(self, number: int, training: Training, model: Model, client: ArchiveClient) -> Trainer | GroupTrainer:
         stream = self._topology.stream(training.stream)
         job = job_digest(stream, training)
         is_classifier = training.loss == "cross_entropy"
@@ -177,7 +185,7 @@ class Jobs:
             )
 
         store = CheckpointDir(state_folder(self._folders, training))
-        epochs = fresh = None
+        epochs = fresh = chooser = None
         if number in self._shares:
             settings = EpochSettings(
                 epochs=training.epochs,
@@ -188,7 +196,10 @@ class Jobs:
             )
             choice = ChoiceSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
             share = self._shares[number]
-            epochs = Epochs(client, batcher(), settings, share, Chooser(store, share, choice))
+            if training.exchange.mode != "none":
+                budgets = {edge.name: edge.cache.memory + edge.cache.disk for edge in self._topology.edges}
+                chooser = GroupChooser(share, choice, self._edge.name, budgets, training.global_batch)
+            epochs = Epochs(client, batcher(), settings, share, chooser or Chooser(store, share, choice))
         if number in self._live:
             fresh = FreshSamples(
                 self._live[number],
@@ -215,7 +226,62 @@ class Jobs:
             sample_shape=stream.shape,
             every_s=training.checkpoint_s,
         )
+        if chooser is not None:
+            assert epochs is not None, "a group trains from the archive"
+            return self._group_trainer(training, model, checkpointing, epochs, chooser, job)
         return Trainer(training, model, checkpointing, job=job, epochs=epochs, fresh=fresh, executor=self._executor)
+
+    def _group_trainer(
+        self,
+        training: Training,
+        model: Model,
+        checkpointing: Checkpointing,
+        epochs: Epochs,
+        chooser: GroupChooser,
+        job: str,
+    ) -> GroupTrainer:
+        topology = self._topology
+        server, train_topic = topology.server_of(training), topology.train_topic(training)
+        written = train_topic if server is None else topology.gradients_topic(training)
+        edges = tuple(edge.name for edge in topology.edges)
+        return GroupTrainer(
+            training,
+            model,
+            checkpointing,
+            Announcements(self._log, topology.checkpoints_topic(training), train_topic, job),
+            self._log,
+            self._health,
+            GroupAddress(self._edge.name, edges, train_topic, written),
+            job=job,
+            epochs=epochs,
+            chooser=chooser,
+            fold=gradient_log.fold if server is None else update_log.fold,
+            server=server or "",
+            executor=self._executor,
+        )
+
+
+def servers(topology: Topology, node: str, log: Log) -> Mapping[str, ParameterServer]:
+    """The parameter servers that run on `node`: one for each job that names it."""
+    served = [job for job in topology.jobs if topology.server_of(job) == node]
+    return {f"server:{job.name}" if job.name else "server": _server(topology, node, job, log) for job in served}
+
+
+def _server(topology: Topology, node: str, training: Training, log: Log) -> ParameterServer:
+    stream = topology.stream(training.stream)
+    shape = training.input_shape(stream)
+    assert shape is not None, "a backbone was looked up when the topology was read"
+    n = num_parameters(shape, training.model)
+    edges = frozenset(edge.name for edge in topology.edges)
+    rules = Rules(edges, job_digest(stream, training), n, lambda blob: compress.decompress(blob, n), node)
+    return ParameterServer(
+        log,
+        rules,
+        gradients=topology.gradients_topic(training),
+        train=topology.train_topic(training),
+        compression=training.exchange.compression,
+        job=training.name,
+    )
 
 
 def _backbone(training: Training) -> "FrozenBackbone | None":

@@ -34,7 +34,9 @@ def run_as(
         wanted = " or ".join(tiers)
         hint = f"use {_COMMAND_OF_TIER[str(own)]}" if own else ""
         raise ConfigError((Problem("", f'"{node}" is in tier {own}, not {wanted}', hint, place=str(file)),))
-    if tier is None and own == "edge" and any(job.backbone for job in topology.jobs):
+    if tier is None and any(
+        job.backbone and (own == "edge" or topology.server_of(job) == node) for job in topology.jobs
+    ):
         topology = load(file, look_up_backbone=look_up)
     faulthandler.enable()  # a watchdog's SIGABRT leaves a traceback of every thread
     log.configure(node=node, tier=tier or str(own), run_id=secrets.token_hex(4), level=args.log_level)

@@ -76,6 +76,9 @@ class Member:
     last_step: int = -1
 
 
+_UNKNOWN = Member(joined=False)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Gradient:
     """A whole gradient of the present step. `vector`: float32 [num_parameters], None without samples."""
@@ -134,12 +137,12 @@ class State:
     @property
     def awaited(self) -> tuple[str, ...]:
         """The running epoch's members that are waited for, in rising order."""
-        members = self.begin.members if self.begin else {}
-        return tuple(
-            edge
-            for edge, member in sorted(self.members.items())
-            if member.joined and member.missed is not None and member.missed < MOST_MISSED and edge in members
-        )
+        return tuple(sorted(edge for edge in (self.begin.members if self.begin else ()) if self.is_awaited(edge)))
+
+    def is_awaited(self, edge: str) -> bool:
+        """Whether `edge`, a member of the running epoch, is waited for."""
+        member = self.members.get(edge, _UNKNOWN)
+        return member.joined and member.missed is not None and member.missed < MOST_MISSED
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -261,10 +264,8 @@ def _meaning(rules: Rules, state: State, record: Record) -> Folded:
             return _begin(state, record)
         case Tested():
             return take_test(state, record)
-        case Join():
-            return _join(rules, state, record)
-        case Leave():
-            return _leave(state, record)
+        case Join() | Leave():
+            return take_presence(rules, state, record)
         case Update():
             raise FormatError("an update among gradients")
 
@@ -281,6 +282,11 @@ def _check_author(rules: Rules, state: State, record: Record) -> None:
 def is_joined(state: State, edge: str) -> bool:
     """Whether `edge` has joined and not left since."""
     return edge in state.members and state.members[edge].joined
+
+
+def take_presence(rules: Rules, state: State, record: Join | Leave) -> Folded:
+    """Somebody comes or goes."""
+    return _join(rules, state, record) if isinstance(record, Join) else _leave(state, record)
 
 
 def _join(rules: Rules, state: State, join: Join) -> Folded:
@@ -407,9 +413,10 @@ def _close(state: State, close: Close) -> Folded:
 
 def _close_if_whole(state: State) -> Folded:
     """Closes the step if a gradient is there and everybody awaited has one."""
-    if state.gradients and all(edge in state.gradients for edge in state.awaited):
-        return _closed(state)
-    return state, ()
+    if not state.gradients or state.begin is None:
+        return state, ()
+    is_waiting = any(edge not in state.gradients and state.is_awaited(edge) for edge in state.begin.members)
+    return (state, ()) if is_waiting else _closed(state)
 
 
 def _closed(state: State) -> Folded:

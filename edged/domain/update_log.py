@@ -2,15 +2,15 @@
 
 Covers the fold of the server's log into the same State and actions as `gradient_log`, and the records that the server
 makes of a closed step. The server itself folds the gradients with `gradient_log.fold`. Its log holds, in this order:
-the Begin of each Begun, the updates of each Closed, the Tested of each TookTest. After a restart it may say again
-what it has said; that changes nothing. Nobody else may write there.
+the Begin of each Begun, the updates of each Closed, the Tested of each TookTest, and each Join and Leave that it took.
+After a restart it may say again what it has said; that changes nothing. Nobody else may write there.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
-from edged.domain.exchange_records import Begin, Record, Tested, Update
+from edged.domain.exchange_records import Begin, Join, Leave, Record, Tested, Update
 from edged.domain.gradient_log import (
     MOST_MISSED,
     MOST_NORM,
@@ -23,6 +23,7 @@ from edged.domain.gradient_log import (
     from_json,
     payload_vector,
     take_begin,
+    take_presence,
     take_test,
     to_json,
     with_part,
@@ -51,6 +52,8 @@ def _meaning(rules: Rules, state: State, record: Record) -> Folded:
             return _update(rules, state, record)
         case Tested():
             return take_test(state, record)
+        case Join() | Leave() if record.edge in rules.edges:
+            return take_presence(rules, state, record)
         case Begin() if record.edge in rules.edges or record.edge == rules.server:
             return take_begin(state, record)
         case _:

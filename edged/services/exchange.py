@@ -5,8 +5,8 @@ domain.gradient_log's and update_log's subject, what to train `group_train`'s. T
 polls moves it on.
 """
 
-import asyncio
 import secrets
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -29,7 +29,7 @@ LEAST_DEADLINE_S = 1.0
 
 _DEADLINE_FACTOR = 1.5
 _STEP_TIMES = 32
-_RECORDS_A_POLL = 8
+RECORDS_A_POLL = 8
 """4 MiB of gradients, so that a stop need not wait long for what is being folded."""
 
 _QUIET_S = 10.0
@@ -70,13 +70,31 @@ class Throttle:
     _said_at: dict[str, float] = field(default_factory=dict)
     _suppressed: dict[str, int] = field(default_factory=dict)
 
-    def pass_on(self, kind: str, now: float) -> int | None:
+    def pass_on(self, kind: str) -> int | None:
         """How many were left out since the last line; None if this is one more."""
+        now = time.monotonic()
         if now - self._said_at.get(kind, -_QUIET_S) < _QUIET_S:
             self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
             return None
         self._said_at[kind] = now
         return self._suppressed.pop(kind, 0)
+
+
+class Deadline:
+    """How long to wait for the gradients of a step that do not come."""
+
+    def __init__(self) -> None:
+        self._step_times: deque[float] = deque(maxlen=_STEP_TIMES)
+
+    def timed(self, seconds: float) -> None:
+        """A step took so long."""
+        self._step_times.append(seconds)
+
+    def seconds(self, state: State) -> float:
+        """From a gradient of the present step on."""
+        if not self._step_times or state.step == state.first_step:
+            return FIRST_DEADLINE_S
+        return max(_DEADLINE_FACTOR * median(self._step_times), LEAST_DEADLINE_S)
 
 
 class Exchange:
@@ -101,8 +119,8 @@ class Exchange:
         self._apply = apply
         self._reads = TopicPartition(address.reads)
         self._reader: LogReader | None = None
-        self._throttle = Throttle()
-        self._step_times: deque[float] = deque(maxlen=_STEP_TIMES)
+        self.throttle = Throttle()
+        self.deadline = Deadline()
         self.state = State()
         self.boundary = State()
         """The state behind the last step or Begin: what a checkpoint of the present weights names."""
@@ -134,13 +152,12 @@ class Exchange:
     async def poll(self, timeout_s: float) -> bool:
         """Take what comes within `timeout_s`; whether anything did. Raises LogGap, and what `apply` raises."""
         assert self._reader is not None, "open() first"
-        records = await self._reader.poll(max_records=_RECORDS_A_POLL, timeout_s=max(timeout_s, 0.0))
+        records = await self._reader.poll(max_records=RECORDS_A_POLL, timeout_s=max(timeout_s, 0.0))
         if not records:
             return False
         if records[-1].offset >= self.state.next_offset + len(records):
             await self._check_hole()
-        now = asyncio.get_running_loop().time()
-        await run_in_worker(self._take, records, now)
+        await run_in_worker(self._take, records)
         return True
 
     async def _check_hole(self) -> None:
@@ -149,7 +166,7 @@ class Exchange:
         if low > self.state.next_offset:
             raise LogGap(self.state.next_offset, low)
 
-    def _take(self, records: Sequence[Record], now: float) -> None:
+    def _take(self, records: Sequence[Record]) -> None:
         for record in records:
             if record.offset < self.state.next_offset:
                 raise LogGap(self.state.next_offset, record.offset)  # another log of the same name
@@ -157,17 +174,17 @@ class Exchange:
             self.traffic.num_bytes += len(record.value)
             state, actions = gradient_log.fold_blob(self._fold, self._rules, state, record.value, record.offset)
             for action in actions:
-                self._say(action, record.offset, now)
+                self._say(action, record.offset)
             self.state = state
             if state.is_boundary:
                 self.boundary = state
             for action in actions:
                 self._apply(state, action)
 
-    def _say(self, action: Action, offset: int, now: float) -> None:
+    def _say(self, action: Action, offset: int) -> None:
         match action:
             case Rejected(edge, reason):
-                if (suppressed := self._throttle.pass_on("rejected", now)) is not None:
+                if (suppressed := self.throttle.pass_on("rejected")) is not None:
                     who = {"edge": edge} if edge else {}
                     logger().warning(
                         "exchange.rejected",
@@ -179,29 +196,12 @@ class Exchange:
                     )
             case Late(edge, step):
                 self.traffic.late += 1
-                if (suppressed := self._throttle.pass_on("late", now)) is not None:
+                if (suppressed := self.throttle.pass_on("late")) is not None:
                     logger().info(
                         "exchange.late", edge=edge, step=step, present_step=self.state.step, suppressed=suppressed
                     )
             case _:
                 pass
-
-    def pass_on(self, kind: str) -> int | None:
-        """See `Throttle`."""
-        return self._throttle.pass_on(kind, asyncio.get_running_loop().time())
-
-    # when to wait no longer
-
-    def timed(self, seconds: float) -> None:
-        """A step took so long."""
-        self._step_times.append(seconds)
-
-    @property
-    def deadline_s(self) -> float:
-        """How long to wait for the others' gradients of the present step, once the own one is sent."""
-        if not self._step_times or self.state.step == self.state.first_step:
-            return FIRST_DEADLINE_S
-        return max(_DEADLINE_FACTOR * median(self._step_times), LEAST_DEADLINE_S)
 
     # writing
 

@@ -67,6 +67,7 @@ class _Ended(NamedTuple):
 
     epoch: EndedEpoch
     members: tuple[str, ...]
+    weights: str
 
 
 class GroupTrainer:
@@ -296,7 +297,7 @@ class GroupTrainer:
             contributed = plan is not None and await self._contribute(plan, step)
             await self._wait_closed(plan, step, is_heard=contributed)
             if contributed:
-                self._exchange.timed(self._now() - begun_at)
+                self._exchange.deadline.timed(self._now() - begun_at)
             await self._drain()
             if self._checkpointing.is_due():
                 self._stopwatch.measure(self._state)
@@ -381,7 +382,7 @@ class GroupTrainer:
     async def _wait_closed(self, plan: GroupPlan | None, step: int, *, is_heard: bool) -> None:
         """Until the step is closed; meanwhile the next part is fetched and decoded. Past the deadline, close it."""
         begun_at = self._now()
-        deadline_s = self._exchange.deadline_s
+        deadline_s = self._exchange.deadline.seconds(self._exchange.state)
         closes_at = begun_at + deadline_s
         following = self._batches(plan, step + 1) if plan is not None else range(0)
         is_ready = not following
@@ -402,7 +403,7 @@ class GroupTrainer:
         closed = self._last
         if closed is None or closed.step != step or not closed.missing:
             return
-        if (suppressed := self._exchange.pass_on("closed")) is not None:
+        if (suppressed := self._exchange.throttle.pass_on("closed")) is not None:
             logger().warning(
                 "exchange.closed",
                 epoch=self._begin.epoch,
@@ -585,31 +586,32 @@ class GroupTrainer:
             num_correct=sums.num_correct,
             loss=sums.loss,
         )
-        self._ended.append(_Ended(ended, members))
+        self._ended.append(_Ended(ended, members, flat.digest(self._state.params)))
 
     async def _settle(self) -> None:
         """Say, save and deploy what epochs ended; of several only the last is saved."""
         if not self._ended:
             return
         ended, self._ended = self._ended, []
-        for epoch, members in ended:
-            epoch.say()
-            self._say_exchange(epoch.metrics.epoch, members)
+        for each in ended:
+            each.epoch.say()
+            self._say_exchange(each)
         await self._save()
         await self._checkpointing.deploy(self._state, self._tested.calibration)
         if ended[-1].members[:1] == (self._edge,) and not self._catches_up:
             await self._announcements.announce(self._state)
 
-    def _say_exchange(self, epoch: int, members: tuple[str, ...]) -> None:
+    def _say_exchange(self, ended: _Ended) -> None:
         traffic, self._exchange.traffic = self._exchange.traffic, Traffic()
         steps = max(traffic.steps, 1)
         whole_s = traffic.step_s + traffic.waited_s
         logger().info(
             "exchange.epoch",
-            epoch=epoch,
-            step=self._state.position.step,
+            epoch=ended.epoch.metrics.epoch,
+            step=ended.epoch.metrics.step,
             steps=traffic.steps,
-            members=list(members),
+            members=list(ended.members),
+            weights=ended.weights,
             contributions=traffic.contributions,
             missed=traffic.missed,
             late=traffic.late,

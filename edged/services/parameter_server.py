@@ -1,0 +1,169 @@
+"""The parameter server of one job: it reads all members' gradients and writes what they come to, once for all.
+
+Covers folding the gradients' log, writing the group's log, and when to wait no longer for a gradient. What the members
+make of it is domain.update_log's subject. It holds no weights, and keeps nothing but what its own log says: a restarted
+one goes on behind its last whole update, and says again, to no effect, what it had said since.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+from edged.aio import run_in_worker
+from edged.domain import compress, exchange_records, gradient_log, update_log
+from edged.domain.exchange_records import Close, Join, Leave, Update
+from edged.domain.gradient_log import Action, Begun, Closed, Late, Rejected, Rules, State, TookTest
+from edged.domain.topology import MOST_MEMBERS, Compression
+from edged.errors import FormatError
+from edged.log import bind, logger
+from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
+from edged.services.exchange import RECORDS_A_POLL, Deadline, Throttle
+
+_POLL_S = 1.0
+
+
+class ParameterServer:
+    """Combines the gradients of one job. Used by one task.
+
+    `gradients`: the topic that it reads, `train`: the one that it alone writes. Updates are sent as float32 where
+    `compression`, the members', is none, and as float16 otherwise.
+    """
+
+    def __init__(
+        self, log: Log, rules: Rules, *, gradients: str, train: str, compression: Compression, job: str = ""
+    ) -> None:
+        self._log = log
+        self._rules = rules
+        self._gradients = TopicPartition(gradients)
+        self._train = TopicPartition(train)
+        self._compression: Compression = "none" if compression == "none" else "fp16"
+        self._job = job
+        self._state = State()
+        self._deadline = Deadline()
+        self._throttle = Throttle()
+        self._steps = 0
+        self._closes_at: float | None = None
+        self._step_began_at = 0.0
+
+    async def run(self) -> None:
+        """Serve until cancelled; whatever it was doing is done again by the next start."""
+        if self._job:
+            bind(job=self._job)
+        self._state = await self._restore()
+        low = (await self._log.watermarks([self._gradients]))[self._gradients].low
+        position = max(self._state.next_offset, low)
+        logger().info("exchange.serving", step=self._state.step, offset=position)
+        self._step_began_at = asyncio.get_running_loop().time()
+        async with self._log.reader({self._gradients: position}) as reader:
+            while True:
+                records = await reader.poll(max_records=RECORDS_A_POLL, timeout_s=self._patience_s())
+                if records:
+                    await self._send(await run_in_worker(self._take, records))
+                await self._close_if_due()
+
+    def progress(self) -> Progress:
+        """Records taken; nothing to do is no reason to worry, for members may be away."""
+        return Progress(self._steps, True)
+
+    def statistics(self) -> Statistics:
+        return Statistics()
+
+    async def _restore(self) -> State:
+        """What the last whole update says; the beginning where there is none."""
+        low, high = (await self._log.watermarks([self._train]))[self._train]
+        # Behind the parts of the last two updates there can be a Begin, and what each member says once an epoch.
+        most_parts = -(-compress.most_bytes(self._rules.num_parameters) // compress.MOST_CHUNK_BYTES)
+        at = max(low, high - 2 * most_parts - 4 * MOST_MEMBERS)
+        parts: dict[int, set[int]] = {}
+        found = State()
+        async with self._log.reader({self._train: at}) as reader:
+            while at < high:
+                for record in await reader.poll(max_records=RECORDS_A_POLL, timeout_s=_POLL_S):
+                    at = record.offset + 1
+                    update = _update(record)
+                    if update is None:
+                        continue
+                    seen = parts.setdefault(update.step, set())
+                    seen.add(update.part)
+                    if len(seen) == update.parts:
+                        found = await run_in_worker(gradient_log.from_json, update.state)
+        return found
+
+    def _take(self, records: Sequence[Record]) -> list[exchange_records.Record]:
+        """Fold them; what is to be said of them. Runs in a worker thread."""
+        said: list[exchange_records.Record] = []
+        for each in records:
+            self._steps += 1
+            if each.offset < self._state.next_offset:
+                continue
+            # What was lost here is lost for all: nobody else folds the gradients.
+            state = self._state.behind_hole(each.offset)
+            self._state, actions = gradient_log.fold_blob(
+                gradient_log.fold, self._rules, state, each.value, each.offset
+            )
+            for action in actions:
+                said += self._consequences(action, each)
+            if not any(isinstance(action, Rejected) for action in actions):
+                record = exchange_records.decode(each.value)
+                said += [record] if isinstance(record, Join | Leave) else []
+        return said
+
+    def _consequences(self, action: Action, record: Record) -> Iterator[exchange_records.Record]:
+        match action:
+            case Begun(begin):
+                yield begin
+            case TookTest(tested):
+                yield tested
+            case Closed():
+                chunks: list[bytes] = []
+                if action.mean is not None:
+                    chunks = compress.split(compress.compress(action.mean, self._compression, top_k=1.0))
+                yield from update_log.updates(action, self._state, chunks)
+            case Rejected(edge, reason):
+                self._reject(edge, reason, record.offset)
+            case Late():
+                pass
+
+    def _reject(self, edge: str, reason: str, offset: int) -> None:
+        if (suppressed := self._throttle.pass_on("rejected")) is not None:
+            who = {"edge": edge} if edge else {}
+            topic = self._gradients.topic
+            logger().warning(
+                "exchange.rejected", **who, topic=topic, offset=offset, reason=reason, suppressed=suppressed
+            )
+
+    async def _send(self, records: Sequence[exchange_records.Record]) -> None:
+        messages = [Message(self._train.topic, exchange_records.encode(record)) for record in records]
+        if messages:
+            await self._log.append(messages)
+        if any(isinstance(record, Update) for record in records):
+            now = asyncio.get_running_loop().time()
+            self._deadline.timed(now - self._step_began_at)
+            self._step_began_at, self._closes_at = now, None
+
+    # when to wait no longer
+
+    def _patience_s(self) -> float:
+        if self._closes_at is None:
+            return _POLL_S
+        return max(0.0, min(_POLL_S, self._closes_at - asyncio.get_running_loop().time()))
+
+    async def _close_if_due(self) -> None:
+        """From a step's first gradient on, the others have until the deadline."""
+        now = asyncio.get_running_loop().time()
+        if not self._state.gradients:
+            self._closes_at = None
+        elif self._closes_at is None:
+            self._closes_at = now + self._deadline.seconds(self._state)
+        elif now >= self._closes_at:
+            await self._log.append(
+                [Message(self._gradients.topic, exchange_records.encode(Close(self._state.step, self._rules.server)))]
+            )
+            self._closes_at = now + self._deadline.seconds(self._state)
+
+
+def _update(record: Record) -> Update | None:
+    try:
+        decoded = exchange_records.decode(record.value)
+    except FormatError:
+        return None
+    return decoded if isinstance(decoded, Update) else None
