@@ -177,11 +177,17 @@ def _row(same: Sequence[Run], runs: Sequence[Run]) -> tuple[str, ...]:
         efficient("seconds"), efficient("wall_s"), f"{1e3 / statistics.mean(per_cpu_s):.2f}",
         mean("hit_ratio", digits=3),
         mean("bytes_per_step", 1e-3), f"{statistics.mean(link_kb):.1f}" if link_kb else "", mean("step_ms"),
-        mean("comm_fraction", digits=3), mean("missed"),
+        mean("comm_fraction", digits=3), _missed(same),
         f"{statistics.mean(run['epochs'][-1]['test_accuracy'] for run in same):.4f}",
         f"{statistics.mean(reached):.1f}" if len(reached) == len(same) else "not reached",
         "same" if all(run["same_weights"] for run in same) else "DIFFER",
     )  # fmt: skip
+
+
+def _missed(same: Sequence[Run]) -> str:
+    """Gradients that were not in time, in all epochs: with any, the runs' updates are not the same."""
+    missed = [sum(epoch["missed"] or 0 for epoch in run["epochs"]) for run in same]
+    return f"{statistics.mean(missed):g}"
 
 
 def efficiency(run: Run, runs: Sequence[Run], seconds: str) -> float | None:

@@ -8,7 +8,8 @@ edge alone took; what a gradient that is read costs, and each exchange besides, 
 largest, which the model then has to foresee. Without it the costs are those given.
 
 Each edge has `--per-edge` samples of the global batch, so that this grows with the group: how large a batch still
-learns well is not the model's subject. Nor are deadlines, late gradients, or images that come over the links.
+learns well is not the model's subject. Nor are deadlines, late gradients, and whatever else comes over the links:
+images that are in no cache, checkpoints, Kafka's own words.
 """
 
 import argparse
@@ -44,12 +45,12 @@ _MOST_SIMULATED = 600_000
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A group's run. `step_s`: seconds of a global batch."""
+    """A group's run. `step_s`: seconds of a global batch; `link_bytes`: of an exchange on an edge's link, both ways."""
 
     machines: Machines
     exchange: Exchange
     step_s: float
-    bytes_per_step: float | None
+    link_bytes: float
 
 
 def measured(runs: Sequence[Mapping[str, Any]]) -> tuple[float, list[Measured]]:
@@ -69,7 +70,9 @@ def _measured(run: Mapping[str, Any]) -> Measured:
     setting, conditions = run["setting"], run["conditions"]
     machines = Machines(setting["edges"], setting["link"], cpu=1 / (conditions["cores"] or 1.0))
     exchange = Exchange(setting["mode"], conditions["batch"], setting["compression"], setting["sync_every"])
-    return Measured(machines, exchange, conditions["batch"] / _samples_per_s(run), run["epochs"][-1]["bytes_per_step"])
+    last = run["epochs"][-1]
+    exchanges = last["samples"] / conditions["batch"] / setting["sync_every"]
+    return Measured(machines, exchange, conditions["batch"] / _samples_per_s(run), last["link_bytes"] / exchanges)
 
 
 def fitted(sample_s: float, groups: Sequence[Measured]) -> Costs:
@@ -109,7 +112,7 @@ def validation(costs: Costs, groups: Sequence[Measured], held_out: Sequence[Meas
             "mode": each.exchange.mode, "compression": each.exchange.compression, "H": each.exchange.sync_every,
             "mbit": each.machines.edge_link / 1e6, "edges": each.machines.edges, "measured_ms": 1e3 * each.step_s,
             "paper": paper.seconds / each.step_s, "simulation": simulated / each.step_s,
-            "bytes": paper.edge_bytes / each.bytes_per_step if each.bytes_per_step else None,
+            "link_kb": each.link_bytes / 1e3, "bytes": paper.edge_bytes / each.link_bytes,
             "held_out": each in held_out,
         }  # fmt: skip
 
@@ -187,7 +190,9 @@ def limits(given: argparse.Namespace, costs: Costs, compared: Sequence[Design]) 
             }  # fmt: skip
 
 
-VALIDATION_HEADS = ("link", "mode", "compression", "H", "edges", "measured ms", "paper", "simulation", "bytes", "")
+VALIDATION_HEADS = (
+    "link", "mode", "compression", "H", "edges", "measured ms", "paper", "simulation", "measured KB", "paper", ""
+)  # fmt: skip
 PREDICTION_HEADS = (
     "link", "jobs", "edges", "design", "step ms", "simulated", "efficiency", "comm", "in", "out", "edge"
 )  # fmt: skip
@@ -201,7 +206,7 @@ def show(report: Mapping[str, Any]) -> None:
         f"it reads, {1e3 * costs['exchange_s']:.1f} ms for an exchange besides"
     )
     if report["validation"]:
-        print("\nmodel to measured; * was not fitted to")
+        print("\nmodel to measured: milliseconds of a step, KB of an exchange on an edge's link; * was not fitted to")
         print(_table(VALIDATION_HEADS, map(_validation_row, report["validation"])))
     print(f"\n{report['per_edge']} samples an edge and step; MB/s: the broker's in and out, an edge's both ways")
     print(_table(PREDICTION_HEADS, map(_prediction_row, report["predictions"])))
@@ -214,7 +219,7 @@ def _validation_row(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         f"{row['mbit']:g}", row["mode"], row["compression"], str(row["H"]), str(row["edges"]),
         f"{row['measured_ms']:.0f}", f"{row['paper']:.2f}", f"{row['simulation']:.2f}",
-        "" if row["bytes"] is None else f"{row['bytes']:.2f}", "*" if row["held_out"] else "",
+        f"{row['link_kb']:.0f}", f"{row['bytes']:.2f}", "*" if row["held_out"] else "",
     )  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def test_the_largest_group_is_still_efficient_and_one_of_twice_as_many_is_not():
 
 def run(mode, edges, seconds, link=94e6):
     setting = {"mode": mode, "edges": edges, "compression": "none", "sync_every": 1, "link": link, "seed": 0}
-    epoch = {"samples": 512, "seconds": seconds, "bytes_per_step": None}
+    epoch = {"samples": 512, "seconds": seconds, "link_bytes": 1e5}
     return {"setting": setting, "conditions": {"batch": 512, "cores": 0.2}, "epochs": [epoch, epoch]}
 
 
