@@ -199,7 +199,10 @@ class Site:
             return {"failed": str(error)}
         except TimeoutError:
             return {"failed": f"not done in {self._conditions.patience_s:.0f} s"}
-        result = await asyncio.to_thread(self._result, members)
+        try:
+            result = await asyncio.to_thread(self._result, members)
+        except LookupError as error:  # one that missed a whole epoch, or whose checkpoint was gone too soon
+            return {"failed": f"the logs do not tell all: {error!r}"}
         for state in folder.glob("edge-*/"):
             shutil.rmtree(state)
         return result
