@@ -219,7 +219,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="(4)")
     parser.add_argument("--batch", type=int, default=512, help="the global batch (512)")
     parser.add_argument("--reference-batch", type=int, default=128, help="that the learning rate is meant for (128)")
-    parser.add_argument("--learning-rate", type=float, default=0.05, help="of stochastic gradient descent (0.05)")
+    parser.add_argument("--learning-rate", type=float, default=0.025, help="of stochastic gradient descent (0.025)")
     parser.add_argument("--warmup", type=float, default=1.0, help="epochs (1)")
     parser.add_argument("--goal", type=float, default=0.9, help="the accuracy whose seconds are told (0.9)")
     parser.add_argument("--checkpoint", type=float, default=10.0, help="seconds between measured checkpoints (10)")

@@ -89,7 +89,7 @@ class Conditions:
     batch: int
     cores: float
     goal: float
-    learning_rate: float = 0.05
+    learning_rate: float = 0.025
     reference_batch: int = 128
     warmup: float = 1.0
     checkpoint_s: float = 10.0
