@@ -12,6 +12,7 @@ import socket
 import subprocess
 import tempfile
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -107,7 +108,10 @@ class Embedded(Broker):
 
 
 class Apache(Broker):
-    """Apache Kafka. `settings` are added to its server.properties, `listeners` (protocol: port) to PLAINTEXT."""
+    """Apache Kafka. `settings` are added to its server.properties, `listeners` (protocol: port) to PLAINTEXT.
+
+    `host`: where those listeners are, when other machines or network namespaces come to them.
+    """
 
     def __init__(
         self,
@@ -115,12 +119,13 @@ class Apache(Broker):
         *,
         port: int | None = None,
         advertised: int | None = None,
-        listeners: dict[str, int] | None = None,
+        listeners: Mapping[str, int] | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         super().__init__(port=port, advertised=advertised)
         self._controller_port = free_port()
         self._settings = settings or {}
-        self._more = "".join(f",{name}://127.0.0.1:{more}" for name, more in (listeners or {}).items())
+        self._more = "".join(f",{name}://{host}:{more}" for name, more in (listeners or {}).items())
         self._formatted = False
 
     def start(self) -> None:

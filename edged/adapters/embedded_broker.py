@@ -33,7 +33,7 @@ parent, *command = sys.argv[1:]
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 9)
 if os.getppid() == int(parent):
-    os.execv(command[0], command)
+    os.execvp(command[0], command)
 """
 
 

@@ -8,27 +8,22 @@ import asyncio
 import gzip
 import shutil
 import struct
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edged.adapters.blas import single_threaded_blas
 from edged.adapters.disk_cache import MOST_LOG_BYTES
 from edged.cli.demo.children import Child, LogLine
-from edged.domain import checkpoint
 from edged.domain.cache_entry import ENTRY_OVERHEAD_BYTES
-from edged.domain.nn.model import Model
 from edged.domain.topology import MIB
 from edged.services.cache import DISK_SHARE, SPILL_BYTES
-from tests.bench.accuracy import FASHION
+from tests.bench.curve import Watch, reached
 from tests.bench.link import Link
-from tests.bench.sampling_study import DATA, NUM_THREADS, SAMPLE_BYTES, Data, read, with_wrong_labels
+from tests.bench.sampling_study import DATA, SAMPLE_BYTES, read, with_wrong_labels
 from tests.brokers import Apache, free_port
 from tests.integration.site import DEFECTS, DESIGNS_MODEL
 from tests.integration.site import FASHION as LABELS
@@ -116,7 +111,7 @@ class Site:
         name = f"run-{self._num_runs}"
         topology = self._write(f"{name}.yaml", self._through_link, setting)
         folder = self._folder / name
-        watch = _Watch(self._link, folder / "state" / "edged" / "pi-a")
+        watch = Watch(folder / "state" / "edged" / "pi-a", lambda: self._link.traffic().down)
         environment = {"XDG_STATE_HOME": str(folder / "state"), "XDG_CACHE_HOME": str(folder / "cache")}
         log_file = self._folder / f"{name}.log"
         edge = await Child.start(
@@ -135,7 +130,7 @@ class Site:
             "wrong_labels": self._conditions.wrong_labels, "rate": self._conditions.rate,
             "images": self._conditions.images, "memory_only": self._conditions.memory_only,
             "epochs": _epochs(edge.lines, curve), "curve": curve, "defects": defects,
-            **_reached(curve, self._conditions.goal),
+            **reached(curve, self._conditions.goal),
         }  # fmt: skip
 
     def _write(self, name: str, port: int, setting: Setting) -> Path:
@@ -220,57 +215,6 @@ def _mislabelled(folder: Path, share: float) -> Path:
     return folder
 
 
-@dataclass(frozen=True, slots=True)
-class _Point:
-    """A checkpoint, when it was saved, and the bytes that had come down the link by then."""
-
-    seconds: float
-    link_bytes: int
-    blob: bytes
-
-
-class _Watch:
-    """Follows a run by its log and keeps each checkpoint."""
-
-    def __init__(self, link: Link, state_folder: Path) -> None:
-        self._link = link
-        self._state_folder = state_folder
-        self._bytes_before = link.traffic().down
-        self._started_s = 0.0
-        self._points: list[_Point] = []
-
-    def take(self, _name: str, line: LogLine) -> None:
-        """Called with each line as it comes."""
-        if line["event"] == "train.started":
-            self._started_s = _unix_s(line)
-        elif line["event"] == "checkpoint.saved":
-            blob = (self._state_folder / f"checkpoint-{line['generation']:012}.safetensors").read_bytes()
-            seconds = _unix_s(line) - self._started_s
-            self._points.append(_Point(seconds, self._link.traffic().down - self._bytes_before, blob))
-
-    def curve(self, test: Data) -> Iterator[dict[str, Any]]:
-        """Test accuracy of each checkpoint; `epoch`: epochs finished, when it was saved at the end of one."""
-        models = [Model((28, 28, 1), FASHION.model) for _ in range(NUM_THREADS)]
-        with single_threaded_blas(), ThreadPoolExecutor(NUM_THREADS) as executor:
-            for point in self._points:
-                state = checkpoint.decode(point.blob)
-
-                def num_correct(part: int, params: checkpoint.Params = state.params) -> int:
-                    x, y = (array[part::NUM_THREADS] for array in (test.x, test.y))
-                    return int((models[part].logits(params, x * np.float32(1 / 255)).argmax(1) == y).sum())
-
-                yield {
-                    "seconds": point.seconds,
-                    "link_bytes": point.link_bytes,
-                    "epoch": state.position.epoch if state.position.sample == 0 else None,
-                    "accuracy": sum(executor.map(num_correct, range(NUM_THREADS))) / len(test.y),
-                }
-
-
-def _unix_s(line: LogLine) -> float:
-    return datetime.fromisoformat(line["ts"]).timestamp()
-
-
 def _epochs(lines: Sequence[LogLine], curve: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The log's figures of each epoch, with the whole test set's accuracy and the link's bytes."""
     ends = {point["epoch"]: point for point in curve if point["epoch"] is not None}
@@ -290,13 +234,3 @@ _CACHE_FIGURES = (
     "fetched_bytes", "memory_bytes", "disk_bytes", "written_bytes", "corrupt",
 )  # fmt: skip
 _TRAIN_FIGURES = ("epoch", "samples", "samples_per_s", "seconds", "wait_fraction", "loss")
-
-
-def _reached(curve: Sequence[Mapping[str, Any]], goal: float) -> dict[str, Any]:
-    """The first checkpoint that is as good as the goal; None for a goal that was not reached."""
-    found = next((point for point in curve if point["accuracy"] >= goal), None)
-    return {
-        "goal": goal,
-        "goal_seconds": None if found is None else found["seconds"],
-        "goal_bytes": None if found is None else found["link_bytes"],
-    }

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -54,6 +54,7 @@ class Child(asyncio.SubprocessProtocol):
         cls,
         name: str,
         *arguments: str,
+        within: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         log_file: Path | None = None,
         on_line: Callable[[str, LogLine], object] = lambda _name, _line: None,
@@ -61,12 +62,13 @@ class Child(asyncio.SubprocessProtocol):
     ) -> Self:
         """Start `python -m edged ARGUMENTS`; what it writes to stderr is also appended to `log_file`.
 
+        `within`: the beginning of a command that becomes it by exec, as `nsenter --net=…` does.
         The kernel kills it when this process dies (on Linux).
         """
         child = cls(name, log_file, on_line, on_end)
         await asyncio.get_running_loop().subprocess_exec(
             lambda: child,
-            *dying_with_us([sys.executable, "-m", "edged", *arguments]),
+            *dying_with_us([*within, sys.executable, "-m", "edged", *arguments]),
             stdin=asyncio.subprocess.DEVNULL,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
