@@ -20,6 +20,9 @@ LEAST_SHARE = 0.02
 """No member's share is smaller, however slow it is: its speed would not be known any more. Of many, half an equal
 share."""
 
+DEAD_BAND = 0.05
+"""Shares that would change by no more of themselves stay. Speeds as measured differ by that much without a reason."""
+
 _SMOOTHING = 0.5
 
 
@@ -45,7 +48,8 @@ def next_shares(samples_per_s: Mapping[str, float], before: Mapping[str, float])
 
     `samples_per_s`: of each of the next members, 0 where not measured; then as fast as the others on average.
     `before`: the shares of the epoch before, empty at the first. Half of a share follows the speed now, half is as
-    large as before in proportion to the others that were there. None is below LEAST_SHARE, to a 4096th.
+    large as before in proportion to the others that were there. None is below LEAST_SHARE, to a 4096th. While the same
+    members would have nearly the same shares, they keep those that they have: what moves is not in the caches.
     """
     names = sorted(samples_per_s)
     speeds = [speed for speed in samples_per_s.values() if speed > 0]
@@ -56,7 +60,11 @@ def next_shares(samples_per_s: Mapping[str, float], before: Mapping[str, float])
     for name in stayed:
         wanted[name] += _SMOOTHING * (before[name] * scale - wanted[name])
     parts = _rounded(_lifted([wanted[name] for name in names]))
-    return {name: part / TURNS for name, part in zip(names, parts, strict=True)}
+    shares = {name: part / TURNS for name, part in zip(names, parts, strict=True)}
+    is_steady = before.keys() == shares.keys() and all(
+        abs(shares[name] - before[name]) <= DEAD_BAND * before[name] for name in names
+    )
+    return dict(before) if is_steady else shares
 
 
 class Turns:

@@ -142,6 +142,12 @@ def test_shares_come_close_to_the_speeds_within_a_few_epochs_and_no_faster():
     assert gaps[-1] < 0.005
 
 
+def test_shares_stay_while_speeds_differ_by_no_more_than_they_do_without_a_reason():
+    before = {"a": 0.5, "b": 0.25, "c": 0.25}
+    assert next_shares({"a": 206.0, "b": 98.0, "c": 102.0}, before) == before
+    assert next_shares({"a": 300.0, "b": 98.0, "c": 102.0}, before)["a"] > 0.54
+
+
 def test_a_newcomer_without_a_speed_counts_as_fast_as_the_others_on_average():
     shares = next_shares({"a": 300.0, "b": 100.0, "new": 0.0}, {"a": 0.75, "b": 0.25})
     assert shares == pytest.approx({"a": 0.5, "b": 1 / 6, "new": 1 / 3}, abs=1e-3)
