@@ -34,7 +34,9 @@ MOST_COUNT = 1 << 24
 _VERSION = "exchange/1"
 _NAME = re.compile(NAME_PATTERN)
 _HEX = re.compile("[0-9a-f]+")
-_MOST_SOURCES = 1 << 16
+_MOST_SOURCES = 2048
+"""Few enough for a state, which has its Begin, to fit into an Update whatever the names are."""
+
 _MOST_STATE_CHARACTERS = 256 * 1024
 _MOST_LOSS = 1e30
 _MOST_SAMPLES_PER_S = 1e9

@@ -338,7 +338,9 @@ def take_test(state: State, tested: Tested) -> Folded:
 def _part(rules: Rules, state: State, part: Part) -> Folded:
     if part.step < state.step:
         return _late_part(state, part)
-    if part.step > state.step or not state.is_open or part.edge in state.gradients:
+    if part.step > state.step:
+        raise FormatError("sends a gradient of a step that has not begun")  # here; its author's fold is another
+    if not state.is_open or part.edge in state.gradients:
         return state, ()
     if state.begin is None or part.edge not in state.begin.members:
         raise FormatError("sends a gradient without being a member of the epoch")

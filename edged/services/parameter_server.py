@@ -72,11 +72,18 @@ class ParameterServer:
     async def _restore(self) -> State:
         """What the last whole update says; the beginning where there is none."""
         low, high = (await self._log.watermarks([self._train]))[self._train]
-        # Behind the parts of the last two updates there can be a Begin, and what each member says once an epoch.
+        # Behind the parts of the last two updates there can be a Begin, and what each member says once an epoch; but
+        # while no step is made, members that start again and again may say any number of things.
         most_parts = -(-compress.most_bytes(self._rules.num_parameters) // compress.MOST_CHUNK_BYTES)
-        at = max(low, high - 2 * most_parts - 4 * MOST_MEMBERS)
+        num_records = 2 * most_parts + 4 * MOST_MEMBERS
+        while (found := await self._newest(max(low, high - num_records), high)) is None and high - num_records > low:
+            num_records *= 4
+        return State() if found is None else found
+
+    async def _newest(self, at: int, high: int) -> State | None:
+        """What the last update says that is whole from the offset `at` on; None where none is."""
         parts: dict[int, set[int]] = {}
-        found = State()
+        found: State | None = None
         async with self._log.reader({self._train: at}) as reader:
             while at < high:
                 for record in await reader.poll(max_records=RECORDS_A_POLL, timeout_s=_POLL_S):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.domain import exchange_records as records
-from edged.domain import tensors
+from edged.domain import gradient_log, tensors
 from edged.domain.exchange_records import (
     MOST_CHUNK_BYTES,
     Begin,
@@ -23,6 +23,7 @@ from edged.domain.exchange_records import (
     from_values,
     to_values,
 )
+from edged.domain.gradient_log import Member, State
 from edged.errors import FormatError
 
 DIGEST = "0123456789abcdef" * 4
@@ -166,7 +167,7 @@ def test_a_chunk_of_another_type_is_refused():
 
 def test_a_record_larger_than_the_log_takes_is_not_made():
     with pytest.raises(FormatError, match="bytes"):
-        encode(Begin(0, {"a": 1.0}, {f"a-source-with-a-long-name-{i}": 1 << 60 for i in range(30_000)}, 1, DIGEST, "a"))
+        encode(Update(0, 0, 1, (Contribution("a", 1, 0.0, 0),), 0, '"' * 256 * 1024, b"x" * MOST_CHUNK_BYTES))
 
 
 @settings(deadline=None, max_examples=300)
@@ -192,3 +193,15 @@ def test_an_epoch_is_of_edges_samples_and_of_imported_ones(source):
 def test_a_source_of_no_known_kind_is_refused(source):
     with pytest.raises(FormatError):
         Begin(0, {"pi-a": 1.0}, {source: 3}, 1, "0" * 64, "pi-a")
+
+
+def test_the_state_of_an_epoch_over_as_many_sources_as_can_be_fits_into_an_update():
+    edges = [f"edge-{i:059}" for i in range(64)]
+    ends = {f"_train.{i:064}": (1 << 62) - 1 for i in range(2048)}
+    begin = Begin(0, dict.fromkeys(edges, 1 / 64), ends, 9, "0" * 64, edges[0])
+    state = State(1, 9, 99, begin, dict.fromkeys(edges, Member(missed=0, samples_per_s=1 / 3)))
+    contributions = tuple(Contribution(edge, 9, 1 / 3, 1) for edge in edges)
+    update = Update(0, 0, 1, contributions, 99, gradient_log.to_json(state), b"x" * records.MOST_CHUNK_BYTES)
+    assert records.decode(records.encode(update)) == update
+    with pytest.raises(FormatError):
+        Begin(0, {"pi-a": 1.0}, {**ends, "one-more": 1}, 9, "0" * 64, "pi-a")

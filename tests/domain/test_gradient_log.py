@@ -112,10 +112,12 @@ class TestAStep:
 
         np.testing.assert_array_equal(closed.mean, np.ones(4, np.float32))
 
-    def test_takes_nothing_meant_for_another_step(self):
+    def test_takes_nothing_meant_for_a_step_to_come_and_says_so(self):
+        """Its author is further than the log can have brought it: it holds other weights."""
         state, actions = run([gradient(ASH, 1, 1), Close(0, ASH)], started(ASH, BIRCH))
 
-        assert (actions, state.gradients, state.step) == ([], {}, 0)
+        assert actions == [Rejected(ASH, "sends a gradient of a step that has not begun")]
+        assert (state.gradients, state.step) == ({}, 0)
 
 
 class TestAGradientInParts:
