@@ -4,6 +4,8 @@
 process being broker and controller (keeps its data). Both die with the process that started them.
 """
 
+import contextlib
+import fcntl
 import functools
 import os
 import shutil
@@ -12,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -177,13 +179,23 @@ def kafka_jars() -> Path:
     if given:
         return Path(given)
     folder = Path.home() / ".cache" / "edged-tests" / f"kafka-{_kafka_version()}"
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(folder.with_suffix(".lock")):
+        if folder.exists():
+            return folder
         with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
             command = ["mvn", "-q", "-B", "-f", str(_POM), "dependency:copy-dependencies"]
             subprocess.run([*command, f"-DoutputDirectory={fresh}/jars"], check=True, capture_output=True)
             (Path(fresh) / "jars").rename(folder)
     return folder
+
+
+@contextlib.contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Of all test processes on this machine, one is inside; `lock`: the file that they have in common."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def need_apache() -> None:

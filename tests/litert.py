@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tests.brokers import one_at_a_time
 from tests.requirements import require
 
 _PACKAGES = (
@@ -38,6 +39,13 @@ def litert_python() -> Path:
     """A Python that has LiteRT and what edged's adapter needs beside; made at the first call. Skips without."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "edged-tests" / f"litert-{sys.version_info.major}.{sys.version_info.minor}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(folder.with_suffix(".lock")):
+        _make(folder)
+    return folder / "bin" / "python"
+
+
+def _make(folder: Path) -> None:
     python, complete = folder / "bin" / "python", folder / "complete"
     if not complete.exists() or complete.read_text() != " ".join(_PACKAGES):
         commands: list[list[str | Path]] = [
@@ -49,7 +57,6 @@ def litert_python() -> Path:
             if done.returncode:
                 require(f"no environment with LiteRT: {done.stderr.strip()[-300:]}")
         complete.write_text(" ".join(_PACKAGES))
-    return python
 
 
 def predict_with_litert(

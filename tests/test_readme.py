@@ -39,7 +39,10 @@ RUN_ELSEWHERE = {
         ".ci/run",
         "pip install --quiet '.[demo]' && .venv/bin/edged demo",
     ),
-    ".venv/bin/pytest": (".ci/run", ".venv/bin/pytest"),
+    ".venv/bin/pytest": (
+        ".ci/run",
+        ".venv/bin/pytest -n 2 --dist loadfile -m 'not integration'\n.venv/bin/pytest -m integration",
+    ),
     "/opt/edged/bin/pip install .": (".ci/run", "pip install --quiet ."),
     "kcat -P": ("tests/integration/test_foreign_client.py", '"-P", "-b"'),
     "kcat -C": ("tests/integration/test_foreign_client.py", '"-C", "-b"'),
