@@ -1,23 +1,26 @@
-"""A TCP proxy that can misbehave, in a thread of its own.
+"""A TCP proxy that can misbehave, and one that holds back what is produced; each in a thread of its own.
 
 Start the broker with `advertised=proxy.port`, so that clients come back to the proxy after the first metadata.
 """
 
 import contextlib
+import math
 import selectors
 import socket
 import struct
 import threading
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Self
 
-from tests.brokers import free_port
+from tests.brokers import Broker, free_port
 
 
-@dataclass
+@dataclass(eq=False)
 class _Pair:
     client: socket.socket
     broker: socket.socket
+    unsent: bytearray = field(default_factory=bytearray)  # from the client; only a gate keeps anything here
 
 
 class Proxy:
@@ -68,7 +71,11 @@ class Proxy:
             for key, _events in self._selector.select():
                 if key.fileobj is self._listener:
                     self._accept()
-                elif key.fileobj is not self._woken:
+                elif key.fileobj is self._woken:
+                    self._woken.recv(1 << 10)
+                    with self._lock:
+                        self._look_again()
+                else:
                     with self._lock:
                         self._forward(key.data, key.fileobj)
 
@@ -94,22 +101,101 @@ class Proxy:
             return
         assert isinstance(source, socket.socket)
         answer = source is pair.broker
-        target = pair.client if answer else pair.broker
         try:
             data = source.recv(1 << 16)
             if data and not self.blackhole and not (answer and self.drop_answers):
-                target.sendall(data)
+                if answer:
+                    pair.client.sendall(data)
+                else:
+                    self._to_broker(pair, data)
         except OSError:
             data = b""
         if not data:
             self._close(pair)
             self._pairs.remove(pair)
 
+    def _to_broker(self, pair: _Pair, data: bytes) -> None:
+        pair.broker.sendall(data)
+
+    def _look_again(self) -> None:
+        """The proxy was woken."""
+
     def _close(self, pair: _Pair) -> None:
         for each in (pair.client, pair.broker):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(each)
             _reset(each)
+
+
+class Gate(Proxy):
+    """A proxy that may let only so many bytes of produce requests to some topics through, and holds what is beyond.
+
+    `topics`: a part of their names. From the first request that is held on, its whole connection is; nothing is lost.
+    It is open at first.
+    """
+
+    def __init__(self, target: int, topics: bytes, port: int | None = None) -> None:
+        super().__init__(target, port)
+        self.passed_bytes = 0
+        """Of produce requests to the topics."""
+        self._topics = topics
+        self._most_bytes = math.inf
+
+    def let_pass(self, num_bytes: float) -> None:
+        """Let whole requests of so many bytes through from now on, and hold the others."""
+        with self._lock:
+            self._most_bytes = self.passed_bytes + num_bytes
+        self._wake.send(b"x")
+
+    def open(self) -> None:
+        """Hold nothing any more."""
+        self.let_pass(math.inf)
+
+    def _look_again(self) -> None:
+        for pair in list(self._pairs):
+            try:
+                self._to_broker(pair, b"")
+            except OSError:
+                self._close(pair)
+                self._pairs.remove(pair)
+
+    def _to_broker(self, pair: _Pair, data: bytes) -> None:
+        pair.unsent += data
+        is_held = False
+        while (request := _first_request(pair.unsent)) and not is_held:
+            if _is_produce(request) and self._topics in request:
+                is_held = self.passed_bytes + len(request) > self._most_bytes
+                self.passed_bytes += 0 if is_held else len(request)
+            if not is_held:
+                del pair.unsent[: len(request)]
+                pair.broker.sendall(request)
+        self._listen(pair, is_held=is_held)
+
+    def _listen(self, pair: _Pair, *, is_held: bool) -> None:
+        """What a held client sends on stays in its socket."""
+        is_heard = pair.client in self._selector.get_map()
+        if is_held and is_heard:
+            self._selector.unregister(pair.client)
+        elif not is_held and not is_heard:
+            self._selector.register(pair.client, selectors.EVENT_READ, pair)
+
+
+@contextlib.contextmanager
+def gated(kind: type[Broker], topics: bytes = b".epochs.") -> Iterator[tuple[Broker, Gate]]:
+    """A broker whose clients all come through a gate; as given, that holds what the archive sends to edges."""
+    port, gate_port = free_port(), free_port()
+    with Gate(port, topics, gate_port) as gate, kind(port=port, advertised=gate_port) as broker:
+        yield broker, gate
+
+
+def _first_request(data: bytearray) -> bytes:
+    """The first of Kafka's requests in `data`; empty while it is not whole."""
+    size = 4 + struct.unpack_from(">i", data)[0] if len(data) >= 4 else 4
+    return bytes(data[:size]) if len(data) >= size else b""
+
+
+def _is_produce(request: bytes) -> bool:
+    return request[4:6] == b"\0\0"
 
 
 def _reset(connection: socket.socket) -> None:

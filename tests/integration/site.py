@@ -227,8 +227,30 @@ async def eventually(condition: Callable[[], Awaitable[bool]], node: Child) -> N
 
 
 async def following(child: Child, event: str, times: int = 1, **fields: Any) -> LogLine:
-    """The n-th line with this event and these fields that comes after those seen by now."""
+    """The n-th line with this event and these fields that comes after those seen by now.
+
+    For what comes again and again, or is set off after the call: how late this is called is up to the machine.
+    """
     return await child.wait_for(event, len(child.seen(event, **fields)) + times, **fields)
+
+
+async def starved(edge: Child) -> None:
+    """Return when the edge has trained, in its present epoch, all that it holds, and waits for the archive.
+
+    Something must hold the archive's answers back for as long.
+    """
+
+    def is_starved(lines: Iterable[LogLine]) -> bool:
+        samples: list[LogLine] = []
+        for line in lines:
+            if line["event"] == "train.epoch":
+                samples.clear()
+            elif line["event"] == "res.sample":
+                samples.append(line)
+        has_trained = any(line.get("trained_samples_per_s") for line in samples)  # the first has no rates
+        return has_trained and samples[-1]["wait_fraction"] > 0.99
+
+    await edge.until(is_starved, "it waited for the archive", before="train.finished")
 
 
 async def stopped(child: Child) -> None:
@@ -246,9 +268,9 @@ def moment(line: LogLine) -> datetime:
     return datetime.fromisoformat(line["ts"])
 
 
-async def degraded(child: Child, part: str, since: datetime) -> None:
+async def degraded(child: Child, part: str, since: datetime, *, before: str | None = None) -> None:
     """Wait until the node says that the part does not answer, and hold it to the 10 s that users are promised."""
-    line = await child.wait_for("health.degraded", part=part)
+    line = await child.wait_for("health.degraded", part=part, before=before)
     assert moment(line) - since < timedelta(seconds=10), f"{child.name}: {line}"
 
 

@@ -4,6 +4,7 @@ import asyncio
 import random
 import signal
 
+import psutil
 import pytest
 
 from edged.cli.demo.children import Child
@@ -14,14 +15,31 @@ KILLS = 5
 RATE = 250.0
 
 
-async def killed_while_writing(vault: Child, site: Site) -> bool:
-    """Kill the node when a file is being written; whether the kill was early enough to leave a torn one behind."""
+async def kill_while_writing(vault: Child, site: Site) -> None:
+    """Kill the node in the middle of writing a file, which stays behind torn."""
     folder = site.archive_folder / "fashion" / "pi-a"
-    while not any(folder.glob(".*.tmp")):  # noqa: ASYNC110 - a folder tells nobody that a file came
+
+    def is_writing() -> bool:
+        return any(folder.glob(".*.tmp"))
+
+    while True:  # a folder tells nobody that a file came
         await asyncio.sleep(0)
+        assert vault.exit_code is None, vault.last_words()
+        if is_writing():
+            await stand_still(vault)
+            if is_writing():
+                break
+            vault.signal(signal.SIGCONT)  # the file was whole before
     vault.signal(signal.SIGKILL)
     await vault.ended()
-    return any(folder.glob(".*.tmp"))
+    assert is_writing()
+
+
+async def stand_still(vault: Child) -> None:
+    """Freeze the node; return when it does not run any more."""
+    vault.signal(signal.SIGSTOP)
+    while psutil.Process(vault.pid).status() != psutil.STATUS_STOPPED:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0)
 
 
 async def test_killed_while_it_writes_it_archives_every_sample_once(apache_kafka, tmp_path):
@@ -30,7 +48,6 @@ async def test_killed_while_it_writes_it_archives_every_sample_once(apache_kafka
     async with running(Site(tmp_path, apache_kafka.bootstrap, site="vault-killed", flush="100ms")) as site:
         await site.start("run", "pi-a")
         sensors = await site.start_sensors(RATE)
-        torn = 0
         for kill in range(KILLS):
             vault = await site.start("run", "vault")
             await following(vault, "archive.flushed", rng.randint(1, 5))
@@ -38,8 +55,7 @@ async def test_killed_while_it_writes_it_archives_every_sample_once(apache_kafka
                 vault.signal(signal.SIGKILL)
                 await vault.ended()
             else:
-                torn += await killed_while_writing(vault, site)
-        assert torn, "no kill met a file that was being written"
+                await kill_while_writing(vault, site)
         assert [sensor.exit_code for sensor in sensors] == [None, None], "the devices published all the time"
         for sensor in sensors:
             await stopped(sensor)

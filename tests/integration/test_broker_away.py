@@ -1,7 +1,6 @@
 """A site whose broker stops answering, goes away, or is not there yet, on real processes."""
 
 import asyncio
-import signal
 from datetime import UTC, datetime
 
 import pytest
@@ -13,27 +12,22 @@ from tests.integration.site import Site, at_work, degraded, following, moment, r
 pytestmark = pytest.mark.integration
 AWAY_SAMPLES = 20
 """Lines of `res.sample`, one a second."""
-EPOCHS = 12
-"""An edge holds the data of two at most: it cannot end while the broker is away."""
+ENDLESS = 1000
+"""Epochs."""
 RATE = 20.0
 
 
 async def all_at_work(vault: Child, edge: Child, companion: Child) -> None:
-    """Return while the edge trains, and samples are ingested, archived and predicted.
-
-    The archive is frozen until all the others are so far; else a fast edge would have trained all epochs by then.
-    """
+    """Return while the edge trains, and samples are ingested, archived and predicted."""
     await edge.wait_for("train.epoch", epoch=0)
-    vault.signal(signal.SIGSTOP)
     await at_work(edge, "ingested_samples_per_s")
     await at_work(companion, "predicted_samples_per_s")
-    vault.signal(signal.SIGCONT)
     await following(vault, "archive.flushed")
 
 
 async def outlive(site: Site, broker: Broker, *, paused: bool) -> None:
     """The broker goes away while everything works, and comes back after 20 s."""
-    await site.import_fashion(2000, 200)
+    await site.import_fashion(6000, 200)
     sensors = await site.start_sensors(RATE)
     vault, edge, companion = nodes = await site.start_nodes()
     await all_at_work(vault, edge, companion)
@@ -45,14 +39,13 @@ async def outlive(site: Site, broker: Broker, *, paused: bool) -> None:
     await edge.until(
         lambda lines: sum(line["event"] == "res.sample" and moment(line) > gone for line in lines) >= AWAY_SAMPLES
     )
-    assert not edge.seen("train.finished")
     await asyncio.to_thread(broker.resume if paused else broker.start)
 
     for node in (*nodes, *sensors):
         await node.wait_for("health.recovered", part="kafka")
     for sensor in sensors:
         await stopped(sensor)
-    await edge.wait_for("train.finished")
+    await following(edge, "train.epoch", 3)  # more than it can have had in hand
     await site.assert_each_archived_once(vault)
     await site.assert_each_predicted_once(companion)
     for node in nodes:
@@ -60,14 +53,14 @@ async def outlive(site: Site, broker: Broker, *, paused: bool) -> None:
 
 
 async def test_a_broker_that_hangs_for_20_s_is_waited_for(fresh_embedded_broker, tmp_path):
-    """Every node says so within 10 s and recovers; no sample is lost or comes twice, and training finishes."""
-    async with running(Site(tmp_path, fresh_embedded_broker.bootstrap, epochs=EPOCHS, source="both")) as site:
+    """Every node says so within 10 s and recovers; no sample is lost or comes twice, and training goes on."""
+    async with running(Site(tmp_path, fresh_embedded_broker.bootstrap, epochs=ENDLESS, source="both")) as site:
         await outlive(site, fresh_embedded_broker, paused=True)
 
 
 async def test_a_broker_that_is_stopped_for_20_s_is_waited_for(fresh_apache_kafka, tmp_path):
     """Connections are refused, then there is the same broker again: as above."""
-    async with running(Site(tmp_path, fresh_apache_kafka.bootstrap, epochs=EPOCHS, source="both")) as site:
+    async with running(Site(tmp_path, fresh_apache_kafka.bootstrap, epochs=ENDLESS, source="both")) as site:
         await outlive(site, fresh_apache_kafka, paused=False)
 
 

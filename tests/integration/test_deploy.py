@@ -11,8 +11,6 @@ from edged.cli.demo.evidence import observer
 from tests.integration.site import Site, running
 
 pytestmark = pytest.mark.integration
-HASTE = ("log.foreign",)
-"""Excused: stopped while it still connects, aiokafka's client leaves a connection to the garbage collector."""
 
 
 async def trained_and_served(site: Site) -> tuple[Child, Child]:
@@ -33,14 +31,14 @@ async def test_int8_models_reach_the_companion_and_serve_as_a_backbone_later(emb
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         folder.mkdir()
-    async with running(Site(first, embedded_broker.bootstrap, epochs=2, site="int8", deploy="int8"), HASTE) as site:
+    async with running(Site(first, embedded_broker.bootstrap, epochs=2, site="int8", deploy="int8")) as site:
         edge, companion = await trained_and_served(site)
         assert (await edge.wait_for("checkpoint.deployed"))["format"] == "int8"
         assert (await companion.wait_for("infer.runtime"))["delegate"] == "xnnpack"
         shutil.copy(deployed(site), second / "features.tflite")
 
     head = {"model": "[dense: 10]", "more": "backbone: {model: features.tflite}"}
-    async with running(Site(second, embedded_broker.bootstrap, epochs=2, site="head", **head), HASTE) as site:
+    async with running(Site(second, embedded_broker.bootstrap, epochs=2, site="head", **head)) as site:
         edge, _ = await trained_and_served(site)
         first_epoch = await edge.wait_for("train.epoch", epoch=0)
         assert 0 < first_epoch["decode_fraction"] < 1  # with it come the features
@@ -53,7 +51,7 @@ async def test_int8_models_reach_the_companion_and_serve_as_a_backbone_later(emb
 async def test_an_autoencoder_tells_how_unusual_each_sample_is(embedded_broker, tmp_path, deploy):
     model = "[flatten, dense: {units: 32, activation: relu}, dense: 784]"
     settings = {"model": model, "more": "loss: mean_squared_error", "epochs": 2, "deploy": deploy}
-    async with running(Site(tmp_path, embedded_broker.bootstrap, site=f"unusual-{deploy}", **settings), HASTE) as site:
+    async with running(Site(tmp_path, embedded_broker.bootstrap, site=f"unusual-{deploy}", **settings)) as site:
         edge, companion = await trained_and_served(site)
         threshold = edge.seen("train.epoch")[-1]["anomaly_threshold"]
         await site.edged(

@@ -5,6 +5,7 @@ Does not know what is asked over it. aiokafka's clients run tasks of their own i
 
 import asyncio
 import contextlib
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -167,13 +168,30 @@ class Connection:
         client = AIOKafkaClient(**self._setup.options, request_timeout_ms=int(self.request_timeout_s * 1000))
         try:
             async with asyncio.timeout(CONNECT_S):
-                await client.bootstrap()
+                with bootstrapping():
+                    await client.bootstrap()
                 if self._greet is not None:
                     await self._greet(client)
         except BaseException:
             await abandon(client.close)
             raise
         return client
+
+
+@contextlib.contextmanager
+def bootstrapping() -> Iterator[None]:
+    """Around the start of something of aiokafka's: cancelled, it leaves no connection open.
+
+    The one over which a client asks for its first metadata is known to nothing but a variable inside `bootstrap`,
+    which closes it after Kafka's own errors alone; the garbage collector would complain of it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if frame.f_code is AIOKafkaClient.bootstrap.__code__ and "bootstrap_conn" in frame.f_locals:
+                frame.f_locals["bootstrap_conn"].close()
+        raise
 
 
 async def abandon(close: Callable[[], Awaitable[object]]) -> None:

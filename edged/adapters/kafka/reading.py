@@ -13,7 +13,7 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import CorruptRecordException, KafkaError, OffsetOutOfRangeError
 
 from edged.adapters.kafka.batches import Decoded, decode, record_of
-from edged.adapters.kafka.connection import CONNECT_S, Setup, abandon
+from edged.adapters.kafka.connection import CONNECT_S, Setup, abandon, bootstrapping
 from edged.adapters.kafka.control import Control
 from edged.aio import Backoff
 from edged.log import logger
@@ -144,7 +144,8 @@ class KafkaReader:
         )
         try:
             async with asyncio.timeout(CONNECT_S):
-                await consumer.start()
+                with bootstrapping():
+                    await consumer.start()
         except BaseException:
             await abandon(consumer.stop)
             raise

@@ -23,6 +23,10 @@ class ChildDied(RuntimeError):  # noqa: N818 - named for what happened
     """A child ended while something was still expected of it."""
 
 
+class ChildWentOn(RuntimeError):  # noqa: N818 - named for what happened
+    """A child is past the event before which something was expected of it."""
+
+
 class Child(asyncio.SubprocessProtocol):
     """A running `edged` process. `lines` are its newest log lines, parsed; anything else it printed is `noise`."""
 
@@ -82,19 +86,28 @@ class Child(asyncio.SubprocessProtocol):
         """None while it runs; negative after a signal."""
         return None if self._transport is None else self._transport.get_returncode()
 
-    async def wait_for(self, event: str, times: int = 1, **fields: Any) -> LogLine:
+    async def wait_for(self, event: str, times: int = 1, *, before: str | None = None, **fields: Any) -> LogLine:
         """The first line with this event and these fields (the n-th for `times`), from the past or to come.
 
-        Raises ChildDied when the process ends first. Cancel-safe.
+        `before`: an event behind which it cannot come any more. Raises ChildDied when the process ends first, and
+        ChildWentOn when it is past that event. Cancel-safe.
         """
-        await self.until(lambda _: len(self.seen(event, **fields)) >= times, event)
+        await self.until(lambda _: len(self.seen(event, **fields)) >= times, event, before=before)
         return self.seen(event, **fields)[times - 1]
 
-    async def until(self, condition: Callable[[Iterable[LogLine]], bool], what: str = "it was expected to") -> None:
+    async def until(
+        self,
+        condition: Callable[[Iterable[LogLine]], bool],
+        what: str = "it was expected to",
+        *,
+        before: str | None = None,
+    ) -> None:
         """Wait until `condition` holds for the lines so far; otherwise as `wait_for`."""
         while not condition(self.lines):
             if self._ended.is_set():
                 raise ChildDied(f"{self.name} ended (exit code {self.exit_code}) before {what}\n{self.last_words()}")
+            if before is not None and self.seen(before):
+                raise ChildWentOn(f"{self.name} came to {before} without {what}\n{self.last_words()}")
             self._news.clear()
             await self._news.wait()
 
