@@ -21,6 +21,8 @@ from tests.proxy import GradientGate, gated
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 EDGES = ("pi-a", "pi-b", "pi-c", "pi-d")
+SMALL_BYTES = 10_000
+"""A record above it is a gradient."""
 SETTINGS = {"edges": EDGES, "epochs": 1000, "more": "exchange: {mode: all_reduce}"}
 
 
@@ -45,13 +47,13 @@ async def test_killed_in_the_middle_of_an_epoch_it_comes_back_into_the_same_epoc
     survivors = tuple(each for each in EDGES if each != name)
     await group.make_steps(5, len(survivors))
     back = await group.bring_back(name)
-    await group.make_steps(1)
+    await group.make_steps(3)
     await group.history.read_on()
 
     history = group.history
     assert history.missed(name, since=step) == [step, step + 1]
     assert [history.contributors(each) for each in range(step, step + 5)] == [survivors] * 5
-    assert history.contributors(step + 5) == EDGES
+    assert history.contributors(step + 7) == EDGES  # its first gradient may be late: nobody waits for it
     assert back.seen("train.started")[0]["resumed"]
     assert back.seen("exchange.caught_up")[0]["step"] == step + 5
     await group.assert_all_go_on()
@@ -65,12 +67,13 @@ async def test_stopped_while_steps_close_without_it_it_makes_them_when_it_runs_a
     await group.held(3)
     group.edges["pi-c"].signal(signal.SIGCONT)
     await group.held()
-    await group.make_steps(1)
+    await group.make_steps(3)
     await group.history.read_on()
 
     history = group.history
     assert history.missed("pi-c", since=step) == [step + 1, step + 2]
-    assert ["pi-c" in history.contributors(each) for each in range(step, step + 7)] == [True, *[False] * 5, True]
+    assert ["pi-c" in history.contributors(each) for each in range(step, step + 6)] == [True, *[False] * 5]
+    assert history.contributors(step + 8) == EDGES
     await group.assert_all_go_on()
 
 
@@ -118,9 +121,9 @@ async def test_back_with_nothing_it_goes_on_from_the_announced_checkpoint(group)
 
 
 async def test_records_that_come_twice_count_once(group):
-    """All records of the log again by another client, in their order and backwards: leaves, joins and begins, too."""
+    """All but old gradients again by another client, in their order and backwards: leaves, joins and begins, too."""
     await group.reach_middle()
-    blobs = list(group.history.blobs)
+    blobs = [blob for blob in group.history.blobs[:-100] if len(blob) < SMALL_BYTES] + group.history.blobs[-100:]
     await group.append([*blobs, *reversed(blobs)])
 
     await group.make_steps(1)
@@ -145,15 +148,15 @@ async def test_what_breaks_the_rules_is_refused_and_disturbs_nobody(group):
 
 @contextlib.contextmanager
 def slowed(pid: int) -> Iterator[None]:
-    """The process has a tenth of the time: stopped for 90 of each 100 ms."""
+    """The process has a tenth of the time: stopped for 36 of each 40 ms."""
     over = threading.Event()
 
     def slow() -> None:
         while not over.is_set():
             os.kill(pid, signal.SIGSTOP)
-            over.wait(0.09)
+            over.wait(0.036)
             os.kill(pid, signal.SIGCONT)
-            over.wait(0.01)
+            over.wait(0.004)
 
     thread = threading.Thread(target=slow, name="slow")
     thread.start()
