@@ -76,6 +76,9 @@ class Member:
     last_step: int = -1
 
 
+_UNKNOWN = Member(joined=False)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Gradient:
     """A whole gradient of the present step. `vector`: float32 [num_parameters], None without samples."""
@@ -134,12 +137,12 @@ class State:
     @property
     def awaited(self) -> tuple[str, ...]:
         """The running epoch's members that are waited for, in rising order."""
-        members = self.begin.members if self.begin else {}
-        return tuple(
-            edge
-            for edge, member in sorted(self.members.items())
-            if member.joined and member.missed is not None and member.missed < MOST_MISSED and edge in members
-        )
+        return tuple(sorted(edge for edge in (self.begin.members if self.begin else ()) if self.is_awaited(edge)))
+
+    def is_awaited(self, edge: str) -> bool:
+        """Whether `edge`, a member of the running epoch, is waited for."""
+        member = self.members.get(edge, _UNKNOWN)
+        return member.joined and member.missed is not None and member.missed < MOST_MISSED
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -410,9 +413,10 @@ def _close(state: State, close: Close) -> Folded:
 
 def _close_if_whole(state: State) -> Folded:
     """Closes the step if a gradient is there and everybody awaited has one."""
-    if state.gradients and all(edge in state.gradients for edge in state.awaited):
-        return _closed(state)
-    return state, ()
+    if not state.gradients or state.begin is None:
+        return state, ()
+    is_waiting = any(edge not in state.gradients and state.is_awaited(edge) for edge in state.begin.members)
+    return (state, ()) if is_waiting else _closed(state)
 
 
 def _closed(state: State) -> Folded:

@@ -297,7 +297,7 @@ class TestAnEpoch:
 
     def test_begins_with_the_sums_of_the_tests_of_the_one_before(self):
         over, _ = run([gradient(ASH, 0, 1), gradient(BIRCH, 0, 1)], started(ASH, BIRCH, num_steps=1))
-        records = [
+        records: list[Any] = [
             outcome(BIRCH, num_samples=6),
             outcome(ASH),
             outcome(ASH, num_samples=99),

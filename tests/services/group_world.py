@@ -3,7 +3,7 @@
 import asyncio
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,10 +12,11 @@ from edged import log as edged_log
 from edged.adapters.memory import RecordingHealth
 from edged.adapters.memory_checkpoints import MemoryCheckpoints
 from edged.config import Timing
-from edged.domain import epoch_protocol, gradient_log, update_log
+from edged.domain import compress, epoch_protocol, exchange_records, gradient_log, update_log
 from edged.domain.checkpoint import Params, job_digest
 from edged.domain.epoch_protocol import SamplesPart, SnapshotRequest
-from edged.domain.gradient_log import Fold
+from edged.domain.exchange_records import Part
+from edged.domain.gradient_log import Fold, Rules
 from edged.domain.nn.model import Model
 from edged.domain.topology import Exchange, Sampling, Training
 from edged.ports import Message
@@ -30,6 +31,7 @@ from edged.services.exchange import GroupAddress
 from edged.services.group_choice import GroupChooser
 from edged.services.group_train import GroupTrainer
 from edged.services.minibatch import Batcher
+from edged.services.parameter_server import ParameterServer
 from tests.services.training_world import (
     REQUESTS,
     STREAM,
@@ -44,9 +46,24 @@ from tests.services.training_world import (
 TRAIN, GRADIENTS, CHECKPOINTS = "site.train.toy", "site.gradients.toy", "site.checkpoints.toy"
 GROUP_TRAINING = replace(TRAINING, sampling=Sampling("uniform"), exchange=Exchange("all_reduce"))
 
+PATIENCE_S = 3600.0
+"""Of the clock that the tests turn themselves."""
+
 
 class GroupLog(AnsweringLog):
-    """An archive that answers each edge in its own topic, in one log with the group's."""
+    """An archive that answers each edge in its own topic, in one log with the group's.
+
+    `before_part`: what happens in the moment before a member's piece of a gradient reaches the log.
+    """
+
+    before_part: Callable[[Part], Awaitable[None]] | None = None
+
+    async def append(self, messages: Sequence[Message]) -> list[int]:
+        if self.before_part is not None and messages[0].topic == TRAIN:
+            record = exchange_records.decode(messages[0].value)
+            if isinstance(record, Part):
+                await self.before_part(record)
+        return await super().append(messages)
 
     async def answer(self, request: epoch_protocol.Request) -> None:
         topic = f"site.epochs.{request.edge}"
@@ -126,10 +143,17 @@ class GroupWorld:
             server="vault" if has_server else "",
         )
 
+    def server(self) -> ParameterServer:
+        """A fresh process's parameter server."""
+        n = self.model().num_parameters
+        rules = Rules(frozenset(self.edges), self.job, n, lambda blob: compress.decompress(blob, n), "vault")
+        kind = self.training.exchange.compression
+        return ParameterServer(self.log, rules, gradients=GRADIENTS, train=TRAIN, compression=kind)
+
     @asynccontextmanager
-    async def running(self, *trainers: GroupTrainer, **more: Any):
+    async def running(self, *services: GroupTrainer | ParameterServer) -> AsyncIterator[list[asyncio.Task[None]]]:
         """Run them until the end of the block, then stop them as SIGTERM does."""
-        tasks = [asyncio.create_task(each.run()) for each in (*trainers, *more.values())]
+        tasks = [asyncio.create_task(each.run()) for each in services]
         try:
             yield tasks
         finally:
@@ -137,9 +161,9 @@ class GroupWorld:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def finish(self, *trainers: GroupTrainer, patience_s: float = 600.0, **more: Any) -> None:
-        """Run them until all have trained to the end."""
-        async with self.running(*trainers, **more) as tasks, asyncio.timeout(patience_s):
+    async def finish(self, *trainers: GroupTrainer, servers: Sequence[ParameterServer] = ()) -> None:
+        """Run them until all have trained to the end. Raises what any of them raised before."""
+        async with self.running(*trainers, *servers) as tasks, asyncio.timeout(PATIENCE_S):
             await until(lambda: all(is_finished(each) for each in trainers) or any(task.done() for task in tasks))
             for task in tasks:
                 if task.done():

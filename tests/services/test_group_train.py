@@ -1,16 +1,305 @@
 """Several edges that train one model, in one process and in no time."""
 
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from tests.services.group_world import GroupWorld, bits
+from edged.domain import exchange_records, flat
+from edged.domain.checkpoint import Params
+from edged.domain.exchange_records import Close, Part
+from edged.domain.topology import Exchange, Sgd
+from edged.ports import Message, TopicPartition
+from edged.services.group_train import GroupTrainer
+from tests.services.group_world import GRADIENTS, GROUP_TRAINING, TRAIN, GroupWorld, is_finished
+from tests.services.training_world import CrashError, until
 
 pytestmark = pytest.mark.looptime
 
+ONE, TWO, THREE = ("pi-a",), ("pi-a", "pi-b"), ("pi-a", "pi-b", "pi-c")
 
-@pytest.mark.parametrize("num_members", [1, 2, 3])
-async def test_all_members_end_with_the_same_bits(log_lines, num_members):
-    world = GroupWorld(edges=("pi-a", "pi-b", "pi-c")[:num_members])
-    trainers = [world.trainer(edge) for edge in world.edges]
+
+def all_of(world: GroupWorld) -> list[GroupTrainer]:
+    return [world.trainer(edge) for edge in world.edges]
+
+
+def weights(trainers: Sequence[GroupTrainer]) -> str:
+    """The digest of the weights that they all have."""
+    digests = {flat.digest(each.state.params) for each in trainers}
+    assert len(digests) == 1
+    return digests.pop()
+
+
+async def trained(world: GroupWorld) -> list[GroupTrainer]:
+    trainers = all_of(world)
+    servers = [world.server()] if world.training.exchange.mode == "parameter_server" else []
+    await world.finish(*trainers, servers=servers)
+    return trainers
+
+
+def difference(one: Params, other: Params) -> float:
+    return max(float(np.abs(one[name] - other[name]).max()) for name in one)
+
+
+def records(world: GroupWorld, topic: str = TRAIN) -> list[exchange_records.Record]:
+    return [exchange_records.decode(record.value) for record in world.log.records(topic)]
+
+
+def with_exchange(**settings) -> Exchange:
+    return Exchange(**{"mode": "all_reduce", **settings})
+
+
+@pytest.mark.parametrize("edges", [ONE, TWO, THREE])
+async def test_all_members_end_with_the_same_bits(log_lines, edges):
+    world = GroupWorld(edges)
+    trainers = await trained(world)
+    weights(trainers)
+    assert {each.state.position.epoch for each in trainers} == {2}
+    for epoch in (0, 1):
+        lines = [line for line in world.events("exchange.epoch") if line["epoch"] == epoch]
+        assert len(lines) == len(edges)
+        assert len({line["weights"] for line in lines}) == 1
+        assert {line["missed"] for line in lines} == {0}
+
+
+async def test_more_members_learn_what_one_would(log_lines):
+    states = [(await trained(GroupWorld(edges)))[0].state for edges in (ONE, TWO, THREE)]
+    for other in states[1:]:
+        assert difference(states[0].params, other.params) < 1e-5
+        assert [each.step for each in other.history] == [each.step for each in states[0].history]
+        for one, two in zip(states[0].history, other.history, strict=True):
+            assert one.test_accuracy == two.test_accuracy
+            assert abs(one.loss - two.loss) < 1e-5
+
+
+async def test_the_group_learns_and_every_member_deploys_the_model(log_lines):
+    world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=20, optimizer=Sgd(0.5)))
+    trainers = await trained(world)
+    assert trainers[0].state.history[-1].test_accuracy > 0.8
+    models = [place.store.newest_model() for place in world.places.values()]
+    assert models[0] is not None
+    assert models[0] == models[1]
+
+
+@pytest.mark.parametrize("compression", ["fp16", "int8", "top_k"])
+async def test_compressed_gradients_lead_to_the_same_bits_everywhere(log_lines, compression):
+    exchange = with_exchange(compression=compression, top_k=0.3)
+    trainers = await trained(GroupWorld(TWO, training=replace(GROUP_TRAINING, exchange=exchange)))
+    weights(trainers)
+    exact = await trained(GroupWorld(TWO))
+    assert 0 < difference(exact[0].state.params, trainers[0].state.params) < 0.5
+
+
+async def test_a_parameter_server_gives_the_weights_that_all_reduce_gives(log_lines):
+    world = GroupWorld(TWO, training=replace(GROUP_TRAINING, exchange=Exchange("parameter_server")))
+    together = await trained(GroupWorld(TWO))
+    served = await trained(world)
+    assert difference(together[0].state.params, served[0].state.params) < 1e-6
+    weights(served)
+    assert not any(isinstance(record, Part) for record in records(world))
+
+
+async def test_a_parameter_server_that_is_killed_goes_on_behind_its_last_update(log_lines):
+    exchange = Exchange("parameter_server", compression="fp16")
+    world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=4, exchange=exchange))
+    trainers = all_of(world)
+    async with world.running(*trainers) as tasks:
+        for steps in (5, 20, 40):
+            async with world.running(world.server()):
+                await until(lambda least=steps: trainers[0].state.position.step >= least)
+        async with world.running(world.server()):
+            await until(lambda: all(is_finished(each) for each in trainers))
+        assert not any(task.done() for task in tasks)
+    weights(trainers)
+    assert {line["missed"] for line in world.events("exchange.epoch")} == {0}
+
+
+async def test_rounds_of_several_steps_lead_to_the_same_bits_and_learn(log_lines):
+    exchange = with_exchange(sync_every=4)
+    training = replace(GROUP_TRAINING, epochs=20, optimizer=Sgd(0.3), exchange=exchange)
+    world = GroupWorld(TWO, training=training)
+    trainers = await trained(world)
+    weights(trainers)
+    assert trainers[0].state.position.step == 20 * 4
+    assert trainers[0].state.history[-1].test_accuracy > 0.7
+    outer = [each.state.slots["outer"] for each in trainers]
+    assert flat.digest(outer[0]) == flat.digest(outer[1])
+
+
+async def test_a_member_that_comes_no_more_is_closed_out_and_not_awaited(log_lines):
+    world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=3))
+    model = world.model()
+    model.crash_at = 6
+    survivor, victim = world.trainer("pi-a"), world.trainer("pi-b", model)
+    async with world.running(survivor, victim) as tasks:
+        await until(lambda: is_finished(survivor))
+        assert isinstance(tasks[1].exception(), CrashError)
+    closed = [record for record in records(world) if isinstance(record, Close)]
+    assert len({record.step for record in closed}) == 2  # two in a row, and nobody waits for it any more
+    assert survivor.state.position.epoch == 3
+    last = next(line for line in world.events("exchange.begun") if line["epoch"] == 2)
+    assert sorted(last["shares"]) == ["pi-a"]
+
+
+async def test_a_member_that_crashed_comes_back_by_replay_to_the_same_bits(log_lines):
+    world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=4, checkpoint_s=0))
+    model = world.model()
+    model.crash_at = 20
+    survivor, victim = world.trainer("pi-a"), world.trainer("pi-b", model)
+    async with world.running(survivor, victim) as tasks:
+        await until(tasks[1].done)
+        step = survivor.state.position.step
+        await until(lambda: survivor.state.position.step >= step + 5)
+        again = world.trainer("pi-b")
+        async with world.running(again):
+            await until(lambda: is_finished(survivor) and is_finished(again))
+        weights([survivor, again])
+        assert isinstance(tasks[1].exception(), CrashError)
+    assert [line["steps"] for line in world.events("exchange.caught_up")][-1] >= 5
+    assert sum(line["edge"] == "pi-b" for line in contributions(world)) > 20
+
+
+def contributions(world: GroupWorld) -> list[dict]:
+    return [{"edge": record.edge} for record in records(world) if isinstance(record, Part)]
+
+
+async def test_a_stopped_group_goes_on_where_it_stood_and_ends_with_the_same_bits(log_lines):
+    whole = weights(await trained(GroupWorld(TWO)))
+    world = GroupWorld(TWO)
+    for steps in (3, 9, 17):
+        trainers = all_of(world)
+        async with world.running(*trainers):
+            await until(lambda least=steps, all_=trainers: all(each.state.position.step >= least for each in all_))
+    trainers = await trained(world)
+    weights(trainers)
+    begun = [line["steps"] for line in world.events("exchange.begun") if line["epoch"] == 1]
+    assert trainers[0].state.position.step == 2 * begun[0]
+    assert len(whole) == 64
+
+
+async def test_no_step_is_applied_twice_whatever_the_checkpoint_is(log_lines):
+    """A member killed again and again, with the log complete, ends as the one that ran through."""
+    world = GroupWorld(TWO, training=replace(GROUP_TRAINING, checkpoint_s=0))
+    steady = world.trainer("pi-a")
+    rng = np.random.default_rng(3)
+    async with world.running(steady):
+        for _ in range(100):
+            model = world.model()
+            model.crash_at = int(rng.integers(1, 5))
+            shaky = world.trainer("pi-b", model)
+            async with world.running(shaky) as tasks:
+                await until(lambda each=shaky, task=tasks[0]: task.done() or is_finished(each))
+            if is_finished(shaky) and is_finished(steady):
+                break
+    weights([steady, shaky])
+
+
+async def test_a_newcomer_joins_in_the_middle_from_the_announced_checkpoint(log_lines):
+    world = GroupWorld(THREE, training=replace(GROUP_TRAINING, epochs=6))
+    first = [world.trainer(edge) for edge in TWO]
+    async with world.running(*first):
+        await until(lambda: first[0].state.position.epoch >= 2)
+        late = world.trainer("pi-c")
+        async with world.running(late):
+            await until(lambda: all(is_finished(each) for each in (*first, late)))
+            weights([*first, late])
+    assert len(world.events("exchange.adopted")) == 1
+    assert sorted(world.events("exchange.begun")[-1]["shares"]) == list(THREE)
+
+
+async def test_a_log_that_was_cut_is_made_up_for_by_an_announced_checkpoint(log_lines):
+    world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=6))
+    steady = world.trainer("pi-a")
+    async with world.running(steady):
+        away = world.trainer("pi-b")
+        async with world.running(away):
+            await until(lambda: away.state.position.step >= 5)
+        await until(lambda: steady.state.position.epoch >= 2)
+        world.log.truncate(TopicPartition(TRAIN), len(world.log.records(TRAIN)) - 5)
+        back = world.trainer("pi-b")
+        async with world.running(back):
+            await until(lambda: is_finished(steady) and is_finished(back))
+            weights([steady, back])
+    assert len(world.events("exchange.log_lost")) == 1
+    assert len(world.events("exchange.adopted")) >= 1
+    assert world.places["pi-b"].health.history == [("degraded", "exchange"), ("recovered", "exchange")]
+
+
+async def test_garbage_and_records_of_strangers_change_nothing(log_lines):
+    whole = weights(await trained(GroupWorld(TWO)))
+    world = GroupWorld(TWO)
+    trainers = all_of(world)
+
+    async def throw() -> None:
+        step = trainers[0].state.position.step
+        forged = [
+            b"not a record",
+            b"",
+            exchange_records.encode(Part("stranger", step, "00" * 4, 0, 1, 4, 1.0, 1, 1.0, b"x")),
+            exchange_records.encode(Part("pi-b", step + 900, "00" * 4, 0, 1, 4, 1.0, 1, 1.0, b"x")),
+            exchange_records.encode(Close(step + 5, "stranger")),
+        ]
+        await world.log.append([Message(TRAIN, blob) for blob in forged])
+
+    async with world.running(*trainers):
+        for steps in (2, 8, 16):
+            await until(lambda least=steps: trainers[0].state.position.step >= least)
+            await throw()
+        await until(lambda: all(is_finished(each) for each in trainers))
+    assert weights(trainers) == whole
+    assert world.events("exchange.rejected")
+
+
+async def test_a_member_whose_numbers_are_not_finite_contributes_nothing(log_lines):
+    world = GroupWorld(TWO)
+    model = world.model()
+    model.poisoned_from, model.poisoned_to = 4, 9
+    trainers = [world.trainer("pi-a"), world.trainer("pi-b", model)]
     await world.finish(*trainers)
-    assert len({tuple(bits(each.state.params).items()) for each in trainers}) == 1
-    assert trainers[0].state.position.epoch == 2
+    weights(trainers)
+    assert len(world.events("exchange.withheld")) == 5
+    empty = [record for record in records(world) if isinstance(record, Part) and not record.count]
+    assert [record.edge for record in empty] == ["pi-b"] * 5
+
+
+async def test_a_gradient_that_comes_too_late_is_kept_by_its_sender_and_stops_nobody(log_lines):
+    """Each time, the step is closed in the moment before the gradient arrives."""
+    world = GroupWorld(TWO)
+
+    async def close_first(part: Part) -> None:
+        if part.edge == "pi-b" and part.step in {3, 7, 8}:
+            await until(lambda: any(isinstance(r, Part) and r.step == part.step for r in records(world)))
+            await world.log.append([Message(TRAIN, exchange_records.encode(Close(part.step, "pi-a")))])
+
+    world.log.before_part = close_first
+    trainers = await trained(world)
+    weights(trainers)
+    assert {line["missed"] for line in world.events("exchange.epoch")} == {3, 0}
+    late = [line for line in world.events("exchange.late")]
+    assert {(line["edge"], line["step"]) for line in late} <= {("pi-b", 3), ("pi-b", 7), ("pi-b", 8)}
+    assert late
+
+
+async def test_while_the_broker_is_away_the_group_waits_and_a_stop_is_quick(log_lines):
+    world = GroupWorld(TWO)
+    trainers = all_of(world)
+    loop = asyncio.get_running_loop()
+    async with world.running(*trainers):
+        await until(lambda: trainers[0].state.position.step >= 5)
+        world.log.unavailable = True
+        await asyncio.sleep(120)
+        steps = [each.state.position.step for each in trainers]
+        stopped_at = loop.time()
+    assert loop.time() - stopped_at < 10
+    world.log.unavailable = False
+    trainers = await trained(world)
+    weights(trainers)
+    assert min(steps) >= 5
+
+
+async def test_the_topic_of_gradients_is_of_no_use_without_a_server(log_lines):
+    world = GroupWorld(TWO)
+    await trained(world)
+    assert world.log.records(GRADIENTS) == []

@@ -1,0 +1,210 @@
+"""Who reads a parameter server's updates is told what it would have been told by the gradients."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edged.domain.exchange_records import Close, Join, Leave, encode
+from edged.domain.gradient_log import (
+    Begun,
+    Closed,
+    Late,
+    Rejected,
+    State,
+    TookTest,
+    fold_blob,
+    from_json,
+    to_json,
+)
+from edged.domain.update_log import fold, updates
+from tests.exchange_logs import (
+    EDGES,
+    HASH,
+    JOB,
+    RULES,
+    SERVER,
+    begin,
+    gradient,
+    histories,
+    outcome,
+    run,
+    run_blobs,
+    said,
+)
+
+ASH, BIRCH, _ = EDGES
+
+
+def written(action, state):
+    """What a server with `state` writes of `action`, each mean in pieces of 12 bytes."""
+    if isinstance(action, Begun):
+        return [action.begin]
+    if isinstance(action, TookTest):
+        return [action.tested]
+    if isinstance(action, Closed):
+        payload = b"" if action.mean is None else action.mean.tobytes()
+        return list(updates(action, state, [payload[at : at + 12] for at in range(0, len(payload), 12)]))
+    return []
+
+
+def read(records, state=None):
+    """The state behind `records` of a server, and what they gave."""
+    state = state or State()
+    actions: list[Any] = []
+    for record in records:
+        state, made = fold_blob(fold, RULES, state, encode(record), state.next_offset)
+        actions += made
+    return state, actions
+
+
+def served(num_steps=2):
+    """The records of a server whose one member has made all its steps, and the server's state."""
+    state, log = State(), []
+    members = [Join(ASH, JOB), begin(ASH, num_steps=num_steps)]
+    for record in [*members, *(gradient(ASH, step, step, 1, 2, 3) for step in range(num_steps))]:
+        state, actions = run([record], state)
+        log += [each for action in actions for each in written(action, state)]
+    return log, state
+
+
+@settings(deadline=None, max_examples=100)
+@given(histories())
+def test_the_updates_of_any_history_give_the_actions_and_states_of_its_gradients(blobs):
+    log, told, behind = [], [], []
+    for state, actions in run_blobs(blobs):
+        for action in actions:
+            log += written(action, state)
+            if not isinstance(action, Late | Rejected):
+                told.append(said(action))
+                behind.append(state)
+
+    state, found, states = State(), [], []
+    for record in log:
+        state, actions = read([record], state)
+        found += [said(action) for action in actions]
+        states += [state for _ in actions]
+
+    assert found == told
+    for server, member, what in zip(behind, states, told, strict=True):
+        if isinstance(what, tuple):  # a Closed
+            assert replace(member, next_offset=server.next_offset) == server
+
+
+@settings(deadline=None, max_examples=100)
+@given(histories(), st.lists(st.integers(0, 200), max_size=4))
+def test_a_server_that_restarts_in_the_middle_of_its_words_says_nothing_new(blobs, crashes):
+    log, at_crash = [], sorted(crashes)
+    state = State()
+    while state.next_offset < len(blobs):
+        ((state, actions),) = run_blobs([blobs[state.next_offset]], state)
+        log += [each for action in actions for each in written(action, state)]
+        if at_crash and len(log) > at_crash[0]:
+            del log[at_crash.pop(0) + 1 :]
+            state = last_update(log)
+    undisturbed = [(each, action) for each, actions in run_blobs(blobs) for action in actions]
+    expected = [said(action) for _, action in undisturbed if not isinstance(action, Late | Rejected)]
+
+    _, actions = read(log)
+
+    assert [said(action) for action in actions] == expected
+
+
+def last_update(log):
+    """The state that the last whole Update of the log was written from."""
+    member, state = State(), State()
+    for record in log:
+        member, actions = read([record], member)
+        if any(isinstance(action, Closed) for action in actions):
+            state = from_json(record.state)
+            assert state.next_offset == record.position
+    return state
+
+
+def test_a_member_may_stop_between_two_updates_and_go_on():
+    log, _ = served()
+    state, _ = read(log[:3])
+
+    resumed, actions = read(log[3:], from_json(to_json(state)))
+
+    assert [action.step for action in actions] == [1]
+    assert resumed == read(log)[0]
+
+
+def test_a_mean_cannot_be_changed():
+    log, _ = served()
+
+    _, *closed = read(log)[1]
+
+    assert [bool(each.mean.flags.writeable) for each in closed] == [False, False]
+
+
+def test_a_mean_of_the_largest_numbers_is_taken_though_rounding_lifts_it():
+    log, _ = served()
+    huge = [replace(each, chunk=np.full(len(each.chunk) // 4, 10_001, np.float32).tobytes()) for each in log[1:3]]
+
+    assert [type(action) for action in read([log[0], *huge])[1]] == [Begun, Closed]
+
+
+@pytest.mark.parametrize("record", [Join(ASH, JOB), Leave(ASH), Close(0, SERVER), gradient(ASH, 0, 1)])
+def test_what_only_members_say_is_rejected(record):
+    state, actions = read([record])
+
+    assert [type(action) for action in actions] == [Rejected]
+    assert state == State(next_offset=1)
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda update: replace(update, state=""),
+        lambda update: replace(update, state=to_json(State())),
+        lambda update: replace(update, position=update.position + 1),
+        lambda update: replace(update, step=update.step + 1),
+        lambda update: replace(update, chunk=np.full(4, np.nan, np.float32).tobytes()),
+        lambda update: replace(update, chunk=update.chunk + bytes(4)),
+        lambda update: replace(update, chunk=bytes(300_000)),
+        lambda update: replace(update, state=update.state.replace(HASH, JOB)),
+    ],
+)
+def test_an_altered_update_is_rejected_and_the_right_one_still_taken(alter):
+    state, actions = run([Join(ASH, JOB), begin(ASH), gradient(ASH, 0, 1, 2, 3, 4)])
+    (update,) = updates(actions[-1], state, [actions[-1].mean.tobytes()])
+    started, _ = read([begin(ASH)])
+
+    after, (rejected,) = read([alter(update)], started)
+    assert isinstance(rejected, Rejected)
+    assert after == replace(started, next_offset=2)
+
+    assert [type(action) for action in read([update], after)[1]] == [Closed]
+
+
+def test_a_begin_of_a_stranger_is_rejected():
+    assert [type(action) for action in read([begin(ASH, by="stranger")])[1]] == [Rejected]
+
+
+def test_an_update_said_again_changes_nothing():
+    log, _ = served()
+
+    assert [type(action) for action in read([*log, *log])[1]] == [Begun, Closed, Closed]
+
+
+def test_tests_go_into_the_sums_that_the_next_epoch_begins_with():
+    log, _ = served()
+
+    _, actions = read([*log, outcome(ASH, num_samples=4), begin(ASH, epoch=1)])
+
+    assert actions[-1].tested.num_samples == 4
+
+
+def test_an_update_with_tests_that_came_behind_it_is_rejected():
+    log, state = served(num_steps=1)
+    tested, _ = run([outcome(ASH)], state)
+    later = replace(log[1], state=to_json(replace(tested, next_offset=log[1].position)))
+
+    _, (_, rejected) = read([log[0], replace(later, part=0, parts=1, chunk=log[1].chunk + log[2].chunk)])
+
+    assert isinstance(rejected, Rejected)
