@@ -96,24 +96,32 @@ class History:
 class Group:
     """The edges of a site with an exchange, and its archive node. Let all be held before something is done to them."""
 
-    def __init__(self, site: Site, gate: GradientGate, *, parts: int = 1) -> None:
-        """`parts`: the writes that a gradient needs."""
+    def __init__(self, site: Site, gate: GradientGate, *, writes: int = 1) -> None:
+        """`writes`: how many a gradient, or an update, needs."""
         self.site = site
         self.gate = gate
-        self.parts = parts
+        self.writes = writes
         self.names = tuple(edge.name for edge in site.loaded().edges)
         self.history = History(site.loaded())
         self.vault: Child
         self.edges: dict[str, Child] = {}
 
-    async def start(self) -> None:
-        """Import the images and start all; they are held with the first gradients of the first epoch."""
+    async def start(self, held: int | None = None) -> None:
+        """Import the images and start all; so many, or all, are held with the first gradients of the first epoch."""
         self.gate.let_pass(0)
         await self.site.import_fashion(IMAGES, test_limit=100)
-        self.vault = await self.site.start("run", "vault")
+        await self.start_vault()
         for name in self.names:
             self.edges[name] = await self.site.start("run", name)
-        await self.held()
+        await self.held(held)
+
+    async def start_vault(self) -> None:
+        self.vault = await self.site.start("run", "vault")
+
+    async def kill_vault(self) -> None:
+        """As `kill`, the archive node."""
+        self.vault.signal(signal.SIGKILL)
+        assert await self.vault.ended() == -signal.SIGKILL
 
     async def held(self, members: int | None = None) -> None:
         """Wait until so many members, or all, are held with a gradient."""
@@ -127,7 +135,7 @@ class Group:
 
     async def make_steps(self, steps: int, members: int | None = None) -> None:
         """Let so many members, or all, make so many steps; then they are held again."""
-        self.gate.let_pass(steps * (members or len(self.names)) * self.parts)
+        self.gate.let_pass(steps * (members or len(self.names)) * self.writes)
         await self.held(members)
 
     async def reach_middle(self) -> int:
@@ -140,6 +148,12 @@ class Group:
             await self.make_steps(steps)
             await self.history.read_on()
         return self.history.state.step
+
+    async def halfway(self) -> list[str]:
+        """Whose gradient or update is in the log in part, as soon as it is there."""
+        while not self.history.state.pending:
+            await self.history.read_on()
+        return list(self.history.state.pending)
 
     async def kill(self, name: str) -> None:
         """As a power cut would: what it had not got through the gate is lost."""
