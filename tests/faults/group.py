@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import signal
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory import RecordingHealth
@@ -34,25 +35,24 @@ MIDDLE = 5
 
 
 class History:
-    """A group's log, folded from its beginning; or from where `begin`, a checkpoint, stands."""
+    """A group's log, folded from its beginning."""
 
-    def __init__(self, topology: Topology, begin: TrainState | None = None) -> None:
+    def __init__(self, topology: Topology) -> None:
         [job] = topology.jobs
         stream = topology.stream(job.stream)
         self.job = checkpoint.job_digest(stream, job)
-        state = begin or Learner(job, Model(stream.shape, job.model, loss=job.loss)).initial(self.job)
-        group = State() if begin is None else gradient_log.from_json(begin.exchange)
+        state = Learner(job, Model(stream.shape, job.model, loss=job.loss)).initial(self.job)
         self.rules = group_step.rules(topology, job, self.job, flat.size(state.params))
         self.partition = TopicPartition(topology.train_topic(job))
         self.blobs: list[bytes] = []
         self.epochs: list[EpochBegun] = []
         self.steps: list[StepMade] = []
         self.not_counted: list[NotCounted] = []
-        self.digests = {group.step: digest(state)}
+        self.digests = {0: digest(state)}
         """Of weights and optimizer state, by the number of updates."""
         self._topology = topology
         self._train_state = state
-        self._replay = Replay(job, self.rules, state, group)
+        self._replay = Replay(job, self.rules, state, State())
 
     @property
     def state(self) -> State:
@@ -103,6 +103,8 @@ class Group:
         self.writes = writes
         self.names = tuple(edge.name for edge in site.loaded().edges)
         self.history = History(site.loaded())
+        self.replays_from: Path | None = None
+        """The checkpoint that `edged replay` needs, where the log's beginning is gone."""
         self.vault: Child
         self.edges: dict[str, Child] = {}
 
@@ -204,13 +206,18 @@ class Group:
         await self.history.read_on()
         self.assert_alike()
         proven = [word for name in self.names for word in ("--prove", str(self.site.state(name)))]
-        await self.site.edged("replay", str(self.site.topology), *proven)
+        begin = [] if self.replays_from is None else ["--from", str(self.replays_from)]
+        await self.site.edged("replay", str(self.site.topology), *begin, *proven)
 
 
 def newest_checkpoint(site: Site, name: str) -> TrainState:
     """What the edge made durable last."""
-    newest = max(site.state(name).glob("checkpoint-*.safetensors"))
-    return checkpoint.decode(newest.read_bytes())
+    return checkpoint.decode(newest_file(site, name).read_bytes())
+
+
+def newest_file(site: Site, name: str) -> Path:
+    """Where that is."""
+    return max(site.state(name).glob("checkpoint-*.safetensors"))
 
 
 def digest(state: TrainState) -> str:
