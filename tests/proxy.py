@@ -169,9 +169,12 @@ class Gate(Proxy):
     def _num_held(self) -> int:
         return sum(each.is_held and not _is_gone(each) for each in self._pairs)
 
-    def _weight(self, request: bytes) -> int:
-        """What of the bytes that may pass a produce request takes."""
-        return len(request)
+    def _lets(self, request: bytes) -> bool:
+        """Whether a produce request to the topics may pass now."""
+        if self.passed_bytes + len(request) > self._most_bytes:
+            return False
+        self.passed_bytes += len(request)
+        return True
 
     def _look_again(self) -> None:
         for pair in list(self._pairs):
@@ -187,9 +190,7 @@ class Gate(Proxy):
         pair.unsent += data
         is_held = False
         while (request := _first_request(pair.unsent)) and not is_held:
-            if _is_produce(request) and self._topics in request:
-                is_held = self.passed_bytes + self._weight(request) > self._most_bytes
-                self.passed_bytes += 0 if is_held else self._weight(request)
+            is_held = _is_produce(request) and self._topics in request and not self._lets(request)
             if not is_held:
                 del pair.unsent[: len(request)]
                 pair.broker.sendall(request)
@@ -220,22 +221,6 @@ def gated(
     port, gate_port = free_port(), free_port()
     with gate_kind(port, topics, gate_port) as gate, kind(port=port, advertised=gate_port) as broker:
         yield broker, gate
-
-
-class GradientGate(Gate):
-    """A gate that counts the gradients that come in instead of bytes, and holds nothing else.
-
-    A gradient is a produce request of at least `least_bytes`; those of a client that calls itself `OUTSIDER` are none.
-    """
-
-    OUTSIDER = "outsider"
-
-    def __init__(self, target: int, topics: bytes, port: int | None = None, *, least_bytes: int = 10_000) -> None:
-        super().__init__(target, topics, port)
-        self._least_bytes = least_bytes
-
-    def _weight(self, request: bytes) -> int:
-        return int(len(request) >= self._least_bytes and self.OUTSIDER.encode() not in request[:64])
 
 
 def _is_gone(pair: _Pair) -> bool:

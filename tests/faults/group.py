@@ -1,7 +1,7 @@
 """A group of edges as real processes, held between two gradients wherever a test wants to do it harm.
 
-A gate before the broker lets a counted number of gradients through: so the group stands still at a known step of a
-known epoch, however late the test is. All that a run came to is read from the group's log, folded again as `edged
+A gate before the broker holds the gradients of a step and of all later ones: so the group stands still at a known step
+of a known epoch, however late the test is. All that a run came to is read from the group's log, folded again as `edged
 replay` does, and held against what the members themselves made durable.
 """
 
@@ -23,8 +23,8 @@ from edged.domain.nn.model import Model
 from edged.domain.replay import EpochBegun, NotCounted, Proof, Replay, StepMade
 from edged.domain.topology import Topology
 from edged.ports import Message, TopicPartition
+from tests.faults.gradient_gate import GradientGate
 from tests.integration.site import Site, stopped
-from tests.proxy import GradientGate
 
 IMAGES = 1000
 STEPS = -(-IMAGES // 64)
@@ -96,11 +96,9 @@ class History:
 class Group:
     """The edges of a site with an exchange, and its archive node. Let all be held before something is done to them."""
 
-    def __init__(self, site: Site, gate: GradientGate, *, writes: int = 1) -> None:
-        """`writes`: how many a gradient, or an update, needs."""
+    def __init__(self, site: Site, gate: GradientGate) -> None:
         self.site = site
         self.gate = gate
-        self.writes = writes
         self.names = tuple(edge.name for edge in site.loaded().edges)
         self.history = History(site.loaded())
         self.replays_from: Path | None = None
@@ -110,7 +108,7 @@ class Group:
 
     async def start(self, held: int | None = None) -> None:
         """Import the images and start all; so many, or all, are held with the first gradients of the first epoch."""
-        self.gate.let_pass(0)
+        self.gate.hold_from(0)
         await self.site.import_fashion(IMAGES, test_limit=100)
         await self.start_vault()
         for name in self.names:
@@ -135,20 +133,18 @@ class Group:
             assert not end.done(), f"{child.name} ended\n{child.last_words()}"
             end.cancel()
 
-    async def make_steps(self, steps: int, members: int | None = None) -> None:
-        """Let so many members, or all, make so many steps; then they are held again."""
-        self.gate.let_pass(steps * (members or len(self.names)) * self.writes)
+    async def go_to(self, step: int, members: int | None = None, *, part: int = 0) -> None:
+        """Let so many members, or all, train up to this step, or to this part of it; there they are held again."""
+        self.gate.hold_from(step, part)
         await self.held(members)
+        await self.history.read_on()
 
     async def reach_middle(self) -> int:
-        """Make steps up to the next middle of an epoch; which step comes next."""
+        """Train up to the next middle of an epoch, if it is not there already; which step comes next."""
         await self.history.read_on()
         state = self.history.state
-        behind = state.step - state.first_step
-        steps = MIDDLE - behind if behind <= MIDDLE else STEPS - behind + MIDDLE
-        if steps:
-            await self.make_steps(steps)
-            await self.history.read_on()
+        middle = state.first_step + MIDDLE
+        await self.go_to(middle if state.step <= middle else middle + STEPS)
         return self.history.state.step
 
     async def halfway(self) -> list[str]:
@@ -180,7 +176,7 @@ class Group:
     async def assert_all_go_on(self) -> None:
         """To the middle of the next epoch but one, which all train from the first step on, with the same weights."""
         for _ in range(2):
-            await self.make_steps(1)
+            await self.go_to(self.history.state.step + 1)
             step = await self.reach_middle()
         [*_, begun] = self.history.epochs
         assert [self.history.contributors(step) for step in range(begun.step, step)] == [self.names] * MIDDLE

@@ -6,14 +6,14 @@ Without compression a gradient of the model here is of three chunks, which take 
 import pytest
 
 from tests.brokers import Embedded, need_embedded
-from tests.faults.group import Group
+from tests.faults.gradient_gate import GradientGate
+from tests.faults.group import STEPS, Group
 from tests.integration.site import Site, running
-from tests.proxy import GradientGate, gated
+from tests.proxy import gated
 
 pytestmark = pytest.mark.integration
 EDGES = ("pi-a", "pi-b", "pi-c")
 MODEL = "[flatten, dense: {units: 400, activation: relu}, dense: 10]"
-WRITES = 2
 
 
 def settings(mode: str, epochs: int) -> dict[str, object]:
@@ -25,21 +25,19 @@ async def test_a_member_killed_in_the_middle_of_a_gradient_adds_nothing_to_that_
     need_embedded()
     with gated(Embedded, b".train.", GradientGate) as (broker, gate):
         async with running(Site(tmp_path, broker.bootstrap, **settings("all_reduce", 1000))) as site:
-            group = Group(site, gate, writes=WRITES)
+            group = Group(site, gate)
             await group.start()
             step = await group.reach_middle()
-            gate.let_pass(1)
-            await group.held()
-            [name] = await group.halfway()
-            await group.kill(name)
-            survivors = tuple(each for each in EDGES if each != name)
-            await group.make_steps(4, len(survivors))
-            await group.bring_back(name)
-            await group.make_steps(3)
-            await group.history.read_on()
+            await group.go_to(step, part=1)
+            assert set(await group.halfway()) == set(EDGES)
+            await group.kill("pi-b")
+            survivors = ("pi-a", "pi-c")
+            await group.go_to(step + 4, len(survivors))
+            await group.bring_back("pi-b")
+            await group.go_to(step + 7)
 
             history = group.history
-            assert history.missed(name, since=step) == [step, step + 1]
+            assert history.missed("pi-b", since=step) == [step, step + 1]
             assert [history.contributors(each) for each in range(step, step + 4)] == [survivors] * 4
             assert history.contributors(step + 6) == EDGES
             await group.assert_all_go_on()
@@ -51,11 +49,10 @@ async def test_a_parameter_server_killed_in_the_middle_of_an_update_makes_it_onc
     need_embedded()
     with gated(Embedded, b".train.", GradientGate) as (broker, gate):
         async with running(Site(tmp_path, broker.bootstrap, **settings("parameter_server", 3))) as site:
-            group = Group(site, gate, writes=WRITES)
+            group = Group(site, gate)
             await group.start(held=1)
-            for _ in range(2):
-                gate.let_pass(5 * WRITES + 1)
-                await group.held(1)
+            for step in (5, STEPS + 5):
+                await group.go_to(step, 1, part=1)
                 assert await group.halfway() == ["vault"]
                 await group.kill_vault()
                 await group.start_vault()
@@ -64,5 +61,5 @@ async def test_a_parameter_server_killed_in_the_middle_of_an_update_makes_it_onc
             for edge in group.edges.values():
                 await edge.wait_for("train.finished")
             await group.stop()
-            assert len(group.history.steps) == group.history.epochs[-1].step + group.history.epochs[-1].num_steps
-            assert [each.epoch for each in group.history.epochs] == [0, 1, 2]
+            assert [each.step for each in group.history.steps] == list(range(3 * STEPS))
+            assert all(group.history.contributors(step) == EDGES for step in range(3 * STEPS))

@@ -11,9 +11,10 @@ from confluent_kafka.admin import AdminClient
 
 from edged.domain import gradient_log
 from tests.brokers import Apache, need_apache
+from tests.faults.gradient_gate import GradientGate
 from tests.faults.group import Group, newest_checkpoint, newest_file
 from tests.integration.site import Site, running
-from tests.proxy import GradientGate, gated
+from tests.proxy import gated
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 EDGES = ("pi-a", "pi-b", "pi-c")
@@ -42,8 +43,7 @@ async def test_a_broker_that_dies_and_comes_back_costs_nothing_but_time(place):
         await edge.wait_for("health.degraded", part="kafka")
     await asyncio.to_thread(broker.start)
     await group.held()
-    await group.make_steps(1)
-    await group.history.read_on()
+    await group.go_to(step + 1)
 
     assert group.history.contributors(step) == EDGES
     await group.assert_all_go_on()

@@ -3,21 +3,18 @@
 All faults are done to one group, one after the other, each in the middle of an epoch.
 """
 
-import contextlib
-import os
 import shutil
 import signal
-import threading
-from collections.abc import Iterator
 
 import pytest
 import pytest_asyncio
 
 from tests.brokers import Embedded, need_embedded
+from tests.faults.gradient_gate import GradientGate
 from tests.faults.group import STEPS, Group, newest_checkpoint
 from tests.faults.hostile import hostile
 from tests.integration.site import Site, running
-from tests.proxy import GradientGate, gated
+from tests.proxy import gated
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 EDGES = ("pi-a", "pi-b", "pi-c", "pi-d")
@@ -45,16 +42,14 @@ async def test_killed_in_the_middle_of_an_epoch_it_comes_back_into_the_same_epoc
     step = await group.reach_middle()
     await group.kill(name)
     survivors = tuple(each for each in EDGES if each != name)
-    await group.make_steps(5, len(survivors))
+    await group.go_to(step + 5, len(survivors))
     back = await group.bring_back(name)
-    await group.make_steps(3)
-    await group.history.read_on()
+    await group.go_to(step + 8)
 
     history = group.history
     assert history.missed(name, since=step) == [step, step + 1]
     assert [history.contributors(each) for each in range(step, step + 5)] == [survivors] * 5
     assert history.contributors(step + 7) == EDGES  # its first gradient may be late: nobody waits for it
-    assert back.seen("train.started")[0]["resumed"]
     assert back.seen("exchange.caught_up")[0]["step"] == step + 5
     await group.assert_all_go_on()
 
@@ -63,12 +58,10 @@ async def test_stopped_while_steps_close_without_it_it_makes_them_when_it_runs_a
     """The others wait for it in two steps; when it goes on, its gradient is late, and then it is one of them again."""
     step = await group.reach_middle()
     group.edges["pi-c"].signal(signal.SIGSTOP)
-    group.gate.let_pass(4 + 3 * 5)  # the gradient that it is held with is in time
-    await group.held(3)
+    await group.go_to(step + 6, len(EDGES) - 1)  # the gradient that it is held with is in time
     group.edges["pi-c"].signal(signal.SIGCONT)
     await group.held()
-    await group.make_steps(3)
-    await group.history.read_on()
+    await group.go_to(step + 9)
 
     history = group.history
     assert history.missed("pi-c", since=step) == [step + 1, step + 2]
@@ -77,26 +70,11 @@ async def test_stopped_while_steps_close_without_it_it_makes_them_when_it_runs_a
     await group.assert_all_go_on()
 
 
-async def test_ten_times_slower_than_the_others_it_is_given_less(group):
-    """Measured in one epoch, it has a smaller share of each global batch in the next."""
-    await group.reach_middle()
-    with slowed(group.edges["pi-b"].pid):
-        for _ in range(2):
-            await group.make_steps(STEPS)
-    await group.history.read_on()
-
-    [*_, begun] = group.history.epochs
-    others = [share for name, share in begun.shares.items() if name != "pi-b"]
-    assert begun.shares["pi-b"] < min(others) / 2
-    assert set(begun.shares) == set(EDGES)
-    await group.assert_all_go_on()
-
-
 async def test_back_with_an_old_checkpoint_it_makes_the_steps_since_from_the_log(group, tmp_path):
-    await group.reach_middle()
+    now = await group.reach_middle()
     step = newest_checkpoint(group.site, "pi-d").position.step
     shutil.copytree(group.site.state("pi-d"), tmp_path / "old")
-    await group.make_steps(2 * STEPS)
+    await group.go_to(now + 2 * STEPS)
     await group.kill("pi-d")
     shutil.rmtree(group.site.state("pi-d"))
     shutil.copytree(tmp_path / "old", group.site.state("pi-d"))
@@ -126,7 +104,6 @@ async def test_records_that_come_twice_count_once(group):
     blobs = [blob for blob in group.history.blobs[:-100] if len(blob) < SMALL_BYTES] + group.history.blobs[-100:]
     await group.append([*blobs, *reversed(blobs)])
 
-    await group.make_steps(1)
     await group.assert_all_go_on()
 
 
@@ -135,8 +112,7 @@ async def test_what_breaks_the_rules_is_refused_and_disturbs_nobody(group):
     step = await group.reach_middle()
     before = len(group.history.not_counted)
     await group.append(hostile(group.history, step))
-    await group.make_steps(1)
-    await group.history.read_on()
+    await group.go_to(step + 1)
 
     reasons = [each.reason for each in group.history.not_counted[before:]]
     assert len(reasons) == len(hostile(group.history, step))
@@ -144,24 +120,3 @@ async def test_what_breaks_the_rules_is_refused_and_disturbs_nobody(group):
     for name in EDGES:
         await group.edges[name].wait_for("exchange.rejected")
     await group.assert_all_go_on()
-
-
-@contextlib.contextmanager
-def slowed(pid: int) -> Iterator[None]:
-    """The process has a tenth of the time: stopped for 36 of each 40 ms."""
-    over = threading.Event()
-
-    def slow() -> None:
-        while not over.is_set():
-            os.kill(pid, signal.SIGSTOP)
-            over.wait(0.036)
-            os.kill(pid, signal.SIGCONT)
-            over.wait(0.004)
-
-    thread = threading.Thread(target=slow, name="slow")
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
