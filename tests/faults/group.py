@@ -8,15 +8,14 @@ replay` does, and held against what the members themselves made durable.
 import asyncio
 import hashlib
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory import RecordingHealth
 from edged.cli.demo.children import Child
-from edged.domain import checkpoint, exchange_records, flat, gradient_log, group_step
+from edged.domain import checkpoint, flat, gradient_log, group_step
 from edged.domain.checkpoint import TrainState
-from edged.domain.exchange_records import Record
 from edged.domain.gradient_log import State
 from edged.domain.learning import Learner
 from edged.domain.nn.model import Model
@@ -158,20 +157,17 @@ class Group:
         self.edges[name].signal(signal.SIGKILL)
         assert await self.edges[name].ended() == -signal.SIGKILL
 
-    async def bring_back(self, name: str) -> Child:
-        """Start it again; it is held like the others with its next gradient."""
+    async def bring_back(self, name: str, held: int | None = None) -> Child:
+        """Start it again; it is held like the others with its next gradient, or as many as are `held` at all."""
         self.edges[name] = await self.site.start("run", name)
         await self.edges[name].wait_for("exchange.joined")
-        await self.held()
+        await self.held(held)
         return self.edges[name]
 
-    async def append(self, blobs: Iterable[bytes]) -> None:
-        """Write to the group's log as a client that is none of the group's nodes."""
+    async def append(self, blobs: Iterable[bytes], topic: str | None = None) -> None:
+        """Write to the group's log, or this topic, as a client that is none of the group's nodes."""
         async with outside(self.site.loaded()) as log:
-            await log.append([Message(self.history.partition.topic, blob) for blob in blobs])
-
-    async def append_records(self, records: Sequence[Record]) -> None:
-        await self.append([exchange_records.encode(record) for record in records])
+            await log.append([Message(topic or self.history.partition.topic, blob) for blob in blobs])
 
     async def assert_all_go_on(self) -> None:
         """To the middle of the next epoch but one, which all train from the first step on, with the same weights."""

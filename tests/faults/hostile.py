@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edged.domain import exchange_records, tensors
+from edged.domain import compress, exchange_records, tensors
 from edged.domain.exchange_records import Begin, Close, Contribution, Join, Leave, Part, Record, Tested, Update
 from tests.faults.group import History
 
@@ -35,8 +35,8 @@ def hostile(history: History, step: int) -> list[bytes]:
         huge(n),
     ]
     records: list[Record] = [
-        *(Part("pi-b", step, "0123abcd", 0, 1, 64, 1.0, 1, 1.0, payload) for payload in payloads),
-        Part("pi-z", step, "0123abcd", 0, 1, 64, 1.0, 1, 1.0, payloads[0]),
+        *(part for attempt, payload in enumerate(payloads) for part in parts(step, f"{attempt:08x}", payload)),
+        Part("pi-z", step, "0123abcd", 0, 1, 64, 1.0, 1, 1.0, b"garbage"),
         Join("pi-b", "0" * 64),
         Join("pi-z", history.job),
         Leave("pi-z"),
@@ -51,6 +51,12 @@ def hostile(history: History, step: int) -> list[bytes]:
         Update(step, 0, 1, (Contribution("pi-b", 0, 0.0, 0),), 0, "{}", b""),
     ]
     return [*blobs, *map(exchange_records.encode, records)]
+
+
+def parts(step: int, attempt: str, payload: bytes) -> list[Part]:
+    """A gradient of pi-b's with this payload."""
+    chunks = compress.split(payload)
+    return [Part("pi-b", step, attempt, i, len(chunks), 64, 1.0, 1, 1.0, chunk) for i, chunk in enumerate(chunks)]
 
 
 def huge(n: int) -> bytes:
