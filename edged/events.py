@@ -201,7 +201,7 @@ EVENTS: Mapping[str, Event] = {
     ),
     "exchange.adopted": _of_job(
         "Training goes on from the checkpoint that a member announced.",
-        generation=int, epoch=int, offset=int, bytes=int,
+        generation=int, epoch=int, offset=int,
     ),
     # checkpoint
     "checkpoint.saved": _of_job("A checkpoint is durable.", generation=int, bytes=int, ms=float),

@@ -9,13 +9,14 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from edged.aio import run_in_worker
-from edged.domain import checkpoint, gradient_log
+from edged.domain import checkpoint, exchange_records, gradient_log
 from edged.domain.checkpoint import TrainState
+from edged.domain.exchange_records import Part, Update
 from edged.errors import CheckpointCorrupt, FormatError, TopologyMismatch
 from edged.log import logger
 from edged.ports import Log, LogReader, Message, Record, TopicPartition
@@ -26,6 +27,8 @@ _SPARE_BYTES = 4 << 20
 """Of a checkpoint beside its arrays: header, history, the state of the log's fold."""
 
 _POLL_S = 1.0
+_WAIT_S = 5.0
+_RECORDS_A_POLL = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,9 @@ class Announcements:
     async def newest(self, like: TrainState, at_least: int = 0) -> TrainState | None:
         """The newest whole checkpoint from which the log can be folded on; None when there is none now.
 
-        It has weights like those of `like`, and at least `at_least` steps. Waits for the log.
+        That is one whose place is in the log; else the newest of all, if nothing of any step behind it can have been
+        lost: its place is then where the log begins. It has weights like those of `like`, and at least `at_least`
+        steps. Waits for the log.
         """
         topic = TopicPartition(self._topic)
         low, high = (await self._log.watermarks([topic]))[topic]
@@ -91,7 +96,7 @@ class Announcements:
         slots = _Slots(like)
         async with self._log.reader({topic: low}) as reader:
             while True:
-                records = await reader.poll(max_records=1, timeout_s=_POLL_S)
+                records = await reader.poll(max_records=1, timeout_s=_WAIT_S)
                 for record in records:
                     slots.take(record)
                 if not records and (found := await self._best(slots, like, at_least)) is not None:
@@ -108,21 +113,46 @@ class Announcements:
 
     async def _best(self, slots: "_Slots", like: TrainState, at_least: int) -> TrainState | None:
         low, high = (await self._log.watermarks([self._reads]))[self._reads]
+        newest: TrainState | None = None
         for blob in slots.whole():
             state = await run_in_worker(partial(self._decoded, blob, like))
             if state is None or state.position.step < at_least:
                 continue
-            offset = gradient_log.from_json(state.exchange).next_offset
-            if low <= offset <= high:
-                logger().info(
-                    "exchange.adopted",
-                    generation=state.generation,
-                    epoch=state.position.epoch,
-                    offset=offset,
-                    bytes=len(blob),
-                )
-                return state
-        return None
+            if low <= gradient_log.from_json(state.exchange).next_offset <= high:
+                return self._adopted(state)
+            newest = newest or state
+        if newest is None or await self._first_step(low, high) > newest.position.step:
+            return None
+        place = replace(gradient_log.from_json(newest.exchange), next_offset=low)
+        newest.exchange = gradient_log.to_json(place)
+        return self._adopted(newest)
+
+    @staticmethod
+    def _adopted(state: TrainState) -> TrainState:
+        offset = gradient_log.from_json(state.exchange).next_offset
+        logger().info("exchange.adopted", generation=state.generation, epoch=state.position.epoch, offset=offset)
+        return state
+
+    async def _first_step(self, at: int, high: int) -> int:
+        """The first step that the log, from its beginning `at` on, has anything of; -1 when of none.
+
+        A group that was away for longer than the log is kept has lost no step that its newest checkpoint has not: all
+        members go on from that one, where the log begins now.
+        """
+        async with self._log.reader({self._reads: at}) as reader:
+            while at < high:
+                records = await reader.poll(max_records=_RECORDS_A_POLL, timeout_s=_POLL_S)
+                if not records and not reader.lag():
+                    break
+                for record in records:
+                    at = record.offset + 1
+                    try:
+                        decoded = exchange_records.decode(record.value)
+                    except FormatError:
+                        continue
+                    if isinstance(decoded, Part | Update):
+                        return decoded.step
+        return -1
 
     def _decoded(self, blob: bytes, like: TrainState) -> TrainState | None:
         try:

@@ -5,8 +5,8 @@ domain.gradient_log's and update_log's subject, what to train `group_train`'s. T
 polls moves it on.
 """
 
+import asyncio
 import secrets
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +22,10 @@ from edged.log import logger
 from edged.ports import Log, LogReader, Message, Record, TopicPartition
 
 FIRST_DEADLINE_S = 30.0
-"""Before it is known how long a step takes, and for the first step of an epoch: drawing and fetching come before."""
+"""Before it is known how long a step takes."""
+
+EPOCH_DEADLINE_S = 10.0
+"""At least, for an epoch's first step: the others may still be saving the one before, drawing and fetching."""
 
 LEAST_DEADLINE_S = 1.0
 """However short the steps are: a pause of the machine is no reason to go on without a member."""
@@ -70,9 +73,8 @@ class Throttle:
     _said_at: dict[str, float] = field(default_factory=dict)
     _suppressed: dict[str, int] = field(default_factory=dict)
 
-    def pass_on(self, kind: str) -> int | None:
-        """How many were left out since the last line; None if this is one more."""
-        now = time.monotonic()
+    def pass_on(self, kind: str, now: float) -> int | None:
+        """How many were left out since the last line; None if this is one more. `now`: of the event loop's clock."""
         if now - self._said_at.get(kind, -_QUIET_S) < _QUIET_S:
             self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
             return None
@@ -92,16 +94,17 @@ class Deadline:
 
     def seconds(self, state: State) -> float:
         """From a gradient of the present step on."""
-        if not self._step_times or state.step == state.first_step:
+        if not self._step_times:
             return FIRST_DEADLINE_S
-        return max(_DEADLINE_FACTOR * median(self._step_times), LEAST_DEADLINE_S)
+        least_s = EPOCH_DEADLINE_S if state.step == state.first_step else LEAST_DEADLINE_S
+        return max(_DEADLINE_FACTOR * median(self._step_times), least_s)
 
 
 class Exchange:
     """The log of one group, as one of its members sees it. Used by one task, inside `open()`.
 
     `apply` is told every action in the log's order, with the state behind it; it runs in a worker thread, one at a
-    time, and what it raises ends the poll, the action counting as taken.
+    time; if it raises, the poll does, and the record counts as not taken.
     """
 
     def __init__(
@@ -157,7 +160,7 @@ class Exchange:
             return False
         if records[-1].offset >= self.state.next_offset + len(records):
             await self._check_hole()
-        await run_in_worker(self._take, records)
+        await run_in_worker(self._take, records, asyncio.get_running_loop().time())
         return True
 
     async def _check_hole(self) -> None:
@@ -166,7 +169,7 @@ class Exchange:
         if low > self.state.next_offset:
             raise LogGap(self.state.next_offset, low)
 
-    def _take(self, records: Sequence[Record]) -> None:
+    def _take(self, records: Sequence[Record], now: float) -> None:
         for record in records:
             if record.offset < self.state.next_offset:
                 raise LogGap(self.state.next_offset, record.offset)  # another log of the same name
@@ -174,17 +177,16 @@ class Exchange:
             self.traffic.num_bytes += len(record.value)
             state, actions = gradient_log.fold_blob(self._fold, self._rules, state, record.value, record.offset)
             for action in actions:
-                self._say(action, record.offset)
+                self._say(action, record.offset, now)
+                self._apply(state, action)
             self.state = state
             if state.is_boundary:
                 self.boundary = state
-            for action in actions:
-                self._apply(state, action)
 
-    def _say(self, action: Action, offset: int) -> None:
+    def _say(self, action: Action, offset: int, now: float) -> None:
         match action:
             case Rejected(edge, reason):
-                if (suppressed := self.throttle.pass_on("rejected")) is not None:
+                if (suppressed := self.throttle.pass_on("rejected", now)) is not None:
                     who = {"edge": edge} if edge else {}
                     logger().warning(
                         "exchange.rejected",
@@ -196,7 +198,7 @@ class Exchange:
                     )
             case Late(edge, step):
                 self.traffic.late += 1
-                if (suppressed := self.throttle.pass_on("late")) is not None:
+                if (suppressed := self.throttle.pass_on("late", now)) is not None:
                     logger().info(
                         "exchange.late", edge=edge, step=step, present_step=self.state.step, suppressed=suppressed
                     )

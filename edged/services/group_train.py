@@ -8,8 +8,9 @@ weights and place in the log belong together.
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import NamedTuple
 
 from edged.aio import run_in_worker
@@ -109,7 +110,6 @@ class GroupTrainer:
         self._exchange = Exchange(log, address, rules, fold, self._apply)
         self._rounds = Rounds(training, self._learner, n, lane_map(executor))
         self._state = TrainState({}, {}, job, model.division)
-        self._division = model.division
         self._stopwatch = Stopwatch(self._wait_s, lambda: self._epochs.decode_s)
         self._made: Contributed | None = None
         self._tested = NOTHING
@@ -123,6 +123,7 @@ class GroupTrainer:
         self._is_waiting = False
         self._joined_at = 0.0
         self._has_joined = False
+        self._is_following = False
         self._catches_up = False
         self._test_s = 0.0
 
@@ -135,8 +136,9 @@ class GroupTrainer:
         """
         if self.training.name:
             bind(job=self.training.name)
+        await self._restore()
+        self._stopwatch.start()
         try:
-            await self._restore()
             async with self._epochs.open():
                 await self._train()
         except asyncio.CancelledError:
@@ -201,7 +203,7 @@ class GroupTrainer:
             await self._adopt_if_announced()
         while self._state.position.epoch < self.training.epochs:
             try:
-                async with self._exchange.open(self._place()):
+                async with self._exchange.open(self._place()), self._following():
                     await self._catch_up()
                     await self._follow()
             except LogGap as gap:
@@ -211,10 +213,24 @@ class GroupTrainer:
                     wanted_offset=gap.expected,
                     first_offset=gap.found,
                 )
-                await self._adopt(at_least=self._state.position.step)
+                await self._adopt(at_least=0)
             except _OutOfStepError as error:
                 await self._adopt(at_least=error.step)
         logger().info("train.finished", epochs=self.training.epochs, step=self._state.position.step)
+
+    @contextlib.asynccontextmanager
+    async def _following(self) -> AsyncIterator[None]:
+        """Weights and place in the log move on together meanwhile; behind it, the state names the place."""
+        self._is_following = True
+        try:
+            yield
+        finally:
+            self._name_place()
+            self._is_following = self._catches_up = False
+
+    def _name_place(self) -> None:
+        if self._is_following:
+            self._state.exchange = gradient_log.to_json(self._exchange.boundary)
 
     def _place(self) -> State:
         """Where in the log the weights stand. Raises LogGap when that cannot be read."""
@@ -288,6 +304,7 @@ class GroupTrainer:
     async def _train_epoch(self) -> None:
         begin = self._begin
         plan: GroupPlan | None = None
+        self._tested = NOTHING
         if self._edge in begin.members:
             plan = await self._draw(begin)
         else:
@@ -403,7 +420,7 @@ class GroupTrainer:
         closed = self._last
         if closed is None or closed.step != step or not closed.missing:
             return
-        if (suppressed := self._exchange.throttle.pass_on("closed")) is not None:
+        if (suppressed := self._exchange.throttle.pass_on("closed", self._now())) is not None:
             logger().warning(
                 "exchange.closed",
                 epoch=self._begin.epoch,
@@ -544,7 +561,7 @@ class GroupTrainer:
         group_step.take_step(self.training, state, group, closed)
         for each in closed.contributions:
             state.tally = _added(state.tally, each.count, each.num_correct, each.loss)
-        self._last = closed
+        self._last = replace(closed, mean=None)
         traffic = self._exchange.traffic
         traffic.steps += 1
         traffic.contributions += len(closed.contributions)
@@ -552,8 +569,6 @@ class GroupTrainer:
 
     def _begin_epoch(self, begun: Begun) -> None:
         begin = begun.begin
-        if begin.epoch > self._state.position.epoch:
-            self._end_epoch(begun.tested)
         weights = flat.digest(self._state.params)
         if weights != begin.weights:
             logger().error(
@@ -565,6 +580,8 @@ class GroupTrainer:
                 edge=begin.edge,
             )
             raise _OutOfStepError(self._state.position.step)
+        if begin.epoch > self._state.position.epoch:
+            self._end_epoch(begun.tested)
         group_step.take_begin(self._state, begin)
         logger().info(
             "exchange.begun",
@@ -624,8 +641,7 @@ class GroupTrainer:
     # checkpoints
 
     async def _save(self) -> None:
-        if self._state.exchange or self._exchange.boundary.next_offset:
-            self._state.exchange = gradient_log.to_json(self._exchange.boundary)
+        self._name_place()
         await self._checkpointing.save(self._state)
 
     async def _adopt_if_announced(self) -> None:
@@ -643,7 +659,7 @@ class GroupTrainer:
         self._health.recovered("exchange")
 
     def _take_over(self, found: TrainState) -> None:
-        found.division = self._division
+        found.division = self._state.division
         self._state, self._made, self._last = found, None, None
         self._rounds.forget()
 

@@ -43,6 +43,7 @@ class ParameterServer:
         self._steps = 0
         self._closes_at: float | None = None
         self._step_began_at = 0.0
+        self._polled_at = 0.0
 
     async def run(self) -> None:
         """Serve until cancelled; whatever it was doing is done again by the next start."""
@@ -57,6 +58,7 @@ class ParameterServer:
             while True:
                 records = await reader.poll(max_records=RECORDS_A_POLL, timeout_s=self._patience_s())
                 if records:
+                    self._polled_at = asyncio.get_running_loop().time()
                     await self._send(await run_in_worker(self._take, records))
                 await self._close_if_due()
 
@@ -124,7 +126,7 @@ class ParameterServer:
                 pass
 
     def _reject(self, edge: str, reason: str, offset: int) -> None:
-        if (suppressed := self._throttle.pass_on("rejected")) is not None:
+        if (suppressed := self._throttle.pass_on("rejected", self._polled_at)) is not None:
             who = {"edge": edge} if edge else {}
             topic = self._gradients.topic
             logger().warning(

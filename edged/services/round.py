@@ -92,8 +92,8 @@ class Rounds:
     def settle(self, made: Contributed, *, is_counted: bool) -> None:
         """The step is closed, with the contribution or without it.
 
-        What came too late goes into the next one: a single one, for what is older than that was found at weights that
-        are long gone, and many at once would be a leap.
+        What came too late goes into the next one, once: if that is too late as well, both are given up, for they were
+        found at weights that are long gone, and many at once would be a leap.
         """
         if is_counted:
             self._is_late = False

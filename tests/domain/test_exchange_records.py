@@ -180,3 +180,15 @@ def test_a_garbled_blob_is_a_record_or_a_format_error(record, at, put, cut):
     except FormatError:
         return
     assert decode(encode(found)) == found
+
+
+@pytest.mark.parametrize("source", ["pi-a", "_train.fashion", "_test.fashion"])
+def test_an_epoch_is_of_edges_samples_and_of_imported_ones(source):
+    begin = Begin(0, {"pi-a": 1.0}, {source: 3}, 1, "0" * 64, "pi-a")
+    assert decode(encode(begin)) == begin
+
+
+@pytest.mark.parametrize("source", ["", "_other.fashion", "_train.", "_test._train.x", "a/b"])
+def test_a_source_of_no_known_kind_is_refused(source):
+    with pytest.raises(FormatError):
+        Begin(0, {"pi-a": 1.0}, {source: 3}, 1, "0" * 64, "pi-a")

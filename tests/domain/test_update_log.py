@@ -149,7 +149,16 @@ def test_a_mean_of_the_largest_numbers_is_taken_though_rounding_lifts_it():
     assert [type(action) for action in read([log[0], *huge])[1]] == [Begun, Closed]
 
 
-@pytest.mark.parametrize("record", [Join(ASH, JOB), Leave(ASH), Close(0, SERVER), gradient(ASH, 0, 1)])
+def test_who_joins_and_leaves_is_known_from_what_the_server_passes_on():
+    state, actions = read([Join(ASH, JOB)])
+    assert actions == []
+    assert state.candidates == (ASH,)
+    state, actions = read([Join(ASH, JOB), Leave(ASH)])
+    assert actions == []
+    assert state.candidates == ()
+
+
+@pytest.mark.parametrize("record", [Join("stranger", JOB), Join(ASH, "0" * 64), Close(0, SERVER), gradient(ASH, 0, 1)])
 def test_what_only_members_say_is_rejected(record):
     state, actions = read([record])
 

@@ -101,7 +101,7 @@ async def test_an_edge_killed_in_mid_epoch_comes_back_to_the_same_weights(embedd
         await site.import_fashion(3000, test_limit=100)
         await site.start("run", "vault")
         survivor, victim = await site.start_edges()
-        await victim.wait_for("exchange.begun", epoch=1)
+        await victim.wait_for("checkpoint.saved")  # the second epoch has begun
         victim.signal(signal.SIGKILL)
         assert await victim.ended() == -signal.SIGKILL
 

@@ -40,7 +40,6 @@ from tests.services.training_world import (
     CrashingModel,
     NoImages,
     default_blocks,
-    until,
 )
 
 TRAIN, GRADIENTS, CHECKPOINTS = "site.train.toy", "site.gradients.toy", "site.checkpoints.toy"
@@ -168,6 +167,12 @@ class GroupWorld:
             for task in tasks:
                 if task.done():
                     task.result()
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Let the loop run until it is so."""
+    while not is_so():  # noqa: ASYNC110 - what is waited for happens in a thread or gives no sign
+        await asyncio.sleep(0.01)
 
 
 def is_finished(trainer: GroupTrainer) -> bool:

@@ -1,0 +1,138 @@
+"""Checkpoints that go from member to member."""
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edged.adapters.memory import MemoryLog
+from edged.domain import checkpoint, exchange_records, flat, gradient_log
+from edged.domain.checkpoint import Position, TrainState
+from edged.domain.exchange_records import Part
+from edged.domain.gradient_log import State
+from edged.domain.nn.model import Division
+from edged.ports import Message, TopicPartition
+from edged.services.announcements import Announcements
+
+pytestmark = pytest.mark.looptime
+
+CHECKPOINTS, TRAIN, JOB = "site.checkpoints.toy", "site.train.toy", "ab" * 32
+
+
+def state(epoch: int, *, size: int = 5, offset: int = 3, fill: float | None = None) -> TrainState:
+    params = {"dense.kernel": np.full((size, 2), epoch if fill is None else fill, np.float32)}
+    slots = {"velocity": {"dense.kernel": np.zeros((size, 2), np.float32)}}
+    place = gradient_log.to_json(State(next_offset=offset))
+    return TrainState(params, slots, JOB, Division(1, 4), Position(epoch, step=10 * epoch), exchange=place)
+
+
+@pytest.fixture
+async def log(log_lines) -> MemoryLog:
+    log = MemoryLog()
+    await log.append([Message(TRAIN, b"x")] * 5)
+    return log
+
+
+def announcements(log: MemoryLog) -> Announcements:
+    return Announcements(log, CHECKPOINTS, TRAIN, JOB)
+
+
+async def found(log: MemoryLog, like: TrainState | None = None, **options) -> int | None:
+    newest = await announcements(log).newest(like or state(0), **options)
+    return None if newest is None else newest.position.epoch
+
+
+async def test_nothing_is_found_where_nothing_was_announced(log):
+    assert await found(log) is None
+
+
+async def test_the_newest_is_found_to_the_bit(log):
+    for epoch in (1, 2, 3):
+        await announcements(log).announce(state(epoch))
+    newest = await announcements(log).newest(state(0))
+    assert newest is not None
+    assert checkpoint.encode(newest) == checkpoint.encode(state(3))
+
+
+async def test_large_ones_go_in_pieces_below_what_a_broker_takes(log):
+    large = state(1, size=200_000)
+    await announcements(log).announce(large)
+    records = log.records(CHECKPOINTS)
+    assert len(records) > 5
+    assert max(len(record.value) for record in records) <= 512 * 1024
+    newest = await announcements(log).newest(large)
+    assert newest is not None
+    assert flat.digest(newest.params) == flat.digest(large.params)
+
+
+async def test_while_one_is_being_written_the_one_before_it_is_found(log):
+    await announcements(log).announce(state(1))
+    whole = MemoryLog()
+    await announcements(whole).announce(state(2))
+    for record in whole.records(CHECKPOINTS)[:-1]:
+        await log.append([Message(CHECKPOINTS, record.value, record.key)])
+    assert await found(log) == 1
+
+
+async def test_a_torn_or_forged_one_is_passed_over(log):
+    await announcements(log).announce(state(1))
+    await announcements(log).announce(state(2))
+    junk = [(b"0/0", b"junk"), (b"head/1", b"{"), (b"head/7", b"{}"), (b"9/9", b""), (b"\xff/\xff", b""), (None, b"x")]
+    await log.append([Message(CHECKPOINTS, value, key) for key, value in junk])
+    assert await found(log) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(state(5), job="cd" * 32),
+        state(5, size=6),
+        state(5, offset=99),
+        state(5, fill=np.nan),
+        replace(state(5), exchange=""),
+    ],
+    ids=["another job", "another model", "behind the log's end", "not finite", "no place in the log"],
+)
+async def test_what_cannot_be_gone_on_from_is_passed_over(log, other):
+    await announcements(log).announce(state(4))
+    await announcements(log).announce(other)
+    assert await found(log) == 4
+
+
+def part(step: int) -> Message:
+    record = Part("pi-a", step, "00" * 4, 0, 1, 1, 0.5, 1, 0.0, b"x")
+    return Message(TRAIN, exchange_records.encode(record))
+
+
+async def test_one_behind_which_steps_were_deleted_is_of_no_use(log):
+    await announcements(log).announce(state(1))
+    await log.append([part(11)])
+    log.truncate(TopicPartition(TRAIN), 4)
+    assert await found(log) is None
+
+
+async def test_a_group_that_was_away_for_longer_than_its_log_is_kept_goes_on_where_the_log_begins(log):
+    await announcements(log).announce(state(1))
+    await announcements(log).announce(state(2))
+    log.truncate(TopicPartition(TRAIN), 5)
+    newest = await announcements(log).newest(state(0))
+    assert newest is not None
+    assert (newest.position.epoch, gradient_log.from_json(newest.exchange).next_offset) == (2, 5)
+    await log.append([part(20)])  # another member came back before
+    assert await found(log) == 2
+
+
+async def test_older_ones_than_are_wanted_are_not_found(log):
+    await announcements(log).announce(state(1))
+    assert await found(log, at_least=11) is None
+    assert await found(log, at_least=10) == 1
+
+
+async def test_waiting_ends_with_the_first_that_is_new_enough(log):
+    await announcements(log).announce(state(1))
+    waiting = asyncio.create_task(announcements(log).wait(state(0), at_least=20))
+    await asyncio.sleep(30)
+    assert not waiting.done()
+    await announcements(log).announce(state(2))
+    assert (await waiting).position.epoch == 2
