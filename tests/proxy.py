@@ -5,13 +5,14 @@ Start the broker with `advertised=proxy.port`, so that clients come back to the 
 
 import contextlib
 import math
+import select
 import selectors
 import socket
 import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Self, TypeVar
 
 from tests.brokers import Broker, free_port
 
@@ -21,6 +22,7 @@ class _Pair:
     client: socket.socket
     broker: socket.socket
     unsent: bytearray = field(default_factory=bytearray)  # from the client; only a gate keeps anything here
+    is_held: bool = False
 
 
 class Proxy:
@@ -130,8 +132,8 @@ class Proxy:
 class Gate(Proxy):
     """A proxy that may let only so many bytes of produce requests to some topics through, and holds what is beyond.
 
-    `topics`: a part of their names. From the first request that is held on, its whole connection is; nothing is lost.
-    It is open at first.
+    `topics`: a part of their names. From the first request that is held on, its whole connection is; nothing is lost
+    but what a client that is gone by then had sent. It is open at first.
     """
 
     def __init__(self, target: int, topics: bytes, port: int | None = None) -> None:
@@ -140,20 +142,45 @@ class Gate(Proxy):
         """Of produce requests to the topics."""
         self._topics = topics
         self._most_bytes = math.inf
+        self._holds = threading.Condition(self._lock)
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        with self._holds:
+            self._holds.notify_all()
 
     def let_pass(self, num_bytes: float) -> None:
         """Let whole requests of so many bytes through from now on, and hold the others."""
         with self._lock:
             self._most_bytes = self.passed_bytes + num_bytes
+            for pair in self._pairs:
+                pair.is_held = False  # until the proxy has looked again
         self._wake.send(b"x")
 
     def open(self) -> None:
         """Hold nothing any more."""
         self.let_pass(math.inf)
 
+    def wait_until_held(self, num_clients: int) -> None:
+        """Block until it holds back so many living clients, or is closed."""
+        with self._holds:
+            self._holds.wait_for(lambda: not self._running or self._num_held() >= num_clients)
+
+    def _num_held(self) -> int:
+        return sum(each.is_held and not _is_gone(each) for each in self._pairs)
+
+    def _lets(self, request: bytes) -> bool:
+        """Whether a produce request to the topics may pass now."""
+        if self.passed_bytes + len(request) > self._most_bytes:
+            return False
+        self.passed_bytes += len(request)
+        return True
+
     def _look_again(self) -> None:
         for pair in list(self._pairs):
             try:
+                if pair.unsent and _is_gone(pair):
+                    raise ConnectionResetError
                 self._to_broker(pair, b"")
             except OSError:
                 self._close(pair)
@@ -163,13 +190,13 @@ class Gate(Proxy):
         pair.unsent += data
         is_held = False
         while (request := _first_request(pair.unsent)) and not is_held:
-            if _is_produce(request) and self._topics in request:
-                is_held = self.passed_bytes + len(request) > self._most_bytes
-                self.passed_bytes += 0 if is_held else len(request)
+            is_held = _is_produce(request) and self._topics in request and not self._lets(request)
             if not is_held:
                 del pair.unsent[: len(request)]
                 pair.broker.sendall(request)
         self._listen(pair, is_held=is_held)
+        pair.is_held = is_held
+        self._holds.notify_all()
 
     def _listen(self, pair: _Pair, *, is_held: bool) -> None:
         """What a held client sends on stays in its socket."""
@@ -180,12 +207,27 @@ class Gate(Proxy):
             self._selector.register(pair.client, selectors.EVENT_READ, pair)
 
 
+B = TypeVar("B", bound=Broker)
+G = TypeVar("G", bound=Gate)
+
+
 @contextlib.contextmanager
-def gated(kind: type[Broker], topics: bytes = b".epochs.") -> Iterator[tuple[Broker, Gate]]:
+def gated(
+    kind: type[B],
+    topics: bytes = b".epochs.",
+    gate_kind: type[G] = Gate,  # type: ignore[assignment]
+) -> Iterator[tuple[B, G]]:
     """A broker whose clients all come through a gate; as given, that holds what the archive sends to edges."""
     port, gate_port = free_port(), free_port()
-    with Gate(port, topics, gate_port) as gate, kind(port=port, advertised=gate_port) as broker:
+    with gate_kind(port, topics, gate_port) as gate, kind(port=port, advertised=gate_port) as broker:
         yield broker, gate
+
+
+def _is_gone(pair: _Pair) -> bool:
+    """Whether the client has closed its end, even if what it had sent was not read yet."""
+    poll = select.poll()
+    poll.register(pair.client, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _first_request(data: bytearray) -> bytes:

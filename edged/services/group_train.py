@@ -666,9 +666,10 @@ class GroupTrainer:
     # small things
 
     def _measure_speed(self, count: int, seconds: float) -> None:
+        """Smooth the times, not the speeds: of a throttled core most batches are fast, and a few take all the time."""
         if count and seconds > 0:
-            speed = count / seconds
-            self._speed += (speed - self._speed) * (_SPEED_SMOOTHING if self._speed else 1.0)
+            smoothed_s = 1 / self._speed if self._speed else seconds / count
+            self._speed = 1 / (smoothed_s + (seconds / count - smoothed_s) * _SPEED_SMOOTHING)
 
     def _wait_s(self) -> float:
         return self._epochs.wait_s + self._data_wait_s

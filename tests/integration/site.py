@@ -37,8 +37,7 @@ iot:
   - {{name: cam-01, edge: pi-a, stream: fashion, codec: raw}}
   - {{name: cam-02, edge: pi-a, stream: fashion, codec: png}}
   - {{name: cam-03, edge: pi-a, stream: fashion, codec: jpeg}}
-edges:
-  - {{name: pi-a, {edge}prefetch: 4MiB, memory_limit: 400MiB}}
+edges: [{edges}]
 archive:
   - {{name: vault, url: "{archive}", flush_s: {flush}}}
 training:
@@ -53,11 +52,13 @@ training:
   deploy: {{format: {deploy}}}
   {more}
 """
+EDGE = "{{name: {name}, {edge}prefetch: 4MiB, memory_limit: 400MiB}}"
 DEVICES = ("cam-01", "cam-02")
 DEFECTS = frozenset(
     {"life.crashed", "life.abandoned", "res.stalled", "log.foreign", "uplink.malformed", "epoch.malformed"}
     | {"kafka.gap", "archive.gap", "archive.rejected", "archive.unreadable", "archive.bad_request"}
     | {"ingest.rejected", "checkpoint.failed", "checkpoint.skipped", "train.diverged", "epoch.redrawn"}
+    | {"exchange.diverged", "exchange.withheld"}
 )
 """Events that none of the faults here excuses."""
 
@@ -86,6 +87,7 @@ class Site:
         self._bootstrap = bootstrap
         self._settings: dict[str, Any] = {"source": "archive", "epochs": 3, "checkpoint": "5min", "flush": "1s"}
         self._settings |= {"model": SMALL_MODEL, "deploy": "float32", "edge": "", "more": ""}
+        self._settings["edges"] = ("pi-a",)
         self.configure(**{"site": "greenhouse", **settings})
         ParquetStore(self.archive_folder.as_uri()).create("greenhouse")
 
@@ -93,9 +95,9 @@ class Site:
         """Write the topology file, changed by these settings: the next process to start has them."""
         self._settings |= settings
         archive = self.archive_folder.as_uri()
-        self.topology.write_text(
-            TOPOLOGY.format(bootstrap=self._bootstrap, archive=archive, labels=FASHION, **self._settings)
-        )
+        edges = ", ".join(EDGE.format(name=name, edge=self._settings["edge"]) for name in self._settings["edges"])
+        values = {**self._settings, "edges": edges}
+        self.topology.write_text(TOPOLOGY.format(bootstrap=self._bootstrap, archive=archive, labels=FASHION, **values))
 
     def environment(self, name: str) -> Mapping[str, str]:
         """State and cache folders below the site's; the log checks itself against its schema."""

@@ -1,0 +1,225 @@
+"""A group of edges as real processes, held between two gradients wherever a test wants to do it harm.
+
+A gate before the broker holds the gradients of a step and of all later ones: so the group stands still at a known step
+of a known epoch, however late the test is. All that a run came to is read from the group's log, folded again as `edged
+replay` does, and held against what the members themselves made durable.
+"""
+
+import asyncio
+import hashlib
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
+from edged.adapters.kafka import KafkaLog
+from edged.adapters.memory import RecordingHealth
+from edged.cli.demo.children import Child
+from edged.domain import checkpoint, flat, gradient_log, group_step
+from edged.domain.checkpoint import TrainState
+from edged.domain.gradient_log import State
+from edged.domain.learning import Learner
+from edged.domain.nn.model import Model
+from edged.domain.replay import EpochBegun, NotCounted, Proof, Replay, StepMade
+from edged.domain.topology import Topology
+from edged.ports import Message, TopicPartition
+from tests.faults.gradient_gate import GradientGate
+from tests.integration.site import Site, stopped
+
+IMAGES = 1000
+STEPS = -(-IMAGES // 64)
+"""Of an epoch."""
+
+MIDDLE = 5
+"""The step of an epoch that is called its middle here: there is room for a fault before the epoch's end."""
+
+
+class History:
+    """A group's log, folded from its beginning."""
+
+    def __init__(self, topology: Topology) -> None:
+        [job] = topology.jobs
+        stream = topology.stream(job.stream)
+        self.job = checkpoint.job_digest(stream, job)
+        state = Learner(job, Model(stream.shape, job.model, loss=job.loss)).initial(self.job)
+        self.rules = group_step.rules(topology, job, self.job, flat.size(state.params))
+        self.partition = TopicPartition(topology.train_topic(job))
+        self.blobs: list[bytes] = []
+        self.epochs: list[EpochBegun] = []
+        self.steps: list[StepMade] = []
+        self.not_counted: list[NotCounted] = []
+        self.digests = {0: digest(state)}
+        """Of weights and optimizer state, by the number of updates."""
+        self._topology = topology
+        self._train_state = state
+        self._replay = Replay(job, self.rules, state, State())
+
+    @property
+    def state(self) -> State:
+        """What the log amounts to, as far as it was read."""
+        return self._replay._group
+
+    async def read_on(self) -> None:
+        """Fold what is there now. Each epoch must begin with the weights that the one who began it had."""
+        async with outside(self._topology) as log:
+            end = (await log.watermarks([self.partition]))[self.partition].high
+            async with log.reader({self.partition: self.state.next_offset}) as reader:
+                while self.state.next_offset < end:
+                    for record in await reader.poll(max_records=100, timeout_s=1.0):
+                        self._take(record.value, record.offset)
+
+    def _take(self, blob: bytes, offset: int) -> None:
+        self.blobs.append(blob)
+        for told in self._replay.take(blob, offset):
+            match told:
+                case Proof():
+                    assert told.holds, told
+                case EpochBegun():
+                    self.epochs.append(told)
+                case StepMade():
+                    self.steps.append(told)
+                    assert told.step + 1 not in self.digests, "a step was made twice"
+                    self.digests[told.step + 1] = digest(self._train_state)
+                case NotCounted():
+                    self.not_counted.append(told)
+
+    def contributors(self, step: int) -> tuple[str, ...]:
+        """Whose gradients the step was made of."""
+        [made] = [each for each in self.steps if each.step == step]
+        return tuple(each.edge for each in made.contributions)
+
+    def missed(self, edge: str, since: int) -> list[int]:
+        """The steps from `since` on that waited for the edge in vain."""
+        return [each.step for each in self.steps if each.step >= since and edge in each.missing]
+
+
+class Group:
+    """The edges of a site with an exchange, and its archive node. Let all be held before something is done to them."""
+
+    def __init__(self, site: Site, gate: GradientGate) -> None:
+        self.site = site
+        self.gate = gate
+        self.names = tuple(edge.name for edge in site.loaded().edges)
+        self.history = History(site.loaded())
+        self.replays_from: Path | None = None
+        """The checkpoint that `edged replay` needs, where the log's beginning is gone."""
+        self.vault: Child
+        self.edges: dict[str, Child] = {}
+
+    async def start(self, held: int | None = None) -> None:
+        """Import the images and start all; so many, or all, are held with the first gradients of the first epoch."""
+        self.gate.hold_from(0)
+        await self.site.import_fashion(IMAGES, test_limit=100)
+        await self.start_vault()
+        for name in self.names:
+            self.edges[name] = await self.site.start("run", name)
+        await self.held(held)
+
+    async def start_vault(self) -> None:
+        self.vault = await self.site.start("run", "vault")
+
+    async def kill_vault(self) -> None:
+        """As `kill`, the archive node."""
+        self.vault.signal(signal.SIGKILL)
+        assert await self.vault.ended() == -signal.SIGKILL
+
+    async def held(self, members: int | None = None) -> None:
+        """Wait until so many members, or all, are held with a gradient."""
+        waiting = asyncio.ensure_future(asyncio.to_thread(self.gate.wait_until_held, members or len(self.names)))
+        living = [child for child in (self.vault, *self.edges.values()) if child.exit_code is None]
+        ends = {asyncio.ensure_future(child.ended()): child for child in living}
+        await asyncio.wait([waiting, *ends], return_when=asyncio.FIRST_COMPLETED)
+        for end, child in ends.items():
+            assert not end.done(), f"{child.name} ended\n{child.last_words()}"
+            end.cancel()
+
+    async def go_to(self, step: int, members: int | None = None, *, part: int = 0) -> None:
+        """Let so many members, or all, train up to this step, or to this part of it; there they are held again."""
+        self.gate.hold_from(step, part)
+        await self.held(members)
+        await self.history.read_on()
+
+    async def reach_middle(self) -> int:
+        """Train up to the next middle of an epoch, if it is not there already; which step comes next."""
+        await self.history.read_on()
+        state = self.history.state
+        middle = state.first_step + MIDDLE
+        await self.go_to(middle if state.step <= middle else middle + STEPS)
+        return self.history.state.step
+
+    async def halfway(self) -> list[str]:
+        """Whose gradient or update is in the log in part, as soon as it is there."""
+        while not self.history.state.pending:
+            await self.history.read_on()
+        return list(self.history.state.pending)
+
+    async def kill(self, name: str) -> None:
+        """As a power cut would: what it had not got through the gate is lost."""
+        self.edges[name].signal(signal.SIGKILL)
+        assert await self.edges[name].ended() == -signal.SIGKILL
+
+    async def bring_back(self, name: str, held: int | None = None) -> Child:
+        """Start it again; it is held like the others with its next gradient, or as many as are `held` at all."""
+        self.edges[name] = await self.site.start("run", name)
+        await self.edges[name].wait_for("exchange.joined")
+        await self.held(held)
+        return self.edges[name]
+
+    async def append(self, blobs: Iterable[bytes], topic: str | None = None) -> None:
+        """Write to the group's log, or this topic, as a client that is none of the group's nodes."""
+        async with outside(self.site.loaded()) as log:
+            await log.append([Message(topic or self.history.partition.topic, blob) for blob in blobs])
+
+    async def assert_all_go_on(self) -> None:
+        """To the middle of the next epoch but one, which all train from the first step on, with the same weights."""
+        for _ in range(2):
+            await self.go_to(self.history.state.step + 1)
+            step = await self.reach_middle()
+        [*_, begun] = self.history.epochs
+        assert [self.history.contributors(step) for step in range(begun.step, step)] == [self.names] * MIDDLE
+        for name in self.names:
+            await self.edges[name].wait_for("exchange.begun", epoch=begun.epoch)
+        self.assert_alike()
+
+    def assert_alike(self) -> None:
+        """No step was left out or made twice, and what each member made durable is what the log says it must be."""
+        steps = [each.step for each in self.history.steps]
+        assert steps == list(range(steps[0], steps[0] + len(steps)))
+        for name in self.names:
+            state = newest_checkpoint(self.site, name)
+            step = gradient_log.from_json(state.exchange).step
+            assert state.position.step == step
+            assert digest(state) == self.history.digests[step], name
+
+    async def stop(self) -> None:
+        """Stop all in the middle of their work; the log proves each one's last weights, and so does `edged replay`."""
+        self.gate.open()
+        for edge in self.edges.values():
+            await stopped(edge)
+        await self.history.read_on()
+        self.assert_alike()
+        proven = [word for name in self.names for word in ("--prove", str(self.site.state(name)))]
+        begin = [] if self.replays_from is None else ["--from", str(self.replays_from)]
+        await self.site.edged("replay", str(self.site.topology), *begin, *proven)
+
+
+def newest_checkpoint(site: Site, name: str) -> TrainState:
+    """What the edge made durable last."""
+    return checkpoint.decode(newest_file(site, name).read_bytes())
+
+
+def newest_file(site: Site, name: str) -> Path:
+    """Where that is."""
+    return max(site.state(name).glob("checkpoint-*.safetensors"))
+
+
+def digest(state: TrainState) -> str:
+    """Of weights and optimizer state."""
+    sha = hashlib.sha256(flat.digest(state.params).encode())
+    for slot in sorted(state.slots):
+        sha.update(slot.encode() + flat.digest(state.slots[slot]).encode())
+    return sha.hexdigest()
+
+
+def outside(topology: Topology) -> KafkaLog:
+    """A connection that the gate lets through."""
+    return KafkaLog(topology.kafka, RecordingHealth(), client_id=GradientGate.OUTSIDER)

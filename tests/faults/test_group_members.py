@@ -1,0 +1,122 @@
+"""A group of four edges as real processes: whatever befalls one of them, all go on with the same weights, bit for bit.
+
+All faults are done to one group, one after the other, each in the middle of an epoch.
+"""
+
+import shutil
+import signal
+
+import pytest
+import pytest_asyncio
+
+from tests.brokers import Embedded, need_embedded
+from tests.faults.gradient_gate import GradientGate
+from tests.faults.group import STEPS, Group, newest_checkpoint
+from tests.faults.hostile import hostile
+from tests.integration.site import Site, running
+from tests.proxy import gated
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+EDGES = ("pi-a", "pi-b", "pi-c", "pi-d")
+SMALL_BYTES = 10_000
+"""A record above it is a gradient."""
+SETTINGS = {"edges": EDGES, "epochs": 1000, "more": "exchange: {mode: all_reduce}"}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def group(tmp_path_factory):
+    """Four edges in the middle of their training, held; in the end all are stopped, and their weights proven."""
+    need_embedded()
+    folder = tmp_path_factory.mktemp("members")
+    with gated(Embedded, b".train.", GradientGate) as (broker, gate):
+        async with running(Site(folder, broker.bootstrap, **SETTINGS)) as site:
+            group = Group(site, gate)
+            await group.start()
+            yield group
+            await group.stop()
+
+
+@pytest.mark.parametrize("name", EDGES)
+async def test_killed_in_the_middle_of_an_epoch_it_comes_back_into_the_same_epoch(group, name):
+    """The others wait for it in two steps, no more; it catches up by the log and adds to the epoch's last steps."""
+    step = await group.reach_middle()
+    await group.kill(name)
+    survivors = tuple(each for each in EDGES if each != name)
+    await group.go_to(step + 5, len(survivors))
+    back = await group.bring_back(name)
+    await group.go_to(step + 8)
+
+    history = group.history
+    assert history.missed(name, since=step) == [step, step + 1]
+    assert [history.contributors(each) for each in range(step, step + 5)] == [survivors] * 5
+    assert history.contributors(step + 7) == EDGES  # its first gradient may be late: nobody waits for it
+    assert back.seen("exchange.caught_up")[0]["step"] == step + 5
+    await group.assert_all_go_on()
+
+
+async def test_stopped_while_steps_close_without_it_it_makes_them_when_it_runs_again(group):
+    """The others wait for it in two steps; when it goes on, its gradient is late, and then it is one of them again."""
+    step = await group.reach_middle()
+    group.edges["pi-c"].signal(signal.SIGSTOP)
+    await group.go_to(step + 6, len(EDGES) - 1)  # the gradient that it is held with is in time
+    group.edges["pi-c"].signal(signal.SIGCONT)
+    await group.held()
+    await group.go_to(step + 9)
+
+    history = group.history
+    assert history.missed("pi-c", since=step) == [step + 1, step + 2]
+    assert ["pi-c" in history.contributors(each) for each in range(step, step + 6)] == [True, *[False] * 5]
+    assert history.contributors(step + 8) == EDGES
+    await group.assert_all_go_on()
+
+
+async def test_back_with_an_old_checkpoint_it_makes_the_steps_since_from_the_log(group, tmp_path):
+    now = await group.reach_middle()
+    step = newest_checkpoint(group.site, "pi-d").position.step
+    shutil.copytree(group.site.state("pi-d"), tmp_path / "old")
+    await group.go_to(now + 2 * STEPS)
+    await group.kill("pi-d")
+    shutil.rmtree(group.site.state("pi-d"))
+    shutil.copytree(tmp_path / "old", group.site.state("pi-d"))
+    back = await group.bring_back("pi-d")
+
+    [caught_up] = back.seen("exchange.caught_up")
+    assert back.seen("train.started")[0]["step"] == step
+    assert caught_up["steps"] >= 2 * STEPS
+    assert not back.seen("exchange.adopted")
+    await group.assert_all_go_on()
+
+
+async def test_back_with_nothing_it_goes_on_from_the_announced_checkpoint(group):
+    await group.reach_middle()
+    await group.kill("pi-a")
+    shutil.rmtree(group.site.state("pi-a"))
+    back = await group.bring_back("pi-a")
+
+    [adopted] = back.seen("exchange.adopted")
+    assert adopted["epoch"] >= group.history.epochs[-1].epoch
+    await group.assert_all_go_on()
+
+
+async def test_records_that_come_twice_count_once(group):
+    """All but old gradients again by another client, in their order and backwards: leaves, joins and begins, too."""
+    await group.reach_middle()
+    blobs = [blob for blob in group.history.blobs[:-100] if len(blob) < SMALL_BYTES] + group.history.blobs[-100:]
+    await group.append([*blobs, *reversed(blobs)])
+
+    await group.assert_all_go_on()
+
+
+async def test_what_breaks_the_rules_is_refused_and_disturbs_nobody(group):
+    """None of it changes who is in the very next step."""
+    step = await group.reach_middle()
+    before = len(group.history.not_counted)
+    await group.append(hostile(group.history, step))
+    await group.go_to(step + 1)
+
+    reasons = [each.reason for each in group.history.not_counted[before:]]
+    assert len(reasons) == len(hostile(group.history, step))
+    assert group.history.contributors(step) == EDGES
+    for name in EDGES:
+        await group.edges[name].wait_for("exchange.rejected")
+    await group.assert_all_go_on()

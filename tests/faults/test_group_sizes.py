@@ -1,0 +1,50 @@
+"""The number of edges makes no difference to what is learnt: real processes, with the same seed and global batch."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edged.domain import flat
+from edged.domain.checkpoint import TrainState
+from tests.faults.group import IMAGES, digest, newest_checkpoint
+from tests.integration.site import Site, running, stopped
+
+pytestmark = pytest.mark.integration
+EPOCHS = 2
+TOLERANCE = 1e-4
+"""Of a weight; they are of the order of 0.1. What is summed in another order differs in its last bits."""
+
+
+async def trained(folder: Path, bootstrap: str, *edges: str) -> TrainState:
+    """What these edges come to together: all the same, bit for bit, behind every epoch."""
+    settings = {"site": f"{folder.name}-{len(edges)}", "edges": edges, "epochs": EPOCHS}
+    async with running(
+        Site(folder / f"{len(edges)}", bootstrap, more="exchange: {mode: all_reduce}", **settings)
+    ) as site:
+        await site.import_fashion(IMAGES, test_limit=100)
+        await site.start("run", "vault")
+        children = [await site.start("run", name) for name in edges]
+        for child in children:
+            await child.wait_for("train.finished")
+        for epoch in range(EPOCHS):
+            lines = [child.seen("exchange.epoch", epoch=epoch)[0] for child in children]
+            assert [line["members"] for line in lines] == [list(edges)] * len(edges)
+            assert len({line["weights"] for line in lines}) == 1
+        for child in children:
+            await stopped(child)
+        states = [newest_checkpoint(site, name) for name in edges]
+        assert len({digest(state) for state in states}) == 1
+        await site.edged("replay", str(site.topology), "--prove", str(site.state(edges[0])))
+    return states[0]
+
+
+async def test_one_two_and_four_edges_end_with_the_same_weights(embedded_broker, tmp_path):
+    alone = await trained(tmp_path, embedded_broker.bootstrap, "pi-a")
+    for edges in (("pi-a", "pi-b"), ("pi-a", "pi-b", "pi-c", "pi-d")):
+        together = await trained(tmp_path, embedded_broker.bootstrap, *edges)
+
+        assert together.position.step == alone.position.step == EPOCHS * -(-IMAGES // 64)
+        assert flat.digest(together.params) != flat.digest(alone.params)  # or one of them trained alone
+        np.testing.assert_allclose(flat.flatten(together.params), flat.flatten(alone.params), rtol=0, atol=TOLERANCE)
+        assert together.history[-1].test_accuracy == pytest.approx(alone.history[-1].test_accuracy, abs=0.011)

@@ -1,0 +1,61 @@
+"""A group with a member that has a tenth of a core, as real processes."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.group import History, digest, newest_checkpoint
+from tests.integration.site import DESIGNS_MODEL, Site, running, stopped
+
+pytestmark = pytest.mark.integration
+EDGES = ("pi-a", "pi-b", "pi-c")
+SETTINGS = {"edges": EDGES, "epochs": 3, "model": DESIGNS_MODEL, "more": "exchange: {mode: all_reduce}"}
+IMAGES = 640
+
+
+async def test_a_member_ten_times_slower_is_given_less_and_keeps_up(embedded_broker, tmp_path):
+    """Measured in an epoch, it has a smaller share of the next one's batches, and all end with the same weights."""
+    async with running(Site(tmp_path, embedded_broker.bootstrap, site=tmp_path.name, **SETTINGS)) as site:
+        await site.import_fashion(IMAGES, test_limit=100)
+        await site.start("run", "vault")
+        edges = [await site.start("run", name) for name in EDGES]
+        await edges[1].wait_for("exchange.joined")
+        with slowed(edges[1].pid):
+            for edge in edges:
+                await edge.wait_for("train.finished")
+        for edge in edges:
+            await stopped(edge)
+        history = History(site.loaded())
+        await history.read_on()
+        final = {digest(newest_checkpoint(site, name)) for name in EDGES}
+
+    assert final == {history.digests[3 * IMAGES // 64]}
+    *_, last = history.epochs
+    assert 0 < last.shares["pi-b"] < 0.25 < min(last.shares["pi-a"], last.shares["pi-c"])
+    contributions = [history.contributors(each.step).count("pi-b") for each in history.steps if each.step >= last.step]
+    assert sum(contributions) > len(contributions) / 2
+
+
+@contextlib.contextmanager
+def slowed(pid: int) -> Iterator[None]:
+    """The process has a tenth of the time: stopped for 36 of each 40 ms."""
+    over = threading.Event()
+
+    def slow() -> None:
+        while not over.is_set():
+            os.kill(pid, signal.SIGSTOP)
+            over.wait(0.036)
+            os.kill(pid, signal.SIGCONT)
+            over.wait(0.004)
+
+    thread = threading.Thread(target=slow, name="slow")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
