@@ -212,11 +212,7 @@ G = TypeVar("G", bound=Gate)
 
 
 @contextlib.contextmanager
-def gated(
-    kind: type[B],
-    topics: bytes = b".epochs.",
-    gate_kind: type[G] = Gate,  # type: ignore[assignment]
-) -> Iterator[tuple[B, G]]:
+def gated(kind: type[B], gate_kind: type[G], topics: bytes = b".epochs.") -> Iterator[tuple[B, G]]:
     """A broker whose clients all come through a gate; as given, that holds what the archive sends to edges."""
     port, gate_port = free_port(), free_port()
     with gate_kind(port, topics, gate_port) as gate, kind(port=port, advertised=gate_port) as broker:

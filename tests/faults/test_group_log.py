@@ -26,7 +26,7 @@ async def place(tmp_path_factory):
     """Three edges in the middle of their training, held, and their broker."""
     need_apache()
     folder = tmp_path_factory.mktemp("log")
-    with gated(Apache, b".train.", GradientGate) as (broker, gate):
+    with gated(Apache, GradientGate, b".train.") as (broker, gate):
         async with running(Site(folder, broker.bootstrap, **SETTINGS)) as site:
             group = Group(site, gate)
             await group.start()

@@ -28,7 +28,7 @@ async def group(tmp_path_factory):
     """Four edges in the middle of their training, held; in the end all are stopped, and their weights proven."""
     need_embedded()
     folder = tmp_path_factory.mktemp("members")
-    with gated(Embedded, b".train.", GradientGate) as (broker, gate):
+    with gated(Embedded, GradientGate, b".train.") as (broker, gate):
         async with running(Site(folder, broker.bootstrap, **SETTINGS)) as site:
             group = Group(site, gate)
             await group.start()
