@@ -175,7 +175,7 @@ class Exchange:
         await run_in_worker(self._take, records, asyncio.get_running_loop().time())
         return True
 
-    def _before_hole(self, records: Sequence[Record]) -> Sequence[Record]:
+    def _before_hole(self, records: Sequence[Record]) -> list[Record]:
         """Those that follow on what was taken, without a hole.
 
         A hole may be there for a moment only: with several producers the embedded broker can show a record before the
