@@ -12,7 +12,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Self, TypeVar
+from typing import Self
 
 from tests.brokers import Broker, free_port
 
@@ -207,15 +207,11 @@ class Gate(Proxy):
             self._selector.register(pair.client, selectors.EVENT_READ, pair)
 
 
-B = TypeVar("B", bound=Broker)
-G = TypeVar("G", bound=Gate)
-
-
 @contextlib.contextmanager
-def gated(kind: type[B], gate_kind: type[G], topics: bytes = b".epochs.") -> Iterator[tuple[B, G]]:
+def gated(kind: type[Broker], topics: bytes = b".epochs.") -> Iterator[tuple[Broker, Gate]]:
     """A broker whose clients all come through a gate; as given, that holds what the archive sends to edges."""
     port, gate_port = free_port(), free_port()
-    with gate_kind(port, topics, gate_port) as gate, kind(port=port, advertised=gate_port) as broker:
+    with Gate(port, topics, gate_port) as gate, kind(port=port, advertised=gate_port) as broker:
         yield broker, gate
 
 

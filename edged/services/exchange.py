@@ -35,6 +35,9 @@ _STEP_TIMES = 32
 RECORDS_A_POLL = 8
 """4 MiB of gradients, so that a stop need not wait long for what is being folded."""
 
+_HOLE_LOOKS = 20
+"""So often a hole in the log is looked at again, before it is taken for one that stays for everybody."""
+
 _QUIET_S = 10.0
 """Lines of a kind come no oftener."""
 
@@ -122,6 +125,8 @@ class Exchange:
         self._apply = apply
         self._reads = TopicPartition(address.reads)
         self._reader: LogReader | None = None
+        self._hole = -1
+        self._hole_looks = 0
         self.throttle = Throttle()
         self.deadline = Deadline()
         self.state = State()
@@ -158,10 +163,26 @@ class Exchange:
         records = await self._reader.poll(max_records=RECORDS_A_POLL, timeout_s=max(timeout_s, 0.0))
         if not records:
             return False
-        if records[-1].offset >= self.state.next_offset + len(records):
+        whole = self._before_hole(records)
+        if len(whole) < len(records):
             await self._check_hole()
+            hole = self.state.next_offset + len(whole)
+            self._hole_looks = self._hole_looks + 1 if hole == self._hole else 1
+            self._hole = hole
+            if self._hole_looks < _HOLE_LOOKS:
+                self._reader.seek(self._reads, hole)
+                records = whole
         await run_in_worker(self._take, records, asyncio.get_running_loop().time())
         return True
+
+    def _before_hole(self, records: Sequence[Record]) -> list[Record]:
+        """Those that follow on what was taken, without a hole.
+
+        A hole may be there for a moment only: with several producers the embedded broker can show a record before the
+        one in front of it. A member that went on without that one would hold other weights than the rest.
+        """
+        first = self.state.next_offset
+        return [record for i, record in enumerate(records) if record.offset <= first + i]
 
     async def _check_hole(self) -> None:
         """Records that no client can read leave a hole, the same for every member; what retention deleted is a loss."""

@@ -1,5 +1,6 @@
 """A gate that reads the gradients passing through it, and holds them by the step that they are of."""
 
+import contextlib
 import math
 import struct
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from edged.domain import exchange_records
 from edged.domain.exchange_records import Part, Update
 from edged.errors import FormatError
+from tests.brokers import Broker, free_port
 from tests.proxy import Gate
 
 
@@ -36,6 +38,14 @@ class GradientGate(Gate):
     def _lets(self, request: bytes) -> bool:
         client, batch = _produced(request)
         return client == self.OUTSIDER or all((each.step, each.part) < self._from for each in _parts(batch))
+
+
+@contextlib.contextmanager
+def gated(kind: type[Broker]) -> Iterator[tuple[Broker, GradientGate]]:
+    """A broker whose clients all come through a gate for what is written to groups' logs."""
+    port, gate_port = free_port(), free_port()
+    with GradientGate(port, b".train.", gate_port) as gate, kind(port=port, advertised=gate_port) as broker:
+        yield broker, gate
 
 
 def _parts(batch: bytes) -> Iterator[Part | Update]:

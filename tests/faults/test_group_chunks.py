@@ -6,11 +6,10 @@ Without compression a gradient of the model here is of three chunks, which take 
 import pytest
 
 from tests.brokers import Embedded, need_embedded
-from tests.faults.gradient_gate import GradientGate
+from tests.faults.gradient_gate import gated
 from tests.faults.group import STEPS, Group
 from tests.faults.hostile import hostile
 from tests.integration.site import Site, running
-from tests.proxy import gated
 
 pytestmark = pytest.mark.integration
 EDGES = ("pi-a", "pi-b", "pi-c")
@@ -24,7 +23,7 @@ def settings(mode: str, epochs: int) -> dict[str, object]:
 async def test_a_member_killed_in_the_middle_of_a_gradient_adds_nothing_to_that_step(tmp_path):
     """What it had sent of the gradient stays in the log and counts for nothing; back, it sends whole ones."""
     need_embedded()
-    with gated(Embedded, GradientGate, b".train.") as (broker, gate):
+    with gated(Embedded) as (broker, gate):
         async with running(Site(tmp_path, broker.bootstrap, **settings("all_reduce", 1000))) as site:
             group = Group(site, gate)
             await group.start()
@@ -48,7 +47,7 @@ async def test_a_member_killed_in_the_middle_of_a_gradient_adds_nothing_to_that_
 async def test_a_parameter_server_killed_in_the_middle_of_an_update_makes_it_once(tmp_path):
     """The second time a member dies with it; and what breaks the rules among the gradients stops nobody."""
     need_embedded()
-    with gated(Embedded, GradientGate, b".train.") as (broker, gate):
+    with gated(Embedded) as (broker, gate):
         async with running(Site(tmp_path, broker.bootstrap, **settings("parameter_server", 2))) as site:
             group = Group(site, gate)
             await group.start(held=1)

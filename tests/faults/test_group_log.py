@@ -11,10 +11,9 @@ from confluent_kafka.admin import AdminClient
 
 from edged.domain import gradient_log
 from tests.brokers import Apache, need_apache
-from tests.faults.gradient_gate import GradientGate
+from tests.faults.gradient_gate import gated
 from tests.faults.group import Group, newest_checkpoint, newest_file
 from tests.integration.site import Site, running
-from tests.proxy import gated
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 EDGES = ("pi-a", "pi-b", "pi-c")
@@ -26,7 +25,7 @@ async def place(tmp_path_factory):
     """Three edges in the middle of their training, held, and their broker."""
     need_apache()
     folder = tmp_path_factory.mktemp("log")
-    with gated(Apache, GradientGate, b".train.") as (broker, gate):
+    with gated(Apache) as (broker, gate):
         async with running(Site(folder, broker.bootstrap, **SETTINGS)) as site:
             group = Group(site, gate)
             await group.start()

@@ -10,11 +10,10 @@ import pytest
 import pytest_asyncio
 
 from tests.brokers import Embedded, need_embedded
-from tests.faults.gradient_gate import GradientGate
+from tests.faults.gradient_gate import gated
 from tests.faults.group import STEPS, Group, newest_checkpoint
 from tests.faults.hostile import hostile
 from tests.integration.site import Site, running
-from tests.proxy import gated
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 EDGES = ("pi-a", "pi-b", "pi-c", "pi-d")
@@ -28,7 +27,7 @@ async def group(tmp_path_factory):
     """Four edges in the middle of their training, held; in the end all are stopped, and their weights proven."""
     need_embedded()
     folder = tmp_path_factory.mktemp("members")
-    with gated(Embedded, GradientGate, b".train.") as (broker, gate):
+    with gated(Embedded) as (broker, gate):
         async with running(Site(folder, broker.bootstrap, **SETTINGS)) as site:
             group = Group(site, gate)
             await group.start()

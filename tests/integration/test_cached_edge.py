@@ -6,7 +6,7 @@ import pytest
 
 from tests.brokers import Embedded, need_embedded
 from tests.integration.site import Site, running, starved, stopped
-from tests.proxy import Gate, gated
+from tests.proxy import gated
 
 pytestmark = pytest.mark.integration
 SAMPLES = 6000
@@ -19,7 +19,7 @@ MORE_THAN_AN_EPOCH_BYTES = 2_600_000
 async def test_killed_in_the_middle_of_an_epoch_it_finds_its_cache_and_trains_on(tmp_path):
     need_embedded()
     settings = {"epochs": 3, "checkpoint": "1s", "edge": CACHE, "more": "sampling: {mode: stratified}"}
-    with gated(Embedded, Gate) as (broker, gate):
+    with gated(Embedded) as (broker, gate):
         async with running(Site(tmp_path, broker.bootstrap, **settings)) as site:
             await site.import_fashion(SAMPLES)
             await site.start("run", "vault")

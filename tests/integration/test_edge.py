@@ -58,7 +58,7 @@ async def training_site(folder, gate, **settings) -> AsyncIterator[tuple[Site, C
 def gate_for_all() -> Iterator[Gate]:
     """Between the broker and its clients; it holds the archive's answers."""
     need_embedded()
-    with gated(Embedded, Gate) as (_, gate):
+    with gated(Embedded) as (_, gate):
         yield gate
 
 
