@@ -123,6 +123,7 @@ class GroupTrainer:
         self._is_waiting = False
         self._joined_at = 0.0
         self._has_joined = False
+        self._joined_in = -1
         self._is_following = False
         self._catches_up = False
         self._test_s = 0.0
@@ -266,7 +267,7 @@ class GroupTrainer:
 
     async def _join(self) -> None:
         await self._exchange.join()
-        self._joined_at, self._has_joined = self._now(), True
+        self._joined_at, self._has_joined, self._joined_in = self._now(), True, self._running
         state = self._exchange.state
         logger().info(
             "exchange.joined",
@@ -307,7 +308,7 @@ class GroupTrainer:
         self._tested = NOTHING
         if self._edge in begin.members:
             plan = await self._draw(begin)
-        else:
+        elif self._joined_in != begin.epoch:
             await self._join()  # left out of this one, it asks to be in the next
         while self._exchange.state.is_open and self._begin.epoch == begin.epoch:
             begun_at, step = self._now(), self._exchange.state.step
