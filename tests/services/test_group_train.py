@@ -181,6 +181,14 @@ async def test_a_member_that_comes_back_to_an_epoch_begun_without_it_joins_once_
             weights([steady, back])
     assert len(world.events("exchange.joined")) == joined + 1
     assert sorted(world.events("exchange.begun")[-1]["shares"]) == list(TWO)
+    steadys, backs = (
+        [line for line in world.events("exchange.epoch") if line["epoch"] == 1 and ("advice" in line) is computed]
+        for computed in (True, False)
+    )
+    assert len(steadys) == len(backs) == 1  # one of them only watched: it has no times to tell
+    assert not backs[0].keys() & {"step_ms", "comm_fraction"}
+    for key in ("steps", "contributions", "missed"):
+        assert backs[0][key] == steadys[0][key]
 
 
 async def test_a_stopped_group_goes_on_where_it_stood_and_ends_with_the_same_bits(log_lines):
