@@ -182,8 +182,10 @@ EVENTS: Mapping[str, Event] = {
         optional=("edge",), edge=str, topic=str, offset=int, reason=str, suppressed=int,
     ),
     "exchange.epoch": _of_job(
-        "How the group's epoch went, as this node saw it. Bytes: sent and received, compressed. Communication: the "
-        "share of a step's time that waiting for the group takes. Advice: what compression, or sync_every, would suit.",
+        "How the group's epoch went, as far as this node folded its log. Bytes: sent and received, compressed. "
+        "Communication: the share of a step's time that waiting for the group takes. Advice: what compression, or "
+        "sync_every, would suit; both only of a node that computed in it.",
+        optional=("step_ms", "comm_fraction", "advice"),
         epoch=int, step=int, steps=int, members=list, weights=str, contributions=int, missed=int, late=int,
         bytes_per_step=float, step_ms=float, comm_fraction=float, advice=str,
     ),

@@ -58,7 +58,11 @@ class GroupAddress:
 
 @dataclass(slots=True)
 class Traffic:
-    """Sums since the member's epoch began."""
+    """Sums since the group's epoch began, or since this member began to follow it.
+
+    Of the group, as far as its log was folded: `steps`, `contributions`, `missed`. `computed`: steps that this member
+    computed a gradient for, in `step_s`; `waited_s`: for the others.
+    """
 
     num_bytes: int = 0
     late: int = 0
@@ -67,6 +71,7 @@ class Traffic:
     step_s: float = 0.0
     waited_s: float = 0.0
     steps: int = 0
+    computed: int = 0
 
 
 @dataclass(slots=True)

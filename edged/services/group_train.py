@@ -69,6 +69,7 @@ class _Ended(NamedTuple):
     epoch: EndedEpoch
     members: tuple[str, ...]
     weights: str
+    traffic: Traffic
 
 
 class GroupTrainer:
@@ -123,6 +124,7 @@ class GroupTrainer:
         self._is_waiting = False
         self._joined_at = 0.0
         self._has_joined = False
+        self._joined_in = -1
         self._is_following = False
         self._catches_up = False
         self._test_s = 0.0
@@ -266,7 +268,7 @@ class GroupTrainer:
 
     async def _join(self) -> None:
         await self._exchange.join()
-        self._joined_at, self._has_joined = self._now(), True
+        self._joined_at, self._has_joined, self._joined_in = self._now(), True, self._running
         state = self._exchange.state
         logger().info(
             "exchange.joined",
@@ -307,7 +309,7 @@ class GroupTrainer:
         self._tested = NOTHING
         if self._edge in begin.members:
             plan = await self._draw(begin)
-        else:
+        elif self._joined_in != begin.epoch:
             await self._join()  # left out of this one, it asks to be in the next
         while self._exchange.state.is_open and self._begin.epoch == begin.epoch:
             begun_at, step = self._now(), self._exchange.state.step
@@ -332,7 +334,6 @@ class GroupTrainer:
         assert isinstance(plan, GroupPlan)
         steps = self._exchange.state.step - self._exchange.state.first_step
         self._epochs.begin(plan, plan.first_sample(min(steps * self.training.exchange.sync_every, plan.num_steps)))
-        self._exchange.traffic = Traffic()
         return plan
 
     async def _contribute(self, plan: GroupPlan, step: int) -> bool:
@@ -362,6 +363,7 @@ class GroupTrainer:
                 "exchange.withheld", epoch=self._begin.epoch, step=step, reason="the loss or the gradient is not finite"
             )
         self._exchange.traffic.step_s += self._now() - begun_at
+        self._exchange.traffic.computed += 1
         self._measure_speed(made.count, computed_s + self._epochs.decode_s - decoded_s)
         await self._drain()
         if self._exchange.state.step != step:
@@ -603,7 +605,8 @@ class GroupTrainer:
             num_correct=sums.num_correct,
             loss=sums.loss,
         )
-        self._ended.append(_Ended(ended, members, flat.digest(self._state.params)))
+        traffic, self._exchange.traffic = self._exchange.traffic, Traffic()
+        self._ended.append(_Ended(ended, members, flat.digest(self._state.params), traffic))
 
     async def _settle(self) -> None:
         """Say, save and deploy what epochs ended; of several only the last is saved."""
@@ -619,9 +622,7 @@ class GroupTrainer:
             await self._announcements.announce(self._state)
 
     def _say_exchange(self, ended: _Ended) -> None:
-        traffic, self._exchange.traffic = self._exchange.traffic, Traffic()
-        steps = max(traffic.steps, 1)
-        whole_s = traffic.step_s + traffic.waited_s
+        traffic = ended.traffic
         logger().info(
             "exchange.epoch",
             epoch=ended.epoch.metrics.epoch,
@@ -632,10 +633,8 @@ class GroupTrainer:
             contributions=traffic.contributions,
             missed=traffic.missed,
             late=traffic.late,
-            bytes_per_step=round(traffic.num_bytes / steps, 1),
-            step_ms=round(1e3 * whole_s / steps, 3),
-            comm_fraction=round(traffic.waited_s / whole_s, 4) if whole_s else 0.0,
-            advice=exchange_advice.advice(traffic.waited_s, traffic.step_s),
+            bytes_per_step=round(traffic.num_bytes / max(traffic.steps, 1), 1),
+            **(_timing(traffic) if traffic.computed else {}),
         )
 
     # checkpoints
@@ -661,6 +660,7 @@ class GroupTrainer:
     def _take_over(self, found: TrainState) -> None:
         found.division = self._state.division
         self._state, self._made, self._last = found, None, None
+        self._exchange.traffic = Traffic()
         self._rounds.forget()
 
     # small things
@@ -688,6 +688,15 @@ class GroupTrainer:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _timing(traffic: Traffic) -> dict[str, float | str]:
+    whole_s = traffic.step_s + traffic.waited_s
+    return {
+        "step_ms": round(1e3 * whole_s / traffic.computed, 3),
+        "comm_fraction": round(traffic.waited_s / whole_s, 4) if whole_s else 0.0,
+        "advice": exchange_advice.advice(traffic.waited_s, traffic.step_s),
+    }
 
 
 def _added(tally: Tally, count: int, num_correct: int, loss: float) -> Tally:

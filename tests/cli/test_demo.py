@@ -27,6 +27,7 @@ GROUP = Group(
         "pi-b": Contribution(13_900, 0.39998, 528, 12, 35_447.31, SAME),
     },
     outage=Outage("pi-b", epoch=1, step=250, away_s=4.21, caught_up=70),
+    took_part_again=True,
 )
 TWO_EDGES = report.Summary(
     edges=2,
@@ -213,6 +214,15 @@ def test_json_has_what_a_group_did():
     }
     assert group["outage"] == {"edge": "pi-b", "epoch": 1, "step": 250, "away_s": 4.2, "caught_up": 70}
     assert json.loads(report.as_json(NOT_LIVE))["group"] is None
+
+
+def test_an_edge_that_came_back_too_late_to_contribute_is_not_said_to_have_taken_part():
+    group = replace(GROUP, took_part_again=False)
+
+    assert (
+        "and came back 4.2 s later, behind 70 steps that it made from the log, but all was over before it took part"
+        " again; the others went on, 12 steps without it."
+    ) in report.as_text(replace(TWO_EDGES, group=group), 1000)
 
 
 def test_what_edges_did_together_is_told_as_such():

@@ -107,6 +107,21 @@ async def test_an_edge_without_a_checkpoint_is_told(topology, written, folders):
         await fold(topology, written, folders)
 
 
+@pytest.mark.parametrize(("after_return", "took_part_again"), [({"pi-a": 6}, False), ({"pi-b": 3}, True)])
+async def test_an_edge_took_part_again_if_a_gradient_of_it_counted_behind_its_return(
+    topology, written, folders, after_return, took_part_again
+):
+    killed = outage.Outage("pi-b", epoch=0, step=2, away_s=1.0, caught_up=0)
+    written.begin("pi-a", "pi-b", num_steps=2)
+    written.step({"pi-a": 6}, closed_by="pi-a")
+    written.join("pi-b")
+    written.step(after_return, closed_by="pi-a")
+
+    done = await group.fold(await in_memory(written), topology, folders, killed)
+
+    assert done.took_part_again == took_part_again
+
+
 class Process:
     """A child whose log is given."""
 

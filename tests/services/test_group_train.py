@@ -166,6 +166,31 @@ async def test_a_member_that_crashed_comes_back_by_replay_to_the_same_bits(log_l
     assert sum(isinstance(record, Part) and record.edge == "pi-b" for record in records(world)) > 20
 
 
+async def test_a_member_that_comes_back_to_an_epoch_begun_without_it_joins_once_and_is_in_the_next(log_lines):
+    world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=4))
+    world.log.before_part = lambda _part: asyncio.sleep(1.0)
+    steady, away = world.trainer("pi-a"), world.trainer("pi-b")
+    async with world.running(steady):
+        async with world.running(away):
+            await reach([away], 3)
+        await until(lambda: steady.state.position.epoch == 1 and steady.state.position.step >= 18)
+        joined = len(world.events("exchange.joined"))
+        back = world.trainer("pi-b")
+        async with world.running(back):
+            await until(lambda: is_finished(steady) and is_finished(back))
+            weights([steady, back])
+    assert len(world.events("exchange.joined")) == joined + 1
+    assert sorted(world.events("exchange.begun")[-1]["shares"]) == list(TWO)
+    steadys, backs = (
+        [line for line in world.events("exchange.epoch") if line["epoch"] == 1 and ("advice" in line) is computed]
+        for computed in (True, False)
+    )
+    assert len(steadys) == len(backs) == 1  # one of them only watched: it has no times to tell
+    assert not backs[0].keys() & {"step_ms", "comm_fraction"}
+    for key in ("steps", "contributions", "missed"):
+        assert backs[0][key] == steadys[0][key]
+
+
 async def test_a_stopped_group_goes_on_where_it_stood_and_ends_with_the_same_bits(log_lines):
     world = GroupWorld(TWO)
     for steps in (3, 9, 17):

@@ -11,7 +11,7 @@ from pathlib import Path
 from edged.cli.demo.outage import Outage
 from edged.cli.replay.replaying import prepare
 from edged.domain import exchange_records
-from edged.domain.exchange_records import Part
+from edged.domain.exchange_records import Join, Part
 from edged.domain.replay import Proof, StepMade, Told
 from edged.domain.topology import Topology
 from edged.errors import FormatError
@@ -41,6 +41,7 @@ class Group:
     """`weights`: to which the log leads, in `steps` steps; `steps_without_somebody`: closed without all edges.
 
     `proofs`: hashes of weights, of each epoch and of each edge's checkpoint, that were compared with the log's.
+    `took_part_again`: whether a gradient of the edge that was killed counted behind its return.
     """
 
     steps: int
@@ -50,6 +51,7 @@ class Group:
     proofs_failed: int
     edges: Mapping[str, Contribution]
     outage: Outage | None
+    took_part_again: bool
 
     @property
     def is_identical(self) -> bool:
@@ -65,7 +67,7 @@ async def fold(log: Log, topology: Topology, state_folders: Mapping[str, Path], 
     [job] = topology.jobs
     partition = TopicPartition(topology.train_topic(job))
     replay = prepare(topology, job, None, list(state_folders.values()))
-    sums = _Sums()
+    sums = _Sums(outage)
     sums.take(replay.begin())
     end = (await log.watermarks([partition]))[partition].high
     async with log.reader({partition: 0}) as reader:
@@ -74,25 +76,30 @@ async def fold(log: Log, topology: Topology, state_folders: Mapping[str, Path], 
                 sums.weigh(record.value)
                 sums.take(replay.take(record.value, record.offset))
     sums.take(replay.end())
-    return sums.group(replay.step, replay.weights(), state_folders, outage)
+    return sums.group(replay.step, replay.weights(), state_folders)
 
 
 @dataclass(slots=True)
 class _Sums:
+    outage: Outage | None
     samples: Counter[str] = field(default_factory=Counter)
     steps: Counter[str] = field(default_factory=Counter)
     num_bytes: Counter[str] = field(default_factory=Counter)
     members_a_step: list[int] = field(default_factory=list)
     proofs: list[Proof] = field(default_factory=list)
+    has_returned: bool = False
+    took_part_again: bool = False
 
     def weigh(self, blob: bytes) -> None:
-        """Count the bytes of a gradient's part."""
+        """Count the bytes of a gradient's part; see the edge that was killed come back."""
         try:
             record = exchange_records.decode(blob)
         except FormatError:
             return
         if isinstance(record, Part):
             self.num_bytes[record.edge] += len(blob)
+        elif isinstance(record, Join) and self.outage and record.edge == self.outage.edge:
+            self.has_returned |= len(self.members_a_step) >= self.outage.step
 
     def take(self, all_told: Iterable[Told]) -> None:
         for told in all_told:
@@ -101,12 +108,15 @@ class _Sums:
                     self.members_a_step.append(len(contributions))
                     self.samples.update({each.edge: each.count for each in contributions})
                     self.steps.update(each.edge for each in contributions)
+                    self.took_part_again |= self.has_returned and any(
+                        each.edge == self.outage.edge and each.count for each in contributions if self.outage
+                    )
                 case Proof():
                     self.proofs.append(told)
                 case _:
                     pass
 
-    def group(self, steps: int, weights: str, state_folders: Mapping[str, Path], outage: Outage | None) -> Group:
+    def group(self, steps: int, weights: str, state_folders: Mapping[str, Path]) -> Group:
         of_checkpoint = {proof.claim.name: proof.claim.weights for proof in self.proofs}
         return Group(
             steps=steps,
@@ -125,5 +135,6 @@ class _Sums:
                 )
                 for edge, folder in state_folders.items()
             },
-            outage=outage,
+            outage=self.outage,
+            took_part_again=self.took_part_again,
         )

@@ -28,9 +28,11 @@ def _outage(group: Group) -> list[str]:
     if group.outage is None:
         return []
     outage = group.outage
+    back = "and took part again" if group.took_part_again else "and came back"
+    over = "" if group.took_part_again else ", but all was over before it took part again"
     said = (
-        f"{outage.edge} was killed in epoch {outage.epoch + 1}, in step {outage.step}, and took part again"
-        f" {outage.away_s:.1f} s later, behind {outage.caught_up:,} steps that it made from the log;"
+        f"{outage.edge} was killed in epoch {outage.epoch + 1}, in step {outage.step}, {back}"
+        f" {outage.away_s:.1f} s later, behind {outage.caught_up:,} steps that it made from the log{over};"
         f" the others went on, {group.edges[outage.edge].missed:,} steps without it."
     )
     return [said]

@@ -19,7 +19,7 @@ STEPS_AWAY = 5
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """`edge` was killed in `epoch` while it sent its gradient of `step`, and took part again after `away_s`.
+    """`edge` was killed in `epoch` while it sent its gradient of `step`, and was back after `away_s`.
 
     `caught_up`: steps that it then made from the log, those since its last checkpoint.
     """
