@@ -216,7 +216,9 @@ def _proof_text(proof: Proof) -> str:
 
 
 def _all_proven(proofs: list[Proof]) -> str:
-    return f"all {len(proofs)} hashes are proven" if proofs else "nothing was said of the weights"
+    if not proofs:
+        return "nothing was said of the weights"
+    return f"all {len(proofs)} hashes are proven" if len(proofs) > 1 else "the one hash is proven"
 
 
 def _refusal(edge: str, reason: str) -> str:
