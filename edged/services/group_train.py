@@ -548,7 +548,8 @@ class GroupTrainer:
             case Begun():
                 self._begin_epoch(action)
             case Rejected(edge) if edge == self._edge:
-                self._rounds.forget()
+                self._rounds.forget()  # what was refused would be refused again as part of the next gradient
+                self._made = None
             case _:
                 pass
 
