@@ -207,7 +207,12 @@ async def test_the_log_closes_while_the_broker_hangs(broker: Broker, health: Rec
         await log.append(numbered(topic, 0, 5))
         await reader.poll(max_records=1, timeout_s=1.0)
         broker.pause()
-        append = asyncio.create_task(log.append(numbered(topic, 5, 5)))
+
+        async def append_on() -> None:
+            while True:  # the first may still be answered
+                await log.append(numbered(topic, 5, 5))
+
+        append = asyncio.create_task(append_on())
         await until_degraded(health)
         append.cancel()
         async with asyncio.timeout(60):
