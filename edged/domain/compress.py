@@ -16,14 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain import tensors
+from edged.domain.exchange_records import MOST_CHUNK_BYTES
 from edged.domain.tensors import Array
 from edged.domain.topology import Compression
 from edged.errors import FormatError
 
 BLOCK = 1024
 """Numbers that have one scale in int8."""
-
-MOST_CHUNK_BYTES = 512 * 1024
 
 _MOST_OVERHEAD_BYTES = 1024
 _MOST_FP16 = float(np.finfo(np.float16).max)

@@ -17,7 +17,7 @@ import numpy as np
 
 from edged.domain import tensors
 from edged.domain.dataset import TEST_SOURCE, TRAIN_SOURCE
-from edged.domain.topology import NAME_PATTERN
+from edged.domain.topology import MOST_MEMBERS, NAME_PATTERN
 from edged.errors import FormatError
 
 MOST_CHUNK_BYTES = 512 * 1024
@@ -26,7 +26,6 @@ MOST_CHUNK_BYTES = 512 * 1024
 MOST_RECORD_BYTES = 1 << 20
 """Of a whole record, as the topics take it."""
 
-MOST_MEMBERS = 64
 MOST_PARTS = 4096
 MOST_COUNT = 1 << 24
 """Samples in a gradient; float32 holds every whole number up to here exactly."""

@@ -74,7 +74,7 @@ class ParameterServer:
         low, high = (await self._log.watermarks([self._train]))[self._train]
         # Behind the parts of the last two updates there can be a Begin, and what each member says once an epoch; but
         # while no step is made, members that start again and again may say any number of things.
-        most_parts = -(-compress.most_bytes(self._rules.num_parameters) // compress.MOST_CHUNK_BYTES)
+        most_parts = -(-compress.most_bytes(self._rules.num_parameters) // exchange_records.MOST_CHUNK_BYTES)
         num_records = 2 * most_parts + 4 * MOST_MEMBERS
         while (found := await self._newest(max(low, high - num_records), high)) is None and high - num_records > low:
             num_records *= 4
