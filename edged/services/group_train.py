@@ -26,6 +26,7 @@ from edged.errors import EdgedError, FormatError, LogGap
 from edged.log import bind, logger
 from edged.ports import Health, Log, Progress, Statistics
 from edged.services.announcements import Announcements
+from edged.services.beginning import begin_state
 from edged.services.checkpointing import Checkpointing
 from edged.services.epoch import Epochs
 from edged.services.evaluation import NOTHING, EndedEpoch, end_epoch, evaluate
@@ -138,7 +139,9 @@ class GroupTrainer:
         """
         if self.training.name:
             bind(job=self.training.name)
-        await self._restore()
+        self._state, _ = await begin_state(
+            self._checkpointing, self._learner, job=self._job, source=self.training.source
+        )
         self._stopwatch.start()
         try:
             async with self._epochs.open():
@@ -169,22 +172,6 @@ class GroupTrainer:
         return self._state
 
     # the beginning and the end
-
-    async def _restore(self) -> None:
-        restored = await self._checkpointing.restore()
-        self._state = await run_in_worker(self._learner.initial, self._job) if restored is None else restored
-        if restored is not None:
-            self._learner.go_on(restored)
-        position = self._state.position
-        logger().info(
-            "train.started",
-            lanes=self._state.division.lanes,
-            micro_batch=self._state.division.micro_batch,
-            source=self.training.source,
-            epoch=position.epoch,
-            step=position.step,
-            resumed=restored is not None,
-        )
 
     async def _stop(self) -> None:
         self._stopwatch.measure(self._state)

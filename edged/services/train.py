@@ -18,6 +18,7 @@ from edged.domain.nn.model import Model
 from edged.domain.topology import Training
 from edged.log import bind, logger
 from edged.ports import Progress, Statistics
+from edged.services.beginning import begin_state
 from edged.services.checkpointing import Checkpointing
 from edged.services.epoch import Epochs
 from edged.services.evaluation import end_epoch, evaluate
@@ -110,21 +111,10 @@ class Trainer:
         return self._state
 
     async def _restore(self) -> None:
-        restored = await self._checkpointing.restore()
-        if restored is not None:
-            self._learner.go_on(restored)
-        self._state = await run_in_worker(self._learner.initial, self._job) if restored is None else restored
-        position = self._state.position
-        logger().info(
-            "train.started",
-            lanes=self._state.division.lanes,
-            micro_batch=self._state.division.micro_batch,
-            source=self._training.source,
-            epoch=position.epoch,
-            step=position.step,
-            resumed=restored is not None,
+        self._state, is_restored = await begin_state(
+            self._checkpointing, self._learner, job=self._job, source=self._training.source
         )
-        if restored is not None and position.sample == 0:
+        if is_restored and self._state.position.sample == 0:
             await self._checkpointing.deploy(self._state)  # a crash may have come between saving and deploying
 
     async def _train(self) -> None:
