@@ -82,6 +82,11 @@ class PsutilHost:
         return int(self._throttled.read_text(), 16) if self._throttled else None
 
 
+def num_cores() -> int:
+    """CPUs that this process may run on: all, or those of its `CPUAffinity=`."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def lower_thread_priority() -> None:
     """Let this thread give way to the process's others: the event loop is to answer while worker threads compute.
 

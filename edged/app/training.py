@@ -4,7 +4,6 @@ All jobs run in one process: on the same threads, reading the archive's replies 
 through one cache.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from edged.adapters import micro_batch
 from edged.adapters.checkpoint_dir import CheckpointDir
 from edged.adapters.disk_cache import SqliteCache
+from edged.adapters.host import num_cores
 from edged.adapters.images import PillowDecoder
 from edged.adapters.tflite_writer import to_tflite
 from edged.aio import run_in_worker
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 _HELD_OUT_BYTES = 4 << 20
 """Fresh held-out samples kept to test live training on."""
 
-NUM_CORES = os.cpu_count() or 1
+NUM_CORES = num_cores()
 """A lane of each model, and a thread, for each."""
 
 

@@ -1,11 +1,12 @@
 """The counters are this machine's, and what cannot be read is missing, not fatal."""
 
+import os
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from edged.adapters.host import PsutilHost
+from edged.adapters.host import PsutilHost, num_cores
 
 
 @pytest.fixture
@@ -106,3 +107,14 @@ def test_what_a_sandbox_hides_is_missing(tmp_path, monkeypatch, error):
 def test_a_machine_without_disks_has_no_disk_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(psutil, "disk_io_counters", lambda: None)
     assert PsutilHost(tmp_path).sample().disk_written_bytes is None
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes cannot be kept to some CPUs here")
+def test_cores_that_the_process_may_not_use_do_not_count():
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert num_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert num_cores() == len(allowed)
