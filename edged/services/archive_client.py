@@ -1,7 +1,7 @@
 """Asking the archive through Kafka: requests out, replies in, silence noticed.
 
 Covers matching replies to requests, asking again, and saying so when the archive does not answer. What to ask for is
-`services.epoch`'s subject. There is no task behind it: whoever waits or drains moves it on.
+`epoch_plans`' and `window_queue`'s subject. There is no task behind it: whoever waits or drains moves it on.
 """
 
 import asyncio

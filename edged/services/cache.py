@@ -1,7 +1,7 @@
 """The edge's cache of samples: a memory tier over a disk tier, each with a budget of bytes.
 
 Covers where an entry lives, what each tier holds, and moving entries between them. Which samples are worth keeping is
-the sampling plan's subject: it names the victims. Fetching what is missing is services.epoch's.
+the sampling plan's subject: it names the victims. Fetching what is missing is services.epoch_window's.
 
 An entry lives in one tier. It comes into memory, and the oldest go on to the disk in batches once memory is full.
 They do not come back: a read from the disk costs little, and each swap would wear it by a write.

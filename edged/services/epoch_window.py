@@ -1,7 +1,7 @@
 """One window of an epoch: its misses as the archive sends them, its hits as the cache holds them.
 
 Covers asking, admitting and reading. Which samples make a window, and what the cache is to keep of them, is the plan's
-subject (domain.cache_plan); when a window is asked for is `epoch`'s.
+subject (domain.cache_plan); when a window is asked for is `window_queue`'s.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """What one member contributes to one step of its group: a gradient, or how far a round of its own steps came.
 
 Covers the arithmetic and the error feedback, all synchronous: run it in a worker thread. What is sent and when is
-`group_train`'s subject.
+`member_steps`' subject.
 """
 
 from dataclasses import dataclass, replace

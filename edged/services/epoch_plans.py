@@ -1,0 +1,176 @@
+"""The plan of the present epoch and, as soon as it can be known, of the next: drawn over what the archive has.
+
+Covers asking for snapshots and drawing. How samples are chosen is `epoch_choice`'s and `group_choice`'s subject, in
+what order windows are asked for `window_queue`'s.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+from edged.aio import run_in_worker
+from edged.domain import cache_plan, sampling
+from edged.domain.cache_plan import CachedWindow, CachePlan
+from edged.domain.dataset import Snapshot
+from edged.domain.sampling import Window
+from edged.domain.supply import Supply, supply
+from edged.log import logger
+from edged.services.archive_client import ArchiveClient, SnapshotFetch
+from edged.services.epoch_account import EpochAccount
+from edged.services.epoch_choice import Choice
+
+EMPTY_RETRY_S = 5.0
+"""How often an empty archive is asked again: half its default flush interval."""
+
+
+class Place(NamedTuple):
+    """A window's place in the run."""
+
+    epoch: int
+    held_out: bool
+    window: int
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class DrawnEpoch:
+    """A plan, what it draws from, and the held-out windows."""
+
+    plan: CachePlan
+    supply: Supply
+    held_out: tuple[Window, ...]
+
+    def window(self, place: Place) -> CachedWindow | None:
+        """The window at `place`; None behind the last of its kind."""
+        if not place.held_out:
+            return self.plan.window(place.window)
+        return cache_plan.uncached(self.held_out[place.window]) if place.window < len(self.held_out) else None
+
+
+class EpochPlans:
+    """Draws the plans of `epochs` epochs by `chooser`, with at most `test_samples` held-out samples. Used by one task.
+
+    `account` is of the present epoch: it is told to the chooser before the next plan is drawn.
+    """
+
+    def __init__(
+        self,
+        client: ArchiveClient,
+        chooser: Choice,
+        account: EpochAccount,
+        *,
+        epochs: int,
+        test_fraction: float,
+        test_samples: int,
+    ) -> None:
+        self._client = client
+        self._chooser = chooser
+        self._account = account
+        self._epochs = epochs
+        self._test_fraction = test_fraction
+        self._test_samples = test_samples
+        self._present: DrawnEpoch | None = None
+        self._next: DrawnEpoch | None = None
+        self._next_snapshot: SnapshotFetch | None = None
+        self._empty_until = 0.0
+
+    @property
+    def present(self) -> DrawnEpoch:
+        """The epoch that is trained on."""
+        assert self._present is not None, "draw() first"
+        return self._present
+
+    def is_present(self, epoch: int) -> bool:
+        """Whether the present epoch is that one."""
+        return self._present is not None and self._present.plan.epoch == epoch
+
+    def is_next(self, epoch: int) -> bool:
+        """Whether the next epoch is that one, and drawn."""
+        return self._next is not None and self._next.plan.epoch == epoch
+
+    def of(self, epoch: int) -> DrawnEpoch:
+        """The next epoch if it is that one, else the present."""
+        return self._next if self._next is not None and self._next.plan.epoch == epoch else self.present
+
+    async def draw(self, epoch: int, ends: Mapping[str, int] | None) -> None:
+        """Draw `epoch` as the next one, over the archive as it is now, or as it was at `ends`.
+
+        Waits until the archive has anything to train on.
+        """
+        is_said = False
+        fetch = self._next_snapshot
+        if ends is not None and not (fetch is not None and fetch.is_complete and fetch.snapshot().ends == ends):
+            fetch = None
+        while True:
+            if fetch is None:
+                fetch = SnapshotFetch(None if ends is None else dict(ends))
+                await self._client.ask(fetch)
+            await self._client.wait(fetch)
+            self._next = await self._draw(epoch, fetch)
+            if self._next is not None:
+                return
+            if not is_said:
+                logger().info("epoch.empty", epoch=epoch)
+                is_said = True
+            fetch, ends = None, None
+            await self._client.pause(EMPTY_RETRY_S)
+
+    def move_on(self) -> DrawnEpoch:
+        """The next epoch, which is the present one from now on."""
+        assert self._next is not None, "draw() first"
+        self._present, self._next, self._next_snapshot = self._next, None, None
+        return self._present
+
+    async def survey(self) -> Snapshot | None:
+        """The archive as it is now; None while that is not known yet, or as long as there is nothing to train on.
+
+        Waits for nothing but a request's way into the log: call it again.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._next_snapshot is None and now >= self._empty_until:
+            await self._ask_ahead()
+        await self._client.drain()
+        if self._next_snapshot is None or not self._next_snapshot.is_complete:
+            return None
+        snapshot = await run_in_worker(self._next_snapshot.snapshot)
+        if await run_in_worker(lambda: supply(snapshot, self._test_fraction).is_empty):
+            if not self._empty_until:
+                logger().info("epoch.empty", epoch=0 if self._present is None else self._present.plan.epoch + 1)
+            self._next_snapshot, self._empty_until = None, now + EMPTY_RETRY_S
+            return None
+        return snapshot
+
+    async def look_ahead(self, epoch: int) -> bool:
+        """Whether the plan of `epoch` is here, if it follows on the present one; sees to it that it will be."""
+        present = self.present.plan
+        if epoch == self._epochs or epoch != present.epoch + 1 or self._chooser.is_scored:
+            return False
+        if self._next_snapshot is None:
+            await self._ask_ahead()
+        elif self._next is None and self._next_snapshot.is_complete:
+            await self._account.note(present)
+            self._next = await self._draw(epoch, self._next_snapshot)
+        return self._next is not None
+
+    async def _ask_ahead(self) -> None:
+        self._next_snapshot = SnapshotFetch(None)
+        await self._client.ask(self._next_snapshot)
+
+    async def _draw(self, epoch: int, fetch: SnapshotFetch) -> DrawnEpoch | None:
+        """The epoch over what was fetched; None when there is nothing to train on."""
+        snapshot = await run_in_worker(fetch.snapshot)
+        supplied = supply(snapshot, self._test_fraction)
+        if await run_in_worker(lambda: supplied.is_empty):
+            return None
+        held_out = await run_in_worker(
+            partial(
+                sampling.held_out_windows,
+                snapshot,
+                test_fraction=self._test_fraction,
+                window_bytes=self._chooser.test_window_bytes,
+                most_samples=self._test_samples,
+            )
+        )
+        held_out = await run_in_worker(self._chooser.tested, supplied, held_out)
+        return DrawnEpoch(await self._chooser.plan(epoch, snapshot), supplied, held_out)

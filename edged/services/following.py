@@ -1,0 +1,177 @@
+"""A member's weights on their way along the group's log: following it, and what is due when an epoch ended.
+
+Covers weights and place as one: reading on, catching up, saving both, going over to another member's checkpoint. What
+an action does to the weights is `member_state`'s subject, the log itself `exchange`'s, what a member adds to it
+`group_train`'s and `member_steps`'.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from edged.domain import gradient_log
+from edged.domain.checkpoint import TrainState
+from edged.domain.exchange_records import Begin
+from edged.domain.gradient_log import Action, Fold, Rules, State
+from edged.errors import FormatError, LogGap
+from edged.log import logger
+from edged.ports import Log
+from edged.services.activity import Activity
+from edged.services.announcements import Announcements
+from edged.services.checkpointing import Checkpointing
+from edged.services.exchange import Exchange, GroupAddress, Traffic
+from edged.services.member_state import MemberState
+
+POLL_S = 1.0
+"""So long a member waits for the log at a time, while it has nothing else to do."""
+
+_STEPS_BEHIND = 3
+"""So many steps later it is of no use to compute the present one."""
+
+
+class Following:
+    """Moves `member` on along the log. Used by one task, inside `open()` but for `adopt` and `save`.
+
+    Weights and place in the log belong together whenever any of this is cancelled.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        address: GroupAddress,
+        rules: Rules,
+        fold: Fold,
+        member: MemberState,
+        checkpointing: Checkpointing,
+        announcements: Announcements,
+        activity: Activity,
+    ) -> None:
+        self.exchange = Exchange(log, address, rules, fold, self._apply)
+        self._address = address
+        self._member = member
+        self._checkpointing = checkpointing
+        self._announcements = announcements
+        self._activity = activity
+        self._is_open = False
+        self._catches_up = False
+
+    @property
+    def begin(self) -> Begin:
+        """The running epoch's."""
+        begin = self.exchange.state.begin
+        assert begin is not None, "an epoch runs"
+        return begin
+
+    @property
+    def running(self) -> int:
+        """The epoch that the group has begun last; -1 before the first."""
+        begin = self.exchange.state.begin
+        return -1 if begin is None else begin.epoch
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Read on where the weights stand. Waits for the log. Raises LogGap when it does not reach back so far."""
+        async with self.exchange.open(self._place()):
+            self._is_open = True
+            try:
+                yield
+            finally:
+                self._name_place()
+                self._is_open = self._catches_up = False
+
+    async def catch_up(self) -> None:
+        """Make the steps that the group has made meanwhile, up to the log's present end."""
+        loop, state = asyncio.get_running_loop(), self._member.state
+        first, step = self.exchange.state.next_offset, state.position.step
+        begun_at = loop.time()
+        end = await self.exchange.end_offset()
+        self._catches_up = True
+        with self._activity.waiting():
+            while self.exchange.state.next_offset < end:
+                await self.poll(POLL_S)
+        self._catches_up = False
+        if state.position.step > step:
+            logger().info(
+                "exchange.caught_up",
+                epoch=state.position.epoch,
+                step=state.position.step,
+                steps=state.position.step - step,
+                first_offset=first,
+                next_offset=self.exchange.state.next_offset,
+                seconds=round(loop.time() - begun_at, 3),
+            )
+
+    async def poll(self, timeout_s: float) -> None:
+        """Take what comes within `timeout_s`. Raises LogGap, and OutOfStepError."""
+        if await self.exchange.poll(timeout_s):
+            self._activity.count()
+            await self._settle()
+
+    async def drain(self) -> None:
+        """Take what is here already; when this member is far behind, all of it. Raises as `poll`."""
+        exchange = self.exchange
+        while (lag := exchange.lag) > 0:
+            is_behind = lag > _STEPS_BEHIND * len(self._address.edges) * exchange.parts_a_step
+            if not await exchange.poll(POLL_S if is_behind else 0.0):
+                break
+            self._activity.count()
+        await self._settle()
+
+    async def end_last(self) -> None:
+        """End the last epoch: nothing begins behind it."""
+        self.exchange.traffic = self._member.end_epoch(self.exchange.state.held_out_sums, self.exchange.traffic)
+        await self._settle()
+
+    async def save(self) -> None:
+        """Make weights and place durable."""
+        self._name_place()
+        await self._checkpointing.save(self._member.state)
+
+    async def adopt(self, at_least: int) -> None:
+        """Go on from a checkpoint of another member, made at step `at_least` or later; waits until there is one."""
+        with self._activity.waiting():
+            found = await self._announcements.wait(like=self._member.state, at_least=at_least)
+        self._take_over(found)
+
+    async def adopt_if_announced(self) -> None:
+        """Go on from the group's newest checkpoint, if there is one."""
+        with self._activity.waiting():
+            found = await self._announcements.newest(like=self._member.state)
+        if found is not None:
+            self._take_over(found)
+
+    def _take_over(self, found: TrainState) -> None:
+        self._member.take_over(found)
+        self.exchange.traffic = Traffic()
+
+    def _apply(self, group: State, action: Action) -> None:
+        """Runs in a worker thread."""
+        self.exchange.traffic = self._member.apply(group, action, self.exchange.traffic)
+
+    def _name_place(self) -> None:
+        """While the log is read, the weights move on without the state's naming the place."""
+        if self._is_open:
+            self._member.state.exchange = gradient_log.to_json(self.exchange.boundary)
+
+    def _place(self) -> State:
+        """Where in the log the weights stand. Raises LogGap when that cannot be read."""
+        text = self._member.state.exchange
+        if not text:
+            return State()
+        try:
+            return gradient_log.from_json(text)
+        except FormatError as error:
+            raise LogGap(0, 0) from error
+
+    async def _settle(self) -> None:
+        """Say, save and deploy what epochs ended; of several only the last is saved."""
+        member = self._member
+        if not member.ended:
+            return
+        ended, member.ended = member.ended, []
+        for each in ended:
+            each.say()
+        await self.save()
+        await self._checkpointing.deploy(member.state, member.tested.calibration)
+        if ended[-1].members[:1] == (self._address.edge,) and not self._catches_up:
+            await self._announcements.announce(member.state)

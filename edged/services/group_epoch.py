@@ -1,0 +1,47 @@
+"""An epoch of a group as it ended for one member, and the line about what the exchange came to.
+
+The line about what was learnt is `evaluation`'s.
+"""
+
+from typing import NamedTuple
+
+from edged.domain import exchange_advice
+from edged.log import logger
+from edged.services.evaluation import EndedEpoch
+from edged.services.exchange import Traffic
+
+
+class GroupEpoch(NamedTuple):
+    """`members`: who contributed to its last step. `weights`: the digest of those that it ended with."""
+
+    learnt: EndedEpoch
+    members: tuple[str, ...]
+    weights: str
+    traffic: Traffic
+
+    def say(self) -> None:
+        """The lines about it."""
+        self.learnt.say()
+        metrics, traffic = self.learnt.metrics, self.traffic
+        logger().info(
+            "exchange.epoch",
+            epoch=metrics.epoch,
+            step=metrics.step,
+            steps=traffic.steps,
+            members=list(self.members),
+            weights=self.weights,
+            contributions=traffic.contributions,
+            missed=traffic.missed,
+            late=traffic.late,
+            bytes_per_step=round(traffic.num_bytes / max(traffic.steps, 1), 1),
+            **(_timing(traffic) if traffic.computed else {}),
+        )
+
+
+def _timing(traffic: Traffic) -> dict[str, float | str]:
+    whole_s = traffic.step_s + traffic.waited_s
+    return {
+        "step_ms": round(1e3 * whole_s / traffic.computed, 3),
+        "comm_fraction": round(traffic.waited_s / whole_s, 4) if whole_s else 0.0,
+        "advice": exchange_advice.advice(traffic.waited_s, traffic.step_s),
+    }

@@ -1,0 +1,135 @@
+"""What the group's log makes of one member: its weights, the fate of its contributions, and the sums of an epoch.
+
+All of it synchronous, an action after the other. What an action does to the weights is domain.group_step's subject,
+reading the log and what follows from an epoch's end `following`'s.
+"""
+
+from dataclasses import replace
+
+from edged.domain import flat, group_step
+from edged.domain.checkpoint import Tally, TrainState
+from edged.domain.gradient_log import Action, Begun, Closed, HeldOutSums, Rejected, State
+from edged.domain.topology import Training
+from edged.errors import EdgedError
+from edged.log import logger
+from edged.services.evaluation import NOTHING, end_epoch
+from edged.services.exchange import Traffic, of_edge
+from edged.services.group_epoch import GroupEpoch
+from edged.services.round import Contributed, Rounds
+
+
+class OutOfStepError(EdgedError):
+    """The weights here are not those that the group's epoch begins with."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__("the weights differ from the group's")
+        self.step = step
+
+
+class MemberState:
+    """The state of `edge` as a member. `apply` runs in a worker thread; nothing else is called meanwhile."""
+
+    def __init__(self, training: Training, edge: str, rounds: Rounds, state: TrainState) -> None:
+        self._training = training
+        self._edge = edge
+        self._rounds = rounds
+        self.state = state
+        """The state after the last step."""
+        self.made: Contributed | None = None
+        """What this member contributes to the present step, until it is known what became of it."""
+        self.tested = NOTHING
+        """This member's part of the running epoch's test."""
+        self.last: Closed | None = None
+        """The last step, without its mean."""
+        self.ended: list[GroupEpoch] = []
+        """Epochs that have ended since somebody looked."""
+
+    def apply(self, group: State, action: Action, traffic: Traffic) -> Traffic:
+        """What the log says becomes of the weights. `group`: the state of the fold behind it.
+
+        Counts in `traffic`, the sums of the running epoch; returns those to go on with. Raises OutOfStepError.
+        """
+        match action:
+            case Closed():
+                self._close_step(group, action)
+                traffic.steps += 1
+                traffic.contributions += len(action.contributions)
+                traffic.missed += len(action.missing)
+            case Begun():
+                return self._begin_epoch(action, traffic)
+            case Rejected(edge) if edge == self._edge:
+                self._rounds.forget()  # what was refused would be refused again as part of the next gradient
+                self.made = None
+            case _:
+                pass
+        return traffic
+
+    def end_epoch(self, sums: HeldOutSums, traffic: Traffic) -> Traffic:
+        """The epoch is over, by the test's `sums` and what the exchange came to; the sums of the next, empty."""
+        members = tuple(each.edge for each in self.last.contributions) if self.last is not None else ()
+        learnt = end_epoch(
+            self._training,
+            self.state,
+            self.tested,
+            num_samples=sums.num_samples,
+            num_correct=sums.num_correct,
+            loss=sums.loss,
+        )
+        self.ended.append(GroupEpoch(learnt, members, flat.digest(self.state.params), traffic))
+        return Traffic()
+
+    def take_over(self, found: TrainState) -> None:
+        """Go on from another member's state, in lanes as before."""
+        found.division = self.state.division
+        self.state, self.made, self.last = found, None, None
+        self._rounds.forget()
+
+    def _close_step(self, group: State, closed: Closed) -> None:
+        state, made = self.state, self.made
+        if made is not None and made.step == closed.step:
+            if made.slots is not None:
+                state.slots |= made.slots
+            self._rounds.settle(made, is_counted=of_edge(closed.contributions, self._edge))
+            self.made = None
+        group_step.take_step(self._training, state, group, closed)
+        for each in closed.contributions:
+            state.tally = _added(state.tally, each.count, each.num_correct, each.loss)
+        self.last = replace(closed, mean=None)
+
+    def _begin_epoch(self, begun: Begun, traffic: Traffic) -> Traffic:
+        begin = begun.begin
+        weights = flat.digest(self.state.params)
+        if weights != begin.weights:
+            logger().error(
+                "exchange.diverged",
+                epoch=begin.epoch,
+                step=self.state.position.step,
+                weights=weights,
+                expected_weights=begin.weights,
+                edge=begin.edge,
+            )
+            raise OutOfStepError(self.state.position.step)
+        if begin.epoch > self.state.position.epoch:
+            traffic = self.end_epoch(begun.tested, traffic)
+        group_step.take_begin(self.state, begin)
+        logger().info(
+            "exchange.begun",
+            epoch=begin.epoch,
+            step=self.state.position.step,
+            steps=begin.num_steps,
+            shares=dict(begin.members),
+            edge=begin.edge,
+            weights=weights,
+        )
+        return traffic
+
+
+def _added(tally: Tally, count: int, num_correct: int, loss: float) -> Tally:
+    return Tally(
+        tally.num_samples + count,
+        tally.num_correct + num_correct,
+        tally.loss + loss,
+        tally.seconds,
+        tally.wait_s,
+        tally.decode_s,
+    )

@@ -1,0 +1,185 @@
+"""A member's part in the steps of an epoch: contribute, wait until the step is closed, see to it that it is.
+
+Covers when what is sent, how long it is waited for, and how fast the member is. The arithmetic is `round`'s subject,
+what a closed step does `member_state`'s, where samples come from `epoch`'s.
+"""
+
+import asyncio
+
+from edged.aio import run_in_worker
+from edged.domain.group_plan import GroupPlan
+from edged.domain.learning import DivergedError
+from edged.domain.topology import Training
+from edged.log import logger
+from edged.services.activity import Activity
+from edged.services.epoch import Epochs
+from edged.services.following import POLL_S, Following
+from edged.services.member_state import MemberState
+from edged.services.round import Contributed, Rounds
+
+_BUSY_POLL_S = 0.02
+"""While samples are on their way too."""
+
+_SPEED_SMOOTHING = 0.3
+
+
+class MemberSteps:
+    """The steps of one member, one after the other. Used by one task, while `following` is open."""
+
+    def __init__(
+        self,
+        training: Training,
+        member: MemberState,
+        following: Following,
+        rounds: Rounds,
+        epochs: Epochs,
+        activity: Activity,
+    ) -> None:
+        self._training = training
+        self._member = member
+        self._following = following
+        self._exchange = following.exchange
+        self._rounds = rounds
+        self._epochs = epochs
+        self._activity = activity
+        self._speed = 0.0
+        self.trained_samples = 0
+        self.data_wait_s = 0.0
+        """Seconds that a step had to wait for samples, since start."""
+
+    async def take(self, plan: GroupPlan | None) -> None:
+        """The group's present step, until it is closed; without a plan of its own, the member only watches."""
+        now = asyncio.get_running_loop().time
+        begun_at, step = now(), self._exchange.state.step
+        contributed = plan is not None and await self._contribute(plan, step)
+        await self._wait_closed(plan, step, is_heard=contributed)
+        if contributed:
+            self._exchange.deadline.timed(now() - begun_at)
+        await self._following.drain()
+
+    async def _contribute(self, plan: GroupPlan, step: int) -> bool:
+        """Make and send the member's part of the step; False when the step was closed before."""
+        now, exchange = asyncio.get_running_loop().time, self._exchange
+        begun_at = now()
+        made: Contributed | None = Contributed(step, b"", 0, 0.0, 0)
+        try:
+            made = await self._compute(plan, step)
+        except DivergedError:
+            logger().error(
+                "exchange.withheld",
+                epoch=self._following.begin.epoch,
+                step=step,
+                reason="the loss or the gradient is not finite",
+            )
+        if made is None:
+            return False
+        exchange.traffic.step_s += now() - begun_at
+        exchange.traffic.computed += 1
+        await self._following.drain()
+        if exchange.state.step != step:
+            late = made
+            await run_in_worker(lambda: self._rounds.settle(late, is_counted=False))
+            made = Contributed(step, b"", 0, 0.0, 0)  # which is late, too, but tells how fast this member is
+        self._member.made = made
+        sent_at = now()
+        with self._activity.waiting():
+            await exchange.gradient(step, made.count, made.loss, made.num_correct, self._speed, made.blob)
+        exchange.traffic.waited_s += now() - sent_at
+        return exchange.state.step == step
+
+    async def _compute(self, plan: GroupPlan, step: int) -> Contributed | None:
+        """The member's part of the step; None when the step was closed before its samples were here.
+
+        Raises DivergedError.
+        """
+        now, state, every = asyncio.get_running_loop().time, self._member.state, self._training.exchange.sync_every
+        decoded_s, computed_s = self._epochs.decode_s, 0.0
+        made = Contributed(step, b"", 0, 0.0, 0)
+        self._rounds.begin(state)
+        for batch in self._batches(plan, step):
+            if not await self._prepared(plan, batch, step):
+                return None
+            mini_batch = self._epochs.take()
+            computing_at = now()
+            if every == 1:
+                made = await run_in_worker(self._rounds.gradient, state, mini_batch)
+            else:
+                progress = self._following.begin.epoch + batch / plan.num_steps
+                await run_in_worker(self._rounds.walk, mini_batch, progress)
+            computed_s += now() - computing_at
+            self._activity.count()
+            self.trained_samples += len(mini_batch)
+        if every > 1:
+            made = await run_in_worker(self._rounds.way, state)
+        self._measure_speed(made.count, computed_s + self._epochs.decode_s - decoded_s)
+        return made
+
+    def _batches(self, plan: GroupPlan, step: int) -> range:
+        """The epoch's global batches that belong to the group's `step`."""
+        every = self._training.exchange.sync_every
+        first = (step - self._exchange.state.first_step) * every
+        return range(first, min(first + every, plan.num_steps))
+
+    async def _prepared(self, plan: GroupPlan, batch: int, step: int) -> bool:
+        """Have the member's part of the global batch ready; False when the step is closed before it is here."""
+        now = asyncio.get_running_loop().time
+        waits_since = now()
+        try:
+            while not await self._prepare(plan, batch):
+                with self._activity.waiting():
+                    await self._following.poll(_BUSY_POLL_S)
+                if self._exchange.state.step != step:
+                    return False
+        finally:
+            self.data_wait_s += now() - waits_since
+        return True
+
+    async def _prepare(self, plan: GroupPlan, batch: int) -> bool:
+        return await self._epochs.prepare(plan.first_sample(batch), plan.first_sample(batch + 1))
+
+    async def _wait_closed(self, plan: GroupPlan | None, step: int, *, is_heard: bool) -> None:
+        """Until the step is closed; meanwhile the next part is fetched and decoded. Past the deadline, close it."""
+        now, exchange = asyncio.get_running_loop().time, self._exchange
+        begun_at = now()
+        deadline_s = exchange.deadline.seconds(exchange.state)
+        closes_at = begun_at + deadline_s
+        following = self._batches(plan, step + 1) if plan is not None else range(0)
+        is_ready = not following
+        with self._activity.waiting():
+            while exchange.state.step == step:
+                if not is_ready and plan is not None:
+                    is_ready = await self._prepare(plan, following.start)
+                left = closes_at - now()
+                if left <= 0 and is_heard:
+                    await exchange.close(step)
+                    closes_at, left = now() + deadline_s, deadline_s
+                await self._following.poll(
+                    min(max(left, 0.0) if is_heard else POLL_S, POLL_S if is_ready else _BUSY_POLL_S)
+                )
+        waited_s = now() - begun_at
+        exchange.traffic.waited_s += waited_s
+        self._say_closed(step, waited_s, deadline_s)
+
+    def _say_closed(self, step: int, waited_s: float, deadline_s: float) -> None:
+        """The line about a step that was closed without somebody's part."""
+        closed = self._member.last
+        if closed is None or closed.step != step or not closed.missing:
+            return
+        suppressed = self._exchange.throttle.pass_on("closed", asyncio.get_running_loop().time())
+        if suppressed is not None:
+            logger().warning(
+                "exchange.closed",
+                epoch=self._following.begin.epoch,
+                step=step,
+                contributions=len(closed.contributions),
+                missing=list(closed.missing),
+                waited_s=round(waited_s, 3),
+                deadline_s=round(deadline_s, 3),
+                suppressed=suppressed,
+            )
+
+    def _measure_speed(self, count: int, seconds: float) -> None:
+        """Smooth the times, not the speeds: of a throttled core most batches are fast, and a few take all the time."""
+        if count and seconds > 0:
+            smoothed_s = 1 / self._speed if self._speed else seconds / count
+            self._speed = 1 / (smoothed_s + (seconds / count - smoothed_s) * _SPEED_SMOOTHING)

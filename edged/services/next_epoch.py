@@ -1,0 +1,77 @@
+"""When a member proposes that the group's next epoch begins, and what it proposes.
+
+Any member may: the log takes the first Begin, and what comes second changes nothing (domain.gradient_log).
+"""
+
+from edged.aio import run_in_worker
+from edged.domain import flat, group_plan, shard
+from edged.domain.checkpoint import Params
+from edged.domain.gradient_log import State
+from edged.domain.topology import Training
+from edged.services.epoch import Epochs
+from edged.services.exchange import FIRST_DEADLINE_S, Exchange, GroupAddress
+
+_TURN_S = 2.0
+"""A member whose turn it is not to begin an epoch lets the first one have this advantage."""
+
+_LEAST_TEST_S = 5.0
+_TEST_FACTOR = 3.0
+
+
+class Turn:
+    """One member's decisions between two epochs. Knows no clock: `now`, `since`, `joined_at` are all of one.
+
+    `since`: this member has done its part of the epoch before, whose test took it `test_s`.
+    """
+
+    def __init__(self, address: GroupAddress, *, since: float, joined_at: float, test_s: float) -> None:
+        self._edge = address.edge
+        self._edges = address.edges
+        self._since = since
+        self._joined_at = joined_at
+        self._test_s = test_s
+        self._ready_at: float | None = None
+        self._proposed_at: float | None = None
+
+    def may_begin(self, group: State, now: float) -> bool:
+        """Whether nobody else need be waited for before the next epoch, or it took too long; so from then on."""
+        if self._ready_at is None and self._is_ready(group, now):
+            self._ready_at = now
+        return self._ready_at is not None
+
+    def has_to_propose(self, group: State, now: float) -> bool:
+        """Whether the member is to say it now, or again: the first one at once, the others later."""
+        if self._ready_at is None:
+            return False
+        if self._proposed_at is None:
+            return group.candidates[:1] == (self._edge,) or now - self._ready_at >= _TURN_S
+        if now - self._proposed_at >= FIRST_DEADLINE_S:
+            self._proposed_at = None
+        return False
+
+    def proposed(self, now: float) -> None:
+        """It has said so."""
+        self._proposed_at = now
+
+    def _is_ready(self, group: State, now: float) -> bool:
+        if group.begin is None:
+            joined = {edge for edge, member in group.members.items() if member.joined}
+            return self._edge in joined and (joined >= set(self._edges) or now - self._joined_at >= FIRST_DEADLINE_S)
+        if now - self._since >= max(_TEST_FACTOR * self._test_s, _LEAST_TEST_S):
+            return True
+        return all(edge in group.tested for edge in group.awaited)
+
+
+async def propose(exchange: Exchange, epochs: Epochs, training: Training, epoch: int, params: Params) -> bool:
+    """Propose the epoch over the archive as it is now; False when that is not known yet. `params`: the weights now."""
+    snapshot = await epochs.survey()
+    state = exchange.state
+    if snapshot is None or exchange.address.edge not in state.candidates:
+        return False
+    batches = await run_in_worker(group_plan.num_steps, snapshot, training.test_fraction, training.global_batch)
+    speeds = {edge: state.members[edge].samples_per_s for edge in state.candidates}
+    shares = shard.next_shares(speeds, {} if state.begin is None else state.begin.members)
+    weights = await run_in_worker(flat.digest, params)
+    steps = -(-batches // training.exchange.sync_every)
+    await exchange.begin(epoch, shares, snapshot.ends, steps, weights)
+    return True

@@ -1,0 +1,137 @@
+"""The window that is consumed, and those behind it that are on their way: what is asked for ahead, and how much.
+
+Covers the order in which windows follow each other, from one epoch into the next, and the bytes of all of them. A
+single window is `epoch_window`'s subject, requests and silence are `archive_client`'s, plans `epoch_plans`'.
+"""
+
+from collections import deque
+
+import numpy as np
+
+from edged.aio import run_in_worker
+from edged.domain.cache_plan import CachedWindow
+from edged.services.archive_client import ArchiveClient
+from edged.services.cache_share import CacheShare
+from edged.services.epoch_plans import EpochPlans, Place
+from edged.services.epoch_window import Fetched, WindowReader
+
+_MOST_AHEAD = 4
+"""Windows asked for in advance; the archive keeps so many requests of an edge waiting, and twice as many."""
+
+
+class WindowQueue:
+    """The windows of the plans, each at its `Place`. Used by one task.
+
+    While one is in use, the next is on its way, and more while all of them stay within `prefetch_bytes`.
+    `window_bytes`: of a single one, as far as hits that were lost are fetched with it.
+    """
+
+    def __init__(
+        self, client: ArchiveClient, cache: CacheShare, plans: EpochPlans, *, prefetch_bytes: int, window_bytes: int
+    ) -> None:
+        self._client = client
+        self._cache = cache
+        self._plans = plans
+        self._prefetch_bytes = prefetch_bytes
+        self._window_bytes = window_bytes
+        self._ahead: deque[tuple[Place, WindowReader]] = deque()
+        self._in_use: WindowReader | None = None
+        self._arrived_at: Place | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the windows in memory."""
+        in_use = 0 if self._in_use is None else self._in_use.num_bytes
+        return in_use + sum(reader.num_bytes for _, reader in self._ahead)
+
+    async def open(self, place: Place, fetched: Fetched) -> WindowReader | None:
+        """Use the window at `place`, all of it here or in the cache; None behind the last one of its kind."""
+        if not await self._has_asked(place):
+            return None
+        _, self._in_use = self._ahead.popleft()
+        await self._in_use.arrive(fetched)
+        return self._in_use
+
+    async def arrived(self, place: Place, fetched: Fetched) -> WindowReader | None:
+        """Use the window at `place` if it is here; None while it is on its way. Those before it are passed over."""
+        if place != self._arrived_at:
+            self.leave()
+            while self._ahead and self._ahead[0][0] < place:
+                self._ahead.popleft()[1].close()
+            is_planned = await self._has_asked(place)
+            assert is_planned, "the plan has fewer samples"
+            await self._client.drain()
+            if not self._ahead[0][1].is_here:
+                return None
+            await self.open(place, fetched)
+            self._arrived_at = place
+        await self.look_ahead(place)
+        return self._in_use
+
+    async def look_ahead(self, place: Place) -> None:
+        """Move on what is on its way, and ask for what comes after `place`: one window, and more while they fit.
+
+        Small windows, such as the held-out samples between two epochs, would else be too short a time for the next.
+        """
+        await self._client.drain()
+        while len(self._ahead) < _MOST_AHEAD:
+            following = await self._following(self._ahead[-1][0] if self._ahead else place)
+            if following is None:
+                return
+            window_bytes = following[1].fetch.num_bytes
+            if self._ahead and self._planned_bytes + window_bytes > self._prefetch_bytes:
+                return
+            await self._ask(*following)
+
+    def leave(self) -> None:
+        """Done with the window in use."""
+        if self._in_use is not None:
+            self._in_use.close()
+            self._in_use = None
+        self._arrived_at = None
+
+    def forget_ahead(self) -> None:
+        """What is on its way will not be used."""
+        while self._ahead:
+            self._ahead.pop()[1].close()
+
+    @property
+    def _planned_bytes(self) -> int:
+        """What the windows in use and on their way will hold."""
+        in_use = 0 if self._in_use is None else self._in_use.num_planned_bytes
+        return in_use + sum(reader.num_planned_bytes for _, reader in self._ahead)
+
+    async def _following(self, place: Place) -> tuple[Place, CachedWindow] | None:
+        """The next window with samples, in the next epoch if need be; None when none is known yet."""
+        while True:
+            place = place._replace(window=place.window + 1)
+            window = await self._window(place)
+            if window is not None and window.num_samples:
+                return place, window
+            if window is None and not place.held_out:
+                place = Place(place.epoch, True, -1)
+            elif window is None:
+                if not await self._plans.look_ahead(place.epoch + 1):
+                    return None
+                place = Place(place.epoch + 1, False, -1)
+
+    async def _window(self, place: Place) -> CachedWindow | None:
+        return await run_in_worker(self._plans.of(place.epoch).window, place)
+
+    async def _has_asked(self, place: Place) -> bool:
+        """See to it that the window at `place` is the first on its way; False when there is none."""
+        if not self._ahead or self._ahead[0][0] != place:
+            window = await self._window(place)
+            if window is None:
+                return False
+            self.forget_ahead()
+            await self._ask(place, window)
+        return True
+
+    async def _ask(self, place: Place, window: CachedWindow) -> None:
+        before = [reader for _, reader in self._ahead] + ([self._in_use] if self._in_use is not None else [])
+        coming = np.concatenate([np.zeros(0, np.int64), *(reader.arrivals() for reader in before)])
+        supply = self._plans.of(place.epoch).supply
+        reader = WindowReader(window, supply, self._client, self._cache, self._window_bytes)
+        self._ahead.append((place, reader))
+        await reader.ask(coming)
