@@ -4,9 +4,10 @@
     python -m tests.bench.exchange [--quick] [--json] [--results FILE.jsonl] [--edges 1,2,4] [--modes …] …
 
 Each edge is a real process that has a share of one CPU, a network of its own and a link of the given width in both
-directions; links have no delay but the machine's own. Broker and archive node, on the same machine, are not limited:
-the edges' shares should leave them a core. All runs train the design's model with the same global batch, so that their
-updates are the same however many edges there are, but for `ddp`, whose order and first weights are its own.
+directions. A link's delay is what everything takes on it one way: a broker's answer comes after twice that, and so does
+what one rank of PyTorch sends another, by the links of both. Broker and archive node, on the same machine, are not
+limited: the edges' shares should leave them a core. All runs train the design's model with the same global batch, so
+that their updates are the same however many edges there are, but for `ddp`, whose order and first weights are its own.
 
 Samples/s are those of all epochs but the first, in which samples come over the link (ddp has them in memory from the
 beginning). Efficiency: to as many times what one edge alone does on the same link and CPU; `whole`: by the clock on the
@@ -26,7 +27,7 @@ import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +37,7 @@ from tests.bench import exchange_ddp
 from tests.bench.cpu_limit import how
 from tests.bench.exchange_ddp import DDP
 from tests.bench.exchange_site import ALONE, Conditions, Setting, Site, site
-from tests.bench.network import Network, network
+from tests.bench.network import Network, link_name, network, read_link
 from tests.bench.trainer import machine
 
 MODES = ("all_reduce", "parameter_server", DDP)
@@ -48,26 +49,29 @@ Run = Mapping[str, Any]
 
 def settings(given: argparse.Namespace) -> Iterator[Setting]:
     """The runs: for each link what one edge does alone, and one rank; then the groups, from the smallest."""
+    links: Sequence[tuple[float, float]] = given.links
     for seed in range(given.seeds):
-        for link in given.links:
-            yield Setting(ALONE, 1, "none", 1, link, seed)
+        for link in links:
+            yield Setting(ALONE, 1, "none", 1, *link, seed)
             if DDP in given.modes:
-                yield Setting(DDP, 1, "none", 1, link, seed)
+                yield Setting(DDP, 1, "none", 1, *link, seed)
             for edges in sorted(given.edges):
                 for mode in given.modes:
                     if (mode, edges) != (DDP, 1):
                         yield from _of_mode(given, mode, edges, link, seed)
 
 
-def _of_mode(given: argparse.Namespace, mode: str, edges: int, link: float, seed: int) -> Iterator[Setting]:
+def _of_mode(
+    given: argparse.Namespace, mode: str, edges: int, link: tuple[float, float], seed: int
+) -> Iterator[Setting]:
     # A group of one has nobody to save bytes for: it shows what the log itself costs, and what the others should learn.
     for compression in given.compression if edges > 1 else ["none"]:
         if mode == DDP:
             if compression in exchange_ddp.COMPRESSIONS:
-                yield Setting(mode, edges, compression, 1, link, seed)
+                yield Setting(mode, edges, compression, 1, *link, seed)
         else:
             for sync_every in given.sync_every:
-                yield Setting(mode, edges, compression, sync_every, link, seed)
+                yield Setting(mode, edges, compression, sync_every, *link, seed)
 
 
 async def measure(
@@ -106,7 +110,8 @@ def _known(results: Path | None) -> list[Run]:
 def report(run: Run) -> None:
     """A line for a run that is over, and what its log held that should not be there."""
     setting = Setting(**run["setting"])
-    name = f"{setting.mode:16} {setting.edges} × {setting.compression:5} H {setting.sync_every:<3} {_mbit(setting):>9}"
+    link = link_name(setting.link, setting.delay_ms)
+    name = f"{setting.mode:16} {setting.edges} × {setting.compression:5} H {setting.sync_every:<3} {link:>18}"
     if "failed" in run:
         print(f"{name}: failed after {run['took_s']:.0f} s: {run['failed']}", flush=True)
         return
@@ -152,8 +157,8 @@ def _key(run: Run) -> tuple[Any, ...]:
 
 def _order(run: Run) -> tuple[Any, ...]:
     setting = run["setting"]
-    mode = (ALONE, *MODES).index(setting["mode"])
-    return -setting["link"], mode, setting["sync_every"], COMPRESSIONS.index(setting["compression"]), setting["edges"]
+    link, mode = (-setting["link"], setting["delay_ms"]), (ALONE, *MODES).index(setting["mode"])
+    return link, mode, setting["sync_every"], COMPRESSIONS.index(setting["compression"]), setting["edges"]
 
 
 def _row(same: Sequence[Run], runs: Sequence[Run]) -> tuple[str, ...]:
@@ -172,7 +177,8 @@ def _row(same: Sequence[Run], runs: Sequence[Run]) -> tuple[str, ...]:
         return f"{statistics.mean(found):.3f}" if found else ""
 
     return (
-        _mbit(setting), setting.mode, setting.compression, str(setting.sync_every), str(setting.edges),
+        link_name(setting.link, setting.delay_ms), setting.mode, setting.compression, str(setting.sync_every),
+        str(setting.edges),
         f"{statistics.mean(map(samples_per_s, same)):.0f}",
         efficient("seconds"), efficient("wall_s"), f"{1e3 / statistics.mean(per_cpu_s):.2f}",
         mean("hit_ratio", digits=3),
@@ -199,12 +205,8 @@ def efficiency(run: Run, runs: Sequence[Run], seconds: str) -> float | None:
     return None if alone is None else samples_per_s(run, seconds) / setting["edges"] / samples_per_s(alone, seconds)
 
 
-def _mbit(setting: Setting) -> str:
-    return f"{setting.link / 1e6:g} Mbit/s" if setting.link else "unlimited"
-
-
 def arguments() -> argparse.Namespace:
-    def several(kind: type) -> Any:
+    def several(kind: Callable[[str], Any]) -> Any:
         return lambda text: [kind(each) for each in text.split(",")]
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -213,7 +215,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--modes", type=several(str), metavar="A,B,…", help=", ".join(MODES))
     parser.add_argument("--compression", type=several(str), metavar="A,B,…", help=", ".join(COMPRESSIONS))
     parser.add_argument("--sync-every", type=several(int), default=[1], metavar="H,…", help="steps of a round (1)")
-    parser.add_argument("--links", type=several(float), metavar="MBIT,…", help="Mbit/s of an edge, 0: all (94,20)")
+    parser.add_argument(
+        "--links", type=several(read_link), metavar="MBIT/MS,…",
+        help="of an edge: Mbit/s, 0 for all that there is, and one way's milliseconds if any (94/0.3,20/3)",
+    )  # fmt: skip
     parser.add_argument("--cores", type=float, help="of an edge, a share of one CPU; 0: all (0.2)")
     parser.add_argument("--images", type=int, help=f"of training ({MOST_IMAGES})")
     parser.add_argument("--epochs", type=int, help="(4)")
@@ -232,7 +237,7 @@ def arguments() -> argparse.Namespace:
     given.edges = given.edges or ([1, 2] if quick else [1, 2, 4, 8])
     given.modes = given.modes or (["all_reduce", DDP] if quick else [*MODES])
     given.compression = given.compression or (["none", "int8"] if quick else [*COMPRESSIONS])
-    given.links = [1e6 * link for link in given.links or ([94.0] if quick else [94.0, 20.0])]
+    given.links = given.links or ([(94e6, 0.3)] if quick else [(94e6, 0.3), (20e6, 3.0)])
     given.images = given.images or (4_000 if quick else MOST_IMAGES)
     given.epochs = given.epochs or (2 if quick else 4)
     given.cores = given.cores if given.cores is not None else (0.4 if quick else 0.2)

@@ -1,6 +1,7 @@
 """The exchange's peer: PyTorch's DistributedDataParallel on gloo, a rank for each edge, as slow and on such a link.
 
-Each rank is a process with an edge's share of a CPU and an edge's link; the ranks reach each other through the bridge.
+Each rank is a process with an edge's share of a CPU and an edge's link; the ranks reach each other through the bridge,
+by the links of both: their delay is twice an edge's.
 What it does not do: its samples are in each rank's memory from the beginning, nothing comes over the link but
 gradients, and a rank that ends ends all.
 """
@@ -35,7 +36,7 @@ class RankFailed(RuntimeError):  # noqa: N818 - named for what happened
 
 def why_not(network: Network) -> str | None:
     """Why there can be no such runs here; None if there can."""
-    with network.links(1, 0.0) as (attachment,):
+    with network.links(1, 0.0, 0.0) as (attachment,):
         if attachment.address is None:
             return "ranks cannot reach each other without network namespaces"
     reason = install("torch")
@@ -46,7 +47,7 @@ async def run(setting: Setting, conditions: Conditions, network: Network, folder
     """As `Site.run`, of this peer."""
     try:
         async with asyncio.timeout(conditions.patience_s), AsyncExitStack() as stack:
-            attached = stack.enter_context(network.links(setting.edges, setting.link))
+            attached = stack.enter_context(network.links(setting.edges, setting.link, setting.delay_s))
             limited = stack.enter_context(limits(setting.edges, conditions.cores))
             port, ranks = free_port(), []
             for i, (attachment, limit) in enumerate(zip(attached, limited, strict=True)):

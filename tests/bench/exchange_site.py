@@ -68,14 +68,20 @@ _EXCHANGE = "  exchange: {{mode: {mode}, compression: {compression}, sync_every:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One run. `link`: bits a second of each edge in each direction, 0 for all that the machine can."""
+    """One run. `link`: bits a second of each edge in each direction, 0 for all that the machine can; `delay_ms`: one
+    way between an edge and the broker."""
 
     mode: str
     edges: int
     compression: str
     sync_every: int
     link: float
+    delay_ms: float
     seed: int
+
+    @property
+    def delay_s(self) -> float:
+        return self.delay_ms / 1e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +185,7 @@ class Site:
 
     async def fill(self) -> None:
         """Put the images into the archive, once for all runs."""
-        topology = self._write(self._folder / "import.yaml", Setting(ALONE, 1, "none", 1, 0.0, 0), "127.0.0.1:9")
+        topology = self._write(self._folder / "import.yaml", Setting(ALONE, 1, "none", 1, 0.0, 0.0, 0), "127.0.0.1:9")
         arguments = ("--from", "fashion-mnist", "--limit", str(self._conditions.images))
         importer = await Child.start("import", "archive", "import", str(topology), *arguments)
         if await importer.ended() != 0:
@@ -209,7 +215,7 @@ class Site:
 
     async def _start(self, setting: Setting, folder: Path, stack: AsyncExitStack) -> list[Member]:
         """The archive node and all edges; the stack stops them."""
-        attached = stack.enter_context(self._network.links(setting.edges, setting.link))
+        attached = stack.enter_context(self._network.links(setting.edges, setting.link, setting.delay_s))
         limited = stack.enter_context(limits(setting.edges, self._conditions.cores))
         file = self._write(folder / "vault.yaml", setting, f"127.0.0.1:{self._port}")
         environment = {"XDG_STATE_HOME": str(folder / "vault"), "XDG_CACHE_HOME": str(folder / "vault")}

@@ -1,12 +1,13 @@
 """A slow link: a TCP proxy in a process of its own that lets so many bytes a second through in each direction.
 
-Run: python -m tests.bench.link LISTEN_PORT TARGET_PORT BYTES_PER_S. All connections share the rate. It is a bandwidth,
-not a delay: what waits is buffered by the sockets alone, and slows the sender. Each line on its standard input is
-answered by the bytes let through so far, up and down; it ends with that input.
+Run: python -m tests.bench.link LISTEN_PORT TARGET_PORT BYTES_PER_S DELAY_S. All connections share the rate. What waits
+for its turn is buffered by the sockets alone, and slows the sender; what had it comes out that much later. Each line on
+its standard input is answered by the bytes let through so far, up and down; it ends with that input.
 """
 
 import asyncio
 import os
+import selectors
 import subprocess
 import sys
 from typing import NamedTuple, Self
@@ -14,6 +15,8 @@ from typing import NamedTuple, Self
 _CHUNK = 16 * 1024
 _MOST_BURST_S = 0.05
 """Of unused rate that is made up for."""
+_MOST_UNDERWAY = 16
+"""Chunks: more than a slow link holds."""
 
 
 class Traffic(NamedTuple):
@@ -40,20 +43,43 @@ class Rate:
         self.num_bytes += num_bytes
 
 
-async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rate: Rate) -> None:
-    """Everything from one end to the other, at the rate."""
+Underway = asyncio.Queue[tuple[float, bytes]]
+"""When each chunk arrives; an empty one is the last."""
+
+
+async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rate: Rate, delay_s: float) -> None:
+    """Everything from one end to the other, at the rate, and then so much later."""
+    underway = Underway(_MOST_UNDERWAY)
     try:
-        while chunk := await reader.read(_CHUNK):
-            await rate.send(len(chunk))
-            writer.write(chunk)
-            await writer.drain()
-    except ConnectionError:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_depart(reader, rate, delay_s, underway))
+            group.create_task(_arrive(underway, writer))
+    except* ConnectionError:
         pass  # one end has gone: so does the other
     finally:
         writer.close()
 
 
-async def serve(port: int, target: int, bytes_per_s: float) -> None:
+async def _depart(reader: asyncio.StreamReader, rate: Rate, delay_s: float, underway: Underway) -> None:
+    chunk = None
+    while chunk != b"":
+        chunk = await reader.read(_CHUNK)
+        await rate.send(len(chunk))
+        await underway.put((asyncio.get_running_loop().time() + delay_s, chunk))
+
+
+async def _arrive(underway: Underway, writer: asyncio.StreamWriter) -> None:
+    while True:
+        due, chunk = await underway.get()
+        if (left := due - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(left)
+        if not chunk:
+            return
+        writer.write(chunk)
+        await writer.drain()
+
+
+async def serve(port: int, target: int, bytes_per_s: float, delay_s: float) -> None:
     """Until the standard input ends."""
     up, down = Rate(bytes_per_s), Rate(bytes_per_s)
 
@@ -64,7 +90,7 @@ async def serve(port: int, target: int, bytes_per_s: float) -> None:
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         broker_reader, broker_writer = await asyncio.open_connection("127.0.0.1", target, limit=_CHUNK)
-        await asyncio.gather(forward(reader, broker_writer, up), forward(broker_reader, writer, down))
+        await asyncio.gather(forward(reader, broker_writer, up, delay_s), forward(broker_reader, writer, down, delay_s))
 
     server = await asyncio.start_server(connect, "127.0.0.1", port, limit=_CHUNK)
     asyncio.get_running_loop().add_reader(sys.stdin, answer)
@@ -75,8 +101,9 @@ async def serve(port: int, target: int, bytes_per_s: float) -> None:
 class Link:
     """The proxy as a child process. A context manager."""
 
-    def __init__(self, port: int, target: int, bytes_per_s: float) -> None:
-        self._command = [sys.executable, "-m", "tests.bench.link", str(port), str(target), str(bytes_per_s)]
+    def __init__(self, port: int, target: int, bytes_per_s: float, delay_s: float = 0.0) -> None:
+        numbers = (port, target, bytes_per_s, delay_s)
+        self._command = [sys.executable, "-m", "tests.bench.link", *map(str, numbers)]
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -100,5 +127,11 @@ class Link:
         self._process.communicate()
 
 
+def _punctual_loop() -> asyncio.AbstractEventLoop:
+    """By default it waits whole milliseconds."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    with asyncio.Runner(loop_factory=_punctual_loop) as runner:
+        runner.run(serve(int(sys.argv[1]), int(sys.argv[2]), *map(float, sys.argv[3:5])))

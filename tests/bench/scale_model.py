@@ -15,12 +15,13 @@ images that are in no cache, checkpoints, Kafka's own words.
 import argparse
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tests.bench import scale_simulation
+from tests.bench.network import link_name, read_link
 from tests.bench.scale_paper import (
     Costs,
     Exchange,
@@ -39,7 +40,7 @@ EFFICIENT = 0.9
 _GRADIENT_S, _EXCHANGE_S = 0.05, 0.5
 """Beyond these no cost is sought."""
 
-_MOST_SIMULATED = 600_000
+_MOST_SIMULATED = 100_000
 """Records read in an exchange by all members of all jobs."""
 
 
@@ -68,7 +69,9 @@ def _samples_per_s(run: Mapping[str, Any]) -> float:
 
 def _measured(run: Mapping[str, Any]) -> Measured:
     setting, conditions = run["setting"], run["conditions"]
-    machines = Machines(setting["edges"], setting["link"], cpu=1 / (conditions["cores"] or 1.0))
+    machines = Machines(
+        setting["edges"], setting["link"], cpu=1 / (conditions["cores"] or 1.0), delay_s=setting["delay_ms"] / 1e3
+    )  # fmt: skip
     exchange = Exchange(setting["mode"], conditions["batch"], setting["compression"], setting["sync_every"])
     last = run["epochs"][-1]
     exchanges = last["samples"] / conditions["batch"] / setting["sync_every"]
@@ -105,16 +108,25 @@ def foreseen(groups: Sequence[Measured]) -> tuple[list[Measured], list[Measured]
 
 def validation(costs: Costs, groups: Sequence[Measured], held_out: Sequence[Measured]) -> Iterator[dict[str, Any]]:
     """What the model says of each group that was measured, to what it was."""
-    for each in sorted(groups, key=lambda each: (each.exchange.mode, -each.machines.edge_link, each.machines.edges)):
+    for each in sorted(groups, key=_order):
         paper = step(each.machines, costs, each.exchange)
         simulated = scale_simulation.step_s(each.machines, costs, each.exchange)
         yield {
             "mode": each.exchange.mode, "compression": each.exchange.compression, "H": each.exchange.sync_every,
-            "mbit": each.machines.edge_link / 1e6, "edges": each.machines.edges, "measured_ms": 1e3 * each.step_s,
+            **_link(each.machines), "edges": each.machines.edges, "measured_ms": 1e3 * each.step_s,
             "paper": paper.seconds / each.step_s, "simulation": simulated / each.step_s,
             "link_kb": each.link_bytes / 1e3, "bytes": paper.edge_bytes / each.link_bytes,
             "held_out": each in held_out,
         }  # fmt: skip
+
+
+def _order(group: Measured) -> tuple[Any, ...]:
+    machines = group.machines
+    return group.exchange.mode, -machines.edge_link, machines.delay_s, machines.edges
+
+
+def _link(machines: Machines) -> dict[str, float]:
+    return {"mbit": machines.edge_link / 1e6, "delay_ms": 1e3 * machines.delay_s}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +156,12 @@ def designs(servers: int, sync_every: int) -> list[Design]:
 
 def predictions(given: argparse.Namespace, costs: Costs, compared: Sequence[Design]) -> Iterator[dict[str, Any]]:
     """Each design for each link, number of jobs and number of edges."""
-    for link in given.links:
+    for link, delay_ms in given.links:
         for jobs in given.jobs:
             for edges in given.edges:
+                machines = Machines(edges, link, 1e6 * given.broker, delay_s=delay_ms / 1e3)
                 for design in compared:
-                    yield _prediction(given, costs, design, Machines(edges, 1e6 * link, 1e6 * given.broker), jobs)
+                    yield _prediction(given, costs, design, machines, jobs)
 
 
 def _prediction(
@@ -157,11 +170,11 @@ def _prediction(
     machines = replace(machines, brokers=design.brokers, cpu=given.server_cpu, server_link=1e6 * given.broker)
     exchange = replace(design.exchange, batch=given.per_edge * machines.edges)
     found = step(machines, costs, exchange, jobs)
-    readers = machines.edges if exchange.mode == "all_reduce" else 2
-    affordable = machines.edges * readers * jobs <= _MOST_SIMULATED and not given.quick
+    records = jobs * scale_simulation.records_read(machines.edges, exchange)
+    affordable = records <= _MOST_SIMULATED and not given.quick
     simulated = scale_simulation.step_s(machines, costs, exchange, jobs=jobs) if affordable else None
     return {
-        "mbit": machines.edge_link / 1e6, "jobs": jobs, "edges": machines.edges, "design": design.name,
+        **_link(machines), "jobs": jobs, "edges": machines.edges, "design": design.name,
         "step_ms": 1e3 * found.seconds, "simulated_ms": None if simulated is None else 1e3 * simulated,
         "efficiency": jobs * efficiency(found, costs, machines, exchange.batch), "comm": found.comm_fraction,
         "broker_in": found.broker_in_rate, "broker_out": found.broker_out_rate, "edge": found.edge_rate,
@@ -171,14 +184,14 @@ def _prediction(
 
 def limits(given: argparse.Namespace, costs: Costs, compared: Sequence[Design]) -> Iterator[dict[str, Any]]:
     """How large a group of each design may be, and in what rounds it would have to train at each of the sizes."""
-    for link in given.links:
+    for link, delay_ms in given.links:
         for design in compared:
             machines = Machines(
-                1, 1e6 * link, 1e6 * given.broker, 1e6 * given.broker, design.brokers, cpu=given.server_cpu
+                1, link, 1e6 * given.broker, 1e6 * given.broker, design.brokers, given.server_cpu, delay_ms / 1e3
             )
             exchange = design.exchange
             yield {
-                "mbit": link, "design": design.name,
+                **_link(machines), "design": design.name,
                 "most_edges": most_edges(EFFICIENT, machines, costs, exchange, given.per_edge),
                 "least_sync": {
                     edges: least_sync(
@@ -217,7 +230,7 @@ def show(report: Mapping[str, Any]) -> None:
 
 def _validation_row(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (
-        f"{row['mbit']:g}", row["mode"], row["compression"], str(row["H"]), str(row["edges"]),
+        _link_name(row), row["mode"], row["compression"], str(row["H"]), str(row["edges"]),
         f"{row['measured_ms']:.0f}", f"{row['paper']:.2f}", f"{row['simulation']:.2f}",
         f"{row['link_kb']:.0f}", f"{row['bytes']:.2f}", "*" if row["held_out"] else "",
     )  # fmt: skip
@@ -226,7 +239,7 @@ def _validation_row(row: Mapping[str, Any]) -> tuple[str, ...]:
 def _prediction_row(row: Mapping[str, Any]) -> tuple[str, ...]:
     simulated = row["simulated_ms"]
     return (
-        f"{row['mbit']:g}", str(row["jobs"]), str(row["edges"]), row["design"], f"{row['step_ms']:.0f}",
+        _link_name(row), str(row["jobs"]), str(row["edges"]), row["design"], f"{row['step_ms']:.0f}",
         "" if simulated is None else f"{simulated:.0f}", f"{row['efficiency']:.3f}", f"{row['comm']:.2f}",
         *(f"{row[key] / 1e6:.2f}" for key in ("broker_in", "broker_out", "edge")),
     )  # fmt: skip
@@ -234,7 +247,11 @@ def _prediction_row(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _limit_row(row: Mapping[str, Any]) -> tuple[str, ...]:
     syncs = (str(value) if value is not None else "never" for value in row["least_sync"].values())
-    return (f"{row['mbit']:g}", row["design"], str(row["most_edges"] or "none"), *syncs)
+    return (_link_name(row), row["design"], str(row["most_edges"] or "none"), *syncs)
+
+
+def _link_name(row: Mapping[str, Any]) -> str:
+    return link_name(1e6 * row["mbit"], row["delay_ms"])
 
 
 def _table(heads: Sequence[str], rows: Any) -> str:
@@ -251,7 +268,7 @@ def read_runs(path: Path) -> list[Mapping[str, Any]]:
 
 
 def arguments() -> argparse.Namespace:
-    def several(kind: type) -> Any:
+    def several(kind: Callable[[str], Any]) -> Any:
         return lambda text: [kind(each) for each in text.split(",")]
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -259,7 +276,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="the figures as the last line of the output")
     parser.add_argument("--measured", type=Path, help="runs of tests.bench.exchange to calibrate by")
     parser.add_argument("--edges", type=several(int), default=[8, 64, 512], metavar="N,…", help="(8,64,512)")
-    parser.add_argument("--links", type=several(float), default=[94.0, 20.0], metavar="MBIT,…", help="(94,20)")
+    parser.add_argument(
+        "--links", type=several(read_link), default=[(94e6, 0.3), (20e6, 3.0)], metavar="MBIT/MS,…",
+        help="an edge's Mbit/s and one way's milliseconds (94/0.3,20/3)",
+    )  # fmt: skip
     parser.add_argument("--jobs", type=several(int), default=[1, 4], metavar="N,…", help="at the same time (1,4)")
     parser.add_argument("--per-edge", type=int, default=64, help="samples of a step on each edge (64)")
     parser.add_argument("--broker", type=float, default=1000.0, help="Mbit/s of the broker and of a server (1000)")

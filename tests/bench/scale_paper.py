@@ -2,7 +2,9 @@
 
 Times are seconds, sizes bytes, rates bits a second. A job alone takes the sum of what it does one after the other; jobs
 together take no less than all that they ask of the busiest part: the asymptotic bounds of operational analysis
-(Denning and Buzen 1978, https://doi.org/10.1145/356733.356735). Jitter and stragglers are the simulation's subject.
+(Denning and Buzen 1978, https://doi.org/10.1145/356733.356735). A record is delayed on its way to the broker and on its
+way from there; round trips besides, of Kafka and TCP, are in what is fitted. Jitter and stragglers are the simulation's
+subject.
 """
 
 import math
@@ -20,7 +22,7 @@ _HEADER_BYTES = 600
 
 @dataclass(frozen=True, slots=True)
 class Machines:
-    """`cpu`: how many times as fast as an edge the server's node computes."""
+    """`cpu`: how many times as fast as an edge the server's node computes; `delay_s`: of an edge's link, one way."""
 
     edges: int
     edge_link: float
@@ -28,6 +30,7 @@ class Machines:
     server_link: float = 1e9
     brokers: int = 1
     cpu: float = 5.0
+    delay_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,7 @@ def _all_reduce(machines: Machines, costs: Costs, exchange: Exchange, compute: f
     broker = machines.broker_link * machines.brokers
     up, down = _s(size, machines.edge_link), _s(n * size, machines.edge_link)
     into, out = _s(n * size, broker), _s(n * n * size, broker)
-    path = up + max(into, out, down, n * read_s) + costs.exchange_s
+    path = up + max(into, out, down, n * read_s) + 2 * machines.delay_s + costs.exchange_s
     busiest = max(compute + n * read_s, down, out, into)
     return path, busiest, ((n + 1) * size, n * size, n * n * size)
 
@@ -153,7 +156,8 @@ def _parameter_server(machines: Machines, costs: Costs, exchange: Exchange, comp
     gather = up + max(_s(n * size, broker), gathered, fold)
     spread = sent + max(down, _s(n * update, broker)) + read_s
     busiest = max(compute + read_s, up, down, gathered, fold, in_s, out_s)
-    return gather + spread + costs.exchange_s, busiest, (size + update, n * size + update, n * (size + update))
+    path = gather + spread + 2 * machines.delay_s + costs.exchange_s
+    return path, busiest, (size + update, n * size + update, n * (size + update))
 
 
 def _read_s(costs: Costs, exchange: Exchange) -> float:

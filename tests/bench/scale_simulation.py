@@ -4,6 +4,7 @@ The same groups as `scale_paper`'s, with what it leaves out: records that wait f
 always equally fast. Deadlines are not simulated: everybody waits for the slowest.
 """
 
+import functools
 import heapq
 import itertools
 import math
@@ -17,8 +18,8 @@ _Then = Callable[[], None]
 PART_BYTES = 512 * 1024
 """A gradient's record is no larger."""
 
-_MOST_RECORDS = 400_000
-"""Of a run, read by all: what Python does in some seconds."""
+_MOST_RECORDS, _LEAST_ROUNDS, _MOST_ROUNDS = 25_000, 3, 30
+"""Records of a run, read by all: what Python does in some tenths of a second; if so few are enough for some rounds."""
 
 
 class Clock:
@@ -31,7 +32,11 @@ class Clock:
 
     def after(self, delay: float, then: _Then) -> None:
         """Call `then` so much later; of the same moment, the first one asked for comes first."""
-        heapq.heappush(self._events, (self.now + delay, next(self._numbers), then))
+        self.at(self.now + delay, then)
+
+    def at(self, time: float, then: _Then) -> None:
+        """Call `then` at that time, which is not over."""
+        heapq.heappush(self._events, (time, next(self._numbers), then))
 
     def run(self) -> None:
         """Until nothing is left to happen."""
@@ -47,23 +52,33 @@ class Station:
         self._clock = clock
         self._free_at = 0.0
 
+    def end(self, seconds: float, begin: float) -> float:
+        """When one that comes at `begin`, now or later, has been served. Nobody may come before it any more: where one
+        station alone sends to another, that is so as soon as it has begun to, and saves an event for each."""
+        self._free_at = max(self._free_at, begin) + seconds
+        return self._free_at
+
     def serve(self, seconds: float, then: _Then) -> None:
-        self._free_at = max(self._free_at, self._clock.now) + seconds
-        self._clock.after(self._free_at - self._clock.now, then)
+        """One that comes now."""
+        self._clock.at(self.end(seconds, self._clock.now), then)
 
 
 class Link:
-    """A link's two directions. `bits_per_s`: 0 for one that takes no time."""
+    """A link's two directions. `bits_per_s`: 0 for one that takes no time but the delay, which does not occupy it."""
 
-    def __init__(self, clock: Clock, bits_per_s: float) -> None:
+    def __init__(self, clock: Clock, bits_per_s: float, delay_s: float = 0.0) -> None:
+        self._clock = clock
         self._s_per_byte = 8 / bits_per_s if bits_per_s else 0.0
+        self._delay_s = delay_s
         self._up, self._down = Station(clock), Station(clock)
 
     def up(self, num_bytes: float, then: _Then) -> None:
-        self._up.serve(num_bytes * self._s_per_byte, then)
+        """What is sent now has arrived."""
+        self._clock.at(self._up.end(num_bytes * self._s_per_byte, self._clock.now) + self._delay_s, then)
 
-    def down(self, num_bytes: float, then: _Then) -> None:
-        self._down.serve(num_bytes * self._s_per_byte, then)
+    def down(self, num_bytes: float, begin: float) -> float:
+        """When it has arrived, as `Station.end`."""
+        return self._down.end(num_bytes * self._s_per_byte, begin) + self._delay_s
 
 
 class Site:
@@ -72,7 +87,7 @@ class Site:
     def __init__(self, clock: Clock, machines: Machines, servers: int) -> None:
         self.clock = clock
         self.cpus = [Station(clock) for _ in range(machines.edges)]
-        self.links = [Link(clock, machines.edge_link) for _ in range(machines.edges)]
+        self.links = [Link(clock, machines.edge_link, machines.delay_s) for _ in range(machines.edges)]
         self.broker = Link(clock, machines.broker_link * machines.brokers)
         self.server_cpus = [Station(clock) for _ in range(servers)]
         self.server_links = [Link(clock, machines.server_link) for _ in range(servers)]
@@ -129,19 +144,18 @@ class Job:
 
     def _spread(self, number: int, size: float, read_s: float) -> None:
         """From the broker to all members."""
+        clock, links, broker = self._site.clock, self._site.links, self._site.broker
         # They take turns at being the first that the broker serves.
         first = self._chance.randrange(self._machines.edges)
         for edge in (*range(first, self._machines.edges), *range(first)):
-            self._site.broker.down(size, lambda edge=edge: self._receive(edge, number, size, read_s))  # type: ignore[misc]
+            arrived = links[edge].down(size, broker.down(size, clock.now))
+            clock.at(arrived, functools.partial(self._take, edge, number, read_s))
 
-    def _receive(self, edge: int, number: int, size: float, read_s: float) -> None:
-        cpu = self._site.cpus[edge]
-        self._site.links[edge].down(size, lambda: cpu.serve(read_s, lambda: self._take(edge, number)))
-
-    def _take(self, edge: int, number: int) -> None:
+    def _take(self, edge: int, number: int, read_s: float) -> None:
+        read = self._site.cpus[edge].end(read_s, self._site.clock.now)
         self._missing[edge][number] -= 1
         if self._missing[edge][number] == 0:
-            self._site.clock.after(self._costs.exchange_s, lambda: self._finish(edge))
+            self._site.clock.at(read + self._costs.exchange_s, lambda: self._finish(edge))
 
     def _finish(self, edge: int) -> None:
         self._round[edge] += 1
@@ -150,15 +164,18 @@ class Job:
         self._compute(edge)
 
     def _gather(self, server: int, number: int, size: float) -> None:
-        fold_s = self._read_s / self._parts / self._exchange.servers / self._machines.cpu
-        cpu, link = self._site.server_cpus[server], self._site.server_links[server]
-        taken = lambda: self._fold(server, number)  # noqa: E731 - the end of the line below
-        self._site.broker.down(size, lambda: link.down(size, lambda: cpu.serve(fold_s, taken)))
+        link, broker = self._site.server_links[server], self._site.broker
+        arrived = link.down(size, broker.down(size, self._site.clock.now))
+        self._site.clock.at(arrived, lambda: self._fold(server, number))
 
     def _fold(self, server: int, number: int) -> None:
+        fold_s = self._read_s / self._parts / self._exchange.servers / self._machines.cpu
+        folded = self._site.server_cpus[server].end(fold_s, self._site.clock.now)
         self._ungathered[server][number] -= 1
-        if self._ungathered[server][number]:
-            return
+        if self._ungathered[server][number] == 0:
+            self._site.clock.at(folded, lambda: self._update(server, number))
+
+    def _update(self, server: int, number: int) -> None:
         servers, parts = self._exchange.servers, self._parts
         size, read_s = update_bytes(self._exchange) / servers / parts, self._read_s / servers / parts
         for _ in range(parts):
@@ -167,12 +184,17 @@ class Job:
             )
 
 
+def records_read(edges: int, exchange: Exchange) -> int:
+    """In an exchange of one job, by all."""
+    return edges * edges if exchange.mode == "all_reduce" else 2 * edges * exchange.servers
+
+
 def step_s(
     machines: Machines, costs: Costs, exchange: Exchange, *, jobs: int = 1, jitter: float = 0.05, seed: int = 0
 ) -> float:
     """Seconds of a step, a mean over some exchanges behind the first. `jitter`: of a round's computing, its sigma."""
-    readers = machines.edges if exchange.mode == "all_reduce" else 2
-    rounds = min(max(_MOST_RECORDS // (machines.edges * readers * jobs), 2), 30)
+    records = jobs * records_read(machines.edges, exchange)
+    rounds = min(max(_MOST_RECORDS // records, _LEAST_ROUNDS), _MOST_ROUNDS)
     clock, chance = Clock(), random.Random(seed)  # noqa: S311 - jitter is no secret
     site = Site(clock, machines, exchange.servers)
     made = [Job(site, machines, costs, exchange, rounds, chance, jitter) for _ in range(jobs)]
