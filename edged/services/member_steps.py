@@ -20,6 +20,9 @@ from edged.services.round import Contributed, Rounds
 _BUSY_POLL_S = 0.02
 """While samples are on their way too."""
 
+_TICK_S = 1e-3
+"""A deadline that is so near has passed: who waits for less may wait for no time at all, again and again."""
+
 _SPEED_SMOOTHING = 0.3
 
 
@@ -150,7 +153,7 @@ class MemberSteps:
                 if not is_ready and plan is not None:
                     is_ready = await self._prepare(plan, following.start)
                 left = closes_at - now()
-                if left <= 0 and is_heard:
+                if left < _TICK_S and is_heard:
                     await exchange.close(step)
                     closes_at, left = now() + deadline_s, deadline_s
                 await self._following.poll(
