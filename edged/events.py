@@ -190,7 +190,7 @@ EVENTS: Mapping[str, Event] = {
         bytes_per_step=float, step_ms=float, comm_fraction=float, advice=str,
     ),
     "exchange.diverged": _of_job(
-        "The weights here are not the group's; they are replaced by its announced checkpoint.",
+        "The weights here are not those that most members have, such as `edge`; an announced checkpoint replaces them.",
         epoch=int, step=int, weights=str, expected_weights=str, edge=str,
     ),
     "exchange.log_lost": _of_job(

@@ -8,6 +8,7 @@ See also: `exchange_records` for the records, `update_log` for what members of a
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from operator import attrgetter
@@ -101,9 +102,9 @@ class State:
     """What a prefix of the log amounts to; never changed, so an older one may be kept.
 
     `step`: updates so far, and so the number of the present step; `end_step`: where the running epoch, `begin`, ends.
-    `members`: by edge. `tested`: of the running epoch, by edge. `pending`, `gradients`: of the present step, by edge:
-    parts of unfinished gradients, and whole ones. Held arrays and chunks are at most one gradient's for each member
-    and one unfinished payload's.
+    `members`: by edge. `tested`: of the running epoch, by edge. `told`: the digest of the present weights, by each edge
+    that has told its own. `pending`, `gradients`: of the present step, by edge: parts of unfinished gradients, and
+    whole ones. Held arrays and chunks are at most one gradient's for each member and one unfinished payload's.
     """
 
     step: int = 0
@@ -112,6 +113,7 @@ class State:
     begin: Begin | None = None
     members: Mapping[str, Member] = field(default_factory=dict)
     tested: Mapping[str, Tested] = field(default_factory=dict)
+    told: Mapping[str, str] = field(default_factory=dict)
     pending: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
     gradients: Mapping[str, Gradient] = field(default_factory=dict)
 
@@ -155,6 +157,22 @@ class State:
             for edge, member in sorted(self.members.items())
             if member.joined and (edge in self.tested or member.missed is None or member.missed < MOST_MISSED)
         )
+
+    @property
+    def weights(self) -> str:
+        """The digest of the group's weights: what most have told, or else the first edge of those that most agree with.
+
+        Empty where nobody has told its own. A member whose weights are others is wrong, and not the group.
+        """
+        agree = Counter(self.told.values())
+        most = max(agree.values(), default=0)
+        return next((self.told[edge] for edge in sorted(self.told) if agree[self.told[edge]] == most), "")
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Those who have told that they have the group's weights, in rising order."""
+        weights = self.weights
+        return tuple(edge for edge in sorted(self.told) if self.told[edge] == weights)
 
     @property
     def held_out_sums(self) -> HeldOutSums:
@@ -295,6 +313,8 @@ def _join(rules: Rules, state: State, join: Join) -> Folded:
         raise FormatError("joins with another job")
     known = state.members.get(join.edge, Member())
     state = _with_member(state, join.edge, replace(known, joined=True, missed=None))
+    if join.step == state.step:
+        state = replace(state, told={**state.told, join.edge: join.weights})
     return _close_if_whole(replace(state, pending=_without(state.pending, join.edge)))
 
 
@@ -312,12 +332,17 @@ def _begin(state: State, begin: Begin) -> Folded:
 
 
 def take_begin(state: State, begin: Begin) -> Folded:
-    """The next epoch begins, all its members awaited; but the first Begin of an epoch wins."""
+    """The next epoch begins, all its members awaited; but the first Begin of an epoch with the group's weights wins.
+
+    Where nobody has told its weights, those of the Begin are the group's.
+    """
     epoch = state.begin.epoch if state.begin else -1
     if begin.epoch <= epoch:
         return state, ()
     if begin.epoch > epoch + 1 or state.is_open:
         raise FormatError("begins an epoch out of turn")
+    if state.told and begin.weights != state.weights:
+        raise FormatError("begins with other weights than the group's")
     anew = {edge: replace(member, missed=0) for edge, member in state.members.items() if edge in begin.members}
     begun = Begun(begin, state.held_out_sums)
     end_step = state.step + begin.num_steps
@@ -332,7 +357,8 @@ def take_test(state: State, tested: Tested) -> Folded:
         return state, ()
     if tested.epoch > state.begin.epoch or state.is_open:
         raise FormatError("tests an epoch that is not over")
-    return replace(state, tested={**state.tested, tested.edge: tested}), (TookTest(tested),)
+    told = {**state.told, tested.edge: tested.weights}
+    return replace(state, tested={**state.tested, tested.edge: tested}, told=told), (TookTest(tested),)
 
 
 def _part(rules: Rules, state: State, part: Part) -> Folded:
@@ -426,7 +452,8 @@ def _closed(state: State) -> Folded:
     missing = tuple(edge for edge in state.awaited if edge not in state.gradients)
     closed = Closed(state.step, _mean(gradients), tuple(each.contribution for each in gradients), missing)
     members = {edge: _after_step(state, edge, member) for edge, member in state.members.items()}
-    return replace(state, step=state.step + 1, members=members, pending={}, gradients={}), (closed,)
+    told = state.told if closed.mean is None else {}
+    return replace(state, step=state.step + 1, members=members, told=told, pending={}, gradients={}), (closed,)
 
 
 def _after_step(state: State, edge: str, member: Member) -> Member:
@@ -476,6 +503,7 @@ def to_json(state: State) -> str:
             "begin": state.begin and exchange_records.to_values(state.begin),
             "members": {edge: astuple(member) for edge, member in state.members.items()},
             "tested": [exchange_records.to_values(state.tested[edge]) for edge in sorted(state.tested)],
+            "told": dict(state.told),
         },
         sort_keys=True,
         separators=(",", ":"),
@@ -491,6 +519,10 @@ def from_json(text: str) -> State:
         raise FormatError("the state of the log's fold is malformed") from error
     for edge in state.members:
         exchange_records.check_name(edge)
+    for weights in state.told.values():
+        exchange_records.check_digest(weights)
+    if not state.told.keys() <= state.members.keys():
+        raise FormatError("the state has weights of somebody who never joined")
     sizes = (state.step, state.end_step, state.next_offset)
     if values.keys() != _IN_JSON or not all(type(size) is int and 0 <= size < 1 << 62 for size in sizes):
         raise FormatError("the state of the log's fold has other fields or sizes")
@@ -501,7 +533,7 @@ def from_json(text: str) -> State:
     return state
 
 
-_IN_JSON = {"step", "end_step", "next_offset", "begin", "members", "tested"}
+_IN_JSON = {"step", "end_step", "next_offset", "begin", "members", "tested", "told"}
 
 
 def _state(values: Any) -> State:
@@ -514,6 +546,7 @@ def _state(values: Any) -> State:
         begin if begin is None else _of(Begin, begin),
         {edge: _member(*row) for edge, row in values["members"].items()},
         {each.edge: each for each in (_of(Tested, each) for each in tested)},
+        dict(values["told"]),
     )
 
 

@@ -233,8 +233,9 @@ class Exchange:
 
     # writing
 
-    async def join(self) -> None:
-        await self._send([Join(self.address.edge, self._rules.job)])
+    async def join(self, weights: str) -> None:
+        """Take part from now on, with these weights behind the steps so far."""
+        await self._send([Join(self.address.edge, self._rules.job, self.state.step, weights)])
 
     async def leave(self) -> None:
         await self._send([Leave(self.address.edge)])
@@ -249,8 +250,8 @@ class Exchange:
         """Wait no longer for the step."""
         await self._send([Close(step, self.address.edge)])
 
-    async def tested(self, epoch: int, num_samples: int, num_correct: int, loss: float) -> None:
-        await self._send([Tested(self.address.edge, epoch, num_samples, num_correct, loss)])
+    async def tested(self, epoch: int, num_samples: int, num_correct: int, loss: float, weights: str) -> None:
+        await self._send([Tested(self.address.edge, epoch, num_samples, num_correct, loss, weights)])
 
     async def gradient(self, step: int, count: int, loss: float, num_correct: int, speed: float, blob: bytes) -> None:
         """Send a gradient of `step`: the mean over `count` samples, compressed; with none of them, that there are none.

@@ -30,6 +30,7 @@ from tests.exchange_logs import (
     JOB,
     RULES,
     SERVER,
+    WRONG,
     begin,
     gradient,
     histories,
@@ -332,6 +333,61 @@ class TestAnEpoch:
         assert run([begin(ASH, BIRCH, epoch=1, by=BIRCH)], state)[0].awaited == (ASH, BIRCH)
 
 
+class TestTheGroupsWeights:
+    def at_an_end(self, *edges: str):
+        """The first epoch's steps are made."""
+        return run([gradient(edge, 0, 1) for edge in edges], started(*edges, num_steps=1))[0]
+
+    @pytest.mark.parametrize(
+        ("told", "weights", "holders"),
+        [
+            ({}, "", ()),
+            ({BIRCH: WRONG}, WRONG, (BIRCH,)),
+            ({BIRCH: WRONG, ASH: HASH}, HASH, (ASH,)),
+            ({ASH: WRONG, BIRCH: HASH, CEDAR: HASH}, HASH, (BIRCH, CEDAR)),
+            ({ASH: JOB, BIRCH: HASH, CEDAR: WRONG}, JOB, (ASH,)),
+        ],
+    )
+    def test_are_those_that_most_have_and_among_as_many_the_first_edges(self, told, weights, holders):
+        state, _ = run([outcome(edge, weights=told[edge]) for edge in told], self.at_an_end(*EDGES))
+
+        assert (state.weights, state.holders) == (weights, holders)
+
+    def test_are_those_that_an_epoch_begins_with_whoever_proposes_it(self):
+        told = [outcome(ASH, weights=WRONG), outcome(BIRCH), outcome(CEDAR)]
+
+        begins = [begin(*EDGES, epoch=1, weights=WRONG), begin(*EDGES, epoch=1, by=BIRCH)]
+        _, (rejected, begun) = run(begins, run(told, self.at_an_end(*EDGES))[0])
+
+        assert rejected == Rejected(ASH, "begins with other weights than the group's")
+        assert begun.begin == begins[1]
+
+    def test_are_the_begins_where_nobody_has_told_its_own(self):
+        _, actions = run([begin(ASH, epoch=1, weights=WRONG)], self.at_an_end(ASH))
+
+        assert [type(action) for action in actions] == [Begun]
+
+    def test_are_told_before_the_first_epoch_by_those_who_join(self):
+        joined, _ = run([join(ASH, weights=WRONG), join(BIRCH), join(CEDAR)])
+
+        state, (rejected,) = run([begin(ASH, weights=WRONG)], joined)
+
+        assert isinstance(rejected, Rejected)
+        assert run([begin(BIRCH, by=BIRCH)], state)[1] != []
+
+    def test_are_told_again_by_who_joins_anew_and_not_by_who_is_at_another_step(self):
+        state, _ = run([outcome(ASH), join(ASH, step=0, weights=WRONG)], self.at_an_end(ASH, BIRCH))
+        assert state.weights == HASH
+
+        assert run([join(ASH, step=1, weights=WRONG)], state)[0].weights == WRONG
+
+    def test_are_others_behind_a_step_with_samples_and_the_same_behind_one_without(self):
+        state = started(ASH)
+
+        assert run([gradient(ASH, 0, count=0)], state)[0].told == {ASH: HASH}
+        assert run([gradient(ASH, 0, 1)], state)[0].told == {}
+
+
 class TestARejectedRecord:
     @pytest.mark.parametrize(
         ("record", "reason"),
@@ -340,7 +396,7 @@ class TestARejectedRecord:
             (join("stranger"), "not an edge"),
             (Close(0, "stranger"), "not an edge"),
             (Leave(SERVER), "not an edge"),
-            (Join(ASH, HASH), "another job"),
+            (join(ASH, HASH), "another job"),
             (gradient(CEDAR, 0, 1), "has not joined"),
             (gradient(ASH, 0, np.nan), "not finite"),
             (gradient(ASH, 0, 0, np.inf), "not finite"),
@@ -406,6 +462,8 @@ class TestTheStateAsJson:
             ('"kind":"tested"', '"kind":"leave"'), ('"edge":"ash","epoch":0,"kind":"tested"', '"kind":"leave"'),
             ('"num_steps":1', '"num_steps":2'), ('"end_step":1', '"end_step":2'), ('"epoch":0', '"epoch":-1'),
             ('"edge":"ash","epoch":0,"kind":"tested"', '"edge":"birch","epoch":0,"kind":"tested"'),
+            ('"told":{"ash":"2', '"told":{"ash":"2222'), ('"told":{"ash"', '"told":{"oak"'),
+            ('"told":{', '"told":{},"x":{'),
         ],
     )  # fmt: skip
     def test_is_refused_when_altered(self, old, new):
@@ -461,6 +519,28 @@ def test_each_step_is_made_once_and_each_gradient_counts_or_is_late_at_most_once
     of_edges = [(each.edge, step.step) for step in closed for each in step.contributions]
     of_edges += [(action.edge, action.step) for action in actions if isinstance(action, Late)]
     assert len(of_edges) == len(set(of_edges))
+
+
+@settings(deadline=None, max_examples=100)
+@given(histories())
+def test_an_epoch_begins_with_the_weights_that_most_have_told_of_those_who_told_any(blobs):
+    state, told = State(), {}
+    for blob, (behind, actions) in zip(blobs, run_blobs(blobs), strict=True):
+        record = readable(blob)
+        is_taken = not any(isinstance(action, Rejected) for action in actions)
+        if isinstance(record, Join) and is_taken and record.step == state.step:
+            told[record.edge] = record.weights
+        for action in actions:
+            match action:
+                case Begun(begin) if told:
+                    agree = [sorted(edge for edge in told if told[edge] == each) for each in set(told.values())]
+                    assert begin.weights == told[min(agree, key=lambda edges: (-len(edges), edges))[0]]
+                case TookTest(tested):
+                    told[tested.edge] = tested.weights
+                case Closed() if action.mean is not None:
+                    told = {}
+        assert behind.told == told
+        state = behind
 
 
 @settings(deadline=None, max_examples=100)
@@ -588,7 +668,9 @@ def test_the_histories_are_worth_their_name():
                     seen.add(("missing", bool(action.missing)))
                     seen.add(("several", len(action.contributions) > 1))
                     seen.add(("empty", action.mean is None))
+                if isinstance(action, Rejected) and "other weights" in action.reason:
+                    seen.add("other weights")
 
     look()
     flags = {(name, value) for name in ("missing", "several", "empty") for value in (False, True)}
-    assert seen == {Begun, Closed, Late, TookTest, Rejected} | flags
+    assert seen == {Begun, Closed, Late, TookTest, Rejected, "other weights"} | flags

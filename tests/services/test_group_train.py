@@ -9,7 +9,7 @@ import pytest
 
 from edged.domain import exchange_records, flat
 from edged.domain.checkpoint import Params
-from edged.domain.exchange_records import Close, Part
+from edged.domain.exchange_records import Begin, Close, Part
 from edged.domain.topology import Exchange, Sgd
 from edged.ports import Message, TopicPartition
 from edged.services.group_train import GroupTrainer
@@ -249,6 +249,49 @@ async def test_a_log_that_was_cut_is_made_up_for_by_an_announced_checkpoint(log_
     assert len(world.events("exchange.log_lost")) == 1
     assert len(world.events("exchange.adopted")) >= 1
     assert world.places["pi-b"].health.history == [("degraded", "exchange"), ("recovered", "exchange")]
+
+
+@pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])
+@pytest.mark.parametrize("victim", ["pi-a", "pi-c"])
+@pytest.mark.parametrize("epochs", [2, 3])
+async def test_a_member_with_wrong_weights_takes_those_of_the_others_and_stops_nobody(log_lines, mode, victim, epochs):
+    """Also in the last epoch, which nothing begins behind; and also the one whose turn it is to begin the next."""
+    world = GroupWorld(THREE, training=replace(GROUP_TRAINING, epochs=epochs, exchange=Exchange(mode)))
+    trainers = all_of(world)
+    wrong = trainers[THREE.index(victim)]
+    servers = [world.server()] if mode == "parameter_server" else []
+
+    async def rot(part: Part) -> None:
+        if (part.edge, part.step) == (victim, 22):
+            wrong.state.params[min(wrong.state.params)].flat[0] += 0.5
+
+    world.log.before_part = rot
+    await world.finish(*trainers, servers=servers)
+    weights(trainers)
+    diverged = world.events("exchange.diverged")
+    assert [(line["epoch"], line["weights"]) for line in diverged] == [(1, diverged[0]["weights"])]
+    assert diverged[0]["edge"] != victim
+    assert len(world.events("exchange.adopted")) == 1
+    models = [place.store.newest_model() for place in world.places.values()]
+    assert models[0] == models[1] == models[2]
+
+
+async def test_a_begin_with_a_false_hash_misleads_nobody(log_lines, monkeypatch):
+    """It stands in the log in front of each honest one."""
+    world = GroupWorld(TWO)
+    append = world.log.append
+
+    async def lie_first(messages: Sequence[Message]) -> list[int]:
+        record = exchange_records.decode(messages[0].value) if messages[0].topic == TRAIN else None
+        if isinstance(record, Begin):
+            await append([Message(TRAIN, exchange_records.encode(replace(record, weights="0" * 64)))])
+        return await append(messages)
+
+    monkeypatch.setattr(world.log, "append", lie_first)
+    trainers = await trained(world)
+    assert weights(trainers) == weights(await trained(GroupWorld(TWO)))
+    assert world.events("exchange.rejected")[0]["reason"] == "begins with other weights than the group's"
+    assert not world.events("exchange.diverged")
 
 
 async def test_garbage_and_records_of_strangers_change_nothing(log_lines):
