@@ -168,6 +168,10 @@ EVENTS: Mapping[str, Event] = {
         optional=("edge",), edge=str,
         epoch=int, step=int, contributions=int, missing=list, waited_s=float, deadline_s=float, suppressed=int,
     ),
+    "exchange.abandoned": _of_job(
+        "Of the members of an epoch none was heard any more; those who have joined since go on with the next epoch.",
+        epoch=int, step=int, steps_left=int,
+    ),
     "exchange.caught_up": _of_job(
         "The steps that the group made meanwhile are made here, too, from its log.",
         epoch=int, step=int, steps=int, first_offset=int, next_offset=int, seconds=float,

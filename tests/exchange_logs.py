@@ -91,7 +91,7 @@ def said(action: Action) -> object:
 
 
 _KINDS = ("whole", "whole", "whole", "whole", "piece", "piece", "piece", "begin", "begin", "begin", "close", "close",
-          "close", "result", "result", "join", "leave", "bad", "again", "garbled")  # fmt: skip
+          "close", "vain", "vain", "vain", "result", "result", "join", "leave", "bad", "again", "garbled")  # fmt: skip
 _EDGES = (*EDGES, *EDGES, *EDGES, *EDGES, SERVER, "stranger")
 _DELTAS = (0, 0, 0, 0, 0, -1, -1, -2, 1)
 _BAD = (vector(np.nan), vector(1e5), b"abc", vector(1) * 2)
@@ -139,6 +139,9 @@ def _record(state: State, kind: str, edge: str, delta: int, number: int) -> Reco
             return part(edge, step, _BAD[number % 4], attempt=9)
         case "close":
             return Close(step, edge)
+        case "vain" if state.is_open and state.begin is not None:
+            outside = next((each for each in EDGES if each not in state.begin.members), edge)
+            return Close(state.step, outside) if outside in state.members else join(outside)
         case "result":
             return outcome(edge, max(epoch - (not state.is_open), 0), number, weights=weights)
         case "join":

@@ -205,8 +205,8 @@ class Update:
     def __post_init__(self) -> None:
         _check_size("step", self.step, 1 << 40)
         edges = [each.edge for each in self.contributions]
-        if not 0 < len(edges) <= MOST_MEMBERS or any(a >= b for a, b in pairwise(edges)):
-            raise FormatError(f"contributions are not of 1 to {MOST_MEMBERS} edges in rising order")
+        if len(edges) > MOST_MEMBERS or any(a >= b for a, b in pairwise(edges)):
+            raise FormatError(f"contributions are not of up to {MOST_MEMBERS} edges in rising order")
         _check_size("position", self.position, 1 << 62)
         if not (isinstance(self.state, str) and len(self.state) <= _MOST_STATE_CHARACTERS):
             raise FormatError("'state' is not a text of a sane length")

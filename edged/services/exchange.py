@@ -30,7 +30,9 @@ EPOCH_DEADLINE_S = 10.0
 LEAST_DEADLINE_S = 1.0
 """However short the steps are: a pause of the machine is no reason to go on without a member."""
 
-_DEADLINE_FACTOR = 1.5
+DEADLINE_FACTOR = 1.5
+"""So many times as long as usual is waited."""
+
 _STEP_TIMES = 32
 RECORDS_A_POLL = 8
 """4 MiB of gradients, so that a stop need not wait long for what is being folded."""
@@ -105,7 +107,7 @@ class Deadline:
         if not self._step_times:
             return FIRST_DEADLINE_S
         least_s = EPOCH_DEADLINE_S if state.step == state.first_step else LEAST_DEADLINE_S
-        return max(_DEADLINE_FACTOR * median(self._step_times), least_s)
+        return max(DEADLINE_FACTOR * median(self._step_times), least_s)
 
 
 class Exchange:

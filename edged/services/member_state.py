@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from edged.domain import flat, group_step
 from edged.domain.checkpoint import Tally, TrainState
-from edged.domain.gradient_log import Action, Begun, Closed, HeldOutSums, Rejected, State
+from edged.domain.gradient_log import Abandoned, Action, Begun, Closed, HeldOutSums, Rejected, State
 from edged.domain.topology import Training
 from edged.errors import EdgedError
 from edged.log import logger
@@ -55,6 +55,10 @@ class MemberState:
                 traffic.steps += 1
                 traffic.contributions += len(action.contributions)
                 traffic.missed += len(action.missing)
+            case Abandoned():
+                logger().warning(
+                    "exchange.abandoned", epoch=action.epoch, step=group.step, steps_left=action.steps_left
+                )
             case Begun():
                 return self._begin_epoch(group, action, traffic)
             case Rejected(edge) if edge == self._edge:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -146,6 +147,48 @@ async def test_a_member_that_comes_no_more_is_closed_out_and_not_awaited(log_lin
     assert survivor.state.position.epoch == 3
     last = next(line for line in world.events("exchange.begun") if line["epoch"] == 2)
     assert sorted(last["shares"]) == ["pi-a"]
+
+
+@pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])
+async def test_an_epoch_whose_members_come_no_more_is_abandoned_by_who_has_joined_since(log_lines, mode):
+    world = GroupWorld(THREE, training=replace(GROUP_TRAINING, epochs=4, exchange=Exchange(mode)))
+    servers = [world.server()] if mode == "parameter_server" else []
+    world.log.before_part = lambda _part: asyncio.sleep(1.0)
+    models = [world.model() for _ in TWO]
+    for model in models:
+        model.crash_at = 22
+    first = [world.trainer(edge, model) for edge, model in zip(TWO, models, strict=True)]
+    late = world.trainer("pi-c")
+    async with world.running(*first, *servers) as tasks:
+        await until(lambda: first[0].state.position.epoch == 1)
+        async with world.running(late):
+            await until(lambda: is_finished(late))
+            assert all(isinstance(task.exception(), CrashError) for task in tasks[:2])
+    [abandoned] = world.events("exchange.abandoned")
+    assert (abandoned["epoch"], abandoned["step"], abandoned["steps_left"]) == (1, 23, 2 * 14 - 23)
+    assert [line["shares"] for line in world.events("exchange.begun") if line["epoch"] == 2] == [{"pi-c": 1.0}]
+    back = world.trainer("pi-a")
+    await world.finish(back, servers=[world.server()] if servers else [])
+    weights([late, back])
+
+
+async def test_an_epoch_whose_members_are_slow_or_start_again_is_not_abandoned(log_lines):
+    """Some are away for longer than one step is waited for."""
+    world = GroupWorld(THREE)
+    world.log.before_part = lambda _part: asyncio.sleep(10.0)
+    first, late, again = [world.trainer(edge) for edge in TWO], world.trainer("pi-c"), []
+    async with AsyncExitStack() as staying:
+        async with world.running(*first):
+            await reach(first, 2)
+            await staying.enter_async_context(world.running(late))
+            await reach(first, 4)
+        await asyncio.sleep(40.0)
+        again = [world.trainer(edge) for edge in TWO]
+        await staying.enter_async_context(world.running(*again))
+        await until(lambda: all(is_finished(each) for each in (*again, late)))
+        weights([*again, late])
+    assert [record.edge for record in records(world) if isinstance(record, Close)] == ["pi-c"]
+    assert not world.events("exchange.abandoned")
 
 
 async def test_a_member_that_crashed_comes_back_by_replay_to_the_same_bits(log_lines):
