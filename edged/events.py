@@ -168,6 +168,14 @@ EVENTS: Mapping[str, Event] = {
         optional=("edge",), edge=str,
         epoch=int, step=int, contributions=int, missing=list, waited_s=float, deadline_s=float, suppressed=int,
     ),
+    "exchange.absent": _of_job(
+        "A member of the epoch is not awaited any more. Reason: silent (it missed two steps), left, or started anew, "
+        "for then it has to catch up.",
+        edge=str, epoch=int, step=int, reason=str,
+    ),
+    "exchange.awaited": _of_job(
+        "A member of the epoch that was absent is awaited again.", edge=str, epoch=int, step=int
+    ),
     "exchange.abandoned": _of_job(
         "Of the members of an epoch none was heard any more; those who have joined since go on with the next epoch.",
         epoch=int, step=int, steps_left=int,

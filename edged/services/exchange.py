@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from edged.aio import run_in_worker
-from edged.domain import compress, exchange_records, gradient_log
+from edged.domain import compress, exchange_records, gradient_log, presence
 from edged.domain.exchange_records import Begin, Close, Contribution, Join, Leave, Part, Tested
 from edged.domain.gradient_log import Action, Fold, Late, Rejected, Rules, State
 from edged.errors import LogGap
@@ -140,6 +140,8 @@ class Exchange:
         self.boundary = State()
         """The state behind the last step or Begin: what a checkpoint of the present weights names."""
         self.traffic = Traffic()
+        self.catches_up = False
+        """What is read is of the past: who was awaited then is no news."""
         self.parts_a_step = 1
         """Records that the member's last gradient had."""
 
@@ -207,6 +209,8 @@ class Exchange:
             for action in actions:
                 self._say(action, record.offset, now)
                 self._apply(state, action)
+            if not self.catches_up:
+                _say_changes(self.state, state)
             self.state = state
             if state.is_boundary:
                 self.boundary = state
@@ -274,6 +278,16 @@ class Exchange:
         if self.address.writes != self.address.reads:
             self.traffic.num_bytes += sum(len(message.value) for message in messages)
         await self._log.append(messages)
+
+
+def _say_changes(before: State, after: State) -> None:
+    for edge, reason in presence.changes(before, after):
+        epoch = after.begin.epoch if after.begin is not None else -1
+        if not reason:
+            logger().info("exchange.awaited", edge=edge, epoch=epoch, step=after.step)
+        else:
+            log = logger().warning if reason == presence.SILENT else logger().info
+            log("exchange.absent", edge=edge, epoch=epoch, step=after.step, reason=reason)
 
 
 def of_edge(contributions: Sequence[Contribution], edge: str) -> bool:

@@ -54,7 +54,6 @@ class Following:
         self._announcements = announcements
         self._activity = activity
         self._is_open = False
-        self._catches_up = False
 
     @property
     def begin(self) -> Begin:
@@ -78,7 +77,7 @@ class Following:
                 yield
             finally:
                 self._name_place()
-                self._is_open = self._catches_up = False
+                self._is_open = self.exchange.catches_up = False
 
     async def catch_up(self) -> None:
         """Make the steps that the group has made meanwhile, up to the log's present end."""
@@ -86,11 +85,11 @@ class Following:
         first, step = self.exchange.state.next_offset, state.position.step
         begun_at = loop.time()
         end = await self.exchange.end_offset()
-        self._catches_up = True
+        self.exchange.catches_up = True
         with self._activity.waiting():
             while self.exchange.state.next_offset < end:
                 await self.poll(POLL_S)
-        self._catches_up = False
+        self.exchange.catches_up = False
         if state.position.step > step:
             logger().info(
                 "exchange.caught_up",
@@ -182,5 +181,5 @@ class Following:
             each.say()
         await self.save()
         await self._checkpointing.deploy(member.state, member.tested.calibration)
-        if ended[-1].announcer == self._address.edge and not self._catches_up:
+        if ended[-1].announcer == self._address.edge and not self.exchange.catches_up:
             await self._announcements.announce(member.state)

@@ -147,6 +147,8 @@ async def test_a_member_that_comes_no_more_is_closed_out_and_not_awaited(log_lin
     assert survivor.state.position.epoch == 3
     last = next(line for line in world.events("exchange.begun") if line["epoch"] == 2)
     assert sorted(last["shares"]) == ["pi-a"]
+    [absent] = world.events("exchange.absent")
+    assert (absent["edge"], absent["reason"], absent["step"]) == ("pi-b", "silent", 5 + 2)
 
 
 @pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])
@@ -188,6 +190,8 @@ async def test_an_epoch_whose_members_are_slow_or_start_again_is_not_abandoned(l
         await until(lambda: all(is_finished(each) for each in (*again, late)))
         weights([*again, late])
     assert [record.edge for record in records(world) if isinstance(record, Close)] == ["pi-c"]
+    left = {line["edge"] for line in world.events("exchange.absent") if line["reason"] == "left" and not line["epoch"]}
+    assert left == {line["edge"] for line in world.events("exchange.awaited") if not line["epoch"]} == set(TWO)
     assert not world.events("exchange.abandoned")
 
 
@@ -206,6 +210,7 @@ async def test_a_member_that_crashed_comes_back_by_replay_to_the_same_bits(log_l
         weights([survivor, again])
         assert isinstance(tasks[1].exception(), CrashError)
     assert [line["steps"] for line in world.events("exchange.caught_up")][-1] >= 5
+    assert [line["edge"] for line in world.events("exchange.absent") if line["reason"] == "silent"] == ["pi-b"]
     assert sum(isinstance(record, Part) and record.edge == "pi-b" for record in records(world)) > 20
 
 
