@@ -168,6 +168,18 @@ EVENTS: Mapping[str, Event] = {
         optional=("edge",), edge=str,
         epoch=int, step=int, contributions=int, missing=list, waited_s=float, deadline_s=float, suppressed=int,
     ),
+    "exchange.absent": _of_job(
+        "A member of the epoch is not awaited any more. Reason: silent (it missed two steps), left, or started anew, "
+        "for then it has to catch up.",
+        edge=str, epoch=int, step=int, reason=str,
+    ),
+    "exchange.awaited": _of_job(
+        "A member of the epoch that was absent is awaited again.", edge=str, epoch=int, step=int
+    ),
+    "exchange.abandoned": _of_job(
+        "Of the members of an epoch none was heard any more; those who have joined since go on with the next epoch.",
+        epoch=int, step=int, steps_left=int,
+    ),
     "exchange.caught_up": _of_job(
         "The steps that the group made meanwhile are made here, too, from its log.",
         epoch=int, step=int, steps=int, first_offset=int, next_offset=int, seconds=float,
@@ -190,7 +202,7 @@ EVENTS: Mapping[str, Event] = {
         bytes_per_step=float, step_ms=float, comm_fraction=float, advice=str,
     ),
     "exchange.diverged": _of_job(
-        "The weights here are not the group's; they are replaced by its announced checkpoint.",
+        "The weights here are not those that most members have, such as `edge`; an announced checkpoint replaces them.",
         epoch=int, step=int, weights=str, expected_weights=str, edge=str,
     ),
     "exchange.log_lost": _of_job(

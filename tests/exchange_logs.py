@@ -13,6 +13,9 @@ from edged.errors import FormatError
 
 JOB = "1" * 64
 HASH = "2" * 64
+WRONG = "3" * 64
+"""The digests of the group's weights, and of others."""
+
 NUM_PARAMETERS = 4
 EDGES = ("ash", "birch", "cedar")
 SERVER = "hub"
@@ -32,12 +35,12 @@ def vector(*values: float) -> bytes:
     return np.resize(np.array(values, np.float32), NUM_PARAMETERS).tobytes()
 
 
-def join(edge: str, job: str = JOB) -> Join:
-    return Join(edge, job)
+def join(edge: str, job: str = JOB, *, step: int = 0, weights: str = HASH) -> Join:
+    return Join(edge, job, step, weights)
 
 
-def begin(*edges: str, epoch: int = 0, num_steps: int = 2, by: str = "") -> Begin:
-    return Begin(epoch, dict.fromkeys(edges, 1 / len(edges)), {"s": 10}, num_steps, HASH, by or edges[0])
+def begin(*edges: str, epoch: int = 0, num_steps: int = 2, by: str = "", weights: str = HASH) -> Begin:
+    return Begin(epoch, dict.fromkeys(edges, 1 / len(edges)), {"s": 10}, num_steps, weights, by or edges[0])
 
 
 def part(edge: str, step: int, payload: bytes, *, at: int = 0, of: int = 1, attempt: int = 0, count: int = 1) -> Part:
@@ -51,8 +54,8 @@ def gradient(edge: str, step: int, *values: float, count: int = 1) -> Part:
     return part(edge, step, vector(*values) if count else b"", count=count)
 
 
-def outcome(edge: str, epoch: int = 0, num_samples: int = 10) -> Tested:
-    return Tested(edge, epoch, num_samples, num_samples // 2, 0.5 * num_samples)
+def outcome(edge: str, epoch: int = 0, num_samples: int = 10, *, weights: str = HASH) -> Tested:
+    return Tested(edge, epoch, num_samples, num_samples // 2, 0.5 * num_samples, weights)
 
 
 def started(*edges: str, num_steps: int = 2) -> State:
@@ -88,7 +91,7 @@ def said(action: Action) -> object:
 
 
 _KINDS = ("whole", "whole", "whole", "whole", "piece", "piece", "piece", "begin", "begin", "begin", "close", "close",
-          "close", "result", "result", "join", "leave", "bad", "again", "garbled")  # fmt: skip
+          "close", "vain", "vain", "vain", "result", "result", "join", "leave", "bad", "again", "garbled")  # fmt: skip
 _EDGES = (*EDGES, *EDGES, *EDGES, *EDGES, SERVER, "stranger")
 _DELTAS = (0, 0, 0, 0, 0, -1, -1, -2, 1)
 _BAD = (vector(np.nan), vector(1e5), b"abc", vector(1) * 2)
@@ -121,6 +124,7 @@ def histories(draw: st.DrawFn) -> list[bytes]:
 
 def _record(state: State, kind: str, edge: str, delta: int, number: int) -> Record:  # noqa: PLR0911 - a table
     step = max(state.step + delta, 0)
+    weights = WRONG if number // 8 % 8 == 0 else HASH
     epoch = max((state.begin.epoch if state.begin else -1) + (not state.is_open) + delta, 0)
     match kind:
         case "whole" if state.is_open:
@@ -135,16 +139,19 @@ def _record(state: State, kind: str, edge: str, delta: int, number: int) -> Reco
             return part(edge, step, _BAD[number % 4], attempt=9)
         case "close":
             return Close(step, edge)
+        case "vain" if state.is_open and state.begin is not None:
+            outside = next((each for each in EDGES if each not in state.begin.members), edge)
+            return Close(state.step, outside) if outside in state.members else join(outside)
         case "result":
-            return outcome(edge, max(epoch - (not state.is_open), 0), num_samples=number)
+            return outcome(edge, max(epoch - (not state.is_open), 0), number, weights=weights)
         case "join":
-            return join(edge, HASH if number % 4 == 0 else JOB)
+            return join(edge, HASH if number % 4 == 0 else JOB, step=step, weights=weights)
         case "leave":
             return Leave(edge)
         case _:
             joined = sorted(edge for edge, member in state.members.items() if member.joined)
             members = EDGES if number % 8 == 0 else joined[number % 2 :] or [edge]
-            return begin(*members, epoch=epoch, num_steps=1 + number % 4, by=edge)
+            return begin(*members, epoch=epoch, num_steps=1 + number % 4, by=edge, weights=weights)
 
 
 def _values(edge: str, step: int, attempt: int) -> tuple[float, ...]:

@@ -48,7 +48,7 @@ class GroupLog:
         return actions
 
     def join(self, *edges: str) -> None:
-        self.add(*(Join(edge, self.job) for edge in edges))
+        self.add(*(Join(edge, self.job, self.state.step, self.digest()) for edge in edges))
 
     def begin(self, *edges: str, num_steps: int, weights: str | None = None) -> None:
         """The next epoch, with equal shares; `weights`: what its proposer says, the truth by default."""
@@ -86,7 +86,7 @@ class GroupLog:
 
     def test(self, *edges: str) -> None:
         assert self.state.begin is not None
-        self.add(*(Tested(edge, self.state.begin.epoch, 10, 5, 7.5) for edge in edges))
+        self.add(*(Tested(edge, self.state.begin.epoch, 10, 5, 7.5, self.digest()) for edge in edges))
 
     def digest(self) -> str:
         """Of the weights as they are."""

@@ -59,14 +59,21 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """`edge` runs, and will train the job with this digest (`checkpoint.job_digest`)."""
+    """`edge` runs, and will train the job with this digest (`checkpoint.job_digest`).
+
+    `weights`: SHA-256 of the parameters that it has after `step` updates.
+    """
 
     edge: str
     job_digest: str
+    step: int
+    weights: str
 
     def __post_init__(self) -> None:
         check_name(self.edge)
-        _check_hex(self.job_digest, 64)
+        check_digest(self.job_digest)
+        _check_size("step", self.step, 1 << 40)
+        check_digest(self.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +116,7 @@ class Begin:
             _check_source(source)
             _check_size("end", end, 1 << 62)
         _check_size("num_steps", self.num_steps, 1 << 40, least=1)
-        _check_hex(self.weights, 64)
+        check_digest(self.weights)
         check_name(self.edge)
 
 
@@ -158,19 +165,24 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """What `edge` found on its part of the held-out samples after `epoch`. `loss`: the sum over them."""
+    """What `edge` found on its part of the held-out samples after `epoch`. `loss`: the sum over them.
+
+    `weights`: SHA-256 of the parameters that it tested.
+    """
 
     edge: str
     epoch: int
     num_samples: int
     num_correct: int
     loss: float
+    weights: str
 
     def __post_init__(self) -> None:
         check_name(self.edge)
         _check_size("epoch", self.epoch, 1 << 31)
         _check_size("num_samples", self.num_samples, 1 << 40)
         _check_result(self.loss, self.num_correct, self.num_samples)
+        check_digest(self.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +205,8 @@ class Update:
     def __post_init__(self) -> None:
         _check_size("step", self.step, 1 << 40)
         edges = [each.edge for each in self.contributions]
-        if not 0 < len(edges) <= MOST_MEMBERS or any(a >= b for a, b in pairwise(edges)):
-            raise FormatError(f"contributions are not of 1 to {MOST_MEMBERS} edges in rising order")
+        if len(edges) > MOST_MEMBERS or any(a >= b for a, b in pairwise(edges)):
+            raise FormatError(f"contributions are not of up to {MOST_MEMBERS} edges in rising order")
         _check_size("position", self.position, 1 << 62)
         if not (isinstance(self.state, str) and len(self.state) <= _MOST_STATE_CHARACTERS):
             raise FormatError("'state' is not a text of a sane length")
@@ -269,6 +281,11 @@ def check_name(value: Any) -> None:
     """Raises FormatError for what cannot be an edge's, a source's or a node's name."""
     if not (isinstance(value, str) and _NAME.fullmatch(value)):
         raise FormatError("a name is 1 to 64 letters, digits, '.', '_' or '-'")
+
+
+def check_digest(value: Any) -> None:
+    """Raises FormatError for what cannot be a SHA-256 in hexadecimal."""
+    _check_hex(value, 64)
 
 
 def _contributions(rows: Any) -> tuple[Contribution, ...]:

@@ -8,6 +8,7 @@ See also: `exchange_records` for the records, `update_log` for what members of a
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from operator import attrgetter
@@ -100,25 +101,28 @@ class HeldOutSums(NamedTuple):
 class State:
     """What a prefix of the log amounts to; never changed, so an older one may be kept.
 
-    `step`: updates so far, and so the number of the present step; `end_step`: where the running epoch, `begin`, ends.
-    `members`: by edge. `tested`: of the running epoch, by edge. `pending`, `gradients`: of the present step, by edge:
-    parts of unfinished gradients, and whole ones. Held arrays and chunks are at most one gradient's for each member
-    and one unfinished payload's.
+    `step`: updates so far, and so the number of the present step; `end_step`: where the running epoch, `begin`, ends;
+    `is_abandoned`: it has ended before, for none of its members was heard any more.
+    `members`: by edge. `tested`: of the running epoch, by edge. `told`: the digest of the present weights, by each edge
+    that has told its own. `pending`, `gradients`: of the present step, by edge: parts of unfinished gradients, and
+    whole ones. Held arrays and chunks are at most one gradient's for each member and one unfinished payload's.
     """
 
     step: int = 0
     end_step: int = 0
     next_offset: int = 0
     begin: Begin | None = None
+    is_abandoned: bool = False
     members: Mapping[str, Member] = field(default_factory=dict)
     tested: Mapping[str, Tested] = field(default_factory=dict)
+    told: Mapping[str, str] = field(default_factory=dict)
     pending: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
     gradients: Mapping[str, Gradient] = field(default_factory=dict)
 
     @property
     def is_open(self) -> bool:
         """Whether an epoch runs and has steps left."""
-        return self.step < self.end_step
+        return self.step < self.end_step and not self.is_abandoned
 
     @property
     def is_boundary(self) -> bool:
@@ -157,6 +161,22 @@ class State:
         )
 
     @property
+    def weights(self) -> str:
+        """The digest of the group's weights: what most have told, or else the first edge of those that most agree with.
+
+        Empty where nobody has told its own. A member whose weights are others is wrong, and not the group.
+        """
+        agree = Counter(self.told.values())
+        most = max(agree.values(), default=0)
+        return next((self.told[edge] for edge in sorted(self.told) if agree[self.told[edge]] == most), "")
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Those who have told that they have the group's weights, in rising order."""
+        weights = self.weights
+        return tuple(edge for edge in sorted(self.told) if self.told[edge] == weights)
+
+    @property
     def held_out_sums(self) -> HeldOutSums:
         """Over those of the running epoch that have tested so far."""
         tested = [self.tested[edge] for edge in sorted(self.tested)]
@@ -180,14 +200,26 @@ class Begun:
 class Closed:
     """A step is made. `mean`: float32 [num_parameters], read-only, or None: without samples nothing changes.
 
-    `contributions`: rising by edge. `missing`: awaited members that are not among them, rising. A sender that has no
-    place here keeps its gradient for the next step, even if only some of its parts reached the log.
+    `contributions`: rising by edge; none of a step that was closed in vain. `missing`: awaited members that are not
+    among them, rising. A sender that has no place here keeps its gradient for the next step, even if only some of its
+    parts reached the log.
     """
 
     step: int
     mean: Vector | None
     contributions: tuple[Contribution, ...]
     missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """The epoch ends before its time, with `steps_left`: steps were closed in vain until all its members were given up.
+
+    Somebody who has joined since may begin the next.
+    """
+
+    epoch: int
+    steps_left: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +246,7 @@ class Rejected:
     reason: str
 
 
-Action = Begun | Closed | Late | TookTest | Rejected
+Action = Begun | Closed | Abandoned | Late | TookTest | Rejected
 Folded = tuple[State, tuple[Action, ...]]
 Fold = Callable[[Rules, State, Record, int], Folded]
 
@@ -295,6 +327,8 @@ def _join(rules: Rules, state: State, join: Join) -> Folded:
         raise FormatError("joins with another job")
     known = state.members.get(join.edge, Member())
     state = _with_member(state, join.edge, replace(known, joined=True, missed=None))
+    if join.step == state.step:
+        state = replace(state, told={**state.told, join.edge: join.weights})
     return _close_if_whole(replace(state, pending=_without(state.pending, join.edge)))
 
 
@@ -312,16 +346,21 @@ def _begin(state: State, begin: Begin) -> Folded:
 
 
 def take_begin(state: State, begin: Begin) -> Folded:
-    """The next epoch begins, all its members awaited; but the first Begin of an epoch wins."""
+    """The next epoch begins, all its members awaited; but the first Begin of an epoch with the group's weights wins.
+
+    Where nobody has told its weights, those of the Begin are the group's.
+    """
     epoch = state.begin.epoch if state.begin else -1
     if begin.epoch <= epoch:
         return state, ()
     if begin.epoch > epoch + 1 or state.is_open:
         raise FormatError("begins an epoch out of turn")
+    if state.told and begin.weights != state.weights:
+        raise FormatError("begins with other weights than the group's")
     anew = {edge: replace(member, missed=0) for edge, member in state.members.items() if edge in begin.members}
     begun = Begun(begin, state.held_out_sums)
-    end_step = state.step + begin.num_steps
-    return replace(state, begin=begin, end_step=end_step, tested={}, members={**state.members, **anew}), (begun,)
+    state = replace(state, begin=begin, end_step=state.step + begin.num_steps, is_abandoned=False)
+    return replace(state, tested={}, members={**state.members, **anew}), (begun,)
 
 
 def take_test(state: State, tested: Tested) -> Folded:
@@ -332,7 +371,8 @@ def take_test(state: State, tested: Tested) -> Folded:
         return state, ()
     if tested.epoch > state.begin.epoch or state.is_open:
         raise FormatError("tests an epoch that is not over")
-    return replace(state, tested={**state.tested, tested.edge: tested}), (TookTest(tested),)
+    told = {**state.told, tested.edge: tested.weights}
+    return replace(state, tested={**state.tested, tested.edge: tested}, told=told), (TookTest(tested),)
 
 
 def _part(rules: Rules, state: State, part: Part) -> Folded:
@@ -408,9 +448,13 @@ def _heard(state: State, part: Part, missed: int | None) -> Member:
 
 
 def _close(state: State, close: Close) -> Folded:
+    """Without a gradient only somebody who waits for the epoch's end can close a step: a member could send its own."""
     if close.step > state.step:
         raise FormatError("closes a step that has not begun")
-    return _closed(state) if close.step == state.step and state.gradients else (state, ())
+    if close.step < state.step or not state.is_open or state.begin is None:
+        return state, ()
+    is_outside = is_joined(state, close.edge) and close.edge not in state.begin.members
+    return _closed(state) if state.gradients or is_outside else (state, ())
 
 
 def _close_if_whole(state: State) -> Folded:
@@ -422,18 +466,46 @@ def _close_if_whole(state: State) -> Folded:
 
 
 def _closed(state: State) -> Folded:
+    assert state.begin is not None, "a step is of an epoch"
     gradients = [state.gradients[edge] for edge in sorted(state.gradients)]
-    missing = tuple(edge for edge in state.awaited if edge not in state.gradients)
-    closed = Closed(state.step, _mean(gradients), tuple(each.contribution for each in gradients), missing)
+    mean = _mean(gradients)
     members = {edge: _after_step(state, edge, member) for edge, member in state.members.items()}
-    return replace(state, step=state.step + 1, members=members, pending={}, gradients={}), (closed,)
+    told = state.told if mean is None else {}
+    behind = replace(state, step=state.step + 1, members=members, told=told, pending={}, gradients={})
+    if not gradients and behind.is_open:
+        is_hopeless = all((members[edge].missed or 0) >= MOST_MISSED for edge in state.begin.members)
+        behind = replace(behind, is_abandoned=is_hopeless)
+    return behind, closed_actions(behind, mean, tuple(each.contribution for each in gradients))
 
 
 def _after_step(state: State, edge: str, member: Member) -> Member:
+    """Who joined anew and has sent nothing yet is let off, unless nobody has sent anything."""
     assert state.begin is not None, "a step is of an epoch"
-    if edge in state.gradients or edge not in state.begin.members or member.missed is None:
+    if edge in state.gradients or edge not in state.begin.members or (member.missed is None and state.gradients):
         return member
-    return replace(member, missed=member.missed + 1)
+    return replace(member, missed=(member.missed or 0) + 1)
+
+
+def closed_actions(
+    behind: State, mean: Vector | None, contributions: tuple[Contribution, ...]
+) -> tuple[Closed | Abandoned, ...]:
+    """What follows from a closed step, `behind` which the state is this.
+
+    Missing is who has missed this one, and not so many before that nobody waited.
+    """
+    assert behind.begin is not None, "a step is of an epoch"
+    contributed = {each.edge for each in contributions}
+    missing = tuple(
+        edge
+        for edge, member in sorted(behind.members.items())
+        if member.joined
+        and 1 <= (member.missed or 0) <= MOST_MISSED
+        and edge in behind.begin.members.keys() - contributed
+    )
+    closed = Closed(behind.step - 1, mean, contributions, missing)
+    if not behind.is_abandoned:
+        return (closed,)
+    return closed, Abandoned(behind.begin.epoch, behind.end_step - behind.step)
 
 
 def _mean(gradients: list[Gradient]) -> Vector | None:
@@ -474,8 +546,10 @@ def to_json(state: State) -> str:
             "end_step": state.end_step,
             "next_offset": state.next_offset,
             "begin": state.begin and exchange_records.to_values(state.begin),
+            "is_abandoned": state.is_abandoned,
             "members": {edge: astuple(member) for edge, member in state.members.items()},
             "tested": [exchange_records.to_values(state.tested[edge]) for edge in sorted(state.tested)],
+            "told": dict(state.told),
         },
         sort_keys=True,
         separators=(",", ":"),
@@ -491,17 +565,23 @@ def from_json(text: str) -> State:
         raise FormatError("the state of the log's fold is malformed") from error
     for edge in state.members:
         exchange_records.check_name(edge)
+    for weights in state.told.values():
+        exchange_records.check_digest(weights)
+    if not state.told.keys() <= state.members.keys():
+        raise FormatError("the state has weights of somebody who never joined")
     sizes = (state.step, state.end_step, state.next_offset)
     if values.keys() != _IN_JSON or not all(type(size) is int and 0 <= size < 1 << 62 for size in sizes):
         raise FormatError("the state of the log's fold has other fields or sizes")
     if not (0 <= state.first_step <= state.step <= state.end_step and (state.begin or not state.end_step)):
         raise FormatError("the state's step is not one of its epoch")
+    if type(state.is_abandoned) is not bool or (state.is_abandoned and state.step == state.end_step):
+        raise FormatError("the state's epoch is neither abandoned nor not")
     if state.tested and (state.begin is None or state.is_open or not state.tested.keys() <= state.begin.members.keys()):
         raise FormatError("the state's tests are not of its epoch")
     return state
 
 
-_IN_JSON = {"step", "end_step", "next_offset", "begin", "members", "tested"}
+_IN_JSON = {"step", "end_step", "next_offset", "begin", "is_abandoned", "members", "tested", "told"}
 
 
 def _state(values: Any) -> State:
@@ -512,8 +592,10 @@ def _state(values: Any) -> State:
         values["end_step"],
         values["next_offset"],
         begin if begin is None else _of(Begin, begin),
+        values["is_abandoned"],
         {edge: _member(*row) for edge, row in values["members"].items()},
         {each.edge: each for each in (_of(Tested, each) for each in tested)},
+        dict(values["told"]),
     )
 
 

@@ -9,7 +9,18 @@ from typing import NamedTuple
 from edged.domain import flat, group_step
 from edged.domain.checkpoint import TrainState
 from edged.domain.exchange_records import Contribution
-from edged.domain.gradient_log import Begun, Closed, Fold, HeldOutSums, Late, Rejected, Rules, State, fold_blob
+from edged.domain.gradient_log import (
+    Abandoned,
+    Begun,
+    Closed,
+    Fold,
+    HeldOutSums,
+    Late,
+    Rejected,
+    Rules,
+    State,
+    fold_blob,
+)
 from edged.domain.topology import Training
 
 
@@ -53,6 +64,13 @@ class StepMade(NamedTuple):
     missing: tuple[str, ...]
 
 
+class EpochAbandoned(NamedTuple):
+    """None of its members was heard any more, with so many steps left."""
+
+    epoch: int
+    steps_left: int
+
+
 class NotCounted(NamedTuple):
     """A gradient that came too late, or a record that breaks a rule; `edge` is empty where nobody is named."""
 
@@ -61,7 +79,7 @@ class NotCounted(NamedTuple):
     reason: str
 
 
-Told = Proof | EpochBegun | StepMade | NotCounted
+Told = Proof | EpochBegun | StepMade | EpochAbandoned | NotCounted
 
 LATE = "late"
 """The reason of a gradient that came too late: its sender added it to its next one."""
@@ -117,6 +135,8 @@ class Replay:
                     group_step.take_step(self._training, self._state, self._group, action)
                     yield StepMade(self._epoch, action.step, offset, action.contributions, action.missing)
                     yield from self._prove()
+                case Abandoned():
+                    yield EpochAbandoned(action.epoch, action.steps_left)
                 case Late():
                     yield NotCounted(offset, action.edge, LATE)
                 case Rejected():

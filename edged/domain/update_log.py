@@ -12,13 +12,13 @@ from operator import attrgetter
 
 from edged.domain.exchange_records import Begin, Join, Leave, Record, Tested, Update
 from edged.domain.gradient_log import (
-    MOST_MISSED,
     MOST_NORM,
     Closed,
     Folded,
     Rules,
     State,
     Vector,
+    closed_actions,
     fold_by,
     from_json,
     payload_vector,
@@ -72,15 +72,14 @@ def _update(rules: Rules, state: State, update: Update) -> Folded:
     if len(parts) < update.parts:
         return replace(state, pending={rules.server: parts}), ()
     behind = _state_behind(state, update)
-    missing = _missing(behind, update)
-    return behind, (Closed(update.step, _mean(rules, parts, update), update.contributions, missing),)
+    return behind, closed_actions(behind, _mean(rules, parts, update), update.contributions)
 
 
 def _state_behind(state: State, update: Update) -> State:
     behind = from_json(update.state)
     if (behind.step, behind.end_step, behind.begin) != (state.step + 1, state.end_step, state.begin):
         raise FormatError("an update's state is not of the step behind it")
-    if behind.next_offset != update.position or behind.tested:
+    if behind.next_offset != update.position or behind.tested or (behind.is_abandoned and update.contributions):
         raise FormatError("an update's state is not what it was when the step closed")
     return replace(behind, next_offset=state.next_offset)
 
@@ -91,14 +90,3 @@ def _mean(rules: Rules, parts: Mapping[int, Update], update: Update) -> Vector |
     mean = payload_vector(rules, parts, 2 * MOST_NORM)  # rounding may lift a mean above what it is the mean of
     mean.setflags(write=False)
     return mean
-
-
-def _missing(behind: State, update: Update) -> tuple[str, ...]:
-    """Who was awaited for the step: it has missed this one, and not so many before that nobody waited."""
-    contributed = {each.edge for each in update.contributions}
-    members = behind.begin.members if behind.begin else {}
-    return tuple(
-        edge
-        for edge, member in sorted(behind.members.items())
-        if member.joined and 1 <= (member.missed or 0) <= MOST_MISSED and edge in members.keys() - contributed
-    )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from edged.aio import run_in_worker
-from edged.domain import compress, exchange_records, gradient_log
+from edged.domain import compress, exchange_records, gradient_log, presence
 from edged.domain.exchange_records import Begin, Close, Contribution, Join, Leave, Part, Tested
 from edged.domain.gradient_log import Action, Fold, Late, Rejected, Rules, State
 from edged.errors import LogGap
@@ -30,7 +30,9 @@ EPOCH_DEADLINE_S = 10.0
 LEAST_DEADLINE_S = 1.0
 """However short the steps are: a pause of the machine is no reason to go on without a member."""
 
-_DEADLINE_FACTOR = 1.5
+DEADLINE_FACTOR = 1.5
+"""So many times as long as usual is waited."""
+
 _STEP_TIMES = 32
 RECORDS_A_POLL = 8
 """4 MiB of gradients, so that a stop need not wait long for what is being folded."""
@@ -105,7 +107,7 @@ class Deadline:
         if not self._step_times:
             return FIRST_DEADLINE_S
         least_s = EPOCH_DEADLINE_S if state.step == state.first_step else LEAST_DEADLINE_S
-        return max(_DEADLINE_FACTOR * median(self._step_times), least_s)
+        return max(DEADLINE_FACTOR * median(self._step_times), least_s)
 
 
 class Exchange:
@@ -138,6 +140,8 @@ class Exchange:
         self.boundary = State()
         """The state behind the last step or Begin: what a checkpoint of the present weights names."""
         self.traffic = Traffic()
+        self.catches_up = False
+        """What is read is of the past: who was awaited then is no news."""
         self.parts_a_step = 1
         """Records that the member's last gradient had."""
 
@@ -205,6 +209,8 @@ class Exchange:
             for action in actions:
                 self._say(action, record.offset, now)
                 self._apply(state, action)
+            if not self.catches_up:
+                _say_changes(self.state, state)
             self.state = state
             if state.is_boundary:
                 self.boundary = state
@@ -233,8 +239,9 @@ class Exchange:
 
     # writing
 
-    async def join(self) -> None:
-        await self._send([Join(self.address.edge, self._rules.job)])
+    async def join(self, weights: str) -> None:
+        """Take part from now on, with these weights behind the steps so far."""
+        await self._send([Join(self.address.edge, self._rules.job, self.state.step, weights)])
 
     async def leave(self) -> None:
         await self._send([Leave(self.address.edge)])
@@ -249,8 +256,8 @@ class Exchange:
         """Wait no longer for the step."""
         await self._send([Close(step, self.address.edge)])
 
-    async def tested(self, epoch: int, num_samples: int, num_correct: int, loss: float) -> None:
-        await self._send([Tested(self.address.edge, epoch, num_samples, num_correct, loss)])
+    async def tested(self, epoch: int, num_samples: int, num_correct: int, loss: float, weights: str) -> None:
+        await self._send([Tested(self.address.edge, epoch, num_samples, num_correct, loss, weights)])
 
     async def gradient(self, step: int, count: int, loss: float, num_correct: int, speed: float, blob: bytes) -> None:
         """Send a gradient of `step`: the mean over `count` samples, compressed; with none of them, that there are none.
@@ -271,6 +278,16 @@ class Exchange:
         if self.address.writes != self.address.reads:
             self.traffic.num_bytes += sum(len(message.value) for message in messages)
         await self._log.append(messages)
+
+
+def _say_changes(before: State, after: State) -> None:
+    for edge, reason in presence.changes(before, after):
+        epoch = after.begin.epoch if after.begin is not None else -1
+        if not reason:
+            logger().info("exchange.awaited", edge=edge, epoch=epoch, step=after.step)
+        else:
+            log = logger().warning if reason == presence.SILENT else logger().info
+            log("exchange.absent", edge=edge, epoch=epoch, step=after.step, reason=reason)
 
 
 def of_edge(contributions: Sequence[Contribution], edge: str) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from edged.aio import run_in_worker
 from edged.domain import gradient_log
 from edged.domain.checkpoint import TrainState
 from edged.domain.exchange_records import Begin
@@ -53,7 +54,6 @@ class Following:
         self._announcements = announcements
         self._activity = activity
         self._is_open = False
-        self._catches_up = False
 
     @property
     def begin(self) -> Begin:
@@ -77,7 +77,7 @@ class Following:
                 yield
             finally:
                 self._name_place()
-                self._is_open = self._catches_up = False
+                self._is_open = self.exchange.catches_up = False
 
     async def catch_up(self) -> None:
         """Make the steps that the group has made meanwhile, up to the log's present end."""
@@ -85,11 +85,11 @@ class Following:
         first, step = self.exchange.state.next_offset, state.position.step
         begun_at = loop.time()
         end = await self.exchange.end_offset()
-        self._catches_up = True
+        self.exchange.catches_up = True
         with self._activity.waiting():
             while self.exchange.state.next_offset < end:
                 await self.poll(POLL_S)
-        self._catches_up = False
+        self.exchange.catches_up = False
         if state.position.step > step:
             logger().info(
                 "exchange.caught_up",
@@ -118,8 +118,11 @@ class Following:
         await self._settle()
 
     async def end_last(self) -> None:
-        """End the last epoch: nothing begins behind it."""
-        self.exchange.traffic = self._member.end_epoch(self.exchange.state.held_out_sums, self.exchange.traffic)
+        """End the last epoch: nothing begins behind it. Raises OutOfStepError."""
+        group, traffic = self.exchange.state, self.exchange.traffic
+        if group.told:
+            await run_in_worker(lambda: self._member.check_weights(group.weights, group.holders[0]))
+        self.exchange.traffic = self._member.end_epoch(group, group.held_out_sums, traffic)
         await self._settle()
 
     async def save(self) -> None:
@@ -128,10 +131,15 @@ class Following:
         await self._checkpointing.save(self._member.state)
 
     async def adopt(self, at_least: int) -> None:
-        """Go on from a checkpoint of another member, made at step `at_least` or later; waits until there is one."""
+        """Go on from a checkpoint of another member, made at step `at_least` or later; waits until there is one.
+
+        It is made durable and deployed at once, for it may be the last epoch's.
+        """
         with self._activity.waiting():
             found = await self._announcements.wait(like=self._member.state, at_least=at_least)
         self._take_over(found)
+        await self.save()
+        await self._checkpointing.deploy(found)
 
     async def adopt_if_announced(self) -> None:
         """Go on from the group's newest checkpoint, if there is one."""
@@ -173,5 +181,5 @@ class Following:
             each.say()
         await self.save()
         await self._checkpointing.deploy(member.state, member.tested.calibration)
-        if ended[-1].members[:1] == (self._address.edge,) and not self._catches_up:
+        if ended[-1].announcer == self._address.edge and not self.exchange.catches_up:
             await self._announcements.announce(member.state)

@@ -12,11 +12,15 @@ from edged.services.exchange import Traffic
 
 
 class GroupEpoch(NamedTuple):
-    """`members`: who contributed to its last step. `weights`: the digest of those that it ended with."""
+    """`members`: who contributed to its last step. `weights`: the digest of those that it ended with.
+
+    `announcer`: the edge that gives these weights to members that come back; empty where nobody can.
+    """
 
     learnt: EndedEpoch
     members: tuple[str, ...]
     weights: str
+    announcer: str
     traffic: Traffic
 
     def say(self) -> None:

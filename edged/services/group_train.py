@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 from concurrent.futures import Executor
 
-from edged.domain import compress, gradient_log
+from edged.aio import run_in_worker
+from edged.domain import compress, flat, gradient_log
 from edged.domain.checkpoint import TrainState
 from edged.domain.exchange_records import Begin
 from edged.domain.gradient_log import Fold, Rules
@@ -150,24 +151,24 @@ class GroupTrainer:
                     wanted_offset=gap.expected,
                     first_offset=gap.found,
                 )
-                await self._adopt(at_least=0)
+                await self._adopt("the group's log does not reach back", at_least=0)
             except OutOfStepError as error:
-                await self._adopt(at_least=error.step)
+                await self._adopt(str(error), at_least=error.step)
         logger().info("train.finished", epochs=self.training.epochs, step=self.state.position.step)
 
     @property
     def _is_over(self) -> bool:
         return self.state.position.epoch >= self.training.epochs
 
-    async def _adopt(self, at_least: int) -> None:
-        self._health.degraded("exchange", "the group's log does not reach back; a member's checkpoint is waited for")
+    async def _adopt(self, reason: str, at_least: int) -> None:
+        self._health.degraded("exchange", f"{reason}; a member's checkpoint is waited for")
         await self._following.adopt(at_least)
         self._health.recovered("exchange")
 
     # the membership
 
     async def _join(self) -> None:
-        await self._exchange.join()
+        await self._exchange.join(await run_in_worker(flat.digest, self.state.params))
         self._joined_at, self._has_joined, self._joined_in = _now(), True, self._following.running
         state = self._exchange.state
         logger().info(
@@ -253,7 +254,8 @@ class GroupTrainer:
             logger().error("exchange.withheld", epoch=begin.epoch, step=self.state.position.step, reason="test")
         self._member.tested, self._test_s = tested, _now() - begun_at
         with self._activity.waiting():
-            await self._exchange.tested(begin.epoch, tested.num_samples, tested.num_correct, tested.loss)
+            weights = await run_in_worker(flat.digest, self.state.params)
+            await self._exchange.tested(begin.epoch, tested.num_samples, tested.num_correct, tested.loss, weights)
 
     async def _begin_next(self) -> bool:
         """Wait until the next epoch begins, and see to it that it does; False behind the last."""

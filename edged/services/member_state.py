@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from edged.domain import flat, group_step
 from edged.domain.checkpoint import Tally, TrainState
-from edged.domain.gradient_log import Action, Begun, Closed, HeldOutSums, Rejected, State
+from edged.domain.gradient_log import Abandoned, Action, Begun, Closed, HeldOutSums, Rejected, State
 from edged.domain.topology import Training
 from edged.errors import EdgedError
 from edged.log import logger
@@ -55,8 +55,12 @@ class MemberState:
                 traffic.steps += 1
                 traffic.contributions += len(action.contributions)
                 traffic.missed += len(action.missing)
+            case Abandoned():
+                logger().warning(
+                    "exchange.abandoned", epoch=action.epoch, step=group.step, steps_left=action.steps_left
+                )
             case Begun():
-                return self._begin_epoch(action, traffic)
+                return self._begin_epoch(group, action, traffic)
             case Rejected(edge) if edge == self._edge:
                 self._rounds.forget()  # what was refused would be refused again as part of the next gradient
                 self.made = None
@@ -64,7 +68,21 @@ class MemberState:
                 pass
         return traffic
 
-    def end_epoch(self, sums: HeldOutSums, traffic: Traffic) -> Traffic:
+    def check_weights(self, expected: str, edge: str) -> None:
+        """Raises OutOfStepError, and says so, if the weights are not those that `edge` has, as the group does."""
+        weights, position = flat.digest(self.state.params), self.state.position
+        if weights != expected:
+            logger().error(
+                "exchange.diverged",
+                epoch=position.epoch,
+                step=position.step,
+                weights=weights,
+                expected_weights=expected,
+                edge=edge,
+            )
+            raise OutOfStepError(position.step)
+
+    def end_epoch(self, group: State, sums: HeldOutSums, traffic: Traffic) -> Traffic:
         """The epoch is over, by the test's `sums` and what the exchange came to; the sums of the next, empty."""
         members = tuple(each.edge for each in self.last.contributions) if self.last is not None else ()
         learnt = end_epoch(
@@ -75,7 +93,8 @@ class MemberState:
             num_correct=sums.num_correct,
             loss=sums.loss,
         )
-        self.ended.append(GroupEpoch(learnt, members, flat.digest(self.state.params), traffic))
+        announcer = next(iter(group.holders or members), "")
+        self.ended.append(GroupEpoch(learnt, members, flat.digest(self.state.params), announcer, traffic))
         return Traffic()
 
     def take_over(self, found: TrainState) -> None:
@@ -96,21 +115,11 @@ class MemberState:
             state.tally = _added(state.tally, each.count, each.num_correct, each.loss)
         self.last = replace(closed, mean=None)
 
-    def _begin_epoch(self, begun: Begun, traffic: Traffic) -> Traffic:
+    def _begin_epoch(self, group: State, begun: Begun, traffic: Traffic) -> Traffic:
         begin = begun.begin
-        weights = flat.digest(self.state.params)
-        if weights != begin.weights:
-            logger().error(
-                "exchange.diverged",
-                epoch=begin.epoch,
-                step=self.state.position.step,
-                weights=weights,
-                expected_weights=begin.weights,
-                edge=begin.edge,
-            )
-            raise OutOfStepError(self.state.position.step)
+        self.check_weights(begin.weights, begin.edge)
         if begin.epoch > self.state.position.epoch:
-            traffic = self.end_epoch(begun.tested, traffic)
+            traffic = self.end_epoch(group, begun.tested, traffic)
         group_step.take_begin(self.state, begin)
         logger().info(
             "exchange.begun",
@@ -119,7 +128,7 @@ class MemberState:
             steps=begin.num_steps,
             shares=dict(begin.members),
             edge=begin.edge,
-            weights=weights,
+            weights=begin.weights,
         )
         return traffic
 

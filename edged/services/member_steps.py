@@ -13,12 +13,16 @@ from edged.domain.topology import Training
 from edged.log import logger
 from edged.services.activity import Activity
 from edged.services.epoch import Epochs
+from edged.services.exchange import DEADLINE_FACTOR, FIRST_DEADLINE_S
 from edged.services.following import POLL_S, Following
 from edged.services.member_state import MemberState
 from edged.services.round import Contributed, Rounds
 
 _BUSY_POLL_S = 0.02
 """While samples are on their way too."""
+
+_TICK_S = 1e-3
+"""A deadline that is so near has passed: who waits for less may wait for no time at all, again and again."""
 
 _SPEED_SMOOTHING = 0.3
 
@@ -141,7 +145,7 @@ class MemberSteps:
         """Until the step is closed; meanwhile the next part is fetched and decoded. Past the deadline, close it."""
         now, exchange = asyncio.get_running_loop().time, self._exchange
         begun_at = now()
-        deadline_s = exchange.deadline.seconds(exchange.state)
+        deadline_s = self._patience_s() if plan is None else exchange.deadline.seconds(exchange.state)
         closes_at = begun_at + deadline_s
         following = self._batches(plan, step + 1) if plan is not None else range(0)
         is_ready = not following
@@ -150,7 +154,7 @@ class MemberSteps:
                 if not is_ready and plan is not None:
                     is_ready = await self._prepare(plan, following.start)
                 left = closes_at - now()
-                if left <= 0 and is_heard:
+                if left < _TICK_S and (is_heard or (plan is None and await self._has_archive())):
                     await exchange.close(step)
                     closes_at, left = now() + deadline_s, deadline_s
                 await self._following.poll(
@@ -159,6 +163,21 @@ class MemberSteps:
         waited_s = now() - begun_at
         exchange.traffic.waited_s += waited_s
         self._say_closed(step, waited_s, deadline_s)
+
+    def _patience_s(self) -> float:
+        """How long one who only watches waits for anything of a step: as its slowest member needs, by what it told."""
+        group, training = self._exchange.state, self._training
+        batch = training.global_batch * training.exchange.sync_every
+        computing_s = [
+            share * batch / speed
+            for edge, share in self._following.begin.members.items()
+            if (speed := group.members[edge].samples_per_s)
+        ]
+        return max(FIRST_DEADLINE_S, DEADLINE_FACTOR * max(computing_s, default=0.0))
+
+    async def _has_archive(self) -> bool:
+        """Whether the archive answers. If not, the members may be silent for that alone, and none is to be given up."""
+        return await self._epochs.survey() is not None
 
     def _say_closed(self, step: int, waited_s: float, deadline_s: float) -> None:
         """The line about a step that was closed without somebody's part."""

@@ -44,7 +44,7 @@ class Turn:
         if self._ready_at is None:
             return False
         if self._proposed_at is None:
-            return group.candidates[:1] == (self._edge,) or now - self._ready_at >= _TURN_S
+            return _first(group) == self._edge or now - self._ready_at >= _TURN_S
         if now - self._proposed_at >= FIRST_DEADLINE_S:
             self._proposed_at = None
         return False
@@ -62,16 +62,26 @@ class Turn:
         return all(edge in group.tested for edge in group.awaited)
 
 
+def _first(group: State) -> str:
+    """Who begins the next epoch, if it is there: one who has the group's weights, for no other Begin counts."""
+    return next((edge for edge in group.candidates if edge in group.holders), "")
+
+
 async def propose(exchange: Exchange, epochs: Epochs, training: Training, epoch: int, params: Params) -> bool:
-    """Propose the epoch over the archive as it is now; False when that is not known yet. `params`: the weights now."""
+    """Propose the epoch over the archive as it is now; False when that is not known yet. `params`: the weights now.
+
+    False, too, when they are not the group's: somebody else has to, and then this member learns what to go on with.
+    """
     snapshot = await epochs.survey()
     state = exchange.state
     if snapshot is None or exchange.address.edge not in state.candidates:
         return False
+    weights = await run_in_worker(flat.digest, params)
+    if state.told and weights != state.weights:
+        return False
     batches = await run_in_worker(group_plan.num_steps, snapshot, training.test_fraction, training.global_batch)
     speeds = {edge: state.members[edge].samples_per_s for edge in state.candidates}
     shares = shard.next_shares(speeds, {} if state.begin is None else state.begin.members)
-    weights = await run_in_worker(flat.digest, params)
     steps = -(-batches // training.exchange.sync_every)
     await exchange.begin(epoch, shares, snapshot.ends, steps, weights)
     return True

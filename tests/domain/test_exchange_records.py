@@ -28,14 +28,14 @@ from edged.errors import FormatError
 
 DIGEST = "0123456789abcdef" * 4
 RECORDS: list[records.Record] = [
-    Join("pi-a", DIGEST),
+    Join("pi-a", DIGEST, 12, DIGEST[::-1]),
     Leave("pi-a"),
     Begin(3, {"pi-b": 0.25, "pi-a": 0.75}, {"pi-a": 12, "pi-b": 0}, 40, DIGEST, "pi-a"),
     Part("pi-a", 7, "00ff00ff", 1, 3, 32, 11.5, 30, 250.0, b"\x00\xff" * 100),
     Part("pi-a", 7, "00ff00ff", 0, 1, 0, 0.0, 0, 0.0, b""),
     Close(7, "pi-b"),
-    records.Tested("pi-b", 3, 100, 91, 30.25),
-    records.Tested("pi-b", 3, 0, 0, 0.0),
+    records.Tested("pi-b", 3, 100, 91, 30.25, DIGEST),
+    records.Tested("pi-b", 3, 0, 0, 0.0, DIGEST),
     Update(7, 0, 2, (Contribution("pi-a", 32, 11.5, 30), Contribution("pi-b", 0, 0.0, 0)), 90, '{"a": 1}', b"abc"),
     Update(7, 0, 1, (Contribution("pi-b", 0, 0.0, 0),), 90, "", b""),
 ]
@@ -68,6 +68,9 @@ def test_a_chunk_is_stored_as_it_is_beside_a_small_header():
         (RECORDS[0], "edge", "pi\n"),
         (RECORDS[0], "edge", 5),
         (RECORDS[0], "job_digest", DIGEST[1:]),
+        (RECORDS[0], "step", -1),
+        (RECORDS[0], "weights", ""),
+        (RECORDS[6], "weights", DIGEST[1:]),
         (RECORDS[0], "job_digest", DIGEST.upper()),
         (RECORDS[2], "epoch", -1),
         (RECORDS[2], "epoch", True),
@@ -199,7 +202,8 @@ def test_the_state_of_an_epoch_over_as_many_sources_as_can_be_fits_into_an_updat
     edges = [f"edge-{i:059}" for i in range(64)]
     ends = {f"_train.{i:064}": (1 << 62) - 1 for i in range(2048)}
     begin = Begin(0, dict.fromkeys(edges, 1 / 64), ends, 9, "0" * 64, edges[0])
-    state = State(1, 9, 99, begin, dict.fromkeys(edges, Member(missed=0, samples_per_s=1 / 3)))
+    members = dict.fromkeys(edges, Member(missed=0, samples_per_s=1 / 3))
+    state = State(1, 9, 99, begin, members=members, told=dict.fromkeys(edges, DIGEST))
     contributions = tuple(Contribution(edge, 9, 1 / 3, 1) for edge in edges)
     update = Update(0, 0, 1, contributions, 99, gradient_log.to_json(state), b"x" * records.MOST_CHUNK_BYTES)
     assert records.decode(records.encode(update)) == update

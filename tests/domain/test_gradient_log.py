@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from edged.domain.exchange_records import MOST_CHUNK_BYTES, Close, Join, Leave, Part, decode
 from edged.domain.gradient_log import (
+    MOST_MISSED,
     MOST_NORM,
+    Abandoned,
     Begun,
     Closed,
     HeldOutSums,
@@ -30,6 +32,7 @@ from tests.exchange_logs import (
     JOB,
     RULES,
     SERVER,
+    WRONG,
     begin,
     gradient,
     histories,
@@ -332,6 +335,122 @@ class TestAnEpoch:
         assert run([begin(ASH, BIRCH, epoch=1, by=BIRCH)], state)[0].awaited == (ASH, BIRCH)
 
 
+class TestASilentEpoch:
+    """CEDAR has joined since it began."""
+
+    def joined(self, num_steps=5):
+        return run([join(CEDAR)], started(ASH, BIRCH, num_steps=num_steps))[0]
+
+    def test_is_abandoned_when_two_steps_in_a_row_were_closed_in_vain(self):
+        state, (closed,) = run([Close(0, CEDAR)], self.joined())
+        assert (closed.contributions, closed.mean, closed.missing, state.is_open) == ((), None, (ASH, BIRCH), True)
+
+        state, (closed, abandoned) = run([Close(1, CEDAR)], state)
+        assert closed.step == 1
+        assert abandoned == Abandoned(epoch=0, steps_left=3)
+        assert (state.is_open, state.awaited, state.candidates) == (False, (), (CEDAR,))
+        assert from_json(to_json(state)) == state
+
+    def test_is_followed_by_the_next_at_the_step_where_it_was_abandoned(self):
+        state, _ = run([Close(0, CEDAR), Close(1, CEDAR)], self.joined())
+
+        state, actions = run([begin(CEDAR, epoch=1, num_steps=2)], state)
+
+        assert [type(action) for action in actions] == [Begun]
+        assert (state.first_step, state.step, state.end_step, state.is_open) == (2, 2, 4, True)
+
+    def test_is_not_closed_in_vain_by_a_member_or_the_server_or_who_has_not_joined(self):
+        state = started(ASH, BIRCH)
+        for record in (Close(0, ASH), Close(0, SERVER), Close(0, CEDAR)):
+            after, actions = run([record], state)
+
+            assert after.step == 0
+            assert not any(isinstance(action, Closed) for action in actions)
+
+    @pytest.mark.parametrize("sign", [gradient(ASH, 1, 1), gradient(BIRCH, 0, 1), join(ASH)])
+    def test_goes_on_when_a_member_gives_a_sign_of_life_in_between(self, sign):
+        """A gradient in time, or one that was late for the step closed in vain, or a new start."""
+        records = [Close(0, CEDAR), sign, Close(1, CEDAR)]
+
+        state, actions = run(records, self.joined())
+
+        assert state.is_open
+        assert not any(isinstance(action, Abandoned) for action in actions)
+        assert run([Close(2, CEDAR), Close(3, CEDAR)], state)[0].is_abandoned
+
+    def test_waits_two_steps_for_members_that_have_left_too(self):
+        state, _ = run([Leave(ASH), Leave(BIRCH), Close(0, CEDAR)], self.joined())
+        assert state.is_open
+
+        assert run([Close(1, CEDAR)], state)[0].is_abandoned
+
+    def test_is_just_over_when_no_steps_are_left(self):
+        state, actions = run([Close(0, CEDAR), Close(1, CEDAR)], self.joined(num_steps=2))
+
+        assert (state.is_open, state.is_abandoned) == (False, False)
+        assert [type(action) for action in actions] == [Closed, Closed]
+
+    def test_has_tests_of_members_that_come_back(self):
+        state, _ = run([Close(0, CEDAR), Close(1, CEDAR), outcome(ASH)], self.joined())
+
+        assert state.candidates == (ASH, CEDAR)
+
+
+class TestTheGroupsWeights:
+    def at_an_end(self, *edges: str):
+        """The first epoch's steps are made."""
+        return run([gradient(edge, 0, 1) for edge in edges], started(*edges, num_steps=1))[0]
+
+    @pytest.mark.parametrize(
+        ("told", "weights", "holders"),
+        [
+            ({}, "", ()),
+            ({BIRCH: WRONG}, WRONG, (BIRCH,)),
+            ({BIRCH: WRONG, ASH: HASH}, HASH, (ASH,)),
+            ({ASH: WRONG, BIRCH: HASH, CEDAR: HASH}, HASH, (BIRCH, CEDAR)),
+            ({ASH: JOB, BIRCH: HASH, CEDAR: WRONG}, JOB, (ASH,)),
+        ],
+    )
+    def test_are_those_that_most_have_and_among_as_many_the_first_edges(self, told, weights, holders):
+        state, _ = run([outcome(edge, weights=told[edge]) for edge in told], self.at_an_end(*EDGES))
+
+        assert (state.weights, state.holders) == (weights, holders)
+
+    def test_are_those_that_an_epoch_begins_with_whoever_proposes_it(self):
+        told = [outcome(ASH, weights=WRONG), outcome(BIRCH), outcome(CEDAR)]
+
+        begins = [begin(*EDGES, epoch=1, weights=WRONG), begin(*EDGES, epoch=1, by=BIRCH)]
+        _, (rejected, begun) = run(begins, run(told, self.at_an_end(*EDGES))[0])
+
+        assert rejected == Rejected(ASH, "begins with other weights than the group's")
+        assert begun.begin == begins[1]
+
+    def test_are_the_begins_where_nobody_has_told_its_own(self):
+        _, actions = run([begin(ASH, epoch=1, weights=WRONG)], self.at_an_end(ASH))
+
+        assert [type(action) for action in actions] == [Begun]
+
+    def test_are_told_before_the_first_epoch_by_those_who_join(self):
+        joined, _ = run([join(ASH, weights=WRONG), join(BIRCH), join(CEDAR)])
+
+        state, (rejected,) = run([begin(ASH, weights=WRONG)], joined)
+
+        assert isinstance(rejected, Rejected)
+        assert run([begin(BIRCH, by=BIRCH)], state)[1] != []
+
+    def test_are_told_again_by_who_joins_anew_and_not_by_who_is_at_another_step(self):
+        state, _ = run([outcome(ASH), join(ASH, step=0, weights=WRONG)], self.at_an_end(ASH, BIRCH))
+        assert state.weights == HASH
+
+        assert run([join(ASH, step=1, weights=WRONG)], state)[0].weights == WRONG
+
+    def test_are_others_behind_a_step_with_samples_and_the_same_behind_one_without(self):
+        state = started(ASH)
+
+        assert run([gradient(ASH, 0, count=0)], state)[0].told == {ASH: HASH}
+        assert run([gradient(ASH, 0, 1)], state)[0].told == {}
+
+
 class TestARejectedRecord:
     @pytest.mark.parametrize(
         ("record", "reason"),
@@ -340,7 +459,7 @@ class TestARejectedRecord:
             (join("stranger"), "not an edge"),
             (Close(0, "stranger"), "not an edge"),
             (Leave(SERVER), "not an edge"),
-            (Join(ASH, HASH), "another job"),
+            (join(ASH, HASH), "another job"),
             (gradient(CEDAR, 0, 1), "has not joined"),
             (gradient(ASH, 0, np.nan), "not finite"),
             (gradient(ASH, 0, 0, np.inf), "not finite"),
@@ -406,6 +525,9 @@ class TestTheStateAsJson:
             ('"kind":"tested"', '"kind":"leave"'), ('"edge":"ash","epoch":0,"kind":"tested"', '"kind":"leave"'),
             ('"num_steps":1', '"num_steps":2'), ('"end_step":1', '"end_step":2'), ('"epoch":0', '"epoch":-1'),
             ('"edge":"ash","epoch":0,"kind":"tested"', '"edge":"birch","epoch":0,"kind":"tested"'),
+            ('"is_abandoned":false', '"is_abandoned":0'), ('"is_abandoned":false', '"is_abandoned":true'),
+            ('"told":{"ash":"2', '"told":{"ash":"2222'), ('"told":{"ash"', '"told":{"oak"'),
+            ('"told":{', '"told":{},"x":{'),
         ],
     )  # fmt: skip
     def test_is_refused_when_altered(self, old, new):
@@ -461,6 +583,55 @@ def test_each_step_is_made_once_and_each_gradient_counts_or_is_late_at_most_once
     of_edges = [(each.edge, step.step) for step in closed for each in step.contributions]
     of_edges += [(action.edge, action.step) for action in actions if isinstance(action, Late)]
     assert len(of_edges) == len(set(of_edges))
+
+
+@settings(deadline=None, max_examples=100)
+@given(histories())
+def test_an_epoch_is_abandoned_when_two_steps_pass_without_any_sign_of_its_members_and_only_then(blobs):
+    state, in_vain, since = State(), 0, dict.fromkeys(EDGES, 0)
+    for blob, (behind, actions) in zip(blobs, run_blobs(blobs), strict=True):
+        if not any(isinstance(action, Rejected) for action in actions) and isinstance(readable(blob), Join):
+            in_vain, since[readable(blob).edge] = 0, 0
+        for action in actions:
+            match action:
+                case Begun():
+                    in_vain, since = 0, dict.fromkeys(EDGES, 0)
+                case Late():
+                    in_vain = 0
+                case Closed():
+                    in_vain = 0 if action.contributions else in_vain + 1
+                    heard = {each.edge for each in action.contributions}
+                    since = {edge: 0 if edge in heard else since[edge] + 1 for edge in EDGES}
+        is_abandoned = any(isinstance(action, Abandoned) for action in actions)
+        assert is_abandoned == (behind.is_abandoned and not state.is_abandoned)
+        if is_abandoned:
+            assert in_vain
+            assert behind.begin is not None
+            assert min(since[edge] for edge in behind.begin.members) >= MOST_MISSED
+        assert in_vain < MOST_MISSED or not behind.is_open
+        state = behind
+
+
+@settings(deadline=None, max_examples=100)
+@given(histories())
+def test_an_epoch_begins_with_the_weights_that_most_have_told_of_those_who_told_any(blobs):
+    state, told = State(), {}
+    for blob, (behind, actions) in zip(blobs, run_blobs(blobs), strict=True):
+        record = readable(blob)
+        is_taken = not any(isinstance(action, Rejected) for action in actions)
+        if isinstance(record, Join) and is_taken and record.step == state.step:
+            told[record.edge] = record.weights
+        for action in actions:
+            match action:
+                case Begun(begin) if told:
+                    agree = [sorted(edge for edge in told if told[edge] == each) for each in set(told.values())]
+                    assert begin.weights == told[min(agree, key=lambda edges: (-len(edges), edges))[0]]
+                case TookTest(tested):
+                    told[tested.edge] = tested.weights
+                case Closed() if action.mean is not None:
+                    told = {}
+        assert behind.told == told
+        state = behind
 
 
 @settings(deadline=None, max_examples=100)
@@ -588,7 +759,10 @@ def test_the_histories_are_worth_their_name():
                     seen.add(("missing", bool(action.missing)))
                     seen.add(("several", len(action.contributions) > 1))
                     seen.add(("empty", action.mean is None))
+                    seen.add(("in vain", not action.contributions))
+                if isinstance(action, Rejected) and "other weights" in action.reason:
+                    seen.add("other weights")
 
     look()
-    flags = {(name, value) for name in ("missing", "several", "empty") for value in (False, True)}
-    assert seen == {Begun, Closed, Late, TookTest, Rejected} | flags
+    flags = {(name, value) for name in ("missing", "several", "empty", "in vain") for value in (False, True)}
+    assert seen == {Begun, Closed, Abandoned, Late, TookTest, Rejected, "other weights"} | flags

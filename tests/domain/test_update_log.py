@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain.exchange_records import Close, Join, Leave, encode
+from edged.domain.exchange_records import Close, Leave, encode
 from edged.domain.gradient_log import (
     Begun,
     Closed,
@@ -30,6 +30,7 @@ from tests.exchange_logs import (
     begin,
     gradient,
     histories,
+    join,
     outcome,
     run,
     run_blobs,
@@ -64,7 +65,7 @@ def read(records, state=None):
 def served(num_steps=2):
     """The records of a server whose one member has made all its steps, and the server's state."""
     state, log = State(), []
-    members = [Join(ASH, JOB), begin(ASH, num_steps=num_steps)]
+    members = [join(ASH), begin(ASH, num_steps=num_steps)]
     for record in [*members, *(gradient(ASH, step, step, 1, 2, 3) for step in range(num_steps))]:
         state, actions = run([record], state)
         log += [each for action in actions for each in written(action, state)]
@@ -150,15 +151,15 @@ def test_a_mean_of_the_largest_numbers_is_taken_though_rounding_lifts_it():
 
 
 def test_who_joins_and_leaves_is_known_from_what_the_server_passes_on():
-    state, actions = read([Join(ASH, JOB)])
+    state, actions = read([join(ASH)])
     assert actions == []
     assert state.candidates == (ASH,)
-    state, actions = read([Join(ASH, JOB), Leave(ASH)])
+    state, actions = read([join(ASH), Leave(ASH)])
     assert actions == []
     assert state.candidates == ()
 
 
-@pytest.mark.parametrize("record", [Join("stranger", JOB), Join(ASH, "0" * 64), Close(0, SERVER), gradient(ASH, 0, 1)])
+@pytest.mark.parametrize("record", [join("stranger"), join(ASH, "0" * 64), Close(0, SERVER), gradient(ASH, 0, 1)])
 def test_what_only_members_say_is_rejected(record):
     state, actions = read([record])
 
@@ -180,7 +181,7 @@ def test_what_only_members_say_is_rejected(record):
     ],
 )
 def test_an_altered_update_is_rejected_and_the_right_one_still_taken(alter):
-    state, actions = run([Join(ASH, JOB), begin(ASH), gradient(ASH, 0, 1, 2, 3, 4)])
+    state, actions = run([join(ASH), begin(ASH), gradient(ASH, 0, 1, 2, 3, 4)])
     (update,) = updates(actions[-1], state, [actions[-1].mean.tobytes()])
     started, _ = read([begin(ASH)])
 

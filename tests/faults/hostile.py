@@ -37,13 +37,13 @@ def hostile(history: History, step: int) -> list[bytes]:
     records: list[Record] = [
         *(part for attempt, payload in enumerate(payloads) for part in parts(step, f"{attempt:08x}", payload)),
         Part("pi-z", step, "0123abcd", 0, 1, 64, 1.0, 1, 1.0, b"garbage"),
-        Join("pi-b", "0" * 64),
-        Join("pi-z", history.job),
+        Join("pi-b", "0" * 64, step, "0" * 64),
+        Join("pi-z", history.job, step, "0" * 64),
         Leave("pi-z"),
         Close(step, "pi-z"),
         Close(step + 1, "pi-b"),
-        Tested("pi-z", 0, 0, 0, 0.0),
-        Tested("pi-b", 0, 10, 10, 1.0)
+        Tested("pi-z", 0, 0, 0, 0.0, "0" * 64),
+        Tested("pi-b", 0, 10, 10, 1.0, "0" * 64)
         if history.state.is_open and not history.epochs[-1].epoch
         else Close(1 << 39, "pi-b"),
         Begin(history.epochs[-1].epoch + 1, {"pi-b": 1.0}, {"_train.fashion": 1}, 1, "0" * 64, "pi-b"),

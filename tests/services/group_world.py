@@ -58,7 +58,7 @@ class GroupLog(AnsweringLog):
     before_part: Callable[[Part], Awaitable[None]] | None = None
 
     async def append(self, messages: Sequence[Message]) -> list[int]:
-        if self.before_part is not None and messages[0].topic == TRAIN:
+        if self.before_part is not None and messages[0].topic in {TRAIN, GRADIENTS}:
             record = exchange_records.decode(messages[0].value)
             if isinstance(record, Part):
                 await self.before_part(record)

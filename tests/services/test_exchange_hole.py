@@ -42,7 +42,7 @@ class HidingLog(MemoryLog):
 
 async def members_after(log: MemoryLog) -> tuple[str, ...]:
     """Who has joined, to a member that reads the joins of all."""
-    await log.append([Message(TOPIC, exchange_records.encode(Join(edge, JOB))) for edge in EDGES])
+    await log.append([Message(TOPIC, exchange_records.encode(Join(edge, JOB, 0, "0" * 64))) for edge in EDGES])
     rules = Rules(frozenset(EDGES), JOB, 1, lambda blob: compress.decompress(blob, 1))
     exchange = Exchange(log, GroupAddress("pi-a", EDGES, TOPIC, TOPIC), rules, gradient_log.fold, lambda *_: None)
     async with exchange.open(State()):

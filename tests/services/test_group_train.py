@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from edged.domain import exchange_records, flat
 from edged.domain.checkpoint import Params
-from edged.domain.exchange_records import Close, Part
+from edged.domain.exchange_records import Begin, Close, Part
 from edged.domain.topology import Exchange, Sgd
 from edged.ports import Message, TopicPartition
 from edged.services.group_train import GroupTrainer
@@ -146,6 +147,52 @@ async def test_a_member_that_comes_no_more_is_closed_out_and_not_awaited(log_lin
     assert survivor.state.position.epoch == 3
     last = next(line for line in world.events("exchange.begun") if line["epoch"] == 2)
     assert sorted(last["shares"]) == ["pi-a"]
+    [absent] = world.events("exchange.absent")
+    assert (absent["edge"], absent["reason"], absent["step"]) == ("pi-b", "silent", 5 + 2)
+
+
+@pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])
+async def test_an_epoch_whose_members_come_no_more_is_abandoned_by_who_has_joined_since(log_lines, mode):
+    world = GroupWorld(THREE, training=replace(GROUP_TRAINING, epochs=4, exchange=Exchange(mode)))
+    servers = [world.server()] if mode == "parameter_server" else []
+    world.log.before_part = lambda _part: asyncio.sleep(1.0)
+    models = [world.model() for _ in TWO]
+    for model in models:
+        model.crash_at = 22
+    first = [world.trainer(edge, model) for edge, model in zip(TWO, models, strict=True)]
+    late = world.trainer("pi-c")
+    async with world.running(*first, *servers) as tasks:
+        await until(lambda: first[0].state.position.epoch == 1)
+        async with world.running(late):
+            await until(lambda: is_finished(late))
+            assert all(isinstance(task.exception(), CrashError) for task in tasks[:2])
+    [abandoned] = world.events("exchange.abandoned")
+    assert (abandoned["epoch"], abandoned["step"], abandoned["steps_left"]) == (1, 23, 2 * 14 - 23)
+    assert [line["shares"] for line in world.events("exchange.begun") if line["epoch"] == 2] == [{"pi-c": 1.0}]
+    back = world.trainer("pi-a")
+    await world.finish(back, servers=[world.server()] if servers else [])
+    weights([late, back])
+
+
+async def test_an_epoch_whose_members_are_slow_or_start_again_is_not_abandoned(log_lines):
+    """Some are away for longer than one step is waited for."""
+    world = GroupWorld(THREE)
+    world.log.before_part = lambda _part: asyncio.sleep(10.0)
+    first, late, again = [world.trainer(edge) for edge in TWO], world.trainer("pi-c"), []
+    async with AsyncExitStack() as staying:
+        async with world.running(*first):
+            await reach(first, 2)
+            await staying.enter_async_context(world.running(late))
+            await reach(first, 4)
+        await asyncio.sleep(40.0)
+        again = [world.trainer(edge) for edge in TWO]
+        await staying.enter_async_context(world.running(*again))
+        await until(lambda: all(is_finished(each) for each in (*again, late)))
+        weights([*again, late])
+    assert [record.edge for record in records(world) if isinstance(record, Close)] == ["pi-c"]
+    left = {line["edge"] for line in world.events("exchange.absent") if line["reason"] == "left" and not line["epoch"]}
+    assert left == {line["edge"] for line in world.events("exchange.awaited") if not line["epoch"]} == set(TWO)
+    assert not world.events("exchange.abandoned")
 
 
 async def test_a_member_that_crashed_comes_back_by_replay_to_the_same_bits(log_lines):
@@ -163,6 +210,7 @@ async def test_a_member_that_crashed_comes_back_by_replay_to_the_same_bits(log_l
         weights([survivor, again])
         assert isinstance(tasks[1].exception(), CrashError)
     assert [line["steps"] for line in world.events("exchange.caught_up")][-1] >= 5
+    assert [line["edge"] for line in world.events("exchange.absent") if line["reason"] == "silent"] == ["pi-b"]
     assert sum(isinstance(record, Part) and record.edge == "pi-b" for record in records(world)) > 20
 
 
@@ -249,6 +297,49 @@ async def test_a_log_that_was_cut_is_made_up_for_by_an_announced_checkpoint(log_
     assert len(world.events("exchange.log_lost")) == 1
     assert len(world.events("exchange.adopted")) >= 1
     assert world.places["pi-b"].health.history == [("degraded", "exchange"), ("recovered", "exchange")]
+
+
+@pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])
+@pytest.mark.parametrize("victim", ["pi-a", "pi-c"])
+@pytest.mark.parametrize("epochs", [2, 3])
+async def test_a_member_with_wrong_weights_takes_those_of_the_others_and_stops_nobody(log_lines, mode, victim, epochs):
+    """Also in the last epoch, which nothing begins behind; and also the one whose turn it is to begin the next."""
+    world = GroupWorld(THREE, training=replace(GROUP_TRAINING, epochs=epochs, exchange=Exchange(mode)))
+    trainers = all_of(world)
+    wrong = trainers[THREE.index(victim)]
+    servers = [world.server()] if mode == "parameter_server" else []
+
+    async def rot(part: Part) -> None:
+        if (part.edge, part.step) == (victim, 22):
+            wrong.state.params[min(wrong.state.params)].flat[0] += 0.5
+
+    world.log.before_part = rot
+    await world.finish(*trainers, servers=servers)
+    weights(trainers)
+    diverged = world.events("exchange.diverged")
+    assert [(line["epoch"], line["weights"]) for line in diverged] == [(1, diverged[0]["weights"])]
+    assert diverged[0]["edge"] != victim
+    assert len(world.events("exchange.adopted")) == 1
+    models = [place.store.newest_model() for place in world.places.values()]
+    assert models[0] == models[1] == models[2]
+
+
+async def test_a_begin_with_a_false_hash_misleads_nobody(log_lines, monkeypatch):
+    """It stands in the log in front of each honest one."""
+    world = GroupWorld(TWO)
+    append = world.log.append
+
+    async def lie_first(messages: Sequence[Message]) -> list[int]:
+        record = exchange_records.decode(messages[0].value) if messages[0].topic == TRAIN else None
+        if isinstance(record, Begin):
+            await append([Message(TRAIN, exchange_records.encode(replace(record, weights="0" * 64)))])
+        return await append(messages)
+
+    monkeypatch.setattr(world.log, "append", lie_first)
+    trainers = await trained(world)
+    assert weights(trainers) == weights(await trained(GroupWorld(TWO)))
+    assert world.events("exchange.rejected")[0]["reason"] == "begins with other weights than the group's"
+    assert not world.events("exchange.diverged")
 
 
 async def test_garbage_and_records_of_strangers_change_nothing(log_lines):

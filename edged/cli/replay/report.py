@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from edged.cli.problems import printable
 from edged.domain.exchange_records import Contribution
 from edged.domain.gradient_log import HeldOutSums
-from edged.domain.replay import EpochBegun, NotCounted, Proof, Replay, StepMade, Told
+from edged.domain.replay import EpochAbandoned, EpochBegun, NotCounted, Proof, Replay, StepMade, Told
 
 _SHOWN = 16
 """Hexadecimal digits of a hash, for people."""
@@ -42,11 +42,15 @@ class _Sums:
 
 @dataclass(slots=True)
 class _Epoch:
-    """An epoch as far as the replay went; `begun` is None for one that it began in the middle of."""
+    """An epoch as far as the replay went; `begun` is None for one that it began in the middle of.
+
+    `steps_left`: of one that was abandoned.
+    """
 
     number: int
     begun: EpochBegun | None
     steps: int = 0
+    steps_left: int = 0
     edges: dict[str, _Sums] = field(default_factory=dict)
     tested: dict[str, Any] | None = None
 
@@ -66,6 +70,7 @@ class _Epoch:
             "num_steps": begun and begun.num_steps,
             "shares": begun and begun.shares,
             "steps": self.steps,
+            "steps_left": self.steps_left,
             "edges": {edge: self.edges[edge].as_json() for edge in sorted(self.edges)},
             "tested": self.tested,
         }
@@ -96,6 +101,8 @@ class Report:
                     self._begin(told)
                 case StepMade():
                     self._step(told)
+                case EpochAbandoned():
+                    self._epochs[-1].steps_left = told.steps_left
                 case Proof():
                     self._proofs.append(told)
                     self._write(_proof_text(told))
@@ -163,6 +170,8 @@ class Report:
             self._write(
                 f"  {edge}: {sums['steps']} of {epoch.steps} steps, {_result_text(sums)}, {sums['missed']} missed"
             )
+        if epoch.steps_left:
+            self._write(f"  abandoned with {epoch.steps_left} steps left: none of its members was heard any more")
         if epoch.tested:
             self._write(f"  tested by {epoch.tested['edges']}: {_result_text(epoch.tested)}")
 
@@ -194,7 +203,7 @@ def _step_text(step: StepMade) -> str:
         for each in step.contributions
     ]
     missing = f"; missing {', '.join(step.missing)}" if step.missing else ""
-    return f"  step {step.step}: {', '.join(parts)}{missing}"
+    return f"  step {step.step}: {', '.join(parts) or 'nobody'}{missing}"
 
 
 def _result_text(sums: dict[str, Any]) -> str:

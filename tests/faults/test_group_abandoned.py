@@ -1,0 +1,39 @@
+"""A group of real processes whose members all die for good in the middle of an epoch, while another edge has joined."""
+
+import pytest
+
+from tests.brokers import Embedded, need_embedded
+from tests.faults.gradient_gate import gated
+from tests.faults.group import MIDDLE, Group
+from tests.integration.site import Site, running
+
+pytestmark = pytest.mark.integration
+SETTINGS = {"edges": ("pi-a", "pi-b", "pi-c"), "epochs": 1000}
+
+
+@pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])
+async def test_one_who_has_joined_since_goes_on_with_the_next_epoch_and_those_who_come_back_follow(tmp_path, mode):
+    need_embedded()
+    with gated(Embedded) as (broker, gate):
+        more = f"exchange: {{mode: {mode}}}"
+        async with running(Site(tmp_path, broker.bootstrap, **SETTINGS, more=more)) as site:
+            group = Group(site, gate)
+            group.names = ("pi-a", "pi-b")
+            held = 2 if mode == "all_reduce" else 1
+            await group.start(held)
+            await group.go_to(MIDDLE, held)
+            joined = group.edges["pi-c"] = await site.start("run", "pi-c")
+            await joined.wait_for("exchange.joined")
+            for name in group.names:
+                await group.kill(name)
+            gate.open()
+
+            abandoned = await joined.wait_for("exchange.abandoned")
+            begun = await joined.wait_for("exchange.begun", epoch=1)
+            assert (abandoned["epoch"], begun["step"], begun["shares"]) == (0, abandoned["step"], {"pi-c": 1.0})
+
+            for name in group.names:
+                group.edges[name] = await site.start("run", name)
+            group.names = (*group.names, "pi-c")
+            await joined.until(lambda lines: any(len(line.get("shares", ())) == 3 for line in lines))
+            await group.stop()
