@@ -4,13 +4,14 @@ Covers one vector at a time. Which records carry it is `exchange_records`' subje
 what is worth compressing is for the topology to say.
 
 A blob is in the safetensors format (domain.tensors); the names of its tensors tell how it was compressed:
-`none`: float32 [n]. `fp16`: float16 [n]. `int8`: int8 [n] in blocks of 1024, each with a `scale`. `top_k`: `values`
-of the largest entries and `deltas`, how far each entry lies behind the one before it. Compression is lossy but for
-`none`; with error feedback (Seide et al. 2014; Stich et al. 2018, https://arxiv.org/abs/1809.07599), which is
+`none`: float32 [n]. `fp16`: float16 [n]. `int8`: int8 [n] in blocks of 1024, each with a `scale`. `top_k`: the largest
+entries as `int8` and `scale`, and `deltas`, how far each entry lies behind the one before it. Compression is lossy but
+for `none`; with error feedback (Seide et al. 2014; Stich et al. 2018, https://arxiv.org/abs/1809.07599), which is
 `Residual`'s part, nothing is lost in the long run.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,8 @@ BLOCK = 1024
 _MOST_OVERHEAD_BYTES = 1024
 _MOST_FP16 = float(np.finfo(np.float16).max)
 _LEAST_SCALE = float(np.finfo(np.float32).tiny)  # the inverse of a smaller one may overflow
-_ESCAPE = 0xFFFF  # as a delta: so much further, and no entry there
+_WIDTHS: tuple[np.dtype[Any], ...] = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32))
+"""Of deltas."""
 _SAMPLES = 4096
 
 with np.errstate(invalid="ignore"):  # some of them are not numbers
@@ -47,7 +49,7 @@ def compress(vector: Vector, kind: Compression, *, top_k: float) -> bytes:
 
     Errors of what `decompress` gives back: of fp16 2^-11 of the number, and 2^-25 where it is below 2^-14; numbers
     beyond ±65504 are cut. Of int8 1/254 of the largest magnitude in its block. Of top_k all of the entries that are
-    left out, and fp16's of the others; of equal magnitudes the first are kept.
+    left out, and int8's of the others, in blocks of those; of equal magnitudes the first are kept.
     """
     match kind:
         case "none":
@@ -76,7 +78,7 @@ def decompress(blob: bytes, n: int) -> Vector:
             vector = _widened(_sized(found, "float16", "float16", n))
         case ["int8", "scale"]:
             vector = _unquantised(found, n)
-        case ["deltas", "values"]:
+        case ["deltas", "int8", "scale"]:
             vector = _dense(found, n)
         case names:
             raise FormatError(f"no compression has the tensors {names}")
@@ -165,32 +167,44 @@ def _unquantised(found: dict[str, Array], n: int) -> Vector:
 
 def _sparse(vector: Vector, share: float) -> dict[str, Array]:
     kept = _largest(vector, min(math.ceil(share * len(vector)), len(vector)))
-    deltas = np.diff(kept, prepend=0)
-    escapes = deltas // _ESCAPE
-    if 2 * (len(kept) + int(escapes.sum())) < 4 * len(kept):
-        short = np.full(len(kept) + int(escapes.sum()), _ESCAPE, np.uint16)
-        short[np.cumsum(escapes + 1) - 1] = deltas % _ESCAPE
-        return {"values": _halved(vector[kept]), "deltas": short}
-    return {"values": _halved(vector[kept]), "deltas": deltas.astype(np.uint32)}
+    return {**_quantised(vector[kept]), "deltas": _deltas(kept)}
+
+
+def _deltas(places: npt.NDArray[np.int64]) -> Array:
+    """From place to place, in the width that takes the fewest bytes; its largest number: so far on, no entry there."""
+    deltas = np.diff(places, prepend=0)
+    sizes = [width.itemsize * (len(deltas) + int((deltas // _escape(width)).sum())) for width in _WIDTHS]
+    width = _WIDTHS[sizes.index(min(sizes))]
+    escapes, rest = np.divmod(deltas, _escape(width))
+    ends = np.cumsum(escapes + 1)
+    coded: Array = np.full(ends[-1] if len(ends) else 0, _escape(width), width)
+    coded[ends - 1] = rest
+    return coded
 
 
 def _dense(found: dict[str, Array], n: int) -> Vector:
-    values, deltas = tensors.require(found, "values", "float16"), found["deltas"]
-    is_short = deltas.dtype == np.uint16
-    if deltas.ndim != 1 or not (is_short or deltas.dtype == np.uint32):
-        raise FormatError("deltas are of uint16 or uint32")
-    places = np.cumsum(deltas, dtype=np.int64)
-    if is_short:
-        if len(deltas) and deltas[-1] == _ESCAPE:
-            raise FormatError("no entry comes behind the last deltas")
-        places = places[deltas != _ESCAPE]
+    values, places = tensors.require(found, "int8", "int8"), _places(found["deltas"])
     if len(places) != len(values):
         raise FormatError(f"{len(values)} values at {len(places)} places")
     if len(places) and (places[-1] >= n or (np.diff(places) <= 0).any()):
         raise FormatError(f"the places are not those of different ones of {n} numbers")
     vector = np.zeros(n, np.float32)
-    vector[places] = _widened(values)
+    vector[places] = _unquantised(found, len(values))
     return vector
+
+
+def _places(deltas: Array) -> npt.NDArray[np.int64]:
+    if deltas.ndim != 1 or deltas.dtype not in _WIDTHS:
+        raise FormatError("deltas are of uint8, uint16 or uint32")
+    is_entry = deltas != _escape(deltas.dtype)
+    if len(deltas) and not is_entry[-1]:
+        raise FormatError("no entry comes behind the last deltas")
+    places: npt.NDArray[np.int64] = np.cumsum(deltas, dtype=np.int64)[is_entry]
+    return places
+
+
+def _escape(width: np.dtype[Any]) -> int:
+    return int(np.iinfo(width).max)
 
 
 def _largest(vector: Vector, k: int) -> npt.NDArray[np.int64]:

@@ -62,13 +62,13 @@ def test_int8_is_off_by_half_a_step_of_its_own_block(vector):
 @given(vectors, shares)
 @example(np.zeros(500, np.float32), 0.01)
 @example(np.ones(5000, np.float32), 0.01)
-def test_top_k_keeps_the_largest_entries_and_of_equal_ones_the_first(vector, share):
-    back = round_trip(vector, "top_k", share)
+@example(gradient(5000), 0.5)
+def test_top_k_keeps_the_largest_entries_as_int8_and_of_equal_ones_the_first(vector, share):
     k = min(int(np.ceil(share * len(vector))), len(vector))
     kept = np.sort(np.argsort(-np.abs(vector), kind="stable")[:k])
     expected = np.zeros_like(vector)
-    expected[kept] = vector[kept].astype(np.float16)
-    assert back.tobytes() == expected.tobytes() or np.array_equal(back, expected)  # -0 is 0 where it is left out
+    expected[kept] = round_trip(vector[kept], "int8")
+    assert np.array_equal(round_trip(vector, "top_k", share), expected)
 
 
 def test_top_k_finds_them_also_where_a_sample_of_the_entries_misleads():
@@ -86,23 +86,26 @@ def test_dense_kinds_weigh_four_two_and_one_byte_an_entry(kind, num_bytes):
     assert 0 <= len(compress(gradient(100_000), kind, top_k=0.01)) - num_bytes < 200
 
 
-def test_top_k_weighs_four_bytes_for_each_entry_that_it_keeps():
-    blob = compress(gradient(100_000), "top_k", top_k=0.01)
-    assert 0 <= len(blob) - 4 * 1000 < 200
+@pytest.mark.parametrize("share", [0.1, 0.02])
+def test_top_k_weighs_two_bytes_for_each_entry_that_it_keeps(share):
+    blob = compress(gradient(100_000), "top_k", top_k=share)
+    assert 0 <= len(blob) - 2 * share * 100_000 < 300
 
 
-def test_top_k_takes_the_smaller_of_both_ways_to_say_where_entries_are():
-    sparse = np.zeros(4_000_000, np.float32)
-    sparse[[65_534, 65_534 + 65_535, 3_999_999]] = 1, 2, 3
-    blob = compress(sparse, "top_k", top_k=3 / 4_000_000)
-    assert tensors.decode(blob)[0]["deltas"].dtype == np.uint32
-    assert np.array_equal(decompress(blob, len(sparse)), sparse)
-
-    near = np.zeros(400_000, np.float32)
-    near[[0, 65_535, 65_536, 200_000, 200_001, 200_002, 200_003]] = np.arange(1, 8)
-    blob = compress(near, "top_k", top_k=7 / 400_000)
-    assert tensors.decode(blob)[0]["deltas"].dtype == np.uint16
-    assert np.array_equal(decompress(blob, len(near)), near)
+@pytest.mark.parametrize(
+    ("n", "places", "width"),
+    [
+        (3000, [0, 254, 509, 764, 765, 1531, 1532, 1533, 1534], "uint8"),  # as far as it reaches, and by one more
+        (400_000, [65_534, 131_069, 131_070, 200_000, 399_999], "uint16"),
+        (4_000_000, [2_999_999, 3_999_999], "uint32"),
+    ],
+)
+def test_top_k_says_where_entries_are_in_as_few_bytes_as_it_takes(n, places, width):
+    sparse = np.zeros(n, np.float32)
+    sparse[places] = 1
+    blob = compress(sparse, "top_k", top_k=len(places) / n)
+    assert tensors.decode(blob)[0]["deltas"].dtype == width
+    assert np.array_equal(decompress(blob, n), sparse)
 
 
 @settings(deadline=None)
@@ -160,12 +163,12 @@ def test_chunks_are_of_at_most_512_kib_and_joined_give_the_payload_back(whole, m
     assert len(chunks) == max(-(-len(payload) // MOST_CHUNK_BYTES), 1)
 
 
-def halves(*values):
-    return np.array(values, np.float16)
+def sparse(*values, deltas, scale=(1,)):
+    return {"int8": np.array(values, np.int8), "scale": np.array(scale, np.float32), "deltas": deltas}
 
 
-def shorts(*values):
-    return np.array(values, np.uint16)
+def narrow(*values):
+    return np.array(values, np.uint8)
 
 
 HOSTILE = {
@@ -183,16 +186,18 @@ HOSTILE = {
     "a negative scale": {"int8": np.zeros(10, np.int8), "scale": -np.ones(1, np.float32)},
     "a scale that is not a number": {"int8": np.zeros(10, np.int8), "scale": np.full(1, np.nan, np.float32)},
     "a scale that overflows": {"int8": np.full(10, 127, np.int8), "scale": np.full(1, 3e38, np.float32)},
-    "a place behind the last": {"values": halves(1), "deltas": shorts(10)},
-    "a place twice": {"values": halves(1, 2), "deltas": shorts(3, 0)},
-    "fewer places than values": {"values": halves(1, 2), "deltas": shorts(3)},
-    "more places than values": {"values": halves(1), "deltas": shorts(3, 1)},
-    "an escape at the end": {"values": halves(1), "deltas": shorts(3, 0xFFFF)},
-    "places far away": {"values": halves(1), "deltas": np.array([1 << 31], np.uint32)},
-    "places of another dtype": {"values": halves(1), "deltas": np.array([-1], np.int64)},
-    "values of another dtype": {"values": np.ones(1, np.float32), "deltas": shorts(1)},
-    "places on two axes": {"values": halves(1, 1), "deltas": np.ones((2, 1), np.uint16)},
-    "a value that is not a number": {"values": halves(np.nan), "deltas": shorts(1)},
+    "a place behind the last": sparse(1, deltas=narrow(10)),
+    "a place twice": sparse(1, 2, deltas=narrow(3, 0)),
+    "fewer places than values": sparse(1, 2, deltas=narrow(3)),
+    "more places than values": sparse(1, deltas=narrow(3, 1)),
+    "an escape at the end": sparse(1, deltas=narrow(3, 0xFF)),
+    "a long escape at the end": sparse(1, deltas=np.array([3, 0xFFFF], np.uint16)),
+    "places far away": sparse(1, deltas=np.array([1 << 31], np.uint32)),
+    "places of another dtype": sparse(1, deltas=np.array([-1], np.int64)),
+    "places on two axes": sparse(1, 1, deltas=np.ones((2, 1), np.uint8)),
+    "values of another dtype": {**sparse(deltas=narrow(1)), "int8": np.ones(1, np.float32)},
+    "values without a scale": sparse(1, deltas=narrow(1), scale=()),
+    "values with a scale that is not finite": sparse(1, deltas=narrow(1), scale=(np.inf,)),
     "more bytes than any blob has": {"float32": np.zeros(10, np.float32), "x": np.zeros(2000, np.uint8)},
 }
 
