@@ -399,7 +399,10 @@ _JOB = section(
                 "how the edges combine their gradients; with none each trains a model of its own",
             ),
             compression=Key(Choice(get_args(Compression)), "how gradients are made smaller on their way"),
-            top_k=Key(Number(0, 1, above_least=True, with_most=True), "share of a gradient's entries that top_k sends"),
+            top_k=Key(
+                Number(0, 1, above_least=True, with_most=True),
+                "share of a gradient's entries that top_k sends, two bytes each",
+            ),
             sync_every=Key(Whole(1, 10_000), "steps that each edge makes alone between two exchanges"),
             outer=Key(
                 section(

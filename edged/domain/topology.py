@@ -210,7 +210,7 @@ class Exchange:
 
     mode: ExchangeMode = "none"
     compression: Compression = "none"
-    top_k: float = 0.01
+    top_k: float = 0.2
     sync_every: int = 1
     outer: Outer = Outer()
     server: str | None = None

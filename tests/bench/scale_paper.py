@@ -91,7 +91,7 @@ class Step:
         return self.edge_bytes / self.sync_every / self.seconds
 
 
-def payload_bytes(compression: str, parameters: int = PARAMETERS, top_k: float = 0.01) -> float:
+def payload_bytes(compression: str, parameters: int = PARAMETERS, top_k: float = 0.2) -> float:
     """A gradient's record; of top_k each entry is a value of one byte and a distance of another."""
     entry = {"none": 4.0, "fp16": 2.0, "int8": 1 + 4 / 1024, "top_k": (2 + 4 / 1024) * top_k}[compression]
     return _HEADER_BYTES + parameters * entry

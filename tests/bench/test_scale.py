@@ -42,7 +42,7 @@ def test_jobs_take_turns_at_what_is_busiest(mode):
 
 
 def test_everybody_waits_for_the_slowest():
-    machines, exchange = Machines(16, 94e6), Exchange("all_reduce", 1024, "top_k")
+    machines, exchange = Machines(16, 94e6), Exchange("all_reduce", 4096, "top_k")
     costs = Costs(COSTS.sample_s, gradient_s=0.0, exchange_s=0.0)
     assert step_s(machines, costs, exchange, jitter=0.3) > 1.3 * step_s(machines, costs, exchange, jitter=0.0)
 

@@ -301,7 +301,7 @@ def test_the_parameter_servers_node_is_told_what_it_holds(edged, topology_file):
     parameters = 64 * 60000 + 60000 + 60000 * 3 + 3
     held = f"{2 * 2 * parameters * 4 / MIB:.1f} MiB"
     assert f"combined by vault, which holds {held} for it, from lab.gradients.digits\n" in out
-    assert "(parameter_server, compression top_k 0.01)" in out
+    assert "(parameter_server, compression top_k 0.2)" in out
     assert "one model" not in edged("check", file, "--node", "cam-01")[1]
 
 
@@ -314,7 +314,7 @@ def test_the_group_as_json(edged, topology_file):
             "job": "digits",
             "members": ["pi-a", "pi-b"],
             "mode": "parameter_server",
-            "compression": "top_k 0.01",
+            "compression": "top_k 0.2",
             "sync_every": 4,
             "server": "vault",
             "server_memory": 4 * 195 * 4,

@@ -100,7 +100,7 @@ def test_a_group_that_can_work_is_taken(topology):
             "leave it out, or set mode: parameter_server",
         ),
         (
-            {"exchange": Exchange("all_reduce", "int8", top_k=0.2)},
+            {"exchange": Exchange("all_reduce", "int8", top_k=0.1)},
             "exchange.top_k",
             "compression: int8 does not use it",
             "leave it out, or set compression: top_k",
