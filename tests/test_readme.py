@@ -37,7 +37,7 @@ README = (ROOT / "README.md").read_text()
 RUN_ELSEWHERE = {
     "pip install '.[demo]' && .venv/bin/edged demo": (
         ".ci/run",
-        "pip install --quiet '.[demo]' && .venv/bin/edged demo",
+        "pip install --quiet '.[demo]'\n  .venv/bin/edged demo",
     ),
     ".venv/bin/pytest": (
         ".ci/run",
