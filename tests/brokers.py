@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import functools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -219,11 +220,15 @@ def need_embedded() -> None:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that nobody listens on.
+
+    It is below those that the kernel gives to clients, so that nobody has it while its broker is away.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)  # noqa: S311 - guards nothing
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _kafka_version() -> str:

@@ -37,11 +37,11 @@ README = (ROOT / "README.md").read_text()
 RUN_ELSEWHERE = {
     "pip install '.[demo]' && .venv/bin/edged demo": (
         ".ci/run",
-        "pip install --quiet '.[demo]' && .venv/bin/edged demo",
+        "pip install --quiet '.[demo]'\n  .venv/bin/edged demo",
     ),
     ".venv/bin/pytest": (
         ".ci/run",
-        ".venv/bin/pytest -n 2 --dist loadfile -m 'not integration'\n.venv/bin/pytest -m integration",
+        ".venv/bin/pytest -n 2 --dist loadfile -m 'not quiet'\n.venv/bin/pytest -m quiet",
     ),
     "/opt/edged/bin/pip install .": (".ci/run", "pip install --quiet ."),
     "kcat -P": ("tests/integration/test_foreign_client.py", '"-P", "-b"'),

@@ -11,7 +11,7 @@ import pytest
 from tests.faults.group import History, digest, newest_checkpoint
 from tests.integration.site import DESIGNS_MODEL, Site, running, stopped
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.quiet]
 EDGES = ("pi-a", "pi-b", "pi-c")
 SETTINGS = {"edges": EDGES, "epochs": 3, "model": DESIGNS_MODEL, "more": "exchange: {mode: all_reduce}"}
 IMAGES = 640

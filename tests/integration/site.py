@@ -14,9 +14,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from edged.adapters.datasets import open_dataset
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory import RecordingHealth
 from edged.adapters.parquet_store import ParquetStore
+from edged.cli import archive_import
 from edged.cli.demo.children import Child, LogLine
 from edged.cli.demo.evidence import archived_samples, observer
 from edged.config_yaml import load
@@ -149,12 +151,15 @@ class Site:
         return out.decode()
 
     async def import_fashion(self, limit: int, test_limit: int = 500) -> None:
-        """Load the packaged images straight into the archive."""
+        """Load the packaged images straight into the archive, as `edged archive import` would."""
+        dataset, store = open_dataset("fashion-mnist-small"), ParquetStore(self.archive_folder.as_uri())
+
+        def load(split: str, most: int) -> None:
+            for portion in archive_import.portions(dataset, dataset.name, split, test_fraction=0, seed=0, limit=most):
+                archive_import.import_portion(store, "fashion", dataset, portion, on_progress=lambda _: None)
+
         for split, most in (("train", limit), ("test", test_limit)):
-            await self.edged(
-                "archive", "import", str(self.topology), "--from", "fashion-mnist-small", "--split", split,
-                "--limit", str(most),
-            )  # fmt: skip
+            await asyncio.to_thread(load, split, most)
 
     async def serve(self, images: int = 500) -> tuple[Child, Child, Child]:
         """Import some images and start vault, pi-a and its companion; all training is done and the model served."""
@@ -292,19 +297,16 @@ async def until_archived(vault: Child, samples: int) -> None:
 
 @asynccontextmanager
 async def running(site: Site, excused: Iterable[str] = ()) -> AsyncIterator[Site]:
-    """Stops every child that is still there at the end. After a passed test all ended well and none logged a defect.
+    """Stops all children that are still there at the end, at once. After a passed test all ended well, without defects.
 
     `excused`: events that are none in this test.
     """
     try:
         yield site
+        await asyncio.gather(*(stopped(child) for child in site.children if child.exit_code is None))
+        unexcused = DEFECTS.difference(excused)
         for child in reversed(site.children):
-            if child.exit_code is None:
-                await stopped(child)
-            unexcused = DEFECTS.difference(excused)
             defects = [*child.noise, *(str(line) for line in child.lines if line["event"] in unexcused)]
             assert not defects, "\n".join([child.name, *defects])
     finally:
-        for child in reversed(site.children):
-            if child.exit_code is None:
-                await child.stop()
+        await asyncio.gather(*(child.stop() for child in site.children if child.exit_code is None))

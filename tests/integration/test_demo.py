@@ -122,9 +122,11 @@ async def test_two_edges_train_one_model_also_when_one_is_killed(tmp_path):
     assert summary["test_accuracy"] > 0.5
 
 
-async def test_a_real_broker_is_left_as_it_was(apache_kafka):
+async def test_a_real_broker_is_left_as_it_was(apache_kafka, tmp_path):
     """Apache Kafka carries the same run; the demo's topics are gone afterwards."""
-    summary = await run_demo("--epochs", "2", "--live", "80", "--broker", apache_kafka.bootstrap)
+    data = a_few_articles(tmp_path / "articles")
+
+    summary = await run_demo("--data", str(data), "--epochs", "2", "--live", "80", "--broker", apache_kafka.bootstrap)
 
     assert_whole(summary, published=160)
     topics = AdminClient({"bootstrap.servers": apache_kafka.bootstrap}).list_topics(timeout=60).topics
@@ -189,11 +191,12 @@ async def test_live_samples_that_are_broken_are_not_waited_for(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_nothing_is_left_behind_after_it_is_stopped(number, tmp_path):
+async def test_nothing_is_left_behind_after_it_is_stopped(number, tmp_path, tmp_path_factory):
     """Ctrl-C and SIGTERM in the middle: no process, no file, and the signal's exit code."""
+    data = a_few_articles(tmp_path_factory.mktemp("data") / "articles")
     environment = {**os.environ, "TMPDIR": str(tmp_path), "HOME": str(tmp_path / "home")}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "edged", "demo", "--epochs", "50",
+        sys.executable, "-m", "edged", "demo", "--data", str(data), "--epochs", "50",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment,
     )  # fmt: skip
     assert process.stdout is not None
