@@ -144,8 +144,9 @@ EVENTS: Mapping[str, Event] = {
     ),
     "train.finished": _of_job("All epochs are trained.", epochs=int, step=int),
     "train.diverged": _of_job(
-        "Loss or weights are no longer finite, or the loss explodes: training goes back to the last checkpoint, and on "
-        "from there with half the learning rate; after too many times in a row it stops.",
+        "Loss or weights are no longer finite, or the loss explodes: training goes back to the last checkpoint, a "
+        "group's to where an epoch began, and on from there with half the learning rate; after too many times in a "
+        "row it stops.",
         epoch=int, step=int, restored_step=int, slowdowns=int, goes_on=bool,
     ),
     # exchange: several edges train one model

@@ -54,6 +54,10 @@ def gradient(edge: str, step: int, *values: float, count: int = 1) -> Part:
     return part(edge, step, vector(*values) if count else b"", count=count)
 
 
+def diverged(edge: str, step: int) -> Part:
+    return replace(gradient(edge, step, count=0), is_diverged=True)
+
+
 def outcome(edge: str, epoch: int = 0, num_samples: int = 10, *, weights: str = HASH) -> Tested:
     return Tested(edge, epoch, num_samples, num_samples // 2, 0.5 * num_samples, weights)
 
@@ -91,7 +95,8 @@ def said(action: Action) -> object:
 
 
 _KINDS = ("whole", "whole", "whole", "whole", "piece", "piece", "piece", "begin", "begin", "begin", "close", "close",
-          "close", "vain", "vain", "vain", "result", "result", "join", "leave", "bad", "again", "garbled")  # fmt: skip
+          "close", "vain", "vain", "vain", "diverged", "diverged", "diverged", "result", "result", "join", "leave",
+          "bad", "again", "garbled")  # fmt: skip
 _EDGES = (*EDGES, *EDGES, *EDGES, *EDGES, SERVER, "stranger")
 _DELTAS = (0, 0, 0, 0, 0, -1, -1, -2, 1)
 _BAD = (vector(np.nan), vector(1e5), b"abc", vector(1) * 2)
@@ -139,6 +144,9 @@ def _record(state: State, kind: str, edge: str, delta: int, number: int) -> Reco
             return part(edge, step, _BAD[number % 4], attempt=9)
         case "close":
             return Close(step, edge)
+        case "diverged" if state.is_open:
+            joined = [each for each in state.awaited if each not in state.gradients]
+            return diverged(joined[0] if joined else edge, state.step)
         case "vain" if state.is_open and state.begin is not None:
             outside = next((each for each in EDGES if each not in state.begin.members), edge)
             return Close(state.step, outside) if outside in state.members else join(outside)

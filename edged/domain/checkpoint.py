@@ -5,7 +5,7 @@ Covers the state's values, its encoding and the proof that a blob is whole. File
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -22,8 +22,9 @@ Params = dict[str, npt.NDArray[np.float32]]
 MOST_HISTORY = 100
 """Epochs whose metrics are kept."""
 
-_VERSION = "checkpoint/4"
+_VERSION = "checkpoint/5"
 _LEARNT = "learnt"
+_FALLBACK = "fallback."
 _NO_DIGEST = "0" * 64
 _MOST_LANES = 1024
 _MOST_MICRO_BATCH = 65536
@@ -75,6 +76,15 @@ class EpochMetrics:
     anomaly_threshold: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """Weights and optimizer state as they were after `step` updates, to go back to. Its arrays are never changed."""
+
+    step: int
+    params: Params
+    slots: Mapping[str, Params]
+
+
 @dataclass(slots=True)
 class TrainState:
     """The training job at a moment. `params` and each of the optimizer's `slots`: float32, the same names and shapes.
@@ -84,7 +94,7 @@ class TrainState:
     here because going on with another would end with other bits. `learnt`: of the running epoch's samples so far, as
     `services.epoch_choice` has it; empty between epochs and where plans do not follow from it. `exchange`: where in the
     group's log these weights stand, as gradient_log or update_log writes it; "" for a job of one edge alone, and before
-    the first start.
+    the first start. `fallback`: what a group goes back to when its training diverges; None before its first step.
     """
 
     params: Params
@@ -99,6 +109,7 @@ class TrainState:
     slowdowns: int = 0
     learnt: bytes = b""
     exchange: str = ""
+    fallback: Fallback | None = None
 
     @property
     def generation(self) -> int:
@@ -148,6 +159,10 @@ def encode(state: TrainState) -> bytes:
     arrays = {f"params/{name}": array for name, array in state.params.items()}
     for slot, values in state.slots.items():
         arrays |= {f"{slot}/{name}": array for name, array in values.items()}
+    fallback = state.fallback
+    if fallback is not None:
+        for slot, values in {"params": fallback.params, **fallback.slots}.items():
+            arrays |= {f"{_FALLBACK}{slot}/{name}": array for name, array in values.items()}
     learnt = {_LEARNT: np.frombuffer(state.learnt, np.uint8)} if state.learnt else {}
     text = {
         "position": asdict(state.position),
@@ -158,6 +173,7 @@ def encode(state: TrainState) -> bytes:
         "division": asdict(state.division),
         "slowdowns": state.slowdowns,
         "exchange": state.exchange,
+        "fallback_step": fallback and fallback.step,
         "history": [asdict(metrics) for metrics in state.history[-MOST_HISTORY:]],
     }
     metadata = {"edged": _VERSION, "job": state.job, "state": json.dumps(text, sort_keys=True)}
@@ -204,11 +220,12 @@ def _check_digest(blob: bytes, metadata: Mapping[str, str]) -> None:
 
 def _state(arrays: Mapping[str, tensors.Array], metadata: Mapping[str, str]) -> TrainState:
     text = json.loads(metadata["state"])
-    params = dict(_of(arrays, "params/"))
-    slots = {slot: dict(_of(arrays, f"{slot}/")) for slot in text["slots"]}
-    for values in slots.values():
-        if {name: array.shape for name, array in params.items()} != {name: v.shape for name, v in values.items()}:
-            raise FormatError("weights and the optimizer's state differ in names or shapes")
+    params, slots = _weights(arrays, "", text["slots"])
+    fallback = None
+    if text["fallback_step"] is not None:
+        fallback = Fallback(int(text["fallback_step"]), *_weights(arrays, _FALLBACK, text["slots"]))
+        if _shapes(fallback.params) != _shapes(params):
+            raise FormatError("weights and those to go back to differ in names or shapes")
     return TrainState(
         params=params,
         slots=slots,
@@ -222,7 +239,23 @@ def _state(arrays: Mapping[str, tensors.Array], metadata: Mapping[str, str]) -> 
         slowdowns=int(text["slowdowns"]),
         learnt=tensors.require(arrays, _LEARNT, "uint8").tobytes() if _LEARNT in arrays else b"",
         exchange=str(text["exchange"]),
+        fallback=fallback,
     )
+
+
+def _weights(
+    arrays: Mapping[str, tensors.Array], prefix: str, slots: Iterable[str]
+) -> tuple[Params, dict[str, Params]]:
+    """The weights and the optimizer's state that are stored with this prefix."""
+    params = dict(_of(arrays, f"{prefix}params/"))
+    states = {slot: dict(_of(arrays, f"{prefix}{slot}/")) for slot in slots}
+    if any(_shapes(values) != _shapes(params) for values in states.values()):
+        raise FormatError("weights and the optimizer's state differ in names or shapes")
+    return params, states
+
+
+def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in params.items()}
 
 
 def _division(values: dict[str, Any]) -> Division:

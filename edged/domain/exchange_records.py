@@ -126,7 +126,8 @@ class Part:
 
     `attempt` tells a gradient that was sent whole from one that a crash cut short. `loss`: the sum over the samples.
     `samples_per_s`: how fast the member computes; 0 where it has not been measured. Without samples (`count` 0) there
-    is one part without a chunk. All fields but `part` and `chunk` are the same in all parts.
+    is one part without a chunk; `is_diverged`: there were samples, but they came to no finite numbers, or the loss
+    exploded. All fields but `part` and `chunk` are the same in all parts.
     """
 
     edge: str
@@ -139,6 +140,7 @@ class Part:
     num_correct: int
     samples_per_s: float
     chunk: bytes
+    is_diverged: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.edge)
@@ -148,6 +150,8 @@ class Part:
         _check_result(self.loss, self.num_correct, self.count)
         if not (isinstance(self.samples_per_s, float) and 0 <= self.samples_per_s <= _MOST_SAMPLES_PER_S):
             raise FormatError("'samples_per_s' is not a speed")
+        if type(self.is_diverged) is not bool or (self.is_diverged and self.count):
+            raise FormatError("'is_diverged' is of a gradient without samples alone")
         _check_chunk(self.chunk, self.part, self.parts, is_empty=not self.count)
 
 

@@ -29,12 +29,16 @@ from edged.domain.exchange_records import (
     Tested,
     Update,
 )
+from edged.domain.learning import MOST_SLOWDOWNS
 from edged.errors import FormatError, LogGap
 
 Vector = npt.NDArray[np.float32]
 
 MOST_MISSED = 2
 """A member that has missed so many steps in a row is not awaited any more."""
+
+MOST_BARREN = 3
+"""So many steps in a row that only diverged are no accident: the weights stay the same in them, the samples do not."""
 
 MOST_NORM = 1e4
 """A gradient's largest magnitude. This norm, for comparing is exact: sums of squares differ from machine to machine
@@ -86,6 +90,7 @@ class Gradient:
 
     contribution: Contribution
     vector: Vector | None
+    is_diverged: bool = False
 
 
 class HeldOutSums(NamedTuple):
@@ -102,7 +107,8 @@ class State:
     """What a prefix of the log amounts to; never changed, so an older one may be kept.
 
     `step`: updates so far, and so the number of the present step; `end_step`: where the running epoch, `begin`, ends;
-    `is_abandoned`: it has ended before, for none of its members was heard any more.
+    `is_abandoned`: it has ended before, for none of its members was heard any more. `barren`: steps since the last one
+    with a mean in which all who had samples diverged; `setbacks`: how often in a row that led back to older weights.
     `members`: by edge. `tested`: of the running epoch, by edge. `told`: the digest of the present weights, by each edge
     that has told its own. `pending`, `gradients`: of the present step, by edge: parts of unfinished gradients, and
     whole ones. Held arrays and chunks are at most one gradient's for each member and one unfinished payload's.
@@ -113,6 +119,8 @@ class State:
     next_offset: int = 0
     begin: Begin | None = None
     is_abandoned: bool = False
+    barren: int = 0
+    setbacks: int = 0
     members: Mapping[str, Member] = field(default_factory=dict)
     tested: Mapping[str, Tested] = field(default_factory=dict)
     told: Mapping[str, str] = field(default_factory=dict)
@@ -122,7 +130,12 @@ class State:
     @property
     def is_open(self) -> bool:
         """Whether an epoch runs and has steps left."""
-        return self.step < self.end_step and not self.is_abandoned
+        return self.step < self.end_step and not self.is_abandoned and not self.is_given_up
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether training diverged so often that it ends: nothing begins any more."""
+        return self.setbacks > MOST_SLOWDOWNS
 
     @property
     def is_boundary(self) -> bool:
@@ -223,6 +236,13 @@ class Abandoned:
 
 
 @dataclass(frozen=True, slots=True)
+class Diverged:
+    """MOST_BARREN steps came to nothing: back to weights that were good. `goes_on`: or that was the end of training."""
+
+    goes_on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Late:
     """A gradient came to its end behind its step's close, and does not count. At most one for each gradient."""
 
@@ -246,7 +266,7 @@ class Rejected:
     reason: str
 
 
-Action = Begun | Closed | Abandoned | Late | TookTest | Rejected
+Action = Begun | Closed | Abandoned | Diverged | Late | TookTest | Rejected
 Folded = tuple[State, tuple[Action, ...]]
 Fold = Callable[[Rules, State, Record, int], Folded]
 
@@ -355,11 +375,15 @@ def take_begin(state: State, begin: Begin) -> Folded:
         return state, ()
     if begin.epoch > epoch + 1 or state.is_open:
         raise FormatError("begins an epoch out of turn")
+    if state.is_given_up:
+        raise FormatError("begins an epoch though training has diverged too often")
     if state.told and begin.weights != state.weights:
         raise FormatError("begins with other weights than the group's")
     anew = {edge: replace(member, missed=0) for edge, member in state.members.items() if edge in begin.members}
     begun = Begun(begin, state.held_out_sums)
-    state = replace(state, begin=begin, end_step=state.step + begin.num_steps, is_abandoned=False)
+    setbacks = state.setbacks if state.barren else 0
+    end_step = state.step + begin.num_steps
+    state = replace(state, begin=begin, end_step=end_step, is_abandoned=False, setbacks=setbacks)
     return replace(state, tested={}, members={**state.members, **anew}), (begun,)
 
 
@@ -390,6 +414,7 @@ def _part(rules: Rules, state: State, part: Part) -> Folded:
     gradient = Gradient(
         Contribution(part.edge, part.count, part.loss, part.num_correct),
         payload_vector(rules, parts, MOST_NORM) if part.count else None,
+        part.is_diverged,
     )
     state = _with_member(state, part.edge, _heard(state, part, missed=0))
     return _close_if_whole(
@@ -475,7 +500,18 @@ def _closed(state: State) -> Folded:
     if not gradients and behind.is_open:
         is_hopeless = all((members[edge].missed or 0) >= MOST_MISSED for edge in state.begin.members)
         behind = replace(behind, is_abandoned=is_hopeless)
-    return behind, closed_actions(behind, mean, tuple(each.contribution for each in gradients))
+    if mean is not None:
+        behind = replace(behind, barren=0)
+    elif any(gradient.is_diverged for gradient in gradients):
+        behind = _diverged(behind)
+    return behind, closed_actions(state, behind, mean, tuple(each.contribution for each in gradients))
+
+
+def _diverged(behind: State) -> State:
+    barren = behind.barren + 1
+    if barren % MOST_BARREN:
+        return replace(behind, barren=barren)
+    return replace(behind, barren=barren, setbacks=behind.setbacks + 1, told={})
 
 
 def _after_step(state: State, edge: str, member: Member) -> Member:
@@ -487,9 +523,9 @@ def _after_step(state: State, edge: str, member: Member) -> Member:
 
 
 def closed_actions(
-    behind: State, mean: Vector | None, contributions: tuple[Contribution, ...]
-) -> tuple[Closed | Abandoned, ...]:
-    """What follows from a closed step, `behind` which the state is this.
+    before: State, behind: State, mean: Vector | None, contributions: tuple[Contribution, ...]
+) -> tuple[Action, ...]:
+    """What follows from a closed step, by the states before its last record and behind it.
 
     Missing is who has missed this one, and not so many before that nobody waited.
     """
@@ -503,9 +539,12 @@ def closed_actions(
         and edge in behind.begin.members.keys() - contributed
     )
     closed = Closed(behind.step - 1, mean, contributions, missing)
-    if not behind.is_abandoned:
-        return (closed,)
-    return closed, Abandoned(behind.begin.epoch, behind.end_step - behind.step)
+    actions: list[Action] = [closed]
+    if behind.is_abandoned:
+        actions.append(Abandoned(behind.begin.epoch, behind.end_step - behind.step))
+    if behind.setbacks > before.setbacks:
+        actions.append(Diverged(goes_on=not behind.is_given_up))
+    return tuple(actions)
 
 
 def _mean(gradients: list[Gradient]) -> Vector | None:
@@ -547,6 +586,8 @@ def to_json(state: State) -> str:
             "next_offset": state.next_offset,
             "begin": state.begin and exchange_records.to_values(state.begin),
             "is_abandoned": state.is_abandoned,
+            "barren": state.barren,
+            "setbacks": state.setbacks,
             "members": {edge: astuple(member) for edge, member in state.members.items()},
             "tested": [exchange_records.to_values(state.tested[edge]) for edge in sorted(state.tested)],
             "told": dict(state.told),
@@ -569,8 +610,9 @@ def from_json(text: str) -> State:
         exchange_records.check_digest(weights)
     if not state.told.keys() <= state.members.keys():
         raise FormatError("the state has weights of somebody who never joined")
-    sizes = (state.step, state.end_step, state.next_offset)
-    if values.keys() != _IN_JSON or not all(type(size) is int and 0 <= size < 1 << 62 for size in sizes):
+    if values.keys() != _IN_JSON or not all(
+        type(values[name]) is int and 0 <= values[name] < 1 << 62 for name in _SIZES
+    ):
         raise FormatError("the state of the log's fold has other fields or sizes")
     if not (0 <= state.first_step <= state.step <= state.end_step and (state.begin or not state.end_step)):
         raise FormatError("the state's step is not one of its epoch")
@@ -581,7 +623,8 @@ def from_json(text: str) -> State:
     return state
 
 
-_IN_JSON = {"step", "end_step", "next_offset", "begin", "is_abandoned", "members", "tested", "told"}
+_SIZES = ("step", "end_step", "next_offset", "barren", "setbacks")
+_IN_JSON = {*_SIZES, "begin", "is_abandoned", "members", "tested", "told"}
 
 
 def _state(values: Any) -> State:
@@ -593,6 +636,8 @@ def _state(values: Any) -> State:
         values["next_offset"],
         begin if begin is None else _of(Begin, begin),
         values["is_abandoned"],
+        values["barren"],
+        values["setbacks"],
         {edge: _member(*row) for edge, row in values["members"].items()},
         {each.edge: each for each in (_of(Tested, each) for each in tested)},
         dict(values["told"]),

@@ -4,13 +4,14 @@ Which gradients make a step, and in what order they are summed, is `gradient_log
 `learning`'s and `optim`'s.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 from edged.domain import compress, flat, gradient_log, learning, optim, update_log
-from edged.domain.checkpoint import TrainState
+from edged.domain.checkpoint import Fallback, Params, TrainState
 from edged.domain.exchange_records import Begin
-from edged.domain.gradient_log import Closed, Fold, Rules, State
+from edged.domain.gradient_log import Closed, Diverged, Fold, Rules, State
 from edged.domain.topology import Sgd, Topology, Training
 
 
@@ -43,8 +44,12 @@ def take_step(training: Training, state: TrainState, group: State, closed: Close
     members' weights came in a round of their own, seen from where they had begun, the weights in `state`; the outer
     step goes along it (Douillard et al. 2023, https://arxiv.org/abs/2311.08105, algorithm 1). Without a mean only the
     position changes; its sample is reckoned in full batches.
+
+    An epoch's first mean proves that training has not diverged at the weights that it is of: `go_back` leads there.
     """
     if closed.mean is not None:
+        if state.fallback is None or state.fallback.step < group.first_step:
+            state.fallback = Fallback(closed.step, _copied(state.params), _all_copied(state.slots))
         grads = flat.split(closed.mean.copy(), state.params)  # clipping writes into it
         if training.exchange.sync_every == 1:
             learning.apply(training, state, grads, progress(group, closed.step))
@@ -52,6 +57,24 @@ def take_step(training: Training, state: TrainState, group: State, closed: Close
             _outer_step(training, state, grads)
     num_samples = (closed.step + 1 - group.first_step) * training.exchange.sync_every * training.global_batch
     state.position = replace(state.position, step=closed.step + 1, sample=num_samples)
+
+
+def go_back(state: TrainState, diverged: Diverged) -> None:
+    """Training has diverged: on from weights that were good with half the learning rate, or not at all.
+
+    Steps and samples are not taken back: the log goes on.
+    """
+    if state.fallback is not None:
+        state.params, state.slots = _copied(state.fallback.params), _all_copied(state.fallback.slots)
+    state.slowdowns += diverged.goes_on
+
+
+def _copied(params: Params) -> Params:
+    return {name: array.copy() for name, array in params.items()}
+
+
+def _all_copied(slots: Mapping[str, Params]) -> dict[str, Params]:
+    return {slot: _copied(values) for slot, values in slots.items()}
 
 
 def progress(group: State, step: int) -> float:

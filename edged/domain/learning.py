@@ -24,6 +24,9 @@ The mean is that of the three quarters of its samples with the least losses: wei
 while a few samples of great loss are only unusual, and no smaller step would ever make them less so.
 """
 
+MOST_SLOWDOWNS = 3
+"""So often in a row, without an epoch between, training goes back and on with half the learning rate."""
+
 OUTER = "outer"
 """The slot of the group's own step, where each of its members makes several alone."""
 

@@ -13,6 +13,7 @@ from edged.domain.gradient_log import (
     Abandoned,
     Begun,
     Closed,
+    Diverged,
     Fold,
     HeldOutSums,
     Late,
@@ -71,6 +72,14 @@ class EpochAbandoned(NamedTuple):
     steps_left: int
 
 
+class WentBack(NamedTuple):
+    """Training had diverged by this step: on from the weights of `restored_step`, or not at all."""
+
+    step: int
+    restored_step: int
+    goes_on: bool
+
+
 class NotCounted(NamedTuple):
     """A gradient that came too late, or a record that breaks a rule; `edge` is empty where nobody is named."""
 
@@ -79,7 +88,7 @@ class NotCounted(NamedTuple):
     reason: str
 
 
-Told = Proof | EpochBegun | StepMade | EpochAbandoned | NotCounted
+Told = Proof | EpochBegun | StepMade | EpochAbandoned | WentBack | NotCounted
 
 LATE = "late"
 """The reason of a gradient that came too late: its sender added it to its next one."""
@@ -137,6 +146,10 @@ class Replay:
                     yield from self._prove()
                 case Abandoned():
                     yield EpochAbandoned(action.epoch, action.steps_left)
+                case Diverged():
+                    group_step.go_back(self._state, action)
+                    fallback = self._state.fallback
+                    yield WentBack(self.step, 0 if fallback is None else fallback.step, action.goes_on)
                 case Late():
                     yield NotCounted(offset, action.edge, LATE)
                 case Rejected():

@@ -72,7 +72,7 @@ def _update(rules: Rules, state: State, update: Update) -> Folded:
     if len(parts) < update.parts:
         return replace(state, pending={rules.server: parts}), ()
     behind = _state_behind(state, update)
-    return behind, closed_actions(behind, _mean(rules, parts, update), update.contributions)
+    return behind, closed_actions(state, behind, _mean(rules, parts, update), update.contributions)
 
 
 def _state_behind(state: State, update: Update) -> State:

@@ -170,7 +170,7 @@ class _Slots:
     """The newest record of each key, as far as it can be of a checkpoint like `like`."""
 
     def __init__(self, like: TrainState) -> None:
-        num_bytes = sum(param.nbytes for param in like.params.values()) * (1 + len(like.slots)) + _SPARE_BYTES
+        num_bytes = sum(param.nbytes for param in like.params.values()) * 2 * (1 + len(like.slots)) + _SPARE_BYTES
         self._most_parts = -(-num_bytes // _CHUNK_BYTES)
         self._numbers = {str(part) for part in range(self._most_parts)}
         self._chunks: dict[tuple[int, int], bytes] = {}

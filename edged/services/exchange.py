@@ -259,7 +259,9 @@ class Exchange:
     async def tested(self, epoch: int, num_samples: int, num_correct: int, loss: float, weights: str) -> None:
         await self._send([Tested(self.address.edge, epoch, num_samples, num_correct, loss, weights)])
 
-    async def gradient(self, step: int, count: int, loss: float, num_correct: int, speed: float, blob: bytes) -> None:
+    async def gradient(
+        self, step: int, count: int, loss: float, num_correct: int, speed: float, blob: bytes, *, is_diverged: bool
+    ) -> None:
         """Send a gradient of `step`: the mean over `count` samples, compressed; with none of them, that there are none.
 
         Cancelled: all of its parts, some, or none are in the log.
@@ -268,7 +270,7 @@ class Exchange:
         chunks = compress.split(blob) if count else [b""]
         self.parts_a_step = max(self.parts_a_step, len(chunks))
         parts = [
-            Part(self.address.edge, step, attempt, i, len(chunks), count, loss, num_correct, speed, chunk)
+            Part(self.address.edge, step, attempt, i, len(chunks), count, loss, num_correct, speed, chunk, is_diverged)
             for i, chunk in enumerate(chunks)
         ]
         await self._send(parts)

@@ -141,9 +141,12 @@ class GroupTrainer:
             try:
                 async with self._following.open():
                     await self._following.catch_up()
-                    if not self._is_over:
+                    if not self._is_over and not self._exchange.state.is_given_up:
                         await self._join()
                     await self._follow()
+                    if self._exchange.state.is_given_up:
+                        await self._give_up()
+                        return
             except LogGap as gap:
                 logger().error(
                     "exchange.log_lost",
@@ -196,11 +199,13 @@ class GroupTrainer:
     # epochs
 
     async def _follow(self) -> None:
-        """Epoch after epoch, to the last."""
+        """Epoch after epoch, to the last, or until training has diverged too often."""
         while not self._is_over:
             self._stopwatch.start()
             if self._exchange.state.is_open:
                 await self._train_epoch()
+            if self._exchange.state.is_given_up:
+                return
             if self._has_to_test:
                 await self._test()
             if not self._exchange.state.is_open and not await self._begin_next():
@@ -279,6 +284,15 @@ class GroupTrainer:
         await self._following.end_last()
         with self._activity.waiting():
             await self._leave()
+
+    async def _give_up(self) -> None:
+        """Training has diverged too often, now or before this process began: what it went back to is what remains."""
+        self._member.say_diverged(goes_on=False)
+        await self._following.save()
+        await self._checkpointing.deploy(self.state)
+        if self._has_joined:
+            with self._activity.waiting():
+                await self._leave()
 
     def _wait_s(self) -> float:
         return self._epochs.wait_s + self._steps.data_wait_s

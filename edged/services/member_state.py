@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from edged.domain import flat, group_step
 from edged.domain.checkpoint import Tally, TrainState
-from edged.domain.gradient_log import Abandoned, Action, Begun, Closed, HeldOutSums, Rejected, State
+from edged.domain.gradient_log import Abandoned, Action, Begun, Closed, Diverged, HeldOutSums, Rejected, State
 from edged.domain.topology import Training
 from edged.errors import EdgedError
 from edged.log import logger
@@ -59,6 +59,8 @@ class MemberState:
                 logger().warning(
                     "exchange.abandoned", epoch=action.epoch, step=group.step, steps_left=action.steps_left
                 )
+            case Diverged():
+                self._go_back(action)
             case Begun():
                 return self._begin_epoch(group, action, traffic)
             case Rejected(edge) if edge == self._edge:
@@ -114,6 +116,25 @@ class MemberState:
         for each in closed.contributions:
             state.tally = _added(state.tally, each.count, each.num_correct, each.loss)
         self.last = replace(closed, mean=None)
+
+    def _go_back(self, diverged: Diverged) -> None:
+        group_step.go_back(self.state, diverged)
+        self._rounds.forget()
+        self.made = None
+        if diverged.goes_on:
+            self.say_diverged(goes_on=True)
+
+    def say_diverged(self, *, goes_on: bool) -> None:
+        """The line about weights that the group went back from."""
+        state = self.state
+        logger().error(
+            "train.diverged",
+            epoch=state.position.epoch,
+            step=state.position.step,
+            restored_step=0 if state.fallback is None else state.fallback.step,
+            slowdowns=state.slowdowns,
+            goes_on=goes_on,
+        )
 
     def _begin_epoch(self, group: State, begun: Begun, traffic: Traffic) -> Traffic:
         begin = begun.begin

@@ -65,7 +65,7 @@ class MemberSteps:
         """Make and send the member's part of the step; False when the step was closed before."""
         now, exchange = asyncio.get_running_loop().time, self._exchange
         begun_at = now()
-        made: Contributed | None = Contributed(step, b"", 0, 0.0, 0)
+        made: Contributed | None = Contributed(step, b"", 0, 0.0, 0, is_diverged=True)
         try:
             made = await self._compute(plan, step)
         except DivergedError:
@@ -87,7 +87,9 @@ class MemberSteps:
         self._member.made = made
         sent_at = now()
         with self._activity.waiting():
-            await exchange.gradient(step, made.count, made.loss, made.num_correct, self._speed, made.blob)
+            await exchange.gradient(
+                step, made.count, made.loss, made.num_correct, self._speed, made.blob, is_diverged=made.is_diverged
+            )
         exchange.traffic.waited_s += now() - sent_at
         return exchange.state.step == step
 

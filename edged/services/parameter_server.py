@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from edged.aio import run_in_worker
 from edged.domain import compress, exchange_records, gradient_log, update_log
 from edged.domain.exchange_records import Close, Join, Leave, Update
-from edged.domain.gradient_log import Abandoned, Action, Begun, Closed, Late, Rejected, Rules, State, TookTest
+from edged.domain.gradient_log import Abandoned, Action, Begun, Closed, Diverged, Late, Rejected, Rules, State, TookTest
 from edged.domain.topology import MOST_MEMBERS, Compression
 from edged.errors import FormatError
 from edged.log import bind, logger
@@ -129,8 +129,8 @@ class ParameterServer:
                 yield from update_log.updates(action, self._state, chunks)
             case Rejected(edge, reason):
                 self._reject(edge, reason, record.offset)
-            case Late() | Abandoned():
-                pass  # an update's state says by itself that its epoch is abandoned
+            case Late() | Abandoned() | Diverged():
+                pass  # an update's state says the others by itself
 
     def _reject(self, edge: str, reason: str, offset: int) -> None:
         if (suppressed := self._throttle.pass_on("rejected", self._polled_at)) is not None:

@@ -21,7 +21,8 @@ from edged.services.minibatch import MiniBatch
 class Contributed:
     """What was made for `step`: `blob`, compressed, over `count` samples; `loss`: the sum over them.
 
-    `slots`: the optimizer's state behind a round of several steps; None for a single one.
+    `slots`: the optimizer's state behind a round of several steps; None for a single one. `is_diverged`: it is empty,
+    for what was computed is of no use.
     """
 
     step: int
@@ -30,6 +31,7 @@ class Contributed:
     loss: float
     num_correct: int
     slots: dict[str, Params] | None = None
+    is_diverged: bool = False
 
 
 class Rounds:

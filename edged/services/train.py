@@ -13,7 +13,7 @@ from dataclasses import replace
 from edged.aio import run_in_worker
 from edged.domain.cache_plan import CachePlan
 from edged.domain.checkpoint import Tally, TrainState
-from edged.domain.learning import DivergedError, Learner
+from edged.domain.learning import MOST_SLOWDOWNS, DivergedError, Learner
 from edged.domain.nn.model import Model
 from edged.domain.topology import Training
 from edged.log import bind, logger
@@ -26,9 +26,6 @@ from edged.services.fresh import Cursor, FreshSamples
 from edged.services.lanes import lane_map
 from edged.services.minibatch import MiniBatch
 from edged.services.stopwatch import Stopwatch
-
-MOST_SLOWDOWNS = 3
-"""So often in a row, without an epoch between, training goes back and on with half the learning rate."""
 
 
 class Trainer:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain import checkpoint, tensors
-from edged.domain.checkpoint import EpochMetrics, Position, Tally, TrainState
+from edged.domain.checkpoint import EpochMetrics, Fallback, Position, Tally, TrainState
 from edged.domain.nn.model import Division
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.topology import Adam, Augment, Cosine, Exchange, Outer, Sgd, Stream, Training
@@ -73,6 +73,30 @@ def test_other_safetensors_files_are_no_checkpoints():
     for metadata in ({}, {"edged": "checkpoint/1"}, {"edged": "pack/1", "sha256": "0" * 64}):
         with pytest.raises(CheckpointCorrupt):
             checkpoint.decode(tensors.encode({"a": np.zeros(1, np.float32)}, metadata), job=JOB)
+
+
+def test_what_a_group_goes_back_to_comes_back_to_the_bit():
+    state = make_state()
+    other = make_state()
+    state.fallback = Fallback(1200, {name: array + 1 for name, array in other.params.items()}, other.slots)
+
+    back = checkpoint.decode(checkpoint.encode(state)).fallback
+
+    assert back is not None
+    assert back.step == 1200
+    assert {name: array.tobytes() for name, array in back.params.items()} == {
+        name: array.tobytes() for name, array in state.fallback.params.items()
+    }
+    assert checkpoint.encode(checkpoint.decode(checkpoint.encode(state))) == checkpoint.encode(state)
+
+
+def test_weights_to_go_back_to_of_another_shape_are_refused():
+    state = make_state()
+    ones = {"dense.kernel": np.ones((4, 2), np.float32), "dense.bias": np.ones(3, np.float32)}
+    state.fallback = Fallback(1200, ones, dict.fromkeys(state.slots, ones))
+
+    with pytest.raises(CheckpointCorrupt):
+        checkpoint.decode(checkpoint.encode(state))
 
 
 def test_any_safetensors_reader_opens_it():

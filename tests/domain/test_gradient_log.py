@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from edged.domain.exchange_records import MOST_CHUNK_BYTES, Close, Join, Leave, Part, decode
 from edged.domain.gradient_log import (
+    MOST_BARREN,
     MOST_MISSED,
     MOST_NORM,
     Abandoned,
     Begun,
     Closed,
+    Diverged,
     HeldOutSums,
     Late,
     Rejected,
@@ -25,6 +27,7 @@ from edged.domain.gradient_log import (
     from_json,
     to_json,
 )
+from edged.domain.learning import MOST_SLOWDOWNS
 from edged.errors import FormatError, LogGap
 from tests.exchange_logs import (
     EDGES,
@@ -34,6 +37,7 @@ from tests.exchange_logs import (
     SERVER,
     WRONG,
     begin,
+    diverged,
     gradient,
     histories,
     join,
@@ -396,6 +400,54 @@ class TestASilentEpoch:
         assert state.candidates == (ASH, CEDAR)
 
 
+class TestADivergingGroup:
+    def steps(self, *kinds, state=None):
+        """Steps of ASH alone: "good", "empty" (no samples), or "diverged"."""
+        state = state or started(ASH, num_steps=30)
+        made = {"good": lambda step: gradient(ASH, step, 1), "empty": lambda step: gradient(ASH, step, count=0)}
+        found = []
+        for kind in kinds:
+            state, actions = run([made.get(kind, lambda step: diverged(ASH, step))(state.step)], state)
+            found += [action for action in actions if not isinstance(action, Closed)]
+        return state, found
+
+    def test_goes_back_after_three_steps_in_a_row_that_came_to_nothing(self):
+        assert self.steps("diverged", "diverged")[1] == []
+        assert self.steps("diverged", "diverged", "good", "diverged")[1] == []
+        assert self.steps("diverged", "empty", "diverged", "diverged")[1] == [Diverged(goes_on=True)]
+
+    def test_does_not_when_others_have_samples_that_are_of_use(self):
+        state = started(ASH, BIRCH)
+
+        state, (closed,) = run([diverged(ASH, 0), gradient(BIRCH, 0, 3)], state)
+
+        assert closed.mean is not None
+        assert state.barren == 0
+
+    def test_has_other_weights_then(self):
+        state, _ = self.steps("diverged", "diverged")
+        assert state.told == {ASH: HASH}
+
+        assert self.steps("diverged", state=state)[0].told == {}
+
+    def test_gives_up_at_the_fourth_time_in_a_row(self):
+        state, found = self.steps(*["diverged", "diverged", "diverged"] * 3)
+        assert found == [Diverged(goes_on=True)] * 3
+
+        state, found = self.steps("good", *["diverged"] * 3, state=state)
+        assert found == [Diverged(goes_on=False)]
+        assert (state.is_given_up, state.is_open) == (True, False)
+        assert from_json(to_json(state)) == state
+        _, (rejected,) = run([begin(ASH, epoch=1)], state)
+        assert rejected == Rejected(ASH, "begins an epoch though training has diverged too often")
+
+    def test_begins_to_count_anew_with_an_epoch_behind_one_that_ended_well(self):
+        for last, setbacks in (("good", 0), ("diverged", 1)):
+            state, _ = self.steps(*["diverged"] * 3, last, state=started(ASH, num_steps=4))
+
+            assert run([begin(ASH, epoch=1)], state)[0].setbacks == setbacks
+
+
 class TestTheGroupsWeights:
     def at_an_end(self, *edges: str):
         """The first epoch's steps are made."""
@@ -526,6 +578,7 @@ class TestTheStateAsJson:
             ('"num_steps":1', '"num_steps":2'), ('"end_step":1', '"end_step":2'), ('"epoch":0', '"epoch":-1'),
             ('"edge":"ash","epoch":0,"kind":"tested"', '"edge":"birch","epoch":0,"kind":"tested"'),
             ('"is_abandoned":false', '"is_abandoned":0'), ('"is_abandoned":false', '"is_abandoned":true'),
+            ('"barren":0', '"barren":-1'), ('"setbacks":0', '"setbacks":false'), ('"setbacks":0', '"setback":0'),
             ('"told":{"ash":"2', '"told":{"ash":"2222'), ('"told":{"ash"', '"told":{"oak"'),
             ('"told":{', '"told":{},"x":{'),
         ],
@@ -614,6 +667,32 @@ def test_an_epoch_is_abandoned_when_two_steps_pass_without_any_sign_of_its_membe
 
 @settings(deadline=None, max_examples=100)
 @given(histories())
+def test_the_group_goes_back_at_each_third_step_that_only_diverged_since_one_with_samples(blobs):
+    state, barren, in_a_row = State(), 0, 0
+    for blob, (behind, actions) in zip(blobs, run_blobs(blobs), strict=True):
+        have_diverged = {edge for edge, held_by in state.gradients.items() if held_by.is_diverged}
+        record = readable(blob)
+        if isinstance(record, Part) and record.is_diverged:
+            have_diverged.add(record.edge)
+        for action in actions:
+            match action:
+                case Begun():
+                    in_a_row = in_a_row if barren else 0
+                case Closed():
+                    contributed = {each.edge for each in action.contributions}
+                    is_barren = action.mean is None and bool(have_diverged & contributed)
+                    barren = barren + is_barren if action.mean is None else 0
+                    goes_back = is_barren and barren % MOST_BARREN == 0
+                    in_a_row += goes_back
+                    assert any(isinstance(each, Diverged) for each in actions) == goes_back
+                case Diverged():
+                    assert action.goes_on == (in_a_row <= MOST_SLOWDOWNS)
+        assert (behind.barren, behind.setbacks) == (barren, in_a_row)
+        state = behind
+
+
+@settings(deadline=None, max_examples=100)
+@given(histories())
 def test_an_epoch_begins_with_the_weights_that_most_have_told_of_those_who_told_any(blobs):
     state, told = State(), {}
     for blob, (behind, actions) in zip(blobs, run_blobs(blobs), strict=True):
@@ -629,6 +708,8 @@ def test_an_epoch_begins_with_the_weights_that_most_have_told_of_those_who_told_
                 case TookTest(tested):
                     told[tested.edge] = tested.weights
                 case Closed() if action.mean is not None:
+                    told = {}
+                case Diverged():
                     told = {}
         assert behind.told == told
         state = behind
@@ -765,4 +846,4 @@ def test_the_histories_are_worth_their_name():
 
     look()
     flags = {(name, value) for name in ("missing", "several", "empty", "in vain") for value in (False, True)}
-    assert seen == {Begun, Closed, Abandoned, Late, TookTest, Rejected, "other weights"} | flags
+    assert seen == {Begun, Closed, Abandoned, Diverged, Late, TookTest, Rejected, "other weights"} | flags

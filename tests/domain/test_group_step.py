@@ -7,7 +7,7 @@ import pytest
 
 from edged.domain import flat, group_step
 from edged.domain.exchange_records import Begin
-from edged.domain.gradient_log import Closed, Member, State
+from edged.domain.gradient_log import Closed, Diverged, Member, State
 from edged.domain.learning import Learner
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Dense
@@ -93,3 +93,39 @@ def test_an_epoch_begins_on_its_snapshot():
     group_step.take_begin(state, BEGIN)
 
     assert (state.position.epoch, state.position.sample, state.ends) == (3, 0, {"pi-a": 80})
+
+
+def test_a_diverged_group_goes_back_to_before_the_epochs_first_mean_and_on_with_half_the_rate():
+    training = replace(TRAINING, optimizer=Sgd(0.5, momentum=0.9))
+    state = initial(training)
+    before = flat.digest(state.params)
+    for mean in (None, 2.0, 2.0):
+        group_step.take_step(training, state, GROUP, closed(mean))
+
+    for slowdowns in (1, 2):  # what it went back to is not changed by the steps since
+        group_step.go_back(state, Diverged(goes_on=True))
+        assert flat.digest(state.params) == before
+        assert not flat.flatten(state.slots["velocity"]).any()
+        assert (state.slowdowns, state.position.step) == (slowdowns, 14)
+        group_step.take_step(training, state, GROUP, closed(2.0))
+    assert flat.flatten(state.params)[0] == pytest.approx(flat.flatten(initial(training).params)[0] - 1.0 / 4)
+
+
+def test_weights_that_an_epoch_begins_with_are_good_once_it_has_made_a_step_with_a_mean():
+    state = initial(TRAINING)
+    group_step.take_step(TRAINING, state, GROUP, closed(2.0))
+    following = State(step=17, end_step=20, begin=replace(BEGIN, epoch=4), members=GROUP.members)
+
+    for mean, restored in ((None, 13), (1.0, 16)):
+        group_step.take_step(TRAINING, state, following, replace(closed(mean), step=16))
+        assert state.fallback is not None
+        assert state.fallback.step == restored
+
+
+def test_without_any_step_before_a_diverged_group_stays_where_it_is():
+    state = initial(TRAINING)
+    before = flat.digest(state.params)
+
+    group_step.go_back(state, Diverged(goes_on=False))
+
+    assert (flat.digest(state.params), state.slowdowns) == (before, 0)

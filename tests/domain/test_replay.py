@@ -1,15 +1,28 @@
 """A log folded again leads to the weights that its members had; what was said of them is proven or not."""
 
+import io
 from dataclasses import replace
 
 import pytest
 
+from edged.cli.replay.report import Report
 from edged.domain import compress, exchange_records, group_step, update_log
-from edged.domain.gradient_log import Begun, Closed, State, fold, fold_blob
+from edged.domain.exchange_records import Close
+from edged.domain.gradient_log import MOST_BARREN, MOST_MISSED, Begun, Closed, State, fold, fold_blob
 from edged.domain.learning import Learner
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Dense, Flatten
-from edged.domain.replay import LATE, Claim, EpochBegun, NotCounted, Proof, Replay, StepMade
+from edged.domain.replay import (
+    LATE,
+    Claim,
+    EpochAbandoned,
+    EpochBegun,
+    NotCounted,
+    Proof,
+    Replay,
+    StepMade,
+    WentBack,
+)
 from edged.domain.topology import Archive, Edge, Exchange, Kafka, Sampling, Sgd, Stream, Topology, Training
 from edged.errors import LogGap
 from tests.group_log import GroupLog
@@ -157,6 +170,33 @@ def test_what_does_not_count_is_told_with_its_reason():
 
     assert (late.edge, late.reason, late.offset) == ("pi-b", LATE, len(log.blobs) - 2)
     assert (garbage.edge, garbage.offset) == ("", len(log.blobs) - 1)
+
+
+def test_an_epoch_that_was_abandoned_and_weights_that_diverged_are_told_and_followed():
+    log = trained()
+    good = log.digest()
+    log.begin("pi-a", num_steps=9)
+    log.step({"pi-a": 3})
+    for _ in range(MOST_BARREN):
+        [part], _ = log.gradient("pi-a", 0)
+        log.add(replace(part, is_diverged=True))
+    log.join("pi-c")
+    for _ in range(MOST_MISSED):
+        log.add(Close(log.state.step, "pi-c"))
+    replay = replay_of(log)
+
+    told = told_by(replay, log)
+
+    assert of_kind(WentBack, told) == [WentBack(step=8, restored_step=4, goes_on=True)]
+    assert of_kind(EpochAbandoned, told) == [EpochAbandoned(2, steps_left=3)]
+    assert replay.weights() == good
+    text = io.StringIO()
+    report = Report(text, with_steps=True)
+    report.take(told)
+    report.end(replay)
+    assert "step 8: training diverged; back to the weights of step 4, on with half the learning rate" in text.getvalue()
+    assert "step 9: nobody; missing pi-a" in text.getvalue()
+    assert "abandoned with 3 steps left" in text.getvalue()
 
 
 def test_a_record_left_out_is_a_gap():

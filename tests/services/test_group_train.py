@@ -4,17 +4,21 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from edged.domain import exchange_records, flat
+from edged.domain import compress, exchange_records, flat
 from edged.domain.checkpoint import Params
 from edged.domain.exchange_records import Begin, Close, Part
+from edged.domain.gradient_log import Rules, State
+from edged.domain.learning import Learner
+from edged.domain.replay import Proof, Replay
 from edged.domain.topology import Exchange, Sgd
 from edged.ports import Message, TopicPartition
 from edged.services.group_train import GroupTrainer
-from tests.services.group_world import GRADIENTS, GROUP_TRAINING, TRAIN, GroupWorld, is_finished, until
+from tests.services.group_world import GRADIENTS, GROUP_TRAINING, PATIENCE_S, TRAIN, GroupWorld, is_finished, until
 from tests.services.training_world import CrashError
 
 pytestmark = pytest.mark.looptime
@@ -377,6 +381,75 @@ async def test_a_member_whose_numbers_are_not_finite_contributes_nothing(log_lin
     assert len(world.events("exchange.withheld")) == 5
     empty = [record for record in records(world) if isinstance(record, Part) and not record.count]
     assert [record.edge for record in empty] == ["pi-b"] * 5
+
+
+@pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_a_group_that_diverges_goes_back_and_on_with_half_the_rate_the_same_on_all(log_lines, mode, is_killed):
+    """Also one that makes these steps from the log alone; and what remains is proven by a replay."""
+    world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=3, exchange=Exchange(mode)))
+    models = [world.model() for _ in TWO]
+    for model in models:
+        model.poisoned_from, model.poisoned_to = 20, 23
+    if is_killed:
+        models[1].crash_at = 18
+        world.log.before_part = lambda _part: asyncio.sleep(1.0)
+    trainers = [world.trainer(edge, model) for edge, model in zip(TWO, models, strict=True)]
+    servers = [world.server()] if mode == "parameter_server" else []
+    async with world.running(*trainers, *servers) as tasks, asyncio.timeout(PATIENCE_S):
+        if is_killed:
+            await until(lambda: bool(world.events("train.diverged")))
+            assert isinstance(tasks[1].exception(), CrashError)
+            trainers[1] = world.trainer(TWO[1])
+            tasks.append(asyncio.create_task(trainers[1].run()))
+        await until(lambda: all(is_finished(each) for each in trainers))
+    diverged = world.events("train.diverged")
+    assert [(each["epoch"], each["step"], each["restored_step"], each["slowdowns"]) for each in diverged] == [
+        (1, 22, 14, 1)
+    ] * 2
+    assert {each.state.slowdowns for each in trainers} == {1}
+    assert not world.events("exchange.diverged")
+    assert replayed(world) == weights(trainers)
+
+
+async def test_a_group_that_diverges_again_and_again_ends_its_training_cleanly_and_stays_so(log_lines):
+    world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=3))
+    models = [world.model() for _ in TWO]
+    for model in models:
+        model.poisoned_from = 18
+
+    def ends() -> list[dict[str, Any]]:
+        return [line for line in world.events("train.diverged") if not line["goes_on"]]
+
+    trainers = [world.trainer(edge, model) for edge, model in zip(TWO, models, strict=True)]
+    async with world.running(*trainers) as tasks:
+        await until(lambda: len(ends()) == 2)
+        await asyncio.sleep(60)
+        assert not any(task.done() for task in tasks)
+        assert all(each.progress().idle for each in trainers)
+    remains = weights(trainers)
+    assert len(world.events("train.diverged")) == 2 * 4
+    deployed = world.places["pi-a"].store.newest_model()
+    assert deployed is not None
+    assert deployed.generation == 17 + 4 * 3
+
+    again = all_of(world)
+    async with world.running(*again):
+        await until(lambda: len(ends()) == 4)
+    assert [line["slowdowns"] for line in ends()] == [3] * 4
+    assert weights(again) == remains == replayed(world)
+    assert not world.events("train.finished")
+
+
+def replayed(world: GroupWorld) -> str:
+    """The digest of the weights that the log leads to."""
+    training, n = world.training, world.model().num_parameters
+    rules = Rules(frozenset(world.edges), world.job, n, lambda blob: compress.decompress(blob, n), "vault")
+    replay = Replay(training, rules, Learner(training, world.model()).initial(world.job), State())
+    for record in world.log.records(TRAIN):
+        for told in replay.take(record.value, record.offset):
+            assert not isinstance(told, Proof) or told.holds
+    return replay.weights()
 
 
 async def test_a_gradient_that_comes_too_late_is_kept_by_its_sender_and_stops_nobody(log_lines):

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from edged.cli.problems import printable
 from edged.domain.exchange_records import Contribution
 from edged.domain.gradient_log import HeldOutSums
-from edged.domain.replay import EpochAbandoned, EpochBegun, NotCounted, Proof, Replay, StepMade, Told
+from edged.domain.replay import EpochAbandoned, EpochBegun, NotCounted, Proof, Replay, StepMade, Told, WentBack
 
 _SHOWN = 16
 """Hexadecimal digits of a hash, for people."""
@@ -103,6 +103,8 @@ class Report:
                     self._step(told)
                 case EpochAbandoned():
                     self._epochs[-1].steps_left = told.steps_left
+                case WentBack():
+                    self._write(f"  {_setback_text(told)}")
                 case Proof():
                     self._proofs.append(told)
                     self._write(_proof_text(told))
@@ -204,6 +206,11 @@ def _step_text(step: StepMade) -> str:
     ]
     missing = f"; missing {', '.join(step.missing)}" if step.missing else ""
     return f"  step {step.step}: {', '.join(parts) or 'nobody'}{missing}"
+
+
+def _setback_text(told: WentBack) -> str:
+    end = "on with half the learning rate" if told.goes_on else "training ends"
+    return f"step {told.step}: training diverged; back to the weights of step {told.restored_step}, {end}"
 
 
 def _result_text(sums: dict[str, Any]) -> str:
