@@ -248,7 +248,7 @@ class Jobs:
             training,
             model,
             checkpointing,
-            Announcements(self._log, topology.checkpoints_topic(training), train_topic, job),
+            Announcements(self._log, topology.checkpoints_topic(training), train_topic, job, edges),
             self._log,
             self._health,
             GroupAddress(self._edge.name, edges, train_topic, written),

@@ -8,7 +8,7 @@ Who announces and when is `group_train`'s subject, what a checkpoint holds domai
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from edged.aio import run_in_worker
 from edged.domain import checkpoint, exchange_records, gradient_log
 from edged.domain.checkpoint import TrainState
 from edged.domain.exchange_records import Part, Update
+from edged.domain.gradient_log import State
 from edged.errors import CheckpointCorrupt, FormatError, TopologyMismatch
 from edged.log import logger
 from edged.ports import Log, LogReader, Message, Record, TopicPartition
@@ -42,13 +43,17 @@ class _Head:
 
 
 class Announcements:
-    """The announced checkpoints of one job. `topic`: where they are; `reads`: the topic of the group's log."""
+    """The announced checkpoints of one job. `topic`: where they are; `reads`: the topic of the group's log.
 
-    def __init__(self, log: Log, topic: str, reads: str, job: str) -> None:
+    `edges`: who may be a member.
+    """
+
+    def __init__(self, log: Log, topic: str, reads: str, job: str, edges: Collection[str]) -> None:
         self._log = log
         self._topic = topic
         self._reads = TopicPartition(reads)
         self._job = job
+        self._edges = frozenset(edges)
 
     async def announce(self, state: TrainState) -> None:
         """Write `state`, which the caller keeps still meanwhile. Cancelled, the slot is not whole; the other one is."""
@@ -157,13 +162,20 @@ class Announcements:
     def _decoded(self, blob: bytes, like: TrainState) -> TrainState | None:
         try:
             state = checkpoint.decode(blob, job=self._job)
-            gradient_log.from_json(state.exchange)
+            _check_edges(gradient_log.from_json(state.exchange), self._edges)
         except (CheckpointCorrupt, TopologyMismatch, FormatError) as error:
             logger().warning("exchange.rejected", topic=self._topic, offset=0, reason=str(error), suppressed=0)
             return None
         shapes = {name: param.shape for name, param in state.params.items()}
         is_alike = shapes == {name: param.shape for name, param in like.params.items()}
         return state if is_alike and state.slots.keys() == like.slots.keys() and state.is_finite() else None
+
+
+def _check_edges(place: State, edges: frozenset[str]) -> None:
+    """Raises FormatError for a state that could not come of a log in which only these are members."""
+    members = place.members.keys() | place.tested.keys() | (place.begin.members.keys() if place.begin else set())
+    if strangers := members - edges:
+        raise FormatError(f"names {', '.join(sorted(strangers))}, no edge of the topology")
 
 
 class _Slots:

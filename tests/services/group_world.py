@@ -131,7 +131,7 @@ class GroupWorld:
                 sample_shape=STREAM.shape,
                 every_s=training.checkpoint_s,
             ),
-            Announcements(self.log, CHECKPOINTS, TRAIN, self.job),
+            Announcements(self.log, CHECKPOINTS, TRAIN, self.job, self.edges),
             self.log,
             place.health,
             GroupAddress(edge, self.edges, TRAIN, GRADIENTS if has_server else TRAIN),

@@ -9,8 +9,8 @@ import pytest
 from edged.adapters.memory import MemoryLog
 from edged.domain import checkpoint, exchange_records, flat, gradient_log
 from edged.domain.checkpoint import Position, TrainState
-from edged.domain.exchange_records import Part
-from edged.domain.gradient_log import State
+from edged.domain.exchange_records import Begin, Part
+from edged.domain.gradient_log import Member, State
 from edged.domain.nn.model import Division
 from edged.ports import Message, TopicPartition
 from edged.services.announcements import Announcements
@@ -35,7 +35,7 @@ async def log(log_lines) -> MemoryLog:
 
 
 def announcements(log: MemoryLog) -> Announcements:
-    return Announcements(log, CHECKPOINTS, TRAIN, JOB)
+    return Announcements(log, CHECKPOINTS, TRAIN, JOB, ("pi-a", "pi-b"))
 
 
 async def found(log: MemoryLog, like: TrainState | None = None, **options) -> int | None:
@@ -98,6 +98,25 @@ async def test_what_cannot_be_gone_on_from_is_passed_over(log, other):
     await announcements(log).announce(state(4))
     await announcements(log).announce(other)
     assert await found(log) == 4
+
+
+STRANGE = Begin(0, {"pi-a": 0.5, "pi-z": 0.5}, {"pi-a": 8}, 2, "0" * 64, "pi-a")
+MEMBERS = {"pi-a": Member(), "pi-b": Member()}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        State(members={"pi-a": Member(), "pi-z": Member()}),
+        State(members=MEMBERS, begin=STRANGE, step=1, end_step=2),
+    ],
+    ids=["joined", "in the epoch"],
+)
+async def test_one_that_names_a_member_that_the_topology_has_not_is_refused(log, log_lines, place):
+    await announcements(log).announce(replace(state(4), exchange=gradient_log.to_json(State(members=MEMBERS))))
+    await announcements(log).announce(replace(state(5), exchange=gradient_log.to_json(replace(place, next_offset=3))))
+    assert await found(log) == 4
+    assert [line["reason"] for line in log_lines("exchange.rejected")] == ["names pi-z, no edge of the topology"]
 
 
 def part(step: int) -> Message:
