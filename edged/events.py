@@ -194,7 +194,8 @@ EVENTS: Mapping[str, Event] = {
         epoch=int, step=int, weights=str, expected_weights=str, edge=str,
     ),
     "exchange.log_lost": _of_job(
-        "The log no longer reaches back to where this node stands; it needs the group's announced checkpoint.",
+        "The log no longer reaches back to where this node stands: a member needs the group's announced checkpoint, "
+        "the parameter server goes on where the log begins.",
         topic=str, wanted_offset=int, first_offset=int,
     ),
     "exchange.announced": _of_job(

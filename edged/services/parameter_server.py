@@ -7,16 +7,18 @@ one goes on behind its last whole update, and says again, to no effect, what it 
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from edged.aio import run_in_worker
 from edged.domain import compress, exchange_records, gradient_log, update_log
 from edged.domain.exchange_records import Close, Join, Leave, Update
 from edged.domain.gradient_log import Action, Begun, Closed, Late, Rejected, Rules, State, TookTest
 from edged.domain.topology import MOST_MEMBERS, Compression
-from edged.errors import FormatError
+from edged.errors import FormatError, LogGap
 from edged.log import bind, logger
 from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
 from edged.services.exchange import RECORDS_A_POLL, Deadline, Throttle
+from edged.services.gapless import gapless
 
 _POLL_S = 1.0
 
@@ -50,11 +52,25 @@ class ParameterServer:
         if self._job:
             bind(job=self._job)
         self._state = await self._restore()
-        low = (await self._log.watermarks([self._gradients]))[self._gradients].low
-        position = max(self._state.next_offset, low)
-        logger().info("exchange.serving", step=self._state.step, offset=position)
+        while True:
+            try:
+                await self._serve()
+            except LogGap as gap:
+                topic = self._gradients.topic
+                logger().error("exchange.log_lost", topic=topic, wanted_offset=gap.expected, first_offset=gap.found)
+
+    async def _serve(self) -> None:
+        """From the state's place on, or where the log begins now: what was lost is lost for all, nobody else folds it.
+
+        Raises LogGap when more is lost.
+        """
+        low, high = (await self._log.watermarks([self._gradients]))[self._gradients]
+        if not low <= self._state.next_offset <= high:
+            self._state = replace(self._state, next_offset=low)
+        logger().info("exchange.serving", step=self._state.step, offset=self._state.next_offset)
         self._step_began_at = asyncio.get_running_loop().time()
-        async with self._log.reader({self._gradients: position}) as reader:
+        self._closes_at = None
+        async with gapless(self._log, self._gradients, self._state.next_offset) as reader:
             while True:
                 records = await reader.poll(max_records=RECORDS_A_POLL, timeout_s=self._patience_s())
                 if records:
@@ -102,9 +118,6 @@ class ParameterServer:
         said: list[exchange_records.Record] = []
         for each in records:
             self._steps += 1
-            if each.offset < self._state.next_offset:
-                continue
-            # What was lost here is lost for all: nobody else folds the gradients.
             state = self._state.behind_hole(each.offset)
             self._state, actions = gradient_log.fold_blob(
                 gradient_log.fold, self._rules, state, each.value, each.offset

@@ -8,7 +8,8 @@ from edged.domain import exchange_records, gradient_log
 from edged.domain.exchange_records import Begin, Contribution, Join, Update
 from edged.domain.gradient_log import Member, State
 from edged.ports import Message
-from tests.services.group_world import TRAIN, GroupWorld, until
+from tests.services.group_world import GRADIENTS, TRAIN, GroupWorld, until
+from tests.services.holes import hide
 
 pytestmark = pytest.mark.looptime
 
@@ -23,3 +24,26 @@ async def test_a_server_finds_its_last_update_however_often_members_have_joined_
     async with world.running(world.server()), asyncio.timeout(60):
         await until(lambda: bool(world.events("exchange.serving")))
     assert [line["step"] for line in world.events("exchange.serving")] == [3]
+
+
+async def test_a_record_that_is_hidden_from_the_server_for_a_moment_is_not_lost(log_lines):
+    world = GroupWorld(("pi-a", "pi-b", "pi-c"))
+    joins = [Message(GRADIENTS, exchange_records.encode(Join(edge, world.job))) for edge in world.edges]
+    await world.log.append(joins)
+    hide(world.log, GRADIENTS, {1: 3})
+    async with world.running(world.server()), asyncio.timeout(60):
+        await until(lambda: len(world.log.records(TRAIN)) == len(joins))
+    assert [record.value for record in world.log.records(TRAIN)] == [message.value for message in joins]
+
+
+async def test_a_server_whose_log_is_made_anew_goes_on_where_it_begins(log_lines):
+    world = GroupWorld(("pi-a", "pi-b"))
+    first, second = (Message(GRADIENTS, exchange_records.encode(Join(edge, world.job))) for edge in world.edges)
+    await world.log.append([first, first])
+    async with world.running(world.server()), asyncio.timeout(60):
+        await until(lambda: len(world.log.records(TRAIN)) == 2)
+        world.log.delete(GRADIENTS)
+        await world.log.append([second])
+        await until(lambda: len(world.log.records(TRAIN)) == 3)
+    assert world.log.records(TRAIN)[-1].value == second.value
+    assert [line["first_offset"] for line in world.events("exchange.log_lost")] == [0]
