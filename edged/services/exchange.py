@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from edged.aio import run_in_worker
-from edged.domain import compress, exchange_records, gradient_log
+from edged.domain import compress, exchange_records, founding, gradient_log
 from edged.domain.exchange_records import Begin, Close, Contribution, Join, Leave, Part, Tested
 from edged.domain.gradient_log import Action, Fold, Late, Rejected, Rules, State
 from edged.errors import LogGap
@@ -139,9 +139,9 @@ class Exchange:
 
     @asynccontextmanager
     async def open(self, boundary: State) -> AsyncIterator[None]:
-        """Read on behind `boundary`. Waits for the log. Raises LogGap when the log does not reach back so far."""
+        """Read on behind `boundary`. Waits for the log. Raises LogGap when it does not lead on from there."""
         low, high = (await self._log.watermarks([self._reads]))[self._reads]
-        if not low <= boundary.next_offset <= high:
+        if not founding.leads_on(boundary.next_offset, low, high):
             raise LogGap(boundary.next_offset, low)
         self.state = self.boundary = boundary
         async with gapless(self._log, self._reads, boundary.next_offset) as self._reader:

@@ -6,9 +6,9 @@ Any member may: the log takes the first Begin, and what comes second changes not
 from edged.aio import run_in_worker
 from edged.domain import flat, group_plan, shard
 from edged.domain.checkpoint import Params
+from edged.domain.dataset import Snapshot
 from edged.domain.gradient_log import State
 from edged.domain.topology import Training
-from edged.services.epoch import Epochs
 from edged.services.exchange import FIRST_DEADLINE_S, Exchange, GroupAddress
 
 _TURN_S = 2.0
@@ -62,11 +62,10 @@ class Turn:
         return all(edge in group.tested for edge in group.awaited)
 
 
-async def propose(exchange: Exchange, epochs: Epochs, training: Training, epoch: int, params: Params) -> bool:
-    """Propose the epoch over the archive as it is now; False when that is not known yet. `params`: the weights now."""
-    snapshot = await epochs.survey()
+async def propose(exchange: Exchange, snapshot: Snapshot, training: Training, epoch: int, params: Params) -> bool:
+    """Propose the epoch over this snapshot; False for who cannot be in it. `params`: the weights now."""
     state = exchange.state
-    if snapshot is None or exchange.address.edge not in state.candidates:
+    if exchange.address.edge not in state.candidates:
         return False
     batches = await run_in_worker(group_plan.num_steps, snapshot, training.test_fraction, training.global_batch)
     speeds = {edge: state.members[edge].samples_per_s for edge in state.candidates}
