@@ -207,16 +207,26 @@ EVENTS: Mapping[str, Event] = {
         epoch=int, step=int, weights=str, expected_weights=str, edge=str,
     ),
     "exchange.log_lost": _of_job(
-        "The log no longer reaches back to where this node stands; it needs the group's announced checkpoint.",
+        "The log no longer reaches back to where this node stands: a member needs the group's announced checkpoint, "
+        "the parameter server goes on where the log begins.",
         topic=str, wanted_offset=int, first_offset=int,
     ),
     "exchange.announced": _of_job(
         "The group's checkpoint is in Kafka for members that come back or are new.",
         generation=int, epoch=int, parts=int, bytes=int, ms=float,
     ),
-    "exchange.adopted": _of_job(
-        "Training goes on from the checkpoint that a member announced.",
+    "exchange.offered": _of_job(
+        "The group's log is lost, and nobody can announce where it goes on: this node offers the newest state that it "
+        "has for all to go on from.",
         generation=int, epoch=int, offset=int,
+    ),
+    "exchange.adopted": _of_job(
+        "The node goes on from the checkpoint that a member announced or offered, from this place of the log on.",
+        generation=int, epoch=int, offset=int,
+    ),
+    "exchange.set_back": _of_job(
+        "What the node goes on from is older than what it had: so many steps of the group are lost.",
+        step=int, adopted_step=int, steps=int,
     ),
     # checkpoint
     "checkpoint.saved": _of_job("A checkpoint is durable.", generation=int, bytes=int, ms=float),

@@ -28,6 +28,7 @@ from edged.domain.topology import Edge, Stream, Topology, Training
 from edged.errors import ConfigError, Problem, StorageError
 from edged.log import logger
 from edged.ports import Health, Log
+from edged.services.announced import GroupTopics
 from edged.services.announcements import Announcements
 from edged.services.archive_client import ArchiveAddress, ArchiveClient
 from edged.services.cache import Cache
@@ -248,7 +249,7 @@ class Jobs:
             training,
             model,
             checkpointing,
-            Announcements(self._log, topology.checkpoints_topic(training), train_topic, job),
+            _announcements(topology, training, self._log),
             self._log,
             self._health,
             GroupAddress(self._edge.name, edges, train_topic, written),
@@ -277,11 +278,19 @@ def _server(topology: Topology, node: str, training: Training, log: Log) -> Para
     return ParameterServer(
         log,
         rules,
+        _announcements(topology, training, log),
         gradients=topology.gradients_topic(training),
         train=topology.train_topic(training),
         compression=training.exchange.compression,
         job=training.name,
     )
+
+
+def _announcements(topology: Topology, training: Training, log: Log) -> Announcements:
+    job = job_digest(topology.stream(training.stream), training)
+    edges = frozenset(edge.name for edge in topology.edges)
+    topics = GroupTopics(topology.checkpoints_topic(training), topology.train_topic(training), job, edges)
+    return Announcements(log, topics)
 
 
 def _backbone(training: Training) -> "FrozenBackbone | None":

@@ -151,6 +151,7 @@ def _in_group(topology: Topology, job: Training) -> Iterator[Grant]:
     if server is not None:
         yield from _writer(server, gradients)
         yield from _writer(server, train)
+        yield Grant(server, "Read", topology.checkpoints_topic(job))
 
 
 def _writer(principal: str, topic: str) -> list[Grant]:

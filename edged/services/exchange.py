@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from edged.aio import run_in_worker
-from edged.domain import compress, exchange_records, gradient_log, presence
+from edged.domain import compress, exchange_records, founding, gradient_log, presence
 from edged.domain.exchange_records import Begin, Close, Contribution, Join, Leave, Part, Tested
 from edged.domain.gradient_log import Action, Fold, Late, Rejected, Rules, State
 from edged.errors import LogGap
 from edged.log import logger
-from edged.ports import Log, LogReader, Message, Record, TopicPartition
+from edged.ports import Log, Message, Record, TopicPartition
+from edged.services.gapless import Gapless, gapless
 
 FIRST_DEADLINE_S = 30.0
 """Before it is known how long a step takes."""
@@ -36,9 +37,6 @@ DEADLINE_FACTOR = 1.5
 _STEP_TIMES = 32
 RECORDS_A_POLL = 8
 """4 MiB of gradients, so that a stop need not wait long for what is being folded."""
-
-_HOLE_LOOKS = 20
-"""So often a hole in the log is looked at again, before it is taken for one that stays for everybody."""
 
 _QUIET_S = 10.0
 """Lines of a kind come no oftener."""
@@ -131,9 +129,7 @@ class Exchange:
         self._fold = fold
         self._apply = apply
         self._reads = TopicPartition(address.reads)
-        self._reader: LogReader | None = None
-        self._hole = -1
-        self._hole_looks = 0
+        self._reader: Gapless | None = None
         self.throttle = Throttle()
         self.deadline = Deadline()
         self.state = State()
@@ -147,13 +143,12 @@ class Exchange:
 
     @asynccontextmanager
     async def open(self, boundary: State) -> AsyncIterator[None]:
-        """Read on behind `boundary`. Waits for the log. Raises LogGap when the log does not reach back so far."""
+        """Read on behind `boundary`. Waits for the log. Raises LogGap when it does not lead on from there."""
         low, high = (await self._log.watermarks([self._reads]))[self._reads]
-        if not low <= boundary.next_offset <= high:
+        if not founding.leads_on(boundary.next_offset, low, high):
             raise LogGap(boundary.next_offset, low)
         self.state = self.boundary = boundary
-        async with self._log.reader({self._reads: boundary.next_offset}) as reader:
-            self._reader = reader
+        async with gapless(self._log, self._reads, boundary.next_offset) as self._reader:
             yield
 
     async def end_offset(self) -> int:
@@ -164,45 +159,18 @@ class Exchange:
     def lag(self) -> int:
         """Records that are known to be there and were not taken yet."""
         assert self._reader is not None, "open() first"
-        return self._reader.lag()
+        return self._reader.lag
 
     async def poll(self, timeout_s: float) -> bool:
         """Take what comes within `timeout_s`; whether anything did. Raises LogGap, and what `apply` raises."""
         assert self._reader is not None, "open() first"
-        records = await self._reader.poll(max_records=RECORDS_A_POLL, timeout_s=max(timeout_s, 0.0))
-        if not records:
-            return False
-        whole = self._before_hole(records)
-        if len(whole) < len(records):
-            await self._check_hole()
-            hole = self.state.next_offset + len(whole)
-            self._hole_looks = self._hole_looks + 1 if hole == self._hole else 1
-            self._hole = hole
-            if self._hole_looks < _HOLE_LOOKS:
-                self._reader.seek(self._reads, hole)
-                records = whole
-        await run_in_worker(self._take, records, asyncio.get_running_loop().time())
-        return True
-
-    def _before_hole(self, records: Sequence[Record]) -> list[Record]:
-        """Those that follow on what was taken, without a hole.
-
-        A hole may be there for a moment only: with several producers the embedded broker can show a record before the
-        one in front of it. A member that went on without that one would hold other weights than the rest.
-        """
-        first = self.state.next_offset
-        return [record for i, record in enumerate(records) if record.offset <= first + i]
-
-    async def _check_hole(self) -> None:
-        """Records that no client can read leave a hole, the same for every member; what retention deleted is a loss."""
-        low = (await self._log.watermarks([self._reads]))[self._reads].low
-        if low > self.state.next_offset:
-            raise LogGap(self.state.next_offset, low)
+        records = await self._reader.poll(max_records=RECORDS_A_POLL, timeout_s=timeout_s)
+        if records:
+            await run_in_worker(self._take, records, asyncio.get_running_loop().time())
+        return bool(records)
 
     def _take(self, records: Sequence[Record], now: float) -> None:
         for record in records:
-            if record.offset < self.state.next_offset:
-                raise LogGap(self.state.next_offset, record.offset)  # another log of the same name
             state = self.state.behind_hole(record.offset)
             self.traffic.num_bytes += len(record.value)
             state, actions = gradient_log.fold_blob(self._fold, self._rules, state, record.value, record.offset)
@@ -239,9 +207,9 @@ class Exchange:
 
     # writing
 
-    async def join(self, weights: str) -> None:
-        """Take part from now on, with these weights behind the steps so far."""
-        await self._send([Join(self.address.edge, self._rules.job, self.state.step, weights)])
+    async def join(self, step: int, weights: str) -> None:
+        """Take part from now on, with the weights of this digest behind `step` updates."""
+        await self._send([Join(self.address.edge, self._rules.job, step, weights)])
 
     async def leave(self) -> None:
         await self._send([Leave(self.address.edge)])

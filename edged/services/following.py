@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from edged.aio import run_in_worker
-from edged.domain import gradient_log
+from edged.domain import flat, gradient_log
 from edged.domain.checkpoint import TrainState
 from edged.domain.exchange_records import Begin
 from edged.domain.gradient_log import Action, Fold, Rules, State
@@ -22,6 +22,7 @@ from edged.services.announcements import Announcements
 from edged.services.checkpointing import Checkpointing
 from edged.services.exchange import Exchange, GroupAddress, Traffic
 from edged.services.member_state import MemberState
+from edged.services.refounding import refound
 
 POLL_S = 1.0
 """So long a member waits for the log at a time, while it has nothing else to do."""
@@ -31,7 +32,7 @@ _STEPS_BEHIND = 3
 
 
 class Following:
-    """Moves `member` on along the log. Used by one task, inside `open()` but for `adopt` and `save`.
+    """Moves `member` on along the log. Used by one task; outside `open()` it saves, and goes over to another state.
 
     Weights and place in the log belong together whenever any of this is cancelled.
     """
@@ -54,6 +55,7 @@ class Following:
         self._announcements = announcements
         self._activity = activity
         self._is_open = False
+        self._opened_with = ""
 
     @property
     def begin(self) -> Begin:
@@ -71,6 +73,7 @@ class Following:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Read on where the weights stand. Waits for the log. Raises LogGap when it does not reach back so far."""
+        self._opened_with = self._member.state.exchange
         async with self.exchange.open(self._place()):
             self._is_open = True
             try:
@@ -137,20 +140,43 @@ class Following:
         """
         with self._activity.waiting():
             found = await self._announcements.wait(like=self._member.state, at_least=at_least)
-        self._take_over(found)
+        self.take_over(found)
         await self.save()
         await self._checkpointing.deploy(found)
 
-    async def adopt_if_announced(self) -> None:
-        """Go on from the group's newest checkpoint, if there is one."""
+    async def refound(self) -> None:
+        """Go on from another member's checkpoint, or have all go on from the newest that is left."""
         with self._activity.waiting():
-            found = await self._announcements.newest(like=self._member.state)
-        if found is not None:
-            self._take_over(found)
+            found = await refound(self._announcements, self._address, self._member.state, self._join_with)
+        self.take_over(found)
 
-    def _take_over(self, found: TrainState) -> None:
+    def take_over(self, found: TrainState) -> None:
+        """Go on from another member's state, as it names its place."""
+        own, adopted = self._member.state.position, found.position
+        offset = gradient_log.from_json(found.exchange).next_offset
+        logger().info("exchange.adopted", generation=found.generation, epoch=adopted.epoch, offset=offset)
+        if adopted.step < own.step:
+            steps = own.step - adopted.step
+            logger().warning("exchange.set_back", step=own.step, adopted_step=adopted.step, steps=steps)
         self._member.take_over(found)
         self.exchange.traffic = Traffic()
+
+    async def announced(self) -> TrainState | None:
+        """The group's newest checkpoint to go on from now, if there is one."""
+        with self._activity.waiting():
+            return await self._announcements.newest(like=self._member.state)
+
+    async def superseding(self) -> TrainState | None:
+        """As `announced`, if that is not what this member began with."""
+        found = await self.announced()
+        return None if found is None or found.exchange == self._opened_with else found
+
+    async def is_another_offered(self) -> bool:
+        """Whether members that have lost another log of this name are about to agree on where all go on."""
+        return await self._announcements.is_offered(like=self._member.state)
+
+    async def _join_with(self, state: TrainState) -> None:
+        await self.exchange.join(state.position.step, await run_in_worker(flat.digest, state.params))
 
     def _apply(self, group: State, action: Action) -> None:
         """Runs in a worker thread."""

@@ -7,6 +7,7 @@ subject, whose turn it is to begin one `next_epoch`'s, where samples come from `
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from concurrent.futures import Executor
 
 from edged.aio import run_in_worker
@@ -18,7 +19,7 @@ from edged.domain.group_plan import GroupPlan
 from edged.domain.learning import DivergedError, Learner
 from edged.domain.nn.model import Model
 from edged.domain.topology import Training
-from edged.errors import LogGap
+from edged.errors import EdgedError, LogGap
 from edged.log import bind, logger
 from edged.ports import Health, Log, Progress, Statistics
 from edged.services.activity import Activity
@@ -41,6 +42,14 @@ LEAVE_S = 2.0
 """So long a stop waits for the log to take the last word; without it the others wait for two deadlines, no more."""
 
 _SURVEY_POLL_S = 0.1
+
+
+class _SupersededError(EdgedError):
+    """This member has begun where others go on with what they had before their log was lost."""
+
+    def __init__(self, found: TrainState) -> None:
+        super().__init__("the group goes on from an announced state")
+        self.found = found
 
 
 class GroupTrainer:
@@ -135,8 +144,8 @@ class GroupTrainer:
         return self._member.state
 
     async def _train(self) -> None:
-        if not self.state.exchange:
-            await self._following.adopt_if_announced()  # without a past, a member begins where the group is
+        if not self.state.exchange and (found := await self._following.announced()) is not None:
+            self._following.take_over(found)  # without a past, a member begins where the group is
         while not self._is_over:
             try:
                 async with self._following.open():
@@ -154,24 +163,29 @@ class GroupTrainer:
                     wanted_offset=gap.expected,
                     first_offset=gap.found,
                 )
-                await self._adopt("the group's log does not reach back", at_least=0)
+                with self._degraded("the group's log does not reach back"):
+                    await self._following.refound()
             except OutOfStepError as error:
-                await self._adopt(str(error), at_least=error.step)
+                with self._degraded(str(error)):
+                    await self._following.adopt(at_least=error.step)
+            except _SupersededError as error:
+                self._following.take_over(error.found)
         logger().info("train.finished", epochs=self.training.epochs, step=self.state.position.step)
 
     @property
     def _is_over(self) -> bool:
         return self.state.position.epoch >= self.training.epochs
 
-    async def _adopt(self, reason: str, at_least: int) -> None:
+    @contextlib.contextmanager
+    def _degraded(self, reason: str) -> Iterator[None]:
         self._health.degraded("exchange", f"{reason}; a member's checkpoint is waited for")
-        await self._following.adopt(at_least)
+        yield
         self._health.recovered("exchange")
 
     # the membership
 
     async def _join(self) -> None:
-        await self._exchange.join(await run_in_worker(flat.digest, self.state.params))
+        await self._exchange.join(self._exchange.state.step, await run_in_worker(flat.digest, self.state.params))
         self._joined_at, self._has_joined, self._joined_in = _now(), True, self._following.running
         state = self._exchange.state
         logger().info(
@@ -221,6 +235,8 @@ class GroupTrainer:
 
     async def _train_epoch(self) -> None:
         begin = self._following.begin
+        if begin.epoch == 0 and self._exchange.state.step == 0:
+            await self._check_first()  # again: now the log has it in which order all came
         plan: GroupPlan | None = None
         self._member.tested = NOTHING
         if self._address.edge in begin.members:
@@ -274,10 +290,26 @@ class GroupTrainer:
                         return False
                     if turn.has_to_propose(self._exchange.state, _now()):
                         timeout_s = _SURVEY_POLL_S
-                        if await propose(self._exchange, self._epochs, self.training, epoch, self.state.params):
+                        if await self._propose(epoch):
                             turn.proposed(_now())
                 await self._following.poll(timeout_s)
         return True
+
+    async def _propose(self, epoch: int) -> bool:
+        """Propose the epoch, or let go by what may make it needless; False when the archive is not known yet."""
+        snapshot = await self._epochs.survey()
+        if snapshot is None:
+            return False
+        if epoch == 0:
+            await self._check_first()
+            if await self._following.is_another_offered():
+                return True
+        return await propose(self._exchange, snapshot, self.training, epoch, self.state.params)
+
+    async def _check_first(self) -> None:
+        """Raises _SupersededError if the group goes on from an announced state, rather than begin at its beginning."""
+        if (found := await self._following.superseding()) is not None:
+            raise _SupersededError(found)
 
     async def _finish(self) -> None:
         """Behind the last epoch nothing begins: its end is when all have tested, or need not be waited for."""

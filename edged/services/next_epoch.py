@@ -6,9 +6,9 @@ Any member may: the log takes the first Begin, and what comes second changes not
 from edged.aio import run_in_worker
 from edged.domain import flat, group_plan, shard
 from edged.domain.checkpoint import Params
+from edged.domain.dataset import Snapshot
 from edged.domain.gradient_log import State
 from edged.domain.topology import Training
-from edged.services.epoch import Epochs
 from edged.services.exchange import FIRST_DEADLINE_S, Exchange, GroupAddress
 
 _TURN_S = 2.0
@@ -67,14 +67,13 @@ def _first(group: State) -> str:
     return next((edge for edge in group.candidates if edge in group.holders), "")
 
 
-async def propose(exchange: Exchange, epochs: Epochs, training: Training, epoch: int, params: Params) -> bool:
-    """Propose the epoch over the archive as it is now; False when that is not known yet. `params`: the weights now.
+async def propose(exchange: Exchange, snapshot: Snapshot, training: Training, epoch: int, params: Params) -> bool:
+    """Propose the epoch over this snapshot; False for who cannot be in it. `params`: the weights now.
 
     False, too, when they are not the group's: somebody else has to, and then this member learns what to go on with.
     """
-    snapshot = await epochs.survey()
     state = exchange.state
-    if snapshot is None or exchange.address.edge not in state.candidates:
+    if exchange.address.edge not in state.candidates:
         return False
     weights = await run_in_worker(flat.digest, params)
     if state.told and weights != state.weights:

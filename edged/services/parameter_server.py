@@ -2,23 +2,32 @@
 
 Covers folding the gradients' log, writing the group's log, and when to wait no longer for a gradient. What the members
 make of it is domain.update_log's subject. It holds no weights, and keeps nothing but what its own log says: a restarted
-one goes on behind its last whole update, and says again, to no effect, what it had said since.
+one goes on behind its last whole update, and says again, to no effect, what it had said since. Where that was deleted,
+it goes on with the members, from what they have announced.
 """
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from edged.aio import run_in_worker
 from edged.domain import compress, exchange_records, gradient_log, update_log
 from edged.domain.exchange_records import Close, Join, Leave, Update
 from edged.domain.gradient_log import Abandoned, Action, Begun, Closed, Diverged, Late, Rejected, Rules, State, TookTest
 from edged.domain.topology import MOST_MEMBERS, Compression
-from edged.errors import FormatError
+from edged.errors import FormatError, LogGap
 from edged.log import bind, logger
 from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
+from edged.services.announcements import Announcements
 from edged.services.exchange import RECORDS_A_POLL, Deadline, Throttle
+from edged.services.gapless import gapless
 
 _POLL_S = 1.0
+_TICK_S = 1e-3
+"""A deadline that is so near has passed: a poll for less may take no time at all, again and again."""
+
+_SMALL_BYTES = 4096
+"""A larger record is no Join."""
 
 
 class ParameterServer:
@@ -29,10 +38,19 @@ class ParameterServer:
     """
 
     def __init__(
-        self, log: Log, rules: Rules, *, gradients: str, train: str, compression: Compression, job: str = ""
+        self,
+        log: Log,
+        rules: Rules,
+        announcements: Announcements,
+        *,
+        gradients: str,
+        train: str,
+        compression: Compression,
+        job: str = "",
     ) -> None:
         self._log = log
         self._rules = rules
+        self._announcements = announcements
         self._gradients = TopicPartition(gradients)
         self._train = TopicPartition(train)
         self._compression: Compression = "none" if compression == "none" else "fp16"
@@ -50,15 +68,30 @@ class ParameterServer:
         if self._job:
             bind(job=self._job)
         self._state = await self._restore()
-        low = (await self._log.watermarks([self._gradients]))[self._gradients].low
-        position = max(self._state.next_offset, low)
-        logger().info("exchange.serving", step=self._state.step, offset=position)
+        while True:
+            try:
+                await self._serve()
+            except LogGap as gap:
+                topic = self._gradients.topic
+                logger().error("exchange.log_lost", topic=topic, wanted_offset=gap.expected, first_offset=gap.found)
+
+    async def _serve(self) -> None:
+        """From the state's place on, or where the log begins now: what was lost is lost for all, nobody else folds it.
+
+        Raises LogGap when more is lost.
+        """
+        low, high = (await self._log.watermarks([self._gradients]))[self._gradients]
+        if not low <= self._state.next_offset <= high:
+            self._state = replace(self._state, next_offset=low)
+        logger().info("exchange.serving", step=self._state.step, offset=self._state.next_offset)
         self._step_began_at = asyncio.get_running_loop().time()
-        async with self._log.reader({self._gradients: position}) as reader:
+        self._closes_at = None
+        async with gapless(self._log, self._gradients, self._state.next_offset) as reader:
             while True:
                 records = await reader.poll(max_records=RECORDS_A_POLL, timeout_s=self._patience_s())
                 if records:
                     self._polled_at = asyncio.get_running_loop().time()
+                    await self._go_over(records)
                     await self._send(await run_in_worker(self._take, records))
                 await self._close_if_due()
 
@@ -69,8 +102,15 @@ class ParameterServer:
     def statistics(self) -> Statistics:
         return Statistics()
 
+    async def _go_over(self, records: Sequence[Record]) -> None:
+        """Where one of these is the Join by which all go on from an offered state, do so, too."""
+        edges = [join.edge for record in records if (join := _join(record)) is not None]
+        if edges and (found := await self._announcements.group_joined_by(edges, self._rules.num_parameters)):
+            _say_adopted(found)
+            self._state = replace(found, next_offset=self._state.next_offset)
+
     async def _restore(self) -> State:
-        """What the last whole update says; the beginning where there is none."""
+        """What the last whole update says, or what is announced if that is behind it; else the beginning."""
         low, high = (await self._log.watermarks([self._train]))[self._train]
         # Behind the parts of the last two updates there can be a Begin, and what each member says once an epoch; but
         # while no step is made, members that start again and again may say any number of things.
@@ -78,12 +118,17 @@ class ParameterServer:
         num_records = 2 * most_parts + 4 * MOST_MEMBERS
         while (found := await self._newest(max(low, high - num_records), high)) is None and high - num_records > low:
             num_records *= 4
-        return State() if found is None else found
+        updated, offset = found or (State(), -1)
+        announced = await self._announcements.newest_group(self._rules.num_parameters)
+        if announced is None or announced.next_offset <= offset or announced.step == updated.step:
+            return updated
+        _say_adopted(announced)
+        return replace(announced, next_offset=0)  # that of the members' log says nothing of the gradients'
 
-    async def _newest(self, at: int, high: int) -> State | None:
-        """What the last update says that is whole from the offset `at` on; None where none is."""
+    async def _newest(self, at: int, high: int) -> tuple[State, int] | None:
+        """What the last update says that is whole from the offset `at` on, and where it ends; None where none is."""
         parts: dict[int, set[int]] = {}
-        found: State | None = None
+        found: tuple[State, int] | None = None
         async with self._log.reader({self._train: at}) as reader:
             while at < high:
                 for record in await reader.poll(max_records=RECORDS_A_POLL, timeout_s=_POLL_S):
@@ -94,7 +139,7 @@ class ParameterServer:
                     seen = parts.setdefault(update.step, set())
                     seen.add(update.part)
                     if len(seen) == update.parts:
-                        found = await run_in_worker(gradient_log.from_json, update.state)
+                        found = await run_in_worker(gradient_log.from_json, update.state), record.offset
         return found
 
     def _take(self, records: Sequence[Record]) -> list[exchange_records.Record]:
@@ -102,9 +147,6 @@ class ParameterServer:
         said: list[exchange_records.Record] = []
         for each in records:
             self._steps += 1
-            if each.offset < self._state.next_offset:
-                continue
-            # What was lost here is lost for all: nobody else folds the gradients.
             state = self._state.behind_hole(each.offset)
             self._state, actions = gradient_log.fold_blob(
                 gradient_log.fold, self._rules, state, each.value, each.offset
@@ -163,11 +205,26 @@ class ParameterServer:
             self._closes_at = None
         elif self._closes_at is None:
             self._closes_at = now + self._deadline.seconds(self._state)
-        elif now >= self._closes_at:
+        elif now >= self._closes_at - _TICK_S:
             await self._log.append(
                 [Message(self._gradients.topic, exchange_records.encode(Close(self._state.step, self._rules.server)))]
             )
             self._closes_at = now + self._deadline.seconds(self._state)
+
+
+def _say_adopted(group: State) -> None:
+    epoch = 0 if group.begin is None else group.begin.epoch
+    logger().info("exchange.adopted", generation=group.step, epoch=epoch, offset=group.next_offset)
+
+
+def _join(record: Record) -> Join | None:
+    if len(record.value) > _SMALL_BYTES:
+        return None
+    try:
+        decoded = exchange_records.decode(record.value)
+    except FormatError:
+        return None
+    return decoded if isinstance(decoded, Join) else None
 
 
 def _update(record: Record) -> Update | None:

@@ -13,10 +13,13 @@ from tests.brokers import Embedded, need_embedded
 from tests.faults.gradient_gate import gated
 from tests.faults.group import STEPS, Group, newest_checkpoint
 from tests.faults.hostile import hostile
-from tests.integration.site import Site, running
+from tests.integration.site import Site, eventually, following, running
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 EDGES = ("pi-a", "pi-b", "pi-c", "pi-d")
+HALF_A_MINUTE = 30
+"""Of lines that come once a second."""
+
 SMALL_BYTES = 10_000
 """A record above it is a gradient."""
 SETTINGS = {"edges": EDGES, "epochs": 1000, "more": "exchange: {mode: all_reduce}"}
@@ -66,6 +69,32 @@ async def test_stopped_while_steps_close_without_it_it_makes_them_when_it_runs_a
     assert history.missed("pi-c", since=step) == [step + 1, step + 2]
     assert ["pi-c" in history.contributors(each) for each in range(step, step + 6)] == [True, *[False] * 5]
     assert history.contributors(step + 8) == EDGES
+    await group.assert_all_go_on()
+
+
+async def test_stopped_for_half_a_minute_while_the_others_train_freely_it_takes_part_again(group):
+    """They wait for it in two steps, then train on, epoch after epoch; it follows by the log when it runs again."""
+    step = await group.reach_middle()
+    begun = len(group.history.epochs)
+    group.edges["pi-b"].signal(signal.SIGSTOP)
+    group.gate.open()
+    await following(group.edges["pi-a"], "res.sample", HALF_A_MINUTE)
+    history = group.history
+    await history.read_on()
+    away = range(step + 1, history.state.step)  # the gradient that it is held with is in time
+    group.edges["pi-b"].signal(signal.SIGCONT)
+
+    assert history.missed("pi-b", since=step) == [*away[:2]]
+    assert {history.contributors(each) for each in away} == {("pi-a", "pi-c", "pi-d")}
+    assert len(history.epochs) > begun + 1
+
+    async def takes_part() -> bool:
+        await history.read_on()
+        return "pi-b" in history.contributors(history.state.step - 1)
+
+    await eventually(takes_part, group.edges["pi-b"])
+    await group.go_to(history.state.step + 2 * STEPS)
+    assert not group.edges["pi-b"].seen("exchange.adopted")
     await group.assert_all_go_on()
 
 

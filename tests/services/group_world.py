@@ -20,6 +20,7 @@ from edged.domain.gradient_log import Fold, Rules
 from edged.domain.nn.model import Model
 from edged.domain.topology import Exchange, Sampling, Training
 from edged.ports import Message
+from edged.services.announced import GroupTopics
 from edged.services.announcements import Announcements
 from edged.services.archive_client import ArchiveAddress, ArchiveClient
 from edged.services.cache import Cache
@@ -131,7 +132,7 @@ class GroupWorld:
                 sample_shape=STREAM.shape,
                 every_s=training.checkpoint_s,
             ),
-            Announcements(self.log, CHECKPOINTS, TRAIN, self.job),
+            self.announcements(),
             self.log,
             place.health,
             GroupAddress(edge, self.edges, TRAIN, GRADIENTS if has_server else TRAIN),
@@ -147,7 +148,12 @@ class GroupWorld:
         n = self.model().num_parameters
         rules = Rules(frozenset(self.edges), self.job, n, lambda blob: compress.decompress(blob, n), "vault")
         kind = self.training.exchange.compression
-        return ParameterServer(self.log, rules, gradients=GRADIENTS, train=TRAIN, compression=kind)
+        return ParameterServer(
+            self.log, rules, self.announcements(), gradients=GRADIENTS, train=TRAIN, compression=kind
+        )
+
+    def announcements(self) -> Announcements:
+        return Announcements(self.log, GroupTopics(CHECKPOINTS, TRAIN, self.job, self.edges))
 
     @asynccontextmanager
     async def running(self, *services: GroupTrainer | ParameterServer) -> AsyncIterator[list[asyncio.Task[None]]]:

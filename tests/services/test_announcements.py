@@ -9,10 +9,11 @@ import pytest
 from edged.adapters.memory import MemoryLog
 from edged.domain import checkpoint, exchange_records, flat, gradient_log
 from edged.domain.checkpoint import Position, TrainState
-from edged.domain.exchange_records import Part
-from edged.domain.gradient_log import State
+from edged.domain.exchange_records import Begin, Join, Part
+from edged.domain.gradient_log import Member, State
 from edged.domain.nn.model import Division
 from edged.ports import Message, TopicPartition
+from edged.services.announced import GroupTopics
 from edged.services.announcements import Announcements
 
 pytestmark = pytest.mark.looptime
@@ -35,7 +36,7 @@ async def log(log_lines) -> MemoryLog:
 
 
 def announcements(log: MemoryLog) -> Announcements:
-    return Announcements(log, CHECKPOINTS, TRAIN, JOB)
+    return Announcements(log, GroupTopics(CHECKPOINTS, TRAIN, JOB, ("pi-a", "pi-b")))
 
 
 async def found(log: MemoryLog, like: TrainState | None = None, **options) -> int | None:
@@ -100,27 +101,117 @@ async def test_what_cannot_be_gone_on_from_is_passed_over(log, other):
     assert await found(log) == 4
 
 
+STRANGE = Begin(0, {"pi-a": 0.5, "pi-z": 0.5}, {"pi-a": 8}, 2, "0" * 64, "pi-a")
+MEMBERS = {"pi-a": Member(), "pi-b": Member()}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        State(members={"pi-a": Member(), "pi-z": Member()}),
+        State(members=MEMBERS, begin=STRANGE, step=1, end_step=2),
+    ],
+    ids=["joined", "in the epoch"],
+)
+async def test_one_that_names_a_member_that_the_topology_has_not_is_refused(log, log_lines, place):
+    await announcements(log).announce(replace(state(4), exchange=gradient_log.to_json(State(members=MEMBERS))))
+    await announcements(log).announce(replace(state(5), exchange=gradient_log.to_json(replace(place, next_offset=3))))
+    assert await found(log) == 4
+    assert [line["reason"] for line in log_lines("exchange.rejected")] == ["names pi-z, no edge of the topology"]
+
+
 def part(step: int) -> Message:
     record = Part("pi-a", step, "00" * 4, 0, 1, 1, 0.5, 1, 0.0, b"x")
     return Message(TRAIN, exchange_records.encode(record))
 
 
-async def test_one_behind_which_steps_were_deleted_is_of_no_use(log):
+def join(edge: str) -> Message:
+    return Message(TRAIN, exchange_records.encode(Join(edge, JOB, 0, "0" * 64)))
+
+
+async def place_of_newest(log: MemoryLog) -> tuple[int, int] | None:
+    """Its epoch and offset."""
+    newest = await announcements(log).newest(state(0))
+    return None if newest is None else (newest.position.epoch, gradient_log.from_json(newest.exchange).next_offset)
+
+
+async def test_one_whose_place_was_deleted_is_of_no_use(log):
     await announcements(log).announce(state(1))
-    await log.append([part(11)])
     log.truncate(TopicPartition(TRAIN), 4)
     assert await found(log) is None
 
 
-async def test_a_group_that_was_away_for_longer_than_its_log_is_kept_goes_on_where_the_log_begins(log):
-    await announcements(log).announce(state(1))
-    await announcements(log).announce(state(2))
+async def test_one_at_the_end_of_a_log_of_which_all_was_deleted_is_of_no_use(log):
+    await announcements(log).announce(state(1, offset=5))
+    assert await found(log) == 1
     log.truncate(TopicPartition(TRAIN), 5)
-    newest = await announcements(log).newest(state(0))
-    assert newest is not None
-    assert (newest.position.epoch, gradient_log.from_json(newest.exchange).next_offset) == (2, 5)
-    await log.append([part(20)])  # another member came back before
-    assert await found(log) == 2
+    assert await found(log) is None
+
+
+async def test_an_offer_is_there_once_its_founder_has_joined(log):
+    await announcements(log).announce(state(1))
+    log.truncate(TopicPartition(TRAIN), 5)
+    await announcements(log).offer(state(2), "pi-a", 5)
+    await log.append([join("pi-b")])
+    assert await place_of_newest(log) is None
+    await log.append([join("pi-a"), part(20)])
+    assert await place_of_newest(log) == (2, 5)
+
+
+async def test_an_offer_is_void_where_an_epoch_goes_on_before_its_founder_has_joined(log):
+    await announcements(log).offer(state(2), "pi-a", 5)
+    assert await announcements(log).is_offered(state(0))
+    await log.append([part(20), join("pi-a")])
+    assert await place_of_newest(log) is None
+    assert not await announcements(log).is_offered(state(0))
+
+
+@pytest.mark.parametrize("first", ["pi-a", "pi-b"])
+async def test_of_two_offers_that_counts_whose_founder_joined_first(log, first):
+    await announcements(log).offer(state(1), "pi-a", 5)
+    await announcements(log).offer(state(2), "pi-b", 5)
+    await log.append([join(first), *(join(edge) for edge in ("pi-b", "pi-a"))])
+    assert await place_of_newest(log) == ({"pi-a": 1, "pi-b": 2}[first], 5)
+
+
+async def test_an_offer_that_was_taken_counts_though_it_is_torn_by_a_later_one(log):
+    """Whoever comes then waits for what the group announces next, rather than go on from what it does not."""
+    await announcements(log).offer(state(1), "pi-a", 5)
+    await log.append([join("pi-a")])
+    await log.append([Message(CHECKPOINTS, b"another's", b"1/0")])
+    await announcements(log).offer(state(2), "pi-b", 6)
+    await log.append([join("pi-b"), part(10)])
+    assert await place_of_newest(log) is None
+    await announcements(log).announce(state(3, offset=8))
+    assert await place_of_newest(log) == (3, 8)
+
+
+async def test_what_a_group_announces_comes_before_the_offer_that_it_began_with(log):
+    await announcements(log).offer(state(4), "pi-a", 5)
+    await log.append([join("pi-a"), part(40)])
+    await announcements(log).announce(state(5, offset=7))
+    assert await place_of_newest(log) == (5, 7)
+
+
+async def test_what_was_announced_before_an_offer_that_was_taken_is_of_another_log(log):
+    await announcements(log).announce(state(5, offset=7))
+    await announcements(log).offer(state(4), "pi-a", 5)
+    await log.append([join("pi-a"), part(40)])
+    assert await place_of_newest(log) == (4, 5)
+
+
+async def test_a_parameter_server_finds_what_members_find(log):
+    await announcements(log).announce(state(1))
+    group = await announcements(log).newest_group(num_parameters=10)
+    assert group == gradient_log.from_json(state(1).exchange)
+
+
+async def test_a_parameter_server_goes_on_from_an_offer_with_the_join_that_makes_it_count(log):
+    await announcements(log).offer(state(1), "pi-a", 5)
+    assert await announcements(log).group_joined_by(["pi-b"], num_parameters=10) is None
+    assert await announcements(log).group_joined_by(["pi-b", "pi-a"], num_parameters=10) == State(next_offset=5)
+    await log.append([join("pi-a")])
+    assert await announcements(log).group_joined_by(["pi-a"], num_parameters=10) is None
 
 
 async def test_older_ones_than_are_wanted_are_not_found(log):

@@ -487,18 +487,6 @@ async def test_while_the_broker_is_away_the_group_waits_and_a_stop_is_quick(log_
     assert min(steps) >= 5
 
 
-async def test_a_group_that_was_away_for_longer_than_its_log_is_kept_goes_on_from_its_announced_checkpoint(log_lines):
-    world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=4))
-    trainers = all_of(world)
-    async with world.running(*trainers):
-        await reach(trainers, 35)
-    world.log.truncate(TopicPartition(TRAIN), len(world.log.records(TRAIN)))
-    trainers = await trained(world)
-    weights(trainers)
-    assert len(world.events("exchange.adopted")) == 2
-    assert {each.state.position.epoch for each in trainers} == {4}
-
-
 async def test_a_stop_before_anything_was_restored_saves_nothing(log_lines):
     world = GroupWorld(ONE)
     async with world.running(world.trainer("pi-a")):

@@ -1,0 +1,151 @@
+"""A group whose log is lost, and where its members go on."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from edged.domain import exchange_records, flat
+from edged.domain.exchange_records import Begin, Part
+from edged.domain.topology import Exchange
+from edged.ports import TopicPartition
+from edged.services.group_train import GroupTrainer
+from tests.services.group_world import CHECKPOINTS, GRADIENTS, GROUP_TRAINING, TRAIN, GroupWorld, is_finished, until
+
+pytestmark = pytest.mark.looptime
+
+TWO, THREE = ("pi-a", "pi-b"), ("pi-a", "pi-b", "pi-c")
+LONG = replace(GROUP_TRAINING, epochs=4)
+SERVED = replace(LONG, exchange=Exchange("parameter_server"))
+
+
+def weights(*trainers: GroupTrainer) -> str:
+    """The digest of the weights that they all have."""
+    digests = {flat.digest(each.state.params) for each in trainers}
+    assert len(digests) == 1
+    return digests.pop()
+
+
+async def trained_to(world: GroupWorld, step: int, *edges: str) -> None:
+    """These are started, and stopped when they are that far."""
+    trainers = [world.trainer(edge) for edge in edges]
+    servers = [world.server()] if world.training.exchange.mode == "parameter_server" else []
+    async with world.running(*trainers, *servers):
+        await until(lambda: all(each.state.position.step >= step for each in trainers))
+
+
+async def finished(world: GroupWorld, *edges: str) -> list[GroupTrainer]:
+    """These are started, and train to the end."""
+    trainers = [world.trainer(edge) for edge in edges]
+    servers = [world.server()] if world.training.exchange.mode == "parameter_server" else []
+    await world.finish(*trainers, servers=servers)
+    return trainers
+
+
+def cut(world: GroupWorld, *topics: str) -> None:
+    """All is deleted, as after a day."""
+    for topic in topics:
+        if records := world.log.records(topic):
+            world.log.truncate(TopicPartition(topic), records[-1].offset + 1)
+
+
+def made_anew(world: GroupWorld, *topics: str) -> None:
+    for topic in topics:
+        if world.log.records(topic):
+            world.log.delete(topic)
+
+
+def newest(world: GroupWorld, *edges: str) -> int:
+    """Steps of the newest checkpoint that one of these has."""
+    return max(max(world.places[edge].store.saved) for edge in edges)
+
+
+def steps_of(world: GroupWorld, event: str, field: str = "generation") -> set[int]:
+    return {line[field] for line in world.events(event)}
+
+
+@pytest.mark.parametrize("lose", [cut, made_anew])
+@pytest.mark.parametrize("training", [LONG, SERVED], ids=["all_reduce", "parameter_server"])
+@pytest.mark.parametrize("step", [5, 35], ids=["before anything was announced", "behind what was announced"])
+async def test_a_group_that_lost_its_log_while_it_was_away_goes_on_from_the_newest_that_its_members_have(
+    log_lines, training, lose, step
+):
+    world = GroupWorld(TWO, training=training)
+    await trained_to(world, step, *TWO)
+    lose(world, TRAIN, GRADIENTS)
+    had = newest(world, *TWO)
+    weights(*await finished(world, *TWO))
+    assert max(steps_of(world, "exchange.offered")) == had
+    assert steps_of(world, "exchange.adopted") == {had}
+    assert len(world.events("exchange.epoch")) == 2 * LONG.epochs
+
+
+@pytest.mark.parametrize("topics", [(TRAIN, GRADIENTS), (TRAIN, GRADIENTS, CHECKPOINTS)])
+@pytest.mark.parametrize("training", [LONG, SERVED], ids=["all_reduce", "parameter_server"])
+async def test_a_group_whose_topics_are_made_anew_while_it_trains_goes_on(log_lines, training, topics):
+    world = GroupWorld(THREE, training=training)
+    trainers = [world.trainer(edge) for edge in THREE]
+    servers = [world.server()] if training is SERVED else []
+    async with world.running(*trainers, *servers) as tasks:
+        await until(lambda: all(each.state.position.step >= 5 for each in trainers))
+        made_anew(world, *topics)
+        await until(lambda: all(is_finished(each) for each in trainers) or any(task.done() for task in tasks))
+    assert all(is_finished(each) for each in trainers)
+    weights(*trainers)
+
+
+async def test_whoever_comes_later_with_something_newer_says_what_is_lost(log_lines):
+    world = GroupWorld(THREE, training=LONG)
+    await trained_to(world, 5, *THREE)
+    await trained_to(world, 20, "pi-c")
+    older, newer = newest(world, *TWO), newest(world, "pi-c")
+    made_anew(world, TRAIN, CHECKPOINTS)
+    has_come = asyncio.Event()
+
+    async def stand_still(part: Part) -> None:
+        if part.step > older:
+            await has_come.wait()
+
+    world.log.before_part = stand_still
+    first, late = [world.trainer(edge) for edge in TWO], world.trainer("pi-c")
+    async with world.running(*first):
+        await until(lambda: all(each.state.position.step > older for each in first))
+        async with world.running(late):
+            await until(lambda: bool(world.events("exchange.set_back")))
+            has_come.set()
+            await until(lambda: all(is_finished(each) for each in (*first, late)))
+    weights(*first, late)
+    [set_back] = world.events("exchange.set_back")
+    assert set_back.items() >= {"step": newer, "adopted_step": older, "steps": newer - older}.items()
+
+
+async def test_of_members_that_come_together_the_newest_state_counts(log_lines):
+    world = GroupWorld(THREE, training=LONG)
+    await trained_to(world, 5, *THREE)
+    await trained_to(world, 12, "pi-c")
+    newer = newest(world, "pi-c")
+    made_anew(world, TRAIN, CHECKPOINTS)
+    weights(*await finished(world, *THREE))
+    assert steps_of(world, "exchange.adopted") == {newer}
+    assert not world.events("exchange.set_back")
+
+
+async def test_a_member_without_a_past_does_not_begin_anew_while_others_are_about_to_go_on(log_lines):
+    world = GroupWorld(THREE, training=LONG)
+    await trained_to(world, 5, *TWO)
+    made_anew(world, TRAIN, CHECKPOINTS)
+    had = newest(world, *TWO)
+    weights(*await finished(world, *THREE))
+    assert min(steps_of(world, "exchange.adopted")) == had
+    said = [exchange_records.decode(record.value) for record in world.log.records(TRAIN)]
+    assert min(record.epoch for record in said if isinstance(record, Begin)) > 0
+
+
+async def test_members_that_have_nothing_begin_where_a_log_of_which_all_was_deleted_goes_on(log_lines):
+    world = GroupWorld(TWO, training=LONG)
+    await trained_to(world, 5, *TWO)
+    cut(world, TRAIN, CHECKPOINTS)
+    for edge in TWO:
+        world.places[edge].store.saved.clear()
+    weights(*await finished(world, *TWO))
+    assert steps_of(world, "exchange.offered") == {0}
