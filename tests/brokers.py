@@ -73,8 +73,11 @@ class Broker:
         self._process = None
 
     def pause(self) -> None:
-        """It accepts connections and answers nothing any more."""
+        """It accepts connections and answers nothing any more, from the moment on that this returns."""
         self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        # The signal may still be on its way; this returns when the last thread has stopped.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
