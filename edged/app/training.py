@@ -190,7 +190,6 @@ class Jobs:
         if number in self._shares:
             settings = EpochSettings(
                 epochs=training.epochs,
-                seed=training.seed,
                 test_fraction=training.test_fraction,
                 test_samples=training.test_samples,
                 prefetch_bytes=self._edge.prefetch,

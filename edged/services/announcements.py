@@ -2,9 +2,8 @@
 
 Covers writing one in pieces, and reading what is there. A checkpoint's pieces have the keys `<slot>/<part>`, its head,
 written last, `head/<slot>` or, if it is offered, `offer/<edge>`; the slots are used in turn, so that one is whole while
-the other is being written. Which of
-them a member can go on from is `announced`'s subject, who announces and when `following`'s, who offers `refounding`'s,
-what a checkpoint holds domain.checkpoint's.
+the other is being written. Which of them a member can go on from is `announced`'s subject, who announces and when
+`following`'s, who offers `refounding`'s, what a checkpoint holds domain.checkpoint's.
 """
 
 import hashlib

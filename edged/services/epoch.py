@@ -34,7 +34,6 @@ class EpochSettings:
     """`prefetch_bytes`: for two windows together, the one in use and the one on its way."""
 
     epochs: int
-    seed: int
     test_fraction: float
     test_samples: int
     prefetch_bytes: int

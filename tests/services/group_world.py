@@ -115,7 +115,7 @@ class GroupWorld:
             self.log, place.health, ArchiveAddress(edge, "toy", REQUESTS, f"site.epochs.{edge}"), Timing()
         )
         share = SharedCache(place.cache).share()
-        settings = EpochSettings(training.epochs, training.seed, training.test_fraction, training.test_samples, 8192)
+        settings = EpochSettings(training.epochs, training.test_fraction, training.test_samples, 8192)
         choice = ChoiceSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
         chooser = GroupChooser(share, choice, edge, dict.fromkeys(self.edges, 4096), training.global_batch)
         batcher = Batcher(STREAM, training.global_batch, NoImages())

@@ -214,9 +214,7 @@ class World:
 
     def epochs(self) -> Epochs:
         training = self.training
-        settings = EpochSettings(
-            training.epochs, training.seed, training.test_fraction, training.test_samples, self.prefetch_bytes
-        )
+        settings = EpochSettings(training.epochs, training.test_fraction, training.test_samples, self.prefetch_bytes)
         chosen = ChoiceSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
         share = SharedCache(self.cache).share() if self.share is None else self.share
         chooser = Chooser(self.store, share, chosen)
