@@ -77,7 +77,7 @@ async def test_a_group_that_lost_its_log_while_it_was_away_goes_on_from_the_newe
     weights(*await finished(world, *TWO))
     assert max(steps_of(world, "exchange.offered")) == had
     assert steps_of(world, "exchange.adopted") == {had}
-    assert len(world.events("exchange.epoch")) == 2 * LONG.epochs
+    assert [line["epoch"] for line in world.events("exchange.epoch")[-2:]] == [LONG.epochs - 1] * 2
 
 
 @pytest.mark.parametrize("topics", [(TRAIN, GRADIENTS), (TRAIN, GRADIENTS, CHECKPOINTS)])
