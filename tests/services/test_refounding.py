@@ -77,21 +77,25 @@ async def test_a_group_that_lost_its_log_while_it_was_away_goes_on_from_the_newe
     weights(*await finished(world, *TWO))
     assert max(steps_of(world, "exchange.offered")) == had
     assert steps_of(world, "exchange.adopted") == {had}
-    assert len(world.events("exchange.epoch")) == 2 * LONG.epochs
+    assert [line["epoch"] for line in world.events("exchange.epoch")[-2:]] == [LONG.epochs - 1] * 2
 
 
 @pytest.mark.parametrize("topics", [(TRAIN, GRADIENTS), (TRAIN, GRADIENTS, CHECKPOINTS)])
 @pytest.mark.parametrize("training", [LONG, SERVED], ids=["all_reduce", "parameter_server"])
 async def test_a_group_whose_topics_are_made_anew_while_it_trains_goes_on(log_lines, training, topics):
     world = GroupWorld(THREE, training=training)
-    trainers = [world.trainer(edge) for edge in THREE]
-    servers = [world.server()] if training is SERVED else []
-    async with world.running(*trainers, *servers) as tasks:
-        await until(lambda: all(each.state.position.step >= 5 for each in trainers))
-        made_anew(world, *topics)
-        await until(lambda: all(is_finished(each) for each in trainers) or any(task.done() for task in tasks))
-    assert all(is_finished(each) for each in trainers)
-    weights(*trainers)
+    lost_at: list[int] = []
+
+    async def lose(part: Part) -> None:
+        if part.step == 6 and not lost_at:
+            lost_at.append(part.step)
+            made_anew(world, *topics)
+
+    world.log.before_part = lose
+    weights(*await finished(world, *THREE))
+    [adopted] = steps_of(world, "exchange.adopted")
+    assert adopted in {6, 7}  # a parameter server may close the step before its members find out
+    assert world.events("exchange.offered")
 
 
 async def test_whoever_comes_later_with_something_newer_says_what_is_lost(log_lines):
