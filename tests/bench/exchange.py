@@ -10,8 +10,9 @@ limited: the edges' shares should leave them a core. All runs train the design's
 that their updates are the same however many edges there are, but for `ddp`, whose order and first weights are its own.
 
 Samples/s are those of all epochs but the first, in which samples come over the link (ddp has them in memory from the
-beginning). Efficiency: to as many times what one edge alone does on the same link and CPU; `whole`: by the clock on the
-wall, which also counts the tests, checkpoints and agreements between epochs. CPU: all edges' milliseconds for a sample,
+beginning). Efficiency: to as many times what one edge alone does on the same link and CPU; `beside`: to what as many
+edges do that train alone at the same time, mode none, for they too share the machine's caches and memory; `whole`: as
+efficiency, but by the clock on the wall, which also counts the tests, checkpoints and agreements between epochs. CPU: all edges' milliseconds for a sample,
 everything counted; other work on the machine disturbs it less than it does the rest. Hits: samples from the edge's own
 cache, the others come over its link. KB: of one edge for one step, by the log, and both ways on its link, where
 everything counts. Accuracies are the bench's own, of checkpoints on all 10,000 test images. Seconds to the goal count
@@ -40,7 +41,7 @@ from tests.bench.exchange_site import ALONE, Conditions, Setting, Site, site
 from tests.bench.network import Network, link_name, network, read_link
 from tests.bench.trainer import machine
 
-MODES = ("all_reduce", "parameter_server", DDP)
+MODES = (ALONE, "all_reduce", "parameter_server", DDP)
 COMPRESSIONS = ("none", "fp16", "int8", "top_k")
 MOST_IMAGES = 60_000
 
@@ -57,7 +58,7 @@ def settings(given: argparse.Namespace) -> Iterator[Setting]:
                 yield Setting(DDP, 1, "none", 1, *link, seed)
             for edges in sorted(given.edges):
                 for mode in given.modes:
-                    if (mode, edges) != (DDP, 1):
+                    if edges > 1 or mode not in {ALONE, DDP}:
                         yield from _of_mode(given, mode, edges, link, seed)
 
 
@@ -65,12 +66,12 @@ def _of_mode(
     given: argparse.Namespace, mode: str, edges: int, link: tuple[float, float], seed: int
 ) -> Iterator[Setting]:
     # A group of one has nobody to save bytes for: it shows what the log itself costs, and what the others should learn.
-    for compression in given.compression if edges > 1 else ["none"]:
+    for compression in given.compression if edges > 1 and mode != ALONE else ["none"]:
         if mode == DDP:
             if compression in exchange_ddp.COMPRESSIONS:
                 yield Setting(mode, edges, compression, 1, *link, seed)
         else:
-            for sync_every in given.sync_every:
+            for sync_every in given.sync_every if mode != ALONE else [1]:
                 yield Setting(mode, edges, compression, sync_every, *link, seed)
 
 
@@ -138,7 +139,7 @@ def samples_per_s(run: Run, seconds: str = "seconds") -> float:
 
 
 HEADS = (
-    "link", "mode", "compression", "H", "edges", "samples/s", "efficiency", "whole", "CPU ms", "hits", "KB/step",
+    "link", "mode", "compression", "H", "edges", "samples/s", "efficiency", "beside", "whole", "CPU ms", "hits", "KB/step",
     "link KB/step", "step ms", "comm", "missed", "accuracy", "s to goal", "weights",
 )  # fmt: skip
 
@@ -157,7 +158,7 @@ def _key(run: Run) -> tuple[Any, ...]:
 
 def _order(run: Run) -> tuple[Any, ...]:
     setting = run["setting"]
-    link, mode = (-setting["link"], setting["delay_ms"]), (ALONE, *MODES).index(setting["mode"])
+    link, mode = (-setting["link"], setting["delay_ms"]), MODES.index(setting["mode"])
     return link, mode, setting["sync_every"], COMPRESSIONS.index(setting["compression"]), setting["edges"]
 
 
@@ -172,15 +173,15 @@ def _row(same: Sequence[Run], runs: Sequence[Run]) -> tuple[str, ...]:
     per_cpu_s = [samples_per_s(run, "cpu_s") for run in same]
     reached = [run["goal_seconds"] for run in same if run["goal_seconds"] is not None]
 
-    def efficient(seconds: str) -> str:
-        found = [each for run in same if (each := efficiency(run, runs, seconds)) is not None]
+    def efficient(seconds: str, beside: int = 1) -> str:
+        found = [each for run in same if (each := efficiency(run, runs, seconds, beside)) is not None]
         return f"{statistics.mean(found):.3f}" if found else ""
 
     return (
         link_name(setting.link, setting.delay_ms), setting.mode, setting.compression, str(setting.sync_every),
         str(setting.edges),
         f"{statistics.mean(map(samples_per_s, same)):.0f}",
-        efficient("seconds"), efficient("wall_s"), f"{1e3 / statistics.mean(per_cpu_s):.2f}",
+        efficient("seconds"), efficient("seconds", beside=setting.edges), efficient("wall_s"), f"{1e3 / statistics.mean(per_cpu_s):.2f}",
         mean("hit_ratio", digits=3),
         mean("bytes_per_step", 1e-3), f"{statistics.mean(link_kb):.1f}" if link_kb else "", mean("step_ms"),
         mean("comm_fraction", digits=3), _missed(same),
@@ -196,13 +197,18 @@ def _missed(same: Sequence[Run]) -> str:
     return f"{statistics.mean(missed):g}"
 
 
-def efficiency(run: Run, runs: Sequence[Run], seconds: str) -> float | None:
-    """Samples/s to those of as many single edges (for ddp: ranks), or None without such a run."""
+def efficiency(run: Run, runs: Sequence[Run], seconds: str, beside: int = 1) -> float | None:
+    """Samples/s of an edge to those of a single edge (for ddp: rank), or None without such a run.
+
+    `beside`: how many single edges trained at the same time.
+    """
     setting = run["setting"]
     mode = DDP if setting["mode"] == DDP else ALONE
-    single = setting | {"mode": mode, "edges": 1, "compression": "none", "sync_every": 1}
+    single = setting | {"mode": mode, "edges": beside, "compression": "none", "sync_every": 1}
     alone = next((each for each in runs if each["setting"] == single), None)
-    return None if alone is None else samples_per_s(run, seconds) / setting["edges"] / samples_per_s(alone, seconds)
+    if alone is None:
+        return None
+    return samples_per_s(run, seconds) / setting["edges"] / (samples_per_s(alone, seconds) / beside)
 
 
 def arguments() -> argparse.Namespace:
@@ -235,7 +241,7 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     quick = given.quick
     given.edges = given.edges or ([1, 2] if quick else [1, 2, 4, 8])
-    given.modes = given.modes or (["all_reduce", DDP] if quick else [*MODES])
+    given.modes = given.modes or ([ALONE, "all_reduce", DDP] if quick else [*MODES])
     given.compression = given.compression or (["none", "int8"] if quick else [*COMPRESSIONS])
     given.links = given.links or ([(94e6, 0.3)] if quick else [(94e6, 0.3), (20e6, 3.0)])
     given.images = given.images or (4_000 if quick else MOST_IMAGES)

@@ -31,7 +31,7 @@ from tests.integration.site import DEFECTS, DESIGNS_MODEL
 from tests.integration.site import FASHION as LABELS
 
 ALONE = "none"
-"""The mode of one edge that exchanges nothing: what the others are compared with."""
+"""The mode of edges that exchange nothing, each with a model of its own: what the others are compared with."""
 
 MOMENTUM = 0.9
 
@@ -265,7 +265,7 @@ class Site:
         defects = [*_defects(members)]
         return {
             "epochs": _epochs(members, {point["epoch"]: point["accuracy"] for point in curve}), "curve": curve,
-            "weights": weights, "same_weights": len(set(weights)) == 1, "defects": defects,
+            "weights": weights, "same_weights": setting.mode == ALONE or len(set(weights)) == 1, "defects": defects,
             **reached(curve, self._conditions.goal),
         }  # fmt: skip
 
@@ -302,7 +302,8 @@ _BAD = DEFECTS | {"exchange.diverged", "exchange.log_lost", "exchange.rejected"}
 
 def _epochs(members: Sequence[Member], accuracies: Mapping[int | None, float]) -> list[dict[str, Any]]:
     """The group's figures of each epoch by its first member's log, with the whole test set's accuracy, the time until
-    the next epoch, and means over the members of what passed their links and of what they had in their caches."""
+    the next epoch, and means over the members of what passed their links and of what they had in their caches. Members
+    that train alone have samples of their own, which count together, in a time that is theirs on average."""
     first = members[0]
     exchanged = {line["epoch"]: line for line in first.child.seen("exchange.epoch")}
     hits = [[line["hit_ratio"] for line in member.child.seen("cache.epoch")] for member in members]
@@ -311,8 +312,13 @@ def _epochs(members: Sequence[Member], accuracies: Mapping[int | None, float]) -
         group = exchanged.get(line["epoch"], {})
         used = between([member.marks[i] for member in members], [member.marks[i + 1] for member in members])
         wall_s, ended_s = unix_s(line) - ended_s, unix_s(line)
+        alone = [] if group else [member.child.seen("train.epoch")[i] for member in members]
+        together = {"samples": sum(each["samples"] for each in alone)} if alone else {}
+        if alone:
+            together["seconds"] = statistics.mean(each["seconds"] for each in alone)
         result.append(
             {key: line[key] for key in _TRAIN_FIGURES}
+            | together
             | {key: group.get(key) for key in _EXCHANGE_FIGURES}
             | used
             | {"hit_ratio": statistics.mean(each[i] for each in hits), "wall_s": wall_s}
