@@ -167,6 +167,10 @@ class MemoryLog:
         self._change = asyncio.Event()
 
 
+_TICK_S = 1e-6
+"""A shorter wait may not move a clock that tests turn: who polls again until then would poll for ever."""
+
+
 class MemoryReader:
     """A `ports.LogReader` of a MemoryLog; made by `MemoryLog.reader`."""
 
@@ -177,7 +181,7 @@ class MemoryReader:
 
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Record]:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(max(timeout_s, _TICK_S) if timeout_s > 0 else 0.0):
                 await self._log._available()
                 while not self._any_waiting():
                     await self._log._change.wait()

@@ -12,11 +12,11 @@ that their updates are the same however many edges there are, but for `ddp`, who
 Samples/s are those of all epochs but the first, in which samples come over the link (ddp has them in memory from the
 beginning). Efficiency: to as many times what one edge alone does on the same link and CPU; `beside`: to what as many
 edges do that train alone at the same time, mode none, for they too share the machine's caches and memory; `whole`: as
-efficiency, but by the clock on the wall, which also counts the tests, checkpoints and agreements between epochs. CPU: all edges' milliseconds for a sample,
-everything counted; other work on the machine disturbs it less than it does the rest. Hits: samples from the edge's own
-cache, the others come over its link. KB: of one edge for one step, by the log, and both ways on its link, where
-everything counts. Accuracies are the bench's own, of checkpoints on all 10,000 test images. Seconds to the goal count
-from the start of training and include the tests.
+efficiency, but by the clock on the wall, which also counts the tests, checkpoints and agreements between epochs. CPU:
+all edges' milliseconds for a sample, everything counted; other work on the machine disturbs it less than it does the
+rest. Hits: samples from the edge's own cache, the others come over its link. KB: of one edge for one step, by the log,
+and both ways on its link, where everything counts. Accuracies are the bench's own, of checkpoints on all 10,000 test
+images. Seconds to the goal count from the start of training and include the tests.
 
 With `--results` each finished run is added to that file, and runs that it holds already are not made again.
 """
@@ -139,8 +139,8 @@ def samples_per_s(run: Run, seconds: str = "seconds") -> float:
 
 
 HEADS = (
-    "link", "mode", "compression", "H", "edges", "samples/s", "efficiency", "beside", "whole", "CPU ms", "hits", "KB/step",
-    "link KB/step", "step ms", "comm", "missed", "accuracy", "s to goal", "weights",
+    "link", "mode", "compression", "H", "edges", "samples/s", "efficiency", "beside", "whole", "CPU ms", "hits",
+    "KB/step", "link KB/step", "step ms", "comm", "missed", "accuracy", "s to goal", "weights",
 )  # fmt: skip
 
 
@@ -181,7 +181,8 @@ def _row(same: Sequence[Run], runs: Sequence[Run]) -> tuple[str, ...]:
         link_name(setting.link, setting.delay_ms), setting.mode, setting.compression, str(setting.sync_every),
         str(setting.edges),
         f"{statistics.mean(map(samples_per_s, same)):.0f}",
-        efficient("seconds"), efficient("seconds", beside=setting.edges), efficient("wall_s"), f"{1e3 / statistics.mean(per_cpu_s):.2f}",
+        efficient("seconds"), efficient("seconds", beside=setting.edges), efficient("wall_s"),
+        f"{1e3 / statistics.mean(per_cpu_s):.2f}",
         mean("hit_ratio", digits=3),
         mean("bytes_per_step", 1e-3), f"{statistics.mean(link_kb):.1f}" if link_kb else "", mean("step_ms"),
         mean("comm_fraction", digits=3), _missed(same),

@@ -206,7 +206,7 @@ class Site:
         except TimeoutError:
             return {"failed": f"not done in {self._conditions.patience_s:.0f} s"}
         try:
-            result = await asyncio.to_thread(self._result, members)
+            result = await asyncio.to_thread(self._result, members, setting.mode)
         except LookupError as error:  # one that missed a whole epoch, or whose checkpoint was gone too soon
             return {"failed": f"the logs do not tell all: {error!r}"}
         for state in folder.glob("edge-*/"):
@@ -258,14 +258,14 @@ class Site:
         )  # fmt: skip
         return path
 
-    def _result(self, members: Sequence[Member]) -> dict[str, Any]:
+    def _result(self, members: Sequence[Member], mode: str) -> dict[str, Any]:
         first = members[0]
         curve = list(first.watch.curve(self._test))
         weights = [weights_hash(member.watch.last()) for member in members]
         defects = [*_defects(members)]
         return {
             "epochs": _epochs(members, {point["epoch"]: point["accuracy"] for point in curve}), "curve": curve,
-            "weights": weights, "same_weights": setting.mode == ALONE or len(set(weights)) == 1, "defects": defects,
+            "weights": weights, "same_weights": mode == ALONE or len(set(weights)) == 1, "defects": defects,
             **reached(curve, self._conditions.goal),
         }  # fmt: skip
 
