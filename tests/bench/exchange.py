@@ -209,7 +209,8 @@ def efficiency(run: Run, runs: Sequence[Run], seconds: str, beside: int = 1) -> 
     alone = next((each for each in runs if each["setting"] == single), None)
     if alone is None:
         return None
-    return samples_per_s(run, seconds) / setting["edges"] / (samples_per_s(alone, seconds) / beside)
+    edges: int = setting["edges"]
+    return samples_per_s(run, seconds) / edges * beside / samples_per_s(alone, seconds)
 
 
 def arguments() -> argparse.Namespace:
