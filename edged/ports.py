@@ -100,8 +100,11 @@ class LogReader(Protocol):
     async def commit(self, positions: Mapping[TopicPartition, int]) -> None:
         """Tell the broker the next offsets wanted, for lag tools and restarts. Needs the reader's group."""
 
+    def position(self, partition: TopicPartition) -> int:
+        """The next offset that a poll will deliver, if there is such a record: behind what nobody can read, too."""
+
     def lag(self) -> int:
-        """Records not yet delivered, by the high watermarks last seen."""
+        """Records not yet delivered, by the high watermarks last seen; before the first answer, none."""
 
 
 class Log(Protocol):

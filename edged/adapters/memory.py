@@ -197,6 +197,9 @@ class MemoryReader:
         await self._log._available()
         self._log.committed_offsets |= {(self._group, partition): offset for partition, offset in positions.items()}
 
+    def position(self, partition: TopicPartition) -> int:
+        return self._positions[partition]
+
     def lag(self) -> int:
         return sum(max(0, self._log._of(each).high - position) for each, position in self._positions.items())
 

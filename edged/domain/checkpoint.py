@@ -26,6 +26,7 @@ _VERSION = "checkpoint/5"
 _LEARNT = "learnt"
 _FALLBACK = "fallback."
 _NO_DIGEST = "0" * 64
+_MOST_SLOWDOWNS = 1000
 _MOST_LANES = 1024
 _MOST_MICRO_BATCH = 65536
 _T = TypeVar("_T")
@@ -200,7 +201,7 @@ def decode(blob: bytes, *, job: str | None = None) -> TrainState:
         )
     try:
         return _state(arrays, metadata)
-    except (FormatError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (FormatError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointCorrupt(f"the checkpoint's content is malformed: {error}") from error
 
 
@@ -231,12 +232,12 @@ def _state(arrays: Mapping[str, tensors.Array], metadata: Mapping[str, str]) -> 
         slots=slots,
         job=metadata["job"],
         division=_division(text["division"]),
-        position=_record(Position, text["position"]),
+        position=_position(text["position"]),
         tally=_record(Tally, text["tally"]),
         ends=text["ends"],
         plan=text["plan"],
         history=tuple(_record(EpochMetrics, metrics) for metrics in text["history"]),
-        slowdowns=int(text["slowdowns"]),
+        slowdowns=_slowdowns(text["slowdowns"]),
         learnt=tensors.require(arrays, _LEARNT, "uint8").tobytes() if _LEARNT in arrays else b"",
         exchange=str(text["exchange"]),
         fallback=fallback,
@@ -258,6 +259,19 @@ def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in params.items()}
 
 
+def _position(values: dict[str, Any]) -> Position:
+    position = _record(Position, values)
+    if min(position.epoch, position.sample, position.step) < 0:
+        raise FormatError(f"no training is at {position}")
+    return position
+
+
+def _slowdowns(value: Any) -> int:
+    if not (type(value) is int and 0 <= value <= _MOST_SLOWDOWNS):
+        raise FormatError(f"a learning rate is halved up to {_MOST_SLOWDOWNS} times")
+    return value
+
+
 def _division(values: dict[str, Any]) -> Division:
     division = _record(Division, values)
     if not (0 < division.lanes <= _MOST_LANES and 0 < division.micro_batch <= _MOST_MICRO_BATCH):
@@ -273,6 +287,10 @@ def _of(arrays: Mapping[str, tensors.Array], prefix: str) -> Iterator[tuple[str,
 
 
 def _record(kind: type[_T], values: dict[str, Any]) -> _T:
-    if values.keys() != {each.name for each in fields(kind)}:  # type: ignore[arg-type]
+    kinds: dict[str, Any] = {each.name: each.type for each in fields(kind)}  # type: ignore[arg-type]
+    if values.keys() != kinds.keys():
         raise FormatError(f"fields of {kind.__name__} are missing or unknown")
+    for name, value in values.items():
+        if not isinstance(value, kinds[name] | int):
+            raise FormatError(f"{name!r} of {kind.__name__} is no number")
     return kind(**values)

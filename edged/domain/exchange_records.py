@@ -30,6 +30,9 @@ MOST_PARTS = 4096
 MOST_COUNT = 1 << 24
 """Samples in a gradient; float32 holds every whole number up to here exactly."""
 
+MOST_LOSS = 1e30
+"""A larger sum of losses is of weights that are of no use, though it is finite."""
+
 _VERSION = "exchange/1"
 _NAME = re.compile(NAME_PATTERN)
 _HEX = re.compile("[0-9a-f]+")
@@ -37,7 +40,6 @@ _MOST_SOURCES = 2048
 """Few enough for a state, which has its Begin, to fit into an Update whatever the names are."""
 
 _MOST_STATE_CHARACTERS = 256 * 1024
-_MOST_LOSS = 1e30
 _MOST_SAMPLES_PER_S = 1e9
 _SHARES_TOLERANCE = 1e-6
 
@@ -314,7 +316,7 @@ def _check_size(name: str, value: Any, below: int, *, least: int = 0) -> None:
 
 
 def _check_result(loss: Any, num_correct: Any, num_samples: int) -> None:
-    if not (isinstance(loss, float) and abs(loss) <= _MOST_LOSS):  # not so for NaN
+    if not (isinstance(loss, float) and abs(loss) <= MOST_LOSS):  # not so for NaN
         raise FormatError("'loss' is not a finite number")
     _check_size("num_correct", num_correct, num_samples + 1)
     if not num_samples and loss:

@@ -1,8 +1,9 @@
 """How members that have lost their group's log agree on the state that all go on from: one that a member offers.
 
 An offer is an announced checkpoint that names its founder and a place in the log (see `services.announcements`). It
-counts once its founder has joined behind that place, before anything of an epoch is there; of several, the one whose
-founder joined first. So all who read the log come to the same one, whenever they look, and later offers change nothing.
+counts once its founder has joined with it behind that place, before anything of an epoch is there; of several, the one
+whose founder joined first. So all who read the log come to the same one, whenever they look, and later offers change
+nothing.
 Covers this rule, and when a member offers and when it joins. Reads no log and knows no clock.
 """
 
@@ -29,6 +30,11 @@ class Offer:
     place: int
     step: int
 
+    @property
+    def join(self) -> tuple[str, int]:
+        """Edge and steps of the Join that takes it."""
+        return self.founder, self.step
+
 
 class Opening:
     """What a log holds from an offset on, up to the first record of an epoch.
@@ -39,8 +45,8 @@ class Opening:
 
     def __init__(self, at: int) -> None:
         self._is_made_here = at == 0
-        self.joins: dict[str, int] = {}
-        """Offset of each edge's first Join."""
+        self.joins: dict[tuple[str, int], int] = {}
+        """Offset of each edge's first Join with so many steps."""
         self.is_over = False
         """Whether something of an epoch was there: nothing later changes anything."""
 
@@ -49,23 +55,23 @@ class Opening:
         if self.is_over:
             return
         if isinstance(record, Join):
-            self.joins.setdefault(record.edge, offset)
+            self.joins.setdefault((record.edge, record.step), offset)
         elif isinstance(record, Begin | Part | Update) and (self.joins or not self._is_made_here):
             self.is_over = True
 
 
-def taken(offers: Mapping[Offer, Opening], joining: Sequence[str] = ()) -> Offer | None:
+def taken(offers: Mapping[Offer, Opening], joining: Sequence[Join] = ()) -> Offer | None:
     """The offer that all go on from; None while there is none. By each: the log from its place on.
 
-    `joining`: edges that will join next, in this order, as far as the log is known.
+    `joining`: what comes next, in this order, as far as the log is known. A founder that joins with other steps than
+    it offered has not what it offered any more.
     """
-    joined = {
-        offer: opening.joins[offer.founder] for offer, opening in offers.items() if offer.founder in opening.joins
-    }
+    joined = {offer: opening.joins[offer.join] for offer, opening in offers.items() if offer.join in opening.joins}
     if joined:
         return min(joined, key=joined.__getitem__)
-    open_offers = {offer.founder: offer for offer, opening in offers.items() if not opening.is_over}
-    return next((open_offers[edge] for edge in joining if edge in open_offers), None)
+    open_offers = {offer.join: offer for offer, opening in offers.items() if not opening.is_over}
+    joins = ((join.edge, join.step) for join in joining)
+    return next((open_offers[join] for join in joins if join in open_offers), None)
 
 
 class Candidacy:

@@ -608,8 +608,8 @@ def from_json(text: str) -> State:
         exchange_records.check_name(edge)
     for weights in state.told.values():
         exchange_records.check_digest(weights)
-    if not state.told.keys() <= state.members.keys():
-        raise FormatError("the state has weights of somebody who never joined")
+    if not state.told.keys() | (state.begin.members.keys() if state.begin else set()) <= state.members.keys():
+        raise FormatError("the state has weights or a share of somebody who never joined")
     if values.keys() != _IN_JSON or not all(
         type(values[name]) is int and 0 <= values[name] < 1 << 62 for name in _SIZES
     ):

@@ -14,6 +14,7 @@ from typing import Any
 from edged.aio import run_in_worker
 from edged.domain import checkpoint, exchange_records, founding, gradient_log
 from edged.domain.checkpoint import TrainState
+from edged.domain.exchange_records import Join
 from edged.domain.founding import Offer, Opening
 from edged.domain.gradient_log import State
 from edged.errors import CheckpointCorrupt, FormatError, TopologyMismatch
@@ -88,25 +89,26 @@ class Announced:
         self._reader = reader
         self._topics = topics
         self._reads = TopicPartition(topics.log)
+        self._checkpoints = TopicPartition(topics.checkpoints)
         self._like = like
         num_slots = _MOST_SLOTS if like is None else len(like.slots)
         self._slots = _Slots(2 * 4 * num_parameters * (1 + num_slots) + _SPARE_BYTES, topics.edges)  # with the fallback
 
-    async def read_to(self, at: int, high: int) -> None:
-        """Read the records from offset `at` on and before `high`."""
-        while at < high:
+    async def read_to(self, high: int) -> None:
+        """Read the records before the offset `high`, however long they take: by some alone one decides wrongly."""
+        while self._reader.position(self._checkpoints) < high:
             records = await self._reader.poll(max_records=1, timeout_s=_POLL_S)
             for record in records:
                 self._slots.take(record)
-                at = record.offset + 1
-            if not records and not self._reader.lag():
-                return  # what compaction removed at the very end leaves no record to come
+            if not records:
+                high = min(high, (await self._log.watermarks([self._checkpoints]))[self._checkpoints].high)
 
     async def read_on(self) -> None:
-        """Read what comes, until nothing does."""
+        """Read what comes, until nothing does, or for now nothing behind a checkpoint's last piece."""
         while records := await self._reader.poll(max_records=1, timeout_s=_QUIET_S):
-            for record in records:
-                self._slots.take(record)
+            is_head = [self._slots.take(record) for record in records]
+            if is_head[-1] and not self._reader.lag():
+                return  # a group whose epochs are short would never be quiet
 
     async def best(self, at_least: int = 0) -> TrainState | None:
         """The newest from which the log can be folded on, with at least so many steps; None when there is none now.
@@ -125,12 +127,12 @@ class Announced:
                 return None  # what is older is of another log
         return None
 
-    async def joined_by(self, edges: Sequence[str]) -> TrainState | None:
-        """The offer that will be taken when these join next; None when there is none, or one was taken before."""
+    async def joined_by(self, joining: Sequence[Join]) -> TrainState | None:
+        """The offer that will be taken when these come next; None when there is none, or one was taken before."""
         openings = await self._openings(*await self._bounds())
         if founding.taken(openings) is not None:
             return None
-        taken = founding.taken(openings, edges)
+        taken = founding.taken(openings, joining)
         for head, blob in self._slots.newest_first():
             if taken is not None and head.offer == taken and blob is not None:
                 return await self._decoded(blob)
@@ -168,18 +170,17 @@ class Announced:
 
     async def _openings(self, low: int, high: int) -> dict[Offer, Opening]:
         """Of all offers, torn ones too, whose place is in the log."""
-        offers = [head.offer for head, _ in self._slots.newest_first() if head.offer is not None]
+        offers = [head.offer for head in self._slots.heads() if head.offer is not None]
         return {offer: await self._opening(offer.place, high) for offer in offers if low <= offer.place <= high}
 
     async def _opening(self, at: int, high: int) -> Opening:
         opening = Opening(at)
         async with self._log.reader({self._reads: at}) as reader:
-            while at < high and not opening.is_over:
+            while reader.position(self._reads) < high and not opening.is_over:
                 records = await reader.poll(max_records=_RECORDS_A_POLL, timeout_s=_POLL_S)
-                if not records and not reader.lag():
-                    break
+                if not records:
+                    high = min(high, (await self._bounds())[1])
                 for record in records:
-                    at = record.offset + 1
                     try:
                         opening.take(exchange_records.decode(record.value), record.offset)
                     except FormatError:
@@ -209,9 +210,7 @@ def _is_alike(state: TrainState, like: TrainState) -> bool:
 
 def _check_edges(place: State, edges: frozenset[str]) -> None:
     """Raises FormatError for a state that could not come of a log in which only these are members."""
-    begun = place.begin.members.keys() if place.begin else set()
-    members = place.members.keys() | place.tested.keys() | place.told.keys() | begun
-    if strangers := members - edges:
+    if strangers := place.members.keys() - edges:
         raise FormatError(f"names {', '.join(sorted(strangers))}, no edge of the topology")
 
 
@@ -228,24 +227,42 @@ class _Slots:
         self._numbers = {str(part) for part in range(self._most_parts)}
         self._chunks: dict[tuple[int, int], bytes] = {}
         self._heads: dict[str, Head] = {}  # in the order in which they were written
+        self._digests: dict[tuple[int, int], str] = {}
 
-    def take(self, record: Record) -> None:
+    def take(self, record: Record) -> bool:
+        """The next record; whether it is a head."""
         key = (record.key or b"").decode(errors="replace")
         kind, _, name = key.partition("/")
         if kind in _SLOT_NAMES and name in self._numbers and len(record.value) <= CHUNK_BYTES:
             self._chunks[int(kind), int(name)] = record.value
+            self._digests.clear()
         elif (kind == "head" and name in _SLOT_NAMES) or (kind == "offer" and name in self._edges):
             head = _head(record.value, founder=name if kind == "offer" else "")
             if head is not None and head.key == record.key:
                 self._heads.pop(key, None)
                 self._heads[key] = head
+                return True
+        return False
 
     def newest_first(self) -> Iterator[tuple[Head, bytes | None]]:
         """Each head and its blob, the last written first; None for a blob that is not whole."""
-        for head in reversed(self._heads.values()):
-            chunks = [self._chunks.get((head.slot, part)) for part in range(min(head.parts, self._most_parts))]
-            blob = b"".join(chunk for chunk in chunks if chunk is not None)
-            yield head, blob if hashlib.sha256(blob).hexdigest() == head.sha256 else None
+        for head in self.heads():
+            yield head, self._blob(head)
+
+    def heads(self) -> list[Head]:
+        """All, the last written first."""
+        return list(reversed(self._heads.values()))
+
+    def _blob(self, head: Head) -> bytes | None:
+        """Many heads may be of the same pieces: offers stay, and of a large model each digest takes a while."""
+        parts = min(head.parts, self._most_parts)
+        chunks = [self._chunks.get((head.slot, part), b"") for part in range(parts)]
+        if (head.slot, parts) not in self._digests:
+            sha = hashlib.sha256()
+            for chunk in chunks:
+                sha.update(chunk)
+            self._digests[head.slot, parts] = sha.hexdigest()
+        return b"".join(chunks) if self._digests[head.slot, parts] == head.sha256 else None
 
 
 def _head(value: bytes, founder: str) -> Head | None:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from edged.aio import run_in_worker
 from edged.domain import checkpoint, flat, gradient_log
 from edged.domain.checkpoint import TrainState
+from edged.domain.exchange_records import Join
 from edged.domain.founding import Offer
 from edged.domain.gradient_log import State
 from edged.log import logger
@@ -65,32 +66,30 @@ class Announcements:
         async with self._all(None, num_parameters) as announced:
             return _group(await announced.best())
 
-    async def group_joined_by(self, edges: Sequence[str], num_parameters: int) -> State | None:
+    async def group_joined_by(self, joining: Sequence[Join], num_parameters: int) -> State | None:
         """What `Announced.joined_by` says, for who holds no weights."""
         async with self._all(None, num_parameters) as announced:
-            return _group(await announced.joined_by(edges))
+            return _group(await announced.joined_by(joining))
 
     async def wait(self, like: TrainState, at_least: int) -> TrainState:
         """As `newest`, but waits until there is one."""
         async with self.follow(like) as announced:
-            while True:
+            while (found := await announced.best(at_least)) is None:
                 await announced.read_on()
-                if (found := await announced.best(at_least)) is not None:
-                    return found
+            return found
 
     @asynccontextmanager
     async def follow(self, like: TrainState) -> AsyncIterator[Announced]:
-        """What is there and what comes, for `read_on`."""
-        low, _ = (await self._log.watermarks([self._partition]))[self._partition]
-        async with self._log.reader({self._partition: low}) as reader:
-            yield Announced(self._log, reader, self._topics, like, flat.size(like.params))
+        """What is there, and for `read_on` what comes."""
+        async with self._all(like, flat.size(like.params)) as announced:
+            yield announced
 
     @asynccontextmanager
     async def _all(self, like: TrainState | None, num_parameters: int) -> AsyncIterator[Announced]:
         low, high = (await self._log.watermarks([self._partition]))[self._partition]
         async with self._log.reader({self._partition: low}) as reader:
             announced = Announced(self._log, reader, self._topics, like, num_parameters)
-            await announced.read_to(low, high)
+            await announced.read_to(high)
             yield announced
 
     async def _write(self, state: TrainState, offer: Offer | None) -> tuple[int, int]:

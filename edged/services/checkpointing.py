@@ -53,13 +53,13 @@ class Checkpointing:
         self._sample_shape = sample_shape
         self._every_s = every_s
         self._due_at = 0.0
-        self._saved: Position | None = None
+        self._saved: tuple[Position, str] | None = None
 
     async def restore(self) -> TrainState | None:
         """The newest valid checkpoint; None when there is none. Raises TopologyMismatch when it is another job's."""
         self._postpone()
         state = await run_in_worker(self._restore)
-        self._saved = None if state is None else state.position
+        self._saved = None if state is None else _place(state)
         return state
 
     def is_due(self) -> bool:
@@ -69,11 +69,14 @@ class Checkpointing:
     async def save(self, state: TrainState) -> None:
         """Make `state` durable, unless it is already. The caller keeps it still meanwhile."""
         self._postpone()
-        if state.position != self._saved:
+        if _place(state) != self._saved:
             await self._attempt(self._save, state)
 
     async def deploy(self, state: TrainState, calibration: Samples | None = None) -> None:
-        """Give the companion the model of `state`, unless it has it; with `calibration` an int8 one."""
+        """Give the companion the model of `state`, unless it has it; with `calibration` an int8 one.
+
+        A model of a higher generation is from a past that was given up.
+        """
         await self._attempt(partial(self._deploy, calibration=calibration), state)
 
     def _postpone(self) -> None:
@@ -105,11 +108,12 @@ class Checkpointing:
         begin = perf_counter()
         blob = checkpoint.encode(state)
         self._store.save(blob, state.generation)
-        self._saved = state.position
+        self._saved = _place(state)
         logger().info("checkpoint.saved", generation=state.generation, bytes=len(blob), ms=_ms_since(begin))
 
     def _deploy(self, state: TrainState, calibration: Samples | None) -> None:
-        if self._store.newest_model(newer_than=state.generation - 1) is not None:
+        newest = self._store.newest_model(newer_than=state.generation - 1)
+        if newest is not None and newest.generation == state.generation:
             return
         begin = perf_counter()
         content = self._export(state.params, calibration)
@@ -122,6 +126,11 @@ class Checkpointing:
             bytes=len(content),
             ms=_ms_since(begin),
         )
+
+
+def _place(state: TrainState) -> tuple[Position, str]:
+    """What tells it from others of the job: of a log that was founded anew, the same steps have another place."""
+    return state.position, state.exchange
 
 
 def _ms_since(begin: float) -> float:

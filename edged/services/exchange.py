@@ -156,6 +156,12 @@ class Exchange:
         return (await self._log.watermarks([self._reads]))[self._reads].high
 
     @property
+    def position(self) -> int:
+        """The offset of the next record to take, if there is one."""
+        assert self._reader is not None, "open() first"
+        return self._reader.position
+
+    @property
     def lag(self) -> int:
         """Records that are known to be there and were not taken yet."""
         assert self._reader is not None, "open() first"

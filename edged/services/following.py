@@ -90,7 +90,7 @@ class Following:
         end = await self.exchange.end_offset()
         self.exchange.catches_up = True
         with self._activity.waiting():
-            while self.exchange.state.next_offset < end:
+            while self.exchange.position < end:  # where the last ones cannot be read, the fold's place stays in front
                 await self.poll(POLL_S)
         self.exchange.catches_up = False
         if state.position.step > step:
@@ -134,24 +134,22 @@ class Following:
         await self._checkpointing.save(self._member.state)
 
     async def adopt(self, at_least: int) -> None:
-        """Go on from a checkpoint of another member, made at step `at_least` or later; waits until there is one.
-
-        It is made durable and deployed at once, for it may be the last epoch's.
-        """
+        """Go on from a checkpoint of another member, made at step `at_least` or later; waits until there is one."""
         with self._activity.waiting():
             found = await self._announcements.wait(like=self._member.state, at_least=at_least)
-        self.take_over(found)
-        await self.save()
-        await self._checkpointing.deploy(found)
+        await self.take_over(found)
 
     async def refound(self) -> None:
         """Go on from another member's checkpoint, or have all go on from the newest that is left."""
         with self._activity.waiting():
             found = await refound(self._announcements, self._address, self._member.state, self._join_with)
-        self.take_over(found)
+        await self.take_over(found)
 
-    def take_over(self, found: TrainState) -> None:
-        """Go on from another member's state, as it names its place."""
+    async def take_over(self, found: TrainState) -> None:
+        """Go on from another member's state, as it names its place.
+
+        It is made durable and, if an epoch has ended, deployed at once, for it may be the last epoch's.
+        """
         own, adopted = self._member.state.position, found.position
         offset = gradient_log.from_json(found.exchange).next_offset
         logger().info("exchange.adopted", generation=found.generation, epoch=adopted.epoch, offset=offset)
@@ -160,6 +158,9 @@ class Following:
             logger().warning("exchange.set_back", step=own.step, adopted_step=adopted.step, steps=steps)
         self._member.take_over(found)
         self.exchange.traffic = Traffic()
+        await self.save()
+        if adopted.epoch:
+            await self._checkpointing.deploy(found)
 
     async def announced(self) -> TrainState | None:
         """The group's newest checkpoint to go on from now, if there is one."""

@@ -26,6 +26,11 @@ class Gapless:
         self._looks = 0
 
     @property
+    def position(self) -> int:
+        """The next offset that a poll will deliver, if there is such a record: behind what nobody can read, too."""
+        return self._reader.position(self._partition)
+
+    @property
     def lag(self) -> int:
         """Records that are known to be there and were not read yet."""
         return self._reader.lag()

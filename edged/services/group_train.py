@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from edged.aio import run_in_worker
 from edged.domain import compress, flat, gradient_log
 from edged.domain.checkpoint import TrainState
-from edged.domain.exchange_records import Begin
+from edged.domain.exchange_records import MOST_LOSS, Begin
 from edged.domain.gradient_log import Fold, Rules
 from edged.domain.group_plan import GroupPlan
 from edged.domain.learning import DivergedError, Learner
@@ -27,7 +27,7 @@ from edged.services.announcements import Announcements
 from edged.services.beginning import begin_state
 from edged.services.checkpointing import Checkpointing
 from edged.services.epoch import Epochs
-from edged.services.evaluation import NOTHING, evaluate
+from edged.services.evaluation import NOTHING, Evaluation, evaluate
 from edged.services.exchange import GroupAddress
 from edged.services.following import POLL_S, Following
 from edged.services.group_choice import GroupChooser
@@ -50,6 +50,13 @@ class _SupersededError(EdgedError):
     def __init__(self, found: TrainState) -> None:
         super().__init__("the group goes on from an announced state")
         self.found = found
+
+
+class _UndecidedError(EdgedError):
+    """This member has begun where others, who have lost their log, are about to agree on where all go on."""
+
+    def __init__(self) -> None:
+        super().__init__("where the group goes on is not decided yet")
 
 
 class GroupTrainer:
@@ -110,9 +117,11 @@ class GroupTrainer:
         """
         if self.training.name:
             bind(job=self.training.name)
-        self._member.state, _ = await begin_state(
+        self._member.state, is_restored = await begin_state(
             self._checkpointing, self._learner, job=self._job, source=self.training.source
         )
+        if is_restored and self.state.position.epoch and not self.state.position.sample:
+            await self._checkpointing.deploy(self.state)  # a crash may have come between saving and deploying
         self._stopwatch.start()
         try:
             async with self._epochs.open():
@@ -145,7 +154,7 @@ class GroupTrainer:
 
     async def _train(self) -> None:
         if not self.state.exchange and (found := await self._following.announced()) is not None:
-            self._following.take_over(found)  # without a past, a member begins where the group is
+            await self._following.take_over(found)  # without a past, a member begins where the group is
         while not self._is_over:
             try:
                 async with self._following.open():
@@ -168,8 +177,11 @@ class GroupTrainer:
             except OutOfStepError as error:
                 with self._degraded(str(error)):
                     await self._following.adopt(at_least=error.step)
+            except _UndecidedError as error:
+                with self._degraded(str(error)):
+                    await self._following.refound()
             except _SupersededError as error:
-                self._following.take_over(error.found)
+                await self._following.take_over(error.found)
         logger().info("train.finished", epochs=self.training.epochs, step=self.state.position.step)
 
     @property
@@ -266,12 +278,13 @@ class GroupTrainer:
         else:
             await self._draw(begin)
         begun_at = _now()
-        tested = NOTHING
-        try:
+        tested: Evaluation | None = None
+        with contextlib.suppress(DivergedError):
             tested = await evaluate(
                 self._learner, self.state, self.training, self._epochs.held_out(), self._activity.count
             )
-        except DivergedError:
+        if tested is None or abs(tested.loss) > MOST_LOSS:
+            tested = NOTHING
             logger().error("exchange.withheld", epoch=begin.epoch, step=self.state.position.step, reason="test")
         self._member.tested, self._test_s = tested, _now() - begun_at
         with self._activity.waiting():
@@ -296,14 +309,18 @@ class GroupTrainer:
         return True
 
     async def _propose(self, epoch: int) -> bool:
-        """Propose the epoch, or let go by what may make it needless; False when the archive is not known yet."""
+        """Propose the epoch; False when the archive is not known yet, or for who cannot be in it.
+
+        Raises _UndecidedError if all may go on from an offered state, rather than begin at its beginning. Whoever
+        offered it may be dead: who waits for it without a state of its own sees to it, too.
+        """
         snapshot = await self._epochs.survey()
         if snapshot is None:
             return False
         if epoch == 0:
             await self._check_first()
             if await self._following.is_another_offered():
-                return True
+                raise _UndecidedError
         return await propose(self._exchange, snapshot, self.training, epoch, self.state.params)
 
     async def _check_first(self) -> None:

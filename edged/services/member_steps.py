@@ -64,7 +64,7 @@ class MemberSteps:
     async def _contribute(self, plan: GroupPlan, step: int) -> bool:
         """Make and send the member's part of the step; False when the step was closed before."""
         now, exchange = asyncio.get_running_loop().time, self._exchange
-        begun_at = now()
+        begun_at, setbacks = now(), exchange.state.setbacks
         made: Contributed | None = Contributed(step, b"", 0, 0.0, 0, is_diverged=True)
         try:
             made = await self._compute(plan, step)
@@ -82,7 +82,8 @@ class MemberSteps:
         await self._following.drain()
         if exchange.state.step != step:
             late = made
-            await run_in_worker(lambda: self._rounds.settle(late, is_counted=False))
+            if exchange.state.setbacks == setbacks:  # otherwise it belongs to weights that the group went back from
+                await run_in_worker(lambda: self._rounds.settle(late, is_counted=False))
             made = Contributed(step, b"", 0, 0.0, 0)  # which is late, too, but tells how fast this member is
         self._member.made = made
         sent_at = now()

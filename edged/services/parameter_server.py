@@ -104,8 +104,8 @@ class ParameterServer:
 
     async def _go_over(self, records: Sequence[Record]) -> None:
         """Where one of these is the Join by which all go on from an offered state, do so, too."""
-        edges = [join.edge for record in records if (join := _join(record)) is not None]
-        if edges and (found := await self._announcements.group_joined_by(edges, self._rules.num_parameters)):
+        joins = [join for record in records if (join := _join(record)) is not None]
+        if joins and (found := await self._announcements.group_joined_by(joins, self._rules.num_parameters)):
             _say_adopted(found)
             self._state = replace(found, next_offset=self._state.next_offset)
 
@@ -130,11 +130,10 @@ class ParameterServer:
         parts: dict[int, set[int]] = {}
         found: tuple[State, int] | None = None
         async with self._log.reader({self._train: at}) as reader:
-            while at < high:
+            while reader.position(self._train) < high:
                 for record in await reader.poll(max_records=RECORDS_A_POLL, timeout_s=_POLL_S):
-                    at = record.offset + 1
-                    update = _update(record)
-                    if update is None:
+                    update = _decoded(record)
+                    if not isinstance(update, Update):
                         continue
                     seen = parts.setdefault(update.step, set())
                     seen.add(update.part)
@@ -218,18 +217,12 @@ def _say_adopted(group: State) -> None:
 
 
 def _join(record: Record) -> Join | None:
-    if len(record.value) > _SMALL_BYTES:
-        return None
-    try:
-        decoded = exchange_records.decode(record.value)
-    except FormatError:
-        return None
+    decoded = _decoded(record) if len(record.value) <= _SMALL_BYTES else None
     return decoded if isinstance(decoded, Join) else None
 
 
-def _update(record: Record) -> Update | None:
+def _decoded(record: Record) -> exchange_records.Record | None:
     try:
-        decoded = exchange_records.decode(record.value)
+        return exchange_records.decode(record.value)
     except FormatError:
         return None
-    return decoded if isinstance(decoded, Update) else None

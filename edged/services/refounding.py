@@ -31,21 +31,24 @@ async def refound(
     loop = asyncio.get_running_loop()
     turn_s = _TURN_S * address.edges.index(address.edge)
     candidacy = Candidacy(address.edge, since=loop.time(), offer_s=OFFER_S, join_s=JOIN_S, turn_s=turn_s)
+    offered = own
     async with announcements.follow(own) as announced:
         while True:
             await announced.read_on()
             if (found := await announced.best()) is not None:
                 return found
-            newest = await announced.newer(own)
-            taken = await announced.taken()
-            if taken is not None and (taken.founder, taken.step) == (address.edge, newest.position.step):
-                await announcements.offer(newest, address.edge, taken.place)  # somebody wrote over it too late
-                continue
+            newest, taken = await announced.newer(own), await announced.taken()
+            if taken is not None and taken.founder == address.edge:  # somebody wrote over it too late
+                again = [state for state in (offered, newest) if state.position.step == taken.step]
+                if again:
+                    await announcements.offer(again[0], address.edge, taken.place)
+                    continue
             match candidacy.decide(newest.position.step, await announced.offers(), loop.time()):
                 case "offer" if (place := await announced.place_to_found()) is not None:
                     await announcements.offer(newest, address.edge, place)
+                    offered = newest
                     candidacy.offered(loop.time())
                 case "join":
-                    await join(newest)
+                    await join(offered)
                 case _:
                     pass

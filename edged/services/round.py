@@ -10,6 +10,7 @@ import numpy as np
 
 from edged.domain import compress, flat
 from edged.domain.checkpoint import Params, Tally, TrainState
+from edged.domain.exchange_records import MOST_LOSS
 from edged.domain.gradient_log import MOST_NORM
 from edged.domain.learning import OUTER, DivergedError, Learner
 from edged.domain.nn.model import Map
@@ -109,7 +110,7 @@ class Rounds:
         self._is_late = False
 
     def _compressed(self, step: int, vector: flat.Vector, count: int, loss: float, num_correct: int) -> Contributed:
-        if not _is_usable(vector):
+        if not (_is_usable(vector) and abs(loss) <= MOST_LOSS):
             raise DivergedError
         exchange = self._training.exchange
         blob = self._residual.compress(vector, count, exchange.compression, top_k=exchange.top_k)

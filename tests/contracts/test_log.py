@@ -220,6 +220,19 @@ async def test_lag_counts_what_is_not_delivered_yet(log: Log, topic: str):
 
 
 @every_log
+async def test_a_readers_position_is_behind_what_it_delivered_and_where_it_was_sent(log: Log, topic: str):
+    partition = TopicPartition(topic)
+    await log.append(numbered(topic, 10))
+
+    async with log.reader({partition: 2}) as reader:
+        assert reader.position(partition) == 2
+        await read(reader, 4, max_records=4)
+        assert reader.position(partition) == 6
+        reader.seek(partition, 5)
+        assert reader.position(partition) == 5
+
+
+@every_log
 async def test_commits_are_kept_for_the_group(log: Log, topic: str):
     partition = TopicPartition(topic)
     await log.append(numbered(topic, 5))

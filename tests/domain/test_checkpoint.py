@@ -1,7 +1,7 @@
 """The training state as a blob."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -163,6 +163,27 @@ def test_a_whole_blob_with_foreign_content_is_corrupt():
 def test_a_whole_blob_of_endless_json_is_corrupt(monkeypatch):
     dumps = json.dumps
     monkeypatch.setattr("json.dumps", lambda value, **_: "[" * 100_000 if "plan" in value else dumps(value))
+    blob = checkpoint.encode(make_state())
+    monkeypatch.undo()
+    with pytest.raises(CheckpointCorrupt):
+        checkpoint.decode(blob, job=JOB)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("position", 5), ("position", {**asdict(Position()), "step": "7"}), ("position", asdict(Position(step=-1))),
+        ("tally", []), ("tally", {**asdict(Tally()), "loss": None}), ("history", [7]), ("division", None),
+        ("slowdowns", np.inf), ("slowdowns", -1), ("slowdowns", 10**6),
+    ],
+)  # fmt: skip
+def test_a_whole_blob_with_values_of_another_kind_is_corrupt(monkeypatch, key, value):
+    dumps = json.dumps
+
+    def forged(values, **options) -> str:
+        return dumps({**values, key: value} if "plan" in values else values, **options)
+
+    monkeypatch.setattr("json.dumps", forged)
     blob = checkpoint.encode(make_state())
     monkeypatch.undo()
     with pytest.raises(CheckpointCorrupt):

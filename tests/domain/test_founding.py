@@ -12,8 +12,9 @@ A, B = Offer("pi-a", 0, 10), Offer("pi-b", 0, 12)
 JOB = "0" * 64
 
 
-def join(edge: str) -> Join:
-    return Join(edge, JOB, 0, "0" * 64)
+def join(edge: str, step: int | None = None) -> Join:
+    """Without a step, as who offered A or B founds."""
+    return Join(edge, JOB, {"pi-a": 10, "pi-b": 12}.get(edge, 0) if step is None else step, "0" * 64)
 
 
 def part(edge: str) -> Part:
@@ -55,10 +56,16 @@ def test_of_several_that_is_taken_whose_founder_joins_first():
 
 def test_a_join_that_is_on_its_way_takes_an_offer_as_one_that_is_there():
     both = {A: opening(), B: opening()}
-    assert taken(both, ["pi-c"]) is None
-    assert taken(both, ["pi-c", "pi-b", "pi-a"]) == B
-    assert taken({A: opening(join("pi-a")), B: opening(join("pi-a"))}, ["pi-b"]) == A
-    assert taken({A: opening(join("pi-c"), begin())}, ["pi-a"]) is None
+    assert taken(both, [join("pi-c")]) is None
+    assert taken(both, [join("pi-c"), join("pi-b"), join("pi-a")]) == B
+    assert taken({A: opening(join("pi-a")), B: opening(join("pi-a"))}, [join("pi-b")]) == A
+    assert taken({A: opening(join("pi-c"), begin())}, [join("pi-a")]) is None
+
+
+def test_a_founder_that_comes_without_what_it_offered_takes_nothing():
+    assert taken({A: opening(join("pi-a", 0)), B: opening(join("pi-a", 0), join("pi-b"))}) == B
+    assert taken({A: opening(join("pi-a", 0), join("pi-a"))}) == A
+    assert taken({A: opening()}, [join("pi-a", 0)]) is None
 
 
 def candidacy(edge: str = "pi-a", *, since: float = 0, turn_s: float = 0) -> Candidacy:
@@ -148,7 +155,7 @@ class Waiter:
         found = log.taken()
         if found is not None and log.is_whole(found):
             self.goes_on_from = found
-            self.will = lambda _: log.records.extend([join(self.edge), part(self.edge)])
+            self.will = lambda _: log.records.extend([join(self.edge, found.step), part(self.edge)])
         elif found is not None:
             if (found.founder, found.step) == (self.edge, self.step):
                 self.will = lambda _: log.offer(found)
@@ -163,7 +170,7 @@ class Waiter:
 
                 self.will = offer
             elif decision == "join":
-                self.will = lambda _: log.records.append(join(self.edge))
+                self.will = lambda _: log.records.append(join(self.edge, self.step))
 
     def act(self, log: Log, now: float) -> None:
         will, self.will = self.will, None

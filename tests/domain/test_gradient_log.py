@@ -590,6 +590,12 @@ class TestTheStateAsJson:
         with pytest.raises(FormatError):
             from_json(text.replace(old, new))
 
+    def test_is_refused_when_its_epoch_has_a_member_that_never_joined(self):
+        text = to_json(started(ASH, num_steps=1))
+
+        with pytest.raises(FormatError):
+            from_json(text.replace('"members":{"ash":1.0}', '"members":{"oak":1.0}'))
+
     def test_is_refused_when_it_is_none(self):
         for text in ("", "null", "[" * 100_000, "{}"):
             with pytest.raises(FormatError):

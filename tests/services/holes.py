@@ -1,5 +1,6 @@
 """A log in memory whose readers do not see everything at once, as the embedded broker's at times do not."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -26,6 +27,30 @@ def hide(log: MemoryLog, topic: str, times: dict[int, float]) -> None:
                 return [record for record in records if not hides(record)]
 
             found.poll = hiding  # type: ignore[method-assign]
+            yield found
+
+    log.reader = reader  # type: ignore[method-assign]
+
+
+def delay(log: MemoryLog, topic: str, polls: int) -> None:
+    """The topic's readers hear nothing in so many polls first, not even how much there is, as over a slow link."""
+    opened = log.reader
+
+    @asynccontextmanager
+    async def reader(positions, *, group=None) -> AsyncIterator[MemoryReader]:
+        async with opened(positions, group=group) as found:
+            poll, lag, left = found.poll, found.lag, polls * any(partition.topic == topic for partition in positions)
+
+            async def late(*, max_records: int, timeout_s: float) -> list[Record]:
+                nonlocal left
+                if left <= 0:
+                    return await poll(max_records=max_records, timeout_s=timeout_s)
+                left -= 1
+                await asyncio.sleep(timeout_s)
+                return []
+
+            found.poll = late  # type: ignore[method-assign]
+            found.lag = lambda: 0 if left > 0 else lag()  # type: ignore[method-assign]
             yield found
 
     log.reader = reader  # type: ignore[method-assign]

@@ -9,12 +9,13 @@ import pytest
 from edged.adapters.memory import MemoryLog
 from edged.domain import checkpoint, exchange_records, flat, gradient_log
 from edged.domain.checkpoint import Position, TrainState
-from edged.domain.exchange_records import Begin, Join, Part
+from edged.domain.exchange_records import Join, Part
 from edged.domain.gradient_log import Member, State
 from edged.domain.nn.model import Division
 from edged.ports import Message, TopicPartition
 from edged.services.announced import GroupTopics
 from edged.services.announcements import Announcements
+from tests.services.holes import delay
 
 pytestmark = pytest.mark.looptime
 
@@ -101,21 +102,10 @@ async def test_what_cannot_be_gone_on_from_is_passed_over(log, other):
     assert await found(log) == 4
 
 
-STRANGE = Begin(0, {"pi-a": 0.5, "pi-z": 0.5}, {"pi-a": 8}, 2, "0" * 64, "pi-a")
-MEMBERS = {"pi-a": Member(), "pi-b": Member()}
-
-
-@pytest.mark.parametrize(
-    "place",
-    [
-        State(members={"pi-a": Member(), "pi-z": Member()}),
-        State(members=MEMBERS, begin=STRANGE, step=1, end_step=2),
-    ],
-    ids=["joined", "in the epoch"],
-)
-async def test_one_that_names_a_member_that_the_topology_has_not_is_refused(log, log_lines, place):
-    await announcements(log).announce(replace(state(4), exchange=gradient_log.to_json(State(members=MEMBERS))))
-    await announcements(log).announce(replace(state(5), exchange=gradient_log.to_json(replace(place, next_offset=3))))
+async def test_one_that_names_a_member_that_the_topology_has_not_is_refused(log, log_lines):
+    for epoch, edge in ((4, "pi-b"), (5, "pi-z")):
+        place = State(members={"pi-a": Member(), edge: Member()}, next_offset=3)
+        await announcements(log).announce(replace(state(epoch), exchange=gradient_log.to_json(place)))
     assert await found(log) == 4
     assert [line["reason"] for line in log_lines("exchange.rejected")] == ["names pi-z, no edge of the topology"]
 
@@ -125,8 +115,13 @@ def part(step: int) -> Message:
     return Message(TRAIN, exchange_records.encode(record))
 
 
-def join(edge: str) -> Message:
-    return Message(TRAIN, exchange_records.encode(Join(edge, JOB, 0, "0" * 64)))
+def join(edge: str, epoch: int = 0) -> Join:
+    """With the steps of `state(epoch)`."""
+    return Join(edge, JOB, 10 * epoch, "0" * 64)
+
+
+def joined(edge: str, epoch: int = 0) -> Message:
+    return Message(TRAIN, exchange_records.encode(join(edge, epoch)))
 
 
 async def place_of_newest(log: MemoryLog) -> tuple[int, int] | None:
@@ -152,16 +147,16 @@ async def test_an_offer_is_there_once_its_founder_has_joined(log):
     await announcements(log).announce(state(1))
     log.truncate(TopicPartition(TRAIN), 5)
     await announcements(log).offer(state(2), "pi-a", 5)
-    await log.append([join("pi-b")])
+    await log.append([joined("pi-b")])
     assert await place_of_newest(log) is None
-    await log.append([join("pi-a"), part(20)])
+    await log.append([joined("pi-a", 2), part(20)])
     assert await place_of_newest(log) == (2, 5)
 
 
 async def test_an_offer_is_void_where_an_epoch_goes_on_before_its_founder_has_joined(log):
     await announcements(log).offer(state(2), "pi-a", 5)
     assert await announcements(log).is_offered(state(0))
-    await log.append([part(20), join("pi-a")])
+    await log.append([part(20), joined("pi-a", 2)])
     assert await place_of_newest(log) is None
     assert not await announcements(log).is_offered(state(0))
 
@@ -170,17 +165,18 @@ async def test_an_offer_is_void_where_an_epoch_goes_on_before_its_founder_has_jo
 async def test_of_two_offers_that_counts_whose_founder_joined_first(log, first):
     await announcements(log).offer(state(1), "pi-a", 5)
     await announcements(log).offer(state(2), "pi-b", 5)
-    await log.append([join(first), *(join(edge) for edge in ("pi-b", "pi-a"))])
-    assert await place_of_newest(log) == ({"pi-a": 1, "pi-b": 2}[first], 5)
+    epochs = {"pi-a": 1, "pi-b": 2}
+    await log.append([joined(edge, epochs[edge]) for edge in (first, "pi-b", "pi-a")])
+    assert await place_of_newest(log) == (epochs[first], 5)
 
 
 async def test_an_offer_that_was_taken_counts_though_it_is_torn_by_a_later_one(log):
     """Whoever comes then waits for what the group announces next, rather than go on from what it does not."""
     await announcements(log).offer(state(1), "pi-a", 5)
-    await log.append([join("pi-a")])
+    await log.append([joined("pi-a", 1)])
     await log.append([Message(CHECKPOINTS, b"another's", b"1/0")])
     await announcements(log).offer(state(2), "pi-b", 6)
-    await log.append([join("pi-b"), part(10)])
+    await log.append([joined("pi-b", 2), part(10)])
     assert await place_of_newest(log) is None
     await announcements(log).announce(state(3, offset=8))
     assert await place_of_newest(log) == (3, 8)
@@ -188,7 +184,7 @@ async def test_an_offer_that_was_taken_counts_though_it_is_torn_by_a_later_one(l
 
 async def test_what_a_group_announces_comes_before_the_offer_that_it_began_with(log):
     await announcements(log).offer(state(4), "pi-a", 5)
-    await log.append([join("pi-a"), part(40)])
+    await log.append([joined("pi-a", 4), part(40)])
     await announcements(log).announce(state(5, offset=7))
     assert await place_of_newest(log) == (5, 7)
 
@@ -196,7 +192,7 @@ async def test_what_a_group_announces_comes_before_the_offer_that_it_began_with(
 async def test_what_was_announced_before_an_offer_that_was_taken_is_of_another_log(log):
     await announcements(log).announce(state(5, offset=7))
     await announcements(log).offer(state(4), "pi-a", 5)
-    await log.append([join("pi-a"), part(40)])
+    await log.append([joined("pi-a", 4), part(40)])
     assert await place_of_newest(log) == (4, 5)
 
 
@@ -208,10 +204,11 @@ async def test_a_parameter_server_finds_what_members_find(log):
 
 async def test_a_parameter_server_goes_on_from_an_offer_with_the_join_that_makes_it_count(log):
     await announcements(log).offer(state(1), "pi-a", 5)
-    assert await announcements(log).group_joined_by(["pi-b"], num_parameters=10) is None
-    assert await announcements(log).group_joined_by(["pi-b", "pi-a"], num_parameters=10) == State(next_offset=5)
-    await log.append([join("pi-a")])
-    assert await announcements(log).group_joined_by(["pi-a"], num_parameters=10) is None
+    founds = join("pi-a", 1)
+    assert await announcements(log).group_joined_by([join("pi-b"), join("pi-a")], num_parameters=10) is None
+    assert await announcements(log).group_joined_by([join("pi-b"), founds], num_parameters=10) == State(next_offset=5)
+    await log.append([joined("pi-a", 1)])
+    assert await announcements(log).group_joined_by([founds], num_parameters=10) is None
 
 
 async def test_older_ones_than_are_wanted_are_not_found(log):
@@ -227,3 +224,24 @@ async def test_waiting_ends_with_the_first_that_is_new_enough(log):
     assert not waiting.done()
     await announcements(log).announce(state(2))
     assert (await waiting).position.epoch == 2
+
+
+async def test_the_first_that_is_new_enough_is_found_though_others_follow_all_the_time(log):
+    async def announce() -> None:
+        for epoch in range(1, 100):
+            await announcements(log).announce(state(epoch))
+            await asyncio.sleep(4)
+
+    announcing = asyncio.create_task(announce())
+    async with asyncio.timeout(60):
+        assert (await announcements(log).wait(state(0), at_least=20)).position.epoch == 2
+    announcing.cancel()
+
+
+@pytest.mark.parametrize("topic", [CHECKPOINTS, TRAIN])
+async def test_over_a_slow_link_the_same_is_found(log, topic):
+    await announcements(log).offer(state(1), "pi-a", 5)
+    await log.append([joined("pi-a", 1), part(10)])
+    delay(log, topic, polls=3)
+    assert await place_of_newest(log) == (1, 5)
+    assert await announcements(log).group_joined_by([join("pi-a", 1)], num_parameters=10) is None

@@ -1,6 +1,7 @@
 """Several edges that train one model, in one process and in no time."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from edged.domain import compress, exchange_records, flat
-from edged.domain.checkpoint import Params
+from edged.domain.checkpoint import Params, TrainState
 from edged.domain.exchange_records import Begin, Close, Part
 from edged.domain.gradient_log import Rules, State
 from edged.domain.learning import Learner
@@ -19,6 +20,7 @@ from edged.domain.topology import Exchange, Sgd
 from edged.ports import Message, TopicPartition
 from edged.services.group_train import GroupTrainer
 from tests.services.group_world import GRADIENTS, GROUP_TRAINING, PATIENCE_S, TRAIN, GroupWorld, is_finished, until
+from tests.services.holes import hide
 from tests.services.training_world import CrashError
 
 pytestmark = pytest.mark.looptime
@@ -369,6 +371,29 @@ async def test_garbage_and_records_of_strangers_change_nothing(log_lines):
         await until(lambda: all(is_finished(each) for each in trainers))
     assert weights(trainers) == whole
     assert world.events("exchange.rejected")
+
+
+async def test_a_record_at_the_end_that_nobody_can_read_keeps_nobody_from_coming_back(log_lines):
+    world = GroupWorld(TWO)
+    trainers = all_of(world)
+    async with world.running(*trainers):
+        await reach(trainers, 5)
+    await world.log.append([Message(TRAIN, b"")])
+    hide(world.log, TRAIN, {len(world.log.records(TRAIN)) - 1: math.inf})
+    weights(await trained(world))
+
+
+async def test_a_test_whose_loss_is_finite_but_of_no_use_is_withheld(log_lines, monkeypatch):
+    test = Learner.test
+
+    def exploded(learner: Learner, state: TrainState, *args: Any) -> tuple[Any, int]:
+        losses, num_correct = test(learner, state, *args)
+        return losses * np.float32(1e31 if state.position.epoch == 0 else 1), num_correct
+
+    monkeypatch.setattr(Learner, "test", exploded)
+    world = GroupWorld(TWO)
+    weights(await trained(world))
+    assert [line["reason"] for line in world.events("exchange.withheld")] == ["test"] * 2
 
 
 async def test_a_member_whose_numbers_are_not_finite_contributes_nothing(log_lines):

@@ -1,6 +1,7 @@
 """Where a parameter server goes on, by what its own log says."""
 
 import asyncio
+import math
 from dataclasses import replace
 
 import pytest
@@ -36,8 +37,8 @@ def announced(world: GroupWorld, step: int, offset: int) -> TrainState:
     return replace(state, position=replace(state.position, step=step), exchange=place)
 
 
-def join(world: GroupWorld, edge: str) -> Join:
-    return Join(edge, world.job, 0, "0" * 64)
+def join(world: GroupWorld, edge: str, step: int = 0) -> Join:
+    return Join(edge, world.job, step, "0" * 64)
 
 
 async def say(world: GroupWorld, topic: str, *records: exchange_records.Record) -> None:
@@ -56,6 +57,13 @@ async def serving(world: GroupWorld) -> int:
 async def test_a_server_finds_its_last_update_however_often_members_have_joined_since(log_lines):
     world = GroupWorld(("pi-a",))
     await say(world, TRAIN, update(3), *[join(world, "pi-a")] * 400)
+    assert await serving(world) == 3
+
+
+async def test_a_server_finds_its_last_update_in_front_of_what_cannot_be_read(log_lines):
+    world = GroupWorld(("pi-a",))
+    await say(world, TRAIN, update(3), join(world, "pi-a"))
+    hide(world.log, TRAIN, {1: math.inf})
     assert await serving(world) == 3
 
 
@@ -78,7 +86,7 @@ async def test_an_update_from_before_the_log_was_founded_anew_counts_no_more(log
     world = GroupWorld(("pi-a",))
     await say(world, TRAIN, update(30))
     await world.announcements().offer(announced(world, 20, offset=0), "pi-a", 1)
-    await say(world, TRAIN, join(world, "pi-a"))
+    await say(world, TRAIN, join(world, "pi-a", 20))
     assert await serving(world) == 20
 
 
@@ -91,7 +99,7 @@ async def test_a_server_goes_on_from_an_offer_when_its_founder_joins(log_lines):
         await say(world, GRADIENTS, join(world, "pi-b"))
         await until(lambda: len(world.log.records(TRAIN)) == 2)
         assert not world.events("exchange.adopted")
-        await say(world, GRADIENTS, join(world, "pi-a"))
+        await say(world, GRADIENTS, join(world, "pi-a", 20))
         await until(lambda: len(world.log.records(TRAIN)) == 3)
     assert [line["generation"] for line in world.events("exchange.adopted")] == [20]
     assert await serving(world) == 20

@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from edged.domain import exchange_records, flat
-from edged.domain.exchange_records import Begin, Part
+from edged.domain import checkpoint, exchange_records, flat
+from edged.domain.checkpoint import TrainState
+from edged.domain.exchange_records import Begin, Join, Part
 from edged.domain.topology import Exchange
-from edged.ports import TopicPartition
+from edged.ports import Message, TopicPartition
+from edged.services.exchange import GroupAddress
 from edged.services.group_train import GroupTrainer
+from edged.services.refounding import refound
 from tests.services.group_world import CHECKPOINTS, GRADIENTS, GROUP_TRAINING, TRAIN, GroupWorld, is_finished, until
 
 pytestmark = pytest.mark.looptime
@@ -98,10 +101,10 @@ async def test_a_group_whose_topics_are_made_anew_while_it_trains_goes_on(log_li
     assert world.events("exchange.offered")
 
 
-async def test_whoever_comes_later_with_something_newer_says_what_is_lost(log_lines):
+async def test_whoever_comes_later_with_something_newer_says_what_is_lost_and_deploys_what_the_others_do(log_lines):
     world = GroupWorld(THREE, training=LONG)
-    await trained_to(world, 5, *THREE)
-    await trained_to(world, 20, "pi-c")
+    await trained_to(world, 18, *THREE)
+    await trained_to(world, 30, "pi-c")
     older, newer = newest(world, *TWO), newest(world, "pi-c")
     made_anew(world, TRAIN, CHECKPOINTS)
     has_come = asyncio.Event()
@@ -121,6 +124,7 @@ async def test_whoever_comes_later_with_something_newer_says_what_is_lost(log_li
     weights(*first, late)
     [set_back] = world.events("exchange.set_back")
     assert set_back.items() >= {"step": newer, "adopted_step": older, "steps": newer - older}.items()
+    assert [line["generation"] for line in world.events("checkpoint.deployed")].count(28) == 1 + len(THREE)
 
 
 async def test_of_members_that_come_together_the_newest_state_counts(log_lines):
@@ -153,3 +157,65 @@ async def test_members_that_have_nothing_begin_where_a_log_of_which_all_was_dele
         world.places[edge].store.saved.clear()
     weights(*await finished(world, *TWO))
     assert steps_of(world, "exchange.offered") == {0}
+
+
+async def test_a_founder_whose_offer_is_written_over_as_it_joins_by_one_with_a_newer_state_offers_it_again(log_lines):
+    world = GroupWorld(TWO, training=LONG)
+    await trained_to(world, 5, *TWO)
+    made_anew(world, TRAIN, CHECKPOINTS)
+    announcements = world.announcements()
+    own = checkpoint.decode(max(world.places["pi-a"].store.saved.items())[1])
+    newer = replace(own, position=replace(own.position, step=own.position.step + 2))
+
+    async def join(state: TrainState) -> None:
+        joined = Join("pi-a", world.job, state.position.step, flat.digest(state.params))
+        await world.log.append([Message(TRAIN, exchange_records.encode(joined))])
+        await announcements.offer(newer, "pi-b", place=0)
+
+    async with asyncio.timeout(600):
+        found = await refound(announcements, GroupAddress("pi-a", TWO, TRAIN, TRAIN), own, join)
+    assert found.position == own.position
+
+
+async def test_members_that_have_nothing_do_not_wait_for_ever_for_one_that_died_behind_its_offer(log_lines):
+    world = GroupWorld(THREE, training=LONG)
+    await trained_to(world, 5, "pi-c")
+    made_anew(world, TRAIN, CHECKPOINTS)
+    left = checkpoint.decode(max(world.places["pi-c"].store.saved.items())[1])
+    await world.announcements().offer(left, "pi-c", place=0)
+    async with asyncio.timeout(3600):
+        weights(*await finished(world, *TWO))
+    assert steps_of(world, "exchange.adopted") == {left.position.step}
+
+
+@pytest.mark.parametrize("training", [LONG, SERVED], ids=["all_reduce", "parameter_server"])
+async def test_a_founder_that_has_lost_what_it_offered_founds_nothing_by_joining_without_a_past(log_lines, training):
+    """Another one has the newest state, and the offer is not whole any more."""
+    world = GroupWorld(TWO, training=training)
+    await trained_to(world, 5, *TWO)
+    made_anew(world, TRAIN, GRADIENTS, CHECKPOINTS)
+    left = checkpoint.decode(max(world.places["pi-a"].store.saved.items())[1])
+    await world.announcements().offer(left, "pi-a", place=0)
+    await world.log.append([Message(CHECKPOINTS, b"torn", b"0/0")])
+    world.places["pi-a"].store.saved.clear()
+    had = newest(world, "pi-b")
+    weights(*await finished(world, *TWO))
+    assert steps_of(world, "exchange.adopted") == {had}
+
+
+@pytest.mark.parametrize(
+    ("is_fresh", "lose"), [(True, None), (True, cut), (False, None), (False, cut), (False, made_anew)]
+)
+async def test_who_comes_when_all_is_trained_keeps_and_deploys_what_the_others_have(log_lines, is_fresh, lose):
+    world = GroupWorld(THREE, training=LONG)
+    await trained_to(world, 5, *(TWO if is_fresh else THREE))
+    trained = await finished(world, *TWO)
+    if lose is not None:
+        lose(world, TRAIN)
+    trained += await finished(world, "pi-c")
+    weights(*trained)
+    ended = trained[0].state.position.step
+    assert newest(world, "pi-c") == ended
+    assert {place.store.newest_model() for place in world.places.values()} == {
+        world.places["pi-a"].store.newest_model()
+    }

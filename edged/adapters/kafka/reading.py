@@ -87,7 +87,6 @@ class KafkaReader:
         return sum(max(0, self._high.get(each, 0) - position) for each, position in self._positions.items())
 
     def position(self, partition: TopicPartition) -> int:
-        """The next offset that a poll will deliver, if there is such a record."""
         return self._positions[partition]
 
     async def close(self) -> None:
