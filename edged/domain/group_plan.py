@@ -150,6 +150,8 @@ class GroupPlan(SteppedPlan[_State]):
         super().__init__(snapshot, epoch, digest, walk.first, walk.step, walk.boundary)
         self._turns, self._batch_size, self._me = turns, group.batch_size, turns.place(group.member)
         self._num_draws = num_draws
+        self.shares = group.shares
+        """The members' shares of each global batch."""
 
     @property
     def num_steps(self) -> int:

@@ -93,10 +93,11 @@ class SnapshotFetch:
         self.num_bytes = 0
         self._parts: dict[int, SnapshotPart] = {}
         self._num_parts: int | None = None
+        self._whole: Snapshot | None = None
 
     @property
     def is_complete(self) -> bool:
-        return self._num_parts is not None and all(number in self._parts for number in range(self._num_parts))
+        return self._whole is not None
 
     @property
     def num_open(self) -> int:
@@ -107,17 +108,15 @@ class SnapshotFetch:
         self._parts[part.part] = part
         if part.last:
             self._num_parts = part.part + 1
-        if self.is_complete:
-            try:
-                self.snapshot()
-            except FormatError:
-                self._parts, self._num_parts = {}, None
-                raise
+        if self._num_parts is not None and all(number in self._parts for number in range(self._num_parts)):
+            parts = [self._parts[number] for number in range(self._num_parts)]
+            self._parts, self._num_parts = {}, None
+            self._whole = epoch_protocol.join_snapshot(parts)
 
     def snapshot(self) -> Snapshot:
         """The whole; only when it is complete."""
-        assert self._num_parts is not None
-        return epoch_protocol.join_snapshot([self._parts[i] for i in range(self._num_parts)])
+        assert self._whole is not None
+        return self._whole
 
 
 Fetch = WindowFetch | SnapshotFetch

@@ -120,7 +120,7 @@ class Epochs:
 
         Waits until the archive has anything to train on.
         """
-        if ends is not None or not self._plans.is_next(epoch):
+        if not self._plans.is_next(epoch, ends):
             self._windows.forget_ahead()  # of another plan, after going back
             self._windows.leave()
             await self._plans.draw(epoch, ends)
@@ -137,6 +137,16 @@ class Epochs:
         Waits for nothing but a request's way into the log: call it again.
         """
         return await self._plans.survey()
+
+    async def look_ahead(self) -> bool:
+        """Behind the present epoch's last window: ask for the next epoch's first ones, if it can be drawn ahead.
+
+        False while it is not known what the archive has. Waits for nothing but a request's way into the log: call it
+        again.
+        """
+        present = self._plans.present
+        await self._windows.look_ahead(Place(present.plan.epoch, True, len(present.held_out)))
+        return self._plans.is_surveyed
 
     def begin(self, plan: CachePlan, first_sample: int = 0) -> None:
         """The plan just drawn is used from its `first_sample`-th sample on."""

@@ -48,9 +48,14 @@ class ChoiceSettings:
 class Choice(Protocol):
     """Who makes the plans: `Chooser` for a job of one edge, `GroupChooser` for a member of a group."""
 
-    @property
-    def is_scored(self) -> bool:
-        """Whether the next plan can only be drawn when the present epoch is over."""
+    def draws_ahead(self, present: Snapshot, following: Snapshot | None = None) -> bool:
+        """Whether the plan behind the one over `present` can be drawn before its time.
+
+        Over `following`; without it, over whatever the archive has.
+        """
+
+    def stands(self, plan: CachePlan) -> bool:
+        """Whether `plan`, drawn ahead, is still the one to go by."""
 
     @property
     def test_window_bytes(self) -> int:
@@ -87,9 +92,17 @@ class Chooser:
         self._gate = Gate()
 
     @property
-    def is_scored(self) -> bool:
+    def _is_scored(self) -> bool:
         """Whether plans follow from scores: the next one is then drawn when the present epoch is over."""
         return self._settings.sampling.mode in _SCORED
+
+    def draws_ahead(self, present: Snapshot, following: Snapshot | None = None) -> bool:  # noqa: ARG002 - over any
+        """Unless plans follow from scores."""
+        return not self._is_scored
+
+    def stands(self, plan: CachePlan) -> bool:  # noqa: ARG002 - nothing changes it
+        """Always."""
+        return True
 
     @property
     def test_window_bytes(self) -> int:
@@ -124,14 +137,14 @@ class Chooser:
 
     def learn(self, snapshot: Snapshot, ids: Ids, learnt: Learnt) -> None:
         """Take in what a step told of samples `ids`, int64 [n], numbered by `snapshot`."""
-        if self.is_scored:
+        if self._is_scored:
             is_importance = self._settings.sampling.mode == "importance"
             self._table(snapshot).update(ids, learnt.scores if is_importance else learnt.losses)
             self._gate = self._gate.after(learnt.scores)
 
     def learnt(self) -> bytes | None:
         """What was learnt up to now, for `recall`; empty where plans do not follow from it, None before any plan."""
-        if not self.is_scored:
+        if not self._is_scored:
             return b""
         if self._scores is None:
             return None
@@ -140,7 +153,7 @@ class Chooser:
 
     def recall(self, plan: CachePlan, learnt: bytes) -> None:
         """Go on with what an earlier process had learnt in the epoch of `plan`. What cannot be used is said."""
-        if not (self.is_scored and learnt):
+        if not (self._is_scored and learnt):
             return
         try:
             arrays, metadata = tensors.decode(learnt)

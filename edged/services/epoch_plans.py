@@ -85,9 +85,17 @@ class EpochPlans:
         """Whether the present epoch is that one."""
         return self._present is not None and self._present.plan.epoch == epoch
 
-    def is_next(self, epoch: int) -> bool:
-        """Whether the next epoch is that one, and drawn."""
-        return self._next is not None and self._next.plan.epoch == epoch
+    def is_next(self, epoch: int, ends: Mapping[str, int] | None) -> bool:
+        """Whether the next epoch is that one, and drawn: over the archive as it was at `ends`, if they are given."""
+        if self._next is None or self._next.plan.epoch != epoch:
+            return False
+        plan = self._next.plan
+        return (ends is None or plan.snapshot.ends == ends) and self._chooser.stands(plan)
+
+    @property
+    def is_surveyed(self) -> bool:
+        """Whether it is known what the archive has for the next epoch."""
+        return self._next_snapshot is not None and self._next_snapshot.is_complete
 
     def of(self, epoch: int) -> DrawnEpoch:
         """The next epoch if it is that one, else the present."""
@@ -133,7 +141,7 @@ class EpochPlans:
         await self._client.drain()
         if self._next_snapshot is None or not self._next_snapshot.is_complete:
             return None
-        snapshot = await run_in_worker(self._next_snapshot.snapshot)
+        snapshot = self._next_snapshot.snapshot()
         if await run_in_worker(lambda: supply(snapshot, self._test_fraction).is_empty):
             if not self._empty_until:
                 logger().info("epoch.empty", epoch=0 if self._present is None else self._present.plan.epoch + 1)
@@ -143,12 +151,14 @@ class EpochPlans:
 
     async def look_ahead(self, epoch: int) -> bool:
         """Whether the plan of `epoch` is here, if it follows on the present one; sees to it that it will be."""
-        present = self.present.plan
-        if epoch == self._epochs or epoch != present.epoch + 1 or self._chooser.is_scored:
+        present, chooser = self.present.plan, self._chooser
+        if epoch == self._epochs or epoch != present.epoch + 1 or not chooser.draws_ahead(present.snapshot):
             return False
         if self._next_snapshot is None:
             await self._ask_ahead()
         elif self._next is None and self._next_snapshot.is_complete:
+            if not chooser.draws_ahead(present.snapshot, self._next_snapshot.snapshot()):
+                return False
             await self._account.note(present)
             self._next = await self._draw(epoch, self._next_snapshot)
         return self._next is not None
@@ -159,7 +169,7 @@ class EpochPlans:
 
     async def _draw(self, epoch: int, fetch: SnapshotFetch) -> DrawnEpoch | None:
         """The epoch over what was fetched; None when there is nothing to train on."""
-        snapshot = await run_in_worker(fetch.snapshot)
+        snapshot = fetch.snapshot()
         supplied = supply(snapshot, self._test_fraction)
         if await run_in_worker(lambda: supplied.is_empty):
             return None

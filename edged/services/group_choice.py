@@ -28,7 +28,6 @@ _TEST_WINDOW_BYTES = 4 << 20
 class GroupChooser:
     """A member's `epoch_choice.Choice`. Call `begin` before each plan is drawn. Used by one task."""
 
-    is_scored = True
     test_window_bytes = _TEST_WINDOW_BYTES
 
     def __init__(
@@ -41,11 +40,24 @@ class GroupChooser:
         self._budgets = budgets
         self._batch_size = batch_size
         self._shares: Mapping[str, float] = {}
+        self._is_expected = False
         self._before: tuple[Snapshot, Ids] | None = None
 
     def begin(self, shares: Mapping[str, float]) -> None:
         """The next plan is for members with these shares of each global batch."""
-        self._shares = shares
+        self._shares, self._is_expected = shares, False
+
+    def expect(self, shares: Mapping[str, float]) -> None:
+        """As `begin`, though it is not decided yet: what is drawn is drawn ahead, and another Begin undoes it."""
+        self._shares, self._is_expected = shares, True
+
+    def draws_ahead(self, present: Snapshot, following: Snapshot | None = None) -> bool:
+        """While a Begin is expected. In an archive that grows, it will hardly be over the snapshot that is seen now."""
+        return self._is_expected and (following is None or following.ends == present.ends)
+
+    def stands(self, plan: CachePlan) -> bool:
+        """If it is for the members and shares that the epoch has begun with."""
+        return isinstance(plan, GroupPlan) and plan.shares == self._shares
 
     def tested(self, supplied: Supply, held_out: tuple[Window, ...]) -> tuple[Window, ...]:
         """The member's share of each window."""

@@ -34,7 +34,7 @@ from edged.services.group_choice import GroupChooser
 from edged.services.lanes import lane_map
 from edged.services.member_state import MemberState, OutOfStepError
 from edged.services.member_steps import MemberSteps
-from edged.services.next_epoch import Turn, propose
+from edged.services.next_epoch import Turn, propose, shares
 from edged.services.round import Rounds
 from edged.services.stopwatch import Stopwatch
 
@@ -277,6 +277,7 @@ class GroupTrainer:
             await self._epochs.end()
         else:
             await self._draw(begin)
+        self._expect_next()
         begun_at = _now()
         tested: Evaluation | None = None
         with contextlib.suppress(DivergedError):
@@ -291,13 +292,23 @@ class GroupTrainer:
             weights = await run_in_worker(flat.digest, self.state.params)
             await self._exchange.tested(begin.epoch, tested.num_samples, tested.num_correct, tested.loss, weights)
 
+    def _expect_next(self) -> None:
+        """From now on the next epoch's samples are asked for, as it should begin by what the log has now.
+
+        So the archive sends them during the test, instead of after the Begin, when all members wait for them.
+        """
+        group = self._exchange.state
+        if self._address.edge in group.candidates:
+            self._chooser.expect(shares(group))
+
     async def _begin_next(self) -> bool:
         """Wait until the next epoch begins, and see to it that it does; False behind the last."""
         epoch = self._following.running + 1
         turn = Turn(self._address, since=_now(), joined_at=self._joined_at, test_s=self._test_s)
         with self._activity.waiting():
             while self._following.running < epoch:
-                timeout_s = POLL_S
+                has_drawn = epoch < self.training.epochs and self._epochs.has_drawn(epoch - 1)
+                timeout_s = POLL_S if not has_drawn or await self._epochs.look_ahead() else _SURVEY_POLL_S
                 if turn.may_begin(self._exchange.state, _now()):
                     if epoch >= self.training.epochs:
                         return False

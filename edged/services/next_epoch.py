@@ -67,6 +67,12 @@ def _first(group: State) -> str:
     return next((edge for edge in group.candidates if edge in group.holders), "")
 
 
+def shares(state: State) -> dict[str, float]:
+    """The next epoch's, as whoever begins it now must have them."""
+    speeds = {edge: state.members[edge].samples_per_s for edge in state.candidates}
+    return shard.next_shares(speeds, {} if state.begin is None else state.begin.members)
+
+
 async def propose(exchange: Exchange, snapshot: Snapshot, training: Training, epoch: int, params: Params) -> bool:
     """Propose the epoch over this snapshot; False for who cannot be in it. `params`: the weights now.
 
@@ -79,8 +85,6 @@ async def propose(exchange: Exchange, snapshot: Snapshot, training: Training, ep
     if state.told and weights != state.weights:
         return False
     batches = await run_in_worker(group_plan.num_steps, snapshot, training.test_fraction, training.global_batch)
-    speeds = {edge: state.members[edge].samples_per_s for edge in state.candidates}
-    shares = shard.next_shares(speeds, {} if state.begin is None else state.begin.members)
     steps = -(-batches // training.exchange.sync_every)
-    await exchange.begin(epoch, shares, snapshot.ends, steps, weights)
+    await exchange.begin(epoch, shares(state), snapshot.ends, steps, weights)
     return True

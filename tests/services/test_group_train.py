@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edged.domain import compress, exchange_records, flat
+from edged.domain import compress, epoch_protocol, exchange_records, flat
 from edged.domain.checkpoint import Params, TrainState
+from edged.domain.dataset import BlockRef
 from edged.domain.exchange_records import Begin, Close, Part
 from edged.domain.gradient_log import Rules, State
 from edged.domain.learning import Learner
@@ -19,9 +20,18 @@ from edged.domain.replay import Proof, Replay
 from edged.domain.topology import Exchange, Sgd
 from edged.ports import Message, TopicPartition
 from edged.services.group_train import GroupTrainer
-from tests.services.group_world import GRADIENTS, GROUP_TRAINING, PATIENCE_S, TRAIN, GroupWorld, is_finished, until
+from tests.services.group_world import (
+    GRADIENTS,
+    GROUP_TRAINING,
+    PATIENCE_S,
+    TRAIN,
+    GroupLog,
+    GroupWorld,
+    is_finished,
+    until,
+)
 from tests.services.holes import hide
-from tests.services.training_world import CrashError
+from tests.services.training_world import CrashError, default_blocks
 
 pytestmark = pytest.mark.looptime
 
@@ -517,3 +527,55 @@ async def test_a_stop_before_anything_was_restored_saves_nothing(log_lines):
     async with world.running(world.trainer("pi-a")):
         pass
     assert world.places["pi-a"].store.saved == {}
+
+
+class QuietFromBegin(GroupLog):
+    """The archive answers nobody from the second epoch's Begin on, until it `wakes`. `asked`: who then asked it."""
+
+    wakes = False
+
+    def __init__(self) -> None:
+        super().__init__(default_blocks())
+        self.asked: set[str] = set()
+
+    async def answer(self, request: epoch_protocol.Request) -> None:
+        begun = [exchange_records.decode(record.value) for record in self.records(TRAIN)]
+        if self.wakes or not any(isinstance(each, Begin) and each.epoch == 1 for each in begun):
+            await super().answer(request)
+        else:
+            self.asked.add(request.edge)
+
+
+async def test_an_epochs_first_step_needs_nothing_that_the_archive_sends_behind_its_begin(log_lines):
+    log = QuietFromBegin()
+    world = GroupWorld(TWO, log=log)
+    trainers = all_of(world)
+    async with world.running(*trainers), asyncio.timeout(PATIENCE_S):
+        await until(lambda: second_epochs_first(world) == set(TWO))
+        log.wakes = True
+        await until(lambda: all(is_finished(each) for each in trainers))
+    weights(trainers)
+
+
+async def test_in_an_archive_that_grows_nothing_is_asked_for_before_it_is_known_what_an_epoch_draws_from(log_lines):
+    log = QuietFromBegin()
+    world = GroupWorld(TWO, log=log)
+
+    async def grow(_: Part) -> None:
+        log.blocks |= {BlockRef("late", 0): next(iter(log.blocks.values()))}
+
+    log.before_part = grow
+    trainers = all_of(world)
+    async with world.running(*trainers), asyncio.timeout(PATIENCE_S):
+        await until(lambda: log.asked == set(TWO))
+        assert second_epochs_first(world) == set()
+        log.wakes = True
+        await until(lambda: all(is_finished(each) for each in trainers))
+    weights(trainers)
+
+
+def second_epochs_first(world: GroupWorld) -> set[str]:
+    """Who has sent a gradient of the second epoch."""
+    told = records(world)
+    at = next((i for i, record in enumerate(told) if isinstance(record, Begin) and record.epoch == 1), len(told))
+    return {record.edge for record in told[at:] if isinstance(record, Part)}
