@@ -43,8 +43,14 @@ async def test_away_for_longer_than_the_log_is_kept_it_goes_on_from_the_newest_c
         await asyncio.to_thread(delete_records, site)
         states = [newest_checkpoint(site, name) for name in EDGES]
         newest = max(state.position.step for state in states)
-        site.configure(epochs=max(state.position.epoch for state in states) + 2)
+        site.configure(epochs=max(state.position.epoch for state in states) + 5)
+        gate.hold_from(
+            newest
+        )  # nobody goes on before all are back; and where one is set back once more, there is time to come back again
         _vault, *edges = await started(site)
+        for edge in edges:
+            await edge.wait_for("exchange.joined")
+        gate.open()
 
         await assert_all_finish(site, edges)
         for edge, state in zip(edges, states, strict=True):
@@ -61,8 +67,11 @@ async def test_its_topics_made_anew_in_its_first_epoch_it_goes_on_from_what_its_
         await group.go_to(MIDDLE)
         await asyncio.to_thread(delete_topics, site)
         await site.edged("topics", str(site.topology), "--apply")
-        gate.open()
+        gate.hold_from(MIDDLE + 1)  # nobody goes further before all have gone back
         edges = [group.edges[name] for name in EDGES]
+        for edge in edges:
+            await edge.wait_for("exchange.adopted")
+        gate.open()
 
         await assert_all_finish(site, edges)
         for edge in edges:

@@ -49,6 +49,9 @@ GROUP_TRAINING = replace(TRAINING, sampling=Sampling("uniform"), exchange=Exchan
 PATIENCE_S = 3600.0
 """Of the clock that the tests turn themselves."""
 
+_LATENCY_S = 0.01
+"""Of the log, on that clock: so a test that waits for something sees it before the next records are there."""
+
 
 class GroupLog(AnsweringLog):
     """An archive that answers each edge in its own topic, in one log with the group's.
@@ -63,6 +66,7 @@ class GroupLog(AnsweringLog):
             record = exchange_records.decode(messages[0].value)
             if isinstance(record, Part):
                 await self.before_part(record)
+        await asyncio.sleep(_LATENCY_S)
         return await super().append(messages)
 
     async def answer(self, request: epoch_protocol.Request) -> None:
@@ -178,7 +182,7 @@ class GroupWorld:
 async def until(is_so: Callable[[], bool]) -> None:
     """Let the loop run until it is so."""
     while not is_so():  # noqa: ASYNC110 - what is waited for happens in a thread or gives no sign
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(_LATENCY_S / 2)
 
 
 def is_finished(trainer: GroupTrainer) -> bool:

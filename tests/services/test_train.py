@@ -1,9 +1,11 @@
 """The training job, from the first start to the last epoch, with kills in between."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from edged.domain import checkpoint, dataset, sampling
 from edged.domain import pack as packs
 from edged.domain.checkpoint import Params, TrainState
-from edged.domain.nn.model import Model
+from edged.domain.nn.model import Gradient, Model
 from edged.domain.nn.spec import Dense, Dropout, Flatten
 from edged.domain.topology import Adam, Augment, Cosine, Deploy, Sgd
 from edged.errors import DiskFull, TopologyMismatch
@@ -414,15 +416,32 @@ def full_batches(num_packs: int, *, rows: int = 20) -> int:
     return sum(int((~dataset.test_rows("pi-a", offset, rows, 0.2)).sum()) for offset in range(num_packs)) // 8
 
 
+class PausingModel(Model):
+    """Stands still in its third step until it `goes_on`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.goes_on = threading.Event()
+        self._steps = 0
+
+    def gradient(self, *args: Any, **options: Any) -> Gradient:
+        self._steps += 1
+        if self._steps == 3:
+            self.goes_on.wait()
+        return super().gradient(*args, **options)
+
+
 async def test_fresh_samples_are_trained_between_the_archives(world):
     world.training = replace(TRAINING, source="both", epochs=3)
     live = world.live()
     await put(world, live, 2)  # before the first start: the archive's matter
     alone = (await finish(World(training=replace(TRAINING, epochs=3)))).state.position.step
-    trainer = world.trainer(live=live)
+    model = PausingModel((2, 2, 1), TRAINING.model, micro_batch=4)
+    trainer = world.trainer(model=model, live=live)
     task = asyncio.create_task(trainer.run())
     await until(lambda: trainer.state.position.step >= 2)
     await put(world, live, 3)
+    model.goes_on.set()
     await until(lambda: bool(world.events("train.finished")))
     fresh_steps = trainer.state.position.step - alone
     assert 4 <= fresh_steps <= 7
