@@ -46,7 +46,7 @@ async def test_away_for_longer_than_the_log_is_kept_it_goes_on_from_the_newest_c
         site.configure(epochs=max(state.position.epoch for state in states) + 5)
         gate.hold_from(
             newest
-        )  # nobody goes on before all are back; and where one is set back once more, there is time to come back again
+        )  # nobody goes on before all are back
         _vault, *edges = await started(site)
         for edge in edges:
             await edge.wait_for("exchange.joined")
