@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from edged.aio import run_in_worker
 from edged.domain import compress, exchange_records, gradient_log, update_log
-from edged.domain.exchange_records import Close, Join, Leave, Update
+from edged.domain.exchange_records import Begin, Close, Join, Leave, Part, Tested, Update
 from edged.domain.gradient_log import Abandoned, Action, Begun, Closed, Diverged, Late, Rejected, Rules, State, TookTest
 from edged.domain.topology import MOST_MEMBERS, Compression
 from edged.errors import FormatError, LogGap
@@ -112,6 +112,8 @@ class ParameterServer:
     async def _restore(self) -> State:
         """What the last whole update says, or what is announced if that is behind it; else the beginning."""
         low, high = (await self._log.watermarks([self._train]))[self._train]
+        if high == 0:  # what is announced has no place in it
+            return State(next_offset=await self._beginning())
         # Behind the parts of the last two updates there can be a Begin, and what each member says once an epoch; but
         # while no step is made, members that start again and again may say any number of things.
         most_parts = -(-compress.most_bytes(self._rules.num_parameters) // exchange_records.MOST_CHUNK_BYTES)
@@ -124,6 +126,19 @@ class ParameterServer:
             return updated
         _say_adopted(announced)
         return replace(announced, next_offset=0)  # that of the members' log says nothing of the gradients'
+
+    async def _beginning(self) -> int:
+        """Where to begin with the gradients while the server's own log was never written to.
+
+        Behind them all, if they are of an epoch: it was another log in which that began, and members go on elsewhere.
+        """
+        low, high = (await self._log.watermarks([self._gradients]))[self._gradients]
+        async with self._log.reader({self._gradients: low}) as reader:
+            while reader.position(self._gradients) < high:
+                records = await reader.poll(max_records=RECORDS_A_POLL, timeout_s=_POLL_S)
+                if any(isinstance(_decoded(record), Begin | Part | Tested) for record in records):
+                    return high
+        return low
 
     async def _newest(self, at: int, high: int) -> tuple[State, int] | None:
         """What the last update says that is whole from the offset `at` on, and where it ends; None where none is."""

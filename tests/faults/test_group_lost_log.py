@@ -44,9 +44,7 @@ async def test_away_for_longer_than_the_log_is_kept_it_goes_on_from_the_newest_c
         states = [newest_checkpoint(site, name) for name in EDGES]
         newest = max(state.position.step for state in states)
         site.configure(epochs=max(state.position.epoch for state in states) + 5)
-        gate.hold_from(
-            newest
-        )  # nobody goes on before all are back
+        gate.hold_from(newest)  # nobody goes on before all are back
         _vault, *edges = await started(site)
         for edge in edges:
             await edge.wait_for("exchange.joined")

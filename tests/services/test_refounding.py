@@ -83,7 +83,19 @@ async def test_a_group_that_lost_its_log_while_it_was_away_goes_on_from_the_newe
     assert [line["epoch"] for line in world.events("exchange.epoch")[-2:]] == [LONG.epochs - 1] * 2
 
 
-@pytest.mark.parametrize("topics", [(TRAIN, GRADIENTS), (TRAIN, GRADIENTS, CHECKPOINTS)])
+@pytest.mark.parametrize("step", [5, 35], ids=["before anything was announced", "behind what was announced"])
+async def test_a_server_that_comes_back_to_an_empty_log_of_its_own_does_not_begin_anew_with_the_old_gradients(
+    log_lines, step
+):
+    world = GroupWorld(TWO, training=SERVED)
+    await trained_to(world, step, *TWO)
+    made_anew(world, TRAIN)
+    had = newest(world, *TWO)
+    weights(*await finished(world, *TWO))
+    assert steps_of(world, "exchange.adopted") == {had}
+
+
+@pytest.mark.parametrize("topics", [(TRAIN,), (TRAIN, GRADIENTS), (TRAIN, GRADIENTS, CHECKPOINTS)])
 @pytest.mark.parametrize("training", [LONG, SERVED], ids=["all_reduce", "parameter_server"])
 async def test_a_group_whose_topics_are_made_anew_while_it_trains_goes_on(log_lines, training, topics):
     world = GroupWorld(THREE, training=training)
