@@ -56,7 +56,7 @@ class Measured:
 
 def measured(runs: Sequence[Mapping[str, Any]]) -> tuple[float, list[Measured]]:
     """What a sample costs, and the groups of these runs of `exchange`. Raises ValueError without an edge alone."""
-    alone = [1 / _samples_per_s(run) for run in runs if run["setting"]["mode"] == "none"]
+    alone = [run["setting"]["edges"] / _samples_per_s(run) for run in runs if run["setting"]["mode"] == "none"]
     if not alone:
         raise ValueError("no run of one edge alone is among what was measured")
     return sum(alone) / len(alone), [_measured(run) for run in runs if run["setting"]["mode"] not in {"none", "ddp"}]

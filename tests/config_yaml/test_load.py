@@ -390,7 +390,7 @@ GROUP = VALID + "  sampling: {}\n  exchange: {mode: all_reduce}\n"
 
 def test_a_group_has_every_setting_that_the_file_gives_and_usual_ones_for_the_rest(load):
     [job] = load(GROUP).jobs
-    assert job.exchange == Exchange("all_reduce", "none", 0.2, 1, Outer(0.7, 0.9), None)
+    assert job.exchange == Exchange("all_reduce", "none", 0.2, 1, Outer(1.0, 0.0), None)
     assert job.reference_batch is None
 
     exchange = "{mode: parameter_server, compression: top_k, top_k: 1, sync_every: 8, outer: {learning_rate: 0.5, momentum: 0}, server: vault}"
