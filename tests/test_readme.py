@@ -41,7 +41,7 @@ RUN_ELSEWHERE = {
     ),
     ".venv/bin/pytest": (
         ".ci/run",
-        ".venv/bin/pytest -n 2 --dist loadfile -m 'not quiet'\n.venv/bin/pytest -m quiet",
+        ".venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not quiet'\n.venv/bin/pytest -m quiet",
     ),
     "/opt/edged/bin/pip install .": (".ci/run", "pip install --quiet ."),
     "kcat -P": ("tests/integration/test_foreign_client.py", '"-P", "-b"'),
