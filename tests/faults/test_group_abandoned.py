@@ -8,17 +8,20 @@ from tests.faults.group import MIDDLE, Group
 from tests.integration.site import Site, running
 
 pytestmark = pytest.mark.integration
-SETTINGS = {"edges": ("pi-a", "pi-b", "pi-c"), "epochs": 1000, "more": "exchange: {mode: all_reduce}"}
+SETTINGS = {"edges": ("pi-a", "pi-b", "pi-c"), "epochs": 1000}
 
 
-async def test_one_who_has_joined_since_goes_on_with_the_next_epoch_and_those_who_come_back_follow(tmp_path):
+@pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])
+async def test_one_who_has_joined_since_goes_on_with_the_next_epoch_and_those_who_come_back_follow(tmp_path, mode):
     need_embedded()
     with gated(Embedded) as (broker, gate):
-        async with running(Site(tmp_path, broker.bootstrap, **SETTINGS)) as site:
+        more = f"exchange: {{mode: {mode}}}"
+        async with running(Site(tmp_path, broker.bootstrap, **SETTINGS, more=more)) as site:
             group = Group(site, gate)
             group.names = ("pi-a", "pi-b")
-            await group.start(2)
-            await group.go_to(MIDDLE, 2)
+            held = 2 if mode == "all_reduce" else 1
+            await group.start(held)
+            await group.go_to(MIDDLE, held)
             joined = group.edges["pi-c"] = await site.start("run", "pi-c")
             await joined.wait_for("exchange.joined")
             for name in group.names:
