@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from edged.adapters.parquet_store import Finding, SourceSummary
@@ -140,10 +141,11 @@ def test_a_plan_has_the_digest_that_checkpoints_name(mode: SamplingMode, digest)
 
 
 HEX = "0123456789abcdef" * 4
+BEGIN = Begin(1, {"pi-a": 0.5, "pi-b": 0.5}, {"pi-a": 7}, 9, HEX, "pi-a")
 RECORDS = [
     (Join("pi-a", HEX, 3, HEX), "join", "781c17e1bcb46733"),
     (Leave("pi-a"), "leave", "88ac76814757d5de"),
-    (Begin(1, {"pi-a": 0.5, "pi-b": 0.5}, {"pi-a": 7}, 9, HEX, "pi-a"), "begin", "5833dbe90db1e1f3"),
+    (BEGIN, "begin", "5833dbe90db1e1f3"),
     (Part("pi-a", 3, "0badcafe", 0, 1, 16, 2.5, 7, 100.0, b"chunk"), "part", "814cf96005631fc4"),
     (Close(3, "pi-a"), "close", "806c86f42c05a719"),
     (exchange_records.Tested("pi-a", 1, 10, 5, 2.5, HEX), "tested", "90bae1f16d4ac348"),
@@ -161,12 +163,12 @@ def test_a_record_of_the_groups_log_is_the_same_bytes(record, kind, digest):
 
 def test_the_state_of_the_groups_log_is_the_same_text():
     members = {"pi-a": gradient_log.Member(missed=0, samples_per_s=2.5, last_step=3)}
-    state = gradient_log.State(4, 9, 77, RECORDS[2][0], members=members, told={"pi-a": HEX})
+    state = gradient_log.State(4, 9, 77, BEGIN, members=members, told={"pi-a": HEX})
     assert sha256(gradient_log.to_json(state).encode()) == "92e3610268e727aa"
 
 
 def test_a_checkpoint_is_the_same_bytes():
-    def params(first: float) -> dict[str, np.ndarray]:
+    def params(first: float) -> dict[str, npt.NDArray[np.float32]]:
         return {"dense.kernel": np.arange(first, first + 4, dtype=np.float32).reshape(2, 2)}
 
     state = TrainState(
@@ -229,7 +231,8 @@ def test_the_figures_that_programs_read_keep_their_names():
 
     assert names(Summary) == (
         "edges test_accuracy samples_per_s data_wait_fraction peak_rss_mib published archived archived_twice predicted "
-        "predicted_twice dead_lettered prediction_p50_ms prediction_p99_ms live_accuracy epochs trained_samples import_samples wall_s group"
+        "predicted_twice dead_lettered prediction_p50_ms prediction_p99_ms "
+        "live_accuracy epochs trained_samples import_samples wall_s group"
     )
     assert names(Group) == ("steps steps_without_somebody weights proofs proofs_failed edges outage took_part_again")
     assert names(GroupMember) == "samples share steps missed bytes_per_step weights"

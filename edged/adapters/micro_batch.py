@@ -11,14 +11,13 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_info
 
 from edged.domain.nn.model import Model
-from edged.domain.nn.spec import LayerSpec, Shape
+from edged.domain.nn.spec import DESCRIBED, LayerSpec, Shape, settings
 
 CANDIDATES = (4, 8, 16, 32, 64)
 _MOST_BYTES = 16 << 20
@@ -78,7 +77,7 @@ def _models(shape: Shape, layers: Sequence[LayerSpec], most: int) -> dict[int, M
 def _key(shape: Shape, layers: Sequence[LayerSpec], most: int) -> str:
     """What the result depends on, as a digest."""
     blas = [(each.get("version"), each.get("architecture")) for each in threadpool_info() if each["user_api"] == "blas"]
-    model = [[type(layer).__name__, asdict(layer)] for layer in layers]
+    model = [[DESCRIBED[type(layer)][0], settings(layer)] for layer in layers]
     text = json.dumps([shape, model, most, _cpu(), np.__version__, blas, CANDIDATES], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -19,7 +19,7 @@ import tflite
 from edged.adapters.tflite_lowering import from_layout, to_layout
 from edged.adapters.tflite_writer import LABELS, LAYERS
 from edged.domain.nn.params import Params, weight_name
-from edged.domain.nn.spec import Conv1d, Conv2d, DepthwiseConv2d, LayerSpec, Shape, ShapeError, shapes
+from edged.domain.nn.spec import DESCRIBED, Conv1d, Conv2d, DepthwiseConv2d, LayerSpec, Shape, ShapeError, shapes
 from edged.errors import FormatError
 
 _MOST_LAYERS = 1024
@@ -156,10 +156,11 @@ def _layers(described: Any) -> tuple[LayerSpec, ...]:
 
 def _layer(kind: str, settings: dict[str, Any]) -> LayerSpec:
     layer = _LAYER_OF_KIND.get(kind)
-    if layer is None or settings.keys() != {setting.name for setting in fields(layer)}:
+    if layer is None or settings.keys() != set(DESCRIBED[layer][1]):
         raise FormatError(f"a layer that edged does not have: {kind!r:.40}")
     hints = get_type_hints(layer)
-    return layer(**{name: _setting(value, hints[name]) for name, value in settings.items()})
+    written = zip(fields(layer), DESCRIBED[layer][1], strict=True)
+    return layer(*(_setting(settings[name], hints[field.name]) for field, name in written))
 
 
 def _setting(value: Any, hint: Any) -> Any:

@@ -7,7 +7,6 @@ same: it quantises what comes in, and the softmax is float32.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ from edged.adapters.tflite_int8 import quantise
 from edged.adapters.tflite_lowering import SAMPLES, lower, steps
 from edged.domain.nn.params import Params, parameter_shapes
 from edged.domain.nn.ranges import Range, output_ranges
-from edged.domain.nn.spec import Dropout, LayerSpec, shapes
+from edged.domain.nn.spec import Dropout, LayerSpec, settings, shapes
 
 _SOFTMAX = tflite.BuiltinOperator.SOFTMAX
 
@@ -62,7 +61,7 @@ def to_tflite(
         graph.output = graph.add(_SOFTMAX, [graph.output], "probabilities", output_shape, {"Beta": 1.0})
     notes = {}
     if below is None:
-        layers_text = json.dumps([[layer.kind, asdict(layer)] for layer in layers])
+        layers_text = json.dumps([[layer.kind, settings(layer)] for layer in layers])
         notes = {"min_runtime_version": "1.5.0", LAYERS: layers_text}
     if labels is not None:
         notes[LABELS] = json.dumps(list(labels))

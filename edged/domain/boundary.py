@@ -32,7 +32,8 @@ class Boundary:
 
     def encode(self) -> bytes:
         """As a safetensors blob."""
-        decided = {name: getattr(self, name) for name in _DECIDED}
+        values = (self.cursor, self.hit_share, self.is_gate_open, self.capacity_bytes)
+        decided = dict(zip(_DECIDED, values, strict=True))
         return tensors.encode({"cached": self.cached}, {"boundary": json.dumps(decided)})
 
 

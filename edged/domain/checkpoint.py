@@ -6,15 +6,29 @@ Covers the state's values, its encoding and the proof that a blob is whole. File
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from edged.domain import tensors
+from edged.domain.named_fields import from_named, to_named
 from edged.domain.nn.model import Division
-from edged.domain.topology import Stream, Training
+from edged.domain.nn.spec import DESCRIBED, Described, LayerSpec
+from edged.domain.topology import (
+    Adam,
+    Augment,
+    Constant,
+    Cosine,
+    Lars,
+    Optimizer,
+    Schedule,
+    Sgd,
+    Step,
+    Stream,
+    Training,
+)
 from edged.errors import CheckpointCorrupt, FormatError, TopologyMismatch
 
 Params = dict[str, npt.NDArray[np.float32]]
@@ -128,7 +142,7 @@ def job_digest(stream: Stream, training: Training) -> str:
     Left out is what may change from one start to the next: epochs, intervals, source, who combines the gradients.
     """
     job: dict[str, Any] = {
-        "stream": asdict(stream),
+        "stream": to_named(stream, _STREAM),
         "model": [_named(layer) for layer in training.model],
         "loss": [training.loss, training.class_weights],
         "optimizer": _named(training.optimizer),
@@ -147,12 +161,37 @@ def job_digest(stream: Stream, training: Training) -> str:
         job["reference_batch"] = training.reference_batch
     exchange = training.exchange
     if exchange.mode != "none":
-        job["exchange"] = [exchange.compression, exchange.top_k, exchange.sync_every, asdict(exchange.outer)]
+        job["exchange"] = [exchange.compression, exchange.top_k, exchange.sync_every, to_named(exchange.outer, _OUTER)]
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
 
 
-def _named(settings: Any) -> list[Any]:
-    return [type(settings).__name__, asdict(settings)]
+_IN_DIGEST: Mapping[type, Described] = {
+    **DESCRIBED,
+    Sgd: ("Sgd", ("learning_rate", "momentum", "nesterov")),
+    Adam: ("Adam", ("learning_rate", "beta1", "beta2", "epsilon")),
+    Lars: ("Lars", ("learning_rate", "momentum", "trust")),
+    Constant: ("Constant", ("warmup",)),
+    Cosine: ("Cosine", ("warmup", "floor")),
+    Step: ("Step", ("every", "factor", "warmup")),
+    Augment: ("Augment", ("flip", "shift", "crop")),
+}
+_STREAM = ("name", "shape", "dtype", "labels")
+_OUTER = ("learning_rate", "momentum")
+
+
+def _named(settings: LayerSpec | Optimizer | Schedule | Augment) -> list[Any]:
+    name, names = _IN_DIGEST[type(settings)]
+    return [name, to_named(settings, names)]
+
+
+_NAMES: Mapping[type, tuple[str, ...]] = {
+    Position: ("epoch", "sample", "step", "live_offset", "live_row"),
+    Tally: ("num_samples", "num_correct", "loss", "seconds", "wait_s", "decode_s"),
+    EpochMetrics: (
+        "epoch", "step", "loss", "train_accuracy", "test_loss", "test_accuracy", "anomaly_threshold",
+    ),
+    Division: ("lanes", "micro_batch"),
+}  # fmt: skip
 
 
 def encode(state: TrainState) -> bytes:
@@ -166,16 +205,16 @@ def encode(state: TrainState) -> bytes:
             arrays |= {f"{_FALLBACK}{slot}/{name}": array for name, array in values.items()}
     learnt = {_LEARNT: np.frombuffer(state.learnt, np.uint8)} if state.learnt else {}
     text = {
-        "position": asdict(state.position),
-        "tally": asdict(state.tally),
+        "position": to_named(state.position, _NAMES[Position]),
+        "tally": to_named(state.tally, _NAMES[Tally]),
         "ends": state.ends if state.ends is None else dict(state.ends),
         "plan": state.plan,
         "slots": list(state.slots),
-        "division": asdict(state.division),
+        "division": to_named(state.division, _NAMES[Division]),
         "slowdowns": state.slowdowns,
         "exchange": state.exchange,
         "fallback_step": fallback and fallback.step,
-        "history": [asdict(metrics) for metrics in state.history[-MOST_HISTORY:]],
+        "history": [to_named(metrics, _NAMES[EpochMetrics]) for metrics in state.history[-MOST_HISTORY:]],
     }
     metadata = {"edged": _VERSION, "job": state.job, "state": json.dumps(text, sort_keys=True)}
     blob = tensors.encode({**arrays, **learnt}, {**metadata, "sha256": _NO_DIGEST})
@@ -287,10 +326,11 @@ def _of(arrays: Mapping[str, tensors.Array], prefix: str) -> Iterator[tuple[str,
 
 
 def _record(kind: type[_T], values: dict[str, Any]) -> _T:
-    kinds: dict[str, Any] = {each.name: each.type for each in fields(kind)}  # type: ignore[arg-type]
-    if values.keys() != kinds.keys():
+    names = _NAMES[kind]
+    if values.keys() != set(names):
         raise FormatError(f"fields of {kind.__name__} are missing or unknown")
-    for name, value in values.items():
-        if not isinstance(value, kinds[name] | int):
+    for name, each in zip(names, fields(kind), strict=True):  # type: ignore[arg-type]
+        numeric: Any = each.type
+        if not isinstance(values[name], numeric | int):
             raise FormatError(f"{name!r} of {kind.__name__} is no number")
-    return kind(**values)
+    return from_named(kind, names, values)

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from edged.domain import tensors
 from edged.domain.dataset import TEST_SOURCE, TRAIN_SOURCE
+from edged.domain.named_fields import from_named, to_named
 from edged.domain.topology import MOST_MEMBERS, NAME_PATTERN
 from edged.errors import FormatError
 
@@ -222,8 +223,27 @@ class Update:
 Record = Join | Leave | Begin | Part | Close | Tested | Update
 
 _KINDS: Mapping[str, type[Record]] = {
-    kind.__name__.lower(): kind for kind in (Join, Leave, Begin, Part, Close, Tested, Update)
+    "join": Join,
+    "leave": Leave,
+    "begin": Begin,
+    "part": Part,
+    "close": Close,
+    "tested": Tested,
+    "update": Update,
 }
+_KIND_OF: Mapping[type[Record], str] = {kind: name for name, kind in _KINDS.items()}
+_NAMES: Mapping[type[Record], tuple[str, ...]] = {
+    Join: ("edge", "job_digest", "step", "weights"),
+    Leave: ("edge",),
+    Begin: ("epoch", "members", "ends", "num_steps", "weights", "edge"),
+    Part: (
+        "edge", "step", "attempt", "part", "parts", "count", "loss", "num_correct", "samples_per_s", "chunk",
+        "is_diverged",
+    ),
+    Close: ("step", "edge"),
+    Tested: ("edge", "epoch", "num_samples", "num_correct", "loss", "weights"),
+    Update: ("step", "part", "parts", "contributions", "position", "state", "chunk"),
+}  # fmt: skip
 
 
 def encode(record: Record) -> bytes:
@@ -259,12 +279,12 @@ def decode(blob: bytes) -> Record:
 
 def to_values(record: Record) -> dict[str, Any]:
     """The record's fields and its `kind`: as JSON takes them, but for a chunk. `from_values` turns it back."""
-    values = {each.name: getattr(record, each.name) for each in fields(record)}
+    values = to_named(record, _NAMES[type(record)])
     if isinstance(record, Begin):
         values |= {"members": dict(record.members), "ends": dict(record.ends)}
     if isinstance(record, Update):
         values["contributions"] = [astuple(each) for each in record.contributions]
-    return {"kind": type(record).__name__.lower(), **values}
+    return {"kind": _KIND_OF[type(record)], **values}
 
 
 def from_values(values: Any) -> Record:
@@ -276,11 +296,11 @@ def from_values(values: Any) -> Record:
     if kind is None:
         raise FormatError("a record of no known kind")
     given = {key: value for key, value in values.items() if key != "kind"}
-    if given.keys() != {each.name for each in fields(kind)}:
+    if given.keys() != set(_NAMES[kind]):
         raise FormatError(f"fields of a {name} are missing or unknown")
     if kind is Update:
         given["contributions"] = _contributions(given["contributions"])
-    return kind(**given)
+    return from_named(kind, _NAMES[kind], given)
 
 
 def check_name(value: Any) -> None:

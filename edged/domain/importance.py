@@ -8,7 +8,7 @@ https://arxiv.org/abs/1803.00942) and, to compare with, SHADE (Khan et al., FAST
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,9 @@ _Mask = npt.NDArray[np.bool_]
 class Rule(Protocol):
     """Rates and weights of samples `ids`, int64 [n], cached where `is_cached`, bool [n], says so."""
 
+    digest_name: ClassVar[str]
+    """The rule in a plan's digest: data, so that classes may be renamed."""
+
     def rates(self, ids: Ids, is_cached: _Mask) -> Rates:
         """Expected draws in the epoch: float64 [n]."""
 
@@ -46,6 +49,8 @@ class Rule(Protocol):
 class Uniform:
     """Each sample once."""
 
+    digest_name: ClassVar[str] = "Uniform"
+
     def rates(self, ids: Ids, is_cached: _Mask) -> Rates:  # noqa: ARG002 - all the same
         return np.ones(len(ids))
 
@@ -55,6 +60,8 @@ class Uniform:
 
 class Importance:
     """(1 - floor) × score / mean + floor, with scores cut at their 98th percentile; weights undo it exactly."""
+
+    digest_name: ClassVar[str] = "Importance"
 
     def __init__(self, scores: ScoreTable) -> None:
         self._scores = scores
@@ -77,6 +84,8 @@ class Shade:
     Repaired: ranks are among all samples, one never seen has the mean rank, replays count a third. As published: a
     sample never seen is starved, replays count in full. In neither do weights undo the ranks: that is the method.
     """
+
+    digest_name: ClassVar[str] = "Shade"
 
     def __init__(self, scores: ScoreTable, cached: Ids, num_samples: int, *, as_published: bool) -> None:
         self._scores, self._quantiles, self._as_published = scores, scores.quantiles(), as_published
@@ -104,6 +113,8 @@ class Shade:
 
 class ICache:
     """Each sample is kept by chance, its loss's percentile to the power of 0.33; all of them in every third epoch."""
+
+    digest_name: ClassVar[str] = "ICache"
 
     def __init__(self, scores: ScoreTable, epoch: int) -> None:
         self._scores, self._quantiles = scores, scores.quantiles()

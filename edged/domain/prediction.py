@@ -6,12 +6,13 @@ Covers encoding and strict decoding. Does not predict.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from edged.domain.named_fields import from_named, to_named
 from edged.errors import FormatError
 
 MOST_PROBABILITIES = 10
@@ -22,6 +23,10 @@ _TYPE_OF_FIELD: Mapping[str, type] = {
     "device": str, "partition": int, "offset": int, "sampled_ms": int, "generation": int, "latency_ms": float,
     "compute_ms": float,
 }  # fmt: skip
+_NAMES = (
+    "device", "partition", "offset", "sampled_ms", "label", "probability", "probabilities", "generation", "latency_ms",
+    "compute_ms", "anomaly", "anomaly_threshold",
+)  # fmt: skip
 _TYPE_OF_CLASS_FIELD: Mapping[str, type] = {"label": str, "probability": float, "probabilities": dict}
 
 
@@ -80,7 +85,7 @@ def most_probable(probabilities: npt.NDArray[np.float32], labels: Sequence[str])
 
 def encode(prediction: Prediction) -> bytes:
     """The message's value, without what is None or empty."""
-    fields = {name: value for name, value in asdict(prediction).items() if value is not None and value != {}}
+    fields = {name: value for name, value in to_named(prediction, _NAMES).items() if value is not None and value != {}}
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -95,7 +100,8 @@ def decode(value: bytes) -> Prediction:
     if not isinstance(fields, dict):
         raise FormatError("a prediction is not a JSON object")
     known = {name: _field(fields, name, kind) for name, kind in _TYPE_OF_FIELD.items()}
-    return Prediction(**known, **(_anomaly(fields) if "anomaly" in fields else _class(fields)))
+    values = known | (_anomaly(fields) if "anomaly" in fields else _class(fields))
+    return from_named(Prediction, _NAMES, {"anomaly": None, "anomaly_threshold": None} | values)
 
 
 def _class(fields: Mapping[str, Any]) -> dict[str, Any]:

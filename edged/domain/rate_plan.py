@@ -187,7 +187,7 @@ def plan(
     walk = RatePlan(settings, supplied, epoch, boundary, sampler)
     named = [
         sampler.name,
-        type(sampler.rule).__name__,
+        sampler.rule.digest_name,
         settings.seed,
         epoch,
         settings.test_fraction,

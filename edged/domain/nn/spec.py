@@ -5,9 +5,11 @@ Holds no weights and computes nothing but shapes and counts. A sample is an imag
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
+
+from edged.domain.named_fields import to_named
 
 Activation = Literal["none", "relu", "relu6", "tanh"]
 Padding = Literal["same", "valid"]
@@ -279,12 +281,39 @@ LayerSpec = (
 )
 
 
+Described = tuple[str, tuple[str, ...]]
+"""What digests call a class, and each of its fields in their order: data, so that classes and fields may be renamed."""
+
+DESCRIBED: Mapping[type[LayerSpec], Described] = {
+    Conv2d: ("Conv2d", ("filters", "kernel", "stride", "padding", "activation")),
+    DepthwiseConv2d: ("DepthwiseConv2d", ("kernel", "stride", "padding", "activation")),
+    Conv1d: ("Conv1d", ("filters", "kernel", "stride", "padding", "activation")),
+    MaxPool2d: ("MaxPool2d", ("size", "stride")),
+    AvgPool2d: ("AvgPool2d", ("size", "stride")),
+    MaxPool1d: ("MaxPool1d", ("size", "stride")),
+    AvgPool1d: ("AvgPool1d", ("size", "stride")),
+    GlobalAvgPool: ("GlobalAvgPool", ()),
+    GroupNorm: ("GroupNorm", ("groups", "epsilon")),
+    Dropout: ("Dropout", ("rate",)),
+    Flatten: ("Flatten", ()),
+    Relu: ("Relu", ()),
+    Relu6: ("Relu6", ()),
+    Tanh: ("Tanh", ()),
+    Dense: ("Dense", ("units", "activation")),
+}
+
+
 def shapes(sample_shape: Shape, layers: Sequence[LayerSpec]) -> list[Shape]:
     """The shape before the first layer and after each one. Raises ShapeError."""
     result = [sample_shape]
     for layer in layers:
         result.append(layer.output_shape(result[-1]))
     return result
+
+
+def settings(layer: LayerSpec) -> dict[str, Any]:
+    """The layer's settings under the names that model files have for them."""
+    return to_named(layer, DESCRIBED[type(layer)][1])
 
 
 def num_parameters(sample_shape: Shape, layers: Sequence[LayerSpec]) -> int:
