@@ -24,9 +24,9 @@ from edged.adapters.kafka import KafkaLog
 from edged.domain import codec, prediction
 from edged.domain.prediction import Prediction
 from edged.domain.suggest import did_you_mean
-from edged.domain.topics import prediction_topics
 from edged.domain.topology import Codec, Dtype, Edge, Kafka, Security, Stream, Topology
 from edged.domain.topology import Device as DeviceSpec
+from edged.domain.topology.topics import prediction_topics
 from edged.errors import ConfigError, FormatError, Problem, RejectedRecord
 from edged.log import logger
 from edged.ports import Log, LogReader, Message, Record, TopicPartition

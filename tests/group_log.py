@@ -13,7 +13,7 @@ from edged.domain.checkpoint import TrainState
 from edged.domain.exchange_records import Begin, Close, Join, Part, Record, Tested
 from edged.domain.learning import Learner
 from edged.domain.nn.model import Model
-from edged.domain.topology import Sgd, Topology
+from edged.domain.topology import Sgd, Topology, job
 
 Vector = npt.NDArray[np.float32]
 
@@ -24,7 +24,7 @@ class GroupLog:
     def __init__(self, topology: Topology) -> None:
         [self._training] = topology.jobs
         stream = topology.stream(self._training.stream)
-        self.job = checkpoint.job_digest(stream, self._training)
+        self.job = job.job_digest(stream, self._training)
         self._begun_with = Learner(self._training, Model(stream.shape, self._training.model)).initial(self.job)
         self.weights = flat.flatten(self._begun_with.params)
         self.velocity = np.zeros_like(self.weights)

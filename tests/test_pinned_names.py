@@ -22,7 +22,7 @@ from edged.cli.demo.report import Summary
 from edged.domain import cache_modes, checkpoint, epoch_memo, exchange_records, gradient_log, prediction
 from edged.domain.boundary import Boundary
 from edged.domain.cache_plan import PlanSettings
-from edged.domain.checkpoint import EpochMetrics, Fallback, Position, Tally, TrainState, job_digest
+from edged.domain.checkpoint import EpochMetrics, Fallback, Position, Tally, TrainState
 from edged.domain.dataset import Snapshot
 from edged.domain.epoch_memo import EpochMemo
 from edged.domain.exchange_records import Begin, Close, Contribution, Join, Leave, Part, Update
@@ -64,6 +64,7 @@ from edged.domain.topology import (
     Stream,
     Training,
 )
+from edged.domain.topology.job import job_digest
 
 IMAGES: tuple[LayerSpec, ...] = (
     Conv2d(4, (3, 3), padding="same", activation="relu"),

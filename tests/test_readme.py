@@ -24,8 +24,8 @@ from edged.cli import main
 from edged.domain import checkpoint, prediction
 from edged.domain.nn.model import Division
 from edged.domain.prediction import Prediction
-from edged.domain.topics import topics
 from edged.domain.topology import Topology
+from edged.domain.topology.topics import topics
 from edged.events import EVENTS
 from edged.ports import Message, TopicPartition, TopicSpec
 from tests.group_log import GroupLog

@@ -20,8 +20,8 @@ from typing import Protocol
 
 from edged import __version__
 from edged.config import Timing
-from edged.domain.topics import topics
 from edged.domain.topology import Topology
+from edged.domain.topology.topics import topics
 from edged.errors import TopologyMismatch
 from edged.log import log_crash, logger
 from edged.ports import Host, Log, Notifier, Progress, Statistics, TopicSpec

@@ -20,11 +20,11 @@ from edged.adapters.tflite_writer import to_tflite
 from edged.aio import run_in_worker
 from edged.config import Folders, Timing
 from edged.domain import compress, gradient_log, update_log
-from edged.domain.checkpoint import job_digest
 from edged.domain.gradient_log import Rules
 from edged.domain.nn.model import Model, Params
 from edged.domain.nn.spec import num_parameters
 from edged.domain.topology import Edge, Stream, Topology, Training
+from edged.domain.topology.job import job_digest
 from edged.errors import ConfigError, Problem, StorageError
 from edged.log import logger
 from edged.ports import Health, Log

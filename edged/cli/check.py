@@ -18,8 +18,8 @@ from edged.domain.budget import cache_index, edge_budget, exchange_memory, mebib
 from edged.domain.nn.spec import LayerSpec, shapes
 from edged.domain.schedule import batch_factor
 from edged.domain.suggest import did_you_mean
-from edged.domain.topics import grants, prediction_topics, topics
 from edged.domain.topology import Augment, Backbone, Device, Edge, Exchange, Topology, Training
+from edged.domain.topology.topics import grants, prediction_topics, topics
 from edged.domain.topology_rules import sample_bytes
 from edged.errors import ConfigError, Problem
 

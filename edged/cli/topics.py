@@ -13,8 +13,8 @@ from edged import config_yaml
 from edged.cli.arguments import add_topology
 from edged.cli.problems import show
 from edged.cli.unheard import Unheard
-from edged.domain.topics import Topic, grants, groups, topics
 from edged.domain.topology import Topology
+from edged.domain.topology.topics import Topic, grants, groups, topics
 from edged.errors import LogUnavailable
 from edged.ports import TopicSpec
 

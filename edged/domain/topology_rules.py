@@ -16,8 +16,8 @@ from edged.domain.finding import Finding
 from edged.domain.nn.spec import Dense, LayerSpec, Shape, ShapeError
 from edged.domain.pack import MOST_BYTES
 from edged.domain.suggest import did_you_mean
-from edged.domain.topics import prediction_topics
 from edged.domain.topology import MIB, Augment, Device, Edge, Stream, Topology, Training
+from edged.domain.topology.topics import prediction_topics
 
 LEAST_PREFETCH = 4 * MIB
 """Two messages of an epoch, so that one can be trained on while the next arrives."""

@@ -12,12 +12,12 @@ from edged.domain import checkpoint, tensors
 from edged.domain.checkpoint import EpochMetrics, Fallback, Position, Tally, TrainState
 from edged.domain.nn.model import Division
 from edged.domain.nn.spec import Dense, Flatten
-from edged.domain.topology import Adam, Augment, Cosine, Exchange, Outer, Sgd, Stream, Training
+from edged.domain.topology import Adam, Augment, Cosine, Exchange, Outer, Sgd, Stream, Training, job
 from edged.errors import CheckpointCorrupt, TopologyMismatch
 
 STREAM = Stream("fashion", (2, 2, 1), "uint8", ("a", "b"))
 TRAINING = Training("fashion", (Flatten(), Dense(2)))
-JOB = checkpoint.job_digest(STREAM, TRAINING)
+JOB = job.job_digest(STREAM, TRAINING)
 
 
 def make_state() -> TrainState:
@@ -129,16 +129,16 @@ def test_any_safetensors_reader_opens_it():
 )
 def test_another_job_is_refused(stream, training):
     with pytest.raises(TopologyMismatch):
-        checkpoint.decode(BLOB, job=checkpoint.job_digest(stream, training))
+        checkpoint.decode(BLOB, job=job.job_digest(stream, training))
 
 
 def test_more_epochs_are_the_same_job():
-    assert checkpoint.job_digest(STREAM, replace(TRAINING, epochs=99, checkpoint_s=1, source="both")) == JOB
+    assert job.job_digest(STREAM, replace(TRAINING, epochs=99, checkpoint_s=1, source="both")) == JOB
 
 
 def test_how_a_group_exchanges_gradients_is_part_of_its_job_and_who_combines_them_is_not():
     def digest(*mode, **settings):
-        return checkpoint.job_digest(STREAM, replace(TRAINING, exchange=Exchange(*mode, **settings)))
+        return job.job_digest(STREAM, replace(TRAINING, exchange=Exchange(*mode, **settings)))
 
     jobs = [
         digest("all_reduce"),

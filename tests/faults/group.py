@@ -21,6 +21,7 @@ from edged.domain.learning import Learner
 from edged.domain.nn.model import Model
 from edged.domain.replay import EpochBegun, NotCounted, Proof, Replay, StepMade
 from edged.domain.topology import Topology
+from edged.domain.topology import job as job_module
 from edged.ports import Message, TopicPartition
 from tests.faults.gradient_gate import GradientGate
 from tests.integration.site import Site, stopped
@@ -39,7 +40,7 @@ class History:
     def __init__(self, topology: Topology) -> None:
         [job] = topology.jobs
         stream = topology.stream(job.stream)
-        self.job = checkpoint.job_digest(stream, job)
+        self.job = job_module.job_digest(stream, job)
         state = Learner(job, Model(stream.shape, job.model, loss=job.loss)).initial(self.job)
         self.rules = group_step.rules(topology, job, self.job, flat.size(state.params))
         self.partition = TopicPartition(topology.train_topic(job))

@@ -13,12 +13,13 @@ from edged.adapters.memory import RecordingHealth
 from edged.adapters.memory_checkpoints import MemoryCheckpoints
 from edged.config import Timing
 from edged.domain import compress, epoch_protocol, exchange_records, gradient_log, update_log
-from edged.domain.checkpoint import Params, job_digest
+from edged.domain.checkpoint import Params
 from edged.domain.epoch_protocol import SamplesPart, SnapshotRequest
 from edged.domain.exchange_records import Part
 from edged.domain.gradient_log import Fold, Rules
 from edged.domain.nn.model import Model
 from edged.domain.topology import Exchange, Sampling, Training
+from edged.domain.topology.job import job_digest
 from edged.ports import Message
 from edged.services.announced import GroupTopics
 from edged.services.announcements import Announcements

@@ -16,7 +16,7 @@ from edged.adapters.memory import MemoryLog, RecordingHealth
 from edged.adapters.memory_checkpoints import MemoryCheckpoints
 from edged.config import Timing
 from edged.domain import epoch_protocol
-from edged.domain.checkpoint import Params, job_digest
+from edged.domain.checkpoint import Params
 from edged.domain.dataset import BlockRef, Snapshot
 from edged.domain.epoch_protocol import SamplesPart, SamplesRequest, SnapshotRequest
 from edged.domain.nn.model import Gradient, Model
@@ -24,6 +24,7 @@ from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.pack import Pack
 from edged.domain.sample import Sample
 from edged.domain.topology import Stream, Training
+from edged.domain.topology.job import job_digest
 from edged.errors import RejectedRecord
 from edged.ports import Message
 from edged.services.archive_client import ArchiveAddress, ArchiveClient

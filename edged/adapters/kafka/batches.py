@@ -15,7 +15,7 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
 
-from edged.domain.topics import REQUESTS_MESSAGE_BYTES
+from edged.domain.topology.topics import REQUESTS_MESSAGE_BYTES
 from edged.ports import Record, TopicPartition
 
 MOST_UNPACKED_BYTES = REQUESTS_MESSAGE_BYTES + (1 << 20)

@@ -10,8 +10,8 @@ from edged.domain import prediction
 from edged.domain.dataset import TEST_SOURCE, TRAIN_SOURCE
 from edged.domain.prediction import Prediction
 from edged.domain.sample import Sample
-from edged.domain.topics import topics
 from edged.domain.topology import Topology
+from edged.domain.topology.topics import topics
 from edged.errors import LogUnavailable
 from edged.ports import TopicPartition
 from edged.services.health import HealthBoard

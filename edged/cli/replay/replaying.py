@@ -20,6 +20,7 @@ from edged.domain.learning import Learner
 from edged.domain.nn.model import Model
 from edged.domain.replay import Claim, Replay, Told
 from edged.domain.topology import Topology, Training
+from edged.domain.topology import job as job_module
 from edged.errors import (
     CheckpointCorrupt,
     ConfigError,
@@ -81,7 +82,7 @@ def _job(topology: Topology, name: str | None, file: str) -> Training:
 def prepare(topology: Topology, job: Training, begin: Path | None, proven: list[Path]) -> Replay:
     """Ready to take the first record. Raises CheckpointCorrupt and TopologyMismatch."""
     stream = topology.stream(job.stream)
-    digest, shape = checkpoint.job_digest(stream, job), job.input_shape(stream)
+    digest, shape = job_module.job_digest(stream, job), job.input_shape(stream)
     assert shape is not None, "a backbone was looked up when the topology was read"
     if begin is None:
         state = Learner(job, Model(shape, job.model, loss=job.loss, micro_batch=1)).initial(digest)

@@ -2,12 +2,11 @@
 
 from dataclasses import replace
 
-from edged.domain import topics
 from edged.domain.epoch_protocol import MOST_PART_BYTES
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.pack import MOST_BYTES
-from edged.domain.topics import Grant, Topic
-from edged.domain.topology import MIB, Archive, Device, Edge, Exchange, Kafka, Stream, Topology, Training
+from edged.domain.topology import MIB, Archive, Device, Edge, Exchange, Kafka, Stream, Topology, Training, topics
+from edged.domain.topology.topics import Grant, Topic
 
 SITE = Topology(
     site="lab",
