@@ -21,8 +21,8 @@ import numpy.typing as npt
 from edged import config_yaml
 from edged.adapters import images
 from edged.adapters.kafka import KafkaLog
-from edged.domain import codec, prediction
-from edged.domain.prediction import Prediction
+from edged.domain.samples import codec, prediction
+from edged.domain.samples.prediction import Prediction
 from edged.domain.suggest import did_you_mean
 from edged.domain.topology import Codec, Dtype, Edge, Kafka, Security, Stream, Topology
 from edged.domain.topology import Device as DeviceSpec

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edged.domain.cache_entry import Entry, SampleKey
 from edged.domain.dataset import BlockRef, Snapshot
-from edged.domain.pack import Pack
+from edged.domain.samples.pack import Pack
 from edged.domain.topology import Codec, Dtype
 
 _COMPACTED_SEGMENT_BYTES = 16 << 20

@@ -5,8 +5,8 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from edged.adapters.parquet_store import ParquetStore
-from edged.domain.pack import CODECS, Pack
-from edged.domain.sample import Sample
+from edged.domain.samples.pack import CODECS, Pack
+from edged.domain.samples.sample import Sample
 
 
 def new_archive(folder: Path) -> ParquetStore:

@@ -19,7 +19,7 @@ from edged.cli.demo.group import Contribution as GroupMember
 from edged.cli.demo.group import Group
 from edged.cli.demo.outage import Outage
 from edged.cli.demo.report import Summary
-from edged.domain import cache_modes, checkpoint, epoch_memo, exchange_records, gradient_log, prediction
+from edged.domain import cache_modes, checkpoint, epoch_memo, exchange_records, gradient_log
 from edged.domain.boundary import Boundary
 from edged.domain.cache_plan import PlanSettings
 from edged.domain.checkpoint import EpochMetrics, Fallback, Position, Tally, TrainState
@@ -47,8 +47,9 @@ from edged.domain.nn.spec import (
     Relu6,
     Tanh,
 )
-from edged.domain.prediction import Prediction
 from edged.domain.replay import Claim
+from edged.domain.samples import prediction
+from edged.domain.samples.prediction import Prediction
 from edged.domain.scores import ScoreTable
 from edged.domain.topology import (
     Adam,

@@ -21,9 +21,10 @@ from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory import RecordingHealth
 from edged.adapters.sole_process import sole_process
 from edged.cli import main
-from edged.domain import checkpoint, prediction
+from edged.domain import checkpoint
 from edged.domain.nn.model import Division
-from edged.domain.prediction import Prediction
+from edged.domain.samples import prediction
+from edged.domain.samples.prediction import Prediction
 from edged.domain.topology import Topology
 from edged.domain.topology.topics import topics
 from edged.events import EVENTS

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from edged.domain.codec import MAGIC
+from edged.domain.samples.codec import MAGIC
 from edged.errors import RejectedRecord
 
 MOST_PIXELS = 24_000_000

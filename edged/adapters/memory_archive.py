@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edged.domain import cursors as cursor_rules
 from edged.domain.coverage import Gap, covered
 from edged.domain.dataset import BlockRef, Snapshot
-from edged.domain.pack import Pack
+from edged.domain.samples import cursors as cursor_rules
+from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, EdgedError, StorageError
 
 

@@ -26,10 +26,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from edged.domain import cursors as cursor_rules
 from edged.domain.coverage import Gap, covered
-from edged.domain.pack import CODECS, MOST_SAMPLES, Pack, digest
-from edged.domain.sample import Sample
+from edged.domain.samples import cursors as cursor_rules
+from edged.domain.samples.pack import CODECS, MOST_SAMPLES, Pack, digest
+from edged.domain.samples.sample import Sample
 from edged.errors import FormatError
 
 _SCHEMA_VERSION = "archive/1"

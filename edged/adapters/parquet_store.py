@@ -34,7 +34,7 @@ from edged.adapters.parquet_file import Contents
 from edged.domain import dataset
 from edged.domain.coverage import Gap, covered
 from edged.domain.dataset import BlockRef, Snapshot
-from edged.domain.pack import Pack
+from edged.domain.samples.pack import Pack
 from edged.domain.topology import NAME_PATTERN
 from edged.errors import ArchiveConflict, ArchiveUnavailable, DiskFull, FormatError, StorageError
 from edged.log import logger

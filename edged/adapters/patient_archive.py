@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar, TypeVarTuple
 
 from edged.aio import Backoff, run_in_worker
-from edged.domain.pack import Pack
+from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, ArchiveUnavailable, StorageError
 from edged.ports import ArchiveStore, Health
 

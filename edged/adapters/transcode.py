@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.adapters import images
-from edged.domain import codec
-from edged.domain.pack import MOST_BYTES
+from edged.domain.samples import codec
+from edged.domain.samples.pack import MOST_BYTES
 from edged.domain.topology import Device, Stream
 from edged.errors import FormatError
 from edged.ports import Dataset, ImageDecoder, Item

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import chain
 
 from edged.domain.dataset import TEST_SOURCE, TRAIN_SOURCE, BlockRef
-from edged.domain.pack import MOST_BYTES, MOST_SAMPLES, Pack
-from edged.domain.sample import Sample
-from edged.domain.sampling import shuffled
+from edged.domain.samples.pack import MOST_BYTES, MOST_SAMPLES, Pack
+from edged.domain.samples.sample import Sample
+from edged.domain.samples.shuffle import shuffled
 from edged.domain.topology import Stream
 from edged.errors import FormatError, StorageError
 from edged.ports import ArchiveStore, Dataset

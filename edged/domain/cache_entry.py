@@ -7,8 +7,8 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from edged.domain.pack import CODECS
-from edged.domain.sample import Address
+from edged.domain.samples.pack import CODECS
+from edged.domain.samples.sample import Address
 from edged.errors import FormatError
 
 SampleKey = Address

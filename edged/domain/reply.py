@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from edged.domain.dataset import BlockRef
 from edged.domain.epoch_protocol import MOST_PART_BYTES, SamplesPart, SamplesRequest
-from edged.domain.pack import Pack
-from edged.domain.sample import Sample
+from edged.domain.samples.pack import Pack
+from edged.domain.samples.sample import Sample
 
 _BYTES_BESIDE_PAYLOAD = 24
 """Of one sample in a part: its position, label, codec and end."""

@@ -25,14 +25,6 @@ MOST_WINDOW_BLOCKS = 1 << 14
 Ids = npt.NDArray[np.int64]
 
 
-def shuffled(count: int, seed: int, turn: int = 0) -> Ids:
-    """0 to count - 1 in the order drawn from (seed, turn): int64 [count].
-
-    Import and sensor order a data set by it, so that one may take what the other leaves.
-    """
-    return np.random.default_rng((seed, turn)).permutation(count)
-
-
 @dataclass(frozen=True, eq=False)
 class Window:
     """Some samples to fetch at once. A sample's *position* is its index in the concatenation of all `rows`.

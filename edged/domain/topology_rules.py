@@ -14,7 +14,7 @@ from edged.domain import exchange_rules, unsupported
 from edged.domain.budget import Budget, ModelMemory, edge_budget, mebibytes, training_memory
 from edged.domain.finding import Finding
 from edged.domain.nn.spec import Dense, LayerSpec, Shape, ShapeError
-from edged.domain.pack import MOST_BYTES
+from edged.domain.samples.pack import MOST_BYTES
 from edged.domain.suggest import did_you_mean
 from edged.domain.topology import MIB, Augment, Device, Edge, Stream, Topology, Training
 from edged.domain.topology.topics import prediction_topics

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from edged.aio import run_in_worker
-from edged.domain import cursors as cursor_rules
-from edged.domain import pack as packs
-from edged.domain.pack import Pack
+from edged.domain.samples import cursors as cursor_rules
+from edged.domain.samples import pack as packs
+from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, FormatError
 from edged.log import logger
 from edged.ports import ArchiveWriter, Log, LogReader, Progress, Record, Statistics, TopicPartition

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from edged.aio import ahead_in_worker
 from edged.domain import epoch_protocol, reply
 from edged.domain.epoch_protocol import Request, SnapshotRequest
-from edged.domain.pack import Pack
 from edged.domain.reply import Want
+from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveUnavailable, FormatError, StorageError
 from edged.log import logger
 from edged.ports import ArchiveStore, Health, Log, LogReader, Message, Progress, Record, Statistics, TopicPartition

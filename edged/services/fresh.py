@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from edged.aio import run_in_worker
 from edged.domain.dataset import test_rows
-from edged.domain.pack import Pack
+from edged.domain.samples.pack import Pack
 from edged.services.live import LiveLog
 from edged.services.minibatch import Batcher, Encoded, MiniBatch
 

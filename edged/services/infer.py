@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.aio import run_in_worker
-from edged.domain import codec, prediction
-from edged.domain.prediction import Identity, Prediction
+from edged.domain.samples import codec, prediction
+from edged.domain.samples.prediction import Identity, Prediction
 from edged.domain.suggest import did_you_mean
 from edged.domain.topology import MIB, Device, Topology, Training
 from edged.errors import ConfigError, Problem, RejectedRecord

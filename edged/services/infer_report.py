@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edged.domain.prediction import Prediction
+from edged.domain.samples.prediction import Prediction
 from edged.log import logger
 
 _REPORT_S = 10.0

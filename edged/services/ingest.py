@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from edged.aio import run_in_worker
-from edged.domain import codec
-from edged.domain.packing import cursor_key
-from edged.domain.sample import Sample
+from edged.domain.samples import codec
+from edged.domain.samples.cursors import cursor_key
+from edged.domain.samples.sample import Sample
 from edged.domain.topology import Topology
 from edged.errors import RejectedRecord
 from edged.log import logger

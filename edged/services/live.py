@@ -7,8 +7,8 @@ one is read back from the topic, so a trainer that lags, or starts again from a 
 import asyncio
 from collections import deque
 
-from edged.domain import pack as packs
-from edged.domain.pack import Pack
+from edged.domain.samples import pack as packs
+from edged.domain.samples.pack import Pack
 from edged.errors import FormatError
 from edged.log import logger
 from edged.ports import Log, Record, TopicPartition

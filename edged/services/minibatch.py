@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain import codec
+from edged.domain.samples import codec
 from edged.domain.topology import Stream
 from edged.errors import RejectedRecord
 from edged.ports import ImageDecoder

@@ -3,7 +3,7 @@
 Reads the predictions topic's end and single records, once; publishes nothing.
 """
 
-from edged.domain.prediction import Identity, decode
+from edged.domain.samples.prediction import Identity, decode
 from edged.errors import FormatError
 from edged.ports import Log, Record, TopicPartition
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from edged.aio import run_in_worker
-from edged.domain.sampling import shuffled
+from edged.domain.samples.shuffle import shuffled
 from edged.log import logger
 from edged.ports import Dataset, Item
 

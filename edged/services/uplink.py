@@ -17,9 +17,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from edged.config import Timing
-from edged.domain import pack as packs
-from edged.domain.pack import Pack
-from edged.domain.packing import Packer
+from edged.domain.samples import pack as packs
+from edged.domain.samples.pack import Pack
+from edged.domain.samples.packer import Packer
 from edged.domain.topology import Topology
 from edged.errors import FormatError
 from edged.log import logger

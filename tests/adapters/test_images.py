@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from edged.adapters import images
-from edged.domain.sample import REASONS
+from edged.domain.samples.sample import REASONS
 from edged.errors import RejectedRecord
 from tests.data import birds
 

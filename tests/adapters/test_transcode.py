@@ -5,7 +5,7 @@ import pytest
 
 from edged.adapters.images import PillowDecoder, encode
 from edged.adapters.transcode import Transcoder
-from edged.domain.codec import check_record, decode_raw
+from edged.domain.samples.codec import check_record, decode_raw
 from edged.domain.topology import Device, Stream
 from edged.errors import FormatError
 from edged.ports import Item

@@ -25,7 +25,6 @@ import numpy.typing as npt
 from edged.adapters.blas import single_threaded_blas
 from edged.adapters.datasets import open_dataset
 from edged.adapters.images import PillowDecoder
-from edged.domain import codec
 from edged.domain.learning import Learner
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import (
@@ -38,6 +37,7 @@ from edged.domain.nn.spec import (
     MaxPool2d,
     Relu,
 )
+from edged.domain.samples import codec
 from edged.domain.topology import Adam, Augment, Cosine, Sgd, Stream, Training
 from tests.data import birds
 

@@ -10,7 +10,7 @@ import pytest
 from edged.adapters.memory_archive import MemoryArchive
 from edged.adapters.parquet_store import ParquetStore
 from edged.domain.dataset import BlockRef
-from edged.domain.pack import Pack
+from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, StorageError
 from edged.ports import ArchiveStore
 from tests.archive_samples import new_archive, pack

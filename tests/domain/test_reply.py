@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from edged.domain import epoch_protocol
 from edged.domain.dataset import BlockRef
 from edged.domain.epoch_protocol import MOST_PART_BYTES, SamplesPart, SamplesRequest
-from edged.domain.pack import Pack
 from edged.domain.reply import Parts, wants
-from edged.domain.sample import Sample
+from edged.domain.samples.pack import Pack
+from edged.domain.samples.sample import Sample
 from tests.archive_samples import pack
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from edged.adapters.kafka.log import KafkaLog
 from edged.adapters.memory import RecordingHealth
-from edged.domain import pack as packs
+from edged.domain.samples import pack as packs
 from edged.domain.topology import Kafka
 from edged.ports import TopicPartition, TopicSpec
 from tests.services.intake import TOPOLOGY, from_device, grey, intake

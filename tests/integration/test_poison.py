@@ -14,7 +14,7 @@ from edged.adapters.images import encode
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory import RecordingHealth
 from edged.cli.demo.evidence import archived_samples, observer
-from edged.domain.codec import decode_raw
+from edged.domain.samples.codec import decode_raw
 from edged.domain.topology import MIB, Topology
 from edged.ports import Record, TopicPartition
 from tests.brokers import Apache, need_apache

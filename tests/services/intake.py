@@ -10,8 +10,8 @@ import numpy as np
 from edged.adapters.images import PillowDecoder, encode
 from edged.adapters.memory import MemoryLog
 from edged.config import Timing
-from edged.domain import pack as packs
-from edged.domain.pack import Pack
+from edged.domain.samples import pack as packs
+from edged.domain.samples.pack import Pack
 from edged.domain.topology import Archive, Device, Edge, Kafka, Stream, Topology
 from edged.ports import Log, Message, Record
 from edged.services.ingest import Ingest

@@ -12,8 +12,8 @@ from edged.adapters.memory import MemoryLog, RecordingHealth
 from edged.adapters.memory_archive import MemoryArchive
 from edged.adapters.patient_archive import PatientArchive
 from edged.aio import Backoff
-from edged.domain import pack as packs
-from edged.domain.pack import Pack
+from edged.domain.samples import pack as packs
+from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, DiskFull
 from edged.ports import Message, TopicPartition
 from edged.services.archiver import Archiver, ArchiverSettings, Source

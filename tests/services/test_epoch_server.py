@@ -13,8 +13,8 @@ from edged.adapters.memory_archive import MemoryArchive
 from edged.domain import epoch_protocol
 from edged.domain.dataset import BlockRef
 from edged.domain.epoch_protocol import Part, SamplesPart, SamplesRequest, SnapshotPart, SnapshotRequest
-from edged.domain.pack import Pack
-from edged.domain.sample import Sample
+from edged.domain.samples.pack import Pack
+from edged.domain.samples.sample import Sample
 from edged.errors import ArchiveUnavailable
 from edged.ports import Message, TopicPartition
 from edged.services.epoch_server import EpochServer

@@ -3,7 +3,7 @@
 import pytest
 
 from edged.domain import dataset
-from edged.domain import pack as packs
+from edged.domain.samples import pack as packs
 from edged.domain.topology import Training
 from edged.ports import Message
 from edged.services import fresh as fresh_module

@@ -13,7 +13,7 @@ import pytest
 from edged.adapters.images import PillowDecoder, encode
 from edged.adapters.memory import MemoryLog
 from edged.domain.nn.spec import Dense, Flatten
-from edged.domain.prediction import decode
+from edged.domain.samples.prediction import decode
 from edged.domain.topology import Codec, Training
 from edged.errors import ConfigError, FormatError
 from edged.ports import CheckpointStore, DeployedModel, Message, TopicPartition

@@ -10,7 +10,7 @@ import structlog
 from PIL import Image
 
 from edged.adapters.memory import MemoryLog
-from edged.domain.sample import REASONS, Sample
+from edged.domain.samples.sample import REASONS, Sample
 from edged.events import EVENTS
 from edged.ports import TopicPartition
 from edged.services.ingest import MOST_LETTER_BYTES, Rejected

@@ -6,9 +6,9 @@ import pytest
 import structlog
 
 from edged.adapters.memory import MemoryLog
-from edged.domain import pack as packs
-from edged.domain.pack import MOST_BYTES, Pack
-from edged.domain.sample import Sample
+from edged.domain.samples import pack as packs
+from edged.domain.samples.pack import MOST_BYTES, Pack
+from edged.domain.samples.sample import Sample
 from edged.ports import Message, TopicPartition
 from edged.services.live import LiveLog
 from tests.services.intake import GREY

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from edged.domain import checkpoint, dataset, sampling
-from edged.domain import pack as packs
 from edged.domain.checkpoint import Params, TrainState
 from edged.domain.nn.model import Gradient, Model
 from edged.domain.nn.spec import Dense, Dropout, Flatten
+from edged.domain.samples import pack as packs
 from edged.domain.topology import Adam, Augment, Cosine, Deploy, Sgd
 from edged.errors import DiskFull, TopologyMismatch
 from edged.ports import Message

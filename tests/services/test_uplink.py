@@ -8,8 +8,8 @@ import pytest
 import structlog
 
 from edged.adapters.memory import MemoryLog
-from edged.domain import pack as packs
-from edged.domain.pack import MOST_SAMPLES, Pack
+from edged.domain.samples import pack as packs
+from edged.domain.samples.pack import MOST_SAMPLES, Pack
 from edged.events import EVENTS
 from edged.ports import Message, TopicPartition
 from edged.services import uplink

@@ -21,8 +21,8 @@ from edged.domain.dataset import BlockRef, Snapshot
 from edged.domain.epoch_protocol import SamplesPart, SamplesRequest, SnapshotRequest
 from edged.domain.nn.model import Gradient, Model
 from edged.domain.nn.spec import Dense, Flatten
-from edged.domain.pack import Pack
-from edged.domain.sample import Sample
+from edged.domain.samples.pack import Pack
+from edged.domain.samples.sample import Sample
 from edged.domain.topology import Stream, Training
 from edged.domain.topology.job import job_digest
 from edged.errors import RejectedRecord

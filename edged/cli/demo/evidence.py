@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.parquet_store import ParquetStore
-from edged.domain import prediction
 from edged.domain.dataset import TEST_SOURCE, TRAIN_SOURCE
-from edged.domain.prediction import Prediction
-from edged.domain.sample import Sample
+from edged.domain.samples import prediction
+from edged.domain.samples.prediction import Prediction
+from edged.domain.samples.sample import Sample
 from edged.domain.topology import Topology
 from edged.domain.topology.topics import topics
 from edged.errors import LogUnavailable

@@ -10,7 +10,7 @@ from edged.cli.demo import evidence, report
 from edged.cli.demo.group import Group, fold
 from edged.cli.demo.outage import Outage
 from edged.cli.demo.stage import Stage
-from edged.domain.prediction import Prediction
+from edged.domain.samples.prediction import Prediction
 
 
 async def summary(

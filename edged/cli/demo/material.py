@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edged.adapters.datasets import Dataset, open_dataset
 from edged.adapters.images import PillowDecoder
 from edged.cli.demo.topology_file import IMAGE_SHAPE
-from edged.domain.sampling import shuffled
+from edged.domain.samples.shuffle import shuffled
 from edged.errors import FormatError, RejectedRecord
 
 _TEST_FRACTION = 0.1

@@ -7,24 +7,13 @@ from typing import Literal
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Names become topics, folders and log fields; nothing else is ever allowed in them."""
 
-
 _LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]):\d+", re.IGNORECASE)
 
-
 Codec = Literal["raw", "jpeg", "png"]
-
-
 Dtype = Literal["uint8", "float32"]
-
-
 Role = Literal["ingest", "infer", "archiver", "epoch_server"]
-
-
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
-
-
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
-
 
 MIB = 1 << 20
 

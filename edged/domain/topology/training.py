@@ -8,29 +8,18 @@ from edged.domain.nn.spec import LayerSpec, Shape
 from edged.domain.topology.nodes import Stream
 
 Source = Literal["archive", "live", "both"]
-
-
 SamplingMode = Literal[
     "stratified", "uniform", "importance", "no_evict", "lru", "shade", "shade_published", "icache", "icache_published"
 ]
 """From `no_evict` on they are there to be compared with."""
 
-
 ExchangeMode = Literal["none", "all_reduce", "parameter_server"]
-
-
 Compression = Literal["none", "fp16", "int8", "top_k"]
-
-
 DeployFormat = Literal["float32", "int8"]
-
-
 Flip = Literal["none", "horizontal", "vertical", "both"]
-
 
 MOST_JOBS = 8
 """Training jobs of an edge."""
-
 
 MOST_MEMBERS = 64
 """Edges that train one model together."""

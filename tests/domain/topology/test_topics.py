@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from edged.domain.epoch_protocol import MOST_PART_BYTES
 from edged.domain.nn.spec import Dense, Flatten
-from edged.domain.pack import MOST_BYTES
+from edged.domain.samples.pack import MOST_BYTES
 from edged.domain.topology import MIB, Archive, Device, Edge, Exchange, Kafka, Stream, Topology, Training, topics
 from edged.domain.topology.topics import Grant, Topic
 

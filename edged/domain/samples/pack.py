@@ -13,7 +13,7 @@ import numpy as np
 
 from edged.domain import tensors
 from edged.domain.metadata import names, offsets
-from edged.domain.sample import Sample
+from edged.domain.samples.sample import Sample
 from edged.errors import FormatError
 
 MOST_SAMPLES = 256

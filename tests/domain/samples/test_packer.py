@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain.pack import MOST_BYTES, MOST_SAMPLES
-from edged.domain.packing import Packer
-from edged.domain.sample import Sample
+from edged.domain.samples.pack import MOST_BYTES, MOST_SAMPLES
+from edged.domain.samples.packer import Packer
+from edged.domain.samples.sample import Sample
 
 
 def sample(offset, device="cam", partition=0, num_bytes=4):

@@ -6,8 +6,8 @@ Covers how cursors grow with packs and which samples of a pack are new. Keeps no
 from collections.abc import Mapping
 from dataclasses import replace
 
-from edged.domain.pack import Pack
-from edged.domain.sample import Sample
+from edged.domain.samples.pack import Pack
+from edged.domain.samples.sample import Sample
 
 
 def cursor_of(sample: Sample) -> str:
@@ -40,3 +40,8 @@ def without_duplicates(pack: Pack, cursors: Mapping[str, int]) -> Pack:
             seen.add(identity)
             fresh.append(sample)
     return pack if len(fresh) == len(pack.samples) else replace(pack, samples=tuple(fresh))
+
+
+def cursor_key(device: str, partition: int) -> str:
+    """How a device's partition is called in a pack's cursors. Names of devices hold no slash."""
+    return f"{device}/{partition}"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain.prediction import MOST_PROBABILITIES, Identity, Prediction, decode, encode, most_probable
+from edged.domain.samples.prediction import MOST_PROBABILITIES, Identity, Prediction, decode, encode, most_probable
 from edged.errors import FormatError
 
 EXAMPLE = Prediction("cam", 0, 7, 1_700_000_000_000, "høg", 0.75, {"høg": 0.75, "low": 0.25}, 3, 12.5, 1.25)

@@ -5,8 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain.cursors import advance, without_duplicates
-from edged.domain.pack import Pack
+from edged.domain.samples.cursors import advance, without_duplicates
+from edged.domain.samples.pack import Pack
 from tests.archive_samples import pack, sample
 
 

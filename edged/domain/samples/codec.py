@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain.pack import MOST_BYTES
+from edged.domain.samples.pack import MOST_BYTES
 from edged.domain.topology import Codec, Stream
 from edged.errors import RejectedRecord
 

@@ -5,13 +5,9 @@ Covers one stream's open pack. Knows no clock: when a pack is closed before it i
 
 from collections.abc import Mapping
 
-from edged.domain.pack import MOST_BYTES, MOST_SAMPLES, Pack
-from edged.domain.sample import Sample
-
-
-def cursor_key(device: str, partition: int) -> str:
-    """How a device's partition is called in a pack's cursors. Names of devices hold no slash."""
-    return f"{device}/{partition}"
+from edged.domain.samples.cursors import cursor_key
+from edged.domain.samples.pack import MOST_BYTES, MOST_SAMPLES, Pack
+from edged.domain.samples.sample import Sample
 
 
 class Packer:

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain import codec
-from edged.domain.pack import MOST_BYTES
-from edged.domain.sample import REASONS
+from edged.domain.samples import codec
+from edged.domain.samples.pack import MOST_BYTES
+from edged.domain.samples.sample import REASONS
 from edged.domain.topology import Stream
 from edged.errors import RejectedRecord
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain import pack as packs
 from edged.domain import tensors
-from edged.domain.pack import MOST_SAMPLES, Pack
-from edged.domain.sample import Sample
+from edged.domain.samples import pack as packs
+from edged.domain.samples.pack import MOST_SAMPLES, Pack
+from edged.domain.samples.sample import Sample
 from edged.errors import FormatError
 
 samples = st.builds(
