@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain import checkpoint, compress, exchange_records, flat, gradient_log, group_step
+from edged.domain import checkpoint, compress, exchange_records, gradient_log, group_step
 from edged.domain.checkpoint import TrainState
 from edged.domain.exchange_records import Begin, Close, Join, Part, Record, Tested
 from edged.domain.learning import Learner
+from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.topology import Sgd, Topology, job
 
@@ -26,7 +27,7 @@ class GroupLog:
         stream = topology.stream(self._training.stream)
         self.job = job.job_digest(stream, self._training)
         self._begun_with = Learner(self._training, Model(stream.shape, self._training.model)).initial(self.job)
-        self.weights = flat.flatten(self._begun_with.params)
+        self.weights = param_vector.flatten(self._begun_with.params)
         self.velocity = np.zeros_like(self.weights)
         self.rules = group_step.rules(topology, self._training, self.job, len(self.weights))
         self.state = gradient_log.State()
@@ -90,15 +91,15 @@ class GroupLog:
 
     def digest(self) -> str:
         """Of the weights as they are."""
-        return flat.digest({"all": self.weights})
+        return param_vector.digest({"all": self.weights})
 
     def train_state(self) -> TrainState:
         """A member's state at this place."""
         state = self._begun_with
         return replace(
             state,
-            params=flat.split(self.weights.copy(), state.params),
-            slots={"velocity": flat.split(self.velocity.copy(), state.params)},
+            params=param_vector.split(self.weights.copy(), state.params),
+            slots={"velocity": param_vector.split(self.velocity.copy(), state.params)},
             position=replace(state.position, step=self.state.step),
             exchange=gradient_log.to_json(self.state),
         )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edged.domain import sampling
-from edged.domain.block_keys import block_keys, mixed
+from edged.domain.block_keys import block_keys
 from edged.domain.boundary import Boundary
 from edged.domain.cache_plan import (
     WINDOWS_A_CACHE,
@@ -30,6 +30,7 @@ from edged.domain.cache_plan import (
 )
 from edged.domain.dataset import Snapshot
 from edged.domain.sampling import Ids
+from edged.domain.splitmix64 import mixed
 from edged.domain.supply import Supply, supply
 
 _WRAP = 1 << 64

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from edged.domain import tensors
 from edged.domain.dataset import BlockRef, Snapshot
-from edged.domain.metadata import names, offsets
 from edged.domain.samples.pack import CODECS, MOST_SAMPLES
+from edged.domain.tensors import names, offsets
 from edged.errors import FormatError
 
 MOST_PART_BYTES = 512 * 1024

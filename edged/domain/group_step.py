@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from edged.domain import compress, flat, gradient_log, learning, optim, update_log
+from edged.domain import compress, gradient_log, learning, optim, update_log
 from edged.domain.checkpoint import Fallback, Params, TrainState
 from edged.domain.exchange_records import Begin
 from edged.domain.gradient_log import Closed, Diverged, Fold, Rules, State
+from edged.domain.nn import param_vector
 from edged.domain.topology import Sgd, Topology, Training
 
 
@@ -50,7 +51,7 @@ def take_step(training: Training, state: TrainState, group: State, closed: Close
     if closed.mean is not None:
         if state.fallback is None or state.fallback.step < group.first_step:
             state.fallback = Fallback(closed.step, _copied(state.params), _all_copied(state.slots))
-        grads = flat.split(closed.mean.copy(), state.params)  # clipping writes into it
+        grads = param_vector.split(closed.mean.copy(), state.params)  # clipping writes into it
         if training.exchange.sync_every == 1:
             learning.apply(training, state, grads, progress(group, closed.step))
         else:
@@ -83,7 +84,7 @@ def progress(group: State, step: int) -> float:
     return group.begin.epoch + (step - group.first_step) / group.begin.num_steps
 
 
-def _outer_step(training: Training, state: TrainState, way: flat.Params) -> None:
+def _outer_step(training: Training, state: TrainState, way: param_vector.Params) -> None:
     outer = training.exchange.outer
     sgd = Sgd(outer.learning_rate, outer.momentum, nesterov=True)
     slots = {"velocity": state.slots[learning.OUTER]}

@@ -6,7 +6,7 @@ Pure: records in, what they meant out. Reading the log and showing what it meant
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from edged.domain import flat, group_step
+from edged.domain import group_step
 from edged.domain.checkpoint import TrainState
 from edged.domain.exchange_records import Contribution
 from edged.domain.gradient_log import (
@@ -22,6 +22,7 @@ from edged.domain.gradient_log import (
     State,
     fold_blob,
 )
+from edged.domain.nn import param_vector
 from edged.domain.topology import Training
 
 
@@ -127,7 +128,7 @@ class Replay:
 
     def weights(self) -> str:
         """The digest of the weights as they are."""
-        return flat.digest(self._state.params)
+        return param_vector.digest(self._state.params)
 
     def begin(self) -> Iterator[Told]:
         """What is claimed of the weights to begin with."""

@@ -12,8 +12,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain.block_keys import mixed
 from edged.domain.dataset import TEST_SOURCE, TRAIN_SOURCE, BlockRef, Snapshot, test_rows
+from edged.domain.splitmix64 import mixed
 
 SAMPLE_OVERHEAD = 64
 """Bytes that a held sample costs beside its payload (object header, label, codec); what makes tiny samples count."""

@@ -13,11 +13,12 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from edged.aio import run_in_worker
-from edged.domain import checkpoint, flat, gradient_log
+from edged.domain import checkpoint, gradient_log
 from edged.domain.checkpoint import TrainState
 from edged.domain.exchange_records import Join
 from edged.domain.founding import Offer
 from edged.domain.gradient_log import State
+from edged.domain.nn import param_vector
 from edged.log import logger
 from edged.ports import Log, Message, TopicPartition
 from edged.services.announced import CHUNK_BYTES, Announced, GroupTopics, Head
@@ -53,12 +54,12 @@ class Announcements:
 
     async def newest(self, like: TrainState, at_least: int = 0) -> TrainState | None:
         """What `Announced.best` says of all that is there now."""
-        async with self._all(like, flat.size(like.params)) as announced:
+        async with self._all(like, param_vector.size(like.params)) as announced:
             return await announced.best(at_least)
 
     async def is_offered(self, like: TrainState) -> bool:
         """Whether there is an offer now that may still be taken."""
-        async with self._all(like, flat.size(like.params)) as announced:
+        async with self._all(like, param_vector.size(like.params)) as announced:
             return bool(await announced.offers())
 
     async def newest_group(self, num_parameters: int) -> State | None:
@@ -81,7 +82,7 @@ class Announcements:
     @asynccontextmanager
     async def follow(self, like: TrainState) -> AsyncIterator[Announced]:
         """What is there, and for `read_on` what comes."""
-        async with self._all(like, flat.size(like.params)) as announced:
+        async with self._all(like, param_vector.size(like.params)) as announced:
             yield announced
 
     @asynccontextmanager

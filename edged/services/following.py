@@ -10,10 +10,11 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from edged.aio import run_in_worker
-from edged.domain import flat, gradient_log
+from edged.domain import gradient_log
 from edged.domain.checkpoint import TrainState
 from edged.domain.exchange_records import Begin
 from edged.domain.gradient_log import Action, Fold, Rules, State
+from edged.domain.nn import param_vector
 from edged.errors import FormatError, LogGap
 from edged.log import logger
 from edged.ports import Log
@@ -177,7 +178,7 @@ class Following:
         return await self._announcements.is_offered(like=self._member.state)
 
     async def _join_with(self, state: TrainState) -> None:
-        await self.exchange.join(state.position.step, await run_in_worker(flat.digest, state.params))
+        await self.exchange.join(state.position.step, await run_in_worker(param_vector.digest, state.params))
 
     def _apply(self, group: State, action: Action) -> None:
         """Runs in a worker thread."""

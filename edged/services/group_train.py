@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 
 from edged.aio import run_in_worker
-from edged.domain import compress, flat, gradient_log
+from edged.domain import compress, gradient_log
 from edged.domain.checkpoint import TrainState
 from edged.domain.exchange_records import MOST_LOSS, Begin
 from edged.domain.gradient_log import Fold, Rules
 from edged.domain.group_plan import GroupPlan
 from edged.domain.learning import DivergedError, Learner
+from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.topology import Training
 from edged.errors import EdgedError, LogGap
@@ -197,7 +198,9 @@ class GroupTrainer:
     # the membership
 
     async def _join(self) -> None:
-        await self._exchange.join(self._exchange.state.step, await run_in_worker(flat.digest, self.state.params))
+        await self._exchange.join(
+            self._exchange.state.step, await run_in_worker(param_vector.digest, self.state.params)
+        )
         self._joined_at, self._has_joined, self._joined_in = _now(), True, self._following.running
         state = self._exchange.state
         logger().info(
@@ -289,7 +292,7 @@ class GroupTrainer:
             logger().error("exchange.withheld", epoch=begin.epoch, step=self.state.position.step, reason="test")
         self._member.tested, self._test_s = tested, _now() - begun_at
         with self._activity.waiting():
-            weights = await run_in_worker(flat.digest, self.state.params)
+            weights = await run_in_worker(param_vector.digest, self.state.params)
             await self._exchange.tested(begin.epoch, tested.num_samples, tested.num_correct, tested.loss, weights)
 
     def _expect_next(self) -> None:

@@ -6,9 +6,10 @@ reading the log and what follows from an epoch's end `following`'s.
 
 from dataclasses import replace
 
-from edged.domain import flat, group_step
+from edged.domain import group_step
 from edged.domain.checkpoint import Tally, TrainState
 from edged.domain.gradient_log import Abandoned, Action, Begun, Closed, Diverged, HeldOutSums, Rejected, State
+from edged.domain.nn import param_vector
 from edged.domain.topology import Training
 from edged.errors import EdgedError
 from edged.log import logger
@@ -72,7 +73,7 @@ class MemberState:
 
     def check_weights(self, expected: str, edge: str) -> None:
         """Raises OutOfStepError, and says so, if the weights are not those that `edge` has, as the group does."""
-        weights, position = flat.digest(self.state.params), self.state.position
+        weights, position = param_vector.digest(self.state.params), self.state.position
         if weights != expected:
             logger().error(
                 "exchange.diverged",
@@ -96,7 +97,7 @@ class MemberState:
             loss=sums.loss,
         )
         announcer = next(iter(group.holders or members), "")
-        self.ended.append(GroupEpoch(learnt, members, flat.digest(self.state.params), announcer, traffic))
+        self.ended.append(GroupEpoch(learnt, members, param_vector.digest(self.state.params), announcer, traffic))
         return Traffic()
 
     def take_over(self, found: TrainState) -> None:

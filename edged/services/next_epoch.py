@@ -4,10 +4,11 @@ Any member may: the log takes the first Begin, and what comes second changes not
 """
 
 from edged.aio import run_in_worker
-from edged.domain import flat, group_plan, shard
+from edged.domain import group_plan, shard
 from edged.domain.checkpoint import Params
 from edged.domain.dataset import Snapshot
 from edged.domain.gradient_log import State
+from edged.domain.nn import param_vector
 from edged.domain.topology import Training
 from edged.services.exchange import FIRST_DEADLINE_S, Exchange, GroupAddress
 
@@ -81,7 +82,7 @@ async def propose(exchange: Exchange, snapshot: Snapshot, training: Training, ep
     state = exchange.state
     if exchange.address.edge not in state.candidates:
         return False
-    weights = await run_in_worker(flat.digest, params)
+    weights = await run_in_worker(param_vector.digest, params)
     if state.told and weights != state.weights:
         return False
     batches = await run_in_worker(group_plan.num_steps, snapshot, training.test_fraction, training.global_batch)

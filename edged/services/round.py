@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edged.domain import compress, flat
+from edged.domain import compress
 from edged.domain.checkpoint import Params, Tally, TrainState
 from edged.domain.exchange_records import MOST_LOSS
 from edged.domain.gradient_log import MOST_NORM
 from edged.domain.learning import OUTER, DivergedError, Learner
+from edged.domain.nn import param_vector
 from edged.domain.nn.model import Map
 from edged.domain.topology import Training
 from edged.services.minibatch import MiniBatch
@@ -80,7 +81,7 @@ class Rounds:
             return Contributed(step, b"", 0, 0.0, 0)
         found = self._learner.gradient(state, batch.x, batch.y, batch.ids, batch.weights, map=self._map)
         loss = float(found.losses.sum(dtype=np.float64))
-        return self._compressed(step, flat.flatten(found.grads), len(batch), loss, found.num_correct)
+        return self._compressed(step, param_vector.flatten(found.grads), len(batch), loss, found.num_correct)
 
     def way(self, state: TrainState) -> Contributed:
         """How far the round came, seen from where it began, `state`. Raises DivergedError."""
@@ -88,7 +89,7 @@ class Rounds:
         tally, step = self._local.tally, state.position.step
         if not tally.num_samples:
             return Contributed(step, b"", 0, 0.0, 0)
-        vector = flat.flatten(state.params) - flat.flatten(self._local.params)
+        vector = param_vector.flatten(state.params) - param_vector.flatten(self._local.params)
         made = self._compressed(step, vector, tally.num_samples, tally.loss, tally.num_correct)
         return replace(made, slots=self._local.slots)
 
@@ -109,7 +110,9 @@ class Rounds:
         self._residual.clear()
         self._is_late = False
 
-    def _compressed(self, step: int, vector: flat.Vector, count: int, loss: float, num_correct: int) -> Contributed:
+    def _compressed(
+        self, step: int, vector: param_vector.Vector, count: int, loss: float, num_correct: int
+    ) -> Contributed:
         if not (_is_usable(vector) and abs(loss) <= MOST_LOSS):
             raise DivergedError
         exchange = self._training.exchange
@@ -120,5 +123,5 @@ class Rounds:
         return Contributed(step, blob, count, loss, num_correct)
 
 
-def _is_usable(vector: flat.Vector) -> bool:
+def _is_usable(vector: param_vector.Vector) -> bool:
     return bool(vector.min() >= -MOST_NORM and vector.max() <= MOST_NORM)  # neither is so with a NaN

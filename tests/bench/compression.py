@@ -31,10 +31,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.adapters.blas import single_threaded_blas
-from edged.domain import compress, flat, gradient_log, group_step
+from edged.domain import compress, gradient_log, group_step
 from edged.domain.exchange_records import Begin, Join, Part, Record
 from edged.domain.gradient_log import Closed, Rules, State
 from edged.domain.learning import Learner
+from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.topology import Compression, Cosine, Exchange, Sgd, Training
 from edged.services.minibatch import MiniBatch
@@ -90,18 +91,20 @@ class Group:
         self.learner = Learner(training, Model(SHAPE, training.model))
         self.state = self.learner.initial(JOB)
         self._training = training
-        n = flat.size(self.state.params)
+        n = param_vector.size(self.state.params)
         self._rules = Rules(frozenset(self.edges), JOB, n, partial(compress.decompress, n=n))
         self._log = State()
         self._rounds = {edge: Rounds(training, self.learner, n, map) for edge in self.edges}
         for edge in self.edges:
-            self._append(Join(edge, JOB, 0, flat.digest(self.state.params)))
+            self._append(Join(edge, JOB, 0, param_vector.digest(self.state.params)))
 
     def begin(self, epoch: int, num_samples: int) -> None:
         """The next epoch, on equal shares."""
         members = dict.fromkeys(self.edges, 1 / len(self.edges))
         num_steps = -(-num_samples // self._training.global_batch)
-        begin = Begin(epoch, members, {"train": num_samples}, num_steps, flat.digest(self.state.params), self.edges[0])
+        begin = Begin(
+            epoch, members, {"train": num_samples}, num_steps, param_vector.digest(self.state.params), self.edges[0]
+        )
         self._append(begin)
         group_step.take_begin(self.state, begin)
 

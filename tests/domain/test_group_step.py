@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edged.domain import flat, group_step
+from edged.domain import group_step
 from edged.domain.exchange_records import Begin
 from edged.domain.gradient_log import Closed, Diverged, Member, State
 from edged.domain.learning import Learner
+from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Dense
 from edged.domain.topology import Adam, Constant, Exchange, Outer, Sgd, Training
@@ -32,59 +33,59 @@ def closed(mean) -> Closed:
 
 def test_the_mean_is_a_gradient_that_the_optimizer_steps_along():
     state = initial(TRAINING)
-    before = flat.flatten(state.params)
+    before = param_vector.flatten(state.params)
 
     group_step.take_step(TRAINING, state, GROUP, closed(2.0))
 
-    np.testing.assert_array_equal(flat.flatten(state.params), before - np.float32(1.0))
+    np.testing.assert_array_equal(param_vector.flatten(state.params), before - np.float32(1.0))
     assert state.position.step == 14
 
 
 def test_schedules_go_by_how_much_of_the_epoch_is_over():
     training = replace(TRAINING, schedule=Constant(warmup=6.5))
     state = initial(training)
-    before = flat.flatten(state.params)
+    before = param_vector.flatten(state.params)
 
     group_step.take_step(training, state, GROUP, closed(2.0))
 
     assert group_step.progress(GROUP, 13) == 3.25
-    np.testing.assert_allclose(flat.flatten(state.params), before - 0.5, rtol=1e-6)
+    np.testing.assert_allclose(param_vector.flatten(state.params), before - 0.5, rtol=1e-6)
 
 
 def test_the_groups_gradient_is_clipped_as_a_whole_and_left_as_it_is():
     training = replace(TRAINING, clip_norm=1.0)
     state, step = initial(training), closed(2.0)
-    before = flat.flatten(state.params)
+    before = param_vector.flatten(state.params)
 
     group_step.take_step(training, state, GROUP, step)
 
-    assert np.linalg.norm(flat.flatten(state.params) - before) == pytest.approx(0.5)
+    assert np.linalg.norm(param_vector.flatten(state.params) - before) == pytest.approx(0.5)
     assert step.mean is not None
     np.testing.assert_array_equal(step.mean, np.full(8, 2.0))
 
 
 def test_a_step_without_samples_counts_and_changes_nothing():
     state = initial(replace(TRAINING, optimizer=Adam()))
-    before = flat.digest(state.params)
+    before = param_vector.digest(state.params)
 
     group_step.take_step(TRAINING, state, GROUP, closed(None))
 
-    assert flat.digest(state.params) == before
+    assert param_vector.digest(state.params) == before
     assert state.position.step == 14
 
 
 def test_after_rounds_of_several_steps_nesterovs_momentum_goes_their_mean_way():
     training = replace(TRAINING, exchange=Exchange("all_reduce", sync_every=8, outer=Outer(0.5, 0.8)))
     state = initial(training)
-    before = flat.flatten(state.params)
+    before = param_vector.flatten(state.params)
 
     group_step.take_step(training, state, GROUP, closed(1.0))
     group_step.take_step(training, state, GROUP, closed(1.0))
 
     first = 0.5 * (1 + 0.8 * 1)
     second = 0.5 * (1 + 0.8 * (0.8 * 1 + 1))
-    np.testing.assert_allclose(flat.flatten(state.params), before - np.float32(first + second), rtol=1e-5)
-    assert not flat.flatten(state.slots["velocity"]).any()  # that of the members' own steps
+    np.testing.assert_allclose(param_vector.flatten(state.params), before - np.float32(first + second), rtol=1e-5)
+    assert not param_vector.flatten(state.slots["velocity"]).any()  # that of the members' own steps
 
 
 def test_an_epoch_begins_on_its_snapshot():
@@ -98,17 +99,19 @@ def test_an_epoch_begins_on_its_snapshot():
 def test_a_diverged_group_goes_back_to_before_the_epochs_first_mean_and_on_with_half_the_rate():
     training = replace(TRAINING, optimizer=Sgd(0.5, momentum=0.9))
     state = initial(training)
-    before = flat.digest(state.params)
+    before = param_vector.digest(state.params)
     for mean in (None, 2.0, 2.0):
         group_step.take_step(training, state, GROUP, closed(mean))
 
     for slowdowns in (1, 2):  # what it went back to is not changed by the steps since
         group_step.go_back(state, Diverged(goes_on=True))
-        assert flat.digest(state.params) == before
-        assert not flat.flatten(state.slots["velocity"]).any()
+        assert param_vector.digest(state.params) == before
+        assert not param_vector.flatten(state.slots["velocity"]).any()
         assert (state.slowdowns, state.position.step) == (slowdowns, 14)
         group_step.take_step(training, state, GROUP, closed(2.0))
-    assert flat.flatten(state.params)[0] == pytest.approx(flat.flatten(initial(training).params)[0] - 1.0 / 4)
+    assert param_vector.flatten(state.params)[0] == pytest.approx(
+        param_vector.flatten(initial(training).params)[0] - 1.0 / 4
+    )
 
 
 def test_weights_that_an_epoch_begins_with_are_good_once_it_has_made_a_step_with_a_mean():
@@ -124,8 +127,8 @@ def test_weights_that_an_epoch_begins_with_are_good_once_it_has_made_a_step_with
 
 def test_without_any_step_before_a_diverged_group_stays_where_it_is():
     state = initial(TRAINING)
-    before = flat.digest(state.params)
+    before = param_vector.digest(state.params)
 
     group_step.go_back(state, Diverged(goes_on=False))
 
-    assert (flat.digest(state.params), state.slowdowns) == (before, 0)
+    assert (param_vector.digest(state.params), state.slowdowns) == (before, 0)

@@ -14,10 +14,11 @@ from pathlib import Path
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory import RecordingHealth
 from edged.cli.demo.children import Child
-from edged.domain import checkpoint, flat, gradient_log, group_step
+from edged.domain import checkpoint, gradient_log, group_step
 from edged.domain.checkpoint import TrainState
 from edged.domain.gradient_log import State
 from edged.domain.learning import Learner
+from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.replay import EpochBegun, NotCounted, Proof, Replay, StepMade
 from edged.domain.topology import Topology
@@ -42,7 +43,7 @@ class History:
         stream = topology.stream(job.stream)
         self.job = job_module.job_digest(stream, job)
         state = Learner(job, Model(stream.shape, job.model, loss=job.loss)).initial(self.job)
-        self.rules = group_step.rules(topology, job, self.job, flat.size(state.params))
+        self.rules = group_step.rules(topology, job, self.job, param_vector.size(state.params))
         self.partition = TopicPartition(topology.train_topic(job))
         self.blobs: list[bytes] = []
         self.epochs: list[EpochBegun] = []
@@ -220,9 +221,9 @@ def newest_file(site: Site, name: str) -> Path:
 
 def digest(state: TrainState) -> str:
     """Of weights and optimizer state."""
-    sha = hashlib.sha256(flat.digest(state.params).encode())
+    sha = hashlib.sha256(param_vector.digest(state.params).encode())
     for slot in sorted(state.slots):
-        sha.update(slot.encode() + flat.digest(state.slots[slot]).encode())
+        sha.update(slot.encode() + param_vector.digest(state.slots[slot]).encode())
     return sha.hexdigest()
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edged.domain import flat
 from edged.domain.checkpoint import TrainState
+from edged.domain.nn import param_vector
 from tests.faults.group import IMAGES, digest, newest_checkpoint
 from tests.integration.site import Site, running, stopped
 
@@ -45,6 +45,8 @@ async def test_one_two_and_four_edges_end_with_the_same_weights(embedded_broker,
         together = await trained(tmp_path, embedded_broker.bootstrap, *edges)
 
         assert together.position.step == alone.position.step == EPOCHS * -(-IMAGES // 64)
-        assert flat.digest(together.params) != flat.digest(alone.params)  # or one of them trained alone
-        np.testing.assert_allclose(flat.flatten(together.params), flat.flatten(alone.params), rtol=0, atol=TOLERANCE)
+        assert param_vector.digest(together.params) != param_vector.digest(alone.params)  # or one of them trained alone
+        np.testing.assert_allclose(
+            param_vector.flatten(together.params), param_vector.flatten(alone.params), rtol=0, atol=TOLERANCE
+        )
         assert together.history[-1].test_accuracy == pytest.approx(alone.history[-1].test_accuracy, abs=0.011)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from edged.cli.demo.children import Child
-from edged.domain import checkpoint, flat
+from edged.domain import checkpoint
+from edged.domain.nn import param_vector
 from tests.integration.site import FASHION, SMALL_MODEL, Site, running, stopped
 
 pytestmark = pytest.mark.integration
@@ -61,7 +62,7 @@ class GroupSite(Site):
         newest = max(self.state(node).glob("checkpoint-*.safetensors"))
         state = checkpoint.decode(newest.read_bytes())
         assert state.position.epoch == self._settings["epochs"]
-        return flat.digest(state.params)
+        return param_vector.digest(state.params)
 
 
 def group_site(folder: Path, bootstrap: str, **settings: Any) -> GroupSite:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from edged.adapters.memory import MemoryLog
-from edged.domain import checkpoint, exchange_records, flat, gradient_log
+from edged.domain import checkpoint, exchange_records, gradient_log
 from edged.domain.checkpoint import Position, TrainState
 from edged.domain.exchange_records import Join, Part
 from edged.domain.gradient_log import Member, State
+from edged.domain.nn import param_vector
 from edged.domain.nn.model import Division
 from edged.ports import Message, TopicPartition
 from edged.services.announced import GroupTopics
@@ -65,7 +66,7 @@ async def test_large_ones_go_in_pieces_below_what_a_broker_takes(log):
     assert max(len(record.value) for record in records) <= 512 * 1024
     newest = await announcements(log).newest(large)
     assert newest is not None
-    assert flat.digest(newest.params) == flat.digest(large.params)
+    assert param_vector.digest(newest.params) == param_vector.digest(large.params)
 
 
 async def test_while_one_is_being_written_the_one_before_it_is_found(log):

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edged.domain import compress, epoch_protocol, exchange_records, flat
+from edged.domain import compress, epoch_protocol, exchange_records
 from edged.domain.checkpoint import Params, TrainState
 from edged.domain.dataset import BlockRef
 from edged.domain.exchange_records import Begin, Close, Part
 from edged.domain.gradient_log import Rules, State
 from edged.domain.learning import Learner
+from edged.domain.nn import param_vector
 from edged.domain.replay import Proof, Replay
 from edged.domain.topology import Exchange, Sgd
 from edged.ports import Message, TopicPartition
@@ -44,7 +45,7 @@ def all_of(world: GroupWorld) -> list[GroupTrainer]:
 
 def weights(trainers: Sequence[GroupTrainer]) -> str:
     """The digest of the weights that they all have."""
-    digests = {flat.digest(each.state.params) for each in trainers}
+    digests = {param_vector.digest(each.state.params) for each in trainers}
     assert len(digests) == 1
     return digests.pop()
 
@@ -147,7 +148,7 @@ async def test_rounds_of_several_steps_lead_to_the_same_bits_and_learn(log_lines
     assert trainers[0].state.position.step == 20 * 4
     assert (trainers[0].state.history[-1].test_accuracy or 0) > 0.7
     outer = [each.state.slots["outer"] for each in trainers]
-    assert flat.digest(outer[0]) == flat.digest(outer[1])
+    assert param_vector.digest(outer[0]) == param_vector.digest(outer[1])
 
 
 async def test_a_member_that_comes_no_more_is_closed_out_and_not_awaited(log_lines):

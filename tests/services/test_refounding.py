@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from edged.domain import checkpoint, exchange_records, flat
+from edged.domain import checkpoint, exchange_records
 from edged.domain.checkpoint import TrainState
 from edged.domain.exchange_records import Begin, Join, Part
+from edged.domain.nn import param_vector
 from edged.domain.topology import Exchange
 from edged.ports import Message, TopicPartition
 from edged.services.exchange import GroupAddress
@@ -24,7 +25,7 @@ SERVED = replace(LONG, exchange=Exchange("parameter_server"))
 
 def weights(*trainers: GroupTrainer) -> str:
     """The digest of the weights that they all have."""
-    digests = {flat.digest(each.state.params) for each in trainers}
+    digests = {param_vector.digest(each.state.params) for each in trainers}
     assert len(digests) == 1
     return digests.pop()
 
@@ -181,7 +182,7 @@ async def test_a_founder_whose_offer_is_written_over_as_it_joins_by_one_with_a_n
     newer = replace(own, position=replace(own.position, step=own.position.step + 2))
 
     async def join(state: TrainState) -> None:
-        joined = Join("pi-a", world.job, state.position.step, flat.digest(state.params))
+        joined = Join("pi-a", world.job, state.position.step, param_vector.digest(state.params))
         await world.log.append([Message(TRAIN, exchange_records.encode(joined))])
         await announcements.offer(newer, "pi-b", place=0)
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edged.domain import compress, flat
+from edged.domain import compress
 from edged.domain.checkpoint import TrainState
 from edged.domain.learning import DivergedError, Learner
+from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Dense
 from edged.domain.topology import Exchange, Sgd, Training
@@ -29,8 +30,8 @@ def batch(n: int, seed: int = 0) -> MiniBatch:
     return MiniBatch(x, rng.integers(0, 2, n), np.arange(n), np.ones(n, np.float32))
 
 
-def gradient(learner: Learner, state: TrainState, of: MiniBatch) -> flat.Vector:
-    return flat.flatten(learner.gradient(state, of.x, of.y, of.ids, of.weights).grads)
+def gradient(learner: Learner, state: TrainState, of: MiniBatch) -> param_vector.Vector:
+    return param_vector.flatten(learner.gradient(state, of.x, of.y, of.ids, of.weights).grads)
 
 
 def test_a_contribution_is_the_mean_gradient_and_what_the_samples_came_to():
@@ -38,7 +39,7 @@ def test_a_contribution_is_the_mean_gradient_and_what_the_samples_came_to():
     of = batch(5)
     made = rounds.gradient(state, of)
     found = learner.gradient(state, of.x, of.y, of.ids, of.weights)
-    np.testing.assert_array_equal(compress.decompress(made.blob, N), flat.flatten(found.grads))
+    np.testing.assert_array_equal(compress.decompress(made.blob, N), param_vector.flatten(found.grads))
     assert (made.step, made.count, made.num_correct) == (0, 5, found.num_correct)
     assert made.loss == pytest.approx(float(found.losses.sum()))
 
@@ -94,19 +95,21 @@ def test_numbers_that_are_not_finite_are_no_contribution_and_leave_nothing_behin
 def test_a_round_is_how_far_the_members_own_steps_came_and_leaves_the_weights_alone():
     training = replace(TRAINING, exchange=Exchange("all_reduce", sync_every=3))
     rounds, learner, state = make(training)
-    before = flat.digest(state.params)
+    before = param_vector.digest(state.params)
     rounds.begin(state)
     for seed in range(3):
         rounds.walk(batch(4, seed), progress=0.0)
     made = rounds.way(state)
-    assert flat.digest(state.params) == before
+    assert param_vector.digest(state.params) == before
     assert (made.count, made.step) == (12, 0)
 
     alone = learner.initial("0" * 64)
     for seed in range(3):
         of = batch(4, seed)
         learner.step(alone, of.x, of.y, of.ids, of.weights, progress=0.0)
-    way = flat.flatten(state.params) - flat.flatten(alone.params)
+    way = param_vector.flatten(state.params) - param_vector.flatten(alone.params)
     np.testing.assert_allclose(compress.decompress(made.blob, N), way, rtol=1e-6, atol=1e-7)
     assert made.slots is not None
-    np.testing.assert_array_equal(flat.flatten(made.slots["velocity"]), flat.flatten(alone.slots["velocity"]))
+    np.testing.assert_array_equal(
+        param_vector.flatten(made.slots["velocity"]), param_vector.flatten(alone.slots["velocity"])
+    )

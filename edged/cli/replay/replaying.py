@@ -14,9 +14,10 @@ from edged import log as logging
 from edged.cli.backbone import look_up
 from edged.cli.replay.report import Report
 from edged.cli.unheard import Unheard
-from edged.domain import checkpoint, flat, gradient_log, group_step
+from edged.domain import checkpoint, gradient_log, group_step
 from edged.domain.checkpoint import TrainState
 from edged.domain.learning import Learner
+from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.replay import Claim, Replay, Told
 from edged.domain.topology import Topology, Training
@@ -90,13 +91,13 @@ def prepare(topology: Topology, job: Training, begin: Path | None, proven: list[
     else:
         state = _read(begin, job, digest)
         group = gradient_log.from_json(state.exchange)
-    rules = group_step.rules(topology, job, digest, flat.size(state.params))
+    rules = group_step.rules(topology, job, digest, param_vector.size(state.params))
     return Replay(job, rules, state, group, [_claim(path, job, digest) for path in proven])
 
 
 def _claim(path: Path, job: Training, digest: str) -> Claim:
     state = _read(path, job, digest)
-    return Claim(str(path), gradient_log.from_json(state.exchange).step, flat.digest(state.params))
+    return Claim(str(path), gradient_log.from_json(state.exchange).step, param_vector.digest(state.params))
 
 
 def _read(path: Path, job: Training, digest: str) -> TrainState:

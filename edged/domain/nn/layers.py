@@ -21,7 +21,7 @@ from edged.domain.nn.depthwise import DepthwiseLayer
 from edged.domain.nn.dropout import DropoutLayer
 from edged.domain.nn.group_norm import GroupNormLayer
 from edged.domain.nn.params import Params, bias_name, kernel_name
-from edged.domain.nn.pool import PoolLayer
+from edged.domain.nn.pooling import PoolLayer
 from edged.domain.nn.series import SeriesLayer
 from edged.domain.nn.spec import (
     AvgPool1d,

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edged.domain import tensors
-from edged.domain.metadata import names, offsets
 from edged.domain.samples.sample import Sample
+from edged.domain.tensors import names, offsets
 from edged.errors import FormatError
 
 MOST_SAMPLES = 256

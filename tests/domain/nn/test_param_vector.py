@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from edged.domain import flat
+from edged.domain.nn import param_vector
 
 PARAMS = {"b.kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.array([7, 8], np.float32)}
 
 
 def test_parameters_come_in_the_order_of_their_names():
-    assert flat.flatten(PARAMS).tolist() == [7, 8, 0, 1, 2, 3, 4, 5]
-    assert flat.size(PARAMS) == 8
+    assert param_vector.flatten(PARAMS).tolist() == [7, 8, 0, 1, 2, 3, 4, 5]
+    assert param_vector.size(PARAMS) == 8
 
 
 def test_a_vector_is_split_into_what_was_flattened():
-    views = flat.split(flat.flatten(PARAMS), PARAMS)
+    views = param_vector.split(param_vector.flatten(PARAMS), PARAMS)
     assert views.keys() == PARAMS.keys()
     for name, param in PARAMS.items():
         np.testing.assert_array_equal(views[name], param)
@@ -21,6 +21,6 @@ def test_a_vector_is_split_into_what_was_flattened():
 
 def test_the_digest_tells_any_changed_bit_and_not_the_order_of_a_dict():
     other = {name: param.copy() for name, param in reversed(PARAMS.items())}
-    assert flat.digest(other) == flat.digest(PARAMS)
+    assert param_vector.digest(other) == param_vector.digest(PARAMS)
     other["a.bias"][0] = np.nextafter(np.float32(7), np.float32(8))
-    assert flat.digest(other) != flat.digest(PARAMS)
+    assert param_vector.digest(other) != param_vector.digest(PARAMS)
