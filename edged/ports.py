@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.cache_entry import Entry, SampleKey
-from edged.domain.dataset import BlockRef, Snapshot
 from edged.domain.samples.pack import Pack
 from edged.domain.topology import Codec, Dtype
 

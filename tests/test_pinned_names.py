@@ -20,10 +20,10 @@ from edged.cli.demo.group import Group
 from edged.cli.demo.outage import Outage
 from edged.cli.demo.report import Summary
 from edged.domain import cache_modes, checkpoint, epoch_memo, exchange_records, gradient_log
+from edged.domain.archive.snapshot import Snapshot
 from edged.domain.boundary import Boundary
 from edged.domain.cache_plan import PlanSettings
 from edged.domain.checkpoint import EpochMetrics, Fallback, Position, Tally, TrainState
-from edged.domain.dataset import Snapshot
 from edged.domain.epoch_memo import EpochMemo
 from edged.domain.exchange_records import Begin, Close, Contribution, Join, Leave, Part, Update
 from edged.domain.importance import Gate

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edged.domain.coverage import Gap, covered
-from edged.domain.dataset import BlockRef, Snapshot
+from edged.domain.archive.coverage import Gap, covered
+from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.samples import cursors as cursor_rules
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, EdgedError, StorageError

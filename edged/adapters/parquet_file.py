@@ -26,7 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from edged.domain.coverage import Gap, covered
+from edged.domain.archive.coverage import Gap, covered
 from edged.domain.samples import cursors as cursor_rules
 from edged.domain.samples.pack import CODECS, MOST_SAMPLES, Pack, digest
 from edged.domain.samples.sample import Sample

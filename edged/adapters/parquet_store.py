@@ -31,9 +31,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from edged.adapters import parquet_file
 from edged.adapters.parquet_file import Contents
-from edged.domain import dataset
-from edged.domain.coverage import Gap, covered
-from edged.domain.dataset import BlockRef, Snapshot
+from edged.domain.archive import snapshot as dataset
+from edged.domain.archive.coverage import Gap, covered
+from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.samples.pack import Pack
 from edged.domain.topology import NAME_PATTERN
 from edged.errors import ArchiveConflict, ArchiveUnavailable, DiskFull, FormatError, StorageError

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from edged.domain.dataset import TEST_SOURCE, TRAIN_SOURCE, BlockRef
+from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE, BlockRef
 from edged.domain.samples.pack import MOST_BYTES, MOST_SAMPLES, Pack
 from edged.domain.samples.sample import Sample
 from edged.domain.samples.shuffle import shuffled

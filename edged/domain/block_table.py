@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from edged.domain.archive.snapshot import BlockRef
 from edged.domain.cache_entry import SampleKey
-from edged.domain.dataset import BlockRef
 
 _SOME_ROWS = 16
 _NO_ROWS = np.zeros(0, np.int32)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edged.domain import tensors
-from edged.domain.dataset import Snapshot
-from edged.domain.sampling import Ids
+from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.errors import FormatError
 
 _DECIDED = ("cursor", "hit_share", "is_gate_open", "capacity_bytes")
@@ -55,20 +54,3 @@ def decode_boundary(blob: bytes, snapshot: Snapshot) -> Boundary:
     if len(np.unique(cached)) != len(cached) or ((cached < 0) | (cached >= snapshot.num_samples)).any():
         raise FormatError("cached ids are not those of different samples of the snapshot")
     return Boundary(cached.astype(np.int64), cursor, hit_share, is_open, capacity_bytes)
-
-
-def renumbered(ids: Ids, old: Snapshot, new: Snapshot) -> Ids:
-    """`ids` of snapshot `old` as `new` numbers them, in the same order; those that are not in `new` are left out."""
-    place = {name: index for index, name in enumerate(new.sources)}
-    source_of = np.array([place.get(name, -1) for name in old.sources] or [-1], np.int64)
-    block, row = old.locate(ids)
-    source, offset = source_of[old.source[block]], old.offset[block]
-    result = np.full(len(ids), -1, np.int64)
-    for index in np.unique(source[source >= 0]).tolist():
-        mine = np.flatnonzero(source == index)
-        there = np.flatnonzero(new.source == index)
-        at = np.searchsorted(new.offset[there], offset[mine])
-        at_most = np.minimum(at, max(len(there) - 1, 0))
-        found = (new.offset[there[at_most]] == offset[mine]) & (row[mine] < new.rows[there[at_most]])
-        result[mine[found]] = new.first_id[there[at_most[found]]] + row[mine[found]]
-    return result[result >= 0]

@@ -1,9 +1,9 @@
 """Which plan a mode of sampling means."""
 
 from edged.domain import echo, lru_plan, rate_plan
+from edged.domain.archive.snapshot import Snapshot
 from edged.domain.boundary import Boundary
 from edged.domain.cache_plan import CachePlan, PlanSettings
-from edged.domain.dataset import Snapshot
 from edged.domain.importance import ICache, Importance, Shade, Uniform
 from edged.domain.rate_plan import Sampler, Substitution
 from edged.domain.scores import ScoreTable

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain import sampling
+from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.boundary import Boundary
-from edged.domain.dataset import Snapshot
-from edged.domain.sampling import Ids, Window
+from edged.domain.sampling import Window
 from edged.domain.supply import Supply
 
 WINDOWS_A_CACHE = 4

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edged.domain import sampling
-from edged.domain.block_keys import block_keys
+from edged.domain.archive.block_hash import block_keys
+from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.boundary import Boundary
 from edged.domain.cache_plan import (
     WINDOWS_A_CACHE,
@@ -28,8 +29,6 @@ from edged.domain.cache_plan import (
     digest_of,
     make_window,
 )
-from edged.domain.dataset import Snapshot
-from edged.domain.sampling import Ids
 from edged.domain.splitmix64 import mixed
 from edged.domain.supply import Supply, supply
 

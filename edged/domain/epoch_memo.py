@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edged.domain import epoch_protocol, tensors
+from edged.domain import tensors
+from edged.domain.archive import protocol
+from edged.domain.archive.protocol import SnapshotPart
+from edged.domain.archive.snapshot import Snapshot
 from edged.domain.boundary import Boundary, decode_boundary
-from edged.domain.dataset import Snapshot
-from edged.domain.epoch_protocol import SnapshotPart
 from edged.domain.importance import Gate
 from edged.domain.scores import ScoreTable
 from edged.errors import FormatError
@@ -35,7 +36,7 @@ class EpochMemo:
 
 def encode(memo: EpochMemo) -> bytes:
     """The memo as a blob."""
-    snapshot = epoch_protocol.encode_part(SnapshotPart("memo", memo.epoch, last=True, snapshot=memo.snapshot))
+    snapshot = protocol.encode_part(SnapshotPart("memo", memo.epoch, last=True, snapshot=memo.snapshot))
     parts = {"snapshot": snapshot, "boundary": memo.boundary.encode(), "scores": memo.scores.encode()}
     metadata = {"edged": _VERSION, "gate": memo.gate.encode()}
     return tensors.encode({name: np.frombuffer(part, np.uint8) for name, part in parts.items()}, metadata)
@@ -50,7 +51,7 @@ def decode(blob: bytes, *, score_bytes: int) -> EpochMemo:
     def blob_of(name: str) -> bytes:
         return tensors.require(arrays, name, "uint8").tobytes()
 
-    part = epoch_protocol.decode_part(blob_of("snapshot"))
+    part = protocol.decode_part(blob_of("snapshot"))
     if not isinstance(part, SnapshotPart):
         raise FormatError("the memo's snapshot is none")
     _check_order(part.snapshot)

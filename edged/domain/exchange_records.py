@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edged.domain import tensors
-from edged.domain.dataset import TEST_SOURCE, TRAIN_SOURCE
+from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE
 from edged.domain.named_fields import from_named, to_named
 from edged.domain.topology import MOST_MEMBERS, NAME_PATTERN
 from edged.errors import FormatError

@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain import cache_policy, rate_plan
+from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.boundary import Boundary
 from edged.domain.cache_plan import CachedWindow, CachePlan, PlanSettings, SteppedPlan, digest_of
-from edged.domain.dataset import Snapshot
 from edged.domain.importance import Uniform
 from edged.domain.rate_plan import Sampler
-from edged.domain.sampling import Ids
 from edged.domain.shard import TURNS, Turns, assigned, owners
 from edged.domain.supply import Supply, supply
 

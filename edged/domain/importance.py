@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain.sampling import Ids
+from edged.domain.archive.snapshot import Ids
 from edged.domain.scores import ScoreTable
 from edged.errors import FormatError
 

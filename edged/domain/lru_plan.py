@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edged.domain import sampling
+from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.boundary import Boundary
 from edged.domain.cache_plan import (
     WINDOWS_A_CACHE,
@@ -18,8 +19,6 @@ from edged.domain.cache_plan import (
     digest_of,
     make_window,
 )
-from edged.domain.dataset import Snapshot
-from edged.domain.sampling import Ids
 from edged.domain.supply import supply
 
 

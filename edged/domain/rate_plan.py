@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain import cache_policy, importance, sampling
+from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.boundary import Boundary
 from edged.domain.cache_plan import CachedWindow, PlanSettings, SteppedPlan, cut, digest_of, make_window
-from edged.domain.dataset import Snapshot
 from edged.domain.importance import Rule
-from edged.domain.sampling import Ids
 from edged.domain.scores import ScoreTable
 from edged.domain.supply import Supply, supply
 

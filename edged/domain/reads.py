@@ -6,8 +6,8 @@ Covers counting, from what really came, not from what was planned. Bytes and sec
 import numpy as np
 import numpy.typing as npt
 
+from edged.domain.archive.snapshot import Ids
 from edged.domain.importance import Weights
-from edged.domain.sampling import Ids
 
 
 class EpochReads:

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain.dataset import TEST_SOURCE, TRAIN_SOURCE, BlockRef, Snapshot, test_rows
+from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE, BlockRef, Ids, Snapshot, test_rows
 from edged.domain.splitmix64 import mixed
 
 SAMPLE_OVERHEAD = 64
@@ -21,8 +21,6 @@ SAMPLE_OVERHEAD = 64
 MOST_WINDOW_SAMPLES = 1 << 17
 MOST_WINDOW_BLOCKS = 1 << 14
 """A window's request names two bytes a sample and 16 a block: with these it stays below Kafka's 1 MiB a message."""
-
-Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

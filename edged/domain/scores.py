@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain import tensors
-from edged.domain.dataset import Snapshot
-from edged.domain.sampling import Ids
+from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.errors import FormatError
 
 _BYTES_A_CELL = 3

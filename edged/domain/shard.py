@@ -9,9 +9,8 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from edged.domain.block_keys import block_keys
-from edged.domain.dataset import Snapshot
-from edged.domain.sampling import Ids
+from edged.domain.archive.block_hash import block_keys
+from edged.domain.archive.snapshot import Ids, Snapshot
 
 TURNS = 4096
 """The members' turns repeat after so many draws: a share is a multiple of 1/4096."""

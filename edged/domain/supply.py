@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain import sampling
-from edged.domain.dataset import TEST_SOURCE, TRAIN_SOURCE, Snapshot, test_rows
-from edged.domain.sampling import Ids, Window
+from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE, Ids, Snapshot, test_rows
+from edged.domain.sampling import Window
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edged.config import Timing
-from edged.domain import epoch_protocol
-from edged.domain.dataset import Snapshot
-from edged.domain.epoch_protocol import SamplesPart, SamplesRequest, SnapshotPart, SnapshotRequest
-from edged.domain.sampling import SAMPLE_OVERHEAD, Ids, Window
+from edged.domain.archive import protocol
+from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotPart, SnapshotRequest
+from edged.domain.archive.snapshot import Ids, Snapshot
+from edged.domain.sampling import SAMPLE_OVERHEAD, Window
 from edged.errors import FormatError
 from edged.log import logger
 from edged.ports import Health, Log, LogReader, Message, Record, TopicPartition
@@ -111,7 +111,7 @@ class SnapshotFetch:
         if self._num_parts is not None and all(number in self._parts for number in range(self._num_parts)):
             parts = [self._parts[number] for number in range(self._num_parts)]
             self._parts, self._num_parts = {}, None
-            self._whole = epoch_protocol.join_snapshot(parts)
+            self._whole = protocol.join_snapshot(parts)
 
     def snapshot(self) -> Snapshot:
         """The whole; only when it is complete."""
@@ -201,7 +201,7 @@ class _Line:
 
     def _take(self, record: Record) -> None:
         try:
-            part = epoch_protocol.decode_part(record.value)
+            part = protocol.decode_part(record.value)
             pending = next((each for each in self.pending if part.request in each.requests), None)
             if pending is None:
                 return  # an earlier process's, or forgotten
@@ -214,7 +214,7 @@ class _Line:
             pending.client.time_fetches()
 
     @staticmethod
-    def _accept(pending: _Pending, part: epoch_protocol.Part) -> None:
+    def _accept(pending: _Pending, part: protocol.Part) -> None:
         fetch = pending.fetch
         if isinstance(fetch, WindowFetch) and isinstance(part, SamplesPart):
             num_open = fetch.num_open
@@ -242,7 +242,7 @@ class _Line:
         """Ask for what the fetch still lacks. Replies to its earlier requests stay welcome."""
         address = pending.client.address
         request = self._request(pending, address)
-        message = Message(address.requests_topic, epoch_protocol.encode_request(request), key=address.edge.encode())
+        message = Message(address.requests_topic, protocol.encode_request(request), key=address.edge.encode())
         pending.is_sent = False
         with contextlib.suppress(TimeoutError):
             # The log would wait until the broker is back; the trainer has a window in hand and should go on.
@@ -251,7 +251,7 @@ class _Line:
                 pending.is_sent = True
         pending.asked_at = asyncio.get_running_loop().time()
 
-    def _request(self, pending: _Pending, address: ArchiveAddress) -> epoch_protocol.Request:
+    def _request(self, pending: _Pending, address: ArchiveAddress) -> protocol.Request:
         self._num_requests += 1
         name = f"{self._process}-{self._num_requests}"
         fetch = pending.fetch

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.aio import run_in_worker
+from edged.domain.archive.snapshot import BlockRef
 from edged.domain.block_table import BlockTable
 from edged.domain.cache_entry import ENTRY_OVERHEAD_BYTES, Entry, SampleKey
-from edged.domain.dataset import BlockRef
 from edged.domain.write_budget import WriteBudget
 from edged.errors import StorageError
 from edged.log import logger

@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain import cache_policy
+from edged.domain.archive.snapshot import BlockRef, Ids, Snapshot
 from edged.domain.cache_entry import Entry, SampleKey
-from edged.domain.dataset import BlockRef, Snapshot
 from edged.domain.keepers import Keepers
-from edged.domain.sampling import Ids
 from edged.services.archive_client import WindowFetch
 from edged.services.cache import Cache
 

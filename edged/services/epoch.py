@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edged.aio import run_in_worker
+from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.cache_plan import CachePlan
-from edged.domain.dataset import Snapshot
 from edged.domain.learning import Learnt
 from edged.domain.reads import EpochReads
-from edged.domain.sampling import Ids
 from edged.log import logger
 from edged.services.archive_client import ArchiveClient
 from edged.services.cache_share import CacheShare

@@ -10,14 +10,15 @@ from typing import Protocol
 import numpy as np
 
 from edged.aio import run_in_worker
-from edged.domain import boundary, cache_modes, cost_model, epoch_memo, tensors
+from edged.domain import cache_modes, cost_model, epoch_memo, tensors
+from edged.domain.archive import snapshot as snapshot_module
+from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.boundary import Boundary
 from edged.domain.cache_plan import CachePlan, PlanSettings
-from edged.domain.dataset import Snapshot
 from edged.domain.epoch_memo import EpochMemo
 from edged.domain.importance import Gate
 from edged.domain.learning import Learnt
-from edged.domain.sampling import SAMPLE_OVERHEAD, Ids, Window
+from edged.domain.sampling import SAMPLE_OVERHEAD, Window
 from edged.domain.scores import ScoreTable
 from edged.domain.supply import Supply, supply
 from edged.domain.topology import Sampling, SamplingMode
@@ -119,7 +120,7 @@ class Chooser:
             held = replace(self._held(snapshot), hit_share=self._hit_share(snapshot))
             memo = EpochMemo(epoch, snapshot, held, ScoreTable(snapshot, SCORE_BYTES))
             await self._keep(memo)
-        cached = await run_in_worker(boundary.renumbered, memo.boundary.cached, memo.snapshot, snapshot)
+        cached = await run_in_worker(snapshot_module.renumbered, memo.boundary.cached, memo.snapshot, snapshot)
         self._cache.keep(snapshot, cached, memo.boundary.capacity_bytes)
         return await run_in_worker(self._plan, memo, snapshot, cached)
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from edged.aio import run_in_worker
 from edged.domain import cache_plan, sampling
+from edged.domain.archive.snapshot import Snapshot
 from edged.domain.cache_plan import CachedWindow, CachePlan
-from edged.domain.dataset import Snapshot
 from edged.domain.sampling import Window
 from edged.domain.supply import Supply, supply
 from edged.log import logger

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edged.aio import ahead_in_worker
-from edged.domain import epoch_protocol, reply
-from edged.domain.epoch_protocol import Request, SnapshotRequest
-from edged.domain.reply import Want
+from edged.domain.archive import protocol, reply_builder
+from edged.domain.archive.protocol import Request, SnapshotRequest
+from edged.domain.archive.reply_builder import Want
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveUnavailable, FormatError, StorageError
 from edged.log import logger
@@ -135,7 +135,7 @@ class EpochServer:
                 logger().warning("archive.bad_request", offset=record.offset, reason=str(error))
 
     def _queue(self, record: Record) -> None:
-        request = epoch_protocol.decode_request(record.value)
+        request = protocol.decode_request(record.value)
         if request.edge not in self._edges:
             raise FormatError(f"{request.edge!r} is no edge of the topology")
         if request.stream not in self._streams:
@@ -200,15 +200,15 @@ class EpochServer:
         """The answer, made as it is consumed, in a worker thread. Raises ArchiveUnavailable, StorageError."""
         if isinstance(request, SnapshotRequest):
             snapshot = self._store.snapshot(request.stream, request.ends)
-            for snapshot_part in epoch_protocol.snapshot_parts(request.request, snapshot):
-                yield Served(epoch_protocol.encode_part(snapshot_part), 0, 0)
+            for snapshot_part in protocol.snapshot_parts(request.request, snapshot):
+                yield Served(protocol.encode_part(snapshot_part), 0, 0)
             return
-        parts = reply.Parts(request.request)
-        for want, pack in self._blocks(request.stream, reply.wants(request)):
+        parts = reply_builder.Parts(request.request)
+        for want, pack in self._blocks(request.stream, reply_builder.wants(request)):
             for part in parts.add(want, pack):
-                yield Served(epoch_protocol.encode_part(part), len(part.position), len(part.missing))
+                yield Served(protocol.encode_part(part), len(part.position), len(part.missing))
         part = parts.close()
-        yield Served(epoch_protocol.encode_part(part), len(part.position), len(part.missing))
+        yield Served(protocol.encode_part(part), len(part.position), len(part.missing))
 
     def _blocks(self, stream: str, wants: list[Want]) -> Iterator[tuple[Want, Pack | None]]:
         """Each want with its block, read once; None for a block that cannot be read."""

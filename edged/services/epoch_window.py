@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edged.domain.archive.snapshot import Ids
 from edged.domain.cache_entry import Entry, SampleKey
 from edged.domain.cache_plan import CachedWindow
 from edged.domain.reads import EpochReads
-from edged.domain.sampling import MOST_WINDOW_BLOCKS, SAMPLE_OVERHEAD, Ids, Window
+from edged.domain.sampling import MOST_WINDOW_BLOCKS, SAMPLE_OVERHEAD, Window
 from edged.domain.supply import Supply
 from edged.log import logger
 from edged.services.archive_client import ArchiveClient, WindowFetch

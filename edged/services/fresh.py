@@ -10,7 +10,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from edged.aio import run_in_worker
-from edged.domain.dataset import test_rows
+from edged.domain.archive.snapshot import test_rows
 from edged.domain.samples.pack import Pack
 from edged.services.live import LiveLog
 from edged.services.minibatch import Batcher, Encoded, MiniBatch

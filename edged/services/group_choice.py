@@ -10,13 +10,14 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from edged.aio import run_in_worker
-from edged.domain import boundary, group_plan
+from edged.domain import group_plan
+from edged.domain.archive import snapshot as snapshot_module
+from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.boundary import Boundary
 from edged.domain.cache_plan import CachePlan, PlanSettings
-from edged.domain.dataset import Snapshot
 from edged.domain.group_plan import Group, GroupPlan
 from edged.domain.learning import Learnt
-from edged.domain.sampling import SAMPLE_OVERHEAD, Ids, Window
+from edged.domain.sampling import SAMPLE_OVERHEAD, Window
 from edged.domain.supply import Supply, supply
 from edged.services.cache_share import CacheShare
 from edged.services.epoch_choice import ChoiceSettings
@@ -106,7 +107,11 @@ class GroupChooser:
     def _cached(self, snapshot: Snapshot) -> Ids:
         """The training samples that the cache holds; of one that jobs share, those that this one keeps there."""
         if self._cache.is_shared:
-            return np.zeros(0, np.int64) if self._before is None else boundary.renumbered(*self._reordered(snapshot))
+            return (
+                np.zeros(0, np.int64)
+                if self._before is None
+                else snapshot_module.renumbered(*self._reordered(snapshot))
+            )
         supplied = supply(snapshot, self._settings.test_fraction)
         ids = [np.zeros(0, np.int64)]
         for block in supplied.blocks.tolist():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from edged.adapters import parquet_file, parquet_store
 from edged.adapters.parquet_store import ParquetStore
-from edged.domain.dataset import BlockRef
+from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.pack import Pack, digest
 from edged.domain.samples.sample import Sample
 from edged.errors import ArchiveUnavailable, DiskFull, StorageError

@@ -30,9 +30,9 @@ import numpy.typing as npt
 
 from edged.adapters.blas import single_threaded_blas
 from edged.domain import cache_modes, importance, optim, schedule
+from edged.domain.archive.snapshot import Snapshot
 from edged.domain.boundary import Boundary
 from edged.domain.cache_plan import CachedWindow, PlanSettings
-from edged.domain.dataset import Snapshot
 from edged.domain.nn.model import Gradient, Model, Params
 from edged.domain.sampling import SAMPLE_OVERHEAD
 from edged.domain.scores import ScoreTable

@@ -9,7 +9,7 @@ import pytest
 
 from edged.adapters.memory_archive import MemoryArchive
 from edged.adapters.parquet_store import ParquetStore
-from edged.domain.dataset import BlockRef
+from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, StorageError
 from edged.ports import ArchiveStore

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from edged.domain import tensors
-from edged.domain.boundary import Boundary, decode_boundary, renumbered
-from edged.domain.dataset import Snapshot
-from edged.domain.sampling import Ids
+from edged.domain.archive.snapshot import Ids, Snapshot, renumbered
+from edged.domain.boundary import Boundary, decode_boundary
 from edged.errors import FormatError
 from tests.domain.test_cache_plan import even, some_cached
 from tests.domain.test_sampling import snapshot_of

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.domain import cache_modes
+from edged.domain.archive.protocol import SamplesRequest, encode_request
+from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.boundary import Boundary
 from edged.domain.cache_plan import CachedWindow, CachePlan, PlanSettings
-from edged.domain.dataset import Snapshot
-from edged.domain.epoch_protocol import SamplesRequest, encode_request
-from edged.domain.sampling import SAMPLE_OVERHEAD, Ids
+from edged.domain.sampling import SAMPLE_OVERHEAD
 from edged.domain.scores import ScoreTable
 from edged.domain.supply import supply
 from edged.domain.topology import SamplingMode

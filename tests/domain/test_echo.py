@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edged.domain.boundary import renumbered
+from edged.domain.archive.snapshot import renumbered
 from tests.domain.test_cache_plan import draw, empty, even, hit_ratio, ids_of, settings_of, some_cached, windows_of
 
 

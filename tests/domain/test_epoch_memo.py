@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain import epoch_memo, epoch_protocol, tensors
+from edged.domain import epoch_memo, tensors
+from edged.domain.archive import protocol
+from edged.domain.archive.protocol import SamplesPart
+from edged.domain.archive.snapshot import Snapshot
 from edged.domain.boundary import Boundary
-from edged.domain.dataset import Snapshot
 from edged.domain.epoch_memo import EpochMemo
-from edged.domain.epoch_protocol import SamplesPart
 from edged.domain.importance import Gate
 from edged.domain.scores import ScoreTable
 from edged.errors import FormatError
@@ -106,7 +107,7 @@ def test_samples_in_the_snapshots_place_are_refused():
     none = np.zeros(0, np.int64)
     part = SamplesPart("memo", 4, last=True, position=none, labels=(), codecs=(), payloads=(), missing=none)
     with pytest.raises(FormatError, match="snapshot"):
-        decode(altered(snapshot=epoch_protocol.encode_part(part)))
+        decode(altered(snapshot=protocol.encode_part(part)))
 
 
 @pytest.mark.parametrize("blob", [b"", b"\xff" * 8, b"\0" * 64, tensors.encode({}), tensors.encode({}, {"edged": "x"})])

@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.domain import group_plan
+from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.cache_plan import PlanSettings
-from edged.domain.dataset import Snapshot
 from edged.domain.group_plan import Group, GroupPlan, global_order, num_steps
-from edged.domain.sampling import Ids
 from edged.domain.shard import Turns, next_shares, owners
 from tests.domain.test_cache_plan import COST, FRACTION, empty, even, ids_of, settings_of, some_cached, windows_of
 from tests.domain.test_cache_plan import snapshots as snapshots_of_any

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from edged.domain.archive.snapshot import BlockRef
 from edged.domain.cache_entry import SampleKey
-from edged.domain.dataset import BlockRef
 from edged.domain.keepers import Keepers
 
 

@@ -4,8 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain import dataset, sampling
-from edged.domain.dataset import BlockRef, Snapshot
+from edged.domain import sampling
+from edged.domain.archive import snapshot as dataset
+from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.sampling import Window
 from edged.domain.supply import supply
 

@@ -25,11 +25,12 @@ from edged.adapters.checkpoint_dir import CheckpointDir
 from edged.adapters.memory import RecordingHealth
 from edged.app.training import Jobs
 from edged.config import Folders, Timing
-from edged.domain import epoch_memo, epoch_protocol
+from edged.domain import epoch_memo
+from edged.domain.archive import protocol
+from edged.domain.archive.protocol import SamplesPart, SamplesRequest
+from edged.domain.archive.snapshot import Snapshot
 from edged.domain.boundary import Boundary
-from edged.domain.dataset import Snapshot
 from edged.domain.epoch_memo import EpochMemo
-from edged.domain.epoch_protocol import SamplesPart, SamplesRequest
 from edged.domain.importance import Gate
 from edged.domain.scores import ScoreTable
 from edged.log import configure
@@ -67,7 +68,7 @@ class VastLog:
     """A `ports.Log` with the archive behind it: what is polled are the answers to what was appended, made just then."""
 
     def __init__(self) -> None:
-        self._answers: deque[Iterator[epoch_protocol.Part]] = deque()
+        self._answers: deque[Iterator[protocol.Part]] = deque()
         self._next_offset = 0
         self._rng = np.random.default_rng(0)
 
@@ -86,7 +87,7 @@ class VastLog:
             if part is None:
                 self._answers.popleft()
                 continue
-            value = epoch_protocol.encode_part(part)
+            value = protocol.encode_part(part)
             records.append(Record(self._topic, self._partition, self._next_offset, 0, None, value))
             self._next_offset += 1
         await asyncio.sleep(0 if records else timeout_s)
@@ -104,11 +105,11 @@ class VastLog:
 
     async def append(self, messages: Sequence[Message]) -> list[int]:
         for message in messages:
-            request = epoch_protocol.decode_request(message.value)
+            request = protocol.decode_request(message.value)
             if isinstance(request, SamplesRequest):
                 self._answers.append(self._samples(request))
             else:
-                self._answers.append(epoch_protocol.snapshot_parts(request.request, snapshot()))
+                self._answers.append(protocol.snapshot_parts(request.request, snapshot()))
         return [0] * len(messages)
 
     async def watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
@@ -123,7 +124,7 @@ class VastLog:
 
     async def ensure(self, topics: Sequence[TopicSpec]) -> None: ...
 
-    def _samples(self, request: SamplesRequest) -> Iterator[epoch_protocol.Part]:
+    def _samples(self, request: SamplesRequest) -> Iterator[protocol.Part]:
         """Images whose brightest row tells their label."""
         names = [name.strip() for name in FASHION.strip("[]").split(",")]
         for part, begin in enumerate(range(0, request.num_samples, SAMPLES_A_PART)):

@@ -12,9 +12,10 @@ from edged import log as edged_log
 from edged.adapters.memory import RecordingHealth
 from edged.adapters.memory_checkpoints import MemoryCheckpoints
 from edged.config import Timing
-from edged.domain import compress, epoch_protocol, exchange_records, gradient_log, update_log
+from edged.domain import compress, exchange_records, gradient_log, update_log
+from edged.domain.archive import protocol
+from edged.domain.archive.protocol import SamplesPart, SnapshotRequest
 from edged.domain.checkpoint import Params
-from edged.domain.epoch_protocol import SamplesPart, SnapshotRequest
 from edged.domain.exchange_records import Part
 from edged.domain.gradient_log import Fold, Rules
 from edged.domain.nn.model import Model
@@ -70,11 +71,11 @@ class GroupLog(AnsweringLog):
         await asyncio.sleep(_LATENCY_S)
         return await super().append(messages)
 
-    async def answer(self, request: epoch_protocol.Request) -> None:
+    async def answer(self, request: protocol.Request) -> None:
         topic = f"site.epochs.{request.edge}"
         for part in self._snapshot(request) if isinstance(request, SnapshotRequest) else self._samples(request):
             if not (isinstance(part, SamplesPart) and self.loses(part)):
-                await super(AnsweringLog, self).append([Message(topic, epoch_protocol.encode_part(part))])
+                await super(AnsweringLog, self).append([Message(topic, protocol.encode_part(part))])
 
 
 @dataclass

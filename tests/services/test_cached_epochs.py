@@ -17,16 +17,16 @@ import pytest
 from edged.adapters.disk_cache import SqliteCache
 from edged.adapters.memory_checkpoints import MemoryCheckpoints
 from edged.adapters.memory_disk_tier import MemoryDiskTier
-from edged.domain import dataset, epoch_memo, importance
+from edged.domain import epoch_memo, importance
+from edged.domain.archive import snapshot as dataset
+from edged.domain.archive.protocol import SamplesRequest
+from edged.domain.archive.snapshot import BlockRef, Ids
 from edged.domain.boundary import Boundary
 from edged.domain.cache_entry import ENTRY_OVERHEAD_BYTES
-from edged.domain.dataset import BlockRef
 from edged.domain.epoch_memo import EpochMemo
-from edged.domain.epoch_protocol import SamplesRequest
 from edged.domain.importance import Importance
 from edged.domain.learning import Learnt
 from edged.domain.samples import codec
-from edged.domain.sampling import Ids
 from edged.domain.scores import ScoreTable
 from edged.domain.topology import Sampling, SamplingMode, Sgd
 from edged.errors import DiskFull, StorageError

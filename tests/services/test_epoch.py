@@ -6,10 +6,11 @@ from contextlib import aclosing
 import numpy as np
 import pytest
 
-from edged.domain import epoch_protocol, sampling
+from edged.domain import sampling
+from edged.domain.archive import protocol
+from edged.domain.archive.protocol import SamplesRequest, SnapshotPart, SnapshotRequest
+from edged.domain.archive.snapshot import BlockRef
 from edged.domain.cache_plan import CachedWindow, CachePlan
-from edged.domain.dataset import BlockRef
-from edged.domain.epoch_protocol import SamplesRequest, SnapshotPart, SnapshotRequest
 from edged.ports import Message
 from edged.services.epoch import Epochs
 from tests.services.training_world import EPOCHS, STREAM, World, make_pack
@@ -250,7 +251,7 @@ async def test_parts_of_a_snapshot_that_do_not_fit_together_do_no_harm(world):
         [request] = world.log.requests
         for number, last in ((5, False), (1, True)):
             part = SnapshotPart(request.request, number, last, world.log.snapshot())
-            await world.log.append([Message(EPOCHS, epoch_protocol.encode_part(part))])
+            await world.log.append([Message(EPOCHS, protocol.encode_part(part))])
         world.log.is_silent = False
         await asyncio.sleep(30)
         await task
@@ -297,7 +298,7 @@ async def test_kafka_away_when_a_window_is_needed_is_waited_out(world):
 
 async def test_the_time_to_fetch_a_sample_is_told_right_though_most_came_before_the_epoch(world, monkeypatch):
     world.prefetch_bytes = 1 << 20
-    requests: asyncio.Queue[epoch_protocol.Request] = asyncio.Queue()
+    requests: asyncio.Queue[protocol.Request] = asyncio.Queue()
     answer = world.log.answer
     monkeypatch.setattr(world.log, "answer", requests.put)
     epochs = world.epochs()

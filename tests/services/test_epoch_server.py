@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from edged.adapters.memory import MemoryLog, RecordingHealth
 from edged.adapters.memory_archive import MemoryArchive
-from edged.domain import epoch_protocol
-from edged.domain.dataset import BlockRef
-from edged.domain.epoch_protocol import Part, SamplesPart, SamplesRequest, SnapshotPart, SnapshotRequest
+from edged.domain.archive import protocol
+from edged.domain.archive.protocol import Part, SamplesPart, SamplesRequest, SnapshotPart, SnapshotRequest
+from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
 from edged.errors import ArchiveUnavailable
@@ -37,8 +37,8 @@ class Bench:
         self.store = MemoryArchive()
         self.health = RecordingHealth()
 
-    async def ask(self, *requests: epoch_protocol.Request | bytes) -> None:
-        values = [each if isinstance(each, bytes) else epoch_protocol.encode_request(each) for each in requests]
+    async def ask(self, *requests: protocol.Request | bytes) -> None:
+        values = [each if isinstance(each, bytes) else protocol.encode_request(each) for each in requests]
         await self.log.append([Message(REQUESTS.topic, value) for value in values])
 
     async def serve(self, seconds: float = 1.0) -> EpochServer:
@@ -58,7 +58,7 @@ class Bench:
         return server
 
     def answers(self, edge: str = "pi-a") -> list[Part]:
-        return [epoch_protocol.decode_part(record.value) for record in self.log.records(f"site.epochs.{edge}")]
+        return [protocol.decode_part(record.value) for record in self.log.records(f"site.epochs.{edge}")]
 
     def samples(self) -> list[SamplesPart]:
         return [part for part in self.answers() if isinstance(part, SamplesPart)]
@@ -177,7 +177,7 @@ async def test_edges_take_turns(bench):
 
     async def append_noted(messages):
         sent = [message for message in messages if message.topic != REQUESTS.topic]
-        order.extend((message.topic, epoch_protocol.decode_part(message.value).request) for message in sent)
+        order.extend((message.topic, protocol.decode_part(message.value).request) for message in sent)
         return await append(messages)
 
     bench.log.append = append_noted
@@ -195,8 +195,8 @@ async def test_edges_take_turns(bench):
     ("bad", "reason"),
     [
         (b"junk", "8 bytes"),
-        (epoch_protocol.encode_request(SnapshotRequest("r", "pi-x", "fashion")), "'pi-x' is no edge"),
-        (epoch_protocol.encode_request(SnapshotRequest("r", "pi-a", "cats")), "'cats' is no stream"),
+        (protocol.encode_request(SnapshotRequest("r", "pi-x", "fashion")), "'pi-x' is no edge"),
+        (protocol.encode_request(SnapshotRequest("r", "pi-a", "cats")), "'cats' is no stream"),
     ],
 )
 async def test_a_bad_request_is_dropped_and_the_next_one_served(bench, log_lines, bad, reason):

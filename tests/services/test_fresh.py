@@ -2,7 +2,7 @@
 
 import pytest
 
-from edged.domain import dataset
+from edged.domain.archive import snapshot
 from edged.domain.samples import pack as packs
 from edged.domain.topology import Training
 from edged.ports import Message
@@ -31,7 +31,7 @@ async def held_out(fresh: FreshSamples) -> int:
 
 
 def training_rows(offset: int) -> int:
-    return int((~dataset.test_rows("pi-a", offset, 20, TRAINING.test_fraction)).sum())
+    return int((~snapshot.test_rows("pi-a", offset, 20, TRAINING.test_fraction)).sum())
 
 
 async def test_a_partial_batch_is_not_handed_out(world):

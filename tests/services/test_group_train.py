@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edged.domain import compress, epoch_protocol, exchange_records
+from edged.domain import compress, exchange_records
+from edged.domain.archive import protocol
+from edged.domain.archive.snapshot import BlockRef
 from edged.domain.checkpoint import Params, TrainState
-from edged.domain.dataset import BlockRef
 from edged.domain.exchange_records import Begin, Close, Part
 from edged.domain.gradient_log import Rules, State
 from edged.domain.learning import Learner
@@ -539,7 +540,7 @@ class QuietFromBegin(GroupLog):
         super().__init__(default_blocks())
         self.asked: set[str] = set()
 
-    async def answer(self, request: epoch_protocol.Request) -> None:
+    async def answer(self, request: protocol.Request) -> None:
         begun = [exchange_records.decode(record.value) for record in self.records(TRAIN)]
         if self.wakes or not any(isinstance(each, Begin) and each.epoch == 1 for each in begun):
             await super().answer(request)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edged.domain import checkpoint, dataset, sampling
+from edged.domain import checkpoint, sampling
+from edged.domain.archive import snapshot as dataset
 from edged.domain.checkpoint import Params, TrainState
 from edged.domain.nn.model import Gradient, Model
 from edged.domain.nn.spec import Dense, Dropout, Flatten

@@ -15,10 +15,10 @@ from edged import log as edged_log
 from edged.adapters.memory import MemoryLog, RecordingHealth
 from edged.adapters.memory_checkpoints import MemoryCheckpoints
 from edged.config import Timing
-from edged.domain import epoch_protocol
+from edged.domain.archive import protocol
+from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotRequest
+from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.checkpoint import Params
-from edged.domain.dataset import BlockRef, Snapshot
-from edged.domain.epoch_protocol import SamplesPart, SamplesRequest, SnapshotRequest
 from edged.domain.nn.model import Gradient, Model
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.samples.pack import Pack
@@ -70,22 +70,22 @@ class AnsweringLog(MemoryLog):
         self.missing: set[tuple[BlockRef, int]] = set()
         self.loses: Callable[[SamplesPart], bool] = lambda _: False
         self.samples_a_part = 7
-        self.requests: list[epoch_protocol.Request] = []
+        self.requests: list[protocol.Request] = []
 
     async def append(self, messages: Sequence[Message]) -> list[int]:
         offsets = await super().append(messages)
         for message in messages:
             if message.topic == REQUESTS:
-                request = epoch_protocol.decode_request(message.value)
+                request = protocol.decode_request(message.value)
                 self.requests.append(request)
                 if not self.is_silent:
                     await self.answer(request)
         return offsets
 
-    async def answer(self, request: epoch_protocol.Request) -> None:
+    async def answer(self, request: protocol.Request) -> None:
         for part in self._snapshot(request) if isinstance(request, SnapshotRequest) else self._samples(request):
             if not (isinstance(part, SamplesPart) and self.loses(part)):
-                await super().append([Message(EPOCHS, epoch_protocol.encode_part(part))])
+                await super().append([Message(EPOCHS, protocol.encode_part(part))])
 
     def snapshot(self, ends: Any = None) -> Snapshot:
         refs = sorted(ref for ref in self.blocks if ends is None or ref.offset < ends.get(ref.source, 0))
@@ -104,13 +104,13 @@ class AnsweringLog(MemoryLog):
         block, row = snapshot.locate(np.array([sample_id]))
         return self.blocks[snapshot.ref(int(block[0]))].samples[int(row[0])]
 
-    def _snapshot(self, request: SnapshotRequest) -> list[epoch_protocol.Part]:
-        return list(epoch_protocol.snapshot_parts(request.request, self.snapshot(request.ends)))
+    def _snapshot(self, request: SnapshotRequest) -> list[protocol.Part]:
+        return list(protocol.snapshot_parts(request.request, self.snapshot(request.ends)))
 
-    def _samples(self, request: SamplesRequest) -> list[epoch_protocol.Part]:
+    def _samples(self, request: SamplesRequest) -> list[protocol.Part]:
         wanted = [(ref, int(row)) for ref, rows in zip(request.refs, request.rows, strict=True) for row in rows]
         size = self.samples_a_part
-        parts: list[epoch_protocol.Part] = []
+        parts: list[protocol.Part] = []
         for start in range(0, len(wanted), size):
             here = list(enumerate(wanted))[start : start + size]
             found = [(at, self.blocks[ref].samples[row]) for at, (ref, row) in here if (ref, row) not in self.missing]

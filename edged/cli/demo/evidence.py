@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.parquet_store import ParquetStore
-from edged.domain.dataset import TEST_SOURCE, TRAIN_SOURCE
+from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE
 from edged.domain.samples import prediction
 from edged.domain.samples.prediction import Prediction
 from edged.domain.samples.sample import Sample

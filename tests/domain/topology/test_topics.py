@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from edged.domain.epoch_protocol import MOST_PART_BYTES
+from edged.domain.archive.protocol import MOST_PART_BYTES
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.samples.pack import MOST_BYTES
 from edged.domain.topology import MIB, Archive, Device, Edge, Exchange, Kafka, Stream, Topology, Training, topics

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain.dataset import BlockRef
-from edged.domain.epoch_protocol import MOST_PART_BYTES, SamplesPart, SamplesRequest
+from edged.domain.archive.protocol import MOST_PART_BYTES, SamplesPart, SamplesRequest
+from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
 

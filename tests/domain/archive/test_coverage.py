@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain.coverage import Gap, covered
+from edged.domain.archive.coverage import Gap, covered
 
 
 @given(st.integers(0, 1 << 40), st.lists(st.tuples(st.booleans(), st.integers(1, 9)), min_size=1, max_size=9))

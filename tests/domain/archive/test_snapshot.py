@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain import dataset
-from edged.domain.dataset import TEST_SOURCE, TRAIN_SOURCE, BlockRef, Snapshot
+from edged.domain.archive import snapshot as dataset
+from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE, BlockRef, Snapshot
 
 
 def snapshot_of(*blocks):

@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from edged.domain.dataset import Snapshot
+from edged.domain.archive.snapshot import Snapshot
 from edged.domain.splitmix64 import Keys, mixed
 
 

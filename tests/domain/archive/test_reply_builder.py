@@ -4,10 +4,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain import epoch_protocol
-from edged.domain.dataset import BlockRef
-from edged.domain.epoch_protocol import MOST_PART_BYTES, SamplesPart, SamplesRequest
-from edged.domain.reply import Parts, wants
+from edged.domain.archive import protocol
+from edged.domain.archive.protocol import MOST_PART_BYTES, SamplesPart, SamplesRequest
+from edged.domain.archive.reply_builder import Parts, wants
+from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
 from tests.archive_samples import pack
@@ -71,8 +71,7 @@ def test_encoded_parts_stay_below_the_limit_and_hold_everything_once(sizes):
 
     header_bytes = 2048
     assert all(
-        len(epoch_protocol.encode_part(part)) <= MOST_PART_BYTES + header_bytes or len(part.payloads) == 1
-        for part in parts
+        len(protocol.encode_part(part)) <= MOST_PART_BYTES + header_bytes or len(part.payloads) == 1 for part in parts
     )
     assert [position for part in parts for position in part.position.tolist()] == list(range(len(sizes)))
     assert [len(payload) for part in parts for payload in part.payloads] == sizes

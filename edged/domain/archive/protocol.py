@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain import tensors
-from edged.domain.dataset import BlockRef, Snapshot
+from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.samples.pack import CODECS, MOST_SAMPLES
 from edged.domain.tensors import names, offsets
 from edged.errors import FormatError

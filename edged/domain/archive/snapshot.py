@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+Ids = npt.NDArray[np.int64]
+
 TRAIN_SOURCE = "_train."
 TEST_SOURCE = "_test."
 """Sources of imported data begin so; an edge's name cannot (names begin with a letter or a digit)."""
@@ -77,3 +79,20 @@ def test_rows(source: str, offset: int, num_rows: int, fraction: float) -> npt.N
         return np.zeros(num_rows, np.bool_)
     key = hashlib.blake2b(f"{source}/{offset}".encode(), digest_size=8).digest()
     return np.random.default_rng(int.from_bytes(key, "little")).random(num_rows) < fraction
+
+
+def renumbered(ids: Ids, old: Snapshot, new: Snapshot) -> Ids:
+    """`ids` of snapshot `old` as `new` numbers them, in the same order; those that are not in `new` are left out."""
+    place = {name: index for index, name in enumerate(new.sources)}
+    source_of = np.array([place.get(name, -1) for name in old.sources] or [-1], np.int64)
+    block, row = old.locate(ids)
+    source, offset = source_of[old.source[block]], old.offset[block]
+    result = np.full(len(ids), -1, np.int64)
+    for index in np.unique(source[source >= 0]).tolist():
+        mine = np.flatnonzero(source == index)
+        there = np.flatnonzero(new.source == index)
+        at = np.searchsorted(new.offset[there], offset[mine])
+        at_most = np.minimum(at, max(len(there) - 1, 0))
+        found = (new.offset[there[at_most]] == offset[mine]) & (row[mine] < new.rows[there[at_most]])
+        result[mine[found]] = new.first_id[there[at_most[found]]] + row[mine[found]]
+    return result[result >= 0]

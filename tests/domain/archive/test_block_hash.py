@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edged.domain.block_keys import block_keys
+from edged.domain.archive.block_hash import block_keys
 from tests.domain.test_sampling import snapshot_of
 
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain import epoch_protocol as protocol
 from edged.domain import tensors
-from edged.domain.dataset import BlockRef, Snapshot
-from edged.domain.epoch_protocol import SamplesPart, SamplesRequest, SnapshotPart, SnapshotRequest
+from edged.domain.archive import protocol
+from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotPart, SnapshotRequest
+from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.errors import FormatError
 
 
