@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain.archive.snapshot import BlockRef, Snapshot
-from edged.domain.cache_entry import Entry, SampleKey
+from edged.domain.cache.entry import Entry, SampleKey
 from edged.domain.samples.pack import Pack
 from edged.domain.topology import Codec, Dtype
 

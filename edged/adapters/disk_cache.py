@@ -18,9 +18,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from edged.domain import cache_entry
-from edged.domain.block_table import BlockTable
-from edged.domain.cache_entry import Entry, SampleKey
+from edged.domain.cache import entry as cache_entry
+from edged.domain.cache.block_table import BlockTable
+from edged.domain.cache.entry import Entry, SampleKey
 from edged.errors import DiskFull, FormatError, StorageError
 from edged.log import logger
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from edged.domain import cache_entry
-from edged.domain.cache_entry import Entry, SampleKey
+from edged.domain.cache import entry as cache_entry
+from edged.domain.cache.entry import Entry, SampleKey
 from edged.errors import DiskFull, FormatError, StorageError
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edged.domain.cache_entry import ENTRY_OVERHEAD_BYTES
+from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.nn.spec import Flatten, LayerSpec, Shape, num_parameters, shapes
 from edged.domain.optim import num_slots
 from edged.domain.topology import MIB, Cache, Edge, SamplingMode, Stream, Topology, Training

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain import cache_policy, rate_plan
+from edged.domain import rate_plan
 from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.boundary import Boundary
+from edged.domain.cache import policy
 from edged.domain.cache_plan import CachedWindow, CachePlan, PlanSettings, SteppedPlan, digest_of
 from edged.domain.importance import Uniform
 from edged.domain.rate_plan import Sampler
@@ -120,7 +121,7 @@ class _Walk:
         free = state.foreign[~np.isin(state.foreign, hits)]
         freed = np.cumsum(self._supply.costs(free))
         gone = min(int(np.searchsorted(freed, int(costs.sum()) - room)) + 1, len(free)) if costs.sum() > room else 0
-        admit[admit] = cache_policy.no_evict(costs, room + int(freed[gone - 1] if gone else 0))
+        admit[admit] = policy.no_evict(costs, room + int(freed[gone - 1] if gone else 0))
         return admit, free[:gone]
 
     def _is_own(self, ids: Ids) -> _Mask:

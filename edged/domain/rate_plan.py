@@ -12,9 +12,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain import cache_policy, importance, sampling
+from edged.domain import importance, sampling
 from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.boundary import Boundary
+from edged.domain.cache import policy
 from edged.domain.cache_plan import CachedWindow, PlanSettings, SteppedPlan, cut, digest_of, make_window
 from edged.domain.importance import Rule
 from edged.domain.scores import ScoreTable
@@ -148,10 +149,10 @@ class RatePlan:
         evicted = np.zeros(len(state.cached), np.bool_)
         scores = self._sampler.values
         if scores is None:
-            return cache_policy.no_evict(costs, capacity - int(state.costs.sum())), evicted
+            return policy.no_evict(costs, capacity - int(state.costs.sum())), evicted
         is_free = state.free_at <= begin
         free = np.flatnonzero(is_free)
-        kept, admit = cache_policy.most_valuable(
+        kept, admit = policy.most_valuable(
             scores.of(state.cached[free]).astype(np.float64),
             state.costs[free],
             scores.of(missed).astype(np.float64),

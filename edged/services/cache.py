@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import BlockRef
-from edged.domain.block_table import BlockTable
-from edged.domain.cache_entry import ENTRY_OVERHEAD_BYTES, Entry, SampleKey
-from edged.domain.write_budget import WriteBudget
+from edged.domain.cache.block_table import BlockTable
+from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES, Entry, SampleKey
+from edged.domain.cache.write_budget import WriteBudget
 from edged.errors import StorageError
 from edged.log import logger
 from edged.ports import DiskTier

@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain import cache_policy
 from edged.domain.archive.snapshot import BlockRef, Ids, Snapshot
-from edged.domain.cache_entry import Entry, SampleKey
-from edged.domain.keepers import Keepers
+from edged.domain.cache import policy
+from edged.domain.cache.entry import Entry, SampleKey
+from edged.domain.cache.job_bitmap import Keepers
 from edged.services.archive_client import WindowFetch
 from edged.services.cache import Cache
 
@@ -115,7 +115,7 @@ class CacheShare:
         others = [each for each in self._shared.shares if each is not self and not each.has_left]
         if not others:
             return num_bytes
-        wanted = cache_policy.parts([self.benefit, *(each.benefit for each in others)])[0]
+        wanted = policy.parts([self.benefit, *(each.benefit for each in others)])[0]
         part = max(0, min(int(wanted * num_bytes), num_bytes - sum(each.part_bytes for each in others)))
         self.part_bytes = max(self.part_bytes, part)
         return part

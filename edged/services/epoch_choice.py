@@ -10,10 +10,11 @@ from typing import Protocol
 import numpy as np
 
 from edged.aio import run_in_worker
-from edged.domain import cache_modes, cost_model, epoch_memo, tensors
+from edged.domain import cache_modes, epoch_memo, tensors
 from edged.domain.archive import snapshot as snapshot_module
 from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.boundary import Boundary
+from edged.domain.cache import hit_share
 from edged.domain.cache_plan import CachePlan, PlanSettings
 from edged.domain.epoch_memo import EpochMemo
 from edged.domain.importance import Gate
@@ -189,7 +190,7 @@ class Chooser:
         if self._settings.sampling.hit_share is not None:
             wanted = max(self._settings.sampling.hit_share, cached_share)
         else:
-            wanted = cost_model.hit_share(cached_share, compute_s, fetch_s)
+            wanted = hit_share.hit_share(cached_share, compute_s, fetch_s)
         return min(wanted, _MOST_HIT_SHARE)
 
     def _capacity_bytes(self, snapshot: Snapshot) -> int:

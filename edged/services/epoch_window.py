@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain.archive.snapshot import Ids
-from edged.domain.cache_entry import Entry, SampleKey
+from edged.domain.cache.entry import Entry, SampleKey
 from edged.domain.cache_plan import CachedWindow
 from edged.domain.reads import EpochReads
 from edged.domain.sampling import MOST_WINDOW_BLOCKS, SAMPLE_OVERHEAD, Window

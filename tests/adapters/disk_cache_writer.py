@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from edged.adapters.disk_cache import SqliteCache
-from edged.domain.cache_entry import Entry, SampleKey
+from edged.domain.cache.entry import Entry, SampleKey
 from edged.errors import StorageError
 
 NAMESPACE = "greenhouse/images/28x28x1/uint8"

@@ -15,7 +15,7 @@ import pytest
 
 from edged.adapters import disk_cache
 from edged.adapters.disk_cache import LEAST_BUDGET_BYTES, SqliteCache
-from edged.domain.cache_entry import Entry, SampleKey
+from edged.domain.cache.entry import Entry, SampleKey
 from edged.errors import DiskFull, StorageError
 from tests.adapters.disk_cache_writer import NAMESPACE, entry
 

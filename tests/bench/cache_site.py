@@ -18,7 +18,7 @@ import numpy as np
 
 from edged.adapters.disk_cache import MOST_LOG_BYTES
 from edged.cli.demo.children import Child, LogLine
-from edged.domain.cache_entry import ENTRY_OVERHEAD_BYTES
+from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.topology import MIB
 from edged.services.cache import DISK_SHARE, SPILL_BYTES
 from tests.bench.curve import Watch, reached

@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edged.adapters.disk_cache import SqliteCache
-from edged.domain import cache_entry
-from edged.domain.cache_entry import Entry, SampleKey
+from edged.domain.cache import entry as cache_entry
+from edged.domain.cache.entry import Entry, SampleKey
 from edged.errors import FormatError
 
 BATCH_BYTES = 256 * 1024

@@ -20,7 +20,7 @@ import psutil
 
 from edged.cli.demo.children import Child, ChildDied, LogLine
 from edged.domain import checkpoint
-from edged.domain.cache_entry import ENTRY_OVERHEAD_BYTES
+from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.topology import MIB
 from tests.bench.cpu_limit import Limit, limits
 from tests.bench.curve import Watch, reached, unix_s

@@ -5,7 +5,7 @@ import pytest
 
 from edged.adapters.disk_cache import SqliteCache
 from edged.adapters.memory_disk_tier import MemoryDiskTier
-from edged.domain.cache_entry import Entry, SampleKey
+from edged.domain.cache.entry import Entry, SampleKey
 from edged.errors import DiskFull
 from edged.ports import DiskTier
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edged.domain import cache_policy
+from edged.domain.cache import policy
 from tests.domain.test_cache_plan import draw, empty, even, hit_ratio, settings_of, windows_of
 
 
@@ -15,7 +15,7 @@ def test_its_hit_ratio_is_that_of_theory(share):
         windows = windows_of(plan := draw("lru", snapshot, limits, epoch, boundary))
         boundary = plan.after
         ratios.append(hit_ratio(windows))
-    assert np.mean(ratios[1:]) == pytest.approx(cache_policy.lru_hit_ratio(share), abs=0.02)
+    assert np.mean(ratios[1:]) == pytest.approx(policy.lru_hit_ratio(share), abs=0.02)
 
 
 def test_samples_used_in_a_window_outlive_those_that_were_not():

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.adapters.memory_disk_tier import MemoryDiskTier
-from edged.domain.cache_entry import ENTRY_OVERHEAD_BYTES, Entry, SampleKey
+from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES, Entry, SampleKey
 from edged.errors import DiskFull
 from edged.services.cache import RETRY_S, SPILL_BYTES, Cache
 

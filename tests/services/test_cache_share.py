@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edged.domain.archive.protocol import SamplesPart
-from edged.domain.cache_entry import Entry, SampleKey
+from edged.domain.cache.entry import Entry, SampleKey
 from edged.domain.topology import SamplingMode, Training
 from edged.services.cache import Cache
 from edged.services.cache_share import CacheShare, SharedCache

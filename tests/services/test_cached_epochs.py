@@ -22,7 +22,7 @@ from edged.domain.archive import snapshot as dataset
 from edged.domain.archive.protocol import SamplesRequest
 from edged.domain.archive.snapshot import BlockRef, Ids
 from edged.domain.boundary import Boundary
-from edged.domain.cache_entry import ENTRY_OVERHEAD_BYTES
+from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.epoch_memo import EpochMemo
 from edged.domain.importance import Importance
 from edged.domain.learning import Learnt

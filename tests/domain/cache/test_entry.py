@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain.cache_entry import MOST_PAYLOAD_BYTES, Entry, SampleKey, decode, encode
+from edged.domain.cache.entry import MOST_PAYLOAD_BYTES, Entry, SampleKey, decode, encode
 from edged.domain.samples.pack import CODECS
 from edged.errors import FormatError
 

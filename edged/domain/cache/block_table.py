@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain.archive.snapshot import BlockRef
-from edged.domain.cache_entry import SampleKey
+from edged.domain.cache.entry import SampleKey
 
 _SOME_ROWS = 16
 _NO_ROWS = np.zeros(0, np.int32)

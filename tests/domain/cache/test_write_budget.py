@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain.write_budget import DAY_S, WriteBudget
+from edged.domain.cache.write_budget import DAY_S, WriteBudget
 
 
 @given(st.lists(st.tuples(st.floats(0, 20_000), st.integers(1, 60)), max_size=200))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain.archive.snapshot import BlockRef, Ids
-from edged.domain.cache_entry import SampleKey
+from edged.domain.cache.entry import SampleKey
 from edged.domain.topology import MOST_JOBS
 
 assert MOST_JOBS <= 8, "a bit for each in a byte"

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain.block_table import BlockTable
-from edged.domain.cache_entry import SampleKey
+from edged.domain.cache.block_table import BlockTable
+from edged.domain.cache.entry import SampleKey
 
 KEYS = st.builds(SampleKey, st.sampled_from(["a", "b"]), st.integers(0, 3), st.integers(0, 300))
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from edged.domain.archive.snapshot import BlockRef
-from edged.domain.cache_entry import SampleKey
-from edged.domain.keepers import Keepers
+from edged.domain.cache.entry import SampleKey
+from edged.domain.cache.job_bitmap import Keepers
 
 
 def test_it_says_what_sets_would_say():
