@@ -19,14 +19,16 @@ from edged.cli.demo.group import Contribution as GroupMember
 from edged.cli.demo.group import Group
 from edged.cli.demo.outage import Outage
 from edged.cli.demo.report import Summary
-from edged.domain import cache_modes, checkpoint, epoch_memo, exchange_records, gradient_log
+from edged.domain import checkpoint, exchange_records, gradient_log
 from edged.domain.archive.snapshot import Snapshot
-from edged.domain.boundary import Boundary
-from edged.domain.cache_plan import PlanSettings
 from edged.domain.checkpoint import EpochMetrics, Fallback, Position, Tally, TrainState
-from edged.domain.epoch_memo import EpochMemo
+from edged.domain.epochs import modes, sampler_state
+from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.importance import Gate
+from edged.domain.epochs.plan import PlanSettings
+from edged.domain.epochs.sampler_state import EpochMemo
+from edged.domain.epochs.scores import ScoreTable
 from edged.domain.exchange_records import Begin, Close, Contribution, Join, Leave, Part, Update
-from edged.domain.importance import Gate
 from edged.domain.nn.model import Division
 from edged.domain.nn.params import parameter_shapes
 from edged.domain.nn.spec import (
@@ -50,7 +52,6 @@ from edged.domain.nn.spec import (
 from edged.domain.replay import Claim
 from edged.domain.samples import prediction
 from edged.domain.samples.prediction import Prediction
-from edged.domain.scores import ScoreTable
 from edged.domain.topology import (
     Adam,
     Augment,
@@ -139,7 +140,7 @@ def test_a_plan_has_the_digest_that_checkpoints_name(mode: SamplingMode, digest)
     scores.update(np.arange(64), np.linspace(0.1, 1, 64, dtype=np.float32))
     boundary = Boundary(np.arange(0, 64, 2), cursor=3, hit_share=0.5, is_gate_open=True, capacity_bytes=6400)
     settings = PlanSettings(seed=7, test_fraction=0.1, window_bytes=4000, capacity_bytes=6400)
-    assert cache_modes.plan(mode, settings, snapshot, 6, boundary, scores).digest[:16] == digest
+    assert modes.plan(mode, settings, snapshot, 6, boundary, scores).digest[:16] == digest
 
 
 HEX = "0123456789abcdef" * 4
@@ -198,7 +199,7 @@ def test_what_an_epoch_leaves_to_the_next_is_the_same_bytes():
     scores = ScoreTable(snapshot, 1 << 16)
     scores.update(np.arange(4), np.linspace(0.1, 1, 4, dtype=np.float32))
     boundary = Boundary(np.arange(0, 64, 2), cursor=3, hit_share=0.5, is_gate_open=True, capacity_bytes=6400)
-    assert sha256(epoch_memo.encode(EpochMemo(3, snapshot, boundary, scores, Gate(1.25)))) == "d000598c7a59554b"
+    assert sha256(sampler_state.encode(EpochMemo(3, snapshot, boundary, scores, Gate(1.25)))) == "d000598c7a59554b"
 
 
 def test_predictions_are_the_same_text():

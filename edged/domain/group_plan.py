@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain import rate_plan
 from edged.domain.archive.snapshot import Ids, Snapshot
-from edged.domain.boundary import Boundary
 from edged.domain.cache import policy
-from edged.domain.cache_plan import CachedWindow, CachePlan, PlanSettings, SteppedPlan, digest_of
-from edged.domain.importance import Uniform
-from edged.domain.rate_plan import Sampler
+from edged.domain.epochs import rate_plan
+from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.importance import Uniform
+from edged.domain.epochs.plan import CachedWindow, CachePlan, PlanSettings, SteppedPlan, digest_of
+from edged.domain.epochs.rate_plan import Sampler
+from edged.domain.epochs.split import Supply, supply
 from edged.domain.shard import TURNS, Turns, assigned, owners
-from edged.domain.supply import Supply, supply
 
 WINDOW_BYTES = 32 << 20
 """Of the global order's windows: the samples of so many bytes of blocks are shuffled together. The larger, the less of

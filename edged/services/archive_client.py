@@ -16,7 +16,7 @@ from edged.config import Timing
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotPart, SnapshotRequest
 from edged.domain.archive.snapshot import Ids, Snapshot
-from edged.domain.sampling import SAMPLE_OVERHEAD, Window
+from edged.domain.epochs.window import SAMPLE_OVERHEAD, Window
 from edged.errors import FormatError
 from edged.log import logger
 from edged.ports import Health, Log, LogReader, Message, Record, TopicPartition

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import Ids, Snapshot
-from edged.domain.cache_plan import CachePlan
+from edged.domain.epochs.plan import CachePlan
+from edged.domain.epochs.read_stats import EpochReads
 from edged.domain.learning import Learnt
-from edged.domain.reads import EpochReads
 from edged.log import logger
 from edged.services.archive_client import ArchiveClient
 from edged.services.cache_share import CacheShare

@@ -6,8 +6,8 @@ Covers the line at its end, and what the chooser is told for the next plan. Coun
 import asyncio
 from typing import NamedTuple
 
-from edged.domain.cache_plan import CachePlan
-from edged.domain.reads import EpochReads
+from edged.domain.epochs.plan import CachePlan
+from edged.domain.epochs.read_stats import EpochReads
 from edged.log import logger
 from edged.services.archive_client import ArchiveClient
 from edged.services.cache_share import CacheShare

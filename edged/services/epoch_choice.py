@@ -10,18 +10,19 @@ from typing import Protocol
 import numpy as np
 
 from edged.aio import run_in_worker
-from edged.domain import cache_modes, epoch_memo, tensors
+from edged.domain import tensors
 from edged.domain.archive import snapshot as snapshot_module
 from edged.domain.archive.snapshot import Ids, Snapshot
-from edged.domain.boundary import Boundary
 from edged.domain.cache import hit_share
-from edged.domain.cache_plan import CachePlan, PlanSettings
-from edged.domain.epoch_memo import EpochMemo
-from edged.domain.importance import Gate
+from edged.domain.epochs import modes, sampler_state
+from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.importance import Gate
+from edged.domain.epochs.plan import CachePlan, PlanSettings
+from edged.domain.epochs.sampler_state import EpochMemo
+from edged.domain.epochs.scores import ScoreTable
+from edged.domain.epochs.split import Supply, supply
+from edged.domain.epochs.window import SAMPLE_OVERHEAD, Window
 from edged.domain.learning import Learnt
-from edged.domain.sampling import SAMPLE_OVERHEAD, Window
-from edged.domain.scores import ScoreTable
-from edged.domain.supply import Supply, supply
 from edged.domain.topology import Sampling, SamplingMode
 from edged.errors import FormatError, StorageError
 from edged.log import logger
@@ -169,7 +170,7 @@ class Chooser:
     def _plan(self, memo: EpochMemo, snapshot: Snapshot, cached: Ids) -> CachePlan:
         settings = self._settings
         self._scores, self._gate = memo.scores.grown(snapshot, SCORE_BYTES), memo.gate
-        return cache_modes.plan(
+        return modes.plan(
             settings.sampling.mode,
             PlanSettings(settings.seed, settings.test_fraction, settings.window_bytes, memo.boundary.capacity_bytes),
             snapshot,
@@ -220,7 +221,7 @@ class Chooser:
         if blob is None:
             return None
         try:
-            memo = epoch_memo.decode(blob, score_bytes=SCORE_BYTES)
+            memo = sampler_state.decode(blob, score_bytes=SCORE_BYTES)
         except FormatError as error:
             logger().warning("epoch.memo_skipped", epoch=epoch, err=str(error))
             return None
@@ -229,6 +230,6 @@ class Chooser:
     async def _keep(self, memo: EpochMemo) -> None:
         self._memo = memo
         try:
-            await run_in_worker(lambda: self._store.save_epoch_memo(epoch_memo.encode(memo), memo.epoch))
+            await run_in_worker(lambda: self._store.save_epoch_memo(sampler_state.encode(memo), memo.epoch))
         except StorageError as error:  # a restart would then draw this epoch anew
             logger().warning("epoch.memo_failed", epoch=memo.epoch, err=str(error))

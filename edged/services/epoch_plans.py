@@ -11,11 +11,12 @@ from functools import partial
 from typing import NamedTuple
 
 from edged.aio import run_in_worker
-from edged.domain import cache_plan, sampling
 from edged.domain.archive.snapshot import Snapshot
-from edged.domain.cache_plan import CachedWindow, CachePlan
-from edged.domain.sampling import Window
-from edged.domain.supply import Supply, supply
+from edged.domain.epochs import plan as cache_plan
+from edged.domain.epochs import split
+from edged.domain.epochs.plan import CachedWindow, CachePlan
+from edged.domain.epochs.split import Supply, supply
+from edged.domain.epochs.window import Window
 from edged.log import logger
 from edged.services.archive_client import ArchiveClient, SnapshotFetch
 from edged.services.epoch_account import EpochAccount
@@ -175,7 +176,7 @@ class EpochPlans:
             return None
         held_out = await run_in_worker(
             partial(
-                sampling.held_out_windows,
+                split.held_out_windows,
                 snapshot,
                 test_fraction=self._test_fraction,
                 window_bytes=self._chooser.test_window_bytes,

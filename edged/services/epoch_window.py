@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from edged.domain.archive.snapshot import Ids
 from edged.domain.cache.entry import Entry, SampleKey
-from edged.domain.cache_plan import CachedWindow
-from edged.domain.reads import EpochReads
-from edged.domain.sampling import MOST_WINDOW_BLOCKS, SAMPLE_OVERHEAD, Window
-from edged.domain.supply import Supply
+from edged.domain.epochs.plan import CachedWindow
+from edged.domain.epochs.read_stats import EpochReads
+from edged.domain.epochs.split import Supply
+from edged.domain.epochs.window import MOST_WINDOW_BLOCKS, SAMPLE_OVERHEAD, Window
 from edged.log import logger
 from edged.services.archive_client import ArchiveClient, WindowFetch
 from edged.services.cache_share import CacheShare

@@ -13,12 +13,12 @@ from edged.aio import run_in_worker
 from edged.domain import group_plan
 from edged.domain.archive import snapshot as snapshot_module
 from edged.domain.archive.snapshot import Ids, Snapshot
-from edged.domain.boundary import Boundary
-from edged.domain.cache_plan import CachePlan, PlanSettings
+from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.plan import CachePlan, PlanSettings
+from edged.domain.epochs.split import Supply, supply
+from edged.domain.epochs.window import SAMPLE_OVERHEAD, Window
 from edged.domain.group_plan import Group, GroupPlan
 from edged.domain.learning import Learnt
-from edged.domain.sampling import SAMPLE_OVERHEAD, Window
-from edged.domain.supply import Supply, supply
 from edged.services.cache_share import CacheShare
 from edged.services.epoch_choice import ChoiceSettings
 

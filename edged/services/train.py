@@ -11,8 +11,8 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from edged.aio import run_in_worker
-from edged.domain.cache_plan import CachePlan
 from edged.domain.checkpoint import Tally, TrainState
+from edged.domain.epochs.plan import CachePlan
 from edged.domain.learning import MOST_SLOWDOWNS, DivergedError, Learner
 from edged.domain.nn.model import Model
 from edged.domain.topology import Training

@@ -9,7 +9,7 @@ from collections import deque
 import numpy as np
 
 from edged.aio import run_in_worker
-from edged.domain.cache_plan import CachedWindow
+from edged.domain.epochs.plan import CachedWindow
 from edged.services.archive_client import ArchiveClient
 from edged.services.cache_share import CacheShare
 from edged.services.epoch_plans import EpochPlans, Place

@@ -29,13 +29,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.adapters.blas import single_threaded_blas
-from edged.domain import cache_modes, importance, optim, schedule
+from edged.domain import optim, schedule
 from edged.domain.archive.snapshot import Snapshot
-from edged.domain.boundary import Boundary
-from edged.domain.cache_plan import CachedWindow, PlanSettings
+from edged.domain.epochs import importance, modes
+from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.plan import CachedWindow, PlanSettings
+from edged.domain.epochs.scores import ScoreTable
+from edged.domain.epochs.window import SAMPLE_OVERHEAD
 from edged.domain.nn.model import Gradient, Model, Params
-from edged.domain.sampling import SAMPLE_OVERHEAD
-from edged.domain.scores import ScoreTable
 from edged.domain.topology import SamplingMode
 from tests.bench.accuracy import FASHION
 
@@ -177,7 +178,7 @@ class Planned:
         for epoch in range(epochs):
             boundary = replace(self._boundary, is_gate_open=self._gate.is_open)
             scores = self._scores.snapshot()
-            plan = cache_modes.plan(self._mode, self._settings, self._snapshot, epoch, boundary, scores)
+            plan = modes.plan(self._mode, self._settings, self._snapshot, epoch, boundary, scores)
             for index in count():
                 if (window := plan.window(index)) is None:
                     break

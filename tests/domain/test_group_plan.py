@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from edged.domain import group_plan
 from edged.domain.archive.snapshot import Ids, Snapshot
-from edged.domain.cache_plan import PlanSettings
+from edged.domain.epochs.plan import PlanSettings
 from edged.domain.group_plan import Group, GroupPlan, global_order, num_steps
 from edged.domain.shard import Turns, next_shares, owners
-from tests.domain.test_cache_plan import COST, FRACTION, empty, even, ids_of, settings_of, some_cached, windows_of
-from tests.domain.test_cache_plan import snapshots as snapshots_of_any
-from tests.domain.test_sampling import training_ids
+from tests.domain.epochs.test_plan import COST, FRACTION, empty, even, ids_of, settings_of, some_cached, windows_of
+from tests.domain.epochs.test_plan import snapshots as snapshots_of_any
+from tests.domain.epochs.test_split import training_ids
 
 NAMES = [f"pi-{i}" for i in range(7)]
 SIZES = (1, 2, 4, 7)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.domain.shard import LEAST_SHARE, TURNS, Turns, assigned, next_shares, owners
-from tests.domain.test_cache_plan import even
+from tests.domain.epochs.test_plan import even
 
 GIB = 1 << 30
 NAMES = [f"pi-{i}" for i in range(64)]

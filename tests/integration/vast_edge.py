@@ -25,14 +25,14 @@ from edged.adapters.checkpoint_dir import CheckpointDir
 from edged.adapters.memory import RecordingHealth
 from edged.app.training import Jobs
 from edged.config import Folders, Timing
-from edged.domain import epoch_memo
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest
 from edged.domain.archive.snapshot import Snapshot
-from edged.domain.boundary import Boundary
-from edged.domain.epoch_memo import EpochMemo
-from edged.domain.importance import Gate
-from edged.domain.scores import ScoreTable
+from edged.domain.epochs import sampler_state
+from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.importance import Gate
+from edged.domain.epochs.sampler_state import EpochMemo
+from edged.domain.epochs.scores import ScoreTable
 from edged.log import configure
 from edged.ports import Message, Record, TopicPartition, TopicSpec, Watermarks
 from edged.services.epoch_choice import SCORE_BYTES
@@ -150,7 +150,9 @@ def scored(folder: Path) -> None:
     ids = np.arange(0, NUM_BLOCKS * ROWS, ROWS)
     scores.update(ids, rng.gamma(1.0, size=len(ids)).astype(np.float32))
     boundary = Boundary(np.zeros(0, np.int64), is_gate_open=True, capacity_bytes=900 << 20)
-    CheckpointDir(folder).save_epoch_memo(epoch_memo.encode(EpochMemo(0, snapshot(), boundary, scores, Gate(2.0))), 0)
+    CheckpointDir(folder).save_epoch_memo(
+        sampler_state.encode(EpochMemo(0, snapshot(), boundary, scores, Gate(2.0))), 0
+    )
 
 
 def peak_bytes() -> int:

@@ -17,17 +17,17 @@ import pytest
 from edged.adapters.disk_cache import SqliteCache
 from edged.adapters.memory_checkpoints import MemoryCheckpoints
 from edged.adapters.memory_disk_tier import MemoryDiskTier
-from edged.domain import epoch_memo, importance
 from edged.domain.archive import snapshot as dataset
 from edged.domain.archive.protocol import SamplesRequest
 from edged.domain.archive.snapshot import BlockRef, Ids
-from edged.domain.boundary import Boundary
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
-from edged.domain.epoch_memo import EpochMemo
-from edged.domain.importance import Importance
+from edged.domain.epochs import importance, sampler_state
+from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.importance import Importance
+from edged.domain.epochs.sampler_state import EpochMemo
+from edged.domain.epochs.scores import ScoreTable
 from edged.domain.learning import Learnt
 from edged.domain.samples import codec
-from edged.domain.scores import ScoreTable
 from edged.domain.topology import Sampling, SamplingMode, Sgd
 from edged.errors import DiskFull, StorageError
 from edged.ports import DiskTier
@@ -411,7 +411,7 @@ async def test_the_score_of_each_sample_is_that_of_its_own_data(world, mode):
     world.log.missing = {(BlockRef("pi-a", 2), row) for row in range(4)}
     async with cached(world, MemoryDiskTier(), memory_for(20)):
         trainer = await finish(world)
-    memo = epoch_memo.decode(world.store.memos[3], score_bytes=SCORE_BYTES)
+    memo = sampler_state.decode(world.store.memos[3], score_bytes=SCORE_BYTES)
     table, snapshot = memo.scores, memo.snapshot
     num_checked = 0
     for sample_id in np.flatnonzero(table.visits(np.arange(snapshot.num_samples))).tolist():
@@ -441,7 +441,7 @@ async def test_the_plans_weights_reach_the_learner(world, monkeypatch):
     scores, every = ScoreTable(snapshot, SCORE_BYTES), np.arange(snapshot.num_samples)
     scores.update(every, np.random.default_rng(0).gamma(1.0, size=len(every)).astype(np.float32))
     opened = Boundary(np.zeros(0, np.int64), is_gate_open=True)
-    world.store.memos[1] = epoch_memo.encode(EpochMemo(1, snapshot, opened, scores))
+    world.store.memos[1] = sampler_state.encode(EpochMemo(1, snapshot, opened, scores))
     world.training = replace(world.training, epochs=2)
     model = WeighedModel(STREAM.shape, TRAINING.model, micro_batch=4)
     learnt: list[Ids] = []

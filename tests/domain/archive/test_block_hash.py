@@ -3,7 +3,7 @@
 import numpy as np
 
 from edged.domain.archive.block_hash import block_keys
-from tests.domain.test_sampling import snapshot_of
+from tests.domain.epochs.test_split import snapshot_of
 
 
 def test_a_key_depends_on_salt_source_and_offset_alone():

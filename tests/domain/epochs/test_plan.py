@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain import cache_modes
 from edged.domain.archive.protocol import SamplesRequest, encode_request
 from edged.domain.archive.snapshot import Ids, Snapshot
-from edged.domain.boundary import Boundary
-from edged.domain.cache_plan import CachedWindow, CachePlan, PlanSettings
-from edged.domain.sampling import SAMPLE_OVERHEAD
-from edged.domain.scores import ScoreTable
-from edged.domain.supply import supply
+from edged.domain.epochs import modes
+from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.plan import CachedWindow, CachePlan, PlanSettings
+from edged.domain.epochs.scores import ScoreTable
+from edged.domain.epochs.split import supply
+from edged.domain.epochs.window import SAMPLE_OVERHEAD
 from edged.domain.topology import SamplingMode
-from tests.domain.test_sampling import snapshot_of, training_ids
+from tests.domain.epochs.test_split import snapshot_of, training_ids
 
 MODES: tuple[SamplingMode, ...] = get_args(SamplingMode)
 FRACTION = 0.2  # as training_ids has it
@@ -57,7 +57,7 @@ def draw(
     mode: SamplingMode, snapshot: Snapshot, limits: PlanSettings, epoch: int = 7, boundary: Boundary | None = None
 ) -> CachePlan:
     boundary = boundary or empty()
-    return cache_modes.plan(mode, limits, snapshot, epoch, boundary, scores_of(snapshot))
+    return modes.plan(mode, limits, snapshot, epoch, boundary, scores_of(snapshot))
 
 
 def windows_of(plan: CachePlan) -> list[CachedWindow]:
@@ -254,7 +254,7 @@ def test_fifty_million_samples_plan_their_first_windows_in_little_memory(mode):
     limits = PlanSettings(1, FRACTION, 8 << 20, 256 << 20)
     tracemalloc.start()
     try:
-        plan = cache_modes.plan(mode, limits, snapshot, 1, empty(0.3), scores)
+        plan = modes.plan(mode, limits, snapshot, 1, empty(0.3), scores)
         for index in range(4):
             window = plan.window(index)
             assert window is not None

@@ -7,10 +7,10 @@ import pytest
 
 from edged.domain import tensors
 from edged.domain.archive.snapshot import Ids, Snapshot, renumbered
-from edged.domain.boundary import Boundary, decode_boundary
+from edged.domain.epochs.epoch_start import Boundary, decode_boundary
 from edged.errors import FormatError
-from tests.domain.test_cache_plan import even, some_cached
-from tests.domain.test_sampling import snapshot_of
+from tests.domain.epochs.test_plan import even, some_cached
+from tests.domain.epochs.test_split import snapshot_of
 
 
 def test_renumbered_ids_name_the_same_samples_after_the_archive_grew():

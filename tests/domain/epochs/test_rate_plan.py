@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edged.domain import cache_modes
-from edged.domain.scores import ScoreTable
-from tests.domain.test_cache_plan import draw, empty, even, hit_ratio, ids_of, scores_of, settings_of, windows_of
+from edged.domain.epochs import modes
+from edged.domain.epochs.scores import ScoreTable
+from tests.domain.epochs.test_plan import draw, empty, even, hit_ratio, ids_of, scores_of, settings_of, windows_of
 
 N = 6000
 
@@ -49,7 +49,7 @@ def test_importance_is_uniform_in_its_first_epoch_without_scores_and_behind_a_sh
     unknown, known = ScoreTable(snapshot, 1 << 20), scores_of(snapshot)
     for epoch, scores, is_open in ((0, known, True), (3, unknown, True), (3, known, False)):
         boundary = replace(empty(), is_gate_open=is_open)
-        plan = cache_modes.plan("importance", limits, snapshot, epoch, boundary, scores)
+        plan = modes.plan("importance", limits, snapshot, epoch, boundary, scores)
         windows = windows_of(plan)
         assert sorted(ids_of(windows).tolist()) == list(range(600))
         assert all((window.weights == 1).all() for window in windows)

@@ -12,14 +12,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain import importance, sampling
 from edged.domain.archive.snapshot import Ids, Snapshot
-from edged.domain.boundary import Boundary
 from edged.domain.cache import policy
-from edged.domain.cache_plan import CachedWindow, PlanSettings, SteppedPlan, cut, digest_of, make_window
-from edged.domain.importance import Rule
-from edged.domain.scores import ScoreTable
-from edged.domain.supply import Supply, supply
+from edged.domain.epochs import importance
+from edged.domain.epochs import window as sampling
+from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.importance import Rule
+from edged.domain.epochs.plan import CachedWindow, PlanSettings, SteppedPlan, cut, digest_of, make_window
+from edged.domain.epochs.scores import ScoreTable
+from edged.domain.epochs.split import Supply, supply
 
 Substitution = Literal["none", "cached", "any"]
 """What comes in place of the least important samples: nothing else; cached samples that this epoch would else leave

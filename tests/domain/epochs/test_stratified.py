@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from edged.domain.archive.snapshot import renumbered
-from tests.domain.test_cache_plan import draw, empty, even, hit_ratio, ids_of, settings_of, some_cached, windows_of
+from tests.domain.epochs.test_plan import draw, empty, even, hit_ratio, ids_of, settings_of, some_cached, windows_of
 
 
 def test_each_epoch_fetches_the_share_that_is_asked_for_whatever_the_cache_holds():

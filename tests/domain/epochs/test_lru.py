@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edged.domain.cache import policy
-from tests.domain.test_cache_plan import draw, empty, even, hit_ratio, settings_of, windows_of
+from tests.domain.epochs.test_plan import draw, empty, even, hit_ratio, settings_of, windows_of
 
 
 @pytest.mark.parametrize("share", [0.1, 0.35, 0.75])

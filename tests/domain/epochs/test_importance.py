@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain import importance
-from edged.domain.importance import FLOOR, Gate, ICache, Importance, Shade
+from edged.domain.epochs import importance
+from edged.domain.epochs.importance import FLOOR, Gate, ICache, Importance, Shade
+from edged.domain.epochs.scores import ScoreTable
 from edged.domain.nn.model import Model, Params
 from edged.domain.nn.spec import Dense
-from edged.domain.scores import ScoreTable
-from tests.domain.test_cache_plan import draw, even, settings_of, some_cached, windows_of
+from tests.domain.epochs.test_plan import draw, even, settings_of, some_cached, windows_of
 
 N = 600
 IDS = np.arange(N)

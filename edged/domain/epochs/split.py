@@ -1,8 +1,4 @@
-"""Windows of samples to fetch at once, and the held-out samples in windows.
-
-Covers what a window is and how many bytes it may have. Which training samples make one is cache_plan's subject; what a
-window's request looks like on the wire is epoch_protocol's. Fetches nothing.
-"""
+"""What a snapshot has to train on: its training samples and what each holds in memory."""
 
 import heapq
 from collections.abc import Sequence
@@ -12,48 +8,71 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE, BlockRef, Ids, Snapshot, test_rows
+from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE, Ids, Snapshot, test_rows
+from edged.domain.epochs import window as sampling
+from edged.domain.epochs.window import MOST_WINDOW_BLOCKS, MOST_WINDOW_SAMPLES, SAMPLE_OVERHEAD, Window
 from edged.domain.splitmix64 import mixed
-
-SAMPLE_OVERHEAD = 64
-"""Bytes that a held sample costs beside its payload (object header, label, codec); what makes tiny samples count."""
-
-MOST_WINDOW_SAMPLES = 1 << 17
-MOST_WINDOW_BLOCKS = 1 << 14
-"""A window's request names two bytes a sample and 16 a block: with these it stays below Kafka's 1 MiB a message."""
 
 
 @dataclass(frozen=True, eq=False)
-class Window:
-    """Some samples to fetch at once. A sample's *position* is its index in the concatenation of all `rows`.
+class Supply:
+    """The training samples of a snapshot. `cost`: int64 [blocks], what a sample of the block holds in memory."""
 
-    `rows[i]`: uint16 [k], the wanted rows of block `refs[i]`, rising and never empty. `ids`: int64 [n], the snapshot's
-    sample id at each position. `order`: int64 [n], the positions in the order of use. `num_bytes`: what its samples
-    will hold in memory, about.
-    """
+    snapshot: Snapshot
+    test_fraction: float
+    blocks: Ids
+    cost: Ids
 
-    refs: tuple[BlockRef, ...]
-    rows: tuple[npt.NDArray[np.uint16], ...]
-    ids: Ids
-    order: Ids
-    num_bytes: int
+    def rows(self, block: int) -> npt.NDArray[np.uint16]:
+        """The block's training rows."""
+        ref, count = self.snapshot.ref(block), int(self.snapshot.rows[block])
+        return np.flatnonzero(~test_rows(ref.source, ref.offset, count, self.test_fraction)).astype(np.uint16)
+
+    def ids(self, blocks: Ids) -> Ids:
+        """The training samples of `blocks`, block by block."""
+        first = self.snapshot.first_id
+        each = [first[block] + self.rows(block).astype(np.int64) for block in blocks.tolist()]
+        return np.concatenate([np.zeros(0, np.int64), *each])
+
+    def costs(self, ids: Ids) -> Ids:
+        """Bytes of each sample, about: int64 [n]."""
+        return self.cost[self.snapshot.locate(ids)[0]]
+
+    def window(self, ids: Ids) -> Window:
+        """What to ask the archive for to have samples `ids`: int64 rising, no id twice."""
+        block, row = self.snapshot.locate(ids)
+        blocks, starts = np.unique(block, return_index=True)
+        rows = tuple(np.split(row.astype(np.uint16), starts[1:])) if len(blocks) else ()
+        refs = tuple(self.snapshot.ref(each) for each in blocks.tolist())
+        return Window(refs, rows, ids, np.arange(len(ids)), int(self.cost[block].sum()))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to train on."""
+        return not any(len(self.rows(block)) for block in self.blocks.tolist())
 
     @property
     def num_samples(self) -> int:
-        return len(self.ids)
+        """Training samples, as expected: which of a source's own rows are held out is not counted one by one."""
+        snapshot = self.snapshot
+        is_train = np.array([source.startswith(TRAIN_SOURCE) for source in snapshot.sources], np.bool_)
+        rows = snapshot.rows[self.blocks]
+        share = np.where(is_train[snapshot.source[self.blocks]], 1.0, 1.0 - self.test_fraction)
+        return round(float((rows * share).sum()))
 
-    def part(self, positions: Ids) -> tuple[tuple[BlockRef, ...], tuple[npt.NDArray[np.uint16], ...]]:
-        """The refs and rows of some positions, int64 rising: what to ask for again."""
-        refs: list[BlockRef] = []
-        rows: list[npt.NDArray[np.uint16]] = []
-        ends = np.cumsum([len(each) for each in self.rows])
-        for i, (ref, wanted) in enumerate(zip(self.refs, self.rows, strict=True)):
-            begin = ends[i] - len(wanted)
-            inside = positions[np.searchsorted(positions, begin) : np.searchsorted(positions, ends[i])] - begin
-            if len(inside):
-                refs.append(ref)
-                rows.append(wanted[inside])
-        return tuple(refs), tuple(rows)
+    @property
+    def num_bytes(self) -> int:
+        """What all of them would hold in memory, about."""
+        return int((self.snapshot.rows * self.cost)[self.blocks].sum())
+
+
+def supply(snapshot: Snapshot, test_fraction: float) -> Supply:
+    """What a snapshot has to train on."""
+    is_test = np.array([source.startswith(TEST_SOURCE) for source in snapshot.sources], np.bool_)
+    has_any = snapshot.rows > 0
+    blocks = np.flatnonzero(has_any & ~is_test[snapshot.source]) if snapshot.num_blocks else np.zeros(0, np.int64)
+    cost = -(-snapshot.num_bytes // np.maximum(snapshot.rows, 1)) + sampling.SAMPLE_OVERHEAD
+    return Supply(snapshot, test_fraction, blocks, cost)
 
 
 def held_out_windows(

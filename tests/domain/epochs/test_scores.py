@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain import tensors
-from edged.domain.scores import ScoreTable
+from edged.domain.epochs.scores import ScoreTable
 from edged.errors import FormatError
-from tests.domain.test_cache_plan import even
-from tests.domain.test_sampling import snapshot_of
+from tests.domain.epochs.test_plan import even
+from tests.domain.epochs.test_split import snapshot_of
 
 PLENTY = 1 << 20
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain.archive.snapshot import Ids
-from edged.domain.scores import ScoreTable
+from edged.domain.epochs.scores import ScoreTable
 from edged.errors import FormatError
 
 FLOOR = 0.2

@@ -18,11 +18,11 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain import sampling
 from edged.domain.archive.snapshot import Ids, Snapshot
-from edged.domain.boundary import Boundary
-from edged.domain.sampling import Window
-from edged.domain.supply import Supply
+from edged.domain.epochs import window as sampling
+from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.split import Supply
+from edged.domain.epochs.window import Window
 
 WINDOWS_A_CACHE = 4
 """Where what is fetched replaces what is cached, a window fetches at most a quarter of the cache."""

@@ -1,13 +1,13 @@
 """Which plan a mode of sampling means."""
 
-from edged.domain import echo, lru_plan, rate_plan
 from edged.domain.archive.snapshot import Snapshot
-from edged.domain.boundary import Boundary
-from edged.domain.cache_plan import CachePlan, PlanSettings
-from edged.domain.importance import ICache, Importance, Shade, Uniform
-from edged.domain.rate_plan import Sampler, Substitution
-from edged.domain.scores import ScoreTable
-from edged.domain.supply import supply
+from edged.domain.epochs import lru, rate_plan, stratified
+from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.importance import ICache, Importance, Shade, Uniform
+from edged.domain.epochs.plan import CachePlan, PlanSettings
+from edged.domain.epochs.rate_plan import Sampler, Substitution
+from edged.domain.epochs.scores import ScoreTable
+from edged.domain.epochs.split import supply
 from edged.domain.topology import SamplingMode
 
 WARM_UP_EPOCHS = 1
@@ -29,9 +29,9 @@ def plan(
     """
     match mode:
         case "stratified" if settings.capacity_bytes and not _fits(settings, snapshot):
-            return echo.plan(settings, snapshot, epoch, boundary)
+            return stratified.plan(settings, snapshot, epoch, boundary)
         case "lru":
-            return lru_plan.plan(settings, snapshot, epoch, boundary)
+            return lru.plan(settings, snapshot, epoch, boundary)
         case "importance":
             is_on = epoch >= WARM_UP_EPOCHS and boundary.is_gate_open and not scores.is_empty
             sampler = Sampler(mode, Importance(scores) if is_on else Uniform(), scores)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain.archive.snapshot import Ids
-from edged.domain.importance import Weights
+from edged.domain.epochs.importance import Weights
 
 
 class EpochReads:

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edged.domain import sampling
 from edged.domain.archive.block_hash import block_keys
 from edged.domain.archive.snapshot import Ids, Snapshot
-from edged.domain.boundary import Boundary
-from edged.domain.cache_plan import (
+from edged.domain.epochs import window as sampling
+from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.plan import (
     WINDOWS_A_CACHE,
     CachedWindow,
     PlanSettings,
@@ -29,8 +29,8 @@ from edged.domain.cache_plan import (
     digest_of,
     make_window,
 )
+from edged.domain.epochs.split import Supply, supply
 from edged.domain.splitmix64 import mixed
-from edged.domain.supply import Supply, supply
 
 _WRAP = 1 << 64
 

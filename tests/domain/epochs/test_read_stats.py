@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain import importance
-from edged.domain.reads import EpochReads
+from edged.domain.epochs import importance
+from edged.domain.epochs.read_stats import EpochReads
 
 reads = st.lists(st.tuples(st.integers(0, 20), st.booleans(), st.sampled_from([0.5, 1.0, 3.0])), max_size=40)
 

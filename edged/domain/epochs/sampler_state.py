@@ -12,9 +12,9 @@ from edged.domain import tensors
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SnapshotPart
 from edged.domain.archive.snapshot import Snapshot
-from edged.domain.boundary import Boundary, decode_boundary
-from edged.domain.importance import Gate
-from edged.domain.scores import ScoreTable
+from edged.domain.epochs.epoch_start import Boundary, decode_boundary
+from edged.domain.epochs.importance import Gate
+from edged.domain.epochs.scores import ScoreTable
 from edged.errors import FormatError
 
 _VERSION = "epoch_memo/2"

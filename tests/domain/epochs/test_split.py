@@ -4,11 +4,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain import sampling
 from edged.domain.archive import snapshot as dataset
 from edged.domain.archive.snapshot import BlockRef, Snapshot
-from edged.domain.sampling import Window
-from edged.domain.supply import supply
+from edged.domain.epochs import split
+from edged.domain.epochs.split import supply
+from edged.domain.epochs.window import Window
 
 FRACTION = 0.2
 
@@ -33,7 +33,7 @@ def snapshot_of(blocks: list[tuple[str, int, int]]) -> Snapshot:
 
 
 def held_out_windows(snapshot: Snapshot, *, window_bytes: int = 3000, most_samples: int = 10_000) -> tuple[Window, ...]:
-    return sampling.held_out_windows(
+    return split.held_out_windows(
         snapshot, test_fraction=FRACTION, window_bytes=window_bytes, most_samples=most_samples
     )
 
@@ -106,7 +106,7 @@ def test_a_capped_test_set_is_spread_over_the_sources():
 def test_a_test_set_changes_little_as_the_archive_grows():
     def chosen(blocks: int) -> set[int]:
         snapshot = snapshot_of([("_test.x", 10, 1)] * blocks)
-        windows = sampling.held_out_windows(snapshot, test_fraction=0, window_bytes=1 << 20, most_samples=500)
+        windows = split.held_out_windows(snapshot, test_fraction=0, window_bytes=1 << 20, most_samples=500)
         return {i for window in windows for i in window.ids.tolist()}
 
     assert len(chosen(1000) & chosen(1100)) > 400

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edged.domain import sampling
 from edged.domain.archive.snapshot import Ids, Snapshot
-from edged.domain.boundary import Boundary
-from edged.domain.cache_plan import (
+from edged.domain.epochs import window as sampling
+from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.plan import (
     WINDOWS_A_CACHE,
     CachedWindow,
     PlanSettings,
@@ -19,7 +19,7 @@ from edged.domain.cache_plan import (
     digest_of,
     make_window,
 )
-from edged.domain.supply import supply
+from edged.domain.epochs.split import supply
 
 
 @dataclass(frozen=True, eq=False)

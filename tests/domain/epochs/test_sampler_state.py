@@ -7,25 +7,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain import epoch_memo, tensors
+from edged.domain import tensors
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart
 from edged.domain.archive.snapshot import Snapshot
-from edged.domain.boundary import Boundary
-from edged.domain.epoch_memo import EpochMemo
-from edged.domain.importance import Gate
-from edged.domain.scores import ScoreTable
+from edged.domain.epochs import sampler_state
+from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.importance import Gate
+from edged.domain.epochs.sampler_state import EpochMemo
+from edged.domain.epochs.scores import ScoreTable
 from edged.errors import FormatError
-from tests.domain.test_cache_plan import even, scores_of, some_cached
+from tests.domain.epochs.test_plan import even, scores_of, some_cached
 
 SCORE_BYTES = 1 << 20
 SNAPSHOT = even(3)
 MEMO = EpochMemo(4, SNAPSHOT, some_cached(SNAPSHOT, 20, 5), scores_of(SNAPSHOT), Gate(1.0 + 2**-40))
-BLOB = epoch_memo.encode(MEMO)
+BLOB = sampler_state.encode(MEMO)
 
 
 def decode(blob: bytes) -> EpochMemo:
-    return epoch_memo.decode(blob, score_bytes=SCORE_BYTES)
+    return sampler_state.decode(blob, score_bytes=SCORE_BYTES)
 
 
 def altered(**parts: bytes) -> bytes:
@@ -37,7 +38,9 @@ def altered(**parts: bytes) -> bytes:
 
 def memo_over(snapshot: Snapshot) -> bytes:
     """A memo whose parts agree with each other, over any snapshot."""
-    return epoch_memo.encode(EpochMemo(4, snapshot, Boundary(np.zeros(0, np.int64)), ScoreTable(snapshot, SCORE_BYTES)))
+    return sampler_state.encode(
+        EpochMemo(4, snapshot, Boundary(np.zeros(0, np.int64)), ScoreTable(snapshot, SCORE_BYTES))
+    )
 
 
 def test_a_memo_is_stored_and_read_back():
@@ -50,7 +53,7 @@ def test_a_memo_is_stored_and_read_back():
     assert again.boundary.encode() == MEMO.boundary.encode()
     assert again.scores.encode() == MEMO.scores.encode()
     assert again.gate == MEMO.gate
-    assert epoch_memo.encode(again) == BLOB
+    assert sampler_state.encode(again) == BLOB
 
 
 @pytest.mark.parametrize("gate", ["", "open", "nan", "inf", "-0x1p0", "0x1p99999"])
@@ -68,9 +71,9 @@ def test_a_memo_without_cache_or_scores_is_read_back():
 
 def test_scores_by_block_are_read_back():
     memo = replace(MEMO, scores=ScoreTable(SNAPSHOT, 0))
-    assert epoch_memo.decode(epoch_memo.encode(memo), score_bytes=0).scores.is_by_block
+    assert sampler_state.decode(sampler_state.encode(memo), score_bytes=0).scores.is_by_block
     with pytest.raises(FormatError, match="another snapshot"):
-        decode(epoch_memo.encode(memo))
+        decode(sampler_state.encode(memo))
 
 
 @settings(deadline=None)
