@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain import checkpoint, compress, exchange_records, gradient_log, group_step
-from edged.domain.checkpoint import TrainState
+from edged.domain import compress, exchange_records, gradient_log, group_step
 from edged.domain.exchange_records import Begin, Close, Join, Part, Record, Tested
-from edged.domain.learning import Learner
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.topology import Sgd, Topology, job
+from edged.domain.training import checkpoint
+from edged.domain.training.learner import Learner
+from edged.domain.training.state import TrainState
 
 Vector = npt.NDArray[np.float32]
 

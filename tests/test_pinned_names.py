@@ -19,9 +19,8 @@ from edged.cli.demo.group import Contribution as GroupMember
 from edged.cli.demo.group import Group
 from edged.cli.demo.outage import Outage
 from edged.cli.demo.report import Summary
-from edged.domain import checkpoint, exchange_records, gradient_log
+from edged.domain import exchange_records, gradient_log
 from edged.domain.archive.snapshot import Snapshot
-from edged.domain.checkpoint import EpochMetrics, Fallback, Position, Tally, TrainState
 from edged.domain.epochs import modes, sampler_state
 from edged.domain.epochs.epoch_start import Boundary
 from edged.domain.epochs.importance import Gate
@@ -67,6 +66,8 @@ from edged.domain.topology import (
     Training,
 )
 from edged.domain.topology.job import job_digest
+from edged.domain.training import checkpoint
+from edged.domain.training.state import EpochMetrics, Fallback, Position, Tally, TrainState
 
 IMAGES: tuple[LayerSpec, ...] = (
     Conv2d(4, (3, 3), padding="same", activation="relu"),

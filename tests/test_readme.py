@@ -21,12 +21,13 @@ from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory import RecordingHealth
 from edged.adapters.sole_process import sole_process
 from edged.cli import main
-from edged.domain import checkpoint
 from edged.domain.nn.model import Division
 from edged.domain.samples import prediction
 from edged.domain.samples.prediction import Prediction
 from edged.domain.topology import Topology
 from edged.domain.topology.topics import topics
+from edged.domain.training import checkpoint
+from edged.domain.training import state as state_module
 from edged.events import EVENTS
 from edged.ports import Message, TopicPartition, TopicSpec
 from tests.group_log import GroupLog
@@ -349,7 +350,7 @@ async def test_the_exit_codes_are_as_told(log, place, tmp_path, monkeypatch):
     # Weights of another model in the folder: the trainer cannot begin.
     weights = {"w": np.zeros(1, np.float32)}
     CheckpointDir(tmp_path / "edged" / "pi-a").save(
-        checkpoint.encode(checkpoint.TrainState(weights, {"velocity": weights}, "?", Division(1, 1))), 1
+        checkpoint.encode(state_module.TrainState(weights, {"velocity": weights}, "?", Division(1, 1))), 1
     )
     monkeypatch.setattr("edged.cli.topics._PATIENCE_S", 0.1)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.nn.spec import Flatten, LayerSpec, Shape, num_parameters, shapes
-from edged.domain.optim import num_slots
 from edged.domain.topology import MIB, Cache, Edge, SamplingMode, Stream, Topology, Training
+from edged.domain.training.optim import num_slots
 
 BASE = 110 * MIB
 """The interpreter, NumPy, the Kafka client with its fetch buffers, and the heap's slack."""

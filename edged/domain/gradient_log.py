@@ -29,7 +29,7 @@ from edged.domain.exchange_records import (
     Tested,
     Update,
 )
-from edged.domain.learning import MOST_SLOWDOWNS
+from edged.domain.training.learner import MOST_SLOWDOWNS
 from edged.errors import FormatError, LogGap
 
 Vector = npt.NDArray[np.float32]

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from edged.domain import compress, gradient_log, learning, optim, update_log
-from edged.domain.checkpoint import Fallback, Params, TrainState
+from edged.domain import compress, gradient_log, update_log
 from edged.domain.exchange_records import Begin
 from edged.domain.gradient_log import Closed, Diverged, Fold, Rules, State
 from edged.domain.nn import param_vector
 from edged.domain.topology import Sgd, Topology, Training
+from edged.domain.training import learner, optim
+from edged.domain.training.state import Fallback, Params, TrainState
 
 
 def rules(topology: Topology, training: Training, job: str, num_parameters: int) -> Rules:
@@ -53,7 +54,7 @@ def take_step(training: Training, state: TrainState, group: State, closed: Close
             state.fallback = Fallback(closed.step, _copied(state.params), _all_copied(state.slots))
         grads = param_vector.split(closed.mean.copy(), state.params)  # clipping writes into it
         if training.exchange.sync_every == 1:
-            learning.apply(training, state, grads, progress(group, closed.step))
+            learner.apply(training, state, grads, progress(group, closed.step))
         else:
             _outer_step(training, state, grads)
     num_samples = (closed.step + 1 - group.first_step) * training.exchange.sync_every * training.global_batch
@@ -87,5 +88,5 @@ def progress(group: State, step: int) -> float:
 def _outer_step(training: Training, state: TrainState, way: param_vector.Params) -> None:
     outer = training.exchange.outer
     sgd = Sgd(outer.learning_rate, outer.momentum, nesterov=True)
-    slots = {"velocity": state.slots[learning.OUTER]}
+    slots = {"velocity": state.slots[learner.OUTER]}
     optim.update(sgd, state.params, slots, way, learning_rate=sgd.learning_rate, step=state.position.step)

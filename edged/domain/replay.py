@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from edged.domain import group_step
-from edged.domain.checkpoint import TrainState
 from edged.domain.exchange_records import Contribution
 from edged.domain.gradient_log import (
     Abandoned,
@@ -24,6 +23,7 @@ from edged.domain.gradient_log import (
 )
 from edged.domain.nn import param_vector
 from edged.domain.topology import Training
+from edged.domain.training.state import TrainState
 
 
 class Claim(NamedTuple):

@@ -12,11 +12,12 @@ from functools import partial
 from typing import Any
 
 from edged.aio import run_in_worker
-from edged.domain import checkpoint, exchange_records, founding, gradient_log
-from edged.domain.checkpoint import TrainState
+from edged.domain import exchange_records, founding, gradient_log
 from edged.domain.exchange_records import Join
 from edged.domain.founding import Offer, Opening
 from edged.domain.gradient_log import State
+from edged.domain.training import checkpoint
+from edged.domain.training.state import TrainState
 from edged.errors import CheckpointCorrupt, FormatError, TopologyMismatch
 from edged.log import logger
 from edged.ports import Log, LogReader, Record, TopicPartition

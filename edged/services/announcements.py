@@ -13,12 +13,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from edged.aio import run_in_worker
-from edged.domain import checkpoint, gradient_log
-from edged.domain.checkpoint import TrainState
+from edged.domain import gradient_log
 from edged.domain.exchange_records import Join
 from edged.domain.founding import Offer
 from edged.domain.gradient_log import State
 from edged.domain.nn import param_vector
+from edged.domain.training import checkpoint
+from edged.domain.training.state import TrainState
 from edged.log import logger
 from edged.ports import Log, Message, TopicPartition
 from edged.services.announced import CHUNK_BYTES, Announced, GroupTopics, Head

@@ -1,9 +1,9 @@
 """The state that a training process begins with: the newest checkpoint's, or the first one's."""
 
 from edged.aio import run_in_worker
-from edged.domain.checkpoint import TrainState
-from edged.domain.learning import Learner
 from edged.domain.topology import Source
+from edged.domain.training.learner import Learner
+from edged.domain.training.state import TrainState
 from edged.log import logger
 from edged.services.checkpointing import Checkpointing
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.aio import run_in_worker
-from edged.domain import checkpoint
-from edged.domain.checkpoint import Params, Position, TrainState
+from edged.domain.training import checkpoint
+from edged.domain.training.state import Params, Position, TrainState
 from edged.errors import CheckpointCorrupt, StorageError, TopologyMismatch
 from edged.log import logger
 from edged.ports import CheckpointStore, DeployedModel, Health

@@ -16,7 +16,7 @@ from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.epochs.plan import CachePlan
 from edged.domain.epochs.read_stats import EpochReads
-from edged.domain.learning import Learnt
+from edged.domain.training.learner import Learnt
 from edged.log import logger
 from edged.services.archive_client import ArchiveClient
 from edged.services.cache_share import CacheShare

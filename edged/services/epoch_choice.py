@@ -22,8 +22,8 @@ from edged.domain.epochs.sampler_state import EpochMemo
 from edged.domain.epochs.scores import ScoreTable
 from edged.domain.epochs.split import Supply, supply
 from edged.domain.epochs.window import SAMPLE_OVERHEAD, Window
-from edged.domain.learning import Learnt
 from edged.domain.topology import Sampling, SamplingMode
+from edged.domain.training.learner import Learnt
 from edged.errors import FormatError, StorageError
 from edged.log import logger
 from edged.ports import CheckpointStore

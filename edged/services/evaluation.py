@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.aio import run_in_worker
-from edged.domain import anomaly
-from edged.domain.checkpoint import MOST_HISTORY, EpochMetrics, Tally, TrainState
-from edged.domain.learning import Learner
 from edged.domain.topology import Training
+from edged.domain.training import anomaly
+from edged.domain.training.checkpoint import MOST_HISTORY
+from edged.domain.training.learner import Learner
+from edged.domain.training.state import EpochMetrics, Tally, TrainState
 from edged.log import logger
 from edged.services.checkpointing import Samples
 from edged.services.minibatch import MiniBatch

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator
 
 from edged.aio import run_in_worker
 from edged.domain import gradient_log
-from edged.domain.checkpoint import TrainState
 from edged.domain.exchange_records import Begin
 from edged.domain.gradient_log import Action, Fold, Rules, State
 from edged.domain.nn import param_vector
+from edged.domain.training.state import TrainState
 from edged.errors import FormatError, LogGap
 from edged.log import logger
 from edged.ports import Log

@@ -18,7 +18,7 @@ from edged.domain.epochs.plan import CachePlan, PlanSettings
 from edged.domain.epochs.split import Supply, supply
 from edged.domain.epochs.window import SAMPLE_OVERHEAD, Window
 from edged.domain.group_plan import Group, GroupPlan
-from edged.domain.learning import Learnt
+from edged.domain.training.learner import Learnt
 from edged.services.cache_share import CacheShare
 from edged.services.epoch_choice import ChoiceSettings
 

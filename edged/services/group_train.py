@@ -12,14 +12,14 @@ from concurrent.futures import Executor
 
 from edged.aio import run_in_worker
 from edged.domain import compress, gradient_log
-from edged.domain.checkpoint import TrainState
 from edged.domain.exchange_records import MOST_LOSS, Begin
 from edged.domain.gradient_log import Fold, Rules
 from edged.domain.group_plan import GroupPlan
-from edged.domain.learning import DivergedError, Learner
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.topology import Training
+from edged.domain.training.learner import DivergedError, Learner
+from edged.domain.training.state import TrainState
 from edged.errors import EdgedError, LogGap
 from edged.log import bind, logger
 from edged.ports import Health, Log, Progress, Statistics

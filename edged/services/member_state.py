@@ -7,10 +7,10 @@ reading the log and what follows from an epoch's end `following`'s.
 from dataclasses import replace
 
 from edged.domain import group_step
-from edged.domain.checkpoint import Tally, TrainState
 from edged.domain.gradient_log import Abandoned, Action, Begun, Closed, Diverged, HeldOutSums, Rejected, State
 from edged.domain.nn import param_vector
 from edged.domain.topology import Training
+from edged.domain.training.state import Tally, TrainState
 from edged.errors import EdgedError
 from edged.log import logger
 from edged.services.evaluation import NOTHING, end_epoch

@@ -8,8 +8,8 @@ import asyncio
 
 from edged.aio import run_in_worker
 from edged.domain.group_plan import GroupPlan
-from edged.domain.learning import DivergedError
 from edged.domain.topology import Training
+from edged.domain.training.learner import DivergedError
 from edged.log import logger
 from edged.services.activity import Activity
 from edged.services.epoch import Epochs

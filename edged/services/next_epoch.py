@@ -6,10 +6,10 @@ Any member may: the log takes the first Begin, and what comes second changes not
 from edged.aio import run_in_worker
 from edged.domain import group_plan, shard
 from edged.domain.archive.snapshot import Snapshot
-from edged.domain.checkpoint import Params
 from edged.domain.gradient_log import State
 from edged.domain.nn import param_vector
 from edged.domain.topology import Training
+from edged.domain.training.state import Params
 from edged.services.exchange import FIRST_DEADLINE_S, Exchange, GroupAddress
 
 _TURN_S = 2.0

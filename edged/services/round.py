@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edged.domain import compress
-from edged.domain.checkpoint import Params, Tally, TrainState
 from edged.domain.exchange_records import MOST_LOSS
 from edged.domain.gradient_log import MOST_NORM
-from edged.domain.learning import OUTER, DivergedError, Learner
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Map
 from edged.domain.topology import Training
+from edged.domain.training.learner import OUTER, DivergedError, Learner
+from edged.domain.training.state import Params, Tally, TrainState
 from edged.services.minibatch import MiniBatch
 
 

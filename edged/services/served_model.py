@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.aio import run_in_worker
-from edged.domain import anomaly
 from edged.domain.nn.loss import LossName
+from edged.domain.training import anomaly
 from edged.errors import EdgedError, FormatError
 from edged.log import logger
 from edged.ports import CheckpointStore, DeployedModel

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from edged.domain.checkpoint import TrainState
+from edged.domain.training.state import TrainState
 
 
 class Stopwatch:

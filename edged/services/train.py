@@ -11,11 +11,11 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from edged.aio import run_in_worker
-from edged.domain.checkpoint import Tally, TrainState
 from edged.domain.epochs.plan import CachePlan
-from edged.domain.learning import MOST_SLOWDOWNS, DivergedError, Learner
 from edged.domain.nn.model import Model
 from edged.domain.topology import Training
+from edged.domain.training.learner import MOST_SLOWDOWNS, DivergedError, Learner
+from edged.domain.training.state import Tally, TrainState
 from edged.log import bind, logger
 from edged.ports import Progress, Statistics
 from edged.services.beginning import begin_state

@@ -25,7 +25,6 @@ import numpy.typing as npt
 from edged.adapters.blas import single_threaded_blas
 from edged.adapters.datasets import open_dataset
 from edged.adapters.images import PillowDecoder
-from edged.domain.learning import Learner
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import (
     Conv2d,
@@ -39,6 +38,7 @@ from edged.domain.nn.spec import (
 )
 from edged.domain.samples import codec
 from edged.domain.topology import Adam, Augment, Cosine, Sgd, Stream, Training
+from edged.domain.training.learner import Learner
 from tests.data import birds
 
 NUM_THREADS = os.cpu_count() or 1

@@ -34,10 +34,10 @@ from edged.adapters.blas import single_threaded_blas
 from edged.domain import compress, gradient_log, group_step
 from edged.domain.exchange_records import Begin, Join, Part, Record
 from edged.domain.gradient_log import Closed, Rules, State
-from edged.domain.learning import Learner
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.topology import Compression, Cosine, Exchange, Sgd, Training
+from edged.domain.training.learner import Learner
 from edged.services.minibatch import MiniBatch
 from edged.services.round import Contributed, Rounds
 from tests.bench.accuracy import FASHION

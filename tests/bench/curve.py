@@ -12,8 +12,9 @@ import numpy as np
 
 from edged.adapters.blas import single_threaded_blas
 from edged.cli.demo.children import LogLine
-from edged.domain import checkpoint
 from edged.domain.nn.model import Model
+from edged.domain.training import checkpoint
+from edged.domain.training import state as state_module
 from tests.bench.accuracy import FASHION
 from tests.bench.sampling_study import NUM_THREADS, Data
 
@@ -50,7 +51,7 @@ class Watch:
             seconds = max(unix_s(line) - self.started_s, 0.0)
             self._points.append(_Point(seconds, self._received() - self._bytes_before, blob))
 
-    def last(self) -> checkpoint.TrainState:
+    def last(self) -> state_module.TrainState:
         """The newest checkpoint's state."""
         return checkpoint.decode(self._points[-1].blob)
 
@@ -61,7 +62,7 @@ class Watch:
             for point in self._points:
                 state = checkpoint.decode(point.blob)
 
-                def num_correct(part: int, params: checkpoint.Params = state.params) -> int:
+                def num_correct(part: int, params: state_module.Params = state.params) -> int:
                     x, y = (array[part::NUM_THREADS] for array in (test.x, test.y))
                     return int((models[part].logits(params, x * np.float32(1 / 255)).argmax(1) == y).sum())
 

@@ -19,9 +19,9 @@ from typing import Any
 import psutil
 
 from edged.cli.demo.children import Child, ChildDied, LogLine
-from edged.domain import checkpoint
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.topology import MIB
+from edged.domain.training import state as state_module
 from tests.bench.cpu_limit import Limit, limits
 from tests.bench.curve import Watch, reached, unix_s
 from tests.bench.network import Attachment, Network
@@ -283,7 +283,7 @@ async def _stop_all(members: Sequence[Member]) -> None:
     await asyncio.gather(*(member.stop() for member in members))
 
 
-def weights_hash(state: checkpoint.TrainState) -> str:
+def weights_hash(state: state_module.TrainState) -> str:
     """Of all parameters' bits."""
     digest = hashlib.sha256()
     for name, param in sorted(state.params.items()):

@@ -21,10 +21,10 @@ from edged.adapters.blas import single_threaded_blas
 from edged.adapters.host import lower_thread_priority
 from edged.adapters.micro_batch import measured
 from edged.aio import run_in_worker
-from edged.domain import optim
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Conv2d, Dense, Flatten, MaxPool2d
 from edged.domain.topology import Sgd
+from edged.domain.training import optim
 
 SHAPE = (28, 28, 1)
 LAYERS = (

@@ -29,7 +29,6 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.adapters.blas import single_threaded_blas
-from edged.domain import optim, schedule
 from edged.domain.archive.snapshot import Snapshot
 from edged.domain.epochs import importance, modes
 from edged.domain.epochs.epoch_start import Boundary
@@ -38,6 +37,7 @@ from edged.domain.epochs.scores import ScoreTable
 from edged.domain.epochs.window import SAMPLE_OVERHEAD
 from edged.domain.nn.model import Gradient, Model, Params
 from edged.domain.topology import SamplingMode
+from edged.domain.training import optim, schedule
 from tests.bench.accuracy import FASHION
 
 DATA = Path("/usr/share/datasets/fashion-mnist")

@@ -74,9 +74,9 @@ class Edged:
         from threadpoolctl import threadpool_limits
 
         from edged.adapters import micro_batch
-        from edged.domain import optim
         from edged.domain.nn.model import Model
         from edged.domain.topology import Sgd
+        from edged.domain.training import optim
 
         threadpool_limits(1, user_api="blas")
         shape, described = NETS[net]

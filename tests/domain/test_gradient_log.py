@@ -27,7 +27,7 @@ from edged.domain.gradient_log import (
     from_json,
     to_json,
 )
-from edged.domain.learning import MOST_SLOWDOWNS
+from edged.domain.training.learner import MOST_SLOWDOWNS
 from edged.errors import FormatError, LogGap
 from tests.exchange_logs import (
     EDGES,

@@ -8,11 +8,11 @@ import pytest
 from edged.domain import group_step
 from edged.domain.exchange_records import Begin
 from edged.domain.gradient_log import Closed, Diverged, Member, State
-from edged.domain.learning import Learner
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Dense
 from edged.domain.topology import Adam, Constant, Exchange, Outer, Sgd, Training
+from edged.domain.training.learner import Learner
 
 TRAINING = Training("climate", (Dense(2),), optimizer=Sgd(0.5, momentum=0.0), exchange=Exchange("all_reduce"))
 BEGIN = Begin(3, {"pi-a": 1.0}, {"pi-a": 80}, 4, "0" * 64, "pi-a")

@@ -9,7 +9,6 @@ from edged.cli.replay.report import Report
 from edged.domain import compress, exchange_records, group_step, update_log
 from edged.domain.exchange_records import Close
 from edged.domain.gradient_log import MOST_BARREN, MOST_MISSED, Begun, Closed, State, fold, fold_blob
-from edged.domain.learning import Learner
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.replay import (
@@ -24,6 +23,7 @@ from edged.domain.replay import (
     WentBack,
 )
 from edged.domain.topology import Archive, Edge, Exchange, Kafka, Sampling, Sgd, Stream, Topology, Training
+from edged.domain.training.learner import Learner
 from edged.errors import LogGap
 from tests.group_log import GroupLog
 

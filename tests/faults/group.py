@@ -14,15 +14,16 @@ from pathlib import Path
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory import RecordingHealth
 from edged.cli.demo.children import Child
-from edged.domain import checkpoint, gradient_log, group_step
-from edged.domain.checkpoint import TrainState
+from edged.domain import gradient_log, group_step
 from edged.domain.gradient_log import State
-from edged.domain.learning import Learner
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.replay import EpochBegun, NotCounted, Proof, Replay, StepMade
 from edged.domain.topology import Topology
 from edged.domain.topology import job as job_module
+from edged.domain.training import checkpoint
+from edged.domain.training.learner import Learner
+from edged.domain.training.state import TrainState
 from edged.ports import Message, TopicPartition
 from tests.faults.gradient_gate import GradientGate
 from tests.integration.site import Site, stopped

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edged.domain.checkpoint import TrainState
 from edged.domain.nn import param_vector
+from edged.domain.training.state import TrainState
 from tests.faults.group import IMAGES, digest, newest_checkpoint
 from tests.integration.site import Site, running, stopped
 

@@ -15,12 +15,12 @@ from edged.config import Timing
 from edged.domain import compress, exchange_records, gradient_log, update_log
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SnapshotRequest
-from edged.domain.checkpoint import Params
 from edged.domain.exchange_records import Part
 from edged.domain.gradient_log import Fold, Rules
 from edged.domain.nn.model import Model
 from edged.domain.topology import Exchange, Sampling, Training
 from edged.domain.topology.job import job_digest
+from edged.domain.training.state import Params
 from edged.ports import Message
 from edged.services.announced import GroupTopics
 from edged.services.announcements import Announcements

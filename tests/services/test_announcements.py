@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from edged.adapters.memory import MemoryLog
-from edged.domain import checkpoint, exchange_records, gradient_log
-from edged.domain.checkpoint import Position, TrainState
+from edged.domain import exchange_records, gradient_log
 from edged.domain.exchange_records import Join, Part
 from edged.domain.gradient_log import Member, State
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Division
+from edged.domain.training import checkpoint
+from edged.domain.training.state import Position, TrainState
 from edged.ports import Message, TopicPartition
 from edged.services.announced import GroupTopics
 from edged.services.announcements import Announcements

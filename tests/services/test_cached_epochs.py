@@ -26,9 +26,9 @@ from edged.domain.epochs.epoch_start import Boundary
 from edged.domain.epochs.importance import Importance
 from edged.domain.epochs.sampler_state import EpochMemo
 from edged.domain.epochs.scores import ScoreTable
-from edged.domain.learning import Learnt
 from edged.domain.samples import codec
 from edged.domain.topology import Sampling, SamplingMode, Sgd
+from edged.domain.training.learner import Learnt
 from edged.errors import DiskFull, StorageError
 from edged.ports import DiskTier
 from edged.services.cache import Cache

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edged.domain.checkpoint import Position, TrainState
 from edged.domain.nn.model import Division
+from edged.domain.training.state import Position, TrainState
 from edged.errors import DiskFull
 from tests.services.training_world import TRAINING, World
 

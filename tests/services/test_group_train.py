@@ -13,13 +13,13 @@ import pytest
 from edged.domain import compress, exchange_records
 from edged.domain.archive import protocol
 from edged.domain.archive.snapshot import BlockRef
-from edged.domain.checkpoint import Params, TrainState
 from edged.domain.exchange_records import Begin, Close, Part
 from edged.domain.gradient_log import Rules, State
-from edged.domain.learning import Learner
 from edged.domain.nn import param_vector
 from edged.domain.replay import Proof, Replay
 from edged.domain.topology import Exchange, Sgd
+from edged.domain.training.learner import Learner
+from edged.domain.training.state import Params, TrainState
 from edged.ports import Message, TopicPartition
 from edged.services.group_train import GroupTrainer
 from tests.services.group_world import (

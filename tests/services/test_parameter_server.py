@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from edged.domain import exchange_records, gradient_log
-from edged.domain.checkpoint import TrainState
 from edged.domain.exchange_records import Begin, Contribution, Join, Update
 from edged.domain.gradient_log import Member, State
-from edged.domain.learning import Learner
+from edged.domain.training.learner import Learner
+from edged.domain.training.state import TrainState
 from edged.ports import Message
 from tests.services.group_world import GRADIENTS, TRAIN, GroupWorld, until
 from tests.services.holes import hide

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from edged.domain import checkpoint, exchange_records
-from edged.domain.checkpoint import TrainState
+from edged.domain import exchange_records
 from edged.domain.exchange_records import Begin, Join, Part
 from edged.domain.nn import param_vector
 from edged.domain.topology import Exchange
+from edged.domain.training import checkpoint
+from edged.domain.training.state import TrainState
 from edged.ports import Message, TopicPartition
 from edged.services.exchange import GroupAddress
 from edged.services.group_train import GroupTrainer

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from edged.domain import compress
-from edged.domain.checkpoint import TrainState
-from edged.domain.learning import DivergedError, Learner
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Dense
 from edged.domain.topology import Exchange, Sgd, Training
+from edged.domain.training.learner import DivergedError, Learner
+from edged.domain.training.state import TrainState
 from edged.services.minibatch import MiniBatch
 from edged.services.round import Rounds
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edged.domain import checkpoint
 from edged.domain.archive import snapshot as dataset
-from edged.domain.checkpoint import Params, TrainState
 from edged.domain.epochs import split
 from edged.domain.nn.model import Gradient, Model
 from edged.domain.nn.spec import Dense, Dropout, Flatten
 from edged.domain.samples import pack as packs
 from edged.domain.topology import Adam, Augment, Cosine, Deploy, Sgd
+from edged.domain.training import checkpoint
+from edged.domain.training.state import Params, TrainState
 from edged.errors import DiskFull, TopologyMismatch
 from edged.ports import Message
 from edged.services.live import LiveLog

@@ -18,13 +18,13 @@ from edged.config import Timing
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotRequest
 from edged.domain.archive.snapshot import BlockRef, Snapshot
-from edged.domain.checkpoint import Params
 from edged.domain.nn.model import Gradient, Model
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
 from edged.domain.topology import Stream, Training
 from edged.domain.topology.job import job_digest
+from edged.domain.training.state import Params
 from edged.errors import RejectedRecord
 from edged.ports import Message
 from edged.services.archive_client import ArchiveAddress, ArchiveClient

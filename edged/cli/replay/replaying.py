@@ -14,14 +14,15 @@ from edged import log as logging
 from edged.cli.backbone import look_up
 from edged.cli.replay.report import Report
 from edged.cli.unheard import Unheard
-from edged.domain import checkpoint, gradient_log, group_step
-from edged.domain.checkpoint import TrainState
-from edged.domain.learning import Learner
+from edged.domain import gradient_log, group_step
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.replay import Claim, Replay, Told
 from edged.domain.topology import Topology, Training
 from edged.domain.topology import job as job_module
+from edged.domain.training import checkpoint
+from edged.domain.training.learner import Learner
+from edged.domain.training.state import TrainState
 from edged.errors import (
     CheckpointCorrupt,
     ConfigError,

@@ -8,8 +8,8 @@ import pytest
 from edged.domain.nn.loss import cross_entropy, softmax
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Conv2d, Dense, Flatten, MaxPool2d, Relu, ShapeError
-from edged.domain.optim import initial_slots, update
 from edged.domain.topology import Sgd
+from edged.domain.training.optim import initial_slots, update
 
 SHAPE = (12, 12, 1)
 LAYERS = (  # the second convolution is computed by Winograd

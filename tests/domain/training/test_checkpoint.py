@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain import checkpoint, tensors
-from edged.domain.checkpoint import EpochMetrics, Fallback, Position, Tally, TrainState
+from edged.domain import tensors
 from edged.domain.nn.model import Division
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.topology import Adam, Augment, Cosine, Exchange, Outer, Sgd, Stream, Training, job
+from edged.domain.training import checkpoint
+from edged.domain.training.state import EpochMetrics, Fallback, Position, Tally, TrainState
 from edged.errors import CheckpointCorrupt, TopologyMismatch
 
 STREAM = Stream("fashion", (2, 2, 1), "uint8", ("a", "b"))

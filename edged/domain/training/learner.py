@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain import augment, optim, schedule
-from edged.domain.checkpoint import Params, TrainState
 from edged.domain.nn.loss import LOSSES
 from edged.domain.nn.model import Gradient, Map, Model, Noise
 from edged.domain.topology import Training
+from edged.domain.training import augment, optim, schedule
+from edged.domain.training.state import Params, TrainState
 from edged.errors import EdgedError
 
 EXPLODED = 20.0

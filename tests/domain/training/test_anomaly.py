@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edged.domain import anomaly
+from edged.domain.training import anomaly
 
 
 def test_a_score_is_the_mean_squared_difference_of_the_sample():

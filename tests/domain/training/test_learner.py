@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edged.domain import checkpoint
-from edged.domain.checkpoint import EpochMetrics, TrainState
-from edged.domain.learning import EXPLODED, DivergedError, Learner
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Conv1d, Dense, Dropout, Flatten, GlobalAvgPool, GroupNorm, MaxPool1d, Relu
 from edged.domain.topology import Adam, Augment, Cosine, Lars, Sgd, Training
+from edged.domain.training import checkpoint
+from edged.domain.training.learner import EXPLODED, DivergedError, Learner
+from edged.domain.training.state import EpochMetrics, TrainState
 
 SERIES = (64, 2)
 CLASSIFIER = Training(

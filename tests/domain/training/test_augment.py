@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from edged.domain.augment import augmented
 from edged.domain.topology import Augment
+from edged.domain.training.augment import augmented
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((200, 9, 7, 3), dtype=np.float32)

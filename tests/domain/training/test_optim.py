@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from edged.domain import optim
 from edged.domain.topology import Adam, Lars, Optimizer, Sgd
+from edged.domain.training import optim
 
 OPTIMIZERS = [Sgd(), Sgd(momentum=0.5, nesterov=True), Adam(), Adam(beta1=0.5, epsilon=0.1), Lars(trust=0.1)]
 RATES = [0.5, 0.25, 0.125, 0.1]

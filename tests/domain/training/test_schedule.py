@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain.schedule import batch_factor, factor
 from edged.domain.topology import Adam, Constant, Cosine, Lars, Schedule, Sgd, Step
+from edged.domain.training.schedule import batch_factor, factor
 
 
 @pytest.mark.parametrize(
