@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from edged.domain.exchange_records import Begin, Close, Join, Leave, Part, Record, Tested, decode, encode
-from edged.domain.gradient_log import Action, Closed, Rules, State, Vector, fold, fold_blob
+from edged.domain.group.gradient_log import fold, fold_blob
+from edged.domain.group.records import Begin, Close, Join, Leave, Part, Record, Tested, decode, encode
+from edged.domain.group.state import Action, Closed, Rules, State, Vector
 from edged.errors import FormatError
 
 JOB = "1" * 64

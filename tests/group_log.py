@@ -8,8 +8,11 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain import compress, exchange_records, gradient_log, group_step
-from edged.domain.exchange_records import Begin, Close, Join, Part, Record, Tested
+from edged.domain.group import compression, gradient_log, state_json
+from edged.domain.group import records as exchange_records
+from edged.domain.group import state as state_module
+from edged.domain.group import step as group_step
+from edged.domain.group.records import Begin, Close, Join, Part, Record, Tested
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.topology import Sgd, Topology, job
@@ -31,18 +34,18 @@ class GroupLog:
         self.weights = param_vector.flatten(self._begun_with.params)
         self.velocity = np.zeros_like(self.weights)
         self.rules = group_step.rules(topology, self._training, self.job, len(self.weights))
-        self.state = gradient_log.State()
+        self.state = state_module.State()
         self.blobs: list[bytes] = []
         self._random = np.random.default_rng(1)
 
-    def add(self, *records: Record) -> tuple[gradient_log.Action, ...]:
+    def add(self, *records: Record) -> tuple[state_module.Action, ...]:
         """Append the records; what the last one gave."""
-        actions: tuple[gradient_log.Action, ...] = ()
+        actions: tuple[state_module.Action, ...] = ()
         for record in records:
             actions = self.add_blob(exchange_records.encode(record))
         return actions
 
-    def add_blob(self, blob: bytes) -> tuple[gradient_log.Action, ...]:
+    def add_blob(self, blob: bytes) -> tuple[state_module.Action, ...]:
         """Append what may be no record at all."""
         self.blobs.append(blob)
         fold = gradient_log.fold
@@ -62,14 +65,14 @@ class GroupLog:
         """Not yet in the log: the records, and the vector that they decode to."""
         vector = self._random.standard_normal(len(self.weights), np.float32)
         exchange = self._training.exchange
-        blob = compress.compress(vector, exchange.compression, top_k=exchange.top_k)
-        chunks = compress.split(blob) if count else [b""]
+        blob = compression.compress(vector, exchange.compression, top_k=exchange.top_k)
+        chunks = compression.split(blob) if count else [b""]
         step = self.state.step if step is None else step
         parts = [
             Part(edge, step, "0" * 8, number, len(chunks), count, 0.5 * count, count // 2, 10.0, chunk)
             for number, chunk in enumerate(chunks)
         ]
-        return parts, compress.decompress(blob, len(vector))
+        return parts, compression.decompress(blob, len(vector))
 
     def step(self, counts: dict[str, int], *, closed_by: str = "") -> None:
         """A step of these members, closed by the last one's gradient or by `closed_by`; the weights move along."""
@@ -102,7 +105,7 @@ class GroupLog:
             params=param_vector.split(self.weights.copy(), state.params),
             slots={"velocity": param_vector.split(self.velocity.copy(), state.params)},
             position=replace(state.position, step=self.state.step),
-            exchange=gradient_log.to_json(self.state),
+            exchange=state_json.to_json(self.state),
         )
 
     def checkpoint(self) -> bytes:

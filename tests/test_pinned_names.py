@@ -19,7 +19,6 @@ from edged.cli.demo.group import Contribution as GroupMember
 from edged.cli.demo.group import Group
 from edged.cli.demo.outage import Outage
 from edged.cli.demo.report import Summary
-from edged.domain import exchange_records, gradient_log
 from edged.domain.archive.snapshot import Snapshot
 from edged.domain.epochs import modes, sampler_state
 from edged.domain.epochs.epoch_start import Boundary
@@ -27,7 +26,10 @@ from edged.domain.epochs.importance import Gate
 from edged.domain.epochs.plan import PlanSettings
 from edged.domain.epochs.sampler_state import EpochMemo
 from edged.domain.epochs.scores import ScoreTable
-from edged.domain.exchange_records import Begin, Close, Contribution, Join, Leave, Part, Update
+from edged.domain.group import records, state_json
+from edged.domain.group import state as state_module
+from edged.domain.group.records import Begin, Close, Contribution, Join, Leave, Part, Update
+from edged.domain.group.replay import Claim
 from edged.domain.nn.model import Division
 from edged.domain.nn.params import parameter_shapes
 from edged.domain.nn.spec import (
@@ -48,7 +50,6 @@ from edged.domain.nn.spec import (
     Relu6,
     Tanh,
 )
-from edged.domain.replay import Claim
 from edged.domain.samples import prediction
 from edged.domain.samples.prediction import Prediction
 from edged.domain.topology import (
@@ -152,23 +153,23 @@ RECORDS = [
     (BEGIN, "begin", "5833dbe90db1e1f3"),
     (Part("pi-a", 3, "0badcafe", 0, 1, 16, 2.5, 7, 100.0, b"chunk"), "part", "814cf96005631fc4"),
     (Close(3, "pi-a"), "close", "806c86f42c05a719"),
-    (exchange_records.Tested("pi-a", 1, 10, 5, 2.5, HEX), "tested", "90bae1f16d4ac348"),
+    (records.Tested("pi-a", 1, 10, 5, 2.5, HEX), "tested", "90bae1f16d4ac348"),
     (Update(3, 0, 1, (Contribution("pi-a", 16, 2.5, 7),), 12, "{}", b"chunk"), "update", "a441e8138a0f07a1"),
 ]
 
 
 @pytest.mark.parametrize(("record", "kind", "digest"), RECORDS)
 def test_a_record_of_the_groups_log_is_the_same_bytes(record, kind, digest):
-    blob = exchange_records.encode(record)
-    assert exchange_records.to_values(record)["kind"] == kind
+    blob = records.encode(record)
+    assert records.to_values(record)["kind"] == kind
     assert sha256(blob) == digest
-    assert exchange_records.decode(blob) == record
+    assert records.decode(blob) == record
 
 
 def test_the_state_of_the_groups_log_is_the_same_text():
-    members = {"pi-a": gradient_log.Member(missed=0, samples_per_s=2.5, last_step=3)}
-    state = gradient_log.State(4, 9, 77, BEGIN, members=members, told={"pi-a": HEX})
-    assert sha256(gradient_log.to_json(state).encode()) == "92e3610268e727aa"
+    members = {"pi-a": state_module.Member(missed=0, samples_per_s=2.5, last_step=3)}
+    state = state_module.State(4, 9, 77, BEGIN, members=members, told={"pi-a": HEX})
+    assert sha256(state_json.to_json(state).encode()) == "92e3610268e727aa"
 
 
 def test_a_checkpoint_is_the_same_bytes():

@@ -19,8 +19,8 @@ from edged.adapters.images import PillowDecoder
 from edged.adapters.tflite_writer import to_tflite
 from edged.aio import run_in_worker
 from edged.config import Folders, Timing
-from edged.domain import compress, gradient_log, update_log
-from edged.domain.gradient_log import Rules
+from edged.domain.group import compression, gradient_log, update_log
+from edged.domain.group.state import Rules
 from edged.domain.nn.model import Model, Params
 from edged.domain.nn.spec import num_parameters
 from edged.domain.topology import Edge, Stream, Topology, Training
@@ -273,7 +273,7 @@ def _server(topology: Topology, node: str, training: Training, log: Log) -> Para
     assert shape is not None, "a backbone was looked up when the topology was read"
     n = num_parameters(shape, training.model)
     edges = frozenset(edge.name for edge in topology.edges)
-    rules = Rules(edges, job_digest(stream, training), n, lambda blob: compress.decompress(blob, n), node)
+    rules = Rules(edges, job_digest(stream, training), n, lambda blob: compression.decompress(blob, n), node)
     return ParameterServer(
         log,
         rules,

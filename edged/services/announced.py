@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any
 
 from edged.aio import run_in_worker
-from edged.domain import exchange_records, founding, gradient_log
-from edged.domain.exchange_records import Join
-from edged.domain.founding import Offer, Opening
-from edged.domain.gradient_log import State
+from edged.domain.group import records as exchange_records
+from edged.domain.group import recovery, state_json
+from edged.domain.group.records import Join
+from edged.domain.group.recovery import Offer, Opening
+from edged.domain.group.state import State
 from edged.domain.training import checkpoint
 from edged.domain.training.state import TrainState
 from edged.errors import CheckpointCorrupt, FormatError, TopologyMismatch
@@ -117,12 +118,12 @@ class Announced:
         That is a member's whose place is in the log, or the offer that was taken. Waits for the log.
         """
         low, high = await self._bounds()
-        taken = founding.taken(await self._openings(low, high))
+        taken = recovery.taken(await self._openings(low, high))
         for head, blob in self._slots.newest_first():
             if head.offer is not None and head.offer != taken:
                 continue
             state = None if blob is None else await self._decoded(blob)
-            if state is not None and state.position.step >= at_least and founding.leads_on(_place(state), low, high):
+            if state is not None and state.position.step >= at_least and recovery.leads_on(_place(state), low, high):
                 return state
             if head.offer is not None:
                 return None  # what is older is of another log
@@ -131,9 +132,9 @@ class Announced:
     async def joined_by(self, joining: Sequence[Join]) -> TrainState | None:
         """The offer that will be taken when these come next; None when there is none, or one was taken before."""
         openings = await self._openings(*await self._bounds())
-        if founding.taken(openings) is not None:
+        if recovery.taken(openings) is not None:
             return None
-        taken = founding.taken(openings, joining)
+        taken = recovery.taken(openings, joining)
         for head, blob in self._slots.newest_first():
             if taken is not None and head.offer == taken and blob is not None:
                 return await self._decoded(blob)
@@ -141,12 +142,12 @@ class Announced:
 
     async def taken(self) -> Offer | None:
         """The offer that was taken, whether it can still be read or not."""
-        return founding.taken(await self._openings(*await self._bounds()))
+        return recovery.taken(await self._openings(*await self._bounds()))
 
     async def offers(self) -> list[Offer]:
         """Those that are whole and can still be taken."""
         openings = await self._openings(*await self._bounds())
-        if founding.taken(openings) is not None:
+        if recovery.taken(openings) is not None:
             return []
         open_offers = {offer for offer, opening in openings.items() if not opening.is_over}
         return [head.offer for head, blob in self._slots.newest_first() if head.offer in open_offers and blob]
@@ -195,7 +196,7 @@ class Announced:
 def _decode(blob: bytes, topics: GroupTopics, like: TrainState | None) -> TrainState | None:
     try:
         state = checkpoint.decode(blob, job=topics.job)
-        _check_edges(gradient_log.from_json(state.exchange), frozenset(topics.edges))
+        _check_edges(state_json.from_json(state.exchange), frozenset(topics.edges))
     except (CheckpointCorrupt, TopologyMismatch, FormatError) as error:
         logger().warning("exchange.rejected", topic=topics.checkpoints, offset=0, reason=str(error), suppressed=0)
         return None
@@ -216,7 +217,7 @@ def _check_edges(place: State, edges: frozenset[str]) -> None:
 
 
 def _place(state: TrainState) -> int:
-    return gradient_log.from_json(state.exchange).next_offset
+    return state_json.from_json(state.exchange).next_offset
 
 
 class _Slots:

@@ -13,10 +13,10 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from edged.aio import run_in_worker
-from edged.domain import gradient_log
-from edged.domain.exchange_records import Join
-from edged.domain.founding import Offer
-from edged.domain.gradient_log import State
+from edged.domain.group import state_json
+from edged.domain.group.records import Join
+from edged.domain.group.recovery import Offer
+from edged.domain.group.state import State
 from edged.domain.nn import param_vector
 from edged.domain.training import checkpoint
 from edged.domain.training.state import TrainState
@@ -48,8 +48,8 @@ class Announcements:
 
     async def offer(self, state: TrainState, founder: str, place: int) -> None:
         """As `announce`: the state for all to go on from, at this place in the log."""
-        group = gradient_log.from_json(state.exchange) if state.exchange else State()
-        at_place = replace(state, exchange=gradient_log.to_json(replace(group, next_offset=place)))
+        group = state_json.from_json(state.exchange) if state.exchange else State()
+        at_place = replace(state, exchange=state_json.to_json(replace(group, next_offset=place)))
         await self._write(at_place, Offer(founder, place, state.generation))
         logger().warning("exchange.offered", generation=state.generation, epoch=state.position.epoch, offset=place)
 
@@ -107,4 +107,4 @@ class Announcements:
 
 
 def _group(state: TrainState | None) -> State | None:
-    return None if state is None else gradient_log.from_json(state.exchange)
+    return None if state is None else state_json.from_json(state.exchange)

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from edged.aio import run_in_worker
-from edged.domain import compress, exchange_records, founding, gradient_log, presence
-from edged.domain.exchange_records import Begin, Close, Contribution, Join, Leave, Part, Tested
-from edged.domain.gradient_log import Action, Fold, Late, Rejected, Rules, State
+from edged.domain.group import compression, gradient_log, membership, recovery
+from edged.domain.group import records as exchange_records
+from edged.domain.group.records import Begin, Close, Contribution, Join, Leave, Part, Tested
+from edged.domain.group.state import Action, Fold, Late, Rejected, Rules, State
 from edged.errors import LogGap
 from edged.log import logger
 from edged.ports import Log, Message, Record, TopicPartition
@@ -145,7 +146,7 @@ class Exchange:
     async def open(self, boundary: State) -> AsyncIterator[None]:
         """Read on behind `boundary`. Waits for the log. Raises LogGap when it does not lead on from there."""
         low, high = (await self._log.watermarks([self._reads]))[self._reads]
-        if not founding.leads_on(boundary.next_offset, low, high):
+        if not recovery.leads_on(boundary.next_offset, low, high):
             raise LogGap(boundary.next_offset, low)
         self.state = self.boundary = boundary
         async with gapless(self._log, self._reads, boundary.next_offset) as self._reader:
@@ -241,7 +242,7 @@ class Exchange:
         Cancelled: all of its parts, some, or none are in the log.
         """
         attempt = secrets.token_hex(4)
-        chunks = compress.split(blob) if count else [b""]
+        chunks = compression.split(blob) if count else [b""]
         self.parts_a_step = max(self.parts_a_step, len(chunks))
         parts = [
             Part(self.address.edge, step, attempt, i, len(chunks), count, loss, num_correct, speed, chunk, is_diverged)
@@ -257,12 +258,12 @@ class Exchange:
 
 
 def _say_changes(before: State, after: State) -> None:
-    for edge, reason in presence.changes(before, after):
+    for edge, reason in membership.changes(before, after):
         epoch = after.begin.epoch if after.begin is not None else -1
         if not reason:
             logger().info("exchange.awaited", edge=edge, epoch=epoch, step=after.step)
         else:
-            log = logger().warning if reason == presence.SILENT else logger().info
+            log = logger().warning if reason == membership.SILENT else logger().info
             log("exchange.absent", edge=edge, epoch=epoch, step=after.step, reason=reason)
 
 

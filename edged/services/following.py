@@ -10,9 +10,9 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from edged.aio import run_in_worker
-from edged.domain import gradient_log
-from edged.domain.exchange_records import Begin
-from edged.domain.gradient_log import Action, Fold, Rules, State
+from edged.domain.group import state_json
+from edged.domain.group.records import Begin
+from edged.domain.group.state import Action, Fold, Rules, State
 from edged.domain.nn import param_vector
 from edged.domain.training.state import TrainState
 from edged.errors import FormatError, LogGap
@@ -152,7 +152,7 @@ class Following:
         It is made durable and, if an epoch has ended, deployed at once, for it may be the last epoch's.
         """
         own, adopted = self._member.state.position, found.position
-        offset = gradient_log.from_json(found.exchange).next_offset
+        offset = state_json.from_json(found.exchange).next_offset
         logger().info("exchange.adopted", generation=found.generation, epoch=adopted.epoch, offset=offset)
         if adopted.step < own.step:
             steps = own.step - adopted.step
@@ -187,7 +187,7 @@ class Following:
     def _name_place(self) -> None:
         """While the log is read, the weights move on without the state's naming the place."""
         if self._is_open:
-            self._member.state.exchange = gradient_log.to_json(self.exchange.boundary)
+            self._member.state.exchange = state_json.to_json(self.exchange.boundary)
 
     def _place(self) -> State:
         """Where in the log the weights stand. Raises LogGap when that cannot be read."""
@@ -195,7 +195,7 @@ class Following:
         if not text:
             return State()
         try:
-            return gradient_log.from_json(text)
+            return state_json.from_json(text)
         except FormatError as error:
             raise LogGap(0, 0) from error
 

@@ -10,14 +10,14 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from edged.aio import run_in_worker
-from edged.domain import group_plan
 from edged.domain.archive import snapshot as snapshot_module
 from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.epochs.epoch_start import Boundary
 from edged.domain.epochs.plan import CachePlan, PlanSettings
 from edged.domain.epochs.split import Supply, supply
 from edged.domain.epochs.window import SAMPLE_OVERHEAD, Window
-from edged.domain.group_plan import Group, GroupPlan
+from edged.domain.group import plan as group_plan
+from edged.domain.group.plan import Group, GroupPlan
 from edged.domain.training.learner import Learnt
 from edged.services.cache_share import CacheShare
 from edged.services.epoch_choice import ChoiceSettings

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 
 from edged.aio import run_in_worker
-from edged.domain import compress, gradient_log
-from edged.domain.exchange_records import MOST_LOSS, Begin
-from edged.domain.gradient_log import Fold, Rules
-from edged.domain.group_plan import GroupPlan
+from edged.domain.group import compression, gradient_log
+from edged.domain.group.plan import GroupPlan
+from edged.domain.group.records import MOST_LOSS, Begin
+from edged.domain.group.state import Fold, Rules
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.topology import Training
@@ -93,7 +93,7 @@ class GroupTrainer:
         self._epochs = epochs
         self._chooser = chooser
         n = model.num_parameters
-        rules = Rules(frozenset(address.edges), job, n, lambda blob: compress.decompress(blob, n), server)
+        rules = Rules(frozenset(address.edges), job, n, lambda blob: compression.decompress(blob, n), server)
         rounds = Rounds(training, self._learner, n, lane_map(executor))
         self._activity = Activity()
         self._member = MemberState(training, address.edge, rounds, TrainState({}, {}, job, model.division))

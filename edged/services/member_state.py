@@ -6,8 +6,8 @@ reading the log and what follows from an epoch's end `following`'s.
 
 from dataclasses import replace
 
-from edged.domain import group_step
-from edged.domain.gradient_log import Abandoned, Action, Begun, Closed, Diverged, HeldOutSums, Rejected, State
+from edged.domain.group import step as group_step
+from edged.domain.group.state import Abandoned, Action, Begun, Closed, Diverged, HeldOutSums, Rejected, State
 from edged.domain.nn import param_vector
 from edged.domain.topology import Training
 from edged.domain.training.state import Tally, TrainState

@@ -7,7 +7,7 @@ what a closed step does `member_state`'s, where samples come from `epoch`'s.
 import asyncio
 
 from edged.aio import run_in_worker
-from edged.domain.group_plan import GroupPlan
+from edged.domain.group.plan import GroupPlan
 from edged.domain.topology import Training
 from edged.domain.training.learner import DivergedError
 from edged.log import logger

@@ -4,9 +4,9 @@ Any member may: the log takes the first Begin, and what comes second changes not
 """
 
 from edged.aio import run_in_worker
-from edged.domain import group_plan, shard
 from edged.domain.archive.snapshot import Snapshot
-from edged.domain.gradient_log import State
+from edged.domain.group import plan, sharding
+from edged.domain.group.state import State
 from edged.domain.nn import param_vector
 from edged.domain.topology import Training
 from edged.domain.training.state import Params
@@ -71,7 +71,7 @@ def _first(group: State) -> str:
 def shares(state: State) -> dict[str, float]:
     """The next epoch's, as whoever begins it now must have them."""
     speeds = {edge: state.members[edge].samples_per_s for edge in state.candidates}
-    return shard.next_shares(speeds, {} if state.begin is None else state.begin.members)
+    return sharding.next_shares(speeds, {} if state.begin is None else state.begin.members)
 
 
 async def propose(exchange: Exchange, snapshot: Snapshot, training: Training, epoch: int, params: Params) -> bool:
@@ -85,7 +85,7 @@ async def propose(exchange: Exchange, snapshot: Snapshot, training: Training, ep
     weights = await run_in_worker(param_vector.digest, params)
     if state.told and weights != state.weights:
         return False
-    batches = await run_in_worker(group_plan.num_steps, snapshot, training.test_fraction, training.global_batch)
+    batches = await run_in_worker(plan.num_steps, snapshot, training.test_fraction, training.global_batch)
     steps = -(-batches // training.exchange.sync_every)
     await exchange.begin(epoch, shares(state), snapshot.ends, steps, weights)
     return True

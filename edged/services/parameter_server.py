@@ -11,9 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from edged.aio import run_in_worker
-from edged.domain import compress, exchange_records, gradient_log, update_log
-from edged.domain.exchange_records import Begin, Close, Join, Leave, Part, Tested, Update
-from edged.domain.gradient_log import Abandoned, Action, Begun, Closed, Diverged, Late, Rejected, Rules, State, TookTest
+from edged.domain.group import compression as compress
+from edged.domain.group import gradient_log, state_json, update_log
+from edged.domain.group import records as exchange_records
+from edged.domain.group.records import Begin, Close, Join, Leave, Part, Tested, Update
+from edged.domain.group.state import Abandoned, Action, Begun, Closed, Diverged, Late, Rejected, Rules, State, TookTest
 from edged.domain.topology import MOST_MEMBERS, Compression
 from edged.errors import FormatError, LogGap
 from edged.log import bind, logger
@@ -153,7 +155,7 @@ class ParameterServer:
                     seen = parts.setdefault(update.step, set())
                     seen.add(update.part)
                     if len(seen) == update.parts:
-                        found = await run_in_worker(gradient_log.from_json, update.state), record.offset
+                        found = await run_in_worker(state_json.from_json, update.state), record.offset
         return found
 
     def _take(self, records: Sequence[Record]) -> list[exchange_records.Record]:

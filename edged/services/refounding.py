@@ -7,7 +7,7 @@ counts, is domain.founding's subject.
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from edged.domain.founding import Candidacy
+from edged.domain.group.recovery import Candidacy
 from edged.domain.training.state import TrainState
 from edged.services.announcements import Announcements
 from edged.services.exchange import FIRST_DEADLINE_S, GroupAddress

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edged.domain import compress
-from edged.domain.exchange_records import MOST_LOSS
-from edged.domain.gradient_log import MOST_NORM
+from edged.domain.group import compression
+from edged.domain.group.gradient_log import MOST_NORM
+from edged.domain.group.records import MOST_LOSS
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Map
 from edged.domain.topology import Training
@@ -47,7 +47,7 @@ class Rounds:
         self._training = training
         self._learner = learner
         self._map = map
-        self._residual = compress.Residual(num_parameters)
+        self._residual = compression.Residual(num_parameters)
         self._is_late = False
         self._local: TrainState | None = None
 
@@ -117,7 +117,7 @@ class Rounds:
             raise DivergedError
         exchange = self._training.exchange
         blob = self._residual.compress(vector, count, exchange.compression, top_k=exchange.top_k)
-        if not _is_usable(compress.decompress(blob, len(vector))):  # with what was left out before
+        if not _is_usable(compression.decompress(blob, len(vector))):  # with what was left out before
             self.forget()
             blob = self._residual.compress(vector, count, exchange.compression, top_k=exchange.top_k)
         return Contributed(step, blob, count, loss, num_correct)

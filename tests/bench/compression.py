@@ -31,9 +31,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.adapters.blas import single_threaded_blas
-from edged.domain import compress, gradient_log, group_step
-from edged.domain.exchange_records import Begin, Join, Part, Record
-from edged.domain.gradient_log import Closed, Rules, State
+from edged.domain.group import compression, gradient_log, state
+from edged.domain.group import step as group_step
+from edged.domain.group.records import Begin, Join, Part, Record
+from edged.domain.group.state import Closed, Rules, State
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.topology import Compression, Cosine, Exchange, Sgd, Training
@@ -92,7 +93,7 @@ class Group:
         self.state = self.learner.initial(JOB)
         self._training = training
         n = param_vector.size(self.state.params)
-        self._rules = Rules(frozenset(self.edges), JOB, n, partial(compress.decompress, n=n))
+        self._rules = Rules(frozenset(self.edges), JOB, n, partial(compression.decompress, n=n))
         self._log = State()
         self._rounds = {edge: Rounds(training, self.learner, n, map) for edge in self.edges}
         for edge in self.edges:
@@ -128,15 +129,15 @@ class Group:
         right = [self.learner.test(self.state, data.x[at] * np.float32(1 / 255), data.y[at])[1] for at in parts]
         return sum(right) / len(data.y)
 
-    def _send(self, edge: str, made: Contributed) -> Iterator[gradient_log.Action]:
-        chunks = compress.split(made.blob)
+    def _send(self, edge: str, made: Contributed) -> Iterator[state.Action]:
+        chunks = compression.split(made.blob)
         for i, chunk in enumerate(chunks):
             part = Part(
                 edge, made.step, "0" * 8, i, len(chunks), made.count, made.loss, made.num_correct, 1.0, chunk
             )  # fmt: skip
             yield from self._append(part)
 
-    def _append(self, record: Record) -> tuple[gradient_log.Action, ...]:
+    def _append(self, record: Record) -> tuple[state.Action, ...]:
         self._log, actions = gradient_log.fold(self._rules, self._log, record, self._log.next_offset)
         return actions
 

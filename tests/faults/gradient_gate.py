@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from aiokafka.record.memory_records import MemoryRecords
 
-from edged.domain import exchange_records
-from edged.domain.exchange_records import Part, Update
+from edged.domain.group import records as exchange_records
+from edged.domain.group.records import Part, Update
 from edged.errors import FormatError
 from tests.brokers import Broker, free_port
 from tests.proxy import Gate

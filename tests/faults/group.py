@@ -14,11 +14,12 @@ from pathlib import Path
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory import RecordingHealth
 from edged.cli.demo.children import Child
-from edged.domain import gradient_log, group_step
-from edged.domain.gradient_log import State
+from edged.domain.group import state_json
+from edged.domain.group import step as group_step
+from edged.domain.group.replay import EpochBegun, NotCounted, Proof, Replay, StepMade
+from edged.domain.group.state import State
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
-from edged.domain.replay import EpochBegun, NotCounted, Proof, Replay, StepMade
 from edged.domain.topology import Topology
 from edged.domain.topology import job as job_module
 from edged.domain.training import checkpoint
@@ -194,7 +195,7 @@ class Group:
         assert steps == list(range(steps[0], steps[0] + len(steps)))
         for name in self.names:
             state = newest_checkpoint(self.site, name)
-            step = gradient_log.from_json(state.exchange).step
+            step = state_json.from_json(state.exchange).step
             assert state.position.step == step
             assert digest(state) == self.history.digests[step], name
 

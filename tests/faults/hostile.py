@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from edged.domain import compress, exchange_records, tensors
-from edged.domain.exchange_records import Begin, Close, Contribution, Join, Leave, Part, Record, Tested, Update
+from edged.domain import tensors
+from edged.domain.group import compression
+from edged.domain.group import records as exchange_records
+from edged.domain.group.records import Begin, Close, Contribution, Join, Leave, Part, Record, Tested, Update
 from tests.faults.group import History
 
 
@@ -55,7 +57,7 @@ def hostile(history: History, step: int) -> list[bytes]:
 
 def parts(step: int, attempt: str, payload: bytes) -> list[Part]:
     """A gradient of pi-b's with this payload."""
-    chunks = compress.split(payload)
+    chunks = compression.split(payload)
     return [Part("pi-b", step, attempt, i, len(chunks), 64, 1.0, 1, 1.0, chunk) for i, chunk in enumerate(chunks)]
 
 

@@ -9,7 +9,7 @@ import pytest_asyncio
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from edged.domain import gradient_log
+from edged.domain.group import state_json
 from tests.brokers import Apache, need_apache
 from tests.faults.gradient_gate import gated
 from tests.faults.group import Group, newest_checkpoint, newest_file
@@ -57,7 +57,7 @@ async def test_back_before_the_beginning_of_the_log_it_adopts_the_announced_chec
     await group.kill("pi-b")
     group.replays_from = shutil.copy(newest_file(group.site, "pi-a"), tmp_path)
     announced = newest_checkpoint(group.site, "pi-a")
-    offset = gradient_log.from_json(announced.exchange).next_offset
+    offset = state_json.from_json(announced.exchange).next_offset
     await asyncio.to_thread(delete_records, group, offset)
     shutil.rmtree(group.site.state("pi-b"))
     shutil.copytree(tmp_path / "old", group.site.state("pi-b"))

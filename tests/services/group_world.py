@@ -12,11 +12,11 @@ from edged import log as edged_log
 from edged.adapters.memory import RecordingHealth
 from edged.adapters.memory_checkpoints import MemoryCheckpoints
 from edged.config import Timing
-from edged.domain import compress, exchange_records, gradient_log, update_log
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SnapshotRequest
-from edged.domain.exchange_records import Part
-from edged.domain.gradient_log import Fold, Rules
+from edged.domain.group import compression, gradient_log, records, update_log
+from edged.domain.group.records import Part
+from edged.domain.group.state import Fold, Rules
 from edged.domain.nn.model import Model
 from edged.domain.topology import Exchange, Sampling, Training
 from edged.domain.topology.job import job_digest
@@ -65,7 +65,7 @@ class GroupLog(AnsweringLog):
 
     async def append(self, messages: Sequence[Message]) -> list[int]:
         if self.before_part is not None and messages[0].topic in {TRAIN, GRADIENTS}:
-            record = exchange_records.decode(messages[0].value)
+            record = records.decode(messages[0].value)
             if isinstance(record, Part):
                 await self.before_part(record)
         await asyncio.sleep(_LATENCY_S)
@@ -152,7 +152,7 @@ class GroupWorld:
     def server(self) -> ParameterServer:
         """A fresh process's parameter server."""
         n = self.model().num_parameters
-        rules = Rules(frozenset(self.edges), self.job, n, lambda blob: compress.decompress(blob, n), "vault")
+        rules = Rules(frozenset(self.edges), self.job, n, lambda blob: compression.decompress(blob, n), "vault")
         kind = self.training.exchange.compression
         return ParameterServer(
             self.log, rules, self.announcements(), gradients=GRADIENTS, train=TRAIN, compression=kind

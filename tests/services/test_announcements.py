@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from edged.adapters.memory import MemoryLog
-from edged.domain import exchange_records, gradient_log
-from edged.domain.exchange_records import Join, Part
-from edged.domain.gradient_log import Member, State
+from edged.domain.group import records as exchange_records
+from edged.domain.group import state_json
+from edged.domain.group.records import Join, Part
+from edged.domain.group.state import Member, State
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Division
 from edged.domain.training import checkpoint
@@ -27,7 +28,7 @@ CHECKPOINTS, TRAIN, JOB = "site.checkpoints.toy", "site.train.toy", "ab" * 32
 def state(epoch: int, *, size: int = 5, offset: int = 3, fill: float | None = None) -> TrainState:
     params = {"dense.kernel": np.full((size, 2), epoch if fill is None else fill, np.float32)}
     slots = {"velocity": {"dense.kernel": np.zeros((size, 2), np.float32)}}
-    place = gradient_log.to_json(State(next_offset=offset))
+    place = state_json.to_json(State(next_offset=offset))
     return TrainState(params, slots, JOB, Division(1, 4), Position(epoch, step=10 * epoch), exchange=place)
 
 
@@ -107,7 +108,7 @@ async def test_what_cannot_be_gone_on_from_is_passed_over(log, other):
 async def test_one_that_names_a_member_that_the_topology_has_not_is_refused(log, log_lines):
     for epoch, edge in ((4, "pi-b"), (5, "pi-z")):
         place = State(members={"pi-a": Member(), edge: Member()}, next_offset=3)
-        await announcements(log).announce(replace(state(epoch), exchange=gradient_log.to_json(place)))
+        await announcements(log).announce(replace(state(epoch), exchange=state_json.to_json(place)))
     assert await found(log) == 4
     assert [line["reason"] for line in log_lines("exchange.rejected")] == ["names pi-z, no edge of the topology"]
 
@@ -129,7 +130,7 @@ def joined(edge: str, epoch: int = 0) -> Message:
 async def place_of_newest(log: MemoryLog) -> tuple[int, int] | None:
     """Its epoch and offset."""
     newest = await announcements(log).newest(state(0))
-    return None if newest is None else (newest.position.epoch, gradient_log.from_json(newest.exchange).next_offset)
+    return None if newest is None else (newest.position.epoch, state_json.from_json(newest.exchange).next_offset)
 
 
 async def test_one_whose_place_was_deleted_is_of_no_use(log):
@@ -201,7 +202,7 @@ async def test_what_was_announced_before_an_offer_that_was_taken_is_of_another_l
 async def test_a_parameter_server_finds_what_members_find(log):
     await announcements(log).announce(state(1))
     group = await announcements(log).newest_group(num_parameters=10)
-    assert group == gradient_log.from_json(state(1).exchange)
+    assert group == state_json.from_json(state(1).exchange)
 
 
 async def test_a_parameter_server_goes_on_from_an_offer_with_the_join_that_makes_it_count(log):

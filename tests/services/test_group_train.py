@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edged.domain import compress, exchange_records
 from edged.domain.archive import protocol
 from edged.domain.archive.snapshot import BlockRef
-from edged.domain.exchange_records import Begin, Close, Part
-from edged.domain.gradient_log import Rules, State
+from edged.domain.group import compression as compress
+from edged.domain.group import records as exchange_records
+from edged.domain.group.records import Begin, Close, Part
+from edged.domain.group.replay import Proof, Replay
+from edged.domain.group.state import Rules, State
 from edged.domain.nn import param_vector
-from edged.domain.replay import Proof, Replay
 from edged.domain.topology import Exchange, Sgd
 from edged.domain.training.learner import Learner
 from edged.domain.training.state import Params, TrainState

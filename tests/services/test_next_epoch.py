@@ -1,6 +1,6 @@
 """Whose turn it is to begin the next epoch, and when."""
 
-from edged.domain.gradient_log import State
+from edged.domain.group.state import State
 from edged.services.exchange import FIRST_DEADLINE_S, GroupAddress
 from edged.services.next_epoch import Turn
 from tests.exchange_logs import EDGES, gradient, join, outcome, run, started

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from edged.domain import exchange_records, gradient_log
-from edged.domain.exchange_records import Begin, Contribution, Join, Update
-from edged.domain.gradient_log import Member, State
+from edged.domain.group import records as exchange_records
+from edged.domain.group import state_json
+from edged.domain.group.records import Begin, Contribution, Join, Update
+from edged.domain.group.state import Member, State
 from edged.domain.training.learner import Learner
 from edged.domain.training.state import TrainState
 from edged.ports import Message
@@ -27,13 +28,13 @@ def group(step: int, offset: int) -> State:
 
 
 def update(step: int) -> Update:
-    return Update(step - 1, 0, 1, (Contribution("pi-a", 0, 0.0, 0),), 7, gradient_log.to_json(group(step, 7)), b"")
+    return Update(step - 1, 0, 1, (Contribution("pi-a", 0, 0.0, 0),), 7, state_json.to_json(group(step, 7)), b"")
 
 
 def announced(world: GroupWorld, step: int, offset: int) -> TrainState:
     """A member's state behind so many steps, with its place in the server's log."""
     state = Learner(world.training, world.model()).initial(world.job)
-    place = gradient_log.to_json(group(step, offset))
+    place = state_json.to_json(group(step, offset))
     return replace(state, position=replace(state.position, step=step), exchange=place)
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from edged.domain import exchange_records
-from edged.domain.exchange_records import Begin, Join, Part
+from edged.domain.group import records as exchange_records
+from edged.domain.group.records import Begin, Join, Part
 from edged.domain.nn import param_vector
 from edged.domain.topology import Exchange
 from edged.domain.training import checkpoint

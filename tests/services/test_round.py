@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edged.domain import compress
+from edged.domain.group import compression
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Dense
@@ -39,7 +39,7 @@ def test_a_contribution_is_the_mean_gradient_and_what_the_samples_came_to():
     of = batch(5)
     made = rounds.gradient(state, of)
     found = learner.gradient(state, of.x, of.y, of.ids, of.weights)
-    np.testing.assert_array_equal(compress.decompress(made.blob, N), param_vector.flatten(found.grads))
+    np.testing.assert_array_equal(compression.decompress(made.blob, N), param_vector.flatten(found.grads))
     assert (made.step, made.count, made.num_correct) == (0, 5, found.num_correct)
     assert made.loss == pytest.approx(float(found.losses.sum()))
 
@@ -53,7 +53,7 @@ def test_what_came_too_late_is_added_to_the_next_as_a_sum_over_samples():
     rounds, learner, state = make()
     late, next_one = batch(6, 1), batch(2, 2)
     rounds.settle(rounds.gradient(state, late), is_counted=False)
-    sent = compress.decompress(rounds.gradient(state, next_one).blob, N)
+    sent = compression.decompress(rounds.gradient(state, next_one).blob, N)
     expected = (6 * gradient(learner, state, late) + 2 * gradient(learner, state, next_one)) / 2
     np.testing.assert_allclose(sent, expected, rtol=1e-5, atol=1e-6)
 
@@ -64,7 +64,7 @@ def test_what_comes_too_late_again_and_again_does_not_pile_up():
     rounds.settle(rounds.gradient(state, first), is_counted=False)
     for _ in range(5):
         rounds.settle(rounds.gradient(state, first), is_counted=False)
-    sent = compress.decompress(rounds.gradient(state, next_one).blob, N)
+    sent = compression.decompress(rounds.gradient(state, next_one).blob, N)
     once = gradient(learner, state, first) + gradient(learner, state, next_one)
     assert np.abs(sent).max() <= 2 * np.abs(once).max()
 
@@ -77,7 +77,7 @@ def test_what_compression_leaves_out_comes_later():
     for _ in range(40):
         made = rounds.gradient(state, of)
         rounds.settle(made, is_counted=True)
-        sent += compress.decompress(made.blob, N)
+        sent += compression.decompress(made.blob, N)
     exact = gradient(learner, state, of)
     np.testing.assert_allclose(sent / 40, exact, atol=0.15 * np.abs(exact).max())
 
@@ -89,7 +89,9 @@ def test_numbers_that_are_not_finite_are_no_contribution_and_leave_nothing_behin
     with pytest.raises(DivergedError), np.errstate(all="ignore"):
         rounds.gradient(state, bad)
     of = batch(4)
-    np.testing.assert_array_equal(compress.decompress(rounds.gradient(state, of).blob, N), gradient(learner, state, of))
+    np.testing.assert_array_equal(
+        compression.decompress(rounds.gradient(state, of).blob, N), gradient(learner, state, of)
+    )
 
 
 def test_a_round_is_how_far_the_members_own_steps_came_and_leaves_the_weights_alone():
@@ -108,7 +110,7 @@ def test_a_round_is_how_far_the_members_own_steps_came_and_leaves_the_weights_al
         of = batch(4, seed)
         learner.step(alone, of.x, of.y, of.ids, of.weights, progress=0.0)
     way = param_vector.flatten(state.params) - param_vector.flatten(alone.params)
-    np.testing.assert_allclose(compress.decompress(made.blob, N), way, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(compression.decompress(made.blob, N), way, rtol=1e-6, atol=1e-7)
     assert made.slots is not None
     np.testing.assert_array_equal(
         param_vector.flatten(made.slots["velocity"]), param_vector.flatten(alone.slots["velocity"])

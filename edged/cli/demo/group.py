@@ -10,9 +10,9 @@ from pathlib import Path
 
 from edged.cli.demo.outage import Outage
 from edged.cli.replay.replaying import prepare
-from edged.domain import exchange_records
-from edged.domain.exchange_records import Join, Part
-from edged.domain.replay import Proof, StepMade, Told
+from edged.domain.group import records
+from edged.domain.group.records import Join, Part
+from edged.domain.group.replay import Proof, StepMade, Told
 from edged.domain.topology import Topology
 from edged.errors import FormatError
 from edged.ports import Log, TopicPartition
@@ -93,7 +93,7 @@ class _Sums:
     def weigh(self, blob: bytes) -> None:
         """Count the bytes of a gradient's part; see the edge that was killed come back."""
         try:
-            record = exchange_records.decode(blob)
+            record = records.decode(blob)
         except FormatError:
             return
         if isinstance(record, Part):

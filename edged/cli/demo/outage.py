@@ -9,8 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from edged.cli.demo.stage import Stage
-from edged.domain import exchange_records
-from edged.domain.exchange_records import Part
+from edged.domain.group import records
+from edged.domain.group.records import Part
 from edged.ports import Log, LogReader, TopicPartition
 
 STEPS_AWAY = 5
@@ -58,6 +58,6 @@ async def _gradient(reader: LogReader, step: int, edges: Collection[str]) -> Non
     """Read until a gradient of `step`, or a later one, comes from one of `edges`."""
     while True:
         for record in await reader.poll(max_records=1, timeout_s=1.0):
-            part = exchange_records.decode(record.value)
+            part = records.decode(record.value)
             if isinstance(part, Part) and part.edge in edges and part.step >= step:
                 return

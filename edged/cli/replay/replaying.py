@@ -14,10 +14,11 @@ from edged import log as logging
 from edged.cli.backbone import look_up
 from edged.cli.replay.report import Report
 from edged.cli.unheard import Unheard
-from edged.domain import gradient_log, group_step
+from edged.domain.group import state as state_module
+from edged.domain.group import state_json, step
+from edged.domain.group.replay import Claim, Replay, Told
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
-from edged.domain.replay import Claim, Replay, Told
 from edged.domain.topology import Topology, Training
 from edged.domain.topology import job as job_module
 from edged.domain.training import checkpoint
@@ -88,17 +89,17 @@ def prepare(topology: Topology, job: Training, begin: Path | None, proven: list[
     assert shape is not None, "a backbone was looked up when the topology was read"
     if begin is None:
         state = Learner(job, Model(shape, job.model, loss=job.loss, micro_batch=1)).initial(digest)
-        group = gradient_log.State()
+        group = state_module.State()
     else:
         state = _read(begin, job, digest)
-        group = gradient_log.from_json(state.exchange)
-    rules = group_step.rules(topology, job, digest, param_vector.size(state.params))
+        group = state_json.from_json(state.exchange)
+    rules = step.rules(topology, job, digest, param_vector.size(state.params))
     return Replay(job, rules, state, group, [_claim(path, job, digest) for path in proven])
 
 
 def _claim(path: Path, job: Training, digest: str) -> Claim:
     state = _read(path, job, digest)
-    return Claim(str(path), gradient_log.from_json(state.exchange).step, param_vector.digest(state.params))
+    return Claim(str(path), state_json.from_json(state.exchange).step, param_vector.digest(state.params))
 
 
 def _read(path: Path, job: Training, digest: str) -> TrainState:

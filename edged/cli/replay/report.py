@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from edged.cli.problems import printable
-from edged.domain.exchange_records import Contribution
-from edged.domain.gradient_log import HeldOutSums
-from edged.domain.replay import EpochAbandoned, EpochBegun, NotCounted, Proof, Replay, StepMade, Told, WentBack
+from edged.domain.group.records import Contribution
+from edged.domain.group.replay import EpochAbandoned, EpochBegun, NotCounted, Proof, Replay, StepMade, Told, WentBack
+from edged.domain.group.state import HeldOutSums
 
 _SHOWN = 16
 """Hexadecimal digits of a hash, for people."""

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain import group_plan
 from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.epochs.plan import PlanSettings
-from edged.domain.group_plan import Group, GroupPlan, global_order, num_steps
-from edged.domain.shard import Turns, next_shares, owners
+from edged.domain.group import plan as group_plan
+from edged.domain.group.plan import Group, GroupPlan, global_order, num_steps
+from edged.domain.group.sharding import Turns, next_shares, owners
 from tests.domain.epochs.test_plan import COST, FRACTION, empty, even, ids_of, settings_of, some_cached, windows_of
 from tests.domain.epochs.test_plan import snapshots as snapshots_of_any
 from tests.domain.epochs.test_split import training_ids

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain.shard import LEAST_SHARE, TURNS, Turns, assigned, next_shares, owners
+from edged.domain.group.sharding import LEAST_SHARE, TURNS, Turns, assigned, next_shares, owners
 from tests.domain.epochs.test_plan import even
 
 GIB = 1 << 30

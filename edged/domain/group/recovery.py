@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edged.domain.exchange_records import Begin, Join, Part, Record, Update
+from edged.domain.group.records import Begin, Join, Part, Record, Update
 
 
 def leads_on(place: int, low: int, high: int) -> bool:

@@ -8,19 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain.exchange_records import Close, Leave, encode
-from edged.domain.gradient_log import (
-    Begun,
-    Closed,
-    Late,
-    Rejected,
-    State,
-    TookTest,
-    fold_blob,
-    from_json,
-    to_json,
-)
-from edged.domain.update_log import fold, updates
+from edged.domain.group.gradient_log import fold_blob
+from edged.domain.group.records import Close, Leave, encode
+from edged.domain.group.state import Begun, Closed, Late, Rejected, State, TookTest
+from edged.domain.group.state_json import from_json, to_json
+from edged.domain.group.update_log import fold, updates
 from tests.exchange_logs import (
     EDGES,
     HASH,

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain import exchange_records as records
-from edged.domain import gradient_log, tensors
-from edged.domain.exchange_records import (
+from edged.domain import tensors
+from edged.domain.group import records, state_json
+from edged.domain.group.records import (
     MOST_CHUNK_BYTES,
     Begin,
     Close,
@@ -23,7 +23,7 @@ from edged.domain.exchange_records import (
     from_values,
     to_values,
 )
-from edged.domain.gradient_log import Member, State
+from edged.domain.group.state import Member, State
 from edged.errors import FormatError
 
 DIGEST = "0123456789abcdef" * 4
@@ -205,7 +205,7 @@ def test_the_state_of_an_epoch_over_as_many_sources_as_can_be_fits_into_an_updat
     members = dict.fromkeys(edges, Member(missed=0, samples_per_s=1 / 3))
     state = State(1, 9, 99, begin, members=members, told=dict.fromkeys(edges, DIGEST))
     contributions = tuple(Contribution(edge, 9, 1 / 3, 1) for edge in edges)
-    update = Update(0, 0, 1, contributions, 99, gradient_log.to_json(state), b"x" * records.MOST_CHUNK_BYTES)
+    update = Update(0, 0, 1, contributions, 99, state_json.to_json(state), b"x" * records.MOST_CHUNK_BYTES)
     assert records.decode(records.encode(update)) == update
     with pytest.raises(FormatError):
         Begin(0, {"pi-a": 1.0}, {**ends, "one-more": 1}, 9, "0" * 64, "pi-a")

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from edged.domain.exchange_records import Begin, Close, Join, Leave, Part, Record
-from edged.domain.founding import Candidacy, Offer, Opening, taken
+from edged.domain.group.records import Begin, Close, Join, Leave, Part, Record
+from edged.domain.group.recovery import Candidacy, Offer, Opening, taken
 
 A, B = Offer("pi-a", 0, 10), Offer("pi-b", 0, 12)
 JOB = "0" * 64

@@ -6,21 +6,10 @@ Pure: records in, what they meant out. Reading the log and showing what it meant
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from edged.domain import group_step
-from edged.domain.exchange_records import Contribution
-from edged.domain.gradient_log import (
-    Abandoned,
-    Begun,
-    Closed,
-    Diverged,
-    Fold,
-    HeldOutSums,
-    Late,
-    Rejected,
-    Rules,
-    State,
-    fold_blob,
-)
+from edged.domain.group import step as group_step
+from edged.domain.group.gradient_log import fold_blob
+from edged.domain.group.records import Contribution
+from edged.domain.group.state import Abandoned, Begun, Closed, Diverged, Fold, HeldOutSums, Late, Rejected, Rules, State
 from edged.domain.nn import param_vector
 from edged.domain.topology import Training
 from edged.domain.training.state import TrainState

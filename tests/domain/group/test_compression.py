@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from edged.domain import tensors
-from edged.domain.compress import BLOCK, Residual, Vector, compress, decompress, most_bytes, split
-from edged.domain.exchange_records import MOST_CHUNK_BYTES
+from edged.domain.group.compression import BLOCK, Residual, Vector, compress, decompress, most_bytes, split
+from edged.domain.group.records import MOST_CHUNK_BYTES
 from edged.domain.topology import Compression
 from edged.errors import FormatError
 

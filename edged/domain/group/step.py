@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from edged.domain import compress, gradient_log, update_log
-from edged.domain.exchange_records import Begin
-from edged.domain.gradient_log import Closed, Diverged, Fold, Rules, State
+from edged.domain.group import compression, gradient_log, update_log
+from edged.domain.group.records import Begin
+from edged.domain.group.state import Closed, Diverged, Fold, Rules, State
 from edged.domain.nn import param_vector
 from edged.domain.topology import Sgd, Topology, Training
 from edged.domain.training import learner, optim
@@ -23,7 +23,7 @@ def rules(topology: Topology, training: Training, job: str, num_parameters: int)
         frozenset(edge.name for edge in topology.edges),
         job,
         num_parameters,
-        partial(compress.decompress, n=num_parameters),
+        partial(compression.decompress, n=num_parameters),
         topology.server_of(training) or "",
     )
 

@@ -10,24 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
-from edged.domain.exchange_records import Begin, Join, Leave, Record, Tested, Update
-from edged.domain.gradient_log import (
+from edged.domain.group.gradient_log import (
     MOST_NORM,
-    Closed,
-    Folded,
-    Rules,
-    State,
-    Vector,
     closed_actions,
     fold_by,
-    from_json,
     payload_vector,
     take_begin,
     take_presence,
     take_test,
-    to_json,
     with_part,
 )
+from edged.domain.group.records import Begin, Join, Leave, Record, Tested, Update
+from edged.domain.group.state import Closed, Folded, Rules, State, Vector
+from edged.domain.group.state_json import from_json, to_json
 from edged.errors import FormatError
 
 

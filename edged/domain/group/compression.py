@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain import tensors
-from edged.domain.exchange_records import MOST_CHUNK_BYTES
+from edged.domain.group.records import MOST_CHUNK_BYTES
 from edged.domain.tensors import Array
 from edged.domain.topology import Compression
 from edged.errors import FormatError

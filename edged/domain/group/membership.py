@@ -6,7 +6,7 @@ What makes a member awaited is `gradient_log`'s subject.
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from edged.domain.gradient_log import State
+from edged.domain.group.state import State
 
 LEFT, STARTED_ANEW, SILENT = "left", "started anew", "silent"
 """Why: it said that it leaves; it has joined anew and sent nothing since; it missed steps in a row."""

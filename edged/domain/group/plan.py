@@ -19,7 +19,7 @@ from edged.domain.epochs.importance import Uniform
 from edged.domain.epochs.plan import CachedWindow, CachePlan, PlanSettings, SteppedPlan, digest_of
 from edged.domain.epochs.rate_plan import Sampler
 from edged.domain.epochs.split import Supply, supply
-from edged.domain.shard import TURNS, Turns, assigned, owners
+from edged.domain.group.sharding import TURNS, Turns, assigned, owners
 
 WINDOW_BYTES = 32 << 20
 """Of the global order's windows: the samples of so many bytes of blocks are shuffled together. The larger, the less of

@@ -6,36 +6,34 @@ write the log, decode gradients (`Rules.decode` does), or know time: whoever has
 See also: `exchange_records` for the records, `update_log` for what members of a parameter server read instead.
 """
 
-import json
-import math
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import replace
 from operator import attrgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from edged.domain import exchange_records
-from edged.domain.exchange_records import (
-    Begin,
-    Close,
-    Contribution,
-    Join,
-    Leave,
-    Part,
-    Record,
-    Tested,
-    Update,
+from edged.domain.group import records
+from edged.domain.group.records import Begin, Close, Contribution, Join, Leave, Part, Record, Tested, Update
+from edged.domain.group.state import (
+    MOST_MISSED,
+    Abandoned,
+    Action,
+    Begun,
+    Closed,
+    Diverged,
+    Fold,
+    Folded,
+    Gradient,
+    Late,
+    Member,
+    Rejected,
+    Rules,
+    State,
+    TookTest,
+    Vector,
 )
-from edged.domain.training.learner import MOST_SLOWDOWNS
 from edged.errors import FormatError, LogGap
-
-Vector = npt.NDArray[np.float32]
-
-MOST_MISSED = 2
-"""A member that has missed so many steps in a row is not awaited any more."""
 
 MOST_BARREN = 3
 """So many steps in a row that only diverged are no accident: the weights stay the same in them, the samples do not."""
@@ -45,236 +43,10 @@ MOST_NORM = 1e4
 in the last bits, and with them what is refused, and then the weights."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What is agreed before the log begins.
-
-    `edges`: who may be a member. `job`: the digest that a Join must have. `decode`: turns a gradient's joined chunks
-    into float32 [num_parameters], raising FormatError where it cannot. `server`: the parameter server's node, which
-    may begin and close though it is no member; empty without one.
-    """
-
-    edges: frozenset[str]
-    job: str
-    num_parameters: int
-    decode: Callable[[bytes], Vector]
-    server: str = ""
-
-    @property
-    def most_payload_bytes(self) -> int:
-        """No payload needs more: 8 bytes a parameter, and what surrounds them."""
-        return 8 * self.num_parameters + 65536
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """What is known of an edge that has joined at some time.
-
-    `missed`: closed steps in a row without its gradient; None from its Join until it sends one or an epoch begins with
-    it. `samples_per_s`: the newest it told; 0 before. `last_step`: the newest step of which a whole gradient of it was
-    in the log, in time or late; -1 before.
-    """
-
-    joined: bool = True
-    missed: int | None = None
-    samples_per_s: float = 0.0
-    last_step: int = -1
-
-
-_UNKNOWN = Member(joined=False)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Gradient:
-    """A whole gradient of the present step. `vector`: float32 [num_parameters], None without samples."""
-
-    contribution: Contribution
-    vector: Vector | None
-    is_diverged: bool = False
-
-
-class HeldOutSums(NamedTuple):
-    """Sums over the held-out samples of all members that tested. `loss`: the sum over the samples."""
-
-    num_members: int
-    num_samples: int
-    num_correct: int
-    loss: float
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What a prefix of the log amounts to; never changed, so an older one may be kept.
-
-    `step`: updates so far, and so the number of the present step; `end_step`: where the running epoch, `begin`, ends;
-    `is_abandoned`: it has ended before, for none of its members was heard any more. `barren`: steps since the last one
-    with a mean in which all who had samples diverged; `setbacks`: how often in a row that led back to older weights.
-    `members`: by edge. `tested`: of the running epoch, by edge. `told`: the digest of the present weights, by each edge
-    that has told its own. `pending`, `gradients`: of the present step, by edge: parts of unfinished gradients, and
-    whole ones. Held arrays and chunks are at most one gradient's for each member and one unfinished payload's.
-    """
-
-    step: int = 0
-    end_step: int = 0
-    next_offset: int = 0
-    begin: Begin | None = None
-    is_abandoned: bool = False
-    barren: int = 0
-    setbacks: int = 0
-    members: Mapping[str, Member] = field(default_factory=dict)
-    tested: Mapping[str, Tested] = field(default_factory=dict)
-    told: Mapping[str, str] = field(default_factory=dict)
-    pending: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
-    gradients: Mapping[str, Gradient] = field(default_factory=dict)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether an epoch runs and has steps left."""
-        return self.step < self.end_step and not self.is_abandoned and not self.is_given_up
-
-    @property
-    def is_given_up(self) -> bool:
-        """Whether training diverged so often that it ends: nothing begins any more."""
-        return self.setbacks > MOST_SLOWDOWNS
-
-    @property
-    def is_boundary(self) -> bool:
-        """Whether nothing of the present step is there yet: `to_json` says it all. So behind each Closed and Begun."""
-        return not self.pending and not self.gradients
-
-    @property
-    def first_step(self) -> int:
-        """The running epoch's first step."""
-        return self.end_step - (self.begin.num_steps if self.begin else 0)
-
-    def behind_hole(self, offset: int) -> "State":
-        """The state if the records before `offset` that are not folded yet cannot be read, by any member."""
-        return self if offset <= self.next_offset else replace(self, next_offset=offset)
-
-    @property
-    def awaited(self) -> tuple[str, ...]:
-        """The running epoch's members that are waited for, in rising order."""
-        return tuple(sorted(edge for edge in (self.begin.members if self.begin else ()) if self.is_awaited(edge)))
-
-    def is_awaited(self, edge: str) -> bool:
-        """Whether `edge`, a member of the running epoch, is waited for."""
-        member = self.members.get(edge, _UNKNOWN)
-        return member.joined and member.missed is not None and member.missed < MOST_MISSED
-
-    @property
-    def candidates(self) -> tuple[str, ...]:
-        """Who may be in the next Begin, in rising order: all who joined or tested since, or are not given up.
-
-        A member that finds itself left out of a Begin joins again, to be in the next.
-        """
-        return tuple(
-            edge
-            for edge, member in sorted(self.members.items())
-            if member.joined and (edge in self.tested or member.missed is None or member.missed < MOST_MISSED)
-        )
-
-    @property
-    def weights(self) -> str:
-        """The digest of the group's weights: what most have told, or else the first edge of those that most agree with.
-
-        Empty where nobody has told its own. A member whose weights are others is wrong, and not the group.
-        """
-        agree = Counter(self.told.values())
-        most = max(agree.values(), default=0)
-        return next((self.told[edge] for edge in sorted(self.told) if agree[self.told[edge]] == most), "")
-
-    @property
-    def holders(self) -> tuple[str, ...]:
-        """Those who have told that they have the group's weights, in rising order."""
-        weights = self.weights
-        return tuple(edge for edge in sorted(self.told) if self.told[edge] == weights)
-
-    @property
-    def held_out_sums(self) -> HeldOutSums:
-        """Over those of the running epoch that have tested so far."""
-        tested = [self.tested[edge] for edge in sorted(self.tested)]
-        return HeldOutSums(
-            len(tested),
-            sum(each.num_samples for each in tested),
-            sum(each.num_correct for each in tested),
-            math.fsum(each.loss for each in tested),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """An epoch begins. `tested`: of the epoch before, by all who tested in time."""
-
-    begin: Begin
-    tested: HeldOutSums
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Closed:
-    """A step is made. `mean`: float32 [num_parameters], read-only, or None: without samples nothing changes.
-
-    `contributions`: rising by edge; none of a step that was closed in vain. `missing`: awaited members that are not
-    among them, rising. A sender that has no place here keeps its gradient for the next step, even if only some of its
-    parts reached the log.
-    """
-
-    step: int
-    mean: Vector | None
-    contributions: tuple[Contribution, ...]
-    missing: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Abandoned:
-    """The epoch ends before its time, with `steps_left`: steps were closed in vain until all its members were given up.
-
-    Somebody who has joined since may begin the next.
-    """
-
-    epoch: int
-    steps_left: int
-
-
-@dataclass(frozen=True, slots=True)
-class Diverged:
-    """MOST_BARREN steps came to nothing: back to weights that were good. `goes_on`: or that was the end of training."""
-
-    goes_on: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Late:
-    """A gradient came to its end behind its step's close, and does not count. At most one for each gradient."""
-
-    edge: str
-    step: int
-    attempt: str
-
-
-@dataclass(frozen=True, slots=True)
-class TookTest:
-    """A member's test of the running epoch was taken into the sums."""
-
-    tested: Tested
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A record broke a rule and changed nothing. `edge`: its author as it says; empty where it cannot be read."""
-
-    edge: str
-    reason: str
-
-
-Action = Begun | Closed | Abandoned | Diverged | Late | TookTest | Rejected
-Folded = tuple[State, tuple[Action, ...]]
-Fold = Callable[[Rules, State, Record, int], Folded]
-
-
 def fold_blob(fold: Fold, rules: Rules, state: State, blob: bytes, offset: int) -> Folded:
     """What `fold` (of this module or of `update_log`) makes of the record in `blob`; Rejected if it is none."""
     try:
-        record = exchange_records.decode(blob)
+        record = records.decode(blob)
     except FormatError as error:
         return _next(state, offset), (Rejected("", str(error)),)
     return fold(rules, state, record, offset)
@@ -573,89 +345,3 @@ def _with_member(state: State, edge: str, member: Member) -> State:
 
 def _without(pending: Mapping[str, Mapping[int, Any]], edge: str) -> Mapping[str, Mapping[int, Any]]:
     return {name: parts for name, parts in pending.items() if name != edge} if edge in pending else pending
-
-
-def to_json(state: State) -> str:
-    """The state at a boundary as JSON; equal states give equal texts. `from_json` turns it back."""
-    if not state.is_boundary:
-        raise ValueError("in the middle of a step the state is more than its JSON")
-    return json.dumps(
-        {
-            "step": state.step,
-            "end_step": state.end_step,
-            "next_offset": state.next_offset,
-            "begin": state.begin and exchange_records.to_values(state.begin),
-            "is_abandoned": state.is_abandoned,
-            "barren": state.barren,
-            "setbacks": state.setbacks,
-            "members": {edge: astuple(member) for edge, member in state.members.items()},
-            "tested": [exchange_records.to_values(state.tested[edge]) for edge in sorted(state.tested)],
-            "told": dict(state.told),
-        },
-        sort_keys=True,
-        separators=(",", ":"),
-    )
-
-
-def from_json(text: str) -> State:
-    """The state that `to_json` wrote. Raises FormatError for anything else."""
-    try:
-        values = json.loads(text)
-        state = _state(values)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FormatError("the state of the log's fold is malformed") from error
-    for edge in state.members:
-        exchange_records.check_name(edge)
-    for weights in state.told.values():
-        exchange_records.check_digest(weights)
-    if not state.told.keys() | (state.begin.members.keys() if state.begin else set()) <= state.members.keys():
-        raise FormatError("the state has weights or a share of somebody who never joined")
-    if values.keys() != _IN_JSON or not all(
-        type(values[name]) is int and 0 <= values[name] < 1 << 62 for name in _SIZES
-    ):
-        raise FormatError("the state of the log's fold has other fields or sizes")
-    if not (0 <= state.first_step <= state.step <= state.end_step and (state.begin or not state.end_step)):
-        raise FormatError("the state's step is not one of its epoch")
-    if type(state.is_abandoned) is not bool or (state.is_abandoned and state.step == state.end_step):
-        raise FormatError("the state's epoch is neither abandoned nor not")
-    if state.tested and (state.begin is None or state.is_open or not state.tested.keys() <= state.begin.members.keys()):
-        raise FormatError("the state's tests are not of its epoch")
-    return state
-
-
-_SIZES = ("step", "end_step", "next_offset", "barren", "setbacks")
-_IN_JSON = {*_SIZES, "begin", "is_abandoned", "members", "tested", "told"}
-
-
-def _state(values: Any) -> State:
-    begin = None if values["begin"] is None else exchange_records.from_values(values["begin"])
-    tested = [exchange_records.from_values(each) for each in values["tested"]]
-    return State(
-        values["step"],
-        values["end_step"],
-        values["next_offset"],
-        begin if begin is None else _of(Begin, begin),
-        values["is_abandoned"],
-        values["barren"],
-        values["setbacks"],
-        {edge: _member(*row) for edge, row in values["members"].items()},
-        {each.edge: each for each in (_of(Tested, each) for each in tested)},
-        dict(values["told"]),
-    )
-
-
-R = TypeVar("R", Begin, Tested)
-
-
-def _of(kind: type[R], record: Record) -> R:
-    if not isinstance(record, kind):
-        raise FormatError(f"the state's {kind.__name__} is something else")
-    return record
-
-
-def _member(joined: Any, missed: Any, samples_per_s: Any, last_step: Any) -> Member:
-    is_missed_sane = missed is None or (type(missed) is int and missed >= 0)
-    is_speed_sane = type(samples_per_s) is float and math.isfinite(samples_per_s) and samples_per_s >= 0
-    if not (type(joined) is bool and is_missed_sane and is_speed_sane and type(last_step) is int and last_step >= -1):
-        raise FormatError("the state's member is malformed")
-    return Member(joined, missed, samples_per_s, last_step)

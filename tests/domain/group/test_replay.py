@@ -6,12 +6,11 @@ from dataclasses import replace
 import pytest
 
 from edged.cli.replay.report import Report
-from edged.domain import compress, exchange_records, group_step, update_log
-from edged.domain.exchange_records import Close
-from edged.domain.gradient_log import MOST_BARREN, MOST_MISSED, Begun, Closed, State, fold, fold_blob
-from edged.domain.nn.model import Model
-from edged.domain.nn.spec import Dense, Flatten
-from edged.domain.replay import (
+from edged.domain.group import compression, records, update_log
+from edged.domain.group import step as group_step
+from edged.domain.group.gradient_log import MOST_BARREN, fold, fold_blob
+from edged.domain.group.records import Close
+from edged.domain.group.replay import (
     LATE,
     Claim,
     EpochAbandoned,
@@ -22,6 +21,9 @@ from edged.domain.replay import (
     StepMade,
     WentBack,
 )
+from edged.domain.group.state import MOST_MISSED, Begun, Closed, State
+from edged.domain.nn.model import Model
+from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.topology import Archive, Edge, Exchange, Kafka, Sampling, Sgd, Stream, Topology, Training
 from edged.domain.training.learner import Learner
 from edged.errors import LogGap
@@ -226,10 +228,10 @@ def test_the_log_of_a_parameter_server_leads_to_the_same_weights():
         state, actions = fold_blob(fold, gradients.rules, state, blob, offset)
         for action in actions:
             if isinstance(action, Begun):
-                blobs.append(exchange_records.encode(action.begin))
+                blobs.append(records.encode(action.begin))
             if isinstance(action, Closed) and action.mean is not None:
-                chunks = compress.split(compress.compress(action.mean, "none", top_k=1.0))
-                blobs += map(exchange_records.encode, update_log.updates(action, state, chunks))
+                chunks = compression.split(compression.compress(action.mean, "none", top_k=1.0))
+                blobs += map(records.encode, update_log.updates(action, state, chunks))
     log = GroupLog(served)
     log.blobs = blobs
     replay = replay_of(log, topology=served)

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edged.domain import group_step
-from edged.domain.exchange_records import Begin
-from edged.domain.gradient_log import Closed, Diverged, Member, State
+from edged.domain.group import step as group_step
+from edged.domain.group.records import Begin
+from edged.domain.group.state import Closed, Diverged, Member, State
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Dense

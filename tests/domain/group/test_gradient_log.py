@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain.exchange_records import MOST_CHUNK_BYTES, Close, Join, Leave, Part, decode
-from edged.domain.gradient_log import (
-    MOST_BARREN,
+from edged.domain.group.gradient_log import MOST_BARREN, MOST_NORM, fold, fold_blob
+from edged.domain.group.records import MOST_CHUNK_BYTES, Close, Join, Leave, Part, decode
+from edged.domain.group.state import (
     MOST_MISSED,
-    MOST_NORM,
     Abandoned,
     Begun,
     Closed,
@@ -22,11 +21,8 @@ from edged.domain.gradient_log import (
     Rejected,
     State,
     TookTest,
-    fold,
-    fold_blob,
-    from_json,
-    to_json,
 )
+from edged.domain.group.state_json import from_json, to_json
 from edged.domain.training.learner import MOST_SLOWDOWNS
 from edged.errors import FormatError, LogGap
 from tests.exchange_logs import (

@@ -2,9 +2,9 @@
 
 from hypothesis import given, settings
 
-from edged.domain.exchange_records import Close, Leave
-from edged.domain.gradient_log import State
-from edged.domain.presence import LEFT, SILENT, STARTED_ANEW, Change, absent, changes
+from edged.domain.group.membership import LEFT, SILENT, STARTED_ANEW, Change, absent, changes
+from edged.domain.group.records import Close, Leave
+from edged.domain.group.state import State
 from tests.exchange_logs import EDGES, begin, gradient, histories, join, run, run_blobs, started
 
 ASH, BIRCH, CEDAR = EDGES
