@@ -14,13 +14,13 @@ from edged import config_yaml
 from edged.cli.arguments import add_topology
 from edged.cli.backbone import look_up
 from edged.cli.problems import show
-from edged.domain.budget import cache_index, edge_budget, exchange_memory, mebibytes, training_memory
 from edged.domain.nn.spec import LayerSpec, shapes
 from edged.domain.suggest import did_you_mean
 from edged.domain.topology import Augment, Backbone, Device, Edge, Exchange, Topology, Training
 from edged.domain.topology.topics import grants, prediction_topics, topics
-from edged.domain.topology_rules import sample_bytes
 from edged.domain.training.schedule import batch_factor
+from edged.domain.validation.memory import cache_index, edge_budget, exchange_memory, mebibytes, training_memory
+from edged.domain.validation.rules import sample_bytes
 from edged.errors import ConfigError, Problem
 
 SUMMARY = "validate the topology file and print the plan it comes to"

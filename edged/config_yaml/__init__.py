@@ -20,9 +20,9 @@ from edged.config_yaml import document, kinds
 from edged.config_yaml.description import FILE, SCHEMA, json_schema
 from edged.config_yaml.reading import Reading, hide_secrets
 from edged.config_yaml.variables import Variables
-from edged.domain import topology_rules
-from edged.domain.finding import Finding
 from edged.domain.topology import BackboneFile, Topology
+from edged.domain.validation import rules
+from edged.domain.validation.finding import Finding
 from edged.errors import ConfigError, EdgedError, Problem
 
 __all__ = ["SCHEMA", "Inspection", "inspect", "json_schema", "load"]
@@ -69,14 +69,14 @@ def inspect(
     reading.problems += [(mark, Finding("", message, hint)) for mark, message, hint in parsed.refused]
     topology: Topology = kinds.read(FILE, parsed.root, "", reading)
     topology, unread = _with_backbones(topology, path.parent, look_up_backbone)
-    findings = [*unread, *topology_rules.problems(topology)]
+    findings = [*unread, *rules.problems(topology)]
     new = [finding for finding in findings if reading.says_something_new(finding)]
     problems = [*reading.problems, *((reading.mark_of(finding.path), finding) for finding in new)]
     if problems:
         raise ConfigError(reading.told(problems))
     doubts = [
         (reading.mark_of(finding.path), finding)
-        for finding in topology_rules.warnings(topology)
+        for finding in rules.warnings(topology)
         if reading.says_something_new(finding)
     ]
     return Inspection(topology, reading.told([*reading.warnings, *doubts]))

@@ -13,9 +13,9 @@ import yaml
 
 from edged.config_yaml.reading import Reading, join, short
 from edged.config_yaml.variables import has_expression
-from edged.domain.budget import mebibytes
 from edged.domain.suggest import did_you_mean, nearest
 from edged.domain.topology import NAME_PATTERN
+from edged.domain.validation.memory import mebibytes
 
 Schema = dict[str, Any]
 

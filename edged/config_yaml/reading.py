@@ -11,8 +11,8 @@ import yaml
 
 from edged.config_yaml.document import Document, RefusedNode, is_secret
 from edged.config_yaml.variables import MissingError, VariableError, Variables, has_expression, is_reference
-from edged.domain.finding import Finding
 from edged.domain.suggest import did_you_mean
+from edged.domain.validation.finding import Finding
 from edged.errors import Problem
 
 _IMPLICIT = {

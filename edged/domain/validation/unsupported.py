@@ -5,8 +5,8 @@ Each is refused in so many words rather than ignored. When a part is built, its 
 
 from collections.abc import Iterator
 
-from edged.domain.finding import Finding
 from edged.domain.topology import Topology
+from edged.domain.validation.finding import Finding
 
 
 def findings(topology: Topology) -> Iterator[Finding]:

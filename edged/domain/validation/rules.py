@@ -10,14 +10,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
-from edged.domain import exchange_rules, unsupported
-from edged.domain.budget import Budget, ModelMemory, edge_budget, mebibytes, training_memory
-from edged.domain.finding import Finding
 from edged.domain.nn.spec import Dense, LayerSpec, Shape, ShapeError
 from edged.domain.samples.pack import MOST_BYTES
 from edged.domain.suggest import did_you_mean
 from edged.domain.topology import MIB, Augment, Device, Edge, Stream, Topology, Training
 from edged.domain.topology.topics import prediction_topics
+from edged.domain.validation import group, unsupported
+from edged.domain.validation.finding import Finding
+from edged.domain.validation.memory import Budget, ModelMemory, edge_budget, mebibytes, training_memory
 
 LEAST_PREFETCH = 4 * MIB
 """Two messages of an epoch, so that one can be trained on while the next arrives."""
@@ -37,7 +37,7 @@ def problems(topology: Topology) -> list[Finding]:
         *_devices(topology),
         *_archive(topology),
         *_training(topology),
-        *exchange_rules.problems(topology),
+        *group.problems(topology),
         *_budgets(topology),
         *unsupported.findings(topology),
     ]
@@ -49,7 +49,7 @@ def warnings(topology: Topology) -> list[Finding]:
         *_plain_network(topology),
         *_idle_edges(topology),
         *_calibration(topology),
-        *exchange_rules.warnings(topology),
+        *group.warnings(topology),
     ]
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from edged.domain.finding import Finding
 from edged.domain.suggest import did_you_mean
 from edged.domain.topology import MOST_MEMBERS, Exchange, Topology, Training
 from edged.domain.training.schedule import batch_factor
+from edged.domain.validation.finding import Finding
 
 
 def problems(topology: Topology) -> Iterator[Finding]:

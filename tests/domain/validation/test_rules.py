@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from edged.domain import topology_rules
 from edged.domain.nn.spec import Conv2d, Dense, Flatten, MaxPool2d, Relu
 from edged.domain.topology import (
     MIB,
@@ -26,6 +25,7 @@ from edged.domain.topology import (
     Topology,
     Training,
 )
+from edged.domain.validation import rules
 
 VALID = Topology(
     site="lab",
@@ -61,12 +61,12 @@ def with_security(bootstrap=REMOTE, **changes):
 
 
 def told(topology):
-    return [(finding.path, finding.message) for finding in topology_rules.problems(topology)]
+    return [(finding.path, finding.message) for finding in rules.problems(topology)]
 
 
 def test_a_valid_topology_has_neither_problems_nor_warnings():
-    assert topology_rules.problems(VALID) == []
-    assert topology_rules.warnings(VALID) == []
+    assert rules.problems(VALID) == []
+    assert rules.warnings(VALID) == []
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_cache_is_none_or_holds_a_window(cache):
 
 
 def test_a_cache_too_small_is_told_with_what_it_needs():
-    [finding] = topology_rules.problems(with_edge(cache=Cache(0, 1 * MIB), prefetch=15 * MIB))
+    [finding] = rules.problems(with_edge(cache=Cache(0, 1 * MIB), prefetch=15 * MIB))
     assert finding.suggestion == "give it 8MiB, make prefetch smaller, or set both to 0"
 
 
@@ -263,11 +263,11 @@ def test_a_cache_too_small_is_told_with_what_it_needs():
 )  # fmt: skip
 def test_what_works_but_is_hardly_meant_is_a_warning(topology, path, message):
     assert told(topology) == []
-    assert [(finding.path, finding.message) for finding in topology_rules.warnings(topology)] == [(path, message)]
+    assert [(finding.path, finding.message) for finding in rules.warnings(topology)] == [(path, message)]
 
 
 def test_a_suggestion_names_the_nearest_name():
-    (finding,) = topology_rules.problems(with_device(edge="pi-x"))
+    (finding,) = rules.problems(with_device(edge="pi-x"))
 
     assert finding.suggestion == 'did you mean "pi-a"?'
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from edged.domain import exchange_rules, topology_rules
 from edged.domain.nn.spec import Dense
 from edged.domain.topology import (
     MOST_MEMBERS,
@@ -20,6 +19,7 @@ from edged.domain.topology import (
     Topology,
     Training,
 )
+from edged.domain.validation import group, rules
 
 EDGES = (Edge("pi-a"), Edge("pi-b"))
 ALL_REDUCE = Exchange("all_reduce")
@@ -56,8 +56,8 @@ def site(edges=EDGES, **changes) -> Topology:
     ],
 )
 def test_a_group_that_can_work_is_taken(topology):
-    assert topology_rules.problems(topology) == []
-    assert topology_rules.warnings(topology) == []
+    assert rules.problems(topology) == []
+    assert rules.warnings(topology) == []
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_group_that_can_work_is_taken(topology):
     ],
 )
 def test_what_a_group_cannot_do_is_refused_with_what_to_do(changes, path, message, suggestion):
-    [finding] = topology_rules.problems(site(**changes))
+    [finding] = rules.problems(site(**changes))
 
     assert finding[:3] == (f"training[0].{path}", message, suggestion)
 
@@ -125,22 +125,22 @@ def test_what_a_group_cannot_do_is_refused_with_what_to_do(changes, path, messag
     ids=lambda settings: next(iter(settings)),
 )
 def test_without_an_exchange_its_settings_would_be_ignored_so_they_are_refused(settings):
-    [finding] = topology_rules.problems(site(exchange=Exchange(**settings)))
+    [finding] = rules.problems(site(exchange=Exchange(**settings)))
 
     assert finding.path == f"training[0].exchange.{next(iter(settings))}"
     assert finding.message == "mode: none does not use it"
 
 
 def test_a_larger_rate_from_the_first_step_on_is_worth_a_warning():
-    [finding] = exchange_rules.warnings(site(global_batch=512, reference_batch=128))
+    [finding] = group.warnings(site(global_batch=512, reference_batch=128))
 
     assert finding.path == "training[0].reference_batch"
     assert finding.message == "the learning rate is 4 times as large from the first step on"
-    assert not [*exchange_rules.warnings(site(global_batch=512, reference_batch=128, schedule=Constant(warmup=1)))]
-    assert not [*exchange_rules.warnings(site(global_batch=64, reference_batch=128))]
+    assert not [*group.warnings(site(global_batch=512, reference_batch=128, schedule=Constant(warmup=1)))]
+    assert not [*group.warnings(site(global_batch=64, reference_batch=128))]
 
 
 def test_a_batch_of_fewer_samples_than_edges_is_worth_a_warning():
-    [finding] = exchange_rules.warnings(site(global_batch=1))
+    [finding] = group.warnings(site(global_batch=1))
 
     assert finding[:2] == ("training[0].global_batch", "2 edges share a batch of 1: in each step some have no sample")

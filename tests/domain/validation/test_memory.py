@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from edged.domain import budget
 from edged.domain.nn.spec import Dense, Flatten, Relu
 from edged.domain.topology import MIB, Archive, Cache, Edge, Exchange, Kafka, Topology, Training
+from edged.domain.validation import memory as budget
 
 EDGES = (Edge("pi"), Edge("pi-b"), Edge("pi-c"))
 TRAINING = Training("readings", (Dense(4),))
