@@ -30,7 +30,7 @@ from edged.domain.topology.topics import prediction_topics
 from edged.errors import ConfigError, FormatError, Problem, RejectedRecord
 from edged.log import logger
 from edged.ports import Log, LogReader, Message, Record, TopicPartition
-from edged.services.health import HealthBoard
+from edged.services.node.health import HealthBoard
 
 MOST_AT_ONCE = 256
 """Messages on their way to the broker at a time."""

@@ -17,8 +17,8 @@ from edged.app.training import NUM_CORES, Jobs, servers, state_folder
 from edged.config import Folders, Timing
 from edged.domain.topology import Topology
 from edged.ports import Health, Log
-from edged.services.health import HealthBoard
 from edged.services.ingest import Ingest
+from edged.services.node.health import HealthBoard
 from edged.services.uplink import Uplink
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ async def run_companion(
 def _archive(topology: Topology, log: Log, health: Health, timing: Timing) -> Mapping[str, Service]:
     from edged.adapters.parquet_store import ParquetStore  # noqa: PLC0415 - pyarrow is the archive's alone
     from edged.adapters.patient_archive import PatientArchive  # noqa: PLC0415
-    from edged.services.archiver import Archiver, ArchiverSettings, Source  # noqa: PLC0415
-    from edged.services.epoch_server import EpochServer  # noqa: PLC0415
+    from edged.services.archive.archiver import Archiver, ArchiverSettings, Source  # noqa: PLC0415
+    from edged.services.archive.epoch_server import EpochServer  # noqa: PLC0415
 
     archive = topology.archive[0]
     store = ParquetStore(archive.url)

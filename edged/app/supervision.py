@@ -25,8 +25,8 @@ from edged.domain.topology.topics import topics
 from edged.errors import TopologyMismatch
 from edged.log import log_crash, logger
 from edged.ports import Host, Log, Notifier, Progress, Statistics, TopicSpec
-from edged.services.health import HealthBoard
-from edged.services.monitor import Monitor
+from edged.services.node.health import HealthBoard
+from edged.services.node.monitor import Monitor
 
 _FOR_A_PERSON = 78
 """As for a wrong topology file; systemd does not try again (RestartPreventExitStatus)."""

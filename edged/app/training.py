@@ -30,7 +30,7 @@ from edged.log import logger
 from edged.ports import Health, Log
 from edged.services.announced import GroupTopics
 from edged.services.announcements import Announcements
-from edged.services.archive_client import ArchiveAddress, ArchiveClient
+from edged.services.archive.client import ArchiveAddress, ArchiveClient
 from edged.services.cache import Cache
 from edged.services.cache_share import CacheShare, SharedCache
 from edged.services.checkpointing import Checkpointing, Samples

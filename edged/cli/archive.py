@@ -102,14 +102,14 @@ def _import(topology: Topology, args: argparse.Namespace) -> int:
 
 def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", args: argparse.Namespace) -> int:
     """Import the opened data set as `args` say; 0. Raises FormatError when it does not fit, and StorageError."""
-    from edged.cli import archive_import  # noqa: PLC0415
+    from edged.services.archive import importer  # noqa: PLC0415
 
-    archive_import.check(dataset, stream)
+    importer.check(dataset, stream)
     name = args.name or dataset.name
-    for portion in archive_import.portions(dataset, name, args.split, args.test_fraction, args.seed, args.limit):
+    for portion in importer.portions(dataset, name, args.split, args.test_fraction, args.seed, args.limit):
         place = f"{stream.name}/{portion.source}"
         with _bar(len(portion.order), place) as on_progress:
-            new = archive_import.import_portion(store, stream.name, dataset, portion, on_progress)
+            new = importer.import_portion(store, stream.name, dataset, portion, on_progress)
         print(f"{place}: {new:,} samples imported" if new else f"{place}: complete with {len(portion.order):,} samples")
     return 0
 

@@ -18,7 +18,7 @@ from edged.domain.epochs.plan import CachePlan
 from edged.domain.epochs.read_stats import EpochReads
 from edged.domain.training.learner import Learnt
 from edged.log import logger
-from edged.services.archive_client import ArchiveClient
+from edged.services.archive.client import ArchiveClient
 from edged.services.cache_share import CacheShare
 from edged.services.epoch_account import EpochAccount
 from edged.services.epoch_choice import Choice

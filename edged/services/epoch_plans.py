@@ -18,7 +18,7 @@ from edged.domain.epochs.plan import CachedWindow, CachePlan
 from edged.domain.epochs.split import Supply, supply
 from edged.domain.epochs.window import Window
 from edged.log import logger
-from edged.services.archive_client import ArchiveClient, SnapshotFetch
+from edged.services.archive.client import ArchiveClient, SnapshotFetch
 from edged.services.epoch_account import EpochAccount
 from edged.services.epoch_choice import Choice
 

@@ -17,7 +17,7 @@ from edged.domain.epochs.read_stats import EpochReads
 from edged.domain.epochs.split import Supply
 from edged.domain.epochs.window import MOST_WINDOW_BLOCKS, SAMPLE_OVERHEAD, Window
 from edged.log import logger
-from edged.services.archive_client import ArchiveClient, WindowFetch
+from edged.services.archive.client import ArchiveClient, WindowFetch
 from edged.services.cache_share import CacheShare
 from edged.services.minibatch import Encoded
 

@@ -10,10 +10,11 @@ import pytest
 from edged import cli
 from edged.adapters.memory_archive import MemoryArchive
 from edged.adapters.parquet_store import ParquetStore
-from edged.cli import archive, archive_import
+from edged.cli import archive
 from edged.domain.topology import Codec, Dtype, Stream
 from edged.errors import DiskFull, FormatError
 from edged.ports import Item
+from edged.services.archive import importer
 from tests.archive_samples import new_archive
 
 LABELS = ("bag", "boot", "coat")
@@ -111,7 +112,7 @@ def test_importing_again_adds_nothing_and_says_so(capsys):
 
 @pytest.mark.parametrize("files", [1, 2, 3])
 def test_an_interrupted_import_goes_on_at_the_next_block(monkeypatch, files):
-    monkeypatch.setattr(archive_import, "FILE_BYTES", 256 * 520)
+    monkeypatch.setattr(importer, "FILE_BYTES", 256 * 520)
     store, appended = MemoryArchive(), 0
     append = store.append
 

@@ -18,12 +18,12 @@ from edged.adapters.datasets import open_dataset
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory import RecordingHealth
 from edged.adapters.parquet_store import ParquetStore
-from edged.cli import archive_import
 from edged.cli.demo.children import Child, LogLine
 from edged.cli.demo.evidence import archived_samples, observer
 from edged.config_yaml import load
 from edged.domain.topology import Topology
 from edged.ports import TopicPartition, Watermarks
+from edged.services.archive import importer
 
 FASHION = "[t-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, boot]"
 
@@ -155,8 +155,8 @@ class Site:
         dataset, store = open_dataset("fashion-mnist-small"), ParquetStore(self.archive_folder.as_uri())
 
         def load(split: str, most: int) -> None:
-            for portion in archive_import.portions(dataset, dataset.name, split, test_fraction=0, seed=0, limit=most):
-                archive_import.import_portion(store, "fashion", dataset, portion, on_progress=lambda _: None)
+            for portion in importer.portions(dataset, dataset.name, split, test_fraction=0, seed=0, limit=most):
+                importer.import_portion(store, "fashion", dataset, portion, on_progress=lambda _: None)
 
         for split, most in (("train", limit), ("test", test_limit)):
             await asyncio.to_thread(load, split, most)

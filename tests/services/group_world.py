@@ -24,7 +24,7 @@ from edged.domain.training.state import Params
 from edged.ports import Message
 from edged.services.announced import GroupTopics
 from edged.services.announcements import Announcements
-from edged.services.archive_client import ArchiveAddress, ArchiveClient
+from edged.services.archive.client import ArchiveAddress, ArchiveClient
 from edged.services.cache import Cache
 from edged.services.cache_share import SharedCache
 from edged.services.checkpointing import Checkpointing

@@ -6,7 +6,7 @@ from contextlib import aclosing
 import pytest
 
 from edged.adapters.memory_archive import MemoryArchive
-from edged.services.epoch_server import EpochServer
+from edged.services.archive.epoch_server import EpochServer
 from tests.services.training_world import EPOCHS, REQUESTS, AnsweringLog, World, make_pack
 
 pytestmark = pytest.mark.looptime

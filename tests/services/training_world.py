@@ -27,7 +27,7 @@ from edged.domain.topology.job import job_digest
 from edged.domain.training.state import Params
 from edged.errors import RejectedRecord
 from edged.ports import Message
-from edged.services.archive_client import ArchiveAddress, ArchiveClient
+from edged.services.archive.client import ArchiveAddress, ArchiveClient
 from edged.services.cache import Cache
 from edged.services.cache_share import CacheShare, SharedCache
 from edged.services.checkpointing import Checkpointing, Samples

@@ -14,7 +14,7 @@ from edged.domain.topology import Topology
 from edged.domain.topology.topics import topics
 from edged.errors import LogUnavailable
 from edged.ports import TopicPartition
-from edged.services.health import HealthBoard
+from edged.services.node.health import HealthBoard
 
 _MOST_RECORDS = 500
 _PATIENCE_S = 10.0

@@ -12,9 +12,9 @@ from edged.config import Timing
 from edged.errors import MemoryLimitExceeded
 from edged.log import logger
 from edged.ports import Host, HostSample, Notifier, Progress, Statistics
-from edged.services.health import STATUS_LENGTH, HealthBoard, shortened
-from edged.services.resource_series import ResourceSeries
-from edged.services.standstill import Standstill
+from edged.services.node.health import STATUS_LENGTH, HealthBoard, shortened
+from edged.services.node.resource_series import ResourceSeries
+from edged.services.node.watchdog import Standstill, _Watchdog
 
 _FEEDS_PER_WATCHDOG = 3
 """One or two late feeds do no harm."""
@@ -112,23 +112,6 @@ class _Grid:
             return False
         self._count = max(self._count, int((now - self._start) / self._every_s)) + 1
         return True
-
-
-class _Watchdog:
-    """Feeds the service manager's watchdog while no service hangs; logs each hang once."""
-
-    def __init__(self, notifier: Notifier, standstill: Standstill) -> None:
-        self._notifier = notifier
-        self._standstill = standstill
-        self._logged: set[str] = set()
-
-    def feed(self, progress: Mapping[str, Progress], now: float, *, excused: bool) -> None:
-        stalled = self._standstill.stalled(progress, now, excused=excused)
-        for service in stalled.keys() - self._logged:
-            logger().error("res.stalled", service=service, still_s=round(stalled[service], 1))
-        self._logged = set(stalled)
-        if not stalled:
-            self._notifier.watchdog()
 
 
 class _MemoryGuard:

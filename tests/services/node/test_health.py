@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from edged.services.health import HealthBoard
+from edged.services.node.health import HealthBoard
 
 pytestmark = pytest.mark.looptime
 

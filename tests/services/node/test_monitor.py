@@ -13,8 +13,8 @@ from edged.config import Timing
 from edged.errors import MemoryLimitExceeded
 from edged.events import json_schema
 from edged.ports import HostSample, Progress, Statistics
-from edged.services.health import HealthBoard
-from edged.services.monitor import Monitor
+from edged.services.node.health import HealthBoard
+from edged.services.node.monitor import Monitor
 
 pytestmark = pytest.mark.looptime
 

@@ -16,7 +16,7 @@ from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, DiskFull
 from edged.ports import Message, TopicPartition
-from edged.services.archiver import Archiver, ArchiverSettings, Source
+from edged.services.archive.archiver import Archiver, ArchiverSettings, Source
 from tests.archive_samples import pack, sample
 
 GROUP = "site.archiver.vault"

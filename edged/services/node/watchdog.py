@@ -6,7 +6,8 @@ stands still, for the services may be waiting for it; so a hang during an outage
 
 from collections.abc import Mapping
 
-from edged.ports import Progress
+from edged.log import logger
+from edged.ports import Notifier, Progress
 
 
 class Standstill:
@@ -23,3 +24,20 @@ class Standstill:
                 self._moved[service] = steps, now
         still_s = {service: now - since for service, (_, since) in self._moved.items()}
         return {service: seconds for service, seconds in still_s.items() if seconds > self._allowed_s}
+
+
+class _Watchdog:
+    """Feeds the service manager's watchdog while no service hangs; logs each hang once."""
+
+    def __init__(self, notifier: Notifier, standstill: Standstill) -> None:
+        self._notifier = notifier
+        self._standstill = standstill
+        self._logged: set[str] = set()
+
+    def feed(self, progress: Mapping[str, Progress], now: float, *, excused: bool) -> None:
+        stalled = self._standstill.stalled(progress, now, excused=excused)
+        for service in stalled.keys() - self._logged:
+            logger().error("res.stalled", service=service, still_s=round(stalled[service], 1))
+        self._logged = set(stalled)
+        if not stalled:
+            self._notifier.watchdog()

@@ -1,7 +1,7 @@
 """Totals become rates, and what is not known or not done is not told."""
 
 from edged.ports import HostSample, Statistics
-from edged.services.resource_series import ResourceSeries
+from edged.services.node.resource_series import ResourceSeries
 
 
 def host(**known):

@@ -17,7 +17,7 @@ from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
 from edged.errors import ArchiveUnavailable
 from edged.ports import Message, TopicPartition
-from edged.services.epoch_server import EpochServer
+from edged.services.archive.epoch_server import EpochServer
 from tests.archive_samples import pack
 
 GROUP = "site.epoch_server.vault"

@@ -1,7 +1,7 @@
 """A hang is told from waiting, and from an outage."""
 
 from edged.ports import Progress
-from edged.services.standstill import Standstill
+from edged.services.node.watchdog import Standstill
 
 
 def watch(signs, *, excused=frozenset(), allowed_s=3):
