@@ -17,9 +17,9 @@ from edged.app.training import NUM_CORES, Jobs, servers, state_folder
 from edged.config import Folders, Timing
 from edged.domain.topology import Topology
 from edged.ports import Health, Log
-from edged.services.ingest import Ingest
+from edged.services.ingest.ingest import Ingest
+from edged.services.ingest.uplink import Uplink
 from edged.services.node.health import HealthBoard
-from edged.services.uplink import Uplink
 
 if TYPE_CHECKING:
     from edged.services.served_model import Outputs

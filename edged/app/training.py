@@ -31,8 +31,8 @@ from edged.ports import Health, Log
 from edged.services.announced import GroupTopics
 from edged.services.announcements import Announcements
 from edged.services.archive.client import ArchiveAddress, ArchiveClient
-from edged.services.cache import Cache
-from edged.services.cache_share import CacheShare, SharedCache
+from edged.services.cache.cache import Cache
+from edged.services.cache.shared import CacheShare, SharedCache
 from edged.services.checkpointing import Checkpointing, Samples
 from edged.services.epoch import Epochs, EpochSettings
 from edged.services.epoch_choice import ChoiceSettings, Chooser
@@ -41,7 +41,7 @@ from edged.services.feature_cache import FeatureCache
 from edged.services.fresh import FreshSamples
 from edged.services.group_choice import GroupChooser
 from edged.services.group_train import GroupTrainer
-from edged.services.live import LiveLog
+from edged.services.ingest.live_window import LiveLog
 from edged.services.minibatch import Batcher
 from edged.services.parameter_server import ParameterServer
 from edged.services.train import Trainer

@@ -19,7 +19,7 @@ from edged.domain.epochs.read_stats import EpochReads
 from edged.domain.training.learner import Learnt
 from edged.log import logger
 from edged.services.archive.client import ArchiveClient
-from edged.services.cache_share import CacheShare
+from edged.services.cache.shared import CacheShare
 from edged.services.epoch_account import EpochAccount
 from edged.services.epoch_choice import Choice
 from edged.services.epoch_plans import EpochPlans, Place

@@ -10,7 +10,7 @@ from edged.domain.epochs.plan import CachePlan
 from edged.domain.epochs.read_stats import EpochReads
 from edged.log import logger
 from edged.services.archive.client import ArchiveClient
-from edged.services.cache_share import CacheShare
+from edged.services.cache.shared import CacheShare
 from edged.services.epoch_choice import Choice
 from edged.services.epoch_window import Fetched
 

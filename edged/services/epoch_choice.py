@@ -27,7 +27,7 @@ from edged.domain.training.learner import Learnt
 from edged.errors import FormatError, StorageError
 from edged.log import logger
 from edged.ports import CheckpointStore
-from edged.services.cache_share import CacheShare
+from edged.services.cache.shared import CacheShare
 
 SCORE_BYTES = 4 << 20
 """Of the scores: beyond this they are kept by block."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import test_rows
 from edged.domain.samples.pack import Pack
-from edged.services.live import LiveLog
+from edged.services.ingest.live_window import LiveLog
 from edged.services.minibatch import Batcher, Encoded, MiniBatch
 
 MOST_HELD_OUT = 1000

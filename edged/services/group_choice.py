@@ -19,7 +19,7 @@ from edged.domain.epochs.window import SAMPLE_OVERHEAD, Window
 from edged.domain.group import plan as group_plan
 from edged.domain.group.plan import Group, GroupPlan
 from edged.domain.training.learner import Learnt
-from edged.services.cache_share import CacheShare
+from edged.services.cache.shared import CacheShare
 from edged.services.epoch_choice import ChoiceSettings
 
 _TEST_WINDOW_BYTES = 4 << 20

@@ -11,7 +11,7 @@ import numpy as np
 from edged.aio import run_in_worker
 from edged.domain.epochs.plan import CachedWindow
 from edged.services.archive.client import ArchiveClient
-from edged.services.cache_share import CacheShare
+from edged.services.cache.shared import CacheShare
 from edged.services.epoch_plans import EpochPlans, Place
 from edged.services.epoch_window import Fetched, WindowReader
 

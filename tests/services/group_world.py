@@ -25,8 +25,8 @@ from edged.ports import Message
 from edged.services.announced import GroupTopics
 from edged.services.announcements import Announcements
 from edged.services.archive.client import ArchiveAddress, ArchiveClient
-from edged.services.cache import Cache
-from edged.services.cache_share import SharedCache
+from edged.services.cache.cache import Cache
+from edged.services.cache.shared import SharedCache
 from edged.services.checkpointing import Checkpointing
 from edged.services.epoch import Epochs, EpochSettings
 from edged.services.epoch_choice import ChoiceSettings

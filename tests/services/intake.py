@@ -14,9 +14,9 @@ from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack
 from edged.domain.topology import Archive, Device, Edge, Kafka, Stream, Topology
 from edged.ports import Log, Message, Record
-from edged.services.ingest import Ingest
-from edged.services.live import LiveLog
-from edged.services.uplink import Uplink
+from edged.services.ingest.ingest import Ingest
+from edged.services.ingest.live_window import LiveLog
+from edged.services.ingest.uplink import Uplink
 
 TOPOLOGY = Topology(
     site="site",

@@ -8,7 +8,7 @@ from edged.domain.topology import Training
 from edged.ports import Message
 from edged.services import fresh as fresh_module
 from edged.services.fresh import Cursor, FreshSamples
-from edged.services.live import LiveLog
+from edged.services.ingest.live_window import LiveLog
 from tests.services.training_world import LIVE, TRAINING, World, make_pack
 
 pytestmark = pytest.mark.looptime

@@ -20,7 +20,7 @@ from edged.domain.training import checkpoint
 from edged.domain.training.state import Params, TrainState
 from edged.errors import DiskFull, TopologyMismatch
 from edged.ports import Message
-from edged.services.live import LiveLog
+from edged.services.ingest.live_window import LiveLog
 from edged.services.train import Trainer
 from tests.services.training_world import LIVE, STREAM, TRAINING, CrashError, World, make_pack, until
 

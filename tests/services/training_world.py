@@ -28,13 +28,13 @@ from edged.domain.training.state import Params
 from edged.errors import RejectedRecord
 from edged.ports import Message
 from edged.services.archive.client import ArchiveAddress, ArchiveClient
-from edged.services.cache import Cache
-from edged.services.cache_share import CacheShare, SharedCache
+from edged.services.cache.cache import Cache
+from edged.services.cache.shared import CacheShare, SharedCache
 from edged.services.checkpointing import Checkpointing, Samples
 from edged.services.epoch import Epochs, EpochSettings
 from edged.services.epoch_choice import ChoiceSettings, Chooser
 from edged.services.fresh import FreshSamples
-from edged.services.live import LiveLog
+from edged.services.ingest.live_window import LiveLog
 from edged.services.minibatch import Batcher
 from edged.services.train import Trainer
 

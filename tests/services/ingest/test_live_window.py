@@ -10,7 +10,7 @@ from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import MOST_BYTES, Pack
 from edged.domain.samples.sample import Sample
 from edged.ports import Message, TopicPartition
-from edged.services.live import LiveLog
+from edged.services.ingest.live_window import LiveLog
 from tests.services.intake import GREY
 
 

@@ -13,7 +13,7 @@ from edged.adapters.memory import MemoryLog
 from edged.domain.samples.sample import REASONS, Sample
 from edged.events import EVENTS
 from edged.ports import TopicPartition
-from edged.services.ingest import MOST_LETTER_BYTES, Rejected
+from edged.services.ingest.ingest import MOST_LETTER_BYTES, Rejected
 from tests.data import birds
 from tests.services.intake import (
     DEAD_LETTERS,

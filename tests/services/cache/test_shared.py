@@ -10,8 +10,8 @@ import pytest
 from edged.domain.archive.protocol import SamplesPart
 from edged.domain.cache.entry import Entry, SampleKey
 from edged.domain.topology import SamplingMode, Training
-from edged.services.cache import Cache
-from edged.services.cache_share import CacheShare, SharedCache
+from edged.services.cache.cache import Cache
+from edged.services.cache.shared import CacheShare, SharedCache
 from edged.services.train import Trainer
 from tests.services.test_cached_epochs import MANY, asked, large_world, memory_for, training_samples
 from tests.services.test_train import bits, finish

@@ -12,7 +12,7 @@ from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import MOST_SAMPLES, Pack
 from edged.events import EVENTS
 from edged.ports import Message, TopicPartition
-from edged.services import uplink
+from edged.services.ingest import uplink
 from tests.services.intake import (
     DEAD_LETTERS,
     GREY,

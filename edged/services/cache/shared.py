@@ -16,7 +16,7 @@ from edged.domain.cache import policy
 from edged.domain.cache.entry import Entry, SampleKey
 from edged.domain.cache.job_bitmap import Keepers
 from edged.services.archive.client import WindowFetch
-from edged.services.cache import Cache
+from edged.services.cache.cache import Cache
 
 
 class SharedCache:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from edged.adapters.memory_disk_tier import MemoryDiskTier
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES, Entry, SampleKey
 from edged.errors import DiskFull
-from edged.services.cache import RETRY_S, SPILL_BYTES, Cache
+from edged.services.cache.cache import RETRY_S, SPILL_BYTES, Cache
 
 KIB, MIB = 1 << 10, 1 << 20
 pytestmark = pytest.mark.looptime

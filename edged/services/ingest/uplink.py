@@ -24,8 +24,8 @@ from edged.domain.topology import Topology
 from edged.errors import FormatError
 from edged.log import logger
 from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
-from edged.services.ingest import Ingest, Rejected
-from edged.services.live import LiveLog
+from edged.services.ingest.ingest import Ingest, Rejected
+from edged.services.ingest.live_window import LiveLog
 
 _REDISCOVER_S = 30.0
 """How often new partitions are looked for."""
