@@ -31,18 +31,18 @@ from edged.ports import Health, Log
 from edged.services.announced import GroupTopics
 from edged.services.announcements import Announcements
 from edged.services.archive.client import ArchiveAddress, ArchiveClient
+from edged.services.batches.batcher import Batcher
+from edged.services.batches.features import FeatureCache
+from edged.services.batches.live import FreshSamples
 from edged.services.cache.cache import Cache
 from edged.services.cache.shared import CacheShare, SharedCache
 from edged.services.checkpointing import Checkpointing, Samples
-from edged.services.epoch import Epochs, EpochSettings
-from edged.services.epoch_choice import ChoiceSettings, Chooser
+from edged.services.epochs.loader import Epochs, EpochSettings
+from edged.services.epochs.planner import ChoiceSettings, Chooser
 from edged.services.exchange import GroupAddress
-from edged.services.feature_cache import FeatureCache
-from edged.services.fresh import FreshSamples
 from edged.services.group_choice import GroupChooser
 from edged.services.group_train import GroupTrainer
 from edged.services.ingest.live_window import LiveLog
-from edged.services.minibatch import Batcher
 from edged.services.parameter_server import ParameterServer
 from edged.services.train import Trainer
 

@@ -18,8 +18,8 @@ from edged.domain.training.checkpoint import MOST_HISTORY
 from edged.domain.training.learner import Learner
 from edged.domain.training.state import EpochMetrics, Tally, TrainState
 from edged.log import logger
+from edged.services.batches.batcher import MiniBatch
 from edged.services.checkpointing import Samples
-from edged.services.minibatch import MiniBatch
 
 _CALIBRATION_SAMPLES = 256
 

@@ -20,7 +20,7 @@ from edged.domain.group import plan as group_plan
 from edged.domain.group.plan import Group, GroupPlan
 from edged.domain.training.learner import Learnt
 from edged.services.cache.shared import CacheShare
-from edged.services.epoch_choice import ChoiceSettings
+from edged.services.epochs.planner import ChoiceSettings
 
 _TEST_WINDOW_BYTES = 4 << 20
 """The same on all members, so that each finds its part of the same windows."""

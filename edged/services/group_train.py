@@ -27,7 +27,7 @@ from edged.services.activity import Activity
 from edged.services.announcements import Announcements
 from edged.services.beginning import begin_state
 from edged.services.checkpointing import Checkpointing
-from edged.services.epoch import Epochs
+from edged.services.epochs.loader import Epochs
 from edged.services.evaluation import NOTHING, Evaluation, evaluate
 from edged.services.exchange import GroupAddress
 from edged.services.following import POLL_S, Following

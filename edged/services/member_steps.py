@@ -12,7 +12,7 @@ from edged.domain.topology import Training
 from edged.domain.training.learner import DivergedError
 from edged.log import logger
 from edged.services.activity import Activity
-from edged.services.epoch import Epochs
+from edged.services.epochs.loader import Epochs
 from edged.services.exchange import DEADLINE_FACTOR, FIRST_DEADLINE_S
 from edged.services.following import POLL_S, Following
 from edged.services.member_state import MemberState

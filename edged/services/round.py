@@ -16,7 +16,7 @@ from edged.domain.nn.model import Map
 from edged.domain.topology import Training
 from edged.domain.training.learner import OUTER, DivergedError, Learner
 from edged.domain.training.state import Params, Tally, TrainState
-from edged.services.minibatch import MiniBatch
+from edged.services.batches.batcher import MiniBatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,13 @@ from edged.domain.training.learner import MOST_SLOWDOWNS, DivergedError, Learner
 from edged.domain.training.state import Tally, TrainState
 from edged.log import bind, logger
 from edged.ports import Progress, Statistics
+from edged.services.batches.batcher import MiniBatch
+from edged.services.batches.live import Cursor, FreshSamples
 from edged.services.beginning import begin_state
 from edged.services.checkpointing import Checkpointing
-from edged.services.epoch import Epochs
+from edged.services.epochs.loader import Epochs
 from edged.services.evaluation import end_epoch, evaluate
-from edged.services.fresh import Cursor, FreshSamples
 from edged.services.lanes import lane_map
-from edged.services.minibatch import MiniBatch
 from edged.services.stopwatch import Stopwatch
 
 

@@ -35,7 +35,7 @@ from edged.domain.epochs.sampler_state import EpochMemo
 from edged.domain.epochs.scores import ScoreTable
 from edged.log import configure
 from edged.ports import Message, Record, TopicPartition, TopicSpec, Watermarks
-from edged.services.epoch_choice import SCORE_BYTES
+from edged.services.epochs.planner import SCORE_BYTES
 from tests.integration.site import DESIGNS_MODEL, FASHION
 
 NUM_BLOCKS, ROWS, PIXELS = 200_000, 250, 784

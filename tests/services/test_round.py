@@ -12,7 +12,7 @@ from edged.domain.nn.spec import Dense
 from edged.domain.topology import Exchange, Sgd, Training
 from edged.domain.training.learner import DivergedError, Learner
 from edged.domain.training.state import TrainState
-from edged.services.minibatch import MiniBatch
+from edged.services.batches.batcher import MiniBatch
 from edged.services.round import Rounds
 
 TRAINING = Training("climate", (Dense(2),), optimizer=Sgd(0.5), exchange=Exchange("all_reduce"))

@@ -28,14 +28,14 @@ from edged.domain.training.state import Params
 from edged.errors import RejectedRecord
 from edged.ports import Message
 from edged.services.archive.client import ArchiveAddress, ArchiveClient
+from edged.services.batches.batcher import Batcher
+from edged.services.batches.live import FreshSamples
 from edged.services.cache.cache import Cache
 from edged.services.cache.shared import CacheShare, SharedCache
 from edged.services.checkpointing import Checkpointing, Samples
-from edged.services.epoch import Epochs, EpochSettings
-from edged.services.epoch_choice import ChoiceSettings, Chooser
-from edged.services.fresh import FreshSamples
+from edged.services.epochs.loader import Epochs, EpochSettings
+from edged.services.epochs.planner import ChoiceSettings, Chooser
 from edged.services.ingest.live_window import LiveLog
-from edged.services.minibatch import Batcher
 from edged.services.train import Trainer
 
 STREAM = Stream("toy", (2, 2, 1), "uint8", ("a", "b", "c"))

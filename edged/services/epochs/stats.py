@@ -11,8 +11,8 @@ from edged.domain.epochs.read_stats import EpochReads
 from edged.log import logger
 from edged.services.archive.client import ArchiveClient
 from edged.services.cache.shared import CacheShare
-from edged.services.epoch_choice import Choice
-from edged.services.epoch_window import Fetched
+from edged.services.epochs.planner import Choice
+from edged.services.epochs.window_reader import Fetched
 
 
 class _Times(NamedTuple):

@@ -19,13 +19,13 @@ from edged.domain.epochs.read_stats import EpochReads
 from edged.domain.training.learner import Learnt
 from edged.log import logger
 from edged.services.archive.client import ArchiveClient
+from edged.services.batches.batcher import Batcher, Encoded, MiniBatch
 from edged.services.cache.shared import CacheShare
-from edged.services.epoch_account import EpochAccount
-from edged.services.epoch_choice import Choice
-from edged.services.epoch_plans import EpochPlans, Place
-from edged.services.epoch_window import Fetched, WindowReader
-from edged.services.minibatch import Batcher, Encoded, MiniBatch
-from edged.services.window_queue import WindowQueue
+from edged.services.epochs.planner import Choice
+from edged.services.epochs.plans import EpochPlans, Place
+from edged.services.epochs.prefetch import WindowQueue
+from edged.services.epochs.stats import EpochAccount
+from edged.services.epochs.window_reader import Fetched, WindowReader
 
 
 @dataclass(frozen=True, slots=True)

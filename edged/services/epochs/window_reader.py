@@ -18,8 +18,8 @@ from edged.domain.epochs.split import Supply
 from edged.domain.epochs.window import MOST_WINDOW_BLOCKS, SAMPLE_OVERHEAD, Window
 from edged.log import logger
 from edged.services.archive.client import ArchiveClient, WindowFetch
+from edged.services.batches.batcher import Encoded
 from edged.services.cache.shared import CacheShare
-from edged.services.minibatch import Encoded
 
 
 @dataclass(slots=True)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import test_rows
 from edged.domain.samples.pack import Pack
+from edged.services.batches.batcher import Batcher, Encoded, MiniBatch
 from edged.services.ingest.live_window import LiveLog
-from edged.services.minibatch import Batcher, Encoded, MiniBatch
 
 MOST_HELD_OUT = 1000
 """Held-out fresh samples that are kept to test on."""

@@ -5,8 +5,8 @@ import pytest
 
 from edged.domain.topology import Stream
 from edged.errors import RejectedRecord
-from edged.services.feature_cache import FeatureCache
-from edged.services.minibatch import Batcher, Encoded
+from edged.services.batches.batcher import Batcher, Encoded
+from edged.services.batches.features import FeatureCache
 
 STREAM = Stream("toy", (2, 2, 1), "uint8", ("a", "b"))
 ROW_BYTES = 3 * 4 + 200

@@ -6,8 +6,8 @@ from edged.domain.archive import snapshot
 from edged.domain.samples import pack as packs
 from edged.domain.topology import Training
 from edged.ports import Message
-from edged.services import fresh as fresh_module
-from edged.services.fresh import Cursor, FreshSamples
+from edged.services.batches import live as fresh_module
+from edged.services.batches.live import Cursor, FreshSamples
 from edged.services.ingest.live_window import LiveLog
 from tests.services.training_world import LIVE, TRAINING, World, make_pack
 

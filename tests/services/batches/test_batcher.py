@@ -8,7 +8,7 @@ import pytest
 
 from edged.domain.topology import Stream
 from edged.errors import RejectedRecord
-from edged.services.minibatch import Batcher, Encoded
+from edged.services.batches.batcher import Batcher, Encoded
 
 STREAM = Stream("toy", (2, 2, 1), "uint8", ("a", "b"))
 

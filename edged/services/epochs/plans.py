@@ -19,8 +19,8 @@ from edged.domain.epochs.split import Supply, supply
 from edged.domain.epochs.window import Window
 from edged.log import logger
 from edged.services.archive.client import ArchiveClient, SnapshotFetch
-from edged.services.epoch_account import EpochAccount
-from edged.services.epoch_choice import Choice
+from edged.services.epochs.planner import Choice
+from edged.services.epochs.stats import EpochAccount
 
 EMPTY_RETRY_S = 5.0
 """How often an empty archive is asked again: half its default flush interval."""

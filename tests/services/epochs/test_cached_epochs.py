@@ -32,7 +32,7 @@ from edged.domain.training.learner import Learnt
 from edged.errors import DiskFull, StorageError
 from edged.ports import DiskTier
 from edged.services.cache.cache import Cache
-from edged.services.epoch_choice import SCORE_BYTES
+from edged.services.epochs.planner import SCORE_BYTES
 from edged.services.train import Trainer
 from tests.services.test_train import bits, finish, run_until
 from tests.services.training_world import STREAM, TRAINING, CrashError, CrashingModel, NoImages, World, make_pack, until

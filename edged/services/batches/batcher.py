@@ -14,7 +14,7 @@ from edged.domain.samples import codec
 from edged.domain.topology import Stream
 from edged.errors import RejectedRecord
 from edged.ports import ImageDecoder
-from edged.services.feature_cache import FeatureCache
+from edged.services.batches.features import FeatureCache
 
 _PAYLOADS_A_TASK = 16
 """Compressed images that one thread decodes in a go."""

@@ -12,8 +12,8 @@ from edged.aio import run_in_worker
 from edged.domain.epochs.plan import CachedWindow
 from edged.services.archive.client import ArchiveClient
 from edged.services.cache.shared import CacheShare
-from edged.services.epoch_plans import EpochPlans, Place
-from edged.services.epoch_window import Fetched, WindowReader
+from edged.services.epochs.plans import EpochPlans, Place
+from edged.services.epochs.window_reader import Fetched, WindowReader
 
 _MOST_AHEAD = 4
 """Windows asked for in advance; the archive keeps so many requests of an edge waiting, and twice as many."""
