@@ -12,7 +12,7 @@ from edged.device import MOST_AT_ONCE, Device
 from edged.errors import ConfigError, RejectedRecord
 from edged.ports import Message
 from tests.greenhouse import SHAPE, topology
-from tests.services.test_infer import HIGH, LOW, PREDICTIONS, companion, running
+from tests.services.inference.test_companion import HIGH, LOW, PREDICTIONS, companion, running
 
 CAM = "greenhouse.iot.cam"
 

@@ -22,7 +22,7 @@ from edged.services.ingest.uplink import Uplink
 from edged.services.node.health import HealthBoard
 
 if TYPE_CHECKING:
-    from edged.services.served_model import Outputs
+    from edged.services.inference.served_model import Outputs
 
 
 async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> int:  # noqa: B008 - frozen
@@ -82,7 +82,7 @@ async def run_companion(
     `job`: whose models serve; the first job's if None. Raises ConfigError when there is none such.
     """
     from edged.adapters import tflite  # noqa: PLC0415 - the runtime is the companion's alone
-    from edged.services.infer import Companion, served_job  # noqa: PLC0415
+    from edged.services.inference.companion import Companion, served_job  # noqa: PLC0415
 
     folders = Folders.of(node)
     training = served_job(topology, job)

@@ -36,7 +36,6 @@ from edged.services.batches.features import FeatureCache
 from edged.services.batches.live import FreshSamples
 from edged.services.cache.cache import Cache
 from edged.services.cache.shared import CacheShare, SharedCache
-from edged.services.checkpointing import Checkpointing, Samples
 from edged.services.epochs.loader import Epochs, EpochSettings
 from edged.services.epochs.planner import ChoiceSettings, Chooser
 from edged.services.exchange import GroupAddress
@@ -44,7 +43,8 @@ from edged.services.group_choice import GroupChooser
 from edged.services.group_train import GroupTrainer
 from edged.services.ingest.live_window import LiveLog
 from edged.services.parameter_server import ParameterServer
-from edged.services.train import Trainer
+from edged.services.training.checkpointing import Checkpointing, Samples
+from edged.services.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from edged.adapters.backbone import FrozenBackbone

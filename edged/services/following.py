@@ -20,10 +20,10 @@ from edged.log import logger
 from edged.ports import Log
 from edged.services.activity import Activity
 from edged.services.announcements import Announcements
-from edged.services.checkpointing import Checkpointing
 from edged.services.exchange import Exchange, GroupAddress, Traffic
 from edged.services.member_state import MemberState
 from edged.services.refounding import refound
+from edged.services.training.checkpointing import Checkpointing
 
 POLL_S = 1.0
 """So long a member waits for the log at a time, while it has nothing else to do."""

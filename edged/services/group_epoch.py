@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from edged.domain import exchange_advice
 from edged.log import logger
-from edged.services.evaluation import EndedEpoch
 from edged.services.exchange import Traffic
+from edged.services.training.evaluation import EndedEpoch
 
 
 class GroupEpoch(NamedTuple):

@@ -25,19 +25,19 @@ from edged.log import bind, logger
 from edged.ports import Health, Log, Progress, Statistics
 from edged.services.activity import Activity
 from edged.services.announcements import Announcements
-from edged.services.beginning import begin_state
-from edged.services.checkpointing import Checkpointing
 from edged.services.epochs.loader import Epochs
-from edged.services.evaluation import NOTHING, Evaluation, evaluate
 from edged.services.exchange import GroupAddress
 from edged.services.following import POLL_S, Following
 from edged.services.group_choice import GroupChooser
-from edged.services.lanes import lane_map
 from edged.services.member_state import MemberState, OutOfStepError
 from edged.services.member_steps import MemberSteps
 from edged.services.next_epoch import Turn, propose, shares
 from edged.services.round import Rounds
-from edged.services.stopwatch import Stopwatch
+from edged.services.training.checkpointing import Checkpointing
+from edged.services.training.evaluation import NOTHING, Evaluation, evaluate
+from edged.services.training.resume import begin_state
+from edged.services.training.stopwatch import Stopwatch
+from edged.services.training.worker_map import lane_map
 
 LEAVE_S = 2.0
 """So long a stop waits for the log to take the last word; without it the others wait for two deadlines, no more."""

@@ -13,10 +13,10 @@ from edged.domain.topology import Training
 from edged.domain.training.state import Tally, TrainState
 from edged.errors import EdgedError
 from edged.log import logger
-from edged.services.evaluation import NOTHING, end_epoch
 from edged.services.exchange import Traffic, of_edge
 from edged.services.group_epoch import GroupEpoch
 from edged.services.round import Contributed, Rounds
+from edged.services.training.evaluation import NOTHING, end_epoch
 
 
 class OutOfStepError(EdgedError):

@@ -10,7 +10,7 @@ from edged.adapters.memory import RecordingHealth
 from edged.device import Device
 from edged.domain.topology import Kafka
 from tests.greenhouse import topology
-from tests.services.test_infer import HIGH, LOW, companion, running
+from tests.services.inference.test_companion import HIGH, LOW, companion, running
 
 
 @pytest.mark.integration

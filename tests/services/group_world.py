@@ -28,13 +28,13 @@ from edged.services.archive.client import ArchiveAddress, ArchiveClient
 from edged.services.batches.batcher import Batcher
 from edged.services.cache.cache import Cache
 from edged.services.cache.shared import SharedCache
-from edged.services.checkpointing import Checkpointing
 from edged.services.epochs.loader import Epochs, EpochSettings
 from edged.services.epochs.planner import ChoiceSettings
 from edged.services.exchange import GroupAddress
 from edged.services.group_choice import GroupChooser
 from edged.services.group_train import GroupTrainer
 from edged.services.parameter_server import ParameterServer
+from edged.services.training.checkpointing import Checkpointing
 from tests.services.training_world import (
     REQUESTS,
     STREAM,

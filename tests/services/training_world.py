@@ -32,11 +32,11 @@ from edged.services.batches.batcher import Batcher
 from edged.services.batches.live import FreshSamples
 from edged.services.cache.cache import Cache
 from edged.services.cache.shared import CacheShare, SharedCache
-from edged.services.checkpointing import Checkpointing, Samples
 from edged.services.epochs.loader import Epochs, EpochSettings
 from edged.services.epochs.planner import ChoiceSettings, Chooser
 from edged.services.ingest.live_window import LiveLog
-from edged.services.train import Trainer
+from edged.services.training.checkpointing import Checkpointing, Samples
+from edged.services.training.trainer import Trainer
 
 STREAM = Stream("toy", (2, 2, 1), "uint8", ("a", "b", "c"))
 TRAINING = Training("toy", (Flatten(), Dense(3)), epochs=2, global_batch=8, test_fraction=0.2, checkpoint_s=1e9)

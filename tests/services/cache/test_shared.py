@@ -12,9 +12,9 @@ from edged.domain.cache.entry import Entry, SampleKey
 from edged.domain.topology import SamplingMode, Training
 from edged.services.cache.cache import Cache
 from edged.services.cache.shared import CacheShare, SharedCache
-from edged.services.train import Trainer
+from edged.services.training.trainer import Trainer
 from tests.services.epochs.test_cached_epochs import MANY, asked, large_world, memory_for, training_samples
-from tests.services.test_train import bits, finish
+from tests.services.training.test_trainer import bits, finish
 from tests.services.training_world import World, until
 
 pytestmark = pytest.mark.looptime

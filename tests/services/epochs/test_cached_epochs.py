@@ -33,8 +33,8 @@ from edged.errors import DiskFull, StorageError
 from edged.ports import DiskTier
 from edged.services.cache.cache import Cache
 from edged.services.epochs.planner import SCORE_BYTES
-from edged.services.train import Trainer
-from tests.services.test_train import bits, finish, run_until
+from edged.services.training.trainer import Trainer
+from tests.services.training.test_trainer import bits, finish, run_until
 from tests.services.training_world import STREAM, TRAINING, CrashError, CrashingModel, NoImages, World, make_pack, until
 
 pytestmark = pytest.mark.looptime

@@ -17,7 +17,7 @@ from edged.domain.samples.prediction import decode
 from edged.domain.topology import Codec, Training
 from edged.errors import ConfigError, FormatError
 from edged.ports import CheckpointStore, DeployedModel, Message, TopicPartition
-from edged.services.infer import Companion, served_job
+from edged.services.inference.companion import Companion, served_job
 from tests.greenhouse import LABELS, SHAPE, topology
 
 PREDICTIONS = "greenhouse.predictions.pi"

@@ -19,7 +19,7 @@ from edged.domain.training.learner import Learner
 from edged.domain.training.state import EpochMetrics, Tally, TrainState
 from edged.log import logger
 from edged.services.batches.batcher import MiniBatch
-from edged.services.checkpointing import Samples
+from edged.services.training.checkpointing import Samples
 
 _CALIBRATION_SAMPLES = 256
 

@@ -31,9 +31,9 @@ from edged.ports import (
     Statistics,
     TopicPartition,
 )
-from edged.services.infer_report import InferReport
-from edged.services.published import published_lately, record_at
-from edged.services.served_model import Model, Outputs, ServedModel
+from edged.services.inference.published import published_lately, record_at
+from edged.services.inference.report import InferReport
+from edged.services.inference.served_model import Model, Outputs, ServedModel
 
 _RECOVERED_BATCHES = 4
 """How far back a restart looks for predictions whose positions were not committed. One batch would do unless crash

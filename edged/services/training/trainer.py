@@ -20,12 +20,12 @@ from edged.log import bind, logger
 from edged.ports import Progress, Statistics
 from edged.services.batches.batcher import MiniBatch
 from edged.services.batches.live import Cursor, FreshSamples
-from edged.services.beginning import begin_state
-from edged.services.checkpointing import Checkpointing
 from edged.services.epochs.loader import Epochs
-from edged.services.evaluation import end_epoch, evaluate
-from edged.services.lanes import lane_map
-from edged.services.stopwatch import Stopwatch
+from edged.services.training.checkpointing import Checkpointing
+from edged.services.training.evaluation import end_epoch, evaluate
+from edged.services.training.resume import begin_state
+from edged.services.training.stopwatch import Stopwatch
+from edged.services.training.worker_map import lane_map
 
 
 class Trainer:

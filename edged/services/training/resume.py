@@ -5,7 +5,7 @@ from edged.domain.topology import Source
 from edged.domain.training.learner import Learner
 from edged.domain.training.state import TrainState
 from edged.log import logger
-from edged.services.checkpointing import Checkpointing
+from edged.services.training.checkpointing import Checkpointing
 
 
 async def begin_state(
