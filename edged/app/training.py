@@ -28,8 +28,6 @@ from edged.domain.topology.job import job_digest
 from edged.errors import ConfigError, Problem, StorageError
 from edged.log import logger
 from edged.ports import Health, Log
-from edged.services.announced import GroupTopics
-from edged.services.announcements import Announcements
 from edged.services.archive.client import ArchiveAddress, ArchiveClient
 from edged.services.batches.batcher import Batcher
 from edged.services.batches.features import FeatureCache
@@ -38,11 +36,13 @@ from edged.services.cache.cache import Cache
 from edged.services.cache.shared import CacheShare, SharedCache
 from edged.services.epochs.loader import Epochs, EpochSettings
 from edged.services.epochs.planner import ChoiceSettings, Chooser
-from edged.services.exchange import GroupAddress
-from edged.services.group_choice import GroupChooser
-from edged.services.group_train import GroupTrainer
+from edged.services.group.checkpoints.publisher import Announcements
+from edged.services.group.checkpoints.reader import GroupTopics
+from edged.services.group.log.group_log import GroupAddress
+from edged.services.group.parameter_server import ParameterServer
+from edged.services.group.planner import GroupChooser
+from edged.services.group.trainer import GroupTrainer
 from edged.services.ingest.live_window import LiveLog
-from edged.services.parameter_server import ParameterServer
 from edged.services.training.checkpointing import Checkpointing, Samples
 from edged.services.training.trainer import Trainer
 

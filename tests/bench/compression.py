@@ -40,7 +40,7 @@ from edged.domain.nn.model import Model
 from edged.domain.topology import Compression, Cosine, Exchange, Sgd, Training
 from edged.domain.training.learner import Learner
 from edged.services.batches.batcher import MiniBatch
-from edged.services.round import Contributed, Rounds
+from edged.services.group.contribution import Contributed, Rounds
 from tests.bench.accuracy import FASHION
 from tests.bench.sampling_study import Data, read
 from tests.bench.trainer import machine

@@ -22,18 +22,18 @@ from edged.domain.topology import Exchange, Sampling, Training
 from edged.domain.topology.job import job_digest
 from edged.domain.training.state import Params
 from edged.ports import Message
-from edged.services.announced import GroupTopics
-from edged.services.announcements import Announcements
 from edged.services.archive.client import ArchiveAddress, ArchiveClient
 from edged.services.batches.batcher import Batcher
 from edged.services.cache.cache import Cache
 from edged.services.cache.shared import SharedCache
 from edged.services.epochs.loader import Epochs, EpochSettings
 from edged.services.epochs.planner import ChoiceSettings
-from edged.services.exchange import GroupAddress
-from edged.services.group_choice import GroupChooser
-from edged.services.group_train import GroupTrainer
-from edged.services.parameter_server import ParameterServer
+from edged.services.group.checkpoints.publisher import Announcements
+from edged.services.group.checkpoints.reader import GroupTopics
+from edged.services.group.log.group_log import GroupAddress
+from edged.services.group.parameter_server import ParameterServer
+from edged.services.group.planner import GroupChooser
+from edged.services.group.trainer import GroupTrainer
 from edged.services.training.checkpointing import Checkpointing
 from tests.services.training_world import (
     REQUESTS,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edged.domain.exchange_advice import advice
+from edged.services.group.report import advice
 
 
 @pytest.mark.parametrize(

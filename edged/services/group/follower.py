@@ -18,11 +18,11 @@ from edged.domain.training.state import TrainState
 from edged.errors import FormatError, LogGap
 from edged.log import logger
 from edged.ports import Log
-from edged.services.activity import Activity
-from edged.services.announcements import Announcements
-from edged.services.exchange import Exchange, GroupAddress, Traffic
-from edged.services.member_state import MemberState
-from edged.services.refounding import refound
+from edged.services.group.checkpoints.publisher import Announcements
+from edged.services.group.checkpoints.recovery import refound
+from edged.services.group.liveness import Activity
+from edged.services.group.log.group_log import Exchange, GroupAddress, Traffic
+from edged.services.group.member import MemberState
 from edged.services.training.checkpointing import Checkpointing
 
 POLL_S = 1.0

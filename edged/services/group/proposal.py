@@ -10,7 +10,8 @@ from edged.domain.group.state import State
 from edged.domain.nn import param_vector
 from edged.domain.topology import Training
 from edged.domain.training.state import Params
-from edged.services.exchange import FIRST_DEADLINE_S, Exchange, GroupAddress
+from edged.services.group.log.deadline import FIRST_DEADLINE_S
+from edged.services.group.log.group_log import Exchange, GroupAddress
 
 _TURN_S = 2.0
 """A member whose turn it is not to begin an epoch lets the first one have this advantage."""

@@ -22,7 +22,7 @@ from edged.domain.training import checkpoint
 from edged.domain.training.state import TrainState
 from edged.log import logger
 from edged.ports import Log, Message, TopicPartition
-from edged.services.announced import CHUNK_BYTES, Announced, GroupTopics, Head
+from edged.services.group.checkpoints.reader import CHUNK_BYTES, Announced, GroupTopics, Head
 
 
 class Announcements:

@@ -13,9 +13,9 @@ from edged.domain.topology import Training
 from edged.domain.training.state import Tally, TrainState
 from edged.errors import EdgedError
 from edged.log import logger
-from edged.services.exchange import Traffic, of_edge
-from edged.services.group_epoch import GroupEpoch
-from edged.services.round import Contributed, Rounds
+from edged.services.group.contribution import Contributed, Rounds
+from edged.services.group.log.group_log import Traffic, of_edge
+from edged.services.group.report import GroupEpoch
 from edged.services.training.evaluation import NOTHING, end_epoch
 
 

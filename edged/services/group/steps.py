@@ -11,12 +11,12 @@ from edged.domain.group.plan import GroupPlan
 from edged.domain.topology import Training
 from edged.domain.training.learner import DivergedError
 from edged.log import logger
-from edged.services.activity import Activity
 from edged.services.epochs.loader import Epochs
-from edged.services.exchange import DEADLINE_FACTOR, FIRST_DEADLINE_S
-from edged.services.following import POLL_S, Following
-from edged.services.member_state import MemberState
-from edged.services.round import Contributed, Rounds
+from edged.services.group.contribution import Contributed, Rounds
+from edged.services.group.follower import POLL_S, Following
+from edged.services.group.liveness import Activity
+from edged.services.group.log.deadline import DEADLINE_FACTOR, FIRST_DEADLINE_S
+from edged.services.group.member import MemberState
 
 _BUSY_POLL_S = 0.02
 """While samples are on their way too."""

@@ -23,16 +23,16 @@ from edged.domain.training.state import TrainState
 from edged.errors import EdgedError, LogGap
 from edged.log import bind, logger
 from edged.ports import Health, Log, Progress, Statistics
-from edged.services.activity import Activity
-from edged.services.announcements import Announcements
 from edged.services.epochs.loader import Epochs
-from edged.services.exchange import GroupAddress
-from edged.services.following import POLL_S, Following
-from edged.services.group_choice import GroupChooser
-from edged.services.member_state import MemberState, OutOfStepError
-from edged.services.member_steps import MemberSteps
-from edged.services.next_epoch import Turn, propose, shares
-from edged.services.round import Rounds
+from edged.services.group.checkpoints.publisher import Announcements
+from edged.services.group.contribution import Rounds
+from edged.services.group.follower import POLL_S, Following
+from edged.services.group.liveness import Activity
+from edged.services.group.log.group_log import GroupAddress
+from edged.services.group.member import MemberState, OutOfStepError
+from edged.services.group.planner import GroupChooser
+from edged.services.group.proposal import Turn, propose, shares
+from edged.services.group.steps import MemberSteps
 from edged.services.training.checkpointing import Checkpointing
 from edged.services.training.evaluation import NOTHING, Evaluation, evaluate
 from edged.services.training.resume import begin_state

@@ -20,9 +20,10 @@ from edged.domain.topology import MOST_MEMBERS, Compression
 from edged.errors import FormatError, LogGap
 from edged.log import bind, logger
 from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
-from edged.services.announcements import Announcements
-from edged.services.exchange import RECORDS_A_POLL, Deadline, Throttle
-from edged.services.gapless import gapless
+from edged.services.group.checkpoints.publisher import Announcements
+from edged.services.group.log.deadline import Deadline
+from edged.services.group.log.group_log import RECORDS_A_POLL, Throttle
+from edged.services.group.log.ordered_reader import gapless
 
 _POLL_S = 1.0
 _TICK_S = 1e-3

@@ -7,7 +7,7 @@ import pytest
 from edged.adapters.memory import MemoryLog
 from edged.errors import LogGap
 from edged.ports import Message, TopicPartition
-from edged.services.gapless import Gapless, gapless
+from edged.services.group.log.ordered_reader import Gapless, gapless
 from tests.services.holes import hide
 
 pytestmark = pytest.mark.looptime

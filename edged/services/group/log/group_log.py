@@ -7,11 +7,9 @@ polls moves it on.
 
 import asyncio
 import secrets
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from statistics import median
 
 from edged.aio import run_in_worker
 from edged.domain.group import compression, gradient_log, membership, recovery
@@ -21,21 +19,9 @@ from edged.domain.group.state import Action, Fold, Late, Rejected, Rules, State
 from edged.errors import LogGap
 from edged.log import logger
 from edged.ports import Log, Message, Record, TopicPartition
-from edged.services.gapless import Gapless, gapless
+from edged.services.group.log.deadline import Deadline
+from edged.services.group.log.ordered_reader import Gapless, gapless
 
-FIRST_DEADLINE_S = 30.0
-"""Before it is known how long a step takes."""
-
-EPOCH_DEADLINE_S = 10.0
-"""At least, for an epoch's first step: the others may still be saving the one before, drawing and fetching."""
-
-LEAST_DEADLINE_S = 1.0
-"""However short the steps are: a pause of the machine is no reason to go on without a member."""
-
-DEADLINE_FACTOR = 1.5
-"""So many times as long as usual is waited."""
-
-_STEP_TIMES = 32
 RECORDS_A_POLL = 8
 """4 MiB of gradients, so that a stop need not wait long for what is being folded."""
 
@@ -89,24 +75,6 @@ class Throttle:
             return None
         self._said_at[kind] = now
         return self._suppressed.pop(kind, 0)
-
-
-class Deadline:
-    """How long to wait for the gradients of a step that do not come."""
-
-    def __init__(self) -> None:
-        self._step_times: deque[float] = deque(maxlen=_STEP_TIMES)
-
-    def timed(self, seconds: float) -> None:
-        """A step took so long."""
-        self._step_times.append(seconds)
-
-    def seconds(self, state: State) -> float:
-        """From a gradient of the present step on."""
-        if not self._step_times:
-            return FIRST_DEADLINE_S
-        least_s = EPOCH_DEADLINE_S if state.step == state.first_step else LEAST_DEADLINE_S
-        return max(DEADLINE_FACTOR * median(self._step_times), least_s)
 
 
 class Exchange:

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 
 from edged.domain.group.recovery import Candidacy
 from edged.domain.training.state import TrainState
-from edged.services.announcements import Announcements
-from edged.services.exchange import FIRST_DEADLINE_S, GroupAddress
+from edged.services.group.checkpoints.publisher import Announcements
+from edged.services.group.log.deadline import FIRST_DEADLINE_S
+from edged.services.group.log.group_log import GroupAddress
 
 OFFER_S = FIRST_DEADLINE_S / 2
 """So long a member waits for an announcement: less than a group that begins with its first epoch does for members."""

@@ -12,9 +12,9 @@ from edged.domain.topology import Exchange
 from edged.domain.training import checkpoint
 from edged.domain.training.state import TrainState
 from edged.ports import Message, TopicPartition
-from edged.services.exchange import GroupAddress
-from edged.services.group_train import GroupTrainer
-from edged.services.refounding import refound
+from edged.services.group.checkpoints.recovery import refound
+from edged.services.group.log.group_log import GroupAddress
+from edged.services.group.trainer import GroupTrainer
 from tests.services.group_world import CHECKPOINTS, GRADIENTS, GROUP_TRAINING, TRAIN, GroupWorld, is_finished, until
 
 pytestmark = pytest.mark.looptime

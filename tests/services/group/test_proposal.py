@@ -1,8 +1,9 @@
 """Whose turn it is to begin the next epoch, and when."""
 
 from edged.domain.group.state import State
-from edged.services.exchange import FIRST_DEADLINE_S, GroupAddress
-from edged.services.next_epoch import Turn
+from edged.services.group.log.deadline import FIRST_DEADLINE_S
+from edged.services.group.log.group_log import GroupAddress
+from edged.services.group.proposal import Turn
 from tests.exchange_logs import EDGES, gradient, join, outcome, run, started
 
 ASH, BIRCH, CEDAR = EDGES

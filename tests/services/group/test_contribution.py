@@ -13,7 +13,7 @@ from edged.domain.topology import Exchange, Sgd, Training
 from edged.domain.training.learner import DivergedError, Learner
 from edged.domain.training.state import TrainState
 from edged.services.batches.batcher import MiniBatch
-from edged.services.round import Rounds
+from edged.services.group.contribution import Rounds
 
 TRAINING = Training("climate", (Dense(2),), optimizer=Sgd(0.5), exchange=Exchange("all_reduce"))
 N = 8

@@ -3,12 +3,15 @@
 The line about what was learnt is `evaluation`'s.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from edged.domain import exchange_advice
 from edged.log import logger
-from edged.services.exchange import Traffic
+from edged.services.group.log.group_log import Traffic
 from edged.services.training.evaluation import EndedEpoch
+
+Advice = Literal["none", "fp16", "int8", "top_k", "sync_every"]
+
+_LADDER: tuple[tuple[float, Advice], ...] = ((0.1, "none"), (0.25, "fp16"), (0.5, "int8"), (2.0, "top_k"))
 
 
 class GroupEpoch(NamedTuple):
@@ -47,5 +50,15 @@ def _timing(traffic: Traffic) -> dict[str, float | str]:
     return {
         "step_ms": round(1e3 * whole_s / traffic.computed, 3),
         "comm_fraction": round(traffic.waited_s / whole_s, 4) if whole_s else 0.0,
-        "advice": exchange_advice.advice(traffic.waited_s, traffic.step_s),
+        "advice": advice(traffic.waited_s, traffic.step_s),
     }
+
+
+def advice(exchange_s: float, compute_s: float) -> Advice:
+    """What to do where a step's exchange and its computing take so long.
+
+    While the exchange is a tenth of the computing, nothing: the loss of exactness would gain little. Then compression,
+    the stronger the longer it takes; when it takes twice as long as computing, steps that are exchanged more seldom.
+    """
+    ratio = exchange_s / max(compute_s, 1e-9)
+    return next((what for most, what in _LADDER if ratio < most), "sync_every")

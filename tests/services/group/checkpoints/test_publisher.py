@@ -16,8 +16,8 @@ from edged.domain.nn.model import Division
 from edged.domain.training import checkpoint
 from edged.domain.training.state import Position, TrainState
 from edged.ports import Message, TopicPartition
-from edged.services.announced import GroupTopics
-from edged.services.announcements import Announcements
+from edged.services.group.checkpoints.publisher import Announcements
+from edged.services.group.checkpoints.reader import GroupTopics
 from tests.services.holes import delay
 
 pytestmark = pytest.mark.looptime

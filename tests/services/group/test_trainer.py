@@ -22,7 +22,7 @@ from edged.domain.topology import Exchange, Sgd
 from edged.domain.training.learner import Learner
 from edged.domain.training.state import Params, TrainState
 from edged.ports import Message, TopicPartition
-from edged.services.group_train import GroupTrainer
+from edged.services.group.trainer import GroupTrainer
 from tests.services.group_world import (
     GRADIENTS,
     GROUP_TRAINING,
