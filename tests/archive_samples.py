@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from edged.adapters.parquet_store import ParquetStore
+from edged.adapters.parquet.store import ParquetStore
 from edged.domain.samples.pack import CODECS, Pack
 from edged.domain.samples.sample import Sample
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edged.adapters.datasets import open_dataset
+from edged.adapters.datasets.registry import open_dataset
 from edged.domain.nn.model import Model
 from edged.domain.nn.params import Params
 from edged.domain.nn.spec import Conv2d, Dense, Flatten, LayerSpec, MaxPool2d, Shape

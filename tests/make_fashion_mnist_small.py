@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edged.adapters import fashion_mnist, idx
-from edged.adapters.datasets import open_dataset
-from edged.adapters.idx import IdxDataset
+from edged.adapters.datasets import fashion_mnist, idx
+from edged.adapters.datasets.idx import IdxDataset
+from edged.adapters.datasets.registry import open_dataset
 
 SEED = 20170825  # the day on which the data set was published
 PER_CLASS = {"train": 600, "test": 100}

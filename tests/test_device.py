@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edged.adapters.images import PillowDecoder
-from edged.adapters.memory import MemoryLog
+from edged.adapters.memory.log import MemoryLog
 from edged.device import MOST_AT_ONCE, Device
 from edged.errors import ConfigError, RejectedRecord
 from edged.ports import Message

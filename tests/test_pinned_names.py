@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edged.adapters.parquet_store import Finding, SourceSummary
-from edged.adapters.tflite_reader import read_tflite
-from edged.adapters.tflite_writer import LAYERS, to_tflite
+from edged.adapters.parquet.store import Finding, SourceSummary
+from edged.adapters.tflite.reader import read_tflite
+from edged.adapters.tflite.writer import LAYERS, to_tflite
 from edged.cli.demo.group import Contribution as GroupMember
 from edged.cli.demo.group import Group
 from edged.cli.demo.outage import Outage

@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from edged import config_yaml
-from edged.adapters.checkpoint_dir import CheckpointDir
+from edged.adapters.disk.checkpoint_dir import CheckpointDir
+from edged.adapters.host.process_lock import sole_process
 from edged.adapters.images import encode
 from edged.adapters.kafka import KafkaLog
-from edged.adapters.memory import RecordingHealth
-from edged.adapters.sole_process import sole_process
+from edged.adapters.memory.health import RecordingHealth
 from edged.cli import main
 from edged.domain.nn.model import Division
 from edged.domain.samples import prediction

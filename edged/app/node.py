@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from edged.adapters.blas import single_threaded_blas
-from edged.adapters.checkpoint_dir import CheckpointDir
-from edged.adapters.host import PsutilHost, lower_thread_priority
+from edged.adapters.disk.checkpoint_dir import CheckpointDir
+from edged.adapters.host.blas import single_threaded_blas
+from edged.adapters.host.counters import PsutilHost, lower_thread_priority
+from edged.adapters.host.process_lock import sole_process
+from edged.adapters.host.systemd import Systemd
 from edged.adapters.images import PillowDecoder
 from edged.adapters.kafka import KafkaLog
-from edged.adapters.sole_process import sole_process
-from edged.adapters.systemd import Systemd
 from edged.app.supervision import Service, announce, supervise
 from edged.app.training import NUM_CORES, Jobs, servers, state_folder
 from edged.config import Folders, Timing
@@ -34,7 +34,7 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
     edge = topology.edge(node) if is_edge else None
     folders = Folders.of(node)
     if edge is not None and any(job.backbone for job in topology.jobs):
-        from edged.adapters import tflite  # noqa: PLC0415 - seldom needed here
+        from edged.adapters.tflite import runtime as tflite  # noqa: PLC0415 - seldom needed here
 
         tflite.prepare_runtime()  # before there are other threads
     async with AsyncExitStack() as stack:
@@ -81,7 +81,7 @@ async def run_companion(
 
     `job`: whose models serve; the first job's if None. Raises ConfigError when there is none such.
     """
-    from edged.adapters import tflite  # noqa: PLC0415 - the runtime is the companion's alone
+    from edged.adapters.tflite import runtime as tflite  # noqa: PLC0415 - the runtime is the companion's alone
     from edged.services.inference.companion import Companion, served_job  # noqa: PLC0415
 
     folders = Folders.of(node)
@@ -120,8 +120,8 @@ async def run_companion(
 
 
 def _archive(topology: Topology, log: Log, health: Health, timing: Timing) -> Mapping[str, Service]:
-    from edged.adapters.parquet_store import ParquetStore  # noqa: PLC0415 - pyarrow is the archive's alone
-    from edged.adapters.patient_archive import PatientArchive  # noqa: PLC0415
+    from edged.adapters.parquet.retrying import PatientArchive  # noqa: PLC0415
+    from edged.adapters.parquet.store import ParquetStore  # noqa: PLC0415 - pyarrow is the archive's alone
     from edged.services.archive.archiver import Archiver, ArchiverSettings, Source  # noqa: PLC0415
     from edged.services.archive.epoch_server import EpochServer  # noqa: PLC0415
 

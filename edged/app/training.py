@@ -11,12 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from edged.adapters import micro_batch
-from edged.adapters.checkpoint_dir import CheckpointDir
-from edged.adapters.disk_cache import SqliteCache
-from edged.adapters.host import num_cores
+from edged.adapters.disk.checkpoint_dir import CheckpointDir
+from edged.adapters.disk.sqlite_cache import SqliteCache
+from edged.adapters.host import micro_batch
+from edged.adapters.host.counters import num_cores
 from edged.adapters.images import PillowDecoder
-from edged.adapters.tflite_writer import to_tflite
+from edged.adapters.tflite.writer import to_tflite
 from edged.aio import run_in_worker
 from edged.config import Folders, Timing
 from edged.domain.group import compression, gradient_log, update_log
@@ -47,7 +47,7 @@ from edged.services.training.checkpointing import Checkpointing, Samples
 from edged.services.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from edged.adapters.backbone import FrozenBackbone
+    from edged.adapters.tflite.backbone import FrozenBackbone
 
 _HELD_OUT_BYTES = 4 << 20
 """Fresh held-out samples kept to test live training on."""
@@ -296,7 +296,7 @@ def _backbone(training: Training) -> "FrozenBackbone | None":
     """The backbone, still the one that was looked into. Raises ConfigError when it is another by now."""
     if training.backbone is None:
         return None
-    from edged.adapters.backbone import read_backbone  # noqa: PLC0415 - the TFLite runtime is not for every edge
+    from edged.adapters.tflite.backbone import read_backbone  # noqa: PLC0415 - the TFLite runtime is not for every edge
 
     backbone = read_backbone(Path(training.backbone.model))
     if backbone.file != training.backbone.file:

@@ -13,7 +13,7 @@ from edged.domain.topology import Stream, Topology
 from edged.errors import ArchiveUnavailable, FormatError, StorageError
 
 if TYPE_CHECKING:  # Parquet and images are imported when they are needed
-    from edged.adapters.parquet_store import ParquetStore, SourceSummary
+    from edged.adapters.parquet.store import ParquetStore, SourceSummary
     from edged.ports import ArchiveStore, Dataset
 
 SUMMARY = "make the archive, import data sets, list and verify it"
@@ -92,7 +92,7 @@ def _create(topology: Topology) -> bool:
 
 
 def _import(topology: Topology, args: argparse.Namespace) -> int:
-    from edged.adapters.datasets import open_dataset  # noqa: PLC0415
+    from edged.adapters.datasets.registry import open_dataset  # noqa: PLC0415
 
     stream = _stream(topology, args.stream)
     dataset = open_dataset(args.spec)
@@ -192,7 +192,7 @@ def _stream(topology: Topology, name: str | None) -> Stream:
 
 
 def _store(topology: Topology) -> "ParquetStore":
-    from edged.adapters.parquet_store import ParquetStore  # noqa: PLC0415
+    from edged.adapters.parquet.store import ParquetStore  # noqa: PLC0415
 
     return ParquetStore(topology.archive[0].url)
 

@@ -7,6 +7,6 @@ from edged.domain.topology import BackboneFile
 
 def look_up(path: Path) -> BackboneFile:
     """What the file says. Raises StorageError and FormatError."""
-    from edged.adapters.backbone import read_backbone  # noqa: PLC0415 - topologies without one start without TFLite
+    from edged.adapters.tflite.backbone import read_backbone  # noqa: PLC0415 - topologies without one start without TFLite
 
     return read_backbone(path).file

@@ -19,7 +19,7 @@ from edged.errors import ConfigError, FormatError, Problem, StorageError
 if TYPE_CHECKING:  # what reads images and Kafka is imported when it is needed
     from tqdm import tqdm
 
-    from edged.adapters.transcode import Transcoder
+    from edged.adapters.datasets.transcode import Transcoder
     from edged.device import Device
     from edged.ports import Dataset
     from edged.services.sensor import Sensor
@@ -132,8 +132,8 @@ def _require_device(topology: Topology, node: str, file: str) -> None:
 
 def _transcoder(topology: Topology, dataset: "Dataset", args: argparse.Namespace) -> "Transcoder":
     """What makes the data set's items the device's samples. Raises FormatError when that cannot be."""
+    from edged.adapters.datasets.transcode import Transcoder  # noqa: PLC0415
     from edged.adapters.images import PillowDecoder  # noqa: PLC0415 - see the package
-    from edged.adapters.transcode import Transcoder  # noqa: PLC0415
 
     if args.split and args.split not in dataset.splits:
         raise FormatError(f"{dataset.name} has no split {args.split!r}; it has {', '.join(dataset.splits)}")
@@ -149,8 +149,8 @@ def _transcoder(topology: Topology, dataset: "Dataset", args: argparse.Namespace
 
 
 def _open(args: argparse.Namespace) -> "Dataset":
-    from edged.adapters.datasets import open_dataset  # noqa: PLC0415
-    from edged.adapters.fashion_mnist import cache_folder, download_fashion_mnist, full_folder  # noqa: PLC0415
+    from edged.adapters.datasets.fashion_mnist import cache_folder, download_fashion_mnist, full_folder  # noqa: PLC0415
+    from edged.adapters.datasets.registry import open_dataset  # noqa: PLC0415
 
     if args.download and args.spec == "fashion-mnist" and full_folder() is None:
         with _bar(unit="B", unit_scale=True, desc="fashion-mnist") as bar:

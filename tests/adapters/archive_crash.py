@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edged.adapters.parquet_store import ParquetStore
+from edged.adapters.parquet.store import ParquetStore
 from tests.archive_samples import pack
 
 

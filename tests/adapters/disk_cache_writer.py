@@ -10,7 +10,7 @@ import resource
 import sys
 from pathlib import Path
 
-from edged.adapters.disk_cache import SqliteCache
+from edged.adapters.disk.sqlite_cache import SqliteCache
 from edged.domain.cache.entry import Entry, SampleKey
 from edged.errors import StorageError
 

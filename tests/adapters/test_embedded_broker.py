@@ -12,7 +12,7 @@ import pytest
 
 from edged.adapters.embedded_broker import BrokerUnavailable, EmbeddedBroker
 from edged.adapters.kafka import KafkaLog
-from edged.adapters.memory import RecordingHealth
+from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka
 from edged.ports import Message
 from tests.brokers import need_embedded

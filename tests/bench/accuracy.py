@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edged.adapters.blas import single_threaded_blas
-from edged.adapters.datasets import open_dataset
+from edged.adapters.datasets.registry import open_dataset
+from edged.adapters.host.blas import single_threaded_blas
 from edged.adapters.images import PillowDecoder
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import (

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edged.adapters.disk_cache import MOST_LOG_BYTES
+from edged.adapters.disk.sqlite_cache import MOST_LOG_BYTES
 from edged.cli.demo.children import Child, LogLine
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.topology import MIB

@@ -30,7 +30,7 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from edged.adapters.blas import single_threaded_blas
+from edged.adapters.host.blas import single_threaded_blas
 from edged.domain.group import compression, gradient_log, state
 from edged.domain.group import step as group_step
 from edged.domain.group.records import Begin, Join, Part, Record

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edged.adapters.blas import single_threaded_blas
+from edged.adapters.host.blas import single_threaded_blas
 from edged.cli.demo.children import LogLine
 from edged.domain.nn.model import Model
 from edged.domain.training import checkpoint

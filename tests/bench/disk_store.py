@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from edged.adapters.disk_cache import SqliteCache
+from edged.adapters.disk.sqlite_cache import SqliteCache
 from edged.domain.cache import entry as cache_entry
 from edged.domain.cache.entry import Entry, SampleKey
 from edged.errors import FormatError

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from edged.adapters.blas import single_threaded_blas
-from edged.adapters.host import lower_thread_priority
-from edged.adapters.micro_batch import measured
+from edged.adapters.host.blas import single_threaded_blas
+from edged.adapters.host.counters import lower_thread_priority
+from edged.adapters.host.micro_batch import measured
 from edged.aio import run_in_worker
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Conv2d, Dense, Flatten, MaxPool2d

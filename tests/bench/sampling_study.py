@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from edged.adapters.blas import single_threaded_blas
+from edged.adapters.host.blas import single_threaded_blas
 from edged.domain.archive.snapshot import Snapshot
 from edged.domain.epochs import importance, modes
 from edged.domain.epochs.epoch_start import Boundary

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from edged.adapters.blas import single_threaded_blas
-from edged.adapters.tflite import NumpyClassifier, TfliteClassifier, probe_runtime
-from edged.adapters.tflite_writer import to_tflite
+from edged.adapters.host.blas import single_threaded_blas
+from edged.adapters.tflite.runtime import NumpyClassifier, TfliteClassifier, probe_runtime
+from edged.adapters.tflite.writer import to_tflite
 from edged.domain.nn.model import Model
 
 ROUNDS = 5

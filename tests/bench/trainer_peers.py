@@ -73,7 +73,7 @@ class Edged:
     def __init__(self, net, threads, batch):
         from threadpoolctl import threadpool_limits
 
-        from edged.adapters import micro_batch
+        from edged.adapters.host import micro_batch
         from edged.domain.nn.model import Model
         from edged.domain.topology import Sgd
         from edged.domain.training import optim

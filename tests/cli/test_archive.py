@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from edged import cli
-from edged.adapters.memory_archive import MemoryArchive
-from edged.adapters.parquet_store import ParquetStore
+from edged.adapters.memory.archive import MemoryArchive
+from edged.adapters.parquet.store import ParquetStore
 from edged.cli import archive
 from edged.domain.topology import Codec, Dtype, Stream
 from edged.errors import DiskFull, FormatError

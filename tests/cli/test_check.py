@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.adapters.tflite_writer import to_tflite
+from edged.adapters.tflite.writer import to_tflite
 from edged.domain.nn.params import initial_params
 from edged.domain.nn.spec import Conv2d, GlobalAvgPool
 from edged.domain.topology import MIB

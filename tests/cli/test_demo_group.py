@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from edged import config_yaml
-from edged.adapters.memory import MemoryLog, RecordingHealth
+from edged.adapters.memory.health import RecordingHealth
+from edged.adapters.memory.log import MemoryLog
 from edged.cli.demo import group, outage
 from edged.errors import CheckpointCorrupt
 from edged.ports import Message

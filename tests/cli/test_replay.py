@@ -11,7 +11,8 @@ import pytest
 
 from edged import config_yaml
 from edged.adapters.kafka import KafkaLog
-from edged.adapters.memory import MemoryLog, RecordingHealth
+from edged.adapters.memory.health import RecordingHealth
+from edged.adapters.memory.log import MemoryLog
 from edged.domain.topology import Kafka
 from edged.ports import Message, TopicPartition
 from tests.brokers import Embedded

@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from edged import device
-from edged.adapters.datasets import open_dataset
-from edged.adapters.memory import MemoryLog
+from edged.adapters.datasets.registry import open_dataset
+from edged.adapters.memory.log import MemoryLog
 from edged.cli import main
 from edged.ports import Dataset
 

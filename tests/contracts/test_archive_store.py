@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edged.adapters.memory_archive import MemoryArchive
-from edged.adapters.parquet_store import ParquetStore
+from edged.adapters.memory.archive import MemoryArchive
+from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, StorageError

@@ -2,8 +2,8 @@
 
 import pytest
 
-from edged.adapters.checkpoint_dir import CheckpointDir
-from edged.adapters.memory_checkpoints import MemoryCheckpoints
+from edged.adapters.disk.checkpoint_dir import CheckpointDir
+from edged.adapters.memory.checkpoints import MemoryCheckpoints
 from edged.ports import CheckpointStore, DeployedModel
 
 

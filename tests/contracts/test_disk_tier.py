@@ -3,8 +3,8 @@
 
 import pytest
 
-from edged.adapters.disk_cache import SqliteCache
-from edged.adapters.memory_disk_tier import MemoryDiskTier
+from edged.adapters.disk.sqlite_cache import SqliteCache
+from edged.adapters.memory.disk_tier import MemoryDiskTier
 from edged.domain.cache.entry import Entry, SampleKey
 from edged.errors import DiskFull
 from edged.ports import DiskTier

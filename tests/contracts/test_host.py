@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from edged.adapters.host import PsutilHost, ScriptedHost
+from edged.adapters.host.counters import PsutilHost
+from edged.adapters.memory.host import ScriptedHost
 from edged.ports import Host, HostSample
 
 TOTALS = (

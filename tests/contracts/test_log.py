@@ -12,7 +12,8 @@ from confluent_kafka import TopicPartition as ConfluentPartition
 from confluent_kafka.admin import AdminClient
 
 from edged.adapters.kafka import KafkaLog
-from edged.adapters.memory import MemoryLog, RecordingHealth
+from edged.adapters.memory.health import RecordingHealth
+from edged.adapters.memory.log import MemoryLog
 from edged.domain.topology import Kafka
 from edged.errors import RecordTooLarge
 from edged.ports import Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks

@@ -4,7 +4,8 @@ import socket
 
 import pytest
 
-from edged.adapters.systemd import Notices, Systemd
+from edged.adapters.host.systemd import Systemd
+from edged.adapters.memory.notifier import Notices
 from edged.ports import Notifier
 
 

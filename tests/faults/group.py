@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edged.adapters.kafka import KafkaLog
-from edged.adapters.memory import RecordingHealth
+from edged.adapters.memory.health import RecordingHealth
 from edged.cli.demo.children import Child
 from edged.domain.group import state_json
 from edged.domain.group import step as group_step

@@ -14,10 +14,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from edged.adapters.datasets import open_dataset
+from edged.adapters.datasets.registry import open_dataset
 from edged.adapters.kafka import KafkaLog
-from edged.adapters.memory import RecordingHealth
-from edged.adapters.parquet_store import ParquetStore
+from edged.adapters.memory.health import RecordingHealth
+from edged.adapters.parquet.store import ParquetStore
 from edged.cli.demo.children import Child, LogLine
 from edged.cli.demo.evidence import archived_samples, observer
 from edged.config_yaml import load

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from edged.adapters import fashion_mnist
+from edged.adapters.datasets import fashion_mnist
 from edged.adapters.images import encode
 from edged.cli.demo.children import Child
 from tests.data import birds

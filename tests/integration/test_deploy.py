@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.adapters.tflite_reader import read_tflite
+from edged.adapters.tflite.reader import read_tflite
 from edged.cli.demo.children import Child
 from edged.cli.demo.evidence import observer
 from tests.integration.site import Site, running

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
 
-from edged.adapters.datasets import open_dataset
+from edged.adapters.datasets.registry import open_dataset
 from edged.adapters.images import encode
 from edged.cli.demo.evidence import archived_samples
 from edged.domain.samples.codec import decode_raw

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from edged.adapters.kafka.log import KafkaLog
-from edged.adapters.memory import RecordingHealth
+from edged.adapters.memory.health import RecordingHealth
 from edged.domain.samples import pack as packs
 from edged.domain.topology import Kafka
 from edged.ports import TopicPartition, TopicSpec

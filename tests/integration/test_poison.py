@@ -9,10 +9,10 @@ import pytest
 from confluent_kafka import Producer
 from PIL import Image
 
-from edged.adapters.datasets import open_dataset
+from edged.adapters.datasets.registry import open_dataset
 from edged.adapters.images import encode
 from edged.adapters.kafka import KafkaLog
-from edged.adapters.memory import RecordingHealth
+from edged.adapters.memory.health import RecordingHealth
 from edged.cli.demo.evidence import archived_samples, observer
 from edged.domain.samples.codec import decode_raw
 from edged.domain.topology import MIB, Topology

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from edged.adapters.kafka import KafkaLog
-from edged.adapters.memory import RecordingHealth
+from edged.adapters.memory.health import RecordingHealth
 from edged.device import Device
 from edged.domain.topology import Kafka
 from tests.greenhouse import topology

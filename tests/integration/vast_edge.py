@@ -20,9 +20,9 @@ import numpy as np
 
 import edged.adapters.kafka  # noqa: F401 - an edge has it in memory
 from edged import config_yaml
-from edged.adapters.blas import single_threaded_blas
-from edged.adapters.checkpoint_dir import CheckpointDir
-from edged.adapters.memory import RecordingHealth
+from edged.adapters.disk.checkpoint_dir import CheckpointDir
+from edged.adapters.host.blas import single_threaded_blas
+from edged.adapters.memory.health import RecordingHealth
 from edged.app.training import Jobs
 from edged.config import Folders, Timing
 from edged.domain.archive import protocol

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edged import log as edged_log
-from edged.adapters.memory import RecordingHealth
-from edged.adapters.memory_checkpoints import MemoryCheckpoints
+from edged.adapters.memory.checkpoints import MemoryCheckpoints
+from edged.adapters.memory.health import RecordingHealth
 from edged.config import Timing
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SnapshotRequest

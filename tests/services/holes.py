@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from edged.adapters.memory import MemoryLog, MemoryReader
+from edged.adapters.memory.log import MemoryLog, MemoryReader
 from edged.ports import Record
 
 

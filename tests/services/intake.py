@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edged.adapters.images import PillowDecoder, encode
-from edged.adapters.memory import MemoryLog
+from edged.adapters.memory.log import MemoryLog
 from edged.config import Timing
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack

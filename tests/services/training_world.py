@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edged import log as edged_log
-from edged.adapters.memory import MemoryLog, RecordingHealth
-from edged.adapters.memory_checkpoints import MemoryCheckpoints
+from edged.adapters.memory.checkpoints import MemoryCheckpoints
+from edged.adapters.memory.health import RecordingHealth
+from edged.adapters.memory.log import MemoryLog
 from edged.config import Timing
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotRequest

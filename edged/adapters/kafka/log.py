@@ -4,12 +4,12 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Self
 
-from edged.adapters.kafka.appending import Appender
+from edged.adapters.kafka.admin import Control
 from edged.adapters.kafka.batches import bound_unpacking
 from edged.adapters.kafka.client_log import ClientLog
 from edged.adapters.kafka.connection import Outages, Setup
-from edged.adapters.kafka.control import Control
-from edged.adapters.kafka.reading import KafkaReader
+from edged.adapters.kafka.producer import Appender
+from edged.adapters.kafka.reader import KafkaReader
 from edged.adapters.kafka.security import client_options
 from edged.domain.topology import Kafka
 from edged.ports import Health, Message, TopicPartition, TopicSpec, Watermarks

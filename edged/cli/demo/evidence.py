@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 
 from edged.adapters.kafka import KafkaLog
-from edged.adapters.parquet_store import ParquetStore
+from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE
 from edged.domain.samples import prediction
 from edged.domain.samples.prediction import Prediction

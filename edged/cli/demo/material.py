@@ -6,7 +6,7 @@ Import and sensor go through a data set in the same order, so that each takes wh
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edged.adapters.datasets import Dataset, open_dataset
+from edged.adapters.datasets.registry import Dataset, open_dataset
 from edged.adapters.images import PillowDecoder
 from edged.cli.demo.topology_file import IMAGE_SHAPE
 from edged.domain.samples.shuffle import shuffled

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.adapters.memory import MemoryLog, RecordingHealth
-from edged.adapters.memory_archive import MemoryArchive
-from edged.adapters.patient_archive import PatientArchive
+from edged.adapters.memory.archive import MemoryArchive
+from edged.adapters.memory.health import RecordingHealth
+from edged.adapters.memory.log import MemoryLog
+from edged.adapters.parquet.retrying import PatientArchive
 from edged.aio import Backoff
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.adapters.memory import MemoryLog, RecordingHealth
-from edged.adapters.memory_archive import MemoryArchive
+from edged.adapters.memory.archive import MemoryArchive
+from edged.adapters.memory.health import RecordingHealth
+from edged.adapters.memory.log import MemoryLog
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import Part, SamplesPart, SamplesRequest, SnapshotPart, SnapshotRequest
 from edged.domain.archive.snapshot import BlockRef

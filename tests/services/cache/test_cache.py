@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.adapters.memory_disk_tier import MemoryDiskTier
+from edged.adapters.memory.disk_tier import MemoryDiskTier
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES, Entry, SampleKey
 from edged.errors import DiskFull
 from edged.services.cache.cache import RETRY_S, SPILL_BYTES, Cache

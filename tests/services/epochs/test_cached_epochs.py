@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edged.adapters.disk_cache import SqliteCache
-from edged.adapters.memory_checkpoints import MemoryCheckpoints
-from edged.adapters.memory_disk_tier import MemoryDiskTier
+from edged.adapters.disk.sqlite_cache import SqliteCache
+from edged.adapters.memory.checkpoints import MemoryCheckpoints
+from edged.adapters.memory.disk_tier import MemoryDiskTier
 from edged.domain.archive import snapshot as dataset
 from edged.domain.archive.protocol import SamplesRequest
 from edged.domain.archive.snapshot import BlockRef, Ids

@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 import pytest
 
-from edged.adapters.memory_archive import MemoryArchive
+from edged.adapters.memory.archive import MemoryArchive
 from edged.services.archive.epoch_server import EpochServer
 from tests.services.training_world import EPOCHS, REQUESTS, AnsweringLog, World, make_pack
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edged.adapters.images import PillowDecoder, encode
-from edged.adapters.memory import MemoryLog
+from edged.adapters.memory.log import MemoryLog
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.samples.prediction import decode
 from edged.domain.topology import Codec, Training

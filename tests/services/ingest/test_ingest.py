@@ -9,7 +9,7 @@ import pytest
 import structlog
 from PIL import Image
 
-from edged.adapters.memory import MemoryLog
+from edged.adapters.memory.log import MemoryLog
 from edged.domain.samples.sample import REASONS, Sample
 from edged.events import EVENTS
 from edged.ports import TopicPartition

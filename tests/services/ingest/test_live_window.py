@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import structlog
 
-from edged.adapters.memory import MemoryLog
+from edged.adapters.memory.log import MemoryLog
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import MOST_BYTES, Pack
 from edged.domain.samples.sample import Sample

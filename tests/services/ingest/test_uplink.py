@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import structlog
 
-from edged.adapters.memory import MemoryLog
+from edged.adapters.memory.log import MemoryLog
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import MOST_SAMPLES, Pack
 from edged.events import EVENTS

@@ -7,8 +7,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from looptime import LoopTimeEventLoop
 
-from edged.adapters.host import ScriptedHost
-from edged.adapters.systemd import Notices
+from edged.adapters.memory.host import ScriptedHost
+from edged.adapters.memory.notifier import Notices
 from edged.config import Timing
 from edged.errors import MemoryLimitExceeded
 from edged.events import json_schema

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edged.adapters.memory import MemoryLog
+from edged.adapters.memory.log import MemoryLog
 from edged.domain.group import records as exchange_records
 from edged.domain.group import state_json
 from edged.domain.group.records import Join, Part

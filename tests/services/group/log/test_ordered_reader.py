@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from edged.adapters.memory import MemoryLog
+from edged.adapters.memory.log import MemoryLog
 from edged.errors import LogGap
 from edged.ports import Message, TopicPartition
 from edged.services.group.log.ordered_reader import Gapless, gapless

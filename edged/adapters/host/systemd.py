@@ -1,0 +1,66 @@
+"""The service manager's notices (sd_notify(3)): one datagram each to the socket that NOTIFY_SOCKET names.
+
+The protocol is some lines long, so no library stands between. Without NOTIFY_SOCKET every notice is a no-op. Sockets
+of the vsock family, which virtual machines use from systemd 254 on, are not known here.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+
+from edged.log import logger
+
+
+class Systemd:
+    """The Notifier of a process that systemd started. A notice that cannot be delivered is logged once, not raised."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        self._address = _socket_address(environment.get("NOTIFY_SOCKET", ""))
+        self._watchdog_s = _watchdog_s(environment) if self._address else None
+        self._failed = False
+
+    @property
+    def watchdog_s(self) -> float | None:
+        return self._watchdog_s
+
+    def ready(self) -> None:
+        self._send("READY=1")
+
+    def status(self, text: str) -> None:
+        self._send("STATUS=" + " ".join(text.split()))  # a line break would begin another assignment
+
+    def watchdog(self) -> None:
+        self._send("WATCHDOG=1")
+
+    def extend_timeout(self, seconds: float) -> None:
+        self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    def _send(self, assignment: str) -> None:
+        if self._address is None:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as to:
+                to.sendto(assignment.encode(errors="replace"), self._address)
+        except OSError as error:
+            if not self._failed:
+                logger().warning("life.notify_failed", err=str(error))
+            self._failed = True
+        else:
+            self._failed = False
+
+
+def _socket_address(named: str) -> str | None:
+    if named.startswith("/"):
+        return named
+    return "\0" + named[1:] if named.startswith("@") else None  # "@": the abstract namespace
+
+
+def _watchdog_s(environment: Mapping[str, str]) -> float | None:
+    """As sd_watchdog_enabled(3) has it: the time is meant for the process that WATCHDOG_PID names, if it does."""
+    if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    microseconds = environment.get("WATCHDOG_USEC", "")
+    return int(microseconds) / 1e6 if microseconds.isdecimal() and int(microseconds) > 0 else None

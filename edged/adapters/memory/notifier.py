@@ -1,0 +1,24 @@
+"""A Notifier that keeps what it is told."""
+
+
+class Notices:
+    """A Notifier that keeps what it was told, for tests: pairs of the method's name and its argument or None."""
+
+    def __init__(self, watchdog_s: float | None = None) -> None:
+        self.watchdog_s = watchdog_s
+        self.sent: list[tuple[str, str | float | None]] = []
+
+    def ready(self) -> None:
+        self.sent.append(("ready", None))
+
+    def status(self, text: str) -> None:
+        self.sent.append(("status", text))
+
+    def watchdog(self) -> None:
+        self.sent.append(("watchdog", None))
+
+    def extend_timeout(self, seconds: float) -> None:
+        self.sent.append(("extend_timeout", seconds))
+
+    def stopping(self) -> None:
+        self.sent.append(("stopping", None))

@@ -1,0 +1,283 @@
+"""What a data set's spec may be, and what each kind gives."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+
+from edged.adapters.datasets import fashion_mnist, idx
+from edged.adapters.datasets.idx import IdxDataset
+from edged.adapters.datasets.registry import open_dataset
+from edged.errors import FormatError, StorageError
+from tests.make_fashion_mnist_small import PER_CLASS, make
+from tests.requirements import require
+
+PIXELS = np.arange(4 * 2 * 3, dtype=np.uint8).reshape(4, 2, 3)
+
+
+def idx_bytes(array, magic=None, shape=None):
+    shape = array.shape if shape is None else shape
+    magic = 0x0800 | len(shape) if magic is None else magic
+    return struct.pack(f">{len(shape) + 1}I", magic, *shape) + array.tobytes()
+
+
+def write_idx(folder, *, images=None, labels=None, prefix="train", packed=False):
+    folder.mkdir(exist_ok=True)
+    images = idx_bytes(PIXELS) if images is None else images
+    labels = idx_bytes(np.array([0, 1, 9, 3], np.uint8)) if labels is None else labels
+    for name, content in ((f"{prefix}-images-idx3-ubyte", images), (f"{prefix}-labels-idx1-ubyte", labels)):
+        if packed:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        else:
+            (folder / name).write_bytes(content)
+    return folder
+
+
+def full_fashion_mnist():
+    if fashion_mnist.full_folder() is None:
+        require("the full Fashion-MNIST is not installed (Debian: dataset-fashion-mnist)")
+    return open_dataset("fashion-mnist")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_idx_files_give_raw_samples_by_index(tmp_path, packed):
+    dataset = open_dataset(write_idx(tmp_path / "mnist", packed=packed))
+    assert (dataset.name, dataset.splits, dataset.shape, dataset.dtype) == ("mnist", ("train",), (2, 3, 1), "uint8")
+    assert dataset.count("train") == 4
+    item = dataset.sample("train", 2)
+    assert (item.label, item.codec, item.payload) == ("9", "raw", PIXELS[2].tobytes())
+
+
+def test_a_folder_that_speaks_of_fashion_has_the_labels_of_fashion_mnist(tmp_path):
+    dataset = open_dataset(write_idx(tmp_path / "my-fashion"))
+    assert dataset.labels == fashion_mnist.LABELS
+    assert dataset.sample("train", 2).label == "boot"
+
+
+def test_a_labels_file_names_the_labels(tmp_path):
+    folder = write_idx(tmp_path / "letters", labels=idx_bytes(np.array([0, 1, 1, 0], np.uint8)))
+    (folder / "labels.txt").write_text("α\nβ\n")
+    assert [open_dataset(folder).sample("train", i).label for i in range(4)] == ["α", "β", "β", "α"]
+
+
+@pytest.mark.parametrize("text", ["a\n\nb\n", "a\na\n", ""])
+def test_a_labels_file_with_empty_or_repeated_labels_is_refused(tmp_path, text):
+    folder = write_idx(tmp_path / "letters")
+    (folder / "labels.txt").write_text(text)
+    with pytest.raises(FormatError, match="one label a line"):
+        open_dataset(folder)
+
+
+def test_an_image_file_stands_for_its_split_alone(tmp_path):
+    folder = write_idx(tmp_path / "mnist")
+    write_idx(folder, prefix="t10k")
+    assert open_dataset(folder).splits == ("train", "test")
+    assert open_dataset(folder / "t10k-images-idx3-ubyte").splits == ("test",)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("images", "labels", "why"),
+    [
+        (idx_bytes(PIXELS, magic=0x0D03), None, "magic"),
+        (idx_bytes(PIXELS, magic=0x0801), None, "magic"),
+        (None, idx_bytes(PIXELS), "magic"),
+        (idx_bytes(PIXELS)[:-1], None, "bytes"),
+        (idx_bytes(PIXELS) + b"\0", None, "bytes"),
+        (idx_bytes(PIXELS)[:11], None, "header"),
+        (b"", None, "header"),
+        (idx_bytes(PIXELS, shape=(2**32 - 1,) * 3), None, "claims"),
+        (idx_bytes(PIXELS[:0], shape=(4, 0, 3)), None, "no size"),
+        (None, idx_bytes(np.zeros(3, np.uint8)), "4 images but 3 labels"),
+        (None, idx_bytes(np.full(4, 10, np.uint8)), "label 10"),
+    ],
+)
+def test_idx_files_that_disagree_with_themselves_are_refused(tmp_path, images, labels, why, packed):
+    dataset = open_dataset(write_idx(tmp_path / "mnist", images=images, labels=labels, packed=packed))
+    with pytest.raises(FormatError, match=why):
+        dataset.sample("train", 0)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda c: c[:-9], lambda c: c[:5], lambda c: b"x" + c, lambda c: c[:30] + b"\xff\xff" + c[32:]]
+)
+def test_damaged_gzip_is_refused(tmp_path, damage):
+    folder = write_idx(tmp_path / "mnist", packed=True)
+    path = folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(FormatError, match="gzip"):
+        open_dataset(folder).count("train")
+
+
+def test_what_a_gzip_file_unpacks_to_beyond_its_header_is_not_kept(tmp_path):
+    bomb = gzip.compress(idx_bytes(PIXELS) + bytes(64 << 20))
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(bomb)
+    with pytest.raises(FormatError, match="more bytes"):
+        idx.read(path, ndim=3)
+
+
+def test_plain_files_are_mapped_and_not_read_into_memory(tmp_path):
+    folder = write_idx(tmp_path / "mnist")
+    assert isinstance(idx.read(folder / "train-images-idx3-ubyte", ndim=3), np.memmap)
+
+
+def test_an_index_or_a_split_that_is_not_there_is_an_error(tmp_path):
+    dataset = open_dataset(write_idx(tmp_path / "mnist"))
+    for index in (-1, 4):
+        with pytest.raises(IndexError):
+            dataset.sample("train", index)
+    with pytest.raises(KeyError):
+        dataset.count("test")
+
+
+def test_missing_label_files_are_named(tmp_path):
+    folder = write_idx(tmp_path / "mnist")
+    (folder / "train-labels-idx1-ubyte").unlink()
+    with pytest.raises(StorageError, match="train-labels-idx1-ubyte is missing"):
+        open_dataset(folder).count("train")
+
+
+def images_at(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def test_a_tree_with_splits_is_listed_by_class_and_name(tmp_path):
+    images_at(tmp_path, "train/b/2.jpg", "train/b/1.JPEG", "train/a/1.png", "test/c/1.jpg", "train/a/notes.txt")
+    dataset = open_dataset(tmp_path)
+    assert (dataset.labels, dataset.shape, dataset.splits) == (("a", "b", "c"), None, ("train", "test"))
+    items = [dataset.sample("train", i) for i in range(dataset.count("train"))]
+    assert [(item.label, item.codec, item.payload) for item in items] == [
+        ("a", "png", b"train/a/1.png"),
+        ("b", "jpeg", b"train/b/1.JPEG"),
+        ("b", "jpeg", b"train/b/2.jpg"),
+    ]
+
+
+def test_a_tree_without_splits_is_one_split(tmp_path):
+    dataset = open_dataset(images_at(tmp_path, "a/1.png", "b/1.png"))
+    assert (dataset.splits, dataset.labels, dataset.count("all")) == (("all",), ("a", "b"), 2)
+
+
+def test_a_flat_folder_holds_unlabelled_images(tmp_path):
+    dataset = open_dataset(images_at(tmp_path, "2.jpg", "1.jpg"))
+    assert dataset.labels == ()
+    assert [(dataset.sample("all", i).label, dataset.sample("all", i).payload) for i in (0, 1)] == [
+        (None, b"1.jpg"),
+        (None, b"2.jpg"),
+    ]
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    with pytest.raises(FormatError, match="no images"):
+        open_dataset(images_at(tmp_path, "a/readme.md"))
+
+
+def test_a_file_gone_since_it_was_listed_is_a_storage_error(tmp_path):
+    dataset = open_dataset(images_at(tmp_path, "a/1.png"))
+    (tmp_path / "a/1.png").unlink()
+    with pytest.raises(StorageError, match=r"1\.png"):
+        dataset.sample("all", 0)
+
+
+def test_a_csv_file_gives_rows_of_float32(tmp_path):
+    path = tmp_path / "climate.csv"
+    path.write_text("t,label,rh\n1.5,warm,40\n-2,cold,55.25\n")
+    dataset = open_dataset(path)
+    assert (dataset.name, dataset.labels, dataset.shape, dataset.dtype) == (
+        "climate",
+        ("cold", "warm"),
+        (2,),
+        "float32",
+    )
+    item = dataset.sample("all", 1)
+    assert (item.label, np.frombuffer(item.payload, "<f4").tolist()) == ("cold", [-2.0, 55.25])
+
+
+def test_a_csv_file_without_a_label_column_is_unlabelled(tmp_path):
+    path = tmp_path / "climate.csv"
+    path.write_text("t\n1\n")
+    assert open_dataset(path).sample("all", 0).label is None
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "first line"),
+        ("label\na\n", "first line"),
+        ("a,b\n1\n", "csv:2: 1 fields, not 2"),
+        ("a\n1\nx\n", "csv:3: could not convert"),
+        ("a\n1\nnan\n", "csv:3: a number that is not finite"),
+        ("a\n1e39\n", "csv:2: a number that is not finite"),
+        ('a\n"1\n', "csv: unexpected end"),
+    ],
+)
+def test_a_csv_file_with_an_error_is_refused_with_its_place(tmp_path, text, why):
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(FormatError, match=why):
+        open_dataset(path)
+
+
+@pytest.mark.parametrize("spec", ["no-such-data-set", "/no/such/folder"])
+def test_a_spec_that_is_nothing_is_said_so(spec):
+    with pytest.raises(StorageError, match="no such file or folder"):
+        open_dataset(spec)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "model.bin").write_bytes(b"x")
+    with pytest.raises(FormatError, match="neither"):
+        open_dataset(tmp_path / "model.bin")
+
+
+def test_the_full_set_has_all_of_fashion_mnist():
+    dataset = full_fashion_mnist()
+    assert {split: dataset.count(split) for split in dataset.splits} == {"train": 60_000, "test": 10_000}
+    assert (dataset.shape, dataset.labels, dataset.sample("train", 0).label) == (
+        (28, 28, 1),
+        fashion_mnist.LABELS,
+        "boot",
+    )
+
+
+def test_the_small_set_comes_with_the_package_and_is_balanced():
+    dataset = open_dataset("fashion-mnist-small")
+    assert isinstance(dataset, IdxDataset)
+    for split, per_class in PER_CLASS.items():
+        images, labels = dataset.arrays(split)
+        assert images.shape == (10 * per_class, 28, 28)
+        assert np.bincount(labels, minlength=10).tolist() == [per_class] * 10
+    assert dataset.labels == fashion_mnist.LABELS
+    assert sum(path.stat().st_size for path in fashion_mnist.SMALL_FOLDER.iterdir()) < 4_000_000
+    assert "MIT License" in (fashion_mnist.SMALL_FOLDER / "LICENSE").read_text()
+
+
+def test_any_stretch_of_the_small_set_holds_all_classes():
+    dataset = open_dataset("fashion-mnist-small")
+    assert isinstance(dataset, IdxDataset)
+    _, labels = dataset.arrays("train")
+    assert all(len(set(labels[i : i + 200].tolist())) == 10 for i in range(0, 6000, 200))
+
+
+def test_the_small_set_is_what_its_script_makes_of_the_full_one(tmp_path):
+    full_fashion_mnist()
+    make(tmp_path)
+    names = [*fashion_mnist.CONTENT_OF_FILE, "labels.txt"]
+    assert len(names) == 5
+    for name in names:
+        made, packaged = (tmp_path / name).read_bytes(), (fashion_mnist.SMALL_FOLDER / name).read_bytes()
+        if name.endswith(".gz"):  # another zlib may pack the same content otherwise
+            made, packaged = gzip.decompress(made), gzip.decompress(packaged)
+        assert made == packaged
+
+
+def test_the_images_of_the_small_set_are_those_of_the_full_one():
+    full, small = full_fashion_mnist(), open_dataset("fashion-mnist-small")
+    for split in small.splits:
+        known = {(item.label, item.payload) for item in (full.sample(split, i) for i in range(full.count(split)))}
+        assert all((s.label, s.payload) in known for s in (small.sample(split, i) for i in range(small.count(split))))

@@ -1,0 +1,114 @@
+"""Items of any data set as what a device of any codec sends."""
+
+import numpy as np
+import pytest
+
+from edged.adapters.datasets.transcode import Transcoder
+from edged.adapters.images import PillowDecoder, encode
+from edged.domain.samples.codec import check_record, decode_raw
+from edged.domain.topology import Device, Stream
+from edged.errors import FormatError
+from edged.ports import Item
+
+PIXELS = np.arange(8 * 8, dtype=np.uint8).reshape(8, 8, 1) * 4
+DECODER = PillowDecoder()
+
+
+class OneItem:
+    """A data set of one item."""
+
+    name, labels, splits = "one", (), ("all",)
+
+    def __init__(self, item, shape=None, dtype="uint8"):
+        self.item, self.shape, self.dtype = item, shape, dtype
+
+    def count(self, split):
+        return 1
+
+    def sample(self, split, index):
+        return self.item
+
+
+def raw(array):
+    return OneItem(Item(None, "raw", array.tobytes()), array.shape, array.dtype.name)
+
+
+def image(pixels, codec):
+    return OneItem(Item(None, codec, encode(pixels, codec)))
+
+
+def sent(dataset, codec="raw", shape=(8, 8, 1), dtype="uint8"):
+    stream = Stream("tiles", shape, dtype, ())
+    payload = Transcoder(dataset, Device("cam", "pi", "tiles", codec), stream, DECODER).payload(dataset.item)
+    check_record(None, payload, stream, codec)
+    return payload
+
+
+def pixels_sent(dataset, codec="raw", shape=(8, 8, 1)):
+    payload = sent(dataset, codec, shape)
+    if codec == "raw":
+        return decode_raw(payload, Stream("tiles", shape, "uint8", ()))
+    return DECODER.decode(payload, codec, shape)
+
+
+def test_raw_samples_and_images_of_the_devices_codec_go_as_they_are():
+    assert sent(raw(PIXELS)) == PIXELS.tobytes()
+    for codec in ("jpeg", "png"):
+        dataset = image(PIXELS, codec)
+        assert sent(dataset, codec) == dataset.item.payload
+
+
+def test_an_image_in_the_devices_codec_is_left_in_its_size_for_the_edge_to_scale():
+    dataset = image(PIXELS, "jpeg")
+    assert sent(dataset, "jpeg", shape=(4, 4, 1)) == dataset.item.payload
+
+
+@pytest.mark.parametrize("codec", ["raw", "png"])
+def test_pixels_survive_where_no_codec_loses_any(codec):
+    for dataset in (raw(PIXELS), image(PIXELS, "png")):
+        np.testing.assert_array_equal(pixels_sent(dataset, codec), PIXELS)
+
+
+def test_raw_samples_become_jpegs_that_look_the_same():
+    assert np.abs(pixels_sent(raw(PIXELS), "jpeg").astype(int) - PIXELS).max() < 30
+
+
+def test_images_are_scaled_and_coloured_to_a_raw_devices_stream():
+    for dataset in (raw(PIXELS), image(PIXELS, "jpeg")):
+        small = pixels_sent(dataset, shape=(4, 4, 3))
+        assert np.abs(small.mean(axis=2) - PIXELS.reshape(4, 2, 4, 2).mean(axis=(1, 3))).max() < 20
+
+
+def test_samples_of_as_many_numbers_only_change_their_shape():
+    flat = np.arange(64, dtype=np.uint8)
+    assert sent(raw(flat)) == flat.tobytes()
+
+
+def test_bytes_become_floats_from_0_to_1_for_a_float_stream():
+    values = np.frombuffer(sent(raw(PIXELS), dtype="float32"), "<f4")
+    np.testing.assert_allclose(values, PIXELS.ravel() / 255, rtol=1e-6)
+
+
+def test_whole_floats_become_bytes_and_others_are_refused():
+    whole = PIXELS.astype(np.float32)
+    assert sent(raw(whole)) == PIXELS.tobytes()
+    for number in (0.5, 256.0, -1.0):
+        with pytest.raises(FormatError, match="whole numbers from 0 to 255"):
+            sent(raw(np.full_like(whole, number)))
+
+
+def test_an_image_too_large_for_a_message_is_scaled_down():
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 1000, 1), np.uint8)
+    dataset = image(noise, "png")
+    assert len(dataset.item.payload) > 900_000
+    assert len(sent(dataset, "png")) < 1000
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((5,), np.uint8), np.zeros((9, 9), np.float32), np.zeros((2, 2, 2), np.uint8)]
+)
+def test_samples_that_can_never_fit_are_refused_before_the_first_is_sent(array):
+    dataset = raw(array)
+    stream = Stream("tiles", (8, 8, 1), "uint8", ())
+    with pytest.raises(FormatError, match="the stream tiles wants 8×8×1 uint8"):
+        Transcoder(dataset, Device("cam", "pi", "tiles"), stream, DECODER)

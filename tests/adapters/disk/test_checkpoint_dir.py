@@ -1,0 +1,197 @@
+"""Checkpoints on a disk: whole or not there, whatever happens."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from edged.adapters.disk.checkpoint_dir import CheckpointDir
+from edged.errors import DiskFull, StateFolderRefused, StorageError
+from edged.ports import DeployedModel
+
+MODEL = DeployedModel(7, b"seven", ("a", "b"), (2, 2, 1))
+
+CRASHING = """
+import os, signal, sys
+from pathlib import Path
+from edged.adapters.disk.checkpoint_dir import CheckpointDir
+from edged.ports import DeployedModel
+
+def save(folder, num_calls):
+    store = CheckpointDir(folder)
+
+    def crashing(call):
+        def call_or_die(*arguments, **options):
+            nonlocal num_calls
+            num_calls -= 1
+            if num_calls < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **options)
+        return call_or_die
+
+    for name in ("open", "fdopen", "fchmod", "fsync", "replace", "rename", "link", "unlink", "close"):
+        setattr(os, name, crashing(getattr(os, name)))
+    store.save(b"second" * 1000, 2)
+    store.deploy(DeployedModel(2, b"model two" * 1000, ("a", "b"), (2, 2, 1)))
+
+for folder in sorted(Path(sys.argv[1]).iterdir()):
+    child = os.fork()
+    if not child:
+        save(folder, int(folder.name))
+        os._exit(0)
+    print(folder.name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_files_have_these_names_and_are_closed_to_others(tmp_path):
+    folder = tmp_path / "pi-a"
+    store = CheckpointDir(folder)
+    store.save(b"c", 4690)
+    store.deploy(MODEL)
+    assert names(folder) == [
+        "checkpoint-000000004690.safetensors",
+        "model-000000000007.json",
+        "model-000000000007.tflite",
+        "model.tflite",
+    ]
+    assert folder.stat().st_mode & 0o777 == 0o750
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o640}
+
+
+def test_model_tflite_is_the_newest(tmp_path):
+    store = CheckpointDir(tmp_path)
+    for generation in range(5):
+        store.deploy(DeployedModel(generation, b"%d" % generation, ("a",), (1,)))
+        assert (tmp_path / "model.tflite").read_bytes() == b"%d" % generation
+
+
+def test_without_hard_links_model_tflite_is_a_copy(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    CheckpointDir(tmp_path).deploy(MODEL)
+    assert (tmp_path / "model.tflite").read_bytes() == MODEL.content
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "no_model", "description"])
+def test_a_damaged_model_is_passed_over(tmp_path, damage):
+    store = CheckpointDir(tmp_path)
+    store.deploy(DeployedModel(6, b"six", ("a", "b"), (2, 2, 1)))
+    store.deploy(MODEL)
+    model = tmp_path / "model-000000000007.tflite"
+    match damage:
+        case "truncated":
+            model.write_bytes(b"sev")
+        case "altered":
+            model.write_bytes(b"sevem")
+        case "no_model":
+            model.unlink()
+        case "description":
+            model.with_suffix(".json").write_text('["not", "a", "description"]')
+    newest = store.newest_model()
+    assert newest is not None
+    assert newest.generation == 6
+
+
+def test_what_a_crash_left_is_removed_at_start(tmp_path):
+    (tmp_path / "checkpoint-000000000001.safetensors.tmp").write_bytes(b"half")
+    (tmp_path / "model-000000000001.tflite").write_bytes(b"without description")
+    CheckpointDir(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_a_reader_removes_nothing_and_needs_no_folder(tmp_path):
+    assert CheckpointDir(tmp_path / "none", writes=False).newest_model() is None
+    (tmp_path / "model-000000000001.tflite").write_bytes(b"just being deployed")
+    CheckpointDir(tmp_path, writes=False)
+    assert names(tmp_path) == ["model-000000000001.tflite"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "fdopen"])
+def test_a_full_disk_leaves_the_old_checkpoint_and_no_litter(tmp_path, monkeypatch, call):
+    store = CheckpointDir(tmp_path)
+    store.save(b"first", 1)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(DiskFull):
+        store.save(b"second", 2)
+    monkeypatch.undo()
+    assert names(tmp_path) == ["checkpoint-000000000001.safetensors"]
+
+
+def test_a_folder_that_cannot_be_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError):
+        CheckpointDir(tmp_path / "file")
+
+
+def test_folders_with_the_names_of_files_are_passed_over_and_left_alone(tmp_path):
+    theirs = ["checkpoint-000000000002.safetensors", "model-000000000009.json", "checkpoint-1.tmp"]
+    for name in theirs:
+        (tmp_path / name).mkdir()
+    store = CheckpointDir(tmp_path)
+    for generation in (1, 3, 4, 5, 6):
+        store.save(b"%d" % generation, generation)
+    assert list(store.checkpoints()) == [(6, b"6"), (5, b"5"), (4, b"4")]
+    assert store.newest_model() is None
+    assert {*theirs} < {*names(tmp_path)}
+
+
+def test_a_folder_cleared_away_meanwhile_is_made_again(tmp_path):
+    store = CheckpointDir(tmp_path / "pi-a")
+    (tmp_path / "pi-a").rmdir()
+    store.save(b"first", 1)
+    assert list(store.checkpoints()) == [(1, b"first")]
+
+
+def test_a_description_of_endless_json_is_passed_over(tmp_path):
+    store = CheckpointDir(tmp_path)
+    store.deploy(DeployedModel(1, b"one", ("a",), (1,)))
+    (tmp_path / "model-000000000002.json").write_text("[" * 100_000)
+    newest = store.newest_model()
+    assert newest is not None
+    assert newest.generation == 1
+
+
+def test_killed_at_any_point_the_folder_stays_whole(tmp_path):
+    """SIGKILL before each system call of a save and a deploy; the last run comes through."""
+    for num_calls in range(60):
+        store = CheckpointDir(tmp_path / f"{num_calls:02}")
+        store.save(b"first" * 1000, 1)
+        store.deploy(DeployedModel(1, b"model one" * 1000, ("a", "b"), (2, 2, 1)))
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # so that the child may fork
+    program = [sys.executable, "-c", CRASHING, str(tmp_path)]
+    lines = subprocess.run(program, check=True, capture_output=True, text=True, env=environment).stdout.splitlines()
+
+    exit_codes = dict(line.split() for line in lines)
+    assert set(exit_codes.values()) == {"0", str(-signal.SIGKILL)}
+    for name, exit_code in exit_codes.items():
+        folder = tmp_path / name
+        store = CheckpointDir(folder)
+        checkpoints, newest = list(store.checkpoints()), store.newest_model()
+        assert checkpoints[-1] == (1, b"first" * 1000)
+        assert checkpoints[0] in {(1, b"first" * 1000), (2, b"second" * 1000)}
+        assert newest is not None
+        assert newest.content == {1: b"model one", 2: b"model two"}[newest.generation] * 1000
+        assert not [name for name in names(folder) if name.endswith(".tmp")]
+        assert (folder / "model.tflite").read_bytes() in {b"model one" * 1000, b"model two" * 1000}
+        if exit_code == "0":
+            assert checkpoints[0][0] == newest.generation == 2
+
+
+def test_a_state_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(StateFolderRefused, match=f"the state folder {tmp_path}/file/pi-a cannot be used: Not a dir"):
+        CheckpointDir(tmp_path / "file" / "pi-a")

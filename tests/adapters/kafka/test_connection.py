@@ -1,0 +1,137 @@
+"""Closing what belongs to aiokafka: it may hang, it may swallow a cancellation, and it may forget a connection."""
+
+import asyncio
+import contextlib
+import gc
+import struct
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from edged.adapters.kafka import KafkaLog, connection
+from edged.adapters.kafka import reader as reading
+from edged.adapters.kafka.admin import Control
+from edged.adapters.kafka.connection import abandon
+from edged.adapters.memory.health import RecordingHealth
+from edged.domain.topology import Kafka
+from edged.ports import TopicPartition
+
+
+async def close_that_swallows_cancellation() -> None:
+    """As aiokafka's, which awaits a task of its own that it has cancelled."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+
+
+async def test_a_cancellation_that_meets_a_closing_client_is_not_lost():
+    task = asyncio.create_task(abandon(close_that_swallows_cancellation))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("close", [close_that_swallows_cancellation, asyncio.Event().wait])
+async def test_a_client_that_hangs_in_closing_is_left(close):
+    """Without raising anything: nobody was cancelled."""
+    await asyncio.wait_for(abandon(close), 5)
+
+
+@pytest.mark.looptime
+async def test_a_client_is_closed_within_a_cancellation_too():
+    """A reader is closed while its user is being cancelled; that alone is no further cancellation."""
+
+    async def work() -> str:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await abandon(asyncio.Event().wait)
+            return "closed"
+        return ""
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    assert await task == "closed"
+
+
+Work = Callable[[KafkaLog], Coroutine[Any, Any, object]]
+
+
+class MuteBroker:
+    """Accepts connections and answers the first few requests of each, `greetings`, then nothing any more.
+
+    `unanswered` is released at each request that it does not answer, `idle` set while there is no connection.
+    """
+
+    def __init__(self, greetings: int) -> None:
+        self._greetings = greetings
+        self.unanswered = asyncio.Semaphore(0)
+        self.idle = asyncio.Event()
+        self._num_connections = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._num_connections += 1
+        self.idle.clear()
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            for number in range(self._greetings + 1):
+                (size,) = struct.unpack(">i", await reader.readexactly(4))
+                request = await reader.readexactly(size)
+                if number == self._greetings:
+                    self.unanswered.release()
+                else:
+                    writer.write(_versions(correlation=request[4:8]))
+            await reader.read()
+        writer.close()
+        self._num_connections -= 1
+        if not self._num_connections:
+            self.idle.set()
+
+
+def _versions(correlation: bytes) -> bytes:
+    """The answer of a broker that knows metadata requests alone (key 3), in versions 0 and 1."""
+    body = correlation + struct.pack(">hihhhi", 0, 1, 3, 0, 1, 0)
+    return struct.pack(">i", len(body)) + body
+
+
+async def watermarks(log: KafkaLog) -> object:
+    return await log.watermarks([TopicPartition("garden")])
+
+
+async def read(log: KafkaLog) -> object:
+    async with log.reader({TopicPartition("garden"): 0}) as reader:
+        return await reader.poll(max_records=1, timeout_s=60)
+
+
+@pytest.mark.parametrize("work", [watermarks, read])
+@pytest.mark.parametrize("greetings", [0, 1])
+@pytest.mark.parametrize(("connect_s", "tries"), [(60.0, 1), (0.05, 2)])
+async def test_a_client_that_is_given_up_while_it_connects_leaves_no_connection(
+    work: Work, greetings: int, connect_s: float, tries: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Cancelled, or after its time to connect: nothing is left to the garbage collector, which would complain."""
+
+    async def connected(_: Control) -> None: ...
+
+    for module in (connection, reading):
+        monkeypatch.setattr(module, "CONNECT_S", connect_s)
+    monkeypatch.setattr(Control, "connect", connected)  # a reader's first is then the consumer's
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    broker = MuteBroker(greetings)
+    async with await asyncio.start_server(broker.serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with KafkaLog(Kafka((f"127.0.0.1:{port}",)), RecordingHealth()) as log:
+            task = asyncio.create_task(work(log))
+            for _ in range(tries):
+                await broker.unanswered.acquire()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        del task
+        gc.collect()
+        assert complaints == []
+        async with asyncio.timeout(10):
+            await broker.idle.wait()

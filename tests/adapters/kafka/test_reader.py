@@ -1,0 +1,71 @@
+"""When a reader says that Kafka is silent, with a consumer that never hears anything. The clock is fake."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from edged.adapters.kafka.admin import Control
+from edged.adapters.kafka.client_log import ClientLog
+from edged.adapters.kafka.connection import Outages, Setup
+from edged.adapters.kafka.reader import KafkaReader
+from edged.adapters.memory.health import RecordingHealth
+from edged.ports import TopicPartition
+
+PARTITION = TopicPartition("garden")
+
+
+class SilentConsumer:
+    """Gives nothing; each call takes `late_s` longer than it was asked to, as in a process that gets no turn."""
+
+    def __init__(self, late_s: float) -> None:
+        self._late_s = late_s
+
+    async def getmany(self, *, timeout_ms: int, **_: Any) -> dict[Any, Any]:
+        await asyncio.sleep(timeout_ms / 1000 + self._late_s)
+        return {}
+
+    def last_poll_timestamp(self, _partition: object) -> None: ...
+
+    def highwater(self, _partition: object) -> None: ...
+
+    def partitions_for_topic(self, _topic: str) -> set[int]:
+        return {0}
+
+
+def reader(health: RecordingHealth, late_s: float, monkeypatch: pytest.MonkeyPatch) -> KafkaReader:
+    setup = Setup({"bootstrap_servers": ["nowhere:1"]}, Outages(health, deadline_s=5.0), ClientLog())
+
+    async def start(_: KafkaReader) -> SilentConsumer:
+        return SilentConsumer(late_s)
+
+    monkeypatch.setattr(KafkaReader, "_start", start)
+    return KafkaReader(setup, Control(setup), {PARTITION: 0}, None)
+
+
+@pytest.mark.looptime
+async def test_a_broker_that_answers_no_fetch_is_told_to_health(monkeypatch):
+    health = RecordingHealth()
+    await reader(health, 0.0, monkeypatch).poll(max_records=1, timeout_s=7.0)
+
+    assert health.reasons == {"kafka": "no fetch answered for 7 s"}
+
+
+@pytest.mark.looptime
+async def test_polls_that_do_not_wait_notice_a_silent_broker_too(monkeypatch):
+    health = RecordingHealth()
+    silent = reader(health, 0.0, monkeypatch)
+    for _ in range(60):
+        await silent.poll(max_records=1, timeout_s=0.0)
+        await asyncio.sleep(0.1)
+
+    assert "no fetch answered" in health.reasons["kafka"]
+
+
+@pytest.mark.looptime
+async def test_a_process_that_was_held_up_itself_does_not_blame_kafka(monkeypatch):
+    """Busy neighbours, a suspended laptop: the answer may lie in the socket."""
+    health = RecordingHealth()
+    await reader(health, 18.0, monkeypatch).poll(max_records=1, timeout_s=1.0)
+
+    assert health.reasons == {}

@@ -1,0 +1,113 @@
+"""The Kafka adapter against Apache Kafka's TLS and SCRAM: whom it trusts, who it is, and what it never says."""
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+
+from edged.adapters.kafka import KafkaLog
+from edged.adapters.memory.health import RecordingHealth
+from edged.domain.topology import Kafka, Security
+from edged.ports import Message, Record, TopicPartition
+from tests.brokers import Apache, free_port, need_apache
+from tests.requirements import require
+
+pytestmark = pytest.mark.integration
+
+PASSWORD = "a-secret-of-the-greenhouse"  # noqa: S105 - guards nothing
+
+
+@dataclass(frozen=True)
+class Secured:
+    port: int
+    security: Security
+
+    def kafka(self, host: str = "127.0.0.1") -> Kafka:
+        return Kafka((f"{host}:{self.port}",), self.security)
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """A broker whose certificate is for 127.0.0.1 alone, and that knows the user pi-a."""
+    need_apache()
+    if shutil.which("openssl") is None:
+        require("no openssl on the PATH, for a certificate")
+    folder = tmp_path_factory.mktemp("tls")
+    port = free_port()
+    settings = {
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(_certificate(folder)),
+        "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+        "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": (
+            "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        ),
+    }
+    with Apache(settings, listeners={"SASL_SSL": port}) as broker:
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+        info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
+        user = UserScramCredentialUpsertion("pi-a", info, PASSWORD.encode())
+        for done in admin.alter_user_scram_credentials([user]).values():
+            done.result()
+        yield Secured(port, Security("SASL_SSL", "SCRAM-SHA-512", "pi-a", PASSWORD, ca=str(folder / "cert.pem")))
+
+
+def _certificate(folder: Path) -> Path:
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=broker"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    both = folder / "server.pem"
+    both.write_text((folder / "key.pem").read_text() + (folder / "cert.pem").read_text())
+    return both
+
+
+@pytest.fixture
+def health() -> RecordingHealth:
+    return RecordingHealth()
+
+
+async def reason_for(kafka: Kafka, health: RecordingHealth) -> str:
+    """What health is told when an append over `kafka` does not get through."""
+    async with KafkaLog(kafka, health, deadline_s=2.0) as log, asyncio.timeout(120):
+        append = asyncio.create_task(log.append([Message("garden", b"1")]))
+        await health.until_degraded()
+        append.cancel()
+    return health.reasons["kafka"]
+
+
+async def test_records_go_and_come_over_tls_with_scram(secured: Secured, health: RecordingHealth):
+    async with KafkaLog(secured.kafka(), health) as log:
+        await log.append([Message("garden", b"tomato")])
+        async with log.reader({TopicPartition("garden"): 0}) as reader, asyncio.timeout(120):
+            records: list[Record] = []
+            while not records:
+                records = await reader.poll(max_records=1, timeout_s=1.0)
+
+    assert records[0].value == b"tomato"
+    assert health.history == []
+
+
+async def test_a_wrong_password_is_told_and_not_shown(
+    secured: Secured, health: RecordingHealth, log_lines: Callable[..., list[dict[str, Any]]]
+):
+    wrong = "not-" + PASSWORD
+    kafka = replace(secured.kafka(), security=replace(secured.security, password=wrong))
+
+    reason = await reason_for(kafka, health)
+
+    assert "uthentication" in reason
+    assert PASSWORD not in reason + str(log_lines())
+
+
+async def test_a_certificate_for_another_name_is_refused(secured: Secured, health: RecordingHealth):
+    assert "CERTIFICATE_VERIFY_FAILED" in await reason_for(secured.kafka("localhost"), health)

@@ -1,0 +1,37 @@
+"""Topics as Apache Kafka keeps them."""
+
+import asyncio
+import uuid
+
+import pytest
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
+
+from edged.adapters.kafka import KafkaLog
+from edged.adapters.memory.health import RecordingHealth
+from edged.domain.topology import Kafka
+from edged.ports import TopicSpec
+from tests.brokers import Apache
+
+pytestmark = pytest.mark.integration
+
+
+def settings(broker: Apache, topic: str) -> dict[str, str]:
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    found = admin.describe_configs([resource])[resource].result()
+    return {name: entry.value for name, entry in found.items()}
+
+
+async def test_topics_have_the_retention_the_size_and_the_compaction_asked_for(apache_kafka: Apache) -> None:
+    passing, kept = (f"garden.{uuid.uuid4()}" for _ in range(2))
+    async with KafkaLog(Kafka((apache_kafka.bootstrap,)), RecordingHealth()) as log:
+        await log.ensure([TopicSpec(passing, 1, 60_000, 2 << 20), TopicSpec(kept, 1, None, 1 << 20, compacted=True)])
+
+    found = await asyncio.to_thread(settings, apache_kafka, passing)
+    assert (found["retention.ms"], found["max.message.bytes"], found["cleanup.policy"]) == (
+        "60000",
+        "2097152",
+        "delete",
+    )
+    found = await asyncio.to_thread(settings, apache_kafka, kept)
+    assert (found["cleanup.policy"], found["segment.bytes"]) == ("compact", str(16 << 20))
