@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy.typing as npt
 
-from edged import config_yaml
+from edged import topology_file
 from edged.adapters import images
 from edged.adapters.kafka import KafkaLog
 from edged.domain.samples import codec, prediction
@@ -189,7 +189,7 @@ class Device:
 
 
 def _loaded(file: Path, device: str) -> Topology:
-    topology = config_yaml.load(file)
+    topology = topology_file.load(file)
     names = [each.name for each in topology.iot]
     if device not in names:
         hint = did_you_mean(device, names) or f"devices: {', '.join(names)}"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from edged import config_yaml
+from edged import topology_file
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.host.process_lock import sole_process
 from edged.adapters.images import encode
@@ -104,7 +104,7 @@ def place(tmp_path_factory, embedded_broker):
 @pytest.fixture
 async def log(place):
     """A connection to the broker, where the greenhouse's topics are."""
-    topology = config_yaml.load(place / "topology.yaml")
+    topology = topology_file.load(place / "topology.yaml")
     async with KafkaLog(topology.kafka, RecordingHealth()) as log:
         await log.ensure([TopicSpec(each.name) for each in topics(topology)])
         yield log
@@ -124,7 +124,7 @@ async def orchard(place, log, embedded_broker):
         assert there in text
         text = text.replace(there, here)
     (place / "orchard.yaml").write_text(text)
-    topology = config_yaml.load(place / "orchard.yaml")
+    topology = topology_file.load(place / "orchard.yaml")
     group = a_log_of_four(topology)
     await log.append([Message(topology.train_topic(topology.jobs[0]), blob) for blob in group.blobs])
     (place / "pi-north").mkdir()
@@ -221,7 +221,7 @@ def test_the_commands_for_root_install_and_enable_the_units(tmp_path):
         "edged-infer@pi-a.service",
         "edged@vault.service",
     }
-    assert config_yaml.load(system / "etc/edged/topology.yaml").site == "greenhouse"
+    assert topology_file.load(system / "etc/edged/topology.yaml").site == "greenhouse"
     assert "edged:" in (system / "etc/passwd").read_text()
 
 
@@ -243,7 +243,7 @@ def test_the_topology_shown_is_the_greenhouses(tmp_path):
     """It is a valid file by itself, and all that it shows stands in config/02-greenhouse.yaml."""
     text, _ = blocks("yaml")
     (tmp_path / "topology.yaml").write_text(text)
-    config_yaml.load(tmp_path / "topology.yaml")
+    topology_file.load(tmp_path / "topology.yaml")
 
     assert_within(yaml.safe_load(text), yaml.safe_load((ROOT / "config" / "02-greenhouse.yaml").read_text()))
 
@@ -302,7 +302,7 @@ def first_column(header: str) -> set[str]:
 
 def test_the_layers_and_settings_of_training_are_those_of_the_file():
     """All layers; of the settings, those that are not about the data or the node."""
-    training: dict[str, Any] = config_yaml.json_schema()["properties"]["training"]["anyOf"][0]["properties"]
+    training: dict[str, Any] = topology_file.json_schema()["properties"]["training"]["anyOf"][0]["properties"]
     words, *mappings = training["model"]["items"]["anyOf"]
     assert first_column("layer") == {*words["enum"], *(name for each in mappings for name in each["properties"])}
     elsewhere = {"name", "stream", "model", "source", "epochs", "global_batch", "seed", "sampling", "exchange"}
@@ -311,13 +311,13 @@ def test_the_layers_and_settings_of_training_are_those_of_the_file():
 
 
 def test_the_settings_of_a_group_are_those_of_the_file():
-    training: dict[str, Any] = config_yaml.json_schema()["properties"]["training"]["anyOf"][0]["properties"]
+    training: dict[str, Any] = topology_file.json_schema()["properties"]["training"]["anyOf"][0]["properties"]
     assert first_column("key of `exchange`") == training["exchange"]["properties"].keys()
 
 
 def test_the_modes_of_sampling_told_are_those_of_the_file():
     (told,) = re.findall(r"^\| mode \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", README, re.MULTILINE)
-    sampling = config_yaml.json_schema()["properties"]["training"]["anyOf"][0]["properties"]["sampling"]
+    sampling = topology_file.json_schema()["properties"]["training"]["anyOf"][0]["properties"]["sampling"]
     modes = set(sampling["properties"]["mode"]["anyOf"][0]["enum"])
     assert modes <= set(re.findall(r"`(\w+)`", told))
     assert first_column("mode") == {mode for mode in modes if not mode.endswith("_published")}
@@ -339,7 +339,7 @@ def exit_codes() -> dict[int, str]:
 @pytest.mark.integration
 async def test_the_exit_codes_are_as_told(log, place, tmp_path, monkeypatch):
     """Each is brought about; none is told that is not."""
-    topology = config_yaml.load(place / "topology.yaml")
+    topology = topology_file.load(place / "topology.yaml")
     assert topology.jobs
     (tmp_path / "wrong.yaml").write_text("schema: 1\n")
     unreachable = (place / "topology.yaml").read_text().replace(topology.kafka.bootstrap[0], "127.0.0.1:1")
@@ -384,7 +384,7 @@ async def test_the_exit_codes_are_as_told(log, place, tmp_path, monkeypatch):
 async def test_the_python_example_publishes_and_prints_a_prediction(log, place):
     """Run as it stands; the companion's part is played here."""
     (source,) = blocks("python")
-    topology = config_yaml.load(place / "topology.yaml")
+    topology = topology_file.load(place / "topology.yaml")
     sent, predicted = TopicPartition(topology.device_topic("cam-01")), topology.predictions_topic("pi-a")
     begin = (await log.watermarks([sent]))[sent].high
     (place / "photo.jpg").write_bytes(encode(np.zeros((28, 28, 1), np.uint8), "jpeg"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.config import Folders, Timing
+from edged.settings import Folders, Timing
 from tests.requirements import require
 
 UNITS = Path(__file__).parent.parent / "systemd"

@@ -12,14 +12,14 @@ from edged.adapters.host.process_lock import sole_process
 from edged.adapters.host.systemd import Systemd
 from edged.adapters.images import PillowDecoder
 from edged.adapters.kafka import KafkaLog
+from edged.app.jobs import NUM_CORES, Jobs, servers, state_folder
 from edged.app.supervision import Service, announce, supervise
-from edged.app.training import NUM_CORES, Jobs, servers, state_folder
-from edged.config import Folders, Timing
 from edged.domain.topology import Topology
 from edged.ports import Health, Log
 from edged.services.ingest.ingest import Ingest
 from edged.services.ingest.uplink import Uplink
 from edged.services.node.health import HealthBoard
+from edged.settings import Folders, Timing
 
 if TYPE_CHECKING:
     from edged.services.inference.served_model import Outputs

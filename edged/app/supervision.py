@@ -19,7 +19,6 @@ from operator import add
 from typing import Protocol
 
 from edged import __version__
-from edged.config import Timing
 from edged.domain.topology import Topology
 from edged.domain.topology.topics import topics
 from edged.errors import TopologyMismatch
@@ -27,6 +26,7 @@ from edged.log import log_crash, logger
 from edged.ports import Host, Log, Notifier, Progress, Statistics, TopicSpec
 from edged.services.node.health import HealthBoard
 from edged.services.node.monitor import Monitor
+from edged.settings import Timing
 
 _FOR_A_PERSON = 78
 """As for a wrong topology file; systemd does not try again (RestartPreventExitStatus)."""

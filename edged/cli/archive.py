@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from edged import config_yaml
+from edged import topology_file
 from edged.cli.arguments import add_topology
 from edged.domain.topology import Stream, Topology
 from edged.errors import ArchiveUnavailable, FormatError, StorageError
@@ -64,7 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what `args.action` says; the exit code."""
-    topology = config_yaml.load(args.topology)
+    topology = topology_file.load(args.topology)
     try:
         code: int = args.act(topology, args)
     except FormatError as error:

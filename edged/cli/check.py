@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
-from edged import config_yaml
+from edged import topology_file
 from edged.cli.arguments import add_topology
 from edged.cli.backbone import look_up
 from edged.cli.problems import show
@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the plan and return 0, or the problems and 78."""
     try:
-        topology, warnings = config_yaml.inspect(args.topology, lenient=not args.strict, look_up_backbone=look_up)
+        topology, warnings = topology_file.inspect(args.topology, lenient=not args.strict, look_up_backbone=look_up)
         if args.node is not None:
             require_node(topology, args.node, str(args.topology))
     except ConfigError as error:

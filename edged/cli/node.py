@@ -11,9 +11,9 @@ from edged import log
 from edged.cli import TEMPORARY
 from edged.cli.backbone import look_up
 from edged.cli.check import require_node
-from edged.config_yaml import load
 from edged.domain.topology import Topology
 from edged.errors import AlreadyRunning, ConfigError, EdgedError, Problem, StateFolderRefused
+from edged.topology_file import load
 
 _COMMAND_OF_TIER = {"iot": "edged sensor", "edge": "edged run", "archive": "edged run"}
 

@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _topology() -> dict[str, object]:
-    from edged.config_yaml import json_schema  # noqa: PLC0415 - only when asked for
+    from edged.topology_file import json_schema  # noqa: PLC0415 - only when asked for
 
     return json_schema()
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from edged import config_yaml, log
+from edged import log, topology_file
 from edged.cli.arguments import add_log_level, add_topology
 from edged.cli.check import require_node
 from edged.domain.topology import Topology
@@ -59,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Publish until all is published or a signal ends it cleanly; 69 when Kafka does not answer at the start or end."""
-    topology = config_yaml.load(args.topology)
+    topology = topology_file.load(args.topology)
     _require_device(topology, args.node, str(args.topology))
     log.configure(node=args.node, tier="iot", run_id=uuid.uuid4().hex[:8], level=args.log_level, stream=_log_stream())
     try:

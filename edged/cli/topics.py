@@ -9,10 +9,10 @@ import asyncio
 import sys
 from collections.abc import Iterator
 
-from edged import config_yaml
+from edged import topology_file
 from edged.cli.arguments import add_topology
 from edged.cli.problems import show
-from edged.cli.unheard import Unheard
+from edged.cli.prompt_log import Unheard
 from edged.domain.topology import Topology
 from edged.domain.topology.topics import Topic, grants, groups, topics
 from edged.errors import LogUnavailable
@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the list, or create the topics."""
-    topology, warnings = config_yaml.inspect(args.topology, lenient=not args.apply)
+    topology, warnings = topology_file.inspect(args.topology, lenient=not args.apply)
     if args.apply:
         from edged import log  # noqa: PLC0415 - only this part of the command logs
 

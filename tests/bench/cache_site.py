@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from edged.adapters.disk.sqlite_cache import MOST_LOG_BYTES
-from edged.cli.demo.children import Child, LogLine
+from edged.cli.demo.processes import Child, LogLine
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.topology import MIB
 from edged.services.cache.cache import DISK_SHARE, SPILL_BYTES

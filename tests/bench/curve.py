@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edged.adapters.host.blas import single_threaded_blas
-from edged.cli.demo.children import LogLine
+from edged.cli.demo.processes import LogLine
 from edged.domain.nn.model import Model
 from edged.domain.training import checkpoint
 from edged.domain.training import state as state_module

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from edged.cli.demo.children import Child, ChildDied, LogLine
+from edged.cli.demo.processes import Child, ChildDied, LogLine
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.topology import MIB
 from edged.domain.training import state as state_module

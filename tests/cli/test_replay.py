@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from edged import config_yaml
+from edged import topology_file as config_yaml
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
-from edged.cli.demo.children import Child
+from edged.cli.demo.processes import Child
 from edged.domain.group import state_json
 from edged.domain.group import step as group_step
 from edged.domain.group.replay import EpochBegun, NotCounted, Proof, Replay, StepMade

@@ -7,7 +7,7 @@ import pytest
 from confluent_kafka import OFFSET_END, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from edged.cli.demo.children import Child
+from edged.cli.demo.processes import Child
 from edged.domain.topology.topics import topics
 from tests.brokers import Apache, Broker, need_apache
 from tests.faults.gradient_gate import GradientGate, gated

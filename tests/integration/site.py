@@ -18,12 +18,12 @@ from edged.adapters.datasets.registry import open_dataset
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.parquet.store import ParquetStore
-from edged.cli.demo.children import Child, LogLine
-from edged.cli.demo.evidence import archived_samples, observer
-from edged.config_yaml import load
+from edged.cli.demo.observer import archived_samples, observer
+from edged.cli.demo.processes import Child, LogLine
 from edged.domain.topology import Topology
 from edged.ports import TopicPartition, Watermarks
 from edged.services.archive import importer
+from edged.topology_file import load
 
 FASHION = "[t-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, boot]"
 

@@ -7,7 +7,7 @@ import signal
 import psutil
 import pytest
 
-from edged.cli.demo.children import Child
+from edged.cli.demo.processes import Child
 from tests.integration.site import Site, following, running, stopped
 
 pytestmark = pytest.mark.integration

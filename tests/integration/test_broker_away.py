@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from edged.cli.demo.children import Child
+from edged.cli.demo.processes import Child
 from tests.brokers import Broker
 from tests.integration.site import Site, at_work, degraded, following, moment, running, stopped
 

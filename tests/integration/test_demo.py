@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 
 from edged.adapters.datasets import fashion_mnist
 from edged.adapters.images import encode
-from edged.cli.demo.children import Child
+from edged.cli.demo.processes import Child
 from tests.data import birds
 from tests.requirements import require
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from edged.adapters.tflite.reader import read_tflite
-from edged.cli.demo.children import Child
-from edged.cli.demo.evidence import observer
+from edged.cli.demo.observer import observer
+from edged.cli.demo.processes import Child
 from tests.integration.site import Site, running
 
 pytestmark = pytest.mark.integration

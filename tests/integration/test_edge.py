@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from edged.cli.demo.children import Child
+from edged.cli.demo.processes import Child
 from edged.domain.training import checkpoint
 from tests.brokers import Embedded, need_embedded
 from tests.integration.site import Site, degraded, following, running, starved, stopped

@@ -11,7 +11,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, Topic
 
 from edged.adapters.datasets.registry import open_dataset
 from edged.adapters.images import encode
-from edged.cli.demo.evidence import archived_samples
+from edged.cli.demo.observer import archived_samples
 from edged.domain.samples.codec import decode_raw
 from edged.domain.topology import Stream
 from tests.integration.site import Site, running, until_archived

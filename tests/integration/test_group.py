@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edged.cli.demo.children import Child
+from edged.cli.demo.processes import Child
 from edged.domain.nn import param_vector
 from edged.domain.training import checkpoint
 from tests.integration.site import FASHION, SMALL_MODEL, Site, running, stopped

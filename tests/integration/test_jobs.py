@@ -2,8 +2,8 @@
 
 import pytest
 
-from edged.config_yaml import load
 from edged.ports import TopicPartition
+from edged.topology_file import load
 from tests.integration.site import SMALL_MODEL, Site, at_work, eventually, running, stopped
 
 pytestmark = pytest.mark.integration

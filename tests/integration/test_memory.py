@@ -2,7 +2,7 @@
 
 import pytest
 
-from edged.cli.demo.children import LogLine
+from edged.cli.demo.processes import LogLine
 from edged.domain.topology import MIB
 from tests.integration.site import DESIGNS_MODEL, Site, running
 

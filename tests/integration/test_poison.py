@@ -13,7 +13,7 @@ from edged.adapters.datasets.registry import open_dataset
 from edged.adapters.images import encode
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
-from edged.cli.demo.evidence import archived_samples, observer
+from edged.cli.demo.observer import archived_samples, observer
 from edged.domain.samples.codec import decode_raw
 from edged.domain.topology import MIB, Topology
 from edged.ports import Record, TopicPartition

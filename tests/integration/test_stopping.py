@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from edged.cli.demo.children import Child
+from edged.cli.demo.processes import Child
 from tests.integration.site import Site, at_work, following, running
 
 pytestmark = pytest.mark.integration

@@ -19,12 +19,11 @@ from pathlib import Path
 import numpy as np
 
 import edged.adapters.kafka  # noqa: F401 - an edge has it in memory
-from edged import config_yaml
+from edged import topology_file
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.host.blas import single_threaded_blas
 from edged.adapters.memory.health import RecordingHealth
-from edged.app.training import Jobs
-from edged.config import Folders, Timing
+from edged.app.jobs import Jobs
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest
 from edged.domain.archive.snapshot import Snapshot
@@ -36,6 +35,7 @@ from edged.domain.epochs.scores import ScoreTable
 from edged.log import configure
 from edged.ports import Message, Record, TopicPartition, TopicSpec, Watermarks
 from edged.services.epochs.planner import SCORE_BYTES
+from edged.settings import Folders, Timing
 from tests.integration.site import DESIGNS_MODEL, FASHION
 
 NUM_BLOCKS, ROWS, PIXELS = 200_000, 250, 784
@@ -164,7 +164,7 @@ def peak_bytes() -> int:
 async def train(mode: str, num_samples: int, folder: Path) -> None:
     file = folder / "topology.yaml"
     file.write_text(TOPOLOGY.replace("MODE", mode))
-    topology = config_yaml.load(file)
+    topology = topology_file.load(file)
     folders = Folders(state=folder / "state", cache=folder / "cache")
     with ThreadPoolExecutor(2) as executor:
         jobs = Jobs(topology, topology.edge("pi-a"), VastLog(), RecordingHealth(), Timing(), folders, executor)

@@ -11,7 +11,6 @@ from typing import Any
 from edged import log as edged_log
 from edged.adapters.memory.checkpoints import MemoryCheckpoints
 from edged.adapters.memory.health import RecordingHealth
-from edged.config import Timing
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SnapshotRequest
 from edged.domain.group import compression, gradient_log, records, update_log
@@ -35,6 +34,7 @@ from edged.services.group.parameter_server import ParameterServer
 from edged.services.group.planner import GroupChooser
 from edged.services.group.trainer import GroupTrainer
 from edged.services.training.checkpointing import Checkpointing
+from edged.settings import Timing
 from tests.services.training_world import (
     REQUESTS,
     STREAM,

@@ -9,7 +9,6 @@ import numpy as np
 
 from edged.adapters.images import PillowDecoder, encode
 from edged.adapters.memory.log import MemoryLog
-from edged.config import Timing
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack
 from edged.domain.topology import Archive, Device, Edge, Kafka, Stream, Topology
@@ -17,6 +16,7 @@ from edged.ports import Log, Message, Record
 from edged.services.ingest.ingest import Ingest
 from edged.services.ingest.live_window import LiveLog
 from edged.services.ingest.uplink import Uplink
+from edged.settings import Timing
 
 TOPOLOGY = Topology(
     site="site",

@@ -15,7 +15,6 @@ from edged import log as edged_log
 from edged.adapters.memory.checkpoints import MemoryCheckpoints
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
-from edged.config import Timing
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotRequest
 from edged.domain.archive.snapshot import BlockRef, Snapshot
@@ -38,6 +37,7 @@ from edged.services.epochs.planner import ChoiceSettings, Chooser
 from edged.services.ingest.live_window import LiveLog
 from edged.services.training.checkpointing import Checkpointing, Samples
 from edged.services.training.trainer import Trainer
+from edged.settings import Timing
 
 STREAM = Stream("toy", (2, 2, 1), "uint8", ("a", "b", "c"))
 TRAINING = Training("toy", (Flatten(), Dense(3)), epochs=2, global_batch=8, test_fraction=0.2, checkpoint_s=1e9)

@@ -21,7 +21,7 @@ LABELS = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", 
 SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the full set."""
 
-SMALL_FOLDER = Path(__file__).parent.parent / "data" / "fashion-mnist-small"
+SMALL_FOLDER = Path(__file__).parents[2] / "data" / "fashion-mnist-small"
 """The subset that comes with edged: 6,000 training and 1,000 test images."""
 
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"

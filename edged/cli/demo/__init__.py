@@ -77,10 +77,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from edged.adapters.embedded_broker import BrokerUnavailable  # noqa: PLC0415
-    from edged.cli.demo import report, stage, story  # noqa: PLC0415 - heavy, and only this command needs it
-    from edged.cli.demo.children import ChildDied  # noqa: PLC0415
+    from edged.cli.demo import report, scenario, site  # noqa: PLC0415 - heavy, and only this command needs it
     from edged.cli.demo.display import columns  # noqa: PLC0415
-    from edged.cli.demo.material import open_material  # noqa: PLC0415
+    from edged.cli.demo.images import open_material  # noqa: PLC0415
+    from edged.cli.demo.processes import ChildDied  # noqa: PLC0415
 
     log.configure(node="demo", tier="demo", run_id=secrets.token_hex(4), level="error")
     try:
@@ -88,8 +88,8 @@ def _run(args: argparse.Namespace) -> int:
         material = open_material(args.data, num_live=2 * args.edges * args.live)
         with contextlib.ExitStack() as stack:
             folder = _folder(args.keep, stack)
-            options = stage.Options(folder, material, args.epochs, args.edges, args.live, args.rate, args.broker, kill)
-            summary = asyncio.run(story.tell(options))
+            options = site.Options(folder, material, args.epochs, args.edges, args.live, args.rate, args.broker, kill)
+            summary = asyncio.run(scenario.tell(options))
     except (FormatError, StorageError) as error:
         return _refuse(error, _USAGE)
     except _NoFolder as error:
@@ -109,7 +109,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _to_kill(kill: str, num_edges: int) -> str:
     """The edge to kill; empty for none. Raises FormatError when there is none of that name, or nobody to go on."""
-    from edged.cli.demo.topology_file import edge_names  # noqa: PLC0415
+    from edged.cli.demo.topology_text import edge_names  # noqa: PLC0415
 
     names = edge_names(num_edges)
     if not kill:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from edged.cli.demo.children import LogLine
+from edged.cli.demo.processes import LogLine
 
 _MOST_COLUMNS = 100
 """Longer lines are hard to read."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from edged.cli.demo.stage import Stage
+from edged.cli.demo.site import Stage
 from edged.domain.group import records
 from edged.domain.group.records import Part
 from edged.ports import Log, LogReader, TopicPartition

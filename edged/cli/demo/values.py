@@ -4,7 +4,7 @@ import argparse
 import math
 import re
 
-from edged.config_yaml.kinds import ADDRESS
+from edged.topology_file.kinds import ADDRESS
 
 _MOST_EDGES = 26
 """They are called pi-a to pi-z."""

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from edged import config_yaml
 from edged import log as logging
+from edged import topology_file
 from edged.cli.backbone import look_up
+from edged.cli.prompt_log import Unheard
 from edged.cli.replay.report import Report
-from edged.cli.unheard import Unheard
 from edged.domain.group import state as state_module
 from edged.domain.group import state_json, step
 from edged.domain.group.replay import Claim, Replay, Told
@@ -49,7 +49,7 @@ def replay_log(
     file: Path, job_name: str | None, begin: Path | None, proven: list[Path], *, with_steps: bool, as_json: bool
 ) -> int:
     """Replay the log up to its present end and print the report; the exit code."""
-    topology = config_yaml.load(file, look_up_backbone=look_up)
+    topology = topology_file.load(file, look_up_backbone=look_up)
     job = _job(topology, job_name, str(file))
     report = Report(None if as_json else sys.stdout, with_steps=with_steps)
     logging.configure(node="replay", tier="operator", run_id="replay", level="error")

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edged.config import Timing
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotPart, SnapshotRequest
 from edged.domain.archive.snapshot import Ids, Snapshot
@@ -20,6 +19,7 @@ from edged.domain.epochs.window import SAMPLE_OVERHEAD, Window
 from edged.errors import FormatError
 from edged.log import logger
 from edged.ports import Health, Log, LogReader, Message, Record, TopicPartition
+from edged.settings import Timing
 
 DEGRADED_AFTER_S = 8.0
 """Silence of the archive after which it is said to be away: below the promised 10 s, above a cold read."""

@@ -16,7 +16,6 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 
-from edged.config import Timing
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.packer import Packer
@@ -26,6 +25,7 @@ from edged.log import logger
 from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
 from edged.services.ingest.ingest import Ingest, Rejected
 from edged.services.ingest.live_window import LiveLog
+from edged.settings import Timing
 
 _REDISCOVER_S = 30.0
 """How often new partitions are looked for."""

@@ -8,13 +8,13 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 
-from edged.config import Timing
 from edged.errors import MemoryLimitExceeded
 from edged.log import logger
 from edged.ports import Host, HostSample, Notifier, Progress, Statistics
 from edged.services.node.health import STATUS_LENGTH, HealthBoard, shortened
 from edged.services.node.resource_series import ResourceSeries
 from edged.services.node.watchdog import Standstill, _Watchdog
+from edged.settings import Timing
 
 _FEEDS_PER_WATCHDOG = 3
 """One or two late feeds do no harm."""

@@ -9,12 +9,12 @@ from looptime import LoopTimeEventLoop
 
 from edged.adapters.memory.host import ScriptedHost
 from edged.adapters.memory.notifier import Notices
-from edged.config import Timing
 from edged.errors import MemoryLimitExceeded
 from edged.events import json_schema
 from edged.ports import HostSample, Progress, Statistics
 from edged.services.node.health import HealthBoard
 from edged.services.node.monitor import Monitor
+from edged.settings import Timing
 
 pytestmark = pytest.mark.looptime
 

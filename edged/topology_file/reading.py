@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from edged.config_yaml.document import Document, RefusedNode, is_secret
-from edged.config_yaml.variables import MissingError, VariableError, Variables, has_expression, is_reference
 from edged.domain.suggest import did_you_mean
 from edged.domain.validation.finding import Finding
 from edged.errors import Problem
+from edged.topology_file.document import Document, RefusedNode, is_secret
+from edged.topology_file.variables import MissingError, VariableError, Variables, has_expression, is_reference
 
 _IMPLICIT = {
     "tag:yaml.org,2002:bool": "a yes or no",

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edged import config_yaml
+from edged import topology_file
 from edged.domain.topology import Topology
 from edged.errors import ConfigError
 
@@ -30,7 +30,7 @@ def judge(tmp_path):
         path.write_bytes(content)
         judged: Topology | ConfigError
         try:
-            judged = config_yaml.load(path, {"HOME": "/home"})
+            judged = topology_file.load(path, {"HOME": "/home"})
         except ConfigError as error:
             judged = error
         assert isinstance(judged, Topology | ConfigError)

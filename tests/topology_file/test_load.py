@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edged import config_yaml
+from edged import topology_file
 from edged.domain.nn.spec import (
     AvgPool1d,
     AvgPool2d,
@@ -79,7 +79,7 @@ def load(tmp_path, monkeypatch):
     def load_text(text, environment=None):
         content = text if isinstance(text, bytes) else text.encode()
         Path("topology.yaml").write_bytes(content)
-        return config_yaml.load(Path("topology.yaml"), environment or {})
+        return topology_file.load(Path("topology.yaml"), environment or {})
 
     return load_text
 
@@ -345,7 +345,7 @@ def test_a_file_that_is_no_topology_at_all_is_refused_with_its_place(problems, t
 
 def test_a_missing_file_is_a_problem_too(tmp_path):
     with pytest.raises(ConfigError, match="the file cannot be read: No such file"):
-        config_yaml.load(tmp_path / "none.yaml")
+        topology_file.load(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ Only speeds and memory are what the processes say of themselves.
 from collections.abc import Sequence
 from statistics import fmean
 
-from edged.cli.demo import evidence, report
+from edged.cli.demo import observer as evidence
+from edged.cli.demo import report
 from edged.cli.demo.group import Group, fold
 from edged.cli.demo.outage import Outage
-from edged.cli.demo.stage import Stage
+from edged.cli.demo.site import Stage
 from edged.domain.samples.prediction import Prediction
 
 

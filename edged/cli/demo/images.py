@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from edged.adapters.datasets.registry import Dataset, open_dataset
 from edged.adapters.images import PillowDecoder
-from edged.cli.demo.topology_file import IMAGE_SHAPE
+from edged.cli.demo.topology_text import IMAGE_SHAPE
 from edged.domain.samples.shuffle import shuffled
 from edged.errors import FormatError, RejectedRecord
 

@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from edged.adapters.embedded_broker import EmbeddedBroker
-from edged.cli.demo import evidence, figures, report, topology_file
-from edged.cli.demo.children import ChildDied
+from edged.cli.demo import observer as evidence
+from edged.cli.demo import report, summary, topology_text
 from edged.cli.demo.outage import Outage, bring_about
-from edged.cli.demo.stage import Options, Stage, file_of
-from edged.config_yaml import load
+from edged.cli.demo.processes import ChildDied
+from edged.cli.demo.site import Options, Stage, file_of
 from edged.domain.topology import Topology
+from edged.topology_file import load
 
 
 async def tell(options: Options) -> report.Summary:
@@ -47,24 +48,24 @@ async def tell(options: Options) -> report.Summary:
                 for each in await observer.predictions(edge.name, published=2 * options.live)
             ]
             await stage.wait_until_archived(await observer.num_dead_letters(stage.edges))
-        return await figures.summary(stage, observer, predictions, outage, time.monotonic() - began)
+        return await summary.summary(stage, observer, predictions, outage, time.monotonic() - began)
 
 
 def _write_topology(options: Options, bootstrap: str) -> Topology:
     dataset = options.material.dataset
-    plan = topology_file.Plan(
+    plan = topology_text.Plan(
         site=f"demo-{secrets.token_hex(3)}",
         bootstrap=bootstrap,
         archive_folder=options.folder / "archive",
-        stream=topology_file.stream_name(dataset.name),
-        shape=dataset.shape or topology_file.IMAGE_SHAPE,
+        stream=topology_text.stream_name(dataset.name),
+        shape=dataset.shape or topology_text.IMAGE_SHAPE,
         labels=dataset.labels,
         num_training=options.material.num_training,
         edges=options.edges,
         epochs=options.epochs,
         images=dataset.shape is None,
     )
-    file_of(options).write_text(topology_file.text(plan), encoding="utf-8")
+    file_of(options).write_text(topology_text.text(plan), encoding="utf-8")
     return load(file_of(options))
 
 

@@ -16,14 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from edged.config_yaml import document, kinds
-from edged.config_yaml.description import FILE, SCHEMA, json_schema
-from edged.config_yaml.reading import Reading, hide_secrets
-from edged.config_yaml.variables import Variables
 from edged.domain.topology import BackboneFile, Topology
 from edged.domain.validation import rules
 from edged.domain.validation.finding import Finding
 from edged.errors import ConfigError, EdgedError, Problem
+from edged.topology_file import document, kinds
+from edged.topology_file.reading import Reading, hide_secrets
+from edged.topology_file.schema import FILE, SCHEMA, json_schema
+from edged.topology_file.variables import Variables
 
 __all__ = ["SCHEMA", "Inspection", "inspect", "json_schema", "load"]
 

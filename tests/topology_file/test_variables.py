@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from edged import config_yaml
-from edged.config_yaml.variables import VariableError, Variables
+from edged import topology_file
 from edged.errors import ConfigError
+from edged.topology_file.variables import VariableError, Variables
 
 SECURE = """\
 schema: 1
@@ -28,7 +28,7 @@ def inspect(tmp_path):
     def inspect_text(text, environment=ENVIRONMENT):
         path = tmp_path / "topology.yaml"
         path.write_text(text)
-        return config_yaml.inspect(path, environment)
+        return topology_file.inspect(path, environment)
 
     return inspect_text
 
@@ -198,4 +198,4 @@ def test_the_default_environment_is_the_process_s(tmp_path, monkeypatch):
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
 
-    assert config_yaml.load(path).kafka.security.username == "pi-a"
+    assert topology_file.load(path).kafka.security.username == "pi-a"

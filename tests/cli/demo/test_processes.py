@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from edged.cli.demo.children import Child, ChildWentOn
+from edged.cli.demo.processes import Child, ChildWentOn
 
 
 def say(child: Child, event: str, **fields: int) -> None:

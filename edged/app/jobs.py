@@ -18,7 +18,6 @@ from edged.adapters.host.counters import num_cores
 from edged.adapters.images import PillowDecoder
 from edged.adapters.tflite.writer import to_tflite
 from edged.aio import run_in_worker
-from edged.config import Folders, Timing
 from edged.domain.group import compression, gradient_log, update_log
 from edged.domain.group.state import Rules
 from edged.domain.nn.model import Model, Params
@@ -45,6 +44,7 @@ from edged.services.group.trainer import GroupTrainer
 from edged.services.ingest.live_window import LiveLog
 from edged.services.training.checkpointing import Checkpointing, Samples
 from edged.services.training.trainer import Trainer
+from edged.settings import Folders, Timing
 
 if TYPE_CHECKING:
     from edged.adapters.tflite.backbone import FrozenBackbone

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edged.cli.demo.children import Child, ChildDied
 from edged.cli.demo.display import Display
-from edged.cli.demo.material import Material
-from edged.config import Folders
+from edged.cli.demo.images import Material
+from edged.cli.demo.processes import Child, ChildDied
 from edged.domain.topology import Topology
+from edged.settings import Folders
 
 
 @dataclass(frozen=True, slots=True)

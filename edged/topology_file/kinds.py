@@ -11,11 +11,11 @@ from typing import Any, Protocol, cast
 
 import yaml
 
-from edged.config_yaml.reading import Reading, join, short
-from edged.config_yaml.variables import has_expression
 from edged.domain.suggest import did_you_mean, nearest
 from edged.domain.topology import NAME_PATTERN
 from edged.domain.validation.memory import mebibytes
+from edged.topology_file.reading import Reading, join, short
+from edged.topology_file.variables import has_expression
 
 Schema = dict[str, Any]
 

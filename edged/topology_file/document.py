@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from edged.config_yaml import syntax
 from edged.errors import ConfigError, Problem
+from edged.topology_file import syntax
 
 MOST_BYTES = 1 << 20
 MOST_DEPTH = 32

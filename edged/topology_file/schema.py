@@ -6,28 +6,6 @@ Reading and the JSON Schema both follow from it. Defaults are those of the value
 from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
-from edged.config_yaml.kinds import (
-    ADDRESS,
-    NAME,
-    Choice,
-    Key,
-    Listing,
-    Named,
-    Number,
-    OneOf,
-    OneOrMore,
-    Pair,
-    Schema,
-    Section,
-    Short,
-    Switch,
-    Text,
-    Whole,
-    Word,
-    duration,
-    section,
-    size,
-)
 from edged.domain.nn.loss import LossName
 from edged.domain.nn.spec import (
     Activation,
@@ -82,6 +60,28 @@ from edged.domain.topology import (
     Stream,
     Topology,
     Training,
+)
+from edged.topology_file.kinds import (
+    ADDRESS,
+    NAME,
+    Choice,
+    Key,
+    Listing,
+    Named,
+    Number,
+    OneOf,
+    OneOrMore,
+    Pair,
+    Schema,
+    Section,
+    Short,
+    Switch,
+    Text,
+    Whole,
+    Word,
+    duration,
+    section,
+    size,
 )
 
 SCHEMA = 1

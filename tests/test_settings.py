@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.config import Folders, Timing
+from edged.settings import Folders, Timing
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from edged.cli.demo import report, topology_file
+from edged.cli.demo import report, topology_text
 from edged.cli.demo.group import Contribution, Group
 from edged.cli.demo.outage import Outage
-from edged.config_yaml import load
+from edged.topology_file import load
 
 SAME = "5a" * 32
 GROUP = Group(
@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_made_is_told_in_a_line(edged, tmp_path):
 
 
 def test_a_broker_that_does_not_answer_is_told_soon(edged, monkeypatch):
-    monkeypatch.setattr("edged.cli.demo.evidence._PATIENCE_S", 0.2)
+    monkeypatch.setattr("edged.cli.demo.observer._PATIENCE_S", 0.2)
 
     code, said = refusal(edged, "--broker", "127.0.0.1:1")
 
@@ -282,7 +282,7 @@ def test_the_sentences_are_wrapped(columns):
 
 def plan(folder, **differing):
     """Of a demo with the most edges."""
-    usual = topology_file.Plan(
+    usual = topology_text.Plan(
         site="demo",
         bootstrap="127.0.0.1:9092",
         archive_folder=folder,
@@ -302,7 +302,7 @@ def test_several_edges_train_one_model_and_one_trains_alone(tmp_path, num_traini
     modes = []
     for edges in (1, 4):
         (tmp_path / "topology.yaml").write_text(
-            topology_file.text(plan(tmp_path, edges=edges, num_training=num_training))
+            topology_text.text(plan(tmp_path, edges=edges, num_training=num_training))
         )
         [job] = load(tmp_path / "topology.yaml").jobs
         modes.append((job.exchange.mode, job.exchange.compression, job.source, job.sampling.mode))
@@ -312,7 +312,7 @@ def test_several_edges_train_one_model_and_one_trains_alone(tmp_path, num_traini
 
 @pytest.mark.parametrize("labels", [("one",), tuple(f'a "class", number {i}' for i in range(100))])
 def test_the_topology_is_valid_and_narrow_with_any_labels_and_the_most_edges(tmp_path, labels):
-    text = topology_file.text(plan(tmp_path, labels=labels))
+    text = topology_text.text(plan(tmp_path, labels=labels))
     (tmp_path / "topology.yaml").write_text(text)
 
     topology = load(tmp_path / "topology.yaml")

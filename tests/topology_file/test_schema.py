@@ -6,11 +6,11 @@ import jsonschema
 import pytest
 import yaml
 
-from edged import config_yaml
+from edged import topology_file
 from edged.errors import ConfigError
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
-SCHEMA = config_yaml.json_schema()
+SCHEMA = topology_file.json_schema()
 VALID = yaml.safe_load(EXAMPLES[0].read_text())
 
 
@@ -31,7 +31,7 @@ def test_the_schema_is_one():
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_is_valid(path, environment):
-    config_yaml.load(path, environment)
+    topology_file.load(path, environment)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -80,7 +80,7 @@ def test_what_the_loader_refuses_in_form_the_schema_refuses_too(tree, tmp_path):
     path.write_text(yaml.safe_dump(tree))
 
     with pytest.raises(ConfigError):
-        config_yaml.load(path, {})
+        topology_file.load(path, {})
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(tree, SCHEMA)
 
@@ -109,7 +109,7 @@ def test_what_the_loader_takes_the_schema_takes_too(tree, tmp_path):
     path = tmp_path / "topology.yaml"
     path.write_text(yaml.safe_dump(tree))
 
-    config_yaml.load(path, {})
+    topology_file.load(path, {})
     jsonschema.validate(tree, SCHEMA)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edged import config_yaml
+from edged import topology_file as config_yaml
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
 from edged.cli.demo import group, outage

@@ -2,8 +2,8 @@
 
 import pytest
 
-from edged.config_yaml import document
 from edged.errors import ConfigError
+from edged.topology_file import document
 from tests.cli.conftest import VALID
 
 COLUMN = "lines of one section begin in the same column"
