@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from edged.log import configure
-from tests.brokers import Apache, Embedded, need_apache, need_embedded
+from tests.support.brokers import Apache, Embedded, need_apache, need_embedded
 
 os.environ["EDGED_STRICT_LOG"] = "1"  # every logged line is held to the schema
 asyncio.set_event_loop(None)  # looptime asks for the thread's loop, and asyncio would make one that nobody closes

@@ -11,8 +11,8 @@ from edged.adapters.memory.log import MemoryLog
 from edged.device import MOST_AT_ONCE, Device
 from edged.errors import ConfigError, RejectedRecord
 from edged.ports import Message
-from tests.greenhouse import SHAPE, topology
 from tests.services.inference.test_companion import HIGH, LOW, PREDICTIONS, companion, running
+from tests.support.greenhouse import SHAPE, topology
 
 CAM = "greenhouse.iot.cam"
 

@@ -30,8 +30,8 @@ from edged.domain.training import checkpoint
 from edged.domain.training import state as state_module
 from edged.events import EVENTS
 from edged.ports import Message, TopicPartition, TopicSpec
-from tests.group_log import GroupLog
-from tests.requirements import require
+from tests.support.answering_group_log import GroupLog
+from tests.support.requirements import require
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edged.settings import Folders, Timing
-from tests.requirements import require
+from tests.support.requirements import require
 
 UNITS = Path(__file__).parent.parent / "systemd"
 NAMES = ("edged@.service", "edged-infer@.service")

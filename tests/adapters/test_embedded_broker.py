@@ -15,7 +15,7 @@ from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka
 from edged.ports import Message
-from tests.brokers import need_embedded
+from tests.support.brokers import need_embedded
 
 pytestmark = pytest.mark.integration
 

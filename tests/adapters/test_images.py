@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngImageFile
 from edged.adapters import images
 from edged.domain.samples.sample import REASONS
 from edged.errors import RejectedRecord
-from tests.data import birds
+from tests.support.data import birds
 
 DECODER = images.PillowDecoder()
 SHAPE = (32, 48, 3)

@@ -39,7 +39,7 @@ from edged.domain.nn.spec import (
 from edged.domain.samples import codec
 from edged.domain.topology import Adam, Augment, Cosine, Sgd, Stream, Training
 from edged.domain.training.learner import Learner
-from tests.data import birds
+from tests.support.data import birds
 
 NUM_THREADS = os.cpu_count() or 1
 

@@ -24,9 +24,9 @@ from edged.services.cache.cache import DISK_SHARE, SPILL_BYTES
 from tests.bench.curve import Watch, reached
 from tests.bench.link import Link
 from tests.bench.sampling_study import DATA, SAMPLE_BYTES, read, with_wrong_labels
-from tests.brokers import Apache, free_port
-from tests.integration.site import DEFECTS, DESIGNS_MODEL
-from tests.integration.site import FASHION as LABELS
+from tests.support.brokers import Apache, free_port
+from tests.support.site import DEFECTS, DESIGNS_MODEL
+from tests.support.site import FASHION as LABELS
 
 THESIS = "thesis"
 """The mode without a cache: each epoch comes anew from the archive."""

@@ -20,7 +20,7 @@ from tests.bench.curve import reached
 from tests.bench.exchange_site import Conditions, Mark, Setting, between, mark, pinned
 from tests.bench.network import Attachment, Network
 from tests.bench.trainer import environment, install, python
-from tests.brokers import free_port
+from tests.support.brokers import free_port
 
 DDP = "ddp"
 """As a mode."""

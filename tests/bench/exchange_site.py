@@ -26,9 +26,9 @@ from tests.bench.cpu_limit import Limit, limits
 from tests.bench.curve import Watch, reached, unix_s
 from tests.bench.network import Attachment, Network
 from tests.bench.sampling_study import SAMPLE_BYTES, read
-from tests.brokers import Apache, free_port
-from tests.integration.site import DEFECTS, DESIGNS_MODEL
-from tests.integration.site import FASHION as LABELS
+from tests.support.brokers import Apache, free_port
+from tests.support.site import DEFECTS, DESIGNS_MODEL
+from tests.support.site import FASHION as LABELS
 
 ALONE = "none"
 """The mode of edges that exchange nothing, each with a model of its own: what the others are compared with."""

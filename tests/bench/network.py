@@ -17,7 +17,7 @@ from typing import Self
 
 from tests.bench.delay import Relay
 from tests.bench.link import Link, Traffic
-from tests.brokers import free_port
+from tests.support.brokers import free_port
 
 _BURST_BYTES = 32 * 1024
 _QUEUE_MS = 50

@@ -66,8 +66,8 @@ def parsed() -> argparse.Namespace:
 def measured(folder: Path, dataset: str) -> dict[str, Any]:
     """Train, export, and let each runtime predict in a process of its own."""
     # Imported here, since a child lives in an environment that has not all of it.
-    from tests.fashion import LAYERS, SHAPE, accuracy, images, train  # noqa: PLC0415
-    from tests.litert import litert_python  # noqa: PLC0415
+    from tests.support.fashion import LAYERS, SHAPE, accuracy, images, train  # noqa: PLC0415
+    from tests.support.litert import litert_python  # noqa: PLC0415
 
     training, test = images("train", dataset), images("test", dataset)
     params = train(LAYERS, training, epochs=2)

@@ -15,7 +15,7 @@ from edged.domain.topology import Codec, Dtype, Stream
 from edged.errors import DiskFull, FormatError
 from edged.ports import Item
 from edged.services.archive import importer
-from tests.archive_samples import new_archive
+from tests.support.archive_samples import new_archive
 
 LABELS = ("bag", "boot", "coat")
 STREAM = Stream("fashion", (2, 2, 1), "uint8", LABELS)

@@ -15,9 +15,9 @@ from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
 from edged.domain.topology import Kafka
 from edged.ports import Message, TopicPartition
-from tests.brokers import Embedded
 from tests.cli.conftest import VALID
-from tests.group_log import GroupLog
+from tests.support.answering_group_log import GroupLog
+from tests.support.brokers import Embedded
 
 GROUP = VALID + "  optimizer: {sgd: {learning_rate: 0.1}}\n  exchange: {mode: all_reduce}\n"
 

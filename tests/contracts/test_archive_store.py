@@ -13,7 +13,7 @@ from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, StorageError
 from edged.ports import ArchiveStore
-from tests.archive_samples import new_archive, pack
+from tests.support.archive_samples import new_archive, pack
 
 
 def in_memory() -> ParquetStore:

@@ -17,7 +17,7 @@ from edged.adapters.memory.log import MemoryLog
 from edged.domain.topology import Kafka
 from edged.errors import RecordTooLarge
 from edged.ports import Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
-from tests.brokers import Apache, Broker, Embedded
+from tests.support.brokers import Apache, Broker, Embedded
 
 pytestmark = pytest.mark.integration
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.brokers import Embedded, need_embedded
-from tests.faults.gradient_gate import gated
-from tests.faults.group import MIDDLE, Group
-from tests.integration.site import Site, running
+from tests.support.brokers import Embedded, need_embedded
+from tests.support.gradient_gate import gated
+from tests.support.real_group import MIDDLE, Group
+from tests.support.site import Site, running
 
 pytestmark = pytest.mark.integration
 SETTINGS = {"edges": ("pi-a", "pi-b", "pi-c"), "epochs": 1000}

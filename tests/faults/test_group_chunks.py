@@ -5,11 +5,11 @@ Without compression a gradient of the model here is of three chunks, which take 
 
 import pytest
 
-from tests.brokers import Embedded, need_embedded
-from tests.faults.gradient_gate import gated
-from tests.faults.group import STEPS, Group
-from tests.faults.hostile import hostile
-from tests.integration.site import Site, running
+from tests.support.brokers import Embedded, need_embedded
+from tests.support.gradient_gate import gated
+from tests.support.hostile import hostile
+from tests.support.real_group import STEPS, Group
+from tests.support.site import Site, running
 
 pytestmark = pytest.mark.integration
 EDGES = ("pi-a", "pi-b", "pi-c")

@@ -10,10 +10,10 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from edged.domain.group import state_json
-from tests.brokers import Apache, need_apache
-from tests.faults.gradient_gate import gated
-from tests.faults.group import Group, newest_checkpoint, newest_file
-from tests.integration.site import Site, running
+from tests.support.brokers import Apache, need_apache
+from tests.support.gradient_gate import gated
+from tests.support.real_group import Group, newest_checkpoint, newest_file
+from tests.support.site import Site, running
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 EDGES = ("pi-a", "pi-b", "pi-c")

@@ -9,10 +9,10 @@ from confluent_kafka.admin import AdminClient
 
 from edged.cli.demo.processes import Child
 from edged.domain.topology.topics import topics
-from tests.brokers import Apache, Broker, need_apache
-from tests.faults.gradient_gate import GradientGate, gated
-from tests.faults.group import MIDDLE, Group, digest, newest_checkpoint
-from tests.integration.site import Site, running, stopped
+from tests.support.brokers import Apache, Broker, need_apache
+from tests.support.gradient_gate import GradientGate, gated
+from tests.support.real_group import MIDDLE, Group, digest, newest_checkpoint
+from tests.support.site import Site, running, stopped
 
 pytestmark = pytest.mark.integration
 EDGES = ("pi-a", "pi-b", "pi-c")

@@ -9,11 +9,11 @@ import signal
 import pytest
 import pytest_asyncio
 
-from tests.brokers import Embedded, need_embedded
-from tests.faults.gradient_gate import gated
-from tests.faults.group import STEPS, Group, newest_checkpoint
-from tests.faults.hostile import hostile
-from tests.integration.site import Site, eventually, following, running
+from tests.support.brokers import Embedded, need_embedded
+from tests.support.gradient_gate import gated
+from tests.support.hostile import hostile
+from tests.support.real_group import STEPS, Group, newest_checkpoint
+from tests.support.site import Site, eventually, following, running
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 EDGES = ("pi-a", "pi-b", "pi-c", "pi-d")

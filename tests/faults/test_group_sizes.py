@@ -7,8 +7,8 @@ import pytest
 
 from edged.domain.nn import param_vector
 from edged.domain.training.state import TrainState
-from tests.faults.group import IMAGES, digest, newest_checkpoint
-from tests.integration.site import Site, running, stopped
+from tests.support.real_group import IMAGES, digest, newest_checkpoint
+from tests.support.site import Site, running, stopped
 
 pytestmark = pytest.mark.integration
 EPOCHS = 2

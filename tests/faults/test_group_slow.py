@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.group import History, digest, newest_checkpoint
-from tests.integration.site import DESIGNS_MODEL, Site, running, stopped
+from tests.support.real_group import History, digest, newest_checkpoint
+from tests.support.site import DESIGNS_MODEL, Site, running, stopped
 
 pytestmark = [pytest.mark.integration, pytest.mark.quiet]
 EDGES = ("pi-a", "pi-b", "pi-c")

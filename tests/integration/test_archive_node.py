@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from edged.cli.demo.processes import Child
-from tests.integration.site import Site, following, running, stopped
+from tests.support.site import Site, following, running, stopped
 
 pytestmark = pytest.mark.integration
 KILLS = 5

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from edged.cli.demo.processes import Child
-from tests.brokers import Broker
-from tests.integration.site import Site, at_work, degraded, following, moment, running, stopped
+from tests.support.brokers import Broker
+from tests.support.site import Site, at_work, degraded, following, moment, running, stopped
 
 pytestmark = pytest.mark.integration
 AWAY_SAMPLES = 20

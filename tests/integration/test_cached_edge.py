@@ -4,9 +4,9 @@ import signal
 
 import pytest
 
-from tests.brokers import Embedded, need_embedded
-from tests.integration.site import Site, running, starved, stopped
-from tests.proxy import gated
+from tests.support.brokers import Embedded, need_embedded
+from tests.support.proxy import gated
+from tests.support.site import Site, running, starved, stopped
 
 pytestmark = pytest.mark.integration
 SAMPLES = 6000

@@ -17,8 +17,8 @@ from confluent_kafka.admin import AdminClient
 from edged.adapters.datasets import fashion_mnist
 from edged.adapters.images import encode
 from edged.cli.demo.processes import Child
-from tests.data import birds
-from tests.requirements import require
+from tests.support.data import birds
+from tests.support.requirements import require
 
 pytestmark = pytest.mark.integration
 

@@ -8,7 +8,7 @@ import pytest
 from edged.adapters.tflite.reader import read_tflite
 from edged.cli.demo.observer import observer
 from edged.cli.demo.processes import Child
-from tests.integration.site import Site, running
+from tests.support.site import Site, running
 
 pytestmark = pytest.mark.integration
 

@@ -12,9 +12,9 @@ import pytest
 
 from edged.cli.demo.processes import Child
 from edged.domain.training import checkpoint
-from tests.brokers import Embedded, need_embedded
-from tests.integration.site import Site, degraded, following, running, starved, stopped
-from tests.proxy import Gate, gated
+from tests.support.brokers import Embedded, need_embedded
+from tests.support.proxy import Gate, gated
+from tests.support.site import Site, degraded, following, running, starved, stopped
 
 pytestmark = pytest.mark.integration
 SAMPLES = 6000

@@ -14,8 +14,8 @@ from edged.adapters.images import encode
 from edged.cli.demo.observer import archived_samples
 from edged.domain.samples.codec import decode_raw
 from edged.domain.topology import Stream
-from tests.integration.site import Site, running, until_archived
-from tests.requirements import require
+from tests.support.requirements import require
+from tests.support.site import Site, running, until_archived
 
 pytestmark = pytest.mark.integration
 

@@ -10,7 +10,7 @@ import pytest
 from edged.cli.demo.processes import Child
 from edged.domain.nn import param_vector
 from edged.domain.training import checkpoint
-from tests.integration.site import FASHION, SMALL_MODEL, Site, running, stopped
+from tests.support.site import FASHION, SMALL_MODEL, Site, running, stopped
 
 pytestmark = pytest.mark.integration
 

@@ -12,7 +12,7 @@ from edged.adapters.memory.health import RecordingHealth
 from edged.domain.samples import pack as packs
 from edged.domain.topology import Kafka
 from edged.ports import TopicPartition, TopicSpec
-from tests.services.intake import TOPOLOGY, from_device, grey, intake
+from tests.support.intake import TOPOLOGY, from_device, grey, intake
 
 pytestmark = pytest.mark.integration
 NUM_RECORDS = 20_000

@@ -4,7 +4,7 @@ import pytest
 
 from edged.ports import TopicPartition
 from edged.topology_file import load
-from tests.integration.site import SMALL_MODEL, Site, at_work, eventually, running, stopped
+from tests.support.site import SMALL_MODEL, Site, at_work, eventually, running, stopped
 
 pytestmark = pytest.mark.integration
 SAMPLES = 1500

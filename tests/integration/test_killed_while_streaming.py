@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.integration.site import Site, at_work, following, running, stopped
+from tests.support.site import Site, at_work, following, running, stopped
 
 pytestmark = pytest.mark.integration
 KILLS = 3

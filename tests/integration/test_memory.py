@@ -4,7 +4,7 @@ import pytest
 
 from edged.cli.demo.processes import LogLine
 from edged.domain.topology import MIB
-from tests.integration.site import DESIGNS_MODEL, Site, running
+from tests.support.site import DESIGNS_MODEL, Site, running
 
 pytestmark = pytest.mark.integration
 

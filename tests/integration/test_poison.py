@@ -17,8 +17,8 @@ from edged.cli.demo.observer import archived_samples, observer
 from edged.domain.samples.codec import decode_raw
 from edged.domain.topology import MIB, Topology
 from edged.ports import Record, TopicPartition
-from tests.brokers import Apache, need_apache
-from tests.integration.site import Site, following, running, until_archived
+from tests.support.brokers import Apache, need_apache
+from tests.support.site import Site, following, running, until_archived
 
 pytestmark = pytest.mark.integration
 

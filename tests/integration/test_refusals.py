@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.integration.site import Site, running
+from tests.support.site import Site, running
 
 pytestmark = pytest.mark.integration
 

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from edged.cli.demo.processes import Child
-from tests.integration.site import Site, at_work, following, running
+from tests.support.site import Site, at_work, following, running
 
 pytestmark = pytest.mark.integration
 

@@ -15,7 +15,7 @@ SAMPLES = 12_000
 async def test_fifty_million_samples_are_planned_and_trained_on_within_the_default_memory_limit(mode, tmp_path):
     """With importance, by the scores that an earlier epoch left."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.integration.vast_edge", mode, str(SAMPLES), str(tmp_path),
+        sys.executable, "-m", "tests.support.vast_edge", mode, str(SAMPLES), str(tmp_path),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await process.communicate()

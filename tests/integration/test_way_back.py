@@ -9,8 +9,8 @@ from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.device import Device
 from edged.domain.topology import Kafka
-from tests.greenhouse import topology
 from tests.services.inference.test_companion import HIGH, LOW, companion, running
+from tests.support.greenhouse import topology
 
 
 @pytest.mark.integration

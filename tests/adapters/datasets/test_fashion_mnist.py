@@ -12,7 +12,7 @@ import pytest
 from edged.adapters.datasets import fashion_mnist
 from edged.adapters.datasets.fashion_mnist import CONTENT_OF_FILE, Content, download_fashion_mnist
 from edged.errors import FormatError, StorageError, TransientError
-from tests.requirements import require
+from tests.support.requirements import require
 
 NAMES = list(CONTENT_OF_FILE)
 

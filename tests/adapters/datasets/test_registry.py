@@ -10,8 +10,8 @@ from edged.adapters.datasets import fashion_mnist, idx
 from edged.adapters.datasets.idx import IdxDataset
 from edged.adapters.datasets.registry import open_dataset
 from edged.errors import FormatError, StorageError
-from tests.make_fashion_mnist_small import PER_CLASS, make
-from tests.requirements import require
+from tests.support.make_fashion_mnist_small import PER_CLASS, make
+from tests.support.requirements import require
 
 PIXELS = np.arange(4 * 2 * 3, dtype=np.uint8).reshape(4, 2, 3)
 

@@ -17,7 +17,7 @@ from edged.adapters.disk import sqlite_cache
 from edged.adapters.disk.sqlite_cache import LEAST_BUDGET_BYTES, SqliteCache
 from edged.domain.cache.entry import Entry, SampleKey
 from edged.errors import DiskFull, StorageError
-from tests.adapters.disk_cache_writer import NAMESPACE, entry
+from tests.support.disk_cache_writer import NAMESPACE, entry
 
 MIB = 1 << 20
 
@@ -94,7 +94,7 @@ def test_a_kill_at_any_moment_leaves_nothing_corrupt(tmp_path, run, log_lines):
     """Five kills on one file in each run, at moments that differ; the file is warm and whole each time."""
     chosen = random.Random(run)
     for _ in range(5):
-        command = [sys.executable, "-m", "tests.adapters.disk_cache_writer", str(tmp_path), str(8 * MIB), "0"]
+        command = [sys.executable, "-m", "tests.support.disk_cache_writer", str(tmp_path), str(8 * MIB), "0"]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None
             assert writer.stdout.readline() == b"open\n"
@@ -111,7 +111,7 @@ def test_a_kill_at_any_moment_leaves_nothing_corrupt(tmp_path, run, log_lines):
 
 @pytest.mark.parametrize("most_file_bytes", [700_000, 2_000_000])
 def test_a_disk_that_is_full_refuses_and_loses_nothing(tmp_path, most_file_bytes):
-    command = [sys.executable, "-m", "tests.adapters.disk_cache_writer"]
+    command = [sys.executable, "-m", "tests.support.disk_cache_writer"]
     done = subprocess.run(
         [*command, str(tmp_path), str(64 * MIB), str(most_file_bytes)], capture_output=True, text=True, check=True
     )

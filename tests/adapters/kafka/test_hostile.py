@@ -19,7 +19,7 @@ from edged.adapters.kafka.batches import MOST_UNPACKED_BYTES, decode
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka
 from edged.ports import Message, TopicPartition, TopicSpec
-from tests.brokers import Broker
+from tests.support.brokers import Broker
 
 _HEADER_BYTES = 61
 _ATTRIBUTES_AT, _CRC_AT, _LENGTH_AT = 21, 17, 8

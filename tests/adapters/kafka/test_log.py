@@ -18,8 +18,8 @@ from edged.adapters.kafka.security import client_options
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka, Security
 from edged.ports import Log, Message, Record, TopicPartition
-from tests.brokers import Apache, Broker, Embedded, free_port, need_apache, need_embedded
-from tests.proxy import Proxy
+from tests.support.brokers import Apache, Broker, Embedded, free_port, need_apache, need_embedded
+from tests.support.proxy import Proxy
 
 Lines = Callable[..., list[dict[str, Any]]]
 

@@ -20,8 +20,8 @@ from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka, Security
 from edged.ports import Message, Record, TopicPartition
-from tests.brokers import Apache, free_port, need_apache
-from tests.requirements import require
+from tests.support.brokers import Apache, free_port, need_apache
+from tests.support.requirements import require
 
 pytestmark = pytest.mark.integration
 

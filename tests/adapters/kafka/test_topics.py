@@ -10,7 +10,7 @@ from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka
 from edged.ports import TopicSpec
-from tests.brokers import Apache
+from tests.support.brokers import Apache
 
 pytestmark = pytest.mark.integration
 

@@ -10,7 +10,7 @@ from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.parquet.retrying import PatientArchive
 from edged.aio import Backoff
 from edged.errors import ArchiveConflict, ArchiveUnavailable, DiskFull, EdgedError, StorageError
-from tests.archive_samples import pack
+from tests.support.archive_samples import pack
 
 
 class Refusing(MemoryArchive):

@@ -20,7 +20,7 @@ from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.pack import Pack, digest
 from edged.domain.samples.sample import Sample
 from edged.errors import ArchiveUnavailable, DiskFull, StorageError
-from tests.archive_samples import any_packs, new_archive, pack
+from tests.support.archive_samples import any_packs, new_archive, pack
 
 ONCE = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -92,12 +92,12 @@ def test_only_raw_payloads_are_compressed(store, folder, codec, compressed):
 def test_a_kill_at_any_moment_leaves_whole_files_or_none(store, folder):
     """Killed before and after each call that makes a file durable; then the same is appended again."""
     store.append("fashion", "pi-a", [(0, pack(0))])
-    script = [sys.executable, "-m", "tests.adapters.archive_crash"]
+    script = [sys.executable, "-m", "tests.support.archive_crash"]
     outcomes = set()
     for fatal_call in range(1, 40):
         target = folder.with_name(f"killed-{fatal_call}")
         subprocess.run(["cp", "-r", str(folder), str(target)], check=True)
-        died = subprocess.run([*script, str(target), str(fatal_call)], check=False, cwd=Path(__file__).parents[2])
+        died = subprocess.run([*script, str(target), str(fatal_call)], check=False, cwd=Path(__file__).parents[3])
         after = ParquetStore(f"file://{target}")
         ends = after.ends("fashion")
 

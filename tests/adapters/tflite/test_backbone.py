@@ -21,8 +21,8 @@ from edged.domain.nn.model import Model
 from edged.domain.nn.params import initial_params
 from edged.domain.nn.spec import AvgPool2d, Conv2d, Dense, Flatten, GroupNorm, LayerSpec, MaxPool2d
 from edged.errors import FormatError, StorageError
-from tests.fashion import SHAPE, accuracy, images, train
-from tests.litert import predict_with_litert
+from tests.support.fashion import SHAPE, accuracy, images, train
+from tests.support.litert import predict_with_litert
 
 LAYERS: tuple[LayerSpec, ...] = (
     Conv2d(8, (3, 3), (2, 2), activation="relu"), MaxPool2d((2, 2), (2, 2)), Conv2d(16, (3, 3), activation="relu"),

@@ -42,8 +42,8 @@ from edged.domain.nn.spec import (
     Tanh,
 )
 from edged.errors import FormatError
-from tests.fashion import LAYERS, SHAPE, Images, accuracy, images, trained_params
-from tests.litert import predict_with_litert
+from tests.support.fashion import LAYERS, SHAPE, Images, accuracy, images, trained_params
+from tests.support.litert import predict_with_litert
 
 CLASSIFIERS = [TfliteClassifier, NumpyClassifier]
 

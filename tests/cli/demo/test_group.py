@@ -13,7 +13,7 @@ from edged.cli.demo import group, outage
 from edged.errors import CheckpointCorrupt
 from edged.ports import Message
 from tests.cli.conftest import VALID
-from tests.group_log import GroupLog
+from tests.support.answering_group_log import GroupLog
 
 TOPOLOGY = VALID + "  optimizer: {sgd: {learning_rate: 0.1}}\n  exchange: {mode: all_reduce}\n"
 

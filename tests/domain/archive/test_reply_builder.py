@@ -10,7 +10,7 @@ from edged.domain.archive.reply_builder import Parts, wants
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
-from tests.archive_samples import pack
+from tests.support.archive_samples import pack
 
 
 def request(*entries: tuple[str, int, list[int]]) -> SamplesRequest:

@@ -27,7 +27,7 @@ from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.topology import Archive, Edge, Exchange, Kafka, Sampling, Sgd, Stream, Topology, Training
 from edged.domain.training.learner import Learner
 from edged.errors import LogGap
-from tests.group_log import GroupLog
+from tests.support.answering_group_log import GroupLog
 
 TRAINING = Training(
     "tiles",

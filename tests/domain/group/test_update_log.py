@@ -13,7 +13,7 @@ from edged.domain.group.records import Close, Leave, encode
 from edged.domain.group.state import Begun, Closed, Late, Rejected, State, TookTest
 from edged.domain.group.state_json import from_json, to_json
 from edged.domain.group.update_log import fold, updates
-from tests.exchange_logs import (
+from tests.support.exchange_logs import (
     EDGES,
     HASH,
     JOB,

@@ -16,7 +16,7 @@ from edged.domain.nn.spec import (
     Relu6,
     Tanh,
 )
-from tests.domain.nn.slopes import FUNCTIONS, assert_gradient_is_the_slope, random_params
+from tests.support.slopes import FUNCTIONS, assert_gradient_is_the_slope, random_params
 
 LAYER_OF: dict[Activation, LayerSpec] = {"relu": Relu(), "relu6": Relu6(), "tanh": Tanh()}
 SHAPE = (6, 6, 2)

@@ -5,7 +5,7 @@ import pytest
 
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import AvgPool2d, Conv2d, Dense, Flatten, GlobalAvgPool, ShapeError
-from tests.domain.nn.slopes import assert_gradient_is_the_slope, random_params
+from tests.support.slopes import assert_gradient_is_the_slope, random_params
 
 SHAPE = (7, 6, 2)
 POOLS = [AvgPool2d((2, 2), (2, 2)), AvgPool2d((3, 2), (2, 1)), AvgPool2d((1, 2), (3, 2)), AvgPool2d((7, 6), (1, 1))]

@@ -8,7 +8,7 @@ import pytest
 from edged.domain.nn.conv import same_padding
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Conv2d, Dense, DepthwiseConv2d, Flatten, Padding
-from tests.domain.nn.slopes import FUNCTIONS, assert_gradient_is_the_slope, random_params
+from tests.support.slopes import FUNCTIONS, assert_gradient_is_the_slope, random_params
 
 SHAPE = (7, 6, 3)
 PADDINGS: list[Padding] = ["valid", "same"]

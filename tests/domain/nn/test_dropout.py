@@ -8,7 +8,7 @@ import pytest
 from edged.domain.nn.dropout import DropoutLayer
 from edged.domain.nn.model import Model, Noise
 from edged.domain.nn.spec import Conv2d, Dense, Dropout, Flatten
-from tests.domain.nn.slopes import NOISE, assert_gradient_is_the_slope
+from tests.support.slopes import NOISE, assert_gradient_is_the_slope
 
 SHAPE = (6, 6, 1)
 LAYERS = (Conv2d(4, (3, 3), activation="relu"), Dropout(0.5), Flatten(), Dropout(0.2), Dense(3))

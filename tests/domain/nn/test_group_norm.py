@@ -5,7 +5,7 @@ import pytest
 
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Conv1d, Conv2d, Dense, Flatten, GroupNorm, Relu, ShapeError
-from tests.domain.nn.slopes import assert_gradient_is_the_slope, random_params
+from tests.support.slopes import assert_gradient_is_the_slope, random_params
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from edged.domain.nn.loss import mean_squared_error, softmax
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Dense, Flatten, Tanh
-from tests.domain.nn.slopes import assert_gradient_is_the_slope
+from tests.support.slopes import assert_gradient_is_the_slope
 
 SHAPE = (3, 4, 2)
 LAYERS = (Flatten(), Dense(6), Tanh(), Dense(5))

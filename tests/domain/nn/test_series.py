@@ -19,7 +19,7 @@ from edged.domain.nn.spec import (
     Padding,
     ShapeError,
 )
-from tests.domain.nn.slopes import FUNCTIONS, assert_gradient_is_the_slope, random_params
+from tests.support.slopes import FUNCTIONS, assert_gradient_is_the_slope, random_params
 
 SHAPE = (11, 2)
 PADDINGS: list[Padding] = ["valid", "same"]

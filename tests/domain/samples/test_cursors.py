@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from edged.domain.samples.cursors import advance, without_duplicates
 from edged.domain.samples.pack import Pack
-from tests.archive_samples import pack, sample
+from tests.support.archive_samples import pack, sample
 
 
 def test_cursors_rise_with_packs_and_their_samples():

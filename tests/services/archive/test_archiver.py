@@ -18,7 +18,7 @@ from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, DiskFull
 from edged.ports import Message, TopicPartition
 from edged.services.archive.archiver import Archiver, ArchiverSettings, Source
-from tests.archive_samples import pack, sample
+from tests.support.archive_samples import pack, sample
 
 GROUP = "site.archiver.vault"
 PI_A = Source("fashion", "pi-a", "site.archive.fashion.pi-a")

@@ -19,7 +19,7 @@ from edged.domain.samples.sample import Sample
 from edged.errors import ArchiveUnavailable
 from edged.ports import Message, TopicPartition
 from edged.services.archive.epoch_server import EpochServer
-from tests.archive_samples import pack
+from tests.support.archive_samples import pack
 
 GROUP = "site.epoch_server.vault"
 REQUESTS = TopicPartition("site.archive.requests")

@@ -9,7 +9,7 @@ from edged.ports import Message
 from edged.services.batches import live as fresh_module
 from edged.services.batches.live import Cursor, FreshSamples
 from edged.services.ingest.live_window import LiveLog
-from tests.services.training_world import LIVE, TRAINING, World, make_pack
+from tests.support.training_world import LIVE, TRAINING, World, make_pack
 
 pytestmark = pytest.mark.looptime
 

@@ -15,7 +15,7 @@ from edged.services.cache.shared import CacheShare, SharedCache
 from edged.services.training.trainer import Trainer
 from tests.services.epochs.test_cached_epochs import MANY, asked, large_world, memory_for, training_samples
 from tests.services.training.test_trainer import bits, finish
-from tests.services.training_world import World, until
+from tests.support.training_world import World, until
 
 pytestmark = pytest.mark.looptime
 SOME = 300

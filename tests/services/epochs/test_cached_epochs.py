@@ -35,7 +35,7 @@ from edged.services.cache.cache import Cache
 from edged.services.epochs.planner import SCORE_BYTES
 from edged.services.training.trainer import Trainer
 from tests.services.training.test_trainer import bits, finish, run_until
-from tests.services.training_world import STREAM, TRAINING, CrashError, CrashingModel, NoImages, World, make_pack, until
+from tests.support.training_world import STREAM, TRAINING, CrashError, CrashingModel, NoImages, World, make_pack, until
 
 pytestmark = pytest.mark.looptime
 

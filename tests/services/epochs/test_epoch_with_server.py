@@ -7,7 +7,7 @@ import pytest
 
 from edged.adapters.memory.archive import MemoryArchive
 from edged.services.archive.epoch_server import EpochServer
-from tests.services.training_world import EPOCHS, REQUESTS, AnsweringLog, World, make_pack
+from tests.support.training_world import EPOCHS, REQUESTS, AnsweringLog, World, make_pack
 
 pytestmark = pytest.mark.looptime
 

@@ -13,7 +13,7 @@ from edged.domain.epochs import split
 from edged.domain.epochs.plan import CachedWindow, CachePlan
 from edged.ports import Message
 from edged.services.epochs.loader import Epochs
-from tests.services.training_world import EPOCHS, STREAM, World, make_pack
+from tests.support.training_world import EPOCHS, STREAM, World, make_pack
 
 pytestmark = pytest.mark.looptime
 

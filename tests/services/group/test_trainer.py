@@ -23,7 +23,7 @@ from edged.domain.training.learner import Learner
 from edged.domain.training.state import Params, TrainState
 from edged.ports import Message, TopicPartition
 from edged.services.group.trainer import GroupTrainer
-from tests.services.group_world import (
+from tests.support.group_world import (
     GRADIENTS,
     GROUP_TRAINING,
     PATIENCE_S,
@@ -33,8 +33,8 @@ from tests.services.group_world import (
     is_finished,
     until,
 )
-from tests.services.holes import hide
-from tests.services.training_world import CrashError, default_blocks
+from tests.support.holes import hide
+from tests.support.training_world import CrashError, default_blocks
 
 pytestmark = pytest.mark.looptime
 

@@ -18,7 +18,7 @@ from edged.domain.topology import Codec, Training
 from edged.errors import ConfigError, FormatError
 from edged.ports import CheckpointStore, DeployedModel, Message, TopicPartition
 from edged.services.inference.companion import Companion, served_job
-from tests.greenhouse import LABELS, SHAPE, topology
+from tests.support.greenhouse import LABELS, SHAPE, topology
 
 PREDICTIONS = "greenhouse.predictions.pi"
 GROUP = topology().group("infer", "pi")

@@ -14,8 +14,8 @@ from edged.domain.samples.sample import REASONS, Sample
 from edged.events import EVENTS
 from edged.ports import TopicPartition
 from edged.services.ingest.ingest import MOST_LETTER_BYTES, Rejected
-from tests.data import birds
-from tests.services.intake import (
+from tests.support.data import birds
+from tests.support.intake import (
     DEAD_LETTERS,
     TOPOLOGY,
     archived,

@@ -11,7 +11,7 @@ from edged.domain.samples.pack import MOST_BYTES, Pack
 from edged.domain.samples.sample import Sample
 from edged.ports import Message, TopicPartition
 from edged.services.ingest.live_window import LiveLog
-from tests.services.intake import GREY
+from tests.support.intake import GREY
 
 
 def a_pack(number, num_bytes=8):

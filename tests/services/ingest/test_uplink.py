@@ -13,7 +13,7 @@ from edged.domain.samples.pack import MOST_SAMPLES, Pack
 from edged.events import EVENTS
 from edged.ports import Message, TopicPartition
 from edged.services.ingest import uplink
-from tests.services.intake import (
+from tests.support.intake import (
     DEAD_LETTERS,
     GREY,
     TOPOLOGY,

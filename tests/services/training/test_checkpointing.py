@@ -9,7 +9,7 @@ import pytest
 from edged.domain.nn.model import Division
 from edged.domain.training.state import Position, TrainState
 from edged.errors import DiskFull
-from tests.services.training_world import TRAINING, World
+from tests.support.training_world import TRAINING, World
 
 pytestmark = pytest.mark.looptime
 

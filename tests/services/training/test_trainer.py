@@ -22,7 +22,7 @@ from edged.errors import DiskFull, TopologyMismatch
 from edged.ports import Message
 from edged.services.ingest.live_window import LiveLog
 from edged.services.training.trainer import Trainer
-from tests.services.training_world import LIVE, STREAM, TRAINING, CrashError, World, make_pack, until
+from tests.support.training_world import LIVE, STREAM, TRAINING, CrashError, World, make_pack, until
 
 pytestmark = pytest.mark.looptime
 

@@ -18,7 +18,7 @@ from edged.domain.training.state import Position, TrainState
 from edged.ports import Message, TopicPartition
 from edged.services.group.checkpoints.publisher import Announcements
 from edged.services.group.checkpoints.reader import GroupTopics
-from tests.services.holes import delay
+from tests.support.holes import delay
 
 pytestmark = pytest.mark.looptime
 

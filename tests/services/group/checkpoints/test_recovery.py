@@ -15,7 +15,7 @@ from edged.ports import Message, TopicPartition
 from edged.services.group.checkpoints.recovery import refound
 from edged.services.group.log.group_log import GroupAddress
 from edged.services.group.trainer import GroupTrainer
-from tests.services.group_world import CHECKPOINTS, GRADIENTS, GROUP_TRAINING, TRAIN, GroupWorld, is_finished, until
+from tests.support.group_world import CHECKPOINTS, GRADIENTS, GROUP_TRAINING, TRAIN, GroupWorld, is_finished, until
 
 pytestmark = pytest.mark.looptime
 

@@ -8,7 +8,7 @@ from edged.adapters.memory.log import MemoryLog
 from edged.errors import LogGap
 from edged.ports import Message, TopicPartition
 from edged.services.group.log.ordered_reader import Gapless, gapless
-from tests.services.holes import hide
+from tests.support.holes import hide
 
 pytestmark = pytest.mark.looptime
 

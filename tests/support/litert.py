@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tests.brokers import one_at_a_time
-from tests.requirements import require
+from tests.support.brokers import one_at_a_time
+from tests.support.requirements import require
 
 _PACKAGES = (
     "ai-edge-litert>=2.0",
@@ -22,7 +22,7 @@ _PACKAGES = (
     "structlog>=25.1",
     "threadpoolctl>=3.5",
 )
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _PREDICT = """
 import pathlib, sys, numpy
 from edged.adapters.tflite.runtime import TfliteClassifier, probe_runtime

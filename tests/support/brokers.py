@@ -22,7 +22,7 @@ from typing import Self
 from confluent_kafka.admin import AdminClient
 
 from edged.adapters.embedded_broker import BrokerUnavailable, binary, dying_with_us
-from tests.requirements import require
+from tests.support.requirements import require
 
 _START_S = 60.0
 _STOP_S = 20.0

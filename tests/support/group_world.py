@@ -35,7 +35,7 @@ from edged.services.group.planner import GroupChooser
 from edged.services.group.trainer import GroupTrainer
 from edged.services.training.checkpointing import Checkpointing
 from edged.settings import Timing
-from tests.services.training_world import (
+from tests.support.training_world import (
     REQUESTS,
     STREAM,
     TRAINING,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.adapters.parquet.store import ParquetStore
-from tests.archive_samples import pack
+from tests.support.archive_samples import pack
 
 
 def main(folder: str, fatal_call: int) -> None:

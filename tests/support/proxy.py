@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
-from tests.brokers import Broker, free_port
+from tests.support.brokers import Broker, free_port
 
 
 @dataclass(eq=False)

@@ -36,7 +36,7 @@ from edged.log import configure
 from edged.ports import Message, Record, TopicPartition, TopicSpec, Watermarks
 from edged.services.epochs.planner import SCORE_BYTES
 from edged.settings import Folders, Timing
-from tests.integration.site import DESIGNS_MODEL, FASHION
+from tests.support.site import DESIGNS_MODEL, FASHION
 
 NUM_BLOCKS, ROWS, PIXELS = 200_000, 250, 784
 SAMPLES_A_PART = 600

@@ -6,7 +6,7 @@ from edged.domain import tensors
 from edged.domain.group import compression
 from edged.domain.group import records as exchange_records
 from edged.domain.group.records import Begin, Close, Contribution, Join, Leave, Part, Record, Tested, Update
-from tests.faults.group import History
+from tests.support.real_group import History
 
 
 def hostile(history: History, step: int) -> list[bytes]:

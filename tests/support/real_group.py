@@ -26,8 +26,8 @@ from edged.domain.training import checkpoint
 from edged.domain.training.learner import Learner
 from edged.domain.training.state import TrainState
 from edged.ports import Message, TopicPartition
-from tests.faults.gradient_gate import GradientGate
-from tests.integration.site import Site, stopped
+from tests.support.gradient_gate import GradientGate
+from tests.support.site import Site, stopped
 
 IMAGES = 1000
 STEPS = -(-IMAGES // 64)

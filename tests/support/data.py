@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from tests.requirements import require
+from tests.support.requirements import require
 
-_BESIDE_THE_REPOSITORY = Path(__file__).parents[2] / "shared" / "data" / "birds"
+_BESIDE_THE_REPOSITORY = Path(__file__).parents[3] / "shared" / "data" / "birds"
 
 
 def birds() -> Path:

@@ -10,8 +10,8 @@ from aiokafka.record.memory_records import MemoryRecords
 from edged.domain.group import records as exchange_records
 from edged.domain.group.records import Part, Update
 from edged.errors import FormatError
-from tests.brokers import Broker, free_port
-from tests.proxy import Gate
+from tests.support.brokers import Broker, free_port
+from tests.support.proxy import Gate
 
 
 class GradientGate(Gate):
