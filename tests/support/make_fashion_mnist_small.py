@@ -1,4 +1,4 @@
-"""Makes the subset of Fashion-MNIST that comes with edged: `python tests/make_fashion_mnist_small.py [FOLDER]`.
+"""Makes the subset of Fashion-MNIST that comes with edged: `python tests/support/make_fashion_mnist_small.py [FOLDER]`.
 
 The choice is the first images of each class in a seeded shuffle of the full set (which must be installed), shuffled
 once more, so that any stretch of them holds all classes. The same full set gives the same content.

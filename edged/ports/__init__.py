@@ -1,0 +1,39 @@
+"""What the core needs of the outside, as Protocols, and the values that cross this border.
+
+Belongs here: one module a subject, each port with the contract that its fake and its adapter keep. Does not: anything
+that does something. This face re-exports the vocabulary.
+"""
+
+from edged.ports.archive import ArchiveStore, ArchiveWriter
+from edged.ports.cache import DiskTier
+from edged.ports.checkpoints import CheckpointStore, DeployedModel
+from edged.ports.datasets import Dataset, ImageDecoder, Item
+from edged.ports.log import Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
+from edged.ports.models import Classifier, FeatureExtractor
+from edged.ports.node import Health, Host, HostSample, Notifier, Progress, Statistics
+
+__all__ = [
+    "ArchiveStore",
+    "ArchiveWriter",
+    "CheckpointStore",
+    "Classifier",
+    "Dataset",
+    "DeployedModel",
+    "DiskTier",
+    "FeatureExtractor",
+    "Health",
+    "Host",
+    "HostSample",
+    "ImageDecoder",
+    "Item",
+    "Log",
+    "LogReader",
+    "Message",
+    "Notifier",
+    "Progress",
+    "Record",
+    "Statistics",
+    "TopicPartition",
+    "TopicSpec",
+    "Watermarks",
+]

@@ -1,0 +1,124 @@
+"""Apache Kafka, as far as edged needs it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+_COMPACTED_SEGMENT_BYTES = 16 << 20
+
+
+class TopicPartition(NamedTuple):
+    """One ordered log."""
+
+    topic: str
+    partition: int = 0
+
+
+class Watermarks(NamedTuple):
+    """The first offset still kept (`low`) and the next to be written (`high`)."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as read from the log. `timestamp_ms` is Unix time, set by the producer or the broker."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One record to be written. Without `timestamp_ms` the present time is taken."""
+
+    topic: str
+    value: bytes
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    partition: int = 0
+    timestamp_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic the topology needs. `retention_ms` None: the broker's default.
+
+    `compacted`: the newest record of each key is kept for ever, the others go some time.
+    """
+
+    name: str
+    partitions: int = 1
+    retention_ms: int | None = None
+    max_message_bytes: int | None = None
+    compacted: bool = False
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Kafka's names and values for what is not the broker's default."""
+        given = {"retention.ms": self.retention_ms, "max.message.bytes": self.max_message_bytes}
+        settings = {key: str(value) for key, value in given.items() if value is not None}
+        if self.compacted:
+            # What is superseded goes only from segments that are full; by default they are of 1 GiB.
+            settings |= {"cleanup.policy": "compact", "segment.bytes": str(_COMPACTED_SEGMENT_BYTES)}
+        return settings
+
+
+class LogReader(Protocol):
+    """Reads partitions from given positions, in order, without a consumer group's rebalancing."""
+
+    async def poll(self, *, max_records: int, timeout_s: float) -> list[Record]:
+        """The next records, at most `max_records`; empty when none came within `timeout_s`.
+
+        Also empty while the broker is away: the adapter reconnects by itself and reports health. A gap (records
+        deleted before they were read) is logged as `kafka.gap` and reading goes on behind it.
+        Cancel-safe: a record is either returned or delivered again by the next poll.
+        """
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Deliver `offset` next from `partition`; takes effect at the next poll."""
+
+    async def commit(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Tell the broker the next offsets wanted, for lag tools and restarts. Needs the reader's group."""
+
+    def position(self, partition: TopicPartition) -> int:
+        """The next offset that a poll will deliver, if there is such a record: behind what nobody can read, too."""
+
+    def lag(self) -> int:
+        """Records not yet delivered, by the high watermarks last seen; before the first answer, none."""
+
+
+class Log(Protocol):
+    """Apache Kafka, as far as edged needs it. Every method waits while the broker is away; cancel to give up."""
+
+    def reader(
+        self, positions: Mapping[TopicPartition, int], *, group: str | None = None
+    ) -> AbstractAsyncContextManager[LogReader]:
+        """A reader of exactly these partitions, from exactly these offsets."""
+
+    async def append(self, messages: Sequence[Message]) -> list[int]:
+        """Write the messages in order; return their offsets once all are acknowledged by all in-sync replicas.
+
+        When it returns, each message is in the log exactly once, also if the connection broke in between:
+        a try whose fate is unknown is looked up in the log by its `edged-id` header before it is repeated.
+        Cancelled: each message may or may not be in the log.
+        """
+
+    async def watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
+        """Low and high watermarks now. A partition that does not exist yet has (0, 0)."""
+
+    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The group's committed offsets; partitions without one are left out."""
+
+    async def partitions(self, topics: Iterable[str]) -> dict[str, int]:
+        """How many partitions each topic has; topics that do not exist are left out."""
+
+    async def ensure(self, topics: Sequence[TopicSpec]) -> None:
+        """Create the topics that are missing, where the broker allows it; leave others as they are."""
