@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from edged import log, topology_file
 from edged.cli.arguments import add_log_level, add_topology
-from edged.cli.check import require_node
+from edged.cli.node import require_node
 from edged.domain.topology import Topology
 from edged.errors import ConfigError, FormatError, Problem, StorageError
 

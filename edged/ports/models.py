@@ -1,8 +1,4 @@
-"""What the services ask of the outside world, as protocols of a few methods.
-
-Each port has a fake in `adapters.memory` (or beside its adapter) and one contract suite in tests/contracts that
-runs on the fake and on the real thing. No adapter is named here.
-"""
+"""Models as the companion and the trainer run them: classifiers and frozen feature extractors."""
 
 from typing import Protocol
 

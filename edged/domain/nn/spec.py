@@ -180,7 +180,9 @@ class GlobalAvgPool(_Layer):
 
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) not in {2, 3}:
-            raise ShapeError(f"{self.kind} takes [height, width, channels] or [length, channels], not {_text(shape)}")
+            raise ShapeError(
+                f"{self.kind} takes [height, width, channels] or [length, channels], not {shape_text(shape)}"
+            )
         return shape[-1:]
 
 
@@ -254,7 +256,7 @@ class Dense(_Layer):
 
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) != 1:
-            raise ShapeError(f"dense takes one axis, not {_text(shape)}; put flatten before it")
+            raise ShapeError(f"dense takes one axis, not {shape_text(shape)}; put flatten before it")
         return (self.units,)
 
     def weights(self, shape: Shape) -> dict[str, Shape]:
@@ -324,13 +326,13 @@ def num_parameters(sample_shape: Shape, layers: Sequence[LayerSpec]) -> int:
 
 def _image(shape: Shape, name: str) -> tuple[int, int, int]:
     if len(shape) != 3:
-        raise ShapeError(f"{name} takes [height, width, channels], not {_text(shape)}")
+        raise ShapeError(f"{name} takes [height, width, channels], not {shape_text(shape)}")
     return shape[0], shape[1], shape[2]
 
 
 def _series(shape: Shape, name: str) -> tuple[int, int]:
     if len(shape) != 2:
-        raise ShapeError(f"{name} takes [length, channels], not {_text(shape)}")
+        raise ShapeError(f"{name} takes [length, channels], not {shape_text(shape)}")
     return shape[0], shape[1]
 
 
@@ -340,9 +342,10 @@ def _windows(size: Shape, window: Shape, stride: Shape, padding: Padding, name: 
         return tuple(-(-n // s) for n, s in zip(size, stride, strict=True))
     counts = tuple((n - w) // s + 1 for n, w, s in zip(size, window, stride, strict=True))
     if min(counts) < 1:
-        raise ShapeError(f"{name}: a window of {_text(window)} does not fit into {_text(size)}")
+        raise ShapeError(f"{name}: a window of {shape_text(window)} does not fit into {shape_text(size)}")
     return counts
 
 
-def _text(shape: Sequence[int]) -> str:
+def shape_text(shape: Sequence[int]) -> str:
+    """The shape for people: 28×28×1."""
     return "×".join(str(n) for n in shape)

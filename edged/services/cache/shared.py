@@ -15,7 +15,7 @@ from edged.domain.archive.snapshot import BlockRef, Ids, Snapshot
 from edged.domain.cache import policy
 from edged.domain.cache.entry import Entry, SampleKey
 from edged.domain.cache.job_bitmap import Keepers
-from edged.services.archive.client import WindowFetch
+from edged.services.archive.fetch import WindowFetch
 from edged.services.cache.cache import Cache
 
 

@@ -18,7 +18,8 @@ from edged.domain.epochs.plan import CachedWindow, CachePlan
 from edged.domain.epochs.split import Supply, supply
 from edged.domain.epochs.window import Window
 from edged.log import logger
-from edged.services.archive.client import ArchiveClient, SnapshotFetch
+from edged.services.archive.client import ArchiveClient
+from edged.services.archive.fetch import SnapshotFetch
 from edged.services.epochs.planner import Choice
 from edged.services.epochs.stats import EpochAccount
 

@@ -17,7 +17,8 @@ from edged.domain.epochs.read_stats import EpochReads
 from edged.domain.epochs.split import Supply
 from edged.domain.epochs.window import MOST_WINDOW_BLOCKS, SAMPLE_OVERHEAD, Window
 from edged.log import logger
-from edged.services.archive.client import ArchiveClient, WindowFetch
+from edged.services.archive.client import ArchiveClient
+from edged.services.archive.fetch import WindowFetch
 from edged.services.batches.batcher import Encoded
 from edged.services.cache.shared import CacheShare
 

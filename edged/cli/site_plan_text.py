@@ -1,0 +1,150 @@
+"""The plan of a site laid out for people: sentences and tables."""
+
+from collections.abc import Iterator, Sequence
+
+from edged.cli.site_plan import Plan
+from edged.domain.nn.spec import shape_text
+from edged.domain.validation.memory import mebibytes
+
+
+def plan_lines(plan: Plan) -> Iterator[str]:
+    """The lines of `site_plan.plan_of`'s plan."""
+    kafka = f"over Kafka at {', '.join(plan['kafka']['bootstrap'])} ({plan['kafka']['protocol']})"
+    tier = plan.get("tier")
+    if tier is None:
+        yield f"{plan['site']}: {' → '.join(f'{len(plan[each])} {noun}' for each, noun in _nouns(plan))}, {kafka}"
+    else:
+        yield f"{plan['node']} is in tier {tier} of {plan['site']}, {kafka}; below is what concerns it"
+    yield ""
+    yield from _devices_text(plan["iot"], with_predictions=tier == "iot")
+    if tier in {None, "edge"}:
+        yield from _edges_text(plan["edges"])
+    yield from _archive_text(plan["archive"], with_sources=tier == "archive")
+    if "jobs" in plan:
+        yield from _jobs_text(plan["jobs"])
+    for group in plan["groups"]:
+        yield from _group_text(group)
+    yield from _table(
+        ("topics", "retention", "largest message"),
+        [[topic["name"], _retention(topic), _largest(topic)] for topic in plan["topics"]],
+    )
+    yield "valid"
+
+
+def _devices_text(devices: Sequence[Plan], *, with_predictions: bool) -> Iterator[str]:
+    keys = ["edge", "stream", "codec", "topic", *(["predictions"] if with_predictions else [])]
+    if devices:
+        yield from _table(["iot", *keys], [[_joined(device[key]) for key in ("name", *keys)] for device in devices])
+
+
+def _joined(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
+
+
+def _edges_text(edges: Sequence[Plan]) -> Iterator[str]:
+    yield from _table(
+        ("edges", "rank", "memory needed", "limit", "disk cache", "devices"),
+        [
+            [
+                edge["name"],
+                str(edge["rank"]),
+                mebibytes(edge["memory"]["total"]),
+                mebibytes(edge["memory"]["limit"]),
+                mebibytes(edge["disk_cache"]),
+                ", ".join(edge["devices"]) or "none",
+            ]
+            for edge in edges
+        ],
+    )
+    for edge in edges:
+        yield f"memory of {edge['name']}: {_sum(edge['memory'])}"
+        if edge["cache_index"]:
+            yield _index_text(edge)
+    yield ""
+
+
+def _index_text(edge: Plan) -> str:
+    """No reason to refuse an edge: only a data set as large as its cache ever fills it."""
+    text = f"index of {edge['name']}'s cache, once it is full: {mebibytes(edge['cache_index'])} more"
+    above = edge["memory"]["total"] + edge["cache_index"] - edge["memory"]["limit"]
+    if above <= 0:
+        return text
+    return f"{text}, {mebibytes(above)} above the limit: raise memory_limit or make cache.disk smaller"
+
+
+def _archive_text(archives: Sequence[Plan], *, with_sources: bool) -> Iterator[str]:
+    for archive in archives:
+        yield from _table(("archive", "url"), [[archive["name"], archive["url"]]])
+        if with_sources:
+            keys = ("edge", "stream", "topic")
+            yield from _table(("from", *keys[1:]), [[source[key] for key in keys] for source in archive["sources"]])
+
+
+def _nouns(plan: Plan) -> list[tuple[str, str]]:
+    nouns = (("iot", "device"), ("edges", "edge"), ("archive", "archive"))
+    return [(tier, noun if len(plan[tier]) == 1 else f"{noun}s") for tier, noun in nouns]
+
+
+def _jobs_text(jobs: Sequence[Plan]) -> Iterator[str]:
+    if not jobs:
+        yield "nothing is trained: the file has no training section"
+        yield ""
+    for job in jobs:
+        if job["name"]:
+            yield f"job {job['name']}"
+            yield ""
+        yield from _job_text(job)
+
+
+def _job_text(model: Plan) -> Iterator[str]:
+    if backbone := model["backbone"]:
+        yield f"backbone {backbone['model']}, SHA-256 {backbone['sha256']}"
+        features = shape_text(model["input"])
+        yield f"frozen: {shape_text(backbone['input'])} → {features} features, on which the model is trained"
+        yield ""
+    rows = [["input", shape_text(model["input"]), ""]]
+    rows += [[layer["layer"], shape_text(layer["output"]), f"{layer['parameters']:,}"] for layer in model["layers"]]
+    rows.append(["together", "", f"{model['parameters']:,}"])
+    yield from _table(("model", "output", "parameters"), rows)
+    job = f"{model['epochs']} epochs in batches of {model['global_batch']}"
+    yield f"trained on {model['stream']} (source: {model['source']}), {job}"
+    yield f"steps: {model['steps']}"
+    yield f"memory of the model: {_sum(model['memory'])}"
+    yield ""
+
+
+def _group_text(group: Plan) -> Iterator[str]:
+    often = f" every {group['sync_every']} steps" if group["sync_every"] > 1 else ""
+    compression = "" if group["compression"] == "none" else f", compression {group['compression']}"
+    members = ", ".join(group["members"])
+    yield f"one model of {group['job']}: {members} combine their gradients{often} ({group['mode']}{compression})"
+    if group["server"]:
+        held = mebibytes(group["server_memory"])
+        yield f"combined by {group['server']}, which holds {held} for it, from {group['gradients']}"
+    yield f"their log: {group['log']}, their checkpoints: {group['checkpoints']}"
+    yield ""
+
+
+def _sum(memory: Plan) -> str:
+    terms = " + ".join(f"{part} {mebibytes(size)}" for part, size in memory.items() if part not in {"total", "limit"})
+    limit = f" of {mebibytes(memory['limit'])}" if "limit" in memory else ""
+    return f"{terms} = {mebibytes(memory['total'])}{limit}"
+
+
+def _retention(topic: Plan) -> str:
+    if topic["compacted"]:
+        return "compacted"
+    return "broker's default" if topic["retention_ms"] is None else f"{topic['retention_ms'] / 3_600_000:g} h"
+
+
+def _largest(topic: Plan) -> str:
+    return "broker's default" if topic["max_message_bytes"] is None else mebibytes(topic["max_message_bytes"])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns as wide as their widest cell, and an empty line behind."""
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    for line in lines:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+    yield ""
