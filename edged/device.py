@@ -32,11 +32,11 @@ from edged.log import logger
 from edged.ports import Log, LogReader, Message, Record, TopicPartition
 from edged.services.node.health import HealthBoard
 
-MOST_AT_ONCE = 256
+MAX_AT_ONCE = 256
 """Messages on their way to the broker at a time."""
 
 _POLL_S = 1.0
-_MOST_POLLED = 256
+_MAX_POLLED = 256
 
 
 class Device:
@@ -126,14 +126,14 @@ class Device:
         return offset
 
     async def publish_many(self, samples: Sequence[tuple[bytes, str | None]]) -> list[int]:
-        """Publish (payload, label) pairs in order, MOST_AT_ONCE on their way at a time; otherwise as `publish`.
+        """Publish (payload, label) pairs in order, MAX_AT_ONCE on their way at a time; otherwise as `publish`.
 
         Nothing is published when any of them would be refused.
         """
         messages = [self._message(payload, label) for payload, label in samples]
         offsets: list[int] = []
-        for begin in range(0, len(messages), MOST_AT_ONCE):
-            offsets += await self._log.append(messages[begin : begin + MOST_AT_ONCE])
+        for begin in range(0, len(messages), MAX_AT_ONCE):
+            offsets += await self._log.append(messages[begin : begin + MAX_AT_ONCE])
         return offsets
 
     async def publish_array(self, array: npt.NDArray[Any], label: str | None = None) -> int:
@@ -153,7 +153,7 @@ class Device:
         while True:
             while self._received:
                 yield self._received.popleft()
-            records = await self._reader.poll(max_records=_MOST_POLLED, timeout_s=_POLL_S)
+            records = await self._reader.poll(max_records=_MAX_POLLED, timeout_s=_POLL_S)
             self._received.extend(each for record in records if (each := self._mine(record)) is not None)
 
     async def _open_reader(self, stack: AsyncExitStack) -> LogReader:

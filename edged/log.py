@@ -21,7 +21,7 @@ import structlog
 from edged.events import COMMON, EVENTS, json_type_matches
 
 Fields = MutableMapping[str, Any]
-_LEAST_LEVEL = {
+_MIN_LEVEL = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
     "warning": logging.WARNING,
@@ -29,13 +29,13 @@ _LEAST_LEVEL = {
 }
 _SYSLOG_PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
-_MOST_MESSAGE = 2_000
+_MAX_MESSAGE = 2_000
 """Characters kept of a foreign message."""
 
-_MOST_TRACEBACK = 16_000
+_MAX_TRACEBACK = 16_000
 """Characters kept of a traceback, from its end, where the error stands; journald splits lines above 48 KiB."""
 
-_MOST_TEXT = 16_000
+_MAX_TEXT = 16_000
 """Characters kept of any text: some reasons quote what came from outside."""
 
 
@@ -80,7 +80,7 @@ def configure(
             _check,
             *(_for_people() if pretty else [_for_journal if _is_journal(stream) else _to_json]),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEAST_LEVEL[level]),
+        wrapper_class=structlog.make_filtering_bound_logger(_MIN_LEVEL[level]),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Surviving(stream))),
         cache_logger_on_first_use=False,
     )
@@ -128,8 +128,8 @@ def log_crash(error: BaseException) -> None:
     leaves = _leaves(error)
     logger().error(
         "life.crashed",
-        err="; ".join(str(leaf) for leaf in leaves)[:_MOST_MESSAGE],
-        err_type=", ".join(type(leaf).__name__ for leaf in leaves)[:_MOST_MESSAGE],
+        err="; ".join(str(leaf) for leaf in leaves)[:_MAX_MESSAGE],
+        err_type=", ".join(type(leaf).__name__ for leaf in leaves)[:_MAX_MESSAGE],
         exc_info=error,
     )
 
@@ -194,7 +194,7 @@ class ForeignLines(logging.Handler):
 
     @staticmethod
     def _log(record: logging.LogRecord, suppressed: int) -> None:
-        fields: dict[str, Any] = {"logger": record.name, "message": record.getMessage()[:_MOST_MESSAGE]}
+        fields: dict[str, Any] = {"logger": record.name, "message": record.getMessage()[:_MAX_MESSAGE]}
         if suppressed:
             fields["suppressed"] = suppressed
         if record.exc_info and record.exc_info[1]:
@@ -236,7 +236,7 @@ def _traceback(_logger: Any, _method: str, fields: Fields) -> Fields:
     if error is True:
         error = sys.exception()
     if isinstance(error, BaseException):
-        fields["traceback"] = "".join(traceback.format_exception(error))[-_MOST_TRACEBACK:]
+        fields["traceback"] = "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]
     return fields
 
 
@@ -265,7 +265,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        return value[:_MOST_TEXT]
+        return value[:_MAX_TEXT]
     if value is None or isinstance(value, int):
         return value
     if isinstance(value, dict):

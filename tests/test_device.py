@@ -8,7 +8,7 @@ import pytest
 
 from edged.adapters.images import PillowDecoder
 from edged.adapters.memory.log import MemoryLog
-from edged.device import MOST_AT_ONCE, Device
+from edged.device import MAX_AT_ONCE, Device
 from edged.errors import ConfigError, RejectedRecord
 from edged.ports import Message
 from tests.services.inference.test_companion import HIGH, LOW, PREDICTIONS, companion, running
@@ -89,7 +89,7 @@ async def test_many_samples_are_published_in_order_with_few_on_their_way():
     log = Counting()
     async with device(log) as cam:
         assert await cam.publish_many([(HIGH, None)] * 600) == list(range(600))
-    assert sizes == [MOST_AT_ONCE, MOST_AT_ONCE, 88]
+    assert sizes == [MAX_AT_ONCE, MAX_AT_ONCE, 88]
 
 
 @pytest.mark.looptime

@@ -306,7 +306,7 @@ def test_the_layers_and_settings_of_training_are_those_of_the_file():
     words, *mappings = training["model"]["items"]["anyOf"]
     assert first_column("layer") == {*words["enum"], *(name for each in mappings for name in each["properties"])}
     elsewhere = {"name", "stream", "model", "source", "epochs", "global_batch", "seed", "sampling", "exchange"}
-    elsewhere |= {"test_fraction", "test_samples", "live_epoch", "checkpoint_s"}
+    elsewhere |= {"test_fraction", "test_samples", "live_epoch", "checkpoint"}
     assert first_column("key of `training`") == training.keys() - elsewhere
 
 

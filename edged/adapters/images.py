@@ -17,14 +17,14 @@ from PIL.PngImagePlugin import PngImageFile
 from edged.domain.samples.codec import MAGIC
 from edged.errors import RejectedRecord
 
-MOST_PIXELS = 24_000_000
+MAX_PIXELS = 24_000_000
 """Pixels of a baseline JPEG: above a 12-megapixel camera's. It is decoded line by line and at a reduced scale."""
 
-MOST_WHOLE_PIXELS = 4_000_000
+MAX_WHOLE_PIXELS = 4_000_000
 """Pixels of an image that has to be in memory as a whole, PNG or a JPEG of several scans: some 50 MB of work space at
 most. Four times the stream's pixels, if that is more."""
 
-MOST_SCANS = 64
+MAX_SCANS = 64
 """Scans of a JPEG: each goes over all pixels again. Progressive encoders write about ten."""
 
 _START_OF_SCAN = b"\xff\xda"
@@ -80,10 +80,10 @@ def _open(payload: bytes, codec: str) -> JpegImageFile | PngImageFile:
 
 def _check_size(image: JpegImageFile | PngImageFile, payload: bytes, shape: tuple[int, ...]) -> None:
     scans = _num_scans(image, payload)
-    if scans > MOST_SCANS:
-        raise RejectedRecord("too_many_pixels", f"{scans} scans; at most {MOST_SCANS}")
+    if scans > MAX_SCANS:
+        raise RejectedRecord("too_many_pixels", f"{scans} scans; at most {MAX_SCANS}")
     line_by_line = isinstance(image, JpegImageFile) and "progressive" not in image.info and scans == 1
-    most = MOST_PIXELS if line_by_line else min(MOST_PIXELS, max(MOST_WHOLE_PIXELS, 4 * math.prod(shape[:2])))
+    most = MAX_PIXELS if line_by_line else min(MAX_PIXELS, max(MAX_WHOLE_PIXELS, 4 * math.prod(shape[:2])))
     if math.prod(image.size) > most:
         raise RejectedRecord("too_many_pixels", f"{image.width}×{image.height}; at most {most} pixels")
 

@@ -153,7 +153,7 @@ class Jobs:
             disk,
             memory_bytes=memory_bytes,
             disk_bytes=disk_bytes,
-            written_bytes_a_day=settings.disk_writes_a_day // num_streams,
+            written_bytes_per_day=settings.disk_writes_per_day // num_streams,
         )
 
     @property

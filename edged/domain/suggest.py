@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
-_LEAST_RATIO = 0.6
+_MIN_RATIO = 0.6
 _LONGEST = 64
 
 
@@ -15,7 +15,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known word most like `word`, the first of equals; empty when none is like it."""
-    best, best_ratio = "", _LEAST_RATIO
+    best, best_ratio = "", _MIN_RATIO
     for candidate in known:
         ratio = SequenceMatcher(None, word[:_LONGEST].lower(), candidate[:_LONGEST].lower()).ratio()
         if candidate and (ratio > best_ratio or (ratio == best_ratio and not best)):

@@ -22,9 +22,9 @@ _NAME_OF_DTYPE = {
     "uint64": "U64", "int64": "I64", "float16": "F16", "float32": "F32", "float64": "F64", "bool": "BOOL",
 }  # fmt: skip
 _DTYPE_OF_NAME = {name: np.dtype(dtype).newbyteorder("<") for dtype, name in _NAME_OF_DTYPE.items()}
-_MOST_HEADER_BYTES = 1 << 20
-_MOST_TENSORS = 4096
-_MOST_AXES = 8
+_MAX_HEADER_BYTES = 1 << 20
+_MAX_TENSORS = 4096
+_MAX_AXES = 8
 
 
 def encode(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -58,8 +58,8 @@ def decode(blob: bytes) -> tuple[dict[str, Array], dict[str, str]]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise FormatError("tensor metadata is not a map of texts")
-    if len(header) > _MOST_TENSORS:
-        raise FormatError(f"{len(header)} tensors in one blob; at most {_MOST_TENSORS}")
+    if len(header) > _MAX_TENSORS:
+        raise FormatError(f"{len(header)} tensors in one blob; at most {_MAX_TENSORS}")
     data = memoryview(blob)[begin:]
     spans: list[tuple[int, int]] = []
     tensors: dict[str, Array] = {}
@@ -75,7 +75,7 @@ def _header(blob: bytes) -> tuple[dict[str, Any], int]:
     if len(blob) < 8:
         raise FormatError(f"a tensor blob has at least 8 bytes, not {len(blob)}")
     (length,) = struct.unpack_from("<Q", blob)
-    if length > min(_MOST_HEADER_BYTES, len(blob) - 8):
+    if length > min(_MAX_HEADER_BYTES, len(blob) - 8):
         raise FormatError(f"tensor header of {length} bytes in a blob of {len(blob)}")
     try:
         header = json.loads(blob[8 : 8 + length])
@@ -93,7 +93,7 @@ def _entry(name: str, entry: Any, num_bytes: int) -> tuple[np.dtype[Any], tuple[
         start, stop = entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"tensor {name!r}: malformed header entry") from error
-    if len(shape) > _MOST_AXES or not all(type(n) is int and 0 <= n < 1 << 48 for n in (*shape, start, stop)):
+    if len(shape) > _MAX_AXES or not all(type(n) is int and 0 <= n < 1 << 48 for n in (*shape, start, stop)):
         raise FormatError(f"tensor {name!r}: sizes are not small whole numbers")
     if math.prod(n or 1 for n in shape) > 1 << 48:  # NumPy refuses these also when another axis is 0
         raise FormatError(f"tensor {name!r}: shape {shape} is too large")

@@ -21,7 +21,7 @@ Sample = tuple[bytes, str | None]
 _TICK_S = 0.005
 """Samples due within one tick go together: above 200 a second they travel in batches."""
 
-_MOST_AT_ONCE = 256
+_MAX_AT_ONCE = 256
 _REPORT_S = 10.0
 
 
@@ -112,10 +112,10 @@ class Sensor:
     def _num_due(self) -> int:
         """How many samples are due now, at least one: sample i is due at start + i / rate."""
         elapsed_s = asyncio.get_running_loop().time() - self._started_s
-        num_due = _MOST_AT_ONCE if math.isinf(self._rate) else max(1, int(elapsed_s * self._rate) + 1 - self.published)
+        num_due = _MAX_AT_ONCE if math.isinf(self._rate) else max(1, int(elapsed_s * self._rate) + 1 - self.published)
         total = self.total
         left = num_due if total is None else total - self.published
-        return min(num_due, left, _MOST_AT_ONCE)
+        return min(num_due, left, _MAX_AT_ONCE)
 
     def _samples(self, indices: Sequence[int]) -> list[Sample]:
         items = [self._dataset.sample(self._split, index) for index in indices]

@@ -103,7 +103,7 @@ def _with_backbones(topology: Topology, folder: Path, look_up: LookUp | None) ->
 def _content(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(document.MOST_BYTES + 1)
+            return file.read(document.MAX_BYTES + 1)
     except OSError as error:
         problem = Problem("", f"the file cannot be read: {error.strerror}", place=str(path))
         raise ConfigError((problem,)) from error

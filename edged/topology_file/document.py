@@ -14,9 +14,9 @@ import yaml
 from edged.errors import ConfigError, Problem
 from edged.topology_file import syntax
 
-MOST_BYTES = 1 << 20
-MOST_DEPTH = 32
-MOST_NODES = 20_000
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 32
+MAX_NODES = 20_000
 
 _LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 """What counts as the end of a line for PyYAML's marks."""
@@ -86,7 +86,7 @@ def parse(content: bytes, name: str) -> Document:
 
 
 def _decode(content: bytes, name: str) -> str:
-    if len(content) > MOST_BYTES:
+    if len(content) > MAX_BYTES:
         raise ConfigError((Problem("", "the file is larger than 1 MiB", place=f"{name}:1:1"),))
     try:
         return content.decode("utf-8-sig")
@@ -127,10 +127,10 @@ class _Loader(yaml.SafeLoader):  # the pure one: its marks are exact
         event = self.peek_event()  # type: ignore[no-untyped-call]
         self._depth += 1
         self._num_nodes += 1
-        if self._depth > MOST_DEPTH:
-            raise _TooMuchError(f"nested deeper than {MOST_DEPTH} levels", event.start_mark)
-        if self._num_nodes > MOST_NODES:
-            raise _TooMuchError(f"more than {MOST_NODES} values in one file", event.start_mark)
+        if self._depth > MAX_DEPTH:
+            raise _TooMuchError(f"nested deeper than {MAX_DEPTH} levels", event.start_mark)
+        if self._num_nodes > MAX_NODES:
+            raise _TooMuchError(f"more than {MAX_NODES} values in one file", event.start_mark)
         try:
             return self._compose(event, parent, index)
         finally:

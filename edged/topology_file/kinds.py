@@ -40,11 +40,11 @@ class Kind(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text of at most `most_bytes` in UTF-8."""
+    """Text of at most `max_bytes` in UTF-8."""
 
     expected: str = "text"
     pattern: str = r"[^\x00-\x1f\x7f]+"
-    most_bytes: int = 4096
+    max_bytes: int = 4096
     secret: bool = False
     integers: bool = False
     """Whether whole numbers count as text without quotes: labels such as 0 to 9."""
@@ -59,8 +59,8 @@ class Text:
         if not re.fullmatch(self.pattern, text):
             reading.wrong(node, at, f"expected {self.expected}")
             return ""
-        if len(text.encode()) > self.most_bytes:
-            reading.wrong(node, at, f"longer than {self.most_bytes} bytes")
+        if len(text.encode()) > self.max_bytes:
+            reading.wrong(node, at, f"longer than {self.max_bytes} bytes")
             return ""
         return text
 
@@ -68,7 +68,7 @@ class Text:
         return ""
 
     def schema(self) -> Schema:
-        text: Schema = {"type": "string", "pattern": f"^(?:{self.pattern})$", "maxLength": self.most_bytes}
+        text: Schema = {"type": "string", "pattern": f"^(?:{self.pattern})$", "maxLength": self.max_bytes}
         return {"anyOf": [text, _VARIABLE, *([{"type": "integer", "minimum": 0}] if self.integers else [])]}
 
 
@@ -395,10 +395,21 @@ class Section:
 
 
 def section(cls: type, doc: str, **keys: Key) -> Section:
-    """The section whose keys are the fields of a dataclass, with its defaults."""
+    """The section whose keys are the fields of a dataclass, with its defaults.
+
+    A duration's field ends with its unit, `flush_s`; its key does not, for its value carries one: `flush: 10s`.
+    """
     assert is_dataclass(cls)
-    assert set(keys) == {f.name for f in fields(cls)}, cls
-    return Section(cls, doc, keys, {f.name: f.default for f in fields(cls) if f.default is not MISSING})
+    names = {f.name for f in fields(cls)}
+    field_of = {key: key if key in names else f"{key}_s" for key in keys}
+    assert set(field_of.values()) == names, cls
+
+    def make(**values: Any) -> Any:
+        return cls(**{field_of.get(key, key): value for key, value in values.items()})
+
+    key_of = {name: key for key, name in field_of.items()}
+    defaults = {key_of[f.name]: f.default for f in fields(cls) if f.default is not MISSING}
+    return Section(make, doc, keys, defaults)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ from edged.domain.nn.spec import (
     Tanh,
 )
 from edged.domain.topology import (
+    MAX_JOBS,
     MIB,
-    MOST_JOBS,
     Adam,
     Archive,
     Augment,
@@ -109,7 +109,9 @@ class _Sampling(NamedTuple):
 def _training(*, sampling: _Sampling, exchange: Exchange, **settings: Any) -> Training:
     """A group shares out samples that are drawn uniformly; an edge alone asks its cache first."""
     usual: SamplingMode = "stratified" if exchange.mode == "none" else "uniform"
-    return Training(sampling=Sampling(sampling.mode or usual, sampling.hit_share), exchange=exchange, **settings)
+    job = _JOB.make(sampling=Sampling(sampling.mode or usual, sampling.hit_share), exchange=exchange, **settings)
+    assert isinstance(job, Training)
+    return job
 
 
 def _stream(*, name: str, sample: _Sample, labels: tuple[str, ...]) -> Stream:
@@ -154,7 +156,7 @@ _STREAM = Section(
             "shape and type of one sample",
         ),
         "labels": Key(
-            Listing(Text("a label", most_bytes=256, integers=True), 1, 65_536, distinct=True),
+            Listing(Text("a label", max_bytes=256, integers=True), 1, 65_536, distinct=True),
             "the classes, in the order of the model's outputs; left out where samples have none",
         ),
     },
@@ -181,7 +183,7 @@ _EDGE = section(
             "Bytes for samples kept at the edge.",
             memory=Key(size(MIB, _TIB, zero=True), "the part in memory"),
             disk=Key(size(MIB, 1024 * _TIB, zero=True), "the part on disk"),
-            disk_writes_a_day=Key(size(MIB, 1024 * _TIB, zero=True), "most bytes written for it: SD cards wear out"),
+            disk_writes_per_day=Key(size(MIB, 1024 * _TIB, zero=True), "most bytes written for it: SD cards wear out"),
         ),
         "how much of the data set the edge keeps",
     ),
@@ -194,7 +196,7 @@ _ARCHIVE = section(
     "The archive: it keeps all samples and streams epochs of them back.",
     name=Key(NAME, "the archive's name, unique among all nodes"),
     url=Key(Text("a URL such as file:///srv/edged"), "the folder on the distributed file system"),
-    flush_s=Key(duration(0.1, 3600), "a file is written when its first sample is this old"),
+    flush=Key(duration(0.1, 3600), "a file is written when its first sample is this old"),
     flush_bytes=Key(size(64 * 1024, 1024 * MIB), "or when its samples fill this much"),
 )
 
@@ -420,7 +422,7 @@ _JOB = section(
     test_fraction=Key(Number(0, 1), "share of each edge's own samples held out for testing"),
     test_samples=Key(Whole(0, 1_000_000), "most samples to test on"),
     live_epoch=Key(Whole(1, 1 << 40), "with source live: samples in an epoch"),
-    checkpoint_s=Key(duration(1, 86_400), "time between checkpoints inside an epoch"),
+    checkpoint=Key(duration(1, 86_400), "time between checkpoints inside an epoch"),
     deploy=Key(
         section(
             Deploy,
@@ -458,7 +460,7 @@ FILE = Section(
         "edges": Key(Listing(_EDGE, 1), "tier 2: the edges"),
         "archive": Key(Listing(_ARCHIVE), "tier 3: the archive, one node"),
         "training": Key(
-            OneOrMore(_TRAINING, MOST_JOBS),
+            OneOrMore(_TRAINING, MAX_JOBS),
             "what to train: a job or a list of them; without it the site only collects",
         ),
     },

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from edged.domain.topology import NAME_PATTERN
 
-MOST_CREDENTIAL_BYTES = 64 * 1024
+MAX_CREDENTIAL_BYTES = 64 * 1024
 
 _EXPRESSION = re.compile(r"\$(?P<literal>\$\{)|\$\{(?P<inside>[^{}]*)\}|(?P<open>\$\{)")
 _VARIABLE = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
 _ONLY_REFERENCE = re.compile(r"\$\{(cred:[A-Za-z0-9._-]+|[A-Za-z_][A-Za-z0-9_]*)\}")
-_LEAST_BARE = 4
+_MIN_BARE = 4
 
 
 class VariableError(Exception):
@@ -54,7 +54,7 @@ class Variables:
         for value in sorted(self._expression_of, key=len, reverse=True):
             expression = self._expression_of[value]
             message = message.replace(f'"{value}"', expression)
-            if len(value) >= _LEAST_BARE:
+            if len(value) >= _MIN_BARE:
                 message = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", expression.replace("\\", r"\\"), message)
         return message
 
@@ -93,11 +93,11 @@ class Variables:
             raise MissingError(f'there is no credential "{name}": CREDENTIALS_DIRECTORY is not set', hint)
         try:
             with (Path(folder) / name).open("rb") as file:
-                content = file.read(MOST_CREDENTIAL_BYTES + 1)
+                content = file.read(MAX_CREDENTIAL_BYTES + 1)
         except OSError as error:
             raise MissingError(f'the credential "{name}" cannot be read: {error.strerror}', hint) from error
-        if len(content) > MOST_CREDENTIAL_BYTES:
-            raise VariableError(f'the credential "{name}" is larger than {MOST_CREDENTIAL_BYTES} bytes')
+        if len(content) > MAX_CREDENTIAL_BYTES:
+            raise VariableError(f'the credential "{name}" is larger than {MAX_CREDENTIAL_BYTES} bytes')
         try:
             return content.decode().removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError:

@@ -26,15 +26,15 @@ class _Axes:
 
     left: float
     top: float
-    most_x: float
-    least_y: float
-    most_y: float
+    max_x: float
+    min_y: float
+    max_y: float
 
     def x(self, value: float) -> float:
-        return self.left + _WIDTH * value / self.most_x
+        return self.left + _WIDTH * value / self.max_x
 
     def y(self, value: float) -> float:
-        share = (value - self.least_y) / (self.most_y - self.least_y)
+        share = (value - self.min_y) / (self.max_y - self.min_y)
         return self.top + _HEIGHT * (1 - min(max(share, 0.0), 1.0))
 
 
@@ -43,14 +43,14 @@ def figure(runs: Sequence[Run], goal: float, reference: str) -> str:
     modes = list(dict.fromkeys(run["mode"] for run in runs))
     colour_of = {mode: _COLOURS[i % len(_COLOURS)] for i, mode in enumerate(modes)}
     shares = sorted({run["fraction"] for run in runs if run["mode"] != reference}) or [0.0]
-    least_y, most_y = goal - 0.1, max([goal + 0.02, *(point["accuracy"] for run in runs for point in run["curve"])])
+    min_y, max_y = goal - 0.1, max([goal + 0.02, *(point["accuracy"] for run in runs for point in run["curve"])])
     parts: list[str] = []
     for row, share in enumerate(shares):
         shown = [run for run in runs if run["mode"] == reference or run["fraction"] == share]
         for column, (title, measure) in enumerate(_PANELS):
-            most_x = max([1e-9, *(measure(point) for run in shown for point in run["curve"])])
+            max_x = max([1e-9, *(measure(point) for run in shown for point in run["curve"])])
             left, top = _MARGIN + column * (_WIDTH + _MARGIN), _MARGIN + row * (_HEIGHT + 1.5 * _MARGIN)
-            axes = _Axes(left, top, most_x, least_y, most_y)
+            axes = _Axes(left, top, max_x, min_y, max_y)
             parts += _frame(axes, title, f"{share:g} cached", goal)
             parts += [_curve(axes, run, measure, colour_of[run["mode"]]) for run in shown]
     for i, mode in enumerate(modes):
@@ -67,9 +67,9 @@ def _frame(axes: _Axes, title: str, share: str, goal: float) -> Iterator[str]:
     yield f'<line x1="{axes.left}" x2="{right}" y1="{axes.y(goal):.1f}" y2="{axes.y(goal):.1f}" stroke="#ccc"/>'
     yield _text((axes.left + right) / 2, bottom + 34, title, "middle")
     yield _text(axes.left, axes.top - 6, f"test accuracy, {share}", "start")
-    for value in _ticks(0.0, axes.most_x):
+    for value in _ticks(0.0, axes.max_x):
         yield _text(axes.x(value), bottom + 16, f"{value:.3g}", "middle")
-    for value in _ticks(axes.least_y, axes.most_y):
+    for value in _ticks(axes.min_y, axes.max_y):
         yield _text(axes.left - 6, axes.y(value) + 4, f"{value:.3f}", "end")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edged.adapters.disk.sqlite_cache import MOST_LOG_BYTES
+from edged.adapters.disk.sqlite_cache import MAX_LOG_BYTES
 from edged.cli.demo.processes import Child, LogLine
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.topology import MIB
@@ -63,7 +63,7 @@ training:
   schedule: {{cosine: {{warmup: 0.2}}}}
   sampling: {{mode: {mode}}}
   test_samples: 500
-  checkpoint_s: {checkpoint}
+  checkpoint: {checkpoint}
 """
 
 
@@ -190,7 +190,7 @@ def _budgets(setting: Setting, conditions: Conditions) -> tuple[int, int]:
     memory = max(room // 4, MIB)
     offered = (max(room - memory, 0) + min(SPILL_BYTES, memory // 4)) / DISK_SHARE
     pages = offered / _DISK_FILLED  # beside them is the disk tier's log, a quarter of all but no more than its most
-    return memory, max(round(pages + min(MOST_LOG_BYTES, pages / 3)), MIB)
+    return memory, max(round(pages + min(MAX_LOG_BYTES, pages / 3)), MIB)
 
 
 async def _import(topology: Path, folder: Path, conditions: Conditions) -> None:

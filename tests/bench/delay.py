@@ -29,7 +29,7 @@ _UNDONE = 0x01 | 0x02 | 0x04
 
 _PACKET_BYTES = 1 << 17
 """A packet is no larger."""
-_MOST_WAITING = 1024
+_MAX_WAITING = 1024
 """Packets."""
 _PRIORITY = 10
 
@@ -67,7 +67,7 @@ def carry(pairs: Iterable[tuple[int, int]], delay_s: float, until: int) -> None:
     while True:
         wait_s = max(waiting[0][0] - time.monotonic_ns(), 0) / 1e9 if waiting else None
         # Not epoll, which waits whole milliseconds.
-        ready, _, _ = select.select(sources if len(waiting) < _MOST_WAITING else [until], (), (), wait_s)
+        ready, _, _ = select.select(sources if len(waiting) < _MAX_WAITING else [until], (), (), wait_s)
         if until in ready:
             return
         due = time.monotonic_ns() + delay_ns

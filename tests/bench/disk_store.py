@@ -149,13 +149,13 @@ def io_bytes() -> dict[str, int]:
     return {"handed": int(counts["wchar"]), "device": int(counts["write_bytes"])}
 
 
-def write_forever(kind: str, folder: Path, most_file_bytes: int) -> None:
+def write_forever(kind: str, folder: Path, max_file_bytes: int) -> None:
     """Until killed or refused. Refused: read all, and end with exit code 3 when that works."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most_file_bytes or resource.RLIM_INFINITY,) * 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes or resource.RLIM_INFINITY,) * 2)
     store, chosen = opened(kind, folder, 64 << 20), random.Random()
     print("open", flush=True)
     while True:
-        held = [] if most_file_bytes else store.keys()
+        held = [] if max_file_bytes else store.keys()
         coming = [SampleKey("a", chosen.randrange(40), chosen.randrange(256)) for _ in range(64)]
         try:
             store.replace(chosen.sample(held, min(len(held) // 20, 60)), {key: entry(key, 784) for key in coming})
@@ -194,10 +194,10 @@ def faults(kind: str, folder: Path, runs: int) -> dict[str, Any]:
             time.sleep(chosen.uniform(0.05, 0.4))
             writer.send_signal(signal.SIGKILL)
         killed.append(child("check", kind, place))
-    for most_bytes in (300_000, 1_000_000, 3_000_000):
-        place = folder / f"full{most_bytes}"
+    for max_bytes in (300_000, 1_000_000, 3_000_000):
+        place = folder / f"full{max_bytes}"
         place.mkdir()
-        wrote = child("write", kind, place, most_bytes)
+        wrote = child("write", kind, place, max_bytes)
         full.append(wrote if wrote.returncode != 3 else child("check", kind, place))
     whole = folder / f"kill{runs - 1}"
     for at in range(3 * runs):

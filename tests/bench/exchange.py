@@ -43,7 +43,7 @@ from tests.bench.trainer import machine
 
 MODES = (ALONE, "all_reduce", "parameter_server", DDP)
 COMPRESSIONS = ("none", "fp16", "int8", "top_k")
-MOST_IMAGES = 60_000
+MAX_IMAGES = 60_000
 
 Run = Mapping[str, Any]
 
@@ -228,7 +228,7 @@ def arguments() -> argparse.Namespace:
         help="of an edge: Mbit/s, 0 for all that there is, and one way's milliseconds if any (94/0.3,20/3)",
     )  # fmt: skip
     parser.add_argument("--cores", type=float, help="of an edge, a share of one CPU; 0: all (0.2)")
-    parser.add_argument("--images", type=int, help=f"of training ({MOST_IMAGES})")
+    parser.add_argument("--images", type=int, help=f"of training ({MAX_IMAGES})")
     parser.add_argument("--epochs", type=int, help="(4)")
     parser.add_argument("--batch", type=int, default=512, help="the global batch (512)")
     parser.add_argument("--reference-batch", type=int, default=128, help="that the learning rate is meant for (128)")
@@ -246,7 +246,7 @@ def arguments() -> argparse.Namespace:
     given.modes = given.modes or ([ALONE, "all_reduce", DDP] if quick else [*MODES])
     given.compression = given.compression or (["none", "int8"] if quick else [*COMPRESSIONS])
     given.links = given.links or ([(94e6, 0.3)] if quick else [(94e6, 0.3), (20e6, 3.0)])
-    given.images = given.images or (4_000 if quick else MOST_IMAGES)
+    given.images = given.images or (4_000 if quick else MAX_IMAGES)
     given.epochs = given.epochs or (2 if quick else 4)
     given.cores = given.cores if given.cores is not None else (0.4 if quick else 0.2)
     return given

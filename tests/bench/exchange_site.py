@@ -60,7 +60,7 @@ training:
   schedule: {{cosine: {{warmup: {warmup}}}}}
   sampling: {{mode: uniform}}
 {exchange}  test_samples: 500
-  checkpoint_s: {checkpoint}
+  checkpoint: {checkpoint}
 """
 _EDGE = "  - {{name: edge-{i}, cache: {{memory: {memory}, disk: 0}}, prefetch: 8MiB, memory_limit: 1GiB}}\n"
 _EXCHANGE = "  exchange: {{mode: {mode}, compression: {compression}, sync_every: {sync_every}}}\n"

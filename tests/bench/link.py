@@ -13,9 +13,9 @@ import sys
 from typing import NamedTuple, Self
 
 _CHUNK = 16 * 1024
-_MOST_BURST_S = 0.05
+_MAX_BURST_S = 0.05
 """Of unused rate that is made up for."""
-_MOST_UNDERWAY = 16
+_MAX_UNDERWAY = 16
 """Chunks: more than a slow link holds."""
 
 
@@ -37,7 +37,7 @@ class Rate:
     async def send(self, num_bytes: int) -> None:
         """Return when these bytes have had their time on the link."""
         now = asyncio.get_running_loop().time()
-        self._free_at = max(self._free_at, now - _MOST_BURST_S) + num_bytes / self._bytes_per_s
+        self._free_at = max(self._free_at, now - _MAX_BURST_S) + num_bytes / self._bytes_per_s
         if self._free_at > now:
             await asyncio.sleep(self._free_at - now)
         self.num_bytes += num_bytes
@@ -49,7 +49,7 @@ Underway = asyncio.Queue[tuple[float, bytes]]
 
 async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rate: Rate, delay_s: float) -> None:
     """Everything from one end to the other, at the rate, and then so much later."""
-    underway = Underway(_MOST_UNDERWAY)
+    underway = Underway(_MAX_UNDERWAY)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(_depart(reader, rate, delay_s, underway))

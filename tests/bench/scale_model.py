@@ -28,8 +28,8 @@ from tests.bench.scale_paper import (
     Machines,
     efficiency,
     gradient_bytes,
-    least_sync,
-    most_edges,
+    max_edges,
+    min_sync,
     step,
     update_bytes,
 )
@@ -40,7 +40,7 @@ EFFICIENT = 0.9
 _GRADIENT_S, _EXCHANGE_S = 0.05, 0.5
 """Beyond these no cost is sought."""
 
-_MOST_SIMULATED = 100_000
+_MAX_SIMULATED = 100_000
 """Records read in an exchange by all members of all jobs."""
 
 
@@ -171,7 +171,7 @@ def _prediction(
     exchange = replace(design.exchange, batch=given.per_edge * machines.edges)
     found = step(machines, costs, exchange, jobs)
     records = jobs * scale_simulation.records_read(machines.edges, exchange)
-    affordable = records <= _MOST_SIMULATED and not given.quick
+    affordable = records <= _MAX_SIMULATED and not given.quick
     simulated = scale_simulation.step_s(machines, costs, exchange, jobs=jobs) if affordable else None
     return {
         **_link(machines), "jobs": jobs, "edges": machines.edges, "design": design.name,
@@ -192,9 +192,9 @@ def limits(given: argparse.Namespace, costs: Costs, compared: Sequence[Design]) 
             exchange = design.exchange
             yield {
                 **_link(machines), "design": design.name,
-                "most_edges": most_edges(EFFICIENT, machines, costs, exchange, given.per_edge),
-                "least_sync": {
-                    edges: least_sync(
+                "max_edges": max_edges(EFFICIENT, machines, costs, exchange, given.per_edge),
+                "min_sync": {
+                    edges: min_sync(
                         EFFICIENT, replace(machines, edges=edges), costs,
                         replace(exchange, batch=given.per_edge * edges, sync_every=1),
                     )
@@ -224,7 +224,7 @@ def show(report: Mapping[str, Any]) -> None:
     print(f"\n{report['per_edge']} samples an edge and step; MB/s: the broker's in and out, an edge's both ways")
     print(_table(PREDICTION_HEADS, map(_prediction_row, report["predictions"])))
     print(f"\nwith an efficiency of {EFFICIENT:g}: the most edges (of powers of two), and the shortest rounds")
-    sizes = (f"H at {edges}" for edges in report["limits"][0]["least_sync"])
+    sizes = (f"H at {edges}" for edges in report["limits"][0]["min_sync"])
     print(_table(("link", "design", "most edges", *sizes), map(_limit_row, report["limits"])))
 
 
@@ -246,8 +246,8 @@ def _prediction_row(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _limit_row(row: Mapping[str, Any]) -> tuple[str, ...]:
-    syncs = (str(value) if value is not None else "never" for value in row["least_sync"].values())
-    return (_link_name(row), row["design"], str(row["most_edges"] or "none"), *syncs)
+    syncs = (str(value) if value is not None else "never" for value in row["min_sync"].values())
+    return (_link_name(row), row["design"], str(row["max_edges"] or "none"), *syncs)
 
 
 def _link_name(row: Mapping[str, Any]) -> str:

@@ -168,7 +168,7 @@ def _s(num_bytes: float, bits_per_s: float) -> float:
     return 8 * num_bytes / bits_per_s if bits_per_s else 0.0
 
 
-def most_edges(efficient: float, machines: Machines, costs: Costs, exchange: Exchange, per_edge: int) -> int:
+def max_edges(efficient: float, machines: Machines, costs: Costs, exchange: Exchange, per_edge: int) -> int:
     """The largest group, of powers of two, that is so efficient with `per_edge` samples for each; 0 for none."""
     best = 0
     for power in range(11):
@@ -181,7 +181,7 @@ def most_edges(efficient: float, machines: Machines, costs: Costs, exchange: Exc
     return best
 
 
-def least_sync(efficient: float, machines: Machines, costs: Costs, exchange: Exchange) -> int | None:
+def min_sync(efficient: float, machines: Machines, costs: Costs, exchange: Exchange) -> int | None:
     """The shortest rounds that make the group so efficient; None if 10,000 steps are not enough."""
     single = step(machines, costs, exchange)
     comm = single.seconds - single.compute_s

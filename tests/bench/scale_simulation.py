@@ -18,7 +18,7 @@ _Then = Callable[[], None]
 PART_BYTES = 512 * 1024
 """A gradient's record is no larger."""
 
-_MOST_RECORDS, _LEAST_ROUNDS, _MOST_ROUNDS = 25_000, 3, 30
+_MAX_RECORDS, _MIN_ROUNDS, _MAX_ROUNDS = 25_000, 3, 30
 """Records of a run, read by all: what Python does in some tenths of a second; if so few are enough for some rounds."""
 
 
@@ -194,7 +194,7 @@ def step_s(
 ) -> float:
     """Seconds of a step, a mean over some exchanges behind the first. `jitter`: of a round's computing, its sigma."""
     records = jobs * records_read(machines.edges, exchange)
-    rounds = min(max(_MOST_RECORDS // records, _LEAST_ROUNDS), _MOST_ROUNDS)
+    rounds = min(max(_MAX_RECORDS // records, _MIN_ROUNDS), _MAX_ROUNDS)
     clock, chance = Clock(), random.Random(seed)  # noqa: S311 - jitter is no secret
     site = Site(clock, machines, exchange.servers)
     made = [Job(site, machines, costs, exchange, rounds, chance, jitter) for _ in range(jobs)]

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tests.bench.scale_model import designs, fitted, foreseen, measured
-from tests.bench.scale_paper import Costs, Exchange, Machines, efficiency, least_sync, most_edges, payload_bytes, step
+from tests.bench.scale_paper import Costs, Exchange, Machines, efficiency, max_edges, min_sync, payload_bytes, step
 from tests.bench.scale_simulation import Clock, Station, step_s
 
 COSTS = Costs(sample_s=1 / 700, gradient_s=0.002, exchange_s=0.01)
@@ -68,7 +68,7 @@ def test_a_server_takes_over_where_all_that_all_read_is_too_much_for_the_broker(
 @pytest.mark.parametrize("edges", [8, 64])
 def test_the_shortest_rounds_are_just_long_enough(edges):
     machines, exchange = Machines(edges, 20e6), Exchange("parameter_server", 64 * edges, "int8")
-    found = least_sync(0.9, machines, COSTS, exchange)
+    found = min_sync(0.9, machines, COSTS, exchange)
     assert found is not None
 
     def efficient(sync_every):
@@ -80,7 +80,7 @@ def test_the_shortest_rounds_are_just_long_enough(edges):
 
 def test_the_largest_group_is_still_efficient_and_one_of_twice_as_many_is_not():
     exchange = Exchange("parameter_server", 0, "int8", 16)
-    most = most_edges(0.9, Machines(1, 94e6), COSTS, exchange, per_edge=64)
+    most = max_edges(0.9, Machines(1, 94e6), COSTS, exchange, per_edge=64)
 
     def efficient(edges):
         machines = Machines(edges, 94e6)

@@ -30,7 +30,7 @@ edges:
   - {{name: pi-a, prefetch: 4MiB, memory_limit: 400MiB}}
   - {{name: pi-b, prefetch: 4MiB, memory_limit: 400MiB}}
 archive:
-  - {{name: vault, url: "{archive}", flush_s: 1s}}
+  - {{name: vault, url: "{archive}", flush: 1s}}
 training:
   stream: fashion
   model: {model}

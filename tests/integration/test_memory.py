@@ -12,7 +12,7 @@ EPOCHS = 15
 WARM_UP = 3
 """Epochs in which buffers, caches and the allocator's free lists come to their size."""
 
-MOST_GROWTH = MIB
+MAX_GROWTH = MIB
 """Bytes an epoch."""
 
 
@@ -51,4 +51,4 @@ async def test_an_edge_does_not_grow_from_epoch_to_epoch(embedded_broker, tmp_pa
     told = ", ".join(f"{each / MIB:.1f}" for each in series)
     print(f"MiB at the end of each epoch: {told}; {grows / MIB:+.3f} MiB an epoch")  # noqa: T201 - the test's figure
     assert len(series) == EPOCHS
-    assert grows < MOST_GROWTH
+    assert grows < MAX_GROWTH

@@ -22,7 +22,7 @@ from tests.support.site import Site, following, running, until_archived
 
 pytestmark = pytest.mark.integration
 
-MOST_GROWTH = 64 * MIB
+MAX_GROWTH = 64 * MIB
 """Of the edge's memory above what it needs when training is over: no poison is worth more."""
 
 
@@ -158,4 +158,4 @@ async def test_poison_is_dead_lettered_with_its_reason_and_costs_nothing_else(re
     for child in (companion, edge, vault):
         assert [line for line in child.lines if line["level"] in {"error", "critical"}] == []
     growth = edge.seen("life.stopped")[-1]["peak_rss_bytes"] - calm["rss_bytes"]
-    assert growth < MOST_GROWTH, f"{calm['rss_bytes'] / MIB:.1f} MiB, and {growth / MIB:.1f} MiB more at its peak"
+    assert growth < MAX_GROWTH, f"{calm['rss_bytes'] / MIB:.1f} MiB, and {growth / MIB:.1f} MiB more at its peak"

@@ -24,9 +24,9 @@ def entry(key: SampleKey) -> Entry:
     return Entry(chosen.randbytes(16) * (size // 16), "raw", f"{key.row}")
 
 
-def main(folder: str, budget_bytes: int, most_file_bytes: int) -> None:
-    if most_file_bytes:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most_file_bytes, most_file_bytes))
+def main(folder: str, budget_bytes: int, max_file_bytes: int) -> None:
+    if max_file_bytes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
     tier = SqliteCache(Path(folder), budget_bytes, NAMESPACE)
     print("open", flush=True)
     chosen = random.Random()

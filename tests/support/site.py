@@ -41,7 +41,7 @@ iot:
   - {{name: cam-03, edge: pi-a, stream: fashion, codec: jpeg}}
 edges: [{edges}]
 archive:
-  - {{name: vault, url: "{archive}", flush_s: {flush}}}
+  - {{name: vault, url: "{archive}", flush: {flush}}}
 training:
   stream: fashion
   model: {model}
@@ -49,7 +49,7 @@ training:
   epochs: {epochs}
   global_batch: 64
   micro_batch: 8
-  checkpoint_s: {checkpoint}
+  checkpoint: {checkpoint}
   optimizer: {{sgd: {{learning_rate: 0.05, momentum: 0.9}}}}
   deploy: {{format: {deploy}}}
   {more}

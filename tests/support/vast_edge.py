@@ -39,7 +39,7 @@ from edged.settings import Folders, Timing
 from tests.support.site import DESIGNS_MODEL, FASHION
 
 NUM_BLOCKS, ROWS, PIXELS = 200_000, 250, 784
-SAMPLES_A_PART = 600
+SAMPLES_PER_PART = 600
 
 TOPOLOGY = f"""\
 schema: 1
@@ -127,8 +127,8 @@ class VastLog:
     def _samples(self, request: SamplesRequest) -> Iterator[protocol.Part]:
         """Images whose brightest row tells their label."""
         names = [name.strip() for name in FASHION.strip("[]").split(",")]
-        for part, begin in enumerate(range(0, request.num_samples, SAMPLES_A_PART)):
-            end = min(begin + SAMPLES_A_PART, request.num_samples)
+        for part, begin in enumerate(range(0, request.num_samples, SAMPLES_PER_PART)):
+            end = min(begin + SAMPLES_PER_PART, request.num_samples)
             labels = self._rng.integers(0, len(names), end - begin)
             pixels = self._rng.integers(0, 200, (end - begin, 28, 28), np.uint8)
             pixels[np.arange(end - begin), 2 * labels] = 255

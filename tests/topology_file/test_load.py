@@ -117,7 +117,7 @@ def test_without_training_the_site_only_collects(load):
 
 def test_sizes_and_durations_have_units(load):
     text = VALID.replace("- name: pi-a", "- {name: pi-a, cache: {memory: 1.5MiB, disk: 1GB}, prefetch: 8388608}")
-    topology = load(text.replace("/srv/edged", "/srv/edged\n    flush_s: 2min\n    flush_bytes: 64 KiB"))
+    topology = load(text.replace("/srv/edged", "/srv/edged\n    flush: 2min\n    flush_bytes: 64 KiB"))
 
     assert topology.edges[0].cache == Cache(3 * MIB // 2, 10**9)
     assert topology.edges[0].prefetch == 8 * MIB
@@ -126,7 +126,7 @@ def test_sizes_and_durations_have_units(load):
 
 @pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("5", 5), ("5s", 5), ("0.5h", 1800)])
 def test_a_duration_without_a_unit_is_in_seconds(load, text, seconds):
-    assert load(VALID.replace("/srv/edged", f"/srv/edged\n    flush_s: {text}")).archive[0].flush_s == seconds
+    assert load(VALID.replace("/srv/edged", f"/srv/edged\n    flush: {text}")).archive[0].flush_s == seconds
 
 
 def test_layers_take_a_number_or_settings(load):

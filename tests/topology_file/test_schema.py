@@ -88,7 +88,7 @@ def test_what_the_loader_refuses_in_form_the_schema_refuses_too(tree, tmp_path):
 FITTING = {
     "a size with a unit": with_value("16 MiB", "edges", 0, "prefetch"),
     "a size in bytes": with_value(16 << 20, "edges", 0, "prefetch"),
-    "a duration": with_value("1.5min", "archive", 0, "flush_s"),
+    "a duration": with_value("1.5min", "archive", 0, "flush"),
     "a number in exponents": with_value({"sgd": {"learning_rate": 1e-3}}, "training", "optimizer"),
     "an optimizer's name alone": with_value("sgd", "training", "optimizer"),
     "a variable for a number": with_value("${EPOCHS:-3}", "training", "epochs"),

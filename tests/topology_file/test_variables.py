@@ -118,7 +118,7 @@ def test_an_unset_variable_is_named(inspect):
         ("iot: []", "iot: [{name: cam, edge: pi-a, stream: '${X}'}]"),
         ("iot: []", "iot: [{name: cam, edge: pi-a, stream: digits, codec: '${X}'}]"),
         ("name: vault", "name: '${X} '"),
-        ("name: vault", "name: vault, flush_s: '${X}'"),
+        ("name: vault", "name: vault, flush: '${X}'"),
         ("name: vault", "name: vault, flush_bytes: '${X}'"),
         ("file:///srv", "${X}"),
         ("file:///srv", "file://${X}/"),

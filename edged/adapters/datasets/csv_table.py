@@ -19,7 +19,7 @@ from edged.errors import FormatError, StorageError
 from edged.ports import Item
 
 LABEL = "label"
-_MOST_BYTES = 1 << 30
+_MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class CsvTable:
 def open_csv_table(path: Path) -> CsvTable:
     """Read `path` whole. Raises FormatError with the line that is wrong, StorageError when it cannot be read."""
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise FormatError(f"{path}: more than {_MOST_BYTES} bytes")
+        if path.stat().st_size > _MAX_BYTES:
+            raise FormatError(f"{path}: more than {_MAX_BYTES} bytes")
         with path.open(newline="", encoding="utf-8-sig") as file:
             return _read(path, csv.reader(file, strict=True))
     except OSError as error:

@@ -44,7 +44,7 @@ CONTENT_OF_FILE: Mapping[str, Content] = {
     "t10k-labels-idx1-ubyte.gz": Content(10_008, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
 }
 
-_MOST_DOWNLOAD_BYTES = 64 << 20
+_MAX_DOWNLOAD_BYTES = 64 << 20
 _CHUNK = 1 << 18
 _TIMEOUT_S = 30.0
 
@@ -110,9 +110,9 @@ def _receive(url: str, path: Path, progress: Callable[[int], object]) -> None:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, path.open("wb") as file:  # noqa: S310 - http
             while chunk := response.read(_CHUNK):
                 num_bytes += len(chunk)
-                if num_bytes > _MOST_DOWNLOAD_BYTES:
+                if num_bytes > _MAX_DOWNLOAD_BYTES:
                     raise FormatError(
-                        f"{url}: more than {_MOST_DOWNLOAD_BYTES} bytes; no file of Fashion-MNIST is so big"
+                        f"{url}: more than {_MAX_DOWNLOAD_BYTES} bytes; no file of Fashion-MNIST is so big"
                     )
                 file.write(chunk)
                 progress(len(chunk))

@@ -23,7 +23,7 @@ from edged.ports import Item
 PREFIX_OF_SPLIT = {"train": "train", "test": "t10k"}
 """How the files of a split begin."""
 
-_MOST_BYTES = 4 << 30
+_MAX_BYTES = 4 << 30
 _UNSIGNED_BYTE = 0x08
 
 
@@ -72,8 +72,8 @@ def _shape(header: bytes, path: Path, ndim: int) -> tuple[int, ...]:
     wanted = _UNSIGNED_BYTE << 8 | ndim
     if magic != wanted:
         raise FormatError(f"{path}: magic number {magic:#010x}, not {wanted:#010x} (unsigned bytes, {ndim} axes)")
-    if math.prod(shape) > _MOST_BYTES:
-        raise FormatError(f"{path}: claims {math.prod(shape)} bytes; at most {_MOST_BYTES}")
+    if math.prod(shape) > _MAX_BYTES:
+        raise FormatError(f"{path}: claims {math.prod(shape)} bytes; at most {_MAX_BYTES}")
     if 0 in shape[1:]:
         raise FormatError(f"{path}: claims elements of no size")
     return tuple(shape)

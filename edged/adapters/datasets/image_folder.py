@@ -13,7 +13,7 @@ from edged.ports import Item
 
 _CODEC_OF_SUFFIX: Mapping[str, Codec] = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 _SPLITS = ("train", "test")
-_MOST_BYTES = 64 << 20
+_MAX_BYTES = 64 << 20
 ALL = "all"
 """The one split of a data set that is not divided."""
 
@@ -74,9 +74,9 @@ def _images(folder: Path) -> list[Path]:
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
+            content = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
-    if len(content) > _MOST_BYTES:
-        raise FormatError(f"{path}: more than {_MOST_BYTES} bytes")
+    if len(content) > _MAX_BYTES:
+        raise FormatError(f"{path}: more than {_MAX_BYTES} bytes")
     return content

@@ -14,7 +14,7 @@ from edged.ports import Dataset, Item
 
 __all__ = ["Dataset", "Item", "open_dataset"]
 
-_MOST_LABEL_BYTES = 1 << 20
+_MAX_LABEL_BYTES = 1 << 20
 _DIGITS = tuple("0123456789")
 
 
@@ -72,7 +72,7 @@ def _labels(folder: Path) -> tuple[str, ...]:
         return fashion_mnist.LABELS if "fashion" in folder.resolve().name.lower() else _DIGITS
     try:
         with path.open("rb") as file:
-            text = file.read(_MOST_LABEL_BYTES).decode()
+            text = file.read(_MAX_LABEL_BYTES).decode()
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edged.adapters import images
 from edged.domain.samples import codec
-from edged.domain.samples.pack import MOST_BYTES
+from edged.domain.samples.pack import MAX_BYTES
 from edged.domain.topology import Device, Stream
 from edged.errors import FormatError
 from edged.ports import Dataset, ImageDecoder, Item
@@ -37,7 +37,7 @@ class Transcoder:
 
     def payload(self, item: Item) -> bytes:
         """The item as the device would send it. Raises FormatError, RejectedRecord."""
-        if item.codec == self._codec != "raw" and len(item.payload) <= MOST_BYTES:
+        if item.codec == self._codec != "raw" and len(item.payload) <= MAX_BYTES:
             return item.payload
         sample = self._decoded(item)
         if self._codec == "raw":

@@ -33,7 +33,7 @@ _DESCRIPTION = re.compile(r"model-(\d{12})\.json")
 _TEMPORARY = ".tmp"
 _FOLDER_MODE = 0o750
 _FILE_MODE = 0o640
-_MOST_DESCRIPTION_BYTES = 1 << 20
+_MAX_DESCRIPTION_BYTES = 1 << 20
 
 
 class CheckpointDir:
@@ -134,7 +134,7 @@ class CheckpointDir:
     def _model(self, generation: int) -> DeployedModel:
         name = self._folder / f"model-{generation:012}"
         with name.with_suffix(".json").open("rb") as file:
-            description: dict[str, Any] = json.loads(file.read(_MOST_DESCRIPTION_BYTES))
+            description: dict[str, Any] = json.loads(file.read(_MAX_DESCRIPTION_BYTES))
         content = name.with_suffix(".tflite").read_bytes()
         if hashlib.sha256(content).hexdigest() != description["sha256"] or description["generation"] != generation:
             raise ValueError("the model does not match its description")

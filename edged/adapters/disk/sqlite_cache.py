@@ -24,18 +24,18 @@ from edged.domain.cache.entry import Entry, SampleKey
 from edged.errors import DiskFull, FormatError, StorageError
 from edged.log import logger
 
-LEAST_BUDGET_BYTES = 1 << 20
+MIN_BUDGET_BYTES = 1 << 20
 """Below this the store's own pages would take most of the budget."""
 
-MOST_LOG_BYTES = 4 << 20
+MAX_LOG_BYTES = 4 << 20
 """The write-ahead log stays below: a MiB when it is moved into the file, and what one transaction adds meanwhile."""
 
 _PAGE = 4096
 _APPLICATION_ID = 0x65646763  # "edgc"
 _SCHEMA = 1
-_MOST_BATCH_ENTRIES = 128
-_MOST_BATCH_BYTES = 256 * 1024
-_MOST_CELL = 4060
+_MAX_BATCH_ENTRIES = 128
+_MAX_BATCH_BYTES = 256 * 1024
+_MAX_CELL = 4060
 _FILLED = 0.95
 """The share of its capacity, as it shows so far, that the tier offers: the next entries may fill their pages worse."""
 
@@ -55,14 +55,14 @@ class SqliteCache:
     """
 
     def __init__(self, folder: Path, budget_bytes: int, namespace: str, *, compress: bool = False) -> None:
-        if budget_bytes < LEAST_BUDGET_BYTES:
-            raise StorageError(f"a disk cache of {budget_bytes} bytes is below {LEAST_BUDGET_BYTES}")
+        if budget_bytes < MIN_BUDGET_BYTES:
+            raise StorageError(f"a disk cache of {budget_bytes} bytes is below {MIN_BUDGET_BYTES}")
         self._file = folder / "cache.sqlite"
         self._namespace = namespace
         self._compress = compress
-        self._log_bytes = min(MOST_LOG_BYTES, budget_bytes // 4)
-        self._batch_entries = min(_MOST_BATCH_ENTRIES, self._log_bytes // (8 * _PAGE))
-        self._batch_bytes = min(_MOST_BATCH_BYTES, self._log_bytes // 4)
+        self._log_bytes = min(MAX_LOG_BYTES, budget_bytes // 4)
+        self._batch_entries = min(_MAX_BATCH_ENTRIES, self._log_bytes // (8 * _PAGE))
+        self._batch_bytes = min(_MAX_BATCH_BYTES, self._log_bytes // 4)
         self._most_pages = (budget_bytes - self._log_bytes) // _PAGE
         self._note = ""
         self._unsaved_note: str | None = None
@@ -78,8 +78,8 @@ class SqliteCache:
         slots = {slot: key for key in keys if (slot := self._slots[key])}
         found: dict[SampleKey, Entry] = {}
         wanted = sorted(slots)
-        for at in range(0, len(wanted), _MOST_BATCH_ENTRIES):
-            batch = wanted[at : at + _MOST_BATCH_ENTRIES]
+        for at in range(0, len(wanted), _MAX_BATCH_ENTRIES):
+            batch = wanted[at : at + _MAX_BATCH_ENTRIES]
             marks = ",".join("?" * len(batch))
             try:
                 rows = self._db.execute(f"SELECT slot, data FROM entry WHERE slot IN ({marks})", batch)  # noqa: S608 - question marks alone
@@ -326,7 +326,7 @@ class SqliteCache:
 def _stored_bytes(num_blob: int) -> int:
     """What an entry takes in the file: its share of a page, or whole pages behind its first part."""
     cell = num_blob + _ROW_BYTES
-    if cell <= _MOST_CELL:
+    if cell <= _MAX_CELL:
         return _PAGE // ((_PAGE - 8) // cell)
     return -(-cell // _PAGE) * _PAGE + _PAGE // 2
 

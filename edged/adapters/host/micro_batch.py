@@ -20,16 +20,16 @@ from edged.domain.nn.model import Model
 from edged.domain.nn.spec import DESCRIBED, LayerSpec, Shape, settings
 
 CANDIDATES = (4, 8, 16, 32, 64)
-_MOST_BYTES = 16 << 20
+_MAX_BYTES = 16 << 20
 """Of a lane's buffers: a candidate that needs more is not tried, unless it is the first."""
 
 _GOOD_ENOUGH = 1.03
 """The smallest candidate wins that takes at most so many times the best one's time: it needs less memory."""
 
-_MOST_S = 1.5
+_MAX_S = 1.5
 _ROUNDS = 5
 _FILE = "micro-batch.json"
-_MOST_REMEMBERED = 64
+_MAX_REMEMBERED = 64
 
 
 def tuned(shape: Shape, layers: Sequence[LayerSpec], folder: Path, *, most: int) -> int:
@@ -41,7 +41,7 @@ def tuned(shape: Shape, layers: Sequence[LayerSpec], folder: Path, *, most: int)
     remembered = _read(folder / _FILE)
     if key not in remembered:
         remembered[key] = measured(shape, layers, most)
-        _write(folder / _FILE, dict(list(remembered.items())[-_MOST_REMEMBERED:]))
+        _write(folder / _FILE, dict(list(remembered.items())[-_MAX_REMEMBERED:]))
     return remembered[key]
 
 
@@ -53,7 +53,7 @@ def measured(shape: Shape, layers: Sequence[LayerSpec], most: int) -> int:
     x = np.random.default_rng(0).random((n, *shape), np.float32)
     y = np.zeros(n, np.int64)
     best_s = dict.fromkeys(models, float("inf"))
-    end = time.perf_counter() + _MOST_S
+    end = time.perf_counter() + _MAX_S
     for _ in range(_ROUNDS):
         for micro_batch, model in models.items():
             begin = time.thread_time()  # other work on the machine counts less than in the time of day
@@ -68,7 +68,7 @@ def _models(shape: Shape, layers: Sequence[LayerSpec], most: int) -> dict[int, M
     models: dict[int, Model] = {}
     for size in CANDIDATES:
         model = Model(shape, layers, micro_batch=size)
-        if models and (size > most or model.buffer_bytes > _MOST_BYTES):
+        if models and (size > most or model.buffer_bytes > _MAX_BYTES):
             break
         models[size] = model
     return models

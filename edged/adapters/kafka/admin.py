@@ -96,15 +96,15 @@ class Control:
 
         return await self._connection.ask("a question for watermarks", question)
 
-    async def fetch(self, partition: TopicPartition, offset: int, most_bytes: int) -> bytes:
-        """The record batches from `offset` on as the broker keeps them, about `most_bytes`; empty without any."""
+    async def fetch(self, partition: TopicPartition, offset: int, max_bytes: int) -> bytes:
+        """The record batches from `offset` on as the broker keeps them, about `max_bytes`; empty without any."""
 
         async def question(client: AIOKafkaClient) -> bytes:
             leaders = await _leaders(client, {partition.topic})
             if partition not in leaders:
                 return b""
-            topics = [(partition.topic, [(partition.partition, offset, most_bytes)])]
-            request = FetchRequest(_FETCH_WAIT_MS, 1, most_bytes, _READ_UNCOMMITTED, topics)
+            topics = [(partition.topic, [(partition.partition, offset, max_bytes)])]
+            request = FetchRequest(_FETCH_WAIT_MS, 1, max_bytes, _READ_UNCOMMITTED, topics)
             answer = await client.send(leaders[partition], request)
             [(_topic, [(_partition, code, _high, *_more, batches)])] = answer.topics
             _check(code, partition.topic)

@@ -18,7 +18,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from edged.domain.topology.topics import REQUESTS_MESSAGE_BYTES
 from edged.ports import Record, TopicPartition
 
-MOST_UNPACKED_BYTES = REQUESTS_MESSAGE_BYTES + (1 << 20)
+MAX_UNPACKED_BYTES = REQUESTS_MESSAGE_BYTES + (1 << 20)
 """Of one batch: a little more than the largest message that a node sends. A kilobyte of zstd may unpack to 32 MiB."""
 
 _XERIAL_MAGIC = b"\x82SNAPPY\0"
@@ -62,7 +62,7 @@ def record_of(partition: TopicPartition, record: Any) -> Record:
 
 
 def bound_unpacking() -> None:
-    """Have aiokafka unpack no batch to more than MOST_UNPACKED_BYTES: it raises ValueError instead."""
+    """Have aiokafka unpack no batch to more than MAX_UNPACKED_BYTES: it raises ValueError instead."""
     for kind in (DefaultRecordBatch, LegacyRecordBatch):  # of the compiled module or of the one in Python
         module = sys.modules[kind.__module__]
         for name, unpack in _UNPACK.items():
@@ -81,11 +81,11 @@ def _records(batch: Any, partition: TopicPartition) -> tuple[list[Record], str]:
 
 def _bounded(unpack: Callable[[bytes, memoryview], int]) -> Callable[[bytes], bytes]:
     def bounded(payload: bytes) -> bytes:
-        space = np.empty(MOST_UNPACKED_BYTES, np.uint8).data  # takes memory only where it is written to
+        space = np.empty(MAX_UNPACKED_BYTES, np.uint8).data  # takes memory only where it is written to
         try:
             length = unpack(bytes(payload), space)
         except (cramjam.DecompressionError, struct.error) as error:
-            raise ValueError(f"a batch that does not unpack to {MOST_UNPACKED_BYTES} bytes or less: {error}") from error
+            raise ValueError(f"a batch that does not unpack to {MAX_UNPACKED_BYTES} bytes or less: {error}") from error
         return bytes(space[:length])
 
     return bounded

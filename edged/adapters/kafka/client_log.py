@@ -19,7 +19,7 @@ _OF_LOST_CONNECTIONS = (
     "Failed fetch messages",
     "Failed fetch offsets",
 )
-_MOST_KINDS = 256
+_MAX_KINDS = 256
 
 
 @dataclass
@@ -66,7 +66,7 @@ class ClientLog(logging.Handler):
         if known is not None and now_s - known.last_s < _QUIET_S:
             known.suppressed += 1
             return None
-        if len(self._kinds) >= _MOST_KINDS:
+        if len(self._kinds) >= _MAX_KINDS:
             self._kinds.clear()
         self._kinds[kind] = _Kind(now_s)
         return known.suppressed if known else 0

@@ -51,10 +51,10 @@ from edged.ports import Message, Record, TopicPartition
 ID_HEADER = "edged-id"
 
 _BATCH_BYTES = 900_000
-_MOST_RECORD_BYTES = 1_048_588 - 61  # Kafka's default message.max.bytes, which counts the batch's header too
+_MAX_RECORD_BYTES = 1_048_588 - 61  # Kafka's default message.max.bytes, which counts the batch's header too
 _ALL_IN_SYNC = -1
 _REPLICATION_TIMEOUT_MS = 15_000
-_PATIENCE_S, _MOST_PATIENCE_S = 20.0, 160.0
+_PATIENCE_S, _MAX_PATIENCE_S = 20.0, 160.0
 """How long a write may take before it is repeated; doubled while that is too short for a slow uplink."""
 
 _SETTLE_S = 2.0
@@ -112,7 +112,7 @@ class _Write:
         self.producer = producer
         sequence = producer.sequences[self.partition] if producer.idempotent else -1
         builder = DefaultRecordBatchBuilder(
-            2, DefaultRecordBatch.CODEC_ZSTD, 0, producer.id, producer.epoch, sequence, 2 * _MOST_RECORD_BYTES
+            2, DefaultRecordBatch.CODEC_ZSTD, 0, producer.id, producer.epoch, sequence, 2 * _MAX_RECORD_BYTES
         )
         for index, entry in enumerate(self.missing):
             message = entry.message
@@ -149,7 +149,7 @@ class Appender:
         entries = [_Entry(message) for message in messages]
         by_partition: dict[TopicPartition, list[_Entry]] = {}
         for entry in entries:
-            if entry.size_bytes() > _MOST_RECORD_BYTES:
+            if entry.size_bytes() > _MAX_RECORD_BYTES:
                 raise RecordTooLarge(entry.message.topic, len(entry.message.value))
             by_partition.setdefault(TopicPartition(entry.message.topic, entry.message.partition), []).append(entry)
         for partition, mine in by_partition.items():
@@ -160,15 +160,15 @@ class Appender:
     async def _write_all(self, partition: TopicPartition, entries: list[_Entry]) -> None:
         if partition not in self._above:
             self._above[partition] = (await self._control.watermarks([partition]))[partition].high
-        most_bytes = _BATCH_BYTES
+        max_bytes = _BATCH_BYTES
         while missing := [entry for entry in entries if not entry.written]:
-            write = _Write(partition, _first(missing, most_bytes))
+            write = _Write(partition, _first(missing, max_bytes))
             try:
                 await self._until_written(write)
             except _TOO_LARGE as error:
                 if len(write.batch) == 1:
                     raise RecordTooLarge(partition.topic, len(write.batch[0].message.value)) from error
-                most_bytes = sum(entry.size_bytes() for entry in write.batch) // 2
+                max_bytes = sum(entry.size_bytes() for entry in write.batch) // 2
             else:
                 self._above[partition] = max(entry.offset for entry in write.batch) + 1
 
@@ -223,7 +223,7 @@ class Appender:
             answer = await client.send(leader, request)
         except (KafkaError, OSError) as error:
             if isinstance(error, RequestTimedOutError):
-                self._connection.request_timeout_s = min(2 * self._connection.request_timeout_s, _MOST_PATIENCE_S)
+                self._connection.request_timeout_s = min(2 * self._connection.request_timeout_s, _MAX_PATIENCE_S)
             if not write.producer.idempotent:
                 self._forget(write)
             raise
@@ -278,10 +278,10 @@ async def _leader(client: AIOKafkaClient, partition: TopicPartition) -> int:
     return leader
 
 
-def _first(entries: Iterable[_Entry], most_bytes: int) -> list[_Entry]:
+def _first(entries: Iterable[_Entry], max_bytes: int) -> list[_Entry]:
     """As many from the front as fit, at least one."""
     chosen: list[_Entry] = []
-    left = most_bytes
+    left = max_bytes
     for entry in entries:
         left -= entry.size_bytes()
         if chosen and left < 0:

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from edged.domain.archive.coverage import Gap, covered
 from edged.domain.samples import cursors as cursor_rules
-from edged.domain.samples.pack import CODECS, MOST_SAMPLES, Pack, digest
+from edged.domain.samples.pack import CODECS, MAX_SAMPLES, Pack, digest
 from edged.domain.samples.sample import Sample
 from edged.errors import FormatError
 
@@ -48,8 +48,8 @@ _COLUMNS = pa.schema(
 )
 _DICTIONARIES = ["label", "device", "codec"]
 _SAMPLE_COLUMNS = ["device", "device_partition", "device_offset", "timestamp_ms", "label", "codec", "payload"]
-_MOST_FOOTER_BYTES = 64 << 20
-_MOST_ROW_GROUP_BYTES = 64 << 20
+_MAX_FOOTER_BYTES = 64 << 20
+_MAX_ROW_GROUP_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
 _DIGEST_KEY = b"edged.sha256\x18\x40"
 """The key, and Thrift's header of a value of 64 bytes behind it."""
@@ -117,7 +117,7 @@ def encode(
     ) as writer:
         for offset, pack in packs:
             if pack.samples:
-                writer.write_table(_table(offset, pack), row_group_size=MOST_SAMPLES)
+                writer.write_table(_table(offset, pack), row_group_size=MAX_SAMPLES)
         writer.add_key_value_metadata(_metadata(stream, source, packs, gaps, cursors))
     return _with_digest(memoryview(sink.getvalue()))
 
@@ -202,7 +202,7 @@ def check_digest(file: BinaryIO) -> None:
     size = file.seek(0, 2)
     file.seek(max(size - 8, 0))
     footer_bytes = _footer_bytes(file.read(8))
-    if footer_bytes > min(size, _MOST_FOOTER_BYTES):
+    if footer_bytes > min(size, _MAX_FOOTER_BYTES):
         raise FormatError(f"a footer of {footer_bytes} bytes in a file of {size}")
     file.seek(0)
     sha256 = hashlib.sha256()
@@ -233,7 +233,7 @@ def contents_of(metadata: Any) -> Contents:
     offsets = _offsets_outside(gaps, first, end, len(rows))
     if not len(rows) == len(num_bytes) == len(digests) == len(changes):
         raise FormatError("the footer's columns differ in length")
-    if max(rows, default=0) > MOST_SAMPLES or sum(n > 0 for n in rows) != metadata.num_row_groups:
+    if max(rows, default=0) > MAX_SAMPLES or sum(n > 0 for n in rows) != metadata.num_row_groups:
         raise FormatError("the footer's blocks are not the file's row groups")
     cursors = json.loads(texts["edged.cursors"])
     _naturals([*cursors.values(), *(value for change in changes for value in change.values() if value is not None)])
@@ -275,7 +275,7 @@ def read_block(parquet: pq.ParquetFile, contents: Contents, block: int) -> Pack:
     if contents.rows[block]:
         row_group = int((contents.rows[:block] > 0).sum())
         group = parquet.metadata.row_group(row_group)
-        if group.num_rows != contents.rows[block] or group.total_byte_size > _MOST_ROW_GROUP_BYTES:
+        if group.num_rows != contents.rows[block] or group.total_byte_size > _MAX_ROW_GROUP_BYTES:
             raise FormatError(f"row group {row_group} has another size than the footer says")
         table = parquet.read_row_group(row_group, columns=_SAMPLE_COLUMNS, use_threads=False)
         samples = tuple(map(Sample, *(table.column(name).to_pylist() for name in _SAMPLE_COLUMNS)))

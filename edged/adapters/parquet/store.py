@@ -49,9 +49,9 @@ _FILE_NAME = re.compile(r"(\d{20})-(\d{20})\.parquet")
 _LEFTOVER_NAME = re.compile(r"\.\d{20}-\d{20}\.parquet\.tmp")
 _NAME = NAME_PATTERN.removeprefix("^").removesuffix("$")
 _SOURCE_NAME = re.compile(f"({re.escape(dataset.TRAIN_SOURCE)}|{re.escape(dataset.TEST_SOURCE)})?{_NAME}")
-_MOST_FOOTERS = 16
+_MAX_FOOTERS = 16
 """Footers kept with their digests; some 0.2 MB each."""
-_MOST_OPEN_FILES = 8
+_MAX_OPEN_FILES = 8
 """Of one call of `read`."""
 
 
@@ -341,7 +341,7 @@ class ParquetStore:
             footer = _footer_of(raw, file)
         with self._lock:
             self._footers[file] = footer
-            while len(self._footers) > _MOST_FOOTERS:
+            while len(self._footers) > _MAX_FOOTERS:
                 self._footers.popitem(last=False)
         return footer
 
@@ -415,7 +415,7 @@ class _OpenFiles:
             raw = self._open_file(file)
             self._open[file] = parquet_file.open_parquet(raw, footer.metadata), raw
         self._open.move_to_end(file)
-        if len(self._open) > _MOST_OPEN_FILES:
+        if len(self._open) > _MAX_OPEN_FILES:
             self._close(self._open.popitem(last=False)[1])
         return self._open[file][0]
 

@@ -21,7 +21,7 @@ from edged.domain.topology import BackboneFile
 from edged.errors import FormatError, StorageError
 from edged.ports import FeatureExtractor
 
-_MOST_BYTES = 1 << 28
+_MAX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +74,10 @@ def read_backbone(path: Path) -> FrozenBackbone:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
             raise FormatError(f"{path.name} is no regular file")
         with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
+            content = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise StorageError(f"{path.name} cannot be read: {error.strerror}") from error
-    if len(content) > _MOST_BYTES:
+    if len(content) > _MAX_BYTES:
         raise FormatError(f"{path.name} is larger than 256 MiB")
     digest = hashlib.sha256(content).hexdigest()
     if not is_own(content):

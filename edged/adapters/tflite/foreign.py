@@ -14,8 +14,8 @@ from edged.domain.nn.spec import Shape
 from edged.errors import FormatError
 
 _TYPE_NAMES = {number: name.lower() for name, number in vars(tflite.TensorType).items() if isinstance(number, int)}
-_MOST_AXES = 8
-_MOST_TABLES = 1 << 16
+_MAX_AXES = 8
+_MAX_TABLES = 1 << 16
 """Tensors, operators or buffers."""
 
 
@@ -36,7 +36,7 @@ def _read(content: bytes) -> tuple[Shape, Shape]:
     model = tflite.Model.GetRootAs(content, 0)
     graph = model.Subgraphs(0)
     num_tables = (graph.TensorsLength(), graph.OperatorsLength(), model.BuffersLength(), model.OperatorCodesLength())
-    if max(num_tables) > _MOST_TABLES:
+    if max(num_tables) > _MAX_TABLES:
         raise FormatError("more parts than any model has")
     if (graph.InputsLength(), graph.OutputsLength()) != (1, 1):
         raise FormatError(f"it has {graph.InputsLength()} inputs and {graph.OutputsLength()} outputs, not one of each")
@@ -53,6 +53,6 @@ def _shape(tensor: Any, which: str) -> Shape:
         raise FormatError(f"its {which} is {_TYPE_NAMES.get(tensor.Type(), 'unknown')}, not float32")
     shape = [int(n) for n in np.atleast_1d(tensor.ShapeAsNumpy())]
     signature = [int(n) for n in np.atleast_1d(tensor.ShapeSignatureAsNumpy())] if tensor.ShapeSignatureLength() else []
-    if not 2 <= len(shape) <= _MOST_AXES or shape[0] != 1 or min(shape[1:]) < 1 or min(signature[1:], default=1) < 1:
+    if not 2 <= len(shape) <= _MAX_AXES or shape[0] != 1 or min(shape[1:]) < 1 or min(signature[1:], default=1) < 1:
         raise FormatError(f"its {which} is not one sample of a fixed shape, behind an axis for the batch")
     return tuple(shape[1:])

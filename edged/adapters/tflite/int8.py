@@ -22,9 +22,9 @@ _PASSING = {_OPERATORS.RESHAPE, _OPERATORS.MAX_POOL_2D, _OPERATORS.AVERAGE_POOL_
 """Operators whose output has the scale of their input."""
 
 _TANH = Quantisation(np.array([1 / 128], np.float32))
-_LEAST_RATIO = 2.0**-24
+_MIN_RATIO = 2.0**-24
 """Of (input scale × kernel scale) to output scale. XNNPACK takes 2^-32 and above; what is smaller is nothing."""
-_MOST_BIAS = 2.0**30
+_MAX_BIAS = 2.0**30
 
 
 def quantise(graph: Graph, ranges: Mapping[str, Range]) -> Graph:
@@ -78,9 +78,9 @@ class _Quantising:
         x_scale = float(self._to.quantisations[x].scales[0])
         weights, biases = self._from.constants[kernel], self._from.constants[bias]
         axis = _CHANNEL_AXIS.get(operator.code)
-        least = float(output.scales[0]) * _LEAST_RATIO / x_scale
+        least = float(output.scales[0]) * _MIN_RATIO / x_scale
         scales = np.maximum(
-            _largest(weights, axis) / 127, _largest(biases, None if axis is None else 0) / (x_scale * _MOST_BIAS)
+            _largest(weights, axis) / 127, _largest(biases, None if axis is None else 0) / (x_scale * _MAX_BIAS)
         )
         scales = np.maximum(scales, least).astype(np.float32)
         self._keep(kernel, weights, Quantisation(scales, axis=axis or 0), np.int8)

@@ -22,14 +22,14 @@ from edged.domain.nn.params import Params, weight_name
 from edged.domain.nn.spec import DESCRIBED, Conv1d, Conv2d, DepthwiseConv2d, LayerSpec, Shape, ShapeError, shapes
 from edged.errors import FormatError
 
-_MOST_LAYERS = 1024
-_MOST_TENSORS = 1 << 14
-_MOST_SIZE = 1 << 24
+_MAX_LAYERS = 1024
+_MAX_TENSORS = 1 << 14
+_MAX_SIZE = 1 << 24
 """Of any whole number in a layer's settings."""
-_MOST_VALUES = 1 << 26
+_MAX_VALUES = 1 << 26
 """Values of one sample between two layers, or copied for a convolution; bounds what running the model allocates."""
 
-_MOST_NOTES = 1 << 10
+_MAX_NOTES = 1 << 10
 _DAMAGE = (
     struct.error, ValueError, TypeError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError,
     ZeroDivisionError,
@@ -65,7 +65,7 @@ def is_own(content: bytes) -> bool:
     """Whether the file claims to be one that `read_tflite` takes."""
     try:
         model = tflite.Model.GetRootAs(content, 0)
-        names = {model.Metadata(index).Name() for index in range(min(model.MetadataLength(), _MOST_NOTES))}
+        names = {model.Metadata(index).Name() for index in range(min(model.MetadataLength(), _MAX_NOTES))}
     except _DAMAGE:
         return False
     return LAYERS.encode() in names
@@ -81,7 +81,7 @@ class _Reader:
         self._graph = self._model.Subgraphs(0)
 
     def read(self) -> ReadModel:
-        if self._graph.InputsLength() != 1 or not 1 <= self._graph.TensorsLength() <= _MOST_TENSORS:
+        if self._graph.InputsLength() != 1 or not 1 <= self._graph.TensorsLength() <= _MAX_TENSORS:
             raise FormatError("not one input and a moderate number of tensors")
         sample_shape = tuple(int(n) for n in self._graph.Tensors(self._graph.Inputs(0)).ShapeAsNumpy()[1:])
         if min(sample_shape, default=0) < 1:
@@ -149,7 +149,7 @@ def _dequantised(stored: npt.NDArray[Any], quantisation: Any) -> npt.NDArray[np.
 
 
 def _layers(described: Any) -> tuple[LayerSpec, ...]:
-    if not isinstance(described, list) or not 1 <= len(described) <= _MOST_LAYERS:
+    if not isinstance(described, list) or not 1 <= len(described) <= _MAX_LAYERS:
         raise FormatError("no layers that edged knows, or too many")
     return tuple(_layer(*each) for each in described)
 
@@ -165,7 +165,7 @@ def _layer(kind: str, settings: dict[str, Any]) -> LayerSpec:
 
 def _setting(value: Any, hint: Any) -> Any:
     """`value` from JSON as a layer's field of the type `hint`."""
-    if hint is int and type(value) is int and 1 <= value <= _MOST_SIZE:
+    if hint is int and type(value) is int and 1 <= value <= _MAX_SIZE:
         return value
     if hint is float and type(value) in {int, float} and 0 <= value < math.inf:
         return float(value)
@@ -183,5 +183,5 @@ def _check_size(before: list[Shape], layers: tuple[LayerSpec, ...]) -> None:
             kernel = (layer.kernel,) if isinstance(layer, Conv1d) else layer.kernel
             num_values.append(math.prod((*layer.output_shape(shape)[:-1], *kernel, shape[-1])))
         num_values += [math.prod(weight) for weight in layer.weights(shape).values()]
-    if max(num_values) > _MOST_VALUES:
-        raise FormatError(f"a layer of more than {_MOST_VALUES} values")
+    if max(num_values) > _MAX_VALUES:
+        raise FormatError(f"a layer of more than {_MAX_VALUES} values")

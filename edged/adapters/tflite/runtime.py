@@ -32,7 +32,7 @@ from edged.ports import Classifier, FeatureExtractor
 _PROBE_DEADLINE_S = 120.0
 """For a Python start and one import from a cold memory card; a runtime that takes longer counts as broken."""
 
-_MOST_BATCH = 32
+_MAX_BATCH = 32
 """Samples per run of the interpreter; bounds the memory of activations."""
 
 
@@ -59,7 +59,7 @@ class TfliteClassifier:
         smallest = self._interpreter(1)
         if len(smallest.output_shape) != 1:
             raise FormatError("not a classifier")
-        self._most_batch = _MOST_BATCH if smallest.takes_batches else 1
+        self._most_batch = _MAX_BATCH if smallest.takes_batches else 1
 
     def predict(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """See ports.Classifier; any number of samples, also none. Raises ValueError for another sample shape."""
@@ -118,7 +118,7 @@ class TfliteFeatures:
     """
 
     def __init__(self, content: bytes, num_threads: int = 1) -> None:
-        self._interpreter = _Interpreter(content, _MOST_BATCH, num_threads)
+        self._interpreter = _Interpreter(content, _MAX_BATCH, num_threads)
         self.sample_shape = self._interpreter.sample_shape
 
     def features(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -137,13 +137,13 @@ class NumpyFeatures:
         self._params = read.params
         self._output_shape = shapes(read.sample_shape, read.layers)[-1]
         layers = [*read.layers, Flatten()]
-        self._layers = make_layers(read.sample_shape, layers, micro_batch=_MOST_BATCH, dtype=np.float32)
+        self._layers = make_layers(read.sample_shape, layers, micro_batch=_MAX_BATCH, dtype=np.float32)
         begin(self._layers, read.params)
 
     def features(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         result = np.empty((len(x), *self._output_shape), np.float32)
-        for start in range(0, len(x), _MOST_BATCH):
-            y = x[start : start + _MOST_BATCH]
+        for start in range(0, len(x), _MAX_BATCH):
+            y = x[start : start + _MAX_BATCH]
             for layer in self._layers:
                 y = layer.forward(self._params, y)
             result[start : start + len(y)] = y.reshape(len(y), *self._output_shape)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from edged.cli.demo.processes import LogLine
 
-_MOST_COLUMNS = 100
+_MAX_COLUMNS = 100
 """Longer lines are hard to read."""
 
 _BAR = "  {{desc:<9}}{{percentage:3.0f}}% |{{bar}}| {{n:>{digits},}} of {{total:<{digits},}} {{unit:>9}}"
@@ -26,7 +26,7 @@ _ECHO = 3
 
 def columns() -> int:
     """How wide the text is set."""
-    return min(shutil.get_terminal_size().columns, _MOST_COLUMNS)
+    return min(shutil.get_terminal_size().columns, _MAX_COLUMNS)
 
 
 _GROUP = "all"

@@ -17,7 +17,7 @@ from edged.domain.topology import Topology
 from edged.errors import FormatError
 from edged.ports import Log, TopicPartition
 
-_MOST_RECORDS = 64
+_MAX_RECORDS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ async def fold(log: Log, topology: Topology, state_folders: Mapping[str, Path], 
     end = (await log.watermarks([partition]))[partition].high
     async with log.reader({partition: 0}) as reader:
         while replay.next_offset < end:
-            for record in await reader.poll(max_records=_MOST_RECORDS, timeout_s=1.0):
+            for record in await reader.poll(max_records=_MAX_RECORDS, timeout_s=1.0):
                 sums.weigh(record.value)
                 sums.take(replay.take(record.value, record.offset))
     sums.take(replay.end())
@@ -85,7 +85,7 @@ class _Sums:
     samples: Counter[str] = field(default_factory=Counter)
     steps: Counter[str] = field(default_factory=Counter)
     num_bytes: Counter[str] = field(default_factory=Counter)
-    members_a_step: list[int] = field(default_factory=list)
+    members_per_step: list[int] = field(default_factory=list)
     proofs: list[Proof] = field(default_factory=list)
     has_returned: bool = False
     took_part_again: bool = False
@@ -99,13 +99,13 @@ class _Sums:
         if isinstance(record, Part):
             self.num_bytes[record.edge] += len(blob)
         elif isinstance(record, Join) and self.outage and record.edge == self.outage.edge:
-            self.has_returned |= len(self.members_a_step) >= self.outage.step
+            self.has_returned |= len(self.members_per_step) >= self.outage.step
 
     def take(self, all_told: Iterable[Told]) -> None:
         for told in all_told:
             match told:
                 case StepMade(contributions=contributions):
-                    self.members_a_step.append(len(contributions))
+                    self.members_per_step.append(len(contributions))
                     self.samples.update({each.edge: each.count for each in contributions})
                     self.steps.update(each.edge for each in contributions)
                     self.took_part_again |= self.has_returned and any(
@@ -120,7 +120,7 @@ class _Sums:
         of_checkpoint = {proof.claim.name: proof.claim.weights for proof in self.proofs}
         return Group(
             steps=steps,
-            steps_without_somebody=sum(members < len(state_folders) for members in self.members_a_step),
+            steps_without_somebody=sum(members < len(state_folders) for members in self.members_per_step),
             weights=weights,
             proofs=len(self.proofs),
             proofs_failed=sum(not proof.holds for proof in self.proofs),

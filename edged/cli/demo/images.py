@@ -15,7 +15,7 @@ from edged.errors import FormatError, RejectedRecord
 _TEST_FRACTION = 0.1
 """Held out of a data set that is not divided."""
 
-_MOST_TRIED = 20
+_MAX_TRIED = 20
 """Images looked at before anything starts. An edge leaves out broken ones; with no others there is nothing to show."""
 
 
@@ -69,7 +69,7 @@ def open_material(spec: str, num_live: int) -> Material:
 
 
 def _require_images(spec: str, dataset: Dataset, split: str) -> None:
-    tried = shuffled(dataset.count(split), 0)[:_MOST_TRIED].tolist()
+    tried = shuffled(dataset.count(split), 0)[:_MAX_TRIED].tolist()
     reason = ""
     for index in tried:
         item = dataset.sample(split, index)

@@ -16,7 +16,7 @@ from edged.errors import LogUnavailable
 from edged.ports import TopicPartition
 from edged.services.node.health import HealthBoard
 
-_MOST_RECORDS = 500
+_MAX_RECORDS = 500
 _PATIENCE_S = 10.0
 
 
@@ -51,7 +51,7 @@ class Observer:
                 len(found) < (await self.log.watermarks([partition]))[partition].high
                 or len(found) + await self.num_dead_letters([edge]) < published
             ):
-                records = await reader.poll(max_records=_MOST_RECORDS, timeout_s=1.0)
+                records = await reader.poll(max_records=_MAX_RECORDS, timeout_s=1.0)
                 found += [prediction.decode(record.value) for record in records]
         return found
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 from edged.adapters.embedded_broker import dying_with_us
 
 LogLine = Mapping[str, Any]
-_MOST_LINES = 4096
+_MAX_LINES = 4096
 
 
 class ChildDied(RuntimeError):  # noqa: N818 - named for what happened
@@ -39,7 +39,7 @@ class Child(asyncio.SubprocessProtocol):
     ) -> None:
         self.name = name
         self._log_file = None if log_file is None else log_file.open("ab", buffering=0)
-        self.lines: deque[LogLine] = deque(maxlen=_MOST_LINES)
+        self.lines: deque[LogLine] = deque(maxlen=_MAX_LINES)
         self.noise: deque[str] = deque(maxlen=200)
         self.stdout = b""
         self._on_line = on_line

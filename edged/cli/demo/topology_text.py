@@ -70,7 +70,7 @@ edges:              # tier 2: edges train while data streams, and predict
 archive:            # tier 3: the archive keeps it all, streams epochs back
   - name: vault
     url: "{plan.archive_folder.as_uri()}"
-    flush_s: 2s
+    flush: 2s
 training:
   stream: {plan.stream}
   model:

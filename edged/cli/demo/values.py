@@ -6,20 +6,20 @@ import re
 
 from edged.topology_file.kinds import ADDRESS
 
-_MOST_EDGES = 26
+_MAX_EDGES = 26
 """They are called pi-a to pi-z."""
-_MOST_EPOCHS = 1000
+_MAX_EPOCHS = 1000
 _LAST_PORT = 65535
 
 
 def edges(text: str) -> int:
     """How many edges."""
-    return _whole(text, 1, _MOST_EDGES)
+    return _whole(text, 1, _MAX_EDGES)
 
 
 def epochs(text: str) -> int:
     """How many epochs."""
-    return _whole(text, 1, _MOST_EPOCHS)
+    return _whole(text, 1, _MAX_EPOCHS)
 
 
 def live(text: str) -> int:

@@ -42,7 +42,7 @@ _PATIENCE_S = 30.0
 """The log waits for Kafka for ever; a command at a prompt does not."""
 
 _POLL_RECORDS = 64
-_MOST_CHECKPOINT_BYTES = 1 << 34
+_MAX_CHECKPOINT_BYTES = 1 << 34
 
 
 def replay_log(
@@ -107,7 +107,7 @@ def _read(path: Path, job: Training, digest: str) -> TrainState:
     file = _newest(path, job) if path.is_dir() else path
     try:
         with file.open("rb") as opened:
-            blob = opened.read(_MOST_CHECKPOINT_BYTES)
+            blob = opened.read(_MAX_CHECKPOINT_BYTES)
     except OSError as error:
         raise CheckpointCorrupt(f"{file}: {error.strerror}") from error
     try:

@@ -1,7 +1,7 @@
 """What an edge and the archive's epoch server say to each other, as tensor blobs.
 
 Edge → `<site>.archive.requests`: a SnapshotRequest or a SamplesRequest. Archive → `<site>.epochs.<edge>`: one or
-more SnapshotPart or SamplesPart messages for each request, the last marked so. Messages stay below MOST_PART_BYTES
+more SnapshotPart or SamplesPart messages for each request, the last marked so. Messages stay below MAX_PART_BYTES
 plus one sample. Decoders raise FormatError for anything malformed; no size is trusted.
 """
 
@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from edged.domain import tensors
 from edged.domain.archive.snapshot import BlockRef, Snapshot
-from edged.domain.samples.pack import CODECS, MOST_SAMPLES
+from edged.domain.samples.pack import CODECS, MAX_SAMPLES
 from edged.domain.tensors import names, offsets
 from edged.errors import FormatError
 
-MOST_PART_BYTES = 512 * 1024
-MOST_BLOCKS_A_PART = 16_384
-MOST_SAMPLES_A_REQUEST = 1 << 20
+MAX_PART_BYTES = 512 * 1024
+MAX_BLOCKS_PER_PART = 16_384
+MAX_SAMPLES_PER_REQUEST = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,8 @@ def decode_request(blob: bytes) -> Request:
     _check_index(source, len(sources))
     if (offset < 0).any() or (num_rows < 0).any() or num_rows.sum(dtype=np.int64) != len(rows):
         raise FormatError("rows of the request do not add up")
-    if len(rows) > MOST_SAMPLES_A_REQUEST:
-        raise FormatError(f"{len(rows)} samples in one request; at most {MOST_SAMPLES_A_REQUEST}")
+    if len(rows) > MAX_SAMPLES_PER_REQUEST:
+        raise FormatError(f"{len(rows)} samples in one request; at most {MAX_SAMPLES_PER_REQUEST}")
     refs = tuple(BlockRef(sources[s], o) for s, o in zip(source.tolist(), offset.tolist(), strict=True))
     ends = np.cumsum(num_rows, dtype=np.int64)
     _check_rising(rows, ends - num_rows)
@@ -131,10 +131,10 @@ def decode_request(blob: bytes) -> Request:
 
 
 def snapshot_parts(request: str, snapshot: Snapshot) -> Iterator[SnapshotPart]:
-    """The snapshot in parts of at most MOST_BLOCKS_A_PART blocks; at least one part."""
-    starts = range(0, max(snapshot.num_blocks, 1), MOST_BLOCKS_A_PART)
+    """The snapshot in parts of at most MAX_BLOCKS_PER_PART blocks; at least one part."""
+    starts = range(0, max(snapshot.num_blocks, 1), MAX_BLOCKS_PER_PART)
     for part, start in enumerate(starts):
-        cut = slice(start, start + MOST_BLOCKS_A_PART)
+        cut = slice(start, start + MAX_BLOCKS_PER_PART)
         yield SnapshotPart(
             request,
             part,
@@ -212,8 +212,8 @@ def decode_part(blob: bytes) -> Part:
         _check_index(columns["source"], len(sources))
         if any((column < 0).any() for column in columns.values()):
             raise FormatError("a snapshot holds no negative numbers")
-        if (columns["rows"] > MOST_SAMPLES).any() or (columns["num_bytes"] >= 1 << 40).any():
-            raise FormatError(f"a block holds at most {MOST_SAMPLES} samples, of far less than 2^40 bytes")
+        if (columns["rows"] > MAX_SAMPLES).any() or (columns["num_bytes"] >= 1 << 40).any():
+            raise FormatError(f"a block holds at most {MAX_SAMPLES} samples, of far less than 2^40 bytes")
         return SnapshotPart(
             request, int(part), last, Snapshot(sources=tuple(sources), ends=offsets(metadata, "ends"), **columns)
         )

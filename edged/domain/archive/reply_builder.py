@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain.archive.protocol import MOST_PART_BYTES, SamplesPart, SamplesRequest
+from edged.domain.archive.protocol import MAX_PART_BYTES, SamplesPart, SamplesRequest
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
@@ -44,7 +44,7 @@ def wants(request: SamplesRequest) -> list[Want]:
 
 
 class Parts:
-    """Cuts an answer into parts of at most MOST_PART_BYTES, or of one sample that is larger alone.
+    """Cuts an answer into parts of at most MAX_PART_BYTES, or of one sample that is larger alone.
 
     Feed it blocks with `add`, then call `close`; each gives the parts that are full by then.
     """
@@ -71,7 +71,7 @@ class Parts:
         return self._part(last=True)
 
     def _make_room(self, num_bytes: int) -> Iterator[SamplesPart]:
-        if self._num_bytes and self._num_bytes + num_bytes > MOST_PART_BYTES:
+        if self._num_bytes and self._num_bytes + num_bytes > MAX_PART_BYTES:
             yield self._part(last=False)
         self._num_bytes += num_bytes
 

@@ -14,7 +14,7 @@ from edged.errors import FormatError
 SampleKey = Address
 """A sample's stable name in the cache. A snapshot's dense ids shift as the archive grows; addresses do not."""
 
-MOST_PAYLOAD_BYTES = 16 << 20
+MAX_PAYLOAD_BYTES = 16 << 20
 """No payload of a stream is nearly as large; a size above it was never written by `encode`."""
 
 ENTRY_OVERHEAD_BYTES = 256
@@ -24,7 +24,7 @@ _VERSION = 1
 _HEAD = struct.Struct("<BBBHII")  # version, flags, codec, bytes of the label, of the payload, CRC-32 of all else
 _DEFLATED = 1
 _NO_LABEL = 0xFFFF
-_LEAST_GAIN = 0.9
+_MIN_GAIN = 0.9
 """Compression is kept where it makes a payload smaller than this share of itself."""
 
 
@@ -49,10 +49,10 @@ def encode(key: SampleKey, entry: Entry, *, compress: bool = False) -> bytes:
     or a label that is too large.
     """
     label = b"" if entry.label is None else entry.label.encode()
-    if len(entry.payload) > MOST_PAYLOAD_BYTES or len(label) >= _NO_LABEL:
+    if len(entry.payload) > MAX_PAYLOAD_BYTES or len(label) >= _NO_LABEL:
         raise FormatError(f"an entry of {len(entry.payload)} bytes with a label of {len(label)} is too large")
     flags, body = 0, entry.payload
-    if compress and len(small := zlib.compress(body, 1)) < _LEAST_GAIN * len(body):
+    if compress and len(small := zlib.compress(body, 1)) < _MIN_GAIN * len(body):
         flags, body = _DEFLATED, small
     num_label = _NO_LABEL if entry.label is None else len(label)
     fields = (_VERSION, flags, CODECS.index(entry.codec), num_label, len(entry.payload))
@@ -66,7 +66,7 @@ def decode(key: SampleKey, blob: bytes) -> Entry:
         raise FormatError(f"an entry of {len(blob)} bytes is torn")
     version, flags, codec, num_label, num_payload, crc = _HEAD.unpack_from(blob)
     rest = blob[_HEAD.size :]
-    if version != _VERSION or flags & ~_DEFLATED or codec >= len(CODECS) or num_payload > MOST_PAYLOAD_BYTES:
+    if version != _VERSION or flags & ~_DEFLATED or codec >= len(CODECS) or num_payload > MAX_PAYLOAD_BYTES:
         raise FormatError("not an entry of the cache")
     if crc != _crc(key, _HEAD.pack(version, flags, codec, num_label, num_payload, 0), rest):
         raise FormatError("an entry's CRC-32 does not match its content and key")

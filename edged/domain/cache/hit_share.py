@@ -13,7 +13,7 @@ With 10 % wrong labels, (0.35, 0.73) was, (0.75, 0.9) was not; hence the 0.85, w
 """
 
 
-def most_hit_share(cached_share: float) -> float:
+def max_hit_share(cached_share: float) -> float:
     """The largest q that is taken to be harmless: on a straight line between those of `_HARMLESS`; at least c."""
     for (left, low), (right, high) in pairwise(_HARMLESS):
         if cached_share < right:
@@ -31,7 +31,7 @@ def hit_share(cached_share: float, compute_s: float, fetch_s: float) -> float:
     if cached_share >= 1:
         return 1.0
     needed = 1 - compute_s / fetch_s if fetch_s > compute_s else 0.0
-    return min(max(needed, cached_share), most_hit_share(cached_share))
+    return min(max(needed, cached_share), max_hit_share(cached_share))
 
 
 def samples_per_s(hit_share: float, compute_s: float, fetch_s: float) -> float:

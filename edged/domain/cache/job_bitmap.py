@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from edged.domain.archive.snapshot import BlockRef, Ids
 from edged.domain.cache.entry import SampleKey
-from edged.domain.topology import MOST_JOBS
+from edged.domain.topology import MAX_JOBS
 
-assert MOST_JOBS <= 8, "a bit for each in a byte"
+assert MAX_JOBS <= 8, "a bit for each in a byte"
 
 
 class Keepers:
-    """Jobs are numbered from 0 to MOST_JOBS - 1."""
+    """Jobs are numbered from 0 to MAX_JOBS - 1."""
 
     def __init__(self) -> None:
         self._rows: dict[BlockRef, npt.NDArray[np.uint8]] = {}

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 Values = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.int64]
-LEAST_PART = 0.25
+MIN_PART = 0.25
 """Of an equal part: with less, a job could never show what more would be worth to it."""
 
 _Mask = npt.NDArray[np.bool_]
@@ -41,13 +41,13 @@ def parts(benefits: Sequence[float | None]) -> list[float]:
     """The part of a cache for each of some jobs, together 1.
 
     `benefits`: the seconds that a cached byte saves each in a second, None where not measured yet: then as much as the
-    others on average. In proportion to them, but for LEAST_PART of an equal part, which each job has.
+    others on average. In proportion to them, but for MIN_PART of an equal part, which each job has.
     """
     measured = [benefit for benefit in benefits if benefit is not None]
     usual = sum(measured) / len(measured) if any(measured) else 1.0
     weights = [usual if benefit is None or not any(measured) else benefit for benefit in benefits]
     equal = 1 / len(weights)
-    return [LEAST_PART * equal + (1 - LEAST_PART) * weight / sum(weights) for weight in weights]
+    return [MIN_PART * equal + (1 - MIN_PART) * weight / sum(weights) for weight in weights]
 
 
 def lru_hit_ratio(cached_share: float) -> float:

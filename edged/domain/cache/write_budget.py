@@ -18,11 +18,11 @@ _BURST = 0.125
 class WriteBudget:
     """A token bucket of bytes: holds an eighth of a day's budget, starts full, and refills by the rest in a day.
 
-    Any 24 hours thus write at most `budget_bytes_a_day`, but for what one last batch takes more than was known before.
+    Any 24 hours thus write at most `budget_bytes_per_day`, and what one last batch took more than was known before.
     `now_s`: wall time, so that a restart does not refill it. A clock that is set back refills nothing.
     """
 
-    budget_bytes_a_day: int
+    budget_bytes_per_day: int
     _tokens: float = -1.0
     _at_s: float | None = None
 
@@ -31,7 +31,7 @@ class WriteBudget:
 
     @property
     def _most(self) -> float:
-        return self.budget_bytes_a_day * _BURST
+        return self.budget_bytes_per_day * _BURST
 
     def allows(self, num_bytes: int, now_s: float) -> bool:
         """Whether a batch of about so many bytes may be written now; one above the bucket's size needs it full."""
@@ -45,7 +45,7 @@ class WriteBudget:
 
     def _refill(self, now_s: float) -> None:
         elapsed_s = 0.0 if self._at_s is None else max(0.0, now_s - self._at_s)
-        rate = self.budget_bytes_a_day * (1 - _BURST) / DAY_S
+        rate = self.budget_bytes_per_day * (1 - _BURST) / DAY_S
         self._tokens = min(self._most, self._tokens + elapsed_s * rate)
         self._at_s = now_s
 
@@ -54,9 +54,9 @@ class WriteBudget:
         return json.dumps({"tokens": self._tokens, "at_s": self._at_s})
 
     @classmethod
-    def restored(cls, budget_bytes_a_day: int, state: str) -> Self:
+    def restored(cls, budget_bytes_per_day: int, state: str) -> Self:
         """A budget that goes on where the one of `state` was; a full one when the state is not one."""
-        budget = cls(budget_bytes_a_day)
+        budget = cls(budget_bytes_per_day)
         try:
             values = json.loads(state)
             tokens, at_s = float(values["tokens"]), float(values["at_s"])

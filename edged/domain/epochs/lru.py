@@ -11,7 +11,7 @@ from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.epochs import window as sampling
 from edged.domain.epochs.epoch_start import Boundary
 from edged.domain.epochs.plan import (
-    WINDOWS_A_CACHE,
+    WINDOWS_PER_CACHE,
     CachedWindow,
     PlanSettings,
     SteppedPlan,
@@ -37,13 +37,13 @@ def plan(settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: Bound
     supplied = supply(snapshot, settings.test_fraction)
     blocks = np.random.default_rng([settings.seed, epoch]).permutation(supplied.blocks)
     rows, cost = snapshot.rows[blocks], supplied.cost[blocks]
-    most_bytes = min(settings.window_bytes, settings.capacity_bytes // WINDOWS_A_CACHE or (1 << 62))
+    max_bytes = min(settings.window_bytes, settings.capacity_bytes // WINDOWS_PER_CACHE or (1 << 62))
 
     def step(state: _State) -> tuple[CachedWindow, _State] | None:
         if state.place == len(blocks):
             return None
-        ahead = slice(state.place, state.place + sampling.MOST_WINDOW_BLOCKS)
-        taken = cut(cost[ahead], rows[ahead], most_bytes=most_bytes, most_samples=sampling.MOST_WINDOW_SAMPLES)
+        ahead = slice(state.place, state.place + sampling.MAX_WINDOW_BLOCKS)
+        taken = cut(cost[ahead], rows[ahead], max_bytes=max_bytes, max_samples=sampling.MAX_WINDOW_SAMPLES)
         met = supplied.ids(blocks[state.place : state.place + taken])
         is_found, is_used = np.isin(met, state.queue), np.isin(state.queue, met)
         missed, found = met[~is_found], met[is_found]

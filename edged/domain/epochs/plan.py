@@ -24,7 +24,7 @@ from edged.domain.epochs.epoch_start import Boundary
 from edged.domain.epochs.split import Supply
 from edged.domain.epochs.window import Window
 
-WINDOWS_A_CACHE = 4
+WINDOWS_PER_CACHE = 4
 """Where what is fetched replaces what is cached, a window fetches at most a quarter of the cache."""
 
 _S = TypeVar("_S")
@@ -206,14 +206,14 @@ def interleaved(num_first: int, num_second: int, rng: np.random.Generator) -> Id
     return np.argsort(np.concatenate(keys), kind="stable")
 
 
-def cut(cost: Ids, rows: Ids, *, most_bytes: int, most_samples: int) -> int:
+def cut(cost: Ids, rows: Ids, *, max_bytes: int, max_samples: int) -> int:
     """How many of the next blocks make a window, at least one if there is one.
 
     `cost`, `rows`: int64 [k], bytes and rows of each.
     """
-    by_bytes = int(np.searchsorted(np.cumsum(cost * rows), most_bytes, side="right"))
-    by_samples = int(np.searchsorted(np.cumsum(rows), most_samples, side="right"))
-    return min(max(1, min(by_bytes, by_samples, sampling.MOST_WINDOW_BLOCKS)), len(rows))
+    by_bytes = int(np.searchsorted(np.cumsum(cost * rows), max_bytes, side="right"))
+    by_samples = int(np.searchsorted(np.cumsum(rows), max_samples, side="right"))
+    return min(max(1, min(by_bytes, by_samples, sampling.MAX_WINDOW_BLOCKS)), len(rows))
 
 
 def digest_of(snapshot: Snapshot, named: object, arrays: Sequence[npt.NDArray[np.generic]]) -> str:

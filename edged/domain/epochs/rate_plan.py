@@ -123,11 +123,9 @@ class RatePlan:
         return np.random.default_rng([self._settings.seed, self._epoch, *purpose])
 
     def _cut(self, place: int) -> int:
-        ahead = slice(place, place + sampling.MOST_WINDOW_BLOCKS)
-        most_samples = sampling.MOST_WINDOW_SAMPLES // 2  # hits come on top
-        return cut(
-            self._cost[ahead], self._rows[ahead], most_bytes=self._settings.window_bytes, most_samples=most_samples
-        )
+        ahead = slice(place, place + sampling.MAX_WINDOW_BLOCKS)
+        max_samples = sampling.MAX_WINDOW_SAMPLES // 2  # hits come on top
+        return cut(self._cost[ahead], self._rows[ahead], max_bytes=self._settings.window_bytes, max_samples=max_samples)
 
     def _share(self, what: Ids, state: _State, num_rows: int) -> tuple[int, int]:
         """The part of `what` for a window that brings the rows walked from the state's number to `num_rows`."""

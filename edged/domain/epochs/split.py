@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE, Ids, Snapshot, test_rows
 from edged.domain.epochs import window as sampling
-from edged.domain.epochs.window import MOST_WINDOW_BLOCKS, MOST_WINDOW_SAMPLES, SAMPLE_OVERHEAD, Window
+from edged.domain.epochs.window import MAX_WINDOW_BLOCKS, MAX_WINDOW_SAMPLES, SAMPLE_OVERHEAD, Window
 from edged.domain.splitmix64 import mixed
 
 
@@ -76,13 +76,13 @@ def supply(snapshot: Snapshot, test_fraction: float) -> Supply:
 
 
 def held_out_windows(
-    snapshot: Snapshot, *, test_fraction: float, window_bytes: int, most_samples: int
+    snapshot: Snapshot, *, test_fraction: float, window_bytes: int, max_samples: int
 ) -> tuple[Window, ...]:
-    """The held-out samples in a fixed order, at most `most_samples`, spread over the sources evenly.
+    """The held-out samples in a fixed order, at most `max_samples`, spread over the sources evenly.
 
     As the archive grows, a source's choice changes slowly: its blocks are taken in the order of a hash.
     """
-    chosen = _spread(snapshot, test_fraction, most_samples)
+    chosen = _spread(snapshot, test_fraction, max_samples)
     blocks = np.array([block for block, _ in chosen], np.int64)
     starts = _cut(snapshot, blocks, window_bytes).tolist()
     cuts = [chosen[a:b] for a, b in pairwise(starts)]
@@ -113,8 +113,8 @@ def _cut(snapshot: Snapshot, blocks: Ids, window_bytes: int) -> Ids:
         at = starts[-1]
         used, seen = (int(cost[at - 1]), int(samples[at - 1])) if at else (0, 0)
         by_bytes = int(np.searchsorted(cost, used + window_bytes, side="right"))
-        by_samples = int(np.searchsorted(samples, seen + MOST_WINDOW_SAMPLES, side="right"))
-        starts.append(max(at + 1, min(by_bytes, by_samples, at + MOST_WINDOW_BLOCKS)))
+        by_samples = int(np.searchsorted(samples, seen + MAX_WINDOW_SAMPLES, side="right"))
+        starts.append(max(at + 1, min(by_bytes, by_samples, at + MAX_WINDOW_BLOCKS)))
     return np.array(starts, np.int64)
 
 

@@ -21,7 +21,7 @@ from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.epochs import window as sampling
 from edged.domain.epochs.epoch_start import Boundary
 from edged.domain.epochs.plan import (
-    WINDOWS_A_CACHE,
+    WINDOWS_PER_CACHE,
     CachedWindow,
     PlanSettings,
     SteppedPlan,
@@ -34,7 +34,7 @@ from edged.domain.splitmix64 import mixed
 
 _WRAP = 1 << 64
 
-MOST_REUSE_WHILE_FILLING = 3.0
+MAX_REUSE_WHILE_FILLING = 3.0
 """Draws for each fetch at most, until the cache is full: else a large cache would show few samples for many epochs."""
 
 
@@ -100,7 +100,7 @@ class Echo:
         admit = np.cumsum(missed_costs) <= room
         num_evicted = _num_evicted(costs, room - int(missed_costs[admit].sum()))
         survivors = queue[num_evicted:]
-        reuse = self._reuse if num_evicted else min(self._reuse, MOST_REUSE_WHILE_FILLING)
+        reuse = self._reuse if num_evicted else min(self._reuse, MAX_REUSE_WHILE_FILLING)
         wanted = reuse * len(missed) + state.owed
         most = min(len(survivors) * math.ceil(self._reuse), left - len(met))
         hits, turn = _draw_evenly(survivors, max(0, min(int(wanted), most)), state.turn, self._settings.seed)
@@ -128,11 +128,11 @@ class Echo:
     def _next_blocks(self, state: _State, left: int) -> Ids:
         settings = self._settings
         share = self._miss_share if len(state.queue) else 1.0
-        num_ahead = min(len(self._blocks) - state.walked, sampling.MOST_WINDOW_BLOCKS)
+        num_ahead = min(len(self._blocks) - state.walked, sampling.MAX_WINDOW_BLOCKS)
         places = (state.place + np.arange(num_ahead)) % len(self._blocks)
-        most_samples = int(min(left, sampling.MOST_WINDOW_SAMPLES) * share)
-        most_bytes = min(settings.window_bytes, settings.capacity_bytes // WINDOWS_A_CACHE)
-        taken = cut(self._cost[places], self._rows[places], most_bytes=most_bytes, most_samples=most_samples)
+        max_samples = int(min(left, sampling.MAX_WINDOW_SAMPLES) * share)
+        max_bytes = min(settings.window_bytes, settings.capacity_bytes // WINDOWS_PER_CACHE)
+        taken = cut(self._cost[places], self._rows[places], max_bytes=max_bytes, max_samples=max_samples)
         blocks: Ids = self._blocks[places[:taken]]
         return blocks
 

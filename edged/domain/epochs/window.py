@@ -14,8 +14,8 @@ from edged.domain.archive.snapshot import BlockRef, Ids
 SAMPLE_OVERHEAD = 64
 """Bytes that a held sample costs beside its payload (object header, label, codec); what makes tiny samples count."""
 
-MOST_WINDOW_SAMPLES = 1 << 17
-MOST_WINDOW_BLOCKS = 1 << 14
+MAX_WINDOW_SAMPLES = 1 << 17
+MAX_WINDOW_BLOCKS = 1 << 14
 """A window's request names two bytes a sample and 16 a block: with these it stays below Kafka's 1 MiB a message."""
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain import tensors
-from edged.domain.group.records import MOST_CHUNK_BYTES
+from edged.domain.group.records import MAX_CHUNK_BYTES
 from edged.domain.tensors import Array
 from edged.domain.topology import Compression
 from edged.errors import FormatError
@@ -25,9 +25,9 @@ from edged.errors import FormatError
 BLOCK = 1024
 """Numbers that have one scale in int8."""
 
-_MOST_OVERHEAD_BYTES = 1024
-_MOST_FP16 = float(np.finfo(np.float16).max)
-_LEAST_SCALE = float(np.finfo(np.float32).tiny)  # the inverse of a smaller one may overflow
+_MAX_OVERHEAD_BYTES = 1024
+_MAX_FP16 = float(np.finfo(np.float16).max)
+_MIN_SCALE = float(np.finfo(np.float32).tiny)  # the inverse of a smaller one may overflow
 _WIDTHS: tuple[np.dtype[Any], ...] = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32))
 """Of deltas."""
 _SAMPLES = 4096
@@ -39,9 +39,9 @@ with np.errstate(invalid="ignore"):  # some of them are not numbers
 Vector = npt.NDArray[np.float32]
 
 
-def most_bytes(num_parameters: int) -> int:
+def max_bytes(num_parameters: int) -> int:
     """No blob of so many numbers is larger, however it is compressed."""
-    return 4 * num_parameters + _MOST_OVERHEAD_BYTES
+    return 4 * num_parameters + _MAX_OVERHEAD_BYTES
 
 
 def compress(vector: Vector, kind: Compression, *, top_k: float) -> bytes:
@@ -68,8 +68,8 @@ def decompress(blob: bytes, n: int) -> Vector:
     That is for anything but a blob of `compress` for n numbers, and for numbers that are not finite. Allocates 4n
     bytes, and a small multiple of the blob's size.
     """
-    if len(blob) > most_bytes(n):
-        raise FormatError(f"{len(blob)} bytes for {n} numbers; at most {most_bytes(n)}")
+    if len(blob) > max_bytes(n):
+        raise FormatError(f"{len(blob)} bytes for {n} numbers; at most {max_bytes(n)}")
     found, _ = tensors.decode(blob)
     match sorted(found):
         case ["float32"]:
@@ -88,8 +88,8 @@ def decompress(blob: bytes, n: int) -> Vector:
 
 
 def split(payload: bytes) -> list[bytes]:
-    """`payload` in chunks of at most MOST_CHUNK_BYTES, which joined give it back; one, empty, of an empty one."""
-    return [payload[at : at + MOST_CHUNK_BYTES] for at in range(0, max(len(payload), 1), MOST_CHUNK_BYTES)]
+    """`payload` in chunks of at most MAX_CHUNK_BYTES, which joined give it back; one, empty, of an empty one."""
+    return [payload[at : at + MAX_CHUNK_BYTES] for at in range(0, max(len(payload), 1), MAX_CHUNK_BYTES)]
 
 
 class Residual:
@@ -134,7 +134,7 @@ class Residual:
 
 
 def _halved(vector: Vector) -> npt.NDArray[np.float16]:
-    return np.clip(vector, -_MOST_FP16, _MOST_FP16).astype(np.float16)
+    return np.clip(vector, -_MAX_FP16, _MAX_FP16).astype(np.float16)
 
 
 def _widened(halves: Array) -> Vector:
@@ -147,7 +147,7 @@ def _quantised(vector: Vector) -> dict[str, Array]:
     padded[:n] = vector
     blocks = padded.reshape(-1, BLOCK)
     scale = np.maximum(blocks.max(axis=1), -blocks.min(axis=1)) / np.float32(127)
-    scale[scale < _LEAST_SCALE] = 0
+    scale[scale < _MIN_SCALE] = 0
     blocks *= np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)[:, None]
     return {"int8": np.rint(padded, out=padded)[:n].astype(np.int8), "scale": scale}
 

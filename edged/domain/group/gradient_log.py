@@ -16,7 +16,7 @@ import numpy as np
 from edged.domain.group import records
 from edged.domain.group.records import Begin, Close, Contribution, Join, Leave, Part, Record, Tested, Update
 from edged.domain.group.state import (
-    MOST_MISSED,
+    MAX_MISSED,
     Abandoned,
     Action,
     Begun,
@@ -35,10 +35,10 @@ from edged.domain.group.state import (
 )
 from edged.errors import FormatError, LogGap
 
-MOST_BARREN = 3
+MAX_BARREN = 3
 """So many steps in a row that only diverged are no accident: the weights stay the same in them, the samples do not."""
 
-MOST_NORM = 1e4
+MAX_NORM = 1e4
 """A gradient's largest magnitude. This norm, for comparing is exact: sums of squares differ from machine to machine
 in the last bits, and with them what is refused, and then the weights."""
 
@@ -185,7 +185,7 @@ def _part(rules: Rules, state: State, part: Part) -> Folded:
         return replace(state, pending={**state.pending, part.edge: parts}), ()
     gradient = Gradient(
         Contribution(part.edge, part.count, part.loss, part.num_correct),
-        payload_vector(rules, parts, MOST_NORM) if part.count else None,
+        payload_vector(rules, parts, MAX_NORM) if part.count else None,
         part.is_diverged,
     )
     state = _with_member(state, part.edge, _heard(state, part, missed=0))
@@ -211,7 +211,7 @@ def with_part(rules: Rules, parts: Mapping[int, P], part: P, same_in_all: Callab
     if parts and same_in_all(next(iter(parts.values()))) != same_in_all(part):
         parts = {}
     parts = {**parts, part.part: part}
-    if sum(len(each.chunk) for each in parts.values()) > rules.most_payload_bytes:
+    if sum(len(each.chunk) for each in parts.values()) > rules.max_payload_bytes:
         raise FormatError("sends more bytes than the model can have")
     return parts
 
@@ -270,7 +270,7 @@ def _closed(state: State) -> Folded:
     told = state.told if mean is None else {}
     behind = replace(state, step=state.step + 1, members=members, told=told, pending={}, gradients={})
     if not gradients and behind.is_open:
-        is_hopeless = all((members[edge].missed or 0) >= MOST_MISSED for edge in state.begin.members)
+        is_hopeless = all((members[edge].missed or 0) >= MAX_MISSED for edge in state.begin.members)
         behind = replace(behind, is_abandoned=is_hopeless)
     if mean is not None:
         behind = replace(behind, barren=0)
@@ -281,7 +281,7 @@ def _closed(state: State) -> Folded:
 
 def _diverged(behind: State) -> State:
     barren = behind.barren + 1
-    if barren % MOST_BARREN:
+    if barren % MAX_BARREN:
         return replace(behind, barren=barren)
     return replace(behind, barren=barren, setbacks=behind.setbacks + 1, told={})
 
@@ -307,7 +307,7 @@ def closed_actions(
         edge
         for edge, member in sorted(behind.members.items())
         if member.joined
-        and 1 <= (member.missed or 0) <= MOST_MISSED
+        and 1 <= (member.missed or 0) <= MAX_MISSED
         and edge in behind.begin.members.keys() - contributed
     )
     closed = Closed(behind.step - 1, mean, contributions, missing)

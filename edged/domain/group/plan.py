@@ -159,7 +159,7 @@ class GroupPlan(SteppedPlan[_State]):
         return -(-self._num_draws // self._batch_size)
 
     @property
-    def most_samples(self) -> int:
+    def max_samples(self) -> int:
         """No part of a global batch is larger."""
         part = self._turns.parts[self._me] if self._me is not None else 0
         return min(-(-part * self._batch_size // TURNS) + 1, self._batch_size)

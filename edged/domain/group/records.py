@@ -18,30 +18,30 @@ import numpy as np
 from edged.domain import tensors
 from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE
 from edged.domain.named_fields import from_named, to_named
-from edged.domain.topology import MOST_MEMBERS, NAME_PATTERN
+from edged.domain.topology import MAX_MEMBERS, NAME_PATTERN
 from edged.errors import FormatError
 
-MOST_CHUNK_BYTES = 512 * 1024
+MAX_CHUNK_BYTES = 512 * 1024
 """Of a record's piece of a gradient or update."""
 
-MOST_RECORD_BYTES = 1 << 20
+MAX_RECORD_BYTES = 1 << 20
 """Of a whole record, as the topics take it."""
 
-MOST_PARTS = 4096
-MOST_COUNT = 1 << 24
+MAX_PARTS = 4096
+MAX_COUNT = 1 << 24
 """Samples in a gradient; float32 holds every whole number up to here exactly."""
 
-MOST_LOSS = 1e30
+MAX_LOSS = 1e30
 """A larger sum of losses is of weights that are of no use, though it is finite."""
 
 _VERSION = "exchange/1"
 _NAME = re.compile(NAME_PATTERN)
 _HEX = re.compile("[0-9a-f]+")
-_MOST_SOURCES = 2048
+_MAX_SOURCES = 2048
 """Few enough for a state, which has its Begin, to fit into an Update whatever the names are."""
 
-_MOST_STATE_CHARACTERS = 256 * 1024
-_MOST_SAMPLES_PER_S = 1e9
+_MAX_STATE_CHARACTERS = 256 * 1024
+_MAX_SAMPLES_PER_S = 1e9
 _SHARES_TOLERANCE = 1e-6
 
 
@@ -56,7 +56,7 @@ class Contribution:
 
     def __post_init__(self) -> None:
         check_name(self.edge)
-        _check_size("count", self.count, MOST_COUNT)
+        _check_size("count", self.count, MAX_COUNT)
         _check_result(self.loss, self.num_correct, self.count)
 
 
@@ -106,7 +106,7 @@ class Begin:
 
     def __post_init__(self) -> None:
         _check_size("epoch", self.epoch, 1 << 31)
-        _check_map(self.members, MOST_MEMBERS)
+        _check_map(self.members, MAX_MEMBERS)
         for edge in self.members:
             check_name(edge)
         for share in self.members.values():
@@ -114,7 +114,7 @@ class Begin:
                 raise FormatError("a share is more than 0 and at most 1")
         if not abs(math.fsum(self.members.values()) - 1) <= _SHARES_TOLERANCE:
             raise FormatError("the members' shares are not 1 together")
-        _check_map(self.ends, _MOST_SOURCES)
+        _check_map(self.ends, _MAX_SOURCES)
         for source, end in self.ends.items():
             _check_source(source)
             _check_size("end", end, 1 << 62)
@@ -149,9 +149,9 @@ class Part:
         check_name(self.edge)
         _check_size("step", self.step, 1 << 40)
         _check_hex(self.attempt, 8)
-        _check_size("count", self.count, MOST_COUNT)
+        _check_size("count", self.count, MAX_COUNT)
         _check_result(self.loss, self.num_correct, self.count)
-        if not (isinstance(self.samples_per_s, float) and 0 <= self.samples_per_s <= _MOST_SAMPLES_PER_S):
+        if not (isinstance(self.samples_per_s, float) and 0 <= self.samples_per_s <= _MAX_SAMPLES_PER_S):
             raise FormatError("'samples_per_s' is not a speed")
         if type(self.is_diverged) is not bool or (self.is_diverged and self.count):
             raise FormatError("'is_diverged' is of a gradient without samples alone")
@@ -212,10 +212,10 @@ class Update:
     def __post_init__(self) -> None:
         _check_size("step", self.step, 1 << 40)
         edges = [each.edge for each in self.contributions]
-        if len(edges) > MOST_MEMBERS or any(a >= b for a, b in pairwise(edges)):
-            raise FormatError(f"contributions are not of up to {MOST_MEMBERS} edges in rising order")
+        if len(edges) > MAX_MEMBERS or any(a >= b for a, b in pairwise(edges)):
+            raise FormatError(f"contributions are not of up to {MAX_MEMBERS} edges in rising order")
         _check_size("position", self.position, 1 << 62)
-        if not (isinstance(self.state, str) and len(self.state) <= _MOST_STATE_CHARACTERS):
+        if not (isinstance(self.state, str) and len(self.state) <= _MAX_STATE_CHARACTERS):
             raise FormatError("'state' is not a text of a sane length")
         _check_chunk(self.chunk, self.part, self.parts, is_empty=not any(each.count for each in self.contributions))
 
@@ -321,8 +321,8 @@ def _contributions(rows: Any) -> tuple[Contribution, ...]:
 
 
 def _check_length(blob: bytes) -> None:
-    if len(blob) > MOST_RECORD_BYTES:
-        raise FormatError(f"a record of {len(blob)} bytes; at most {MOST_RECORD_BYTES}")
+    if len(blob) > MAX_RECORD_BYTES:
+        raise FormatError(f"a record of {len(blob)} bytes; at most {MAX_RECORD_BYTES}")
 
 
 def _check_hex(value: Any, length: int) -> None:
@@ -336,7 +336,7 @@ def _check_size(name: str, value: Any, below: int, *, least: int = 0) -> None:
 
 
 def _check_result(loss: Any, num_correct: Any, num_samples: int) -> None:
-    if not (isinstance(loss, float) and abs(loss) <= MOST_LOSS):  # not so for NaN
+    if not (isinstance(loss, float) and abs(loss) <= MAX_LOSS):  # not so for NaN
         raise FormatError("'loss' is not a finite number")
     _check_size("num_correct", num_correct, num_samples + 1)
     if not num_samples and loss:
@@ -358,9 +358,9 @@ def _check_source(value: Any) -> None:
 
 
 def _check_chunk(chunk: Any, part: Any, parts: Any, *, is_empty: bool) -> None:
-    _check_size("parts", parts, MOST_PARTS + 1, least=1)
+    _check_size("parts", parts, MAX_PARTS + 1, least=1)
     _check_size("part", part, parts)
-    if not (isinstance(chunk, bytes) and len(chunk) <= MOST_CHUNK_BYTES):
-        raise FormatError(f"a chunk is at most {MOST_CHUNK_BYTES} bytes")
+    if not (isinstance(chunk, bytes) and len(chunk) <= MAX_CHUNK_BYTES):
+        raise FormatError(f"a chunk is at most {MAX_CHUNK_BYTES} bytes")
     if bool(chunk) == is_empty or (is_empty and parts > 1):
         raise FormatError("a gradient of no samples has one part without a chunk; any other, chunks alone")

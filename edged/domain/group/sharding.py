@@ -15,7 +15,7 @@ from edged.domain.archive.snapshot import Ids, Snapshot
 TURNS = 4096
 """The members' turns repeat after so many draws: a share is a multiple of 1/4096."""
 
-LEAST_SHARE = 0.02
+MIN_SHARE = 0.02
 """No member's share is smaller, however slow it is: its speed would not be known any more. Of many, half an equal
 share."""
 
@@ -47,7 +47,7 @@ def next_shares(samples_per_s: Mapping[str, float], before: Mapping[str, float])
 
     `samples_per_s`: of each of the next members, 0 where not measured; then as fast as the others on average.
     `before`: the shares of the epoch before, empty at the first. Half of a share follows the speed now, half is as
-    large as before in proportion to the others that were there. None is below LEAST_SHARE, to a 4096th. While the same
+    large as before in proportion to the others that were there. None is below MIN_SHARE, to a 4096th. While the same
     members would have nearly the same shares, they keep those that they have: what moves is not in the caches.
     """
     names = sorted(samples_per_s)
@@ -116,7 +116,7 @@ def assigned(owner: Ids, turn: Ids, piece: Ids) -> Ids:
 
 def _lifted(wanted: Sequence[float]) -> list[float]:
     """`wanted` in proportion, together 1, none below the least share."""
-    least = min(LEAST_SHARE, 0.5 / len(wanted))
+    least = min(MIN_SHARE, 0.5 / len(wanted))
     is_low = [False] * len(wanted)
     while True:
         total = sum(each for each, low in zip(wanted, is_low, strict=True) if not low)

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain.group.records import Begin, Contribution, Record, Tested
-from edged.domain.training.learner import MOST_SLOWDOWNS
+from edged.domain.training.learner import MAX_SLOWDOWNS
 
 Vector = npt.NDArray[np.float32]
 
-MOST_MISSED = 2
+MAX_MISSED = 2
 """A member that has missed so many steps in a row is not awaited any more."""
 
 
@@ -34,7 +34,7 @@ class Rules:
     server: str = ""
 
     @property
-    def most_payload_bytes(self) -> int:
+    def max_payload_bytes(self) -> int:
         """No payload needs more: 8 bytes a parameter, and what surrounds them."""
         return 8 * self.num_parameters + 65536
 
@@ -108,7 +108,7 @@ class State:
     @property
     def is_given_up(self) -> bool:
         """Whether training diverged so often that it ends: nothing begins any more."""
-        return self.setbacks > MOST_SLOWDOWNS
+        return self.setbacks > MAX_SLOWDOWNS
 
     @property
     def is_boundary(self) -> bool:
@@ -132,7 +132,7 @@ class State:
     def is_awaited(self, edge: str) -> bool:
         """Whether `edge`, a member of the running epoch, is waited for."""
         member = self.members.get(edge, _UNKNOWN)
-        return member.joined and member.missed is not None and member.missed < MOST_MISSED
+        return member.joined and member.missed is not None and member.missed < MAX_MISSED
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -143,7 +143,7 @@ class State:
         return tuple(
             edge
             for edge, member in sorted(self.members.items())
-            if member.joined and (edge in self.tested or member.missed is None or member.missed < MOST_MISSED)
+            if member.joined and (edge in self.tested or member.missed is None or member.missed < MAX_MISSED)
         )
 
     @property
@@ -210,7 +210,7 @@ class Abandoned:
 
 @dataclass(frozen=True, slots=True)
 class Diverged:
-    """MOST_BARREN steps came to nothing: back to weights that were good. `goes_on`: or that was the end of training."""
+    """MAX_BARREN steps came to nothing: back to weights that were good. `goes_on`: or that was the end of training."""
 
     goes_on: bool
 

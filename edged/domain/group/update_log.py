@@ -11,7 +11,7 @@ from dataclasses import replace
 from operator import attrgetter
 
 from edged.domain.group.gradient_log import (
-    MOST_NORM,
+    MAX_NORM,
     closed_actions,
     fold_by,
     payload_vector,
@@ -82,6 +82,6 @@ def _state_behind(state: State, update: Update) -> State:
 def _mean(rules: Rules, parts: Mapping[int, Update], update: Update) -> Vector | None:
     if not update.chunk:
         return None
-    mean = payload_vector(rules, parts, 2 * MOST_NORM)  # rounding may lift a mean above what it is the mean of
+    mean = payload_vector(rules, parts, 2 * MAX_NORM)  # rounding may lift a mean above what it is the mean of
     mean.setflags(write=False)
     return mean

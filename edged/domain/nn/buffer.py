@@ -42,9 +42,9 @@ class Buffer:
         return flat[..., :each].reshape(*outer, *inner)
 
 
-def planes_size(num_planes: int, most_elements: int) -> int:
-    """Elements of a Buffer for as many planes of up to `most_elements`."""
-    return num_planes * (most_elements + _GAP)
+def planes_size(num_planes: int, max_elements: int) -> int:
+    """Elements of a Buffer for as many planes of up to `max_elements`."""
+    return num_planes * (max_elements + _GAP)
 
 
 Step = tuple[Callable[..., Any], tuple[Any, ...]]

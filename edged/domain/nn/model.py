@@ -21,7 +21,7 @@ from edged.domain.nn.spec import LayerSpec, ShapeError, num_parameters, shapes
 
 __all__ = ["Division", "Gradient", "Map", "Model", "Noise", "Params"]
 
-_MOST_MICRO_BATCH = 32
+_MAX_MICRO_BATCH = 32
 _LANE_BYTES = 12 << 20
 """Beyond this, larger micro-batches gain little and only cost memory; below, calls into numpy begin to weigh."""
 
@@ -173,7 +173,7 @@ def _fitting_micro_batch(sample_shape: tuple[int, ...], specs: Sequence[LayerSpe
         sum(layer.buffer_bytes for layer in make_layers(sample_shape, specs, micro_batch=n, dtype=dtype))
         for n in (1, 2)
     )
-    return min(max(_LANE_BYTES // max(two - one, 1), 1), _MOST_MICRO_BATCH)
+    return min(max(_LANE_BYTES // max(two - one, 1), 1), _MAX_MICRO_BATCH)
 
 
 class _Lane:

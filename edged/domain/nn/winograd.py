@@ -25,7 +25,7 @@ from edged.domain.nn.epilogue import Epilogue
 from edged.domain.nn.params import Params, bias_name, kernel_name
 from edged.domain.nn.spec import Conv2d, MaxPool2d, Shape
 
-_LEAST_CHANNELS = 8
+_MIN_CHANNELS = 8
 """With fewer channels or filters the transformations cost more than the products save."""
 
 _POOL = MaxPool2d((2, 2), (2, 2))
@@ -40,7 +40,7 @@ def suits_winograd(conv: Conv2d, pool: MaxPool2d | None, shape: Shape) -> bool:
         conv.kernel == (3, 3)
         and conv.stride == (1, 1)
         and pool in {None, _POOL}
-        and min(shape[2], conv.filters) >= _LEAST_CHANNELS
+        and min(shape[2], conv.filters) >= _MIN_CHANNELS
     )
 
 

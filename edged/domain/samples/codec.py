@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain.samples.pack import MOST_BYTES
+from edged.domain.samples.pack import MAX_BYTES
 from edged.domain.topology import Codec, Stream
 from edged.errors import RejectedRecord
 
-MOST_KEY_BYTES = 256
+MAX_KEY_BYTES = 256
 """Bytes of a record's key; labels are names, and no name is longer."""
 
 MAGIC: Mapping[str, bytes] = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
@@ -24,7 +24,7 @@ MAGIC: Mapping[str, bytes] = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\
 Pixels = npt.NDArray[Any]
 DecodeImage = Callable[[bytes, str, tuple[int, ...]], npt.NDArray[np.uint8]]
 
-MOST_MAGNITUDE = 1e18
+MAX_MAGNITUDE = 1e18
 """Of a number in a float32 payload. The square of 2e19 is infinite, and one such loss would end training for good."""
 
 
@@ -39,8 +39,8 @@ def check_record(key: bytes | None, value: bytes, stream: Stream, codec: Codec) 
     label = _label(key, stream)
     if codec == "raw":
         _check_raw(value, stream)
-    if len(value) > MOST_BYTES:
-        raise RejectedRecord("too_large", f"{len(value)} bytes; at most {MOST_BYTES}")
+    if len(value) > MAX_BYTES:
+        raise RejectedRecord("too_large", f"{len(value)} bytes; at most {MAX_BYTES}")
     if codec != "raw" and not value.startswith(MAGIC[codec]):
         raise RejectedRecord("not_an_image", f"does not begin as {codec} does")
     return label
@@ -105,8 +105,8 @@ def fill(
 def _label(key: bytes | None, stream: Stream) -> str | None:
     if key is None:
         return None
-    if len(key) > MOST_KEY_BYTES:
-        raise RejectedRecord("key_too_long", f"{len(key)} bytes; at most {MOST_KEY_BYTES}")
+    if len(key) > MAX_KEY_BYTES:
+        raise RejectedRecord("key_too_long", f"{len(key)} bytes; at most {MAX_KEY_BYTES}")
     try:
         label = key.decode()
     except UnicodeDecodeError as error:
@@ -120,7 +120,7 @@ def _check_raw(value: bytes, stream: Stream) -> None:
     _check_length(value, stream)
     if stream.dtype == "float32":
         numbers = np.frombuffer(value, raw_dtype(stream))
-        if not (np.abs(numbers) <= MOST_MAGNITUDE).all():  # which NaN is not, either
+        if not (np.abs(numbers) <= MAX_MAGNITUDE).all():  # which NaN is not, either
             raise RejectedRecord("not_finite")
 
 

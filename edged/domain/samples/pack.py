@@ -16,10 +16,10 @@ from edged.domain.samples.sample import Sample
 from edged.domain.tensors import names, offsets
 from edged.errors import FormatError
 
-MOST_SAMPLES = 256
+MAX_SAMPLES = 256
 """Samples in one pack; small enough to sit in one Kafka message, large enough to read in one go."""
 
-MOST_BYTES = 768 * 1024
+MAX_BYTES = 768 * 1024
 """Payload bytes in one pack, below Kafka's default message limit of 1 MiB. One larger sample is refused at check."""
 
 CODECS = ("raw", "jpeg", "png")
@@ -77,8 +77,8 @@ def decode(blob: bytes) -> Pack:
     labels = names(metadata, "labels")
     ends = tensors.require(arrays, "end", "int64")
     n = len(ends)
-    if n > MOST_SAMPLES:
-        raise FormatError(f"{n} samples in one pack; at most {MOST_SAMPLES}")
+    if n > MAX_SAMPLES:
+        raise FormatError(f"{n} samples in one pack; at most {MAX_SAMPLES}")
     payload = tensors.require(arrays, "payload", "uint8")
     bounds = np.concatenate([np.zeros(1, np.int64), ends])
     if bounds[-1] != len(payload) or (bounds[1:] < bounds[:-1]).any():

@@ -6,7 +6,7 @@ Covers one stream's open pack. Knows no clock: when a pack is closed before it i
 from collections.abc import Mapping
 
 from edged.domain.samples.cursors import cursor_key
-from edged.domain.samples.pack import MOST_BYTES, MOST_SAMPLES, Pack
+from edged.domain.samples.pack import MAX_BYTES, MAX_SAMPLES, Pack
 from edged.domain.samples.sample import Sample
 
 
@@ -42,12 +42,12 @@ class Packer:
 
     def add(self, sample: Sample) -> None:
         """Take up the next sample of its partition."""
-        if self._open_bytes + len(sample.payload) > MOST_BYTES:
+        if self._open_bytes + len(sample.payload) > MAX_BYTES:
             self._close()
         self._open.append(sample)
         self._open_bytes += len(sample.payload)
         self._move(sample.device, sample.partition, sample.offset)
-        if len(self._open) == MOST_SAMPLES:
+        if len(self._open) == MAX_SAMPLES:
             self._close()
 
     def seek(self, cursors: Mapping[str, int]) -> None:

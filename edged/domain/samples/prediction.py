@@ -15,10 +15,10 @@ import numpy.typing as npt
 from edged.domain.named_fields import from_named, to_named
 from edged.errors import FormatError
 
-MOST_PROBABILITIES = 10
+MAX_PROBABILITIES = 10
 """A prediction names at most this many labels with their probabilities, so that its size does not grow with them."""
 
-_MOST_BYTES = 64 * 1024
+_MAX_BYTES = 64 * 1024
 _TYPE_OF_FIELD: Mapping[str, type] = {
     "device": str, "partition": int, "offset": int, "sampled_ms": int, "generation": int, "latency_ms": float,
     "compute_ms": float,
@@ -78,8 +78,8 @@ class Prediction:
 
 
 def most_probable(probabilities: npt.NDArray[np.float32], labels: Sequence[str]) -> dict[str, float]:
-    """The most probable of `labels`, falling, at most MOST_PROBABILITIES of them; ties in the labels' order."""
-    order = np.argsort(-probabilities, kind="stable")[:MOST_PROBABILITIES]
+    """The most probable of `labels`, falling, at most MAX_PROBABILITIES of them; ties in the labels' order."""
+    order = np.argsort(-probabilities, kind="stable")[:MAX_PROBABILITIES]
     return {labels[i]: round(float(probabilities[i]), 6) for i in order}
 
 
@@ -91,8 +91,8 @@ def encode(prediction: Prediction) -> bytes:
 
 def decode(value: bytes) -> Prediction:
     """The prediction in a message's value; fields that are not known are left out. Raises FormatError."""
-    if len(value) > _MOST_BYTES:
-        raise FormatError(f"a prediction of {len(value)} bytes; at most {_MOST_BYTES}")
+    if len(value) > _MAX_BYTES:
+        raise FormatError(f"a prediction of {len(value)} bytes; at most {_MAX_BYTES}")
     try:
         fields = json.loads(value)
     except (ValueError, RecursionError) as error:

@@ -22,8 +22,8 @@ from edged.domain.topology.nodes import (
 )
 from edged.domain.topology.topology import Topology
 from edged.domain.topology.training import (
-    MOST_JOBS,
-    MOST_MEMBERS,
+    MAX_JOBS,
+    MAX_MEMBERS,
     Adam,
     Augment,
     Backbone,
@@ -49,9 +49,9 @@ from edged.domain.topology.training import (
 )
 
 __all__ = [
+    "MAX_JOBS",
+    "MAX_MEMBERS",
     "MIB",
-    "MOST_JOBS",
-    "MOST_MEMBERS",
     "NAME_PATTERN",
     "Adam",
     "Archive",

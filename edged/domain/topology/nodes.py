@@ -66,11 +66,11 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Bytes of samples kept in memory and on disk; `disk_writes_a_day`: bytes written to the disk for it, in 24 h."""
+    """Bytes of samples kept in memory and on disk; `disk_writes_per_day`: bytes written to the disk for it, in 24 h."""
 
     memory: int = 32 * MIB
     disk: int = 1024 * MIB
-    disk_writes_a_day: int = 8192 * MIB
+    disk_writes_per_day: int = 8192 * MIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,10 @@ Compression = Literal["none", "fp16", "int8", "top_k"]
 DeployFormat = Literal["float32", "int8"]
 Flip = Literal["none", "horizontal", "vertical", "both"]
 
-MOST_JOBS = 8
+MAX_JOBS = 8
 """Training jobs of an edge."""
 
-MOST_MEMBERS = 64
+MAX_MEMBERS = 64
 """Edges that train one model together."""
 
 

@@ -18,16 +18,16 @@ from edged.domain.nn.model import Division
 from edged.domain.training.state import EpochMetrics, Fallback, Params, Position, Tally, TrainState
 from edged.errors import CheckpointCorrupt, FormatError, TopologyMismatch
 
-MOST_HISTORY = 100
+MAX_HISTORY = 100
 """Epochs whose metrics are kept."""
 
 _VERSION = "checkpoint/5"
 _LEARNT = "learnt"
 _FALLBACK = "fallback."
 _NO_DIGEST = "0" * 64
-_MOST_SLOWDOWNS = 1000
-_MOST_LANES = 1024
-_MOST_MICRO_BATCH = 65536
+_MAX_SLOWDOWNS = 1000
+_MAX_LANES = 1024
+_MAX_MICRO_BATCH = 65536
 _T = TypeVar("_T")
 
 
@@ -61,7 +61,7 @@ def encode(state: TrainState) -> bytes:
         "slowdowns": state.slowdowns,
         "exchange": state.exchange,
         "fallback_step": fallback and fallback.step,
-        "history": [to_named(metrics, _NAMES[EpochMetrics]) for metrics in state.history[-MOST_HISTORY:]],
+        "history": [to_named(metrics, _NAMES[EpochMetrics]) for metrics in state.history[-MAX_HISTORY:]],
     }
     metadata = {"edged": _VERSION, "job": state.job, "state": json.dumps(text, sort_keys=True)}
     blob = tensors.encode({**arrays, **learnt}, {**metadata, "sha256": _NO_DIGEST})
@@ -153,14 +153,14 @@ def _position(values: dict[str, Any]) -> Position:
 
 
 def _slowdowns(value: Any) -> int:
-    if not (type(value) is int and 0 <= value <= _MOST_SLOWDOWNS):
-        raise FormatError(f"a learning rate is halved up to {_MOST_SLOWDOWNS} times")
+    if not (type(value) is int and 0 <= value <= _MAX_SLOWDOWNS):
+        raise FormatError(f"a learning rate is halved up to {_MAX_SLOWDOWNS} times")
     return value
 
 
 def _division(values: dict[str, Any]) -> Division:
     division = _record(Division, values)
-    if not (0 < division.lanes <= _MOST_LANES and 0 < division.micro_batch <= _MOST_MICRO_BATCH):
+    if not (0 < division.lanes <= _MAX_LANES and 0 < division.micro_batch <= _MAX_MICRO_BATCH):
         raise FormatError(f"mini-batches cannot be cut as {division}")
     return division
 

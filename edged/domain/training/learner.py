@@ -24,7 +24,7 @@ The mean is that of the three quarters of its samples with the least losses: wei
 while a few samples of great loss are only unusual, and no smaller step would ever make them less so.
 """
 
-MOST_SLOWDOWNS = 3
+MAX_SLOWDOWNS = 3
 """So often in a row, without an epoch between, training goes back and on with half the learning rate."""
 
 OUTER = "outer"

@@ -8,7 +8,7 @@ from edged.domain.validation.finding import Finding
 from edged.domain.validation.memory import Budget, ModelMemory, edge_budget, mebibytes, training_memory
 from edged.domain.validation.nodes import sample_bytes
 
-LEAST_PREFETCH = 4 * MIB
+MIN_PREFETCH = 4 * MIB
 """Two messages of an epoch, so that one can be trained on while the next arrives."""
 
 
@@ -18,8 +18,8 @@ def problems(topology: Topology) -> Iterator[Finding]:
     trained = [(job, streams.get(job.stream)) for job in topology.jobs]
     memory = [None if stream is None else _memory(job, stream) for job, stream in trained]
     for i, edge in enumerate(topology.edges):
-        if edge.prefetch < LEAST_PREFETCH:
-            yield Finding(f"edges[{i}].prefetch", f"at least {mebibytes(LEAST_PREFETCH)}: two messages of an epoch")
+        if edge.prefetch < MIN_PREFETCH:
+            yield Finding(f"edges[{i}].prefetch", f"at least {mebibytes(MIN_PREFETCH)}: two messages of an epoch")
         else:
             for k, (_, stream) in enumerate(trained):
                 yield from _prefetch(f"edges[{i}]", edge, stream, f"training[{k}].stream")

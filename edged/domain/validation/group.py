@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from edged.domain.suggest import did_you_mean
-from edged.domain.topology import MOST_MEMBERS, Exchange, Topology, Training
+from edged.domain.topology import MAX_MEMBERS, Exchange, Topology, Training
 from edged.domain.training.schedule import batch_factor
 from edged.domain.validation.finding import Finding
 
@@ -84,10 +84,10 @@ def _sampling(at: str, job: Training) -> Iterator[Finding]:
 
 
 def _members(at: str, topology: Topology) -> Iterator[Finding]:
-    if len(topology.edges) > MOST_MEMBERS:
+    if len(topology.edges) > MAX_MEMBERS:
         yield Finding(
             f"{at}.exchange.mode",
-            f"{len(topology.edges)} edges; at most {MOST_MEMBERS} train one model together",
+            f"{len(topology.edges)} edges; at most {MAX_MEMBERS} train one model together",
             "set mode: none, or describe them as several sites",
             ("edges",),
         )

@@ -19,7 +19,7 @@ DISK_STORE = 2 * MIB
 """A cache's disk store: its page cache and what one transaction holds."""
 
 _INDEX_BYTES: dict[SamplingMode, int] = {"stratified": 64, "lru": 64}
-_MOST_INDEX_BYTES = 112
+_MAX_INDEX_BYTES = 112
 """Of a cached sample's place in the tables and in the epoch's plan, as measured at 300,000 samples."""
 
 _FLOAT32 = 4
@@ -129,7 +129,7 @@ def exchange_memory(topology: Topology, job: Training, node: str, model: ModelMe
 def cache_index(cache: Cache, sample_bytes: int, mode: SamplingMode) -> int:
     """Bytes beside the budget that knowing a full cache's samples takes; less while it holds fewer."""
     num_samples = (cache.memory + cache.disk) // (sample_bytes + ENTRY_OVERHEAD_BYTES)
-    return num_samples * _INDEX_BYTES.get(mode, _MOST_INDEX_BYTES)
+    return num_samples * _INDEX_BYTES.get(mode, _MAX_INDEX_BYTES)
 
 
 def mebibytes(num_bytes: int) -> str:

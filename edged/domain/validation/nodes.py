@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 from edged.domain.nn.spec import shape_text
-from edged.domain.samples.pack import MOST_BYTES
+from edged.domain.samples.pack import MAX_BYTES
 from edged.domain.suggest import did_you_mean
 from edged.domain.topology import Device, Stream, Topology
 from edged.domain.validation.finding import Finding
@@ -54,10 +54,10 @@ def _codec(path: str, device: Device, stream: Stream) -> Iterator[Finding]:
     needs = (path.removesuffix(".codec") + ".stream", f"streams.{stream.name}.sample")
     shape = shape_text(stream.shape)
     if device.codec == "raw":
-        if sample_bytes(stream) > MOST_BYTES:
+        if sample_bytes(stream) > MAX_BYTES:
             yield Finding(
                 path,
-                f"a raw sample of {shape} {stream.dtype} has {sample_bytes(stream)} bytes; at most {MOST_BYTES} fit"
+                f"a raw sample of {shape} {stream.dtype} has {sample_bytes(stream)} bytes; at most {MAX_BYTES} fit"
                 " into one message",
                 "use codec: jpeg or png, or a smaller shape",
                 needs,

@@ -19,7 +19,7 @@ from edged.errors import ArchiveConflict, FormatError
 from edged.log import logger
 from edged.ports import ArchiveWriter, Log, LogReader, Progress, Record, Statistics, TopicPartition
 
-_RECORDS_A_POLL = 16
+_RECORDS_PER_POLL = 16
 """At most 1 MiB each; what is polled comes on top of the buffers' budget."""
 _SAMPLE_BYTES = 512
 """What a decoded sample takes beside its payload."""
@@ -139,7 +139,7 @@ class Archiver:
         self._waits = True
         try:
             return await reader.poll(
-                max_records=_RECORDS_A_POLL, timeout_s=max(0.0, min([self._settings.poll_s, *due_s]))
+                max_records=_RECORDS_PER_POLL, timeout_s=max(0.0, min([self._settings.poll_s, *due_s]))
             )
         finally:
             self._waits = False

@@ -24,7 +24,7 @@ from edged.settings import Timing
 DEGRADED_AFTER_S = 8.0
 """Silence of the archive after which it is said to be away: below the promised 10 s, above a cold read."""
 
-RECORDS_A_POLL = 4
+RECORDS_PER_POLL = 4
 """Reply parts taken at once; 2 MiB, so that handling them never holds up the loop."""
 
 
@@ -107,7 +107,7 @@ class _Line:
             if unless():
                 return
             assert self._reader is not None, "open() the client first"
-            records = await self._reader.poll(max_records=RECORDS_A_POLL, timeout_s=timeout_s)
+            records = await self._reader.poll(max_records=RECORDS_PER_POLL, timeout_s=timeout_s)
             if records:
                 self._heard_at = asyncio.get_running_loop().time()
                 self._health.recovered("archive")

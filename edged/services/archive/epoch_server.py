@@ -23,12 +23,12 @@ from edged.ports import ArchiveStore, Health, Log, LogReader, Message, Progress,
 
 PART = "archive_read"
 """For `ports.Health`; writing may fail, on a full disk, while reading works."""
-_REQUESTS_A_POLL = 16
-_MOST_WAITING = 8
+_REQUESTS_PER_POLL = 16
+_MAX_WAITING = 8
 """Requests of one edge that wait; more are dropped, to be asked again."""
-_PARTS_A_TURN = 8
+_PARTS_PER_TURN = 8
 """Some 4 MiB; then it is the next edge's turn."""
-_MOST_OLD_REQUESTS = 256
+_MAX_OLD_REQUESTS = 256
 """Without a commit, requests this far back are answered: some may have been made before the first start."""
 
 
@@ -117,14 +117,14 @@ class EpochServer:
         low, high = (await self._log.watermarks([self._partition]))[self._partition]
         committed = (await self._log.committed(self._group, [self._partition])).get(self._partition)
         if committed is None or committed > high:  # the latter: the topic was made anew
-            committed = high - _MOST_OLD_REQUESTS
+            committed = high - _MAX_OLD_REQUESTS
         return max(low, committed)
 
     async def _take(self, reader: LogReader) -> None:
         """Queue new requests; wait for one only when none is there to be served."""
         self._idle = not self._waiting
         try:
-            records = await reader.poll(max_records=_REQUESTS_A_POLL, timeout_s=self._poll_s if self._idle else 0.0)
+            records = await reader.poll(max_records=_REQUESTS_PER_POLL, timeout_s=self._poll_s if self._idle else 0.0)
         finally:
             self._idle = False
         for record in records:
@@ -143,8 +143,8 @@ class EpochServer:
         waiting = self._waiting.get(request.edge, deque())
         if any(answer.request.request == request.request for answer in waiting):
             return  # asked again before its turn
-        if len(waiting) == _MOST_WAITING:
-            raise FormatError(f"{_MOST_WAITING} requests of {request.edge} wait already")
+        if len(waiting) == _MAX_WAITING:
+            raise FormatError(f"{_MAX_WAITING} requests of {request.edge} wait already")
         waiting.append(_Answer(request, record.offset, self._messages(request)))
         self._waiting[request.edge] = waiting
 
@@ -172,14 +172,14 @@ class EpochServer:
         clock = asyncio.get_running_loop().time
         started_s, parts_before = clock(), answer.parts
         topic = self._epochs_topic(answer.request.edge)
-        async with aclosing(ahead_in_worker(itertools.islice(answer.messages, _PARTS_A_TURN))) as messages:
+        async with aclosing(ahead_in_worker(itertools.islice(answer.messages, _PARTS_PER_TURN))) as messages:
             async for served in messages:
                 await self._log.append([Message(topic, served.message)])
                 answer.sent(served)
                 self._num_served += served.samples
         self._health.recovered(PART)
         answer.serve_s += clock() - started_s
-        if answer.parts - parts_before < _PARTS_A_TURN:
+        if answer.parts - parts_before < _PARTS_PER_TURN:
             answer.done = True
             self._log_served(answer)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE, BlockRef
-from edged.domain.samples.pack import MOST_BYTES, MOST_SAMPLES, Pack
+from edged.domain.samples.pack import MAX_BYTES, MAX_SAMPLES, Pack
 from edged.domain.samples.sample import Sample
 from edged.domain.samples.shuffle import shuffled
 from edged.domain.topology import Stream
@@ -119,9 +119,9 @@ def _packs(stream: str, dataset: Dataset, portion: Portion, begin: int) -> Itera
     num_bytes = 0
     for index in portion.order[begin:]:
         item = dataset.sample(portion.split, index)
-        if len(item.payload) > MOST_BYTES:
-            raise StorageError(f"sample {index} of {dataset.name} has {len(item.payload)} bytes; at most {MOST_BYTES}")
-        if len(samples) == MOST_SAMPLES or num_bytes + len(item.payload) > MOST_BYTES:
+        if len(item.payload) > MAX_BYTES:
+            raise StorageError(f"sample {index} of {dataset.name} has {len(item.payload)} bytes; at most {MAX_BYTES}")
+        if len(samples) == MAX_SAMPLES or num_bytes + len(item.payload) > MAX_BYTES:
             yield Pack(stream, tuple(samples))
             samples, num_bytes = [], 0
         samples.append(Sample("import", 0, index, 0, item.label, item.codec, item.payload))

@@ -21,18 +21,18 @@ Decode = Callable[[npt.NDArray[np.float32], Sequence[bytes], Sequence[str]], npt
 
 
 class FeatureCache:
-    """Features of at most `most_bytes`, for a job's batchers together; one call at a time.
+    """Features of at most `max_bytes`, for a job's batchers together; one call at a time.
 
     When it is full it keeps what it has: an epoch goes through all samples, so the oldest are met again first.
     """
 
-    def __init__(self, extractor: FeatureExtractor, sample_shape: Shape, shape: Shape, most_bytes: int) -> None:
+    def __init__(self, extractor: FeatureExtractor, sample_shape: Shape, shape: Shape, max_bytes: int) -> None:
         self.shape = shape
         """Of one sample's features."""
         self._extractor = extractor
         self._sample_shape = sample_shape
         row_bytes = int(np.prod(shape)) * 4
-        self._rows = np.empty((most_bytes // (row_bytes + _ENTRY_BYTES), *shape), np.float32)
+        self._rows = np.empty((max_bytes // (row_bytes + _ENTRY_BYTES), *shape), np.float32)
         self._row_of: dict[bytes, int] = {}
 
     @property

@@ -15,7 +15,7 @@ from edged.domain.samples.pack import Pack
 from edged.services.batches.batcher import Batcher, Encoded, MiniBatch
 from edged.services.ingest.live_window import LiveLog
 
-MOST_HELD_OUT = 1000
+MAX_HELD_OUT = 1000
 """Held-out fresh samples that are kept to test on."""
 
 
@@ -29,7 +29,7 @@ class Cursor(NamedTuple):
 class FreshSamples:
     """Fresh samples in the order of the log, in full mini-batches. Used by one task.
 
-    Held-out rows are the same as those of the archive's epochs. The newest MOST_HELD_OUT of them, at most
+    Held-out rows are the same as those of the archive's epochs. The newest MAX_HELD_OUT of them, at most
     `held_out_bytes`, are kept in memory to test on; a restart begins with none.
     `wait_s`: seconds spent waiting for samples so far; `is_waiting`: whether it does now.
     """
@@ -146,7 +146,7 @@ class FreshSamples:
         for sample in samples:
             self._held_out.append(sample)
             self._num_bytes += len(sample.payload or b"")
-        while len(self._held_out) > MOST_HELD_OUT or self._num_bytes > self._held_out_bytes:
+        while len(self._held_out) > MAX_HELD_OUT or self._num_bytes > self._held_out_bytes:
             self._num_bytes -= len(self._held_out.popleft().payload or b"")
 
 

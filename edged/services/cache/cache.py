@@ -38,7 +38,7 @@ DISK_SHARE = 0.9
 """Of the disk's bytes, to reckon with: how full entries of different lengths make its pages shows as they change."""
 
 _IN_MEMORY = -1
-_MOST_DOOMED = 1024
+_MAX_DOOMED = 1024
 _FIRST_AMPLIFICATION = 4.0
 """Bytes written for each byte stored, as long as it has not been measured."""
 
@@ -68,7 +68,7 @@ class Cache:
         *,
         memory_bytes: int,
         disk_bytes: int,
-        written_bytes_a_day: int | None = None,
+        written_bytes_per_day: int | None = None,
         wall_time: Callable[[], float] = time.time,
     ) -> None:
         self.counts = CacheCounts()
@@ -78,7 +78,7 @@ class Cache:
         self._most_disk_bytes = min(disk_bytes, disk.capacity_bytes) if disk is not None else 0
         self._slack_bytes = min(SPILL_BYTES, memory_bytes // 4, self._most_disk_bytes // 4)
         self._wall_time = wall_time
-        self._written_bytes_a_day = written_bytes_a_day
+        self._written_bytes_per_day = written_bytes_per_day
         self._budget: WriteBudget | None = None
         self._memory: dict[SampleKey, Entry] = {}
         self._memory_bytes = 0
@@ -108,8 +108,8 @@ class Cache:
             self._table[key] = num_bytes
             self._spare[key] = 1  # until somebody wants it: it may be of blocks that the archive has no more
             self._disk_bytes += num_bytes
-        if self._written_bytes_a_day is not None:
-            self._budget = WriteBudget.restored(self._written_bytes_a_day, disk.note)
+        if self._written_bytes_per_day is not None:
+            self._budget = WriteBudget.restored(self._written_bytes_per_day, disk.note)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -247,7 +247,7 @@ class Cache:
                 continue
             if not self._evict_next(victims, in_memory=not self._is_disk_taking):
                 return
-            if len(self._doomed) >= _MOST_DOOMED:
+            if len(self._doomed) >= _MAX_DOOMED:
                 await self._commit({})
         self._memory[key] = entry
         self._memory_bytes += cost
@@ -380,7 +380,7 @@ class Cache:
         if not allowed and not self._is_over_budget:
             logger().warning(
                 "cache.write_budget",
-                budget_bytes_a_day=self._budget.budget_bytes_a_day,
+                budget_bytes_a_day=self._budget.budget_bytes_per_day,
                 written_bytes=self._disk.written_bytes,
             )
         self._is_over_budget = not allowed

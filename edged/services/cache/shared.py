@@ -120,12 +120,12 @@ class CacheShare:
         self.part_bytes = max(self.part_bytes, part)
         return part
 
-    def measured(self, fetch_s: float, draws_a_second: float) -> None:
+    def measured(self, fetch_s: float, draws_per_s: float) -> None:
         """What an epoch showed: seconds that fetching one sample takes, and how often the job draws one.
 
         A cached sample of the stream saves the job so many seconds a second; sizes are alike for all.
         """
-        self.benefit = fetch_s * draws_a_second
+        self.benefit = fetch_s * draws_per_s
 
     def keep(self, snapshot: Snapshot, ids: Ids, part_bytes: int) -> None:
         """A plan begins that finds `ids`, numbered by `snapshot`, in the job's `part_bytes` of the cache."""

@@ -32,7 +32,7 @@ from edged.services.cache.shared import CacheShare
 SCORE_BYTES = 4 << 20
 """Of the scores: beyond this they are kept by block."""
 
-_MOST_HIT_SHARE = 0.999
+_MAX_HIT_SHARE = 0.999
 """What fits into the cache now may not in the next epoch; something is to be fetched then."""
 
 _SCORED: frozenset[SamplingMode] = frozenset({"importance", "shade", "shade_published", "icache", "icache_published"})
@@ -192,7 +192,7 @@ class Chooser:
             wanted = max(self._settings.sampling.hit_share, cached_share)
         else:
             wanted = hit_share.hit_share(cached_share, compute_s, fetch_s)
-        return min(wanted, _MOST_HIT_SHARE)
+        return min(wanted, _MAX_HIT_SHARE)
 
     def _capacity_bytes(self, snapshot: Snapshot) -> int:
         """What of the snapshot's mean samples the cache holds, counted as plans do."""

@@ -181,7 +181,7 @@ class EpochPlans:
                 snapshot,
                 test_fraction=self._test_fraction,
                 window_bytes=self._chooser.test_window_bytes,
-                most_samples=self._test_samples,
+                max_samples=self._test_samples,
             )
         )
         held_out = await run_in_worker(self._chooser.tested, supplied, held_out)

@@ -15,7 +15,7 @@ from edged.services.cache.shared import CacheShare
 from edged.services.epochs.plans import EpochPlans, Place
 from edged.services.epochs.window_reader import Fetched, WindowReader
 
-_MOST_AHEAD = 4
+_MAX_AHEAD = 4
 """Windows asked for in advance; the archive keeps so many requests of an edge waiting, and twice as many."""
 
 
@@ -74,7 +74,7 @@ class WindowQueue:
         Small windows, such as the held-out samples between two epochs, would else be too short a time for the next.
         """
         await self._client.drain()
-        while len(self._ahead) < _MOST_AHEAD:
+        while len(self._ahead) < _MAX_AHEAD:
             following = await self._following(self._ahead[-1][0] if self._ahead else place)
             if following is None:
                 return

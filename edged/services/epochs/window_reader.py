@@ -15,7 +15,7 @@ from edged.domain.cache.entry import Entry, SampleKey
 from edged.domain.epochs.plan import CachedWindow
 from edged.domain.epochs.read_stats import EpochReads
 from edged.domain.epochs.split import Supply
-from edged.domain.epochs.window import MOST_WINDOW_BLOCKS, SAMPLE_OVERHEAD, Window
+from edged.domain.epochs.window import MAX_WINDOW_BLOCKS, SAMPLE_OVERHEAD, Window
 from edged.log import logger
 from edged.services.archive.client import ArchiveClient
 from edged.services.archive.fetch import WindowFetch
@@ -38,19 +38,19 @@ class WindowReader:
     """Reads the samples of `window`, which `supply` numbers. Call `ask`, then `arrive`, then `read`; at last `close`.
 
     A planned hit that the cache does not hold (it lost its memory in a restart, its disk is full, the entry was
-    corrupt) is fetched like a miss and admitted again: with the window, as far as that stays within `most_bytes` or
+    corrupt) is fetched like a miss and admitted again: with the window, as far as that stays within `max_bytes` or
     adds a quarter to them; the others, `late`, when they are read. What another job keeps in the cache is read there,
     and what another one has asked for is taken from that answer. Memory: what came with the window, until `close`.
     """
 
     def __init__(
-        self, window: CachedWindow, supply: Supply, client: ArchiveClient, cache: CacheShare, most_bytes: int
+        self, window: CachedWindow, supply: Supply, client: ArchiveClient, cache: CacheShare, max_bytes: int
     ) -> None:
         self.window = window
         self._supply, self._snapshot = supply, supply.snapshot
         self._client = client
         self._cache = cache
-        self._most_lost_bytes = max(most_bytes - window.fetch.num_bytes, most_bytes // 4)
+        self._most_lost_bytes = max(max_bytes - window.fetch.num_bytes, max_bytes // 4)
         self._fetches: list[WindowFetch] = []
         self._announced: list[tuple[list[SampleKey], WindowFetch]] = []
         self._joined: dict[WindowFetch, list[tuple[int, int]]] = {}  # another job's: our samples, and their positions
@@ -182,7 +182,7 @@ class WindowReader:
     def _num_affordable(self, ids: Ids) -> int:
         """How many of the first may be fetched with the window."""
         count = int(np.searchsorted(np.cumsum(self._supply.costs(ids)), self._most_lost_bytes, side="right"))
-        return min(count, MOST_WINDOW_BLOCKS)
+        return min(count, MAX_WINDOW_BLOCKS)
 
     async def _take(self, fetch: WindowFetch, fetched: Fetched) -> dict[int, Entry | None]:
         """What came of it; None for what the archive does not have."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edged.domain.group import compression
-from edged.domain.group.gradient_log import MOST_NORM
-from edged.domain.group.records import MOST_LOSS
+from edged.domain.group.gradient_log import MAX_NORM
+from edged.domain.group.records import MAX_LOSS
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Map
 from edged.domain.topology import Training
@@ -113,7 +113,7 @@ class Rounds:
     def _compressed(
         self, step: int, vector: param_vector.Vector, count: int, loss: float, num_correct: int
     ) -> Contributed:
-        if not (_is_usable(vector) and abs(loss) <= MOST_LOSS):
+        if not (_is_usable(vector) and abs(loss) <= MAX_LOSS):
             raise DivergedError
         exchange = self._training.exchange
         blob = self._residual.compress(vector, count, exchange.compression, top_k=exchange.top_k)
@@ -124,4 +124,4 @@ class Rounds:
 
 
 def _is_usable(vector: param_vector.Vector) -> bool:
-    return bool(vector.min() >= -MOST_NORM and vector.max() <= MOST_NORM)  # neither is so with a NaN
+    return bool(vector.min() >= -MAX_NORM and vector.max() <= MAX_NORM)  # neither is so with a NaN

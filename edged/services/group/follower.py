@@ -115,7 +115,7 @@ class Following:
         """Take what is here already; when this member is far behind, all of it. Raises as `poll`."""
         exchange = self.exchange
         while (lag := exchange.lag) > 0:
-            is_behind = lag > _STEPS_BEHIND * len(self._address.edges) * exchange.parts_a_step
+            is_behind = lag > _STEPS_BEHIND * len(self._address.edges) * exchange.parts_per_step
             if not await exchange.poll(POLL_S if is_behind else 0.0):
                 break
             self._activity.count()

@@ -16,13 +16,13 @@ from edged.domain.group import gradient_log, state_json, update_log
 from edged.domain.group import records as exchange_records
 from edged.domain.group.records import Begin, Close, Join, Leave, Part, Tested, Update
 from edged.domain.group.state import Abandoned, Action, Begun, Closed, Diverged, Late, Rejected, Rules, State, TookTest
-from edged.domain.topology import MOST_MEMBERS, Compression
+from edged.domain.topology import MAX_MEMBERS, Compression
 from edged.errors import FormatError, LogGap
 from edged.log import bind, logger
 from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
 from edged.services.group.checkpoints.publisher import Announcements
 from edged.services.group.log.deadline import Deadline
-from edged.services.group.log.group_log import RECORDS_A_POLL, Throttle
+from edged.services.group.log.group_log import RECORDS_PER_POLL, Throttle
 from edged.services.group.log.ordered_reader import gapless
 
 _POLL_S = 1.0
@@ -91,7 +91,7 @@ class ParameterServer:
         self._closes_at = None
         async with gapless(self._log, self._gradients, self._state.next_offset) as reader:
             while True:
-                records = await reader.poll(max_records=RECORDS_A_POLL, timeout_s=self._patience_s())
+                records = await reader.poll(max_records=RECORDS_PER_POLL, timeout_s=self._patience_s())
                 if records:
                     self._polled_at = asyncio.get_running_loop().time()
                     await self._go_over(records)
@@ -119,8 +119,8 @@ class ParameterServer:
             return State(next_offset=await self._beginning())
         # Behind the parts of the last two updates there can be a Begin, and what each member says once an epoch; but
         # while no step is made, members that start again and again may say any number of things.
-        most_parts = -(-compress.most_bytes(self._rules.num_parameters) // exchange_records.MOST_CHUNK_BYTES)
-        num_records = 2 * most_parts + 4 * MOST_MEMBERS
+        max_parts = -(-compress.max_bytes(self._rules.num_parameters) // exchange_records.MAX_CHUNK_BYTES)
+        num_records = 2 * max_parts + 4 * MAX_MEMBERS
         while (found := await self._newest(max(low, high - num_records), high)) is None and high - num_records > low:
             num_records *= 4
         updated, offset = found or (State(), -1)
@@ -138,7 +138,7 @@ class ParameterServer:
         low, high = (await self._log.watermarks([self._gradients]))[self._gradients]
         async with self._log.reader({self._gradients: low}) as reader:
             while reader.position(self._gradients) < high:
-                records = await reader.poll(max_records=RECORDS_A_POLL, timeout_s=_POLL_S)
+                records = await reader.poll(max_records=RECORDS_PER_POLL, timeout_s=_POLL_S)
                 if any(isinstance(_decoded(record), Begin | Part | Tested) for record in records):
                     return high
         return low
@@ -149,7 +149,7 @@ class ParameterServer:
         found: tuple[State, int] | None = None
         async with self._log.reader({self._train: at}) as reader:
             while reader.position(self._train) < high:
-                for record in await reader.poll(max_records=RECORDS_A_POLL, timeout_s=_POLL_S):
+                for record in await reader.poll(max_records=RECORDS_PER_POLL, timeout_s=_POLL_S):
                     update = _decoded(record)
                     if not isinstance(update, Update):
                         continue

@@ -16,7 +16,7 @@ from edged.services.group.log.group_log import Exchange, GroupAddress
 _TURN_S = 2.0
 """A member whose turn it is not to begin an epoch lets the first one have this advantage."""
 
-_LEAST_TEST_S = 5.0
+_MIN_TEST_S = 5.0
 _TEST_FACTOR = 3.0
 
 
@@ -59,7 +59,7 @@ class Turn:
         if group.begin is None:
             joined = {edge for edge, member in group.members.items() if member.joined}
             return self._edge in joined and (joined >= set(self._edges) or now - self._joined_at >= FIRST_DEADLINE_S)
-        if now - self._since >= max(_TEST_FACTOR * self._test_s, _LEAST_TEST_S):
+        if now - self._since >= max(_TEST_FACTOR * self._test_s, _MIN_TEST_S):
             return True
         return all(edge in group.tested for edge in group.awaited)
 

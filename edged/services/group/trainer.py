@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from edged.aio import run_in_worker
 from edged.domain.group import compression, gradient_log
 from edged.domain.group.plan import GroupPlan
-from edged.domain.group.records import MOST_LOSS, Begin
+from edged.domain.group.records import MAX_LOSS, Begin
 from edged.domain.group.state import Fold, Rules
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
@@ -287,7 +287,7 @@ class GroupTrainer:
             tested = await evaluate(
                 self._learner, self.state, self.training, self._epochs.held_out(), self._activity.count
             )
-        if tested is None or abs(tested.loss) > MOST_LOSS:
+        if tested is None or abs(tested.loss) > MAX_LOSS:
             tested = NOTHING
             logger().error("exchange.withheld", epoch=begin.epoch, step=self.state.position.step, reason="test")
         self._member.tested, self._test_s = tested, _now() - begun_at

@@ -39,7 +39,7 @@ _RECOVERED_BATCHES = 4
 """How far back a restart looks for predictions whose positions were not committed. One batch would do unless crash
 follows crash, each with a batch of other devices' records out."""
 
-_MOST_BATCH_BYTES = 8 * MIB
+_MAX_BATCH_BYTES = 8 * MIB
 """Bytes of a batch as float32; large samples go in smaller batches."""
 
 
@@ -108,7 +108,7 @@ class Companion:
         self._log = log
         self._model = ServedModel(models, load, self._stream.shape, runtime, training.loss)
         self._decoder = decoder
-        self._batch = max(1, min(batch, _MOST_BATCH_BYTES // (4 * int(np.prod(self._stream.shape)))))
+        self._batch = max(1, min(batch, _MAX_BATCH_BYTES // (4 * int(np.prod(self._stream.shape)))))
         self._poll_s = poll_s
         self._now_ms = now_ms
         self._x = np.zeros((self._batch, *self._stream.shape), np.float32)

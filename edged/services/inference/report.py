@@ -9,7 +9,7 @@ from edged.domain.samples.prediction import Prediction
 from edged.log import logger
 
 _REPORT_S = 10.0
-_MOST_LATENCIES = 10_000
+_MAX_LATENCIES = 10_000
 
 
 class InferReport:
@@ -25,7 +25,7 @@ class InferReport:
         self._samples = self._skipped = self._labelled = self._correct = 0
         self._anomalous: int | None = None
         self._compute_ms = 0.0
-        self._latencies_ms: deque[float] = deque(maxlen=_MOST_LATENCIES)
+        self._latencies_ms: deque[float] = deque(maxlen=_MAX_LATENCIES)
 
     def predicted(self, predictions: Sequence[Prediction], labels: Sequence[str | None]) -> None:
         """One batch was published; `labels` are those that the samples came with."""

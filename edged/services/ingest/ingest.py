@@ -18,12 +18,12 @@ from edged.errors import RejectedRecord
 from edged.log import logger
 from edged.ports import ImageDecoder, Log, LogReader, Message, Record, TopicPartition
 
-MOST_RECORDS = 256
-MOST_LETTER_BYTES = 256 * 1024
+MAX_RECORDS = 256
+MAX_LETTER_BYTES = 256 * 1024
 """Bytes of a dead letter's value: enough to see what it is, below any message limit."""
 
-_MOST_CHECKED_RECORDS = 64  # a stop waits for the worker; so many small images, or some large ones, are soon done
-_MOST_CHECKED_BYTES = 1 << 20
+_MAX_CHECKED_RECORDS = 64  # a stop waits for the worker; so many small images, or some large ones, are soon done
+_MAX_CHECKED_BYTES = 1 << 20
 _QUIET_S = 10.0
 
 
@@ -118,7 +118,7 @@ class Ingest:
         entered anew, and dead letters may then be written twice.
         """
         assert self._reader is not None, "batch() belongs within reading()"
-        records = await self._reader.poll(max_records=MOST_RECORDS, timeout_s=timeout_s)
+        records = await self._reader.poll(max_records=MAX_RECORDS, timeout_s=timeout_s)
         checked = await self._check_records(records)
         await self._bury(records, checked)
         return checked
@@ -151,7 +151,7 @@ class Ingest:
         for record in records:
             part.append(record)
             num_bytes += len(record.value)
-            if len(part) == _MOST_CHECKED_RECORDS or num_bytes >= _MOST_CHECKED_BYTES:
+            if len(part) == _MAX_CHECKED_RECORDS or num_bytes >= _MAX_CHECKED_BYTES:
                 yield part
                 part, num_bytes = [], 0
         if part:
@@ -183,7 +183,7 @@ class Ingest:
 def _letter(topic: str, record: Record, rejected: Rejected) -> Message:
     return Message(
         topic,
-        record.value[:MOST_LETTER_BYTES],
+        record.value[:MAX_LETTER_BYTES],
         key=rejected.device.encode(),
         headers=(
             ("reason", rejected.reason.encode()),

@@ -13,20 +13,20 @@ from edged.errors import FormatError
 from edged.log import logger
 from edged.ports import Log, Record, TopicPartition
 
-MOST_BYTES = 4 << 20
+MAX_BYTES = 4 << 20
 """Payload bytes of the newest packs kept in memory: about two seconds of a fast stream of small images."""
 
-_MOST_READ_BACK_BYTES = 2 << 20  # of one reading, so that many packs share the cost of connecting
-_MOST_RECORDS = 4
+_MAX_READ_BACK_BYTES = 2 << 20  # of one reading, so that many packs share the cost of connecting
+_MAX_RECORDS = 4
 
 
 class LiveLog:
     """Packs of one stream. One uplink puts, one trainer takes; both in the same event loop."""
 
-    def __init__(self, log: Log, topic: str, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, log: Log, topic: str, max_bytes: int = MAX_BYTES) -> None:
         self._log = log
         self._topic = topic
-        self._most_bytes = most_bytes
+        self._most_bytes = max_bytes
         self._newest: deque[tuple[int, Pack]] = deque()  # contiguous, up to the end
         self._newest_bytes = 0
         self._read_back: deque[tuple[int, Pack]] = deque()
@@ -110,8 +110,8 @@ class LiveLog:
         self._read_back_from = reached = offset
         num_bytes = 0
         async with self._log.reader({TopicPartition(self._topic): offset}) as reader:
-            while reached < end and num_bytes < _MOST_READ_BACK_BYTES:
-                records = await reader.poll(max_records=_MOST_RECORDS, timeout_s=timeout_s)
+            while reached < end and num_bytes < _MAX_READ_BACK_BYTES:
+                records = await reader.poll(max_records=_MAX_RECORDS, timeout_s=timeout_s)
                 if not records:
                     break
                 for record in records:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edged.aio import run_in_worker
 from edged.domain.topology import Training
 from edged.domain.training import anomaly
-from edged.domain.training.checkpoint import MOST_HISTORY
+from edged.domain.training.checkpoint import MAX_HISTORY
 from edged.domain.training.learner import Learner
 from edged.domain.training.state import EpochMetrics, Tally, TrainState
 from edged.log import logger
@@ -132,7 +132,7 @@ def end_epoch(
         num_correct / num_samples if num_samples and is_classifier else None,
         None if is_classifier else anomaly.threshold(own.losses),
     )
-    state.history = (*state.history, metrics)[-MOST_HISTORY:]
+    state.history = (*state.history, metrics)[-MAX_HISTORY:]
     state.position = replace(position, epoch=position.epoch + 1, sample=0)
     state.tally, state.ends, state.plan = Tally(), None, ""
     return EndedEpoch(metrics, tally, num_samples)

@@ -14,7 +14,7 @@ from edged.aio import run_in_worker
 from edged.domain.epochs.plan import CachePlan
 from edged.domain.nn.model import Model
 from edged.domain.topology import Training
-from edged.domain.training.learner import MOST_SLOWDOWNS, DivergedError, Learner
+from edged.domain.training.learner import MAX_SLOWDOWNS, DivergedError, Learner
 from edged.domain.training.state import Tally, TrainState
 from edged.log import bind, logger
 from edged.ports import Progress, Statistics
@@ -67,7 +67,7 @@ class Trainer:
 
         Cancelled, it finishes the step it is in and saves a checkpoint; any other exception leaves the last one
         alone. Raises TopologyMismatch when the saved state is another job's. When training diverges, it goes back to
-        the last checkpoint and on from there with half the learning rate; after MOST_SLOWDOWNS of that without an
+        the last checkpoint and on from there with half the learning rate; after MAX_SLOWDOWNS of that without an
         epoch between it trains no more: the rest of the daemon goes on.
         """
         if self._training.name:
@@ -247,7 +247,7 @@ class Trainer:
         position, slowdowns = self._state.position, self._state.slowdowns
         restored = await self._checkpointing.restore()
         self._state = await run_in_worker(self._learner.initial, self._job) if restored is None else restored
-        goes_on = self._slowdowns_in_a_row < MOST_SLOWDOWNS
+        goes_on = self._slowdowns_in_a_row < MAX_SLOWDOWNS
         self._slowdowns_in_a_row += 1
         self._state.slowdowns = slowdowns + goes_on
         logger().error(

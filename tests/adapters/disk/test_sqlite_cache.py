@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edged.adapters.disk import sqlite_cache
-from edged.adapters.disk.sqlite_cache import LEAST_BUDGET_BYTES, SqliteCache
+from edged.adapters.disk.sqlite_cache import MIN_BUDGET_BYTES, SqliteCache
 from edged.domain.cache.entry import Entry, SampleKey
 from edged.errors import DiskFull, StorageError
 from tests.support.disk_cache_writer import NAMESPACE, entry
@@ -109,11 +109,11 @@ def test_a_kill_at_any_moment_leaves_nothing_corrupt(tmp_path, run, log_lines):
     assert log_lines("cache.recreated") == []
 
 
-@pytest.mark.parametrize("most_file_bytes", [700_000, 2_000_000])
-def test_a_disk_that_is_full_refuses_and_loses_nothing(tmp_path, most_file_bytes):
+@pytest.mark.parametrize("max_file_bytes", [700_000, 2_000_000])
+def test_a_disk_that_is_full_refuses_and_loses_nothing(tmp_path, max_file_bytes):
     command = [sys.executable, "-m", "tests.support.disk_cache_writer"]
     done = subprocess.run(
-        [*command, str(tmp_path), str(64 * MIB), str(most_file_bytes)], capture_output=True, text=True, check=True
+        [*command, str(tmp_path), str(64 * MIB), str(max_file_bytes)], capture_output=True, text=True, check=True
     )
     assert "refused" in done.stdout
     tier = opened(tmp_path, 64 * MIB)
@@ -209,9 +209,9 @@ def test_another_streams_entries_are_dropped(tmp_path, log_lines):
 
 def test_a_file_above_a_smaller_budget_is_made_anew(tmp_path):
     filled(tmp_path)
-    tier = opened(tmp_path, LEAST_BUDGET_BYTES)
+    tier = opened(tmp_path, MIN_BUDGET_BYTES)
     assert_serves_what_is_whole(tier)
-    assert file_bytes(tmp_path) <= LEAST_BUDGET_BYTES
+    assert file_bytes(tmp_path) <= MIN_BUDGET_BYTES
     tier.close()
 
 

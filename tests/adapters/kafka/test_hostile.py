@@ -15,7 +15,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
 from edged.adapters.kafka import KafkaLog
-from edged.adapters.kafka.batches import MOST_UNPACKED_BYTES, decode
+from edged.adapters.kafka.batches import MAX_UNPACKED_BYTES, decode
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka
 from edged.ports import Message, TopicPartition, TopicSpec
@@ -140,7 +140,7 @@ def test_a_batch_unpacks_within_bounds_or_not_at_all(codec: int):
     pack = {_GZIP: cramjam.gzip, _LZ4: cramjam.lz4, _ZSTD: cramjam.zstd}.get(codec)
     compress: Callable[[bytes], Any] = pack.compress if pack else cramjam.snappy.compress_raw
     bombs = [
-        batch(bytes(MOST_UNPACKED_BYTES), codec=codec, pack=compress),
+        batch(bytes(MAX_UNPACKED_BYTES), codec=codec, pack=compress),
         batch(codec=codec, pack=lambda _: b"\xff\xff\xff\xff\x0f garbage"),
         batch(codec=codec, pack=lambda _: b"\x82SNAPPY\0" + struct.pack(">iiI", 1, 1, 0xFFFFFFFF) + b"garbage"),
     ]

@@ -379,7 +379,7 @@ def test_few_footers_are_kept_however_many_files_there_are(store):
 
     store.snapshot("fashion")
 
-    assert len(store._footers) == parquet_store._MOST_FOOTERS
+    assert len(store._footers) == parquet_store._MAX_FOOTERS
 
 
 def test_a_footer_that_claims_more_than_the_file_has_allocates_nothing():

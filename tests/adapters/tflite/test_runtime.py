@@ -183,10 +183,10 @@ def fashion_models(params: Params, calibration: npt.NDArray[np.float32]) -> dict
 @pytest.mark.parametrize("form", ["float32", "int8"])
 def test_the_accuracy_on_real_images_is_kept(fashion, form, classifier):
     test, params, calibration = fashion
-    content, most_loss = fashion_models(params, calibration)[form]
+    content, max_loss = fashion_models(params, calibration)[form]
     trained_accuracy = accuracy(Model(SHAPE, LAYERS).logits(params, test.x), test.y)
     assert trained_accuracy > 0.75
-    assert accuracy(classifier(content).predict(test.x), test.y) == pytest.approx(trained_accuracy, abs=most_loss)
+    assert accuracy(classifier(content).predict(test.x), test.y) == pytest.approx(trained_accuracy, abs=max_loss)
 
 
 def test_litert_computes_the_same_from_the_same_files(fashion, tmp_path):
@@ -201,8 +201,8 @@ def test_litert_computes_the_same_from_the_same_files(fashion, tmp_path):
         tolerance = 1e-4 if name.startswith("float32") else 0.05  # runtimes may round a logit to the next step
         np.testing.assert_allclose(predicted[name], TfliteClassifier(content).predict(x), atol=tolerance)
     trained_accuracy = accuracy(Model(SHAPE, LAYERS).logits(params, test.x), test.y)
-    for form, (_, most_loss) in models.items():
-        assert accuracy(predicted[form], test.y) == pytest.approx(trained_accuracy, abs=most_loss)
+    for form, (_, max_loss) in models.items():
+        assert accuracy(predicted[form], test.y) == pytest.approx(trained_accuracy, abs=max_loss)
 
 
 def test_the_runtime_uses_xnnpack_and_says_so():

@@ -100,7 +100,7 @@ def test_a_request_that_cannot_have_been_encoded_is_refused(changes, message):
 
 
 def test_a_request_for_too_many_samples_is_refused():
-    blocks = protocol.MOST_SAMPLES_A_REQUEST // 65536 + 1
+    blocks = protocol.MAX_SAMPLES_PER_REQUEST // 65536 + 1
     every_row = np.arange(65536, dtype=np.uint16)
     refs = tuple(BlockRef("pi-a", i) for i in range(blocks))
 
@@ -108,7 +108,7 @@ def test_a_request_for_too_many_samples_is_refused():
         protocol.decode_request(protocol.encode_request(SamplesRequest("r", "pi-a", "s", refs, (every_row,) * blocks)))
 
 
-@pytest.mark.parametrize("num_blocks", [0, 1, protocol.MOST_BLOCKS_A_PART, protocol.MOST_BLOCKS_A_PART + 1])
+@pytest.mark.parametrize("num_blocks", [0, 1, protocol.MAX_BLOCKS_PER_PART, protocol.MAX_BLOCKS_PER_PART + 1])
 def test_the_parts_of_a_snapshot_join_to_the_whole(num_blocks):
     snapshot = snapshot_of(num_blocks)
 
@@ -120,7 +120,7 @@ def test_the_parts_of_a_snapshot_join_to_the_whole(num_blocks):
     assert (joined.sources, joined.ends) == (snapshot.sources, snapshot.ends)
     assert [part.part for part in parts] == list(range(len(parts)))
     assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
-    assert all(part.snapshot.num_blocks <= protocol.MOST_BLOCKS_A_PART for part in parts)
+    assert all(part.snapshot.num_blocks <= protocol.MAX_BLOCKS_PER_PART for part in parts)
 
 
 def test_parts_of_different_snapshots_do_not_join():

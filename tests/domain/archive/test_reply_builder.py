@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.domain.archive import protocol
-from edged.domain.archive.protocol import MOST_PART_BYTES, SamplesPart, SamplesRequest
+from edged.domain.archive.protocol import MAX_PART_BYTES, SamplesPart, SamplesRequest
 from edged.domain.archive.reply_builder import Parts, wants
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.pack import Pack
@@ -53,17 +53,17 @@ def test_rows_behind_the_blocks_end_and_blocks_that_cannot_be_read_are_missing()
 
 def test_a_sample_larger_than_a_part_travels_alone():
     asked = request(("pi-a", 0, [0]), ("pi-a", 1, [0]), ("pi-a", 2, [0]))
-    sizes = [10, MOST_PART_BYTES + 1, 10]
+    sizes = [10, MAX_PART_BYTES + 1, 10]
 
     parts = answer(asked, {BlockRef("pi-a", i): large(size) for i, size in enumerate(sizes)})
 
-    assert [[len(payload) for payload in part.payloads] for part in parts] == [[10], [MOST_PART_BYTES + 1], [10]]
+    assert [[len(payload) for payload in part.payloads] for part in parts] == [[10], [MAX_PART_BYTES + 1], [10]]
     assert [part.part for part in parts] == [0, 1, 2]
     assert [part.last for part in parts] == [False, False, True]
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(0, MOST_PART_BYTES), max_size=8))
+@given(st.lists(st.integers(0, MAX_PART_BYTES), max_size=8))
 def test_encoded_parts_stay_below_the_limit_and_hold_everything_once(sizes):
     asked = request(*[("pi-a", i, [0]) for i in range(len(sizes))])
 
@@ -71,7 +71,7 @@ def test_encoded_parts_stay_below_the_limit_and_hold_everything_once(sizes):
 
     header_bytes = 2048
     assert all(
-        len(protocol.encode_part(part)) <= MOST_PART_BYTES + header_bytes or len(part.payloads) == 1 for part in parts
+        len(protocol.encode_part(part)) <= MAX_PART_BYTES + header_bytes or len(part.payloads) == 1 for part in parts
     )
     assert [position for part in parts for position in part.position.tolist()] == list(range(len(sizes)))
     assert [len(payload) for part in parts for payload in part.payloads] == sizes

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain.cache.entry import MOST_PAYLOAD_BYTES, Entry, SampleKey, decode, encode
+from edged.domain.cache.entry import MAX_PAYLOAD_BYTES, Entry, SampleKey, decode, encode
 from edged.domain.samples.pack import CODECS
 from edged.errors import FormatError
 
@@ -59,6 +59,6 @@ def test_compression_is_kept_where_it_saves_a_tenth():
 
 def test_what_is_too_large_is_refused():
     with pytest.raises(FormatError, match="too large"):
-        encode(KEY, Entry(bytes(MOST_PAYLOAD_BYTES + 1), "raw", None))
+        encode(KEY, Entry(bytes(MAX_PAYLOAD_BYTES + 1), "raw", None))
     with pytest.raises(FormatError, match="too large"):
         encode(KEY, Entry(b"", "raw", "a" * 70_000))

@@ -42,5 +42,5 @@ def test_parts_of_a_cache_are_by_benefit_with_a_floor_and_equal_while_nothing_is
     assert policy.parts([0.0, None, 0.0]) == pytest.approx([1 / 3] * 3)
     assert policy.parts([3.0, 1.0]) == pytest.approx([0.125 + 0.75 * 0.75, 0.125 + 0.75 * 0.25])
     assert policy.parts([4.0, None]) == [0.5, 0.5]
-    assert min(policy.parts([1e9, 0.0])) == pytest.approx(policy.LEAST_PART / 2)
+    assert min(policy.parts([1e9, 0.0])) == pytest.approx(policy.MIN_PART / 2)
     assert sum(policy.parts([5.0, 0.1, None, 2.0])) == pytest.approx(1)

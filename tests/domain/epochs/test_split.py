@@ -32,10 +32,8 @@ def snapshot_of(blocks: list[tuple[str, int, int]]) -> Snapshot:
     )
 
 
-def held_out_windows(snapshot: Snapshot, *, window_bytes: int = 3000, most_samples: int = 10_000) -> tuple[Window, ...]:
-    return split.held_out_windows(
-        snapshot, test_fraction=FRACTION, window_bytes=window_bytes, most_samples=most_samples
-    )
+def held_out_windows(snapshot: Snapshot, *, window_bytes: int = 3000, max_samples: int = 10_000) -> tuple[Window, ...]:
+    return split.held_out_windows(snapshot, test_fraction=FRACTION, window_bytes=window_bytes, max_samples=max_samples)
 
 
 snapshots = st.lists(
@@ -86,7 +84,7 @@ def test_a_part_of_a_window_names_just_its_positions(snapshot, data):
 @settings(deadline=None)
 @given(snapshots, st.integers(0, 60))
 def test_held_out_samples_are_those_never_trained(snapshot, most):
-    windows = held_out_windows(snapshot, most_samples=most)
+    windows = held_out_windows(snapshot, max_samples=most)
     ids = [i for window in windows for i in window.ids.tolist()]
     assert len(ids) == len(set(ids)) <= most
     held_out = set(range(snapshot.num_samples)) - training_ids(snapshot)
@@ -96,7 +94,7 @@ def test_held_out_samples_are_those_never_trained(snapshot, most):
 
 def test_a_capped_test_set_is_spread_over_the_sources():
     snapshot = snapshot_of([("_test.large", 50, 1)] * 40 + [("_test.small", 10, 1)] * 200 + [("pi-a", 10, 1)])
-    windows = held_out_windows(snapshot, window_bytes=1 << 20, most_samples=600)
+    windows = held_out_windows(snapshot, window_bytes=1 << 20, max_samples=600)
     sources = [
         ref.source for window in windows for ref, rows in zip(window.refs, window.rows, strict=True) for _ in rows
     ]
@@ -106,7 +104,7 @@ def test_a_capped_test_set_is_spread_over_the_sources():
 def test_a_test_set_changes_little_as_the_archive_grows():
     def chosen(blocks: int) -> set[int]:
         snapshot = snapshot_of([("_test.x", 10, 1)] * blocks)
-        windows = split.held_out_windows(snapshot, test_fraction=0, window_bytes=1 << 20, most_samples=500)
+        windows = split.held_out_windows(snapshot, test_fraction=0, window_bytes=1 << 20, max_samples=500)
         return {i for window in windows for i in window.ids.tolist()}
 
     assert len(chosen(1000) & chosen(1100)) > 400

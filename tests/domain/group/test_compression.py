@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from edged.domain import tensors
-from edged.domain.group.compression import BLOCK, Residual, Vector, compress, decompress, most_bytes, split
-from edged.domain.group.records import MOST_CHUNK_BYTES
+from edged.domain.group.compression import BLOCK, Residual, Vector, compress, decompress, max_bytes, split
+from edged.domain.group.records import MAX_CHUNK_BYTES
 from edged.domain.topology import Compression
 from edged.errors import FormatError
 
@@ -111,7 +111,7 @@ def test_top_k_says_where_entries_are_in_as_few_bytes_as_it_takes(n, places, wid
 @settings(deadline=None)
 @given(st.sampled_from(KINDS), st.integers(1, 5000), shares)
 def test_no_blob_is_larger_than_the_most_bytes(kind, n, share):
-    assert len(compress(gradient(n), kind, top_k=share)) <= most_bytes(n)
+    assert len(compress(gradient(n), kind, top_k=share)) <= max_bytes(n)
 
 
 @settings(deadline=None, max_examples=40)
@@ -156,11 +156,11 @@ def test_a_residual_that_was_cleared_adds_nothing():
 
 @given(st.integers(0, 3), st.integers(-1, 1))
 def test_chunks_are_of_at_most_512_kib_and_joined_give_the_payload_back(whole, more):
-    payload = bytes(max(whole * MOST_CHUNK_BYTES + more, 0))
+    payload = bytes(max(whole * MAX_CHUNK_BYTES + more, 0))
     chunks = split(payload)
     assert b"".join(chunks) == payload
-    assert max(map(len, chunks)) <= MOST_CHUNK_BYTES
-    assert len(chunks) == max(-(-len(payload) // MOST_CHUNK_BYTES), 1)
+    assert max(map(len, chunks)) <= MAX_CHUNK_BYTES
+    assert len(chunks) == max(-(-len(payload) // MAX_CHUNK_BYTES), 1)
 
 
 def sparse(*values, deltas, scale=(1,)):

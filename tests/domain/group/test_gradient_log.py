@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain.group.gradient_log import MOST_BARREN, MOST_NORM, fold, fold_blob
-from edged.domain.group.records import MOST_CHUNK_BYTES, Close, Join, Leave, Part, decode
+from edged.domain.group.gradient_log import MAX_BARREN, MAX_NORM, fold, fold_blob
+from edged.domain.group.records import MAX_CHUNK_BYTES, Close, Join, Leave, Part, decode
 from edged.domain.group.state import (
-    MOST_MISSED,
+    MAX_MISSED,
     Abandoned,
     Begun,
     Closed,
@@ -23,7 +23,7 @@ from edged.domain.group.state import (
     TookTest,
 )
 from edged.domain.group.state_json import from_json, to_json
-from edged.domain.training.learner import MOST_SLOWDOWNS
+from edged.domain.training.learner import MAX_SLOWDOWNS
 from edged.errors import FormatError, LogGap
 from tests.support.exchange_logs import (
     EDGES,
@@ -511,11 +511,11 @@ class TestARejectedRecord:
             (gradient(CEDAR, 0, 1), "has not joined"),
             (gradient(ASH, 0, np.nan), "not finite"),
             (gradient(ASH, 0, 0, np.inf), "not finite"),
-            (gradient(ASH, 0, 0, -MOST_NORM * 1.001), "far too large"),
+            (gradient(ASH, 0, 0, -MAX_NORM * 1.001), "far too large"),
             (part(ASH, 0, vector(1) + vector(1)), "not float32 (4,)"),
             (part(ASH, 0, vector(1)[:8]), "not float32 (4,)"),
             (part(ASH, 0, b"\0" * 15), "not a row"),
-            (part(ASH, 0, bytes(3 * MOST_CHUNK_BYTES), at=1, of=4), "more bytes than the model"),
+            (part(ASH, 0, bytes(3 * MAX_CHUNK_BYTES), at=1, of=4), "more bytes than the model"),
         ],
     )
     def test_is_said_with_its_author_and_changes_nothing(self, record, reason):
@@ -662,8 +662,8 @@ def test_an_epoch_is_abandoned_when_two_steps_pass_without_any_sign_of_its_membe
         if is_abandoned:
             assert in_vain
             assert behind.begin is not None
-            assert min(since[edge] for edge in behind.begin.members) >= MOST_MISSED
-        assert in_vain < MOST_MISSED or not behind.is_open
+            assert min(since[edge] for edge in behind.begin.members) >= MAX_MISSED
+        assert in_vain < MAX_MISSED or not behind.is_open
         state = behind
 
 
@@ -684,11 +684,11 @@ def test_the_group_goes_back_at_each_third_step_that_only_diverged_since_one_wit
                     contributed = {each.edge for each in action.contributions}
                     is_barren = action.mean is None and bool(have_diverged & contributed)
                     barren = barren + is_barren if action.mean is None else 0
-                    goes_back = is_barren and barren % MOST_BARREN == 0
+                    goes_back = is_barren and barren % MAX_BARREN == 0
                     in_a_row += goes_back
                     assert any(isinstance(each, Diverged) for each in actions) == goes_back
                 case Diverged():
-                    assert action.goes_on == (in_a_row <= MOST_SLOWDOWNS)
+                    assert action.goes_on == (in_a_row <= MAX_SLOWDOWNS)
         assert (behind.barren, behind.setbacks) == (barren, in_a_row)
         state = behind
 
@@ -776,7 +776,7 @@ class Reckoning:
 
 
 def is_valid(payload):
-    return len(payload) == 16 and bool((np.abs(np.frombuffer(payload, np.float32)) <= MOST_NORM).all())
+    return len(payload) == 16 and bool((np.abs(np.frombuffer(payload, np.float32)) <= MAX_NORM).all())
 
 
 def same_mean(mean, gradients):

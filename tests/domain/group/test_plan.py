@@ -70,7 +70,7 @@ def test_the_members_parts_of_a_batch_are_together_that_global_batch(snapshot, s
             together = np.concatenate([part[step] for part in parts])
             assert sorted(together.tolist()) == sorted(order[step * batch : (step + 1) * batch].tolist())
             for plan, part in zip(plans, parts, strict=True):
-                assert len(part[step]) <= plan.most_samples
+                assert len(part[step]) <= plan.max_samples
                 inside = order[np.isin(order, part[step])]
                 assert np.array_equal(part[step], inside)  # in the order of use
         for plan, part in zip(plans, parts, strict=True):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edged.domain import tensors
 from edged.domain.group import records, state_json
 from edged.domain.group.records import (
-    MOST_CHUNK_BYTES,
+    MAX_CHUNK_BYTES,
     Begin,
     Close,
     Contribution,
@@ -55,9 +55,9 @@ def test_equal_records_give_equal_bytes_whatever_the_order_of_their_maps():
 
 
 def test_a_chunk_is_stored_as_it_is_beside_a_small_header():
-    blob = encode(Part("pi-a", 7, "00ff00ff", 0, 1, 32, 11.5, 30, 250.0, bytes(MOST_CHUNK_BYTES)))
+    blob = encode(Part("pi-a", 7, "00ff00ff", 0, 1, 32, 11.5, 30, 250.0, bytes(MAX_CHUNK_BYTES)))
 
-    assert len(blob) < MOST_CHUNK_BYTES + 512
+    assert len(blob) < MAX_CHUNK_BYTES + 512
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_chunk_is_stored_as_it_is_beside_a_small_header():
         (RECORDS[3], "samples_per_s", -1.0),
         (RECORDS[3], "samples_per_s", NOT_A_NUMBER),
         (RECORDS[3], "chunk", b""),
-        (RECORDS[3], "chunk", bytes(MOST_CHUNK_BYTES + 1)),
+        (RECORDS[3], "chunk", bytes(MAX_CHUNK_BYTES + 1)),
         (RECORDS[4], "chunk", b"x"),
         (RECORDS[4], "loss", 1.0),
         (RECORDS[4], "parts", 2),
@@ -170,7 +170,7 @@ def test_a_chunk_of_another_type_is_refused():
 
 def test_a_record_larger_than_the_log_takes_is_not_made():
     with pytest.raises(FormatError, match="bytes"):
-        encode(Update(0, 0, 1, (Contribution("a", 1, 0.0, 0),), 0, '"' * 256 * 1024, b"x" * MOST_CHUNK_BYTES))
+        encode(Update(0, 0, 1, (Contribution("a", 1, 0.0, 0),), 0, '"' * 256 * 1024, b"x" * MAX_CHUNK_BYTES))
 
 
 @settings(deadline=None, max_examples=300)
@@ -205,7 +205,7 @@ def test_the_state_of_an_epoch_over_as_many_sources_as_can_be_fits_into_an_updat
     members = dict.fromkeys(edges, Member(missed=0, samples_per_s=1 / 3))
     state = State(1, 9, 99, begin, members=members, told=dict.fromkeys(edges, DIGEST))
     contributions = tuple(Contribution(edge, 9, 1 / 3, 1) for edge in edges)
-    update = Update(0, 0, 1, contributions, 99, state_json.to_json(state), b"x" * records.MOST_CHUNK_BYTES)
+    update = Update(0, 0, 1, contributions, 99, state_json.to_json(state), b"x" * records.MAX_CHUNK_BYTES)
     assert records.decode(records.encode(update)) == update
     with pytest.raises(FormatError):
         Begin(0, {"pi-a": 1.0}, {**ends, "one-more": 1}, 9, "0" * 64, "pi-a")

@@ -8,7 +8,7 @@ import pytest
 from edged.cli.replay.report import Report
 from edged.domain.group import compression, records, update_log
 from edged.domain.group import step as group_step
-from edged.domain.group.gradient_log import MOST_BARREN, fold, fold_blob
+from edged.domain.group.gradient_log import MAX_BARREN, fold, fold_blob
 from edged.domain.group.records import Close
 from edged.domain.group.replay import (
     LATE,
@@ -21,7 +21,7 @@ from edged.domain.group.replay import (
     StepMade,
     WentBack,
 )
-from edged.domain.group.state import MOST_MISSED, Begun, Closed, State
+from edged.domain.group.state import MAX_MISSED, Begun, Closed, State
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.topology import Archive, Edge, Exchange, Kafka, Sampling, Sgd, Stream, Topology, Training
@@ -179,11 +179,11 @@ def test_an_epoch_that_was_abandoned_and_weights_that_diverged_are_told_and_foll
     good = log.digest()
     log.begin("pi-a", num_steps=9)
     log.step({"pi-a": 3})
-    for _ in range(MOST_BARREN):
+    for _ in range(MAX_BARREN):
         [part], _ = log.gradient("pi-a", 0)
         log.add(replace(part, is_diverged=True))
     log.join("pi-c")
-    for _ in range(MOST_MISSED):
+    for _ in range(MAX_MISSED):
         log.add(Close(log.state.step, "pi-c"))
     replay = replay_of(log)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain.group.sharding import LEAST_SHARE, TURNS, Turns, assigned, next_shares, owners
+from edged.domain.group.sharding import MIN_SHARE, TURNS, Turns, assigned, next_shares, owners
 from tests.domain.epochs.test_plan import even
 
 GIB = 1 << 30
@@ -127,7 +127,7 @@ def test_shares_are_equal_at_first():
 def test_shares_sum_to_exactly_one_and_none_is_below_the_least(speeds, before):
     shares = next_shares(dict(zip(NAMES, speeds, strict=False)), dict(zip(NAMES[1:], before, strict=False)))
     assert sum(shares.values()) == 1
-    assert min(shares.values()) >= min(LEAST_SHARE, 0.5 / len(speeds)) - 1 / TURNS
+    assert min(shares.values()) >= min(MIN_SHARE, 0.5 / len(speeds)) - 1 / TURNS
     assert all((share * TURNS).is_integer() for share in shares.values())
 
 
@@ -162,5 +162,5 @@ def test_a_very_slow_member_keeps_the_least_share_at_no_cost_to_the_proportion_o
     shares = {"a": 0.4, "b": 0.2, "slow": 0.4}
     for _ in range(10):
         shares = next_shares({"a": 200.0, "b": 100.0, "slow": 0.01}, shares)
-    assert shares["slow"] == pytest.approx(LEAST_SHARE, abs=1 / TURNS)
+    assert shares["slow"] == pytest.approx(MIN_SHARE, abs=1 / TURNS)
     assert shares["a"] / shares["b"] == pytest.approx(2, abs=0.01)

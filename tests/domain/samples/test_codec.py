@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain.samples import codec
-from edged.domain.samples.pack import MOST_BYTES
+from edged.domain.samples.pack import MAX_BYTES
 from edged.domain.samples.sample import REASONS
 from edged.domain.topology import Stream
 from edged.errors import RejectedRecord
@@ -65,7 +65,7 @@ def test_an_empty_payload_is_rejected(of_codec):
 
 @pytest.mark.parametrize("of_codec", ["jpeg", "png"])
 def test_a_compressed_payload_may_fill_a_pack_but_no_more(of_codec):
-    largest = codec.MAGIC[of_codec].ljust(MOST_BYTES, b"x")
+    largest = codec.MAGIC[of_codec].ljust(MAX_BYTES, b"x")
     assert codec.check_record(b"cat", largest, GREY, of_codec) == "cat"
     assert reason_of(b"cat", largest + b"x", of_codec=of_codec) == "too_large"
 

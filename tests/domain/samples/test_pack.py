@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from edged.domain import tensors
 from edged.domain.samples import pack as packs
-from edged.domain.samples.pack import MOST_SAMPLES, Pack
+from edged.domain.samples.pack import MAX_SAMPLES, Pack
 from edged.domain.samples.sample import Sample
 from edged.errors import FormatError
 
@@ -98,7 +98,7 @@ def test_num_bytes_counts_the_payloads():
         ({"end": np.array([9, 8], np.int64)}, "do not rise"),
         ({"end": np.array([0, 7], np.int64)}, "do not rise"),
         ({"payload": np.zeros(9, np.uint8)}, "do not rise"),
-        ({"end": np.zeros(257, np.int64)}, f"257 samples in one pack; at most {MOST_SAMPLES}"),
+        ({"end": np.zeros(257, np.int64)}, f"257 samples in one pack; at most {MAX_SAMPLES}"),
     ],
 )
 def test_what_cannot_have_been_encoded_is_refused(changes, message):

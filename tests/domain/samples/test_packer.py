@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain.samples.pack import MOST_BYTES, MOST_SAMPLES
+from edged.domain.samples.pack import MAX_BYTES, MAX_SAMPLES
 from edged.domain.samples.packer import Packer
 from edged.domain.samples.sample import Sample
 
@@ -14,20 +14,20 @@ def sample(offset, device="cam", partition=0, num_bytes=4):
 
 def test_a_pack_is_full_with_its_last_sample():
     packer = Packer("s", {})
-    for offset in range(MOST_SAMPLES + 1):
+    for offset in range(MAX_SAMPLES + 1):
         packer.add(sample(offset))
     (full,) = packer.take_full()
-    assert len(full.samples) == MOST_SAMPLES
-    assert full.cursors == {"cam/0": MOST_SAMPLES}
+    assert len(full.samples) == MAX_SAMPLES
+    assert full.cursors == {"cam/0": MAX_SAMPLES}
     (rest,) = packer.take_all()
-    assert [each.offset for each in rest.samples] == [MOST_SAMPLES]
-    assert rest.cursors == {"cam/0": MOST_SAMPLES + 1}
+    assert [each.offset for each in rest.samples] == [MAX_SAMPLES]
+    assert rest.cursors == {"cam/0": MAX_SAMPLES + 1}
     assert not packer.pending
 
 
 def test_a_sample_that_does_not_fit_opens_the_next_pack():
     packer = Packer("s", {})
-    packer.add(sample(0, num_bytes=MOST_BYTES - 10))
+    packer.add(sample(0, num_bytes=MAX_BYTES - 10))
     packer.add(sample(1, num_bytes=11))
     (full,) = packer.take_full()
     assert full.cursors == {"cam/0": 1}
@@ -38,7 +38,7 @@ def test_a_sample_that_does_not_fit_opens_the_next_pack():
 def test_a_sample_of_the_most_bytes_is_a_pack_of_its_own():
     packer = Packer("s", {})
     for offset in range(3):
-        packer.add(sample(offset, num_bytes=MOST_BYTES))
+        packer.add(sample(offset, num_bytes=MAX_BYTES))
     assert [len(pack.samples) for pack in packer.take_all()] == [1, 1, 1]
 
 
@@ -86,7 +86,7 @@ def test_reading_on_from_any_packs_cursors_leaves_nothing_out_and_repeats_nothin
         if what == "skip":
             packer.skip(device, int(partition), end[key])
         else:
-            one = sample(end[key], device, int(partition), MOST_BYTES // 3 if what == "big" else 4)
+            one = sample(end[key], device, int(partition), MAX_BYTES // 3 if what == "big" else 4)
             packer.add(one)
             added[key, end[key]] = one
         end[key] += 1
@@ -95,6 +95,6 @@ def test_reading_on_from_any_packs_cursors_leaves_nothing_out_and_repeats_nothin
         later = [each for after in packs[at + 1 :] for each in after.samples]
         wanted = [each for (key, offset), each in added.items() if offset >= pack.cursors.get(key, 0)]
         assert later == wanted
-        assert 1 <= len(pack.samples) <= MOST_SAMPLES
-        assert pack.num_bytes <= MOST_BYTES
+        assert 1 <= len(pack.samples) <= MAX_SAMPLES
+        assert pack.num_bytes <= MAX_BYTES
     assert [each for pack in packs for each in pack.samples] == list(added.values())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain.samples.prediction import MOST_PROBABILITIES, Identity, Prediction, decode, encode, most_probable
+from edged.domain.samples.prediction import MAX_PROBABILITIES, Identity, Prediction, decode, encode, most_probable
 from edged.errors import FormatError
 
 EXAMPLE = Prediction("cam", 0, 7, 1_700_000_000_000, "høg", 0.75, {"høg": 0.75, "low": 0.25}, 3, 12.5, 1.25)
@@ -98,7 +98,7 @@ def test_no_bytes_raise_anything_but_a_format_error(value):
 def test_the_most_probable_labels_come_first_and_there_are_few():
     probabilities = np.linspace(0, 0.03, 60, dtype=np.float32)
     named = most_probable(probabilities, [f"l{i}" for i in range(60)])
-    assert list(named) == [f"l{i}" for i in range(59, 59 - MOST_PROBABILITIES, -1)]
+    assert list(named) == [f"l{i}" for i in range(59, 59 - MAX_PROBABILITIES, -1)]
     assert list(named.values()) == sorted(named.values(), reverse=True)
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from edged.domain.archive.protocol import MOST_PART_BYTES
+from edged.domain.archive.protocol import MAX_PART_BYTES
 from edged.domain.nn.spec import Dense, Flatten
-from edged.domain.samples.pack import MOST_BYTES
+from edged.domain.samples.pack import MAX_BYTES
 from edged.domain.topology import MIB, Archive, Device, Edge, Exchange, Kafka, Stream, Topology, Training, topics
 from edged.domain.topology.topics import Grant, Topic
 
@@ -49,7 +49,7 @@ def test_only_what_is_of_passing_use_is_kept_for_an_hour():
 def test_the_epochs_topics_take_a_part_and_one_more_sample():
     epochs = [topic.max_message_bytes or 0 for topic in topics.topics(SITE) if ".epochs." in topic.name]
 
-    assert min(epochs) > MOST_PART_BYTES + MOST_BYTES
+    assert min(epochs) > MAX_PART_BYTES + MAX_BYTES
 
 
 def test_each_device_writes_its_own_topic_alone():

@@ -201,4 +201,4 @@ def test_overflowed_weights_are_not_finite():
 def test_the_history_is_bounded():
     state = make_state()
     state.history = state.history * 200
-    assert len(checkpoint.decode(checkpoint.encode(state), job=JOB).history) == checkpoint.MOST_HISTORY
+    assert len(checkpoint.decode(checkpoint.encode(state), job=JOB).history) == checkpoint.MAX_HISTORY

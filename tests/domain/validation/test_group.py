@@ -6,7 +6,7 @@ import pytest
 
 from edged.domain.nn.spec import Dense
 from edged.domain.topology import (
-    MOST_MEMBERS,
+    MAX_MEMBERS,
     Archive,
     Constant,
     Device,
@@ -52,7 +52,7 @@ def site(edges=EDGES, **changes) -> Topology:
         site(exchange=Exchange("all_reduce", "top_k", top_k=0.1)),
         site(exchange=Exchange("all_reduce", "int8", sync_every=16, outer=Outer(0.5, 0.8))),
         site(exchange=Exchange(), sampling=Sampling("stratified"), source="both"),
-        site(edges=tuple(Edge(f"pi-{n}") for n in range(MOST_MEMBERS))),
+        site(edges=tuple(Edge(f"pi-{n}") for n in range(MAX_MEMBERS))),
     ],
 )
 def test_a_group_that_can_work_is_taken(topology):
@@ -76,7 +76,7 @@ def test_a_group_that_can_work_is_taken(topology):
             "set mode: uniform, or leave it out",
         ),
         (
-            {"edges": tuple(Edge(f"pi-{n}") for n in range(MOST_MEMBERS + 1))},
+            {"edges": tuple(Edge(f"pi-{n}") for n in range(MAX_MEMBERS + 1))},
             "exchange.mode",
             "65 edges; at most 64 train one model together",
             "set mode: none, or describe them as several sites",

@@ -34,8 +34,8 @@ def sums():
     return Sums()
 
 
-def batcher(sums, most_bytes):
-    return Batcher(STREAM, 8, NoImages(), features=FeatureCache(sums, STREAM.shape, (3,), most_bytes))
+def batcher(sums, max_bytes):
+    return Batcher(STREAM, 8, NoImages(), features=FeatureCache(sums, STREAM.shape, (3,), max_bytes))
 
 
 def samples(*values, codec="raw"):

@@ -83,9 +83,9 @@ async def test_held_out_samples_are_those_of_the_archives_split(world):
     assert await held_out(fresh) == sum(20 - training_rows(offset) for offset in range(5))
 
 
-@pytest.mark.parametrize(("most", "most_bytes", "expected"), [(6, 1 << 20, 6), (1000, 4 * 5, 5)])
-async def test_the_held_out_are_bounded_in_number_and_bytes(world, monkeypatch, most, most_bytes, expected):
-    monkeypatch.setattr(fresh_module, "MOST_HELD_OUT", most)
+@pytest.mark.parametrize(("most", "max_bytes", "expected"), [(6, 1 << 20, 6), (1000, 4 * 5, 5)])
+async def test_the_held_out_are_bounded_in_number_and_bytes(world, monkeypatch, most, max_bytes, expected):
+    monkeypatch.setattr(fresh_module, "MAX_HELD_OUT", most)
     live = world.live()
     fresh = FreshSamples(
         live,
@@ -93,18 +93,18 @@ async def test_the_held_out_are_bounded_in_number_and_bytes(world, monkeypatch, 
         world.batcher(),
         edge="pi-a",
         test_fraction=0.5,
-        held_out_bytes=most_bytes,
+        held_out_bytes=max_bytes,
         poll_s=1,
     )
     fresh.start(Cursor(0, 0))
     await put(world, live, 5)
     while await fresh.next_nowait() is not None:
-        assert fresh.num_bytes <= most_bytes
+        assert fresh.num_bytes <= max_bytes
     assert await held_out(fresh) == expected
 
 
 async def test_what_memory_no_longer_has_is_read_back(world):
-    live = LiveLog(world.log, LIVE, most_bytes=100)
+    live = LiveLog(world.log, LIVE, max_bytes=100)
     live.start(0)
     await put(world, live, 6)
     fresh = world.fresh(live)

@@ -154,8 +154,8 @@ def test_then_in_proportion_to_what_it_saves_each_as_soon_as_the_others_make_roo
     _, (a, b) = shares(10)
     for share in (a, b):
         share.keep(snapshot, np.zeros(0, np.int64), share.part_of(800))
-    a.measured(fetch_s=0.001, draws_a_second=3000)
-    b.measured(fetch_s=0.001, draws_a_second=1000)
+    a.measured(fetch_s=0.001, draws_per_s=3000)
+    b.measured(fetch_s=0.001, draws_per_s=1000)
     assert a.part_of(800) == 400  # b's plan still counts on its half
     part = b.part_of(800)
     assert part == 800 * (0.25 / 2 + 0.75 / 4)

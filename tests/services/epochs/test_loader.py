@@ -122,7 +122,7 @@ async def test_the_next_window_is_asked_for_while_this_one_is_used(world):
 
 def num_held_out_windows(world: World) -> int:
     snapshot, window_bytes = world.log.snapshot(), world.prefetch_bytes // 2
-    return len(split.held_out_windows(snapshot, test_fraction=0.2, window_bytes=window_bytes, most_samples=10_000))
+    return len(split.held_out_windows(snapshot, test_fraction=0.2, window_bytes=window_bytes, max_samples=10_000))
 
 
 async def test_a_prompt_archive_never_lets_the_second_epoch_wait(world):

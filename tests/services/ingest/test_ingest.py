@@ -13,7 +13,7 @@ from edged.adapters.memory.log import MemoryLog
 from edged.domain.samples.sample import REASONS, Sample
 from edged.events import EVENTS
 from edged.ports import TopicPartition
-from edged.services.ingest.ingest import MOST_LETTER_BYTES, Rejected
+from edged.services.ingest.ingest import MAX_LETTER_BYTES, Rejected
 from tests.support.data import birds
 from tests.support.intake import (
     DEAD_LETTERS,
@@ -91,7 +91,7 @@ async def test_a_bad_record_is_dead_lettered_and_the_others_are_unharmed(expecte
         "size": str(len(poison.value)),
     }
     assert letter.key == rejected.device.encode()
-    assert letter.value == poison.value[:MOST_LETTER_BYTES]
+    assert letter.value == poison.value[:MAX_LETTER_BYTES]
 
 
 async def test_a_sample_is_what_the_device_sent():

@@ -7,7 +7,7 @@ import structlog
 
 from edged.adapters.memory.log import MemoryLog
 from edged.domain.samples import pack as packs
-from edged.domain.samples.pack import MOST_BYTES, Pack
+from edged.domain.samples.pack import MAX_BYTES, Pack
 from edged.domain.samples.sample import Sample
 from edged.ports import Message, TopicPartition
 from edged.services.ingest.live_window import LiveLog
@@ -44,7 +44,7 @@ def log():
 
 @pytest.fixture
 def live(log):
-    window = LiveLog(log, GREY, most_bytes=80)
+    window = LiveLog(log, GREY, max_bytes=80)
     window.start(0)
     return window
 
@@ -69,14 +69,14 @@ async def test_packs_that_gave_way_come_from_the_topic(log, live):
 async def test_memory_is_bounded_while_the_trainer_lags(log):
     live = LiveLog(log, GREY)
     live.start(0)
-    await uplink_puts(log, live, *range(30), num_bytes=MOST_BYTES)
+    await uplink_puts(log, live, *range(30), num_bytes=MAX_BYTES)
     offset, most = 0, 0
     while offset < (live.end() or 0):
         found = await live.take(offset, timeout_s=1)
         assert found is not None
         offset = found[0] + 1
         most = max(most, live.num_bytes)
-    assert most <= (4 << 20) + (2 << 20) + 4 * MOST_BYTES
+    assert most <= (4 << 20) + (2 << 20) + 4 * MAX_BYTES
 
 
 async def test_a_restarted_trainer_goes_on_at_its_offset(log, live):

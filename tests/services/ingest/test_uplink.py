@@ -9,7 +9,7 @@ import structlog
 
 from edged.adapters.memory.log import MemoryLog
 from edged.domain.samples import pack as packs
-from edged.domain.samples.pack import MOST_SAMPLES, Pack
+from edged.domain.samples.pack import MAX_SAMPLES, Pack
 from edged.events import EVENTS
 from edged.ports import Message, TopicPartition
 from edged.services.ingest import uplink
@@ -71,7 +71,7 @@ async def test_full_packs_do_not_linger():
     uplink = intake(log).uplink
     await log.append([from_device("cam", grey(n)) for n in range(1000)])
     await run_until(uplink, lambda: num_archived(log) == 1000)
-    assert [len(pack.samples) for pack in archived(log)] == [MOST_SAMPLES] * 3 + [1000 - 3 * MOST_SAMPLES]
+    assert [len(pack.samples) for pack in archived(log)] == [MAX_SAMPLES] * 3 + [1000 - 3 * MAX_SAMPLES]
 
 
 @pytest.mark.looptime

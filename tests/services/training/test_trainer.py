@@ -81,7 +81,7 @@ async def test_all_epochs_are_trained_reported_saved_and_deployed(world):
 def held_out(world: World) -> int:
     """By counting what a plan leaves out, over its own windows."""
     snapshot = world.log.snapshot()
-    windows = split.held_out_windows(snapshot, test_fraction=0.2, window_bytes=8192, most_samples=10_000)
+    windows = split.held_out_windows(snapshot, test_fraction=0.2, window_bytes=8192, max_samples=10_000)
     return sum(window.num_samples for window in windows)
 
 
@@ -89,7 +89,7 @@ async def test_int8_models_are_calibrated_by_held_out_samples(world):
     world.training = replace(world.training, deploy=Deploy("int8"))
     await finish(world)
     snapshot = world.log.snapshot()
-    windows = split.held_out_windows(snapshot, test_fraction=0.2, window_bytes=8192, most_samples=10_000)
+    windows = split.held_out_windows(snapshot, test_fraction=0.2, window_bytes=8192, max_samples=10_000)
     payloads = [world.log.sample(int(i)).payload for window in windows for i in window.ids[window.order]]
     expected = np.frombuffer(b"".join(payloads), np.uint8).reshape(-1, 2, 2, 1) / np.float32(255)
     assert len(world.calibrations) == world.training.epochs

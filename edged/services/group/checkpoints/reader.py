@@ -28,14 +28,14 @@ _SLOTS = 2
 _SPARE_BYTES = 4 << 20
 """Of a checkpoint beside its arrays: header, history, the state of the log's fold."""
 
-_MOST_SLOTS = 3
+_MAX_SLOTS = 3
 """Of an optimizer, the outer step's among them."""
 
 _POLL_S = 1.0
 _QUIET_S = 5.0
 """Without a record for so long, nobody is writing a checkpoint at the moment."""
 
-_RECORDS_A_POLL = 4
+_RECORDS_PER_POLL = 4
 _SLOT_NAMES = frozenset(str(slot) for slot in range(_SLOTS))
 
 
@@ -93,7 +93,7 @@ class Announced:
         self._reads = TopicPartition(topics.log)
         self._checkpoints = TopicPartition(topics.checkpoints)
         self._like = like
-        num_slots = _MOST_SLOTS if like is None else len(like.slots)
+        num_slots = _MAX_SLOTS if like is None else len(like.slots)
         self._slots = _Slots(2 * 4 * num_parameters * (1 + num_slots) + _SPARE_BYTES, topics.edges)  # with the fallback
 
     async def read_to(self, high: int) -> None:
@@ -179,7 +179,7 @@ class Announced:
         opening = Opening(at)
         async with self._log.reader({self._reads: at}) as reader:
             while reader.position(self._reads) < high and not opening.is_over:
-                records = await reader.poll(max_records=_RECORDS_A_POLL, timeout_s=_POLL_S)
+                records = await reader.poll(max_records=_RECORDS_PER_POLL, timeout_s=_POLL_S)
                 if not records:
                     high = min(high, (await self._bounds())[1])
                 for record in records:
@@ -223,9 +223,9 @@ def _place(state: TrainState) -> int:
 class _Slots:
     """The newest record of each key, as far as it can be of a checkpoint of at most so many bytes."""
 
-    def __init__(self, most_bytes: int, edges: Collection[str]) -> None:
+    def __init__(self, max_bytes: int, edges: Collection[str]) -> None:
         self._edges = frozenset(edges)
-        self._most_parts = -(-most_bytes // CHUNK_BYTES)
+        self._most_parts = -(-max_bytes // CHUNK_BYTES)
         self._numbers = {str(part) for part in range(self._most_parts)}
         self._chunks: dict[tuple[int, int], bytes] = {}
         self._heads: dict[str, Head] = {}  # in the order in which they were written

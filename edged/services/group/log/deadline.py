@@ -11,7 +11,7 @@ FIRST_DEADLINE_S = 30.0
 EPOCH_DEADLINE_S = 10.0
 """At least, for an epoch's first step: the others may still be saving the one before, drawing and fetching."""
 
-LEAST_DEADLINE_S = 1.0
+MIN_DEADLINE_S = 1.0
 """However short the steps are: a pause of the machine is no reason to go on without a member."""
 
 DEADLINE_FACTOR = 1.5
@@ -34,5 +34,5 @@ class Deadline:
         """From a gradient of the present step on."""
         if not self._step_times:
             return FIRST_DEADLINE_S
-        least_s = EPOCH_DEADLINE_S if state.step == state.first_step else LEAST_DEADLINE_S
-        return max(DEADLINE_FACTOR * median(self._step_times), least_s)
+        min_s = EPOCH_DEADLINE_S if state.step == state.first_step else MIN_DEADLINE_S
+        return max(DEADLINE_FACTOR * median(self._step_times), min_s)

@@ -22,7 +22,7 @@ from edged.ports import Log, Message, Record, TopicPartition
 from edged.services.group.log.deadline import Deadline
 from edged.services.group.log.ordered_reader import Gapless, gapless
 
-RECORDS_A_POLL = 8
+RECORDS_PER_POLL = 8
 """4 MiB of gradients, so that a stop need not wait long for what is being folded."""
 
 _QUIET_S = 10.0
@@ -107,7 +107,7 @@ class Exchange:
         self.traffic = Traffic()
         self.catches_up = False
         """What is read is of the past: who was awaited then is no news."""
-        self.parts_a_step = 1
+        self.parts_per_step = 1
         """Records that the member's last gradient had."""
 
     @asynccontextmanager
@@ -139,7 +139,7 @@ class Exchange:
     async def poll(self, timeout_s: float) -> bool:
         """Take what comes within `timeout_s`; whether anything did. Raises LogGap, and what `apply` raises."""
         assert self._reader is not None, "open() first"
-        records = await self._reader.poll(max_records=RECORDS_A_POLL, timeout_s=timeout_s)
+        records = await self._reader.poll(max_records=RECORDS_PER_POLL, timeout_s=timeout_s)
         if records:
             await run_in_worker(self._take, records, asyncio.get_running_loop().time())
         return bool(records)
@@ -211,7 +211,7 @@ class Exchange:
         """
         attempt = secrets.token_hex(4)
         chunks = compression.split(blob) if count else [b""]
-        self.parts_a_step = max(self.parts_a_step, len(chunks))
+        self.parts_per_step = max(self.parts_per_step, len(chunks))
         parts = [
             Part(self.address.edge, step, attempt, i, len(chunks), count, loss, num_correct, speed, chunk, is_diverged)
             for i, chunk in enumerate(chunks)
