@@ -64,7 +64,7 @@ class Backoff:
 
     def __init__(self, first_s: float = 0.2, most_s: float = 5.0, seed: int | None = None) -> None:
         self._first_s = first_s
-        self._most_s = most_s
+        self._max_s = most_s
         self._next_s = first_s
         self._random = random.Random(seed)  # noqa: S311 - spreads load, guards nothing
 
@@ -75,7 +75,7 @@ class Backoff:
     def next_s(self) -> float:
         """The seconds to wait now; longer at every call."""
         wait_s = self._next_s * self._random.uniform(0.5, 1.0)
-        self._next_s = min(self._next_s * 2, self._most_s)
+        self._next_s = min(self._next_s * 2, self._max_s)
         return wait_s
 
     async def wait(self) -> None:

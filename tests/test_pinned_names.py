@@ -21,10 +21,10 @@ from edged.cli.demo.outage import Outage
 from edged.cli.demo.report import Summary
 from edged.domain.archive.snapshot import Snapshot
 from edged.domain.epochs import modes, sampler_state
-from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.epoch_start import EpochStart
 from edged.domain.epochs.importance import Gate
 from edged.domain.epochs.plan import PlanSettings
-from edged.domain.epochs.sampler_state import EpochMemo
+from edged.domain.epochs.sampler_state import SamplerState
 from edged.domain.epochs.scores import ScoreTable
 from edged.domain.group import records, state_json
 from edged.domain.group import state as state_module
@@ -140,7 +140,7 @@ def test_a_plan_has_the_digest_that_checkpoints_name(mode: SamplingMode, digest)
     snapshot = blocks(64)
     scores = ScoreTable(snapshot, 1 << 16)
     scores.update(np.arange(64), np.linspace(0.1, 1, 64, dtype=np.float32))
-    boundary = Boundary(np.arange(0, 64, 2), cursor=3, hit_share=0.5, is_gate_open=True, capacity_bytes=6400)
+    boundary = EpochStart(np.arange(0, 64, 2), cursor=3, hit_share=0.5, is_gate_open=True, capacity_bytes=6400)
     settings = PlanSettings(seed=7, test_fraction=0.1, window_bytes=4000, capacity_bytes=6400)
     assert modes.plan(mode, settings, snapshot, 6, boundary, scores).digest[:16] == digest
 
@@ -168,7 +168,7 @@ def test_a_record_of_the_groups_log_is_the_same_bytes(record, kind, digest):
 
 def test_the_state_of_the_groups_log_is_the_same_text():
     members = {"pi-a": state_module.Member(missed=0, samples_per_s=2.5, last_step=3)}
-    state = state_module.State(4, 9, 77, BEGIN, members=members, told={"pi-a": HEX})
+    state = state_module.State(4, 9, 77, BEGIN, members=members, weights_by_edge={"pi-a": HEX})
     assert sha256(state_json.to_json(state).encode()) == "92e3610268e727aa"
 
 
@@ -200,8 +200,8 @@ def test_what_an_epoch_leaves_to_the_next_is_the_same_bytes():
     snapshot = blocks(4)
     scores = ScoreTable(snapshot, 1 << 16)
     scores.update(np.arange(4), np.linspace(0.1, 1, 4, dtype=np.float32))
-    boundary = Boundary(np.arange(0, 64, 2), cursor=3, hit_share=0.5, is_gate_open=True, capacity_bytes=6400)
-    assert sha256(sampler_state.encode(EpochMemo(3, snapshot, boundary, scores, Gate(1.25)))) == "d000598c7a59554b"
+    boundary = EpochStart(np.arange(0, 64, 2), cursor=3, hit_share=0.5, is_gate_open=True, capacity_bytes=6400)
+    assert sha256(sampler_state.encode(SamplerState(3, snapshot, boundary, scores, Gate(1.25)))) == "d000598c7a59554b"
 
 
 def test_predictions_are_the_same_text():

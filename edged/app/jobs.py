@@ -30,18 +30,18 @@ from edged.ports import Health, Log
 from edged.services.archive.client import ArchiveAddress, ArchiveClient
 from edged.services.batches.batcher import Batcher
 from edged.services.batches.features import FeatureCache
-from edged.services.batches.live import FreshSamples
+from edged.services.batches.live import LiveBatches
 from edged.services.cache.cache import Cache
 from edged.services.cache.shared import CacheShare, SharedCache
-from edged.services.epochs.loader import Epochs, EpochSettings
-from edged.services.epochs.planner import ChoiceSettings, Chooser
-from edged.services.group.checkpoints.publisher import Announcements
+from edged.services.epochs.loader import EpochLoader, EpochSettings
+from edged.services.epochs.planner import LocalPlanner, PlannerSettings
+from edged.services.group.checkpoints.publisher import CheckpointPublisher
 from edged.services.group.checkpoints.reader import GroupTopics
 from edged.services.group.log.group_log import GroupAddress
 from edged.services.group.parameter_server import ParameterServer
-from edged.services.group.planner import GroupChooser
+from edged.services.group.planner import GroupPlanner
 from edged.services.group.trainer import GroupTrainer
-from edged.services.ingest.live_window import LiveLog
+from edged.services.ingest.live_window import LiveWindow
 from edged.services.training.checkpointing import Checkpointing, Samples
 from edged.services.training.trainer import Trainer
 from edged.settings import Folders, Timing
@@ -82,7 +82,7 @@ class Jobs:
         self._folders = folders
         self._executor = executor
         self._models: list[Model] = []
-        self._live: dict[int, LiveLog] = {}
+        self._live: dict[int, LiveWindow] = {}
         self._shares: dict[int, CacheShare] = {}
         self._stack = AsyncExitStack()
 
@@ -107,12 +107,12 @@ class Jobs:
     ) -> None:
         await self._stack.aclose()
 
-    def live(self, streams: Iterable[str]) -> Mapping[str, list[LiveLog]]:
+    def live(self, streams: Iterable[str]) -> Mapping[str, list[LiveWindow]]:
         """The live windows that the jobs need of the edge's own `streams`, by stream."""
-        windows: dict[str, list[LiveLog]] = {stream: [] for stream in streams}
+        windows: dict[str, list[LiveWindow]] = {stream: [] for stream in streams}
         for i, job in enumerate(self._topology.jobs):
             if job.source != "archive" and job.stream in windows:
-                self._live[i] = LiveLog(self._log, self._topology.archive_topic(job.stream, self._edge.name))
+                self._live[i] = LiveWindow(self._log, self._topology.archive_topic(job.stream, self._edge.name))
                 windows[job.stream].append(self._live[i])
         return windows
 
@@ -194,14 +194,14 @@ class Jobs:
                 test_samples=training.test_samples,
                 prefetch_bytes=self._edge.prefetch,
             )
-            choice = ChoiceSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
+            choice = PlannerSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
             share = self._shares[number]
             if training.exchange.mode != "none":
                 budgets = {edge.name: edge.cache.memory + edge.cache.disk for edge in self._topology.edges}
-                chooser = GroupChooser(share, choice, self._edge.name, budgets, training.global_batch)
-            epochs = Epochs(client, batcher(), settings, share, chooser or Chooser(store, share, choice))
+                chooser = GroupPlanner(share, choice, self._edge.name, budgets, training.global_batch)
+            epochs = EpochLoader(client, batcher(), settings, share, chooser or LocalPlanner(store, share, choice))
         if number in self._live:
-            fresh = FreshSamples(
+            fresh = LiveBatches(
                 self._live[number],
                 batcher(),
                 batcher(),
@@ -236,8 +236,8 @@ class Jobs:
         training: Training,
         model: Model,
         checkpointing: Checkpointing,
-        epochs: Epochs,
-        chooser: GroupChooser,
+        epochs: EpochLoader,
+        chooser: GroupPlanner,
         job: str,
     ) -> GroupTrainer:
         topology = self._topology
@@ -285,11 +285,11 @@ def _server(topology: Topology, node: str, training: Training, log: Log) -> Para
     )
 
 
-def _announcements(topology: Topology, training: Training, log: Log) -> Announcements:
+def _announcements(topology: Topology, training: Training, log: Log) -> CheckpointPublisher:
     job = job_digest(topology.stream(training.stream), training)
     edges = frozenset(edge.name for edge in topology.edges)
     topics = GroupTopics(topology.checkpoints_topic(training), topology.train_topic(training), job, edges)
-    return Announcements(log, topics)
+    return CheckpointPublisher(log, topics)
 
 
 def _backbone(training: Training) -> "FrozenBackbone | None":

@@ -120,7 +120,7 @@ async def run_companion(
 
 
 def _archive(topology: Topology, log: Log, health: Health, timing: Timing) -> Mapping[str, Service]:
-    from edged.adapters.parquet.retrying import PatientArchive  # noqa: PLC0415
+    from edged.adapters.parquet.retrying import RetryingArchive  # noqa: PLC0415
     from edged.adapters.parquet.store import ParquetStore  # noqa: PLC0415 - pyarrow is the archive's alone
     from edged.services.archive.archiver import Archiver, ArchiverSettings, Source  # noqa: PLC0415
     from edged.services.archive.epoch_server import EpochServer  # noqa: PLC0415
@@ -136,7 +136,7 @@ def _archive(topology: Topology, log: Log, health: Health, timing: Timing) -> Ma
     return {
         "archiver": Archiver(
             log,
-            PatientArchive(store, health),
+            RetryingArchive(store, health),
             sources,
             topology.group("archiver", archive.name),
             ArchiverSettings(flush_s=archive.flush_s, flush_bytes=archive.flush_bytes, poll_s=timing.poll_s),

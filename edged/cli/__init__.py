@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the outermost place: told in full, with a code of its own
-        code = _tell(error)
+        code = _report(error)
     return code
 
 
@@ -93,7 +93,7 @@ def _run(words: list[str]) -> int:
     return overview.error("a command is missing; edged --help lists them")
 
 
-def _tell(error: Exception) -> int:
+def _report(error: Exception) -> int:
     """Say on stderr what went wrong; return the exit code for it."""
     if isinstance(error, ConfigError):
         show(error.problems, sys.stderr)

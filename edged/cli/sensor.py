@@ -26,10 +26,10 @@ if TYPE_CHECKING:  # what reads images and Kafka is imported when it is needed
 
 SUMMARY = "replay a data set, a folder of images or a CSV file as one of the devices"
 
-_START_PATIENCE_S = 30.0
+_START_TIMEOUT_S = 30.0
 """How long Kafka may be silent at the start; later it is waited for."""
 
-_PATIENCE_S = 5.0
+_TIMEOUT_S = 5.0
 """How long a stop lets the batch on its way arrive; Kafka may be away."""
 
 _USAGE, _UNAVAILABLE = 64, 69
@@ -105,12 +105,12 @@ async def _until_signal(sensor: "Sensor", device: "Device") -> int:
     def end() -> None:
         if not stop.is_set():
             stop.set()
-            loop.call_later(_PATIENCE_S, task.cancel)
+            loop.call_later(_TIMEOUT_S, task.cancel)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     try:
-        async with asyncio.timeout(_START_PATIENCE_S):
+        async with asyncio.timeout(_START_TIMEOUT_S):
             await device.connected()
         await sensor.run(stop)
     except TimeoutError:

@@ -18,7 +18,7 @@ from edged.domain.topology.topics import Topic, grants, groups, topics
 from edged.errors import LogUnavailable
 from edged.ports import TopicSpec
 
-_PATIENCE_S = 30.0
+_TIMEOUT_S = 30.0
 """The log waits for Kafka for ever; a command at a prompt does not."""
 
 SUMMARY = "print the topics and ACLs that the topology needs, or create the topics"
@@ -79,7 +79,7 @@ async def _apply(topology: Topology) -> None:
     wanted = [TopicSpec(*topic) for topic in topics(topology)]
     kafka = KafkaLog(topology.kafka, Unheard())
     try:
-        async with asyncio.timeout(_PATIENCE_S), kafka as log:
+        async with asyncio.timeout(_TIMEOUT_S), kafka as log:
             await log.ensure(wanted)
     except TimeoutError as error:
         raise LogUnavailable(f"Kafka at {', '.join(topology.kafka.bootstrap)} does not answer") from error

@@ -40,7 +40,7 @@ from edged.domain.nn.model import Model
 from edged.domain.topology import Compression, Cosine, Exchange, Sgd, Training
 from edged.domain.training.learner import Learner
 from edged.services.batches.batcher import MiniBatch
-from edged.services.group.contribution import Contributed, Rounds
+from edged.services.group.contribution import ContributionMaker, PendingGradient
 from tests.bench.accuracy import FASHION
 from tests.bench.sampling_study import Data, read
 from tests.bench.trainer import machine
@@ -95,7 +95,7 @@ class Group:
         n = param_vector.size(self.state.params)
         self._rules = Rules(frozenset(self.edges), JOB, n, partial(compression.decompress, n=n))
         self._log = State()
-        self._rounds = {edge: Rounds(training, self.learner, n, map) for edge in self.edges}
+        self._rounds = {edge: ContributionMaker(training, self.learner, n, map) for edge in self.edges}
         for edge in self.edges:
             self._append(Join(edge, JOB, 0, param_vector.digest(self.state.params)))
 
@@ -120,7 +120,7 @@ class Group:
         [closed] = [action for action in actions if isinstance(action, Closed)]
         group_step.take_step(self._training, self.state, self._log, closed)
         for edge in self.edges:
-            self._rounds[edge].settle(made[edge], is_counted=True)
+            self._rounds[edge].acknowledge(made[edge], is_counted=True)
         return sum(len(each.blob) for each in made.values())
 
     def accuracy(self, data: Data) -> float:
@@ -129,7 +129,7 @@ class Group:
         right = [self.learner.test(self.state, data.x[at] * np.float32(1 / 255), data.y[at])[1] for at in parts]
         return sum(right) / len(data.y)
 
-    def _send(self, edge: str, made: Contributed) -> Iterator[state.Action]:
+    def _send(self, edge: str, made: PendingGradient) -> Iterator[state.Action]:
         chunks = compression.split(made.blob)
         for i, chunk in enumerate(chunks):
             part = Part(

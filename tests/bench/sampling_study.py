@@ -31,7 +31,7 @@ import numpy.typing as npt
 from edged.adapters.host.blas import single_threaded_blas
 from edged.domain.archive.snapshot import Snapshot
 from edged.domain.epochs import importance, modes
-from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.epoch_start import EpochStart
 from edged.domain.epochs.plan import CachedWindow, PlanSettings
 from edged.domain.epochs.scores import ScoreTable
 from edged.domain.epochs.window import SAMPLE_OVERHEAD
@@ -162,7 +162,7 @@ class Planned:
         self._scores, self._gate = ScoreTable(self._snapshot, 1 << 20), importance.Gate()
         capacity = round(cached_share * num_ids) * (SAMPLE_BYTES + SAMPLE_OVERHEAD)
         self._settings = PlanSettings(seed, 0.0, WINDOW_BYTES, capacity)
-        self._mode, self._boundary = mode, Boundary(np.zeros(0, np.int64), hit_share=q)
+        self._mode, self._boundary = mode, EpochStart(np.zeros(0, np.int64), hit_share=q)
 
     def draws(self, epochs: int) -> Iterator[Draw]:
         """Full mini-batches; what is left over at an epoch's end is the beginning of the next one's first."""

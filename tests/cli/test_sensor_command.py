@@ -122,7 +122,7 @@ def test_a_signal_ends_it_cleanly_with_what_was_published(sensor, log, capsys, n
 
 
 def test_a_signal_ends_it_also_while_kafka_is_away(sensor, log, monkeypatch, capsys):
-    monkeypatch.setattr("edged.cli.sensor._PATIENCE_S", 0.0)
+    monkeypatch.setattr("edged.cli.sensor._TIMEOUT_S", 0.0)
 
     def vanish(count):
         log.unavailable = True
@@ -134,7 +134,7 @@ def test_a_signal_ends_it_also_while_kafka_is_away(sensor, log, monkeypatch, cap
 
 
 def test_a_broker_that_is_not_there_at_the_start_is_not_waited_for_for_ever(sensor, log, monkeypatch, capsys):
-    monkeypatch.setattr("edged.cli.sensor._START_PATIENCE_S", 0.0)
+    monkeypatch.setattr("edged.cli.sensor._START_TIMEOUT_S", 0.0)
     log.unavailable = True
     assert sensor("--node", "cam-raw", "--from", "fashion-mnist-small") == 69
     assert "Kafka does not answer; nothing was published" in capsys.readouterr().err

@@ -146,7 +146,7 @@ def _record(state: State, kind: str, edge: str, delta: int, number: int) -> Reco
         case "close":
             return Close(step, edge)
         case "diverged" if state.is_open:
-            joined = [each for each in state.awaited if each not in state.gradients]
+            joined = [each for each in state.expected if each not in state.gradients]
             return diverged(joined[0] if joined else edge, state.step)
         case "vain" if state.is_open and state.begin is not None:
             outside = next((each for each in EDGES if each not in state.begin.members), edge)

@@ -25,13 +25,13 @@ from edged.services.archive.client import ArchiveAddress, ArchiveClient
 from edged.services.batches.batcher import Batcher
 from edged.services.cache.cache import Cache
 from edged.services.cache.shared import SharedCache
-from edged.services.epochs.loader import Epochs, EpochSettings
-from edged.services.epochs.planner import ChoiceSettings
-from edged.services.group.checkpoints.publisher import Announcements
+from edged.services.epochs.loader import EpochLoader, EpochSettings
+from edged.services.epochs.planner import PlannerSettings
+from edged.services.group.checkpoints.publisher import CheckpointPublisher
 from edged.services.group.checkpoints.reader import GroupTopics
 from edged.services.group.log.group_log import GroupAddress
 from edged.services.group.parameter_server import ParameterServer
-from edged.services.group.planner import GroupChooser
+from edged.services.group.planner import GroupPlanner
 from edged.services.group.trainer import GroupTrainer
 from edged.services.training.checkpointing import Checkpointing
 from edged.settings import Timing
@@ -48,7 +48,7 @@ from tests.support.training_world import (
 TRAIN, GRADIENTS, CHECKPOINTS = "site.train.toy", "site.gradients.toy", "site.checkpoints.toy"
 GROUP_TRAINING = replace(TRAINING, sampling=Sampling("uniform"), exchange=Exchange("all_reduce"))
 
-PATIENCE_S = 3600.0
+TIMEOUT_S = 3600.0
 """Of the clock that the tests turn themselves."""
 
 _LATENCY_S = 0.01
@@ -122,8 +122,8 @@ class GroupWorld:
         )
         share = SharedCache(place.cache).share()
         settings = EpochSettings(training.epochs, training.test_fraction, training.test_samples, 8192)
-        choice = ChoiceSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
-        chooser = GroupChooser(share, choice, edge, dict.fromkeys(self.edges, 4096), training.global_batch)
+        choice = PlannerSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
+        chooser = GroupPlanner(share, choice, edge, dict.fromkeys(self.edges, 4096), training.global_batch)
         batcher = Batcher(STREAM, training.global_batch, NoImages())
         fold: Fold = update_log.fold if has_server else gradient_log.fold
         return GroupTrainer(
@@ -143,7 +143,7 @@ class GroupWorld:
             place.health,
             GroupAddress(edge, self.edges, TRAIN, GRADIENTS if has_server else TRAIN),
             job=self.job,
-            epochs=Epochs(client, batcher, settings, share, chooser),
+            epochs=EpochLoader(client, batcher, settings, share, chooser),
             chooser=chooser,
             fold=fold,
             server="vault" if has_server else "",
@@ -158,8 +158,8 @@ class GroupWorld:
             self.log, rules, self.announcements(), gradients=GRADIENTS, train=TRAIN, compression=kind
         )
 
-    def announcements(self) -> Announcements:
-        return Announcements(self.log, GroupTopics(CHECKPOINTS, TRAIN, self.job, self.edges))
+    def announcements(self) -> CheckpointPublisher:
+        return CheckpointPublisher(self.log, GroupTopics(CHECKPOINTS, TRAIN, self.job, self.edges))
 
     @asynccontextmanager
     async def running(self, *services: GroupTrainer | ParameterServer) -> AsyncIterator[list[asyncio.Task[None]]]:
@@ -174,7 +174,7 @@ class GroupWorld:
 
     async def finish(self, *trainers: GroupTrainer, servers: Sequence[ParameterServer] = ()) -> None:
         """Run them until all have trained to the end. Raises what any of them raised before."""
-        async with self.running(*trainers, *servers) as tasks, asyncio.timeout(PATIENCE_S):
+        async with self.running(*trainers, *servers) as tasks, asyncio.timeout(TIMEOUT_S):
             await until(lambda: all(is_finished(each) for each in trainers) or any(task.done() for task in tasks))
             for task in tasks:
                 if task.done():

@@ -14,7 +14,7 @@ from edged.domain.samples.pack import Pack
 from edged.domain.topology import Archive, Device, Edge, Kafka, Stream, Topology
 from edged.ports import Log, Message, Record
 from edged.services.ingest.ingest import Ingest
-from edged.services.ingest.live_window import LiveLog
+from edged.services.ingest.live_window import LiveWindow
 from edged.services.ingest.uplink import Uplink
 from edged.settings import Timing
 
@@ -67,12 +67,12 @@ class Intake:
 
     ingest: Ingest
     uplink: Uplink
-    live: LiveLog
+    live: LiveWindow
 
 
 def intake(log: Log, topology: Topology = TOPOLOGY) -> Intake:
     """The edge pi's intake; stream grey is trained on."""
-    live = LiveLog(log, GREY)
+    live = LiveWindow(log, GREY)
     ingest = Ingest(log, topology, "pi", PillowDecoder())
     return Intake(ingest, Uplink(ingest, log, topology, "pi", {"grey": [live]}, Timing()), live)
 

@@ -141,7 +141,7 @@ class Gate(Proxy):
         self.passed_bytes = 0
         """Of produce requests to the topics."""
         self._topics = topics
-        self._most_bytes = math.inf
+        self._max_bytes = math.inf
         self._holds = threading.Condition(self._lock)
 
     def __exit__(self, *exc: object) -> None:
@@ -152,7 +152,7 @@ class Gate(Proxy):
     def let_pass(self, num_bytes: float) -> None:
         """Let whole requests of so many bytes through from now on, and hold the others."""
         with self._lock:
-            self._most_bytes = self.passed_bytes + num_bytes
+            self._max_bytes = self.passed_bytes + num_bytes
             for pair in self._pairs:
                 pair.is_held = False  # until the proxy has looked again
         self._wake.send(b"x")
@@ -171,7 +171,7 @@ class Gate(Proxy):
 
     def _lets(self, request: bytes) -> bool:
         """Whether a produce request to the topics may pass now."""
-        if self.passed_bytes + len(request) > self._most_bytes:
+        if self.passed_bytes + len(request) > self._max_bytes:
             return False
         self.passed_bytes += len(request)
         return True
@@ -200,10 +200,10 @@ class Gate(Proxy):
 
     def _listen(self, pair: _Pair, *, is_held: bool) -> None:
         """What a held client sends on stays in its socket."""
-        is_heard = pair.client in self._selector.get_map()
-        if is_held and is_heard:
+        has_contributed = pair.client in self._selector.get_map()
+        if is_held and has_contributed:
             self._selector.unregister(pair.client)
-        elif not is_held and not is_heard:
+        elif not is_held and not has_contributed:
             self._selector.register(pair.client, selectors.EVENT_READ, pair)
 
 

@@ -146,7 +146,7 @@ class Group:
         """Train up to the next middle of an epoch, if it is not there already; which step comes next."""
         await self.history.read_on()
         state = self.history.state
-        middle = state.first_step + MIDDLE
+        middle = state.epoch_first_step + MIDDLE
         await self.go_to(middle if state.step <= middle else middle + STEPS)
         return self.history.state.step
 

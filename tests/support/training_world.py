@@ -29,12 +29,12 @@ from edged.errors import RejectedRecord
 from edged.ports import Message
 from edged.services.archive.client import ArchiveAddress, ArchiveClient
 from edged.services.batches.batcher import Batcher
-from edged.services.batches.live import FreshSamples
+from edged.services.batches.live import LiveBatches
 from edged.services.cache.cache import Cache
 from edged.services.cache.shared import CacheShare, SharedCache
-from edged.services.epochs.loader import Epochs, EpochSettings
-from edged.services.epochs.planner import ChoiceSettings, Chooser
-from edged.services.ingest.live_window import LiveLog
+from edged.services.epochs.loader import EpochLoader, EpochSettings
+from edged.services.epochs.planner import LocalPlanner, PlannerSettings
+from edged.services.ingest.live_window import LiveWindow
 from edged.services.training.checkpointing import Checkpointing, Samples
 from edged.services.training.trainer import Trainer
 from edged.settings import Timing
@@ -214,21 +214,21 @@ class World:
         self.made_client = ArchiveClient(self.log, self.health, ADDRESS, Timing(), self.beside)
         return self.made_client
 
-    def epochs(self) -> Epochs:
+    def epochs(self) -> EpochLoader:
         training = self.training
         settings = EpochSettings(training.epochs, training.test_fraction, training.test_samples, self.prefetch_bytes)
-        chosen = ChoiceSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
+        chosen = PlannerSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
         share = SharedCache(self.cache).share() if self.share is None else self.share
-        chooser = Chooser(self.store, share, chosen)
-        return Epochs(self.client(), self.batcher(), settings, share, chooser)
+        chooser = LocalPlanner(self.store, share, chosen)
+        return EpochLoader(self.client(), self.batcher(), settings, share, chooser)
 
-    def live(self) -> LiveLog:
-        live = LiveLog(self.log, LIVE)
+    def live(self) -> LiveWindow:
+        live = LiveWindow(self.log, LIVE)
         live.start(len(self.log.records(LIVE)))
         return live
 
-    def fresh(self, live: LiveLog) -> FreshSamples:
-        return FreshSamples(
+    def fresh(self, live: LiveWindow) -> LiveBatches:
+        return LiveBatches(
             live,
             self.batcher(),
             self.batcher(),
@@ -261,7 +261,7 @@ class World:
         return CrashingModel(STREAM.shape, self.training.model, micro_batch=4, loss=self.training.loss)
 
     def trainer(
-        self, *, model: Model | None = None, live: LiveLog | None = None, executor: Executor | None = None
+        self, *, model: Model | None = None, live: LiveWindow | None = None, executor: Executor | None = None
     ) -> Trainer:
         """A fresh process's trainer; with `live`, and by the training's source, with fresh samples."""
         self.take_log()

@@ -28,9 +28,9 @@ from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest
 from edged.domain.archive.snapshot import Snapshot
 from edged.domain.epochs import sampler_state
-from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.epoch_start import EpochStart
 from edged.domain.epochs.importance import Gate
-from edged.domain.epochs.sampler_state import EpochMemo
+from edged.domain.epochs.sampler_state import SamplerState
 from edged.domain.epochs.scores import ScoreTable
 from edged.log import configure
 from edged.ports import Message, Record, TopicPartition, TopicSpec, Watermarks
@@ -149,9 +149,9 @@ def scored(folder: Path) -> None:
     scores, rng = ScoreTable(snapshot(), SCORE_BYTES), np.random.default_rng(0)
     ids = np.arange(0, NUM_BLOCKS * ROWS, ROWS)
     scores.update(ids, rng.gamma(1.0, size=len(ids)).astype(np.float32))
-    boundary = Boundary(np.zeros(0, np.int64), is_gate_open=True, capacity_bytes=900 << 20)
+    boundary = EpochStart(np.zeros(0, np.int64), is_gate_open=True, capacity_bytes=900 << 20)
     CheckpointDir(folder).save_epoch_memo(
-        sampler_state.encode(EpochMemo(0, snapshot(), boundary, scores, Gate(2.0))), 0
+        sampler_state.encode(SamplerState(0, snapshot(), boundary, scores, Gate(2.0))), 0
     )
 
 

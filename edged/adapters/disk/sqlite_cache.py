@@ -63,7 +63,7 @@ class SqliteCache:
         self._log_bytes = min(MAX_LOG_BYTES, budget_bytes // 4)
         self._batch_entries = min(_MAX_BATCH_ENTRIES, self._log_bytes // (8 * _PAGE))
         self._batch_bytes = min(_MAX_BATCH_BYTES, self._log_bytes // 4)
-        self._most_pages = (budget_bytes - self._log_bytes) // _PAGE
+        self._max_pages = (budget_bytes - self._log_bytes) // _PAGE
         self._note = ""
         self._unsaved_note: str | None = None
         self.num_corrupt = 0
@@ -135,7 +135,7 @@ class SqliteCache:
     def _measure(self) -> None:
         """Learn how well the entries fill their pages: sizes that differ leave gaps when they take turns."""
         pages = self._pragma("page_count") - self._pragma("freelist_count")
-        if pages > self._most_pages // 4:
+        if pages > self._max_pages // 4:
             self._fill = min(1.0, max(0.25, self._used_bytes / (pages * _PAGE)))
 
     def _sweep(self, num_coming: int) -> None:
@@ -165,7 +165,7 @@ class SqliteCache:
 
     @property
     def capacity_bytes(self) -> int:
-        return int(self._most_pages * _PAGE * _FILLED * self._fill)
+        return int(self._max_pages * _PAGE * _FILLED * self._fill)
 
     @property
     def note(self) -> str:
@@ -224,9 +224,9 @@ class SqliteCache:
             self._create()
         elif self._pragma("application_id") != _APPLICATION_ID or self._pragma("user_version") != _SCHEMA:
             raise FormatError("the file is not a cache of this version")
-        if self._pragma("page_size") != _PAGE or self._pragma("page_count") > self._most_pages:
+        if self._pragma("page_size") != _PAGE or self._pragma("page_count") > self._max_pages:
             raise FormatError("the file is larger than its budget")
-        self._db.execute(f"PRAGMA max_page_count = {self._most_pages}")
+        self._db.execute(f"PRAGMA max_page_count = {self._max_pages}")
 
     def _create(self) -> None:
         with self._transaction():

@@ -55,8 +55,8 @@ class ClientLog(logging.Handler):
         if suppressed is None:
             return
         is_grave = record.levelno >= logging.WARNING and not message.startswith(_OF_LOST_CONNECTIONS)
-        say = logger().warning if is_grave else logger().debug
-        say("kafka.client", message=message, logger=record.name, suppressed=suppressed)
+        log = logger().warning if is_grave else logger().debug
+        log("kafka.client", message=message, logger=record.name, suppressed=suppressed)
 
     def _suppressed_before(self, record: logging.LogRecord) -> int | None:
         """How many like it were kept back since the last was let through; None: this one is kept back too."""

@@ -54,7 +54,7 @@ _BATCH_BYTES = 900_000
 _MAX_RECORD_BYTES = 1_048_588 - 61  # Kafka's default message.max.bytes, which counts the batch's header too
 _ALL_IN_SYNC = -1
 _REPLICATION_TIMEOUT_MS = 15_000
-_PATIENCE_S, _MAX_PATIENCE_S = 20.0, 160.0
+_TIMEOUT_S, _MAX_TIMEOUT_S = 20.0, 160.0
 """How long a write may take before it is repeated; doubled while that is too short for a slow uplink."""
 
 _SETTLE_S = 2.0
@@ -136,7 +136,7 @@ class Appender:
     def __init__(self, setup: Setup, control: Control) -> None:
         self._setup = setup
         self._control = control
-        self._connection = Connection(setup, request_timeout_s=_PATIENCE_S)
+        self._connection = Connection(setup, request_timeout_s=_TIMEOUT_S)
         self._producer: Producer | None = None
         self._locks: dict[TopicPartition, asyncio.Lock] = {}
         self._above: dict[TopicPartition, int] = {}  # nothing that is being written lies below this offset
@@ -223,11 +223,11 @@ class Appender:
             answer = await client.send(leader, request)
         except (KafkaError, OSError) as error:
             if isinstance(error, RequestTimedOutError):
-                self._connection.request_timeout_s = min(2 * self._connection.request_timeout_s, _MAX_PATIENCE_S)
+                self._connection.request_timeout_s = min(2 * self._connection.request_timeout_s, _MAX_TIMEOUT_S)
             if not write.producer.idempotent:
                 self._forget(write)
             raise
-        self._connection.request_timeout_s = _PATIENCE_S
+        self._connection.request_timeout_s = _TIMEOUT_S
         [(_topic, [(_partition, code, base, *_more)])] = answer.topics
         return code, base
 

@@ -19,7 +19,7 @@ Ts = TypeVarTuple("Ts")
 R = TypeVar("R")
 
 
-class PatientArchive:
+class RetryingArchive:
     """A `ports.ArchiveWriter` over a store."""
 
     def __init__(self, store: ArchiveStore, health: Health, backoff: Backoff | None = None) -> None:
@@ -33,18 +33,18 @@ class PatientArchive:
         return self._tries
 
     async def resume(self, stream: str, source: str) -> tuple[int, dict[str, int]]:
-        return await self._insist(self._resume, stream, source)
+        return await self._retry(self._resume, stream, source)
 
     async def append(
         self, stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[tuple[int, int]] = ()
     ) -> None:
-        await self._insist(self._store.append, stream, source, packs, gaps)
+        await self._retry(self._store.append, stream, source, packs, gaps)
 
     def _resume(self, stream: str, source: str) -> tuple[int, dict[str, int]]:
         self._store.remove_leftovers(stream, source)
         return self._store.ends(stream).get(source, 0), self._store.cursors(stream, source)
 
-    async def _insist(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
+    async def _retry(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
         while True:
             self._tries += 1
             try:

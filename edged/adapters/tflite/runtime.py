@@ -59,7 +59,7 @@ class TfliteClassifier:
         smallest = self._interpreter(1)
         if len(smallest.output_shape) != 1:
             raise FormatError("not a classifier")
-        self._most_batch = _MAX_BATCH if smallest.takes_batches else 1
+        self._max_batch = _MAX_BATCH if smallest.takes_batches else 1
 
     def predict(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """See ports.Classifier; any number of samples, also none. Raises ValueError for another sample shape."""
@@ -67,8 +67,8 @@ class TfliteClassifier:
         if x.shape[1:] != smallest.sample_shape:
             raise ValueError(f"samples of shape {x.shape[1:]} for a model of {smallest.sample_shape}")
         result = np.empty((len(x), *smallest.output_shape), np.float32)
-        for start in range(0, len(x), self._most_batch):
-            part = x[start : start + self._most_batch]
+        for start in range(0, len(x), self._max_batch):
+            part = x[start : start + self._max_batch]
             result[start : start + len(part)] = self._interpreter(_next_power_of_two(len(part))).run(part)
         return result
 

@@ -17,7 +17,7 @@ from edged.ports import TopicPartition
 from edged.services.node.health import HealthBoard
 
 _MAX_RECORDS = 500
-_PATIENCE_S = 10.0
+_TIMEOUT_S = 10.0
 
 
 @asynccontextmanager
@@ -37,7 +37,7 @@ class Observer:
     async def reach(self) -> None:
         """Raise LogUnavailable unless the broker answers within seconds."""
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(_TIMEOUT_S):
                 await self.log.watermarks([])
         except TimeoutError as error:
             raise LogUnavailable(f"no Kafka answers at {', '.join(self._topology.kafka.bootstrap)}") from error
@@ -58,7 +58,7 @@ class Observer:
     async def delete_topics(self) -> None:
         """Take the run's topics from a broker that goes on without it; raises LogUnavailable as `reach` does."""
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(_TIMEOUT_S):
                 await self.log.delete([topic.name for topic in topics(self._topology)])
         except TimeoutError as error:
             raise LogUnavailable(f"Kafka does not answer: topics {self._topology.site}.* may be left there") from error

@@ -38,7 +38,7 @@ from edged.ports import Log, TopicPartition
 Tell = Callable[[Iterable[Told]], None]
 
 _DIFFERS, _DATA = 1, 65
-_PATIENCE_S = 30.0
+_TIMEOUT_S = 30.0
 """The log waits for Kafka for ever; a command at a prompt does not."""
 
 _POLL_RECORDS = 64
@@ -138,15 +138,15 @@ async def _run(topology: Topology, job: Training, replay: Replay, tell: Tell) ->
 
 
 async def _take_all(log: Log, partition: TopicPartition, replay: Replay, tell: Tell) -> None:
-    async with asyncio.timeout(_PATIENCE_S):
+    async with asyncio.timeout(_TIMEOUT_S):
         low, end = (await log.watermarks([partition]))[partition]
     if not low <= replay.next_offset <= end:
         raise LogGap(replay.next_offset, low)
     tell(replay.begin())
     async with log.reader({partition: replay.next_offset}) as reader:
         while replay.next_offset < end:
-            async with asyncio.timeout(_PATIENCE_S):
-                records = await reader.poll(max_records=_POLL_RECORDS, timeout_s=2 * _PATIENCE_S)
+            async with asyncio.timeout(_TIMEOUT_S):
+                records = await reader.poll(max_records=_POLL_RECORDS, timeout_s=2 * _TIMEOUT_S)
             for record in records:
                 tell(replay.take(record.value, record.offset))
     tell(replay.end())

@@ -16,7 +16,7 @@ from edged.domain.topology import MAX_JOBS
 assert MAX_JOBS <= 8, "a bit for each in a byte"
 
 
-class Keepers:
+class JobBitmap:
     """Jobs are numbered from 0 to MAX_JOBS - 1."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ _DECIDED = ("cursor", "hit_share", "is_gate_open", "capacity_bytes")
 
 
 @dataclass(frozen=True, eq=False)
-class Boundary:
+class EpochStart:
     """What an epoch finds, and what was decided for it: enough, with scores, to plan it again after a restart.
 
     `cached`: the ids in the cache, int64, in any order (for `lru` the least recently used first), numbered by the
@@ -36,7 +36,7 @@ class Boundary:
         return tensors.encode({"cached": self.cached}, {"boundary": json.dumps(decided)})
 
 
-def decode_boundary(blob: bytes, snapshot: Snapshot) -> Boundary:
+def decode_epoch_start(blob: bytes, snapshot: Snapshot) -> EpochStart:
     """The boundary that was encoded for an epoch over `snapshot`. Raises FormatError."""
     found, metadata = tensors.decode(blob)
     cached = tensors.require(found, "cached", "int64")
@@ -53,4 +53,4 @@ def decode_boundary(blob: bytes, snapshot: Snapshot) -> Boundary:
         raise FormatError("the share of hits is from 0 to less than 1")
     if len(np.unique(cached)) != len(cached) or ((cached < 0) | (cached >= snapshot.num_samples)).any():
         raise FormatError("cached ids are not those of different samples of the snapshot")
-    return Boundary(cached.astype(np.int64), cursor, hit_share, is_open, capacity_bytes)
+    return EpochStart(cached.astype(np.int64), cursor, hit_share, is_open, capacity_bytes)

@@ -9,7 +9,7 @@ import numpy as np
 
 from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.epochs import window as sampling
-from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.epoch_start import EpochStart
 from edged.domain.epochs.plan import (
     WINDOWS_PER_CACHE,
     CachedWindow,
@@ -19,7 +19,7 @@ from edged.domain.epochs.plan import (
     digest_of,
     make_window,
 )
-from edged.domain.epochs.split import supply
+from edged.domain.epochs.split import train_split
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +32,11 @@ class _State:
     costs: Ids
 
 
-def plan(settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: Boundary) -> SteppedPlan[_State]:
+def plan(settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: EpochStart) -> SteppedPlan[_State]:
     """Every sample once, in an order that the cache does not change. `boundary.cached`: least recently used first."""
-    supplied = supply(snapshot, settings.test_fraction)
-    blocks = np.random.default_rng([settings.seed, epoch]).permutation(supplied.blocks)
-    rows, cost = snapshot.rows[blocks], supplied.cost[blocks]
+    split = train_split(snapshot, settings.test_fraction)
+    blocks = np.random.default_rng([settings.seed, epoch]).permutation(split.blocks)
+    rows, cost = snapshot.rows[blocks], split.cost[blocks]
     max_bytes = min(settings.window_bytes, settings.capacity_bytes // WINDOWS_PER_CACHE or (1 << 62))
 
     def step(state: _State) -> tuple[CachedWindow, _State] | None:
@@ -44,16 +44,16 @@ def plan(settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: Bound
             return None
         ahead = slice(state.place, state.place + sampling.MAX_WINDOW_BLOCKS)
         taken = cut(cost[ahead], rows[ahead], max_bytes=max_bytes, max_samples=sampling.MAX_WINDOW_SAMPLES)
-        met = supplied.ids(blocks[state.place : state.place + taken])
+        met = split.ids(blocks[state.place : state.place + taken])
         is_found, is_used = np.isin(met, state.queue), np.isin(state.queue, met)
         missed, found = met[~is_found], met[is_found]
         found_bytes = int(state.costs[is_used].sum())
-        admit = found_bytes + np.cumsum(supplied.costs(missed)) <= settings.capacity_bytes
+        admit = found_bytes + np.cumsum(split.costs(missed)) <= settings.capacity_bytes
         others, other_costs = state.queue[~is_used], state.costs[~is_used]
-        excess = found_bytes + int(supplied.costs(missed[admit]).sum() + other_costs.sum()) - settings.capacity_bytes
+        excess = found_bytes + int(split.costs(missed[admit]).sum() + other_costs.sum()) - settings.capacity_bytes
         gone = min(int(np.searchsorted(np.cumsum(other_costs), excess)) + 1, len(others)) if excess > 0 else 0
         window = make_window(
-            supplied,
+            split,
             missed=missed,
             hits=found,
             weights=np.ones(len(met), np.float32),
@@ -63,13 +63,13 @@ def plan(settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: Bound
         )
         used = window.ids[window.is_cached | np.isin(window.ids, missed[admit])]
         queue = np.concatenate([others[gone:], used])
-        costs = np.concatenate([other_costs[gone:], supplied.costs(used)])
+        costs = np.concatenate([other_costs[gone:], split.costs(used)])
         return window, _State(state.index + 1, state.place + taken, queue, costs)
 
     named = ["lru", settings.seed, epoch, settings.test_fraction, settings.window_bytes, settings.capacity_bytes]
     digest = digest_of(snapshot, named, [boundary.cached])
 
     def first() -> _State:
-        return _State(0, 0, boundary.cached, supplied.costs(boundary.cached))
+        return _State(0, 0, boundary.cached, split.costs(boundary.cached))
 
     return SteppedPlan(snapshot, epoch, digest, first, step, lambda state: replace(boundary, cached=state.queue))

@@ -2,12 +2,12 @@
 
 from edged.domain.archive.snapshot import Snapshot
 from edged.domain.epochs import lru, rate_plan, stratified
-from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.epoch_start import EpochStart
 from edged.domain.epochs.importance import ICache, Importance, Shade, Uniform
 from edged.domain.epochs.plan import CachePlan, PlanSettings
 from edged.domain.epochs.rate_plan import Sampler, Substitution
 from edged.domain.epochs.scores import ScoreTable
-from edged.domain.epochs.split import supply
+from edged.domain.epochs.split import train_split
 from edged.domain.topology import SamplingMode
 
 WARM_UP_EPOCHS = 1
@@ -18,7 +18,7 @@ def plan(
     settings: PlanSettings,
     snapshot: Snapshot,
     epoch: int,
-    boundary: Boundary,
+    boundary: EpochStart,
     scores: ScoreTable,
 ) -> CachePlan:
     """The plan of `epoch` in `mode`. `scores` are numbered by `snapshot`; give it a copy, they must not change.
@@ -37,7 +37,7 @@ def plan(
             sampler = Sampler(mode, Importance(scores) if is_on else Uniform(), scores)
         case "shade" | "shade_published":
             is_published = mode == "shade_published"
-            num_samples = supply(snapshot, settings.test_fraction).num_samples
+            num_samples = train_split(snapshot, settings.test_fraction).num_samples
             rule = Shade(scores, boundary.cached, num_samples, as_published=is_published)
             sampler = Sampler(mode, rule, scores, hits_first=is_published)
         case "icache" | "icache_published":
@@ -50,4 +50,4 @@ def plan(
 
 
 def _fits(settings: PlanSettings, snapshot: Snapshot) -> bool:
-    return supply(snapshot, settings.test_fraction).num_bytes <= settings.capacity_bytes
+    return train_split(snapshot, settings.test_fraction).num_bytes <= settings.capacity_bytes

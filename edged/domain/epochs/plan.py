@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.epochs import window as sampling
-from edged.domain.epochs.epoch_start import Boundary
-from edged.domain.epochs.split import Supply
+from edged.domain.epochs.epoch_start import EpochStart
+from edged.domain.epochs.split import TrainSplit
 from edged.domain.epochs.window import Window
 
 WINDOWS_PER_CACHE = 4
@@ -86,7 +86,7 @@ class CachePlan(Protocol):
         """(window, place in it) of the epoch's `sample_index`-th draw; (number of windows, 0) behind the last."""
 
     @property
-    def after(self) -> Boundary:
+    def after(self) -> EpochStart:
         """The boundary that the epoch leaves, with its decisions; makes all windows that were not made yet."""
 
 
@@ -104,7 +104,7 @@ class SteppedPlan(Generic[_S]):
         digest: str,
         first: Callable[[], _S],
         step: Step[_S],
-        boundary: Callable[[_S], Boundary],
+        boundary: Callable[[_S], EpochStart],
     ) -> None:
         self._snapshot, self._epoch, self._digest = snapshot, epoch, digest
         self._first, self._step, self._boundary = first, step, boundary
@@ -151,7 +151,7 @@ class SteppedPlan(Generic[_S]):
         return index, 0
 
     @property
-    def after(self) -> Boundary:
+    def after(self) -> EpochStart:
         self.window(len(self._sizes))
         while self.window(self._at) is not None:
             pass
@@ -168,7 +168,7 @@ def uncached(window: Window) -> CachedWindow:
 
 
 def make_window(
-    supply: Supply,
+    train_split: TrainSplit,
     *,
     missed: Ids,
     hits: Ids,
@@ -185,7 +185,7 @@ def make_window(
     missed samples, each as often as it is used, and then hits. Hits and misses are spread evenly over the window,
     otherwise the order is random. `admit` is by `missed`.
     """
-    fetch, place = _fetch(supply, missed)
+    fetch, place = _fetch(train_split, missed)
     position = place if times is None else np.repeat(place, times)
     ids = np.concatenate([fetch.ids[position], hits])
     position = np.concatenate([position, np.full(len(hits), -1, np.int64)])
@@ -226,9 +226,9 @@ def digest_of(snapshot: Snapshot, named: object, arrays: Sequence[npt.NDArray[np
     return sha.hexdigest()
 
 
-def _fetch(supply: Supply, missed: Ids) -> tuple[Window, Ids]:
+def _fetch(train_split: TrainSplit, missed: Ids) -> tuple[Window, Ids]:
     """The window to ask for, and each missed sample's position in it."""
     rising = np.argsort(missed, kind="stable")
     place = np.empty(len(missed), np.int64)
     place[rising] = np.arange(len(missed))
-    return supply.window(missed[rising]), place
+    return train_split.window(missed[rising]), place

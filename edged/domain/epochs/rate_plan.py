@@ -16,11 +16,11 @@ from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.cache import policy
 from edged.domain.epochs import importance
 from edged.domain.epochs import window as sampling
-from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.epoch_start import EpochStart
 from edged.domain.epochs.importance import Rule
 from edged.domain.epochs.plan import CachedWindow, PlanSettings, SteppedPlan, cut, digest_of, make_window
 from edged.domain.epochs.scores import ScoreTable
-from edged.domain.epochs.split import Supply, supply
+from edged.domain.epochs.split import TrainSplit, train_split
 
 Substitution = Literal["none", "cached", "any"]
 """What comes in place of the least important samples: nothing else; cached samples that this epoch would else leave
@@ -57,12 +57,12 @@ class RatePlan:
     """The walk of one epoch. `plan` makes its windows."""
 
     def __init__(
-        self, settings: PlanSettings, supplied: Supply, epoch: int, boundary: Boundary, sampler: Sampler
+        self, settings: PlanSettings, split: TrainSplit, epoch: int, boundary: EpochStart, sampler: Sampler
     ) -> None:
-        self._settings, self._supply, self._epoch, self._sampler = settings, supplied, epoch, sampler
+        self._settings, self._split, self._epoch, self._sampler = settings, split, epoch, sampler
         self._boundary = boundary
-        self._blocks = self._rng(_ORDER).permutation(supplied.blocks)
-        self._rows, self._cost = supplied.snapshot.rows[self._blocks], supplied.cost[self._blocks]
+        self._blocks = self._rng(_ORDER).permutation(split.blocks)
+        self._rows, self._cost = split.snapshot.rows[self._blocks], split.cost[self._blocks]
         self._num_rows = int(self._rows.sum())
         self._cached = np.sort(boundary.cached)
         rng = self._rng(_HITS)
@@ -76,9 +76,9 @@ class RatePlan:
             self._free_at[times == 0] = len(self._hits) + 1  # may be drawn in another's place until the end
 
     def first(self) -> _State:
-        return _State(0, 0, 0, self._cached, self._supply.costs(self._cached), self._free_at)
+        return _State(0, 0, 0, self._cached, self._split.costs(self._cached), self._free_at)
 
-    def boundary(self, state: _State) -> Boundary:
+    def boundary(self, state: _State) -> EpochStart:
         return replace(self._boundary, cached=np.sort(state.cached))
 
     def step(self, state: _State) -> tuple[CachedWindow, _State] | None:
@@ -88,7 +88,7 @@ class RatePlan:
         blocks = self._blocks[state.place : state.place + taken]
         num_rows = state.num_rows + int(self._rows[state.place : state.place + taken].sum())
         rng = self._rng(_WINDOW, state.index)
-        met = self._supply.ids(blocks)
+        met = self._split.ids(blocks)
         met = met[~self._is_cached(met)]
         times = importance.counts(self._sampler.rule.rates(met, np.zeros(len(met), np.bool_)), rng)
         (begin, end), spare = self._share(self._hits, state, num_rows), self._share(self._spare, state, num_rows)
@@ -98,7 +98,7 @@ class RatePlan:
         hits = np.concatenate([hits, others])
         admit, evicted = self._policy(state, missed, begin)
         window = make_window(
-            self._supply,
+            self._split,
             missed=missed,
             times=times,
             hits=hits,
@@ -114,7 +114,7 @@ class RatePlan:
             place=state.place + taken,
             num_rows=num_rows,
             cached=np.concatenate([state.cached[~evicted], new]),
-            costs=np.concatenate([state.costs[~evicted], self._supply.costs(new)]),
+            costs=np.concatenate([state.costs[~evicted], self._split.costs(new)]),
             free_at=np.concatenate([state.free_at[~evicted], np.full(len(new), end)]),
         )
         return window, following
@@ -144,7 +144,7 @@ class RatePlan:
 
     def _policy(self, state: _State, missed: Ids, begin: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Which of `missed` to admit, and which cached ones go; `begin`: the window's first hit."""
-        costs, capacity = self._supply.costs(missed), self._settings.capacity_bytes
+        costs, capacity = self._split.costs(missed), self._settings.capacity_bytes
         evicted = np.zeros(len(state.cached), np.bool_)
         scores = self._sampler.values
         if scores is None:
@@ -179,11 +179,11 @@ class RatePlan:
 
 
 def plan(
-    settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: Boundary, sampler: Sampler
+    settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: EpochStart, sampler: Sampler
 ) -> SteppedPlan[_State]:
     """The plan of `epoch` as `sampler` says. Makes one array of the epoch's hits; the rest window by window."""
-    supplied = supply(snapshot, settings.test_fraction)
-    walk = RatePlan(settings, supplied, epoch, boundary, sampler)
+    split = train_split(snapshot, settings.test_fraction)
+    walk = RatePlan(settings, split, epoch, boundary, sampler)
     named = [
         sampler.name,
         sampler.rule.digest_name,

@@ -10,7 +10,7 @@ from edged.domain.archive.snapshot import Ids
 from edged.domain.epochs.importance import Weights
 
 
-class EpochReads:
+class ReadStats:
     """Counts the reads of one epoch over `num_samples` ids; keeps a bit for each."""
 
     def __init__(self, num_samples: int) -> None:

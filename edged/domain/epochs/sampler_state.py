@@ -12,7 +12,7 @@ from edged.domain import tensors
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SnapshotPart
 from edged.domain.archive.snapshot import Snapshot
-from edged.domain.epochs.epoch_start import Boundary, decode_boundary
+from edged.domain.epochs.epoch_start import EpochStart, decode_epoch_start
 from edged.domain.epochs.importance import Gate
 from edged.domain.epochs.scores import ScoreTable
 from edged.errors import FormatError
@@ -21,7 +21,7 @@ _VERSION = "epoch_memo/2"
 
 
 @dataclass(frozen=True, eq=False)
-class EpochMemo:
+class SamplerState:
     """For `epoch`. `boundary` and `scores` are numbered by `snapshot`, which is that of the epoch before.
 
     `gate`: as that epoch left it; what it decided for this one stands in `boundary`.
@@ -29,12 +29,12 @@ class EpochMemo:
 
     epoch: int
     snapshot: Snapshot
-    boundary: Boundary
+    boundary: EpochStart
     scores: ScoreTable
     gate: Gate = field(default_factory=Gate)
 
 
-def encode(memo: EpochMemo) -> bytes:
+def encode(memo: SamplerState) -> bytes:
     """The memo as a blob."""
     snapshot = protocol.encode_part(SnapshotPart("memo", memo.epoch, last=True, snapshot=memo.snapshot))
     parts = {"snapshot": snapshot, "boundary": memo.boundary.encode(), "scores": memo.scores.encode()}
@@ -42,7 +42,7 @@ def encode(memo: EpochMemo) -> bytes:
     return tensors.encode({name: np.frombuffer(part, np.uint8) for name, part in parts.items()}, metadata)
 
 
-def decode(blob: bytes, *, score_bytes: int) -> EpochMemo:
+def decode(blob: bytes, *, score_bytes: int) -> SamplerState:
     """The memo in `blob`; `score_bytes`: see ScoreTable. Raises FormatError."""
     arrays, metadata = tensors.decode(blob)
     if metadata.get("edged") != _VERSION:
@@ -57,8 +57,8 @@ def decode(blob: bytes, *, score_bytes: int) -> EpochMemo:
     _check_order(part.snapshot)
     scores = ScoreTable(part.snapshot, score_bytes)
     scores.load(blob_of("scores"))
-    bounds = decode_boundary(blob_of("boundary"), part.snapshot)
-    return EpochMemo(part.part, part.snapshot, bounds, scores, Gate.decode(metadata.get("gate", "")))
+    bounds = decode_epoch_start(blob_of("boundary"), part.snapshot)
+    return SamplerState(part.part, part.snapshot, bounds, scores, Gate.decode(metadata.get("gate", "")))
 
 
 def _check_order(snapshot: Snapshot) -> None:

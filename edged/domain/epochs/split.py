@@ -15,7 +15,7 @@ from edged.domain.splitmix64 import mixed
 
 
 @dataclass(frozen=True, eq=False)
-class Supply:
+class TrainSplit:
     """The training samples of a snapshot. `cost`: int64 [blocks], what a sample of the block holds in memory."""
 
     snapshot: Snapshot
@@ -66,13 +66,13 @@ class Supply:
         return int((self.snapshot.rows * self.cost)[self.blocks].sum())
 
 
-def supply(snapshot: Snapshot, test_fraction: float) -> Supply:
+def train_split(snapshot: Snapshot, test_fraction: float) -> TrainSplit:
     """What a snapshot has to train on."""
     is_test = np.array([source.startswith(TEST_SOURCE) for source in snapshot.sources], np.bool_)
     has_any = snapshot.rows > 0
     blocks = np.flatnonzero(has_any & ~is_test[snapshot.source]) if snapshot.num_blocks else np.zeros(0, np.int64)
     cost = -(-snapshot.num_bytes // np.maximum(snapshot.rows, 1)) + sampling.SAMPLE_OVERHEAD
-    return Supply(snapshot, test_fraction, blocks, cost)
+    return TrainSplit(snapshot, test_fraction, blocks, cost)
 
 
 def held_out_windows(

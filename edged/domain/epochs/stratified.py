@@ -19,7 +19,7 @@ import numpy as np
 from edged.domain.archive.block_hash import block_keys
 from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.epochs import window as sampling
-from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.epoch_start import EpochStart
 from edged.domain.epochs.plan import (
     WINDOWS_PER_CACHE,
     CachedWindow,
@@ -29,7 +29,7 @@ from edged.domain.epochs.plan import (
     digest_of,
     make_window,
 )
-from edged.domain.epochs.split import Supply, supply
+from edged.domain.epochs.split import TrainSplit, train_split
 from edged.domain.splitmix64 import mixed
 
 _WRAP = 1 << 64
@@ -59,17 +59,17 @@ class _State:
 class Echo:
     """The walk of one epoch. `plan` makes its windows."""
 
-    def __init__(self, settings: PlanSettings, supplied: Supply, epoch: int, boundary: Boundary) -> None:
-        self._settings, self._supply, self._epoch = settings, supplied, epoch
+    def __init__(self, settings: PlanSettings, split: TrainSplit, epoch: int, boundary: EpochStart) -> None:
+        self._settings, self._split, self._epoch = settings, split, epoch
         self._boundary, self._miss_share = boundary, 1 - boundary.hit_share
-        keys = block_keys(supplied.snapshot, str(settings.seed))[supplied.blocks]
+        keys = block_keys(split.snapshot, str(settings.seed))[split.blocks]
         order = np.argsort(keys, kind="stable")
-        self._keys, self._blocks = keys[order], supplied.blocks[order]
-        self._rank = np.zeros(supplied.snapshot.num_blocks, np.int64)
+        self._keys, self._blocks = keys[order], split.blocks[order]
+        self._rank = np.zeros(split.snapshot.num_blocks, np.int64)
         self._rank[self._blocks] = np.arange(len(self._blocks))
-        self._rows = supplied.snapshot.rows[self._blocks]
-        self._cost = supplied.cost[self._blocks]
-        self._target = supplied.num_samples
+        self._rows = split.snapshot.rows[self._blocks]
+        self._cost = split.cost[self._blocks]
+        self._target = split.num_samples
         self._reuse = boundary.hit_share / self._miss_share
 
     def first(self) -> _State:
@@ -77,12 +77,12 @@ class Echo:
         boundary = self._boundary
         place = int(np.searchsorted(self._keys, np.uint64(boundary.cursor)))
         place = place if place < len(self._blocks) else 0
-        block = self._supply.snapshot.locate(boundary.cached)[0]
+        block = self._split.snapshot.locate(boundary.cached)[0]
         ahead = (self._rank[block] - place) % max(len(self._blocks), 1)
         queue = boundary.cached[np.argsort(ahead, kind="stable")]
-        return _State(0, place, queue, self._supply.costs(queue), 0, 0.0, 0, 0)
+        return _State(0, place, queue, self._split.costs(queue), 0, 0.0, 0, 0)
 
-    def boundary(self, state: _State) -> Boundary:
+    def boundary(self, state: _State) -> EpochStart:
         cursor = int(self._keys[state.place]) if len(self._keys) else 0
         return replace(self._boundary, cached=np.sort(state.queue), cursor=cursor)
 
@@ -91,11 +91,11 @@ class Echo:
         if left <= 0 or state.walked == len(self._blocks):
             return None
         blocks = self._next_blocks(state, left)
-        met = self._supply.ids(blocks)
+        met = self._split.ids(blocks)
         is_found = np.isin(met, state.queue[: len(met)])
         missed, found = met[~is_found], met[is_found]
         queue, costs = state.queue[len(found) :], state.costs[len(found) :]
-        found_costs, missed_costs = self._supply.costs(found), self._supply.costs(missed)
+        found_costs, missed_costs = self._split.costs(found), self._split.costs(missed)
         room = self._settings.capacity_bytes - int(found_costs.sum())
         admit = np.cumsum(missed_costs) <= room
         num_evicted = _num_evicted(costs, room - int(missed_costs[admit].sum()))
@@ -105,7 +105,7 @@ class Echo:
         most = min(len(survivors) * math.ceil(self._reuse), left - len(met))
         hits, turn = _draw_evenly(survivors, max(0, min(int(wanted), most)), state.turn, self._settings.seed)
         window = make_window(
-            self._supply,
+            self._split,
             missed=missed,
             hits=np.concatenate([found, hits]),
             weights=np.ones(len(met) + len(hits), np.float32),
@@ -137,15 +137,15 @@ class Echo:
         return blocks
 
 
-def plan(settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: Boundary) -> SteppedPlan[_State]:
+def plan(settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: EpochStart) -> SteppedPlan[_State]:
     """The stratified plan of `epoch`.
 
     An epoch draws as many samples as there are to train on, give or take a block, and fetches none twice; a cached
     sample is drawn about 1/(1-q) times while it is there. A cold cache is drawn from as soon as it holds any,
     but three times for each fetch at most until it is full. Walks on where `boundary` says.
     """
-    supplied = supply(snapshot, settings.test_fraction)
-    echo = Echo(settings, supplied, epoch, boundary)
+    split = train_split(snapshot, settings.test_fraction)
+    echo = Echo(settings, split, epoch, boundary)
     named = ["stratified", settings.seed, epoch, settings.test_fraction, settings.window_bytes]
     named += [settings.capacity_bytes, boundary.hit_share, boundary.cursor]
     digest = digest_of(snapshot, named, [boundary.cached])

@@ -120,7 +120,7 @@ def _join(rules: Rules, state: State, join: Join) -> Folded:
     known = state.members.get(join.edge, Member())
     state = _with_member(state, join.edge, replace(known, joined=True, missed=None))
     if join.step == state.step:
-        state = replace(state, told={**state.told, join.edge: join.weights})
+        state = replace(state, weights_by_edge={**state.weights_by_edge, join.edge: join.weights})
     return _close_if_whole(replace(state, pending=_without(state.pending, join.edge)))
 
 
@@ -149,13 +149,13 @@ def take_begin(state: State, begin: Begin) -> Folded:
         raise FormatError("begins an epoch out of turn")
     if state.is_given_up:
         raise FormatError("begins an epoch though training has diverged too often")
-    if state.told and begin.weights != state.weights:
+    if state.weights_by_edge and begin.weights != state.weights:
         raise FormatError("begins with other weights than the group's")
     anew = {edge: replace(member, missed=0) for edge, member in state.members.items() if edge in begin.members}
     begun = Begun(begin, state.held_out_sums)
-    setbacks = state.setbacks if state.barren else 0
+    rollbacks = state.rollbacks if state.diverged_steps else 0
     end_step = state.step + begin.num_steps
-    state = replace(state, begin=begin, end_step=end_step, is_abandoned=False, setbacks=setbacks)
+    state = replace(state, begin=begin, end_step=end_step, is_abandoned=False, rollbacks=rollbacks)
     return replace(state, tested={}, members={**state.members, **anew}), (begun,)
 
 
@@ -167,8 +167,10 @@ def take_test(state: State, tested: Tested) -> Folded:
         return state, ()
     if tested.epoch > state.begin.epoch or state.is_open:
         raise FormatError("tests an epoch that is not over")
-    told = {**state.told, tested.edge: tested.weights}
-    return replace(state, tested={**state.tested, tested.edge: tested}, told=told), (TookTest(tested),)
+    weights_by_edge = {**state.weights_by_edge, tested.edge: tested.weights}
+    return replace(state, tested={**state.tested, tested.edge: tested}, weights_by_edge=weights_by_edge), (
+        TookTest(tested),
+    )
 
 
 def _part(rules: Rules, state: State, part: Part) -> Folded:
@@ -258,7 +260,7 @@ def _close_if_whole(state: State) -> Folded:
     """Closes the step if a gradient is there and everybody awaited has one."""
     if not state.gradients or state.begin is None:
         return state, ()
-    is_waiting = any(edge not in state.gradients and state.is_awaited(edge) for edge in state.begin.members)
+    is_waiting = any(edge not in state.gradients and state.is_expected(edge) for edge in state.begin.members)
     return (state, ()) if is_waiting else _closed(state)
 
 
@@ -267,23 +269,25 @@ def _closed(state: State) -> Folded:
     gradients = [state.gradients[edge] for edge in sorted(state.gradients)]
     mean = _mean(gradients)
     members = {edge: _after_step(state, edge, member) for edge, member in state.members.items()}
-    told = state.told if mean is None else {}
-    behind = replace(state, step=state.step + 1, members=members, told=told, pending={}, gradients={})
+    weights_by_edge = state.weights_by_edge if mean is None else {}
+    behind = replace(
+        state, step=state.step + 1, members=members, weights_by_edge=weights_by_edge, pending={}, gradients={}
+    )
     if not gradients and behind.is_open:
         is_hopeless = all((members[edge].missed or 0) >= MAX_MISSED for edge in state.begin.members)
         behind = replace(behind, is_abandoned=is_hopeless)
     if mean is not None:
-        behind = replace(behind, barren=0)
+        behind = replace(behind, diverged_steps=0)
     elif any(gradient.is_diverged for gradient in gradients):
         behind = _diverged(behind)
     return behind, closed_actions(state, behind, mean, tuple(each.contribution for each in gradients))
 
 
 def _diverged(behind: State) -> State:
-    barren = behind.barren + 1
-    if barren % MAX_BARREN:
-        return replace(behind, barren=barren)
-    return replace(behind, barren=barren, setbacks=behind.setbacks + 1, told={})
+    diverged_steps = behind.diverged_steps + 1
+    if diverged_steps % MAX_BARREN:
+        return replace(behind, diverged_steps=diverged_steps)
+    return replace(behind, diverged_steps=diverged_steps, rollbacks=behind.rollbacks + 1, weights_by_edge={})
 
 
 def _after_step(state: State, edge: str, member: Member) -> Member:
@@ -314,7 +318,7 @@ def closed_actions(
     actions: list[Action] = [closed]
     if behind.is_abandoned:
         actions.append(Abandoned(behind.begin.epoch, behind.end_step - behind.step))
-    if behind.setbacks > before.setbacks:
+    if behind.rollbacks > before.rollbacks:
         actions.append(Diverged(goes_on=not behind.is_given_up))
     return tuple(actions)
 

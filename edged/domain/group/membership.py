@@ -22,7 +22,7 @@ class Change(NamedTuple):
 def absent(state: State) -> Mapping[str, str]:
     """The running epoch's members that are not awaited, each with the reason."""
     members = state.begin.members if state.begin else {}
-    return {edge: _reason(state, edge) for edge in sorted(members) if not state.is_awaited(edge)}
+    return {edge: _reason(state, edge) for edge in sorted(members) if not state.is_expected(edge)}
 
 
 def changes(before: State, after: State) -> Iterator[Change]:

@@ -14,11 +14,11 @@ import numpy.typing as npt
 from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.cache import policy
 from edged.domain.epochs import rate_plan
-from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.epoch_start import EpochStart
 from edged.domain.epochs.importance import Uniform
 from edged.domain.epochs.plan import CachedWindow, CachePlan, PlanSettings, SteppedPlan, digest_of
 from edged.domain.epochs.rate_plan import Sampler
-from edged.domain.epochs.split import Supply, supply
+from edged.domain.epochs.split import TrainSplit, train_split
 from edged.domain.group.sharding import TURNS, Turns, assigned, owners
 
 WINDOW_BYTES = 32 << 20
@@ -63,20 +63,20 @@ class _Walk:
     """The member's walk of one epoch. `GroupPlan` makes its windows."""
 
     def __init__(
-        self, settings: PlanSettings, supplied: Supply, epoch: int, boundary: Boundary, group: Group, turns: Turns
+        self, settings: PlanSettings, split: TrainSplit, epoch: int, boundary: EpochStart, group: Group, turns: Turns
     ) -> None:
-        self._settings, self._supply, self._boundary = settings, supplied, boundary
-        self._order = global_order(supplied.snapshot, settings.seed, settings.test_fraction, epoch)
+        self._settings, self._split, self._boundary = settings, split, boundary
+        self._order = global_order(split.snapshot, settings.seed, settings.test_fraction, epoch)
         self._turns, self._batch_size, self._me = turns, group.batch_size, turns.place(group.member)
         budgets = {name: group.budgets.get(name, 0) for name in turns.names}
-        self._owner = owners(supplied.snapshot, budgets)
+        self._owner = owners(split.snapshot, budgets)
 
     def first(self) -> _State:
         cached = np.sort(self._boundary.cached)
         foreign = cached[~self._is_own(cached)]
-        return _State(0, 0, _NONE, cached, foreign, _NONE, int(self._supply.costs(cached).sum()))
+        return _State(0, 0, _NONE, cached, foreign, _NONE, int(self._split.costs(cached).sum()))
 
-    def boundary(self, state: _State) -> Boundary:
+    def boundary(self, state: _State) -> EpochStart:
         return replace(self._boundary, cached=np.sort(np.concatenate([state.kept, state.admitted])))
 
     def step(self, state: _State) -> tuple[CachedWindow, _State] | None:
@@ -87,7 +87,7 @@ class _Walk:
                 return None
             rest = self._part(window.ids, draw)
             index, draw = index + 1, draw + window.num_samples
-        costs, is_hit = self._supply.costs(rest), np.isin(rest, state.kept)
+        costs, is_hit = self._split.costs(rest), np.isin(rest, state.kept)
         held = np.cumsum(np.where(is_hit, 0, costs))
         count = max(1, int(np.searchsorted(held, self._settings.window_bytes, side="right")))
         ids, is_hit = rest[:count], is_hit[:count]
@@ -101,7 +101,7 @@ class _Walk:
             kept=state.kept[~np.isin(state.kept, evicted)],
             foreign=state.foreign[~np.isin(state.foreign, evicted)],
             admitted=np.concatenate([state.admitted, new]),
-            num_bytes=state.num_bytes + int(self._supply.costs(new).sum() - self._supply.costs(evicted).sum()),
+            num_bytes=state.num_bytes + int(self._split.costs(new).sum() - self._split.costs(evicted).sum()),
         )
         return self._window(ids, is_hit, missed, admit, evicted), following
 
@@ -109,28 +109,28 @@ class _Walk:
         """The member's samples among `ids`, the draws from `first` on."""
         draws = np.arange(first, first + len(ids))
         piece = draws // self._batch_size - first // self._batch_size
-        owner = self._owner[self._supply.snapshot.locate(ids)[0]]
+        owner = self._owner[self._split.snapshot.locate(ids)[0]]
         mine: Ids = ids[assigned(owner, self._turns.of(first, first + len(ids)), piece) == self._me]
         return mine
 
     def _policy(self, state: _State, missed: Ids, hits: Ids) -> tuple[_Mask, Ids]:
         """Which of `missed` to admit, bool, and which cached ones go."""
         admit = self._is_own(missed)
-        costs = self._supply.costs(missed[admit])
+        costs = self._split.costs(missed[admit])
         room = self._settings.capacity_bytes - state.num_bytes
         free = state.foreign[~np.isin(state.foreign, hits)]
-        freed = np.cumsum(self._supply.costs(free))
+        freed = np.cumsum(self._split.costs(free))
         gone = min(int(np.searchsorted(freed, int(costs.sum()) - room)) + 1, len(free)) if costs.sum() > room else 0
         admit[admit] = policy.no_evict(costs, room + int(freed[gone - 1] if gone else 0))
         return admit, free[:gone]
 
     def _is_own(self, ids: Ids) -> _Mask:
-        is_own: _Mask = self._owner[self._supply.snapshot.locate(ids)[0]] == self._me
+        is_own: _Mask = self._owner[self._split.snapshot.locate(ids)[0]] == self._me
         return is_own
 
     def _window(self, ids: Ids, is_hit: _Mask, missed: Ids, admit: _Mask, evicted: Ids) -> CachedWindow:
         position = np.where(is_hit, -1, np.searchsorted(missed, ids))
-        fetch = replace(self._supply.window(missed), order=position[~is_hit])
+        fetch = replace(self._split.window(missed), order=position[~is_hit])
         return CachedWindow(ids, np.ones(len(ids), np.float32), is_hit, fetch, position, admit, evicted)
 
 
@@ -171,28 +171,28 @@ class GroupPlan(SteppedPlan[_State]):
         return self._turns.num_before(min(step * self._batch_size, self._num_draws), self._me)
 
 
-def plan(settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: Boundary, group: Group) -> GroupPlan:
+def plan(settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: EpochStart, group: Group) -> GroupPlan:
     """The plan of `epoch` for the member that `group` names."""
     turns = Turns(group.shares)
-    supplied = supply(snapshot, settings.test_fraction)
-    walk = _Walk(settings, supplied, epoch, boundary, group, turns)
+    split = train_split(snapshot, settings.test_fraction)
+    walk = _Walk(settings, split, epoch, boundary, group, turns)
     parts = [(name, part, group.budgets.get(name, 0)) for name, part in zip(turns.names, turns.parts, strict=True)]
     named = ["group", settings.seed, epoch, settings.test_fraction, settings.window_bytes, settings.capacity_bytes]
     digest = digest_of(snapshot, [*named, group.member, group.batch_size, parts], [np.sort(boundary.cached)])
-    return GroupPlan(walk, snapshot, epoch, digest, group, turns, _num_draws(supplied))
+    return GroupPlan(walk, snapshot, epoch, digest, group, turns, _num_draws(split))
 
 
 def num_steps(snapshot: Snapshot, test_fraction: float, batch_size: int) -> int:
     """Global batches of an epoch over `snapshot`, as `GroupPlan.num_steps`."""
-    return -(-_num_draws(supply(snapshot, test_fraction)) // batch_size)
+    return -(-_num_draws(train_split(snapshot, test_fraction)) // batch_size)
 
 
 def global_order(snapshot: Snapshot, seed: int, test_fraction: float, epoch: int) -> CachePlan:
     """The order of all the group's draws: each training sample once, as in mode uniform without a cache."""
     settings = PlanSettings(seed, test_fraction, WINDOW_BYTES, capacity_bytes=0)
-    return rate_plan.plan(settings, snapshot, epoch, Boundary(_NONE), Sampler("uniform", Uniform()))
+    return rate_plan.plan(settings, snapshot, epoch, EpochStart(_NONE), Sampler("uniform", Uniform()))
 
 
-def _num_draws(supplied: Supply) -> int:
+def _num_draws(split: TrainSplit) -> int:
     """Counted one by one: which rows of a block are held out is known for each only."""
-    return sum(len(supplied.rows(block)) for block in supplied.blocks.tolist())
+    return sum(len(split.rows(block)) for block in split.blocks.tolist())

@@ -14,7 +14,7 @@ from typing import Literal
 from edged.domain.group.records import Begin, Join, Part, Record, Update
 
 
-def leads_on(place: int, low: int, high: int) -> bool:
+def can_resume(place: int, low: int, high: int) -> bool:
     """Whether a log that holds the offsets from `low` on and before `high` can be folded on from `place`.
 
     Not where all that there was is deleted: then others have lost what may be missing here.
@@ -23,7 +23,7 @@ def leads_on(place: int, low: int, high: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class RecoveryOffer:
     """The state of `founder` behind `step` updates, to go on from at `place`, an offset of the group's log."""
 
     founder: str
@@ -36,7 +36,7 @@ class Offer:
         return self.founder, self.step
 
 
-class Opening:
+class LogPrefix:
     """What a log holds from an offset on, up to the first record of an epoch.
 
     `at` 0 is where the log was made: gradients before its first Join are of members that have lost one of the same
@@ -60,7 +60,7 @@ class Opening:
             self.is_over = True
 
 
-def taken(offers: Mapping[Offer, Opening], joining: Sequence[Join] = ()) -> Offer | None:
+def taken(offers: Mapping[RecoveryOffer, LogPrefix], joining: Sequence[Join] = ()) -> RecoveryOffer | None:
     """The offer that all go on from; None while there is none. By each: the log from its place on.
 
     `joining`: what comes next, in this order, as far as the log is known. A founder that joins with other steps than
@@ -74,7 +74,7 @@ def taken(offers: Mapping[Offer, Opening], joining: Sequence[Join] = ()) -> Offe
     return next((open_offers[join] for join in joins if join in open_offers), None)
 
 
-class Candidacy:
+class Candidate:
     """One member's decisions while there is no state to go on from. `now`, `since`: of one clock, in seconds.
 
     It offers its own after `offer_s`, sooner where an older one is offered, never while one as new is; and joins by it
@@ -88,15 +88,15 @@ class Candidacy:
         self._offer_s = offer_s
         self._join_s = join_s
         self._turn_s = turn_s
-        self._patience_s = 2 * (offer_s + join_s)
+        self._timeout_s = 2 * (offer_s + join_s)
         self._offered_at: float | None = None
-        self._seen_at: dict[Offer, float] = {}
+        self._seen_at: dict[RecoveryOffer, float] = {}
 
     def offered(self, now: float) -> None:
         """The member's offer is there to be read."""
         self._offered_at = now
 
-    def decide(self, step: int, offers: Sequence[Offer], now: float) -> Literal["wait", "offer", "join"]:
+    def decide(self, step: int, offers: Sequence[RecoveryOffer], now: float) -> Literal["wait", "offer", "join"]:
         """What to do now. `step`: of the newest state that the member has. `offers`: those that can be taken now."""
         for offer in offers:
             self._seen_at.setdefault(offer, now)
@@ -110,7 +110,9 @@ class Candidacy:
         waited_s = max([now - self._since - self._offer_s, *(now - self._seen_at[offer] for offer in rivals)])
         return "offer" if waited_s >= self._turn_s else "wait"
 
-    def _with_own(self, own: Offer, step: int, rivals: Sequence[Offer], now: float) -> Literal["wait", "offer", "join"]:
+    def _with_own(
+        self, own: RecoveryOffer, step: int, rivals: Sequence[RecoveryOffer], now: float
+    ) -> Literal["wait", "offer", "join"]:
         if any(offer.step > own.step for offer in rivals):
             return "wait"
         if self._offered_at is None or step > own.step:
@@ -120,7 +122,7 @@ class Candidacy:
         self._offered_at = now
         return "join"
 
-    def _rivals(self, offers: Sequence[Offer], now: float) -> list[Offer]:
+    def _rivals(self, offers: Sequence[RecoveryOffer], now: float) -> list[RecoveryOffer]:
         return [
-            offer for offer in offers if offer.founder != self._edge and now - self._seen_at[offer] < self._patience_s
+            offer for offer in offers if offer.founder != self._edge and now - self._seen_at[offer] < self._timeout_s
         ]

@@ -80,11 +80,12 @@ class State:
     """What a prefix of the log amounts to; never changed, so an older one may be kept.
 
     `step`: updates so far, and so the number of the present step; `end_step`: where the running epoch, `begin`, ends;
-    `is_abandoned`: it has ended before, for none of its members was heard any more. `barren`: steps since the last one
-    with a mean in which all who had samples diverged; `setbacks`: how often in a row that led back to older weights.
-    `members`: by edge. `tested`: of the running epoch, by edge. `told`: the digest of the present weights, by each edge
-    that has told its own. `pending`, `gradients`: of the present step, by edge: parts of unfinished gradients, and
-    whole ones. Held arrays and chunks are at most one gradient's for each member and one unfinished payload's.
+    `is_abandoned`: it has ended before, for none of its members was heard any more. `diverged_steps`: steps since the
+    last one with a mean in which all who had samples diverged; `rollbacks`: how often in a row that led back to older
+    weights. `members`: by edge. `tested`: of the running epoch, by edge. `weights_by_edge`: the digest of the present
+    weights, by each edge that has told its own. `pending`, `gradients`: of the present step, by edge: parts of
+    unfinished gradients, and whole ones. Held arrays and chunks are at most one gradient's for each member and one
+    unfinished payload's.
     """
 
     step: int = 0
@@ -92,11 +93,11 @@ class State:
     next_offset: int = 0
     begin: Begin | None = None
     is_abandoned: bool = False
-    barren: int = 0
-    setbacks: int = 0
+    diverged_steps: int = 0
+    rollbacks: int = 0
     members: Mapping[str, Member] = field(default_factory=dict)
     tested: Mapping[str, Tested] = field(default_factory=dict)
-    told: Mapping[str, str] = field(default_factory=dict)
+    weights_by_edge: Mapping[str, str] = field(default_factory=dict)
     pending: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
     gradients: Mapping[str, Gradient] = field(default_factory=dict)
 
@@ -108,7 +109,7 @@ class State:
     @property
     def is_given_up(self) -> bool:
         """Whether training diverged so often that it ends: nothing begins any more."""
-        return self.setbacks > MAX_SLOWDOWNS
+        return self.rollbacks > MAX_SLOWDOWNS
 
     @property
     def is_boundary(self) -> bool:
@@ -116,20 +117,20 @@ class State:
         return not self.pending and not self.gradients
 
     @property
-    def first_step(self) -> int:
+    def epoch_first_step(self) -> int:
         """The running epoch's first step."""
         return self.end_step - (self.begin.num_steps if self.begin else 0)
 
-    def behind_hole(self, offset: int) -> "State":
+    def skip_to(self, offset: int) -> "State":
         """The state if the records before `offset` that are not folded yet cannot be read, by any member."""
         return self if offset <= self.next_offset else replace(self, next_offset=offset)
 
     @property
-    def awaited(self) -> tuple[str, ...]:
+    def expected(self) -> tuple[str, ...]:
         """The running epoch's members that are waited for, in rising order."""
-        return tuple(sorted(edge for edge in (self.begin.members if self.begin else ()) if self.is_awaited(edge)))
+        return tuple(sorted(edge for edge in (self.begin.members if self.begin else ()) if self.is_expected(edge)))
 
-    def is_awaited(self, edge: str) -> bool:
+    def is_expected(self, edge: str) -> bool:
         """Whether `edge`, a member of the running epoch, is waited for."""
         member = self.members.get(edge, _UNKNOWN)
         return member.joined and member.missed is not None and member.missed < MAX_MISSED
@@ -152,15 +153,22 @@ class State:
 
         Empty where nobody has told its own. A member whose weights are others is wrong, and not the group.
         """
-        agree = Counter(self.told.values())
+        agree = Counter(self.weights_by_edge.values())
         most = max(agree.values(), default=0)
-        return next((self.told[edge] for edge in sorted(self.told) if agree[self.told[edge]] == most), "")
+        return next(
+            (
+                self.weights_by_edge[edge]
+                for edge in sorted(self.weights_by_edge)
+                if agree[self.weights_by_edge[edge]] == most
+            ),
+            "",
+        )
 
     @property
-    def holders(self) -> tuple[str, ...]:
+    def in_sync(self) -> tuple[str, ...]:
         """Those who have told that they have the group's weights, in rising order."""
         weights = self.weights
-        return tuple(edge for edge in sorted(self.told) if self.told[edge] == weights)
+        return tuple(edge for edge in sorted(self.weights_by_edge) if self.weights_by_edge[edge] == weights)
 
     @property
     def held_out_sums(self) -> HeldOutSums:

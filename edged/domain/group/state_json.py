@@ -25,11 +25,11 @@ def to_json(state: State) -> str:
             "next_offset": state.next_offset,
             "begin": state.begin and records.to_values(state.begin),
             "is_abandoned": state.is_abandoned,
-            "barren": state.barren,
-            "setbacks": state.setbacks,
+            "barren": state.diverged_steps,
+            "setbacks": state.rollbacks,
             "members": {edge: astuple(member) for edge, member in state.members.items()},
             "tested": [records.to_values(state.tested[edge]) for edge in sorted(state.tested)],
-            "told": dict(state.told),
+            "told": dict(state.weights_by_edge),
         },
         sort_keys=True,
         separators=(",", ":"),
@@ -45,15 +45,18 @@ def from_json(text: str) -> State:
         raise FormatError("the state of the log's fold is malformed") from error
     for edge in state.members:
         records.check_name(edge)
-    for weights in state.told.values():
+    for weights in state.weights_by_edge.values():
         records.check_digest(weights)
-    if not state.told.keys() | (state.begin.members.keys() if state.begin else set()) <= state.members.keys():
+    if (
+        not state.weights_by_edge.keys() | (state.begin.members.keys() if state.begin else set())
+        <= state.members.keys()
+    ):
         raise FormatError("the state has weights or a share of somebody who never joined")
     if values.keys() != _IN_JSON or not all(
         type(values[name]) is int and 0 <= values[name] < 1 << 62 for name in _SIZES
     ):
         raise FormatError("the state of the log's fold has other fields or sizes")
-    if not (0 <= state.first_step <= state.step <= state.end_step and (state.begin or not state.end_step)):
+    if not (0 <= state.epoch_first_step <= state.step <= state.end_step and (state.begin or not state.end_step)):
         raise FormatError("the state's step is not one of its epoch")
     if type(state.is_abandoned) is not bool or (state.is_abandoned and state.step == state.end_step):
         raise FormatError("the state's epoch is neither abandoned nor not")

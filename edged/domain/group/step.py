@@ -50,14 +50,14 @@ def take_step(training: Training, state: TrainState, group: State, closed: Close
     An epoch's first mean proves that training has not diverged at the weights that it is of: `go_back` leads there.
     """
     if closed.mean is not None:
-        if state.fallback is None or state.fallback.step < group.first_step:
+        if state.fallback is None or state.fallback.step < group.epoch_first_step:
             state.fallback = Fallback(closed.step, _copied(state.params), _all_copied(state.slots))
         grads = param_vector.split(closed.mean.copy(), state.params)  # clipping writes into it
         if training.exchange.sync_every == 1:
             learner.apply(training, state, grads, progress(group, closed.step))
         else:
             _outer_step(training, state, grads)
-    num_samples = (closed.step + 1 - group.first_step) * training.exchange.sync_every * training.global_batch
+    num_samples = (closed.step + 1 - group.epoch_first_step) * training.exchange.sync_every * training.global_batch
     state.position = replace(state.position, step=closed.step + 1, sample=num_samples)
 
 
@@ -82,7 +82,7 @@ def _all_copied(slots: Mapping[str, Params]) -> dict[str, Params]:
 def progress(group: State, step: int) -> float:
     """Epochs trained before `step` of the running one, with their fraction: what schedules go by."""
     assert group.begin is not None, "a step is of an epoch"
-    return group.begin.epoch + (step - group.first_step) / group.begin.num_steps
+    return group.begin.epoch + (step - group.epoch_first_step) / group.begin.num_steps
 
 
 def _outer_step(training: Training, state: TrainState, way: param_vector.Params) -> None:

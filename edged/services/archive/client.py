@@ -49,7 +49,7 @@ class _Pending:
     requests: dict[str, Ids] = field(default_factory=dict)
 
 
-class _Line:
+class _ReplyMux:
     """What the clients of a process have in common: what is under way, and the one reader of all replies.
 
     Whoever waits or drains moves everybody's fetches on.
@@ -188,7 +188,7 @@ class ArchiveClient:
         """`beside`: another job's client, with which this one reads replies together."""
         replies = TopicPartition(address.epochs_topic)
         self.address = address
-        self._line: _Line = _Line(log, health, replies, timing) if beside is None else beside._line  # noqa: SLF001 - ours
+        self._line: _ReplyMux = _ReplyMux(log, health, replies, timing) if beside is None else beside._line  # noqa: SLF001 - ours
         self._timing = timing
         self._waited_s = 0.0
         self._waits_since: float | None = None

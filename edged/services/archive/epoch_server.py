@@ -32,7 +32,7 @@ _MAX_OLD_REQUESTS = 256
 """Without a commit, requests this far back are answered: some may have been made before the first start."""
 
 
-class Served(NamedTuple):
+class ReplyPart(NamedTuple):
     """One encoded message of an answer, with its numbers of samples and of missing ones."""
 
     message: bytes
@@ -41,12 +41,12 @@ class Served(NamedTuple):
 
 
 @dataclass
-class _Answer:
+class _Reply:
     """A request on its way: its messages as they are made, and what has been sent."""
 
     request: Request
     offset: int
-    messages: Iterator[Served]
+    messages: Iterator[ReplyPart]
     serve_s: float = 0.0
     parts: int = 0
     samples: int = 0
@@ -54,7 +54,7 @@ class _Answer:
     num_bytes: int = 0
     done: bool = False
 
-    def sent(self, served: Served) -> None:
+    def sent(self, served: ReplyPart) -> None:
         self.parts += 1
         self.samples += served.samples
         self.missing += served.missing
@@ -89,7 +89,7 @@ class EpochServer:
         self._epochs_topic = epochs_topic
         self._group = group
         self._poll_s = poll_s
-        self._waiting: OrderedDict[str, deque[_Answer]] = OrderedDict()
+        self._waiting: OrderedDict[str, deque[_Reply]] = OrderedDict()
         self._next_offset = 0
         self._turns = 0
         self._num_served = 0
@@ -145,7 +145,7 @@ class EpochServer:
             return  # asked again before its turn
         if len(waiting) == _MAX_WAITING:
             raise FormatError(f"{_MAX_WAITING} requests of {request.edge} wait already")
-        waiting.append(_Answer(request, record.offset, self._messages(request)))
+        waiting.append(_Reply(request, record.offset, self._messages(request)))
         self._waiting[request.edge] = waiting
 
     def _unanswered(self) -> int:
@@ -167,7 +167,7 @@ class EpochServer:
         if waiting:
             self._waiting[edge] = waiting
 
-    async def _turn(self, answer: _Answer) -> None:
+    async def _turn(self, answer: _Reply) -> None:
         """Send some parts, each while the next is made."""
         clock = asyncio.get_running_loop().time
         started_s, parts_before = clock(), answer.parts
@@ -183,7 +183,7 @@ class EpochServer:
             answer.done = True
             self._log_served(answer)
 
-    def _log_served(self, answer: _Answer) -> None:
+    def _log_served(self, answer: _Reply) -> None:
         logger().info(
             "archive.served",
             edge=answer.request.edge,
@@ -196,19 +196,19 @@ class EpochServer:
             serve_ms=answer.serve_s * 1000,
         )
 
-    def _messages(self, request: Request) -> Iterator[Served]:
+    def _messages(self, request: Request) -> Iterator[ReplyPart]:
         """The answer, made as it is consumed, in a worker thread. Raises ArchiveUnavailable, StorageError."""
         if isinstance(request, SnapshotRequest):
             snapshot = self._store.snapshot(request.stream, request.ends)
             for snapshot_part in protocol.snapshot_parts(request.request, snapshot):
-                yield Served(protocol.encode_part(snapshot_part), 0, 0)
+                yield ReplyPart(protocol.encode_part(snapshot_part), 0, 0)
             return
         parts = reply_builder.Parts(request.request)
         for want, pack in self._blocks(request.stream, reply_builder.wants(request)):
             for part in parts.add(want, pack):
-                yield Served(protocol.encode_part(part), len(part.position), len(part.missing))
+                yield ReplyPart(protocol.encode_part(part), len(part.position), len(part.missing))
         part = parts.close()
-        yield Served(protocol.encode_part(part), len(part.position), len(part.missing))
+        yield ReplyPart(protocol.encode_part(part), len(part.position), len(part.missing))
 
     def _blocks(self, stream: str, wants: list[Want]) -> Iterator[tuple[Want, Pack | None]]:
         """Each want with its block, read once; None for a block that cannot be read."""

@@ -13,7 +13,7 @@ from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import test_rows
 from edged.domain.samples.pack import Pack
 from edged.services.batches.batcher import Batcher, Encoded, MiniBatch
-from edged.services.ingest.live_window import LiveLog
+from edged.services.ingest.live_window import LiveWindow
 
 MAX_HELD_OUT = 1000
 """Held-out fresh samples that are kept to test on."""
@@ -26,7 +26,7 @@ class Cursor(NamedTuple):
     row: int
 
 
-class FreshSamples:
+class LiveBatches:
     """Fresh samples in the order of the log, in full mini-batches. Used by one task.
 
     Held-out rows are the same as those of the archive's epochs. The newest MAX_HELD_OUT of them, at most
@@ -36,7 +36,7 @@ class FreshSamples:
 
     def __init__(
         self,
-        live: LiveLog,
+        live: LiveWindow,
         batcher: Batcher,
         test_batcher: Batcher,
         *,

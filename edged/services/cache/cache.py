@@ -73,10 +73,10 @@ class Cache:
     ) -> None:
         self.counts = CacheCounts()
         self._disk = disk
-        self._most_memory_bytes = memory_bytes
+        self._max_memory_bytes = memory_bytes
         self._given_disk_bytes = disk_bytes
-        self._most_disk_bytes = min(disk_bytes, disk.capacity_bytes) if disk is not None else 0
-        self._slack_bytes = min(SPILL_BYTES, memory_bytes // 4, self._most_disk_bytes // 4)
+        self._max_disk_bytes = min(disk_bytes, disk.capacity_bytes) if disk is not None else 0
+        self._slack_bytes = min(SPILL_BYTES, memory_bytes // 4, self._max_disk_bytes // 4)
         self._wall_time = wall_time
         self._written_bytes_per_day = written_bytes_per_day
         self._budget: WriteBudget | None = None
@@ -84,7 +84,7 @@ class Cache:
         self._memory_bytes = 0
         self._table = BlockTable()  # _IN_MEMORY, or the bytes that an entry takes on the disk
         self._disk_bytes = 0
-        self._disk_limit_bytes = self._most_disk_bytes
+        self._disk_limit_bytes = self._max_disk_bytes
         self._pins: Counter[SampleKey] = Counter()
         self._spare = BlockTable()  # 1: goes when room is needed and no other victim is left
         self._doomed: set[SampleKey] = set()  # evicted, but still on the disk until the next transaction
@@ -144,8 +144,8 @@ class Cache:
 
     def num_entries(self, payload_bytes: int) -> int:
         """How many entries with payloads of about so many bytes there is room for, in both tiers."""
-        disk_bytes = int(self._most_disk_bytes * DISK_SHARE)
-        room = max(self._most_memory_bytes + disk_bytes - self._slack_bytes, 0)
+        disk_bytes = int(self._max_disk_bytes * DISK_SHARE)
+        room = max(self._max_memory_bytes + disk_bytes - self._slack_bytes, 0)
         return room // (payload_bytes + ENTRY_OVERHEAD_BYTES)
 
     def holds(self, key: SampleKey) -> bool:
@@ -238,7 +238,7 @@ class Cache:
     async def _take(self, key: SampleKey, entry: Entry, victims: Iterator[SampleKey]) -> None:
         """Into memory, if room can be made."""
         cost = _cost(entry)
-        if cost > self._most_memory_bytes:
+        if cost > self._max_memory_bytes:
             await self._take_to_disk(key, entry, victims)
             return
         while not self._has_room(cost):
@@ -263,13 +263,13 @@ class Cache:
             await self._commit({key: entry})
 
     def _has_room(self, cost: int) -> bool:
-        if self._memory_bytes + cost > self._most_memory_bytes:
+        if self._memory_bytes + cost > self._max_memory_bytes:
             return False
         return self._total_room() >= cost or not self._is_disk_taking
 
     def _total_room(self) -> int:
         """What both tiers take yet, less the slack that lets a full memory spill whole batches to a full disk."""
-        most = self._most_memory_bytes + self._disk_limit_bytes - self._slack_bytes
+        most = self._max_memory_bytes + self._disk_limit_bytes - self._slack_bytes
         return most - self._memory_bytes - self._disk_bytes
 
     def _evict_next(self, victims: Iterator[SampleKey], *, in_memory: bool = False) -> bool:
@@ -354,8 +354,8 @@ class Cache:
                 self._spilled_bytes += num_bytes
             self._account(disk, disk.written_bytes - written_before)
             self._notice_loss(disk)
-            self._most_disk_bytes = min(self._given_disk_bytes, disk.capacity_bytes)
-            self._disk_limit_bytes = min(self._disk_limit_bytes, self._most_disk_bytes)
+            self._max_disk_bytes = min(self._given_disk_bytes, disk.capacity_bytes)
+            self._disk_limit_bytes = min(self._disk_limit_bytes, self._max_disk_bytes)
         if failures:
             self._refuse(failures[0])
         elif batch:
@@ -394,14 +394,14 @@ class Cache:
     def _refuse(self, error: StorageError) -> None:
         """Leave the disk alone for a while, then try it with one batch more than it holds."""
         self._refused_until_s = asyncio.get_running_loop().time() + RETRY_S
-        self._disk_limit_bytes = min(self._most_disk_bytes, self._disk_bytes + 2 * SPILL_BYTES)
+        self._disk_limit_bytes = min(self._max_disk_bytes, self._disk_bytes + 2 * SPILL_BYTES)
         if not self._is_refused:
             logger().warning("cache.disk_full", err=str(error))
         self._is_refused = True
 
     def _accept(self) -> None:
         """The disk took a batch: what it may hold grows, so far as it goes on taking."""
-        self._disk_limit_bytes = min(self._most_disk_bytes, self._disk_limit_bytes + 2 * SPILL_BYTES)
+        self._disk_limit_bytes = min(self._max_disk_bytes, self._disk_limit_bytes + 2 * SPILL_BYTES)
         if self._is_refused:
             logger().info("cache.disk_recovered")
         self._is_refused = False

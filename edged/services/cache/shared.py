@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edged.domain.archive.snapshot import BlockRef, Ids, Snapshot
 from edged.domain.cache import policy
 from edged.domain.cache.entry import Entry, SampleKey
-from edged.domain.cache.job_bitmap import Keepers
+from edged.domain.cache.job_bitmap import JobBitmap
 from edged.services.archive.fetch import WindowFetch
 from edged.services.cache.cache import Cache
 
@@ -24,9 +24,9 @@ class SharedCache:
 
     def __init__(self, cache: Cache) -> None:
         self.cache = cache
-        self.keepers = Keepers()
+        self.keepers = JobBitmap()
         self.shares: list[CacheShare] = []
-        self.coming: dict[SampleKey, tuple[WindowFetch, int]] = {}
+        self.pending_fetch: dict[SampleKey, tuple[WindowFetch, int]] = {}
         self.turn = asyncio.Lock()  # the cache is used by one task at a time
 
     def share(self) -> "CacheShare":
@@ -38,7 +38,8 @@ class SharedCache:
 class CacheShare:
     """A job's view of the cache. Used by one task; methods without a word are those of `Cache`.
 
-    `benefit`: what `measured` was told, in seconds saved a second; `part_bytes`: of the cache, that its plans count on.
+    `benefit`: what `record_benefit` was told, in seconds saved a second; `part_bytes`: of the cache, that its plans
+    count on.
     """
 
     def __init__(self, shared: SharedCache, number: int) -> None:
@@ -107,7 +108,7 @@ class CacheShare:
 
     # what part is whose
 
-    def part_of(self, num_bytes: int) -> int:
+    def allot(self, num_bytes: int) -> int:
         """The job's part of so many bytes of the cache, for its next epoch.
 
         By `cache_policy.parts`, as far as the others' running epochs leave room.
@@ -120,7 +121,7 @@ class CacheShare:
         self.part_bytes = max(self.part_bytes, part)
         return part
 
-    def measured(self, fetch_s: float, draws_per_s: float) -> None:
+    def record_benefit(self, fetch_s: float, draws_per_s: float) -> None:
         """What an epoch showed: seconds that fetching one sample takes, and how often the job draws one.
 
         A cached sample of the stream saves the job so many seconds a second; sizes are alike for all.
@@ -151,19 +152,19 @@ class CacheShare:
 
     # what is on its way
 
-    def announce(self, keys: Sequence[SampleKey], fetch: WindowFetch) -> None:
-        """`keys` come by `fetch`, in its order; until `retract`, whoever misses one of them need not ask."""
+    def register_fetch(self, keys: Sequence[SampleKey], fetch: WindowFetch) -> None:
+        """`keys` come by `fetch`, in its order; until `unregister_fetch`, whoever misses one of them need not ask."""
         for position, key in enumerate(keys):
-            self._shared.coming[key] = fetch, position
+            self._shared.pending_fetch[key] = fetch, position
 
-    def retract(self, keys: Sequence[SampleKey], fetch: WindowFetch) -> None:
+    def unregister_fetch(self, keys: Sequence[SampleKey], fetch: WindowFetch) -> None:
         for key in keys:
-            if self._shared.coming.get(key, (None,))[0] is fetch:
-                del self._shared.coming[key]
+            if self._shared.pending_fetch.get(key, (None,))[0] is fetch:
+                del self._shared.pending_fetch[key]
 
-    def coming(self, key: SampleKey) -> tuple[WindowFetch, int] | None:
+    def pending_fetch(self, key: SampleKey) -> tuple[WindowFetch, int] | None:
         """The fetch by which the sample comes, and its position there."""
-        return self._shared.coming.get(key)
+        return self._shared.pending_fetch.get(key)
 
 
 def _by_block(snapshot: Snapshot, ids: Ids) -> dict[BlockRef, Ids]:

@@ -15,16 +15,16 @@ from typing import NamedTuple
 from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.epochs.plan import CachePlan
-from edged.domain.epochs.read_stats import EpochReads
+from edged.domain.epochs.read_stats import ReadStats
 from edged.domain.training.learner import Learnt
 from edged.log import logger
 from edged.services.archive.client import ArchiveClient
 from edged.services.batches.batcher import Batcher, Encoded, MiniBatch
 from edged.services.cache.shared import CacheShare
-from edged.services.epochs.planner import Choice
+from edged.services.epochs.planner import EpochPlanner
 from edged.services.epochs.plans import EpochPlans, Place
-from edged.services.epochs.prefetch import WindowQueue
-from edged.services.epochs.stats import EpochAccount
+from edged.services.epochs.prefetch import Prefetcher
+from edged.services.epochs.stats import EpochStats
 from edged.services.epochs.window_reader import Fetched, WindowReader
 
 
@@ -53,20 +53,20 @@ class _Part(NamedTuple):
 _NO_PART = _Part(-1, -1, -1)
 
 
-class Epochs:
+class EpochLoader:
     """The training job's view of archive and cache. Used by one task, inside `open()`.
 
     Memory: two windows, their plan's blocks and two mini-batches, beside what the cache holds.
     """
 
     def __init__(
-        self, client: ArchiveClient, batcher: Batcher, settings: EpochSettings, cache: CacheShare, chooser: Choice
+        self, client: ArchiveClient, batcher: Batcher, settings: EpochSettings, cache: CacheShare, chooser: EpochPlanner
     ) -> None:
         self._client = client
         self._batcher = batcher
         self._cache = cache
         self._chooser = chooser
-        self._account = EpochAccount(client, cache, chooser)
+        self._account = EpochStats(client, cache, chooser)
         self._plans = EpochPlans(
             client,
             chooser,
@@ -75,7 +75,7 @@ class Epochs:
             test_fraction=settings.test_fraction,
             test_samples=settings.test_samples,
         )
-        self._windows = WindowQueue(
+        self._windows = Prefetcher(
             client, cache, self._plans, prefetch_bytes=settings.prefetch_bytes, window_bytes=settings.window_bytes
         )
         self._skipped = (0, 0)
@@ -216,7 +216,7 @@ class Epochs:
     @property
     def num_samples(self) -> int:
         """Samples to train on in the present epoch, about."""
-        return self._plans.present.supply.num_samples
+        return self._plans.present.train_split.num_samples
 
     async def end(self) -> None:
         """All of the epoch is trained on: note for the next one what it needs of this, and say what the reads came to.
@@ -225,7 +225,7 @@ class Epochs:
         """
         plan = self._plans.present.plan
         await self._account.note(plan)
-        self._account.say(plan)
+        self._account.log(plan)
 
     async def _batches(self, place: Place, at: int, sample: int) -> AsyncGenerator[tuple[MiniBatch, int], None]:
         """Batches from `place` to the end of its kind; `at`: where in the first window, `sample`: its index."""
@@ -234,7 +234,7 @@ class Epochs:
         self._part = _NO_PART
         windows.leave()
         if place.held_out:  # which is no training
-            reads, fetched = EpochReads(self._plans.present.plan.snapshot.num_samples), Fetched()
+            reads, fetched = ReadStats(self._plans.present.plan.snapshot.num_samples), Fetched()
         else:
             reads, fetched = self._account.reads, self._account.fetched
         try:
@@ -272,6 +272,6 @@ class Epochs:
         unlabelled, undecodable = (now - before for now, before in zip(counts, self._skipped, strict=True))
         if unlabelled or undecodable:
             epoch = self._plans.present.plan.epoch
-            say = logger().warning if undecodable else logger().info  # a device need not know the label
-            say("epoch.skipped", epoch=epoch, unlabelled=unlabelled, undecodable=undecodable)
+            log = logger().warning if undecodable else logger().info  # a device need not know the label
+            log("epoch.skipped", epoch=epoch, unlabelled=unlabelled, undecodable=undecodable)
         self._skipped = counts

@@ -15,12 +15,12 @@ from edged.domain.archive import snapshot as snapshot_module
 from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.cache import hit_share
 from edged.domain.epochs import modes, sampler_state
-from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.epoch_start import EpochStart
 from edged.domain.epochs.importance import Gate
 from edged.domain.epochs.plan import CachePlan, PlanSettings
-from edged.domain.epochs.sampler_state import EpochMemo
+from edged.domain.epochs.sampler_state import SamplerState
 from edged.domain.epochs.scores import ScoreTable
-from edged.domain.epochs.split import Supply, supply
+from edged.domain.epochs.split import TrainSplit, train_split
 from edged.domain.epochs.window import SAMPLE_OVERHEAD, Window
 from edged.domain.topology import Sampling, SamplingMode
 from edged.domain.training.learner import Learnt
@@ -39,7 +39,7 @@ _SCORED: frozenset[SamplingMode] = frozenset({"importance", "shade", "shade_publ
 
 
 @dataclass(frozen=True, slots=True)
-class ChoiceSettings:
+class PlannerSettings:
     """What of the topology decides a plan."""
 
     sampling: Sampling
@@ -48,8 +48,8 @@ class ChoiceSettings:
     window_bytes: int
 
 
-class Choice(Protocol):
-    """Who makes the plans: `Chooser` for a job of one edge, `GroupChooser` for a member of a group."""
+class EpochPlanner(Protocol):
+    """Who makes the plans: `LocalPlanner` for a job of one edge, `GroupPlanner` for a member of a group."""
 
     def draws_ahead(self, present: Snapshot, following: Snapshot | None = None) -> bool:
         """Whether the plan behind the one over `present` can be drawn before its time.
@@ -64,7 +64,7 @@ class Choice(Protocol):
     def test_window_bytes(self) -> int:
         """Of the windows of held-out samples."""
 
-    def tested(self, supplied: Supply, held_out: tuple[Window, ...]) -> tuple[Window, ...]:
+    def tested(self, split: TrainSplit, held_out: tuple[Window, ...]) -> tuple[Window, ...]:
         """What to test on of those windows."""
 
     async def plan(self, epoch: int, snapshot: Snapshot) -> CachePlan:
@@ -83,14 +83,14 @@ class Choice(Protocol):
         """Go on with what an earlier process had learnt in the epoch of `plan`."""
 
 
-class Chooser:
+class LocalPlanner:
     """Makes each epoch's plan. Used by one task."""
 
-    def __init__(self, store: CheckpointStore, cache: CacheShare, settings: ChoiceSettings) -> None:
+    def __init__(self, store: CheckpointStore, cache: CacheShare, settings: PlannerSettings) -> None:
         self._store = store
         self._cache = cache
         self._settings = settings
-        self._memo: EpochMemo | None = None
+        self._memo: SamplerState | None = None
         self._scores: ScoreTable | None = None
         self._gate = Gate()
 
@@ -111,7 +111,7 @@ class Chooser:
     def test_window_bytes(self) -> int:
         return self._settings.window_bytes
 
-    def tested(self, supplied: Supply, held_out: tuple[Window, ...]) -> tuple[Window, ...]:  # noqa: ARG002 - all
+    def tested(self, split: TrainSplit, held_out: tuple[Window, ...]) -> tuple[Window, ...]:  # noqa: ARG002 - all
         """All of them."""
         return held_out
 
@@ -120,7 +120,7 @@ class Chooser:
         memo = await self._recalled(epoch)
         if memo is None:
             held = replace(self._held(snapshot), hit_share=self._hit_share(snapshot))
-            memo = EpochMemo(epoch, snapshot, held, ScoreTable(snapshot, SCORE_BYTES))
+            memo = SamplerState(epoch, snapshot, held, ScoreTable(snapshot, SCORE_BYTES))
             await self._keep(memo)
         cached = await run_in_worker(snapshot_module.renumbered, memo.boundary.cached, memo.snapshot, snapshot)
         self._cache.keep(snapshot, cached, memo.boundary.capacity_bytes)
@@ -136,7 +136,7 @@ class Chooser:
                 is_gate_open=self._gate.is_open,
             )
             scores = self._table(plan.snapshot).snapshot()
-            await self._keep(EpochMemo(plan.epoch + 1, plan.snapshot, after, scores, self._gate))
+            await self._keep(SamplerState(plan.epoch + 1, plan.snapshot, after, scores, self._gate))
 
     def learn(self, snapshot: Snapshot, ids: Ids, learnt: Learnt) -> None:
         """Take in what a step told of samples `ids`, int64 [n], numbered by `snapshot`."""
@@ -167,7 +167,7 @@ class Chooser:
         else:
             self._gate = gate
 
-    def _plan(self, memo: EpochMemo, snapshot: Snapshot, cached: Ids) -> CachePlan:
+    def _plan(self, memo: SamplerState, snapshot: Snapshot, cached: Ids) -> CachePlan:
         settings = self._settings
         self._scores, self._gate = memo.scores.grown(snapshot, SCORE_BYTES), memo.gate
         return modes.plan(
@@ -186,8 +186,8 @@ class Chooser:
 
     def _hit_share(self, snapshot: Snapshot, compute_s: float = 0.0, fetch_s: float = float("inf")) -> float:
         """For `snapshot`. Before anything was measured the link is taken for the bottleneck."""
-        supplied = supply(snapshot, self._settings.test_fraction)
-        cached_share = min(self._capacity_bytes(snapshot) / max(supplied.num_bytes, 1), 1.0)
+        split = train_split(snapshot, self._settings.test_fraction)
+        cached_share = min(self._capacity_bytes(snapshot) / max(split.num_bytes, 1), 1.0)
         if self._settings.sampling.hit_share is not None:
             wanted = max(self._settings.sampling.hit_share, cached_share)
         else:
@@ -197,26 +197,26 @@ class Chooser:
     def _capacity_bytes(self, snapshot: Snapshot) -> int:
         """What of the snapshot's mean samples the cache holds, counted as plans do."""
         payload_bytes = int(snapshot.num_bytes.sum()) // max(snapshot.num_samples, 1)
-        return self._cache.part_of(self._cache.num_entries(payload_bytes) * (payload_bytes + SAMPLE_OVERHEAD))
+        return self._cache.allot(self._cache.num_entries(payload_bytes) * (payload_bytes + SAMPLE_OVERHEAD))
 
-    def _held(self, snapshot: Snapshot) -> Boundary:
+    def _held(self, snapshot: Snapshot) -> EpochStart:
         """What the cache has from an earlier run: training samples among them are drawn from it at once."""
-        supplied = supply(snapshot, self._settings.test_fraction)
+        split = train_split(snapshot, self._settings.test_fraction)
         ids = [np.zeros(0, np.int64)]
         if self._cache.is_shared:  # what another job put there does not decide this one's plan
-            return Boundary(ids[0], capacity_bytes=self._capacity_bytes(snapshot))
-        for block in supplied.blocks.tolist():
-            ref, rows = snapshot.ref(block), supplied.rows(block)
+            return EpochStart(ids[0], capacity_bytes=self._capacity_bytes(snapshot))
+        for block in split.blocks.tolist():
+            ref, rows = snapshot.ref(block), split.rows(block)
             held = self._cache.holds_rows(ref.source, ref.offset, int(snapshot.rows[block]))
             ids.append(snapshot.first_id[block] + rows[held[rows]])
-        return Boundary(np.concatenate(ids), capacity_bytes=self._capacity_bytes(snapshot))
+        return EpochStart(np.concatenate(ids), capacity_bytes=self._capacity_bytes(snapshot))
 
-    async def _recalled(self, epoch: int) -> EpochMemo | None:
+    async def _recalled(self, epoch: int) -> SamplerState | None:
         if self._memo is None or self._memo.epoch != epoch:
             self._memo = await run_in_worker(self._load, epoch)
         return self._memo
 
-    def _load(self, epoch: int) -> EpochMemo | None:
+    def _load(self, epoch: int) -> SamplerState | None:
         blob = self._store.epoch_memo(epoch)
         if blob is None:
             return None
@@ -227,7 +227,7 @@ class Chooser:
             return None
         return memo if memo.epoch == epoch else None
 
-    async def _keep(self, memo: EpochMemo) -> None:
+    async def _keep(self, memo: SamplerState) -> None:
         self._memo = memo
         try:
             await run_in_worker(lambda: self._store.save_epoch_memo(sampler_state.encode(memo), memo.epoch))

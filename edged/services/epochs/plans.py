@@ -13,15 +13,14 @@ from typing import NamedTuple
 from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import Snapshot
 from edged.domain.epochs import plan as cache_plan
-from edged.domain.epochs import split
 from edged.domain.epochs.plan import CachedWindow, CachePlan
-from edged.domain.epochs.split import Supply, supply
+from edged.domain.epochs.split import TrainSplit, held_out_windows, train_split
 from edged.domain.epochs.window import Window
 from edged.log import logger
 from edged.services.archive.client import ArchiveClient
 from edged.services.archive.fetch import SnapshotFetch
-from edged.services.epochs.planner import Choice
-from edged.services.epochs.stats import EpochAccount
+from edged.services.epochs.planner import EpochPlanner
+from edged.services.epochs.stats import EpochStats
 
 EMPTY_RETRY_S = 5.0
 """How often an empty archive is asked again: half its default flush interval."""
@@ -40,7 +39,7 @@ class DrawnEpoch:
     """A plan, what it draws from, and the held-out windows."""
 
     plan: CachePlan
-    supply: Supply
+    train_split: TrainSplit
     held_out: tuple[Window, ...]
 
     def window(self, place: Place) -> CachedWindow | None:
@@ -59,8 +58,8 @@ class EpochPlans:
     def __init__(
         self,
         client: ArchiveClient,
-        chooser: Choice,
-        account: EpochAccount,
+        chooser: EpochPlanner,
+        account: EpochStats,
         *,
         epochs: int,
         test_fraction: float,
@@ -108,7 +107,7 @@ class EpochPlans:
 
         Waits until the archive has anything to train on.
         """
-        is_said = False
+        has_logged = False
         fetch = self._next_snapshot
         if ends is not None and not (fetch is not None and fetch.is_complete and fetch.snapshot().ends == ends):
             fetch = None
@@ -120,9 +119,9 @@ class EpochPlans:
             self._next = await self._draw(epoch, fetch)
             if self._next is not None:
                 return
-            if not is_said:
+            if not has_logged:
                 logger().info("epoch.empty", epoch=epoch)
-                is_said = True
+                has_logged = True
             fetch, ends = None, None
             await self._client.pause(EMPTY_RETRY_S)
 
@@ -144,7 +143,7 @@ class EpochPlans:
         if self._next_snapshot is None or not self._next_snapshot.is_complete:
             return None
         snapshot = self._next_snapshot.snapshot()
-        if await run_in_worker(lambda: supply(snapshot, self._test_fraction).is_empty):
+        if await run_in_worker(lambda: train_split(snapshot, self._test_fraction).is_empty):
             if not self._empty_until:
                 logger().info("epoch.empty", epoch=0 if self._present is None else self._present.plan.epoch + 1)
             self._next_snapshot, self._empty_until = None, now + EMPTY_RETRY_S
@@ -172,17 +171,17 @@ class EpochPlans:
     async def _draw(self, epoch: int, fetch: SnapshotFetch) -> DrawnEpoch | None:
         """The epoch over what was fetched; None when there is nothing to train on."""
         snapshot = fetch.snapshot()
-        supplied = supply(snapshot, self._test_fraction)
-        if await run_in_worker(lambda: supplied.is_empty):
+        split = train_split(snapshot, self._test_fraction)
+        if await run_in_worker(lambda: split.is_empty):
             return None
         held_out = await run_in_worker(
             partial(
-                split.held_out_windows,
+                held_out_windows,
                 snapshot,
                 test_fraction=self._test_fraction,
                 window_bytes=self._chooser.test_window_bytes,
                 max_samples=self._test_samples,
             )
         )
-        held_out = await run_in_worker(self._chooser.tested, supplied, held_out)
-        return DrawnEpoch(await self._chooser.plan(epoch, snapshot), supplied, held_out)
+        held_out = await run_in_worker(self._chooser.tested, split, held_out)
+        return DrawnEpoch(await self._chooser.plan(epoch, snapshot), split, held_out)

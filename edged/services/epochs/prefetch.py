@@ -19,7 +19,7 @@ _MAX_AHEAD = 4
 """Windows asked for in advance; the archive keeps so many requests of an edge waiting, and twice as many."""
 
 
-class WindowQueue:
+class Prefetcher:
     """The windows of the plans, each at its `Place`. Used by one task.
 
     While one is in use, the next is on its way, and more while all of them stay within `prefetch_bytes`.
@@ -61,7 +61,7 @@ class WindowQueue:
             is_planned = await self._has_asked(place)
             assert is_planned, "the plan has fewer samples"
             await self._client.drain()
-            if not self._ahead[0][1].is_here:
+            if not self._ahead[0][1].is_complete:
                 return None
             await self.open(place, fetched)
             self._arrived_at = place
@@ -130,8 +130,8 @@ class WindowQueue:
 
     async def _ask(self, place: Place, window: CachedWindow) -> None:
         before = [reader for _, reader in self._ahead] + ([self._in_use] if self._in_use is not None else [])
-        coming = np.concatenate([np.zeros(0, np.int64), *(reader.arrivals() for reader in before)])
-        supply = self._plans.of(place.epoch).supply
-        reader = WindowReader(window, supply, self._client, self._cache, self._window_bytes)
+        pending_fetch = np.concatenate([np.zeros(0, np.int64), *(reader.arrivals() for reader in before)])
+        train_split = self._plans.of(place.epoch).train_split
+        reader = WindowReader(window, train_split, self._client, self._cache, self._window_bytes)
         self._ahead.append((place, reader))
-        await reader.ask(coming)
+        await reader.ask(pending_fetch)

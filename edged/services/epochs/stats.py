@@ -7,11 +7,11 @@ import asyncio
 from typing import NamedTuple
 
 from edged.domain.epochs.plan import CachePlan
-from edged.domain.epochs.read_stats import EpochReads
+from edged.domain.epochs.read_stats import ReadStats
 from edged.log import logger
 from edged.services.archive.client import ArchiveClient
 from edged.services.cache.shared import CacheShare
-from edged.services.epochs.planner import Choice
+from edged.services.epochs.planner import EpochPlanner
 from edged.services.epochs.window_reader import Fetched
 
 
@@ -24,21 +24,21 @@ class _Times(NamedTuple):
     fetched: int
 
 
-class EpochAccount:
+class EpochStats:
     """Of one epoch after the other. Used by one task. `reads` and `fetched` are for whoever reads to count in."""
 
-    def __init__(self, client: ArchiveClient, cache: CacheShare, chooser: Choice) -> None:
+    def __init__(self, client: ArchiveClient, cache: CacheShare, chooser: EpochPlanner) -> None:
         self._client = client
         self._cache = cache
         self._chooser = chooser
         self._begun = _Times(0.0, 0.0, 0.0, 0)
         self._noted = (-1, self._begun)
-        self.reads = EpochReads(0)
+        self.reads = ReadStats(0)
         self.fetched = Fetched()
 
     def begin(self, plan: CachePlan) -> None:
         """Count anew: the plan's samples are read from now on."""
-        self.reads, self.fetched = EpochReads(plan.snapshot.num_samples), Fetched()
+        self.reads, self.fetched = ReadStats(plan.snapshot.num_samples), Fetched()
         self._begun = self._times()
 
     async def note(self, plan: CachePlan) -> None:
@@ -55,10 +55,10 @@ class EpochAccount:
         num_fetched = taken.fetched - noted.fetched
         fetch_s = (taken.fetching - noted.fetching) / max(num_fetched, 1)
         if num_fetched and taken.now > begun.now:
-            self._cache.measured(fetch_s, reads.num_reads / (taken.now - begun.now))
+            self._cache.record_benefit(fetch_s, reads.num_reads / (taken.now - begun.now))
         await self._chooser.close(plan, compute_s=computing_s / max(reads.num_reads, 1), fetch_s=fetch_s)
 
-    def say(self, plan: CachePlan) -> None:
+    def log(self, plan: CachePlan) -> None:
         """The line about the plan's epoch."""
         reads, cache = self.reads, self._cache
         logger().info(

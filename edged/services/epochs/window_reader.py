@@ -13,8 +13,8 @@ import numpy.typing as npt
 from edged.domain.archive.snapshot import Ids
 from edged.domain.cache.entry import Entry, SampleKey
 from edged.domain.epochs.plan import CachedWindow
-from edged.domain.epochs.read_stats import EpochReads
-from edged.domain.epochs.split import Supply
+from edged.domain.epochs.read_stats import ReadStats
+from edged.domain.epochs.split import TrainSplit
 from edged.domain.epochs.window import MAX_WINDOW_BLOCKS, SAMPLE_OVERHEAD, Window
 from edged.log import logger
 from edged.services.archive.client import ArchiveClient
@@ -35,22 +35,22 @@ _NONE = Encoded(None, "", None)
 
 
 class WindowReader:
-    """Reads the samples of `window`, which `supply` numbers. Call `ask`, then `arrive`, then `read`; at last `close`.
+    """Reads the samples of `window`. Call `ask`, then `arrive`, then `read`; at last `close`.
 
     A planned hit that the cache does not hold (it lost its memory in a restart, its disk is full, the entry was
-    corrupt) is fetched like a miss and admitted again: with the window, as far as that stays within `max_bytes` or
-    adds a quarter to them; the others, `late`, when they are read. What another job keeps in the cache is read there,
+    corrupt) is fetched like a miss and admitted again: with the window, as far as that stays within `max_bytes` or adds
+    a quarter to them; the others, `deferred`, when they are read. What another job keeps in the cache is read there,
     and what another one has asked for is taken from that answer. Memory: what came with the window, until `close`.
     """
 
     def __init__(
-        self, window: CachedWindow, supply: Supply, client: ArchiveClient, cache: CacheShare, max_bytes: int
+        self, window: CachedWindow, train_split: TrainSplit, client: ArchiveClient, cache: CacheShare, max_bytes: int
     ) -> None:
         self.window = window
-        self._supply, self._snapshot = supply, supply.snapshot
+        self._split, self._snapshot = train_split, train_split.snapshot
         self._client = client
         self._cache = cache
-        self._most_lost_bytes = max(max_bytes - window.fetch.num_bytes, max_bytes // 4)
+        self._max_lost_bytes = max(max_bytes - window.fetch.num_bytes, max_bytes // 4)
         self._fetches: list[WindowFetch] = []
         self._announced: list[tuple[list[SampleKey], WindowFetch]] = []
         self._joined: dict[WindowFetch, list[tuple[int, int]]] = {}  # another job's: our samples, and their positions
@@ -58,7 +58,7 @@ class WindowReader:
         self._pinned: list[SampleKey] = []
         self._came: dict[int, Entry | None] = {}
         self._to_admit: set[int] = set()
-        self._lost = self.late = np.zeros(0, np.int64)
+        self._lost = self.deferred = np.zeros(0, np.int64)
 
     @property
     def num_bytes(self) -> int:
@@ -71,16 +71,16 @@ class WindowReader:
         return self._num_planned_bytes
 
     @property
-    def is_here(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether all that was asked for has come, so that `arrive` waits for nothing."""
         return all(fetch.is_complete for fetch in (*self._fetches, *self._joined))
 
     def arrivals(self) -> Ids:
         """The samples that it is going to admit, lost hits included: windows behind it need not ask for them."""
-        return np.concatenate([self.window.fetch.ids[self.window.admit], self._lost, self.late])
+        return np.concatenate([self.window.fetch.ids[self.window.admit], self._lost, self.deferred])
 
-    async def ask(self, coming: Ids) -> None:
-        """Ask the archive for the misses and for lost hits; not for those in `coming`, ids that windows before admit.
+    async def ask(self, pending_fetch: Ids) -> None:
+        """Ask the archive for the misses and for lost hits; not for `pending_fetch`: ids that windows before admit.
 
         Waits for Kafka a moment only.
         """
@@ -88,14 +88,14 @@ class WindowReader:
         is_held = self._held(hits)
         self._pinned = self._keys(hits[is_held])
         self._cache.pin(self._pinned)
-        is_lost = ~is_held & ~np.isin(hits, coming)
-        lost = hits[is_lost][np.argsort(first[is_lost])]
-        count = self._num_affordable(lost)
-        self._lost, self.late = np.sort(lost[:count]), lost[count:]
-        for wanted in (self.window.fetch, self._supply.window(self._lost)):
+        is_lost = ~is_held & ~np.isin(hits, pending_fetch)
+        evicted = hits[is_lost][np.argsort(first[is_lost])]
+        count = self._num_affordable(evicted)
+        self._lost, self.deferred = np.sort(evicted[:count]), evicted[count:]
+        for wanted in (self.window.fetch, self._split.window(self._lost)):
             self._num_planned_bytes += wanted.num_bytes
             if self._cache.is_shared:
-                wanted = self._supply.window(self._not_elsewhere(wanted.ids))  # noqa: PLW2901 - what is left of it
+                wanted = self._split.window(self._not_elsewhere(wanted.ids))  # noqa: PLW2901 - what is left of it
             if wanted.num_samples:
                 await self._ask(wanted)
 
@@ -108,7 +108,7 @@ class WindowReader:
         self._to_admit = set(self.arrivals().tolist())
         await self._cache.admit({}, evict=self._keys(self.window.evict))
 
-    async def read(self, part: slice, reads: EpochReads, fetched: Fetched) -> list[Encoded]:
+    async def read(self, part: slice, reads: ReadStats, fetched: Fetched) -> list[Encoded]:
         """The samples at `part` of the window's order, which the cache now admits, if that is planned.
 
         Those that the archive does not have are empty.
@@ -130,7 +130,7 @@ class WindowReader:
     def close(self) -> None:
         """Let go of everything; what is still on its way is ignored."""
         for keys, fetch in self._announced:
-            self._cache.retract(keys, fetch)
+            self._cache.unregister_fetch(keys, fetch)
         for fetch in (*self._fetches, *self._joined):
             self._client.forget(fetch)
         self._cache.unpin(self._pinned)
@@ -150,8 +150,8 @@ class WindowReader:
         for sample, key in zip(ids.tolist(), self._keys(ids), strict=True):
             if self._cache.holds(key):
                 there.append(key)
-            elif (coming := self._cache.coming(key)) is not None:
-                fetch, position = coming
+            elif (pending_fetch := self._cache.pending_fetch(key)) is not None:
+                fetch, position = pending_fetch
                 if fetch not in self._joined:
                     self._client.join(fetch)
                 self._joined.setdefault(fetch, []).append((sample, position))
@@ -175,13 +175,13 @@ class WindowReader:
         self._fetches.append(fetch)
         if self._cache.is_shared:
             self._announced.append((self._keys(wanted.ids), fetch))
-            self._cache.announce(*self._announced[-1])
+            self._cache.register_fetch(*self._announced[-1])
         await self._client.ask(fetch)
         return fetch
 
     def _num_affordable(self, ids: Ids) -> int:
         """How many of the first may be fetched with the window."""
-        count = int(np.searchsorted(np.cumsum(self._supply.costs(ids)), self._most_lost_bytes, side="right"))
+        count = int(np.searchsorted(np.cumsum(self._split.costs(ids)), self._max_lost_bytes, side="right"))
         return min(count, MAX_WINDOW_BLOCKS)
 
     async def _take(self, fetch: WindowFetch, fetched: Fetched) -> dict[int, Entry | None]:
@@ -219,10 +219,10 @@ class WindowReader:
         now = [
             sample for sample in self.window.ids[part].tolist() if sample not in entries and sample not in self._came
         ]
-        coming = np.unique(self.window.ids[part.stop :])
-        coming = coming[~self._held(coming) & ~np.isin(coming, [*self._came, *now])]
-        wanted = np.unique([*now, *coming[: self._num_affordable(coming)].tolist()])
-        fetch = await self._ask(self._supply.window(wanted))
+        pending_fetch = np.unique(self.window.ids[part.stop :])
+        pending_fetch = pending_fetch[~self._held(pending_fetch) & ~np.isin(pending_fetch, [*self._came, *now])]
+        wanted = np.unique([*now, *pending_fetch[: self._num_affordable(pending_fetch)].tolist()])
+        fetch = await self._ask(self._split.window(wanted))
         self._came |= await self._take(fetch, fetched)
         self._fetches.remove(fetch)
         await self._admit(wanted, self._came)

@@ -20,7 +20,7 @@ from edged.services.batches.batcher import MiniBatch
 
 
 @dataclass(frozen=True, slots=True)
-class Contributed:
+class PendingGradient:
     """What was made for `step`: `blob`, compressed, over `count` samples; `loss`: the sum over them.
 
     `slots`: the optimizer's state behind a round of several steps; None for a single one. `is_diverged`: it is empty,
@@ -36,7 +36,7 @@ class Contributed:
     is_diverged: bool = False
 
 
-class Rounds:
+class ContributionMaker:
     """Makes a member's contributions and keeps what they leave out, by compression or because they came too late.
 
     Memory: two vectors; with `sync_every` above 1 also a copy of weights and optimizer state. What it keeps is lost in
@@ -64,7 +64,7 @@ class Rounds:
                 position=replace(state.position, step=state.position.step * self._training.exchange.sync_every),
             )
 
-    def walk(self, batch: MiniBatch, progress: float) -> None:
+    def local_step(self, batch: MiniBatch, progress: float) -> None:
         """One step of a round of several. Raises DivergedError when the loss says so."""
         assert self._local is not None, "a round of one step has no way of its own"
         if len(batch):
@@ -74,26 +74,26 @@ class Rounds:
         else:
             self._local.position = replace(self._local.position, step=self._local.position.step + 1)
 
-    def gradient(self, state: TrainState, batch: MiniBatch) -> Contributed:
+    def gradient(self, state: TrainState, batch: MiniBatch) -> PendingGradient:
         """A step's gradient. Of no samples, or one that is not of use, `count` is 0. Raises DivergedError."""
         step = state.position.step
         if not len(batch):
-            return Contributed(step, b"", 0, 0.0, 0)
+            return PendingGradient(step, b"", 0, 0.0, 0)
         found = self._learner.gradient(state, batch.x, batch.y, batch.ids, batch.weights, map=self._map)
         loss = float(found.losses.sum(dtype=np.float64))
         return self._compressed(step, param_vector.flatten(found.grads), len(batch), loss, found.num_correct)
 
-    def way(self, state: TrainState) -> Contributed:
+    def delta(self, state: TrainState) -> PendingGradient:
         """How far the round came, seen from where it began, `state`. Raises DivergedError."""
         assert self._local is not None, "begin() first"
         tally, step = self._local.tally, state.position.step
         if not tally.num_samples:
-            return Contributed(step, b"", 0, 0.0, 0)
+            return PendingGradient(step, b"", 0, 0.0, 0)
         vector = param_vector.flatten(state.params) - param_vector.flatten(self._local.params)
         made = self._compressed(step, vector, tally.num_samples, tally.loss, tally.num_correct)
         return replace(made, slots=self._local.slots)
 
-    def settle(self, made: Contributed, *, is_counted: bool) -> None:
+    def acknowledge(self, made: PendingGradient, *, is_counted: bool) -> None:
         """The step is closed, with the contribution or without it.
 
         What came too late goes into the next one, once: if that is too late as well, both are given up, for they were
@@ -105,22 +105,22 @@ class Rounds:
             self._is_late = True
             self._residual.put_back(made.blob, made.count)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """What was left out is of no use: it belongs to other weights, or was refused."""
         self._residual.clear()
         self._is_late = False
 
     def _compressed(
         self, step: int, vector: param_vector.Vector, count: int, loss: float, num_correct: int
-    ) -> Contributed:
+    ) -> PendingGradient:
         if not (_is_usable(vector) and abs(loss) <= MAX_LOSS):
             raise DivergedError
         exchange = self._training.exchange
         blob = self._residual.compress(vector, count, exchange.compression, top_k=exchange.top_k)
         if not _is_usable(compression.decompress(blob, len(vector))):  # with what was left out before
-            self.forget()
+            self.reset()
             blob = self._residual.compress(vector, count, exchange.compression, top_k=exchange.top_k)
-        return Contributed(step, blob, count, loss, num_correct)
+        return PendingGradient(step, blob, count, loss, num_correct)
 
 
 def _is_usable(vector: param_vector.Vector) -> bool:

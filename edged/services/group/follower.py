@@ -18,11 +18,11 @@ from edged.domain.training.state import TrainState
 from edged.errors import FormatError, LogGap
 from edged.log import logger
 from edged.ports import Log
-from edged.services.group.checkpoints.publisher import Announcements
+from edged.services.group.checkpoints.publisher import CheckpointPublisher
 from edged.services.group.checkpoints.recovery import refound
 from edged.services.group.liveness import Activity
-from edged.services.group.log.group_log import Exchange, GroupAddress, Traffic
-from edged.services.group.member import MemberState
+from edged.services.group.log.group_log import GroupAddress, GroupLog, Traffic
+from edged.services.group.member import Member
 from edged.services.training.checkpointing import Checkpointing
 
 POLL_S = 1.0
@@ -32,7 +32,7 @@ _STEPS_BEHIND = 3
 """So many steps later it is of no use to compute the present one."""
 
 
-class Following:
+class Follower:
     """Moves `member` on along the log. Used by one task; outside `open()` it saves, and goes over to another state.
 
     Weights and place in the log belong together whenever any of this is cancelled.
@@ -44,12 +44,12 @@ class Following:
         address: GroupAddress,
         rules: Rules,
         fold: Fold,
-        member: MemberState,
+        member: Member,
         checkpointing: Checkpointing,
-        announcements: Announcements,
+        announcements: CheckpointPublisher,
         activity: Activity,
     ) -> None:
-        self.exchange = Exchange(log, address, rules, fold, self._apply)
+        self.exchange = GroupLog(log, address, rules, fold, self._apply)
         self._address = address
         self._member = member
         self._checkpointing = checkpointing
@@ -124,8 +124,8 @@ class Following:
     async def end_last(self) -> None:
         """End the last epoch: nothing begins behind it. Raises OutOfStepError."""
         group, traffic = self.exchange.state, self.exchange.traffic
-        if group.told:
-            await run_in_worker(lambda: self._member.check_weights(group.weights, group.holders[0]))
+        if group.weights_by_edge:
+            await run_in_worker(lambda: self._member.check_weights(group.weights, group.in_sync[0]))
         self.exchange.traffic = self._member.end_epoch(group, group.held_out_sums, traffic)
         await self._settle()
 
@@ -206,7 +206,7 @@ class Following:
             return
         ended, member.ended = member.ended, []
         for each in ended:
-            each.say()
+            each.log()
         await self.save()
         await self._checkpointing.deploy(member.state, member.tested.calibration)
         if ended[-1].announcer == self._address.edge and not self.exchange.catches_up:

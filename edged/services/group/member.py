@@ -13,7 +13,7 @@ from edged.domain.topology import Training
 from edged.domain.training.state import Tally, TrainState
 from edged.errors import EdgedError
 from edged.log import logger
-from edged.services.group.contribution import Contributed, Rounds
+from edged.services.group.contribution import ContributionMaker, PendingGradient
 from edged.services.group.log.group_log import Traffic, of_edge
 from edged.services.group.report import GroupEpoch
 from edged.services.training.evaluation import NOTHING, end_epoch
@@ -27,16 +27,16 @@ class OutOfStepError(EdgedError):
         self.step = step
 
 
-class MemberState:
+class Member:
     """The state of `edge` as a member. `apply` runs in a worker thread; nothing else is called meanwhile."""
 
-    def __init__(self, training: Training, edge: str, rounds: Rounds, state: TrainState) -> None:
+    def __init__(self, training: Training, edge: str, rounds: ContributionMaker, state: TrainState) -> None:
         self._training = training
         self._edge = edge
         self._rounds = rounds
         self.state = state
         """The state after the last step."""
-        self.made: Contributed | None = None
+        self.made: PendingGradient | None = None
         """What this member contributes to the present step, until it is known what became of it."""
         self.tested = NOTHING
         """This member's part of the running epoch's test."""
@@ -65,7 +65,7 @@ class MemberState:
             case Begun():
                 return self._begin_epoch(group, action, traffic)
             case Rejected(edge) if edge == self._edge:
-                self._rounds.forget()  # what was refused would be refused again as part of the next gradient
+                self._rounds.reset()  # what was refused would be refused again as part of the next gradient
                 self.made = None
             case _:
                 pass
@@ -96,7 +96,7 @@ class MemberState:
             num_correct=sums.num_correct,
             loss=sums.loss,
         )
-        announcer = next(iter(group.holders or members), "")
+        announcer = next(iter(group.in_sync or members), "")
         self.ended.append(GroupEpoch(learnt, members, param_vector.digest(self.state.params), announcer, traffic))
         return Traffic()
 
@@ -104,14 +104,14 @@ class MemberState:
         """Go on from another member's state, in lanes as before."""
         found.division = self.state.division
         self.state, self.made, self.last = found, None, None
-        self._rounds.forget()
+        self._rounds.reset()
 
     def _close_step(self, group: State, closed: Closed) -> None:
         state, made = self.state, self.made
         if made is not None and made.step == closed.step:
             if made.slots is not None:
                 state.slots |= made.slots
-            self._rounds.settle(made, is_counted=of_edge(closed.contributions, self._edge))
+            self._rounds.acknowledge(made, is_counted=of_edge(closed.contributions, self._edge))
             self.made = None
         group_step.take_step(self._training, state, group, closed)
         for each in closed.contributions:
@@ -120,7 +120,7 @@ class MemberState:
 
     def _go_back(self, diverged: Diverged) -> None:
         group_step.go_back(self.state, diverged)
-        self._rounds.forget()
+        self._rounds.reset()
         self.made = None
         if diverged.goes_on:
             self.say_diverged(goes_on=True)

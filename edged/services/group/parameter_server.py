@@ -20,7 +20,7 @@ from edged.domain.topology import MAX_MEMBERS, Compression
 from edged.errors import FormatError, LogGap
 from edged.log import bind, logger
 from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
-from edged.services.group.checkpoints.publisher import Announcements
+from edged.services.group.checkpoints.publisher import CheckpointPublisher
 from edged.services.group.log.deadline import Deadline
 from edged.services.group.log.group_log import RECORDS_PER_POLL, Throttle
 from edged.services.group.log.ordered_reader import gapless
@@ -44,7 +44,7 @@ class ParameterServer:
         self,
         log: Log,
         rules: Rules,
-        announcements: Announcements,
+        announcements: CheckpointPublisher,
         *,
         gradients: str,
         train: str,
@@ -91,7 +91,7 @@ class ParameterServer:
         self._closes_at = None
         async with gapless(self._log, self._gradients, self._state.next_offset) as reader:
             while True:
-                records = await reader.poll(max_records=RECORDS_PER_POLL, timeout_s=self._patience_s())
+                records = await reader.poll(max_records=RECORDS_PER_POLL, timeout_s=self._timeout_s())
                 if records:
                     self._polled_at = asyncio.get_running_loop().time()
                     await self._go_over(records)
@@ -109,7 +109,7 @@ class ParameterServer:
         """Where one of these is the Join by which all go on from an offered state, do so, too."""
         joins = [join for record in records if (join := _join(record)) is not None]
         if joins and (found := await self._announcements.group_joined_by(joins, self._rules.num_parameters)):
-            _say_adopted(found)
+            _log_adopted(found)
             self._state = replace(found, next_offset=self._state.next_offset)
 
     async def _restore(self) -> State:
@@ -127,7 +127,7 @@ class ParameterServer:
         announced = await self._announcements.newest_group(self._rules.num_parameters)
         if announced is None or announced.next_offset <= offset or announced.step == updated.step:
             return updated
-        _say_adopted(announced)
+        _log_adopted(announced)
         return replace(announced, next_offset=0)  # that of the members' log says nothing of the gradients'
 
     async def _beginning(self) -> int:
@@ -164,7 +164,7 @@ class ParameterServer:
         said: list[exchange_records.Record] = []
         for each in records:
             self._steps += 1
-            state = self._state.behind_hole(each.offset)
+            state = self._state.skip_to(each.offset)
             self._state, actions = gradient_log.fold_blob(
                 gradient_log.fold, self._rules, state, each.value, each.offset
             )
@@ -205,12 +205,12 @@ class ParameterServer:
             await self._log.append(messages)
         if any(isinstance(record, Update) for record in records):
             now = asyncio.get_running_loop().time()
-            self._deadline.timed(now - self._step_began_at)
+            self._deadline.record(now - self._step_began_at)
             self._step_began_at, self._closes_at = now, None
 
     # when to wait no longer
 
-    def _patience_s(self) -> float:
+    def _timeout_s(self) -> float:
         if self._closes_at is None:
             return _POLL_S
         return max(0.0, min(_POLL_S, self._closes_at - asyncio.get_running_loop().time()))
@@ -229,7 +229,7 @@ class ParameterServer:
             self._closes_at = now + self._deadline.seconds(self._state)
 
 
-def _say_adopted(group: State) -> None:
+def _log_adopted(group: State) -> None:
     epoch = 0 if group.begin is None else group.begin.epoch
     logger().info("exchange.adopted", generation=group.step, epoch=epoch, offset=group.next_offset)
 

@@ -12,27 +12,27 @@ import numpy as np
 from edged.aio import run_in_worker
 from edged.domain.archive import snapshot as snapshot_module
 from edged.domain.archive.snapshot import Ids, Snapshot
-from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.epoch_start import EpochStart
 from edged.domain.epochs.plan import CachePlan, PlanSettings
-from edged.domain.epochs.split import Supply, supply
+from edged.domain.epochs.split import TrainSplit, train_split
 from edged.domain.epochs.window import SAMPLE_OVERHEAD, Window
 from edged.domain.group import plan as group_plan
 from edged.domain.group.plan import Group, GroupPlan
 from edged.domain.training.learner import Learnt
 from edged.services.cache.shared import CacheShare
-from edged.services.epochs.planner import ChoiceSettings
+from edged.services.epochs.planner import PlannerSettings
 
 _TEST_WINDOW_BYTES = 4 << 20
 """The same on all members, so that each finds its part of the same windows."""
 
 
-class GroupChooser:
+class GroupPlanner:
     """A member's `epoch_choice.Choice`. Call `begin` before each plan is drawn. Used by one task."""
 
     test_window_bytes = _TEST_WINDOW_BYTES
 
     def __init__(
-        self, cache: CacheShare, settings: ChoiceSettings, member: str, budgets: Mapping[str, int], batch_size: int
+        self, cache: CacheShare, settings: PlannerSettings, member: str, budgets: Mapping[str, int], batch_size: int
     ) -> None:
         """`budgets`: bytes of cache of every edge that may be a member."""
         self._cache = cache
@@ -60,7 +60,7 @@ class GroupChooser:
         """If it is for the members and shares that the epoch has begun with."""
         return isinstance(plan, GroupPlan) and plan.shares == self._shares
 
-    def tested(self, supplied: Supply, held_out: tuple[Window, ...]) -> tuple[Window, ...]:
+    def tested(self, split: TrainSplit, held_out: tuple[Window, ...]) -> tuple[Window, ...]:
         """The member's share of each window."""
         names = sorted(self._shares)
         ends = list(accumulate((self._shares[name] for name in names), initial=0.0))
@@ -68,12 +68,12 @@ class GroupChooser:
         if names and self._member == names[-1]:
             end = 1.0  # whatever the shares sum to in floating point
         parts = (window.ids[round(begin * len(window.ids)) : round(end * len(window.ids))] for window in held_out)
-        return tuple(supplied.window(np.sort(ids)) for ids in parts if len(ids))
+        return tuple(split.window(np.sort(ids)) for ids in parts if len(ids))
 
     async def plan(self, epoch: int, snapshot: Snapshot) -> GroupPlan:
         """The member's plan of `epoch` over `snapshot`."""
         payload_bytes = int(snapshot.num_bytes.sum()) // max(snapshot.num_samples, 1)
-        capacity = self._cache.part_of(self._cache.num_entries(payload_bytes) * (payload_bytes + SAMPLE_OVERHEAD))
+        capacity = self._cache.allot(self._cache.num_entries(payload_bytes) * (payload_bytes + SAMPLE_OVERHEAD))
         cached = await run_in_worker(self._cached, snapshot)
         self._cache.keep(snapshot, cached, capacity)
         settings = self._settings
@@ -85,7 +85,7 @@ class GroupChooser:
             PlanSettings(settings.seed, settings.test_fraction, settings.window_bytes, capacity),
             snapshot,
             epoch,
-            Boundary(cached, capacity_bytes=capacity),
+            EpochStart(cached, capacity_bytes=capacity),
             group,
         )
 
@@ -112,10 +112,10 @@ class GroupChooser:
                 if self._before is None
                 else snapshot_module.renumbered(*self._reordered(snapshot))
             )
-        supplied = supply(snapshot, self._settings.test_fraction)
+        split = train_split(snapshot, self._settings.test_fraction)
         ids = [np.zeros(0, np.int64)]
-        for block in supplied.blocks.tolist():
-            ref, rows = snapshot.ref(block), supplied.rows(block)
+        for block in split.blocks.tolist():
+            ref, rows = snapshot.ref(block), split.rows(block)
             held = self._cache.holds_rows(ref.source, ref.offset, int(snapshot.rows[block]))
             ids.append(snapshot.first_id[block] + rows[held[rows]])
         return np.concatenate(ids)

@@ -11,7 +11,7 @@ from edged.domain.nn import param_vector
 from edged.domain.topology import Training
 from edged.domain.training.state import Params
 from edged.services.group.log.deadline import FIRST_DEADLINE_S
-from edged.services.group.log.group_log import Exchange, GroupAddress
+from edged.services.group.log.group_log import GroupAddress, GroupLog
 
 _TURN_S = 2.0
 """A member whose turn it is not to begin an epoch lets the first one have this advantage."""
@@ -35,13 +35,13 @@ class Turn:
         self._ready_at: float | None = None
         self._proposed_at: float | None = None
 
-    def may_begin(self, group: State, now: float) -> bool:
+    def is_ready(self, group: State, now: float) -> bool:
         """Whether nobody else need be waited for before the next epoch, or it took too long; so from then on."""
         if self._ready_at is None and self._is_ready(group, now):
             self._ready_at = now
         return self._ready_at is not None
 
-    def has_to_propose(self, group: State, now: float) -> bool:
+    def should_propose(self, group: State, now: float) -> bool:
         """Whether the member is to say it now, or again: the first one at once, the others later."""
         if self._ready_at is None:
             return False
@@ -61,12 +61,12 @@ class Turn:
             return self._edge in joined and (joined >= set(self._edges) or now - self._joined_at >= FIRST_DEADLINE_S)
         if now - self._since >= max(_TEST_FACTOR * self._test_s, _MIN_TEST_S):
             return True
-        return all(edge in group.tested for edge in group.awaited)
+        return all(edge in group.tested for edge in group.expected)
 
 
 def _first(group: State) -> str:
     """Who begins the next epoch, if it is there: one who has the group's weights, for no other Begin counts."""
-    return next((edge for edge in group.candidates if edge in group.holders), "")
+    return next((edge for edge in group.candidates if edge in group.in_sync), "")
 
 
 def shares(state: State) -> dict[str, float]:
@@ -75,7 +75,7 @@ def shares(state: State) -> dict[str, float]:
     return sharding.next_shares(speeds, {} if state.begin is None else state.begin.members)
 
 
-async def propose(exchange: Exchange, snapshot: Snapshot, training: Training, epoch: int, params: Params) -> bool:
+async def propose(exchange: GroupLog, snapshot: Snapshot, training: Training, epoch: int, params: Params) -> bool:
     """Propose the epoch over this snapshot; False for who cannot be in it. `params`: the weights now.
 
     False, too, when they are not the group's: somebody else has to, and then this member learns what to go on with.
@@ -84,7 +84,7 @@ async def propose(exchange: Exchange, snapshot: Snapshot, training: Training, ep
     if exchange.address.edge not in state.candidates:
         return False
     weights = await run_in_worker(param_vector.digest, params)
-    if state.told and weights != state.weights:
+    if state.weights_by_edge and weights != state.weights:
         return False
     batches = await run_in_worker(plan.num_steps, snapshot, training.test_fraction, training.global_batch)
     steps = -(-batches // training.exchange.sync_every)

@@ -26,9 +26,9 @@ class GroupEpoch(NamedTuple):
     announcer: str
     traffic: Traffic
 
-    def say(self) -> None:
+    def log(self) -> None:
         """The lines about it."""
-        self.learnt.say()
+        self.learnt.log()
         metrics, traffic = self.learnt.metrics, self.traffic
         logger().info(
             "exchange.epoch",

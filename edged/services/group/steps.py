@@ -11,12 +11,12 @@ from edged.domain.group.plan import GroupPlan
 from edged.domain.topology import Training
 from edged.domain.training.learner import DivergedError
 from edged.log import logger
-from edged.services.epochs.loader import Epochs
-from edged.services.group.contribution import Contributed, Rounds
-from edged.services.group.follower import POLL_S, Following
+from edged.services.epochs.loader import EpochLoader
+from edged.services.group.contribution import ContributionMaker, PendingGradient
+from edged.services.group.follower import POLL_S, Follower
 from edged.services.group.liveness import Activity
 from edged.services.group.log.deadline import DEADLINE_FACTOR, FIRST_DEADLINE_S
-from edged.services.group.member import MemberState
+from edged.services.group.member import Member
 
 _BUSY_POLL_S = 0.02
 """While samples are on their way too."""
@@ -27,16 +27,16 @@ _TICK_S = 1e-3
 _SPEED_SMOOTHING = 0.3
 
 
-class MemberSteps:
+class StepRunner:
     """The steps of one member, one after the other. Used by one task, while `following` is open."""
 
     def __init__(
         self,
         training: Training,
-        member: MemberState,
-        following: Following,
-        rounds: Rounds,
-        epochs: Epochs,
+        member: Member,
+        following: Follower,
+        rounds: ContributionMaker,
+        epochs: EpochLoader,
         activity: Activity,
     ) -> None:
         self._training = training
@@ -56,16 +56,16 @@ class MemberSteps:
         now = asyncio.get_running_loop().time
         begun_at, step = now(), self._exchange.state.step
         contributed = plan is not None and await self._contribute(plan, step)
-        await self._wait_closed(plan, step, is_heard=contributed)
+        await self._wait_closed(plan, step, has_contributed=contributed)
         if contributed:
-            self._exchange.deadline.timed(now() - begun_at)
+            self._exchange.deadline.record(now() - begun_at)
         await self._following.drain()
 
     async def _contribute(self, plan: GroupPlan, step: int) -> bool:
         """Make and send the member's part of the step; False when the step was closed before."""
         now, exchange = asyncio.get_running_loop().time, self._exchange
-        begun_at, setbacks = now(), exchange.state.setbacks
-        made: Contributed | None = Contributed(step, b"", 0, 0.0, 0, is_diverged=True)
+        begun_at, rollbacks = now(), exchange.state.rollbacks
+        made: PendingGradient | None = PendingGradient(step, b"", 0, 0.0, 0, is_diverged=True)
         try:
             made = await self._compute(plan, step)
         except DivergedError:
@@ -82,9 +82,9 @@ class MemberSteps:
         await self._following.drain()
         if exchange.state.step != step:
             late = made
-            if exchange.state.setbacks == setbacks:  # otherwise it belongs to weights that the group went back from
-                await run_in_worker(lambda: self._rounds.settle(late, is_counted=False))
-            made = Contributed(step, b"", 0, 0.0, 0)  # which is late, too, but tells how fast this member is
+            if exchange.state.rollbacks == rollbacks:  # otherwise it belongs to weights that the group went back from
+                await run_in_worker(lambda: self._rounds.acknowledge(late, is_counted=False))
+            made = PendingGradient(step, b"", 0, 0.0, 0)  # which is late, too, but tells how fast this member is
         self._member.made = made
         sent_at = now()
         with self._activity.waiting():
@@ -94,14 +94,14 @@ class MemberSteps:
         exchange.traffic.waited_s += now() - sent_at
         return exchange.state.step == step
 
-    async def _compute(self, plan: GroupPlan, step: int) -> Contributed | None:
+    async def _compute(self, plan: GroupPlan, step: int) -> PendingGradient | None:
         """The member's part of the step; None when the step was closed before its samples were here.
 
         Raises DivergedError.
         """
         now, state, every = asyncio.get_running_loop().time, self._member.state, self._training.exchange.sync_every
         decoded_s, computed_s = self._epochs.decode_s, 0.0
-        made = Contributed(step, b"", 0, 0.0, 0)
+        made = PendingGradient(step, b"", 0, 0.0, 0)
         self._rounds.begin(state)
         for batch in self._batches(plan, step):
             if not await self._prepared(plan, batch, step):
@@ -112,19 +112,19 @@ class MemberSteps:
                 made = await run_in_worker(self._rounds.gradient, state, mini_batch)
             else:
                 progress = self._following.begin.epoch + batch / plan.num_steps
-                await run_in_worker(self._rounds.walk, mini_batch, progress)
+                await run_in_worker(self._rounds.local_step, mini_batch, progress)
             computed_s += now() - computing_at
             self._activity.count()
             self.trained_samples += len(mini_batch)
         if every > 1:
-            made = await run_in_worker(self._rounds.way, state)
+            made = await run_in_worker(self._rounds.delta, state)
         self._measure_speed(made.count, computed_s + self._epochs.decode_s - decoded_s)
         return made
 
     def _batches(self, plan: GroupPlan, step: int) -> range:
         """The epoch's global batches that belong to the group's `step`."""
         every = self._training.exchange.sync_every
-        first = (step - self._exchange.state.first_step) * every
+        first = (step - self._exchange.state.epoch_first_step) * every
         return range(first, min(first + every, plan.num_steps))
 
     async def _prepared(self, plan: GroupPlan, batch: int, step: int) -> bool:
@@ -144,11 +144,11 @@ class MemberSteps:
     async def _prepare(self, plan: GroupPlan, batch: int) -> bool:
         return await self._epochs.prepare(plan.first_sample(batch), plan.first_sample(batch + 1))
 
-    async def _wait_closed(self, plan: GroupPlan | None, step: int, *, is_heard: bool) -> None:
+    async def _wait_closed(self, plan: GroupPlan | None, step: int, *, has_contributed: bool) -> None:
         """Until the step is closed; meanwhile the next part is fetched and decoded. Past the deadline, close it."""
         now, exchange = asyncio.get_running_loop().time, self._exchange
         begun_at = now()
-        deadline_s = self._patience_s() if plan is None else exchange.deadline.seconds(exchange.state)
+        deadline_s = self._timeout_s() if plan is None else exchange.deadline.seconds(exchange.state)
         closes_at = begun_at + deadline_s
         following = self._batches(plan, step + 1) if plan is not None else range(0)
         is_ready = not following
@@ -157,17 +157,17 @@ class MemberSteps:
                 if not is_ready and plan is not None:
                     is_ready = await self._prepare(plan, following.start)
                 left = closes_at - now()
-                if left < _TICK_S and (is_heard or (plan is None and await self._has_archive())):
+                if left < _TICK_S and (has_contributed or (plan is None and await self._has_archive())):
                     await exchange.close(step)
                     closes_at, left = now() + deadline_s, deadline_s
                 await self._following.poll(
-                    min(max(left, 0.0) if is_heard else POLL_S, POLL_S if is_ready else _BUSY_POLL_S)
+                    min(max(left, 0.0) if has_contributed else POLL_S, POLL_S if is_ready else _BUSY_POLL_S)
                 )
         waited_s = now() - begun_at
         exchange.traffic.waited_s += waited_s
-        self._say_closed(step, waited_s, deadline_s)
+        self._log_closed(step, waited_s, deadline_s)
 
-    def _patience_s(self) -> float:
+    def _timeout_s(self) -> float:
         """How long one who only watches waits for anything of a step: as its slowest member needs, by what it told."""
         group, training = self._exchange.state, self._training
         batch = training.global_batch * training.exchange.sync_every
@@ -182,7 +182,7 @@ class MemberSteps:
         """Whether the archive answers. If not, the members may be silent for that alone, and none is to be given up."""
         return await self._epochs.survey() is not None
 
-    def _say_closed(self, step: int, waited_s: float, deadline_s: float) -> None:
+    def _log_closed(self, step: int, waited_s: float, deadline_s: float) -> None:
         """The line about a step that was closed without somebody's part."""
         closed = self._member.last
         if closed is None or closed.step != step or not closed.missing:

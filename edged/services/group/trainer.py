@@ -23,16 +23,16 @@ from edged.domain.training.state import TrainState
 from edged.errors import EdgedError, LogGap
 from edged.log import bind, logger
 from edged.ports import Health, Log, Progress, Statistics
-from edged.services.epochs.loader import Epochs
-from edged.services.group.checkpoints.publisher import Announcements
-from edged.services.group.contribution import Rounds
-from edged.services.group.follower import POLL_S, Following
+from edged.services.epochs.loader import EpochLoader
+from edged.services.group.checkpoints.publisher import CheckpointPublisher
+from edged.services.group.contribution import ContributionMaker
+from edged.services.group.follower import POLL_S, Follower
 from edged.services.group.liveness import Activity
 from edged.services.group.log.group_log import GroupAddress
-from edged.services.group.member import MemberState, OutOfStepError
-from edged.services.group.planner import GroupChooser
+from edged.services.group.member import Member, OutOfStepError
+from edged.services.group.planner import GroupPlanner
 from edged.services.group.proposal import Turn, propose, shares
-from edged.services.group.steps import MemberSteps
+from edged.services.group.steps import StepRunner
 from edged.services.training.checkpointing import Checkpointing
 from edged.services.training.evaluation import NOTHING, Evaluation, evaluate
 from edged.services.training.resume import begin_state
@@ -72,14 +72,14 @@ class GroupTrainer:
         training: Training,
         model: Model,
         checkpointing: Checkpointing,
-        announcements: Announcements,
+        announcements: CheckpointPublisher,
         log: Log,
         health: Health,
         address: GroupAddress,
         *,
         job: str,
-        epochs: Epochs,
-        chooser: GroupChooser,
+        epochs: EpochLoader,
+        chooser: GroupPlanner,
         fold: Fold = gradient_log.fold,
         server: str = "",
         executor: Executor | None = None,
@@ -94,14 +94,14 @@ class GroupTrainer:
         self._chooser = chooser
         n = model.num_parameters
         rules = Rules(frozenset(address.edges), job, n, lambda blob: compression.decompress(blob, n), server)
-        rounds = Rounds(training, self._learner, n, lane_map(executor))
+        rounds = ContributionMaker(training, self._learner, n, lane_map(executor))
         self._activity = Activity()
-        self._member = MemberState(training, address.edge, rounds, TrainState({}, {}, job, model.division))
-        self._following = Following(
+        self._member = Member(training, address.edge, rounds, TrainState({}, {}, job, model.division))
+        self._following = Follower(
             log, address, rules, fold, self._member, checkpointing, announcements, self._activity
         )
         self._exchange = self._following.exchange
-        self._steps = MemberSteps(training, self._member, self._following, rounds, epochs, self._activity)
+        self._steps = StepRunner(training, self._member, self._following, rounds, epochs, self._activity)
         self._stopwatch = Stopwatch(self._wait_s, lambda: self._epochs.decode_s)
         self._is_idle = False
         self._joined_at = 0.0
@@ -268,7 +268,7 @@ class GroupTrainer:
         self._chooser.begin(begin.members)
         plan = await self._epochs.draw(begin.epoch, begin.ends)
         assert isinstance(plan, GroupPlan)
-        steps = self._exchange.state.step - self._exchange.state.first_step
+        steps = self._exchange.state.step - self._exchange.state.epoch_first_step
         self._epochs.begin(plan, plan.first_sample(min(steps * self.training.exchange.sync_every, plan.num_steps)))
         return plan
 
@@ -312,10 +312,10 @@ class GroupTrainer:
             while self._following.running < epoch:
                 has_drawn = epoch < self.training.epochs and self._epochs.has_drawn(epoch - 1)
                 timeout_s = POLL_S if not has_drawn or await self._epochs.look_ahead() else _SURVEY_POLL_S
-                if turn.may_begin(self._exchange.state, _now()):
+                if turn.is_ready(self._exchange.state, _now()):
                     if epoch >= self.training.epochs:
                         return False
-                    if turn.has_to_propose(self._exchange.state, _now()):
+                    if turn.should_propose(self._exchange.state, _now()):
                         timeout_s = _SURVEY_POLL_S
                         if await self._propose(epoch):
                             turn.proposed(_now())

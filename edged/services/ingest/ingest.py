@@ -28,7 +28,7 @@ _QUIET_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class DeadLetter:
     """A record that is no sample; it is in the dead-letter topic. `reason`: one of `domain.sample.REASONS`."""
 
     device: str
@@ -110,7 +110,7 @@ class Ingest:
             finally:
                 self._reader, self._partition_of = None, {}
 
-    async def batch(self, timeout_s: float) -> list[Sample | Rejected]:
+    async def batch(self, timeout_s: float) -> list[Sample | DeadLetter]:
         """The next records, checked, in the order of each partition; empty when none came within `timeout_s`.
 
         The rejected ones are acknowledged in the dead-letter topic when it returns. Images have been decoded once,
@@ -120,7 +120,7 @@ class Ingest:
         assert self._reader is not None, "batch() belongs within reading()"
         records = await self._reader.poll(max_records=MAX_RECORDS, timeout_s=timeout_s)
         checked = await self._check_records(records)
-        await self._bury(records, checked)
+        await self._dead_letter(records, checked)
         return checked
 
     async def commit(self, cursors: Mapping[str, int]) -> None:
@@ -130,8 +130,8 @@ class Ingest:
             {self._partition_of[key]: offset for key, offset in cursors.items() if key in self._partition_of}
         )
 
-    async def _check_records(self, records: Sequence[Record]) -> list[Sample | Rejected]:
-        checked: list[Sample | Rejected] = []
+    async def _check_records(self, records: Sequence[Record]) -> list[Sample | DeadLetter]:
+        checked: list[Sample | DeadLetter] = []
         self._busy = True
         try:
             for part in self._parts(records):
@@ -157,10 +157,10 @@ class Ingest:
         if part:
             yield part
 
-    def _check_all(self, records: Sequence[Record]) -> list[Sample | Rejected]:
+    def _check_all(self, records: Sequence[Record]) -> list[Sample | DeadLetter]:
         return [self._check(record) for record in records]
 
-    def _check(self, record: Record) -> Sample | Rejected:
+    def _check(self, record: Record) -> Sample | DeadLetter:
         device = self._devices[record.topic]
         stream = self._streams[device.stream]
         try:
@@ -168,19 +168,21 @@ class Ingest:
             if device.codec != "raw":
                 self._decoder.decode(record.value, device.codec, stream.shape)
         except RejectedRecord as error:
-            return Rejected(device.name, record.partition, record.offset, error.reason, error.detail)
+            return DeadLetter(device.name, record.partition, record.offset, error.reason, error.detail)
         timestamp_ms = max(record.timestamp_ms, -1)  # Kafka takes any number of a client, and a pack none below -1
         return Sample(device.name, record.partition, record.offset, timestamp_ms, label, device.codec, record.value)
 
-    async def _bury(self, records: Sequence[Record], checked: Sequence[Sample | Rejected]) -> None:
-        rejected = [(record, each) for record, each in zip(records, checked, strict=True) if isinstance(each, Rejected)]
+    async def _dead_letter(self, records: Sequence[Record], checked: Sequence[Sample | DeadLetter]) -> None:
+        rejected = [
+            (record, each) for record, each in zip(records, checked, strict=True) if isinstance(each, DeadLetter)
+        ]
         for record, each in rejected:  # one by one: together they might be many large ones
             await self._log.append([_letter(self._dead_letters_topic, record, each)])
             self._num_rejected += 1
             self._rejections.report(each, len(record.value), asyncio.get_running_loop().time())
 
 
-def _letter(topic: str, record: Record, rejected: Rejected) -> Message:
+def _letter(topic: str, record: Record, rejected: DeadLetter) -> Message:
     return Message(
         topic,
         record.value[:MAX_LETTER_BYTES],
@@ -203,7 +205,7 @@ class _Rejections:
         self._suppressed: dict[tuple[str, str], int] = {}
         self._next_s: dict[tuple[str, str], float] = {}
 
-    def report(self, rejected: Rejected, size_bytes: int, now_s: float) -> None:
+    def report(self, rejected: DeadLetter, size_bytes: int, now_s: float) -> None:
         kind = rejected.device, rejected.reason
         if now_s < self._next_s.get(kind, now_s):
             self._suppressed[kind] += 1

@@ -20,13 +20,13 @@ _MAX_READ_BACK_BYTES = 2 << 20  # of one reading, so that many packs share the c
 _MAX_RECORDS = 4
 
 
-class LiveLog:
+class LiveWindow:
     """Packs of one stream. One uplink puts, one trainer takes; both in the same event loop."""
 
     def __init__(self, log: Log, topic: str, max_bytes: int = MAX_BYTES) -> None:
         self._log = log
         self._topic = topic
-        self._most_bytes = max_bytes
+        self._max_bytes = max_bytes
         self._newest: deque[tuple[int, Pack]] = deque()  # contiguous, up to the end
         self._newest_bytes = 0
         self._read_back: deque[tuple[int, Pack]] = deque()
@@ -55,7 +55,7 @@ class LiveLog:
             self._newest_bytes = 0
         self._newest.append((offset, pack))
         self._newest_bytes += pack.num_bytes
-        while self._newest_bytes > self._most_bytes:
+        while self._newest_bytes > self._max_bytes:
             self._newest_bytes -= self._newest.popleft()[1].num_bytes
         self._end = offset + 1
         self._wake()

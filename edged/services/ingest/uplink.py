@@ -23,8 +23,8 @@ from edged.domain.topology import Topology
 from edged.errors import FormatError
 from edged.log import logger
 from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
-from edged.services.ingest.ingest import Ingest, Rejected
-from edged.services.ingest.live_window import LiveLog
+from edged.services.ingest.ingest import DeadLetter, Ingest
+from edged.services.ingest.live_window import LiveWindow
 from edged.settings import Timing
 
 _REDISCOVER_S = 30.0
@@ -43,7 +43,7 @@ class Uplink:
         log: Log,
         topology: Topology,
         edge: str,
-        live: Mapping[str, Sequence[LiveLog]],
+        live: Mapping[str, Sequence[LiveWindow]],
         timing: Timing,
     ) -> None:
         self._ingest = ingest
@@ -109,9 +109,9 @@ class Uplink:
         loop = asyncio.get_running_loop()
         rediscover_s, recommit_s = loop.time() + _REDISCOVER_S, loop.time()
         while True:
-            for each in await self._ingest.batch(self._patience_s(loop.time())):
+            for each in await self._ingest.batch(self._timeout_s(loop.time())):
                 packer = self._packers[self._ingest.stream_of(each.device)]
-                if isinstance(each, Rejected):
+                if isinstance(each, DeadLetter):
                     packer.skip(each.device, each.partition, each.offset)
                 else:
                     packer.add(each)
@@ -125,7 +125,7 @@ class Uplink:
                 if await self._ingest.partitions() != partitions:
                     return
 
-    def _patience_s(self, now_s: float) -> float:
+    def _timeout_s(self, now_s: float) -> float:
         """How long to wait for records: not beyond the time when an open pack is due."""
         return max(0.0, min([self._timing.poll_s, *(due_s - now_s for due_s in self._due_s.values())]))
 

@@ -13,7 +13,7 @@ from edged.log import logger
 from edged.ports import Host, HostSample, Notifier, Progress, Statistics
 from edged.services.node.health import STATUS_LENGTH, HealthBoard, shortened
 from edged.services.node.resource_series import ResourceSeries
-from edged.services.node.watchdog import Standstill, _Watchdog
+from edged.services.node.watchdog import StallDetector, _Watchdog
 from edged.settings import Timing
 
 _FEEDS_PER_WATCHDOG = 3
@@ -63,7 +63,7 @@ class Monitor:
         loop = asyncio.get_running_loop()
         start = loop.time()
         feed_s = (self._notifier.watchdog_s or _FEEDS_PER_WATCHDOG * _UNWATCHED_FEED_S) / _FEEDS_PER_WATCHDOG
-        watchdog = _Watchdog(self._notifier, Standstill(_STILL_FEEDS * feed_s))
+        watchdog = _Watchdog(self._notifier, StallDetector(_STILL_FEEDS * feed_s))
         series = ResourceSeries(host := self._host.sample(), self._statistics(), start)
         samples = _Grid(start + self._timing.sample_s, self._timing.sample_s)
         feeds, statuses = _Grid(start, feed_s), _Grid(start, self._timing.status_s)

@@ -10,7 +10,7 @@ from edged.log import logger
 from edged.ports import Notifier, Progress
 
 
-class Standstill:
+class StallDetector:
     """Remembers when each service last moved. `now` is in seconds of any one clock."""
 
     def __init__(self, allowed_s: float) -> None:
@@ -29,7 +29,7 @@ class Standstill:
 class _Watchdog:
     """Feeds the service manager's watchdog while no service hangs; logs each hang once."""
 
-    def __init__(self, notifier: Notifier, standstill: Standstill) -> None:
+    def __init__(self, notifier: Notifier, standstill: StallDetector) -> None:
         self._notifier = notifier
         self._standstill = standstill
         self._logged: set[str] = set()

@@ -81,7 +81,7 @@ class EndedEpoch:
     tally: Tally
     test_samples: int
 
-    def say(self) -> None:
+    def log(self) -> None:
         """The line about it."""
         metrics, tally = self.metrics, self.tally
         logger().info(

@@ -19,8 +19,8 @@ from edged.domain.training.state import Tally, TrainState
 from edged.log import bind, logger
 from edged.ports import Progress, Statistics
 from edged.services.batches.batcher import MiniBatch
-from edged.services.batches.live import Cursor, FreshSamples
-from edged.services.epochs.loader import Epochs
+from edged.services.batches.live import Cursor, LiveBatches
+from edged.services.epochs.loader import EpochLoader
 from edged.services.training.checkpointing import Checkpointing
 from edged.services.training.evaluation import end_epoch, evaluate
 from edged.services.training.resume import begin_state
@@ -43,8 +43,8 @@ class Trainer:
         checkpointing: Checkpointing,
         *,
         job: str,
-        epochs: Epochs | None = None,
-        fresh: FreshSamples | None = None,
+        epochs: EpochLoader | None = None,
+        fresh: LiveBatches | None = None,
         executor: Executor | None = None,
     ) -> None:
         self._training = training
@@ -129,7 +129,7 @@ class Trainer:
             position = self._state.position
             self._move(self._fresh.start(Cursor(position.live_offset, position.live_row)))
 
-    async def _train_epochs(self, epochs: Epochs) -> None:
+    async def _train_epochs(self, epochs: EpochLoader) -> None:
         while self._state.position.epoch < self._training.epochs:
             self._stopwatch.start()
             try:
@@ -137,7 +137,7 @@ class Trainer:
             except DivergedError:
                 await self._roll_back()
 
-    async def _train_epoch(self, epochs: Epochs) -> None:
+    async def _train_epoch(self, epochs: EpochLoader) -> None:
         plan = await self._draw(epochs)
         async with aclosing(epochs.train(plan, self._state.position.sample)) as batches:
             async for batch, sample in batches:
@@ -161,7 +161,7 @@ class Trainer:
             except DivergedError:
                 await self._roll_back()
 
-    async def _train_next(self, fresh: FreshSamples) -> None:
+    async def _train_next(self, fresh: LiveBatches) -> None:
         batch, cursor = await fresh.next()
         sample = self._state.position.sample + len(batch)
         await self._step(batch, sample=sample, cursor=cursor)
@@ -171,7 +171,7 @@ class Trainer:
         else:
             await self._save_if_due()
 
-    async def _draw(self, epochs: Epochs) -> CachePlan:
+    async def _draw(self, epochs: EpochLoader) -> CachePlan:
         """The epoch's plan: that of the checkpoint in the middle of an epoch, or else a new one."""
         state = self._state
         begun, epoch = state.ends is not None, state.position.epoch
@@ -232,7 +232,7 @@ class Trainer:
         tested = await evaluate(self._learner, self._state, self._training, held_out, self._count_batch)
         ended = end_epoch(self._training, self._state, tested)
         self._slowdowns_in_a_row = 0
-        ended.say()
+        ended.log()
         await self._save()
         await self._checkpointing.deploy(self._state, tested.calibration)
 

@@ -54,7 +54,7 @@ def health() -> RecordingHealth:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(appending, "_SETTLE_S", 0.3)
-    monkeypatch.setattr(appending, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(appending, "_TIMEOUT_S", 0.5)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from edged.adapters.memory.archive import MemoryArchive
 from edged.adapters.memory.health import RecordingHealth
-from edged.adapters.parquet.retrying import PatientArchive
+from edged.adapters.parquet.retrying import RetryingArchive
 from edged.aio import Backoff
 from edged.errors import ArchiveConflict, ArchiveUnavailable, DiskFull, EdgedError, StorageError
 from tests.support.archive_samples import pack
@@ -25,8 +25,8 @@ class Refusing(MemoryArchive):
             raise failure
 
 
-def patient(store: MemoryArchive, health: RecordingHealth | None = None) -> PatientArchive:
-    return PatientArchive(store, health or RecordingHealth(), Backoff(0.001, 0.001))
+def patient(store: MemoryArchive, health: RecordingHealth | None = None) -> RetryingArchive:
+    return RetryingArchive(store, health or RecordingHealth(), Backoff(0.001, 0.001))
 
 
 async def test_appending_is_tried_until_the_storage_takes_it():
@@ -63,7 +63,7 @@ async def test_a_conflict_is_not_waited_for():
 
 async def test_cancelling_gives_up():
     health = RecordingHealth()
-    archive = PatientArchive(MemoryArchive(failure=DiskFull("no space")), health, Backoff(60.0, 60.0))
+    archive = RetryingArchive(MemoryArchive(failure=DiskFull("no space")), health, Backoff(60.0, 60.0))
     task = asyncio.create_task(archive.append("fashion", "pi-a", [(0, pack(0))]))
     while not health.reasons:  # noqa: ASYNC110 - the fake has no event
         await asyncio.sleep(0)

@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_made_is_told_in_a_line(edged, tmp_path):
 
 
 def test_a_broker_that_does_not_answer_is_told_soon(edged, monkeypatch):
-    monkeypatch.setattr("edged.cli.demo.observer._PATIENCE_S", 0.2)
+    monkeypatch.setattr("edged.cli.demo.observer._TIMEOUT_S", 0.2)
 
     code, said = refusal(edged, "--broker", "127.0.0.1:1")
 

@@ -4,12 +4,12 @@ import numpy as np
 
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.cache.entry import SampleKey
-from edged.domain.cache.job_bitmap import Keepers
+from edged.domain.cache.job_bitmap import JobBitmap
 
 
 def test_it_says_what_sets_would_say():
     rng = np.random.default_rng(3)
-    keepers = Keepers()
+    keepers = JobBitmap()
     sets: list[set[tuple[BlockRef, int]]] = [set() for _ in range(8)]
     for _ in range(400):
         job, ref = int(rng.integers(8)), BlockRef("pi", int(rng.integers(3)))

@@ -7,7 +7,7 @@ import pytest
 
 from edged.domain import tensors
 from edged.domain.archive.snapshot import Ids, Snapshot, renumbered
-from edged.domain.epochs.epoch_start import Boundary, decode_boundary
+from edged.domain.epochs.epoch_start import EpochStart, decode_epoch_start
 from edged.errors import FormatError
 from tests.domain.epochs.test_plan import even, some_cached
 from tests.domain.epochs.test_split import snapshot_of
@@ -30,7 +30,7 @@ def test_renumbered_ids_name_the_same_samples_after_the_archive_grew():
 def test_a_boundary_is_stored_and_read_back():
     snapshot = even(30)
     boundary = replace(some_cached(snapshot, 90, 5), capacity_bytes=12345)
-    again = decode_boundary(boundary.encode(), snapshot)
+    again = decode_epoch_start(boundary.encode(), snapshot)
     assert again.cached.tolist() == boundary.cached.tolist()
     for name in ("cursor", "hit_share", "is_gate_open", "capacity_bytes"):
         assert getattr(again, name) == getattr(boundary, name)
@@ -39,22 +39,22 @@ def test_a_boundary_is_stored_and_read_back():
 @pytest.mark.parametrize(
     "broken",
     [
-        Boundary(np.array([600])),
-        Boundary(np.array([-1])),
-        Boundary(np.array([3, 3])),
-        Boundary(np.array([3]), cursor=1 << 64),
-        Boundary(np.array([3]), capacity_bytes=-1),
-        Boundary(np.array([3]), capacity_bytes=1 << 62),
-        Boundary(np.array([3]), hit_share=1.0),
-        Boundary(np.array([3]), hit_share=float("nan")),
+        EpochStart(np.array([600])),
+        EpochStart(np.array([-1])),
+        EpochStart(np.array([3, 3])),
+        EpochStart(np.array([3]), cursor=1 << 64),
+        EpochStart(np.array([3]), capacity_bytes=-1),
+        EpochStart(np.array([3]), capacity_bytes=1 << 62),
+        EpochStart(np.array([3]), hit_share=1.0),
+        EpochStart(np.array([3]), hit_share=float("nan")),
     ],
 )
 def test_a_boundary_that_cannot_be_is_refused(broken):
     with pytest.raises(FormatError):
-        decode_boundary(broken.encode(), even(30))
+        decode_epoch_start(broken.encode(), even(30))
 
 
 def test_a_blob_that_is_no_boundary_is_refused():
     for blob in (b"", tensors.encode({"cached": np.zeros(0, np.int64)}, {"boundary": "[]"})):
         with pytest.raises(FormatError):
-            decode_boundary(blob, even(30))
+            decode_epoch_start(blob, even(30))

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from edged.domain.archive.protocol import SamplesRequest, encode_request
 from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.epochs import modes
-from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.epoch_start import EpochStart
 from edged.domain.epochs.plan import CachedWindow, CachePlan, PlanSettings
 from edged.domain.epochs.scores import ScoreTable
-from edged.domain.epochs.split import supply
+from edged.domain.epochs.split import train_split
 from edged.domain.epochs.window import SAMPLE_OVERHEAD
 from edged.domain.topology import SamplingMode
 from tests.domain.epochs.test_split import snapshot_of, training_ids
@@ -39,9 +39,9 @@ def settings_of(*, cached_samples: int, window_samples: int = 60, seed: int = 1)
     return PlanSettings(seed, FRACTION, window_samples * COST, cached_samples * COST)
 
 
-def empty(q: float = 0.7) -> Boundary:
+def empty(q: float = 0.7) -> EpochStart:
     """Nothing is cached yet."""
-    return Boundary(np.zeros(0, np.int64), hit_share=q, is_gate_open=True)
+    return EpochStart(np.zeros(0, np.int64), hit_share=q, is_gate_open=True)
 
 
 def scores_of(snapshot: Snapshot, seed: int = 0) -> ScoreTable:
@@ -54,7 +54,7 @@ def scores_of(snapshot: Snapshot, seed: int = 0) -> ScoreTable:
 
 
 def draw(
-    mode: SamplingMode, snapshot: Snapshot, limits: PlanSettings, epoch: int = 7, boundary: Boundary | None = None
+    mode: SamplingMode, snapshot: Snapshot, limits: PlanSettings, epoch: int = 7, boundary: EpochStart | None = None
 ) -> CachePlan:
     boundary = boundary or empty()
     return modes.plan(mode, limits, snapshot, epoch, boundary, scores_of(snapshot))
@@ -77,10 +77,10 @@ def hit_ratio(windows: list[CachedWindow]) -> float:
     return float(np.concatenate([window.is_cached for window in windows]).mean())
 
 
-def some_cached(snapshot: Snapshot, most: int, seed: int, q: float = 0.7) -> Boundary:
+def some_cached(snapshot: Snapshot, most: int, seed: int, q: float = 0.7) -> EpochStart:
     ids = np.array(sorted(training_ids(snapshot)), np.int64)
     chosen = np.random.default_rng(seed).permutation(ids)[:most]
-    return Boundary(np.sort(chosen), seed * 0x1234567890ABCDE % (1 << 64), q, True)
+    return EpochStart(np.sort(chosen), seed * 0x1234567890ABCDE % (1 << 64), q, True)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -235,7 +235,7 @@ def test_nothing_to_train_on_is_a_plan_without_samples(mode, blocks):
     windows = windows_of(plan)
     assert ids_of(windows).tolist() == []
     assert plan.locate(0) == (len(windows), 0)
-    assert supply(snapshot, FRACTION).is_empty
+    assert train_split(snapshot, FRACTION).is_empty
     assert plan.after.cached.tolist() == []
 
 

@@ -12,20 +12,20 @@ from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart
 from edged.domain.archive.snapshot import Snapshot
 from edged.domain.epochs import sampler_state
-from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.epoch_start import EpochStart
 from edged.domain.epochs.importance import Gate
-from edged.domain.epochs.sampler_state import EpochMemo
+from edged.domain.epochs.sampler_state import SamplerState
 from edged.domain.epochs.scores import ScoreTable
 from edged.errors import FormatError
 from tests.domain.epochs.test_plan import even, scores_of, some_cached
 
 SCORE_BYTES = 1 << 20
 SNAPSHOT = even(3)
-MEMO = EpochMemo(4, SNAPSHOT, some_cached(SNAPSHOT, 20, 5), scores_of(SNAPSHOT), Gate(1.0 + 2**-40))
+MEMO = SamplerState(4, SNAPSHOT, some_cached(SNAPSHOT, 20, 5), scores_of(SNAPSHOT), Gate(1.0 + 2**-40))
 BLOB = sampler_state.encode(MEMO)
 
 
-def decode(blob: bytes) -> EpochMemo:
+def decode(blob: bytes) -> SamplerState:
     return sampler_state.decode(blob, score_bytes=SCORE_BYTES)
 
 
@@ -39,7 +39,7 @@ def altered(**parts: bytes) -> bytes:
 def memo_over(snapshot: Snapshot) -> bytes:
     """A memo whose parts agree with each other, over any snapshot."""
     return sampler_state.encode(
-        EpochMemo(4, snapshot, Boundary(np.zeros(0, np.int64)), ScoreTable(snapshot, SCORE_BYTES))
+        SamplerState(4, snapshot, EpochStart(np.zeros(0, np.int64)), ScoreTable(snapshot, SCORE_BYTES))
     )
 
 
@@ -121,7 +121,7 @@ def test_what_is_no_memo_is_refused(blob):
 
 def test_a_boundary_of_ids_that_the_snapshot_lacks_is_refused():
     with pytest.raises(FormatError, match="cached ids"):
-        decode(altered(boundary=Boundary(np.array([SNAPSHOT.num_samples])).encode()))
+        decode(altered(boundary=EpochStart(np.array([SNAPSHOT.num_samples])).encode()))
 
 
 def test_scores_of_another_snapshot_are_refused():

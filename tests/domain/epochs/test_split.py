@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from edged.domain.archive import snapshot as dataset
 from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.epochs import split
-from edged.domain.epochs.split import supply
+from edged.domain.epochs.split import train_split
 from edged.domain.epochs.window import Window
 
 FRACTION = 0.2
@@ -54,7 +54,7 @@ def training_ids(snapshot: Snapshot) -> set[int]:
 def window_of(snapshot: Snapshot) -> Window:
     """All training samples at once."""
     ids = np.array(sorted(training_ids(snapshot)), np.int64)
-    return supply(snapshot, FRACTION).window(ids)
+    return train_split(snapshot, FRACTION).window(ids)
 
 
 def named_by(window: Window) -> list[tuple[BlockRef, int]]:

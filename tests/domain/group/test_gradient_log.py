@@ -203,13 +203,13 @@ class TestAMember:
     def test_is_not_awaited_any_more_when_it_has_missed_two_steps_in_a_row(self):
         state = self.missing_two()
 
-        assert state.awaited == (BIRCH,)
+        assert state.expected == (BIRCH,)
         _, closed = closed_by([gradient(BIRCH, 2, 1)], state)
         assert closed.missing == ()
 
     def test_is_awaited_again_when_a_gradient_of_it_is_in_time(self):
         state, _ = run([gradient(ASH, 2, 1)], self.missing_two())
-        assert (state.awaited, state.step) == ((ASH, BIRCH), 2)
+        assert (state.expected, state.step) == ((ASH, BIRCH), 2)
 
         state, _ = run([gradient(BIRCH, 2, 1), gradient(BIRCH, 3, 1)], state)
         assert state.step == 3
@@ -217,23 +217,23 @@ class TestAMember:
     def test_is_awaited_again_when_its_gradient_is_one_step_late_but_not_two(self):
         state, _ = run([gradient(BIRCH, 2, 1)], self.missing_two())
 
-        assert run([gradient(ASH, 1, 1)], state)[0].awaited == (BIRCH,)
-        assert run([gradient(ASH, 2, 1)], state)[0].awaited == (ASH, BIRCH)
+        assert run([gradient(ASH, 1, 1)], state)[0].expected == (BIRCH,)
+        assert run([gradient(ASH, 2, 1)], state)[0].expected == (ASH, BIRCH)
 
     def test_that_starts_anew_is_not_awaited_until_its_next_gradient(self):
         state, _ = run([join(ASH)], started(ASH, BIRCH))
-        assert state.awaited == (BIRCH,)
+        assert state.expected == (BIRCH,)
 
         state, closed = closed_by([gradient(BIRCH, 0, 1)], state)
         assert closed.missing == ()
 
         state, _ = run([gradient(ASH, 1, 1)], state)
-        assert state.awaited == (ASH, BIRCH)
+        assert state.expected == (ASH, BIRCH)
 
     def test_that_leaves_is_not_awaited_and_its_leave_may_make_the_step(self):
         state, closed = closed_by([gradient(BIRCH, 0, 1), Leave(ASH)], started(ASH, BIRCH))
 
-        assert (closed.missing, state.awaited) == ((), (BIRCH,))
+        assert (closed.missing, state.expected) == ((), (BIRCH,))
 
     def test_that_leaves_with_its_gradient_in_the_log_has_contributed(self):
         _, closed = closed_by([gradient(ASH, 0, 1), Leave(ASH), gradient(BIRCH, 0, 1)], started(ASH, BIRCH))
@@ -251,7 +251,7 @@ class TestAMember:
         state, actions = run([join(CEDAR), gradient(CEDAR, 0, 1)], started(ASH, BIRCH))
 
         assert actions == [Rejected(CEDAR, "sends a gradient without being a member of the epoch")]
-        assert state.awaited == (ASH, BIRCH)
+        assert state.expected == (ASH, BIRCH)
         assert state.candidates == (ASH, BIRCH, CEDAR)
 
     def test_given_up_is_a_candidate_for_the_next_epoch_once_it_has_tested_or_joined_anew(self):
@@ -269,12 +269,12 @@ class TestAnEpoch:
         state, actions = run([join(ASH), join(BIRCH), begin(ASH, BIRCH, num_steps=3)])
 
         assert actions == [Begun(begin(ASH, BIRCH, num_steps=3), HeldOutSums(0, 0, 0, 0.0))]
-        assert (state.awaited, state.step, state.first_step, state.end_step) == ((ASH, BIRCH), 0, 0, 3)
+        assert (state.expected, state.step, state.epoch_first_step, state.end_step) == ((ASH, BIRCH), 0, 0, 3)
 
     def test_is_begun_by_the_first_who_proposes(self):
         state, actions = run([begin(BIRCH, by=BIRCH)], started(ASH, BIRCH))
 
-        assert (actions, state.awaited) == ([], (ASH, BIRCH))
+        assert (actions, state.expected) == ([], (ASH, BIRCH))
 
     @pytest.mark.parametrize(
         ("record", "reason"),
@@ -332,7 +332,7 @@ class TestAnEpoch:
         state, _ = run([gradient(BIRCH, 0, 1), Close(0, BIRCH), gradient(BIRCH, 1, 1), Close(1, BIRCH)],
                        started(ASH, BIRCH))  # fmt: skip
 
-        assert run([begin(ASH, BIRCH, epoch=1, by=BIRCH)], state)[0].awaited == (ASH, BIRCH)
+        assert run([begin(ASH, BIRCH, epoch=1, by=BIRCH)], state)[0].expected == (ASH, BIRCH)
 
 
 class TestASilentEpoch:
@@ -348,7 +348,7 @@ class TestASilentEpoch:
         state, (closed, abandoned) = run([Close(1, CEDAR)], state)
         assert closed.step == 1
         assert abandoned == Abandoned(epoch=0, steps_left=3)
-        assert (state.is_open, state.awaited, state.candidates) == (False, (), (CEDAR,))
+        assert (state.is_open, state.expected, state.candidates) == (False, (), (CEDAR,))
         assert from_json(to_json(state)) == state
 
     def test_is_followed_by_the_next_at_the_step_where_it_was_abandoned(self):
@@ -357,7 +357,7 @@ class TestASilentEpoch:
         state, actions = run([begin(CEDAR, epoch=1, num_steps=2)], state)
 
         assert [type(action) for action in actions] == [Begun]
-        assert (state.first_step, state.step, state.end_step, state.is_open) == (2, 2, 4, True)
+        assert (state.epoch_first_step, state.step, state.end_step, state.is_open) == (2, 2, 4, True)
 
     def test_is_not_closed_in_vain_by_a_member_or_the_server_or_who_has_not_joined(self):
         state = started(ASH, BIRCH)
@@ -418,13 +418,13 @@ class TestADivergingGroup:
         state, (closed,) = run([diverged(ASH, 0), gradient(BIRCH, 0, 3)], state)
 
         assert closed.mean is not None
-        assert state.barren == 0
+        assert state.diverged_steps == 0
 
     def test_has_other_weights_then(self):
         state, _ = self.steps("diverged", "diverged")
-        assert state.told == {ASH: HASH}
+        assert state.weights_by_edge == {ASH: HASH}
 
-        assert self.steps("diverged", state=state)[0].told == {}
+        assert self.steps("diverged", state=state)[0].weights_by_edge == {}
 
     def test_gives_up_at_the_fourth_time_in_a_row(self):
         state, found = self.steps(*["diverged", "diverged", "diverged"] * 3)
@@ -438,10 +438,10 @@ class TestADivergingGroup:
         assert rejected == Rejected(ASH, "begins an epoch though training has diverged too often")
 
     def test_begins_to_count_anew_with_an_epoch_behind_one_that_ended_well(self):
-        for last, setbacks in (("good", 0), ("diverged", 1)):
+        for last, rollbacks in (("good", 0), ("diverged", 1)):
             state, _ = self.steps(*["diverged"] * 3, last, state=started(ASH, num_steps=4))
 
-            assert run([begin(ASH, epoch=1)], state)[0].setbacks == setbacks
+            assert run([begin(ASH, epoch=1)], state)[0].rollbacks == rollbacks
 
 
 class TestTheGroupsWeights:
@@ -450,7 +450,7 @@ class TestTheGroupsWeights:
         return run([gradient(edge, 0, 1) for edge in edges], started(*edges, num_steps=1))[0]
 
     @pytest.mark.parametrize(
-        ("told", "weights", "holders"),
+        ("weights_by_edge", "weights", "in_sync"),
         [
             ({}, "", ()),
             ({BIRCH: WRONG}, WRONG, (BIRCH,)),
@@ -459,16 +459,18 @@ class TestTheGroupsWeights:
             ({ASH: JOB, BIRCH: HASH, CEDAR: WRONG}, JOB, (ASH,)),
         ],
     )
-    def test_are_those_that_most_have_and_among_as_many_the_first_edges(self, told, weights, holders):
-        state, _ = run([outcome(edge, weights=told[edge]) for edge in told], self.at_an_end(*EDGES))
+    def test_are_those_that_most_have_and_among_as_many_the_first_edges(self, weights_by_edge, weights, in_sync):
+        state, _ = run(
+            [outcome(edge, weights=weights_by_edge[edge]) for edge in weights_by_edge], self.at_an_end(*EDGES)
+        )
 
-        assert (state.weights, state.holders) == (weights, holders)
+        assert (state.weights, state.in_sync) == (weights, in_sync)
 
     def test_are_those_that_an_epoch_begins_with_whoever_proposes_it(self):
-        told = [outcome(ASH, weights=WRONG), outcome(BIRCH), outcome(CEDAR)]
+        weights_by_edge = [outcome(ASH, weights=WRONG), outcome(BIRCH), outcome(CEDAR)]
 
         begins = [begin(*EDGES, epoch=1, weights=WRONG), begin(*EDGES, epoch=1, by=BIRCH)]
-        _, (rejected, begun) = run(begins, run(told, self.at_an_end(*EDGES))[0])
+        _, (rejected, begun) = run(begins, run(weights_by_edge, self.at_an_end(*EDGES))[0])
 
         assert rejected == Rejected(ASH, "begins with other weights than the group's")
         assert begun.begin == begins[1]
@@ -495,8 +497,8 @@ class TestTheGroupsWeights:
     def test_are_others_behind_a_step_with_samples_and_the_same_behind_one_without(self):
         state = started(ASH)
 
-        assert run([gradient(ASH, 0, count=0)], state)[0].told == {ASH: HASH}
-        assert run([gradient(ASH, 0, 1)], state)[0].told == {}
+        assert run([gradient(ASH, 0, count=0)], state)[0].weights_by_edge == {ASH: HASH}
+        assert run([gradient(ASH, 0, 1)], state)[0].weights_by_edge == {}
 
 
 class TestARejectedRecord:
@@ -670,7 +672,7 @@ def test_an_epoch_is_abandoned_when_two_steps_pass_without_any_sign_of_its_membe
 @settings(deadline=None, max_examples=100)
 @given(histories())
 def test_the_group_goes_back_at_each_third_step_that_only_diverged_since_one_with_samples(blobs):
-    state, barren, in_a_row = State(), 0, 0
+    state, diverged_steps, in_a_row = State(), 0, 0
     for blob, (behind, actions) in zip(blobs, run_blobs(blobs), strict=True):
         have_diverged = {edge for edge, held_by in state.gradients.items() if held_by.is_diverged}
         record = readable(blob)
@@ -679,41 +681,44 @@ def test_the_group_goes_back_at_each_third_step_that_only_diverged_since_one_wit
         for action in actions:
             match action:
                 case Begun():
-                    in_a_row = in_a_row if barren else 0
+                    in_a_row = in_a_row if diverged_steps else 0
                 case Closed():
                     contributed = {each.edge for each in action.contributions}
                     is_barren = action.mean is None and bool(have_diverged & contributed)
-                    barren = barren + is_barren if action.mean is None else 0
-                    goes_back = is_barren and barren % MAX_BARREN == 0
+                    diverged_steps = diverged_steps + is_barren if action.mean is None else 0
+                    goes_back = is_barren and diverged_steps % MAX_BARREN == 0
                     in_a_row += goes_back
                     assert any(isinstance(each, Diverged) for each in actions) == goes_back
                 case Diverged():
                     assert action.goes_on == (in_a_row <= MAX_SLOWDOWNS)
-        assert (behind.barren, behind.setbacks) == (barren, in_a_row)
+        assert (behind.diverged_steps, behind.rollbacks) == (diverged_steps, in_a_row)
         state = behind
 
 
 @settings(deadline=None, max_examples=100)
 @given(histories())
 def test_an_epoch_begins_with_the_weights_that_most_have_told_of_those_who_told_any(blobs):
-    state, told = State(), {}
+    state, weights_by_edge = State(), {}
     for blob, (behind, actions) in zip(blobs, run_blobs(blobs), strict=True):
         record = readable(blob)
         is_taken = not any(isinstance(action, Rejected) for action in actions)
         if isinstance(record, Join) and is_taken and record.step == state.step:
-            told[record.edge] = record.weights
+            weights_by_edge[record.edge] = record.weights
         for action in actions:
             match action:
-                case Begun(begin) if told:
-                    agree = [sorted(edge for edge in told if told[edge] == each) for each in set(told.values())]
-                    assert begin.weights == told[min(agree, key=lambda edges: (-len(edges), edges))[0]]
+                case Begun(begin) if weights_by_edge:
+                    agree = [
+                        sorted(edge for edge in weights_by_edge if weights_by_edge[edge] == each)
+                        for each in set(weights_by_edge.values())
+                    ]
+                    assert begin.weights == weights_by_edge[min(agree, key=lambda edges: (-len(edges), edges))[0]]
                 case TookTest(tested):
-                    told[tested.edge] = tested.weights
+                    weights_by_edge[tested.edge] = tested.weights
                 case Closed() if action.mean is not None:
-                    told = {}
+                    weights_by_edge = {}
                 case Diverged():
-                    told = {}
-        assert behind.told == told
+                    weights_by_edge = {}
+        assert behind.weights_by_edge == weights_by_edge
         state = behind
 
 

@@ -10,7 +10,7 @@ from tests.support.exchange_logs import EDGES, begin, gradient, histories, join,
 ASH, BIRCH, CEDAR = EDGES
 
 
-def told(records, state):
+def weights_by_edge(records, state):
     """The changes that `records` make, one after the other, and the state behind them."""
     found: list[Change] = []
     for record in records:
@@ -24,29 +24,29 @@ def missing_two():
 
 
 def test_who_misses_two_steps_is_silent_until_a_gradient_comes():
-    found, state = told(missing_two(), started(ASH, BIRCH, num_steps=9))
+    found, state = weights_by_edge(missing_two(), started(ASH, BIRCH, num_steps=9))
     assert found == [Change(ASH, SILENT)]
 
-    assert told([gradient(BIRCH, 2, 1), gradient(ASH, 3, 1)], state)[0] == [Change(ASH, "")]
+    assert weights_by_edge([gradient(BIRCH, 2, 1), gradient(ASH, 3, 1)], state)[0] == [Change(ASH, "")]
 
 
 def test_who_is_given_up_is_awaited_again_with_the_next_epoch_that_it_is_in():
-    found, _ = told([*missing_two(), join(ASH), begin(ASH, BIRCH, epoch=1)], started(ASH, BIRCH))
+    found, _ = weights_by_edge([*missing_two(), join(ASH), begin(ASH, BIRCH, epoch=1)], started(ASH, BIRCH))
     assert found == [Change(ASH, SILENT), Change(ASH, "")]
 
-    assert told([begin(BIRCH, epoch=1)], told(missing_two(), started(ASH, BIRCH))[1])[0] == []
+    assert weights_by_edge([begin(BIRCH, epoch=1)], weights_by_edge(missing_two(), started(ASH, BIRCH))[1])[0] == []
 
 
 def test_who_leaves_or_starts_anew_is_told_with_the_reason_and_only_once():
-    found, _ = told([Leave(ASH), Leave(ASH), join(ASH), gradient(ASH, 0, 1)], started(ASH, BIRCH))
+    found, _ = weights_by_edge([Leave(ASH), Leave(ASH), join(ASH), gradient(ASH, 0, 1)], started(ASH, BIRCH))
     assert found == [Change(ASH, LEFT), Change(ASH, "")]
 
-    found, _ = told([join(ASH), join(ASH), join(CEDAR)], started(ASH, BIRCH))
+    found, _ = weights_by_edge([join(ASH), join(ASH), join(CEDAR)], started(ASH, BIRCH))
     assert found == [Change(ASH, STARTED_ANEW)]
 
 
 def test_the_first_epoch_is_no_change():
-    assert told([join(ASH), join(BIRCH), begin(ASH, BIRCH)], State())[0] == []
+    assert weights_by_edge([join(ASH), join(BIRCH), begin(ASH, BIRCH)], State())[0] == []
 
 
 @settings(deadline=None, max_examples=100)

@@ -203,7 +203,7 @@ def test_the_state_of_an_epoch_over_as_many_sources_as_can_be_fits_into_an_updat
     ends = {f"_train.{i:064}": (1 << 62) - 1 for i in range(2048)}
     begin = Begin(0, dict.fromkeys(edges, 1 / 64), ends, 9, "0" * 64, edges[0])
     members = dict.fromkeys(edges, Member(missed=0, samples_per_s=1 / 3))
-    state = State(1, 9, 99, begin, members=members, told=dict.fromkeys(edges, DIGEST))
+    state = State(1, 9, 99, begin, members=members, weights_by_edge=dict.fromkeys(edges, DIGEST))
     contributions = tuple(Contribution(edge, 9, 1 / 3, 1) for edge in edges)
     update = Update(0, 0, 1, contributions, 99, state_json.to_json(state), b"x" * records.MAX_CHUNK_BYTES)
     assert records.decode(records.encode(update)) == update

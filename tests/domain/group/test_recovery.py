@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from edged.domain.group.records import Begin, Close, Join, Leave, Part, Record
-from edged.domain.group.recovery import Candidacy, Offer, Opening, taken
+from edged.domain.group.recovery import Candidate, LogPrefix, RecoveryOffer, taken
 
-A, B = Offer("pi-a", 0, 10), Offer("pi-b", 0, 12)
+A, B = RecoveryOffer("pi-a", 0, 10), RecoveryOffer("pi-b", 0, 12)
 JOB = "0" * 64
 
 
@@ -25,8 +25,8 @@ def begin() -> Begin:
     return Begin(0, {"pi-c": 1.0}, {"pi-a": 8}, 2, "0" * 64, "pi-c")
 
 
-def opening(*records: Record, at: int = 0) -> Opening:
-    found = Opening(at)
+def opening(*records: Record, at: int = 0) -> LogPrefix:
+    found = LogPrefix(at)
     for i, record in enumerate(records):
         found.take(record, at + i)
     return found
@@ -68,8 +68,8 @@ def test_a_founder_that_comes_without_what_it_offered_takes_nothing():
     assert taken({A: opening()}, [join("pi-a", 0)]) is None
 
 
-def candidacy(edge: str = "pi-a", *, since: float = 0, turn_s: float = 0) -> Candidacy:
-    return Candidacy(edge, since=since, offer_s=15, join_s=30, turn_s=turn_s)
+def candidacy(edge: str = "pi-a", *, since: float = 0, turn_s: float = 0) -> Candidate:
+    return Candidate(edge, since=since, offer_s=15, join_s=30, turn_s=turn_s)
 
 
 def test_a_member_offers_its_state_after_a_while_and_joins_by_it_after_another():
@@ -123,22 +123,22 @@ class Log:
 
     def __init__(self) -> None:
         self.records: list[Record] = []
-        self.offered: dict[str, Offer] = {}
-        self.slots: dict[int, Offer] = {}
+        self.offered: dict[str, RecoveryOffer] = {}
+        self.slots: dict[int, RecoveryOffer] = {}
 
-    def openings(self) -> dict[Offer, Opening]:
+    def openings(self) -> dict[RecoveryOffer, LogPrefix]:
         return {offer: opening(*self.records[offer.place :], at=offer.place) for offer in self.offered.values()}
 
-    def taken(self) -> Offer | None:
+    def taken(self) -> RecoveryOffer | None:
         return taken(self.openings())
 
-    def is_whole(self, offer: Offer) -> bool:
+    def is_whole(self, offer: RecoveryOffer) -> bool:
         return self.slots.get(offer.step % 2) == offer
 
-    def offers(self) -> Sequence[Offer]:
+    def offers(self) -> Sequence[RecoveryOffer]:
         return [offer for offer, each in self.openings().items() if not each.is_over and self.is_whole(offer)]
 
-    def offer(self, offer: Offer) -> None:
+    def offer(self, offer: RecoveryOffer) -> None:
         self.offered[offer.founder] = self.slots[offer.step % 2] = offer
 
 
@@ -148,7 +148,7 @@ class Waiter:
     def __init__(self, edge: str, step: int, turn: int, since: float = 0.0) -> None:
         self.edge, self.step, self.turn = edge, step, turn
         self.candidacy = candidacy(edge, since=since, turn_s=5 * turn)
-        self.goes_on_from: Offer | None = None
+        self.goes_on_from: RecoveryOffer | None = None
         self.will: Callable[[float], None] | None = None
 
     def look(self, log: Log, now: float) -> None:
@@ -165,7 +165,7 @@ class Waiter:
             if decision == "offer" and place is not None:
 
                 def offer(then: float) -> None:
-                    log.offer(Offer(self.edge, place, self.step))
+                    log.offer(RecoveryOffer(self.edge, place, self.step))
                     self.candidacy.offered(then)
 
                 self.will = offer

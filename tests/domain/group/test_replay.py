@@ -54,14 +54,14 @@ def replay_of(log: GroupLog, claims=(), *, state=None, group=None, topology=SITE
 
 
 def told_by(replay: Replay, log: GroupLog):
-    told = [*replay.begin()]
+    weights_by_edge = [*replay.begin()]
     for offset in range(replay.next_offset, len(log.blobs)):
-        told += replay.take(log.blobs[offset], offset)
-    return [*told, *replay.end()]
+        weights_by_edge += replay.take(log.blobs[offset], offset)
+    return [*weights_by_edge, *replay.end()]
 
 
-def of_kind(kind, told):
-    return [each for each in told if isinstance(each, kind)]
+def of_kind(kind, weights_by_edge):
+    return [each for each in weights_by_edge if isinstance(each, kind)]
 
 
 def trained(topology=SITE) -> GroupLog:
@@ -97,18 +97,18 @@ def test_the_replay_comes_to_the_weights_computed_by_hand_and_to_those_of_each_b
 def test_it_tells_who_contributed_what_and_who_was_missing():
     log = trained()
 
-    told = told_by(replay_of(log), log)
+    weights_by_edge = told_by(replay_of(log), log)
 
     assert [
         (step.epoch, step.step, {each.edge: each.count for each in step.contributions}, step.missing)
-        for step in of_kind(StepMade, told)
+        for step in of_kind(StepMade, weights_by_edge)
     ] == [
         (0, 0, {"pi-a": 5, "pi-b": 3}, ()),
         (0, 1, {"pi-a": 4, "pi-b": 4}, ()),
         (1, 2, {"pi-a": 6}, ("pi-b",)),
         (1, 3, {"pi-a": 2, "pi-b": 1}, ()),
     ]
-    [first, second] = of_kind(EpochBegun, told)
+    [first, second] = of_kind(EpochBegun, weights_by_edge)
     assert (first.epoch, first.step, first.num_steps, first.edge) == (0, 0, 2, "pi-a")
     assert first.shares == {"pi-a": 0.5, "pi-b": 0.5}
     assert (second.tested.num_members, second.tested.num_samples) == (2, 20)
@@ -153,9 +153,9 @@ def test_from_a_checkpoint_it_goes_on_as_from_the_beginning():
     log.step({"pi-a": 5, "pi-b": 3})
     replay = replay_of(log, state=state, group=group)
 
-    told = told_by(replay, log)
+    weights_by_edge = told_by(replay, log)
 
-    assert [step.step for step in of_kind(StepMade, told)] == [2, 3]
+    assert [step.step for step in of_kind(StepMade, weights_by_edge)] == [2, 3]
     assert replay.weights() == log.digest()
 
 
@@ -187,14 +187,14 @@ def test_an_epoch_that_was_abandoned_and_weights_that_diverged_are_told_and_foll
         log.add(Close(log.state.step, "pi-c"))
     replay = replay_of(log)
 
-    told = told_by(replay, log)
+    weights_by_edge = told_by(replay, log)
 
-    assert of_kind(WentBack, told) == [WentBack(step=8, restored_step=4, goes_on=True)]
-    assert of_kind(EpochAbandoned, told) == [EpochAbandoned(2, steps_left=3)]
+    assert of_kind(WentBack, weights_by_edge) == [WentBack(step=8, restored_step=4, goes_on=True)]
+    assert of_kind(EpochAbandoned, weights_by_edge) == [EpochAbandoned(2, steps_left=3)]
     assert replay.weights() == good
     text = io.StringIO()
     report = Report(text, with_steps=True)
-    report.take(told)
+    report.take(weights_by_edge)
     report.end(replay)
     assert "step 8: training diverged; back to the weights of step 4, on with half the learning rate" in text.getvalue()
     assert "step 9: nobody; missing pi-a" in text.getvalue()
@@ -236,8 +236,8 @@ def test_the_log_of_a_parameter_server_leads_to_the_same_weights():
     log.blobs = blobs
     replay = replay_of(log, topology=served)
 
-    told = told_by(replay, log)
+    weights_by_edge = told_by(replay, log)
 
     assert replay.weights() == gradients.digest()
-    assert [step.missing for step in of_kind(StepMade, told)] == [(), (), ("pi-b",), ()]
-    assert all(proof.holds for proof in of_kind(Proof, told))
+    assert [step.missing for step in of_kind(StepMade, weights_by_edge)] == [(), (), ("pi-b",), ()]
+    assert all(proof.holds for proof in of_kind(Proof, weights_by_edge))

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.domain.group.gradient_log import fold_blob
-from edged.domain.group.records import Close, Leave, encode
+from edged.domain.group.records import Close, Join, Leave, decode, encode
 from edged.domain.group.state import Begun, Closed, Late, Rejected, State, TookTest
 from edged.domain.group.state_json import from_json, to_json
 from edged.domain.group.update_log import fold, updates
+from edged.errors import FormatError
 from tests.support.exchange_logs import (
     EDGES,
     HASH,
@@ -44,6 +45,15 @@ def written(action, state):
     return []
 
 
+def presence(blob, actions):
+    """The Join or Leave in `blob` that a server took: it writes them, too, behind what they gave."""
+    try:
+        record = decode(blob)
+    except FormatError:
+        return []
+    return [record] if isinstance(record, Join | Leave) and not any(isinstance(a, Rejected) for a in actions) else []
+
+
 def read(records, state=None):
     """The state behind `records` of a server, and what they gave."""
     state = state or State()
@@ -67,13 +77,14 @@ def served(num_steps=2):
 @settings(deadline=None, max_examples=100)
 @given(histories())
 def test_the_updates_of_any_history_give_the_actions_and_states_of_its_gradients(blobs):
-    log, told, behind = [], [], []
-    for state, actions in run_blobs(blobs):
+    log, expected, behind = [], [], []
+    for blob, (state, actions) in zip(blobs, run_blobs(blobs), strict=True):
         for action in actions:
             log += written(action, state)
             if not isinstance(action, Late | Rejected):
-                told.append(said(action))
+                expected.append(said(action))
                 behind.append(state)
+        log += presence(blob, actions)
 
     state, found, states = State(), [], []
     for record in log:
@@ -81,8 +92,8 @@ def test_the_updates_of_any_history_give_the_actions_and_states_of_its_gradients
         found += [said(action) for action in actions]
         states += [state for _ in actions]
 
-    assert found == told
-    for server, member, what in zip(behind, states, told, strict=True):
+    assert found == expected
+    for server, member, what in zip(behind, states, expected, strict=True):
         if isinstance(what, tuple):  # a Closed
             assert replace(member, next_offset=server.next_offset) == server
 
@@ -93,8 +104,9 @@ def test_a_server_that_restarts_in_the_middle_of_its_words_says_nothing_new(blob
     log, at_crash = [], sorted(crashes)
     state = State()
     while state.next_offset < len(blobs):
-        ((state, actions),) = run_blobs([blobs[state.next_offset]], state)
-        log += [each for action in actions for each in written(action, state)]
+        blob = blobs[state.next_offset]
+        ((state, actions),) = run_blobs([blob], state)
+        log += [each for action in actions for each in written(action, state)] + presence(blob, actions)
         if at_crash and len(log) > at_crash[0]:
             del log[at_crash.pop(0) + 1 :]
             state = last_update(log)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edged.adapters.memory.archive import MemoryArchive
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
-from edged.adapters.parquet.retrying import PatientArchive
+from edged.adapters.parquet.retrying import RetryingArchive
 from edged.aio import Backoff
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack
@@ -39,7 +39,7 @@ class Bench:
         await self.log.append([Message(topic, value) for value in values])
 
     def archiver(self, sources: Sequence[Source] = (PI_A,), **settings: float) -> Archiver:
-        archive = PatientArchive(self.store, self.health, Backoff(0.5, 0.5))
+        archive = RetryingArchive(self.store, self.health, Backoff(0.5, 0.5))
         return Archiver(self.log, archive, sources, GROUP, ArchiverSettings(**settings))  # type: ignore[arg-type]
 
     def archived(self, source: Source = PI_A) -> list[int]:

@@ -7,8 +7,8 @@ from edged.domain.samples import pack as packs
 from edged.domain.topology import Training
 from edged.ports import Message
 from edged.services.batches import live as fresh_module
-from edged.services.batches.live import Cursor, FreshSamples
-from edged.services.ingest.live_window import LiveLog
+from edged.services.batches.live import Cursor, LiveBatches
+from edged.services.ingest.live_window import LiveWindow
 from tests.support.training_world import LIVE, TRAINING, World, make_pack
 
 pytestmark = pytest.mark.looptime
@@ -19,14 +19,14 @@ def world(log_lines) -> World:  # which puts logging back in the end
     return World()
 
 
-async def put(world: World, live: LiveLog, count: int) -> None:
+async def put(world: World, live: LiveWindow, count: int) -> None:
     for _ in range(count):
         pack = make_pack(len(world.log.records(LIVE)), 20)
         (offset,) = await world.log.append([Message(LIVE, packs.encode(pack))])
         live.put(offset, pack)
 
 
-async def held_out(fresh: FreshSamples) -> int:
+async def held_out(fresh: LiveBatches) -> int:
     return sum([len(batch) async for batch in fresh.held_out()])
 
 
@@ -58,7 +58,7 @@ async def test_the_first_start_takes_what_comes_from_now_on(world):
 
 async def test_a_first_start_before_the_logs_end_is_known_waits_for_it(world):
     """Otherwise a trainer that is quicker than the uplink would train all that the log still keeps."""
-    live = LiveLog(world.log, LIVE)
+    live = LiveWindow(world.log, LIVE)
     fresh = world.fresh(live)
     assert fresh.start(Cursor(-1, 0)).offset < 0
     assert await fresh.next_nowait() is None
@@ -87,7 +87,7 @@ async def test_held_out_samples_are_those_of_the_archives_split(world):
 async def test_the_held_out_are_bounded_in_number_and_bytes(world, monkeypatch, most, max_bytes, expected):
     monkeypatch.setattr(fresh_module, "MAX_HELD_OUT", most)
     live = world.live()
-    fresh = FreshSamples(
+    fresh = LiveBatches(
         live,
         world.batcher(),
         world.batcher(),
@@ -104,7 +104,7 @@ async def test_the_held_out_are_bounded_in_number_and_bytes(world, monkeypatch, 
 
 
 async def test_what_memory_no_longer_has_is_read_back(world):
-    live = LiveLog(world.log, LIVE, max_bytes=100)
+    live = LiveWindow(world.log, LIVE, max_bytes=100)
     live.start(0)
     await put(world, live, 6)
     fresh = world.fresh(live)

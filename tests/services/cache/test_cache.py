@@ -41,7 +41,7 @@ def assert_sound(made: Cache, disk: MemoryDiskTier | None) -> None:
     assert set(made.keys()) == in_memory | on_disk
     assert made.memory_bytes == sum(e.num_bytes + ENTRY_OVERHEAD_BYTES for e in made._memory.values())
     assert made.disk_bytes == (0 if disk is None else sum(len(disk.blobs[k]) for k in on_disk))
-    assert made.memory_bytes <= made._most_memory_bytes
+    assert made.memory_bytes <= made._max_memory_bytes
     assert made.disk_bytes <= made._given_disk_bytes
 
 

@@ -69,7 +69,7 @@ def two(*jobs: Training, samples: int | None = None) -> Two:
 def unmeasured(both: Two) -> None:
     """The parts of the cache stay equal, whatever the speeds."""
     for share in both.shared.shares:
-        share.measured = lambda *_: None  # type: ignore[method-assign]
+        share.record_benefit = lambda *_: None  # type: ignore[method-assign]
 
 
 def job(name: str, mode: SamplingMode, seed: int = 0, **options: Any) -> Training:
@@ -146,28 +146,28 @@ async def test_what_a_job_borrowed_may_go_when_it_is_given_back_and_nobody_keeps
 
 def test_the_cache_is_divided_equally_until_something_is_measured():
     _, (a, b, c) = shares(10, count=3)
-    assert [share.part_of(900) for share in (a, b, c)] == [300, 300, 300]
+    assert [share.allot(900) for share in (a, b, c)] == [300, 300, 300]
 
 
 def test_then_in_proportion_to_what_it_saves_each_as_soon_as_the_others_make_room():
     snapshot = large_world("uniform").log.snapshot()
     _, (a, b) = shares(10)
     for share in (a, b):
-        share.keep(snapshot, np.zeros(0, np.int64), share.part_of(800))
-    a.measured(fetch_s=0.001, draws_per_s=3000)
-    b.measured(fetch_s=0.001, draws_per_s=1000)
-    assert a.part_of(800) == 400  # b's plan still counts on its half
-    part = b.part_of(800)
+        share.keep(snapshot, np.zeros(0, np.int64), share.allot(800))
+    a.record_benefit(fetch_s=0.001, draws_per_s=3000)
+    b.record_benefit(fetch_s=0.001, draws_per_s=1000)
+    assert a.allot(800) == 400  # b's plan still counts on its half
+    part = b.allot(800)
     assert part == 800 * (0.25 / 2 + 0.75 / 4)
     b.keep(snapshot, np.zeros(0, np.int64), part)
-    assert a.part_of(800) == 800 - part
+    assert a.allot(800) == 800 - part
 
 
 def test_a_job_that_has_left_leaves_its_part_to_the_others():
     _, (a, b) = shares(10)
-    assert (a.part_of(800), b.part_of(800)) == (400, 400)
+    assert (a.allot(800), b.allot(800)) == (400, 400)
     a.leave()
-    assert b.part_of(800) == 800
+    assert b.allot(800) == 800
 
 
 # training

@@ -22,9 +22,9 @@ from edged.domain.archive.protocol import SamplesRequest
 from edged.domain.archive.snapshot import BlockRef, Ids
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.epochs import importance, sampler_state
-from edged.domain.epochs.epoch_start import Boundary
+from edged.domain.epochs.epoch_start import EpochStart
 from edged.domain.epochs.importance import Importance
-from edged.domain.epochs.sampler_state import EpochMemo
+from edged.domain.epochs.sampler_state import SamplerState
 from edged.domain.epochs.scores import ScoreTable
 from edged.domain.samples import codec
 from edged.domain.topology import Sampling, SamplingMode, Sgd
@@ -440,8 +440,8 @@ async def test_the_plans_weights_reach_the_learner(world, monkeypatch):
     snapshot = world.log.snapshot()
     scores, every = ScoreTable(snapshot, SCORE_BYTES), np.arange(snapshot.num_samples)
     scores.update(every, np.random.default_rng(0).gamma(1.0, size=len(every)).astype(np.float32))
-    opened = Boundary(np.zeros(0, np.int64), is_gate_open=True)
-    world.store.memos[1] = sampler_state.encode(EpochMemo(1, snapshot, opened, scores))
+    opened = EpochStart(np.zeros(0, np.int64), is_gate_open=True)
+    world.store.memos[1] = sampler_state.encode(SamplerState(1, snapshot, opened, scores))
     world.training = replace(world.training, epochs=2)
     model = WeighedModel(STREAM.shape, TRAINING.model, micro_batch=4)
     learnt: list[Ids] = []

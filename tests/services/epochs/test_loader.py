@@ -12,7 +12,7 @@ from edged.domain.archive.snapshot import BlockRef
 from edged.domain.epochs import split
 from edged.domain.epochs.plan import CachedWindow, CachePlan
 from edged.ports import Message
-from edged.services.epochs.loader import Epochs
+from edged.services.epochs.loader import EpochLoader
 from tests.support.training_world import EPOCHS, STREAM, World, make_pack
 
 pytestmark = pytest.mark.looptime
@@ -34,7 +34,7 @@ def planned_ids(plan: CachePlan) -> list[int]:
     return [sample_id for window in windows(plan) for sample_id in window.ids.tolist()]
 
 
-async def read(epochs: Epochs, plan: CachePlan, first: int = 0) -> tuple[list[int], list[int], list[int]]:
+async def read(epochs: EpochLoader, plan: CachePlan, first: int = 0) -> tuple[list[int], list[int], list[int]]:
     """(ids, sizes of batches, indices behind them) of the rest of the epoch."""
     ids: list[int] = []
     sizes, behind = [], []

@@ -13,15 +13,15 @@ from edged.domain.topology import Exchange, Sgd, Training
 from edged.domain.training.learner import DivergedError, Learner
 from edged.domain.training.state import TrainState
 from edged.services.batches.batcher import MiniBatch
-from edged.services.group.contribution import Rounds
+from edged.services.group.contribution import ContributionMaker
 
 TRAINING = Training("climate", (Dense(2),), optimizer=Sgd(0.5), exchange=Exchange("all_reduce"))
 N = 8
 
 
-def make(training: Training = TRAINING) -> tuple[Rounds, Learner, TrainState]:
+def make(training: Training = TRAINING) -> tuple[ContributionMaker, Learner, TrainState]:
     learner = Learner(training, Model((3,), training.model))
-    return Rounds(training, learner, N, map), learner, learner.initial("0" * 64)
+    return ContributionMaker(training, learner, N, map), learner, learner.initial("0" * 64)
 
 
 def batch(n: int, seed: int = 0) -> MiniBatch:
@@ -52,7 +52,7 @@ def test_of_no_samples_there_is_nothing_to_say():
 def test_what_came_too_late_is_added_to_the_next_as_a_sum_over_samples():
     rounds, learner, state = make()
     late, next_one = batch(6, 1), batch(2, 2)
-    rounds.settle(rounds.gradient(state, late), is_counted=False)
+    rounds.acknowledge(rounds.gradient(state, late), is_counted=False)
     sent = compression.decompress(rounds.gradient(state, next_one).blob, N)
     expected = (6 * gradient(learner, state, late) + 2 * gradient(learner, state, next_one)) / 2
     np.testing.assert_allclose(sent, expected, rtol=1e-5, atol=1e-6)
@@ -61,9 +61,9 @@ def test_what_came_too_late_is_added_to_the_next_as_a_sum_over_samples():
 def test_what_comes_too_late_again_and_again_does_not_pile_up():
     rounds, learner, state = make()
     first, next_one = batch(4, 1), batch(4, 2)
-    rounds.settle(rounds.gradient(state, first), is_counted=False)
+    rounds.acknowledge(rounds.gradient(state, first), is_counted=False)
     for _ in range(5):
-        rounds.settle(rounds.gradient(state, first), is_counted=False)
+        rounds.acknowledge(rounds.gradient(state, first), is_counted=False)
     sent = compression.decompress(rounds.gradient(state, next_one).blob, N)
     once = gradient(learner, state, first) + gradient(learner, state, next_one)
     assert np.abs(sent).max() <= 2 * np.abs(once).max()
@@ -76,7 +76,7 @@ def test_what_compression_leaves_out_comes_later():
     sent = np.zeros(N, np.float32)
     for _ in range(40):
         made = rounds.gradient(state, of)
-        rounds.settle(made, is_counted=True)
+        rounds.acknowledge(made, is_counted=True)
         sent += compression.decompress(made.blob, N)
     exact = gradient(learner, state, of)
     np.testing.assert_allclose(sent / 40, exact, atol=0.15 * np.abs(exact).max())
@@ -100,8 +100,8 @@ def test_a_round_is_how_far_the_members_own_steps_came_and_leaves_the_weights_al
     before = param_vector.digest(state.params)
     rounds.begin(state)
     for seed in range(3):
-        rounds.walk(batch(4, seed), progress=0.0)
-    made = rounds.way(state)
+        rounds.local_step(batch(4, seed), progress=0.0)
+    made = rounds.delta(state)
     assert param_vector.digest(state.params) == before
     assert (made.count, made.step) == (12, 0)
 
@@ -109,8 +109,8 @@ def test_a_round_is_how_far_the_members_own_steps_came_and_leaves_the_weights_al
     for seed in range(3):
         of = batch(4, seed)
         learner.step(alone, of.x, of.y, of.ids, of.weights, progress=0.0)
-    way = param_vector.flatten(state.params) - param_vector.flatten(alone.params)
-    np.testing.assert_allclose(compression.decompress(made.blob, N), way, rtol=1e-6, atol=1e-7)
+    delta = param_vector.flatten(state.params) - param_vector.flatten(alone.params)
+    np.testing.assert_allclose(compression.decompress(made.blob, N), delta, rtol=1e-6, atol=1e-7)
     assert made.slots is not None
     np.testing.assert_array_equal(
         param_vector.flatten(made.slots["velocity"]), param_vector.flatten(alone.slots["velocity"])

@@ -42,7 +42,7 @@ def join(world: GroupWorld, edge: str, step: int = 0) -> Join:
     return Join(edge, world.job, step, "0" * 64)
 
 
-async def say(world: GroupWorld, topic: str, *records: exchange_records.Record) -> None:
+async def log(world: GroupWorld, topic: str, *records: exchange_records.Record) -> None:
     await world.log.append([Message(topic, exchange_records.encode(record)) for record in records])
 
 
@@ -57,20 +57,20 @@ async def serving(world: GroupWorld) -> int:
 
 async def test_a_server_finds_its_last_update_however_often_members_have_joined_since(log_lines):
     world = GroupWorld(("pi-a",))
-    await say(world, TRAIN, update(3), *[join(world, "pi-a")] * 400)
+    await log(world, TRAIN, update(3), *[join(world, "pi-a")] * 400)
     assert await serving(world) == 3
 
 
 async def test_a_server_finds_its_last_update_in_front_of_what_cannot_be_read(log_lines):
     world = GroupWorld(("pi-a",))
-    await say(world, TRAIN, update(3), join(world, "pi-a"))
+    await log(world, TRAIN, update(3), join(world, "pi-a"))
     hide(world.log, TRAIN, {1: math.inf})
     assert await serving(world) == 3
 
 
 async def test_a_server_whose_updates_were_deleted_goes_on_from_what_a_member_announced(log_lines):
     world = GroupWorld(("pi-a",))
-    await say(world, TRAIN, *[join(world, "pi-a")] * 3)
+    await log(world, TRAIN, *[join(world, "pi-a")] * 3)
     assert await serving(world) == 0
     await world.announcements().announce(announced(world, 20, offset=2))
     assert await serving(world) == 20
@@ -78,29 +78,29 @@ async def test_a_server_whose_updates_were_deleted_goes_on_from_what_a_member_an
 
 async def test_an_update_in_the_log_comes_before_what_was_announced_in_front_of_it(log_lines):
     world = GroupWorld(("pi-a",))
-    await say(world, TRAIN, join(world, "pi-a"), update(30))
+    await log(world, TRAIN, join(world, "pi-a"), update(30))
     await world.announcements().announce(announced(world, 20, offset=1))
     assert await serving(world) == 30
 
 
 async def test_an_update_from_before_the_log_was_founded_anew_counts_no_more(log_lines):
     world = GroupWorld(("pi-a",))
-    await say(world, TRAIN, update(30))
+    await log(world, TRAIN, update(30))
     await world.announcements().offer(announced(world, 20, offset=0), "pi-a", 1)
-    await say(world, TRAIN, join(world, "pi-a", 20))
+    await log(world, TRAIN, join(world, "pi-a", 20))
     assert await serving(world) == 20
 
 
 async def test_a_server_goes_on_from_an_offer_when_its_founder_joins(log_lines):
     world = GroupWorld(("pi-a", "pi-b"))
-    await say(world, TRAIN, update(30))
+    await log(world, TRAIN, update(30))
     async with world.running(world.server()), asyncio.timeout(600):
         await until(lambda: bool(world.events("exchange.serving")))
         await world.announcements().offer(announced(world, 20, offset=0), "pi-a", 1)
-        await say(world, GRADIENTS, join(world, "pi-b"))
+        await log(world, GRADIENTS, join(world, "pi-b"))
         await until(lambda: len(world.log.records(TRAIN)) == 2)
         assert not world.events("exchange.adopted")
-        await say(world, GRADIENTS, join(world, "pi-a", 20))
+        await log(world, GRADIENTS, join(world, "pi-a", 20))
         await until(lambda: len(world.log.records(TRAIN)) == 3)
     assert [line["generation"] for line in world.events("exchange.adopted")] == [20]
     assert await serving(world) == 20

@@ -27,43 +27,43 @@ def proposals(turn: Turn, group: State, seconds: range) -> list[int]:
     """The seconds at which the member proposes, asked at each of them."""
     made = []
     for now in seconds:
-        if turn.may_begin(group, now) and turn.has_to_propose(group, now):
+        if turn.is_ready(group, now) and turn.should_propose(group, now):
             turn.proposed(now)
             made.append(now)
     return made
 
 
 def test_the_first_epoch_may_begin_as_soon_as_every_edge_has_joined():
-    assert turn_of(ASH).may_begin(joined(*EDGES), 0)
-    assert not turn_of(ASH).may_begin(joined(ASH, BIRCH), 0)
+    assert turn_of(ASH).is_ready(joined(*EDGES), 0)
+    assert not turn_of(ASH).is_ready(joined(ASH, BIRCH), 0)
 
 
 def test_edges_that_never_join_are_waited_for_until_the_deadline():
     turn = turn_of(ASH, joined_at=5)
-    assert not turn.may_begin(joined(ASH), 5 + FIRST_DEADLINE_S - 1)
-    assert turn.may_begin(joined(ASH), 5 + FIRST_DEADLINE_S)
+    assert not turn.is_ready(joined(ASH), 5 + FIRST_DEADLINE_S - 1)
+    assert turn.is_ready(joined(ASH), 5 + FIRST_DEADLINE_S)
 
 
 def test_who_has_not_joined_begins_nothing():
-    assert not turn_of(ASH).may_begin(joined(BIRCH, CEDAR), 1e6)
+    assert not turn_of(ASH).is_ready(joined(BIRCH, CEDAR), 1e6)
 
 
 def test_the_next_epoch_may_begin_when_all_who_are_awaited_have_tested():
-    assert not turn_of(ASH).may_begin(after_tests_of(ASH, BIRCH), 1)
-    assert turn_of(ASH).may_begin(after_tests_of(*EDGES), 1)
+    assert not turn_of(ASH).is_ready(after_tests_of(ASH, BIRCH), 1)
+    assert turn_of(ASH).is_ready(after_tests_of(*EDGES), 1)
 
 
 def test_a_test_that_does_not_come_is_waited_for_as_long_as_ones_own_took_and_longer():
     group = after_tests_of(ASH, BIRCH)
     quick, slow = turn_of(ASH, since=10, test_s=0.1), turn_of(ASH, since=10, test_s=4)
-    assert next(now for now in range(10, 30) if quick.may_begin(group, now)) == 15
-    assert next(now for now in range(10, 30) if slow.may_begin(group, now)) == 22
+    assert next(now for now in range(10, 30) if quick.is_ready(group, now)) == 15
+    assert next(now for now in range(10, 30) if slow.is_ready(group, now)) == 22
 
 
 def test_an_epoch_that_might_begin_still_may_though_somebody_joins():
     turn = turn_of(ASH)
-    assert turn.may_begin(after_tests_of(*EDGES), 1)
-    assert turn.may_begin(joined(ASH), 2)
+    assert turn.is_ready(after_tests_of(*EDGES), 1)
+    assert turn.is_ready(joined(ASH), 2)
 
 
 def test_the_first_candidate_proposes_at_once_and_the_others_a_little_later():
@@ -73,7 +73,7 @@ def test_the_first_candidate_proposes_at_once_and_the_others_a_little_later():
 
 
 def test_nobody_proposes_before_the_epoch_may_begin():
-    assert not turn_of(ASH).has_to_propose(after_tests_of(ASH), 0)
+    assert not turn_of(ASH).should_propose(after_tests_of(ASH), 0)
 
 
 def test_a_proposal_that_leads_to_nothing_is_made_again():

@@ -26,7 +26,7 @@ from edged.services.group.trainer import GroupTrainer
 from tests.support.group_world import (
     GRADIENTS,
     GROUP_TRAINING,
-    PATIENCE_S,
+    TIMEOUT_S,
     TRAIN,
     GroupLog,
     GroupWorld,
@@ -434,7 +434,7 @@ async def test_a_group_that_diverges_goes_back_and_on_with_half_the_rate_the_sam
         world.log.before_part = lambda _part: asyncio.sleep(1.0)
     trainers = [world.trainer(edge, model) for edge, model in zip(TWO, models, strict=True)]
     servers = [world.server()] if mode == "parameter_server" else []
-    async with world.running(*trainers, *servers) as tasks, asyncio.timeout(PATIENCE_S):
+    async with world.running(*trainers, *servers) as tasks, asyncio.timeout(TIMEOUT_S):
         if is_killed:
             await until(lambda: bool(world.events("train.diverged")))
             assert isinstance(tasks[1].exception(), CrashError)
@@ -485,8 +485,8 @@ def replayed(world: GroupWorld) -> str:
     rules = Rules(frozenset(world.edges), world.job, n, lambda blob: compress.decompress(blob, n), "vault")
     replay = Replay(training, rules, Learner(training, world.model()).initial(world.job), State())
     for record in world.log.records(TRAIN):
-        for told in replay.take(record.value, record.offset):
-            assert not isinstance(told, Proof) or told.holds
+        for weights_by_edge in replay.take(record.value, record.offset):
+            assert not isinstance(weights_by_edge, Proof) or weights_by_edge.holds
     return replay.weights()
 
 
@@ -553,7 +553,7 @@ async def test_an_epochs_first_step_needs_nothing_that_the_archive_sends_behind_
     log = QuietFromBegin()
     world = GroupWorld(TWO, log=log)
     trainers = all_of(world)
-    async with world.running(*trainers), asyncio.timeout(PATIENCE_S):
+    async with world.running(*trainers), asyncio.timeout(TIMEOUT_S):
         await until(lambda: second_epochs_first(world) == set(TWO))
         log.wakes = True
         await until(lambda: all(is_finished(each) for each in trainers))
@@ -569,7 +569,7 @@ async def test_in_an_archive_that_grows_nothing_is_asked_for_before_it_is_known_
 
     log.before_part = grow
     trainers = all_of(world)
-    async with world.running(*trainers), asyncio.timeout(PATIENCE_S):
+    async with world.running(*trainers), asyncio.timeout(TIMEOUT_S):
         await until(lambda: log.asked == set(TWO))
         assert second_epochs_first(world) == set()
         log.wakes = True
@@ -579,6 +579,9 @@ async def test_in_an_archive_that_grows_nothing_is_asked_for_before_it_is_known_
 
 def second_epochs_first(world: GroupWorld) -> set[str]:
     """Who has sent a gradient of the second epoch."""
-    told = records(world)
-    at = next((i for i, record in enumerate(told) if isinstance(record, Begin) and record.epoch == 1), len(told))
-    return {record.edge for record in told[at:] if isinstance(record, Part)}
+    weights_by_edge = records(world)
+    at = next(
+        (i for i, record in enumerate(weights_by_edge) if isinstance(record, Begin) and record.epoch == 1),
+        len(weights_by_edge),
+    )
+    return {record.edge for record in weights_by_edge[at:] if isinstance(record, Part)}

@@ -13,7 +13,7 @@ from edged.adapters.memory.log import MemoryLog
 from edged.domain.samples.sample import REASONS, Sample
 from edged.events import EVENTS
 from edged.ports import TopicPartition
-from edged.services.ingest.ingest import MAX_LETTER_BYTES, Rejected
+from edged.services.ingest.ingest import MAX_LETTER_BYTES, DeadLetter
 from tests.support.data import birds
 from tests.support.intake import (
     DEAD_LETTERS,
@@ -77,7 +77,7 @@ async def test_a_bad_record_is_dead_lettered_and_the_others_are_unharmed(expecte
     await log.append([*good, poison, *good])
     found = await read_all(log)
     assert sum(isinstance(each, Sample) for each in found) == 8
-    (rejected,) = [each for each in found if isinstance(each, Rejected)]
+    (rejected,) = [each for each in found if isinstance(each, DeadLetter)]
     assert rejected.reason == expected
     (letter,) = log.records(DEAD_LETTERS)
     headers = {name: value.decode() for name, value in letter.headers if name != "edged-id"}

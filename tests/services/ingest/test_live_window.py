@@ -10,7 +10,7 @@ from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import MAX_BYTES, Pack
 from edged.domain.samples.sample import Sample
 from edged.ports import Message, TopicPartition
-from edged.services.ingest.live_window import LiveLog
+from edged.services.ingest.live_window import LiveWindow
 from tests.support.intake import GREY
 
 
@@ -44,7 +44,7 @@ def log():
 
 @pytest.fixture
 def live(log):
-    window = LiveLog(log, GREY, max_bytes=80)
+    window = LiveWindow(log, GREY, max_bytes=80)
     window.start(0)
     return window
 
@@ -67,7 +67,7 @@ async def test_packs_that_gave_way_come_from_the_topic(log, live):
 
 
 async def test_memory_is_bounded_while_the_trainer_lags(log):
-    live = LiveLog(log, GREY)
+    live = LiveWindow(log, GREY)
     live.start(0)
     await uplink_puts(log, live, *range(30), num_bytes=MAX_BYTES)
     offset, most = 0, 0
@@ -81,7 +81,7 @@ async def test_memory_is_bounded_while_the_trainer_lags(log):
 
 async def test_a_restarted_trainer_goes_on_at_its_offset(log, live):
     await uplink_puts(log, live, *range(20))
-    restarted = LiveLog(log, GREY)
+    restarted = LiveWindow(log, GREY)
     restarted.start(20)
     assert await take_all(restarted, 7) == [(n, a_pack(n)) for n in range(7, 20)]
 
@@ -104,7 +104,7 @@ async def test_nothing_is_taken_when_nothing_comes_in_time(log, live, looptime):
 @pytest.mark.looptime
 async def test_nothing_is_taken_before_the_end_is_known(log):
     await log.append([Message(GREY, packs.encode(a_pack(0)))])
-    live = LiveLog(log, GREY)
+    live = LiveWindow(log, GREY)
     assert await live.take(0, timeout_s=1) is None
     live.start(1)
     assert await live.take(0, timeout_s=1) == (0, a_pack(0))
@@ -130,7 +130,7 @@ async def test_expired_packs_are_passed_over(log, live):
 
 @pytest.mark.looptime
 async def test_when_all_has_expired_the_next_pack_is_the_first(log, live):
-    restarted = LiveLog(log, GREY)
+    restarted = LiveWindow(log, GREY)
     await uplink_puts(log, live, *range(5))
     log.truncate(TopicPartition(GREY), 5)
     restarted.start(5)
@@ -145,7 +145,7 @@ async def test_a_record_that_is_no_pack_is_passed_over(log, live, foreign):
     await uplink_puts(log, live, *range(foreign))
     await log.append([Message(GREY, b"not a pack")])
     await uplink_puts(log, live, *range(foreign + 1, 20))
-    restarted = LiveLog(log, GREY)
+    restarted = LiveWindow(log, GREY)
     restarted.start(20)
     with structlog.testing.capture_logs() as lines:
         found = await restarted.take(foreign, timeout_s=0.1)

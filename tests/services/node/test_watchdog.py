@@ -1,12 +1,12 @@
 """A hang is told from waiting, and from an outage."""
 
 from edged.ports import Progress
-from edged.services.node.watchdog import Standstill
+from edged.services.node.watchdog import StallDetector
 
 
 def watch(signs, *, excused=frozenset(), allowed_s=3):
     """What is stalled after each of the signs, one a second."""
-    standstill = Standstill(allowed_s)
+    standstill = StallDetector(allowed_s)
     return [standstill.stalled({"train": sign}, second, excused=second in excused) for second, sign in enumerate(signs)]
 
 
@@ -40,7 +40,7 @@ def test_a_service_that_moves_again_is_well_again():
 
 
 def test_only_the_service_that_hangs_is_named():
-    standstill = Standstill(3)
+    standstill = StallDetector(3)
     for second in range(6):
         stalled = standstill.stalled(
             {"train": Progress(0, idle=False), "ingest": Progress(second, idle=False)}, second, excused=False

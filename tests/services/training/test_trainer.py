@@ -20,7 +20,7 @@ from edged.domain.training import checkpoint
 from edged.domain.training.state import Params, TrainState
 from edged.errors import DiskFull, TopologyMismatch
 from edged.ports import Message
-from edged.services.ingest.live_window import LiveLog
+from edged.services.ingest.live_window import LiveWindow
 from edged.services.training.trainer import Trainer
 from tests.support.training_world import LIVE, STREAM, TRAINING, CrashError, World, make_pack, until
 
@@ -368,7 +368,7 @@ async def test_waiting_is_measured(world):
     assert trainer.statistics().wait_s >= 4.5
 
 
-async def put(world: World, live: LiveLog, count: int, *, rows: int = 20) -> None:
+async def put(world: World, live: LiveWindow, count: int, *, rows: int = 20) -> None:
     for _ in range(count):
         pack = make_pack(len(world.log.records(LIVE)), rows)
         (offset,) = await world.log.append([Message(LIVE, packs.encode(pack))])

@@ -15,17 +15,17 @@ from dataclasses import replace
 from edged.aio import run_in_worker
 from edged.domain.group import state_json
 from edged.domain.group.records import Join
-from edged.domain.group.recovery import Offer
+from edged.domain.group.recovery import RecoveryOffer
 from edged.domain.group.state import State
 from edged.domain.nn import param_vector
 from edged.domain.training import checkpoint
 from edged.domain.training.state import TrainState
 from edged.log import logger
 from edged.ports import Log, Message, TopicPartition
-from edged.services.group.checkpoints.reader import CHUNK_BYTES, Announced, GroupTopics, Head
+from edged.services.group.checkpoints.reader import CHUNK_BYTES, CheckpointReader, GroupTopics, Head
 
 
-class Announcements:
+class CheckpointPublisher:
     """The announced checkpoints of one job."""
 
     def __init__(self, log: Log, topics: GroupTopics) -> None:
@@ -50,7 +50,7 @@ class Announcements:
         """As `announce`: the state for all to go on from, at this place in the log."""
         group = state_json.from_json(state.exchange) if state.exchange else State()
         at_place = replace(state, exchange=state_json.to_json(replace(group, next_offset=place)))
-        await self._write(at_place, Offer(founder, place, state.generation))
+        await self._write(at_place, RecoveryOffer(founder, place, state.generation))
         logger().warning("exchange.offered", generation=state.generation, epoch=state.position.epoch, offset=place)
 
     async def newest(self, like: TrainState, at_least: int = 0) -> TrainState | None:
@@ -81,20 +81,20 @@ class Announcements:
             return found
 
     @asynccontextmanager
-    async def follow(self, like: TrainState) -> AsyncIterator[Announced]:
+    async def follow(self, like: TrainState) -> AsyncIterator[CheckpointReader]:
         """What is there, and for `read_on` what comes."""
         async with self._all(like, param_vector.size(like.params)) as announced:
             yield announced
 
     @asynccontextmanager
-    async def _all(self, like: TrainState | None, num_parameters: int) -> AsyncIterator[Announced]:
+    async def _all(self, like: TrainState | None, num_parameters: int) -> AsyncIterator[CheckpointReader]:
         low, high = (await self._log.watermarks([self._partition]))[self._partition]
         async with self._log.reader({self._partition: low}) as reader:
-            announced = Announced(self._log, reader, self._topics, like, num_parameters)
+            announced = CheckpointReader(self._log, reader, self._topics, like, num_parameters)
             await announced.read_to(high)
             yield announced
 
-    async def _write(self, state: TrainState, offer: Offer | None) -> tuple[int, int]:
+    async def _write(self, state: TrainState, offer: RecoveryOffer | None) -> tuple[int, int]:
         """How many parts and bytes it was."""
         blob = await run_in_worker(checkpoint.encode, state)
         topic = self._topics.checkpoints

@@ -15,7 +15,7 @@ from edged.aio import run_in_worker
 from edged.domain.group import records as exchange_records
 from edged.domain.group import recovery, state_json
 from edged.domain.group.records import Join
-from edged.domain.group.recovery import Offer, Opening
+from edged.domain.group.recovery import LogPrefix, RecoveryOffer
 from edged.domain.group.state import State
 from edged.domain.training import checkpoint
 from edged.domain.training.state import TrainState
@@ -60,7 +60,7 @@ class Head:
     epoch: int
     parts: int
     sha256: str
-    offer: Offer | None = None
+    offer: RecoveryOffer | None = None
 
     @property
     def slot(self) -> int:
@@ -78,7 +78,7 @@ class Head:
         return json.dumps(values | ({"place": self.offer.place} if self.offer else {})).encode()
 
 
-class Announced:
+class CheckpointReader:
     """The checkpoints of one topic, as far as it was read; used by one task.
 
     Those taken have weights like those of `like`; without it, as the parameter server reads them, only as many.
@@ -123,7 +123,7 @@ class Announced:
             if head.offer is not None and head.offer != taken:
                 continue
             state = None if blob is None else await self._decoded(blob)
-            if state is not None and state.position.step >= at_least and recovery.leads_on(_place(state), low, high):
+            if state is not None and state.position.step >= at_least and recovery.can_resume(_place(state), low, high):
                 return state
             if head.offer is not None:
                 return None  # what is older is of another log
@@ -140,11 +140,11 @@ class Announced:
                 return await self._decoded(blob)
         return None
 
-    async def taken(self) -> Offer | None:
+    async def taken(self) -> RecoveryOffer | None:
         """The offer that was taken, whether it can still be read or not."""
         return recovery.taken(await self._openings(*await self._bounds()))
 
-    async def offers(self) -> list[Offer]:
+    async def offers(self) -> list[RecoveryOffer]:
         """Those that are whole and can still be taken."""
         openings = await self._openings(*await self._bounds())
         if recovery.taken(openings) is not None:
@@ -170,13 +170,13 @@ class Announced:
     async def _bounds(self) -> tuple[int, int]:
         return (await self._log.watermarks([self._reads]))[self._reads]
 
-    async def _openings(self, low: int, high: int) -> dict[Offer, Opening]:
+    async def _openings(self, low: int, high: int) -> dict[RecoveryOffer, LogPrefix]:
         """Of all offers, torn ones too, whose place is in the log."""
         offers = [head.offer for head in self._slots.heads() if head.offer is not None]
         return {offer: await self._opening(offer.place, high) for offer in offers if low <= offer.place <= high}
 
-    async def _opening(self, at: int, high: int) -> Opening:
-        opening = Opening(at)
+    async def _opening(self, at: int, high: int) -> LogPrefix:
+        opening = LogPrefix(at)
         async with self._log.reader({self._reads: at}) as reader:
             while reader.position(self._reads) < high and not opening.is_over:
                 records = await reader.poll(max_records=_RECORDS_PER_POLL, timeout_s=_POLL_S)
@@ -225,8 +225,8 @@ class _Slots:
 
     def __init__(self, max_bytes: int, edges: Collection[str]) -> None:
         self._edges = frozenset(edges)
-        self._most_parts = -(-max_bytes // CHUNK_BYTES)
-        self._numbers = {str(part) for part in range(self._most_parts)}
+        self._max_parts = -(-max_bytes // CHUNK_BYTES)
+        self._numbers = {str(part) for part in range(self._max_parts)}
         self._chunks: dict[tuple[int, int], bytes] = {}
         self._heads: dict[str, Head] = {}  # in the order in which they were written
         self._digests: dict[tuple[int, int], str] = {}
@@ -257,7 +257,7 @@ class _Slots:
 
     def _blob(self, head: Head) -> bytes | None:
         """Many heads may be of the same pieces: offers stay, and of a large model each digest takes a while."""
-        parts = min(head.parts, self._most_parts)
+        parts = min(head.parts, self._max_parts)
         chunks = [self._chunks.get((head.slot, part), b"") for part in range(parts)]
         if (head.slot, parts) not in self._digests:
             sha = hashlib.sha256()
@@ -278,4 +278,4 @@ def _head(value: bytes, founder: str) -> Head | None:
     sizes = (generation, epoch, parts, place)
     if not (all(type(size) is int and 0 <= size < 1 << 62 for size in sizes) and isinstance(sha256, str)):
         return None
-    return Head(generation, epoch, parts, sha256, Offer(founder, place, generation) if founder else None)
+    return Head(generation, epoch, parts, sha256, RecoveryOffer(founder, place, generation) if founder else None)

@@ -7,9 +7,9 @@ counts, is domain.founding's subject.
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from edged.domain.group.recovery import Candidacy
+from edged.domain.group.recovery import Candidate
 from edged.domain.training.state import TrainState
-from edged.services.group.checkpoints.publisher import Announcements
+from edged.services.group.checkpoints.publisher import CheckpointPublisher
 from edged.services.group.log.deadline import FIRST_DEADLINE_S
 from edged.services.group.log.group_log import GroupAddress
 
@@ -23,7 +23,10 @@ _TURN_S = 5.0
 
 
 async def refound(
-    announcements: Announcements, address: GroupAddress, own: TrainState, join: Callable[[TrainState], Awaitable[None]]
+    announcements: CheckpointPublisher,
+    address: GroupAddress,
+    own: TrainState,
+    join: Callable[[TrainState], Awaitable[None]],
 ) -> TrainState:
     """The state that all go on from: an announced one, or the newest that one of those has who wait like this member.
 
@@ -31,7 +34,7 @@ async def refound(
     """
     loop = asyncio.get_running_loop()
     turn_s = _TURN_S * address.edges.index(address.edge)
-    candidacy = Candidacy(address.edge, since=loop.time(), offer_s=OFFER_S, join_s=JOIN_S, turn_s=turn_s)
+    candidacy = Candidate(address.edge, since=loop.time(), offer_s=OFFER_S, join_s=JOIN_S, turn_s=turn_s)
     offered = own
     async with announcements.follow(own) as announced:
         while True:

@@ -26,7 +26,7 @@ class Deadline:
     def __init__(self) -> None:
         self._step_times: deque[float] = deque(maxlen=_STEP_TIMES)
 
-    def timed(self, seconds: float) -> None:
+    def record(self, seconds: float) -> None:
         """A step took so long."""
         self._step_times.append(seconds)
 
@@ -34,5 +34,5 @@ class Deadline:
         """From a gradient of the present step on."""
         if not self._step_times:
             return FIRST_DEADLINE_S
-        min_s = EPOCH_DEADLINE_S if state.step == state.first_step else MIN_DEADLINE_S
+        min_s = EPOCH_DEADLINE_S if state.step == state.epoch_first_step else MIN_DEADLINE_S
         return max(DEADLINE_FACTOR * median(self._step_times), min_s)

@@ -77,7 +77,7 @@ class Throttle:
         return self._suppressed.pop(kind, 0)
 
 
-class Exchange:
+class GroupLog:
     """The log of one group, as one of its members sees it. Used by one task, inside `open()`.
 
     `apply` is told every action in the log's order, with the state behind it; it runs in a worker thread, one at a
@@ -114,7 +114,7 @@ class Exchange:
     async def open(self, boundary: State) -> AsyncIterator[None]:
         """Read on behind `boundary`. Waits for the log. Raises LogGap when it does not lead on from there."""
         low, high = (await self._log.watermarks([self._reads]))[self._reads]
-        if not recovery.leads_on(boundary.next_offset, low, high):
+        if not recovery.can_resume(boundary.next_offset, low, high):
             raise LogGap(boundary.next_offset, low)
         self.state = self.boundary = boundary
         async with gapless(self._log, self._reads, boundary.next_offset) as self._reader:
@@ -146,19 +146,19 @@ class Exchange:
 
     def _take(self, records: Sequence[Record], now: float) -> None:
         for record in records:
-            state = self.state.behind_hole(record.offset)
+            state = self.state.skip_to(record.offset)
             self.traffic.num_bytes += len(record.value)
             state, actions = gradient_log.fold_blob(self._fold, self._rules, state, record.value, record.offset)
             for action in actions:
-                self._say(action, record.offset, now)
+                self._log_action(action, record.offset, now)
                 self._apply(state, action)
             if not self.catches_up:
-                _say_changes(self.state, state)
+                _log_changes(self.state, state)
             self.state = state
             if state.is_boundary:
                 self.boundary = state
 
-    def _say(self, action: Action, offset: int, now: float) -> None:
+    def _log_action(self, action: Action, offset: int, now: float) -> None:
         match action:
             case Rejected(edge, reason):
                 if (suppressed := self.throttle.pass_on("rejected", now)) is not None:
@@ -225,7 +225,7 @@ class Exchange:
         await self._log.append(messages)
 
 
-def _say_changes(before: State, after: State) -> None:
+def _log_changes(before: State, after: State) -> None:
     for edge, reason in membership.changes(before, after):
         epoch = after.begin.epoch if after.begin is not None else -1
         if not reason:

@@ -16,7 +16,7 @@ from edged.domain.nn.model import Division
 from edged.domain.training import checkpoint
 from edged.domain.training.state import Position, TrainState
 from edged.ports import Message, TopicPartition
-from edged.services.group.checkpoints.publisher import Announcements
+from edged.services.group.checkpoints.publisher import CheckpointPublisher
 from edged.services.group.checkpoints.reader import GroupTopics
 from tests.support.holes import delay
 
@@ -39,8 +39,8 @@ async def log(log_lines) -> MemoryLog:
     return log
 
 
-def announcements(log: MemoryLog) -> Announcements:
-    return Announcements(log, GroupTopics(CHECKPOINTS, TRAIN, JOB, ("pi-a", "pi-b")))
+def announcements(log: MemoryLog) -> CheckpointPublisher:
+    return CheckpointPublisher(log, GroupTopics(CHECKPOINTS, TRAIN, JOB, ("pi-a", "pi-b")))
 
 
 async def found(log: MemoryLog, like: TrainState | None = None, **options) -> int | None:
