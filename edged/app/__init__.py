@@ -4,6 +4,7 @@
 What a service does is its own module's subject.
 """
 
-from edged.app.node import run_companion, run_node
+from edged.app.companion import run_companion
+from edged.app.node import run_node
 
 __all__ = ["run_companion", "run_node"]

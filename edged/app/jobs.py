@@ -18,10 +18,8 @@ from edged.adapters.host.counters import num_cores
 from edged.adapters.images import PillowDecoder
 from edged.adapters.tflite.writer import to_tflite
 from edged.aio import run_in_worker
-from edged.domain.group import compression, gradient_log, update_log
-from edged.domain.group.state import Rules
+from edged.app.group import group_trainer
 from edged.domain.nn.model import Model, Params
-from edged.domain.nn.spec import num_parameters
 from edged.domain.topology import Edge, Stream, Topology, Training
 from edged.domain.topology.job import job_digest
 from edged.errors import ConfigError, Problem, StorageError
@@ -35,10 +33,6 @@ from edged.services.cache.cache import Cache
 from edged.services.cache.shared import CacheShare, SharedCache
 from edged.services.epochs.loader import EpochLoader, EpochSettings
 from edged.services.epochs.planner import LocalPlanner, PlannerSettings
-from edged.services.group.checkpoints.publisher import CheckpointPublisher
-from edged.services.group.checkpoints.reader import GroupTopics
-from edged.services.group.log.group_log import GroupAddress
-from edged.services.group.parameter_server import ParameterServer
 from edged.services.group.planner import GroupPlanner
 from edged.services.group.trainer import GroupTrainer
 from edged.services.ingest.live_window import LiveWindow
@@ -228,68 +222,20 @@ class Jobs:
         )
         if chooser is not None:
             assert epochs is not None, "a group trains from the archive"
-            return self._group_trainer(training, model, checkpointing, epochs, chooser, job)
+            return group_trainer(
+                self._topology,
+                self._edge.name,
+                self._log,
+                self._health,
+                self._executor,
+                training,
+                model,
+                checkpointing,
+                epochs,
+                chooser,
+                job,
+            )
         return Trainer(training, model, checkpointing, job=job, epochs=epochs, fresh=fresh, executor=self._executor)
-
-    def _group_trainer(
-        self,
-        training: Training,
-        model: Model,
-        checkpointing: Checkpointing,
-        epochs: EpochLoader,
-        chooser: GroupPlanner,
-        job: str,
-    ) -> GroupTrainer:
-        topology = self._topology
-        server, train_topic = topology.server_of(training), topology.train_topic(training)
-        written = train_topic if server is None else topology.gradients_topic(training)
-        edges = tuple(edge.name for edge in topology.edges)
-        return GroupTrainer(
-            training,
-            model,
-            checkpointing,
-            _announcements(topology, training, self._log),
-            self._log,
-            self._health,
-            GroupAddress(self._edge.name, edges, train_topic, written),
-            job=job,
-            epochs=epochs,
-            chooser=chooser,
-            fold=gradient_log.fold if server is None else update_log.fold,
-            server=server or "",
-            executor=self._executor,
-        )
-
-
-def servers(topology: Topology, node: str, log: Log) -> Mapping[str, ParameterServer]:
-    """The parameter servers that run on `node`: one for each job that names it."""
-    served = [job for job in topology.jobs if topology.server_of(job) == node]
-    return {f"server:{job.name}" if job.name else "server": _server(topology, node, job, log) for job in served}
-
-
-def _server(topology: Topology, node: str, training: Training, log: Log) -> ParameterServer:
-    stream = topology.stream(training.stream)
-    shape = training.input_shape(stream)
-    assert shape is not None, "a backbone was looked up when the topology was read"
-    n = num_parameters(shape, training.model)
-    edges = frozenset(edge.name for edge in topology.edges)
-    rules = Rules(edges, job_digest(stream, training), n, lambda blob: compression.decompress(blob, n), node)
-    return ParameterServer(
-        log,
-        rules,
-        _announcements(topology, training, log),
-        gradients=topology.gradients_topic(training),
-        train=topology.train_topic(training),
-        compression=training.exchange.compression,
-        job=training.name,
-    )
-
-
-def _announcements(topology: Topology, training: Training, log: Log) -> CheckpointPublisher:
-    job = job_digest(topology.stream(training.stream), training)
-    edges = frozenset(edge.name for edge in topology.edges)
-    topics = GroupTopics(topology.checkpoints_topic(training), topology.train_topic(training), job, edges)
-    return CheckpointPublisher(log, topics)
 
 
 def _backbone(training: Training) -> "FrozenBackbone | None":

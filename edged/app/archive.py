@@ -1,0 +1,45 @@
+"""What an archive node consists of: the archiver and the epoch server, over one store."""
+
+from collections.abc import Mapping
+
+from edged.app.supervision import Service
+from edged.domain.topology import Topology
+from edged.ports import Health, Log
+from edged.settings import Timing
+
+
+def services(topology: Topology, log: Log, health: Health, timing: Timing) -> Mapping[str, Service]:
+    """The services of the topology's archive node, by name."""
+    from edged.adapters.parquet.retrying import RetryingArchive  # noqa: PLC0415
+    from edged.adapters.parquet.store import ParquetStore  # noqa: PLC0415 - pyarrow is the archive's alone
+    from edged.services.archive.archiver import Archiver, ArchiverSettings, Source  # noqa: PLC0415
+    from edged.services.archive.epoch_server import EpochServer  # noqa: PLC0415
+
+    archive = topology.archive[0]
+    store = ParquetStore(archive.url)
+    edges = [edge.name for edge in topology.edges]
+    sources = [
+        Source(stream, edge, topology.archive_topic(stream, edge))
+        for edge in edges
+        for stream in dict.fromkeys(device.stream for device in topology.devices_of(edge))
+    ]
+    return {
+        "archiver": Archiver(
+            log,
+            RetryingArchive(store, health),
+            sources,
+            topology.group("archiver", archive.name),
+            ArchiverSettings(flush_s=archive.flush_s, flush_bytes=archive.flush_bytes, poll_s=timing.poll_s),
+        ),
+        "epoch_server": EpochServer(
+            log,
+            store,
+            health,
+            streams=[stream.name for stream in topology.streams],
+            edges=edges,
+            requests_topic=topology.requests_topic,
+            epochs_topic=topology.epochs_topic,
+            group=topology.group("epoch_server", archive.name),
+            poll_s=timing.poll_s,
+        ),
+    }

@@ -1,0 +1,67 @@
+"""What the companion of an edge consists of: one service, and the models it serves."""
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from edged.adapters.disk.checkpoint_dir import CheckpointDir
+from edged.adapters.host.counters import PsutilHost
+from edged.adapters.host.systemd import Systemd
+from edged.adapters.images import PillowDecoder
+from edged.adapters.kafka import KafkaLog
+from edged.app.jobs import state_folder
+from edged.app.supervision import announce, supervise
+from edged.domain.topology import Topology
+from edged.services.node.health import HealthBoard
+from edged.settings import Folders, Timing
+
+if TYPE_CHECKING:
+    from edged.services.inference.served_model import Outputs
+
+
+async def run_companion(
+    topology: Topology,
+    node: str,
+    timing: Timing = Timing(),  # noqa: B008 - frozen
+    *,
+    job: str | None = None,
+) -> int:
+    """Run the inference beside the edge `node` until it is told to stop; the exit code.
+
+    `job`: whose models serve; the first job's if None. Raises ConfigError when there is none such.
+    """
+    from edged.adapters.tflite import runtime as tflite  # noqa: PLC0415 - the runtime is the companion's alone
+    from edged.services.inference.companion import Companion, served_job  # noqa: PLC0415
+
+    folders = Folders.of(node)
+    training = served_job(topology, job)
+    runtime = tflite.prepare_runtime()
+
+    def load(content: bytes) -> "Outputs":
+        if training.loss == "mean_squared_error":
+            return tflite.load_features(content).features
+        return tflite.load_classifier(content).predict
+
+    async with AsyncExitStack() as stack:
+        announce(topology)
+        health = HealthBoard()
+        log = await stack.enter_async_context(KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s))
+        companion = Companion(
+            topology,
+            node,
+            training,
+            log=log,
+            models=CheckpointDir(state_folder(folders, training), writes=False),
+            load=load,
+            decoder=PillowDecoder(),
+            runtime=runtime.name,
+            poll_s=timing.poll_s,
+        )
+        return await supervise(
+            topology,
+            {"infer": companion},
+            log=log,
+            health=health,
+            host=PsutilHost(folders.state, loopback=topology.kafka.is_loopback),
+            notifier=Systemd(),
+            timing=timing,
+        )
