@@ -352,7 +352,7 @@ async def test_the_exit_codes_are_as_told(log, place, tmp_path, monkeypatch):
     CheckpointDir(tmp_path / "edged" / "pi-a").save(
         checkpoint.encode(state_module.TrainState(weights, {"velocity": weights}, "?", Division(1, 1))), 1
     )
-    monkeypatch.setattr("edged.cli.topics._TIMEOUT_S", 0.1)
+    monkeypatch.setattr("edged.cli.prompt_log.TIMEOUT_S", 0.1)
 
     def run(state: str, event: str) -> int:
         done = edged(place, "run", "topology.yaml", "--node", "pi-a", XDG_STATE_HOME=str(tmp_path / state))

@@ -28,9 +28,6 @@ from edged.services.node.health import HealthBoard
 from edged.services.node.monitor import Monitor
 from edged.settings import Timing
 
-_FOR_A_PERSON = 78
-"""As for a wrong topology file; systemd does not try again (RestartPreventExitStatus)."""
-
 
 class Service(Protocol):
     """What runs in a node and is watched."""
@@ -84,7 +81,8 @@ async def supervise(
         code = 0
     except* Exception as failures:  # noqa: BLE001 - told in full, then the process ends
         log_crash(failures)
-        code = _FOR_A_PERSON if failures.subgroup(TopologyMismatch) else 1
+        # EX_CONFIG: restarting does not help, and systemd does not (RestartPreventExitStatus).
+        code = os.EX_CONFIG if failures.subgroup(TopologyMismatch) else 1
     logger().info(
         "life.stopped",
         uptime_s=round(time.monotonic() - began, 3),

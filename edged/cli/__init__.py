@@ -24,8 +24,8 @@ from edged.errors import ConfigError, EdgedError, StateFolderRefused, TransientE
 
 COMMANDS = ("check", "schema", "topics", "run", "infer", "sensor", "archive", "replay", "demo")
 
-USAGE, UNAVAILABLE, SOFTWARE, CANNOT_CREATE, TEMPORARY, CONFIG = 64, 69, 70, 73, 75, 78
 INTERRUPTED, BROKEN_PIPE = 130, 141
+"""As a shell reports SIGINT and SIGPIPE; the other codes are sysexits.h's, `os.EX_*`."""
 _STDOUT, _STDERR = 1, 2
 
 
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(USAGE, f"{self.prog}: {message}\n")
+        self.exit(os.EX_USAGE, f"{self.prog}: {message}\n")
 
 
 class Overview(Parser):
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except SystemExit as stop:  # argparse ends so: help, version, wrong usage
-        code = stop.code if isinstance(stop.code, int) else USAGE
+        code = stop.code if isinstance(stop.code, int) else os.EX_USAGE
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:  # the reader, such as head, has seen enough
@@ -97,15 +97,15 @@ def _report(error: Exception) -> int:
     """Say on stderr what went wrong; return the exit code for it."""
     if isinstance(error, ConfigError):
         show(error.problems, sys.stderr)
-        return CONFIG
+        return os.EX_CONFIG
     if isinstance(error, StateFolderRefused):
         print(f"edged: {error} (STATE_DIRECTORY or XDG_STATE_HOME names another)", file=sys.stderr)
-        return CANNOT_CREATE
+        return os.EX_CANTCREAT
     if isinstance(error, EdgedError):
         print(f"edged: {error}", file=sys.stderr)
-        return UNAVAILABLE if isinstance(error, TransientError) else SOFTWARE
+        return os.EX_UNAVAILABLE if isinstance(error, TransientError) else os.EX_SOFTWARE
     traceback.print_exception(error)
-    return SOFTWARE
+    return os.EX_SOFTWARE
 
 
 def _hint(word: str) -> str:

@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from edged import topology_file
-from edged.cli.arguments import add_topology
+from edged.cli.arguments import add_topology, fraction, whole_number
 from edged.domain.topology import Stream, Topology
 from edged.errors import ArchiveUnavailable, FormatError, StorageError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:  # Parquet and images are imported when they are needed
 
 SUMMARY = "make the archive, import data sets, list and verify it"
 
-_FINDINGS, _USAGE, _IO_ERROR = 1, 64, 74
+_FINDINGS = 1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +39,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     bring.add_argument("--split", default="all", metavar="NAME", help="train, test or all (all)")
     bring.add_argument("--name", metavar="NAME", help="what the archive calls it (the data set's own name)")
-    bring.add_argument("--limit", type=_whole, metavar="N", help="at most N samples for each source")
-    bring.add_argument("--seed", type=_whole, default=0, metavar="N", help="of the order in which samples lie (0)")
+    bring.add_argument("--limit", type=whole_number(), metavar="N", help="at most N samples for each source")
+    bring.add_argument(
+        "--seed", type=whole_number(), default=0, metavar="N", help="of the order in which samples lie (0)"
+    )
     bring.add_argument(
         "--test-fraction",
-        type=_fraction,
+        type=fraction,
         default=0.1,
         metavar="F",
         help="share held out for testing when the data set has no test split (0.1)",
@@ -69,10 +72,10 @@ def run(args: argparse.Namespace) -> int:
         code: int = args.act(topology, args)
     except FormatError as error:
         print(f"edged archive: {error}", file=sys.stderr)
-        return _USAGE
+        return os.EX_USAGE
     except (StorageError, ArchiveUnavailable) as error:
         print(f"edged archive: {error}", file=sys.stderr)
-        return _IO_ERROR
+        return os.EX_IOERR
     return code
 
 
@@ -199,19 +202,3 @@ def _store(topology: Topology) -> "ParquetStore":
 
 def _counted(findings: int) -> str:
     return "1 finding" if findings == 1 else f"{findings} findings"
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
-
-
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to below 1")
-    return value

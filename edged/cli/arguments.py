@@ -1,9 +1,21 @@
-"""Arguments that several commands have; their names, defaults and help are the same everywhere."""
+"""Arguments that several commands have, the types of their values, and the check of `--node`.
+
+Names, defaults and help are the same everywhere. A type raises argparse.ArgumentTypeError, which says what it takes.
+"""
 
 import argparse
+import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 
+from edged.domain.suggest import did_you_mean
+from edged.domain.topology import Topology
+from edged.errors import ConfigError, Problem
+from edged.topology_file.kinds import ADDRESS
+
 _LOG_LEVELS = ("debug", "info", "warning", "error")
+_LAST_PORT = 65535
 
 
 def add_topology(parser: argparse.ArgumentParser) -> None:
@@ -20,3 +32,64 @@ def add_log_level(parser: argparse.ArgumentParser) -> None:
         metavar="LEVEL",
         help=f"log from this level on: {', '.join(_LOG_LEVELS)} (info)",
     )
+
+
+def whole_number(minimum: int = 0, maximum: int | None = None) -> Callable[[str], int]:
+    """The type of a whole number in these bounds, both included."""
+    wanted = f"from {minimum} up" if maximum is None else f"from {minimum} to {maximum}"
+
+    def parse(text: str) -> int:
+        value = int(text) if re.fullmatch(r"[0-9]{1,18}", text) else -1
+        if value < minimum or (maximum is not None and value > maximum):
+            raise argparse.ArgumentTypeError(f'"{text}" is not a whole number {wanted}')
+        return value
+
+    return parse
+
+
+def fraction(text: str) -> float:
+    """A share from 0 to below 1."""
+    value = _number(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a share from 0 to below 1')
+    return value
+
+
+def rate(text: str) -> float:
+    """Samples per second, above 0."""
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a number above 0')
+    return value
+
+
+def rate_or_max(text: str) -> float:
+    """Samples per second, above 0; infinite for "max"."""
+    if text == "max":
+        return math.inf
+    try:
+        return rate(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a rate: samples per second above 0, or "max"') from None
+
+
+def address(text: str) -> str:
+    """A broker's HOST:PORT."""
+    if re.fullmatch(ADDRESS.pattern, text) and 0 < int(text.rpartition(":")[2]) <= _LAST_PORT:
+        return text
+    raise argparse.ArgumentTypeError(f'"{text}" is not HOST:PORT, such as broker.lan:9092')
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def require_node(topology: Topology, name: str, file: str) -> None:
+    """Raises ConfigError when the topology has no node of that name."""
+    if topology.tier_of(name) is None:
+        known = [node.name for tier in (topology.iot, topology.edges, topology.archive) for node in tier]
+        message = f'no node is called "{name}"'
+        raise ConfigError((Problem("", message, did_you_mean(name, known) or f"known: {', '.join(known)}", file),))

@@ -5,12 +5,12 @@ The plan is made once as plain values; `--json` prints those, else they are laid
 
 import argparse
 import json
+import os
 import sys
 
 from edged import topology_file
-from edged.cli.arguments import add_topology
+from edged.cli.arguments import add_topology, require_node
 from edged.cli.backbone import look_up
-from edged.cli.node import require_node
 from edged.cli.problems import show
 from edged.cli.site_plan import Plan, plan_of
 from edged.cli.site_plan_text import plan_lines
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             raise
         print(json.dumps({"valid": False, "problems": [_as_json(p) for p in error.problems]}, indent=2))
-        return 78
+        return os.EX_CONFIG
     plan = plan_of(topology, args.node)
     if args.json:
         print(json.dumps({"valid": True, **plan, "warnings": [_as_json(w) for w in warnings]}, indent=2))

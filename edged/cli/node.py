@@ -3,14 +3,14 @@
 import argparse
 import asyncio
 import faulthandler
+import os
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from edged import log
-from edged.cli import TEMPORARY
+from edged.cli.arguments import require_node
 from edged.cli.backbone import look_up
-from edged.domain.suggest import did_you_mean
 from edged.domain.topology import Topology
 from edged.errors import AlreadyRunning, ConfigError, EdgedError, Problem, StateFolderRefused
 from edged.topology_file import load
@@ -46,12 +46,4 @@ def run_as(
         raise
     except EdgedError as error:
         log.logger().error("life.refused", reason=str(error))
-        return TEMPORARY if isinstance(error, AlreadyRunning) else 1
-
-
-def require_node(topology: Topology, name: str, file: str) -> None:
-    """Raises ConfigError when the topology has no node of that name."""
-    if topology.tier_of(name) is None:
-        known = [node.name for tier in (topology.iot, topology.edges, topology.archive) for node in tier]
-        message = f'no node is called "{name}"'
-        raise ConfigError((Problem("", message, did_you_mean(name, known) or f"known: {', '.join(known)}", file),))
+        return os.EX_TEMPFAIL if isinstance(error, AlreadyRunning) else 1

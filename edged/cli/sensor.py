@@ -2,7 +2,7 @@
 
 import argparse
 import asyncio
-import math
+import os
 import signal
 import sys
 import uuid
@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from edged import log, topology_file
-from edged.cli.arguments import add_log_level, add_topology
-from edged.cli.node import require_node
+from edged.cli.arguments import add_log_level, add_topology, rate_or_max, require_node, whole_number
 from edged.domain.topology import Topology
 from edged.errors import ConfigError, FormatError, Problem, StorageError
 
@@ -32,8 +31,6 @@ _START_TIMEOUT_S = 30.0
 _TIMEOUT_S = 5.0
 """How long a stop lets the batch on its way arrive; Kafka may be away."""
 
-_USAGE, _UNAVAILABLE = 64, 69
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -47,12 +44,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="fashion-mnist, fashion-mnist-small, a folder of IDX files or of images, or a .csv file",
     )
     parser.add_argument("--split", metavar="NAME", help="which part of the data set (its first: mostly train)")
-    parser.add_argument("--rate", type=_rate, default=50.0, metavar="R", help='samples per second, or "max" (50)')
-    parser.add_argument("--count", type=_whole, metavar="N", help="end after so many samples (all)")
-    parser.add_argument("--skip", type=_whole, default=0, metavar="N", help="leave out the first N of each pass")
+    parser.add_argument("--rate", type=rate_or_max, default=50.0, metavar="R", help='samples per second, or "max" (50)')
+    parser.add_argument("--count", type=whole_number(), metavar="N", help="end after so many samples (all)")
+    parser.add_argument(
+        "--skip", type=whole_number(), default=0, metavar="N", help="leave out the first N of each pass"
+    )
     parser.add_argument("--loop", action="store_true", help="begin again at the end")
     parser.add_argument("--unlabelled", action="store_true", help="leave the labels out")
-    parser.add_argument("--shuffle", type=_whole, metavar="SEED", help="in a random order, anew for each pass")
+    parser.add_argument(
+        "--shuffle", type=whole_number(), metavar="SEED", help="in a random order, another for each pass"
+    )
     parser.add_argument("--download", action="store_true", help="fetch fashion-mnist first if it is not here (30 MB)")
     add_log_level(parser)
 
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         transcoder = _transcoder(topology, dataset, args)
     except (FormatError, StorageError) as error:
         print(f"edged sensor: {error}", file=sys.stderr)
-        return _USAGE
+        return os.EX_USAGE
     return asyncio.run(_replay(topology, dataset, transcoder, args))
 
 
@@ -115,11 +116,11 @@ async def _until_signal(sensor: "Sensor", device: "Device") -> int:
         await sensor.run(stop)
     except TimeoutError:
         print("edged sensor: Kafka does not answer; nothing was published", file=sys.stderr)
-        return _UNAVAILABLE
+        return os.EX_UNAVAILABLE
     except asyncio.CancelledError:
         task.uncancel()
         print(f"edged sensor: Kafka does not answer; {sensor.published} samples are acknowledged", file=sys.stderr)
-        return _UNAVAILABLE
+        return os.EX_UNAVAILABLE
     return 0
 
 
@@ -184,17 +185,3 @@ class _AboveBar:
 
 def _log_stream() -> TextIO:
     return cast("TextIO", _AboveBar()) if sys.stderr.isatty() else sys.stderr
-
-
-def _rate(text: str) -> float:
-    rate = math.inf if text == "max" else float(text)
-    if not rate > 0 or (math.isinf(rate) and text != "max"):
-        raise argparse.ArgumentTypeError(f'{text} is not a rate: samples per second above 0, or "max"')
-    return rate
-
-
-def _whole(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return number

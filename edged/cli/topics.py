@@ -12,14 +12,10 @@ from collections.abc import Iterator
 from edged import topology_file
 from edged.cli.arguments import add_topology
 from edged.cli.problems import show
-from edged.cli.prompt_log import Unheard
+from edged.cli.prompt_log import prompt_log
 from edged.domain.topology import Topology
 from edged.domain.topology.topics import Topic, grants, groups, topics
-from edged.errors import LogUnavailable
 from edged.ports import TopicSpec
-
-_TIMEOUT_S = 30.0
-"""The log waits for Kafka for ever; a command at a prompt does not."""
 
 SUMMARY = "print the topics and ACLs that the topology needs, or create the topics"
 
@@ -74,12 +70,5 @@ def _allow(principal: str, operation: str, bootstrap: str) -> str:
 
 
 async def _apply(topology: Topology) -> None:
-    from edged.adapters.kafka import KafkaLog  # noqa: PLC0415 - a Kafka client is slow to import
-
-    wanted = [TopicSpec(*topic) for topic in topics(topology)]
-    kafka = KafkaLog(topology.kafka, Unheard())
-    try:
-        async with asyncio.timeout(_TIMEOUT_S), kafka as log:
-            await log.ensure(wanted)
-    except TimeoutError as error:
-        raise LogUnavailable(f"Kafka at {', '.join(topology.kafka.bootstrap)} does not answer") from error
+    async with prompt_log(topology.kafka) as kafka:
+        await kafka.answer(kafka.log.ensure([TopicSpec(*topic) for topic in topics(topology)]))

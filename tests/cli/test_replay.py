@@ -52,11 +52,15 @@ class World:
         monkeypatch.setattr(module, "KafkaLog", self._connect, raising=False)
         monkeypatch.setitem(sys.modules, "edged.adapters.kafka", module)
 
+    async def _fail(self, _partitions):
+        assert self.error is not None
+        raise self.error
+
     @contextlib.asynccontextmanager
     async def _connect(self, _kafka, health):
-        if self.error:
-            raise self.error
         memory = MemoryLog(health)
+        if self.error:
+            memory.watermarks = self._fail  # type: ignore[method-assign]
         await memory.append([Message("lab.train.digits", blob) for blob in self.log.blobs])
         if self.kept_from:
             memory.truncate(TopicPartition("lab.train.digits"), self.kept_from)

@@ -147,9 +147,9 @@ def test_a_broker_that_is_not_there_at_the_start_is_not_waited_for_for_ever(sens
         (("--node", "pi"), 78, '"pi" is no device'),
         (("--node", "switch"), 64, "labels that the stream switches has not: t-shirt"),
         (("--node", "cam", "--split", "validation"), 64, "no split 'validation'; it has train, test"),
-        (("--node", "cam", "--rate", "0"), 64, "0 is not a rate"),
-        (("--node", "cam", "--rate", "nan"), 64, "nan is not a rate"),
-        (("--node", "cam", "--count", "-1"), 64, "-1 is below 0"),
+        (("--node", "cam", "--rate", "0"), 64, '"0" is not a rate'),
+        (("--node", "cam", "--rate", "nan"), 64, '"nan" is not a rate'),
+        (("--node", "cam", "--count", "-1"), 64, '"-1" is not a whole number from 0 up'),
         (("--node", "cam", "--from", "no-such-set"), 64, "no data set is called so"),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edged.adapters.tflite.reader import read_tflite
-from edged.cli.demo.observer import observer
+from edged.cli.demo.observer import observe
 from edged.cli.demo.processes import Child
 from tests.support.site import Site, running
 
@@ -59,7 +59,7 @@ async def test_an_autoencoder_tells_how_unusual_each_sample_is(embedded_broker, 
             "--count", "200", "--rate", "400",
         )  # fmt: skip
         await site.assert_each_predicted_once(companion)
-        async with observer(site.loaded()) as observed:
+        async with observe(site.loaded()) as observed:
             told = await observed.predictions("pi-a")
         (said,) = {each.anomaly_threshold for each in told}
         assert said == pytest.approx(threshold, abs=1e-6)

@@ -13,7 +13,7 @@ from edged.adapters.datasets.registry import open_dataset
 from edged.adapters.images import encode
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
-from edged.cli.demo.observer import archived_samples, observer
+from edged.cli.demo.observer import archived_samples, observe
 from edged.domain.samples.codec import decode_raw
 from edged.domain.topology import MIB, Topology
 from edged.ports import Record, TopicPartition
@@ -138,12 +138,12 @@ async def test_poison_is_dead_lettered_with_its_reason_and_costs_nothing_else(re
 
         await asyncio.to_thread(produce, bootstrap, topology, [each for each, _ in sent])
         await until_archived(vault, len(good))
-        async with observer(topology) as watching:
+        async with observe(topology) as watching:
             await watching.predictions("pi-a", published=len(sent))
         ends = [await child.stop() for child in (companion, edge, vault)]
 
         archived = [(each.device, each.offset) for each in archived_samples(topology)]
-        async with observer(topology) as watching:
+        async with observe(topology) as watching:
             predicted = [(each.device, each.offset) for each in await watching.predictions("pi-a")]
         letters = await dead_letters(topology)
 

@@ -18,7 +18,7 @@ from edged.adapters.datasets.registry import open_dataset
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.parquet.store import ParquetStore
-from edged.cli.demo.observer import archived_samples, observer
+from edged.cli.demo.observer import archived_samples, observe
 from edged.cli.demo.processes import Child, LogLine
 from edged.domain.topology import Topology
 from edged.ports import TopicPartition, Watermarks
@@ -184,7 +184,7 @@ class Site:
 
     async def predicted(self) -> list[Place]:
         """Every sample in the predictions topic, as often as it is there."""
-        async with observer(self.loaded()) as site:
+        async with observe(self.loaded()) as site:
             return sorted((each.device, each.partition, each.offset) for each in await site.predictions("pi-a"))
 
     async def assert_each_archived_once(self, vault: Child) -> None:

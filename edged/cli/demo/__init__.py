@@ -10,21 +10,26 @@ import tempfile
 from pathlib import Path
 
 from edged import log
-from edged.cli.demo import values
+from edged.cli.arguments import address, rate, whole_number
 from edged.errors import EdgedError, FormatError, StorageError
 
 SUMMARY = "all three tiers on this machine: real images, real processes, an embedded broker"
 
 _ANY = "auto"
-_USAGE, _UNAVAILABLE, _NO_FOLDER = 64, 69, 73
+_MAX_EDGES = 26
+"""They are called pi-a to pi-z."""
+
+_MAX_EPOCHS = 1000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("--epochs", type=values.epochs, default=8, metavar="N", help="epochs to train (8)")
+    parser.add_argument(
+        "--epochs", type=whole_number(1, _MAX_EPOCHS), default=8, metavar="N", help="epochs to train (8)"
+    )
     parser.add_argument(
         "--edges",
-        type=values.edges,
+        type=whole_number(1, _MAX_EDGES),
         default=1,
         metavar="N",
         help="edges, each with two devices; several train one model (1)",
@@ -41,12 +46,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="IDX files, a folder per class, or the name of a data set (fashion-mnist-small, which is packaged)",
     )
-    parser.add_argument("--live", type=values.live, default=300, metavar="N", help="images a device publishes (300)")
+    parser.add_argument("--live", type=whole_number(), default=300, metavar="N", help="images a device publishes (300)")
+    parser.add_argument("--rate", type=rate, default=30.0, metavar="R", help="images a device publishes a second (30)")
     parser.add_argument(
-        "--rate", type=values.rate, default=30.0, metavar="R", help="images a device publishes a second (30)"
-    )
-    parser.add_argument(
-        "--broker", type=values.address, metavar="HOST:PORT", help="a running Kafka, instead of the embedded broker"
+        "--broker", type=address, metavar="HOST:PORT", help="a running Kafka, instead of the embedded broker"
     )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the archive, the checkpoints and the logs there")
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object, the last line of stdout")
@@ -79,23 +82,23 @@ def _run(args: argparse.Namespace) -> int:
     from edged.adapters.embedded_broker import BrokerUnavailable  # noqa: PLC0415
     from edged.cli.demo import report, scenario, site  # noqa: PLC0415 - heavy, and only this command needs it
     from edged.cli.demo.display import columns  # noqa: PLC0415
-    from edged.cli.demo.images import open_material  # noqa: PLC0415
+    from edged.cli.demo.images import open_images  # noqa: PLC0415
     from edged.cli.demo.processes import ChildDied  # noqa: PLC0415
 
     log.configure(node="demo", tier="demo", run_id=secrets.token_hex(4), level="error")
     try:
         kill = _to_kill(args.kill, args.edges)
-        material = open_material(args.data, num_live=2 * args.edges * args.live)
+        images = open_images(args.data, num_live=2 * args.edges * args.live)
         with contextlib.ExitStack() as stack:
             folder = _folder(args.keep, stack)
-            options = site.Options(folder, material, args.epochs, args.edges, args.live, args.rate, args.broker, kill)
-            summary = asyncio.run(scenario.tell(options))
+            options = site.Options(folder, images, args.epochs, args.edges, args.live, args.rate, args.broker, kill)
+            summary = asyncio.run(scenario.run(options))
     except (FormatError, StorageError) as error:
-        return _refuse(error, _USAGE)
+        return _refuse(error, os.EX_USAGE)
     except _NoFolder as error:
-        return _refuse(error, _NO_FOLDER)
+        return _refuse(error, os.EX_CANTCREAT)
     except BrokerUnavailable as error:
-        return _refuse(error, _UNAVAILABLE)
+        return _refuse(error, os.EX_UNAVAILABLE)
     except ChildDied as error:
         print(error, file=sys.stderr)
         return 1

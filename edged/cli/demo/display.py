@@ -51,7 +51,7 @@ class Display:
         self._train = self._bar("training", totals[0], digits)
         self._live = self._bar("live", totals[1], digits)
 
-    def say(self, text: str = "") -> None:
+    def write(self, text: str = "") -> None:
         """A sentence for the person, above the bars."""
         self._write(textwrap.fill(text, columns(), break_on_hyphens=False))
 

@@ -20,7 +20,7 @@ _MAX_TRIED = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class DemoImages:
     """An open data set and its division. `num_held_out`: samples before those for training, imported for testing."""
 
     spec: str
@@ -45,7 +45,7 @@ class Material:
         return ("--from", self.spec, "--split", self.split, "--shuffle", "0", "--skip", str(first))
 
 
-def open_material(spec: str, num_live: int) -> Material:
+def open_images(spec: str, num_live: int) -> DemoImages:
     """The data set `spec`, with `num_live` samples left to the devices.
 
     Raises FormatError or StorageError with the reason why the demo cannot be shown with it.
@@ -65,7 +65,7 @@ def open_material(spec: str, num_live: int) -> Material:
         raise FormatError(f"{spec} has too few images: {count}, of which the devices alone publish {num_live}")
     if dataset.shape is None:
         _require_images(spec, dataset, split)
-    return Material(spec, dataset, split, num_training, num_held_out)
+    return DemoImages(spec, dataset, split, num_training, num_held_out)
 
 
 def _require_images(spec: str, dataset: Dataset, split: str) -> None:

@@ -1,11 +1,10 @@
 """What really is in the archive and in the topics after a run, read from there and nowhere else."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 
-from edged.adapters.kafka import KafkaLog
 from edged.adapters.parquet.store import ParquetStore
+from edged.cli.prompt_log import PromptLog, prompt_log
 from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE
 from edged.domain.samples import prediction
 from edged.domain.samples.prediction import Prediction
@@ -14,33 +13,29 @@ from edged.domain.topology import Topology
 from edged.domain.topology.topics import topics
 from edged.errors import LogUnavailable
 from edged.ports import TopicPartition
-from edged.services.node.health import HealthBoard
 
 _MAX_RECORDS = 500
 _TIMEOUT_S = 10.0
 
 
 @asynccontextmanager
-async def observer(topology: Topology) -> AsyncIterator["Observer"]:
+async def observe(topology: Topology) -> AsyncIterator["Observer"]:
     """A connection to the run's topics."""
-    async with KafkaLog(topology.kafka, HealthBoard()) as log:
-        yield Observer(topology, log)
+    async with prompt_log(topology.kafka, _TIMEOUT_S) as kafka:
+        yield Observer(topology, kafka)
 
 
 class Observer:
     """Reads the topics of one run."""
 
-    def __init__(self, topology: Topology, log: KafkaLog) -> None:
+    def __init__(self, topology: Topology, kafka: PromptLog) -> None:
         self._topology = topology
-        self.log = log
+        self._kafka = kafka
+        self.log = kafka.log
 
     async def reach(self) -> None:
         """Raise LogUnavailable unless the broker answers within seconds."""
-        try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                await self.log.watermarks([])
-        except TimeoutError as error:
-            raise LogUnavailable(f"no Kafka answers at {', '.join(self._topology.kafka.bootstrap)}") from error
+        await self._kafka.answer(self.log.watermarks([]))
 
     async def predictions(self, edge: str, published: int = 0) -> list[Prediction]:
         """All predictions of the edge; waits until each of so many `published` samples has one or is a dead letter."""
@@ -58,9 +53,8 @@ class Observer:
     async def delete_topics(self) -> None:
         """Take the run's topics from a broker that goes on without it; raises LogUnavailable as `reach` does."""
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                await self.log.delete([topic.name for topic in topics(self._topology)])
-        except TimeoutError as error:
+            await self._kafka.answer(self.log.delete([topic.name for topic in topics(self._topology)]))
+        except LogUnavailable as error:
             raise LogUnavailable(f"Kafka does not answer: topics {self._topology.site}.* may be left there") from error
 
     async def num_dead_letters(self, edges: Iterable[str]) -> int:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from edged.cli.demo.site import Stage
+from edged.cli.demo.site import Site
 from edged.domain.group import records
 from edged.domain.group.records import Part
 from edged.ports import Log, LogReader, TopicPartition
@@ -31,11 +31,11 @@ class Outage:
     caught_up: int
 
 
-async def bring_about(stage: Stage, log: Log, edge: str) -> Outage:
+async def cause_outage(site: Site, log: Log, edge: str) -> Outage:
     """Kill the edge within the middle epoch; start it again when the others have gone on without it."""
-    [job] = stage.topology.jobs
-    partition = TopicPartition(stage.topology.train_topic(job))
-    epoch, running = job.epochs // 2, stage.child("run", edge)
+    [job] = site.topology.jobs
+    partition = TopicPartition(site.topology.train_topic(job))
+    epoch, running = job.epochs // 2, site.child("run", edge)
     begin = 0
     if epoch:
         await running.wait_for("exchange.begun", epoch=epoch - 1)
@@ -45,10 +45,10 @@ async def bring_about(stage: Stage, log: Log, edge: str) -> Outage:
     async with log.reader({partition: begin}) as reader:
         await _gradient(reader, step, {edge})
         began = time.monotonic()
-        await stage.kill(edge)
-        others = set(stage.edges) - {edge}
+        await site.kill(edge)
+        others = set(site.edges) - {edge}
         await _gradient(reader, min(step + STEPS_AWAY, begun["step"] + begun["steps"] - 1), others)
-    back = await stage.restart(edge)
+    back = await site.restart(edge)
     await back.until(lambda _: bool(back.seen("exchange.joined") or back.seen("train.finished")), "it joined again")
     caught_up = back.seen("exchange.caught_up")
     return Outage(edge, epoch, step, time.monotonic() - began, caught_up[0]["steps"] if caught_up else 0)

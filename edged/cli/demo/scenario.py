@@ -10,16 +10,16 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from edged.adapters.embedded_broker import EmbeddedBroker
-from edged.cli.demo import observer as evidence
 from edged.cli.demo import report, summary, topology_text
-from edged.cli.demo.outage import Outage, bring_about
+from edged.cli.demo.observer import observe
+from edged.cli.demo.outage import Outage, cause_outage
 from edged.cli.demo.processes import ChildDied
-from edged.cli.demo.site import Options, Stage, file_of
+from edged.cli.demo.site import Options, Site, file_of
 from edged.domain.topology import Topology
 from edged.topology_file import load
 
 
-async def tell(options: Options) -> report.Summary:
+async def run(options: Options) -> report.Summary:
     """Run the demo; its figures. Raises ChildDied when a process fails, and LogUnavailable when no broker answers.
 
     Cancellation stops all processes first.
@@ -28,31 +28,31 @@ async def tell(options: Options) -> report.Summary:
     async with AsyncExitStack() as stack:
         bootstrap = options.broker or (await stack.enter_async_context(EmbeddedBroker())).bootstrap
         topology = _write_topology(options, bootstrap)
-        observer = await stack.enter_async_context(evidence.observer(topology))
+        observer = await stack.enter_async_context(observe(topology))
         await observer.reach()
         if options.broker is not None:
             stack.push_async_callback(observer.delete_topics)
-        stage = Stage(options, topology)
-        stage.display.show(file_of(options))
+        site = Site(options, topology)
+        site.display.show(file_of(options))
         outage: Outage | None = None
-        async with _guarded(stage) as tasks:
-            await stage.import_images()
-            await stage.start_nodes()
-            dying = tasks.create_task(bring_about(stage, observer.log, options.kill)) if options.kill else None
-            await stage.publish()
+        async with _guarded(site) as tasks:
+            await site.import_images()
+            await site.start_nodes()
+            dying = tasks.create_task(cause_outage(site, observer.log, options.kill)) if options.kill else None
+            await site.publish()
             outage = await dying if dying is not None else None
-            await stage.wait_until_trained()
+            await site.wait_until_trained()
             predictions = [
                 each
                 for edge in topology.edges
                 for each in await observer.predictions(edge.name, published=2 * options.live)
             ]
-            await stage.wait_until_archived(await observer.num_dead_letters(stage.edges))
-        return await summary.summary(stage, observer, predictions, outage, time.monotonic() - began)
+            await site.wait_until_archived(await observer.num_dead_letters(site.edges))
+        return await summary.summary(site, observer, predictions, outage, time.monotonic() - began)
 
 
 def _write_topology(options: Options, bootstrap: str) -> Topology:
-    dataset = options.material.dataset
+    dataset = options.images.dataset
     plan = topology_text.Plan(
         site=f"demo-{secrets.token_hex(3)}",
         bootstrap=bootstrap,
@@ -60,7 +60,7 @@ def _write_topology(options: Options, bootstrap: str) -> Topology:
         stream=topology_text.stream_name(dataset.name),
         shape=dataset.shape or topology_text.IMAGE_SHAPE,
         labels=dataset.labels,
-        num_training=options.material.num_training,
+        num_training=options.images.num_training,
         edges=options.edges,
         epochs=options.epochs,
         images=dataset.shape is None,
@@ -70,15 +70,15 @@ def _write_topology(options: Options, bootstrap: str) -> Topology:
 
 
 @asynccontextmanager
-async def _guarded(stage: Stage) -> AsyncIterator[asyncio.TaskGroup]:
-    """Ends the story when a child dies that was not asked to, and stops all children at its end."""
+async def _guarded(site: Site) -> AsyncIterator[asyncio.TaskGroup]:
+    """Ends the run when a child dies unasked, and stops all children at its end."""
     try:
         async with asyncio.TaskGroup() as tasks:
-            guard = tasks.create_task(stage.watch(), name="guard")
+            guard = tasks.create_task(site.watch(), name="guard")
             yield tasks
             guard.cancel()
     except* ChildDied as failures:
         raise failures.exceptions[0] from None
     finally:
-        stage.display.close()
-        await stage.stop()
+        site.display.close()
+        await site.stop()

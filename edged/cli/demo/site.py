@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.cli.demo.display import Display
-from edged.cli.demo.images import Material
+from edged.cli.demo.images import DemoImages
 from edged.cli.demo.processes import Child, ChildDied
 from edged.domain.topology import Topology
 from edged.settings import Folders
@@ -24,7 +24,7 @@ class Options:
     """
 
     folder: Path
-    material: Material
+    images: DemoImages
     epochs: int
     edges: int
     live: int
@@ -38,18 +38,18 @@ def file_of(options: Options) -> Path:
     return options.folder / "topology.yaml"
 
 
-class Stage:
+class Site:
     """The processes, and what they are told to do."""
 
     def __init__(self, options: Options, topology: Topology) -> None:
         self.options = options
-        self.material = options.material
+        self.images = options.images
         self.topology = topology
         self.edges = [edge.name for edge in topology.edges]
         self.devices = [device.name for device in topology.iot]
         self.display = Display(
             epochs=options.epochs,
-            num_training=self.material.num_training,
+            num_training=self.images.num_training,
             edges=options.edges,
             num_live=options.live * len(self.devices),
         )
@@ -87,8 +87,8 @@ class Stage:
 
     async def import_images(self) -> None:
         """Load training and test images straight into the archive, but for those that will come live."""
-        self.display.say(f"{self.material.num_training:,} training images are imported into the archive.")
-        for number, arguments in enumerate(self.material.imports()):
+        self.display.write(f"{self.images.num_training:,} training images are imported into the archive.")
+        for number, arguments in enumerate(self.images.imports()):
             await (await self._start(f"import {number}", "archive", "import", self._file, *arguments)).ended()
 
     async def start_nodes(self) -> None:
@@ -100,9 +100,9 @@ class Stage:
         nodes = [child for child in self.children if child.name.startswith(("run ", "infer "))]
         for child in nodes:
             await child.wait_for("life.ready")
-        self.display.say("The nodes run, each a process:")
+        self.display.write("The nodes run, each a process:")
         for child in nodes:
-            self.display.say(f"  edged {child.name} (pid {child.pid})")
+            self.display.write(f"  edged {child.name} (pid {child.pid})")
 
     async def publish(self) -> None:
         """Once a model is served the devices begin; wait until all is published."""
@@ -111,7 +111,7 @@ class Stage:
         if self.options.live:
             await self._publish()
         else:
-            self.display.say("The first model is served; with --live 0 no device publishes.")
+            self.display.write("The first model is served; with --live 0 no device publishes.")
 
     async def wait_until_trained(self) -> None:
         """Wait until all edges have trained all epochs."""
@@ -119,10 +119,10 @@ class Stage:
             await self.child("run", edge).wait_for("train.finished")
 
     async def _publish(self) -> None:
-        self.display.say(f"The first model is served; {', '.join(self.devices)} begin to publish.")
+        self.display.write(f"The first model is served; {', '.join(self.devices)} begin to publish.")
         live = self.options.live
         for number, device in enumerate(self.devices):
-            what = self.material.publication(skip=number * live)
+            what = self.images.publication(skip=number * live)
             await self._node("sensor", device, *what, "--count", str(live), "--rate", str(self.options.rate))
         for device in self.devices:
             await self.child("sensor", device).ended()
@@ -139,12 +139,12 @@ class Stage:
         child = self._children.pop(f"run {edge}")
         child.signal(signal.SIGKILL)
         await child.ended()
-        self.display.say(f"{edge} was killed in the middle of an epoch (SIGKILL, pid {child.pid}).")
+        self.display.write(f"{edge} was killed in the middle of an epoch (SIGKILL, pid {child.pid}).")
 
     async def restart(self, edge: str) -> Child:
         """Start the edge again, in the same folders."""
         child = await self._node("run", edge)
-        self.display.say(f"The others have gone on; {edge} is started again (pid {child.pid}).")
+        self.display.write(f"The others have gone on; {edge} is started again (pid {child.pid}).")
         return child
 
     async def stop(self) -> None:

@@ -6,41 +6,41 @@ Only speeds and memory are what the processes say of themselves.
 from collections.abc import Sequence
 from statistics import fmean
 
-from edged.cli.demo import observer as evidence
 from edged.cli.demo import report
 from edged.cli.demo.group import Group, fold
+from edged.cli.demo.observer import Observer, archived_samples
 from edged.cli.demo.outage import Outage
-from edged.cli.demo.site import Stage
+from edged.cli.demo.site import Site
 from edged.domain.samples.prediction import Prediction
 
 
 async def summary(
-    stage: Stage,
-    observer: evidence.Observer,
+    site: Site,
+    observer: Observer,
     predictions: Sequence[Prediction],
     outage: Outage | None,
     wall_s: float,
 ) -> report.Summary:
     """The figures of a run whose processes have ended."""
-    samples = list(evidence.archived_samples(stage.topology))
-    epochs = [stage.child("run", edge).seen("train.epoch") for edge in stage.edges]
+    samples = list(archived_samples(site.topology))
+    epochs = [site.child("run", edge).seen("train.epoch") for edge in site.edges]
     group: Group | None = None
-    if len(stage.edges) > 1:
-        group = await fold(observer.log, stage.topology, stage.state_folders, outage)
+    if len(site.edges) > 1:
+        group = await fold(observer.log, site.topology, site.state_folders, outage)
         # All say the same, but the one that died does not know how long its epochs took.
-        lived = next(edge for edge in stage.edges if outage is None or edge != outage.edge)
-        epochs = [stage.child("run", lived).seen("train.epoch")]
+        lived = next(edge for edge in site.edges if outage is None or edge != outage.edge)
+        epochs = [site.child("run", lived).seen("train.epoch")]
     lines = [line for of_edge in epochs for line in of_edge]
     archived, archived_twice = report.distinct((each.device, each.partition, each.offset) for each in samples)
     predicted, predicted_twice = report.distinct(each.identity for each in predictions)
     label_of = {(each.device, each.partition, each.offset): each.label for each in samples}
     right = [label_of.get((each.device, each.partition, each.offset)) == each.label for each in predictions]
     latencies = [each.latency_ms for each in predictions]
-    ends = {child.name: child.seen("life.stopped") for child in stage.children}
+    ends = {child.name: child.seen("life.stopped") for child in site.children}
     accuracies = [of_edge[-1].get("test_accuracy") for of_edge in epochs]
-    sensors = [child for child in stage.children if child.name.startswith("sensor ")]
+    sensors = [child for child in site.children if child.name.startswith("sensor ")]
     return report.Summary(
-        edges=len(stage.edges),
+        edges=len(site.edges),
         test_accuracy=min((each for each in accuracies if each is not None), default=None),
         samples_per_s=sum(fmean(line["samples_per_s"] for line in of_edge) for of_edge in epochs),
         data_wait_fraction=fmean(line["wait_fraction"] for line in lines),
@@ -50,13 +50,13 @@ async def summary(
         archived_twice=archived_twice,
         predicted=predicted,
         predicted_twice=predicted_twice,
-        dead_lettered=await observer.num_dead_letters(stage.edges),
+        dead_lettered=await observer.num_dead_letters(site.edges),
         prediction_p50_ms=report.percentile(latencies, 50),
         prediction_p99_ms=report.percentile(latencies, 99),
         live_accuracy=fmean(right) if right else None,
-        epochs=stage.options.epochs,
+        epochs=site.options.epochs,
         trained_samples=sum(line["samples"] for line in lines),
-        import_samples=stage.material.num_training,
+        import_samples=site.images.num_training,
         wall_s=wall_s,
         group=group,
     )

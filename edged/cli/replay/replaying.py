@@ -5,6 +5,7 @@ Raises nothing for a user's mistakes but what every command may: ConfigError and
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from edged import log as logging
 from edged import topology_file
 from edged.cli.backbone import look_up
-from edged.cli.prompt_log import Unheard
+from edged.cli.prompt_log import PromptLog, prompt_log
 from edged.cli.replay.report import Report
 from edged.domain.group import state as state_module
 from edged.domain.group import state_json, step
@@ -29,18 +30,14 @@ from edged.errors import (
     ConfigError,
     FormatError,
     LogGap,
-    LogUnavailable,
     Problem,
     TopologyMismatch,
 )
-from edged.ports import Log, TopicPartition
+from edged.ports import TopicPartition
 
 Tell = Callable[[Iterable[Told]], None]
 
-_DIFFERS, _DATA = 1, 65
-_TIMEOUT_S = 30.0
-"""The log waits for Kafka for ever; a command at a prompt does not."""
-
+_DIFFERS = 1
 _POLL_RECORDS = 64
 _MAX_CHECKPOINT_BYTES = 1 << 34
 
@@ -58,11 +55,11 @@ def replay_log(
         asyncio.run(_run(topology, job, replay, report.take))
     except (CheckpointCorrupt, TopologyMismatch, FormatError) as error:
         print(f"edged replay: {error}", file=sys.stderr)
-        return _DATA
+        return os.EX_DATAERR
     except LogGap as gap:
         hint = "begin with --from, at a checkpoint whose place the log still has"
         print(f"edged replay: {topology.train_topic(job)}: {gap} ({hint})", file=sys.stderr)
-        return _DATA
+        return os.EX_DATAERR
     report.end(replay)
     if as_json:
         print(json.dumps(report.as_json(), indent=2))
@@ -128,25 +125,18 @@ def _newest(folder: Path, job: Training) -> Path:
 
 async def _run(topology: Topology, job: Training, replay: Replay, tell: Tell) -> None:
     """Take all that is in the log by now. Raises LogGap and LogUnavailable."""
-    from edged.adapters.kafka import KafkaLog  # noqa: PLC0415 - a Kafka client is slow to import
-
-    try:
-        async with KafkaLog(topology.kafka, Unheard()) as log:
-            await _take_all(log, TopicPartition(topology.train_topic(job)), replay, tell)
-    except TimeoutError as error:
-        raise LogUnavailable(f"Kafka at {', '.join(topology.kafka.bootstrap)} does not answer") from error
+    async with prompt_log(topology.kafka) as kafka:
+        await _take_all(kafka, TopicPartition(topology.train_topic(job)), replay, tell)
 
 
-async def _take_all(log: Log, partition: TopicPartition, replay: Replay, tell: Tell) -> None:
-    async with asyncio.timeout(_TIMEOUT_S):
-        low, end = (await log.watermarks([partition]))[partition]
+async def _take_all(kafka: PromptLog, partition: TopicPartition, replay: Replay, tell: Tell) -> None:
+    low, end = (await kafka.answer(kafka.log.watermarks([partition])))[partition]
     if not low <= replay.next_offset <= end:
         raise LogGap(replay.next_offset, low)
     tell(replay.begin())
-    async with log.reader({partition: replay.next_offset}) as reader:
+    async with kafka.log.reader({partition: replay.next_offset}) as reader:
         while replay.next_offset < end:
-            async with asyncio.timeout(_TIMEOUT_S):
-                records = await reader.poll(max_records=_POLL_RECORDS, timeout_s=2 * _TIMEOUT_S)
+            records = await kafka.answer(reader.poll(max_records=_POLL_RECORDS, timeout_s=2 * kafka.timeout_s))
             for record in records:
                 tell(replay.take(record.value, record.offset))
     tell(replay.end())

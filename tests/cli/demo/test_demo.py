@@ -137,7 +137,7 @@ def test_a_broker_that_does_not_answer_is_told_soon(edged, monkeypatch):
 
     code, said = refusal(edged, "--broker", "127.0.0.1:1")
 
-    assert (code, said) == (69, "edged: no Kafka answers at 127.0.0.1:1\n")
+    assert (code, said) == (69, "edged: Kafka at 127.0.0.1:1 does not answer\n")
 
 
 WAITS = """

@@ -140,7 +140,7 @@ class Process:
         assert condition(self.lines)
 
 
-class Stage:
+class Site:
     """Edges that trained already; notes what is done to them, and lets the others go on when one is killed."""
 
     def __init__(self, topology: Any, log: MemoryLog, goes_on: GroupLog) -> None:
@@ -173,9 +173,9 @@ async def test_it_is_killed_in_the_middle_and_comes_back_when_the_others_have_go
     for _ in range(5):
         log.step({"pi-a": 6, "pi-b": 2})
     memory = await in_memory(log)
-    stage: Any = Stage(topology, memory, log)
+    site: Any = Site(topology, memory, log)
 
-    told = await outage.bring_about(stage, memory, "pi-b")
+    told = await outage.cause_outage(site, memory, "pi-b")
 
-    assert stage.done == ["kill pi-b", "restart pi-b"]
+    assert site.done == ["kill pi-b", "restart pi-b"]
     assert (told.edge, told.epoch, told.step, told.caught_up) == ("pi-b", 0, 2, 7)
