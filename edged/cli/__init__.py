@@ -4,8 +4,8 @@ A command module has `SUMMARY`, `configure(parser)` and `run(args) -> int`. Its 
 models or images is imported inside `run`, so that `edged --help` and `edged check` answer at once on a small board.
 
 Exit codes: 0 done; 64 wrong usage; 69 Kafka or the archive does not answer; 70 an error nobody expected; 73 the
-node's state folder cannot be used; 75 the node runs already; 78 the topology file is wrong; 130 interrupted; others as
-a command's help says.
+node's state folder cannot be used; 75 the node runs already; 78 the topology file is wrong; 130 interrupted; others are
+listed in a command's help.
 """
 
 import argparse
@@ -30,7 +30,7 @@ _STDOUT, _STDERR = 1, 2
 
 
 class Parser(argparse.ArgumentParser):
-    """Wrong usage exits with 64, which service managers tell from a crash."""
+    """Wrong usage exits with EX_USAGE, which a service manager can tell from a crash."""
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -41,7 +41,7 @@ class Overview(Parser):
     """For `--help`, `--version` and mistakes; knows no command's own arguments."""
 
     def format_help(self) -> str:
-        """Argparse's help with a line for each command, whose modules are loaded only for this."""
+        """Argparse's help and a line for each command. Loads every command's module."""
         rows = "".join(f"  {name:<9} {_command(name).SUMMARY}\n" for name in COMMANDS)
         return f"{super().format_help()}\ncommands:\n{rows}\nedged COMMAND --help tells more of each.\n"
 
@@ -59,13 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = BROKEN_PIPE
-    except Exception as error:  # noqa: BLE001 - the outermost place: told in full, with a code of its own
+    except Exception as error:  # noqa: BLE001 - the outermost place: reported in full, with an exit code of its own
         code = _report(error)
     return code
 
 
 def _open_standard_streams() -> None:
-    """The null device for those that the process was started without; else a socket might get their numbers."""
+    """Open the null device for streams that the process was started without: a socket might get their numbers."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(number, True)
     os.close(number)
@@ -94,7 +94,7 @@ def _run(words: list[str]) -> int:
 
 
 def _report(error: Exception) -> int:
-    """Say on stderr what went wrong; return the exit code for it."""
+    """Print to stderr what went wrong; the exit code for it."""
     if isinstance(error, ConfigError):
         show(error.problems, sys.stderr)
         return os.EX_CONFIG

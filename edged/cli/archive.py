@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     init = actions.add_parser("init", help="make the folder if need be and mark it as the archive; import does so, too")
     init.set_defaults(act=_init)
-    bring = actions.add_parser("import", help="bring a data set in; an interrupted import goes on where it ended")
+    bring = actions.add_parser("import", help="bring a data set in; an interrupted import continues where it ended")
     bring.add_argument(
         "--from",
         dest="spec",
@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     listing = actions.add_parser("ls", help="what the archive holds of each source")
     listing.set_defaults(act=_ls)
-    verify = actions.add_parser("verify", help="read everything and say what is wrong; exit 1 when something is")
+    verify = actions.add_parser("verify", help="read everything and report what is wrong; exit 1 when something is")
     verify.set_defaults(act=_verify)
 
     for action in (init, bring, listing, verify):
@@ -66,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what `args.action` says; the exit code."""
+    """Carry out `args.action`; the exit code."""
     topology = topology_file.load(args.topology)
     try:
         code: int = args.act(topology, args)
@@ -86,7 +86,7 @@ def _init(topology: Topology, _args: argparse.Namespace) -> int:
 
 
 def _create(topology: Topology) -> bool:
-    """Make the archive and say so; False when there is one."""
+    """Make the archive and print that; False when there is one."""
     url = topology.archive[0].url
     created = _store(topology).create(topology.site)
     if created:
@@ -104,7 +104,7 @@ def _import(topology: Topology, args: argparse.Namespace) -> int:
 
 
 def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", args: argparse.Namespace) -> int:
-    """Import the opened data set as `args` say; 0. Raises FormatError when it does not fit, and StorageError."""
+    """Import the opened data set by the options in `args`. Raises FormatError when it does not fit, StorageError."""
     from edged.services.archive import importer  # noqa: PLC0415
 
     importer.check(dataset, stream)

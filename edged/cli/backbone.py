@@ -1,4 +1,4 @@
-"""The look into a backbone's file, for the commands that check the topology against it."""
+"""Reads what a backbone's file says of itself, for commands that check the topology against it."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from edged.domain.topology import BackboneFile
 
 
 def look_up(path: Path) -> BackboneFile:
-    """What the file says. Raises StorageError and FormatError."""
+    """The shapes and the digest of the file at `path`. Raises StorageError and FormatError."""
     from edged.adapters.tflite.backbone import read_backbone  # noqa: PLC0415 - topologies without one start without TFLite
 
     return read_backbone(path).file

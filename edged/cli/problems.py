@@ -16,19 +16,19 @@ def show(problems: Iterable[Problem], stream: TextIO, kind: str = "") -> None:
     Problems one after the other at the same place, such as missing sections, share one source line.
     """
     in_colour = use_colour(stream)
-    told = list(problems)
-    for problem, following in zip(told, [*told[1:], None], strict=False):
+    shown = list(problems)
+    for problem, following in zip(shown, [*shown[1:], None], strict=False):
         head = f"{problem.place}: " if problem.place else ""
-        said = str(problem)[len(head) :]
+        message = str(problem)[len(head) :]
         label = f"{kind}: " if kind else ""
-        print(_bold(head, in_colour=in_colour) + label + printable(said), file=stream)
+        print(_bold(head, in_colour=in_colour) + label + printable(message), file=stream)
         if following is None or following.place != problem.place:
             for line in source_lines(problem):
                 print(line, file=stream)
 
 
 def use_colour(stream: TextIO) -> bool:
-    """Whether `stream` is a terminal whose user has not said NO_COLOR (https://no-color.org)."""
+    """Whether `stream` is a terminal and NO_COLOR is not set (https://no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", metavar="NAME", help="which part of the data set (its first: mostly train)")
     parser.add_argument("--rate", type=rate_or_max, default=50.0, metavar="R", help='samples per second, or "max" (50)')
-    parser.add_argument("--count", type=whole_number(), metavar="N", help="end after so many samples (all)")
+    parser.add_argument("--count", type=whole_number(), metavar="N", help="end after N samples (all)")
     parser.add_argument(
         "--skip", type=whole_number(), default=0, metavar="N", help="leave out the first N of each pass"
     )

@@ -142,7 +142,7 @@ def _largest(topic: Plan) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns as wide as their widest cell, and an empty line behind."""
+    """Columns as wide as their widest cell, and an empty line after them."""
     lines = [head, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     for line in lines:

@@ -61,11 +61,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo; 0 when all is as promised, else 1.
+    """Run the demo; 0 when every live sample was archived and predicted once and all edges end with the same weights.
 
-    That is: every live sample was archived and predicted exactly once, and all edges ended with the same weights.
-    64 when it cannot be shown with such data or such a folder, 73 when there is no folder to write to. A signal stops
-    it cleanly. Raises LogUnavailable when the broker does not answer.
+    Otherwise 1; 64 when the data or the folder do not suit, 73 when the folder cannot be written. A signal stops it
+    cleanly. Raises LogUnavailable when the broker does not answer.
     """
     from edged.cli.demo import stopping  # noqa: PLC0415 - only this command needs it
 
@@ -111,14 +110,14 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _to_kill(kill: str, num_edges: int) -> str:
-    """The edge to kill; empty for none. Raises FormatError when there is none of that name, or nobody to go on."""
+    """The edge to kill; empty for none. Raises FormatError when there is none of that name, or no other edge."""
     from edged.cli.demo.topology_text import edge_names  # noqa: PLC0415
 
     names = edge_names(num_edges)
     if not kill:
         return ""
     if num_edges == 1:
-        raise FormatError("--kill wants others who go on meanwhile: --edges 2 or more")
+        raise FormatError("--kill needs other edges that train meanwhile: --edges 2 or more")
     if kill not in {_ANY, *names}:
         raise FormatError(f'no edge is called "{kill}"; there are {", ".join(names)}, or {_ANY}')
     return names[-1] if kill == _ANY else kill

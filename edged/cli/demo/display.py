@@ -30,7 +30,7 @@ def columns() -> int:
 
 
 _GROUP = "all"
-"""Who has trained what all edges have trained together."""
+"""Stands for all edges of a group in counts by process."""
 
 
 class Display:
@@ -43,7 +43,7 @@ class Display:
         self._trained: Counter[str] = Counter()
         self._predicted: Counter[str] = Counter()
         self._is_group = edges > 1
-        self._epochs_told = 0
+        self._epochs_shown = 0
         self._shown = sys.stderr.isatty()
         self._closed = False
         totals = epochs * num_training, num_live
@@ -65,7 +65,7 @@ class Display:
         self._train.close()
         self._live.close()
         if self._shown:
-            sys.stderr.write("\r\x1b[J")  # tqdm leaves the cursor behind the blanks of the last bar
+            sys.stderr.write("\r\x1b[J")  # tqdm leaves the cursor after the blanks of the last bar
             sys.stderr.flush()
 
     def on_line(self, name: str, line: LogLine) -> None:
@@ -86,9 +86,9 @@ class Display:
 
     def _epoch(self, line: LogLine) -> None:
         done = line["epoch"] + 1
-        if self._is_group and (done <= self._epochs_told or not line["samples_per_s"]):
-            return  # one of those who were there has said it, or will: the epoch is the same for all
-        self._epochs_told = done
+        if self._is_group and (done <= self._epochs_shown or not line["samples_per_s"]):
+            return  # another member logs it: the epoch is the same for all
+        self._epochs_shown = done
         accuracy = line.get("test_accuracy")
         tested = "" if accuracy is None else f"  accuracy {accuracy:>5.1%}"
         of_all = f"{done:>{len(str(self._epochs))}}/{self._epochs}"

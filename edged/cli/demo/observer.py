@@ -1,4 +1,4 @@
-"""What really is in the archive and in the topics after a run, read from there and nowhere else."""
+"""What the archive and the topics hold after a run, read from there and nowhere else."""
 
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -38,7 +38,7 @@ class Observer:
         await self._kafka.answer(self.log.watermarks([]))
 
     async def predictions(self, edge: str, published: int = 0) -> list[Prediction]:
-        """All predictions of the edge; waits until each of so many `published` samples has one or is a dead letter."""
+        """All predictions of the edge; waits until each of `published` samples has one or is a dead letter."""
         partition = TopicPartition(self._topology.predictions_topic(edge))
         found: list[Prediction] = []
         async with self.log.reader({partition: 0}) as reader:
@@ -51,7 +51,7 @@ class Observer:
         return found
 
     async def delete_topics(self) -> None:
-        """Take the run's topics from a broker that goes on without it; raises LogUnavailable as `reach` does."""
+        """Delete the run's topics from a broker that outlives it. Raises LogUnavailable as `reach` does."""
         try:
             await self._kafka.answer(self.log.delete([topic.name for topic in topics(self._topology)]))
         except LogUnavailable as error:

@@ -91,7 +91,7 @@ class Child(asyncio.SubprocessProtocol):
     async def wait_for(self, event: str, times: int = 1, *, before: str | None = None, **fields: Any) -> LogLine:
         """The first line with this event and these fields (the n-th for `times`), from the past or to come.
 
-        `before`: an event behind which it cannot come any more. Raises ChildDied when the process ends first, and
+        `before`: an event after which it cannot come any more. Raises ChildDied when the process ends first, and
         ChildWentOn when it is past that event. Cancel-safe.
         """
         await self.until(lambda _: len(self.seen(event, **fields)) >= times, event, before=before)
@@ -119,8 +119,8 @@ class Child(asyncio.SubprocessProtocol):
 
     def last_words(self) -> str:
         """What an error report should show: the last lines that are no samples."""
-        told = [json.dumps(line) for line in self.lines if line.get("event") != "res.sample"]
-        return "\n".join([*list(self.noise)[-15:], *told[-8:]])
+        logged = [json.dumps(line) for line in self.lines if line.get("event") != "res.sample"]
+        return "\n".join([*list(self.noise)[-15:], *logged[-8:]])
 
     def signal(self, number: int) -> None:
         """Send a signal; nothing happens to a process that has ended."""

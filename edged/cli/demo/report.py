@@ -1,4 +1,4 @@
-"""What the demo found: counted from the data itself, told as a table, sentences, or one JSON object."""
+"""The demo's figures, counted from the data itself, as a table with sentences or as one JSON object."""
 
 import json
 import textwrap
@@ -20,8 +20,8 @@ class Summary:
     """The figures of one run. Identities are (device, partition, offset); every list below counts distinct ones.
 
     `*_twice` count identities found more than once. Memory in MiB, times in seconds and milliseconds. Several
-    edges train one model: all figures of training are those of their `group`. None is what cannot be told: without live
-    samples, or without test images.
+    edges train one model: all figures of training are those of their `group`. None: cannot be known, without live
+    samples or without test images.
     """
 
     edges: int

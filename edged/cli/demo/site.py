@@ -1,6 +1,6 @@
-"""The demo's processes in one folder, by one topology file: started, waited for, stopped.
+"""The demo's processes, all in one folder and from one topology file: started, waited for, stopped.
 
-What they are to show, and in which order, is `story`'s subject.
+See also: `scenario` for the order in which that happens.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ def file_of(options: Options) -> Path:
 
 
 class Site:
-    """The processes, and what they are told to do."""
+    """The processes of the site, and the steps of the demo."""
 
     def __init__(self, options: Options, topology: Topology) -> None:
         self.options = options

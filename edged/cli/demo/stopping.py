@@ -1,4 +1,4 @@
-"""SIGTERM and a closed session end a command as Ctrl-C does, so that everything is cleaned up by the same way."""
+"""SIGTERM and a closed session end a command as Ctrl-C does, so that one way of cleaning up serves all."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ class Stop:
 
     @property
     def exit_code(self) -> int:
-        """As a shell tells that a signal ended a command."""
+        """As a shell reports a command that a signal ended."""
         return 128 + self.number
 
 

@@ -1,6 +1,6 @@
 """The figures of a run, counted from the archive's files, the predictions topic and the group's log.
 
-Only speeds and memory are what the processes say of themselves.
+Only speeds and memory come from the processes' own logs.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ async def summary(
     group: Group | None = None
     if len(site.edges) > 1:
         group = await fold(observer.log, site.topology, site.state_folders, outage)
-        # All say the same, but the one that died does not know how long its epochs took.
+        # All log the same, but the one that was killed does not know how long its epochs took.
         lived = next(edge for edge in site.edges if outage is None or edge != outage.edge)
         epochs = [site.child("run", lived).seen("train.epoch")]
     lines = [line for of_edge in epochs for line in of_edge]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LARGE = 20_000
-"""From so many training images on a hidden layer pays, and larger mini-batches learn enough and end less noisily."""
+"""Training images from which on a hidden layer pays, and larger mini-batches learn enough and are less noisy."""
 
 IMAGE_SHAPE = (64, 64, 3)
 """What the edge scales images to that come in all sizes."""

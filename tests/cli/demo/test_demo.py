@@ -75,7 +75,7 @@ NOT_LIVE = replace(
         (("--rate", "0"), 'argument --rate: "0" is not a number above 0'),
         (("--rate", "nan"), 'argument --rate: "nan" is not a number above 0'),
         (("--broker", "nonsense"), 'argument --broker: "nonsense" is not HOST:PORT'),
-        (("--kill", "auto"), "--kill wants others who go on meanwhile: --edges 2 or more"),
+        (("--kill", "auto"), "--kill needs other edges that train meanwhile: --edges 2 or more"),
         (("--edges", "2", "--kill", "pi-c"), 'no edge is called "pi-c"; there are pi-a, pi-b, or auto'),
         (("--broker", "localhost:99999"), 'argument --broker: "localhost:99999" is not HOST:PORT'),
     ],
