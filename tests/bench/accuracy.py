@@ -8,7 +8,6 @@ after the last epoch, on the data sets' own splits, without augmentation; means 
 
 # ruff: noqa: T201 - a script prints
 
-import argparse
 import json
 import os
 import statistics
@@ -39,6 +38,7 @@ from edged.domain.nn.spec import (
 from edged.domain.samples import codec
 from edged.domain.topology import Adam, Augment, Cosine, Sgd, Stream, Training
 from edged.domain.training.learner import Learner
+from tests.bench.arguments import bench_parser
 from tests.support.data import birds
 
 NUM_THREADS = os.cpu_count() or 1
@@ -177,10 +177,8 @@ def measure(
 
 def main() -> None:
     """Measure what the arguments ask for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="about a minute: one seed, few samples and epochs")
+    parser = bench_parser(__doc__, "about a minute: one seed, few samples and epochs")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each, with the seeds 0 to N-1 (3)")
-    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object, the last line")
     parser.add_argument("--only", choices=("fashion", "birds"), help="just this one")
     args = parser.parse_args()
     if args.quick:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.domain.topology import MIB, Edge
+from tests.bench.arguments import bench_parser, several
 from tests.bench.cache_figure import figure
 from tests.bench.cache_site import NUM_TRAINING, THESIS, Conditions, Setting, site
 from tests.bench.sampling_study import SAMPLE_BYTES
@@ -166,11 +167,10 @@ def _reached(runs: Sequence[Run], key: str, unit: float) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a minute or two: 10,000 images, three modes")
+    parser = bench_parser(__doc__, "a minute or two: 10,000 images, three modes")
     parser.add_argument("--wide", action="store_true", help="a wide link against everything in memory, nothing else")
-    parser.add_argument("--modes", type=lambda text: text.split(","), metavar="A,B,…", help=", ".join(MODES))
-    parser.add_argument("--fractions", type=lambda text: [float(each) for each in text.split(",")], metavar="C,…")
+    parser.add_argument("--modes", type=several(str), metavar="A,B,…", help=", ".join(MODES))
+    parser.add_argument("--fractions", type=several(float), metavar="C,…")
     parser.add_argument("--seeds", type=int, default=3, help="how many: 0, 1, … (3)")
     parser.add_argument("--epochs", type=int, help="(10)")
     parser.add_argument("--images", type=int, help=f"of training ({NUM_TRAINING})")
@@ -182,7 +182,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, help="a file of runs to add to")
     parser.add_argument("--figure", type=Path, help="an SVG to draw: accuracy against bytes and seconds")
     parser.add_argument("--logs", type=Path, help="an empty folder to keep topologies and logs in")
-    parser.add_argument("--json", action="store_true", help="the figures as the last line of the output")
     given = parser.parse_args()
     quick = given.quick
     given.modes = given.modes or ([THESIS, "no_evict", "stratified"] if quick else list(MODES))

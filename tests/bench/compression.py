@@ -14,7 +14,6 @@ that of `none` with the same seed; the first weights, order and shares of sample
 
 # ruff: noqa: T201 - a script prints
 
-import argparse
 import json
 import multiprocessing
 import statistics
@@ -42,6 +41,7 @@ from edged.domain.training.learner import Learner
 from edged.services.batches.batcher import MiniBatch
 from edged.services.group.contribution import ContributionMaker, PendingGradient
 from tests.bench.accuracy import FASHION
+from tests.bench.arguments import bench_parser, several
 from tests.bench.sampling_study import Data, read
 from tests.bench.trainer import machine
 
@@ -254,10 +254,8 @@ def _row(of: Mapping[str, Any]) -> tuple[str, ...]:
 
 def main() -> None:
     """Measure what the arguments ask for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="about a minute: 6,000 images, one seed, few settings")
-    parser.add_argument("--json", action="store_true", help="the figures as one JSON object, the last line")
-    parser.add_argument("--only", type=lambda text: text.split(","), metavar="A,B,…", help=", ".join(SETTINGS))
+    parser = bench_parser(__doc__, "about a minute: 6,000 images, one seed, few settings")
+    parser.add_argument("--only", type=several(str), metavar="A,B,…", help=", ".join(SETTINGS))
     parser.add_argument("--images", type=int, help="of training (24,000)")
     parser.add_argument("--epochs", type=int, default=3, help="(3)")
     parser.add_argument("--members", type=int, default=4, help="(4)")

@@ -32,6 +32,7 @@ from edged.adapters.disk.sqlite_cache import SqliteCache
 from edged.domain.cache import entry as cache_entry
 from edged.domain.cache.entry import Entry, SampleKey
 from edged.errors import FormatError
+from tests.bench.arguments import bench_parser
 
 BATCH_BYTES = 256 * 1024
 KINDS = ("sqlite", "lmdb", "lmdb-sync")
@@ -232,9 +233,7 @@ def verdict(runs: list[subprocess.CompletedProcess[str]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="about a minute")
-    parser.add_argument("--json", action="store_true", help="print JSON as the last line")
+    parser = bench_parser(__doc__, "about a minute")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:

@@ -28,13 +28,14 @@ import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tests.bench import exchange_ddp
+from tests.bench.arguments import bench_parser, several
 from tests.bench.cpu_limit import how
 from tests.bench.exchange_ddp import DDP
 from tests.bench.exchange_site import ALONE, Conditions, Setting, Site, site
@@ -214,11 +215,7 @@ def efficiency(run: Run, runs: Sequence[Run], seconds: str, beside: int = 1) -> 
 
 
 def arguments() -> argparse.Namespace:
-    def several(kind: Callable[[str], Any]) -> Any:
-        return lambda text: [kind(each) for each in text.split(",")]
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a minute or two: 4,000 images, two edges, one link")
+    parser = bench_parser(__doc__, "a minute or two: 4,000 images, two edges, one link")
     parser.add_argument("--edges", type=several(int), metavar="N,…", help="how many (1,2,4,8)")
     parser.add_argument("--modes", type=several(str), metavar="A,B,…", help=", ".join(MODES))
     parser.add_argument("--compression", type=several(str), metavar="A,B,…", help=", ".join(COMPRESSIONS))
@@ -239,7 +236,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="how many: 0, 1, … (1)")
     parser.add_argument("--results", type=Path, help="a file of runs to add to")
     parser.add_argument("--logs", type=Path, help="an empty folder to keep topologies and logs in")
-    parser.add_argument("--json", action="store_true", help="the figures as the last line of the output")
     given = parser.parse_args()
     quick = given.quick
     given.edges = given.edges or ([1, 2] if quick else [1, 2, 4, 8])

@@ -8,7 +8,6 @@ loop sleeps for 5 ms at a time and notes how much later than that it wakes. The 
 the machine and its other work are to blame for. Nothing else that a daemon does is measured.
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -25,6 +24,7 @@ from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Conv2d, Dense, Flatten, MaxPool2d
 from edged.domain.topology import Sgd
 from edged.domain.training import optim
+from tests.bench.arguments import bench_parser
 
 SHAPE = (28, 28, 1)
 LAYERS = (
@@ -87,9 +87,7 @@ async def measure(lanes: int, batch: int, seconds: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="ten seconds in place of a minute")
-    parser.add_argument("--json", action="store_true", help="the figures as the last line of the output")
+    parser = bench_parser(__doc__, "ten seconds in place of a minute")
     parser.add_argument("--lanes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--batch", type=int, default=128)
     arguments = parser.parse_args()

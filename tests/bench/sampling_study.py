@@ -11,7 +11,6 @@ the square root of these. `echo` admits all that it fetches, fetches every sampl
 
 # ruff: noqa: T201 - a script prints
 
-import argparse
 import gzip
 import json
 import os
@@ -39,6 +38,7 @@ from edged.domain.nn.model import Gradient, Model, Params
 from edged.domain.topology import SamplingMode
 from edged.domain.training import optim, schedule
 from tests.bench.accuracy import FASHION
+from tests.bench.arguments import bench_parser
 
 DATA = Path("/usr/share/datasets/fashion-mnist")
 NUM_THREADS = len(os.sched_getaffinity(0))
@@ -277,9 +277,7 @@ def accuracy(model: Model, params: Params, test: Data) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few samples: does it run at all?")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON on stdout")
+    parser = bench_parser(__doc__, "few samples: does it run at all?")
     parser.add_argument("--mode", action="append", help="just these modes")
     parser.add_argument("--cached", type=float, action="append", help="just these shares of samples cached")
     parser.add_argument("--hits", type=float, help="the share q of samples from the cache")

@@ -15,12 +15,13 @@ images that are in no cache, checkpoints, Kafka's own words.
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tests.bench import scale_simulation
+from tests.bench.arguments import bench_parser, several
 from tests.bench.network import link_name, read_link
 from tests.bench.scale_paper import (
     Costs,
@@ -268,12 +269,7 @@ def read_runs(path: Path) -> list[Mapping[str, Any]]:
 
 
 def arguments() -> argparse.Namespace:
-    def several(kind: Callable[[str], Any]) -> Any:
-        return lambda text: [kind(each) for each in text.split(",")]
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="on paper alone, without simulating the large groups")
-    parser.add_argument("--json", action="store_true", help="the figures as the last line of the output")
+    parser = bench_parser(__doc__, "on paper alone, without simulating the large groups")
     parser.add_argument("--measured", type=Path, help="runs of tests.bench.exchange to calibrate by")
     parser.add_argument("--edges", type=several(int), default=[8, 64, 512], metavar="N,…", help="(8,64,512)")
     parser.add_argument(

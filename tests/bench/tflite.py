@@ -26,6 +26,7 @@ from edged.adapters.host.blas import single_threaded_blas
 from edged.adapters.tflite.runtime import NumpyClassifier, TfliteClassifier, probe_runtime
 from edged.adapters.tflite.writer import to_tflite
 from edged.domain.nn.model import Model
+from tests.bench.arguments import bench_parser
 
 ROUNDS = 5
 SINGLES = 500
@@ -56,9 +57,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the packaged images instead of the full set")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser = bench_parser(__doc__, "the packaged images instead of the full set")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 

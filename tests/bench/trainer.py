@@ -17,7 +17,6 @@ additions among it. The share of sgemm counts the operations of im2col too.
 Memory includes the whole data set, which each process holds as bytes (47 MB).
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -30,6 +29,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.bench.arguments import bench_parser
 
 ROOT = Path(__file__).parents[2]
 PEERS = Path(__file__).with_name("trainer_peers.py")
@@ -235,9 +236,7 @@ def show(setting: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="about a minute: fewer and shorter rounds, batch 128")
-    parser.add_argument("--json", action="store_true", help="the figures as the last line of the output")
+    parser = bench_parser(__doc__, "about a minute: fewer and shorter rounds, batch 128")
     parser.add_argument("--net", choices=[*NETS, "all"], action="append", help="several times for several")
     parser.add_argument("--threads", type=int, action="append")
     parser.add_argument("--batch", type=int, action="append")
