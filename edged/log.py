@@ -12,7 +12,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Hashable, MutableMapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TextIO, cast
 
@@ -123,6 +124,44 @@ def _unbuffered(stream: TextIO) -> TextIO:
     return io.TextIOWrapper(io.FileIO(number, "w", closefd=False), encoding="utf-8", write_through=True)
 
 
+class Throttle:
+    """At most `limit` lines of a kind per `window_s`; the first of the next window reports how many were suppressed.
+
+    Knows no clock: `now_s` is in seconds of any one clock. Of more than `max_kinds` the least recently logged are
+    forgotten, with their counts.
+    """
+
+    def __init__(self, window_s: float = 10.0, *, limit: int = 1, max_kinds: int = 1024) -> None:
+        self._window_s = window_s
+        self._limit = limit
+        self._max_kinds = max_kinds
+        self._windows: dict[Hashable, _Window] = {}  # oldest first
+
+    def pass_on(self, kind: Hashable, now_s: float) -> int | None:
+        """How many lines of the kind were suppressed since its last one; None when this one is to be suppressed."""
+        window = self._windows.get(kind)
+        if window is not None and now_s - window.start_s < self._window_s:
+            if window.logged < self._limit:
+                window.logged += 1
+                return 0
+            window.suppressed += 1
+            return None
+        self._windows.pop(kind, None)
+        if len(self._windows) == self._max_kinds:
+            del self._windows[next(iter(self._windows))]
+        self._windows[kind] = _Window(now_s)
+        return window.suppressed if window else 0
+
+
+@dataclass(slots=True)
+class _Window:
+    """The lines of one kind since `start_s`."""
+
+    start_s: float
+    logged: int = 1
+    suppressed: int = 0
+
+
 def log_crash(error: BaseException) -> None:
     """Log the exception that ends the process as `life.crashed`; a group is named by the errors inside it."""
     leaves = _leaves(error)
@@ -156,41 +195,24 @@ def _last_resort() -> Any:
 
 
 class ForeignLines(logging.Handler):
-    """Turns the standard library's log records into `log.foreign` lines, at most `most` per `window_s` and source.
+    """Turns the standard library's log records into `log.foreign` lines, at most `limit` per `window_s` and source.
 
-    A source is a logger's name and level. What is left out is counted, and told by the source's next line in
-    `suppressed`. Names of loggers come from code, so the table of sources stays small.
+    A source is a logger's name and level. What is left out is counted in `suppressed` of the source's next line.
     """
 
-    def __init__(self, most: int = 10, window_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limit: int = 10, window_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self._most = most
-        self._window_s = window_s
         self._clock = clock
-        self._sources: dict[tuple[str, int], _Window] = {}
+        self._throttle = Throttle(window_s, limit=limit)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log the record, or count it. Never raises: a broken record is reported the way `logging` does it."""
         try:
-            suppressed = self._let_through(record.name, record.levelno)
+            suppressed = self._throttle.pass_on((record.name, record.levelno), self._clock())
             if suppressed is not None:
                 self._log(record, suppressed)
         except Exception:  # noqa: BLE001 - a log line must never end the work it tells of
             self.handleError(record)
-
-    def _let_through(self, name: str, level: int) -> int | None:
-        """How many records were left out before this one; None when it is to be left out too."""
-        now = self._clock()
-        window = self._sources.get((name, level))
-        if window is None or now - window.began >= self._window_s:
-            suppressed = window.suppressed if window else 0
-            self._sources[name, level] = _Window(now)
-            return suppressed
-        if window.passed < self._most:
-            window.passed += 1
-            return 0
-        window.suppressed += 1
-        return None
 
     @staticmethod
     def _log(record: logging.LogRecord, suppressed: int) -> None:
@@ -201,15 +223,6 @@ class ForeignLines(logging.Handler):
             fields["exc_info"] = record.exc_info[1]
         log = logger().error if record.levelno >= logging.ERROR else logger().warning
         log("log.foreign", **fields)
-
-
-class _Window:
-    """One source's count of lines since `began`."""
-
-    def __init__(self, began: float) -> None:
-        self.began = began
-        self.passed = 1
-        self.suppressed = 0
 
 
 def _take_over_foreign_lines() -> None:

@@ -21,7 +21,7 @@ from jsonschema import Draft202012Validator
 
 from edged.domain.topology import Kafka, Security, Topology
 from edged.events import json_schema
-from edged.log import ForeignLines, ResourcesForPeople, configure, log_crash, logger
+from edged.log import ForeignLines, ResourcesForPeople, Throttle, configure, log_crash, logger
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_a_flood_from_one_source_is_counted_and_leaves_others_their_say(log_line
     now = [100.0]
     foreign = logging.getLogger("flooding.library")
     foreign.propagate = False
-    handler = ForeignLines(most=3, window_s=10, clock=lambda: now[0])
+    handler = ForeignLines(limit=3, window_s=10, clock=lambda: now[0])
     foreign.addHandler(handler)
     try:
         for number in range(8):
@@ -222,6 +222,25 @@ def test_a_flood_from_one_source_is_counted_and_leaves_others_their_say(log_line
     finally:
         foreign.removeHandler(handler)
         foreign.propagate = True
+
+
+def test_a_throttle_admits_one_line_per_kind_and_window_and_counts_the_others():
+    throttle = Throttle(window_s=10)
+    assert [throttle.pass_on("late", now_s) for now_s in (0, 1, 9.9, 10, 19, 30)] == [0, None, None, 2, None, 1]
+    assert throttle.pass_on("closed", 30) == 0
+
+
+def test_a_throttle_admits_up_to_its_limit_per_window():
+    throttle = Throttle(window_s=10, limit=2)
+    assert [throttle.pass_on("late", now_s) for now_s in (0, 1, 2, 10, 11, 12)] == [0, 0, None, 1, 0, None]
+
+
+def test_a_throttle_forgets_the_kind_that_was_logged_longest_ago():
+    throttle = Throttle(window_s=10, max_kinds=2)
+    for kind, now_s in (("a", 0), ("b", 1), ("a", 11), ("c", 12)):
+        assert throttle.pass_on(kind, now_s) == 0
+    assert throttle.pass_on("a", 13) is None
+    assert throttle.pass_on("b", 13) == 0
 
 
 def test_configuring_again_logs_foreign_lines_once(stream):

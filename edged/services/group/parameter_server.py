@@ -18,11 +18,11 @@ from edged.domain.group.records import Begin, Close, Join, Leave, Part, Tested, 
 from edged.domain.group.state import Abandoned, Action, Begun, Closed, Diverged, Late, Rejected, Rules, State, TookTest
 from edged.domain.topology import MAX_MEMBERS, Compression
 from edged.errors import FormatError, LogGap
-from edged.log import bind, logger
+from edged.log import Throttle, bind, logger
 from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
 from edged.services.group.checkpoints.publisher import CheckpointPublisher
 from edged.services.group.log.deadline import Deadline
-from edged.services.group.log.group_log import RECORDS_PER_POLL, Throttle
+from edged.services.group.log.group_log import RECORDS_PER_POLL
 from edged.services.group.log.ordered_reader import gapless
 
 _POLL_S = 1.0

@@ -15,7 +15,7 @@ from edged.domain.samples.cursors import cursor_key
 from edged.domain.samples.sample import Sample
 from edged.domain.topology import Topology
 from edged.errors import RejectedRecord
-from edged.log import logger
+from edged.log import Throttle, logger
 from edged.ports import ImageDecoder, Log, LogReader, Message, Record, TopicPartition
 
 MAX_RECORDS = 256
@@ -24,7 +24,6 @@ MAX_LETTER_BYTES = 256 * 1024
 
 _MAX_CHECKED_RECORDS = 64  # a stop waits for the worker; so many small images, or some large ones, are soon done
 _MAX_CHECKED_BYTES = 1 << 20
-_QUIET_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,16 +198,14 @@ def _letter(topic: str, record: Record, rejected: DeadLetter) -> Message:
 
 
 class _Rejections:
-    """The log lines: for each device and reason at most one in `_QUIET_S`, with the number of those left out."""
+    """The log lines: for each device and reason at most one in 10 s, with the number of those suppressed."""
 
     def __init__(self) -> None:
-        self._suppressed: dict[tuple[str, str], int] = {}
-        self._next_s: dict[tuple[str, str], float] = {}
+        self._throttle = Throttle()
 
     def report(self, rejected: DeadLetter, size_bytes: int, now_s: float) -> None:
-        kind = rejected.device, rejected.reason
-        if now_s < self._next_s.get(kind, now_s):
-            self._suppressed[kind] += 1
+        suppressed = self._throttle.pass_on((rejected.device, rejected.reason), now_s)
+        if suppressed is None:
             return
         logger().warning(
             "ingest.rejected",
@@ -218,7 +215,5 @@ class _Rejections:
             reason=rejected.reason,
             detail=rejected.detail,
             size_bytes=size_bytes,
-            suppressed=self._suppressed.get(kind, 0),
+            suppressed=suppressed,
         )
-        self._suppressed[kind] = 0
-        self._next_s[kind] = now_s + _QUIET_S

@@ -9,7 +9,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from edged.aio import run_in_worker
 from edged.domain.group import compression, gradient_log, membership, recovery
@@ -17,16 +17,13 @@ from edged.domain.group import records as exchange_records
 from edged.domain.group.records import Begin, Close, Contribution, Join, Leave, Part, Tested
 from edged.domain.group.state import Action, Fold, Late, Rejected, Rules, State
 from edged.errors import LogGap
-from edged.log import logger
+from edged.log import Throttle, logger
 from edged.ports import Log, Message, Record, TopicPartition
 from edged.services.group.log.deadline import Deadline
 from edged.services.group.log.ordered_reader import Gapless, gapless
 
 RECORDS_PER_POLL = 8
 """4 MiB of gradients, so that a stop need not wait long for what is being folded."""
-
-_QUIET_S = 10.0
-"""Lines of a kind come no oftener."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +56,6 @@ class Traffic:
     waited_s: float = 0.0
     steps: int = 0
     computed: int = 0
-
-
-@dataclass(slots=True)
-class Throttle:
-    """At most one line of a kind in a while; how many were left out stands in the next."""
-
-    _said_at: dict[str, float] = field(default_factory=dict)
-    _suppressed: dict[str, int] = field(default_factory=dict)
-
-    def pass_on(self, kind: str, now: float) -> int | None:
-        """How many were left out since the last line; None if this is one more. `now`: of the event loop's clock."""
-        if now - self._said_at.get(kind, -_QUIET_S) < _QUIET_S:
-            self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
-            return None
-        self._said_at[kind] = now
-        return self._suppressed.pop(kind, 0)
 
 
 class GroupLog:
