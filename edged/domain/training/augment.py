@@ -8,6 +8,7 @@ column. A series [length, channels] is an image of one row. Labels are not looke
 import numpy as np
 import numpy.typing as npt
 
+from edged.domain.splitmix64 import mixed
 from edged.domain.topology import Augment
 
 Images = npt.NDArray[np.float32]
@@ -38,15 +39,8 @@ def _uniform(seed: int, epoch: int, ids: npt.NDArray[np.int64]) -> _Floats:
     """Numbers [n, draws] in [0, 1): SplitMix64 (Steele, Lea and Flood 2014) of everything, one after the other."""
     state = np.full((len(ids), 1), seed & (1 << 64) - 1, np.uint64)
     for part in (np.full_like(state, epoch), ids.astype(np.uint64)[:, None], np.arange(_DRAWS, dtype=np.uint64)[None]):
-        state = _mix(state ^ _mix(part))
+        state = mixed(state ^ mixed(part))
     return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 def _sources(size: int, scale: _Floats, shift: int, draws: _Floats, *, flip: bool) -> _Floats:
