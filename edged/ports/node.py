@@ -90,8 +90,5 @@ class Notifier(Protocol):
     def watchdog(self) -> None:
         """The process is alive."""
 
-    def extend_timeout(self, seconds: float) -> None:
-        """Start-up or stop takes this much longer from now; repeat before it has passed."""
-
     def stopping(self) -> None:
         """A clean stop has begun."""

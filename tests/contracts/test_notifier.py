@@ -27,7 +27,6 @@ def test_no_notice_raises(notifier: Notifier, log_lines):
         notifier.ready()
         notifier.status("a line\nand another \udc80")
         notifier.watchdog()
-        notifier.extend_timeout(12.5)
         notifier.stopping()
 
 

@@ -14,8 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.adapters.datasets import fashion_mnist, idx
-from edged.adapters.datasets.idx import IdxDataset
-from edged.adapters.datasets.registry import open_dataset
 
 SEED = 20170825  # the day on which the data set was published
 PER_CLASS = {"train": 600, "test": 100}
@@ -34,10 +32,11 @@ def choose(labels: npt.NDArray[np.uint8], per_class: int) -> npt.NDArray[np.intp
 
 def make(folder: Path) -> None:
     """Write the subset's four IDX files and its labels into `folder`."""
-    full = open_dataset("fashion-mnist")
-    assert isinstance(full, IdxDataset)
+    full = fashion_mnist.full_folder()
+    assert full is not None, "the full set is not installed"
     for split, per_class in PER_CLASS.items():
-        images, labels = full.arrays(split)
+        images = idx.read(full / f"{idx.images_name(split)}.gz", ndim=3)
+        labels = idx.read(full / f"{idx.labels_name(split)}.gz", ndim=1)
         chosen = choose(labels, per_class)
         _write(folder / f"{idx.images_name(split)}.gz", images[chosen])
         _write(folder / f"{idx.labels_name(split)}.gz", labels[chosen])

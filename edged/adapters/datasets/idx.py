@@ -124,11 +124,6 @@ class IdxDataset:
         images, labels = self._arrays[split]
         return Item(self.labels[labels[index]], "raw", images[index].tobytes())
 
-    def arrays(self, split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """Pixels uint8 [n, height, width] and class indices uint8 [n], read-only."""
-        self._images(split)
-        return self._arrays[split]
-
     def _images(self, split: str) -> npt.NDArray[Any]:
         if split not in self.splits:
             raise KeyError(split)

@@ -32,9 +32,6 @@ class Systemd:
     def watchdog(self) -> None:
         self._send("WATCHDOG=1")
 
-    def extend_timeout(self, seconds: float) -> None:
-        self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
-
     def stopping(self) -> None:
         self._send("STOPPING=1")
 

@@ -6,7 +6,7 @@ class Notices:
 
     def __init__(self, watchdog_s: float | None = None) -> None:
         self.watchdog_s = watchdog_s
-        self.sent: list[tuple[str, str | float | None]] = []
+        self.sent: list[tuple[str, str | None]] = []
 
     def ready(self) -> None:
         self.sent.append(("ready", None))
@@ -16,9 +16,6 @@ class Notices:
 
     def watchdog(self) -> None:
         self.sent.append(("watchdog", None))
-
-    def extend_timeout(self, seconds: float) -> None:
-        self.sent.append(("extend_timeout", seconds))
 
     def stopping(self) -> None:
         self.sent.append(("stopping", None))
