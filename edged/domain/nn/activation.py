@@ -4,11 +4,10 @@ import math
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from edged.domain.nn.buffer import Array, Buffer
+from edged.domain.nn.context import LayerContext
 from edged.domain.nn.params import Params
-from edged.domain.nn.spec import Shape
 
 Function = Literal["relu", "relu6", "tanh"]
 
@@ -16,17 +15,13 @@ Function = Literal["relu", "relu6", "tanh"]
 class ActivationLayer:
     """An activation, value by value. ReLU's gradient at 0 is 0, ReLU6's at 6 too."""
 
-    def __init__(self, function: Function, shape: Shape, *, micro_batch: int, dtype: npt.DTypeLike) -> None:
-        size = micro_batch * math.prod(shape)
+    def __init__(self, function: Function, context: LayerContext) -> None:
+        size = context.micro_batch * math.prod(context.shape)
         self._function = function
-        self._y = Buffer(size, dtype)
+        self._y = Buffer(size, context.dtype)
         self._mask = Buffer(size * (function != "tanh"), np.bool_)
         self._below_six = Buffer(size * (function == "relu6"), np.bool_)
-        self._slope = Buffer(size * (function == "tanh"), dtype)
-
-    @property
-    def buffer_bytes(self) -> int:
-        return sum(value.nbytes for value in vars(self).values() if isinstance(value, Buffer))
+        self._slope = Buffer(size * (function == "tanh"), context.dtype)
 
     def forward(self, params: Params, x: Array) -> Array:  # noqa: ARG002 - one signature for all layers
         y = self._y.array(*x.shape)

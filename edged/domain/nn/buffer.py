@@ -47,6 +47,12 @@ def planes_size(num_planes: int, max_elements: int) -> int:
     return num_planes * (max_elements + _GAP)
 
 
+def buffer_bytes(owner: object) -> int:
+    """Bytes of all buffers among the attributes of `owner`, a layer, and of the objects that it is made of."""
+    parts = getattr(owner, "__dict__", {}).values()
+    return sum(part.nbytes if isinstance(part, Buffer) else buffer_bytes(part) for part in parts)
+
+
 Step = tuple[Callable[..., Any], tuple[Any, ...]]
 """An operation and its arguments, the output among them."""
 

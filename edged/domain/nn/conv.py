@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
 from edged.domain.nn.buffer import Array, Buffer, Step, Steps, run
+from edged.domain.nn.context import LayerContext
 from edged.domain.nn.epilogue import BoundEpilogue, Epilogue
 from edged.domain.nn.params import Params, bias_name, kernel_name
 from edged.domain.nn.spec import Conv2d, MaxPool2d, Shape
@@ -28,47 +28,26 @@ def same_padding(size: int, window: int, stride: int) -> tuple[int, int]:
 
 
 def conv_layer(
-    index: int,
-    conv: Conv2d,
-    pool: MaxPool2d | None,
-    shape: Shape,
-    *,
-    micro_batch: int,
-    dtype: npt.DTypeLike,
-    input_gradient: bool,
+    conv: Conv2d, pool: MaxPool2d | None, context: LayerContext
 ) -> "ConvLayer | PointwiseLayer | WinogradLayer":
     """The fastest layer for a convolution, its activation, and `pool` (windows do not overlap) when there is one."""
     kind: type[ConvLayer | PointwiseLayer | WinogradLayer] = ConvLayer
-    if suits_winograd(conv, pool, shape):
+    if suits_winograd(conv, pool, context.shape):
         kind = WinogradLayer
     elif conv.kernel == conv.stride == (1, 1) and pool is None:
         kind = PointwiseLayer
-    return kind(index, conv, pool, shape, micro_batch=micro_batch, dtype=dtype, input_gradient=input_gradient)
+    return kind(conv, pool, context)
 
 
 class ConvLayer:
     """Any convolution, its activation, and `pool` when there is one."""
 
-    def __init__(
-        self,
-        index: int,
-        conv: Conv2d,
-        pool: MaxPool2d | None,
-        shape: Shape,
-        *,
-        micro_batch: int,
-        dtype: npt.DTypeLike,
-        input_gradient: bool,
-    ) -> None:
-        self._kernel, self._bias = kernel_name(index, conv), bias_name(index, conv)
-        self._input_gradient = input_gradient
-        self._geometry = _Geometry(conv, pool or _NO_POOL, shape)
-        self._memory = _Memory(self._geometry, micro_batch, dtype, input_gradient=input_gradient)
+    def __init__(self, conv: Conv2d, pool: MaxPool2d | None, context: LayerContext) -> None:
+        self._kernel, self._bias = kernel_name(context.index, conv), bias_name(context.index, conv)
+        self._input_gradient = context.input_gradient
+        self._geometry = _Geometry(conv, pool or _NO_POOL, context.shape)
+        self._memory = _Memory(self._geometry, context)
         self._views: dict[int, _Views] = {}
-
-    @property
-    def buffer_bytes(self) -> int:
-        return self._memory.nbytes
 
     def forward(self, params: Params, x: Array) -> Array:
         at = self._at(len(x))
@@ -118,7 +97,8 @@ class _Geometry:
 class _Memory:
     """What micro-batches of all sizes share."""
 
-    def __init__(self, of: _Geometry, micro_batch: int, dtype: npt.DTypeLike, *, input_gradient: bool) -> None:
+    def __init__(self, of: _Geometry, context: LayerContext) -> None:
+        micro_batch, dtype, input_gradient = context.micro_batch, context.dtype, context.input_gradient
         outputs, phases = micro_batch * of.rows * of.columns, math.prod(of.pool)
         self.dealt = Buffer(micro_batch * math.prod(of.dealt), dtype)
         self.patches = Buffer(phases * outputs * math.prod(of.patch), dtype)
@@ -128,11 +108,6 @@ class _Memory:
         self.dx = Buffer(micro_batch * of.height * of.width * of.channels * input_gradient, dtype)
         self.has_dx = input_gradient
         self.epilogue = Epilogue(phases, outputs, of.filters, of.activation, dtype)
-
-    @property
-    def nbytes(self) -> int:
-        own = sum(value.nbytes for value in vars(self).values() if isinstance(value, Buffer))
-        return own + self.epilogue.buffer_bytes
 
 
 class _Views:
@@ -203,21 +178,12 @@ class _Views:
 class PointwiseLayer:
     """A 1×1 convolution and its activation: the input is its own patches."""
 
-    def __init__(
-        self,
-        index: int,
-        conv: Conv2d,
-        pool: MaxPool2d | None,
-        shape: Shape,
-        *,
-        micro_batch: int,
-        dtype: npt.DTypeLike,
-        input_gradient: bool,
-    ) -> None:
+    def __init__(self, conv: Conv2d, pool: MaxPool2d | None, context: LayerContext) -> None:
         assert pool is None, "pooling is for the layer behind"
-        self._kernel, self._bias = kernel_name(index, conv), bias_name(index, conv)
+        self._kernel, self._bias = kernel_name(context.index, conv), bias_name(context.index, conv)
+        shape, dtype, input_gradient = context.shape, context.dtype, context.input_gradient
         self._shape, self._filters, self._input_gradient = shape, conv.filters, input_gradient
-        outputs = micro_batch * shape[0] * shape[1]
+        outputs = context.micro_batch * shape[0] * shape[1]
         self._x = Buffer(outputs * shape[2], dtype)
         self._products = Buffer(outputs * conv.filters, dtype)
         self._dkernel = Buffer(shape[2] * conv.filters, dtype)
@@ -225,11 +191,6 @@ class PointwiseLayer:
         self._epilogue = Epilogue(1, outputs, conv.filters, conv.activation, dtype)
         self._bound: dict[int, tuple[Array, BoundEpilogue]] = {}
         self._kept: Array = self._x.array(0)
-
-    @property
-    def buffer_bytes(self) -> int:
-        own = self._x.nbytes + self._products.nbytes + self._dkernel.nbytes + self._dx.nbytes
-        return own + self._epilogue.buffer_bytes
 
     def forward(self, params: Params, x: Array) -> Array:
         self._kept = x.transpose(1, 2, 0, 3)

@@ -7,9 +7,9 @@ whatever the stride, and moves blocks of n × channels values, against which a t
 import math
 
 import numpy as np
-import numpy.typing as npt
 
 from edged.domain.nn.buffer import Array, Buffer, Steps, run
+from edged.domain.nn.context import LayerContext
 from edged.domain.nn.conv import same_padding
 from edged.domain.nn.epilogue import Epilogue
 from edged.domain.nn.params import Params, bias_name, kernel_name
@@ -19,25 +19,12 @@ from edged.domain.nn.spec import DepthwiseConv2d, Shape
 class DepthwiseLayer:
     """A depthwise convolution and its activation."""
 
-    def __init__(
-        self,
-        index: int,
-        conv: DepthwiseConv2d,
-        shape: Shape,
-        *,
-        micro_batch: int,
-        dtype: npt.DTypeLike,
-        input_gradient: bool,
-    ) -> None:
-        self._kernel, self._bias = kernel_name(index, conv), bias_name(index, conv)
-        self._input_gradient = input_gradient
-        self._geometry = _Geometry(conv, shape)
-        self._memory = _Memory(self._geometry, micro_batch, dtype, input_gradient=input_gradient)
+    def __init__(self, conv: DepthwiseConv2d, context: LayerContext) -> None:
+        self._kernel, self._bias = kernel_name(context.index, conv), bias_name(context.index, conv)
+        self._input_gradient = context.input_gradient
+        self._geometry = _Geometry(conv, context.shape)
+        self._memory = _Memory(self._geometry, context)
         self._views: dict[int, _Views] = {}
-
-    @property
-    def buffer_bytes(self) -> int:
-        return self._memory.nbytes
 
     def forward(self, params: Params, x: Array) -> Array:
         at = self._at(len(x))
@@ -87,7 +74,8 @@ class _Geometry:
 class _Memory:
     """What micro-batches of all sizes share."""
 
-    def __init__(self, of: _Geometry, micro_batch: int, dtype: npt.DTypeLike, *, input_gradient: bool) -> None:
+    def __init__(self, of: _Geometry, context: LayerContext) -> None:
+        micro_batch, dtype, input_gradient = context.micro_batch, context.dtype, context.input_gradient
         outputs = micro_batch * of.rows * of.columns
         padded = micro_batch * math.prod(of.padded) * of.channels
         taps = math.prod(of.kernel) * of.channels
@@ -99,11 +87,6 @@ class _Memory:
         self.dx = Buffer(padded * input_gradient, dtype)
         self.has_dx = input_gradient
         self.epilogue = Epilogue(1, outputs, of.channels, of.activation, dtype)
-
-    @property
-    def nbytes(self) -> int:
-        own = sum(value.nbytes for value in vars(self).values() if isinstance(value, Buffer))
-        return own + self.epilogue.buffer_bytes
 
 
 class _Views:
@@ -125,7 +108,7 @@ class _Views:
             (np.multiply, (self._tap(self.padded, first), self._weights_at(first), self._outputs)),
             *(step for place in others for step in self._correlate(place)),
         ]
-        ones = memory.epilogue.ones[: self._product.size // of.channels]
+        ones = memory.epilogue.ones.array(self._product.size // of.channels)
         self.sum_products: Steps = [step for place in (first, *others) for step in self._sum_products(place, ones)]
         if memory.has_dx:
             dx = memory.dx.array(*self.padded.shape)

@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from edged.domain.nn.buffer import Array, Buffer
+from edged.domain.nn.context import LayerContext
 from edged.domain.nn.params import Params
-from edged.domain.nn.spec import Dropout, Shape
+from edged.domain.nn.spec import Dropout
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +26,13 @@ class DropoutLayer:
     (Philox, a counter-based generator: Salmon et al. 2011).
     """
 
-    def __init__(self, index: int, spec: Dropout, shape: Shape, *, micro_batch: int, dtype: npt.DTypeLike) -> None:
-        self._index, self._rate, self._size = index, spec.rate, math.prod(shape)
-        self._uniform = np.zeros(self._size, np.float32)
-        self._factors = Buffer(micro_batch * self._size, dtype)
-        self._y = Buffer(micro_batch * self._size, dtype)
+    def __init__(self, spec: Dropout, context: LayerContext) -> None:
+        self._index, self._rate, self._size = context.index, spec.rate, math.prod(context.shape)
+        self._uniform = Buffer(self._size, np.float32)
+        self._factors = Buffer(context.micro_batch * self._size, context.dtype)
+        self._y = Buffer(context.micro_batch * self._size, context.dtype)
         self._noise: Noise | None = None
         self._first = 0
-
-    @property
-    def buffer_bytes(self) -> int:
-        return self._uniform.nbytes + self._factors.nbytes + self._y.nbytes
 
     def draw(self, noise: Noise | None, first: int) -> None:
         """Use `noise` for micro-batches whose first sample is the mini-batch's number `first`; None: drop nothing."""
@@ -45,15 +41,15 @@ class DropoutLayer:
     def forward(self, params: Params, x: Array) -> Array:  # noqa: ARG002 - one signature for all layers
         if self._noise is None:
             return x
-        factors = self._factors.array(len(x), self._size)
+        factors, uniform = self._factors.array(len(x), self._size), self._uniform.array(self._size)
         for row, kept in enumerate(factors):
             rng = np.random.Generator(
                 np.random.Philox(
                     key=[self._noise.seed, self._index], counter=[0, 0, self._noise.step, self._first + row]
                 )
             )
-            rng.random(dtype=np.float32, out=self._uniform)
-            np.greater_equal(self._uniform, self._rate, out=kept, casting="unsafe")
+            rng.random(dtype=np.float32, out=uniform)
+            np.greater_equal(uniform, self._rate, out=kept, casting="unsafe")
         factors *= 1 / (1 - self._rate)
         return np.multiply(x, factors.reshape(x.shape), out=self._y.array(*x.shape))
 

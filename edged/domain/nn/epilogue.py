@@ -23,12 +23,9 @@ class Epilogue:
         self.has_relu = activation == "relu"
         self.overtakes = Buffer((num_phases - 1) * outputs * filters, np.bool_)
         self.passes = Buffer(outputs * filters * self.has_relu, np.bool_)
-        self.ones = np.ones(outputs, dtype)
-        self.dbias = np.zeros(filters, dtype)
-
-    @property
-    def buffer_bytes(self) -> int:
-        return sum(array.nbytes for array in (self.overtakes, self.passes, self.ones, self.dbias))
+        self.ones = Buffer(outputs, dtype)
+        self.ones.array(outputs).fill(1)
+        self.dbias = Buffer(filters, dtype)
 
     def of(self, products: Sequence[Array], y: Array) -> "BoundEpilogue":
         """The epilogue from `products` to `y` [rows, columns, n, filters], each of that shape and contiguous.
@@ -44,7 +41,7 @@ class BoundEpilogue:
     def __init__(self, memory: Epilogue, products: Sequence[Array], y: Array) -> None:
         filters = y.shape[-1]
         positions = y.shape[0] * y.shape[1]
-        self._memory, self._y = memory, y
+        self._y = y
         self._flat = y.reshape(positions, -1)
         # One row for n samples' biases or zeros: numpy adds short rows slowly, and has no fast maximum with a scalar.
         self._row = np.zeros(y.shape[2:], y.dtype)
@@ -52,7 +49,7 @@ class BoundEpilogue:
         self._passes = memory.passes.array(*y.shape) if memory.has_relu else None
         self._dy = products[0]  # in `backward`: its value has done its work, and y is told apart from it
         self._dy_matrix = self._dy.reshape(-1, filters)
-        self._ones = memory.ones[: len(self._dy_matrix)]
+        self._ones, self._dbias = memory.ones.array(len(self._dy_matrix)), memory.dbias.array(filters)
         overtakes = memory.overtakes.array(len(products) - 1, y.size)
         flat = [product.reshape(-1) for product in products]
         self._pool = _pool(flat, overtakes, y.reshape(-1))
@@ -76,7 +73,7 @@ class BoundEpilogue:
             run(_gate(dy, self._passes, self._dy))
         else:
             np.copyto(self._dy, dy)
-        dbias = np.matmul(self._ones, self._dy_matrix, self._memory.dbias)  # a product sums faster than `sum`
+        dbias = np.matmul(self._ones, self._dy_matrix, self._dbias)  # a product sums faster than `sum`
         run(self._unpool)
         return dbias
 

@@ -6,31 +6,27 @@ It has no statistics of the batch: training and prediction compute the same, and
 import math
 
 import numpy as np
-import numpy.typing as npt
 
 from edged.domain.nn.buffer import Array, Buffer
+from edged.domain.nn.context import LayerContext
 from edged.domain.nn.params import Params, bias_name, weight_name
-from edged.domain.nn.spec import GroupNorm, Shape
+from edged.domain.nn.spec import GroupNorm
 
 
 class GroupNormLayer:
     """(x - mean) / sqrt(variance + epsilon) by sample and group, times scale, plus bias."""
 
-    def __init__(self, index: int, spec: GroupNorm, shape: Shape, *, micro_batch: int, dtype: npt.DTypeLike) -> None:
-        self._scale, self._bias = weight_name(index, spec, "scale"), bias_name(index, spec)
-        self._spec, self._shape = spec, shape
-        self._channels, self._num_places = shape[-1], math.prod(shape[:-1])
-        size = micro_batch * math.prod(shape)
-        self._normal = Buffer(size, dtype)
-        self._y = Buffer(size, dtype)
-        self._rstd = Buffer(micro_batch * self._channels, dtype)
-
-    @property
-    def buffer_bytes(self) -> int:
-        return self._normal.nbytes + self._y.nbytes + self._rstd.nbytes
+    def __init__(self, spec: GroupNorm, context: LayerContext) -> None:
+        self._scale, self._bias = weight_name(context.index, spec, "scale"), bias_name(context.index, spec)
+        self._spec, shape = spec, context.shape
+        self._channels, self._num_positions = shape[-1], math.prod(shape[:-1])
+        size = context.micro_batch * math.prod(shape)
+        self._normal = Buffer(size, context.dtype)
+        self._y = Buffer(size, context.dtype)
+        self._rstd = Buffer(context.micro_batch * self._channels, context.dtype)
 
     def forward(self, params: Params, x: Array) -> Array:
-        flat = x.reshape(len(x), self._num_places, self._channels)
+        flat = x.reshape(len(x), self._num_positions, self._channels)
         normal, y, rstd = self._normal.array(*flat.shape), self._y.array(*flat.shape), self._rstd_of(len(x))
         np.subtract(flat, self._group_mean(flat.sum(axis=1))[:, None], out=normal)
         np.multiply(normal, normal, out=y)
@@ -42,7 +38,7 @@ class GroupNormLayer:
         return y.reshape(x.shape)
 
     def backward(self, params: Params, dy: Array, grads: Params) -> Array:
-        flat = dy.reshape(len(dy), self._num_places, self._channels)
+        flat = dy.reshape(len(dy), self._num_positions, self._channels)
         normal, product, rstd = self._normal.array(*flat.shape), self._y.array(*flat.shape), self._rstd_of(len(dy))
         scale = params[self._scale]
         np.multiply(flat, normal, out=product)
@@ -64,5 +60,5 @@ class GroupNormLayer:
     def _group_mean(self, sums: Array) -> Array:
         """From sums by channel [n, channels] the mean over each channel's group, again by channel."""
         groups = self._spec.groups
-        means = sums.reshape(len(sums), groups, -1).sum(axis=2) * (groups / (self._num_places * self._channels))
+        means = sums.reshape(len(sums), groups, -1).sum(axis=2) * (groups / (self._num_positions * self._channels))
         return np.repeat(means, self._channels // groups, axis=1)

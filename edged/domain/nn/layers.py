@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain.nn.activation import ActivationLayer, Function
-from edged.domain.nn.avg_pool import AvgPoolLayer, GlobalAvgPoolLayer
 from edged.domain.nn.buffer import Array, Buffer
+from edged.domain.nn.context import LayerContext
 from edged.domain.nn.conv import conv_layer
 from edged.domain.nn.depthwise import DepthwiseLayer
 from edged.domain.nn.dropout import DropoutLayer
 from edged.domain.nn.group_norm import GroupNormLayer
 from edged.domain.nn.params import Params, bias_name, kernel_name
-from edged.domain.nn.pooling import PoolLayer
+from edged.domain.nn.pooling import AvgPoolLayer, GlobalAvgPoolLayer, MaxPoolLayer
 from edged.domain.nn.series import SeriesLayer
 from edged.domain.nn.spec import (
     AvgPool1d,
@@ -49,10 +49,6 @@ from edged.domain.nn.winograd import WinogradLayer
 class Layer(Protocol):
     """One step of the model, forward and backward."""
 
-    @property
-    def buffer_bytes(self) -> int:
-        """Memory that the layer holds."""
-
     def forward(self, params: Params, x: Array) -> Array:
         """The output for micro-batch `x` [n, …]; n is at most the micro-batch that the layer was made for."""
 
@@ -63,40 +59,25 @@ class Layer(Protocol):
 def make_layers(
     sample_shape: Shape, specs: Sequence[LayerSpec], *, micro_batch: int, dtype: npt.DTypeLike
 ) -> list[Layer]:
-    """The layers of `specs`, in order, a convolution and the pooling behind it as one. Raises ShapeError.
+    """The layers of `specs`, in order, a convolution and the max-pooling after it fused into one. Raises ShapeError.
 
-    An activation that its layer's own code does not compute becomes a layer behind it.
+    An activation that its layer's own code does not compute becomes a layer of its own after it.
     """
     result: list[Layer] = []
-    layer: Layer
-    below = False  # whether a layer before has weights, and so needs this one's input gradient
-    taken_in = False
+    has_weights = False  # among the layers before this one
+    is_fused = False
     for index, (spec, shape) in enumerate(zip(specs, shapes(sample_shape, specs), strict=False)):
-        if taken_in:
-            taken_in = False
+        if is_fused:
+            is_fused = False
             continue
-        spec_alone, activation = _without_activation(spec)
-        match spec_alone:
-            case Conv2d() | Conv1d():
-                pool = None if activation else _pool_to_take_in(specs, index + 1)
-                taken_in = pool is not None
-                layer = _conv(index, spec_alone, pool, shape, micro_batch, dtype, input_gradient=below)
-            case DepthwiseConv2d():
-                layer = DepthwiseLayer(
-                    index, spec_alone, shape, micro_batch=micro_batch, dtype=dtype, input_gradient=below
-                )
-            case Dense():
-                layer = DenseLayer(index, spec_alone, shape, micro_batch=micro_batch, dtype=dtype, input_gradient=below)
-            case GroupNorm():
-                layer = GroupNormLayer(index, spec_alone, shape, micro_batch=micro_batch, dtype=dtype)
-            case Dropout():
-                layer = DropoutLayer(index, spec_alone, shape, micro_batch=micro_batch, dtype=dtype)
-            case _:
-                layer = _unweighted(spec_alone, shape, micro_batch, dtype)
-        result.append(layer)
+        context = LayerContext(index, shape, micro_batch, dtype, input_gradient=has_weights)
+        linear, activation = _without_activation(spec)
+        pool = None if activation or not isinstance(spec, Conv2d | Conv1d) else _fusible_pool(specs, index + 1)
+        is_fused = pool is not None
+        result.append(_layer(linear, pool, context))
         if activation is not None:
-            result.append(ActivationLayer(activation, spec.output_shape(shape), micro_batch=micro_batch, dtype=dtype))
-        below = below or bool(spec.weights(shape))
+            result.append(ActivationLayer(activation, replace(context, shape=spec.output_shape(shape))))
+        has_weights = has_weights or bool(spec.weights(shape))
     return result
 
 
@@ -123,51 +104,56 @@ def _without_activation(spec: LayerSpec) -> tuple[LayerSpec, Function | None]:
     return replace(spec, activation="none"), spec.activation
 
 
-def _conv(
-    index: int,
-    spec: Conv2d | Conv1d,
-    pool: MaxPool2d | None,
-    shape: Shape,
-    micro_batch: int,
-    dtype: npt.DTypeLike,
-    *,
-    input_gradient: bool,
-) -> Layer:
-    conv = spec if isinstance(spec, Conv2d) else spec.as_2d
-    layer = conv_layer(
-        index, conv, pool, _image(shape), micro_batch=micro_batch, dtype=dtype, input_gradient=input_gradient
-    )
-    if isinstance(spec, Conv2d):
-        return layer
-    return SeriesLayer(layer, {name(index, conv): name(index, spec) for name in (kernel_name, bias_name)})
+def _layer(spec: LayerSpec, pool: MaxPool2d | None, context: LayerContext) -> Layer:
+    """The layer of `spec`, with the `pool` that a convolution is fused with."""
+    layer: Layer
+    match spec:
+        case Conv2d():
+            layer = conv_layer(spec, pool, context)
+        case Conv1d():
+            conv = spec.as_2d
+            names = {name(context.index, conv): name(context.index, spec) for name in (kernel_name, bias_name)}
+            layer = SeriesLayer(conv_layer(conv, pool, _as_image(context)), names)
+        case DepthwiseConv2d():
+            layer = DepthwiseLayer(spec, context)
+        case Dense():
+            layer = DenseLayer(spec, context)
+        case GroupNorm():
+            layer = GroupNormLayer(spec, context)
+        case Dropout():
+            layer = DropoutLayer(spec, context)
+        case _:
+            layer = _unweighted(spec, context)
+    return layer
 
 
-def _unweighted(spec: LayerSpec, shape: Shape, micro_batch: int, dtype: npt.DTypeLike) -> Layer:
+def _unweighted(spec: LayerSpec, context: LayerContext) -> Layer:
     layer: Layer
     match spec:
         case MaxPool2d():
-            layer = PoolLayer(spec, shape, micro_batch=micro_batch, dtype=dtype)
+            layer = MaxPoolLayer(spec, context)
         case AvgPool2d():
-            layer = AvgPoolLayer(spec, shape, micro_batch=micro_batch, dtype=dtype)
+            layer = AvgPoolLayer(spec, context)
         case MaxPool1d() | AvgPool1d():
-            layer = SeriesLayer(_unweighted(spec.as_2d, _image(shape), micro_batch, dtype))
+            layer = SeriesLayer(_unweighted(spec.as_2d, _as_image(context)))
         case GlobalAvgPool():
-            layer = GlobalAvgPoolLayer(shape, micro_batch=micro_batch, dtype=dtype)
+            layer = GlobalAvgPoolLayer(context)
         case Relu() | Relu6() | Tanh():
-            layer = ActivationLayer(cast("Function", spec.kind), shape, micro_batch=micro_batch, dtype=dtype)
+            layer = ActivationLayer(cast("Function", spec.kind), context)
         case Flatten():
-            layer = FlattenLayer(shape, micro_batch=micro_batch, dtype=dtype)
+            layer = FlattenLayer(context)
         case _:
             raise AssertionError(spec)
     return layer
 
 
-def _image(shape: Shape) -> Shape:
-    """A series as an image of one row; anything else as it is."""
-    return (1, *shape) if len(shape) == 2 else shape
+def _as_image(context: LayerContext) -> LayerContext:
+    """The context of a series' layer with the series as an image of one row."""
+    return replace(context, shape=(1, *context.shape))
 
 
-def _pool_to_take_in(specs: Sequence[LayerSpec], index: int) -> MaxPool2d | None:
+def _fusible_pool(specs: Sequence[LayerSpec], index: int) -> MaxPool2d | None:
+    """The max-pooling at `index`, if there is one and its windows do not overlap."""
     spec = specs[index] if index < len(specs) else None
     pool = spec.as_2d if isinstance(spec, MaxPool1d) else spec
     if isinstance(pool, MaxPool2d) and pool.stride[0] >= pool.size[0] and pool.stride[1] >= pool.size[1]:
@@ -178,13 +164,9 @@ def _pool_to_take_in(specs: Sequence[LayerSpec], index: int) -> MaxPool2d | None
 class FlattenLayer:
     """All axes of a sample into one."""
 
-    def __init__(self, shape: Shape, *, micro_batch: int, dtype: npt.DTypeLike) -> None:
-        self._shape = shape
-        self._y = Buffer(micro_batch * math.prod(shape), dtype)
-
-    @property
-    def buffer_bytes(self) -> int:
-        return self._y.nbytes
+    def __init__(self, context: LayerContext) -> None:
+        self._shape = context.shape
+        self._y = Buffer(context.micro_batch * math.prod(context.shape), context.dtype)
 
     def forward(self, params: Params, x: Array) -> Array:  # noqa: ARG002 - one signature for all layers
         if not x.flags.c_contiguous:
@@ -200,26 +182,17 @@ class FlattenLayer:
 class DenseLayer:
     """x·W + b, then the activation."""
 
-    def __init__(
-        self, index: int, spec: Dense, shape: Shape, *, micro_batch: int, dtype: npt.DTypeLike, input_gradient: bool
-    ) -> None:
-        self._kernel, self._bias = kernel_name(index, spec), bias_name(index, spec)
-        self._input_gradient = input_gradient
-        self._num_inputs, self._units = shape[0], spec.units
-        self._x: Array = np.empty((0, shape[0]), dtype)  # the last input: it is not changed before `backward`
+    def __init__(self, spec: Dense, context: LayerContext) -> None:
+        (num_inputs,), micro_batch, dtype = context.shape, context.micro_batch, context.dtype
+        self._kernel, self._bias = kernel_name(context.index, spec), bias_name(context.index, spec)
+        self._input_gradient = context.input_gradient
+        self._num_inputs, self._units = num_inputs, spec.units
+        self._x: Array = np.empty((0, num_inputs), dtype)  # the last input: it is not changed before `backward`
         self._y = Buffer(micro_batch * spec.units, dtype)
-        self._dkernel = Buffer(shape[0] * spec.units, dtype)
-        self._dx = Buffer(micro_batch * shape[0] * input_gradient, dtype)
-        self._relu = (
-            ActivationLayer("relu", (spec.units,), micro_batch=micro_batch, dtype=dtype)
-            if spec.activation == "relu"
-            else None
-        )
-
-    @property
-    def buffer_bytes(self) -> int:
-        own = self._y.nbytes + self._dkernel.nbytes + self._dx.nbytes
-        return own + (self._relu.buffer_bytes if self._relu else 0)
+        self._dkernel = Buffer(num_inputs * spec.units, dtype)
+        self._dx = Buffer(micro_batch * num_inputs * context.input_gradient, dtype)
+        has_relu = spec.activation == "relu"
+        self._relu = ActivationLayer("relu", replace(context, shape=(spec.units,))) if has_relu else None
 
     def forward(self, params: Params, x: Array) -> Array:
         self._x, y = x, self._y.array(len(x), self._units)

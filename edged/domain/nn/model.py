@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain.nn.buffer import Array
+from edged.domain.nn.buffer import Array, buffer_bytes
 from edged.domain.nn.dropout import DropoutLayer, Noise
 from edged.domain.nn.layers import Layer, begin, end, make_layers
 from edged.domain.nn.loss import LOSSES, LossName
@@ -170,7 +170,7 @@ class Model:
 def _fitting_micro_batch(sample_shape: tuple[int, ...], specs: Sequence[LayerSpec], dtype: npt.DTypeLike) -> int:
     """The largest up to 32 whose buffers stay within the budget: what a sample adds is the same for each."""
     one, two = (
-        sum(layer.buffer_bytes for layer in make_layers(sample_shape, specs, micro_batch=n, dtype=dtype))
+        sum(buffer_bytes(layer) for layer in make_layers(sample_shape, specs, micro_batch=n, dtype=dtype))
         for n in (1, 2)
     )
     return min(max(_LANE_BYTES // max(two - one, 1), 1), _MAX_MICRO_BATCH)
@@ -199,7 +199,7 @@ class _Lane:
     @property
     def buffer_bytes(self) -> int:
         grads = sum(grad.nbytes for grad in self.grads.values())
-        return grads + sum(layer.buffer_bytes for layer in self._layers)
+        return grads + sum(map(buffer_bytes, self._layers))
 
     def draw(self, noise: Noise | None, first: int) -> None:
         """What the next run draws from; its first sample is the mini-batch's number `first`."""

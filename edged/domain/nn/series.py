@@ -10,9 +10,6 @@ from edged.domain.nn.params import Params
 
 
 class _ImageLayer(Protocol):
-    @property
-    def buffer_bytes(self) -> int: ...
-
     def forward(self, params: Params, x: Array) -> Array: ...
 
     def backward(self, params: Params, dy: Array, grads: Params) -> Array | None: ...
@@ -27,10 +24,6 @@ class SeriesLayer:
 
     def __init__(self, layer: _ImageLayer, names: Mapping[str, str] | None = None) -> None:
         self._layer, self._names = layer, names or {}
-
-    @property
-    def buffer_bytes(self) -> int:
-        return self._layer.buffer_bytes
 
     def forward(self, params: Params, x: Array) -> Array:
         return self._layer.forward(self._renamed(params), x[:, None])[:, 0]

@@ -111,42 +111,48 @@ class Conv1d(_Layer):
 
 
 @dataclass(frozen=True, slots=True)
-class MaxPool2d(_Layer):
-    """Maximum over windows of `size`; positions that do not fill a window are dropped."""
+class _Pool2d(_Layer):
+    """Windows of `size` over an image; positions that do not fill a window are dropped."""
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+
+    def output_shape(self, shape: Shape) -> Shape:
+        height, width, channels = _image(shape, self.kind)
+        return (*_windows((height, width), self.size, self.stride, "valid", self.kind), channels)
+
+
+@dataclass(frozen=True, slots=True)
+class MaxPool2d(_Pool2d):
+    """Maximum over windows of an image."""
 
     kind: ClassVar[str] = "max_pool2d"
-    size: tuple[int, int]
-    stride: tuple[int, int]
-
-    def output_shape(self, shape: Shape) -> Shape:
-        height, width, channels = _image(shape, self.kind)
-        return (*_windows((height, width), self.size, self.stride, "valid", self.kind), channels)
 
 
 @dataclass(frozen=True, slots=True)
-class AvgPool2d(_Layer):
-    """Mean over windows of `size`; positions that do not fill a window are dropped."""
+class AvgPool2d(_Pool2d):
+    """Mean over windows of an image."""
 
     kind: ClassVar[str] = "avg_pool2d"
-    size: tuple[int, int]
-    stride: tuple[int, int]
-
-    def output_shape(self, shape: Shape) -> Shape:
-        height, width, channels = _image(shape, self.kind)
-        return (*_windows((height, width), self.size, self.stride, "valid", self.kind), channels)
 
 
 @dataclass(frozen=True, slots=True)
-class MaxPool1d(_Layer):
-    """Maximum over windows of `size` along [length, channels]; positions that do not fill a window are dropped."""
+class _Pool1d(_Layer):
+    """Windows of `size` along a series; positions that do not fill a window are dropped."""
 
-    kind: ClassVar[str] = "max_pool1d"
     size: int
     stride: int
 
     def output_shape(self, shape: Shape) -> Shape:
         length, channels = _series(shape, self.kind)
         return (*_windows((length,), (self.size,), (self.stride,), "valid", self.kind), channels)
+
+
+@dataclass(frozen=True, slots=True)
+class MaxPool1d(_Pool1d):
+    """Maximum over windows of a series."""
+
+    kind: ClassVar[str] = "max_pool1d"
 
     @property
     def as_2d(self) -> MaxPool2d:
@@ -155,16 +161,10 @@ class MaxPool1d(_Layer):
 
 
 @dataclass(frozen=True, slots=True)
-class AvgPool1d(_Layer):
-    """Mean over windows of `size` along [length, channels]; positions that do not fill a window are dropped."""
+class AvgPool1d(_Pool1d):
+    """Mean over windows of a series."""
 
     kind: ClassVar[str] = "avg_pool1d"
-    size: int
-    stride: int
-
-    def output_shape(self, shape: Shape) -> Shape:
-        length, channels = _series(shape, self.kind)
-        return (*_windows((length,), (self.size,), (self.stride,), "valid", self.kind), channels)
 
     @property
     def as_2d(self) -> AvgPool2d:

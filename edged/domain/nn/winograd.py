@@ -18,9 +18,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from edged.domain.nn.buffer import Array, Buffer, Step, Steps, planes_size, run
+from edged.domain.nn.context import LayerContext
 from edged.domain.nn.epilogue import Epilogue
 from edged.domain.nn.params import Params, bias_name, kernel_name
 from edged.domain.nn.spec import Conv2d, MaxPool2d, Shape
@@ -50,31 +50,17 @@ class WinogradLayer:
     Unlike other layers it takes `begin` before a mini-batch's micro-batches and, behind their gradients, `end`.
     """
 
-    def __init__(
-        self,
-        index: int,
-        conv: Conv2d,
-        pool: MaxPool2d | None,
-        shape: Shape,
-        *,
-        micro_batch: int,
-        dtype: npt.DTypeLike,
-        input_gradient: bool,
-    ) -> None:
-        self._kernel, self._bias = kernel_name(index, conv), bias_name(index, conv)
-        self._input_gradient = input_gradient
-        self._to_u = np.kron(_KERNEL_TRANSFORM, _KERNEL_TRANSFORM).astype(dtype)  # both axes at once
-        self._geometry = _Geometry(conv, pool, shape)
-        self._memory = _Memory(self._geometry, micro_batch, dtype, input_gradient=input_gradient)
+    def __init__(self, conv: Conv2d, pool: MaxPool2d | None, context: LayerContext) -> None:
+        self._kernel, self._bias = kernel_name(context.index, conv), bias_name(context.index, conv)
+        self._input_gradient = context.input_gradient
+        self._to_u = np.kron(_KERNEL_TRANSFORM, _KERNEL_TRANSFORM).astype(context.dtype)  # both axes at once
+        self._geometry = _Geometry(conv, pool, context.shape)
+        self._memory = _Memory(self._geometry, context)
         self._views: dict[int, _Views] = {}
-        weights = shape[2], conv.filters
+        weights = context.shape[2], conv.filters
         self._u, self._du = self._memory.u.array(16, *weights), self._memory.du.array(16, *weights)
         self._du_sum = self._memory.du_sum.array(16, *weights)
         self._dkernel = self._memory.dkernel.array(9, math.prod(weights))
-
-    @property
-    def buffer_bytes(self) -> int:
-        return self._memory.nbytes
 
     def begin(self, params: Params) -> None:
         """Transform the kernel, for micro-batches until the next call: they are many, and it is the same for all."""
@@ -132,7 +118,8 @@ class _Geometry:
 class _Memory:
     """What micro-batches of all sizes share."""
 
-    def __init__(self, of: _Geometry, micro_batch: int, dtype: npt.DTypeLike, *, input_gradient: bool) -> None:
+    def __init__(self, of: _Geometry, context: LayerContext) -> None:
+        micro_batch, dtype, input_gradient = context.micro_batch, context.dtype, context.input_gradient
         tiles, outputs = micro_batch * math.prod(of.tiles), micro_batch * math.prod(of.outputs)
         weights = of.channels * of.filters
         self.x = Buffer(micro_batch * math.prod(of.covered) * of.channels, dtype)
@@ -147,11 +134,6 @@ class _Memory:
         self.dx = Buffer(micro_batch * math.prod(of.dx) * of.channels * input_gradient, dtype)
         self.has_dx = input_gradient
         self.epilogue = Epilogue(4 if of.has_pool else 1, outputs, of.filters, of.activation, dtype)
-
-    @property
-    def nbytes(self) -> int:
-        own = sum(value.nbytes for value in vars(self).values() if isinstance(value, Buffer))
-        return own + self.epilogue.buffer_bytes
 
 
 class _Views:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from edged.domain.nn.context import LayerContext
 from edged.domain.nn.dropout import DropoutLayer
 from edged.domain.nn.model import Model, Noise
 from edged.domain.nn.spec import Conv2d, Dense, Dropout, Flatten
@@ -15,7 +16,7 @@ LAYERS = (Conv2d(4, (3, 3), activation="relu"), Dropout(0.5), Flatten(), Dropout
 
 
 def dropped(rate: float, noise: Noise, n: int = 40, first: int = 0):
-    layer = DropoutLayer(0, Dropout(rate), (500,), micro_batch=n, dtype=np.float64)
+    layer = DropoutLayer(Dropout(rate), LayerContext(0, (500,), n, np.float64, input_gradient=True))
     layer.draw(noise, first)
     return layer.forward({}, np.ones((n, 500))).copy()
 

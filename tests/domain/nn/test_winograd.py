@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from edged.domain.nn.context import LayerContext
 from edged.domain.nn.conv import ConvLayer, conv_layer
 from edged.domain.nn.params import Params
 from edged.domain.nn.spec import Conv2d, MaxPool2d
@@ -23,10 +24,8 @@ def weights(rng: np.random.Generator, channels: int, filters: int) -> Params:
 
 def layers(conv: Conv2d, pool: MaxPool2d | None, shape: tuple[int, int, int]) -> tuple[WinogradLayer, ConvLayer]:
     """By Winograd, and by patches."""
-    return (
-        WinogradLayer(0, conv, pool, shape, micro_batch=3, dtype=np.float64, input_gradient=True),
-        ConvLayer(0, conv, pool, shape, micro_batch=3, dtype=np.float64, input_gradient=True),
-    )
+    context = LayerContext(0, shape, 3, np.float64, input_gradient=True)
+    return WinogradLayer(conv, pool, context), ConvLayer(conv, pool, context)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (6, 5), (5, 6), (4, 4)], ids=str)
@@ -63,7 +62,7 @@ def test_single_precision_stays_within_a_few_units_of_the_last_place():
     x = rng.standard_normal((3, *shape))
     params = weights(rng, 32, 64)
     exact = layers(conv, None, shape)[1].forward(params, x)
-    layer = WinogradLayer(0, conv, None, shape, micro_batch=3, dtype=np.float32, input_gradient=False)
+    layer = WinogradLayer(conv, None, LayerContext(0, shape, 3, np.float32, input_gradient=False))
     rounded = {name: value.astype(np.float32) for name, value in params.items()}
     layer.begin(rounded)
     single = layer.forward(rounded, x.astype(np.float32))
@@ -84,5 +83,5 @@ def test_single_precision_stays_within_a_few_units_of_the_last_place():
     ids=str,
 )
 def test_only_what_it_can_compute_goes_to_it(conv, pool, channels, is_winograd):
-    layer = conv_layer(0, conv, pool, (13, 13, channels), micro_batch=1, dtype=np.float32, input_gradient=False)
+    layer = conv_layer(conv, pool, LayerContext(0, (13, 13, channels), 1, np.float32, input_gradient=False))
     assert isinstance(layer, WinogradLayer) == is_winograd
