@@ -1,4 +1,4 @@
-"""What every layer must keep: its gradient is the slope of the loss, however the mini-batch is cut."""
+"""The check for every layer: its gradient is the slope of the loss, however the mini-batch is divided."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ FUNCTIONS: Mapping[Activation, Callable[[Any], Any]] = {
     "relu6": lambda x: np.clip(x, 0, 6),
     "tanh": np.tanh,
 }
-"""What activations compute."""
+"""The functions of the activations."""
 
 
 def random_params(model: Model, seed: int = 1) -> Params:
@@ -33,7 +33,7 @@ def assert_gradient_is_the_slope(
 ) -> None:
     """Central differences along random directions, for every weight array on its own.
 
-    Mini-batches are cut into uneven micro-batches, so that what one leaves in the buffers meets the next.
+    Mini-batches are divided into uneven micro-batches, so that what one leaves in the buffers would affect the next.
     """
     rng = np.random.default_rng(3)
     model = Model(shape, layers, micro_batch=2, dtype=np.float64, loss=loss)
@@ -48,5 +48,5 @@ def assert_gradient_is_the_slope(
 
     for name, value in params.items():
         direction = rng.standard_normal(value.shape)
-        ahead, behind = (mean_loss({**params, name: value + step * direction}) for step in (1e-6, -1e-6))
-        assert (ahead - behind) / 2e-6 == pytest.approx(float(np.sum(grads[name] * direction)), rel=1e-5, abs=1e-8)
+        above, below = (mean_loss({**params, name: value + step * direction}) for step in (1e-6, -1e-6))
+        assert (above - below) / 2e-6 == pytest.approx(float(np.sum(grads[name] * direction)), rel=1e-5, abs=1e-8)

@@ -1,9 +1,9 @@
-"""Convolution by im2col and one matrix product, with the max-pooling behind it taken in.
+"""Convolution by im2col and one matrix product, fused with the max-pooling after it.
 
-Outputs that no pooling window covers are never computed; the others come by phase (see `epilogue`). Patches lie with
-samples innermost and the patch's elements outermost, and the input with its columns dealt out by their remainder modulo
-the step from one patch to the next: so whole rows of patches are copied, and added on the way back, as one run of
-memory however many channels there are. 1×1 kernels need no patches at all; for 3×3 kernels see also `winograd`.
+Outputs that no pooling window covers are never computed; the others come by phase (see `epilogue`). Patches are laid
+out with samples innermost and the patch's elements outermost, the input with its columns dealt out by their remainder
+modulo the step from one patch to the next. So whole rows of patches are copied, and added in the backward pass, as one
+run of memory whatever the number of channels. 1×1 kernels need no patches. See also: `winograd` (3×3 kernels).
 """
 
 import math
@@ -22,7 +22,7 @@ _NO_POOL = MaxPool2d((1, 1), (1, 1))
 
 
 def same_padding(size: int, window: int, stride: int) -> tuple[int, int]:
-    """Zeros before and behind an axis for `padding: same`: evenly, the odd one behind, as TensorFlow does."""
+    """Zeros before and after an axis for `padding: same`: split evenly, the odd one after, as in TensorFlow."""
     total = max((-(-size // stride) - 1) * stride + window - size, 0)
     return total // 2, total - total // 2
 
@@ -30,7 +30,7 @@ def same_padding(size: int, window: int, stride: int) -> tuple[int, int]:
 def conv_layer(
     conv: Conv2d, pool: MaxPool2d | None, context: LayerContext
 ) -> "ConvLayer | PointwiseLayer | WinogradLayer":
-    """The fastest layer for a convolution, its activation, and `pool` (windows do not overlap) when there is one."""
+    """The fastest layer for a convolution, its activation and the `pool` fused with it (no overlapping windows)."""
     kind: type[ConvLayer | PointwiseLayer | WinogradLayer] = ConvLayer
     if suits_winograd(conv, pool, context.shape):
         kind = WinogradLayer
@@ -40,7 +40,7 @@ def conv_layer(
 
 
 class ConvLayer:
-    """Any convolution, its activation, and `pool` when there is one."""
+    """Any convolution, its activation and the `pool` fused with it, if any."""
 
     def __init__(self, conv: Conv2d, pool: MaxPool2d | None, context: LayerContext) -> None:
         self._kernel, self._bias = kernel_name(context.index, conv), bias_name(context.index, conv)
@@ -65,7 +65,7 @@ class ConvLayer:
         if not self._input_gradient:
             return None
         kernel = params[self._kernel].reshape(len(at.patches), -1)
-        np.matmul(kernel, at.products.T, at.patches)  # the patches have done their work
+        np.matmul(kernel, at.products.T, at.patches)  # the patches are no longer needed
         run(at.scatter)
         return at.dx
 
@@ -76,7 +76,7 @@ class ConvLayer:
 
 
 class _Geometry:
-    """Sizes, without samples. A step is the way from one pooling window to the next, in the input."""
+    """Sizes, without samples. A step is the distance between adjacent pooling windows, in the input."""
 
     def __init__(self, conv: Conv2d, pool: MaxPool2d, shape: Shape) -> None:
         self.height, self.width, self.channels = shape
@@ -84,18 +84,18 @@ class _Geometry:
         self.filters, self.activation = conv.filters, conv.activation
         self.rows, self.columns, _ = pool.output_shape(conv.output_shape(shape))
         self.step = conv.stride[0] * pool.stride[0], conv.stride[1] * pool.stride[1]
-        (self.top, below), (self.left, behind) = (
+        (self.top, below), (self.left, right) = (
             same_padding(n, k, s) if conv.padding == "same" else (0, 0)
             for n, k, s in zip(shape[:2], conv.kernel, conv.stride, strict=True)
         )
-        self.is_padded = any((self.top, below, self.left, behind))
-        width = self.left + self.width + behind
+        self.is_padded = any((self.top, below, self.left, right))
+        width = self.left + self.width + right
         self.dealt = (self.channels, self.top + self.height + below, self.step[1], -(-width // self.step[1]))
         self.patch = (*conv.kernel, self.channels)
 
 
 class _Memory:
-    """What micro-batches of all sizes share."""
+    """The buffers that micro-batches of all sizes share."""
 
     def __init__(self, of: _Geometry, context: LayerContext) -> None:
         micro_batch, dtype, input_gradient = context.micro_batch, context.dtype, context.input_gradient
@@ -111,12 +111,12 @@ class _Memory:
 
 
 class _Views:
-    """The memory as a micro-batch of `n` samples uses it, and the steps between the matrix products."""
+    """The buffers as a micro-batch of `n` samples uses them, and the steps between the matrix products."""
 
     def __init__(self, of: _Geometry, memory: _Memory, n: int) -> None:
         self._of = of
         self._dealt = memory.dealt.array(*of.dealt, n)  # [channels, rows, column % step, column // step, n]
-        self._places = list(self._columns_by_remainder())
+        self._columns = list(self._columns_by_remainder())
         patches = memory.patches.array(*of.patch, *of.pool, of.rows, of.columns, n)
         self._gather = list(self._copy_patches(patches))
         products = memory.products.array(math.prod(of.pool), of.rows, of.columns, n, of.filters)
@@ -133,19 +133,19 @@ class _Views:
             self.scatter: Steps = [
                 (self._dealt.fill, (0,)),
                 *self._add_patches(patches),
-                *((np.copyto, (dx[:, columns], place.transpose(1, 2, 3, 0))) for columns, place in self._places),
+                *((np.copyto, (dx[:, columns], target.transpose(1, 2, 3, 0))) for columns, target in self._columns),
             ]
 
     def gather(self, x: Array) -> None:
-        """The patches of the input [n, height, width, channels]."""
+        """Copy the patches of the input [n, height, width, channels]."""
         if self._of.is_padded:
             self._dealt.fill(0)
-        for columns, place in self._places:
-            np.copyto(place, x[:, :, columns].transpose(3, 1, 2, 0))
+        for columns, target in self._columns:
+            np.copyto(target, x[:, :, columns].transpose(3, 1, 2, 0))
         run(self._gather)
 
     def _columns_by_remainder(self) -> Iterator[tuple[slice, Array]]:
-        """The input's columns of each remainder, and the place [channels, height, columns, n] for them."""
+        """The input's columns of each remainder, and where they are copied to: [channels, height, columns, n]."""
         of, step = self._of, self._of.step[1]
         for remainder in range(step):
             first = (remainder - of.left) % step
@@ -165,21 +165,21 @@ class _Views:
             yield np.copyto, (patches[:, column, :, :, phase], source)
 
     def _add_patches(self, dpatches: Array) -> Iterator[Step]:
-        """Every patch's gradient to its place, of those at once that do not overlap."""
+        """Add each patch's gradient where the patch came from: patches that do not overlap in one operation."""
         of = self._of
         for row, column, a, b in np.ndindex(*of.kernel, *of.pool):
             top = a * of.stride[0] + row
             first, remainder = divmod(b * of.stride[1] + column, of.step[1])
             rows = slice(top, top + (of.rows - 1) * of.step[0] + 1, of.step[0])
-            place = self._dealt[:, rows, remainder, first : first + of.columns]
-            yield np.add, (place, dpatches[row, column, :, a, b], place)
+            target = self._dealt[:, rows, remainder, first : first + of.columns]
+            yield np.add, (target, dpatches[row, column, :, a, b], target)
 
 
 class PointwiseLayer:
     """A 1×1 convolution and its activation: the input is its own patches."""
 
     def __init__(self, conv: Conv2d, pool: MaxPool2d | None, context: LayerContext) -> None:
-        assert pool is None, "pooling is for the layer behind"
+        assert pool is None, "pooling needs a layer of its own"
         self._kernel, self._bias = kernel_name(context.index, conv), bias_name(context.index, conv)
         shape, dtype, input_gradient = context.shape, context.dtype, context.input_gradient
         self._shape, self._filters, self._input_gradient = shape, conv.filters, input_gradient
@@ -217,7 +217,7 @@ class PointwiseLayer:
         return dx.transpose(2, 0, 1, 3)
 
     def _at(self, n: int) -> tuple[Array, BoundEpilogue]:
-        """The outputs [height, width, n, filters], and what follows the products that make them."""
+        """The outputs [height, width, n, filters], and their epilogue."""
         if n not in self._bound:
             y = self._products.array(*self._shape[:2], n, self._filters)
             self._bound[n] = y, self._epilogue.of([y], y)

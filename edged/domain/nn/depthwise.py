@@ -1,7 +1,7 @@
-"""Depthwise convolution, tap by tap: each of the kernel's places adds its product with a shifted input.
+"""Depthwise convolution, tap by tap: each element of the kernel adds its product with a shifted input.
 
-Inside, samples stand behind rows and columns: [rows, columns, n, channels]. So a tap is a slice by rows and columns,
-whatever the stride, and moves blocks of n × channels values, against which a tap's weights are laid out n times.
+Internally samples come after rows and columns: [rows, columns, n, channels]. So a tap's inputs are a slice by rows and
+columns, whatever the stride, in blocks of n × channels values, for which the tap's weights are repeated n times.
 """
 
 import math
@@ -72,7 +72,7 @@ class _Geometry:
 
 
 class _Memory:
-    """What micro-batches of all sizes share."""
+    """The buffers that micro-batches of all sizes share."""
 
     def __init__(self, of: _Geometry, context: LayerContext) -> None:
         micro_batch, dtype, input_gradient = context.micro_batch, context.dtype, context.input_gradient
@@ -90,7 +90,7 @@ class _Memory:
 
 
 class _Views:
-    """The memory as a micro-batch of `n` samples uses it, and the steps on it."""
+    """The buffers as a micro-batch of `n` samples uses them, and the steps on them."""
 
     def __init__(self, of: _Geometry, memory: _Memory, n: int) -> None:
         self._of = of
@@ -105,52 +105,52 @@ class _Views:
         self._product = memory.product.array(*self._outputs.shape)
         first, *others = np.ndindex(*of.kernel)
         self.correlate: Steps = [
-            (np.multiply, (self._tap(self.padded, first), self._weights_at(first), self._outputs)),
-            *(step for place in others for step in self._correlate(place)),
+            (np.multiply, (self._inputs_at(self.padded, first), self._weights_at(first), self._outputs)),
+            *(step for tap in others for step in self._correlate(tap)),
         ]
         ones = memory.epilogue.ones.array(self._product.size // of.channels)
-        self.sum_products: Steps = [step for place in (first, *others) for step in self._sum_products(place, ones)]
+        self.sum_products: Steps = [step for tap in (first, *others) for step in self._sum_products(tap, ones)]
         if memory.has_dx:
             dx = memory.dx.array(*self.padded.shape)
             self.dx = self._inside(dx)
-            steps = (step for place in (first, *others) for step in self._scatter(place, dx))
+            steps = (step for tap in (first, *others) for step in self._scatter(tap, dx))
             self.scatter: Steps = [(dx.fill, (0,)), *steps]
 
-    def _correlate(self, place: tuple[int, ...]) -> Steps:
+    def _correlate(self, tap: tuple[int, ...]) -> Steps:
         return [
-            (np.multiply, (self._tap(self.padded, place), self._weights_at(place), self._product)),
+            (np.multiply, (self._inputs_at(self.padded, tap), self._weights_at(tap), self._product)),
             (np.add, (self._outputs, self._product, self._outputs)),
         ]
 
-    def _sum_products(self, place: tuple[int, ...], ones: Array) -> Steps:
-        """The gradient of the weights at `place`. Where the outputs were their gradients are by then."""
+    def _sum_products(self, tap: tuple[int, ...], ones: Array) -> Steps:
+        """The gradient of the weights at `tap`. The outputs' memory holds their gradients by then."""
         by_channel = self._product.reshape(len(ones), -1)
         return [
-            (np.multiply, (self._tap(self.padded, place), self._outputs, self._product)),
-            (np.matmul, (ones, by_channel, self.dkernel[place])),  # a product sums faster than `sum`
+            (np.multiply, (self._inputs_at(self.padded, tap), self._outputs, self._product)),
+            (np.matmul, (ones, by_channel, self.dkernel[tap])),  # a product sums faster than `sum`
         ]
 
-    def _scatter(self, place: tuple[int, ...], dx: Array) -> Steps:
-        tap = self._tap(dx, place)
+    def _scatter(self, tap: tuple[int, ...], dx: Array) -> Steps:
+        inputs = self._inputs_at(dx, tap)
         return [
-            (np.multiply, (self._outputs, self._weights_at(place), self._product)),
-            (np.add, (tap, self._product, tap)),
+            (np.multiply, (self._outputs, self._weights_at(tap), self._product)),
+            (np.add, (inputs, self._product, inputs)),
         ]
 
-    def _weights_at(self, place: tuple[int, ...]) -> Array:
-        along: Array = self.weights[place].reshape(-1)
+    def _weights_at(self, tap: tuple[int, ...]) -> Array:
+        along: Array = self.weights[tap].reshape(-1)
         return along
 
     def _inside(self, padded: Array) -> Array:
-        """The input [n, height, width, channels] within what windows cover."""
+        """The part of `padded` that holds the input, as [n, height, width, channels]."""
         of = self._of
         return padded[of.top : of.top + of.height, of.left : of.left + of.width].transpose(2, 0, 1, 3)
 
-    def _tap(self, padded: Array, place: tuple[int, ...]) -> Array:
-        """The inputs that a place of the kernel meets: [rows, columns, n · channels]."""
+    def _inputs_at(self, padded: Array, tap: tuple[int, ...]) -> Array:
+        """The inputs that the kernel's element `tap` is multiplied with: [rows, columns, n · channels]."""
         of = self._of
         rows, columns = (
             slice(first, first + (count - 1) * stride + 1, stride)
-            for first, count, stride in zip(place, (of.rows, of.columns), of.stride, strict=True)
+            for first, count, stride in zip(tap, (of.rows, of.columns), of.stride, strict=True)
         )
         return padded.reshape(*of.padded, -1)[rows, columns]

@@ -1,4 +1,4 @@
-"""Dropout whose noise is a pure function of where it falls, so that no thread and no cut changes it."""
+"""Dropout whose masks neither threads nor the division into micro-batches change."""
 
 import math
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from edged.domain.nn.spec import Dropout
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """What randomness inside the model is drawn from: both numbers from 0 to 2^64 - 1."""
+    """Seeds the randomness inside a model; both numbers are from 0 to 2^64 - 1."""
 
     seed: int
     step: int
 
 
 class DropoutLayer:
-    """Lets everything through until `draw` says otherwise.
+    """Passes everything through until `set_noise` sets some.
 
-    A sample's mask follows from the noise, the layer's index and the sample's place in the mini-batch alone
+    A sample's mask depends only on the noise, the layer's index and the sample's number in the mini-batch
     (Philox, a counter-based generator: Salmon et al. 2011).
     """
 
@@ -34,8 +34,8 @@ class DropoutLayer:
         self._noise: Noise | None = None
         self._first = 0
 
-    def draw(self, noise: Noise | None, first: int) -> None:
-        """Use `noise` for micro-batches whose first sample is the mini-batch's number `first`; None: drop nothing."""
+    def set_noise(self, noise: Noise | None, first: int) -> None:
+        """Use `noise` for micro-batches whose first sample is number `first` of the mini-batch; None: drop nothing."""
         self._noise, self._first = noise, first
 
     def forward(self, params: Params, x: Array) -> Array:  # noqa: ARG002 - one signature for all layers

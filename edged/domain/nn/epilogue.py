@@ -1,8 +1,8 @@
-"""What follows a convolution's matrix products: max-pooling, bias, activation, and the way back through them.
+"""What follows a convolution's matrix products: max-pooling, bias, activation, and their backward pass.
 
 The products come as one matrix per *phase*: phase (a, b) holds the outputs at row a, column b of every pooling window.
-So pooling is an element-wise maximum of contiguous matrices, its backward pass likewise, and bias and activation, with
-which the maximum commutes, have only the pooled outputs to do. Without pooling there is one phase.
+So pooling and its backward pass are element-wise operations on contiguous matrices, and bias and activation, which
+commute with the maximum, are applied to the pooled outputs only. Without pooling there is one phase.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ class BoundEpilogue:
         self._row = np.zeros(y.shape[2:], y.dtype)
         self._zeros = np.zeros(self._flat.shape[1], y.dtype)
         self._passes = memory.passes.array(*y.shape) if memory.has_relu else None
-        self._dy = products[0]  # in `backward`: its value has done its work, and y is told apart from it
+        self._dy = products[0]  # overwritten by `backward`, which reads y before (they may be one array)
         self._dy_matrix = self._dy.reshape(-1, filters)
         self._ones, self._dbias = memory.ones.array(len(self._dy_matrix)), memory.dbias.array(filters)
         overtakes = memory.overtakes.array(len(products) - 1, y.size)
@@ -56,7 +56,7 @@ class BoundEpilogue:
         self._unpool = _unpool(overtakes, flat)
 
     def forward(self, bias: Array) -> None:
-        """From products to y."""
+        """Compute y from the products."""
         run(self._pool)
         np.copyto(self._row, bias)
         np.add(self._flat, self._row.reshape(-1), self._flat)
@@ -64,7 +64,7 @@ class BoundEpilogue:
             np.maximum(self._flat, self._zeros, self._flat)
 
     def backward(self, dy: Array) -> Array:
-        """Put the products' gradients in their place; return the bias's [filters].
+        """Overwrite the products with their gradients; return the bias's [filters].
 
         A window's gradient goes to its first maximum. `dy` has y's shape and may lie in any order in memory.
         """
@@ -79,7 +79,7 @@ class BoundEpilogue:
 
 
 def _pool(products: Sequence[Array], overtakes: Array, y: Array) -> Steps:
-    """The maximum of all products, remembering which of them overtook those before it."""
+    """The maximum of all products, recording which of them overtook those before it."""
     before = products[0]
     steps: list[Step] = []
     for product, overtook in zip(products[1:], overtakes, strict=True):
@@ -89,7 +89,7 @@ def _pool(products: Sequence[Array], overtakes: Array, y: Array) -> Steps:
 
 
 def _unpool(overtakes: Array, dproducts: Sequence[Array]) -> Steps:
-    """From the last phase to the second, take what it had overtaken. The first, given all, is left the rest."""
+    """Move each window's gradient from the first phase, which holds them all, to the last one that overtook."""
     steps: list[Step] = []
     for dproduct, overtook in zip(reversed(dproducts[1:]), reversed(overtakes), strict=True):
         steps += [*_gate(dproducts[0], overtook, dproduct), (np.subtract, (dproducts[0], dproduct, dproducts[0]))]
@@ -97,5 +97,5 @@ def _unpool(overtakes: Array, dproducts: Sequence[Array]) -> Steps:
 
 
 def _gate(x: Array, opens: Array, result: Array) -> Steps:
-    """Let x through where it `opens`, else 0: in two steps, for a product of floats and booleans is slower."""
+    """Pass x where the gate `opens`, else 0; in two steps, as a product of floats and booleans is slower."""
     return [(np.copyto, (result, opens)), (np.multiply, (result, x, result))]

@@ -1,6 +1,6 @@
 """Group normalisation (Wu and He 2018, https://arxiv.org/abs/1803.08494).
 
-It has no statistics of the batch: training and prediction compute the same, and a batch may be of any size.
+Without statistics of the batch: training and prediction compute the same, and a batch may have any size.
 """
 
 import math
@@ -45,7 +45,7 @@ class GroupNormLayer:
         dscale, dbias = product.sum(axis=1), flat.sum(axis=1)
         grads[self._scale] += dscale.sum(axis=0)
         grads[self._bias] += dbias.sum(axis=0)
-        # What the mean and the variance take back of each value's gradient, by sample and channel
+        # The parts of the gradient that go through the mean and the variance, by sample and channel
         by_mean, by_variance = self._group_mean(dbias * scale), self._group_mean(dscale * scale)
         flat *= scale
         flat -= by_mean[:, None]
@@ -54,11 +54,11 @@ class GroupNormLayer:
         return dy
 
     def _rstd_of(self, n: int) -> Array:
-        """1 / standard deviation [n, channels] of the present micro-batch."""
+        """1 / standard deviation [n, channels] of the current micro-batch."""
         return self._rstd.array(n, self._channels)
 
     def _group_mean(self, sums: Array) -> Array:
-        """From sums by channel [n, channels] the mean over each channel's group, again by channel."""
+        """From sums by channel [n, channels], the mean over each channel's group, also by channel."""
         groups = self._spec.groups
         means = sums.reshape(len(sums), groups, -1).sum(axis=2) * (groups / (self._num_positions * self._channels))
         return np.repeat(means, self._channels // groups, axis=1)

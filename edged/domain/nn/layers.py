@@ -1,8 +1,8 @@
-"""The layers that a Model is made of and how they follow from the specification; flatten and dense themselves.
+"""Builds a model's layers from their specifications; also the flatten and dense layers.
 
-A layer owns the buffers of one micro-batch and nothing else: weights come with every call. Activations are NHWC.
-What a call returns is a view of a buffer, valid until the layer's next call; `backward` follows the `forward` of the
-same micro-batch and may overwrite the gradient that it is given. Every other layer has a module of its own.
+A layer owns the buffers of one micro-batch and nothing else: weights are passed to every call. Activations are NHWC.
+A call returns a view of a buffer, valid until the layer's next call; `backward` follows the `forward` of the same
+micro-batch and may overwrite the gradient passed to it. The other layers have modules of their own.
 """
 
 import math
@@ -50,10 +50,10 @@ class Layer(Protocol):
     """One step of the model, forward and backward."""
 
     def forward(self, params: Params, x: Array) -> Array:
-        """The output for micro-batch `x` [n, …]; n is at most the micro-batch that the layer was made for."""
+        """The output for micro-batch `x` [n, …]; n is at most the context's micro-batch."""
 
     def backward(self, params: Params, dy: Array, grads: Params) -> Array | None:
-        """Add the weights' gradients to `grads`; return the input's, or None when nothing before has weights."""
+        """Add the weights' gradients to `grads`; return the input's, or None when no earlier layer has weights."""
 
 
 def make_layers(
@@ -82,21 +82,21 @@ def make_layers(
 
 
 def begin(layers: Sequence[Layer], params: Params) -> None:
-    """Let `layers` do what is the same for all micro-batches with these weights; before the first `forward`."""
+    """Do the work that all micro-batches with these weights share; call it before the first `forward`."""
     for layer in layers:
         if isinstance(layer, WinogradLayer):
             layer.begin(params)
 
 
 def end(layers: Sequence[Layer], grads: Params) -> None:
-    """Let `layers` add to `grads` what they gathered since `begin`; behind the last `backward`."""
+    """Add to `grads` what `layers` accumulated since `begin`; call it after the last `backward`."""
     for layer in layers:
         if isinstance(layer, WinogradLayer):
             layer.end(grads)
 
 
 def _without_activation(spec: LayerSpec) -> tuple[LayerSpec, Function | None]:
-    """The layer with no activation but one that its own code computes, and the activation that is left to do."""
+    """The layer with only the activation that its own code computes, and the one that remains, if any."""
     if not isinstance(spec, Conv2d | Conv1d | DepthwiseConv2d | Dense) or spec.activation == "none":
         return spec, None
     if spec.activation == "relu":

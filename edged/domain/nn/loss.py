@@ -1,4 +1,4 @@
-"""Losses, each with its gradient by the model's outputs; and softmax."""
+"""Losses, each with its gradient with respect to the model's outputs; and softmax."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -19,7 +19,7 @@ def softmax(logits: Array) -> Array:
 
 
 def cross_entropy(logits: Array, y: npt.NDArray[np.int64]) -> tuple[Array, Array]:
-    """-log softmax(logits)[y] per sample [n], and its gradient by the logits [n, classes].
+    """-log softmax(logits)[y] per sample [n], and its gradient with respect to the logits [n, classes].
 
     `y` [n] holds class numbers; one outside the classes raises IndexError or counts from the end, as numpy does.
     """
@@ -35,9 +35,9 @@ def cross_entropy(logits: Array, y: npt.NDArray[np.int64]) -> tuple[Array, Array
 
 
 def mean_squared_error(outputs: Array, targets: Array) -> tuple[Array, Array]:
-    """Mean over the outputs of (output - target)² per sample [n], and its gradient by the outputs [n, outputs].
+    """Mean over the outputs of (output - target)² per sample [n], and its gradient with respect to the outputs.
 
-    `outputs`, `targets`: [n, outputs].
+    `outputs`, `targets` and the gradient: [n, outputs].
     """
     gradient = outputs - targets
     losses = np.einsum("ij,ij->i", gradient, gradient) / outputs.shape[1]
@@ -49,4 +49,4 @@ LOSSES: Mapping[LossName, Callable[[Array, Any], tuple[Array, Array]]] = {
     "cross_entropy": cross_entropy,
     "mean_squared_error": mean_squared_error,
 }
-"""From outputs and targets: the loss per sample, and its gradient by the outputs."""
+"""From outputs and targets: the loss per sample, and its gradient with respect to the outputs."""

@@ -1,7 +1,7 @@
 """A sequential model: the gradient of a mini-batch and the logits of samples, computed micro-batch by micro-batch.
 
-Weights are the caller's; the model holds only buffers, whose size does not depend on the mini-batch. Updates are
-`domain.optim`'s, threads the caller's: the model merely can be computed in several lanes.
+Weights are passed to every call; the model holds only buffers, whose size does not depend on the mini-batch. It can be
+computed in several lanes, for which the caller supplies the threads. See also: `domain.training.optim` (updates).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +23,7 @@ __all__ = ["Division", "Gradient", "Map", "Model", "Noise", "Params"]
 
 _MAX_MICRO_BATCH = 32
 _LANE_BYTES = 12 << 20
-"""Beyond this, larger micro-batches gain little and only cost memory; below, calls into numpy begin to weigh."""
+"""A lane's buffers. Above this, larger micro-batches only cost memory; below, the overhead of calls to numpy shows."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,13 +37,13 @@ class Map(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """What one mini-batch teaches.
+    """The gradient of one mini-batch, and what its samples had to do with it.
 
     `grads`: the gradient of the mini-batch's mean (weighted) loss: views into the model's buffers, valid until its
     next call. `losses`: each sample's loss, without its weight, float32 [n]. `scores`: the norm of each loss's gradient
-    by the model's outputs, float32 [n]: what bounds the norm of the sample's whole gradient, up to a factor that all
-    samples share (Katharopoulos and Fleuret 2018, https://arxiv.org/abs/1803.00942). `num_correct`: samples whose
-    largest logit is their class's; 0 where there are no classes.
+    with respect to the model's outputs, float32 [n]: an upper bound on the norm of the sample's whole gradient, up to a
+    factor common to all samples (Katharopoulos and Fleuret 2018, https://arxiv.org/abs/1803.00942). `num_correct`:
+    samples whose largest logit is their class's; 0 where there are no classes.
     """
 
     grads: Params
@@ -54,9 +54,9 @@ class Gradient:
 
 @dataclass(frozen=True, slots=True)
 class Division:
-    """How a mini-batch is cut: its samples over `lanes`, and those of a lane into micro-batches of `micro_batch`.
+    """How a mini-batch is divided: its samples over `lanes`, and a lane's into micro-batches of `micro_batch`.
 
-    It decides the order in which gradients are summed, and so the last bits of what is learnt.
+    It determines the order in which gradients are summed, and so the last bits of the result.
     """
 
     lanes: int
@@ -67,9 +67,9 @@ class Model:
     """A model of `layers` for samples of `sample_shape`.
 
     With `loss` cross_entropy, the last layer's outputs are the classes' logits and targets are classes, int64 [n]; with
-    mean_squared_error, targets are the outputs to reach, [n, outputs] of the model's dtype.
+    mean_squared_error, targets are the expected outputs, [n, outputs] of the model's dtype.
 
-    `lanes` sets of buffers allow as many threads (`gradient`'s `map`). A mini-batch's samples are divided over the
+    `lanes` sets of buffers allow that many threads (`gradient`'s `map`). A mini-batch's samples are divided over the
     lanes and within a lane into micro-batches; sums are made in that fixed order. So the same lanes and micro-batch
     give the same bits on the same machine, whatever `map` does. Without `micro_batch`, a lane's buffers take about
     12 MiB, or the memory of one sample when that is more. One call at a time.
@@ -98,7 +98,7 @@ class Model:
         self.divide(Division(lanes, micro_batch or _fitting_micro_batch(sample_shape, layers, dtype)))
 
     def divide(self, division: Division) -> None:
-        """Cut mini-batches like this from now on: makes all buffers anew."""
+        """Divide mini-batches like this from now on; recreates all buffers."""
         self._division = division
         self._lanes = [
             _Lane(self.sample_shape, self._specs, division.micro_batch, self._dtype, self._loss)
@@ -107,12 +107,12 @@ class Model:
 
     @property
     def division(self) -> Division:
-        """How mini-batches are cut."""
+        """How mini-batches are divided."""
         return self._division
 
     @property
     def num_parameters(self) -> int:
-        """Weights and biases."""
+        """The number of weights and biases."""
         return num_parameters(self.sample_shape, self._specs)
 
     @property
@@ -121,7 +121,7 @@ class Model:
         return sum(lane.buffer_bytes for lane in self._lanes)
 
     def initial(self, seed: int) -> Params:
-        """Weights to begin with, a pure function of `seed`: see `params.initial_params`."""
+        """Initial weights, a pure function of `seed`: see `params.initial_params`."""
         return initial_params(self.sample_shape, self._specs, seed, self._dtype)
 
     def gradient(
@@ -132,13 +132,13 @@ class Model:
         weights: Array | None = None,
         *,
         noise: Noise | None = None,
-        map: Map = map,  # noqa: A002 - the same thing
+        map: Map = map,  # noqa: A002 - it replaces the builtin
     ) -> Gradient:
         """Gradient of the mean over the mini-batch of weight × loss.
 
         `x`: [n, *sample_shape] of the model's dtype, n >= 1; `y`: targets [n, …]; `weights`: [n], all one when None.
-        `noise`: what dropout is drawn from, the same each time for the same noise; None: nothing is dropped.
-        `map` runs the lanes: an Executor's spreads them over its threads; limit BLAS to one thread then.
+        `noise` determines what dropout drops; None: nothing. `map` runs the lanes: an Executor's spreads them over
+        its threads; limit BLAS to one thread then.
         """
         n = len(x)
         losses, scores = np.empty(n, self._dtype), np.empty(n, self._dtype)
@@ -146,11 +146,11 @@ class Model:
         if weights is not None:
             scale[:, 0] *= weights
         bounds = [n * lane // len(self._lanes) for lane in range(len(self._lanes) + 1)]
-        shares = [slice(*share) for share in pairwise(bounds)]
+        parts = [slice(*part) for part in pairwise(bounds)]
 
         def run(lane: int) -> int:
-            part = shares[lane]
-            self._lanes[lane].draw(noise, part.start)
+            part = parts[lane]
+            self._lanes[lane].set_noise(noise, part.start)
             return self._lanes[lane].run(params, x[part], y[part], scale[part], losses[part], scores[part])
 
         num_correct = sum(map(run, range(len(self._lanes))))
@@ -161,14 +161,14 @@ class Model:
         return Gradient(grads, losses, scores, num_correct)
 
     def logits(self, params: Params, x: Array) -> Array:
-        """The outputs [n, outputs] for `x` [n, *sample_shape], any n, logits if they are classes; a new array."""
+        """The outputs for `x` [n, *sample_shape], any n, as a new array [n, outputs]; with cross_entropy, logits."""
         result = np.empty((len(x), self._num_outputs), self._dtype)
         self._lanes[0].logits(params, x, result)
         return result
 
 
 def _fitting_micro_batch(sample_shape: tuple[int, ...], specs: Sequence[LayerSpec], dtype: npt.DTypeLike) -> int:
-    """The largest up to 32 whose buffers stay within the budget: what a sample adds is the same for each."""
+    """The largest up to 32 whose buffers stay within _LANE_BYTES; every sample adds the same number of bytes."""
     one, two = (
         sum(buffer_bytes(layer) for layer in make_layers(sample_shape, specs, micro_batch=n, dtype=dtype))
         for n in (1, 2)
@@ -201,14 +201,14 @@ class _Lane:
         grads = sum(grad.nbytes for grad in self.grads.values())
         return grads + sum(map(buffer_bytes, self._layers))
 
-    def draw(self, noise: Noise | None, first: int) -> None:
-        """What the next run draws from; its first sample is the mini-batch's number `first`."""
+    def set_noise(self, noise: Noise | None, first: int) -> None:
+        """Use `noise` in the next run, whose first sample is number `first` of the mini-batch."""
         self._noise, self._first = noise, first
 
     def run(self, params: Params, x: Array, y: Array, scale: Array, losses: Array, scores: Array) -> int:
         """Set `grads` to the sum of scale × gradient over the samples, fill in `losses` and `scores`.
 
-        The number of right ones.
+        Returns the number of correctly classified samples.
         """
         for grad in self.grads.values():
             grad.fill(0)
@@ -216,7 +216,7 @@ class _Lane:
         num_correct = 0
         for part in self._micro_batches(len(x)):
             for dropout in self._dropouts:
-                dropout.draw(self._noise, self._first + part.start)
+                dropout.set_noise(self._noise, self._first + part.start)
             outputs = self._forward(params, x[part])
             if self._is_classifier:
                 num_correct += int(np.count_nonzero(outputs.argmax(axis=1) == y[part]))
@@ -229,7 +229,7 @@ class _Lane:
 
     def logits(self, params: Params, x: Array, result: Array) -> None:
         for dropout in self._dropouts:
-            dropout.draw(None, 0)
+            dropout.set_noise(None, 0)
         begin(self._layers, params)
         for part in self._micro_batches(len(x)):
             result[part] = self._forward(params, x[part])

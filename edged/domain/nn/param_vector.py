@@ -11,7 +11,7 @@ Params = Mapping[str, npt.NDArray[np.float32]]
 
 
 def size(params: Params) -> int:
-    """How many numbers there are."""
+    """The number of parameters."""
     return sum(param.size for param in params.values())
 
 

@@ -1,4 +1,4 @@
-"""A model's weights by name: which there are, their shapes, and their first values."""
+"""A model's weights: their names, shapes and initial values."""
 
 import math
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ def parameter_shapes(sample_shape: Shape, layers: Sequence[LayerSpec]) -> dict[s
 def initial_params(
     sample_shape: Shape, layers: Sequence[LayerSpec], seed: int, dtype: npt.DTypeLike = np.float32
 ) -> Params:
-    """First values, a pure function of the arguments: zero biases, scales of one, random kernels.
+    """Initial values, a pure function of the arguments: zero biases, scales of one, random kernels.
 
     Kernels before a ReLU: normal with variance 2/fan_in (He et al. 2015, https://arxiv.org/abs/1502.01852); others:
     uniform with variance 2/(fan_in + fan_out) (Glorot and Bengio 2010).
@@ -77,14 +77,14 @@ def _kernel(shape: Shape, index: int, layers: Sequence[LayerSpec], seed: int) ->
     else:
         receptive = math.prod(shape[:-2])
         fan_in, fan_out = receptive * shape[-2], receptive * shape[-1]
-    if _meets_relu(index, layers):
+    if _feeds_relu(index, layers):
         return rng.normal(0.0, math.sqrt(2 / fan_in), shape)
     limit = math.sqrt(6 / (fan_in + fan_out))
     return rng.uniform(-limit, limit, shape)
 
 
-def _meets_relu(index: int, layers: Sequence[LayerSpec]) -> bool:
-    """Whether a ReLU follows the kernel of layer `index`, be it behind a normalisation."""
+def _feeds_relu(index: int, layers: Sequence[LayerSpec]) -> bool:
+    """Whether the outputs of layer `index` go into a ReLU, directly or after a normalisation."""
     layer = layers[index]
     assert isinstance(layer, Conv2d | Conv1d | DepthwiseConv2d | Dense)
     if layer.activation != "none":

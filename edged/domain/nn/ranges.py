@@ -1,4 +1,4 @@
-"""Which values a trained model's layers give, for choosing the scales of a quantised one."""
+"""The value ranges of a trained model's layers, for choosing the scales of a quantised one."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from edged.domain.nn.spec import LayerSpec, Shape
 _MICRO_BATCH = 8
 
 Range = tuple[float, float]
-"""The least and the greatest value."""
+"""Minimum and maximum."""
 
 
 def output_ranges(
@@ -21,8 +21,8 @@ def output_ranges(
 ) -> list[Range]:
     """The range of `x` and of each layer's outputs, for samples `x` float32 [n, *sample_shape], n ≥ 1.
 
-    Each layer comes with the index that its weights have in `params`; a dropout has no place here. Memory: the buffers
-    that training a few samples takes.
+    Each layer comes with the index of its weights in `params`; leave out dropouts. Takes the memory of training on a
+    few samples.
     """
     chain, shape = [], sample_shape
     for index, layer in layers:

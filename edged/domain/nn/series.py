@@ -1,4 +1,4 @@
-"""Layers along a series [length, channels]: those for images, with the series as an image of one row."""
+"""Layers along a series [length, channels]: image layers that take the series as an image of one row."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -18,8 +18,8 @@ class _ImageLayer(Protocol):
 class SeriesLayer:
     """`layer`, made for [1, length, channels], for samples [length, channels].
 
-    `names`: what the layer calls its weights → what they are called in the model. A kernel of the series' has one
-    axis less than the layer's.
+    `names`: from the layer's own names of its weights to the model's. A series' kernel has one axis fewer than the
+    layer's.
     """
 
     def __init__(self, layer: _ImageLayer, names: Mapping[str, str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What a model is made of, as written in the topology file: layer specifications and the shapes they give.
+"""Layer specifications, as written in the topology file, and the shapes they produce.
 
 Holds no weights and computes nothing but shapes and counts. A sample is an image [height, width, channels], a series
 [length, channels] or has any other axes; the last axis is always the channels.
@@ -29,16 +29,16 @@ class _Layer:
     """The layer's name in the topology file and in the names of its weights."""
 
     def weights(self, shape: Shape) -> dict[str, Shape]:  # noqa: ARG002 - one signature for all layers
-        """The shapes of the layer's weights by their names, behind an input of `shape`."""
+        """The shapes of the layer's weights by name, for an input of `shape`."""
         return {}
 
     def num_parameters(self, shape: Shape) -> int:
-        """Numbers in all weights, behind an input of `shape`."""
+        """Values in all weights, for an input of `shape`."""
         return sum(math.prod(weight) for weight in self.weights(shape).values())
 
 
 class _SameShape(_Layer):
-    """A layer that changes values, not their number."""
+    """A layer that changes values, not the shape."""
 
     __slots__ = ()
 
@@ -337,7 +337,7 @@ def _series(shape: Shape, name: str) -> tuple[int, int]:
 
 
 def _windows(size: Shape, window: Shape, stride: Shape, padding: Padding, name: str) -> Shape:
-    """How many windows there are along each axis."""
+    """The number of windows along each axis."""
     if padding == "same":
         return tuple(-(-n // s) for n, s in zip(size, stride, strict=True))
     counts = tuple((n - w) // s + 1 for n, w, s in zip(size, window, stride, strict=True))
@@ -347,5 +347,5 @@ def _windows(size: Shape, window: Shape, stride: Shape, padding: Padding, name: 
 
 
 def shape_text(shape: Sequence[int]) -> str:
-    """The shape for people: 28×28×1."""
+    """The shape for messages: 28×28×1."""
     return "×".join(str(n) for n in shape)

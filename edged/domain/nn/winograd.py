@@ -1,4 +1,4 @@
-"""3×3 convolution with stride 1 by Winograd's F(2×2, 3×3): 16 products a tile of four outputs, where there were 36.
+"""3×3 convolution with stride 1 by Winograd's F(2×2, 3×3): 16 products per tile of four outputs instead of 36.
 
 Lavin and Gray 2015, https://arxiv.org/abs/1509.09308. Per axis, four inputs x give four values v, the kernel k four
 values u, and the products v·u two outputs y:
@@ -8,10 +8,10 @@ values u, and the products v·u two outputs y:
 
 With channels, each of the 16 products is a matrix product. (The paper's v3 and u3 have the other sign: here all of y's
 second pair adds.) A tile of four outputs is also a window of the 2×2 pooling that may follow, so that the outputs come
-out by phase, as `epilogue` wants them. The backward pass is the transpose of each step in reverse order.
+out by phase, as `epilogue` expects them. The backward pass is the transpose of each step in reverse order.
 
-Inside, samples stand behind rows and columns: [rows, columns, n, channels]. So every slice by rows or columns, of which
-the transformations are made, moves blocks of n × channels values.
+Internally samples come after rows and columns: [rows, columns, n, channels]. So the slices by rows or columns that the
+transformations consist of move blocks of n × channels values.
 """
 
 import math
@@ -35,7 +35,7 @@ _CORNERS = [(0, 0), (0, 3), (3, 0), (3, 3)]
 
 
 def suits_winograd(conv: Conv2d, pool: MaxPool2d | None, shape: Shape) -> bool:
-    """Whether WinogradLayer can compute the convolution and the pooling behind it, and does so faster."""
+    """Whether WinogradLayer can compute the convolution and the pooling after it, and faster."""
     return (
         conv.kernel == (3, 3)
         and conv.stride == (1, 1)
@@ -47,7 +47,7 @@ def suits_winograd(conv: Conv2d, pool: MaxPool2d | None, shape: Shape) -> bool:
 class WinogradLayer:
     """A 3×3 convolution, its activation, and the 2×2 `pool` when there is one.
 
-    Unlike other layers it takes `begin` before a mini-batch's micro-batches and, behind their gradients, `end`.
+    Unlike other layers it needs `begin` before a mini-batch's micro-batches and `end` after their gradients.
     """
 
     def __init__(self, conv: Conv2d, pool: MaxPool2d | None, context: LayerContext) -> None:
@@ -63,7 +63,7 @@ class WinogradLayer:
         self._dkernel = self._memory.dkernel.array(9, math.prod(weights))
 
     def begin(self, params: Params) -> None:
-        """Transform the kernel, for micro-batches until the next call: they are many, and it is the same for all."""
+        """Transform the kernel once, for all micro-batches until the next call."""
         np.matmul(self._to_u, params[self._kernel].reshape(9, -1), self._u.reshape(16, -1))
         self._du_sum.fill(0)
 
@@ -90,7 +90,7 @@ class WinogradLayer:
         np.add(self._du_sum, self._du, self._du_sum)
         if not self._input_gradient:
             return None
-        np.matmul(at.products, self._u.swapaxes(1, 2), at.v)  # v has done its work
+        np.matmul(at.products, self._u.swapaxes(1, 2), at.v)  # v is no longer needed
         run(at.transform_back)
         return at.dx
 
@@ -116,7 +116,7 @@ class _Geometry:
 
 
 class _Memory:
-    """What micro-batches of all sizes share."""
+    """The buffers that micro-batches of all sizes share."""
 
     def __init__(self, of: _Geometry, context: LayerContext) -> None:
         micro_batch, dtype, input_gradient = context.micro_batch, context.dtype, context.input_gradient
@@ -137,7 +137,7 @@ class _Memory:
 
 
 class _Views:
-    """The memory as a micro-batch of `n` samples uses it, and the steps between the matrix products."""
+    """The buffers as a micro-batch of `n` samples uses them, and the steps between the matrix products."""
 
     def __init__(self, of: _Geometry, memory: _Memory, n: int) -> None:
         rows, columns = of.tiles
@@ -162,9 +162,9 @@ class _Views:
         self.interleave: Steps = [] if of.has_pool else _interleave(corners, y)
         self.deinterleave: Steps = [] if of.has_pool else _deinterleave(y, corners)
         if memory.has_dx:
-            self._make_way_back(memory, v, n)
+            self._prepare_backward(memory, v, n)
 
-    def _make_way_back(self, memory: _Memory, dv: Array, n: int) -> None:
+    def _prepare_backward(self, memory: _Memory, dv: Array, n: int) -> None:
         of = self._of
         dx = memory.dx.array(*of.dx, n * of.channels)
         under_tiles = dx[: of.covered[0], : of.covered[1]]
@@ -185,7 +185,7 @@ class _Views:
         run(self._combine_rows)
 
     def _under_tiles(self, x: Array) -> Array:
-        """The input that tiles cover, zero where there is none: `x` itself where it will do."""
+        """The input that tiles cover, padded with zeros; a view of `x` where that is possible."""
         inside = x.transpose(1, 2, 0, 3)
         if not self._of.is_padded and inside.flags.c_contiguous:
             return inside[: self._of.covered[0], : self._of.covered[1]]
@@ -196,7 +196,7 @@ class _Views:
 
 
 def _combine(x: Sequence[Array], v: Array) -> Steps:
-    """From x to v along one axis, as the module's docstring has it."""
+    """From x to v along one axis, see the module's docstring."""
     return [
         (np.subtract, (x[0], x[2], v[0])),
         (np.add, (x[1], x[2], v[1])),
@@ -238,18 +238,18 @@ def _spread(dproducts: Array) -> Steps:
 
 
 def _interleave(corners: Sequence[Array], y: Array) -> Steps:
-    """The outputs by phase to their places among rows and columns; those that no row or column is for are left out."""
-    places = [y[i // 3 :: 2, j // 3 :: 2] for i, j in _CORNERS]
+    """Copy outputs by phase to their rows and columns, without those beyond the last row or column."""
+    targets = [y[i // 3 :: 2, j // 3 :: 2] for i, j in _CORNERS]
     return [
-        (np.copyto, (place, corner[: place.shape[0], : place.shape[1]]))
-        for place, corner in zip(places, corners, strict=True)
+        (np.copyto, (target, corner[: target.shape[0], : target.shape[1]]))
+        for target, corner in zip(targets, corners, strict=True)
     ]
 
 
 def _deinterleave(dy: Array, corners: Sequence[Array]) -> Steps:
     """The transpose of _interleave."""
     steps: list[Step] = []
-    for (copy, (place, corner_part)), corner in zip(_interleave(corners, dy), corners, strict=True):
-        rows, columns = place.shape[:2]
-        steps += [(copy, (corner_part, place)), (corner[rows:].fill, (0,)), (corner[:, columns:].fill, (0,))]
+    for (copy, (target, corner_part)), corner in zip(_interleave(corners, dy), corners, strict=True):
+        rows, columns = target.shape[:2]
+        steps += [(copy, (corner_part, target)), (corner[rows:].fill, (0,)), (corner[:, columns:].fill, (0,))]
     return steps

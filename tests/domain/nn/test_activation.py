@@ -36,16 +36,16 @@ def test_the_layer_computes_its_function(name):
     [Conv2d(3, (3, 3)), Conv2d(3, (2, 2), padding="same"), DepthwiseConv2d((3, 3))],
     ids=str,
 )
-@pytest.mark.parametrize("behind", [(), (MaxPool2d((2, 2), (2, 2)),), (MaxPool2d((2, 2), (1, 1)),)], ids=str)
-def test_an_activation_of_a_layer_is_the_same_as_a_layer_behind_it(name, layer, behind):
+@pytest.mark.parametrize("pooling", [(), (MaxPool2d((2, 2), (2, 2)),), (MaxPool2d((2, 2), (1, 1)),)], ids=str)
+def test_an_activation_in_a_layer_equals_one_in_a_layer_after_it(name, layer, pooling):
     fields = {field: getattr(layer, field) for field in layer.__dataclass_fields__ if field != "kind"}
-    fused = Model(SHAPE, (type(layer)(**{**fields, "activation": name}), *behind, Flatten()), dtype=np.float64)
-    apart = Model(SHAPE, (layer, LAYER_OF[name], *behind, Flatten()), dtype=np.float64)
+    fused = Model(SHAPE, (type(layer)(**{**fields, "activation": name}), *pooling, Flatten()), dtype=np.float64)
+    separate = Model(SHAPE, (layer, LAYER_OF[name], *pooling, Flatten()), dtype=np.float64)
     params, x = random_params(fused), 5 * np.random.default_rng(0).standard_normal((4, *SHAPE))
     y = np.array([0, 1, 2, 3])
-    np.testing.assert_allclose(fused.logits(params, x), apart.logits(params, x), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(fused.logits(params, x), separate.logits(params, x), rtol=1e-12, atol=1e-12)
     for got, expected in zip(
-        fused.gradient(params, x, y).grads.values(), apart.gradient(params, x, y).grads.values(), strict=True
+        fused.gradient(params, x, y).grads.values(), separate.gradient(params, x, y).grads.values(), strict=True
     ):
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
 
@@ -58,7 +58,7 @@ def test_gradient_is_the_slope_of_the_loss(name):
 
 @pytest.mark.parametrize(("value", "slope"), [(-1.0, 0.0), (0.0, 0.0), (3.0, 1.0), (6.0, 0.0), (7.0, 0.0)])
 def test_relu6_passes_the_gradient_between_its_limits_only(value, slope):
-    """One weight of 1 before it, one of 1 behind it: mean squared error to 0 has the gradient 2·y·slope·x."""
+    """One weight of 1 before it, one of 1 after it: mean squared error to 0 has the gradient 2·y·slope·x."""
     model = Model((1,), (Dense(1), Relu6(), Dense(1)), dtype=np.float64, loss="mean_squared_error")
     params = {name: np.ones_like(array) if array.ndim > 1 else array for name, array in model.initial(0).items()}
     gradient = model.gradient(params, np.array([[value]]), np.zeros((1, 1)))

@@ -35,7 +35,7 @@ def by_definition(conv: DepthwiseConv2d, x, kernel, bias):
 
 
 @pytest.mark.parametrize("conv", CONVOLUTIONS, ids=str)
-def test_each_channel_meets_its_own_kernel(conv):
+def test_convolution_follows_its_definition(conv):
     model = Model(SHAPE, (conv, Flatten()), micro_batch=2, dtype=np.float64)
     params, x = random_params(model), 3 * np.random.default_rng(0).standard_normal((3, *SHAPE))
     expected = by_definition(conv, x, *params.values()).reshape(3, -1)

@@ -1,4 +1,4 @@
-"""Dropout: how much it drops, and that its noise depends on nothing but what it is said to depend on."""
+"""Dropout: how much it drops, and that its noise depends only on seed, step, layer and sample."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,7 +17,7 @@ LAYERS = (Conv2d(4, (3, 3), activation="relu"), Dropout(0.5), Flatten(), Dropout
 
 def dropped(rate: float, noise: Noise, n: int = 40, first: int = 0):
     layer = DropoutLayer(Dropout(rate), LayerContext(0, (500,), n, np.float64, input_gradient=True))
-    layer.draw(noise, first)
+    layer.set_noise(noise, first)
     return layer.forward({}, np.ones((n, 500))).copy()
 
 
@@ -29,7 +29,7 @@ def test_about_the_rate_is_dropped_and_the_mean_stays(rate):
     assert y.mean() == pytest.approx(1, rel=0.1)
 
 
-def test_steps_seeds_and_samples_draw_anew_and_the_same_ones_the_same():
+def test_masks_differ_by_step_seed_and_sample_and_are_reproducible():
     y = dropped(0.5, Noise(1, 2))
     np.testing.assert_array_equal(dropped(0.5, Noise(1, 2)), y)
     np.testing.assert_array_equal(dropped(0.5, Noise(1, 2), n=30, first=10), y[10:])
@@ -41,7 +41,7 @@ def test_gradient_is_the_slope_of_the_loss_with_the_same_noise():
     assert_gradient_is_the_slope(SHAPE, LAYERS)
 
 
-def test_noise_does_not_depend_on_how_the_mini_batch_is_cut():
+def test_noise_does_not_depend_on_the_division_of_the_mini_batch():
     x, y = np.random.default_rng(0).random((23, *SHAPE)), np.arange(23) % 3
     whole = Model(SHAPE, LAYERS, micro_batch=23, dtype=np.float64)
     params = whole.initial(0)
@@ -55,7 +55,7 @@ def test_noise_does_not_depend_on_how_the_mini_batch_is_cut():
             np.testing.assert_allclose(got.grads[name], grad, rtol=1e-9, atol=1e-12)
 
 
-def test_threads_give_the_same_bits_as_the_lanes_in_turn():
+def test_threads_give_the_same_bits_as_lanes_run_sequentially():
     x, y = np.random.default_rng(0).random((40, *SHAPE), np.float32), np.arange(40) % 3
     model = Model(SHAPE, LAYERS, micro_batch=4, lanes=2)
     params = model.initial(0)
@@ -63,9 +63,9 @@ def test_threads_give_the_same_bits_as_the_lanes_in_turn():
     def bits(**options) -> bytes:
         return b"".join(grad.tobytes() for grad in model.gradient(params, x, y, noise=NOISE, **options).grads.values())
 
-    in_turn = bits()
+    sequential = bits()
     with ThreadPoolExecutor(2) as executor:
-        assert all(bits(map=executor.map) == in_turn for _ in range(10))
+        assert all(bits(map=executor.map) == sequential for _ in range(10))
 
 
 def test_predictions_and_gradients_without_noise_drop_nothing():

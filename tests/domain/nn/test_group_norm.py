@@ -1,4 +1,4 @@
-"""Group normalisation: what it makes of any input, and its gradient."""
+"""Group normalisation: its outputs for any input, and its gradient."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from tests.support.slopes import assert_gradient_is_the_slope, random_params
     ("shape", "groups"), [((5, 4, 6), 1), ((5, 4, 6), 3), ((5, 4, 6), 6), ((7, 6), 1), ((7, 6), 2), ((6,), 2)]
 )
 def test_groups_get_mean_and_variance_of_scale_and_bias(shape, groups):
-    behind = (Flatten(),) if len(shape) > 1 else ()
-    model = Model(shape, (GroupNorm(groups, epsilon=1e-9), *behind), micro_batch=2, dtype=np.float64)
+    head = (Flatten(),) if len(shape) > 1 else ()
+    model = Model(shape, (GroupNorm(groups, epsilon=1e-9), *head), micro_batch=2, dtype=np.float64)
     params = {"0.group_norm.scale": np.full(6, 2.0), "0.group_norm.bias": np.full(6, -1.0)}
     x = 7 + 3 * np.random.default_rng(0).standard_normal((3, *shape))
     y = model.logits(params, x).reshape(3, -1, groups, 6 // groups)
@@ -29,7 +29,7 @@ def test_gradient_is_the_slope_of_the_loss(groups):
     assert_gradient_is_the_slope((5, 4, 4), (norm, Flatten(), Dense(3)))
 
 
-def test_a_sample_does_not_see_the_others():
+def test_a_samples_output_does_not_depend_on_the_others():
     model = Model((4, 4, 4), (GroupNorm(2), Flatten()), dtype=np.float64)
     params, x = random_params(model), np.random.default_rng(0).standard_normal((5, 4, 4, 4))
     np.testing.assert_allclose(model.logits(params, x)[2:3], model.logits(params, x[2:3]), rtol=1e-12)

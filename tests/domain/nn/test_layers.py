@@ -100,15 +100,15 @@ def test_gradient_is_the_slope_of_the_mean_weighted_loss(layers):
 
     for name, value in params.items():
         direction = rng.standard_normal(value.shape)
-        ahead, behind = (mean_loss({**params, name: value + step * direction}) for step in (1e-6, -1e-6))
-        assert (ahead - behind) / 2e-6 == pytest.approx(float(np.sum(grads[name] * direction)), rel=1e-5, abs=1e-8)
+        above, below = (mean_loss({**params, name: value + step * direction}) for step in (1e-6, -1e-6))
+        assert (above - below) / 2e-6 == pytest.approx(float(np.sum(grads[name] * direction)), rel=1e-5, abs=1e-8)
 
 
 @pytest.mark.parametrize("between", [(), (Relu(),)], ids=["fused pooling", "pooling by itself"])
 def test_equal_values_in_a_pooling_window_share_one_gradient(between):
-    """On a constant image all places of a window are its maximum: the gradient must count once, not four times.
+    """On a constant image all elements of a window are its maximum: the gradient must count once, not four times.
 
-    So the pooled image must teach the same as the image of half the size that pooling makes of it.
+    So the pooled image must give the same gradients as the image of half the size that pooling turns it into.
     """
     conv, head = Conv2d(1, (1, 1)), (Flatten(), Dense(2))
     pooled = Model((4, 4, 1), (conv, *between, MaxPool2d((2, 2), (2, 2)), *head), dtype=np.float64)

@@ -12,7 +12,7 @@ SHAPE = (3, 4, 2)
 LAYERS = (Flatten(), Dense(6), Tanh(), Dense(5))
 
 
-def test_mean_squared_error_of_known_numbers():
+def test_mean_squared_error_of_known_values():
     losses, gradient = mean_squared_error(np.array([[1.0, 2.0], [0.0, 0.0]]), np.array([[0.0, 4.0], [0.0, 0.0]]))
     np.testing.assert_allclose(losses, [2.5, 0])
     np.testing.assert_allclose(gradient, [[1, -2], [0, 0]])
@@ -22,7 +22,7 @@ def test_gradient_of_mean_squared_error_is_its_slope():
     assert_gradient_is_the_slope(SHAPE, LAYERS, loss="mean_squared_error")
 
 
-def test_scores_of_classes_are_the_distance_of_probabilities_from_the_truth():
+def test_scores_of_a_classifier_are_the_distance_of_probabilities_from_the_label():
     model = Model(SHAPE, LAYERS, micro_batch=3, lanes=2, dtype=np.float64)
     params, x, y = model.initial(0), np.random.default_rng(0).standard_normal((8, *SHAPE)), np.arange(8) % 5
     expected = np.linalg.norm(softmax(model.logits(params, x)) - np.eye(5)[y], axis=1)
@@ -42,7 +42,7 @@ def test_scores_are_the_norms_of_the_last_biases_gradients_whatever_the_weights(
         assert scores[row] == pytest.approx(float(np.linalg.norm(one)), rel=1e-12)
 
 
-def test_without_classes_nothing_is_right():
+def test_without_classes_no_prediction_counts_as_correct():
     model = Model(SHAPE, LAYERS, loss="mean_squared_error")
     x = np.ones((2, *SHAPE), np.float32)
     assert model.gradient(model.initial(0), x, np.zeros((2, 5), np.float32)).num_correct == 0

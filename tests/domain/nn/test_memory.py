@@ -1,4 +1,4 @@
-"""A step makes no arrays anew but small ones: all that micro-batches fill is made at the start."""
+"""A training step allocates only small arrays: everything of a micro-batch's size is allocated beforehand."""
 
 import tracemalloc
 

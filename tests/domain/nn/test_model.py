@@ -1,4 +1,4 @@
-"""The model as a whole: what a mini-batch's gradient is made of, and that it can be made again bit by bit."""
+"""The model as a whole: a mini-batch's gradient, and that it is reproducible bit by bit."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -41,13 +41,13 @@ def test_weights_have_the_published_names_and_shapes():
     assert Model(SHAPE, LAYERS).num_parameters == sum(value.size for value in params.values())
 
 
-def test_first_weights_depend_on_the_seed_alone():
+def test_initial_weights_depend_only_on_the_seed():
     first, again, other = (flat(Model(SHAPE, LAYERS).initial(seed)) for seed in (7, 7, 8))
     assert first.tobytes() == again.tobytes()
     assert first.tobytes() != other.tobytes()
 
 
-def test_first_weights_are_spread_for_what_follows_them():
+def test_initial_weights_have_the_variance_that_their_activation_needs():
     params = Model((100,), (Dense(400, "relu"), Dense(400), Relu(), Dense(400))).initial(0)
     he, he_by_layer, glorot = (params[f"{i}.dense.kernel"].std() for i in (0, 1, 3))
     assert he == pytest.approx(np.sqrt(2 / 100), rel=0.05)
@@ -57,7 +57,7 @@ def test_first_weights_are_spread_for_what_follows_them():
 
 @pytest.mark.parametrize("n", [1, 3, 32, 45])
 @pytest.mark.parametrize(("micro_batch", "lanes"), [(1, 1), (5, 1), (64, 1), (4, 2), (32, 3)])
-def test_gradient_does_not_depend_on_how_the_mini_batch_is_cut(n, micro_batch, lanes):
+def test_gradient_does_not_depend_on_the_division_of_the_mini_batch(n, micro_batch, lanes):
     whole, cut = (
         Model(SHAPE, LAYERS, micro_batch=mb, lanes=k, dtype=np.float64) for mb, k in ((n, 1), (micro_batch, lanes))
     )
@@ -78,7 +78,7 @@ def test_float32_gradient_agrees_with_float64():
     np.testing.assert_allclose(flat(got.grads), flat(expected.grads), atol=1e-5)
 
 
-def test_threads_give_the_same_bits_as_the_lanes_in_turn():
+def test_threads_give_the_same_bits_as_lanes_run_sequentially():
     params, (x, y) = Model(SHAPE, LAYERS).initial(0), batch(50)
     in_turn = flat(Model(SHAPE, LAYERS, micro_batch=8, lanes=2).gradient(params, x, y).grads).tobytes()
     model = Model(SHAPE, LAYERS, micro_batch=8, lanes=2)
@@ -99,7 +99,7 @@ def test_training_again_gives_the_same_bits():
     assert train() == train()
 
 
-def test_weights_of_samples_scale_their_part_of_the_mean():
+def test_sample_weights_scale_their_share_of_the_mean():
     """Weight 2 on one sample and 0 on another is the same as counting the one twice; losses stay unweighted."""
     model = Model(SHAPE, LAYERS, dtype=np.float64)
     params, (x, y) = model.initial(0), batch(3, np.float64)
@@ -124,7 +124,7 @@ def test_logits_of_no_samples_are_empty():
     assert model.logits(model.initial(0), np.empty((0, *SHAPE), np.float32)).shape == (0, 3)
 
 
-def test_a_small_problem_is_learnt():
+def test_the_model_learns_a_small_problem():
     """Which half of the image is brighter: hardly any error after 60 steps."""
     rng = np.random.default_rng(0)
     x = rng.random((256, *SHAPE), dtype=np.float32) * 0.5
@@ -140,7 +140,7 @@ def test_a_small_problem_is_learnt():
 
 
 @pytest.mark.parametrize("layers", [(Flatten(),), (Conv2d(2, (1, 1)),), (Dense(2),), (Conv2d(2, (13, 1)), Flatten())])
-def test_layers_that_make_no_classifier_are_refused(layers):
+def test_layers_that_form_no_classifier_are_refused(layers):
     with pytest.raises(ShapeError):
         Model(SHAPE, layers)
 

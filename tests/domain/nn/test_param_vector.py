@@ -19,7 +19,7 @@ def test_a_vector_is_split_into_what_was_flattened():
         np.testing.assert_array_equal(views[name], param)
 
 
-def test_the_digest_tells_any_changed_bit_and_not_the_order_of_a_dict():
+def test_the_digest_depends_on_every_bit_and_not_on_the_order_of_the_dict():
     other = {name: param.copy() for name, param in reversed(PARAMS.items())}
     assert param_vector.digest(other) == param_vector.digest(PARAMS)
     other["a.bias"][0] = np.nextafter(np.float32(7), np.float32(8))

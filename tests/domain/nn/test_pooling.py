@@ -1,4 +1,4 @@
-"""Pooling by the mean, against its definition and finite differences."""
+"""Mean pooling against its definition and finite differences. Max-pooling: see `test_layers`."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ POOLS = [AvgPool2d((2, 2), (2, 2)), AvgPool2d((3, 2), (2, 1)), AvgPool2d((1, 2),
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=str)
-def test_windows_become_their_means(pool):
+def test_average_pooling_takes_the_mean_of_each_window(pool):
     model = Model(SHAPE, (pool, Flatten(), Dense(3)), micro_batch=2, dtype=np.float64)
     params, x = random_params(model), np.random.default_rng(0).standard_normal((3, *SHAPE))
     means = np.empty((3, *pool.output_shape(SHAPE)))
@@ -34,10 +34,10 @@ def test_global_pooling_is_the_mean_of_each_channel(shape):
 
 @pytest.mark.parametrize("pool", [*POOLS, GlobalAvgPool()], ids=str)
 def test_gradient_is_the_slope_of_the_loss(pool):
-    behind = () if isinstance(pool, GlobalAvgPool) else (Flatten(),)
-    assert_gradient_is_the_slope(SHAPE, (Conv2d(3, (2, 2), padding="same"), pool, *behind, Dense(3)))
+    head = () if isinstance(pool, GlobalAvgPool) else (Flatten(),)
+    assert_gradient_is_the_slope(SHAPE, (Conv2d(3, (2, 2), padding="same"), pool, *head, Dense(3)))
 
 
-def test_what_global_pooling_cannot_take_is_refused():
+def test_global_pooling_refuses_a_shape_without_positions():
     with pytest.raises(ShapeError, match="global_avg_pool takes"):
         GlobalAvgPool().output_shape((5,))

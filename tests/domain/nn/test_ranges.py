@@ -12,7 +12,7 @@ SHAPE = (4, 4, 1)
 LAYERS: list[LayerSpec] = [Conv2d(2, (1, 1)), MaxPool2d((2, 2), (2, 2)), Flatten(), Dense(1), Tanh()]
 
 
-def test_each_layer_has_the_least_and_greatest_value_over_all_samples():
+def test_each_layers_range_is_its_minimum_and_maximum_over_all_samples():
     x = np.zeros((20, *SHAPE), np.float32)
     x[:, 0, 0, 0] = np.linspace(-1, 3, 20)
     params = initial_params(SHAPE, LAYERS, seed=0)

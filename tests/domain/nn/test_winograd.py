@@ -33,7 +33,7 @@ def layers(conv: Conv2d, pool: MaxPool2d | None, shape: tuple[int, int, int]) ->
 @pytest.mark.parametrize("activation", ["none", "relu"])
 @pytest.mark.parametrize("pool", [None, POOL], ids=["alone", "pooled"])
 def test_agrees_with_the_convolution_by_patches(size, padding, activation, pool):
-    """Twice, and with a smaller micro-batch between, so that nothing is left over from the call before."""
+    """Twice, and with a smaller micro-batch between, so that nothing is left over from the previous call."""
     shape = (*size, 8)
     conv = Conv2d(9, (3, 3), padding=padding, activation=activation)
     rng = np.random.default_rng(1)
@@ -82,6 +82,6 @@ def test_single_precision_stays_within_a_few_units_of_the_last_place():
     ],
     ids=str,
 )
-def test_only_what_it_can_compute_goes_to_it(conv, pool, channels, is_winograd):
+def test_it_takes_only_what_it_can_compute(conv, pool, channels, is_winograd):
     layer = conv_layer(conv, pool, LayerContext(0, (13, 13, channels), 1, np.float32, input_gradient=False))
     assert isinstance(layer, WinogradLayer) == is_winograd
