@@ -1,6 +1,6 @@
-"""Blocking work beside the event loop, and waiting between tries.
+"""Blocking work in worker threads, and exponential backoff between retries.
 
-Does not start tasks (only app.py does) and knows nothing of what it runs.
+Starts no tasks: only `app` does.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ R = TypeVar("R")
 async def run_in_worker(function: Callable[[*Ts], R], *args: *Ts, executor: Executor | None = None) -> R:
     """Run `function` in a worker thread and return its result.
 
-    Cancellation waits for the thread and is raised afterwards: a thread is never left behind that still
-    changes state (trio's `abandon_on_cancel=False`).
+    Cancelled: waits for the thread first, so that no abandoned thread still changes state (trio's
+    `abandon_on_cancel=False`).
     """
     loop = asyncio.get_running_loop()
-    in_context = contextvars.copy_context().run  # log lines from the thread are the task's, too
+    in_context = contextvars.copy_context().run  # so that the thread's log lines have the task's context
     future = loop.run_in_executor(executor, partial(in_context, function, *args))
     try:
         return await asyncio.shield(future)
@@ -32,52 +32,52 @@ async def run_in_worker(function: Callable[[*Ts], R], *args: *Ts, executor: Exec
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([future])
         if not future.cancelled():
-            future.exception()  # retrieved here: the cancellation is what the caller asked for
+            future.exception()  # mark it as retrieved: the caller gets the cancellation
         raise
 
 
-async def ahead_in_worker(items: Iterator[R], executor: Executor | None = None) -> AsyncGenerator[R, None]:
-    """The items of a blocking iterator, made in a worker thread, one ahead of the consumer.
+async def prefetch_in_worker(items: Iterator[R], executor: Executor | None = None) -> AsyncGenerator[R, None]:
+    """The items of a blocking iterator, computed in a worker thread, one ahead of the consumer.
 
-    Use within `contextlib.aclosing`. Closing or cancelling waits for the item that is being made and drops it.
+    Use within `contextlib.aclosing`. Closing or cancelling waits for the item in progress and drops it.
     """
     loop = asyncio.get_running_loop()
     end = object()
-    made = loop.run_in_executor(executor, next, items, end)
+    pending = loop.run_in_executor(executor, next, items, end)
     try:
-        while (item := await asyncio.shield(made)) is not end:
-            made = loop.run_in_executor(executor, next, items, end)
+        while (item := await asyncio.shield(pending)) is not end:
+            pending = loop.run_in_executor(executor, next, items, end)
             yield cast("R", item)
     finally:
-        while not made.done():
+        while not pending.done():
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([made])
-        if not made.cancelled():
-            made.exception()  # retrieved: raised already, or nobody waits for it any more
+                await asyncio.wait([pending])
+        if not pending.cancelled():
+            pending.exception()  # mark it as retrieved: raised already, or no longer wanted
 
 
 class Backoff:
-    """Seconds to wait before each next try: doubling from `first_s` to `most_s`, with full jitter above half.
+    """Seconds to wait before each retry: doubling from `first_s` to `max_s`, with jitter between half and all of it.
 
-    The jitter keeps a fleet that lost its broker from coming back in one instant.
+    The jitter keeps a fleet that lost its broker from reconnecting all at once.
     """
 
-    def __init__(self, first_s: float = 0.2, most_s: float = 5.0, seed: int | None = None) -> None:
+    def __init__(self, first_s: float = 0.2, max_s: float = 5.0, seed: int | None = None) -> None:
         self._first_s = first_s
-        self._max_s = most_s
+        self._max_s = max_s
         self._next_s = first_s
-        self._random = random.Random(seed)  # noqa: S311 - spreads load, guards nothing
+        self._random = random.Random(seed)  # noqa: S311 - it spreads load and protects nothing
 
     def reset(self) -> None:
-        """The last try succeeded."""
+        """Start over at `first_s`: the last attempt succeeded."""
         self._next_s = self._first_s
 
     def next_s(self) -> float:
-        """The seconds to wait now; longer at every call."""
+        """The seconds to wait now; increases with every call."""
         wait_s = self._next_s * self._random.uniform(0.5, 1.0)
         self._next_s = min(self._next_s * 2, self._max_s)
         return wait_s
 
     async def wait(self) -> None:
-        """Sleep for `next_s()`. Cancellation ends the sleep at once."""
+        """Sleep for `next_s()`. Cancelled: the sleep ends at once."""
         await asyncio.sleep(self.next_s())

@@ -1,4 +1,4 @@
-"""Worker threads are never left behind, and waits between tries stay within their bounds."""
+"""No worker thread is abandoned, and waits between retries stay within their bounds."""
 
 import asyncio
 import itertools
@@ -19,7 +19,7 @@ async def test_the_function_runs_in_another_thread_with_its_arguments():
     assert thread is not threading.current_thread()
 
 
-async def test_an_error_in_the_worker_is_the_callers():
+async def test_an_error_in_the_worker_is_raised_in_the_caller():
     def broken():
         raise OSError("disk")
 
@@ -60,7 +60,7 @@ async def test_cancellation_waits_for_the_thread_however_it_ends(fails):
     assert finished
 
 
-async def test_cancellation_waits_for_work_that_has_not_begun_yet_too():
+async def test_cancellation_also_waits_for_work_that_has_not_started():
     begun, may_end = threading.Event(), threading.Event()
     done: list[str] = []
 
@@ -81,20 +81,20 @@ async def test_cancellation_waits_for_work_that_has_not_begun_yet_too():
         await first
 
 
-def test_waits_double_up_to_the_most_and_keep_above_half():
-    backoff = Backoff(first_s=0.2, most_s=5.0, seed=1)
+def test_waits_double_up_to_the_maximum_and_stay_above_half():
+    backoff = Backoff(first_s=0.2, max_s=5.0, seed=1)
     waits = [backoff.next_s() for _ in range(12)]
     full = [0.2, 0.4, 0.8, 1.6, 3.2, *[5.0] * 7]
     assert all(most / 2 <= wait <= most for wait, most in zip(waits, full, strict=True))
 
 
-def test_waits_are_spread():
+def test_waits_are_jittered():
     waits = {Backoff(seed=seed).next_s() for seed in range(20)}
     assert len(waits) == 20
 
 
-def test_success_begins_the_waits_anew():
-    backoff = Backoff(first_s=0.2, most_s=5.0, seed=1)
+def test_success_resets_the_waits():
+    backoff = Backoff(first_s=0.2, max_s=5.0, seed=1)
     for _ in range(6):
         backoff.next_s()
     backoff.reset()
@@ -110,6 +110,6 @@ async def test_waiting_sleeps_that_long():
         assert loop.time() - before == pytest.approx(twin.next_s(), abs=1e-6)
 
 
-def test_without_a_seed_no_two_processes_wait_alike():
+def test_without_a_seed_every_process_waits_differently():
     first, second = Backoff(), Backoff()
     assert any(a != b for a, b in itertools.islice(((first.next_s(), second.next_s()) for _ in range(9)), 9))

@@ -1,4 +1,4 @@
-"""Items made in a worker thread, one ahead of their consumer."""
+"""Items computed in a worker thread, one ahead of their consumer."""
 
 import asyncio
 import contextlib
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from edged.aio import ahead_in_worker
+from edged.aio import prefetch_in_worker
 
 
 async def test_all_items_come_in_order():
-    async with contextlib.aclosing(ahead_in_worker(iter(range(5)))) as items:
+    async with contextlib.aclosing(prefetch_in_worker(iter(range(5)))) as items:
         assert [item async for item in items] == [0, 1, 2, 3, 4]
 
 
-async def test_the_next_item_is_made_while_the_consumer_holds_one():
+async def test_the_next_item_is_computed_while_the_consumer_holds_one():
     second_begun = threading.Event()
 
     def make() -> Iterator[str]:
@@ -23,26 +23,26 @@ async def test_the_next_item_is_made_while_the_consumer_holds_one():
         second_begun.set()
         yield "second"
 
-    async with contextlib.aclosing(ahead_in_worker(make())) as items:
+    async with contextlib.aclosing(prefetch_in_worker(make())) as items:
         assert await anext(items) == "first"
         assert await asyncio.to_thread(second_begun.wait, 10)
 
 
-async def test_an_error_reaches_the_consumer_behind_the_items_before_it():
+async def test_an_error_reaches_the_consumer_after_the_items_before_it():
     def make() -> Iterator[int]:
         yield 1
         raise KeyError("broken")
 
     found = []
     with pytest.raises(KeyError):  # noqa: PT012 - the loop is what raises
-        async with contextlib.aclosing(ahead_in_worker(make())) as items:
+        async with contextlib.aclosing(prefetch_in_worker(make())) as items:
             async for item in items:
                 found.append(item)  # noqa: PERF401
 
     assert found == [1]
 
 
-async def test_cancelling_waits_for_the_item_that_is_being_made():
+async def test_cancelling_waits_for_the_item_in_progress():
     begun, go_on, made = threading.Event(), threading.Event(), threading.Event()
 
     def make() -> Iterator[int]:
@@ -52,7 +52,7 @@ async def test_cancelling_waits_for_the_item_that_is_being_made():
         yield 1
 
     async def consume() -> None:
-        async with contextlib.aclosing(ahead_in_worker(make())) as items:
+        async with contextlib.aclosing(prefetch_in_worker(make())) as items:
             await anext(items)
 
     task = asyncio.create_task(consume())

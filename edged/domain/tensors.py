@@ -1,7 +1,10 @@
-"""Tensors as one blob in the safetensors format: 8-byte header length, JSON header, little-endian data.
+"""Tensors and text metadata as one blob in the safetensors format, and checked access to both.
 
-Covers encoding and strict decoding of blobs that come from the network or a disk. Does not compress, does not
-hash. Format: https://huggingface.co/docs/safetensors (any safetensors reader opens these files).
+A blob is an 8-byte header length, a JSON header with the metadata, and little-endian data. Decoding is strict, because
+blobs come from the network or a disk. Metadata values are texts, some of them JSON: a list of texts or a map of log
+offsets. Nothing here compresses or hashes.
+
+Format: https://huggingface.co/docs/safetensors (any safetensors reader opens these blobs).
 """
 
 import json
@@ -52,7 +55,7 @@ def decode(blob: bytes) -> tuple[dict[str, Array], dict[str, str]]:
     """Tensors (read-only views into `blob`) and metadata.
 
     Raises FormatError unless header, dtypes, shapes and sizes agree with each other and cover the blob exactly;
-    nothing is allocated by a size that the blob merely claims.
+    nothing is allocated on the strength of a size that the blob claims.
     """
     header, begin = _header(blob)
     metadata = header.pop("__metadata__", {})
@@ -67,8 +70,36 @@ def decode(blob: bytes) -> tuple[dict[str, Array], dict[str, str]]:
         dtype, shape, start, stop = _entry(name, entry, len(data))
         spans.append((start, stop))
         tensors[name] = np.frombuffer(data[start:stop], dtype).reshape(shape)
-    _check_cover(spans, len(data))
+    _check_coverage(spans, len(data))
     return tensors, metadata
+
+
+def require(tensors: Mapping[str, Array], name: str, dtype: str, ndim: int = 1) -> Array:
+    """The decoded tensor `name`, checked for dtype and number of axes. Raises FormatError."""
+    array = tensors.get(name)
+    if array is None:
+        raise FormatError(f"tensor {name!r} is missing")
+    if array.dtype != np.dtype(dtype) or array.ndim != ndim:
+        raise FormatError(f"tensor {name!r} is {array.dtype} with {array.ndim} axes, not {dtype} with {ndim}")
+    return array
+
+
+def text_list(metadata: Mapping[str, str], key: str) -> list[str]:
+    """The list of texts in the metadata `key`. Raises FormatError."""
+    values = _json(metadata, key)
+    if not isinstance(values, list) or not all(isinstance(value, str) and _is_unicode(value) for value in values):
+        raise FormatError(f"metadata {key!r} is not a list of texts")
+    return values
+
+
+def offset_map(metadata: Mapping[str, str], key: str) -> dict[str, int]:
+    """The map from texts to log offsets in the metadata `key`. Raises FormatError."""
+    values = _json(metadata, key)
+    if not isinstance(values, dict) or not all(
+        _is_unicode(name) and type(value) is int and 0 <= value < 1 << 63 for name, value in values.items()
+    ):
+        raise FormatError(f"metadata {key!r} is not a map to offsets")
+    return values
 
 
 def _header(blob: bytes) -> tuple[dict[str, Any], int]:
@@ -95,49 +126,21 @@ def _entry(name: str, entry: Any, num_bytes: int) -> tuple[np.dtype[Any], tuple[
         raise FormatError(f"tensor {name!r}: malformed header entry") from error
     if len(shape) > _MAX_AXES or not all(type(n) is int and 0 <= n < 1 << 48 for n in (*shape, start, stop)):
         raise FormatError(f"tensor {name!r}: sizes are not small whole numbers")
-    if math.prod(n or 1 for n in shape) > 1 << 48:  # NumPy refuses these also when another axis is 0
+    if math.prod(n or 1 for n in shape) > 1 << 48:  # NumPy refuses these even when another axis is 0
         raise FormatError(f"tensor {name!r}: shape {shape} is too large")
     if not start <= stop <= num_bytes or math.prod(shape) * dtype.itemsize != stop - start:
         raise FormatError(f"tensor {name!r}: shape {shape} of {dtype} does not fill bytes {start} to {stop}")
     return dtype, shape, start, stop
 
 
-def _check_cover(spans: list[tuple[int, int]], num_bytes: int) -> None:
+def _check_coverage(spans: list[tuple[int, int]], num_bytes: int) -> None:
     at = 0
     for start, stop in sorted(spans):
         if start != at:
             raise FormatError("tensors overlap or leave a hole")
         at = stop
     if at != num_bytes:
-        raise FormatError(f"{num_bytes - at} bytes behind the last tensor")
-
-
-def require(tensors: Mapping[str, Array], name: str, dtype: str, ndim: int = 1) -> Array:
-    """The tensor `name`, checked for dtype and number of axes. Raises FormatError."""
-    array = tensors.get(name)
-    if array is None:
-        raise FormatError(f"tensor {name!r} is missing")
-    if array.dtype != np.dtype(dtype) or array.ndim != ndim:
-        raise FormatError(f"tensor {name!r} is {array.dtype} with {array.ndim} axes, not {dtype} with {ndim}")
-    return array
-
-
-def names(metadata: Mapping[str, str], key: str) -> list[str]:
-    """The list of texts under `key`. Raises FormatError."""
-    values = _json(metadata, key)
-    if not isinstance(values, list) or not all(isinstance(value, str) and _is_unicode(value) for value in values):
-        raise FormatError(f"metadata {key!r} is not a list of texts")
-    return values
-
-
-def offsets(metadata: Mapping[str, str], key: str) -> dict[str, int]:
-    """The map from texts to log offsets under `key`. Raises FormatError."""
-    values = _json(metadata, key)
-    if not isinstance(values, dict) or not all(
-        _is_unicode(name) and type(value) is int and 0 <= value < 1 << 63 for name, value in values.items()
-    ):
-        raise FormatError(f"metadata {key!r} is not a map to offsets")
-    return values
+        raise FormatError(f"{num_bytes - at} bytes after the last tensor")
 
 
 def _json(metadata: Mapping[str, str], key: str) -> object:
@@ -148,5 +151,5 @@ def _json(metadata: Mapping[str, str], key: str) -> object:
 
 
 def _is_unicode(text: str) -> bool:
-    """JSON can spell half a surrogate pair, which no file name, key or log line can hold."""
+    """JSON can encode half of a surrogate pair, which no file name, key or log line can hold."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,4 +1,4 @@
-"""Tensor blobs: what goes in comes out, other readers agree, and damage is a FormatError, nothing else."""
+"""Tensor blobs: they survive a round trip, other readers agree, and any damage is a FormatError."""
 
 import json
 import struct
@@ -64,7 +64,7 @@ def test_big_endian_arrays_are_written_little_endian():
     assert decoded.dtype == np.dtype("<i4")
 
 
-def test_equal_input_gives_equal_bytes_whatever_the_order_of_the_metadata():
+def test_equal_input_gives_equal_bytes_in_any_order_of_the_metadata():
     x = {"x": np.zeros(3, np.uint8)}
 
     assert tensors.encode(x, {"a": "1", "b": "2"}) == tensors.encode(x, {"b": "2", "a": "1"})
@@ -105,10 +105,10 @@ def test_decoded_tensors_cannot_be_written_to():
         (blob_with({"x": entry(shape=[0, 1 << 47, 1 << 47], offsets=(0, 0))}), "too large"),
         (blob_with({"x": entry(), "y": entry()}, b"ab"), "overlap"),
         (blob_with({"x": entry(offsets=(1, 3))}, b"abc"), "hole"),
-        (blob_with({"x": entry()}, b"abc"), "behind the last tensor"),
+        (blob_with({"x": entry()}, b"abc"), "after the last tensor"),
     ],
 )
-def test_what_breaks_a_rule_is_refused_by_its_name(blob, message):
+def test_a_malformed_blob_is_refused_with_its_reason(blob, message):
     with pytest.raises(FormatError, match=message):
         tensors.decode(blob)
 
@@ -121,7 +121,7 @@ SAMPLE = tensors.encode(
 
 @settings(deadline=None, max_examples=1000)
 @given(st.integers(0, len(SAMPLE) - 1), st.integers(1, 255))
-def test_a_flipped_byte_is_refused_or_gives_values_of_the_blobs_own_size(at, flip):
+def test_a_flipped_byte_is_refused_or_changes_values_only(at, flip):
     damaged = bytearray(SAMPLE)
     damaged[at] ^= flip
     try:
@@ -166,7 +166,7 @@ def test_any_header_gives_tensors_within_the_blob_or_a_format_error(header, data
     assert sum(array.nbytes for array in decoded.values()) == len(data)
 
 
-def test_require_names_what_is_missing_or_of_another_kind():
+def test_require_reports_a_missing_tensor_or_another_type():
     blob = {"x": np.zeros((2, 2), np.int32)}
 
     with pytest.raises(FormatError, match="'y' is missing"):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edged.domain import tensors
 from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.samples.pack import CODECS, MAX_SAMPLES
-from edged.domain.tensors import names, offsets
+from edged.domain.tensors import offset_map, text_list
 from edged.errors import FormatError
 
 MAX_PART_BYTES = 512 * 1024
@@ -109,10 +109,10 @@ def decode_request(blob: bytes) -> Request:
     kind = metadata.get("edged")
     text = {key: _text(metadata, key) for key in ("request", "edge", "stream")}
     if kind == "snapshot_request/1":
-        return SnapshotRequest(**text, ends=offsets(metadata, "ends") if "ends" in metadata else None)
+        return SnapshotRequest(**text, ends=offset_map(metadata, "ends") if "ends" in metadata else None)
     if kind != "samples_request/1":
         raise FormatError(f"not a request but {kind!r}")
-    sources = names(metadata, "sources")
+    sources = text_list(metadata, "sources")
     source = tensors.require(arrays, "source", "int32")
     offset = tensors.require(arrays, "offset", "int64")
     num_rows = tensors.require(arrays, "num_rows", "int32")
@@ -208,18 +208,18 @@ def decode_part(blob: bytes) -> Part:
     if kind == "snapshot_part/1":
         columns = {name: tensors.require(arrays, name, "int64") for name in ("source", "offset", "rows", "num_bytes")}
         _same_length(*columns.values())
-        sources = names(metadata, "sources")
+        sources = text_list(metadata, "sources")
         _check_index(columns["source"], len(sources))
         if any((column < 0).any() for column in columns.values()):
             raise FormatError("a snapshot holds no negative numbers")
         if (columns["rows"] > MAX_SAMPLES).any() or (columns["num_bytes"] >= 1 << 40).any():
             raise FormatError(f"a block holds at most {MAX_SAMPLES} samples, of far less than 2^40 bytes")
         return SnapshotPart(
-            request, int(part), last, Snapshot(sources=tuple(sources), ends=offsets(metadata, "ends"), **columns)
+            request, int(part), last, Snapshot(sources=tuple(sources), ends=offset_map(metadata, "ends"), **columns)
         )
     if kind != "samples_part/1":
         raise FormatError(f"not a reply but {kind!r}")
-    labels, codecs = names(metadata, "labels"), names(metadata, "codecs")
+    labels, codecs = text_list(metadata, "labels"), text_list(metadata, "codecs")
     if not set(codecs) <= set(CODECS):
         raise FormatError("a sample's codec is not known")
     position, missing = (tensors.require(arrays, name, "int64") for name in ("position", "missing"))

@@ -13,7 +13,7 @@ import numpy as np
 
 from edged.domain import tensors
 from edged.domain.samples.sample import Sample
-from edged.domain.tensors import names, offsets
+from edged.domain.tensors import offset_map, text_list
 from edged.errors import FormatError
 
 MAX_SAMPLES = 256
@@ -73,8 +73,8 @@ def decode(blob: bytes) -> Pack:
     arrays, metadata = tensors.decode(blob)
     if metadata.get("edged") != "pack/1":
         raise FormatError(f"not a pack of version 1 but {metadata.get('edged')!r}")
-    devices = names(metadata, "devices")
-    labels = names(metadata, "labels")
+    devices = text_list(metadata, "devices")
+    labels = text_list(metadata, "labels")
     ends = tensors.require(arrays, "end", "int64")
     n = len(ends)
     if n > MAX_SAMPLES:
@@ -102,7 +102,7 @@ def decode(blob: bytes) -> Pack:
         )
         for i in range(n)
     )
-    return Pack(metadata.get("stream", ""), samples, offsets(metadata, "cursors"))
+    return Pack(metadata.get("stream", ""), samples, offset_map(metadata, "cursors"))
 
 
 def digest(pack: Pack) -> str:

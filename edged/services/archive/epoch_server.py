@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from edged.aio import ahead_in_worker
+from edged.aio import prefetch_in_worker
 from edged.domain.archive import protocol, reply_builder
 from edged.domain.archive.protocol import Request, SnapshotRequest
 from edged.domain.archive.reply_builder import Want
@@ -172,7 +172,7 @@ class EpochServer:
         clock = asyncio.get_running_loop().time
         started_s, parts_before = clock(), answer.parts
         topic = self._epochs_topic(answer.request.edge)
-        async with aclosing(ahead_in_worker(itertools.islice(answer.messages, _PARTS_PER_TURN))) as messages:
+        async with aclosing(prefetch_in_worker(itertools.islice(answer.messages, _PARTS_PER_TURN))) as messages:
             async for served in messages:
                 await self._log.append([Message(topic, served.message)])
                 answer.sent(served)
