@@ -1,6 +1,6 @@
-"""Which parts outside do not answer, since when and why: what `ports.Health` is told, for the log and for people.
+"""The implementation of `ports.Health`: which parts outside are degraded, since when and why, for log and status line.
 
-Does not find out anything itself: the adapters that meet a failure say so.
+Checks nothing itself: the adapters that meet a failure report it.
 """
 
 import asyncio
@@ -34,11 +34,11 @@ class HealthBoard:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether any part is not usable for now."""
+        """Whether any part is unusable now."""
         return bool(self._parts)
 
     def degraded(self, part: str, reason: str) -> None:
-        """`part` is not usable because of `reason`. Logged when it begins; a new reason at most once a minute."""
+        """`part` is unusable because of `reason`. Logged when it begins; a new reason at most once a minute."""
         now = asyncio.get_running_loop().time()
         state = self._parts.setdefault(part, _Degradation(reason, now, -math.inf, ""))
         state.reason = reason
@@ -47,14 +47,14 @@ class HealthBoard:
             logger().warning("health.degraded", part=part, reason=reason)
 
     def recovered(self, part: str) -> None:
-        """`part` works. Logged when it was degraded."""
+        """`part` works. Logged if it was degraded."""
         state = self._parts.pop(part, None)
         if state is not None:
             degraded_s = asyncio.get_running_loop().time() - state.since
             logger().info("health.recovered", part=part, degraded_s=round(degraded_s, 3))
 
     def summary(self) -> str:
-        """The state in one line of at most 80 characters: "ok", or the degraded parts, longest first, with why."""
+        """The state on one line of at most 80 characters: "ok", or the degraded parts with reasons, oldest first."""
         if not self._parts:
             return "ok"
         now = asyncio.get_running_loop().time()
@@ -66,7 +66,7 @@ class HealthBoard:
 
 
 def shortened(text: str, length: int) -> str:
-    """The text on one line of at most `length` characters; an ellipsis stands for what was cut off."""
+    """The text on one line of at most `length` characters; an ellipsis replaces what is cut off."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1] + "…"
 

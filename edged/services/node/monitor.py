@@ -1,7 +1,7 @@
 """Watches the process: the resource series, the service manager's watchdog and status line, the memory limit.
 
-Does not act on what it sees, with one exception: a process that stays above its memory limit is ended, because the
-kernel would do it without a checkpoint. (On stock Raspberry Pi OS systemd's `MemoryMax=` does nothing.)
+Acts in one case only: a process that stays above its memory limit is ended, because the kernel would do it without a
+checkpoint. (On stock Raspberry Pi OS systemd's `MemoryMax=` does nothing.)
 """
 
 import asyncio
@@ -13,26 +13,26 @@ from edged.log import logger
 from edged.ports import Host, HostSample, Notifier, Progress, Statistics
 from edged.services.node.health import STATUS_LENGTH, HealthBoard, shortened
 from edged.services.node.resource_series import ResourceSeries
-from edged.services.node.watchdog import StallDetector, _Watchdog
+from edged.services.node.watchdog import StallDetector, Watchdog
 from edged.settings import Timing
 
 _FEEDS_PER_WATCHDOG = 3
 """One or two late feeds do no harm."""
 
-_STILL_FEEDS = 6
-"""A service may stand still for as many feeds: a minute of WatchdogSec=30, longer than any one step of any service."""
+_STALLED_FEEDS = 6
+"""Feeds without progress that are allowed: a minute of WatchdogSec=30, longer than any one step of any service."""
 
 _UNWATCHED_FEED_S = 10.0
-"""With no watchdog, standstills are judged and logged as with WatchdogSec=30."""
+"""Without a watchdog, stalls are detected and logged as with WatchdogSec=30."""
 
 _MEMORY_LOG_EVERY_S = 60.0
 
 
 class Monitor:
-    """Logs `res.sample` at every interval, feeds the watchdog while all services move, and tells people the state.
+    """Logs `res.sample` at every interval, feeds the watchdog while all services progress, and updates the status line.
 
-    `statistics` gives the sum of all services' numbers, `progress` each service's sign of life under its name.
-    `memory_limit`: most bytes resident, or None.
+    `statistics` gives the sum of all services' numbers, `progress` each service's progress by its name.
+    `memory_limit`: maximum of resident bytes, or None.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class Monitor:
         self._memory = _MemoryGuard(memory_limit or math.inf, timing.memory_grace_s)
 
     async def run(self) -> None:
-        """Watch until cancelled, which ends it at once: there is nothing to bring to an end.
+        """Watch until cancelled, which ends it at once.
 
-        Wake-ups lie on a grid, so they do not drift; after a pause of the machine the missed ones are left out.
+        Wake-ups lie on a grid, so they do not drift; those missed in a pause of the machine are skipped.
         Raises MemoryLimitExceeded when the process stays above its limit for `timing.memory_grace_s`.
         """
         loop = asyncio.get_running_loop()
         start = loop.time()
         feed_s = (self._notifier.watchdog_s or _FEEDS_PER_WATCHDOG * _UNWATCHED_FEED_S) / _FEEDS_PER_WATCHDOG
-        watchdog = _Watchdog(self._notifier, StallDetector(_STILL_FEEDS * feed_s))
+        watchdog = Watchdog(self._notifier, StallDetector(_STALLED_FEEDS * feed_s))
         series = ResourceSeries(host := self._host.sample(), self._statistics(), start)
         samples = _Grid(start + self._timing.sample_s, self._timing.sample_s)
         feeds, statuses = _Grid(start, feed_s), _Grid(start, self._timing.status_s)
@@ -75,8 +75,8 @@ class Monitor:
                 logger().info("res.sample", **fields, loop_lag_ms=round(1000 * (now - due), 1))
                 self._memory.check(host.rss_bytes, now)
             if feeds.passed(now):
-                signs = {service: sign() for service, sign in self._progress.items()}
-                watchdog.feed(signs, now, excused=self._health.is_degraded)
+                progress = {service: sign() for service, sign in self._progress.items()}
+                watchdog.feed(progress, now, suspended=self._health.is_degraded)
             if statuses.passed(now):
                 self._notifier.status(self._status(host))
             await asyncio.sleep(min(samples.next, feeds.next, statuses.next) - loop.time())
@@ -89,13 +89,13 @@ class Monitor:
             "predicted": statistics.predicted_samples,
             "ingested": statistics.ingested_samples,
         }
-        most_telling = next((f", {what} {count}" for what, count in done.items() if count), "")
-        tail = f"{most_telling}, lag {statistics.lag_records}, RSS {host.rss_bytes >> 20} MiB"
+        main_count = next((f", {what} {count}" for what, count in done.items() if count), "")
+        tail = f"{main_count}, lag {statistics.lag_records}, RSS {host.rss_bytes >> 20} MiB"
         return shortened(self._health.summary(), STATUS_LENGTH - len(tail)) + tail
 
 
 class _Grid:
-    """Moments `every_s` apart; the first is `start`."""
+    """Times `every_s` apart; the first is `start`."""
 
     def __init__(self, start: float, every_s: float) -> None:
         self._start = start
@@ -107,7 +107,7 @@ class _Grid:
         return self._start + self._count * self._every_s
 
     def passed(self, now: float) -> bool:
-        """Whether the next moment has come; then the one behind `now` is next."""
+        """Whether `next` is reached; if so, the first time after `now` is next."""
         if now < self.next:
             return False
         self._count = max(self._count, int((now - self._start) / self._every_s)) + 1
@@ -115,7 +115,7 @@ class _Grid:
 
 
 class _MemoryGuard:
-    """Tells when the process has been above `limit` bytes without a break for `grace_s`."""
+    """Raises once the process has been above `limit` bytes for `grace_s` without a break."""
 
     def __init__(self, limit: float, grace_s: float) -> None:
         self._limit = limit

@@ -1,7 +1,7 @@
-"""The monitor's series: what happened between two looks at the host's and the services' counters.
+"""The resource series: rates and levels from two samples of the host's and the services' counters.
 
-Pure arithmetic; `services.monitor` does the looking and the logging. The first five series (CPU, memory, disk, network
-in and out) are those of the thesis that edged follows.
+Pure arithmetic; `monitor` samples and logs. The first five series (CPU, memory, disk, network in and out) are those
+of the thesis that edged follows.
 """
 
 from edged.ports import HostSample, Statistics
@@ -22,7 +22,7 @@ _STATISTICS_LEVELS = ("lag_records", "queue_bytes", "cache_bytes")
 
 
 class ResourceSeries:
-    """Turns totals into rates. `now` is in seconds of any one clock and rises from call to call."""
+    """Turns totals into rates. `now` is in seconds of any one clock and increases from call to call."""
 
     def __init__(self, host: HostSample, statistics: Statistics, now: float) -> None:
         self._host = host
@@ -33,15 +33,15 @@ class ResourceSeries:
     def next(self, host: HostSample, statistics: Statistics, now: float) -> dict[str, Field]:
         """The fields of `res.sample` for the time since the last call.
 
-        Fields of the host's that are unknown now or were then are left out. A number of the services' appears when it
-        is first other than zero, and stays: a node has only the series of what it does.
+        Fields of the host that are unknown now or were then are left out. A field of the services appears once it is
+        not zero, and stays: a node has only the series of what it does.
         """
         elapsed_s = now - self._now
-        fields = _of_host(self._host, host, elapsed_s) | self._of_services(statistics, elapsed_s)
+        fields = _host_fields(self._host, host, elapsed_s) | self._service_fields(statistics, elapsed_s)
         self._host, self._statistics, self._now = host, statistics, now
         return fields
 
-    def _of_services(self, now: Statistics, elapsed_s: float) -> dict[str, Field]:
+    def _service_fields(self, now: Statistics, elapsed_s: float) -> dict[str, Field]:
         names = ("wait_s", *_STATISTICS_RATES, *_STATISTICS_LEVELS)
         self._seen |= {name for name in names if getattr(now, name)}
         fields: dict[str, Field] = {
@@ -54,7 +54,7 @@ class ResourceSeries:
         return fields | {name: getattr(now, name) for name in _STATISTICS_LEVELS if name in self._seen}
 
 
-def _of_host(before: HostSample, now: HostSample, elapsed_s: float) -> dict[str, Field]:
+def _host_fields(before: HostSample, now: HostSample, elapsed_s: float) -> dict[str, Field]:
     fields: dict[str, Field] = {
         "process_cpu_percent": _rate(100 * before.process_cpu_s, 100 * now.process_cpu_s, elapsed_s),
         "rss_bytes": now.rss_bytes,
@@ -70,5 +70,5 @@ def _of_host(before: HostSample, now: HostSample, elapsed_s: float) -> dict[str,
 
 
 def _rate(before: float, now: float, elapsed_s: float) -> float:
-    """Per second; zero for a total that fell, as the network's does when an adapter is unplugged."""
+    """Per second; zero for a total that decreased, as the network's does when an adapter is unplugged."""
     return round(max(0.0, now - before) / elapsed_s, 1)

@@ -9,7 +9,7 @@ from edged.services.node.health import HealthBoard
 pytestmark = pytest.mark.looptime
 
 
-async def test_a_new_board_is_well(log_lines):
+async def test_a_new_board_is_not_degraded(log_lines):
     board = HealthBoard()
     assert not board.is_degraded
     assert board.summary() == "ok"
@@ -17,7 +17,7 @@ async def test_a_new_board_is_well(log_lines):
     assert log_lines() == []
 
 
-async def test_an_outage_is_logged_at_its_begin_and_at_its_end(log_lines):
+async def test_an_outage_is_logged_at_its_start_and_end(log_lines):
     board = HealthBoard()
     for _ in range(5):
         board.degraded("kafka", "no answer")

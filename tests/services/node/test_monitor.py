@@ -1,4 +1,4 @@
-"""The monitor samples on a grid, feeds the watchdog while services move, and ends a process that grew too large."""
+"""The monitor samples on a grid, feeds the watchdog while services progress, and ends a process that grew too large."""
 
 import asyncio
 import itertools
@@ -103,7 +103,7 @@ async def test_samples_do_not_drift_when_the_loop_is_late(log_lines):
     assert max(line["loop_lag_ms"] for line in log_lines("res.sample")) == 20
 
 
-async def test_samples_that_a_pause_swallowed_are_left_out_and_the_lag_is_told(log_lines):
+async def test_samples_missed_in_a_pause_are_skipped_and_the_lag_is_logged(log_lines):
     pauses_s = iter([0, 0, 7.4, *[0] * 9])  # the machine stops from second 2 on
     node = Node(host=TimedHost(lambda: stop_the_loop(next(pauses_s))))
     await node.run(12.5)
@@ -124,7 +124,7 @@ async def test_the_watchdog_is_fed_faster_than_the_samples_come_when_it_is_short
     assert len(node.sent("watchdog")) == 21
 
 
-async def test_a_hang_ends_the_feeding_and_is_logged_once(log_lines):
+async def test_a_stalled_service_stops_the_feeding_and_is_logged_once(log_lines):
     node = Node(watchdog_s=30.0)
     node.progress = Progress(7, idle=False)
     await node.run(300)
@@ -141,14 +141,14 @@ async def test_an_outage_keeps_the_watchdog_fed():
     assert len(node.sent("watchdog")) == 30
 
 
-async def test_a_hang_is_logged_where_nobody_watches_too(log_lines):
+async def test_a_stall_is_logged_without_a_watchdog_too(log_lines):
     node = Node(watchdog_s=None)
     node.progress = Progress(7, idle=False)
     await node.run(100)
     assert len(log_lines("res.stalled")) == 1
 
 
-async def test_a_service_that_moves_again_is_fed_for_again_and_its_next_hang_is_logged_anew(log_lines):
+async def test_feeding_resumes_with_progress_and_the_next_stall_is_logged_again(log_lines):
     node = Node(watchdog_s=30.0)
     steps = itertools.chain([0] * 8, [1] * 20)
     node.monitor = Monitor(
@@ -163,14 +163,14 @@ async def test_a_service_that_moves_again_is_fed_for_again_and_its_next_hang_is_
     assert len(log_lines("res.stalled")) == 2
 
 
-async def test_the_status_line_is_told_every_ten_seconds(log_lines):
+async def test_the_status_line_is_updated_every_ten_seconds(log_lines):
     node = Node()
     node.statistics = Statistics(trained_samples=1280, ingested_samples=7, lag_records=3)
     await node.run(35)
     assert node.sent("status") == ["ok, trained 1280, lag 3, RSS 100 MiB"] * 4
 
 
-async def test_the_status_line_of_a_degraded_node_says_why_in_80_characters(log_lines):
+async def test_the_status_line_of_a_degraded_node_has_the_reason_in_80_characters(log_lines):
     node = Node()
     node.statistics = Statistics(archived_samples=7)
     node.health.degraded("kafka", "broker-with-a-long-name.lan:9092 refused: certificate expired")
@@ -181,7 +181,7 @@ async def test_the_status_line_of_a_degraded_node_says_why_in_80_characters(log_
     assert status.endswith("…, archived 7, lag 0, RSS 100 MiB")
 
 
-async def test_a_process_above_its_limit_for_long_is_ended(log_lines):
+async def test_a_process_that_stays_above_its_limit_is_ended(log_lines):
     node = Node(host=host_of([300 * MIB]), memory_limit=256 * MIB)
     with pytest.raises(MemoryLimitExceeded, match=r"300 MiB resident, more than memory_limit \(256 MiB\) for 30 s"):
         await node.monitor.run()
@@ -190,13 +190,13 @@ async def test_a_process_above_its_limit_for_long_is_ended(log_lines):
     assert (line["rss_bytes"], line["limit_bytes"]) == (300 * MIB, 256 * MIB)
 
 
-async def test_a_peak_that_passes_is_only_logged(log_lines):
+async def test_a_short_peak_is_only_logged(log_lines):
     node = Node(host=host_of([*[300 * MIB] * 29, 200 * MIB] * 20), memory_limit=256 * MIB)
     await node.run(200)
     assert len(log_lines("res.memory_high")) == 4  # at most once a minute
 
 
-async def test_without_a_limit_nothing_is_too_much(log_lines):
+async def test_without_a_limit_no_memory_use_ends_the_process(log_lines):
     node = Node(host=host_of([1 << 50]))
     await node.run(100)
     assert log_lines("res.memory_high") == []

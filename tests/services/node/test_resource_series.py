@@ -31,25 +31,25 @@ def test_rates_are_per_second_of_the_time_that_passed():
     }
 
 
-def test_each_call_tells_of_the_time_since_the_last():
+def test_each_call_covers_the_time_since_the_last():
     series = ResourceSeries(host(cpu_s=0.0), Statistics(), 0.0)
     series.next(host(cpu_s=1.0), Statistics(), 1.0)
     assert series.next(host(cpu_s=1.5), Statistics(), 2.0)["cpu_percent"] == 50.0
 
 
-def test_what_the_host_does_not_tell_is_left_out():
+def test_unknown_fields_of_the_host_are_left_out():
     series = ResourceSeries(host(), Statistics(), 0.0)
     fields = series.next(host(cpu_s=1.0, temperature_c=50.5), Statistics(), 1.0)
     assert fields.keys() == {"process_cpu_percent", "rss_bytes", "peak_rss_bytes", "temperature_c"}
     assert "cpu_percent" in series.next(host(cpu_s=2.0), Statistics(), 2.0)
 
 
-def test_a_total_that_falls_is_no_negative_rate():
+def test_a_total_that_decreases_is_no_negative_rate():
     series = ResourceSeries(host(net_sent_bytes=1000), Statistics(), 0.0)
     assert series.next(host(net_sent_bytes=10), Statistics(), 1.0)["net_sent_bytes_per_s"] == 0.0
 
 
-def test_a_node_has_the_series_of_what_it_does_from_when_it_does_it():
+def test_a_series_of_a_service_appears_once_it_is_not_zero():
     series = ResourceSeries(host(), Statistics(), 0.0)
     none = series.next(host(), Statistics(), 1.0)
     first = series.next(host(), Statistics(trained_samples=300, wait_s=0.25, lag_records=9), 2.0)
