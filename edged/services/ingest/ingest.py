@@ -1,13 +1,11 @@
-"""Intake: the records of an edge's devices, each either a valid sample or a dead letter.
+"""Reads the records of an edge's devices; each becomes a valid sample or a dead letter.
 
-Covers which partitions are read, checking, and dead letters. Where reading begins and what becomes of the samples is
-the uplink's subject; rules and decoding are `domain.codec`'s and the decoder's.
+Covers which partitions are read, and checking in a worker. See also: `uplink` (where reading starts, what becomes of
+the samples), `domain.samples.codec` (the rules), `dead_letters`.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from edged.aio import run_in_worker
 from edged.domain.samples import codec
@@ -15,26 +13,14 @@ from edged.domain.samples.cursors import cursor_key
 from edged.domain.samples.sample import Sample
 from edged.domain.topology import Topology
 from edged.errors import RejectedRecord
-from edged.log import Throttle, logger
-from edged.ports import ImageDecoder, Log, LogReader, Message, Record, TopicPartition
+from edged.ports import ImageDecoder, Log, LogReader, Record, TopicPartition
+from edged.services.ingest.dead_letters import DeadLetter, DeadLetters
 
 MAX_RECORDS = 256
-MAX_LETTER_BYTES = 256 * 1024
-"""Bytes of a dead letter's value: enough to see what it is, below any message limit."""
 
-_MAX_CHECKED_RECORDS = 64  # a stop waits for the worker; so many small images, or some large ones, are soon done
+_MAX_CHECKED_RECORDS = 64
 _MAX_CHECKED_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A record that is no sample; it is in the dead-letter topic. `reason`: one of `domain.sample.REASONS`."""
-
-    device: str
-    partition: int
-    offset: int
-    reason: str
-    detail: str
+"""Checked in one call of a worker: a stop has to wait for it."""
 
 
 class Ingest:
@@ -46,23 +32,21 @@ class Ingest:
         self._devices = {topology.device_topic(device.name): device for device in topology.devices_of(edge)}
         self._stream_of = {device.name: device.stream for device in self._devices.values()}
         self._streams = {device.stream: topology.stream(device.stream) for device in self._devices.values()}
-        self._dead_letters_topic = topology.dead_letters_topic(edge)
+        self._dead_letters = DeadLetters(log, topology.dead_letters_topic(edge))
         self._group = topology.group("ingest", edge)
         self._reader: LogReader | None = None
         self._partition_of: Mapping[str, TopicPartition] = {}
-        self._rejections = _Rejections()
         self._num_checked = 0
-        self._num_rejected = 0
         self._busy = False
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """The streams that the edge's devices sample."""
+        """The streams of the edge's devices."""
         return tuple(self._streams)
 
     @property
     def busy(self) -> bool:
-        """Records are being checked now; else it waits for some, or for the broker."""
+        """Whether records are being checked now, rather than waited for."""
         return self._busy
 
     @property
@@ -73,10 +57,10 @@ class Ingest:
     @property
     def num_rejected(self) -> int:
         """Records dead-lettered since start."""
-        return self._num_rejected
+        return self._dead_letters.num_sent
 
     def stream_of(self, device: str) -> str:
-        """The stream that the device samples; empty for a device that is not this edge's."""
+        """The device's stream; empty for a device of another edge."""
         return self._stream_of.get(device, "")
 
     def lag(self) -> int:
@@ -84,7 +68,7 @@ class Ingest:
         return self._reader.lag() if self._reader else 0
 
     async def partitions(self) -> frozenset[TopicPartition]:
-        """All partitions of the devices' topics. A topic that is not there yet counts with its first one."""
+        """All partitions of the devices' topics; of a topic that does not exist yet, partition 0."""
         counts = await self._log.partitions(self._devices)
         return frozenset(
             TopicPartition(topic, partition) for topic in self._devices for partition in range(counts.get(topic, 1))
@@ -94,10 +78,10 @@ class Ingest:
     async def reading(
         self, partitions: frozenset[TopicPartition], cursors: Mapping[str, int]
     ) -> AsyncIterator[Mapping[str, int]]:
-        """Let `batch` read these partitions from the cursors on; yields where that is ("device/partition" → offset).
+        """Open these partitions for `batch`; yields the start of each ("device/partition" → offset).
 
-        The group's committed offset counts where it is further, as behind a run of dead letters, which leave no
-        other trace; a partition unknown to both is read from its beginning.
+        The start is the cursor, or the group's committed offset where that is higher, as after a run of dead letters,
+        which leave no other trace; a partition with neither is read from offset 0.
         """
         committed = await self._log.committed(self._group, partitions)
         keys = {cursor_key(self._devices[each.topic].name, each.partition): each for each in sorted(partitions)}
@@ -113,13 +97,15 @@ class Ingest:
         """The next records, checked, in the order of each partition; empty when none came within `timeout_s`.
 
         The rejected ones are acknowledged in the dead-letter topic when it returns. Images have been decoded once,
-        in a worker thread, to prove them whole. Cancelled: what was read is not delivered again before `reading` is
-        entered anew, and dead letters may then be written twice.
+        in a worker thread, to prove them whole. Cancelled: what was read is delivered again once `reading` is
+        entered again, and dead letters may then be written twice.
         """
         assert self._reader is not None, "batch() belongs within reading()"
         records = await self._reader.poll(max_records=MAX_RECORDS, timeout_s=timeout_s)
         checked = await self._check_records(records)
-        await self._dead_letter(records, checked)
+        for record, result in zip(records, checked, strict=True):
+            if isinstance(result, DeadLetter):  # one append each: together they may be too large
+                await self._dead_letters.send(record, result)
         return checked
 
     async def commit(self, cursors: Mapping[str, int]) -> None:
@@ -144,7 +130,7 @@ class Ingest:
         return checked
 
     def _parts(self, records: Sequence[Record]) -> Iterator[list[Record]]:
-        """The records in pieces that one hop to a worker may take."""
+        """The records in pieces for one call of a worker each."""
         part: list[Record] = []
         num_bytes = 0
         for record in records:
@@ -170,50 +156,3 @@ class Ingest:
             return DeadLetter(device.name, record.partition, record.offset, error.reason, error.detail)
         timestamp_ms = max(record.timestamp_ms, -1)  # Kafka takes any number of a client, and a pack none below -1
         return Sample(device.name, record.partition, record.offset, timestamp_ms, label, device.codec, record.value)
-
-    async def _dead_letter(self, records: Sequence[Record], checked: Sequence[Sample | DeadLetter]) -> None:
-        rejected = [
-            (record, each) for record, each in zip(records, checked, strict=True) if isinstance(each, DeadLetter)
-        ]
-        for record, each in rejected:  # one by one: together they might be many large ones
-            await self._log.append([_letter(self._dead_letters_topic, record, each)])
-            self._num_rejected += 1
-            self._rejections.report(each, len(record.value), asyncio.get_running_loop().time())
-
-
-def _letter(topic: str, record: Record, rejected: DeadLetter) -> Message:
-    return Message(
-        topic,
-        record.value[:MAX_LETTER_BYTES],
-        key=rejected.device.encode(),
-        headers=(
-            ("reason", rejected.reason.encode()),
-            ("detail", rejected.detail.encode()),
-            ("device", rejected.device.encode()),
-            ("partition", str(rejected.partition).encode()),
-            ("offset", str(rejected.offset).encode()),
-            ("size", str(len(record.value)).encode()),
-        ),
-    )
-
-
-class _Rejections:
-    """The log lines: for each device and reason at most one in 10 s, with the number of those suppressed."""
-
-    def __init__(self) -> None:
-        self._throttle = Throttle()
-
-    def report(self, rejected: DeadLetter, size_bytes: int, now_s: float) -> None:
-        suppressed = self._throttle.pass_on((rejected.device, rejected.reason), now_s)
-        if suppressed is None:
-            return
-        logger().warning(
-            "ingest.rejected",
-            device=rejected.device,
-            partition=rejected.partition,
-            offset=rejected.offset,
-            reason=rejected.reason,
-            detail=rejected.detail,
-            size_bytes=size_bytes,
-            suppressed=suppressed,
-        )

@@ -17,13 +17,15 @@ import math
 from collections.abc import Mapping, Sequence
 
 from edged.domain.samples import pack as packs
+from edged.domain.samples.cursors import device_of
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.packer import Packer
 from edged.domain.topology import Topology
 from edged.errors import FormatError
 from edged.log import logger
 from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
-from edged.services.ingest.ingest import DeadLetter, Ingest
+from edged.services.ingest.dead_letters import DeadLetter
+from edged.services.ingest.ingest import Ingest
 from edged.services.ingest.live_window import LiveWindow
 from edged.settings import Timing
 
@@ -168,9 +170,7 @@ class Uplink:
 
     def _own(self, stream: str, cursors: Mapping[str, int]) -> dict[str, int]:
         """The cursors of the stream's devices; packs also carry those of devices that are gone."""
-        return {
-            key: offset for key, offset in cursors.items() if self._ingest.stream_of(key.partition("/")[0]) == stream
-        }
+        return {key: offset for key, offset in cursors.items() if self._ingest.stream_of(device_of(key)) == stream}
 
 
 def _cursors_of(record: Record, stream: str) -> Mapping[str, int]:

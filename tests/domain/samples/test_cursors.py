@@ -1,13 +1,18 @@
-"""Cursors never go back, and what lies before them is left out."""
+"""Cursors never decrease, and samples below them are left out."""
 
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain.samples.cursors import advance, without_duplicates
+from edged.domain.samples.cursors import advance, cursor_key, device_of, without_duplicates
 from edged.domain.samples.pack import Pack
 from tests.support.archive_samples import pack, sample
+
+
+def test_a_cursors_key_names_its_device():
+    assert cursor_key("cam-01", 12) == "cam-01/12"
+    assert device_of("cam-01/12") == "cam-01"
 
 
 def test_cursors_rise_with_packs_and_their_samples():
@@ -27,7 +32,7 @@ def test_a_pack_without_duplicates_stays_the_same_object():
     assert without_duplicates(new, {"cam-01/0": 4, "cam-02/0": 99}) is new
 
 
-def test_rows_before_the_cursor_are_left_out_and_the_cursors_kept():
+def test_samples_below_the_cursor_are_left_out_and_the_cursors_kept():
     assert without_duplicates(pack(0, 4), {"cam-01/0": 3}) == replace(pack(0, 4), samples=(sample(3),))
 
 
@@ -38,7 +43,7 @@ def test_a_sample_that_a_pack_holds_twice_is_kept_once():
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 6)), max_size=12))
-def test_however_ranges_overlap_each_sample_comes_once_and_in_order(ranges):
+def test_overlapping_ranges_give_each_sample_once_and_in_order(ranges):
     """A restarted uplink may send ranges again that begin anywhere at or before its cursor."""
     cursors: dict[str, int] = {}
     archived: list[int] = []

@@ -13,7 +13,7 @@ from edged.adapters.memory.log import MemoryLog
 from edged.domain.samples.sample import REASONS, Sample
 from edged.events import EVENTS
 from edged.ports import TopicPartition
-from edged.services.ingest.ingest import MAX_LETTER_BYTES, DeadLetter
+from edged.services.ingest.dead_letters import MAX_LETTER_BYTES, DeadLetter
 from tests.support.data import birds
 from tests.support.intake import (
     DEAD_LETTERS,

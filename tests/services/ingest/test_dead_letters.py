@@ -1,0 +1,30 @@
+"""A rejected record is kept with its reason, and logged at most once in ten seconds per device and reason."""
+
+import pytest
+
+from edged.adapters.memory.log import MemoryLog
+from edged.ports import Record
+from edged.services.ingest.dead_letters import MAX_LETTER_BYTES, DeadLetter, DeadLetters
+
+pytestmark = pytest.mark.looptime
+
+
+def record(value):
+    return Record("site.iot.cam", 0, 7, 0, None, value)
+
+
+async def test_a_letter_keeps_the_beginning_of_a_large_value_and_its_true_size():
+    log = MemoryLog()
+    await DeadLetters(log, "dead").send(record(bytes(300_000)), DeadLetter("cam", 0, 7, "too_large", "why"))
+    (letter,) = log.records("dead")
+    assert len(letter.value) == MAX_LETTER_BYTES
+    assert dict(letter.headers)["size"] == b"300000"
+
+
+async def test_every_letter_is_sent_and_the_lines_are_throttled_per_device_and_reason(log_lines):
+    log = MemoryLog()
+    letters = DeadLetters(log, "dead")
+    for device in ("cam", "cam", "cam-2"):
+        await letters.send(record(b"x"), DeadLetter(device, 0, 7, "wrong_length", ""))
+    assert letters.num_sent == len(log.records("dead")) == 3
+    assert [line["device"] for line in log_lines("ingest.rejected")] == ["cam", "cam-2"]
