@@ -1,7 +1,7 @@
-"""Payloads: is a device's record valid, and which numbers does it hold.
+"""Payloads: whether a device's record is valid, and the numbers in it.
 
 Covers the rules for keys and sizes, raw payloads, normalisation and filling a mini-batch. Does not decode compressed
-images (the port `ImageDecoder` does; `fill` is given its function), reads nothing, counts nothing.
+images: `fill` takes a function for that. See also: `ports.ImageDecoder`.
 """
 
 import math
@@ -16,22 +16,22 @@ from edged.domain.topology import Codec, Stream
 from edged.errors import RejectedRecord
 
 MAX_KEY_BYTES = 256
-"""Bytes of a record's key; labels are names, and no name is longer."""
+"""Bytes of a record's key, which is a label; no name is longer."""
 
 MAGIC: Mapping[str, bytes] = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
-"""How the files of the compressed codecs begin."""
+"""The first bytes of each compressed codec's files."""
 
 Pixels = npt.NDArray[Any]
 DecodeImage = Callable[[bytes, str, tuple[int, ...]], npt.NDArray[np.uint8]]
 
 MAX_MAGNITUDE = 1e18
-"""Of a number in a float32 payload. The square of 2e19 is infinite, and one such loss would end training for good."""
+"""Of a number in a float32 payload. The square of 2e19 is infinite, and one such loss would ruin the weights."""
 
 
 def check_record(key: bytes | None, value: bytes, stream: Stream, codec: Codec) -> str | None:
     """The label of a device's record; None when it has no key: unlabelled.
 
-    Checks all that can be known without decoding an image, cheapest first. Raises RejectedRecord with one of
+    Checks all that can be checked without decoding an image, cheapest first. Raises RejectedRecord with one of
     `sample.REASONS`.
     """
     if not value:
@@ -47,12 +47,12 @@ def check_record(key: bytes | None, value: bytes, stream: Stream, codec: Codec) 
 
 
 def class_index(stream: Stream) -> Mapping[str, int]:
-    """The class number of each label: its place in the stream's list."""
+    """The class number of each label: its index in the stream's list."""
     return {label: index for index, label in enumerate(stream.labels)}
 
 
 def raw_dtype(stream: Stream) -> np.dtype[Any]:
-    """What raw payloads are made of: uint8, or float32 in little-endian order, whatever the host's is."""
+    """The dtype of raw payloads: uint8, or little-endian float32 on every host."""
     return np.dtype("<f4" if stream.dtype == "float32" else "u1")
 
 
@@ -71,7 +71,7 @@ def decode_raw(payload: bytes, stream: Stream) -> Pixels:
 
 
 def normalise(pixels: Pixels, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
-    """float32 of the same shape, in `out` if given: uint8 divided by 255, so within [0, 1]; floats as they are."""
+    """float32 of the same shape, in `out` if given: uint8 divided by 255, so within [0, 1]; floats unchanged."""
     if out is None:
         out = np.empty(pixels.shape, np.float32)
     np.copyto(out, pixels)
@@ -89,7 +89,7 @@ def fill(
 ) -> None:
     """Decode and normalise `payloads[i]`, in the codec `codecs[i]`, into `x[i]`: float32 [n, *stream.shape].
 
-    Raw payloads alone are decoded in one piece. Raises RejectedRecord for a payload that cannot be decoded; `x` is
+    If all are raw they are decoded at once. Raises RejectedRecord for a payload that cannot be decoded; `x` is
     then partly filled.
     """
     if all(codec == "raw" for codec in codecs):
@@ -120,7 +120,7 @@ def _check_raw(value: bytes, stream: Stream) -> None:
     _check_length(value, stream)
     if stream.dtype == "float32":
         numbers = np.frombuffer(value, raw_dtype(stream))
-        if not (np.abs(numbers) <= MAX_MAGNITUDE).all():  # which NaN is not, either
+        if not (np.abs(numbers) <= MAX_MAGNITUDE).all():  # false for NaN too
             raise RejectedRecord("not_finite")
 
 

@@ -1,7 +1,7 @@
-"""A pack: some samples and the cursors behind them, as one tensor blob.
+"""A pack: samples and the cursors after them, as one tensor blob.
 
-Covers encoding, strict decoding and the content digest. Compression is the log's business (Kafka batches), durability
-the archive's. Packs are what the uplink sends, what the archive stores (a block = a pack) and what epochs carry.
+Covers encoding, strict decoding and the content digest. Compression is left to the log (Kafka batches), durability to
+the archive. The uplink sends packs, the archive stores them (a block = a pack), epochs carry them.
 """
 
 import hashlib
@@ -17,17 +17,17 @@ from edged.domain.tensors import offset_map, text_list
 from edged.errors import FormatError
 
 MAX_SAMPLES = 256
-"""Samples in one pack; small enough to sit in one Kafka message, large enough to read in one go."""
+"""Samples in one pack: few enough for one Kafka message, enough for an efficient read."""
 
 MAX_BYTES = 768 * 1024
-"""Payload bytes in one pack, below Kafka's default message limit of 1 MiB. One larger sample is refused at check."""
+"""Payload bytes in one pack, below Kafka's default message limit of 1 MiB. A larger sample is rejected."""
 
 CODECS = ("raw", "jpeg", "png")
 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Samples in order. `cursors`: "device/partition" → next offset to read after this pack, for all devices."""
+    """Samples in order. `cursors`: "device/partition" → the next offset to read after this pack, for all devices."""
 
     stream: str
     samples: tuple[Sample, ...]
@@ -44,15 +44,15 @@ def encode(pack: Pack) -> bytes:
     samples = pack.samples
     devices = sorted({sample.device for sample in samples})
     labels = sorted({sample.label for sample in samples if sample.label is not None})
-    device_at = {name: at for at, name in enumerate(devices)}
-    label_at: dict[str | None, int] = {name: at for at, name in enumerate(labels)} | {None: -1}
+    device_index = {name: index for index, name in enumerate(devices)}
+    label_index: dict[str | None, int] = {name: index for index, name in enumerate(labels)} | {None: -1}
     ends = np.cumsum([len(sample.payload) for sample in samples], dtype=np.int64)
     return tensors.encode(
         {
             "payload": np.frombuffer(b"".join(sample.payload for sample in samples), np.uint8),
             "end": ends,
-            "label": np.array([label_at[sample.label] for sample in samples], np.int32),
-            "device": np.array([device_at[sample.device] for sample in samples], np.int32),
+            "label": np.array([label_index[sample.label] for sample in samples], np.int32),
+            "device": np.array([device_index[sample.device] for sample in samples], np.int32),
             "partition": np.array([sample.partition for sample in samples], np.int32),
             "offset": np.array([sample.offset for sample in samples], np.int64),
             "timestamp_ms": np.array([sample.timestamp_ms for sample in samples], np.int64),
@@ -106,14 +106,14 @@ def decode(blob: bytes) -> Pack:
 
 
 def digest(pack: Pack) -> str:
-    """SHA-256 of the pack's encoding, in hexadecimal: equal for equal packs, wherever they are kept."""
+    """SHA-256 of the pack's encoding, in hexadecimal; equal packs have equal digests."""
     return hashlib.sha256(encode(pack)).hexdigest()
 
 
 def _indices(
-    arrays: Mapping[str, tensors.Array], name: str, dtype: str, n: int, least: int, below: int
+    arrays: Mapping[str, tensors.Array], name: str, dtype: str, n: int, minimum: int, limit: int
 ) -> Sequence[int]:
     values: list[int] = tensors.require(arrays, name, dtype).tolist()
-    if len(values) != n or (n and not (least <= min(values) and max(values) < below)):
-        raise FormatError(f"pack tensor {name!r} does not hold {n} values from {least} to {below - 1}")
+    if len(values) != n or (n and not (minimum <= min(values) and max(values) < limit)):
+        raise FormatError(f"pack tensor {name!r} does not hold {n} values from {minimum} to {limit - 1}")
     return values

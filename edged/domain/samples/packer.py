@@ -1,6 +1,6 @@
-"""Filling packs: in which pack does a sample go, and which cursors stand behind it.
+"""Collects samples into packs, each with the cursors after it.
 
-Covers one stream's open pack. Knows no clock: when a pack is closed before it is full is the caller's decision.
+Covers one stream's open pack. Knows no clock: the caller decides when a pack is closed before it is full.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from edged.domain.samples.sample import Sample
 class Packer:
     """Packs of one stream, in the order of arrival.
 
-    Invariant: the cursors of each pack stand just behind its last sample and whatever was skipped before the next
-    one, so reading on from the last pack's cursors leaves nothing out and repeats nothing.
+    Invariant: the cursors of each pack are just after its last sample and whatever was skipped before the next one,
+    so reading that resumes from the last pack's cursors misses nothing and repeats nothing.
     """
 
     def __init__(self, stream: str, cursors: Mapping[str, int]) -> None:
@@ -32,7 +32,7 @@ class Packer:
 
     @property
     def pending(self) -> bool:
-        """Samples or cursors wait to be taken."""
+        """Whether samples or cursors are left to take."""
         return self._moved or bool(self._closed)
 
     @property
@@ -41,7 +41,7 @@ class Packer:
         return self._open_bytes + sum(pack.num_bytes for pack in self._closed)
 
     def add(self, sample: Sample) -> None:
-        """Take up the next sample of its partition."""
+        """Add the next sample of its partition."""
         if self._open_bytes + len(sample.payload) > MAX_BYTES:
             self._close()
         self._open.append(sample)
@@ -51,26 +51,26 @@ class Packer:
             self._close()
 
     def seek(self, cursors: Mapping[str, int]) -> None:
-        """The next records of these partitions come from there."""
+        """Set these cursors: the next records come from there."""
         self._cursors |= cursors
 
     def skip(self, device: str, partition: int, offset: int) -> None:
-        """Pass over a record that is no sample."""
+        """Advance the cursor past a record that is no sample."""
         self._move(device, partition, offset)
 
     def take_full(self) -> list[Pack]:
-        """The packs into which no further sample goes."""
+        """Take the packs that are full."""
         packs, self._closed = self._closed, []
         return packs
 
     def take_all(self) -> list[Pack]:
-        """All packs, also the one not full. Empty when only cursors moved."""
+        """Take all packs, the open one too. Empty when only cursors moved."""
         self._close()
         self._moved = False
         return self.take_full()
 
     def _move(self, device: str, partition: int, offset: int) -> None:
-        # Also backwards: a topic made anew begins at 0 again.
+        # May go backwards: a recreated topic begins at 0 again.
         self._cursors[cursor_key(device, partition)] = offset + 1
         self._moved = True
 

@@ -1,6 +1,6 @@
-"""One prediction as the companion publishes it and a device reads it: a JSON object.
+"""A prediction as the companion publishes it and a device reads it: a JSON object.
 
-Covers encoding and strict decoding. Does not predict.
+Covers encoding and strict decoding.
 """
 
 import json
@@ -16,7 +16,7 @@ from edged.domain.named_fields import from_named, to_named
 from edged.errors import FormatError
 
 MAX_PROBABILITIES = 10
-"""A prediction names at most this many labels with their probabilities, so that its size does not grow with them."""
+"""Labels in one prediction, with their probabilities: bounds its size however many labels there are."""
 
 _MAX_BYTES = 64 * 1024
 _TYPE_OF_FIELD: Mapping[str, type] = {
@@ -31,7 +31,7 @@ _TYPE_OF_CLASS_FIELD: Mapping[str, type] = {"label": str, "probability": float, 
 
 
 class Identity(NamedTuple):
-    """Which sample a prediction is of. The time tells the records of a topic deleted and made anew apart."""
+    """The sample of a prediction. The time distinguishes records of a topic that was deleted and recreated."""
 
     device: str
     partition: int
@@ -41,14 +41,14 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model of `generation` says of the sample (device, partition, offset).
+    """The output of the model of `generation` for the sample (device, partition, offset).
 
     `sampled_ms` is the sample's Unix time; `latency_ms` the time from then until the prediction was published, by
     the clocks of device and edge; `compute_ms` the time its batch took to decode and predict.
 
-    Of a classifier: the `label` with its `probability`, and `probabilities`, the most probable labels, falling. Of an
-    autoencoder: the `anomaly` score and, where one is known, `anomaly_threshold`; see `domain.anomaly`. The other's
-    are None, or empty.
+    Classifier: the `label` with its `probability`, and `probabilities`, the most probable labels in descending order.
+    Autoencoder: the `anomaly` score and, if known, `anomaly_threshold`; see `domain.training.anomaly`. Fields of the
+    other kind are None or empty.
     """
 
     device: str
@@ -66,31 +66,31 @@ class Prediction:
 
     @property
     def identity(self) -> Identity:
-        """Which sample this is of."""
+        """The sample this is for."""
         return Identity(self.device, self.partition, self.offset, self.sampled_ms)
 
     @property
     def is_anomalous(self) -> bool:
-        """Whether the score is above the threshold; False where there is no score or no threshold."""
+        """Whether the score is above the threshold; False without a score or a threshold."""
         if self.anomaly is None or self.anomaly_threshold is None:
             return False
         return self.anomaly > self.anomaly_threshold
 
 
 def most_probable(probabilities: npt.NDArray[np.float32], labels: Sequence[str]) -> dict[str, float]:
-    """The most probable of `labels`, falling, at most MAX_PROBABILITIES of them; ties in the labels' order."""
+    """At most MAX_PROBABILITIES of `labels`, most probable first; ties in the order of the labels."""
     order = np.argsort(-probabilities, kind="stable")[:MAX_PROBABILITIES]
     return {labels[i]: round(float(probabilities[i]), 6) for i in order}
 
 
 def encode(prediction: Prediction) -> bytes:
-    """The message's value, without what is None or empty."""
+    """The message's value, without fields that are None or empty."""
     fields = {name: value for name, value in to_named(prediction, _NAMES).items() if value is not None and value != {}}
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def decode(value: bytes) -> Prediction:
-    """The prediction in a message's value; fields that are not known are left out. Raises FormatError."""
+    """The prediction in a message's value; unknown fields are ignored. Raises FormatError."""
     if len(value) > _MAX_BYTES:
         raise FormatError(f"a prediction of {len(value)} bytes; at most {_MAX_BYTES}")
     try:

@@ -1,6 +1,6 @@
-"""One sample: what a device published, and where it lies.
+"""One sample: what a device published, and its address in the archive.
 
-Does not decode payloads (domain.codec does) and does not know of Kafka.
+See also: `codec` (payloads).
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""The live window: fresh packs for the trainer, by their offset in the edge's own archive topic.
+"""The live window: new packs for the trainer, by their offset in the edge's own archive topic.
 
-Covers handing packs from the uplink to the trainer. The log is the queue: the newest packs are in memory, any older
-one is read back from the topic, so a trainer that lags, or starts again from a checkpoint, misses none.
+The log is the queue between uplink and trainer: the newest packs are in memory, older ones are read back from the
+topic, so a trainer that lags, or resumes from a checkpoint, misses none.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from edged.ports import Log, Record, TopicPartition
 MAX_BYTES = 4 << 20
 """Payload bytes of the newest packs kept in memory: about two seconds of a fast stream of small images."""
 
-_MAX_READ_BACK_BYTES = 2 << 20  # of one reading, so that many packs share the cost of connecting
+_MAX_READ_BACK_BYTES = 2 << 20  # per reader, so that many packs share the cost of connecting
 _MAX_RECORDS = 4
 
 
@@ -30,7 +30,7 @@ class LiveWindow:
         self._newest: deque[tuple[int, Pack]] = deque()  # contiguous, up to the end
         self._newest_bytes = 0
         self._read_back: deque[tuple[int, Pack]] = deque()
-        self._read_back_from = 0  # what was read back covers the offsets from here to its last
+        self._read_back_start = 0  # `_read_back` covers the offsets from here to its last
         self._end: int | None = None
         self._arrived = asyncio.Event()
 
@@ -40,17 +40,17 @@ class LiveWindow:
         return self._newest_bytes + sum(pack.num_bytes for _, pack in self._read_back)
 
     def end(self) -> int | None:
-        """The offset of the next pack that will come; None before the uplink has found out."""
+        """The offset of the next pack to be put; None until the uplink has called `start`."""
         return self._end
 
     def start(self, end: int) -> None:
-        """The topic ends there now; what is before can be taken."""
+        """Set the topic's end; packs before it can be taken."""
         self._end = end
         self._wake()
 
     def put(self, offset: int, pack: Pack) -> None:
-        """The pack is acknowledged at `offset`. The oldest ones in memory give way; the topic still has them."""
-        if offset != self._end:  # another writer's records, or a topic made anew, lie between
+        """Add the pack acknowledged at `offset`. Evicts the oldest from memory; the topic still has them."""
+        if offset != self._end:  # another writer's records or a recreated topic: no longer contiguous
             self._newest.clear()
             self._newest_bytes = 0
         self._newest.append((offset, pack))
@@ -64,22 +64,21 @@ class LiveWindow:
         """The pack at `offset`, or the next one after it, if it is in memory."""
         if self._newest and offset >= self._newest[0][0]:
             self._read_back.clear()
-            at = offset - self._newest[0][0]
-            return self._newest[at] if at < len(self._newest) else None
-        if not self._read_back or not self._read_back_from <= offset <= self._read_back[-1][0]:
+            index = offset - self._newest[0][0]
+            return self._newest[index] if index < len(self._newest) else None
+        if not self._read_back or not self._read_back_start <= offset <= self._read_back[-1][0]:
             return None
         while self._read_back[0][0] < offset:
             self._read_back.popleft()
-        self._read_back_from = offset
+        self._read_back_start = offset
         return self._read_back[0]
 
     async def take(self, offset: int, timeout_s: float) -> tuple[int, Pack] | None:
-        """The pack at `offset`, or the next one after it where that is gone; None when none came within `timeout_s`.
+        """The pack at `offset`, or the next one after it if that is gone; None if there is none within `timeout_s`.
 
-        From memory, or else from the topic, which needs a connection: allow a second or so. An offset beyond the
-        end belongs to a topic that has been made anew since, and counts as the end. A negative one names no pack: it
-        waits until the end is known. Cancel-safe: taking removes
-        nothing that could be asked for; the caller's offset alone says what it has.
+        From memory, else from the topic, which needs a connection: allow a second or so. An offset beyond the end is
+        of a topic that was recreated since, and counts as the end. A negative offset only waits until the end is
+        known. Cancelled: nothing is lost, since taking removes nothing; only the caller's offset moves.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -92,8 +91,8 @@ class LiveWindow:
                         offset = end
                     if offset == end:
                         await self._arrived.wait()
-                    elif (found := self.take_nowait(offset)) is not None:
-                        return found
+                    elif (pack := self.take_nowait(offset)) is not None:
+                        return pack
                     else:
                         offset = await self._read(offset, end, timeout_s)
         except TimeoutError:
@@ -105,22 +104,22 @@ class LiveWindow:
         return self._end
 
     async def _read(self, offset: int, end: int, timeout_s: float) -> int:
-        """Read packs from `offset` on back into memory; return where to look for the next one."""
+        """Read packs from `offset` on into memory; return the offset from which to try next."""
         self._read_back.clear()
-        self._read_back_from = reached = offset
+        self._read_back_start = position = offset
         num_bytes = 0
         async with self._log.reader({TopicPartition(self._topic): offset}) as reader:
-            while reached < end and num_bytes < _MAX_READ_BACK_BYTES:
+            while position < end and num_bytes < _MAX_READ_BACK_BYTES:
                 records = await reader.poll(max_records=_MAX_RECORDS, timeout_s=timeout_s)
                 if not records:
                     break
                 for record in records:
-                    # What is beyond the end is not put yet: it will come in its turn.
+                    # Records beyond the end are not put yet.
                     if record.offset < end and (pack := self._decode(record)) is not None:
                         self._read_back.append((record.offset, pack))
                         num_bytes += pack.num_bytes
-                reached = min(records[-1].offset + 1, end)
-        return offset if self._read_back else reached
+                position = min(records[-1].offset + 1, end)
+        return offset if self._read_back else position
 
     def _decode(self, record: Record) -> Pack | None:
         try:

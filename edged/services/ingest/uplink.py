@@ -1,15 +1,15 @@
-"""The loop of intake: from the devices' records to acknowledged packs, each sample exactly once.
+"""Turns the devices' records into acknowledged packs, each sample exactly once.
 
-Covers packing, the order of durable steps, and where a restart goes on. Checking records is `ingest`'s subject, what
-becomes of the packs the archive's; `live` serves them to the trainer.
+Covers packing, the order of durable steps, and where a restart resumes. See also: `ingest` (checks the records),
+`live_window` (hands the packs to the trainer), `services.archive` (stores them).
 
 Steps, for each pack:
 1. dead letters of the records read are acknowledged (within `Ingest.batch`)
-2. the pack, with its cursors, is acknowledged in the edge's own archive topic: here the samples are safe, and counted
+2. the pack, with its cursors, is acknowledged in the edge's own archive topic: now the samples are safe, and counted
 3. the live window has it
-4. the devices' offsets are committed, for lag tools and for the day the archive topic has expired
-A crash before 2 reads the records again; a crash after 2 finds the pack's cursors, since the last record of the
-archive topic, of which this edge is the only writer, is read at the start.
+4. the devices' offsets are committed, for lag tools and for when the archive topic has expired
+A crash before 2 reads the records again. After a crash past 2 the start finds the pack's cursors in the last record of
+the archive topic, whose only writer is this edge.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _RECOMMIT_S = 3600.0
 
 
 class Uplink:
-    """Packs what the ingest accepts, per stream. `live`: the windows of those trained on, one for each job."""
+    """Packs what the ingest accepts, per stream. `live`: each trained stream's live windows, one for each job."""
 
     def __init__(
         self,
@@ -61,8 +61,8 @@ class Uplink:
     async def run(self) -> None:
         """Read, pack and send until cancelled; returns at once when the edge has no device.
 
-        Waits for topics that are missing and for a broker that is away. Cancelled: what is not acknowledged is read
-        again at the next start; nothing is lost and nothing comes twice.
+        Waits for missing topics and while the broker is away. Cancelled: what is not acknowledged is read again at
+        the next start; nothing is lost or duplicated.
         """
         self._packers = {stream: Packer(stream, await self._resume(stream)) for stream in self._topic_of}
         while self._packers:
@@ -79,12 +79,12 @@ class Uplink:
 
     def statistics(self) -> Statistics:
         """Samples acknowledged, records dead-lettered, records waiting, bytes held here and in the live windows."""
-        held = sum(packer.num_bytes for packer in self._packers.values())
+        packing_bytes = sum(packer.num_bytes for packer in self._packers.values())
         return Statistics(
             ingested_samples=self._num_samples,
             dead_lettered=self._ingest.num_rejected,
             lag_records=self._ingest.lag(),
-            queue_bytes=held + sum(live.num_bytes for lives in self._live.values() for live in lives),
+            queue_bytes=packing_bytes + sum(live.num_bytes for lives in self._live.values() for live in lives),
         )
 
     async def _resume(self, stream: str) -> Mapping[str, int]:
@@ -101,13 +101,13 @@ class Uplink:
         return _cursors_of(last, stream) if last else {}
 
     async def _record(self, partition: TopicPartition, offset: int) -> Record | None:
-        """The record, unless it does not come in time or is deleted meanwhile."""
+        """The record; None if it does not arrive in time or was deleted meanwhile."""
         async with self._log.reader({partition: offset}) as reader:
             records = await reader.poll(max_records=1, timeout_s=self._timing.kafka_deadline_s)
         return records[0] if records else None
 
     async def _read(self, partitions: frozenset[TopicPartition]) -> None:
-        """Intake from these partitions, until there are others."""
+        """Read these partitions until the set of partitions changes."""
         loop = asyncio.get_running_loop()
         rediscover_s, recommit_s = loop.time() + _REDISCOVER_S, loop.time()
         while True:
@@ -128,11 +128,11 @@ class Uplink:
                     return
 
     def _timeout_s(self, now_s: float) -> float:
-        """How long to wait for records: not beyond the time when an open pack is due."""
+        """How long to wait for records: until an open pack is due, at most `poll_s`."""
         return max(0.0, min([self._timing.poll_s, *(due_s - now_s for due_s in self._due_s.values())]))
 
     async def _send_due(self, stream: str, now_s: float) -> None:
-        """Send the stream's full packs, and the open one if it has waited long enough."""
+        """Send the stream's full packs, and the open one once it has lingered long enough."""
         packer = self._packers[stream]
         if now_s >= self._due_s.get(stream, math.inf):
             await self._send(stream, packer.take_all(), packer.cursors)
@@ -143,15 +143,15 @@ class Uplink:
         if packer.pending:
             self._due_s.setdefault(stream, now_s + self._timing.linger_s)
 
-    async def _send(self, stream: str, sent: Sequence[Pack], cursors: Mapping[str, int]) -> None:
-        """Steps 2 to 4; without packs, when all that came was dead letters, step 4 alone."""
-        if sent:
+    async def _send(self, stream: str, full: Sequence[Pack], cursors: Mapping[str, int]) -> None:
+        """Steps 2 to 4; step 4 alone without packs, when all records were dead letters."""
+        if full:
             topic = self._topic_of[stream]
-            offsets = await self._log.append([Message(topic, packs.encode(pack)) for pack in sent])
-            self._num_packs += len(sent)
-            self._num_samples += sum(len(pack.samples) for pack in sent)
+            offsets = await self._log.append([Message(topic, packs.encode(pack)) for pack in full])
+            self._num_packs += len(full)
+            self._num_samples += sum(len(pack.samples) for pack in full)
             for live in self._live.get(stream, ()):
-                for offset, pack in zip(offsets, sent, strict=True):
+                for offset, pack in zip(offsets, full, strict=True):
                     live.put(offset, pack)
         await self._ingest.commit(self._own(stream, cursors))
 
@@ -161,7 +161,7 @@ class Uplink:
                 await self._ingest.commit(self._own(stream, packer.cursors))
 
     def _cursors(self) -> dict[str, int]:
-        """The place reached in each partition; of a device that changed its stream, the furthest."""
+        """Each partition's cursor; for a device that changed its stream, the highest of its streams."""
         cursors: dict[str, int] = {}
         for packer in self._packers.values():
             for key, offset in packer.cursors.items():
@@ -169,12 +169,12 @@ class Uplink:
         return cursors
 
     def _own(self, stream: str, cursors: Mapping[str, int]) -> dict[str, int]:
-        """The cursors of the stream's devices; packs also carry those of devices that are gone."""
+        """The cursors of the stream's devices; packs also hold those of former devices."""
         return {key: offset for key, offset in cursors.items() if self._ingest.stream_of(device_of(key)) == stream}
 
 
 def _cursors_of(record: Record, stream: str) -> Mapping[str, int]:
-    """The cursors of a pack of `stream`; none, and a line in the log, when the record is something else."""
+    """The cursors of a pack of `stream`; none, and a warning, when the record is something else."""
     try:
         pack = packs.decode(record.value)
     except FormatError as error:

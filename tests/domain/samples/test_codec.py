@@ -71,7 +71,7 @@ def test_a_compressed_payload_may_fill_a_pack_but_no_more(of_codec):
 
 
 @pytest.mark.parametrize("of_codec", ["jpeg", "png"])
-def test_what_does_not_begin_as_its_codec_does_is_no_image(of_codec):
+def test_a_payload_without_its_codecs_magic_bytes_is_no_image(of_codec):
     assert reason_of(b"cat", b"junk", of_codec=of_codec) == "not_an_image"
     assert reason_of(b"cat", codec.MAGIC[of_codec][1:], of_codec=of_codec) == "not_an_image"
 
@@ -97,7 +97,7 @@ def test_any_bytes_are_a_sample_or_a_reason(key, value):
             assert label is None or label in stream.labels
 
 
-def test_an_unknown_label_is_named_in_short():
+def test_an_unknown_label_is_quoted_abbreviated():
     with pytest.raises(RejectedRecord, match=r"'Cat' is not one of the 3 of grey"):
         codec.check_record(b"Cat", IMAGE, GREY, "raw")
     with pytest.raises(RejectedRecord) as caught:
@@ -116,7 +116,7 @@ def test_raw_pixels_take_the_streams_shape():
         codec.decode_raw(IMAGE[1:], GREY)
 
 
-def test_uint8_is_normalised_to_one_and_floats_are_left():
+def test_uint8_is_normalised_to_one_and_floats_are_unchanged():
     pixels = np.arange(256, dtype=np.uint8)
     x = codec.normalise(pixels)
     assert x.dtype == np.float32
@@ -124,7 +124,7 @@ def test_uint8_is_normalised_to_one_and_floats_are_left():
     assert codec.normalise(np.array([-3.5, 300], np.float32)).tolist() == [-3.5, 300]
 
 
-def test_class_numbers_are_places_in_the_list():
+def test_class_numbers_are_indices_in_the_list():
     assert codec.class_index(GREY) == {"cat": 0, "hund": 1, "猫": 2}
 
 

@@ -106,7 +106,7 @@ def test_what_cannot_have_been_encoded_is_refused(changes, message):
         packs.decode(altered(**changes))
 
 
-def test_ends_whose_differences_overflow_do_not_pass_for_rising():
+def test_ends_whose_differences_overflow_are_refused():
     arrays, metadata = tensors.decode(packs.encode(Pack("s", (TWO.samples[0],) * 4)))
     arrays["end"] = np.array([1 << 62, -(1 << 63), -1, 32], np.int64)
 

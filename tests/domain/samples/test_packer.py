@@ -35,7 +35,7 @@ def test_a_sample_that_does_not_fit_opens_the_next_pack():
     assert packer.num_bytes == 11
 
 
-def test_a_sample_of_the_most_bytes_is_a_pack_of_its_own():
+def test_a_sample_of_the_maximum_size_is_a_pack_of_its_own():
     packer = Packer("s", {})
     for offset in range(3):
         packer.add(sample(offset, num_bytes=MAX_BYTES))
@@ -60,7 +60,7 @@ def test_cursors_alone_are_pending_but_make_no_pack():
     assert packer.cursors == {"cam/0": 1}
 
 
-def test_a_topic_made_anew_is_followed_back_to_its_beginning():
+def test_a_recreated_topic_resets_the_cursor():
     packer = Packer("s", {"cam/0": 1000})
     packer.add(sample(0))
     (pack,) = packer.take_all()
@@ -74,7 +74,7 @@ EVENTS = st.lists(
 
 
 @given(EVENTS)
-def test_reading_on_from_any_packs_cursors_leaves_nothing_out_and_repeats_nothing(events):
+def test_resuming_from_any_packs_cursors_misses_and_repeats_nothing(events):
     """Simulates a restart behind each pack: what stands in the packs after it is exactly what its cursors ask for."""
     packer, packs, added = Packer("s", {}), [], {}
     end = dict.fromkeys(["a/0", "a/1", "b/0"], 0)

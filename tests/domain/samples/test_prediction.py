@@ -22,7 +22,7 @@ def as_fields(prediction: Prediction) -> dict[str, Any]:
     return fields
 
 
-def test_a_prediction_survives_the_way():
+def test_a_prediction_survives_encoding_and_decoding():
     assert decode(encode(EXAMPLE)) == EXAMPLE
     assert decode(encode(ANOMALY)) == ANOMALY
     assert decode(encode(replace(ANOMALY, anomaly_threshold=None))) == replace(ANOMALY, anomaly_threshold=None)
@@ -41,7 +41,7 @@ def test_a_sample_is_anomalous_above_the_threshold_alone():
     assert not EXAMPLE.is_anomalous
 
 
-def test_fields_from_a_later_version_are_left_out():
+def test_fields_from_a_later_version_are_ignored():
     assert decode(json.dumps(as_fields(EXAMPLE) | {"colour": "red"}).encode()) == EXAMPLE
 
 
@@ -95,7 +95,7 @@ def test_no_bytes_raise_anything_but_a_format_error(value):
         decode(value)
 
 
-def test_the_most_probable_labels_come_first_and_there_are_few():
+def test_the_most_probable_labels_come_first_up_to_a_limit():
     probabilities = np.linspace(0, 0.03, 60, dtype=np.float32)
     named = most_probable(probabilities, [f"l{i}" for i in range(60)])
     assert list(named) == [f"l{i}" for i in range(59, 59 - MAX_PROBABILITIES, -1)]

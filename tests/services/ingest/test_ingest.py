@@ -61,7 +61,7 @@ POISON = [
 ]
 
 
-def test_the_poison_is_of_every_kind():
+def test_the_poison_has_every_reason():
     assert {name for name, _ in POISON} == set(REASONS)
 
 
@@ -119,7 +119,7 @@ async def test_all_partitions_are_read_each_in_order():
         assert [each.offset for each in found if each.partition == partition] == list(range(10))
 
 
-async def test_reading_begins_at_the_further_of_cursor_and_committed_offset():
+async def test_reading_begins_at_the_higher_of_cursor_and_committed_offset():
     log = MemoryLog()
     await log.append([from_device(device, grey(n)) for device in ("cam", "cam-2") for n in range(10)])
     log.committed_offsets[TOPOLOGY.group("ingest", "pi"), TopicPartition(TOPOLOGY.device_topic("cam"))] = 9
@@ -140,11 +140,11 @@ async def test_a_flood_of_bad_records_is_one_line_in_ten_seconds():
                 await ingest.batch(timeout_s=0)
                 await ingest.batch(timeout_s=0)
                 await asyncio.sleep(6)
-    said = [(line["device"], line["reason"], line["suppressed"]) for line in lines]
+    logged = [(line["device"], line["reason"], line["suppressed"]) for line in lines]
     first = [("cam", "wrong_length", 0), ("cam", "unknown_label", 0), ("cam-2", "wrong_length", 0)]
     after_12_s = [("cam", "wrong_length", 198), ("cam", "unknown_label", 1), ("cam-2", "wrong_length", 1)]
-    assert sorted(said[:3]) == sorted(first)
-    assert sorted((device, why) for device, why, _ in said[3:]) == sorted((d, why) for d, why, _ in after_12_s)
+    assert sorted(logged[:3]) == sorted(first)
+    assert sorted((device, why) for device, why, _ in logged[3:]) == sorted((d, why) for d, why, _ in after_12_s)
     assert len(log.records(DEAD_LETTERS)) == 306
     assert ingest.num_rejected == 306
     for line in lines:
@@ -160,7 +160,7 @@ async def test_labels_that_devices_send_cannot_break_the_log_or_the_headers():
     assert reason(log.records(DEAD_LETTERS)[0]) == "unknown_label"
 
 
-async def test_images_are_decoded_beside_the_event_loop(monkeypatch):
+async def test_images_are_decoded_off_the_event_loop(monkeypatch):
     log = MemoryLog()
     await log.append([from_device("photo", photo("jpeg", seed)) for seed in range(100)])
     turns = 0
@@ -177,7 +177,7 @@ async def test_images_are_decoded_beside_the_event_loop(monkeypatch):
     assert turns > 100
 
 
-async def test_a_cancelled_batch_is_delivered_again_when_reading_anew():
+async def test_a_cancelled_batch_is_delivered_again_to_the_next_reading():
     log = MemoryLog()
     await log.append([from_device("photo", photo("jpeg", seed)) for seed in range(100)])
     ingest = intake(log).ingest
@@ -193,7 +193,7 @@ async def test_a_cancelled_batch_is_delivered_again_when_reading_anew():
     assert [each.offset for each in await read_all(log)] == list(range(100))
 
 
-async def test_real_photographs_are_taken_in():
+async def test_real_photographs_are_accepted():
     log = MemoryLog()
     paths = sorted(birds().glob("train/*/*.jpg"))[::20]
     assert paths
@@ -203,7 +203,7 @@ async def test_real_photographs_are_taken_in():
 
 
 @pytest.mark.looptime
-async def test_a_time_before_all_time_does_not_spoil_the_pack():
+async def test_a_negative_timestamp_does_not_spoil_the_pack():
     """Kafka takes negative timestamps from a client; the archive would drop the whole pack for one."""
     log = MemoryLog()
     await log.append([dataclasses.replace(from_device("cam", grey(1)), timestamp_ms=-5), from_device("cam", grey(2))])

@@ -53,13 +53,13 @@ def without_the_topic(log, monkeypatch):
     monkeypatch.setattr(log, "reader", lambda *_, **__: pytest.fail("read from the topic"))
 
 
-async def test_fresh_packs_come_from_memory(log, live, monkeypatch):
+async def test_new_packs_come_from_memory(log, live, monkeypatch):
     without_the_topic(log, monkeypatch)
     await uplink_puts(log, live, *range(10))
     assert await take_all(live) == [(n, a_pack(n)) for n in range(10)]
 
 
-async def test_packs_that_gave_way_come_from_the_topic(log, live):
+async def test_evicted_packs_come_from_the_topic(log, live):
     await uplink_puts(log, live, *range(50))
     assert live.num_bytes == 80
     assert live.take_nowait(3) is None
@@ -79,7 +79,7 @@ async def test_memory_is_bounded_while_the_trainer_lags(log):
     assert most <= (4 << 20) + (2 << 20) + 4 * MAX_BYTES
 
 
-async def test_a_restarted_trainer_goes_on_at_its_offset(log, live):
+async def test_a_restarted_trainer_resumes_at_its_offset(log, live):
     await uplink_puts(log, live, *range(20))
     restarted = LiveWindow(log, GREY)
     restarted.start(20)
@@ -87,7 +87,7 @@ async def test_a_restarted_trainer_goes_on_at_its_offset(log, live):
 
 
 @pytest.mark.looptime
-async def test_the_next_pack_is_waited_for(log, live):
+async def test_take_waits_for_the_next_pack(log, live):
     waiting = asyncio.create_task(live.take(0, timeout_s=5))
     await asyncio.sleep(1)
     assert not waiting.done()
@@ -96,7 +96,7 @@ async def test_the_next_pack_is_waited_for(log, live):
 
 
 @pytest.mark.looptime
-async def test_nothing_is_taken_when_nothing_comes_in_time(log, live, looptime):
+async def test_take_times_out(log, live, looptime):
     assert await live.take(0, timeout_s=5) is None
     assert looptime == 5
 
@@ -120,7 +120,7 @@ async def test_while_the_broker_is_away_memory_still_serves(log, live):
     assert await live.take(0, timeout_s=1) == (0, a_pack(0))
 
 
-async def test_expired_packs_are_passed_over(log, live):
+async def test_expired_packs_are_skipped(log, live):
     await uplink_puts(log, live, *range(30))
     log.truncate(TopicPartition(GREY), 12)
     with structlog.testing.capture_logs():
@@ -129,7 +129,7 @@ async def test_expired_packs_are_passed_over(log, live):
 
 
 @pytest.mark.looptime
-async def test_when_all_has_expired_the_next_pack_is_the_first(log, live):
+async def test_when_all_packs_have_expired_the_next_pack_is_the_first(log, live):
     restarted = LiveWindow(log, GREY)
     await uplink_puts(log, live, *range(5))
     log.truncate(TopicPartition(GREY), 5)
@@ -141,7 +141,7 @@ async def test_when_all_has_expired_the_next_pack_is_the_first(log, live):
 
 
 @pytest.mark.parametrize("foreign", [3, 19])
-async def test_a_record_that_is_no_pack_is_passed_over(log, live, foreign):
+async def test_a_record_that_is_no_pack_is_skipped(log, live, foreign):
     await uplink_puts(log, live, *range(foreign))
     await log.append([Message(GREY, b"not a pack")])
     await uplink_puts(log, live, *range(foreign + 1, 20))
@@ -154,7 +154,7 @@ async def test_a_record_that_is_no_pack_is_passed_over(log, live, foreign):
     assert await live.take(foreign - 1, timeout_s=1) == (foreign - 1, a_pack(foreign - 1))
 
 
-async def test_a_record_of_another_writer_between_two_packs_moves_no_offset(log, live):
+async def test_a_record_of_another_writer_between_two_packs_shifts_no_offset(log, live):
     await uplink_puts(log, live, 0, 1)
     await log.append([Message(GREY, b"not a pack")])
     await uplink_puts(log, live, 3, 4)
@@ -163,7 +163,7 @@ async def test_a_record_of_another_writer_between_two_packs_moves_no_offset(log,
 
 
 @pytest.mark.looptime
-async def test_a_topic_made_anew_is_followed_from_its_end(log, live):
+async def test_a_recreated_topic_is_read_from_its_end(log, live):
     with structlog.testing.capture_logs() as lines:
         waiting = asyncio.create_task(live.take(500, timeout_s=5))
         await asyncio.sleep(0.1)
@@ -172,7 +172,7 @@ async def test_a_topic_made_anew_is_followed_from_its_end(log, live):
     assert [line["event"] for line in lines] == ["uplink.rewound"]
 
 
-async def test_what_is_acknowledged_but_not_put_yet_comes_in_its_turn(log, live):
+async def test_packs_acknowledged_but_not_put_yet_are_not_taken_early(log, live):
     await uplink_puts(log, live, *range(20))
     await log.append([Message(GREY, packs.encode(a_pack(20)))])
     assert [offset for offset, _ in await take_all(live)] == list(range(20))

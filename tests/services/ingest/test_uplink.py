@@ -101,7 +101,7 @@ def committed(log, device):
 
 
 @pytest.mark.looptime
-async def test_committed_offsets_are_lost_and_nothing_comes_twice():
+async def test_lost_committed_offsets_duplicate_nothing():
     log = MemoryLog()
     await log.append([from_device("cam", grey(n)) for n in range(10)])
     await run_until(intake(log).uplink, lambda: num_archived(log) == 10)
@@ -112,7 +112,7 @@ async def test_committed_offsets_are_lost_and_nothing_comes_twice():
 
 
 @pytest.mark.looptime
-async def test_the_archive_topic_has_expired_and_the_committed_offsets_hold():
+async def test_an_expired_archive_topic_leaves_the_committed_offsets():
     log = MemoryLog()
     await log.append([from_device("cam", grey(n)) for n in range(10)])
     await run_until(intake(log).uplink, lambda: committed(log, "cam") == 10)
@@ -126,7 +126,7 @@ async def test_the_archive_topic_has_expired_and_the_committed_offsets_hold():
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("foreign", [b"not a pack", packs.encode(Pack("floats", (), {"cam/0": 0}))])
-async def test_a_foreign_last_record_leaves_it_to_the_committed_offsets(foreign, lines):
+async def test_a_foreign_last_record_falls_back_to_the_committed_offsets(foreign, lines):
     log = MemoryLog()
     await log.append([from_device("cam", grey(n)) for n in range(10)])
     await run_until(intake(log).uplink, lambda: committed(log, "cam") == 10)
@@ -137,7 +137,7 @@ async def test_a_foreign_last_record_leaves_it_to_the_committed_offsets(foreign,
 
 
 @pytest.mark.looptime
-async def test_the_broker_is_away_at_boot_and_intake_begins_when_it_comes():
+async def test_a_broker_that_is_away_at_start_is_waited_for():
     log = MemoryLog()
     await log.append([from_device("cam", grey(0))])
     log.unavailable = True
@@ -152,7 +152,7 @@ async def test_the_broker_is_away_at_boot_and_intake_begins_when_it_comes():
 
 
 @pytest.mark.looptime
-async def test_the_broker_goes_away_and_comes_back():
+async def test_an_outage_of_the_broker_loses_nothing():
     log = MemoryLog()
     started = intake(log)
     task = asyncio.create_task(started.uplink.run())
@@ -187,7 +187,7 @@ async def test_devices_and_partitions_may_come_later():
 
 
 @pytest.mark.looptime
-async def test_a_device_that_changed_its_stream_goes_on_where_it_was():
+async def test_a_device_that_changed_its_stream_resumes_at_its_cursor():
     log = MemoryLog()
     await log.append([from_device("cam", grey(n)) for n in range(10)])
     await run_until(intake(log).uplink, lambda: num_archived(log) == 10)
@@ -202,13 +202,13 @@ async def test_a_device_that_changed_its_stream_goes_on_where_it_was():
 
 
 @pytest.mark.looptime
-async def test_an_edge_without_devices_has_nothing_to_do():
+async def test_an_edge_without_devices_returns_at_once():
     log = MemoryLog()
     await intake(log, dataclasses.replace(TOPOLOGY, iot=())).uplink.run()
 
 
 @pytest.mark.looptime
-async def test_offsets_are_committed_now_and_then_so_that_no_broker_forgets_them(monkeypatch):
+async def test_unchanged_offsets_are_committed_again_before_they_expire(monkeypatch):
     monkeypatch.setattr(uplink, "_RECOMMIT_S", 60)
     log = MemoryLog()
     await log.append([from_device("cam", grey(0))])
@@ -237,7 +237,7 @@ async def test_the_live_window_has_every_pack_at_its_offset():
 
 
 @pytest.mark.looptime
-async def test_statistics_count_what_is_safe():
+async def test_statistics_count_acknowledged_samples():
     log = MemoryLog()
     await log.append([*[from_device("cam", grey(n)) for n in range(10)], from_device("cam", b"bad")])
     started = intake(log)
