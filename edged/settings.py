@@ -1,6 +1,6 @@
-"""Settings of the daemon that are not the topology's subject: folders, deadlines, intervals.
+"""Settings of the daemon that the topology does not hold: folders, deadlines, intervals.
 
-Every field says what it is and why that default. Values are given once, by app.py and the tests.
+Each field states its meaning and the reason for its default.
 """
 
 import os
@@ -11,24 +11,33 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Where a node keeps what must survive a restart, and what need not."""
+    """Where a node keeps its state and its cache."""
 
     state: Path
-    """Checkpoints and deployed models; systemd's StateDirectory."""
+    """Must survive a restart: checkpoints and deployed models; systemd's StateDirectory."""
 
     cache: Path
-    """Deletable at any time; systemd's CacheDirectory."""
+    """May be deleted at any time; systemd's CacheDirectory."""
 
     @classmethod
     def of(cls, node: str, environment: Mapping[str, str] = os.environ) -> "Folders":
-        """A folder for the node in those that systemd gives (the units ask for `edged`), else in the XDG ones.
+        """The node's folders below systemd's, or else below the XDG ones.
 
-        So /var/lib/edged/<node> and /var/cache/edged/<node> under the units.
+        With the units, which ask for `edged`: /var/lib/edged/<node> and /var/cache/edged/<node>.
         """
         return cls(
             state=_base(environment, "STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state") / node,
             cache=_base(environment, "CACHE_DIRECTORY", "XDG_CACHE_HOME", ".cache") / node,
         )
+
+    def of_job(self, job: str) -> Path:
+        """The checkpoints and models of the job with this name ("": of an only job without one)."""
+        return job_folder(self.state, job)
+
+
+def job_folder(state: Path, job: str) -> Path:
+    """The folder of a job's checkpoints and models in a node's `state` folder."""
+    return state / "jobs" / job if job else state
 
 
 def _base(environment: Mapping[str, str], by_systemd: str, by_xdg: str, below_home: str) -> Path:
@@ -45,25 +54,25 @@ class Timing:
     """Deadlines and intervals, in seconds."""
 
     kafka_deadline_s: float = 5.0
-    """A Kafka call without an answer for this long means degraded; below the promised 10 s to say so."""
+    """A Kafka call unanswered for this long means degraded; below the 10 s promised for reporting that."""
 
     poll_s: float = 1.0
-    """How long a reader waits for records before its loop looks at other things; also the worst delay of a stop."""
+    """How long a reader waits for records before its loop does other things; also the longest delay of a stop."""
 
     linger_s: float = 0.5
     """How long the uplink waits to fill a pack; a lone sample reaches the archive topic within this."""
 
     archive_deadline_s: float = 15.0
-    """Silence of the archive after which the edge asks again; a cold block read on a busy disk stays below it."""
+    """Silence of the archive after which the edge retries; a cold block read on a busy disk takes less."""
 
     sample_s: float = 1.0
-    """Interval of the monitor's series; the thesis sampled once a second."""
+    """Interval of the monitor's series; the thesis sampled once per second."""
 
     status_s: float = 10.0
-    """Least time between two status lines for the service manager; a person reads them, and each costs a wake-up."""
+    """Minimum time between two status lines for systemd; people read them, and each costs a wake-up."""
 
     memory_grace_s: float = 30.0
-    """How long the process may stay above its memory limit; a checkpoint or a test run's peak is over sooner."""
+    """How long the process may exceed its memory limit; the peak of a checkpoint or an evaluation is shorter."""
 
     stop_s: float = 20.0
-    """Most time for a clean stop; below the unit's TimeoutStopSec=30."""
+    """Time limit of a clean stop; below the unit's TimeoutStopSec=30."""

@@ -49,5 +49,12 @@ def test_the_process_environment_is_the_default(monkeypatch):
     assert Folders.of("pi-a").state == Path("/given/pi-a")
 
 
-def test_silence_is_told_within_ten_seconds():
+def test_silence_is_reported_within_ten_seconds():
     assert Timing().kafka_deadline_s < 10
+
+
+def test_each_named_job_has_a_folder_of_its_own():
+    folders = Folders(Path("/state"), Path("/cache"))
+
+    assert folders.of_job("small") == Path("/state/jobs/small")
+    assert folders.of_job("") == Path("/state")

@@ -1,4 +1,4 @@
-"""What an archive node consists of: the archiver and the epoch server, over one store."""
+"""The services of an archive node: the archiver and the epoch server, over one store."""
 
 from collections.abc import Mapping
 

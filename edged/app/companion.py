@@ -1,4 +1,4 @@
-"""What the companion of an edge consists of: one service, and the models it serves."""
+"""The companion of an edge: one service, and the models it serves."""
 
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -8,7 +8,6 @@ from edged.adapters.host.counters import PsutilHost
 from edged.adapters.host.systemd import Systemd
 from edged.adapters.images import PillowDecoder
 from edged.adapters.kafka import KafkaLog
-from edged.app.jobs import state_folder
 from edged.app.supervision import announce, supervise
 from edged.domain.topology import Topology
 from edged.services.node.health import HealthBoard
@@ -25,9 +24,9 @@ async def run_companion(
     *,
     job: str | None = None,
 ) -> int:
-    """Run the inference beside the edge `node` until it is told to stop; the exit code.
+    """Run inference for the edge `node` until a signal stops it; the exit code.
 
-    `job`: whose models serve; the first job's if None. Raises ConfigError when there is none such.
+    `job`: the job whose models it serves; None: the first. Raises ConfigError when there is no such job.
     """
     from edged.adapters.tflite import runtime as tflite  # noqa: PLC0415 - the runtime is the companion's alone
     from edged.services.inference.companion import Companion, served_job  # noqa: PLC0415
@@ -50,7 +49,7 @@ async def run_companion(
             node,
             training,
             log=log,
-            models=CheckpointDir(state_folder(folders, training), writes=False),
+            models=CheckpointDir(folders.of_job(training.name), writes=False),
             load=load,
             decoder=PillowDecoder(),
             runtime=runtime.name,

@@ -1,15 +1,15 @@
-"""What the training jobs of an edge consist of: a trainer each, and what they share.
+"""The training jobs of an edge: a trainer for each, and what they share.
 
 All jobs run in one process: on the same threads, reading the archive's replies together, and those of one stream
 through one cache.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.disk.sqlite_cache import SqliteCache
@@ -20,8 +20,7 @@ from edged.adapters.tflite.writer import to_tflite
 from edged.aio import run_in_worker
 from edged.app.group import group_trainer
 from edged.domain.nn.model import Model, Params
-from edged.domain.topology import Edge, Stream, Topology, Training
-from edged.domain.topology.job import job_digest
+from edged.domain.topology import Edge, Job, Stream, Topology, Training
 from edged.errors import ConfigError, Problem, StorageError
 from edged.log import logger
 from edged.ports import Health, Log
@@ -44,101 +43,99 @@ if TYPE_CHECKING:
     from edged.adapters.tflite.backbone import FrozenBackbone
 
 _HELD_OUT_BYTES = 4 << 20
-"""Fresh held-out samples kept to test live training on."""
+"""Live samples held out to test live training on."""
 
 NUM_CORES = num_cores()
-"""A lane of each model, and a thread, for each."""
+"""Each model has as many lanes, and the executor as many threads."""
 
 
-def state_folder(folders: Folders, job: Training) -> Path:
-    """Where the job's checkpoints and models are."""
-    return folders.state / "jobs" / job.name if job.name else folders.state
+class EdgeJobs(NamedTuple):
+    """`trainers`: a service for each job, by its name. `live_windows`: those that live training reads, by stream."""
+
+    trainers: Mapping[str, Trainer | GroupTrainer]
+    live_windows: Mapping[str, Sequence[LiveWindow]]
 
 
-class Jobs:
-    """The jobs of one edge. Within `async with` their caches are open; call `live` and then `trainers`, once each."""
+@asynccontextmanager
+async def open_jobs(
+    jobs: Sequence[Job],
+    topology: Topology,
+    edge: Edge,
+    log: Log,
+    health: Health,
+    timing: Timing,
+    folders: Folders,
+    executor: Executor,
+) -> AsyncIterator[EdgeJobs]:
+    """The edge's jobs, ready to run; their caches are open inside the context.
 
-    def __init__(
-        self,
-        topology: Topology,
-        edge: Edge,
-        log: Log,
-        health: Health,
-        timing: Timing,
-        folders: Folders,
-        executor: Executor,
-    ) -> None:
-        self._topology = topology
-        self._edge = edge
-        self._log = log
-        self._health = health
-        self._timing = timing
-        self._folders = folders
-        self._executor = executor
-        self._models: list[Model] = []
-        self._live: dict[int, LiveWindow] = {}
-        self._shares: dict[int, CacheShare] = {}
-        self._stack = AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        self._models = [await run_in_worker(self._model, job) for job in self._topology.jobs]
-        async with AsyncExitStack() as opened:
-            await self._open_caches(opened)
-            self._stack = opened.pop_all()
-        return self
-
-    async def _open_caches(self, stack: AsyncExitStack) -> None:
-        streams = list(dict.fromkeys(job.stream for job in self._topology.jobs if job.source != "live"))
-        for stream in streams:
-            cache = await stack.enter_async_context(self._cache(self._topology.stream(stream), len(streams)))
-            shared = SharedCache(cache)
-            for i, job in enumerate(self._topology.jobs):
-                if job.stream == stream and job.source != "live":
-                    self._shares[i] = shared.share()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._stack.aclose()
-
-    def live(self, streams: Iterable[str]) -> Mapping[str, list[LiveWindow]]:
-        """The live windows that the jobs need of the edge's own `streams`, by stream."""
-        windows: dict[str, list[LiveWindow]] = {stream: [] for stream in streams}
-        for i, job in enumerate(self._topology.jobs):
-            if job.source != "archive" and job.stream in windows:
-                self._live[i] = LiveWindow(self._log, self._topology.archive_topic(job.stream, self._edge.name))
-                windows[job.stream].append(self._live[i])
-        return windows
-
-    def trainers(self) -> Mapping[str, Trainer | GroupTrainer]:
-        """A service for each job, by its name. Raises ConfigError when a backbone is no longer what it was."""
+    Raises ConfigError when a backbone's file was replaced since the topology was checked against it.
+    """
+    builder = _Builder(jobs, topology, edge, log, health, timing, folders, executor)
+    models = [await run_in_worker(builder.model, job) for job in jobs]
+    async with AsyncExitStack() as stack:
+        caches = {}
+        for stream in builder.archived_streams:
+            caches[stream.name] = SharedCache(await stack.enter_async_context(builder.cache(stream)))
         trainers: dict[str, Trainer | GroupTrainer] = {}
+        live_windows: dict[str, list[LiveWindow]] = {}
         client: ArchiveClient | None = None
-        for i, (job, model) in enumerate(zip(self._topology.jobs, self._models, strict=True)):
-            client = ArchiveClient(self._log, self._health, self._address(job), self._timing, client)
-            trainers[f"trainer:{job.name}" if job.name else "trainer"] = self._trainer(i, job, model, client)
-        return trainers
+        for job, model in zip(jobs, models, strict=True):
+            client = ArchiveClient(log, health, builder.address(job), timing, client)
+            share = None if job.training.source == "live" else caches[job.stream.name].share()
+            live_window = builder.live_window(job)
+            if live_window is not None:
+                live_windows.setdefault(job.stream.name, []).append(live_window)
+            name = f"trainer:{job.name}" if job.name else "trainer"
+            trainers[name] = builder.trainer(_JobParts(job, model, client, share, live_window))
+        yield EdgeJobs(trainers, live_windows)
 
-    def _address(self, job: Training) -> ArchiveAddress:
-        topology, edge = self._topology, self._edge.name
-        return ArchiveAddress(edge, job.stream, topology.requests_topic, topology.epochs_topic(edge))
 
-    def _model(self, job: Training) -> Model:
-        """The model, its micro-batches as large as this machine computes best."""
-        shape = job.input_shape(self._topology.stream(job.stream))
-        assert shape is not None, "a backbone was looked up when the topology was read"
-        most = -(-job.global_batch // NUM_CORES)
-        size = job.micro_batch or micro_batch.tuned(shape, job.model, self._folders.cache, most=most)
-        return Model(shape, job.model, loss=job.loss, lanes=NUM_CORES, micro_batch=size)
+@dataclass(frozen=True, slots=True)
+class _JobParts:
+    """What a job's trainer is made of. `share`: None trains on live samples alone; `live_window`: None on none."""
 
-    def _cache(self, stream: Stream, num_streams: int) -> Cache:
-        """The cache of a stream's samples: an equal part for each stream. Without the disk, when it cannot be used."""
-        settings, disk = self._edge.cache, None
+    job: Job
+    model: Model
+    client: ArchiveClient
+    share: CacheShare | None
+    live_window: LiveWindow | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    """Makes the parts of the edge's jobs. Opens nothing."""
+
+    jobs: Sequence[Job]
+    topology: Topology
+    edge: Edge
+    log: Log
+    health: Health
+    timing: Timing
+    folders: Folders
+    executor: Executor
+
+    @property
+    def archived_streams(self) -> Sequence[Stream]:
+        """The streams that jobs train on from the archive, in the jobs' order."""
+        streams = {job.stream.name: job.stream for job in self.jobs if job.training.source != "live"}
+        return tuple(streams.values())
+
+    def model(self, job: Job) -> Model:
+        """The model, with the micro-batch size that this machine computes fastest."""
+        training, shape = job.training, job.input_shape
+        limit = -(-training.global_batch // NUM_CORES)
+        size = training.micro_batch or micro_batch.tuned(shape, training.model, self.folders.cache, most=limit)
+        return Model(shape, training.model, loss=training.loss, lanes=NUM_CORES, micro_batch=size)
+
+    def cache(self, stream: Stream) -> Cache:
+        """The cache of a stream's samples: an equal part for each stream; in memory only if the disk fails."""
+        settings, num_streams, disk = self.edge.cache, len(self.archived_streams), None
         memory_bytes = (settings.memory - self._feature_bytes * self._num_backbones) // num_streams
         disk_bytes = settings.disk // num_streams
         if disk_bytes:
-            namespace = f"{self._topology.site}/{stream.name}/{stream.dtype}{list(stream.shape)}"
-            folder = self._folders.cache if num_streams == 1 else self._folders.cache / "streams" / stream.name
+            namespace = f"{self.topology.site}/{stream.name}/{stream.dtype}{list(stream.shape)}"
+            folder = self.folders.cache if num_streams == 1 else self.folders.cache / "streams" / stream.name
             try:
                 disk = SqliteCache(folder, disk_bytes, namespace)
             except StorageError as error:
@@ -150,18 +147,22 @@ class Jobs:
             written_bytes_per_day=settings.disk_writes_per_day // num_streams,
         )
 
-    @property
-    def _num_backbones(self) -> int:
-        return sum(job.backbone is not None for job in self._topology.jobs)
+    def address(self, job: Job) -> ArchiveAddress:
+        """How the job's requests reach the archive, and where its replies arrive."""
+        topology, edge = self.topology, self.edge.name
+        return ArchiveAddress(edge, job.stream.name, topology.requests_topic, topology.epochs_topic(edge))
 
-    @property
-    def _feature_bytes(self) -> int:
-        """The part of the cache's memory that is for one backbone's features: half of it for all of them."""
-        return self._edge.cache.memory // (2 * max(self._num_backbones, 1))
+    def live_window(self, job: Job) -> LiveWindow | None:
+        """The window of live samples that the job trains on; None if it trains on none, or the edge samples none."""
+        is_sampled = any(device.stream == job.stream.name for device in self.topology.devices_of(self.edge.name))
+        if job.training.source == "archive" or not is_sampled:
+            return None
+        return LiveWindow(self.log, self.topology.archive_topic(job.stream.name, self.edge.name))
 
-    def _trainer(self, number: int, training: Training, model: Model, client: ArchiveClient) -> Trainer | GroupTrainer:
-        stream = self._topology.stream(training.stream)
-        job = job_digest(stream, training)
+    def trainer(self, parts: _JobParts) -> Trainer | GroupTrainer:
+        """The job's trainer. Raises ConfigError: see `open_jobs`."""
+        job, model, share = parts.job, parts.model, parts.share
+        training, stream = job.training, job.stream
         is_classifier = training.loss == "cross_entropy"
         backbone = _backbone(training)
         features = None
@@ -174,35 +175,9 @@ class Jobs:
                 stream,
                 training.global_batch,
                 PillowDecoder(),
-                self._executor,
+                self.executor,
                 needs_labels=is_classifier,
                 features=features,
-            )
-
-        store = CheckpointDir(state_folder(self._folders, training))
-        epochs = fresh = chooser = None
-        if number in self._shares:
-            settings = EpochSettings(
-                epochs=training.epochs,
-                test_fraction=training.test_fraction,
-                test_samples=training.test_samples,
-                prefetch_bytes=self._edge.prefetch,
-            )
-            choice = PlannerSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
-            share = self._shares[number]
-            if training.exchange.mode != "none":
-                budgets = {edge.name: edge.cache.memory + edge.cache.disk for edge in self._topology.edges}
-                chooser = GroupPlanner(share, choice, self._edge.name, budgets, training.global_batch)
-            epochs = EpochLoader(client, batcher(), settings, share, chooser or LocalPlanner(store, share, choice))
-        if number in self._live:
-            fresh = LiveBatches(
-                self._live[number],
-                batcher(),
-                batcher(),
-                edge=self._edge.name,
-                test_fraction=training.test_fraction,
-                held_out_bytes=_HELD_OUT_BYTES,
-                poll_s=self._timing.poll_s,
             )
 
         def export(params: Params, calibration: Samples | None) -> bytes:
@@ -211,35 +186,64 @@ class Jobs:
             labels = stream.labels if is_classifier else None
             return to_tflite(stream.shape, training.model, params, labels=labels, calibration=calibration)
 
+        store = CheckpointDir(self.folders.of_job(job.name))
         checkpointing = Checkpointing(
             store,
-            self._health,
+            self.health,
             export,
-            job=job,
+            job=job.digest,
             labels=stream.labels if is_classifier else (),
             sample_shape=stream.shape,
             every_s=training.checkpoint_s,
         )
-        if chooser is not None:
-            assert epochs is not None, "a group trains from the archive"
+        settings = EpochSettings(
+            epochs=training.epochs,
+            test_fraction=training.test_fraction,
+            test_samples=training.test_samples,
+            prefetch_bytes=self.edge.prefetch,
+        )
+        choice = PlannerSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
+        if training.exchange.mode != "none":
+            assert share is not None, "a group trains from the archive"
+            planner = GroupPlanner(share, choice, self.edge.name, self._cache_budgets, training.global_batch)
+            epochs = EpochLoader(parts.client, batcher(), settings, share, planner)
             return group_trainer(
-                self._topology,
-                self._edge.name,
-                self._log,
-                self._health,
-                self._executor,
-                training,
-                model,
-                checkpointing,
-                epochs,
-                chooser,
-                job,
+                job, self.edge.name, self.log, self.health, self.executor, model, checkpointing, epochs, planner
             )
-        return Trainer(training, model, checkpointing, job=job, epochs=epochs, fresh=fresh, executor=self._executor)
+        local = fresh = None
+        if share is not None:
+            local = EpochLoader(parts.client, batcher(), settings, share, LocalPlanner(store, share, choice))
+        if parts.live_window is not None:
+            fresh = LiveBatches(
+                parts.live_window,
+                batcher(),
+                batcher(),
+                edge=self.edge.name,
+                test_fraction=training.test_fraction,
+                held_out_bytes=_HELD_OUT_BYTES,
+                poll_s=self.timing.poll_s,
+            )
+        return Trainer(
+            training, model, checkpointing, job=job.digest, epochs=local, fresh=fresh, executor=self.executor
+        )
+
+    @property
+    def _cache_budgets(self) -> Mapping[str, int]:
+        """Bytes of each member's cache."""
+        return {edge.name: edge.cache.memory + edge.cache.disk for edge in self.topology.edges}
+
+    @property
+    def _num_backbones(self) -> int:
+        return sum(job.training.backbone is not None for job in self.jobs)
+
+    @property
+    def _feature_bytes(self) -> int:
+        """The part of the cache's memory for one backbone's features: all of them together get half of it."""
+        return self.edge.cache.memory // (2 * max(self._num_backbones, 1))
 
 
 def _backbone(training: Training) -> "FrozenBackbone | None":
-    """The backbone, still the one that was looked into. Raises ConfigError when it is another by now."""
+    """The backbone's layers. Raises ConfigError when its file was replaced since it was looked up."""
     if training.backbone is None:
         return None
     from edged.adapters.tflite.backbone import read_backbone  # noqa: PLC0415 - the TFLite runtime is not for every edge

@@ -1,4 +1,4 @@
-"""What a node of each tier consists of: services, the adapters they are given, and their settings."""
+"""A node of the edge or archive tier: its services, and the adapters and settings that they get."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ from edged.adapters.images import PillowDecoder
 from edged.adapters.kafka import KafkaLog
 from edged.app import archive
 from edged.app.group import servers
-from edged.app.jobs import NUM_CORES, Jobs
+from edged.app.jobs import NUM_CORES, open_jobs
 from edged.app.supervision import Service, announce, supervise
 from edged.domain.topology import Topology
 from edged.services.ingest.ingest import Ingest
@@ -22,14 +22,14 @@ from edged.settings import Folders, Timing
 
 
 async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> int:  # noqa: B008 - frozen
-    """Run the edge or archive node called `node` until it is told to stop; the exit code.
+    """Run the edge or archive node called `node` until a signal stops it; the exit code.
 
     Raises AlreadyRunning and, when the state folder cannot be used, StorageError.
     """
     is_edge = topology.tier_of(node) == "edge"
     edge = topology.edge(node) if is_edge else None
-    folders = Folders.of(node)
-    if edge is not None and any(job.backbone for job in topology.jobs):
+    folders, jobs = Folders.of(node), topology.resolved_jobs(node)
+    if edge is not None and any(job.training.backbone for job in jobs):
         from edged.adapters.tflite import runtime as tflite  # noqa: PLC0415 - seldom needed here
 
         tflite.prepare_runtime()  # before there are other threads
@@ -40,19 +40,19 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
         log = await stack.enter_async_context(KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s))
         services: Mapping[str, Service]
         if edge is None:
-            services = {**archive.services(topology, log, health, timing), **servers(topology, node, log)}
+            services = {**archive.services(topology, log, health, timing), **servers(jobs, node, log)}
         else:
             executor = stack.enter_context(
                 ThreadPoolExecutor(NUM_CORES, thread_name_prefix="train", initializer=lower_thread_priority)
             )
             stack.enter_context(single_threaded_blas())
-            jobs = Jobs(topology, edge, log, health, timing, folders, executor)
-            await stack.enter_async_context(jobs)
+            opened = open_jobs(jobs, topology, edge, log, health, timing, folders, executor)
+            trainers, live_windows = await stack.enter_async_context(opened)
             ingest = Ingest(log, topology, edge.name, PillowDecoder())
             services = {
-                "uplink": Uplink(ingest, log, topology, edge.name, jobs.live(ingest.streams), timing),
-                **jobs.trainers(),
-                **servers(topology, node, log),
+                "uplink": Uplink(ingest, log, topology, edge.name, live_windows, timing),
+                **trainers,
+                **servers(jobs, node, log),
             }
         return await supervise(
             topology,

@@ -15,7 +15,7 @@ from edged.domain.group import step as group_step
 from edged.domain.group.records import Begin, Close, Join, Part, Record, Tested
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
-from edged.domain.topology import Sgd, Topology, job
+from edged.domain.topology import Sgd, Topology
 from edged.domain.training import checkpoint
 from edged.domain.training.learner import Learner
 from edged.domain.training.state import TrainState
@@ -28,12 +28,12 @@ class GroupLog:
 
     def __init__(self, topology: Topology) -> None:
         [self._training] = topology.jobs
-        stream = topology.stream(self._training.stream)
-        self.job = job.job_digest(stream, self._training)
-        self._begun_with = Learner(self._training, Model(stream.shape, self._training.model)).initial(self.job)
+        job = topology.resolve(self._training)
+        self.job = job.digest
+        self._begun_with = Learner(self._training, Model(job.input_shape, self._training.model)).initial(self.job)
         self.weights = param_vector.flatten(self._begun_with.params)
         self.velocity = np.zeros_like(self.weights)
-        self.rules = group_step.rules(topology, self._training, self.job, len(self.weights))
+        self.rules = group_step.rules(job, len(self.weights))
         self.state = state_module.State()
         self.blobs: list[bytes] = []
         self._random = np.random.default_rng(1)

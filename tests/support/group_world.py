@@ -142,21 +142,26 @@ class GroupWorld:
             self.log,
             place.health,
             GroupAddress(edge, self.edges, TRAIN, GRADIENTS if has_server else TRAIN),
-            job=self.job,
+            rules=self.rules("vault" if has_server else ""),
             epochs=EpochLoader(client, batcher, settings, share, chooser),
             chooser=chooser,
             fold=fold,
-            server="vault" if has_server else "",
         )
 
     def server(self) -> ParameterServer:
         """A fresh process's parameter server."""
-        n = self.model().num_parameters
-        rules = Rules(frozenset(self.edges), self.job, n, lambda blob: compression.decompress(blob, n), "vault")
-        kind = self.training.exchange.compression
         return ParameterServer(
-            self.log, rules, self.announcements(), gradients=GRADIENTS, train=TRAIN, compression=kind
+            self.log,
+            self.rules("vault"),
+            self.announcements(),
+            gradients=GRADIENTS,
+            train=TRAIN,
+            compression=self.training.exchange.compression,
         )
+
+    def rules(self, server: str) -> Rules:
+        n = self.model().num_parameters
+        return Rules(frozenset(self.edges), self.job, n, lambda blob: compression.decompress(blob, n), server)
 
     def announcements(self) -> CheckpointPublisher:
         return CheckpointPublisher(self.log, GroupTopics(CHECKPOINTS, TRAIN, self.job, self.edges))

@@ -21,7 +21,6 @@ from edged.domain.group.state import State
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.topology import Topology
-from edged.domain.topology import job as job_module
 from edged.domain.training import checkpoint
 from edged.domain.training.learner import Learner
 from edged.domain.training.state import TrainState
@@ -42,11 +41,11 @@ class History:
 
     def __init__(self, topology: Topology) -> None:
         [job] = topology.jobs
-        stream = topology.stream(job.stream)
-        self.job = job_module.job_digest(stream, job)
-        state = Learner(job, Model(stream.shape, job.model, loss=job.loss)).initial(self.job)
-        self.rules = group_step.rules(topology, job, self.job, param_vector.size(state.params))
-        self.partition = TopicPartition(topology.train_topic(job))
+        resolved = topology.resolve(job)
+        self.job = resolved.digest
+        state = Learner(job, Model(resolved.input_shape, job.model, loss=job.loss)).initial(self.job)
+        self.rules = group_step.rules(resolved, param_vector.size(state.params))
+        self.partition = TopicPartition(resolved.train_topic)
         self.blobs: list[bytes] = []
         self.epochs: list[EpochBegun] = []
         self.steps: list[StepMade] = []

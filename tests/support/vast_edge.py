@@ -23,7 +23,7 @@ from edged import topology_file
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.host.blas import single_threaded_blas
 from edged.adapters.memory.health import RecordingHealth
-from edged.app.jobs import Jobs
+from edged.app.jobs import open_jobs
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest
 from edged.domain.archive.snapshot import Snapshot
@@ -167,9 +167,10 @@ async def train(mode: str, num_samples: int, folder: Path) -> None:
     topology = topology_file.load(file)
     folders = Folders(state=folder / "state", cache=folder / "cache")
     with ThreadPoolExecutor(2) as executor:
-        jobs = Jobs(topology, topology.edge("pi-a"), VastLog(), RecordingHealth(), Timing(), folders, executor)
-        async with jobs:
-            [trainer] = jobs.trainers().values()
+        jobs, edge = topology.resolved_jobs("pi-a"), topology.edge("pi-a")
+        opened = open_jobs(jobs, topology, edge, VastLog(), RecordingHealth(), Timing(), folders, executor)
+        async with opened as (trainers, _):
+            [trainer] = trainers.values()
             task = asyncio.create_task(trainer.run())
             while trainer.statistics().trained_samples < num_samples and not task.done():  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.1)

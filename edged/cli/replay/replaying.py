@@ -21,7 +21,6 @@ from edged.domain.group.replay import Claim, Replay, Told
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.topology import Topology, Training
-from edged.domain.topology import job as job_module
 from edged.domain.training import checkpoint
 from edged.domain.training.learner import Learner
 from edged.domain.training.state import TrainState
@@ -34,6 +33,7 @@ from edged.errors import (
     TopologyMismatch,
 )
 from edged.ports import TopicPartition
+from edged.settings import job_folder
 
 Tell = Callable[[Iterable[Told]], None]
 
@@ -81,16 +81,15 @@ def _job(topology: Topology, name: str | None, file: str) -> Training:
 
 def prepare(topology: Topology, job: Training, begin: Path | None, proven: list[Path]) -> Replay:
     """Ready to take the first record. Raises CheckpointCorrupt and TopologyMismatch."""
-    stream = topology.stream(job.stream)
-    digest, shape = job_module.job_digest(stream, job), job.input_shape(stream)
-    assert shape is not None, "a backbone was looked up when the topology was read"
+    resolved = topology.resolve(job)
+    digest = resolved.digest
     if begin is None:
-        state = Learner(job, Model(shape, job.model, loss=job.loss, micro_batch=1)).initial(digest)
+        state = Learner(job, Model(resolved.input_shape, job.model, loss=job.loss, micro_batch=1)).initial(digest)
         group = state_module.State()
     else:
         state = _read(begin, job, digest)
         group = state_json.from_json(state.exchange)
-    rules = step.rules(topology, job, digest, param_vector.size(state.params))
+    rules = step.rules(resolved, param_vector.size(state.params))
     return Replay(job, rules, state, group, [_claim(path, job, digest) for path in proven])
 
 
@@ -117,7 +116,7 @@ def _read(path: Path, job: Training, digest: str) -> TrainState:
 
 
 def _newest(folder: Path, job: Training) -> Path:
-    for place in (folder, folder / "jobs" / job.name):
+    for place in (folder, job_folder(folder, job.name)):
         if files := sorted(place.glob("checkpoint-*.safetensors")):
             return files[-1]
     raise CheckpointCorrupt(f"{folder}: no checkpoint is there")

@@ -12,20 +12,15 @@ from edged.domain.group import compression, gradient_log, update_log
 from edged.domain.group.records import Begin
 from edged.domain.group.state import Closed, Diverged, Fold, Rules, State
 from edged.domain.nn import param_vector
-from edged.domain.topology import Sgd, Topology, Training
+from edged.domain.topology import Job, Sgd, Training
 from edged.domain.training import learner, optim
 from edged.domain.training.state import Fallback, Params, TrainState
 
 
-def rules(topology: Topology, training: Training, job: str, num_parameters: int) -> Rules:
-    """What is agreed before the job's log begins. `job`: its digest."""
-    return Rules(
-        frozenset(edge.name for edge in topology.edges),
-        job,
-        num_parameters,
-        partial(compression.decompress, n=num_parameters),
-        topology.server_of(training) or "",
-    )
+def rules(job: Job, num_parameters: int) -> Rules:
+    """What the members agree on before the job's log begins."""
+    decompress = partial(compression.decompress, n=num_parameters)
+    return Rules(frozenset(job.members), job.digest, num_parameters, decompress, job.server or "")
 
 
 def fold_of(training: Training) -> Fold:

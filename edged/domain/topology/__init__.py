@@ -1,9 +1,10 @@
-"""The topology as frozen values: nodes, training jobs, the names of topics, and a job's digest.
+"""The topology as frozen values: nodes, training jobs, topic names, and a job's digest.
 
-Belongs here: what the file says, and what follows from it alone. Does not: reading the file (`topology_file`), and
-whether it makes sense (`domain.validation`).
+Holds what the file states and what follows from that alone. See also: `topology_file`, which reads the file, and
+`domain.validation`, which checks that it makes sense.
 """
 
+from edged.domain.topology.job import Job
 from edged.domain.topology.nodes import (
     MIB,
     NAME_PATTERN,
@@ -71,6 +72,7 @@ __all__ = [
     "Exchange",
     "ExchangeMode",
     "Flip",
+    "Job",
     "Kafka",
     "Lars",
     "Mechanism",

@@ -1,13 +1,15 @@
-"""A training job's digest: what its weights mean, and in which order its samples come."""
+"""A training job with what the rest of the topology decides about it, and the digest that identifies it."""
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from edged.domain.named_fields import to_named
-from edged.domain.nn.spec import DESCRIBED, Described, LayerSpec
-from edged.domain.topology import (
+from edged.domain.nn.spec import DESCRIBED, Described, LayerSpec, Shape
+from edged.domain.topology.nodes import Stream
+from edged.domain.topology.training import (
     Adam,
     Augment,
     Constant,
@@ -17,15 +19,40 @@ from edged.domain.topology import (
     Schedule,
     Sgd,
     Step,
-    Stream,
     Training,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A training job, resolved against its topology: see `Topology.resolve`.
+
+    `input_shape`: of what reaches the model's first layer. `digest`: see `job_digest`. `members`: the edges that train
+    it, together if it has an exchange. `server`: the node that combines their gradients; None: the members do.
+    `train_topic`: the log that the weights are a fold over; `gradients_topic`: what the members send to the server;
+    `checkpoints_topic`: the group's newest checkpoints.
+    """
+
+    training: Training
+    stream: Stream
+    input_shape: Shape
+    digest: str
+    members: tuple[str, ...]
+    server: str | None
+    train_topic: str
+    gradients_topic: str
+    checkpoints_topic: str
+
+    @property
+    def name(self) -> str:
+        """The job's name; "" for an only job without one."""
+        return self.training.name
 
 
 def job_digest(stream: Stream, training: Training) -> str:
     """SHA-256 of all that decides what the weights mean and in which order samples come, in hexadecimal.
 
-    Left out is what may change from one start to the next: epochs, intervals, source, who combines the gradients.
+    What may change from one start to the next is not part of it: epochs, intervals, source, who combines the gradients.
     """
     job: dict[str, Any] = {
         "stream": to_named(stream, _STREAM),
@@ -41,7 +68,7 @@ def job_digest(stream: Stream, training: Training) -> str:
         "test_fraction": training.test_fraction,
     }
     if training.backbone is not None:
-        assert training.backbone.file is not None, "the node has looked into it"
+        assert training.backbone.file is not None, "a backbone was looked up when the topology was read"
         job["backbone"] = training.backbone.file.sha256
     if training.reference_batch is not None:
         job["reference_batch"] = training.reference_batch
@@ -62,10 +89,7 @@ _IN_DIGEST: Mapping[type, Described] = {
     Augment: ("Augment", ("flip", "shift", "crop")),
 }
 
-
 _STREAM = ("name", "shape", "dtype", "labels")
-
-
 _OUTER = ("learning_rate", "momentum")
 
 

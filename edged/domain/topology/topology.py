@@ -1,11 +1,12 @@
 """The topology: the tiers, their streams and the training jobs, as frozen values; and the topic names they imply.
 
-A Topology is made by `config_yaml` from the file, complete and valid. Holds no behaviour beyond names and look-ups.
+`topology_file` makes a Topology from the file, complete and valid. No behaviour beyond names and look-ups.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
+from edged.domain.topology.job import Job, job_digest
 from edged.domain.topology.nodes import Archive, Device, Edge, Kafka, Role, Stream
 from edged.domain.topology.training import Training
 
@@ -36,7 +37,7 @@ class Topology:
         return tuple(device for device in self.iot if device.edge == edge)
 
     def tier_of(self, node: str) -> Literal["iot", "edge", "archive"] | None:
-        """The tier that `node` is in; None when no node is called so."""
+        """The tier of `node`; None when there is no such node."""
         if any(device.name == node for device in self.iot):
             return "iot"
         if any(edge.name == node for edge in self.edges):
@@ -44,10 +45,32 @@ class Topology:
         return "archive" if any(archive.name == node for archive in self.archive) else None
 
     def server_of(self, job: Training) -> str | None:
-        """The node that combines the job's gradients; None where the members do so themselves."""
+        """The node that combines the job's gradients; None: the members do."""
         if job.exchange.mode != "parameter_server":
             return None
         return job.exchange.server or next((archive.name for archive in self.archive), None)
+
+    def resolve(self, training: Training) -> Job:
+        """The job with its stream, digest, members and topics. A backbone's file must have been looked up."""
+        stream = self.stream(training.stream)
+        input_shape = training.input_shape(stream)
+        assert input_shape is not None, "a backbone was looked up when the topology was read"
+        return Job(
+            training,
+            stream,
+            input_shape,
+            job_digest(stream, training),
+            members=tuple(edge.name for edge in self.edges),
+            server=self.server_of(training),
+            train_topic=self.train_topic(training),
+            gradients_topic=self.gradients_topic(training),
+            checkpoints_topic=self.checkpoints_topic(training),
+        )
+
+    def resolved_jobs(self, node: str) -> tuple[Job, ...]:
+        """The jobs that `node` has a part in, in the file's order: at an edge all, elsewhere those that it serves."""
+        is_edge = self.tier_of(node) == "edge"
+        return tuple(self.resolve(job) for job in self.jobs if is_edge or self.server_of(job) == node)
 
     def device_topic(self, device: str) -> str:
         """What the device publishes: key = label or null, value = payload."""
@@ -63,7 +86,7 @@ class Topology:
 
     @property
     def requests_topic(self) -> str:
-        """What edges ask of the archive."""
+        """The edges' requests to the archive."""
         return f"{self.site}.archive.requests"
 
     def epochs_topic(self, edge: str) -> str:
@@ -75,7 +98,7 @@ class Topology:
         return f"{self.site}.predictions.{edge}" + (f".{job}" if job else "")
 
     def dead_letters_topic(self, edge: str) -> str:
-        """Records that one edge could not use, with their reason."""
+        """Records that one edge could not use, each with the reason."""
         return f"{self.site}.dead-letters.{edge}"
 
     def train_topic(self, job: Training) -> str:

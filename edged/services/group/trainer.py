@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 
 from edged.aio import run_in_worker
-from edged.domain.group import compression, gradient_log
+from edged.domain.group import gradient_log
 from edged.domain.group.plan import GroupPlan
 from edged.domain.group.records import MAX_LOSS, Begin
 from edged.domain.group.state import Fold, Rules
@@ -77,11 +77,10 @@ class GroupTrainer:
         health: Health,
         address: GroupAddress,
         *,
-        job: str,
+        rules: Rules,
         epochs: EpochLoader,
         chooser: GroupPlanner,
         fold: Fold = gradient_log.fold,
-        server: str = "",
         executor: Executor | None = None,
     ) -> None:
         self.training = training
@@ -89,14 +88,12 @@ class GroupTrainer:
         self._checkpointing = checkpointing
         self._health = health
         self._address = address
-        self._job = job
+        self._job = rules.job
         self._epochs = epochs
         self._chooser = chooser
-        n = model.num_parameters
-        rules = Rules(frozenset(address.edges), job, n, lambda blob: compression.decompress(blob, n), server)
-        rounds = ContributionMaker(training, self._learner, n, lane_map(executor))
+        rounds = ContributionMaker(training, self._learner, model.num_parameters, lane_map(executor))
         self._activity = Activity()
-        self._member = Member(training, address.edge, rounds, TrainState({}, {}, job, model.division))
+        self._member = Member(training, address.edge, rounds, TrainState({}, {}, rules.job, model.division))
         self._following = Follower(
             log, address, rules, fold, self._member, checkpointing, announcements, self._activity
         )

@@ -211,13 +211,14 @@ def test_a_record_left_out_is_a_gap():
 
 
 def test_the_rules_are_those_of_the_topology():
-    rules = group_step.rules(SITE, TRAINING, "1" * 64, 195)
+    job = SITE.resolve(TRAINING)
+    rules = group_step.rules(job, 195)
 
     assert (rules.edges, rules.job, rules.num_parameters, rules.server) == (
-        frozenset({"pi-a", "pi-b", "pi-c"}), "1" * 64, 195, "",
+        frozenset({"pi-a", "pi-b", "pi-c"}), job.digest, 195, "",
     )  # fmt: skip
     served = replace(TRAINING, exchange=Exchange("parameter_server"))
-    assert group_step.rules(SITE, served, "1" * 64, 195).server == "vault"
+    assert group_step.rules(SITE.resolve(served), 195).server == "vault"
 
 
 def test_the_log_of_a_parameter_server_leads_to_the_same_weights():
