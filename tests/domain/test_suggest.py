@@ -16,5 +16,5 @@ from edged.domain.suggest import did_you_mean
         ("x", [], ""),
     ],
 )
-def test_the_first_of_the_nearest_is_offered_and_nothing_far_fetched(word, known, expected):
+def test_the_first_of_the_nearest_words_is_suggested_and_nothing_far_fetched(word, known, expected):
     assert did_you_mean(word, known) == expected
