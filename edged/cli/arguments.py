@@ -12,7 +12,7 @@ from pathlib import Path
 from edged.domain.suggest import did_you_mean
 from edged.domain.topology import Topology
 from edged.errors import ConfigError, Problem
-from edged.topology_file.kinds import ADDRESS
+from edged.topology_file.kinds.scalars import ADDRESS
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _LAST_PORT = 65535

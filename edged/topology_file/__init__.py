@@ -20,9 +20,10 @@ from edged.domain.topology import BackboneFile, Topology
 from edged.domain.validation import rules
 from edged.domain.validation.finding import Finding
 from edged.errors import ConfigError, EdgedError, Problem
-from edged.topology_file import document, kinds
+from edged.topology_file import document
+from edged.topology_file.kinds.kind import read
 from edged.topology_file.reading import Reading, hide_secrets
-from edged.topology_file.schema import FILE, SCHEMA, json_schema
+from edged.topology_file.schema.file import FILE, SCHEMA, json_schema
 from edged.topology_file.variables import Variables
 
 __all__ = ["SCHEMA", "Inspection", "inspect", "json_schema", "load"]
@@ -67,7 +68,7 @@ def inspect(
     hide_secrets(parsed, parsed.root)
     reading = Reading(parsed, Variables(environment), lenient=lenient)
     reading.problems += [(mark, Finding("", message, hint)) for mark, message, hint in parsed.refused]
-    topology: Topology = kinds.read(FILE, parsed.root, "", reading)
+    topology: Topology = read(FILE, parsed.root, "", reading)
     topology, unread = _with_backbones(topology, path.parent, look_up_backbone)
     findings = [*unread, *rules.problems(topology)]
     new = [finding for finding in findings if reading.says_something_new(finding)]

@@ -1,0 +1,115 @@
+"""The nodes of the three tiers, their streams, and how Kafka is reached."""
+
+from typing import NamedTuple, get_args
+
+from edged.domain.topology import (
+    MIB,
+    Archive,
+    Cache,
+    Codec,
+    Device,
+    Dtype,
+    Edge,
+    Kafka,
+    Mechanism,
+    Protocol,
+    Security,
+    Stream,
+)
+from edged.topology_file.kinds.lists import Listing
+from edged.topology_file.kinds.scalars import ADDRESS, FILE_PATH, NAME, Choice, Text, Whole, duration, size
+from edged.topology_file.kinds.sections import Key, Section, section
+
+_TIB = MIB << 20
+
+
+class _Sample(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: Dtype
+
+
+def _stream(*, name: str, sample: _Sample, labels: tuple[str, ...]) -> Stream:
+    return Stream(name, sample.shape, sample.dtype, labels)
+
+
+_SECURITY = section(
+    Security,
+    "How to reach Kafka. Each node may use other credentials: they come from its own environment.",
+    protocol=Key(Choice(get_args(Protocol)), "PLAINTEXT only where nobody else is on the network"),
+    mechanism=Key(Choice(get_args(Mechanism)), "how the password is proved"),
+    username=Key(Text(), "the node's Kafka user"),
+    password=Key(Text(secret=True), 'the user\'s password, as "${cred:NAME}" or "${VARIABLE}"'),
+    ca=Key(FILE_PATH, "certificates of the authority that signed the brokers', PEM"),
+    certificate=Key(FILE_PATH, "the node's own certificate, PEM"),
+    key=Key(FILE_PATH, "the key of the node's certificate, PEM"),
+)
+
+KAFKA = section(
+    Kafka,
+    "Where Apache Kafka is.",
+    bootstrap=Key(Listing(ADDRESS, 1, 64, distinct=True), "some of the brokers, host:port"),
+    security=Key(_SECURITY, "encryption and authentication"),
+)
+
+STREAM = Section(
+    _stream,
+    "A stream: what its samples look like and which classes they may be of.",
+    {
+        "sample": Key(
+            Section(
+                _Sample,
+                "One sample.",
+                {
+                    "shape": Key(
+                        Listing(Whole(1, 4096), 1, 4),
+                        "[height, width, channels], [length, channels], or any 1 to 4 axes",
+                    ),
+                    "dtype": Key(Choice(get_args(Dtype)), "the type of its numbers"),
+                },
+            ),
+            "shape and type of one sample",
+        ),
+        "labels": Key(
+            Listing(Text("a label", max_bytes=256, integers=True), 1, 65_536, distinct=True),
+            "the classes, in the order of the model's outputs; left out where samples have none",
+        ),
+    },
+    {"labels": ()},
+)
+
+DEVICE = section(
+    Device,
+    "An IoT device. It belongs to exactly one edge.",
+    name=Key(NAME, "the device's name, unique among all nodes"),
+    edge=Key(NAME, "the edge that takes its samples"),
+    stream=Key(NAME, "the stream that it publishes"),
+    codec=Key(Choice(get_args(Codec)), "how its payloads are written"),
+    transport=Key(Choice(("kafka", "mqtt")), "how its payloads reach Kafka"),
+)
+
+EDGE = section(
+    Edge,
+    "An edge device: it trains, archives and infers.",
+    name=Key(NAME, "the edge's name, unique among all nodes"),
+    cache=Key(
+        section(
+            Cache,
+            "Bytes for samples kept at the edge.",
+            memory=Key(size(MIB, _TIB, zero=True), "the part in memory"),
+            disk=Key(size(MIB, 1024 * _TIB, zero=True), "the part on disk"),
+            disk_writes_per_day=Key(size(MIB, 1024 * _TIB, zero=True), "most bytes written for it: SD cards wear out"),
+        ),
+        "how much of the data set the edge keeps",
+    ),
+    prefetch=Key(size(MIB, _TIB), "epoch data held ahead of the trainer"),
+    memory_limit=Key(size(64 * MIB, _TIB), "most memory of the whole daemon"),
+)
+
+ARCHIVE = section(
+    Archive,
+    "The archive: it keeps all samples and streams epochs of them back.",
+    name=Key(NAME, "the archive's name, unique among all nodes"),
+    url=Key(Text("a URL such as file:///srv/edged"), "the folder on the distributed file system"),
+    flush=Key(duration(0.1, 3600), "a file is written when its first sample is this old"),
+    flush_bytes=Key(size(64 * 1024, 1024 * MIB), "or when its samples fill this much"),
+)
