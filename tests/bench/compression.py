@@ -107,7 +107,7 @@ class Group:
             epoch, members, {"train": num_samples}, num_steps, param_vector.digest(self.state.params), self.edges[0]
         )
         self._append(begin)
-        group_step.take_begin(self.state, begin)
+        group_step.apply_begin(self.state, begin)
 
     def step(self, data: Data, rows: npt.NDArray[np.int64]) -> int:
         """One step on these samples of `data`; the bytes of all payloads."""
@@ -118,7 +118,7 @@ class Group:
             made[edge] = self._rounds[edge].gradient(self.state, batch)
         actions = [action for edge in self.edges for action in self._send(edge, made[edge])]
         [closed] = [action for action in actions if isinstance(action, Closed)]
-        group_step.take_step(self._training, self.state, self._log, closed)
+        group_step.apply_step(self._training, self.state, self._log, closed)
         for edge in self.edges:
             self._rounds[edge].acknowledge(made[edge], is_counted=True)
         return sum(len(each.blob) for each in made.values())

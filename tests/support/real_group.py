@@ -16,7 +16,7 @@ from edged.adapters.memory.health import RecordingHealth
 from edged.cli.demo.processes import Child
 from edged.domain.group import state_json
 from edged.domain.group import step as group_step
-from edged.domain.group.replay import EpochBegun, NotCounted, Proof, Replay, StepMade
+from edged.domain.group.replay import EpochBegun, NotCounted, Proof, Replay, StepApplied
 from edged.domain.group.state import State
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
@@ -48,7 +48,7 @@ class History:
         self.partition = TopicPartition(resolved.train_topic)
         self.blobs: list[bytes] = []
         self.epochs: list[EpochBegun] = []
-        self.steps: list[StepMade] = []
+        self.steps: list[StepApplied] = []
         self.not_counted: list[NotCounted] = []
         self.digests = {0: digest(state)}
         """Of weights and optimizer state, by the number of updates."""
@@ -78,7 +78,7 @@ class History:
                     assert told.holds, told
                 case EpochBegun():
                     self.epochs.append(told)
-                case StepMade():
+                case StepApplied():
                     self.steps.append(told)
                     assert told.step + 1 not in self.digests, "a step was made twice"
                     self.digests[told.step + 1] = digest(self._train_state)

@@ -12,7 +12,7 @@ from edged.cli.demo.outage import Outage
 from edged.cli.replay.replaying import prepare
 from edged.domain.group import records
 from edged.domain.group.records import Join, Part
-from edged.domain.group.replay import Proof, StepMade, Told
+from edged.domain.group.replay import Proof, ReplayEvent, StepApplied
 from edged.domain.topology import Topology
 from edged.errors import FormatError
 from edged.ports import Log, TopicPartition
@@ -101,10 +101,10 @@ class _Sums:
         elif isinstance(record, Join) and self.outage and record.edge == self.outage.edge:
             self.has_returned |= len(self.members_per_step) >= self.outage.step
 
-    def take(self, all_told: Iterable[Told]) -> None:
+    def take(self, all_told: Iterable[ReplayEvent]) -> None:
         for told in all_told:
             match told:
-                case StepMade(contributions=contributions):
+                case StepApplied(contributions=contributions):
                     self.members_per_step.append(len(contributions))
                     self.samples.update({each.edge: each.count for each in contributions})
                     self.steps.update(each.edge for each in contributions)

@@ -17,7 +17,7 @@ from edged.cli.prompt_log import PromptLog, prompt_log
 from edged.cli.replay.report import Report
 from edged.domain.group import state as state_module
 from edged.domain.group import state_json, step
-from edged.domain.group.replay import Claim, Replay, Told
+from edged.domain.group.replay import Claim, Replay, ReplayEvent
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
 from edged.domain.topology import Topology, Training
@@ -35,7 +35,7 @@ from edged.errors import (
 from edged.ports import TopicPartition
 from edged.settings import job_folder
 
-Tell = Callable[[Iterable[Told]], None]
+Tell = Callable[[Iterable[ReplayEvent]], None]
 
 _DIFFERS = 1
 _POLL_RECORDS = 64

@@ -7,7 +7,16 @@ from typing import Any, TextIO
 
 from edged.cli.problems import printable
 from edged.domain.group.records import Contribution
-from edged.domain.group.replay import EpochAbandoned, EpochBegun, NotCounted, Proof, Replay, StepMade, Told, WentBack
+from edged.domain.group.replay import (
+    EpochAbandoned,
+    EpochBegun,
+    NotCounted,
+    Proof,
+    Replay,
+    ReplayEvent,
+    RolledBack,
+    StepApplied,
+)
 from edged.domain.group.state import HeldOutSums
 
 _SHOWN = 16
@@ -54,7 +63,7 @@ class _Epoch:
     edges: dict[str, _Sums] = field(default_factory=dict)
     tested: dict[str, Any] | None = None
 
-    def add(self, step: StepMade) -> None:
+    def add(self, step: StepApplied) -> None:
         self.steps += 1
         for contribution in step.contributions:
             self.edges.setdefault(contribution.edge, _Sums()).add(contribution)
@@ -83,7 +92,7 @@ class Report:
         self._output = output
         self._with_steps = with_steps
         self._epochs: list[_Epoch] = []
-        self._steps: list[StepMade] = []
+        self._steps: list[StepApplied] = []
         self._proofs: list[Proof] = []
         self._not_counted: Counter[tuple[str, str]] = Counter()
         self._end = (0, "")
@@ -93,18 +102,18 @@ class Report:
         """Whether all that was said of the weights is so."""
         return all(proof.holds for proof in self._proofs)
 
-    def take(self, all_told: Iterable[Told]) -> None:
+    def take(self, all_told: Iterable[ReplayEvent]) -> None:
         """The next that was told."""
         for told in all_told:
             match told:
                 case EpochBegun():
                     self._begin(told)
-                case StepMade():
+                case StepApplied():
                     self._step(told)
                 case EpochAbandoned():
                     self._epochs[-1].steps_left = told.steps_left
-                case WentBack():
-                    self._write(f"  {_setback_text(told)}")
+                case RolledBack():
+                    self._write(f"  {_rollback_text(told)}")
                 case Proof():
                     self._proofs.append(told)
                     self._write(_proof_text(told))
@@ -146,7 +155,7 @@ class Report:
         shares = ", ".join(f"{edge} {share:.0%}" for edge, share in begun.shares.items())
         self._write(f"epoch {begun.epoch}: {begun.num_steps} steps from step {begun.step} on; {shares}")
 
-    def _step(self, step: StepMade) -> None:
+    def _step(self, step: StepApplied) -> None:
         if not self._epochs:
             self._epochs.append(_Epoch(step.epoch, None))
         self._epochs[-1].add(step)
@@ -182,7 +191,7 @@ class Report:
             print(line, file=self._output)
 
 
-def _step_json(step: StepMade) -> dict[str, Any]:
+def _step_json(step: StepApplied) -> dict[str, Any]:
     return {
         "epoch": step.epoch,
         "step": step.step,
@@ -199,7 +208,7 @@ def _step_json(step: StepMade) -> dict[str, Any]:
     }
 
 
-def _step_text(step: StepMade) -> str:
+def _step_text(step: StepApplied) -> str:
     parts = [
         f"{each.edge} {each.count} (loss {each.loss / each.count:.4f})" if each.count else f"{each.edge} 0"
         for each in step.contributions
@@ -208,8 +217,8 @@ def _step_text(step: StepMade) -> str:
     return f"  step {step.step}: {', '.join(parts) or 'nobody'}{missing}"
 
 
-def _setback_text(told: WentBack) -> str:
-    end = "on with half the learning rate" if told.goes_on else "training ends"
+def _rollback_text(told: RolledBack) -> str:
+    end = "on with half the learning rate" if told.continues else "training ends"
     return f"step {told.step}: training diverged; back to the weights of step {told.restored_step}, {end}"
 
 

@@ -21,6 +21,7 @@ from edged.domain.group.state import (
     Action,
     Begun,
     Closed,
+    CountedTest,
     Diverged,
     Fold,
     Folded,
@@ -30,12 +31,11 @@ from edged.domain.group.state import (
     Rejected,
     Rules,
     State,
-    TookTest,
     Vector,
 )
 from edged.errors import FormatError, LogGap
 
-MAX_BARREN = 3
+MAX_DIVERGED_STEPS = 3
 """So many steps in a row that only diverged are no accident: the weights stay the same in them, the samples do not."""
 
 MAX_NORM = 1e4
@@ -57,10 +57,10 @@ def fold(rules: Rules, state: State, record: Record, offset: int) -> Folded:
 
     Raises LogGap if `offset` is not the next one.
     """
-    return fold_by(_meaning, rules, state, record, offset)
+    return fold_with(_meaning, rules, state, record, offset)
 
 
-def fold_by(
+def fold_with(
     meaning: Callable[[Rules, State, Record], Folded], rules: Rules, state: State, record: Record, offset: int
 ) -> Folded:
     """What `meaning` makes of a record; where it raises FormatError, nothing but a Rejected."""
@@ -87,9 +87,9 @@ def _meaning(rules: Rules, state: State, record: Record) -> Folded:
         case Begin():
             return _begin(state, record)
         case Tested():
-            return take_test(state, record)
+            return fold_tested(state, record)
         case Join() | Leave():
-            return take_presence(rules, state, record)
+            return fold_membership(rules, state, record)
         case Update():
             raise FormatError("an update among gradients")
 
@@ -108,7 +108,7 @@ def is_joined(state: State, edge: str) -> bool:
     return edge in state.members and state.members[edge].joined
 
 
-def take_presence(rules: Rules, state: State, record: Join | Leave) -> Folded:
+def fold_membership(rules: Rules, state: State, record: Join | Leave) -> Folded:
     """Somebody comes or goes."""
     return _join(rules, state, record) if isinstance(record, Join) else _leave(state, record)
 
@@ -134,10 +134,10 @@ def _leave(state: State, leave: Leave) -> Folded:
 def _begin(state: State, begin: Begin) -> Folded:
     if not begin.members.keys() <= state.members.keys():
         raise FormatError("begins with an edge that never joined")
-    return take_begin(state, begin)
+    return fold_begin(state, begin)
 
 
-def take_begin(state: State, begin: Begin) -> Folded:
+def fold_begin(state: State, begin: Begin) -> Folded:
     """The next epoch begins, all its members awaited; but the first Begin of an epoch with the group's weights wins.
 
     Where nobody has told its weights, those of the Begin are the group's.
@@ -147,7 +147,7 @@ def take_begin(state: State, begin: Begin) -> Folded:
         return state, ()
     if begin.epoch > epoch + 1 or state.is_open:
         raise FormatError("begins an epoch out of turn")
-    if state.is_given_up:
+    if state.has_failed:
         raise FormatError("begins an epoch though training has diverged too often")
     if state.weights_by_edge and begin.weights != state.weights:
         raise FormatError("begins with other weights than the group's")
@@ -159,7 +159,7 @@ def take_begin(state: State, begin: Begin) -> Folded:
     return replace(state, tested={}, members={**state.members, **anew}), (begun,)
 
 
-def take_test(state: State, tested: Tested) -> Folded:
+def fold_tested(state: State, tested: Tested) -> Folded:
     """A member's first test behind the epoch's last step counts."""
     if state.begin is None or tested.edge not in state.begin.members:
         raise FormatError("tests without being a member of the epoch")
@@ -169,7 +169,7 @@ def take_test(state: State, tested: Tested) -> Folded:
         raise FormatError("tests an epoch that is not over")
     weights_by_edge = {**state.weights_by_edge, tested.edge: tested.weights}
     return replace(state, tested={**state.tested, tested.edge: tested}, weights_by_edge=weights_by_edge), (
-        TookTest(tested),
+        CountedTest(tested),
     )
 
 
@@ -285,7 +285,7 @@ def _closed(state: State) -> Folded:
 
 def _diverged(behind: State) -> State:
     diverged_steps = behind.diverged_steps + 1
-    if diverged_steps % MAX_BARREN:
+    if diverged_steps % MAX_DIVERGED_STEPS:
         return replace(behind, diverged_steps=diverged_steps)
     return replace(behind, diverged_steps=diverged_steps, rollbacks=behind.rollbacks + 1, weights_by_edge={})
 
@@ -319,7 +319,7 @@ def closed_actions(
     if behind.is_abandoned:
         actions.append(Abandoned(behind.begin.epoch, behind.end_step - behind.step))
     if behind.rollbacks > before.rollbacks:
-        actions.append(Diverged(goes_on=not behind.is_given_up))
+        actions.append(Diverged(continues=not behind.has_failed))
     return tuple(actions)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from edged.domain.group.state import State
 
-LEFT, STARTED_ANEW, SILENT = "left", "started anew", "silent"
+LEFT, RESTARTED, SILENT = "left", "started anew", "silent"
 """Why: it said that it leaves; it has joined anew and sent nothing since; it missed steps in a row."""
 
 
@@ -41,4 +41,4 @@ def _reason(state: State, edge: str) -> str:
     member = state.members.get(edge)
     if member is None or not member.joined:
         return LEFT
-    return STARTED_ANEW if member.missed is None else SILENT
+    return RESTARTED if member.missed is None else SILENT

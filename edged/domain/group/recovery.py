@@ -1,10 +1,10 @@
-"""How members that have lost their group's log agree on the state that all go on from: one that a member offers.
+"""How members that lost their log agree on one member's checkpoint to resume from.
 
-An offer is an announced checkpoint that names its founder and a place in the log (see `services.announcements`). It
-counts once its founder has joined with it behind that place, before anything of an epoch is there; of several, the one
-whose founder joined first. So all who read the log come to the same one, whenever they look, and later offers change
-nothing.
+A recovery offer is a published checkpoint that names its proposer and a position in the log. It is accepted once its
+proposer has joined with it after that position, before any record of an epoch; of several, the one whose proposer
+joined first. So all who read the log accept the same one, whenever they look, and later offers change nothing.
 Covers this rule, and when a member offers and when it joins. Reads no log and knows no clock.
+See also: `services.group.checkpoints.publisher` for how an offer is stored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,26 +14,26 @@ from typing import Literal
 from edged.domain.group.records import Begin, Join, Part, Record, Update
 
 
-def can_resume(place: int, low: int, high: int) -> bool:
-    """Whether a log that holds the offsets from `low` on and before `high` can be folded on from `place`.
+def can_resume(position: int, low: int, high: int) -> bool:
+    """Whether a log that holds the offsets from `low` on and before `high` can be folded on from `position`.
 
     Not where all that there was is deleted: then others have lost what may be missing here.
     """
-    return low <= place <= high and not low == high > 0
+    return low <= position <= high and not low == high > 0
 
 
 @dataclass(frozen=True, slots=True)
 class RecoveryOffer:
-    """The state of `founder` behind `step` updates, to go on from at `place`, an offset of the group's log."""
+    """The state of `proposer` behind `step` updates, to go on from at `position`, an offset of the group's log."""
 
-    founder: str
-    place: int
+    proposer: str
+    position: int
     step: int
 
     @property
     def join(self) -> tuple[str, int]:
         """Edge and steps of the Join that takes it."""
-        return self.founder, self.step
+        return self.proposer, self.step
 
 
 class LogPrefix:
@@ -60,10 +60,10 @@ class LogPrefix:
             self.is_over = True
 
 
-def taken(offers: Mapping[RecoveryOffer, LogPrefix], joining: Sequence[Join] = ()) -> RecoveryOffer | None:
-    """The offer that all go on from; None while there is none. By each: the log from its place on.
+def accepted(offers: Mapping[RecoveryOffer, LogPrefix], joining: Sequence[Join] = ()) -> RecoveryOffer | None:
+    """The offer that all go on from; None while there is none. By each: the log from its position on.
 
-    `joining`: what comes next, in this order, as far as the log is known. A founder that joins with other steps than
+    `joining`: what comes next, in this order, as far as the log is known. A proposer that joins with other steps than
     it offered has not what it offered any more.
     """
     joined = {offer: opening.joins[offer.join] for offer, opening in offers.items() if offer.join in opening.joins}
@@ -78,7 +78,7 @@ class Candidate:
     """One member's decisions while there is no state to go on from. `now`, `since`: of one clock, in seconds.
 
     It offers its own after `offer_s`, sooner where an older one is offered, never while one as new is; and joins by it
-    `join_s` later, if it is still the newest. An offer whose founder has not joined long after that is passed over.
+    `join_s` later, if it is still the newest. An offer whose proposer has not joined long after that is passed over.
     `turn_s`: what it lets others have before itself, for two that write at once would tear each other's.
     """
 
@@ -101,7 +101,7 @@ class Candidate:
         for offer in offers:
             self._seen_at.setdefault(offer, now)
         rivals = self._rivals(offers, now)
-        if own := [offer for offer in offers if offer.founder == self._edge]:
+        if own := [offer for offer in offers if offer.proposer == self._edge]:
             return self._with_own(own[0], step, rivals, now)
         if self._offered_at is not None:  # another one was written over it
             self._since, self._offered_at = now, None
@@ -124,5 +124,5 @@ class Candidate:
 
     def _rivals(self, offers: Sequence[RecoveryOffer], now: float) -> list[RecoveryOffer]:
         return [
-            offer for offer in offers if offer.founder != self._edge and now - self._seen_at[offer] < self._timeout_s
+            offer for offer in offers if offer.proposer != self._edge and now - self._seen_at[offer] < self._timeout_s
         ]

@@ -45,7 +45,7 @@ class EpochBegun(NamedTuple):
     tested: HeldOutSums
 
 
-class StepMade(NamedTuple):
+class StepApplied(NamedTuple):
     """A step with the offset of the record that closed it. `missing`: who was awaited in vain."""
 
     epoch: int
@@ -62,12 +62,12 @@ class EpochAbandoned(NamedTuple):
     steps_left: int
 
 
-class WentBack(NamedTuple):
+class RolledBack(NamedTuple):
     """Training had diverged by this step: on from the weights of `restored_step`, or not at all."""
 
     step: int
     restored_step: int
-    goes_on: bool
+    continues: bool
 
 
 class NotCounted(NamedTuple):
@@ -78,7 +78,7 @@ class NotCounted(NamedTuple):
     reason: str
 
 
-Told = Proof | EpochBegun | StepMade | EpochAbandoned | WentBack | NotCounted
+ReplayEvent = Proof | EpochBegun | StepApplied | EpochAbandoned | RolledBack | NotCounted
 
 LATE = "late"
 """The reason of a gradient that came too late: its sender added it to its next one."""
@@ -119,11 +119,11 @@ class Replay:
         """The digest of the weights as they are."""
         return param_vector.digest(self._state.params)
 
-    def begin(self) -> Iterator[Told]:
+    def begin(self) -> Iterator[ReplayEvent]:
         """What is claimed of the weights to begin with."""
         yield from self._prove()
 
-    def take(self, blob: bytes, offset: int) -> Iterator[Told]:
+    def take(self, blob: bytes, offset: int) -> Iterator[ReplayEvent]:
         """What the record at `offset` means. Raises LogGap if it is not the next one."""
         self._group, actions = fold_blob(self._fold, self._rules, self._group, blob, offset)
         for action in actions:
@@ -131,15 +131,15 @@ class Replay:
                 case Begun():
                     yield from self._begun(action)
                 case Closed():
-                    group_step.take_step(self._training, self._state, self._group, action)
-                    yield StepMade(self._epoch, action.step, offset, action.contributions, action.missing)
+                    group_step.apply_step(self._training, self._state, self._group, action)
+                    yield StepApplied(self._epoch, action.step, offset, action.contributions, action.missing)
                     yield from self._prove()
                 case Abandoned():
                     yield EpochAbandoned(action.epoch, action.steps_left)
                 case Diverged():
-                    group_step.go_back(self._state, action)
+                    group_step.roll_back(self._state, action)
                     fallback = self._state.fallback
-                    yield WentBack(self.step, 0 if fallback is None else fallback.step, action.goes_on)
+                    yield RolledBack(self.step, 0 if fallback is None else fallback.step, action.continues)
                 case Late():
                     yield NotCounted(offset, action.edge, LATE)
                 case Rejected():
@@ -155,9 +155,9 @@ class Replay:
         assert self._group.begin is not None, "a step is of an epoch"
         return self._group.begin.epoch
 
-    def _begun(self, action: Begun) -> Iterator[Told]:
+    def _begun(self, action: Begun) -> Iterator[ReplayEvent]:
         begin = action.begin
-        group_step.take_begin(self._state, begin)
+        group_step.apply_begin(self._state, begin)
         shares = {edge: begin.members[edge] for edge in sorted(begin.members)}
         yield EpochBegun(begin.epoch, self.step, begin.num_steps, begin.edge, shares, action.tested)
         yield Proof(Claim(f"epoch {begin.epoch} as {begin.edge} began it", self.step, begin.weights), self.weights())

@@ -104,15 +104,15 @@ class State:
     @property
     def is_open(self) -> bool:
         """Whether an epoch runs and has steps left."""
-        return self.step < self.end_step and not self.is_abandoned and not self.is_given_up
+        return self.step < self.end_step and not self.is_abandoned and not self.has_failed
 
     @property
-    def is_given_up(self) -> bool:
+    def has_failed(self) -> bool:
         """Whether training diverged so often that it ends: nothing begins any more."""
         return self.rollbacks > MAX_SLOWDOWNS
 
     @property
-    def is_boundary(self) -> bool:
+    def is_between_steps(self) -> bool:
         """Whether nothing of the present step is there yet: `to_json` says it all. So behind each Closed and Begun."""
         return not self.pending and not self.gradients
 
@@ -136,7 +136,7 @@ class State:
         return member.joined and member.missed is not None and member.missed < MAX_MISSED
 
     @property
-    def candidates(self) -> tuple[str, ...]:
+    def eligible(self) -> tuple[str, ...]:
         """Who may be in the next Begin, in rising order: all who joined or tested since, or are not given up.
 
         A member that finds itself left out of a Begin joins again, to be in the next.
@@ -218,9 +218,9 @@ class Abandoned:
 
 @dataclass(frozen=True, slots=True)
 class Diverged:
-    """MAX_BARREN steps came to nothing: back to weights that were good. `goes_on`: or that was the end of training."""
+    """MAX_DIVERGED_STEPS consecutive steps diverged: roll back to good weights, or end training if not `continues`."""
 
-    goes_on: bool
+    continues: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +233,7 @@ class Late:
 
 
 @dataclass(frozen=True, slots=True)
-class TookTest:
+class CountedTest:
     """A member's test of the running epoch was taken into the sums."""
 
     tested: Tested
@@ -247,6 +247,6 @@ class Rejected:
     reason: str
 
 
-Action = Begun | Closed | Abandoned | Diverged | Late | TookTest | Rejected
+Action = Begun | Closed | Abandoned | Diverged | Late | CountedTest | Rejected
 Folded = tuple[State, tuple[Action, ...]]
 Fold = Callable[[Rules, State, Record, int], Folded]

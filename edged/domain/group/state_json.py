@@ -16,7 +16,7 @@ from edged.errors import FormatError
 
 def to_json(state: State) -> str:
     """The state at a boundary as JSON; equal states give equal texts. `from_json` turns it back."""
-    if not state.is_boundary:
+    if not state.is_between_steps:
         raise ValueError("in the middle of a step the state is more than its JSON")
     return json.dumps(
         {

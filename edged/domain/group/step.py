@@ -28,13 +28,13 @@ def fold_of(training: Training) -> Fold:
     return update_log.fold if training.exchange.mode == "parameter_server" else gradient_log.fold
 
 
-def take_begin(state: TrainState, begin: Begin) -> None:
+def apply_begin(state: TrainState, begin: Begin) -> None:
     """The group's next epoch begins: on this snapshot, from its first sample."""
     state.position = replace(state.position, epoch=begin.epoch, sample=0)
     state.ends = dict(begin.ends)
 
 
-def take_step(training: Training, state: TrainState, group: State, closed: Closed) -> None:
+def apply_step(training: Training, state: TrainState, group: State, closed: Closed) -> None:
     """Change weights, optimizer state and step count by a closed step. `group`: the state of the fold behind it.
 
     With `sync_every` 1 the step's mean is a gradient, and the job's optimizer steps along it. Above, it is how far the
@@ -42,7 +42,7 @@ def take_step(training: Training, state: TrainState, group: State, closed: Close
     step goes along it (Douillard et al. 2023, https://arxiv.org/abs/2311.08105, algorithm 1). Without a mean only the
     position changes; its sample is reckoned in full batches.
 
-    An epoch's first mean proves that training has not diverged at the weights that it is of: `go_back` leads there.
+    An epoch's first mean proves that training has not diverged at the weights that it is of: `roll_back` leads there.
     """
     if closed.mean is not None:
         if state.fallback is None or state.fallback.step < group.epoch_first_step:
@@ -56,14 +56,14 @@ def take_step(training: Training, state: TrainState, group: State, closed: Close
     state.position = replace(state.position, step=closed.step + 1, sample=num_samples)
 
 
-def go_back(state: TrainState, diverged: Diverged) -> None:
+def roll_back(state: TrainState, diverged: Diverged) -> None:
     """Training has diverged: on from weights that were good with half the learning rate, or not at all.
 
     Steps and samples are not taken back: the log goes on.
     """
     if state.fallback is not None:
         state.params, state.slots = _copied(state.fallback.params), _all_copied(state.fallback.slots)
-    state.slowdowns += diverged.goes_on
+    state.slowdowns += diverged.continues
 
 
 def _copied(params: Params) -> Params:

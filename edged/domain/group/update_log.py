@@ -1,9 +1,9 @@
 """What members of a parameter server read instead of gradients: epochs and updates, with the same meaning.
 
 Covers the fold of the server's log into the same State and actions as `gradient_log`, and the records that the server
-makes of a closed step. The server itself folds the gradients with `gradient_log.fold`. Its log holds, in this order:
-the Begin of each Begun, the updates of each Closed, the Tested of each TookTest, and each Join and Leave that it took.
-After a restart it may say again what it has said; that changes nothing. Nobody else may write there.
+writes for a closed step. The server itself folds the gradients with `gradient_log.fold`. Its log holds, in this order:
+the Begin of each Begun, the updates of each Closed, the Tested of each CountedTest, and each accepted Join and Leave.
+After a restart the server may repeat records; repeats change nothing. Nobody else may write there.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +13,11 @@ from operator import attrgetter
 from edged.domain.group.gradient_log import (
     MAX_NORM,
     closed_actions,
-    fold_by,
+    fold_begin,
+    fold_membership,
+    fold_tested,
+    fold_with,
     payload_vector,
-    take_begin,
-    take_presence,
-    take_test,
     with_part,
 )
 from edged.domain.group.records import Begin, Join, Leave, Record, Tested, Update
@@ -31,7 +31,7 @@ def fold(rules: Rules, state: State, record: Record, offset: int) -> Folded:
 
     Behind an Update's last part all else in the state is as the server's was behind that step.
     """
-    return fold_by(_meaning, rules, state, record, offset)
+    return fold_with(_meaning, rules, state, record, offset)
 
 
 def updates(closed: Closed, state: State, chunks: Sequence[bytes]) -> Iterator[Update]:
@@ -46,11 +46,11 @@ def _meaning(rules: Rules, state: State, record: Record) -> Folded:
         case Update():
             return _update(rules, state, record)
         case Tested():
-            return take_test(state, record)
+            return fold_tested(state, record)
         case Join() | Leave() if record.edge in rules.edges:
-            return take_presence(rules, state, record)
+            return fold_membership(rules, state, record)
         case Begin() if record.edge in rules.edges or record.edge == rules.server:
-            return take_begin(state, record)
+            return fold_begin(state, record)
         case _:
             raise FormatError("not what a parameter server says")
 

@@ -17,7 +17,7 @@ from edged.domain.training import augment, optim, schedule
 from edged.domain.training.state import Params, TrainState
 from edged.errors import EdgedError
 
-EXPLODED = 20.0
+EXPLODED_LOSS_RATIO = 20.0
 """A mini-batch's mean loss that is so many times that of the worst epoch so far has exploded.
 
 The mean is that of the three quarters of its samples with the least losses: weights that explode spoil nearly all,
@@ -31,7 +31,7 @@ OUTER = "outer"
 """The slot of the group's own step, where each of its members makes several alone."""
 
 
-class Learnt(NamedTuple):
+class BatchResult(NamedTuple):
     """What a step told of its samples: their losses and `Gradient.scores`, float32 [n] each."""
 
     losses: npt.NDArray[np.float32]
@@ -62,7 +62,7 @@ class Learner:
             slots[OUTER] = {name: np.zeros_like(param) for name, param in params.items()}
         return TrainState(params, slots, job, self._model.division)
 
-    def go_on(self, state: TrainState) -> None:
+    def adopt_division(self, state: TrainState) -> None:
         """Prepare for a state from a checkpoint: cut mini-batches as it did."""
         if self._model.division != state.division:
             self._model.divide(state.division)
@@ -77,7 +77,7 @@ class Learner:
         *,
         progress: float,
         map: Map = map,  # noqa: A002
-    ) -> Learnt:
+    ) -> BatchResult:
         """Change weights, optimizer state, tally and step count by one mini-batch; a pure function of its arguments.
 
         Arguments and errors: those of `gradient`; `progress`: epochs trained, with their fraction.
@@ -92,7 +92,7 @@ class Learner:
             loss=state.tally.loss + loss,
         )
         state.position = replace(state.position, step=state.position.step + 1)
-        return Learnt(gradient.losses, gradient.scores)
+        return BatchResult(gradient.losses, gradient.scores)
 
     def gradient(
         self,
@@ -135,7 +135,7 @@ class Learner:
     def _check(self, state: TrainState, losses: _Samples) -> None:
         worst = max((metrics.loss for metrics in state.history), default=np.inf)
         usual = np.sort(losses)[: -(-3 * len(losses) // 4)]
-        if not np.isfinite(losses).all() or usual.mean(dtype=np.float64) > EXPLODED * worst:
+        if not np.isfinite(losses).all() or usual.mean(dtype=np.float64) > EXPLODED_LOSS_RATIO * worst:
             raise DivergedError
 
 

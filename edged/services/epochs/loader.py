@@ -16,7 +16,7 @@ from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.epochs.plan import CachePlan
 from edged.domain.epochs.read_stats import ReadStats
-from edged.domain.training.learner import Learnt
+from edged.domain.training.learner import BatchResult
 from edged.log import logger
 from edged.services.archive.client import ArchiveClient
 from edged.services.batches.batcher import Batcher, Encoded, MiniBatch
@@ -201,7 +201,7 @@ class EpochLoader:
             async for batch, _ in batches:
                 yield batch
 
-    def learn(self, ids: Ids, learnt: Learnt) -> None:
+    def learn(self, ids: Ids, learnt: BatchResult) -> None:
         """Take in what a step told of samples `ids`, int64 [n]."""
         self._chooser.learn(self._plans.present.plan.snapshot, ids, learnt)
 

@@ -23,7 +23,7 @@ from edged.domain.epochs.scores import ScoreTable
 from edged.domain.epochs.split import TrainSplit, train_split
 from edged.domain.epochs.window import SAMPLE_OVERHEAD, Window
 from edged.domain.topology import Sampling, SamplingMode
-from edged.domain.training.learner import Learnt
+from edged.domain.training.learner import BatchResult
 from edged.errors import FormatError, StorageError
 from edged.log import logger
 from edged.ports import CheckpointStore
@@ -73,7 +73,7 @@ class EpochPlanner(Protocol):
     async def close(self, plan: CachePlan, compute_s: float, fetch_s: float) -> None:
         """Note what the next epoch needs of this one. `compute_s`, `fetch_s`: seconds of each for a sample."""
 
-    def learn(self, snapshot: Snapshot, ids: Ids, learnt: Learnt) -> None:
+    def learn(self, snapshot: Snapshot, ids: Ids, learnt: BatchResult) -> None:
         """Take in what a step told of samples `ids`, int64 [n], numbered by `snapshot`."""
 
     def learnt(self) -> bytes | None:
@@ -138,7 +138,7 @@ class LocalPlanner:
             scores = self._table(plan.snapshot).snapshot()
             await self._keep(SamplerState(plan.epoch + 1, plan.snapshot, after, scores, self._gate))
 
-    def learn(self, snapshot: Snapshot, ids: Ids, learnt: Learnt) -> None:
+    def learn(self, snapshot: Snapshot, ids: Ids, learnt: BatchResult) -> None:
         """Take in what a step told of samples `ids`, int64 [n], numbered by `snapshot`."""
         if self._is_scored:
             is_importance = self._settings.sampling.mode == "importance"

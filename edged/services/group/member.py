@@ -113,16 +113,16 @@ class Member:
                 state.slots |= made.slots
             self._rounds.acknowledge(made, is_counted=of_edge(closed.contributions, self._edge))
             self.made = None
-        group_step.take_step(self._training, state, group, closed)
+        group_step.apply_step(self._training, state, group, closed)
         for each in closed.contributions:
             state.tally = _added(state.tally, each.count, each.num_correct, each.loss)
         self.last = replace(closed, mean=None)
 
     def _go_back(self, diverged: Diverged) -> None:
-        group_step.go_back(self.state, diverged)
+        group_step.roll_back(self.state, diverged)
         self._rounds.reset()
         self.made = None
-        if diverged.goes_on:
+        if diverged.continues:
             self.say_diverged(goes_on=True)
 
     def say_diverged(self, *, goes_on: bool) -> None:
@@ -142,7 +142,7 @@ class Member:
         self.check_weights(begin.weights, begin.edge)
         if begin.epoch > self.state.position.epoch:
             traffic = self.end_epoch(group, begun.tested, traffic)
-        group_step.take_begin(self.state, begin)
+        group_step.apply_begin(self.state, begin)
         logger().info(
             "exchange.begun",
             epoch=begin.epoch,

@@ -15,7 +15,18 @@ from edged.domain.group import compression as compress
 from edged.domain.group import gradient_log, state_json, update_log
 from edged.domain.group import records as exchange_records
 from edged.domain.group.records import Begin, Close, Join, Leave, Part, Tested, Update
-from edged.domain.group.state import Abandoned, Action, Begun, Closed, Diverged, Late, Rejected, Rules, State, TookTest
+from edged.domain.group.state import (
+    Abandoned,
+    Action,
+    Begun,
+    Closed,
+    CountedTest,
+    Diverged,
+    Late,
+    Rejected,
+    Rules,
+    State,
+)
 from edged.domain.topology import MAX_MEMBERS, Compression
 from edged.errors import FormatError, LogGap
 from edged.log import Throttle, bind, logger
@@ -179,7 +190,7 @@ class ParameterServer:
         match action:
             case Begun(begin):
                 yield begin
-            case TookTest(tested):
+            case CountedTest(tested):
                 yield tested
             case Closed():
                 chunks: list[bytes] = []

@@ -18,7 +18,7 @@ from edged.domain.epochs.split import TrainSplit, train_split
 from edged.domain.epochs.window import SAMPLE_OVERHEAD, Window
 from edged.domain.group import plan as group_plan
 from edged.domain.group.plan import Group, GroupPlan
-from edged.domain.training.learner import Learnt
+from edged.domain.training.learner import BatchResult
 from edged.services.cache.shared import CacheShare
 from edged.services.epochs.planner import PlannerSettings
 
@@ -94,7 +94,7 @@ class GroupPlanner:
         if self._cache.is_shared:
             self._before = plan.snapshot, (await run_in_worker(lambda: plan.after)).cached
 
-    def learn(self, snapshot: Snapshot, ids: Ids, learnt: Learnt) -> None:
+    def learn(self, snapshot: Snapshot, ids: Ids, learnt: BatchResult) -> None:
         """Nothing: the group's order is uniform."""
 
     def learnt(self) -> bytes:

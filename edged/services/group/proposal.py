@@ -66,12 +66,12 @@ class Turn:
 
 def _first(group: State) -> str:
     """Who begins the next epoch, if it is there: one who has the group's weights, for no other Begin counts."""
-    return next((edge for edge in group.candidates if edge in group.in_sync), "")
+    return next((edge for edge in group.eligible if edge in group.in_sync), "")
 
 
 def shares(state: State) -> dict[str, float]:
     """The next epoch's, as whoever begins it now must have them."""
-    speeds = {edge: state.members[edge].samples_per_s for edge in state.candidates}
+    speeds = {edge: state.members[edge].samples_per_s for edge in state.eligible}
     return sharding.next_shares(speeds, {} if state.begin is None else state.begin.members)
 
 
@@ -81,7 +81,7 @@ async def propose(exchange: GroupLog, snapshot: Snapshot, training: Training, ep
     False, too, when they are not the group's: somebody else has to, and then this member learns what to go on with.
     """
     state = exchange.state
-    if exchange.address.edge not in state.candidates:
+    if exchange.address.edge not in state.eligible:
         return False
     weights = await run_in_worker(param_vector.digest, params)
     if state.weights_by_edge and weights != state.weights:

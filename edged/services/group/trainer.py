@@ -157,10 +157,10 @@ class GroupTrainer:
             try:
                 async with self._following.open():
                     await self._following.catch_up()
-                    if not self._is_over and not self._exchange.state.is_given_up:
+                    if not self._is_over and not self._exchange.state.has_failed:
                         await self._join()
                     await self._follow()
-                    if self._exchange.state.is_given_up:
+                    if self._exchange.state.has_failed:
                         await self._give_up()
                         return
             except LogGap as gap:
@@ -230,7 +230,7 @@ class GroupTrainer:
             self._stopwatch.start()
             if self._exchange.state.is_open:
                 await self._train_epoch()
-            if self._exchange.state.is_given_up:
+            if self._exchange.state.has_failed:
                 return
             if self._has_to_test:
                 await self._test()
@@ -298,7 +298,7 @@ class GroupTrainer:
         So the archive sends them during the test, instead of after the Begin, when all members wait for them.
         """
         group = self._exchange.state
-        if self._address.edge in group.candidates:
+        if self._address.edge in group.eligible:
             self._chooser.expect(shares(group))
 
     async def _begin_next(self) -> bool:

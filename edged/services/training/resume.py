@@ -17,7 +17,7 @@ async def begin_state(
     """
     restored = await checkpointing.restore()
     if restored is not None:
-        learner.go_on(restored)
+        learner.adopt_division(restored)
     state = await run_in_worker(learner.initial, job) if restored is None else restored
     logger().info(
         "train.started",

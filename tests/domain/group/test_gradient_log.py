@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.domain.group.gradient_log import MAX_BARREN, MAX_NORM, fold, fold_blob
+from edged.domain.group.gradient_log import MAX_DIVERGED_STEPS, MAX_NORM, fold, fold_blob
 from edged.domain.group.records import MAX_CHUNK_BYTES, Close, Join, Leave, Part, decode
 from edged.domain.group.state import (
     MAX_MISSED,
     Abandoned,
     Begun,
     Closed,
+    CountedTest,
     Diverged,
     HeldOutSums,
     Late,
     Rejected,
     State,
-    TookTest,
 )
 from edged.domain.group.state_json import from_json, to_json
 from edged.domain.training.learner import MAX_SLOWDOWNS
@@ -252,16 +252,16 @@ class TestAMember:
 
         assert actions == [Rejected(CEDAR, "sends a gradient without being a member of the epoch")]
         assert state.expected == (ASH, BIRCH)
-        assert state.candidates == (ASH, BIRCH, CEDAR)
+        assert state.eligible == (ASH, BIRCH, CEDAR)
 
     def test_given_up_is_a_candidate_for_the_next_epoch_once_it_has_tested_or_joined_anew(self):
         state = self.missing_two()
         state, _ = run([gradient(BIRCH, step, 1) for step in range(2, 9)], state)
-        assert state.candidates == (BIRCH,)
+        assert state.eligible == (BIRCH,)
 
-        assert run([outcome(ASH)], state)[0].candidates == (ASH, BIRCH)
-        assert run([join(ASH)], state)[0].candidates == (ASH, BIRCH)
-        assert run([join(ASH), Leave(ASH)], state)[0].candidates == (BIRCH,)
+        assert run([outcome(ASH)], state)[0].eligible == (ASH, BIRCH)
+        assert run([join(ASH)], state)[0].eligible == (ASH, BIRCH)
+        assert run([join(ASH), Leave(ASH)], state)[0].eligible == (BIRCH,)
 
 
 class TestAnEpoch:
@@ -311,7 +311,7 @@ class TestAnEpoch:
 
         state, actions = run(records, over)
 
-        assert actions[:2] == [TookTest(records[0]), TookTest(records[1])]
+        assert actions[:2] == [CountedTest(records[0]), CountedTest(records[1])]
         assert actions[2].tested == HeldOutSums(num_members=2, num_samples=16, num_correct=8, loss=8.0)
         assert run([outcome(ASH)], state)[0].tested == {}, "one of the epoch before is too late"
 
@@ -348,7 +348,7 @@ class TestASilentEpoch:
         state, (closed, abandoned) = run([Close(1, CEDAR)], state)
         assert closed.step == 1
         assert abandoned == Abandoned(epoch=0, steps_left=3)
-        assert (state.is_open, state.expected, state.candidates) == (False, (), (CEDAR,))
+        assert (state.is_open, state.expected, state.eligible) == (False, (), (CEDAR,))
         assert from_json(to_json(state)) == state
 
     def test_is_followed_by_the_next_at_the_step_where_it_was_abandoned(self):
@@ -393,7 +393,7 @@ class TestASilentEpoch:
     def test_has_tests_of_members_that_come_back(self):
         state, _ = run([Close(0, CEDAR), Close(1, CEDAR), outcome(ASH)], self.joined())
 
-        assert state.candidates == (ASH, CEDAR)
+        assert state.eligible == (ASH, CEDAR)
 
 
 class TestADivergingGroup:
@@ -410,7 +410,7 @@ class TestADivergingGroup:
     def test_goes_back_after_three_steps_in_a_row_that_came_to_nothing(self):
         assert self.steps("diverged", "diverged")[1] == []
         assert self.steps("diverged", "diverged", "good", "diverged")[1] == []
-        assert self.steps("diverged", "empty", "diverged", "diverged")[1] == [Diverged(goes_on=True)]
+        assert self.steps("diverged", "empty", "diverged", "diverged")[1] == [Diverged(continues=True)]
 
     def test_does_not_when_others_have_samples_that_are_of_use(self):
         state = started(ASH, BIRCH)
@@ -428,11 +428,11 @@ class TestADivergingGroup:
 
     def test_gives_up_at_the_fourth_time_in_a_row(self):
         state, found = self.steps(*["diverged", "diverged", "diverged"] * 3)
-        assert found == [Diverged(goes_on=True)] * 3
+        assert found == [Diverged(continues=True)] * 3
 
         state, found = self.steps("good", *["diverged"] * 3, state=state)
-        assert found == [Diverged(goes_on=False)]
-        assert (state.is_given_up, state.is_open) == (True, False)
+        assert found == [Diverged(continues=False)]
+        assert (state.has_failed, state.is_open) == (True, False)
         assert from_json(to_json(state)) == state
         _, (rejected,) = run([begin(ASH, epoch=1)], state)
         assert rejected == Rejected(ASH, "begins an epoch though training has diverged too often")
@@ -610,7 +610,7 @@ def test_who_resumes_at_boundaries_ends_with_the_state_and_actions_of_who_reads_
 
     state, pieces = State(), []
     for offset, blob in enumerate(blobs):
-        if offset in restarts and state.is_boundary:
+        if offset in restarts and state.is_between_steps:
             state = from_json(to_json(state))
         ((state, actions),) = run_blobs([blob], state)
         pieces.append((state, actions))
@@ -619,7 +619,7 @@ def test_who_resumes_at_boundaries_ends_with_the_state_and_actions_of_who_reads_
         assert [said(action) for action in its] == [said(action) for action in others]
         assert replace(one, gradients={}) == replace(other, gradients={})
         assert held(one) == held(other)
-        assert not one.is_boundary or to_json(one) == to_json(other)
+        assert not one.is_between_steps or to_json(one) == to_json(other)
 
 
 def held(state):
@@ -686,11 +686,11 @@ def test_the_group_goes_back_at_each_third_step_that_only_diverged_since_one_wit
                     contributed = {each.edge for each in action.contributions}
                     is_barren = action.mean is None and bool(have_diverged & contributed)
                     diverged_steps = diverged_steps + is_barren if action.mean is None else 0
-                    goes_back = is_barren and diverged_steps % MAX_BARREN == 0
+                    goes_back = is_barren and diverged_steps % MAX_DIVERGED_STEPS == 0
                     in_a_row += goes_back
                     assert any(isinstance(each, Diverged) for each in actions) == goes_back
                 case Diverged():
-                    assert action.goes_on == (in_a_row <= MAX_SLOWDOWNS)
+                    assert action.continues == (in_a_row <= MAX_SLOWDOWNS)
         assert (behind.diverged_steps, behind.rollbacks) == (diverged_steps, in_a_row)
         state = behind
 
@@ -712,7 +712,7 @@ def test_an_epoch_begins_with_the_weights_that_most_have_told_of_those_who_told_
                         for each in set(weights_by_edge.values())
                     ]
                     assert begin.weights == weights_by_edge[min(agree, key=lambda edges: (-len(edges), edges))[0]]
-                case TookTest(tested):
+                case CountedTest(tested):
                     weights_by_edge[tested.edge] = tested.weights
                 case Closed() if action.mean is not None:
                     weights_by_edge = {}
@@ -853,4 +853,4 @@ def test_the_histories_are_worth_their_name():
 
     look()
     flags = {(name, value) for name in ("missing", "several", "empty", "in vain") for value in (False, True)}
-    assert seen == {Begun, Closed, Abandoned, Diverged, Late, TookTest, Rejected, "other weights"} | flags
+    assert seen == {Begun, Closed, Abandoned, Diverged, Late, CountedTest, Rejected, "other weights"} | flags

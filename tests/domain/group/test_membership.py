@@ -2,7 +2,7 @@
 
 from hypothesis import given, settings
 
-from edged.domain.group.membership import LEFT, SILENT, STARTED_ANEW, Change, absent, changes
+from edged.domain.group.membership import LEFT, RESTARTED, SILENT, Change, absent, changes
 from edged.domain.group.records import Close, Leave
 from edged.domain.group.state import State
 from tests.support.exchange_logs import EDGES, begin, gradient, histories, join, run, run_blobs, started
@@ -42,7 +42,7 @@ def test_who_leaves_or_starts_anew_is_told_with_the_reason_and_only_once():
     assert found == [Change(ASH, LEFT), Change(ASH, "")]
 
     found, _ = weights_by_edge([join(ASH), join(ASH), join(CEDAR)], started(ASH, BIRCH))
-    assert found == [Change(ASH, STARTED_ANEW)]
+    assert found == [Change(ASH, RESTARTED)]
 
 
 def test_the_first_epoch_is_no_change():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from edged.domain.group.records import Begin, Close, Join, Leave, Part, Record
-from edged.domain.group.recovery import Candidate, LogPrefix, RecoveryOffer, taken
+from edged.domain.group.recovery import Candidate, LogPrefix, RecoveryOffer, accepted
 
 A, B = RecoveryOffer("pi-a", 0, 10), RecoveryOffer("pi-b", 0, 12)
 JOB = "0" * 64
@@ -33,39 +33,39 @@ def opening(*records: Record, at: int = 0) -> LogPrefix:
 
 
 def test_an_offer_is_taken_when_its_founder_joins():
-    assert taken({A: opening(join("pi-b"))}) is None
-    assert taken({A: opening(join("pi-b"), join("pi-a"))}) == A
+    assert accepted({A: opening(join("pi-b"))}) is None
+    assert accepted({A: opening(join("pi-b"), join("pi-a"))}) == A
 
 
 @pytest.mark.parametrize("record", [part("pi-c"), begin()], ids=["gradient", "begin"])
 def test_it_is_void_once_an_epoch_goes_on_without_it(record):
-    assert taken({A: opening(join("pi-c"), record, join("pi-a"))}) is None
-    assert taken({A: opening(join("pi-a"), record)}) == A
+    assert accepted({A: opening(join("pi-c"), record, join("pi-a"))}) is None
+    assert accepted({A: opening(join("pi-a"), record)}) == A
 
 
 def test_gradients_of_members_that_have_not_found_out_that_the_log_is_another_are_no_epoch():
     stray: list[Record] = [part("pi-c"), Close(10, "pi-c"), part("pi-b"), Leave("pi-b")]
-    assert taken({A: opening(*stray, join("pi-a"))}) == A
+    assert accepted({A: opening(*stray, join("pi-a"))}) == A
     assert opening(part("pi-c"), at=5).is_over  # there the log was cut, and who wrote it had joined before
 
 
 def test_of_several_that_is_taken_whose_founder_joins_first():
-    assert taken({A: opening(join("pi-b"), join("pi-a")), B: opening(join("pi-b"), join("pi-a"))}) == B
-    assert taken({A: opening(join("pi-a")), B: opening(join("pi-a"))}) == A
+    assert accepted({A: opening(join("pi-b"), join("pi-a")), B: opening(join("pi-b"), join("pi-a"))}) == B
+    assert accepted({A: opening(join("pi-a")), B: opening(join("pi-a"))}) == A
 
 
 def test_a_join_that_is_on_its_way_takes_an_offer_as_one_that_is_there():
     both = {A: opening(), B: opening()}
-    assert taken(both, [join("pi-c")]) is None
-    assert taken(both, [join("pi-c"), join("pi-b"), join("pi-a")]) == B
-    assert taken({A: opening(join("pi-a")), B: opening(join("pi-a"))}, [join("pi-b")]) == A
-    assert taken({A: opening(join("pi-c"), begin())}, [join("pi-a")]) is None
+    assert accepted(both, [join("pi-c")]) is None
+    assert accepted(both, [join("pi-c"), join("pi-b"), join("pi-a")]) == B
+    assert accepted({A: opening(join("pi-a")), B: opening(join("pi-a"))}, [join("pi-b")]) == A
+    assert accepted({A: opening(join("pi-c"), begin())}, [join("pi-a")]) is None
 
 
 def test_a_founder_that_comes_without_what_it_offered_takes_nothing():
-    assert taken({A: opening(join("pi-a", 0)), B: opening(join("pi-a", 0), join("pi-b"))}) == B
-    assert taken({A: opening(join("pi-a", 0), join("pi-a"))}) == A
-    assert taken({A: opening()}, [join("pi-a", 0)]) is None
+    assert accepted({A: opening(join("pi-a", 0)), B: opening(join("pi-a", 0), join("pi-b"))}) == B
+    assert accepted({A: opening(join("pi-a", 0), join("pi-a"))}) == A
+    assert accepted({A: opening()}, [join("pi-a", 0)]) is None
 
 
 def candidacy(edge: str = "pi-a", *, since: float = 0, turn_s: float = 0) -> Candidate:
@@ -127,10 +127,10 @@ class Log:
         self.slots: dict[int, RecoveryOffer] = {}
 
     def openings(self) -> dict[RecoveryOffer, LogPrefix]:
-        return {offer: opening(*self.records[offer.place :], at=offer.place) for offer in self.offered.values()}
+        return {offer: opening(*self.records[offer.position :], at=offer.position) for offer in self.offered.values()}
 
-    def taken(self) -> RecoveryOffer | None:
-        return taken(self.openings())
+    def accepted(self) -> RecoveryOffer | None:
+        return accepted(self.openings())
 
     def is_whole(self, offer: RecoveryOffer) -> bool:
         return self.slots.get(offer.step % 2) == offer
@@ -139,7 +139,7 @@ class Log:
         return [offer for offer, each in self.openings().items() if not each.is_over and self.is_whole(offer)]
 
     def offer(self, offer: RecoveryOffer) -> None:
-        self.offered[offer.founder] = self.slots[offer.step % 2] = offer
+        self.offered[offer.proposer] = self.slots[offer.step % 2] = offer
 
 
 class Waiter:
@@ -152,12 +152,12 @@ class Waiter:
         self.will: Callable[[float], None] | None = None
 
     def look(self, log: Log, now: float) -> None:
-        found = log.taken()
+        found = log.accepted()
         if found is not None and log.is_whole(found):
             self.goes_on_from = found
             self.will = lambda _: log.records.extend([join(self.edge, found.step), part(self.edge)])
         elif found is not None:
-            if (found.founder, found.step) == (self.edge, self.step):
+            if (found.proposer, found.step) == (self.edge, self.step):
                 self.will = lambda _: log.offer(found)
         else:
             decision = self.candidacy.decide(self.step, log.offers(), now)
@@ -197,4 +197,4 @@ def test_however_late_each_acts_all_go_on_from_one_state(seed):
     for each in waiters:
         each.act(log, now)
     assert len({each.goes_on_from for each in waiters if each.goes_on_from is not None}) == 1
-    assert log.taken() in {each.goes_on_from for each in waiters}
+    assert log.accepted() in {each.goes_on_from for each in waiters}

@@ -8,7 +8,7 @@ import pytest
 from edged.cli.replay.report import Report
 from edged.domain.group import compression, records, update_log
 from edged.domain.group import step as group_step
-from edged.domain.group.gradient_log import MAX_BARREN, fold, fold_blob
+from edged.domain.group.gradient_log import MAX_DIVERGED_STEPS, fold, fold_blob
 from edged.domain.group.records import Close
 from edged.domain.group.replay import (
     LATE,
@@ -18,8 +18,8 @@ from edged.domain.group.replay import (
     NotCounted,
     Proof,
     Replay,
-    StepMade,
-    WentBack,
+    RolledBack,
+    StepApplied,
 )
 from edged.domain.group.state import MAX_MISSED, Begun, Closed, State
 from edged.domain.nn.model import Model
@@ -101,7 +101,7 @@ def test_it_tells_who_contributed_what_and_who_was_missing():
 
     assert [
         (step.epoch, step.step, {each.edge: each.count for each in step.contributions}, step.missing)
-        for step in of_kind(StepMade, weights_by_edge)
+        for step in of_kind(StepApplied, weights_by_edge)
     ] == [
         (0, 0, {"pi-a": 5, "pi-b": 3}, ()),
         (0, 1, {"pi-a": 4, "pi-b": 4}, ()),
@@ -155,7 +155,7 @@ def test_from_a_checkpoint_it_goes_on_as_from_the_beginning():
 
     weights_by_edge = told_by(replay, log)
 
-    assert [step.step for step in of_kind(StepMade, weights_by_edge)] == [2, 3]
+    assert [step.step for step in of_kind(StepApplied, weights_by_edge)] == [2, 3]
     assert replay.weights() == log.digest()
 
 
@@ -179,7 +179,7 @@ def test_an_epoch_that_was_abandoned_and_weights_that_diverged_are_told_and_foll
     good = log.digest()
     log.begin("pi-a", num_steps=9)
     log.step({"pi-a": 3})
-    for _ in range(MAX_BARREN):
+    for _ in range(MAX_DIVERGED_STEPS):
         [part], _ = log.gradient("pi-a", 0)
         log.add(replace(part, is_diverged=True))
     log.join("pi-c")
@@ -189,7 +189,7 @@ def test_an_epoch_that_was_abandoned_and_weights_that_diverged_are_told_and_foll
 
     weights_by_edge = told_by(replay, log)
 
-    assert of_kind(WentBack, weights_by_edge) == [WentBack(step=8, restored_step=4, goes_on=True)]
+    assert of_kind(RolledBack, weights_by_edge) == [RolledBack(step=8, restored_step=4, continues=True)]
     assert of_kind(EpochAbandoned, weights_by_edge) == [EpochAbandoned(2, steps_left=3)]
     assert replay.weights() == good
     text = io.StringIO()
@@ -240,5 +240,5 @@ def test_the_log_of_a_parameter_server_leads_to_the_same_weights():
     weights_by_edge = told_by(replay, log)
 
     assert replay.weights() == gradients.digest()
-    assert [step.missing for step in of_kind(StepMade, weights_by_edge)] == [(), (), ("pi-b",), ()]
+    assert [step.missing for step in of_kind(StepApplied, weights_by_edge)] == [(), (), ("pi-b",), ()]
     assert all(proof.holds for proof in of_kind(Proof, weights_by_edge))

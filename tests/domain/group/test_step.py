@@ -35,7 +35,7 @@ def test_the_mean_is_a_gradient_that_the_optimizer_steps_along():
     state = initial(TRAINING)
     before = param_vector.flatten(state.params)
 
-    group_step.take_step(TRAINING, state, GROUP, closed(2.0))
+    group_step.apply_step(TRAINING, state, GROUP, closed(2.0))
 
     np.testing.assert_array_equal(param_vector.flatten(state.params), before - np.float32(1.0))
     assert state.position.step == 14
@@ -46,7 +46,7 @@ def test_schedules_go_by_how_much_of_the_epoch_is_over():
     state = initial(training)
     before = param_vector.flatten(state.params)
 
-    group_step.take_step(training, state, GROUP, closed(2.0))
+    group_step.apply_step(training, state, GROUP, closed(2.0))
 
     assert group_step.progress(GROUP, 13) == 3.25
     np.testing.assert_allclose(param_vector.flatten(state.params), before - 0.5, rtol=1e-6)
@@ -57,7 +57,7 @@ def test_the_groups_gradient_is_clipped_as_a_whole_and_left_as_it_is():
     state, step = initial(training), closed(2.0)
     before = param_vector.flatten(state.params)
 
-    group_step.take_step(training, state, GROUP, step)
+    group_step.apply_step(training, state, GROUP, step)
 
     assert np.linalg.norm(param_vector.flatten(state.params) - before) == pytest.approx(0.5)
     assert step.mean is not None
@@ -68,7 +68,7 @@ def test_a_step_without_samples_counts_and_changes_nothing():
     state = initial(replace(TRAINING, optimizer=Adam()))
     before = param_vector.digest(state.params)
 
-    group_step.take_step(TRAINING, state, GROUP, closed(None))
+    group_step.apply_step(TRAINING, state, GROUP, closed(None))
 
     assert param_vector.digest(state.params) == before
     assert state.position.step == 14
@@ -79,8 +79,8 @@ def test_after_rounds_of_several_steps_nesterovs_momentum_goes_their_mean_way():
     state = initial(training)
     before = param_vector.flatten(state.params)
 
-    group_step.take_step(training, state, GROUP, closed(1.0))
-    group_step.take_step(training, state, GROUP, closed(1.0))
+    group_step.apply_step(training, state, GROUP, closed(1.0))
+    group_step.apply_step(training, state, GROUP, closed(1.0))
 
     first = 0.5 * (1 + 0.8 * 1)
     second = 0.5 * (1 + 0.8 * (0.8 * 1 + 1))
@@ -91,7 +91,7 @@ def test_after_rounds_of_several_steps_nesterovs_momentum_goes_their_mean_way():
 def test_an_epoch_begins_on_its_snapshot():
     state = initial(TRAINING)
 
-    group_step.take_begin(state, BEGIN)
+    group_step.apply_begin(state, BEGIN)
 
     assert (state.position.epoch, state.position.sample, state.ends) == (3, 0, {"pi-a": 80})
 
@@ -101,14 +101,14 @@ def test_a_diverged_group_goes_back_to_before_the_epochs_first_mean_and_on_with_
     state = initial(training)
     before = param_vector.digest(state.params)
     for mean in (None, 2.0, 2.0):
-        group_step.take_step(training, state, GROUP, closed(mean))
+        group_step.apply_step(training, state, GROUP, closed(mean))
 
     for slowdowns in (1, 2):  # what it went back to is not changed by the steps since
-        group_step.go_back(state, Diverged(goes_on=True))
+        group_step.roll_back(state, Diverged(continues=True))
         assert param_vector.digest(state.params) == before
         assert not param_vector.flatten(state.slots["velocity"]).any()
         assert (state.slowdowns, state.position.step) == (slowdowns, 14)
-        group_step.take_step(training, state, GROUP, closed(2.0))
+        group_step.apply_step(training, state, GROUP, closed(2.0))
     assert param_vector.flatten(state.params)[0] == pytest.approx(
         param_vector.flatten(initial(training).params)[0] - 1.0 / 4
     )
@@ -116,11 +116,11 @@ def test_a_diverged_group_goes_back_to_before_the_epochs_first_mean_and_on_with_
 
 def test_weights_that_an_epoch_begins_with_are_good_once_it_has_made_a_step_with_a_mean():
     state = initial(TRAINING)
-    group_step.take_step(TRAINING, state, GROUP, closed(2.0))
+    group_step.apply_step(TRAINING, state, GROUP, closed(2.0))
     following = State(step=17, end_step=20, begin=replace(BEGIN, epoch=4), members=GROUP.members)
 
     for mean, restored in ((None, 13), (1.0, 16)):
-        group_step.take_step(TRAINING, state, following, replace(closed(mean), step=16))
+        group_step.apply_step(TRAINING, state, following, replace(closed(mean), step=16))
         assert state.fallback is not None
         assert state.fallback.step == restored
 
@@ -129,6 +129,6 @@ def test_without_any_step_before_a_diverged_group_stays_where_it_is():
     state = initial(TRAINING)
     before = param_vector.digest(state.params)
 
-    group_step.go_back(state, Diverged(goes_on=False))
+    group_step.roll_back(state, Diverged(continues=False))
 
     assert (param_vector.digest(state.params), state.slowdowns) == (before, 0)

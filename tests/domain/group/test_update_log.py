@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edged.domain.group.gradient_log import fold_blob
 from edged.domain.group.records import Close, Join, Leave, decode, encode
-from edged.domain.group.state import Begun, Closed, Late, Rejected, State, TookTest
+from edged.domain.group.state import Begun, Closed, CountedTest, Late, Rejected, State
 from edged.domain.group.state_json import from_json, to_json
 from edged.domain.group.update_log import fold, updates
 from edged.errors import FormatError
@@ -37,7 +37,7 @@ def written(action, state):
     """What a server with `state` writes of `action`, each mean in pieces of 12 bytes."""
     if isinstance(action, Begun):
         return [action.begin]
-    if isinstance(action, TookTest):
+    if isinstance(action, CountedTest):
         return [action.tested]
     if isinstance(action, Closed):
         payload = b"" if action.mean is None else action.mean.tobytes()
@@ -157,10 +157,10 @@ def test_a_mean_of_the_largest_numbers_is_taken_though_rounding_lifts_it():
 def test_who_joins_and_leaves_is_known_from_what_the_server_passes_on():
     state, actions = read([join(ASH)])
     assert actions == []
-    assert state.candidates == (ASH,)
+    assert state.eligible == (ASH,)
     state, actions = read([join(ASH), Leave(ASH)])
     assert actions == []
-    assert state.candidates == ()
+    assert state.eligible == ()
 
 
 @pytest.mark.parametrize("record", [join("stranger"), join(ASH, "0" * 64), Close(0, SERVER), gradient(ASH, 0, 1)])

@@ -10,7 +10,7 @@ from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Conv1d, Dense, Dropout, Flatten, GlobalAvgPool, GroupNorm, MaxPool1d, Relu
 from edged.domain.topology import Adam, Augment, Cosine, Lars, Sgd, Training
 from edged.domain.training import checkpoint
-from edged.domain.training.learner import EXPLODED, DivergedError, Learner
+from edged.domain.training.learner import EXPLODED_LOSS_RATIO, DivergedError, Learner
 from edged.domain.training.state import EpochMetrics, TrainState
 
 SERIES = (64, 2)
@@ -165,7 +165,7 @@ def test_a_diverged_loss_is_told_before_anything_changes(damage):
     learner = Learner(training, Model((3,), training.model))
     state = learner.initial("test")
     if damage == "exploded":
-        state.history = (EpochMetrics(0, 10, 0.02 / EXPLODED, 1.0, None, None),)
+        state.history = (EpochMetrics(0, 10, 0.02 / EXPLODED_LOSS_RATIO, 1.0, None, None),)
     else:
         state.params["0.dense.bias"][0] = np.nan
     before = bits(state)

@@ -28,7 +28,7 @@ from edged.domain.epochs.sampler_state import SamplerState
 from edged.domain.epochs.scores import ScoreTable
 from edged.domain.samples import codec
 from edged.domain.topology import Sampling, SamplingMode, Sgd
-from edged.domain.training.learner import Learnt
+from edged.domain.training.learner import BatchResult
 from edged.errors import DiskFull, StorageError
 from edged.ports import DiskTier
 from edged.services.cache.cache import Cache
@@ -451,7 +451,7 @@ async def test_the_plans_weights_reach_the_learner(world, monkeypatch):
         assert epochs is not None
         learn = epochs.learn
 
-        def remember(ids: Ids, told: Learnt) -> None:
+        def remember(ids: Ids, told: BatchResult) -> None:
             learnt.append(ids.copy())
             learn(ids, told)
 

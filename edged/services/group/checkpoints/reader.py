@@ -70,12 +70,12 @@ class Head:
     @property
     def key(self) -> bytes:
         """Of its record."""
-        return f"offer/{self.offer.founder}".encode() if self.offer else f"head/{self.slot}".encode()
+        return f"offer/{self.offer.proposer}".encode() if self.offer else f"head/{self.slot}".encode()
 
     def encode(self) -> bytes:
         """As a record's value."""
         values = {"generation": self.generation, "epoch": self.epoch, "parts": self.parts, "sha256": self.sha256}
-        return json.dumps(values | ({"place": self.offer.place} if self.offer else {})).encode()
+        return json.dumps(values | ({"place": self.offer.position} if self.offer else {})).encode()
 
 
 class CheckpointReader:
@@ -118,7 +118,7 @@ class CheckpointReader:
         That is a member's whose place is in the log, or the offer that was taken. Waits for the log.
         """
         low, high = await self._bounds()
-        taken = recovery.taken(await self._openings(low, high))
+        taken = recovery.accepted(await self._openings(low, high))
         for head, blob in self._slots.newest_first():
             if head.offer is not None and head.offer != taken:
                 continue
@@ -132,9 +132,9 @@ class CheckpointReader:
     async def joined_by(self, joining: Sequence[Join]) -> TrainState | None:
         """The offer that will be taken when these come next; None when there is none, or one was taken before."""
         openings = await self._openings(*await self._bounds())
-        if recovery.taken(openings) is not None:
+        if recovery.accepted(openings) is not None:
             return None
-        taken = recovery.taken(openings, joining)
+        taken = recovery.accepted(openings, joining)
         for head, blob in self._slots.newest_first():
             if taken is not None and head.offer == taken and blob is not None:
                 return await self._decoded(blob)
@@ -142,12 +142,12 @@ class CheckpointReader:
 
     async def taken(self) -> RecoveryOffer | None:
         """The offer that was taken, whether it can still be read or not."""
-        return recovery.taken(await self._openings(*await self._bounds()))
+        return recovery.accepted(await self._openings(*await self._bounds()))
 
     async def offers(self) -> list[RecoveryOffer]:
         """Those that are whole and can still be taken."""
         openings = await self._openings(*await self._bounds())
-        if recovery.taken(openings) is not None:
+        if recovery.accepted(openings) is not None:
             return []
         open_offers = {offer for offer, opening in openings.items() if not opening.is_over}
         return [head.offer for head, blob in self._slots.newest_first() if head.offer in open_offers and blob]
@@ -173,7 +173,7 @@ class CheckpointReader:
     async def _openings(self, low: int, high: int) -> dict[RecoveryOffer, LogPrefix]:
         """Of all offers, torn ones too, whose place is in the log."""
         offers = [head.offer for head in self._slots.heads() if head.offer is not None]
-        return {offer: await self._opening(offer.place, high) for offer in offers if low <= offer.place <= high}
+        return {offer: await self._opening(offer.position, high) for offer in offers if low <= offer.position <= high}
 
     async def _opening(self, at: int, high: int) -> LogPrefix:
         opening = LogPrefix(at)

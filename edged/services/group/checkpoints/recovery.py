@@ -42,10 +42,10 @@ async def refound(
             if (found := await announced.best()) is not None:
                 return found
             newest, taken = await announced.newer(own), await announced.taken()
-            if taken is not None and taken.founder == address.edge:  # somebody wrote over it too late
+            if taken is not None and taken.proposer == address.edge:  # somebody wrote over it too late
                 again = [state for state in (offered, newest) if state.position.step == taken.step]
                 if again:
-                    await announcements.offer(again[0], address.edge, taken.place)
+                    await announcements.offer(again[0], address.edge, taken.position)
                     continue
             match candidacy.decide(newest.position.step, await announced.offers(), loop.time()):
                 case "offer" if (place := await announced.place_to_found()) is not None:

@@ -136,7 +136,7 @@ class GroupLog:
             if not self.catches_up:
                 _log_changes(self.state, state)
             self.state = state
-            if state.is_boundary:
+            if state.is_between_steps:
                 self.boundary = state
 
     def _log_action(self, action: Action, offset: int, now: float) -> None:
