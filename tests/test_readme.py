@@ -30,8 +30,8 @@ from edged.domain.training import checkpoint
 from edged.domain.training import state as state_module
 from edged.events import EVENTS
 from edged.ports import Message, TopicPartition, TopicSpec
-from tests.support.answering_group_log import GroupLog
 from tests.support.requirements import require
+from tests.support.written_log import WrittenLog
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -131,9 +131,9 @@ async def orchard(place, log, embedded_broker):
     (place / "pi-north" / "checkpoint-000000000001.safetensors").write_bytes(group.checkpoint())
 
 
-def a_log_of_four(topology: Topology) -> GroupLog:
+def a_log_of_four(topology: Topology) -> WrittenLog:
     """Two epochs: in the first somebody misses a step and is late, the second is without it."""
-    group = GroupLog(topology)
+    group = WrittenLog(topology)
     north, *others = edges = [edge.name for edge in topology.edges]
     group.join(*edges)
     group.begin(*edges, num_steps=2)

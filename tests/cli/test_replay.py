@@ -16,8 +16,8 @@ from edged.adapters.memory.log import MemoryLog
 from edged.domain.topology import Kafka
 from edged.ports import Message, TopicPartition
 from tests.cli.conftest import VALID
-from tests.support.answering_group_log import GroupLog
 from tests.support.brokers import Embedded
+from tests.support.written_log import WrittenLog
 
 GROUP = VALID + "  optimizer: {sgd: {learning_rate: 0.1}}\n  exchange: {mode: all_reduce}\n"
 
@@ -27,9 +27,9 @@ def _own_log(monkeypatch):
     monkeypatch.setattr("edged.log.configure", lambda **_: None)  # it is the whole process's
 
 
-def trained(file) -> GroupLog:
+def trained(file) -> WrittenLog:
     """One epoch and the beginning of the next, where pi-b misses a step."""
-    log = GroupLog(config_yaml.load(Path(file)))
+    log = WrittenLog(config_yaml.load(Path(file)))
     log.join("pi-a", "pi-b")
     log.begin("pi-a", "pi-b", num_steps=2)
     log.step({"pi-a": 6, "pi-b": 2})

@@ -55,7 +55,7 @@ _LATENCY_S = 0.01
 """Of the log, on that clock: so a test that waits for something sees it before the next records are there."""
 
 
-class GroupLog(AnsweringLog):
+class AnsweringGroupLog(AnsweringLog):
     """An archive that answers each edge in its own topic, in one log with the group's.
 
     `before_part`: what happens in the moment before a member's piece of a gradient reaches the log.
@@ -93,7 +93,7 @@ class GroupWorld:
 
     edges: tuple[str, ...] = ("pi-a", "pi-b")
     training: Training = GROUP_TRAINING
-    log: GroupLog = field(default_factory=lambda: GroupLog(default_blocks()))
+    log: AnsweringGroupLog = field(default_factory=lambda: AnsweringGroupLog(default_blocks()))
     places: dict[str, Place] = field(default_factory=dict)
     lines: io.StringIO = field(default_factory=io.StringIO)
 

@@ -13,7 +13,7 @@ from edged.cli.demo import group, outage
 from edged.errors import CheckpointCorrupt
 from edged.ports import Message
 from tests.cli.conftest import VALID
-from tests.support.answering_group_log import GroupLog
+from tests.support.written_log import WrittenLog
 
 TOPOLOGY = VALID + "  optimizer: {sgd: {learning_rate: 0.1}}\n  exchange: {mode: all_reduce}\n"
 
@@ -26,7 +26,7 @@ def topology(topology_file):
 @pytest.fixture
 def written(topology):
     """An epoch in which pi-b misses a step."""
-    log = GroupLog(topology)
+    log = WrittenLog(topology)
     log.join("pi-a", "pi-b")
     log.begin("pi-a", "pi-b", num_steps=3)
     log.step({"pi-a": 6, "pi-b": 2})
@@ -44,12 +44,12 @@ def folders(written, tmp_path):
     return folders
 
 
-def save(folder: Path, log: GroupLog) -> None:
+def save(folder: Path, log: WrittenLog) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "checkpoint-000000000001.safetensors").write_bytes(log.checkpoint())
 
 
-async def in_memory(log: GroupLog) -> MemoryLog:
+async def in_memory(log: WrittenLog) -> MemoryLog:
     memory = MemoryLog(RecordingHealth())
     await memory.append([Message("lab.train.digits", blob) for blob in log.blobs])
     return memory
@@ -143,7 +143,7 @@ class Process:
 class Site:
     """Edges that trained already; notes what is done to them, and lets the others go on when one is killed."""
 
-    def __init__(self, topology: Any, log: MemoryLog, goes_on: GroupLog) -> None:
+    def __init__(self, topology: Any, log: MemoryLog, goes_on: WrittenLog) -> None:
         self.topology, self.edges = topology, ["pi-a", "pi-b"]
         self.done: list[str] = []
         self._log, self._goes_on = log, goes_on
@@ -167,7 +167,7 @@ async def test_it_is_killed_in_the_middle_and_comes_back_when_the_others_have_go
     topology = config_yaml.load(
         Path(topology_file(TOPOLOGY.replace("digits\n  model", "digits\n  epochs: 1\n  model")))
     )
-    log = GroupLog(topology)
+    log = WrittenLog(topology)
     log.join("pi-a", "pi-b")
     log.begin("pi-a", "pi-b", num_steps=8)
     for _ in range(5):

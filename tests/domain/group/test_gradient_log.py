@@ -25,7 +25,7 @@ from edged.domain.group.state import (
 from edged.domain.group.state_json import from_json, to_json
 from edged.domain.training.learner import MAX_SLOWDOWNS
 from edged.errors import FormatError, LogGap
-from tests.support.exchange_logs import (
+from tests.support.histories import (
     EDGES,
     HASH,
     JOB,

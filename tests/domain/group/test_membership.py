@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from edged.domain.group.membership import LEFT, RESTARTED, SILENT, Change, absent, changes
 from edged.domain.group.records import Close, Leave
 from edged.domain.group.state import State
-from tests.support.exchange_logs import EDGES, begin, gradient, histories, join, run, run_blobs, started
+from tests.support.histories import EDGES, begin, gradient, histories, join, run, run_blobs, started
 
 ASH, BIRCH, CEDAR = EDGES
 

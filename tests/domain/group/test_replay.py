@@ -27,7 +27,7 @@ from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.topology import Archive, Edge, Exchange, Kafka, Sampling, Sgd, Stream, Topology, Training
 from edged.domain.training.learner import Learner
 from edged.errors import LogGap
-from tests.support.answering_group_log import GroupLog
+from tests.support.written_log import WrittenLog
 
 TRAINING = Training(
     "tiles",
@@ -47,13 +47,13 @@ SITE = Topology(
 )
 
 
-def replay_of(log: GroupLog, claims=(), *, state=None, group=None, topology=SITE) -> Replay:
+def replay_of(log: WrittenLog, claims=(), *, state=None, group=None, topology=SITE) -> Replay:
     [training] = topology.jobs
     state = state or Learner(training, Model((8, 8, 1), training.model)).initial(log.job)
     return Replay(training, log.rules, state, group or State(), claims)
 
 
-def told_by(replay: Replay, log: GroupLog):
+def told_by(replay: Replay, log: WrittenLog):
     weights_by_edge = [*replay.begin()]
     for offset in range(replay.next_offset, len(log.blobs)):
         weights_by_edge += replay.take(log.blobs[offset], offset)
@@ -64,9 +64,9 @@ def of_kind(kind, weights_by_edge):
     return [each for each in weights_by_edge if isinstance(each, kind)]
 
 
-def trained(topology=SITE) -> GroupLog:
+def trained(topology=SITE) -> WrittenLog:
     """Two epochs; in the second, pi-b misses a step."""
-    log = GroupLog(topology)
+    log = WrittenLog(topology)
     log.join("pi-a", "pi-b")
     log.begin("pi-a", "pi-b", num_steps=2)
     log.step({"pi-a": 5, "pi-b": 3})
@@ -143,7 +143,7 @@ def test_a_claim_is_proven_at_its_step_also_at_the_first_and_last_and_not_beyond
 
 
 def test_from_a_checkpoint_it_goes_on_as_from_the_beginning():
-    log = GroupLog(SITE)
+    log = WrittenLog(SITE)
     log.join("pi-a", "pi-b")
     log.begin("pi-a", "pi-b", num_steps=4)
     log.step({"pi-a": 5, "pi-b": 3})
@@ -160,7 +160,7 @@ def test_from_a_checkpoint_it_goes_on_as_from_the_beginning():
 
 
 def test_what_does_not_count_is_told_with_its_reason():
-    log = GroupLog(SITE)
+    log = WrittenLog(SITE)
     log.join("pi-a", "pi-b")
     log.begin("pi-a", "pi-b", num_steps=2)
     log.step({"pi-a": 5}, closed_by="pi-a")
@@ -233,7 +233,7 @@ def test_the_log_of_a_parameter_server_leads_to_the_same_weights():
             if isinstance(action, Closed) and action.mean is not None:
                 chunks = compression.split(compression.compress(action.mean, "none", top_k=1.0))
                 blobs += map(records.encode, update_log.updates(action, state, chunks))
-    log = GroupLog(served)
+    log = WrittenLog(served)
     log.blobs = blobs
     replay = replay_of(log, topology=served)
 

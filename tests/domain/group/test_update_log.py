@@ -14,7 +14,7 @@ from edged.domain.group.state import Begun, Closed, CountedTest, Late, Rejected,
 from edged.domain.group.state_json import from_json, to_json
 from edged.domain.group.update_log import fold, updates
 from edged.errors import FormatError
-from tests.support.exchange_logs import (
+from tests.support.histories import (
     EDGES,
     HASH,
     JOB,

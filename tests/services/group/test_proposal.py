@@ -4,7 +4,7 @@ from edged.domain.group.state import State
 from edged.services.group.log.deadline import FIRST_DEADLINE_S
 from edged.services.group.log.group_log import GroupAddress
 from edged.services.group.proposal import Turn
-from tests.support.exchange_logs import EDGES, gradient, join, outcome, run, started
+from tests.support.histories import EDGES, gradient, join, outcome, run, started
 
 ASH, BIRCH, CEDAR = EDGES
 

@@ -28,7 +28,7 @@ from tests.support.group_world import (
     GROUP_TRAINING,
     TIMEOUT_S,
     TRAIN,
-    GroupLog,
+    AnsweringGroupLog,
     GroupWorld,
     is_finished,
     until,
@@ -532,7 +532,7 @@ async def test_a_stop_before_anything_was_restored_saves_nothing(log_lines):
     assert world.places["pi-a"].store.saved == {}
 
 
-class QuietFromBegin(GroupLog):
+class QuietFromBegin(AnsweringGroupLog):
     """The archive answers nobody from the second epoch's Begin on, until it `wakes`. `asked`: who then asked it."""
 
     wakes = False

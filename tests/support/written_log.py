@@ -23,7 +23,7 @@ from edged.domain.training.state import TrainState
 Vector = npt.NDArray[np.float32]
 
 
-class GroupLog:
+class WrittenLog:
     """`blobs` are the log so far. `weights` and `velocity`: where the members are, as flat vectors."""
 
     def __init__(self, topology: Topology) -> None:
