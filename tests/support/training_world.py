@@ -3,7 +3,7 @@
 import asyncio
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from edged.adapters.memory.log import MemoryLog
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotRequest
 from edged.domain.archive.snapshot import BlockRef, Snapshot
+from edged.domain.epochs.plan import CachePlan
 from edged.domain.nn.model import Gradient, Model
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.samples.pack import Pack
@@ -28,7 +29,7 @@ from edged.domain.training.state import Params
 from edged.errors import RejectedRecord
 from edged.ports import Message
 from edged.services.archive.client import ArchiveAddress, ArchiveClient
-from edged.services.batches.batcher import Batcher
+from edged.services.batches.batcher import Batcher, MiniBatch
 from edged.services.batches.live import LiveBatches
 from edged.services.cache.cache import Cache
 from edged.services.cache.shared import CacheShare, SharedCache
@@ -157,6 +158,15 @@ class CrashingModel(Model):
         if self.poisoned_from <= self.steps < self.poisoned_to:
             gradient.losses[0] = np.nan
         return gradient
+
+
+async def mini_batches(
+    epochs: EpochLoader, plan: CachePlan, first: int = 0
+) -> AsyncGenerator[tuple[MiniBatch, int], None]:
+    """The mini-batches of the plan just drawn from its sample `first` on, each with the index after it."""
+    epochs.begin(plan, first)
+    while (found := await epochs.next()) is not None:
+        yield found
 
 
 async def until(is_so: Callable[[], bool]) -> None:

@@ -1,6 +1,6 @@
-"""What an epoch's reads amounted to: hits, fresh hits, distinct samples, and what its weights left of it.
+"""Statistics of an epoch's reads: hits, fresh hits, distinct samples, the effective sample size, what was fetched.
 
-Covers counting, from what really came, not from what was planned. Bytes and seconds are whoever's who fetches.
+Covers counting what really arrived, not what was planned. See also: `services.epochs.stats` for seconds.
 """
 
 import numpy as np
@@ -11,7 +11,10 @@ from edged.domain.epochs.importance import Weights
 
 
 class ReadStats:
-    """Counts the reads of one epoch over `num_samples` ids; keeps a bit for each."""
+    """Counts the reads of one epoch over `num_samples` ids; keeps a bit for each.
+
+    `num_fetched`, `fetched_bytes`: samples from the archive, and the bytes of their payloads.
+    """
 
     def __init__(self, num_samples: int) -> None:
         self._seen = np.zeros(-(-num_samples // 8), np.uint8)
@@ -19,6 +22,8 @@ class ReadStats:
         self.num_hits = 0
         self.num_fresh_hits = 0
         self.num_distinct = 0
+        self.num_fetched = 0
+        self.fetched_bytes = 0
         self._weight = 0.0
         self._squared_weight = 0.0
 
@@ -38,6 +43,11 @@ class ReadStats:
         self.num_distinct += int(first.sum())
         self._weight += float(weights.sum(dtype=np.float64))
         self._squared_weight += float(np.square(weights, dtype=np.float64).sum())
+
+    def add_fetched(self, num_samples: int, num_bytes: int) -> None:
+        """Count samples that came from the archive, and the bytes of their payloads."""
+        self.num_fetched += num_samples
+        self.fetched_bytes += num_bytes
 
     @property
     def hit_ratio(self) -> float:

@@ -14,6 +14,7 @@ from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import Snapshot
 from edged.domain.epochs import plan as cache_plan
 from edged.domain.epochs.plan import CachedWindow, CachePlan
+from edged.domain.epochs.read_stats import ReadStats
 from edged.domain.epochs.split import TrainSplit, held_out_windows, train_split
 from edged.domain.epochs.window import Window
 from edged.log import logger
@@ -36,17 +37,29 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DrawnEpoch:
-    """A plan, what it draws from, and the held-out windows."""
+    """A plan, what it draws from, the held-out windows, and the statistics of what is read by the plan."""
 
     plan: CachePlan
     train_split: TrainSplit
     held_out: tuple[Window, ...]
+    reads: ReadStats
 
     def window(self, place: Place) -> CachedWindow | None:
-        """The window at `place`; None behind the last of its kind."""
+        """The window at `place`; None after the last of its kind."""
         if not place.held_out:
             return self.plan.window(place.window)
         return cache_plan.uncached(self.held_out[place.window]) if place.window < len(self.held_out) else None
+
+    def locate(self, sample: int, held_out: bool) -> tuple[Place, int]:  # noqa: FBT001 - of which kind
+        """The window of the `sample`-th draw of its kind, and the draw's index in it; after the last, a next window."""
+        if not held_out:
+            index, at = self.plan.locate(sample)
+            return Place(self.plan.epoch, False, index), at
+        index = 0
+        while index < len(self.held_out) and sample >= self.held_out[index].num_samples:
+            sample -= self.held_out[index].num_samples
+            index += 1
+        return Place(self.plan.epoch, True, index), sample
 
 
 class EpochPlans:
@@ -184,4 +197,4 @@ class EpochPlans:
             )
         )
         held_out = await run_in_worker(self._chooser.tested, split, held_out)
-        return DrawnEpoch(await self._chooser.plan(epoch, snapshot), split, held_out)
+        return DrawnEpoch(await self._chooser.plan(epoch, snapshot), split, held_out, ReadStats(snapshot.num_samples))

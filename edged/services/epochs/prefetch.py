@@ -1,7 +1,7 @@
-"""The window that is consumed, and those behind it that are on their way: what is asked for ahead, and how much.
+"""The window in use and those on their way: what is asked for ahead, and how much.
 
-Covers the order in which windows follow each other, from one epoch into the next, and the bytes of all of them. A
-single window is `epoch_window`'s subject, requests and silence are `archive_client`'s, plans `epoch_plans`'.
+Covers the order of windows, from one epoch into the next, and the bytes of all of them. See also: `window_reader` for a
+single window, `services.archive.client` for requests and retries, `plans` for what the windows hold.
 """
 
 from collections import deque
@@ -13,17 +13,17 @@ from edged.domain.epochs.plan import CachedWindow
 from edged.services.archive.client import ArchiveClient
 from edged.services.cache.shared import CacheShare
 from edged.services.epochs.plans import EpochPlans, Place
-from edged.services.epochs.window_reader import Fetched, WindowReader
+from edged.services.epochs.window_reader import WindowReader
 
 _MAX_AHEAD = 4
-"""Windows asked for in advance; the archive keeps so many requests of an edge waiting, and twice as many."""
+"""Windows asked for in advance; the archive queues up to twice as many requests of an edge."""
 
 
 class Prefetcher:
     """The windows of the plans, each at its `Place`. Used by one task.
 
     While one is in use, the next is on its way, and more while all of them stay within `prefetch_bytes`.
-    `window_bytes`: of a single one, as far as hits that were lost are fetched with it.
+    `window_bytes`: limit of a single one, with the hits that the cache has lost and that are fetched with it.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Prefetcher:
         self._window_bytes = window_bytes
         self._ahead: deque[tuple[Place, WindowReader]] = deque()
         self._in_use: WindowReader | None = None
-        self._arrived_at: Place | None = None
+        self._opened_at: Place | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -44,34 +44,33 @@ class Prefetcher:
         in_use = 0 if self._in_use is None else self._in_use.num_bytes
         return in_use + sum(reader.num_bytes for _, reader in self._ahead)
 
-    async def open(self, place: Place, fetched: Fetched) -> WindowReader | None:
-        """Use the window at `place`, all of it here or in the cache; None behind the last one of its kind."""
-        if not await self._has_asked(place):
-            return None
-        _, self._in_use = self._ahead.popleft()
-        await self._in_use.arrive(fetched)
-        return self._in_use
+    async def open(self, place: Place, *, wait: bool = True) -> WindowReader | None:
+        """Use the window at `place`, and look ahead of it; None after the last one of its kind.
 
-    async def arrived(self, place: Place, fetched: Fetched) -> WindowReader | None:
-        """Use the window at `place` if it is here; None while it is on its way. Those before it are passed over."""
-        if place != self._arrived_at:
+        Those before it are skipped. Without `wait`, None while it is on its way; it must then be one of the plan.
+        """
+        if place != self._opened_at:
             self.leave()
             while self._ahead and self._ahead[0][0] < place:
                 self._ahead.popleft()[1].close()
             is_planned = await self._has_asked(place)
-            assert is_planned, "the plan has fewer samples"
-            await self._client.drain()
-            if not self._ahead[0][1].is_complete:
+            assert is_planned or wait, "the plan has fewer samples"
+            if not is_planned:
                 return None
-            await self.open(place, fetched)
-            self._arrived_at = place
+            if not wait:
+                await self._client.drain()
+                if not self._ahead[0][1].is_complete:
+                    return None
+            _, self._in_use = self._ahead.popleft()
+            await self._in_use.arrive()
+            self._opened_at = place
         await self.look_ahead(place)
         return self._in_use
 
     async def look_ahead(self, place: Place) -> None:
-        """Move on what is on its way, and ask for what comes after `place`: one window, and more while they fit.
+        """Take in what has arrived, and ask for what comes after `place`: one window, and more while they fit.
 
-        Small windows, such as the held-out samples between two epochs, would else be too short a time for the next.
+        Small windows, such as the held-out samples between two epochs, would otherwise leave the next too little time.
         """
         await self._client.drain()
         while len(self._ahead) < _MAX_AHEAD:
@@ -88,10 +87,14 @@ class Prefetcher:
         if self._in_use is not None:
             self._in_use.close()
             self._in_use = None
-        self._arrived_at = None
+        self._opened_at = None
 
-    def forget_ahead(self) -> None:
-        """What is on its way will not be used."""
+    def close(self) -> None:
+        """Done with all windows: what is on its way will not be used."""
+        self.leave()
+        self._forget_ahead()
+
+    def _forget_ahead(self) -> None:
         while self._ahead:
             self._ahead.pop()[1].close()
 
@@ -119,19 +122,20 @@ class Prefetcher:
         return await run_in_worker(self._plans.of(place.epoch).window, place)
 
     async def _has_asked(self, place: Place) -> bool:
-        """See to it that the window at `place` is the first on its way; False when there is none."""
+        """Make the window at `place` the first on its way; False when there is none."""
         if not self._ahead or self._ahead[0][0] != place:
             window = await self._window(place)
             if window is None:
                 return False
-            self.forget_ahead()
+            self._forget_ahead()
             await self._ask(place, window)
         return True
 
     async def _ask(self, place: Place, window: CachedWindow) -> None:
         before = [reader for _, reader in self._ahead] + ([self._in_use] if self._in_use is not None else [])
         pending_fetch = np.concatenate([np.zeros(0, np.int64), *(reader.arrivals() for reader in before)])
-        train_split = self._plans.of(place.epoch).train_split
-        reader = WindowReader(window, train_split, self._client, self._cache, self._window_bytes)
+        epoch = self._plans.of(place.epoch)
+        reads = None if place.held_out else epoch.reads
+        reader = WindowReader(window, epoch.train_split, self._client, self._cache, self._window_bytes, reads)
         self._ahead.append((place, reader))
         await reader.ask(pending_fetch)

@@ -12,7 +12,6 @@ from edged.log import logger
 from edged.services.archive.client import ArchiveClient
 from edged.services.cache.shared import CacheShare
 from edged.services.epochs.planner import EpochPlanner
-from edged.services.epochs.window_reader import Fetched
 
 
 class _Times(NamedTuple):
@@ -25,7 +24,7 @@ class _Times(NamedTuple):
 
 
 class EpochStats:
-    """Of one epoch after the other. Used by one task. `reads` and `fetched` are for whoever reads to count in."""
+    """Of one epoch after the other. Used by one task."""
 
     def __init__(self, client: ArchiveClient, cache: CacheShare, chooser: EpochPlanner) -> None:
         self._client = client
@@ -33,12 +32,11 @@ class EpochStats:
         self._chooser = chooser
         self._begun = _Times(0.0, 0.0, 0.0, 0)
         self._noted = (-1, self._begun)
-        self.reads = ReadStats(0)
-        self.fetched = Fetched()
+        self._reads = ReadStats(0)
 
-    def begin(self, plan: CachePlan) -> None:
-        """Count anew: the plan's samples are read from now on."""
-        self.reads, self.fetched = ReadStats(plan.snapshot.num_samples), Fetched()
+    def begin(self, reads: ReadStats) -> None:
+        """An epoch's samples are read from now on, counted in `reads`."""
+        self._reads = reads
         self._begun = self._times()
 
     async def note(self, plan: CachePlan) -> None:
@@ -47,7 +45,7 @@ class EpochStats:
         Much of an epoch is fetched before it begins: what it took from there on would make the link look fast.
         Durable when it returns.
         """
-        taken, begun, reads = self._times(), self._begun, self.reads
+        taken, begun, reads = self._times(), self._begun, self._reads
         computing_s = taken.now - begun.now - (taken.waited - begun.waited)
         epoch, noted = self._noted
         if epoch != plan.epoch:
@@ -60,7 +58,7 @@ class EpochStats:
 
     def log(self, plan: CachePlan) -> None:
         """The line about the plan's epoch."""
-        reads, cache = self.reads, self._cache
+        reads, cache = self._reads, self._cache
         logger().info(
             "cache.epoch",
             epoch=plan.epoch,
@@ -69,8 +67,8 @@ class EpochStats:
             fresh_hit_ratio=round(reads.fresh_hit_ratio, 4),
             distinct_samples=reads.num_distinct,
             effective_samples=round(reads.effective_sample_size),
-            fetched_samples=self.fetched.samples,
-            fetched_bytes=self.fetched.num_bytes,
+            fetched_samples=reads.num_fetched,
+            fetched_bytes=reads.fetched_bytes,
             wait_s=round(self._client.wait_s - self._begun.waited, 3),
             memory_bytes=cache.memory_bytes,
             disk_bytes=cache.disk_bytes,

@@ -5,7 +5,6 @@ subject (domain.cache_plan); when a window is asked for is `window_queue`'s.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -22,15 +21,6 @@ from edged.services.archive.fetch import WindowFetch
 from edged.services.batches.batcher import Encoded
 from edged.services.cache.shared import CacheShare
 
-
-@dataclass(slots=True)
-class Fetched:
-    """What came from the archive: samples and the bytes of their payloads."""
-
-    samples: int = 0
-    num_bytes: int = 0
-
-
 _NONE = Encoded(None, "", None)
 
 
@@ -41,15 +31,24 @@ class WindowReader:
     corrupt) is fetched like a miss and admitted again: with the window, as far as that stays within `max_bytes` or adds
     a quarter to them; the others, `deferred`, when they are read. What another job keeps in the cache is read there,
     and what another one has asked for is taken from that answer. Memory: what came with the window, until `close`.
+
+    `reads` counts what is fetched and read; None: it is not counted.
     """
 
     def __init__(
-        self, window: CachedWindow, train_split: TrainSplit, client: ArchiveClient, cache: CacheShare, max_bytes: int
+        self,
+        window: CachedWindow,
+        train_split: TrainSplit,
+        client: ArchiveClient,
+        cache: CacheShare,
+        max_bytes: int,
+        reads: ReadStats | None,
     ) -> None:
         self.window = window
         self._split, self._snapshot = train_split, train_split.snapshot
         self._client = client
         self._cache = cache
+        self._reads = reads
         self._max_lost_bytes = max(max_bytes - window.fetch.num_bytes, max_bytes // 4)
         self._fetches: list[WindowFetch] = []
         self._announced: list[tuple[list[SampleKey], WindowFetch]] = []
@@ -99,16 +98,16 @@ class WindowReader:
             if wanted.num_samples:
                 await self._ask(wanted)
 
-    async def arrive(self, fetched: Fetched) -> None:
+    async def arrive(self) -> None:
         """Wait for all that was asked for."""
         for fetch in self._fetches:
-            self._came |= await self._take(fetch, fetched)
+            self._came |= await self._take(fetch)
         while self._joined:
             await self._take_over(next(iter(self._joined)))
         self._to_admit = set(self.arrivals().tolist())
         await self._cache.admit({}, evict=self._keys(self.window.evict))
 
-    async def read(self, part: slice, reads: ReadStats, fetched: Fetched) -> list[Encoded]:
+    async def read(self, part: slice) -> list[Encoded]:
         """The samples at `part` of the window's order, which the cache now admits, if that is planned.
 
         Those that the archive does not have are empty.
@@ -117,9 +116,10 @@ class WindowReader:
         is_hit = np.array([sample not in self._came for sample in ids.tolist()], np.bool_)
         entries = await self._entries(ids[is_hit])
         is_hit &= np.array([sample in entries for sample in ids.tolist()], np.bool_)
-        reads.add(ids, is_hit, self.window.weights[part])
+        if self._reads is not None:
+            self._reads.add(ids, is_hit, self.window.weights[part])
         if not all(sample in entries or sample in self._came for sample in ids.tolist()):
-            await self._fetch_late(part, entries, fetched)
+            await self._fetch_late(part, entries)
         await self._admit_some(ids, entries)
         return [
             _NONE if entry is None else Encoded(entry.payload, entry.codec, entry.label, sample, weight)
@@ -184,13 +184,13 @@ class WindowReader:
         count = int(np.searchsorted(np.cumsum(self._split.costs(ids)), self._max_lost_bytes, side="right"))
         return min(count, MAX_WINDOW_BLOCKS)
 
-    async def _take(self, fetch: WindowFetch, fetched: Fetched) -> dict[int, Entry | None]:
+    async def _take(self, fetch: WindowFetch) -> dict[int, Entry | None]:
         """What came of it; None for what the archive does not have."""
         await self._client.wait(fetch)
         columns = zip(fetch.window.ids.tolist(), fetch.payloads, fetch.codecs, fetch.labels, strict=True)
         came = fetch.window.num_samples - fetch.num_missing
-        fetched.samples += came
-        fetched.num_bytes += fetch.num_bytes - SAMPLE_OVERHEAD * came
+        if self._reads is not None:
+            self._reads.add_fetched(came, fetch.num_bytes - SAMPLE_OVERHEAD * came)
         if fetch.num_missing:
             logger().warning("epoch.missing", samples=fetch.num_missing)
         return {
@@ -211,7 +211,7 @@ class WindowReader:
         found = await self._cache.get_many(keys)
         return {sample: found[key] for sample, key in zip(ids.tolist(), keys, strict=True) if key in found}
 
-    async def _fetch_late(self, part: slice, entries: Mapping[int, Entry], fetched: Fetched) -> None:
+    async def _fetch_late(self, part: slice, entries: Mapping[int, Entry]) -> None:
         """Fetch and cache what the cache does not hold after all: what was corrupt, not admitted, or lost.
 
         And in the same round trip what else of the window it does not hold, as far as there is room for it.
@@ -223,7 +223,7 @@ class WindowReader:
         pending_fetch = pending_fetch[~self._held(pending_fetch) & ~np.isin(pending_fetch, [*self._came, *now])]
         wanted = np.unique([*now, *pending_fetch[: self._num_affordable(pending_fetch)].tolist()])
         fetch = await self._ask(self._split.window(wanted))
-        self._came |= await self._take(fetch, fetched)
+        self._came |= await self._take(fetch)
         self._fetches.remove(fetch)
         await self._admit(wanted, self._came)
 

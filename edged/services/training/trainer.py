@@ -7,7 +7,6 @@ Covers the order of things. Where samples come from is `epoch`'s and `fresh`'s s
 import asyncio
 from collections.abc import AsyncGenerator
 from concurrent.futures import Executor
-from contextlib import aclosing
 from dataclasses import replace
 
 from edged.aio import run_in_worker
@@ -139,11 +138,12 @@ class Trainer:
 
     async def _train_epoch(self, epochs: EpochLoader) -> None:
         plan = await self._draw(epochs)
-        async with aclosing(epochs.train(plan, self._state.position.sample)) as batches:
-            async for batch, sample in batches:
-                await self._train_fresh()
-                await self._step(batch, sample=sample)
-                await self._save_if_due()
+        epochs.begin(plan, self._state.position.sample)
+        while (found := await epochs.next()) is not None:
+            batch, sample = found
+            await self._train_fresh()
+            await self._step(batch, sample=sample)
+            await self._save_if_due()
         await epochs.end()
         await self._end_epoch(epochs.held_out())
 

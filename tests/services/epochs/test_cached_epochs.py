@@ -35,7 +35,17 @@ from edged.services.cache.cache import Cache
 from edged.services.epochs.planner import SCORE_BYTES
 from edged.services.training.trainer import Trainer
 from tests.services.training.test_trainer import bits, finish, run_until
-from tests.support.training_world import STREAM, TRAINING, CrashError, CrashingModel, NoImages, World, make_pack, until
+from tests.support.training_world import (
+    STREAM,
+    TRAINING,
+    CrashError,
+    CrashingModel,
+    NoImages,
+    World,
+    make_pack,
+    mini_batches,
+    until,
+)
 
 pytestmark = pytest.mark.looptime
 
@@ -181,7 +191,7 @@ async def test_what_is_said_to_be_fetched_is_what_was_asked_for_and_no_window_as
     async with cached(world, None, memory_for(150)), (epochs := world.epochs()).open():
         for epoch in range(3):
             plan = await epochs.draw(epoch)
-            async with aclosing(epochs.train(plan)) as batches:
+            async with aclosing(mini_batches(epochs, plan)) as batches:
                 ids = [int(i) async for batch, _ in batches for i in batch.ids]
             await epochs.end()
             async for _ in epochs.held_out():
@@ -221,7 +231,7 @@ async def test_after_the_memory_is_lost_windows_stay_near_the_prefetch_budget(lo
     world.training = replace(world.training, epochs=4)
     async with cached(world, None, memory_for(400)), (epochs := world.epochs()).open():
         plan, most = await epochs.draw(3), 0
-        async with aclosing(epochs.train(plan)) as batches:
+        async with aclosing(mini_batches(epochs, plan)) as batches:
             async for _ in batches:
                 most = max(most, epochs.num_bytes)
         await epochs.end()

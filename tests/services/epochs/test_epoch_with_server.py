@@ -7,7 +7,7 @@ import pytest
 
 from edged.adapters.memory.archive import MemoryArchive
 from edged.services.archive.epoch_server import EpochServer
-from tests.support.training_world import EPOCHS, REQUESTS, AnsweringLog, World, make_pack
+from tests.support.training_world import EPOCHS, REQUESTS, AnsweringLog, World, make_pack, mini_batches
 
 pytestmark = pytest.mark.looptime
 
@@ -33,7 +33,7 @@ async def test_an_epoch_comes_whole_in_order_and_again_for_an_old_snapshot(log_l
         epochs = world.epochs()
         async with epochs.open():
             plan = await epochs.draw(0, ends)
-            async with aclosing(epochs.train(plan, first)) as batches:
+            async with aclosing(mini_batches(epochs, plan, first)) as batches:
                 ids = [i async for batch, _ in batches for i in batch.ids.tolist()]
         return plan.digest, dict(plan.snapshot.ends), ids
 

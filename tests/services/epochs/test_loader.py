@@ -13,7 +13,7 @@ from edged.domain.epochs import split
 from edged.domain.epochs.plan import CachedWindow, CachePlan
 from edged.ports import Message
 from edged.services.epochs.loader import EpochLoader
-from tests.support.training_world import EPOCHS, STREAM, World, make_pack
+from tests.support.training_world import EPOCHS, STREAM, World, make_pack, mini_batches
 
 pytestmark = pytest.mark.looptime
 
@@ -38,7 +38,7 @@ async def read(epochs: EpochLoader, plan: CachePlan, first: int = 0) -> tuple[li
     """(ids, sizes of batches, indices behind them) of the rest of the epoch."""
     ids: list[int] = []
     sizes, behind = [], []
-    async with aclosing(epochs.train(plan, first)) as batches:
+    async with aclosing(mini_batches(epochs, plan, first)) as batches:
         async for batch, index in batches:
             ids += batch.ids.tolist()
             sizes.append(len(batch))
@@ -60,7 +60,7 @@ async def test_pixels_and_classes_are_those_of_the_id(world):
     epochs = world.epochs()
     async with epochs.open():
         plan = await epochs.draw(0)
-        async for batch, _ in epochs.train(plan):
+        async for batch, _ in mini_batches(epochs, plan):
             for x, y, sample_id in zip(batch.x, batch.y, batch.ids, strict=True):
                 sample = world.log.sample(int(sample_id))
                 assert STREAM.labels[y] == sample.label
@@ -103,7 +103,7 @@ async def test_the_next_window_is_asked_for_while_this_one_is_used(world):
             plan = await epochs.draw(epoch)
             num_windows += len(windows(plan)) + num_held_out_windows(world)
             index_of = {window.fetch.refs: index for index, window in enumerate(windows(plan))}
-            async for _, index in epochs.train(plan):
+            async for _, index in mini_batches(epochs, plan):
                 asked = [r.refs for r in world.log.requests if isinstance(r, SamplesRequest)]
                 in_use, _ = plan.locate(index - 1)
                 ahead = {index_of[refs] for refs in asked if index_of.get(refs, -1) > in_use}
@@ -134,7 +134,7 @@ async def test_a_prompt_archive_never_lets_the_second_epoch_wait(world):
             pass
         world.log.is_silent = True
         plan = await asyncio.wait_for(epochs.draw(1), 1)
-        async for _ in epochs.train(plan):
+        async for _ in mini_batches(epochs, plan):
             break
     assert plan.epoch == 1
 
@@ -145,7 +145,7 @@ async def test_windows_in_memory_stay_within_the_prefetch_budget(world):
     most = 0
     async with epochs.open():
         plan = await epochs.draw(0)
-        async for _ in epochs.train(plan):
+        async for _ in mini_batches(epochs, plan):
             most = max(most, epochs.num_bytes)
     assert len(windows(plan)) > 4
     assert 0 < most <= 4096
@@ -277,7 +277,7 @@ async def test_training_goes_on_with_what_is_in_hand_while_kafka_is_away(world):
         plan = await epochs.draw(0)
         assert len(windows(plan)) == 1
         ids: list[int] = []
-        async for batch, _ in epochs.train(plan):
+        async for batch, _ in mini_batches(epochs, plan):
             ids += batch.ids.tolist()
             world.log.unavailable = True
     assert ids == planned_ids(plan)
@@ -303,7 +303,7 @@ async def test_the_time_to_fetch_a_sample_is_told_right_though_most_came_before_
     monkeypatch.setattr(world.log, "answer", requests.put)
     epochs = world.epochs()
     told: dict[int, float] = {}
-    monkeypatch.setattr(epochs._chooser, "close", lambda plan, **times: note(plan.epoch, times["fetch_s"]))
+    monkeypatch.setattr(epochs._planner, "close", lambda plan, **times: note(plan.epoch, times["fetch_s"]))
 
     async def note(epoch: int, fetch_s: float) -> None:
         told.setdefault(epoch, fetch_s)
@@ -317,7 +317,7 @@ async def test_the_time_to_fetch_a_sample_is_told_right_though_most_came_before_
     archive = asyncio.create_task(slow_archive())
     async with epochs.open():
         for epoch in range(3):
-            async with aclosing(epochs.train(await epochs.draw(epoch))) as batches:
+            async with aclosing(mini_batches(epochs, await epochs.draw(epoch))) as batches:
                 async for _ in batches:
                     await asyncio.sleep(1)
             await epochs.end()
