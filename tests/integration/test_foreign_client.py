@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 
 
 class Kcat:
-    """Debian's client, with the commands that README shows. The embedded broker is too new for it."""
+    """Debian's client, with the commands that the pages show. The embedded broker is too new for it."""
 
     def __init__(self, bootstrap: str) -> None:
         if shutil.which("kcat") is None:

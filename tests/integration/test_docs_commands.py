@@ -1,4 +1,7 @@
-"""README is true: its commands run, its file is a topology, its words for events and exit codes are the program's."""
+"""What the pages show is run: commands, the replay's output, exit codes, the Python example.
+
+What needs no broker and no process is in `tests/test_docs.py`.
+"""
 
 import asyncio
 import os
@@ -8,13 +11,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 import pytest
-import yaml
 
-from edged import topology_file
+from edged import cli, topology_file
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.host.process_lock import sole_process
 from edged.adapters.images import encode
@@ -28,67 +30,62 @@ from edged.domain.topology import Topology
 from edged.domain.topology.topics import topics
 from edged.domain.training import checkpoint
 from edged.domain.training import state as state_module
-from edged.events import EVENTS
 from edged.ports import Message, TopicPartition, TopicSpec
+from tests.support.pages import ROOT, commands, pages
 from tests.support.requirements import require
 from tests.support.written_log import WrittenLog
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+SYSTEMD = pages()["systemd/README.md"]
 
 RUN_ELSEWHERE = {
     "pip install '.[demo]' && .venv/bin/edged demo": (
         ".ci/run",
-        "pip install --quiet '.[demo]'\n  .venv/bin/edged demo",
+        r"pip install --quiet '\.\[demo\]'\n\s*\.venv/bin/edged demo",
     ),
-    ".venv/bin/pytest": (
-        ".ci/run",
-        ".venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not quiet'\n.venv/bin/pytest -m quiet",
-    ),
-    "/opt/edged/bin/pip install .": (".ci/run", "pip install --quiet ."),
+    "pip install -e '.[demo,test]'": (".ci/run", r"pip install (--quiet )?-e '\.\[demo,test\]'"),
+    "/opt/edged/bin/pip install .": (".ci/run", r"pip install --quiet \."),
+    ".venv/bin/pytest": (".ci/run", r"\.venv/bin/pytest"),
     "kcat -P": ("tests/integration/test_foreign_client.py", '"-P", "-b"'),
     "kcat -C": ("tests/integration/test_foreign_client.py", '"-C", "-b"'),
 }
-"""What a command holds that is run elsewhere: (the file that runs it, and the words there)."""
+"""Part of a command that is run elsewhere → the file that runs it, and a pattern found there."""
 
-NEEDS_SYSTEMD = "journalctl "
-"""Run by nobody: it shows what a running systemd has collected."""
+ONLY_READ = ("journalctl ", "runuser ", ".ci/run")
+"""Run by no test: they need a running systemd or its user, or are the gate itself. `tests/test_docs.py` reads them."""
 
 AS_ROOT = ("install -", "systemctl ")
 """Commands that are run here, with the system's folders below one of the test's own."""
 
 ADAPTED = {"--rate 50": "--rate max", "/var/lib/edged/pi-north": "pi-north"}
-"""What a command is changed in, so that it ends soon and finds what is elsewhere on a node."""
+"""Replacements in commands, so that they end soon and find what a node has elsewhere."""
 
 NOT_WORDS = re.compile(r"\b[0-9a-f]{16}\b|\d[\d.,]*|\bpi-\w+|[\w./-]*/[\w./-]+")
-"""What is another in each output: hashes, numbers, edges and paths."""
+"""What differs in each output: hashes, numbers, edges and paths."""
 
 
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of README in this language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-
-
-def commands() -> list[str]:
-    """All command lines, without their comments."""
-    lines = [line for block in blocks("sh") for line in block.splitlines() if line]
-    return [shlex.join(shlex.split(line, comments=True)) if "#" in line else line for line in lines]
+def all_commands() -> list[str]:
+    return [command for _, command in commands()]
 
 
 def run_as_root() -> list[str]:
-    return [each for each in commands() if each.startswith(AS_ROOT)]
+    return [each for each in all_commands() if each.startswith(AS_ROOT)]
 
 
 def run_here() -> list[str]:
-    """What is left must be edged's own commands."""
-    others = (*RUN_ELSEWHERE, NEEDS_SYSTEMD)
-    return [each for each in commands() if not each.startswith(AS_ROOT) and not any(part in each for part in others)]
+    """What is left must be edged's own commands; the operations' page first, whose commands make the archive."""
+    left = [*SYSTEMD.commands(), *(command for page, command in commands() if page != SYSTEMD)]
+    others = (*RUN_ELSEWHERE, *AS_ROOT, *ONLY_READ)
+    return [
+        each
+        for each in left
+        if not each.startswith((*AS_ROOT, *ONLY_READ)) and not any(part in each for part in others)
+    ]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, embedded_broker):
     """A folder with config/ and the greenhouse's topology.yaml, whose broker and archive are this machine's."""
-    folder = tmp_path_factory.mktemp("readme")
+    folder = tmp_path_factory.mktemp("docs")
     (folder / "config").symlink_to(ROOT / "config")
     text = (ROOT / "config" / "02-greenhouse.yaml").read_text()
     for there, here in (
@@ -163,34 +160,32 @@ def adapted(command: str) -> str:
 
 
 @pytest.mark.parametrize("part", RUN_ELSEWHERE)
-def test_what_is_not_run_here_is_in_readme_and_run_where_it_is_said_to_be(part):
+def test_what_is_not_run_here_is_shown_and_run_elsewhere(part):
     file, proof = RUN_ELSEWHERE[part]
-    assert any(part in each for each in commands())
-    assert proof in (ROOT / file).read_text()
+    assert any(part in each for each in all_commands())
+    assert re.search(proof, (ROOT / file).read_text())
 
 
-@pytest.mark.integration
-async def test_every_other_command_runs_in_readmes_order(log, place, orchard):
+async def test_every_other_command_runs_in_the_pages_order(log, place, orchard):
     """Nothing but edged itself is left to be run; each ends with 0."""
     for command in map(adapted, run_here()):
         program, *words = shlex.split(command)
         assert program == "edged", f"run by no test: {command}"
         done = await asyncio.to_thread(edged, place, *words)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    assert len(run_here()) >= 8
+    assert len(run_here()) >= 10
 
 
-@pytest.mark.integration
-async def test_a_replay_says_what_it_is_shown_to_say(place, orchard):
+async def test_a_replay_prints_what_is_shown(place, orchard):
     """Line by line the same words."""
-    [command] = [each for each in commands() if each.startswith("edged replay")]
-    [shown] = blocks("text")
+    ((page, command),) = [each for each in commands() if each[1].startswith("edged replay")]
+    (shown,) = [block for block in page.blocks("text") if "proven:" in block]
 
     done = await asyncio.to_thread(edged, place, *shlex.split(adapted(command))[1:])
 
-    said = {NOT_WORDS.sub("…", line) for line in done.stdout.splitlines()}
+    printed = {NOT_WORDS.sub("…", line) for line in done.stdout.splitlines()}
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [line for line in shown.splitlines() if NOT_WORDS.sub("…", line) not in said] == []
+    assert [line for line in shown.splitlines() if NOT_WORDS.sub("…", line) not in printed] == []
 
 
 def test_the_commands_for_root_install_and_enable_the_units(tmp_path):
@@ -225,120 +220,8 @@ def test_the_commands_for_root_install_and_enable_the_units(tmp_path):
     assert "edged:" in (system / "etc/passwd").read_text()
 
 
-def test_every_command_of_edged_is_one(capsys):
-    """Also those that README names in passing."""
-    named = set(re.findall(r"`edged ([a-z]+)", README))
-    for name in named:
-        assert main([name, "--help"]) == 0, name
-    assert {"demo", "check"} <= named
-    capsys.readouterr()
-    options = re.findall(r"`(--[a-z]+)[ `]", README)
-    main(["demo", "--help"])
-    shown = capsys.readouterr().out
-    assert {"--epochs", "--edges", "--data", "--broker", "--keep", "--json", "--kill"} <= set(options)
-    assert [option for option in options if option not in shown] == []
-
-
-def test_the_topology_shown_is_the_greenhouses(tmp_path):
-    """It is a valid file by itself, and all that it shows stands in config/02-greenhouse.yaml."""
-    text, _ = blocks("yaml")
-    (tmp_path / "topology.yaml").write_text(text)
-    topology_file.load(tmp_path / "topology.yaml")
-
-    assert_within(yaml.safe_load(text), yaml.safe_load((ROOT / "config" / "02-greenhouse.yaml").read_text()))
-
-
-def test_the_groups_settings_shown_are_those_of_the_four_edges():
-    """As they stand there, comments and all."""
-    _, shown = blocks("yaml")
-    lines = (ROOT / "config" / "06-four-edges.yaml").read_text().splitlines()
-    assert [line for line in shown.splitlines() if line not in lines] == []
-
-
-def assert_within(shown: Any, whole: Any, place: str = "") -> None:
-    """Mappings may leave keys out, lists nothing."""
-    if isinstance(shown, dict):
-        assert shown.keys() <= whole.keys(), place
-        for key in shown:
-            assert_within(shown[key], whole[key], f"{place}.{key}")
-    elif isinstance(shown, list):
-        assert len(shown) == len(whole), place
-        for number, (each, other) in enumerate(zip(shown, whole, strict=True)):
-            assert_within(each, other, f"{place}[{number}]")
-    else:
-        assert shown == whole, place
-
-
-def test_every_event_named_exists():
-    families = {name.partition(".")[0] for name in EVENTS}
-    named = {name for name in re.findall(r"`([a-z]+\.[a-z_]+)`", README) if name.partition(".")[0] in families}
-    assert len(named) >= 9
-    assert named <= EVENTS.keys()
-
-
-def test_the_series_has_what_readme_says_of_it():
-    """Each quantity of the row of `res.sample` is a field of it."""
-    (row,) = re.findall(r"^\| `res.sample` \| (.*) \|$", README, re.MULTILINE)
-    told = {
-        "CPU": "cpu_percent",
-        "memory": "memory_used_bytes",
-        "disk": "disk_written_bytes_per_s",
-        "network": "net_received_bytes_per_s",
-        "samples/s": "trained_samples_per_s",
-        "the share of time the trainer waited": "wait_fraction",
-        "lag": "lag_records",
-        "queue bytes": "queue_bytes",
-    }
-    quantities = re.sub(r"\(.*?\)", "", row.partition(":")[2])
-    assert [each.strip() for each in re.split("[,;]", quantities)] == list(told)
-    assert EVENTS["res.sample"].fields.keys() >= set(told.values())
-
-
-def first_column(header: str) -> set[str]:
-    """The words in backticks at the beginning of the rows of README's table with this header."""
-    (table,) = re.findall(rf"^\| {re.escape(header)} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", README, re.MULTILINE)
-    return set(re.findall(r"`(\w+)`", " ".join(row.split("|")[1] for row in table.splitlines())))
-
-
-def test_the_layers_and_settings_of_training_are_those_of_the_file():
-    """All layers; of the settings, those that are not about the data or the node."""
-    training: dict[str, Any] = topology_file.json_schema()["properties"]["training"]["anyOf"][0]["properties"]
-    words, *mappings = training["model"]["items"]["anyOf"]
-    assert first_column("layer") == {*words["enum"], *(name for each in mappings for name in each["properties"])}
-    elsewhere = {"name", "stream", "model", "source", "epochs", "global_batch", "seed", "sampling", "exchange"}
-    elsewhere |= {"test_fraction", "test_samples", "live_epoch", "checkpoint"}
-    assert first_column("key of `training`") == training.keys() - elsewhere
-
-
-def test_the_settings_of_a_group_are_those_of_the_file():
-    training: dict[str, Any] = topology_file.json_schema()["properties"]["training"]["anyOf"][0]["properties"]
-    assert first_column("key of `exchange`") == training["exchange"]["properties"].keys()
-
-
-def test_the_modes_of_sampling_told_are_those_of_the_file():
-    (told,) = re.findall(r"^\| mode \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", README, re.MULTILINE)
-    sampling = topology_file.json_schema()["properties"]["training"]["anyOf"][0]["properties"]["sampling"]
-    modes = set(sampling["properties"]["mode"]["anyOf"][0]["enum"])
-    assert modes <= set(re.findall(r"`(\w+)`", told))
-    assert first_column("mode") == {mode for mode in modes if not mode.endswith("_published")}
-
-
-@pytest.mark.parametrize("bench", sorted(set(re.findall(r"`python -m (tests\.bench\.\w+)", README))))
-def test_the_benchmarks_named_take_the_usual_options(bench):
-    """They themselves take minutes and a quiet machine."""
-    done = subprocess.run([sys.executable, "-m", bench, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert {"--quick", "--json"} <= set(re.findall(r"--\w+", done.stdout))
-
-
-def exit_codes() -> dict[int, str]:
-    """What README says of each."""
-    (text,) = re.findall(r"Exit codes: (.*?)\.\n", README, re.DOTALL)
-    return {int(code): says for code, says in re.findall(r"(\d+) ([^;]+)", " ".join(text.split()))}
-
-
-@pytest.mark.integration
-async def test_the_exit_codes_are_as_told(log, place, tmp_path, monkeypatch):
-    """Each is brought about; none is told that is not."""
+async def test_the_exit_codes_are_those_of_the_table(log, place, orchard, tmp_path, monkeypatch):
+    """Each is brought about; none is listed that is not."""
     topology = topology_file.load(place / "topology.yaml")
     assert topology.jobs
     (tmp_path / "wrong.yaml").write_text("schema: 1\n")
@@ -363,27 +246,37 @@ async def test_the_exit_codes_are_as_told(log, place, tmp_path, monkeypatch):
         with sole_process(tmp_path / "edged" / "pi-a"):
             return run(".", "life.refused")
 
-    codes = {
-        "done": main(["check", str(place / "topology.yaml")]),
-        "a service failed or the node cannot start": await asyncio.to_thread(run, "no-folder", "life.refused"),
-        "wrong usage": main(["run"]),
-        "Kafka did not answer a command": await asyncio.to_thread(
-            main, ["topics", str(tmp_path / "unreachable.yaml"), "--apply"]
+    def fail(error: BaseException) -> int:
+        def failing(name: str) -> NoReturn:
+            raise error
+
+        with monkeypatch.context() as patched:
+            patched.setattr(cli, "_command", failing)
+            return main(["check"])
+
+    ended = {
+        0: main(["check", str(place / "topology.yaml")]),
+        1: await asyncio.to_thread(run, "no-folder", "life.refused"),
+        64: main(["run"]),
+        65: await asyncio.to_thread(
+            main, ["replay", str(place / "orchard.yaml"), "--prove", str(tmp_path / "no-folder")]
         ),
-        "there is no archive, or it refused": main(["archive", "ls", str(tmp_path / "no-archive.yaml")]),
-        "the node runs already": await asyncio.to_thread(run_twice),
-        "the topology file is wrong, or the checkpoints belong to another model or data set, which the log then says": (
-            main(["check", str(tmp_path / "wrong.yaml")])
-        ),
+        69: await asyncio.to_thread(main, ["topics", str(tmp_path / "unreachable.yaml"), "--apply"]),
+        70: fail(RuntimeError("a defect")),
+        73: main(["demo", "--keep", str(tmp_path / "no-folder" / "demo")]),
+        74: main(["archive", "ls", str(tmp_path / "no-archive.yaml")]),
+        75: await asyncio.to_thread(run_twice),
+        78: main(["check", str(tmp_path / "wrong.yaml")]),
+        130: fail(KeyboardInterrupt()),
     }
-    assert {says: code for code, says in exit_codes().items()} == codes
+    assert ended == {code: code for code in ended}
+    assert list(ended) == [int(code) for code, _ in SYSTEMD.table("code")]
     assert await asyncio.to_thread(run, ".", "life.crashed") == 78
 
 
-@pytest.mark.integration
 async def test_the_python_example_publishes_and_prints_a_prediction(log, place):
     """Run as it stands; the companion's part is played here."""
-    (source,) = blocks("python")
+    (source,) = (each for page in pages().values() for each in page.blocks("python"))
     topology = topology_file.load(place / "topology.yaml")
     sent, predicted = TopicPartition(topology.device_topic("cam-01")), topology.predictions_topic("pi-a")
     begin = (await log.watermarks([sent]))[sent].high
@@ -397,10 +290,10 @@ async def test_the_python_example_publishes_and_prints_a_prediction(log, place):
             while not (records := await reader.poll(max_records=1, timeout_s=1)):
                 assert running.returncode is None
         assert (records[0].key, records[0].value) == (b"boot", (place / "photo.jpg").read_bytes())
-        told = Prediction(
+        sent_back = Prediction(
             "cam-01", 0, records[0].offset, records[0].timestamp_ms, "boot", 0.9, {"boot": 0.9}, 1, 5.0, 1.0
         )
-        await log.append([Message(predicted, prediction.encode(told), b"cam-01")])
+        await log.append([Message(predicted, prediction.encode(sent_back), b"cam-01")])
 
         assert running.stdout is not None
         assert await running.stdout.readline() == b"boot 0.9\n"
