@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 import psutil
 import pytest
@@ -15,14 +16,12 @@ from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka
 from edged.ports import Message
-from tests.support.brokers import need_embedded
-
-pytestmark = pytest.mark.integration
+from tests.support.brokers import Broker, Embedded
 
 
 @pytest.fixture(autouse=True)
-def installed() -> None:
-    need_embedded()
+def installed(need_broker: Callable[[type[Broker]], None]) -> None:
+    need_broker(Embedded)
 
 
 async def test_it_takes_records_while_it_is_entered_and_ends_with_it():

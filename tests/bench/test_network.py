@@ -74,7 +74,6 @@ def echo(listener: socket.socket) -> None:
             connection.sendall(received)
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("kind", ["namespaces", "proxies"])
 def test_an_answer_takes_the_delay_twice_and_what_is_sent_arrives_whole(kind):
     delay_s = 0.02

@@ -252,7 +252,6 @@ def test_one_of_several_jobs_has_to_be_named(edged, topology_file):
         assert err == f"topology.yaml: {said} (--job takes one of: a, b)\n"
 
 
-@pytest.mark.integration
 async def test_it_reads_the_log_in_kafka(embedded_broker: Embedded, edged, topology_file):
     file = topology_file(
         GROUP.replace("localhost:9092", embedded_broker.bootstrap).replace("site: lab", "site: replay")

@@ -19,8 +19,6 @@ from edged.errors import RecordTooLarge
 from edged.ports import Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
 from tests.support.brokers import Apache, Broker, Embedded
 
-pytestmark = pytest.mark.integration
-
 
 class Bed(Protocol):
     """A log under test, and the power over what is behind it."""
@@ -74,10 +72,11 @@ class BrokerBed:
 
 
 def any_log(*kinds: str) -> pytest.MarkDecorator:
+    """`kinds`: "memory" for the fake, or the name of a broker's fixture."""
     return pytest.mark.parametrize("bed", kinds, indirect=True)
 
 
-every_log = any_log("memory", "embedded", "apache")
+every_log = any_log("memory", "embedded_broker", "apache_kafka")
 
 
 @pytest.fixture
@@ -85,8 +84,7 @@ def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
     if request.param == "memory":
         yield MemoryBed()
         return
-    fixture = {"embedded": "embedded_broker", "apache": "apache_kafka"}[request.param]
-    bed = BrokerBed(request.getfixturevalue(fixture))
+    bed = BrokerBed(request.getfixturevalue(request.param))
     yield bed
     bed.resume()
 
@@ -313,7 +311,7 @@ async def test_a_cancelled_poll_loses_nothing(log: Log, topic: str):
     assert offsets == list(range(200))
 
 
-@any_log("memory", "apache")  # the embedded broker never deletes records
+@any_log("memory", "apache_kafka")  # the embedded broker never deletes records
 async def test_records_before_the_low_watermark_are_a_gap(
     bed: Bed, log: Log, topic: str, log_lines: Callable[..., list[dict[str, Any]]]
 ):

@@ -7,7 +7,6 @@ from tests.support.gradient_gate import gated
 from tests.support.real_group import MIDDLE, Group
 from tests.support.site import Site, running
 
-pytestmark = pytest.mark.integration
 SETTINGS = {"edges": ("pi-a", "pi-b", "pi-c"), "epochs": 1000}
 
 

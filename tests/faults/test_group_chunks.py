@@ -3,15 +3,12 @@
 Without compression a gradient of the model here is of three chunks, which take two writes.
 """
 
-import pytest
-
 from tests.support.brokers import Embedded, need_embedded
 from tests.support.gradient_gate import gated
 from tests.support.hostile import hostile
 from tests.support.real_group import STEPS, Group
 from tests.support.site import Site, running
 
-pytestmark = pytest.mark.integration
 EDGES = ("pi-a", "pi-b", "pi-c")
 MODEL = "[flatten, dense: {units: 400, activation: relu}, dense: 10]"
 

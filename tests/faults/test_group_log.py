@@ -15,7 +15,7 @@ from tests.support.gradient_gate import gated
 from tests.support.real_group import Group, newest_checkpoint, newest_file
 from tests.support.site import Site, running
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 EDGES = ("pi-a", "pi-b", "pi-c")
 SETTINGS = {"edges": EDGES, "epochs": 1000, "more": "exchange: {mode: all_reduce}"}
 

@@ -14,7 +14,6 @@ from tests.support.gradient_gate import GradientGate, gated
 from tests.support.real_group import MIDDLE, Group, digest, newest_checkpoint
 from tests.support.site import Site, running, stopped
 
-pytestmark = pytest.mark.integration
 EDGES = ("pi-a", "pi-b", "pi-c")
 LOSS = {"kafka.gap"}
 """What a reader says of a log that is another one."""

@@ -15,7 +15,7 @@ from tests.support.hostile import hostile
 from tests.support.real_group import STEPS, Group, newest_checkpoint
 from tests.support.site import Site, eventually, following, running
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 EDGES = ("pi-a", "pi-b", "pi-c", "pi-d")
 HALF_A_MINUTE = 30
 """Of lines that come once a second."""

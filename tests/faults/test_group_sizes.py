@@ -10,7 +10,6 @@ from edged.domain.training.state import TrainState
 from tests.support.real_group import IMAGES, digest, newest_checkpoint
 from tests.support.site import Site, running, stopped
 
-pytestmark = pytest.mark.integration
 EPOCHS = 2
 TOLERANCE = 1e-4
 """Of a weight; they are of the order of 0.1. What is summed in another order differs in its last bits."""

@@ -6,18 +6,15 @@ import signal
 import threading
 from collections.abc import Iterator
 
-import pytest
-
 from tests.support.real_group import History, digest, newest_checkpoint
 from tests.support.site import DESIGNS_MODEL, Site, running, stopped
 
-pytestmark = [pytest.mark.integration, pytest.mark.quiet]
 EDGES = ("pi-a", "pi-b", "pi-c")
 SETTINGS = {"edges": EDGES, "epochs": 3, "model": DESIGNS_MODEL, "more": "exchange: {mode: all_reduce}"}
 IMAGES = 640
 
 
-async def test_a_member_ten_times_slower_is_given_less_and_keeps_up(embedded_broker, tmp_path):
+async def test_a_member_ten_times_slower_is_given_less_and_keeps_up(quiet_machine, embedded_broker, tmp_path):
     """Measured in an epoch, it has a smaller share of the next one's batches, and all end with the same weights."""
     async with running(Site(tmp_path, embedded_broker.bootstrap, site=tmp_path.name, **SETTINGS)) as site:
         await site.import_fashion(IMAGES, test_limit=100)

@@ -5,12 +5,10 @@ import random
 import signal
 
 import psutil
-import pytest
 
 from edged.cli.demo.processes import Child
 from tests.support.site import Site, following, running, stopped
 
-pytestmark = pytest.mark.integration
 KILLS = 5
 RATE = 250.0
 

@@ -3,13 +3,10 @@
 import asyncio
 from datetime import UTC, datetime
 
-import pytest
-
 from edged.cli.demo.processes import Child
 from tests.support.brokers import Broker
 from tests.support.site import Site, at_work, degraded, following, moment, running, stopped
 
-pytestmark = pytest.mark.integration
 AWAY_SAMPLES = 20
 """Lines of `res.sample`, one a second."""
 ENDLESS = 1000

@@ -2,13 +2,10 @@
 
 import signal
 
-import pytest
-
 from tests.support.brokers import Embedded, need_embedded
 from tests.support.proxy import gated
 from tests.support.site import Site, running, starved, stopped
 
-pytestmark = pytest.mark.integration
 SAMPLES = 6000
 """Twice what the cache holds: 4.7 MB of pixels."""
 CACHE = "cache: {memory: 1MiB, disk: 2MiB}, "

@@ -20,8 +20,6 @@ from edged.cli.demo.processes import Child
 from tests.support.data import birds
 from tests.support.requirements import require
 
-pytestmark = pytest.mark.integration
-
 
 async def run_demo(*arguments: str) -> dict[str, Any]:
     """The figures of a demo that ends well."""

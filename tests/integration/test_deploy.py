@@ -10,8 +10,6 @@ from edged.cli.demo.observer import observe
 from edged.cli.demo.processes import Child
 from tests.support.site import Site, running
 
-pytestmark = pytest.mark.integration
-
 
 async def trained_and_served(site: Site) -> tuple[Child, Child]:
     """The edge and the companion, once training is over and the newest model serves."""

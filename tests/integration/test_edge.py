@@ -16,7 +16,6 @@ from tests.support.brokers import Embedded, need_embedded
 from tests.support.proxy import Gate, gated
 from tests.support.site import Site, degraded, following, running, starved, stopped
 
-pytestmark = pytest.mark.integration
 SAMPLES = 6000
 """Three windows of an epoch, of which an edge never holds more than two."""
 NO_CACHE = "cache: {memory: 0MiB, disk: 0MiB}, "

@@ -17,8 +17,6 @@ from edged.domain.topology import Stream
 from tests.support.requirements import require
 from tests.support.site import Site, running, until_archived
 
-pytestmark = pytest.mark.integration
-
 
 class Kcat:
     """Debian's client, with the commands that the pages show. The embedded broker is too new for it."""

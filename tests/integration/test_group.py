@@ -12,8 +12,6 @@ from edged.domain.nn import param_vector
 from edged.domain.training import checkpoint
 from tests.support.site import FASHION, SMALL_MODEL, Site, running, stopped
 
-pytestmark = pytest.mark.integration
-
 EDGES = ("pi-a", "pi-b")
 TOPOLOGY = """\
 schema: 1

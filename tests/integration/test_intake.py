@@ -14,7 +14,6 @@ from edged.domain.topology import Kafka
 from edged.ports import TopicPartition, TopicSpec
 from tests.support.intake import TOPOLOGY, from_device, grey, intake
 
-pytestmark = pytest.mark.integration
 NUM_RECORDS = 20_000
 
 

@@ -1,12 +1,9 @@
 """Two training jobs on one edge, as real processes: each to its end, through one cache, each with a companion."""
 
-import pytest
-
 from edged.ports import TopicPartition
 from edged.topology_file import load
 from tests.support.site import SMALL_MODEL, Site, at_work, eventually, running, stopped
 
-pytestmark = pytest.mark.integration
 SAMPLES = 1500
 
 

@@ -3,11 +3,8 @@
 import random
 import signal
 
-import pytest
-
 from tests.support.site import Site, at_work, following, running, stopped
 
-pytestmark = pytest.mark.integration
 KILLS = 3
 RATE = 150.0
 

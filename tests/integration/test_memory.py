@@ -1,12 +1,8 @@
 """The edge's memory over many epochs, from its own log."""
 
-import pytest
-
 from edged.cli.demo.processes import LogLine
 from edged.domain.topology import MIB
 from tests.support.site import DESIGNS_MODEL, Site, running
-
-pytestmark = pytest.mark.integration
 
 EPOCHS = 15
 WARM_UP = 3

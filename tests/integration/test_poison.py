@@ -20,8 +20,6 @@ from edged.ports import Record, TopicPartition
 from tests.support.brokers import Apache, need_apache
 from tests.support.site import Site, following, running, until_archived
 
-pytestmark = pytest.mark.integration
-
 MAX_GROWTH = 64 * MIB
 """Of the edge's memory above what it needs when training is over: no poison is worth more."""
 

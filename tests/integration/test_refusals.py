@@ -1,10 +1,6 @@
 """Nodes that refuse to run, and say why: a second one of the same name, and one whose saved state is another job's."""
 
-import pytest
-
 from tests.support.site import Site, running
-
-pytestmark = pytest.mark.integration
 
 
 async def test_the_same_node_runs_once(embedded_broker, tmp_path):

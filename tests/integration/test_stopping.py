@@ -7,8 +7,6 @@ import pytest
 from edged.cli.demo.processes import Child
 from tests.support.site import Site, at_work, following, running
 
-pytestmark = pytest.mark.integration
-
 
 async def assert_they_end(nodes: list[Child]) -> None:
     """Stop them all at once; a node that did not end by itself in time would have logged `life.abandoned`."""

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.integration
 SAMPLES = 12_000
 """More than a window: what comes behind the first is planned, fetched and cached while it trains."""
 

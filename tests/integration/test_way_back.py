@@ -3,8 +3,6 @@
 import asyncio
 import dataclasses
 
-import pytest
-
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.device import Device
@@ -13,7 +11,6 @@ from tests.services.inference.test_companion import HIGH, LOW, companion, runnin
 from tests.support.greenhouse import topology
 
 
-@pytest.mark.integration
 async def test_a_device_publishes_and_receives_its_predictions_over_a_broker(embedded_broker):
     kafka = Kafka((embedded_broker.bootstrap,))
     site = dataclasses.replace(topology(), kafka=kafka)

@@ -202,6 +202,11 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
         yield
 
 
+def need(kind: type[Broker]) -> None:
+    """Skip the test, with the reason, where a broker of this kind cannot be started."""
+    {Embedded: need_embedded, Apache: need_apache}[kind]()
+
+
 def need_apache() -> None:
     """Skip the test, with the reason, where Apache Kafka cannot be started."""
     if shutil.which("java") is None:

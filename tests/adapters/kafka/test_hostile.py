@@ -101,7 +101,6 @@ async def read(log: KafkaLog, topics: list[str], count: int, most: int = 100) ->
     return found
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("name", UNREADABLE)
 async def test_a_batch_that_cannot_be_decoded_is_passed_over_and_said(
     log: KafkaLog, broker: Broker, topic: str, name: str, log_lines: Callable[..., list[dict[str, Any]]]
@@ -123,7 +122,6 @@ async def test_a_batch_that_cannot_be_decoded_is_passed_over_and_said(
     assert [(line["first_offset"], line["next_offset"]) for line in lines] == [(1, 3)]
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("name", COMPRESSED)
 async def test_records_are_read_in_every_compression_that_kafka_has(
     log: KafkaLog, broker: Broker, topic: str, name: str

@@ -18,15 +18,17 @@ from edged.adapters.kafka.security import client_options
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka, Security
 from edged.ports import Log, Message, Record, TopicPartition
-from tests.support.brokers import Apache, Broker, Embedded, free_port, need_apache, need_embedded
+from tests.support.brokers import Apache, Broker, Embedded, free_port
 from tests.support.proxy import Proxy
 
 Lines = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module", params=[Embedded, Apache])
-def behind_proxy(request: pytest.FixtureRequest) -> Iterator[tuple[Broker, Proxy]]:
-    {Embedded: need_embedded, Apache: need_apache}[request.param]()
+def behind_proxy(
+    request: pytest.FixtureRequest, need_broker: Callable[[type[Broker]], None]
+) -> Iterator[tuple[Broker, Proxy]]:
+    need_broker(request.param)
     port, proxy_port = free_port(), free_port()
     with Proxy(port, proxy_port) as proxy, request.param(port=port, advertised=proxy_port) as broker:
         yield broker, proxy
@@ -91,7 +93,6 @@ def numbers(records: list[Record]) -> list[int]:
     return [int(record.value) for record in records]
 
 
-@pytest.mark.integration
 async def test_a_write_whose_answer_is_lost_is_in_the_log_once(
     log: KafkaLog, proxy: Proxy, health: RecordingHealth, topic: str
 ):
@@ -110,7 +111,6 @@ async def test_a_write_whose_answer_is_lost_is_in_the_log_once(
     assert health.reasons == {}
 
 
-@pytest.mark.integration
 async def test_a_write_that_never_arrives_is_written_again(
     log: KafkaLog, proxy: Proxy, health: RecordingHealth, topic: str
 ):
@@ -126,7 +126,6 @@ async def test_a_write_that_never_arrives_is_written_again(
     assert numbers(await read_all(log, topic)) == list(range(310))
 
 
-@pytest.mark.integration
 async def test_connections_cut_at_any_moment_lose_and_repeat_nothing(log: KafkaLog, proxy: Proxy, topic: str):
     for turn in range(12):
         append = asyncio.create_task(log.append(numbered(topic, turn * 500, 500)))
@@ -138,7 +137,6 @@ async def test_connections_cut_at_any_moment_lose_and_repeat_nothing(log: KafkaL
     assert numbers(await read_all(log, topic)) == list(range(12 * 500))
 
 
-@pytest.mark.integration
 async def test_a_broker_stopped_for_longer_than_a_write_may_take_has_each_message_once(
     log: KafkaLog, broker: Broker, health: RecordingHealth, topic: str
 ):
@@ -154,7 +152,6 @@ async def test_a_broker_stopped_for_longer_than_a_write_may_take_has_each_messag
     assert numbers(await read_all(log, topic)) == list(range(310))
 
 
-@pytest.mark.integration
 async def test_an_idle_reader_goes_on_after_a_half_open_connection(
     log: KafkaLog, proxy: Proxy, health: RecordingHealth, topic: str
 ):
@@ -179,7 +176,6 @@ async def test_an_idle_reader_goes_on_after_a_half_open_connection(
     assert health.reasons == {}
 
 
-@pytest.mark.integration
 async def test_a_cancelled_append_leaves_the_log_usable(
     log: KafkaLog, proxy: Proxy, health: RecordingHealth, topic: str
 ):
@@ -200,7 +196,6 @@ async def test_a_cancelled_append_leaves_the_log_usable(
     assert [number for number in kept if number >= 900] in ([], [900, 901, 902, 903, 904])
 
 
-@pytest.mark.integration
 async def test_the_log_closes_while_the_broker_hangs(broker: Broker, health: RecordingHealth, topic: str):
     async with contextlib.AsyncExitStack() as stack:
         log = await stack.enter_async_context(KafkaLog(Kafka((broker.bootstrap,)), health, deadline_s=1.0))
@@ -220,7 +215,6 @@ async def test_the_log_closes_while_the_broker_hangs(broker: Broker, health: Rec
             await stack.aclose()
 
 
-@pytest.mark.integration
 async def test_health_is_told_why_nothing_answers(proxy: Proxy, broker: Broker, health: RecordingHealth, topic: str):
     proxy.refuse = True
     async with (
@@ -234,7 +228,6 @@ async def test_health_is_told_why_nothing_answers(proxy: Proxy, broker: Broker, 
     assert f"127.0.0.1:{proxy.port}" in health.reasons["kafka"]
 
 
-@pytest.mark.integration
 async def test_a_reader_that_nobody_asked_for_long_does_not_take_that_for_silence(
     log: KafkaLog, health: RecordingHealth, topic: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -261,7 +254,6 @@ async def test_the_log_says_whether_its_writes_are_idempotent(log: KafkaLog, bro
     assert line["bootstrap"] == broker.bootstrap
 
 
-@pytest.mark.integration
 async def test_a_producer_that_the_broker_takes_for_another_starts_anew(
     apache_kafka: Apache, health: RecordingHealth, impatient: None, topic: str
 ):
@@ -276,7 +268,6 @@ async def test_a_producer_that_the_broker_takes_for_another_starts_anew(
         assert numbers(await read_all(log, topic)) == list(range(10))
 
 
-@pytest.mark.integration
 async def test_a_power_cut_of_the_broker_loses_and_repeats_nothing(
     fresh_apache_kafka: Apache, health: RecordingHealth, topic: str
 ):

@@ -20,10 +20,8 @@ from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka, Security
 from edged.ports import Message, Record, TopicPartition
-from tests.support.brokers import Apache, free_port, need_apache
+from tests.support.brokers import Apache, Broker, free_port
 from tests.support.requirements import require
-
-pytestmark = pytest.mark.integration
 
 PASSWORD = "a-secret-of-the-greenhouse"  # noqa: S105 - guards nothing
 
@@ -38,9 +36,9 @@ class Secured:
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+def secured(tmp_path_factory: pytest.TempPathFactory, need_broker: Callable[[type[Broker]], None]) -> Iterator[Secured]:
     """A broker whose certificate is for 127.0.0.1 alone, and that knows the user pi-a."""
-    need_apache()
+    need_broker(Apache)
     if shutil.which("openssl") is None:
         require("no openssl on the PATH, for a certificate")
     folder = tmp_path_factory.mktemp("tls")

@@ -3,7 +3,6 @@
 import asyncio
 import uuid
 
-import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 
 from edged.adapters.kafka import KafkaLog
@@ -11,8 +10,6 @@ from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka
 from edged.ports import TopicSpec
 from tests.support.brokers import Apache
-
-pytestmark = pytest.mark.integration
 
 
 def settings(broker: Apache, topic: str) -> dict[str, str]:
