@@ -1,13 +1,15 @@
 """No worker thread is abandoned, and waits between retries stay within their bounds."""
 
 import asyncio
+import contextlib
 import itertools
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from edged.aio import Backoff, run_in_worker
+from edged.aio import Backoff, prefetch_in_worker, run_in_worker
 
 
 async def test_the_function_runs_in_another_thread_with_its_arguments():
@@ -81,11 +83,67 @@ async def test_cancellation_also_waits_for_work_that_has_not_started():
         await first
 
 
+async def test_prefetched_items_come_in_order():
+    async with contextlib.aclosing(prefetch_in_worker(iter(range(5)))) as items:
+        assert [item async for item in items] == [0, 1, 2, 3, 4]
+
+
+async def test_the_next_prefetched_item_is_computed_while_the_consumer_holds_one():
+    second_started = threading.Event()
+
+    def make() -> Iterator[str]:
+        yield "first"
+        second_started.set()
+        yield "second"
+
+    async with contextlib.aclosing(prefetch_in_worker(make())) as items:
+        assert await anext(items) == "first"
+        assert await asyncio.to_thread(second_started.wait, 10)
+
+
+async def test_a_prefetch_error_reaches_the_consumer_after_the_items_before_it():
+    def make() -> Iterator[int]:
+        yield 1
+        raise KeyError("broken")
+
+    found = []
+    with pytest.raises(KeyError):  # noqa: PT012 - the loop is what raises
+        async with contextlib.aclosing(prefetch_in_worker(make())) as items:
+            async for item in items:
+                found.append(item)  # noqa: PERF401
+
+    assert found == [1]
+
+
+async def test_cancelling_a_prefetch_waits_for_the_item_in_progress():
+    started, resume, finished = threading.Event(), threading.Event(), threading.Event()
+
+    def make() -> Iterator[int]:
+        started.set()
+        resume.wait(10)
+        finished.set()
+        yield 1
+
+    async def consume() -> None:
+        async with contextlib.aclosing(prefetch_in_worker(make())) as items:
+            await anext(items)
+
+    task = asyncio.create_task(consume())
+    await asyncio.to_thread(started.wait, 10)
+    task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    resume.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert finished.is_set()
+
+
 def test_waits_double_up_to_the_maximum_and_stay_above_half():
     backoff = Backoff(first_s=0.2, max_s=5.0, seed=1)
     waits = [backoff.next_s() for _ in range(12)]
     full = [0.2, 0.4, 0.8, 1.6, 3.2, *[5.0] * 7]
-    assert all(most / 2 <= wait <= most for wait, most in zip(waits, full, strict=True))
+    assert all(limit / 2 <= wait <= limit for wait, limit in zip(waits, full, strict=True))
 
 
 def test_waits_are_jittered():
