@@ -125,7 +125,7 @@ class _Builder:
         """The model, with the micro-batch size that this machine computes fastest."""
         training, shape = job.training, job.input_shape
         limit = -(-training.global_batch // NUM_CORES)
-        size = training.micro_batch or micro_batch.tuned(shape, training.model, self.folders.cache, most=limit)
+        size = training.micro_batch or micro_batch.fastest(shape, training.model, self.folders.cache, batch_size=limit)
         return Model(shape, training.model, loss=training.loss, lanes=NUM_CORES, micro_batch=size)
 
     def cache(self, stream: Stream) -> Cache:

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 from edged.adapters.host.blas import single_threaded_blas
 from edged.adapters.host.counters import PsutilHost, lower_thread_priority
-from edged.adapters.host.process_lock import sole_process
+from edged.adapters.host.process_lock import process_lock
 from edged.adapters.host.systemd import Systemd
 from edged.adapters.images import PillowDecoder
 from edged.adapters.kafka import KafkaLog
@@ -34,7 +34,7 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
 
         tflite.prepare_runtime()  # before there are other threads
     async with AsyncExitStack() as stack:
-        stack.enter_context(sole_process(folders.state))
+        stack.enter_context(process_lock(folders.state))
         announce(topology)
         health = HealthBoard()
         log = await stack.enter_async_context(KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s))

@@ -1,7 +1,7 @@
-"""What the core needs of the outside, as Protocols, and the values that cross this border.
+"""What the core needs from the outside, as Protocols, and the values that cross this boundary.
 
-Belongs here: one module a subject, each port with the contract that its fake and its adapter keep. Does not: anything
-that does something. This face re-exports the vocabulary.
+Belongs here: one module per subject, each port with the contract that its fake and its adapter keep. Does not: any
+implementation. This package re-exports the vocabulary.
 """
 
 from edged.ports.archive import ArchiveStore, ArchiveWriter

@@ -9,8 +9,8 @@ from edged.domain.cache.entry import Entry, SampleKey
 class DiskTier(Protocol):
     """The cache's entries on a disk. Synchronous: callers run it in a worker thread, one call at a time.
 
-    It holds copies alone: what is lost or damaged is left out and counted, never an error. Opened for one namespace
-    (site, stream, shape, dtype); another's entries are dropped when it is opened.
+    It holds copies only: lost or damaged entries are skipped and counted, never an error. Opened for one namespace
+    (site, stream, shape, dtype); opening drops entries of another.
     """
 
     @property
@@ -19,41 +19,41 @@ class DiskTier(Protocol):
 
     @property
     def capacity_bytes(self) -> int:
-        """Stored bytes that fit into its budget, as far as its entries so far show; changes as they come."""
+        """An estimate of the stored bytes that fit into its budget; changes with the entries."""
 
     @property
     def used_bytes(self) -> int:
-        """What the entries take, page by page: the sum of their stored bytes."""
+        """Disk space that the entries take, page by page: the sum of their stored bytes."""
 
     @property
     def written_bytes(self) -> int:
-        """Bytes written to the device since it was opened, whole pages and log included.
+        """Bytes written to the device since it was opened, including whole pages and the log.
 
-        As the kernel counts pages made dirty, else reckoned from above: each entry's pages twice.
+        Counted by the kernel as pages become dirty; else an upper estimate, each entry's pages twice.
         """
 
     @property
     def note(self) -> str:
-        """The owner's text of last time, "" at first."""
+        """The owner's text, as last set; "" initially."""
 
-    def remember(self, note: str) -> None:
-        """Keep the owner's text: written along with the next entries, or when the tier is closed."""
+    def set_note(self, note: str) -> None:
+        """Store the owner's text: it is written with the next entries, or when the tier is closed."""
 
     def get_many(self, keys: Iterable[SampleKey]) -> dict[SampleKey, Entry]:
-        """The entries of those keys that are there and whole; corrupt ones are dropped."""
+        """The entries that are present and intact; corrupt ones are dropped."""
 
     def put_many(self, entries: Mapping[SampleKey, Entry]) -> dict[SampleKey, int]:
-        """Store the entries; their keys with the bytes that each takes.
+        """Store the entries; returns the stored bytes of each.
 
-        Raises DiskFull or StorageError when the disk or the budget takes no more: some of them may be stored then,
-        each whole; `keys` tells which. An entry once stored comes back after a crash of the process.
+        Raises DiskFull or StorageError when the disk or the budget is exhausted: some of them may be stored then, each
+        whole; `keys` lists them. A stored entry survives a crash of the process.
         """
 
     def delete_many(self, keys: Iterable[SampleKey]) -> None:
-        """Forget the entries, if they are there. A crash may bring them back."""
+        """Delete the entries, if present. A crash may bring them back."""
 
     def keys(self) -> Iterable[tuple[SampleKey, int]]:
         """Every key with its stored bytes."""
 
     def close(self) -> None:
-        """Write what is due and let go of the files. Never raises."""
+        """Write what is pending and close the files. Never raises."""

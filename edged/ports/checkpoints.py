@@ -1,4 +1,4 @@
-"""Checkpoints, and the deployed models beside them."""
+"""Checkpoints, sampler states and deployed models."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Protocol
 class DeployedModel:
     """A model file that the companion may serve: a classifier of `labels`, or without any an autoencoder.
 
-    `anomaly_threshold`: see `domain.anomaly`; None where no samples were held out.
+    `anomaly_threshold`: see `domain.training.anomaly`; None where no samples were held out.
     """
 
     generation: int
@@ -20,26 +20,26 @@ class DeployedModel:
 
 
 class CheckpointStore(Protocol):
-    """Checkpoints and the deployed models beside them. Synchronous: callers run it in a worker thread."""
+    """Checkpoints, sampler states and deployed models. Synchronous: callers run it in a worker thread."""
 
     @property
-    def place(self) -> str:
-        """Where they are kept, for people."""
+    def location(self) -> str:
+        """Where they are stored, for messages."""
 
     def save(self, checkpoint: bytes, generation: int) -> None:
         """Durable when it returns (write, fsync, rename, fsync the folder); keeps the 3 newest."""
 
-    def save_epoch_memo(self, memo: bytes, epoch: int) -> None:
+    def save_sampler_state(self, state: bytes, epoch: int) -> None:
         """Durable when it returns; keeps those of this epoch and of the 2 before it."""
 
-    def epoch_memo(self, epoch: int) -> bytes | None:
-        """The memo saved for `epoch`, unvalidated; None when there is none that can be read."""
+    def sampler_state(self, epoch: int) -> bytes | None:
+        """The sampler state saved for `epoch`, unvalidated; None when there is none or it cannot be read."""
 
     def deploy(self, model: DeployedModel) -> None:
-        """Put the model where the companion finds it, atomically; keeps the 3 newest."""
+        """Publish the model to the companion, atomically; keeps the 3 newest."""
 
     def checkpoints(self) -> Iterable[tuple[int, bytes]]:
         """(generation, content) newest first, unvalidated; unreadable files are skipped and logged."""
 
     def newest_model(self, newer_than: int = -1) -> DeployedModel | None:
-        """The newest whole model of a generation above `newer_than`; torn or altered ones are skipped."""
+        """The newest intact model of a generation above `newer_than`; incomplete or altered ones are skipped."""

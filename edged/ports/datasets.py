@@ -1,4 +1,4 @@
-"""Finished data sets, and their images."""
+"""Finished data sets, and the decoding of images."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,11 +37,11 @@ class Dataset(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it; for logs."""
+        """The name for messages."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """All labels that items may have, in the data set's own order; empty: without labels."""
+        """All labels that items may have, in the data set's own order; empty: there are none."""
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -53,10 +53,10 @@ class Dataset(Protocol):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names of its parts; never empty."""
+        """The names of the splits; never empty."""
 
     def count(self, split: str) -> int:
-        """How many items the split has. Raises KeyError for a split that is not there."""
+        """The number of items in the split. Raises KeyError for an unknown split."""
 
     def sample(self, split: str, index: int) -> Item:
         """Item `index` of the split, always the same. Raises IndexError, StorageError, FormatError."""

@@ -37,7 +37,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One record to be written. Without `timestamp_ms` the present time is taken."""
+    """One record to be written. Without `timestamp_ms` the current time is used."""
 
     topic: str
     value: bytes
@@ -51,7 +51,7 @@ class Message:
 class TopicSpec:
     """A topic the topology needs. `retention_ms` None: the broker's default.
 
-    `compacted`: the newest record of each key is kept for ever, the others go some time.
+    `compacted`: the newest record of each key is kept for ever, older ones are deleted eventually.
     """
 
     name: str
@@ -62,11 +62,11 @@ class TopicSpec:
 
     @property
     def settings(self) -> dict[str, str]:
-        """Kafka's names and values for what is not the broker's default."""
+        """Kafka's topic settings, without those left to the broker's defaults."""
         given = {"retention.ms": self.retention_ms, "max.message.bytes": self.max_message_bytes}
         settings = {key: str(value) for key, value in given.items() if value is not None}
         if self.compacted:
-            # What is superseded goes only from segments that are full; by default they are of 1 GiB.
+            # Compaction leaves the active segment alone, which by default grows to 1 GiB.
             settings |= {"cleanup.policy": "compact", "segment.bytes": str(_COMPACTED_SEGMENT_BYTES)}
         return settings
 
@@ -77,8 +77,8 @@ class LogReader(Protocol):
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Record]:
         """The next records, at most `max_records`; empty when none came within `timeout_s`.
 
-        Also empty while the broker is away: the adapter reconnects by itself and reports health. A gap (records
-        deleted before they were read) is logged as `kafka.gap` and reading goes on behind it.
+        Also empty while the broker is unavailable: the adapter reconnects by itself and reports health. A gap (records
+        deleted before they were read) is logged as `kafka.gap` and reading continues after it.
         Cancel-safe: a record is either returned or delivered again by the next poll.
         """
 
@@ -86,17 +86,17 @@ class LogReader(Protocol):
         """Deliver `offset` next from `partition`; takes effect at the next poll."""
 
     async def commit(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Tell the broker the next offsets wanted, for lag tools and restarts. Needs the reader's group."""
+        """Commit the next offsets to read, for lag tools and restarts. Needs the reader's group."""
 
     def position(self, partition: TopicPartition) -> int:
-        """The next offset that a poll will deliver, if there is such a record: behind what nobody can read, too."""
+        """The offset from which the next poll delivers; already past offsets that hold no readable record."""
 
     def lag(self) -> int:
-        """Records not yet delivered, by the high watermarks last seen; before the first answer, none."""
+        """Records not yet delivered, by the high watermarks last seen; 0 before the first response."""
 
 
 class Log(Protocol):
-    """Apache Kafka, as far as edged needs it. Every method waits while the broker is away; cancel to give up."""
+    """Apache Kafka, as far as edged needs it. While the broker is unavailable every method waits; cancel to stop."""
 
     def reader(
         self, positions: Mapping[TopicPartition, int], *, group: str | None = None
@@ -107,7 +107,7 @@ class Log(Protocol):
         """Write the messages in order; return their offsets once all are acknowledged by all in-sync replicas.
 
         When it returns, each message is in the log exactly once, also if the connection broke in between:
-        a try whose fate is unknown is looked up in the log by its `edged-id` header before it is repeated.
+        an attempt with unknown outcome is looked up in the log by its `edged-id` header before it is repeated.
         Cancelled: each message may or may not be in the log.
         """
 
@@ -118,7 +118,7 @@ class Log(Protocol):
         """The group's committed offsets; partitions without one are left out."""
 
     async def partitions(self, topics: Iterable[str]) -> dict[str, int]:
-        """How many partitions each topic has; topics that do not exist are left out."""
+        """The number of partitions of each topic; topics that do not exist are left out."""
 
     async def ensure(self, topics: Sequence[TopicSpec]) -> None:
-        """Create the topics that are missing, where the broker allows it; leave others as they are."""
+        """Create missing topics if the broker allows it; leave existing ones as they are."""

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 
 class Progress(NamedTuple):
-    """A service's sign of life for the watchdog: `steps` rises with work done; `idle`: no work is there to do."""
+    """A service's progress, for the watchdog: `steps` grows with work done; `idle`: there is nothing to do."""
 
     steps: int
     idle: bool
@@ -13,7 +13,7 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A service's share of the monitor's series. Totals since start but for the last three, which are now."""
+    """A service's part of the monitor's series: totals since start, except the last three, which are current values."""
 
     trained_samples: int = 0
     wait_s: float = 0.0
@@ -32,18 +32,18 @@ class Statistics:
 
 
 class Health(Protocol):
-    """Where a part says that it cannot do its work for now, and that it can again."""
+    """Takes reports of which parts are degraded and which have recovered."""
 
     def degraded(self, part: str, reason: str) -> None:
-        """`part` (one word: kafka, archive, disk) is not usable because of `reason`. Repeating it is free."""
+        """`part` (one word: kafka, archive, disk) is unusable because of `reason`. Repeated calls are cheap."""
 
     def recovered(self, part: str) -> None:
-        """`part` works. Free when it was never degraded."""
+        """`part` works. Cheap when it was not degraded."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostSample:
-    """The machine and this process at one moment. None: the host does not let us read it.
+    """The machine and this process at one moment. None: not readable on this host.
 
     Times in seconds and bytes read, written, received or sent are totals that never fall while the process runs.
     """
@@ -55,37 +55,37 @@ class HostSample:
     cpu_s: float | None = None
     """Time that the machine's cores were busy, summed over them."""
     memory_used_bytes: int | None = None
-    """The machine's memory that could not be had for something else."""
+    """The machine's memory that is not available to other programs."""
     disk_read_bytes: int | None = None
     disk_written_bytes: int | None = None
     net_received_bytes: int | None = None
     net_sent_bytes: int | None = None
     temperature_c: float | None = None
     throttled_flags: int | None = None
-    """Raspberry Pi: bit 0 under-voltage, 1 capped, 2 throttled, 3 soft temperature limit; 16 to 19 the same, ever."""
+    """Raspberry Pi: bit 0 under-voltage, 1 capped, 2 throttled, 3 soft temperature limit; 16 to 19 since boot."""
     disk_free_bytes: int | None = None
-    """Space left where the node keeps its state."""
+    """Free space on the file system of the state folder."""
 
 
 class Host(Protocol):
     """The machine's and the process's counters."""
 
     def sample(self) -> HostSample:
-        """The counters now. Takes about a millisecond and waits for no disk; never raises for what is unreadable."""
+        """The current counters, unreadable ones None; never raises. Takes about a millisecond and no disk access."""
 
 
 class Notifier(Protocol):
-    """The service manager: systemd, or nobody. No method waits or raises."""
+    """The service manager: systemd, or none. No method blocks or raises."""
 
     @property
     def watchdog_s(self) -> float | None:
-        """The process counts as hung when `watchdog` was not called for this long; None: nobody watches."""
+        """The process is considered hung when `watchdog` was not called for this long; None: no watchdog."""
 
     def ready(self) -> None:
-        """Start-up is over."""
+        """Start-up is complete."""
 
     def status(self, text: str) -> None:
-        """One line for people."""
+        """One line for `systemctl status`."""
 
     def watchdog(self) -> None:
         """The process is alive."""

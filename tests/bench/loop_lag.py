@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from edged.adapters.host import micro_batch
 from edged.adapters.host.blas import single_threaded_blas
 from edged.adapters.host.counters import lower_thread_priority
-from edged.adapters.host.micro_batch import measured
 from edged.aio import run_in_worker
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Conv2d, Dense, Flatten, MaxPool2d
@@ -44,7 +44,9 @@ class Training:
     def __init__(self, lanes: int, batch: int) -> None:
         rng = np.random.default_rng(0)
         self._x, self._y = rng.random((batch, *SHAPE), np.float32), rng.integers(0, 10, batch)
-        self._model = Model(SHAPE, LAYERS, lanes=lanes, micro_batch=measured(SHAPE, LAYERS, -(-batch // lanes)))
+        self._model = Model(
+            SHAPE, LAYERS, lanes=lanes, micro_batch=micro_batch.measure(SHAPE, LAYERS, -(-batch // lanes))
+        )
         self._params = self._model.initial(0)
         self._slots = optim.initial_slots(Sgd(), self._params)
         self._executor = ThreadPoolExecutor(lanes, initializer=lower_thread_priority)

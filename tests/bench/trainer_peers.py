@@ -81,7 +81,7 @@ class Edged:
         threadpool_limits(1, user_api="blas")
         shape, described = NETS[net]
         layers = [edged_layer(len(shape), *layer) for layer in described]
-        size = micro_batch.measured(shape, layers, -(-batch // threads))
+        size = micro_batch.measure(shape, layers, -(-batch // threads))
         self._model = Model(shape, layers, lanes=threads, micro_batch=size)
         self._params = self._model.initial(0)
         self._sgd, self._update = Sgd(LEARNING_RATE, MOMENTUM), optim.update

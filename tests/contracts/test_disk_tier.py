@@ -1,5 +1,5 @@
 # ruff: noqa: SIM118 - the port is no mapping
-"""What every ports.DiskTier does."""
+"""The contract of ports.DiskTier."""
 
 import pytest
 
@@ -14,9 +14,9 @@ MIB = 1 << 20
 
 @pytest.fixture(params=["memory", "sqlite"])
 def tier(request, tmp_path):
-    made: DiskTier = MemoryDiskTier(2 * MIB) if request.param == "memory" else SqliteCache(tmp_path, 2 * MIB, "n")
-    yield made
-    made.close()
+    tier: DiskTier = MemoryDiskTier(2 * MIB) if request.param == "memory" else SqliteCache(tmp_path, 2 * MIB, "n")
+    yield tier
+    tier.close()
 
 
 def entries(num: int, size: int = 784, first: int = 0) -> dict[SampleKey, Entry]:
@@ -33,13 +33,13 @@ def test_an_empty_tier_has_nothing(tier):
 
 
 @pytest.mark.parametrize("size", [0, 1, 784, 2000, 4000, 5000, 200_000])
-def test_entries_come_back_as_they_were(tier, size):
+def test_entries_are_returned_unchanged(tier, size):
     put = entries(4, size) | {SampleKey("ünï", 1 << 40, 65_535): Entry(b"\xff\xd8" * 8, "jpeg", None)}
     assert tier.put_many(put).keys() == put.keys()
     assert tier.get_many([*put, SampleKey("pi-z", 0, 0)]) == put
 
 
-def test_a_put_again_replaces(tier):
+def test_a_second_put_replaces(tier):
     tier.put_many(entries(3))
     tier.put_many(entries(3, size=100))
     assert tier.get_many(entries(3)) == entries(3, size=100)
@@ -55,7 +55,7 @@ def test_the_stored_bytes_add_up(tier):
     assert tier.used_bytes == sum(list(put.values())[100:])
 
 
-def test_what_is_deleted_is_gone_and_may_come_again(tier):
+def test_a_deleted_entry_is_gone_and_may_be_stored_again(tier):
     tier.put_many(entries(300))
     tier.delete_many([*entries(200), SampleKey("pi-z", 0, 0)])
     assert tier.get_many(entries(300)) == entries(100, first=200)
@@ -63,7 +63,7 @@ def test_what_is_deleted_is_gone_and_may_come_again(tier):
     assert tier.get_many(entries(300)) == entries(50) | entries(100, first=200)
 
 
-def test_a_full_tier_refuses_and_keeps_what_it_has_whole(tier):
+def test_a_full_tier_refuses_entries_and_keeps_its_own_intact(tier):
     tier.put_many(entries(100))
     with pytest.raises(DiskFull):
         tier.put_many(entries(20, size=200_000, first=100))
@@ -74,7 +74,7 @@ def test_a_full_tier_refuses_and_keeps_what_it_has_whole(tier):
     assert len(tier.put_many(entries(5, size=200_000))) == 5
 
 
-def test_up_to_its_capacity_it_takes_equal_entries(tier):
+def test_equal_entries_fit_up_to_the_capacity(tier):
     at = 0
     while tier.used_bytes < tier.capacity_bytes - 130_000:
         at += len(tier.put_many(entries(100, first=at)))
@@ -82,5 +82,5 @@ def test_up_to_its_capacity_it_takes_equal_entries(tier):
 
 
 def test_the_note_is_kept(tier):
-    tier.remember("spent 7")
+    tier.set_note("spent 7")
     assert tier.note == "spent 7"

@@ -1,4 +1,4 @@
-"""What a Host promises, asked of the fake and of this machine."""
+"""The contract of ports.Host, tested on the fake and on this machine."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ def test_numbers_are_never_negative(host):
         assert value is None or value >= 0
 
 
-def test_the_peak_is_no_less_than_what_is_resident(host):
+def test_the_peak_is_at_least_the_resident_memory(host):
     for sample in (host.sample() for _ in range(5)):
         assert sample.peak_rss_bytes >= sample.rss_bytes > 0
 
@@ -39,7 +39,7 @@ def test_totals_never_fall(host):
             assert values == sorted(values), name
 
 
-def test_what_is_known_stays_known(host):
+def test_a_readable_counter_stays_readable(host):
     first, second = host.sample(), host.sample()
     known = [{name for name, value in dataclasses.asdict(s).items() if value is not None} for s in (first, second)]
     assert known[0] == known[1]

@@ -18,7 +18,7 @@ import pytest
 
 from edged import cli, topology_file
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
-from edged.adapters.host.process_lock import sole_process
+from edged.adapters.host.process_lock import process_lock
 from edged.adapters.images import encode
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
@@ -243,7 +243,7 @@ async def test_the_exit_codes_are_those_of_the_table(log, place, orchard, tmp_pa
         return done.returncode
 
     def run_twice() -> int:
-        with sole_process(tmp_path / "edged" / "pi-a"):
+        with process_lock(tmp_path / "edged" / "pi-a"):
             return run(".", "life.refused")
 
     def fail(error: BaseException) -> int:

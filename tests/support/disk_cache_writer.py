@@ -1,8 +1,8 @@
-# ruff: noqa: S311, SIM118, T201 - a script whose load is drawn by random
-"""Writes to a disk cache until it is killed, or until the disk takes no more.
+# ruff: noqa: S311, SIM118, T201 - a script with a random load
+"""Writes to a disk cache until it is killed or the disk is full.
 
 Arguments: the folder, the budget in bytes, and the largest file that the process may write (0: any).
-Each entry's content follows from its key, so that a reader can tell whether it is whole.
+Each entry's content is a function of its key, so that a reader can verify it.
 """
 
 import random
@@ -18,7 +18,7 @@ NAMESPACE = "greenhouse/images/28x28x1/uint8"
 
 
 def entry(key: SampleKey) -> Entry:
-    """Of 0 to 20,000 bytes; most are small."""
+    """An entry of 0 to 20,000 bytes; most are small."""
     chosen = random.Random(f"{key}")
     size = chosen.choice([0, 100, 784, 784, 784, 2500, 5000, 20_000])
     return Entry(chosen.randbytes(16) * (size // 16), "raw", f"{key.row}")

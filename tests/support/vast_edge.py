@@ -150,7 +150,7 @@ def scored(folder: Path) -> None:
     ids = np.arange(0, NUM_BLOCKS * ROWS, ROWS)
     scores.update(ids, rng.gamma(1.0, size=len(ids)).astype(np.float32))
     boundary = EpochStart(np.zeros(0, np.int64), is_gate_open=True, capacity_bytes=900 << 20)
-    CheckpointDir(folder).save_epoch_memo(
+    CheckpointDir(folder).save_sampler_state(
         sampler_state.encode(SamplerState(0, snapshot(), boundary, scores, Gate(2.0))), 0
     )
 

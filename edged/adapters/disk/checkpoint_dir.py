@@ -1,13 +1,13 @@
 """Checkpoints and deployed models as files in one folder: the port CheckpointStore on a disk.
 
     checkpoint-000000004690.safetensors     weights, optimizer state, positions
-    epoch-000000000010.safetensors          what that epoch's plan follows from
-    model-000000004690.tflite               the model for inference, and beside it, written after it:
-    model-000000004690.json                 its digest, labels, shape and so on: its presence means that both are whole
+    epoch-000000000010.safetensors          the sampler state that the epoch's plan starts from
+    model-000000004690.tflite               the model for inference, and, written after it:
+    model-000000004690.json                 its digest, labels, shape and so on; when it exists, both are complete
     model.tflite                            the newest of them, under a name for people
 
-Covers durable, atomic writing and leaving out what is torn. What is in the files is `domain.checkpoint`'s subject,
-save for the model's digest. One process writes a folder; others may read it meanwhile.
+Covers durable, atomic writing, and skipping incomplete files. Of their content it knows only the model's digest. One
+process writes a folder; others may read it meanwhile. See also: `domain.training.checkpoint` (the content).
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from edged.ports import DeployedModel
 
 KEPT = 3
 _CHECKPOINT = re.compile(r"checkpoint-(\d{12})\.safetensors")
-_MEMO = re.compile(r"epoch-(\d{12})\.safetensors")
+_SAMPLER_STATE = re.compile(r"epoch-(\d{12})\.safetensors")
 _DESCRIPTION = re.compile(r"model-(\d{12})\.json")
 _TEMPORARY = ".tmp"
 _FOLDER_MODE = 0o750
@@ -37,31 +37,31 @@ _MAX_DESCRIPTION_BYTES = 1 << 20
 
 
 class CheckpointDir:
-    """A `ports.CheckpointStore` in `folder`, which is made if need be.
+    """A `ports.CheckpointStore` in `folder`, which is created if missing.
 
-    `writes`: this process trains; what a crashed one left half-written is removed. Raises StateFolderRefused when the
-    folder cannot be made or written.
+    `writes`: this process trains; incomplete files of a crashed one are deleted. Raises StateFolderRefused when the
+    folder cannot be created or written.
     """
 
     def __init__(self, folder: Path, *, writes: bool = True) -> None:
         self._folder = folder
         if writes:
             try:
-                self._make_folder()
+                self._create_folder()
                 folder.chmod(_FOLDER_MODE)
-                self._clean()
+                self._remove_leftovers()
             except OSError as error:
                 raise StateFolderRefused(f"the state folder {folder} cannot be used: {error.strerror}") from error
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return str(self._folder)
 
-    def _make_folder(self) -> None:
+    def _create_folder(self) -> None:
         self._folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
 
-    def _clean(self) -> None:
-        """Remove what a crash left: temporary files, and models that got no description."""
+    def _remove_leftovers(self) -> None:
+        """Delete what a crash left: temporary files, and models without a description."""
         for left_over in self._folder.glob(f"*{_TEMPORARY}"):
             if not left_over.is_dir():
                 left_over.unlink()
@@ -70,19 +70,19 @@ class CheckpointDir:
                 model.unlink()
 
     def save(self, checkpoint: bytes, generation: int) -> None:
-        """As the port says. Checkpoints of a higher generation are from a past that was given up: removed."""
-        with _translated():
+        """See the port. Checkpoints of a higher generation belong to an abandoned history and are deleted."""
+        with _storage_errors():
             self._write(f"checkpoint-{generation:012}.safetensors", checkpoint)
             for old in _outdated(self._generations(_CHECKPOINT), generation):
                 self._remove(f"checkpoint-{old:012}.safetensors")
 
-    def save_epoch_memo(self, memo: bytes, epoch: int) -> None:
-        with _translated():
-            self._write(f"epoch-{epoch:012}.safetensors", memo)
-            for old in _outdated(self._generations(_MEMO), epoch):
+    def save_sampler_state(self, state: bytes, epoch: int) -> None:
+        with _storage_errors():
+            self._write(f"epoch-{epoch:012}.safetensors", state)
+            for old in _outdated(self._generations(_SAMPLER_STATE), epoch):
                 self._remove(f"epoch-{old:012}.safetensors")
 
-    def epoch_memo(self, epoch: int) -> bytes | None:
+    def sampler_state(self, epoch: int) -> bytes | None:
         try:
             return (self._folder / f"epoch-{epoch:012}.safetensors").read_bytes()
         except FileNotFoundError:
@@ -92,7 +92,7 @@ class CheckpointDir:
             return None
 
     def deploy(self, model: DeployedModel) -> None:
-        """As the port says: 1. the model, 2. its description, 3. `model.tflite`, 4. old ones go."""
+        """See the port: 1. the model, 2. its description, 3. `model.tflite`, 4. delete old ones."""
         name = f"model-{model.generation:012}"
         description = {
             "generation": model.generation,
@@ -101,13 +101,13 @@ class CheckpointDir:
             "sample_shape": model.sample_shape,
             "anomaly_threshold": model.anomaly_threshold,
         }
-        with _translated():
-            self._remove(f"{name}.json")  # an earlier one would not match while the model is replaced
+        with _storage_errors():
+            self._remove(f"{name}.json")  # an existing one would not match while the model is replaced
             self._write(f"{name}.tflite", model.content)
             self._write(f"{name}.json", json.dumps(description).encode())
             self._link(f"{name}.tflite", "model.tflite")
             for old in _outdated(self._generations(_DESCRIPTION), model.generation):
-                self._remove(f"model-{old:012}.json")  # first: a description without its model is never seen
+                self._remove(f"model-{old:012}.json")  # first: no description may be without its model
                 self._remove(f"model-{old:012}.tflite")
 
     def checkpoints(self) -> Iterator[tuple[int, bytes]]:
@@ -126,7 +126,7 @@ class CheckpointDir:
             try:
                 return self._model(generation)
             except FileNotFoundError:
-                continue  # removed by the trainer this moment
+                continue  # the trainer has just deleted it
             except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
                 logger().warning("checkpoint.model_skipped", generation=generation, err=str(error))
         return None
@@ -154,8 +154,8 @@ class CheckpointDir:
         return [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
 
     def _write(self, name: str, content: bytes) -> None:
-        """1. Write beside, 2. fsync, 3. rename, 4. fsync the folder. On failure the temporary file is taken back."""
-        self._make_folder()  # somebody may have cleared it away
+        """1. Write a temporary file, 2. fsync, 3. rename, 4. fsync the folder. A failure deletes the temporary file."""
+        self._create_folder()  # it may have been deleted
         temporary = self._folder / (name + _TEMPORARY)
         temporary.unlink(missing_ok=True)
         try:
@@ -173,7 +173,7 @@ class CheckpointDir:
         self._sync_folder()
 
     def _link(self, target: str, name: str) -> None:
-        """`name` becomes another name of `target`, in one step."""
+        """Make `name` another name of `target`, atomically."""
         temporary = self._folder / (name + _TEMPORARY)
         temporary.unlink(missing_ok=True)
         try:
@@ -201,7 +201,7 @@ def _outdated(generations: list[int], newest: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _storage_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,16 +1,16 @@
 """The cache's tier on a disk: the port DiskTier in one SQLite file.
 
     cache.sqlite        entries by slot, the sources' names, the namespace and the owner's note
-    cache.sqlite-wal    what was committed last; SQLite moves it into the file every MiB
+    cache.sqlite-wal    the latest commits; SQLite moves them into the file every MiB
 
-An entry that comes takes the slot of one that went, so that a full cache overwrites in place: pages stay filled and
-a replaced entry costs one page. The write-ahead log makes a commit all or nothing under kill -9. Nothing is synced to
-the device: after a power cut the file may be damaged, which SQLite's checks and each entry's CRC-32, bound to its key,
-find out; whatever is wrong with the file as a whole, it is made anew, for it holds copies alone.
+A new entry takes the slot of a deleted one, so that a full cache overwrites in place: pages stay filled and a replaced
+entry costs one page. The write-ahead log makes commits atomic under kill -9. Nothing is synced to the device: after a
+power cut the file may be damaged, which SQLite's checks and each entry's CRC-32, bound to its key, detect. A file that
+is damaged as a whole is recreated, as it holds copies only.
 
-SQLite and not LMDB: of entries of 784 bytes LMDB's file grows to thrice what it holds, and it writes more; and it maps
-its file, so that a torn one ends the process by SIGBUS where SQLite raises. LMDB reads faster, and writes large entries
-once, SQLite twice. tests/bench/disk_store.py measures both.
+SQLite and not LMDB: with entries of 784 bytes LMDB's file grows to three times its content, and it writes more; and it
+maps its file, so that a truncated one kills the process by SIGBUS where SQLite raises. LMDB reads faster, and writes
+large entries once, SQLite twice. tests/bench/disk_store.py measures both.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ MIN_BUDGET_BYTES = 1 << 20
 """Below this the store's own pages would take most of the budget."""
 
 MAX_LOG_BYTES = 4 << 20
-"""The write-ahead log stays below: a MiB when it is moved into the file, and what one transaction adds meanwhile."""
+"""The write-ahead log stays below this: a MiB until it is moved into the file, and what one transaction adds."""
 
 _PAGE = 4096
 _APPLICATION_ID = 0x65646763  # "edgc"
@@ -37,21 +37,21 @@ _MAX_BATCH_ENTRIES = 128
 _MAX_BATCH_BYTES = 256 * 1024
 _MAX_CELL = 4060
 _FILLED = 0.95
-"""The share of its capacity, as it shows so far, that the tier offers: the next entries may fill their pages worse."""
+"""The share of the estimated capacity that the tier offers: the next entries may fill their pages less well."""
 
 _ROW_BYTES = 24
-"""Of one entry beside its blob: the slot, the key, the cell's head."""
+"""Of one entry besides its blob: the slot, the key, the cell's header."""
 
 _IO = Path("/proc/thread-self/io")
-"""The kernel's counts for this thread alone; where it keeps none, what is written is reckoned from above."""
+"""The kernel's counters of this thread; without them written bytes are an upper estimate."""
 
 
 class SqliteCache:
-    """A `ports.DiskTier` in `folder`, which is made if need be; one process at a time.
+    """A `ports.DiskTier` in `folder`, which is created if missing; one process at a time.
 
-    `budget_bytes` holds for the files, overhead and log included. `namespace`: whose entries they are; another's are
-    dropped, as is a file that is damaged, foreign or above the budget, with the event cache.recreated. `compress`:
-    deflate payloads where that saves a tenth. Raises StorageError when the folder cannot be used.
+    `budget_bytes` limits the files, including overhead and log. `namespace`: what the entries belong to; those of
+    another are dropped, as is a file that is damaged, foreign or above the budget, with the event cache.recreated.
+    `compress`: deflate payloads where that saves a tenth. Raises StorageError when the folder cannot be used.
     """
 
     def __init__(self, folder: Path, budget_bytes: int, namespace: str, *, compress: bool = False) -> None:
@@ -71,7 +71,7 @@ class SqliteCache:
         try:
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"the cache folder {folder} cannot be made: {error.strerror}") from error
+            raise StorageError(f"the cache folder {folder} cannot be created: {error.strerror}") from error
         self._open()
 
     def get_many(self, keys: Iterable[SampleKey]) -> dict[SampleKey, Entry]:
@@ -95,7 +95,7 @@ class SqliteCache:
         return found
 
     def put_many(self, entries: Mapping[SampleKey, Entry]) -> dict[SampleKey, int]:
-        """In transactions of 128 entries or 256 KiB, whichever comes first; each is stored whole or not at all."""
+        """In transactions of 128 entries or 256 KiB, whichever comes first; each entry is stored whole or not."""
         self._sweep(len(entries))
         stored: dict[SampleKey, int] = {}
         batch: dict[SampleKey, bytes] = {}
@@ -109,12 +109,12 @@ class SqliteCache:
         return stored | self._put(batch) if batch else stored
 
     def _put(self, batch: Mapping[SampleKey, bytes]) -> dict[SampleKey, int]:
-        """1. Choose slots: those of entries that went, then new ones; 2. one transaction; 3. the tables follow it."""
-        fresh = [key for key in batch if not self._slots[key]]
+        """1. Choose slots: those of deleted entries, then new ones; 2. one transaction; 3. update the tables."""
+        new = [key for key in batch if not self._slots[key]]
         slots = {key: slot for key in batch if (slot := self._slots[key])}
-        num_reused = min(len(fresh), len(self._free))
-        added = range(self._next_slot, self._next_slot + len(fresh) - num_reused)
-        slots |= zip(fresh, [*self._free[:num_reused], *added], strict=True)
+        num_reused = min(len(new), len(self._free))
+        added = range(self._next_slot, self._next_slot + len(new) - num_reused)
+        slots |= zip(new, [*self._free[:num_reused], *added], strict=True)
         with self._transaction():
             rows = sorted((slots[key], self._source(key.source), key.offset, key.row, batch[key]) for key in batch)
             self._db.executemany("REPLACE INTO entry VALUES (?, ?, ?, ?, ?)", rows)
@@ -133,23 +133,23 @@ class SqliteCache:
         return sizes
 
     def _measure(self) -> None:
-        """Learn how well the entries fill their pages: sizes that differ leave gaps when they take turns."""
+        """Estimate how well the entries fill their pages: replacing entries by others of different size leaves gaps."""
         pages = self._pragma("page_count") - self._pragma("freelist_count")
         if pages > self._max_pages // 4:
             self._fill = min(1.0, max(0.25, self._used_bytes / (pages * _PAGE)))
 
-    def _sweep(self, num_coming: int) -> None:
-        """Empty the slots that the entries to come will not take; keep those that they will, in the file's order."""
+    def _sweep(self, num_new: int) -> None:
+        """Empty the free slots that the next `num_new` entries do not need; keep the others, in the file's order."""
         self._free.sort()
-        while len(self._free) > num_coming:
-            cut = max(num_coming, len(self._free) - self._batch_entries)
+        while len(self._free) > num_new:
+            cut = max(num_new, len(self._free) - self._batch_entries)
             with self._transaction():
                 self._db.executemany("DELETE FROM entry WHERE slot = ?", [(slot,) for slot in self._free[cut:]])
                 self._write_note()
             del self._free[cut:]
 
     def delete_many(self, keys: Iterable[SampleKey]) -> None:
-        """Their slots are overwritten or emptied by the next put; a crash before may bring the entries back."""
+        """The next put overwrites or empties their slots; a crash before that may bring the entries back."""
         for key in keys:
             if slot := self._slots[key]:
                 self._free.append(slot)
@@ -171,7 +171,7 @@ class SqliteCache:
     def note(self) -> str:
         return self._note
 
-    def remember(self, note: str) -> None:
+    def set_note(self, note: str) -> None:
         self._note = self._unsaved_note = note
 
     def close(self) -> None:
@@ -184,8 +184,6 @@ class SqliteCache:
             logger().warning("cache.close_failed", err=str(error))
         self._db.close()
 
-    # the file
-
     def _open(self) -> None:
         try:
             self._connect()
@@ -196,7 +194,7 @@ class SqliteCache:
             self._recreate(str(error))
 
     def _connect(self) -> None:
-        """Raises FormatError for a file that is not this cache's, DatabaseError for one that SQLite does not read."""
+        """Raises FormatError for a file that is not this cache's, DatabaseError for one that SQLite cannot read."""
         self._slots, self._sizes = BlockTable(), BlockTable()
         self._free: list[int] = []
         self._sources: dict[str, int] = {}
@@ -209,7 +207,7 @@ class SqliteCache:
             raise StorageError(f"the cache file {self._file} cannot be opened: {error}") from error
         for pragma in (
             f"page_size = {_PAGE}",
-            "locking_mode = EXCLUSIVE",  # and so no shared memory file, whose mapping could fault
+            "locking_mode = EXCLUSIVE",  # so that there is no shared memory file, whose mapping could fault
             "journal_mode = WAL",
             "synchronous = OFF",
             f"wal_autocheckpoint = {min(1 << 20, self._log_bytes // 4) // _PAGE}",
@@ -241,7 +239,7 @@ class SqliteCache:
             self._set("namespace", self._namespace)
 
     def _scan(self) -> None:
-        """Learn what is there. Lengths stand in the rows' heads: of large entries the first page alone is read."""
+        """Index the stored entries. Lengths are in the rows' headers: only the first page of large entries is read."""
         meta = dict(self._db.execute("SELECT name, value FROM meta"))
         if meta.get("namespace") != self._namespace:
             raise FormatError("the entries are of another stream or format")
@@ -257,7 +255,7 @@ class SqliteCache:
                 continue
             key = SampleKey(names[source], block, row)
             if self._slots[key]:
-                self._free.append(slot)  # left by a crash between its removal and its return elsewhere
+                self._free.append(slot)  # a crash came between its deletion and its being stored again
                 continue
             self._slots[key], self._sizes[key] = slot, _stored_bytes(length)
             self._used_bytes += self._sizes[key]
@@ -274,18 +272,18 @@ class SqliteCache:
                 file.unlink(missing_ok=True)
             self._connect()
         except (OSError, sqlite3.DatabaseError) as error:
-            raise StorageError(f"the cache file {self._file} cannot be made: {error}") from error
+            raise StorageError(f"the cache file {self._file} cannot be created: {error}") from error
 
     def _recover(self, error: sqlite3.DatabaseError) -> None:
-        """Start empty where the file is damaged; a disk that does not answer now may do so later."""
+        """Start empty if the file is damaged; not if the disk merely fails, which may be temporary."""
         if _is_damage(error):
             note = self._note
             self._recreate(str(error))
-            self.remember(note)
+            self.set_note(note)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All or nothing; counts what it wrote. Raises DiskFull, StorageError."""
+        """An atomic transaction; counts the bytes written. Raises DiskFull, StorageError."""
         before = _device_bytes()
         try:
             self._db.execute("BEGIN IMMEDIATE")
@@ -295,7 +293,7 @@ class SqliteCache:
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
-            self._sources = {}  # a new one may have been taken back
+            self._sources = {}  # a new one may have been rolled back
             if isinstance(error, sqlite3.DatabaseError):
                 self._recover(error)
             kind = DiskFull if error.sqlite_errorname == "SQLITE_FULL" else StorageError
@@ -324,7 +322,7 @@ class SqliteCache:
 
 
 def _stored_bytes(num_blob: int) -> int:
-    """What an entry takes in the file: its share of a page, or whole pages behind its first part."""
+    """An entry's size in the file: its share of a page, or overflow pages after its first part."""
     cell = num_blob + _ROW_BYTES
     if cell <= _MAX_CELL:
         return _PAGE // ((_PAGE - 8) // cell)
@@ -332,7 +330,7 @@ def _stored_bytes(num_blob: int) -> int:
 
 
 def _is_address(slot: object, block: object, row: object, length: object) -> bool:
-    """Whether the columns hold numbers as `put` writes them; SQLite itself keeps anything anywhere."""
+    """Whether the columns hold numbers as `put_many` writes them; SQLite itself stores any type in any column."""
     numbers = (slot, block, row, length)
     return all(type(number) is int and number >= 0 for number in numbers) and isinstance(row, int) and row < 1 << 16
 
@@ -342,7 +340,7 @@ def _is_busy(error: Exception) -> bool:
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file's content is at fault. SQLITE_ERROR: a damaged schema names no such table."""
+    """Whether the file's content is damaged. SQLITE_ERROR: no such table, by a damaged schema."""
     name = getattr(error, "sqlite_errorname", "")
     return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_SCHEMA")) or name in {
         "SQLITE_ERROR", "SQLITE_MISMATCH", "SQLITE_CONSTRAINT_NOTNULL", "SQLITE_IOERR_SHORT_READ",
@@ -350,7 +348,7 @@ def _is_damage(error: sqlite3.Error) -> bool:
 
 
 def _device_bytes() -> int:
-    """Bytes that this thread has given the kernel to write to a device; 0 where the kernel does not count them."""
+    """Bytes that this thread caused to be written to a device; 0 where the kernel does not count them."""
     try:
         lines = _IO.read_text().splitlines()
     except OSError:

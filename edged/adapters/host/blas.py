@@ -1,4 +1,4 @@
-"""Keeps numpy's BLAS to one thread, so that threads of our own share the cores without fighting for them."""
+"""Limits numpy's BLAS to one thread, so that our own threads share the cores without contention."""
 
 from contextlib import AbstractContextManager
 from typing import Any

@@ -20,7 +20,7 @@ from edged.ports import HostSample
 T = TypeVar("T")
 
 _UNREADABLE = (OSError, ValueError, AttributeError, NotImplementedError, RuntimeError, psutil.Error)
-"""What psutil raises for files that are missing or look unlike any it knows."""
+"""What psutil raises for files that are missing or have an unknown format."""
 
 _NOT_BUSY = {"idle", "iowait", "guest", "guest_nice"}
 """Fields of psutil's CPU times: waiting, and the guests' time, which Linux also counts as user time (proc(5))."""
@@ -28,14 +28,14 @@ _NOT_BUSY = {"idle", "iowait", "guest", "guest_nice"}
 _WORKER_NICENESS = 5
 
 _CPU_ZONES = ("cpu", "soc", "x86_pkg_temp")
-"""How the kernel's thermal zones of a processor are called; "cpu-thermal" on every Raspberry Pi."""
+"""Prefixes of the kernel's thermal zones of a processor; "cpu-thermal" on every Raspberry Pi."""
 
 
 class PsutilHost:
     """This machine and this process.
 
-    `folder`: whose file system's free space is told. `loopback`: count the loopback device as network, for a machine
-    that plays all the tiers itself. `sys_folder`: where sysfs is mounted.
+    `folder`: the one whose file system's free space is reported. `loopback`: count the loopback device as network,
+    for a machine that runs all tiers itself. `sys_folder`: where sysfs is mounted.
     """
 
     def __init__(self, folder: Path, *, loopback: bool = False, sys_folder: Path = Path("/sys")) -> None:
@@ -50,7 +50,7 @@ class PsutilHost:
         with self._process.oneshot():
             cpu = self._process.cpu_times()
             rss_bytes = self._process.memory_info().rss
-        # The kernel's own peak may lag behind what is resident, so what was seen counts too.
+        # The kernel's peak may lag behind the resident size, so samples count too.
         self._peak_rss_bytes = max(self._peak_rss_bytes, rss_bytes, _peak_rss_bytes())
         disk = _or_none(psutil.disk_io_counters)
         received, sent = _or_none(self._network) or (None, None)
@@ -87,9 +87,9 @@ def num_cores() -> int:
 
 
 def lower_thread_priority() -> None:
-    """Let this thread give way to the process's others: the event loop is to answer while worker threads compute.
+    """Lower this thread's priority, so that the event loop stays responsive while worker threads compute.
 
-    Linux alone has priorities by thread; elsewhere nothing happens.
+    Only Linux has priorities per thread; elsewhere nothing happens.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
@@ -114,7 +114,7 @@ def _memory_used_bytes() -> int:
 
 
 def _peak_rss_bytes() -> int:
-    """The most resident memory so far. getrusage is the second choice: it keeps the peak of who forked us."""
+    """The peak of resident memory. getrusage is the second choice: it includes the peak of the parent that forked."""
     status = _or_none(Path("/proc/self/status").read_text) or ""
     for line in status.splitlines():
         if line.startswith("VmHWM:"):

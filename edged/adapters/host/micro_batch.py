@@ -1,7 +1,7 @@
-"""The size of micro-batches that a model trains fastest with on this machine: measured once, remembered in a file.
+"""The micro-batch size with which a model trains fastest on this machine: measured once, cached in a file.
 
-Small ones stay in the CPU's caches, large ones make fewer calls. What was measured is only ever a matter of speed: a
-file that is missing, torn or wrong is measured anew.
+Small ones stay in the CPU's caches, large ones need fewer calls. The result only affects speed: when the file is
+missing, incomplete or invalid, it is measured again.
 """
 
 import contextlib
@@ -24,30 +24,30 @@ _MAX_BYTES = 16 << 20
 """Of a lane's buffers: a candidate that needs more is not tried, unless it is the first."""
 
 _GOOD_ENOUGH = 1.03
-"""The smallest candidate wins that takes at most so many times the best one's time: it needs less memory."""
+"""The smallest candidate within this factor of the best time wins: it needs less memory."""
 
 _MAX_S = 1.5
 _ROUNDS = 5
 _FILE = "micro-batch.json"
-_MAX_REMEMBERED = 64
+_MAX_CACHED = 64
 
 
-def tuned(shape: Shape, layers: Sequence[LayerSpec], folder: Path, *, most: int) -> int:
-    """The micro-batch for training such a model on mini-batches of `most` samples; remembered in `folder`.
+def fastest(shape: Shape, layers: Sequence[LayerSpec], folder: Path, *, batch_size: int) -> int:
+    """The micro-batch size for a lane that trains on `batch_size` samples per step; cached in `folder`.
 
-    Blocks for up to about two seconds when it has to be measured. Limit BLAS to one thread before.
+    Blocks for up to about two seconds when it has to be measured. Limit BLAS to one thread first.
     """
-    key = _key(shape, layers, most)
-    remembered = _read(folder / _FILE)
-    if key not in remembered:
-        remembered[key] = measured(shape, layers, most)
-        _write(folder / _FILE, dict(list(remembered.items())[-_MAX_REMEMBERED:]))
-    return remembered[key]
+    key = _key(shape, layers, batch_size)
+    cached = _read(folder / _FILE)
+    if key not in cached:
+        cached[key] = measure(shape, layers, batch_size)
+        _write(folder / _FILE, dict(list(cached.items())[-_MAX_CACHED:]))
+    return cached[key]
 
 
-def measured(shape: Shape, layers: Sequence[LayerSpec], most: int) -> int:
-    """The candidates by turns, for a few rounds or until the time is up; compared by each one's best time."""
-    models = _models(shape, layers, most)
+def measure(shape: Shape, layers: Sequence[LayerSpec], batch_size: int) -> int:
+    """Time the candidates in turn, for a few rounds or _MAX_S; compares each one's best time."""
+    models = _models(shape, layers, batch_size)
     params = next(iter(models.values())).initial(0)
     n = max(models)
     x = np.random.default_rng(0).random((n, *shape), np.float32)
@@ -56,7 +56,7 @@ def measured(shape: Shape, layers: Sequence[LayerSpec], most: int) -> int:
     end = time.perf_counter() + _MAX_S
     for _ in range(_ROUNDS):
         for micro_batch, model in models.items():
-            begin = time.thread_time()  # other work on the machine counts less than in the time of day
+            begin = time.thread_time()  # less affected by other work on the machine than wall-clock time
             model.gradient(params, x, y)
             best_s[micro_batch] = min(best_s[micro_batch], time.thread_time() - begin)
         if time.perf_counter() > end:
@@ -64,26 +64,26 @@ def measured(shape: Shape, layers: Sequence[LayerSpec], most: int) -> int:
     return min(size for size, seconds in best_s.items() if seconds <= _GOOD_ENOUGH * min(best_s.values()))
 
 
-def _models(shape: Shape, layers: Sequence[LayerSpec], most: int) -> dict[int, Model]:
+def _models(shape: Shape, layers: Sequence[LayerSpec], batch_size: int) -> dict[int, Model]:
     models: dict[int, Model] = {}
     for size in CANDIDATES:
         model = Model(shape, layers, micro_batch=size)
-        if models and (size > most or model.buffer_bytes > _MAX_BYTES):
+        if models and (size > batch_size or model.buffer_bytes > _MAX_BYTES):
             break
         models[size] = model
     return models
 
 
-def _key(shape: Shape, layers: Sequence[LayerSpec], most: int) -> str:
-    """What the result depends on, as a digest."""
+def _key(shape: Shape, layers: Sequence[LayerSpec], batch_size: int) -> str:
+    """A digest of everything the result depends on."""
     blas = [(each.get("version"), each.get("architecture")) for each in threadpool_info() if each["user_api"] == "blas"]
     model = [[DESCRIBED[type(layer)][0], settings(layer)] for layer in layers]
-    text = json.dumps([shape, model, most, _cpu(), np.__version__, blas, CANDIDATES], sort_keys=True)
+    text = json.dumps([shape, model, batch_size, _cpu(), np.__version__, blas, CANDIDATES], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _cpu() -> str:
-    """The CPU's name, as far as the system tells."""
+    """The CPU's name, if the system reports one."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
             if line.startswith(("model name", "CPU part")):
@@ -100,9 +100,9 @@ def _read(path: Path) -> dict[str, int]:
 
 
 def _write(path: Path, values: dict[str, int]) -> None:
-    """In one go, so that no reader sees half of it. A folder that cannot be written to only costs the next start."""
+    """Replace the file atomically. If the folder is not writable, the next start measures again."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        torn = path.with_suffix(f".{os.getpid()}")
-        torn.write_text(json.dumps(values), "utf-8")
-        torn.replace(path)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(values), "utf-8")
+        temporary.replace(path)

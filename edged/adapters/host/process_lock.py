@@ -1,7 +1,7 @@
-"""One process a node: a lock on the node's state folder.
+"""One process per node: a lock on the node's state folder.
 
-Covers one machine; that two machines are the same node, only Kafka's ACLs and the archive notice. The lock is the
-kernel's (flock(2)) on the folder itself, so it leaves no file and ends with the process, however that ends.
+Covers one machine; only Kafka's ACLs and the archive notice that two machines run the same node. The lock is the
+kernel's (flock(2)) on the folder itself, so it leaves no file and ends with the process, however it ends.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ _HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
 
 @contextlib.contextmanager
-def sole_process(folder: Path) -> Iterator[None]:
-    """Within it no other process gets past here with `folder`, which is made if need be.
+def process_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock on `folder`, which is created if missing.
 
-    Raises AlreadyRunning when one has, and StorageError when the folder cannot be. A file system without locks, as
-    some network ones are, locks nothing.
+    Raises AlreadyRunning when another process holds it, StorageError when the folder cannot be created. On a file
+    system without locks, as some network ones are, it does nothing.
     """
     try:
         folder.mkdir(mode=_MODE, parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""The service manager's notices (sd_notify(3)): one datagram each to the socket that NOTIFY_SOCKET names.
+"""Notifications to the service manager (sd_notify(3)): one datagram each to the socket in NOTIFY_SOCKET.
 
-The protocol is some lines long, so no library stands between. Without NOTIFY_SOCKET every notice is a no-op. Sockets
-of the vsock family, which virtual machines use from systemd 254 on, are not known here.
+The protocol takes a few lines, so no library is used. Without NOTIFY_SOCKET every notification is a no-op. Sockets of
+the vsock family, which virtual machines use from systemd 254 on, are not supported.
 """
 
 import os
@@ -12,7 +12,7 @@ from edged.log import logger
 
 
 class Systemd:
-    """The Notifier of a process that systemd started. A notice that cannot be delivered is logged once, not raised."""
+    """The Notifier of a process that systemd started. A failed delivery is logged once, not raised."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._address = _socket_address(environment.get("NOTIFY_SOCKET", ""))
@@ -27,7 +27,7 @@ class Systemd:
         self._send("READY=1")
 
     def status(self, text: str) -> None:
-        self._send("STATUS=" + " ".join(text.split()))  # a line break would begin another assignment
+        self._send("STATUS=" + " ".join(text.split()))  # a line break would start another assignment
 
     def watchdog(self) -> None:
         self._send("WATCHDOG=1")
@@ -56,7 +56,7 @@ def _socket_address(named: str) -> str | None:
 
 
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:
-    """As sd_watchdog_enabled(3) has it: the time is meant for the process that WATCHDOG_PID names, if it does."""
+    """As in sd_watchdog_enabled(3): the time applies to the process in WATCHDOG_PID, if that is set."""
     if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     microseconds = environment.get("WATCHDOG_USEC", "")

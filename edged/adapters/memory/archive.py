@@ -1,4 +1,4 @@
-"""A fake of `ports.ArchiveStore` in memory, with a switch for failing. Keeps the port's contract, nothing durable."""
+"""The fake of ports.ArchiveStore: it keeps the contract, except for durability, and fails on demand."""
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from edged.errors import ArchiveConflict, EdgedError, StorageError
 
 @dataclass
 class _Append:
-    """What one call of `append` brought."""
+    """The content of one `append`."""
 
     first: int
     next: int
@@ -25,7 +25,7 @@ class _Append:
 
 @dataclass
 class MemoryArchive:
-    """Set `failure` and every call raises it; add to `unreadable` and reading those blocks fails."""
+    """With `failure` set, every call raises it; reading the blocks in `unreadable` fails."""
 
     failure: EdgedError | None = None
     unreadable: set[BlockRef] = field(default_factory=set)
@@ -60,22 +60,22 @@ class MemoryArchive:
             if files and (files[-1].first, files[-1].next) == (new.first, new.next):
                 files.pop()
             if files and files[-1].next != new.first:
-                raise ArchiveConflict(f"{stream}/{source} goes on at offset {files[-1].next}, not at {new.first}")
+                raise ArchiveConflict(f"{stream}/{source} continues at offset {files[-1].next}, not at {new.first}")
             files.append(new)
 
     def snapshot(self, stream: str, ends: Mapping[str, int] | None = None) -> Snapshot:
-        have = self.ends(stream)
+        archived = self.ends(stream)
         if ends is not None:
-            have = {source: min(ends[source], end) for source, end in have.items() if source in ends}
-        sources = tuple(sorted(have))
+            archived = {source: min(ends[source], end) for source, end in archived.items() if source in ends}
+        sources = tuple(sorted(archived))
         table = [
             (number, offset, len(pack.samples), pack.num_bytes)
             for number, source in enumerate(sources)
             for offset, pack in sorted(self.blocks(stream, source).items())
-            if offset < have[source]
+            if offset < archived[source]
         ]
         columns = np.array(table, np.int64).reshape(len(table), 4).T
-        return Snapshot(sources, columns[0], columns[1], columns[2], columns[3], have)
+        return Snapshot(sources, columns[0], columns[1], columns[2], columns[3], archived)
 
     def read(self, stream: str, refs: Sequence[BlockRef]) -> Iterator[tuple[BlockRef, Pack]]:
         for ref in refs:

@@ -11,28 +11,28 @@ T = TypeVar("T")
 
 
 class MemoryCheckpoints:
-    """Checkpoints and models by generation, in memory. `error`: what the next writes raise, if any."""
+    """Checkpoints and models by generation, sampler states by epoch. `error`: what writes raise, if set."""
 
     def __init__(self) -> None:
         self.error: StorageError | None = None
         self.saved: dict[int, bytes] = {}
         self.models: dict[int, DeployedModel] = {}
-        self.memos: dict[int, bytes] = {}
+        self.sampler_states: dict[int, bytes] = {}
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return "memory"
 
     def save(self, checkpoint: bytes, generation: int) -> None:
         self._check()
         self.saved = _newest({**self.saved, generation: checkpoint}, generation)
 
-    def save_epoch_memo(self, memo: bytes, epoch: int) -> None:
+    def save_sampler_state(self, state: bytes, epoch: int) -> None:
         self._check()
-        self.memos = _newest({**self.memos, epoch: memo}, epoch)
+        self.sampler_states = _newest({**self.sampler_states, epoch: state}, epoch)
 
-    def epoch_memo(self, epoch: int) -> bytes | None:
-        return self.memos.get(epoch)
+    def sampler_state(self, epoch: int) -> bytes | None:
+        return self.sampler_states.get(epoch)
 
     def deploy(self, model: DeployedModel) -> None:
         self._check()

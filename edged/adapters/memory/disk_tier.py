@@ -8,7 +8,7 @@ from edged.errors import DiskFull, FormatError, StorageError
 
 
 class MemoryDiskTier:
-    """Entries as blobs in memory. `error`: what the next puts raise, if any; `blobs` may be damaged by a test."""
+    """Entries as blobs in memory. `error`: what puts raise, if set; a test may damage `blobs`."""
 
     def __init__(self, budget_bytes: int = 1 << 40) -> None:
         self.budget_bytes = budget_bytes
@@ -27,7 +27,7 @@ class MemoryDiskTier:
     def capacity_bytes(self) -> int:
         return self.budget_bytes
 
-    def remember(self, note: str) -> None:
+    def set_note(self, note: str) -> None:
         self.note = note
 
     def get_many(self, keys: Iterable[SampleKey]) -> dict[SampleKey, Entry]:

@@ -1,10 +1,10 @@
-"""A Health that keeps what it is told."""
+"""The fake of ports.Health."""
 
 import asyncio
 
 
 class RecordingHealth:
-    """A `ports.Health` that remembers: `reasons` of the parts degraded now, `history` of all changes in order."""
+    """A `ports.Health` that records `reasons`, of the parts degraded now, and `history`, all changes in order."""
 
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""A Host whose samples are given."""
+"""The fake of ports.Host."""
 
 import itertools
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from edged.ports import HostSample
 
 
 class ScriptedHost:
-    """A Host that tells the samples it was given one after the other, the last one for ever; for tests."""
+    """A Host that returns the given samples one after the other, then the last one for ever."""
 
     def __init__(self, samples: Iterable[HostSample]) -> None:
         *first, last = samples

@@ -1,8 +1,8 @@
 # ruff: noqa: SLF001 - the reader is the log's other half
-"""Fakes of the ports for tests: a log in memory, a health that remembers.
+"""The fake of ports.Log.
 
-They keep their ports' contracts (tests/contracts runs on them too), never wait while there is something to return,
-and take time from the event loop, so that fake time works. Every call passes through the loop once, as real I/O does.
+It keeps the port's contract (tests/contracts runs on it too), never waits while there is something to return, and takes
+time from the event loop, so that fake time works. Every call passes through the loop once, as real I/O does.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class _Partition:
 class MemoryLog:
     """A `ports.Log` in memory. Appending to an unknown topic creates it, as brokers do by default.
 
-    Switches for tests, to be set at any time: `unavailable` (calls wait, polls return nothing), `creates_topics`
+    Switches that tests may set at any time: `unavailable` (calls wait, polls return nothing), `creates_topics`
     (whether `ensure` is allowed to), `max_record_bytes`. `committed_offsets` is by (group, partition).
     """
 
@@ -51,7 +51,7 @@ class MemoryLog:
 
     @property
     def unavailable(self) -> bool:
-        """The broker is away: calls wait, polls return nothing, health says so."""
+        """The broker is unavailable: calls wait, polls return nothing, health is degraded."""
         return self._unavailable
 
     @unavailable.setter
@@ -60,18 +60,18 @@ class MemoryLog:
         self._changed()
 
     def records(self, topic: str, partition: int = 0) -> list[Record]:
-        """All that the partition keeps, for assertions."""
+        """All records in the partition, for assertions."""
         return list(self._of(TopicPartition(topic, partition)).records)
 
     def truncate(self, partition: TopicPartition, before: int) -> None:
         """Delete the records below offset `before`, as retention does."""
-        kept = self._of(partition)
-        del kept.records[: before - kept.low]
-        kept.low = before
+        stored = self._of(partition)
+        del stored.records[: before - stored.low]
+        stored.low = before
         self._changed()
 
     def delete(self, topic: str) -> None:
-        """Delete the topic; the next append creates it anew, from offset 0."""
+        """Delete the topic; the next append recreates it, from offset 0."""
         del self._topics[topic]
         self._changed()
 
@@ -144,7 +144,7 @@ class MemoryLog:
 
 
 _TICK_S = 1e-6
-"""A shorter wait may not move a clock that tests turn: who polls again until then would poll for ever."""
+"""A shorter wait may not advance a fake clock: a loop that polls until a time would never end."""
 
 
 class MemoryReader:
@@ -185,25 +185,25 @@ class MemoryReader:
 
     def _skip_gaps(self) -> None:
         for partition, position in self._positions.items():
-            kept = self._log._of(partition)
-            exists = kept.high > 0
-            if exists and not kept.low <= position <= kept.high:
+            stored = self._log._of(partition)
+            exists = stored.high > 0
+            if exists and not stored.low <= position <= stored.high:
                 logger().warning(
                     "kafka.gap",
                     topic=partition.topic,
                     partition=partition.partition,
                     wanted_offset=position,
-                    next_offset=kept.low,
+                    next_offset=stored.low,
                 )
-                self._positions[partition] = kept.low
+                self._positions[partition] = stored.low
 
-    def _take(self, most: int) -> list[Record]:
+    def _take(self, limit: int) -> list[Record]:
         self._skip_gaps()
         taken: list[Record] = []
         for partition, position in list(self._positions.items()):
-            kept = self._log._of(partition)
-            records = kept.records[position - kept.low :][: most - len(taken)]
+            stored = self._log._of(partition)
+            records = stored.records[position - stored.low :][: limit - len(taken)]
             if records:
                 taken += records
-                self._positions[partition] = self._positions.pop(partition) + len(records)  # last in the next turn
+                self._positions[partition] = self._positions.pop(partition) + len(records)  # last in the next poll
         return taken

@@ -1,8 +1,8 @@
-"""A Notifier that keeps what it is told."""
+"""The fake of ports.Notifier."""
 
 
-class Notices:
-    """A Notifier that keeps what it was told, for tests: pairs of the method's name and its argument or None."""
+class RecordingNotifier:
+    """A Notifier that records its calls in `sent`: pairs of the method's name and its argument or None."""
 
     def __init__(self, watchdog_s: float | None = None) -> None:
         self.watchdog_s = watchdog_s

@@ -389,7 +389,7 @@ class Cache:
     def _account(self, disk: DiskTier, num_bytes: int) -> None:
         if self._budget is not None:
             self._budget.spend(num_bytes, self._wall_time())
-            disk.remember(self._budget.state())
+            disk.set_note(self._budget.state())
 
     def _refuse(self, error: StorageError) -> None:
         """Leave the disk alone for a while, then try it with one batch more than it holds."""

@@ -217,7 +217,7 @@ class LocalPlanner:
         return self._memo
 
     def _load(self, epoch: int) -> SamplerState | None:
-        blob = self._store.epoch_memo(epoch)
+        blob = self._store.sampler_state(epoch)
         if blob is None:
             return None
         try:
@@ -230,6 +230,6 @@ class LocalPlanner:
     async def _keep(self, memo: SamplerState) -> None:
         self._memo = memo
         try:
-            await run_in_worker(lambda: self._store.save_epoch_memo(sampler_state.encode(memo), memo.epoch))
+            await run_in_worker(lambda: self._store.save_sampler_state(sampler_state.encode(memo), memo.epoch))
         except StorageError as error:  # a restart would then draw this epoch anew
             logger().warning("epoch.memo_failed", epoch=memo.epoch, err=str(error))

@@ -90,7 +90,7 @@ class Checkpointing:
                 logger().warning("checkpoint.skipped", generation=generation, err=str(error))
                 continue
             except TopologyMismatch as error:
-                raise TopologyMismatch(f"{self._store.place}: {error}") from error
+                raise TopologyMismatch(f"{self._store.location}: {error}") from error
             logger().info("checkpoint.restored", generation=generation, epoch=state.position.epoch, bytes=len(blob))
             return state
         return None

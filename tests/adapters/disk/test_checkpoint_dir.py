@@ -1,4 +1,4 @@
-"""Checkpoints on a disk: whole or not there, whatever happens."""
+"""Checkpoints on a disk: complete or absent, whatever happens."""
 
 import errno
 import os
@@ -50,7 +50,7 @@ def names(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_files_have_these_names_and_are_closed_to_others(tmp_path):
+def test_files_have_these_names_and_are_not_readable_by_others(tmp_path):
     folder = tmp_path / "pi-a"
     store = CheckpointDir(folder)
     store.save(b"c", 4690)
@@ -82,7 +82,7 @@ def test_without_hard_links_model_tflite_is_a_copy(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "no_model", "description"])
-def test_a_damaged_model_is_passed_over(tmp_path, damage):
+def test_a_damaged_model_is_skipped(tmp_path, damage):
     store = CheckpointDir(tmp_path)
     store.deploy(DeployedModel(6, b"six", ("a", "b"), (2, 2, 1)))
     store.deploy(MODEL)
@@ -101,7 +101,7 @@ def test_a_damaged_model_is_passed_over(tmp_path, damage):
     assert newest.generation == 6
 
 
-def test_what_a_crash_left_is_removed_at_start(tmp_path):
+def test_leftovers_of_a_crash_are_removed_at_start(tmp_path):
     (tmp_path / "checkpoint-000000000001.safetensors.tmp").write_bytes(b"half")
     (tmp_path / "model-000000000001.tflite").write_bytes(b"without description")
     CheckpointDir(tmp_path)
@@ -116,7 +116,7 @@ def test_a_reader_removes_nothing_and_needs_no_folder(tmp_path):
 
 
 @pytest.mark.parametrize("call", ["fsync", "fdopen"])
-def test_a_full_disk_leaves_the_old_checkpoint_and_no_litter(tmp_path, monkeypatch, call):
+def test_a_full_disk_leaves_the_old_checkpoint_and_no_temporary_file(tmp_path, monkeypatch, call):
     store = CheckpointDir(tmp_path)
     store.save(b"first", 1)
 
@@ -130,13 +130,13 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_litter(tmp_path, monkeypat
     assert names(tmp_path) == ["checkpoint-000000000001.safetensors"]
 
 
-def test_a_folder_that_cannot_be_is_a_storage_error(tmp_path):
+def test_a_folder_that_cannot_be_created_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError):
         CheckpointDir(tmp_path / "file")
 
 
-def test_folders_with_the_names_of_files_are_passed_over_and_left_alone(tmp_path):
+def test_folders_with_the_names_of_files_are_skipped_and_kept(tmp_path):
     theirs = ["checkpoint-000000000002.safetensors", "model-000000000009.json", "checkpoint-1.tmp"]
     for name in theirs:
         (tmp_path / name).mkdir()
@@ -148,14 +148,14 @@ def test_folders_with_the_names_of_files_are_passed_over_and_left_alone(tmp_path
     assert {*theirs} < {*names(tmp_path)}
 
 
-def test_a_folder_cleared_away_meanwhile_is_made_again(tmp_path):
+def test_a_deleted_folder_is_recreated(tmp_path):
     store = CheckpointDir(tmp_path / "pi-a")
     (tmp_path / "pi-a").rmdir()
     store.save(b"first", 1)
     assert list(store.checkpoints()) == [(1, b"first")]
 
 
-def test_a_description_of_endless_json_is_passed_over(tmp_path):
+def test_a_description_of_endless_json_is_skipped(tmp_path):
     store = CheckpointDir(tmp_path)
     store.deploy(DeployedModel(1, b"one", ("a",), (1,)))
     (tmp_path / "model-000000000002.json").write_text("[" * 100_000)
@@ -164,8 +164,8 @@ def test_a_description_of_endless_json_is_passed_over(tmp_path):
     assert newest.generation == 1
 
 
-def test_killed_at_any_point_the_folder_stays_whole(tmp_path):
-    """SIGKILL before each system call of a save and a deploy; the last run comes through."""
+def test_a_kill_at_any_point_leaves_the_folder_intact(tmp_path):
+    """SIGKILL before each system call of a save and a deploy; the last run completes."""
     for num_calls in range(60):
         store = CheckpointDir(tmp_path / f"{num_calls:02}")
         store.save(b"first" * 1000, 1)
@@ -190,7 +190,7 @@ def test_killed_at_any_point_the_folder_stays_whole(tmp_path):
             assert checkpoints[0][0] == newest.generation == 2
 
 
-def test_a_state_folder_that_cannot_be_made_is_named(tmp_path):
+def test_the_error_names_a_state_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "file").write_text("in the way")
 
     with pytest.raises(StateFolderRefused, match=f"the state folder {tmp_path}/file/pi-a cannot be used: Not a dir"):

@@ -1,5 +1,5 @@
 # ruff: noqa: S311, SIM118 - loads are drawn by random, and the ports are no mappings
-"""What SqliteCache does beyond the port: restarts, crashes, full disks, damaged and foreign files."""
+"""SqliteCache beyond the port's contract: restarts, crashes, full disks, damaged and foreign files."""
 
 import itertools
 import os
@@ -27,7 +27,7 @@ def opened(folder: Path, budget_bytes: int = 8 * MIB, namespace: str = NAMESPACE
 
 
 def filled(folder: Path, num: int = 2000) -> list[SampleKey]:
-    """A closed cache with entries, all of whose keys are returned."""
+    """Create a cache with entries and close it; returns their keys."""
     keys = [SampleKey("pi-a", at // 256, at % 256) for at in range(num)]
     tier = opened(folder, 32 * MIB)
     tier.put_many({key: entry(key) for key in keys})
@@ -40,7 +40,7 @@ def file_bytes(folder: Path) -> int:
 
 
 def assert_serves_what_is_whole(tier: SqliteCache) -> int:
-    """Whatever it returns is right, and it takes new entries. The number of entries returned."""
+    """Assert that all entries it returns are correct and that it accepts new ones; returns their number."""
     found = tier.get_many([key for key, _ in tier.keys()])
     assert all(kept == entry(key) for key, kept in found.items())
     new = {key: entry(key) for key in [SampleKey("new", 0, row) for row in range(64)]}
@@ -49,8 +49,8 @@ def assert_serves_what_is_whole(tier: SqliteCache) -> int:
     return len(found)
 
 
-def test_after_a_restart_it_offers_no_more_than_it_takes(tmp_path):
-    """Entries that went left gaps in the pages, which those that come do not fill."""
+def test_after_a_restart_the_offered_capacity_can_be_filled(tmp_path):
+    """Deleted entries left gaps in the pages that new entries do not fill."""
     alike = Entry(bytes(784), "raw", "boot")
     rows = iter(range(1 << 16))
 
@@ -80,7 +80,7 @@ def test_after_a_restart_it_offers_no_more_than_it_takes(tmp_path):
 def test_it_is_warm_after_a_restart(tmp_path):
     keys = filled(tmp_path)
     tier = opened(tmp_path, 32 * MIB)
-    tier.remember("spent")
+    tier.set_note("spent")
     assert {key for key, _ in tier.keys()} == set(keys)
     assert tier.get_many(keys) == {key: entry(key) for key in keys}
     tier.close()
@@ -91,7 +91,7 @@ def test_it_is_warm_after_a_restart(tmp_path):
 
 @pytest.mark.parametrize("run", range(3))
 def test_a_kill_at_any_moment_leaves_nothing_corrupt(tmp_path, run, log_lines):
-    """Five kills on one file in each run, at moments that differ; the file is warm and whole each time."""
+    """Five kills on one file in each run, at different moments; the file is warm and intact each time."""
     chosen = random.Random(run)
     for _ in range(5):
         command = [sys.executable, "-m", "tests.support.disk_cache_writer", str(tmp_path), str(8 * MIB), "0"]
@@ -110,7 +110,7 @@ def test_a_kill_at_any_moment_leaves_nothing_corrupt(tmp_path, run, log_lines):
 
 
 @pytest.mark.parametrize("max_file_bytes", [700_000, 2_000_000])
-def test_a_disk_that_is_full_refuses_and_loses_nothing(tmp_path, max_file_bytes):
+def test_a_full_disk_refuses_entries_and_loses_none(tmp_path, max_file_bytes):
     command = [sys.executable, "-m", "tests.support.disk_cache_writer"]
     done = subprocess.run(
         [*command, str(tmp_path), str(64 * MIB), str(max_file_bytes)], capture_output=True, text=True, check=True
@@ -140,7 +140,7 @@ def mount(folder: Path, options: str) -> None:
         pytest.skip(f"cannot mount: {done.stderr}")
 
 
-def test_a_file_system_without_space_refuses_serves_and_recovers(small_file_system):
+def test_a_full_file_system_refuses_entries_serves_others_and_recovers(small_file_system):
     tier = opened(small_file_system, 64 * MIB)
     for _ in range(3):
         with pytest.raises(StorageError):
@@ -173,7 +173,7 @@ def test_bytes_flipped_in_the_file_are_never_served_and_never_fatal(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
-def test_a_torn_file_is_never_fatal(tmp_path, keep):
+def test_a_truncated_file_is_never_fatal(tmp_path, keep):
     filled(tmp_path)
     file = tmp_path / "cache.sqlite"
     os.truncate(file, int(file.stat().st_size * keep) // 512 * 512)
@@ -207,7 +207,7 @@ def test_another_streams_entries_are_dropped(tmp_path, log_lines):
     tier.close()
 
 
-def test_a_file_above_a_smaller_budget_is_made_anew(tmp_path):
+def test_a_file_above_a_smaller_budget_is_recreated(tmp_path):
     filled(tmp_path)
     tier = opened(tmp_path, MIN_BUDGET_BYTES)
     assert_serves_what_is_whole(tier)
@@ -215,16 +215,18 @@ def test_a_file_above_a_smaller_budget_is_made_anew(tmp_path):
     tier.close()
 
 
-@pytest.mark.parametrize(("budget_bytes", "most"), [(MIB, 3000), (4 * MIB, 3000), (32 * MIB, 200_000)])
-def test_the_files_stay_within_the_budget_while_entries_of_all_sizes_take_turns(tmp_path, budget_bytes, most):
+@pytest.mark.parametrize(("budget_bytes", "max_bytes"), [(MIB, 3000), (4 * MIB, 3000), (32 * MIB, 200_000)])
+def test_the_files_stay_within_the_budget_while_entries_of_all_sizes_replace_each_other(
+    tmp_path, budget_bytes, max_bytes
+):
     chosen = random.Random(2)
     tier = opened(tmp_path, budget_bytes)
     held: list[SampleKey] = []
     for at in range(300):
         coming = {}
-        for row in range(max(1, 100_000 // most)):
+        for row in range(max(1, 100_000 // max_bytes)):
             key = SampleKey("pi-a", at, row)
-            coming[key] = Entry(bytes(chosen.randrange(most)), "raw", None)
+            coming[key] = Entry(bytes(chosen.randrange(max_bytes)), "raw", None)
         dead = []
         while held and tier.used_bytes + sum(e.num_bytes * 1.1 + 4096 for e in coming.values()) > tier.capacity_bytes:
             dead.append(held.pop(chosen.randrange(len(held))))
@@ -245,9 +247,9 @@ def test_a_second_process_is_refused_and_harms_nothing(tmp_path):
     first.close()
 
 
-def test_a_folder_that_cannot_be_used_is_said(tmp_path):
+def test_an_unusable_folder_is_reported(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match="cannot be made"):
+    with pytest.raises(StorageError, match="cannot be created"):
         opened(tmp_path / "file" / "cache")
     (tmp_path / "cache.sqlite").mkdir()
     with pytest.raises(StorageError, match="cannot be"):
@@ -256,7 +258,7 @@ def test_a_folder_that_cannot_be_used_is_said(tmp_path):
         opened(tmp_path / "small", 1000)
 
 
-def test_equal_payloads_that_deflate_take_less(tmp_path):
+def test_compressible_payloads_take_less(tmp_path):
     entries = {SampleKey("pi-a", 0, row): Entry(bytes(2000), "raw", None) for row in range(200)}
     plain, small = opened(tmp_path / "a"), SqliteCache(tmp_path / "b", 8 * MIB, NAMESPACE, compress=True)
     plain.put_many(entries)
@@ -268,7 +270,7 @@ def test_equal_payloads_that_deflate_take_less(tmp_path):
 
 
 @pytest.mark.parametrize("is_counted", [True, False])
-def test_the_bytes_written_are_known_whether_or_not_the_kernel_counts_them(tmp_path, monkeypatch, is_counted):
+def test_written_bytes_are_known_whether_or_not_the_kernel_counts_them(tmp_path, monkeypatch, is_counted):
     if not is_counted:
         monkeypatch.setattr(sqlite_cache, "_IO", tmp_path / "none")
     elif not sqlite_cache._IO.exists() or tmp_path.is_relative_to("/dev/shm"):  # noqa: S108 - asks where it is

@@ -1,4 +1,4 @@
-"""The counters are this machine's, and what cannot be read is missing, not fatal."""
+"""The counters are this machine's, and unreadable ones are None, not fatal."""
 
 import os
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from edged.adapters.host.counters import PsutilHost, num_cores
 
 @pytest.fixture
 def sys_folder(tmp_path):
-    """A sysfs of which a test writes what it needs."""
+    """A sysfs to which a test writes what it needs."""
 
     def write(path, text):
         file = tmp_path / "sys" / path
@@ -33,7 +33,7 @@ def test_work_of_the_process_shows_in_its_cpu_time_and_the_machines(tmp_path):
     assert now.cpu_s > before.cpu_s
 
 
-def test_allocated_memory_is_resident_and_stays_the_peak(tmp_path):
+def test_allocated_memory_is_resident_and_remains_the_peak(tmp_path):
     host = PsutilHost(tmp_path)
     before = host.sample().rss_bytes
     held = bytes(b"x" * (64 << 20))
@@ -43,7 +43,7 @@ def test_allocated_memory_is_resident_and_stays_the_peak(tmp_path):
     assert host.sample().peak_rss_bytes >= peak.rss_bytes
 
 
-def test_free_space_is_that_of_the_folder(tmp_path):
+def test_free_space_is_that_of_the_folders_file_system(tmp_path):
     free_bytes = PsutilHost(tmp_path).sample().disk_free_bytes
     assert free_bytes is not None
     assert free_bytes > 0
@@ -71,19 +71,19 @@ def test_the_temperature_is_the_processors(tmp_path, sys_folder):
     assert PsutilHost(tmp_path, sys_folder=folder).sample().temperature_c == 61.234
 
 
-def test_throttling_is_read_where_the_firmware_tells_it(tmp_path, sys_folder):
+def test_throttling_is_read_where_the_firmware_reports_it(tmp_path, sys_folder):
     folder, write = sys_folder
     write("devices/platform/soc/soc:firmware/get_throttled", "50005\n")
     assert PsutilHost(tmp_path, sys_folder=folder).sample().throttled_flags == 0x50005
 
 
-def test_a_machine_without_sensors_has_no_such_numbers(tmp_path, sys_folder):
+def test_a_machine_without_sensors_has_none_of_their_counters(tmp_path, sys_folder):
     sample = PsutilHost(tmp_path, sys_folder=sys_folder[0]).sample()
     assert sample.temperature_c is None
     assert sample.throttled_flags is None
 
 
-def test_a_sensor_that_fails_is_missing(tmp_path, sys_folder):
+def test_a_failing_sensor_gives_none(tmp_path, sys_folder):
     folder, write = sys_folder
     write("class/thermal/thermal_zone0/type", "cpu-thermal\n")
     write("class/thermal/thermal_zone0/temp", "n/a\n")
@@ -93,7 +93,7 @@ def test_a_sensor_that_fails_is_missing(tmp_path, sys_folder):
 @pytest.mark.parametrize(
     "error", [PermissionError(13, "denied"), psutil.AccessDenied(), NotImplementedError(), RuntimeError()]
 )
-def test_what_a_sandbox_hides_is_missing(tmp_path, monkeypatch, error):
+def test_counters_hidden_by_a_sandbox_are_none(tmp_path, monkeypatch, error):
     def hidden(**_):
         raise error
 
@@ -104,7 +104,7 @@ def test_what_a_sandbox_hides_is_missing(tmp_path, monkeypatch, error):
     assert (sample.cpu_s, sample.memory_used_bytes, sample.disk_read_bytes, sample.net_sent_bytes) == (None,) * 4
 
 
-def test_a_machine_without_disks_has_no_disk_numbers(tmp_path, monkeypatch):
+def test_a_machine_without_disks_has_no_disk_counters(tmp_path, monkeypatch):
     monkeypatch.setattr(psutil, "disk_io_counters", lambda: None)
     assert PsutilHost(tmp_path).sample().disk_written_bytes is None
 

@@ -1,4 +1,4 @@
-"""The notices reach a real socket as sd_notify(3) has them."""
+"""Notifications reach a real socket in the format of sd_notify(3)."""
 
 import os
 import socket
@@ -11,14 +11,14 @@ from edged.adapters.host.systemd import Systemd
 
 @pytest.fixture(params=["path", "abstract"])
 def listener(request, tmp_path):
-    """A bound socket and how NOTIFY_SOCKET names it."""
+    """A bound socket and its name in NOTIFY_SOCKET."""
     name = f"@edged-{uuid.uuid4()}" if request.param == "abstract" else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as bound:
         bound.bind("\0" + name[1:] if name.startswith("@") else name)
         yield bound, name
 
 
-def test_each_notice_is_one_datagram(listener):
+def test_each_notification_is_one_datagram(listener):
     bound, name = listener
     systemd = Systemd({"NOTIFY_SOCKET": name})
     systemd.ready()
@@ -33,7 +33,7 @@ def test_each_notice_is_one_datagram(listener):
     ]
 
 
-def test_a_status_cannot_smuggle_another_notice_in(listener):
+def test_a_status_cannot_inject_another_notification(listener):
     bound, name = listener
     Systemd({"NOTIFY_SOCKET": name}).status("broker says\nSTOPPING=1\r\nMAINPID=1")
     assert bound.recv(4096) == b"STATUS=broker says STOPPING=1 MAINPID=1"
@@ -47,7 +47,7 @@ def test_without_a_socket_nothing_is_sent_or_logged(log_lines):
     assert log_lines() == []
 
 
-def test_a_service_manager_that_is_gone_is_logged_once_until_it_is_back(tmp_path, log_lines):
+def test_an_unreachable_service_manager_is_logged_once_until_it_is_back(tmp_path, log_lines):
     path = tmp_path / "notify"
     systemd = Systemd({"NOTIFY_SOCKET": str(path)})
     for _ in range(5):
@@ -79,5 +79,5 @@ def test_a_service_manager_that_does_not_read_never_blocks_the_daemon(listener, 
         ({}, None),
     ],
 )
-def test_the_watchdogs_time_is_systemds(environment, watchdog_s):
+def test_the_watchdog_timeout_is_systemds(environment, watchdog_s):
     assert Systemd({"NOTIFY_SOCKET": "/run/notify", **environment}).watchdog_s == watchdog_s

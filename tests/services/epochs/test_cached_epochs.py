@@ -387,7 +387,7 @@ async def test_a_torn_memo_is_told_and_the_epoch_drawn_anew_from_what_is_cached(
     disk = MemoryDiskTier()
     async with cached(world, disk, memory_for(100)):
         await finish(world)
-    world.store.memos[1] = world.store.memos[1][:50]
+    world.store.sampler_states[1] = world.store.sampler_states[1][:50]
     world.training = replace(world.training, epochs=2)
     async with cached(world, disk, memory_for(100)):
         await finish(world)
@@ -421,7 +421,7 @@ async def test_the_score_of_each_sample_is_that_of_its_own_data(world, mode):
     world.log.missing = {(BlockRef("pi-a", 2), row) for row in range(4)}
     async with cached(world, MemoryDiskTier(), memory_for(20)):
         trainer = await finish(world)
-    memo = sampler_state.decode(world.store.memos[3], score_bytes=SCORE_BYTES)
+    memo = sampler_state.decode(world.store.sampler_states[3], score_bytes=SCORE_BYTES)
     table, snapshot = memo.scores, memo.snapshot
     num_checked = 0
     for sample_id in np.flatnonzero(table.visits(np.arange(snapshot.num_samples))).tolist():
@@ -451,7 +451,7 @@ async def test_the_plans_weights_reach_the_learner(world, monkeypatch):
     scores, every = ScoreTable(snapshot, SCORE_BYTES), np.arange(snapshot.num_samples)
     scores.update(every, np.random.default_rng(0).gamma(1.0, size=len(every)).astype(np.float32))
     opened = EpochStart(np.zeros(0, np.int64), is_gate_open=True)
-    world.store.memos[1] = sampler_state.encode(SamplerState(1, snapshot, opened, scores))
+    world.store.sampler_states[1] = sampler_state.encode(SamplerState(1, snapshot, opened, scores))
     world.training = replace(world.training, epochs=2)
     model = WeighedModel(STREAM.shape, TRAINING.model, micro_batch=4)
     learnt: list[Ids] = []

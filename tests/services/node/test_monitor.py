@@ -8,7 +8,7 @@ from jsonschema import Draft202012Validator
 from looptime import LoopTimeEventLoop
 
 from edged.adapters.memory.host import ScriptedHost
-from edged.adapters.memory.notifier import Notices
+from edged.adapters.memory.notifier import RecordingNotifier
 from edged.errors import MemoryLimitExceeded
 from edged.events import json_schema
 from edged.ports import HostSample, Progress, Statistics
@@ -32,7 +32,7 @@ class Node:
     def __init__(self, *, host=None, watchdog_s=30.0, memory_limit=None, timing=None):
         self.host = host or host_of([100 * MIB])
         self.health = HealthBoard()
-        self.notices = Notices(watchdog_s)
+        self.notices = RecordingNotifier(watchdog_s)
         self.statistics = Statistics()
         self.progress = Progress(0, idle=True)
         self.monitor = Monitor(
