@@ -1,6 +1,6 @@
-"""LiteRT, which takes tflite-runtime's place from Python 3.12 on, in an environment of its own.
+"""LiteRT, which replaces tflite-runtime from Python 3.12 on, in an environment of its own.
 
-A script cannot have both runtimes: tflite-runtime needs NumPy 1. The environment lies in the user's cache and stays.
+One environment cannot have both runtimes: tflite-runtime needs NumPy 1. This one is kept in the user's cache folder.
 """
 
 import os
@@ -36,16 +36,16 @@ print(runtime.name, runtime.delegate)
 
 
 def litert_python() -> Path:
-    """A Python that has LiteRT and what edged's adapter needs beside; made at the first call. Skips without."""
+    """A Python with LiteRT and the adapter's other dependencies; set up by the first call. Skips if that fails."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "edged-tests" / f"litert-{sys.version_info.major}.{sys.version_info.minor}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(folder.with_suffix(".lock")):
-        _make(folder)
+        _create(folder)
     return folder / "bin" / "python"
 
 
-def _make(folder: Path) -> None:
+def _create(folder: Path) -> None:
     python, complete = folder / "bin" / "python", folder / "complete"
     if not complete.exists() or complete.read_text() != " ".join(_PACKAGES):
         commands: list[list[str | Path]] = [
@@ -62,7 +62,7 @@ def _make(folder: Path) -> None:
 def predict_with_litert(
     folder: Path, cases: dict[str, tuple[bytes, npt.NDArray[np.float32]]]
 ) -> tuple[str, dict[str, npt.NDArray[np.float32]]]:
-    """LiteRT's name and delegate, and what it predicts for each case's model and samples. Files go into `folder`."""
+    """LiteRT's name and delegate, and its predictions for each case's model and samples. Writes files to `folder`."""
     python = litert_python()
     for name, (content, x) in cases.items():
         (folder / f"{name}.tflite").write_bytes(content)

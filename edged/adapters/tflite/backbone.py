@@ -1,8 +1,8 @@
-"""A trained model whose first layers compute features: read from its file, run, and joined with a head into one model.
+"""Frozen backbones: a trained model's first layers, read from a file, run, and joined with a head into one model.
 
-Of the files that edged wrote, in float32 or int8, the layers are known: together with a head they are a model like any
-other, which every runtime takes, numpy too. Of other files only the shapes are looked at: a head's operators are put
-behind those that are there, and it takes a TFLite runtime to run them. Training the head is not seen here.
+In files that edged wrote, float32 or int8, the layers are known: with a head they are a model like any other, which
+every runtime can run, numpy too. Of other files only the shapes are read: the head's operators are appended to theirs,
+and only a TFLite runtime can run them. See also: `domain.nn` (training the head).
 """
 
 import hashlib
@@ -33,12 +33,12 @@ class KnownBackbone:
     params: Params
 
     def extractor(self, num_threads: int = 1) -> FeatureExtractor:
-        """What computes the features here: a TFLite runtime if one works, else numpy."""
+        """The features' computation on this machine: by a TFLite runtime if one works, else by numpy."""
         content = to_tflite(self.file.sample_shape, self.layers, self.params, labels=None)
         return load_features(content, num_threads)
 
     def join(self, head: Sequence[LayerSpec], params: Params, labels: Sequence[str]) -> bytes:
-        """The .tflite file of the whole model: this, and `head` with its `params` on top."""
+        """The .tflite file of the whole model: these layers, then `head` with its `params`."""
         moved: Params = {}
         for name, value in params.items():
             index, _, rest = name.partition(".")
@@ -48,17 +48,17 @@ class KnownBackbone:
 
 @dataclass(frozen=True, slots=True)
 class ForeignBackbone:
-    """A file that computes features somehow."""
+    """A file from another tool, of which only the shapes are known."""
 
     file: BackboneFile
     content: bytes
 
     def extractor(self, num_threads: int = 1) -> FeatureExtractor:
-        """The file in a TFLite runtime. Raises FormatError when none works here, or none that can run it."""
+        """The file in a TFLite runtime. Raises FormatError when no runtime works here or none can run it."""
         return load_foreign_features(self.content, num_threads)
 
     def join(self, head: Sequence[LayerSpec], params: Params, labels: Sequence[str]) -> bytes:
-        """As KnownBackbone.join; the file's content as it is, and behind it `head`."""
+        """As KnownBackbone.join: the file's unchanged content, then `head`."""
         return to_tflite(self.file.features, head, params, labels=labels, below=self.content)
 
 
@@ -66,12 +66,12 @@ FrozenBackbone = KnownBackbone | ForeignBackbone
 
 
 def read_backbone(path: Path) -> FrozenBackbone:
-    """The backbone in the file: all of it, but of a classifier of edged's only what is before the last dense layer.
+    """The backbone in the file: all its layers, or of a classifier by edged those before the last dense layer.
 
-    Raises StorageError when it cannot be read, FormatError when it does not give features or nothing would be left.
+    Raises StorageError when it cannot be read, FormatError when it computes no features or no layer would remain.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block
             raise FormatError(f"{path.name} is no regular file")
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)

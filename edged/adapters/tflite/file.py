@@ -1,7 +1,7 @@
 """Writes a Graph as a .tflite file, with FlatBuffers and the schema alone, without TensorFlow.
 
-It can go on from somebody else's file, whatever operators that has: all that is there stays as it is, byte by byte,
-and what is new comes in front, for offsets in FlatBuffers point to what lies behind.
+It can extend a file of another tool, whatever its operators: the existing content is kept byte by byte, and the new
+content is put before it, because offsets in FlatBuffers point forward.
 
 Schema: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/compiler/mlir/lite/schema/schema.fbs
 """
@@ -18,7 +18,7 @@ from edged.adapters.tflite.graph import Constant, Graph, Operator, Options, Quan
 _SCHEMA_VERSION = 3
 _FILE_IDENTIFIER = b"TFL3"
 _ALIGNMENT = 16
-"""Of buffers' contents."""
+"""Of the content of buffers, in bytes."""
 
 _OPERATORS = tflite.BuiltinOperator
 _TYPES = {
@@ -44,23 +44,23 @@ _OPTIONS = {
 """The name of each operator's options table; the others have none."""
 
 _INT8_VERSION = {_OPERATORS.CONV_2D: 3, _OPERATORS.DEPTHWISE_CONV_2D: 3, _OPERATORS.FULLY_CONNECTED: 4}
-"""The first version of an operator that takes int8; 2 where it is not here (and 1 for RESHAPE and QUANTIZE)."""
+"""The first version of an operator that supports int8; 2 for those not listed (1 for RESHAPE and QUANTIZE)."""
 
 
 def encode(
-    graph: Graph, *, description: str, notes: Mapping[str, str], output: str, below: bytes | None = None
+    graph: Graph, *, description: str, metadata: Mapping[str, str], output: str, below: bytes | None = None
 ) -> bytes:
     """The file; the same arguments give the same bytes.
 
-    `notes`: metadata by name. `output`: the signature's name of the graph's output, as `graph.input` is the input's.
-    `below`: a .tflite file, already checked, with one input and one output: the latter is the graph's input then.
-    Of what it says about itself, metadata and signatures are not kept.
+    `metadata`: texts by name. `output`: the name of the output in the signature, as `graph.input` is the input's.
+    `below`: a .tflite file, already validated, with one input and one output: the latter becomes the graph's input.
+    Its metadata and signatures are dropped.
     """
-    return _File(graph, below).finish(description, notes, output)
+    return _File(graph, below).finish(description, metadata, output)
 
 
 class _File:
-    """A file in the making. Its parts are written as they come, and kept as offsets in the order of their indices."""
+    """A file under construction: parts are written as they are added; their offsets are kept by index."""
 
     def __init__(self, graph: Graph, below: bytes | None) -> None:
         self._graph = graph
@@ -73,9 +73,9 @@ class _File:
         self._codes_below: list[int] = []
         self._codes: list[tuple[int, int]] = []
         if below is None:
-            self._buffer(b"")  # number 0 stands for "no content"
+            self._buffer(b"")  # number 0 means "no content"
         else:
-            self._take_over(below)
+            self._extend(below)
         for name, shape in graph.activations.items():
             if name in self._index:
                 continue
@@ -87,15 +87,15 @@ class _File:
         if below is None:
             self._input = self._index[graph.input]
 
-    def _take_over(self, below: bytes) -> None:
-        """Let all of `below` be the file's end. The builder counts offsets from there too."""
+    def _extend(self, below: bytes) -> None:
+        """Make `below` the end of the file, from which the builder counts offsets."""
         content = below + bytes(-len(below) % _ALIGNMENT)
         builder, model = self._builder, tflite.Model.GetRootAs(content, 0)
         builder.Bytes, builder.head = bytearray(content), 0
         builder.minalign = _ALIGNMENT
 
         def tables(get: Callable[[int], Any], number: int) -> list[int]:
-            return [len(content) - get(index)._tab.Pos for index in range(number)]  # noqa: SLF001 - has no other name
+            return [len(content) - get(index)._tab.Pos for index in range(number)]  # noqa: SLF001 - there is no public name
 
         main = model.Subgraphs(0)
         self._buffers = tables(model.Buffers, model.BuffersLength())
@@ -105,9 +105,9 @@ class _File:
         self._operators = tables(main.Operators, main.OperatorsLength())
         self._input, self._index[self._graph.input] = main.Inputs(0), main.Outputs(0)
 
-    def finish(self, description: str, notes: Mapping[str, str], output: str) -> bytes:
+    def finish(self, description: str, metadata: Mapping[str, str], output: str) -> bytes:
         builder = self._builder
-        metadata = self._tables([self._note(name, text) for name, text in notes.items()])
+        entries = self._tables([self._metadata(name, text) for name, text in metadata.items()])
         signatures = self._tables([self._signature(output)])
         subgraphs = self._tables([self._subgraph(), *self._other_subgraphs])
         codes = self._tables([*self._codes_below, *(self._operator_code(*code) for code in self._codes)])
@@ -119,7 +119,7 @@ class _File:
         tflite.ModelAddSubgraphs(builder, subgraphs)
         tflite.ModelAddDescription(builder, text)
         tflite.ModelAddBuffers(builder, buffers)
-        tflite.ModelAddMetadata(builder, metadata)
+        tflite.ModelAddMetadata(builder, entries)
         tflite.ModelAddSignatureDefs(builder, signatures)
         builder.Finish(tflite.ModelEnd(builder), _FILE_IDENTIFIER)
         return bytes(builder.Output())
@@ -140,14 +140,14 @@ class _File:
         return int(tflite.OperatorEnd(builder))
 
     def _options(self, kind: str, fields: Options) -> int:
-        """The table `kind`: the schema package has a function for each table and for each of its fields."""
+        """The table `kind`, by the schema package's functions for the table and its fields."""
         getattr(tflite, f"{kind}Start")(self._builder)
         for name, value in fields.items():
             getattr(tflite, f"{kind}Add{name}")(self._builder, value)
         return int(getattr(tflite, f"{kind}End")(self._builder))
 
     def _code(self, operator: Operator) -> int:
-        """The index of the operator's code and version among those used; those of a file below come first."""
+        """The index of the operator's code and version among those used, after those of the file below."""
         quantised = {operator.inputs[0], operator.output} <= self._graph.quantisations.keys()
         version = 1
         if operator.code == _OPERATORS.DEQUANTIZE or (quantised and operator.code != _OPERATORS.RESHAPE):
@@ -200,7 +200,7 @@ class _File:
         if content:
             builder.StartVector(
                 1, len(content), _ALIGNMENT
-            )  # the schema's force_align, for which the class has no call
+            )  # the schema's force_align, for which the class has no method
             builder.head -= len(content)
             builder.Bytes[builder.head : builder.head + len(content)] = content
             vector = builder.EndVector()
@@ -210,7 +210,7 @@ class _File:
         self._buffers.append(tflite.BufferEnd(builder))
         return len(self._buffers) - 1
 
-    def _note(self, name: str, text: str) -> int:
+    def _metadata(self, name: str, text: str) -> int:
         buffer, name_text = self._buffer(text.encode()), self._builder.CreateString(name)
         tflite.MetadataStart(self._builder)
         tflite.MetadataAddName(self._builder, name_text)

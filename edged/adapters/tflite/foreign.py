@@ -1,7 +1,7 @@
-"""Looks into a .tflite file that somebody else made: whether features can come of it, and which shapes it has.
+"""Reads the shapes of a .tflite file that another tool made, and checks that it can compute features.
 
-Reads no more of it than that, and trusts nothing that is in it: any bytes are safe to give it. To run such a file is
-another matter, see `tflite.load_foreign_features`.
+Reads nothing else and trusts nothing in the file: any bytes are safe. See also: `runtime.load_foreign_features`, which
+runs such a file.
 """
 
 import struct
@@ -27,7 +27,7 @@ def read_foreign(content: bytes) -> tuple[Shape, Shape]:
     try:
         return _read(content)
     except (struct.error, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
-        raise FormatError("not a .tflite file, or a damaged one") from error  # offsets that lead nowhere
+        raise FormatError("not a .tflite file, or a damaged one") from error  # invalid offsets
 
 
 def _read(content: bytes) -> tuple[Shape, Shape]:
@@ -41,7 +41,7 @@ def _read(content: bytes) -> tuple[Shape, Shape]:
     if (graph.InputsLength(), graph.OutputsLength()) != (1, 1):
         raise FormatError(f"it has {graph.InputsLength()} inputs and {graph.OutputsLength()} outputs, not one of each")
     if any(model.Buffers(index).Offset() > 1 for index in range(model.BuffersLength())):
-        raise FormatError("its weights lie behind the model's own part, as in files larger than 2 GiB")
+        raise FormatError("its weights are outside the model's table, as in files larger than 2 GiB")
     return (
         _shape(graph.Tensors(graph.Inputs(0)), "input"),
         _shape(graph.Tensors(graph.Outputs(0)), "output"),
@@ -54,5 +54,5 @@ def _shape(tensor: Any, which: str) -> Shape:
     shape = [int(n) for n in np.atleast_1d(tensor.ShapeAsNumpy())]
     signature = [int(n) for n in np.atleast_1d(tensor.ShapeSignatureAsNumpy())] if tensor.ShapeSignatureLength() else []
     if not 2 <= len(shape) <= _MAX_AXES or shape[0] != 1 or min(shape[1:]) < 1 or min(signature[1:], default=1) < 1:
-        raise FormatError(f"its {which} is not one sample of a fixed shape, behind an axis for the batch")
+        raise FormatError(f"its {which} is not a sample of fixed shape after an axis for the batch")
     return tuple(shape[1:])

@@ -1,6 +1,6 @@
-"""A TFLite model as plain values, before it is bytes: tensors, and the operators in the order they run.
+"""A TFLite model as plain values: tensors, and the operators in the order of execution.
 
-`tflite_lowering` makes one from layers, `tflite_int8` makes it a quantised one, `tflite_file` writes it.
+See also: `lowering` (from layers to a graph), `int8` (quantises a graph), `file` (writes it).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Options = Mapping[str, int | float | bool]
-"""The fields of an operator's options table, by the names they have in the schema."""
+"""The fields of an operator's options table, by their names in the schema."""
 
 Constant = npt.NDArray[Any]
 """float32, int32 or int8."""
@@ -30,7 +30,7 @@ class Quantisation:
 class Operator:
     """Compute `output` from `inputs`, both by their names.
 
-    `code`: a tflite.BuiltinOperator. `exact`: it stays float32 in a quantised model.
+    `code`: a tflite.BuiltinOperator. `exact`: float32 also in a quantised model.
     """
 
     code: int
@@ -65,12 +65,12 @@ class Graph:
         *,
         exact: bool = False,
     ) -> str:
-        """Append an operator whose output is a new tensor for samples of `shape`; the output's name."""
+        """Append an operator whose output is a new tensor for samples of `shape`; returns the output's name."""
         self.activations[output] = shape
         self.operators.append(Operator(code, tuple(inputs), output, options or {}, exact))
         return output
 
     def constant(self, name: str, values: Constant) -> str:
-        """A new tensor with content; its name."""
+        """Add a tensor with content; returns its name."""
         self.constants[name] = values
         return name

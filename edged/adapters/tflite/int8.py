@@ -1,8 +1,8 @@
-"""Makes a float32 graph one that computes in int8, as TFLite's full-integer scheme has it.
+"""Quantises a float32 graph to int8, by TFLite's full-integer scheme.
 
-Kernels are symmetric, with a scale for each output channel of a convolution and one for a dense layer (which is what
-every runtime takes); biases are int32; activations are asymmetric, by the ranges seen on calibration samples. Samples
-are quantised behind the input; group norms stay float32. Scheme:
+Kernels are symmetric, with a scale per output channel of a convolution and one per dense layer (which every runtime
+supports); biases are int32; activations are asymmetric, by the ranges of calibration samples. Samples are quantised
+after the input; group norms stay float32. Scheme:
 https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec
 """
 
@@ -18,12 +18,12 @@ from edged.domain.nn.ranges import Range
 _OPERATORS = tflite.BuiltinOperator
 _CHANNEL_AXIS = {_OPERATORS.CONV_2D: 0, _OPERATORS.DEPTHWISE_CONV_2D: 3}
 _WEIGHTED = {*_CHANNEL_AXIS, _OPERATORS.FULLY_CONNECTED}
-_PASSING = {_OPERATORS.RESHAPE, _OPERATORS.MAX_POOL_2D, _OPERATORS.AVERAGE_POOL_2D}
+_SCALE_PRESERVING = {_OPERATORS.RESHAPE, _OPERATORS.MAX_POOL_2D, _OPERATORS.AVERAGE_POOL_2D}
 """Operators whose output has the scale of their input."""
 
 _TANH = Quantisation(np.array([1 / 128], np.float32))
 _MIN_RATIO = 2.0**-24
-"""Of (input scale × kernel scale) to output scale. XNNPACK takes 2^-32 and above; what is smaller is nothing."""
+"""Of (input scale × kernel scale) to output scale. XNNPACK accepts 2^-32 and above; smaller ones have no effect."""
 _MAX_BIAS = 2.0**30
 
 
@@ -33,7 +33,7 @@ def quantise(graph: Graph, ranges: Mapping[str, Range]) -> Graph:
 
 
 def quantisation_of(lowest: float, highest: float) -> Quantisation:
-    """int8 for values from `lowest` to `highest`; 0 is always among them, exactly."""
+    """int8 for values from `lowest` to `highest`; 0 is always included, exactly."""
     lowest, highest = min(lowest, 0.0), max(highest, 0.0)
     scale = np.float32((highest - lowest) / 255 or 1 / 255)
     return Quantisation(np.array([scale], np.float32), zero_point=round(-128 - lowest / float(scale)))
@@ -60,10 +60,10 @@ class _Quantising:
         return self._to
 
     def _output(self, operator: Operator, x: str) -> Quantisation:
-        if operator.code in _PASSING:
+        if operator.code in _SCALE_PRESERVING:
             return self._to.quantisations[x]
         if operator.code == _OPERATORS.TANH:
-            return _TANH  # the one that the runtimes take
+            return _TANH  # the only one that the runtimes accept
         return quantisation_of(*self._ranges[operator.output])
 
     def _add(self, operator: Operator, inputs: list[str], quantisation: Quantisation | None) -> None:
@@ -78,11 +78,11 @@ class _Quantising:
         x_scale = float(self._to.quantisations[x].scales[0])
         weights, biases = self._from.constants[kernel], self._from.constants[bias]
         axis = _CHANNEL_AXIS.get(operator.code)
-        least = float(output.scales[0]) * _MIN_RATIO / x_scale
+        min_scale = float(output.scales[0]) * _MIN_RATIO / x_scale
         scales = np.maximum(
             _largest(weights, axis) / 127, _largest(biases, None if axis is None else 0) / (x_scale * _MAX_BIAS)
         )
-        scales = np.maximum(scales, least).astype(np.float32)
+        scales = np.maximum(scales, min_scale).astype(np.float32)
         self._keep(kernel, weights, Quantisation(scales, axis=axis or 0), np.int8)
         self._keep(bias, biases, Quantisation((x_scale * scales).astype(np.float32)), np.int32)
         self._add(operator, [x, kernel, bias], output)
@@ -101,7 +101,7 @@ class _Quantising:
         return self._to.constant(name, self._from.constants[name])
 
     def _int8(self, name: str) -> str:
-        """The name of tensor `name` in int8; it is converted if need be."""
+        """The int8 tensor of `name`, converted if necessary."""
         if name in self._to.quantisations:
             return name
         if name not in self._twin:
@@ -110,7 +110,7 @@ class _Quantising:
         return self._twin[name]
 
     def _exact(self, name: str) -> str:
-        """The name of tensor `name` in float32; it is converted if need be."""
+        """The float32 tensor of `name`, converted if necessary."""
         if name in self._from.constants:
             return self._constant(name)
         if name not in self._to.quantisations:

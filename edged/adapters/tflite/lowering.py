@@ -1,7 +1,7 @@
 """A model's layers as TFLite operators, all float32.
 
-Layers along a series become those of an image of height 1: the series is reshaped once, where the first of them stands.
-An activation that TFLite cannot take into an operator becomes a step of its own.
+Layers along a series become those of an image of height 1: the series is reshaped once, before the first of them. An
+activation that TFLite cannot fuse into an operator becomes a step of its own.
 """
 
 import math
@@ -58,7 +58,7 @@ class Step:
 
 
 def steps(layers: Sequence[LayerSpec]) -> list[Step]:
-    """The layers, tanh split off those that end in it: a part with the weights, then a Tanh."""
+    """The layers; one with the activation tanh becomes two steps: its linear part, then a Tanh."""
     result: list[Step] = []
     for index, layer in enumerate(layers):
         name = f"{index}.{layer.kind}"
@@ -119,7 +119,7 @@ class _Lowering:
         """Append what `step` computes."""
         layer = step.layer
         if isinstance(layer, Conv1d | MaxPool1d | AvgPool1d | GlobalAvgPool):
-            self._raise(step)
+            self._to_image(step)
         match layer.as_2d if isinstance(layer, Conv1d | MaxPool1d | AvgPool1d) else layer:
             case (Conv2d() | DepthwiseConv2d()) as conv:
                 self._conv(step, conv)
@@ -127,21 +127,21 @@ class _Lowering:
                 self._pool(step, pool)
             case GlobalAvgPool():
                 axes = self.graph.constant(f"{step.name}.axes", np.array([1, 2], np.int32))
-                self._append(step, _OPERATORS.MEAN, [axes], self._at_shape[-1:], {"KeepDims": False})
+                self._append(step, _OPERATORS.MEAN, [axes], self._output_shape[-1:], {"KeepDims": False})
             case GroupNorm() as norm:
                 self._group_norm(step, norm)
             case Flatten():
-                self._reshape(step.name, (math.prod(self._at_shape),))
+                self._reshape(step.name, (math.prod(self._output_shape),))
             case Dense(units, activation):
                 options = {"FusedActivationFunction": _ACTIVATION[activation]}
                 self._append(step, _OPERATORS.FULLY_CONNECTED, self._weights(step), (units,), options)
             case (Relu() | Relu6() | Tanh()) as function:
-                self._append(step, _ELEMENTWISE[type(function)], [], self._at_shape)
+                self._append(step, _ELEMENTWISE[type(function)], [], self._output_shape)
             case Dropout():
-                pass  # only training drops
+                pass  # active in training only
 
     @property
-    def _at_shape(self) -> Shape:
+    def _output_shape(self) -> Shape:
         return self.graph.activations[self.graph.output]
 
     def _append(
@@ -155,10 +155,10 @@ class _Lowering:
         inputs = [self.graph.output, target]
         self.graph.output = self.graph.add(_OPERATORS.RESHAPE, inputs, name, shape, exact=exact)
 
-    def _raise(self, step: Step) -> None:
-        """[length, channels] becomes [1, length, channels], unless it has."""
-        if len(self._at_shape) == 2:
-            self._reshape(f"{step.name}.raised", (1, *self._at_shape))
+    def _to_image(self, step: Step) -> None:
+        """Reshape [length, channels] to [1, length, channels], unless that is done."""
+        if len(self._output_shape) == 2:
+            self._reshape(f"{step.name}.raised", (1, *self._output_shape))
 
     def _weights(self, step: Step) -> list[str]:
         """Kernel and bias."""
@@ -174,7 +174,7 @@ class _Lowering:
             step,
             _OPERATORS.DEPTHWISE_CONV_2D if is_depthwise else _OPERATORS.CONV_2D,
             self._weights(step),
-            layer.output_shape(self._at_shape),
+            layer.output_shape(self._output_shape),
             {
                 "Padding": _PADDING[layer.padding],
                 "StrideH": layer.stride[0],
@@ -189,7 +189,7 @@ class _Lowering:
             step,
             _OPERATORS.MAX_POOL_2D if isinstance(layer, MaxPool2d) else _OPERATORS.AVERAGE_POOL_2D,
             [],
-            layer.output_shape(self._at_shape),
+            layer.output_shape(self._output_shape),
             {
                 "Padding": tflite.Padding.VALID,
                 "StrideH": layer.stride[0],
@@ -201,7 +201,7 @@ class _Lowering:
 
     def _group_norm(self, step: Step, layer: GroupNorm) -> None:
         """(x - mean) / sqrt(variance + ε) over groups laid out as [positions, groups, channels of a group]."""
-        graph, shape, name = self.graph, self._at_shape, step.name
+        graph, shape, name = self.graph, self._output_shape, step.name
         grouped = (math.prod(shape[:-1]), layer.groups, shape[-1] // layer.groups)
         self._reshape(f"{name}.groups", grouped, exact=True)
         x, moment = graph.output, (1, layer.groups, 1)

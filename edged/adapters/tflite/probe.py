@@ -1,6 +1,6 @@
-"""The child process in which `tflite` proves the TFLite runtime, and a file if one comes by stdin.
+"""The child process in which `runtime` tests the TFLite runtime, and a model file if stdin holds one.
 
-Prints the runtime's name and version, or dies.
+Prints the runtime's name and version, or crashes.
 """
 
 import json

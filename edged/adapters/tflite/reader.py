@@ -1,8 +1,8 @@
-"""Reads back the .tflite files that `tflite_writer` writes, and only those, with the schema package and numpy.
+"""Reads the .tflite files that `writer` writes, and only those, with the schema package and numpy.
 
-For hosts where no TFLite runtime works. What the layers are stands in the file's metadata, the weights are found by
-their names; the operators are not looked at. Weights of an int8 model come back as float32, rounded as they are in the
-file. Unlike the runtimes this checks what it reads, so any bytes are safe to give it.
+For hosts where no TFLite runtime works. The layers are in the file's metadata, the weights are found by name; operators
+are ignored. Weights of an int8 model become float32, rounded as in the file. Unlike the runtimes, it validates what it
+reads, so any bytes are safe.
 """
 
 import json
@@ -27,14 +27,14 @@ _MAX_TENSORS = 1 << 14
 _MAX_SIZE = 1 << 24
 """Of any whole number in a layer's settings."""
 _MAX_VALUES = 1 << 26
-"""Values of one sample between two layers, or copied for a convolution; bounds what running the model allocates."""
+"""Values of one sample between two layers, or copied for a convolution; limits what running the model allocates."""
 
-_MAX_NOTES = 1 << 10
+_MAX_METADATA = 1 << 10
 _DAMAGE = (
     struct.error, ValueError, TypeError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError,
     ZeroDivisionError,
 )  # fmt: skip
-"""What offsets lead to that lead nowhere."""
+"""The errors that invalid offsets in a damaged file cause."""
 
 _DTYPES = {tflite.TensorType.FLOAT32: "<f4", tflite.TensorType.INT32: "<i4", tflite.TensorType.INT8: "i1"}
 _LAYER_OF_KIND: dict[str, type[LayerSpec]] = {layer.kind: layer for layer in get_args(LayerSpec)}
@@ -42,7 +42,7 @@ _LAYER_OF_KIND: dict[str, type[LayerSpec]] = {layer.kind: layer for layer in get
 
 @dataclass(frozen=True, slots=True)
 class ReadModel:
-    """What `to_tflite` was given."""
+    """The arguments that `to_tflite` was called with."""
 
     sample_shape: tuple[int, ...]
     layers: tuple[LayerSpec, ...]
@@ -62,10 +62,10 @@ def read_tflite(content: bytes) -> ReadModel:
 
 
 def is_own(content: bytes) -> bool:
-    """Whether the file claims to be one that `read_tflite` takes."""
+    """Whether the file claims to be one for `read_tflite`."""
     try:
         model = tflite.Model.GetRootAs(content, 0)
-        names = {model.Metadata(index).Name() for index in range(min(model.MetadataLength(), _MAX_NOTES))}
+        names = {model.Metadata(index).Name() for index in range(min(model.MetadataLength(), _MAX_METADATA))}
     except _DAMAGE:
         return False
     return LAYERS.encode() in names
@@ -86,7 +86,7 @@ class _Reader:
         sample_shape = tuple(int(n) for n in self._graph.Tensors(self._graph.Inputs(0)).ShapeAsNumpy()[1:])
         if min(sample_shape, default=0) < 1:
             raise FormatError(f"samples of shape {sample_shape}")
-        layers = _layers(self._note(LAYERS))
+        layers = _layers(self._metadata(LAYERS))
         before = shapes(sample_shape, layers)
         _check_size(before, layers)
         tensors = {tensor.Name(): tensor for tensor in map(self._graph.Tensors, range(self._graph.TensorsLength()))}
@@ -101,7 +101,7 @@ class _Reader:
         return ReadModel(sample_shape, layers, params, self._labels(before[-1]))
 
     def _labels(self, output_shape: Shape) -> tuple[str, ...] | None:
-        labels = self._note(LABELS)
+        labels = self._metadata(LABELS)
         if labels is None:
             return None
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
@@ -126,12 +126,12 @@ class _Reader:
             raise FormatError("a buffer without content")
         return content.tobytes()
 
-    def _note(self, name: str) -> Any:
-        """The metadata called `name`, from JSON; None when there are none."""
+    def _metadata(self, name: str) -> Any:
+        """The metadata `name`, parsed from JSON; None when absent."""
         for index in range(self._model.MetadataLength()):
-            note = self._model.Metadata(index)
-            if note.Name() == name.encode():
-                return json.loads(self._content(note.Buffer()))
+            entry = self._model.Metadata(index)
+            if entry.Name() == name.encode():
+                return json.loads(self._content(entry.Buffer()))
         return None
 
 
@@ -143,7 +143,7 @@ def _dequantised(stored: npt.NDArray[Any], quantisation: Any) -> npt.NDArray[np.
     """The real values of weights; their zero points are 0."""
     scales = quantisation.ScaleAsNumpy().astype("<f4")
     along = quantisation.QuantizedDimension() if len(scales) > 1 else 0
-    with np.errstate(over="ignore", invalid="ignore"):  # of a damaged file; the caller sees what is not finite
+    with np.errstate(over="ignore", invalid="ignore"):  # in a damaged file; the caller checks for non-finite values
         values = stored * scales.reshape([-1 if axis == along else 1 for axis in range(stored.ndim)])
         return np.asarray(values, np.float32)
 
@@ -159,8 +159,8 @@ def _layer(kind: str, settings: dict[str, Any]) -> LayerSpec:
     if layer is None or settings.keys() != set(DESCRIBED[layer][1]):
         raise FormatError(f"a layer that edged does not have: {kind!r:.40}")
     hints = get_type_hints(layer)
-    written = zip(fields(layer), DESCRIBED[layer][1], strict=True)
-    return layer(*(_setting(settings[name], hints[field.name]) for field, name in written))
+    named_fields = zip(fields(layer), DESCRIBED[layer][1], strict=True)
+    return layer(*(_setting(settings[name], hints[field.name]) for field, name in named_fields))
 
 
 def _setting(value: Any, hint: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Runs .tflite files: with tflite-runtime or its follower LiteRT where they work, else with numpy.
+"""Runs .tflite files: with tflite-runtime or its successor LiteRT where they work, else with numpy.
 
-A runtime built for another CPU dies of an illegal instruction, and takes the process along. So the runtime is proven
-once in a child process before it is imported here. Which model to run, and when, is the service's subject.
+A runtime built for another CPU crashes the process with an illegal instruction. So it is tested once in a child process
+before it is imported here. See also: `services.inference` (which model to run, and when).
 """
 
 import contextlib
@@ -29,16 +29,16 @@ from edged.errors import FormatError
 from edged.log import logger
 from edged.ports import Classifier, FeatureExtractor
 
-_PROBE_DEADLINE_S = 120.0
-"""For a Python start and one import from a cold memory card; a runtime that takes longer counts as broken."""
+_PROBE_TIMEOUT_S = 120.0
+"""Covers a Python start and an import from a cold memory card; a slower runtime counts as broken."""
 
 _MAX_BATCH = 32
-"""Samples per run of the interpreter; bounds the memory of activations."""
+"""Samples per run of the interpreter; limits the memory of activations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What runs the models: its name and version, its delegate ("xnnpack" or "none"), and why not a faster one."""
+    """What runs the models: name, version, delegate ("xnnpack" or "none"), and `problem`: why not a faster one."""
 
     name: str
     version: str
@@ -49,8 +49,8 @@ class Runtime:
 class TfliteClassifier:
     """A .tflite file in a TFLite runtime. One call at a time.
 
-    Only for content whose origin is certain, e.g. by its SHA-256: TFLite trusts the numbers in a file, and altered
-    ones can crash the process. Damage that TFLite does notice raises FormatError.
+    Only for content of verified origin, e.g. by its SHA-256: TFLite trusts the numbers in a file, and altered ones can
+    crash the process. Damage that TFLite does detect raises FormatError.
     """
 
     def __init__(self, content: bytes, num_threads: int = 1) -> None:
@@ -62,7 +62,7 @@ class TfliteClassifier:
         self._max_batch = _MAX_BATCH if smallest.takes_batches else 1
 
     def predict(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """See ports.Classifier; any number of samples, also none. Raises ValueError for another sample shape."""
+        """See ports.Classifier; any number of samples, including none. Raises ValueError for another sample shape."""
         smallest = self._interpreter(1)
         if x.shape[1:] != smallest.sample_shape:
             raise ValueError(f"samples of shape {x.shape[1:]} for a model of {smallest.sample_shape}")
@@ -73,16 +73,16 @@ class TfliteClassifier:
         return result
 
     def _interpreter(self, batch: int) -> "_Interpreter":
-        """Resizing an interpreter packs all weights anew, so there is one for each size that was needed."""
+        """Resizing an interpreter repacks all weights, so there is one for each size used."""
         if batch not in self._interpreters:
             self._interpreters[batch] = _Interpreter(self._content, batch, self._num_threads)
         return self._interpreters[batch]
 
 
 class _Interpreter:
-    """A TFLite interpreter for up to `batch` samples at once; for single ones if the file is made for those alone.
+    """A TFLite interpreter for up to `batch` samples at once; for single ones if the file supports only those.
 
-    A file that is may take more and mix them up: what counts is whether it names its batch a dimension that varies.
+    Such a file may accept more and mix them up: what counts is whether its signature has a variable batch dimension.
     """
 
     def __init__(self, content: bytes, batch: int, num_threads: int) -> None:
@@ -114,7 +114,7 @@ class _Interpreter:
 class TfliteFeatures:
     """A .tflite file with outputs of any shape in a TFLite runtime: a `ports.FeatureExtractor`. One call at a time.
 
-    As trusting as TfliteClassifier.
+    Trusts its content as TfliteClassifier does.
     """
 
     def __init__(self, content: bytes, num_threads: int = 1) -> None:
@@ -168,9 +168,9 @@ class NumpyClassifier:
 
 
 def load_classifier(content: bytes, num_threads: int = 1) -> Classifier:
-    """The classifier in `content`, run by the proven runtime. Raises FormatError.
+    """The classifier in `content`, run by the tested runtime. Raises FormatError.
 
-    The caller makes sure that the content is what edged wrote, by its SHA-256; see TfliteClassifier.
+    The caller verifies by its SHA-256 that edged wrote the content; see TfliteClassifier.
     """
     if prepare_runtime().name == "numpy":
         return NumpyClassifier(content)
@@ -178,16 +178,16 @@ def load_classifier(content: bytes, num_threads: int = 1) -> Classifier:
 
 
 def load_features(content: bytes, num_threads: int = 1) -> FeatureExtractor:
-    """What computes the outputs of `content`, run by the proven runtime; otherwise as `load_classifier`."""
+    """The feature extractor in `content`, run by the tested runtime. Otherwise as `load_classifier`."""
     if prepare_runtime().name == "numpy":
         return NumpyFeatures(content)
     return TfliteFeatures(content, num_threads)
 
 
 def load_foreign_features(content: bytes, num_threads: int = 1) -> FeatureExtractor:
-    """As `load_features`, of a file that edged did not write; it is run in a child process first.
+    """As `load_features`, for a file that edged did not write; it is run in a child process first.
 
-    Raises FormatError when no TFLite runtime works here, or none that can run the file.
+    Raises FormatError when no TFLite runtime works here or can run the file.
     """
     runtime = prepare_runtime()
     if runtime.name == "numpy":
@@ -198,36 +198,36 @@ def load_foreign_features(content: bytes, num_threads: int = 1) -> FeatureExtrac
 
 @functools.cache
 def prepare_runtime() -> Runtime:
-    """Find out what can run models here, and log it: once per process, in some tenths of a second or, on a Pi, seconds.
+    """Determine what can run models here, and log it: once per process, within a second, or seconds on a Pi.
 
-    Call it before other threads write to stderr: the runtime announces its delegate there, in no format of ours,
-    the first time it runs, and is kept from it by silencing the process's stderr for that moment.
+    Call it before other threads write to stderr: on its first run the runtime prints its delegate there, not in the
+    log's format, which is suppressed by silencing the process's stderr meanwhile.
     """
     runtime = probe_runtime()
-    said = {"runtime": runtime.name, "version": runtime.version, "delegate": runtime.delegate}
+    fields = {"runtime": runtime.name, "version": runtime.version, "delegate": runtime.delegate}
     if runtime.name == "numpy":
-        logger().warning("infer.runtime", **said, problem=runtime.problem)
+        logger().warning("infer.runtime", **fields, problem=runtime.problem)
     else:
         with _silent_stderr():
             check_runtime()
-        logger().info("infer.runtime", **said)
+        logger().info("infer.runtime", **fields)
     return runtime
 
 
 def probe_runtime() -> Runtime:
     """Run a small model in a child process. The numpy runtime, with the problem, when the child fails."""
     try:
-        said, announced = _probe(b"")
-        found = json.loads(said)
-        return Runtime(found["name"], found["version"], "xnnpack" if "XNNPACK" in announced else "none")
+        stdout, stderr = _probe(b"")
+        tested = json.loads(stdout)
+        return Runtime(tested["name"], tested["version"], "xnnpack" if "XNNPACK" in stderr else "none")
     except FormatError as error:
         return _numpy(str(error))
     except (ValueError, LookupError, TypeError) as error:
-        return _numpy(f"the probe printed something else than asked: {error}")
+        return _numpy(f"unexpected output of the probe: {error}")
 
 
 def _probe(content: bytes) -> tuple[str, str]:
-    """Run a small model in a child process, and `content` if there is any. What the child wrote to stdout and stderr.
+    """Run a small model in a child process, and `content` unless it is empty. Returns its stdout and stderr.
 
     Raises FormatError when it fails.
     """
@@ -235,21 +235,21 @@ def _probe(content: bytes) -> tuple[str, str]:
     try:
         child = subprocess.run(
             [sys.executable, "-P", "-m", "edged.adapters.tflite.probe"],
-            input=content, capture_output=True, check=False, env=environment, timeout=_PROBE_DEADLINE_S,
+            input=content, capture_output=True, check=False, env=environment, timeout=_PROBE_TIMEOUT_S,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         raise FormatError(f"the probe did not run: {error}") from error
-    announced = child.stderr.decode(errors="replace")
+    stderr = child.stderr.decode(errors="replace")
     if child.returncode:
-        last_line = announced.strip().rpartition("\n")[2]
+        last_line = stderr.strip().rpartition("\n")[2]
         raise FormatError(f"the probe ended with {child.returncode}: {last_line}")
-    return child.stdout.decode(errors="replace"), announced
+    return child.stdout.decode(errors="replace"), stderr
 
 
 def check_runtime() -> tuple[str, str]:
-    """Run a small model in this process and compare with numpy. Name and version of the runtime that did.
+    """Run a small model in this process and compare with numpy. Returns the runtime's name and version.
 
-    Raises whatever a broken runtime raises, if it lets the process live.
+    Raises whatever a broken runtime raises, if it does not crash the process.
     """
     shape, labels = (8, 8, 1), ("no", "yes")
     layers: list[LayerSpec] = [Conv2d(4, (3, 3), activation="relu"), MaxPool2d((2, 2), (2, 2)), Flatten(), Dense(2)]
@@ -263,20 +263,20 @@ def check_runtime() -> tuple[str, str]:
 
 
 def check_features(content: bytes) -> None:
-    """Compute features of a few samples with `content`, together and one by one.
+    """Compute features of a few samples with `content`, as one batch and one by one.
 
-    Raises FormatError when they are not the same, beside whatever running it raises, if it lets the process live.
+    Raises FormatError when the results differ, or whatever a broken runtime raises, if it does not crash the process.
     """
     extractor = TfliteFeatures(content)
     x = np.random.default_rng(0).random((3, *extractor.sample_shape), np.float32)
-    together = extractor.features(x)
+    batched = extractor.features(x)
     singly = np.concatenate([extractor.features(x[i : i + 1]) for i in range(len(x))])
-    if not np.allclose(together, singly, rtol=1e-3, atol=1e-3):
+    if not np.allclose(batched, singly, rtol=1e-3, atol=1e-3):
         raise FormatError("a sample's features depend on the other samples of a batch")
 
 
 def _interpreter_class() -> Any:
-    # Imported late: not before a child process has shown that the import does not end this one.
+    # Imported late: only after a child process has shown that the import does not crash.
     try:
         from tflite_runtime.interpreter import Interpreter  # noqa: PLC0415
     except ImportError:
@@ -290,16 +290,16 @@ def _numpy(problem: str) -> Runtime:
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Nothing that this process's C++ or Python code writes to stderr arrives."""
+    """Discard what this process's C++ or Python code writes to stderr."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    saved = os.dup(2)
     try:
-        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a descriptor is wanted
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a descriptor is needed
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def _next_power_of_two(n: int) -> int:

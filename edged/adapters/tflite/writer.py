@@ -1,8 +1,8 @@
 """Writes a trained model as a .tflite file: float32, or int8 for devices where that is faster and a quarter as large.
 
 The file computes probabilities: input "samples" float32 [batch, *sample shape], normalised as in training (uint8/255),
-output "probabilities" float32 [batch, classes]; the batch is 1 and may be resized. An int8 model takes and gives the
-same: it quantises what comes in, and the softmax is float32.
+output "probabilities" float32 [batch, classes]; the batch is 1 and may be resized. An int8 model has the same
+input and output: it quantises the samples, and the softmax is float32.
 """
 
 import json
@@ -22,10 +22,10 @@ from edged.domain.nn.spec import Dropout, LayerSpec, settings, shapes
 _SOFTMAX = tflite.BuiltinOperator.SOFTMAX
 
 LABELS = "edged.labels"
-"""Name of the metadata that hold the labels, a JSON list in the order of the classes."""
+"""Name of the metadata with the labels, a JSON list in the order of the classes."""
 
 LAYERS = "edged.layers"
-"""Name of the metadata that hold the layers, a JSON list of [kind, settings]; weights are tensors by their names."""
+"""Name of the metadata with the layers, a JSON list of [kind, settings]; weights are tensors by their names."""
 
 
 def to_tflite(
@@ -39,15 +39,15 @@ def to_tflite(
     metadata: Mapping[str, str] | None = None,
     below: bytes | None = None,
 ) -> bytes:
-    """The file; the same arguments give the same bytes. Raises ValueError when they do not fit each other.
+    """The file; the same arguments give the same bytes. Raises ValueError when they do not match.
 
-    Without `labels` the file is no classifier: its output "outputs" is the last layer's, of whatever shape.
+    Without `labels` the file is no classifier: its output "outputs" is the last layer's, of any shape.
 
-    With `calibration`, normalised samples [n, *sample shape], n ≥ 1, it computes in int8: what goes beyond the values
-    that those samples lead to is clipped. A few hundred are enough.
+    With `calibration`, normalised samples [n, *sample shape], n ≥ 1, it computes in int8: values beyond the range
+    of those samples are clipped. A few hundred are enough.
 
-    With `below`, a file that `read_foreign` takes, the layers go on from its output, and "samples" are its input.
-    Only a TFLite runtime can run such a file, and `read_tflite` does not take it.
+    With `below`, a file that `read_foreign` accepts, the layers continue from its output, and "samples" is its input.
+    Only a TFLite runtime can run such a file, and `read_tflite` refuses it.
     """
     output_shape = shapes(sample_shape, layers)[-1]
     if {name: value.shape for name, value in params.items()} != parameter_shapes(sample_shape, layers):
@@ -59,14 +59,15 @@ def to_tflite(
         graph = quantise(graph, _ranges(sample_shape, layers, params, calibration))
     if labels is not None:
         graph.output = graph.add(_SOFTMAX, [graph.output], "probabilities", output_shape, {"Beta": 1.0})
-    notes = {}
+    own_metadata = {}
     if below is None:
         layers_text = json.dumps([[layer.kind, settings(layer)] for layer in layers])
-        notes = {"min_runtime_version": "1.5.0", LAYERS: layers_text}
+        own_metadata = {"min_runtime_version": "1.5.0", LAYERS: layers_text}
     if labels is not None:
-        notes[LABELS] = json.dumps(list(labels))
+        own_metadata[LABELS] = json.dumps(list(labels))
     output = "outputs" if labels is None else "probabilities"
-    return encode(graph, description=description, notes=notes | dict(metadata or {}), output=output, below=below)
+    all_metadata = own_metadata | dict(metadata or {})
+    return encode(graph, description=description, metadata=all_metadata, output=output, below=below)
 
 
 def _ranges(

@@ -1,4 +1,4 @@
-"""Frozen layers: read from files of edged's, run, and joined with a head."""
+"""Frozen backbones: read from a file, run, and joined with a head."""
 
 import os
 
@@ -31,7 +31,7 @@ LAYERS: tuple[LayerSpec, ...] = (
 HEAD: tuple[LayerSpec, ...] = (Dense(5),)
 
 
-def test_what_was_learnt_of_half_of_the_classes_serves_the_other_half(tmp_path):
+def test_features_learnt_from_half_of_the_classes_help_with_the_other_half(tmp_path):
     known, new = (images("train").of(classes) for classes in ((0, 1, 2, 3, 4), (5, 6, 7, 8, 9)))
     test = images("test").of((5, 6, 7, 8, 9))
     params = train(LAYERS, known, epochs=2)
@@ -63,7 +63,7 @@ def test_features_may_have_any_shape(extractor):
     assert extractor(to_tflite((9, 9, 2), layers, params, labels=None)).features(x[:0]).shape == (0, 3, 3, 4)
 
 
-def test_a_file_of_features_is_taken_whole_and_a_classifier_without_its_last_layer(tmp_path):
+def test_a_feature_file_is_used_whole_and_a_classifier_without_its_last_layer(tmp_path):
     params = initial_params(SHAPE, LAYERS, 0)
     whole, below = to_tflite(SHAPE, LAYERS, params, labels=list("abcde")), LAYERS[:-1]
     (tmp_path / "whole").write_bytes(whole)
@@ -74,7 +74,7 @@ def test_a_file_of_features_is_taken_whole_and_a_classifier_without_its_last_lay
         assert backbone.layers == below
 
 
-def test_what_is_no_backbone_is_refused(tmp_path):
+def test_files_that_are_no_backbone_are_refused(tmp_path):
     with pytest.raises(StorageError, match="No such file"):
         read_backbone(tmp_path / "nowhere.tflite")
     os.mkfifo(tmp_path / "pipe.tflite")
@@ -98,13 +98,15 @@ FOREIGN_HEAD: tuple[LayerSpec, ...] = (Flatten(), Dense(7, "relu"), Dense(5))
 
 
 def foreign(*, is_for_single_samples: bool = False, last_operator: int = _OPERATORS.HARD_SWISH) -> bytes:
-    """Two convolutions, and an operator that no layer of edged's becomes; perhaps for single samples alone."""
+    """Two convolutions, and an operator that edged has no layer for; with `single`, for single samples only."""
     graph = lower(SHAPE, BELOW, BELOW_PARAMS)
     graph.output = graph.add(last_operator, [graph.output], "last", (6, 6, 6))
     if is_for_single_samples:
         shape = graph.constant("fixed", np.array([1, 36, 6], np.int32))
         graph.output = graph.add(_OPERATORS.RESHAPE, [graph.output, shape], "reshaped", (36, 6))
-    content = bytearray(encode(graph, description="From elsewhere", notes={"made.by": "somebody"}, output="features"))
+    content = bytearray(
+        encode(graph, description="From elsewhere", metadata={"made.by": "somebody"}, output="features")
+    )
     if is_for_single_samples:
         tensors = tflite.Model.GetRootAs(content, 0).Subgraphs(0)
         tensors.Tensors(tensors.Inputs(0)).ShapeSignatureAsNumpy()[0] = 1
@@ -125,7 +127,7 @@ def backbone_in(folder, content: bytes) -> ForeignBackbone:
 
 
 @pytest.mark.parametrize(("single", "shape"), [(False, (6, 6, 6)), (True, (36, 6))], ids=["any batch", "single"])
-def test_whoever_made_it_a_file_gives_features_and_takes_a_head(single, shape, tmp_path):
+def test_a_foreign_file_computes_features_and_accepts_a_head(single, shape, tmp_path):
     backbone = backbone_in(tmp_path, foreign(is_for_single_samples=single))
     assert (backbone.file.sample_shape, backbone.file.features) == (SHAPE, shape)
     x = np.random.default_rng(0).random((70, *SHAPE), dtype=np.float32)
@@ -145,7 +147,7 @@ def test_whoever_made_it_a_file_gives_features_and_takes_a_head(single, shape, t
     np.testing.assert_allclose(predicted["again"], expected[:5], atol=1e-4)
 
 
-def test_what_was_there_is_in_the_joined_file_byte_by_byte(tmp_path):
+def test_the_joined_file_contains_the_original_byte_by_byte(tmp_path):
     content = foreign()
     joined = backbone_in(tmp_path, content).join(
         FOREIGN_HEAD, initial_params((6, 6, 6), FOREIGN_HEAD, 1), list("abcde")
@@ -159,17 +161,17 @@ def test_what_was_there_is_in_the_joined_file_byte_by_byte(tmp_path):
 def integers_in_and_out() -> bytes:
     graph = Graph("x", "x", {"x": (4,)}, quantisations={"x": quantisation_of(0, 1), "y": quantisation_of(0, 1)})
     graph.output = graph.add(_OPERATORS.RELU, ["x"], "y", (4,))
-    return encode(graph, description="", notes={}, output="y")
+    return encode(graph, description="", metadata={}, output="y")
 
 
-def test_a_foreign_file_that_gives_no_features_is_refused(tmp_path):
+def test_a_foreign_file_that_computes_no_features_is_refused(tmp_path):
     with pytest.raises(FormatError, match="its input is int8, not float32"):
         backbone_in(tmp_path, integers_in_and_out())
     with pytest.raises(FormatError, match=r"not a \.tflite file"):
         backbone_in(tmp_path, b"something else")
 
 
-def test_a_foreign_file_that_the_runtime_cannot_run_is_found_out_in_a_child_process(tmp_path):
+def test_a_foreign_file_that_the_runtime_cannot_run_fails_in_a_child_process(tmp_path):
     backbone = backbone_in(tmp_path, foreign(last_operator=_OPERATORS.CUSTOM))
     with pytest.raises(FormatError, match="the probe ended with 1"):
         backbone.extractor()
@@ -182,7 +184,7 @@ def test_a_foreign_file_needs_a_runtime(tmp_path, monkeypatch):
         backbone.extractor()
 
 
-def test_damaged_foreign_files_are_taken_or_refused_and_nothing_else():
+def test_damaged_foreign_files_are_accepted_or_refused_without_other_errors():
     rng, content = np.random.default_rng(0), np.frombuffer(foreign(), np.uint8)
     num_refused = 0
     for _ in range(400):

@@ -1,4 +1,4 @@
-"""The runtimes against numpy, and the proof that comes before them.
+"""The runtimes against numpy, and the test that each must pass first.
 
 The classifiers run in the runtime that this Python has (tflite-runtime or LiteRT), and in numpy.
 """
@@ -85,7 +85,7 @@ def samples(case: str, n: int, seed: int = 0) -> npt.NDArray[np.float32]:
 
 
 def trained(case: str, *, int8: bool = False) -> tuple[bytes, Model, Params]:
-    """A file, and the model and weights in it; the weights are not those of the start."""
+    """A file, and the model and weights in it; the weights are not the initial ones."""
     shape, layers = CASES[case]
     model, rng = Model(shape, layers), np.random.default_rng(0)
     params = {
@@ -122,7 +122,7 @@ def test_an_int8_model_stays_close_to_the_trained_one(case, classifier):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_all_that_is_not_named_an_exception_runs_in_int8(case):
+def test_every_operator_but_the_named_exceptions_runs_in_int8(case):
     """By the types of the tensors that the runtime itself reports."""
     content, *_ = trained(case, int8=True)
     interpreter = tflite._interpreter_class()(model_content=content)
@@ -137,7 +137,7 @@ def test_all_that_is_not_named_an_exception_runs_in_int8(case):
 
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
-def test_no_samples_have_no_probabilities(classifier):
+def test_no_samples_give_no_probabilities(classifier):
     loaded = classifier(trained("dense alone")[0])
     assert loaded.predict(np.empty((0, 20), np.float32)).shape == (0, 3)
 
@@ -159,7 +159,7 @@ def test_samples_of_another_shape_are_refused(classifier):
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 @pytest.mark.parametrize("content", [b"", b"not a model at all", bytes(4096)], ids=["empty", "text", "zeros"])
-def test_what_is_no_model_is_refused(classifier, content):
+def test_content_that_is_no_model_is_refused(classifier, content):
     with pytest.raises(FormatError):
         classifier(content)
 
@@ -205,11 +205,11 @@ def test_litert_computes_the_same_from_the_same_files(fashion, tmp_path):
         assert accuracy(predicted[form], test.y) == pytest.approx(trained_accuracy, abs=max_loss)
 
 
-def test_the_runtime_uses_xnnpack_and_says_so():
+def test_the_runtime_uses_xnnpack_and_reports_it():
     assert probe_runtime().delegate == "xnnpack"
 
 
-def test_the_runtime_stays_off_stderr_which_carries_the_log(tmp_path):
+def test_the_runtime_writes_nothing_to_stderr_where_the_log_is(tmp_path):
     (tmp_path / "model.tflite").write_bytes(trained("the example topology's")[0])
     program = (
         "import pathlib, sys, numpy; from edged.adapters.tflite.runtime import load_classifier, prepare_runtime;"
@@ -226,7 +226,7 @@ def test_the_runtime_stays_off_stderr_which_carries_the_log(tmp_path):
 
 @pytest.fixture
 def broken_runtime(tmp_path, monkeypatch):
-    """A runtime, found before any real one, whose import does `statement`."""
+    """A runtime that precedes any real one and whose import executes `statement`."""
 
     def install(statement: str) -> None:
         package = tmp_path / "tflite_runtime"
@@ -245,9 +245,7 @@ def broken_runtime(tmp_path, monkeypatch):
     "raise RuntimeError('built for another NumPy')",
     "class Interpreter:\n    def __init__(self, **_): raise ValueError('no operators')",
 ], ids=["illegal instruction", "import fails", "runs nothing"])  # fmt: skip
-def test_a_runtime_that_breaks_its_process_is_replaced_by_numpy_and_the_log_says_so(
-    broken_runtime, statement, log_lines
-):
+def test_a_runtime_that_crashes_its_process_is_replaced_by_numpy_and_logged(broken_runtime, statement, log_lines):
     broken_runtime(statement)
     content, model, params = trained("dense alone")
     runtime = prepare_runtime()
@@ -259,7 +257,7 @@ def test_a_runtime_that_breaks_its_process_is_replaced_by_numpy_and_the_log_says
     np.testing.assert_allclose(load_classifier(content).predict(x), softmax(model.logits(params, x)), atol=1e-6)
 
 
-def test_the_log_says_once_which_runtime_serves(log_lines):
+def test_the_runtime_is_logged_once(log_lines):
     prepare_runtime.cache_clear()
     runtime = prepare_runtime()
     prepare_runtime()
@@ -268,7 +266,7 @@ def test_the_log_says_once_which_runtime_serves(log_lines):
     assert "problem" not in line
 
 
-def test_without_any_python_to_probe_with_numpy_runs_the_models(monkeypatch):
+def test_without_a_python_for_the_probe_numpy_runs_the_models(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert probe_runtime().name == "numpy"
 

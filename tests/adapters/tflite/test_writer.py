@@ -1,4 +1,4 @@
-"""The written file: what it says about itself, and that it can be read back."""
+"""The written file: its metadata, and that it can be read back."""
 
 import json
 
@@ -42,7 +42,7 @@ def written(**options) -> bytes:
     return to_tflite(SHAPE, LAYERS, PARAMS, labels=LABELS_OF_MODEL, **options)
 
 
-def test_what_is_written_can_be_read_back():
+def test_a_written_file_can_be_read_back():
     read = read_tflite(written())
     assert (read.sample_shape, read.layers, read.labels) == (SHAPE, tuple(LAYERS), LABELS_OF_MODEL)
     assert list(read.params) == list(PARAMS)
@@ -70,7 +70,7 @@ def test_an_int8_model_is_read_back_with_rounded_weights():
         assert (np.abs(read.params[name] - value) <= per_channel / 127 / 2 + 1e-6).all(), name
 
 
-def test_a_model_without_labels_gives_its_last_layer_as_it_is():
+def test_a_model_without_labels_outputs_its_last_layer():
     content = to_tflite(SHAPE, LAYERS[:2], initial_params(SHAPE, LAYERS[:2], 0), labels=None)
     model = tflite.Model.GetRootAs(content, 0)
     graph = model.Subgraphs(0)
@@ -83,7 +83,7 @@ def test_the_same_model_gives_the_same_bytes():
     assert written() == written()
 
 
-def test_the_file_names_its_tensors_and_says_what_it_is():
+def test_the_file_names_its_tensors_and_describes_itself():
     content = written(description="Poultry", metadata={"edged.generation": "7"})
     model = tflite.Model.GetRootAs(content, 0)
     graph = model.Subgraphs(0)
@@ -100,12 +100,12 @@ def test_the_file_names_its_tensors_and_says_what_it_is():
     assert notes["edged.generation"] == "7"
 
 
-def test_contents_are_aligned_as_the_schema_demands():
+def test_buffers_are_aligned_as_the_schema_requires():
     content = written()
     model = tflite.Model.GetRootAs(content, 0)
     start = np.frombuffer(content, np.uint8).ctypes.data
-    places = [model.Buffers(i).DataAsNumpy() for i in range(model.BuffersLength())]
-    offsets = [place.ctypes.data - start for place in places if isinstance(place, np.ndarray)]
+    buffers = [model.Buffers(i).DataAsNumpy() for i in range(model.BuffersLength())]
+    offsets = [buffer.ctypes.data - start for buffer in buffers if isinstance(buffer, np.ndarray)]
     assert len(offsets) > len(PARAMS)
     assert all(offset % 16 == 0 for offset in offsets)
 
@@ -118,13 +118,13 @@ def test_weights_or_labels_of_another_model_are_refused():
 
 
 @pytest.mark.parametrize("content", [b"", b"TFL3", b"\x08\0\0\0TFL3", written()[:-1000], written()[:40], bytes(5000)])
-def test_what_is_no_model_is_refused(content):
+def test_content_that_is_no_model_is_refused(content):
     with pytest.raises(FormatError):
         read_tflite(content)
 
 
-def test_damaged_files_are_read_or_refused_and_nothing_else():
-    """Some damage only changes a weight; whatever it changes, no other error comes out."""
+def test_damaged_files_are_read_or_refused_without_other_errors():
+    """Some damage only changes a weight; whatever it changes, there is no other error."""
     rng = np.random.default_rng(0)
     content = np.frombuffer(written(), np.uint8)
     num_refused = 0
