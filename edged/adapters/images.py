@@ -1,7 +1,7 @@
 """JPEG and PNG through Pillow.
 
 Covers decoding what devices send, which may be anything, and encoding for the sensor. Orientation and colour profiles
-are ignored: a camera's pixels are taken as they lie.
+are ignored: pixels are used as stored.
 """
 
 import io
@@ -18,14 +18,14 @@ from edged.domain.samples.codec import MAGIC
 from edged.errors import RejectedRecord
 
 MAX_PIXELS = 24_000_000
-"""Pixels of a baseline JPEG: above a 12-megapixel camera's. It is decoded line by line and at a reduced scale."""
+"""Pixels of a baseline JPEG: more than a 12-megapixel camera's. It is decoded line by line and at a reduced scale."""
 
 MAX_WHOLE_PIXELS = 4_000_000
 """Pixels of an image that has to be in memory as a whole, PNG or a JPEG of several scans: some 50 MB of work space at
 most. Four times the stream's pixels, if that is more."""
 
 MAX_SCANS = 64
-"""Scans of a JPEG: each goes over all pixels again. Progressive encoders write about ten."""
+"""Scans of a JPEG: each covers all pixels again. Progressive encoders write about ten."""
 
 _START_OF_SCAN = b"\xff\xda"
 _END_OF_IMAGE = b"\xff\xd9"
@@ -37,17 +37,17 @@ PngImagePlugin.MAX_TEXT_MEMORY = 1 << 20
 
 
 class PillowDecoder:
-    """The port `ImageDecoder`. Holds no state: one may serve any number of threads."""
+    """A `ports.ImageDecoder`. Stateless: any thread may call it."""
 
     def __init__(self) -> None:
-        # Pillow remarks on odd metadata; its lines would stand between the log's on stderr.
+        # Pillow warns of odd metadata on stderr, where the log is.
         warnings.filterwarnings("ignore", module=r"PIL\.")
 
     def decode(self, payload: bytes, codec: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        """Pixels of `payload` as uint8 of `shape`: (height, width), or with 1, 3 or 4 channels behind.
+        """Pixels of `payload` as uint8 of `shape`: (height, width), or with 1, 3 or 4 channels.
 
-        Raises RejectedRecord: not_an_image, too_many_pixels (by the header, nothing was decoded), or truncated. Damage
-        inside a JPEG that leaves its structure whole goes unseen: the format has no checksums.
+        Raises RejectedRecord: not_an_image, too_many_pixels (by the header, before decoding), or truncated. Damage
+        inside a JPEG that leaves its structure intact is not detected: the format has no checksums.
         """
         if not payload.startswith(MAGIC[codec]):
             raise RejectedRecord("not_an_image", f"does not begin as {codec} does")
@@ -55,7 +55,7 @@ class PillowDecoder:
             with _open(payload, codec) as image:
                 _check_size(image, payload, shape)
                 if codec == "png":
-                    _open(payload, codec).verify()  # the checksums, which reading the pixels does not look at
+                    _open(payload, codec).verify()  # the checksums, which reading the pixels ignores
                 return _pixels(image, shape)
         except (RejectedRecord, MemoryError):
             raise
@@ -73,7 +73,7 @@ def encode(pixels: npt.NDArray[np.uint8], codec: str) -> bytes:
 
 
 def _open(payload: bytes, codec: str) -> JpegImageFile | PngImageFile:
-    """The header alone. Not by Image.open, whose size limits are another's and whose JPEG may turn out as MPO."""
+    """The header alone. Not by Image.open, which has other size limits and may return an MPO for a JPEG."""
     file = io.BytesIO(payload)
     return JpegImageFile(file) if codec == "jpeg" else PngImageFile(file)
 
@@ -83,13 +83,13 @@ def _check_size(image: JpegImageFile | PngImageFile, payload: bytes, shape: tupl
     if scans > MAX_SCANS:
         raise RejectedRecord("too_many_pixels", f"{scans} scans; at most {MAX_SCANS}")
     line_by_line = isinstance(image, JpegImageFile) and "progressive" not in image.info and scans == 1
-    most = MAX_PIXELS if line_by_line else min(MAX_PIXELS, max(MAX_WHOLE_PIXELS, 4 * math.prod(shape[:2])))
-    if math.prod(image.size) > most:
-        raise RejectedRecord("too_many_pixels", f"{image.width}×{image.height}; at most {most} pixels")
+    limit = MAX_PIXELS if line_by_line else min(MAX_PIXELS, max(MAX_WHOLE_PIXELS, 4 * math.prod(shape[:2])))
+    if math.prod(image.size) > limit:
+        raise RejectedRecord("too_many_pixels", f"{image.width}×{image.height}; at most {limit} pixels")
 
 
 def _num_scans(image: JpegImageFile | PngImageFile, payload: bytes) -> int:
-    """How often decoding goes over the pixels. Within a scan's data 0xff is followed by 0x00 or a restart marker."""
+    """How many times decoding covers the pixels. Within a scan's data 0xff is followed by 0x00 or a restart marker."""
     if not isinstance(image, JpegImageFile) or image.fp is None:
         return 1
     first = image.fp.tell()  # Pillow reads up to the first scan, past the thumbnails among the metadata
@@ -110,6 +110,6 @@ def _pixels(image: JpegImageFile | PngImageFile, shape: tuple[int, ...]) -> npt.
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith("I;16"):  # convert() would cut all above 255 off instead of scaling
+    if image.mode.startswith("I;16"):  # convert() would clip values above 255 instead of scaling
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image if image.mode == mode else image.convert(mode)

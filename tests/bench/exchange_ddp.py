@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from edged.adapters.embedded_broker import dying_with_us
+from edged.adapters.embedded_broker import killed_with_parent
 from tests.bench.cpu_limit import Limit, limits
 from tests.bench.curve import reached
 from tests.bench.exchange_site import Conditions, Mark, Setting, between, mark, pinned
@@ -86,7 +86,7 @@ class _Rank:
         command = [*pinned(self._index, self._limit), *self._attachment.within]
         with (folder / f"rank-{self._index}.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *dying_with_us([*command, python("torch"), str(_WORKER), json.dumps(given)]),
+                *killed_with_parent([*command, python("torch"), str(_WORKER), json.dumps(given)]),
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
                 env={**environment(1), "GLOO_SOCKET_IFNAME": "eth0"},
             )  # fmt: skip

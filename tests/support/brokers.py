@@ -21,7 +21,7 @@ from typing import Self
 
 from confluent_kafka.admin import AdminClient
 
-from edged.adapters.embedded_broker import BrokerUnavailable, binary, dying_with_us
+from edged.adapters.embedded_broker import BrokerUnavailable, binary, killed_with_parent
 from tests.support.requirements import require
 
 _START_S = 60.0
@@ -51,7 +51,7 @@ class Broker:
         """Start it, on the same port and data as before; returns when it answers."""
         with (self.folder / "output.log").open("ab") as output:
             self._process = subprocess.Popen(
-                dying_with_us(self._command()), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                killed_with_parent(self._command()), stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
         try:
             AdminClient({"bootstrap.servers": f"127.0.0.1:{self.port}", "log_level": 0}).list_topics(timeout=_START_S)

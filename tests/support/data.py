@@ -1,16 +1,16 @@
-"""Where the test data lies that is too large for the project."""
+"""Finds test data that is too large for the repository."""
 
 import os
 from pathlib import Path
 
 from tests.support.requirements import require
 
-_BESIDE_THE_REPOSITORY = Path(__file__).parents[3] / "shared" / "data" / "birds"
+_DEFAULT_BIRDS = Path(__file__).parents[3] / "shared" / "data" / "birds"
 
 
 def birds() -> Path:
-    """The folder of bird photographs (train/ and test/, a folder for each species); skips the test without it."""
-    folder = Path(os.environ.get("EDGED_BIRDS", _BESIDE_THE_REPOSITORY))
+    """The folder of bird photographs (train/ and test/, a folder per species); without it the test is skipped."""
+    folder = Path(os.environ.get("EDGED_BIRDS", _DEFAULT_BIRDS))
     if not folder.is_dir():
         require(f"no bird photographs at {folder}; set EDGED_BIRDS")
     return folder

@@ -1,4 +1,4 @@
-"""The packaged images of Fashion-MNIST as arrays, and the example's model trained on them for a moment."""
+"""The packaged images of Fashion-MNIST as arrays, and the example's model trained on them briefly."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -29,7 +29,7 @@ class Images:
     labels: tuple[str, ...]
 
     def of(self, classes: tuple[int, ...]) -> "Images":
-        """Only samples of these classes, numbered anew in this order."""
+        """Only samples of these classes, renumbered in this order."""
         rows = np.isin(self.y, classes)
         numbers = np.array([classes.index(y) for y in self.y[rows].tolist()], np.int64)
         return Images(self.x[rows], numbers, tuple(self.labels[c] for c in classes))
@@ -49,7 +49,7 @@ def _images(dataset: Dataset, split: str) -> Images:
 
 
 def train(layers: tuple[LayerSpec, ...], data: Images, epochs: int, *, shape: Shape = SHAPE, batch: int = 64) -> Params:
-    """Weights after some epochs of plain SGD; the same every time."""
+    """Weights after `epochs` epochs of SGD with momentum; deterministic."""
     model, rng = Model(shape, layers), np.random.default_rng(0)
     params: Params = model.initial(0)
     velocity = {name: np.zeros_like(value) for name, value in params.items()}

@@ -1,7 +1,7 @@
-"""Makes the subset of Fashion-MNIST that comes with edged: `python tests/support/make_fashion_mnist_small.py [FOLDER]`.
+"""Builds the Fashion-MNIST subset that comes with edged: `python tests/support/make_fashion_mnist_small.py [FOLDER]`.
 
-The choice is the first images of each class in a seeded shuffle of the full set (which must be installed), shuffled
-once more, so that any stretch of them holds all classes. The same full set gives the same content.
+It takes the first images of each class in a seeded shuffle of the full set (which must be installed), and shuffles them
+again, so that any run of them holds all classes. The same full set gives the same content.
 """
 
 import gzip
@@ -23,7 +23,7 @@ def choose(labels: npt.NDArray[np.uint8], per_class: int) -> npt.NDArray[np.intp
     """Indices of `per_class` samples of each class, in a seeded order."""
     random = np.random.default_rng(SEED)
     order = random.permutation(len(labels))
-    rank = np.empty(len(labels), np.intp)  # how many of its class stand before each sample in that order
+    rank = np.empty(len(labels), np.intp)  # how many of its class precede each sample in that order
     for label in range(len(fashion_mnist.LABELS)):
         of_class = labels[order] == label
         rank[of_class] = np.arange(of_class.sum())

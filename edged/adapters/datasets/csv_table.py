@@ -1,7 +1,7 @@
-"""CSV files of measurements as a data set: one sample a row, float32.
+"""CSV files of measurements as a data set: one sample per row, float32.
 
-Covers files that fit into memory as float32. The first line names the columns; "label" is the label's, all others
-hold numbers.
+Covers files that fit into memory as float32. The first line names the columns; "label" holds labels, all others hold
+numbers.
 """
 
 import csv
@@ -24,7 +24,7 @@ _MAX_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class CsvTable:
-    """`values` float32 [n, columns], and each row's index into `labels` (none: without labels)."""
+    """`values` float32 [n, columns], and each row's index into `labels` (empty: without labels)."""
 
     name: str
     labels: tuple[str, ...]
@@ -50,7 +50,7 @@ class CsvTable:
 
 
 def open_csv_table(path: Path) -> CsvTable:
-    """Read `path` whole. Raises FormatError with the line that is wrong, StorageError when it cannot be read."""
+    """Read `path` whole. Raises FormatError with the number of the faulty line, StorageError when it cannot be read."""
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise FormatError(f"{path}: more than {_MAX_BYTES} bytes")
@@ -67,13 +67,13 @@ def _read(path: Path, rows: Iterator[list[str]]) -> CsvTable:
     num_values = len(columns) - (LABEL in columns)
     if num_values < 1 or columns.count(LABEL) > 1:
         raise FormatError(f"{path}: the first line names the columns: numbers, and at most one called {LABEL!r}")
-    place = columns.index(LABEL) if LABEL in columns else None
+    label_column = columns.index(LABEL) if LABEL in columns else None
     values, texts = array("f"), list[str]()
     for line, row in enumerate(rows, start=2):
         if len(row) != len(columns):
             raise FormatError(f"{path}:{line}: {len(row)} fields, not {len(columns)}")
-        if place is not None:
-            texts.append(row.pop(place))
+        if label_column is not None:
+            texts.append(row.pop(label_column))
         values.extend(_numbers(path, line, row))
     labels = tuple(sorted(set(texts)))
     index = {label: i for i, label in enumerate(labels)}

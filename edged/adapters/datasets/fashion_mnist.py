@@ -1,4 +1,4 @@
-"""Fashion-MNIST: its labels, its known contents, where it may lie, and how to fetch it.
+"""Fashion-MNIST: its labels, its known contents, where it may be installed, and how to download it.
 
 Xiao, Rasul, Vollgraf: Fashion-MNIST, arXiv:1708.07747. The images belong to Zalando SE and are under the MIT licence.
 """
@@ -25,11 +25,11 @@ SMALL_FOLDER = Path(__file__).parents[2] / "data" / "fashion-mnist-small"
 """The subset that comes with edged: 6,000 training and 1,000 test images."""
 
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
-"""The authors' own bucket; it speaks no TLS, so the digests below are what makes a download trustworthy."""
+"""The authors' own bucket; it has no TLS, so downloads are verified by the digests below."""
 
 
 class Content(NamedTuple):
-    """What a file holds once unpacked. The gzip wrappings in circulation differ, the contents do not."""
+    """A file's unpacked content. The gzip files in circulation differ, their contents do not."""
 
     num_bytes: int
     sha256: str
@@ -50,23 +50,23 @@ _TIMEOUT_S = 30.0
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where a download is kept for this user."""
+    """Where this user's downloads are stored."""
     base = environment.get("XDG_CACHE_HOME") or Path(environment.get("HOME", "/")) / ".cache"
     return Path(base) / "edged" / "datasets" / "fashion-mnist"
 
 
 def full_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """The folder that holds the full set on this machine; None when there is none."""
+    """The folder of the full set on this machine; None when it is not installed."""
     candidates = (SYSTEM_FOLDER, cache_folder(environment))
     return next((path for path in candidates if all((path / name).is_file() for name in CONTENT_OF_FILE)), None)
 
 
 def download_fashion_mnist(folder: Path, *, url: str = URL, progress: Callable[[int], object] = lambda _: None) -> None:
-    """Fetch the full set's four files into `folder`, some 30 MB; files that are there already are left alone.
+    """Download the full set's four files into `folder`, some 30 MB; existing files are kept.
 
-    A file appears under its name only once the SHA-256 of its content was found right; `progress` is told the
-    bytes of each piece that arrived. Blocks. Raises FormatError for a file that is not Fashion-MNIST's,
-    TransientError when the server does not answer, StorageError when the folder cannot be written.
+    A file gets its name only after the SHA-256 of its content is verified; `progress` is called with the number of
+    bytes of each chunk. Blocks. Raises FormatError for a file that is not Fashion-MNIST's,
+    TransientError when the server does not respond, StorageError when the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def _fetch(url: str, path: Path, content: Content, progress: Callable[[int], obj
 
 
 class _partial_file:  # noqa: N801 - reads as a function in its `with`
-    """A file beside `path` for what is not yet known to be good; gone at the end unless it was renamed."""
+    """A temporary file next to `path` for unverified content; deleted at the end unless it was renamed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -112,7 +112,7 @@ def _receive(url: str, path: Path, progress: Callable[[int], object]) -> None:
                 num_bytes += len(chunk)
                 if num_bytes > _MAX_DOWNLOAD_BYTES:
                     raise FormatError(
-                        f"{url}: more than {_MAX_DOWNLOAD_BYTES} bytes; no file of Fashion-MNIST is so big"
+                        f"{url}: more than {_MAX_DOWNLOAD_BYTES} bytes; no file of Fashion-MNIST is that large"
                     )
                 file.write(chunk)
                 progress(len(chunk))

@@ -1,6 +1,6 @@
-"""Data sets in the IDX format of MNIST and its relatives: one file of images and one of labels for each split.
+"""Data sets in the IDX format of MNIST and its successors: one file of images and one of labels per split.
 
-Covers unsigned bytes (type 0x08), plain or gzipped, read strictly. Does not know any data set by name.
+Covers unsigned bytes (type 0x08), plain or gzipped, read strictly. Knows no data set by name.
 Format: http://yann.lecun.com/exdb/mnist/, "the IDX file format".
 """
 
@@ -21,7 +21,7 @@ from edged.errors import FormatError, StorageError
 from edged.ports import Item
 
 PREFIX_OF_SPLIT = {"train": "train", "test": "t10k"}
-"""How the files of a split begin."""
+"""The prefix of a split's file names."""
 
 _MAX_BYTES = 4 << 30
 _UNSIGNED_BYTE = 0x08
@@ -38,7 +38,7 @@ def labels_name(split: str) -> str:
 
 
 def splits_in(folder: Path) -> tuple[str, ...]:
-    """The splits whose image files lie in `folder`."""
+    """The splits whose image files are in `folder`."""
     return tuple(split for split in PREFIX_OF_SPLIT if _find(folder, images_name(split)) is not None)
 
 
@@ -46,7 +46,7 @@ def read(path: Path, ndim: int) -> npt.NDArray[np.uint8]:
     """The array in an IDX file, read-only: mapped when the file is plain, in memory when it is gzipped.
 
     Raises FormatError unless header and size agree exactly, StorageError when the file cannot be read. No more is
-    read or allocated than the header claims, and never above 4 GiB.
+    read or allocated than the header claims, and at most 4 GiB.
     """
     try:
         if path.suffix == ".gz":
@@ -82,7 +82,7 @@ def _shape(header: bytes, path: Path, ndim: int) -> tuple[int, ...]:
 def _read_gzip(file: gzip.GzipFile, path: Path, ndim: int) -> npt.NDArray[np.uint8]:
     shape = _shape(file.read(_header_bytes(ndim)), path, ndim)
     num_bytes = math.prod(shape)
-    data = file.read(num_bytes)  # grows with what is there, not with what is claimed
+    data = file.read(num_bytes)  # grows with the actual data, not with what the header claims
     if len(data) != num_bytes or file.read(1):
         raise FormatError(f"{path}: {'more' if len(data) == num_bytes else 'fewer'} bytes than shape {shape} has")
     return np.frombuffer(data, np.uint8).reshape(shape)
@@ -99,7 +99,7 @@ def _map(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class IdxDataset:
-    """The IDX files in one folder. Files are opened when first asked for, split by split."""
+    """The IDX files in one folder. A split's files are opened when first used."""
 
     folder: Path
     name: str

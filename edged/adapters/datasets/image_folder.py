@@ -1,6 +1,6 @@
-"""Folders of images as a data set: a folder for each class, or a flat folder of images without labels.
+"""Folders of images as a data set: a folder per class, or a flat folder of images without labels.
 
-Lists once, reads each file when it is asked for; knows formats by the files' names and decodes nothing.
+Lists once and reads each file on demand; takes formats from the file names and decodes nothing.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ ALL = "all"
 """The one split of a data set that is not divided."""
 
 Listing = Mapping[str, tuple[tuple[str | None, Path], ...]]
-"""For each split, (label, file) in the order of their names."""
+"""For each split, (label, file) sorted by name."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ImageFolder:
 
 
 def open_image_folder(folder: Path) -> ImageFolder:
-    """List `folder`. Raises FormatError when no image is there, StorageError when it cannot be listed."""
+    """List `folder`. Raises FormatError when it has no image, StorageError when it cannot be listed."""
     try:
         split_folders = {split: folder / split for split in _SPLITS if (folder / split).is_dir()}
         files = {split: tuple(_list(path)) for split, path in (split_folders or {ALL: folder}).items()}

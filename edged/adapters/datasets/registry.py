@@ -1,6 +1,6 @@
 """Data sets to replay: opened by a name, or by the path of IDX files, a tree of images, or a CSV file.
 
-What a spec may be is decided here; how each kind is read is the subject of idx, image_folder and csv_table.
+Decides what a spec means. See also: `idx`, `image_folder`, `csv_table` (reading each kind).
 """
 
 from pathlib import Path
@@ -19,17 +19,17 @@ _DIGITS = tuple("0123456789")
 
 
 def open_dataset(spec: str | Path) -> Dataset:
-    """The data set that `spec` means.
+    """The data set that `spec` denotes.
 
     - "fashion-mnist": the full set, from the system's folder or the user's cache; "fashion-mnist-small": the
       subset that comes with edged;
     - a folder with IDX files, named as MNIST's, plain or gzipped; labels from its labels.txt (one a line), else
-      Fashion-MNIST's when the folder's name speaks of fashion, else the digits; or one of its image files, for its
-      split alone;
-    - a folder with a folder of images for each class, below train/ and test/ or directly; or a flat one;
+      Fashion-MNIST's when the folder's name contains "fashion", else the digits; or one of its image files, for that
+      split only;
+    - a folder with a folder of images per class, below train/ and test/ or directly; or a flat one;
     - a .csv file with a header, a column "label" if there are labels, and numbers in the others.
 
-    Big files are mapped or read when their split is first used. Raises FormatError or StorageError with the reason.
+    Large files are mapped or read when their split is first used. Raises FormatError or StorageError with the reason.
     """
     if spec == "fashion-mnist":
         return _open_idx(_full_fashion_mnist(), name="fashion-mnist")

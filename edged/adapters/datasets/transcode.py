@@ -1,6 +1,6 @@
-"""Fits the items of a data set to a device: its stream's shape and dtype, its codec.
+"""Converts the items of a data set to what a device sends: its stream's shape and dtype, its codec.
 
-Leaves a payload as it is wherever that will do; images are scaled only where the device could not send them so.
+Payloads are passed through where possible; images are scaled only where the device could not send them as they are.
 """
 
 import math
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.adapters import images
+from edged.domain.nn.spec import shape_text
 from edged.domain.samples import codec
 from edged.domain.samples.pack import MAX_BYTES
 from edged.domain.topology import Device, Stream
@@ -20,7 +21,7 @@ _IMAGE_CHANNELS = (1, 3, 4)
 
 
 class Transcoder:
-    """Makes what `device` publishes of each item of `dataset`. Holds no state: any thread may call it."""
+    """Converts items of `dataset` to the payloads of `device`. Stateless: any thread may call it."""
 
     def __init__(self, dataset: Dataset, device: Device, stream: Stream, decoder: ImageDecoder) -> None:
         """Raises FormatError when the data set's items can never be the device's samples."""
@@ -31,8 +32,8 @@ class Transcoder:
         shape = dataset.shape
         if shape is not None and not self._fits(shape) and not self._scalable(shape):
             raise FormatError(
-                f"{dataset.name} holds samples of {_text(shape)} {dataset.dtype}, "
-                f"the stream {stream.name} wants {_text(stream.shape)} {stream.dtype}"
+                f"{dataset.name} holds samples of {shape_text(shape)} {dataset.dtype}, "
+                f"the stream {stream.name} wants {shape_text(stream.shape)} {stream.dtype}"
             )
 
     def payload(self, item: Item) -> bytes:
@@ -71,7 +72,3 @@ class Transcoder:
     def _scalable(self, shape: tuple[int, ...]) -> bool:
         both = (shape, self._stream.shape)
         return self._dataset.dtype == "uint8" and all(len(s) == 3 and s[2] in _IMAGE_CHANNELS for s in both)
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return "×".join(str(n) for n in shape)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from edged.adapters.embedded_broker import dying_with_us
+from edged.adapters.embedded_broker import killed_with_parent
 
 LogLine = Mapping[str, Any]
 _MAX_LINES = 4096
@@ -68,7 +68,7 @@ class Child(asyncio.SubprocessProtocol):
         child = cls(name, log_file, on_line, on_end)
         await asyncio.get_running_loop().subprocess_exec(
             lambda: child,
-            *dying_with_us([*within, sys.executable, "-m", "edged", *arguments]),
+            *killed_with_parent([*within, sys.executable, "-m", "edged", *arguments]),
             stdin=asyncio.subprocess.DEVNULL,
             env={**os.environ, **(environment or {})},
             start_new_session=True,

@@ -1,4 +1,4 @@
-"""What every layer is built with beside its own settings."""
+"""What every layer is built with besides its own settings."""
 
 from dataclasses import dataclass
 

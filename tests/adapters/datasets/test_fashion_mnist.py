@@ -1,4 +1,4 @@
-"""Fetching Fashion-MNIST: what arrives is checked before it gets its name."""
+"""Downloading Fashion-MNIST: content is verified before the file gets its name."""
 
 import functools
 import gzip
@@ -48,7 +48,7 @@ def small_contents(monkeypatch, server):
     return folder
 
 
-def test_the_real_files_are_fetched_and_accepted(server, tmp_path):
+def test_the_real_files_are_downloaded_and_accepted(server, tmp_path):
     folder, url = server
     if not fashion_mnist.SYSTEM_FOLDER.is_dir():
         require("the full Fashion-MNIST is not installed (Debian: dataset-fashion-mnist)")
@@ -70,7 +70,7 @@ def test_the_real_files_are_fetched_and_accepted(server, tmp_path):
         lambda content: b"<html>not found</html>",
     ],
 )
-def test_a_file_of_another_content_is_refused_and_nothing_of_it_is_kept(server, small_contents, tmp_path, damage):
+def test_a_file_with_other_content_is_refused_and_deleted(server, small_contents, tmp_path, damage):
     path = small_contents / NAMES[1]
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(FormatError, match=NAMES[1]):
@@ -78,7 +78,7 @@ def test_a_file_of_another_content_is_refused_and_nothing_of_it_is_kept(server, 
     assert [path.name for path in (tmp_path / "to").iterdir()] == [NAMES[0]]
 
 
-def test_a_second_try_fetches_only_what_is_missing(server, small_contents, tmp_path):
+def test_a_retry_downloads_only_missing_files(server, small_contents, tmp_path):
     download_fashion_mnist(tmp_path / "to", url=server[1])
     (tmp_path / "to" / NAMES[2]).unlink()
     fetched: list[int] = []
@@ -91,7 +91,7 @@ def test_a_server_without_the_files_is_a_transient_error(server, tmp_path):
         download_fashion_mnist(tmp_path / "to", url=server[1])
 
 
-def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
+def test_a_folder_that_cannot_be_created_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError):
         download_fashion_mnist(tmp_path / "file" / "to")

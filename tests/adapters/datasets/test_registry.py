@@ -1,4 +1,4 @@
-"""What a data set's spec may be, and what each kind gives."""
+"""Specs of data sets, and the samples of each kind."""
 
 import gzip
 import struct
@@ -42,7 +42,7 @@ def full_fashion_mnist():
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_idx_files_give_raw_samples_by_index(tmp_path, packed):
+def test_idx_files_have_raw_samples_by_index(tmp_path, packed):
     dataset = open_dataset(write_idx(tmp_path / "mnist", packed=packed))
     assert (dataset.name, dataset.splits, dataset.shape, dataset.dtype) == ("mnist", ("train",), (2, 3, 1), "uint8")
     assert dataset.count("train") == 4
@@ -50,7 +50,7 @@ def test_idx_files_give_raw_samples_by_index(tmp_path, packed):
     assert (item.label, item.codec, item.payload) == ("9", "raw", PIXELS[2].tobytes())
 
 
-def test_a_folder_that_speaks_of_fashion_has_the_labels_of_fashion_mnist(tmp_path):
+def test_a_folder_with_fashion_in_its_name_has_the_labels_of_fashion_mnist(tmp_path):
     dataset = open_dataset(write_idx(tmp_path / "my-fashion"))
     assert dataset.labels == fashion_mnist.LABELS
     assert dataset.sample("train", 2).label == "boot"
@@ -70,7 +70,7 @@ def test_a_labels_file_with_empty_or_repeated_labels_is_refused(tmp_path, text):
         open_dataset(folder)
 
 
-def test_an_image_file_stands_for_its_split_alone(tmp_path):
+def test_an_image_file_denotes_its_split_only(tmp_path):
     folder = write_idx(tmp_path / "mnist")
     write_idx(folder, prefix="t10k")
     assert open_dataset(folder).splits == ("train", "test")
@@ -94,7 +94,7 @@ def test_an_image_file_stands_for_its_split_alone(tmp_path):
         (None, idx_bytes(np.full(4, 10, np.uint8)), "label 10"),
     ],
 )
-def test_idx_files_that_disagree_with_themselves_are_refused(tmp_path, images, labels, why, packed):
+def test_inconsistent_idx_files_are_refused(tmp_path, images, labels, why, packed):
     dataset = open_dataset(write_idx(tmp_path / "mnist", images=images, labels=labels, packed=packed))
     with pytest.raises(FormatError, match=why):
         dataset.sample("train", 0)
@@ -111,7 +111,7 @@ def test_damaged_gzip_is_refused(tmp_path, damage):
         open_dataset(folder).count("train")
 
 
-def test_what_a_gzip_file_unpacks_to_beyond_its_header_is_not_kept(tmp_path):
+def test_gzip_data_beyond_the_header_is_not_kept(tmp_path):
     bomb = gzip.compress(idx_bytes(PIXELS) + bytes(64 << 20))
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(bomb)
@@ -124,7 +124,7 @@ def test_plain_files_are_mapped_and_not_read_into_memory(tmp_path):
     assert isinstance(idx.read(folder / "train-images-idx3-ubyte", ndim=3), np.memmap)
 
 
-def test_an_index_or_a_split_that_is_not_there_is_an_error(tmp_path):
+def test_an_unknown_index_or_split_is_an_error(tmp_path):
     dataset = open_dataset(write_idx(tmp_path / "mnist"))
     for index in (-1, 4):
         with pytest.raises(IndexError):
@@ -133,7 +133,7 @@ def test_an_index_or_a_split_that_is_not_there_is_an_error(tmp_path):
         dataset.count("test")
 
 
-def test_missing_label_files_are_named(tmp_path):
+def test_the_error_names_a_missing_label_file(tmp_path):
     folder = write_idx(tmp_path / "mnist")
     (folder / "train-labels-idx1-ubyte").unlink()
     with pytest.raises(StorageError, match="train-labels-idx1-ubyte is missing"):
@@ -178,14 +178,14 @@ def test_a_folder_without_images_is_refused(tmp_path):
         open_dataset(images_at(tmp_path, "a/readme.md"))
 
 
-def test_a_file_gone_since_it_was_listed_is_a_storage_error(tmp_path):
+def test_a_file_deleted_after_it_was_listed_is_a_storage_error(tmp_path):
     dataset = open_dataset(images_at(tmp_path, "a/1.png"))
     (tmp_path / "a/1.png").unlink()
     with pytest.raises(StorageError, match=r"1\.png"):
         dataset.sample("all", 0)
 
 
-def test_a_csv_file_gives_rows_of_float32(tmp_path):
+def test_a_csv_file_has_rows_of_float32(tmp_path):
     path = tmp_path / "climate.csv"
     path.write_text("t,label,rh\n1.5,warm,40\n-2,cold,55.25\n")
     dataset = open_dataset(path)
@@ -217,7 +217,7 @@ def test_a_csv_file_without_a_label_column_is_unlabelled(tmp_path):
         ('a\n"1\n', "csv: unexpected end"),
     ],
 )
-def test_a_csv_file_with_an_error_is_refused_with_its_place(tmp_path, text, why):
+def test_a_csv_file_with_an_error_is_refused_with_the_line(tmp_path, text, why):
     path = tmp_path / "bad.csv"
     path.write_text(text)
     with pytest.raises(FormatError, match=why):
@@ -225,7 +225,7 @@ def test_a_csv_file_with_an_error_is_refused_with_its_place(tmp_path, text, why)
 
 
 @pytest.mark.parametrize("spec", ["no-such-data-set", "/no/such/folder"])
-def test_a_spec_that_is_nothing_is_said_so(spec):
+def test_an_unknown_spec_is_reported(spec):
     with pytest.raises(StorageError, match="no such file or folder"):
         open_dataset(spec)
 
@@ -267,21 +267,21 @@ def test_the_small_set_comes_with_the_package_and_is_balanced():
     assert "MIT License" in (fashion_mnist.SMALL_FOLDER / "LICENSE").read_text()
 
 
-def test_any_stretch_of_the_small_set_holds_all_classes():
+def test_any_run_of_the_small_set_holds_all_classes():
     _, labels = small_set("train")
     assert all(len(set(labels[i : i + 200].tolist())) == 10 for i in range(0, 6000, 200))
 
 
-def test_the_small_set_is_what_its_script_makes_of_the_full_one(tmp_path):
+def test_the_small_set_is_what_its_script_builds_from_the_full_one(tmp_path):
     full_fashion_mnist()
     make(tmp_path)
     names = [*fashion_mnist.CONTENT_OF_FILE, "labels.txt"]
     assert len(names) == 5
     for name in names:
-        made, packaged = (tmp_path / name).read_bytes(), (fashion_mnist.SMALL_FOLDER / name).read_bytes()
+        built, packaged = (tmp_path / name).read_bytes(), (fashion_mnist.SMALL_FOLDER / name).read_bytes()
         if name.endswith(".gz"):  # another zlib may pack the same content otherwise
-            made, packaged = gzip.decompress(made), gzip.decompress(packaged)
-        assert made == packaged
+            built, packaged = gzip.decompress(built), gzip.decompress(packaged)
+        assert built == packaged
 
 
 def test_the_images_of_the_small_set_are_those_of_the_full_one():

@@ -51,20 +51,20 @@ def pixels_sent(dataset, codec="raw", shape=(8, 8, 1)):
     return DECODER.decode(payload, codec, shape)
 
 
-def test_raw_samples_and_images_of_the_devices_codec_go_as_they_are():
+def test_raw_samples_and_images_in_the_devices_codec_are_passed_through():
     assert sent(raw(PIXELS)) == PIXELS.tobytes()
     for codec in ("jpeg", "png"):
         dataset = image(PIXELS, codec)
         assert sent(dataset, codec) == dataset.item.payload
 
 
-def test_an_image_in_the_devices_codec_is_left_in_its_size_for_the_edge_to_scale():
+def test_an_image_in_the_devices_codec_keeps_its_size_for_the_edge_to_scale():
     dataset = image(PIXELS, "jpeg")
     assert sent(dataset, "jpeg", shape=(4, 4, 1)) == dataset.item.payload
 
 
 @pytest.mark.parametrize("codec", ["raw", "png"])
-def test_pixels_survive_where_no_codec_loses_any(codec):
+def test_a_lossless_codec_keeps_the_pixels(codec):
     for dataset in (raw(PIXELS), image(PIXELS, "png")):
         np.testing.assert_array_equal(pixels_sent(dataset, codec), PIXELS)
 
@@ -79,7 +79,7 @@ def test_images_are_scaled_and_coloured_to_a_raw_devices_stream():
         assert np.abs(small.mean(axis=2) - PIXELS.reshape(4, 2, 4, 2).mean(axis=(1, 3))).max() < 20
 
 
-def test_samples_of_as_many_numbers_only_change_their_shape():
+def test_samples_of_the_same_size_are_only_reshaped():
     flat = np.arange(64, dtype=np.uint8)
     assert sent(raw(flat)) == flat.tobytes()
 

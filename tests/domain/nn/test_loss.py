@@ -31,7 +31,7 @@ def test_scores_of_a_classifier_are_the_distance_of_probabilities_from_the_label
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mean_squared_error"])
 def test_scores_are_the_norms_of_the_last_biases_gradients_whatever_the_weights(loss):
-    """The last bias's gradient is that by the outputs, so the model itself can tell each sample's."""
+    """The last bias's gradient is that with respect to the outputs, so the model itself gives each sample's."""
     model = Model(SHAPE, LAYERS, dtype=np.float64, loss=loss)
     rng = np.random.default_rng(0)
     params, x = model.initial(0), rng.standard_normal((6, *SHAPE))

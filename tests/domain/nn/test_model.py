@@ -58,11 +58,11 @@ def test_initial_weights_have_the_variance_that_their_activation_needs():
 @pytest.mark.parametrize("n", [1, 3, 32, 45])
 @pytest.mark.parametrize(("micro_batch", "lanes"), [(1, 1), (5, 1), (64, 1), (4, 2), (32, 3)])
 def test_gradient_does_not_depend_on_the_division_of_the_mini_batch(n, micro_batch, lanes):
-    whole, cut = (
+    whole, divided = (
         Model(SHAPE, LAYERS, micro_batch=mb, lanes=k, dtype=np.float64) for mb, k in ((n, 1), (micro_batch, lanes))
     )
     params, (x, y) = whole.initial(0), batch(n, np.float64)
-    expected, got = whole.gradient(params, x, y), cut.gradient(params, x, y)
+    expected, got = whole.gradient(params, x, y), divided.gradient(params, x, y)
     np.testing.assert_allclose(flat(got.grads), flat(expected.grads), atol=1e-12)
     np.testing.assert_allclose(got.losses, expected.losses, atol=1e-12)
     assert got.num_correct == expected.num_correct == (whole.logits(params, x).argmax(axis=1) == y).sum()
