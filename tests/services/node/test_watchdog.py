@@ -1,6 +1,6 @@
 """A hang is distinguished from waiting for work and from an outage."""
 
-from edged.adapters.memory.notifier import Notices
+from edged.adapters.memory.notifier import RecordingNotifier
 from edged.ports import Progress
 from edged.services.node.watchdog import StallDetector, Watchdog
 
@@ -52,7 +52,7 @@ def test_only_the_stalled_service_is_named():
 
 
 def test_the_watchdog_is_fed_until_a_service_stalls_and_each_stall_is_logged_once(log_lines):
-    notifier = Notices()
+    notifier = RecordingNotifier()
     watchdog = Watchdog(notifier, StallDetector(3))
     for second in range(8):
         watchdog.feed({"train": Progress(7, idle=False)}, second, suspended=False)
