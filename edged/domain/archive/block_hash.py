@@ -1,4 +1,4 @@
-"""Keys of blocks: hashes of their names, by which they are ordered and dealt out the same everywhere, for ever."""
+"""Keys of blocks: hashes of their names that order and distribute them identically on all nodes and versions."""
 
 import hashlib
 

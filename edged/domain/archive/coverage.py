@@ -1,4 +1,4 @@
-"""Which offsets an archive file covers: those of its packs and of the known gaps between them."""
+"""The offsets that an archive file covers: those of its packs and of the known gaps between them."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""What an edge and the archive's epoch server say to each other, as tensor blobs.
+"""The messages between an edge and the archive's epoch server, as tensor blobs.
 
 Edge → `<site>.archive.requests`: a SnapshotRequest or a SamplesRequest. Archive → `<site>.epochs.<edge>`: one or
 more SnapshotPart or SamplesPart messages for each request, the last marked so. Messages stay below MAX_PART_BYTES
@@ -36,7 +36,7 @@ class SnapshotRequest:
 
 @dataclass(frozen=True, slots=True)
 class SamplesRequest:
-    """Rows of blocks. `rows[i]`: uint16 [k], the wanted rows of `refs[i]`, rising.
+    """Rows of blocks. `rows[i]`: uint16 [k], the wanted rows of `refs[i]`, ascending.
 
     The position of a wanted sample is its index in the concatenation of all rows, in this order.
     """
@@ -54,7 +54,7 @@ class SamplesRequest:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotPart:
-    """Some of the snapshot's blocks, in order; the parts concatenated are the whole."""
+    """Some of the snapshot's blocks, in order; the concatenation of all parts is the snapshot."""
 
     request: str
     part: int
@@ -64,7 +64,7 @@ class SnapshotPart:
 
 @dataclass(frozen=True, slots=True)
 class SamplesPart:
-    """Some of the samples asked for. `position` int64 [n]; `labels`: None where unlabelled; `codecs` as in packs.
+    """Some of the requested samples. `position` int64 [n]; `labels`: None where unlabelled; `codecs` as in packs.
 
     `missing`: int64 [m], positions that the archive cannot read (logged there).
     """
@@ -90,11 +90,11 @@ def encode_request(request: Request) -> bytes:
         ends = {} if request.ends is None else {"ends": json.dumps(dict(sorted(request.ends.items())))}
         return tensors.encode({}, {"edged": "snapshot_request/1", **text, **ends})
     sources = sorted({ref.source for ref in request.refs})
-    at = {source: i for i, source in enumerate(sources)}
+    source_index = {source: i for i, source in enumerate(sources)}
     rows = np.concatenate([np.zeros(0, np.uint16), *request.rows])
     return tensors.encode(
         {
-            "source": np.array([at[ref.source] for ref in request.refs], np.int32),
+            "source": np.array([source_index[ref.source] for ref in request.refs], np.int32),
             "offset": np.array([ref.offset for ref in request.refs], np.int64),
             "num_rows": np.array([len(rows) for rows in request.rows], np.int32),
             "rows": rows.astype(np.uint16),
@@ -125,7 +125,7 @@ def decode_request(blob: bytes) -> Request:
         raise FormatError(f"{len(rows)} samples in one request; at most {MAX_SAMPLES_PER_REQUEST}")
     refs = tuple(BlockRef(sources[s], o) for s, o in zip(source.tolist(), offset.tolist(), strict=True))
     ends = np.cumsum(num_rows, dtype=np.int64)
-    _check_rising(rows, ends - num_rows)
+    _check_ascending(rows, ends - num_rows)
     wanted = tuple(rows[end - num : end] for end, num in zip(ends.tolist(), num_rows.tolist(), strict=True))
     return SamplesRequest(**text, refs=refs, rows=wanted)
 
@@ -151,7 +151,7 @@ def snapshot_parts(request: str, snapshot: Snapshot) -> Iterator[SnapshotPart]:
 
 
 def join_snapshot(parts: Sequence[SnapshotPart]) -> Snapshot:
-    """The snapshot whose parts these are, in order. Raises FormatError when they are not one snapshot's."""
+    """The snapshot of these parts, which are in order. Raises FormatError when they are not of one snapshot."""
     first = parts[0].snapshot
     if any(part.snapshot.sources != first.sources or part.snapshot.ends != first.ends for part in parts):
         raise FormatError("the parts belong to different snapshots")
@@ -183,12 +183,12 @@ def encode_part(part: Part) -> bytes:
         )
     labels = sorted({label for label in part.labels if label is not None})
     codecs = sorted(set(part.codecs))
-    label_at: dict[str | None, int] = {label: i for i, label in enumerate(labels)} | {None: -1}
+    label_index: dict[str | None, int] = {label: i for i, label in enumerate(labels)} | {None: -1}
     return tensors.encode(
         {
             "position": part.position.astype(np.int64),
             "missing": part.missing.astype(np.int64),
-            "label": np.array([label_at[label] for label in part.labels], np.int32),
+            "label": np.array([label_index[label] for label in part.labels], np.int32),
             "codec": np.array([codecs.index(codec) for codec in part.codecs], np.int32),
             "end": np.cumsum([len(payload) for payload in part.payloads], dtype=np.int64),
             "payload": np.frombuffer(b"".join(part.payloads), np.uint8),
@@ -256,15 +256,15 @@ def _same_length(*columns: tensors.Array) -> None:
         raise FormatError("columns differ in length")
 
 
-def _check_index(column: tensors.Array, below: int) -> None:
-    if len(column) and (column.min() < 0 or column.max() >= below):
+def _check_index(column: tensors.Array, limit: int) -> None:
+    if len(column) and (column.min() < 0 or column.max() >= limit):
         raise FormatError("an index points behind its table")
 
 
-def _check_rising(rows: npt.NDArray[np.uint16], starts: npt.NDArray[np.int64]) -> None:
-    """Rows rise from each of `starts` to the next."""
-    rises = rows[1:] > rows[:-1]
+def _check_ascending(rows: npt.NDArray[np.uint16], starts: npt.NDArray[np.int64]) -> None:
+    """Raise FormatError unless the rows ascend within each block; `starts`: the blocks' first indices."""
+    ascends = rows[1:] > rows[:-1]
     inner = starts[(starts > 0) & (starts < len(rows))]
-    rises[inner - 1] = True  # a block's first row follows another block's last
-    if not rises.all():
+    ascends[inner - 1] = True  # a block's first row follows another block's last
+    if not ascends.all():
         raise FormatError("the rows of a block do not rise")

@@ -1,6 +1,6 @@
-"""How the archive answers a request for samples: which blocks to read in which order, and the cut into parts.
+"""Builds the archive's reply to a request for samples: the order in which blocks are read, and the cut into parts.
 
-Covers the order of reading and the parts' sizes. Reads nothing and sends nothing.
+Reads nothing and sends nothing.
 """
 
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
 
-_BYTES_BESIDE_PAYLOAD = 24
-"""Of one sample in a part: its position, label, codec and end."""
-_BYTES_OF_MISSING = 8
+_SAMPLE_OVERHEAD_BYTES = 24
+"""Of one sample in a part: position, label, codec and end."""
+_MISSING_BYTES = 8
 
 
-class Want(NamedTuple):
+class BlockRead(NamedTuple):
     """The wanted rows of one block, int64 [k], and the position of each in the request, int64 [k]."""
 
     ref: BlockRef
@@ -27,14 +27,14 @@ class Want(NamedTuple):
     positions: npt.NDArray[np.int64]
 
 
-def wants(request: SamplesRequest) -> list[Want]:
-    """What to read, sorted by where it lies; each block once, however often the request names it."""
+def block_reads(request: SamplesRequest) -> list[BlockRead]:
+    """The blocks to read, sorted by (source, offset), each once, however often the request names it."""
     first = np.cumsum([0, *(len(rows) for rows in request.rows)])
     entries: dict[BlockRef, list[int]] = {}
     for i, ref in enumerate(request.refs):
         entries.setdefault(ref, []).append(i)
     return [
-        Want(
+        BlockRead(
             ref,
             np.concatenate([request.rows[i] for i in entries[ref]]).astype(np.int64),
             np.concatenate([np.arange(first[i], first[i + 1]) for i in entries[ref]]),
@@ -43,10 +43,10 @@ def wants(request: SamplesRequest) -> list[Want]:
     ]
 
 
-class Parts:
-    """Cuts an answer into parts of at most MAX_PART_BYTES, or of one sample that is larger alone.
+class ReplyBuilder:
+    """Cuts a reply into parts of at most MAX_PART_BYTES; a larger sample gets a part of its own.
 
-    Feed it blocks with `add`, then call `close`; each gives the parts that are full by then.
+    Call `add` with each block, then `close`; each gives the parts that are full.
     """
 
     def __init__(self, request: str) -> None:
@@ -54,20 +54,20 @@ class Parts:
         self._next_part = 0
         self._clear()
 
-    def add(self, want: Want, pack: Pack | None) -> Iterator[SamplesPart]:
-        """The block's wanted samples; without a pack, or for rows that it lacks, their positions are missing."""
-        for row, position in zip(want.rows.tolist(), want.positions.tolist(), strict=True):
+    def add(self, read: BlockRead, pack: Pack | None) -> Iterator[SamplesPart]:
+        """Add the block's wanted samples; without a pack, or for rows beyond it, their positions are missing."""
+        for row, position in zip(read.rows.tolist(), read.positions.tolist(), strict=True):
             if pack is None or row >= len(pack.samples):
-                yield from self._make_room(_BYTES_OF_MISSING)
+                yield from self._make_room(_MISSING_BYTES)
                 self._missing.append(position)
             else:
                 sample = pack.samples[row]
-                yield from self._make_room(_BYTES_BESIDE_PAYLOAD + len(sample.payload))
+                yield from self._make_room(_SAMPLE_OVERHEAD_BYTES + len(sample.payload))
                 self._positions.append(position)
                 self._samples.append(sample)
 
     def close(self) -> SamplesPart:
-        """The last part, with what is left; it may be empty."""
+        """The last part, with the rest; it may be empty."""
         return self._part(last=True)
 
     def _make_room(self, num_bytes: int) -> Iterator[SamplesPart]:

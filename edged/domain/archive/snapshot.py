@@ -1,7 +1,6 @@
-"""A snapshot of a stream: which blocks the archive held at a moment, and the samples' dense numbering.
+"""A snapshot of a stream: the blocks that the archive held at one time, and the dense numbering of their samples.
 
-Covers identity and the split into training and test samples. Does not order an epoch (domain.sampling does) and
-reads no data.
+Covers identity and the split into training and test samples. See also: `domain.epochs` (the order of an epoch).
 """
 
 import hashlib
@@ -17,7 +16,7 @@ Ids = npt.NDArray[np.int64]
 
 TRAIN_SOURCE = "_train."
 TEST_SOURCE = "_test."
-"""Sources of imported data begin so; an edge's name cannot (names begin with a letter or a digit)."""
+"""Prefixes of the sources of imported data; no edge's name has them (names begin with a letter or a digit)."""
 
 
 class BlockRef(NamedTuple):
@@ -33,7 +32,7 @@ class Snapshot:
 
     `sources`: names; `source`, `offset`, `rows`, `num_bytes`: int64 [blocks], the block's source (an index into
     `sources`), its pack's offset, its number of samples and its payload bytes. `ends`: source → next offset; small
-    enough to keep in a checkpoint, and enough to ask for the same snapshot again, since archives only grow.
+    enough for a checkpoint, and enough to request the same snapshot again, since archives only grow.
     """
 
     sources: tuple[str, ...]
@@ -69,9 +68,9 @@ class Snapshot:
 def test_rows(source: str, offset: int, num_rows: int, fraction: float) -> npt.NDArray[np.bool_]:
     """Which rows of a block are held out for testing: bool [num_rows].
 
-    A pure function of the sample's address, so that every node and every restart agrees and a sample never changes
-    sides: imported test sets are all test, imported training sets all training; of an edge's own samples the share
-    `fraction`, by a hash.
+    A pure function of the sample's address, so all nodes and restarts agree and a sample never changes sides: imported
+    test sets are all test, imported training sets all training; of an edge's own samples the share `fraction`, by a
+    hash.
     """
     if source.startswith(TEST_SOURCE):
         return np.ones(num_rows, np.bool_)
@@ -82,17 +81,17 @@ def test_rows(source: str, offset: int, num_rows: int, fraction: float) -> npt.N
 
 
 def renumbered(ids: Ids, old: Snapshot, new: Snapshot) -> Ids:
-    """`ids` of snapshot `old` as `new` numbers them, in the same order; those that are not in `new` are left out."""
-    place = {name: index for index, name in enumerate(new.sources)}
-    source_of = np.array([place.get(name, -1) for name in old.sources] or [-1], np.int64)
+    """`ids` of snapshot `old` as numbered by `new`, in the same order; those not in `new` are left out."""
+    index_of = {name: index for index, name in enumerate(new.sources)}
+    source_of = np.array([index_of.get(name, -1) for name in old.sources] or [-1], np.int64)
     block, row = old.locate(ids)
     source, offset = source_of[old.source[block]], old.offset[block]
     result = np.full(len(ids), -1, np.int64)
     for index in np.unique(source[source >= 0]).tolist():
-        mine = np.flatnonzero(source == index)
-        there = np.flatnonzero(new.source == index)
-        at = np.searchsorted(new.offset[there], offset[mine])
-        at_most = np.minimum(at, max(len(there) - 1, 0))
-        found = (new.offset[there[at_most]] == offset[mine]) & (row[mine] < new.rows[there[at_most]])
-        result[mine[found]] = new.first_id[there[at_most[found]]] + row[mine[found]]
+        positions = np.flatnonzero(source == index)
+        blocks = np.flatnonzero(new.source == index)
+        nearest = np.searchsorted(new.offset[blocks], offset[positions])
+        nearest = blocks[np.minimum(nearest, max(len(blocks) - 1, 0))]
+        is_there = (new.offset[nearest] == offset[positions]) & (row[positions] < new.rows[nearest])
+        result[positions[is_there]] = new.first_id[nearest[is_there]] + row[positions[is_there]]
     return result[result >= 0]

@@ -1,8 +1,7 @@
-"""From the edges' archive topics into the archive's files, each sample once.
+"""Writes the edges' archive topics into the archive's files, each sample once.
 
-Covers what is buffered and when it becomes a file. How a file becomes durable, and waiting for a storage that refuses,
-is `ports.ArchiveWriter`'s subject. The archive itself says where to go on: what the group has committed is for lag
-tools alone.
+Covers what is buffered and when it becomes a file. The position to resume from comes from the archive itself; offsets
+are committed for lag tools only. See also: `ports.ArchiveWriter` (durability, waiting for a storage that refuses).
 """
 
 import asyncio
@@ -20,11 +19,11 @@ from edged.log import logger
 from edged.ports import ArchiveWriter, Log, LogReader, Progress, Record, Statistics, TopicPartition
 
 _RECORDS_PER_POLL = 16
-"""At most 1 MiB each; what is polled comes on top of the buffers' budget."""
+"""At most 1 MiB each; polled records come on top of the buffers' budget."""
 _SAMPLE_BYTES = 512
-"""What a decoded sample takes beside its payload."""
+"""Memory of a decoded sample besides its payload."""
 _FULL_BUFFERS = 2
-"""All buffers together hold this many files' bytes; then the largest is flushed."""
+"""All buffers together hold this many files' bytes at most; then the largest is flushed."""
 
 
 class Source(NamedTuple):
@@ -38,21 +37,21 @@ class Source(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class ArchiverSettings:
     flush_s: float = 10.0
-    """Age of the oldest buffered pack at which a file is written: what a crash has to read again."""
+    """Age of the oldest buffered pack at which a file is written; a crash reads that much again."""
 
     flush_bytes: int = 32 << 20
-    """Bytes in memory at which a file is written; files of this size are read well from any file system."""
+    """Bytes in memory at which a file is written; any file system reads files of this size well."""
 
     poll_s: float = 1.0
-    """Longest wait for records."""
+    """Maximum wait for records."""
 
     stop_s: float = 10.0
-    """Most time for the last files after a stop; what they would have held is read again at the next start."""
+    """Maximum time for the last files after a stop; what is not written is read again at the next start."""
 
 
 @dataclass
 class _Buffer:
-    """One source's packs that are not durable yet, and where it stands behind them."""
+    """One source's packs that are not durable yet, and the position and cursors after them."""
 
     source: Source
     next_offset: int
@@ -67,7 +66,7 @@ class _Buffer:
         return TopicPartition(self.source.topic)
 
     def add(self, record: Record, pack: Pack) -> None:
-        """The record's pack behind those before it; offsets between them are gone for good."""
+        """Append the record's pack; skipped offsets before it become a gap."""
         if record.offset > self.next_offset:
             self.gaps.append((self.next_offset, record.offset))
         self.packs.append((record.offset, pack))
@@ -97,15 +96,15 @@ class Archiver:
         self._settings = settings
         self._buffers: dict[str, _Buffer] = {}
         self._reader: LogReader | None = None
-        self._rounds = 0
-        self._waits = False
+        self._num_polls = 0
+        self._is_idle = False
         self._samples = 0
 
     async def run(self) -> None:
-        """Archive until cancelled; then write what is buffered, for at most `stop_s`, and raise the cancellation.
+        """Archive until cancelled; then write what is buffered, within `stop_s`, and raise the cancellation.
 
-        Raises ArchiveConflict when a second writer is at work, or when a topic was made anew: its offsets begin
-        again, and the archive has those already.
+        Raises ArchiveConflict when a second writer is active, or when a topic was recreated: its offsets start again
+        at 0, and the archive has those already.
         """
         for source in self._sources:
             self._buffers[source.topic] = _Buffer(source, *await self._archive.resume(source.stream, source.edge))
@@ -117,14 +116,14 @@ class Archiver:
                     await self._take(await self._poll(reader))
                     while (buffer := self._due()) is not None:
                         await self._flush(buffer, reader)
-                    self._rounds += 1
+                    self._num_polls += 1
             except asyncio.CancelledError:
                 await self._finish(reader)
                 raise
 
     def progress(self) -> Progress:
-        """A sign of life also while the storage refuses: each try counts."""
-        return Progress(self._rounds + self._archive.tries, self._waits)
+        """Steps are polls and the archive's tries, so it progresses while the storage refuses too."""
+        return Progress(self._num_polls + self._archive.tries, self._is_idle)
 
     def statistics(self) -> Statistics:
         return Statistics(
@@ -136,13 +135,13 @@ class Archiver:
     async def _poll(self, reader: LogReader) -> list[Record]:
         now_s = asyncio.get_running_loop().time()
         due_s = [buffer.since_s + self._settings.flush_s - now_s for buffer in self._buffers.values() if buffer.packs]
-        self._waits = True
+        self._is_idle = True
         try:
             return await reader.poll(
                 max_records=_RECORDS_PER_POLL, timeout_s=max(0.0, min([self._settings.poll_s, *due_s]))
             )
         finally:
-            self._waits = False
+            self._is_idle = False
 
     async def _take(self, records: Sequence[Record]) -> None:
         """Decode the records and buffer them."""
@@ -151,8 +150,8 @@ class Archiver:
             buffer = self._buffers[record.topic]
             if record.offset < buffer.next_offset:
                 raise ArchiveConflict(
-                    f"topic {record.topic} brings offset {record.offset}, and the archive goes on at "
-                    f"{buffer.next_offset}: the topic was made anew; give the archive another url"
+                    f"topic {record.topic} has offset {record.offset} next, and the archive continues at "
+                    f"{buffer.next_offset}: the topic was recreated; give the archive another url"
                 )
             if not buffer.packs:
                 buffer.since_s = asyncio.get_running_loop().time()
@@ -173,14 +172,16 @@ class Archiver:
                 first_offset=buffer.next_offset,
                 next_offset=record.offset,
             )
-        fresh = cursor_rules.without_duplicates(decoded, buffer.cursors)
-        if fresh is not decoded:
-            left_out = len(decoded.samples) - len(fresh.samples)
-            logger().info("archive.duplicates", stream=stream, source=edge, offset=record.offset, samples=left_out)
-        buffer.add(record, fresh)
+        unique = cursor_rules.without_duplicates(decoded, buffer.cursors)
+        if unique is not decoded:
+            num_duplicates = len(decoded.samples) - len(unique.samples)
+            logger().info(
+                "archive.duplicates", stream=stream, source=edge, offset=record.offset, samples=num_duplicates
+            )
+        buffer.add(record, unique)
 
     def _due(self) -> _Buffer | None:
-        """A buffer to flush now: too large, too old, or the largest when all together are too much."""
+        """A buffer to flush now: too large, too old, or the largest when all together exceed the budget."""
         filled = [buffer for buffer in self._buffers.values() if buffer.packs]
         if not filled:
             return None
@@ -193,7 +194,7 @@ class Archiver:
         return oldest if now_s >= oldest.since_s + self._settings.flush_s else None
 
     async def _finish(self, reader: LogReader) -> None:
-        """Write what all buffers hold; then, if Kafka is there to hear it, commit."""
+        """Write what all buffers hold; then commit, if Kafka answers in time."""
         filled = [buffer for buffer in self._buffers.values() if buffer.packs]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.stop_s):
@@ -211,7 +212,7 @@ class Archiver:
     async def _write(self, buffer: _Buffer) -> None:
         """1. the file becomes durable; 2. the buffer is emptied.
 
-        Cancelled in step 1, the buffer is as before and may be written again: the same range makes the same file.
+        Cancelled in step 1: the buffer is unchanged and may be written again; the same range makes the same file.
         """
         stream, edge, _ = buffer.source
         started_s = asyncio.get_running_loop().time()

@@ -1,7 +1,8 @@
-"""Asking the archive through Kafka: requests out, replies in, silence noticed.
+"""The edge's client of the archive: sends requests through Kafka, receives replies, detects silence.
 
-Covers matching replies to requests, asking again, and saying so when the archive does not answer. What to ask for is
-`epoch_plans`' and `window_queue`'s subject. There is no task behind it: whoever waits or drains moves it on.
+Covers matching replies to requests, repeating requests, and reporting an archive that does not answer. Runs no task of
+its own: waiting and draining process the replies. See also: `fetch` (a request's progress), `services.epochs` (what is
+requested).
 """
 
 import asyncio
@@ -22,15 +23,15 @@ from edged.services.archive.fetch import Fetch, SnapshotFetch, WindowFetch
 from edged.settings import Timing
 
 DEGRADED_AFTER_S = 8.0
-"""Silence of the archive after which it is said to be away: below the promised 10 s, above a cold read."""
+"""Silence of the archive after which it is degraded: below the promised 10 s, above the time of a cold read."""
 
 RECORDS_PER_POLL = 4
-"""Reply parts taken at once; 2 MiB, so that handling them never holds up the loop."""
+"""Reply parts per poll; 2 MiB, so that handling them does not block the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveAddress:
-    """Who asks, for which stream, and through which topics."""
+    """Which edge asks, for which stream, through which topics."""
 
     edge: str
     stream: str
@@ -40,19 +41,19 @@ class ArchiveAddress:
 
 @dataclass(slots=True)
 class _Pending:
-    """A fetch that waits. `requests`: its request ids and, for windows, the positions that each asked for."""
+    """A fetch in progress. `requests`: request id → the window positions that it asked for."""
 
     fetch: Fetch
     client: "ArchiveClient"
-    asked_at: float = 0.0
+    sent_at: float = 0.0
     is_sent: bool = False
     requests: dict[str, Ids] = field(default_factory=dict)
 
 
 class _ReplyMux:
-    """What the clients of a process have in common: what is under way, and the one reader of all replies.
+    """Shared by the clients of a process: the pending fetches, and the one reader of all replies.
 
-    Whoever waits or drains moves everybody's fetches on.
+    A client that polls processes the replies of all.
     """
 
     def __init__(self, log: Log, health: Health, replies: TopicPartition, timing: Timing) -> None:
@@ -62,35 +63,35 @@ class _ReplyMux:
         self._replies = replies
         self._timing = timing
         self._reader: LogReader | None = None
-        self._opened = contextlib.AsyncExitStack()
+        self._reader_stack = contextlib.AsyncExitStack()
         self._num_users = 0
-        self._opening, self._turn = asyncio.Lock(), asyncio.Lock()
+        self._open_lock, self._poll_lock = asyncio.Lock(), asyncio.Lock()
         self._process = secrets.token_hex(6)
         self._num_requests = 0
-        self._heard_at = 0.0
+        self._received_at = 0.0
 
     @contextlib.asynccontextmanager
     async def open(self, client: "ArchiveClient") -> AsyncIterator[None]:
-        async with self._opening:
+        async with self._open_lock:
             if self._reader is None:
                 end = (await self._log.watermarks([self._replies]))[self._replies].high
-                self._reader = await self._opened.enter_async_context(self._log.reader({self._replies: end}))
+                self._reader = await self._reader_stack.enter_async_context(self._log.reader({self._replies: end}))
             self._num_users += 1
         try:
             yield
         finally:
-            self.pending = [  # windows are forgotten by their readers, and may have others
+            self.pending = [  # window readers forget their windows, which other clients may use
                 each for each in self.pending if each.client is not client or isinstance(each.fetch, WindowFetch)
             ]
-            async with self._opening:
+            async with self._open_lock:
                 self._num_users -= 1
                 if not self._num_users:
                     self._reader = None
                     self.pending.clear()
-                    await self._opened.aclose()
+                    await self._reader_stack.aclose()
 
     def forget(self, fetch: Fetch) -> None:
-        """One user less; what nobody uses is ignored when it comes."""
+        """Remove one user; replies to a fetch without users are ignored."""
         if isinstance(fetch, WindowFetch):
             fetch.num_users -= 1
             if fetch.num_users > 0:
@@ -98,29 +99,29 @@ class _ReplyMux:
         self.pending = [pending for pending in self.pending if pending.fetch is not fetch]
 
     async def drain(self) -> None:
-        if self.pending and not self._turn.locked():
+        if self.pending and not self._poll_lock.locked():
             await self.poll(0)
 
     async def poll(self, timeout_s: float, unless: Callable[[], bool] = lambda: False) -> None:
-        """Take what comes within `timeout_s`, in turn with other clients; nothing when `unless` is so by then."""
-        async with self._turn:
+        """Process replies that arrive within `timeout_s`, one client at a time; none when `unless` is true by then."""
+        async with self._poll_lock:
             if unless():
                 return
             assert self._reader is not None, "open() the client first"
             records = await self._reader.poll(max_records=RECORDS_PER_POLL, timeout_s=timeout_s)
             if records:
-                self._heard_at = asyncio.get_running_loop().time()
+                self._received_at = asyncio.get_running_loop().time()
                 self._health.recovered("archive")
             for record in records:
                 self._take(record)
-            await self._tend()
+            await self._check_silence()
 
     def _take(self, record: Record) -> None:
         try:
             part = protocol.decode_part(record.value)
             pending = next((each for each in self.pending if part.request in each.requests), None)
             if pending is None:
-                return  # an earlier process's, or forgotten
+                return  # of an earlier process, or forgotten
             self._accept(pending, part)
         except FormatError as error:
             logger().warning("epoch.malformed", err=str(error))
@@ -141,11 +142,11 @@ class _ReplyMux:
         else:
             raise FormatError("a reply is not of its request's kind")
 
-    async def _tend(self) -> None:
-        """Notice silence: say so, and ask again."""
+    async def _check_silence(self) -> None:
+        """Report a silent archive and repeat unanswered requests."""
         now = asyncio.get_running_loop().time()
         for pending in list(self.pending):
-            silent_s = now - max(pending.asked_at, self._heard_at)
+            silent_s = now - max(pending.sent_at, self._received_at)
             if silent_s >= DEGRADED_AFTER_S:
                 self._health.degraded("archive", f"no answer for {silent_s:.0f} s")
             if not pending.is_sent and silent_s >= self._timing.kafka_deadline_s:
@@ -155,17 +156,17 @@ class _ReplyMux:
                 await self.send(pending)
 
     async def send(self, pending: _Pending) -> None:
-        """Ask for what the fetch still lacks. Replies to its earlier requests stay welcome."""
+        """Request what the fetch still lacks. Replies to its earlier requests are still accepted."""
         address = pending.client.address
         request = self._request(pending, address)
         message = Message(address.requests_topic, protocol.encode_request(request), key=address.edge.encode())
         pending.is_sent = False
         with contextlib.suppress(TimeoutError):
-            # The log would wait until the broker is back; the trainer has a window in hand and should go on.
+            # The log would wait until the broker is back; the trainer has a window in memory and should continue.
             async with asyncio.timeout(self._timing.poll_s):
                 await self._log.append([message])
                 pending.is_sent = True
-        pending.asked_at = asyncio.get_running_loop().time()
+        pending.sent_at = asyncio.get_running_loop().time()
 
     def _request(self, pending: _Pending, address: ArchiveAddress) -> protocol.Request:
         self._num_requests += 1
@@ -183,26 +184,26 @@ class ArchiveClient:
     """Requests of one job to the archive. Used by one task; `open()` it first."""
 
     def __init__(
-        self, log: Log, health: Health, address: ArchiveAddress, timing: Timing, beside: "ArchiveClient | None" = None
+        self, log: Log, health: Health, address: ArchiveAddress, timing: Timing, peer: "ArchiveClient | None" = None
     ) -> None:
-        """`beside`: another job's client, with which this one reads replies together."""
+        """`peer`: another job's client, with which this one shares the reader of replies."""
         replies = TopicPartition(address.epochs_topic)
         self.address = address
-        self._line: _ReplyMux = _ReplyMux(log, health, replies, timing) if beside is None else beside._line  # noqa: SLF001 - ours
+        self._mux: _ReplyMux = _ReplyMux(log, health, replies, timing) if peer is None else peer._mux  # noqa: SLF001 - same class
         self._timing = timing
         self._waited_s = 0.0
-        self._waits_since: float | None = None
+        self._waiting_since: float | None = None
         self._fetched_s = 0.0
-        self._fetches_since: float | None = None
+        self._fetching_since: float | None = None
         self.num_fetched = 0
-        """Samples that came, of those that it asked for."""
+        """Samples received, of those requested."""
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Listen for replies from now on; what was sent to an earlier process is not read. Waits for the log."""
+        """Read replies from now on; those to an earlier process are not read. Waits for the log."""
         async with contextlib.AsyncExitStack() as stack:
             with self._waiting():
-                await stack.enter_async_context(self._line.open(self))
+                await stack.enter_async_context(self._mux.open(self))
             try:
                 yield
             finally:
@@ -211,45 +212,45 @@ class ArchiveClient:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it waits for the world outside now."""
-        return self._waits_since is not None
+        """Whether it is waiting for Kafka or the archive now."""
+        return self._waiting_since is not None
 
     @property
     def wait_s(self) -> float:
         """Seconds spent waiting in total, up to now."""
         now = asyncio.get_running_loop().time()
-        return self._waited_s + (0.0 if self._waits_since is None else now - self._waits_since)
+        return self._waited_s + (0.0 if self._waiting_since is None else now - self._waiting_since)
 
     @property
     def fetching_s(self) -> float:
-        """Seconds in total in which samples were on their way, up to now."""
+        """Seconds in total in which samples were requested and not complete, up to now."""
         now = asyncio.get_running_loop().time()
-        return self._fetched_s + (0.0 if self._fetches_since is None else now - self._fetches_since)
+        return self._fetched_s + (0.0 if self._fetching_since is None else now - self._fetching_since)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that the fetches under way hold by now."""
-        return sum(pending.fetch.num_bytes for pending in self._line.pending if pending.client is self)
+        """Bytes that the pending fetches hold."""
+        return sum(pending.fetch.num_bytes for pending in self._mux.pending if pending.client is self)
 
     async def ask(self, fetch: Fetch) -> None:
-        """Send the fetch's request. Waits for Kafka a moment only: an unsent request is sent again later."""
+        """Send the fetch's request. Waits for Kafka at most `poll_s`: an unsent request is sent again later."""
         pending = _Pending(fetch, self)
-        self._line.pending.append(pending)
+        self._mux.pending.append(pending)
         self.time_fetches()
-        await self._line.send(pending)
+        await self._mux.send(pending)
 
     def join(self, fetch: WindowFetch) -> None:
-        """Use what a client beside this one has asked for, until `forget`: it comes even if that one forgets it."""
+        """Use a fetch of a peer, until `forget`: it completes even if the peer forgets it."""
         fetch.num_users += 1
 
     def forget(self, fetch: Fetch) -> None:
-        """The fetch is not wanted here any more; when nobody wants it, its replies are ignored."""
-        self._line.forget(fetch)
+        """Stop using the fetch; once no client uses it, its replies are ignored."""
+        self._mux.forget(fetch)
         self.time_fetches()
 
     async def drain(self) -> None:
-        """Take the replies that are already here, without waiting for more."""
-        await self._line.drain()
+        """Process the replies that have arrived, without waiting."""
+        await self._mux.drain()
 
     async def wait(self, fetch: Fetch) -> None:
         """Return when the fetch is complete, however long the archive takes."""
@@ -257,30 +258,30 @@ class ArchiveClient:
             return
         with self._waiting():
             while not fetch.is_complete:
-                await self._line.poll(self._timing.poll_s, unless=lambda: fetch.is_complete)
+                await self._mux.poll(self._timing.poll_s, unless=lambda: fetch.is_complete)
 
     async def pause(self, seconds: float) -> None:
-        """Let `seconds` pass, listening."""
+        """Wait `seconds`, processing replies."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         with self._waiting():
             while (left := until - loop.time()) > 0:
-                await self._line.poll(min(left, self._timing.poll_s))
+                await self._mux.poll(min(left, self._timing.poll_s))
 
     def time_fetches(self) -> None:
-        """Let the clock run while samples are on their way."""
+        """Start or stop the clock of `fetching_s`: it runs while a window fetch is pending."""
         is_fetching = any(
-            pending.client is self and isinstance(pending.fetch, WindowFetch) for pending in self._line.pending
+            pending.client is self and isinstance(pending.fetch, WindowFetch) for pending in self._mux.pending
         )
-        if is_fetching and self._fetches_since is None:
-            self._fetches_since = asyncio.get_running_loop().time()
+        if is_fetching and self._fetching_since is None:
+            self._fetching_since = asyncio.get_running_loop().time()
         elif not is_fetching:
-            self._fetched_s, self._fetches_since = self.fetching_s, None
+            self._fetched_s, self._fetching_since = self.fetching_s, None
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:
-        self._waits_since = asyncio.get_running_loop().time()
+        self._waiting_since = asyncio.get_running_loop().time()
         try:
             yield
         finally:
-            self._waited_s, self._waits_since = self.wait_s, None
+            self._waited_s, self._waiting_since = self.wait_s, None

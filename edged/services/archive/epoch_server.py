@@ -1,7 +1,7 @@
-"""Answers what the edges ask of the archive: snapshots, and exactly the samples that an epoch lacks.
+"""Serves the edges' requests to the archive: snapshots, and exactly the samples that an epoch lacks.
 
-Covers the order of serving and what becomes of bad requests. An answer that cannot be given is not given: an edge asks
-again after some silence, so requests may be served twice and none has to be remembered.
+Covers the order of serving and bad requests. A request that cannot be served gets no reply: edges repeat requests after
+some silence, so a request may be served twice and none has to be stored.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from edged.aio import prefetch_in_worker
 from edged.domain.archive import protocol, reply_builder
 from edged.domain.archive.protocol import Request, SnapshotRequest
-from edged.domain.archive.reply_builder import Want
+from edged.domain.archive.reply_builder import BlockRead
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveUnavailable, FormatError, StorageError
 from edged.log import logger
@@ -24,16 +24,16 @@ from edged.ports import ArchiveStore, Health, Log, LogReader, Message, Progress,
 PART = "archive_read"
 """For `ports.Health`; writing may fail, on a full disk, while reading works."""
 _REQUESTS_PER_POLL = 16
-_MAX_WAITING = 8
-"""Requests of one edge that wait; more are dropped, to be asked again."""
+_MAX_QUEUED = 8
+"""Queued requests of one edge; more are dropped, and repeated by the edge."""
 _PARTS_PER_TURN = 8
-"""Some 4 MiB; then it is the next edge's turn."""
+"""About 4 MiB; then it is the next edge's turn."""
 _MAX_OLD_REQUESTS = 256
-"""Without a commit, requests this far back are answered: some may have been made before the first start."""
+"""Requests served at a start without a commit: some may have been sent before the first start."""
 
 
 class ReplyPart(NamedTuple):
-    """One encoded message of an answer, with its numbers of samples and of missing ones."""
+    """One encoded message of a reply, with its numbers of samples and of missing ones."""
 
     message: bytes
     samples: int
@@ -42,7 +42,7 @@ class ReplyPart(NamedTuple):
 
 @dataclass
 class _Reply:
-    """A request on its way: its messages as they are made, and what has been sent."""
+    """A request being served: its messages, made lazily, and totals of those sent."""
 
     request: Request
     offset: int
@@ -54,17 +54,17 @@ class _Reply:
     num_bytes: int = 0
     done: bool = False
 
-    def sent(self, served: ReplyPart) -> None:
+    def sent(self, part: ReplyPart) -> None:
         self.parts += 1
-        self.samples += served.samples
-        self.missing += served.missing
-        self.num_bytes += len(served.message)
+        self.samples += part.samples
+        self.missing += part.missing
+        self.num_bytes += len(part.message)
 
 
 class EpochServer:
     """Reads the requests topic and writes each edge's epochs topic; edges take turns.
 
-    Memory: a block, a part that is sent and one that is made, and the requests that wait.
+    Memory: one block, the part being sent, the part being made, and the queued requests.
     """
 
     def __init__(
@@ -89,26 +89,26 @@ class EpochServer:
         self._epochs_topic = epochs_topic
         self._group = group
         self._poll_s = poll_s
-        self._waiting: OrderedDict[str, deque[_Reply]] = OrderedDict()
+        self._queues: OrderedDict[str, deque[_Reply]] = OrderedDict()
         self._next_offset = 0
         self._turns = 0
         self._num_served = 0
-        self._idle = False
+        self._is_idle = False
 
     async def run(self) -> None:
-        """Serve until cancelled. Cancelled: the answer under way ends where it is; its request is served again."""
+        """Serve until cancelled. Cancelled: the current reply stops; its request is served again after a restart."""
         self._next_offset = await self._start()
         async with self._log.reader({self._partition: self._next_offset}, group=self._group) as reader:
             while True:
-                await self._take(reader)
-                if self._waiting:
+                await self._receive(reader)
+                if self._queues:
                     await self._serve_next()
                     await reader.commit({self._partition: self._unanswered()})
                 self._turns += 1
 
     def progress(self) -> Progress:
         """Turns served and polls done."""
-        return Progress(self._turns, self._idle)
+        return Progress(self._turns, self._is_idle)
 
     def statistics(self) -> Statistics:
         return Statistics(served_samples=self._num_served)
@@ -116,17 +116,19 @@ class EpochServer:
     async def _start(self) -> int:
         low, high = (await self._log.watermarks([self._partition]))[self._partition]
         committed = (await self._log.committed(self._group, [self._partition])).get(self._partition)
-        if committed is None or committed > high:  # the latter: the topic was made anew
+        if committed is None or committed > high:  # the latter: the topic was recreated
             committed = high - _MAX_OLD_REQUESTS
         return max(low, committed)
 
-    async def _take(self, reader: LogReader) -> None:
-        """Queue new requests; wait for one only when none is there to be served."""
-        self._idle = not self._waiting
+    async def _receive(self, reader: LogReader) -> None:
+        """Queue new requests; wait for one only when none is queued."""
+        self._is_idle = not self._queues
         try:
-            records = await reader.poll(max_records=_REQUESTS_PER_POLL, timeout_s=self._poll_s if self._idle else 0.0)
+            records = await reader.poll(
+                max_records=_REQUESTS_PER_POLL, timeout_s=self._poll_s if self._is_idle else 0.0
+            )
         finally:
-            self._idle = False
+            self._is_idle = False
         for record in records:
             self._next_offset = record.offset + 1
             try:
@@ -140,85 +142,85 @@ class EpochServer:
             raise FormatError(f"{request.edge!r} is no edge of the topology")
         if request.stream not in self._streams:
             raise FormatError(f"{request.stream!r} is no stream of the topology")
-        waiting = self._waiting.get(request.edge, deque())
-        if any(answer.request.request == request.request for answer in waiting):
-            return  # asked again before its turn
-        if len(waiting) == _MAX_WAITING:
-            raise FormatError(f"{_MAX_WAITING} requests of {request.edge} wait already")
-        waiting.append(_Reply(request, record.offset, self._messages(request)))
-        self._waiting[request.edge] = waiting
+        queue = self._queues.get(request.edge, deque())
+        if any(reply.request.request == request.request for reply in queue):
+            return  # repeated before its turn
+        if len(queue) == _MAX_QUEUED:
+            raise FormatError(f"{_MAX_QUEUED} requests of {request.edge} wait already")
+        queue.append(_Reply(request, record.offset, self._messages(request)))
+        self._queues[request.edge] = queue
 
     def _unanswered(self) -> int:
-        """The offset of the first request that waits, or of the next one."""
-        return min([self._next_offset, *(answer.offset for queue in self._waiting.values() for answer in queue)])
+        """The offset of the first queued request, or of the next one."""
+        return min([self._next_offset, *(reply.offset for queue in self._queues.values() for reply in queue)])
 
     async def _serve_next(self) -> None:
-        """One turn of the edge that has waited longest for one; what it has left goes behind the others."""
-        edge, waiting = self._waiting.popitem(last=False)
-        answer = waiting[0]
+        """One turn of the edge at the head of the queue; if it has requests left it goes to the end."""
+        edge, queue = self._queues.popitem(last=False)
+        reply = queue[0]
         try:
-            await self._turn(answer)
+            await self._turn(reply)
         except (StorageError, ArchiveUnavailable) as error:
             self._health.degraded(PART, str(error))
-            logger().warning("archive.unanswered", edge=edge, request=answer.request.request, reason=str(error))
-            answer.done = True
-        if answer.done:
-            waiting.popleft()
-        if waiting:
-            self._waiting[edge] = waiting
+            logger().warning("archive.unanswered", edge=edge, request=reply.request.request, reason=str(error))
+            reply.done = True
+        if reply.done:
+            queue.popleft()
+        if queue:
+            self._queues[edge] = queue
 
-    async def _turn(self, answer: _Reply) -> None:
-        """Send some parts, each while the next is made."""
+    async def _turn(self, reply: _Reply) -> None:
+        """Send up to _PARTS_PER_TURN parts, each while the next is made."""
         clock = asyncio.get_running_loop().time
-        started_s, parts_before = clock(), answer.parts
-        topic = self._epochs_topic(answer.request.edge)
-        async with aclosing(prefetch_in_worker(itertools.islice(answer.messages, _PARTS_PER_TURN))) as messages:
-            async for served in messages:
-                await self._log.append([Message(topic, served.message)])
-                answer.sent(served)
-                self._num_served += served.samples
+        started_s, parts_before = clock(), reply.parts
+        topic = self._epochs_topic(reply.request.edge)
+        async with aclosing(prefetch_in_worker(itertools.islice(reply.messages, _PARTS_PER_TURN))) as messages:
+            async for part in messages:
+                await self._log.append([Message(topic, part.message)])
+                reply.sent(part)
+                self._num_served += part.samples
         self._health.recovered(PART)
-        answer.serve_s += clock() - started_s
-        if answer.parts - parts_before < _PARTS_PER_TURN:
-            answer.done = True
-            self._log_served(answer)
+        reply.serve_s += clock() - started_s
+        if reply.parts - parts_before < _PARTS_PER_TURN:
+            reply.done = True
+            self._log_served(reply)
 
-    def _log_served(self, answer: _Reply) -> None:
+    def _log_served(self, reply: _Reply) -> None:
         logger().info(
             "archive.served",
-            edge=answer.request.edge,
-            request=answer.request.request,
-            stream=answer.request.stream,
-            samples=answer.samples,
-            missing=answer.missing,
-            parts=answer.parts,
-            bytes=answer.num_bytes,
-            serve_ms=answer.serve_s * 1000,
+            edge=reply.request.edge,
+            request=reply.request.request,
+            stream=reply.request.stream,
+            samples=reply.samples,
+            missing=reply.missing,
+            parts=reply.parts,
+            bytes=reply.num_bytes,
+            serve_ms=reply.serve_s * 1000,
         )
 
     def _messages(self, request: Request) -> Iterator[ReplyPart]:
-        """The answer, made as it is consumed, in a worker thread. Raises ArchiveUnavailable, StorageError."""
+        """The reply, made lazily in a worker thread. Raises ArchiveUnavailable, StorageError."""
         if isinstance(request, SnapshotRequest):
             snapshot = self._store.snapshot(request.stream, request.ends)
             for snapshot_part in protocol.snapshot_parts(request.request, snapshot):
                 yield ReplyPart(protocol.encode_part(snapshot_part), 0, 0)
             return
-        parts = reply_builder.Parts(request.request)
-        for want, pack in self._blocks(request.stream, reply_builder.wants(request)):
-            for part in parts.add(want, pack):
+        builder = reply_builder.ReplyBuilder(request.request)
+        for read, pack in self._blocks(request.stream, reply_builder.block_reads(request)):
+            for part in builder.add(read, pack):
                 yield ReplyPart(protocol.encode_part(part), len(part.position), len(part.missing))
-        part = parts.close()
+        part = builder.close()
         yield ReplyPart(protocol.encode_part(part), len(part.position), len(part.missing))
 
-    def _blocks(self, stream: str, wants: list[Want]) -> Iterator[tuple[Want, Pack | None]]:
-        """Each want with its block, read once; None for a block that cannot be read."""
-        at = 0
-        while at < len(wants):
+    def _blocks(self, stream: str, reads: list[BlockRead]) -> Iterator[tuple[BlockRead, Pack | None]]:
+        """Each read with its block; None for a block that cannot be read."""
+        index = 0
+        while index < len(reads):
             try:
-                for _, pack in self._store.read(stream, [want.ref for want in wants[at:]]):
-                    yield wants[at], pack
-                    at += 1
+                for _, pack in self._store.read(stream, [read.ref for read in reads[index:]]):
+                    yield reads[index], pack
+                    index += 1
             except StorageError as error:
                 logger().error("archive.unreadable", stream=stream, reason=str(error))
-                yield wants[at], None
-                at += 1
+                yield reads[index], None
+                index += 1

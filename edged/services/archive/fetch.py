@@ -1,4 +1,4 @@
-"""Requests of an edge under way: which samples or blocks have come, and which are missing."""
+"""What an edge has requested of the archive: the samples or blocks received, missing and still open."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from edged.errors import FormatError
 
 
 class WindowFetch:
-    """A window's samples as they come in, by position; None where nothing has come or the archive has none."""
+    """A window's samples by position; None where none was received or the archive has none."""
 
     def __init__(self, window: Window) -> None:
         n = window.num_samples
@@ -30,25 +30,25 @@ class WindowFetch:
 
     @property
     def num_open(self) -> int:
-        """Samples that have not come yet."""
+        """Samples neither received nor missing yet."""
         return self._num_open
 
     def open_positions(self) -> Ids:
         return np.flatnonzero(self._is_open)
 
     def accept(self, part: SamplesPart, positions: Ids) -> None:
-        """Take what the part holds; `positions[i]`: where position i of its request lies in the window.
+        """Accept a part; `positions[i]`: the window position of position i of its request.
 
-        What came before is ignored. Raises FormatError for positions that were not asked for.
+        Samples received before are ignored. Raises FormatError for positions that were not requested.
         """
-        for asked in (part.position, part.missing):
-            if len(asked) and not 0 <= asked.min() <= asked.max() < len(positions):
+        for named in (part.position, part.missing):
+            if len(named) and not 0 <= named.min() <= named.max() < len(positions):
                 raise FormatError("a reply names samples that were not asked for")
-        arrived = positions[part.position].tolist()
-        for at, payload, label, codec in zip(arrived, part.payloads, part.labels, part.codecs, strict=True):
-            if self._is_open[at]:
-                self._is_open[at] = False
-                self.payloads[at], self.labels[at], self.codecs[at] = payload, label, codec
+        received = positions[part.position].tolist()
+        for i, payload, label, codec in zip(received, part.payloads, part.labels, part.codecs, strict=True):
+            if self._is_open[i]:
+                self._is_open[i] = False
+                self.payloads[i], self.labels[i], self.codecs[i] = payload, label, codec
                 self.num_bytes += len(payload) + SAMPLE_OVERHEAD
         missing = np.unique(positions[part.missing])
         self.num_missing += int(self._is_open[missing].sum())
@@ -57,37 +57,37 @@ class WindowFetch:
 
 
 class SnapshotFetch:
-    """A snapshot as its parts come in."""
+    """A snapshot, collected from its parts."""
 
     def __init__(self, ends: dict[str, int] | None) -> None:
         self.ends = ends
         self.num_bytes = 0
         self._parts: dict[int, SnapshotPart] = {}
         self._num_parts: int | None = None
-        self._whole: Snapshot | None = None
+        self._snapshot: Snapshot | None = None
 
     @property
     def is_complete(self) -> bool:
-        return self._whole is not None
+        return self._snapshot is not None
 
     @property
     def num_open(self) -> int:
         return 0
 
     def accept(self, part: SnapshotPart) -> None:
-        """Take a part. Raises FormatError, and starts over, when the parts are not one snapshot's."""
+        """Accept a part. Raises FormatError, and starts over, when the parts are not of one snapshot."""
         self._parts[part.part] = part
         if part.last:
             self._num_parts = part.part + 1
         if self._num_parts is not None and all(number in self._parts for number in range(self._num_parts)):
             parts = [self._parts[number] for number in range(self._num_parts)]
             self._parts, self._num_parts = {}, None
-            self._whole = protocol.join_snapshot(parts)
+            self._snapshot = protocol.join_snapshot(parts)
 
     def snapshot(self) -> Snapshot:
-        """The whole; only when it is complete."""
-        assert self._whole is not None
-        return self._whole
+        """The snapshot; only when complete."""
+        assert self._snapshot is not None
+        return self._snapshot
 
 
 Fetch = WindowFetch | SnapshotFetch

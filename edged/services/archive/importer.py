@@ -1,7 +1,8 @@
-"""Importing a data set into the archive: which sample goes where, and going on after an interruption.
+"""Imports a data set into the archive: which sample goes where, and resuming after an interruption.
 
 The order is drawn once from the seed, so that blocks mix the classes, and blocks are cut from it greedily: the same
-data set, seed and limit always give the same blocks. How many samples a source holds therefore says where to go on.
+data set, seed and limit always give the same blocks. The number of samples in a source is thus the position to resume
+from.
 """
 
 import math
@@ -20,12 +21,12 @@ from edged.ports import ArchiveStore, Dataset
 FILE_BYTES = 32 << 20
 """Payload bytes of one file, at most."""
 _SAMPLE_BYTES = 512
-"""What a sample takes in memory beside its payload."""
+"""Memory of a sample besides its payload."""
 
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """Samples `order` of the data set's `split`, on their way into `source`."""
+    """Samples `order` of the data set's `split`, to be imported into `source`."""
 
     split: str
     source: str
@@ -35,11 +36,11 @@ class Portion:
 def portions(
     dataset: Dataset, name: str, split: str, test_fraction: float, seed: int, limit: int | None
 ) -> list[Portion]:
-    """What `split` ("all" or one of the data set's) brings into which sources.
+    """Which samples of `split` ("all" or one of the data set's) go into which source.
 
-    Test samples go to `_test.NAME`, all others to `_train.NAME`. A data set without a test split gives the share
-    `test_fraction` of its samples for it when all is asked for. `limit`: most samples of each source. Raises
-    FormatError for a split that is not there.
+    Test samples go to `_test.NAME`, all others to `_train.NAME`. Of a data set without a test split, "all" takes the
+    fraction `test_fraction` for it. `limit`: maximum of samples of each source. Raises FormatError for a split that
+    does not exist.
     """
     if split == "all" and "test" not in dataset.splits:
         (only,) = dataset.splits[:1]
@@ -62,7 +63,7 @@ def check(dataset: Dataset, stream: Stream) -> None:
     if unknown := [label for label in dataset.labels if label not in stream.labels]:
         shown = ", ".join(unknown[:10]) + (" …" if len(unknown) > 10 else "")
         raise FormatError(f"labels of {dataset.name} that stream {stream.name} does not have: {shown}")
-    shapes = {stream.shape, (math.prod(stream.shape),)}  # a row of numbers holds a sample in the order of its axes
+    shapes = {stream.shape, (math.prod(stream.shape),)}  # a row of numbers is a flattened sample
     if dataset.shape is not None and (dataset.shape not in shapes or dataset.dtype != stream.dtype):
         raise FormatError(
             f"{dataset.name} holds {dataset.dtype} {list(dataset.shape)}, and stream {stream.name} "
@@ -73,14 +74,14 @@ def check(dataset: Dataset, stream: Stream) -> None:
 def import_portion(
     store: ArchiveStore, stream: str, dataset: Dataset, portion: Portion, on_progress: Callable[[int], object]
 ) -> int:
-    """Bring in what is missing; return how many samples that were.
+    """Import what is missing; return the number of samples imported.
 
-    `on_progress` gets numbers of samples as they are durable, those of earlier imports first. Raises FormatError
+    `on_progress` gets numbers of samples as they become durable, those of earlier imports first. Raises FormatError
     when the source holds samples of another import.
     """
     store.remove_leftovers(stream, portion.source)
     end = store.ends(stream).get(portion.source, 0)
-    done = _held(store, stream, portion, end)
+    done = _num_imported(store, stream, portion, end)
     on_progress(done)
     before = done
     for packs in _files(_packs(stream, dataset, portion, done)):
@@ -97,8 +98,8 @@ def _order(count: int, seed: int) -> list[int]:
     return order
 
 
-def _held(store: ArchiveStore, stream: str, portion: Portion, end: int) -> int:
-    """How many samples of the portion's order the source holds."""
+def _num_imported(store: ArchiveStore, stream: str, portion: Portion, end: int) -> int:
+    """The number of samples of the portion that the source holds."""
     if end == 0:
         return 0
     snapshot = store.snapshot(stream, {portion.source: end})
@@ -114,7 +115,7 @@ def _held(store: ArchiveStore, stream: str, portion: Portion, end: int) -> int:
 
 
 def _packs(stream: str, dataset: Dataset, portion: Portion, begin: int) -> Iterator[Pack]:
-    """The portion's samples from `begin` on, in packs as full as may be."""
+    """The portion's samples from `begin` on, in packs as full as possible."""
     samples: list[Sample] = []
     num_bytes = 0
     for index in portion.order[begin:]:
@@ -132,13 +133,13 @@ def _packs(stream: str, dataset: Dataset, portion: Portion, begin: int) -> Itera
 
 def _files(packs: Iterator[Pack]) -> Iterator[list[Pack]]:
     """Packs for one file each."""
-    held: list[Pack] = []
+    file_packs: list[Pack] = []
     num_bytes = 0
     for pack in chain(packs, [None]):
         size = 0 if pack is None else pack.num_bytes + _SAMPLE_BYTES * len(pack.samples)
-        if held and (pack is None or num_bytes + size > FILE_BYTES):
-            yield held
-            held, num_bytes = [], 0
+        if file_packs and (pack is None or num_bytes + size > FILE_BYTES):
+            yield file_packs
+            file_packs, num_bytes = [], 0
         if pack is not None:
-            held.append(pack)
+            file_packs.append(pack)
             num_bytes += size

@@ -13,7 +13,7 @@ def test_a_key_depends_on_salt_source_and_offset_alone():
     assert len({*block_keys(large, "s").tolist(), *block_keys(large, "t").tolist()}) == 10
 
 
-def test_keys_stay_the_same_for_ever():
+def test_keys_are_pinned():
     assert block_keys(snapshot_of([("pi-a", 1, 1)] * 2), "1").tolist() == [964791101320355572, 17542840223345977210]
 
 

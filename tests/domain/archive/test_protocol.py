@@ -109,7 +109,7 @@ def test_a_request_for_too_many_samples_is_refused():
 
 
 @pytest.mark.parametrize("num_blocks", [0, 1, protocol.MAX_BLOCKS_PER_PART, protocol.MAX_BLOCKS_PER_PART + 1])
-def test_the_parts_of_a_snapshot_join_to_the_whole(num_blocks):
+def test_the_parts_of_a_snapshot_join_to_the_snapshot(num_blocks):
     snapshot = snapshot_of(num_blocks)
 
     decoded = [protocol.decode_part(protocol.encode_part(part)) for part in protocol.snapshot_parts("r1", snapshot)]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import MAX_PART_BYTES, SamplesPart, SamplesRequest
-from edged.domain.archive.reply_builder import Parts, wants
+from edged.domain.archive.reply_builder import ReplyBuilder, block_reads
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
@@ -23,16 +23,16 @@ def large(num_bytes: int) -> Pack:
 
 
 def answer(asked: SamplesRequest, packs: dict[BlockRef, Pack | None]) -> list[SamplesPart]:
-    parts = Parts(asked.request)
-    return [part for want in wants(asked) for part in parts.add(want, packs[want.ref])] + [parts.close()]
+    builder = ReplyBuilder(asked.request)
+    return [part for read in block_reads(asked) for part in builder.add(read, packs[read.ref])] + [builder.close()]
 
 
-def test_blocks_are_read_in_the_order_in_which_they_lie_and_once_each():
-    found = wants(request(("pi-b", 1, [3]), ("pi-a", 9, [0, 2]), ("pi-b", 0, []), ("pi-a", 9, [1])))
+def test_blocks_are_read_once_each_in_the_order_of_the_archive():
+    found = block_reads(request(("pi-b", 1, [3]), ("pi-a", 9, [0, 2]), ("pi-b", 0, []), ("pi-a", 9, [1])))
 
-    assert [want.ref for want in found] == [("pi-a", 9), ("pi-b", 0), ("pi-b", 1)]
-    assert [want.rows.tolist() for want in found] == [[0, 2, 1], [], [3]]
-    assert [want.positions.tolist() for want in found] == [[1, 2, 3], [], [0]]
+    assert [read.ref for read in found] == [("pi-a", 9), ("pi-b", 0), ("pi-b", 1)]
+    assert [read.rows.tolist() for read in found] == [[0, 2, 1], [], [3]]
+    assert [read.positions.tolist() for read in found] == [[1, 2, 3], [], [0]]
 
 
 def test_an_empty_request_has_one_empty_last_part():
@@ -41,7 +41,7 @@ def test_an_empty_request_has_one_empty_last_part():
     assert (part.last, len(part.position), len(part.missing)) == (True, 0, 0)
 
 
-def test_rows_behind_the_blocks_end_and_blocks_that_cannot_be_read_are_missing():
+def test_rows_beyond_the_block_and_unreadable_blocks_are_missing():
     asked = request(("pi-a", 0, [1, 4]), ("pi-a", 1, [0, 1]))
 
     (part,) = answer(asked, {BlockRef("pi-a", 0): pack(0, 4), BlockRef("pi-a", 1): None})

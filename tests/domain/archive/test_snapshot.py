@@ -43,7 +43,7 @@ def test_an_empty_snapshot_has_no_samples():
 
 
 @pytest.mark.parametrize(("source", "held_out"), [(f"{TEST_SOURCE}mnist", 256), (f"{TRAIN_SOURCE}mnist", 0)])
-def test_imported_sets_keep_their_published_side(source, held_out):
+def test_imported_sets_keep_their_published_split(source, held_out):
     assert dataset.test_rows(source, 3, 256, 0.5).sum() == held_out
 
 
@@ -57,7 +57,7 @@ def test_no_fraction_holds_nothing_out():
     assert not dataset.test_rows("pi-a", 0, 256, 0.0).any()
 
 
-def test_a_sample_stays_on_its_side_when_its_address_is_asked_again():
+def test_a_sample_never_changes_sides():
     first = dataset.test_rows("pi-a", 5, 256, 0.3)
 
     np.testing.assert_array_equal(dataset.test_rows("pi-a", 5, 256, 0.3), first)
@@ -65,7 +65,7 @@ def test_a_sample_stays_on_its_side_when_its_address_is_asked_again():
     assert (dataset.test_rows("pi-b", 5, 256, 0.3) != first).any()
 
 
-def test_a_larger_fraction_only_adds_to_what_was_held_out():
+def test_a_larger_fraction_holds_out_a_superset():
     small, large = dataset.test_rows("pi-a", 5, 256, 0.1), dataset.test_rows("pi-a", 5, 256, 0.3)
 
     assert (large | ~small).all()

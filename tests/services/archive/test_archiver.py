@@ -86,7 +86,7 @@ async def test_a_file_is_written_when_enough_is_buffered(bench, log_lines):
 
 
 @pytest.mark.looptime
-async def test_what_is_buffered_stays_in_its_budget_however_many_edges_there_are(bench, monkeypatch):
+async def test_buffers_stay_within_their_budget_with_any_number_of_edges(bench, monkeypatch):
     sources = [Source("fashion", f"pi-{i}", f"topic-{i}") for i in range(12)]
     for source in sources:
         await bench.send(*(pack(first, 100, device=source.edge) for first in range(0, 500, 100)), topic=source.topic)
@@ -158,7 +158,7 @@ async def test_a_stop_writes_what_is_buffered(bench):
 
 
 @pytest.mark.looptime
-async def test_a_stop_writes_what_is_buffered_though_kafka_is_away(bench):
+async def test_a_stop_writes_what_is_buffered_while_kafka_is_away(bench):
     await bench.send(pack(0))
     await bench.send(pack(0, device="cam-09"), topic=PI_B.topic)
     task = asyncio.create_task(bench.archiver([PI_A, PI_B], flush_s=1000, stop_s=10, poll_s=1).run())
@@ -174,7 +174,7 @@ async def test_a_stop_writes_what_is_buffered_though_kafka_is_away(bench):
 
 
 @pytest.mark.looptime
-async def test_a_stop_ends_in_time_though_the_storage_refuses(bench):
+async def test_a_stop_ends_in_time_while_the_storage_refuses(bench):
     await bench.send(pack(0))
     task = asyncio.create_task(bench.archiver(flush_s=1000, stop_s=3).run())
     await asyncio.sleep(1)
@@ -191,7 +191,7 @@ async def test_a_stop_ends_in_time_though_the_storage_refuses(bench):
 
 
 @pytest.mark.looptime
-async def test_a_restart_goes_on_where_the_archive_ends_whatever_was_committed(bench):
+async def test_a_restart_resumes_at_the_archives_end_whatever_was_committed(bench):
     await bench.send(pack(0), pack(4))
     await run_for(bench.archiver(), 1)
     bench.log.committed_offsets[GROUP, TOPIC_A] = 0
@@ -207,7 +207,7 @@ async def test_a_restart_goes_on_where_the_archive_ends_whatever_was_committed(b
 @pytest.mark.parametrize(
     "value", [b"", b"not a pack", packs.encode(pack(0))[:-1], packs.encode(pack(0, stream="birds"))]
 )
-async def test_a_malformed_pack_is_an_empty_block_and_the_archive_goes_on(bench, log_lines, value):
+async def test_a_malformed_pack_becomes_an_empty_block(bench, log_lines, value):
     await bench.send(pack(0), value, pack(4))
 
     await run_for(bench.archiver(), 1)
@@ -270,18 +270,18 @@ async def test_the_flushed_range_includes_a_gap_before_its_first_pack(bench, log
 
 
 @pytest.mark.looptime
-async def test_a_topic_that_was_made_anew_stops_the_archiver_with_the_reason(bench):
+async def test_a_recreated_topic_stops_the_archiver_with_the_reason(bench):
     await bench.send(pack(0), pack(4))
     await run_for(bench.archiver(), 1)
     bench.log.delete(PI_A.topic)
     await bench.send(pack(0))
 
-    with pytest.raises(ArchiveConflict, match="made anew"):
+    with pytest.raises(ArchiveConflict, match="recreated"):
         await asyncio.wait_for(bench.archiver().run(), 5)
 
 
 @pytest.mark.looptime
-async def test_a_second_archiver_at_work_stops_this_one(bench):
+async def test_a_second_active_archiver_stops_this_one(bench):
     task = asyncio.create_task(bench.archiver(flush_s=1).run())
     await bench.send(pack(0))
     await asyncio.sleep(0.5)
@@ -293,7 +293,7 @@ async def test_a_second_archiver_at_work_stops_this_one(bench):
 
 
 @pytest.mark.looptime
-async def test_statistics_count_archived_samples_and_what_waits(bench):
+async def test_statistics_count_archived_and_waiting_samples(bench):
     archiver = bench.archiver(flush_s=1)
     await bench.send(pack(0), pack(4))
 
@@ -333,9 +333,7 @@ class Crashing(MemoryArchive):
     files_bytes=st.integers(1, 20_000),
     data=st.data(),
 )
-def test_each_sample_is_archived_exactly_once_whatever_is_sent_twice_and_wherever_it_stops(
-    ranges, crashes, files_bytes, data
-):
+def test_each_sample_is_archived_exactly_once_despite_duplicates_and_stops(ranges, crashes, files_bytes, data):
     """Packs overlap those before them, the archiver crashes around its writes and is started again."""
     bench_of = Crashing(crashes)
 

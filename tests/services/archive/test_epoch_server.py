@@ -94,7 +94,7 @@ async def test_a_snapshot_is_answered_with_the_blocks(bench):
     st.lists(st.tuples(st.integers(0, 7), st.sets(st.integers(0, 9), max_size=8)), max_size=10),
     st.sets(st.integers(0, 5), max_size=2),
 )
-def test_exactly_the_samples_asked_for_come_each_at_its_position(block_sizes, entries, unreadable):
+def test_exactly_the_requested_samples_come_each_at_its_position(block_sizes, entries, unreadable):
     """Blocks named twice, rows and blocks that do not exist, and unreadable blocks included."""
     bench_blocks = [pack(100 * offset, size) for offset, size in enumerate(block_sizes)]
     refs = tuple(BlockRef("pi-a", offset) for offset, _ in entries)
@@ -139,7 +139,7 @@ async def test_labels_and_codecs_come_with_the_samples(bench):
 
 
 @pytest.mark.looptime
-async def test_a_large_answer_comes_in_numbered_parts_each_block_read_once(bench, monkeypatch, log_lines):
+async def test_a_large_reply_comes_in_numbered_parts_and_reads_each_block_once(bench, monkeypatch, log_lines):
     blocks = [
         (offset, Pack("fashion", tuple(Sample("cam", 0, i, 0, None, "raw", bytes(50_000)) for i in range(10))))
         for offset in range(12)
@@ -212,7 +212,7 @@ async def test_a_bad_request_is_dropped_and_the_next_one_served(bench, log_lines
 
 
 @pytest.mark.looptime
-async def test_more_requests_than_may_wait_are_dropped(bench, log_lines):
+async def test_requests_beyond_the_queues_limit_are_dropped(bench, log_lines):
     await bench.ask(*(samples_of(f"r-{i}", {}) for i in range(12)))
 
     await bench.serve()
@@ -222,7 +222,7 @@ async def test_more_requests_than_may_wait_are_dropped(bench, log_lines):
 
 
 @pytest.mark.looptime
-async def test_a_request_asked_again_before_its_turn_is_answered_once(bench):
+async def test_a_request_repeated_before_its_turn_is_served_once(bench):
     await bench.ask(*[SnapshotRequest("r-1", "pi-a", "fashion")] * 3)
 
     await bench.serve()
@@ -231,7 +231,7 @@ async def test_a_request_asked_again_before_its_turn_is_answered_once(bench):
 
 
 @pytest.mark.looptime
-async def test_requests_made_while_the_server_was_down_are_answered(bench):
+async def test_requests_sent_while_the_server_was_down_are_served(bench):
     await bench.ask(SnapshotRequest("before the first start", "pi-a", "fashion"))
     await bench.serve()
     await bench.ask(SnapshotRequest("between", "pi-a", "fashion"))
@@ -242,7 +242,7 @@ async def test_requests_made_while_the_server_was_down_are_answered(bench):
 
 
 @pytest.mark.looptime
-async def test_a_storage_that_is_away_leaves_the_request_unanswered_and_degrades(bench, log_lines):
+async def test_an_unavailable_storage_leaves_the_request_unanswered_and_degrades(bench, log_lines):
     bench.store.append("fashion", "pi-a", [(0, pack(0))])
     bench.store.failure = ArchiveUnavailable("no route")
     await bench.ask(samples_of("r-1", {BlockRef("pi-a", 0): [0]}), SnapshotRequest("r-2", "pi-a", "fashion"))
@@ -260,7 +260,7 @@ async def test_a_storage_that_is_away_leaves_the_request_unanswered_and_degrades
 
 
 @pytest.mark.looptime
-async def test_a_topic_that_was_made_anew_is_read_from_its_begin(bench):
+async def test_a_recreated_topic_is_read_from_its_beginning(bench):
     bench.log.committed_offsets[GROUP, REQUESTS] = 1000
     await bench.ask(SnapshotRequest("r-1", "pi-a", "fashion"))
 

@@ -1,0 +1,97 @@
+"""The same data set, seed and limit always give the same blocks, however often an import is interrupted."""
+
+from itertools import chain
+
+import pytest
+
+from edged.adapters.memory.archive import MemoryArchive
+from edged.domain.samples.pack import MAX_SAMPLES
+from edged.domain.topology import Dtype, Stream
+from edged.errors import FormatError
+from edged.ports import Item
+from edged.services.archive import importer
+from edged.services.archive.importer import check, import_portion, portions
+
+STREAM = Stream("bytes", (1, 2, 1), "uint8", ("even", "odd"))
+
+
+class Numbers:
+    """Item i is i in two bytes, labelled by its parity."""
+
+    name = "numbers"
+    labels = ("even", "odd")
+    shape = (1, 2, 1)
+    dtype: Dtype = "uint8"
+
+    def __init__(self, **counts):
+        self._counts = counts
+        self.splits = tuple(counts)
+        self.read = 0
+
+    def count(self, split):
+        return self._counts[split]
+
+    def sample(self, split, index):
+        self.read += 1
+        return Item(self.labels[index % 2], "raw", index.to_bytes(2, "big"))
+
+
+def test_without_a_test_split_all_is_divided_by_the_fraction():
+    train, test = portions(Numbers(all=10), "mine", "all", 0.2, seed=1, limit=None)
+    assert (train.source, len(train.order)) == ("_train.mine", 8)
+    assert (test.source, len(test.order)) == ("_test.mine", 2)
+    assert sorted(chain(train.order, test.order)) == list(range(10))
+
+
+def test_splits_keep_their_side_and_a_limit_holds_for_each_source():
+    found = portions(Numbers(train=10, test=4), "mine", "all", 0.2, seed=1, limit=3)
+    assert [(each.split, each.source, len(each.order)) for each in found] == [
+        ("train", "_train.mine", 3),
+        ("test", "_test.mine", 3),
+    ]
+
+
+def test_the_order_depends_on_the_seed():
+    orders = [portions(Numbers(train=50), "mine", "train", 0, seed, None)[0].order for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_a_split_that_does_not_exist_is_refused():
+    with pytest.raises(FormatError, match="no split 'valid', only train"):
+        portions(Numbers(train=1), "mine", "valid", 0, 1, None)
+
+
+def test_a_data_set_that_does_not_fit_the_stream_is_refused():
+    check(Numbers(train=1), STREAM)
+    with pytest.raises(FormatError, match="does not have: odd"):
+        check(Numbers(train=1), Stream("bytes", (1, 2, 1), "uint8", ("even",)))
+    with pytest.raises(FormatError, match="numbers holds uint8"):
+        check(Numbers(train=1), Stream("bytes", (2, 2, 1), "uint8", ("even", "odd")))
+
+
+def test_an_interrupted_import_resumes_with_the_same_blocks(monkeypatch):
+    monkeypatch.setattr(importer, "FILE_BYTES", 1)  # a file for each pack
+    (portion,) = portions(Numbers(train=1000), "mine", "train", 0, 1, None)
+    whole, interrupted = MemoryArchive(), MemoryArchive()
+    assert import_portion(whole, "bytes", Numbers(train=1000), portion, lambda _: None) == 1000
+
+    def stop_at_two_blocks(_num_samples):
+        if len(interrupted.blocks("bytes", "_train.mine")) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_portion(interrupted, "bytes", Numbers(train=1000), portion, stop_at_two_blocks)
+    dataset, progress = Numbers(train=1000), list[int]()
+    assert import_portion(interrupted, "bytes", dataset, portion, progress.append) == 1000 - 2 * MAX_SAMPLES
+    assert interrupted.blocks("bytes", "_train.mine") == whole.blocks("bytes", "_train.mine")
+    assert dataset.read == 1000 - 2 * MAX_SAMPLES
+    assert (progress[0], sum(progress)) == (2 * MAX_SAMPLES, 1000)
+
+
+def test_an_import_that_is_complete_imports_nothing_and_another_one_is_refused():
+    store = MemoryArchive()
+    first, another = (portions(Numbers(train=20), "mine", "train", 0, seed, None)[0] for seed in (1, 2))
+    import_portion(store, "bytes", Numbers(train=20), first, lambda _: None)
+    assert import_portion(store, "bytes", Numbers(train=20), first, lambda _: None) == 0
+    with pytest.raises(FormatError, match="another import"):
+        import_portion(store, "bytes", Numbers(train=20), another, lambda _: None)
