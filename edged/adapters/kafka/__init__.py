@@ -1,8 +1,8 @@
 """Apache Kafka as a `ports.Log`, on aiokafka.
 
-`log` answers the port; `control` asks the small questions, `appending` writes exactly once, `reading` reads assigned
-partitions. Below them `connection` keeps a client connected and tells health, `security` makes its settings, and
-`client_log` brings aiokafka's own log lines into ours.
+`log` implements the port on top of `admin` (metadata, offsets, topics), `producer` (writes exactly once) and `reader`
+(reads assigned partitions). Below them `connection` keeps a client connected and reports health, `batches` decodes
+records, `security` makes the clients' settings, and `client_log` turns aiokafka's log lines into ours.
 """
 
 from edged.adapters.kafka.log import KafkaLog

@@ -1,7 +1,7 @@
-"""The questions that take one answer: watermarks, offsets, topics, producer ids.
+"""Requests with one small response: watermarks, offsets, topics, producer ids.
 
-Each is asked until it is answered, over one connection of its own, so that a small question never waits behind a
-megabyte on a slow uplink.
+Each is retried until it is answered, over a connection of their own, so that none waits for a megabyte on a slow
+uplink.
 """
 
 from collections import defaultdict
@@ -35,19 +35,19 @@ from edged.ports import TopicPartition, TopicSpec, Watermarks
 
 _EARLIEST, _LATEST = -2, -1
 _BROKERS_DEFAULT = -1
-_NO_GENERATION = -1  # a commit from outside the group's membership, as all are that go with assign()
+_NO_GENERATION = -1  # commits without group membership, as with assign()
 _READ_UNCOMMITTED = 0
 _FETCH_WAIT_MS = 100
 _CREATE_TIMEOUT_MS = 4_000
-_NOT_CREATED = (TopicAlreadyExistsError, TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
+_IGNORED_ON_CREATE = (TopicAlreadyExistsError, TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
 _NO_IDEMPOTENCE = (UnknownError, ClusterAuthorizationFailedError)
 
 
 @dataclass(slots=True)
-class Producer:
-    """Who writes, as the broker knows it; `id` -1 where the broker has no idempotent producers.
+class ProducerState:
+    """The producer's identity at the broker; `id` is -1 where the broker has no idempotent producers.
 
-    The broker drops what a producer repeats: a batch whose first sequence number it has seen in that partition.
+    The broker drops a repeated batch: one whose first sequence number it has seen from this producer in the partition.
     """
 
     id: int = -1
@@ -59,47 +59,49 @@ class Producer:
         return self.id >= 0
 
 
-class Control:
-    """Asks and waits: every method returns the broker's answer, however long the broker is away. Cancel to give up."""
+class Admin:
+    """Every method retries until the broker answers, however long it is away; cancel to stop."""
 
     def __init__(self, setup: Setup) -> None:
-        self._connection = Connection(setup, request_timeout_s=setup.outages.deadline_s, greet=self._greet)
+        self._connection = Connection(setup, request_timeout_s=setup.outages.deadline_s, on_connect=self._log_connected)
         self._bootstrap = ",".join(setup.options["bootstrap_servers"])
         self._idempotent = True
 
     @property
     def idempotent(self) -> bool:
-        """Whether the broker last connected to has idempotent producers; all have but the embedded one."""
+        """Whether the broker last connected to has idempotent producers; all but the embedded one have."""
         return self._idempotent
 
     async def close(self) -> None:
         await self._connection.close()
 
     async def connect(self) -> None:
-        """One try. Raises KafkaError or OSError."""
+        """Try once. Raises KafkaError or OSError."""
         await self._connection.client()
 
     async def watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
         wanted = list(partitions)
 
-        async def question(client: AIOKafkaClient) -> dict[TopicPartition, Watermarks]:
+        async def call(client: AIOKafkaClient) -> dict[TopicPartition, Watermarks]:
             leaders = await _leaders(client, {partition.topic for partition in wanted})
             known = {partition: leaders[partition] for partition in wanted if partition in leaders}
             low = await _offsets(client, known, _EARLIEST)
             high = await _offsets(client, known, _LATEST)
             if not self._idempotent:
-                high = await _ends(client, known, {each: max(low[each], high[each] - 1) for each in known})
+                high = await _fetched_high_watermarks(
+                    client, known, {each: max(low[each], high[each] - 1) for each in known}
+                )
             return {
                 partition: Watermarks(low[partition], high[partition]) if partition in known else Watermarks(0, 0)
                 for partition in wanted
             }
 
-        return await self._connection.ask("a question for watermarks", question)
+        return await self._connection.retry("a request for watermarks", call)
 
     async def fetch(self, partition: TopicPartition, offset: int, max_bytes: int) -> bytes:
-        """The record batches from `offset` on as the broker keeps them, about `max_bytes`; empty without any."""
+        """The stored record batches from `offset` on, about `max_bytes`; empty if there are none."""
 
-        async def question(client: AIOKafkaClient) -> bytes:
+        async def call(client: AIOKafkaClient) -> bytes:
             leaders = await _leaders(client, {partition.topic})
             if partition not in leaders:
                 return b""
@@ -110,13 +112,13 @@ class Control:
             _check(code, partition.topic)
             return batches or b""
 
-        return await self._connection.ask("a fetch", question)
+        return await self._connection.retry("a fetch", call)
 
     async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         request = OffsetFetchRequest(group, _by_topic((each, each.partition) for each in partitions))
 
-        async def question(client: AIOKafkaClient) -> dict[TopicPartition, int]:
-            answer = await _ask_coordinator(client, group, request)
+        async def call(client: AIOKafkaClient) -> dict[TopicPartition, int]:
+            answer = await _send_to_coordinator(client, group, request)
             committed = {}
             for topic, found in answer.topics:
                 for partition, offset, _metadata, code in found:
@@ -125,86 +127,86 @@ class Control:
                         committed[TopicPartition(topic, partition)] = offset
             return committed
 
-        return await self._connection.ask("a question for committed offsets", question)
+        return await self._connection.retry("a request for committed offsets", call)
 
     async def commit(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
-        """Store the group's next offsets, from outside its membership."""
+        """Commit the group's next offsets, without being a member."""
         topics = _by_topic((each, (each.partition, offset, "")) for each, offset in positions.items())
         request = OffsetCommitRequest(group, _NO_GENERATION, "", OffsetCommitRequest.DEFAULT_RETENTION_TIME, topics)
 
-        async def question(client: AIOKafkaClient) -> None:
-            answer = await _ask_coordinator(client, group, request)
+        async def call(client: AIOKafkaClient) -> None:
+            answer = await _send_to_coordinator(client, group, request)
             for topic, stored in answer.topics:
                 for _partition, code in stored:
                     _check(code, topic)
 
-        await self._connection.ask("a commit", question)
+        await self._connection.retry("a commit", call)
 
     async def partitions(self, topics: Iterable[str]) -> dict[str, int]:
         wanted = set(topics)
 
-        async def question(client: AIOKafkaClient) -> dict[str, int]:
+        async def call(client: AIOKafkaClient) -> dict[str, int]:
             found: dict[str, int] = defaultdict(int)
             for partition in await _leaders(client, wanted):
                 found[partition.topic] += 1
             return dict(found)
 
-        return await self._connection.ask("a question for topics", question)
+        return await self._connection.retry("a request for topics", call)
 
     async def ensure(self, topics: Sequence[TopicSpec]) -> None:
         existing = await self.partitions(topic.name for topic in topics)
         missing = [topic for topic in topics if topic.name not in existing]
         if not missing:
             return
-        request = CreateTopicsRequest([_creation(topic) for topic in missing], _CREATE_TIMEOUT_MS, validate_only=False)
+        request = CreateTopicsRequest([_new_topic(topic) for topic in missing], _CREATE_TIMEOUT_MS, validate_only=False)
 
-        async def question(client: AIOKafkaClient) -> None:
+        async def call(client: AIOKafkaClient) -> None:
             answer = await client.send(await _controller(client), request)
             for topic, code, *_message in answer.topic_errors:
-                _check(code, topic, allowed=_NOT_CREATED)
+                _check(code, topic, allowed=_IGNORED_ON_CREATE)
 
-        await self._connection.ask("the creation of topics", question)
+        await self._connection.retry("the creation of topics", call)
 
     async def delete(self, topics: Sequence[str]) -> None:
         request = DeleteTopicsRequest(list(topics), _CREATE_TIMEOUT_MS)
 
-        async def question(client: AIOKafkaClient) -> None:
+        async def call(client: AIOKafkaClient) -> None:
             answer = await client.send(await _controller(client), request)
             for topic, code in answer.topic_error_codes:
                 _check(code, topic, allowed=(UnknownTopicOrPartitionError,))
 
-        await self._connection.ask("the deletion of topics", question)
+        await self._connection.retry("the deletion of topics", call)
 
-    async def greeted(self) -> None:
-        """Wait until a broker answers a small question. Asked by readers that get no answer otherwise."""
+    async def ping(self) -> None:
+        """Wait until a broker answers a small request."""
 
-        async def question(client: AIOKafkaClient) -> None:
+        async def call(client: AIOKafkaClient) -> None:
             await client.send(client.get_random_node(), MetadataRequest([]))
 
-        await self._connection.ask("a greeting", question)
+        await self._connection.retry("a metadata request", call)
 
-    async def producer(self) -> Producer:
-        """A fresh producer id, or the one without idempotence where the broker cannot give any."""
-        return await self._connection.ask("a question for a producer id", _producer)
+    async def producer(self) -> ProducerState:
+        """A new producer id; one without idempotence where the broker has no idempotent producers."""
+        return await self._connection.retry("a request for a producer id", _producer)
 
-    async def _greet(self, client: AIOKafkaClient) -> None:
+    async def _log_connected(self, client: AIOKafkaClient) -> None:
         self._idempotent = (await _producer(client)).idempotent
         logger().info("kafka.connected", bootstrap=self._bootstrap, idempotent=self._idempotent)
 
 
-async def _producer(client: AIOKafkaClient) -> Producer:
+async def _producer(client: AIOKafkaClient) -> ProducerState:
     try:
         answer = await client.send(client.get_random_node(), InitProducerIdRequest(None, 60_000))
     except IncompatibleBrokerVersion:
-        return Producer()
+        return ProducerState()
     if for_code(answer.error_code) in _NO_IDEMPOTENCE:
-        return Producer()
+        return ProducerState()
     _check(answer.error_code, "InitProducerId")
-    return Producer(answer.producer_id, answer.producer_epoch)
+    return ProducerState(answer.producer_id, answer.producer_epoch)
 
 
 async def _leaders(client: AIOKafkaClient, topics: set[str]) -> dict[TopicPartition, int]:
-    """The node that leads each existing partition of the topics. Asking does not create any."""
+    """The leader (node id) of each existing partition of the topics. Creates no topic."""
     if not topics:
         return {}
     request = MetadataRequest(sorted(topics), allow_auto_topic_creation=False)
@@ -226,8 +228,8 @@ async def _offsets(
     for node in set(leaders.values()):
         if node < 0:
             raise LeaderNotAvailableError
-        mine = (partition for partition, leader in leaders.items() if leader == node)
-        topics = _by_topic((each, (each.partition, which)) for each in mine)
+        of_node = (partition for partition, leader in leaders.items() if leader == node)
+        topics = _by_topic((each, (each.partition, which)) for each in of_node)
         answer = await client.send(node, OffsetRequest(-1, _READ_UNCOMMITTED, topics))
         for topic, partitions in answer.topics:
             for partition, code, _timestamp, offset in partitions:
@@ -236,17 +238,17 @@ async def _offsets(
     return offsets
 
 
-async def _ends(
-    client: AIOKafkaClient, leaders: Mapping[TopicPartition, int], about: Mapping[TopicPartition, int]
+async def _fetched_high_watermarks(
+    client: AIOKafkaClient, leaders: Mapping[TopicPartition, int], fetch_from: Mapping[TopicPartition, int]
 ) -> dict[TopicPartition, int]:
-    """The high watermarks as fetches from offsets `about` there tell them.
+    """The high watermarks, from fetches at offsets `fetch_from`.
 
-    The embedded broker, which is also the one without idempotent producers, counts the last batch as one record when
-    it is asked for the end.
+    The embedded broker, the one without idempotent producers, counts the last batch as one record when it answers an
+    offset request for the end.
     """
     ends = {}
     for partition, node in leaders.items():
-        topics = [(partition.topic, [(partition.partition, about[partition], 1)])]
+        topics = [(partition.topic, [(partition.partition, fetch_from[partition], 1)])]
         answer = await client.send(node, FetchRequest(_FETCH_WAIT_MS, 1, 1, _READ_UNCOMMITTED, topics))
         for topic, [(_partition, code, high, *_more)] in answer.topics:
             _check(code, topic)
@@ -256,7 +258,7 @@ async def _ends(
     return ends
 
 
-async def _ask_coordinator(client: AIOKafkaClient, group: str, request: Any) -> Any:
+async def _send_to_coordinator(client: AIOKafkaClient, group: str, request: Any) -> Any:
     node = await client.coordinator_lookup(CoordinationType.GROUP, group)
     return await client.send(node, request, group=ConnectionGroup.COORDINATION)
 
@@ -267,14 +269,14 @@ async def _controller(client: AIOKafkaClient) -> int:
     return controller
 
 
-def _creation(topic: TopicSpec) -> tuple[Any, ...]:
+def _new_topic(topic: TopicSpec) -> tuple[Any, ...]:
     return (topic.name, topic.partitions, _BROKERS_DEFAULT, [], list(topic.settings.items()))
 
 
 def _by_topic(pairs: Iterable[tuple[TopicPartition, Any]]) -> list[tuple[str, list[Any]]]:
     topics: dict[str, list[Any]] = defaultdict(list)
-    for partition, what in pairs:
-        topics[partition.topic].append(what)
+    for partition, entry in pairs:
+        topics[partition.topic].append(entry)
     return list(topics.items())
 
 

@@ -1,7 +1,7 @@
-"""Record batches as they lie in the log: decoding what can be decoded, within bounds.
+"""Decodes stored record batches one by one, within a limit on their decompressed size.
 
-aiokafka's consumer decodes by itself and fails as a whole. Covers finding the batch at fault, and how much a batch may
-unpack to, for which aiokafka has no limit. Fetches nothing.
+aiokafka's consumer fails as a whole on a corrupt batch, and has no limit on what a batch decompresses to. Covers
+finding the corrupt one, and that limit. Fetches nothing.
 """
 
 import struct
@@ -19,51 +19,51 @@ from edged.domain.topology.topics import REQUESTS_MESSAGE_BYTES
 from edged.ports import Record, TopicPartition
 
 MAX_UNPACKED_BYTES = REQUESTS_MESSAGE_BYTES + (1 << 20)
-"""Of one batch: a little more than the largest message that a node sends. A kilobyte of zstd may unpack to 32 MiB."""
+"""Of one batch: a little more than a node's largest message. A kilobyte of zstd may decompress to 32 MiB."""
 
 _XERIAL_MAGIC = b"\x82SNAPPY\0"
 _XERIAL_HEADER_BYTES = 16
 
 
 class Decoded(NamedTuple):
-    """The records before the first batch at fault. Without any, `next_offset` is behind it and those that follow it.
+    """The records before the first corrupt batch. If there are none, `next_offset` is after the corrupt batches.
 
-    `fault`: what is wrong with the batch; empty when none is at fault.
+    `error`: what is wrong with the batch; empty when none is corrupt.
     """
 
     records: list[Record]
     next_offset: int
-    fault: str
+    error: str
 
 
 def decode(batches: bytes, partition: TopicPartition, first_offset: int) -> Decoded:
-    """The records from `first_offset` on in what a broker answered to a fetch; its last batch may be cut off."""
+    """The records from `first_offset` on in a fetch response, whose last batch may be truncated."""
     memory = MemoryRecords(batches)
     records: list[Record] = []
-    next_offset, fault = first_offset, ""
+    next_offset, first_error = first_offset, ""
     while memory.has_next():
         batch: Any = memory.next_batch()
-        found, error = _records(batch, partition)
+        decoded, error = _records(batch, partition)
         if error:
             if records:
                 return Decoded(records, next_offset, error)
-            fault = fault or error
-            next_offset += 1  # whatever the batch says of itself
-        elif fault and found:
+            first_error = first_error or error
+            next_offset += 1  # its header is not trusted
+        elif first_error and decoded:
             break
-        records += [record for record in found if record.offset >= first_offset]
+        records += [record for record in decoded if record.offset >= first_offset]
         next_offset = max(next_offset, batch.next_offset)
-    return Decoded(records, next_offset, fault)
+    return Decoded(records, next_offset, first_error)
 
 
 def record_of(partition: TopicPartition, record: Any) -> Record:
-    """One of aiokafka's records as ours. A record without a value has an empty one."""
+    """An aiokafka record as a `Record`. A null value becomes an empty one."""
     return Record(*partition, record.offset, record.timestamp, record.key, record.value or b"", tuple(record.headers))
 
 
 def bound_unpacking() -> None:
-    """Have aiokafka unpack no batch to more than MAX_UNPACKED_BYTES: it raises ValueError instead."""
-    for kind in (DefaultRecordBatch, LegacyRecordBatch):  # of the compiled module or of the one in Python
+    """Patch aiokafka to raise ValueError for batches that decompress to more than MAX_UNPACKED_BYTES."""
+    for kind in (DefaultRecordBatch, LegacyRecordBatch):  # from the compiled module or the pure Python one
         module = sys.modules[kind.__module__]
         for name, unpack in _UNPACK.items():
             setattr(module, f"{name}_decode", _bounded(unpack))
@@ -81,7 +81,7 @@ def _records(batch: Any, partition: TopicPartition) -> tuple[list[Record], str]:
 
 def _bounded(unpack: Callable[[bytes, memoryview], int]) -> Callable[[bytes], bytes]:
     def bounded(payload: bytes) -> bytes:
-        space = np.empty(MAX_UNPACKED_BYTES, np.uint8).data  # takes memory only where it is written to
+        space = np.empty(MAX_UNPACKED_BYTES, np.uint8).data  # uses memory only where it is written to
         try:
             length = unpack(bytes(payload), space)
         except (cramjam.DecompressionError, struct.error) as error:
@@ -92,14 +92,15 @@ def _bounded(unpack: Callable[[bytes, memoryview], int]) -> Callable[[bytes], by
 
 
 def _snappy(payload: bytes, space: memoryview) -> int:
-    """Snappy, raw or in the blocks of the Java library xerial, which most Kafka clients write."""
+    """Snappy, raw or in the framing of the Java library xerial, which most Kafka clients write."""
     if not payload.startswith(_XERIAL_MAGIC):
         return cramjam.snappy.decompress_raw_into(payload, space)
-    at, filled = _XERIAL_HEADER_BYTES, 0
-    while at < len(payload):
-        (length,) = struct.unpack_from(">I", payload, at)
-        filled += cramjam.snappy.decompress_raw_into(payload[at + 4 : at + 4 + length], space[filled:])
-        at += 4 + length
+    position, filled = _XERIAL_HEADER_BYTES, 0
+    while position < len(payload):
+        (length,) = struct.unpack_from(">I", payload, position)
+        position += 4
+        filled += cramjam.snappy.decompress_raw_into(payload[position : position + length], space[filled:])
+        position += length
     return filled
 
 

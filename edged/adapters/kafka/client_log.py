@@ -1,7 +1,7 @@
 """aiokafka's own log lines as `kafka.client` events, each at most once a minute.
 
-While a broker is away aiokafka logs an error at every try of every client. `health.degraded` tells that in plain words,
-so what the client says of lost connections is for debugging alone.
+While a broker is away aiokafka logs an error at every try of every client. `health.degraded` reports that already, so
+the client's lines about lost connections have level debug.
 """
 
 import logging
@@ -11,7 +11,7 @@ from typing import Self
 from edged.log import Throttle, logger
 
 _WINDOW_S = 60.0
-_OF_LOST_CONNECTIONS = (
+_CONNECTION_MESSAGES = (
     "Unable connect",
     "Unable to request metadata",
     "Unable to update metadata",
@@ -44,8 +44,8 @@ class ClientLog(logging.Handler):
         suppressed = self._throttle.pass_on((record.name, str(record.msg)), time.monotonic())
         if suppressed is None:
             return
-        is_grave = record.levelno >= logging.WARNING and not message.startswith(_OF_LOST_CONNECTIONS)
-        log = logger().warning if is_grave else logger().debug
+        is_warning = record.levelno >= logging.WARNING and not message.startswith(_CONNECTION_MESSAGES)
+        log = logger().warning if is_warning else logger().debug
         log("kafka.client", message=message, logger=record.name, suppressed=suppressed)
 
 

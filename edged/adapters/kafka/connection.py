@@ -1,6 +1,6 @@
-"""One connection to the cluster that is made when it is needed, dropped when it fails, and tells health.
+"""A connection to the cluster that is opened on demand, dropped when it fails, and reports outages to health.
 
-Does not know what is asked over it. aiokafka's clients run tasks of their own inside; none is made here.
+Knows nothing of the requests sent over it. aiokafka's clients run tasks of their own; none is created here.
 """
 
 import asyncio
@@ -26,94 +26,101 @@ from edged.ports import Health
 
 T = TypeVar("T")
 
-CONNECT_S = 10.0
-"""Most time to connect: TCP, TLS, SASL and the first metadata take some five round trips, of 2 s each at worst."""
+CONNECT_TIMEOUT_S = 10.0
+"""TCP, TLS, SASL and the first metadata take about five round trips, of 2 s each at worst."""
 
-_CLOSE_S = 2.0
-LOST = (KafkaConnectionError, NodeNotReadyError, RequestTimedOutError, CorrelationIdError, StaleMetadata, OSError)
-"""Errors after which a client is not used again (TimeoutError is an OSError)."""
+_CLOSE_TIMEOUT_S = 2.0
+CONNECTION_ERRORS = (
+    KafkaConnectionError,
+    NodeNotReadyError,
+    RequestTimedOutError,
+    CorrelationIdError,
+    StaleMetadata,
+    OSError,
+)
+"""Errors after which a client is dropped (TimeoutError is an OSError)."""
 
 
 class Outages:
-    """What is wrong with Kafka now. Health hears of the first trouble, and of the end of the last."""
+    """The overdue requests of all users of Kafka. Degrades health with the first, recovers it after the last."""
 
     def __init__(self, health: Health, deadline_s: float) -> None:
         self.deadline_s = deadline_s
         self._health = health
         self._reasons: dict[object, str] = {}
 
-    def began(self, who: object, reason: str) -> None:
-        """`who` has waited too long, because of `reason`."""
-        self._reasons[who] = reason
+    def begin(self, user: object, reason: str) -> None:
+        """`user` has waited too long, because of `reason`."""
+        self._reasons[user] = reason
         self._health.degraded("kafka", reason)
 
-    def answered(self, who: object) -> None:
-        """`who` got its answer."""
-        self._reasons.pop(who, None)
+    def end(self, user: object) -> None:
+        """`user` got its answer."""
+        self._reasons.pop(user, None)
         if not self._reasons:
             self._health.recovered("kafka")
 
-    def gave_up(self, who: object) -> None:
-        """`who` waits no more. That says nothing about Kafka: recovery is told by the next answer."""
-        self._reasons.pop(who, None)
+    def withdraw(self, user: object) -> None:
+        """`user` stopped waiting. Does not recover health: only an answer does."""
+        self._reasons.pop(user, None)
 
     @contextlib.contextmanager
     def waiting(self, what: str) -> Iterator["Wait"]:
-        """Around one question and all its tries: health is told when it has no answer after the deadline."""
+        """Around one request and its retries: degrades health when there is no answer within the deadline."""
         wait = Wait(self, what)
         try:
             yield wait
         except BaseException:
-            wait.over()
-            self.gave_up(wait)
+            wait.cancel()
+            self.withdraw(wait)
             raise
-        wait.over()
-        self.answered(wait)
+        wait.cancel()
+        self.end(wait)
 
 
 class Wait:
-    """A question that is not answered yet."""
+    """A request that is not answered yet."""
 
     def __init__(self, outages: Outages, what: str) -> None:
         self._outages = outages
         self._reason = f"no answer to {what}"
-        self._late = False
+        self._is_overdue = False
         self._timer = asyncio.get_running_loop().call_later(outages.deadline_s, self._report)
 
     def failed(self, reason: str) -> None:
-        """A try failed; `reason` is what health is told."""
+        """A try failed; `reason` is reported to health."""
         self._reason = reason
-        if self._late:
+        if self._is_overdue:
             self._report()
 
-    def over(self) -> None:
-        """No report comes any more."""
+    def cancel(self) -> None:
+        """Report nothing any more."""
         self._timer.cancel()
 
     def _report(self) -> None:
-        self._late = True
-        self._outages.began(self, self._reason)
+        self._is_overdue = True
+        self._outages.begin(self, self._reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What all clients of one cluster share. `options` are aiokafka's and hold the password."""
+    """Shared by all clients of one cluster. `options` are aiokafka's and hold the password."""
 
     options: dict[str, Any] = field(repr=False)
     outages: Outages
     client_log: ClientLog
 
     def reason(self, error: KafkaError | OSError) -> str:
-        """What to tell a person. aiokafka names the host and the cause only in its own log."""
+        """The error for people. aiokafka names the host and the cause only in its own log."""
         if isinstance(error, (KafkaConnectionError, NodeNotReadyError)) and self.client_log.last_problem:
             return self.client_log.last_problem
         return str(error) or type(error).__name__
 
 
 class Connection:
-    """An aiokafka client, made anew after each failure. Several callers may use it at once.
+    """An aiokafka client, recreated after each failure. Several callers may use it at once.
 
-    `greet` is called with each new client before anyone else may use it.
+    `on_connect` is called with each new client before any caller gets it.
     """
 
     def __init__(
@@ -121,45 +128,45 @@ class Connection:
         setup: Setup,
         *,
         request_timeout_s: float,
-        greet: Callable[[AIOKafkaClient], Awaitable[None]] | None = None,
+        on_connect: Callable[[AIOKafkaClient], Awaitable[None]] | None = None,
     ) -> None:
         self.request_timeout_s = request_timeout_s
         self._setup = setup
-        self._greet = greet
+        self._on_connect = on_connect
         self._client: AIOKafkaClient | None = None
-        self._connecting = asyncio.Lock()
+        self._connect_lock = asyncio.Lock()
 
-    async def ask(self, what: str, question: Callable[[AIOKafkaClient], Awaitable[T]]) -> T:
-        """The answer to `question`, which is asked until there is one, over new connections where need be.
+    async def retry(self, what: str, call: Callable[[AIOKafkaClient], Awaitable[T]]) -> T:
+        """The result of `call`, retried until it succeeds, over new connections if necessary.
 
-        `what` names it for health. Questions must bear being asked twice.
+        `what` names it for health. `call` must be idempotent.
         """
         backoff = Backoff()
         with self._setup.outages.waiting(what) as wait:
             while True:
                 try:
-                    return await question(await self.client())
+                    return await call(await self.client())
                 except (KafkaError, OSError) as error:
                     wait.failed(self._setup.reason(error))
-                    await self.after(error)
+                    await self.recover_from(error)
                 await backoff.wait()
 
     async def client(self) -> AIOKafkaClient:
-        """The connected client. Raises KafkaError or OSError when it cannot be made within CONNECT_S."""
-        async with self._connecting:
+        """The connected client. Raises KafkaError or OSError when it cannot connect within CONNECT_TIMEOUT_S."""
+        async with self._connect_lock:
             if self._client is None:
                 self._client = await self._connect()
             return self._client
 
-    async def after(self, error: KafkaError | OSError) -> None:
-        """Make the next try likelier to succeed than the one that ended in `error`."""
-        if isinstance(error, LOST):
+    async def recover_from(self, error: KafkaError | OSError) -> None:
+        """Prepare for the next try: drop the client, or update its metadata, as `error` requires."""
+        if isinstance(error, CONNECTION_ERRORS):
             await self.close()
         elif error.invalid_metadata and self._client is not None:
             self._client.force_metadata_update()
 
     async def close(self) -> None:
-        """Drop the client; its open requests fail. Takes 2 s at most."""
+        """Drop the client; its open requests fail. Takes at most 2 s."""
         client, self._client = self._client, None
         if client is not None:
             await abandon(client.close)
@@ -167,11 +174,11 @@ class Connection:
     async def _connect(self) -> AIOKafkaClient:
         client = AIOKafkaClient(**self._setup.options, request_timeout_ms=int(self.request_timeout_s * 1000))
         try:
-            async with asyncio.timeout(CONNECT_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 with bootstrapping():
                     await client.bootstrap()
-                if self._greet is not None:
-                    await self._greet(client)
+                if self._on_connect is not None:
+                    await self._on_connect(client)
         except BaseException:
             await abandon(client.close)
             raise
@@ -180,10 +187,10 @@ class Connection:
 
 @contextlib.contextmanager
 def bootstrapping() -> Iterator[None]:
-    """Around the start of something of aiokafka's: cancelled, it leaves no connection open.
+    """Around the start of an aiokafka object: leaves no connection open when it fails or is cancelled.
 
-    The one over which a client asks for its first metadata is known to nothing but a variable inside `bootstrap`,
-    which closes it after Kafka's own errors alone; the garbage collector would complain of it.
+    The connection for a client's first metadata is held only by a local variable of `bootstrap`, which closes it after
+    Kafka's own errors alone; otherwise the garbage collector would warn about it.
     """
     try:
         yield
@@ -195,16 +202,16 @@ def bootstrapping() -> Iterator[None]:
 
 
 async def abandon(close: Callable[[], Awaitable[object]]) -> None:
-    """Close something of aiokafka's, which may hang while brokers are down: no longer than 2 s.
+    """Close an aiokafka object, which may hang while brokers are down: abandon it after 2 s.
 
-    Cancelled meanwhile, it raises CancelledError: aiokafka itself takes a cancellation that meets it in the middle of
-    closing for that of its own task, and swallows it.
+    Cancelled: raises CancelledError. aiokafka takes a cancellation during its closing for that of its own task, and
+    swallows it.
     """
     task = asyncio.current_task()
     assert task is not None
     cancellations = task.cancelling()
     with contextlib.suppress(KafkaError, OSError):
-        async with asyncio.timeout(_CLOSE_S):
+        async with asyncio.timeout(_CLOSE_TIMEOUT_S):
             await close()
     if task.cancelling() > cancellations:
         raise asyncio.CancelledError

@@ -1,8 +1,8 @@
-"""Reading assigned partitions from given positions.
+"""Reads assigned partitions from given positions.
 
-Positions are the reader's own: an aiokafka consumer that dies is replaced by one that goes on from them. No consumer
-group is joined; commits go through Control. A batch that aiokafka cannot decode is passed over, and said so: any client
-may write one, and a reader that fails on it would fail at every start.
+The reader keeps the positions itself: when an aiokafka consumer fails, its replacement resumes from them. No consumer
+group is joined; commits go through Admin. A batch that aiokafka cannot decode is skipped and logged: any client may
+write one, and a reader that fails on it would fail at every start.
 """
 
 import asyncio
@@ -12,22 +12,22 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import CorruptRecordException, KafkaError, OffsetOutOfRangeError
 
-from edged.adapters.kafka.admin import Control
+from edged.adapters.kafka.admin import Admin
 from edged.adapters.kafka.batches import Decoded, decode, record_of
-from edged.adapters.kafka.connection import CONNECT_S, Setup, abandon, bootstrapping
+from edged.adapters.kafka.connection import CONNECT_TIMEOUT_S, Setup, abandon, bootstrapping
 from edged.aio import Backoff
 from edged.log import logger
 from edged.ports import Record, TopicPartition
 
 _MIB = 1 << 20
-_SLICE_S = 1.0
-"""Longest wait inside one poll before it looks whether the broker still answers."""
+_MAX_POLL_S = 1.0
+"""Maximum wait within a poll before it checks whether the broker still answers."""
 
-_REBUILD_S = 60.0
-"""A consumer that heard nothing for this long is replaced; above the time that its largest fetch may take."""
+_REPLACE_CONSUMER_S = 60.0
+"""A consumer without an answer for this long is replaced; above the time that its largest fetch may take."""
 
 _FETCH_LIMITS = {
-    "fetch_max_bytes": 4 * _MIB,  # of compressed bytes; Kafka delivers a larger record all the same
+    "fetch_max_bytes": 4 * _MIB,  # compressed; Kafka still delivers a larger record
     "max_partition_fetch_bytes": _MIB + (64 << 10),
     "request_timeout_ms": 45_000,  # a full fetch takes as long on an uplink of 200 kbit/s
 }
@@ -35,38 +35,36 @@ _FETCH_LIMITS = {
 
 _WAIT_MS = 500
 _EMBEDDED_WAIT_MS = 40
-"""The embedded broker looks for new records only twice in a wait: a long one delays them by a quarter of it."""
+"""The embedded broker checks for new records only twice per wait: a long wait delays them by a quarter of it."""
 
 
 class KafkaReader:
-    """A `ports.LogReader`; made by `KafkaLog.reader`.
+    """A `ports.LogReader`, from `KafkaLog.reader`.
 
-    A poll may take up to CONNECT_S more than its timeout while it has to connect.
+    A poll that has to connect may exceed its timeout by up to CONNECT_TIMEOUT_S.
     """
 
-    def __init__(
-        self, setup: Setup, control: Control, positions: Mapping[TopicPartition, int], group: str | None
-    ) -> None:
+    def __init__(self, setup: Setup, admin: Admin, positions: Mapping[TopicPartition, int], group: str | None) -> None:
         self._setup = setup
-        self._control = control
+        self._admin = admin
         self._positions = dict(positions)
         self._group = group
         self._consumer: AIOKafkaConsumer | None = None
         self._backoff = Backoff()
         self._connect_at_s = 0.0
         self._high: dict[TopicPartition, int] = {}
-        self._stamps: tuple[int | None, ...] = ()
-        self._heard_s = asyncio.get_running_loop().time()
-        self._looked_s = self._heard_s
+        self._poll_timestamps: tuple[int | None, ...] = ()
+        self._answered_s = asyncio.get_running_loop().time()
+        self._checked_s = self._answered_s
         self._silent_s = 0.0
 
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Record]:
         loop = asyncio.get_running_loop()
         ends_s = loop.time() + timeout_s
         while True:
-            await asyncio.sleep(0)  # a poll without a timeout would else never let the consumer fetch
+            await asyncio.sleep(0)  # lets the consumer fetch, even in polls without a timeout
             try:
-                records = await self._poll_once(max_records, min(max(0.0, ends_s - loop.time()), _SLICE_S))
+                records = await self._poll_once(max_records, min(max(0.0, ends_s - loop.time()), _MAX_POLL_S))
             except (KafkaError, OSError) as error:
                 await self._fail(self._setup.reason(error))
                 records = []
@@ -81,7 +79,7 @@ class KafkaReader:
 
     async def commit(self, positions: Mapping[TopicPartition, int]) -> None:
         assert self._group is not None, "a commit needs the reader's group"
-        await self._control.commit(self._group, positions)
+        await self._admin.commit(self._group, positions)
 
     def lag(self) -> int:
         return sum(max(0, self._high.get(each, 0) - position) for each, position in self._positions.items())
@@ -91,34 +89,34 @@ class KafkaReader:
 
     async def close(self) -> None:
         """Abandon the consumer, within seconds."""
-        self._setup.outages.gave_up(self)
-        await self._drop()
+        self._setup.outages.withdraw(self)
+        await self._drop_consumer()
 
     async def _poll_once(self, max_records: int, timeout_s: float) -> list[Record]:
         consumer = await self._connected(timeout_s)
         if consumer is None:
             return []
         try:
-            found = await consumer.getmany(timeout_ms=int(timeout_s * 1000), max_records=max_records)
+            batches = await consumer.getmany(timeout_ms=int(timeout_s * 1000), max_records=max_records)
         except OffsetOutOfRangeError as gap:
-            await self._skip(consumer, gap.args[0])
+            await self._skip_gap(consumer, gap.args[0])
             return []
         except Exception as error:  # hostile bytes make aiokafka raise nearly anything
             if isinstance(error, (KafkaError, OSError)) and not isinstance(error, CorruptRecordException):
                 raise
-            return await self._read_around(consumer, max_records, error)
-        # No await from here to the return: what aiokafka handed over must reach the caller.
-        if not found:
-            return await self._nothing(consumer)
-        records = [_record(each) for batch in found.values() for each in batch]
+            return await self._skip_corrupt(consumer, max_records, error)
+        # No await from here to the return: records that aiokafka has delivered must reach the caller.
+        if not batches:
+            return await self._handle_empty_poll(consumer)
+        records = [_record(each) for batch in batches.values() for each in batch]
         for each in records:
             self._positions[TopicPartition(each.topic, each.partition)] = each.offset + 1
-        self._look(consumer)
-        self._hear()
+        self._update(consumer)
+        self._mark_answered()
         return records
 
     async def _connected(self, timeout_s: float) -> AIOKafkaConsumer | None:
-        """The consumer; None while the wait after a failed try is longer than `timeout_s`."""
+        """The consumer; None while the backoff after a failed try exceeds `timeout_s`."""
         if self._consumer is not None:
             return self._consumer
         loop = asyncio.get_running_loop()
@@ -133,16 +131,16 @@ class KafkaReader:
         return self._consumer
 
     async def _start(self) -> AIOKafkaConsumer:
-        await self._control.connect()
+        await self._admin.connect()
         consumer = AIOKafkaConsumer(
             **self._setup.options,
             **_FETCH_LIMITS,
-            fetch_max_wait_ms=_WAIT_MS if self._control.idempotent else _EMBEDDED_WAIT_MS,
+            fetch_max_wait_ms=_WAIT_MS if self._admin.idempotent else _EMBEDDED_WAIT_MS,
             auto_offset_reset="none",
             enable_auto_commit=False,
         )
         try:
-            async with asyncio.timeout(CONNECT_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 with bootstrapping():
                     await consumer.start()
         except BaseException:
@@ -153,70 +151,70 @@ class KafkaReader:
             consumer.seek(KafkaPartition(*partition), offset)
         return consumer
 
-    async def _nothing(self, consumer: AIOKafkaConsumer) -> list[Record]:
-        """No record came: because there is none, or because the broker does not answer?"""
-        self._look(consumer)
-        # Not every broker refuses a fetch beyond the end, where a topic that was made anew leaves its readers.
-        beyond = {each: at for each, at in self._positions.items() if at > self._high.get(each, at)}
+    async def _handle_empty_poll(self, consumer: AIOKafkaConsumer) -> list[Record]:
+        """Distinguish a broker without new records from one that does not answer."""
+        self._update(consumer)
+        # Not every broker refuses a fetch beyond the end, where readers of a recreated topic are.
+        beyond = {each: offset for each, offset in self._positions.items() if offset > self._high.get(each, offset)}
         if beyond:
-            await self._skip(consumer, beyond)
-        # A longer time is this process's own lateness, in which it could not have heard an answer.
+            await self._skip_gap(consumer, beyond)
+        # More than that is delay of this process itself, in which it could not have received an answer.
         now_s = asyncio.get_running_loop().time()
-        self._silent_s += min(now_s - self._looked_s, _SLICE_S)
-        self._looked_s = now_s
+        self._silent_s += min(now_s - self._checked_s, _MAX_POLL_S)
+        self._checked_s = now_s
         if not self._any_exists(consumer):
             async with asyncio.timeout(self._setup.outages.deadline_s):
-                await self._control.greeted()
-            self._hear()
-        elif self._silent_s > _REBUILD_S:
+                await self._admin.ping()
+            self._mark_answered()
+        elif self._silent_s > _REPLACE_CONSUMER_S:
             await self._fail(f"no fetch answered for {self._silent_s:.0f} s")
         elif self._silent_s > self._setup.outages.deadline_s:
-            self._setup.outages.began(self, f"no fetch answered for {self._silent_s:.0f} s")
+            self._setup.outages.begin(self, f"no fetch answered for {self._silent_s:.0f} s")
         return []
 
-    def _look(self, consumer: AIOKafkaConsumer) -> None:
-        """Take over the high watermarks, and hear whether a fetch was answered since the last look."""
-        stamps = []
+    def _update(self, consumer: AIOKafkaConsumer) -> None:
+        """Update the high watermarks, and note whether a fetch was answered since the last update."""
+        timestamps = []
         for each in self._positions:
             partition = KafkaPartition(*each)
-            stamps.append(consumer.last_poll_timestamp(partition))
+            timestamps.append(consumer.last_poll_timestamp(partition))
             high = consumer.highwater(partition)
             if high is not None:
                 self._high[each] = high
-        if tuple(stamps) != self._stamps:
-            self._stamps = tuple(stamps)
-            if any(stamps):
-                self._hear()
+        if tuple(timestamps) != self._poll_timestamps:
+            self._poll_timestamps = tuple(timestamps)
+            if any(timestamps):
+                self._mark_answered()
 
     def _any_exists(self, consumer: AIOKafkaConsumer) -> bool:
         return any(each.partition in (consumer.partitions_for_topic(each.topic) or ()) for each in self._positions)
 
-    async def _skip(self, consumer: AIOKafkaConsumer, partitions: Iterable[tuple[str, int]]) -> None:
-        """Go on at the first record still there, where the position is outside what the partition holds."""
+    async def _skip_gap(self, consumer: AIOKafkaConsumer, partitions: Iterable[tuple[str, int]]) -> None:
+        """Continue at the low watermark in partitions whose position is outside the watermarks."""
         async with asyncio.timeout(self._setup.outages.deadline_s):
-            marks = await self._control.watermarks(TopicPartition(*each) for each in partitions)
-        for each, kept in marks.items():
+            watermarks = await self._admin.watermarks(TopicPartition(*each) for each in partitions)
+        for each, marks in watermarks.items():
             offset = self._positions[each]
-            self._high[each] = kept.high
-            if not kept.low <= offset <= kept.high:
-                self._positions[each] = kept.low
-                consumer.seek(KafkaPartition(*each), kept.low)
+            self._high[each] = marks.high
+            if not marks.low <= offset <= marks.high:
+                self._positions[each] = marks.low
+                consumer.seek(KafkaPartition(*each), marks.low)
                 logger().warning(
                     "kafka.gap",
                     topic=each.topic,
                     partition=each.partition,
                     wanted_offset=offset,
-                    next_offset=kept.low,
+                    next_offset=marks.low,
                 )
 
-    async def _read_around(self, consumer: AIOKafkaConsumer, max_records: int, error: Exception) -> list[Record]:
-        """After a failure to decode: the records before the batch at fault, or none and the position behind it.
+    async def _skip_corrupt(self, consumer: AIOKafkaConsumer, max_records: int, error: Exception) -> list[Record]:
+        """After a decoding error: the records before the corrupt batch, or none and the position after it.
 
-        Raises `error` again when no batch is at fault.
+        Raises `error` again when no batch is corrupt.
         """
         async with asyncio.timeout(self._setup.outages.deadline_s):
-            partition, found = await self._find_fault(error)
-        records = found.records[:max_records]
+            partition, decoded = await self._find_corrupt(error)
+        records = decoded.records[:max_records]
         if records:
             self._positions[partition] = records[-1].offset + 1
         else:
@@ -225,38 +223,38 @@ class KafkaReader:
                 topic=partition.topic,
                 partition=partition.partition,
                 first_offset=self._positions[partition],
-                next_offset=found.next_offset,
-                err=found.fault,
+                next_offset=decoded.next_offset,
+                err=decoded.error,
             )
-            self._positions[partition] = found.next_offset
+            self._positions[partition] = decoded.next_offset
         for each, offset in self._positions.items():
-            consumer.seek(KafkaPartition(*each), offset)  # records of other partitions may have gone down with these
-        self._hear()
+            consumer.seek(KafkaPartition(*each), offset)  # records of other partitions may have been dropped with these
+        self._mark_answered()
         return records
 
-    async def _find_fault(self, error: Exception) -> tuple[TopicPartition, Decoded]:
+    async def _find_corrupt(self, error: Exception) -> tuple[TopicPartition, Decoded]:
         for partition, offset in self._positions.items():
-            batches = await self._control.fetch(partition, offset, _FETCH_LIMITS["max_partition_fetch_bytes"])
-            found = decode(batches, partition, offset)
-            if found.fault:
-                return partition, found
+            batches = await self._admin.fetch(partition, offset, _FETCH_LIMITS["max_partition_fetch_bytes"])
+            decoded = decode(batches, partition, offset)
+            if decoded.error:
+                return partition, decoded
         raise error
 
-    def _hear(self) -> None:
-        self._heard_s = self._looked_s = asyncio.get_running_loop().time()
+    def _mark_answered(self) -> None:
+        self._answered_s = self._checked_s = asyncio.get_running_loop().time()
         self._silent_s = 0.0
-        self._setup.outages.answered(self)
+        self._setup.outages.end(self)
 
     async def _fail(self, reason: str) -> None:
-        """Start over with a new consumer after a pause; tell health once the silence is too long."""
+        """Replace the consumer after a backoff; degrade health once the silence exceeds the deadline."""
         loop = asyncio.get_running_loop()
         self._connect_at_s = loop.time() + self._backoff.next_s()
-        if loop.time() - self._heard_s > self._setup.outages.deadline_s:
-            self._setup.outages.began(self, reason)
+        if loop.time() - self._answered_s > self._setup.outages.deadline_s:
+            self._setup.outages.begin(self, reason)
         self._silent_s = 0.0
-        await self._drop()
+        await self._drop_consumer()
 
-    async def _drop(self) -> None:
+    async def _drop_consumer(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await abandon(consumer.stop)

@@ -1,4 +1,4 @@
-"""How aiokafka's clients are told to reach the brokers: addresses, TLS, SASL."""
+"""The options of aiokafka's clients for reaching the brokers: addresses, TLS, SASL."""
 
 import ssl
 from typing import Any
@@ -16,7 +16,7 @@ def client_options(kafka: Kafka, client_id: str) -> dict[str, Any]:
         "bootstrap_servers": list(kafka.bootstrap),
         "client_id": client_id,
         "security_protocol": security.protocol,
-        # The default of 100 ms would have a whole fleet ask ten times a second while its broker is away.
+        # With the default of 100 ms a whole fleet would retry ten times a second while its broker is away.
         "retry_backoff_ms": 500,
     }
     if security.protocol.endswith("SSL"):

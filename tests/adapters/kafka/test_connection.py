@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from edged.adapters.kafka import KafkaLog, connection
-from edged.adapters.kafka import reader as reading
-from edged.adapters.kafka.admin import Control
+from edged.adapters.kafka import reader as kafka_reader
+from edged.adapters.kafka.admin import Admin
 from edged.adapters.kafka.connection import abandon
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka
@@ -24,7 +24,7 @@ async def close_that_swallows_cancellation() -> None:
         await asyncio.Event().wait()
 
 
-async def test_a_cancellation_that_meets_a_closing_client_is_not_lost():
+async def test_a_cancellation_during_closing_is_not_lost():
     task = asyncio.create_task(abandon(close_that_swallows_cancellation))
     await asyncio.sleep(0)
     task.cancel()
@@ -34,13 +34,13 @@ async def test_a_cancellation_that_meets_a_closing_client_is_not_lost():
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("close", [close_that_swallows_cancellation, asyncio.Event().wait])
-async def test_a_client_that_hangs_in_closing_is_left(close):
+async def test_a_client_that_hangs_in_closing_is_abandoned(close):
     """Without raising anything: nobody was cancelled."""
     await asyncio.wait_for(abandon(close), 5)
 
 
 @pytest.mark.looptime
-async def test_a_client_is_closed_within_a_cancellation_too():
+async def test_a_client_is_closed_during_a_cancellation_too():
     """A reader is closed while its user is being cancelled; that alone is no further cancellation."""
 
     async def work() -> str:
@@ -108,16 +108,16 @@ async def read(log: KafkaLog) -> object:
 @pytest.mark.parametrize("work", [watermarks, read])
 @pytest.mark.parametrize("greetings", [0, 1])
 @pytest.mark.parametrize(("connect_s", "tries"), [(60.0, 1), (0.05, 2)])
-async def test_a_client_that_is_given_up_while_it_connects_leaves_no_connection(
+async def test_a_client_abandoned_while_connecting_leaves_no_connection(
     work: Work, greetings: int, connect_s: float, tries: int, monkeypatch: pytest.MonkeyPatch
 ):
     """Cancelled, or after its time to connect: nothing is left to the garbage collector, which would complain."""
 
-    async def connected(_: Control) -> None: ...
+    async def connected(_: Admin) -> None: ...
 
-    for module in (connection, reading):
-        monkeypatch.setattr(module, "CONNECT_S", connect_s)
-    monkeypatch.setattr(Control, "connect", connected)  # a reader's first is then the consumer's
+    for module in (connection, kafka_reader):
+        monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", connect_s)
+    monkeypatch.setattr(Admin, "connect", connected)  # a reader's first is then the consumer's
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     broker = MuteBroker(greetings)

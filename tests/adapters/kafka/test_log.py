@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edged.adapters.kafka import KafkaLog
-from edged.adapters.kafka import producer as appending
+from edged.adapters.kafka import producer as kafka_producer
 from edged.adapters.kafka.client_log import ClientLog
 from edged.adapters.kafka.security import client_options
 from edged.adapters.memory.health import RecordingHealth
@@ -55,8 +55,8 @@ def health() -> RecordingHealth:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(appending, "_SETTLE_S", 0.3)
-    monkeypatch.setattr(appending, "_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(kafka_producer, "_SETTLE_S", 0.3)
+    monkeypatch.setattr(kafka_producer, "_TIMEOUT_S", 0.5)
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ async def test_a_broker_stopped_for_longer_than_a_write_may_take_has_each_messag
     assert numbers(await read_all(log, topic)) == list(range(310))
 
 
-async def test_an_idle_reader_goes_on_after_a_half_open_connection(
+async def test_an_idle_reader_resumes_after_a_half_open_connection(
     log: KafkaLog, proxy: Proxy, health: RecordingHealth, topic: str
 ):
     await log.append(numbered(topic, 0, 1))
@@ -215,7 +215,7 @@ async def test_the_log_closes_while_the_broker_hangs(broker: Broker, health: Rec
             await stack.aclose()
 
 
-async def test_health_is_told_why_nothing_answers(proxy: Proxy, broker: Broker, health: RecordingHealth, topic: str):
+async def test_health_has_the_reason_for_an_outage(proxy: Proxy, broker: Broker, health: RecordingHealth, topic: str):
     proxy.refuse = True
     async with (
         KafkaLog(Kafka((broker.bootstrap,)), health, deadline_s=0.2) as log,
@@ -228,7 +228,7 @@ async def test_health_is_told_why_nothing_answers(proxy: Proxy, broker: Broker, 
     assert f"127.0.0.1:{proxy.port}" in health.reasons["kafka"]
 
 
-async def test_a_reader_that_nobody_asked_for_long_does_not_take_that_for_silence(
+async def test_a_reader_not_polled_for_long_does_not_take_that_for_silence(
     log: KafkaLog, health: RecordingHealth, topic: str, monkeypatch: pytest.MonkeyPatch
 ):
     """The trainer asks for no epoch data while it works on what it has."""
@@ -246,7 +246,7 @@ async def test_a_reader_that_nobody_asked_for_long_does_not_take_that_for_silenc
     assert health.history == []
 
 
-async def test_the_log_says_whether_its_writes_are_idempotent(log: KafkaLog, broker: Broker, log_lines: Lines):
+async def test_the_log_line_has_whether_writes_are_idempotent(log: KafkaLog, broker: Broker, log_lines: Lines):
     await log.partitions(["any"])
 
     [line] = log_lines("kafka.connected")
@@ -254,12 +254,12 @@ async def test_the_log_says_whether_its_writes_are_idempotent(log: KafkaLog, bro
     assert line["bootstrap"] == broker.bootstrap
 
 
-async def test_a_producer_that_the_broker_takes_for_another_starts_anew(
+async def test_a_producer_out_of_sequence_starts_again_with_a_new_id(
     apache_kafka: Apache, health: RecordingHealth, impatient: None, topic: str
 ):
     async with KafkaLog(Kafka((apache_kafka.bootstrap,)), health) as log:
         await log.append(numbered(topic, 0, 5))
-        producer = log._appender._producer
+        producer = log._producer._state
         assert producer is not None
         producer.sequences[TopicPartition(topic)] += 7
 

@@ -1,11 +1,11 @@
-"""When a reader says that Kafka is silent, with a consumer that never hears anything. The clock is fake."""
+"""When a reader reports that Kafka is silent, with a consumer that never gets an answer. The clock is fake."""
 
 import asyncio
 from typing import Any
 
 import pytest
 
-from edged.adapters.kafka.admin import Control
+from edged.adapters.kafka.admin import Admin
 from edged.adapters.kafka.client_log import ClientLog
 from edged.adapters.kafka.connection import Outages, Setup
 from edged.adapters.kafka.reader import KafkaReader
@@ -40,11 +40,11 @@ def reader(health: RecordingHealth, late_s: float, monkeypatch: pytest.MonkeyPat
         return SilentConsumer(late_s)
 
     monkeypatch.setattr(KafkaReader, "_start", start)
-    return KafkaReader(setup, Control(setup), {PARTITION: 0}, None)
+    return KafkaReader(setup, Admin(setup), {PARTITION: 0}, None)
 
 
 @pytest.mark.looptime
-async def test_a_broker_that_answers_no_fetch_is_told_to_health(monkeypatch):
+async def test_a_broker_that_answers_no_fetch_degrades_health(monkeypatch):
     health = RecordingHealth()
     await reader(health, 0.0, monkeypatch).poll(max_records=1, timeout_s=7.0)
 
@@ -63,7 +63,7 @@ async def test_polls_that_do_not_wait_notice_a_silent_broker_too(monkeypatch):
 
 
 @pytest.mark.looptime
-async def test_a_process_that_was_held_up_itself_does_not_blame_kafka(monkeypatch):
+async def test_a_process_that_was_delayed_itself_does_not_blame_kafka(monkeypatch):
     """Busy neighbours, a suspended laptop: the answer may lie in the socket."""
     health = RecordingHealth()
     await reader(health, 18.0, monkeypatch).poll(max_records=1, timeout_s=1.0)

@@ -83,7 +83,7 @@ async def reason_for(kafka: Kafka, health: RecordingHealth) -> str:
     return health.reasons["kafka"]
 
 
-async def test_records_go_and_come_over_tls_with_scram(secured: Secured, health: RecordingHealth):
+async def test_records_are_written_and_read_over_tls_with_scram(secured: Secured, health: RecordingHealth):
     async with KafkaLog(secured.kafka(), health) as log:
         await log.append([Message("garden", b"tomato")])
         async with log.reader({TopicPartition("garden"): 0}) as reader, asyncio.timeout(120):
@@ -95,7 +95,7 @@ async def test_records_go_and_come_over_tls_with_scram(secured: Secured, health:
     assert health.history == []
 
 
-async def test_a_wrong_password_is_told_and_not_shown(
+async def test_a_wrong_password_is_reported_and_not_shown(
     secured: Secured, health: RecordingHealth, log_lines: Callable[..., list[dict[str, Any]]]
 ):
     wrong = "not-" + PASSWORD
