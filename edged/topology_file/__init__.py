@@ -1,13 +1,13 @@
 """The topology file: YAML to a valid Topology, or every problem with its place.
 
-- `document`: bytes to guarded YAML nodes. `syntax`: what is wrong with text that is no YAML.
+- `document`: bytes to guarded YAML nodes. `syntax`: explains text that is not YAML.
 - `variables`: ${VAR} and ${cred:NAME}.
-- `reading`: what was found wrong so far, and where. `kinds`: the kinds of values. `description`: the file itself.
+- `reading`: the problems so far, and their places. `kinds`: the kinds of values. `schema`: the file itself.
 
-Rules between sections are the domain's (`domain.topology_rules`); this package finds their places in the file.
+See also: `domain.validation`, the rules between sections; this package finds the places of their findings in the file.
 
-Secrets: a password may stand in the file, since a test set-up may need no better, but it is a warning; whether it
-stands there, in a variable or in a credential, no message and no quoted line ever shows it.
+Secrets: a password in the file, which may do for a test set-up, is a warning. Whether it is there, in a variable or in
+a credential, no message and no quoted line ever shows it.
 """
 
 import os
@@ -30,14 +30,14 @@ __all__ = ["SCHEMA", "Inspection", "inspect", "json_schema", "load"]
 
 
 class Inspection(NamedTuple):
-    """A valid topology, and what is probably not meant in it."""
+    """A valid topology, and warnings: what is probably not intended."""
 
     topology: Topology
     warnings: tuple[Problem, ...]
 
 
 LookUp = Callable[[Path], BackboneFile]
-"""Looks into a backbone's file; raises EdgedError."""
+"""Reads the shapes and the digest of a backbone's file; raises EdgedError."""
 
 
 def load(
@@ -45,8 +45,8 @@ def load(
 ) -> Topology:
     """The topology in the file at `path`. Raises ConfigError with all its problems at once.
 
-    A backbone's path is relative to the topology file's folder. Only with `look_up_backbone` is the file looked into,
-    and the model on top of it checked: not every node has it.
+    A backbone's path is relative to the topology file's folder. Its file is read, and the model on top of it checked,
+    only with `look_up_backbone`: not every node has it.
     """
     return inspect(path, environment, look_up_backbone=look_up_backbone).topology
 
@@ -60,8 +60,8 @@ def inspect(
 ) -> Inspection:
     """Like `load`, with the warnings.
 
-    `lenient`: look at the file away from its nodes. Names and addresses of theirs (site, kafka, the archive's url) may
-    come from variables and credentials that are missing here: a warning each, and the "${…}" stands for the value.
+    `lenient`: the file is read on another machine than its nodes. Their names and addresses (site, kafka, the archive's
+    url) may come from variables and credentials that are missing here: each is a warning, and the "${…}" is kept.
     """
     parsed = document.parse(_content(path), str(path))
     assert parsed.root is not None
@@ -71,20 +71,20 @@ def inspect(
     topology: Topology = read(FILE, parsed.root, "", reading)
     topology, unread = _with_backbones(topology, path.parent, look_up_backbone)
     findings = [*unread, *rules.problems(topology)]
-    new = [finding for finding in findings if reading.says_something_new(finding)]
-    problems = [*reading.problems, *((reading.mark_of(finding.path), finding) for finding in new)]
+    independent = [finding for finding in findings if reading.is_independent(finding)]
+    problems = [*reading.problems, *((reading.mark_of(finding.path), finding) for finding in independent)]
     if problems:
-        raise ConfigError(reading.told(problems))
-    doubts = [
+        raise ConfigError(reading.as_problems(problems))
+    warnings = [
         (reading.mark_of(finding.path), finding)
         for finding in rules.warnings(topology)
-        if reading.says_something_new(finding)
+        if reading.is_independent(finding)
     ]
-    return Inspection(topology, reading.told([*reading.warnings, *doubts]))
+    return Inspection(topology, reading.as_problems([*reading.warnings, *warnings]))
 
 
 def _with_backbones(topology: Topology, folder: Path, look_up: LookUp | None) -> tuple[Topology, list[Finding]]:
-    """The topology with the backbones' whole paths, and what their files say."""
+    """The topology with the backbones' full paths and their files' shapes, and the files that could not be read."""
     jobs, findings = list(topology.jobs), []
     for i, job in enumerate(jobs):
         if job.backbone is None:

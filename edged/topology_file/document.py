@@ -1,8 +1,8 @@
-"""Bytes to a tree of YAML nodes, each with its place, under guard.
+"""Bytes to a tree of YAML nodes, each with its place, within limits.
 
 Refuses what makes a YAML file dangerous or ambiguous: size, depth, anchors and aliases, tags, several documents.
-Nodes are composed, never constructed, so YAML's own types do not exist here; what a scalar means is decided by the
-kind that reads it. Does not know what a topology is.
+Nodes are composed, never constructed, so YAML's own types do not exist here; the kind that reads a scalar decides
+its meaning. Independent of what a topology is.
 """
 
 import re
@@ -19,7 +19,7 @@ MAX_DEPTH = 32
 MAX_NODES = 20_000
 
 _LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
-"""What counts as the end of a line for PyYAML's marks."""
+"""The end of a line, as PyYAML's marks count lines."""
 
 _HIDDEN_WORD = r"pass|pasw|\bpw|secret|token|credential"
 _SECRET_LINE = re.compile(rf"((?:{_HIDDEN_WORD})[\w-]*[\"']?\s*:)(.*)", re.IGNORECASE)
@@ -27,14 +27,14 @@ _URL_USER = re.compile(r"(?<=//)[^/@\s]+(?=@)")
 
 
 class RefusedNode(yaml.ScalarNode):
-    """Stands where something was refused; the problem is noted already."""
+    """Takes the place of something refused, whose problem is recorded."""
 
 
 @dataclass(slots=True)
 class Document:
-    """The file's text by lines, its tree, and what was refused on the way.
+    """The file's text by lines, its tree, and what was refused: (mark, message, suggestion).
 
-    `lines` are for showing: `hide` blanks what must not be shown.
+    `lines` are for messages: `hide` blanks what must not be shown.
     """
 
     name: str
@@ -43,15 +43,15 @@ class Document:
     refused: list[tuple[yaml.Mark, str, str]] = field(default_factory=list)
 
     def place(self, mark: yaml.Mark) -> str:
-        """The place as file:line:column, counted from 1."""
+        """The place as file:line:column, from 1."""
         return f"{self.name}:{mark.line + 1}:{mark.column + 1}"
 
     def source(self, mark: yaml.Mark) -> str:
-        """The line that `mark` is in."""
+        """The line of `mark`."""
         return self.lines[mark.line] if mark.line < len(self.lines) else ""
 
     def hide(self, node: yaml.Node) -> None:
-        """Never show this node's text: dots of the same length take its place."""
+        """Replace this node's text by dots of the same length."""
         start, end = node.start_mark, node.end_mark
         for at in range(start.line, min(end.line + 1, len(self.lines))):
             line = self.lines[at]
@@ -61,7 +61,7 @@ class Document:
 
 
 def parse(content: bytes, name: str) -> Document:
-    """The document in `content`. Raises ConfigError when there is no tree to speak of."""
+    """The document in `content`. Raises ConfigError when it has no tree."""
     text = _decode(content, name)
     document = Document(name, [_URL_USER.sub(_dots, line) for line in _LINE_BREAK.split(text)])
     loader = None
@@ -72,7 +72,7 @@ def parse(content: bytes, name: str) -> Document:
         before = _LINE_BREAK.split(text[: error.position])
         mark = yaml.Mark(name, 0, len(before) - 1, len(before[-1]), None, 0)
         _fail(document, mark, f"the character U+{error.character:04X} has no place in YAML")
-    except _TooMuchError as error:
+    except _LimitError as error:
         _fail(document, error.mark, error.message)
     except yaml.MarkedYAMLError as error:
         line, column, message, suggestion = syntax.explain(error, document.lines)
@@ -96,8 +96,8 @@ def _decode(content: bytes, name: str) -> str:
         raise ConfigError((Problem("", "the file is not UTF-8", "save it as UTF-8", place),)) from error
 
 
-class _TooMuchError(Exception):
-    """A guard's limit."""
+class _LimitError(Exception):
+    """The file exceeds a limit."""
 
     def __init__(self, message: str, mark: yaml.Mark) -> None:
         super().__init__(message)
@@ -106,7 +106,7 @@ class _TooMuchError(Exception):
 
 
 class _Loader(yaml.SafeLoader):  # the pure one: its marks are exact
-    """Composes nodes, noting what is refused, and stops at the limits."""
+    """Composes nodes, records what is refused, and stops at the limits."""
 
     def __init__(self, text: str, document: Document) -> None:
         super().__init__(text)
@@ -120,7 +120,7 @@ class _Loader(yaml.SafeLoader):  # the pure one: its marks are exact
         root = self.compose_document() if not self.check_event(yaml.StreamEndEvent) else None
         if not self.check_event(yaml.StreamEndEvent):
             mark = self.get_event().start_mark  # type: ignore[no-untyped-call]
-            raise _TooMuchError("one file holds one document; this begins a second", mark)
+            raise _LimitError("one file holds one document; this begins a second", mark)
         return root
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -128,9 +128,9 @@ class _Loader(yaml.SafeLoader):  # the pure one: its marks are exact
         self._depth += 1
         self._num_nodes += 1
         if self._depth > MAX_DEPTH:
-            raise _TooMuchError(f"nested deeper than {MAX_DEPTH} levels", event.start_mark)
+            raise _LimitError(f"nested deeper than {MAX_DEPTH} levels", event.start_mark)
         if self._num_nodes > MAX_NODES:
-            raise _TooMuchError(f"more than {MAX_NODES} values in one file", event.start_mark)
+            raise _LimitError(f"more than {MAX_NODES} values in one file", event.start_mark)
         try:
             return self._compose(event, parent, index)
         finally:
@@ -160,7 +160,7 @@ def _fail(document: Document, mark: yaml.Mark, message: str, suggestion: str = "
 
 
 def _hide_by_words(document: Document) -> None:
-    """Without a tree, hide whatever stands behind a word for a secret, and below it when nothing is behind."""
+    """Without a tree, hide whatever follows a word for a secret in its line, or else in the lines below it."""
     below = False
     for at, line in enumerate(document.lines):
         match = _SECRET_LINE.search(line)
@@ -173,7 +173,7 @@ def _hide_by_words(document: Document) -> None:
 
 
 def is_secret(key: str) -> bool:
-    """Whether a key's name says that its value is not for showing."""
+    """Whether a key's name implies a secret value."""
     return re.search(_HIDDEN_WORD, key, re.IGNORECASE) is not None
 
 

@@ -1,6 +1,6 @@
-"""One reading of a file: where each value stands, and everything found wrong so far.
+"""One reading of a file: the place of each value, and all problems so far.
 
-Kinds read nodes through it; it knows neither the kinds nor the topology.
+Kinds read nodes through it. Independent of the kinds and of the topology.
 """
 
 import re
@@ -23,14 +23,19 @@ _IMPLICIT = {
     "tag:yaml.org,2002:merge": "a merge",
     "tag:yaml.org,2002:value": "a default",
 }
-_LONGEST_SHOWN = 64
-_OF_THE_NODE = re.compile(r"site|kafka\..*|archive\[\d+\]\.url")
-"""What differs from node to node and decides nothing of the plan: names and addresses."""
+_MAX_SHOWN = 64
+_NODE_SPECIFIC = re.compile(r"site|kafka\..*|archive\[\d+\]\.url")
+"""Names and addresses, which differ from node to node and do not affect the plan."""
 
 
 @dataclass(slots=True)
 class Reading:
-    """Collects problems instead of raising them, so that one reading finds all."""
+    """Collects problems instead of raising them, so that one reading finds all.
+
+    `bad`: paths whose values could not be read, and have placeholders. `only_entries`: paths such as training[0] of
+    what stands in the file without the list that it may be in. `lenient`: a missing variable or credential is only a
+    warning where the value is specific to the node.
+    """
 
     document: Document
     variables: Variables
@@ -38,14 +43,11 @@ class Reading:
     warnings: list[tuple[yaml.Mark, Finding]] = field(default_factory=list)
     marks: dict[str, yaml.Mark] = field(default_factory=dict)
     bad: set[str] = field(default_factory=set)
-    """Paths whose values could not be read; a placeholder stands in for each."""
     only_entries: set[str] = field(default_factory=set)
-    """Paths such as training[0] of what stands in the file without the list that it may be in."""
     lenient: bool = False
-    """Whether a missing variable or credential is only a warning, where the value is the node's own."""
 
     def enter(self, node: yaml.Node, at: str) -> bool:
-        """Note where `at` stands. False when the node was refused before it could mean anything."""
+        """Record the place of `at`. False when the document refused the node."""
         self.marks[at] = node.start_mark
         if isinstance(node, RefusedNode):
             self.bad.add(at)
@@ -53,14 +55,14 @@ class Reading:
         return True
 
     def wrong(self, node: yaml.Node, at: str, message: str, suggestion: str = "") -> None:
-        """The value at `at` cannot be used."""
+        """Record that the value at `at` cannot be used."""
         self.bad.add(at)
         self.problems.append((node.start_mark, Finding(at, message, suggestion)))
 
     def text(self, node: yaml.Node, at: str, expected: str, *, secret: bool = False) -> str | None:
-        """The node's text with variables expanded; None when it is not text (noted).
+        """The node's text with variables expanded; None, with a problem recorded, when it is not text.
 
-        Refuses what YAML 1.1 takes for something else: an unquoted no, 12:30 or 0777 would not be what it looks like.
+        Refuses what YAML 1.1 takes for something else, such as an unquoted no, 12:30 or 0777.
         """
         raw = self.scalar(node, at, expected)
         if raw is None or not isinstance(node, yaml.ScalarNode):
@@ -75,7 +77,7 @@ class Reading:
         return raw
 
     def scalar(self, node: yaml.Node, at: str, expected: str) -> str | None:
-        """The scalar's characters with variables expanded, whatever YAML takes them for; None when it is none."""
+        """The scalar's characters with variables expanded, whatever YAML takes them for; None when it is no scalar."""
         if not isinstance(node, yaml.ScalarNode):
             self.wrong(node, at, f"expected {expected}, not {shape_of(node)}")
             return None
@@ -86,7 +88,7 @@ class Reading:
             text = self.variables.expand(node.value)
             text.encode()
         except VariableError as error:
-            if not self._passed_over(error, node, at):
+            if not self._tolerates(error, node, at):
                 self.wrong(node, at, error.message, error.suggestion)
             return None
         except UnicodeEncodeError:
@@ -94,16 +96,16 @@ class Reading:
             return None
         return text
 
-    def _passed_over(self, error: VariableError, node: yaml.Node, at: str) -> bool:
-        """Whether the missing value does not matter here; then it is a warning."""
-        if not (self.lenient and isinstance(error, MissingError) and _OF_THE_NODE.fullmatch(at)):
+    def _tolerates(self, error: VariableError, node: yaml.Node, at: str) -> bool:
+        """Whether the value may be missing here; records a warning then."""
+        if not (self.lenient and isinstance(error, MissingError) and _NODE_SPECIFIC.fullmatch(at)):
             return False
         self.bad.add(at)
         self.warnings.append((node.start_mark, Finding(at, f"{error.message}; the node will need it")))
         return True
 
     def entries(self, node: yaml.Node, at: str, expected: str) -> Iterator[tuple[str, yaml.ScalarNode, yaml.Node]]:
-        """(key, its node, its value's node) of a mapping, each key once; everything else is noted."""
+        """(key, its node, its value's node) of a mapping, each key once; anything else is recorded as a problem."""
         if not isinstance(node, yaml.MappingNode):
             empty = isinstance(node, yaml.ScalarNode) and node.style is None and not node.value
             self.wrong(
@@ -129,14 +131,14 @@ class Reading:
                 yield key.value, key, value
 
     def unknown_key(self, node: yaml.ScalarNode, at: str, known: Iterable[str]) -> None:
-        """A key that nothing reads."""
+        """Record a key that the section does not have."""
         suggestion = did_you_mean(node.value, known) or f"known here: {', '.join(known)}"
         self.problems.append(
             (node.start_mark, Finding(join(at, node.value), f"unknown key {quoted(node.value)}", suggestion))
         )
 
-    def warn_of_literal(self, node: yaml.Node, at: str) -> None:
-        """A secret stands in the file itself."""
+    def warn_of_literal_secret(self, node: yaml.Node, at: str) -> None:
+        """Record a warning if the secret stands in the file itself."""
         if isinstance(node, yaml.ScalarNode) and not is_reference(node.value):
             self.warnings.append(
                 (
@@ -149,20 +151,20 @@ class Reading:
                 )
             )
 
-    def says_something_new(self, finding: Finding) -> bool:
-        """Whether the finding does not merely follow from a value that could not be read."""
+    def is_independent(self, finding: Finding) -> bool:
+        """Whether the finding is more than a consequence of a value that could not be read."""
         bad = {*self.bad, *(_any_index(path) for path in self.bad)}
         return not any(_covers(a, b) or _covers(b, a) for a in (finding.path, *finding.needs) for b in bad)
 
     def mark_of(self, path: str) -> yaml.Mark:
-        """Where `path` stands, or the nearest value around it when it is not in the file."""
+        """The place of `path`, or of the innermost value around it when it is not in the file."""
         while path and path not in self.marks:
             path = path[: max(path.rfind("."), path.rfind("["), 0)]
         return self.marks[path]
 
-    def told(self, found: Iterable[tuple[yaml.Mark, Finding]]) -> tuple[Problem, ...]:
-        """The findings in the file's order, each once, with their places and nothing secret in them."""
-        ordered = sorted(dict.fromkeys(found), key=lambda item: (item[0].line, item[0].column))
+    def as_problems(self, findings: Iterable[tuple[yaml.Mark, Finding]]) -> tuple[Problem, ...]:
+        """The findings in the file's order, each once, with their places and without secrets."""
+        ordered = sorted(dict.fromkeys(findings), key=lambda item: (item[0].line, item[0].column))
         return tuple(
             Problem(
                 self._as_written(finding.path),
@@ -182,7 +184,7 @@ class Reading:
 
 
 def hide_secrets(document: Document, node: yaml.Node | None, *, secret: bool = False) -> None:
-    """Blank every value in the document's lines whose key says that it is secret, references excepted."""
+    """Blank every value in the document's lines whose key names a secret, references excepted."""
     if node is None or (secret and isinstance(node, yaml.ScalarNode) and is_reference(node.value)):
         return
     if secret:
@@ -202,18 +204,18 @@ def join(at: str, key: str) -> str:
 
 
 def short(text: str) -> str:
-    """`text` as far as a message has room for it, on one line."""
+    """`text` on one line, cut to what a message has room for."""
     text = text if text.isprintable() else text.encode("unicode_escape", "replace").decode()
-    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
 
 
 def quoted(text: str, *, secret: bool = False) -> str:
-    """`text` as it would be written to be taken for text."""
+    """`text` in quotes, as it has to be written to be text; hidden if secret."""
     return '"…"' if secret else f'"{short(text)}"'
 
 
 def shape_of(node: yaml.Node) -> str:
-    """What a node is, for people."""
+    """The form of a node, for messages."""
     if isinstance(node, yaml.SequenceNode):
         return "a list"
     return "a mapping" if isinstance(node, yaml.MappingNode) else "a single value"

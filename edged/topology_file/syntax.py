@@ -1,7 +1,7 @@
 """PyYAML's syntax errors in plain words, at the line where the mistake most likely is.
 
-PyYAML stops where the text no longer makes sense, often a line or more behind the mistake. Only the common mistakes are
-translated; of other messages the file's own words are left out.
+PyYAML stops where the text no longer makes sense, often a line or more after the mistake. Only common mistakes are
+translated; other messages are kept without the words that they quote from the file.
 """
 
 import re
@@ -14,7 +14,7 @@ _KEY = re.compile(r"[^#\"']*?:(?:\s|$)")
 
 
 class Explanation(NamedTuple):
-    """Where (line and column from 0), what, and what to do about it."""
+    """A mistake, with its line and column from 0."""
 
     line: int
     column: int
@@ -23,24 +23,26 @@ class Explanation(NamedTuple):
 
 
 def explain(error: yaml.MarkedYAMLError, lines: list[str]) -> Explanation:
-    """What is wrong in the text with these lines."""
+    """The most likely mistake in `lines`."""
     mark = error.problem_mark or error.context_mark or yaml.Mark("", 0, 0, 0, None, 0)
     problem = str(error.problem or error.context)
     line = lines[mark.line] if mark.line < len(lines) else ""
-    found = None
+    explained = None
     if "\t" in line[: mark.column + 1]:
-        found = Explanation(mark.line, mark.column, "a tab", "indent with spaces, not tabs")
+        explained = Explanation(mark.line, mark.column, "a tab", "indent with spaces, not tabs")
     elif re.search(r"(?<![\"'\w])\$\{", line):
-        found = Explanation(mark.line, mark.column, "${…} outside quotes", 'put "${…}" in quotes')
+        explained = Explanation(mark.line, mark.column, "${…} outside quotes", 'put "${…}" in quotes')
     elif problem.startswith("mapping values"):
-        found = _second_colon(lines, mark)
+        explained = _second_colon(lines, mark)
     elif problem.startswith("expected <block end>"):
-        found = _block(problem, lines, mark)
+        explained = _block(problem, lines, mark)
     elif problem.startswith("found character"):
-        found = Explanation(mark.line, mark.column, "no value outside quotes begins with this sign", "put it in quotes")
+        explained = Explanation(
+            mark.line, mark.column, "no value outside quotes begins with this sign", "put it in quotes"
+        )
     elif error.context_mark is not None:
-        found = _unfinished(problem, lines, error.context_mark, mark)
-    return found or Explanation(mark.line, mark.column, re.sub(r"'[^']*'|\"[^\"]*\"", _keep_token, problem))
+        explained = _unfinished(problem, lines, error.context_mark, mark)
+    return explained or Explanation(mark.line, mark.column, re.sub(r"'[^']*'|\"[^\"]*\"", _keep_token, problem))
 
 
 def _second_colon(lines: list[str], mark: yaml.Mark) -> Explanation:
@@ -58,20 +60,20 @@ def _second_colon(lines: list[str], mark: yaml.Mark) -> Explanation:
 
 
 def _block(problem: str, lines: list[str], mark: yaml.Mark) -> Explanation | None:
-    found = problem.rpartition("found ")[2].strip("'")
-    if found in {"]", "}"}:
-        return Explanation(mark.line, mark.column, f"this {found} closes nothing")
-    if found == "<scalar>":
-        return Explanation(mark.line, mark.column, "something stands behind a value in quotes")
+    sign = problem.rpartition("found ")[2].strip("'")
+    if sign in {"]", "}"}:
+        return Explanation(mark.line, mark.column, f"this {sign} closes nothing")
+    if sign == "<scalar>":
+        return Explanation(mark.line, mark.column, "something follows a value in quotes")
     above = _above(lines, mark.line)
     if above is None or _indent(lines[mark.line]) == _indent(lines[above]):
-        return Explanation(mark.line, mark.column, "a list's entry (-) among keys") if found == "-" else None
+        return Explanation(mark.line, mark.column, "a list's entry (-) among keys") if sign == "-" else None
     return _indentation(lines, above, mark.line)
 
 
 def _indentation(lines: list[str], above: int, at: int) -> Explanation:
-    """The odd one of two neighbours is the one whose indentation is rarer in the file."""
-    indents = [_indent(line) for line in lines if _says_something(line)]
+    """Of two neighbouring lines the wrong one is the one whose indentation is rarer in the file."""
+    indents = [_indent(line) for line in lines if _has_content(line)]
     odd, other = at, above
     if indents.count(_indent(lines[above])) < indents.count(_indent(lines[at])):
         odd, other = above, at
@@ -99,16 +101,16 @@ def _unfinished(problem: str, lines: list[str], begin: yaml.Mark, mark: yaml.Mar
 
 
 def _no_colon(lines: list[str], at: int) -> Explanation:
-    message = "no space behind the colon" if _NO_SPACE.match(lines[at]) else "a key without its colon"
+    message = "no space after the colon" if _NO_SPACE.match(lines[at]) else "a key without its colon"
     return Explanation(at, _indent(lines[at]), message, "write key: value, with a colon and a space")
 
 
 def _above(lines: list[str], at: int) -> int | None:
     """The nearest line above that is neither empty nor a comment."""
-    return next((number for number in range(at - 1, -1, -1) if _says_something(lines[number])), None)
+    return next((number for number in range(at - 1, -1, -1) if _has_content(lines[number])), None)
 
 
-def _says_something(line: str) -> bool:
+def _has_content(line: str) -> bool:
     return bool(line.strip()) and not line.lstrip().startswith("#")
 
 
@@ -117,6 +119,6 @@ def _indent(line: str) -> int:
 
 
 def _keep_token(match: re.Match[str]) -> str:
-    """PyYAML quotes token kinds ('<block end>') and single signs; other quoted words come from the file."""
+    """PyYAML quotes kinds of tokens ('<block end>') and single characters; other quoted words are the file's own."""
     word = match[0]
     return word if len(word) <= 4 or word[1] == "<" else "…"

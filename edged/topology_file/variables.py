@@ -1,6 +1,6 @@
-"""What stands in for a value: ${VAR}, ${VAR:-default} and ${cred:NAME}.
+"""Expressions in place of a value: ${VAR}, ${VAR:-default} and ${cred:NAME}.
 
-The values found are remembered only to keep them out of messages.
+Their values are kept only in order to conceal them in messages.
 """
 
 import re
@@ -15,11 +15,11 @@ MAX_CREDENTIAL_BYTES = 64 * 1024
 _EXPRESSION = re.compile(r"\$(?P<literal>\$\{)|\$\{(?P<inside>[^{}]*)\}|(?P<open>\$\{)")
 _VARIABLE = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", re.DOTALL)
 _ONLY_REFERENCE = re.compile(r"\$\{(cred:[A-Za-z0-9._-]+|[A-Za-z_][A-Za-z0-9_]*)\}")
-_MIN_BARE = 4
+_MIN_UNQUOTED = 4
 
 
 class VariableError(Exception):
-    """A variable or credential is misspelt or missing; (message, suggestion) hold none of its value."""
+    """A variable or credential is misspelt or missing. Neither message nor suggestion has any of its value."""
 
     def __init__(self, message: str, suggestion: str = "") -> None:
         super().__init__(message)
@@ -28,12 +28,12 @@ class VariableError(Exception):
 
 
 class MissingError(VariableError):
-    """A variable or credential that another machine may have."""
+    """A variable or credential is missing on this machine."""
 
 
 @dataclass(slots=True)
 class Variables:
-    """Looks variables up in `environment`, credentials in the folder that it names."""
+    """Looks up variables in `environment`, and credentials in the folder that it names."""
 
     environment: Mapping[str, str]
     _expression_of: dict[str, str] = field(default_factory=dict, repr=False)
@@ -47,14 +47,14 @@ class Variables:
         return result
 
     def conceal(self, message: str) -> str:
-        """`message` with every value that came from outside replaced by its expression.
+        """`message` with every value from outside the file replaced by its expression.
 
-        Shorter values are replaced only where they stand in quotes, as all names in messages do.
+        Values of fewer than 4 characters are replaced only in quotes, as all names in messages are.
         """
         for value in sorted(self._expression_of, key=len, reverse=True):
             expression = self._expression_of[value]
             message = message.replace(f'"{value}"', expression)
-            if len(value) >= _MIN_BARE:
+            if len(value) >= _MIN_UNQUOTED:
                 message = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", expression.replace("\\", r"\\"), message)
         return message
 
@@ -66,7 +66,7 @@ class Variables:
         if match["literal"]:
             return "${"
         if match["open"]:
-            raise VariableError("${ without its }", "write $${ for the characters themselves")
+            raise VariableError("${ without a }", "write $${ for the characters themselves")
         inside = match["inside"]
         value = self._credential(inside[5:]) if inside.startswith("cred:") else self._variable(inside)
         self._remember(value, match[0])
@@ -110,5 +110,5 @@ def has_expression(text: str) -> bool:
 
 
 def is_reference(text: str) -> bool:
-    """Whether `text` is one ${VAR} or ${cred:NAME} and nothing else, hence shows nothing secret."""
+    """Whether `text` is a single ${VAR} or ${cred:NAME}, and so contains no secret."""
     return _ONLY_REFERENCE.fullmatch(text) is not None

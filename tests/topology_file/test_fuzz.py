@@ -1,4 +1,4 @@
-"""Whatever the file holds: a Topology or a ConfigError with places, never another exception."""
+"""Any content gives a Topology or a ConfigError with places, never another exception."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ lenient = settings(
 
 @pytest.fixture
 def judge(tmp_path):
-    """Loads bytes; checks that what comes back is one of the two things that may."""
+    """Loads bytes, and checks that the result is a Topology or a ConfigError."""
 
     def judge_content(content):
         path: Path = tmp_path / "topology.yaml"
@@ -63,7 +63,7 @@ def test_a_file_with_a_byte_altered(judge, at, flip):
 
 
 def paths(tree, at=()):
-    """The way to every value in `tree`."""
+    """The path of every value in `tree`."""
     yield at
     if isinstance(tree, dict | list):
         for key in tree if isinstance(tree, dict) else range(len(tree)):
@@ -99,7 +99,7 @@ def test_a_topology_with_values_replaced_or_left_out(judge, changes):
         try:
             tree = replaced(tree, path, value)
         except (KeyError, IndexError, TypeError):
-            continue  # an earlier change took the way there
+            continue  # an earlier change removed the path
     judge(yaml.safe_dump(tree, allow_unicode=False).encode())
 
 
@@ -114,7 +114,7 @@ def dotted(path):
 
 
 @pytest.mark.parametrize("path", KEYS, ids=dotted)
-def test_leaving_a_key_out_means_its_default_or_names_the_key(judge, path):
+def test_a_key_left_out_has_a_default_or_is_named(judge, path):
     judged = judge(yaml.safe_dump(replaced(TREE, path, ...)).encode())
 
     if isinstance(judged, ConfigError):

@@ -1,4 +1,4 @@
-"""The topology file as its user meets it: what is accepted, and what exactly is said about what is not."""
+"""The topology file as its user sees it: what is accepted, and the exact messages about what is not."""
 
 # ruff: noqa: E501 - one case, one line
 
@@ -222,7 +222,7 @@ def test_schedules_take_their_settings_or_defaults(load, text, schedule):
     assert load(VALID + f"  schedule: {text}\n").jobs[0].schedule == schedule
 
 
-def test_how_training_goes_can_be_set(load):
+def test_the_settings_of_training_are_read(load):
     training = load(
         VALID
         + "  class_weights: [1, 2, 0.5]\n  weight_decay: 5e-4\n  clip_norm: 1\n"
@@ -246,7 +246,7 @@ def test_digits_are_labels_without_quotes(load):
     assert load(VALID.replace("[zero, one, two]", "[0, 1, 10]")).streams[0].labels == ("0", "1", "10")
 
 
-def test_the_place_of_a_dangling_reference_is_the_value_itself(problems):
+def test_a_dangling_reference_is_reported_at_its_value(problems):
     # The value stands in a line of its own here, so that the place is the one in the handbook's example.
     text = VALID.replace("bootstrap: [localhost:9092]", "bootstrap:\n    - localhost:9092\n").replace(
         "    edge: pi-a\n", "    edge:\n      pi-x\n"
@@ -305,7 +305,7 @@ def test_a_single_mistake_gives_one_exact_message(problems, old, new, expected):
     assert problems(VALID.replace(old, new)) == [f"topology.yaml:{expected}"]
 
 
-def test_all_problems_come_at_once_in_the_files_order(problems):
+def test_all_problems_are_reported_at_once_in_the_files_order(problems):
     text = VALID.replace("site: lab", "site: no").replace("edge: pi-a", "edge: pi-x").replace("dense: 3", "dense: 4")
 
     assert [line.split(": ")[1] for line in problems(text)] == ["site", "iot[0].edge", "training.model[1]"]
@@ -339,11 +339,11 @@ def test_a_problem_carries_its_source_line(load):
         ("kafka: {bootstrap: [${BROKER}]}\n", 'topology.yaml:1:22: ${…} outside quotes (put "${…}" in quotes)'),
     ],
 )  # fmt: skip
-def test_a_file_that_is_no_topology_at_all_is_refused_with_its_place(problems, text, expected):
+def test_a_file_that_is_not_a_topology_is_refused_with_its_place(problems, text, expected):
     assert problems(text) == [expected]
 
 
-def test_a_missing_file_is_a_problem_too(tmp_path):
+def test_a_missing_file_is_a_problem(tmp_path):
     with pytest.raises(ConfigError, match="the file cannot be read: No such file"):
         topology_file.load(tmp_path / "none.yaml")
 
@@ -364,7 +364,7 @@ def test_what_makes_yaml_more_than_data_is_refused(problems, old, new, expected)
     assert lines[0].startswith(f"topology.yaml:{expected}")
 
 
-def test_a_bomb_of_aliases_is_refused_before_it_grows(problems):
+def test_a_bomb_of_aliases_is_refused_before_it_expands(problems):
     bomb = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
 
     assert any("aliases (*)" in line for line in problems(bomb))
@@ -377,7 +377,7 @@ def test_a_bomb_of_aliases_is_refused_before_it_grows(problems):
         ("file:///srv/edged", "hdfs://name:9870/edged", "archive[0].url", "this version writes to file:// only"),
     ],
 )  # fmt: skip
-def test_what_this_version_cannot_do_yet_is_refused_in_so_many_words(problems, old, new, path, message):
+def test_what_this_version_does_not_support_yet_is_refused_explicitly(problems, old, new, path, message):
     (line,) = problems(VALID.replace(old, new))
 
     assert f"{path}: {message}" in line
@@ -388,7 +388,7 @@ def test_what_this_version_cannot_do_yet_is_refused_in_so_many_words(problems, o
 GROUP = VALID + "  sampling: {}\n  exchange: {mode: all_reduce}\n"
 
 
-def test_a_group_has_every_setting_that_the_file_gives_and_usual_ones_for_the_rest(load):
+def test_a_group_has_the_files_settings_and_defaults_for_the_rest(load):
     [job] = load(GROUP).jobs
     assert job.exchange == Exchange("all_reduce", "none", 0.2, 1, Outer(1.0, 0.0), None)
     assert job.reference_batch is None
@@ -399,7 +399,7 @@ def test_a_group_has_every_setting_that_the_file_gives_and_usual_ones_for_the_re
     assert job.reference_batch == 64
 
 
-def test_a_group_draws_uniformly_and_an_edge_alone_asks_its_cache_if_the_file_does_not_say(load):
+def test_the_default_sampling_is_uniform_in_a_group_and_stratified_for_an_edge_alone(load):
     assert [load(text).jobs[0].sampling.mode for text in (GROUP, GROUP.replace("  sampling: {}\n", ""))] == [
         "uniform"
     ] * 2
@@ -425,7 +425,7 @@ def test_a_group_draws_uniformly_and_an_edge_alone_asks_its_cache_if_the_file_do
         ("sampling: {}", "reference_batch: 0", "24:20: training.reference_batch", "expected a whole number from 1 to 65536, not 0"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_group_is_told_at_its_place(problems, old, new, path, message):
+def test_a_groups_problem_is_reported_at_its_place(problems, old, new, path, message):
     (line,) = problems(GROUP.replace(old, new))
 
     assert line.startswith(f"topology.yaml:{path}: {message}")
@@ -475,12 +475,12 @@ def test_training_is_a_job_or_a_list_of_jobs(load):
          '21:13: training[0].stream: no stream is called "digit" (did you mean "digits"?)'),
     ],
 )  # fmt: skip
-def test_a_jobs_problem_is_told_at_its_place_in_the_list(problems, old, new, problem):
+def test_a_jobs_problem_is_reported_at_its_place_in_the_list(problems, old, new, problem):
     text = SEVERAL.replace(old, new)
     assert text != SEVERAL
     assert problems(text) == [f"topology.yaml:{problem}"]
 
 
-def test_an_empty_list_of_jobs_is_told(problems):
+def test_an_empty_list_of_jobs_is_reported(problems):
     [problem] = problems(VALID[: VALID.index("training:")] + "training: []\n")
     assert problem == "topology.yaml:19:11: training: 0 entries; at least 1"

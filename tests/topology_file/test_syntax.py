@@ -1,4 +1,4 @@
-"""Text that is no YAML is explained in plain words, at the line where the mistake is."""
+"""Text that is not YAML: the mistake is explained in plain words, at its line."""
 
 import pytest
 
@@ -11,15 +11,15 @@ COLON = "write key: value, with a colon and a space"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "expected"),
     [
         ("  stream: digits\n  model", "    stream: digits\n  model", f"16:5: indented by 4, line 17 by 2 ({COLUMN})"),
         ("\n  model", "\n    model", f"17:5: indented further than line 16, which has its value already ({COLUMN})"),
         ("\n  - {name: pi-b", "\n   - {name: pi-b", f"12:4: indented by 3, line 11 by 2 ({COLUMN})"),
         ("\n  - {name: pi-b", "\n - {name: pi-b", f"12:2: indented by 1, line 11 by 2 ({COLUMN})"),
         ("  bootstrap", "\tbootstrap", "4:1: a tab (indent with spaces, not tabs)"),
-        ("site: lab", "site:lab", f"2:1: no space behind the colon ({COLON})"),
-        ("  stream: digits", "  stream:digits", f"16:3: no space behind the colon ({COLON})"),
+        ("site: lab", "site:lab", f"2:1: no space after the colon ({COLON})"),
+        ("  stream: digits", "  stream:digits", f"16:3: no space after the colon ({COLON})"),
         ("site: lab", "site lab", f"2:1: a key without its colon ({COLON})"),
         ("training:", "training", f"15:1: a key without its colon ({COLON})"),
         ("site: lab", "site: lab: 2", '2:10: a second colon in one line (put a text with ": " in it in quotes)'),
@@ -30,14 +30,14 @@ COLON = "write key: value, with a colon and a space"
         ("[0, 1, 2]", "[0, 1, 2]]", "6:71: this ] closes another sign than the { before"),
         ("[localhost:9092]", "[localhost:9092]]", "4:30: this ] closes nothing"),
         ("[0, 1, 2]", '["0" "1"]', "6:67: a comma is missing here, or the end of the [ before"),
-        ("site: lab", 'site: "lab" x', "2:13: something stands behind a value in quotes"),
+        ("site: lab", 'site: "lab" x', "2:13: something follows a value in quotes"),
         ("site: lab", "- site: lab", "2:1: a list's entry (-) among keys"),
         ("site: lab", "site: @lab", "2:7: no value outside quotes begins with this sign (put it in quotes)"),
     ],
 )
-def test_a_common_mistake_is_told_in_plain_words_where_it_is(old, new, said):
+def test_a_common_mistake_is_explained_in_plain_words_at_its_place(old, new, expected):
     assert old in VALID
     with pytest.raises(ConfigError) as caught:
         document.parse(VALID.replace(old, new).encode(), "topology.yaml")
 
-    assert str(caught.value) == f"topology.yaml:{said}"
+    assert str(caught.value) == f"topology.yaml:{expected}"

@@ -1,4 +1,4 @@
-"""Variables and credentials: where values come from, and that nothing shows them."""
+"""Variables and credentials: where values come from, and that no message shows them."""
 
 from pathlib import Path
 
@@ -33,11 +33,11 @@ def inspect(tmp_path):
     return inspect_text
 
 
-def everything_said(error):
+def whole_text(error):
     return repr([(str(problem), problem.source) for problem in error.problems])
 
 
-def test_variables_and_defaults_stand_in_for_values(inspect):
+def test_variables_and_defaults_are_expanded(inspect):
     topology = inspect(SECURE.replace("PASSWORD", '"${PW}"'), {**ENVIRONMENT, "PW": HIDDEN}).topology
 
     assert topology.site == "lab"
@@ -56,7 +56,7 @@ def test_a_credential_is_read_from_the_folder_that_systemd_names(inspect, tmp_pa
 
 
 @pytest.mark.parametrize("folder", [None, "/nonexistent"])
-def test_a_missing_credential_names_the_units_setting(inspect, folder):
+def test_a_missing_credentials_message_names_the_units_setting(inspect, folder):
     environment = ENVIRONMENT | ({"CREDENTIALS_DIRECTORY": folder} if folder else {})
 
     with pytest.raises(ConfigError, match=r"LoadCredential=kafka-password:/path"):
@@ -73,12 +73,12 @@ def test_a_credentials_name_is_checked_before_it_becomes_a_path(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b"x" * 70_000, "larger than 65536 bytes"), (b"\xff\xfe", "not UTF-8 text")]
+    ("content", "expected"), [(b"x" * 70_000, "larger than 65536 bytes"), (b"\xff\xfe", "not UTF-8 text")]
 )
-def test_a_credential_that_is_no_short_text_is_refused(tmp_path, content, said):
+def test_a_credential_that_is_not_a_short_text_is_refused(tmp_path, content, expected):
     (tmp_path / "pw").write_bytes(content)
 
-    with pytest.raises(VariableError, match=said):
+    with pytest.raises(VariableError, match=expected):
         Variables({"CREDENTIALS_DIRECTORY": str(tmp_path)}).expand("${cred:pw}")
 
 
@@ -101,12 +101,12 @@ def test_expressions_follow_the_shell(text, expected):
 
 
 @pytest.mark.parametrize("text", ["${", "${}", "${A-b}", "${1A}", "${A B}", "${NONE}"])
-def test_what_is_no_expression_or_not_set_is_refused(text):
+def test_a_malformed_expression_or_an_unset_variable_is_refused(text):
     with pytest.raises(VariableError):
         Variables({"A": "1"}).expand(text)
 
 
-def test_an_unset_variable_is_named(inspect):
+def test_an_unset_variable_is_named_in_the_message(inspect):
     with pytest.raises(ConfigError, match=r"kafka.bootstrap\[0\]: the environment has no variable BROKER"):
         inspect(SECURE.replace("PASSWORD", '"${NODE}"'), {"NODE": "x"})
 
@@ -131,15 +131,15 @@ def test_an_unset_variable_is_named(inspect):
         ("edges: [{name: pi-a}]", "edges: ['${X}']"),
     ],
 )
-def test_a_variables_value_is_in_no_message(inspect, old, new):
+def test_no_message_has_a_variables_value(inspect, old, new):
     text = SECURE.replace("PASSWORD", '"${NODE}"')
     assert old in text
 
     with pytest.raises(ConfigError) as raised:
         inspect(text.replace(old, new), {**ENVIRONMENT, "X": HIDDEN})
 
-    assert HIDDEN not in everything_said(raised.value)
-    assert "${X}" in everything_said(raised.value)
+    assert HIDDEN not in whole_text(raised.value)
+    assert "${X}" in whole_text(raised.value)
 
 
 def test_a_password_in_the_file_is_a_warning_that_does_not_show_it(inspect):
@@ -182,17 +182,17 @@ def test_a_password_in_a_broken_file_is_not_shown(inspect, broken):
     with pytest.raises(ConfigError) as raised:
         inspect(broken)
 
-    assert HIDDEN not in everything_said(raised.value)
+    assert HIDDEN not in whole_text(raised.value)
 
 
 def test_a_password_that_yaml_takes_for_a_number_is_not_shown(inspect):
     with pytest.raises(ConfigError, match="YAML reads this as a number") as raised:
         inspect(SECURE.replace("PASSWORD", "1234567"))
 
-    assert "1234567" not in everything_said(raised.value)
+    assert "1234567" not in whole_text(raised.value)
 
 
-def test_the_default_environment_is_the_process_s(tmp_path, monkeypatch):
+def test_the_processs_environment_is_the_default(tmp_path, monkeypatch):
     path = Path(tmp_path / "topology.yaml")
     path.write_text(SECURE.replace("PASSWORD", "'${NODE}'"))
     for name, value in ENVIRONMENT.items():

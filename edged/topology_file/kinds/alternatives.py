@@ -14,7 +14,7 @@ from edged.topology_file.reading import Reading, join, short
 
 @dataclass(frozen=True, slots=True)
 class Short:
-    """A section, or just its most used value: `dense: 10` for `dense: {units: 10}`."""
+    """A section, or the value of its main key alone: `dense: 10` for `dense: {units: 10}`."""
 
     key: str
     section: Section
@@ -34,7 +34,7 @@ class Short:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A value that is complete with its name: `flatten`."""
+    """A value without settings: `flatten`."""
 
     value: Any
 
@@ -51,7 +51,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """One of several things by name, `{name: settings}`; or the name alone where there is nothing to set."""
+    """One of several things by name, `{name: settings}`; or the name alone if no setting is required."""
 
     noun: str
     kinds: Mapping[str, Kind]
@@ -89,8 +89,8 @@ class OneOf:
 
     def _unknown(self, node: yaml.Node, at: str, name: str, reading: Reading) -> None:
         suggestion = "" if has_variable(node) else did_you_mean(name, self.kinds)
-        named = "" if has_variable(node) else f' "{short(name)}"'
-        reading.wrong(node, at, f"unknown {self.noun}{named}", suggestion or f"known: {', '.join(self.kinds)}")
+        shown = "" if has_variable(node) else f' "{short(name)}"'
+        reading.wrong(node, at, f"unknown {self.noun}{shown}", suggestion or f"known: {', '.join(self.kinds)}")
 
     def placeholder(self) -> Any:
         return next(iter(self.kinds.values())).placeholder()

@@ -1,4 +1,4 @@
-"""What all kinds have in common.
+"""The protocol that all kinds follow.
 
 A kind never raises: problems go to the Reading, and a placeholder takes the value's place so that reading continues.
 """
@@ -17,13 +17,13 @@ VARIABLE: Schema = {"type": "string", "pattern": r"\$\{", "description": "${VAR}
 
 
 class Kind(Protocol):
-    """What may stand at a place."""
+    """What a value in the file may be."""
 
     def read(self, node: yaml.Node, at: str, reading: Reading) -> Any:
-        """The value; wrong ones are noted in `reading`, and the placeholder comes back."""
+        """The value; if it is wrong, `reading` gets a problem and the placeholder is returned."""
 
     def placeholder(self) -> Any:
-        """A value of the right type, for what could not be read."""
+        """A value of the right type, in place of one that could not be read."""
 
     def schema(self) -> Schema:
         """JSON Schema (2020-12) of what `read` accepts."""

@@ -16,25 +16,24 @@ class Listing:
     """A list of one kind."""
 
     item: Kind
-    least: int = 0
-    most: int = 10_000
-    distinct: bool = False
+    min_items: int = 0
+    max_items: int = 10_000
+    is_distinct: bool = False
 
     def read(self, node: yaml.Node, at: str, reading: Reading) -> tuple[Any, ...]:
         if not isinstance(node, yaml.SequenceNode):
-            empty = isinstance(node, yaml.ScalarNode) and node.style is None and not node.value
-            if empty:
+            if isinstance(node, yaml.ScalarNode) and node.style is None and not node.value:
                 reading.wrong(node, at, "has no value; expected a list")
             else:
-                written = isinstance(node, yaml.ScalarNode) and isinstance(self.item, Text)
-                reading.wrong(node, at, "expected a list", f'such as ["{short(node.value)}"]' if written else "")
+                is_text = isinstance(node, yaml.ScalarNode) and isinstance(self.item, Text)
+                reading.wrong(node, at, "expected a list", f'such as ["{short(node.value)}"]' if is_text else "")
             return self.placeholder()
-        if not self.least <= len(node.value) <= self.most:
-            limits = f"at least {self.least}" if len(node.value) < self.least else f"at most {self.most}"
+        if not self.min_items <= len(node.value) <= self.max_items:
+            limits = f"at least {self.min_items}" if len(node.value) < self.min_items else f"at most {self.max_items}"
             reading.wrong(node, at, f"{len(node.value)} entries; {limits}")
             return self.placeholder()
         values = tuple(read(self.item, item, f"{at}[{i}]", reading) for i, item in enumerate(node.value))
-        if self.distinct:
+        if self.is_distinct:
             self._check_distinct(node, values, at, reading)
         return values
 
@@ -45,23 +44,28 @@ class Listing:
                 reading.wrong(node.value[i], f"{at}[{i}]", f"the same as {at}[{first[value]}]")
 
     def placeholder(self) -> tuple[Any, ...]:
-        return tuple(self.item.placeholder() for _ in range(self.least))
+        return tuple(self.item.placeholder() for _ in range(self.min_items))
 
     def schema(self) -> Schema:
-        result: Schema = {"type": "array", "items": self.item.schema(), "minItems": self.least, "maxItems": self.most}
-        return result | ({"uniqueItems": True} if self.distinct else {})
+        result: Schema = {
+            "type": "array",
+            "items": self.item.schema(),
+            "minItems": self.min_items,
+            "maxItems": self.max_items,
+        }
+        return result | ({"uniqueItems": True} if self.is_distinct else {})
 
 
 @dataclass(frozen=True, slots=True)
 class OneOrMore:
-    """A list of one kind, or a single one without the list: its place is then that of the list's first entry."""
+    """A list of one kind, or a single one without the list, which then has the path of a list's first entry."""
 
     item: Kind
-    most: int
+    max_items: int
 
     def read(self, node: yaml.Node, at: str, reading: Reading) -> tuple[Any, ...]:
         if isinstance(node, yaml.SequenceNode):
-            return Listing(self.item, 1, self.most).read(node, at, reading)
+            return Listing(self.item, 1, self.max_items).read(node, at, reading)
         reading.only_entries.add(f"{at}[0]")
         return (read(self.item, node, f"{at}[0]", reading),)
 
@@ -69,7 +73,7 @@ class OneOrMore:
         return ()
 
     def schema(self) -> Schema:
-        return {"anyOf": [self.item.schema(), Listing(self.item, 1, self.most).schema()]}
+        return {"anyOf": [self.item.schema(), Listing(self.item, 1, self.max_items).schema()]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ class Pair:
         return both, both
 
     def placeholder(self) -> tuple[int, int]:
-        return self.number.least, self.number.least
+        return self.number.minimum, self.number.minimum
 
     def schema(self) -> Schema:
         return {"anyOf": [*self.number.schema()["anyOf"], Listing(self.number, 2, 2).schema()]}

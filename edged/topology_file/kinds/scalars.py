@@ -16,22 +16,25 @@ from edged.topology_file.reading import Reading, short
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text of at most `max_bytes` in UTF-8."""
+    """Text of at most `max_bytes` in UTF-8.
+
+    `is_secret`: never shown, and a warning if it stands in the file. `allows_integers`: whole numbers without quotes
+    are text, too: labels such as 0 to 9.
+    """
 
     expected: str = "text"
     pattern: str = r"[^\x00-\x1f\x7f]+"
     max_bytes: int = 4096
-    secret: bool = False
-    integers: bool = False
-    """Whether whole numbers count as text without quotes: labels such as 0 to 9."""
+    is_secret: bool = False
+    allows_integers: bool = False
 
     def read(self, node: yaml.Node, at: str, reading: Reading) -> str:
-        plain_integer = self.integers and _is_plain(node) and re.fullmatch("0|[1-9][0-9]{0,17}", node.value)
-        text = node.value if plain_integer else reading.text(node, at, self.expected, secret=self.secret)
-        if text is None:  # shown as it stands in the file when it is only missing
+        plain_integer = self.allows_integers and _is_plain(node) and re.fullmatch("0|[1-9][0-9]{0,17}", node.value)
+        text = node.value if plain_integer else reading.text(node, at, self.expected, secret=self.is_secret)
+        if text is None:  # a missing variable's expression stands for its value
             return node.value if has_variable(node) else ""
-        if self.secret:
-            reading.warn_of_literal(node, at)
+        if self.is_secret:
+            reading.warn_of_literal_secret(node, at)
         if not re.fullmatch(self.pattern, text):
             reading.wrong(node, at, f"expected {self.expected}")
             return ""
@@ -45,7 +48,7 @@ class Text:
 
     def schema(self) -> Schema:
         text: Schema = {"type": "string", "pattern": f"^(?:{self.pattern})$", "maxLength": self.max_bytes}
-        return {"anyOf": [text, VARIABLE, *([{"type": "integer", "minimum": 0}] if self.integers else [])]}
+        return {"anyOf": [text, VARIABLE, *([{"type": "integer", "minimum": 0}] if self.allows_integers else [])]}
 
 
 NAME = Text("a name: 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit", NAME_PATTERN[1:-1])
@@ -57,7 +60,7 @@ FILE_PATH = Text("the path of a file")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of some words."""
+    """One of several words."""
 
     words: tuple[str, ...]
 
@@ -65,9 +68,9 @@ class Choice:
         text = reading.text(node, at, f"one of {', '.join(self.words)}")
         if text is None or text in self.words:
             return text or self.words[0]
-        named = '"' + short(text) + '"' if not has_variable(node) else "the variable's value"
+        shown = '"' + short(text) + '"' if not has_variable(node) else "the variable's value"
         suggestion = "" if has_variable(node) else did_you_mean(text, self.words)
-        reading.wrong(node, at, f"{named} is not one of {', '.join(self.words)}", suggestion)
+        reading.wrong(node, at, f"{shown} is not one of {', '.join(self.words)}", suggestion)
         return self.words[0]
 
     def placeholder(self) -> str:
@@ -98,77 +101,79 @@ class Switch:
 class Whole:
     """A whole number."""
 
-    least: int
-    most: int
+    minimum: int
+    maximum: int
 
     def read(self, node: yaml.Node, at: str, reading: Reading) -> int:
-        least, most = self.least, self.most
-        expected = f"a whole number from {least} to {most}" if least < most else str(least)
+        minimum, maximum = self.minimum, self.maximum
+        expected = f"a whole number from {minimum} to {maximum}" if minimum < maximum else str(minimum)
         text = _number(node, at, reading, expected)
         if text is None:
-            return self.least
-        if not re.fullmatch(r"-?(0|[1-9][0-9]{0,18})", text) or not self.least <= int(text) <= self.most:
-            reading.wrong(node, at, f"expected {expected}{_but(node)}")
-            return self.least
+            return self.minimum
+        if not re.fullmatch(r"-?(0|[1-9][0-9]{0,18})", text) or not self.minimum <= int(text) <= self.maximum:
+            reading.wrong(node, at, f"expected {expected}{_shown_value(node)}")
+            return self.minimum
         return int(text)
 
     def placeholder(self) -> int:
-        return self.least
+        return self.minimum
 
     def schema(self) -> Schema:
-        return {"anyOf": [{"type": "integer", "minimum": self.least, "maximum": self.most}, VARIABLE]}
+        return {"anyOf": [{"type": "integer", "minimum": self.minimum, "maximum": self.maximum}, VARIABLE]}
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number; the upper limit is excluded unless `with_most`, the lower one is if `above_least`."""
+    """A number from `minimum` to below `maximum`, unless `excludes_minimum` and `includes_maximum`."""
 
-    least: float
-    most: float
-    above_least: bool = False
-    with_most: bool = False
+    minimum: float
+    maximum: float
+    excludes_minimum: bool = False
+    includes_maximum: bool = False
 
     def read(self, node: yaml.Node, at: str, reading: Reading) -> float:
-        least = "above" if self.above_least else "from"
-        most = "at most" if self.with_most else "below"
-        expected = f"a number {least} {self.least:g} and {most} {self.most:g}"
+        above = "above" if self.excludes_minimum else "from"
+        below = "at most" if self.includes_maximum else "below"
+        expected = f"a number {above} {self.minimum:g} and {below} {self.maximum:g}"
         text = _number(node, at, reading, expected)
         if text is None:
             return self.placeholder()
         if not re.fullmatch(
             r"-?[0-9]{0,32}(\.[0-9]{1,32}|(?<=[0-9])\.?)([eE][-+]?[0-9]{1,3})?", text
         ) or not self._fits(float(text)):
-            reading.wrong(node, at, f"expected {expected}{_but(node)}")
+            reading.wrong(node, at, f"expected {expected}{_shown_value(node)}")
             return self.placeholder()
         return float(text)
 
     def _fits(self, value: float) -> bool:
-        is_above = value > self.least if self.above_least else value >= self.least
-        return is_above and (value <= self.most if self.with_most else value < self.most)
+        is_above = value > self.minimum if self.excludes_minimum else value >= self.minimum
+        return is_above and (value <= self.maximum if self.includes_maximum else value < self.maximum)
 
     def placeholder(self) -> float:
-        return (self.least + self.most) / 2
+        return (self.minimum + self.maximum) / 2
 
     def schema(self) -> Schema:
-        least = {"exclusiveMinimum" if self.above_least else "minimum": self.least}
-        most = {"maximum" if self.with_most else "exclusiveMaximum": self.most}
-        return {"anyOf": [{"type": "number", **least, **most}, VARIABLE]}
+        minimum = {"exclusiveMinimum" if self.excludes_minimum else "minimum": self.minimum}
+        maximum = {"maximum" if self.includes_maximum else "exclusiveMaximum": self.maximum}
+        return {"anyOf": [{"type": "number", **minimum, **maximum}, VARIABLE]}
 
 
 @dataclass(frozen=True, slots=True)
-class _Unit:
-    """A number with a unit, or without one in the base unit."""
+class _Quantity:
+    """A number with a unit, or without one in the base unit.
 
-    least: float
-    most: float
+    `is_whole`: as an int. `allows_zero`: 0 is valid though below the minimum. `usual_unit`: the one that was probably
+    meant by a number below the minimum without any.
+    """
+
+    minimum: float
+    maximum: float
     expected: str
-    unit_in: Mapping[str, float]
-    shown: Callable[[float], str]
-    whole: bool
-    zero: bool = False
-    """Whether 0 will do, too."""
-    usual: str = ""
-    """The unit that a number below the least, written without any, was probably meant in."""
+    factors: Mapping[str, float]
+    format: Callable[[float], str]
+    is_whole: bool
+    allows_zero: bool = False
+    usual_unit: str = ""
 
     def read(self, node: yaml.Node, at: str, reading: Reading) -> Any:
         text = reading.scalar(node, at, self.expected)
@@ -176,33 +181,37 @@ class _Unit:
             return self.placeholder()
         match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)", text)
         sexagesimal = _is_plain(node) and ":" in text
-        if match is None or sexagesimal or match[2] not in self.unit_in or re.fullmatch("0[0-9]+.*", text):
+        if match is None or sexagesimal or match[2] not in self.factors or re.fullmatch("0[0-9]+.*", text):
             word = match[2] if match and not has_variable(node) else ""
-            reading.wrong(node, at, f"expected {self.expected}", did_you_mean(word, self.unit_in) if word else "")
+            reading.wrong(node, at, f"expected {self.expected}", did_you_mean(word, self.factors) if word else "")
             return self.placeholder()
-        value = float(match[1]) * self.unit_in[match[2]]
-        if not (self.least <= value <= self.most or (self.zero and value == 0)):
-            zero = "0, or " if self.zero else ""
-            expected = f"expected {zero}{self.shown(self.least)} to {self.shown(self.most)}"
-            reading.wrong(node, at, expected, self._unit_left_out(node, match, value))
+        value = float(match[1]) * self.factors[match[2]]
+        if not (self.minimum <= value <= self.maximum or (self.allows_zero and value == 0)):
+            zero = "0, or " if self.allows_zero else ""
+            expected = f"expected {zero}{self.format(self.minimum)} to {self.format(self.maximum)}"
+            reading.wrong(node, at, expected, self._missing_unit(node, match, value))
             return self.placeholder()
-        return int(value) if self.whole else value
+        return int(value) if self.is_whole else value
 
-    def _unit_left_out(self, node: yaml.Node, match: re.Match[str], value: float) -> str:
-        if match[2] or not self.usual or value >= self.least or has_variable(node):
+    def _missing_unit(self, node: yaml.Node, match: re.Match[str], value: float) -> str:
+        if match[2] or not self.usual_unit or value >= self.minimum or has_variable(node):
             return ""
-        return f"{match[1]} bytes; did you mean {match[1]}{self.usual}?"
+        return f"{match[1]} bytes; did you mean {match[1]}{self.usual_unit}?"
 
     def placeholder(self) -> Any:
-        return int(self.least) if self.whole else self.least
+        return int(self.minimum) if self.is_whole else self.minimum
 
     def schema(self) -> Schema:
-        number: Schema = {"type": "integer" if self.whole else "number", "minimum": self.least, "maximum": self.most}
-        units = "|".join(unit for unit in self.unit_in)
+        number: Schema = {
+            "type": "integer" if self.is_whole else "number",
+            "minimum": self.minimum,
+            "maximum": self.maximum,
+        }
+        units = "|".join(self.factors)
         return {
             "anyOf": [
                 number,
-                *([{"const": 0}] if self.zero else []),
+                *([{"const": 0}] if self.allows_zero else []),
                 {"type": "string", "pattern": rf"^(?:0|[1-9][0-9]{{0,14}})(?:\.[0-9]{{1,9}})? ?(?:{units})$"},
                 VARIABLE,
             ]
@@ -216,15 +225,26 @@ _BYTES = {
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def size(least: int, most: int, *, zero: bool = False) -> Kind:
+def size(minimum: int, maximum: int, *, zero: bool = False) -> Kind:
     """A number of bytes: 32MiB, 1GB, 4096; `zero`: or 0."""
     expected = "a size such as 32MiB, 1GB or 4096"
-    return _Unit(least, most, expected, _BYTES, lambda n: mebibytes(int(n)), whole=True, zero=zero, usual="MiB")
+    return _Quantity(
+        minimum,
+        maximum,
+        expected,
+        _BYTES,
+        lambda n: mebibytes(int(n)),
+        is_whole=True,
+        allows_zero=zero,
+        usual_unit="MiB",
+    )
 
 
-def duration(least: float, most: float) -> Kind:
+def duration(minimum: float, maximum: float) -> Kind:
     """A number of seconds: 500ms, 5s, 2min, 1h, 5."""
-    return _Unit(least, most, "a duration such as 500ms, 5s, 2min or 1h", _SECONDS, lambda s: f"{s:g} s", whole=False)
+    return _Quantity(
+        minimum, maximum, "a duration such as 500ms, 5s, 2min or 1h", _SECONDS, lambda s: f"{s:g} s", is_whole=False
+    )
 
 
 def _is_plain(node: yaml.Node) -> bool:
@@ -232,7 +252,7 @@ def _is_plain(node: yaml.Node) -> bool:
 
 
 def _number(node: yaml.Node, at: str, reading: Reading, expected: str) -> str | None:
-    """The characters of a number; quotes make it text unless a variable is inside."""
+    """The characters of a number; in quotes they are text, unless a variable is inside."""
     text = reading.scalar(node, at, expected)
     if text is not None and not _is_plain(node) and not has_variable(node):
         reading.wrong(node, at, f"expected {expected}", "write it without quotes")
@@ -240,5 +260,6 @@ def _number(node: yaml.Node, at: str, reading: Reading, expected: str) -> str | 
     return text
 
 
-def _but(node: yaml.Node) -> str:
+def _shown_value(node: yaml.Node) -> str:
+    """What stands in the file, for a message; empty for a variable, whose value is not shown."""
     return "" if has_variable(node) else f", not {short(cast('yaml.ScalarNode', node).value)}"

@@ -15,7 +15,7 @@ from edged.topology_file.reading import Reading, join
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of a section: what it takes, and what it is for."""
+    """One key of a section. `doc`: its meaning, for editors."""
 
     kind: Kind
     doc: str
@@ -23,7 +23,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A mapping with known keys, made into a value by `make`; a key without a default must stand in the file."""
+    """A mapping with known keys, of which `make` makes a value. A key without a default is required."""
 
     make: Callable[..., Any]
     doc: str
@@ -44,10 +44,10 @@ class Section:
                 unknown.append(key_node)
         missing = [key for key in self.keys if key not in values]
         for key_node in unknown:
-            meant = nearest(key_node.value, missing)
-            reading.unknown_key(key_node, at, [meant] if meant else list(self.keys))
-            if meant:
-                reading.bad.add(join(at, meant))
+            likely = nearest(key_node.value, missing)
+            reading.unknown_key(key_node, at, [likely] if likely else list(self.keys))
+            if likely:
+                reading.bad.add(join(at, likely))
         for key in missing:
             if key in self.defaults:
                 values[key] = self.defaults[key]
@@ -71,14 +71,14 @@ class Section:
 
     def _described(self, name: str, key: Key) -> Schema:
         default = self.defaults.get(name)
-        plain = isinstance(default, str | int | float)
-        return key.kind.schema() | {"description": key.doc} | ({"default": default} if plain else {})
+        is_scalar = isinstance(default, str | int | float)
+        return key.kind.schema() | {"description": key.doc} | ({"default": default} if is_scalar else {})
 
 
 def section(cls: type, doc: str, **keys: Key) -> Section:
     """The section whose keys are the fields of a dataclass, with its defaults.
 
-    A duration's field ends with its unit, `flush_s`; its key does not, for its value carries one: `flush: 10s`.
+    A duration's field name ends with its unit, `flush_s`; the key does not, for the value has a unit: `flush: 10s`.
     """
     assert is_dataclass(cls)
     names = {f.name for f in fields(cls)}
@@ -95,7 +95,7 @@ def section(cls: type, doc: str, **keys: Key) -> Section:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A mapping from names to sections; the section's `make` is given the name as well."""
+    """A mapping from names to sections, whose `make` gets the name as well."""
 
     section: Section
     noun: str

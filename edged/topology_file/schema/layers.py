@@ -36,7 +36,7 @@ _FILTERS = Key(Whole(1, 4096), "output channels")
 
 
 def _pool(kind: type, doc: str, size: Key, stride: Key) -> Short:
-    """Without a stride, windows lie side by side."""
+    """A pooling layer. The default stride is the window's size."""
 
     def make(*, size: Any, stride: Any) -> Any:
         return kind(size, stride or size)
@@ -84,7 +84,7 @@ LAYER = OneOf(
                 GroupNorm,
                 "Mean 0 and variance 1 over groups of channels, then a scale and a bias.",
                 groups=Key(Whole(1, 4096), "number of groups; it divides the channels"),
-                epsilon=Key(Number(0, 1, above_least=True), "added to the variance"),
+                epsilon=Key(Number(0, 1, excludes_minimum=True), "added to the variance"),
             ),
         ),
         "dropout": Short(

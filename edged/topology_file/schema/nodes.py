@@ -35,10 +35,10 @@ def _stream(*, name: str, sample: _Sample, labels: tuple[str, ...]) -> Stream:
 _SECURITY = section(
     Security,
     "How to reach Kafka. Each node may use other credentials: they come from its own environment.",
-    protocol=Key(Choice(get_args(Protocol)), "PLAINTEXT only where nobody else is on the network"),
-    mechanism=Key(Choice(get_args(Mechanism)), "how the password is proved"),
+    protocol=Key(Choice(get_args(Protocol)), "PLAINTEXT only on a network without anybody else"),
+    mechanism=Key(Choice(get_args(Mechanism)), "how the password is authenticated"),
     username=Key(Text(), "the node's Kafka user"),
-    password=Key(Text(secret=True), 'the user\'s password, as "${cred:NAME}" or "${VARIABLE}"'),
+    password=Key(Text(is_secret=True), 'the user\'s password, as "${cred:NAME}" or "${VARIABLE}"'),
     ca=Key(FILE_PATH, "certificates of the authority that signed the brokers', PEM"),
     certificate=Key(FILE_PATH, "the node's own certificate, PEM"),
     key=Key(FILE_PATH, "the key of the node's certificate, PEM"),
@@ -47,13 +47,13 @@ _SECURITY = section(
 KAFKA = section(
     Kafka,
     "Where Apache Kafka is.",
-    bootstrap=Key(Listing(ADDRESS, 1, 64, distinct=True), "some of the brokers, host:port"),
+    bootstrap=Key(Listing(ADDRESS, 1, 64, is_distinct=True), "some of the brokers, host:port"),
     security=Key(_SECURITY, "encryption and authentication"),
 )
 
 STREAM = Section(
     _stream,
-    "A stream: what its samples look like and which classes they may be of.",
+    "A stream: the form of its samples and their classes.",
     {
         "sample": Key(
             Section(
@@ -70,8 +70,8 @@ STREAM = Section(
             "shape and type of one sample",
         ),
         "labels": Key(
-            Listing(Text("a label", max_bytes=256, integers=True), 1, 65_536, distinct=True),
-            "the classes, in the order of the model's outputs; left out where samples have none",
+            Listing(Text("a label", max_bytes=256, allows_integers=True), 1, 65_536, is_distinct=True),
+            "the classes, in the order of the model's outputs; left out if samples have none",
         ),
     },
     {"labels": ()},
@@ -97,12 +97,14 @@ EDGE = section(
             "Bytes for samples kept at the edge.",
             memory=Key(size(MIB, _TIB, zero=True), "the part in memory"),
             disk=Key(size(MIB, 1024 * _TIB, zero=True), "the part on disk"),
-            disk_writes_per_day=Key(size(MIB, 1024 * _TIB, zero=True), "most bytes written for it: SD cards wear out"),
+            disk_writes_per_day=Key(
+                size(MIB, 1024 * _TIB, zero=True), "maximum of bytes written for it in 24 h: SD cards wear out"
+            ),
         ),
         "how much of the data set the edge keeps",
     ),
     prefetch=Key(size(MIB, _TIB), "epoch data held ahead of the trainer"),
-    memory_limit=Key(size(64 * MIB, _TIB), "most memory of the whole daemon"),
+    memory_limit=Key(size(64 * MIB, _TIB), "maximum memory of the whole daemon"),
 )
 
 ARCHIVE = section(
@@ -110,6 +112,6 @@ ARCHIVE = section(
     "The archive: it keeps all samples and streams epochs of them back.",
     name=Key(NAME, "the archive's name, unique among all nodes"),
     url=Key(Text("a URL such as file:///srv/edged"), "the folder on the distributed file system"),
-    flush=Key(duration(0.1, 3600), "a file is written when its first sample is this old"),
-    flush_bytes=Key(size(64 * 1024, 1024 * MIB), "or when its samples fill this much"),
+    flush=Key(duration(0.1, 3600), "a file is written once its first sample is this old"),
+    flush_bytes=Key(size(64 * 1024, 1024 * MIB), "or once its samples fill this much"),
 )

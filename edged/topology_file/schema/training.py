@@ -38,15 +38,15 @@ class _Sampling(NamedTuple):
 
 
 def _training(*, sampling: _Sampling, exchange: Exchange, **settings: Any) -> Training:
-    """A group shares out samples that are drawn uniformly; an edge alone asks its cache first."""
-    usual: SamplingMode = "stratified" if exchange.mode == "none" else "uniform"
-    job = _JOB.make(sampling=Sampling(sampling.mode or usual, sampling.hit_share), exchange=exchange, **settings)
+    """The default sampling depends on the exchange: uniform in a group, stratified for an edge alone."""
+    default: SamplingMode = "stratified" if exchange.mode == "none" else "uniform"
+    job = _JOB.make(sampling=Sampling(sampling.mode or default, sampling.hit_share), exchange=exchange, **settings)
     assert isinstance(job, Training)
     return job
 
 
-_LEARNING_RATE = Key(Number(0, 1000, above_least=True), "size of a step")
-_MOMENTUM = Key(Number(0, 1), "share of the last step in the next")
+_LEARNING_RATE = Key(Number(0, 1000, excludes_minimum=True), "size of a step")
+_MOMENTUM = Key(Number(0, 1), "share of the previous step in the next")
 _DECAY_RATE = Number(0, 1)
 
 _OPTIMIZER = OneOf(
@@ -63,21 +63,21 @@ _OPTIMIZER = OneOf(
             Adam,
             "Adam; with weight_decay, AdamW.",
             learning_rate=_LEARNING_RATE,
-            beta1=Key(_DECAY_RATE, "memory of the gradient's mean"),
-            beta2=Key(_DECAY_RATE, "memory of the gradient's square"),
-            epsilon=Key(Number(0, 1, above_least=True), "added to the root of the square"),
+            beta1=Key(_DECAY_RATE, "decay of the gradient's running mean"),
+            beta2=Key(_DECAY_RATE, "decay of the gradient's running square"),
+            epsilon=Key(Number(0, 1, excludes_minimum=True), "added to the root of the square"),
         ),
         "lars": section(
             Lars,
             "Layer-wise adaptive rates, for large batches.",
             learning_rate=_LEARNING_RATE,
             momentum=_MOMENTUM,
-            trust=Key(Number(0, 1, above_least=True), "a kernel's step, as a share of the kernel"),
+            trust=Key(Number(0, 1, excludes_minimum=True), "a kernel's step, as a share of the kernel"),
         ),
     },
 )
 
-_WARMUP = Key(Number(0, 1_000_000), "epochs in which the learning rate rises to its full size")
+_WARMUP = Key(Number(0, 1_000_000), "epochs in which the learning rate rises linearly to its full size")
 
 _SCHEDULE = OneOf(
     "schedule",
@@ -85,15 +85,15 @@ _SCHEDULE = OneOf(
         "constant": section(Constant, "The learning rate stays.", warmup=_WARMUP),
         "cosine": section(
             Cosine,
-            "It falls along half a cosine until the last epoch ends.",
+            "It falls along half a cosine to the end of the last epoch.",
             warmup=_WARMUP,
-            floor=Key(Number(0, 1), "what share is left at the end"),
+            floor=Key(Number(0, 1), "share of it that is left at the end"),
         ),
         "step": section(
             Step,
             "It falls in steps.",
             every=Key(Number(0.001, 1_000_000), "epochs between two steps"),
-            factor=Key(Number(0, 1, above_least=True), "what share each step leaves"),
+            factor=Key(Number(0, 1, excludes_minimum=True), "factor of each step"),
             warmup=_WARMUP,
         ),
     },
@@ -101,12 +101,12 @@ _SCHEDULE = OneOf(
 
 _AUGMENT = section(
     Augment,
-    "Training samples varied at random, anew in each epoch.",
-    flip=Key(Choice(get_args(Flip)), "mirrored or not"),
-    shift=Key(Whole(0, 4096), "moved by up to so many pixels in each direction"),
+    "Training samples varied at random, differently in each epoch.",
+    flip=Key(Choice(get_args(Flip)), "mirrored at random, or not"),
+    shift=Key(Whole(0, 4096), "maximum shift in each direction, in pixels"),
     crop=Key(
-        Number(0, 1, above_least=True, with_most=True),
-        "least share of each side that is kept, and stretched to the whole",
+        Number(0, 1, excludes_minimum=True, includes_maximum=True),
+        "minimum share of each side that a random window keeps; it is stretched to the full size",
     ),
 )
 
@@ -130,12 +130,14 @@ _JOB = section(
         "mean_squared_error trains an autoencoder: the model gives its input back, predictions are anomaly scores",
     ),
     class_weights=Key(
-        Listing(Number(0, 1_000_000), 1, 65_536), "what each label's samples count, in the labels' order"
+        Listing(Number(0, 1_000_000), 1, 65_536), "weight of each label's samples in the loss, in the labels' order"
     ),
     optimizer=Key(_OPTIMIZER, "how gradients become steps"),
-    schedule=Key(_SCHEDULE, "how the learning rate goes on, counted in epochs"),
-    weight_decay=Key(Number(0, 1), "pull of the kernels towards 0: L2 with sgd and lars, decoupled with adam"),
-    clip_norm=Key(Number(0, 1_000_000, above_least=True), "most norm of a gradient; longer ones are scaled down"),
+    schedule=Key(_SCHEDULE, "how the learning rate changes, in epochs"),
+    weight_decay=Key(Number(0, 1), "decay of the kernels towards 0: L2 with sgd and lars, decoupled with adam"),
+    clip_norm=Key(
+        Number(0, 1_000_000, excludes_minimum=True), "maximum norm of a gradient; longer ones are scaled down"
+    ),
     augment=Key(_AUGMENT, "how training samples are varied"),
     sampling=Key(
         Section(
@@ -164,25 +166,31 @@ _JOB = section(
             ),
             compression=Key(Choice(get_args(Compression)), "how gradients are made smaller on their way"),
             top_k=Key(
-                Number(0, 1, above_least=True, with_most=True),
+                Number(0, 1, excludes_minimum=True, includes_maximum=True),
                 "share of a gradient's entries that top_k sends, two bytes each",
             ),
-            sync_every=Key(Whole(1, 10_000), "steps that each edge makes alone between two exchanges"),
+            sync_every=Key(Whole(1, 10_000), "local steps of each edge between two exchanges"),
             outer=Key(
                 section(
                     Outer,
-                    "The step that the group makes after sync_every steps of its members, with Nesterov's momentum.",
-                    learning_rate=Key(Number(0, 10, above_least=True), "share of the members' mean way that is gone"),
+                    "The group's step after sync_every local steps of its members, with Nesterov momentum.",
+                    learning_rate=Key(
+                        Number(0, 10, excludes_minimum=True),
+                        "learning rate along the members' mean change; 1: all of it",
+                    ),
                     momentum=_MOMENTUM,
                 ),
                 "the group's step, with sync_every above 1",
             ),
-            server=Key(NAME, "with parameter_server: the edge or archive node that it is; the first archive node"),
+            server=Key(
+                NAME,
+                "with parameter_server: the edge or archive node that it runs on; the first archive node if not given",
+            ),
         ),
         "how edges train together",
     ),
     test_fraction=Key(Number(0, 1), "share of each edge's own samples held out for testing"),
-    test_samples=Key(Whole(0, 1_000_000), "most samples to test on"),
+    test_samples=Key(Whole(0, 1_000_000), "maximum number of samples to test on"),
     live_epoch=Key(Whole(1, 1 << 40), "with source live: samples in an epoch"),
     checkpoint=Key(duration(1, 86_400), "time between checkpoints inside an epoch"),
     deploy=Key(
@@ -196,12 +204,13 @@ _JOB = section(
     backbone=Key(
         Section(
             Backbone,
-            "Layers that are trained already, below the model.",
+            "Pretrained layers below the model.",
             {
                 "model": Key(
-                    FILE_PATH, "a .tflite file beside this one; of a model.tflite of edged's all but the last layer"
+                    FILE_PATH,
+                    "a .tflite file beside this one; of a model.tflite made by edged, all but the last layer are used",
                 ),
-                "trainable": Key(Choice(("head",)), "the model on top alone"),
+                "trainable": Key(Choice(("head",)), "only the model on top"),
             },
             {"trainable": "head"},
         ),
