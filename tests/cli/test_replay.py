@@ -174,7 +174,7 @@ def test_a_log_whose_beginning_is_gone_says_what_to_do(world):
     assert (code, out) == (65, "")
     assert err == (
         "edged replay: lab.train.digits: the log goes on at offset 3, not 0 (begin with --from, at a checkpoint"
-        " whose place the log still has)\n"
+        " whose position is still in the log)\n"
     )
 
 

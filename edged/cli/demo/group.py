@@ -1,6 +1,6 @@
-"""What a group did, by its log folded once more: who contributed what, and the proof of its weights.
+"""A group's statistics from its log, folded again: each edge's contribution, and the proof of the weights.
 
-Nothing is taken from what the members say of themselves but their checkpoints, which are proven by the log.
+From the members themselves it uses nothing but their checkpoints, which the log proves.
 """
 
 from collections import Counter
@@ -24,8 +24,8 @@ _MAX_RECORDS = 64
 class Contribution:
     """One edge's part in all steps. `share`: of all samples that counted. `missed`: steps closed without its gradient.
 
-    `bytes_per_step`: of its gradients in the log, for each that counted. `weights`: the SHA-256 of those in its newest
-    checkpoint.
+    `bytes_per_step`: of all its gradients in the log, per step that it contributed to. `weights`: SHA-256 of the
+    weights in its newest checkpoint.
     """
 
     samples: int
@@ -38,10 +38,10 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """`weights`: to which the log leads, in `steps` steps; `steps_without_somebody`: closed without all edges.
+    """`weights`: SHA-256 after the log's `steps` steps; `steps_without_somebody`: closed without all edges.
 
-    `proofs`: hashes of weights, of each epoch and of each edge's checkpoint, that were compared with the log's.
-    `took_part_again`: whether a gradient of the edge that was killed counted behind its return.
+    `proofs`: hashes of weights, one per epoch and one per edge's checkpoint, that were compared with the log's.
+    `took_part_again`: whether a gradient of the killed edge counted after its return.
     """
 
     steps: int
@@ -60,9 +60,9 @@ class Group:
 
 
 async def fold(log: Log, topology: Topology, state_folders: Mapping[str, Path], outage: Outage | None) -> Group:
-    """Fold the log of the topology's only job. `state_folders`: where each edge's checkpoints are.
+    """Fold the log of the topology's only job. `state_folders`: of each edge's checkpoints.
 
-    Raises CheckpointCorrupt when an edge has none.
+    Raises CheckpointCorrupt if an edge has none.
     """
     [job] = topology.jobs
     partition = TopicPartition(topology.train_topic(job))
@@ -73,7 +73,7 @@ async def fold(log: Log, topology: Topology, state_folders: Mapping[str, Path], 
     async with log.reader({partition: 0}) as reader:
         while replay.next_offset < end:
             for record in await reader.poll(max_records=_MAX_RECORDS, timeout_s=1.0):
-                sums.weigh(record.value)
+                sums.count(record.value)
                 sums.take(replay.take(record.value, record.offset))
     sums.take(replay.end())
     return sums.group(replay.step, replay.weights(), state_folders)
@@ -90,8 +90,8 @@ class _Sums:
     has_returned: bool = False
     took_part_again: bool = False
 
-    def weigh(self, blob: bytes) -> None:
-        """Count the bytes of a gradient's part; see the edge that was killed come back."""
+    def count(self, blob: bytes) -> None:
+        """Count the bytes of a gradient's part; notice the return of the edge that was killed."""
         try:
             record = records.decode(blob)
         except FormatError:
@@ -101,9 +101,9 @@ class _Sums:
         elif isinstance(record, Join) and self.outage and record.edge == self.outage.edge:
             self.has_returned |= len(self.members_per_step) >= self.outage.step
 
-    def take(self, all_told: Iterable[ReplayEvent]) -> None:
-        for told in all_told:
-            match told:
+    def take(self, events: Iterable[ReplayEvent]) -> None:
+        for event in events:
+            match event:
                 case StepApplied(contributions=contributions):
                     self.members_per_step.append(len(contributions))
                     self.samples.update({each.edge: each.count for each in contributions})
@@ -112,7 +112,7 @@ class _Sums:
                         each.edge == self.outage.edge and each.count for each in contributions if self.outage
                     )
                 case Proof():
-                    self.proofs.append(told)
+                    self.proofs.append(event)
                 case _:
                     pass
 

@@ -1,9 +1,9 @@
-"""How the demo tells what a group of edges did: rows of its table, and sentences."""
+"""The demo's report about a group of edges: rows of its table, and sentences."""
 
 from edged.cli.demo.group import Contribution, Group
 
 _SHOWN = 16
-"""Hexadecimal digits of a hash, for people."""
+"""Hexadecimal digits of a hash in the text."""
 
 
 def rows(group: Group) -> list[tuple[str, str]]:
@@ -15,7 +15,7 @@ def rows(group: Group) -> list[tuple[str, str]]:
 
 
 def sentences(group: Group) -> list[str]:
-    """What became of the weights, and of an edge that was killed."""
+    """About the weights, and about the edge that was killed."""
     return [*_outage(group), _weights(group)]
 
 
@@ -30,19 +30,19 @@ def _outage(group: Group) -> list[str]:
     outage = group.outage
     back = "and took part again" if group.took_part_again else "and came back"
     over = "" if group.took_part_again else ", but all was over before it took part again"
-    said = (
+    text = (
         f"{outage.edge} was killed in epoch {outage.epoch + 1}, in step {outage.step}, {back}"
-        f" {outage.away_s:.1f} s later, behind {outage.caught_up:,} steps that it made from the log{over};"
+        f" {outage.away_s:.1f} s later, after {outage.caught_up:,} steps that it caught up on from the log{over};"
         f" the others went on, {group.edges[outage.edge].missed:,} steps without it."
     )
-    return [said]
+    return [text]
 
 
 def _weights(group: Group) -> str:
     if group.is_identical:
         return (
             f"The {len(group.edges)} edges all ended with the same weights, bit for bit: {group.weights[:_SHOWN]}."
-            f" Their log, folded once more, leads to them; {group.proofs} hashes are proven."
+            f" Their log, folded again, leads to them; {group.proofs} hashes are proven."
         )
     ends = ", ".join(f"{edge} {each.weights[:_SHOWN]}" for edge, each in group.edges.items())
     return (

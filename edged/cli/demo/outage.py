@@ -1,7 +1,6 @@
-"""An edge that dies in the middle of an epoch and comes back: what `--kill` shows.
+"""An outage of one edge in the middle of an epoch: what `--kill` shows.
 
-Covers when it is killed, by its group's log, and when it is started again. What the group makes of it is told by the
-log (`group`).
+Covers when it is killed, by its group's log, and when it is restarted. See also: `group` for the group's results.
 """
 
 import time
@@ -14,14 +13,14 @@ from edged.domain.group.records import Part
 from edged.ports import Log, LogReader, TopicPartition
 
 STEPS_AWAY = 5
-"""Steps that the others have sent gradients for when the edge is started again."""
+"""Steps for which the others have sent gradients when the edge is restarted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outage:
     """`edge` was killed in `epoch` while it sent its gradient of `step`, and was back after `away_s`.
 
-    `caught_up`: steps that it then made from the log, those since its last checkpoint.
+    `caught_up`: steps since its last checkpoint, which it then applied from the log.
     """
 
     edge: str
@@ -32,7 +31,7 @@ class Outage:
 
 
 async def cause_outage(site: Site, log: Log, edge: str) -> Outage:
-    """Kill the edge within the middle epoch; start it again when the others have gone on without it."""
+    """Kill the edge within the middle epoch; restart it when the others have continued without it."""
     [job] = site.topology.jobs
     partition = TopicPartition(site.topology.train_topic(job))
     epoch, running = job.epochs // 2, site.child("run", edge)

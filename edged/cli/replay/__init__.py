@@ -1,6 +1,7 @@
-"""`edged replay`: fold a group's log again, say who contributed what, and prove what the members' weights came to.
+"""`edged replay`: fold a group's log again, report each member's contribution, and prove the members' weights.
 
-`replaying`: from Kafka and checkpoint files to a report. `report`: what is printed. The fold is `domain.replay`'s.
+`replaying`: from Kafka and checkpoint files to a report. `report`: the output. See also: `domain.group.replay` for the
+fold.
 """
 
 import argparse
@@ -24,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         dest="begin",
         type=Path,
         metavar="CHECKPOINT",
-        help="begin here and not at the log's first record: a checkpoint file, or a node's state folder",
+        help="begin here instead of at the log's first record: a checkpoint file, or a node's state folder",
     )
     parser.add_argument(
         "--prove",
@@ -39,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replay the log up to its present end; 0 if all that is said of the weights holds."""
+    """Replay the log up to its current end; 0 if all claims about the weights hold."""
     from edged.cli.replay.replaying import replay_log  # noqa: PLC0415 - models and optimizers
 
     return replay_log(args.topology, args.job, args.begin, args.prove, with_steps=args.steps, as_json=args.json)

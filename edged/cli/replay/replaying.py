@@ -1,6 +1,6 @@
-"""From Kafka and checkpoint files to a report: what `edged replay` does.
+"""`edged replay`: reads the log from Kafka and the checkpoint files, and prints the report.
 
-Raises nothing for a user's mistakes but what every command may: ConfigError and TransientError.
+For a user's mistakes raises only what every command may: ConfigError and TransientError.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from edged.errors import (
 from edged.ports import TopicPartition
 from edged.settings import job_folder
 
-Tell = Callable[[Iterable[ReplayEvent]], None]
+Take = Callable[[Iterable[ReplayEvent]], None]
 
 _DIFFERS = 1
 _POLL_RECORDS = 64
@@ -45,7 +45,7 @@ _MAX_CHECKPOINT_BYTES = 1 << 34
 def replay_log(
     file: Path, job_name: str | None, begin: Path | None, proven: list[Path], *, with_steps: bool, as_json: bool
 ) -> int:
-    """Replay the log up to its present end and print the report; the exit code."""
+    """Replay the log up to its current end and print the report; return the exit code."""
     topology = topology_file.load(file, look_up_backbone=look_up)
     job = _job(topology, job_name, str(file))
     report = Report(None if as_json else sys.stdout, with_steps=with_steps)
@@ -57,7 +57,7 @@ def replay_log(
         print(f"edged replay: {error}", file=sys.stderr)
         return os.EX_DATAERR
     except LogGap as gap:
-        hint = "begin with --from, at a checkpoint whose place the log still has"
+        hint = "begin with --from, at a checkpoint whose position is still in the log"
         print(f"edged replay: {topology.train_topic(job)}: {gap} ({hint})", file=sys.stderr)
         return os.EX_DATAERR
     report.end(replay)
@@ -74,13 +74,16 @@ def _job(topology: Topology, name: str | None, file: str) -> Training:
     if name is None and len(jobs) == 1:
         return next(iter(jobs.values()))
     if name not in jobs:
-        said = "several jobs have an exchange" if name is None else f'no job with an exchange is called "{name}"'
-        raise ConfigError((Problem("", said, f"--job takes one of: {', '.join(jobs)}", file),))
+        problem = "several jobs have an exchange" if name is None else f'no job with an exchange is called "{name}"'
+        raise ConfigError((Problem("", problem, f"--job takes one of: {', '.join(jobs)}", file),))
     return jobs[name]
 
 
 def prepare(topology: Topology, job: Training, begin: Path | None, proven: list[Path]) -> Replay:
-    """Ready to take the first record. Raises CheckpointCorrupt and TopologyMismatch."""
+    """A replay that is ready to take the first record. `proven`: checkpoint files or folders whose weights to prove.
+
+    Raises CheckpointCorrupt and TopologyMismatch.
+    """
     resolved = topology.resolve(job)
     digest = resolved.digest
     if begin is None:
@@ -116,26 +119,26 @@ def _read(path: Path, job: Training, digest: str) -> TrainState:
 
 
 def _newest(folder: Path, job: Training) -> Path:
-    for place in (folder, job_folder(folder, job.name)):
-        if files := sorted(place.glob("checkpoint-*.safetensors")):
+    for each in (folder, job_folder(folder, job.name)):
+        if files := sorted(each.glob("checkpoint-*.safetensors")):
             return files[-1]
     raise CheckpointCorrupt(f"{folder}: no checkpoint is there")
 
 
-async def _run(topology: Topology, job: Training, replay: Replay, tell: Tell) -> None:
-    """Take all that is in the log by now. Raises LogGap and LogUnavailable."""
+async def _run(topology: Topology, job: Training, replay: Replay, take: Take) -> None:
+    """Take all records up to the log's current end. Raises LogGap and LogUnavailable."""
     async with prompt_log(topology.kafka) as kafka:
-        await _take_all(kafka, TopicPartition(topology.train_topic(job)), replay, tell)
+        await _take_all(kafka, TopicPartition(topology.train_topic(job)), replay, take)
 
 
-async def _take_all(kafka: PromptLog, partition: TopicPartition, replay: Replay, tell: Tell) -> None:
+async def _take_all(kafka: PromptLog, partition: TopicPartition, replay: Replay, take: Take) -> None:
     low, end = (await kafka.answer(kafka.log.watermarks([partition])))[partition]
     if not low <= replay.next_offset <= end:
         raise LogGap(replay.next_offset, low)
-    tell(replay.begin())
+    take(replay.begin())
     async with kafka.log.reader({partition: replay.next_offset}) as reader:
         while replay.next_offset < end:
             records = await kafka.answer(reader.poll(max_records=_POLL_RECORDS, timeout_s=2 * kafka.timeout_s))
             for record in records:
-                tell(replay.take(record.value, record.offset))
-    tell(replay.end())
+                take(replay.take(record.value, record.offset))
+    take(replay.end())

@@ -1,4 +1,4 @@
-"""What `edged replay` says: epoch by epoch, or step by step, for people or as JSON."""
+"""The output of `edged replay`: epoch by epoch, or step by step, as text or JSON."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -20,12 +20,12 @@ from edged.domain.group.replay import (
 from edged.domain.group.state import HeldOutSums
 
 _SHOWN = 16
-"""Hexadecimal digits of a hash, for people."""
+"""Hexadecimal digits of a hash in the text."""
 
 
 @dataclass(slots=True)
 class _Sums:
-    """One edge's part in an epoch."""
+    """One edge's contributions to an epoch."""
 
     steps: int = 0
     samples: int = 0
@@ -51,9 +51,9 @@ class _Sums:
 
 @dataclass(slots=True)
 class _Epoch:
-    """An epoch as far as the replay went; `begun` is None for one that it began in the middle of.
+    """An epoch as far as the replay went; `begun` is None if the replay started in the middle of it.
 
-    `steps_left`: of one that was abandoned.
+    `steps_left`: of an abandoned epoch.
     """
 
     number: int
@@ -86,7 +86,7 @@ class _Epoch:
 
 
 class Report:
-    """Collects what a replay tells, and writes it for people to `output`, if there is one."""
+    """Collects a replay's events, and writes them as text to `output`, if there is one."""
 
     def __init__(self, output: TextIO | None, *, with_steps: bool) -> None:
         self._output = output
@@ -99,41 +99,41 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Whether all that was said of the weights is so."""
+        """Whether all claims about the weights hold."""
         return all(proof.holds for proof in self._proofs)
 
-    def take(self, all_told: Iterable[ReplayEvent]) -> None:
-        """The next that was told."""
-        for told in all_told:
-            match told:
+    def take(self, events: Iterable[ReplayEvent]) -> None:
+        """Add the next events."""
+        for event in events:
+            match event:
                 case EpochBegun():
-                    self._begin(told)
+                    self._begin(event)
                 case StepApplied():
-                    self._step(told)
+                    self._step(event)
                 case EpochAbandoned():
-                    self._epochs[-1].steps_left = told.steps_left
+                    self._epochs[-1].steps_left = event.steps_left
                 case RolledBack():
-                    self._write(f"  {_rollback_text(told)}")
+                    self._write(f"  {_rollback_text(event)}")
                 case Proof():
-                    self._proofs.append(told)
-                    self._write(_proof_text(told))
+                    self._proofs.append(event)
+                    self._write(_proof_text(event))
                 case NotCounted():
-                    self._not_counted[told.edge, told.reason] += 1
+                    self._not_counted[event.edge, event.reason] += 1
                     if self._with_steps:
-                        self._write(f"  offset {told.offset}: {_refusal(told.edge, told.reason)}")
+                        self._write(f"  offset {event.offset}: {_reason_text(event.edge, event.reason)}")
 
     def end(self, replay: Replay) -> None:
-        """Nothing more comes: the log led to where `replay` is."""
+        """The replay has reached the end of the log."""
         self._end = step, weights = replay.step, replay.weights()
-        self._tell_epoch(replay.tested)
+        self._write_epoch(replay.tested)
         for (edge, reason), times in sorted(self._not_counted.items()):
-            self._write(f"not counted: {times} × {_refusal(edge, reason)}")
+            self._write(f"not counted: {times} × {_reason_text(edge, reason)}")
         self._write(f"the log leads to step {step}, weights {weights[:_SHOWN]}")
         differing = sum(not proof.holds for proof in self._proofs)
         self._write(f"{differing} of {len(self._proofs)} proofs failed" if differing else _all_proven(self._proofs))
 
     def as_json(self) -> dict[str, Any]:
-        """All of it; steps only if they were asked for."""
+        """The whole report; steps only if they were asked for."""
         return {
             "holds": self.holds,
             "step": self._end[0],
@@ -150,7 +150,7 @@ class Report:
         }
 
     def _begin(self, begun: EpochBegun) -> None:
-        self._tell_epoch(begun.tested)
+        self._write_epoch(begun.tested)
         self._epochs.append(_Epoch(begun.epoch, begun))
         shares = ", ".join(f"{edge} {share:.0%}" for edge, share in begun.shares.items())
         self._write(f"epoch {begun.epoch}: {begun.num_steps} steps from step {begun.step} on; {shares}")
@@ -164,8 +164,8 @@ class Report:
             if self._output is None:
                 self._steps.append(step)
 
-    def _tell_epoch(self, tested: HeldOutSums) -> None:
-        """What the epoch that ends here came to."""
+    def _write_epoch(self, tested: HeldOutSums) -> None:
+        """Write the results of the epoch that ends here."""
         if not self._epochs:
             return
         epoch = self._epochs[-1]
@@ -182,7 +182,7 @@ class Report:
                 f"  {edge}: {sums['steps']} of {epoch.steps} steps, {_result_text(sums)}, {sums['missed']} missed"
             )
         if epoch.steps_left:
-            self._write(f"  abandoned with {epoch.steps_left} steps left: none of its members was heard any more")
+            self._write(f"  abandoned with {epoch.steps_left} steps left: none of its members sent anything any more")
         if epoch.tested:
             self._write(f"  tested by {epoch.tested['edges']}: {_result_text(epoch.tested)}")
 
@@ -217,9 +217,9 @@ def _step_text(step: StepApplied) -> str:
     return f"  step {step.step}: {', '.join(parts) or 'nobody'}{missing}"
 
 
-def _rollback_text(told: RolledBack) -> str:
-    end = "on with half the learning rate" if told.continues else "training ends"
-    return f"step {told.step}: training diverged; back to the weights of step {told.restored_step}, {end}"
+def _rollback_text(event: RolledBack) -> str:
+    end = "on with half the learning rate" if event.continues else "training ends"
+    return f"step {event.step}: training diverged; back to the weights of step {event.restored_step}, {end}"
 
 
 def _result_text(sums: dict[str, Any]) -> str:
@@ -242,11 +242,11 @@ def _proof_text(proof: Proof) -> str:
 
 def _all_proven(proofs: list[Proof]) -> str:
     if not proofs:
-        return "nothing was said of the weights"
+        return "no claim about the weights was found"
     return f"all {len(proofs)} hashes are proven" if len(proofs) > 1 else "the one hash is proven"
 
 
-def _refusal(edge: str, reason: str) -> str:
+def _reason_text(edge: str, reason: str) -> str:
     return printable(f"{edge or 'nobody named'}: {reason}")
 
 

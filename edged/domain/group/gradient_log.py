@@ -1,9 +1,10 @@
-"""What a training group's log means: a pure fold of its records into the group's state and the updates it makes.
+"""A pure fold of a training group's log: its records into the group's state and the actions that follow.
 
-Covers which gradients make a step, who is waited for, when an epoch begins, and what is refused. All who have read
-the same prefix of the log hold the same state and have been given the same actions, bit for bit. Does not read or
-write the log, decode gradients (`Rules.decode` does), or know time: whoever has waited long enough appends a Close.
-See also: `exchange_records` for the records, `update_log` for what members of a parameter server read instead.
+Covers which gradients make a step, which members it waits for, when an epoch begins, and what is rejected. All who
+have read the same prefix of the log hold the same state and got the same actions, bit for bit. Does not read or write
+the log, decode gradients (`Rules.decode` does), or know time: a member that has waited long enough appends a Close.
+See also: README.md in this folder for the protocol, `records` for the records, `update_log` for what members of a
+parameter server read instead.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,15 +37,18 @@ from edged.domain.group.state import (
 from edged.errors import FormatError, LogGap
 
 MAX_DIVERGED_STEPS = 3
-"""So many steps in a row that only diverged are no accident: the weights stay the same in them, the samples do not."""
+"""Consecutive diverged steps that trigger a rollback: the weights are the same in all of them, the samples are not."""
 
 MAX_NORM = 1e4
-"""A gradient's largest magnitude. This norm, for comparing is exact: sums of squares differ from machine to machine
-in the last bits, and with them what is refused, and then the weights."""
+"""Largest magnitude in a gradient. The maximum norm, because comparisons are exact: sums of squares differ between
+machines in the last bits, so members would reject different gradients and end with different weights."""
 
 
 def fold_blob(fold: Fold, rules: Rules, state: State, blob: bytes, offset: int) -> Folded:
-    """What `fold` (of this module or of `update_log`) makes of the record in `blob`; Rejected if it is none."""
+    """Decode `blob` and apply `fold` (this module's or `update_log`'s); Rejected if it is no record.
+
+    Raises LogGap if `offset` is not the next one.
+    """
     try:
         record = records.decode(blob)
     except FormatError as error:
@@ -53,7 +57,7 @@ def fold_blob(fold: Fold, rules: Rules, state: State, blob: bytes, offset: int) 
 
 
 def fold(rules: Rules, state: State, record: Record, offset: int) -> Folded:
-    """The state behind the record at `offset`, and what follows from it. Never fails for what a record says.
+    """The state after the record at `offset`, and the actions that follow. Never fails because of a record's content.
 
     Raises LogGap if `offset` is not the next one.
     """
@@ -63,7 +67,10 @@ def fold(rules: Rules, state: State, record: Record, offset: int) -> Folded:
 def fold_with(
     meaning: Callable[[Rules, State, Record], Folded], rules: Rules, state: State, record: Record, offset: int
 ) -> Folded:
-    """What `meaning` makes of a record; where it raises FormatError, nothing but a Rejected."""
+    """Fold `record` by `meaning`; if that raises FormatError, the record is Rejected and changes nothing.
+
+    Raises LogGap if `offset` is not the next one.
+    """
     state = _next(state, offset)
     try:
         return meaning(rules, state, record)
@@ -104,31 +111,31 @@ def _check_author(rules: Rules, state: State, record: Record) -> None:
 
 
 def is_joined(state: State, edge: str) -> bool:
-    """Whether `edge` has joined and not left since."""
+    """Whether `edge` has joined, and not left since."""
     return edge in state.members and state.members[edge].joined
 
 
 def fold_membership(rules: Rules, state: State, record: Join | Leave) -> Folded:
-    """Somebody comes or goes."""
+    """An edge joins or leaves."""
     return _join(rules, state, record) if isinstance(record, Join) else _leave(state, record)
 
 
 def _join(rules: Rules, state: State, join: Join) -> Folded:
-    """A member of the running epoch is awaited again from its next gradient on; what it had begun to send is void."""
+    """A member of the running epoch is expected again after its next gradient; parts it had sent are dropped."""
     if join.job_digest != rules.job:
         raise FormatError("joins with another job")
     known = state.members.get(join.edge, Member())
     state = _with_member(state, join.edge, replace(known, joined=True, missed=None))
     if join.step == state.step:
         state = replace(state, weights_by_edge={**state.weights_by_edge, join.edge: join.weights})
-    return _close_if_whole(replace(state, pending=_without(state.pending, join.edge)))
+    return _close_if_complete(replace(state, pending=_without(state.pending, join.edge)))
 
 
 def _leave(state: State, leave: Leave) -> Folded:
     if not is_joined(state, leave.edge):
         return state, ()
     state = _with_member(state, leave.edge, replace(state.members[leave.edge], joined=False))
-    return _close_if_whole(replace(state, pending=_without(state.pending, leave.edge)))
+    return _close_if_complete(replace(state, pending=_without(state.pending, leave.edge)))
 
 
 def _begin(state: State, begin: Begin) -> Folded:
@@ -138,9 +145,10 @@ def _begin(state: State, begin: Begin) -> Folded:
 
 
 def fold_begin(state: State, begin: Begin) -> Folded:
-    """The next epoch begins, all its members awaited; but the first Begin of an epoch with the group's weights wins.
+    """The next epoch begins, and all its members are expected.
 
-    Where nobody has told its weights, those of the Begin are the group's.
+    Of several Begins the first one with the group's weights wins. If nobody has reported weights, the Begin's are the
+    group's.
     """
     epoch = state.begin.epoch if state.begin else -1
     if begin.epoch <= epoch:
@@ -151,16 +159,16 @@ def fold_begin(state: State, begin: Begin) -> Folded:
         raise FormatError("begins an epoch though training has diverged too often")
     if state.weights_by_edge and begin.weights != state.weights:
         raise FormatError("begins with other weights than the group's")
-    anew = {edge: replace(member, missed=0) for edge, member in state.members.items() if edge in begin.members}
+    expected = {edge: replace(member, missed=0) for edge, member in state.members.items() if edge in begin.members}
     begun = Begun(begin, state.held_out_sums)
     rollbacks = state.rollbacks if state.diverged_steps else 0
     end_step = state.step + begin.num_steps
     state = replace(state, begin=begin, end_step=end_step, is_abandoned=False, rollbacks=rollbacks)
-    return replace(state, tested={}, members={**state.members, **anew}), (begun,)
+    return replace(state, tested={}, members={**state.members, **expected}), (begun,)
 
 
 def fold_tested(state: State, tested: Tested) -> Folded:
-    """A member's first test behind the epoch's last step counts."""
+    """Only a member's first test after the epoch's last step counts."""
     if state.begin is None or tested.edge not in state.begin.members:
         raise FormatError("tests without being a member of the epoch")
     if tested.epoch < state.begin.epoch or tested.edge in state.tested:
@@ -177,7 +185,7 @@ def _part(rules: Rules, state: State, part: Part) -> Folded:
     if part.step < state.step:
         return _late_part(state, part)
     if part.step > state.step:
-        raise FormatError("sends a gradient of a step that has not begun")  # here; its author's fold is another
+        raise FormatError("sends a gradient of a step that has not begun")  # in this fold, so its author's is another
     if not state.is_open or part.edge in state.gradients:
         return state, ()
     if state.begin is None or part.edge not in state.begin.members:
@@ -190,8 +198,8 @@ def _part(rules: Rules, state: State, part: Part) -> Folded:
         payload_vector(rules, parts, MAX_NORM) if part.count else None,
         part.is_diverged,
     )
-    state = _with_member(state, part.edge, _heard(state, part, missed=0))
-    return _close_if_whole(
+    state = _with_member(state, part.edge, _after_part(state, part, missed=0))
+    return _close_if_complete(
         replace(
             state,
             gradients={**state.gradients, part.edge: gradient},
@@ -206,9 +214,9 @@ P = TypeVar("P", Part, Update)
 
 
 def with_part(rules: Rules, parts: Mapping[int, P], part: P, same_in_all: Callable[[P], object]) -> Mapping[int, P]:
-    """`parts` and `part`, in any order and each once; `part` alone if the others are of another attempt.
+    """`parts` and `part`, in any order, each once; `part` alone if the others belong to another attempt.
 
-    Raises FormatError if together they are more bytes than a payload can be.
+    Raises FormatError if together they exceed the largest possible payload.
     """
     if parts and same_in_all(next(iter(parts.values()))) != same_in_all(part):
         parts = {}
@@ -218,36 +226,39 @@ def with_part(rules: Rules, parts: Mapping[int, P], part: P, same_in_all: Callab
     return parts
 
 
-def payload_vector(rules: Rules, parts: Mapping[int, P], most: float) -> Vector:
-    """What all the parts together hold: float32 [num_parameters], finite and within `most`. Raises FormatError."""
+def payload_vector(rules: Rules, parts: Mapping[int, P], max_magnitude: float) -> Vector:
+    """The decoded payload of all parts: float32 [num_parameters], finite, within ±`max_magnitude`.
+
+    Raises FormatError for anything else.
+    """
     vector = rules.decode(b"".join(parts[i].chunk for i in range(len(parts))))
     if vector.shape != (rules.num_parameters,) or vector.dtype != np.float32:
         raise FormatError(f"sends {vector.dtype} {vector.shape}, not float32 ({rules.num_parameters},)")
-    if not (vector.min() >= -most and vector.max() <= most):  # neither is so with a NaN
+    if not (vector.min() >= -max_magnitude and vector.max() <= max_magnitude):  # false for NaN, too
         raise FormatError("sends numbers that are not finite or far too large")
     return vector
 
 
 def _late_part(state: State, part: Part) -> Folded:
-    """A gradient's last part says that it is late. One step late is near enough for its sender to be awaited again.
+    """The last part of a late gradient reports it. If it is one step late, its sender is expected again.
 
-    Otherwise a member that comes back in mid-epoch, no faster than the others, would be one step late for ever.
+    Otherwise a member that returns in mid-epoch, no faster than the others, would stay one step late for ever.
     """
     member = state.members[part.edge]
     if part.part < part.parts - 1 or part.step <= member.last_step:
         return state, ()
     missed = 0 if part.step == state.step - 1 else member.missed
-    return _with_member(state, part.edge, _heard(state, part, missed)), (Late(part.edge, part.step, part.attempt),)
+    return _with_member(state, part.edge, _after_part(state, part, missed)), (Late(part.edge, part.step, part.attempt),)
 
 
-def _heard(state: State, part: Part, missed: int | None) -> Member:
+def _after_part(state: State, part: Part, missed: int | None) -> Member:
     member = state.members[part.edge]
     speed = part.samples_per_s or member.samples_per_s
     return replace(member, missed=missed, samples_per_s=speed, last_step=part.step)
 
 
 def _close(state: State, close: Close) -> Folded:
-    """Without a gradient only somebody who waits for the epoch's end can close a step: a member could send its own."""
+    """Only an edge that waits for the epoch's end can close a step without a gradient: a member could send its own."""
     if close.step > state.step:
         raise FormatError("closes a step that has not begun")
     if close.step < state.step or not state.is_open or state.begin is None:
@@ -256,8 +267,8 @@ def _close(state: State, close: Close) -> Folded:
     return _closed(state) if state.gradients or is_outside else (state, ())
 
 
-def _close_if_whole(state: State) -> Folded:
-    """Closes the step if a gradient is there and everybody awaited has one."""
+def _close_if_complete(state: State) -> Folded:
+    """Close the step if it has a gradient, and every expected member has sent one."""
     if not state.gradients or state.begin is None:
         return state, ()
     is_waiting = any(edge not in state.gradients and state.is_expected(edge) for edge in state.begin.members)
@@ -270,28 +281,28 @@ def _closed(state: State) -> Folded:
     mean = _mean(gradients)
     members = {edge: _after_step(state, edge, member) for edge, member in state.members.items()}
     weights_by_edge = state.weights_by_edge if mean is None else {}
-    behind = replace(
+    after = replace(
         state, step=state.step + 1, members=members, weights_by_edge=weights_by_edge, pending={}, gradients={}
     )
-    if not gradients and behind.is_open:
-        is_hopeless = all((members[edge].missed or 0) >= MAX_MISSED for edge in state.begin.members)
-        behind = replace(behind, is_abandoned=is_hopeless)
+    if not gradients and after.is_open:
+        are_all_silent = all((members[edge].missed or 0) >= MAX_MISSED for edge in state.begin.members)
+        after = replace(after, is_abandoned=are_all_silent)
     if mean is not None:
-        behind = replace(behind, diverged_steps=0)
+        after = replace(after, diverged_steps=0)
     elif any(gradient.is_diverged for gradient in gradients):
-        behind = _diverged(behind)
-    return behind, closed_actions(state, behind, mean, tuple(each.contribution for each in gradients))
+        after = _diverged(after)
+    return after, closed_actions(state, after, mean, tuple(each.contribution for each in gradients))
 
 
-def _diverged(behind: State) -> State:
-    diverged_steps = behind.diverged_steps + 1
+def _diverged(state: State) -> State:
+    diverged_steps = state.diverged_steps + 1
     if diverged_steps % MAX_DIVERGED_STEPS:
-        return replace(behind, diverged_steps=diverged_steps)
-    return replace(behind, diverged_steps=diverged_steps, rollbacks=behind.rollbacks + 1, weights_by_edge={})
+        return replace(state, diverged_steps=diverged_steps)
+    return replace(state, diverged_steps=diverged_steps, rollbacks=state.rollbacks + 1, weights_by_edge={})
 
 
 def _after_step(state: State, edge: str, member: Member) -> Member:
-    """Who joined anew and has sent nothing yet is let off, unless nobody has sent anything."""
+    """Count a missed step, but not for an edge that rejoined and has sent nothing yet, unless nobody has."""
     assert state.begin is not None, "a step is of an epoch"
     if edge in state.gradients or edge not in state.begin.members or (member.missed is None and state.gradients):
         return member
@@ -299,27 +310,27 @@ def _after_step(state: State, edge: str, member: Member) -> Member:
 
 
 def closed_actions(
-    before: State, behind: State, mean: Vector | None, contributions: tuple[Contribution, ...]
+    before: State, after: State, mean: Vector | None, contributions: tuple[Contribution, ...]
 ) -> tuple[Action, ...]:
-    """What follows from a closed step, by the states before its last record and behind it.
+    """The actions that follow from a closed step. `before`, `after`: the states around its last record.
 
-    Missing is who has missed this one, and not so many before that nobody waited.
+    Missing are those who missed this step while they were still expected.
     """
-    assert behind.begin is not None, "a step is of an epoch"
+    assert after.begin is not None, "a step is of an epoch"
     contributed = {each.edge for each in contributions}
     missing = tuple(
         edge
-        for edge, member in sorted(behind.members.items())
+        for edge, member in sorted(after.members.items())
         if member.joined
         and 1 <= (member.missed or 0) <= MAX_MISSED
-        and edge in behind.begin.members.keys() - contributed
+        and edge in after.begin.members.keys() - contributed
     )
-    closed = Closed(behind.step - 1, mean, contributions, missing)
+    closed = Closed(after.step - 1, mean, contributions, missing)
     actions: list[Action] = [closed]
-    if behind.is_abandoned:
-        actions.append(Abandoned(behind.begin.epoch, behind.end_step - behind.step))
-    if behind.rollbacks > before.rollbacks:
-        actions.append(Diverged(continues=not behind.has_failed))
+    if after.is_abandoned:
+        actions.append(Abandoned(after.begin.epoch, after.end_step - after.step))
+    if after.rollbacks > before.rollbacks:
+        actions.append(Diverged(continues=not after.has_failed))
     return tuple(actions)
 
 

@@ -1,6 +1,6 @@
-"""Who of an epoch's members is not awaited, and what a record of the group's log changed about that.
+"""Which members of the running epoch are absent, and why.
 
-What makes a member awaited is `gradient_log`'s subject.
+Absent are those that a step does not wait for. See also: `gradient_log` for the rule, `State.expected`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,24 +9,24 @@ from typing import NamedTuple
 from edged.domain.group.state import State
 
 LEFT, RESTARTED, SILENT = "left", "started anew", "silent"
-"""Why: it said that it leaves; it has joined anew and sent nothing since; it missed steps in a row."""
+"""Reasons: it wrote a Leave; it joined again and has sent nothing since; it missed MAX_MISSED consecutive steps."""
 
 
 class Change(NamedTuple):
-    """`edge` is not awaited from here on, for this reason; with an empty one, it is awaited again."""
+    """`edge` is absent from here on, for this reason; if that is empty, it is expected again."""
 
     edge: str
     reason: str
 
 
 def absent(state: State) -> Mapping[str, str]:
-    """The running epoch's members that are not awaited, each with the reason."""
+    """The running epoch's absent members, each with the reason."""
     members = state.begin.members if state.begin else {}
     return {edge: _reason(state, edge) for edge in sorted(members) if not state.is_expected(edge)}
 
 
 def changes(before: State, after: State) -> Iterator[Change]:
-    """What became other between two states of a fold, in rising order of edges; each change once."""
+    """What changed between two states of a fold, in rising order of edges; each change once."""
     if before.members is after.members and before.begin is after.begin:
         return
     was, now = absent(before), absent(after)

@@ -1,8 +1,9 @@
-"""One member's part of an epoch that a group trains on together.
+"""One member's shard of an epoch that a group trains together.
 
-Covers which samples of each global batch are the member's, and what its cache does meanwhile. The epoch's global order
-follows from (seed, epoch, snapshot) alone, so that the group makes the same updates however many members it has, and
-whatever their caches hold. Whose a sample is, is `shard`'s subject; walking through windows is `cache_plan`'s.
+Covers which samples of each global batch are the member's, and what its cache admits and evicts meanwhile. The epoch's
+global order depends on (seed, epoch, snapshot) alone, so that the group makes the same updates however many members it
+has, and whatever their caches hold.
+See also: `sharding` for the assignment of samples to members, `domain.epochs.plan` for the iteration over windows.
 """
 
 from collections.abc import Mapping
@@ -22,8 +23,9 @@ from edged.domain.epochs.split import TrainSplit, train_split
 from edged.domain.group.sharding import TURNS, Turns, assigned, owners
 
 WINDOW_BYTES = 32 << 20
-"""Of the global order's windows: the samples of so many bytes of blocks are shuffled together. The larger, the less of
-a batch goes to members that do not own it. A member fetches its part in as many windows as its own memory needs."""
+"""Size of the global order's windows: the samples of that many bytes of blocks are shuffled together. The larger, the
+smaller the part of a batch that goes to members that do not own it. A member fetches its part in as many windows as
+its own memory requires."""
 
 _NONE = np.zeros(0, np.int64)
 _Mask = npt.NDArray[np.bool_]
@@ -31,10 +33,11 @@ _Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Who trains an epoch together, the same for all but `member`, whose plan it is.
+    """The members that train an epoch together; the same for all but `member`, whose plan it is.
 
-    `shares`: member → its share of each global batch, together 1. `budgets`: member → bytes of its cache, in proportion
-    to which blocks are owned. `batch_size`: samples of a global batch. A member without a share has no part.
+    `shares`: member → its share of each global batch, summing to 1. `budgets`: member → bytes of its cache, to which
+    its number of owned blocks is proportional. `batch_size`: samples of a global batch. A member without a share has
+    no samples.
     """
 
     member: str
@@ -45,9 +48,9 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """`window`, `draw`: of the global order, where it goes on; `rest`: the member's samples before that, still to come.
+    """`window`, `draw`: next position in the global order; `rest`: the member's samples before it that are yet to come.
 
-    `kept`: cached from the start and still; `foreign`: those among them that the member does not own; `admitted` since.
+    `kept`: cached since the start; `foreign`: those of `kept` that the member does not own; `admitted`: cached since.
     """
 
     window: int
@@ -59,15 +62,15 @@ class _State:
     num_bytes: int
 
 
-class _Walk:
-    """The member's walk of one epoch. `GroupPlan` makes its windows."""
+class _Steps:
+    """The transitions from one window of the member's epoch to the next, for `GroupPlan`."""
 
     def __init__(
         self, settings: PlanSettings, split: TrainSplit, epoch: int, boundary: EpochStart, group: Group, turns: Turns
     ) -> None:
         self._settings, self._split, self._boundary = settings, split, boundary
         self._order = global_order(split.snapshot, settings.seed, settings.test_fraction, epoch)
-        self._turns, self._batch_size, self._me = turns, group.batch_size, turns.place(group.member)
+        self._turns, self._batch_size, self._me = turns, group.batch_size, turns.index(group.member)
         budgets = {name: group.budgets.get(name, 0) for name in turns.names}
         self._owner = owners(split.snapshot, budgets)
 
@@ -106,23 +109,25 @@ class _Walk:
         return self._window(ids, is_hit, missed, admit, evicted), following
 
     def _part(self, ids: Ids, first: int) -> Ids:
-        """The member's samples among `ids`, the draws from `first` on."""
+        """The member's samples among `ids`, which are the draws from `first` on."""
         draws = np.arange(first, first + len(ids))
         piece = draws // self._batch_size - first // self._batch_size
         owner = self._owner[self._split.snapshot.locate(ids)[0]]
-        mine: Ids = ids[assigned(owner, self._turns.of(first, first + len(ids)), piece) == self._me]
-        return mine
+        own: Ids = ids[assigned(owner, self._turns.of(first, first + len(ids)), piece) == self._me]
+        return own
 
     def _policy(self, state: _State, missed: Ids, hits: Ids) -> tuple[_Mask, Ids]:
-        """Which of `missed` to admit, bool, and which cached ones go."""
+        """Which of `missed` to admit (mask), and which cached samples to evict."""
         admit = self._is_own(missed)
         costs = self._split.costs(missed[admit])
         room = self._settings.capacity_bytes - state.num_bytes
         free = state.foreign[~np.isin(state.foreign, hits)]
         freed = np.cumsum(self._split.costs(free))
-        gone = min(int(np.searchsorted(freed, int(costs.sum()) - room)) + 1, len(free)) if costs.sum() > room else 0
-        admit[admit] = policy.no_evict(costs, room + int(freed[gone - 1] if gone else 0))
-        return admit, free[:gone]
+        num_evicted = 0
+        if costs.sum() > room:
+            num_evicted = min(int(np.searchsorted(freed, int(costs.sum()) - room)) + 1, len(free))
+        admit[admit] = policy.no_evict(costs, room + int(freed[num_evicted - 1] if num_evicted else 0))
+        return admit, free[:num_evicted]
 
     def _is_own(self, ids: Ids) -> _Mask:
         is_own: _Mask = self._owner[self._split.snapshot.locate(ids)[0]] == self._me
@@ -135,64 +140,63 @@ class _Walk:
 
 
 class GroupPlan(SteppedPlan[_State]):
-    """A member's windows of one epoch, as `cache_plan.CachePlan` has them: its samples only, in the order of use.
+    """A member's windows of one epoch, like those of `epochs.plan.CachePlan`: its samples only, in the order of use.
 
-    The member's part of global batch k, perhaps empty, is its samples from `first_sample(k)` on and before
-    `first_sample(k + 1)`; `locate(first_sample(k))` says where to go on. Hits are those of its samples that `boundary`
-    has; of the misses those of blocks that it owns are admitted while there is capacity. Evicts nothing but what it
-    does not own any more, and only for the room. Of `settings`, seed and test_fraction are the group's, window_bytes
-    and capacity_bytes the member's own.
+    The member's part of global batch k, perhaps empty, is its samples `first_sample(k)` to `first_sample(k + 1)` - 1;
+    `locate(first_sample(k))` is where to resume. Hits are those of its samples that `boundary` holds; misses from
+    blocks that it owns are admitted while there is capacity. Evicts only samples that it no longer owns, and only to
+    make room. Of `settings`, seed and test_fraction are the group's, window_bytes and capacity_bytes the member's own.
     """
 
     def __init__(
-        self, walk: _Walk, snapshot: Snapshot, epoch: int, digest: str, group: Group, turns: Turns, num_draws: int
+        self, steps: _Steps, snapshot: Snapshot, epoch: int, digest: str, group: Group, turns: Turns, num_draws: int
     ) -> None:
-        super().__init__(snapshot, epoch, digest, walk.first, walk.step, walk.boundary)
-        self._turns, self._batch_size, self._me = turns, group.batch_size, turns.place(group.member)
+        super().__init__(snapshot, epoch, digest, steps.first, steps.step, steps.boundary)
+        self._turns, self._batch_size, self._me = turns, group.batch_size, turns.index(group.member)
         self._num_draws = num_draws
         self.shares = group.shares
         """The members' shares of each global batch."""
 
     @property
     def num_steps(self) -> int:
-        """Global batches of the epoch, the same for all members. All are full but the last."""
+        """Global batches of the epoch, the same for all members. All but the last are full."""
         return -(-self._num_draws // self._batch_size)
 
     @property
     def max_samples(self) -> int:
-        """No part of a global batch is larger."""
+        """Upper bound of the member's part of a global batch."""
         part = self._turns.parts[self._me] if self._me is not None else 0
         return min(-(-part * self._batch_size // TURNS) + 1, self._batch_size)
 
     def first_sample(self, step: int) -> int:
-        """How many of the member's samples come before global batch `step`; with num_steps, all. Makes no window."""
+        """The number of the member's samples before global batch `step`; for num_steps, all. Builds no window."""
         if self._me is None:
             return 0
         return self._turns.num_before(min(step * self._batch_size, self._num_draws), self._me)
 
 
 def plan(settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: EpochStart, group: Group) -> GroupPlan:
-    """The plan of `epoch` for the member that `group` names."""
+    """The plan of `epoch` for `group.member`."""
     turns = Turns(group.shares)
     split = train_split(snapshot, settings.test_fraction)
-    walk = _Walk(settings, split, epoch, boundary, group, turns)
+    steps = _Steps(settings, split, epoch, boundary, group, turns)
     parts = [(name, part, group.budgets.get(name, 0)) for name, part in zip(turns.names, turns.parts, strict=True)]
     named = ["group", settings.seed, epoch, settings.test_fraction, settings.window_bytes, settings.capacity_bytes]
     digest = digest_of(snapshot, [*named, group.member, group.batch_size, parts], [np.sort(boundary.cached)])
-    return GroupPlan(walk, snapshot, epoch, digest, group, turns, _num_draws(split))
+    return GroupPlan(steps, snapshot, epoch, digest, group, turns, _num_draws(split))
 
 
 def num_steps(snapshot: Snapshot, test_fraction: float, batch_size: int) -> int:
-    """Global batches of an epoch over `snapshot`, as `GroupPlan.num_steps`."""
+    """Global batches of an epoch over `snapshot`: `GroupPlan.num_steps` without a plan."""
     return -(-_num_draws(train_split(snapshot, test_fraction)) // batch_size)
 
 
 def global_order(snapshot: Snapshot, seed: int, test_fraction: float, epoch: int) -> CachePlan:
-    """The order of all the group's draws: each training sample once, as in mode uniform without a cache."""
+    """The order of all the group's draws: each training sample once, as mode uniform has it without a cache."""
     settings = PlanSettings(seed, test_fraction, WINDOW_BYTES, capacity_bytes=0)
     return rate_plan.plan(settings, snapshot, epoch, EpochStart(_NONE), Sampler("uniform", Uniform()))
 
 
 def _num_draws(split: TrainSplit) -> int:
-    """Counted one by one: which rows of a block are held out is known for each only."""
+    """Counted block by block: each one has its own held-out rows."""
     return sum(len(split.rows(block)) for block in split.blocks.tolist())

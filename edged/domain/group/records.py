@@ -1,8 +1,9 @@
-"""What the members of a training group write into their log: records, each as one safetensors blob.
+"""The records of a training group's log, each one safetensors blob.
 
-Covers the values, their rules and their strict encoding. What they mean together is `gradient_log`'s (and
-`update_log`'s); what a gradient's chunks hold, once joined, is for whoever compresses. A record that breaks its rules
-cannot be made: its constructor raises FormatError, for bytes from the network and for a caller alike.
+Covers the values, their rules and their strict encoding. A record that breaks its rules cannot be constructed: its
+constructor raises FormatError, for bytes from the network and for a caller alike.
+See also: `gradient_log` and `update_log` for what records mean together, `compression` for what a gradient's joined
+chunks hold.
 """
 
 import json
@@ -22,23 +23,23 @@ from edged.domain.topology import MAX_MEMBERS, NAME_PATTERN
 from edged.errors import FormatError
 
 MAX_CHUNK_BYTES = 512 * 1024
-"""Of a record's piece of a gradient or update."""
+"""In one record: a chunk of a gradient or update."""
 
 MAX_RECORD_BYTES = 1 << 20
-"""Of a whole record, as the topics take it."""
+"""Of an encoded record, as the topics accept it."""
 
 MAX_PARTS = 4096
 MAX_COUNT = 1 << 24
 """Samples in a gradient; float32 holds every whole number up to here exactly."""
 
 MAX_LOSS = 1e30
-"""A larger sum of losses is of weights that are of no use, though it is finite."""
+"""A larger sum of losses means useless weights, though it is finite."""
 
 _VERSION = "exchange/1"
 _NAME = re.compile(NAME_PATTERN)
 _HEX = re.compile("[0-9a-f]+")
 _MAX_SOURCES = 2048
-"""Few enough for a state, which has its Begin, to fit into an Update whatever the names are."""
+"""Few enough for a state, which contains its Begin, to fit into an Update whatever the names are."""
 
 _MAX_STATE_CHARACTERS = 256 * 1024
 _MAX_SAMPLES_PER_S = 1e9
@@ -47,7 +48,7 @@ _SHARES_TOLERANCE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """What `edge`'s gradient of a step was made of: `count` samples. `loss`: the sum over them."""
+    """What went into `edge`'s gradient of a step: `count` samples. `loss`: summed over them."""
 
     edge: str
     count: int
@@ -62,9 +63,9 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """`edge` runs, and will train the job with this digest (`checkpoint.job_digest`).
+    """`edge` is running and will train the job with this digest (`topology.job.job_digest`).
 
-    `weights`: SHA-256 of the parameters that it has after `step` updates.
+    `weights`: SHA-256 of its parameters after `step` updates.
     """
 
     edge: str
@@ -81,7 +82,7 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """`edge` stops, on purpose: nobody need wait for it."""
+    """`edge` stops on purpose: nobody need wait for it."""
 
     edge: str
 
@@ -93,8 +94,8 @@ class Leave:
 class Begin:
     """`edge` proposes that `epoch` begins.
 
-    `members`: each one's share of every global batch, positive, 1 together. `ends`: of the snapshot that is trained,
-    by source. `num_steps`: how many updates the epoch has. `weights`: SHA-256 of the parameters it begins with.
+    `members`: each one's share of every global batch, positive, summing to 1. `ends`: of the snapshot to train on, by
+    source. `num_steps`: updates of the epoch. `weights`: SHA-256 of the parameters that it begins with.
     """
 
     epoch: int
@@ -113,24 +114,24 @@ class Begin:
             if not (isinstance(share, float) and 0 < share <= 1 + _SHARES_TOLERANCE):
                 raise FormatError("a share is more than 0 and at most 1")
         if not abs(math.fsum(self.members.values()) - 1) <= _SHARES_TOLERANCE:
-            raise FormatError("the members' shares are not 1 together")
+            raise FormatError("the members' shares do not sum to 1")
         _check_map(self.ends, _MAX_SOURCES)
         for source, end in self.ends.items():
             _check_source(source)
             _check_size("end", end, 1 << 62)
-        _check_size("num_steps", self.num_steps, 1 << 40, least=1)
+        _check_size("num_steps", self.num_steps, 1 << 40, minimum=1)
         check_digest(self.weights)
         check_name(self.edge)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One piece, `part` of `parts`, of `edge`'s gradient of `step`: the mean over `count` samples.
+    """Part number `part` of `parts` of `edge`'s gradient of `step`: the mean over `count` samples.
 
-    `attempt` tells a gradient that was sent whole from one that a crash cut short. `loss`: the sum over the samples.
-    `samples_per_s`: how fast the member computes; 0 where it has not been measured. Without samples (`count` 0) there
-    is one part without a chunk; `is_diverged`: there were samples, but they came to no finite numbers, or the loss
-    exploded. All fields but `part` and `chunk` are the same in all parts.
+    `attempt` tells the parts of a gradient from those of one that a crash cut short. `loss`: summed over the samples.
+    `samples_per_s`: the member's speed; 0 while not measured. Without samples (`count` 0) there is one part without a
+    chunk; `is_diverged`: there were samples, but their loss exploded or their gradient was not finite. All fields but
+    `part` and `chunk` are the same in all parts.
     """
 
     edge: str
@@ -154,13 +155,13 @@ class Part:
         if not (isinstance(self.samples_per_s, float) and 0 <= self.samples_per_s <= _MAX_SAMPLES_PER_S):
             raise FormatError("'samples_per_s' is not a speed")
         if type(self.is_diverged) is not bool or (self.is_diverged and self.count):
-            raise FormatError("'is_diverged' is of a gradient without samples alone")
+            raise FormatError("'is_diverged' belongs to a gradient without samples only")
         _check_chunk(self.chunk, self.part, self.parts, is_empty=not self.count)
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """`edge` has waited long enough: `step` is made of the gradients that are in the log by now."""
+    """`edge` has waited long enough: `step` is made of the gradients complete in the log by now."""
 
     step: int
     edge: str
@@ -172,9 +173,9 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """What `edge` found on its part of the held-out samples after `epoch`. `loss`: the sum over them.
+    """`edge`'s test results on its part of the held-out samples after `epoch`. `loss`: summed over them.
 
-    `weights`: SHA-256 of the parameters that it tested.
+    `weights`: SHA-256 of the parameters tested.
     """
 
     edge: str
@@ -194,11 +195,11 @@ class Tested:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One piece of the mean gradient of `step`, from a parameter server.
+    """Part number `part` of `parts` of the mean gradient of `step`, from a parameter server.
 
     `contributions`: rising by edge. `position`: the next offset of the gradients' log. `state`: the server's
-    `gradient_log.State` behind the step, as JSON. A step without samples has one part without a chunk. All fields but
-    `part` and `chunk` are the same in all parts.
+    `state.State` after the step, as JSON. A step without samples has one part without a chunk. All fields but `part`
+    and `chunk` are the same in all parts.
     """
 
     step: int
@@ -247,7 +248,7 @@ _NAMES: Mapping[type[Record], tuple[str, ...]] = {
 
 
 def encode(record: Record) -> bytes:
-    """The record as a blob; equal records give equal bytes. Raises FormatError if it is larger than the log takes."""
+    """The record as a blob; equal records give equal bytes. Raises FormatError if it exceeds MAX_RECORD_BYTES."""
     arrays: dict[str, tensors.Array] = {}
     values = to_values(record)
     chunk = values.pop("chunk", b"")
@@ -278,7 +279,7 @@ def decode(blob: bytes) -> Record:
 
 
 def to_values(record: Record) -> dict[str, Any]:
-    """The record's fields and its `kind`: as JSON takes them, but for a chunk. `from_values` turns it back."""
+    """The record's fields and its `kind`, as JSON values except for a chunk. Inverse: `from_values`."""
     values = to_named(record, _NAMES[type(record)])
     if isinstance(record, Begin):
         values |= {"members": dict(record.members), "ends": dict(record.ends)}
@@ -288,19 +289,19 @@ def to_values(record: Record) -> dict[str, Any]:
 
 
 def from_values(values: Any) -> Record:
-    """The record with these fields, of unknown types as they come from JSON. Raises FormatError."""
+    """The record with these fields, whose types are unchecked as they come from JSON. Raises FormatError."""
     if not isinstance(values, dict):
         raise FormatError("a record is an object")
     name = values.get("kind")
     kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
         raise FormatError("a record of no known kind")
-    given = {key: value for key, value in values.items() if key != "kind"}
-    if given.keys() != set(_NAMES[kind]):
+    fields = {key: value for key, value in values.items() if key != "kind"}
+    if fields.keys() != set(_NAMES[kind]):
         raise FormatError(f"fields of a {name} are missing or unknown")
     if kind is Update:
-        given["contributions"] = _contributions(given["contributions"])
-    return from_named(kind, _NAMES[kind], given)
+        fields["contributions"] = _contributions(fields["contributions"])
+    return from_named(kind, _NAMES[kind], fields)
 
 
 def check_name(value: Any) -> None:
@@ -330,26 +331,26 @@ def _check_hex(value: Any, length: int) -> None:
         raise FormatError(f"not {length} hexadecimal digits")
 
 
-def _check_size(name: str, value: Any, below: int, *, least: int = 0) -> None:
-    if not (type(value) is int and least <= value < below):
-        raise FormatError(f"{name!r} is not a whole number from {least} to below {below}")
+def _check_size(name: str, value: Any, below: int, *, minimum: int = 0) -> None:
+    if not (type(value) is int and minimum <= value < below):
+        raise FormatError(f"{name!r} is not a whole number from {minimum} to below {below}")
 
 
 def _check_result(loss: Any, num_correct: Any, num_samples: int) -> None:
-    if not (isinstance(loss, float) and abs(loss) <= MAX_LOSS):  # not so for NaN
+    if not (isinstance(loss, float) and abs(loss) <= MAX_LOSS):  # false for NaN, too
         raise FormatError("'loss' is not a finite number")
     _check_size("num_correct", num_correct, num_samples + 1)
     if not num_samples and loss:
         raise FormatError("a loss without samples")
 
 
-def _check_map(value: Any, most: int) -> None:
-    if not (isinstance(value, Mapping) and 0 < len(value) <= most):
-        raise FormatError(f"not a map of 1 to {most} names")
+def _check_map(value: Any, limit: int) -> None:
+    if not (isinstance(value, Mapping) and 0 < len(value) <= limit):
+        raise FormatError(f"not a map of 1 to {limit} names")
 
 
 def _check_source(value: Any) -> None:
-    """An edge's name, or that of an imported data set."""
+    """A source is an edge, or an imported data set."""
     for prefix in (TRAIN_SOURCE, TEST_SOURCE):
         if isinstance(value, str) and value.startswith(prefix):
             check_name(value.removeprefix(prefix))
@@ -358,7 +359,7 @@ def _check_source(value: Any) -> None:
 
 
 def _check_chunk(chunk: Any, part: Any, parts: Any, *, is_empty: bool) -> None:
-    _check_size("parts", parts, MAX_PARTS + 1, least=1)
+    _check_size("parts", parts, MAX_PARTS + 1, minimum=1)
     _check_size("part", part, parts)
     if not (isinstance(chunk, bytes) and len(chunk) <= MAX_CHUNK_BYTES):
         raise FormatError(f"a chunk is at most {MAX_CHUNK_BYTES} bytes")

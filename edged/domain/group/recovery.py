@@ -15,16 +15,16 @@ from edged.domain.group.records import Begin, Join, Part, Record, Update
 
 
 def can_resume(position: int, low: int, high: int) -> bool:
-    """Whether a log that holds the offsets from `low` on and before `high` can be folded on from `position`.
+    """Whether a log that holds the offsets `low` to `high` - 1 can be folded from `position` on.
 
-    Not where all that there was is deleted: then others have lost what may be missing here.
+    False for a log whose records were all deleted: other members may have lost some that this one has folded.
     """
     return low <= position <= high and not low == high > 0
 
 
 @dataclass(frozen=True, slots=True)
 class RecoveryOffer:
-    """The state of `proposer` behind `step` updates, to go on from at `position`, an offset of the group's log."""
+    """The state of `proposer` after `step` updates, to resume from at `position`, an offset of the group's log."""
 
     proposer: str
     position: int
@@ -32,23 +32,23 @@ class RecoveryOffer:
 
     @property
     def join(self) -> tuple[str, int]:
-        """Edge and steps of the Join that takes it."""
+        """Edge and step of the Join that accepts it."""
         return self.proposer, self.step
 
 
 class LogPrefix:
-    """What a log holds from an offset on, up to the first record of an epoch.
+    """The records of a log from offset `position` on, up to the first record of an epoch.
 
-    `at` 0 is where the log was made: gradients before its first Join are of members that have lost one of the same
-    name and have not found out yet.
+    At position 0, where the log was created, gradients before its first Join come from members that have lost a log of
+    the same name and have not noticed yet.
     """
 
-    def __init__(self, at: int) -> None:
-        self._is_made_here = at == 0
+    def __init__(self, position: int) -> None:
+        self._starts_log = position == 0
         self.joins: dict[tuple[str, int], int] = {}
-        """Offset of each edge's first Join with so many steps."""
+        """Offset of the first Join, by edge and step."""
         self.is_over = False
-        """Whether something of an epoch was there: nothing later changes anything."""
+        """Whether a record of an epoch was found: later ones change nothing."""
 
     def take(self, record: Record, offset: int) -> None:
         """The next record."""
@@ -56,30 +56,31 @@ class LogPrefix:
             return
         if isinstance(record, Join):
             self.joins.setdefault((record.edge, record.step), offset)
-        elif isinstance(record, Begin | Part | Update) and (self.joins or not self._is_made_here):
+        elif isinstance(record, Begin | Part | Update) and (self.joins or not self._starts_log):
             self.is_over = True
 
 
 def accepted(offers: Mapping[RecoveryOffer, LogPrefix], joining: Sequence[Join] = ()) -> RecoveryOffer | None:
-    """The offer that all go on from; None while there is none. By each: the log from its position on.
+    """The offer that all resume from; None while there is none. `offers`: with the log from each one's position on.
 
-    `joining`: what comes next, in this order, as far as the log is known. A proposer that joins with other steps than
-    it offered has not what it offered any more.
+    `joining`: Joins that will follow what is known of the log, in this order. A proposer that joins with another step
+    than it offered no longer has what it offered.
     """
-    joined = {offer: opening.joins[offer.join] for offer, opening in offers.items() if offer.join in opening.joins}
+    joined = {offer: prefix.joins[offer.join] for offer, prefix in offers.items() if offer.join in prefix.joins}
     if joined:
         return min(joined, key=joined.__getitem__)
-    open_offers = {offer.join: offer for offer, opening in offers.items() if not opening.is_over}
+    open_offers = {offer.join: offer for offer, prefix in offers.items() if not prefix.is_over}
     joins = ((join.edge, join.step) for join in joining)
     return next((open_offers[join] for join in joins if join in open_offers), None)
 
 
 class Candidate:
-    """One member's decisions while there is no state to go on from. `now`, `since`: of one clock, in seconds.
+    """One member's decisions while there is no state to resume from. `now`, `since`: seconds of the same clock.
 
-    It offers its own after `offer_s`, sooner where an older one is offered, never while one as new is; and joins by it
-    `join_s` later, if it is still the newest. An offer whose proposer has not joined long after that is passed over.
-    `turn_s`: what it lets others have before itself, for two that write at once would tear each other's.
+    It offers its own state after `offer_s`, earlier if an older one is offered, never while one at least as new is; and
+    joins with it `join_s` later, if it is still the newest. An offer whose proposer has not joined after twice that
+    time is ignored. `turn_s`: how long it lets others go first, because two writing at once would tear each other's
+    offers.
     """
 
     def __init__(self, edge: str, *, since: float, offer_s: float, join_s: float, turn_s: float) -> None:
@@ -93,17 +94,17 @@ class Candidate:
         self._seen_at: dict[RecoveryOffer, float] = {}
 
     def offered(self, now: float) -> None:
-        """The member's offer is there to be read."""
+        """The member's offer can be read by others."""
         self._offered_at = now
 
     def decide(self, step: int, offers: Sequence[RecoveryOffer], now: float) -> Literal["wait", "offer", "join"]:
-        """What to do now. `step`: of the newest state that the member has. `offers`: those that can be taken now."""
+        """What to do now. `step`: of the member's newest state. `offers`: those that can still be accepted."""
         for offer in offers:
             self._seen_at.setdefault(offer, now)
         rivals = self._rivals(offers, now)
         if own := [offer for offer in offers if offer.proposer == self._edge]:
             return self._with_own(own[0], step, rivals, now)
-        if self._offered_at is not None:  # another one was written over it
+        if self._offered_at is not None:  # another offer overwrote it
             self._since, self._offered_at = now, None
         if any(offer.step >= step for offer in rivals):
             return "wait"
@@ -116,7 +117,7 @@ class Candidate:
         if any(offer.step > own.step for offer in rivals):
             return "wait"
         if self._offered_at is None or step > own.step:
-            return "offer"  # an earlier process's, or older than what somebody offered who died
+            return "offer"  # its own is an earlier process's, or older than a dead proposer's
         if now - self._offered_at < self._join_s:
             return "wait"
         self._offered_at = now

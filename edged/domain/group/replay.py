@@ -1,6 +1,6 @@
-"""A group's log folded again: every step made as its members made it, and the proof that they came to the same weights.
+"""Folds a group's log again: repeats every step as its members made it, and proves that their weights are the log's.
 
-Pure: records in, what they meant out. Reading the log and showing what it meant is the command's (`cli.replay`).
+Pure: records in, events out. See also: `cli.replay`, which reads the log and prints the events.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from edged.domain.training.state import TrainState
 
 
 class Claim(NamedTuple):
-    """What somebody says of the weights behind `step` updates: `weights`, their `flat.digest`."""
+    """A claim, from the source `name`, about the weights after `step` updates: their `param_vector.digest`."""
 
     name: str
     step: int
@@ -24,18 +24,19 @@ class Claim(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """A claim beside what the replay came to; `weights` is empty where the log does not lead there."""
+    """A claim, and the replay's own `weights` at its step; empty if the replay never got there."""
 
     claim: Claim
     weights: str
 
     @property
     def holds(self) -> bool:
+        """Whether both are the same."""
         return self.weights == self.claim.weights
 
 
 class EpochBegun(NamedTuple):
-    """`tested`: over the samples held out, after the epoch before."""
+    """An epoch began. `tested`: the previous epoch's sums over the held-out samples."""
 
     epoch: int
     step: int
@@ -46,7 +47,7 @@ class EpochBegun(NamedTuple):
 
 
 class StepApplied(NamedTuple):
-    """A step with the offset of the record that closed it. `missing`: who was awaited in vain."""
+    """A step was applied. `offset`: of the record that closed it. `missing`: expected members without a gradient."""
 
     epoch: int
     step: int
@@ -56,14 +57,14 @@ class StepApplied(NamedTuple):
 
 
 class EpochAbandoned(NamedTuple):
-    """None of its members was heard any more, with so many steps left."""
+    """None of the epoch's members sent anything any more; it ended with `steps_left`."""
 
     epoch: int
     steps_left: int
 
 
 class RolledBack(NamedTuple):
-    """Training had diverged by this step: on from the weights of `restored_step`, or not at all."""
+    """Training had diverged by this step: back to the weights of `restored_step`. `continues`: or that was the end."""
 
     step: int
     restored_step: int
@@ -71,7 +72,7 @@ class RolledBack(NamedTuple):
 
 
 class NotCounted(NamedTuple):
-    """A gradient that came too late, or a record that breaks a rule; `edge` is empty where nobody is named."""
+    """A gradient that was late, or a record that breaks a rule; `edge` is empty if it names none."""
 
     offset: int
     edge: str
@@ -81,13 +82,13 @@ class NotCounted(NamedTuple):
 ReplayEvent = Proof | EpochBegun | StepApplied | EpochAbandoned | RolledBack | NotCounted
 
 LATE = "late"
-"""The reason of a gradient that came too late: its sender added it to its next one."""
+"""The reason of a late gradient: its sender added it to its next one."""
 
 
 class Replay:
-    """Folds a log from where `state`, which it changes, and `group` stand: a checkpoint, or the very beginning.
+    """Folds a log from the position of `state`, which it changes, and `group`: a checkpoint's, or the log's beginning.
 
-    `claims` are proven as their steps come by, beside those of each epoch's Begin.
+    `claims` are checked when the replay reaches their steps, as is the claim in each epoch's Begin.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Replay:
 
     @property
     def next_offset(self) -> int:
-        """Of the record to take next."""
+        """The offset of the next record to take."""
         return self._group.next_offset
 
     @property
@@ -112,19 +113,19 @@ class Replay:
 
     @property
     def tested(self) -> HeldOutSums:
-        """Over the samples held out, after the running epoch, by those who have tested so far."""
+        """The running epoch's sums over the held-out samples, of those who have tested so far."""
         return self._group.held_out_sums
 
     def weights(self) -> str:
-        """The digest of the weights as they are."""
+        """The digest of the current weights."""
         return param_vector.digest(self._state.params)
 
     def begin(self) -> Iterator[ReplayEvent]:
-        """What is claimed of the weights to begin with."""
+        """Proofs of claims about the initial weights."""
         yield from self._prove()
 
     def take(self, blob: bytes, offset: int) -> Iterator[ReplayEvent]:
-        """What the record at `offset` means. Raises LogGap if it is not the next one."""
+        """The events of the record at `offset`. Raises LogGap if it is not the next one."""
         self._group, actions = fold_blob(self._fold, self._rules, self._group, blob, offset)
         for action in actions:
             match action:
@@ -146,7 +147,7 @@ class Replay:
                     yield NotCounted(offset, action.edge, action.reason)
 
     def end(self) -> Iterator[Proof]:
-        """The claims that the log did not lead to."""
+        """Failed proofs of the claims whose steps the log did not reach."""
         for claim in self._claims:
             yield Proof(claim, "")
 
@@ -163,8 +164,8 @@ class Replay:
         yield Proof(Claim(f"epoch {begin.epoch} as {begin.edge} began it", self.step, begin.weights), self.weights())
 
     def _prove(self) -> Iterator[Proof]:
-        here = [claim for claim in self._claims if claim.step == self.step]
-        if here:
+        claims = [claim for claim in self._claims if claim.step == self.step]
+        if claims:
             self._claims = [claim for claim in self._claims if claim.step != self.step]
             weights = self.weights()
-            yield from (Proof(claim, weights) for claim in here)
+            yield from (Proof(claim, weights) for claim in claims)

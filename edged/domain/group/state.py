@@ -1,4 +1,7 @@
-"""What a prefix of a training group's log amounts to, and what follows from its records: values."""
+"""The state that a prefix of a training group's log folds into, and the actions that follow from its records: values.
+
+See also: `gradient_log` and `update_log` for the folds, `state_json` for the state as text.
+"""
 
 import math
 from collections import Counter
@@ -15,16 +18,16 @@ from edged.domain.training.learner import MAX_SLOWDOWNS
 Vector = npt.NDArray[np.float32]
 
 MAX_MISSED = 2
-"""A member that has missed so many steps in a row is not awaited any more."""
+"""Consecutive missed steps after which a member is no longer expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What is agreed before the log begins.
+    """What all members agree on before the log begins.
 
-    `edges`: who may be a member. `job`: the digest that a Join must have. `decode`: turns a gradient's joined chunks
-    into float32 [num_parameters], raising FormatError where it cannot. `server`: the parameter server's node, which
-    may begin and close though it is no member; empty without one.
+    `edges`: who may be a member. `job`: the digest that a Join must carry. `decode`: turns a gradient's joined chunks
+    into float32 [num_parameters], or raises FormatError. `server`: the parameter server's node, which may write Begin
+    and Close without being a member; empty without one.
     """
 
     edges: frozenset[str]
@@ -35,17 +38,17 @@ class Rules:
 
     @property
     def max_payload_bytes(self) -> int:
-        """No payload needs more: 8 bytes a parameter, and what surrounds them."""
+        """Upper bound of a payload: 8 bytes per parameter, and the overhead of its encoding."""
         return 8 * self.num_parameters + 65536
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What is known of an edge that has joined at some time.
+    """What is known of an edge that has joined at least once.
 
-    `missed`: closed steps in a row without its gradient; None from its Join until it sends one or an epoch begins with
-    it. `samples_per_s`: the newest it told; 0 before. `last_step`: the newest step of which a whole gradient of it was
-    in the log, in time or late; -1 before.
+    `missed`: consecutive closed steps without its gradient; None from its Join until it sends one or an epoch begins
+    with it. `samples_per_s`: as last reported; 0 before. `last_step`: the newest step for which a complete gradient of
+    it was in the log, in time or late; -1 before.
     """
 
     joined: bool = True
@@ -59,7 +62,7 @@ _UNKNOWN = Member(joined=False)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gradient:
-    """A whole gradient of the present step. `vector`: float32 [num_parameters], None without samples."""
+    """A complete gradient of the current step. `vector`: float32 [num_parameters], None without samples."""
 
     contribution: Contribution
     vector: Vector | None
@@ -67,7 +70,7 @@ class Gradient:
 
 
 class HeldOutSums(NamedTuple):
-    """Sums over the held-out samples of all members that tested. `loss`: the sum over the samples."""
+    """Sums over the held-out samples of all members that tested. `loss`: summed over the samples."""
 
     num_members: int
     num_samples: int
@@ -77,15 +80,15 @@ class HeldOutSums(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a prefix of the log amounts to; never changed, so an older one may be kept.
+    """The fold of a prefix of the log; immutable, so an older one may be kept.
 
-    `step`: updates so far, and so the number of the present step; `end_step`: where the running epoch, `begin`, ends;
-    `is_abandoned`: it has ended before, for none of its members was heard any more. `diverged_steps`: steps since the
-    last one with a mean in which all who had samples diverged; `rollbacks`: how often in a row that led back to older
-    weights. `members`: by edge. `tested`: of the running epoch, by edge. `weights_by_edge`: the digest of the present
-    weights, by each edge that has told its own. `pending`, `gradients`: of the present step, by edge: parts of
-    unfinished gradients, and whole ones. Held arrays and chunks are at most one gradient's for each member and one
-    unfinished payload's.
+    `step`: updates so far, hence the number of the current step. `next_offset`: of the next record to fold.
+    `end_step`: where the running epoch, `begin`, ends; `is_abandoned`: it ended earlier, because none of its members
+    sent anything any more. `diverged_steps`: steps since the last one with a mean in which every member with samples
+    diverged; `rollbacks`: consecutive rollbacks because of them. `members`: by edge. `tested`: of the running epoch, by
+    edge. `weights_by_edge`: SHA-256 of the current weights, as each edge last reported it. `pending`, `gradients`: of
+    the current step, by edge: parts of incomplete gradients, and complete ones. The arrays and chunks held are at most
+    one gradient and one incomplete payload per member.
     """
 
     step: int = 0
@@ -103,17 +106,17 @@ class State:
 
     @property
     def is_open(self) -> bool:
-        """Whether an epoch runs and has steps left."""
+        """Whether an epoch is running and has steps left."""
         return self.step < self.end_step and not self.is_abandoned and not self.has_failed
 
     @property
     def has_failed(self) -> bool:
-        """Whether training diverged so often that it ends: nothing begins any more."""
+        """Whether training has diverged too often: it ends, and no epoch begins any more."""
         return self.rollbacks > MAX_SLOWDOWNS
 
     @property
     def is_between_steps(self) -> bool:
-        """Whether nothing of the present step is there yet: `to_json` says it all. So behind each Closed and Begun."""
+        """Whether the current step has no parts yet, so that `to_json` is complete: so after each Closed and Begun."""
         return not self.pending and not self.gradients
 
     @property
@@ -122,22 +125,22 @@ class State:
         return self.end_step - (self.begin.num_steps if self.begin else 0)
 
     def skip_to(self, offset: int) -> "State":
-        """The state if the records before `offset` that are not folded yet cannot be read, by any member."""
+        """The state if no member can read the records before `offset` that are not folded yet."""
         return self if offset <= self.next_offset else replace(self, next_offset=offset)
 
     @property
     def expected(self) -> tuple[str, ...]:
-        """The running epoch's members that are waited for, in rising order."""
+        """The running epoch's members whose gradient a step waits for, in rising order."""
         return tuple(sorted(edge for edge in (self.begin.members if self.begin else ()) if self.is_expected(edge)))
 
     def is_expected(self, edge: str) -> bool:
-        """Whether `edge`, a member of the running epoch, is waited for."""
+        """Whether a step waits for the gradient of `edge`, a member of the running epoch."""
         member = self.members.get(edge, _UNKNOWN)
         return member.joined and member.missed is not None and member.missed < MAX_MISSED
 
     @property
     def eligible(self) -> tuple[str, ...]:
-        """Who may be in the next Begin, in rising order: all who joined or tested since, or are not given up.
+        """Who may be in the next Begin, in rising order: all who are expected, or joined or tested since they were not.
 
         A member that finds itself left out of a Begin joins again, to be in the next.
         """
@@ -149,30 +152,24 @@ class State:
 
     @property
     def weights(self) -> str:
-        """The digest of the group's weights: what most have told, or else the first edge of those that most agree with.
+        """The digest of the group's weights: the one that most edges reported; in a tie the first edge's among them.
 
-        Empty where nobody has told its own. A member whose weights are others is wrong, and not the group.
+        Empty while nobody has reported any. A member with other weights is wrong, not the group.
         """
-        agree = Counter(self.weights_by_edge.values())
-        most = max(agree.values(), default=0)
-        return next(
-            (
-                self.weights_by_edge[edge]
-                for edge in sorted(self.weights_by_edge)
-                if agree[self.weights_by_edge[edge]] == most
-            ),
-            "",
-        )
+        votes = Counter(self.weights_by_edge.values())
+        max_votes = max(votes.values(), default=0)
+        in_order = (self.weights_by_edge[edge] for edge in sorted(self.weights_by_edge))
+        return next((weights for weights in in_order if votes[weights] == max_votes), "")
 
     @property
     def in_sync(self) -> tuple[str, ...]:
-        """Those who have told that they have the group's weights, in rising order."""
+        """The edges that reported the group's weights as theirs, in rising order."""
         weights = self.weights
         return tuple(edge for edge in sorted(self.weights_by_edge) if self.weights_by_edge[edge] == weights)
 
     @property
     def held_out_sums(self) -> HeldOutSums:
-        """Over those of the running epoch that have tested so far."""
+        """Over the members of the running epoch that have tested so far."""
         tested = [self.tested[edge] for edge in sorted(self.tested)]
         return HeldOutSums(
             len(tested),
@@ -184,7 +181,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An epoch begins. `tested`: of the epoch before, by all who tested in time."""
+    """An epoch begins. `tested`: the previous epoch's sums, over all who tested in time."""
 
     begin: Begin
     tested: HeldOutSums
@@ -192,11 +189,11 @@ class Begun:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Closed:
-    """A step is made. `mean`: float32 [num_parameters], read-only, or None: without samples nothing changes.
+    """A step is closed. `mean`: float32 [num_parameters], read-only, or None: without samples nothing changes.
 
-    `contributions`: rising by edge; none of a step that was closed in vain. `missing`: awaited members that are not
-    among them, rising. A sender that has no place here keeps its gradient for the next step, even if only some of its
-    parts reached the log.
+    `contributions`: rising by edge; empty if the step was closed without any gradient. `missing`: expected members that
+    are not among them, rising. A sender that is not among them keeps its gradient for the next step, even if only some
+    of its parts reached the log.
     """
 
     step: int
@@ -207,9 +204,9 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
-    """The epoch ends before its time, with `steps_left`: steps were closed in vain until all its members were given up.
+    """The epoch ends early, with `steps_left`: steps were closed empty until none of its members was expected any more.
 
-    Somebody who has joined since may begin the next.
+    An edge that has joined since may begin the next.
     """
 
     epoch: int
@@ -225,7 +222,7 @@ class Diverged:
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """A gradient came to its end behind its step's close, and does not count. At most one for each gradient."""
+    """A gradient was complete only after its step closed, and does not count. At most one for each gradient."""
 
     edge: str
     step: int
@@ -234,14 +231,14 @@ class Late:
 
 @dataclass(frozen=True, slots=True)
 class CountedTest:
-    """A member's test of the running epoch was taken into the sums."""
+    """A member's test of the running epoch was added to the sums."""
 
     tested: Tested
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A record broke a rule and changed nothing. `edge`: its author as it says; empty where it cannot be read."""
+    """A record broke a rule and changed nothing. `edge`: its author, as it claims; empty if it cannot be decoded."""
 
     edge: str
     reason: str

@@ -1,4 +1,4 @@
-"""A group's state between two steps as JSON."""
+"""A group's state between two steps as JSON, with strict decoding."""
 
 import json
 import math
@@ -7,17 +7,17 @@ from typing import Any, TypeVar
 
 from edged.domain.group import records
 from edged.domain.group.records import Begin, Record, Tested
-from edged.domain.group.state import (
-    Member,
-    State,
-)
+from edged.domain.group.state import Member, State
 from edged.errors import FormatError
 
 
 def to_json(state: State) -> str:
-    """The state at a boundary as JSON; equal states give equal texts. `from_json` turns it back."""
+    """The state between two steps as JSON; equal states give equal texts. Inverse: `from_json`.
+
+    Raises ValueError in the middle of a step.
+    """
     if not state.is_between_steps:
-        raise ValueError("in the middle of a step the state is more than its JSON")
+        raise ValueError("in the middle of a step the state holds more than its JSON can")
     return json.dumps(
         {
             "step": state.step,
@@ -51,10 +51,8 @@ def from_json(text: str) -> State:
         not state.weights_by_edge.keys() | (state.begin.members.keys() if state.begin else set())
         <= state.members.keys()
     ):
-        raise FormatError("the state has weights or a share of somebody who never joined")
-    if values.keys() != _IN_JSON or not all(
-        type(values[name]) is int and 0 <= values[name] < 1 << 62 for name in _SIZES
-    ):
+        raise FormatError("the state has weights or a share of an edge that never joined")
+    if values.keys() != _KEYS or not all(type(values[name]) is int and 0 <= values[name] < 1 << 62 for name in _SIZES):
         raise FormatError("the state of the log's fold has other fields or sizes")
     if not (0 <= state.epoch_first_step <= state.step <= state.end_step and (state.begin or not state.end_step)):
         raise FormatError("the state's step is not one of its epoch")
@@ -66,7 +64,7 @@ def from_json(text: str) -> State:
 
 
 _SIZES = ("step", "end_step", "next_offset", "barren", "setbacks")
-_IN_JSON = {*_SIZES, "begin", "is_abandoned", "members", "tested", "told"}
+_KEYS = {*_SIZES, "begin", "is_abandoned", "members", "tested", "told"}
 
 
 def _state(values: Any) -> State:

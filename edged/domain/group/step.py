@@ -1,7 +1,7 @@
-"""What a group's log does to the weights: the one way for its members, and for whoever replays the log.
+"""Applies the log's actions to a training state; used by members and by `edged replay`.
 
-Which gradients make a step, and in what order they are summed, is `gradient_log`'s; the arithmetic of the optimizer
-`learning`'s and `optim`'s.
+See also: `gradient_log` for which gradients make a step and the order of their sum, `training.learner` and
+`training.optim` for the optimizer's arithmetic.
 """
 
 from collections.abc import Mapping
@@ -24,25 +24,25 @@ def rules(job: Job, num_parameters: int) -> Rules:
 
 
 def fold_of(training: Training) -> Fold:
-    """How the records of the job's log, `Topology.train_topic`, are folded."""
+    """The fold of the job's log, `Topology.train_topic`."""
     return update_log.fold if training.exchange.mode == "parameter_server" else gradient_log.fold
 
 
 def apply_begin(state: TrainState, begin: Begin) -> None:
-    """The group's next epoch begins: on this snapshot, from its first sample."""
+    """Move `state` to the first sample of the group's next epoch, over the Begin's snapshot."""
     state.position = replace(state.position, epoch=begin.epoch, sample=0)
     state.ends = dict(begin.ends)
 
 
 def apply_step(training: Training, state: TrainState, group: State, closed: Closed) -> None:
-    """Change weights, optimizer state and step count by a closed step. `group`: the state of the fold behind it.
+    """Change weights, optimizer state and step count by a closed step. `group`: the state of the fold after it.
 
-    With `sync_every` 1 the step's mean is a gradient, and the job's optimizer steps along it. Above, it is how far the
-    members' weights came in a round of their own, seen from where they had begun, the weights in `state`; the outer
-    step goes along it (Douillard et al. 2023, https://arxiv.org/abs/2311.08105, algorithm 1). Without a mean only the
-    position changes; its sample is reckoned in full batches.
+    With `sync_every` 1 the step's mean is a gradient, and the job's optimizer steps along it. Above 1 it is an outer
+    gradient: the mean, over the members, of the weights in `state` minus their weights after a round of local steps;
+    the outer step goes along it (Douillard et al. 2023, https://arxiv.org/abs/2311.08105, algorithm 1). Without a mean
+    only the position changes; its sample is counted in full batches.
 
-    An epoch's first mean proves that training has not diverged at the weights that it is of: `roll_back` leads there.
+    An epoch's first mean proves that training had not diverged at the weights before it: `roll_back` returns to them.
     """
     if closed.mean is not None:
         if state.fallback is None or state.fallback.step < group.epoch_first_step:
@@ -57,9 +57,9 @@ def apply_step(training: Training, state: TrainState, group: State, closed: Clos
 
 
 def roll_back(state: TrainState, diverged: Diverged) -> None:
-    """Training has diverged: on from weights that were good with half the learning rate, or not at all.
+    """Training has diverged: restore the fallback's weights, and halve the learning rate if training continues.
 
-    Steps and samples are not taken back: the log goes on.
+    Steps and samples are not rolled back: the log continues.
     """
     if state.fallback is not None:
         state.params, state.slots = _copied(state.fallback.params), _all_copied(state.fallback.slots)
@@ -75,13 +75,13 @@ def _all_copied(slots: Mapping[str, Params]) -> dict[str, Params]:
 
 
 def progress(group: State, step: int) -> float:
-    """Epochs trained before `step` of the running one, with their fraction: what schedules go by."""
+    """Epochs trained before `step` of the running one, with their fraction: the argument of schedules."""
     assert group.begin is not None, "a step is of an epoch"
     return group.begin.epoch + (step - group.epoch_first_step) / group.begin.num_steps
 
 
-def _outer_step(training: Training, state: TrainState, way: param_vector.Params) -> None:
+def _outer_step(training: Training, state: TrainState, grads: param_vector.Params) -> None:
     outer = training.exchange.outer
     sgd = Sgd(outer.learning_rate, outer.momentum, nesterov=True)
     slots = {"velocity": state.slots[learner.OUTER]}
-    optim.update(sgd, state.params, slots, way, learning_rate=sgd.learning_rate, step=state.position.step)
+    optim.update(sgd, state.params, slots, grads, learning_rate=sgd.learning_rate, step=state.position.step)

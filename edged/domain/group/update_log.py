@@ -27,15 +27,15 @@ from edged.errors import FormatError
 
 
 def fold(rules: Rules, state: State, record: Record, offset: int) -> Folded:
-    """As `gradient_log.fold`, over the server's log; `state.next_offset` is of that log.
+    """Like `gradient_log.fold`, over the server's log, which `state.next_offset` refers to.
 
-    Behind an Update's last part all else in the state is as the server's was behind that step.
+    After an Update's last part, everything else in the state equals the server's state after that step.
     """
     return fold_with(_meaning, rules, state, record, offset)
 
 
 def updates(closed: Closed, state: State, chunks: Sequence[bytes]) -> Iterator[Update]:
-    """What the server writes of a closed step. `state`: its own behind it. `chunks`: of `closed.mean`, none without."""
+    """The server's records of a closed step. `state`: its own after it. `chunks`: of `closed.mean`; empty without."""
     for part, chunk in enumerate(chunks or [b""]):
         parts = max(len(chunks), 1)
         yield Update(closed.step, part, parts, closed.contributions, state.next_offset, to_json(state), chunk)
@@ -52,7 +52,7 @@ def _meaning(rules: Rules, state: State, record: Record) -> Folded:
         case Begin() if record.edge in rules.edges or record.edge == rules.server:
             return fold_begin(state, record)
         case _:
-            raise FormatError("not what a parameter server says")
+            raise FormatError("not a record of a parameter server")
 
 
 _SAME_IN_ALL_PARTS = attrgetter("step", "parts", "contributions", "position", "state")
@@ -66,17 +66,17 @@ def _update(rules: Rules, state: State, update: Update) -> Folded:
     parts = with_part(rules, state.pending.get(rules.server, {}), update, _SAME_IN_ALL_PARTS)
     if len(parts) < update.parts:
         return replace(state, pending={rules.server: parts}), ()
-    behind = _state_behind(state, update)
-    return behind, closed_actions(state, behind, _mean(rules, parts, update), update.contributions)
+    after = _state_after(state, update)
+    return after, closed_actions(state, after, _mean(rules, parts, update), update.contributions)
 
 
-def _state_behind(state: State, update: Update) -> State:
-    behind = from_json(update.state)
-    if (behind.step, behind.end_step, behind.begin) != (state.step + 1, state.end_step, state.begin):
-        raise FormatError("an update's state is not of the step behind it")
-    if behind.next_offset != update.position or behind.tested or (behind.is_abandoned and update.contributions):
+def _state_after(state: State, update: Update) -> State:
+    after = from_json(update.state)
+    if (after.step, after.end_step, after.begin) != (state.step + 1, state.end_step, state.begin):
+        raise FormatError("an update's state is not the one after its step")
+    if after.next_offset != update.position or after.tested or (after.is_abandoned and update.contributions):
         raise FormatError("an update's state is not what it was when the step closed")
-    return replace(behind, next_offset=state.next_offset)
+    return replace(after, next_offset=state.next_offset)
 
 
 def _mean(rules: Rules, parts: Mapping[int, Update], update: Update) -> Vector | None:

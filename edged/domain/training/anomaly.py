@@ -1,7 +1,7 @@
-"""Anomaly scores: how badly an autoencoder gives a sample back, and from where on that is unusual.
+"""Anomaly scores: an autoencoder's reconstruction error of a sample, and the threshold above which it is unusual.
 
-The score is the loss that the autoencoder was trained with, so scores and losses compare. Says nothing about what is
-wrong with a sample.
+The score is the loss that the autoencoder was trained with, so scores and losses can be compared. It does not tell what
+is wrong with a sample.
 """
 
 import numpy as np
@@ -12,13 +12,13 @@ from edged.domain.nn.loss import mean_squared_error
 Samples = npt.NDArray[np.float32]
 
 THRESHOLD_PERCENT = 99.0
-"""So many per cent of the samples held out lie at or below the threshold."""
+"""Percentage of the held-out samples at or below the threshold."""
 
 
 def scores(x: Samples, reconstructed: Samples) -> Samples:
     """The mean over a sample's numbers of (reconstructed - x)², float32 [n, 1]; 0 is a perfect copy.
 
-    `x`, `reconstructed`: n samples of the same size, of whatever shape. Not finite where the square overflows.
+    `x`, `reconstructed`: n samples of the same size, of any shape. Not finite where the square overflows.
     """
     with np.errstate(over="ignore"):
         losses, _ = mean_squared_error(reconstructed.reshape(len(x), -1), x.reshape(len(x), -1))
@@ -26,5 +26,5 @@ def scores(x: Samples, reconstructed: Samples) -> Samples:
 
 
 def threshold(losses: Samples) -> float | None:
-    """The THRESHOLD_PERCENT percentile of the losses [n] of samples held out; None without any."""
+    """The THRESHOLD_PERCENT percentile of held-out samples' losses [n]; None without any."""
     return float(np.percentile(losses, THRESHOLD_PERCENT)) if len(losses) else None

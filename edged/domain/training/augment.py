@@ -1,8 +1,8 @@
-"""Augmentation: other views of the training samples, drawn as a pure function of (seed, epoch, sample id).
+"""Augmentation: random views of the training samples, a pure function of (seed, epoch, sample id).
 
 So neither threads nor a restart change what is drawn, and a sample looks different in each epoch. Flip, shift and crop
 only choose where a pixel comes from: each sample gets one source row for every row, one source column for every
-column. A series [length, channels] is an image of one row. Labels are not looked at.
+column. A series [length, channels] is an image of one row. Ignores labels.
 """
 
 import numpy as np
@@ -18,9 +18,9 @@ _DRAWS = 7
 
 
 def augmented(x: Images, ids: npt.NDArray[np.int64], augment: Augment, *, seed: int, epoch: int) -> Images:
-    """How the samples `ids` [n] look in `epoch`: a new array, or `x` itself when there is nothing to do.
+    """The views of the samples `ids` [n] in `epoch`: a new array, or `x` itself if there is nothing to do.
 
-    `x`: [n, height, width, channels] or [n, length, channels]. What is moved in from outside repeats the border.
+    `x`: [n, height, width, channels] or [n, length, channels]. Pixels from outside repeat the border.
     """
     if augment == Augment():
         return x
@@ -44,18 +44,18 @@ def _uniform(seed: int, epoch: int, ids: npt.NDArray[np.int64]) -> _Floats:
 
 
 def _sources(size: int, scale: _Floats, shift: int, draws: _Floats, *, flip: bool) -> _Floats:
-    """For every place along an axis, where it comes from: [n, size], within 0 to size - 1, whole unless scaled."""
+    """The source of every position along an axis: [n, size], within 0 to size - 1, whole unless scaled."""
     begin = draws[:, 0] * (1 - scale) * (size - 1)  # of the window, which is the scale's share of the axis
-    places = begin[:, None] + np.arange(size, dtype=np.float64) * scale[:, None]
+    positions = begin[:, None] + np.arange(size, dtype=np.float64) * scale[:, None]
     if flip:
-        places = np.where(draws[:, 1:2] < 0.5, places[:, ::-1], places)
+        positions = np.where(draws[:, 1:2] < 0.5, positions[:, ::-1], positions)
     if size > 1:
-        places = places + np.floor(draws[:, 2:3] * (2 * shift + 1)) - shift
-    return np.clip(places, 0, size - 1)
+        positions = positions + np.floor(draws[:, 2:3] * (2 * shift + 1)) - shift
+    return np.clip(positions, 0, size - 1)
 
 
 def _along_rows(images: Images, sources: _Floats) -> Images:
-    """Rows taken from `sources` [n, height], between two rows in proportion to their nearness."""
+    """Rows at `sources` [n, height], linearly interpolated between two rows."""
     lower, share = _split(sources)
     sample = np.arange(len(images))[:, None]
     result: Images = images[sample, lower]
@@ -66,7 +66,7 @@ def _along_rows(images: Images, sources: _Floats) -> Images:
 
 
 def _along_columns(images: Images, sources: _Floats) -> Images:
-    """Columns taken from `sources` [n, width], likewise."""
+    """Columns at `sources` [n, width], linearly interpolated between two columns."""
     lower, share = _split(sources)
     sample, row = np.arange(len(images))[:, None, None], np.arange(images.shape[1])[:, None]
     result: Images = images[sample, row, lower[:, None]]
@@ -77,6 +77,6 @@ def _along_columns(images: Images, sources: _Floats) -> Images:
 
 
 def _split(sources: _Floats) -> tuple[npt.NDArray[np.int64], Images]:
-    """The place at or before each source, and how far it lies towards the next."""
+    """The position at or before each source, and its fraction of the way to the next."""
     lower = np.floor(sources)
     return lower.astype(np.int64), (sources - lower).astype(np.float32)

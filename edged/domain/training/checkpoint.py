@@ -1,6 +1,7 @@
-"""What training must remember: weights, optimizer state and how far it has come, as one safetensors blob.
+"""Checkpoints: a training state as one safetensors blob.
 
-Covers the state's values, its encoding and the proof that a blob is whole. Files are adapters.checkpoint_dir's.
+Covers the encoding, its strict decoding and the digest that proves a blob complete. See also: `state` for the values,
+`adapters.disk.checkpoint_dir` for files.
 """
 
 import hashlib
@@ -42,7 +43,7 @@ _NAMES: Mapping[type, tuple[str, ...]] = {
 
 
 def encode(state: TrainState) -> bytes:
-    """The state as a safetensors blob, with the SHA-256 of the whole in its metadata. Equal states, equal bytes."""
+    """The state as a safetensors blob with its own SHA-256 in the metadata. Equal states give equal bytes."""
     arrays = {f"params/{name}": array for name, array in state.params.items()}
     for slot, values in state.slots.items():
         arrays |= {f"{slot}/{name}": array for name, array in values.items()}
@@ -72,8 +73,8 @@ def encode(state: TrainState) -> bytes:
 def decode(blob: bytes, *, job: str | None = None) -> TrainState:
     """The state in `blob`, its arrays writable copies.
 
-    Raises CheckpointCorrupt for a blob that is not, byte for byte, what `encode` made, and TopologyMismatch for a
-    whole one of another job than `job`, if that is given.
+    Raises CheckpointCorrupt for a blob that is not, byte for byte, what `encode` returned, and TopologyMismatch for an
+    intact one of another job than `job`, if that is given.
     """
     try:
         arrays, metadata = tensors.decode(blob)
@@ -83,7 +84,7 @@ def decode(blob: bytes, *, job: str | None = None) -> TrainState:
     if job is not None and metadata.get("job") != job:
         raise TopologyMismatch(
             "the newest checkpoint belongs to another stream, model, optimizer, global_batch, exchange, seed or "
-            "test_fraction than the topology names: undo the change, or move the checkpoints away to train anew"
+            "test_fraction than the topology names: undo the change, or move the checkpoints away to start over"
         )
     try:
         return _state(arrays, metadata)
@@ -95,7 +96,7 @@ def _check_digest(blob: bytes, metadata: Mapping[str, str]) -> None:
     digest = metadata.get("sha256", "")
     if metadata.get("edged") != _VERSION or len(digest) != len(_NO_DIGEST):
         raise FormatError(f"not a {_VERSION} with a digest but {metadata.get('edged')!r:.40}")
-    # The digest is of the blob with zeros in its place. Its first occurrence is in the header, for tensors follow.
+    # The digest covers the blob with zeros in the digest's place. It occurs first in the header: tensors follow.
     at = blob.find(digest.encode())
     view = memoryview(blob)
     sha = hashlib.sha256(view[:at])
@@ -112,7 +113,7 @@ def _state(arrays: Mapping[str, tensors.Array], metadata: Mapping[str, str]) -> 
     if text["fallback_step"] is not None:
         fallback = Fallback(int(text["fallback_step"]), *_weights(arrays, _FALLBACK, text["slots"]))
         if _shapes(fallback.params) != _shapes(params):
-            raise FormatError("weights and those to go back to differ in names or shapes")
+            raise FormatError("weights and the fallback's differ in names or shapes")
     return TrainState(
         params=params,
         slots=slots,
@@ -133,7 +134,7 @@ def _state(arrays: Mapping[str, tensors.Array], metadata: Mapping[str, str]) -> 
 def _weights(
     arrays: Mapping[str, tensors.Array], prefix: str, slots: Iterable[str]
 ) -> tuple[Params, dict[str, Params]]:
-    """The weights and the optimizer's state that are stored with this prefix."""
+    """The weights and the optimizer's state stored under this prefix."""
     params = dict(_of(arrays, f"{prefix}params/"))
     states = {slot: dict(_of(arrays, f"{prefix}{slot}/")) for slot in slots}
     if any(_shapes(values) != _shapes(params) for values in states.values()):
@@ -154,7 +155,7 @@ def _position(values: dict[str, Any]) -> Position:
 
 def _slowdowns(value: Any) -> int:
     if not (type(value) is int and 0 <= value <= _MAX_SLOWDOWNS):
-        raise FormatError(f"a learning rate is halved up to {_MAX_SLOWDOWNS} times")
+        raise FormatError(f"'slowdowns' is not a whole number from 0 to {_MAX_SLOWDOWNS}")
     return value
 
 
@@ -179,5 +180,5 @@ def _record(kind: type[_T], values: dict[str, Any]) -> _T:
     for name, each in zip(names, fields(kind), strict=True):  # type: ignore[arg-type]
         numeric: Any = each.type
         if not isinstance(values[name], numeric | int):
-            raise FormatError(f"{name!r} of {kind.__name__} is no number")
+            raise FormatError(f"{name!r} of {kind.__name__} is not a number")
     return from_named(kind, names, values)

@@ -1,7 +1,6 @@
-"""One step of training: from a mini-batch to its gradient, from a gradient to changed weights.
+"""One step of training: from a mini-batch to its gradient, from a gradient to changed weights; and testing.
 
-And what the weights are worth on samples held out. Where mini-batches come from and when state is saved is
-`services.train`'s subject.
+See also: `services.training.trainer` for where mini-batches come from and when state is saved.
 """
 
 from dataclasses import replace
@@ -18,21 +17,23 @@ from edged.domain.training.state import Params, TrainState
 from edged.errors import EdgedError
 
 EXPLODED_LOSS_RATIO = 20.0
-"""A mini-batch's mean loss that is so many times that of the worst epoch so far has exploded.
+"""A mini-batch's loss has exploded if its mean is that many times the mean of the worst epoch so far.
 
-The mean is that of the three quarters of its samples with the least losses: weights that explode spoil nearly all,
-while a few samples of great loss are only unusual, and no smaller step would ever make them less so.
+The mean is over the three quarters of its samples with the smallest losses: exploding weights spoil nearly all of
+them, while a few samples of large loss are only unusual, and no smaller step would ever change that.
 """
 
 MAX_SLOWDOWNS = 3
-"""So often in a row, without an epoch between, training goes back and on with half the learning rate."""
+"""Consecutive rollbacks, without a completed epoch between, after which training ends instead of slowing down again.
+
+A rollback returns to the last good weights, and halves the learning rate."""
 
 OUTER = "outer"
-"""The slot of the group's own step, where each of its members makes several alone."""
+"""The optimizer slot of a group's outer step, with local SGD."""
 
 
 class BatchResult(NamedTuple):
-    """What a step told of its samples: their losses and `Gradient.scores`, float32 [n] each."""
+    """Per-sample results of a trained mini-batch: losses and `Gradient.scores`, float32 [n] each."""
 
     losses: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
@@ -47,7 +48,7 @@ class DivergedError(EdgedError):
 
 
 class Learner:
-    """Trains `model` as `training` says. All state is the caller's TrainState; the learner has none."""
+    """Trains `model` as `training` configures. All state is the caller's TrainState; the learner has none."""
 
     def __init__(self, training: Training, model: Model) -> None:
         self._training = training
@@ -55,7 +56,7 @@ class Learner:
         self._class_weights = np.array(training.class_weights, np.float32)
 
     def initial(self, job: str) -> TrainState:
-        """The state to begin with, a pure function of the seed."""
+        """The initial state, a pure function of the seed."""
         params = self._model.initial(self._training.seed)
         slots = optim.initial_slots(self._training.optimizer, params)
         if self._training.exchange.sync_every > 1:
@@ -63,7 +64,7 @@ class Learner:
         return TrainState(params, slots, job, self._model.division)
 
     def adopt_division(self, state: TrainState) -> None:
-        """Prepare for a state from a checkpoint: cut mini-batches as it did."""
+        """Divide mini-batches as the checkpoint of `state` did: with another division the bits would differ."""
         if self._model.division != state.division:
             self._model.divide(state.division)
 
@@ -104,10 +105,10 @@ class Learner:
         *,
         map: Map = map,  # noqa: A002
     ) -> Gradient:
-        """What one mini-batch teaches at `state`, which is left as it is; valid until the next call.
+        """The gradient of one mini-batch at `state`, which is not changed; valid until the next call.
 
-        `x`: [n, *sample shape]; `y`: classes [n]; `ids` [n] tell the samples apart; `weights` [n]: what their losses
-        count. Raises DivergedError when the loss says so.
+        `x`: [n, *sample shape]; `y`: classes [n]; `ids` [n]: which samples these are; `weights` [n]: of their losses.
+        Raises DivergedError if the loss is not finite or has exploded.
         """
         training, position = self._training, state.position
         x = augment.augmented(x, ids, training.augment, seed=training.seed, epoch=position.epoch)
@@ -118,9 +119,9 @@ class Learner:
         return gradient
 
     def test(self, state: TrainState, x: _Samples, y: _Integers) -> tuple[_Samples, int]:
-        """The samples' losses [n] and the number of right ones, without any change.
+        """The samples' losses [n] and the number classified correctly. Changes nothing.
 
-        Raises DivergedError when the loss is not finite.
+        Raises DivergedError if a loss is not finite.
         """
         with np.errstate(all="ignore"):
             outputs = self._model.logits(state.params, x)
@@ -134,17 +135,17 @@ class Learner:
 
     def _check(self, state: TrainState, losses: _Samples) -> None:
         worst = max((metrics.loss for metrics in state.history), default=np.inf)
-        usual = np.sort(losses)[: -(-3 * len(losses) // 4)]
-        if not np.isfinite(losses).all() or usual.mean(dtype=np.float64) > EXPLODED_LOSS_RATIO * worst:
+        smallest = np.sort(losses)[: -(-3 * len(losses) // 4)]
+        if not np.isfinite(losses).all() or smallest.mean(dtype=np.float64) > EXPLODED_LOSS_RATIO * worst:
             raise DivergedError
 
 
 def apply(training: Training, state: TrainState, grads: Params, progress: float) -> None:
-    """Change weights and optimizer state by the gradient of a mean loss; nothing else of `state`.
+    """Change weights and optimizer state, and nothing else in `state`, by the gradient of a mean loss.
 
     `grads` may be clipped in place. `progress`: epochs trained, with their fraction.
     """
-    with np.errstate(all="ignore"):  # an overflow is noticed by what it leads to
+    with np.errstate(all="ignore"):  # an overflow shows in the results
         if training.clip_norm is not None:
             optim.clip(grads, training.clip_norm)
         factor = schedule.factor(training.schedule, progress, training.epochs) / 2**state.slowdowns

@@ -1,8 +1,7 @@
-"""Optimizers: how a gradient becomes a step of the weights, in place.
+"""Optimizers: the arithmetic that turns a gradient into a step of the weights, in place.
 
-Which there are and their settings are `topology`'s; this is their arithmetic. Weight decay concerns kernels alone,
-not biases and scales. All values of the optimizer's state live in named slots, each like the weights in names and
-shapes.
+Weight decay applies to kernels only, not to biases and scales. All of an optimizer's state lives in named slots, each
+with the names and shapes of the weights. See also: `domain.topology.training` for their settings.
 """
 
 import math
@@ -22,28 +21,28 @@ _SLOTS = {Sgd: ("velocity",), Lars: ("velocity",), Adam: ("mean", "variance")}
 
 
 def num_slots(optimizer: Optimizer) -> int:
-    """Numbers of state for each weight."""
+    """Numbers of optimizer state per weight."""
     return len(_SLOTS[type(optimizer)])
 
 
 def initial_slots(optimizer: Optimizer, params: Params) -> dict[str, dict[str, Array]]:
-    """The state before the first step: zero for each of `params`."""
+    """The state before the first step: zeros for each of `params`."""
     return {slot: {name: np.zeros_like(param) for name, param in params.items()} for slot in _SLOTS[type(optimizer)]}
 
 
-def clip(grads: Params, most: float) -> float:
-    """Scale all of `grads` in place so that their common norm is at most `most`; the norm that it was."""
+def clip(grads: Params, max_norm: float) -> float:
+    """Scale all of `grads` in place so that their global norm is at most `max_norm`; return the norm before."""
     norm = math.sqrt(sum(_sum_of_squares(grad) for grad in grads.values()))
-    if norm > most:
+    if norm > max_norm:
         for grad in grads.values():
-            np.multiply(grad, most / norm, out=grad)
+            np.multiply(grad, max_norm / norm, out=grad)
     return norm
 
 
 def _sum_of_squares(array: Array) -> float:
-    """The same bits on every machine, unlike BLAS: squares of float32 are exact in float64, and are added in one order.
+    """The same bits on every machine, unlike BLAS: squares of float32 are exact in float64, and the order is fixed.
 
-    For the members of a group make the same step, each on its own CPU.
+    Needed because all members of a group make the same step, each on its own CPU.
     """
     return float(np.square(array.ravel(), dtype=np.float64).sum())
 
@@ -58,9 +57,9 @@ def update(
     step: int,
     weight_decay: float = 0.0,
 ) -> None:
-    """Update `params` and `slots` in place; `grads` is left as it is. All have the same names and shapes.
+    """Update `params` and `slots` in place; `grads` is not changed. All have the same names and shapes.
 
-    `learning_rate` is that of this step, in place of the optimizer's own; `step`: how many came before.
+    `learning_rate`: of this step, instead of the optimizer's own; `step`: number of steps before this one.
     """
     for name, grad in grads.items():
         param = params[name]
@@ -75,10 +74,10 @@ def update(
 
 
 def _sgd(sgd: Sgd, param: Array, velocity: Array, grad: Array, learning_rate: float, decay: float) -> None:
-    """The form of Sutskever et al. 2013 that PyTorch has: v ← momentum·v + g; p ← p - learning_rate·v.
+    """Sutskever et al. 2013 as in PyTorch: v ← momentum·v + g; p ← p - learning_rate·v.
 
-    A change of the learning rate so acts at once. With Nesterov's momentum the step is g + momentum·v. Weight decay is
-    the classic L2 penalty: g is the gradient plus decay·p.
+    In this form a change of the learning rate acts at once. With Nesterov's momentum the step is g + momentum·v.
+    Weight decay is the classic L2 penalty: g is the gradient plus decay·p.
     """
     if decay:
         grad = grad + decay * param
@@ -90,7 +89,7 @@ def _sgd(sgd: Sgd, param: Array, velocity: Array, grad: Array, learning_rate: fl
 def _lars(lars: Lars, param: Array, velocity: Array, grad: Array, learning_rate: float, decay: float) -> None:
     """Layer-wise rates (You, Gitman and Ginsburg 2017, https://arxiv.org/abs/1708.03888), in the form of `_sgd`.
 
-    A kernel's gradient, with L2 weight decay, counts trust·|p| / (|g| + decay·|p|) times; biases and scales once.
+    A kernel's gradient, with L2 weight decay, is scaled by trust·|p| / (|g| + decay·|p|); biases and scales are not.
     """
     if param.ndim > 1:
         param_norm, grad_norm = math.sqrt(_sum_of_squares(param)), math.sqrt(_sum_of_squares(grad))

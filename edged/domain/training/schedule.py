@@ -1,7 +1,7 @@
-"""Schedules: what the learning rate is multiplied with, a pure function of how far training has come; and by the batch.
+"""Learning rate schedules: the factor of the learning rate by progress, and by batch size; pure functions.
 
-Progress is counted in epochs, with fractions, for only their number is known in advance: how many samples an epoch
-has is up to the archive.
+Progress is counted in epochs, with fractions, because only their number is known in advance: how many samples an epoch
+has depends on the archive.
 """
 
 import math
@@ -12,8 +12,8 @@ from edged.domain.topology import Adam, Constant, Cosine, Optimizer, Schedule, S
 def factor(schedule: Schedule, progress: float, epochs: int) -> float:
     """The factor at `progress` epochs of `epochs`, from 0 to 1.
 
-    In the warm-up it rises linearly from nearly 0; the schedule itself counts from the beginning all the same, but for
-    the cosine, which falls from the end of the warm-up to that of the last epoch and stays there.
+    During warm-up it rises linearly from nearly 0. Schedules count from the beginning, except the cosine, which falls
+    from the end of the warm-up to the end of the last epoch, and stays there.
     """
     warm = 1.0 if progress >= schedule.warmup else max(progress, 0.01 * schedule.warmup) / schedule.warmup
     match schedule:
@@ -28,9 +28,9 @@ def factor(schedule: Schedule, progress: float, epochs: int) -> float:
 
 
 def batch_factor(optimizer: Optimizer, global_batch: int, reference_batch: int | None) -> float:
-    """The factor for steps on `global_batch` samples where the rate is meant for `reference_batch`; 1 without one.
+    """The factor for batches of `global_batch` samples if the rate is meant for `reference_batch`; 1 without one.
 
-    In proportion for sgd and lars (Goyal et al. 2017, https://arxiv.org/abs/1706.02677), by the square root for adam
+    Linear for sgd and lars (Goyal et al. 2017, https://arxiv.org/abs/1706.02677), square root for adam
     (Malladi et al. 2022, https://arxiv.org/abs/2205.10287).
     """
     ratio = 1.0 if reference_batch is None else global_batch / reference_batch

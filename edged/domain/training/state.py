@@ -1,4 +1,7 @@
-"""The state of a training job: weights, optimizer state and how far it has come."""
+"""The state of a training job: weights, optimizer state and progress.
+
+See also: `checkpoint` for its encoding.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,11 +16,11 @@ Params = dict[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """What has been trained, and so where to go on.
+    """How much has been trained, and where to resume.
 
-    `epoch`: epochs finished. `sample`: index in the present epoch of the next sample (of the archive's plan; with
-    live training the number of samples since the last epoch). `step`: updates of the weights so far.
-    `live_offset`, `live_row`: next fresh sample, in the edge's archive topic; -1 before the first start.
+    `epoch`: epochs finished. `sample`: index of the next sample in the current epoch's plan (with live training: the
+    number of samples since the last epoch). `step`: updates of the weights so far. `live_offset`, `live_row`: the next
+    live sample, in the edge's archive topic; -1 before the first start.
     """
 
     epoch: int = 0
@@ -29,7 +32,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Sums over the samples trained in the present epoch. The times leave out what lies between two runs."""
+    """Sums over the samples trained in the current epoch. Times exclude those between two runs of the process."""
 
     num_samples: int = 0
     num_correct: int = 0
@@ -41,10 +44,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class EpochMetrics:
-    """How an epoch ended. `loss` and `test_loss` are means by sample.
+    """An epoch's results. `loss` and `test_loss` are means over samples.
 
-    Without held-out samples there is nothing of test; without classes no accuracy. `anomaly_threshold`: see
-    `domain.anomaly`, of an autoencoder alone.
+    Without held-out samples the test values are None, without classes the accuracies. `anomaly_threshold`: see
+    `anomaly`, for an autoencoder only.
     """
 
     epoch: int
@@ -58,7 +61,7 @@ class EpochMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """Weights and optimizer state as they were after `step` updates, to go back to. Its arrays are never changed."""
+    """Weights and optimizer state after `step` updates, to roll back to. Its arrays are never changed."""
 
     step: int
     params: Params
@@ -67,14 +70,15 @@ class Fallback:
 
 @dataclass(slots=True)
 class TrainState:
-    """The training job at a moment. `params` and each of the optimizer's `slots`: float32, the same names and shapes.
+    """A training job at one moment. `params` and each of the optimizer's `slots`: float32, the same names and shapes.
 
-    `job`: see `job_digest`. `ends`: of the running epoch's snapshot, None between epochs; `plan`: its order's digest.
-    `slowdowns`: how often the learning rate was halved because training diverged. `division`: how mini-batches are cut,
-    here because going on with another would end with other bits. `learnt`: of the running epoch's samples so far, as
-    `services.epoch_choice` has it; empty between epochs and where plans do not follow from it. `exchange`: where in the
-    group's log these weights stand, as gradient_log or update_log writes it; "" for a job of one edge alone, and before
-    the first start. `fallback`: what a group goes back to when its training diverges; None before its first step.
+    `job`: see `topology.job.job_digest`. `ends`: of the running epoch's snapshot, None between epochs; `plan`: its
+    plan's digest. `slowdowns`: how often the learning rate was halved because training diverged. `division`: of
+    mini-batches; part of the state because another division gives other bits. `learnt`: what the sampler has learnt of
+    the running epoch's samples, see `services.epochs.planner`; empty between epochs and for modes whose plans do not
+    depend on it. `exchange`: the group's state at these weights, and so their position in its log, see
+    `group.state_json`; "" for a job without a group, and before the first start. `fallback`: what a group rolls back to
+    when its training diverges; None before its first step.
     """
 
     params: Params
@@ -93,9 +97,9 @@ class TrainState:
 
     @property
     def generation(self) -> int:
-        """The number of its checkpoint: steps so far."""
+        """The number of its checkpoint: its step."""
         return self.position.step
 
     def is_finite(self) -> bool:
-        """Whether no weight has overflowed."""
+        """Whether all weights are finite."""
         return all(bool(np.isfinite(param).all()) for param in self.params.values())

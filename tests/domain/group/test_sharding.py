@@ -90,7 +90,7 @@ def test_even_between_any_two_draws_shares_are_kept_and_turns_are_counted_as_the
 def test_shares_that_are_multiples_of_a_4096th_are_kept_exactly():
     turns = Turns({"a": 1000 / TURNS, "b": 3000 / TURNS, "c": 96 / TURNS})
     assert turns.parts == (1000, 3000, 96)
-    assert (turns.place("b"), turns.place("d")) == (1, None)
+    assert (turns.index("b"), turns.index("d")) == (1, None)
 
 
 def test_a_tiny_share_is_never_rounded_to_nothing():
