@@ -41,7 +41,7 @@ def trained(file) -> WrittenLog:
 
 
 class World:
-    """Kafka with one log in it, the topology file, and the command."""
+    """Kafka with one log, the topology file, and the command."""
 
     def __init__(self, monkeypatch, edged, file):
         self.file, self.edged = file, edged
@@ -75,7 +75,7 @@ def world(monkeypatch, edged, topology_file):
     return World(monkeypatch, edged, topology_file(GROUP))
 
 
-def test_by_epoch_it_says_who_contributed_what_and_that_the_hashes_hold(world):
+def test_by_epoch_the_report_has_contributions_and_proofs(world):
     code, out, err = world.replay()
 
     assert (code, err) == (0, "")
@@ -93,14 +93,14 @@ def test_by_epoch_it_says_who_contributed_what_and_that_the_hashes_hold(world):
     assert "  step " not in out
 
 
-def test_step_by_step_it_says_who_was_missing(world):
+def test_step_by_step_the_report_has_the_missing_members(world):
     _, out, _ = world.replay("--steps")
 
     assert "  step 0: pi-a 6 (loss 0.5000), pi-b 2 (loss 0.5000)\n" in out
     assert "  step 2: pi-a 8 (loss 0.5000); missing pi-b\n" in out
 
 
-def test_a_members_checkpoint_is_proven_be_it_a_file_or_the_newest_of_a_folder(world, tmp_path):
+def test_a_members_checkpoint_is_proven_from_a_file_or_the_newest_of_a_folder(world, tmp_path):
     (tmp_path / "pi-b").mkdir()
     (tmp_path / "pi-b" / "checkpoint-000000000001.safetensors").write_bytes(b"an old one")
     newest = tmp_path / "pi-b" / "checkpoint-000000000003.safetensors"
@@ -114,7 +114,7 @@ def test_a_members_checkpoint_is_proven_be_it_a_file_or_the_newest_of_a_folder(w
     assert out.endswith("all 4 hashes are proven\n")
 
 
-def test_weights_that_are_not_the_logs_are_found_and_end_with_1(world, tmp_path):
+def test_weights_other_than_the_logs_are_reported_and_end_with_1(world, tmp_path):
     right = world.log.digest()
     world.log.weights = world.log.weights + 1
     (tmp_path / "other.safetensors").write_bytes(world.log.checkpoint())
@@ -127,7 +127,7 @@ def test_weights_that_are_not_the_logs_are_found_and_end_with_1(world, tmp_path)
     assert out.endswith("1 of 3 proofs failed\n")
 
 
-def test_a_begin_that_lies_ends_with_1(world):
+def test_a_begin_with_wrong_weights_ends_with_1(world):
     world.log.step({"pi-a": 1, "pi-b": 1})
     world.log.step({"pi-a": 1, "pi-b": 1})
     world.log.begin("pi-a", num_steps=1, weights="0" * 64)
@@ -150,7 +150,7 @@ def test_a_checkpoint_beyond_the_logs_end_is_not_proven(world, tmp_path):
     assert f"NOT PROVEN: {tmp_path / 'ahead'}: the log does not lead to step 4" in out
 
 
-def test_from_a_checkpoint_only_what_follows_is_replayed(world, tmp_path):
+def test_from_a_checkpoint_only_later_records_are_replayed(world, tmp_path):
     (tmp_path / "begin").write_bytes(world.log.checkpoint())
     world.log.step({"pi-a": 1, "pi-b": 1})
     world.kept_from = 5
@@ -166,7 +166,7 @@ def re_steps(out: str) -> list[str]:
     return [line.split()[1].rstrip(":") for line in out.splitlines() if line.startswith("  step ")]
 
 
-def test_a_log_whose_beginning_is_gone_says_what_to_do(world):
+def test_a_log_without_its_beginning_is_refused_with_a_hint(world):
     world.kept_from = 3
 
     code, out, err = world.replay()
@@ -207,7 +207,7 @@ def test_a_checkpoint_of_another_job_ends_with_65(world, tmp_path):
     assert "belongs to another stream, model, optimizer" in err
 
 
-def test_as_json_it_has_all_of_it(world):
+def test_the_json_has_the_whole_report(world):
     world.log.add_blob(b"garbage")
 
     code, out, _ = world.replay("--json", "--steps")
@@ -232,13 +232,13 @@ def test_kafka_that_does_not_answer_ends_with_69(world):
     assert (code, err) == (69, "edged: Kafka at localhost:9092 does not answer\n")
 
 
-def test_without_a_group_there_is_nothing_to_replay(edged, topology_file):
+def test_without_a_group_there_is_no_log_to_replay(edged, topology_file):
     code, _, err = edged("replay", topology_file())
 
     assert (code, err) == (78, "topology.yaml: no job has an exchange: there is no log to replay\n")
 
 
-def test_one_of_several_jobs_has_to_be_named(edged, topology_file):
+def test_one_of_several_jobs_must_be_named(edged, topology_file):
     head, _, job = GROUP.partition("training:\n")
     job = job.replace("\n  ", "\n    ")[2:]
     file = topology_file(f"{head}training:\n  - name: a\n    {job}  - name: b\n    {job}")

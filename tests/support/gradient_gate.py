@@ -1,4 +1,4 @@
-"""A gate that reads the gradients passing through it, and holds them by the step that they are of."""
+"""A gate that decodes the gradients passing through it, and holds them by step."""
 
 import contextlib
 import math
@@ -15,9 +15,9 @@ from tests.support.proxy import Gate
 
 
 class GradientGate(Gate):
-    """Holds gradients and updates of a step, or of a part of it, and of all later ones; everything else passes.
+    """Holds gradients and updates from a step, or a part of it, on; everything else passes.
 
-    So does all that a client sends which calls itself OUTSIDER. It is open at first.
+    So does everything from a client that calls itself OUTSIDER. Open at first.
     """
 
     OUTSIDER = "outsider"
@@ -27,7 +27,7 @@ class GradientGate(Gate):
         self._from: tuple[float, int] = (math.inf, 0)
 
     def hold_from(self, step: float, part: int = 0) -> None:
-        """Hold what is of this part of this step, or of a later one; what is held already and before it may pass."""
+        """Hold records from this part of this step on; release held ones before it."""
         with self._lock:
             self._from = (step, part)
         self.let_pass(math.inf)
@@ -42,7 +42,7 @@ class GradientGate(Gate):
 
 @contextlib.contextmanager
 def gated(kind: type[Broker]) -> Iterator[tuple[Broker, GradientGate]]:
-    """A broker whose clients all come through a gate for what is written to groups' logs."""
+    """A broker whose clients all connect through a gate for writes to groups' logs."""
     port, gate_port = free_port(), free_port()
     with GradientGate(port, b".train.", gate_port) as gate, kind(port=port, advertised=gate_port) as broker:
         yield broker, gate
@@ -64,8 +64,8 @@ def _produced(request: bytes) -> tuple[str, bytes]:
     """Client and record batch of a produce request (version 3 to 8) for one partition, as edged's are."""
     client, at = _text(request, 12)
     _transaction, at = _text(request, at)
-    _topic, at = _text(request, at + 10)  # behind acks, timeout and the number of topics
-    return client, request[at + 12 :]  # behind the number of partitions, the partition and the batch's length
+    _topic, at = _text(request, at + 10)  # after acks, timeout and the number of topics
+    return client, request[at + 12 :]  # after the number of partitions, the partition and the batch's length
 
 
 def _text(request: bytes, at: int) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""Logs of training groups for tests: short records, payloads of four numbers, and arbitrary histories."""
+"""Records of training groups for tests: constructors with defaults, payloads of four numbers, arbitrary histories."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ SERVER = "hub"
 
 
 def decode_plain(payload: bytes) -> Vector:
-    """Float32 numbers as they stand."""
+    """Uncompressed float32."""
     if len(payload) % 4:
         raise FormatError("not a row of float32")
     return np.frombuffer(payload, np.float32)
@@ -64,13 +64,13 @@ def outcome(edge: str, epoch: int = 0, num_samples: int = 10, *, weights: str = 
 
 
 def started(*edges: str, num_steps: int = 2) -> State:
-    """A group of `edges` at the first step of its first epoch."""
+    """The state of a group of `edges` at the first step of its first epoch."""
     state, _ = run([*(join(edge) for edge in edges), begin(*edges, num_steps=num_steps)])
     return state
 
 
 def run(records: Sequence[Any], state: State | None = None) -> tuple[State, list[Any]]:
-    """What the fold makes of `records`, as they come from the wire."""
+    """The state and the actions after `records`, which are encoded and decoded first."""
     state = state or State()
     actions: list[Action] = []
     for record in records:
@@ -80,23 +80,31 @@ def run(records: Sequence[Any], state: State | None = None) -> tuple[State, list
 
 
 def run_blobs(blobs: list[bytes], state: State | None = None) -> Iterator[tuple[State, tuple[Action, ...]]]:
-    """The state behind each of `blobs`, and what it gave."""
+    """The state after each of `blobs`, and its actions."""
     state = state or State()
     for blob in blobs:
         state, actions = fold_blob(fold, RULES, state, blob, state.next_offset)
         yield state, actions
 
 
-def said(action: Action) -> object:
-    """The action as something that compares, its mean bit for bit."""
+def comparable(action: Action) -> object:
+    """The action as a value that can be compared, its mean bit for bit."""
     if isinstance(action, Closed):
         mean = None if action.mean is None else action.mean.tobytes()
         return (action.step, mean, action.contributions, action.missing)
     return action
 
 
+def comparable_gradients(state: State) -> dict[str, object]:
+    """The complete gradients of the current step as values that can be compared, bit for bit."""
+    return {
+        edge: (gradient.contribution, None if gradient.vector is None else gradient.vector.tobytes())
+        for edge, gradient in state.gradients.items()
+    }
+
+
 _KINDS = ("whole", "whole", "whole", "whole", "piece", "piece", "piece", "begin", "begin", "begin", "close", "close",
-          "close", "vain", "vain", "vain", "diverged", "diverged", "diverged", "result", "result", "join", "leave",
+          "close", "empty", "empty", "empty", "diverged", "diverged", "diverged", "result", "result", "join", "leave",
           "bad", "again", "garbled")  # fmt: skip
 _EDGES = (*EDGES, *EDGES, *EDGES, *EDGES, SERVER, "stranger")
 _DELTAS = (0, 0, 0, 0, 0, -1, -1, -2, 1)
@@ -105,11 +113,11 @@ _BAD = (vector(np.nan), vector(1e5), b"abc", vector(1) * 2)
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[bytes]:
-    """What may come to stand in a group's log, in about the order that it may: mostly sense, mixed with all else.
+    """Arbitrary contents of a group's log: mostly valid records in a plausible order, mixed with all others.
 
-    Gradients come whole and in pieces, late, early, twice, in new attempts and wrong; members come and go; several
-    close and begin; records are repeated, garbled and of strangers. Steps and epochs are near the present ones, so
-    that most histories have some.
+    Gradients are complete and in parts, late, early, repeated, in new attempts and wrong; members join and leave;
+    several write Close and Begin; records are repeated, garbled and by strangers. Steps and epochs are near the current
+    ones, so that most histories have some.
     """
     blobs = [encode(join(edge)) for edge in EDGES[: draw(st.integers(1, 3))]]
     *_, (state, _) = run_blobs(blobs)
@@ -148,7 +156,7 @@ def _record(state: State, kind: str, edge: str, delta: int, number: int) -> Reco
         case "diverged" if state.is_open:
             joined = [each for each in state.expected if each not in state.gradients]
             return diverged(joined[0] if joined else edge, state.step)
-        case "vain" if state.is_open and state.begin is not None:
+        case "empty" if state.is_open and state.begin is not None:
             outside = next((each for each in EDGES if each not in state.begin.members), edge)
             return Close(state.step, outside) if outside in state.members else join(outside)
         case "result":
@@ -164,5 +172,5 @@ def _record(state: State, kind: str, edge: str, delta: int, number: int) -> Reco
 
 
 def _values(edge: str, step: int, attempt: int) -> tuple[float, ...]:
-    """Others for each gradient, so that a mean shows whose it is."""
+    """Different for each gradient, so that a mean shows its sources."""
     return (1.1 * EDGES.index(edge) if edge in EDGES else 7.0, step / 3, float(attempt), -0.7)

@@ -1,4 +1,4 @@
-"""What somebody may write to a group's log who has no part in it, or breaks its rules: none of it may count."""
+"""What an outsider, or a member that breaks the rules, may write to a group's log: none of it may count."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from tests.support.real_group import History
 
 
 def hostile(history: History, step: int) -> list[bytes]:
-    """Records as one could write who may write to the topic: garbage, and what says that it is of pi-b's."""
+    """What anyone with write access to the topic could write: garbage, and records in pi-b's name."""
     n = history.rules.num_parameters
     header = tensors.encode({}, {"edged": "exchange/1"})
     blobs = [
@@ -56,12 +56,12 @@ def hostile(history: History, step: int) -> list[bytes]:
 
 
 def parts(step: int, attempt: str, payload: bytes) -> list[Part]:
-    """A gradient of pi-b's with this payload."""
+    """A gradient in pi-b's name with this payload."""
     chunks = compression.split(payload)
     return [Part("pi-b", step, attempt, i, len(chunks), 64, 1.0, 1, 1.0, chunk) for i, chunk in enumerate(chunks)]
 
 
 def huge(n: int) -> bytes:
-    """A gradient whose header claims far more than there is."""
+    """A payload whose header claims far more bytes than it has."""
     blob = tensors.encode({"float32": np.zeros(n, np.float32)})
     return blob.replace(f"[{n}]".encode(), f"[{10 ** len(str(n)) - 1}]".encode())

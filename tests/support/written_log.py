@@ -1,6 +1,6 @@
-"""The log of a group that trains, written record by record, and the weights that it leads to, computed by hand.
+"""A group's log, written record by record, and the weights that it gives, computed independently.
 
-Gradients are random numbers: what they come from does not matter to a log. Only plain SGD with momentum.
+Gradients are random numbers: a log does not depend on where they come from. Supports SGD with momentum only.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ Vector = npt.NDArray[np.float32]
 
 
 class WrittenLog:
-    """`blobs` are the log so far. `weights` and `velocity`: where the members are, as flat vectors."""
+    """`blobs`: the log so far. `weights`, `velocity`: of all members, as flat vectors."""
 
     def __init__(self, topology: Topology) -> None:
         [self._training] = topology.jobs
@@ -39,14 +39,14 @@ class WrittenLog:
         self._random = np.random.default_rng(1)
 
     def add(self, *records: Record) -> tuple[state_module.Action, ...]:
-        """Append the records; what the last one gave."""
+        """Append the records; return the actions of the last one."""
         actions: tuple[state_module.Action, ...] = ()
         for record in records:
             actions = self.add_blob(exchange_records.encode(record))
         return actions
 
     def add_blob(self, blob: bytes) -> tuple[state_module.Action, ...]:
-        """Append what may be no record at all."""
+        """Append a blob that need not be a record; return its actions."""
         self.blobs.append(blob)
         fold = gradient_log.fold
         self.state, actions = gradient_log.fold_blob(fold, self.rules, self.state, blob, len(self.blobs) - 1)
@@ -56,13 +56,13 @@ class WrittenLog:
         self.add(*(Join(edge, self.job, self.state.step, self.digest()) for edge in edges))
 
     def begin(self, *edges: str, num_steps: int, weights: str | None = None) -> None:
-        """The next epoch, with equal shares; `weights`: what its proposer says, the truth by default."""
+        """The next epoch, with equal shares; `weights`: as its proposer claims, the true ones by default."""
         epoch = self.state.begin.epoch + 1 if self.state.begin else 0
         members = dict.fromkeys(edges, 1 / len(edges))
         self.add(Begin(epoch, members, {"pi-a": 80}, num_steps, weights or self.digest(), edges[0]))
 
     def gradient(self, edge: str, count: int, *, step: int | None = None) -> tuple[list[Part], Vector]:
-        """Not yet in the log: the records, and the vector that they decode to."""
+        """The records of a gradient, not yet in the log, and the vector that they decode to."""
         vector = self._random.standard_normal(len(self.weights), np.float32)
         exchange = self._training.exchange
         blob = compression.compress(vector, exchange.compression, top_k=exchange.top_k)
@@ -75,7 +75,7 @@ class WrittenLog:
         return parts, compression.decompress(blob, len(vector))
 
     def step(self, counts: dict[str, int], *, closed_by: str = "") -> None:
-        """A step of these members, closed by the last one's gradient or by `closed_by`; the weights move along."""
+        """A step of these members, closed by the last one's gradient or by `closed_by`; updates the weights, too."""
         total, num_samples = np.zeros_like(self.weights), 0
         for edge in sorted(counts):
             parts, vector = self.gradient(edge, counts[edge])
@@ -94,11 +94,11 @@ class WrittenLog:
         self.add(*(Tested(edge, self.state.begin.epoch, 10, 5, 7.5, self.digest()) for edge in edges))
 
     def digest(self) -> str:
-        """Of the weights as they are."""
+        """The digest of the current weights."""
         return param_vector.digest({"all": self.weights})
 
     def train_state(self) -> TrainState:
-        """A member's state at this place."""
+        """A member's state at this position in the log."""
         state = self._begun_with
         return replace(
             state,

@@ -33,14 +33,14 @@ def round_trip(vector: Vector, kind: Compression, top_k: float = 0.1) -> Vector:
 
 @settings(deadline=None)
 @given(vectors)
-def test_without_compression_all_comes_back_as_it_was(vector):
+def test_without_compression_the_vector_survives_a_round_trip(vector):
     assert round_trip(vector, "none").tobytes() == vector.tobytes()
 
 
 @settings(deadline=None)
 @given(vectors)
 @example(np.array([7e4, -1e9, 65504, 1e-8], np.float32))
-def test_fp16_is_off_by_half_a_unit_of_its_last_place_and_cuts_what_is_too_large(vector):
+def test_fp16_errs_by_half_a_unit_in_the_last_place_and_clips_what_is_too_large(vector):
     expected = np.clip(vector, -65504, 65504)
     error = np.abs(round_trip(vector, "fp16").astype(np.float64) - expected)
     assert (error <= np.maximum(np.abs(expected) * 2.0**-11, 2.0**-25)).all()
@@ -50,7 +50,7 @@ def test_fp16_is_off_by_half_a_unit_of_its_last_place_and_cuts_what_is_too_large
 @given(vectors)
 @example(np.full(3, 1e-45, np.float32))
 @example(np.array([1e-38, 3e38, -3e38, 0], np.float32))
-def test_int8_is_off_by_half_a_step_of_its_own_block(vector):
+def test_int8_errs_by_half_a_step_of_its_block(vector):
     back = round_trip(vector, "int8").astype(np.float64)
     for at in range(0, len(vector), BLOCK):
         block = vector[at : at + BLOCK].astype(np.float64)
@@ -71,7 +71,7 @@ def test_top_k_keeps_the_largest_entries_as_int8_and_of_equal_ones_the_first(vec
     assert np.array_equal(round_trip(vector, "top_k", share), expected)
 
 
-def test_top_k_finds_them_also_where_a_sample_of_the_entries_misleads():
+def test_top_k_finds_the_largest_entries_even_if_the_sample_misleads():
     vector = gradient(50_000)
     vector[:: 50_000 // 4096] = 100 + np.arange(len(vector[:: 50_000 // 4096]))  # what is looked at first
     few = gradient(50_000)
@@ -82,35 +82,35 @@ def test_top_k_finds_them_also_where_a_sample_of_the_entries_misleads():
 
 
 @pytest.mark.parametrize(("kind", "num_bytes"), [("none", 400_000), ("fp16", 200_000), ("int8", 100_392)])
-def test_dense_kinds_weigh_four_two_and_one_byte_an_entry(kind, num_bytes):
+def test_dense_kinds_take_four_two_and_one_byte_per_entry(kind, num_bytes):
     assert 0 <= len(compress(gradient(100_000), kind, top_k=0.01)) - num_bytes < 200
 
 
 @pytest.mark.parametrize("share", [0.1, 0.02])
-def test_top_k_weighs_two_bytes_for_each_entry_that_it_keeps(share):
+def test_top_k_takes_two_bytes_per_entry_kept(share):
     blob = compress(gradient(100_000), "top_k", top_k=share)
     assert 0 <= len(blob) - 2 * share * 100_000 < 300
 
 
 @pytest.mark.parametrize(
-    ("n", "places", "width"),
+    ("n", "positions", "width"),
     [
         (3000, [0, 254, 509, 764, 765, 1531, 1532, 1533, 1534], "uint8"),  # as far as it reaches, and by one more
         (400_000, [65_534, 131_069, 131_070, 200_000, 399_999], "uint16"),
         (4_000_000, [2_999_999, 3_999_999], "uint32"),
     ],
 )
-def test_top_k_says_where_entries_are_in_as_few_bytes_as_it_takes(n, places, width):
+def test_top_k_encodes_positions_in_the_width_of_fewest_bytes(n, positions, width):
     sparse = np.zeros(n, np.float32)
-    sparse[places] = 1
-    blob = compress(sparse, "top_k", top_k=len(places) / n)
+    sparse[positions] = 1
+    blob = compress(sparse, "top_k", top_k=len(positions) / n)
     assert tensors.decode(blob)[0]["deltas"].dtype == width
     assert np.array_equal(decompress(blob, n), sparse)
 
 
 @settings(deadline=None)
 @given(st.sampled_from(KINDS), st.integers(1, 5000), shares)
-def test_no_blob_is_larger_than_the_most_bytes(kind, n, share):
+def test_no_blob_is_larger_than_max_bytes(kind, n, share):
     assert len(compress(gradient(n), kind, top_k=share)) <= max_bytes(n)
 
 
@@ -120,7 +120,7 @@ def test_no_blob_is_larger_than_the_most_bytes(kind, n, share):
     st.lists(st.tuples(st.integers(1, 500), st.booleans()), min_size=1, max_size=30),
     st.integers(1, 3000),
 )
-def test_error_feedback_loses_nothing_whatever_is_left_out_or_comes_too_late(kind, sent, n):
+def test_error_feedback_loses_nothing_whatever_is_left_out_or_late(kind, sent, n):
     residual = Residual(n)
     found, used = np.zeros(n), np.zeros(n)
     for turn, (count, is_late) in enumerate(sent):
@@ -144,7 +144,7 @@ def test_with_error_feedback_even_the_smallest_entries_arrive():
     assert used.min() > 0
 
 
-def test_a_residual_that_was_cleared_adds_nothing():
+def test_a_cleared_residual_adds_nothing():
     residual = Residual(100)
     residual.compress(gradient(100), 8, "int8", top_k=0.01)
     assert np.abs(residual.sum).max() > 0
@@ -155,7 +155,7 @@ def test_a_residual_that_was_cleared_adds_nothing():
 
 
 @given(st.integers(0, 3), st.integers(-1, 1))
-def test_chunks_are_of_at_most_512_kib_and_joined_give_the_payload_back(whole, more):
+def test_chunks_are_at_most_512_kib_and_join_to_the_payload(whole, more):
     payload = bytes(max(whole * MAX_CHUNK_BYTES + more, 0))
     chunks = split(payload)
     assert b"".join(chunks) == payload
@@ -186,15 +186,15 @@ HOSTILE = {
     "a negative scale": {"int8": np.zeros(10, np.int8), "scale": -np.ones(1, np.float32)},
     "a scale that is not a number": {"int8": np.zeros(10, np.int8), "scale": np.full(1, np.nan, np.float32)},
     "a scale that overflows": {"int8": np.full(10, 127, np.int8), "scale": np.full(1, 3e38, np.float32)},
-    "a place behind the last": sparse(1, deltas=narrow(10)),
+    "a position after the last": sparse(1, deltas=narrow(10)),
     "a place twice": sparse(1, 2, deltas=narrow(3, 0)),
-    "fewer places than values": sparse(1, 2, deltas=narrow(3)),
-    "more places than values": sparse(1, deltas=narrow(3, 1)),
+    "fewer positions than values": sparse(1, 2, deltas=narrow(3)),
+    "more positions than values": sparse(1, deltas=narrow(3, 1)),
     "an escape at the end": sparse(1, deltas=narrow(3, 0xFF)),
     "a long escape at the end": sparse(1, deltas=np.array([3, 0xFFFF], np.uint16)),
-    "places far away": sparse(1, deltas=np.array([1 << 31], np.uint32)),
-    "places of another dtype": sparse(1, deltas=np.array([-1], np.int64)),
-    "places on two axes": sparse(1, 1, deltas=np.ones((2, 1), np.uint8)),
+    "positions far away": sparse(1, deltas=np.array([1 << 31], np.uint32)),
+    "deltas of another dtype": sparse(1, deltas=np.array([-1], np.int64)),
+    "deltas with two axes": sparse(1, 1, deltas=np.ones((2, 1), np.uint8)),
     "values of another dtype": {**sparse(deltas=narrow(1)), "int8": np.ones(1, np.float32)},
     "values without a scale": sparse(1, deltas=narrow(1), scale=()),
     "values with a scale that is not finite": sparse(1, deltas=narrow(1), scale=(np.inf,)),
@@ -224,6 +224,6 @@ def test_a_damaged_blob_is_refused_or_gives_finite_numbers(kind, at, byte, cut):
 
 
 @pytest.mark.parametrize("text", ["[]", "null", json.dumps({"float32": 3}), "{" * 2000])
-def test_what_is_no_tensor_blob_is_refused(text):
+def test_a_blob_that_is_not_safetensors_is_refused(text):
     with pytest.raises(FormatError):
         decompress(len(text).to_bytes(8, "little") + text.encode(), 1000)

@@ -59,7 +59,7 @@ def parts_of(plan: GroupPlan) -> list[Ids]:
 
 @settings(deadline=None, max_examples=60)
 @given(snapshots_of_any, shares_of, st.integers(1, 50), st.integers(1, 200), st.integers(100, 8000))
-def test_the_members_parts_of_a_batch_are_together_that_global_batch(snapshot, shares, batch, window, window_bytes):
+def test_the_members_parts_of_a_batch_add_up_to_the_global_batch(snapshot, shares, batch, window, window_bytes):
     limits = settings_of(cached_samples=0, window_samples=window)
     with patch.object(group_plan, "WINDOW_BYTES", window_bytes):  # so that batches cross windows
         order = order_of(snapshot)
@@ -79,7 +79,7 @@ def test_the_members_parts_of_a_batch_are_together_that_global_batch(snapshot, s
 
 @settings(deadline=None, max_examples=30)
 @given(snapshots_of_any, st.integers(1, 50), st.integers(1, 200))
-def test_one_member_has_exactly_the_plain_order(snapshot, batch, window):
+def test_a_single_member_has_exactly_the_global_order(snapshot, batch, window):
     limits = settings_of(cached_samples=0, window_samples=window)
     plan = draw(snapshot, {NAMES[3]: 1.0}, NAMES[3], batch=batch, limits=limits)
     order = order_of(snapshot)
@@ -91,7 +91,7 @@ def test_one_member_has_exactly_the_plain_order(snapshot, batch, window):
     ]
 
 
-def test_the_global_order_depends_on_no_setting_of_a_member():
+def test_the_global_order_does_not_depend_on_a_members_settings():
     snapshot = even(50)
     whole = ids_of(windows_of(draw(snapshot, equal(1))))
     for limits in (settings_of(cached_samples=300), settings_of(cached_samples=0, window_samples=7)):
@@ -102,7 +102,7 @@ def test_the_global_order_depends_on_no_setting_of_a_member():
 
 @settings(deadline=None, max_examples=40)
 @given(shares_of, st.integers(1, 300))
-def test_after_each_batch_a_member_had_its_share_of_all_samples_within_one(shares, batch):
+def test_after_each_batch_a_member_has_had_its_share_of_all_samples_within_one(shares, batch):
     snapshot, parts = even(40), Turns(shares).parts
     for member, part in zip(shares, parts, strict=True):
         plan = draw(snapshot, shares, member, batch=batch)
@@ -125,7 +125,7 @@ def test_most_samples_go_to_their_owners():
 
 @settings(deadline=None, max_examples=40)
 @given(snapshots_of_any, shares_of, st.integers(0, 200), st.integers(0, 200), st.integers(1, 60))
-def test_hits_are_cached_and_the_cache_keeps_its_budget_and_what_it_owns(snapshot, shares, held, capacity, window):
+def test_hits_are_cached_and_the_cache_keeps_within_its_budget_what_it_owns(snapshot, shares, held, capacity, window):
     limits = settings_of(cached_samples=capacity, window_samples=window)
     boundary = some_cached(snapshot, min(held, capacity), 1)
     own = owners(snapshot, dict.fromkeys(shares, 1.0)) == 0
@@ -153,7 +153,7 @@ def test_hits_are_cached_and_the_cache_keeps_its_budget_and_what_it_owns(snapsho
     assert plan.after.cached.tolist() == sorted(cached)
 
 
-def test_a_cache_that_has_room_for_what_is_owned_soon_hits_as_often_as_samples_go_to_their_owners():
+def test_a_cache_with_room_for_all_owned_samples_soon_hits_on_most_draws():
     snapshot, shares, boundary = even(200), equal(4), empty()
     for epoch in range(6):
         plan = draw(snapshot, shares, limits=settings_of(cached_samples=2000), boundary=boundary, epoch=epoch)
@@ -165,7 +165,7 @@ def test_a_cache_that_has_room_for_what_is_owned_soon_hits_as_often_as_samples_g
     assert len(boundary.cached) == pytest.approx(own.sum() * 20, rel=0.02)
 
 
-def test_a_window_is_as_large_as_what_it_fetches_may_be_and_hits_cost_nothing():
+def test_the_size_of_a_window_counts_only_what_it_fetches():
     snapshot = even(100)
     limits = settings_of(cached_samples=2000, window_samples=100)
     cold = draw(snapshot, equal(1), limits=limits)
@@ -175,7 +175,7 @@ def test_a_window_is_as_large_as_what_it_fetches_may_be_and_hits_cost_nothing():
     ] == [2000]
 
 
-def test_what_is_not_owned_any_more_goes_only_when_the_room_is_needed():
+def test_samples_no_longer_owned_are_evicted_only_to_make_room():
     snapshot, alone, both = even(100), equal(1), equal(2)
     held = draw(snapshot, alone, limits=settings_of(cached_samples=800)).after
     roomy = draw(snapshot, both, limits=settings_of(cached_samples=2000), boundary=held)
@@ -187,7 +187,7 @@ def test_what_is_not_owned_any_more_goes_only_when_the_room_is_needed():
     assert len(tight.after.cached) == 800
 
 
-def test_a_member_without_a_share_has_no_part_but_the_steps_of_the_others():
+def test_a_member_without_a_share_has_no_samples_but_all_steps():
     snapshot = even(30)
     plan = draw(snapshot, equal(2), "pi-new", boundary=some_cached(snapshot, 20, 1))
     assert windows_of(plan) == []
@@ -206,7 +206,7 @@ def test_with_more_members_than_samples_in_a_batch_some_parts_are_empty():
 
 @settings(deadline=None, max_examples=30)
 @given(snapshots_of_any, shares_of, st.integers(1, 40), st.data())
-def test_a_resume_at_any_step_goes_on_with_the_same_samples_also_with_another_cache(snapshot, shares, batch, data):
+def test_a_resume_at_any_step_continues_with_the_same_samples_even_with_another_cache(snapshot, shares, batch, data):
     whole = parts_of(draw(snapshot, shares, batch=batch))
     again = draw(snapshot, shares, batch=batch, boundary=some_cached(snapshot, 50, 2))
     step = data.draw(st.integers(0, again.num_steps))
@@ -223,7 +223,7 @@ def test_a_resume_at_any_step_goes_on_with_the_same_samples_also_with_another_ca
         assert np.array_equal(back.ids, np.concatenate(whole)[: len(back.ids)])
 
 
-def test_the_digest_names_all_that_the_plan_depends_on():
+def test_the_digest_covers_everything_that_the_plan_depends_on():
     snapshot, shares = even(30), equal(2)
     one = draw(snapshot, shares)
     group = Group(NAMES[0], shares, {NAMES[0]: 1.0, NAMES[1]: 2.0}, 128)
@@ -242,7 +242,7 @@ def test_the_digest_names_all_that_the_plan_depends_on():
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.2])
-def test_the_steps_of_an_epoch_are_counted_sample_by_sample(fraction):
+def test_the_steps_of_an_epoch_are_counted_by_its_training_samples(fraction):
     snapshot = even(37, source="pi-a")
     plan = draw(snapshot, equal(2), batch=10, limits=replace(settings_of(cached_samples=0), test_fraction=fraction))
     drawn = len(ids_of(windows_of(global_order(snapshot, 1, fraction, 7))))

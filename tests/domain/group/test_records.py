@@ -43,7 +43,7 @@ NOT_A_NUMBER = float("nan")
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
-def test_a_record_comes_back_as_it_was(record):
+def test_a_record_survives_a_round_trip(record):
     assert decode(encode(record)) == record
 
 
@@ -54,7 +54,7 @@ def test_equal_records_give_equal_bytes_whatever_the_order_of_their_maps():
     assert encode(one) == encode(other)
 
 
-def test_a_chunk_is_stored_as_it_is_beside_a_small_header():
+def test_a_chunk_is_stored_verbatim_after_a_small_header():
     blob = encode(Part("pi-a", 7, "00ff00ff", 0, 1, 32, 11.5, 30, 250.0, bytes(MAX_CHUNK_BYTES)))
 
     assert len(blob) < MAX_CHUNK_BYTES + 512
@@ -168,7 +168,7 @@ def test_a_chunk_of_another_type_is_refused():
         decode(blob_of(json.dumps(values), {"chunk": np.zeros(3, np.float32)}))
 
 
-def test_a_record_larger_than_the_log_takes_is_not_made():
+def test_a_record_larger_than_the_log_accepts_is_not_encoded():
     with pytest.raises(FormatError, match="bytes"):
         encode(Update(0, 0, 1, (Contribution("a", 1, 0.0, 0),), 0, '"' * 256 * 1024, b"x" * MAX_CHUNK_BYTES))
 
@@ -187,18 +187,18 @@ def test_a_garbled_blob_is_a_record_or_a_format_error(record, at, put, cut):
 
 
 @pytest.mark.parametrize("source", ["pi-a", "_train.fashion", "_test.fashion"])
-def test_an_epoch_is_of_edges_samples_and_of_imported_ones(source):
+def test_the_ends_of_a_begin_may_name_edges_and_imported_data_sets(source):
     begin = Begin(0, {"pi-a": 1.0}, {source: 3}, 1, "0" * 64, "pi-a")
     assert decode(encode(begin)) == begin
 
 
 @pytest.mark.parametrize("source", ["", "_other.fashion", "_train.", "_test._train.x", "a/b"])
-def test_a_source_of_no_known_kind_is_refused(source):
+def test_a_source_of_unknown_kind_is_refused(source):
     with pytest.raises(FormatError):
         Begin(0, {"pi-a": 1.0}, {source: 3}, 1, "0" * 64, "pi-a")
 
 
-def test_the_state_of_an_epoch_over_as_many_sources_as_can_be_fits_into_an_update():
+def test_the_state_of_an_epoch_over_the_maximum_of_sources_fits_into_an_update():
     edges = [f"edge-{i:059}" for i in range(64)]
     ends = {f"_train.{i:064}": (1 << 62) - 1 for i in range(2048)}
     begin = Begin(0, dict.fromkeys(edges, 1 / 64), ends, 9, "0" * 64, edges[0])

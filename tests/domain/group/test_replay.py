@@ -1,4 +1,4 @@
-"""A log folded again leads to the weights that its members had; what was said of them is proven or not."""
+"""A log folded again leads to the weights that its members had; what was proofs_by_name of them is proven or not."""
 
 import io
 from dataclasses import replace
@@ -53,15 +53,15 @@ def replay_of(log: WrittenLog, claims=(), *, state=None, group=None, topology=SI
     return Replay(training, log.rules, state, group or State(), claims)
 
 
-def told_by(replay: Replay, log: WrittenLog):
-    weights_by_edge = [*replay.begin()]
+def events_of(replay: Replay, log: WrittenLog):
+    events = [*replay.begin()]
     for offset in range(replay.next_offset, len(log.blobs)):
-        weights_by_edge += replay.take(log.blobs[offset], offset)
-    return [*weights_by_edge, *replay.end()]
+        events += replay.take(log.blobs[offset], offset)
+    return [*events, *replay.end()]
 
 
-def of_kind(kind, weights_by_edge):
-    return [each for each in weights_by_edge if isinstance(each, kind)]
+def of_kind(kind, events):
+    return [each for each in events if isinstance(each, kind)]
 
 
 def trained(topology=SITE) -> WrittenLog:
@@ -79,12 +79,12 @@ def trained(topology=SITE) -> WrittenLog:
 
 
 @pytest.mark.parametrize("exchange", [Exchange("all_reduce"), Exchange("all_reduce", "int8")], ids=str)
-def test_the_replay_comes_to_the_weights_computed_by_hand_and_to_those_of_each_begin(exchange):
+def test_the_replay_gives_the_weights_computed_by_hand_and_those_of_each_begin(exchange):
     topology = replace(SITE, jobs=(replace(TRAINING, exchange=exchange),))
     log = trained(topology)
     replay = replay_of(log, topology=topology)
 
-    proofs = of_kind(Proof, told_by(replay, log))
+    proofs = of_kind(Proof, events_of(replay, log))
 
     assert (replay.step, replay.weights()) == (4, log.digest())
     assert [(proof.claim.name, proof.claim.step) for proof in proofs] == [
@@ -94,33 +94,33 @@ def test_the_replay_comes_to_the_weights_computed_by_hand_and_to_those_of_each_b
     assert all(proof.holds for proof in proofs)
 
 
-def test_it_tells_who_contributed_what_and_who_was_missing():
+def test_the_replay_reports_contributions_and_missing_members():
     log = trained()
 
-    weights_by_edge = told_by(replay_of(log), log)
+    events = events_of(replay_of(log), log)
 
     assert [
         (step.epoch, step.step, {each.edge: each.count for each in step.contributions}, step.missing)
-        for step in of_kind(StepApplied, weights_by_edge)
+        for step in of_kind(StepApplied, events)
     ] == [
         (0, 0, {"pi-a": 5, "pi-b": 3}, ()),
         (0, 1, {"pi-a": 4, "pi-b": 4}, ()),
         (1, 2, {"pi-a": 6}, ("pi-b",)),
         (1, 3, {"pi-a": 2, "pi-b": 1}, ()),
     ]
-    [first, second] = of_kind(EpochBegun, weights_by_edge)
+    [first, second] = of_kind(EpochBegun, events)
     assert (first.epoch, first.step, first.num_steps, first.edge) == (0, 0, 2, "pi-a")
     assert first.shares == {"pi-a": 0.5, "pi-b": 0.5}
     assert (second.tested.num_members, second.tested.num_samples) == (2, 20)
 
 
-def test_a_begin_with_other_weights_than_the_logs_is_found_and_the_replay_goes_on():
+def test_a_begin_with_other_weights_than_the_logs_is_reported_and_the_replay_continues():
     log = trained()
     log.begin("pi-a", num_steps=1, weights="0" * 64)
     log.step({"pi-a": 1})
     replay = replay_of(log)
 
-    [*right, wrong] = of_kind(Proof, told_by(replay, log))
+    [*right, wrong] = of_kind(Proof, events_of(replay, log))
 
     assert all(proof.holds for proof in right)
     assert not wrong.holds
@@ -128,21 +128,21 @@ def test_a_begin_with_other_weights_than_the_logs_is_found_and_the_replay_goes_o
     assert replay.weights() == log.digest()
 
 
-def test_a_claim_is_proven_at_its_step_also_at_the_first_and_last_and_not_beyond_the_end():
+def test_a_claim_is_checked_at_its_step_also_the_first_and_last_but_not_beyond_the_end():
     log = trained()
     start = replay_of(log).weights()
     claims = [Claim("end", 4, log.digest()), Claim("start", 0, start), Claim("lie", 2, start), Claim("far", 9, start)]
 
-    proofs = of_kind(Proof, told_by(replay_of(log, claims), log))
+    proofs = of_kind(Proof, events_of(replay_of(log, claims), log))
 
-    said = {proof.claim.name: proof for proof in proofs if not proof.claim.name.startswith("epoch")}
-    assert {name: proof.holds for name, proof in said.items()} == {
+    proofs_by_name = {proof.claim.name: proof for proof in proofs if not proof.claim.name.startswith("epoch")}
+    assert {name: proof.holds for name, proof in proofs_by_name.items()} == {
         "start": True, "lie": False, "end": True, "far": False,
     }  # fmt: skip
-    assert said["far"].weights == "" != said["lie"].weights
+    assert proofs_by_name["far"].weights == "" != proofs_by_name["lie"].weights
 
 
-def test_from_a_checkpoint_it_goes_on_as_from_the_beginning():
+def test_a_replay_from_a_checkpoint_ends_like_one_from_the_beginning():
     log = WrittenLog(SITE)
     log.join("pi-a", "pi-b")
     log.begin("pi-a", "pi-b", num_steps=4)
@@ -153,13 +153,13 @@ def test_from_a_checkpoint_it_goes_on_as_from_the_beginning():
     log.step({"pi-a": 5, "pi-b": 3})
     replay = replay_of(log, state=state, group=group)
 
-    weights_by_edge = told_by(replay, log)
+    events = events_of(replay, log)
 
-    assert [step.step for step in of_kind(StepApplied, weights_by_edge)] == [2, 3]
+    assert [step.step for step in of_kind(StepApplied, events)] == [2, 3]
     assert replay.weights() == log.digest()
 
 
-def test_what_does_not_count_is_told_with_its_reason():
+def test_what_does_not_count_is_reported_with_its_reason():
     log = WrittenLog(SITE)
     log.join("pi-a", "pi-b")
     log.begin("pi-a", "pi-b", num_steps=2)
@@ -168,13 +168,13 @@ def test_what_does_not_count_is_told_with_its_reason():
     log.add(*parts)
     log.add_blob(b"garbage")
 
-    [late, garbage] = of_kind(NotCounted, told_by(replay_of(log), log))
+    [late, garbage] = of_kind(NotCounted, events_of(replay_of(log), log))
 
     assert (late.edge, late.reason, late.offset) == ("pi-b", LATE, len(log.blobs) - 2)
     assert (garbage.edge, garbage.offset) == ("", len(log.blobs) - 1)
 
 
-def test_an_epoch_that_was_abandoned_and_weights_that_diverged_are_told_and_followed():
+def test_abandoned_epochs_and_rollbacks_are_reported_and_repeated():
     log = trained()
     good = log.digest()
     log.begin("pi-a", num_steps=9)
@@ -187,21 +187,21 @@ def test_an_epoch_that_was_abandoned_and_weights_that_diverged_are_told_and_foll
         log.add(Close(log.state.step, "pi-c"))
     replay = replay_of(log)
 
-    weights_by_edge = told_by(replay, log)
+    events = events_of(replay, log)
 
-    assert of_kind(RolledBack, weights_by_edge) == [RolledBack(step=8, restored_step=4, continues=True)]
-    assert of_kind(EpochAbandoned, weights_by_edge) == [EpochAbandoned(2, steps_left=3)]
+    assert of_kind(RolledBack, events) == [RolledBack(step=8, restored_step=4, continues=True)]
+    assert of_kind(EpochAbandoned, events) == [EpochAbandoned(2, steps_left=3)]
     assert replay.weights() == good
     text = io.StringIO()
     report = Report(text, with_steps=True)
-    report.take(weights_by_edge)
+    report.take(events)
     report.end(replay)
     assert "step 8: training diverged; back to the weights of step 4, on with half the learning rate" in text.getvalue()
     assert "step 9: nobody; missing pi-a" in text.getvalue()
     assert "abandoned with 3 steps left" in text.getvalue()
 
 
-def test_a_record_left_out_is_a_gap():
+def test_a_skipped_record_is_a_gap():
     log = trained()
     replay = replay_of(log)
 
@@ -221,8 +221,8 @@ def test_the_rules_are_those_of_the_topology():
     assert group_step.rules(SITE.resolve(served), 195).server == "vault"
 
 
-def test_the_log_of_a_parameter_server_leads_to_the_same_weights():
-    """It has the Begins and, in place of gradients, the updates that the server made of them."""
+def test_the_log_of_a_parameter_server_gives_the_same_weights():
+    """It has the Begins and, instead of gradients, the server's updates."""
     served = replace(SITE, jobs=(replace(TRAINING, exchange=Exchange("parameter_server")),))
     gradients, state, blobs = trained(), State(), []
     for offset, blob in enumerate(gradients.blobs):
@@ -237,8 +237,8 @@ def test_the_log_of_a_parameter_server_leads_to_the_same_weights():
     log.blobs = blobs
     replay = replay_of(log, topology=served)
 
-    weights_by_edge = told_by(replay, log)
+    events = events_of(replay, log)
 
     assert replay.weights() == gradients.digest()
-    assert [step.missing for step in of_kind(StepApplied, weights_by_edge)] == [(), (), ("pi-b",), ()]
-    assert all(proof.holds for proof in of_kind(Proof, weights_by_edge))
+    assert [step.missing for step in of_kind(StepApplied, events)] == [(), (), ("pi-b",), ()]
+    assert all(proof.holds for proof in of_kind(Proof, events))

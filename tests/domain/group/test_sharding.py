@@ -29,13 +29,13 @@ def test_blocks_are_owned_in_proportion_to_the_budgets():
 
 
 @pytest.mark.parametrize("budget", [0, 1, GIB])
-def test_equal_budgets_own_equally_much_also_if_nobody_has_a_cache(budget):
+def test_equal_budgets_own_equally_many_blocks_even_without_caches(budget):
     owned = np.bincount(owners(even(20_000), dict.fromkeys(NAMES[:8], budget)))
     assert np.allclose(owned / 20_000, 1 / 8, atol=0.01)
 
 
 @pytest.mark.parametrize("count", [1, 3, 7])
-def test_who_joins_takes_its_fair_part_and_nothing_else_changes_hands_and_likewise_who_leaves(count):
+def test_a_joining_or_leaving_member_moves_only_its_own_fair_part(count):
     snapshot = even(10_000)
     fewer = named(snapshot, dict.fromkeys(NAMES[:count], GIB))
     more = named(snapshot, dict.fromkeys(NAMES[: count + 1], GIB))
@@ -44,7 +44,7 @@ def test_who_joins_takes_its_fair_part_and_nothing_else_changes_hands_and_likewi
     assert moved.mean() == pytest.approx(1 / (count + 1), abs=0.015)
 
 
-def test_more_budget_takes_from_the_others_only_what_it_then_owns():
+def test_a_larger_budget_takes_from_others_only_what_it_then_owns():
     snapshot = even(10_000)
     before, after = named(snapshot, {"a": 1, "b": 1, "c": 1}), named(snapshot, {"a": 1, "b": 2, "c": 1})
     moved = before != after
@@ -52,14 +52,14 @@ def test_more_budget_takes_from_the_others_only_what_it_then_owns():
     assert moved.mean() == pytest.approx(1 / 2 - 1 / 3, abs=0.015)
 
 
-def test_new_blocks_leave_the_others_to_their_owners():
+def test_new_blocks_do_not_change_the_owners_of_others():
     budgets = dict.fromkeys(NAMES[:4], GIB)
     assert np.array_equal(owners(even(500), budgets), owners(even(800), budgets)[:500])
 
 
 @settings(deadline=None)
 @given(shares_of, st.integers(1, 300), st.data())
-def test_after_any_number_of_draws_each_member_had_its_share_rounded_up_or_down(shares, batch, data):
+def test_after_any_number_of_draws_each_member_has_had_its_share_rounded_up_or_down(shares, batch, data):
     turns = Turns(shares)
     assert sum(turns.parts) == TURNS
     assert all(
@@ -76,7 +76,7 @@ def test_after_any_number_of_draws_each_member_had_its_share_rounded_up_or_down(
 
 @settings(deadline=None, max_examples=30)
 @given(shares_of)
-def test_even_between_any_two_draws_shares_are_kept_and_turns_are_counted_as_they_come(shares):
+def test_between_any_two_draws_shares_are_kept_and_turns_counted(shares):
     turns = Turns(shares)
     whose = turns.of(0, 2 * TURNS)
     counts = np.cumsum(whose[:, None] == np.arange(len(shares)), axis=0)
@@ -124,14 +124,14 @@ def test_shares_are_equal_at_first():
     st.lists(st.one_of(st.just(0.0), st.floats(1e-3, 1e6)), min_size=1, max_size=64),
     st.lists(st.one_of(st.just(0.0), st.floats(0.01, 1)), max_size=64),
 )
-def test_shares_sum_to_exactly_one_and_none_is_below_the_least(speeds, before):
+def test_shares_sum_to_exactly_one_and_none_is_below_the_minimum(speeds, before):
     shares = next_shares(dict(zip(NAMES, speeds, strict=False)), dict(zip(NAMES[1:], before, strict=False)))
     assert sum(shares.values()) == 1
     assert min(shares.values()) >= min(MIN_SHARE, 0.5 / len(speeds)) - 1 / TURNS
     assert all((share * TURNS).is_integer() for share in shares.values())
 
 
-def test_shares_come_close_to_the_speeds_within_a_few_epochs_and_no_faster():
+def test_shares_approach_the_speeds_within_a_few_epochs_and_no_faster():
     speeds, shares = {"a": 100.0, "b": 100.0, "c": 10.0}, {}
     shares = next_shares(dict.fromkeys(speeds, 0.0), {})
     gaps = []
@@ -142,23 +142,23 @@ def test_shares_come_close_to_the_speeds_within_a_few_epochs_and_no_faster():
     assert gaps[-1] < 0.005
 
 
-def test_shares_stay_while_speeds_differ_by_no_more_than_they_do_without_a_reason():
+def test_shares_stay_while_speeds_vary_within_the_dead_band():
     before = {"a": 0.5, "b": 0.25, "c": 0.25}
     assert next_shares({"a": 206.0, "b": 98.0, "c": 102.0}, before) == before
     assert next_shares({"a": 300.0, "b": 98.0, "c": 102.0}, before)["a"] > 0.54
 
 
-def test_a_newcomer_without_a_speed_counts_as_fast_as_the_others_on_average():
+def test_a_new_member_without_a_speed_counts_as_the_average():
     shares = next_shares({"a": 300.0, "b": 100.0, "new": 0.0}, {"a": 0.75, "b": 0.25})
     assert shares == pytest.approx({"a": 0.5, "b": 1 / 6, "new": 1 / 3}, abs=1e-3)
 
 
-def test_who_left_leaves_its_share_to_the_others_in_proportion():
+def test_the_share_of_a_member_that_left_goes_to_the_others_in_proportion():
     shares = next_shares({"a": 300.0, "b": 100.0}, {"a": 0.375, "b": 0.125, "gone": 0.5})
     assert shares == {"a": 0.75, "b": 0.25}
 
 
-def test_a_very_slow_member_keeps_the_least_share_at_no_cost_to_the_proportion_of_the_others():
+def test_a_very_slow_member_keeps_the_minimum_share_and_the_others_their_proportion():
     shares = {"a": 0.4, "b": 0.2, "slow": 0.4}
     for _ in range(10):
         shares = next_shares({"a": 200.0, "b": 100.0, "slow": 0.01}, shares)

@@ -41,7 +41,7 @@ def test_the_mean_is_a_gradient_that_the_optimizer_steps_along():
     assert state.position.step == 14
 
 
-def test_schedules_go_by_how_much_of_the_epoch_is_over():
+def test_schedules_depend_on_the_fraction_of_the_epoch():
     training = replace(TRAINING, schedule=Constant(warmup=6.5))
     state = initial(training)
     before = param_vector.flatten(state.params)
@@ -52,7 +52,7 @@ def test_schedules_go_by_how_much_of_the_epoch_is_over():
     np.testing.assert_allclose(param_vector.flatten(state.params), before - 0.5, rtol=1e-6)
 
 
-def test_the_groups_gradient_is_clipped_as_a_whole_and_left_as_it_is():
+def test_the_groups_gradient_is_clipped_by_its_global_norm_and_not_changed():
     training = replace(TRAINING, clip_norm=1.0)
     state, step = initial(training), closed(2.0)
     before = param_vector.flatten(state.params)
@@ -64,7 +64,7 @@ def test_the_groups_gradient_is_clipped_as_a_whole_and_left_as_it_is():
     np.testing.assert_array_equal(step.mean, np.full(8, 2.0))
 
 
-def test_a_step_without_samples_counts_and_changes_nothing():
+def test_a_step_without_samples_counts_but_changes_no_weights():
     state = initial(replace(TRAINING, optimizer=Adam()))
     before = param_vector.digest(state.params)
 
@@ -74,7 +74,7 @@ def test_a_step_without_samples_counts_and_changes_nothing():
     assert state.position.step == 14
 
 
-def test_after_rounds_of_several_steps_nesterovs_momentum_goes_their_mean_way():
+def test_the_outer_step_follows_the_mean_delta_of_rounds_with_nesterov_momentum():
     training = replace(TRAINING, exchange=Exchange("all_reduce", sync_every=8, outer=Outer(0.5, 0.8)))
     state = initial(training)
     before = param_vector.flatten(state.params)
@@ -88,7 +88,7 @@ def test_after_rounds_of_several_steps_nesterovs_momentum_goes_their_mean_way():
     assert not param_vector.flatten(state.slots["velocity"]).any()  # that of the members' own steps
 
 
-def test_an_epoch_begins_on_its_snapshot():
+def test_an_epoch_begins_at_the_first_sample_of_its_snapshot():
     state = initial(TRAINING)
 
     group_step.apply_begin(state, BEGIN)
@@ -96,7 +96,7 @@ def test_an_epoch_begins_on_its_snapshot():
     assert (state.position.epoch, state.position.sample, state.ends) == (3, 0, {"pi-a": 80})
 
 
-def test_a_diverged_group_goes_back_to_before_the_epochs_first_mean_and_on_with_half_the_rate():
+def test_a_rollback_restores_the_state_before_the_epochs_first_mean_and_halves_the_rate():
     training = replace(TRAINING, optimizer=Sgd(0.5, momentum=0.9))
     state = initial(training)
     before = param_vector.digest(state.params)
@@ -114,7 +114,7 @@ def test_a_diverged_group_goes_back_to_before_the_epochs_first_mean_and_on_with_
     )
 
 
-def test_weights_that_an_epoch_begins_with_are_good_once_it_has_made_a_step_with_a_mean():
+def test_the_weights_that_an_epoch_begins_with_are_good_after_its_first_mean():
     state = initial(TRAINING)
     group_step.apply_step(TRAINING, state, GROUP, closed(2.0))
     following = State(step=17, end_step=20, begin=replace(BEGIN, epoch=4), members=GROUP.members)
@@ -125,7 +125,7 @@ def test_weights_that_an_epoch_begins_with_are_good_once_it_has_made_a_step_with
         assert state.fallback.step == restored
 
 
-def test_without_any_step_before_a_diverged_group_stays_where_it_is():
+def test_a_rollback_before_the_first_step_keeps_the_weights():
     state = initial(TRAINING)
     before = param_vector.digest(state.params)
 

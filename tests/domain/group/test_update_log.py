@@ -1,4 +1,4 @@
-"""Who reads a parameter server's updates is told what it would have been told by the gradients."""
+"""A reader of a parameter server's updates gets the actions that it would get from the gradients."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,20 +21,20 @@ from tests.support.histories import (
     RULES,
     SERVER,
     begin,
+    comparable,
     gradient,
     histories,
     join,
     outcome,
     run,
     run_blobs,
-    said,
 )
 
 ASH, BIRCH, _ = EDGES
 
 
 def written(action, state):
-    """What a server with `state` writes of `action`, each mean in pieces of 12 bytes."""
+    """The records that a server with `state` writes for `action`, each mean in chunks of 12 bytes."""
     if isinstance(action, Begun):
         return [action.begin]
     if isinstance(action, CountedTest):
@@ -46,7 +46,7 @@ def written(action, state):
 
 
 def presence(blob, actions):
-    """The Join or Leave in `blob` that a server took: it writes them, too, behind what they gave."""
+    """The Join or Leave in `blob` that a server accepted: it repeats them, after the records of their actions."""
     try:
         record = decode(blob)
     except FormatError:
@@ -55,7 +55,7 @@ def presence(blob, actions):
 
 
 def read(records, state=None):
-    """The state behind `records` of a server, and what they gave."""
+    """The state after `records` of a server, and their actions."""
     state = state or State()
     actions: list[Any] = []
     for record in records:
@@ -65,7 +65,7 @@ def read(records, state=None):
 
 
 def served(num_steps=2):
-    """The records of a server whose one member has made all its steps, and the server's state."""
+    """The records of a server whose only member has made all steps, and the server's state."""
     state, log = State(), []
     members = [join(ASH), begin(ASH, num_steps=num_steps)]
     for record in [*members, *(gradient(ASH, step, step, 1, 2, 3) for step in range(num_steps))]:
@@ -77,30 +77,30 @@ def served(num_steps=2):
 @settings(deadline=None, max_examples=100)
 @given(histories())
 def test_the_updates_of_any_history_give_the_actions_and_states_of_its_gradients(blobs):
-    log, expected, behind = [], [], []
+    log, expected, after_steps = [], [], []
     for blob, (state, actions) in zip(blobs, run_blobs(blobs), strict=True):
         for action in actions:
             log += written(action, state)
             if not isinstance(action, Late | Rejected):
-                expected.append(said(action))
-                behind.append(state)
+                expected.append(comparable(action))
+                after_steps.append(state)
         log += presence(blob, actions)
 
     state, found, states = State(), [], []
     for record in log:
         state, actions = read([record], state)
-        found += [said(action) for action in actions]
+        found += [comparable(action) for action in actions]
         states += [state for _ in actions]
 
     assert found == expected
-    for server, member, what in zip(behind, states, expected, strict=True):
+    for server, member, what in zip(after_steps, states, expected, strict=True):
         if isinstance(what, tuple):  # a Closed
             assert replace(member, next_offset=server.next_offset) == server
 
 
 @settings(deadline=None, max_examples=100)
 @given(histories(), st.lists(st.integers(0, 200), max_size=4))
-def test_a_server_that_restarts_in_the_middle_of_its_words_says_nothing_new(blobs, crashes):
+def test_a_server_that_restarts_between_its_records_adds_nothing_new(blobs, crashes):
     log, at_crash = [], sorted(crashes)
     state = State()
     while state.next_offset < len(blobs):
@@ -111,15 +111,15 @@ def test_a_server_that_restarts_in_the_middle_of_its_words_says_nothing_new(blob
             del log[at_crash.pop(0) + 1 :]
             state = last_update(log)
     undisturbed = [(each, action) for each, actions in run_blobs(blobs) for action in actions]
-    expected = [said(action) for _, action in undisturbed if not isinstance(action, Late | Rejected)]
+    expected = [comparable(action) for _, action in undisturbed if not isinstance(action, Late | Rejected)]
 
     _, actions = read(log)
 
-    assert [said(action) for action in actions] == expected
+    assert [comparable(action) for action in actions] == expected
 
 
 def last_update(log):
-    """The state that the last whole Update of the log was written from."""
+    """The state that the last complete Update of the log was written from."""
     member, state = State(), State()
     for record in log:
         member, actions = read([record], member)
@@ -129,7 +129,7 @@ def last_update(log):
     return state
 
 
-def test_a_member_may_stop_between_two_updates_and_go_on():
+def test_a_member_may_resume_between_two_updates():
     log, _ = served()
     state, _ = read(log[:3])
 
@@ -139,7 +139,7 @@ def test_a_member_may_stop_between_two_updates_and_go_on():
     assert resumed == read(log)[0]
 
 
-def test_a_mean_cannot_be_changed():
+def test_a_mean_is_read_only():
     log, _ = served()
 
     _, *closed = read(log)[1]
@@ -147,14 +147,14 @@ def test_a_mean_cannot_be_changed():
     assert [bool(each.mean.flags.writeable) for each in closed] == [False, False]
 
 
-def test_a_mean_of_the_largest_numbers_is_taken_though_rounding_lifts_it():
+def test_a_mean_that_rounding_lifts_above_the_limit_of_gradients_is_accepted():
     log, _ = served()
     huge = [replace(each, chunk=np.full(len(each.chunk) // 4, 10_001, np.float32).tobytes()) for each in log[1:3]]
 
     assert [type(action) for action in read([log[0], *huge])[1]] == [Begun, Closed]
 
 
-def test_who_joins_and_leaves_is_known_from_what_the_server_passes_on():
+def test_joins_and_leaves_are_folded_from_the_servers_log():
     state, actions = read([join(ASH)])
     assert actions == []
     assert state.eligible == (ASH,)
@@ -164,7 +164,7 @@ def test_who_joins_and_leaves_is_known_from_what_the_server_passes_on():
 
 
 @pytest.mark.parametrize("record", [join("stranger"), join(ASH, "0" * 64), Close(0, SERVER), gradient(ASH, 0, 1)])
-def test_what_only_members_say_is_rejected(record):
+def test_records_of_members_only_are_rejected(record):
     state, actions = read([record])
 
     assert [type(action) for action in actions] == [Rejected]
@@ -184,7 +184,7 @@ def test_what_only_members_say_is_rejected(record):
         lambda update: replace(update, state=update.state.replace(HASH, JOB)),
     ],
 )
-def test_an_altered_update_is_rejected_and_the_right_one_still_taken(alter):
+def test_an_altered_update_is_rejected_and_the_right_one_still_accepted(alter):
     state, actions = run([join(ASH), begin(ASH), gradient(ASH, 0, 1, 2, 3, 4)])
     (update,) = updates(actions[-1], state, [actions[-1].mean.tobytes()])
     started, _ = read([begin(ASH)])
@@ -196,17 +196,17 @@ def test_an_altered_update_is_rejected_and_the_right_one_still_taken(alter):
     assert [type(action) for action in read([update], after)[1]] == [Closed]
 
 
-def test_a_begin_of_a_stranger_is_rejected():
+def test_a_begin_by_a_stranger_is_rejected():
     assert [type(action) for action in read([begin(ASH, by="stranger")])[1]] == [Rejected]
 
 
-def test_an_update_said_again_changes_nothing():
+def test_a_repeated_update_changes_nothing():
     log, _ = served()
 
     assert [type(action) for action in read([*log, *log])[1]] == [Begun, Closed, Closed]
 
 
-def test_tests_go_into_the_sums_that_the_next_epoch_begins_with():
+def test_the_next_epoch_begins_with_the_sums_of_the_tests():
     log, _ = served()
 
     _, actions = read([*log, outcome(ASH, num_samples=4), begin(ASH, epoch=1)])
@@ -214,7 +214,7 @@ def test_tests_go_into_the_sums_that_the_next_epoch_begins_with():
     assert actions[-1].tested.num_samples == 4
 
 
-def test_an_update_with_tests_that_came_behind_it_is_rejected():
+def test_an_update_with_tests_after_its_step_is_rejected():
     log, state = served(num_steps=1)
     tested, _ = run([outcome(ASH)], state)
     later = replace(log[1], state=to_json(replace(tested, next_offset=log[1].position)))

@@ -12,12 +12,12 @@ def test_a_score_is_the_mean_squared_difference_of_the_sample():
     np.testing.assert_array_equal(anomaly.scores(x, given_back), np.array([[1.0], [0.0]], np.float32))
 
 
-def test_a_score_beyond_all_numbers_is_not_finite_and_no_warning():
+def test_an_overflowing_score_is_not_finite_and_gives_no_warning():
     x = np.full((1, 2), 3e38, np.float32)
     assert not np.isfinite(anomaly.scores(x, -x)).any()
 
 
-def test_one_in_a_hundred_of_the_usual_samples_lies_above_the_threshold():
+def test_one_in_a_hundred_usual_samples_is_above_the_threshold():
     losses = np.arange(1000, dtype=np.float32)
     limit = anomaly.threshold(losses)
     assert limit is not None
@@ -25,5 +25,5 @@ def test_one_in_a_hundred_of_the_usual_samples_lies_above_the_threshold():
 
 
 @pytest.mark.parametrize(("losses", "limit"), [([], None), ([0.5], 0.5)])
-def test_few_samples_make_a_threshold_and_none_makes_none(losses, limit):
+def test_few_samples_give_a_threshold_and_none_give_none(losses, limit):
     assert anomaly.threshold(np.array(losses, np.float32)) == limit

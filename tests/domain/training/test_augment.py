@@ -18,7 +18,7 @@ def view(x, augment, *, ids=IDS, seed=1, epoch=0):
 
 @pytest.mark.parametrize("augment", [Augment("horizontal"), Augment(shift=2), Augment(crop=0.5), ALL], ids=str)
 @pytest.mark.parametrize("shape", [(9, 7, 3), (9, 1, 1), (12, 2)])
-def test_shape_type_and_range_stay_and_the_input_too(augment, shape):
+def test_shape_dtype_range_and_input_are_kept(augment, shape):
     x = RNG.random((50, *shape), dtype=np.float32)
     before = x.copy()
     y = view(x, augment, ids=np.arange(50))
@@ -28,7 +28,7 @@ def test_shape_type_and_range_stay_and_the_input_too(augment, shape):
     np.testing.assert_array_equal(x, before)
 
 
-def test_the_same_seed_epoch_and_id_give_the_same_view_wherever_the_sample_stands():
+def test_the_same_seed_epoch_and_id_give_the_same_view_at_any_index_of_the_batch():
     y = view(IMAGES, ALL)
     np.testing.assert_array_equal(view(IMAGES, ALL), y)
     np.testing.assert_array_equal(view(IMAGES[::-1], ALL, ids=IDS[::-1]), y[::-1])
@@ -42,7 +42,7 @@ def test_another_seed_epoch_or_id_gives_another_view(change):
 
 
 @pytest.mark.parametrize(("flip", "axes"), [("horizontal", 2), ("vertical", 1), ("both", (1, 2))])
-def test_about_half_are_mirrored_and_nothing_else_happens(flip, axes):
+def test_about_half_are_mirrored_and_not_changed_otherwise(flip, axes):
     y = view(IMAGES, Augment(flip))
     mirrors = [IMAGES, np.flip(IMAGES, axes)] + ([np.flip(IMAGES, 1), np.flip(IMAGES, 2)] if flip == "both" else [])
     counts = [int((y == mirror).all(axis=(1, 2, 3)).sum()) for mirror in mirrors]
@@ -58,7 +58,7 @@ def test_shifts_reach_as_far_as_allowed_and_no_further():
     assert len(set(zip(rows, columns, strict=True))) == 25
 
 
-def test_what_is_moved_in_repeats_the_border():
+def test_pixels_from_outside_repeat_the_border():
     x = np.full((50, 5, 5, 1), 3.0, np.float32)
     np.testing.assert_array_equal(view(x, Augment(shift=3), ids=np.arange(50)), x)
 
@@ -85,5 +85,5 @@ def test_a_series_is_mirrored_in_time_and_its_channels_stay_together():
     assert is_mirrored.any()
 
 
-def test_nothing_to_do_is_nothing_done():
+def test_without_augmentation_the_input_is_returned():
     assert view(IMAGES, Augment()) is IMAGES

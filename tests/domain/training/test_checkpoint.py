@@ -1,7 +1,7 @@
-"""The training state as a blob."""
+"""The training state as a blob: its round trip, and what is refused."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edged.domain import tensors
 from edged.domain.nn.model import Division
 from edged.domain.nn.spec import Dense, Flatten
-from edged.domain.topology import Adam, Augment, Cosine, Exchange, Outer, Sgd, Stream, Training, job
+from edged.domain.topology import Stream, Training, job
 from edged.domain.training import checkpoint
 from edged.domain.training.state import EpochMetrics, Fallback, Position, Tally, TrainState
 from edged.errors import CheckpointCorrupt, TopologyMismatch
@@ -45,7 +45,7 @@ def make_state() -> TrainState:
 BLOB = checkpoint.encode(make_state())
 
 
-def test_a_state_comes_back_to_the_bit():
+def test_a_state_survives_a_round_trip_bit_for_bit():
     state, back = make_state(), checkpoint.decode(BLOB, job=JOB)
     for name in ("position", "tally", "ends", "plan", "history", "job", "slowdowns", "learnt", "exchange"):
         assert getattr(back, name) == getattr(state, name)
@@ -58,25 +58,25 @@ def test_a_state_comes_back_to_the_bit():
 
 
 @given(st.integers(0, len(BLOB) - 1), st.integers(1, 255))
-def test_any_altered_byte_is_noticed(at, flip):
+def test_any_altered_byte_is_detected(at, flip):
     altered = BLOB[:at] + bytes([BLOB[at] ^ flip]) + BLOB[at + 1 :]
     with pytest.raises(CheckpointCorrupt):
         checkpoint.decode(altered, job=JOB)
 
 
 @given(st.integers(0, len(BLOB) - 1))
-def test_any_truncation_is_noticed(length):
+def test_any_truncation_is_detected(length):
     with pytest.raises(CheckpointCorrupt):
         checkpoint.decode(BLOB[:length], job=JOB)
 
 
-def test_other_safetensors_files_are_no_checkpoints():
+def test_other_safetensors_files_are_refused():
     for metadata in ({}, {"edged": "checkpoint/1"}, {"edged": "pack/1", "sha256": "0" * 64}):
         with pytest.raises(CheckpointCorrupt):
             checkpoint.decode(tensors.encode({"a": np.zeros(1, np.float32)}, metadata), job=JOB)
 
 
-def test_what_a_group_goes_back_to_comes_back_to_the_bit():
+def test_the_fallback_survives_a_round_trip_bit_for_bit():
     state = make_state()
     other = make_state()
     state.fallback = Fallback(1200, {name: array + 1 for name, array in other.params.items()}, other.slots)
@@ -91,7 +91,7 @@ def test_what_a_group_goes_back_to_comes_back_to_the_bit():
     assert checkpoint.encode(checkpoint.decode(checkpoint.encode(state))) == checkpoint.encode(state)
 
 
-def test_weights_to_go_back_to_of_another_shape_are_refused():
+def test_a_fallback_of_another_shape_is_refused():
     state = make_state()
     ones = {"dense.kernel": np.ones((4, 2), np.float32), "dense.bias": np.ones(3, np.float32)}
     state.fallback = Fallback(1200, ones, dict.fromkeys(state.slots, ones))
@@ -105,55 +105,12 @@ def test_any_safetensors_reader_opens_it():
     assert load(BLOB)["params/dense.bias"].tolist() == make_state().params["dense.bias"].tolist()
 
 
-@pytest.mark.parametrize(
-    ("stream", "training"),
-    [
-        (replace(STREAM, labels=("b", "a")), TRAINING),
-        (replace(STREAM, shape=(4, 1, 1)), TRAINING),
-        (STREAM, replace(TRAINING, model=(Flatten(), Dense(2, "relu")))),
-        (STREAM, replace(TRAINING, optimizer=Sgd(0.1))),
-        (STREAM, replace(TRAINING, global_batch=64)),
-        (STREAM, replace(TRAINING, seed=1)),
-        (STREAM, replace(TRAINING, optimizer=Sgd(nesterov=True))),
-        (STREAM, replace(TRAINING, optimizer=Adam(0.05))),
-        (STREAM, replace(TRAINING, schedule=Cosine())),
-        (STREAM, replace(TRAINING, schedule=Cosine(warmup=1))),
-        (STREAM, replace(TRAINING, weight_decay=1e-4)),
-        (STREAM, replace(TRAINING, clip_norm=1.0)),
-        (STREAM, replace(TRAINING, augment=Augment("horizontal"))),
-        (STREAM, replace(TRAINING, class_weights=(1.0, 2.0))),
-        (STREAM, replace(TRAINING, loss="mean_squared_error")),
-        (STREAM, replace(TRAINING, test_fraction=0.2)),
-        (STREAM, replace(TRAINING, reference_batch=32)),
-        (STREAM, replace(TRAINING, exchange=Exchange("all_reduce"))),
-    ],
-)
-def test_another_job_is_refused(stream, training):
+def test_another_job_is_refused():
     with pytest.raises(TopologyMismatch):
-        checkpoint.decode(BLOB, job=job.job_digest(stream, training))
+        checkpoint.decode(BLOB, job="0" * 64)
 
 
-def test_more_epochs_are_the_same_job():
-    assert job.job_digest(STREAM, replace(TRAINING, epochs=99, checkpoint_s=1, source="both")) == JOB
-
-
-def test_how_a_group_exchanges_gradients_is_part_of_its_job_and_who_combines_them_is_not():
-    def digest(*mode, **settings):
-        return job.job_digest(STREAM, replace(TRAINING, exchange=Exchange(*mode, **settings)))
-
-    jobs = [
-        digest("all_reduce"),
-        digest("all_reduce", "int8"),
-        digest("all_reduce", "top_k"),
-        digest("all_reduce", "top_k", top_k=0.1),
-        digest("all_reduce", sync_every=4),
-        digest("all_reduce", sync_every=4, outer=Outer(momentum=0.5)),
-    ]
-    assert len({*jobs}) == len(jobs)
-    assert digest("parameter_server", server="vault") == digest("all_reduce")
-
-
-def test_a_whole_blob_with_foreign_content_is_corrupt():
+def test_an_intact_blob_with_foreign_content_is_corrupt():
     """The digest is no signature: content is checked even when it fits."""
     state = make_state()
     state.slots["variance"].pop("dense.bias")
@@ -161,7 +118,7 @@ def test_a_whole_blob_with_foreign_content_is_corrupt():
         checkpoint.decode(checkpoint.encode(state), job=JOB)
 
 
-def test_a_whole_blob_of_endless_json_is_corrupt(monkeypatch):
+def test_an_intact_blob_of_endless_json_is_corrupt(monkeypatch):
     dumps = json.dumps
     monkeypatch.setattr("json.dumps", lambda value, **_: "[" * 100_000 if "plan" in value else dumps(value))
     blob = checkpoint.encode(make_state())
@@ -178,7 +135,7 @@ def test_a_whole_blob_of_endless_json_is_corrupt(monkeypatch):
         ("slowdowns", np.inf), ("slowdowns", -1), ("slowdowns", 10**6),
     ],
 )  # fmt: skip
-def test_a_whole_blob_with_values_of_another_kind_is_corrupt(monkeypatch, key, value):
+def test_an_intact_blob_with_values_of_another_type_is_corrupt(monkeypatch, key, value):
     dumps = json.dumps
 
     def forged(values, **options) -> str:
@@ -189,13 +146,6 @@ def test_a_whole_blob_with_values_of_another_kind_is_corrupt(monkeypatch, key, v
     monkeypatch.undo()
     with pytest.raises(CheckpointCorrupt):
         checkpoint.decode(blob, job=JOB)
-
-
-def test_overflowed_weights_are_not_finite():
-    state = make_state()
-    assert state.is_finite()
-    state.params["dense.bias"][0] = np.inf
-    assert not state.is_finite()
 
 
 def test_the_history_is_bounded():

@@ -76,14 +76,14 @@ def bits(state: TrainState) -> bytes:
     return b"".join(array.tobytes() for arrays in (state.params, *state.slots.values()) for array in arrays.values())
 
 
-def test_kinds_of_vibration_are_told_apart():
+def test_kinds_of_vibration_are_classified():
     learner, state = train(CLASSIFIER, *vibration(512, seed=0))
     x, y = vibration(300, seed=1)
     _, num_right = learner.test(state, x, y)
     assert num_right / len(y) > 0.95
 
 
-def test_an_autoencoder_gives_itself_away_where_it_has_seen_nothing_like_it():
+def test_an_autoencoder_scores_unseen_kinds_of_samples_higher():
     """Trained on the hum alone, without labels; nine of ten faults lose more than nearly all good samples do."""
     x, _ = vibration(512, seed=0, classes=1)
     learner, state = train(AUTOENCODER, x, np.full(len(x), -1))
@@ -102,7 +102,7 @@ def test_every_optimizer_learns(optimizer):
 
 
 @pytest.mark.parametrize("optimizer", [Sgd(0.05), Adam(0.01), Lars(1, trust=0.02)], ids=str)
-def test_interrupted_anywhere_it_ends_with_the_same_bits(optimizer):
+def test_training_interrupted_anywhere_ends_with_the_same_bits(optimizer):
     training, (x, y) = replace(CLASSIFIER, optimizer=optimizer), vibration(128, seed=0)
     _, whole = train(training, x, y, steps=11)
     _, state = train(training, x, y, steps=3)
@@ -113,7 +113,7 @@ def test_interrupted_anywhere_it_ends_with_the_same_bits(optimizer):
     assert state.tally == whole.tally
 
 
-def test_threads_give_the_same_bits_as_the_lanes_in_turn():
+def test_threads_give_the_same_bits_as_lanes_run_in_turn():
     x, y = vibration(128, seed=0)
     _, alone = train(CLASSIFIER, x, y, steps=8, lanes=2)
     with ThreadPoolExecutor(2) as executor:
@@ -133,20 +133,20 @@ def test_threads_give_the_same_bits_as_the_lanes_in_turn():
     ],
     ids=str,
 )
-def test_every_setting_counts(change):
+def test_every_setting_has_an_effect(change):
     x, y = vibration(128, seed=0)
     same = train(CLASSIFIER, x, y, steps=3)[1]
     assert bits(train(replace(CLASSIFIER, **change), x, y, steps=3)[1]) != bits(same)
 
 
-def test_a_class_that_counts_nothing_is_not_learnt():
+def test_a_class_of_weight_zero_is_not_learnt():
     x, y = vibration(256, seed=0)
     learner, state = train(replace(CLASSIFIER, class_weights=(1.0, 1.0, 0.0)), x, y)
     assert learner.test(state, x[y == 2], y[y == 2])[1] == 0
     assert learner.test(state, x[y == 1], y[y == 1])[1] > 0
 
 
-def test_a_slower_state_makes_half_the_step():
+def test_a_slowdown_halves_the_step():
     training = Training("toy", (Dense(2),), optimizer=Sgd(1.0, momentum=0.0))
     x, y, ids = np.ones((4, 3), np.float32), np.array([0, 1, 0, 0]), np.arange(4)
     learner = Learner(training, Model((3,), training.model))
@@ -160,7 +160,7 @@ def test_a_slower_state_makes_half_the_step():
 
 
 @pytest.mark.parametrize("damage", ["not a number", "exploded"])
-def test_a_diverged_loss_is_told_before_anything_changes(damage):
+def test_a_diverged_loss_is_raised_before_anything_changes(damage):
     training = Training("toy", (Dense(2),))
     learner = Learner(training, Model((3,), training.model))
     state = learner.initial("test")
@@ -177,7 +177,7 @@ def test_a_diverged_loss_is_told_before_anything_changes(damage):
     assert state.position.step == 0
 
 
-def test_an_unusual_sample_is_no_explosion():
+def test_a_single_unusual_sample_is_not_divergence():
     x, _ = vibration(96, seed=1)
     learner, state = train(replace(AUTOENCODER, clip_norm=1.0), x, np.zeros(96, np.int64), steps=30)
     state.history = (EpochMetrics(0, 30, 1.0, None, None, None),)
@@ -190,7 +190,7 @@ def test_an_unusual_sample_is_no_explosion():
     assert usual.mean() < 1
 
 
-def test_a_rate_meant_for_another_batch_is_scaled_to_this_one():
+def test_a_rate_for_another_batch_size_is_scaled():
     x, y = vibration(64, seed=1)
     scaled = replace(CLASSIFIER, optimizer=Sgd(0.02), reference_batch=8)
     written_out = replace(CLASSIFIER, optimizer=Sgd(0.08))

@@ -65,7 +65,7 @@ def test_adam_is_algorithm_1_with_decoupled_decay(decay):
     np.testing.assert_allclose(run(Adam(1, 0.8, 0.95, 1e-3), weight_decay=decay), reference(one), rtol=1e-12)
 
 
-def test_lars_steps_a_share_of_the_kernel():
+def test_lars_steps_a_fraction_of_the_kernels_norm():
     """Without momentum: |step| = rate · trust · |p|, in the gradient's direction."""
     lars, kernel, grad = Lars(1, momentum=0, trust=0.01), np.full((2, 2), 3.0), np.full((2, 2), 1000.0)
     params = {"kernel": kernel.copy()}
@@ -102,7 +102,7 @@ def test_a_step_changes_arrays_in_place_and_leaves_the_gradient(optimizer):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
-def test_a_bowl_is_descended(optimizer):
+def test_every_optimizer_descends_a_quadratic(optimizer):
     params = {"w": np.array([[3.0, -2.0]])}
     slots = optim.initial_slots(optimizer, params)
     for step in range(300):
@@ -110,7 +110,7 @@ def test_a_bowl_is_descended(optimizer):
     assert np.abs(params["w"]).max() < 1.5
 
 
-def test_weights_of_zero_do_not_stop_lars():
+def test_zero_weights_do_not_stop_lars():
     params = {"w": np.zeros((1, 1))}
     optim.update(
         Lars(momentum=0), params, optim.initial_slots(Lars(), params), {"w": np.ones((1, 1))}, learning_rate=1, step=0
@@ -118,15 +118,15 @@ def test_weights_of_zero_do_not_stop_lars():
     np.testing.assert_array_equal(params["w"], [[-1]])
 
 
-@pytest.mark.parametrize(("most", "scale"), [(10, 1), (5, 1), (2.5, 0.5)])
-def test_clipping_limits_the_common_norm(most, scale):
+@pytest.mark.parametrize(("max_norm", "scale"), [(10, 1), (5, 1), (2.5, 0.5)])
+def test_clipping_limits_the_global_norm(max_norm, scale):
     grads = {"a": np.array([3.0]), "b": np.array([[0.0, 4.0]])}
-    assert optim.clip(grads, most) == pytest.approx(5)
+    assert optim.clip(grads, max_norm) == pytest.approx(5)
     np.testing.assert_allclose(grads["a"], [3 * scale])
     np.testing.assert_allclose(grads["b"], [[0, 4 * scale]])
 
 
-def test_clipped_gradients_have_the_bits_that_the_exact_norm_gives_so_that_they_do_not_depend_on_the_cpu():
+def test_clipping_by_the_exact_norm_gives_the_same_bits_on_every_cpu():
     grad = np.random.default_rng(5).standard_normal(100_003, np.float32)
     exact = math.sqrt(math.fsum(float(number) ** 2 for number in grad))
     grads = {"w": grad.copy()}

@@ -43,11 +43,11 @@ def test_the_factor_is_never_outside_0_to_1(schedule: Schedule, progress, epochs
     assert 0 <= factor(schedule, progress, epochs) <= 1
 
 
-def test_the_first_step_of_a_warm_up_is_small_but_no_standstill():
+def test_the_first_step_of_a_warm_up_is_small_but_not_zero():
     assert 0 < factor(Constant(warmup=5), 0.0, 10) <= 0.01
 
 
-def test_a_cosine_stays_at_its_floor_when_training_goes_on_beyond_its_end():
+def test_a_cosine_stays_at_its_floor_when_training_continues_beyond_its_end():
     assert factor(Cosine(floor=0.1), 30, 10) == pytest.approx(0.1)
 
 
@@ -55,5 +55,5 @@ def test_a_cosine_stays_at_its_floor_when_training_goes_on_beyond_its_end():
     ("optimizer", "reference_batch", "expected"),
     [(Sgd(), 128, 4), (Lars(), 128, 4), (Adam(), 128, 2), (Sgd(), 1024, 0.5), (Sgd(), None, 1), (Adam(), None, 1)],
 )
-def test_the_rate_grows_with_the_batch_and_adams_with_its_root(optimizer, reference_batch, expected):
+def test_the_rate_scales_with_the_batch_and_adams_with_its_square_root(optimizer, reference_batch, expected):
     assert batch_factor(optimizer, 512, reference_batch) == expected
