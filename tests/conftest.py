@@ -1,4 +1,4 @@
-"""Marks each test by where it lies and what it uses; fixtures that tests of every layer use."""
+"""Marks each test by where it lies and what it uses, and spreads them over the workers; fixtures of every layer."""
 
 import asyncio
 import io
@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy.testing  # noqa: F401 - asks a process for the CPU's kind when it is imported
 import pytest
 import structlog
 
 from edged.log import configure
 from tests.support.brokers import Apache, Broker, Embedded, need
+from tests.support.shared_brokers import SharedBroker, TestRun, cores, shared_broker
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of some hundred processes would compile all of edged again
 os.environ["EDGED_STRICT_LOG"] = "1"  # every logged line is held to the schema
 asyncio.set_event_loop(None)  # looptime asks for the thread's loop, and asyncio would make one that nobody closes
 
@@ -24,15 +27,53 @@ Line = dict[str, Any]
 TESTS = Path(__file__).parent
 
 _BROKERS_FOLDERS = (TESTS / "integration", TESTS / "faults")
-_BROKERS_FIXTURES = {"need_broker", "embedded_broker", "apache_kafka", "process"}
+_BROKERS = ("embedded_broker", "apache_kafka")
+_PROCESS_FIXTURES = {"need_broker", "process"}
 _QUIET_FIXTURE = "quiet_machine"
+_PROCESS_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+"""Audit events of the interpreter."""
+
+_current: list[pytest.Item] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.add_cleanup(TestRun().close)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Twice as many as there are cores: tests with processes wait for most of their time."""
+    return 2 * (os.cpu_count() or 1)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test as one of `quiet`, `brokers` and `fast`, so that none is forgotten and `-m` has them apart."""
+    """Mark every test as one of `quiet`, `brokers` and `fast`, so that none is forgotten and `-m` has them apart.
+
+    The longest come first and the quiet ones last. What has a fixture of a whole module stays on one worker.
+    """
     for item in items:
         item.add_marker(_mark(item))
+        if not _lies_with_brokers(item) or _has_module_fixture(item):
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(TESTS))))
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    if item.get_closest_marker("quiet"):
+        return 3
+    if item.get_closest_marker("fast"):
+        return 2
+    return 0 if _lies_with_brokers(item) else 1
+
+
+def _lies_with_brokers(item: pytest.Item) -> bool:
+    return any(folder in item.path.parents for folder in _BROKERS_FOLDERS)
+
+
+def _has_module_fixture(item: pytest.Item) -> bool:
+    definitions = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - of pytest.Function alone
+    return any(each.scope == "module" for found in definitions for each in found)
 
 
 def _mark(item: pytest.Item) -> str:
@@ -41,11 +82,30 @@ def _mark(item: pytest.Item) -> str:
         return "quiet"
     params = item.callspec.params.values() if hasattr(item, "callspec") else ()
     named = {value for value in params if isinstance(value, str)}  # `request.getfixturevalue` takes them from there
-    lies_with_brokers = any(folder in item.path.parents for folder in _BROKERS_FOLDERS)
     starts_processes = getattr(getattr(item, "module", None), "subprocess", None) is subprocess
-    if lies_with_brokers or starts_processes or (fixtures | named) & _BROKERS_FIXTURES:
+    uses_broker = any(name.endswith(_BROKERS) for name in named)
+    if _lies_with_brokers(item) or starts_processes or uses_broker or fixtures & _PROCESS_FIXTURES:
         return "brokers"
     return "fast"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A quiet test begins when no other runs; the wait is no part of its time."""
+    _current.append(item)
+    try:
+        with cores(alone=item.get_closest_marker("quiet") is not None):
+            return (yield)
+    finally:
+        _current.pop()
+
+
+def _fast_tests_start_no_process(event: str, _arguments: tuple[Any, ...]) -> None:
+    if event in _PROCESS_STARTS and _current and _current[-1].get_closest_marker("fast"):
+        raise AssertionError(f"{event} in a test of the fast set: let it ask for the fixture `process`")
+
+
+sys.addaudithook(_fast_tests_start_no_process)
 
 
 @pytest.fixture(autouse=True)
@@ -93,19 +153,17 @@ def need_broker() -> Callable[[type[Broker]], None]:
 
 
 @pytest.fixture(scope="session")
-def embedded_broker(need_broker: Callable[[type[Broker]], None]) -> Iterator[Embedded]:
-    """The embedded broker that all tests share: leave it running and unpaused, use topics of your own."""
+def embedded_broker(need_broker: Callable[[type[Broker]], None]) -> SharedBroker:
+    """The embedded broker that all tests of the run share: use topics of your own."""
     need_broker(Embedded)
-    with Embedded() as broker:
-        yield broker
+    return shared_broker("embedded")
 
 
 @pytest.fixture(scope="session")
-def apache_kafka(need_broker: Callable[[type[Broker]], None]) -> Iterator[Apache]:
-    """Apache Kafka that all tests share: leave it running and unpaused, use topics of your own."""
+def apache_kafka(need_broker: Callable[[type[Broker]], None]) -> SharedBroker:
+    """Apache Kafka that all tests of the run share: use topics of your own."""
     need_broker(Apache)
-    with Apache() as broker:
-        yield broker
+    return shared_broker("apache")
 
 
 @pytest.fixture

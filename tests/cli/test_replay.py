@@ -16,7 +16,7 @@ from edged.adapters.memory.log import MemoryLog
 from edged.domain.topology import Kafka
 from edged.ports import Message, TopicPartition
 from tests.cli.conftest import VALID
-from tests.support.brokers import Embedded
+from tests.support.shared_brokers import SharedBroker
 from tests.support.written_log import WrittenLog
 
 GROUP = VALID + "  optimizer: {sgd: {learning_rate: 0.1}}\n  exchange: {mode: all_reduce}\n"
@@ -252,7 +252,7 @@ def test_one_of_several_jobs_must_be_named(edged, topology_file):
         assert err == f"topology.yaml: {said} (--job takes one of: a, b)\n"
 
 
-async def test_it_reads_the_log_in_kafka(embedded_broker: Embedded, edged, topology_file):
+async def test_it_reads_the_log_in_kafka(embedded_broker: SharedBroker, edged, topology_file):
     file = topology_file(
         GROUP.replace("localhost:9092", embedded_broker.bootstrap).replace("site: lab", "site: replay")
     )

@@ -18,6 +18,7 @@ from edged.domain.topology import Kafka
 from edged.errors import RecordTooLarge
 from edged.ports import Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
 from tests.support.brokers import Apache, Broker, Embedded
+from tests.support.shared_brokers import SharedBroker
 
 
 class Bed(Protocol):
@@ -57,10 +58,16 @@ class MemoryBed:
 
 
 class BrokerBed:
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: SharedBroker | Broker) -> None:
         self._broker = broker
-        self.pause = broker.pause
-        self.resume = broker.resume
+
+    def pause(self) -> None:
+        assert isinstance(self._broker, Broker), "other tests use the shared one"
+        self._broker.pause()
+
+    def resume(self) -> None:
+        if isinstance(self._broker, Broker):
+            self._broker.resume()
 
     def log(self, health: RecordingHealth) -> AbstractAsyncContextManager[Log]:
         return KafkaLog(Kafka((self._broker.bootstrap,)), health, deadline_s=1.0)
@@ -77,6 +84,21 @@ def any_log(*kinds: str) -> pytest.MarkDecorator:
 
 
 every_log = any_log("memory", "embedded_broker", "apache_kafka")
+every_pausable_log = any_log("memory", "pausable_embedded_broker", "pausable_apache_kafka")
+
+
+@pytest.fixture(scope="module")
+def pausable_embedded_broker(need_broker: Callable[[type[Broker]], None]) -> Iterator[Embedded]:
+    need_broker(Embedded)
+    with Embedded() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def pausable_apache_kafka(need_broker: Callable[[type[Broker]], None]) -> Iterator[Apache]:
+    need_broker(Apache)
+    with Apache() as broker:
+        yield broker
 
 
 @pytest.fixture
@@ -338,7 +360,7 @@ async def test_a_position_beyond_the_end_is_a_gap(log: Log, topic: str, log_line
     assert [(line["wanted_offset"], line["next_offset"]) for line in log_lines("kafka.gap")] == [(1000, 0)]
 
 
-@every_log
+@every_pausable_log
 async def test_an_idle_reader_notices_that_the_broker_is_away_and_goes_on_when_it_is_back(
     bed: Bed, log: Log, topic: str, health: RecordingHealth
 ):
@@ -359,7 +381,7 @@ async def test_an_idle_reader_notices_that_the_broker_is_away_and_goes_on_when_i
     assert health.history == [("degraded", "kafka"), ("recovered", "kafka")]
 
 
-@every_log
+@every_pausable_log
 async def test_an_append_waits_for_the_broker_and_writes_each_message_once(
     bed: Bed, log: Log, topic: str, health: RecordingHealth
 ):
@@ -387,7 +409,7 @@ async def test_concurrent_appends_each_keep_their_order(log: Log, topic: str):
         assert [value for value in values if value // 1000 == writer] == [1000 * writer + n for n in range(40)]
 
 
-@every_log
+@every_pausable_log
 async def test_questions_wait_while_the_broker_is_away(bed: Bed, log: Log, topic: str, health: RecordingHealth):
     await log.append(numbered(topic, 2))
     partition = TopicPartition(topic)
@@ -402,11 +424,11 @@ async def test_questions_wait_while_the_broker_is_away(bed: Bed, log: Log, topic
     assert health.reasons == {}
 
 
-@pytest.mark.parametrize("kind", [Embedded, Apache])
+@pytest.mark.parametrize("kind", ["down_embedded_broker", "down_apache_kafka"])
 async def test_a_broker_that_is_down_at_first_is_waited_for(
-    kind: type[Broker], request: pytest.FixtureRequest, topic: str, health: RecordingHealth
+    kind: str, request: pytest.FixtureRequest, topic: str, health: RecordingHealth
 ):
-    broker: Broker = request.getfixturevalue({Embedded: "down_embedded_broker", Apache: "down_apache_kafka"}[kind])
+    broker: Broker = request.getfixturevalue(kind)
 
     async with (
         KafkaLog(Kafka((broker.bootstrap,)), health, deadline_s=1.0) as log,

@@ -20,6 +20,7 @@ from edged.domain.topology import Kafka, Security
 from edged.ports import Log, Message, Record, TopicPartition
 from tests.support.brokers import Apache, Broker, Embedded, free_port
 from tests.support.proxy import Proxy
+from tests.support.shared_brokers import SharedBroker
 
 Lines = Callable[..., list[dict[str, Any]]]
 
@@ -255,7 +256,7 @@ async def test_the_log_line_has_whether_writes_are_idempotent(log: KafkaLog, bro
 
 
 async def test_a_producer_out_of_sequence_starts_again_with_a_new_id(
-    apache_kafka: Apache, health: RecordingHealth, impatient: None, topic: str
+    apache_kafka: SharedBroker, health: RecordingHealth, impatient: None, topic: str
 ):
     async with KafkaLog(Kafka((apache_kafka.bootstrap,)), health) as log:
         await log.append(numbered(topic, 0, 5))

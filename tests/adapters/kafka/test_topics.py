@@ -9,17 +9,17 @@ from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka
 from edged.ports import TopicSpec
-from tests.support.brokers import Apache
+from tests.support.shared_brokers import SharedBroker
 
 
-def settings(broker: Apache, topic: str) -> dict[str, str]:
+def settings(broker: SharedBroker, topic: str) -> dict[str, str]:
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
     found = admin.describe_configs([resource])[resource].result()
     return {name: entry.value for name, entry in found.items()}
 
 
-async def test_topics_have_the_retention_the_size_and_the_compaction_asked_for(apache_kafka: Apache) -> None:
+async def test_topics_have_the_retention_the_size_and_the_compaction_asked_for(apache_kafka: SharedBroker) -> None:
     passing, kept = (f"garden.{uuid.uuid4()}" for _ in range(2))
     async with KafkaLog(Kafka((apache_kafka.bootstrap,)), RecordingHealth()) as log:
         await log.ensure([TopicSpec(passing, 1, 60_000, 2 << 20), TopicSpec(kept, 1, None, 1 << 20, compacted=True)])
