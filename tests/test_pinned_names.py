@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edged.adapters.parquet.store import Finding, SourceSummary
+from edged.adapters.parquet.store import SourceSummary
+from edged.adapters.parquet.verify import Finding
 from edged.adapters.tflite.reader import read_tflite
 from edged.adapters.tflite.writer import LAYERS, to_tflite
 from edged.cli.demo.group import Contribution as GroupMember

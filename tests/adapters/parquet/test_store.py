@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edged.adapters.parquet import file as parquet_file
-from edged.adapters.parquet import store as parquet_store
+from edged.adapters.parquet import folder as parquet_folder
+from edged.adapters.parquet import footers
 from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.pack import Pack, digest
@@ -163,7 +164,7 @@ def test_a_folder_without_permission_is_a_storage_error(store, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(parquet_store, "_make_folders", refuse)
+    monkeypatch.setattr(parquet_folder, "_make_folders", refuse)
 
     with pytest.raises(StorageError, match="Permission denied"):
         store.append("fashion", "pi-a", [(0, pack(0))])
@@ -173,7 +174,7 @@ def test_a_broken_connection_is_worth_another_try(store, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise ConnectionResetError(errno.ECONNRESET, "reset")
 
-    monkeypatch.setattr(store._fs, "ls", refuse)
+    monkeypatch.setattr(store._folder._fs, "ls", refuse)
 
     with pytest.raises(ArchiveUnavailable):
         store.ends("fashion")
@@ -350,7 +351,7 @@ def test_footers_are_read_once_for_all_snapshots(store, monkeypatch):
         store.append("fashion", "pi-a", [(offset, pack(offset * 4))])
     store.snapshot("fashion")
     opened: list[object] = []
-    monkeypatch.setattr(store, "_open", opened.append)
+    monkeypatch.setattr(store._folder, "open", opened.append)
 
     assert store.snapshot("fashion").num_blocks == 3
     assert opened == []
@@ -360,13 +361,13 @@ def test_one_call_opens_each_file_once(store, monkeypatch):
     for offset in range(0, 6, 2):
         store.append("fashion", "pi-a", [(offset, pack(offset * 4)), (offset + 1, pack(offset * 4 + 4))])
     store.snapshot("fashion")
-    opened, really_open = [], store._open
+    opened, really_open = [], store._folder.open
 
     def open_counted(file):
         opened.append(file)
         return really_open(file)
 
-    monkeypatch.setattr(store, "_open", open_counted)
+    monkeypatch.setattr(store._folder, "open", open_counted)
 
     read(store, 0, 5, 1, 4, 2, 3, 0)
 
@@ -379,7 +380,7 @@ def test_few_footers_are_kept_however_many_files_there_are(store):
 
     store.snapshot("fashion")
 
-    assert len(store._footers) == parquet_store._MAX_FOOTERS
+    assert len(store._footers) == footers.MAX_FOOTERS
 
 
 def test_a_footer_that_claims_more_than_the_file_has_allocates_nothing():
@@ -415,7 +416,7 @@ def test_cursors_of_each_block_are_kept_as_they_were(store):
 def test_a_folder_that_is_not_there_or_not_marked_is_away_and_is_never_made_by_itself(folder):
     """As when the file system is not mounted: the mount point is missing, or it is there and empty."""
     store = ParquetStore(folder.as_uri())
-    for reason in ("is not there: is its file system mounted", f"has no {parquet_store.MARKER}"):
+    for reason in ("is not there: is its file system mounted", f"has no {parquet_folder.MARKER}"):
         for attempt in (
             lambda: store.append("fashion", "pi-a", [(0, pack(0))]),
             lambda: store.ends("fashion"),
@@ -443,14 +444,14 @@ def test_an_archive_that_goes_away_loses_no_block_and_is_read_again_when_it_is_b
 
 def test_an_archive_is_created_once(folder):
     assert [ParquetStore(folder.as_uri()).create(site) for site in ("lab", "other")] == [True, False]
-    assert json.loads((folder / parquet_store.MARKER).read_text()) == {"format": 1, "site": "lab"}
+    assert json.loads((folder / parquet_folder.MARKER).read_text()) == {"format": 1, "site": "lab"}
 
 
 @pytest.mark.parametrize(
     ("marker", "said"), [("", "damaged"), ("[]", "damaged"), ('{"format": 2}', "names format 2"), ("{}", "damaged")]
 )
 def test_another_archives_format_is_refused(store, folder, marker, said):
-    (folder / parquet_store.MARKER).write_text(marker)
+    (folder / parquet_folder.MARKER).write_text(marker)
 
     with pytest.raises(StorageError, match=said):
         store.append("fashion", "pi-a", [(0, pack(0))])

@@ -1,0 +1,250 @@
+"""The archive's folder on any file system that fsspec knows.
+
+Covers where files are, how they become durable and which of them count:
+
+    <url>/edged-archive.json
+    <url>/<stream>/<source>/<first offset, 20 digits>-<next offset, 20 digits>.parquet
+
+The first marks the folder as an archive. Without it nothing is read or written: an empty mount point, whose file
+system is not mounted, would pass for a new archive and be filled. See also: `file` (the format of a file).
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import threading
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from edged.adapters.parquet import file as parquet_file
+from edged.domain.archive import snapshot as dataset
+from edged.domain.archive.snapshot import BlockRef
+from edged.domain.topology import NAME_PATTERN
+from edged.errors import ArchiveUnavailable, DiskFull, StorageError
+
+MARKER = "edged-archive.json"
+"""The name of the file that makes a folder an archive."""
+
+_FORMAT = 1
+"""Version of the archive's layout, in the marker."""
+
+FILE_NAME = re.compile(r"(\d{20})-(\d{20})\.parquet")
+LEFTOVER_NAME = re.compile(r"\.\d{20}-\d{20}\.parquet\.tmp")
+_NAME = NAME_PATTERN.removeprefix("^").removesuffix("$")
+_SOURCE_NAME = re.compile(f"({re.escape(dataset.TRAIN_SOURCE)}|{re.escape(dataset.TEST_SOURCE)})?{_NAME}")
+
+
+class File(NamedTuple):
+    """A file by its name: offsets `first` to `next`, `size` bytes."""
+
+    path: str
+    first: int
+    next: int
+    size: int
+
+
+class CorruptFileError(StorageError):
+    """The bytes could be read and are not what they should be."""
+
+
+class ArchiveFolder:
+    """Files of an archive. Raises StorageError and ArchiveUnavailable as `ParquetStore` does; thread-safe."""
+
+    def __init__(self, url: str) -> None:
+        with translated(url):
+            self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        self._root = root.rstrip("/")
+        self._is_local = isinstance(self._fs, LocalFileSystem)
+        self._lock = threading.Lock()
+        self._files: dict[tuple[str, str], list[File]] = {}
+
+    def create(self, site: str) -> bool:
+        """Make the folder if necessary, and mark it as the archive of `site`; False when it is an archive already."""
+        with translated(self._root):
+            if self._fs.exists(self._marker):
+                return False
+            content = json.dumps({"format": _FORMAT, "site": site}).encode() + b"\n"
+            if self._is_local:
+                _make_folders(Path(self._root))
+                _write_durably(Path(self._root), MARKER, [content])
+            else:
+                self._fs.makedirs(self._root, exist_ok=True)
+                self._fs.pipe_file(self._marker, content)
+        return True
+
+    def check(self) -> None:
+        """Raise ArchiveUnavailable while the folder is no archive, StorageError for one of another version."""
+        try:
+            content = self._fs.cat_file(self._marker)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ArchiveUnavailable(self._absence()) from error
+        except OSError as error:
+            raise ArchiveUnavailable(f"{self._root}: {error}") from error
+        try:
+            version = json.loads(content)["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{self._marker} is damaged") from error
+        if version != _FORMAT:
+            raise StorageError(f"{self._marker} names format {version!r:.20}; this version of edged knows {_FORMAT}")
+
+    def streams(self) -> list[str]:
+        """The streams with a folder, sorted."""
+        return self._names(self._root, re.compile(_NAME))
+
+    def sources(self, stream: str) -> list[str]:
+        """The stream's sources with a folder, sorted."""
+        return self._names(self.path(stream), _SOURCE_NAME)
+
+    def path(self, stream: str, source: str | None = None) -> str:
+        """The path of a stream's or source's folder. Raises StorageError for names that could leave the archive."""
+        if not re.fullmatch(_NAME, stream) or not (source is None or _SOURCE_NAME.fullmatch(source)):
+            raise StorageError(f"{stream!r}, {source!r}: not names of a stream and a source")
+        return f"{self._root}/{stream}" if source is None else f"{self._root}/{stream}/{source}"
+
+    def entries(self, folder: str) -> dict[str, Any]:
+        """What is in the folder, by name, as fsspec describes it; empty when it does not exist."""
+        with translated(folder):
+            try:
+                entries = self._fs.ls(folder, detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return {}
+        return {entry["name"].rstrip("/").rpartition("/")[2]: entry for entry in entries}
+
+    def files(self, stream: str, source: str) -> list[File]:
+        """The source's files in order, as they are now.
+
+        A file counts from where the one before it ends, and not at all when it adds nothing: two writers that once
+        wrote overlapping ranges wrote the same blocks, so that either file will do.
+        """
+        folder = self.path(stream, source)
+        candidates = [
+            File(f"{folder}/{name}", int(match[1]), int(match[2]), entry.get("size") or 0)
+            for name, entry in self.entries(folder).items()
+            if is_file(entry) and (match := FILE_NAME.fullmatch(name))
+        ]
+        files: list[File] = []
+        for file in sorted(candidates, key=lambda file: (file.first, file.next)):
+            if max(file.first, files[-1].next if files else 0) < file.next < 1 << 63:
+                files.append(file)
+        with self._lock:
+            self._files[stream, source] = files
+        return files
+
+    def known_files(self, stream: str, source: str) -> list[File]:
+        """As `files`, of the last listing if there was one."""
+        with self._lock:
+            files = self._files.get((stream, source))
+        return self.files(stream, source) if files is None else files
+
+    def find(self, stream: str, ref: BlockRef) -> File:
+        """The file that holds the block. Raises StorageError."""
+        for get_files in (self.known_files, self.files):
+            files = get_files(stream, ref.source)
+            index = bisect_right(files, ref.offset, key=lambda file: file.next)
+            if index < len(files) and files[index].first <= ref.offset:
+                return files[index]
+        raise StorageError(f"{stream}/{ref.source}: no file holds block {ref.offset}")
+
+    def open(self, file: File) -> BinaryIO:
+        # Blocks are read by exact ranges: read-ahead would fetch bytes that nobody needs.
+        options = {} if self._is_local else {"cache_type": "none"}
+        return cast("BinaryIO", self._fs.open(file.path, "rb", **options))
+
+    def write(self, stream: str, source: str, name: str, pieces: Sequence[bytes | memoryview]) -> None:
+        """Write a file of the source durably: whole or not at all."""
+        with translated(f"{stream}/{source}/{name}"):
+            if self._is_local:
+                folder = Path(self.path(stream, source))
+                _make_folders(folder, below=Path(self._root))
+                _write_durably(folder, name, pieces)
+            else:
+                self._fs.makedirs(self.path(stream, source), exist_ok=True)
+                self._fs.pipe_file(f"{self.path(stream, source)}/{name}", b"".join(pieces))
+
+    def remove_leftovers(self, stream: str, source: str) -> None:
+        """Delete the temporary files of interrupted writes."""
+        folder = self.path(stream, source)
+        with translated(folder):
+            for name in self._names(folder, LEFTOVER_NAME):
+                self._fs.rm_file(f"{folder}/{name}")
+
+    @property
+    def _marker(self) -> str:
+        return f"{self._root}/{MARKER}"
+
+    def _absence(self) -> str:
+        """The likely reason why there is no marker."""
+        if not self._fs.isdir(self._root):
+            return f"the archive's folder {self._root} is not there: is its file system mounted?"
+        return (
+            f"{self._root} has no {MARKER}: its file system is not mounted, or it is new and"
+            " `edged archive init` has not been run"
+        )
+
+    def _names(self, folder: str, pattern: re.Pattern[str]) -> list[str]:
+        """Names in the folder, sorted; none when it does not exist."""
+        return sorted(name for name in self.entries(folder) if pattern.fullmatch(name))
+
+
+def is_file(entry: Any) -> bool:
+    """Whether a folder's entry, as fsspec describes it, is not a folder."""
+    return bool(entry.get("type") != "directory")
+
+
+def _write_durably(folder: Path, name: str, pieces: Iterable[bytes | memoryview]) -> None:
+    """Write a local file so that it is there whole or not at all, whenever the machine stops.
+
+    1. write under a temporary name; 2. fsync; 3. rename; 4. fsync the folder. Raises OSError and leaves nothing behind.
+    """
+    leftover, final = folder / f".{name}.tmp", folder / name
+    try:
+        with leftover.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        leftover.rename(final)
+        _fsync_folder(folder)
+    except OSError:
+        with contextlib.suppress(OSError):
+            leftover.unlink(missing_ok=True)
+        raise
+
+
+def _make_folders(folder: Path, below: Path = Path("/")) -> None:
+    """Make `folder` and its missing parents, each durable in its parent; `below` itself must exist."""
+    if folder != below and not folder.is_dir():
+        _make_folders(folder.parent, below)
+        folder.mkdir(exist_ok=True)
+        _fsync_folder(folder.parent)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Translate foreign exceptions into edged's, with the path."""
+    try:
+        yield
+    except (ConnectionError, TimeoutError) as error:
+        raise ArchiveUnavailable(f"{path}: {error}") from error
+    except OSError as error:
+        if error.errno is None:  # how pyarrow reports a file that it cannot parse
+            raise CorruptFileError(f"{path}: {error}") from error
+        kind = DiskFull if error.errno in {errno.ENOSPC, errno.EDQUOT} else StorageError
+        raise kind(f"{path}: {error}") from error
+    except parquet_file.CORRUPTION as error:
+        raise CorruptFileError(f"{path}: {error}") from error

@@ -1,0 +1,88 @@
+"""Footers of the archive's files, read once: the newest few whole, and of every file what snapshots need.
+
+Files are immutable, so what was read of one stays valid. See also: `file` (what is in a footer).
+"""
+
+import threading
+from collections import OrderedDict
+from typing import Any, BinaryIO, NamedTuple
+
+import pyarrow.parquet as pq
+
+from edged.adapters.parquet import file as parquet_file
+from edged.adapters.parquet.file import Contents
+from edged.adapters.parquet.folder import ArchiveFolder, CorruptFileError, File, translated
+from edged.errors import FormatError
+from edged.log import logger
+
+MAX_FOOTERS = 16
+"""Footers kept with their digests; about 0.2 MB each."""
+
+
+class Footer(NamedTuple):
+    """Parquet's own metadata and what edged wrote into it."""
+
+    metadata: Any
+    contents: Contents
+
+
+class Columns(NamedTuple):
+    """What snapshots need of a file, kept for every file: 20 bytes per block. `lost`: offsets in its gaps."""
+
+    offset: Any
+    rows: Any
+    num_bytes: Any
+    lost: int
+
+
+class Footers:
+    """A cache of footers; thread-safe."""
+
+    def __init__(self, folder: ArchiveFolder) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._columns: dict[File, Columns | None] = {}
+        self._footers: OrderedDict[File, Footer] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._footers)
+
+    def footer(self, file: File) -> Footer:
+        """The file's footer. Raises StorageError, ArchiveUnavailable."""
+        with self._lock:
+            if file in self._footers:
+                self._footers.move_to_end(file)
+                return self._footers[file]
+        with translated(file.path), self._folder.open(file) as raw:
+            footer = read_footer(raw, file)
+        with self._lock:
+            self._footers[file] = footer
+            while len(self._footers) > MAX_FOOTERS:
+                self._footers.popitem(last=False)
+        return footer
+
+    def columns(self, stream: str, file: File) -> Columns | None:
+        """The file's columns; None, logged once, when its footer is corrupt."""
+        with self._lock:
+            if file in self._columns:
+                return self._columns[file]
+        columns = None
+        try:
+            contents = self.footer(file).contents
+            lost = sum(end - first for first, end in contents.gaps)
+            columns = Columns(contents.offsets, contents.rows, contents.num_bytes, lost)
+        except CorruptFileError as error:
+            logger().error("archive.unreadable", stream=stream, reason=str(error))
+        with self._lock:
+            self._columns[file] = columns
+        return columns
+
+
+def read_footer(raw: BinaryIO, file: File) -> Footer:
+    """The file's footer. Raises FormatError unless it agrees with the names of the file and its folders."""
+    metadata = pq.read_metadata(raw)
+    contents = parquet_file.contents_of(metadata)
+    *_, stream, source, _ = file.path.split("/")
+    if (contents.stream, contents.source, contents.first, contents.next) != (stream, source, file.first, file.next):
+        raise FormatError("the file's content belongs under another name")
+    return Footer(metadata, contents)

@@ -1,0 +1,57 @@
+"""Verifies the archive's files: reads every block again and reports what is wrong."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from edged.adapters.parquet import file as parquet_file
+from edged.adapters.parquet.folder import FILE_NAME, LEFTOVER_NAME, ArchiveFolder, File, is_file, translated
+from edged.adapters.parquet.footers import read_footer
+from edged.errors import FormatError, StorageError
+
+
+class Finding(NamedTuple):
+    """A problem that `verify` found. `kind`: corrupt, hole, overlap or foreign."""
+
+    kind: str
+    path: str
+    detail: str
+
+
+def verify_source(folder: ArchiveFolder, stream: str, source: str) -> Iterator[Finding]:
+    """What is wrong with the source's files. Known gaps are not: summaries count them."""
+    path = folder.path(stream, source)
+    entries = folder.entries(path)
+    files_here = {name for name, entry in entries.items() if is_file(entry)}
+    for name in sorted(entries):
+        is_ours = FILE_NAME.fullmatch(name) and name in files_here
+        if not is_ours and not LEFTOVER_NAME.fullmatch(name):
+            yield Finding("foreign", f"{path}/{name}", "not a file of the archive")
+    files = folder.files(stream, source)
+    end = files[0].first if files else 0
+    for file in files:
+        if file.first > end:
+            yield Finding("hole", file.path, f"offsets {end} to {file.first - 1} are in no file")
+        if file.first < end:
+            yield Finding("overlap", file.path, f"offsets {file.first} to {end - 1} are in the file before, too")
+        end = file.next
+        yield from _verify_file(folder, file)
+    counted = {file.path for file in files}
+    for name in sorted(filter(FILE_NAME.fullmatch, files_here)):
+        if f"{path}/{name}" not in counted:
+            yield Finding("overlap", f"{path}/{name}", "all its offsets are in other files, too")
+
+
+def _verify_file(folder: ArchiveFolder, file: File) -> Iterator[Finding]:
+    try:
+        with translated(file.path), folder.open(file) as raw:
+            parquet_file.check_digest(raw)
+            raw.seek(0)
+            footer = read_footer(raw, file)
+            raw.seek(0)
+            parquet, contents = parquet_file.open_parquet(raw, footer.metadata), footer.contents
+            for block in range(len(contents.offsets)):
+                pack = parquet_file.read_block(parquet, contents, block)
+                if (len(pack.samples), pack.num_bytes) != (contents.rows[block], contents.num_bytes[block]):
+                    raise FormatError(f"block {contents.offsets[block]} is not as large as the footer says")
+    except StorageError as error:
+        yield Finding("corrupt", file.path, str(error).removeprefix(f"{file.path}: "))
