@@ -1,4 +1,4 @@
-"""What an IoT device imports: publish samples, receive what the edge predicts of them.
+"""What an IoT device imports: publish samples, receive the edge's predictions for them.
 
     async with Device("topology.yaml", "cam-01") as device:
         await device.publish_array(pixels, label="boot")
@@ -32,11 +32,11 @@ from edged.log import logger
 from edged.ports import Log, LogReader, Message, Record, TopicPartition
 from edged.services.node.health import HealthBoard
 
-MAX_AT_ONCE = 256
-"""Messages on their way to the broker at a time."""
+MAX_IN_FLIGHT = 256
+"""Messages sent to the broker at a time."""
 
 _POLL_S = 1.0
-_MAX_POLLED = 256
+_MAX_RECORDS_PER_POLL = 256
 
 
 class Device:
@@ -50,12 +50,12 @@ class Device:
     ) -> None:
         """The device `name` of `topology`, which may be the path of the file.
 
-        Raises ConfigError for a file that is not valid or names no such device. `log`: one already open, instead of a
-        connection of its own. `receive`: from the moment of entering, remember where the predictions are, so that
-        `predictions` misses none. It needs the right to read the edge's predictions topic.
+        Raises ConfigError for a file that is not valid or names no such device. `log`: an open log, instead of a
+        connection of its own. `receive`: record the end of the edge's predictions topic on entering, so that
+        `predictions` misses none. Requires read access to that topic.
         """
         if not isinstance(topology, Topology):
-            topology = _loaded(Path(topology), name)
+            topology = _load(Path(topology), name)
         self._topology = topology
         self._spec = topology.device(name)
         self._stream = topology.stream(self._spec.stream)
@@ -83,7 +83,7 @@ class Device:
         log: Log | None = None,
         receive: bool = True,
     ) -> Self:
-        """A device that has no topology file: what the file would say of it, and the brokers' addresses."""
+        """A device without a topology file: what the file would define, and the brokers' addresses."""
         topology = Topology(
             site=site,
             kafka=Kafka((bootstrap,) if isinstance(bootstrap, str) else tuple(bootstrap), security),
@@ -95,7 +95,7 @@ class Device:
         return cls(topology, name, log=log, receive=receive)
 
     async def __aenter__(self) -> Self:
-        """Connect. Waits for the broker when predictions shall be received."""
+        """Connect. With `receive`, waits for the broker."""
         async with AsyncExitStack() as stack:
             if self._given_log is None:
                 log = KafkaLog(self._topology.kafka, HealthBoard(), client_id=f"edged-{self._spec.name}")
@@ -112,49 +112,49 @@ class Device:
         await self._stack.aclose()
 
     async def connected(self) -> None:
-        """Wait until the broker answers. Publishing waits by itself; this is for who would rather give up."""
+        """Wait until the broker answers. Publishing waits by itself; this is for callers with a timeout."""
         await self._log.partitions([self._topic])
 
     async def publish(self, payload: bytes, label: str | None = None) -> int:
         """Publish one sample in the device's codec; return its offset once it is acknowledged.
 
-        It is then in the log exactly once. Raises RejectedRecord for what the edge would refuse, as far as that shows
-        without decoding: a label that the stream has not, a wrong length, bytes that do not begin as an image of the
-        codec does. Only the edge finds an image that is damaged further on. Cancelled: it may or may not be in the log.
+        It is then in the log exactly once. Raises RejectedRecord for what the edge would reject, as far as that can be
+        checked without decoding: an unknown label, a wrong length, bytes that do not begin as the codec's images do.
+        Only the edge detects an image that is damaged further on. Cancelled: it may or may not be in the log.
         """
         (offset,) = await self.publish_many([(payload, label)])
         return offset
 
     async def publish_many(self, samples: Sequence[tuple[bytes, str | None]]) -> list[int]:
-        """Publish (payload, label) pairs in order, MAX_AT_ONCE on their way at a time; otherwise as `publish`.
+        """Publish (payload, label) pairs in order, MAX_IN_FLIGHT at a time; otherwise as `publish`.
 
-        Nothing is published when any of them would be refused.
+        Nothing is published when any of them would be rejected.
         """
         messages = [self._message(payload, label) for payload, label in samples]
         offsets: list[int] = []
-        for begin in range(0, len(messages), MAX_AT_ONCE):
-            offsets += await self._log.append(messages[begin : begin + MAX_AT_ONCE])
+        for start in range(0, len(messages), MAX_IN_FLIGHT):
+            offsets += await self._log.append(messages[start : start + MAX_IN_FLIGHT])
         return offsets
 
     async def publish_array(self, array: npt.NDArray[Any], label: str | None = None) -> int:
-        """Publish one sample given as an array; otherwise as `publish`.
+        """Publish one sample from an array; otherwise as `publish`.
 
         With the codec "raw" it has the stream's shape and dtype. With "jpeg" or "png" it is pixels, uint8 [height,
-        width, channels], of any size: the edge scales. Raises RejectedRecord for another.
+        width, channels], of any size: the edge scales. Raises RejectedRecord for other arrays.
         """
         return await self.publish(self._encoded(array), label)
 
     async def predictions(self) -> AsyncIterator[Prediction]:
-        """Each prediction of this device's samples that was published since it was entered, once, without end.
+        """Each prediction for this device's samples published since entering, once, without end.
 
-        Leaving the loop loses none: the next one goes on where it ended. Cancellation neither.
+        Leaving the loop loses none: the next one continues. Cancelled: none is lost.
         """
         assert self._reader is not None, "a device receives between entering and leaving it, with `receive`"
         while True:
             while self._received:
                 yield self._received.popleft()
-            records = await self._reader.poll(max_records=_MAX_POLLED, timeout_s=_POLL_S)
-            self._received.extend(each for record in records if (each := self._mine(record)) is not None)
+            records = await self._reader.poll(max_records=_MAX_RECORDS_PER_POLL, timeout_s=_POLL_S)
+            self._received.extend(each for record in records if (each := self._own_prediction(record)) is not None)
 
     async def _open_reader(self, stack: AsyncExitStack) -> LogReader:
         partition = TopicPartition(prediction_topics(self._topology, self._spec.edge)[0])
@@ -176,7 +176,7 @@ class Device:
             raise RejectedRecord("wrong_length", f"{array.shape} {array.dtype}; the stream has {wanted}")
         return array.astype(codec.raw_dtype(self._stream), copy=False).tobytes()
 
-    def _mine(self, record: Record) -> Prediction | None:
+    def _own_prediction(self, record: Record) -> Prediction | None:
         if record.key != self._spec.name.encode():
             return None
         try:
@@ -188,7 +188,7 @@ class Device:
             return None
 
 
-def _loaded(file: Path, device: str) -> Topology:
+def _load(file: Path, device: str) -> Topology:
     topology = topology_file.load(file)
     names = [each.name for each in topology.iot]
     if device not in names:

@@ -1,7 +1,7 @@
 """Logging: one JSON object per line on stderr, or readable lines on a terminal.
 
-Covers set-up, the loggers' making, and what others say through the standard library's `logging` and `warnings`:
-all of it leaves the process as lines of the one schema. What edged may log is `edged.events`' subject.
+Covers set-up, loggers, throttling, and the lines of other libraries through the standard library's `logging` and
+`warnings`: all leave the process in one schema. See also: `edged.events` (what edged may log).
 """
 
 import io
@@ -34,25 +34,25 @@ _MAX_MESSAGE = 2_000
 """Characters kept of a foreign message."""
 
 _MAX_TRACEBACK = 16_000
-"""Characters kept of a traceback, from its end, where the error stands; journald splits lines above 48 KiB."""
+"""Characters kept of a traceback, from its end, where the error is; journald splits lines above 48 KiB."""
 
 _MAX_TEXT = 16_000
-"""Characters kept of any text: some reasons quote what came from outside."""
+"""Characters kept of any text: some reasons quote input from outside."""
 
 
 def logger() -> structlog.typing.FilteringBoundLogger:
-    """A logger: `logger().info("train.epoch", epoch=3)`. The event must stand in `events.EVENTS`.
+    """A logger: `logger().info("train.epoch", epoch=3)`. The event must be in `events.EVENTS`.
 
-    `exc_info=error` becomes the text field `traceback`, which the event must have. In a program that has not set up
-    a log, as a device's script, warnings and errors alone are told, on stderr: stdout is the program's.
+    `exc_info=error` becomes the text field `traceback`, which the event must have. In a program without `configure`,
+    such as a device's script, only warnings and errors are logged, on stderr: stdout is the program's.
     """
-    is_set_up = structlog.is_configured()
-    result: structlog.typing.FilteringBoundLogger = structlog.get_logger() if is_set_up else _last_resort()
+    is_configured = structlog.is_configured()
+    result: structlog.typing.FilteringBoundLogger = structlog.get_logger() if is_configured else _fallback()
     return result
 
 
 def bind(**fields: str) -> None:
-    """Give these fields to each line of the present task, and of the worker threads it uses, whose event has them."""
+    """Add these fields to each line of the current task and its worker threads whose event has them."""
     structlog.contextvars.bind_contextvars(**fields)
 
 
@@ -65,10 +65,10 @@ def configure(
     stream: TextIO | None = None,
     pretty: bool | None = None,
 ) -> None:
-    """Set up the process's log on `stream` (stderr), for people when it is a terminal or `pretty` says so.
+    """Set up the process's log on `stream` (stderr); readable lines if it is a terminal or with `pretty`.
 
-    From then on the standard library's log records, warnings, and an exception that ends the main thread are lines
-    of it too. A logger that has handlers of its own and does not propagate is left alone. May be called again.
+    The standard library's log records, warnings, and an exception that ends the main thread become lines of it too,
+    but not the records of loggers that have handlers of their own and do not propagate. May be called again.
     """
     stream = stream or sys.stderr
     pretty = stream.isatty() if pretty is None else pretty
@@ -82,17 +82,17 @@ def configure(
             *(_for_people() if pretty else [_for_journal if _is_journal(stream) else _to_json]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_MIN_LEVEL[level]),
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Surviving(stream))),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _FaultTolerantStream(stream))),
         cache_logger_on_first_use=False,
     )
-    _take_over_foreign_lines()
+    _capture_foreign_lines()
     sys.excepthook = _log_uncaught
 
 
-class _Surviving:
-    """Writes to `stream`; lines that it does not take are lost, and the process goes on: the log is not the work.
+class _FaultTolerantStream:
+    """Writes to `stream`; drops lines that it refuses, since the log must not stop the work.
 
-    A full disk may take lines again. A pipe without a reader never will, and gets the null device in its place.
+    A full disk may accept lines again. A pipe without a reader never does, and is replaced by the null device.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -116,7 +116,7 @@ class _Surviving:
 
 
 def _unbuffered(stream: TextIO) -> TextIO:
-    """The same file, if it is one: refused lines that a buffer keeps would fail again when the process ends well."""
+    """The same file without a buffer, if it is one: buffered lines that were refused would fail again at exit."""
     try:
         number = stream.fileno()
     except (OSError, AttributeError):
@@ -163,7 +163,7 @@ class _Window:
 
 
 def log_crash(error: BaseException) -> None:
-    """Log the exception that ends the process as `life.crashed`; a group is named by the errors inside it."""
+    """Log the exception that ends the process as `life.crashed`; of a group, the errors inside it."""
     leaves = _leaves(error)
     logger().error(
         "life.crashed",
@@ -186,7 +186,7 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Traceb
         log_crash(error)
 
 
-def _last_resort() -> Any:
+def _fallback() -> Any:
     return structlog.wrap_logger(
         structlog.WriteLogger(sys.stderr),
         processors=[_traceback, structlog.processors.KeyValueRenderer(key_order=["event"])],
@@ -206,12 +206,12 @@ class ForeignLines(logging.Handler):
         self._throttle = Throttle(window_s, limit=limit)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log the record, or count it. Never raises: a broken record is reported the way `logging` does it."""
+        """Log the record, or count it. Never raises: a broken record is reported as `logging` does."""
         try:
             suppressed = self._throttle.pass_on((record.name, record.levelno), self._clock())
             if suppressed is not None:
                 self._log(record, suppressed)
-        except Exception:  # noqa: BLE001 - a log line must never end the work it tells of
+        except Exception:  # noqa: BLE001 - a log line must never stop the work
             self.handleError(record)
 
     @staticmethod
@@ -225,8 +225,8 @@ class ForeignLines(logging.Handler):
         log("log.foreign", **fields)
 
 
-def _take_over_foreign_lines() -> None:
-    """Foreign code is heard from warnings on: its information is of use to its own authors alone."""
+def _capture_foreign_lines() -> None:
+    """From level warning on: a library's information is for its own authors."""
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, ForeignLines)]:
         root.removeHandler(handler)
@@ -236,7 +236,7 @@ def _take_over_foreign_lines() -> None:
 
 
 def _bound(_logger: Any, _method: str, fields: Fields) -> Fields:
-    """Add what the task is bound to (`bind`), where the event has such a field."""
+    """Add the task's bound fields (`bind`) that the event has."""
     spec = EVENTS.get(fields["event"])
     for key, value in structlog.contextvars.get_contextvars().items():
         if spec is not None and key in spec.fields:
@@ -254,7 +254,7 @@ def _traceback(_logger: Any, _method: str, fields: Fields) -> Fields:
 
 
 def _head(common: dict[str, str], timestamp: Callable[[], str]) -> structlog.typing.Processor:
-    """Begin each line with when, how grave, what and whose; its own fields follow, as plain JSON values."""
+    """Begin each line with time, level, event and node; its own fields follow, as plain JSON values."""
 
     def add(_logger: Any, method: str, fields: Fields) -> Fields:
         event = fields.pop("event")
@@ -274,7 +274,7 @@ def _local_time() -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON knows it. A number that is not finite becomes null: JSON has no NaN."""
+    """The value as JSON. A number that is not finite becomes null: JSON has no NaN."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
@@ -289,7 +289,7 @@ def _plain(value: Any) -> Any:
 
 
 def _check(_logger: Any, _method: str, fields: Fields) -> Fields:
-    """An event outside the schema is a defect: raise in tests (EDGED_STRICT_LOG), let it pass in the field."""
+    """An event outside the schema is a defect: raise in tests (EDGED_STRICT_LOG), ignore it in production."""
     if "EDGED_STRICT_LOG" in os.environ:
         spec = EVENTS[fields["event"]]
         given = fields.keys() - COMMON.keys()
@@ -305,14 +305,14 @@ def _to_json(_logger: Any, _method: str, fields: Fields) -> str:
 
 
 def _for_journal(logger: Any, method: str, fields: Fields) -> str:
-    """The line behind its syslog priority, which journald takes off again (sd-daemon(3))."""
+    """The line prefixed with its syslog priority, which journald removes again (sd-daemon(3))."""
     return f"<{_SYSLOG_PRIORITY[fields['level']]}>{_to_json(logger, method, fields)}"
 
 
 class ResourcesForPeople:
-    """Of the series `res.sample` a line each 30 s with what a person watches; JSON has it whole, once a second."""
+    """Shows a short `res.sample` line every 30 s; JSON has the whole series, once per second."""
 
-    _EVERY_S = 30.0
+    _INTERVAL_S = 30.0
     _RATES = ("trained", "ingested", "archived", "served", "predicted")
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -326,7 +326,7 @@ class ResourcesForPeople:
         now_s = self._clock()
         if now_s < self._next_s:
             raise structlog.DropEvent
-        self._next_s = now_s + self._EVERY_S
+        self._next_s = now_s + self._INTERVAL_S
         return {key: fields[key] for key in COMMON} | self._short(fields)
 
     def _short(self, fields: Fields) -> dict[str, Any]:
@@ -334,9 +334,9 @@ class ResourcesForPeople:
             "cpu": f"{fields['process_cpu_percent']:.0f}%",
             "rss": f"{fields['rss_bytes'] >> 20}MiB",
         }
-        for what in self._RATES:
-            if rate := fields.get(f"{what}_samples_per_s"):
-                short[what] = f"{rate:.0f}/s"
+        for name in self._RATES:
+            if rate := fields.get(f"{name}_samples_per_s"):
+                short[name] = f"{rate:.0f}/s"
         if "wait_fraction" in fields:
             short["wait"] = f"{fields['wait_fraction']:.0%}"
         if "lag_records" in fields:
@@ -356,7 +356,7 @@ def _for_people() -> list[structlog.typing.Processor]:
 
 
 def _is_journal(stream: TextIO) -> bool:
-    """Whether `stream` leads to the journal: systemd names the journal's socket in JOURNAL_STREAM (systemd.exec(5))."""
+    """Whether `stream` is the journal's socket, which systemd identifies in JOURNAL_STREAM (systemd.exec(5))."""
     try:
         status = os.fstat(stream.fileno())
     except (OSError, AttributeError):

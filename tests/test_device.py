@@ -8,7 +8,7 @@ import pytest
 
 from edged.adapters.images import PillowDecoder
 from edged.adapters.memory.log import MemoryLog
-from edged.device import MAX_AT_ONCE, Device
+from edged.device import MAX_IN_FLIGHT, Device
 from edged.errors import ConfigError, RejectedRecord
 from edged.ports import Message
 from tests.services.inference.test_companion import HIGH, LOW, PREDICTIONS, companion, running
@@ -58,7 +58,7 @@ async def test_a_float_array_is_published_in_little_endian_order():
     assert np.frombuffer(log.records("greenhouse.iot.meter")[0].value, "<f4").tolist() == [1.5, 2, 3, 4]
 
 
-async def test_what_the_edge_would_refuse_is_refused_at_once_and_nothing_of_it_is_published():
+async def test_what_the_edge_would_reject_is_rejected_before_anything_is_published():
     log = MemoryLog()
     async with device(log) as cam:
         for attempt in (
@@ -78,7 +78,7 @@ async def test_what_the_edge_would_refuse_is_refused_at_once_and_nothing_of_it_i
     assert log.records(CAM) == []
 
 
-async def test_many_samples_are_published_in_order_with_few_on_their_way():
+async def test_many_samples_are_published_in_order_with_a_bounded_number_in_flight():
     sizes = []
 
     class Counting(MemoryLog):
@@ -89,7 +89,7 @@ async def test_many_samples_are_published_in_order_with_few_on_their_way():
     log = Counting()
     async with device(log) as cam:
         assert await cam.publish_many([(HIGH, None)] * 600) == list(range(600))
-    assert sizes == [MAX_AT_ONCE, MAX_AT_ONCE, 88]
+    assert sizes == [MAX_IN_FLIGHT, MAX_IN_FLIGHT, 88]
 
 
 @pytest.mark.looptime
@@ -113,7 +113,7 @@ async def test_leaving_the_loop_loses_no_prediction():
 
 
 @pytest.mark.looptime
-async def test_only_predictions_made_since_it_was_entered_are_received():
+async def test_only_predictions_published_since_entering_are_received():
     log = MemoryLog()
     async with running(companion(log)):
         async with device(log) as cam:
@@ -125,7 +125,7 @@ async def test_only_predictions_made_since_it_was_entered_are_received():
 
 
 @pytest.mark.looptime
-async def test_a_message_that_is_no_prediction_is_passed_over(log_lines):
+async def test_a_message_that_is_no_prediction_is_skipped(log_lines):
     log = MemoryLog()
     async with device(log) as cam:
         await log.append([Message(PREDICTIONS, b"{}", key=b"cam")])
@@ -136,7 +136,7 @@ async def test_a_message_that_is_no_prediction_is_passed_over(log_lines):
 
 
 @pytest.mark.looptime
-async def test_a_device_that_only_sends_does_not_touch_the_predictions():
+async def test_a_device_that_only_publishes_does_not_read_the_predictions():
     class Guarded(MemoryLog):
         async def watermarks(self, partitions):
             raise AssertionError

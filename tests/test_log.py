@@ -1,4 +1,4 @@
-"""Every line on stderr is one JSON object of the schema, whoever said it; and secrets are in none."""
+"""Every line on stderr is one JSON object of the schema, whichever code logged it; and none has secrets."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ def set_up(stream, **settings):
     configure(node="pi-a", tier="edge", run_id="r1", stream=stream, **settings)
 
 
-def test_a_line_is_one_json_object_that_begins_with_when_how_grave_and_what(stream):
+def test_a_line_is_one_json_object_that_begins_with_time_level_and_event(stream):
     set_up(stream)
     logger().warning("health.degraded", part="kafka", reason="no answer\nfrom broker")
     text = stream.getvalue()
@@ -52,7 +52,7 @@ def test_the_timestamp_is_utc(stream, monkeypatch):
     assert json.loads(stream.getvalue())["ts"] == "2023-11-14T22:13:20.012Z"
 
 
-def test_a_text_from_outside_is_cut_off(log_lines):
+def test_a_text_from_outside_is_truncated(log_lines):
     logger().error("archive.rejected", topic="t", offset=1, reason="x" * 1_000_000)
     [line] = log_lines("archive.rejected")
     assert len(line["reason"]) == 16_000
@@ -65,7 +65,7 @@ def test_lines_below_the_level_are_left_out(stream):
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, np.float32("nan")])
-def test_a_number_that_json_cannot_say_is_null(log_lines, number):
+def test_a_number_that_json_does_not_have_is_null(log_lines, number):
     logger().info("health.recovered", part="kafka", degraded_s=number)
     assert log_lines()[0]["degraded_s"] is None
     Draft202012Validator(json_schema()).validate(log_lines()[0])
@@ -87,7 +87,7 @@ def test_numpy_numbers_are_plain_numbers(log_lines):
         ("res.memory_high", {"rss_bytes": True, "limit_bytes": 5}),
     ],
 )
-def test_a_strict_log_refuses_what_the_schema_does_not_know(log_lines, event, fields):
+def test_a_strict_log_refuses_what_is_not_in_the_schema(log_lines, event, fields):
     with pytest.raises((KeyError, ValueError)):
         logger().info(event, **fields)
     assert log_lines() == []
@@ -130,7 +130,7 @@ def test_a_crash_is_logged_with_its_traceback(log_lines):
     assert line["traceback"].endswith("ValueError: three is not four\n")
 
 
-def test_a_crashed_group_is_named_by_what_went_wrong_inside(log_lines):
+def test_a_crashed_group_is_logged_by_the_errors_inside_it(log_lines):
     log_crash(ExceptionGroup("tasks", [ExceptionGroup("inner", [OSError("disk")]), ValueError("value")]))
     (line,) = log_lines()
     assert (line["err"], line["err_type"]) == ("disk; value", "OSError, ValueError")
@@ -175,7 +175,7 @@ print("worked")
 
 
 @pytest.mark.parametrize("end", ["2>/dev/full", "2>&1 >&3 | true"], ids=["full disk", "reader gone"])
-def test_a_log_that_takes_no_lines_ends_no_work(end):
+def test_a_log_that_refuses_lines_does_not_stop_the_work(end):
     command = f"exec 3>&1; {{ {sys.executable} -c '{WORK}' || echo failed >&3; }} {end}"
     done = subprocess.run(["/bin/sh", "-c", command], check=False, capture_output=True, text=True)
     assert done.stdout == "worked\n"
@@ -190,7 +190,7 @@ def test_warnings_are_lines_too(log_lines):
     assert "deprecated thing" in line["message"]
 
 
-async def test_the_exception_of_a_forgotten_task_is_a_line_with_its_traceback(log_lines):
+async def test_the_unretrieved_exception_of_a_task_is_a_line_with_its_traceback(log_lines):
     async def fails():
         raise LookupError("nobody asks")
 
@@ -203,7 +203,7 @@ async def test_the_exception_of_a_forgotten_task_is_a_line_with_its_traceback(lo
     assert "LookupError: nobody asks" in line["traceback"]
 
 
-def test_a_flood_from_one_source_is_counted_and_leaves_others_their_say(log_lines):
+def test_a_flood_from_one_source_is_counted_and_suppresses_no_other_source(log_lines):
     now = [100.0]
     foreign = logging.getLogger("flooding.library")
     foreign.propagate = False
@@ -273,8 +273,8 @@ def test_the_kafka_password_is_in_no_repr_and_no_line(log_lines):
     assert "hunter2" not in repr(dataclasses.replace(security, username="pi-b"))
 
 
-def test_a_program_without_a_log_of_its_own_keeps_its_stdout():
-    """A device's script: what is grave goes to stderr, the rest nowhere."""
+def test_a_program_without_a_configured_log_keeps_its_stdout():
+    """A device's script: warnings and errors go to stderr, the rest nowhere."""
     program = (
         "from edged.log import logger;"
         "logger().info('kafka.connected', bootstrap='b:1', idempotent=True);"
@@ -284,7 +284,7 @@ def test_a_program_without_a_log_of_its_own_keeps_its_stdout():
     assert (run.stdout, run.stderr) == ("", "event='health.degraded' part='kafka' reason='gone'\n")
 
 
-def test_on_a_terminal_the_resources_are_a_short_line_each_30_s():
+def test_on_a_terminal_the_resources_are_a_short_line_every_30_s():
     now_s = 0.0
     shorten = ResourcesForPeople(clock=lambda: now_s)
     common = dict.fromkeys(("ts", "level", "node", "tier", "run_id"), "x")

@@ -1,7 +1,6 @@
 """The sensor: publishes the samples of a finished data set as one device would, at a steady rate.
 
-Decides what is due when. Opening data sets, fitting items to the device's stream and the way into the log are
-given to it.
+Covers the schedule. The data set, converting its items to the device's stream and publishing are passed in.
 """
 
 import asyncio
@@ -19,20 +18,19 @@ Sample = tuple[bytes, str | None]
 """A payload in the device's codec, and its label."""
 
 _TICK_S = 0.005
-"""Samples due within one tick go together: above 200 a second they travel in batches."""
+"""Samples due within one tick are published together: above 200 per second in batches."""
 
-_MAX_AT_ONCE = 256
+_MAX_BATCH = 256
 _REPORT_S = 10.0
 
 
 class Sensor:
-    """Replays one split of `dataset`, in order or in an order drawn anew from `shuffle` for each pass.
+    """Replays one split of `dataset`, in order or, with the seed `shuffle`, in a new order for each pass.
 
-    `rate` is in samples per second (inf: as fast as they are accepted). The schedule is the clock's, so that it
-    does not drift: what an outage held back is published at once after it. `skip`: how many samples of each pass to
-    leave out at its beginning. `limit`: how many samples to publish; None is one pass, or no end when `loop`. `fit`
-    makes an item's payload what the device publishes; `publish` returns once all are acknowledged; `on_published` is
-    told how many were.
+    `rate`: samples per second (inf: as fast as they are accepted). The schedule follows the clock, so it does not
+    drift: samples delayed by an outage are published at once after it. `skip`: samples left out at the beginning of
+    each pass. `limit`: samples to publish; None is one pass, or no end with `loop`. `fit` makes an item's payload what
+    the device publishes; `publish` returns once all are acknowledged; `on_published` gets their number.
     """
 
     def __init__(
@@ -67,9 +65,9 @@ class Sensor:
         """Samples acknowledged so far."""
 
     async def run(self, stop: asyncio.Event) -> int:
-        """Publish until all is published or `stop` is set; return how many samples were.
+        """Publish until all is published or `stop` is set; return the number of samples published.
 
-        `stop` lets the batch on its way arrive. Cancelled: the batch on its way may or may not be in the log.
+        `stop` lets the current batch complete. Cancelled: the current batch may or may not be in the log.
         """
         clock = asyncio.get_running_loop().time
         self._started_s = reported_s = clock()
@@ -88,7 +86,7 @@ class Sensor:
 
     @property
     def total(self) -> int | None:
-        """How many samples to publish; None: without end."""
+        """Number of samples to publish; None: without end."""
         count = max(0, self._dataset.count(self._split) - self._skip)
         if self._loop and count:
             return self._limit
@@ -97,8 +95,8 @@ class Sensor:
     def _indices(self) -> Iterator[int]:
         """The items' indices in the order of publication, pass after pass."""
         count = self._dataset.count(self._split)
-        for turn in itertools.count():
-            order = range(count) if self._shuffle is None else shuffled(count, self._shuffle, turn).tolist()
+        for pass_index in itertools.count():
+            order = range(count) if self._shuffle is None else shuffled(count, self._shuffle, pass_index).tolist()
             yield from order[self._skip :]
 
     async def _publish_due(self, indices: Iterator[int]) -> None:
@@ -110,19 +108,19 @@ class Sensor:
         self._on_published(len(samples))
 
     def _num_due(self) -> int:
-        """How many samples are due now, at least one: sample i is due at start + i / rate."""
+        """Number of samples due now, at least one: sample i is due at start + i / rate."""
         elapsed_s = asyncio.get_running_loop().time() - self._started_s
-        num_due = _MAX_AT_ONCE if math.isinf(self._rate) else max(1, int(elapsed_s * self._rate) + 1 - self.published)
+        num_due = _MAX_BATCH if math.isinf(self._rate) else max(1, int(elapsed_s * self._rate) + 1 - self.published)
         total = self.total
         left = num_due if total is None else total - self.published
-        return min(num_due, left, _MAX_AT_ONCE)
+        return min(num_due, left, _MAX_BATCH)
 
     def _samples(self, indices: Sequence[int]) -> list[Sample]:
         items = [self._dataset.sample(self._split, index) for index in indices]
         return [(self._fit(item), None if self._unlabelled else item.label) for item in items]
 
     async def _wait_until_due(self, stop: asyncio.Event) -> None:
-        """Until the next sample is due, and at least a tick when samples come faster than ticks."""
+        """Wait until the next sample is due, and at least a tick if samples are due faster than ticks."""
         now = asyncio.get_running_loop().time()
         next_s = self._started_s + self.published / self._rate
         if next_s <= now:

@@ -44,7 +44,7 @@ def test_a_new_archive_is_empty(store):
     assert (snapshot.num_blocks, snapshot.num_samples, snapshot.sources, snapshot.ends) == (0, 0, (), {})
 
 
-def test_what_was_appended_is_read_back(store):
+def test_appended_packs_are_read_back(store):
     blocks = [(0, pack(0)), (1, pack(4, 3)), (2, pack(7, 256))]
     store.append("fashion", "pi-a", blocks[:2])
     store.append("fashion", "pi-a", blocks[2:])
@@ -53,7 +53,7 @@ def test_what_was_appended_is_read_back(store):
     assert store.ends("fashion") == {"pi-a": 3}
 
 
-def test_blocks_are_read_in_the_order_asked_and_as_often(store):
+def test_blocks_are_read_in_the_requested_order_as_often_as_requested(store):
     store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
     store.append("fashion", "pi-b", [(0, pack(100))])
     store.append("fashion", "pi-a", [(2, pack(8))])
@@ -82,7 +82,7 @@ def test_a_snapshot_lists_blocks_by_source_and_offset(store):
     }
 
 
-def test_a_snapshot_can_be_asked_for_again_after_the_archive_has_grown(store):
+def test_a_snapshot_can_be_requested_again_after_the_archive_has_grown(store):
     store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
     before = store.snapshot("fashion")
     store.append("fashion", "pi-a", [(2, pack(8))])
@@ -131,7 +131,7 @@ def test_a_source_may_begin_anywhere(store):
 
 
 @pytest.mark.parametrize("first", [0, 1, 3])
-def test_a_file_that_does_not_go_on_where_the_archive_ends_is_a_conflict(store, first):
+def test_a_file_that_does_not_continue_at_the_archives_end_is_a_conflict(store, first):
     store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
 
     with pytest.raises(ArchiveConflict, match="goes on at offset 2"):
@@ -159,7 +159,7 @@ def test_packs_that_are_not_contiguous_are_refused(store, offsets, gaps):
     assert store.ends("fashion") == {}
 
 
-def test_a_known_gap_holds_no_blocks_and_the_archive_goes_on_behind_it(store):
+def test_a_known_gap_holds_no_blocks_and_the_archive_continues_after_it(store):
     store.append("fashion", "pi-a", [(0, pack(0))])
     store.append("fashion", "pi-a", [(5, pack(4)), (9, pack(8))], [(1, 5), (6, 9)])
 
@@ -170,14 +170,14 @@ def test_a_known_gap_holds_no_blocks_and_the_archive_goes_on_behind_it(store):
 
 
 @pytest.mark.parametrize("ref", [BlockRef("pi-a", 2), BlockRef("pi-c", 0), BlockRef("pi-a", 1 << 62)])
-def test_reading_what_is_not_there_fails_and_says_what(store, ref):
+def test_reading_a_missing_block_fails_and_names_it(store, ref):
     store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
 
     with pytest.raises(StorageError, match=f"{ref.source}.*{ref.offset}"):
         list(store.read("fashion", [ref]))
 
 
-def test_blocks_before_an_unreadable_one_are_given(store):
+def test_blocks_before_an_unreadable_one_are_read(store):
     store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
     blocks = iter(store.read("fashion", [BlockRef("pi-a", 1), BlockRef("pi-a", 2)]))
 

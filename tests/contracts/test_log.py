@@ -148,7 +148,7 @@ async def read_all(log: Log, topic: str) -> list[Record]:
 
 
 @every_log
-async def test_records_come_as_they_were_written_in_order(log: Log, topic: str):
+async def test_records_are_read_as_written_in_order(log: Log, topic: str):
     messages = [
         Message(topic, b"pixels", key=b"sneaker", headers=(("codec", b"jpeg"),), timestamp_ms=1_700_000_000_000),
         Message(topic, b"", key=None, timestamp_ms=1_700_000_000_001),
@@ -176,7 +176,7 @@ async def test_offsets_are_returned_in_the_order_of_the_messages_whatever_their_
 
 
 @every_log
-async def test_a_poll_returns_no_more_than_asked_for_and_the_next_one_goes_on(log: Log, topic: str):
+async def test_a_poll_returns_at_most_its_limit_and_the_next_one_continues(log: Log, topic: str):
     await log.append(numbered(topic, 10))
 
     async with log.reader({TopicPartition(topic): 4}) as reader:
@@ -230,7 +230,7 @@ async def test_seek_delivers_again(log: Log, topic: str):
 
 
 @every_log
-async def test_lag_counts_what_is_not_delivered_yet(log: Log, topic: str):
+async def test_lag_counts_records_not_delivered_yet(log: Log, topic: str):
     await log.append(numbered(topic, 10))
 
     async with log.reader({TopicPartition(topic): 0}) as reader:
@@ -241,7 +241,7 @@ async def test_lag_counts_what_is_not_delivered_yet(log: Log, topic: str):
 
 
 @every_log
-async def test_a_readers_position_is_behind_what_it_delivered_and_where_it_was_sent(log: Log, topic: str):
+async def test_a_readers_position_is_after_what_it_delivered_or_where_it_was_sought(log: Log, topic: str):
     partition = TopicPartition(topic)
     await log.append(numbered(topic, 10))
 
@@ -277,7 +277,7 @@ async def test_watermarks_are_zero_until_the_partition_exists(log: Log, topic: s
 
 
 @every_log
-async def test_ensure_creates_what_is_missing_and_leaves_the_rest(log: Log, topic: str):
+async def test_ensure_creates_missing_topics_and_leaves_the_others(log: Log, topic: str):
     assert await log.partitions([topic]) == {}
 
     await log.ensure([TopicSpec(topic, partitions=3)])
@@ -300,7 +300,7 @@ async def test_a_compacted_topic_has_the_newest_record_of_each_key(log: Log, top
 
 
 @every_log
-async def test_a_record_of_a_million_bytes_passes_and_a_larger_one_is_refused(log: Log, topic: str):
+async def test_a_record_of_a_million_bytes_is_accepted_and_a_larger_one_refused(log: Log, topic: str):
     large = bytes(range(250)) * 4_000
 
     await log.append([Message(topic, large), *numbered(topic, 2)])
@@ -350,7 +350,7 @@ async def test_records_before_the_low_watermark_are_a_gap(
 
 @every_log
 async def test_a_position_beyond_the_end_is_a_gap(log: Log, topic: str, log_lines: Callable[..., list[dict[str, Any]]]):
-    """As after a topic was deleted and made anew."""
+    """As after a topic was deleted and recreated."""
     await log.append(numbered(topic, 3))
 
     async with log.reader({TopicPartition(topic): 1000}) as reader:
@@ -360,8 +360,8 @@ async def test_a_position_beyond_the_end_is_a_gap(log: Log, topic: str, log_line
     assert [(line["wanted_offset"], line["next_offset"]) for line in log_lines("kafka.gap")] == [(1000, 0)]
 
 
-@every_pausable_log
-async def test_an_idle_reader_notices_that_the_broker_is_away_and_goes_on_when_it_is_back(
+@every_log
+async def test_an_idle_reader_detects_an_outage_of_the_broker_and_resumes_after_it(
     bed: Bed, log: Log, topic: str, health: RecordingHealth
 ):
     await log.append(numbered(topic, 1))
@@ -409,8 +409,8 @@ async def test_concurrent_appends_each_keep_their_order(log: Log, topic: str):
         assert [value for value in values if value // 1000 == writer] == [1000 * writer + n for n in range(40)]
 
 
-@every_pausable_log
-async def test_questions_wait_while_the_broker_is_away(bed: Bed, log: Log, topic: str, health: RecordingHealth):
+@every_log
+async def test_admin_requests_wait_while_the_broker_is_away(bed: Bed, log: Log, topic: str, health: RecordingHealth):
     await log.append(numbered(topic, 2))
     partition = TopicPartition(topic)
 

@@ -56,7 +56,7 @@ async def test_a_pass_publishes_every_sample_once_in_order_with_its_label():
     assert sink.batches[3] == [(b"3", "odd")]
 
 
-async def test_sample_i_goes_out_at_i_over_rate():
+async def test_sample_i_is_published_at_i_over_rate():
     sink = Sink()
     await replay(sink, rate=4)
     assert sink.times == pytest.approx([i / 4 for i in range(10)], abs=1e-3)
@@ -68,7 +68,7 @@ async def test_slow_publishing_does_not_make_the_schedule_drift():
     assert sink.times == pytest.approx([0.1 + i / 4 for i in range(50)], abs=1e-3)
 
 
-async def test_what_an_outage_held_back_goes_out_at_once_after_it():
+async def test_samples_delayed_by_an_outage_are_published_at_once_after_it():
     sink = Sink(takes_s=5.0)
 
     async def publish(samples):
@@ -88,7 +88,7 @@ async def test_fast_samples_travel_in_batches_at_the_same_rate():
     assert sink.numbers == list(range(10_000))
 
 
-async def test_an_infinite_rate_is_as_fast_as_the_log_takes_them():
+async def test_an_infinite_rate_is_as_fast_as_the_log_accepts_samples():
     sink = Sink(takes_s=1.0)
     await replay(sink, count=600, rate=float("inf"))
     assert [len(batch) for batch in sink.batches] == [256, 256, 88]
@@ -101,7 +101,7 @@ async def test_a_limit_ends_it_early_and_a_loop_goes_beyond_one_pass():
     assert sink.numbers == [*range(3), *range(10), *range(10), *range(5)]
 
 
-async def test_what_is_skipped_is_left_out_of_each_pass():
+async def test_skipped_samples_are_left_out_of_each_pass():
     sink = Sink()
     assert await replay(sink, skip=7) == 3
     assert await replay(sink, skip=7, loop=True, limit=5) == 5
@@ -123,7 +123,7 @@ async def test_unlabelled_samples_have_no_label():
     assert {label for batch in sink.batches for _, label in batch} == {None}
 
 
-async def test_a_stop_lets_the_batch_on_its_way_arrive_and_ends_with_the_number_published():
+async def test_a_stop_completes_the_current_batch_and_returns_the_number_published():
     sink, stop = Sink(takes_s=0.1), asyncio.Event()
     asyncio.get_running_loop().call_later(2.45, stop.set)  # while the fourth sample is on its way
     assert await replay(sink, rate=1.25, stop=stop) == len(sink.numbers) == 4
@@ -134,14 +134,14 @@ async def test_an_empty_split_ends_at_once_also_in_a_loop():
     assert await replay(Sink(), count=0, loop=True) == 0
 
 
-async def test_published_counts_are_told_and_logged(log_lines):
+async def test_published_counts_are_reported_and_logged(log_lines):
     told: list[int] = []
     await replay(Sink(), count=30, rate=1, on_published=told.append)
     assert sum(told) == 30
     assert [line["samples"] for line in log_lines("sensor.published")] == [11, 21, 30]
 
 
-async def test_what_was_acknowledged_before_a_failure_is_counted():
+async def test_samples_acknowledged_before_a_failure_are_counted():
     sensor = Sensor(Numbers(), "train", publish=Failing(after=3))
     with pytest.raises(RuntimeError):
         await sensor.run(asyncio.Event())

@@ -17,12 +17,12 @@ def new_archive(folder: Path) -> ParquetStore:
 
 
 def sample(offset: int, label: str | None = "boot", device: str = "cam-01") -> Sample:
-    """A sample whose payload tells it from others."""
+    """A sample with a payload of its own."""
     return Sample(device, 0, offset, 1000 + offset, label, "raw", b"%s/%d" % (device.encode(), offset) + b"x" * 40)
 
 
 def pack(first: int, num_samples: int = 4, stream: str = "fashion", device: str = "cam-01") -> Pack:
-    """`num_samples` samples of one device, from its offset `first` on, and the cursor behind them."""
+    """`num_samples` samples of one device, from its offset `first` on, and the cursor after them."""
     samples = tuple(sample(first + i, device=device) for i in range(num_samples))
     return Pack(stream, samples, {f"{device}/0": first + num_samples})
 

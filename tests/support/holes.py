@@ -1,4 +1,4 @@
-"""A log in memory whose readers do not see everything at once, as the embedded broker's at times do not."""
+"""A log in memory whose readers miss or delay records, as the embedded broker's sometimes do."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,8 +9,8 @@ from edged.ports import Record
 
 
 def hide(log: MemoryLog, topic: str, times: dict[int, float]) -> None:
-    """From the topic's readers, the records at these offsets the first so many times that they come by."""
-    opened, left = log.reader, dict(times)
+    """Hide records from the topic's readers: offset → the number of times that it is hidden."""
+    open_reader, left = log.reader, dict(times)
 
     def hides(record: Record) -> bool:
         if record.topic == topic:
@@ -19,27 +19,27 @@ def hide(log: MemoryLog, topic: str, times: dict[int, float]) -> None:
 
     @asynccontextmanager
     async def reader(positions, *, group=None) -> AsyncIterator[MemoryReader]:
-        async with opened(positions, group=group) as found:
-            poll = found.poll
+        async with open_reader(positions, group=group) as inner:
+            poll = inner.poll
 
             async def hiding(*, max_records: int, timeout_s: float) -> list[Record]:
                 records = await poll(max_records=max_records, timeout_s=timeout_s)
                 return [record for record in records if not hides(record)]
 
-            found.poll = hiding  # type: ignore[method-assign]
-            yield found
+            inner.poll = hiding  # type: ignore[method-assign]
+            yield inner
 
     log.reader = reader  # type: ignore[method-assign]
 
 
 def delay(log: MemoryLog, topic: str, polls: int) -> None:
-    """The topic's readers hear nothing in so many polls first, not even how much there is, as over a slow link."""
-    opened = log.reader
+    """Let the first `polls` polls of the topic's readers time out, without a lag, as over a slow link."""
+    open_reader = log.reader
 
     @asynccontextmanager
     async def reader(positions, *, group=None) -> AsyncIterator[MemoryReader]:
-        async with opened(positions, group=group) as found:
-            poll, lag, left = found.poll, found.lag, polls * any(partition.topic == topic for partition in positions)
+        async with open_reader(positions, group=group) as inner:
+            poll, lag, left = inner.poll, inner.lag, polls * any(partition.topic == topic for partition in positions)
 
             async def late(*, max_records: int, timeout_s: float) -> list[Record]:
                 nonlocal left
@@ -49,8 +49,8 @@ def delay(log: MemoryLog, topic: str, polls: int) -> None:
                 await asyncio.sleep(timeout_s)
                 return []
 
-            found.poll = late  # type: ignore[method-assign]
-            found.lag = lambda: 0 if left > 0 else lag()  # type: ignore[method-assign]
-            yield found
+            inner.poll = late  # type: ignore[method-assign]
+            inner.lag = lambda: 0 if left > 0 else lag()  # type: ignore[method-assign]
+            yield inner
 
     log.reader = reader  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""An edge's intake over the log in memory: two streams, devices in every codec, and runs that end by themselves."""
+"""An edge's intake over the log in memory: three streams, devices of every codec, and runs that end by themselves."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ DEAD_LETTERS = TOPOLOGY.dead_letters_topic("pi")
 
 
 def grey(number: int) -> bytes:
-    """A valid payload of stream grey, told apart by its number."""
+    """A valid payload of stream grey, distinguished by its number."""
     return number.to_bytes(6, "big")
 
 
@@ -57,13 +57,13 @@ def photo(codec: str, seed: int = 0) -> bytes:
 
 
 def from_device(device: str, value: bytes, key: bytes | None = b"cat", partition: int = 0) -> Message:
-    """What the device publishes."""
+    """A message as the device publishes it."""
     return Message(TOPOLOGY.device_topic(device), value, key, partition=partition)
 
 
 @dataclass
 class Intake:
-    """Fresh objects, as after a start of the process."""
+    """New objects, as after a start of the process."""
 
     ingest: Ingest
     uplink: Uplink
@@ -105,5 +105,5 @@ def identities(of_packs: Iterable[Pack]) -> list[tuple[str, int, int]]:
 
 
 def reason(letter: Record) -> str:
-    """Why the record is a dead letter."""
+    """The reason in a dead letter."""
     return dict(letter.headers)["reason"].decode()

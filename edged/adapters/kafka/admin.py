@@ -1,7 +1,6 @@
 """Requests with one small response: watermarks, offsets, topics, producer ids.
 
-Each is retried until it is answered, over a connection of their own, so that none waits for a megabyte on a slow
-uplink.
+Each is retried until it is answered, over a separate connection, so that none waits for a megabyte on a slow uplink.
 """
 
 from collections import defaultdict

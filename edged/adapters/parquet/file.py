@@ -5,14 +5,14 @@ Covers the format: columns, one row group for each block that has samples, and t
     edged.schema    "archive/1"
     edged.stream, edged.source
     edged.offsets   [first, next]: the offsets that the file covers
-    edged.gaps      [[first, next], ...]: offsets in there that the log had deleted before they could be archived
+    edged.gaps      [[first, next], ...]: offsets in that range that the log had deleted before they were archived
     edged.blocks    {"rows": [...], "bytes": [...], "sha256": [...], "cursors": [...]}, one entry for each offset
                     outside the gaps; sha256 is `pack.digest`; cursors are changes to those of the block before
-                    (null: gone)
+                    (null: removed)
     edged.cursors   the highest cursors of this file and of all before it
     edged.sha256    SHA-256 of the whole file, taken with these 64 digits as zeros
 
-Any Parquet reader opens these files. Does not know where they lie: parquet_store does.
+Any Parquet reader opens these files. See also: `folder` (where they are).
 """
 
 import hashlib
@@ -52,19 +52,19 @@ _MAX_FOOTER_BYTES = 64 << 20
 _MAX_ROW_GROUP_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
 _DIGEST_KEY = b"edged.sha256\x18\x40"
-"""The key, and Thrift's header of a value of 64 bytes behind it."""
+"""The key, followed by Thrift's header of a value of 64 bytes."""
 _NO_DIGEST = b"0" * 64
 
 CORRUPTION = (
     *(pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, EOFError),
     *(RecursionError, FormatError),
 )
-"""What pyarrow and the parsing here raise for bytes that are not such a file. (pyarrow also raises OSError.)"""
+"""What pyarrow and this module raise for bytes that are not such a file. (pyarrow also raises OSError.)"""
 
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What a file's footer says of it. `offsets` int64, `rows` int32, `num_bytes` int64: [blocks] each."""
+    """The content of a file's footer. `offsets` int64, `rows` int32, `num_bytes` int64: [blocks] each."""
 
     stream: str
     source: str
@@ -169,8 +169,8 @@ def _metadata(
 
 
 def _changes(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int | None]:
-    gone: dict[str, int | None] = dict.fromkeys(before.keys() - after.keys())
-    return gone | {name: value for name, value in after.items() if before.get(name) != value}
+    removed: dict[str, int | None] = dict.fromkeys(before.keys() - after.keys())
+    return removed | {name: value for name, value in after.items() if before.get(name) != value}
 
 
 def _json(value: object) -> str:
@@ -178,27 +178,27 @@ def _json(value: object) -> str:
 
 
 def _with_digest(blob: memoryview) -> list[bytes | memoryview]:
-    begin = len(blob) - _footer_bytes(bytes(blob[-8:]))
-    at = begin + _digest_at(bytes(blob[begin:]))
+    footer_start = len(blob) - _footer_bytes(bytes(blob[-8:]))
+    start = footer_start + _digest_index(bytes(blob[footer_start:]))
     sha256 = hashlib.sha256(blob).hexdigest().encode()
-    return [blob[:at], sha256, blob[at + len(sha256) :]]
+    return [blob[:start], sha256, blob[start + len(sha256) :]]
 
 
 def _footer_bytes(tail: bytes) -> int:
-    """The footer's length with its own length and the magic word, from the file's last 8 bytes."""
+    """The footer's length including the length field and the magic word, from the file's last 8 bytes."""
     if len(tail) != 8 or tail[4:] != b"PAR1":
         raise FormatError("the file does not end as a Parquet file does")
     return int.from_bytes(tail[:4], "little") + 8
 
 
-def _digest_at(footer: bytes) -> int:
+def _digest_index(footer: bytes) -> int:
     if footer.count(_DIGEST_KEY) != 1:
         raise FormatError("the footer does not hold the file's digest exactly once")
     return footer.index(_DIGEST_KEY) + len(_DIGEST_KEY)
 
 
 def check_digest(file: BinaryIO) -> None:
-    """Raise FormatError unless the whole file is as it was written. Reads it in small pieces."""
+    """Raise FormatError unless the whole file is as it was written. Reads it in small chunks."""
     size = file.seek(0, 2)
     file.seek(max(size - 8, 0))
     footer_bytes = _footer_bytes(file.read(8))
@@ -214,14 +214,15 @@ def check_digest(file: BinaryIO) -> None:
         sha256.update(chunk)
         left -= len(chunk)
     footer = file.read(footer_bytes)
-    at = _digest_at(footer)
-    sha256.update(footer[:at] + _NO_DIGEST + footer[at + len(_NO_DIGEST) :])
-    if sha256.hexdigest().encode() != footer[at : at + len(_NO_DIGEST)]:
+    start = _digest_index(footer)
+    end = start + len(_NO_DIGEST)
+    sha256.update(footer[:start] + _NO_DIGEST + footer[end:])
+    if sha256.hexdigest().encode() != footer[start:end]:
         raise FormatError("the file's SHA-256 is not the one in its footer")
 
 
 def contents_of(metadata: Any) -> Contents:
-    """What the footer (pyarrow's FileMetaData) says, checked in itself. Raises one of CORRUPTION."""
+    """The content of the footer (pyarrow's FileMetaData), checked for consistency. Raises one of CORRUPTION."""
     texts = {key.decode(): value.decode() for key, value in (metadata.metadata or {}).items()}
     if texts.get("edged.schema") != _SCHEMA_VERSION:
         raise FormatError(f"not an archive file of version 1 but {texts.get('edged.schema')!r}")

@@ -1,7 +1,7 @@
-"""An archive store that waits: what the storage refuses is tried again until it works.
+"""An archive writer that retries what the storage refuses until it works.
 
-Covers retries, their pace, and saying so through `ports.Health`. A full disk, a folder without permission or a server
-away are all left by somebody's doing, not by a restart, so none of them ends the archive.
+Covers retries, their backoff, and reporting to `ports.Health`. A full disk, a folder without permission and an
+unreachable server are all repaired by people, not by a restart, so none of them ends the archive.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from edged.errors import ArchiveConflict, ArchiveUnavailable, StorageError
 from edged.ports import ArchiveStore, Health
 
 PART = "archive"
-"""For `ports.Health`."""
+"""Its part in `ports.Health`."""
 
 Ts = TypeVarTuple("Ts")
 R = TypeVar("R")

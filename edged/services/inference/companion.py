@@ -1,7 +1,7 @@
-"""The companion: predicts what an edge's devices publish, with the newest model that the trainer deployed.
+"""The companion: predicts the samples of an edge's devices with the newest model that the trainer deployed.
 
-Covers reading, predicting and publishing. Which model serves is `served_model`'s subject, what a crash left behind
-`published`'s. Does not train, and does not dead-letter: ingest does.
+Covers reading, predicting and publishing. Does not train, and writes no dead letters: ingest does. See also:
+`served_model` (which model serves), `published` (recovery after a crash).
 """
 
 import asyncio
@@ -31,20 +31,20 @@ from edged.ports import (
     Statistics,
     TopicPartition,
 )
-from edged.services.inference.published import published_lately, record_at
+from edged.services.inference.published import newest_published, record_at
 from edged.services.inference.report import InferReport
 from edged.services.inference.served_model import Model, Outputs, ServedModel
 
 _RECOVERED_BATCHES = 4
-"""How far back a restart looks for predictions whose positions were not committed. One batch would do unless crash
-follows crash, each with a batch of other devices' records out."""
+"""Batches that a restart searches for predictions whose positions were not committed. One would suffice but for crash
+after crash, each with a published batch of other devices' records."""
 
 _MAX_BATCH_BYTES = 8 * MIB
-"""Bytes of a batch as float32; large samples go in smaller batches."""
+"""Bytes of a batch as float32; large samples get smaller batches."""
 
 
 class _Result(NamedTuple):
-    """A record that could be used: its label as published (None: unlabelled), and what `Model.predict` gave for it."""
+    """A usable record, its label as published (None: unlabelled), and the output of `Model.predict` for it."""
 
     record: Record
     label: str | None
@@ -57,7 +57,7 @@ def unix_ms() -> float:
 
 
 def served_job(topology: Topology, name: str | None) -> Training:
-    """The job called so; the first when no name is given. Raises ConfigError when there is none."""
+    """The job of that name; the first one for None. Raises ConfigError when there is none."""
     if not topology.jobs:
         raise ConfigError((Problem("training", "nothing is trained, so the companion has no model to serve"),))
     names = [job.name for job in topology.jobs]
@@ -70,12 +70,12 @@ def served_job(topology: Topology, name: str | None) -> Training:
 
 
 class Companion:
-    """Serves the devices of one edge that sample the stream which is trained.
+    """Serves those devices of one edge whose stream is trained.
 
-    Every usable record is predicted exactly once, from offset 0 on. A batch goes: poll, predict, publish, commit.
-    After a crash the positions committed last are taken up again, and records whose predictions stand at the end of
-    the predictions topic are left out. A newer model is looked for once a batch is read: a record meets one model,
-    and changing it neither loses nor repeats one. Until the first model is there nothing is read.
+    Every usable record is predicted exactly once, from offset 0 on. For each batch: poll, predict, publish, commit.
+    After a crash it resumes from the committed positions, and skips records whose predictions are at the end of the
+    predictions topic. It checks for a newer model after reading a batch, so each record has one model, and a change
+    neither loses nor repeats a record. Nothing is read before the first model.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Companion:
     ) -> None:
         """`training`: the job whose models serve. `load` and `runtime`: as in ServedModel.
 
-        `batch`: most samples at once; `poll_s`: how long to wait for some.
+        `batch`: maximum of samples per batch; `poll_s`: maximum wait for records.
         """
         self._stream = topology.stream(training.stream)
         self._device_of_topic: dict[str, Device] = {
@@ -120,7 +120,7 @@ class Companion:
         self._num_predicted = 0
 
     def progress(self) -> Progress:
-        """The watchdog's sign of life; idle without a model or without records."""
+        """For the watchdog; idle without a model or without records."""
         return self._progress
 
     def statistics(self) -> Statistics:
@@ -129,8 +129,8 @@ class Companion:
         return Statistics(predicted_samples=self._num_predicted, lag_records=lag)
 
     async def run(self) -> None:
-        """Predict for ever. Cancelled at any moment: the next run goes on without loss or repetition."""
-        await self._take_up()
+        """Predict until cancelled. Cancelled at any point: the next run resumes without loss or repetition."""
+        await self._resume()
         await self._wait_for_model()
         self._report.begin(asyncio.get_running_loop().time())
         async with self._log.reader(self._positions, group=self._group) as reader:
@@ -143,30 +143,30 @@ class Companion:
                 self._reader = None
                 self._report.write(asyncio.get_running_loop().time())
 
-    async def _take_up(self) -> None:
-        """Where to go on reading, and what was published beyond that."""
+    async def _resume(self) -> None:
+        """Determine the positions to resume from, and what was published after them."""
         num_partitions = await self._log.partitions(self._device_of_topic)
         partitions = [
             TopicPartition(topic, partition)
             for topic in self._device_of_topic
-            for partition in range(num_partitions.get(topic, 1))  # a topic not there yet will have one
+            for partition in range(num_partitions.get(topic, 1))  # a missing topic counts as one partition
         ]
         committed = await self._log.committed(self._group, partitions)
         self._positions = dict.fromkeys(partitions, 0) | committed
-        self._published = await published_lately(
-            self._log, self._predictions, most=_RECOVERED_BATCHES * self._batch, poll_s=self._poll_s
+        self._published = await newest_published(
+            self._log, self._predictions, limit=_RECOVERED_BATCHES * self._batch, poll_s=self._poll_s
         )
         not_committed = [each for each in self._published if each.offset >= self._position(each)]
         if not_committed:
             logger().info("infer.recovered", predictions=len(not_committed))
-            await self._settle(not_committed)
+            await self._commit_published(not_committed)
 
-    async def _settle(self, not_committed: Sequence[Identity]) -> None:
-        """Commit the place behind each partition's last prediction, and go on there.
+    async def _commit_published(self, not_committed: Sequence[Identity]) -> None:
+        """Commit the position after each partition's last prediction, and resume there.
 
         Otherwise the backlog of one device could keep another's predictions uncommitted until, at the next crash, they
-        are no longer among the newest. Left as it is where the record there is not the one predicted: the topic was
-        made anew.
+        are no longer among the newest. A partition whose record there is not the predicted one is left unchanged: its
+        topic was recreated.
         """
         last = {self._partition(each): each for each in sorted(not_committed, key=lambda each: each.offset)}
         for partition, identity in last.items():
@@ -188,26 +188,26 @@ class Companion:
         if self._model.current is None:
             logger().info("infer.waiting")
         while self._model.current is None:
-            await asyncio.sleep(self._poll_s)  # a folder tells nobody that a file came
+            await asyncio.sleep(self._poll_s)  # a folder does not notify of new files
             self._progress = Progress(self._progress.steps + 1, idle=True)
             await self._model.take_newest()
 
     async def _next_batch(self, reader: LogReader) -> None:
-        """1. poll, 2. predict, 3. publish, 4. commit. After a crash before 4. the next run leaves 3. out."""
+        """1. poll, 2. predict, 3. publish, 4. commit. After a crash between 3 and 4 the next run skips 3."""
         records = await reader.poll(max_records=self._batch, timeout_s=self._poll_s)
         self._progress = Progress(self._progress.steps + 1, idle=not records)
         await self._model.take_newest()
         if not records:
             return
         assert self._model.current is not None
-        fresh = [record for record in records if self._identity(record) not in self._published]
-        results, compute_ms = await self._predict(self._model.current, fresh)
+        unpublished = [record for record in records if self._identity(record) not in self._published]
+        results, compute_ms = await self._predict(self._model.current, unpublished)
         if results:
             await self._publish(self._model.current, results, compute_ms)
         self._positions |= {TopicPartition(each.topic, each.partition): each.offset + 1 for each in records}
-        await reader.commit(self._positions)  # all of them, so that a quiet device's does not expire
+        await reader.commit(self._positions)  # all partitions, so that a quiet device's offset does not expire
         self._published.difference_update(map(self._identity, records))
-        self._report.skipped(len(fresh) - len(results))
+        self._report.skipped(len(unpublished) - len(results))
 
     def _identity(self, record: Record) -> Identity:
         return Identity(self._device_of_topic[record.topic].name, record.partition, record.offset, record.timestamp_ms)
@@ -218,7 +218,7 @@ class Companion:
         return results, (asyncio.get_running_loop().time() - began_s) * 1000
 
     def _results(self, model: Model, records: Sequence[Record]) -> list[_Result]:
-        """Decode and predict, in a worker thread; records that ingest rejects are left out."""
+        """Decode and predict, in a worker thread; records that ingest rejects are skipped."""
         usable: list[tuple[Record, str | None]] = []
         for record in records:
             try:
@@ -228,11 +228,11 @@ class Companion:
         if not usable:
             return []
         predicted = model.predict(self._x[: len(usable)])
-        finite = np.isfinite(predicted).all(axis=1)
-        return [_Result(*each, p) for each, p, fine in zip(usable, predicted, finite, strict=True) if fine]
+        is_finite = np.isfinite(predicted).all(axis=1)
+        return [_Result(*each, p) for each, p, finite in zip(usable, predicted, is_finite, strict=True) if finite]
 
     def _decode(self, record: Record, x: npt.NDArray[np.float32]) -> str | None:
-        """The record's sample into `x`, normalised; returns its label. Raises RejectedRecord."""
+        """Decode and normalise the record's sample into `x`; return its label. Raises RejectedRecord."""
         device = self._device_of_topic[record.topic]
         label = codec.check_record(record.key, record.value, self._stream, device.codec)
         if device.codec == "raw":

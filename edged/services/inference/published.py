@@ -1,6 +1,6 @@
-"""What the companion published last: found again after a crash, so that nothing is predicted twice.
+"""Finds what the companion published last, so that after a crash nothing is predicted twice.
 
-Reads the predictions topic's end and single records, once; publishes nothing.
+Reads the end of the predictions topic and single records; publishes nothing.
 """
 
 from edged.domain.samples.prediction import Identity, decode
@@ -8,32 +8,32 @@ from edged.errors import FormatError
 from edged.ports import Log, Record, TopicPartition
 
 
-async def published_lately(log: Log, partition: TopicPartition, *, most: int, poll_s: float) -> set[Identity]:
-    """The samples of the last `most` predictions in `partition`; messages that are none are passed over.
+async def newest_published(log: Log, partition: TopicPartition, *, limit: int, poll_s: float) -> set[Identity]:
+    """The samples of the last `limit` predictions in `partition`; foreign messages are skipped.
 
-    Waits while the broker is away. Cancellation changes nothing.
+    Waits while the broker is away. Cancelled: nothing changes.
     """
     low, high = (await log.watermarks([partition]))[partition]
-    position = max(low, high - most)
+    position = max(low, high - limit)
     identities: set[Identity] = set()
     async with log.reader({partition: position}) as reader:
         while position < high:
-            records = await reader.poll(max_records=most, timeout_s=poll_s)
+            records = await reader.poll(max_records=limit, timeout_s=poll_s)
             for record in records:
                 position = record.offset + 1
                 try:
                     identities.add(decode(record.value).identity)
                 except FormatError:
-                    continue  # not ours, then; and no one else's prediction can be repeated here
-            if not records:  # the broker is away, or retention was faster
+                    continue  # not ours: nothing of ours is repeated by skipping it
+            if not records:  # the broker is away, or retention deleted them
                 position = max(position, (await log.watermarks([partition]))[partition].low)
     return identities
 
 
 async def record_at(log: Log, partition: TopicPartition, offset: int, *, poll_s: float) -> Record | None:
-    """The record at `offset`; None where the partition has none, or has lost it.
+    """The record at `offset`; None if the partition does not have it, or has it no longer.
 
-    Waits while the broker is away. Cancellation changes nothing.
+    Waits while the broker is away. Cancelled: nothing changes.
     """
     async with log.reader({partition: offset}) as reader:
         while True:

@@ -1,4 +1,4 @@
-"""The companion's log lines: what was predicted, how fast, how late, and how often rightly."""
+"""The companion's log lines: predictions, throughput, latency and accuracy."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ _MAX_LATENCIES = 10_000
 
 
 class InferReport:
-    """Collects from one line to the next. Times are the event loop's, in seconds."""
+    """Accumulates from one line to the next. Times are the event loop's, in seconds."""
 
     def __init__(self) -> None:
         self.begin(0.0)
 
     def begin(self, now_s: float) -> None:
-        """Forget everything; the next line's time begins now."""
+        """Reset; the next line's interval begins now."""
         self._began_s = now_s
         self._generation = -1
         self._samples = self._skipped = self._labelled = self._correct = 0
@@ -28,7 +28,7 @@ class InferReport:
         self._latencies_ms: deque[float] = deque(maxlen=_MAX_LATENCIES)
 
     def predicted(self, predictions: Sequence[Prediction], labels: Sequence[str | None]) -> None:
-        """One batch was published; `labels` are those that the samples came with."""
+        """Record a published batch; `labels`: as published by the devices."""
         self._generation = predictions[-1].generation
         self._samples += len(predictions)
         if predictions[-1].anomaly is None:
@@ -40,16 +40,16 @@ class InferReport:
         self._latencies_ms.extend(each.latency_ms for each in predictions)
 
     def skipped(self, count: int) -> None:
-        """So many records could not be used."""
+        """Record `count` records that could not be used."""
         self._skipped += count
 
     def write_if_due(self, now_s: float) -> None:
-        """Write the line when it is time for one."""
+        """Write the line if the interval is over."""
         if now_s - self._began_s >= _REPORT_S:
             self.write(now_s)
 
     def write(self, now_s: float) -> None:
-        """Write the line, unless nothing happened, and begin anew."""
+        """Write the line, unless nothing happened, and reset."""
         if self._samples or self._skipped:
             p50, p95 = np.percentile(self._latencies_ms or [0.0], [50, 95])
             logger().info(

@@ -1,6 +1,6 @@
-"""The model that the companion serves: the newest that the trainer deployed and that has shown it can predict.
+"""The model that the companion serves: the newest deployed by the trainer that passes a test prediction.
 
-Looks only when asked to, so that a model never changes within a batch.
+Changes only in `take_newest`, so never within a batch.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from edged.ports import CheckpointStore, DeployedModel
 Samples = npt.NDArray[np.float32]
 
 Outputs = Callable[[Samples], Samples]
-"""From normalised samples [n, *sample shape] to what a model gives for each: the probabilities of a classifier's
-labels [n, labels], or the samples as an autoencoder reconstructs them, of that size in any shape."""
+"""From normalised samples [n, *sample shape] to a model's outputs: a classifier's probabilities [n, labels], or an
+autoencoder's reconstructions, of the samples' size in any shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a model file computes, and what that means: a classifier of `labels`, or without any an autoencoder."""
+    """A loaded model file: a classifier of `labels`, or an autoencoder if there are none."""
 
     generation: int
     labels: tuple[str, ...]
@@ -41,9 +41,9 @@ class Model:
 
 
 class ServedModel:
-    """`load` opens a model file or raises an EdgedError; `runtime` names what it loads with.
+    """`load` opens a model file or raises an EdgedError; `runtime`: the name of what runs it.
 
-    `loss` is what the topology trains with: a model of the other kind is refused.
+    `loss`: the topology's; a model of the other kind is refused.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class ServedModel:
         self._is_classifier = loss == "cross_entropy"
         self._newest_seen = -1
         self.current: Model | None = None
-        """None until there is one."""
+        """None before the first."""
 
     async def take_newest(self) -> None:
-        """Serve the newest model; stay with the present one when there is none newer or it is refused.
+        """Serve the newest model; keep the current one when there is no newer one or it is refused.
 
-        A refused generation is not tried again. Cancelled: the present one stays, and the next call looks again.
+        A refused generation is not tried again. Cancelled: the current one stays, and the next call tries again.
         """
         began_s = asyncio.get_running_loop().time()
         deployed = await run_in_worker(self._models.newest_model, self._newest_seen)
@@ -74,7 +74,7 @@ class ServedModel:
             return
         try:
             model = await run_in_worker(self._open, deployed)
-        except (EdgedError, ValueError) as error:  # ValueError: the file's own shape is not what is said beside it
+        except (EdgedError, ValueError) as error:  # ValueError: the file's shape is not the one in its metadata
             self._newest_seen = deployed.generation
             logger().error("infer.model_refused", generation=deployed.generation, reason=str(error))
             return
@@ -88,7 +88,7 @@ class ServedModel:
         )
 
     def _open(self, deployed: DeployedModel) -> Model:
-        """The model, once it has taken a blank sample and given a share to each label, or as many numbers back."""
+        """The model, tested with a blank sample: it must give a probability per label, or a number per input number."""
         if deployed.sample_shape != self._shape:
             raise FormatError(f"it takes samples of shape {deployed.sample_shape}, the stream has {self._shape}")
         if bool(deployed.labels) != self._is_classifier:

@@ -29,7 +29,7 @@ def patient(store: MemoryArchive, health: RecordingHealth | None = None) -> Retr
     return RetryingArchive(store, health or RecordingHealth(), Backoff(0.001, 0.001))
 
 
-async def test_appending_is_tried_until_the_storage_takes_it():
+async def test_appending_is_retried_until_the_storage_accepts_it():
     store, health = (
         Refusing(DiskFull("no space"), ArchiveUnavailable("reset"), StorageError("denied")),
         RecordingHealth(),
@@ -51,7 +51,7 @@ async def test_resuming_gives_the_end_and_the_cursors():
     assert await patient(store).resume("fashion", "pi-a") == (2, {"cam-01/0": 8})
 
 
-async def test_a_conflict_is_not_waited_for():
+async def test_a_conflict_is_not_retried():
     store, health = MemoryArchive(), RecordingHealth()
     store.append("fashion", "pi-a", [(0, pack(0))])
 
@@ -61,7 +61,7 @@ async def test_a_conflict_is_not_waited_for():
     assert health.history == []
 
 
-async def test_cancelling_gives_up():
+async def test_a_cancellation_ends_the_retries():
     health = RecordingHealth()
     archive = RetryingArchive(MemoryArchive(failure=DiskFull("no space")), health, Backoff(60.0, 60.0))
     task = asyncio.create_task(archive.append("fashion", "pi-a", [(0, pack(0))]))

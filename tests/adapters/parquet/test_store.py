@@ -64,7 +64,7 @@ def test_a_file_is_named_by_its_offsets(store, folder):
     assert files(folder) == [f"fashion/pi-a/{name(40, 42)}"]
 
 
-def test_any_parquet_reader_finds_the_samples_and_what_describes_them(store, folder):
+def test_any_parquet_reader_can_read_samples_and_metadata(store, folder):
     store.append("fashion", "_train.birds", [(0, pack(0, 3)), (1, Pack("fashion", ())), (2, pack(3, 2))])
     path = folder / "fashion" / "_train.birds" / name(0, 3)
 
@@ -90,7 +90,7 @@ def test_only_raw_payloads_are_compressed(store, folder, codec, compressed):
     assert not column.is_stats_set, "the footer must not hold whole payloads"
 
 
-def test_a_kill_at_any_moment_leaves_whole_files_or_none(store, folder):
+def test_a_kill_at_any_step_leaves_whole_files_or_none(store, folder):
     """Killed before and after each call that makes a file durable; then the same is appended again."""
     store.append("fashion", "pi-a", [(0, pack(0))])
     script = [sys.executable, "-m", "tests.support.archive_crash"]
@@ -170,7 +170,7 @@ def test_a_folder_without_permission_is_a_storage_error(store, monkeypatch):
         store.append("fashion", "pi-a", [(0, pack(0))])
 
 
-def test_a_broken_connection_is_worth_another_try(store, monkeypatch):
+def test_a_broken_connection_means_unavailable(store, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise ConnectionResetError(errno.ECONNRESET, "reset")
 
@@ -198,7 +198,7 @@ def test_a_flipped_bit_anywhere_is_found(tmp_path_factory, data):
 
 @ONCE
 @given(data=st.data())
-def test_reading_a_damaged_file_gives_the_true_samples_or_an_error(tmp_path_factory, data):
+def test_reading_a_damaged_file_gives_the_original_samples_or_an_error(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("archive")
     new_archive(folder).append("fashion", "pi-a", [(0, pack(0, 3)), (1, pack(3, 3))])
     path = folder / "fashion" / "pi-a" / name(0, 2)
@@ -228,7 +228,7 @@ def test_a_corrupt_block_is_named_and_its_neighbours_stay_readable(store, folder
     assert read(store, 0, 2) == [pack(0), pack(8)]
 
 
-def test_a_file_under_anothers_name_is_corrupt(store, folder):
+def test_a_file_under_another_files_name_is_corrupt(store, folder):
     store.append("fashion", "pi-a", [(0, pack(0))])
     (folder / "fashion" / "pi-a" / name(0, 1)).rename(folder / "fashion" / "pi-a" / name(1, 2))
 
@@ -253,7 +253,7 @@ def test_a_snapshot_leaves_out_a_corrupt_file_and_keeps_the_others(store, folder
     "content", ['"text"', "[[]]", "[" * 100_000, '{"a": -1}', '{"a": "b"}', "null", "NaN"], ids=lambda text: text[:10]
 )
 @pytest.mark.parametrize("key", ["edged.offsets", "edged.gaps", "edged.blocks", "edged.cursors"])
-def test_a_file_made_by_others_is_corrupt_whatever_its_footer_says(store, folder, key, content):
+def test_a_foreign_file_is_corrupt_with_any_footer(store, folder, key, content):
     store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
     path = folder / "fashion" / "pi-a" / name(0, 2)
     footer = pq.read_metadata(path).metadata
@@ -314,7 +314,7 @@ def test_a_lost_file_is_found_and_the_rest_stays_readable(store, folder):
     assert ParquetStore(f"file://{folder}").snapshot("fashion").offset.tolist() == [0, 2]
 
 
-def test_known_gaps_are_counted_and_are_no_finding(store):
+def test_known_gaps_are_counted_and_are_not_a_finding(store):
     store.append("fashion", "pi-a", [(5, pack(0)), (9, pack(4))], [(0, 5), (6, 9)])
 
     (summary,) = store.summaries()
@@ -323,7 +323,7 @@ def test_known_gaps_are_counted_and_are_no_finding(store):
     assert list(store.verify()) == []
 
 
-def test_summaries_count_what_is_there(store, folder):
+def test_summaries_count_files_blocks_and_samples(store, folder):
     store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4, 2))])
     store.append("birds", "pi-b", [(0, pack(0, 1, stream="birds"))])
 
@@ -374,7 +374,7 @@ def test_one_call_opens_each_file_once(store, monkeypatch):
     assert len(opened) == 3
 
 
-def test_few_footers_are_kept_however_many_files_there_are(store):
+def test_the_number_of_footers_in_memory_is_bounded(store):
     for offset in range(20):
         store.append("fashion", "pi-a", [(offset, pack(offset * 4))])
 
@@ -413,7 +413,7 @@ def test_cursors_of_each_block_are_kept_as_they_were(store):
     assert [digest(block) for block in read(store, 2, 0, 1)] == [digest(packs[i]) for i in (2, 0, 1)]
 
 
-def test_a_folder_that_is_not_there_or_not_marked_is_away_and_is_never_made_by_itself(folder):
+def test_a_missing_or_unmarked_folder_is_unavailable_and_never_created_implicitly(folder):
     """As when the file system is not mounted: the mount point is missing, or it is there and empty."""
     store = ParquetStore(folder.as_uri())
     for reason in ("is not there: is its file system mounted", f"has no {parquet_folder.MARKER}"):
@@ -431,7 +431,7 @@ def test_a_folder_that_is_not_there_or_not_marked_is_away_and_is_never_made_by_i
         folder.mkdir(exist_ok=True)
 
 
-def test_an_archive_that_goes_away_loses_no_block_and_is_read_again_when_it_is_back(store, folder):
+def test_an_archive_that_is_unavailable_for_a_time_loses_no_block(store, folder):
     store.append("fashion", "pi-a", [(0, pack(0))])
     folder.rename(folder.with_name("unmounted"))
     with pytest.raises(ArchiveUnavailable):
@@ -448,10 +448,10 @@ def test_an_archive_is_created_once(folder):
 
 
 @pytest.mark.parametrize(
-    ("marker", "said"), [("", "damaged"), ("[]", "damaged"), ('{"format": 2}', "names format 2"), ("{}", "damaged")]
+    ("marker", "message"), [("", "damaged"), ("[]", "damaged"), ('{"format": 2}', "names format 2"), ("{}", "damaged")]
 )
-def test_another_archives_format_is_refused(store, folder, marker, said):
+def test_another_archives_format_is_refused(store, folder, marker, message):
     (folder / parquet_folder.MARKER).write_text(marker)
 
-    with pytest.raises(StorageError, match=said):
+    with pytest.raises(StorageError, match=message):
         store.append("fashion", "pi-a", [(0, pack(0))])

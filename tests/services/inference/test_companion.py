@@ -141,7 +141,7 @@ def published(log):
 
 
 @pytest.mark.looptime
-async def test_a_prediction_names_its_sample_and_says_what_how_surely_by_which_model_and_how_late():
+async def test_a_prediction_has_its_sample_label_probability_generation_and_latency():
     log = await log_with(0)
     await log.append([Message(CAM.topic, b"\xff" * 3 + bytes(3) + b"", key=None), Message(CAM.topic, HIGH, key=b"low")])
     async with running(companion(log, Models(b"old", b"new"))):
@@ -165,7 +165,7 @@ async def test_a_prediction_names_its_sample_and_says_what_how_surely_by_which_m
 
 
 @pytest.mark.looptime
-async def test_all_samples_of_the_edges_devices_are_predicted_from_the_first_on_and_only_those():
+async def test_exactly_the_samples_of_the_edges_devices_are_predicted_from_the_first_on():
     log = await log_with(10)
     await log.append([Message("greenhouse.iot.meter", bytes(16)), Message("greenhouse.iot.other", LOW)])
     service = companion(log)
@@ -178,7 +178,7 @@ async def test_all_samples_of_the_edges_devices_are_predicted_from_the_first_on_
 
 
 @pytest.mark.looptime
-async def test_records_that_ingest_refuses_are_passed_over_and_counted(log_lines):
+async def test_records_that_ingest_rejects_are_skipped_and_counted(log_lines):
     log = await log_with(10)
     async with running(companion(log)):
         await caught_up(log)
@@ -189,7 +189,7 @@ async def test_records_that_ingest_refuses_are_passed_over_and_counted(log_lines
 
 
 @pytest.mark.looptime
-async def test_images_are_decoded_and_damaged_ones_passed_over():
+async def test_images_are_decoded_and_damaged_ones_skipped():
     log = MemoryLog()
     image = encode(np.full((20, 30, 1), 255, np.uint8), "jpeg")
     await log.append([Message(CAM.topic, payload) for payload in (image[:-40], image, b"not an image")])
@@ -217,7 +217,7 @@ async def caught_up_with_one(log):
 
 
 @pytest.mark.looptime
-async def test_until_the_first_model_records_wait_in_the_log(log_lines):
+async def test_records_wait_in_the_log_until_the_first_model(log_lines):
     log, models = await log_with(10), Models()
     service = companion(log, models)
     async with running(service):
@@ -248,7 +248,7 @@ async def test_a_newer_model_takes_over_between_batches(log_lines):
 
 
 @pytest.mark.looptime
-async def test_models_that_change_at_every_batch_lose_and_repeat_nothing():
+async def test_a_new_model_at_every_batch_loses_and_repeats_nothing():
     log = await log_with(40)
     async with running(companion(log, Models(b"model", deploy_each=1))):
         await caught_up(log)
@@ -268,7 +268,7 @@ async def test_models_that_change_at_every_batch_lose_and_repeat_nothing():
         (Models.model(1, labels=("a", "b", "c")), "2 probabilities for 3 labels"),
     ],
 )
-async def test_a_model_that_cannot_serve_is_refused_once_and_the_old_one_goes_on(log_lines, refused, why):
+async def test_a_model_that_cannot_serve_is_refused_once_and_the_old_one_stays(log_lines, refused, why):
     log, models = await log_with(2, bad=False), Models(b"model")
     async with running(companion(log, models)):
         await caught_up(log)
@@ -287,7 +287,7 @@ async def test_a_model_that_cannot_serve_is_refused_once_and_the_old_one_goes_on
 
 
 @pytest.mark.looptime
-async def test_a_model_whose_file_takes_other_samples_than_is_said_of_it_is_refused(log_lines):
+async def test_a_model_whose_file_disagrees_with_its_metadata_is_refused(log_lines):
     def other(x):
         raise ValueError("samples of another shape")
 
@@ -298,7 +298,7 @@ async def test_a_model_whose_file_takes_other_samples_than_is_said_of_it_is_refu
 
 
 @pytest.mark.looptime
-async def test_a_model_that_gives_no_numbers_is_refused(log_lines):
+async def test_a_model_whose_outputs_are_not_finite_is_refused(log_lines):
     def broken(x):
         return np.full((len(x), 2), np.nan, np.float32)
 
@@ -310,7 +310,7 @@ async def test_a_model_that_gives_no_numbers_is_refused(log_lines):
 
 
 @pytest.mark.looptime
-async def test_an_outage_of_the_broker_at_any_time_only_delays():
+async def test_an_outage_of_the_broker_at_any_time_only_delays_predictions():
     log = await log_with(10)
     log.unavailable = True
     async with running(companion(log)) as task:
@@ -391,7 +391,7 @@ async def crash(service):
 
 
 @pytest.mark.looptime
-async def test_a_crash_upon_a_crash_loses_and_repeats_nothing():
+async def test_a_crash_after_a_crash_loses_and_repeats_nothing():
     for first in range(1, 24, 2):
         for second in range(1, 12):
             log = await log_with(14)
@@ -420,7 +420,7 @@ class PartitionByPartition(MemoryLog):
 
 
 @pytest.mark.looptime
-async def test_a_second_crash_repeats_nothing_though_one_devices_backlog_keeps_another_waiting():
+async def test_a_second_crash_repeats_nothing_despite_one_devices_backlog():
     log = PartitionByPartition(now_ms=lambda: int(NOW_MS) - 250)
     await log.append([Message(CAM.topic, HIGH), Message(CAM_2.topic, HIGH)])
     service = companion(log)
@@ -452,7 +452,7 @@ async def test_a_stop_at_any_moment_loses_and_repeats_nothing():
 
 
 @pytest.mark.looptime
-async def test_predictions_recovered_after_a_crash_are_told(log_lines):
+async def test_predictions_recovered_after_a_crash_are_logged(log_lines):
     log = await log_with(4, bad=False)
     with pytest.raises(Crash):
         await companion(CrashingLog(log, at=6, when="before")).run()
@@ -465,7 +465,7 @@ async def test_predictions_recovered_after_a_crash_are_told(log_lines):
 
 
 @pytest.mark.looptime
-async def test_a_topic_made_anew_is_predicted_from_its_new_beginning():
+async def test_a_recreated_topic_is_predicted_from_its_beginning():
     log = await log_with(4, bad=False)
     async with running(companion(log)):
         await caught_up(log)
@@ -489,7 +489,7 @@ async def test_foreign_messages_among_the_predictions_do_no_harm():
     assert published(log) == wanted(log)
 
 
-def test_large_samples_go_in_smaller_batches():
+def test_large_samples_get_smaller_batches():
     service = companion(MemoryLog(), batch=64)
     assert service._x.shape == (64, *SHAPE)
     assert companion(MemoryLog(), batch=10**7)._x.nbytes <= 8 << 20
@@ -511,7 +511,7 @@ def test_a_companion_serves_the_first_job_or_the_one_that_is_named():
 
 
 @pytest.mark.looptime
-async def test_companions_of_two_jobs_predict_each_record_once_each_whatever_the_other_has_done():
+async def test_companions_of_two_jobs_predict_each_record_once_each_independently():
     """Neither takes the other's positions or predictions for its own, when it starts or starts again."""
     log = await log_with(8, bad=False)
     jobs = [replace(topology().jobs[0], name=name) for name in ("tiny", "large")]
@@ -534,7 +534,7 @@ def autoencoders(log: Any, models: Any, **options: Any) -> Companion:
 
 
 @pytest.mark.looptime
-async def test_an_autoencoder_scores_how_unlike_what_it_knows_a_sample_is(log_lines):
+async def test_an_autoencoder_gives_anomaly_scores(log_lines):
     log, models = await log_with(0), Models()
     models.models.append(DeployedModel(4, b"autoencoder", (), SHAPE, 0.25))
     await log.append([Message(CAM.topic, LOW), Message(CAM.topic, HIGH, key=b"high")])
@@ -560,7 +560,7 @@ async def test_an_autoencoder_scores_how_unlike_what_it_knows_a_sample_is(log_li
 
 
 @pytest.mark.looptime
-async def test_without_samples_held_out_scores_come_without_a_threshold():
+async def test_without_held_out_samples_scores_have_no_threshold():
     log, models = await log_with(0), Models()
     models.models.append(DeployedModel(0, b"autoencoder", (), SHAPE))
     await log.append([Message(CAM.topic, HIGH)])
