@@ -1,18 +1,23 @@
-"""A job resolved against its topology. Its digest: see tests/test_pinned_names.py and tests/domain/training."""
+"""A job resolved against its topology, and what its digest depends on. See also: tests/test_pinned_names.py."""
 
 from dataclasses import replace
 
 import pytest
 
-from edged.domain.nn.spec import Dense
+from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.topology import (
+    Adam,
     Archive,
+    Augment,
     Backbone,
     BackboneFile,
+    Cosine,
     Device,
     Edge,
     Exchange,
     Kafka,
+    Outer,
+    Sgd,
     Stream,
     Topology,
     Training,
@@ -72,3 +77,55 @@ def test_an_archive_without_a_backbones_file_resolves_the_jobs_that_it_serves():
     site = replace(SITE, jobs=(replace(ALONE, backbone=Backbone("b.tflite")), SERVED))
 
     assert [job.name for job in site.resolved_jobs("vault")] == ["shared"]
+
+
+STREAM = Stream("fashion", (2, 2, 1), "uint8", ("a", "b"))
+TRAINING = Training("fashion", (Flatten(), Dense(2)))
+JOB = job_digest(STREAM, TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("stream", "training"),
+    [
+        (replace(STREAM, labels=("b", "a")), TRAINING),
+        (replace(STREAM, shape=(4, 1, 1)), TRAINING),
+        (STREAM, replace(TRAINING, model=(Flatten(), Dense(2, "relu")))),
+        (STREAM, replace(TRAINING, optimizer=Sgd(0.1))),
+        (STREAM, replace(TRAINING, global_batch=64)),
+        (STREAM, replace(TRAINING, seed=1)),
+        (STREAM, replace(TRAINING, optimizer=Sgd(nesterov=True))),
+        (STREAM, replace(TRAINING, optimizer=Adam(0.05))),
+        (STREAM, replace(TRAINING, schedule=Cosine())),
+        (STREAM, replace(TRAINING, schedule=Cosine(warmup=1))),
+        (STREAM, replace(TRAINING, weight_decay=1e-4)),
+        (STREAM, replace(TRAINING, clip_norm=1.0)),
+        (STREAM, replace(TRAINING, augment=Augment("horizontal"))),
+        (STREAM, replace(TRAINING, class_weights=(1.0, 2.0))),
+        (STREAM, replace(TRAINING, loss="mean_squared_error")),
+        (STREAM, replace(TRAINING, test_fraction=0.2)),
+        (STREAM, replace(TRAINING, reference_batch=32)),
+        (STREAM, replace(TRAINING, exchange=Exchange("all_reduce"))),
+    ],
+)
+def test_the_digest_changes_with_everything_that_a_checkpoint_depends_on(stream, training):
+    assert job_digest(stream, training) != JOB
+
+
+def test_the_digest_does_not_depend_on_epochs_checkpoints_or_the_source():
+    assert job_digest(STREAM, replace(TRAINING, epochs=99, checkpoint_s=1, source="both")) == JOB
+
+
+def test_the_digest_depends_on_the_exchange_but_not_on_who_combines_the_gradients():
+    def digest(*mode, **settings):
+        return job_digest(STREAM, replace(TRAINING, exchange=Exchange(*mode, **settings)))
+
+    jobs = [
+        digest("all_reduce"),
+        digest("all_reduce", "int8"),
+        digest("all_reduce", "top_k"),
+        digest("all_reduce", "top_k", top_k=0.1),
+        digest("all_reduce", sync_every=4),
+        digest("all_reduce", sync_every=4, outer=Outer(momentum=0.5)),
+    ]
+    assert len({*jobs}) == len(jobs)
+    assert digest("parameter_server", server="vault") == digest("all_reduce")
