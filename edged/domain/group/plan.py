@@ -111,9 +111,9 @@ class _Steps:
     def _part(self, ids: Ids, first: int) -> Ids:
         """The member's samples among `ids`, which are the draws from `first` on."""
         draws = np.arange(first, first + len(ids))
-        piece = draws // self._batch_size - first // self._batch_size
+        batch = draws // self._batch_size - first // self._batch_size
         owner = self._owner[self._split.snapshot.locate(ids)[0]]
-        own: Ids = ids[assigned(owner, self._turns.of(first, first + len(ids)), piece) == self._me]
+        own: Ids = ids[assigned(owner, self._turns.of(first, first + len(ids)), batch) == self._me]
         return own
 
     def _policy(self, state: _State, missed: Ids, hits: Ids) -> tuple[_Mask, Ids]:

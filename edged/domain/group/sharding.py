@@ -93,17 +93,17 @@ class Turns:
         return cycles * self.parts[member] + int((self._cycle[:rest] == member).sum())
 
 
-def assigned(owner: Ids, turn: Ids, piece: Ids) -> Ids:
+def assigned(owner: Ids, turn: Ids, batch: Ids) -> Ids:
     """The member that trains on each of n samples: int64 [n].
 
-    `owner`, `turn`: int64 [n], the member that owns each sample, and whose turn it is; `piece`: int64 [n], never
-    falling, from 0 on. In each piece a member gets as many samples as it has turns: its own first, in order; the rest
+    `owner`, `turn`: int64 [n], the member that owns each sample, and whose turn it is; `batch`: int64 [n], never
+    falling, from 0 on. In each batch a member gets as many samples as it has turns: its own first, in order; the rest
     goes, in order, to the members with turns left.
     """
     num_members = int(max(owner.max(initial=0), turn.max(initial=0))) + 1
-    own = piece * num_members + owner
-    num_cells = (int(piece.max(initial=0)) + 1) * num_members
-    turns = np.bincount(piece * num_members + turn, minlength=num_cells)
+    own = batch * num_members + owner
+    num_cells = (int(batch.max(initial=0)) + 1) * num_members
+    turns = np.bincount(batch * num_members + turn, minlength=num_cells)
     owned = np.bincount(own, minlength=num_cells)
     by_cell = np.argsort(own, kind="stable")
     rank = np.empty(len(own), np.int64)

@@ -538,7 +538,7 @@ def test_an_epoch_is_abandoned_exactly_after_two_steps_without_a_sign_of_its_mem
 @settings(deadline=None, max_examples=100)
 @given(histories())
 def test_the_group_rolls_back_at_each_third_diverged_step_since_the_last_mean(blobs):
-    state, diverged_steps, in_a_row = State(), 0, 0
+    state, diverged_steps, rollbacks = State(), 0, 0
     for blob, (after, actions) in zip(blobs, run_blobs(blobs), strict=True):
         have_diverged = {edge for edge, held_by in state.gradients.items() if held_by.is_diverged}
         record = readable(blob)
@@ -547,17 +547,17 @@ def test_the_group_rolls_back_at_each_third_diverged_step_since_the_last_mean(bl
         for action in actions:
             match action:
                 case Begun():
-                    in_a_row = in_a_row if diverged_steps else 0
+                    rollbacks = rollbacks if diverged_steps else 0
                 case Closed():
                     contributed = {each.edge for each in action.contributions}
                     is_diverged = action.mean is None and bool(have_diverged & contributed)
                     diverged_steps = diverged_steps + is_diverged if action.mean is None else 0
                     rolls_back = is_diverged and diverged_steps % MAX_DIVERGED_STEPS == 0
-                    in_a_row += rolls_back
+                    rollbacks += rolls_back
                     assert any(isinstance(each, Diverged) for each in actions) == rolls_back
                 case Diverged():
-                    assert action.continues == (in_a_row <= MAX_SLOWDOWNS)
-        assert (after.diverged_steps, after.rollbacks) == (diverged_steps, in_a_row)
+                    assert action.continues == (rollbacks <= MAX_SLOWDOWNS)
+        assert (after.diverged_steps, after.rollbacks) == (diverged_steps, rollbacks)
         state = after
 
 

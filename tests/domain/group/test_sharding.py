@@ -99,19 +99,19 @@ def test_a_tiny_share_is_never_rounded_to_nothing():
 
 @settings(deadline=None)
 @given(st.data(), st.integers(1, 7), st.integers(0, 200))
-def test_in_each_piece_members_get_their_turns_and_their_own_first(data, members, n):
+def test_in_each_batch_members_get_their_turns_and_their_own_first(data, members, n):
     some = st.lists(st.integers(0, members - 1), min_size=n, max_size=n)
     owner, turn = np.array(data.draw(some), np.int64), np.array(data.draw(some), np.int64)
-    piece = np.sort(np.array(data.draw(st.lists(st.integers(0, 4), min_size=n, max_size=n)), np.int64))
-    whose = assigned(owner, turn, piece)
+    batch = np.sort(np.array(data.draw(st.lists(st.integers(0, 4), min_size=n, max_size=n)), np.int64))
+    trained_by = assigned(owner, turn, batch)
     for each in range(5):
-        here = piece == each
+        here = batch == each
         for member in range(members):
             quota = int((turn[here] == member).sum())
-            assert int((whose[here] == member).sum()) == quota
+            assert int((trained_by[here] == member).sum()) == quota
             owned = np.flatnonzero(here & (owner == member))
-            assert (whose[owned[:quota]] == member).all()
-            assert (whose[owned[quota:]] != member).all()
+            assert (trained_by[owned[:quota]] == member).all()
+            assert (trained_by[owned[quota:]] != member).all()
 
 
 def test_shares_are_equal_at_first():
