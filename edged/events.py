@@ -1,7 +1,7 @@
-"""Every event that edged logs: its name, what it says, and its fields with their types.
+"""Every event that edged logs: its name, its description, and its fields with their types.
 
 The published schema (`edged schema --events`) is made from this table, and a test holds every logged line to it.
-Units stand in the names of the fields. Payloads and secrets are never fields.
+Field names have units. Payloads and secrets are never fields.
 """
 
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from typing import Any
 
 _JSON_TYPE: Mapping[type, str | list[str]] = {
     str: "string", int: "integer", bool: "boolean", list: "array", dict: "object",
-    float: ["number", "null"],  # null: not a finite number, which JSON cannot say
+    float: ["number", "null"],  # null: not a finite number, which JSON does not have
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What the event says, and its own fields beside those that every line has."""
+    """An event's description, and its fields in addition to COMMON."""
 
     doc: str
     fields: Mapping[str, type]
@@ -29,114 +29,114 @@ def event(doc: str, *, optional: tuple[str, ...] = (), **fields: type) -> Event:
 
 
 def _of_job(doc: str, *, optional: tuple[str, ...] = (), **fields: type) -> Event:
-    """An event of one training job, which it names where jobs have names."""
+    """An event of one training job, whose name is a field if jobs have names."""
     return event(doc, optional=(*optional, "job"), **fields, job=str)
 
 
 COMMON: Mapping[str, type] = {"ts": str, "level": str, "event": str, "node": str, "tier": str, "run_id": str}
-"""Fields of every line: UTC time (ISO 8601, milliseconds), level, event name, and whose line it is."""
+"""Fields of every line: UTC time (ISO 8601, milliseconds), level, event name, and the node that logs it."""
 
 EVENTS: Mapping[str, Event] = {
     # life: the process
     "life.refused": event("The node does not start: it runs already, or its state folder cannot be used.", reason=str),
-    "life.started": event("The process runs.", version=str, pid=int, topology=str),
-    "life.ready": event("Start-up is over; degraded when something outside is missing.", degraded=bool),
-    "life.stopping": event("A stop was asked for; intake ends.", signal=str),
+    "life.started": event("The process is running.", version=str, pid=int, topology=str),
+    "life.ready": event("Start-up is complete; degraded if an external part is missing.", degraded=bool),
+    "life.stopping": event("A stop was requested; intake ends.", signal=str),
     "life.stopped": event(
         "The process ends.", uptime_s=float, peak_rss_bytes=int, exit_code=int
     ),
     "life.abandoned": event("The process ends at once, without a clean stop.", reason=str),
     "life.crashed": event(
-        "A service failed; the process ends. systemd starts it again, unless a person has to act.",
+        "A service failed; the process ends. systemd restarts it, unless that does not help.",
         err=str, err_type=str, traceback=str,
     ),
-    "life.notify_failed": event("The service manager was not reached with a notice.", err=str),
-    "health.degraded": event("A part outside does not answer.", part=str, reason=str),
+    "life.notify_failed": event("A notification did not reach the service manager.", err=str),
+    "health.degraded": event("An external part does not answer.", part=str, reason=str),
     "health.recovered": event("The part answers again.", part=str, degraded_s=float),
     # kafka
     "kafka.unreadable": event(
-        "Records that cannot be decoded, or that unpack to far more than any of edged's; reading goes on behind them.",
+        "Records that cannot be decoded, or that unpack to far more than any of edged's; reading continues after them.",
         topic=str, partition=int, first_offset=int, next_offset=int, err=str,
     ),
     "kafka.connected": event("The broker answers.", bootstrap=str, idempotent=bool),
     "kafka.gap": event(
-        "Records were deleted before they were read; reading goes on behind them.",
+        "Records were deleted before they were read; reading continues after them.",
         topic=str, partition=int, wanted_offset=int, next_offset=int,
     ),
     "kafka.client": event(
-        "Something the Kafka client said; `suppressed` times more since the last such line.",
+        "A message of the Kafka client; `suppressed` more since the last such line.",
         message=str, logger=str, suppressed=int,
     ),
     # ingest
     "ingest.rejected": event(
-        "A device's record cannot be used; it is in the dead-letter topic. Others like it were left out of the log.",
+        "A device's record cannot be used; it is in the dead-letter topic. `suppressed` more like it were not logged.",
         device=str, partition=int, offset=int, reason=str, detail=str, size_bytes=int, suppressed=int,
     ),
-    "ingest.reading": event("The devices' topics are read.", partitions=int),
+    "ingest.reading": event("Reading of the devices' topics starts.", partitions=int),
     # uplink
-    "uplink.resumed": event("Intake goes on behind the stream's last pack.", stream=str, next_offset=int),
+    "uplink.resumed": event("Intake resumes after the stream's last pack.", stream=str, next_offset=int),
     "uplink.malformed": event(
-        "A record in the edge's own archive topic is not a pack of this edge; it is passed over.",
+        "A record in the edge's own archive topic is not a pack of this edge; it is skipped.",
         topic=str, offset=int, err=str,
     ),
     "uplink.rewound": event(
-        "The trainer's place lies beyond the archive topic's end: the topic was made anew.",
+        "The trainer's offset is beyond the archive topic's end: the topic was recreated.",
         topic=str, wanted_offset=int, next_offset=int,
     ),
     # epoch: the data of an epoch on its way from the archive
     "epoch.drawn": _of_job("The order of an epoch is fixed.", epoch=int, blocks=int, samples=int, first_sample=int),
     "epoch.redrawn": _of_job(
-        "The archive or the prefetch budget is not what it was when the epoch began; it begins again.", epoch=int
+        "The archive or the prefetch budget has changed since the epoch began; it begins again.", epoch=int
     ),
     "epoch.memo_skipped": _of_job(
-        "What the epoch's order follows from cannot be read; it is drawn anew from what the cache holds.",
+        "The saved state of the sampler cannot be read; the epoch is drawn again from what the cache holds.",
         epoch=int, err=str,
     ),
     "epoch.memo_failed": _of_job(
-        "What the epoch's order follows from cannot be saved; after a restart it would be drawn anew.",
+        "The state of the sampler cannot be saved; after a restart the epoch would be drawn again.",
         epoch=int, err=str,
     ),
-    "epoch.empty": _of_job("The archive has nothing to train on yet; it is asked again from time to time.", epoch=int),
+    "epoch.empty": _of_job("The archive has nothing to train on yet; it is asked again at intervals.", epoch=int),
     "epoch.asked_again": _of_job(
-        "The archive was silent; what is missing is asked again.", silent_s=float, samples=int
+        "The archive did not answer; missing samples are requested again.", silent_s=float, samples=int
     ),
-    "epoch.missing": _of_job("The archive could not read some samples; training goes on without.", samples=int),
+    "epoch.missing": _of_job("The archive could not read some samples; training continues without them.", samples=int),
     "epoch.skipped": _of_job(
-        "Samples that came but cannot be trained on.", epoch=int, unlabelled=int, undecodable=int
+        "Samples that arrived but cannot be trained on.", epoch=int, unlabelled=int, undecodable=int
     ),
     "epoch.malformed": _of_job("A reply of the archive breaks its format; it is ignored.", err=str),
     # cache: samples kept on the edge
     "cache.opened": event(
-        "The cache is there, with what an earlier run left on the disk.", entries=int, bytes=int, ms=float
+        "The cache is open, with the entries of earlier runs on disk.", entries=int, bytes=int, ms=float
     ),
     "cache.epoch": _of_job(
-        "What an epoch's reads came to, each as often as its sample was drawn; fresh: the first of each sample alone. "
-        "And what the cache holds, and has written to the disk since the start.",
+        "Statistics of an epoch's reads, each counted as often as its sample was drawn; fresh: only the first read of "
+        "each sample. Also the bytes that the cache holds, and those written to disk since the start.",
         epoch=int, reads=int, hit_ratio=float, fresh_hit_ratio=float, distinct_samples=int, effective_samples=int,
         fetched_samples=int, fetched_bytes=int, wait_s=float, memory_bytes=int, disk_bytes=int, written_bytes=int,
         corrupt=int,
     ),
     "cache.recreated": event(
-        "The cache's file is damaged, foreign or of another stream; the cache starts empty.", reason=str
+        "The cache's file is damaged, foreign or of another stream; it is recreated empty.", reason=str
     ),
     "cache.disk_full": event(
-        "The disk takes no entries; the cache goes on with what it has, and tries again from time to time.", err=str
+        "The disk takes no entries; the cache continues with what it has, and retries at intervals.", err=str
     ),
     "cache.disk_recovered": event("The disk takes entries again."),
     "cache.write_budget": event(
-        "The bytes that may be written to the disk in a day are spent; new entries stay in memory until more may be.",
+        "The daily budget of bytes written to disk is spent; new entries stay in memory until there is more.",
         budget_bytes_a_day=int, written_bytes=int,
     ),
-    "cache.close_failed": event("What the cache wrote last is lost; it is fetched anew.", err=str),
+    "cache.close_failed": event("The cache's last writes are lost; the samples are fetched again.", err=str),
     # train
     "train.started": _of_job(
-        "Training begins or goes on, each mini-batch cut over so many lanes (threads) and into micro-batches.",
+        "Training begins or resumes. Mini-batches are split over lanes (threads) and into micro-batches.",
         source=str, epoch=int, step=int, resumed=bool, lanes=int, micro_batch=int,
     ),
     "train.epoch": _of_job(
-        "An epoch is over. Loss and accuracy of training are means over the epoch while the weights moved; "
-        "samples per second include waiting. Anomaly threshold: the 99th percentile of the test losses, of an "
-        "autoencoder.",
+        "An epoch has ended. Training loss and accuracy are means over the epoch while the weights changed; "
+        "samples per second include waiting. Anomaly threshold, of an autoencoder: the 99th percentile of the test "
+        "losses.",
         optional=("train_accuracy", "test_loss", "test_accuracy", "anomaly_threshold"), anomaly_threshold=float,
         epoch=int, step=int, loss=float, train_accuracy=float, test_loss=float, test_accuracy=float, test_samples=int,
         samples=int, samples_per_s=float, seconds=float, wait_s=float, wait_fraction=float,
@@ -144,118 +144,122 @@ EVENTS: Mapping[str, Event] = {
     ),
     "train.finished": _of_job("All epochs are trained.", epochs=int, step=int),
     "train.diverged": _of_job(
-        "Loss or weights are no longer finite, or the loss explodes: training goes back to the last checkpoint, a "
-        "group's to where an epoch began, and on from there with half the learning rate; after too many times in a "
-        "row it stops.",
+        "Loss or weights are no longer finite, or the loss explodes: training rolls back to the last checkpoint, in a "
+        "group to the beginning of an epoch, and continues with half the learning rate; after too many times in a row "
+        "it stops.",
         epoch=int, step=int, restored_step=int, slowdowns=int, goes_on=bool,
     ),
     # exchange: several edges train one model
     "exchange.joined": _of_job(
-        "The node takes part in the group, from this place of its log on.",
+        "The node takes part in the group, from this offset of its log on.",
         optional=("epoch",), epoch=int, step=int, offset=int, members=list,
     ),
     "exchange.left": _of_job("The node leaves the group: it stops, or all is trained.", epoch=int, step=int),
     "exchange.begun": _of_job(
-        "An epoch of the group begins, with each member's share of the global batch. Edge: whose proposal was taken.",
+        "An epoch of the group begins, with each member's share of the global batch. Edge: the accepted proposer.",
         epoch=int, step=int, steps=int, shares=dict, edge=str, weights=str,
     ),
-    "exchange.serving": _of_job("The parameter server combines the gradients from here on.", step=int, offset=int),
+    "exchange.serving": _of_job("The parameter server combines gradients from this offset on.", step=int, offset=int),
     "exchange.withheld": _of_job(
-        "The member sends nothing of its own for this step or test: it came to no finite numbers.",
+        "The member contributes nothing to this step or test: its numbers are not finite.",
         epoch=int, step=int, reason=str,
     ),
     "exchange.closed": _of_job(
-        "A step was closed by a deadline or without somebody who was awaited; `suppressed` more since the last line.",
+        "A step was closed by a deadline or without an expected member; `suppressed` more since the last line.",
         optional=("edge",), edge=str,
         epoch=int, step=int, contributions=int, missing=list, waited_s=float, deadline_s=float, suppressed=int,
     ),
     "exchange.absent": _of_job(
-        "A member of the epoch is not awaited any more. Reason: silent (it missed two steps), left, or started anew, "
-        "for then it has to catch up.",
+        "A member of the epoch is no longer expected. Reason: silent (it missed two steps), left, or started anew (it "
+        "restarted and has to catch up).",
         edge=str, epoch=int, step=int, reason=str,
     ),
     "exchange.awaited": _of_job(
-        "A member of the epoch that was absent is awaited again.", edge=str, epoch=int, step=int
+        "A member of the epoch that was absent is expected again.", edge=str, epoch=int, step=int
     ),
     "exchange.abandoned": _of_job(
-        "Of the members of an epoch none was heard any more; those who have joined since go on with the next epoch.",
+        "No member of the epoch contributes any more; those who have joined since continue with the next epoch.",
         epoch=int, step=int, steps_left=int,
     ),
     "exchange.caught_up": _of_job(
-        "The steps that the group made meanwhile are made here, too, from its log.",
+        "The steps that the group has made meanwhile are applied here, from its log.",
         epoch=int, step=int, steps=int, first_offset=int, next_offset=int, seconds=float,
     ),
     "exchange.late": _of_job(
-        "A gradient came after its step was closed; its sender adds it to the next. `suppressed` more since the last "
-        "line.",
+        "A gradient arrived after its step was closed; its sender adds it to the next one. `suppressed` more since the "
+        "last line.",
         edge=str, step=int, present_step=int, suppressed=int,
     ),
     "exchange.rejected": _of_job(
-        "A record of the group's log cannot be used and counts for nothing; `suppressed` more since the last line.",
+        "A record of the group's log cannot be used and is ignored; `suppressed` more since the last line.",
         optional=("edge",), edge=str, topic=str, offset=int, reason=str, suppressed=int,
     ),
     "exchange.epoch": _of_job(
-        "How the group's epoch went, as far as this node folded its log. Bytes: sent and received, compressed. "
-        "Communication: the share of a step's time that waiting for the group takes. Advice: what compression, or "
-        "sync_every, would suit; both only of a node that computed in it.",
+        "Statistics of the group's epoch, as far as this node folded its log. Bytes: sent and received, compressed. "
+        "Communication: the share of a step's time spent waiting for the group. Advice: a suitable compression or "
+        "sync_every; both only from a node that computed in the epoch.",
         optional=("step_ms", "comm_fraction", "advice"),
         epoch=int, step=int, steps=int, members=list, weights=str, contributions=int, missed=int, late=int,
         bytes_per_step=float, step_ms=float, comm_fraction=float, advice=str,
     ),
     "exchange.diverged": _of_job(
-        "The weights here are not those that most members have, such as `edge`; an announced checkpoint replaces them.",
+        "The weights here differ from those of most members, such as `edge`; a published checkpoint replaces them.",
         epoch=int, step=int, weights=str, expected_weights=str, edge=str,
     ),
     "exchange.log_lost": _of_job(
-        "The log no longer reaches back to where this node stands: a member needs the group's announced checkpoint, "
-        "the parameter server goes on where the log begins.",
+        "The log no longer reaches back to this node's offset: a member needs the group's published checkpoint, the "
+        "parameter server continues where the log begins.",
         topic=str, wanted_offset=int, first_offset=int,
     ),
     "exchange.announced": _of_job(
-        "The group's checkpoint is in Kafka for members that come back or are new.",
+        "The group's checkpoint is in Kafka, for members that return or are new.",
         generation=int, epoch=int, parts=int, bytes=int, ms=float,
     ),
     "exchange.offered": _of_job(
-        "The group's log is lost, and nobody can announce where it goes on: this node offers the newest state that it "
-        "has for all to go on from.",
+        "The group's log is lost, and no published checkpoint can be resumed from: this node offers its newest state "
+        "to all.",
         generation=int, epoch=int, offset=int,
     ),
     "exchange.adopted": _of_job(
-        "The node goes on from the checkpoint that a member announced or offered, from this place of the log on.",
+        "The node resumes from the checkpoint that a member published or offered, from this offset of the log on.",
         generation=int, epoch=int, offset=int,
     ),
     "exchange.set_back": _of_job(
-        "What the node goes on from is older than what it had: so many steps of the group are lost.",
+        "The node resumes from an older state than its own: `steps` steps of the group are lost.",
         step=int, adopted_step=int, steps=int,
     ),
     # checkpoint
     "checkpoint.saved": _of_job("A checkpoint is durable.", generation=int, bytes=int, ms=float),
-    "checkpoint.restored": _of_job("Training goes on from a checkpoint.", generation=int, epoch=int, bytes=int),
-    "checkpoint.skipped": _of_job("A checkpoint is torn; the one before it is tried.", generation=int, err=str),
-    "checkpoint.failed": _of_job("Saving did not succeed; training goes on and tries again.", generation=int, err=str),
+    "checkpoint.restored": _of_job("Training resumes from a checkpoint.", generation=int, epoch=int, bytes=int),
+    "checkpoint.skipped": _of_job(
+        "A checkpoint is torn or altered; the one before it is tried.", generation=int, err=str
+    ),
+    "checkpoint.failed": _of_job(
+        "A checkpoint could not be saved; training continues and retries.", generation=int, err=str
+    ),
     "checkpoint.deployed": _of_job(
-        "A model is there for the companion. Format: float32 or int8; an int8 one waits for samples to calibrate by.",
+        "A model is ready for the companion. Format: float32 or int8; an int8 one needs samples to calibrate by.",
         generation=int, format=str, bytes=int, ms=float,
     ),
     "checkpoint.model_skipped": _of_job("A deployed model is torn or altered.", generation=int, err=str),
     # infer
     "infer.runtime": event(
-        "What runs the model files in this process; with a problem, why it is numpy and not a faster runtime.",
+        "The runtime of model files in this process. Problem: why it is numpy and not a faster runtime.",
         optional=("problem",), runtime=str, version=str, delegate=str, problem=str,
     ),
-    "infer.waiting": event("No model is there yet; the records wait in Kafka."),
+    "infer.waiting": event("There is no model yet; the records wait in Kafka."),
     "infer.model_loaded": event(
-        "From here on this model predicts.", generation=int, runtime=str, model_bytes=int, load_ms=float
+        "This model serves from now on.", generation=int, runtime=str, model_bytes=int, load_ms=float
     ),
-    "infer.model_refused": event("The model cannot serve; the one before it goes on.", generation=int, reason=str),
+    "infer.model_refused": event("The model cannot serve; the previous one continues.", generation=int, reason=str),
     "infer.recovered": event(
-        "Predictions published before a restart whose positions were not committed; they are not repeated.",
+        "Predictions published before a restart whose offsets were not committed; they are not repeated.",
         predictions=int,
     ),
     "infer.predicted": event(
-        "What was predicted since the last such line; every 10 s while there is something, and at the end. Skipped: "
-        "records that ingest dead-letters. Correct: of those that carry a label, the ones predicted so. Anomalous, "
-        "with an autoencoder: above its threshold.",
+        "Predictions since the last such line; every 10 s if there are any, and at the end. Skipped: records that "
+        "ingest dead-letters. Correct: of those with a label, the ones predicted so. Anomalous, with an autoencoder: "
+        "above its threshold.",
         optional=("anomalous",), anomalous=int,
         generation=int, samples=int, skipped=int, labelled=int, correct=int, samples_per_s=float,
         latency_p50_ms=float, latency_p95_ms=float, compute_ms=float,
@@ -266,14 +270,14 @@ EVENTS: Mapping[str, Event] = {
         stream=str, source=str, first_offset=int, next_offset=int, samples=int, bytes=int, write_ms=float,
     ),
     "archive.rejected": event(
-        "A record of an archive topic is no pack; an empty block stands in its place.",
+        "A record of an archive topic is not a pack; an empty block takes its place.",
         topic=str, offset=int, reason=str,
     ),
     "archive.duplicates": event(
-        "Samples that were archived before were left out of a pack.", stream=str, source=str, offset=int, samples=int,
+        "Samples that were already archived were left out of a pack.", stream=str, source=str, offset=int, samples=int,
     ),
     "archive.gap": event(
-        "The log deleted packs before they were archived; the archive keeps the gap on record.",
+        "The log deleted packs before they were archived; the archive records the gap.",
         stream=str, source=str, first_offset=int, next_offset=int,
     ),
     "archive.unreadable": event("A file or a block of the archive cannot be read.", stream=str, reason=str),
@@ -285,18 +289,20 @@ EVENTS: Mapping[str, Event] = {
         edge=str, request=str, stream=str, samples=int, missing=int, parts=int, bytes=int, serve_ms=float,
     ),
     "archive.unanswered": event(
-        "A request was given up because the storage refused; its edge asks again.", edge=str, request=str, reason=str,
+        "A request was dropped because the storage failed; its edge asks again.", edge=str, request=str, reason=str,
     ),
     # sensor
     "sensor.published": event(
-        "What a replayed device has published so far, all of it acknowledged; every 10 s and at the end.",
+        "Samples that a replayed device has published so far, all acknowledged; every 10 s and at the end.",
         dataset=str, samples=int, payload_bytes=int, elapsed_s=float, samples_per_s=float,
     ),
-    "sensor.prediction_skipped": event("A message there is no prediction.", partition=int, offset=int, reason=str),
+    "sensor.prediction_skipped": event(
+        "A message in the predictions topic is not a prediction.", partition=int, offset=int, reason=str
+    ),
     # res: the host's and the process's resources
     "res.sample": event(
-        "The monitor's series, once a second. CPU in percent of one core, summed over cores. A field the host does "
-        "not let one read is left out; so is a number of the node's that has been zero since the start.",
+        "The monitor's series, once per second. CPU in percent of one core, summed over cores. Fields that the host "
+        "does not provide are left out, as are the node's numbers that have been zero since the start.",
         optional=(
             "cpu_percent", "memory_used_bytes", "disk_read_bytes_per_s", "disk_written_bytes_per_s",
             "net_received_bytes_per_s", "net_sent_bytes_per_s", "temperature_c", "throttled_flags", "disk_free_bytes",
@@ -313,22 +319,22 @@ EVENTS: Mapping[str, Event] = {
         lag_records=int, queue_bytes=int, cache_bytes=int,
     ),
     "res.memory_high": event(
-        "The process is above its memory limit; it ends when it stays there.", rss_bytes=int, limit_bytes=int
+        "The process exceeds its memory limit; it ends if that lasts.", rss_bytes=int, limit_bytes=int
     ),
     "res.stalled": event(
-        "A service that has work makes no progress and nothing outside explains it; the watchdog is no longer fed.",
+        "A service with work makes no progress, without an external cause; the watchdog is no longer fed.",
         service=str, still_s=float,
     ),
-    # log: what foreign code says through the standard library
+    # log: foreign code's messages through the standard library
     "log.foreign": event(
-        "A warning or an error of a library or of Python; `suppressed` like ones went before it unlogged.",
+        "A warning or an error of a library or of Python; `suppressed` similar ones before it were not logged.",
         optional=("suppressed", "traceback"), logger=str, message=str, suppressed=int, traceback=str,
     ),
 }  # fmt: skip
 
 
 def json_type_matches(value: Any, kind: type) -> bool:
-    """Whether a plain JSON value is of the kind its event names: what the schema says, at the making of a line."""
+    """Whether a plain JSON value has the type that the schema requires for `kind`."""
     if kind is float:
         return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
