@@ -1,23 +1,23 @@
-"""Every exception that crosses a module's border.
+"""Every exception that crosses a module's boundary.
 
 EdgedError
-├── ConfigError           the topology file is wrong: every problem, with its place (exit 78)
+├── ConfigError           the topology file is wrong: all its problems, with their places (exit 78)
 ├── FormatError           bytes are not what their format says (tensors, packs, checkpoints, requests)
-├── RejectedRecord        one device record is bad: counted and dead-lettered, never fatal
-├── RecordTooLarge        Kafka takes no record of this size
+├── RejectedRecord        a device's record is unusable: counted and dead-lettered, never fatal
+├── RecordTooLarge        Kafka does not accept a record of this size
 ├── StorageError          a disk or file system refused
-│   ├── CheckpointCorrupt a checkpoint is torn or altered: skipped, the one before it is used
-│   ├── ArchiveConflict   the archive goes on elsewhere than its writer believes: a second writer
+│   ├── CheckpointCorrupt a checkpoint is torn or altered: skipped for the one before it
+│   ├── ArchiveConflict   the archive ends elsewhere than its writer expects: a second writer
 │   └── DiskFull
 ├── AlreadyRunning        another process is this node (exit 75)
-├── MemoryLimitExceeded   the process outgrew its budget: it checkpoints, ends, and is started afresh
+├── MemoryLimitExceeded   the process exceeds its budget: it saves a checkpoint, ends, and is restarted
 ├── TopologyMismatch      saved state belongs to another topology (exit 78)
-├── LogGap                records that a fold needs are not in the log any more: it goes on from a newer checkpoint
-└── TransientError        worth another try, by the adapter that met it
+├── LogGap                records that a fold needs were deleted from the log: it resumes from a newer checkpoint
+└── TransientError        to be retried, by the adapter that raised it
     ├── LogUnavailable    Kafka does not answer
     └── ArchiveUnavailable
 
-Foreign exceptions are translated at the adapter's border, always `raise … from`.
+Foreign exceptions are translated in the adapter, always `raise … from`.
 """
 
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ class EdgedError(Exception):
 class Problem:
     """One thing wrong with the topology file.
 
-    `path` is the way to the value ("iot[0].edge"); `place` is "file:line:column" and `source` the line's
-    text, both filled in by whoever knows the file. The suggestion is a whole sentence or empty.
+    `path`: of the value ("iot[0].edge"). `place`: "file:line:column", and `source`: the line's text, both filled in
+    where the file is known. `suggestion`: what to do, or empty.
     """
 
     path: str
@@ -49,7 +49,7 @@ class Problem:
 
 
 class ConfigError(EdgedError):
-    """The topology file cannot be used. Carries all its problems at once."""
+    """The topology file cannot be used. Holds all its problems."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
@@ -57,11 +57,11 @@ class ConfigError(EdgedError):
 
 
 class FormatError(EdgedError):
-    """Bytes do not follow their format. The message says which rule was broken."""
+    """Bytes do not follow their format. The message names the broken rule."""
 
 
 class RejectedRecord(EdgedError):  # noqa: N818 - named for what happens to the record
-    """A device's record cannot be used. `reason` is one of the stable words in `domain.sample.REASONS`."""
+    """A device's record cannot be used. `reason` is one of the stable words in `domain.samples.sample.REASONS`."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -70,7 +70,7 @@ class RejectedRecord(EdgedError):  # noqa: N818 - named for what happens to the 
 
 
 class RecordTooLarge(EdgedError):  # noqa: N818
-    """The broker does not take a record of this size. Other messages of the same call may be in the log."""
+    """The broker does not accept a record of this size. Other messages of the same call may be in the log."""
 
     def __init__(self, topic: str, size_bytes: int) -> None:
         super().__init__(f"a record of {size_bytes} bytes is too large for topic {topic}")
@@ -83,7 +83,7 @@ class StorageError(EdgedError):
 
 
 class StateFolderRefused(StorageError):  # noqa: N818
-    """The folder for the node's state cannot be made or written."""
+    """The folder for the node's state cannot be created or written."""
 
 
 class CheckpointCorrupt(StorageError):  # noqa: N818
@@ -91,7 +91,7 @@ class CheckpointCorrupt(StorageError):  # noqa: N818
 
 
 class DiskFull(StorageError):  # noqa: N818
-    """No space is left; what was being written has been taken back."""
+    """No space is left; the write was undone."""
 
 
 class AlreadyRunning(EdgedError):  # noqa: N818
@@ -103,15 +103,15 @@ class MemoryLimitExceeded(EdgedError):  # noqa: N818
 
 
 class ArchiveConflict(StorageError):  # noqa: N818
-    """The archive does not end where its writer believes; there must be another writer."""
+    """The archive does not end where its writer expects; there must be another writer."""
 
 
 class TopologyMismatch(EdgedError):  # noqa: N818
-    """Saved state belongs to another model or data set than the topology names."""
+    """Saved state belongs to another model or data set than the topology's."""
 
 
 class LogGap(EdgedError):  # noqa: N818
-    """A log goes on elsewhere than at the record that is to be read next."""
+    """The next record of a log has another offset than expected."""
 
     def __init__(self, expected: int, found: int) -> None:
         super().__init__(f"the log goes on at offset {found}, not {expected}")
@@ -120,7 +120,7 @@ class LogGap(EdgedError):  # noqa: N818
 
 
 class TransientError(EdgedError):
-    """Another try may succeed."""
+    """A retry may succeed."""
 
 
 class LogUnavailable(TransientError):  # noqa: N818

@@ -1,7 +1,7 @@
-"""Puts a node together: adapters, services, and the one TaskGroup in which tasks are born.
+"""Composes a node of adapters and services, and runs it in one TaskGroup.
 
-`node` says what a node of each tier consists of; `supervision` starts it, keeps it ready, and stops it in order.
-What a service does is its own module's subject.
+`node`, `archive` and `companion` compose the three kinds of process, `jobs` and `group` the training jobs of an edge;
+`supervision` starts a process, keeps it ready, and stops it in order.
 """
 
 from edged.app.companion import run_companion

@@ -1,4 +1,4 @@
-"""What a training group consists of: a member's trainer, and the parameter server of a node."""
+"""A training group: a member's trainer, and the parameter servers of a node."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor

@@ -1,11 +1,11 @@
-"""A node's life: start, readiness, stopping and the order of both.
+"""A node's lifecycle: start, readiness, and the order of stopping.
 
-1. The topics are made sure of, then all services run. Waiting for Kafka belongs to that work, not to start-up: a node
-   whose broker is away is ready, degraded, and says so.
-2. SIGTERM or SIGINT cancels the services once; each finishes the step it is in and saves what must not be lost.
+1. The topics are created if missing, then all services run. Waiting for Kafka is part of that work, not of start-up: a
+   node whose broker is away is ready, degraded, and reports it.
+2. SIGTERM or SIGINT cancels the services once; each finishes its current step and saves what must not be lost.
 3. The monitor stops last, so that the watchdog is fed during the final checkpoint.
-4. A service that fails stops the others cleanly; the process ends with 1 and systemd starts it again, or with 78
-   when only a person can mend what is wrong.
+4. A service that fails stops the others cleanly; the process ends with 1 and systemd starts it again, or with
+   EX_CONFIG when restarting does not help.
 """
 
 import asyncio
@@ -30,20 +30,20 @@ from edged.settings import Timing
 
 
 class Service(Protocol):
-    """What runs in a node and is watched."""
+    """A part of a node that runs as a task of its own and is watched."""
 
     async def run(self) -> None:
-        """Work until cancelled; raise only what a new start may mend."""
+        """Work until cancelled; raise only what a restart may resolve."""
 
     def progress(self) -> Progress:
-        """The watchdog's sign of life."""
+        """Progress since the start, for the watchdog."""
 
     def statistics(self) -> Statistics:
-        """This service's share of the monitor's series."""
+        """This service's part of the monitor's series."""
 
 
 def announce(topology: Topology) -> None:
-    """The first line of a node's log, before anything is opened."""
+    """Log the first line of a node, before anything is opened."""
     logger().info("life.started", version=__version__, pid=os.getpid(), topology=topology.site)
 
 
@@ -58,8 +58,8 @@ async def supervise(
     timing: Timing,
     memory_limit: int | None = None,
 ) -> int:
-    """Run the services until a signal asks to stop or one fails; the process's exit code."""
-    began = time.monotonic()
+    """Run the services until a signal arrives or one of them fails; the process's exit code."""
+    started_s = time.monotonic()
     monitor = Monitor(
         host,
         health,
@@ -79,13 +79,13 @@ async def supervise(
                 await asyncio.wait([working])
             watching.cancel()
         code = 0
-    except* Exception as failures:  # noqa: BLE001 - told in full, then the process ends
+    except* Exception as failures:  # noqa: BLE001 - logged in full, then the process ends
         log_crash(failures)
         # EX_CONFIG: restarting does not help, and systemd does not (RestartPreventExitStatus).
         code = os.EX_CONFIG if failures.subgroup(TopologyMismatch) else 1
     logger().info(
         "life.stopped",
-        uptime_s=round(time.monotonic() - began, 3),
+        uptime_s=round(time.monotonic() - started_s, 3),
         peak_rss_bytes=host.sample().peak_rss_bytes,
         exit_code=code,
     )
@@ -100,13 +100,13 @@ async def _work(topology: Topology, services: Mapping[str, Service], log: Log) -
 
 
 class _stopped_by_signals(contextlib.AbstractContextManager[None]):  # noqa: N801 - used as a function
-    """Within it, the first SIGTERM or SIGINT cancels `working`; a second one, or `stop_s`, ends the process at once."""
+    """Inside, the first SIGTERM or SIGINT cancels `working`; a second one, or `stop_s`, ends the process at once."""
 
     def __init__(self, working: "asyncio.Task[None]", notifier: Notifier, timing: Timing) -> None:
         self._working = working
         self._notifier = notifier
         self._timing = timing
-        self._asked = False
+        self._is_stopping = False
 
     def __enter__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -119,9 +119,9 @@ class _stopped_by_signals(contextlib.AbstractContextManager[None]):  # noqa: N80
             loop.remove_signal_handler(number)
 
     def _stop(self, number: signal.Signals) -> None:
-        if self._asked:
+        if self._is_stopping:
             _end_now("a second signal")
-        self._asked = True
+        self._is_stopping = True
         logger().info("life.stopping", signal=signal.Signals(number).name)
         self._notifier.stopping()
         self._working.cancel()
@@ -129,6 +129,6 @@ class _stopped_by_signals(contextlib.AbstractContextManager[None]):  # noqa: N80
 
 
 def _end_now(reason: str) -> None:
-    """What is durable stays durable; the next start goes on from there."""
+    """What is durable stays durable; the next start resumes from it."""
     logger().error("life.abandoned", reason=reason)
     os._exit(1)

@@ -1,7 +1,7 @@
-"""Fields of a dataclass under the names that digests, files and records have for them.
+"""Fields of a dataclass under their names in digests, files and records.
 
 Such names are data: a field may be renamed in the code, its name in a table may not, or digests change and stored
-files are refused. Tables stand beside the code that writes them; `tests/test_pinned_names.py` holds the results.
+files are refused. Each table is beside the code that writes it; `tests/test_pinned_names.py` pins the results.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,5 +17,5 @@ def to_named(record: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def from_named(kind: type[T], names: Sequence[str], values: Mapping[str, Any]) -> T:
-    """The dataclass of which `to_named` gave `values`."""
+    """The inverse of `to_named`."""
     return kind(*(values[name] for name in names))

@@ -27,7 +27,7 @@ from edged.domain.topology.training import (
 class Job:
     """A training job, resolved against its topology: see `Topology.resolve`.
 
-    `input_shape`: of what reaches the model's first layer. `digest`: see `job_digest`. `members`: the edges that train
+    `input_shape`: of the model's first layer. `digest`: see `job_digest`. `members`: the edges that train
     it, together if it has an exchange. `server`: the node that combines their gradients; None: the members do.
     `train_topic`: the log that the weights are a fold over; `gradients_topic`: what the members send to the server;
     `checkpoints_topic`: the group's newest checkpoints.

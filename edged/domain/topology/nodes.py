@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""Names become topics, folders and log fields; nothing else is ever allowed in them."""
+"""Names become topics, folders and log fields, so no other characters are allowed."""
 
 _LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]):\d+", re.IGNORECASE)
 
@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """How to reach Kafka. The password is never shown by repr."""
+    """How to reach Kafka. repr hides the password."""
 
     protocol: Protocol = "PLAINTEXT"
     mechanism: Mechanism | None = None
@@ -38,15 +38,15 @@ class Kafka:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether all brokers are named as being on this machine."""
+        """Whether all brokers' addresses are this machine's own."""
         return all(_LOOPBACK.fullmatch(server) for server in self.bootstrap)
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What samples look like. `shape` is [height, width, channels], [length, channels] or any.
+    """The form of samples. `shape`: [height, width, channels], [length, channels] or any other.
 
-    `labels` are the classes, in order; none where samples come without.
+    `labels`: the classes, in the order of the model's outputs; none if samples have none.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Bytes of samples kept in memory and on disk; `disk_writes_per_day`: bytes written to the disk for it, in 24 h."""
+    """Bytes of samples kept in memory and on disk; `disk_writes_per_day`: maximum of bytes written to disk in 24 h."""
 
     memory: int = 32 * MIB
     disk: int = 1024 * MIB
@@ -75,7 +75,7 @@ class Cache:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """`prefetch`: bytes of epoch data held ahead of the trainer. `memory_limit`: bytes of the whole daemon."""
+    """`prefetch`: bytes of epoch data held ahead of the trainer. `memory_limit`: of the whole daemon, in bytes."""
 
     name: str
     cache: Cache = Cache()
@@ -85,7 +85,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """`flush_s`, `flush_bytes`: a file is written when this old or this large, whichever comes first."""
+    """`flush_s`, `flush_bytes`: age and size at which a file is written, whichever comes first."""
 
     name: str
     url: str

@@ -1,6 +1,6 @@
-"""The Kafka topics that a topology needs, and who may do what with them.
+"""The Kafka topics that a topology needs, and each node's rights to them.
 
-Values only: `app` creates the topics, `edged topics` prints both.
+Values only. See also: `app.supervision`, which creates the topics, and `edged topics`, which prints both.
 """
 
 from collections.abc import Iterator
@@ -9,25 +9,25 @@ from typing import Literal, NamedTuple
 from edged.domain.topology import MIB, Device, Role, Topology, Training
 
 SHORT_RETENTION_MS = 3_600_000
-"""Epochs and requests are of use only while they are being answered; an hour outlives any outage worth waiting for."""
+"""Epochs and requests are needed only while they are being served; an hour outlasts any outage worth waiting for."""
 
 EPOCHS_MESSAGE_BYTES = 2 * MIB
 """A part of an epoch is 512 KiB plus at most one sample of 768 KiB, and its header."""
 
 REQUESTS_MESSAGE_BYTES = 4 * MIB
-"""A request may name a million rows of two bytes, and the blocks they are in."""
+"""A request may list a million rows of two bytes, and their blocks."""
 
 EXCHANGE_RETENTION_MS = 24 * SHORT_RETENTION_MS
-"""A member that was away for longer goes on from a checkpoint that another one announced."""
+"""A member that was away for longer resumes from another member's published checkpoint."""
 
 EXCHANGE_MESSAGE_BYTES = MIB
-"""A gradient, an update and a checkpoint travel in pieces of at most 512 KiB, each with its header."""
+"""Gradients, updates and checkpoints are sent in parts of at most 512 KiB, each with its header."""
 
 _ARCHIVE_ROLES: tuple[Role, ...] = ("archiver", "epoch_server")
 
 
 class Topic(NamedTuple):
-    """A topic; its fields are those of `ports.TopicSpec`. None stands for the broker's default."""
+    """A topic; fields as in `ports.TopicSpec`. None: the broker's default."""
 
     name: str
     partitions: int = 1
@@ -37,7 +37,7 @@ class Topic(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """What one node (its principal is its name) may do with one topic."""
+    """A right of one node to one topic; its principal is its name."""
 
     principal: str
     operation: Literal["Read", "Write"]
@@ -45,7 +45,7 @@ class Grant(NamedTuple):
 
 
 def topics(topology: Topology) -> list[Topic]:
-    """Every topic the topology needs, each once: the devices', the edges', the archive's and the groups'."""
+    """Every topic of the topology, each once: the devices', the edges', the archive's and the groups'."""
     edges = [edge.name for edge in topology.edges]
     return [
         *(Topic(topology.device_topic(device.name)) for device in topology.iot),
@@ -59,9 +59,9 @@ def topics(topology: Topology) -> list[Topic]:
 
 
 def grants(topology: Topology) -> list[Grant]:
-    """The least that each node needs.
+    """The minimum that each node needs.
 
-    A writer may also read what it writes: after a broken connection it looks in the log whether its last record
+    A writer may also read what it writes: after a broken connection it checks in the log whether its last record
     arrived (see `ports.Log.append`).
     """
     return [
@@ -73,7 +73,7 @@ def grants(topology: Topology) -> list[Grant]:
 
 
 def groups(topology: Topology) -> list[tuple[str, str]]:
-    """(principal, consumer group) of every reader that commits its positions."""
+    """(principal, consumer group) of every reader that commits its offsets."""
     return [
         *(each for edge in topology.edges for each in _groups_of_edge(topology, edge.name)),
         *((each.name, topology.group(role, each.name)) for each in topology.archive for role in _ARCHIVE_ROLES),
@@ -81,7 +81,7 @@ def groups(topology: Topology) -> list[tuple[str, str]]:
 
 
 def prediction_topics(topology: Topology, edge: str) -> list[str]:
-    """One topic for each job's predictions at the edge; one, too, while nothing is trained."""
+    """One topic for each job's predictions at the edge; a single one if nothing is trained."""
     return [topology.predictions_topic(edge, name) for name in _job_names(topology)]
 
 
@@ -127,7 +127,7 @@ def _of_archive(topology: Topology, archive: str) -> list[Grant]:
 
 
 def _group_jobs(topology: Topology) -> list[Training]:
-    """The jobs that the edges train together."""
+    """The jobs that edges train together."""
     return [job for job in topology.jobs if job.exchange.mode != "none"]
 
 
@@ -139,7 +139,7 @@ def _of_group(topology: Topology, job: Training) -> Iterator[Topic]:
 
 
 def _in_group(topology: Topology, job: Training) -> Iterator[Grant]:
-    """What makes a node one of the members, or their server: nobody else can write the group's topics."""
+    """The rights of members and of their server: no other node can write the group's topics."""
     train, gradients, server = topology.train_topic(job), topology.gradients_topic(job), topology.server_of(job)
     for edge in topology.edges:
         if server is None:

@@ -73,15 +73,15 @@ class Topology:
         return tuple(self.resolve(job) for job in self.jobs if is_edge or self.server_of(job) == node)
 
     def device_topic(self, device: str) -> str:
-        """What the device publishes: key = label or null, value = payload."""
+        """The device's samples: key = label or null, value = payload."""
         return f"{self.site}.iot.{device}"
 
     def archive_topic(self, stream: str, edge: str) -> str:
-        """Packs of one edge's samples of one stream; its only writer is that edge, so ACLs can prove the source."""
+        """Packs of one edge's samples of one stream; that edge is the only writer, so ACLs can prove the source."""
         return f"{self.site}.archive.{stream}.{edge}"
 
     def group(self, role: Role, node: str, job: str = "") -> str:
-        """The consumer group under which the node's `role` commits its positions; no name holds a ':'."""
+        """The consumer group under which the node's `role` commits its offsets; no name has a ':'."""
         return f"{self.site}.{role}.{node}" + (f":{job}" if job else "")
 
     @property
@@ -90,7 +90,7 @@ class Topology:
         return f"{self.site}.archive.requests"
 
     def epochs_topic(self, edge: str) -> str:
-        """What the archive sends to one edge."""
+        """The archive's replies to one edge."""
         return f"{self.site}.epochs.{edge}"
 
     def predictions_topic(self, edge: str, job: str = "") -> str:
@@ -106,7 +106,7 @@ class Topology:
         return f"{self.site}.train.{job.name or job.stream}"
 
     def gradients_topic(self, job: Training) -> str:
-        """What the members send to the job's parameter server."""
+        """The members' gradients to the job's parameter server."""
         return f"{self.site}.gradients.{job.name or job.stream}"
 
     def checkpoints_topic(self, job: Training) -> str:

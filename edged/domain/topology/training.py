@@ -11,7 +11,7 @@ Source = Literal["archive", "live", "both"]
 SamplingMode = Literal[
     "stratified", "uniform", "importance", "no_evict", "lru", "shade", "shade_published", "icache", "icache_published"
 ]
-"""From `no_evict` on they are there to be compared with."""
+"""From `no_evict` on: for comparison only."""
 
 ExchangeMode = Literal["none", "all_reduce", "parameter_server"]
 Compression = Literal["none", "fp16", "int8", "top_k"]
@@ -54,14 +54,14 @@ Optimizer = Sgd | Adam | Lars
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """The learning rate stays. `warmup`, here and below: epochs in which it rises linearly to its full size."""
+    """A constant learning rate. `warmup`, here and below: epochs in which it rises linearly to its full size."""
 
     warmup: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Cosine:
-    """It falls along half a cosine, to its `floor`-fold at the end of the last epoch."""
+    """The learning rate falls along half a cosine, to `floor` times its size at the end of the last epoch."""
 
     warmup: float = 0.0
     floor: float = 0.0
@@ -69,7 +69,7 @@ class Cosine:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """It is multiplied with `factor` after each `every` epochs."""
+    """The learning rate is multiplied by `factor` every `every` epochs."""
 
     every: float
     factor: float = 0.1
@@ -81,9 +81,9 @@ Schedule = Constant | Cosine | Step
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """How training samples are varied. `shift`: most pixels in each direction.
+    """How training samples are varied. `shift`: maximum in each direction, in pixels.
 
-    `crop`: least share of each side that a random window keeps; the window is then stretched to the whole.
+    `crop`: minimum share of each side that a random window keeps; the window is then stretched to the full size.
     """
 
     flip: Flip = "none"
@@ -93,7 +93,7 @@ class Augment:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """`hit_share`: the share of draws that `stratified` takes from the cache; None: chosen by compute and link."""
+    """`hit_share`: share of draws that `stratified` takes from the cache; None: chosen by compute time and link."""
 
     mode: SamplingMode = "stratified"
     hit_share: float | None = None
@@ -101,11 +101,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Outer:
-    """The step that the group makes of its members' rounds: Nesterov's momentum on the common weights (DiLoCo).
+    """The outer step of a group, from its members' rounds: Nesterov momentum on the common weights (DiLoCo).
 
     Douillard et al. 2023, https://arxiv.org/abs/2311.08105, found 0.7 and 0.9 best for rounds of 500 steps; in short
-    ones, whose own momentum goes on, that much swings to and fro. If not given it is the mean of the members' weights
-    (local SGD, Stich 2019, https://arxiv.org/abs/1805.09767).
+    rounds, whose inner momentum continues, that oscillates. The default is the mean of the members' weights (local SGD,
+    Stich 2019, https://arxiv.org/abs/1805.09767).
     """
 
     learning_rate: float = 1.0
@@ -116,9 +116,9 @@ class Outer:
 class Exchange:
     """How the edges train one model together; with mode `none` each trains a model of its own.
 
-    `compression`: of the gradients; `top_k`: the share of a gradient's entries that top_k keeps. `sync_every`: steps
-    that each member makes alone before the group makes one, with the `outer` step if there are several.
-    `server`: the node that combines the gradients with mode `parameter_server`; None: the first archive node.
+    `compression`: of the gradients; `top_k`: the share of a gradient's entries that top_k keeps. `sync_every`: local
+    steps of each member for a step of the group, which is the `outer` step if that is more than 1. `server`: the node
+    that combines the gradients with mode `parameter_server`; None: the first archive node.
     """
 
     mode: ExchangeMode = "none"
@@ -131,14 +131,14 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Deploy:
-    """`format`: what the companion's model computes in; int8 is calibrated with held-out samples."""
+    """`format`: the number type of the companion's model; int8 is calibrated with held-out samples."""
 
     format: DeployFormat = "float32"
 
 
 @dataclass(frozen=True, slots=True)
 class BackboneFile:
-    """What a backbone's file says: the shapes of a sample and of its features, and the file's SHA-256."""
+    """From a backbone's file: the shapes of a sample and of its features, and the file's SHA-256."""
 
     sample_shape: Shape
     features: Shape
@@ -147,7 +147,7 @@ class BackboneFile:
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """Frozen layers below the model: `model` is their file's path. `file`: None until somebody has looked into it."""
+    """Frozen layers below the model: `model` is their file's path. `file`: None until the file is looked up."""
 
     model: str
     trainable: Literal["head"] = "head"
@@ -156,16 +156,16 @@ class Backbone:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A job. `name`: where there are several.
+    """A job. `name`: "" unless given; each of several jobs has one.
 
-    `test_fraction`: share of each edge's own samples held out; `test_samples`: most to test on.
+    `test_fraction`: share of each edge's own samples held out; `test_samples`: maximum to test on.
 
-    `live_epoch`: with `source: live`, after how many samples an epoch ends. `checkpoint_s`: seconds between
-    checkpoints inside an epoch. `loss`: with mean_squared_error the model is an autoencoder: it learns to give its
-    input back, and labels do not matter. `class_weights`: what a sample's loss counts, by label; empty: all the same.
-    `clip_norm`: most norm of a gradient. `weight_decay`: see `domain.optim`. `micro_batch`: samples that a core takes
-    at once; None: as many as suit its caches, by a measurement. `reference_batch`: the batch that the learning rate
-    is meant for; None: `global_batch`.
+    `live_epoch`: with `source: live`, samples of an epoch. `checkpoint_s`: seconds between checkpoints inside an epoch.
+    `loss`: with mean_squared_error the model is an autoencoder: it learns to reconstruct its input, without labels.
+    `class_weights`: weight of a sample's loss, by label; empty: all equal. `clip_norm`: maximum norm of a gradient.
+    `weight_decay`: see `domain.training.optim`. `micro_batch`: samples that a core takes at once; None: as many as fit
+    its caches, by a measurement. `reference_batch`: the batch size that the learning rate is meant for; None:
+    `global_batch`.
     """
 
     stream: str
@@ -194,7 +194,7 @@ class Training:
     name: str = ""
 
     def input_shape(self, stream: Stream) -> Shape | None:
-        """What reaches the model's first layer; None when it is in a backbone's file that nobody has looked into."""
+        """Shape of the first layer's input; None when it depends on a backbone's file that was not looked up."""
         if self.backbone is None:
             return stream.shape
         return None if self.backbone.file is None else self.backbone.file.features
