@@ -1,5 +1,4 @@
-"""What is wrong with a topology, as findings with their paths.
+"""Validation of a topology: rules between several values, whose findings have paths.
 
-Belongs here: rules between several values. Does not: the range of a single value (`topology_file.schema`), where in
-the file a value stands (`topology_file`).
+See also: `topology_file.schema` for the range of a single value, `topology_file` for its place in the file.
 """

@@ -1,13 +1,13 @@
-"""What a rule says about a topology."""
+"""The result of a rule."""
 
 from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """Something wrong, or worth a warning, with the value at `path` ("iot[0].edge").
+    """A problem, or a warning, about the value at `path` ("iot[0].edge").
 
-    `needs`: other paths whose values the rule relied on, "[]" standing for any index. When one of them could not be
-    read in the first place the finding says nothing new.
+    `needs`: other paths whose values the rule relies on, with "[]" for any index. If one of them could not be read, the
+    finding is only a consequence of that.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""The rules of a topology whose edges train one model together: what cannot work, and what is probably not meant."""
+"""Jobs that the edges train together."""
 
 from collections.abc import Iterator
 
@@ -9,10 +9,10 @@ from edged.domain.validation.finding import Finding
 
 
 def problems(topology: Topology) -> Iterator[Finding]:
-    """All that keeps a job from being trained by a group."""
+    """See `rules.problems`."""
     for i, job in enumerate(topology.jobs):
         at = f"training[{i}]"
-        yield from _unused(at, job.exchange)
+        yield from _unused_settings(at, job.exchange)
         if job.exchange.mode == "none":
             continue
         yield from _source(at, job)
@@ -22,7 +22,7 @@ def problems(topology: Topology) -> Iterator[Finding]:
 
 
 def warnings(topology: Topology) -> Iterator[Finding]:
-    """What works but is probably not meant."""
+    """See `rules.warnings`."""
     for i, job in enumerate(topology.jobs):
         at = f"training[{i}]"
         yield from _cold_start(at, job)
@@ -34,26 +34,26 @@ def warnings(topology: Topology) -> Iterator[Finding]:
             )
 
 
-def _unused(at: str, exchange: Exchange) -> Iterator[Finding]:
-    """Settings that the other ones leave without any effect."""
-    usual, mode = Exchange(), f"{at}.exchange.mode"
-    why = f"mode: {exchange.mode} does not use it"
+def _unused_settings(at: str, exchange: Exchange) -> Iterator[Finding]:
+    """Settings without effect because of others."""
+    default, mode = Exchange(), f"{at}.exchange.mode"
+    reason = f"mode: {exchange.mode} does not use it"
     if exchange.mode == "none":
         for key in ("compression", "top_k", "sync_every", "outer", "server"):
-            if getattr(exchange, key) != getattr(usual, key):
+            if getattr(exchange, key) != getattr(default, key):
                 hint = "leave it out, or set mode: all_reduce for one model of all edges"
-                yield Finding(f"{at}.exchange.{key}", why, hint, (mode,))
+                yield Finding(f"{at}.exchange.{key}", reason, hint, (mode,))
         return
     if exchange.server is not None and exchange.mode != "parameter_server":
-        yield Finding(f"{at}.exchange.server", why, "leave it out, or set mode: parameter_server", (mode,))
-    if exchange.top_k != usual.top_k and exchange.compression != "top_k":
+        yield Finding(f"{at}.exchange.server", reason, "leave it out, or set mode: parameter_server", (mode,))
+    if exchange.top_k != default.top_k and exchange.compression != "top_k":
         yield Finding(
             f"{at}.exchange.top_k",
             f"compression: {exchange.compression} does not use it",
             "leave it out, or set compression: top_k",
             (f"{at}.exchange.compression",),
         )
-    if exchange.outer != usual.outer and exchange.sync_every == 1:
+    if exchange.outer != default.outer and exchange.sync_every == 1:
         yield Finding(
             f"{at}.exchange.outer",
             "with sync_every: 1 each step is the group's, and the optimizer makes it",

@@ -1,6 +1,7 @@
-"""How much memory a topology asks of an edge, estimated before anything runs.
+"""The memory that a topology needs on an edge, estimated before anything runs.
 
-The estimate is for refusing a topology that cannot fit; what the daemon really uses is measured by its monitor.
+The estimate serves to refuse a topology that cannot fit. See also: `services.node.monitor`, which measures the actual
+use.
 """
 
 import math
@@ -16,21 +17,21 @@ BASE = 110 * MIB
 """The interpreter, NumPy, the Kafka client with its fetch buffers, and the heap's slack."""
 
 DISK_STORE = 2 * MIB
-"""A cache's disk store: its page cache and what one transaction holds."""
+"""A cache's disk store: its page cache and one transaction."""
 
 _INDEX_BYTES: dict[SamplingMode, int] = {"stratified": 64, "lru": 64}
 _MAX_INDEX_BYTES = 112
-"""Of a cached sample's place in the tables and in the epoch's plan, as measured at 300,000 samples."""
+"""Of a cached sample in the tables and in the epoch's plan, as measured at 300,000 samples."""
 
 _FLOAT32 = 4
 
 
 @dataclass(frozen=True, slots=True)
 class ModelMemory:
-    """Bytes that training a model holds, all float32; `slots`: numbers of the optimizer's state for each weight.
+    """Bytes for training a model, all float32. `slots`: values of optimizer state for each weight.
 
-    `activations` counts the input and every layer's output for a whole batch. Micro-batches hold fewer at a time,
-    and spend about as much on gradients and unfolded windows.
+    `activations`: the input and every layer's output for a whole batch. Micro-batches hold fewer at a time, and need
+    about as much for gradients and unfolded windows.
     """
 
     parameters: int
@@ -54,7 +55,7 @@ class ModelMemory:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bytes of an edge's daemon by what they are for, beside its limit.
+    """Bytes of an edge's daemon by purpose, and its limit.
 
     `exchange`: the gradients of a group's step. `cache`: its memory tier and disk store.
     """
@@ -68,13 +69,13 @@ class Budget:
 
     @property
     def parts(self) -> dict[str, int]:
-        """What adds up to `total`, by name; the exchange only where there is one."""
+        """The parts of `total`, by name; the exchange only if there is one."""
         exchange = {"exchange": self.exchange} if self.exchange else {}
         return {"base": self.base, "model": self.model, **exchange, "prefetch": self.prefetch, "cache": self.cache}
 
     @property
     def total(self) -> int:
-        """What is taken however large the data set is."""
+        """Bytes needed whatever the size of the data set."""
         return sum(self.parts.values())
 
 
@@ -89,15 +90,15 @@ def model_memory(sample_shape: Shape, layers: Sequence[LayerSpec], batch: int, s
 
 
 def training_memory(job: Training, stream: Stream) -> ModelMemory | None:
-    """The job's model at its batch size; None without a look into its backbone's file. Raises spec.ShapeError."""
+    """Of the job's model at its batch size; None if its backbone's file was not looked up. Raises spec.ShapeError."""
     shape, slots = job.input_shape(stream), num_slots(job.optimizer)
     return None if shape is None else model_memory(shape, job.model, job.global_batch, slots)
 
 
 def edge_budget(topology: Topology, edge: Edge, models: Sequence[ModelMemory | None]) -> Budget:
-    """What the edge's daemon will hold, with `models`, those of the topology's jobs, trained on it at the same time.
+    """Of the edge's daemon, with `models`, those of the topology's jobs, all trained at the same time.
 
-    Each has epoch data of its own ahead. None: a model whose memory is not known.
+    Each model has its own prefetched epoch data. None: a model whose memory is not known.
     """
     cache = edge.cache.memory + (DISK_STORE if edge.cache.disk else 0)
     prefetch = edge.prefetch * max(len(models), 1)
@@ -110,11 +111,11 @@ def edge_budget(topology: Topology, edge: Edge, models: Sequence[ModelMemory | N
 
 
 def exchange_memory(topology: Topology, job: Training, node: str, model: ModelMemory) -> int:
-    """Bytes of the gradients that the node holds while a step of the job's group is made.
+    """Bytes of gradients that the node holds during a step of the job's group.
 
-    Each comes as a payload of at most its own size, and is decoded. Who combines them holds all members'; with a
-    parameter server a member holds only the combined one. With rounds of several steps it also keeps the common
-    weights and the velocity of the outer step.
+    Each arrives as a payload of at most its own size, and is decoded. A node that combines them holds those of all
+    members; with a parameter server a member holds only the combined one. With rounds of several steps a member also
+    keeps the common weights and the velocity of the outer step.
     """
     exchange = job.exchange
     if exchange.mode == "none":
@@ -127,11 +128,11 @@ def exchange_memory(topology: Topology, job: Training, node: str, model: ModelMe
 
 
 def cache_index(cache: Cache, sample_bytes: int, mode: SamplingMode) -> int:
-    """Bytes beside the budget that knowing a full cache's samples takes; less while it holds fewer."""
+    """Bytes of a full cache's index, which is not part of the budget; less while it holds fewer samples."""
     num_samples = (cache.memory + cache.disk) // (sample_bytes + ENTRY_OVERHEAD_BYTES)
     return num_samples * _INDEX_BYTES.get(mode, _MAX_INDEX_BYTES)
 
 
 def mebibytes(num_bytes: int) -> str:
-    """The number of bytes for people: "19.3 MiB"."""
+    """`num_bytes` for messages: "19.3 MiB"."""
     return f"{num_bytes / MIB:.1f} MiB"

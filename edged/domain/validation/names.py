@@ -1,4 +1,4 @@
-"""Names that are taken twice, or that join to the same topic."""
+"""Duplicate names, and names that join to the same topic."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -11,12 +11,12 @@ NODE_NAMES = ("iot[].name", "edges[].name", "archive[].name")
 
 
 def problems(topology: Topology) -> Iterator[Finding]:
-    """Names taken twice, and names that join to one topic."""
-    yield from _names(topology)
+    """Duplicate and ambiguous names of nodes and streams."""
+    yield from _node_and_stream_names(topology)
     yield from _topics(topology)
 
 
-def _names(topology: Topology) -> Iterator[Finding]:
+def _node_and_stream_names(topology: Topology) -> Iterator[Finding]:
     nodes = [
         *((f"iot[{i}].name", device.name) for i, device in enumerate(topology.iot)),
         *((f"edges[{i}].name", edge.name) for i, edge in enumerate(topology.edges)),
@@ -28,7 +28,7 @@ def _names(topology: Topology) -> Iterator[Finding]:
 
 
 def collisions(named: Iterable[tuple[str, str]]) -> Iterator[Finding]:
-    """Kafka's metrics do not tell '.' from '_', some file systems not 'a' from 'A'."""
+    """Names that are equal but for '.' and '_', as in Kafka's metrics, or for case, as in some file systems."""
     seen: dict[str, tuple[str, str]] = {}
     for path, name in named:
         first_path, first = seen.setdefault(_folded(name), (path, name))
@@ -54,7 +54,7 @@ def _owner(path: str) -> str:
 
 
 def _topics(topology: Topology) -> Iterator[Finding]:
-    """Distinct names can still join to one topic: stream a on edge b.c, stream a.b on edge c."""
+    """Distinct names that join to one topic: stream a of edge b.c and stream a.b of edge c."""
     users_of: dict[str, dict[tuple[str, str], tuple[str, str]]] = defaultdict(dict)
     for device in topology.iot:
         topic = _folded(topology.archive_topic(device.stream, device.edge))
@@ -73,7 +73,7 @@ def _topics(topology: Topology) -> Iterator[Finding]:
 
 
 def _prediction_topics(topology: Topology) -> Iterator[Finding]:
-    """Likewise job b on edge a and job c on edge a.b, or the topic of edge a.b where no job has a name."""
+    """Names that join to one topic of predictions: job b.c of edge a and job c of edge a.b."""
     seen: set[str] = set()
     for i, edge in enumerate(topology.edges):
         own = {_folded(topic) for topic in prediction_topics(topology, edge.name)}

@@ -1,4 +1,4 @@
-"""How Kafka is reached: security settings that do not fit each other, passwords and data sent in the clear."""
+"""The connection to Kafka: security settings that contradict each other, passwords and data sent unencrypted."""
 
 from collections.abc import Iterator
 
@@ -55,7 +55,7 @@ def _certificates(topology: Topology) -> Iterator[Finding]:
         return
     for name, other in (("certificate", "key"), ("key", "certificate")):
         if files[name] is not None and files[other] is None:
-            yield Finding(f"{at}.{name}", f"it is of use only with its {other}", f"add {other}", (f"{at}.{other}",))
+            yield Finding(f"{at}.{name}", f"it is used only with its {other}", f"add {other}", (f"{at}.{other}",))
 
 
 def warnings(topology: Topology) -> Iterator[Finding]:

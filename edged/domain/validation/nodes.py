@@ -21,7 +21,7 @@ def sample_bytes(stream: Stream) -> int:
 
 
 def problems(topology: Topology) -> Iterator[Finding]:
-    """Of devices and the archive."""
+    """See `rules.problems`."""
     yield from _devices(topology)
     yield from _archive(topology)
 
@@ -46,7 +46,7 @@ def _devices(topology: Topology) -> Iterator[Finding]:
 
 
 def no_stream(path: str, name: str, known: Iterable[str]) -> Finding:
-    """The finding that `name`, at `path`, is no stream."""
+    """The finding that there is no stream `name`, as `path` has it."""
     return Finding(path, f'no stream is called "{name}"', did_you_mean(name, known), ("streams",))
 
 

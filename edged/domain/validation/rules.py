@@ -1,7 +1,6 @@
-"""All rules of a topology together: what keeps it from being used, and what is probably not meant.
+"""All rules of a topology: problems, which keep it from being used, and warnings about what is probably not intended.
 
-Pure: a Topology in, findings out. A topology under test may be half-read: references may dangle, so look-ups never
-assume that a name exists. See also: `topology_file.schema` for the ranges of single values.
+A topology may have been read only in part: references may dangle, so look-ups never assume that a name exists.
 """
 
 from edged.domain.topology import Topology
@@ -10,7 +9,7 @@ from edged.domain.validation.finding import Finding
 
 
 def problems(topology: Topology) -> list[Finding]:
-    """All that keeps the topology from being used; empty when it is valid."""
+    """What keeps the topology from being used; empty if it is valid."""
     return [
         *names.problems(topology),
         *network.problems(topology),
@@ -18,12 +17,12 @@ def problems(topology: Topology) -> list[Finding]:
         *training.problems(topology),
         *group.problems(topology),
         *budgets.problems(topology),
-        *unsupported.findings(topology),
+        *unsupported.problems(topology),
     ]
 
 
 def warnings(topology: Topology) -> list[Finding]:
-    """What works but is probably not meant. For a topology without problems."""
+    """What works but is probably not intended. For a topology without problems."""
     return [
         *network.warnings(topology),
         *nodes.warnings(topology),

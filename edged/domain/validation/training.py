@@ -154,8 +154,8 @@ def _sampling(at: str, training: Training) -> Iterator[Finding]:
     if sampling.hit_share is None:
         return
     if sampling.mode != "stratified":
-        why = f"{sampling.mode} does not use it"
-        yield Finding(f"{at}.sampling.hit_share", why, "leave it out", (f"{at}.sampling.mode",))
+        reason = f"{sampling.mode} does not use it"
+        yield Finding(f"{at}.sampling.hit_share", reason, "leave it out", (f"{at}.sampling.mode",))
     elif sampling.hit_share >= 1:
         yield Finding(
             f"{at}.sampling.hit_share", "with all draws from the cache nothing would ever be fetched", "set it below 1"

@@ -1,6 +1,6 @@
-"""What a topology may ask for that this version does not carry out yet.
+"""Settings that this version does not support yet.
 
-Each is refused in so many words rather than ignored. When a part is built, its function here goes.
+Each is refused explicitly rather than ignored. Once one is supported, its function here is deleted.
 """
 
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from edged.domain.topology import Topology
 from edged.domain.validation.finding import Finding
 
 
-def findings(topology: Topology) -> Iterator[Finding]:
-    """One finding for each thing asked for in vain."""
+def problems(topology: Topology) -> Iterator[Finding]:
+    """A finding for each unsupported setting."""
     yield from _mqtt(topology)
     yield from _remote_archive(topology)
     yield from _int8_backbone(topology)

@@ -1,4 +1,4 @@
-"""Topics and rights: every node can do its work and no more, and Kafka takes every name."""
+"""Topics and rights: every node can do its work and no more, and Kafka accepts every name."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ def granted(principal, operation):
     return {grant.topic for grant in topics.grants(SITE) if grant[:2] == (principal, operation)}
 
 
-def test_every_topic_is_listed_once_each_edge_archiving_only_the_streams_of_its_devices():
+def test_every_topic_is_listed_once_and_edges_archive_only_their_devices_streams():
     assert [topic.name for topic in topics.topics(SITE)] == [
         "lab.iot.cam",
         "lab.iot.mast",
@@ -40,13 +40,13 @@ def test_every_topic_is_listed_once_each_edge_archiving_only_the_streams_of_its_
     ]
 
 
-def test_only_what_is_of_passing_use_is_kept_for_an_hour():
+def test_only_epochs_and_requests_have_a_retention_of_an_hour():
     short = {topic.name for topic in topics.topics(SITE) if topic.retention_ms is not None}
 
     assert short == {"lab.epochs.pi-a", "lab.epochs.pi-b", "lab.archive.requests"}
 
 
-def test_the_epochs_topics_take_a_part_and_one_more_sample():
+def test_a_message_of_an_epochs_topic_holds_a_part_and_one_more_sample():
     epochs = [topic.max_message_bytes or 0 for topic in topics.topics(SITE) if ".epochs." in topic.name]
 
     assert min(epochs) > MAX_PART_BYTES + MAX_BYTES
@@ -56,7 +56,7 @@ def test_each_device_writes_its_own_topic_alone():
     assert granted("cam", "Write") == {"lab.iot.cam"}
 
 
-def test_an_edge_reads_its_devices_and_its_epochs_and_writes_what_it_makes_of_them():
+def test_an_edge_reads_its_devices_and_epochs_and_writes_packs_predictions_and_dead_letters():
     assert granted("pi-b", "Write") == {
         "lab.archive.tiles.pi-b",
         "lab.predictions.pi-b",
@@ -80,7 +80,7 @@ def test_a_device_reads_the_predictions_of_its_edge():
     assert granted("cam-b", "Read") == {"lab.iot.cam-b", "lab.predictions.pi-b"}
 
 
-def test_a_writer_may_look_up_what_it_wrote():
+def test_a_writer_may_read_its_own_topics():
     grants = topics.grants(SITE)
 
     assert all(
@@ -88,7 +88,7 @@ def test_a_writer_may_look_up_what_it_wrote():
     )
 
 
-def test_every_right_is_to_a_topic_that_exists():
+def test_every_right_is_to_a_listed_topic():
     assert {grant.topic for grant in topics.grants(SITE)} == {topic.name for topic in topics.topics(SITE)}
 
 
@@ -103,7 +103,7 @@ def test_every_reader_commits_under_a_group_of_its_own_site():
     ]
 
 
-def test_the_longest_names_make_topics_that_kafka_still_takes():
+def test_kafka_accepts_the_topics_of_the_longest_names():
     """Kafka takes 249 characters; a name has at most 64, so no rule is needed."""
     longest = "x" * 64
     site = Topology(
@@ -118,7 +118,7 @@ def test_the_longest_names_make_topics_that_kafka_still_takes():
     assert max(len(topic.name) for topic in topics.topics(site)) <= 249
 
 
-def test_each_job_has_a_topic_of_predictions_and_a_group_of_its_companion():
+def test_each_job_has_a_predictions_topic_and_a_consumer_group_for_its_companion():
     jobs = tuple(Training("tiles", (Flatten(), Dense(1)), name=name) for name in ("tiny", "large"))
     several = replace(SITE, jobs=jobs)
     edge = SITE.edges[0].name
@@ -142,7 +142,7 @@ def granted_in(topology, principal, operation):
     return {grant.topic for grant in more if grant[:2] == (principal, operation)}
 
 
-def test_a_group_has_a_log_kept_for_a_day_and_compacted_checkpoints():
+def test_a_group_has_a_log_with_a_days_retention_and_compacted_checkpoints():
     more = topics.topics(group("all_reduce"))[len(topics.topics(SITE)) :]
 
     assert more == [
@@ -152,7 +152,7 @@ def test_a_group_has_a_log_kept_for_a_day_and_compacted_checkpoints():
     assert topics.topics(group("none")) == topics.topics(SITE)
 
 
-def test_a_groups_topics_are_named_by_its_job_if_that_has_a_name():
+def test_a_groups_topics_are_named_after_its_job_if_that_has_a_name():
     names = {topic.name for topic in topics.topics(group("parameter_server", name="ripe"))}
 
     assert {"lab.train.ripe", "lab.gradients.ripe", "lab.checkpoints.ripe"} <= names
@@ -167,7 +167,7 @@ def test_only_the_edges_write_the_log_of_all_reduce():
     assert granted_in(topology, "vault", "Write") == granted_in(topology, "cam", "Read") == set()
 
 
-def test_with_a_parameter_server_that_alone_writes_the_log_and_the_edges_their_gradients():
+def test_only_the_parameter_server_writes_its_log_and_the_edges_write_gradients():
     topology = group("parameter_server")
 
     assert granted_in(topology, "pi-b", "Write") == {"lab.gradients.tiles", "lab.checkpoints.tiles"}
@@ -178,7 +178,7 @@ def test_with_a_parameter_server_that_alone_writes_the_log_and_the_edges_their_g
     assert "lab.train.tiles" in granted_in(group("parameter_server", "pi-a"), "pi-a", "Write")
 
 
-def test_no_right_is_listed_twice_also_where_an_edge_is_the_server():
+def test_no_right_is_listed_twice_even_if_an_edge_is_the_server():
     grants = topics.grants(group("parameter_server", "pi-a"))
 
     assert len(grants) == len(set(grants))

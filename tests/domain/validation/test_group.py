@@ -1,4 +1,4 @@
-"""What a group of edges may be asked to do, on values alone."""
+"""Jobs that edges train together."""
 
 from dataclasses import replace
 
@@ -55,7 +55,7 @@ def site(edges=EDGES, **changes) -> Topology:
         site(edges=tuple(Edge(f"pi-{n}") for n in range(MAX_MEMBERS))),
     ],
 )
-def test_a_group_that_can_work_is_taken(topology):
+def test_a_group_that_can_work_is_accepted(topology):
     assert rules.problems(topology) == []
     assert rules.warnings(topology) == []
 
@@ -113,7 +113,7 @@ def test_a_group_that_can_work_is_taken(topology):
         ),
     ],
 )
-def test_what_a_group_cannot_do_is_refused_with_what_to_do(changes, path, message, suggestion):
+def test_what_a_group_cannot_do_is_refused_with_a_suggestion(changes, path, message, suggestion):
     [finding] = rules.problems(site(**changes))
 
     assert finding[:3] == (f"training[0].{path}", message, suggestion)
@@ -124,14 +124,14 @@ def test_what_a_group_cannot_do_is_refused_with_what_to_do(changes, path, messag
     [{"compression": "int8"}, {"top_k": 0.1}, {"sync_every": 2}, {"outer": Outer(0.1)}, {"server": "vault"}],
     ids=lambda settings: next(iter(settings)),
 )
-def test_without_an_exchange_its_settings_would_be_ignored_so_they_are_refused(settings):
+def test_settings_of_an_exchange_are_refused_without_one(settings):
     [finding] = rules.problems(site(exchange=Exchange(**settings)))
 
     assert finding.path == f"training[0].exchange.{next(iter(settings))}"
     assert finding.message == "mode: none does not use it"
 
 
-def test_a_larger_rate_from_the_first_step_on_is_worth_a_warning():
+def test_a_scaled_learning_rate_without_a_warm_up_is_a_warning():
     [finding] = group.warnings(site(global_batch=512, reference_batch=128))
 
     assert finding.path == "training[0].reference_batch"
@@ -140,7 +140,7 @@ def test_a_larger_rate_from_the_first_step_on_is_worth_a_warning():
     assert not [*group.warnings(site(global_batch=64, reference_batch=128))]
 
 
-def test_a_batch_of_fewer_samples_than_edges_is_worth_a_warning():
+def test_a_batch_of_fewer_samples_than_edges_is_a_warning():
     [finding] = group.warnings(site(global_batch=1))
 
     assert finding[:2] == ("training[0].global_batch", "2 edges share a batch of 1: in each step some have no sample")

@@ -1,4 +1,4 @@
-"""What a topology asks of an edge's memory, against sums done by hand."""
+"""The memory that a topology needs on an edge, against sums done by hand."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ def site(*jobs: Training) -> Topology:
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_the_models_memory_is_its_weights_the_optimizers_state_and_the_batchs_numbers(slots):
+def test_a_models_memory_is_its_weights_its_optimizers_state_and_a_batchs_activations(slots):
     memory = budget.model_memory((2, 3, 1), (Flatten(), Dense(4), Relu()), batch=10, slots=slots)
 
     parameters = 6 * 4 + 4
@@ -51,7 +51,7 @@ def test_an_edges_budget_is_the_sum_of_its_parts():
         (Exchange("parameter_server", server="pi"), "pi", 2 * 3 + 2),
     ],
 )
-def test_whoever_combines_gradients_holds_those_of_all_members(exchange, node, copies):
+def test_the_node_that_combines_gradients_holds_those_of_all_members(exchange, node, copies):
     memory = budget.model_memory((4,), (Dense(4),), batch=1)
     topology = site(replace(TRAINING, exchange=exchange))
 
