@@ -9,12 +9,12 @@ from types import ModuleType
 
 import pytest
 
-from edged import topology_file as config_yaml
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
 from edged.domain.topology import Kafka
 from edged.ports import Message, TopicPartition
+from edged.topology_file import load
 from tests.cli.conftest import VALID
 from tests.support.shared_brokers import SharedBroker
 from tests.support.written_log import WrittenLog
@@ -29,7 +29,7 @@ def _own_log(monkeypatch):
 
 def trained(file) -> WrittenLog:
     """One epoch and the beginning of the next, where pi-b misses a step."""
-    log = WrittenLog(config_yaml.load(Path(file)))
+    log = WrittenLog(load(Path(file)))
     log.join("pi-a", "pi-b")
     log.begin("pi-a", "pi-b", num_steps=2)
     log.step({"pi-a": 6, "pi-b": 2})

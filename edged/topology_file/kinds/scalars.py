@@ -29,8 +29,8 @@ class Text:
     allows_integers: bool = False
 
     def read(self, node: yaml.Node, at: str, reading: Reading) -> str:
-        plain_integer = self.allows_integers and _is_plain(node) and re.fullmatch("0|[1-9][0-9]{0,17}", node.value)
-        text = node.value if plain_integer else reading.text(node, at, self.expected, secret=self.is_secret)
+        is_integer = self.allows_integers and _is_plain(node) and re.fullmatch("0|[1-9][0-9]{0,17}", node.value)
+        text = node.value if is_integer else reading.text(node, at, self.expected, secret=self.is_secret)
         if text is None:  # a missing variable's expression stands for its value
             return node.value if has_variable(node) else ""
         if self.is_secret:
@@ -53,8 +53,6 @@ class Text:
 
 NAME = Text("a name: 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit", NAME_PATTERN[1:-1])
 ADDRESS = Text('host:port, such as "broker.lan:9092"', r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", 300)
-
-
 FILE_PATH = Text("the path of a file")
 
 
@@ -162,8 +160,8 @@ class Number:
 class _Quantity:
     """A number with a unit, or without one in the base unit.
 
-    `is_whole`: as an int. `allows_zero`: 0 is valid though below the minimum. `usual_unit`: the one that was probably
-    meant by a number below the minimum without any.
+    `factors`: of the units. `format`: for messages. `is_whole`: read as an int. `allows_zero`: 0 is valid though below
+    the minimum. `usual_unit`: suggested for a number below the minimum without a unit.
     """
 
     minimum: float
@@ -180,8 +178,8 @@ class _Quantity:
         if text is None:
             return self.placeholder()
         match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)", text)
-        sexagesimal = _is_plain(node) and ":" in text
-        if match is None or sexagesimal or match[2] not in self.factors or re.fullmatch("0[0-9]+.*", text):
+        is_sexagesimal = _is_plain(node) and ":" in text
+        if match is None or is_sexagesimal or match[2] not in self.factors or re.fullmatch("0[0-9]+.*", text):
             word = match[2] if match and not has_variable(node) else ""
             reading.wrong(node, at, f"expected {self.expected}", did_you_mean(word, self.factors) if word else "")
             return self.placeholder()
@@ -227,11 +225,10 @@ _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400
 
 def size(minimum: int, maximum: int, *, zero: bool = False) -> Kind:
     """A number of bytes: 32MiB, 1GB, 4096; `zero`: or 0."""
-    expected = "a size such as 32MiB, 1GB or 4096"
     return _Quantity(
         minimum,
         maximum,
-        expected,
+        "a size such as 32MiB, 1GB or 4096",
         _BYTES,
         lambda n: mebibytes(int(n)),
         is_whole=True,
@@ -261,5 +258,5 @@ def _number(node: yaml.Node, at: str, reading: Reading, expected: str) -> str | 
 
 
 def _shown_value(node: yaml.Node) -> str:
-    """What stands in the file, for a message; empty for a variable, whose value is not shown."""
+    """The value as a part of a message; empty for a variable, whose value is not shown."""
     return "" if has_variable(node) else f", not {short(cast('yaml.ScalarNode', node).value)}"

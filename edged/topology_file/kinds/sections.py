@@ -23,7 +23,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A mapping with known keys, of which `make` makes a value. A key without a default is required."""
+    """A mapping with known keys, whose values are the arguments of `make`. A key without a default is required."""
 
     make: Callable[..., Any]
     doc: str
@@ -78,7 +78,7 @@ class Section:
 def section(cls: type, doc: str, **keys: Key) -> Section:
     """The section whose keys are the fields of a dataclass, with its defaults.
 
-    A duration's field name ends with its unit, `flush_s`; the key does not, for the value has a unit: `flush: 10s`.
+    A duration's field name has a unit, `flush_s`; its key has none, for the value has one: `flush: 10s`.
     """
     assert is_dataclass(cls)
     names = {f.name for f in fields(cls)}

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from edged import topology_file as config_yaml
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
 from edged.cli.demo import group, outage
 from edged.errors import CheckpointCorrupt
 from edged.ports import Message
+from edged.topology_file import load
 from tests.cli.conftest import VALID
 from tests.support.written_log import WrittenLog
 
@@ -20,7 +20,7 @@ TOPOLOGY = VALID + "  optimizer: {sgd: {learning_rate: 0.1}}\n  exchange: {mode:
 
 @pytest.fixture
 def topology(topology_file):
-    return config_yaml.load(Path(topology_file(TOPOLOGY)))
+    return load(Path(topology_file(TOPOLOGY)))
 
 
 @pytest.fixture
@@ -164,9 +164,7 @@ class Site:
 
 
 async def test_it_is_killed_in_the_middle_and_comes_back_when_the_others_have_gone_on(topology_file):
-    topology = config_yaml.load(
-        Path(topology_file(TOPOLOGY.replace("digits\n  model", "digits\n  epochs: 1\n  model")))
-    )
+    topology = load(Path(topology_file(TOPOLOGY.replace("digits\n  model", "digits\n  epochs: 1\n  model"))))
     log = WrittenLog(topology)
     log.join("pi-a", "pi-b")
     log.begin("pi-a", "pi-b", num_steps=8)
