@@ -104,7 +104,7 @@ class _JobParts:
 
 @dataclass(frozen=True, slots=True)
 class _Builder:
-    """Makes the parts of the edge's jobs. Opens nothing."""
+    """Makes the parts of the edge's jobs; `open_jobs` opens their caches."""
 
     jobs: Sequence[Job]
     topology: Topology
