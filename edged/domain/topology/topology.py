@@ -44,11 +44,11 @@ class Topology:
             return "edge"
         return "archive" if any(archive.name == node for archive in self.archive) else None
 
-    def server_of(self, job: Training) -> str | None:
+    def server_of(self, training: Training) -> str | None:
         """The node that combines the job's gradients; None: the members do."""
-        if job.exchange.mode != "parameter_server":
+        if training.exchange.mode != "parameter_server":
             return None
-        return job.exchange.server or next((archive.name for archive in self.archive), None)
+        return training.exchange.server or next((archive.name for archive in self.archive), None)
 
     def resolve(self, training: Training) -> Job:
         """The job with its stream, digest, members and topics. A backbone's file must have been looked up."""
@@ -101,14 +101,14 @@ class Topology:
         """Records that one edge could not use, each with the reason."""
         return f"{self.site}.dead-letters.{edge}"
 
-    def train_topic(self, job: Training) -> str:
+    def train_topic(self, training: Training) -> str:
         """The log that the job's weights are a fold over."""
-        return f"{self.site}.train.{job.name or job.stream}"
+        return f"{self.site}.train.{training.name or training.stream}"
 
-    def gradients_topic(self, job: Training) -> str:
+    def gradients_topic(self, training: Training) -> str:
         """The members' gradients to the job's parameter server."""
-        return f"{self.site}.gradients.{job.name or job.stream}"
+        return f"{self.site}.gradients.{training.name or training.stream}"
 
-    def checkpoints_topic(self, job: Training) -> str:
+    def checkpoints_topic(self, training: Training) -> str:
         """The group's newest checkpoints, by slot; compacted."""
-        return f"{self.site}.checkpoints.{job.name or job.stream}"
+        return f"{self.site}.checkpoints.{training.name or training.stream}"
