@@ -134,7 +134,7 @@ def test_a_source_may_begin_anywhere(store):
 def test_a_file_that_does_not_continue_at_the_archives_end_is_a_conflict(store, first):
     store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
 
-    with pytest.raises(ArchiveConflict, match="goes on at offset 2"):
+    with pytest.raises(ArchiveConflict, match="continues at offset 2"):
         store.append("fashion", "pi-a", [(first, pack(8))])
 
     assert store.ends("fashion") == {"pi-a": 2}

@@ -81,7 +81,7 @@ class ParquetStore:
         if files and (files[-1].first, files[-1].next) == (first, end):
             files = files[:-1]
         if files and files[-1].next != first:
-            raise ArchiveConflict(f"{stream}/{source} goes on at offset {files[-1].next}, not at {first}")
+            raise ArchiveConflict(f"{stream}/{source} continues at offset {files[-1].next}, not at {first}")
         before = self._footers.footer(files[-1]).contents.cursors if files else {}
         pieces = parquet_file.encode(stream, source, packs, gaps, before)
         self._folder.write(stream, source, f"{first:020d}-{end:020d}.parquet", pieces)

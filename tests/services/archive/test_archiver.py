@@ -288,7 +288,7 @@ async def test_a_second_active_archiver_stops_this_one(bench):
     bench.store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
 
     await bench.send(pack(4), pack(8))
-    with pytest.raises(ArchiveConflict, match="goes on at offset 2"):
+    with pytest.raises(ArchiveConflict, match="continues at offset 2"):
         await asyncio.wait_for(task, 5)
 
 
