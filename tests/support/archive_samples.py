@@ -5,6 +5,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from edged.adapters.parquet.store import ParquetStore
+from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.pack import CODECS, Pack
 from edged.domain.samples.sample import Sample
 
@@ -25,6 +26,21 @@ def pack(first: int, num_samples: int = 4, stream: str = "fashion", device: str 
     """`num_samples` samples of one device, from its offset `first` on, and the cursor after them."""
     samples = tuple(sample(first + i, device=device) for i in range(num_samples))
     return Pack(stream, samples, {f"{device}/0": first + num_samples})
+
+
+def parquet_files(folder: Path) -> list[str]:
+    """The archive's files, temporary ones too, relative to its folder."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.parquet*"))
+
+
+def file_name(first: int, end: int) -> str:
+    """The name of the file with these offsets."""
+    return f"{first:020d}-{end:020d}.parquet"
+
+
+def read_packs(store: ParquetStore, *offsets: int) -> list[Pack]:
+    """Blocks of stream "fashion", source "pi-a"."""
+    return [block for _, block in store.read("fashion", [BlockRef("pi-a", offset) for offset in offsets])]
 
 
 _OFFSETS = st.integers(0, (1 << 63) - 2)

@@ -1,0 +1,167 @@
+"""An archive's files are durable and whole; a folder that is no archive is neither read nor filled."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edged.adapters.parquet import file as parquet_file
+from edged.adapters.parquet import folder as parquet_folder
+from edged.adapters.parquet.store import ParquetStore
+from edged.domain.archive.snapshot import BlockRef
+from edged.errors import ArchiveUnavailable, DiskFull, StorageError
+from tests.support.archive_samples import file_name, pack, parquet_files, read_packs
+
+
+def test_a_file_is_named_by_its_offsets(store, folder):
+    store.append("fashion", "pi-a", [(40, pack(0)), (41, pack(4))])
+
+    assert parquet_files(folder) == [f"fashion/pi-a/{file_name(40, 42)}"]
+
+
+def test_a_kill_at_any_step_leaves_whole_files_or_none(store, folder):
+    """Killed before and after each call that makes a file durable; then the same is appended again."""
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    script = [sys.executable, "-m", "tests.support.archive_crash"]
+    outcomes = set()
+    for fatal_call in range(1, 40):
+        target = folder.with_name(f"killed-{fatal_call}")
+        subprocess.run(["cp", "-r", str(folder), str(target)], check=True)
+        died = subprocess.run([*script, str(target), str(fatal_call)], check=False, cwd=Path(__file__).parents[3])
+        after = ParquetStore(f"file://{target}")
+        ends = after.ends("fashion")
+
+        assert list(after.verify()) == []
+        assert ends.get("pi-a") in {1, 3}
+        assert after.snapshot("fashion").num_blocks == ends["pi-a"] + ends.get("pi-b", 0)
+        outcomes.add((ends["pi-a"], ends.get("pi-b", 0)))
+
+        for source in ("pi-a", "pi-b"):
+            after.remove_leftovers("fashion", source)
+        if ends["pi-a"] == 1:
+            after.append("fashion", "pi-a", [(1, pack(4)), (2, pack(8))])
+        if "pi-b" not in ends:
+            after.append("fashion", "pi-b", [(0, pack(0))])
+        assert [path for path in parquet_files(target) if "tmp" in path] == []
+        assert read_packs(after, 0, 1, 2) == [pack(0), pack(4), pack(8)]
+        if died.returncode == 0:
+            break
+    else:
+        pytest.fail("the script was killed at every call that it was given")
+    assert outcomes == {(1, 0), (3, 0), (3, 1)}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(errno.ENOSPC, DiskFull), (errno.EDQUOT, DiskFull), (errno.EIO, StorageError)]
+)
+@pytest.mark.parametrize("call", ["fsync", "write", "rename"])
+def test_a_refusing_disk_is_reported_and_nothing_is_left_behind(store, folder, monkeypatch, code, kind, call):
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    before = parquet_files(folder)
+
+    def refuse(*_args, **_kwargs):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        if call == "fsync":
+            patch.setattr(os, "fsync", refuse)
+        elif call == "rename":
+            patch.setattr(Path, "rename", refuse)
+        else:
+            patch.setattr(parquet_file, "encode", lambda *_args: _Refusing(refuse))
+        with pytest.raises(kind, match="fashion/pi-a"):
+            store.append("fashion", "pi-a", [(1, pack(4))])
+        assert parquet_files(folder) == before
+    store.append("fashion", "pi-a", [(1, pack(4))])
+
+    assert read_packs(store, 0, 1) == [pack(0), pack(4)]
+
+
+class _Refusing(list[bytes]):
+    """Pieces of a file, of which the second cannot be written."""
+
+    def __init__(self, refuse) -> None:
+        super().__init__()
+        self._refuse = refuse
+
+    def __iter__(self):
+        yield b"some bytes"
+        self._refuse()
+
+
+def test_a_folder_without_permission_is_a_storage_error(store, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(parquet_folder, "_make_folders", refuse)
+
+    with pytest.raises(StorageError, match="Permission denied"):
+        store.append("fashion", "pi-a", [(0, pack(0))])
+
+
+def test_a_broken_connection_means_unavailable(store, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    monkeypatch.setattr(store._folder._fs, "ls", refuse)
+
+    with pytest.raises(ArchiveUnavailable):
+        store.ends("fashion")
+
+
+@pytest.mark.parametrize("bad", ["..", "../etc", "a/b", "", ".hidden", "_train.", "_train.../x", "_other.x", "pi-a\n"])
+def test_names_that_could_leave_the_archive_are_refused(store, bad):
+    with pytest.raises(StorageError, match="not names"):
+        store.append("fashion", bad, [(0, pack(0))])
+    with pytest.raises(StorageError, match="not names"):
+        store.ends(bad)
+    with pytest.raises(StorageError, match="not names"):
+        list(store.read("fashion", [BlockRef(bad, 0)]))
+
+
+def test_a_missing_or_unmarked_folder_is_unavailable_and_never_created_implicitly(folder):
+    """As when the file system is not mounted: the mount point is missing, or it is there and empty."""
+    store = ParquetStore(folder.as_uri())
+    for reason in ("is not there: is its file system mounted", f"has no {parquet_folder.MARKER}"):
+        for attempt in (
+            lambda: store.append("fashion", "pi-a", [(0, pack(0))]),
+            lambda: store.ends("fashion"),
+            lambda: store.cursors("fashion", "pi-a"),
+            lambda: store.snapshot("fashion"),
+            store.summaries,
+            lambda: list(store.verify()),
+        ):
+            with pytest.raises(ArchiveUnavailable, match=reason):
+                attempt()
+        assert not folder.exists() or list(folder.iterdir()) == []
+        folder.mkdir(exist_ok=True)
+
+
+def test_an_archive_that_is_unavailable_for_a_time_loses_no_block(store, folder):
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    folder.rename(folder.with_name("unmounted"))
+    with pytest.raises(ArchiveUnavailable):
+        read_packs(store, 0)
+
+    folder.with_name("unmounted").rename(folder)
+
+    assert read_packs(store, 0) == [pack(0)]
+
+
+def test_an_archive_is_created_once(folder):
+    assert [ParquetStore(folder.as_uri()).create(site) for site in ("lab", "other")] == [True, False]
+    assert json.loads((folder / parquet_folder.MARKER).read_text()) == {"format": 1, "site": "lab"}
+
+
+@pytest.mark.parametrize(
+    ("marker", "message"), [("", "damaged"), ("[]", "damaged"), ('{"format": 2}', "names format 2"), ("{}", "damaged")]
+)
+def test_another_archives_format_is_refused(store, folder, marker, message):
+    (folder / parquet_folder.MARKER).write_text(marker)
+
+    with pytest.raises(StorageError, match=message):
+        store.append("fashion", "pi-a", [(0, pack(0))])
