@@ -1,10 +1,8 @@
-"""The Kafka adapter when the network or the broker misbehaves; what it logs; how it reaches the brokers."""
+"""The Kafka adapter while the network or the broker fails."""
 
 import asyncio
 import contextlib
-import logging
 import signal
-import ssl
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -13,10 +11,8 @@ import pytest
 
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.kafka import producer as kafka_producer
-from edged.adapters.kafka.client_log import ClientLog
-from edged.adapters.kafka.security import client_options
 from edged.adapters.memory.health import RecordingHealth
-from edged.domain.topology import Kafka, Security
+from edged.domain.topology import Kafka
 from edged.ports import Log, Message, Record, TopicPartition
 from tests.support.brokers import Apache, Broker, Embedded, free_port
 from tests.support.proxy import Proxy
@@ -281,34 +277,3 @@ async def test_a_power_cut_of_the_broker_loses_and_repeats_nothing(
 
         assert numbers(await read_all(log, topic)) == list(range(5100))
         assert health.reasons == {}
-
-
-def test_the_clients_own_lines_are_logged_once_a_minute_per_kind(log_lines: Lines):
-    client = logging.getLogger("aiokafka.conn")
-    with ClientLog() as client_log:
-        for port in range(50):
-            client.error("Unable connect to %s", port)
-        client.warning("another kind")
-
-    assert [(line["level"], line["message"]) for line in log_lines("kafka.client")] == [
-        ("debug", "Unable connect to 0"),
-        ("warning", "another kind"),
-    ]
-    assert client_log.last_problem == "another kind"
-
-
-def test_host_names_are_checked_and_secrets_are_passed_but_never_shown():
-    security = Security("SASL_SSL", "SCRAM-SHA-512", "pi-a", "geheim")
-
-    options = client_options(Kafka(("broker.lan:9093",), security), "edged")
-
-    assert options["ssl_context"].check_hostname
-    assert options["ssl_context"].verify_mode is ssl.CERT_REQUIRED
-    assert (options["sasl_mechanism"], options["sasl_plain_username"]) == ("SCRAM-SHA-512", "pi-a")
-    assert options["sasl_plain_password"] == security.password
-    assert "geheim" not in repr(security)
-
-
-def test_a_missing_certificate_is_an_error_at_once():
-    with pytest.raises(OSError):
-        client_options(Kafka(("broker.lan:9093",), Security("SSL", ca="/nowhere/ca.pem")), "edged")

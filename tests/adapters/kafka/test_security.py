@@ -1,7 +1,8 @@
-"""The Kafka adapter against Apache Kafka's TLS and SCRAM: whom it trusts, who it is, and what it never says."""
+"""TLS and SCRAM, against Apache Kafka: hosts are verified, clients authenticated, secrets never shown."""
 
 import asyncio
 import shutil
+import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from edged.adapters.kafka import KafkaLog
+from edged.adapters.kafka.security import client_options
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka, Security
 from edged.ports import Message, Record, TopicPartition
@@ -109,3 +111,20 @@ async def test_a_wrong_password_is_reported_and_not_shown(
 
 async def test_a_certificate_for_another_name_is_refused(secured: Secured, health: RecordingHealth):
     assert "CERTIFICATE_VERIFY_FAILED" in await reason_for(secured.kafka("localhost"), health)
+
+
+def test_host_names_are_checked_and_secrets_are_passed_but_never_shown():
+    security = Security("SASL_SSL", "SCRAM-SHA-512", "pi-a", "geheim")
+
+    options = client_options(Kafka(("broker.lan:9093",), security), "edged")
+
+    assert options["ssl_context"].check_hostname
+    assert options["ssl_context"].verify_mode is ssl.CERT_REQUIRED
+    assert (options["sasl_mechanism"], options["sasl_plain_username"]) == ("SCRAM-SHA-512", "pi-a")
+    assert options["sasl_plain_password"] == security.password
+    assert "geheim" not in repr(security)
+
+
+def test_a_missing_certificate_is_an_error_at_once():
+    with pytest.raises(OSError):
+        client_options(Kafka(("broker.lan:9093",), Security("SSL", ca="/nowhere/ca.pem")), "edged")

@@ -1,0 +1,57 @@
+"""Record batches decompress within a limit; a corrupt one costs no other its records."""
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import cramjam
+import pytest
+
+from edged.adapters.kafka import KafkaLog
+from edged.adapters.kafka.batches import MAX_UNPACKED_BYTES, decode
+from edged.adapters.memory.health import RecordingHealth
+from edged.domain.topology import Kafka
+from edged.ports import TopicPartition
+from tests.support.record_batches import GZIP, LZ4, SNAPPY, ZSTD, batch
+
+PARTITION = TopicPartition("t")
+CORRUPT = batch(header=b"\xff\xfe\xfa\xf0")
+
+
+def at(data: bytes, offset: int) -> bytes:
+    """The batch with that base offset."""
+    return struct.pack(">q", offset) + data[8:]
+
+
+def test_records_before_a_corrupt_batch_are_decoded_and_it_is_named():
+    decoded = decode(at(batch(b"good"), 0) + at(CORRUPT, 1) + at(batch(b"later"), 2), PARTITION, 0)
+    assert ([record.value for record in decoded.records], decoded.next_offset) == ([b"good"], 1)
+    assert "UnicodeDecodeError" in decoded.error
+
+
+def test_corrupt_batches_at_the_front_are_skipped_together():
+    decoded = decode(at(CORRUPT, 5) + at(CORRUPT, 6) + at(batch(b"later"), 7), PARTITION, 5)
+    assert (decoded.records, decoded.next_offset) == ([], 7)
+    assert "UnicodeDecodeError" in decoded.error
+
+
+def test_records_below_the_first_offset_and_a_truncated_batch_are_left_out():
+    decoded = decode(at(batch(b"old"), 3) + at(batch(b"new"), 4) + at(batch(b"cut"), 5)[:-1], PARTITION, 4)
+    assert ([record.value for record in decoded.records], decoded.next_offset, decoded.error) == ([b"new"], 5, "")
+
+
+@pytest.mark.parametrize("codec", [GZIP, SNAPPY, LZ4, ZSTD])
+def test_a_batch_decompresses_within_bounds_or_not_at_all(codec: int):
+    """Also one that claims gigabytes in some bytes."""
+    KafkaLog(Kafka(("localhost:9092",)), RecordingHealth())
+    pack = {GZIP: cramjam.gzip, LZ4: cramjam.lz4, ZSTD: cramjam.zstd}.get(codec)
+    compress: Callable[[bytes], Any] = pack.compress if pack else cramjam.snappy.compress_raw
+    bombs = [
+        batch(bytes(MAX_UNPACKED_BYTES), codec=codec, pack=compress),
+        batch(codec=codec, pack=lambda _: b"\xff\xff\xff\xff\x0f garbage"),
+        batch(codec=codec, pack=lambda _: b"\x82SNAPPY\0" + struct.pack(">iiI", 1, 1, 0xFFFFFFFF) + b"garbage"),
+    ]
+    for bomb in bombs:
+        decoded = decode(bomb, PARTITION, 0)
+        assert (decoded.records, decoded.next_offset) == ([], 1)
+        assert decoded.error
