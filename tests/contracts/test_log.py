@@ -22,7 +22,7 @@ from tests.support.shared_brokers import SharedBroker
 
 
 class Bed(Protocol):
-    """A log under test, and the power over what is behind it."""
+    """A log under test, and control of its broker."""
 
     def log(self, health: RecordingHealth) -> AbstractAsyncContextManager[Log]: ...
     def pause(self) -> None: ...

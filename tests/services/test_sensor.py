@@ -12,7 +12,7 @@ pytestmark = pytest.mark.looptime
 
 
 class Numbers:
-    """A data set whose sample i says i."""
+    """A data set whose sample i holds i."""
 
     name, labels, shape, splits = "numbers", ("even", "odd"), (1,), ("train",)
     dtype: Dtype = "uint8"
@@ -135,9 +135,9 @@ async def test_an_empty_split_ends_at_once_also_in_a_loop():
 
 
 async def test_published_counts_are_reported_and_logged(log_lines):
-    told: list[int] = []
-    await replay(Sink(), count=30, rate=1, on_published=told.append)
-    assert sum(told) == 30
+    reported: list[int] = []
+    await replay(Sink(), count=30, rate=1, on_published=reported.append)
+    assert sum(reported) == 30
     assert [line["samples"] for line in log_lines("sensor.published")] == [11, 21, 30]
 
 

@@ -1,6 +1,6 @@
-"""Appends to an archive and kills itself with SIGKILL at the system call whose number is given.
+"""Appends to an archive and kills itself with SIGKILL at the n-th system call.
 
-Arguments: the archive's folder, the number of the call among those that make a file durable.
+Arguments: the archive's folder, and n, counted among the calls that make a file durable.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""A TCP proxy that can misbehave, and one that holds back what is produced; each in a thread of its own.
+"""A TCP proxy with network faults, and one that holds produce requests; each in a thread of its own.
 
-Start the broker with `advertised=proxy.port`, so that clients come back to the proxy after the first metadata.
+Start the broker with `advertised=proxy.port`, so that clients connect to the proxy after the first metadata, too.
 """
 
 import contextlib
@@ -76,7 +76,7 @@ class Proxy:
                 elif key.fileobj is self._woken:
                     self._woken.recv(1 << 10)
                     with self._lock:
-                        self._look_again()
+                        self._on_wake()
                 else:
                     with self._lock:
                         self._forward(key.data, key.fileobj)
@@ -119,7 +119,7 @@ class Proxy:
     def _to_broker(self, pair: _Pair, data: bytes) -> None:
         pair.broker.sendall(data)
 
-    def _look_again(self) -> None:
+    def _on_wake(self) -> None:
         """The proxy was woken."""
 
     def _close(self, pair: _Pair) -> None:
@@ -130,10 +130,10 @@ class Proxy:
 
 
 class Gate(Proxy):
-    """A proxy that may let only so many bytes of produce requests to some topics through, and holds what is beyond.
+    """A proxy that can limit the bytes of produce requests to some topics, and holds those beyond the limit.
 
-    `topics`: a part of their names. From the first request that is held on, its whole connection is; nothing is lost
-    but what a client that is gone by then had sent. It is open at first.
+    `topics`: a part of their names. With a held request its whole connection is held; nothing is lost but the requests
+    of clients that disconnect meanwhile. There is no limit at first.
     """
 
     def __init__(self, target: int, topics: bytes, port: int | None = None) -> None:
@@ -142,41 +142,41 @@ class Gate(Proxy):
         """Of produce requests to the topics."""
         self._topics = topics
         self._max_bytes = math.inf
-        self._holds = threading.Condition(self._lock)
+        self._held_changed = threading.Condition(self._lock)
 
     def __exit__(self, *exc: object) -> None:
         super().__exit__(*exc)
-        with self._holds:
-            self._holds.notify_all()
+        with self._held_changed:
+            self._held_changed.notify_all()
 
     def let_pass(self, num_bytes: float) -> None:
-        """Let whole requests of so many bytes through from now on, and hold the others."""
+        """Let whole requests of at most `num_bytes` more pass, and hold the others."""
         with self._lock:
             self._max_bytes = self.passed_bytes + num_bytes
             for pair in self._pairs:
-                pair.is_held = False  # until the proxy has looked again
+                pair.is_held = False  # until the proxy has checked again
         self._wake.send(b"x")
 
     def open(self) -> None:
-        """Hold nothing any more."""
+        """Hold nothing."""
         self.let_pass(math.inf)
 
     def wait_until_held(self, num_clients: int) -> None:
-        """Block until it holds back so many living clients, or is closed."""
-        with self._holds:
-            self._holds.wait_for(lambda: not self._running or self._num_held() >= num_clients)
+        """Block until `num_clients` connected clients are held, or the gate is closed."""
+        with self._held_changed:
+            self._held_changed.wait_for(lambda: not self._running or self._num_held() >= num_clients)
 
     def _num_held(self) -> int:
         return sum(each.is_held and not _is_gone(each) for each in self._pairs)
 
-    def _lets(self, request: bytes) -> bool:
+    def _may_pass(self, request: bytes) -> bool:
         """Whether a produce request to the topics may pass now."""
         if self.passed_bytes + len(request) > self._max_bytes:
             return False
         self.passed_bytes += len(request)
         return True
 
-    def _look_again(self) -> None:
+    def _on_wake(self) -> None:
         for pair in list(self._pairs):
             try:
                 if pair.unsent and _is_gone(pair):
@@ -190,40 +190,40 @@ class Gate(Proxy):
         pair.unsent += data
         is_held = False
         while (request := _first_request(pair.unsent)) and not is_held:
-            is_held = _is_produce(request) and self._topics in request and not self._lets(request)
+            is_held = _is_produce(request) and self._topics in request and not self._may_pass(request)
             if not is_held:
                 del pair.unsent[: len(request)]
                 pair.broker.sendall(request)
         self._listen(pair, is_held=is_held)
         pair.is_held = is_held
-        self._holds.notify_all()
+        self._held_changed.notify_all()
 
     def _listen(self, pair: _Pair, *, is_held: bool) -> None:
-        """What a held client sends on stays in its socket."""
-        has_contributed = pair.client in self._selector.get_map()
-        if is_held and has_contributed:
+        """Do not read from a held client: what it sends stays in its socket."""
+        is_registered = pair.client in self._selector.get_map()
+        if is_held and is_registered:
             self._selector.unregister(pair.client)
-        elif not is_held and not has_contributed:
+        elif not is_held and not is_registered:
             self._selector.register(pair.client, selectors.EVENT_READ, pair)
 
 
 @contextlib.contextmanager
 def gated(kind: type[Broker], topics: bytes = b".epochs.") -> Iterator[tuple[Broker, Gate]]:
-    """A broker whose clients all come through a gate; as given, that holds what the archive sends to edges."""
+    """A broker whose clients all connect through a gate; by default it can hold what the archive sends to edges."""
     port, gate_port = free_port(), free_port()
     with Gate(port, topics, gate_port) as gate, kind(port=port, advertised=gate_port) as broker:
         yield broker, gate
 
 
 def _is_gone(pair: _Pair) -> bool:
-    """Whether the client has closed its end, even if what it had sent was not read yet."""
+    """Whether the client has closed its end, even if data from it is still unread."""
     poll = select.poll()
     poll.register(pair.client, select.POLLRDHUP)
     return bool(poll.poll(0))
 
 
 def _first_request(data: bytearray) -> bytes:
-    """The first of Kafka's requests in `data`; empty while it is not whole."""
+    """The first Kafka request in `data`; empty while it is incomplete."""
     size = 4 + struct.unpack_from(">i", data)[0] if len(data) >= 4 else 4
     return bytes(data[:size]) if len(data) >= size else b""
 

@@ -279,8 +279,8 @@ def _by_topic(pairs: Iterable[tuple[TopicPartition, Any]]) -> list[tuple[str, li
     return list(topics.items())
 
 
-def _check(code: int, subject: str, *, allowed: tuple[type, ...] = ()) -> None:
+def _check(code: int, name: str, *, allowed: tuple[type, ...] = ()) -> None:
     """Raise the error that `code` stands for."""
     error = for_code(code)
     if error is not NoError and error not in allowed:
-        raise error(f"{subject}: {error.description or error.__name__}")
+        raise error(f"{name}: {error.description or error.__name__}")

@@ -258,7 +258,7 @@ def _same_length(*columns: tensors.Array) -> None:
 
 def _check_index(column: tensors.Array, limit: int) -> None:
     if len(column) and (column.min() < 0 or column.max() >= limit):
-        raise FormatError("an index points behind its table")
+        raise FormatError("an index is beyond its table")
 
 
 def _check_ascending(rows: npt.NDArray[np.uint16], starts: npt.NDArray[np.int64]) -> None:

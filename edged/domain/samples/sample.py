@@ -35,7 +35,7 @@ class Sample:
 
 
 class Address(NamedTuple):
-    """Where a sample lies in the archive: in `source` (an edge, or an import), pack `offset`, row `row`."""
+    """A sample's place in the archive: `source` (an edge, or an import), the pack's `offset`, `row` in the pack."""
 
     source: str
     offset: int

@@ -19,7 +19,7 @@ from edged.log import logger
 from edged.ports import ArchiveWriter, Log, LogReader, Progress, Record, Statistics, TopicPartition
 
 _RECORDS_PER_POLL = 16
-"""At most 1 MiB each; polled records come on top of the buffers' budget."""
+"""At most 1 MiB each; in addition to the buffers' budget."""
 _SAMPLE_BYTES = 512
 """Memory of a decoded sample besides its payload."""
 _FULL_BUFFERS = 2

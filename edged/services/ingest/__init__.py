@@ -1,5 +1,5 @@
-"""The way in: records of devices checked, dead-lettered or packed, and uplinked to the archive.
+"""Ingest: records of devices are checked, dead-lettered or packed, and sent to the archive.
 
-Belongs here: everything between a device's topic and an edge's archive topic. Does not: training on what came
+Belongs here: everything between a device's topic and an edge's archive topic. Does not: training on the samples
 (`services.batches`).
 """

@@ -137,7 +137,7 @@ async def test_connections_cut_at_any_moment_lose_and_repeat_nothing(log: KafkaL
 async def test_a_broker_stopped_for_longer_than_a_write_may_take_has_each_message_once(
     log: KafkaLog, broker: Broker, health: RecordingHealth, topic: str
 ):
-    """Its sockets hold the first try, which it takes in after it goes on."""
+    """Its sockets hold the first try, which it processes after it resumes."""
     await log.append(numbered(topic, 0, 10))
 
     broker.pause()

@@ -39,7 +39,7 @@ class Secured:
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory, need_broker: Callable[[type[Broker]], None]) -> Iterator[Secured]:
-    """A broker whose certificate is for 127.0.0.1 alone, and that knows the user pi-a."""
+    """A broker with a certificate for 127.0.0.1 only, and the user pi-a."""
     need_broker(Apache)
     if shutil.which("openssl") is None:
         require("no openssl on the PATH, for a certificate")
@@ -77,7 +77,7 @@ def health() -> RecordingHealth:
 
 
 async def reason_for(kafka: Kafka, health: RecordingHealth) -> str:
-    """What health is told when an append over `kafka` does not get through."""
+    """The reason reported to health when an append over `kafka` fails."""
     async with KafkaLog(kafka, health, deadline_s=2.0) as log, asyncio.timeout(120):
         append = asyncio.create_task(log.append([Message("garden", b"1")]))
         await health.until_degraded()

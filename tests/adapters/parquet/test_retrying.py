@@ -1,4 +1,4 @@
-"""A storage that refuses is waited for, and said to be away."""
+"""A storage that refuses is retried, and reported as degraded."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Keys of blocks, which decide what is whose on every node and must never change."""
+"""Keys of blocks assign blocks to edges on every node, and must never change."""
 
 import numpy as np
 

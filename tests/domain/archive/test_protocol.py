@@ -1,4 +1,4 @@
-"""Requests and replies survive the way through a blob, and damage is a FormatError, nothing else."""
+"""Requests and replies survive encoding and decoding, and damage is a FormatError, nothing else."""
 
 import numpy as np
 import pytest
@@ -84,7 +84,7 @@ def altered(blob, **changes):
         ({"request": ""}, "'request' is missing or longer"),
         ({"edge": "x" * 129}, "'edge' is missing or longer"),
         ({"sources": "{}"}, "'sources' is not a list of texts"),
-        ({"source": np.array([0, 2], np.int32)}, "behind its table"),
+        ({"source": np.array([0, 2], np.int32)}, "beyond its table"),
         ({"source": np.array([0], np.int32)}, "differ in length"),
         ({"offset": int64(0, -1)}, "do not add up"),
         ({"num_rows": np.array([3, 2], np.int32)}, "do not add up"),
@@ -134,7 +134,7 @@ def test_parts_of_different_snapshots_do_not_join():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"source": int64(0, 2)}, "behind its table"),
+        ({"source": int64(0, 2)}, "beyond its table"),
         ({"rows": int64(1)}, "differ in length"),
         ({"rows": int64(1, -1)}, "no negative numbers"),
         ({"rows": int64(1, 1 << 62)}, "at most 256 samples"),
@@ -172,9 +172,9 @@ def test_a_snapshot_with_blocks_larger_than_any_pack_is_refused(column, claim):
     ("changes", "message"),
     [
         ({"edged": "x"}, "not a reply but 'x'"),
-        ({"label": np.array([0, -2, 0], np.int32)}, "behind its table"),
-        ({"label": np.array([0, 2**31 - 1, 0], np.int32)}, "behind its table"),
-        ({"codec": np.array([0, 1, 2], np.int32)}, "behind its table"),
+        ({"label": np.array([0, -2, 0], np.int32)}, "beyond its table"),
+        ({"label": np.array([0, 2**31 - 1, 0], np.int32)}, "beyond its table"),
+        ({"codec": np.array([0, 1, 2], np.int32)}, "beyond its table"),
         ({"codecs": '["raw", "exe"]'}, "codec is not known"),
         ({"position": int64(1)}, "differ in length"),
         ({"end": int64(2, 1, 3)}, "do not rise"),

@@ -1,4 +1,4 @@
-"""Packs: samples survive the way through a blob, and no damage passes for a pack."""
+"""Packs survive encoding and decoding, and no damage passes for a pack."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""In which pack a sample goes, and which cursors stand behind it."""
+"""Which pack a sample goes into, and the cursors after each pack."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,7 +75,7 @@ EVENTS = st.lists(
 
 @given(EVENTS)
 def test_resuming_from_any_packs_cursors_misses_and_repeats_nothing(events):
-    """Simulates a restart behind each pack: what stands in the packs after it is exactly what its cursors ask for."""
+    """Simulates a restart after each pack: the packs after it hold exactly what its cursors ask for."""
     packer, packs, added = Packer("s", {}), [], {}
     end = dict.fromkeys(["a/0", "a/1", "b/0"], 0)
     for key, what in events:

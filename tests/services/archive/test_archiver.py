@@ -91,18 +91,18 @@ async def test_buffers_stay_within_their_budget_with_any_number_of_edges(bench, 
     for source in sources:
         await bench.send(*(pack(first, 100, device=source.edge) for first in range(0, 500, 100)), topic=source.topic)
     archiver = bench.archiver(sources, flush_s=1000, flush_bytes=100_000)
-    most, append = 0, bench.store.append
+    peak, append = 0, bench.store.append
 
     def measure(*args):
-        nonlocal most
-        most = max(most, archiver.statistics().queue_bytes)
+        nonlocal peak
+        peak = max(peak, archiver.statistics().queue_bytes)
         append(*args)
 
     monkeypatch.setattr(bench.store, "append", measure)
     await run_for(archiver, 5)
 
     a_poll = 16 * 100 * 600
-    assert most <= 2 * 100_000 + a_poll
+    assert peak <= 2 * 100_000 + a_poll
     assert all(bench.archived(source) == list(range(500)) for source in sources)
 
 

@@ -186,7 +186,7 @@ async def test_edges_take_turns(bench):
 
     await bench.serve(5)
 
-    assert order.index(("site.epochs.pi-b", "short")) == 8, "behind one turn of the first edge"
+    assert order.index(("site.epochs.pi-b", "short")) == 8, "after one turn of the first edge"
     assert [request for _, request in order].index("long-2") > 8
     assert len(bench.answers()) == 2 * 40
 

@@ -52,20 +52,20 @@ def load(content):
 
 
 class Models:
-    """Deployed models; `deploy_each` puts a new one there at every so many looks."""
+    """Deployed models; with `deploy_every` a new one at every that many queries."""
 
-    def __init__(self, *contents, deploy_each=0):
+    def __init__(self, *contents, deploy_every=0):
         self.models = [self.model(generation, content) for generation, content in enumerate(contents)]
-        self.looks = 0
-        self._deploy_each = deploy_each
+        self.queries = 0
+        self._deploy_every = deploy_every
 
     @staticmethod
     def model(generation, content=b"model", labels=LABELS, shape=SHAPE):
         return DeployedModel(generation, content, labels, shape)
 
     def newest_model(self, newer_than=-1):
-        self.looks += 1
-        if self._deploy_each and self.looks % self._deploy_each == 0:
+        self.queries += 1
+        if self._deploy_every and self.queries % self._deploy_every == 0:
             self.models.append(self.model(len(self.models)))
         newest = self.models[-1] if self.models else None
         return newest if newest is not None and newest.generation > newer_than else None
@@ -224,7 +224,7 @@ async def test_records_wait_in_the_log_until_the_first_model(log_lines):
         await asyncio.sleep(30.5)
         assert service.progress().idle
         assert service.progress().steps == 30
-        assert models.looks == 31  # one a second: it does not spin
+        assert models.queries == 31  # one a second: it does not spin
         assert log.committed_offsets == {}
         models.models.append(models.model(7))
         await caught_up(log)
@@ -250,7 +250,7 @@ async def test_a_newer_model_takes_over_between_batches(log_lines):
 @pytest.mark.looptime
 async def test_a_new_model_at_every_batch_loses_and_repeats_nothing():
     log = await log_with(40)
-    async with running(companion(log, Models(b"model", deploy_each=1))):
+    async with running(companion(log, Models(b"model", deploy_every=1))):
         await caught_up(log)
     assert published(log) == wanted(log)
     generations = [each.generation for each in predictions(log)]
@@ -370,7 +370,7 @@ async def test_a_crash_at_any_call_loses_and_repeats_nothing(when):
     while True:
         calls += 1
         log = await log_with(14)
-        crashed = await crash(companion(CrashingLog(log, calls, when), Models(b"model", deploy_each=2)))
+        crashed = await crash(companion(CrashingLog(log, calls, when), Models(b"model", deploy_every=2)))
         async with running(companion(log)):
             await caught_up(log)
         assert published(log) == wanted(log), f"crash {when} call {calls}"
@@ -403,15 +403,15 @@ async def test_a_crash_after_a_crash_loses_and_repeats_nothing():
 
 
 class PartitionByPartition(MemoryLog):
-    """Readers give out what there is of one partition before they turn to the next, as Kafka's clients do."""
+    """Readers exhaust one partition before the next, as Kafka's clients do."""
 
     @contextlib.asynccontextmanager
     async def reader(self, positions, *, group=None):
         async with super().reader(positions, group=group) as reader:
             take = reader._take
 
-            def take_in_order(most):
-                taken = take(most)
+            def take_in_order(max_records):
+                taken = take(max_records)
                 reader._positions = {each: reader._positions[each] for each in positions}
                 return taken
 
@@ -566,8 +566,8 @@ async def test_without_held_out_samples_scores_have_no_threshold():
     await log.append([Message(CAM.topic, HIGH)])
     async with running(autoencoders(log, models)):
         await caught_up_with_one(log)
-    (told,) = predictions(log)
-    assert (told.anomaly, told.anomaly_threshold, told.is_anomalous) == (1.0, None, False)
+    (prediction,) = predictions(log)
+    assert (prediction.anomaly, prediction.anomaly_threshold, prediction.is_anomalous) == (1.0, None, False)
 
 
 @pytest.mark.looptime

@@ -70,13 +70,13 @@ async def test_memory_is_bounded_while_the_trainer_lags(log):
     live = LiveWindow(log, GREY)
     live.start(0)
     await uplink_puts(log, live, *range(30), num_bytes=MAX_BYTES)
-    offset, most = 0, 0
+    offset, peak = 0, 0
     while offset < (live.end() or 0):
         found = await live.take(offset, timeout_s=1)
         assert found is not None
         offset = found[0] + 1
-        most = max(most, live.num_bytes)
-    assert most <= (4 << 20) + (2 << 20) + 4 * MAX_BYTES
+        peak = max(peak, live.num_bytes)
+    assert peak <= (4 << 20) + (2 << 20) + 4 * MAX_BYTES
 
 
 async def test_a_restarted_trainer_resumes_at_its_offset(log, live):

@@ -86,7 +86,7 @@ async def test_each_stream_has_its_own_packs_and_cursors():
 
 @pytest.mark.looptime
 async def test_a_run_of_dead_letters_is_not_read_twice():
-    """They leave no pack behind, so only the committed offsets tell."""
+    """They leave no pack, so only the committed offsets record them."""
     log = MemoryLog()
     await log.append([from_device("cam", grey(0)), *[from_device("cam", b"bad")] * 300])
     for _ in range(3):
@@ -253,7 +253,7 @@ class Crash(BaseException):
 
 
 class CrashingLog:
-    """A log whose user ends at the `at`-th point: before and after each call, and between appended messages."""
+    """A log that crashes its user at the `at`-th point: before and after each call, and between appended messages."""
 
     def __init__(self, log, at, how):
         self._log, self._left, self._how = log, at, how
@@ -351,14 +351,14 @@ async def filled():
 
 
 async def crashes(log, at, how):
-    """Whether a run on fresh objects gets as far as its `at`-th point within some seconds; it ends there."""
+    """Whether a run on new objects reaches its `at`-th point, where it crashes, within some seconds."""
     try:
         await asyncio.wait_for(intake(CrashingLog(log, at, how)).uplink.run(), 5)
     except how:
         return True
     except TimeoutError:
         return False
-    raise AssertionError("the loop of intake ended by itself")
+    raise AssertionError("the uplink returned by itself")
 
 
 @pytest.mark.looptime

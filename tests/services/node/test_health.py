@@ -1,4 +1,4 @@
-"""The board logs what changes, once, and says it in one line."""
+"""The board logs each change once, and sums the state up in one line."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Totals become rates, and what is not known or not done is not told."""
+"""Totals become rates; what is unknown or not done is left out."""
 
 from edged.ports import HostSample, Statistics
 from edged.services.node.resource_series import ResourceSeries
