@@ -119,8 +119,8 @@ class Admin:
         async def call(client: AIOKafkaClient) -> dict[TopicPartition, int]:
             answer = await _send_to_coordinator(client, group, request)
             committed = {}
-            for topic, found in answer.topics:
-                for partition, offset, _metadata, code in found:
+            for topic, partitions_of_topic in answer.topics:
+                for partition, offset, _metadata, code in partitions_of_topic:
                     _check(code, topic)
                     if offset >= 0:
                         committed[TopicPartition(topic, partition)] = offset
@@ -145,10 +145,10 @@ class Admin:
         wanted = set(topics)
 
         async def call(client: AIOKafkaClient) -> dict[str, int]:
-            found: dict[str, int] = defaultdict(int)
+            counts: dict[str, int] = defaultdict(int)
             for partition in await _leaders(client, wanted):
-                found[partition.topic] += 1
-            return dict(found)
+                counts[partition.topic] += 1
+            return dict(counts)
 
         return await self._connection.retry("a request for topics", call)
 

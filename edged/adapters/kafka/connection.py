@@ -65,9 +65,9 @@ class Outages:
         self._reasons.pop(user, None)
 
     @contextlib.contextmanager
-    def waiting(self, what: str) -> Iterator["Wait"]:
+    def waiting(self, operation: str) -> Iterator["Wait"]:
         """Around one request and its retries: degrades health when there is no answer within the deadline."""
-        wait = Wait(self, what)
+        wait = Wait(self, operation)
         try:
             yield wait
         except BaseException:
@@ -81,9 +81,9 @@ class Outages:
 class Wait:
     """A request that is not answered yet."""
 
-    def __init__(self, outages: Outages, what: str) -> None:
+    def __init__(self, outages: Outages, operation: str) -> None:
         self._outages = outages
-        self._reason = f"no answer to {what}"
+        self._reason = f"no answer to {operation}"
         self._is_overdue = False
         self._timer = asyncio.get_running_loop().call_later(outages.deadline_s, self._report)
 
@@ -136,13 +136,13 @@ class Connection:
         self._client: AIOKafkaClient | None = None
         self._connect_lock = asyncio.Lock()
 
-    async def retry(self, what: str, call: Callable[[AIOKafkaClient], Awaitable[T]]) -> T:
+    async def retry(self, operation: str, call: Callable[[AIOKafkaClient], Awaitable[T]]) -> T:
         """The result of `call`, retried until it succeeds, over new connections if necessary.
 
-        `what` names it for health. `call` must be idempotent.
+        `operation` names it for health. `call` must be idempotent.
         """
         backoff = Backoff()
-        with self._setup.outages.waiting(what) as wait:
+        with self._setup.outages.waiting(operation) as wait:
             while True:
                 try:
                     return await call(await self.client())

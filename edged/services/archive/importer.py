@@ -103,15 +103,15 @@ def _num_imported(store: ArchiveStore, stream: str, portion: Portion, end: int) 
     if end == 0:
         return 0
     snapshot = store.snapshot(stream, {portion.source: end})
-    held = snapshot.num_samples
+    num_samples = snapshot.num_samples
     ((_, last),) = store.read(stream, [BlockRef(portion.source, end - 1)])
-    expected = portion.order[held - len(last.samples) : held]
-    if held > len(portion.order) or [sample.offset for sample in last.samples] != list(expected):
+    expected = portion.order[num_samples - len(last.samples) : num_samples]
+    if num_samples > len(portion.order) or [sample.offset for sample in last.samples] != list(expected):
         raise FormatError(
-            f"{stream}/{portion.source} holds {held:,} samples of another import (another data set, seed or limit); "
-            "choose another --name"
+            f"{stream}/{portion.source} holds {num_samples:,} samples of another import "
+            "(another data set, seed or limit); choose another --name"
         )
-    return held
+    return num_samples
 
 
 def _packs(stream: str, dataset: Dataset, portion: Portion, begin: int) -> Iterator[Pack]:
