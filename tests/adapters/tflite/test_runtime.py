@@ -272,5 +272,5 @@ def test_without_a_python_for_the_probe_numpy_runs_the_models(monkeypatch):
 
 
 def test_a_probe_that_hangs_counts_as_broken(monkeypatch):
-    monkeypatch.setattr(tflite, "_PROBE_DEADLINE_S", 0.0)
+    monkeypatch.setattr(tflite, "_PROBE_TIMEOUT_S", 0.0)
     assert probe_runtime().name == "numpy"
