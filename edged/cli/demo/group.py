@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edged.cli.demo.outage import Outage
-from edged.cli.replay.replaying import prepare
+from edged.cli.replay.command import prepare
 from edged.domain.group import records
 from edged.domain.group.records import Join, Part
 from edged.domain.group.replay import Proof, ReplayEvent, StepApplied

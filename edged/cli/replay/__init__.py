@@ -1,6 +1,6 @@
 """`edged replay`: fold a group's log again, report each member's contribution, and prove the members' weights.
 
-`replaying`: from Kafka and checkpoint files to a report. `report`: the output. See also: `domain.group.replay` for the
+`command`: from Kafka and checkpoint files to a report. `report`: the output. See also: `domain.group.replay` for the
 fold.
 """
 
@@ -41,6 +41,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay the log up to its current end; 0 if all claims about the weights hold."""
-    from edged.cli.replay.replaying import replay_log  # noqa: PLC0415 - models and optimizers
+    from edged.cli.replay.command import replay_log  # noqa: PLC0415 - models and optimizers
 
     return replay_log(args.topology, args.job, args.begin, args.prove, with_steps=args.steps, as_json=args.json)
