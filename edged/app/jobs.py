@@ -210,9 +210,11 @@ class _Builder:
             return group_trainer(
                 job, self.edge.name, self.log, self.health, self.executor, model, checkpointing, epochs, planner
             )
-        local = fresh = None
+        local = scores = fresh = None
         if share is not None:
-            local = EpochLoader(parts.client, batcher(), settings, share, LocalPlanner(store, share, choice))
+            local_planner = LocalPlanner(store, share, choice)
+            scores = local_planner.scores
+            local = EpochLoader(parts.client, batcher(), settings, share, local_planner)
         if parts.live_window is not None:
             fresh = LiveBatches(
                 parts.live_window,
@@ -224,7 +226,14 @@ class _Builder:
                 poll_s=self.timing.poll_s,
             )
         return Trainer(
-            training, model, checkpointing, job=job.digest, epochs=local, fresh=fresh, executor=self.executor
+            training,
+            model,
+            checkpointing,
+            job=job.digest,
+            epochs=local,
+            scores=scores,
+            fresh=fresh,
+            executor=self.executor,
         )
 
     @property

@@ -35,6 +35,7 @@ from edged.services.cache.cache import Cache
 from edged.services.cache.shared import CacheShare, SharedCache
 from edged.services.epochs.loader import EpochLoader, EpochSettings
 from edged.services.epochs.planner import LocalPlanner, PlannerSettings
+from edged.services.epochs.sample_scores import SampleScores
 from edged.services.ingest.live_window import LiveWindow
 from edged.services.training.checkpointing import Checkpointing, Samples
 from edged.services.training.trainer import Trainer
@@ -225,12 +226,16 @@ class World:
         return self.made_client
 
     def epochs(self) -> EpochLoader:
+        return self.scored_epochs()[0]
+
+    def scored_epochs(self) -> tuple[EpochLoader, SampleScores | None]:
+        """A loader, and the scores that it draws plans by, if it does."""
         training = self.training
         settings = EpochSettings(training.epochs, training.test_fraction, training.test_samples, self.prefetch_bytes)
-        chosen = PlannerSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
+        decisive = PlannerSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
         share = SharedCache(self.cache).share() if self.share is None else self.share
-        chooser = LocalPlanner(self.store, share, chosen)
-        return EpochLoader(self.client(), self.batcher(), settings, share, chooser)
+        planner = LocalPlanner(self.store, share, decisive)
+        return EpochLoader(self.client(), self.batcher(), settings, share, planner), planner.scores
 
     def live(self) -> LiveWindow:
         live = LiveWindow(self.log, LIVE)
@@ -275,12 +280,14 @@ class World:
     ) -> Trainer:
         """A fresh process's trainer; with `live`, and by the training's source, with fresh samples."""
         self.take_log()
+        epochs, scores = (None, None) if self.training.source == "live" else self.scored_epochs()
         return Trainer(
             self.training,
             model or self.model(),
             self.checkpointing(),
             job=self.job,
-            epochs=None if self.training.source == "live" else self.epochs(),
+            epochs=epochs,
+            scores=scores,
             fresh=None if live is None else self.fresh(live),
             executor=executor,
         )

@@ -12,9 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from edged.aio import run_in_worker
-from edged.domain.archive.snapshot import Ids, Snapshot
+from edged.domain.archive.snapshot import Snapshot
 from edged.domain.epochs.plan import CachePlan
-from edged.domain.training.learner import BatchResult
 from edged.log import logger
 from edged.services.archive.client import ArchiveClient
 from edged.services.batches.batcher import Batcher, MiniBatch
@@ -55,7 +54,6 @@ class EpochLoader:
         self._client = client
         self._batcher = batcher
         self._cache = cache
-        self._planner = planner
         self._stats = EpochStats(client, cache, planner)
         self._plans = EpochPlans(
             client,
@@ -185,18 +183,6 @@ class EpochLoader:
                 yield batch
         finally:
             self._windows.leave()
-
-    def learn(self, ids: Ids, learnt: BatchResult) -> None:
-        """Take in what a step told of samples `ids`, int64 [n]."""
-        self._planner.learn(self._plans.present.plan.snapshot, ids, learnt)
-
-    def learnt(self) -> bytes | None:
-        """What `learn` took in in the present epoch and before, for `recall`; None before a plan is drawn."""
-        return self._planner.learnt()
-
-    def recall(self, learnt: bytes) -> None:
-        """Go on with what an earlier process had `learnt` by this place in the present epoch."""
-        self._planner.recall(self._plans.present.plan, learnt)
 
     @property
     def num_samples(self) -> int:

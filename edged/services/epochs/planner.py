@@ -10,7 +10,6 @@ from typing import Protocol
 import numpy as np
 
 from edged.aio import run_in_worker
-from edged.domain import tensors
 from edged.domain.archive import snapshot as snapshot_module
 from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.cache import hit_share
@@ -22,20 +21,18 @@ from edged.domain.epochs.sampler_state import SamplerState
 from edged.domain.epochs.scores import ScoreTable
 from edged.domain.epochs.split import TrainSplit, train_split
 from edged.domain.epochs.window import SAMPLE_OVERHEAD, Window
-from edged.domain.topology import Sampling, SamplingMode
-from edged.domain.training.learner import BatchResult
+from edged.domain.topology import Sampling
 from edged.errors import FormatError, StorageError
 from edged.log import logger
 from edged.ports import CheckpointStore
 from edged.services.cache.shared import CacheShare
+from edged.services.epochs.sample_scores import SCORED, SampleScores
 
 SCORE_BYTES = 4 << 20
 """Of the scores: beyond this they are kept by block."""
 
 _MAX_HIT_SHARE = 0.999
 """What fits into the cache now may not in the next epoch; something is to be fetched then."""
-
-_SCORED: frozenset[SamplingMode] = frozenset({"importance", "shade", "shade_published", "icache", "icache_published"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,35 +70,23 @@ class EpochPlanner(Protocol):
     async def close(self, plan: CachePlan, compute_s: float, fetch_s: float) -> None:
         """Note what the next epoch needs of this one. `compute_s`, `fetch_s`: seconds of each for a sample."""
 
-    def learn(self, snapshot: Snapshot, ids: Ids, learnt: BatchResult) -> None:
-        """Take in what a step told of samples `ids`, int64 [n], numbered by `snapshot`."""
-
-    def learnt(self) -> bytes | None:
-        """What was learnt up to now, for `recall`; empty where plans do not follow from it, None before any plan."""
-
-    def recall(self, plan: CachePlan, learnt: bytes) -> None:
-        """Go on with what an earlier process had learnt in the epoch of `plan`."""
-
 
 class LocalPlanner:
-    """Makes each epoch's plan. Used by one task."""
+    """Makes each epoch's plan. Used by one task.
+
+    `scores`: what the trainer is to learn for the next plans; None where the sampling mode has no use for it.
+    """
 
     def __init__(self, store: CheckpointStore, cache: CacheShare, settings: PlannerSettings) -> None:
         self._store = store
         self._cache = cache
         self._settings = settings
-        self._memo: SamplerState | None = None
-        self._scores: ScoreTable | None = None
-        self._gate = Gate()
-
-    @property
-    def _is_scored(self) -> bool:
-        """Whether plans follow from scores: the next one is then drawn when the present epoch is over."""
-        return self._settings.sampling.mode in _SCORED
+        self._state: SamplerState | None = None
+        self.scores = SampleScores(settings.sampling.mode) if settings.sampling.mode in SCORED else None
 
     def draws_ahead(self, present: Snapshot, following: Snapshot | None = None) -> bool:  # noqa: ARG002 - over any
-        """Unless plans follow from scores."""
-        return not self._is_scored
+        """Unless plans depend on scores: the next one is then drawn when the present epoch is over."""
+        return self.scores is None
 
     def stands(self, plan: CachePlan) -> bool:  # noqa: ARG002 - nothing changes it
         """Always."""
@@ -117,72 +102,40 @@ class LocalPlanner:
 
     async def plan(self, epoch: int, snapshot: Snapshot) -> CachePlan:
         """The plan of `epoch` over `snapshot`; the same after a restart."""
-        memo = await self._recalled(epoch)
-        if memo is None:
+        state = await self._recalled(epoch)
+        if state is None:
             held = replace(self._held(snapshot), hit_share=self._hit_share(snapshot))
-            memo = SamplerState(epoch, snapshot, held, ScoreTable(snapshot, SCORE_BYTES))
-            await self._keep(memo)
-        cached = await run_in_worker(snapshot_module.renumbered, memo.boundary.cached, memo.snapshot, snapshot)
-        self._cache.keep(snapshot, cached, memo.boundary.capacity_bytes)
-        return await run_in_worker(self._plan, memo, snapshot, cached)
+            state = SamplerState(epoch, snapshot, held, ScoreTable(snapshot, SCORE_BYTES))
+            await self._save(state)
+        cached = await run_in_worker(snapshot_module.renumbered, state.boundary.cached, state.snapshot, snapshot)
+        self._cache.keep(snapshot, cached, state.boundary.capacity_bytes)
+        return await run_in_worker(self._plan, state, snapshot, cached)
 
     async def close(self, plan: CachePlan, compute_s: float, fetch_s: float) -> None:
         """Note what the next epoch needs of this one, durably. `compute_s`, `fetch_s`: seconds of each for a sample."""
-        if self._memo is None or self._memo.epoch != plan.epoch + 1:
+        if self._state is None or self._state.epoch != plan.epoch + 1:
+            gate = Gate() if self.scores is None else self.scores.gate
             after = replace(
                 await run_in_worker(lambda: plan.after),
                 hit_share=self._hit_share(plan.snapshot, compute_s, fetch_s),
                 capacity_bytes=self._capacity_bytes(plan.snapshot),
-                is_gate_open=self._gate.is_open,
+                is_gate_open=gate.is_open,
             )
-            scores = self._table(plan.snapshot).snapshot()
-            await self._keep(SamplerState(plan.epoch + 1, plan.snapshot, after, scores, self._gate))
+            scores = ScoreTable(plan.snapshot, SCORE_BYTES) if self.scores is None else self.scores.table.snapshot()
+            await self._save(SamplerState(plan.epoch + 1, plan.snapshot, after, scores, gate))
 
-    def learn(self, snapshot: Snapshot, ids: Ids, learnt: BatchResult) -> None:
-        """Take in what a step told of samples `ids`, int64 [n], numbered by `snapshot`."""
-        if self._is_scored:
-            is_importance = self._settings.sampling.mode == "importance"
-            self._table(snapshot).update(ids, learnt.scores if is_importance else learnt.losses)
-            self._gate = self._gate.after(learnt.scores)
-
-    def learnt(self) -> bytes | None:
-        """What was learnt up to now, for `recall`; empty where plans do not follow from it, None before any plan."""
-        if not self._is_scored:
-            return b""
-        if self._scores is None:
-            return None
-        scores = np.frombuffer(self._scores.encode(), np.uint8)
-        return tensors.encode({"scores": scores}, {"gate": self._gate.encode()})
-
-    def recall(self, plan: CachePlan, learnt: bytes) -> None:
-        """Go on with what an earlier process had learnt in the epoch of `plan`. What cannot be used is said."""
-        if not (self._is_scored and learnt):
-            return
-        try:
-            arrays, metadata = tensors.decode(learnt)
-            gate = Gate.decode(metadata.get("gate", ""))
-            self._table(plan.snapshot).load(tensors.require(arrays, "scores", "uint8").tobytes())
-        except FormatError as error:
-            logger().warning("epoch.memo_skipped", epoch=plan.epoch, err=str(error))
-        else:
-            self._gate = gate
-
-    def _plan(self, memo: SamplerState, snapshot: Snapshot, cached: Ids) -> CachePlan:
-        settings = self._settings
-        self._scores, self._gate = memo.scores.grown(snapshot, SCORE_BYTES), memo.gate
+    def _plan(self, state: SamplerState, snapshot: Snapshot, cached: Ids) -> CachePlan:
+        settings, scores = self._settings, state.scores.grown(snapshot, SCORE_BYTES)
+        if self.scores is not None:
+            self.scores.begin(scores, state.gate)
         return modes.plan(
             settings.sampling.mode,
-            PlanSettings(settings.seed, settings.test_fraction, settings.window_bytes, memo.boundary.capacity_bytes),
+            PlanSettings(settings.seed, settings.test_fraction, settings.window_bytes, state.boundary.capacity_bytes),
             snapshot,
-            memo.epoch,
-            replace(memo.boundary, cached=cached),
-            self._scores.snapshot(),
+            state.epoch,
+            replace(state.boundary, cached=cached),
+            scores.snapshot(),
         )
-
-    def _table(self, snapshot: Snapshot) -> ScoreTable:
-        if self._scores is None:
-            self._scores = ScoreTable(snapshot, SCORE_BYTES)
-        return self._scores
 
     def _hit_share(self, snapshot: Snapshot, compute_s: float = 0.0, fetch_s: float = float("inf")) -> float:
         """For `snapshot`. Before anything was measured the link is taken for the bottleneck."""
@@ -212,24 +165,24 @@ class LocalPlanner:
         return EpochStart(np.concatenate(ids), capacity_bytes=self._capacity_bytes(snapshot))
 
     async def _recalled(self, epoch: int) -> SamplerState | None:
-        if self._memo is None or self._memo.epoch != epoch:
-            self._memo = await run_in_worker(self._load, epoch)
-        return self._memo
+        if self._state is None or self._state.epoch != epoch:
+            self._state = await run_in_worker(self._load, epoch)
+        return self._state
 
     def _load(self, epoch: int) -> SamplerState | None:
         blob = self._store.sampler_state(epoch)
         if blob is None:
             return None
         try:
-            memo = sampler_state.decode(blob, score_bytes=SCORE_BYTES)
+            state = sampler_state.decode(blob, score_bytes=SCORE_BYTES)
         except FormatError as error:
             logger().warning("epoch.memo_skipped", epoch=epoch, err=str(error))
             return None
-        return memo if memo.epoch == epoch else None
+        return state if state.epoch == epoch else None
 
-    async def _keep(self, memo: SamplerState) -> None:
-        self._memo = memo
+    async def _save(self, state: SamplerState) -> None:
+        self._state = state
         try:
-            await run_in_worker(lambda: self._store.save_sampler_state(sampler_state.encode(memo), memo.epoch))
+            await run_in_worker(lambda: self._store.save_sampler_state(sampler_state.encode(state), state.epoch))
         except StorageError as error:  # a restart would then draw this epoch anew
-            logger().warning("epoch.memo_failed", epoch=memo.epoch, err=str(error))
+            logger().warning("epoch.memo_failed", epoch=state.epoch, err=str(error))

@@ -18,7 +18,6 @@ from edged.domain.epochs.split import TrainSplit, train_split
 from edged.domain.epochs.window import SAMPLE_OVERHEAD, Window
 from edged.domain.group import plan as group_plan
 from edged.domain.group.plan import Group, GroupPlan
-from edged.domain.training.learner import BatchResult
 from edged.services.cache.shared import CacheShare
 from edged.services.epochs.planner import PlannerSettings
 
@@ -93,16 +92,6 @@ class GroupPlanner:
         """Note what the cache is to hold now; only where jobs share it, for else it tells by itself."""
         if self._cache.is_shared:
             self._before = plan.snapshot, (await run_in_worker(lambda: plan.after)).cached
-
-    def learn(self, snapshot: Snapshot, ids: Ids, learnt: BatchResult) -> None:
-        """Nothing: the group's order is uniform."""
-
-    def learnt(self) -> bytes:
-        """Nothing."""
-        return b""
-
-    def recall(self, plan: CachePlan, learnt: bytes) -> None:
-        """Nothing."""
 
     def _cached(self, snapshot: Snapshot) -> Ids:
         """The training samples that the cache holds; of one that jobs share, those that this one keeps there."""

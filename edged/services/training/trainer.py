@@ -20,6 +20,7 @@ from edged.ports import Progress, Statistics
 from edged.services.batches.batcher import MiniBatch
 from edged.services.batches.live import Cursor, LiveBatches
 from edged.services.epochs.loader import EpochLoader
+from edged.services.epochs.sample_scores import SampleScores
 from edged.services.training.checkpointing import Checkpointing
 from edged.services.training.evaluation import end_epoch, evaluate
 from edged.services.training.resume import begin_state
@@ -29,6 +30,8 @@ from edged.services.training.worker_map import lane_map
 
 class Trainer:
     """Trains one model. `epochs` serves source archive and both, `fresh` live and both.
+
+    `scores`: those that `epochs` are planned by, if they are.
 
     With `executor` the model's lanes are computed on its threads (its BLAS threads are the caller's matter).
     With the source archive, a run that is killed and started again, any number of times, ends with the same bits
@@ -43,6 +46,7 @@ class Trainer:
         *,
         job: str,
         epochs: EpochLoader | None = None,
+        scores: SampleScores | None = None,
         fresh: LiveBatches | None = None,
         executor: Executor | None = None,
     ) -> None:
@@ -51,6 +55,7 @@ class Trainer:
         self._checkpointing = checkpointing
         self._job = job
         self._epochs = epochs
+        self._scores = scores
         self._fresh = fresh
         self._map = lane_map(executor)
         self._state = TrainState({}, {}, job, model.division)
@@ -180,8 +185,8 @@ class Trainer:
         if begun and digest != state.plan:
             logger().warning("epoch.redrawn", epoch=epoch)
             state.position, state.tally = replace(state.position, sample=0), Tally()
-        elif begun:
-            epochs.recall(state.learnt)
+        elif begun and self._scores is not None:
+            self._scores.load(plan, state.learnt)
         state.ends, state.plan = plan.snapshot.ends, digest
         self._epoch_samples = epochs.num_samples
         return plan
@@ -200,8 +205,8 @@ class Trainer:
             state.position = replace(state.position, sample=sample)
         if cursor is not None:
             self._move(cursor)
-        elif self._epochs is not None:
-            self._epochs.learn(batch.ids, learnt)
+        elif self._scores is not None:
+            self._scores.learn(batch.ids, learnt)
 
     def _move(self, cursor: Cursor) -> None:
         self._state.position = replace(self._state.position, live_offset=cursor.offset, live_row=cursor.row)
@@ -218,10 +223,10 @@ class Trainer:
         await self._checkpointing.save(self._state)
 
     def _take_learnt(self) -> None:
-        """Between epochs it is in the next one's memo."""
-        if self._epochs is None or not self._state.position.sample:
+        """Between epochs it is in the next one's sampler state."""
+        if self._scores is None or not self._state.position.sample:
             self._state.learnt = b""
-        elif (learnt := self._epochs.learnt()) is not None:
+        elif (learnt := self._scores.encode()) is not None:
             self._state.learnt = learnt
 
     async def _end_epoch(self, held_out: AsyncGenerator[MiniBatch, None]) -> None:

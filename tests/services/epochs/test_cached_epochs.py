@@ -457,15 +457,15 @@ async def test_the_plans_weights_reach_the_learner(world, monkeypatch):
     learnt: list[Ids] = []
     async with cached(world, None):
         trainer = world.trainer(model=model)
-        epochs = trainer._epochs
-        assert epochs is not None
-        learn = epochs.learn
+        kept = trainer._scores
+        assert kept is not None
+        learn = kept.learn
 
         def remember(ids: Ids, told: BatchResult) -> None:
             learnt.append(ids.copy())
             learn(ids, told)
 
-        monkeypatch.setattr(epochs, "learn", remember)
+        monkeypatch.setattr(kept, "learn", remember)
         await run_until(trainer, lambda: world.num_finished == 2)
     ids, weights = np.concatenate(learnt), np.concatenate(model.weights)
     rule = Importance(scores)
