@@ -54,7 +54,7 @@ class EpochLoader:
         self._client = client
         self._batcher = batcher
         self._cache = cache
-        self._stats = EpochStats(client, cache, planner)
+        self._stats = EpochStats(client, cache)
         self._plans = EpochPlans(
             client,
             planner,
@@ -194,9 +194,8 @@ class EpochLoader:
 
         Durable when it returns.
         """
-        plan = self._plans.present.plan
-        await self._stats.note(plan)
-        self._stats.log(plan)
+        await self._plans.close()
+        self._stats.log(self._plans.present.plan)
 
     def _rewind(self, sample: int) -> None:
         self._batcher.take()  # drops what a cancelled call left

@@ -1,7 +1,7 @@
-"""The plan of the present epoch and, as soon as it can be known, of the next: drawn over what the archive has.
+"""The plan of the present epoch and, as soon as it can be drawn, of the next, over the archive's snapshots.
 
-Covers asking for snapshots and drawing. How samples are chosen is `epoch_choice`'s and `group_choice`'s subject, in
-what order windows are asked for `window_queue`'s.
+Covers asking for snapshots and when to draw. See also: `planner` and `services.group.planner` for how samples are
+chosen, `prefetch` for the order in which windows are asked for.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from edged.services.epochs.planner import EpochPlanner
 from edged.services.epochs.stats import EpochStats
 
 EMPTY_RETRY_S = 5.0
-"""How often an empty archive is asked again: half its default flush interval."""
+"""Between two requests to an empty archive: half its default flush interval."""
 
 
 class Place(NamedTuple):
@@ -63,35 +63,36 @@ class DrawnEpoch:
 
 
 class EpochPlans:
-    """Draws the plans of `epochs` epochs by `chooser`, with at most `test_samples` held-out samples. Used by one task.
+    """Draws the plans of `epochs` epochs by `planner`, with at most `test_samples` held-out samples. Used by one task.
 
-    `account` is of the present epoch: it is told to the chooser before the next plan is drawn.
+    `stats`: of the present epoch; the planner needs its costs for the next one.
     """
 
     def __init__(
         self,
         client: ArchiveClient,
-        chooser: EpochPlanner,
-        account: EpochStats,
+        planner: EpochPlanner,
+        stats: EpochStats,
         *,
         epochs: int,
         test_fraction: float,
         test_samples: int,
     ) -> None:
         self._client = client
-        self._chooser = chooser
-        self._account = account
+        self._planner = planner
+        self._stats = stats
         self._epochs = epochs
         self._test_fraction = test_fraction
         self._test_samples = test_samples
         self._present: DrawnEpoch | None = None
         self._next: DrawnEpoch | None = None
         self._next_snapshot: SnapshotFetch | None = None
+        self._is_closed = False
         self._empty_until = 0.0
 
     @property
     def present(self) -> DrawnEpoch:
-        """The epoch that is trained on."""
+        """The epoch being trained on."""
         assert self._present is not None, "draw() first"
         return self._present
 
@@ -100,11 +101,11 @@ class EpochPlans:
         return self._present is not None and self._present.plan.epoch == epoch
 
     def is_next(self, epoch: int, ends: Mapping[str, int] | None) -> bool:
-        """Whether the next epoch is that one, and drawn: over the archive as it was at `ends`, if they are given."""
+        """Whether the next epoch is that one, drawn, and over the archive as it was at `ends`, if given."""
         if self._next is None or self._next.plan.epoch != epoch:
             return False
         plan = self._next.plan
-        return (ends is None or plan.snapshot.ends == ends) and self._chooser.stands(plan)
+        return (ends is None or plan.snapshot.ends == ends) and self._planner.stands(plan)
 
     @property
     def is_surveyed(self) -> bool:
@@ -139,15 +140,23 @@ class EpochPlans:
             await self._client.pause(EMPTY_RETRY_S)
 
     def move_on(self) -> DrawnEpoch:
-        """The next epoch, which is the present one from now on."""
+        """Make the next epoch the present one."""
         assert self._next is not None, "draw() first"
         self._present, self._next, self._next_snapshot = self._next, None, None
+        self._is_closed = False
         return self._present
 
-    async def survey(self) -> Snapshot | None:
-        """The archive as it is now; None while that is not known yet, or as long as there is nothing to train on.
+    async def close(self) -> None:
+        """Tell the planner what the present epoch has cost so far, once: before the next plan is drawn, at its end."""
+        if not self._is_closed:
+            compute_s, fetch_s = self._stats.costs()
+            await self._planner.close(self.present.plan, compute_s=compute_s, fetch_s=fetch_s)
+            self._is_closed = True
 
-        Waits for nothing but a request's way into the log: call it again.
+    async def survey(self) -> Snapshot | None:
+        """The archive as it is now; None while that is not known yet, or while there is nothing to train on.
+
+        Does not wait for the reply: call it again.
         """
         now = asyncio.get_running_loop().time()
         if self._next_snapshot is None and now >= self._empty_until:
@@ -164,16 +173,16 @@ class EpochPlans:
         return snapshot
 
     async def look_ahead(self, epoch: int) -> bool:
-        """Whether the plan of `epoch` is here, if it follows on the present one; sees to it that it will be."""
-        present, chooser = self.present.plan, self._chooser
-        if epoch == self._epochs or epoch != present.epoch + 1 or not chooser.draws_ahead(present.snapshot):
+        """Whether the plan of `epoch` is drawn, if it is the next one; if not, take a step towards drawing it ahead."""
+        present, planner = self.present.plan, self._planner
+        if epoch == self._epochs or epoch != present.epoch + 1 or not planner.draws_ahead(present.snapshot):
             return False
         if self._next_snapshot is None:
             await self._ask_ahead()
         elif self._next is None and self._next_snapshot.is_complete:
-            if not chooser.draws_ahead(present.snapshot, self._next_snapshot.snapshot()):
+            if not planner.draws_ahead(present.snapshot, self._next_snapshot.snapshot()):
                 return False
-            await self._account.note(present)
+            await self.close()
             self._next = await self._draw(epoch, self._next_snapshot)
         return self._next is not None
 
@@ -192,9 +201,9 @@ class EpochPlans:
                 held_out_windows,
                 snapshot,
                 test_fraction=self._test_fraction,
-                window_bytes=self._chooser.test_window_bytes,
+                window_bytes=self._planner.test_window_bytes,
                 max_samples=self._test_samples,
             )
         )
-        held_out = await run_in_worker(self._chooser.tested, split, held_out)
-        return DrawnEpoch(await self._chooser.plan(epoch, snapshot), split, held_out, ReadStats(snapshot.num_samples))
+        held_out = await run_in_worker(self._planner.tested, split, held_out)
+        return DrawnEpoch(await self._planner.plan(epoch, snapshot), split, held_out, ReadStats(snapshot.num_samples))

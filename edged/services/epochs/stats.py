@@ -1,6 +1,7 @@
-"""What the present epoch comes to: its reads, what was fetched for them, and how long both took.
+"""Statistics of the present epoch: its reads, what was fetched for them, and how long both took.
 
-Covers the line at its end, and what the chooser is told for the next plan. Counting is domain.reads' subject.
+Covers the line at its end, and the costs that the next plan is drawn by. See also: `read_stats` in the domain for
+counting reads.
 """
 
 import asyncio
@@ -11,11 +12,10 @@ from edged.domain.epochs.read_stats import ReadStats
 from edged.log import logger
 from edged.services.archive.client import ArchiveClient
 from edged.services.cache.shared import CacheShare
-from edged.services.epochs.planner import EpochPlanner
 
 
 class _Times(NamedTuple):
-    """Seconds on the clock, waited and with something on its way since start, and how many samples came meanwhile."""
+    """Totals since start: the clock, seconds waited, seconds with a fetch under way, and the samples it brought."""
 
     now: float
     waited: float
@@ -24,14 +24,12 @@ class _Times(NamedTuple):
 
 
 class EpochStats:
-    """Of one epoch after the other. Used by one task."""
+    """Measures one epoch after the other. Used by one task."""
 
-    def __init__(self, client: ArchiveClient, cache: CacheShare, chooser: EpochPlanner) -> None:
+    def __init__(self, client: ArchiveClient, cache: CacheShare) -> None:
         self._client = client
         self._cache = cache
-        self._chooser = chooser
-        self._begun = _Times(0.0, 0.0, 0.0, 0)
-        self._noted = (-1, self._begun)
+        self._begun = self._costed = _Times(0.0, 0.0, 0.0, 0)
         self._reads = ReadStats(0)
 
     def begin(self, reads: ReadStats) -> None:
@@ -39,25 +37,22 @@ class EpochStats:
         self._reads = reads
         self._begun = self._times()
 
-    async def note(self, plan: CachePlan) -> None:
-        """Tell the chooser how the plan's epoch went, as far as it has come, and how fetching went since last told.
+    def costs(self) -> tuple[float, float]:
+        """Seconds to train on one sample, in the epoch so far, and to fetch one, since the last call.
 
-        Much of an epoch is fetched before it begins: what it took from there on would make the link look fast.
-        Durable when it returns.
+        Much of an epoch is fetched before it begins: the time from there on alone would make the link look fast.
+        The cache's share records what its hits are worth.
         """
-        taken, begun, reads = self._times(), self._begun, self._reads
-        computing_s = taken.now - begun.now - (taken.waited - begun.waited)
-        epoch, noted = self._noted
-        if epoch != plan.epoch:
-            self._noted = plan.epoch, taken
-        num_fetched = taken.fetched - noted.fetched
-        fetch_s = (taken.fetching - noted.fetching) / max(num_fetched, 1)
-        if num_fetched and taken.now > begun.now:
-            self._cache.record_benefit(fetch_s, reads.num_reads / (taken.now - begun.now))
-        await self._chooser.close(plan, compute_s=computing_s / max(reads.num_reads, 1), fetch_s=fetch_s)
+        now, begun, reads = self._times(), self._begun, self._reads
+        seconds, num_fetched = now.now - begun.now, now.fetched - self._costed.fetched
+        fetch_s = (now.fetching - self._costed.fetching) / max(num_fetched, 1)
+        self._costed = now
+        if num_fetched and seconds > 0:
+            self._cache.record_benefit(fetch_s, reads.num_reads / seconds)
+        return (seconds - (now.waited - begun.waited)) / max(reads.num_reads, 1), fetch_s
 
     def log(self, plan: CachePlan) -> None:
-        """The line about the plan's epoch."""
+        """Log the statistics of the plan's epoch."""
         reads, cache = self._reads, self._cache
         logger().info(
             "cache.epoch",
