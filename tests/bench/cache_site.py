@@ -20,7 +20,8 @@ from edged.adapters.disk.sqlite_cache import MAX_LOG_BYTES
 from edged.cli.demo.processes import Child, LogLine
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.topology import MIB
-from edged.services.cache.cache import DISK_SHARE, SPILL_BYTES
+from edged.services.cache.cache import DISK_SHARE
+from edged.services.cache.disk_gate import SPILL_BYTES
 from tests.bench.curve import Watch, reached
 from tests.bench.link import Link
 from tests.bench.sampling_study import DATA, SAMPLE_BYTES, read, with_wrong_labels

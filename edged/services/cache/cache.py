@@ -23,24 +23,16 @@ from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.cache.block_table import BlockTable
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES, Entry, SampleKey
-from edged.domain.cache.write_budget import WriteBudget
 from edged.errors import StorageError
 from edged.log import logger
 from edged.ports import DiskTier
-
-SPILL_BYTES = 256 * 1024
-"""Entries go to the disk so many bytes at a time: each transaction writes pages beside the entries' own."""
-
-RETRY_S = 60.0
-"""A disk that refused is left alone for so long."""
+from edged.services.cache.disk_gate import SPILL_BYTES, DiskGate
 
 DISK_SHARE = 0.9
-"""Of the disk's bytes, to reckon with: how full entries of different lengths make its pages shows as they change."""
+"""Of the disk's bytes, to plan with: how full entries of different lengths make its pages varies as they change."""
 
 _IN_MEMORY = -1
 _MAX_DOOMED = 1024
-_FIRST_AMPLIFICATION = 4.0
-"""Bytes written for each byte stored, as long as it has not been measured."""
 
 
 @dataclass(slots=True)
@@ -74,24 +66,15 @@ class Cache:
         self.counts = CacheCounts()
         self._disk = disk
         self._max_memory_bytes = memory_bytes
-        self._given_disk_bytes = disk_bytes
-        self._max_disk_bytes = min(disk_bytes, disk.capacity_bytes) if disk is not None else 0
-        self._slack_bytes = min(SPILL_BYTES, memory_bytes // 4, self._max_disk_bytes // 4)
-        self._wall_time = wall_time
-        self._written_bytes_per_day = written_bytes_per_day
-        self._budget: WriteBudget | None = None
+        self._gate = DiskGate(disk, disk_bytes, written_bytes_per_day, wall_time)
+        self._slack_bytes = min(SPILL_BYTES, memory_bytes // 4, self._gate.max_bytes // 4)
         self._memory: dict[SampleKey, Entry] = {}
         self._memory_bytes = 0
         self._table = BlockTable()  # _IN_MEMORY, or the bytes that an entry takes on the disk
         self._disk_bytes = 0
-        self._disk_limit_bytes = self._max_disk_bytes
         self._pins: Counter[SampleKey] = Counter()
         self._spare = BlockTable()  # 1: goes when room is needed and no other victim is left
         self._doomed: set[SampleKey] = set()  # evicted, but still on the disk until the next transaction
-        self._spilled_bytes = 0
-        self._refused_until_s = 0.0
-        self._is_refused = False
-        self._is_over_budget = False
 
     async def __aenter__(self) -> Self:
         """Learn what an earlier run left on the disk."""
@@ -108,8 +91,7 @@ class Cache:
             self._table[key] = num_bytes
             self._spare[key] = 1  # until somebody wants it: it may be of blocks that the archive has no more
             self._disk_bytes += num_bytes
-        if self._written_bytes_per_day is not None:
-            self._budget = WriteBudget.restored(self._written_bytes_per_day, disk.note)
+        self._gate.restore()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -144,7 +126,7 @@ class Cache:
 
     def num_entries(self, payload_bytes: int) -> int:
         """How many entries with payloads of about so many bytes there is room for, in both tiers."""
-        disk_bytes = int(self._max_disk_bytes * DISK_SHARE)
+        disk_bytes = int(self._gate.max_bytes * DISK_SHARE)
         room = max(self._max_memory_bytes + disk_bytes - self._slack_bytes, 0)
         return room // (payload_bytes + ENTRY_OVERHEAD_BYTES)
 
@@ -242,10 +224,10 @@ class Cache:
             await self._take_to_disk(key, entry, victims)
             return
         while not self._has_room(cost):
-            may_spill = self._total_room() >= cost or not self._is_disk_taking  # if it takes none: is it so still?
+            may_spill = self._total_room() >= cost or not self._gate.is_open  # does the disk still refuse?
             if may_spill and await self._spill(max(SPILL_BYTES, cost)):
                 continue
-            if not self._evict_next(victims, in_memory=not self._is_disk_taking):
+            if not self._evict_next(victims, in_memory=not self._gate.is_open):
                 return
             if len(self._doomed) >= _MAX_DOOMED:
                 await self._commit({})
@@ -256,21 +238,21 @@ class Cache:
     async def _take_to_disk(self, key: SampleKey, entry: Entry, victims: Iterator[SampleKey]) -> None:
         """An entry larger than the whole memory tier goes to the disk at once."""
         cost = _cost(entry)
-        while self._disk_limit_bytes - self._disk_bytes < cost:
+        while self._gate.limit_bytes - self._disk_bytes < cost:
             if not self._evict_next(victims):
                 return
-        if self._may_write(cost):
+        if self._gate.allows(cost):
             await self._commit({key: entry})
 
     def _has_room(self, cost: int) -> bool:
         if self._memory_bytes + cost > self._max_memory_bytes:
             return False
-        return self._total_room() >= cost or not self._is_disk_taking
+        return self._total_room() >= cost or not self._gate.is_open
 
     def _total_room(self) -> int:
         """What both tiers take yet, less the slack that lets a full memory spill whole batches to a full disk."""
-        most = self._max_memory_bytes + self._disk_limit_bytes - self._slack_bytes
-        return most - self._memory_bytes - self._disk_bytes
+        limit = self._max_memory_bytes + self._gate.limit_bytes - self._slack_bytes
+        return limit - self._memory_bytes - self._disk_bytes
 
     def _evict_next(self, victims: Iterator[SampleKey], *, in_memory: bool = False) -> bool:
         """Drop the next victim that may go; False when there is none left.
@@ -303,7 +285,7 @@ class Cache:
 
     def _oldest(self, num_bytes: int) -> dict[SampleKey, Entry]:
         """The entries that came into memory first: at least `num_bytes` of them, if the disk has the room."""
-        room = self._disk_limit_bytes - self._disk_bytes
+        room = self._gate.limit_bytes - self._disk_bytes
         batch: dict[SampleKey, Entry] = {}
         taken = 0
         for key, entry in self._memory.items():
@@ -317,7 +299,7 @@ class Cache:
 
     async def _spill(self, num_bytes: int) -> bool:
         """Move about so many bytes of entries from memory to the disk; False when it takes none now."""
-        if not self._may_write(num_bytes):
+        if not self._gate.allows(num_bytes):
             return False
         batch = self._oldest(num_bytes)
         return bool(batch) and await self._commit(batch)
@@ -351,60 +333,13 @@ class Cache:
                     self._spare[key] = is_spare
                 self._table[key] = num_bytes
                 self._disk_bytes += num_bytes
-                self._spilled_bytes += num_bytes
-            self._account(disk, disk.written_bytes - written_before)
+            self._gate.record(stored_bytes=sum(stored.values()), written_bytes=disk.written_bytes - written_before)
             self._notice_loss(disk)
-            self._max_disk_bytes = min(self._given_disk_bytes, disk.capacity_bytes)
-            self._disk_limit_bytes = min(self._disk_limit_bytes, self._max_disk_bytes)
         if failures:
-            self._refuse(failures[0])
+            self._gate.refuse(failures[0], self._disk_bytes)
         elif batch:
-            self._accept()
+            self._gate.accept()
         return bool(stored)
-
-    # when the disk may be written
-
-    @property
-    def _is_disk_taking(self) -> bool:
-        return not (self._is_refused or self._is_over_budget)
-
-    def _may_write(self, num_bytes: int) -> bool:
-        """Whether the disk is not being left alone, and the day's budget has the bytes that a batch will take."""
-        if self._disk is None or asyncio.get_running_loop().time() < self._refused_until_s:
-            return False
-        if self._budget is None:
-            return True
-        is_measured = self._spilled_bytes > SPILL_BYTES
-        amplification = self._disk.written_bytes / self._spilled_bytes if is_measured else _FIRST_AMPLIFICATION
-        allowed = self._budget.allows(int(num_bytes * amplification), self._wall_time())
-        if not allowed and not self._is_over_budget:
-            logger().warning(
-                "cache.write_budget",
-                budget_bytes_a_day=self._budget.budget_bytes_per_day,
-                written_bytes=self._disk.written_bytes,
-            )
-        self._is_over_budget = not allowed
-        return allowed
-
-    def _account(self, disk: DiskTier, num_bytes: int) -> None:
-        if self._budget is not None:
-            self._budget.spend(num_bytes, self._wall_time())
-            disk.set_note(self._budget.state())
-
-    def _refuse(self, error: StorageError) -> None:
-        """Leave the disk alone for a while, then try it with one batch more than it holds."""
-        self._refused_until_s = asyncio.get_running_loop().time() + RETRY_S
-        self._disk_limit_bytes = min(self._max_disk_bytes, self._disk_bytes + 2 * SPILL_BYTES)
-        if not self._is_refused:
-            logger().warning("cache.disk_full", err=str(error))
-        self._is_refused = True
-
-    def _accept(self) -> None:
-        """The disk took a batch: what it may hold grows, so far as it goes on taking."""
-        self._disk_limit_bytes = min(self._max_disk_bytes, self._disk_limit_bytes + 2 * SPILL_BYTES)
-        if self._is_refused:
-            logger().info("cache.disk_recovered")
-        self._is_refused = False
 
 
 def _cost(entry: Entry) -> int:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from edged.adapters.memory.disk_tier import MemoryDiskTier
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES, Entry, SampleKey
 from edged.errors import DiskFull
-from edged.services.cache.cache import RETRY_S, SPILL_BYTES, Cache
+from edged.services.cache.cache import Cache
+from edged.services.cache.disk_gate import RETRY_S, SPILL_BYTES
 
 KIB, MIB = 1 << 10, 1 << 20
 pytestmark = pytest.mark.looptime
@@ -42,7 +43,7 @@ def assert_sound(made: Cache, disk: MemoryDiskTier | None) -> None:
     assert made.memory_bytes == sum(e.num_bytes + ENTRY_OVERHEAD_BYTES for e in made._memory.values())
     assert made.disk_bytes == (0 if disk is None else sum(len(disk.blobs[k]) for k in on_disk))
     assert made.memory_bytes <= made._max_memory_bytes
-    assert made.disk_bytes <= made._given_disk_bytes
+    assert made.disk_bytes <= made._gate._given_bytes
 
 
 async def test_what_is_admitted_is_served_and_the_rest_is_a_miss():
@@ -340,7 +341,7 @@ async def test_whatever_happens_it_agrees_with_a_simple_model(script, memory_byt
             elif operation == "refuse":
                 disk.error = DiskFull("no space left") if arguments[0] else None
             elif operation == "wait":
-                made._refused_until_s = now[0]
+                made._gate._refused_until_s = now[0]
             assert set(made.keys()) == there
             assert_sound(made, disk)
 
