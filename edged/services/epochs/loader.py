@@ -49,12 +49,12 @@ class EpochLoader:
     """
 
     def __init__(
-        self, client: ArchiveClient, batcher: Batcher, settings: EpochSettings, cache: CacheShare, planner: EpochPlanner
+        self, client: ArchiveClient, batcher: Batcher, settings: EpochSettings, share: CacheShare, planner: EpochPlanner
     ) -> None:
         self._client = client
         self._batcher = batcher
-        self._cache = cache
-        self._stats = EpochStats(client, cache)
+        self._share = share
+        self._stats = EpochStats(client, share)
         self._plans = EpochPlans(
             client,
             planner,
@@ -64,7 +64,7 @@ class EpochLoader:
             test_samples=settings.test_samples,
         )
         self._windows = Prefetcher(
-            client, cache, self._plans, prefetch_bytes=settings.prefetch_bytes, window_bytes=settings.window_bytes
+            client, share, self._plans, prefetch_bytes=settings.prefetch_bytes, window_bytes=settings.window_bytes
         )
         self._skipped = (0, 0)
         self._range = (-1, -1)  # that is being prepared
@@ -82,7 +82,7 @@ class EpochLoader:
 
     def leave(self) -> None:
         """No more epochs will be drawn: other jobs may have this one's part of the cache."""
-        self._cache.leave()
+        self._share.leave()
 
     @property
     def wait_s(self) -> float:
@@ -101,7 +101,7 @@ class EpochLoader:
     @property
     def cache_bytes(self) -> int:
         """Bytes of the cache's memory tier."""
-        return self._cache.memory_bytes
+        return self._share.cache.memory_bytes
 
     async def draw(self, epoch: int, ends: Mapping[str, int] | None = None) -> CachePlan:
         """The plan of `epoch` over the archive as it is now, or as it was at `ends`.

@@ -25,7 +25,7 @@ from edged.domain.topology import Sampling
 from edged.errors import FormatError, StorageError
 from edged.log import logger
 from edged.ports import CheckpointStore
-from edged.services.cache.shared import CacheShare
+from edged.services.cache.shared import CacheShare, held_ids
 from edged.services.epochs.sample_scores import SCORED, SampleScores
 
 SCORE_BYTES = 4 << 20
@@ -77,9 +77,9 @@ class LocalPlanner:
     `scores`: what the trainer is to learn for the next plans; None where the sampling mode has no use for it.
     """
 
-    def __init__(self, store: CheckpointStore, cache: CacheShare, settings: PlannerSettings) -> None:
+    def __init__(self, store: CheckpointStore, share: CacheShare, settings: PlannerSettings) -> None:
         self._store = store
-        self._cache = cache
+        self._share = share
         self._settings = settings
         self._state: SamplerState | None = None
         self.scores = SampleScores(settings.sampling.mode) if settings.sampling.mode in SCORED else None
@@ -108,7 +108,7 @@ class LocalPlanner:
             state = SamplerState(epoch, snapshot, held, ScoreTable(snapshot, SCORE_BYTES))
             await self._save(state)
         cached = await run_in_worker(snapshot_module.renumbered, state.boundary.cached, state.snapshot, snapshot)
-        self._cache.keep(snapshot, cached, state.boundary.capacity_bytes)
+        self._share.keep(snapshot, cached, state.boundary.capacity_bytes)
         return await run_in_worker(self._plan, state, snapshot, cached)
 
     async def close(self, plan: CachePlan, compute_s: float, fetch_s: float) -> None:
@@ -150,19 +150,15 @@ class LocalPlanner:
     def _capacity_bytes(self, snapshot: Snapshot) -> int:
         """What of the snapshot's mean samples the cache holds, counted as plans do."""
         payload_bytes = int(snapshot.num_bytes.sum()) // max(snapshot.num_samples, 1)
-        return self._cache.allot(self._cache.num_entries(payload_bytes) * (payload_bytes + SAMPLE_OVERHEAD))
+        return self._share.allot(self._share.cache.num_entries(payload_bytes) * (payload_bytes + SAMPLE_OVERHEAD))
 
     def _held(self, snapshot: Snapshot) -> EpochStart:
         """What the cache has from an earlier run: training samples among them are drawn from it at once."""
-        split = train_split(snapshot, self._settings.test_fraction)
-        ids = [np.zeros(0, np.int64)]
-        if self._cache.is_shared:  # what another job put there does not decide this one's plan
-            return EpochStart(ids[0], capacity_bytes=self._capacity_bytes(snapshot))
-        for block in split.blocks.tolist():
-            ref, rows = snapshot.ref(block), split.rows(block)
-            held = self._cache.holds_rows(ref.source, ref.offset, int(snapshot.rows[block]))
-            ids.append(snapshot.first_id[block] + rows[held[rows]])
-        return EpochStart(np.concatenate(ids), capacity_bytes=self._capacity_bytes(snapshot))
+        if self._share.is_shared:  # what another job put there does not decide this one's plan
+            held = np.zeros(0, np.int64)
+        else:
+            held = held_ids(self._share.cache, train_split(snapshot, self._settings.test_fraction))
+        return EpochStart(held, capacity_bytes=self._capacity_bytes(snapshot))
 
     async def _recalled(self, epoch: int) -> SamplerState | None:
         if self._state is None or self._state.epoch != epoch:

@@ -27,10 +27,10 @@ class Prefetcher:
     """
 
     def __init__(
-        self, client: ArchiveClient, cache: CacheShare, plans: EpochPlans, *, prefetch_bytes: int, window_bytes: int
+        self, client: ArchiveClient, share: CacheShare, plans: EpochPlans, *, prefetch_bytes: int, window_bytes: int
     ) -> None:
         self._client = client
-        self._cache = cache
+        self._share = share
         self._plans = plans
         self._prefetch_bytes = prefetch_bytes
         self._window_bytes = window_bytes
@@ -136,6 +136,6 @@ class Prefetcher:
         pending_fetch = np.concatenate([np.zeros(0, np.int64), *(reader.arrivals() for reader in before)])
         epoch = self._plans.of(place.epoch)
         reads = None if place.held_out else epoch.reads
-        reader = WindowReader(window, epoch.train_split, self._client, self._cache, self._window_bytes, reads)
+        reader = WindowReader(window, epoch.train_split, self._client, self._share, self._window_bytes, reads)
         self._ahead.append((place, reader))
         await reader.ask(pending_fetch)

@@ -26,9 +26,9 @@ class _Times(NamedTuple):
 class EpochStats:
     """Measures one epoch after the other. Used by one task."""
 
-    def __init__(self, client: ArchiveClient, cache: CacheShare) -> None:
+    def __init__(self, client: ArchiveClient, share: CacheShare) -> None:
         self._client = client
-        self._cache = cache
+        self._share = share
         self._begun = self._costed = _Times(0.0, 0.0, 0.0, 0)
         self._reads = ReadStats(0)
 
@@ -48,12 +48,12 @@ class EpochStats:
         fetch_s = (now.fetching - self._costed.fetching) / max(num_fetched, 1)
         self._costed = now
         if num_fetched and seconds > 0:
-            self._cache.record_benefit(fetch_s, reads.num_reads / seconds)
+            self._share.record_benefit(fetch_s, reads.num_reads / seconds)
         return (seconds - (now.waited - begun.waited)) / max(reads.num_reads, 1), fetch_s
 
     def log(self, plan: CachePlan) -> None:
         """Log the statistics of the plan's epoch."""
-        reads, cache = self._reads, self._cache
+        reads, cache = self._reads, self._share.cache
         logger().info(
             "cache.epoch",
             epoch=plan.epoch,
@@ -68,7 +68,7 @@ class EpochStats:
             memory_bytes=cache.memory_bytes,
             disk_bytes=cache.disk_bytes,
             written_bytes=cache.written_bytes,
-            corrupt=cache.num_corrupt,
+            corrupt=cache.counts.corrupt,
         )
 
     def _times(self) -> _Times:

@@ -40,14 +40,14 @@ class WindowReader:
         window: CachedWindow,
         train_split: TrainSplit,
         client: ArchiveClient,
-        cache: CacheShare,
+        share: CacheShare,
         max_bytes: int,
         reads: ReadStats | None,
     ) -> None:
         self.window = window
         self._split, self._snapshot = train_split, train_split.snapshot
         self._client = client
-        self._cache = cache
+        self._share = share
         self._reads = reads
         self._max_lost_bytes = max(max_bytes - window.fetch.num_bytes, max_bytes // 4)
         self._fetches: list[WindowFetch] = []
@@ -86,14 +86,14 @@ class WindowReader:
         hits, first = np.unique(self.window.ids[self.window.is_cached], return_index=True)
         is_held = self._held(hits)
         self._pinned = self._keys(hits[is_held])
-        self._cache.pin(self._pinned)
+        self._share.pin(self._pinned)
         is_lost = ~is_held & ~np.isin(hits, pending_fetch)
         evicted = hits[is_lost][np.argsort(first[is_lost])]
         count = self._num_affordable(evicted)
         self._lost, self.deferred = np.sort(evicted[:count]), evicted[count:]
         for wanted in (self.window.fetch, self._split.window(self._lost)):
             self._num_planned_bytes += wanted.num_bytes
-            if self._cache.is_shared:
+            if self._share.is_shared:
                 wanted = self._split.window(self._not_elsewhere(wanted.ids))  # noqa: PLW2901 - what is left of it
             if wanted.num_samples:
                 await self._ask(wanted)
@@ -105,7 +105,7 @@ class WindowReader:
         while self._joined:
             await self._take_over(next(iter(self._joined)))
         self._to_admit = set(self.arrivals().tolist())
-        await self._cache.admit({}, evict=self._keys(self.window.evict))
+        await self._share.admit({}, evict=self._keys(self.window.evict))
 
     async def read(self, part: slice) -> list[Encoded]:
         """The samples at `part` of the window's order, which the cache now admits, if that is planned.
@@ -130,10 +130,10 @@ class WindowReader:
     def close(self) -> None:
         """Let go of everything; what is still on its way is ignored."""
         for keys, fetch in self._announced:
-            self._cache.unregister_fetch(keys, fetch)
+            self._share.unregister_fetch(keys, fetch)
         for fetch in (*self._fetches, *self._joined):
             self._client.forget(fetch)
-        self._cache.unpin(self._pinned)
+        self._share.unpin(self._pinned)
         self._fetches, self._announced, self._joined, self._pinned, self._came = [], [], {}, [], {}
 
     async def _admit_some(self, ids: Ids, entries: Mapping[int, Entry]) -> None:
@@ -148,16 +148,16 @@ class WindowReader:
         absent: list[int] = []
         there: list[SampleKey] = []
         for sample, key in zip(ids.tolist(), self._keys(ids), strict=True):
-            if self._cache.holds(key):
+            if self._share.cache.holds(key):
                 there.append(key)
-            elif (pending_fetch := self._cache.pending_fetch(key)) is not None:
+            elif (pending_fetch := self._share.pending_fetch(key)) is not None:
                 fetch, position = pending_fetch
                 if fetch not in self._joined:
                     self._client.join(fetch)
                 self._joined.setdefault(fetch, []).append((sample, position))
             else:
                 absent.append(sample)
-        self._cache.pin(there)
+        self._share.pin(there)
         self._pinned += there
         return np.array(sorted(absent), np.int64)  # held-out blocks come in another order
 
@@ -173,9 +173,9 @@ class WindowReader:
     async def _ask(self, wanted: Window) -> WindowFetch:
         fetch = WindowFetch(wanted)
         self._fetches.append(fetch)
-        if self._cache.is_shared:
+        if self._share.is_shared:
             self._announced.append((self._keys(wanted.ids), fetch))
-            self._cache.register_fetch(*self._announced[-1])
+            self._share.register_fetch(*self._announced[-1])
         await self._client.ask(fetch)
         return fetch
 
@@ -204,11 +204,11 @@ class WindowReader:
             for key, sample in zip(self._keys(ids), ids.tolist(), strict=True)
             if (entry := came.get(sample)) is not None
         }
-        await self._cache.admit(entries)
+        await self._share.admit(entries)
 
     async def _entries(self, ids: Ids) -> dict[int, Entry]:
         keys = self._keys(ids)
-        found = await self._cache.get_many(keys)
+        found = await self._share.get_many(keys)
         return {sample: found[key] for sample, key in zip(ids.tolist(), keys, strict=True) if key in found}
 
     async def _fetch_late(self, part: slice, entries: Mapping[int, Entry]) -> None:
@@ -234,7 +234,7 @@ class WindowReader:
         blocks, starts = np.unique(block, return_index=True)
         for each, begin, end in zip(blocks.tolist(), starts, [*starts[1:], len(ids)], strict=False):
             ref = self._snapshot.ref(each)
-            rows = self._cache.holds_rows(ref.source, ref.offset, int(self._snapshot.rows[each]))
+            rows = self._share.cache.holds_rows(ref.source, ref.offset, int(self._snapshot.rows[each]))
             held[begin:end] = rows[row[begin:end]]
         return held
 

@@ -10,15 +10,14 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from edged.aio import run_in_worker
-from edged.domain.archive import snapshot as snapshot_module
-from edged.domain.archive.snapshot import Ids, Snapshot
+from edged.domain.archive.snapshot import Ids, Snapshot, renumbered
 from edged.domain.epochs.epoch_start import EpochStart
 from edged.domain.epochs.plan import CachePlan, PlanSettings
 from edged.domain.epochs.split import TrainSplit, train_split
 from edged.domain.epochs.window import SAMPLE_OVERHEAD, Window
 from edged.domain.group import plan as group_plan
 from edged.domain.group.plan import Group, GroupPlan
-from edged.services.cache.shared import CacheShare
+from edged.services.cache.shared import CacheShare, held_ids
 from edged.services.epochs.planner import PlannerSettings
 
 _TEST_WINDOW_BYTES = 4 << 20
@@ -31,10 +30,10 @@ class GroupPlanner:
     test_window_bytes = _TEST_WINDOW_BYTES
 
     def __init__(
-        self, cache: CacheShare, settings: PlannerSettings, member: str, budgets: Mapping[str, int], batch_size: int
+        self, share: CacheShare, settings: PlannerSettings, member: str, budgets: Mapping[str, int], batch_size: int
     ) -> None:
         """`budgets`: bytes of cache of every edge that may be a member."""
-        self._cache = cache
+        self._share = share
         self._settings = settings
         self._member = member
         self._budgets = budgets
@@ -72,9 +71,9 @@ class GroupPlanner:
     async def plan(self, epoch: int, snapshot: Snapshot) -> GroupPlan:
         """The member's plan of `epoch` over `snapshot`."""
         payload_bytes = int(snapshot.num_bytes.sum()) // max(snapshot.num_samples, 1)
-        capacity = self._cache.allot(self._cache.num_entries(payload_bytes) * (payload_bytes + SAMPLE_OVERHEAD))
+        capacity = self._share.allot(self._share.cache.num_entries(payload_bytes) * (payload_bytes + SAMPLE_OVERHEAD))
         cached = await run_in_worker(self._cached, snapshot)
-        self._cache.keep(snapshot, cached, capacity)
+        self._share.keep(snapshot, cached, capacity)
         settings = self._settings
         group = Group(
             self._member, self._shares, {name: float(self._budgets[name]) for name in self._shares}, self._batch_size
@@ -90,26 +89,14 @@ class GroupPlanner:
 
     async def close(self, plan: CachePlan, compute_s: float, fetch_s: float) -> None:  # noqa: ARG002 - nothing depends
         """Note what the cache is to hold now; only where jobs share it, for else it tells by itself."""
-        if self._cache.is_shared:
+        if self._share.is_shared:
             self._before = plan.snapshot, (await run_in_worker(lambda: plan.after)).cached
 
     def _cached(self, snapshot: Snapshot) -> Ids:
-        """The training samples that the cache holds; of one that jobs share, those that this one keeps there."""
-        if self._cache.is_shared:
-            return (
-                np.zeros(0, np.int64)
-                if self._before is None
-                else snapshot_module.renumbered(*self._reordered(snapshot))
-            )
-        split = train_split(snapshot, self._settings.test_fraction)
-        ids = [np.zeros(0, np.int64)]
-        for block in split.blocks.tolist():
-            ref, rows = snapshot.ref(block), split.rows(block)
-            held = self._cache.holds_rows(ref.source, ref.offset, int(snapshot.rows[block]))
-            ids.append(snapshot.first_id[block] + rows[held[rows]])
-        return np.concatenate(ids)
-
-    def _reordered(self, snapshot: Snapshot) -> tuple[Ids, Snapshot, Snapshot]:
-        assert self._before is not None
-        before, cached = self._before
-        return cached, before, snapshot
+        """The training samples that the cache holds; of a shared one, those that this job keeps there."""
+        if self._share.is_shared:
+            if self._before is None:
+                return np.zeros(0, np.int64)
+            before, cached = self._before
+            return renumbered(cached, before, snapshot)
+        return held_ids(self._share.cache, train_split(snapshot, self._settings.test_fraction))

@@ -209,7 +209,7 @@ async def test_nothing_goes_that_a_plan_needs(log_lines, monkeypatch):
     drop = Cache._drop
 
     def dropped(cache: Cache, gone: SampleKey) -> None:
-        needed.extend([gone] if both.shared.keepers.is_kept(gone) else [])
+        needed.extend([gone] if both.shared.keeps.is_kept(gone) else [])
         drop(cache, gone)
 
     monkeypatch.setattr(Cache, "_drop", dropped)
