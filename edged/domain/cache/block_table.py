@@ -1,6 +1,6 @@
-"""A number for each of very many samples, kept by block: 4 bytes a sample where a dict of keys would take 200.
+"""An integer for each of very many samples, kept by block: 4 bytes per sample where a dict of keys would take 200.
 
-Pure bookkeeping: what the numbers mean is their owner's business.
+The numbers mean nothing here. See also: `services.cache.cache` for two uses.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class BlockTable:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the table takes, about: the numbers and 250 bytes of objects for each block."""
+        """Memory of the table, about: the numbers, and 250 bytes of objects per block."""
         return sum(rows.nbytes + 250 for rows in self._rows.values())
 
     def __getitem__(self, key: SampleKey) -> int:
@@ -57,7 +57,7 @@ class BlockTable:
         return result
 
     def set_rows(self, ref: BlockRef, rows: npt.NDArray[np.int64], values: npt.NDArray[np.int32]) -> None:
-        """A block's distinct `rows`, int64 [n], to `values`, int32 [n]."""
+        """Set a block's distinct `rows`, int64 [n], to `values`, int32 [n]."""
         if not len(rows):
             return
         held = self._rows.get(ref)
@@ -69,17 +69,17 @@ class BlockTable:
             del self._rows[ref]
 
     def items(self) -> Iterator[tuple[SampleKey, int]]:
-        """All present keys with their numbers, block by block; the table may change meanwhile."""
+        """All present keys with their numbers, block by block; the table may be changed meanwhile."""
         for ref in list(self._rows):
             rows = self._rows.get(ref, _NO_ROWS)
             for row in np.flatnonzero(rows).tolist():
                 yield SampleKey(ref.source, ref.offset, row), int(rows[row])
 
 
-def _grown(rows: npt.NDArray[np.int32] | None, least: int) -> npt.NDArray[np.int32]:
-    """The rows with zeros behind them: at least `least`, growing by doubling."""
+def _grown(rows: npt.NDArray[np.int32] | None, min_rows: int) -> npt.NDArray[np.int32]:
+    """The rows with zeros appended: at least `min_rows`, growing by doubling."""
     held = 0 if rows is None else len(rows)
-    grown = np.zeros(max(least, min(_SOME_ROWS, 2 * least), 2 * held), np.int32)
+    grown = np.zeros(max(min_rows, min(_SOME_ROWS, 2 * min_rows), 2 * held), np.int32)
     if rows is not None:
         grown[:held] = rows
     return grown

@@ -1,6 +1,6 @@
-"""A sample as the cache keeps it, and its form on a disk that may tear, mix up or alter what it holds.
+"""A cached sample, and its encoding for a disk that may tear, mix up or alter what it holds.
 
-Covers the value and its encoding. Where entries are kept is adapters.disk_cache's subject, which ones services.cache's.
+See also: `adapters.disk.sqlite_cache` for where entries are stored, `policy` for which ones.
 """
 
 import struct
@@ -12,20 +12,20 @@ from edged.domain.samples.sample import Address
 from edged.errors import FormatError
 
 SampleKey = Address
-"""A sample's stable name in the cache. A snapshot's dense ids shift as the archive grows; addresses do not."""
+"""A sample's stable key in the cache. A snapshot's dense ids shift as the archive grows; addresses do not."""
 
 MAX_PAYLOAD_BYTES = 16 << 20
-"""No payload of a stream is nearly as large; a size above it was never written by `encode`."""
+"""No payload of a stream comes near it; `encode` never writes a larger size."""
 
 ENTRY_OVERHEAD_BYTES = 256
-"""Memory that an entry in memory takes beside its payload: its key, its objects, its place in the tables."""
+"""Memory of an entry besides its payload: its key, its objects, its rows in the tables."""
 
 _VERSION = 1
 _HEAD = struct.Struct("<BBBHII")  # version, flags, codec, bytes of the label, of the payload, CRC-32 of all else
 _DEFLATED = 1
 _NO_LABEL = 0xFFFF
 _MIN_GAIN = 0.9
-"""Compression is kept where it makes a payload smaller than this share of itself."""
+"""A payload is stored compressed if that takes less than this share of its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Entry:
 
 
 def encode(key: SampleKey, entry: Entry, *, compress: bool = False) -> bytes:
-    """The entry as a blob whose CRC-32 covers the key as well: under another key it does not decode.
+    """The entry as a blob whose CRC-32 also covers the key: under another key it does not decode.
 
     `compress`: deflate the payload (zlib, level 1) if that saves more than a tenth. Raises FormatError for a payload
     or a label that is too large.
@@ -84,7 +84,7 @@ def decode(key: SampleKey, blob: bytes) -> Entry:
 
 
 def _inflated(deflated: bytes, num_bytes: int) -> bytes:
-    """Inflate, allocating no more than one byte above what was promised."""
+    """Inflate; allocates at most one byte more than `num_bytes`."""
     try:
         return zlib.decompressobj().decompress(deflated, num_bytes + 1)
     except zlib.error as error:

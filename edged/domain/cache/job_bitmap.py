@@ -1,7 +1,7 @@
 """Which of a few jobs keep which samples: a bit for each job, by block.
 
-A byte a sample where sets of keys would take 200 for each job. Pure bookkeeping: what is stored, and what goes, is the
-owner's business.
+One byte per sample where sets of keys would take 200 per job. See also: `services.cache.shared` for what follows from
+it.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from edged.domain.archive.snapshot import BlockRef, Ids
 from edged.domain.cache.entry import SampleKey
 from edged.domain.topology import MAX_JOBS
 
-assert MAX_JOBS <= 8, "a bit for each in a byte"
+assert MAX_JOBS <= 8, "one byte has a bit for each"
 
 
 class JobBitmap:
@@ -40,13 +40,13 @@ class JobBitmap:
         if not len(rows):
             return
         kept = self._rows.get(ref, np.zeros(0, np.uint8))
-        if (least := int(rows.max()) + 1) > len(kept):
-            kept = np.concatenate([kept, np.zeros(max(least, 2 * len(kept)) - len(kept), np.uint8)])
+        if (min_rows := int(rows.max()) + 1) > len(kept):
+            kept = np.concatenate([kept, np.zeros(max(min_rows, 2 * len(kept)) - len(kept), np.uint8)])
         kept[rows] |= np.uint8(1 << job)
         self._rows[ref] = kept
 
     def remove(self, job: int, ref: BlockRef, rows: Ids) -> None:
-        """The job keeps them no more."""
+        """The job no longer keeps them."""
         kept = self._rows.get(ref)
         if kept is None:
             return
@@ -55,7 +55,7 @@ class JobBitmap:
             del self._rows[ref]
 
     def of_job(self, job: int) -> Iterator[tuple[BlockRef, Ids]]:
-        """What the job keeps, block by block; the table may change meanwhile."""
+        """What the job keeps, block by block; the bitmap may be changed meanwhile."""
         for ref in list(self._rows):
             rows = np.flatnonzero(self._rows[ref] & np.uint8(1 << job))
             if len(rows):

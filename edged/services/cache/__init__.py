@@ -1,5 +1,5 @@
 """The cache of an edge at work: memory tier over disk tier, shared by the jobs on one stream.
 
-Belongs here: holding and giving out entries within byte budgets. Does not: which to keep (`domain.cache`), the disk
+Belongs here: storing and returning entries within byte budgets. Does not: which to keep (`domain.cache`), the disk
 tier's files (`adapters.disk`).
 """

@@ -1,10 +1,11 @@
 """The edge's cache of samples: a memory tier over a disk tier, each with a budget of bytes.
 
-Covers where an entry lives, what each tier holds, and moving entries between them. Which samples are worth keeping is
-the sampling plan's subject: it names the victims. Fetching what is missing is services.epoch_window's.
+Covers where an entry lives, what each tier holds, and moving entries between them. The sampling plan decides which
+samples are worth keeping: it names the victims. See also: `disk_gate` for when the disk may be written, `shared` for
+several jobs, `services.epochs.window_reader` for fetching what is missing.
 
-An entry lives in one tier. It comes into memory, and the oldest go on to the disk in batches once memory is full.
-They do not come back: a read from the disk costs little, and each swap would wear it by a write.
+An entry lives in one tier. It is admitted to memory, and the oldest are moved to the disk in batches once memory is
+full. They do not come back: a read from the disk costs little, and each swap would wear it by a write.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ _MAX_DOOMED = 1024
 
 @dataclass(slots=True)
 class CacheCounts:
-    """What happened since the cache was opened. `evicted`: victims dropped; `corrupt`: entries found damaged."""
+    """Counts since the cache was opened. `evicted`: victims dropped; `corrupt`: damaged entries found."""
 
     hits_memory: int = 0
     hits_disk: int = 0
@@ -47,11 +48,11 @@ class CacheCounts:
 
 
 class Cache:
-    """Entries by sample key. Use within `async with`, from one task; `disk` None: memory alone.
+    """Entries by sample key. Use within `async with`, from one task; `disk` None: memory only.
 
-    `memory_bytes` holds for payloads and their overhead, `disk_bytes` for the stored bytes on the disk, as does that
-    tier's own capacity. Nothing is ever evicted but the victims that `admit` is given, and what an earlier run left.
-    Leaving closes the disk tier. `wall_time`: Unix time, for the write budget alone.
+    `memory_bytes` limits payloads and their overhead, `disk_bytes` the stored bytes on the disk, as does that tier's
+    own capacity. Nothing is ever evicted but the victims passed to `admit`, and what an earlier run left. Leaving
+    closes the disk tier. `wall_time`: Unix time, for the write budget alone.
     """
 
     def __init__(
@@ -73,11 +74,11 @@ class Cache:
         self._table = BlockTable()  # _IN_MEMORY, or the bytes that an entry takes on the disk
         self._disk_bytes = 0
         self._pins: Counter[SampleKey] = Counter()
-        self._spare = BlockTable()  # 1: goes when room is needed and no other victim is left
+        self._spare = BlockTable()  # 1: evicted when room is needed and no other victim is left
         self._doomed: set[SampleKey] = set()  # evicted, but still on the disk until the next transaction
 
     async def __aenter__(self) -> Self:
-        """Learn what an earlier run left on the disk."""
+        """Find what an earlier run left on the disk."""
         if self._disk is not None:
             loop = asyncio.get_running_loop()
             begin_s = loop.time()
@@ -89,14 +90,14 @@ class Cache:
     def _scan(self, disk: DiskTier) -> None:
         for key, num_bytes in disk.keys():  # noqa: SIM118 - no mapping but a port
             self._table[key] = num_bytes
-            self._spare[key] = 1  # until somebody wants it: it may be of blocks that the archive has no more
+            self._spare[key] = 1  # until it is wanted: its block may no longer be in the archive
             self._disk_bytes += num_bytes
         self._gate.restore()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Move what fits to the disk and close it. Cancelled meanwhile: the files are closed all the same."""
+        """Move what fits to the disk and close it. Cancelled: the files are closed even so."""
         if self._disk is None:
             return
         try:
@@ -104,7 +105,7 @@ class Cache:
         finally:
             await run_in_worker(self._disk.close)
 
-    # what there is
+    # content
 
     def __len__(self) -> int:
         return len(self._table)
@@ -125,7 +126,7 @@ class Cache:
         return 0 if self._disk is None else self._disk.written_bytes
 
     def num_entries(self, payload_bytes: int) -> int:
-        """How many entries with payloads of about so many bytes there is room for, in both tiers."""
+        """How many entries with payloads of about `payload_bytes` both tiers hold."""
         disk_bytes = int(self._gate.max_bytes * DISK_SHARE)
         room = max(self._max_memory_bytes + disk_bytes - self._slack_bytes, 0)
         return room // (payload_bytes + ENTRY_OVERHEAD_BYTES)
@@ -135,7 +136,7 @@ class Cache:
         return self._table[key] != 0
 
     def holds_rows(self, source: str, offset: int, num_rows: int) -> npt.NDArray[np.bool_]:
-        """Which of a block's rows are there: bool [num_rows]."""
+        """Which of a block's rows either tier has: bool [num_rows]."""
         held: npt.NDArray[np.bool_] = self._table.rows(source, offset, num_rows) != 0
         return held
 
@@ -144,13 +145,13 @@ class Cache:
         return (key for key, _ in self._table.items())
 
     def pin(self, keys: Iterable[SampleKey]) -> None:
-        """Keep the entries from being evicted until they are unpinned as often; they need not be there yet."""
+        """Protect the entries from eviction until they are unpinned as often; they need not be present yet."""
         for key in keys:
             self._pins[key] += 1
             self._spare[key] = 0
 
     def unpin(self, keys: Iterable[SampleKey]) -> None:
-        """Take back one pin of each."""
+        """Remove one pin of each."""
         for key in keys:
             assert self._pins[key] > 0, "unpinned more often than pinned"
             self._pins[key] -= 1
@@ -158,25 +159,25 @@ class Cache:
                 del self._pins[key]
 
     def spare(self, keys: Iterable[SampleKey]) -> None:
-        """They may go when room is needed and there is no other victim, until they are pinned or admitted."""
+        """They may be evicted when room is needed and there is no other victim, until they are pinned or admitted."""
         for key in keys:
             self._spare[key] = int(self.holds(key))
 
     def mark(self, ref: BlockRef, rows: npt.NDArray[np.int64], *, spare: bool) -> None:
-        """The same of a block's `rows`, int64 [n]; without `spare` they stay."""
+        """The same for a block's `rows`, int64 [n]; with `spare` false, they may not."""
         held = self._table.rows(ref.source, ref.offset, int(rows.max()) + 1)[rows] if len(rows) else rows
         self._spare.set_rows(ref, rows, ((held != 0) & spare).astype(np.int32))
 
     # reading
 
     async def get_many(self, keys: Collection[SampleKey]) -> dict[SampleKey, Entry]:
-        """The entries that are there, with one read of the disk; those lost or corrupt are left out and forgotten.
+        """The entries that are present, by one read of the disk; lost and corrupt ones are left out and dropped.
 
-        Cancellation waits for the read that is under way.
+        Cancelled: waits for the read under way.
         """
-        found = {key: self._memory[key] for key in keys if key in self._memory}
+        present = {key: self._memory[key] for key in keys if key in self._memory}
         wanted = [key for key in dict.fromkeys(keys) if self._table[key] > 0]
-        self.counts.hits_memory += len(found)
+        self.counts.hits_memory += len(present)
         if wanted and self._disk is not None:
             corrupt_before = self._disk.num_corrupt
             read = await run_in_worker(self._disk.get_many, wanted)
@@ -186,27 +187,27 @@ class Cache:
                 if key not in read:
                     self._drop(key)
             self._notice_loss(self._disk)
-            found |= read
-        self.counts.misses += len(set(keys)) - len(found)
-        return found
+            present |= read
+        self.counts.misses += len(set(keys)) - len(present)
+        return present
 
     # writing
 
     async def admit(self, entries: Mapping[SampleKey, Entry], *, evict: Iterable[SampleKey] = ()) -> set[SampleKey]:
-        """Take the entries in as far as there is room; the keys of those that are there now.
+        """Admit the entries as far as there is room; returns the keys of those that are present now.
 
-        Victims are drawn from `evict`, in order and no more than are needed; pinned and absent ones are passed over.
-        Those that are left over are *spare*, as is what an earlier run left until it is pinned or admitted again: they
-        are drawn after the others, in this call or a later one. Cancelled: the entries so far are in; each is whole.
+        Victims are taken from `evict`, in order and no more than needed; pinned and absent ones are skipped. Those left
+        over are *spare*, as is what an earlier run left until it is pinned or admitted again: they are evicted after
+        the others, in this call or a later one. Cancelled: the entries so far are admitted; each is whole.
         """
-        given = list(evict)
-        self.spare(given)
-        victims = chain(given, self._spare_keys())
+        named = list(evict)
+        self.spare(named)
+        victims = chain(named, self._spare_keys())
         for key, entry in entries.items():
             self._spare[key] = 0
             if not self.holds(key):
                 await self._take(key, entry, victims)
-        return {key for key in entries if self.holds(key)}  # a victim may be one of them
+        return {key for key in entries if self.holds(key)}  # a victim may be among them
 
     async def flush(self) -> None:
         """Move the memory tier to the disk as far as that has room, so that a restart finds it."""
@@ -215,7 +216,7 @@ class Cache:
         await self._commit({})
 
     def _spare_keys(self) -> Iterator[SampleKey]:
-        return (key for key, _ in self._spare.items() if self._spare[key])  # it may be wanted since
+        return (key for key, _ in self._spare.items() if self._spare[key])  # it may have been pinned since
 
     async def _take(self, key: SampleKey, entry: Entry, victims: Iterator[SampleKey]) -> None:
         """Into memory, if room can be made."""
@@ -250,14 +251,14 @@ class Cache:
         return self._total_room() >= cost or not self._gate.is_open
 
     def _total_room(self) -> int:
-        """What both tiers take yet, less the slack that lets a full memory spill whole batches to a full disk."""
+        """Free bytes of both tiers, less the slack that lets a full memory spill whole batches to a full disk."""
         limit = self._max_memory_bytes + self._gate.limit_bytes - self._slack_bytes
         return limit - self._memory_bytes - self._disk_bytes
 
     def _evict_next(self, victims: Iterator[SampleKey], *, in_memory: bool = False) -> bool:
-        """Drop the next victim that may go; False when there is none left.
+        """Drop the next victim that may be evicted; False when there is none left.
 
-        `in_memory`: pass over those on the disk. While that takes nothing, their room is of no use.
+        `in_memory`: skip those on the disk; while the disk takes nothing, room there does not help.
         """
         for victim in victims:
             at = self._table[victim]
@@ -278,13 +279,13 @@ class Cache:
         self._table[key] = self._spare[key] = 0
 
     def _notice_loss(self, disk: DiskTier) -> None:
-        """A damaged store began anew: what it held is forgotten at once, and not key by key."""
+        """When a damaged store has been recreated, drop all that it held at once instead of key by key."""
         if self._disk_bytes and not disk.used_bytes:
             for key in [key for key, at in self._table.items() if at != _IN_MEMORY]:
                 self._drop(key)
 
     def _oldest(self, num_bytes: int) -> dict[SampleKey, Entry]:
-        """The entries that came into memory first: at least `num_bytes` of them, if the disk has the room."""
+        """The entries longest in memory: at least `num_bytes` of them, if the disk has the room."""
         room = self._gate.limit_bytes - self._disk_bytes
         batch: dict[SampleKey, Entry] = {}
         taken = 0
@@ -298,14 +299,14 @@ class Cache:
         return batch
 
     async def _spill(self, num_bytes: int) -> bool:
-        """Move about so many bytes of entries from memory to the disk; False when it takes none now."""
+        """Move entries of about `num_bytes` from memory to the disk; False when it takes none now."""
         if not self._gate.allows(num_bytes):
             return False
         batch = self._oldest(num_bytes)
         return bool(batch) and await self._commit(batch)
 
     async def _commit(self, batch: Mapping[SampleKey, Entry]) -> bool:
-        """Delete what is doomed, store `batch`, and follow what the disk has done, cancelled or not."""
+        """Delete what is doomed, store `batch`, and record what the disk has done, cancelled or not."""
         if self._disk is None or not (batch or self._doomed):
             return False
         disk, doomed = self._disk, [key for key in self._doomed if key not in batch]
