@@ -1,4 +1,4 @@
-"""How often to draw each sample in an epoch, and what it then counts: rules for `rate_plan`.
+"""Sampling rules for `rate_plan`: how often to draw each sample in an epoch, and the weight of its loss.
 
 Covers uniform sampling, importance sampling without bias (Katharopoulos and Fleuret 2018,
 https://arxiv.org/abs/1803.00942) and, to compare with, SHADE (Khan et al., FAST 2023) and iCACHE (Chen et al., HPCA
@@ -18,10 +18,10 @@ from edged.domain.epochs.scores import ScoreTable
 from edged.errors import FormatError
 
 FLOOR = 0.2
-"""Share of draws that scores do not decide: no weight exceeds its inverse. With 0.01, training diverged."""
+"""Share of draws that do not depend on scores: no weight exceeds its inverse. With 0.01, training diverged."""
 CLIP_QUANTILE = 0.98
 TAU_THRESHOLD = 1.3
-"""From here on importance sampling is worth its weights' variance; there is no presampling to pay for."""
+"""Above it importance sampling is worth the variance of its weights; there is no presampling to pay for."""
 TAU_SMOOTHING = 0.9
 SHADE_REPLAYS = 3.0
 ICACHE_BETA = 0.33
@@ -34,7 +34,7 @@ _Mask = npt.NDArray[np.bool_]
 
 
 class Rule(Protocol):
-    """Rates and weights of samples `ids`, int64 [n], cached where `is_cached`, bool [n], says so."""
+    """Rates and weights of samples `ids`, int64 [n]; `is_cached`: bool [n]."""
 
     digest_name: ClassVar[str]
     """The rule in a plan's digest: data, so that classes may be renamed."""
@@ -43,7 +43,7 @@ class Rule(Protocol):
         """Expected draws in the epoch: float64 [n]."""
 
     def weights(self, ids: Ids, is_cached: _Mask) -> Weights:
-        """What the loss of each counts when drawn: float32 [n]."""
+        """The weight of each one's loss when drawn: float32 [n]."""
 
 
 class Uniform:
@@ -59,18 +59,18 @@ class Uniform:
 
 
 class Importance:
-    """(1 - floor) × score / mean + floor, with scores cut at their 98th percentile; weights undo it exactly."""
+    """Rates (1 - floor) × score / mean + floor, scores clipped at their 98th percentile; weights are the inverse."""
 
     digest_name: ClassVar[str] = "Importance"
 
     def __init__(self, scores: ScoreTable) -> None:
         self._scores = scores
         quantiles = scores.quantiles()
-        self._most = float(quantiles[round(CLIP_QUANTILE * (len(quantiles) - 1))]) if len(quantiles) else np.inf
-        self._mean = scores.mean(self._most)
+        self._limit = float(quantiles[round(CLIP_QUANTILE * (len(quantiles) - 1))]) if len(quantiles) else np.inf
+        self._mean = scores.mean(self._limit)
 
     def rates(self, ids: Ids, is_cached: _Mask) -> Rates:  # noqa: ARG002
-        scores: Rates = np.minimum(self._scores.of(ids, self._mean).astype(np.float64), self._most)
+        scores: Rates = np.minimum(self._scores.of(ids, self._mean).astype(np.float64), self._limit)
         rates: Rates = (1 - FLOOR) * scores / self._mean + FLOOR
         return rates
 
@@ -81,8 +81,8 @@ class Importance:
 class Shade:
     """Log-scaled ranks by loss, and each cached sample three times as often.
 
-    Repaired: ranks are among all samples, one never seen has the mean rank, replays count a third. As published: a
-    sample never seen is starved, replays count in full. In neither do weights undo the ranks: that is the method.
+    Repaired: ranks are among all samples, one never seen has the mean rank, a replay's weight is a third. As published:
+    a sample never seen is starved, a replay's weight is 1. In neither do weights undo the ranks: that is the method.
     """
 
     digest_name: ClassVar[str] = "Shade"
@@ -112,7 +112,7 @@ class Shade:
 
 
 class ICache:
-    """Each sample is kept by chance, its loss's percentile to the power of 0.33; all of them in every third epoch."""
+    """Draws a sample with probability percentile(loss)^0.33; in every third epoch, each sample once."""
 
     digest_name: ClassVar[str] = "ICache"
 
@@ -139,12 +139,12 @@ def percentile(scores: npt.NDArray[np.float32], quantiles: npt.NDArray[np.float3
 
 
 def counts(rates: Rates, rng: np.random.Generator) -> Ids:
-    """How often to draw each: the rate rounded up or down by chance, so that its expectation is the rate: int64 [n]."""
+    """How often to draw each, int64 [n]: the rate rounded up or down at random, so that its expectation is the rate."""
     return np.floor(rates + rng.random(len(rates))).astype(np.int64)
 
 
 def effective_sample_size(weights: Weights) -> float:
-    """(Σw)² / Σw²: as many samples of equal weight tell as much (Kish 1965)."""
+    """(Σw)² / Σw²: the number of equally weighted samples that carry the same information (Kish 1965)."""
     squares = float(np.square(weights, dtype=np.float64).sum())
     return float(weights.sum(dtype=np.float64)) ** 2 / squares if squares else 0.0
 
@@ -157,7 +157,7 @@ def tau(scores: npt.NDArray[np.float32]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Whether scores differ enough to sample by them: `tau` of mini-batches drawn uniformly, smoothed."""
+    """Whether scores differ enough to sample by them: the smoothed `tau` of mini-batches drawn uniformly."""
 
     tau: float = 1.0
 
@@ -175,7 +175,7 @@ class Gate:
 
     @classmethod
     def decode(cls, text: str) -> "Gate":
-        """The gate that was encoded, to the bit. Raises FormatError."""
+        """The gate that was encoded, bit for bit. Raises FormatError."""
         try:
             value = float.fromhex(text)
         except (ValueError, OverflowError) as error:

@@ -1,6 +1,6 @@
-"""Uniform sampling over a cache that evicts what was used least recently: what most caches do, to compare with.
+"""Uniform sampling over a least-recently-used cache: what most caches do, to compare with.
 
-A sample's order knows nothing of the cache, so hits come as they come. See `cache_policy.lru_hit_ratio`.
+The order of samples does not depend on the cache, so hits are left to chance. See `policy.lru_hit_ratio`.
 """
 
 from dataclasses import dataclass, replace
@@ -27,49 +27,49 @@ class _State:
     """`queue`: cached ids, the least recently used first; `costs`: the bytes of each."""
 
     index: int
-    place: int
+    position: int
     queue: Ids
     costs: Ids
 
 
-def plan(settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: EpochStart) -> SteppedPlan[_State]:
-    """Every sample once, in an order that the cache does not change. `boundary.cached`: least recently used first."""
+def plan(settings: PlanSettings, snapshot: Snapshot, epoch: int, start: EpochStart) -> SteppedPlan[_State]:
+    """Every sample once, in an order that the cache does not change. `start.cached`: least recently used first."""
     split = train_split(snapshot, settings.test_fraction)
     blocks = np.random.default_rng([settings.seed, epoch]).permutation(split.blocks)
     rows, cost = snapshot.rows[blocks], split.cost[blocks]
     max_bytes = min(settings.window_bytes, settings.capacity_bytes // WINDOWS_PER_CACHE or (1 << 62))
 
     def step(state: _State) -> tuple[CachedWindow, _State] | None:
-        if state.place == len(blocks):
+        if state.position == len(blocks):
             return None
-        ahead = slice(state.place, state.place + sampling.MAX_WINDOW_BLOCKS)
+        ahead = slice(state.position, state.position + sampling.MAX_WINDOW_BLOCKS)
         taken = cut(cost[ahead], rows[ahead], max_bytes=max_bytes, max_samples=sampling.MAX_WINDOW_SAMPLES)
-        met = split.ids(blocks[state.place : state.place + taken])
+        met = split.ids(blocks[state.position : state.position + taken])
         is_found, is_used = np.isin(met, state.queue), np.isin(state.queue, met)
         missed, found = met[~is_found], met[is_found]
         found_bytes = int(state.costs[is_used].sum())
         admit = found_bytes + np.cumsum(split.costs(missed)) <= settings.capacity_bytes
         others, other_costs = state.queue[~is_used], state.costs[~is_used]
         excess = found_bytes + int(split.costs(missed[admit]).sum() + other_costs.sum()) - settings.capacity_bytes
-        gone = min(int(np.searchsorted(np.cumsum(other_costs), excess)) + 1, len(others)) if excess > 0 else 0
+        num_evicted = min(int(np.searchsorted(np.cumsum(other_costs), excess)) + 1, len(others)) if excess > 0 else 0
         window = make_window(
             split,
             missed=missed,
             hits=found,
             weights=np.ones(len(met), np.float32),
             admit=admit,
-            evict=others[:gone],
+            evict=others[:num_evicted],
             rng=np.random.default_rng([settings.seed, epoch, state.index]),
         )
         used = window.ids[window.is_cached | np.isin(window.ids, missed[admit])]
-        queue = np.concatenate([others[gone:], used])
-        costs = np.concatenate([other_costs[gone:], split.costs(used)])
-        return window, _State(state.index + 1, state.place + taken, queue, costs)
+        queue = np.concatenate([others[num_evicted:], used])
+        costs = np.concatenate([other_costs[num_evicted:], split.costs(used)])
+        return window, _State(state.index + 1, state.position + taken, queue, costs)
 
     named = ["lru", settings.seed, epoch, settings.test_fraction, settings.window_bytes, settings.capacity_bytes]
-    digest = digest_of(snapshot, named, [boundary.cached])
+    digest = digest_of(snapshot, named, [start.cached])
 
     def first() -> _State:
-        return _State(0, 0, boundary.cached, split.costs(boundary.cached))
+        return _State(0, 0, start.cached, split.costs(start.cached))
 
-    return SteppedPlan(snapshot, epoch, digest, first, step, lambda state: replace(boundary, cached=state.queue))
+    return SteppedPlan(snapshot, epoch, digest, first, step, lambda state: replace(start, cached=state.queue))

@@ -1,4 +1,4 @@
-"""Which plan a mode of sampling means."""
+"""Sampling modes: the plan of each."""
 
 from edged.domain.archive.snapshot import Snapshot
 from edged.domain.epochs import lru, rate_plan, stratified
@@ -18,27 +18,27 @@ def plan(
     settings: PlanSettings,
     snapshot: Snapshot,
     epoch: int,
-    boundary: EpochStart,
+    start: EpochStart,
     scores: ScoreTable,
 ) -> CachePlan:
-    """The plan of `epoch` in `mode`. `scores` are numbered by `snapshot`; give it a copy, they must not change.
+    """The plan of `epoch` in `mode`. `scores` are numbered by `snapshot`; pass a copy, they must not change.
 
-    `uniform` and `no_evict` are one: each sample once, the cache filled and then left alone. `stratified` is that, too,
-    where there is no cache, or everything fits into it. `importance` draws uniformly in its first epoch and while the
-    gate is shut, and keeps the samples of the highest scores cached all the same.
+    `uniform` and `no_evict` are the same: each sample once, the cache filled and then left as it is. So is `stratified`
+    without a cache, or when everything fits into it. `importance` draws uniformly in its first epoch and while the
+    gate is shut, but caches the samples of the highest scores even then.
     """
     match mode:
         case "stratified" if settings.capacity_bytes and not _fits(settings, snapshot):
-            return stratified.plan(settings, snapshot, epoch, boundary)
+            return stratified.plan(settings, snapshot, epoch, start)
         case "lru":
-            return lru.plan(settings, snapshot, epoch, boundary)
+            return lru.plan(settings, snapshot, epoch, start)
         case "importance":
-            is_on = epoch >= WARM_UP_EPOCHS and boundary.is_gate_open and not scores.is_empty
+            is_on = epoch >= WARM_UP_EPOCHS and start.is_gate_open and not scores.is_empty
             sampler = Sampler(mode, Importance(scores) if is_on else Uniform(), scores)
         case "shade" | "shade_published":
             is_published = mode == "shade_published"
             num_samples = train_split(snapshot, settings.test_fraction).num_samples
-            rule = Shade(scores, boundary.cached, num_samples, as_published=is_published)
+            rule = Shade(scores, start.cached, num_samples, as_published=is_published)
             sampler = Sampler(mode, rule, scores, hits_first=is_published)
         case "icache" | "icache_published":
             icache = ICache(scores, epoch)
@@ -46,7 +46,7 @@ def plan(
             sampler = Sampler(mode, icache, scores, "none" if icache.is_full else substitution)
         case _:
             sampler = Sampler("uniform", Uniform())
-    return rate_plan.plan(settings, snapshot, epoch, boundary, sampler)
+    return rate_plan.plan(settings, snapshot, epoch, start, sampler)
 
 
 def _fits(settings: PlanSettings, snapshot: Snapshot) -> bool:

@@ -1,12 +1,12 @@
 """An epoch's plan over a cache: windows of samples, some cached, some to fetch, and how the cache changes meanwhile.
 
-Covers what all ways to sample share: windows, the order inside them, walking through them, resuming. Which samples a
-window has is `echo`'s, `rate_plan`'s and `lru_plan`'s subject, which mode is which `cache_modes`'. Stores nothing: a
-plan says what the cache is to do, and the cache may lag behind it (a full disk, a broken entry): a planned hit that is
-not there is fetched like a miss.
+Covers what all sampling modes share: windows, the order inside them, stepping through them, resuming. Stores nothing: a
+plan prescribes what the cache does, and the cache may not keep up (a full disk, a corrupt entry): a planned hit that is
+absent is fetched like a miss. See also: `stratified`, `rate_plan` and `lru` for which samples a window has, `modes` for
+which mode uses which.
 
-A plan is a pure function of its arguments, so that after a restart the same windows come, with the same admissions and
-evictions. Windows are made one after the other; going back begins anew.
+A plan is a pure function of its arguments: after a restart it gives the same windows, with the same admissions and
+evictions. Windows are made one after the other; going back starts again from the first.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ _S = TypeVar("_S")
 class PlanSettings:
     """`window_bytes`: of one window's fetched samples; `capacity_bytes`: of the cache, all tiers together.
 
-    A plan reckons with a block's mean sample: where sizes vary, leave the cache some room above its plan.
+    A plan counts each sample with its block's mean size: where sizes vary, leave the cache some room above its plan.
     """
 
     seed: int
@@ -45,10 +45,10 @@ class PlanSettings:
 
 @dataclass(frozen=True, eq=False)
 class CachedWindow:
-    """Some samples in the order of use, n of them; m are to be fetched.
+    """Some samples in the order of use, n of them, m of which are fetched.
 
     `ids`: int64 [n]; `weights`: float32 [n], what their losses count; `is_cached`: bool [n], planned hits.
-    `fetch`: the misses, as the archive is asked for them; `position`: int64 [n], a miss's place in `fetch.ids`, -1 for
+    `fetch`: the misses, as the archive is asked for them; `position`: int64 [n], a miss's index in `fetch.ids`, -1 for
     a hit. `admit`: bool [m], which of `fetch.ids` to cache. `evict`: int64, cached ids that may go as soon as this
     window begins: neither it nor a later one of the epoch draws them from the cache.
     """
@@ -80,22 +80,22 @@ class CachePlan(Protocol):
         """SHA-256 of all that the plan depends on, in hexadecimal."""
 
     def window(self, index: int) -> CachedWindow | None:
-        """Window `index`, the same at every call; None behind the last."""
+        """Window `index`, the same at every call; None after the last."""
 
     def locate(self, sample_index: int) -> tuple[int, int]:
-        """(window, place in it) of the epoch's `sample_index`-th draw; (number of windows, 0) behind the last."""
+        """(window, index in it) of the epoch's `sample_index`-th draw; (number of windows, 0) after the last."""
 
     @property
     def after(self) -> EpochStart:
-        """The boundary that the epoch leaves, with its decisions; makes all windows that were not made yet."""
+        """What the next epoch starts from, with this one's decisions; makes all windows not made yet."""
 
 
 Step = Callable[[_S], tuple[CachedWindow, _S] | None]
-"""The next window and the state behind it; None behind the last. States are never changed, only replaced."""
+"""The next window and the state after it; None after the last. States are never changed, only replaced."""
 
 
 class SteppedPlan(Generic[_S]):
-    """A plan whose windows follow from a state, one after the other. Keeps the last window and the state behind it."""
+    """A plan whose windows follow from a state, one after the other. Keeps the last window and the state after it."""
 
     def __init__(
         self,
@@ -104,10 +104,10 @@ class SteppedPlan(Generic[_S]):
         digest: str,
         first: Callable[[], _S],
         step: Step[_S],
-        boundary: Callable[[_S], EpochStart],
+        end: Callable[[_S], EpochStart],
     ) -> None:
         self._snapshot, self._epoch, self._digest = snapshot, epoch, digest
-        self._first, self._step, self._boundary = first, step, boundary
+        self._first, self._step, self._end = first, step, end
         self._sizes: list[int] = []
         self._at, self._state = 0, first()
         self._last: tuple[int, CachedWindow] | None = None
@@ -130,10 +130,10 @@ class SteppedPlan(Generic[_S]):
         if index < self._at:
             self._at, self._state = 0, self._first()
         while self._at <= index:
-            made = self._step(self._state)
-            if made is None:
+            following = self._step(self._state)
+            if following is None:
                 return None
-            window, self._state = made
+            window, self._state = following
             self._last = self._at, window
             if self._at == len(self._sizes):
                 self._sizes.append(window.num_samples)
@@ -155,7 +155,7 @@ class SteppedPlan(Generic[_S]):
         self.window(len(self._sizes))
         while self.window(self._at) is not None:
             pass
-        return self._boundary(self._state)
+        return self._end(self._state)
 
 
 def uncached(window: Window) -> CachedWindow:
@@ -179,14 +179,14 @@ def make_window(
     times: Ids | None = None,
     hits_first: bool = False,
 ) -> CachedWindow:
-    """The window that draws `hits` from the cache and fetches `missed` (no id twice, those of a block together).
+    """The window that draws `hits` from the cache and fetches `missed` (no id twice, the ids of a block together).
 
     `times`: int64 [missed], how often each fetched sample is used; once when None. `weights`: those of all draws:
-    missed samples, each as often as it is used, and then hits. Hits and misses are spread evenly over the window,
-    otherwise the order is random. `admit` is by `missed`.
+    missed samples, each as often as it is used, then hits. Hits and misses are spread evenly over the window; the order
+    is otherwise random. `admit`: bool [missed].
     """
-    fetch, place = _fetch(train_split, missed)
-    position = place if times is None else np.repeat(place, times)
+    fetch, missed_at = _fetch(train_split, missed)
+    position = missed_at if times is None else np.repeat(missed_at, times)
     ids = np.concatenate([fetch.ids[position], hits])
     position = np.concatenate([position, np.full(len(hits), -1, np.int64)])
     num_missed = len(ids) - len(hits)
@@ -194,14 +194,14 @@ def make_window(
     if hits_first:
         order = order[np.argsort(position[order] >= 0, kind="stable")]
     by_position = np.zeros(len(missed), np.bool_)
-    by_position[place] = admit
+    by_position[missed_at] = admit
     ids, position, weights = ids[order], position[order], weights[order].astype(np.float32)
     fetch = Window(fetch.refs, fetch.rows, fetch.ids, position[position >= 0], fetch.num_bytes)
     return CachedWindow(ids, weights, position < 0, fetch, position, by_position, np.sort(evict))
 
 
 def interleaved(num_first: int, num_second: int, rng: np.random.Generator) -> Ids:
-    """The indices 0 to num_first + num_second - 1 in an order that is random in each kind and even between them."""
+    """The indices 0 to num_first + num_second - 1: random within each kind, and the two kinds spread evenly."""
     keys = [(rng.permutation(n) + rng.random(n)) / max(n, 1) for n in (num_first, num_second)]
     return np.argsort(np.concatenate(keys), kind="stable")
 
@@ -217,7 +217,7 @@ def cut(cost: Ids, rows: Ids, *, max_bytes: int, max_samples: int) -> int:
 
 
 def digest_of(snapshot: Snapshot, named: object, arrays: Sequence[npt.NDArray[np.generic]]) -> str:
-    """SHA-256 of blocks, settings that JSON can name, and arrays."""
+    """SHA-256 of the snapshot's blocks, of settings as JSON, and of arrays; in hexadecimal."""
     used, source = np.unique(snapshot.source, return_inverse=True)  # a source without blocks changes nothing
     sha = hashlib.sha256(json.dumps([[snapshot.sources[i] for i in used.tolist()], named]).encode())
     for array in (source.astype(np.int64), snapshot.offset, snapshot.rows, *arrays):
@@ -229,6 +229,6 @@ def digest_of(snapshot: Snapshot, named: object, arrays: Sequence[npt.NDArray[np
 def _fetch(train_split: TrainSplit, missed: Ids) -> tuple[Window, Ids]:
     """The window to ask for, and each missed sample's position in it."""
     rising = np.argsort(missed, kind="stable")
-    place = np.empty(len(missed), np.int64)
-    place[rising] = np.arange(len(missed))
-    return train_split.window(missed[rising]), place
+    position = np.empty(len(missed), np.int64)
+    position[rising] = np.arange(len(missed))
+    return train_split.window(missed[rising]), position

@@ -1,9 +1,9 @@
-"""Plans that walk a new permutation of the blocks each epoch and draw each sample as often as a rule says.
+"""Plans that go through a new permutation of the blocks each epoch and draw each sample at the rate of a rule.
 
-Covers uniform and importance sampling and the modes to compare with. A rate is rounded up or down by chance, sample by
-sample, so that nothing is kept but the present window's samples and the cached ones: draws of a rate r give r in
-expectation, in a data set of any size. Cached samples are spread over the epoch evenly, in a random order, whichever
-blocks they are from; of the others, a window has those in its blocks.
+Covers uniform and importance sampling and the modes to compare with. A rate is rounded up or down at random, sample by
+sample, so that nothing is kept but the current window's samples and the cached ones: the expected number of draws is
+the rate, in a data set of any size. Cached samples are spread evenly over the epoch, in a random order, whatever their
+blocks; of the others, a window has those in its blocks.
 """
 
 from dataclasses import dataclass, replace
@@ -23,16 +23,16 @@ from edged.domain.epochs.scores import ScoreTable
 from edged.domain.epochs.split import TrainSplit, train_split
 
 Substitution = Literal["none", "cached", "any"]
-"""What comes in place of the least important samples: nothing else; cached samples that this epoch would else leave
-out, each once (iCACHE repaired); any samples of the same blocks (as published)."""
+"""What replaces the least important samples: nothing; cached samples that this epoch would otherwise leave out, each
+once (iCACHE repaired); any samples of the same blocks (as published)."""
 
 _LOW_SHARE = 0.3
-_HITS, _ORDER, _WINDOW = 0, 1, 2  # what is drawn from a generator
+_HITS, _ORDER, _WINDOW = 0, 1, 2  # streams of random numbers
 
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """How to sample. `values`: the cache keeps the samples of the highest scores; None: what it has, for ever."""
+    """How to sample. `values`: scores, the highest of which stay cached; None: the cache never evicts."""
 
     name: str
     rule: Rule
@@ -43,10 +43,13 @@ class Sampler:
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """`cached`, `costs`: the cache's ids and their bytes; `free_at`: from which hit of the epoch on each may go."""
+    """`position`: of the next block; `num_rows`: in the blocks before it.
+
+    `cached`, `costs`: the cache's ids and their bytes; `free_at`: from which hit of the epoch on each may be evicted.
+    """
 
     index: int
-    place: int
+    position: int
     num_rows: int
     cached: Ids
     costs: Ids
@@ -54,17 +57,17 @@ class _State:
 
 
 class RatePlan:
-    """The walk of one epoch. `plan` makes its windows."""
+    """Makes the windows of one epoch, one after the other."""
 
     def __init__(
-        self, settings: PlanSettings, split: TrainSplit, epoch: int, boundary: EpochStart, sampler: Sampler
+        self, settings: PlanSettings, split: TrainSplit, epoch: int, start: EpochStart, sampler: Sampler
     ) -> None:
         self._settings, self._split, self._epoch, self._sampler = settings, split, epoch, sampler
-        self._boundary = boundary
+        self._start = start
         self._blocks = self._rng(_ORDER).permutation(split.blocks)
         self._rows, self._cost = split.snapshot.rows[self._blocks], split.cost[self._blocks]
         self._num_rows = int(self._rows.sum())
-        self._cached = np.sort(boundary.cached)
+        self._cached = np.sort(start.cached)
         rng = self._rng(_HITS)
         every = np.ones(len(self._cached), np.bool_)
         times = importance.counts(sampler.rule.rates(self._cached, every), rng)
@@ -73,20 +76,20 @@ class RatePlan:
         self._free_at = np.zeros(len(self._cached), np.int64)
         np.maximum.at(self._free_at, np.searchsorted(self._cached, self._hits), np.arange(len(self._hits)) + 1)
         if sampler.substitution == "cached":
-            self._free_at[times == 0] = len(self._hits) + 1  # may be drawn in another's place until the end
+            self._free_at[times == 0] = len(self._hits) + 1  # may replace another until the end
 
     def first(self) -> _State:
         return _State(0, 0, 0, self._cached, self._split.costs(self._cached), self._free_at)
 
-    def boundary(self, state: _State) -> EpochStart:
-        return replace(self._boundary, cached=np.sort(state.cached))
+    def end(self, state: _State) -> EpochStart:
+        return replace(self._start, cached=np.sort(state.cached))
 
     def step(self, state: _State) -> tuple[CachedWindow, _State] | None:
-        if state.place == len(self._blocks):
+        if state.position == len(self._blocks):
             return None
-        taken = self._cut(state.place)
-        blocks = self._blocks[state.place : state.place + taken]
-        num_rows = state.num_rows + int(self._rows[state.place : state.place + taken].sum())
+        taken = self._cut(state.position)
+        blocks = self._blocks[state.position : state.position + taken]
+        num_rows = state.num_rows + int(self._rows[state.position : state.position + taken].sum())
         rng = self._rng(_WINDOW, state.index)
         met = self._split.ids(blocks)
         met = met[~self._is_cached(met)]
@@ -111,7 +114,7 @@ class RatePlan:
         new = missed[admit]
         following = _State(
             index=state.index + 1,
-            place=state.place + taken,
+            position=state.position + taken,
             num_rows=num_rows,
             cached=np.concatenate([state.cached[~evicted], new]),
             costs=np.concatenate([state.costs[~evicted], self._split.costs(new)]),
@@ -122,14 +125,14 @@ class RatePlan:
     def _rng(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng([self._settings.seed, self._epoch, *purpose])
 
-    def _cut(self, place: int) -> int:
-        ahead = slice(place, place + sampling.MAX_WINDOW_BLOCKS)
+    def _cut(self, position: int) -> int:
+        ahead = slice(position, position + sampling.MAX_WINDOW_BLOCKS)
         max_samples = sampling.MAX_WINDOW_SAMPLES // 2  # hits come on top
         return cut(self._cost[ahead], self._rows[ahead], max_bytes=self._settings.window_bytes, max_samples=max_samples)
 
-    def _share(self, what: Ids, state: _State, num_rows: int) -> tuple[int, int]:
-        """The part of `what` for a window that brings the rows walked from the state's number to `num_rows`."""
-        return len(what) * state.num_rows // self._num_rows, len(what) * num_rows // self._num_rows
+    def _share(self, ids: Ids, state: _State, num_rows: int) -> tuple[int, int]:
+        """The part of `ids` for the window from `state` to `num_rows`: (begin, end)."""
+        return len(ids) * state.num_rows // self._num_rows, len(ids) * num_rows // self._num_rows
 
     def _weights(self, missed: Ids, hits: Ids) -> npt.NDArray[np.float32]:
         is_cached = np.arange(len(missed) + len(hits)) >= len(missed)
@@ -143,7 +146,7 @@ class RatePlan:
         return is_cached
 
     def _policy(self, state: _State, missed: Ids, begin: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Which of `missed` to admit, and which cached ones go; `begin`: the window's first hit."""
+        """Which of `missed` to admit, and which cached ones to evict; `begin`: the window's first hit."""
         costs, capacity = self._split.costs(missed), self._settings.capacity_bytes
         evicted = np.zeros(len(state.cached), np.bool_)
         scores = self._sampler.values
@@ -162,7 +165,7 @@ class RatePlan:
         return admit, evicted
 
     def _substituted(self, met: Ids, times: Ids, spare: Ids, rng: np.random.Generator) -> tuple[Ids, Ids]:
-        """How often to draw each of `met` after all, and cached samples in the place of some."""
+        """How often to draw each of `met`, some replaced, and the cached samples that replace them."""
         kind, none = self._sampler.substitution, np.zeros(0, np.int64)
         if kind == "none" or self._sampler.values is None:
             return times, none
@@ -179,11 +182,11 @@ class RatePlan:
 
 
 def plan(
-    settings: PlanSettings, snapshot: Snapshot, epoch: int, boundary: EpochStart, sampler: Sampler
+    settings: PlanSettings, snapshot: Snapshot, epoch: int, start: EpochStart, sampler: Sampler
 ) -> SteppedPlan[_State]:
-    """The plan of `epoch` as `sampler` says. Makes one array of the epoch's hits; the rest window by window."""
+    """The plan of `epoch` by `sampler`. Makes one array of the epoch's hits; the rest window by window."""
     split = train_split(snapshot, settings.test_fraction)
-    walk = RatePlan(settings, split, epoch, boundary, sampler)
+    windows = RatePlan(settings, split, epoch, start, sampler)
     named = [
         sampler.name,
         sampler.rule.digest_name,
@@ -194,5 +197,5 @@ def plan(
     ]
     named += [settings.capacity_bytes]
     columns = sampler.values.columns() if sampler.values is not None else ()
-    digest = digest_of(snapshot, named, [np.sort(boundary.cached), *columns])
-    return SteppedPlan(snapshot, epoch, digest, walk.first, walk.step, walk.boundary)
+    digest = digest_of(snapshot, named, [np.sort(start.cached), *columns])
+    return SteppedPlan(snapshot, epoch, digest, windows.first, windows.step, windows.end)

@@ -30,7 +30,7 @@ class ReadStats:
     def add(self, ids: Ids, is_hit: npt.NDArray[np.bool_], weights: Weights) -> None:
         """Count samples in the order in which they were read: int64, bool and float32 [n].
 
-        A *fresh* hit is the epoch's first read of its sample: neither a replay nor a miss.
+        A *fresh* hit is a hit that is also the epoch's first read of its sample: not a replay.
         """
         byte, bit = ids >> 3, np.uint8(1) << (ids & 7).astype(np.uint8)
         first = np.zeros(len(ids), np.bool_)
@@ -56,7 +56,7 @@ class ReadStats:
 
     @property
     def fresh_hit_ratio(self) -> float:
-        """Fresh hits among all reads: what a cache saves without showing less."""
+        """Fresh hits among all reads: what the cache saves without showing fewer samples."""
         return self.num_fresh_hits / max(self.num_reads, 1)
 
     @property

@@ -1,7 +1,7 @@
-"""What one epoch leaves to the next: the snapshot, the boundary and the scores.
+"""What one epoch leaves to the next: the snapshot, the epoch's start and the scores.
 
 Together with the job's settings it determines the next epoch's plan, in this process or in another one. Covers its form
-as a safetensors blob; where it is kept is the checkpoint store's subject.
+as a safetensors blob. See also: `ports.CheckpointStore` for where it is kept.
 """
 
 from dataclasses import dataclass, field
@@ -22,28 +22,28 @@ _VERSION = "epoch_memo/2"
 
 @dataclass(frozen=True, eq=False)
 class SamplerState:
-    """For `epoch`. `boundary` and `scores` are numbered by `snapshot`, which is that of the epoch before.
+    """The state for `epoch`. `start` and `scores` are numbered by `snapshot`, which is that of the epoch before.
 
-    `gate`: as that epoch left it; what it decided for this one stands in `boundary`.
+    `gate`: as that epoch left it; what it decided for this one is in `start`.
     """
 
     epoch: int
     snapshot: Snapshot
-    boundary: EpochStart
+    start: EpochStart
     scores: ScoreTable
     gate: Gate = field(default_factory=Gate)
 
 
-def encode(memo: SamplerState) -> bytes:
-    """The memo as a blob."""
-    snapshot = protocol.encode_part(SnapshotPart("memo", memo.epoch, last=True, snapshot=memo.snapshot))
-    parts = {"snapshot": snapshot, "boundary": memo.boundary.encode(), "scores": memo.scores.encode()}
-    metadata = {"edged": _VERSION, "gate": memo.gate.encode()}
+def encode(state: SamplerState) -> bytes:
+    """The state as a blob."""
+    snapshot = protocol.encode_part(SnapshotPart("memo", state.epoch, last=True, snapshot=state.snapshot))
+    parts = {"snapshot": snapshot, "boundary": state.start.encode(), "scores": state.scores.encode()}
+    metadata = {"edged": _VERSION, "gate": state.gate.encode()}
     return tensors.encode({name: np.frombuffer(part, np.uint8) for name, part in parts.items()}, metadata)
 
 
 def decode(blob: bytes, *, score_bytes: int) -> SamplerState:
-    """The memo in `blob`; `score_bytes`: see ScoreTable. Raises FormatError."""
+    """The state in `blob`; `score_bytes`: the budget of its ScoreTable. Raises FormatError."""
     arrays, metadata = tensors.decode(blob)
     if metadata.get("edged") != _VERSION:
         raise FormatError(f"not a {_VERSION} but {metadata.get('edged')!r:.40}")
@@ -53,16 +53,16 @@ def decode(blob: bytes, *, score_bytes: int) -> SamplerState:
 
     part = protocol.decode_part(blob_of("snapshot"))
     if not isinstance(part, SnapshotPart):
-        raise FormatError("the memo's snapshot is none")
+        raise FormatError("the sampler state holds no snapshot")
     _check_order(part.snapshot)
     scores = ScoreTable(part.snapshot, score_bytes)
     scores.load(blob_of("scores"))
-    bounds = decode_epoch_start(blob_of("boundary"), part.snapshot)
-    return SamplerState(part.part, part.snapshot, bounds, scores, Gate.decode(metadata.get("gate", "")))
+    start = decode_epoch_start(blob_of("boundary"), part.snapshot)
+    return SamplerState(part.part, part.snapshot, start, scores, Gate.decode(metadata.get("gate", "")))
 
 
 def _check_order(snapshot: Snapshot) -> None:
-    """Blocks rise by source and offset; a block that came twice would give a sample two ids."""
+    """Blocks rise by source and offset; a repeated block would give its samples two ids each."""
     source_step, offset_step = np.diff(snapshot.source), np.diff(snapshot.offset)
     if not ((source_step > 0) | (source_step == 0) & (offset_step > 0)).all():
-        raise FormatError("the memo's blocks are out of order")
+        raise FormatError("the sampler state's blocks are out of order")

@@ -1,4 +1,4 @@
-"""What a snapshot has to train on: its training samples and what each holds in memory."""
+"""The train/test split of a snapshot: its training samples with their memory, its held-out samples in windows."""
 
 import heapq
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from edged.domain.splitmix64 import mixed
 
 @dataclass(frozen=True, eq=False)
 class TrainSplit:
-    """The training samples of a snapshot. `cost`: int64 [blocks], what a sample of the block holds in memory."""
+    """The training samples of a snapshot. `blocks`: those that have any. `cost`: int64 [blocks], bytes per sample."""
 
     snapshot: Snapshot
     test_fraction: float
@@ -39,7 +39,7 @@ class TrainSplit:
         return self.cost[self.snapshot.locate(ids)[0]]
 
     def window(self, ids: Ids) -> Window:
-        """What to ask the archive for to have samples `ids`: int64 rising, no id twice."""
+        """The window that fetches samples `ids`: int64 rising, no id twice."""
         block, row = self.snapshot.locate(ids)
         blocks, starts = np.unique(block, return_index=True)
         rows = tuple(np.split(row.astype(np.uint16), starts[1:])) if len(blocks) else ()
@@ -53,7 +53,7 @@ class TrainSplit:
 
     @property
     def num_samples(self) -> int:
-        """Training samples, as expected: which of a source's own rows are held out is not counted one by one."""
+        """Training samples, as expected: the rows that are held out are not counted one by one."""
         snapshot = self.snapshot
         is_train = np.array([source.startswith(TRAIN_SOURCE) for source in snapshot.sources], np.bool_)
         rows = snapshot.rows[self.blocks]
@@ -62,12 +62,12 @@ class TrainSplit:
 
     @property
     def num_bytes(self) -> int:
-        """What all of them would hold in memory, about."""
+        """The memory that all of them would take, about."""
         return int((self.snapshot.rows * self.cost)[self.blocks].sum())
 
 
 def train_split(snapshot: Snapshot, test_fraction: float) -> TrainSplit:
-    """What a snapshot has to train on."""
+    """The training samples of `snapshot`."""
     is_test = np.array([source.startswith(TEST_SOURCE) for source in snapshot.sources], np.bool_)
     has_any = snapshot.rows > 0
     blocks = np.flatnonzero(has_any & ~is_test[snapshot.source]) if snapshot.num_blocks else np.zeros(0, np.int64)
@@ -78,9 +78,9 @@ def train_split(snapshot: Snapshot, test_fraction: float) -> TrainSplit:
 def held_out_windows(
     snapshot: Snapshot, *, test_fraction: float, window_bytes: int, max_samples: int
 ) -> tuple[Window, ...]:
-    """The held-out samples in a fixed order, at most `max_samples`, spread over the sources evenly.
+    """The held-out samples in a fixed order, at most `max_samples`, spread evenly over the sources.
 
-    As the archive grows, a source's choice changes slowly: its blocks are taken in the order of a hash.
+    As the archive grows, the choice changes slowly: a source's blocks are taken in the order of a hash.
     """
     chosen = _spread(snapshot, test_fraction, max_samples)
     blocks = np.array([block for block, _ in chosen], np.int64)
@@ -105,7 +105,7 @@ def _window(snapshot: Snapshot, chosen: Sequence[tuple[int, npt.NDArray[np.uint1
 
 
 def _cut(snapshot: Snapshot, blocks: Ids, window_bytes: int) -> Ids:
-    """Starts of the windows in `blocks`, and the end: int64 [windows + 1]."""
+    """Where each window starts in `blocks`, and the end: int64 [windows + 1]."""
     samples = np.cumsum(snapshot.rows[blocks])
     cost = np.cumsum(snapshot.num_bytes[blocks]) + SAMPLE_OVERHEAD * samples
     starts = [0]
@@ -118,8 +118,8 @@ def _cut(snapshot: Snapshot, blocks: Ids, window_bytes: int) -> Ids:
     return np.array(starts, np.int64)
 
 
-def _spread(snapshot: Snapshot, fraction: float, most: int) -> list[tuple[int, npt.NDArray[np.uint16]]]:
-    """Blocks and their held-out rows; always the next block of the source with the fewest samples so far."""
+def _spread(snapshot: Snapshot, fraction: float, limit: int) -> list[tuple[int, npt.NDArray[np.uint16]]]:
+    """Blocks and their held-out rows, always from the source with the fewest samples so far; at most `limit` rows."""
     has_test = [
         source.startswith(TEST_SOURCE) or (fraction > 0 and not source.startswith(TRAIN_SOURCE))
         for source in snapshot.sources
@@ -127,7 +127,7 @@ def _spread(snapshot: Snapshot, fraction: float, most: int) -> list[tuple[int, n
     blocks_of = {index: iter(_by_hash(snapshot, index)) for index, has in enumerate(has_test) if has}
     fewest = [(0, index) for index in blocks_of]
     chosen: list[tuple[int, npt.NDArray[np.uint16]]] = []
-    left = most
+    left = limit
     while fewest and left > 0:
         taken, index = heapq.heappop(fewest)
         block = next(blocks_of[index], None)

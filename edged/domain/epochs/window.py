@@ -1,7 +1,7 @@
-"""Windows of samples to fetch at once, and the held-out samples in windows.
+"""Windows: samples that are fetched at once.
 
-Covers what a window is and how many bytes it may have. Which training samples make one is cache_plan's subject; what a
-window's request looks like on the wire is epoch_protocol's. Fetches nothing.
+Covers what a window is and how large it may be. See also: `plan` for the training samples of each, `split` for the
+held-out ones, `domain.archive.protocol` for a window's request.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ import numpy.typing as npt
 from edged.domain.archive.snapshot import BlockRef, Ids
 
 SAMPLE_OVERHEAD = 64
-"""Bytes that a held sample costs beside its payload (object header, label, codec); what makes tiny samples count."""
+"""Bytes that a sample in memory costs besides its payload (object header, label, codec): so that tiny ones count."""
 
 MAX_WINDOW_SAMPLES = 1 << 17
 MAX_WINDOW_BLOCKS = 1 << 14
-"""A window's request names two bytes a sample and 16 a block: with these it stays below Kafka's 1 MiB a message."""
+"""A window's request takes 2 bytes per sample and 16 per block: with these it stays below Kafka's limit of 1 MiB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +24,8 @@ class Window:
     """Some samples to fetch at once. A sample's *position* is its index in the concatenation of all `rows`.
 
     `rows[i]`: uint16 [k], the wanted rows of block `refs[i]`, rising and never empty. `ids`: int64 [n], the snapshot's
-    sample id at each position. `order`: int64 [n], the positions in the order of use. `num_bytes`: what its samples
-    will hold in memory, about.
+    sample id at each position. `order`: int64 [n], the positions in the order of use. `num_bytes`: the memory of its
+    samples, about.
     """
 
     refs: tuple[BlockRef, ...]
@@ -39,7 +39,7 @@ class Window:
         return len(self.ids)
 
     def part(self, positions: Ids) -> tuple[tuple[BlockRef, ...], tuple[npt.NDArray[np.uint16], ...]]:
-        """The refs and rows of some positions, int64 rising: what to ask for again."""
+        """The refs and rows of some positions, int64 rising: to ask for those again."""
         refs: list[BlockRef] = []
         rows: list[npt.NDArray[np.uint16]] = []
         ends = np.cumsum([len(each) for each in self.rows])

@@ -1,7 +1,7 @@
-"""How the next epoch is sampled: from the present one's plan, what was learnt of the samples, and how fast all went.
+"""How an epoch is sampled: by what the one before left in the cache, the samples' scores, and measured costs.
 
-Covers the memo (domain.epoch_memo) that carries this from an epoch to the next, through a restart if need be. The plans
-themselves are domain.cache_modes' subject.
+Covers the sampler's state, which carries this from one epoch to the next, also through a restart. See also:
+`domain.epochs.modes` for the plans themselves, `services.group.planner` for a member of a group.
 """
 
 from dataclasses import dataclass, replace
@@ -10,8 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from edged.aio import run_in_worker
-from edged.domain.archive import snapshot as snapshot_module
-from edged.domain.archive.snapshot import Ids, Snapshot
+from edged.domain.archive.snapshot import Ids, Snapshot, renumbered
 from edged.domain.cache import hit_share
 from edged.domain.epochs import modes, sampler_state
 from edged.domain.epochs.epoch_start import EpochStart
@@ -29,7 +28,7 @@ from edged.services.cache.shared import CacheShare, held_ids
 from edged.services.epochs.sample_scores import SCORED, SampleScores
 
 SCORE_BYTES = 4 << 20
-"""Of the scores: beyond this they are kept by block."""
+"""Of the table of scores: beyond this they are kept by block."""
 
 _MAX_HIT_SHARE = 0.999
 """What fits into the cache now may not in the next epoch; something is to be fetched then."""
@@ -37,7 +36,7 @@ _MAX_HIT_SHARE = 0.999
 
 @dataclass(frozen=True, slots=True)
 class PlannerSettings:
-    """What of the topology decides a plan."""
+    """What a plan depends on, of the topology."""
 
     sampling: Sampling
     seed: int
@@ -46,35 +45,35 @@ class PlannerSettings:
 
 
 class EpochPlanner(Protocol):
-    """Who makes the plans: `LocalPlanner` for a job of one edge, `GroupPlanner` for a member of a group."""
+    """Makes the plans: `LocalPlanner` for a job of one edge, `GroupPlanner` for a member of a group."""
 
-    def draws_ahead(self, present: Snapshot, following: Snapshot | None = None) -> bool:
-        """Whether the plan behind the one over `present` can be drawn before its time.
+    def can_draw_ahead(self, present: Snapshot, following: Snapshot | None = None) -> bool:
+        """Whether the next plan can be drawn over `following` while the one over `present` is still in use.
 
-        Over `following`; without it, over whatever the archive has.
+        Without `following`: over whatever the archive has by then.
         """
 
-    def stands(self, plan: CachePlan) -> bool:
-        """Whether `plan`, drawn ahead, is still the one to go by."""
+    def is_valid(self, plan: CachePlan) -> bool:
+        """Whether `plan`, drawn ahead, is still the one to use."""
 
     @property
     def test_window_bytes(self) -> int:
-        """Of the windows of held-out samples."""
+        """Bytes of a window of held-out samples."""
 
-    def tested(self, split: TrainSplit, held_out: tuple[Window, ...]) -> tuple[Window, ...]:
-        """What to test on of those windows."""
+    def test_windows(self, split: TrainSplit, held_out: tuple[Window, ...]) -> tuple[Window, ...]:
+        """The part of those windows to test on here."""
 
     async def plan(self, epoch: int, snapshot: Snapshot) -> CachePlan:
         """The plan of `epoch` over `snapshot`."""
 
     async def close(self, plan: CachePlan, compute_s: float, fetch_s: float) -> None:
-        """Note what the next epoch needs of this one. `compute_s`, `fetch_s`: seconds of each for a sample."""
+        """Record what the next epoch needs of this one. `compute_s`, `fetch_s`: seconds of each for a sample."""
 
 
 class LocalPlanner:
     """Makes each epoch's plan. Used by one task.
 
-    `scores`: what the trainer is to learn for the next plans; None where the sampling mode has no use for it.
+    `scores`: for the trainer to learn, and to draw the next plans by; None where the sampling mode does not use any.
     """
 
     def __init__(self, store: CheckpointStore, share: CacheShare, settings: PlannerSettings) -> None:
@@ -84,11 +83,11 @@ class LocalPlanner:
         self._state: SamplerState | None = None
         self.scores = SampleScores(settings.sampling.mode) if settings.sampling.mode in SCORED else None
 
-    def draws_ahead(self, present: Snapshot, following: Snapshot | None = None) -> bool:  # noqa: ARG002 - over any
+    def can_draw_ahead(self, present: Snapshot, following: Snapshot | None = None) -> bool:  # noqa: ARG002 - over any
         """Unless plans depend on scores: the next one is then drawn when the present epoch is over."""
         return self.scores is None
 
-    def stands(self, plan: CachePlan) -> bool:  # noqa: ARG002 - nothing changes it
+    def is_valid(self, plan: CachePlan) -> bool:  # noqa: ARG002 - nothing changes it
         """Always."""
         return True
 
@@ -96,23 +95,23 @@ class LocalPlanner:
     def test_window_bytes(self) -> int:
         return self._settings.window_bytes
 
-    def tested(self, split: TrainSplit, held_out: tuple[Window, ...]) -> tuple[Window, ...]:  # noqa: ARG002 - all
+    def test_windows(self, split: TrainSplit, held_out: tuple[Window, ...]) -> tuple[Window, ...]:  # noqa: ARG002 - all
         """All of them."""
         return held_out
 
     async def plan(self, epoch: int, snapshot: Snapshot) -> CachePlan:
         """The plan of `epoch` over `snapshot`; the same after a restart."""
-        state = await self._recalled(epoch)
+        state = await self._restored(epoch)
         if state is None:
-            held = replace(self._held(snapshot), hit_share=self._hit_share(snapshot))
-            state = SamplerState(epoch, snapshot, held, ScoreTable(snapshot, SCORE_BYTES))
+            start = replace(self._first_start(snapshot), hit_share=self._hit_share(snapshot))
+            state = SamplerState(epoch, snapshot, start, ScoreTable(snapshot, SCORE_BYTES))
             await self._save(state)
-        cached = await run_in_worker(snapshot_module.renumbered, state.boundary.cached, state.snapshot, snapshot)
-        self._share.keep(snapshot, cached, state.boundary.capacity_bytes)
+        cached = await run_in_worker(renumbered, state.start.cached, state.snapshot, snapshot)
+        self._share.keep(snapshot, cached, state.start.capacity_bytes)
         return await run_in_worker(self._plan, state, snapshot, cached)
 
     async def close(self, plan: CachePlan, compute_s: float, fetch_s: float) -> None:
-        """Note what the next epoch needs of this one, durably. `compute_s`, `fetch_s`: seconds of each for a sample."""
+        """Record what the next epoch needs of this one, durably. See `EpochPlanner.close`."""
         if self._state is None or self._state.epoch != plan.epoch + 1:
             gate = Gate() if self.scores is None else self.scores.gate
             after = replace(
@@ -130,15 +129,15 @@ class LocalPlanner:
             self.scores.begin(scores, state.gate)
         return modes.plan(
             settings.sampling.mode,
-            PlanSettings(settings.seed, settings.test_fraction, settings.window_bytes, state.boundary.capacity_bytes),
+            PlanSettings(settings.seed, settings.test_fraction, settings.window_bytes, state.start.capacity_bytes),
             snapshot,
             state.epoch,
-            replace(state.boundary, cached=cached),
+            replace(state.start, cached=cached),
             scores.snapshot(),
         )
 
     def _hit_share(self, snapshot: Snapshot, compute_s: float = 0.0, fetch_s: float = float("inf")) -> float:
-        """For `snapshot`. Before anything was measured the link is taken for the bottleneck."""
+        """The hit share for `snapshot`. Until something is measured, the link is assumed to be the bottleneck."""
         split = train_split(snapshot, self._settings.test_fraction)
         cached_share = min(self._capacity_bytes(snapshot) / max(split.num_bytes, 1), 1.0)
         if self._settings.sampling.hit_share is not None:
@@ -148,19 +147,19 @@ class LocalPlanner:
         return min(wanted, _MAX_HIT_SHARE)
 
     def _capacity_bytes(self, snapshot: Snapshot) -> int:
-        """What of the snapshot's mean samples the cache holds, counted as plans do."""
+        """The bytes of mean samples of the snapshot that the job's part of the cache holds, counted as plans do."""
         payload_bytes = int(snapshot.num_bytes.sum()) // max(snapshot.num_samples, 1)
         return self._share.allot(self._share.cache.num_entries(payload_bytes) * (payload_bytes + SAMPLE_OVERHEAD))
 
-    def _held(self, snapshot: Snapshot) -> EpochStart:
-        """What the cache has from an earlier run: training samples among them are drawn from it at once."""
+    def _first_start(self, snapshot: Snapshot) -> EpochStart:
+        """The first epoch's start: training samples that an earlier run left in the cache are hits at once."""
         if self._share.is_shared:  # what another job put there does not decide this one's plan
             held = np.zeros(0, np.int64)
         else:
             held = held_ids(self._share.cache, train_split(snapshot, self._settings.test_fraction))
         return EpochStart(held, capacity_bytes=self._capacity_bytes(snapshot))
 
-    async def _recalled(self, epoch: int) -> SamplerState | None:
+    async def _restored(self, epoch: int) -> SamplerState | None:
         if self._state is None or self._state.epoch != epoch:
             self._state = await run_in_worker(self._load, epoch)
         return self._state
@@ -180,5 +179,5 @@ class LocalPlanner:
         self._state = state
         try:
             await run_in_worker(lambda: self._store.save_sampler_state(sampler_state.encode(state), state.epoch))
-        except StorageError as error:  # a restart would then draw this epoch anew
+        except StorageError as error:  # a restart would then draw this epoch again
             logger().warning("epoch.memo_failed", epoch=state.epoch, err=str(error))

@@ -28,7 +28,7 @@ EMPTY_RETRY_S = 5.0
 
 
 class Place(NamedTuple):
-    """A window's place in the run."""
+    """A window's position in the run."""
 
     epoch: int
     held_out: bool
@@ -105,7 +105,7 @@ class EpochPlans:
         if self._next is None or self._next.plan.epoch != epoch:
             return False
         plan = self._next.plan
-        return (ends is None or plan.snapshot.ends == ends) and self._planner.stands(plan)
+        return (ends is None or plan.snapshot.ends == ends) and self._planner.is_valid(plan)
 
     @property
     def is_surveyed(self) -> bool:
@@ -175,12 +175,12 @@ class EpochPlans:
     async def look_ahead(self, epoch: int) -> bool:
         """Whether the plan of `epoch` is drawn, if it is the next one; if not, take a step towards drawing it ahead."""
         present, planner = self.present.plan, self._planner
-        if epoch == self._epochs or epoch != present.epoch + 1 or not planner.draws_ahead(present.snapshot):
+        if epoch == self._epochs or epoch != present.epoch + 1 or not planner.can_draw_ahead(present.snapshot):
             return False
         if self._next_snapshot is None:
             await self._ask_ahead()
         elif self._next is None and self._next_snapshot.is_complete:
-            if not planner.draws_ahead(present.snapshot, self._next_snapshot.snapshot()):
+            if not planner.can_draw_ahead(present.snapshot, self._next_snapshot.snapshot()):
                 return False
             await self.close()
             self._next = await self._draw(epoch, self._next_snapshot)
@@ -205,5 +205,5 @@ class EpochPlans:
                 max_samples=self._test_samples,
             )
         )
-        held_out = await run_in_worker(self._planner.tested, split, held_out)
+        held_out = await run_in_worker(self._planner.test_windows, split, held_out)
         return DrawnEpoch(await self._planner.plan(epoch, snapshot), split, held_out, ReadStats(snapshot.num_samples))

@@ -133,9 +133,9 @@ class Prefetcher:
 
     async def _ask(self, place: Place, window: CachedWindow) -> None:
         before = [reader for _, reader in self._ahead] + ([self._in_use] if self._in_use is not None else [])
-        pending_fetch = np.concatenate([np.zeros(0, np.int64), *(reader.arrivals() for reader in before)])
+        pending = np.concatenate([np.zeros(0, np.int64), *(reader.arrivals() for reader in before)])
         epoch = self._plans.of(place.epoch)
         reads = None if place.held_out else epoch.reads
         reader = WindowReader(window, epoch.train_split, self._client, self._share, self._window_bytes, reads)
         self._ahead.append((place, reader))
-        await reader.ask(pending_fetch)
+        await reader.ask(pending)

@@ -1,7 +1,7 @@
-"""One window of an epoch: its misses as the archive sends them, its hits as the cache holds them.
+"""One window of an epoch: its misses from the archive, its hits from the cache.
 
-Covers asking, admitting and reading. Which samples make a window, and what the cache is to keep of them, is the plan's
-subject (domain.cache_plan); when a window is asked for is `window_queue`'s.
+Covers requesting, admitting and reading its samples. See also: `domain.epochs.plan` for what a window is and what the
+cache keeps of it, `prefetch` for when it is requested.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,13 @@ _NONE = Encoded(None, "", None)
 
 
 class WindowReader:
-    """Reads the samples of `window`. Call `ask`, then `arrive`, then `read`; at last `close`.
+    """Reads the samples of `window`. Call `ask`, then `arrive`, then `read`; finally `close`.
 
-    A planned hit that the cache does not hold (it lost its memory in a restart, its disk is full, the entry was
-    corrupt) is fetched like a miss and admitted again: with the window, as far as that stays within `max_bytes` or adds
-    a quarter to them; the others, `deferred`, when they are read. What another job keeps in the cache is read there,
-    and what another one has asked for is taken from that answer. Memory: what came with the window, until `close`.
+    A planned hit that the cache does not hold (its memory was lost in a restart, its disk is full, the entry was
+    corrupt) is fetched like a miss and admitted again: with the window, as long as that stays within `max_bytes` or
+    exceeds them by at most a quarter; the others, `deferred`, when they are read. What another job keeps in the cache
+    is read from there, and what another job has asked for is taken from that reply. Memory: what was fetched, until
+    `close`.
 
     `reads` counts what is fetched and read; None: it is not counted.
     """
@@ -49,107 +50,107 @@ class WindowReader:
         self._client = client
         self._share = share
         self._reads = reads
-        self._max_lost_bytes = max(max_bytes - window.fetch.num_bytes, max_bytes // 4)
+        self._max_evicted_bytes = max(max_bytes - window.fetch.num_bytes, max_bytes // 4)
         self._fetches: list[WindowFetch] = []
-        self._announced: list[tuple[list[SampleKey], WindowFetch]] = []
-        self._joined: dict[WindowFetch, list[tuple[int, int]]] = {}  # another job's: our samples, and their positions
+        self._registered: list[tuple[list[SampleKey], WindowFetch]] = []
+        self._joined: dict[WindowFetch, list[tuple[int, int]]] = {}  # another job's: our samples, their positions
         self._num_planned_bytes = 0
         self._pinned: list[SampleKey] = []
-        self._came: dict[int, Entry | None] = {}
+        self._arrived: dict[int, Entry | None] = {}
         self._to_admit: set[int] = set()
-        self._lost = self.deferred = np.zeros(0, np.int64)
+        self._evicted = self.deferred = np.zeros(0, np.int64)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that it holds."""
+        """Bytes held."""
         return sum(fetch.num_bytes for fetch in self._fetches)
 
     @property
     def num_planned_bytes(self) -> int:
-        """Bytes that it will hold."""
+        """Bytes held once all has arrived."""
         return self._num_planned_bytes
 
     @property
     def is_complete(self) -> bool:
-        """Whether all that was asked for has come, so that `arrive` waits for nothing."""
+        """Whether all that was asked for has arrived, so that `arrive` does not wait."""
         return all(fetch.is_complete for fetch in (*self._fetches, *self._joined))
 
     def arrivals(self) -> Ids:
-        """The samples that it is going to admit, lost hits included: windows behind it need not ask for them."""
-        return np.concatenate([self.window.fetch.ids[self.window.admit], self._lost, self.deferred])
+        """The samples that it will admit, evicted hits included: later windows need not ask for them."""
+        return np.concatenate([self.window.fetch.ids[self.window.admit], self._evicted, self.deferred])
 
-    async def ask(self, pending_fetch: Ids) -> None:
-        """Ask the archive for the misses and for lost hits; not for `pending_fetch`: ids that windows before admit.
+    async def ask(self, pending: Ids) -> None:
+        """Ask the archive for the misses and for evicted hits; not for `pending`: ids that earlier windows admit.
 
-        Waits for Kafka a moment only.
+        Waits only for the request to be written.
         """
         hits, first = np.unique(self.window.ids[self.window.is_cached], return_index=True)
         is_held = self._held(hits)
         self._pinned = self._keys(hits[is_held])
         self._share.pin(self._pinned)
-        is_lost = ~is_held & ~np.isin(hits, pending_fetch)
-        evicted = hits[is_lost][np.argsort(first[is_lost])]
+        is_evicted = ~is_held & ~np.isin(hits, pending)
+        evicted = hits[is_evicted][np.argsort(first[is_evicted])]
         count = self._num_affordable(evicted)
-        self._lost, self.deferred = np.sort(evicted[:count]), evicted[count:]
-        for wanted in (self.window.fetch, self._split.window(self._lost)):
+        self._evicted, self.deferred = np.sort(evicted[:count]), evicted[count:]
+        for wanted in (self.window.fetch, self._split.window(self._evicted)):
             self._num_planned_bytes += wanted.num_bytes
             if self._share.is_shared:
-                wanted = self._split.window(self._not_elsewhere(wanted.ids))  # noqa: PLW2901 - what is left of it
+                wanted = self._split.window(self._absent(wanted.ids))  # noqa: PLW2901 - what is left of it
             if wanted.num_samples:
                 await self._ask(wanted)
 
     async def arrive(self) -> None:
         """Wait for all that was asked for."""
         for fetch in self._fetches:
-            self._came |= await self._take(fetch)
+            self._arrived |= await self._take(fetch)
         while self._joined:
-            await self._take_over(next(iter(self._joined)))
+            await self._take_joined(next(iter(self._joined)))
         self._to_admit = set(self.arrivals().tolist())
         await self._share.admit({}, evict=self._keys(self.window.evict))
 
     async def read(self, part: slice) -> list[Encoded]:
-        """The samples at `part` of the window's order, which the cache now admits, if that is planned.
+        """The samples at `part` of the window's order; those that are planned to be cached are admitted now.
 
         Those that the archive does not have are empty.
         """
         ids = self.window.ids[part]
-        is_hit = np.array([sample not in self._came for sample in ids.tolist()], np.bool_)
+        is_hit = np.array([sample not in self._arrived for sample in ids.tolist()], np.bool_)
         entries = await self._entries(ids[is_hit])
         is_hit &= np.array([sample in entries for sample in ids.tolist()], np.bool_)
         if self._reads is not None:
             self._reads.add(ids, is_hit, self.window.weights[part])
-        if not all(sample in entries or sample in self._came for sample in ids.tolist()):
+        if not all(sample in entries or sample in self._arrived for sample in ids.tolist()):
             await self._fetch_late(part, entries)
         await self._admit_some(ids, entries)
         return [
             _NONE if entry is None else Encoded(entry.payload, entry.codec, entry.label, sample, weight)
             for sample, weight in zip(ids.tolist(), self.window.weights[part].tolist(), strict=True)
-            for entry in (entries.get(sample) or self._came.get(sample),)
+            for entry in (entries.get(sample) or self._arrived.get(sample),)
         ]
 
     def close(self) -> None:
-        """Let go of everything; what is still on its way is ignored."""
-        for keys, fetch in self._announced:
+        """Release everything; what is still on its way is ignored."""
+        for keys, fetch in self._registered:
             self._share.unregister_fetch(keys, fetch)
         for fetch in (*self._fetches, *self._joined):
             self._client.forget(fetch)
         self._share.unpin(self._pinned)
-        self._fetches, self._announced, self._joined, self._pinned, self._came = [], [], {}, [], {}
+        self._fetches, self._registered, self._joined, self._pinned, self._arrived = [], [], {}, [], {}
 
     async def _admit_some(self, ids: Ids, entries: Mapping[int, Entry]) -> None:
-        """Bit by bit, so that no long write to the disk stands between two steps."""
+        """In small parts, so that no long write to the disk delays a step."""
         admitted = self._to_admit.intersection(ids.tolist())
         self._to_admit -= admitted
-        came = {sample: self._came.get(sample) or entries.get(sample) for sample in admitted}
-        await self._admit(np.array(sorted(admitted), np.int64), came)
+        arrived = {sample: self._arrived.get(sample) or entries.get(sample) for sample in admitted}
+        await self._admit(np.array(sorted(admitted), np.int64), arrived)
 
-    def _not_elsewhere(self, ids: Ids) -> Ids:
-        """Those of `ids` that the archive must be asked for: neither in the cache nor on their way to any job."""
+    def _absent(self, ids: Ids) -> Ids:
+        """Those of `ids` that must be requested: neither in the cache nor on their way to another job."""
         absent: list[int] = []
-        there: list[SampleKey] = []
+        present: list[SampleKey] = []
         for sample, key in zip(ids.tolist(), self._keys(ids), strict=True):
             if self._share.cache.holds(key):
-                there.append(key)
+                present.append(key)
             elif (pending_fetch := self._share.pending_fetch(key)) is not None:
                 fetch, position = pending_fetch
                 if fetch not in self._joined:
@@ -157,40 +158,40 @@ class WindowReader:
                 self._joined.setdefault(fetch, []).append((sample, position))
             else:
                 absent.append(sample)
-        self._share.pin(there)
-        self._pinned += there
-        return np.array(sorted(absent), np.int64)  # held-out blocks come in another order
+        self._share.pin(present)
+        self._pinned += present
+        return np.array(sorted(absent), np.int64)  # held-out blocks are in another order
 
-    async def _take_over(self, fetch: WindowFetch) -> None:
-        """What another job asked for, once it is here."""
+    async def _take_joined(self, fetch: WindowFetch) -> None:
+        """Take our samples from another job's fetch, once it has arrived."""
         await self._client.wait(fetch)
         for sample, position in self._joined.pop(fetch):
             payload = fetch.payloads[position]
             entry = None if payload is None else Entry(payload, fetch.codecs[position], fetch.labels[position])
-            self._came[sample] = entry
+            self._arrived[sample] = entry
         self._client.forget(fetch)
 
     async def _ask(self, wanted: Window) -> WindowFetch:
         fetch = WindowFetch(wanted)
         self._fetches.append(fetch)
         if self._share.is_shared:
-            self._announced.append((self._keys(wanted.ids), fetch))
-            self._share.register_fetch(*self._announced[-1])
+            self._registered.append((self._keys(wanted.ids), fetch))
+            self._share.register_fetch(*self._registered[-1])
         await self._client.ask(fetch)
         return fetch
 
     def _num_affordable(self, ids: Ids) -> int:
-        """How many of the first may be fetched with the window."""
-        count = int(np.searchsorted(np.cumsum(self._split.costs(ids)), self._max_lost_bytes, side="right"))
+        """How many of `ids`, from the first on, may be fetched with the window."""
+        count = int(np.searchsorted(np.cumsum(self._split.costs(ids)), self._max_evicted_bytes, side="right"))
         return min(count, MAX_WINDOW_BLOCKS)
 
     async def _take(self, fetch: WindowFetch) -> dict[int, Entry | None]:
-        """What came of it; None for what the archive does not have."""
+        """Its samples, once it has arrived; None for those that the archive does not have."""
         await self._client.wait(fetch)
         columns = zip(fetch.window.ids.tolist(), fetch.payloads, fetch.codecs, fetch.labels, strict=True)
-        came = fetch.window.num_samples - fetch.num_missing
+        num_arrived = fetch.window.num_samples - fetch.num_missing
         if self._reads is not None:
-            self._reads.add_fetched(came, fetch.num_bytes - SAMPLE_OVERHEAD * came)
+            self._reads.add_fetched(num_arrived, fetch.num_bytes - SAMPLE_OVERHEAD * num_arrived)
         if fetch.num_missing:
             logger().warning("epoch.missing", samples=fetch.num_missing)
         return {
@@ -198,11 +199,11 @@ class WindowReader:
             for sample, payload, codec, label in columns
         }
 
-    async def _admit(self, ids: Ids, came: Mapping[int, Entry | None]) -> None:
+    async def _admit(self, ids: Ids, samples: Mapping[int, Entry | None]) -> None:
         entries = {
             key: entry
             for key, sample in zip(self._keys(ids), ids.tolist(), strict=True)
-            if (entry := came.get(sample)) is not None
+            if (entry := samples.get(sample)) is not None
         }
         await self._share.admit(entries)
 
@@ -212,23 +213,23 @@ class WindowReader:
         return {sample: found[key] for sample, key in zip(ids.tolist(), keys, strict=True) if key in found}
 
     async def _fetch_late(self, part: slice, entries: Mapping[int, Entry]) -> None:
-        """Fetch and cache what the cache does not hold after all: what was corrupt, not admitted, or lost.
+        """Fetch and cache samples that the cache turned out not to hold: corrupt, not admitted, or evicted.
 
-        And in the same round trip what else of the window it does not hold, as far as there is room for it.
+        In the same round trip, the other samples of the window that it does not hold, as far as there is room.
         """
         now = [
-            sample for sample in self.window.ids[part].tolist() if sample not in entries and sample not in self._came
+            sample for sample in self.window.ids[part].tolist() if sample not in entries and sample not in self._arrived
         ]
-        pending_fetch = np.unique(self.window.ids[part.stop :])
-        pending_fetch = pending_fetch[~self._held(pending_fetch) & ~np.isin(pending_fetch, [*self._came, *now])]
-        wanted = np.unique([*now, *pending_fetch[: self._num_affordable(pending_fetch)].tolist()])
+        later = np.unique(self.window.ids[part.stop :])
+        later = later[~self._held(later) & ~np.isin(later, [*self._arrived, *now])]
+        wanted = np.unique([*now, *later[: self._num_affordable(later)].tolist()])
         fetch = await self._ask(self._split.window(wanted))
-        self._came |= await self._take(fetch)
+        self._arrived |= await self._take(fetch)
         self._fetches.remove(fetch)
-        await self._admit(wanted, self._came)
+        await self._admit(wanted, self._arrived)
 
     def _held(self, ids: Ids) -> npt.NDArray[np.bool_]:
-        """Which of `ids`, rising, the cache holds."""
+        """Which of `ids`, rising, the cache holds: bool [n]."""
         block, row = self._snapshot.locate(ids)
         held = np.zeros(len(ids), np.bool_)
         blocks, starts = np.unique(block, return_index=True)

@@ -1,7 +1,7 @@
-"""Which samples a member of a training group takes of an epoch: of training, and of those that are held out.
+"""Which samples of an epoch a member of a training group trains and tests on.
 
-The plan itself is domain.group_plan's subject. Unlike `epoch_choice` this keeps nothing for a restart: the group's
-order does not depend on any cache, so a member plans by what its own holds now.
+Unlike `LocalPlanner` this keeps nothing for a restart: the group's order does not depend on any cache, so a member
+plans by what its own holds now. See also: `domain.group.plan` for the plan itself.
 """
 
 from collections.abc import Mapping
@@ -21,18 +21,18 @@ from edged.services.cache.shared import CacheShare, held_ids
 from edged.services.epochs.planner import PlannerSettings
 
 _TEST_WINDOW_BYTES = 4 << 20
-"""The same on all members, so that each finds its part of the same windows."""
+"""The same on all members: each tests on its part of the same windows."""
 
 
 class GroupPlanner:
-    """A member's `epoch_choice.Choice`. Call `begin` before each plan is drawn. Used by one task."""
+    """A member's `EpochPlanner`. Call `begin` before each plan is drawn. Used by one task."""
 
     test_window_bytes = _TEST_WINDOW_BYTES
 
     def __init__(
         self, share: CacheShare, settings: PlannerSettings, member: str, budgets: Mapping[str, int], batch_size: int
     ) -> None:
-        """`budgets`: bytes of cache of every edge that may be a member."""
+        """`budgets`: bytes of cache of each edge that may be a member."""
         self._share = share
         self._settings = settings
         self._member = member
@@ -47,18 +47,18 @@ class GroupPlanner:
         self._shares, self._is_expected = shares, False
 
     def expect(self, shares: Mapping[str, float]) -> None:
-        """As `begin`, though it is not decided yet: what is drawn is drawn ahead, and another Begin undoes it."""
+        """As `begin`, but not yet decided: the plan is drawn ahead, and discarded if another Begin is recorded."""
         self._shares, self._is_expected = shares, True
 
-    def draws_ahead(self, present: Snapshot, following: Snapshot | None = None) -> bool:
-        """While a Begin is expected. In an archive that grows, it will hardly be over the snapshot that is seen now."""
+    def can_draw_ahead(self, present: Snapshot, following: Snapshot | None = None) -> bool:
+        """While a Begin is expected, and the archive has not grown: else that will hardly be over the same snapshot."""
         return self._is_expected and (following is None or following.ends == present.ends)
 
-    def stands(self, plan: CachePlan) -> bool:
-        """If it is for the members and shares that the epoch has begun with."""
+    def is_valid(self, plan: CachePlan) -> bool:
+        """If it is for the members and shares that the epoch began with."""
         return isinstance(plan, GroupPlan) and plan.shares == self._shares
 
-    def tested(self, split: TrainSplit, held_out: tuple[Window, ...]) -> tuple[Window, ...]:
+    def test_windows(self, split: TrainSplit, held_out: tuple[Window, ...]) -> tuple[Window, ...]:
         """The member's share of each window."""
         names = sorted(self._shares)
         ends = list(accumulate((self._shares[name] for name in names), initial=0.0))
@@ -88,7 +88,7 @@ class GroupPlanner:
         )
 
     async def close(self, plan: CachePlan, compute_s: float, fetch_s: float) -> None:  # noqa: ARG002 - nothing depends
-        """Note what the cache is to hold now; only where jobs share it, for else it tells by itself."""
+        """Record what the cache is to hold now, where jobs share it; otherwise the cache itself is asked."""
         if self._share.is_shared:
             self._before = plan.snapshot, (await run_in_worker(lambda: plan.after)).cached
 

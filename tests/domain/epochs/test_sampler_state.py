@@ -50,7 +50,7 @@ def test_a_memo_is_stored_and_read_back():
     assert again.snapshot.ends == SNAPSHOT.ends
     for column in ("source", "offset", "rows", "num_bytes"):
         assert getattr(again.snapshot, column).tolist() == getattr(SNAPSHOT, column).tolist()
-    assert again.boundary.encode() == MEMO.boundary.encode()
+    assert again.start.encode() == MEMO.start.encode()
     assert again.scores.encode() == MEMO.scores.encode()
     assert again.gate == MEMO.gate
     assert sampler_state.encode(again) == BLOB
@@ -92,7 +92,7 @@ def test_a_flipped_byte_is_refused_or_gives_a_memo_that_holds_together(at, flip)
         memo = decode(bytes(blob))
     except FormatError:
         return
-    cached = memo.boundary.cached
+    cached = memo.start.cached
     assert len(cached) == 0 or 0 <= cached.min() <= cached.max() < memo.snapshot.num_samples
     assert np.isfinite(memo.scores.of(cached)).all()
 

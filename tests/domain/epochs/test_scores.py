@@ -48,7 +48,7 @@ def test_what_was_never_seen_has_the_mean():
     assert scores.of(np.array([0]))[0] == 1
     scores.update(np.array([1, 2]), np.array([2.0, 4.0], np.float32))
     assert scores.of(np.array([0]))[0] == 3
-    assert scores.mean(most=2.0) == 2
+    assert scores.mean(limit=2.0) == 2
 
 
 def test_what_is_not_finite_is_left_out_and_what_is_too_large_cut():
