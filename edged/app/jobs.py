@@ -232,7 +232,7 @@ class _Builder:
             job=job.digest,
             epochs=local,
             scores=scores,
-            fresh=fresh,
+            live=fresh,
             executor=self.executor,
         )
 

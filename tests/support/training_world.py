@@ -237,14 +237,14 @@ class World:
         planner = LocalPlanner(self.store, share, decisive)
         return EpochLoader(self.client(), self.batcher(), settings, share, planner), planner.scores
 
-    def live(self) -> LiveWindow:
-        live = LiveWindow(self.log, LIVE)
-        live.start(len(self.log.records(LIVE)))
-        return live
+    def live_window(self) -> LiveWindow:
+        window = LiveWindow(self.log, LIVE)
+        window.start(len(self.log.records(LIVE)))
+        return window
 
-    def fresh(self, live: LiveWindow) -> LiveBatches:
+    def live_batches(self, window: LiveWindow) -> LiveBatches:
         return LiveBatches(
-            live,
+            window,
             self.batcher(),
             self.batcher(),
             edge="pi-a",
@@ -278,7 +278,7 @@ class World:
     def trainer(
         self, *, model: Model | None = None, live: LiveWindow | None = None, executor: Executor | None = None
     ) -> Trainer:
-        """A fresh process's trainer; with `live`, and by the training's source, with fresh samples."""
+        """A fresh process's trainer; with `live`, if the training's source is so, on live samples."""
         self.take_log()
         epochs, scores = (None, None) if self.training.source == "live" else self.scored_epochs()
         return Trainer(
@@ -288,6 +288,6 @@ class World:
             job=self.job,
             epochs=epochs,
             scores=scores,
-            fresh=None if live is None else self.fresh(live),
+            live=None if live is None else self.live_batches(live),
             executor=executor,
         )

@@ -1,6 +1,7 @@
-"""Mini-batches: labelled samples decoded into buffers that are made once.
+"""Mini-batches: samples decoded into buffers that are allocated once.
 
-Covers decoding and leaving out what cannot be used. Which samples make a batch is `epoch`'s and `fresh`'s subject.
+Covers decoding, and leaving out what cannot be used. See also: `services.epochs.loader` and `live` for which samples
+make a batch.
 """
 
 from collections.abc import Sequence
@@ -16,17 +17,16 @@ from edged.errors import RejectedRecord
 from edged.ports import ImageDecoder
 from edged.services.batches.features import FeatureCache
 
-_PAYLOADS_A_TASK = 16
-"""Compressed images that one thread decodes in a go."""
+_PAYLOADS_PER_TASK = 16
+"""Compressed images that one thread decodes at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class MiniBatch:
     """`x`: float32 [n, *sample shape]; `y`: int64 [n], class indices, -1 without a class.
 
-    `ids`: int64 [n], the snapshot's sample ids; those of fresh samples are negative. `weights`: float32 [n], what each
-    one's loss counts.
-    Views into buffers, valid until the next but one is made.
+    `ids`: int64 [n], the snapshot's sample ids; negative for live samples. `weights`: float32 [n], of the losses.
+    Views into buffers, valid until the next but one is taken.
     """
 
     x: npt.NDArray[np.float32]
@@ -40,7 +40,7 @@ class MiniBatch:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A sample as it came. Without payload it is missing; without label it is not for supervised training."""
+    """A sample as received. Without payload it is missing; without label it is not for supervised training."""
 
     payload: bytes | None
     codec: str
@@ -50,11 +50,11 @@ class Encoded:
 
 
 class Batcher:
-    """Fills mini-batches of at most `size` samples, in two buffers by turns; samples without label if allowed.
+    """Fills mini-batches of at most `size` samples, in two buffers by turns; without label only if not `needs_labels`.
 
-    With `features`, the batches hold those in place of the samples.
+    With `features`, the batches hold the features of the samples. `executor`: decodes compressed images in parallel.
 
-    `num_unlabelled`, `num_undecodable`: samples left out so far. `add` runs in a worker thread, one at a time.
+    `num_unlabelled`, `num_undecodable`: samples left out so far. `add` runs in a worker thread, one call at a time.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class Batcher:
         return self._size - self._filled
 
     def add(self, samples: Sequence[Encoded]) -> None:
-        """Decode at most `num_free` samples behind those that are there. Unusable ones are left out and counted."""
-        came = [sample for sample in samples if sample.payload is not None]
-        usable = [sample for sample in came if sample.label in self._class_of] if self._needs_labels else came
-        self.num_unlabelled += len(came) - len(usable)
+        """Append at most `num_free` samples, decoded. Unusable ones are left out and counted."""
+        received = [sample for sample in samples if sample.payload is not None]
+        usable = [sample for sample in received if sample.label in self._class_of] if self._needs_labels else received
+        self.num_unlabelled += len(received) - len(usable)
         rows = slice(self._filled, self._filled + len(usable))
         buffer = self._buffers[0]
         x, y, ids, weights = buffer.x[rows], buffer.y[rows], buffer.ids[rows], buffer.weights[rows]
@@ -117,7 +117,7 @@ class Batcher:
         self._filled += n
 
     def take(self) -> MiniBatch:
-        """The batch so far, perhaps empty; the next one is begun."""
+        """The batch so far, perhaps empty; starts the next one."""
         buffer, n = self._buffers[0], self._filled
         self._buffers.reverse()
         self._filled = 0
@@ -126,15 +126,15 @@ class Batcher:
     def _decode(
         self, x: npt.NDArray[np.float32], payloads: Sequence[bytes], codecs: Sequence[str]
     ) -> npt.NDArray[np.bool_]:
-        """Which of `payloads` are now in `x`."""
+        """Decode `payloads` into `x`; which of them could be decoded: bool [n]."""
         if self._executor is None or all(name == "raw" for name in codecs):
             return self._fill(x, payloads, codecs)
 
         def fill(first: int) -> npt.NDArray[np.bool_]:
-            behind = first + _PAYLOADS_A_TASK
-            return self._fill(x[first:behind], payloads[first:behind], codecs[first:behind])
+            part = slice(first, first + _PAYLOADS_PER_TASK)
+            return self._fill(x[part], payloads[part], codecs[part])
 
-        done = self._executor.map(fill, range(0, len(payloads), _PAYLOADS_A_TASK))
+        done = self._executor.map(fill, range(0, len(payloads), _PAYLOADS_PER_TASK))
         return np.concatenate([np.zeros(0, np.bool_), *done])
 
     def _fill(

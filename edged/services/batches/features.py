@@ -1,7 +1,7 @@
 """Features of samples, computed once: a frozen backbone gives the same ones in every epoch.
 
-Covers keeping them in memory. They are found by their payload's digest, since sample ids are those of one snapshot, and
-so that a fresh sample is known again when it comes back from the archive.
+Covers keeping them in memory. Their key is the payload's digest: sample ids are those of one snapshot, and a live
+sample is to be recognised when it comes back from the archive.
 """
 
 import hashlib
@@ -14,16 +14,16 @@ from edged.domain.nn.spec import Shape
 from edged.ports import FeatureExtractor
 
 _ENTRY_BYTES = 200
-"""Of a key and its place in a dict, beside the features."""
+"""Memory of a key and its dict entry, besides the features."""
 
 Decode = Callable[[npt.NDArray[np.float32], Sequence[bytes], Sequence[str]], npt.NDArray[np.bool_]]
 """Payloads and their codecs into an array of normalised samples; which of them could be decoded."""
 
 
 class FeatureCache:
-    """Features of at most `max_bytes`, for a job's batchers together; one call at a time.
+    """Features of at most `max_bytes`, shared by a job's batchers; one call at a time.
 
-    When it is full it keeps what it has: an epoch goes through all samples, so the oldest are met again first.
+    When full it keeps what it has: an epoch goes through all samples, so the oldest are read again first.
     """
 
     def __init__(self, extractor: FeatureExtractor, sample_shape: Shape, shape: Shape, max_bytes: int) -> None:
@@ -43,7 +43,10 @@ class FeatureCache:
     def fill(
         self, x: npt.NDArray[np.float32], payloads: Sequence[bytes], codecs: Sequence[str], decode: Decode
     ) -> npt.NDArray[np.bool_]:
-        """Features of `payloads` into `x` [n, *shape]; which are there now. The unknown ones are decoded."""
+        """Features of `payloads` into `x`, float32 [n, *shape]; which of them are in it: bool [n].
+
+        Unknown ones are decoded and computed.
+        """
         keys = [_key(payload, codec) for payload, codec in zip(payloads, codecs, strict=True)]
         rows = np.array([self._row_of.get(key, -1) for key in keys], np.int64)
         known = rows >= 0

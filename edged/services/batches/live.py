@@ -1,6 +1,7 @@
-"""Mini-batches of fresh samples, straight from the edge's own uplink.
+"""Mini-batches of live samples, straight from the edge's own uplink.
 
-Covers their order, which of them are held out, and where to go on. The packs themselves are `live`'s subject.
+Covers their order, which of them are held out, and where to resume. See also: `services.ingest.live_window` for the
+packs.
 """
 
 import asyncio
@@ -16,27 +17,27 @@ from edged.services.batches.batcher import Batcher, Encoded, MiniBatch
 from edged.services.ingest.live_window import LiveWindow
 
 MAX_HELD_OUT = 1000
-"""Held-out fresh samples that are kept to test on."""
+"""Held-out live samples that are kept to test on."""
 
 
 class Cursor(NamedTuple):
-    """The next fresh sample: a pack of the edge's archive topic and a row in it."""
+    """The next live sample: a pack's offset in the edge's archive topic and a row of it."""
 
     offset: int
     row: int
 
 
 class LiveBatches:
-    """Fresh samples in the order of the log, in full mini-batches. Used by one task.
+    """Live samples in the order of the log, in full mini-batches. Used by one task.
 
-    Held-out rows are the same as those of the archive's epochs. The newest MAX_HELD_OUT of them, at most
-    `held_out_bytes`, are kept in memory to test on; a restart begins with none.
-    `wait_s`: seconds spent waiting for samples so far; `is_waiting`: whether it does now.
+    Held-out rows are the same as in the archive's epochs. The newest MAX_HELD_OUT of them, at most `held_out_bytes`,
+    are kept in memory to test on; after a restart there are none. `wait_s`: seconds spent waiting for samples since
+    start; `is_waiting`: whether it is waiting now.
     """
 
     def __init__(
         self,
-        live: LiveWindow,
+        window: LiveWindow,
         batcher: Batcher,
         test_batcher: Batcher,
         *,
@@ -45,7 +46,7 @@ class LiveBatches:
         held_out_bytes: int,
         poll_s: float,
     ) -> None:
-        self._live = live
+        self._window = window
         self._batcher = batcher
         self._test_batcher = test_batcher
         self._edge = edge
@@ -66,26 +67,26 @@ class LiveBatches:
         return self._num_bytes
 
     def start(self, cursor: Cursor) -> Cursor:
-        """Go on at `cursor`; with a negative offset, at whatever comes once the uplink has found the log's end.
+        """Start at `cursor`; with a negative offset, at the log's end, as soon as the uplink has found it.
 
-        Samples that were already there then are the archive's matter: live training means what the sensors see now.
+        Samples before that come from the archive: live training means what the sensors see now.
         """
-        self._batcher.take()  # what an abandoned run left
+        self._batcher.take()  # drops what an abandoned run left
         self._cursor = cursor
-        self._settle()
+        self._resolve()
         return self._cursor
 
-    def _settle(self) -> bool:
-        """Whether the cursor names a place in the log; it does as soon as the log's end is known."""
+    def _resolve(self) -> bool:
+        """Whether the cursor is a position in the log; it is as soon as the log's end is known."""
         assert self._cursor is not None, "start() first"
-        if self._cursor.offset < 0 and (end := self._live.end()) is not None:
+        if self._cursor.offset < 0 and (end := self._window.end()) is not None:
             self._cursor = Cursor(end, 0)
         return self._cursor.offset >= 0
 
     async def next(self) -> tuple[MiniBatch, Cursor]:
-        """The next full mini-batch and the cursor behind it, however long it takes to come together.
+        """The next full mini-batch and the cursor after it, however long it takes to fill.
 
-        Fewer samples are not trained: the learning rate is meant for `global_batch`; they wait in the log.
+        Smaller batches are not trained, as the learning rate is meant for `global_batch`: samples wait in the log.
         """
         while (batch := await self.next_nowait()) is None:
             assert self._cursor is not None, "start() first"
@@ -93,13 +94,13 @@ class LiveBatches:
         return batch
 
     async def next_nowait(self) -> tuple[MiniBatch, Cursor] | None:
-        """The next full mini-batch if its samples are here. What is behind the newest packs is read back first."""
-        if not self._settle():
+        """The next full mini-batch if its samples are here. Packs older than the live window are read back first."""
+        if not self._resolve():
             return None
         assert self._cursor is not None, "start() first"
         while self._batcher.num_free:
-            found = self._live.take_nowait(self._cursor.offset)
-            if found is None and self._cursor.offset < (self._live.end() or 0):
+            found = self._window.take_nowait(self._cursor.offset)
+            if found is None and self._cursor.offset < (self._window.end() or 0):
                 found = await self._wait(self._cursor.offset)
             if found is None:
                 return None
@@ -114,7 +115,7 @@ class LiveBatches:
         begin = loop.time()
         self.is_waiting = True
         try:
-            return await self._live.take(offset, self._poll_s)
+            return await self._window.take(offset, self._poll_s)
         finally:
             self.is_waiting = False
             self.wait_s += loop.time() - begin
@@ -127,10 +128,10 @@ class LiveBatches:
             yield self._test_batcher.take()
 
     def _add(self, offset: int, pack: Pack, cursor: Cursor) -> Cursor:
-        """Put the pack's samples from the cursor on into the batch, as many as fit; the cursor behind them."""
+        """Add the pack's samples from the cursor on to the batch, as many as fit; the cursor after them."""
         is_test = test_rows(self._edge, offset, len(pack.samples), self._test_fraction)
         encoded = [
-            Encoded(sample.payload, sample.codec, sample.label, _fresh_id(offset, row))
+            Encoded(sample.payload, sample.codec, sample.label, _live_id(offset, row))
             for row, sample in enumerate(pack.samples)
         ]
         if offset > self._counted_to:
@@ -150,6 +151,6 @@ class LiveBatches:
             self._num_bytes -= len(self._held_out.popleft().payload or b"")
 
 
-def _fresh_id(offset: int, row: int) -> int:
-    """A number of its own for each fresh sample, and of none in a snapshot."""
+def _live_id(offset: int, row: int) -> int:
+    """A distinct id for each live sample, and of no sample of a snapshot."""
     return ~(offset << 16 | row)

@@ -1,7 +1,7 @@
-"""When and how the training job is made durable, and found again.
+"""When a training job is saved, and how it is restored.
 
-Covers restoring, saving and deploying through the port CheckpointStore. What a checkpoint holds is
-`domain.checkpoint`'s subject.
+Covers restoring, saving and deploying through the port CheckpointStore. See also: `domain.training.checkpoint` for what
+a checkpoint holds.
 """
 
 import asyncio
@@ -22,16 +22,16 @@ from edged.ports import CheckpointStore, DeployedModel, Health
 Samples = npt.NDArray[np.float32]
 
 Exporter = Callable[[Params, Samples | None], bytes]
-"""Weights to a model file: float32, or int8 where there are samples [n, *sample shape] to calibrate it by."""
+"""Weights to a model file: float32, or int8 where samples [n, *sample shape] are given to calibrate it."""
 
 
 class Checkpointing:
-    """Checkpoints of one job, every `every_s` seconds and whenever asked. Used by one task.
+    """Checkpoints of one job, every `every_s` seconds and on demand. Used by one task.
 
-    `labels`: those of a classifier; none of an autoencoder.
+    `labels`: of a classifier; an autoencoder has none.
 
-    A disk that refuses is reported (health: disk, `checkpoint.failed`) and tried again later; training goes on.
-    Cancelled, each method first finishes its write.
+    A disk that fails is reported (health: disk, `checkpoint.failed`) and retried later; training continues.
+    Cancelled: each method first finishes its write.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class Checkpointing:
         self._saved: tuple[Position, str] | None = None
 
     async def restore(self) -> TrainState | None:
-        """The newest valid checkpoint; None when there is none. Raises TopologyMismatch when it is another job's."""
+        """The newest valid checkpoint; None without one. Raises TopologyMismatch when it is another job's."""
         self._postpone()
         state = await run_in_worker(self._restore)
-        self._saved = None if state is None else _place(state)
+        self._saved = None if state is None else _identity(state)
         return state
 
     def is_due(self) -> bool:
@@ -67,15 +67,15 @@ class Checkpointing:
         return asyncio.get_running_loop().time() >= self._due_at
 
     async def save(self, state: TrainState) -> None:
-        """Make `state` durable, unless it is already. The caller keeps it still meanwhile."""
+        """Make `state` durable, unless it is already. The caller does not change it meanwhile."""
         self._postpone()
-        if _place(state) != self._saved:
+        if _identity(state) != self._saved:
             await self._attempt(self._save, state)
 
     async def deploy(self, state: TrainState, calibration: Samples | None = None) -> None:
-        """Give the companion the model of `state`, unless it has it; with `calibration` an int8 one.
+        """Deploy the model of `state` to the companion, unless it has it; with `calibration` an int8 one.
 
-        A model of a higher generation is from a past that was given up.
+        Replaces a model of a higher generation, which is from before a rollback.
         """
         await self._attempt(partial(self._deploy, calibration=calibration), state)
 
@@ -108,7 +108,7 @@ class Checkpointing:
         begin = perf_counter()
         blob = checkpoint.encode(state)
         self._store.save(blob, state.generation)
-        self._saved = _place(state)
+        self._saved = _identity(state)
         logger().info("checkpoint.saved", generation=state.generation, bytes=len(blob), ms=_ms_since(begin))
 
     def _deploy(self, state: TrainState, calibration: Samples | None) -> None:
@@ -128,8 +128,8 @@ class Checkpointing:
         )
 
 
-def _place(state: TrainState) -> tuple[Position, str]:
-    """What tells it from others of the job: of a log that was founded anew, the same steps have another place."""
+def _identity(state: TrainState) -> tuple[Position, str]:
+    """Distinguishes states of the job: after a group's log was recreated, the same steps have another log state."""
     return state.position, state.exchange
 
 

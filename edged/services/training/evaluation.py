@@ -1,7 +1,7 @@
-"""What the weights are worth on held-out samples, and how an epoch ended: the line about it, and the metrics kept.
+"""Evaluation on held-out samples, and the end of an epoch: its log line, and the metrics kept.
 
-The same for a job of one edge and for a member of a group. Which samples are held out is `epoch`'s and `fresh`'s
-subject.
+The same for a job of one edge and for a member of a group. See also: `services.epochs.loader` and
+`services.batches.live` for which samples are held out.
 """
 
 from collections.abc import AsyncGenerator, Callable
@@ -26,7 +26,7 @@ _CALIBRATION_SAMPLES = 256
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What the held-out samples gave: the loss of each, float32 [n], and how many were right.
+    """The losses of the held-out samples, float32 [n], and how many were classified correctly.
 
     `calibration`: the first of them, float32 [n, *sample shape], where an int8 model is wanted.
     """
@@ -55,7 +55,7 @@ async def evaluate(
     held_out: AsyncGenerator[MiniBatch, None],
     count: Callable[[], None],
 ) -> Evaluation:
-    """Test the weights in `state`; calls `count` behind each mini-batch.
+    """Test the weights in `state`; calls `count` after each mini-batch.
 
     Raises DivergedError when a loss is not finite.
     """
@@ -82,7 +82,7 @@ class EndedEpoch:
     test_samples: int
 
     def log(self) -> None:
-        """The line about it."""
+        """Log the epoch's metrics."""
         metrics, tally = self.metrics, self.tally
         logger().info(
             "train.epoch",
@@ -114,9 +114,9 @@ def end_epoch(
     num_correct: int = 0,
     loss: float = 0.0,
 ) -> EndedEpoch:
-    """Close the present epoch of `state`, in one go: its metrics go into the history, the next one has none.
+    """Close the present epoch of `state` and start the next: its metrics go into the history. Does not wait.
 
-    `own`: what was tested here; the others, where given, are the sums over all members of a group.
+    `own`: what was tested here; the other arguments, where given, are the sums over all members of a group.
     """
     if num_samples is None:
         num_samples, num_correct = own.num_samples, own.num_correct

@@ -1,4 +1,4 @@
-"""The state that a training process begins with: the newest checkpoint's, or the first one's."""
+"""The state that a training process starts from: the newest checkpoint's, or an initial one."""
 
 from edged.aio import run_in_worker
 from edged.domain.topology import Source
@@ -11,7 +11,7 @@ from edged.services.training.checkpointing import Checkpointing
 async def begin_state(
     checkpointing: Checkpointing, learner: Learner, *, job: str, source: Source
 ) -> tuple[TrainState, bool]:
-    """The state, for which `learner` is prepared, and whether it is from a checkpoint; says so in the log.
+    """The state, with `learner` prepared for it, and whether it is from a checkpoint; logs both.
 
     Raises TopologyMismatch when the newest checkpoint is another job's.
     """

@@ -1,4 +1,4 @@
-"""How long an epoch takes, and what of that is waiting for data and decoding it."""
+"""How long an epoch takes, and how much of that is waiting for data and decoding it."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,7 +16,7 @@ class Stopwatch:
         self._begun = (0.0, 0.0, 0.0)
 
     def start(self) -> None:
-        """Count from now on."""
+        """Measure from now on."""
         self._begun = (asyncio.get_running_loop().time(), self._wait_s(), self._decode_s())
 
     def measure(self, state: TrainState) -> None:

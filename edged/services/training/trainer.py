@@ -1,7 +1,7 @@
 """The training job: one visible loop from restore to the last epoch.
 
-Covers the order of things. Where samples come from is `epoch`'s and `fresh`'s subject, how state is kept
-`checkpointing`'s, what a step does domain.learning's.
+Covers the order of things. See also: `services.epochs.loader` and `services.batches.live` for where samples come from,
+`checkpointing` for how state is kept, `domain.training.learner` for what a step does.
 """
 
 import asyncio
@@ -29,13 +29,12 @@ from edged.services.training.worker_map import lane_map
 
 
 class Trainer:
-    """Trains one model. `epochs` serves source archive and both, `fresh` live and both.
+    """Trains one model. `epochs` is for the sources archive and both, `live` for live and both.
 
-    `scores`: those that `epochs` are planned by, if they are.
+    `scores`: those by which `epochs` are planned, if any.
 
-    With `executor` the model's lanes are computed on its threads (its BLAS threads are the caller's matter).
-    With the source archive, a run that is killed and started again, any number of times, ends with the same bits
-    as one that is not.
+    With `executor` the parts of a mini-batch are computed on its threads; the caller limits those of BLAS. With the
+    source archive, a run that is killed and restarted, any number of times, ends with the same bits as one that is not.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class Trainer:
         job: str,
         epochs: EpochLoader | None = None,
         scores: SampleScores | None = None,
-        fresh: LiveBatches | None = None,
+        live: LiveBatches | None = None,
         executor: Executor | None = None,
     ) -> None:
         self._training = training
@@ -56,7 +55,7 @@ class Trainer:
         self._job = job
         self._epochs = epochs
         self._scores = scores
-        self._fresh = fresh
+        self._live = live
         self._map = lane_map(executor)
         self._state = TrainState({}, {}, job, model.division)
         self._trained_samples = 0
@@ -67,12 +66,12 @@ class Trainer:
         self._stopwatch = Stopwatch(self._wait_s, self._decode_s)
 
     async def run(self) -> None:
-        """Train to the end, then wait quietly to be cancelled.
+        """Train to the end, then wait idly to be cancelled.
 
-        Cancelled, it finishes the step it is in and saves a checkpoint; any other exception leaves the last one
-        alone. Raises TopologyMismatch when the saved state is another job's. When training diverges, it goes back to
-        the last checkpoint and on from there with half the learning rate; after MAX_SLOWDOWNS of that without an
-        epoch between it trains no more: the rest of the daemon goes on.
+        Cancelled: finishes the current step and saves a checkpoint; any other exception leaves the last one as it is.
+        Raises TopologyMismatch when the saved state is another job's. When training diverges, it is rolled back to the
+        last checkpoint and continues with half the learning rate; after MAX_SLOWDOWNS of that without an epoch between
+        them training stops, while the rest of the daemon continues.
         """
         if self._training.name:
             bind(job=self._training.name)
@@ -82,11 +81,11 @@ class Trainer:
             await self._train()
         except asyncio.CancelledError:
             self._stopwatch.measure(self._state)
-            self._take_learnt()
+            self._take_scores()
             await self._checkpointing.save(self._state)
             raise
         except DivergedError:
-            pass  # said by _roll_back
+            pass  # logged by _roll_back
         finally:
             if self._epochs is not None:
                 self._epochs.leave()
@@ -94,21 +93,21 @@ class Trainer:
         await asyncio.Event().wait()
 
     def progress(self) -> Progress:
-        """Batches trained and tested; idle while it waits for data and when all is done."""
-        waits = any(source is not None and source.is_waiting for source in (self._epochs, self._fresh))
+        """Batches trained and tested; idle while it waits for data and after the last epoch."""
+        waits = any(source is not None and source.is_waiting for source in (self._epochs, self._live))
         return Progress(self._num_batches, self._is_idle or waits)
 
     def statistics(self) -> Statistics:
         return Statistics(
             trained_samples=self._trained_samples,
             wait_s=self._wait_s(),
-            queue_bytes=sum(source.num_bytes for source in (self._epochs, self._fresh) if source is not None),
+            queue_bytes=sum(source.num_bytes for source in (self._epochs, self._live) if source is not None),
             cache_bytes=0 if self._epochs is None else self._epochs.cache_bytes,
         )
 
     @property
     def state(self) -> TrainState:
-        """The state after the last step. To be read only."""
+        """The state after the last step; read only."""
         return self._state
 
     async def _restore(self) -> None:
@@ -119,7 +118,7 @@ class Trainer:
             await self._checkpointing.deploy(self._state)  # a crash may have come between saving and deploying
 
     async def _train(self) -> None:
-        self._start_fresh()
+        self._start_live()
         if self._epochs is None:
             await self._train_live()
             return
@@ -128,10 +127,10 @@ class Trainer:
                 await self._train_epochs(self._epochs)
         logger().info("train.finished", epochs=self._training.epochs, step=self._state.position.step)
 
-    def _start_fresh(self) -> None:
-        if self._fresh is not None:
+    def _start_live(self) -> None:
+        if self._live is not None:
             position = self._state.position
-            self._move(self._fresh.start(Cursor(position.live_offset, position.live_row)))
+            self._move(self._live.start(Cursor(position.live_offset, position.live_row)))
 
     async def _train_epochs(self, epochs: EpochLoader) -> None:
         while self._state.position.epoch < self._training.epochs:
@@ -146,38 +145,38 @@ class Trainer:
         epochs.begin(plan, self._state.position.sample)
         while (found := await epochs.next()) is not None:
             batch, sample = found
-            await self._train_fresh()
+            await self._train_live_between()
             await self._step(batch, sample=sample)
             await self._save_if_due()
         await epochs.end()
         await self._end_epoch(epochs.held_out())
 
-    async def _train_fresh(self) -> None:
-        """Train a mini-batch of fresh samples if one is here. One between two of the archive's, so neither starves."""
-        if self._fresh is not None and (found := await self._fresh.next_nowait()) is not None:
+    async def _train_live_between(self) -> None:
+        """Train a mini-batch of live samples if one is here: one between two of the archive's, so neither starves."""
+        if self._live is not None and (found := await self._live.next_nowait()) is not None:
             batch, cursor = found
             await self._step(batch, cursor=cursor)
 
     async def _train_live(self) -> None:
-        assert self._fresh is not None, "a job has a source"
+        assert self._live is not None, "a job has a source"
         while True:
             try:
-                await self._train_next(self._fresh)
+                await self._train_next_live(self._live)
             except DivergedError:
                 await self._roll_back()
 
-    async def _train_next(self, fresh: LiveBatches) -> None:
-        batch, cursor = await fresh.next()
+    async def _train_next_live(self, live: LiveBatches) -> None:
+        batch, cursor = await live.next()
         sample = self._state.position.sample + len(batch)
         await self._step(batch, sample=sample, cursor=cursor)
         if sample >= self._training.live_epoch:
-            await self._end_epoch(fresh.held_out())
+            await self._end_epoch(live.held_out())
             self._stopwatch.start()
         else:
             await self._save_if_due()
 
     async def _draw(self, epochs: EpochLoader) -> CachePlan:
-        """The epoch's plan: that of the checkpoint in the middle of an epoch, or else a new one."""
+        """The epoch's plan: in the middle of an epoch that of the checkpoint, otherwise a new one."""
         state = self._state
         begun, epoch = state.ends is not None, state.position.epoch
         plan = await epochs.draw(epoch, state.ends)
@@ -192,7 +191,7 @@ class Trainer:
         return plan
 
     async def _step(self, batch: MiniBatch, *, sample: int | None = None, cursor: Cursor | None = None) -> None:
-        """One update of the weights, with the position behind it and what it told. Cancellation waits for all."""
+        """Update the weights, the position after them, and the scores. Cancelled: finishes all three."""
         await run_in_worker(self._update, batch, sample, cursor)
         self._trained_samples += len(batch)
         self._num_batches += 1
@@ -219,10 +218,10 @@ class Trainer:
         if not self._state.is_finite():
             raise DivergedError
         self._stopwatch.measure(self._state)
-        self._take_learnt()
+        self._take_scores()
         await self._checkpointing.save(self._state)
 
-    def _take_learnt(self) -> None:
+    def _take_scores(self) -> None:
         """Between epochs it is in the next one's sampler state."""
         if self._scores is None or not self._state.position.sample:
             self._state.learnt = b""
@@ -230,7 +229,7 @@ class Trainer:
             self._state.learnt = learnt
 
     async def _end_epoch(self, held_out: AsyncGenerator[MiniBatch, None]) -> None:
-        """Evaluate, report, save, deploy. The state is changed in one go: a cancel finds it before or after."""
+        """Evaluate, log, save, deploy. A cancellation finds the state before or after its change, never between."""
         self._stopwatch.measure(self._state)
         if not self._state.is_finite():
             raise DivergedError
@@ -245,32 +244,32 @@ class Trainer:
         self._num_batches += 1
 
     async def _roll_back(self) -> None:
-        """Go back to the last checkpoint, to go on with half the learning rate. Raises DivergedError for too often.
+        """Restore the last checkpoint, and halve the learning rate: the same steps would diverge again.
 
-        The same steps would lead to the same end: hence the smaller ones.
+        Raises DivergedError when that has not helped MAX_SLOWDOWNS times.
         """
         position, slowdowns = self._state.position, self._state.slowdowns
         restored = await self._checkpointing.restore()
         self._state = await run_in_worker(self._learner.initial, self._job) if restored is None else restored
-        goes_on = self._slowdowns_in_a_row < MAX_SLOWDOWNS
+        resumes = self._slowdowns_in_a_row < MAX_SLOWDOWNS
         self._slowdowns_in_a_row += 1
-        self._state.slowdowns = slowdowns + goes_on
+        self._state.slowdowns = slowdowns + resumes
         logger().error(
             "train.diverged",
             epoch=position.epoch,
             step=position.step,
             restored_step=self._state.position.step,
             slowdowns=self._state.slowdowns,
-            goes_on=goes_on,
+            goes_on=resumes,
         )
-        if not goes_on:
+        if not resumes:
             raise DivergedError
-        self._start_fresh()
+        self._start_live()
 
     def _wait_s(self) -> float:
         """Seconds spent waiting for data since start."""
-        return sum(source.wait_s for source in (self._epochs, self._fresh) if source is not None)
+        return sum(source.wait_s for source in (self._epochs, self._live) if source is not None)
 
     def _decode_s(self) -> float:
         """Seconds spent decoding samples into mini-batches since start."""
-        return sum(source.decode_s for source in (self._epochs, self._fresh) if source is not None)
+        return sum(source.decode_s for source in (self._epochs, self._live) if source is not None)

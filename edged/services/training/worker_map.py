@@ -1,4 +1,4 @@
-"""The map that computes a model's lanes: on an executor's threads, or one after the other."""
+"""The map that computes the parts of a mini-batch: on an executor's threads, or one after the other."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
@@ -15,7 +15,7 @@ _R = TypeVar("_R")
 def lane_map(executor: Executor | None) -> Map:
     """`executor.map`, or `map` without one, without NumPy's warnings.
 
-    An overflow is noticed by what it leads to; a warning is no log line.
+    An overflow is noticed by its consequences; a warning would not be a log line.
     """
 
     def run(function: Callable[[_T], _R], arguments: Iterable[_T], /) -> Iterator[_R]:

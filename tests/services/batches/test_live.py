@@ -6,7 +6,7 @@ from edged.domain.archive import snapshot
 from edged.domain.samples import pack as packs
 from edged.domain.topology import Training
 from edged.ports import Message
-from edged.services.batches import live as fresh_module
+from edged.services.batches import live as live_module
 from edged.services.batches.live import Cursor, LiveBatches
 from edged.services.ingest.live_window import LiveWindow
 from tests.support.training_world import LIVE, TRAINING, World, make_pack
@@ -26,8 +26,8 @@ async def put(world: World, live: LiveWindow, count: int) -> None:
         live.put(offset, pack)
 
 
-async def held_out(fresh: LiveBatches) -> int:
-    return sum([len(batch) async for batch in fresh.held_out()])
+async def held_out(batches: LiveBatches) -> int:
+    return sum([len(batch) async for batch in batches.held_out()])
 
 
 def training_rows(offset: int) -> int:
@@ -36,13 +36,13 @@ def training_rows(offset: int) -> int:
 
 async def test_a_partial_batch_is_not_handed_out(world):
     world.training = Training("toy", TRAINING.model, global_batch=training_rows(0) + 1, test_fraction=0.2)
-    live = world.live()
-    fresh = world.fresh(live)
-    fresh.start(Cursor(0, 0))
+    live = world.live_window()
+    batches = world.live_batches(live)
+    batches.start(Cursor(0, 0))
     await put(world, live, 1)
-    assert await fresh.next_nowait() is None
+    assert await batches.next_nowait() is None
     await put(world, live, 1)
-    found = await fresh.next_nowait()
+    found = await batches.next_nowait()
     assert found is not None
     batch, cursor = found
     assert len(batch) == training_rows(0) + 1
@@ -50,44 +50,44 @@ async def test_a_partial_batch_is_not_handed_out(world):
 
 
 async def test_the_first_start_takes_what_comes_from_now_on(world):
-    live = world.live()
+    live = world.live_window()
     await put(world, live, 3)
-    assert world.fresh(live).start(Cursor(-1, 0)) == Cursor(3, 0)
-    assert world.fresh(live).start(Cursor(1, 4)) == Cursor(1, 4)
+    assert world.live_batches(live).start(Cursor(-1, 0)) == Cursor(3, 0)
+    assert world.live_batches(live).start(Cursor(1, 4)) == Cursor(1, 4)
 
 
 async def test_a_first_start_before_the_logs_end_is_known_waits_for_it(world):
     """Otherwise a trainer that is quicker than the uplink would train all that the log still keeps."""
     live = LiveWindow(world.log, LIVE)
-    fresh = world.fresh(live)
-    assert fresh.start(Cursor(-1, 0)).offset < 0
-    assert await fresh.next_nowait() is None
+    batches = world.live_batches(live)
+    assert batches.start(Cursor(-1, 0)).offset < 0
+    assert await batches.next_nowait() is None
     await world.log.append([Message(LIVE, b"older")])
     live.start(1)
-    assert await fresh.next_nowait() is None
+    assert await batches.next_nowait() is None
     await put(world, live, 2)
-    found = await fresh.next_nowait()
+    found = await batches.next_nowait()
     assert found is not None
     assert found[1].offset >= 1
 
 
 async def test_held_out_samples_are_those_of_the_archives_split(world):
-    live = world.live()
-    fresh = world.fresh(live)
-    fresh.start(Cursor(0, 0))
+    live = world.live_window()
+    batches = world.live_batches(live)
+    batches.start(Cursor(0, 0))
     await put(world, live, 5)
     num_trained = 0
-    while (found := await fresh.next_nowait()) is not None:
+    while (found := await batches.next_nowait()) is not None:
         num_trained += len(found[0])
     assert num_trained == sum(map(training_rows, range(5))) // 8 * 8
-    assert await held_out(fresh) == sum(20 - training_rows(offset) for offset in range(5))
+    assert await held_out(batches) == sum(20 - training_rows(offset) for offset in range(5))
 
 
 @pytest.mark.parametrize(("most", "max_bytes", "expected"), [(6, 1 << 20, 6), (1000, 4 * 5, 5)])
 async def test_the_held_out_are_bounded_in_number_and_bytes(world, monkeypatch, most, max_bytes, expected):
-    monkeypatch.setattr(fresh_module, "MAX_HELD_OUT", most)
-    live = world.live()
-    fresh = LiveBatches(
+    monkeypatch.setattr(live_module, "MAX_HELD_OUT", most)
+    live = world.live_window()
+    batches = LiveBatches(
         live,
         world.batcher(),
         world.batcher(),
@@ -96,20 +96,20 @@ async def test_the_held_out_are_bounded_in_number_and_bytes(world, monkeypatch, 
         held_out_bytes=max_bytes,
         poll_s=1,
     )
-    fresh.start(Cursor(0, 0))
+    batches.start(Cursor(0, 0))
     await put(world, live, 5)
-    while await fresh.next_nowait() is not None:
-        assert fresh.num_bytes <= max_bytes
-    assert await held_out(fresh) == expected
+    while await batches.next_nowait() is not None:
+        assert batches.num_bytes <= max_bytes
+    assert await held_out(batches) == expected
 
 
 async def test_what_memory_no_longer_has_is_read_back(world):
     live = LiveWindow(world.log, LIVE, max_bytes=100)
     live.start(0)
     await put(world, live, 6)
-    fresh = world.fresh(live)
-    fresh.start(Cursor(0, 0))
+    batches = world.live_batches(live)
+    batches.start(Cursor(0, 0))
     num_trained = 0
-    while (found := await fresh.next_nowait()) is not None:
+    while (found := await batches.next_nowait()) is not None:
         num_trained += len(found[0])
     assert num_trained == sum(map(training_rows, range(6))) // 8 * 8

@@ -242,7 +242,7 @@ async def test_diverged_training_goes_back_and_on_with_half_the_learning_rate(wo
 
 async def test_live_training_goes_on_too_where_the_checkpoint_was(world):
     world.training = replace(TRAINING, source="live", live_epoch=40, checkpoint_s=0)
-    model, live = world.model(), world.live()
+    model, live = world.model(), world.live_window()
     model.poisoned_from, model.poisoned_to = 5, 6
     trainer = world.trainer(model=model, live=live)
     task = asyncio.create_task(trainer.run())
@@ -377,7 +377,7 @@ async def put(world: World, live: LiveWindow, count: int, *, rows: int = 20) -> 
 
 async def test_live_training_takes_each_fresh_sample_once_and_never_ends(world):
     world.training = replace(TRAINING, source="live", live_epoch=40)
-    live = world.live()
+    live = world.live_window()
     trainer = world.trainer(live=live)
     task = asyncio.create_task(trainer.run())
     await asyncio.sleep(1)
@@ -397,7 +397,7 @@ async def test_live_training_stopped_and_started_again_goes_on_behind_what_is_tr
     training = replace(TRAINING, source="live")
     whole, halves = World(training=training), World(training=training)
     for each, stop in ((whole, full_batches(10)), (halves, 5)):
-        live = each.live()
+        live = each.live_window()
         trainer = each.trainer(live=live)
         task = asyncio.create_task(trainer.run())
         await asyncio.sleep(1)
@@ -407,7 +407,7 @@ async def test_live_training_stopped_and_started_again_goes_on_behind_what_is_tr
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    again = halves.trainer(live=halves.live())
+    again = halves.trainer(live=halves.live_window())
     await run_until(again, lambda: again.state.position.step == full_batches(10))
     assert again.state.position == newest(whole).position
     assert bits(again.state.params) == bits(newest(whole).params)
@@ -435,7 +435,7 @@ class PausingModel(Model):
 
 async def test_fresh_samples_are_trained_between_the_archives(world):
     world.training = replace(TRAINING, source="both", epochs=3)
-    live = world.live()
+    live = world.live_window()
     await put(world, live, 2)  # before the first start: the archive's matter
     alone = (await finish(World(training=replace(TRAINING, epochs=3)))).state.position.step
     model = PausingModel((2, 2, 1), TRAINING.model, micro_batch=4)
@@ -445,8 +445,8 @@ async def test_fresh_samples_are_trained_between_the_archives(world):
     await put(world, live, 3)
     model.goes_on.set()
     await until(lambda: bool(world.events("train.finished")))
-    fresh_steps = trainer.state.position.step - alone
-    assert 4 <= fresh_steps <= 7
+    live_steps = trainer.state.position.step - alone
+    assert 4 <= live_steps <= 7
     assert trainer.state.position.live_offset >= 3
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
