@@ -10,7 +10,7 @@ KEYS = st.builds(SampleKey, st.sampled_from(["a", "b"]), st.integers(0, 3), st.i
 
 
 @given(st.lists(st.tuples(KEYS, st.integers(-1, 3))))
-def test_it_holds_what_a_dict_would(changes):
+def test_it_agrees_with_a_dict(changes):
     table, model = BlockTable(), dict[SampleKey, int]()
     for key, value in changes:
         table[key] = value
@@ -24,7 +24,7 @@ def test_it_holds_what_a_dict_would(changes):
             assert table.rows(source, offset, 301).tolist() == expected
 
 
-def test_emptied_blocks_are_let_go():
+def test_emptied_blocks_are_dropped():
     table = BlockTable()
     keys = [SampleKey("a", offset, row) for offset in range(50) for row in range(256)]
     for key in keys:

@@ -13,7 +13,7 @@ ENTRIES = st.builds(Entry, st.binary(max_size=300), st.sampled_from(CODECS), st.
 
 
 @given(ENTRIES, st.booleans())
-def test_an_entry_comes_back_as_it_was(entry, compress):
+def test_an_entry_is_decoded_as_it_was(entry, compress):
     assert decode(KEY, encode(KEY, entry, compress=compress)) == entry
 
 
@@ -23,7 +23,7 @@ def test_an_empty_label_is_not_a_missing_one():
 
 
 @given(ENTRIES, st.data())
-def test_a_changed_byte_is_noticed(entry, data):
+def test_a_changed_byte_is_refused(entry, data):
     blob = bytearray(encode(KEY, entry))
     blob[data.draw(st.integers(0, len(blob) - 1))] ^= data.draw(st.integers(1, 255))
     with pytest.raises(FormatError):
@@ -31,7 +31,7 @@ def test_a_changed_byte_is_noticed(entry, data):
 
 
 @given(ENTRIES, st.data())
-def test_a_torn_entry_is_noticed(entry, data):
+def test_a_torn_entry_is_refused(entry, data):
     blob = encode(KEY, entry)
     with pytest.raises(FormatError):
         decode(KEY, blob[: data.draw(st.integers(0, len(blob) - 1))])
@@ -44,12 +44,12 @@ def test_foreign_bytes_are_refused(blob):
 
 
 @pytest.mark.parametrize("other", [KEY._replace(source="pi-b"), KEY._replace(offset=18), KEY._replace(row=4)])
-def test_an_entry_does_not_pass_for_another_samples(other):
+def test_an_entry_is_refused_under_another_key(other):
     with pytest.raises(FormatError):
         decode(other, encode(KEY, Entry(b"x" * 9, "raw", "cat")))
 
 
-def test_compression_is_kept_where_it_saves_a_tenth():
+def test_payloads_are_compressed_where_that_saves_a_tenth():
     flat, noise = Entry(bytes(784), "raw", "a"), Entry(bytes(range(256)) * 3, "raw", "a")
     assert len(encode(KEY, flat, compress=True)) < 100
     short = Entry(bytes(range(256)), "raw", "a")
@@ -57,7 +57,7 @@ def test_compression_is_kept_where_it_saves_a_tenth():
     assert len(encode(KEY, noise)) > 768
 
 
-def test_what_is_too_large_is_refused():
+def test_too_large_payloads_and_labels_are_refused():
     with pytest.raises(FormatError, match="too large"):
         encode(KEY, Entry(bytes(MAX_PAYLOAD_BYTES + 1), "raw", None))
     with pytest.raises(FormatError, match="too large"):

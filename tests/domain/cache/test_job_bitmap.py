@@ -7,7 +7,7 @@ from edged.domain.cache.entry import SampleKey
 from edged.domain.cache.job_bitmap import JobBitmap
 
 
-def test_it_says_what_sets_would_say():
+def test_it_agrees_with_sets():
     rng = np.random.default_rng(3)
     keepers = JobBitmap()
     sets: list[set[tuple[BlockRef, int]]] = [set() for _ in range(8)]

@@ -11,7 +11,7 @@ sizes = st.lists(st.tuples(st.integers(0, 9), st.integers(1, 50)), max_size=20)
 
 
 @given(sizes, sizes, st.integers(0, 400))
-def test_what_is_kept_fits_and_is_worth_no_less_than_what_is_not(old, new, room):
+def test_what_is_kept_fits_and_is_the_most_valuable(old, new, room):
     values, costs = np.array([*old, (0, 0)], np.float64)[:-1].T
     new_values, new_costs = np.array([*new, (0, 0)], np.float64)[:-1].T
     kept, admit = policy.most_valuable(values, costs, new_values, new_costs, room)
@@ -20,7 +20,7 @@ def test_what_is_kept_fits_and_is_worth_no_less_than_what_is_not(old, new, room)
     assert not inside or not outside or min(inside) >= max(outside)
 
 
-def test_a_new_sample_that_is_worth_the_same_does_not_replace_one_that_is_there():
+def test_a_new_sample_of_equal_value_does_not_replace_a_cached_one():
     one = np.ones(1)
     kept, admit = policy.most_valuable(one, one.astype(int), one, one.astype(int), 1)
     assert kept.all()
@@ -31,7 +31,7 @@ def test_without_eviction_the_first_ones_that_fit_are_cached():
     assert policy.no_evict(np.array([3, 3, 3]), 7).tolist() == [True, True, False]
 
 
-def test_least_recently_used_hits_as_the_formula_says():
+def test_the_lru_hit_ratio_agrees_with_a_simulation():
     assert policy.lru_hit_ratio(0.0) == 0
     assert policy.lru_hit_ratio(0.35) == pytest.approx(0.070, abs=5e-4)
     assert policy.lru_hit_ratio(1.0) == 1

@@ -19,7 +19,7 @@ def test_no_24_hours_exceed_the_budget(steps):
         assert sum(num for at_s, num in spent if begin_s <= at_s < begin_s + DAY_S) <= 1000 + 1e-3
 
 
-def test_it_takes_the_day_to_write_the_days_bytes():
+def test_a_days_bytes_take_a_day_to_write():
     budget, written = WriteBudget(86_400), 0
     for second in range(0, int(DAY_S), 10):
         while budget.allows(100, second):
@@ -28,7 +28,7 @@ def test_it_takes_the_day_to_write_the_days_bytes():
     assert written == pytest.approx(86_400, abs=300)
 
 
-def test_a_batch_that_wrote_more_than_was_known_is_a_debt():
+def test_a_batch_that_wrote_more_than_estimated_is_a_debt():
     budget = WriteBudget(8000)
     budget.spend(2000, 0.0)
     assert not budget.allows(1, 0.0)
@@ -43,7 +43,7 @@ def test_a_batch_larger_than_the_bucket_needs_it_full():
     assert not budget.allows(5000, 0.0)
 
 
-def test_a_restart_does_not_refill_it():
+def test_a_restart_does_not_refill_the_bucket():
     budget = WriteBudget(8000)
     budget.spend(1000, 100.0)
     again = WriteBudget.restored(8000, budget.state())
@@ -51,12 +51,12 @@ def test_a_restart_does_not_refill_it():
     assert again.allows(500, 100.0 + DAY_S)
 
 
-def test_a_clock_set_back_refills_nothing():
+def test_a_clock_that_is_set_back_refills_nothing():
     budget = WriteBudget(8000)
     budget.spend(1000, 1e6)
     assert not budget.allows(100, 0.0)
 
 
 @pytest.mark.parametrize("state", ["", "{}", "[]", '{"tokens": NaN, "at_s": 0}', '{"tokens": "x", "at_s": 0}', "null"])
-def test_a_state_that_is_none_gives_a_full_budget(state):
+def test_a_malformed_state_gives_a_full_budget(state):
     assert WriteBudget.restored(8000, state).allows(1000, 0.0)

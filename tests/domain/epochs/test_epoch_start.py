@@ -13,7 +13,7 @@ from tests.domain.epochs.test_plan import even, some_cached
 from tests.domain.epochs.test_split import snapshot_of
 
 
-def test_renumbered_ids_name_the_same_samples_after_the_archive_grew():
+def test_renumbered_ids_are_those_of_the_same_samples_after_the_archive_grew():
     old = snapshot_of([("pi-a", 3, 300), ("pi-a", 2, 200), ("pi-c", 4, 400)])
     new = snapshot_of([("pi-a", 3, 300), ("pi-a", 2, 200), ("pi-a", 5, 500), ("pi-b", 7, 700), ("pi-c", 4, 400)])
     ids = np.array([8, 0, 4, 5])
@@ -27,7 +27,7 @@ def test_renumbered_ids_name_the_same_samples_after_the_archive_grew():
     assert renumbered(np.arange(new.num_samples), new, old).tolist() == list(range(old.num_samples))
 
 
-def test_a_boundary_is_stored_and_read_back():
+def test_an_epoch_start_is_encoded_and_decoded():
     snapshot = even(30)
     boundary = replace(some_cached(snapshot, 90, 5), capacity_bytes=12345)
     again = decode_epoch_start(boundary.encode(), snapshot)
@@ -49,12 +49,12 @@ def test_a_boundary_is_stored_and_read_back():
         EpochStart(np.array([3]), hit_share=float("nan")),
     ],
 )
-def test_a_boundary_that_cannot_be_is_refused(broken):
+def test_an_impossible_epoch_start_is_refused(broken):
     with pytest.raises(FormatError):
         decode_epoch_start(broken.encode(), even(30))
 
 
-def test_a_blob_that_is_no_boundary_is_refused():
+def test_a_blob_that_is_not_an_epoch_start_is_refused():
     for blob in (b"", tensors.encode({"cached": np.zeros(0, np.int64)}, {"boundary": "[]"})):
         with pytest.raises(FormatError):
             decode_epoch_start(blob, even(30))

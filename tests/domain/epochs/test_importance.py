@@ -39,7 +39,7 @@ def test_weights_undo_rates_exactly_and_never_exceed_the_floors_inverse():
     assert rates.mean() == pytest.approx(1, abs=1e-3)
 
 
-def test_one_huge_score_does_not_take_the_epoch():
+def test_one_huge_score_does_not_dominate_the_epoch():
     scores = np.ones(N)
     scores[0] = 1e4
     assert Importance(table(scores)).rates(IDS, NONE).max() < 2
@@ -85,7 +85,7 @@ def test_the_gate_opens_only_after_a_run_of_differing_scores():
     assert not gate.is_open
 
 
-def test_shade_replays_cached_samples_and_repaired_counts_a_replay_for_its_part():
+def test_shade_replays_cached_samples_and_repaired_weighs_replays_down():
     scores, cached, is_cached = table(skewed()), IDS[::10], NONE.copy()
     is_cached[::10] = True
     rule = Shade(scores, cached, N, as_published=False)
@@ -97,7 +97,7 @@ def test_shade_replays_cached_samples_and_repaired_counts_a_replay_for_its_part(
     assert (Shade(scores, cached, N, as_published=True).weights(IDS, is_cached) == 1).all()
 
 
-def test_shade_as_published_starves_what_was_never_seen_and_repaired_does_not():
+def test_shade_as_published_starves_samples_never_seen_and_repaired_does_not():
     scores = table(skewed()[:300], IDS[:300])
     published, repaired = (
         Shade(scores, IDS[:0], N, as_published=flag).rates(IDS[300:], NONE[300:]).mean() for flag in (True, False)

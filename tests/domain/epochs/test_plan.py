@@ -114,7 +114,7 @@ def test_hits_are_cached_misses_are_fetched_and_the_cache_keeps_its_budget(mode,
 @pytest.mark.parametrize("mode", MODES)
 @settings(max_examples=15, deadline=None)
 @given(snapshot=snapshots, data=st.data())
-def test_a_resume_at_any_draw_goes_on_with_the_same_windows(mode, snapshot, data):
+def test_a_plan_resumes_at_any_draw_with_the_same_windows(mode, snapshot, data):
     boundary = some_cached(snapshot, 40, 3)
     first, again = (draw(mode, snapshot, settings_of(cached_samples=80), boundary=boundary) for _ in range(2))
     whole = ids_of(windows_of(first))
@@ -163,7 +163,7 @@ def test_hits_and_misses_alternate_evenly_through_the_epoch(mode):
     assert abs(by_batch - is_cached.mean()).max() < 0.15
 
 
-def test_a_window_asks_for_each_block_once_and_its_request_fits_a_message():
+def test_a_window_requests_each_block_once_and_its_request_fits_a_message():
     snapshot = even(3000, rows=200)
     limits = PlanSettings(1, 0.0, 1 << 40, 1 << 24)
     for mode in MODES:
@@ -229,7 +229,7 @@ def test_a_source_without_blocks_changes_nothing(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("blocks", [[], [("_test.x", 5, 5)], [("pi-a", 0, 0)]])
-def test_nothing_to_train_on_is_a_plan_without_samples(mode, blocks):
+def test_an_empty_snapshot_gives_a_plan_without_samples(mode, blocks):
     snapshot = snapshot_of(blocks)
     plan = draw(mode, snapshot, settings_of(cached_samples=100))
     windows = windows_of(plan)

@@ -23,14 +23,14 @@ def steady(mode, cached, epochs=6, **limits):
 
 
 @pytest.mark.parametrize("cached", [600, 2100, 4500])
-def test_a_cache_that_nothing_leaves_hits_as_often_as_its_share(cached):
+def test_the_hit_ratio_of_a_cache_without_eviction_is_its_share(cached):
     windows, before = steady("no_evict", cached, epochs=2)
     assert hit_ratio(windows) == pytest.approx(cached / N)
     assert not any(len(window.evict) for window in windows)
     assert len(before.cached) == cached
 
 
-def test_importance_draws_by_score_at_most_its_rate_and_caches_the_highest():
+def test_importance_draws_at_most_its_rate_and_caches_the_highest_scores():
     snapshot = even(300)
     windows, before = steady("importance", 600, epochs=12)
     ids, scores = ids_of(windows), scores_of(snapshot)
@@ -84,7 +84,7 @@ def test_icache_as_published_repeats_samples_within_an_epoch():
 
 
 @pytest.mark.parametrize("mode", ["importance", "shade", "icache"])
-def test_what_is_still_to_be_drawn_in_the_epoch_is_not_evicted(mode):
+def test_samples_still_to_be_drawn_in_the_epoch_are_not_evicted(mode):
     windows, _ = steady(mode, 600, epochs=9)
     gone: set[int] = set()
     for window in windows:

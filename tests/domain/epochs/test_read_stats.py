@@ -11,7 +11,7 @@ reads = st.lists(st.tuples(st.integers(0, 20), st.booleans(), st.sampled_from([0
 
 
 @given(reads, st.integers(1, 7))
-def test_counts_are_those_of_one_read_after_the_other_however_they_are_batched(drawn, size):
+def test_counts_do_not_depend_on_how_reads_are_batched(drawn, size):
     counted = ReadStats(21)
     for start in range(0, len(drawn), size):
         ids, is_hit, weights = zip(*drawn[start : start + size], strict=True)

@@ -43,7 +43,7 @@ def memo_over(snapshot: Snapshot) -> bytes:
     )
 
 
-def test_a_memo_is_stored_and_read_back():
+def test_a_state_is_encoded_and_decoded():
     again = decode(BLOB)
     assert again.epoch == MEMO.epoch
     assert again.snapshot.sources == SNAPSHOT.sources
@@ -57,19 +57,19 @@ def test_a_memo_is_stored_and_read_back():
 
 
 @pytest.mark.parametrize("gate", ["", "open", "nan", "inf", "-0x1p0", "0x1p99999"])
-def test_a_gate_that_is_none_is_refused(gate: str):
+def test_a_malformed_gate_is_refused(gate: str):
     arrays, metadata = tensors.decode(BLOB)
     with pytest.raises(FormatError, match="no gate"):
         decode(tensors.encode(arrays, {**metadata, "gate": gate}))
 
 
-def test_a_memo_without_cache_or_scores_is_read_back():
+def test_a_state_without_cache_or_scores_is_decoded():
     again = decode(memo_over(even(0)))
     assert again.snapshot.num_blocks == 0
     assert again.scores.is_empty
 
 
-def test_scores_by_block_are_read_back():
+def test_scores_by_block_are_decoded():
     memo = replace(MEMO, scores=ScoreTable(SNAPSHOT, 0))
     assert sampler_state.decode(sampler_state.encode(memo), score_bytes=0).scores.is_by_block
     with pytest.raises(FormatError, match="another snapshot"):
@@ -85,7 +85,7 @@ def test_any_truncation_is_refused(length):
 
 @settings(max_examples=500, deadline=None)
 @given(st.integers(0, len(BLOB) - 1), st.integers(1, 255))
-def test_a_flipped_byte_is_refused_or_gives_a_memo_that_holds_together(at, flip):
+def test_a_flipped_byte_is_refused_or_gives_a_consistent_state(at, flip):
     blob = bytearray(BLOB)
     blob[at] ^= flip
     try:
@@ -98,7 +98,7 @@ def test_a_flipped_byte_is_refused_or_gives_a_memo_that_holds_together(at, flip)
 
 
 @pytest.mark.parametrize("name", ["snapshot", "boundary", "scores"])
-def test_a_part_that_is_missing_or_nothing_of_its_kind_is_refused(name):
+def test_a_missing_part_or_one_of_another_kind_is_refused(name):
     arrays, metadata = tensors.decode(BLOB)
     lacking = {key: array for key, array in arrays.items() if key != name}
     for blob in (tensors.encode(lacking, metadata), altered(**{name: b""}), altered(**{name: b"x" * 100})):
@@ -106,7 +106,7 @@ def test_a_part_that_is_missing_or_nothing_of_its_kind_is_refused(name):
             decode(blob)
 
 
-def test_samples_in_the_snapshots_place_are_refused():
+def test_samples_in_place_of_the_snapshot_are_refused():
     none = np.zeros(0, np.int64)
     part = SamplesPart("memo", 4, last=True, position=none, labels=(), codecs=(), payloads=(), missing=none)
     with pytest.raises(FormatError, match="snapshot"):
@@ -114,12 +114,12 @@ def test_samples_in_the_snapshots_place_are_refused():
 
 
 @pytest.mark.parametrize("blob", [b"", b"\xff" * 8, b"\0" * 64, tensors.encode({}), tensors.encode({}, {"edged": "x"})])
-def test_what_is_no_memo_is_refused(blob):
+def test_a_blob_that_is_not_a_state_is_refused(blob):
     with pytest.raises(FormatError):
         decode(blob)
 
 
-def test_a_boundary_of_ids_that_the_snapshot_lacks_is_refused():
+def test_cached_ids_that_the_snapshot_lacks_are_refused():
     with pytest.raises(FormatError, match="cached ids"):
         decode(altered(boundary=EpochStart(np.array([SNAPSHOT.num_samples])).encode()))
 
@@ -129,7 +129,7 @@ def test_scores_of_another_snapshot_are_refused():
         decode(altered(scores=scores_of(even(4)).encode()))
 
 
-def test_blocks_that_come_twice_or_out_of_order_are_refused():
+def test_repeated_blocks_or_blocks_out_of_order_are_refused():
     """Ids are found by bisection, and no sample has two."""
     for offset in ([0, 0, 1], [1, 0, 2]):
         with pytest.raises(FormatError, match="order"):

@@ -22,14 +22,14 @@ def table(budget: int = PLENTY) -> ScoreTable:
 
 
 @given(st.permutations(range(100)), st.integers(1, 100))
-def test_the_score_of_an_id_is_what_was_measured_on_that_ids_data(ids, n):
+def test_the_score_of_an_id_is_the_one_measured_on_its_data(ids, n):
     scores, ids = table(), np.array(ids[:n])
     scores.update(ids, (ids + 1).astype(np.float32))
     assert scores.of(ids).tolist() == (ids + 1).tolist()
     assert scores.visits(ids).tolist() == [1] * n
 
 
-def test_a_second_visit_moves_the_score_part_of_the_way():
+def test_a_second_visit_moves_the_score_partially():
     scores, ids = table(), np.array([7])
     scores.update(ids, np.array([1.0], np.float32))
     scores.update(ids, np.array([2.0], np.float32))
@@ -37,13 +37,13 @@ def test_a_second_visit_moves_the_score_part_of_the_way():
     assert scores.visits(ids)[0] == 2
 
 
-def test_an_id_that_comes_twice_at_once_counts_with_both():
+def test_both_scores_of_a_repeated_id_count():
     scores = table()
     scores.update(np.array([7, 7]), np.array([1.0, 3.0], np.float32))
     assert scores.of(np.array([7]))[0] == 2
 
 
-def test_what_was_never_seen_has_the_mean():
+def test_samples_never_seen_have_the_mean():
     scores = table()
     assert scores.of(np.array([0]))[0] == 1
     scores.update(np.array([1, 2]), np.array([2.0, 4.0], np.float32))
@@ -51,7 +51,7 @@ def test_what_was_never_seen_has_the_mean():
     assert scores.mean(limit=2.0) == 2
 
 
-def test_what_is_not_finite_is_left_out_and_what_is_too_large_cut():
+def test_scores_that_are_not_finite_are_left_out_and_large_ones_clipped():
     scores = table()
     scores.update(np.array([1, 2, 3]), np.array([np.nan, np.inf, 1e30], np.float32))
     assert scores.visits(np.array([1, 2, 3])).tolist() == [0, 0, 1]
@@ -71,7 +71,7 @@ def test_above_its_budget_a_table_keeps_scores_by_block():
 
 
 @pytest.mark.parametrize("budget", [PLENTY, 100])
-def test_a_table_is_stored_and_read_back(budget):
+def test_a_table_is_encoded_and_loaded(budget):
     scores, again = table(budget), table(budget)
     scores.update(np.arange(0, 60, 3), np.arange(20, dtype=np.float32))
     again.load(scores.encode())
@@ -98,7 +98,7 @@ def test_a_copy_does_not_change_with_its_original():
     assert not scores.is_empty
 
 
-def test_what_is_known_stays_known_as_the_archive_grows():
+def test_scores_are_kept_as_the_archive_grows():
     old = snapshot_of([("pi-a", 3, 300), ("pi-c", 4, 400)])
     new = snapshot_of([("pi-a", 3, 300), ("pi-b", 7, 700), ("pi-c", 4, 400)])
     scores = ScoreTable(old, PLENTY)

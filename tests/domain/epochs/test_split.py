@@ -63,7 +63,7 @@ def named_by(window: Window) -> list[tuple[BlockRef, int]]:
 
 @settings(deadline=None)
 @given(snapshots)
-def test_rows_and_ids_of_a_window_name_the_same_samples(snapshot):
+def test_rows_and_ids_of_a_window_are_those_of_the_same_samples(snapshot):
     for window in (window_of(snapshot), *held_out_windows(snapshot)):
         block, row = snapshot.locate(window.ids)
         assert named_by(window) == [(snapshot.ref(int(b)), int(r)) for b, r in zip(block, row, strict=True)]
@@ -73,7 +73,7 @@ def test_rows_and_ids_of_a_window_name_the_same_samples(snapshot):
 
 @settings(deadline=None)
 @given(snapshots, st.data())
-def test_a_part_of_a_window_names_just_its_positions(snapshot, data):
+def test_a_part_of_a_window_has_exactly_its_positions(snapshot, data):
     window = window_of(snapshot)
     positions = sorted(data.draw(st.sets(st.sampled_from(range(window.num_samples)))) if window.num_samples else [])
     refs, rows = window.part(np.array(positions, np.int64))
@@ -112,7 +112,7 @@ def test_a_test_set_changes_little_as_the_archive_grows():
 
 @settings(deadline=None)
 @given(snapshots, st.integers(100, 5000))
-def test_held_out_windows_keep_the_budget_and_name_each_block_once(snapshot, window_bytes):
+def test_held_out_windows_keep_the_budget_and_have_each_block_once(snapshot, window_bytes):
     windows = held_out_windows(snapshot, window_bytes=window_bytes)
     for window in windows:
         assert len(window.refs) <= 1 or window.num_bytes <= window_bytes

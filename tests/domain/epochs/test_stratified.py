@@ -8,7 +8,7 @@ from edged.domain.archive.snapshot import renumbered
 from tests.domain.epochs.test_plan import draw, empty, even, hit_ratio, ids_of, settings_of, some_cached, windows_of
 
 
-def test_each_epoch_fetches_the_share_that_is_asked_for_whatever_the_cache_holds():
+def test_each_epoch_fetches_the_given_share_whatever_the_cache_holds():
     snapshot = even(300)
     for cached, q in ((600, 0.36), (2100, 0.7), (4500, 0.9)):
         limits, boundary = settings_of(cached_samples=cached, window_samples=200), empty(q)
@@ -36,7 +36,7 @@ def test_over_a_round_all_samples_are_drawn_and_fetched_about_equally_often():
     assert drawn.std() < 3  # independent draws: 4.5
 
 
-def test_all_samples_count_the_same():
+def test_all_samples_have_the_same_weight():
     window = draw("stratified", even(50), settings_of(cached_samples=300)).window(3)
     assert window is not None
     assert (window.weights == 1).all()
@@ -48,7 +48,7 @@ def test_a_cold_cache_is_drawn_from_as_soon_as_it_holds_any():
     assert hit_ratio(windows[1:]) > 0.65
 
 
-def test_no_sample_is_drawn_twice_before_the_others_of_the_cache_had_their_turn():
+def test_no_cached_sample_is_drawn_twice_before_all_others_once():
     snapshot, limits = even(300), settings_of(cached_samples=2100, window_samples=100)
     boundary = draw("stratified", snapshot, limits, 0).after
     windows = windows_of(draw("stratified", snapshot, limits, 1, boundary))[:5]
@@ -56,7 +56,7 @@ def test_no_sample_is_drawn_twice_before_the_others_of_the_cache_had_their_turn(
     assert len(hits) == len(set(hits.tolist()))
 
 
-def test_the_walk_goes_on_where_it_was_when_the_archive_grew():
+def test_the_scan_resumes_where_it_was_after_the_archive_grew():
     old, new = even(300), even(330)
     limits = settings_of(cached_samples=2100, window_samples=200)
     before = draw("stratified", old, limits, 0)
@@ -68,7 +68,7 @@ def test_the_walk_goes_on_where_it_was_when_the_archive_grew():
     assert (now >= old.num_samples).any()
 
 
-def test_samples_that_another_policy_cached_are_drawn_and_let_go_in_turn():
+def test_samples_cached_by_another_policy_are_drawn_and_evicted_in_turn():
     snapshot = even(300)
     boundary = some_cached(snapshot, 2100, 2)
     windows = windows_of(draw("stratified", snapshot, settings_of(cached_samples=2100), boundary=boundary))
@@ -96,7 +96,7 @@ def test_a_windows_misses_are_whole_blocks_and_take_at_most_a_quarter_of_the_cac
         assert window.admit.all()
 
 
-def test_while_the_cache_fills_samples_are_repeated_less_so_that_enough_different_ones_come():
+def test_samples_are_reused_less_while_the_cache_fills():
     snapshot, boundary = even(300), empty(0.95)
     ids = []
     for epoch in range(3):

@@ -46,7 +46,7 @@ def assert_sound(made: Cache, disk: MemoryDiskTier | None) -> None:
     assert made.disk_bytes <= made._gate._given_bytes
 
 
-async def test_what_is_admitted_is_served_and_the_rest_is_a_miss():
+async def test_admitted_entries_are_hits_and_others_misses():
     async with cache(MemoryDiskTier()) as made:
         put = entries(range(3000))
         assert await made.admit(put) == put.keys()
@@ -58,7 +58,7 @@ async def test_what_is_admitted_is_served_and_the_rest_is_a_miss():
         assert not made.holds(key(9999))
 
 
-async def test_a_blocks_rows_are_told_at_once():
+async def test_the_held_rows_of_a_block_are_found_at_once():
     async with cache(MemoryDiskTier()) as made:
         await made.admit(entries([256, 258, 300]))
         assert made.holds_rows("pi-a", 1, 4).tolist() == [True, False, True, False]
@@ -84,7 +84,7 @@ async def test_both_tiers_are_used_to_nearly_their_budgets():
         assert made.memory_bytes + made.disk_bytes > 5 * MIB - SPILL_BYTES - 2 * KIB
 
 
-async def test_victims_go_in_order_pinned_ones_stay_and_no_more_than_are_needed():
+async def test_victims_are_evicted_in_order_as_needed_and_pinned_ones_stay():
     async with cache(None, memory_bytes=10 * (1000 + ENTRY_OVERHEAD_BYTES), disk_bytes=0) as made:
         await made.admit(entries(range(10), 1000))
         made.pin([key(3), key(3), key(50)])
@@ -102,7 +102,7 @@ async def test_victims_go_in_order_pinned_ones_stay_and_no_more_than_are_needed(
 
 
 @pytest.mark.parametrize("wanted_again", ["pinned", "admitted"])
-async def test_a_victim_that_was_left_over_and_is_wanted_again_stays(wanted_again):
+async def test_a_spare_victim_that_is_wanted_again_stays(wanted_again):
     async with cache(None, memory_bytes=10 * (1000 + ENTRY_OVERHEAD_BYTES), disk_bytes=0) as made:
         await made.admit(entries(range(8), 1000))
         assert await made.admit({}, evict=[key(1), key(2)]) == set()
@@ -116,7 +116,7 @@ async def test_a_victim_that_was_left_over_and_is_wanted_again_stays(wanted_agai
         assert not made.holds(key(2))
 
 
-async def test_what_an_earlier_run_left_makes_room_unless_it_is_wanted():
+async def test_entries_of_an_earlier_run_make_room_unless_they_are_wanted():
     """It may be of blocks that the archive has no more, which nobody would ever name as victims."""
     disk = MemoryDiskTier()
     async with cache(disk) as made:
@@ -131,7 +131,7 @@ async def test_what_an_earlier_run_left_makes_room_unless_it_is_wanted():
         assert_sound(made, disk)
 
 
-async def test_a_full_cache_that_is_replaced_writes_to_the_disk_in_batches():
+async def test_a_full_cache_is_replaced_by_writing_batches_to_the_disk():
     disk = MemoryDiskTier()
     async with cache(disk) as made:
         held = sorted(await made.admit(entries(range(10_000))))
@@ -143,7 +143,7 @@ async def test_a_full_cache_that_is_replaced_writes_to_the_disk_in_batches():
         assert_sound(made, disk)
 
 
-async def test_it_is_warm_after_a_restart():
+async def test_the_cache_is_warm_after_a_restart():
     disk = MemoryDiskTier()
     async with cache(disk) as made:
         await made.admit(entries(range(1000)))
@@ -154,7 +154,7 @@ async def test_it_is_warm_after_a_restart():
         assert_sound(again, disk)
 
 
-async def test_corrupt_and_lost_entries_are_left_out_counted_and_may_come_again():
+async def test_corrupt_and_lost_entries_are_left_out_counted_and_can_be_admitted_again():
     disk = MemoryDiskTier()
     async with cache(disk, memory_bytes=300 * KIB) as made:
         await made.admit(entries(range(1000)))
@@ -171,7 +171,7 @@ async def test_corrupt_and_lost_entries_are_left_out_counted_and_may_come_again(
         assert await made.get_many([torn, lost]) == again
 
 
-async def test_a_store_that_began_anew_is_noticed_as_a_whole():
+async def test_a_recreated_store_is_noticed_at_once():
     disk = MemoryDiskTier()
     async with cache(disk, memory_bytes=300 * KIB) as made:
         await made.admit(entries(range(1000)))
@@ -181,7 +181,7 @@ async def test_a_store_that_began_anew_is_noticed_as_a_whole():
         assert_sound(made, disk)
 
 
-async def test_a_full_disk_leaves_memory_at_work_is_said_once_and_recovers(log_lines):
+async def test_a_full_disk_is_logged_once_recovers_and_leaves_memory_working(log_lines):
     disk = MemoryDiskTier()
     async with cache(disk) as made:
         disk.error = DiskFull("no space left")
@@ -205,7 +205,7 @@ async def test_a_full_disk_leaves_memory_at_work_is_said_once_and_recovers(log_l
         assert_sound(made, disk)
 
 
-async def test_a_full_disk_of_a_full_cache_goes_on_by_replacing_in_memory_and_recovers():
+async def test_a_full_cache_with_a_full_disk_keeps_replacing_in_memory_and_recovers():
     disk = MemoryDiskTier()
     async with cache(disk) as made:
         await made.admit(entries(range(10_000)))
@@ -222,7 +222,7 @@ async def test_a_full_disk_of_a_full_cache_goes_on_by_replacing_in_memory_and_re
         assert_sound(made, disk)
 
 
-async def test_the_days_budget_holds_is_said_once_survives_a_restart_and_refills(log_lines):
+async def test_the_write_budget_holds_is_logged_once_survives_a_restart_and_refills(log_lines):
     disk, now_s = MemoryDiskTier(), 1e9
     options = {"written_bytes_per_day": 16 * MIB, "memory_bytes": 512 * KIB, "disk_bytes": 64 * MIB}
     async with cache(disk, **options, wall_time=lambda: now_s) as made:
@@ -278,7 +278,7 @@ async def test_memory_stays_flat_over_20_epochs_with_both_tiers_full():
         assert_sound(made, disk)
 
 
-async def test_what_an_entry_takes_beside_its_payload_is_within_what_the_budget_counts():
+async def test_the_memory_of_an_entry_is_within_its_counted_overhead():
     tracemalloc.start()
     async with cache(None, memory_bytes=64 * MIB, disk_bytes=0) as made:
         before = tracemalloc.get_traced_memory()[0]
@@ -305,7 +305,7 @@ operations = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(operations, st.integers(0, 40_000), st.integers(0, 60_000))
-async def test_whatever_happens_it_agrees_with_a_simple_model(script, memory_bytes, disk_bytes):
+async def test_any_sequence_of_calls_agrees_with_a_simple_model(script, memory_bytes, disk_bytes):
     """The model: what was admitted and not named as a victim since is there, unaltered; all else is not."""
     disk = MemoryDiskTier()
     content = entries(range(61), 4000) | entries(range(0, 61, 3), 300)
@@ -380,7 +380,7 @@ async def test_a_cancelled_spill_leaves_each_entry_in_one_tier():
         assert len(await made.get_many(list(made.keys()))) == len(made)
 
 
-async def test_where_each_plan_replaces_as_many_as_it_evicts_all_is_admitted_for_ever():
+async def test_plans_that_admit_as_many_as_they_evict_never_fail_to_admit():
     async with cache(MemoryDiskTier(), memory_bytes=256 * KIB, disk_bytes=MIB) as made:
         planned = made.num_entries(784)
         for first in range(0, 10 * planned, 64):
@@ -389,6 +389,6 @@ async def test_where_each_plan_replaces_as_many_as_it_evicts_all_is_admitted_for
             assert await made.admit(coming, evict=victims) == coming.keys()
 
 
-async def test_a_victim_that_has_just_come_is_not_reported_as_admitted():
+async def test_a_victim_just_admitted_is_not_returned_as_admitted():
     async with cache(None, memory_bytes=2 * (1000 + ENTRY_OVERHEAD_BYTES), disk_bytes=0) as made:
         assert await made.admit(entries([1, 2, 3], 1000), evict=[key(1)]) == {key(2), key(3)}

@@ -13,8 +13,8 @@ from edged.domain.topology import SamplingMode, Training
 from edged.services.cache.cache import Cache
 from edged.services.cache.shared import CacheShare, SharedCache
 from edged.services.training.trainer import Trainer
-from tests.services.epochs.test_cached_epochs import MANY, asked, large_world, memory_for, training_samples
 from tests.services.training.test_trainer import bits, finish
+from tests.support.cached_world import MANY, asked, large_world, memory_for, training_samples
 from tests.support.training_world import World, until
 
 pytestmark = pytest.mark.looptime
@@ -106,7 +106,7 @@ async def train(both: Two) -> list[Trainer]:
 # what stays
 
 
-async def test_what_two_jobs_keep_is_stored_once_and_goes_with_the_second():
+async def test_what_two_jobs_keep_is_stored_once_and_evicted_with_the_second():
     cache, (a, b) = shares(2)
     await a.admit(entries(0, 1))
     await b.admit(entries(0))
@@ -117,7 +117,7 @@ async def test_what_two_jobs_keep_is_stored_once_and_goes_with_the_second():
     assert [cache.holds(key(row)) for row in range(4)] == [False, True, False, True]
 
 
-async def test_what_a_job_let_go_while_another_kept_it_makes_room_later():
+async def test_what_a_job_evicted_while_another_kept_it_makes_room_later():
     cache, (a, b) = shares(2)
     await a.admit(entries(0, 1))
     await b.admit(entries(1))
@@ -129,7 +129,7 @@ async def test_what_a_job_let_go_while_another_kept_it_makes_room_later():
     assert [cache.holds(key(row)) for row in range(4)] == [False, False, True, True]
 
 
-async def test_what_a_job_borrowed_may_go_when_it_is_given_back_and_nobody_keeps_it():
+async def test_an_entry_that_no_job_keeps_can_be_evicted_once_it_is_unpinned():
     cache, (a, b) = shares(1)
     await a.admit(entries(0))
     await a.admit({}, evict=[key(0)])
@@ -149,7 +149,7 @@ def test_the_cache_is_divided_equally_until_something_is_measured():
     assert [share.allot(900) for share in (a, b, c)] == [300, 300, 300]
 
 
-def test_then_in_proportion_to_what_it_saves_each_as_soon_as_the_others_make_room():
+def test_the_cache_is_then_divided_by_benefit_as_the_others_make_room():
     snapshot = large_world("uniform").log.snapshot()
     _, (a, b) = shares(10)
     for share in (a, b):
@@ -163,7 +163,7 @@ def test_then_in_proportion_to_what_it_saves_each_as_soon_as_the_others_make_roo
     assert a.allot(800) == 800 - part
 
 
-def test_a_job_that_has_left_leaves_its_part_to_the_others():
+def test_a_job_that_has_ended_leaves_its_part_to_the_others():
     _, (a, b) = shares(10)
     assert (a.allot(800), b.allot(800)) == (400, 400)
     a.leave()
@@ -186,7 +186,7 @@ async def test_two_jobs_on_the_same_samples_fetch_them_once(log_lines):
 @pytest.mark.parametrize(
     ("mode", "options"), [("uniform", {}), ("stratified", {"hit_share": 0.7})], ids=["uniform", "stratified"]
 )
-async def test_a_job_trains_the_same_beside_another_as_alone_with_its_part_of_the_cache(mode, options, log_lines):
+async def test_a_job_next_to_another_trains_as_it_does_alone_with_its_part_of_the_cache(mode, options, log_lines):
     mine = job("mine", mode, seed=1, **options)
     alone = large_world("uniform")
     alone.training, alone.cache = mine, Cache(None, memory_bytes=memory_for(SOME), disk_bytes=0)
@@ -197,7 +197,7 @@ async def test_a_job_trains_the_same_beside_another_as_alone_with_its_part_of_th
     assert bits(trainer.state.params) == expected
 
 
-async def test_nothing_goes_that_a_plan_needs(log_lines, monkeypatch):
+async def test_nothing_that_a_plan_needs_is_evicted(log_lines, monkeypatch):
     """What is evicted is kept by neither; and so nearly all planned hits are there.
 
     Not all: what one job has let go while the other reads it takes up room for a moment, and an admission fails.
@@ -220,7 +220,7 @@ async def test_nothing_goes_that_a_plan_needs(log_lines, monkeypatch):
     assert both.cache.counts.misses < 0.02 * both.cache.counts.hits_memory
 
 
-async def test_what_one_has_asked_for_the_other_waits_for_and_asks_not_again(log_lines):
+async def test_what_one_job_has_requested_the_other_waits_for(log_lines):
     both = two(job("a", "uniform"), job("b", "uniform"))  # of one seed: they miss the same at the same time
     both.log.is_silent = True
     made = trainers(both)
@@ -237,7 +237,7 @@ async def test_what_one_has_asked_for_the_other_waits_for_and_asks_not_again(log
     assert len(fetched) == len(set(fetched))
 
 
-async def test_a_job_that_waits_for_anothers_samples_gets_them_when_that_one_is_stopped(log_lines):
+async def test_a_job_gets_the_samples_that_another_has_requested_though_that_one_is_stopped(log_lines):
     both = two(job("a", "uniform"), job("b", "uniform"))
     both.log.loses = lambda part: isinstance(part, SamplesPart)
     made = trainers(both)
@@ -257,7 +257,7 @@ async def test_a_job_that_waits_for_anothers_samples_gets_them_when_that_one_is_
     assert {line["epoch"] for line in both.worlds[0].events("train.epoch") if line["job"] == "b"} == {0, 1, 2}
 
 
-async def test_a_job_goes_on_after_a_restart_beside_another(log_lines):
+async def test_two_jobs_resume_after_a_restart_with_the_same_weights(log_lines):
     """Stopped in the middle of an epoch, both end with the weights that they would have had."""
     jobs = [job("a", "stratified", seed=1, hit_share=0.7), job("b", "uniform", seed=2)]
     whole = two(*jobs, samples=SOME)

@@ -6,21 +6,18 @@ from contextlib import aclosing
 import numpy as np
 import pytest
 
+from edged.adapters.memory.archive import MemoryArchive
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesRequest, SnapshotPart, SnapshotRequest
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.epochs import split
 from edged.domain.epochs.plan import CachedWindow, CachePlan
 from edged.ports import Message
+from edged.services.archive.epoch_server import EpochServer
 from edged.services.epochs.loader import EpochLoader
-from tests.support.training_world import EPOCHS, STREAM, World, make_pack, mini_batches
+from tests.support.training_world import EPOCHS, REQUESTS, STREAM, AnsweringLog, World, make_pack, mini_batches
 
 pytestmark = pytest.mark.looptime
-
-
-@pytest.fixture
-def world(log_lines) -> World:  # which puts logging back in the end
-    return World()
 
 
 def windows(plan: CachePlan) -> list[CachedWindow]:
@@ -46,7 +43,7 @@ async def read(epochs: EpochLoader, plan: CachePlan, first: int = 0) -> tuple[li
     return ids, sizes, behind
 
 
-async def test_batches_come_in_the_plans_order_full_but_the_last(world):
+async def test_batches_follow_the_plan_and_all_but_the_last_are_full(world):
     epochs = world.epochs()
     async with epochs.open():
         plan = await epochs.draw(0)
@@ -69,7 +66,7 @@ async def test_pixels_and_classes_are_those_of_the_id(world):
                 assert x.shape == STREAM.shape
 
 
-async def test_from_each_batchs_index_another_process_goes_on_exactly_there(world):
+async def test_another_process_resumes_exactly_at_the_index_of_any_batch(world):
     epochs = world.epochs()
     async with epochs.open():
         plan = await epochs.draw(0)
@@ -94,7 +91,7 @@ async def test_held_out_samples_are_never_trained_and_always_the_same(world):
     assert held_out[0] == held_out[1]
 
 
-async def test_the_next_window_is_asked_for_while_this_one_is_used(world):
+async def test_the_next_window_is_requested_while_this_one_is_in_use(world):
     """Also over the epoch's end: one ahead, more while they fit the budget, and never twice the same."""
     epochs = world.epochs()
     num_windows = 0
@@ -125,7 +122,7 @@ def num_held_out_windows(world: World) -> int:
     return len(split.held_out_windows(snapshot, test_fraction=0.2, window_bytes=window_bytes, max_samples=10_000))
 
 
-async def test_a_prompt_archive_never_lets_the_second_epoch_wait(world):
+async def test_with_a_fast_archive_the_second_epoch_never_waits(world):
     epochs = world.epochs()
     async with epochs.open():
         plan = await epochs.draw(0)
@@ -151,7 +148,7 @@ async def test_windows_in_memory_stay_within_the_prefetch_budget(world):
     assert 0 < most <= 4096
 
 
-async def test_missing_samples_are_left_out_and_told(world):
+async def test_missing_samples_are_left_out_and_logged(world):
     gone = {(BlockRef("_train.toy", 0), row) for row in range(5)}
     world.log.missing = gone
     epochs = world.epochs()
@@ -164,7 +161,7 @@ async def test_missing_samples_are_left_out_and_told(world):
     assert sum(line["samples"] for line in world.events("epoch.missing")) == 5
 
 
-async def test_unlabelled_and_undecodable_samples_are_left_out_and_told(world):
+async def test_unlabelled_and_undecodable_samples_are_left_out_and_logged(world):
     world.log.blocks[BlockRef("_train.toy", 1)] = make_pack(7, 12, unlabelled=[0, 3])
     world.log.blocks[BlockRef("_train.toy", 2)] = make_pack(8, 12, codec="jpeg")
     epochs = world.epochs()
@@ -177,7 +174,7 @@ async def test_unlabelled_and_undecodable_samples_are_left_out_and_told(world):
     assert (line["level"], line["unlabelled"], line["undecodable"]) == ("warning", 2, 12)
 
 
-async def test_unlabelled_samples_alone_are_no_reason_to_warn(world):
+async def test_unlabelled_samples_alone_are_no_warning(world):
     world.log.blocks[BlockRef("_train.toy", 1)] = make_pack(7, 12, unlabelled=[0, 3])
     epochs = world.epochs()
     async with epochs.open():
@@ -186,7 +183,7 @@ async def test_unlabelled_samples_alone_are_no_reason_to_warn(world):
     assert (line["level"], line["unlabelled"], line["undecodable"]) == ("info", 2, 0)
 
 
-async def test_a_silent_archive_is_said_within_ten_seconds_and_asked_again(world):
+async def test_a_silent_archive_is_reported_within_ten_seconds_and_the_request_repeated(world):
     epochs = world.epochs()
     async with epochs.open():
         world.log.is_silent = True
@@ -204,7 +201,7 @@ async def test_a_silent_archive_is_said_within_ten_seconds_and_asked_again(world
     assert len(world.events("epoch.asked_again")) == 1
 
 
-async def test_only_the_lost_samples_are_asked_again(world):
+async def test_only_the_lost_samples_are_requested_again(world):
     epochs = world.epochs()
     async with epochs.open():
         plan = await epochs.draw(0)
@@ -220,7 +217,7 @@ async def test_only_the_lost_samples_are_asked_again(world):
     assert world.events("epoch.asked_again")[0]["samples"] == world.log.samples_a_part
 
 
-async def test_late_double_and_foreign_replies_do_no_harm(world):
+async def test_late_duplicate_and_foreign_replies_are_harmless(world):
     epochs = world.epochs()
     async with epochs.open():
         world.log.is_silent = True
@@ -241,7 +238,7 @@ async def test_late_double_and_foreign_replies_do_no_harm(world):
     assert world.events("epoch.malformed")
 
 
-async def test_parts_of_a_snapshot_that_do_not_fit_together_do_no_harm(world):
+async def test_inconsistent_parts_of_a_snapshot_are_harmless(world):
     """A part too many, then the last of fewer: nothing is whole until all of them are there."""
     epochs = world.epochs()
     async with epochs.open():
@@ -257,7 +254,7 @@ async def test_parts_of_a_snapshot_that_do_not_fit_together_do_no_harm(world):
         await task
 
 
-async def test_an_empty_archive_is_waited_for(world):
+async def test_drawing_waits_while_the_archive_is_empty(world):
     blocks, world.log.blocks = world.log.blocks, {}
     epochs = world.epochs()
     async with epochs.open():
@@ -270,7 +267,7 @@ async def test_an_empty_archive_is_waited_for(world):
     assert plan.window(0) is not None
 
 
-async def test_training_goes_on_with_what_is_in_hand_while_kafka_is_away(world):
+async def test_training_continues_with_the_windows_in_memory_while_kafka_is_unavailable(world):
     world.prefetch_bytes = 1 << 20
     epochs = world.epochs()
     async with epochs.open():
@@ -283,7 +280,7 @@ async def test_training_goes_on_with_what_is_in_hand_while_kafka_is_away(world):
     assert ids == planned_ids(plan)
 
 
-async def test_kafka_away_when_a_window_is_needed_is_waited_out(world):
+async def test_a_window_that_is_needed_while_kafka_is_unavailable_is_waited_for(world):
     epochs = world.epochs()
     async with epochs.open():
         plan = await epochs.draw(0)
@@ -296,14 +293,14 @@ async def test_kafka_away_when_a_window_is_needed_is_waited_out(world):
     assert ids == planned_ids(plan)
 
 
-async def test_the_time_to_fetch_a_sample_is_told_right_though_most_came_before_the_epoch(world, monkeypatch):
+async def test_the_fetch_time_is_right_though_most_samples_came_before_the_epoch(world, monkeypatch):
     world.prefetch_bytes = 1 << 20
     requests: asyncio.Queue[protocol.Request] = asyncio.Queue()
     answer = world.log.answer
     monkeypatch.setattr(world.log, "answer", requests.put)
     epochs = world.epochs()
     told: dict[int, float] = {}
-    monkeypatch.setattr(epochs._planner, "close", lambda plan, **times: note(plan.epoch, times["fetch_s"]))
+    monkeypatch.setattr(epochs._plans._planner, "close", lambda plan, **times: note(plan.epoch, times["fetch_s"]))
 
     async def note(epoch: int, fetch_s: float) -> None:
         told.setdefault(epoch, fetch_s)
@@ -325,3 +322,41 @@ async def test_the_time_to_fetch_a_sample_is_told_right_though_most_came_before_
                 assert [batch async for batch in batches]
     archive.cancel()
     assert list(told.values()) == pytest.approx([0.1, 0.1, 0.1], rel=0.2)
+
+
+async def test_with_a_real_server_an_epoch_comes_in_order_and_again_for_an_old_snapshot(log_lines):
+    world, archive = World(AnsweringLog({})), MemoryArchive()
+    world.log.is_silent = True  # the real server answers
+    archive.append("toy", "pi-a", [(offset, make_pack(offset, 20)) for offset in range(6)])
+    archive.append("toy", "_train.toy", [(offset, make_pack(10 + offset, 20)) for offset in range(6)])
+    server = EpochServer(
+        world.log,
+        archive,
+        world.health,
+        streams=["toy"],
+        edges=["pi-a"],
+        requests_topic=REQUESTS,
+        epochs_topic=lambda _: EPOCHS,
+        group="site.epoch_server.vault",
+    )
+    serving = asyncio.create_task(server.run())
+
+    async def read(first: int = 0, ends: dict[str, int] | None = None) -> tuple[str, dict[str, int], list[int]]:
+        epochs = world.epochs()
+        async with epochs.open():
+            plan = await epochs.draw(0, ends)
+            async with aclosing(mini_batches(epochs, plan, first)) as batches:
+                ids = [i async for batch, _ in batches for i in batch.ids.tolist()]
+        return plan.digest, dict(plan.snapshot.ends), ids
+
+    digest, ends, ids = await read()
+    archive.append("toy", "pi-a", [(6, make_pack(6, 20))])
+    archive.append("toy", "pi-b", [(0, make_pack(7, 20))])
+    again, _, rest = await read(24, ends)
+    grown, _, more = await read()
+    assert again == digest != grown
+    assert rest == ids[24:]
+    assert len(ids) == len(set(ids)) < len(more)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving

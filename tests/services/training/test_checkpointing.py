@@ -30,7 +30,7 @@ async def test_without_checkpoints_nothing_is_restored(world):
     assert await world.checkpointing().restore() is None
 
 
-async def test_torn_checkpoints_are_skipped_with_a_line_each(world):
+async def test_each_torn_checkpoint_is_skipped_and_logged(world):
     checkpointing = world.checkpointing()
     for step in (1, 2, 3):
         await checkpointing.save(state_at(world, step))
@@ -44,7 +44,7 @@ async def test_torn_checkpoints_are_skipped_with_a_line_each(world):
     assert line["generation"] == 1
 
 
-async def test_it_is_due_again_after_the_interval(world):
+async def test_a_checkpoint_is_due_again_after_the_interval(world):
     world.training = replace(TRAINING, checkpoint_s=300.0)
     checkpointing = world.checkpointing()
     await checkpointing.restore()
@@ -56,7 +56,7 @@ async def test_it_is_due_again_after_the_interval(world):
     assert not checkpointing.is_due()
 
 
-async def test_a_refused_write_is_told_and_tried_again(world):
+async def test_a_failed_write_is_reported_and_retried(world):
     checkpointing = world.checkpointing()
     world.store.error = DiskFull("No space left on device")
     await checkpointing.save(state_at(world, 1))
@@ -69,7 +69,7 @@ async def test_a_refused_write_is_told_and_tried_again(world):
     assert list(world.store.saved) == [1]
 
 
-async def test_what_is_saved_already_is_not_written_again(world):
+async def test_a_saved_state_is_not_written_again(world):
     checkpointing = world.checkpointing()
     await checkpointing.save(state_at(world, 1))
     await checkpointing.save(state_at(world, 1))

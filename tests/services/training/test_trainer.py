@@ -119,7 +119,7 @@ async def test_finished_training_is_idle_and_stays_finished_after_a_restart(worl
     assert len(world.events("train.epoch")) == 2
 
 
-async def test_killed_at_random_steps_the_weights_end_the_same_to_the_bit(world):
+async def test_killed_at_random_steps_the_weights_end_bit_for_bit_the_same(world):
     whole = bits((await finish(World())).state.params)
     rng = np.random.default_rng(5)
     world.training = replace(world.training, checkpoint_s=0)  # each step
@@ -138,7 +138,7 @@ async def test_killed_at_random_steps_the_weights_end_the_same_to_the_bit(world)
     assert bits(trainer.state.params) == whole
 
 
-async def test_a_restart_cuts_mini_batches_as_the_first_start_did(world):
+async def test_a_restart_keeps_the_division_of_mini_batches(world):
     """Another machine, or another measurement of its cache, would sum in another order: the bits would differ."""
     trainer = await finish(world)
     halves = World(training=world.training)
@@ -151,7 +151,7 @@ async def test_a_restart_cuts_mini_batches_as_the_first_start_did(world):
     assert bits(again.state.params) == bits(trainer.state.params)
 
 
-async def test_a_stop_in_the_middle_saves_and_the_next_start_goes_on_there(world):
+async def test_a_stop_within_an_epoch_saves_and_the_next_start_resumes_there(world):
     whole = await finish(World())
     first = world.trainer()
     await run_until(first, lambda: first.state.position.step >= 5)
@@ -174,7 +174,7 @@ async def test_a_resumed_epoch_keeps_its_snapshot_while_the_archive_grows(world)
     assert world.events("epoch.redrawn") == []
 
 
-async def test_an_archive_that_lost_blocks_lets_the_epoch_begin_again(world):
+async def test_when_the_archive_has_lost_blocks_the_epoch_restarts(world):
     first = world.trainer()
     await run_until(first, lambda: first.state.position.step >= 5)
     world.log.blocks.popitem()
@@ -184,7 +184,7 @@ async def test_an_archive_that_lost_blocks_lets_the_epoch_begin_again(world):
     assert len({line["samples"] for line in world.events("train.epoch")}) == 1
 
 
-async def test_a_crash_leaves_the_last_checkpoint_alone(world):
+async def test_a_crash_leaves_the_last_checkpoint_as_it_is(world):
     model = world.model()
     model.crash_at = 20
     with pytest.raises(CrashError):
@@ -194,14 +194,14 @@ async def test_a_crash_leaves_the_last_checkpoint_alone(world):
     ]
 
 
-async def test_checkpoints_come_within_an_epoch_when_they_are_due(world):
+async def test_checkpoints_are_saved_within_an_epoch_when_due(world):
     world.training = replace(world.training, checkpoint_s=0)
     await finish(world)
     steps = newest(world).position.step
     assert len(world.events("checkpoint.saved")) >= steps
 
 
-async def test_a_full_disk_degrades_and_training_goes_on(world):
+async def test_a_full_disk_degrades_health_and_training_continues(world):
     world.store.error = DiskFull("No space left on device")
     trainer = world.trainer()
     await run_until(trainer, lambda: bool(world.events("train.epoch")))
@@ -212,21 +212,21 @@ async def test_a_full_disk_degrades_and_training_goes_on(world):
     assert "disk" not in world.health.reasons
 
 
-async def test_the_last_model_is_deployed_even_if_the_crash_came_before(world):
+async def test_the_last_model_is_deployed_after_a_crash_before_deploying(world):
     trainer = await finish(world)
     world.store.models.clear()
     await finish(world)
     assert list(world.store.models) == [trainer.state.position.step]
 
 
-async def test_another_job_refuses_to_overwrite(world):
+async def test_another_jobs_checkpoint_is_not_overwritten(world):
     await finish(world)
     world.training = replace(TRAINING, seed=9)
     with pytest.raises(TopologyMismatch):
         await finish(world)
 
 
-async def test_diverged_training_goes_back_and_on_with_half_the_learning_rate(world):
+async def test_diverged_training_is_rolled_back_and_resumed_with_half_the_learning_rate(world):
     world.training = replace(TRAINING, checkpoint_s=0)
     model = world.model()
     model.poisoned_from, model.poisoned_to = 20, 22
@@ -240,7 +240,7 @@ async def test_diverged_training_goes_back_and_on_with_half_the_learning_rate(wo
     assert epochs == [(0, all_samples), (1, all_samples)]
 
 
-async def test_live_training_goes_on_too_where_the_checkpoint_was(world):
+async def test_diverged_live_training_resumes_at_the_checkpoint(world):
     world.training = replace(TRAINING, source="live", live_epoch=40, checkpoint_s=0)
     model, live = world.model(), world.live_window()
     model.poisoned_from, model.poisoned_to = 5, 6
@@ -256,7 +256,7 @@ async def test_live_training_goes_on_too_where_the_checkpoint_was(world):
         await task
 
 
-async def test_everything_that_is_random_is_the_same_after_a_kill(world):
+async def test_all_random_choices_are_the_same_after_a_kill(world):
     """Adam, a schedule, augmentation and dropout: killed at random steps, the weights end the same to the bit."""
     training = replace(
         TRAINING,
@@ -314,7 +314,7 @@ async def test_the_threshold_survives_a_crash_between_saving_and_deploying(world
     assert world.store.newest_model() == deployed
 
 
-async def test_training_that_diverges_again_and_again_stops_but_lives(world):
+async def test_training_that_keeps_diverging_stops_without_ending_the_process(world):
     model = world.model()
     model.poisoned_from = 20
     trainer = world.trainer(model=model)
@@ -334,7 +334,7 @@ async def test_weights_that_overflow_are_never_saved(world):
     assert all(checkpoint.decode(blob, job=world.job).is_finite() for _, blob in world.store.checkpoints())
 
 
-async def test_the_watchdog_sees_work_and_idleness(world):
+async def test_progress_shows_work_and_idleness(world):
     world.log.is_silent = True
     trainer = world.trainer()
     task = asyncio.create_task(trainer.run())
@@ -375,7 +375,7 @@ async def put(world: World, live: LiveWindow, count: int, *, rows: int = 20) -> 
         live.put(offset, pack)
 
 
-async def test_live_training_takes_each_fresh_sample_once_and_never_ends(world):
+async def test_live_training_uses_each_sample_once_and_never_ends(world):
     world.training = replace(TRAINING, source="live", live_epoch=40)
     live = world.live_window()
     trainer = world.trainer(live=live)
@@ -393,7 +393,7 @@ async def test_live_training_takes_each_fresh_sample_once_and_never_ends(world):
         await task
 
 
-async def test_live_training_stopped_and_started_again_goes_on_behind_what_is_trained(world):
+async def test_live_training_resumes_after_the_last_sample_trained(world):
     training = replace(TRAINING, source="live")
     whole, halves = World(training=training), World(training=training)
     for each, stop in ((whole, full_batches(10)), (halves, 5)):
@@ -433,7 +433,7 @@ class PausingModel(Model):
         return super().gradient(*args, **options)
 
 
-async def test_fresh_samples_are_trained_between_the_archives(world):
+async def test_live_samples_are_trained_between_those_of_the_archive(world):
     world.training = replace(TRAINING, source="both", epochs=3)
     live = world.live_window()
     await put(world, live, 2)  # before the first start: the archive's matter
