@@ -60,8 +60,8 @@ async def cached(
     await world.cache.__aexit__(None, None, None)
 
 
-def asked(world: World, since: int = 0) -> list[tuple[BlockRef, int]]:
-    """The training samples that the archive was asked for, each as often as it was."""
+def requested(world: World, since: int = 0) -> list[tuple[BlockRef, int]]:
+    """The training samples requested from the archive, each as often as it was."""
     fraction = world.training.test_fraction
     return [
         (ref, row)

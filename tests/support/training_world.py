@@ -60,10 +60,10 @@ def make_pack(seed: int, rows: int, *, unlabelled: Sequence[int] = (), codec: st
 
 
 class AnsweringLog(MemoryLog):
-    """A log with an archive behind it: a request is answered in the moment it is appended.
+    """A log with an archive: a request is answered as soon as it is appended.
 
     `blocks`: what the archive holds. Switches: `is_silent`; `missing`: samples it cannot read; `loses`: which parts
-    never arrive. `requests`: what was asked.
+    never arrive. `requests`: all so far.
     """
 
     def __init__(self, blocks: dict[BlockRef, Pack]) -> None:
@@ -184,16 +184,16 @@ def default_blocks() -> dict[BlockRef, Pack]:
 
 @dataclass
 class World:
-    """What outlives a process (log, archive, checkpoints), and how to start a process in it."""
+    """What outlives a process (log, archive, checkpoints), and how to start a process on it."""
 
     log: AnsweringLog = field(default_factory=lambda: AnsweringLog(default_blocks()))
     store: MemoryCheckpoints = field(default_factory=MemoryCheckpoints)
     cache: Cache = field(default_factory=lambda: Cache(None, memory_bytes=0, disk_bytes=0))
     share: CacheShare | None = None
-    """The trainer's view of a cache that it has in common with others; None: of `cache`, which it has alone."""
+    """The trainer's share of a cache that it has in common with others; None: of `cache`, alone."""
     made_client: ArchiveClient = field(init=False)
-    beside: ArchiveClient | None = None
-    """Another trainer's, with which its own reads replies together."""
+    other_client: ArchiveClient | None = None
+    """Another trainer's, with which its own shares the reading of replies."""
     health: RecordingHealth = field(default_factory=RecordingHealth)
     training: Training = TRAINING
     prefetch_bytes: int = 8192
@@ -214,7 +214,7 @@ class World:
 
     @property
     def num_finished(self) -> int:
-        """How often training came to its end. Asked again and again, it reads no line as JSON."""
+        """How often training has ended. Cheap to poll: no line is parsed as JSON."""
         return self.lines.getvalue().count('"event": "train.finished"')
 
     def batcher(self) -> Batcher:
@@ -222,7 +222,7 @@ class World:
         return Batcher(STREAM, self.training.global_batch, NoImages(), needs_labels=needs_labels)
 
     def client(self) -> ArchiveClient:
-        self.made_client = ArchiveClient(self.log, self.health, ADDRESS, Timing(), self.beside)
+        self.made_client = ArchiveClient(self.log, self.health, ADDRESS, Timing(), self.other_client)
         return self.made_client
 
     def epochs(self) -> EpochLoader:
@@ -278,7 +278,7 @@ class World:
     def trainer(
         self, *, model: Model | None = None, live: LiveWindow | None = None, executor: Executor | None = None
     ) -> Trainer:
-        """A fresh process's trainer; with `live`, if the training's source is so, on live samples."""
+        """A new process's trainer; with `live`, if the training's source is so, on live samples."""
         self.take_log()
         epochs, scores = (None, None) if self.training.source == "live" else self.scored_epochs()
         return Trainer(

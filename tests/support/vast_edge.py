@@ -1,9 +1,9 @@
 # ruff: noqa: T201 - a script, read by the test
-"""An edge's trainer with default settings over an archive of 50 million images, which are made as they are asked for.
+"""An edge's trainer with default settings over an archive of 50 million images, which are generated on request.
 
-Arguments: the mode of sampling, how many samples to train, and a folder. The log is in memory and keeps nothing that
-was read, so this process is an edge alone, but for the making of images. Prints JSON: what was trained, and how much
-memory the process took at its peak.
+Arguments: the sampling mode, how many samples to train, and a folder. The log is in memory and keeps nothing that was
+read, so apart from generating images this process is an edge only. Prints JSON: what was trained, and the peak memory
+of the process.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ def snapshot() -> Snapshot:
 
 
 class VastLog:
-    """A `ports.Log` with the archive behind it: what is polled are the answers to what was appended, made just then."""
+    """A `ports.Log` with an archive: polling returns the replies to what was appended, made at that moment."""
 
     def __init__(self) -> None:
         self._answers: deque[Iterator[protocol.Part]] = deque()
@@ -125,7 +125,7 @@ class VastLog:
     async def ensure(self, topics: Sequence[TopicSpec]) -> None: ...
 
     def _samples(self, request: SamplesRequest) -> Iterator[protocol.Part]:
-        """Images whose brightest row tells their label."""
+        """Images with one bright row, by their label."""
         names = [name.strip() for name in FASHION.strip("[]").split(",")]
         for part, begin in enumerate(range(0, request.num_samples, SAMPLES_PER_PART)):
             end = min(begin + SAMPLES_PER_PART, request.num_samples)
@@ -145,18 +145,18 @@ class VastLog:
 
 
 def scored(folder: Path) -> None:
-    """Leave what an earlier epoch would have: scores by block that differ, and the gate open."""
+    """Leave what an earlier epoch would: scores by block that differ, and the gate open."""
     scores, rng = ScoreTable(snapshot(), SCORE_BYTES), np.random.default_rng(0)
     ids = np.arange(0, NUM_BLOCKS * ROWS, ROWS)
     scores.update(ids, rng.gamma(1.0, size=len(ids)).astype(np.float32))
-    boundary = EpochStart(np.zeros(0, np.int64), is_gate_open=True, capacity_bytes=900 << 20)
+    start = EpochStart(np.zeros(0, np.int64), is_gate_open=True, capacity_bytes=900 << 20)
     CheckpointDir(folder).save_sampler_state(
-        sampler_state.encode(SamplerState(0, snapshot(), boundary, scores, Gate(2.0))), 0
+        sampler_state.encode(SamplerState(0, snapshot(), start, scores, Gate(2.0))), 0
     )
 
 
 def peak_bytes() -> int:
-    """Of this process's resident memory, since it was started as this program."""
+    """Peak of this process's resident memory."""
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024
 
@@ -172,15 +172,15 @@ async def train(mode: str, num_samples: int, folder: Path) -> None:
         async with opened as (trainers, _):
             [trainer] = trainers.values()
             task = asyncio.create_task(trainer.run())
-            while trainer.statistics().trained_samples < num_samples and not task.done():  # noqa: ASYNC110 - nobody tells
+            while trainer.statistics().trained_samples < num_samples and not task.done():  # noqa: ASYNC110 - there is no signal
                 await asyncio.sleep(0.1)
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
             tally = trainer.state.tally
-    told = {"trained": tally.num_samples, "accuracy": tally.num_correct / max(tally.num_samples, 1)}
+    trained = {"trained": tally.num_samples, "accuracy": tally.num_correct / max(tally.num_samples, 1)}
     limit = topology.edge("pi-a").memory_limit
-    print(json.dumps({**told, "peak_bytes": peak_bytes(), "memory_limit": limit}))
+    print(json.dumps({**trained, "peak_bytes": peak_bytes(), "memory_limit": limit}))
 
 
 if __name__ == "__main__":

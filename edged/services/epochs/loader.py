@@ -19,7 +19,7 @@ from edged.services.archive.client import ArchiveClient
 from edged.services.batches.batcher import Batcher, MiniBatch
 from edged.services.cache.shared import CacheShare
 from edged.services.epochs.planner import EpochPlanner
-from edged.services.epochs.plans import EpochPlans, Place
+from edged.services.epochs.plans import EpochPlans, WindowPosition
 from edged.services.epochs.prefetch import Prefetcher
 from edged.services.epochs.stats import EpochStats
 
@@ -132,7 +132,7 @@ class EpochLoader:
         False while it is not known what the archive has. Does not wait for the reply: call it again.
         """
         present = self._plans.present
-        await self._windows.look_ahead(Place(present.plan.epoch, True, len(present.held_out)))
+        await self._windows.look_ahead(WindowPosition(present.plan.epoch, True, len(present.held_out)))
         return self._plans.is_surveyed
 
     def begin(self, plan: CachePlan, first_sample: int = 0) -> None:
@@ -214,8 +214,8 @@ class EpochLoader:
 
         False when there are no more; without `wait`, also while they are on their way.
         """
-        place, at = await run_in_worker(self._plans.present.locate, self._sample, held_out)
-        reader = await self._windows.open(place, wait=wait)
+        position, at = await run_in_worker(self._plans.present.locate, self._sample, held_out)
+        reader = await self._windows.open(position, wait=wait)
         if reader is None:
             return False
         part = slice(at, min(at + max_samples, reader.window.num_samples))

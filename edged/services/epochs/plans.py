@@ -27,7 +27,7 @@ EMPTY_RETRY_S = 5.0
 """Between two requests to an empty archive: half its default flush interval."""
 
 
-class Place(NamedTuple):
+class WindowPosition(NamedTuple):
     """A window's position in the run."""
 
     epoch: int
@@ -44,22 +44,22 @@ class DrawnEpoch:
     held_out: tuple[Window, ...]
     reads: ReadStats
 
-    def window(self, place: Place) -> CachedWindow | None:
-        """The window at `place`; None after the last of its kind."""
-        if not place.held_out:
-            return self.plan.window(place.window)
-        return cache_plan.uncached(self.held_out[place.window]) if place.window < len(self.held_out) else None
+    def window(self, position: WindowPosition) -> CachedWindow | None:
+        """The window at `position`; None after the last of its kind."""
+        if not position.held_out:
+            return self.plan.window(position.window)
+        return cache_plan.uncached(self.held_out[position.window]) if position.window < len(self.held_out) else None
 
-    def locate(self, sample: int, held_out: bool) -> tuple[Place, int]:  # noqa: FBT001 - of which kind
+    def locate(self, sample: int, held_out: bool) -> tuple[WindowPosition, int]:  # noqa: FBT001 - of which kind
         """The window of the `sample`-th draw of its kind, and the draw's index in it; after the last, a next window."""
         if not held_out:
             index, at = self.plan.locate(sample)
-            return Place(self.plan.epoch, False, index), at
+            return WindowPosition(self.plan.epoch, False, index), at
         index = 0
         while index < len(self.held_out) and sample >= self.held_out[index].num_samples:
             sample -= self.held_out[index].num_samples
             index += 1
-        return Place(self.plan.epoch, True, index), sample
+        return WindowPosition(self.plan.epoch, True, index), sample
 
 
 class EpochPlans:
@@ -147,7 +147,7 @@ class EpochPlans:
         return self._present
 
     async def close(self) -> None:
-        """Tell the planner what the present epoch has cost so far, once: before the next plan is drawn, at its end."""
+        """Report to the planner, once, what the epoch has cost so far: when the next is drawn ahead, or at its end."""
         if not self._is_closed:
             compute_s, fetch_s = self._stats.costs()
             await self._planner.close(self.present.plan, compute_s=compute_s, fetch_s=fetch_s)

@@ -12,7 +12,7 @@ from edged.aio import run_in_worker
 from edged.domain.epochs.plan import CachedWindow
 from edged.services.archive.client import ArchiveClient
 from edged.services.cache.shared import CacheShare
-from edged.services.epochs.plans import EpochPlans, Place
+from edged.services.epochs.plans import EpochPlans, WindowPosition
 from edged.services.epochs.window_reader import WindowReader
 
 _MAX_AHEAD = 4
@@ -20,7 +20,7 @@ _MAX_AHEAD = 4
 
 
 class Prefetcher:
-    """The windows of the plans, each at its `Place`. Used by one task.
+    """The windows of the plans, each at its `WindowPosition`. Used by one task.
 
     While one is in use, the next is on its way, and more while all of them stay within `prefetch_bytes`.
     `window_bytes`: limit of a single one, with the hits that the cache has lost and that are fetched with it.
@@ -34,9 +34,9 @@ class Prefetcher:
         self._plans = plans
         self._prefetch_bytes = prefetch_bytes
         self._window_bytes = window_bytes
-        self._ahead: deque[tuple[Place, WindowReader]] = deque()
+        self._ahead: deque[tuple[WindowPosition, WindowReader]] = deque()
         self._in_use: WindowReader | None = None
-        self._opened_at: Place | None = None
+        self._opened_at: WindowPosition | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -44,16 +44,16 @@ class Prefetcher:
         in_use = 0 if self._in_use is None else self._in_use.num_bytes
         return in_use + sum(reader.num_bytes for _, reader in self._ahead)
 
-    async def open(self, place: Place, *, wait: bool = True) -> WindowReader | None:
-        """Use the window at `place`, and look ahead of it; None after the last one of its kind.
+    async def open(self, position: WindowPosition, *, wait: bool = True) -> WindowReader | None:
+        """Use the window at `position`, and look ahead of it; None after the last one of its kind.
 
         Those before it are skipped. Without `wait`, None while it is on its way; it must then be one of the plan.
         """
-        if place != self._opened_at:
+        if position != self._opened_at:
             self.leave()
-            while self._ahead and self._ahead[0][0] < place:
+            while self._ahead and self._ahead[0][0] < position:
                 self._ahead.popleft()[1].close()
-            is_planned = await self._has_asked(place)
+            is_planned = await self._has_asked(position)
             assert is_planned or wait, "the plan has fewer samples"
             if not is_planned:
                 return None
@@ -63,18 +63,18 @@ class Prefetcher:
                     return None
             _, self._in_use = self._ahead.popleft()
             await self._in_use.arrive()
-            self._opened_at = place
-        await self.look_ahead(place)
+            self._opened_at = position
+        await self.look_ahead(position)
         return self._in_use
 
-    async def look_ahead(self, place: Place) -> None:
-        """Take in what has arrived, and ask for what comes after `place`: one window, and more while they fit.
+    async def look_ahead(self, position: WindowPosition) -> None:
+        """Take in what has arrived, and ask for what comes after `position`: one window, and more while they fit.
 
         Small windows, such as the held-out samples between two epochs, would otherwise leave the next too little time.
         """
         await self._client.drain()
         while len(self._ahead) < _MAX_AHEAD:
-            following = await self._following(self._ahead[-1][0] if self._ahead else place)
+            following = await self._following(self._ahead[-1][0] if self._ahead else position)
             if following is None:
                 return
             window_bytes = following[1].fetch.num_bytes
@@ -104,38 +104,38 @@ class Prefetcher:
         in_use = 0 if self._in_use is None else self._in_use.num_planned_bytes
         return in_use + sum(reader.num_planned_bytes for _, reader in self._ahead)
 
-    async def _following(self, place: Place) -> tuple[Place, CachedWindow] | None:
+    async def _following(self, position: WindowPosition) -> tuple[WindowPosition, CachedWindow] | None:
         """The next window with samples, in the next epoch if need be; None when none is known yet."""
         while True:
-            place = place._replace(window=place.window + 1)
-            window = await self._window(place)
+            position = position._replace(window=position.window + 1)
+            window = await self._window(position)
             if window is not None and window.num_samples:
-                return place, window
-            if window is None and not place.held_out:
-                place = Place(place.epoch, True, -1)
+                return position, window
+            if window is None and not position.held_out:
+                position = WindowPosition(position.epoch, True, -1)
             elif window is None:
-                if not await self._plans.look_ahead(place.epoch + 1):
+                if not await self._plans.look_ahead(position.epoch + 1):
                     return None
-                place = Place(place.epoch + 1, False, -1)
+                position = WindowPosition(position.epoch + 1, False, -1)
 
-    async def _window(self, place: Place) -> CachedWindow | None:
-        return await run_in_worker(self._plans.of(place.epoch).window, place)
+    async def _window(self, position: WindowPosition) -> CachedWindow | None:
+        return await run_in_worker(self._plans.of(position.epoch).window, position)
 
-    async def _has_asked(self, place: Place) -> bool:
-        """Make the window at `place` the first on its way; False when there is none."""
-        if not self._ahead or self._ahead[0][0] != place:
-            window = await self._window(place)
+    async def _has_asked(self, position: WindowPosition) -> bool:
+        """Make the window at `position` the first on its way; False when there is none."""
+        if not self._ahead or self._ahead[0][0] != position:
+            window = await self._window(position)
             if window is None:
                 return False
             self._forget_ahead()
-            await self._ask(place, window)
+            await self._ask(position, window)
         return True
 
-    async def _ask(self, place: Place, window: CachedWindow) -> None:
+    async def _ask(self, position: WindowPosition, window: CachedWindow) -> None:
         before = [reader for _, reader in self._ahead] + ([self._in_use] if self._in_use is not None else [])
         pending = np.concatenate([np.zeros(0, np.int64), *(reader.arrivals() for reader in before)])
-        epoch = self._plans.of(place.epoch)
-        reads = None if place.held_out else epoch.reads
+        epoch = self._plans.of(position.epoch)
+        reads = None if position.held_out else epoch.reads
         reader = WindowReader(window, epoch.train_split, self._client, self._share, self._window_bytes, reads)
-        self._ahead.append((place, reader))
+        self._ahead.append((position, reader))
         await reader.ask(pending)

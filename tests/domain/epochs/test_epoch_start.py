@@ -29,11 +29,11 @@ def test_renumbered_ids_are_those_of_the_same_samples_after_the_archive_grew():
 
 def test_an_epoch_start_is_encoded_and_decoded():
     snapshot = even(30)
-    boundary = replace(some_cached(snapshot, 90, 5), capacity_bytes=12345)
-    again = decode_epoch_start(boundary.encode(), snapshot)
-    assert again.cached.tolist() == boundary.cached.tolist()
+    start = replace(some_cached(snapshot, 90, 5), capacity_bytes=12345)
+    again = decode_epoch_start(start.encode(), snapshot)
+    assert again.cached.tolist() == start.cached.tolist()
     for name in ("cursor", "hit_share", "is_gate_open", "capacity_bytes"):
-        assert getattr(again, name) == getattr(boundary, name)
+        assert getattr(again, name) == getattr(start, name)
 
 
 @pytest.mark.parametrize(

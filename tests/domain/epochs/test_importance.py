@@ -132,8 +132,8 @@ def test_the_expected_weighted_gradient_is_that_of_all_the_data(mode):
     drawn = []
     for seed in range(60):
         limits = settings_of(cached_samples=210, seed=seed)
-        boundary = some_cached(snapshot, 210, seed)  # membership does not depend on the sample
-        windows = windows_of(draw(mode, snapshot, limits, boundary=boundary))
+        start = some_cached(snapshot, 210, seed)  # membership does not depend on the sample
+        windows = windows_of(draw(mode, snapshot, limits, start=start))
         ids = np.concatenate([window.ids for window in windows])
         weights = np.concatenate([window.weights for window in windows]).astype(np.float64)
         drawn.append(gradient_of(model, params, data, ids, weights))

@@ -54,10 +54,10 @@ def scores_of(snapshot: Snapshot, seed: int = 0) -> ScoreTable:
 
 
 def draw(
-    mode: SamplingMode, snapshot: Snapshot, limits: PlanSettings, epoch: int = 7, boundary: EpochStart | None = None
+    mode: SamplingMode, snapshot: Snapshot, limits: PlanSettings, epoch: int = 7, start: EpochStart | None = None
 ) -> CachePlan:
-    boundary = boundary or empty()
-    return modes.plan(mode, limits, snapshot, epoch, boundary, scores_of(snapshot))
+    start = start or empty()
+    return modes.plan(mode, limits, snapshot, epoch, start, scores_of(snapshot))
 
 
 def windows_of(plan: CachePlan) -> list[CachedWindow]:
@@ -77,20 +77,20 @@ def hit_ratio(windows: list[CachedWindow]) -> float:
     return float(np.concatenate([window.is_cached for window in windows]).mean())
 
 
-def some_cached(snapshot: Snapshot, most: int, seed: int, q: float = 0.7) -> EpochStart:
+def some_cached(snapshot: Snapshot, max_cached: int, seed: int, q: float = 0.7) -> EpochStart:
     ids = np.array(sorted(training_ids(snapshot)), np.int64)
-    chosen = np.random.default_rng(seed).permutation(ids)[:most]
+    chosen = np.random.default_rng(seed).permutation(ids)[:max_cached]
     return EpochStart(np.sort(chosen), seed * 0x1234567890ABCDE % (1 << 64), q, True)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @settings(max_examples=25, deadline=None)
-@given(snapshot=snapshots, most=st.integers(0, 200), seed=st.integers(0, 9), q=st.sampled_from([0.3, 0.7, 0.9]))
-def test_hits_are_cached_misses_are_fetched_and_the_cache_keeps_its_budget(mode, snapshot, most, seed, q):
-    boundary = some_cached(snapshot, most, seed, q)
-    limits = settings_of(cached_samples=most)
-    plan = draw(mode, snapshot, limits, boundary=boundary)
-    cached, fetched = set(boundary.cached.tolist()), []
+@given(snapshot=snapshots, max_cached=st.integers(0, 200), seed=st.integers(0, 9), q=st.sampled_from([0.3, 0.7, 0.9]))
+def test_hits_are_cached_misses_are_fetched_and_the_cache_keeps_its_budget(mode, snapshot, max_cached, seed, q):
+    start = some_cached(snapshot, max_cached, seed, q)
+    limits = settings_of(cached_samples=max_cached)
+    plan = draw(mode, snapshot, limits, start=start)
+    cached, fetched = set(start.cached.tolist()), []
     known = training_ids(snapshot)
     for window in windows_of(plan):
         evict, fetch = set(window.evict.tolist()), window.fetch
@@ -115,16 +115,16 @@ def test_hits_are_cached_misses_are_fetched_and_the_cache_keeps_its_budget(mode,
 @settings(max_examples=15, deadline=None)
 @given(snapshot=snapshots, data=st.data())
 def test_a_plan_resumes_at_any_draw_with_the_same_windows(mode, snapshot, data):
-    boundary = some_cached(snapshot, 40, 3)
-    first, again = (draw(mode, snapshot, settings_of(cached_samples=80), boundary=boundary) for _ in range(2))
+    start = some_cached(snapshot, 40, 3)
+    first, again = (draw(mode, snapshot, settings_of(cached_samples=80), start=start) for _ in range(2))
     whole = ids_of(windows_of(first))
     at = data.draw(st.integers(0, len(whole)))
-    index, place = again.locate(at)
+    index, offset_in_window = again.locate(at)
     rest = []
     while (window := again.window(index)) is not None:
         rest.append(window)
         index += 1
-    assert ids_of(rest)[place:].tolist() == whole[at:].tolist()
+    assert ids_of(rest)[offset_in_window:].tolist() == whole[at:].tolist()
     assert again.digest == first.digest
     back = first.window(0)
     assert back is None or np.array_equal(back.ids, whole[: len(back.ids)])
@@ -137,7 +137,7 @@ def test_another_seed_epoch_or_cache_has_another_order_and_digest(mode):
     others = [
         draw(mode, snapshot, settings_of(cached_samples=200, seed=2), epoch=7),
         draw(mode, snapshot, settings_of(cached_samples=200), epoch=8),
-        draw(mode, snapshot, settings_of(cached_samples=200), epoch=7, boundary=some_cached(snapshot, 90, 1)),
+        draw(mode, snapshot, settings_of(cached_samples=200), epoch=7, start=some_cached(snapshot, 90, 1)),
     ]
     for other in others:
         assert other.digest != one.digest
@@ -146,9 +146,9 @@ def test_another_seed_epoch_or_cache_has_another_order_and_digest(mode):
 
 @pytest.mark.parametrize("mode", ["uniform", "no_evict", "lru"])
 @settings(max_examples=25, deadline=None)
-@given(snapshot=snapshots, most=st.integers(0, 200))
-def test_uniform_modes_draw_every_sample_exactly_once_an_epoch(mode, snapshot, most):
-    plan = draw(mode, snapshot, settings_of(cached_samples=most), boundary=some_cached(snapshot, most, 1))
+@given(snapshot=snapshots, max_cached=st.integers(0, 200))
+def test_uniform_modes_draw_every_sample_exactly_once_an_epoch(mode, snapshot, max_cached):
+    plan = draw(mode, snapshot, settings_of(cached_samples=max_cached), start=some_cached(snapshot, max_cached, 1))
     ids = ids_of(windows_of(plan)).tolist()
     assert sorted(ids) == sorted(training_ids(snapshot))
 
@@ -157,8 +157,8 @@ def test_uniform_modes_draw_every_sample_exactly_once_an_epoch(mode, snapshot, m
 def test_hits_and_misses_alternate_evenly_through_the_epoch(mode):
     snapshot = even(200)
     limits = settings_of(cached_samples=1400, window_samples=300)
-    boundary = draw(mode, snapshot, limits, epoch=6).after
-    is_cached = np.concatenate([window.is_cached for window in windows_of(draw(mode, snapshot, limits, 7, boundary))])
+    start = draw(mode, snapshot, limits, epoch=6).after
+    is_cached = np.concatenate([window.is_cached for window in windows_of(draw(mode, snapshot, limits, 7, start))])
     by_batch = is_cached[: len(is_cached) // 100 * 100].reshape(-1, 100).mean(axis=1)
     assert abs(by_batch - is_cached.mean()).max() < 0.15
 
@@ -187,10 +187,10 @@ def test_even_the_smallest_samples_windows_fit_one_request(mode, rows, size):
 
 
 @settings(deadline=None)
-@given(snapshot=snapshots, most=st.integers(0, 200), window_samples=st.integers(1, 60))
-def test_uniform_fetches_each_block_once_in_windows_within_the_budget(snapshot, most, window_samples):
-    limits = settings_of(cached_samples=most, window_samples=window_samples)
-    windows = windows_of(draw("uniform", snapshot, limits, boundary=some_cached(snapshot, most, 2)))
+@given(snapshot=snapshots, max_cached=st.integers(0, 200), window_samples=st.integers(1, 60))
+def test_uniform_fetches_each_block_once_in_windows_within_the_budget(snapshot, max_cached, window_samples):
+    limits = settings_of(cached_samples=max_cached, window_samples=window_samples)
+    windows = windows_of(draw("uniform", snapshot, limits, start=some_cached(snapshot, max_cached, 2)))
     for window in windows:
         assert len(window.fetch.refs) <= 1 or window.fetch.num_bytes <= limits.window_bytes
     refs = [ref for window in windows for ref in window.fetch.refs]
@@ -219,7 +219,7 @@ def test_a_grown_archive_and_other_limits_change_the_digest(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_source_without_blocks_changes_nothing(mode):
-    """An archive that has heard of a new source may name it in an old snapshot."""
+    """An archive that knows of a new source may list it in an old snapshot."""
     snapshot = even(20, source="pi-b")
     more = replace(snapshot, sources=("pi-a", "pi-b", "pi-c"), source=snapshot.source + 1)
     plans = [draw(mode, each, settings_of(cached_samples=100)) for each in (snapshot, more)]

@@ -1,4 +1,4 @@
-"""Plans that draw each sample as often as a rule says, and the caches they keep."""
+"""Plans that draw each sample at the rate of a rule, and the caches they keep."""
 
 from dataclasses import replace
 
@@ -13,12 +13,12 @@ N = 6000
 
 
 def steady(mode, cached, epochs=6, **limits):
-    """Windows of the last epoch and the boundary before it."""
-    snapshot, boundary = even(300), empty()
+    """Windows of the last epoch and the start before it."""
+    snapshot, start = even(300), empty()
     for epoch in range(epochs):
-        before = boundary
-        plan = draw(mode, snapshot, settings_of(cached_samples=cached, **limits), epoch, boundary)
-        boundary = plan.after
+        before = start
+        plan = draw(mode, snapshot, settings_of(cached_samples=cached, **limits), epoch, start)
+        start = plan.after
     return windows_of(plan), before
 
 
@@ -48,8 +48,8 @@ def test_importance_is_uniform_in_its_first_epoch_without_scores_and_behind_a_sh
     snapshot, limits = even(30), settings_of(cached_samples=60)
     unknown, known = ScoreTable(snapshot, 1 << 20), scores_of(snapshot)
     for epoch, scores, is_open in ((0, known, True), (3, unknown, True), (3, known, False)):
-        boundary = replace(empty(), is_gate_open=is_open)
-        plan = modes.plan("importance", limits, snapshot, epoch, boundary, scores)
+        start = replace(empty(), is_gate_open=is_open)
+        plan = modes.plan("importance", limits, snapshot, epoch, start, scores)
         windows = windows_of(plan)
         assert sorted(ids_of(windows).tolist()) == list(range(600))
         assert all((window.weights == 1).all() for window in windows)
@@ -86,15 +86,15 @@ def test_icache_as_published_repeats_samples_within_an_epoch():
 @pytest.mark.parametrize("mode", ["importance", "shade", "icache"])
 def test_samples_still_to_be_drawn_in_the_epoch_are_not_evicted(mode):
     windows, _ = steady(mode, 600, epochs=9)
-    gone: set[int] = set()
+    evicted: set[int] = set()
     for window in windows:
-        gone |= set(window.evict.tolist())
-        assert not gone & set(window.ids[window.is_cached].tolist())
+        evicted |= set(window.evict.tolist())
+        assert not evicted & set(window.ids[window.is_cached].tolist())
 
 
 def test_an_open_and_a_shut_gate_give_plans_of_different_digests():
     snapshot, limits = even(30), settings_of(cached_samples=60)
     is_open, shut = (
-        draw("importance", snapshot, limits, boundary=replace(empty(), is_gate_open=gate)) for gate in (True, False)
+        draw("importance", snapshot, limits, start=replace(empty(), is_gate_open=gate)) for gate in (True, False)
     )
     assert is_open.digest != shut.digest

@@ -21,8 +21,8 @@ from tests.domain.epochs.test_plan import even, scores_of, some_cached
 
 SCORE_BYTES = 1 << 20
 SNAPSHOT = even(3)
-MEMO = SamplerState(4, SNAPSHOT, some_cached(SNAPSHOT, 20, 5), scores_of(SNAPSHOT), Gate(1.0 + 2**-40))
-BLOB = sampler_state.encode(MEMO)
+STATE = SamplerState(4, SNAPSHOT, some_cached(SNAPSHOT, 20, 5), scores_of(SNAPSHOT), Gate(1.0 + 2**-40))
+BLOB = sampler_state.encode(STATE)
 
 
 def decode(blob: bytes) -> SamplerState:
@@ -30,14 +30,14 @@ def decode(blob: bytes) -> SamplerState:
 
 
 def altered(**parts: bytes) -> bytes:
-    """The memo's blob with other parts."""
+    """The state's blob with other parts."""
     arrays, metadata = tensors.decode(BLOB)
     changed = {name: np.frombuffer(part, np.uint8) for name, part in parts.items()}
     return tensors.encode(arrays | changed, metadata)
 
 
 def memo_over(snapshot: Snapshot) -> bytes:
-    """A memo whose parts agree with each other, over any snapshot."""
+    """A state whose parts agree with each other, over any snapshot."""
     return sampler_state.encode(
         SamplerState(4, snapshot, EpochStart(np.zeros(0, np.int64)), ScoreTable(snapshot, SCORE_BYTES))
     )
@@ -45,14 +45,14 @@ def memo_over(snapshot: Snapshot) -> bytes:
 
 def test_a_state_is_encoded_and_decoded():
     again = decode(BLOB)
-    assert again.epoch == MEMO.epoch
+    assert again.epoch == STATE.epoch
     assert again.snapshot.sources == SNAPSHOT.sources
     assert again.snapshot.ends == SNAPSHOT.ends
     for column in ("source", "offset", "rows", "num_bytes"):
         assert getattr(again.snapshot, column).tolist() == getattr(SNAPSHOT, column).tolist()
-    assert again.start.encode() == MEMO.start.encode()
-    assert again.scores.encode() == MEMO.scores.encode()
-    assert again.gate == MEMO.gate
+    assert again.start.encode() == STATE.start.encode()
+    assert again.scores.encode() == STATE.scores.encode()
+    assert again.gate == STATE.gate
     assert sampler_state.encode(again) == BLOB
 
 
@@ -70,10 +70,10 @@ def test_a_state_without_cache_or_scores_is_decoded():
 
 
 def test_scores_by_block_are_decoded():
-    memo = replace(MEMO, scores=ScoreTable(SNAPSHOT, 0))
-    assert sampler_state.decode(sampler_state.encode(memo), score_bytes=0).scores.is_by_block
+    state = replace(STATE, scores=ScoreTable(SNAPSHOT, 0))
+    assert sampler_state.decode(sampler_state.encode(state), score_bytes=0).scores.is_by_block
     with pytest.raises(FormatError, match="another snapshot"):
-        decode(sampler_state.encode(memo))
+        decode(sampler_state.encode(state))
 
 
 @settings(deadline=None)
@@ -89,12 +89,12 @@ def test_a_flipped_byte_is_refused_or_gives_a_consistent_state(at, flip):
     blob = bytearray(BLOB)
     blob[at] ^= flip
     try:
-        memo = decode(bytes(blob))
+        state = decode(bytes(blob))
     except FormatError:
         return
-    cached = memo.start.cached
-    assert len(cached) == 0 or 0 <= cached.min() <= cached.max() < memo.snapshot.num_samples
-    assert np.isfinite(memo.scores.of(cached)).all()
+    cached = state.start.cached
+    assert len(cached) == 0 or 0 <= cached.min() <= cached.max() < state.snapshot.num_samples
+    assert np.isfinite(state.scores.of(cached)).all()
 
 
 @pytest.mark.parametrize("name", ["snapshot", "boundary", "scores"])

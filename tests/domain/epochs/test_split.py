@@ -83,13 +83,13 @@ def test_a_part_of_a_window_has_exactly_its_positions(snapshot, data):
 
 @settings(deadline=None)
 @given(snapshots, st.integers(0, 60))
-def test_held_out_samples_are_those_never_trained(snapshot, most):
-    windows = held_out_windows(snapshot, max_samples=most)
+def test_held_out_samples_are_those_never_trained(snapshot, limit):
+    windows = held_out_windows(snapshot, max_samples=limit)
     ids = [i for window in windows for i in window.ids.tolist()]
-    assert len(ids) == len(set(ids)) <= most
+    assert len(ids) == len(set(ids)) <= limit
     held_out = set(range(snapshot.num_samples)) - training_ids(snapshot)
     assert set(ids) <= held_out
-    assert len(ids) == min(most, len(held_out))
+    assert len(ids) == min(limit, len(held_out))
 
 
 def test_a_capped_test_set_is_spread_over_the_sources():

@@ -1,4 +1,4 @@
-"""The stratified plan: an echo of a cyclic walk."""
+"""The stratified plan: data echoing over a cyclic scan."""
 
 from dataclasses import replace
 
@@ -11,22 +11,22 @@ from tests.domain.epochs.test_plan import draw, empty, even, hit_ratio, ids_of, 
 def test_each_epoch_fetches_the_given_share_whatever_the_cache_holds():
     snapshot = even(300)
     for cached, q in ((600, 0.36), (2100, 0.7), (4500, 0.9)):
-        limits, boundary = settings_of(cached_samples=cached, window_samples=200), empty(q)
+        limits, start = settings_of(cached_samples=cached, window_samples=200), empty(q)
         for epoch in range(5):
-            windows = windows_of(plan := draw("stratified", snapshot, limits, epoch, boundary))
+            windows = windows_of(plan := draw("stratified", snapshot, limits, epoch, start))
             drawn = sum(window.num_samples for window in windows)
             assert abs(drawn - 6000) <= 20
-            boundary = plan.after
+            start = plan.after
         assert abs(hit_ratio(windows) - q) < 0.01
 
 
 def test_over_a_round_all_samples_are_drawn_and_fetched_about_equally_often():
     snapshot = even(300)
-    limits, boundary = settings_of(cached_samples=2100, window_samples=200), empty()
+    limits, start = settings_of(cached_samples=2100, window_samples=200), empty()
     drawn, fetched = np.zeros(6000), np.zeros(6000)
     for epoch in range(22):
-        windows = windows_of(plan := draw("stratified", snapshot, limits, epoch, boundary))
-        boundary = plan.after
+        windows = windows_of(plan := draw("stratified", snapshot, limits, epoch, start))
+        start = plan.after
         if epoch >= 2:  # the cache is full
             np.add.at(drawn, ids_of(windows), 1)
             for window in windows:
@@ -50,8 +50,8 @@ def test_a_cold_cache_is_drawn_from_as_soon_as_it_holds_any():
 
 def test_no_cached_sample_is_drawn_twice_before_all_others_once():
     snapshot, limits = even(300), settings_of(cached_samples=2100, window_samples=100)
-    boundary = draw("stratified", snapshot, limits, 0).after
-    windows = windows_of(draw("stratified", snapshot, limits, 1, boundary))[:5]
+    start = draw("stratified", snapshot, limits, 0).after
+    windows = windows_of(draw("stratified", snapshot, limits, 1, start))[:5]
     hits = np.concatenate([window.ids[window.is_cached] for window in windows])
     assert len(hits) == len(set(hits.tolist()))
 
@@ -62,27 +62,27 @@ def test_the_scan_resumes_where_it_was_after_the_archive_grew():
     before = draw("stratified", old, limits, 0)
     left = before.after
     was_fetched = np.concatenate([window.fetch.ids for window in windows_of(before)])
-    boundary = replace(left, cached=renumbered(left.cached, old, new))
-    now = np.concatenate([window.fetch.ids for window in windows_of(draw("stratified", new, limits, 1, boundary))])
+    start = replace(left, cached=renumbered(left.cached, old, new))
+    now = np.concatenate([window.fetch.ids for window in windows_of(draw("stratified", new, limits, 1, start))])
     assert not set(renumbered(was_fetched, old, new).tolist()) & set(now.tolist())
     assert (now >= old.num_samples).any()
 
 
 def test_samples_cached_by_another_policy_are_drawn_and_evicted_in_turn():
     snapshot = even(300)
-    boundary = some_cached(snapshot, 2100, 2)
-    windows = windows_of(draw("stratified", snapshot, settings_of(cached_samples=2100), boundary=boundary))
+    start = some_cached(snapshot, 2100, 2)
+    windows = windows_of(draw("stratified", snapshot, settings_of(cached_samples=2100), start=start))
     hits = np.concatenate([window.ids[window.is_cached] for window in windows])
     evicted = np.concatenate([window.evict for window in windows])
     assert hit_ratio(windows) >= 0.7
-    assert np.isin(boundary.cached, hits).mean() > 0.4
-    assert np.isin(evicted, boundary.cached).sum() > 1000
+    assert np.isin(start.cached, hits).mean() > 0.4
+    assert np.isin(evicted, start.cached).sum() > 1000
 
 
 def test_a_cache_that_holds_everything_is_a_permutation_without_fetches():
     snapshot = even(30)
-    boundary = some_cached(snapshot, 600, 0)
-    windows = windows_of(draw("stratified", snapshot, settings_of(cached_samples=600), boundary=boundary))
+    start = some_cached(snapshot, 600, 0)
+    windows = windows_of(draw("stratified", snapshot, settings_of(cached_samples=600), start=start))
     assert sorted(ids_of(windows).tolist()) == list(range(600))
     assert hit_ratio(windows) == 1
 
@@ -97,10 +97,10 @@ def test_a_windows_misses_are_whole_blocks_and_take_at_most_a_quarter_of_the_cac
 
 
 def test_samples_are_reused_less_while_the_cache_fills():
-    snapshot, boundary = even(300), empty(0.95)
+    snapshot, start = even(300), empty(0.95)
     ids = []
     for epoch in range(3):
-        plan = draw("stratified", snapshot, settings_of(cached_samples=4500, window_samples=200), epoch, boundary)
+        plan = draw("stratified", snapshot, settings_of(cached_samples=4500, window_samples=200), epoch, start)
         ids.append(ids_of(windows_of(plan)))
-        boundary = plan.after
+        start = plan.after
     assert len(np.unique(np.concatenate(ids))) > 0.7 * 6000

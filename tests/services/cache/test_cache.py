@@ -117,7 +117,7 @@ async def test_a_spare_victim_that_is_wanted_again_stays(wanted_again):
 
 
 async def test_entries_of_an_earlier_run_make_room_unless_they_are_wanted():
-    """It may be of blocks that the archive has no more, which nobody would ever name as victims."""
+    """It may be of blocks that the archive no longer has, which no plan would name as victims."""
     disk = MemoryDiskTier()
     async with cache(disk) as made:
         before = await made.admit(entries(range(10_000)))
@@ -214,7 +214,7 @@ async def test_a_full_cache_with_a_full_disk_keeps_replacing_in_memory_and_recov
         for at in range(20_000, 24_000, 200):
             held = sorted(made.keys(), key=lambda k: (k in on_disk, k))
             assert len(await made.admit(entries(range(at, at + 200)), evict=held)) == 200
-        assert len(disk.blobs) > len(on_disk) - 600  # entries there are of use, and evicting them would bring no room
+        assert len(disk.blobs) > len(on_disk) - 600  # entries held are of use, and evicting them would bring no room
         disk.error = None
         await asyncio.sleep(RETRY_S)
         await made.admit(entries(range(30_000, 32_000)), evict=sorted(made.keys()))
@@ -260,7 +260,7 @@ async def test_an_entry_that_no_tier_can_hold_is_not_admitted():
 
 
 async def test_memory_stays_flat_over_20_epochs_with_both_tiers_full():
-    """Beside the payloads, which have their budget; the disk is the fake's memory, so its bytes are taken off."""
+    """Besides the payloads, which have their budget; the disk is the fake's memory, so its bytes are taken off."""
     disk, chosen = MemoryDiskTier(), random.Random(1)
     async with cache(disk, memory_bytes=MIB, disk_bytes=2 * MIB) as made:
         held = sorted(await made.admit(entries(range(20_000))))
@@ -306,12 +306,12 @@ operations = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(operations, st.integers(0, 40_000), st.integers(0, 60_000))
 async def test_any_sequence_of_calls_agrees_with_a_simple_model(script, memory_bytes, disk_bytes):
-    """The model: what was admitted and not named as a victim since is there, unaltered; all else is not."""
+    """The model: what was admitted and not named as a victim since is held, unaltered; all else is not."""
     disk = MemoryDiskTier()
     content = entries(range(61), 4000) | entries(range(0, 61, 3), 300)
     now = [0.0]
     async with cache(disk, memory_bytes=memory_bytes, disk_bytes=disk_bytes) as made:
-        there: set[SampleKey] = set()
+        held: set[SampleKey] = set()
         spare: set[SampleKey] = set()
         pinned: list[SampleKey] = []
         for operation, *arguments in script:
@@ -320,16 +320,16 @@ async def test_any_sequence_of_calls_agrees_with_a_simple_model(script, memory_b
                 victims = [key(at) for at in arguments[1]]
                 evicted_before = made.counts.evicted
                 admitted = await made.admit(coming, evict=victims)
-                gone = (there | admitted) - set(made.keys())
+                evicted = (held | admitted) - set(made.keys())
                 spare |= set(victims)
-                assert gone <= spare - set(pinned)
+                assert evicted <= spare - set(pinned)
                 spare = (spare - coming.keys()) & set(made.keys())
-                assert len(there | admitted) - len(gone) == len(made)
-                assert (made.counts.evicted - evicted_before > 0) or not gone
-                there = (there | admitted) - gone
+                assert len(held | admitted) - len(evicted) == len(made)
+                assert (made.counts.evicted - evicted_before > 0) or not evicted
+                held = (held | admitted) - evicted
             elif operation == "get":
                 wanted = [key(at) for at in arguments[0]]
-                assert await made.get_many(wanted) == {k: content[k] for k in wanted if k in there}
+                assert await made.get_many(wanted) == {k: content[k] for k in wanted if k in held}
             elif operation == "pin":
                 pinned.append(key(arguments[0]))
                 made.pin([pinned[-1]])
@@ -342,7 +342,7 @@ async def test_any_sequence_of_calls_agrees_with_a_simple_model(script, memory_b
                 disk.error = DiskFull("no space left") if arguments[0] else None
             elif operation == "wait":
                 made._gate._refused_until_s = now[0]
-            assert set(made.keys()) == there
+            assert set(made.keys()) == held
             assert_sound(made, disk)
 
 

@@ -14,7 +14,7 @@ from edged.services.cache.cache import Cache
 from edged.services.cache.shared import CacheShare, SharedCache
 from edged.services.training.trainer import Trainer
 from tests.services.training.test_trainer import bits, finish
-from tests.support.cached_world import MANY, asked, large_world, memory_for, training_samples
+from tests.support.cached_world import MANY, large_world, memory_for, requested, training_samples
 from tests.support.training_world import World, until
 
 pytestmark = pytest.mark.looptime
@@ -80,12 +80,12 @@ def job(name: str, mode: SamplingMode, seed: int = 0, **options: Any) -> Trainin
 def trainers(both: Two) -> list[Trainer]:
     first, second = both.worlds
     made = [first.trainer()]
-    second.beside = first.made_client
+    second.other_client = first.made_client
     return [*made, second.trainer()]
 
 
 def is_finished(both: Two, trainer: Trainer) -> bool:
-    """Whether all epochs are trained, and said to be."""
+    """Whether all epochs are trained, and that is logged."""
     if trainer.state.position.epoch < both.worlds[0].training.epochs:
         return False
     return trainer.state.position.step in {line["step"] for line in both.worlds[0].events("train.finished")}
@@ -103,7 +103,7 @@ async def train(both: Two) -> list[Trainer]:
     return made
 
 
-# what stays
+# what is kept
 
 
 async def test_what_two_jobs_keep_is_stored_once_and_evicted_with_the_second():
@@ -141,7 +141,7 @@ async def test_an_entry_that_no_job_keeps_can_be_evicted_once_it_is_unpinned():
     assert cache.holds(key(1))
 
 
-# what part is whose
+# parts
 
 
 def test_the_cache_is_divided_equally_until_something_is_measured():
@@ -176,11 +176,11 @@ def test_a_job_that_has_ended_leaves_its_part_to_the_others():
 async def test_two_jobs_on_the_same_samples_fetch_them_once(log_lines):
     both = two(job("a", "uniform", seed=1), job("b", "uniform", seed=2))
     await train(both)
-    fetched = asked(both.worlds[0])
+    fetched = requested(both.worlds[0])
     assert set(fetched) == set(training_samples(both.worlds[0]))
     assert len(fetched) <= 1.05 * len(set(fetched))
-    told = {(line["job"], line["epoch"]) for line in both.worlds[0].events("cache.epoch")}
-    assert told == {(name, epoch) for name in "ab" for epoch in range(3)}
+    logged = {(line["job"], line["epoch"]) for line in both.worlds[0].events("cache.epoch")}
+    assert logged == {(name, epoch) for name in "ab" for epoch in range(3)}
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ async def test_a_job_next_to_another_trains_as_it_does_alone_with_its_part_of_th
 async def test_nothing_that_a_plan_needs_is_evicted(log_lines, monkeypatch):
     """What is evicted is kept by neither; and so nearly all planned hits are there.
 
-    Not all: what one job has let go while the other reads it takes up room for a moment, and an admission fails.
+    Not all: what one job has evicted while the other reads it takes up room for a moment, and an admission fails.
     """
     both = two(
         job("a", "stratified", seed=1, hit_share=0.7), job("b", "stratified", seed=2, hit_share=0.7), samples=SOME
@@ -208,9 +208,9 @@ async def test_nothing_that_a_plan_needs_is_evicted(log_lines, monkeypatch):
     needed = []
     drop = Cache._drop
 
-    def dropped(cache: Cache, gone: SampleKey) -> None:
-        needed.extend([gone] if both.shared.keeps.is_kept(gone) else [])
-        drop(cache, gone)
+    def dropped(cache: Cache, victim: SampleKey) -> None:
+        needed.extend([victim] if both.shared.keeps.is_kept(victim) else [])
+        drop(cache, victim)
 
     monkeypatch.setattr(Cache, "_drop", dropped)
     unmeasured(both)
@@ -233,7 +233,7 @@ async def test_what_one_job_has_requested_the_other_waits_for(log_lines):
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    fetched = asked(both.worlds[0])
+    fetched = requested(both.worlds[0])
     assert len(fetched) == len(set(fetched))
 
 
@@ -242,12 +242,12 @@ async def test_a_job_gets_the_samples_that_another_has_requested_though_that_one
     both.log.loses = lambda part: isinstance(part, SamplesPart)
     made = trainers(both)
     tasks = [asyncio.create_task(trainer.run()) for trainer in made]
-    await until(lambda: bool(asked(both.worlds[0])))
+    await until(lambda: bool(requested(both.worlds[0])))
     await asyncio.sleep(1)  # now both wait for the first one's request
-    before = len(asked(both.worlds[0]))
+    before = len(requested(both.worlds[0]))
     tasks[0].cancel()
     await asyncio.gather(tasks[0], return_exceptions=True)
-    assert len(asked(both.worlds[0])) == before
+    assert len(requested(both.worlds[0])) == before
     both.log.loses = lambda _: False
     for request in list(both.log.requests):
         await both.log.answer(request)

@@ -32,15 +32,15 @@ def planned_ids(plan: CachePlan) -> list[int]:
 
 
 async def read(epochs: EpochLoader, plan: CachePlan, first: int = 0) -> tuple[list[int], list[int], list[int]]:
-    """(ids, sizes of batches, indices behind them) of the rest of the epoch."""
+    """(ids, sizes of batches, indices ends them) of the rest of the epoch."""
     ids: list[int] = []
-    sizes, behind = [], []
+    sizes, ends = [], []
     async with aclosing(mini_batches(epochs, plan, first)) as batches:
         async for batch, index in batches:
             ids += batch.ids.tolist()
             sizes.append(len(batch))
-            behind.append(index)
-    return ids, sizes, behind
+            ends.append(index)
+    return ids, sizes, ends
 
 
 async def test_batches_follow_the_plan_and_all_but_the_last_are_full(world):
@@ -70,8 +70,8 @@ async def test_another_process_resumes_exactly_at_the_index_of_any_batch(world):
     epochs = world.epochs()
     async with epochs.open():
         plan = await epochs.draw(0)
-        ids, sizes, behind = await read(epochs, plan)
-    for count, index in enumerate(behind, start=1):
+        ids, sizes, ends = await read(epochs, plan)
+    for count, index in enumerate(ends, start=1):
         again = world.epochs()
         async with again.open():
             rest, _, _ = await read(again, await again.draw(0, plan.snapshot.ends), index)
@@ -101,9 +101,9 @@ async def test_the_next_window_is_requested_while_this_one_is_in_use(world):
             num_windows += len(windows(plan)) + num_held_out_windows(world)
             index_of = {window.fetch.refs: index for index, window in enumerate(windows(plan))}
             async for _, index in mini_batches(epochs, plan):
-                asked = [r.refs for r in world.log.requests if isinstance(r, SamplesRequest)]
+                requested = [r.refs for r in world.log.requests if isinstance(r, SamplesRequest)]
                 in_use, _ = plan.locate(index - 1)
-                ahead = {index_of[refs] for refs in asked if index_of.get(refs, -1) > in_use}
+                ahead = {index_of[refs] for refs in requested if index_of.get(refs, -1) > in_use}
                 if in_use + 1 < len(windows(plan)):
                     assert in_use + 1 in ahead
                 held = sum(windows(plan)[index].fetch.num_bytes for index in {in_use, *ahead})
@@ -111,7 +111,7 @@ async def test_the_next_window_is_requested_while_this_one_is_in_use(world):
             async for _ in epochs.held_out():
                 pass
             first = len(world.log.requests)
-        assert len(world.log.requests) == first  # nothing behind the last epoch
+        assert len(world.log.requests) == first  # nothing ends the last epoch
     refs = [request.refs for request in world.log.requests if isinstance(request, SamplesRequest)]
     assert sum(isinstance(request, SnapshotRequest) for request in world.log.requests) == 2
     assert len(refs) == num_windows
@@ -139,18 +139,18 @@ async def test_with_a_fast_archive_the_second_epoch_never_waits(world):
 async def test_windows_in_memory_stay_within_the_prefetch_budget(world):
     world.prefetch_bytes = 4096
     epochs = world.epochs()
-    most = 0
+    peak_bytes = 0
     async with epochs.open():
         plan = await epochs.draw(0)
         async for _ in mini_batches(epochs, plan):
-            most = max(most, epochs.num_bytes)
+            peak_bytes = max(peak_bytes, epochs.num_bytes)
     assert len(windows(plan)) > 4
-    assert 0 < most <= 4096
+    assert 0 < peak_bytes <= 4096
 
 
 async def test_missing_samples_are_left_out_and_logged(world):
-    gone = {(BlockRef("_train.toy", 0), row) for row in range(5)}
-    world.log.missing = gone
+    missing = {(BlockRef("_train.toy", 0), row) for row in range(5)}
+    world.log.missing = missing
     epochs = world.epochs()
     async with epochs.open():
         plan = await epochs.draw(0)
@@ -222,7 +222,7 @@ async def test_late_duplicate_and_foreign_replies_are_harmless(world):
     async with epochs.open():
         world.log.is_silent = True
         task = asyncio.create_task(epochs.draw(0))
-        await asyncio.sleep(20)  # asked twice by now
+        await asyncio.sleep(20)  # requested twice by now
         world.log.is_silent = False
         for request in list(world.log.requests):
             await world.log.answer(request)
@@ -299,11 +299,11 @@ async def test_the_fetch_time_is_right_though_most_samples_came_before_the_epoch
     answer = world.log.answer
     monkeypatch.setattr(world.log, "answer", requests.put)
     epochs = world.epochs()
-    told: dict[int, float] = {}
+    reported: dict[int, float] = {}
     monkeypatch.setattr(epochs._plans._planner, "close", lambda plan, **times: note(plan.epoch, times["fetch_s"]))
 
     async def note(epoch: int, fetch_s: float) -> None:
-        told.setdefault(epoch, fetch_s)
+        reported.setdefault(epoch, fetch_s)
 
     async def slow_archive() -> None:
         while True:
@@ -321,7 +321,7 @@ async def test_the_fetch_time_is_right_though_most_samples_came_before_the_epoch
             async with aclosing(epochs.held_out()) as batches:
                 assert [batch async for batch in batches]
     archive.cancel()
-    assert list(told.values()) == pytest.approx([0.1, 0.1, 0.1], rel=0.2)
+    assert list(reported.values()) == pytest.approx([0.1, 0.1, 0.1], rel=0.2)
 
 
 async def test_with_a_real_server_an_epoch_comes_in_order_and_again_for_an_old_snapshot(log_lines):

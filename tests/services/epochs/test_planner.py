@@ -22,10 +22,10 @@ from tests.support.cached_world import (
     NUM_SAMPLES,
     ROWS,
     Tier,
-    asked,
     cached,
     large_world,
     memory_for,
+    requested,
     training_samples,
 )
 from tests.support.training_world import (
@@ -55,7 +55,7 @@ async def run_killed(world: World, tier: Tier, memory_bytes: int) -> bytes:
             continue
         assert len(world.events("train.started")) > 5
         return b"".join(bits(trainer.state.params).values())
-    raise AssertionError("it never came to the end")
+    raise AssertionError("training did not end")
 
 
 @pytest.mark.parametrize("sampling", [Sampling("uniform"), Sampling("stratified", 0.7)], ids=["uniform", "stratified"])
@@ -101,7 +101,7 @@ async def test_a_restart_uses_the_disk_tier_and_fetches_the_rest(log_lines, tmp_
     async with cached(world, SqliteCache(folder, 1 << 20, "test"), memory_for(200)) as cache:
         assert len(cache) == on_disk
         await finish(world)
-    assert len(asked(world, since)) == NUM_SAMPLES - on_disk
+    assert len(requested(world, since)) == NUM_SAMPLES - on_disk
     assert world.events("cache.epoch")[-1]["fetched_samples"] == NUM_SAMPLES - on_disk
 
 
@@ -126,7 +126,7 @@ async def test_a_cache_that_was_closed_is_complete_after_a_restart(log_lines, tm
     since = len(world.log.requests)
     async with cached(world, SqliteCache(tmp_path / "cache", 1 << 20, "test"), memory_for(200)):
         await finish(world)
-    assert asked(world, since) == []
+    assert requested(world, since) == []
     assert world.events("cache.opened")[-1]["entries"] == NUM_SAMPLES
 
 
@@ -139,7 +139,7 @@ async def test_a_new_job_starts_from_an_earlier_ones_cache_but_never_trains_on_h
     since = len(world.log.requests)
     async with cached(world, SqliteCache(tmp_path / "cache", 1 << 20, "test")):
         await finish(world)
-    assert asked(world, since) == []
+    assert requested(world, since) == []
     line = world.events("cache.epoch")[-1]
     assert line["reads"] == line["distinct_samples"] == len(training_samples(world))
 

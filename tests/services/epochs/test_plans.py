@@ -78,12 +78,12 @@ async def test_each_sample_is_located_in_its_window(world, held_out):
         await plans.draw(0, None)
         epoch = plans.move_on()
     sample = index = 0
-    place, _ = epoch.locate(0, held_out)
-    while (window := epoch.window(place)) is not None:
+    position, _ = epoch.locate(0, held_out)
+    while (window := epoch.window(position)) is not None:
         for at in range(window.num_samples):
-            assert epoch.locate(sample + at, held_out) == (place, at)
+            assert epoch.locate(sample + at, held_out) == (position, at)
         sample, index = sample + window.num_samples, index + 1
-        place = place._replace(window=index)
+        position = position._replace(window=index)
     assert index > 1
     assert epoch.window(epoch.locate(sample, held_out)[0]) is None
 

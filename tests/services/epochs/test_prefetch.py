@@ -4,7 +4,7 @@ import pytest
 
 from edged.domain.archive.protocol import SamplesRequest
 from edged.services.epochs.loader import EpochLoader
-from edged.services.epochs.plans import Place
+from edged.services.epochs.plans import WindowPosition
 from edged.services.epochs.prefetch import Prefetcher
 from tests.support.training_world import World
 
@@ -24,11 +24,11 @@ async def test_an_opened_window_is_complete_and_the_next_one_on_its_way(world):
     epochs = world.epochs()
     async with epochs.open():
         windows = await drawn(epochs)
-        reader = await windows.open(Place(0, False, 0))
+        reader = await windows.open(WindowPosition(0, False, 0))
         assert reader is not None
         assert reader.is_complete
         assert num_requests(world) > 1
-        assert await windows.open(Place(0, False, 0)) is reader
+        assert await windows.open(WindowPosition(0, False, 0)) is reader
         assert reader.num_bytes <= windows.num_bytes <= world.prefetch_bytes
 
 
@@ -38,11 +38,11 @@ async def test_without_waiting_a_window_is_opened_once_it_has_arrived(world):
         windows = await drawn(epochs)
         world.log.is_silent = True
         for _ in range(3):
-            assert await windows.open(Place(0, False, 0), wait=False) is None
+            assert await windows.open(WindowPosition(0, False, 0), wait=False) is None
         assert num_requests(world) == 1
         world.log.is_silent = False
         await world.log.answer(world.log.requests[-1])
-        while (reader := await windows.open(Place(0, False, 0), wait=False)) is None:
+        while (reader := await windows.open(WindowPosition(0, False, 0), wait=False)) is None:
             pass  # the reply comes in several records
         assert reader.is_complete
 
@@ -52,10 +52,10 @@ async def test_windows_before_the_opened_one_are_skipped(world):
     epochs = world.epochs()
     async with epochs.open():
         windows = await drawn(epochs)
-        await windows.open(Place(0, False, 0))
+        await windows.open(WindowPosition(0, False, 0))
         before = num_requests(world)
-        assert await windows.open(Place(0, False, 1)) is not None
-        assert await windows.open(Place(0, False, 3)) is not None
+        assert await windows.open(WindowPosition(0, False, 1)) is not None
+        assert await windows.open(WindowPosition(0, False, 3)) is not None
         assert windows.num_bytes <= world.prefetch_bytes
         assert num_requests(world) > before
 
@@ -64,12 +64,12 @@ async def test_after_the_last_window_there_is_none_and_the_held_out_ones_stay_on
     epochs = world.epochs()
     async with epochs.open():
         windows = await drawn(epochs)
-        place = Place(0, False, 0)
-        while await windows.open(place) is not None:
-            place = place._replace(window=place.window + 1)
+        position = WindowPosition(0, False, 0)
+        while await windows.open(position) is not None:
+            position = position._replace(window=position.window + 1)
         before = num_requests(world)
-        assert await windows.open(place) is None
-        assert await windows.open(Place(0, True, 0)) is not None
+        assert await windows.open(position) is None
+        assert await windows.open(WindowPosition(0, True, 0)) is not None
         assert num_requests(world) <= before + 1  # looking ahead; the window itself was requested before
 
 
@@ -78,14 +78,14 @@ async def test_a_window_that_is_not_of_the_plan_cannot_be_polled(world):
     async with epochs.open():
         windows = await drawn(epochs)
         with pytest.raises(AssertionError, match="fewer samples"):
-            await windows.open(Place(0, False, 1000), wait=False)
+            await windows.open(WindowPosition(0, False, 1000), wait=False)
 
 
 async def test_closing_drops_all_windows(world):
     epochs = world.epochs()
     async with epochs.open():
         windows = await drawn(epochs)
-        await windows.open(Place(0, False, 0))
+        await windows.open(WindowPosition(0, False, 0))
         assert windows.num_bytes > 0
         windows.close()
         assert windows.num_bytes == 0

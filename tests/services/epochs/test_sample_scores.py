@@ -32,7 +32,7 @@ pytestmark = pytest.mark.looptime
 
 @pytest.mark.parametrize("mode", ["importance", "shade", "icache"])
 async def test_the_score_of_each_sample_is_that_of_its_own_data(world, mode):
-    """With weights that stay what they were: left-out samples, hits and misses shift nobody's place."""
+    """With constant weights: left-out samples, hits and misses do not shift the scores of others."""
     world.training = replace(
         TRAINING, sampling=Sampling(mode), epochs=3, optimizer=Sgd(1e-30, momentum=0.0), checkpoint_s=0
     )
@@ -41,8 +41,8 @@ async def test_the_score_of_each_sample_is_that_of_its_own_data(world, mode):
     world.log.missing = {(BlockRef("pi-a", 2), row) for row in range(4)}
     async with cached(world, MemoryDiskTier(), memory_for(20)):
         trainer = await finish(world)
-    memo = sampler_state.decode(world.store.sampler_states[3], score_bytes=SCORE_BYTES)
-    table, snapshot = memo.scores, memo.snapshot
+    state = sampler_state.decode(world.store.sampler_states[3], score_bytes=SCORE_BYTES)
+    table, snapshot = state.scores, state.snapshot
     num_checked = 0
     for sample_id in np.flatnonzero(table.visits(np.arange(snapshot.num_samples))).tolist():
         sample = world.log.sample(sample_id)
@@ -81,9 +81,9 @@ async def test_the_plans_weights_reach_the_learner(world, monkeypatch):
         assert kept is not None
         learn = kept.learn
 
-        def remember(ids: Ids, told: BatchResult) -> None:
+        def remember(ids: Ids, result: BatchResult) -> None:
             learnt.append(ids.copy())
-            learn(ids, told)
+            learn(ids, result)
 
         monkeypatch.setattr(kept, "learn", remember)
         await run_until(trainer, lambda: world.num_finished == 2)

@@ -1,4 +1,4 @@
-"""What is asked of the archive through a cache, and what is read when the cache or the archive fails."""
+"""What is requested from the archive through a cache, and what is read when the cache or the archive fails."""
 
 import asyncio
 import gc
@@ -20,10 +20,10 @@ from tests.support.cached_world import (
     NUM_SAMPLES,
     PAYLOAD,
     ROWS,
-    asked,
     cached,
     large_world,
     memory_for,
+    requested,
     training_samples,
 )
 from tests.support.training_world import (
@@ -39,7 +39,7 @@ async def test_with_everything_cached_an_epoch_requests_only_held_out_samples(wo
     world.training = replace(TRAINING, sampling=Sampling("uniform"), epochs=3)
     async with cached(world, tier("site"), MANY):
         await finish(world)
-    assert sorted(asked(world)) == sorted(training_samples(world))
+    assert sorted(requested(world)) == sorted(training_samples(world))
     first, *others = world.events("cache.epoch")
     assert (first["hit_ratio"], first["fetched_samples"]) == (0, len(training_samples(world)))
     for line in others:
@@ -67,7 +67,7 @@ async def test_stratified_fetches_all_but_the_hit_share_of_the_samples(log_lines
         assert line["fetched_samples"] == pytest.approx((1 - hit_share) * NUM_SAMPLES, abs=2 * ROWS)
         assert line["hit_ratio"] == pytest.approx(hit_share, abs=0.08)
         assert line["fresh_hit_ratio"] < line["hit_ratio"]
-    assert len(asked(world)) == sum(line["fetched_samples"] for line in world.events("cache.epoch"))
+    assert len(requested(world)) == sum(line["fetched_samples"] for line in world.events("cache.epoch"))
 
 
 @pytest.mark.parametrize("mode", ["uniform", "stratified", "importance", "lru", "shade", "icache"])
@@ -86,7 +86,7 @@ async def test_the_reported_fetches_are_the_requested_ones_and_no_window_request
             assert line["distinct_samples"] == len(set(ids))
     lines = world.events("cache.epoch")
     fetched = sum(line["fetched_samples"] for line in lines)
-    assert len(asked(world)) == fetched
+    assert len(requested(world)) == fetched
     assert fetched * PAYLOAD == sum(line["fetched_bytes"] for line in lines)
     assert all(
         line["hit_ratio"] == pytest.approx(1 - line["fetched_samples"] / line["reads"], abs=0.3) for line in lines
@@ -94,7 +94,7 @@ async def test_the_reported_fetches_are_the_requested_ones_and_no_window_request
 
 
 async def test_after_losing_its_memory_tier_no_sample_is_requested_by_two_windows(log_lines):
-    """Planned hits that are gone are drawn by several windows, and fetched once."""
+    """Planned hits that were lost are drawn by several windows, and fetched once."""
     world = large_world("stratified", hit_share=0.8)
     async with cached(world, None, memory_for(200)):
         await finish(world)
@@ -102,26 +102,26 @@ async def test_after_losing_its_memory_tier_no_sample_is_requested_by_two_window
     since = len(world.log.requests)
     async with cached(world, None, memory_for(200)):
         await finish(world)
-    again = asked(world, since)
+    again = requested(world, since)
     assert len(again) == len(set(again)) > 200
     assert world.events("cache.epoch")[-1]["hit_ratio"] > 0.3
 
 
 async def test_after_losing_its_memory_tier_windows_stay_near_the_prefetch_budget(log_lines):
-    """Most of a window may be lost hits; what goes beyond a quarter of it is fetched when it is read."""
+    """Most of a window may be lost hits; what exceeds a quarter of it is fetched when it is read."""
     world = large_world("stratified", hit_share=0.9)
     world.prefetch_bytes = 4096
     async with cached(world, None, memory_for(400)):
         await finish(world)
     world.training = replace(world.training, epochs=4)
     async with cached(world, None, memory_for(400)), (epochs := world.epochs()).open():
-        plan, most = await epochs.draw(3), 0
+        plan, peak_bytes = await epochs.draw(3), 0
         async with aclosing(mini_batches(epochs, plan)) as batches:
             async for _ in batches:
-                most = max(most, epochs.num_bytes)
+                peak_bytes = max(peak_bytes, epochs.num_bytes)
         await epochs.end()
     line = world.events("cache.epoch")[-1]
-    assert 0 < most <= 1.25 * world.prefetch_bytes
+    assert 0 < peak_bytes <= 1.25 * world.prefetch_bytes
     assert line["fetched_samples"] < 1.1 * line["distinct_samples"]  # late ones are cached, too
 
 
@@ -137,7 +137,7 @@ async def test_a_corrupt_entry_is_dropped_and_fetched_again(world):
     since = len(world.log.requests)
     async with cached(world, disk, memory_for(5)):
         await finish(world)
-    assert sorted(asked(world, since)) == sorted((BlockRef(key.source, key.offset), key.row) for key in torn)
+    assert sorted(requested(world, since)) == sorted((BlockRef(key.source, key.offset), key.row) for key in torn)
     second, third = world.events("cache.epoch")[-2:]
     assert (second["corrupt"], third["corrupt"]) == (10, 10)
     assert third["distinct_samples"] == second["distinct_samples"] == len(training_samples(world))
@@ -156,13 +156,13 @@ async def test_training_continues_with_a_disk_that_refuses_all_writes(log_lines,
 
 
 async def test_samples_that_the_archive_cannot_read_are_left_out_and_requested_again_in_the_next_epoch(world):
-    gone = {(BlockRef("_train.toy", 0), row) for row in range(5)}
-    world.log.missing = gone
+    missing = {(BlockRef("_train.toy", 0), row) for row in range(5)}
+    world.log.missing = missing
     world.training = replace(TRAINING, sampling=Sampling("uniform"), epochs=2)
     async with cached(world, None):
         await finish(world)
     assert [line["samples"] for line in world.events("train.epoch")] == [len(training_samples(world)) - 5] * 2
-    assert sorted(asked(world)) == sorted([*training_samples(world), *gone])
+    assert sorted(requested(world)) == sorted([*training_samples(world), *missing])
 
 
 async def test_memory_stays_flat_over_many_epochs_with_both_tiers_full(log_lines):
