@@ -37,7 +37,7 @@ from edged.services.training.checkpointing import Checkpointing
 from edged.services.training.evaluation import NOTHING, Evaluation, evaluate
 from edged.services.training.resume import begin_state
 from edged.services.training.stopwatch import Stopwatch
-from edged.services.training.worker_map import lane_map
+from edged.services.training.worker_map import worker_map
 
 LEAVE_S = 2.0
 """So long a stop waits for the log to take the last word; without it the others wait for two deadlines, no more."""
@@ -91,7 +91,7 @@ class GroupTrainer:
         self._job = rules.job
         self._epochs = epochs
         self._chooser = chooser
-        rounds = ContributionMaker(training, self._learner, model.num_parameters, lane_map(executor))
+        rounds = ContributionMaker(training, self._learner, model.num_parameters, worker_map(executor))
         self._activity = Activity()
         self._member = Member(training, address.edge, rounds, TrainState({}, {}, rules.job, model.division))
         self._following = Follower(

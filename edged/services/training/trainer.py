@@ -25,7 +25,7 @@ from edged.services.training.checkpointing import Checkpointing
 from edged.services.training.evaluation import end_epoch, evaluate
 from edged.services.training.resume import begin_state
 from edged.services.training.stopwatch import Stopwatch
-from edged.services.training.worker_map import lane_map
+from edged.services.training.worker_map import worker_map
 
 
 class Trainer:
@@ -56,7 +56,7 @@ class Trainer:
         self._epochs = epochs
         self._scores = scores
         self._live = live
-        self._map = lane_map(executor)
+        self._map = worker_map(executor)
         self._state = TrainState({}, {}, job, model.division)
         self._trained_samples = 0
         self._num_batches = 0

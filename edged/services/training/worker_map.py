@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def lane_map(executor: Executor | None) -> Map:
+def worker_map(executor: Executor | None) -> Map:
     """`executor.map`, or `map` without one, without NumPy's warnings.
 
     An overflow is noticed by its consequences; a warning would not be a log line.
