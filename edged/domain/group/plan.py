@@ -20,7 +20,7 @@ from edged.domain.epochs.importance import Uniform
 from edged.domain.epochs.plan import CachedWindow, CachePlan, PlanSettings, SteppedPlan, digest_of
 from edged.domain.epochs.rate_plan import Sampler
 from edged.domain.epochs.split import TrainSplit, train_split
-from edged.domain.group.sharding import TURNS, Turns, assigned, owners
+from edged.domain.group.sharding import Turns, assigned, owners
 
 WINDOW_BYTES = 32 << 20
 """Size of the global order's windows: the samples of that many bytes of blocks are shuffled together. The larger, the
@@ -161,12 +161,6 @@ class GroupPlan(SteppedPlan[_State]):
     def num_steps(self) -> int:
         """Global batches of the epoch, the same for all members. All but the last are full."""
         return -(-self._num_draws // self._batch_size)
-
-    @property
-    def max_samples(self) -> int:
-        """Upper bound of the member's part of a global batch."""
-        part = self._turns.parts[self._me] if self._me is not None else 0
-        return min(-(-part * self._batch_size // TURNS) + 1, self._batch_size)
 
     def first_sample(self, step: int) -> int:
         """The number of the member's samples before global batch `step`; for num_steps, all. Builds no window."""

@@ -14,7 +14,7 @@ from edged.domain.archive.snapshot import Ids, Snapshot
 from edged.domain.epochs.plan import PlanSettings
 from edged.domain.group import plan as group_plan
 from edged.domain.group.plan import Group, GroupPlan, global_order, num_steps
-from edged.domain.group.sharding import Turns, next_shares, owners
+from edged.domain.group.sharding import TURNS, Turns, next_shares, owners
 from tests.domain.epochs.test_plan import COST, FRACTION, empty, even, ids_of, settings_of, some_cached, windows_of
 from tests.domain.epochs.test_plan import snapshots as snapshots_of_any
 from tests.domain.epochs.test_split import training_ids
@@ -65,12 +65,14 @@ def test_the_members_parts_of_a_batch_add_up_to_the_global_batch(snapshot, share
         order = order_of(snapshot)
         plans = [draw(snapshot, shares, member, batch=batch, limits=limits) for member in shares]
         parts = [parts_of(plan) for plan in plans]
+        turns = Turns(shares)
         assert {plan.num_steps for plan in plans} == {num_steps(snapshot, FRACTION, batch)} == {-(-len(order) // batch)}
         for step in range(plans[0].num_steps):
             together = np.concatenate([part[step] for part in parts])
             assert sorted(together.tolist()) == sorted(order[step * batch : (step + 1) * batch].tolist())
-            for plan, part in zip(plans, parts, strict=True):
-                assert len(part[step]) <= plan.max_samples
+            for member, part in zip(shares, parts, strict=True):
+                of_a_round = turns.parts[turns.names.index(member)]
+                assert len(part[step]) <= -(-of_a_round * batch // TURNS) + 1
                 inside = order[np.isin(order, part[step])]
                 assert np.array_equal(part[step], inside)  # in the order of use
         for plan, part in zip(plans, parts, strict=True):
