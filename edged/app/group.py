@@ -27,7 +27,7 @@ def group_trainer(
     model: Model,
     checkpointing: Checkpointing,
     epochs: EpochLoader,
-    chooser: GroupPlanner,
+    planner: GroupPlanner,
 ) -> GroupTrainer:
     """The trainer of a job that the edges of the topology train together."""
     written = job.train_topic if job.server is None else job.gradients_topic
@@ -41,7 +41,7 @@ def group_trainer(
         GroupAddress(edge, job.members, job.train_topic, written),
         rules=step.rules(job, model.num_parameters),
         epochs=epochs,
-        chooser=chooser,
+        planner=planner,
         fold=step.fold_of(job.training),
         executor=executor,
     )

@@ -123,7 +123,7 @@ class GroupWorld:
         share = SharedCache(place.cache).share()
         settings = EpochSettings(training.epochs, training.test_fraction, training.test_samples, 8192)
         choice = PlannerSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
-        chooser = GroupPlanner(share, choice, edge, dict.fromkeys(self.edges, 4096), training.global_batch)
+        planner = GroupPlanner(share, choice, edge, dict.fromkeys(self.edges, 4096), training.global_batch)
         batcher = Batcher(STREAM, training.global_batch, NoImages())
         fold: Fold = update_log.fold if has_server else gradient_log.fold
         return GroupTrainer(
@@ -143,8 +143,8 @@ class GroupWorld:
             place.health,
             GroupAddress(edge, self.edges, TRAIN, GRADIENTS if has_server else TRAIN),
             rules=self.rules("vault" if has_server else ""),
-            epochs=EpochLoader(client, batcher, settings, share, chooser),
-            chooser=chooser,
+            epochs=EpochLoader(client, batcher, settings, share, planner),
+            planner=planner,
             fold=fold,
         )
 

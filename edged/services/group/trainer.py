@@ -61,7 +61,7 @@ class _UndecidedError(EdgedError):
 
 
 class GroupTrainer:
-    """Trains one model together with the other members. `chooser` is the one that `epochs` draws its plans by.
+    """Trains one model together with the other members. `planner` is the one that `epochs` draws its plans by.
 
     With `executor` the model's lanes are computed on its threads (its BLAS threads are the caller's matter). All
     members hold the same weights after the same step, bit for bit, whoever was killed, stopped or late meanwhile.
@@ -79,7 +79,7 @@ class GroupTrainer:
         *,
         rules: Rules,
         epochs: EpochLoader,
-        chooser: GroupPlanner,
+        planner: GroupPlanner,
         fold: Fold = gradient_log.fold,
         executor: Executor | None = None,
     ) -> None:
@@ -90,7 +90,7 @@ class GroupTrainer:
         self._address = address
         self._job = rules.job
         self._epochs = epochs
-        self._chooser = chooser
+        self._planner = planner
         rounds = ContributionMaker(training, self._learner, model.num_parameters, worker_map(executor))
         self._activity = Activity()
         self._member = Member(training, address.edge, rounds, TrainState({}, {}, rules.job, model.division))
@@ -262,7 +262,7 @@ class GroupTrainer:
                 await self._following.save()
 
     async def _draw(self, begin: Begin) -> GroupPlan:
-        self._chooser.begin(begin.members)
+        self._planner.begin(begin.members)
         plan = await self._epochs.draw(begin.epoch, begin.ends)
         assert isinstance(plan, GroupPlan)
         steps = self._exchange.state.step - self._exchange.state.epoch_first_step
@@ -299,7 +299,7 @@ class GroupTrainer:
         """
         group = self._exchange.state
         if self._address.edge in group.eligible:
-            self._chooser.expect(shares(group))
+            self._planner.expect(shares(group))
 
     async def _begin_next(self) -> bool:
         """Wait until the next epoch begins, and see to it that it does; False behind the last."""
