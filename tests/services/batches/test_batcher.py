@@ -37,14 +37,14 @@ def test_a_bad_image_leaves_no_gap():
     assert batcher.num_undecodable == 1
 
 
-def test_without_need_of_labels_every_sample_counts():
+def test_all_samples_are_used_where_labels_are_not_needed():
     batcher = Batcher(STREAM, 4, Brightness(), needs_labels=False)
     batcher.add([image(1, "b"), image(2, None), image(3, "unheard of")])
     assert batcher.take().y.tolist() == [1, -1, -1]
     assert batcher.num_unlabelled == 0
 
 
-def test_a_raw_payload_of_the_wrong_length_is_left_out_alone():
+def test_only_the_raw_payload_of_a_wrong_length_is_left_out():
     batcher = Batcher(STREAM, 4, Brightness())
     batcher.add([Encoded(bytes(4), "raw", "a", 1), Encoded(bytes(3), "raw", "a", 2), Encoded(bytes(4), "raw", "a", 3)])
     assert batcher.take().ids.tolist() == [1, 3]
@@ -58,7 +58,7 @@ def test_samples_without_a_class_are_left_out_and_counted(label):
     assert (batcher.num_unlabelled, batcher.num_undecodable) == (1, 0)
 
 
-def test_threads_change_nothing():
+def test_the_batch_is_the_same_with_threads():
     images = [image(value % 256) for value in range(100)]
     alone, together = Batcher(STREAM, 100, Brightness()), None
     with ThreadPoolExecutor(3) as executor:
@@ -71,7 +71,7 @@ def test_threads_change_nothing():
     assert a.ids.tolist() == b.ids.tolist()
 
 
-def test_images_are_decoded_on_the_executors_threads_alone():
+def test_images_are_decoded_only_on_the_executors_threads():
     names = set()
 
     class Spy(Brightness):
@@ -85,7 +85,7 @@ def test_images_are_decoded_on_the_executors_threads_alone():
     assert all(name.startswith("train") for name in names)
 
 
-def test_a_batch_stays_while_the_next_one_is_made():
+def test_a_batch_stays_valid_while_the_next_one_is_filled():
     batcher = Batcher(STREAM, 1, Brightness())
     batcher.add([image(1)])
     first = batcher.take()

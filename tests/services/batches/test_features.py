@@ -46,7 +46,7 @@ def expected(*values):
     return [[pytest.approx(4 * value * factor / 255) for factor in (1, 2, -1)] for value in values]
 
 
-def test_a_sample_seen_before_is_not_computed_again_under_whatever_id(sums):
+def test_a_known_sample_is_not_computed_again_whatever_its_id(sums):
     batches = batcher(sums, 1 << 20)
     batches.add(samples(1, 2, 3))
     assert batches.take().x.tolist() == expected(1, 2, 3)
@@ -57,7 +57,7 @@ def test_a_sample_seen_before_is_not_computed_again_under_whatever_id(sums):
     assert sums.num_computed == 4
 
 
-def test_a_full_cache_keeps_what_it_has_and_the_rest_is_computed_each_time(sums):
+def test_a_full_cache_keeps_what_it_has_and_computes_the_rest_each_time(sums):
     batches = batcher(sums, 2 * ROW_BYTES + 5)
     for _ in range(3):
         batches.add(samples(1, 2, 3, 4))
@@ -65,13 +65,13 @@ def test_a_full_cache_keeps_what_it_has_and_the_rest_is_computed_each_time(sums)
     assert sums.num_computed == 4 + 2 + 2
 
 
-def test_without_a_byte_of_cache_features_are_right_too(sums):
+def test_features_are_right_without_any_cache(sums):
     batches = batcher(sums, 0)
     batches.add(samples(5, 5))
     assert batches.take().x.tolist() == expected(5, 5)
 
 
-def test_what_cannot_be_decoded_is_left_out_and_counted(sums):
+def test_undecodable_samples_are_left_out_and_counted(sums):
     batches = batcher(sums, 1 << 20)
     batches.add([*samples(1), *samples(9, codec="jpeg"), *samples(2)])
     assert batches.take().x.tolist() == expected(1, 2)

@@ -1,4 +1,4 @@
-"""Fresh samples as mini-batches."""
+"""Live samples as mini-batches."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def training_rows(offset: int) -> int:
     return int((~snapshot.test_rows("pi-a", offset, 20, TRAINING.test_fraction)).sum())
 
 
-async def test_a_partial_batch_is_not_handed_out(world):
+async def test_a_partial_batch_is_not_returned(world):
     world.training = Training("toy", TRAINING.model, global_batch=training_rows(0) + 1, test_fraction=0.2)
     live = world.live_window()
     batches = world.live_batches(live)
@@ -49,7 +49,7 @@ async def test_a_partial_batch_is_not_handed_out(world):
     assert cursor.offset == 1
 
 
-async def test_the_first_start_takes_what_comes_from_now_on(world):
+async def test_the_first_start_begins_at_the_logs_end(world):
     live = world.live_window()
     await put(world, live, 3)
     assert world.live_batches(live).start(Cursor(-1, 0)) == Cursor(3, 0)
@@ -84,7 +84,7 @@ async def test_held_out_samples_are_those_of_the_archives_split(world):
 
 
 @pytest.mark.parametrize(("most", "max_bytes", "expected"), [(6, 1 << 20, 6), (1000, 4 * 5, 5)])
-async def test_the_held_out_are_bounded_in_number_and_bytes(world, monkeypatch, max_held_out, max_bytes, expected):
+async def test_held_out_samples_are_bounded_in_number_and_bytes(world, monkeypatch, max_held_out, max_bytes, expected):
     monkeypatch.setattr(live_module, "MAX_HELD_OUT", max_held_out)
     live = world.live_window()
     batches = LiveBatches(
@@ -103,7 +103,7 @@ async def test_the_held_out_are_bounded_in_number_and_bytes(world, monkeypatch, 
     assert await held_out(batches) == expected
 
 
-async def test_what_memory_no_longer_has_is_read_back(world):
+async def test_packs_no_longer_in_memory_are_read_back(world):
     live = LiveWindow(world.log, LIVE, max_bytes=100)
     live.start(0)
     await put(world, live, 6)

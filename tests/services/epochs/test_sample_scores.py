@@ -10,13 +10,14 @@ from edged.adapters.memory.disk_tier import MemoryDiskTier
 from edged.domain.archive.snapshot import BlockRef, Ids
 from edged.domain.epochs import sampler_state
 from edged.domain.epochs.epoch_start import EpochStart
-from edged.domain.epochs.importance import Importance
+from edged.domain.epochs.importance import Gate, Importance
 from edged.domain.epochs.sampler_state import SamplerState
 from edged.domain.epochs.scores import ScoreTable
 from edged.domain.samples import codec
-from edged.domain.topology import Sampling, Sgd
+from edged.domain.topology import Sampling, SamplingMode, Sgd
 from edged.domain.training.learner import BatchResult
 from edged.services.epochs.planner import SCORE_BYTES
+from edged.services.epochs.sample_scores import SampleScores
 from tests.services.training.test_trainer import finish, run_until
 from tests.support.cached_world import cached, memory_for
 from tests.support.training_world import (
@@ -24,6 +25,7 @@ from tests.support.training_world import (
     TRAINING,
     CrashingModel,
     NoImages,
+    World,
     make_pack,
 )
 
@@ -93,3 +95,40 @@ async def test_the_plans_weights_reach_the_learner(world, monkeypatch):
     assert weights.max() > 1.5 * weights.min()
     line = world.events("cache.epoch")[-1]
     assert line["effective_samples"] < 0.95 * line["reads"]
+
+
+def learnt_scores(world: World, mode: SamplingMode, num_visited: int = 5) -> tuple[SampleScores, Any]:
+    """Scores of an epoch in which the first samples were trained, and that epoch's plan."""
+    snapshot = world.log.snapshot()
+    scores = SampleScores(mode)
+    scores.begin(ScoreTable(snapshot, SCORE_BYTES), Gate())
+    losses, gradients = np.arange(num_visited, dtype=np.float32), np.full(num_visited, 2, np.float32)
+    scores.learn(np.arange(num_visited), BatchResult(losses, gradients))
+    return scores, type("Plan", (), {"snapshot": snapshot, "epoch": 3})
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("importance", [2.0] * 5), ("shade", [0.0, 1.0, 2.0, 3.0, 4.0])])
+def test_importance_learns_the_scores_of_gradients_and_other_modes_losses(world, mode, expected):
+    scores, _ = learnt_scores(world, mode)
+    assert scores.table.of(np.arange(5)).tolist() == expected
+
+
+def test_scores_and_gate_are_loaded_as_they_were_encoded(world):
+    scores, plan = learnt_scores(world, "importance")
+    blob = scores.encode()
+    assert blob is not None
+    restored = SampleScores("importance")
+    assert restored.encode() is None
+    restored.begin(ScoreTable(plan.snapshot, SCORE_BYTES), Gate())
+    restored.load(plan, blob)
+    assert restored.encode() == blob
+    assert restored.gate == scores.gate
+
+
+@pytest.mark.parametrize("blob", [b"torn", b""])
+def test_a_blob_that_cannot_be_used_changes_nothing(world, blob):
+    scores, plan = learnt_scores(world, "icache")
+    before = scores.encode()
+    scores.load(plan, blob)
+    assert scores.encode() == before
+    assert [line["epoch"] for line in world.events("epoch.memo_skipped")] == ([3] if blob else [])
