@@ -69,6 +69,7 @@ class EpochLoader:
         self._skipped = (0, 0)
         self._range = (-1, -1)  # that is being prepared
         self._sample = 0  # the next one to decode
+        self._at: tuple[WindowPosition, int] | None = None  # where it is, if known
         self.decode_s = 0.0
 
     @asynccontextmanager
@@ -199,7 +200,7 @@ class EpochLoader:
 
     def _rewind(self, sample: int) -> None:
         self._batcher.take()  # drops what a cancelled call left
-        self._range, self._sample = (-1, -1), sample
+        self._range, self._sample, self._at = (-1, -1), sample, None
 
     async def _next(self, *, held_out: bool) -> MiniBatch | None:
         while self._batcher.num_free and await self._add(self._batcher.num_free, held_out=held_out):
@@ -214,7 +215,9 @@ class EpochLoader:
 
         False when there are no more; without `wait`, also while they are on their way.
         """
-        position, at = await run_in_worker(self._plans.present.locate, self._sample, held_out)
+        if self._at is None:
+            self._at = await run_in_worker(self._plans.present.locate, self._sample, held_out)
+        position, at = self._at
         reader = await self._windows.open(position, wait=wait)
         if reader is None:
             return False
@@ -225,6 +228,7 @@ class EpochLoader:
         await run_in_worker(self._batcher.add, samples)
         self.decode_s += loop.time() - begin  # training stands by meanwhile
         self._sample += part.stop - part.start
+        self._at = (position, part.stop) if part.stop < reader.window.num_samples else None
         return True
 
     def _log_skipped(self) -> None:
