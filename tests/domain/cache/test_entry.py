@@ -1,4 +1,4 @@
-"""An entry comes back as it was, for its own key; everything else is refused."""
+"""An entry decodes as it was, for its own key; everything else is refused."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Who keeps what, against sets."""
+"""Which job keeps what, compared with sets."""
 
 import numpy as np
 
@@ -9,24 +9,24 @@ from edged.domain.cache.job_bitmap import JobBitmap
 
 def test_it_agrees_with_sets():
     rng = np.random.default_rng(3)
-    keepers = JobBitmap()
+    bitmap = JobBitmap()
     sets: list[set[tuple[BlockRef, int]]] = [set() for _ in range(8)]
     for _ in range(400):
         job, ref = int(rng.integers(8)), BlockRef("pi", int(rng.integers(3)))
         rows = np.unique(rng.integers(0, 40, rng.integers(0, 12)))
         named = {(ref, row) for row in rows.tolist()}
         if rng.random() < 0.5:
-            keepers.add(job, ref, rows)
+            bitmap.add(job, ref, rows)
             sets[job] |= named
         else:
-            keepers.remove(job, ref, rows)
+            bitmap.remove(job, ref, rows)
             sets[job] -= named
     assert all(sets)
     for job, expected in enumerate(sets):
-        assert {(ref, row) for ref, rows in keepers.of_job(job) for row in rows.tolist()} == expected
+        assert {(ref, row) for ref, rows in bitmap.of_job(job) for row in rows.tolist()} == expected
     kept = set.union(*sets)
     for offset in range(4):
         ref = BlockRef("pi", offset)
         expected_rows = [(ref, row) in kept for row in range(60)]
-        assert keepers.are_kept(ref, np.arange(60)).tolist() == expected_rows
-        assert [keepers.is_kept(SampleKey("pi", offset, row)) for row in range(60)] == expected_rows
+        assert bitmap.are_kept(ref, np.arange(60)).tolist() == expected_rows
+        assert [bitmap.is_kept(SampleKey("pi", offset, row)) for row in range(60)] == expected_rows

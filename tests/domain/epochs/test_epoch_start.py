@@ -1,4 +1,4 @@
-"""What an epoch over a cache begins with."""
+"""What an epoch over a cache starts from."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""How often samples are drawn, and what they count."""
+"""Sampling rules: how often samples are drawn, and their weights."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What every plan over a cache promises, in each mode."""
+"""Properties of every plan over a cache, in each mode."""
 
 import tracemalloc
 from dataclasses import replace

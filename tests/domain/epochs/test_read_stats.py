@@ -1,4 +1,4 @@
-"""What an epoch's reads amounted to."""
+"""Statistics of an epoch's reads."""
 
 import numpy as np
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Windows of samples, and the held-out ones in windows."""
+"""The train/test split, and the held-out samples in windows."""
 
 import numpy as np
 from hypothesis import given, settings

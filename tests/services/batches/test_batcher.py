@@ -14,7 +14,7 @@ STREAM = Stream("toy", (2, 2, 1), "uint8", ("a", "b"))
 
 
 class Brightness:
-    """Images that are one byte; 0 is damaged."""
+    """Images of one byte; 0 is a damaged one."""
 
     def decode(self, payload, codec, shape):
         if payload == b"\0":

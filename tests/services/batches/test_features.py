@@ -13,7 +13,7 @@ ROW_BYTES = 3 * 4 + 200
 
 
 class Sums:
-    """Three features of a sample; counts what it was asked for."""
+    """Three features per sample; counts the samples computed."""
 
     def __init__(self):
         self.num_computed = 0

@@ -57,7 +57,7 @@ async def test_the_first_start_begins_at_the_logs_end(world):
 
 
 async def test_a_first_start_before_the_logs_end_is_known_waits_for_it(world):
-    """Otherwise a trainer that is quicker than the uplink would train all that the log still keeps."""
+    """Otherwise a trainer that starts before the uplink would train on all that the log still keeps."""
     live = LiveWindow(world.log, LIVE)
     batches = world.live_batches(live)
     assert batches.start(Cursor(-1, 0)).offset < 0

@@ -1,5 +1,5 @@
 # ruff: noqa: S311, SIM118 - loads are drawn by random, and the ports are no mappings
-"""The cache: an entry in one tier, budgets held, only named victims evicted, a disk that fails never fatal."""
+"""The cache: an entry in one tier, budgets held, only named victims evicted, a failing disk never fatal."""
 
 import asyncio
 import random
@@ -214,7 +214,7 @@ async def test_a_full_cache_with_a_full_disk_keeps_replacing_in_memory_and_recov
         for at in range(20_000, 24_000, 200):
             held = sorted(made.keys(), key=lambda k: (k in on_disk, k))
             assert len(await made.admit(entries(range(at, at + 200)), evict=held)) == 200
-        assert len(disk.blobs) > len(on_disk) - 600  # entries held are of use, and evicting them would bring no room
+        assert len(disk.blobs) > len(on_disk) - 600  # entries there are still hits; evicting them makes no room
         disk.error = None
         await asyncio.sleep(RETRY_S)
         await made.admit(entries(range(30_000, 32_000)), evict=sorted(made.keys()))
@@ -306,7 +306,7 @@ operations = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(operations, st.integers(0, 40_000), st.integers(0, 60_000))
 async def test_any_sequence_of_calls_agrees_with_a_simple_model(script, memory_bytes, disk_bytes):
-    """The model: what was admitted and not named as a victim since is held, unaltered; all else is not."""
+    """The model: what was admitted and has not been a victim since is held, unaltered; all else is not."""
     disk = MemoryDiskTier()
     content = entries(range(61), 4000) | entries(range(0, 61, 3), 300)
     now = [0.0]
@@ -347,7 +347,7 @@ async def test_any_sequence_of_calls_agrees_with_a_simple_model(script, memory_b
 
 
 class SlowDisk(MemoryDiskTier):
-    """Cancels the task that waits for it while it writes."""
+    """Cancels the waiting task while it writes."""
 
     task: asyncio.Task[Any] | None = None
     loop: asyncio.AbstractEventLoop | None = None

@@ -1,4 +1,4 @@
-"""Two jobs and one cache: what is fetched, what stays, and what each of them sees."""
+"""Two jobs and one cache: what is fetched, what is kept, and which part each has."""
 
 import asyncio
 from dataclasses import dataclass, replace
@@ -198,7 +198,7 @@ async def test_a_job_next_to_another_trains_as_it_does_alone_with_its_part_of_th
 
 
 async def test_nothing_that_a_plan_needs_is_evicted(log_lines, monkeypatch):
-    """What is evicted is kept by neither; and so nearly all planned hits are there.
+    """What is evicted is kept by neither; hence nearly all planned hits are present.
 
     Not all: what one job has evicted while the other reads it takes up room for a moment, and an admission fails.
     """
@@ -258,7 +258,7 @@ async def test_a_job_gets_the_samples_that_another_has_requested_though_that_one
 
 
 async def test_two_jobs_resume_after_a_restart_with_the_same_weights(log_lines):
-    """Stopped in the middle of an epoch, both end with the weights that they would have had."""
+    """Stopped within an epoch, both end with the weights that they would have had."""
     jobs = [job("a", "stratified", seed=1, hit_share=0.7), job("b", "uniform", seed=2)]
     whole = two(*jobs, samples=SOME)
     unmeasured(whole)

@@ -19,7 +19,7 @@ def world(log_lines) -> World:  # which puts logging back in the end
 
 @pytest.fixture(params=["memory", "memory and a fake disk", "memory and SQLite"])
 def tier(request: pytest.FixtureRequest, tmp_path: Path) -> Tier:
-    """A process's disk by its site's name: what one process left is there for the next."""
+    """A process's disk by the name of its site: the next process finds what one left."""
     kept: dict[str, MemoryDiskTier] = {}
     of_kind: dict[str, Tier] = {
         "memory": lambda _: None,

@@ -1,4 +1,4 @@
-"""An epoch's data on its way: order, prefetch, losses, silence."""
+"""An epoch's mini-batches: their order, prefetching, lost replies, a silent archive."""
 
 import asyncio
 from contextlib import aclosing
@@ -32,7 +32,7 @@ def planned_ids(plan: CachePlan) -> list[int]:
 
 
 async def read(epochs: EpochLoader, plan: CachePlan, first: int = 0) -> tuple[list[int], list[int], list[int]]:
-    """(ids, sizes of batches, indices ends them) of the rest of the epoch."""
+    """(ids, sizes of batches, indices after them) of the rest of the epoch."""
     ids: list[int] = []
     sizes, ends = [], []
     async with aclosing(mini_batches(epochs, plan, first)) as batches:
@@ -92,7 +92,7 @@ async def test_held_out_samples_are_never_trained_and_always_the_same(world):
 
 
 async def test_the_next_window_is_requested_while_this_one_is_in_use(world):
-    """Also over the epoch's end: one ahead, more while they fit the budget, and never twice the same."""
+    """Also across the epoch's end: one ahead, more while they fit the budget, and none twice."""
     epochs = world.epochs()
     num_windows = 0
     async with epochs.open():
@@ -239,7 +239,7 @@ async def test_late_duplicate_and_foreign_replies_are_harmless(world):
 
 
 async def test_inconsistent_parts_of_a_snapshot_are_harmless(world):
-    """A part too many, then the last of fewer: nothing is whole until all of them are there."""
+    """A part too many, then the last of fewer: a snapshot is incomplete until all its parts are there."""
     epochs = world.epochs()
     async with epochs.open():
         world.log.is_silent = True

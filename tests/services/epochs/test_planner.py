@@ -73,7 +73,7 @@ async def test_killed_at_random_steps_training_ends_with_the_same_bits(log_lines
 
 @pytest.mark.parametrize("mode", ["importance", "shade", "icache"])
 async def test_scores_learnt_before_a_kill_are_restored(log_lines, monkeypatch, mode):
-    """Killed at any step, and stopped in good order now and then: the same bits, though plans follow from scores."""
+    """Killed at any step, and sometimes stopped properly: the same bits, though plans depend on scores."""
     monkeypatch.setattr(importance, "TAU_THRESHOLD", 1.01)  # of the first epochs' scores
     whole, killed = large_world(mode), large_world(mode)
     async with cached(whole, None, memory_for(120)):
@@ -106,7 +106,7 @@ async def test_a_restart_uses_the_disk_tier_and_fetches_the_rest(log_lines, tmp_
 
 
 async def test_an_epoch_resumes_as_planned_when_the_cache_holds_a_little_less_after_a_restart(log_lines):
-    """What a disk tier offers changes with how well its entries fill their pages."""
+    """The capacity of a disk tier varies with how well its entries fill their pages."""
     world = large_world("stratified", hit_share=0.6)
     async with cached(world, None, memory_for(200)):
         trainer = world.trainer()
@@ -168,7 +168,7 @@ async def test_after_a_torn_sampler_state_the_epoch_is_drawn_again_from_the_cach
 
 
 async def test_a_data_set_that_outgrows_the_cache_is_fetched_again(log_lines):
-    """All of it was cached, so that nothing was fetched at all; then the archive grew to twice its size."""
+    """First all of it is cached and nothing fetched; then the archive grows to twice its size."""
     world = large_world("stratified")
     world.training = replace(world.training, epochs=2)
     async with cached(world, None, memory_for(NUM_SAMPLES + 200)):

@@ -58,7 +58,7 @@ async def test_the_score_of_each_sample_is_that_of_its_own_data(world, mode):
 
 
 class WeighedModel(CrashingModel):
-    """Remembers what each step's losses counted."""
+    """Records the weights of each step's losses."""
 
     def gradient(self, *args: Any, **options: Any) -> Any:
         self.weights = [*getattr(self, "weights", []), np.array(args[3])]

@@ -79,7 +79,7 @@ async def test_all_epochs_are_trained_reported_saved_and_deployed(world):
 
 
 def held_out(world: World) -> int:
-    """By counting what a plan leaves out, over its own windows."""
+    """Counted in the held-out windows."""
     snapshot = world.log.snapshot()
     windows = split.held_out_windows(snapshot, test_fraction=0.2, window_bytes=8192, max_samples=10_000)
     return sum(window.num_samples for window in windows)
@@ -139,7 +139,7 @@ async def test_killed_at_random_steps_the_weights_end_bit_for_bit_the_same(world
 
 
 async def test_a_restart_keeps_the_division_of_mini_batches(world):
-    """Another machine, or another measurement of its cache, would sum in another order: the bits would differ."""
+    """Another machine, or another measurement of its cache, would change the order of summation, and the bits."""
     trainer = await finish(world)
     halves = World(training=world.training)
     stopped = halves.trainer()
@@ -257,7 +257,7 @@ async def test_diverged_live_training_resumes_at_the_checkpoint(world):
 
 
 async def test_all_random_choices_are_the_same_after_a_kill(world):
-    """Adam, a schedule, augmentation and dropout: killed at random steps, the weights end the same to the bit."""
+    """Adam, a schedule, augmentation and dropout: killed at random steps, the weights end bit for bit the same."""
     training = replace(
         TRAINING,
         model=(Flatten(), Dense(6, "relu"), Dropout(0.3), Dense(3)),
@@ -414,22 +414,22 @@ async def test_live_training_resumes_after_the_last_sample_trained(world):
 
 
 def full_batches(num_packs: int, *, rows: int = 20) -> int:
-    """How many mini-batches of 8 the first packs put live give."""
+    """The number of mini-batches of 8 in the first live packs."""
     return sum(int((~dataset.test_rows("pi-a", offset, rows, 0.2)).sum()) for offset in range(num_packs)) // 8
 
 
 class PausingModel(Model):
-    """Stands still in its third step until it `goes_on`."""
+    """Blocks in its third step until `released`."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.goes_on = threading.Event()
+        self.released = threading.Event()
         self._steps = 0
 
     def gradient(self, *args: Any, **options: Any) -> Gradient:
         self._steps += 1
         if self._steps == 3:
-            self.goes_on.wait()
+            self.released.wait()
         return super().gradient(*args, **options)
 
 
@@ -443,7 +443,7 @@ async def test_live_samples_are_trained_between_those_of_the_archive(world):
     task = asyncio.create_task(trainer.run())
     await until(lambda: trainer.state.position.step >= 2)
     await put(world, live, 3)
-    model.goes_on.set()
+    model.released.set()
     await until(lambda: bool(world.events("train.finished")))
     live_steps = trainer.state.position.step - alone
     assert 4 <= live_steps <= 7
