@@ -1,21 +1,31 @@
-"""A training group: a member's trainer, and the parameter servers of a node."""
+"""Composes a training group: a member's trainer, and the parameter servers of a node."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 
-from edged.domain.group import step
+from edged.domain.group import step as group_step
+from edged.domain.group.state import Rules
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import num_parameters
-from edged.domain.topology import Job
+from edged.domain.topology import Job, Training
+from edged.domain.training.learner import Learner
+from edged.domain.training.state import TrainState
 from edged.ports import Health, Log
 from edged.services.epochs.loader import EpochLoader
 from edged.services.group.checkpoints.publisher import CheckpointPublisher
 from edged.services.group.checkpoints.reader import GroupTopics
-from edged.services.group.log.group_log import GroupAddress
+from edged.services.group.checkpoints.recovery import Recovery
+from edged.services.group.contribution import ContributionMaker
+from edged.services.group.follower import Follower
+from edged.services.group.liveness import Liveness
+from edged.services.group.log.group_log import GroupAddress, GroupLog
+from edged.services.group.member import Member
 from edged.services.group.parameter_server import ParameterServer
 from edged.services.group.planner import GroupPlanner
+from edged.services.group.steps import StepRunner
 from edged.services.group.trainer import GroupTrainer
 from edged.services.training.checkpointing import Checkpointing
+from edged.services.training.worker_map import worker_map
 
 
 def group_trainer(
@@ -30,21 +40,60 @@ def group_trainer(
     planner: GroupPlanner,
 ) -> GroupTrainer:
     """The trainer of a job that the edges of the topology train together."""
-    written = job.train_topic if job.server is None else job.gradients_topic
-    return GroupTrainer(
+    return member_trainer(
         job.training,
         model,
         checkpointing,
-        _announcements(job, log),
+        epochs,
+        planner,
         log,
         health,
-        GroupAddress(edge, job.members, job.train_topic, written),
-        rules=step.rules(job, model.num_parameters),
-        epochs=epochs,
-        planner=planner,
-        fold=step.fold_of(job.training),
+        address=GroupAddress(
+            edge, job.members, job.train_topic, job.train_topic if job.server is None else job.gradients_topic
+        ),
+        topics=_topics(job),
+        rules=group_step.rules(job, model.num_parameters),
         executor=executor,
     )
+
+
+def member_trainer(
+    training: Training,
+    model: Model,
+    checkpointing: Checkpointing,
+    epochs: EpochLoader,
+    planner: GroupPlanner,
+    log: Log,
+    health: Health,
+    *,
+    address: GroupAddress,
+    topics: GroupTopics,
+    rules: Rules,
+    executor: Executor | None = None,
+) -> GroupTrainer:
+    """The trainer of one member. `planner`: the one that `epochs` draws its plans by.
+
+    With `executor` the model's lanes are computed on its threads (its BLAS threads are the caller's matter).
+    """
+    job = rules.job
+    learner, liveness = Learner(training, model), Liveness()
+    contributions = ContributionMaker(training, learner, rules.num_parameters, worker_map(executor))
+    member = Member(training, address.edge, contributions, TrainState({}, {}, job, model.division))
+    group_log = GroupLog(log, address)
+    publisher = CheckpointPublisher(log, topics.checkpoints)
+    follower = Follower(
+        group_log,
+        rules,
+        group_step.fold_of(training),
+        member,
+        checkpointing,
+        publisher,
+        Recovery(log, topics, group_log, publisher),
+        health,
+        liveness,
+    )
+    steps = StepRunner(training, follower, contributions, epochs, liveness)
+    return GroupTrainer(training, learner, checkpointing, epochs, planner, follower, steps, liveness, job=job)
 
 
 def servers(jobs: Sequence[Job], node: str, log: Log) -> Mapping[str, ParameterServer]:
@@ -56,14 +105,13 @@ def servers(jobs: Sequence[Job], node: str, log: Log) -> Mapping[str, ParameterS
 def _server(job: Job, log: Log) -> ParameterServer:
     return ParameterServer(
         log,
-        step.rules(job, num_parameters(job.input_shape, job.training.model)),
-        _announcements(job, log),
+        group_step.rules(job, num_parameters(job.input_shape, job.training.model)),
+        _topics(job),
         gradients=job.gradients_topic,
-        train=job.train_topic,
         compression=job.training.exchange.compression,
         job=job.name,
     )
 
 
-def _announcements(job: Job, log: Log) -> CheckpointPublisher:
-    return CheckpointPublisher(log, GroupTopics(job.checkpoints_topic, job.train_topic, job.digest, job.members))
+def _topics(job: Job) -> GroupTopics:
+    return GroupTopics(job.checkpoints_topic, job.train_topic, job.digest, job.members)

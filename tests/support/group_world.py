@@ -11,11 +11,12 @@ from typing import Any
 from edged import log as edged_log
 from edged.adapters.memory.checkpoints import MemoryCheckpoints
 from edged.adapters.memory.health import RecordingHealth
+from edged.app.group import member_trainer
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SnapshotRequest
-from edged.domain.group import compression, gradient_log, records, update_log
+from edged.domain.group import compression, records
 from edged.domain.group.records import Part
-from edged.domain.group.state import Fold, Rules
+from edged.domain.group.state import Rules
 from edged.domain.nn.model import Model
 from edged.domain.topology import Exchange, Sampling, Training
 from edged.domain.topology.job import job_digest
@@ -116,7 +117,6 @@ class GroupWorld:
     def trainer(self, edge: str, model: Model | None = None) -> GroupTrainer:
         """A fresh process's trainer."""
         training, place = self.training, self.places[edge]
-        has_server = training.exchange.mode == "parameter_server"
         client = ArchiveClient(
             self.log, place.health, ArchiveAddress(edge, "toy", REQUESTS, f"site.epochs.{edge}"), Timing()
         )
@@ -125,46 +125,50 @@ class GroupWorld:
         choice = PlannerSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
         planner = GroupPlanner(share, choice, edge, dict.fromkeys(self.edges, 4096), training.global_batch)
         batcher = Batcher(STREAM, training.global_batch, NoImages())
-        fold: Fold = update_log.fold if has_server else gradient_log.fold
-        return GroupTrainer(
+        checkpointing = Checkpointing(
+            place.store,
+            place.health,
+            lambda params, _: b"".join(params[name].tobytes() for name in sorted(params)),
+            job=self.job,
+            labels=STREAM.labels,
+            sample_shape=STREAM.shape,
+            every_s=training.checkpoint_s,
+        )
+        return member_trainer(
             training,
             model or self.model(),
-            Checkpointing(
-                place.store,
-                place.health,
-                lambda params, _: b"".join(params[name].tobytes() for name in sorted(params)),
-                job=self.job,
-                labels=STREAM.labels,
-                sample_shape=STREAM.shape,
-                every_s=training.checkpoint_s,
-            ),
-            self.announcements(),
+            checkpointing,
+            EpochLoader(client, batcher, settings, share, planner),
+            planner,
             self.log,
             place.health,
-            GroupAddress(edge, self.edges, TRAIN, GRADIENTS if has_server else TRAIN),
-            rules=self.rules("vault" if has_server else ""),
-            epochs=EpochLoader(client, batcher, settings, share, planner),
-            planner=planner,
-            fold=fold,
+            address=self.address(edge),
+            topics=self.topics,
+            rules=self.rules("vault" if self.has_server else ""),
         )
 
     def server(self) -> ParameterServer:
         """A fresh process's parameter server."""
-        return ParameterServer(
-            self.log,
-            self.rules("vault"),
-            self.announcements(),
-            gradients=GRADIENTS,
-            train=TRAIN,
-            compression=self.training.exchange.compression,
-        )
+        kind = self.training.exchange.compression
+        return ParameterServer(self.log, self.rules("vault"), self.topics, gradients=GRADIENTS, compression=kind)
+
+    @property
+    def has_server(self) -> bool:
+        return self.training.exchange.mode == "parameter_server"
+
+    @property
+    def topics(self) -> GroupTopics:
+        return GroupTopics(CHECKPOINTS, TRAIN, self.job, self.edges)
+
+    def address(self, edge: str) -> GroupAddress:
+        return GroupAddress(edge, self.edges, TRAIN, GRADIENTS if self.has_server else TRAIN)
 
     def rules(self, server: str) -> Rules:
         n = self.model().num_parameters
         return Rules(frozenset(self.edges), self.job, n, lambda blob: compression.decompress(blob, n), server)
 
-    def announcements(self) -> CheckpointPublisher:
-        return CheckpointPublisher(self.log, GroupTopics(CHECKPOINTS, TRAIN, self.job, self.edges))
+    def publisher(self) -> CheckpointPublisher:
+        return CheckpointPublisher(self.log, CHECKPOINTS)
 
     @asynccontextmanager
     async def running(self, *services: GroupTrainer | ParameterServer) -> AsyncIterator[list[asyncio.Task[None]]]:

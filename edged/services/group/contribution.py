@@ -1,16 +1,17 @@
-"""What one member contributes to one step of its group: a gradient, or how far a round of its own steps came.
+"""Computes a member's contribution to a step: a gradient, or with local SGD the weight delta of `sync_every` steps.
 
-Covers the arithmetic and the error feedback, all synchronous: run it in a worker thread. What is sent and when is
-`member_steps`' subject.
+Covers the arithmetic and the error feedback, all synchronous: run it in a worker thread. See also:
+`services.group.steps` for what is sent and when.
 """
 
+import secrets
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from edged.domain.group import compression
 from edged.domain.group.gradient_log import MAX_NORM
-from edged.domain.group.records import MAX_LOSS
+from edged.domain.group.records import MAX_LOSS, Part
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Map
 from edged.domain.topology import Training
@@ -21,10 +22,10 @@ from edged.services.batches.batcher import MiniBatch
 
 @dataclass(frozen=True, slots=True)
 class PendingGradient:
-    """What was made for `step`: `blob`, compressed, over `count` samples; `loss`: the sum over them.
+    """A contribution to `step`: `blob`, compressed, the mean over `count` samples; `loss`: the sum over them.
 
-    `slots`: the optimizer's state behind a round of several steps; None for a single one. `is_diverged`: it is empty,
-    for what was computed is of no use.
+    `slots`: the optimizer's state after a round of several local steps; None for a single one. `is_diverged`: it is
+    empty because what was computed is not finite.
     """
 
     step: int
@@ -35,9 +36,30 @@ class PendingGradient:
     slots: dict[str, Params] | None = None
     is_diverged: bool = False
 
+    def parts(self, edge: str, samples_per_s: float) -> list[Part]:
+        """The records that carry it; without samples, one that is empty. Each call is an attempt of its own."""
+        attempt = secrets.token_hex(4)
+        chunks = compression.split(self.blob) if self.count else [b""]
+        return [
+            Part(
+                edge,
+                self.step,
+                attempt,
+                i,
+                len(chunks),
+                self.count,
+                self.loss,
+                self.num_correct,
+                samples_per_s,
+                chunk,
+                self.is_diverged,
+            )
+            for i, chunk in enumerate(chunks)
+        ]
+
 
 class ContributionMaker:
-    """Makes a member's contributions and keeps what they leave out, by compression or because they came too late.
+    """Computes contributions, and keeps what they leave out because of compression or because they came late.
 
     Memory: two vectors; with `sync_every` above 1 also a copy of weights and optimizer state. What it keeps is lost in
     a restart: it only ever makes the group learn a little more from this member's samples.
@@ -52,7 +74,7 @@ class ContributionMaker:
         self._local: TrainState | None = None
 
     def begin(self, state: TrainState) -> None:
-        """A round begins at `state`, which is left as it is until it is settled."""
+        """Start a round at `state`, which the round leaves unchanged."""
         self._local = None
         if self._training.exchange.sync_every > 1:
             own = {slot: values for slot, values in state.slots.items() if slot != OUTER}
@@ -65,8 +87,8 @@ class ContributionMaker:
             )
 
     def local_step(self, batch: MiniBatch, progress: float) -> None:
-        """One step of a round of several. Raises DivergedError when the loss says so."""
-        assert self._local is not None, "a round of one step has no way of its own"
+        """Make one local step of a round of several. Raises DivergedError when the loss is not finite."""
+        assert self._local is not None, "only a round of several steps has weights of its own"
         if len(batch):
             self._learner.step(
                 self._local, batch.x, batch.y, batch.ids, batch.weights, progress=progress, map=self._map
@@ -75,38 +97,38 @@ class ContributionMaker:
             self._local.position = replace(self._local.position, step=self._local.position.step + 1)
 
     def gradient(self, state: TrainState, batch: MiniBatch) -> PendingGradient:
-        """A step's gradient. Of no samples, or one that is not of use, `count` is 0. Raises DivergedError."""
+        """A step's gradient; of no samples, one whose `count` is 0. Raises DivergedError."""
         step = state.position.step
         if not len(batch):
             return PendingGradient(step, b"", 0, 0.0, 0)
-        found = self._learner.gradient(state, batch.x, batch.y, batch.ids, batch.weights, map=self._map)
-        loss = float(found.losses.sum(dtype=np.float64))
-        return self._compressed(step, param_vector.flatten(found.grads), len(batch), loss, found.num_correct)
+        gradient = self._learner.gradient(state, batch.x, batch.y, batch.ids, batch.weights, map=self._map)
+        loss = float(gradient.losses.sum(dtype=np.float64))
+        return self._compressed(step, param_vector.flatten(gradient.grads), len(batch), loss, gradient.num_correct)
 
     def delta(self, state: TrainState) -> PendingGradient:
-        """How far the round came, seen from where it began, `state`. Raises DivergedError."""
+        """The weights at the round's start, `state`, minus those after its local steps. Raises DivergedError."""
         assert self._local is not None, "begin() first"
         tally, step = self._local.tally, state.position.step
         if not tally.num_samples:
             return PendingGradient(step, b"", 0, 0.0, 0)
         vector = param_vector.flatten(state.params) - param_vector.flatten(self._local.params)
-        made = self._compressed(step, vector, tally.num_samples, tally.loss, tally.num_correct)
-        return replace(made, slots=self._local.slots)
+        pending = self._compressed(step, vector, tally.num_samples, tally.loss, tally.num_correct)
+        return replace(pending, slots=self._local.slots)
 
-    def acknowledge(self, made: PendingGradient, *, is_counted: bool) -> None:
-        """The step is closed, with the contribution or without it.
+    def acknowledge(self, pending: PendingGradient, *, is_counted: bool) -> None:
+        """Take note that the step is closed, with the contribution or without it.
 
-        What came too late goes into the next one, once: if that is too late as well, both are given up, for they were
-        found at weights that are long gone, and many at once would be a leap.
+        A late contribution is added to the next one, once: if that is late as well, both are dropped, for they were
+        computed at weights long gone, and many at once would be too large a step.
         """
         if is_counted:
             self._is_late = False
-        elif made.count and not self._is_late:
+        elif pending.count and not self._is_late:
             self._is_late = True
-            self._residual.put_back(made.blob, made.count)
+            self._residual.put_back(pending.blob, pending.count)
 
     def reset(self) -> None:
-        """What was left out is of no use: it belongs to other weights, or was refused."""
+        """Drop what was left out: it belongs to other weights, or was refused."""
         self._residual.clear()
         self._is_late = False
 
@@ -117,11 +139,11 @@ class ContributionMaker:
             raise DivergedError
         exchange = self._training.exchange
         blob = self._residual.compress(vector, count, exchange.compression, top_k=exchange.top_k)
-        if not _is_usable(compression.decompress(blob, len(vector))):  # with what was left out before
+        if not _is_usable(compression.decompress(blob, len(vector))):  # together with what was left out before
             self.reset()
             blob = self._residual.compress(vector, count, exchange.compression, top_k=exchange.top_k)
         return PendingGradient(step, blob, count, loss, num_correct)
 
 
 def _is_usable(vector: param_vector.Vector) -> bool:
-    return bool(vector.min() >= -MAX_NORM and vector.max() <= MAX_NORM)  # neither is so with a NaN
+    return bool(vector.min() >= -MAX_NORM and vector.max() <= MAX_NORM)  # both are false with a NaN

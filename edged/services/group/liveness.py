@@ -1,4 +1,4 @@
-"""What one service tells of itself while it works: how far it has come, and whether it waits for something outside."""
+"""Liveness of a training job: batches done, and whether it is blocked on I/O."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Activity:
-    """Shared by a service's parts, in one task. `num_batches`: mini-batches, and what else shows that it moves."""
+class Liveness:
+    """Shared by a service's parts, in one task. `num_batches`: mini-batches, and whatever else shows progress."""
 
     num_batches: int = 0
     is_waiting: bool = False
 
     def count(self) -> None:
-        """One more."""
+        """Record one more sign of progress."""
         self.num_batches += 1
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Within, standing still is no fault of the service."""
+        """Mark the service as waiting inside the block, so that a lack of progress is no stall. May be nested."""
         before, self.is_waiting = self.is_waiting, True
         try:
             yield

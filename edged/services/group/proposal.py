@@ -1,29 +1,33 @@
-"""When a member proposes that the group's next epoch begins, and what it proposes.
+"""When a member proposes the group's next epoch, and what it proposes.
 
-Any member may: the log takes the first Begin, and what comes second changes nothing (domain.gradient_log).
+Any member may: the first Begin in the log counts, and a second one changes nothing (`domain.group.gradient_log`).
 """
 
 from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import Snapshot
 from edged.domain.group import plan, sharding
+from edged.domain.group.records import Begin
 from edged.domain.group.state import State
 from edged.domain.nn import param_vector
 from edged.domain.topology import Training
 from edged.domain.training.state import Params
 from edged.services.group.log.deadline import FIRST_DEADLINE_S
-from edged.services.group.log.group_log import GroupAddress, GroupLog
+from edged.services.group.log.group_log import GroupAddress
 
 _TURN_S = 2.0
-"""A member whose turn it is not to begin an epoch lets the first one have this advantage."""
+"""Head start of the first candidate over the other members."""
 
 _MIN_TEST_S = 5.0
+"""Minimum to wait for the other members' tests."""
+
 _TEST_FACTOR = 3.0
+"""Multiple of the duration of a member's own test to wait for the others'."""
 
 
 class Turn:
-    """One member's decisions between two epochs. Knows no clock: `now`, `since`, `joined_at` are all of one.
+    """One member's decisions between two epochs. `now`, `since`, `joined_at`: of one clock, in seconds.
 
-    `since`: this member has done its part of the epoch before, whose test took it `test_s`.
+    `since`: when this member finished its part of the last epoch, whose test took it `test_s`.
     """
 
     def __init__(self, address: GroupAddress, *, since: float, joined_at: float, test_s: float) -> None:
@@ -36,13 +40,13 @@ class Turn:
         self._proposed_at: float | None = None
 
     def is_ready(self, group: State, now: float) -> bool:
-        """Whether nobody else need be waited for before the next epoch, or it took too long; so from then on."""
+        """Whether the next epoch may begin: all have tested or joined, or the wait for them is over. Stays true."""
         if self._ready_at is None and self._is_ready(group, now):
             self._ready_at = now
         return self._ready_at is not None
 
     def should_propose(self, group: State, now: float) -> bool:
-        """Whether the member is to say it now, or again: the first one at once, the others later."""
+        """Whether to propose now: the first candidate at once, the others later; again after a while without effect."""
         if self._ready_at is None:
             return False
         if self._proposed_at is None:
@@ -52,7 +56,7 @@ class Turn:
         return False
 
     def proposed(self, now: float) -> None:
-        """It has said so."""
+        """Record that the member has proposed."""
         self._proposed_at = now
 
     def _is_ready(self, group: State, now: float) -> bool:
@@ -65,28 +69,29 @@ class Turn:
 
 
 def _first(group: State) -> str:
-    """Who begins the next epoch, if it is there: one who has the group's weights, for no other Begin counts."""
+    """The first candidate with the group's weights, for no other edge's Begin counts; empty when there is none."""
     return next((edge for edge in group.eligible if edge in group.in_sync), "")
 
 
 def shares(state: State) -> dict[str, float]:
-    """The next epoch's, as whoever begins it now must have them."""
+    """Each member's share of the next epoch's global batches, if the epoch began now."""
     speeds = {edge: state.members[edge].samples_per_s for edge in state.eligible}
     return sharding.next_shares(speeds, {} if state.begin is None else state.begin.members)
 
 
-async def propose(exchange: GroupLog, snapshot: Snapshot, training: Training, epoch: int, params: Params) -> bool:
-    """Propose the epoch over this snapshot; False for who cannot be in it. `params`: the weights now.
+async def proposal(
+    group: State, edge: str, snapshot: Snapshot, training: Training, epoch: int, params: Params
+) -> Begin | None:
+    """The epoch over this snapshot as `edge` may propose it; None when it is no candidate. `params`: its weights.
 
-    False, too, when they are not the group's: somebody else has to, and then this member learns what to go on with.
+    None also when they are not the group's: another member has to propose, and this one learns from that Begin where to
+    resume.
     """
-    state = exchange.state
-    if exchange.address.edge not in state.eligible:
-        return False
+    if edge not in group.eligible:
+        return None
     weights = await run_in_worker(param_vector.digest, params)
-    if state.weights_by_edge and weights != state.weights:
-        return False
+    if group.weights_by_edge and weights != group.weights:
+        return None
     batches = await run_in_worker(plan.num_steps, snapshot, training.test_fraction, training.global_batch)
     steps = -(-batches // training.exchange.sync_every)
-    await exchange.begin(epoch, shares(state), snapshot.ends, steps, weights)
-    return True
+    return Begin(epoch, shares(group), dict(snapshot.ends), steps, weights, edge)

@@ -1,12 +1,13 @@
-"""An epoch of a group as it ended for one member, and the line about what the exchange came to.
+"""What an epoch of a group came to for one member, and the log lines about it.
 
-The line about what was learnt is `evaluation`'s.
+See also: `services.training.evaluation`, which logs what was learnt.
 """
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from edged.domain.group.state import Action, Closed, Late
 from edged.log import logger
-from edged.services.group.log.group_log import Traffic
 from edged.services.training.evaluation import EndedEpoch
 
 Advice = Literal["none", "fp16", "int8", "top_k", "sync_every"]
@@ -14,10 +15,40 @@ Advice = Literal["none", "fp16", "int8", "top_k", "sync_every"]
 _LADDER: tuple[tuple[float, Advice], ...] = ((0.1, "none"), (0.25, "fp16"), (0.5, "int8"), (2.0, "top_k"))
 
 
-class GroupEpoch(NamedTuple):
-    """`members`: who contributed to its last step. `weights`: the digest of those that it ended with.
+@dataclass(slots=True)
+class Traffic:
+    """Sums since the group's epoch began, or since this member began to follow it.
 
-    `announcer`: the edge that gives these weights to members that come back; empty where nobody can.
+    Of the group, as far as its log was folded: `steps`, `contributions`, `missed`, `late`. `computed`: steps for which
+    this member computed a gradient, in `step_s`; `waited_s`: time spent waiting for the other members.
+    """
+
+    num_bytes: int = 0
+    late: int = 0
+    missed: int = 0
+    contributions: int = 0
+    step_s: float = 0.0
+    waited_s: float = 0.0
+    steps: int = 0
+    computed: int = 0
+
+    def count(self, action: Action) -> None:
+        """Add what an action of the group's log contributes to the sums."""
+        match action:
+            case Closed():
+                self.steps += 1
+                self.contributions += len(action.contributions)
+                self.missed += len(action.missing)
+            case Late():
+                self.late += 1
+            case _:
+                pass
+
+
+class GroupEpoch(NamedTuple):
+    """A finished epoch. `members`: who contributed to its last step. `weights`: the digest of its final weights.
+
+    `announcer`: the edge that publishes these weights as a checkpoint; empty when no edge can.
     """
 
     learnt: EndedEpoch
@@ -27,7 +58,7 @@ class GroupEpoch(NamedTuple):
     traffic: Traffic
 
     def log(self) -> None:
-        """The lines about it."""
+        """Log what was learnt, then what the exchange of gradients took."""
         self.learnt.log()
         metrics, traffic = self.learnt.metrics, self.traffic
         logger().info(
@@ -46,19 +77,19 @@ class GroupEpoch(NamedTuple):
 
 
 def _timing(traffic: Traffic) -> dict[str, float | str]:
-    whole_s = traffic.step_s + traffic.waited_s
+    total_s = traffic.step_s + traffic.waited_s
     return {
-        "step_ms": round(1e3 * whole_s / traffic.computed, 3),
-        "comm_fraction": round(traffic.waited_s / whole_s, 4) if whole_s else 0.0,
+        "step_ms": round(1e3 * total_s / traffic.computed, 3),
+        "comm_fraction": round(traffic.waited_s / total_s, 4) if total_s else 0.0,
         "advice": advice(traffic.waited_s, traffic.step_s),
     }
 
 
 def advice(exchange_s: float, compute_s: float) -> Advice:
-    """What to do where a step's exchange and its computing take so long.
+    """Which `exchange` setting to change, by the time a step spends on the exchange and on computing.
 
-    While the exchange is a tenth of the computing, nothing: the loss of exactness would gain little. Then compression,
-    the stronger the longer it takes; when it takes twice as long as computing, steps that are exchanged more seldom.
+    Below a tenth of the computing time, none: the loss of precision would gain little. Then compression, stronger the
+    longer the exchange takes; from twice the computing time on, exchanging less often.
     """
     ratio = exchange_s / max(compute_s, 1e-9)
-    return next((what for most, what in _LADDER if ratio < most), "sync_every")
+    return next((setting for limit, setting in _LADDER if ratio < limit), "sync_every")

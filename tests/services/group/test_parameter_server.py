@@ -72,21 +72,21 @@ async def test_a_server_whose_updates_were_deleted_goes_on_from_what_a_member_an
     world = GroupWorld(("pi-a",))
     await log(world, TRAIN, *[join(world, "pi-a")] * 3)
     assert await serving(world) == 0
-    await world.announcements().announce(announced(world, 20, offset=2))
+    await world.publisher().announce(announced(world, 20, offset=2))
     assert await serving(world) == 20
 
 
 async def test_an_update_in_the_log_comes_before_what_was_announced_in_front_of_it(log_lines):
     world = GroupWorld(("pi-a",))
     await log(world, TRAIN, join(world, "pi-a"), update(30))
-    await world.announcements().announce(announced(world, 20, offset=1))
+    await world.publisher().announce(announced(world, 20, offset=1))
     assert await serving(world) == 30
 
 
 async def test_an_update_from_before_the_log_was_founded_anew_counts_no_more(log_lines):
     world = GroupWorld(("pi-a",))
     await log(world, TRAIN, update(30))
-    await world.announcements().offer(announced(world, 20, offset=0), "pi-a", 1)
+    await world.publisher().offer(announced(world, 20, offset=0), "pi-a", 1)
     await log(world, TRAIN, join(world, "pi-a", 20))
     assert await serving(world) == 20
 
@@ -96,7 +96,7 @@ async def test_a_server_goes_on_from_an_offer_when_its_founder_joins(log_lines):
     await log(world, TRAIN, update(30))
     async with world.running(world.server()), asyncio.timeout(600):
         await until(lambda: bool(world.events("exchange.serving")))
-        await world.announcements().offer(announced(world, 20, offset=0), "pi-a", 1)
+        await world.publisher().offer(announced(world, 20, offset=0), "pi-a", 1)
         await log(world, GRADIENTS, join(world, "pi-b"))
         await until(lambda: len(world.log.records(TRAIN)) == 2)
         assert not world.events("exchange.adopted")

@@ -1,18 +1,19 @@
-"""What of a group's announced checkpoints is there to go on from, by their topic and by the group's log.
+"""Reads a group's shared checkpoints and picks the newest from which the group's log can be folded on.
 
-Covers putting pieces together, and which of those that are whole the log leads on from. Which of several offers counts
-is domain.founding's subject, writing announcements' own.
+Covers joining the pieces of a checkpoint, and which complete ones the log continues from. See also:
+`checkpoints.publisher` for their keys, `domain.group.recovery` for which of several offers is accepted.
 """
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from edged.aio import run_in_worker
-from edged.domain.group import records as exchange_records
+from edged.domain.group import records as group_records
 from edged.domain.group import recovery, state_json
 from edged.domain.group.records import Join
 from edged.domain.group.recovery import LogPrefix, RecoveryOffer
@@ -26,14 +27,14 @@ from edged.ports import Log, LogReader, Record, TopicPartition
 CHUNK_BYTES = 512 * 1024
 _SLOTS = 2
 _SPARE_BYTES = 4 << 20
-"""Of a checkpoint beside its arrays: header, history, the state of the log's fold."""
+"""Of a checkpoint in addition to its arrays: header, history, the state of the log's fold."""
 
 _MAX_SLOTS = 3
 """Of an optimizer, the outer step's among them."""
 
 _POLL_S = 1.0
 _QUIET_S = 5.0
-"""Without a record for so long, nobody is writing a checkpoint at the moment."""
+"""After this long without a record, nobody is writing a checkpoint at the moment."""
 
 _RECORDS_PER_POLL = 4
 _SLOT_NAMES = frozenset(str(slot) for slot in range(_SLOTS))
@@ -41,7 +42,7 @@ _SLOT_NAMES = frozenset(str(slot) for slot in range(_SLOTS))
 
 @dataclass(frozen=True, slots=True)
 class GroupTopics:
-    """Where a group's checkpoints are, `checkpoints`, and its log, `log`; whose job and who may be a member."""
+    """A group's topics: its checkpoints', `checkpoints`, and its log, `log`; its job's digest and possible members."""
 
     checkpoints: str
     log: str
@@ -51,9 +52,9 @@ class GroupTopics:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What makes a slot's pieces one checkpoint. `offer`: what it is offered as; None as a member's on its way.
+    """What makes a slot's pieces one checkpoint. `offer`: None for the checkpoint of a group that trains.
 
-    An offer's has a key of its founder's own: whose was taken must be known though others write over its pieces.
+    An offer has a key of its proposer's own: which one was accepted must be known even if others overwrite its pieces.
     """
 
     generation: int
@@ -64,25 +65,32 @@ class Head:
 
     @property
     def slot(self) -> int:
-        """Where its pieces are."""
+        """The slot of its pieces."""
         return self.epoch % _SLOTS
 
     @property
     def key(self) -> bytes:
-        """Of its record."""
+        """The key of its record."""
         return f"offer/{self.offer.proposer}".encode() if self.offer else f"head/{self.slot}".encode()
 
     def encode(self) -> bytes:
-        """As a record's value."""
+        """The value of its record."""
         values = {"generation": self.generation, "epoch": self.epoch, "parts": self.parts, "sha256": self.sha256}
         return json.dumps(values | ({"place": self.offer.position} if self.offer else {})).encode()
 
 
-class CheckpointReader:
-    """The checkpoints of one topic, as far as it was read; used by one task.
+class Offers(NamedTuple):
+    """`accepted`: the offer that all resume from, whether it can still be read or not; None while there is none.
 
-    Those taken have weights like those of `like`; without it, as the parameter server reads them, only as many.
+    `pending`: complete ones that can still be accepted.
     """
+
+    accepted: RecoveryOffer | None
+    pending: Sequence[RecoveryOffer]
+
+
+class CheckpointReader:
+    """The checkpoints of one topic, as far as it was read; made by `read_checkpoints`, used by one task."""
 
     def __init__(
         self, log: Log, reader: LogReader, topics: GroupTopics, like: TrainState | None, num_parameters: int
@@ -97,7 +105,7 @@ class CheckpointReader:
         self._slots = _Slots(2 * 4 * num_parameters * (1 + num_slots) + _SPARE_BYTES, topics.edges)  # with the fallback
 
     async def read_to(self, high: int) -> None:
-        """Read the records before the offset `high`, however long they take: by some alone one decides wrongly."""
+        """Read the records before the offset `high`, however long it takes: some of them alone would mislead."""
         while self._reader.position(self._checkpoints) < high:
             records = await self._reader.poll(max_records=1, timeout_s=_POLL_S)
             for record in records:
@@ -106,54 +114,51 @@ class CheckpointReader:
                 high = min(high, (await self._log.watermarks([self._checkpoints]))[self._checkpoints].high)
 
     async def read_on(self) -> None:
-        """Read what comes, until nothing does, or for now nothing behind a checkpoint's last piece."""
+        """Read until no record comes for a while, or a checkpoint's last piece is the last record for now."""
         while records := await self._reader.poll(max_records=1, timeout_s=_QUIET_S):
             is_head = [self._slots.take(record) for record in records]
             if is_head[-1] and not self._reader.lag():
                 return  # a group whose epochs are short would never be quiet
 
-    async def best(self, at_least: int = 0) -> TrainState | None:
-        """The newest from which the log can be folded on, with at least so many steps; None when there is none now.
+    async def best(self, min_step: int = 0) -> TrainState | None:
+        """The newest of `min_step` or later from which the log can be folded on; None when there is none now.
 
-        That is a member's whose place is in the log, or the offer that was taken. Waits for the log.
+        That is one of a group that trains whose offset is in the log, or the accepted offer. Waits for the log.
         """
         low, high = await self._bounds()
-        taken = recovery.accepted(await self._openings(low, high))
+        accepted = recovery.accepted(await self._prefixes(low, high))
         for head, blob in self._slots.newest_first():
-            if head.offer is not None and head.offer != taken:
+            if head.offer is not None and head.offer != accepted:
                 continue
             state = None if blob is None else await self._decoded(blob)
-            if state is not None and state.position.step >= at_least and recovery.can_resume(_place(state), low, high):
+            if state is not None and state.position.step >= min_step and recovery.can_resume(_offset(state), low, high):
                 return state
             if head.offer is not None:
-                return None  # what is older is of another log
+                return None  # older ones are of another log
         return None
 
-    async def joined_by(self, joining: Sequence[Join]) -> TrainState | None:
-        """The offer that will be taken when these come next; None when there is none, or one was taken before."""
-        openings = await self._openings(*await self._bounds())
-        if recovery.accepted(openings) is not None:
+    async def joined_by(self, joins: Sequence[Join]) -> TrainState | None:
+        """The offer that is accepted by these Joins if they come next; None when there is none, or was one before."""
+        prefixes = await self._prefixes(*await self._bounds())
+        if recovery.accepted(prefixes) is not None:
             return None
-        taken = recovery.accepted(openings, joining)
+        accepted = recovery.accepted(prefixes, joins)
         for head, blob in self._slots.newest_first():
-            if taken is not None and head.offer == taken and blob is not None:
+            if accepted is not None and head.offer == accepted and blob is not None:
                 return await self._decoded(blob)
         return None
 
-    async def taken(self) -> RecoveryOffer | None:
-        """The offer that was taken, whether it can still be read or not."""
-        return recovery.accepted(await self._openings(*await self._bounds()))
-
-    async def offers(self) -> list[RecoveryOffer]:
-        """Those that are whole and can still be taken."""
-        openings = await self._openings(*await self._bounds())
-        if recovery.accepted(openings) is not None:
-            return []
-        open_offers = {offer for offer, opening in openings.items() if not opening.is_over}
-        return [head.offer for head, blob in self._slots.newest_first() if head.offer in open_offers and blob]
+    async def offers(self) -> Offers:
+        """The offers as they stand now. Waits for the log."""
+        prefixes = await self._prefixes(*await self._bounds())
+        if (accepted := recovery.accepted(prefixes)) is not None:
+            return Offers(accepted, ())
+        can_be_accepted = {offer for offer, prefix in prefixes.items() if not prefix.is_over}
+        pending = [head.offer for head, blob in self._slots.newest_first() if head.offer in can_be_accepted and blob]
+        return Offers(None, pending)
 
     async def newer(self, own: TrainState) -> TrainState:
-        """The newest whole state, wherever its place is; `own` if none is newer."""
+        """The newest complete state, whatever its log offset is; `own` if none is newer."""
         newest = own
         for _, blob in self._slots.newest_first():
             state = None if blob is None else await self._decoded(blob)
@@ -161,36 +166,52 @@ class CheckpointReader:
                 newest = state
         return newest
 
-    async def place_to_found(self) -> int | None:
-        """Where a group that is founded now begins in the log; None while one is founded there already."""
+    async def offset_to_restart(self) -> int | None:
+        """The log offset for a new offer; None while the group already trains or resumes there."""
         low, high = await self._bounds()
-        is_founded = (await self._opening(low, high)).is_over or await self.taken() is not None
-        return None if is_founded else high
+        is_in_use = (await self._prefix(low, high)).is_over or (await self.offers()).accepted is not None
+        return None if is_in_use else high
 
     async def _bounds(self) -> tuple[int, int]:
         return (await self._log.watermarks([self._reads]))[self._reads]
 
-    async def _openings(self, low: int, high: int) -> dict[RecoveryOffer, LogPrefix]:
-        """Of all offers, torn ones too, whose place is in the log."""
+    async def _prefixes(self, low: int, high: int) -> dict[RecoveryOffer, LogPrefix]:
+        """Of all offers, incomplete ones too, whose offset is in the log."""
         offers = [head.offer for head in self._slots.heads() if head.offer is not None]
-        return {offer: await self._opening(offer.position, high) for offer in offers if low <= offer.position <= high}
+        return {offer: await self._prefix(offer.position, high) for offer in offers if low <= offer.position <= high}
 
-    async def _opening(self, at: int, high: int) -> LogPrefix:
-        opening = LogPrefix(at)
-        async with self._log.reader({self._reads: at}) as reader:
-            while reader.position(self._reads) < high and not opening.is_over:
+    async def _prefix(self, start: int, high: int) -> LogPrefix:
+        prefix = LogPrefix(start)
+        async with self._log.reader({self._reads: start}) as reader:
+            while reader.position(self._reads) < high and not prefix.is_over:
                 records = await reader.poll(max_records=_RECORDS_PER_POLL, timeout_s=_POLL_S)
                 if not records:
                     high = min(high, (await self._bounds())[1])
                 for record in records:
                     try:
-                        opening.take(exchange_records.decode(record.value), record.offset)
+                        prefix.take(group_records.decode(record.value), record.offset)
                     except FormatError:
                         continue
-        return opening
+        return prefix
 
     async def _decoded(self, blob: bytes) -> TrainState | None:
         return await run_in_worker(partial(_decode, blob, self._topics, self._like))
+
+
+@asynccontextmanager
+async def read_checkpoints(
+    log: Log, topics: GroupTopics, num_parameters: int, *, like: TrainState | None = None
+) -> AsyncIterator[CheckpointReader]:
+    """The checkpoints that are in the topic now, and for `read_on` those that follow. Waits for the log.
+
+    Accepts those whose weights have the shapes of `like`; without it, as for a parameter server, their number alone.
+    """
+    partition = TopicPartition(topics.checkpoints)
+    low, high = (await log.watermarks([partition]))[partition]
+    async with log.reader({partition: low}) as reader:
+        checkpoints = CheckpointReader(log, reader, topics, like, num_parameters)
+        await checkpoints.read_to(high)
+        yield checkpoints
 
 
 def _decode(blob: bytes, topics: GroupTopics, like: TrainState | None) -> TrainState | None:
@@ -210,18 +231,18 @@ def _is_alike(state: TrainState, like: TrainState) -> bool:
     )
 
 
-def _check_edges(place: State, edges: frozenset[str]) -> None:
-    """Raises FormatError for a state that could not come of a log in which only these are members."""
-    if strangers := place.members.keys() - edges:
+def _check_edges(group: State, edges: frozenset[str]) -> None:
+    """Raises FormatError for a state that no log can lead to in which only these edges are members."""
+    if strangers := group.members.keys() - edges:
         raise FormatError(f"names {', '.join(sorted(strangers))}, no edge of the topology")
 
 
-def _place(state: TrainState) -> int:
+def _offset(state: TrainState) -> int:
     return state_json.from_json(state.exchange).next_offset
 
 
 class _Slots:
-    """The newest record of each key, as far as it can be of a checkpoint of at most so many bytes."""
+    """The newest record of each key, as far as it can belong to a checkpoint of at most `max_bytes`."""
 
     def __init__(self, max_bytes: int, edges: Collection[str]) -> None:
         self._edges = frozenset(edges)
@@ -232,14 +253,14 @@ class _Slots:
         self._digests: dict[tuple[int, int], str] = {}
 
     def take(self, record: Record) -> bool:
-        """The next record; whether it is a head."""
+        """Keep the next record; returns whether it is a head."""
         key = (record.key or b"").decode(errors="replace")
         kind, _, name = key.partition("/")
         if kind in _SLOT_NAMES and name in self._numbers and len(record.value) <= CHUNK_BYTES:
             self._chunks[int(kind), int(name)] = record.value
             self._digests.clear()
         elif (kind == "head" and name in _SLOT_NAMES) or (kind == "offer" and name in self._edges):
-            head = _head(record.value, founder=name if kind == "offer" else "")
+            head = _head(record.value, proposer=name if kind == "offer" else "")
             if head is not None and head.key == record.key:
                 self._heads.pop(key, None)
                 self._heads[key] = head
@@ -247,16 +268,16 @@ class _Slots:
         return False
 
     def newest_first(self) -> Iterator[tuple[Head, bytes | None]]:
-        """Each head and its blob, the last written first; None for a blob that is not whole."""
+        """Each head and its blob, the last written first; None for an incomplete blob."""
         for head in self.heads():
             yield head, self._blob(head)
 
     def heads(self) -> list[Head]:
-        """All, the last written first."""
+        """All heads, the last written first."""
         return list(reversed(self._heads.values()))
 
     def _blob(self, head: Head) -> bytes | None:
-        """Many heads may be of the same pieces: offers stay, and of a large model each digest takes a while."""
+        """Keeps digests: several heads may share pieces, for offers stay, and a large model's digest takes a while."""
         parts = min(head.parts, self._max_parts)
         chunks = [self._chunks.get((head.slot, part), b"") for part in range(parts)]
         if (head.slot, parts) not in self._digests:
@@ -267,15 +288,15 @@ class _Slots:
         return b"".join(chunks) if self._digests[head.slot, parts] == head.sha256 else None
 
 
-def _head(value: bytes, founder: str) -> Head | None:
+def _head(value: bytes, proposer: str) -> Head | None:
     try:
         values: Mapping[str, Any] = json.loads(value)
         generation, epoch, parts = values["generation"], values["epoch"], values["parts"]
-        place = values["place"] if founder else 0
+        place = values["place"] if proposer else 0
         sha256 = values["sha256"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     sizes = (generation, epoch, parts, place)
     if not (all(type(size) is int and 0 <= size < 1 << 62 for size in sizes) and isinstance(sha256, str)):
         return None
-    return Head(generation, epoch, parts, sha256, RecoveryOffer(founder, place, generation) if founder else None)
+    return Head(generation, epoch, parts, sha256, RecoveryOffer(proposer, place, generation) if proposer else None)

@@ -6,32 +6,32 @@ from statistics import median
 from edged.domain.group.state import State
 
 FIRST_DEADLINE_S = 30.0
-"""Before it is known how long a step takes."""
+"""Until the duration of a step is known."""
 
 EPOCH_DEADLINE_S = 10.0
-"""At least, for an epoch's first step: the others may still be saving the one before, drawing and fetching."""
+"""Minimum for an epoch's first step: other members may still be saving the last epoch, planning and fetching."""
 
 MIN_DEADLINE_S = 1.0
-"""However short the steps are: a pause of the machine is no reason to go on without a member."""
+"""However short the steps are: a pause of the machine is no reason to continue without a member."""
 
 DEADLINE_FACTOR = 1.5
-"""So many times as long as usual is waited."""
+"""Multiple of the usual step time to wait."""
 
 _STEP_TIMES = 32
 
 
 class Deadline:
-    """How long to wait for the gradients of a step that do not come."""
+    """How long to wait for missing gradients, from the median duration of recent steps."""
 
     def __init__(self) -> None:
         self._step_times: deque[float] = deque(maxlen=_STEP_TIMES)
 
     def record(self, seconds: float) -> None:
-        """A step took so long."""
+        """Add the duration of a finished step."""
         self._step_times.append(seconds)
 
     def seconds(self, state: State) -> float:
-        """From a gradient of the present step on."""
+        """How long to wait from a gradient of the present step on."""
         if not self._step_times:
             return FIRST_DEADLINE_S
         min_s = EPOCH_DEADLINE_S if state.step == state.epoch_first_step else MIN_DEADLINE_S

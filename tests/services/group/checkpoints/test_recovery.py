@@ -1,20 +1,24 @@
-"""A group whose log is lost, and where its members go on."""
+"""Where the members of a group resume whose log is lost."""
 
 import asyncio
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 
 import pytest
 
+from edged.adapters.memory.log import MemoryLog
 from edged.domain.group import records as exchange_records
-from edged.domain.group.records import Begin, Join, Part
+from edged.domain.group.records import Begin, Part
 from edged.domain.nn import param_vector
 from edged.domain.topology import Exchange
 from edged.domain.training import checkpoint
 from edged.domain.training.state import TrainState
 from edged.ports import Message, TopicPartition
-from edged.services.group.checkpoints.recovery import refound
-from edged.services.group.log.group_log import GroupAddress
+from edged.services.group.checkpoints.recovery import Reason, Recovery, RecoveryNeeded
+from edged.services.group.log.group_log import GroupAddress, GroupLog
 from edged.services.group.trainer import GroupTrainer
+from tests.support import group_checkpoints
+from tests.support.group_checkpoints import state
 from tests.support.group_world import CHECKPOINTS, GRADIENTS, GROUP_TRAINING, TRAIN, GroupWorld, is_finished, until
 
 pytestmark = pytest.mark.looptime
@@ -32,7 +36,7 @@ def weights(*trainers: GroupTrainer) -> str:
 
 
 async def trained_to(world: GroupWorld, step: int, *edges: str) -> None:
-    """These are started, and stopped when they are that far."""
+    """Start these edges, and stop them when all have reached the step."""
     trainers = [world.trainer(edge) for edge in edges]
     servers = [world.server()] if world.training.exchange.mode == "parameter_server" else []
     async with world.running(*trainers, *servers):
@@ -40,7 +44,7 @@ async def trained_to(world: GroupWorld, step: int, *edges: str) -> None:
 
 
 async def finished(world: GroupWorld, *edges: str) -> list[GroupTrainer]:
-    """These are started, and train to the end."""
+    """Start these edges, and let them train to the end."""
     trainers = [world.trainer(edge) for edge in edges]
     servers = [world.server()] if world.training.exchange.mode == "parameter_server" else []
     await world.finish(*trainers, servers=servers)
@@ -48,20 +52,20 @@ async def finished(world: GroupWorld, *edges: str) -> list[GroupTrainer]:
 
 
 def cut(world: GroupWorld, *topics: str) -> None:
-    """All is deleted, as after a day."""
+    """Delete all records, as retention does after a day."""
     for topic in topics:
         if records := world.log.records(topic):
             world.log.truncate(TopicPartition(topic), records[-1].offset + 1)
 
 
-def made_anew(world: GroupWorld, *topics: str) -> None:
+def recreate(world: GroupWorld, *topics: str) -> None:
     for topic in topics:
         if world.log.records(topic):
             world.log.delete(topic)
 
 
 def newest(world: GroupWorld, *edges: str) -> int:
-    """Steps of the newest checkpoint that one of these has."""
+    """The step of the newest checkpoint that one of these edges has."""
     return max(max(world.places[edge].store.saved) for edge in edges)
 
 
@@ -69,10 +73,10 @@ def steps_of(world: GroupWorld, event: str, field: str = "generation") -> set[in
     return {line[field] for line in world.events(event)}
 
 
-@pytest.mark.parametrize("lose", [cut, made_anew])
+@pytest.mark.parametrize("lose", [cut, recreate])
 @pytest.mark.parametrize("training", [LONG, SERVED], ids=["all_reduce", "parameter_server"])
-@pytest.mark.parametrize("step", [5, 35], ids=["before anything was announced", "behind what was announced"])
-async def test_a_group_that_lost_its_log_while_it_was_away_goes_on_from_the_newest_that_its_members_have(
+@pytest.mark.parametrize("step", [5, 35], ids=["before the first published checkpoint", "after a published checkpoint"])
+async def test_a_group_that_lost_its_log_while_it_was_stopped_resumes_from_its_members_newest_checkpoint(
     log_lines, training, lose, step
 ):
     world = GroupWorld(TWO, training=training)
@@ -85,13 +89,11 @@ async def test_a_group_that_lost_its_log_while_it_was_away_goes_on_from_the_newe
     assert [line["epoch"] for line in world.events("exchange.epoch")[-2:]] == [LONG.epochs - 1] * 2
 
 
-@pytest.mark.parametrize("step", [5, 35], ids=["before anything was announced", "behind what was announced"])
-async def test_a_server_that_comes_back_to_an_empty_log_of_its_own_does_not_begin_anew_with_the_old_gradients(
-    log_lines, step
-):
+@pytest.mark.parametrize("step", [5, 35], ids=["before the first published checkpoint", "after a published checkpoint"])
+async def test_a_server_that_restarts_with_an_empty_log_does_not_start_over_with_the_old_gradients(log_lines, step):
     world = GroupWorld(TWO, training=SERVED)
     await trained_to(world, step, *TWO)
-    made_anew(world, TRAIN)
+    recreate(world, TRAIN)
     had = newest(world, *TWO)
     weights(*await finished(world, *TWO))
     assert steps_of(world, "exchange.adopted") == {had}
@@ -99,14 +101,14 @@ async def test_a_server_that_comes_back_to_an_empty_log_of_its_own_does_not_begi
 
 @pytest.mark.parametrize("topics", [(TRAIN,), (TRAIN, GRADIENTS), (TRAIN, GRADIENTS, CHECKPOINTS)])
 @pytest.mark.parametrize("training", [LONG, SERVED], ids=["all_reduce", "parameter_server"])
-async def test_a_group_whose_topics_are_made_anew_while_it_trains_goes_on(log_lines, training, topics):
+async def test_a_group_whose_topics_are_recreated_while_it_trains_continues(log_lines, training, topics):
     world = GroupWorld(THREE, training=training)
     lost_at: list[int] = []
 
     async def lose(part: Part) -> None:
         if part.step == 6 and not lost_at:
             lost_at.append(part.step)
-            made_anew(world, *topics)
+            recreate(world, *topics)
 
     world.log.before_part = lose
     weights(*await finished(world, *THREE))
@@ -115,12 +117,12 @@ async def test_a_group_whose_topics_are_made_anew_while_it_trains_goes_on(log_li
     assert world.events("exchange.offered")
 
 
-async def test_whoever_comes_later_with_something_newer_says_what_is_lost_and_deploys_what_the_others_do(log_lines):
+async def test_a_late_member_with_a_newer_state_logs_what_is_lost_and_deploys_what_the_others_deploy(log_lines):
     world = GroupWorld(THREE, training=LONG)
     await trained_to(world, 18, *THREE)
     await trained_to(world, 30, "pi-c")
     older, newer = newest(world, *TWO), newest(world, "pi-c")
-    made_anew(world, TRAIN, CHECKPOINTS)
+    recreate(world, TRAIN, CHECKPOINTS)
     has_come = asyncio.Event()
 
     async def stand_still(part: Part) -> None:
@@ -142,29 +144,29 @@ async def test_whoever_comes_later_with_something_newer_says_what_is_lost_and_de
     assert deployed.count(28) >= len(THREE)  # once more where pi-c had come to deploy its own, which is lost
 
 
-async def test_of_members_that_come_together_the_newest_state_counts(log_lines):
+async def test_members_that_start_together_resume_from_their_newest_state(log_lines):
     world = GroupWorld(THREE, training=LONG)
     await trained_to(world, 5, *THREE)
     await trained_to(world, 12, "pi-c")
     newer = newest(world, "pi-c")
-    made_anew(world, TRAIN, CHECKPOINTS)
+    recreate(world, TRAIN, CHECKPOINTS)
     weights(*await finished(world, *THREE))
     assert steps_of(world, "exchange.adopted") == {newer}
     assert not world.events("exchange.set_back")
 
 
-async def test_a_member_without_a_past_does_not_begin_anew_while_others_are_about_to_go_on(log_lines):
+async def test_a_member_without_a_past_does_not_start_over_while_others_are_about_to_resume(log_lines):
     world = GroupWorld(THREE, training=LONG)
     await trained_to(world, 5, *TWO)
-    made_anew(world, TRAIN, CHECKPOINTS)
+    recreate(world, TRAIN, CHECKPOINTS)
     had = newest(world, *TWO)
     weights(*await finished(world, *THREE))
     assert min(steps_of(world, "exchange.adopted")) == had
-    said = [exchange_records.decode(record.value) for record in world.log.records(TRAIN)]
-    assert min(record.epoch for record in said if isinstance(record, Begin)) > 0
+    written = [exchange_records.decode(record.value) for record in world.log.records(TRAIN)]
+    assert min(record.epoch for record in written if isinstance(record, Begin)) > 0
 
 
-async def test_members_that_have_nothing_begin_where_a_log_of_which_all_was_deleted_goes_on(log_lines):
+async def test_members_without_a_past_begin_at_the_end_of_a_fully_deleted_log(log_lines):
     world = GroupWorld(TWO, training=LONG)
     await trained_to(world, 5, *TWO)
     cut(world, TRAIN, CHECKPOINTS)
@@ -174,43 +176,47 @@ async def test_members_that_have_nothing_begin_where_a_log_of_which_all_was_dele
     assert steps_of(world, "exchange.offered") == {0}
 
 
-async def test_a_founder_whose_offer_is_written_over_as_it_joins_by_one_with_a_newer_state_offers_it_again(log_lines):
+async def test_a_proposer_whose_accepted_offer_is_overwritten_by_a_newer_one_offers_it_again(log_lines, monkeypatch):
     world = GroupWorld(TWO, training=LONG)
     await trained_to(world, 5, *TWO)
-    made_anew(world, TRAIN, CHECKPOINTS)
-    announcements = world.announcements()
+    recreate(world, TRAIN, CHECKPOINTS)
+    publisher = world.publisher()
     own = checkpoint.decode(max(world.places["pi-a"].store.saved.items())[1])
     newer = replace(own, position=replace(own.position, step=own.position.step + 2))
+    append = world.log.append
 
-    async def join(state: TrainState) -> None:
-        joined = Join("pi-a", world.job, state.position.step, param_vector.digest(state.params))
-        await world.log.append([Message(TRAIN, exchange_records.encode(joined))])
-        await announcements.offer(newer, "pi-b", place=0)
+    async def overwrite_after_join(messages: Sequence[Message]) -> list[int]:
+        offsets = await append(messages)
+        if messages[0].topic == TRAIN:
+            await publisher.offer(newer, "pi-b", 0)
+        return offsets
 
+    monkeypatch.setattr(world.log, "append", overwrite_after_join)
+    recovery = Recovery(world.log, world.topics, GroupLog(world.log, world.address("pi-a")), publisher)
     async with asyncio.timeout(600):
-        found = await refound(announcements, GroupAddress("pi-a", TWO, TRAIN, TRAIN), own, join)
+        found = await recovery.resume_from(RecoveryNeeded(Reason.LOG_LOST), own)
     assert found.position == own.position
 
 
-async def test_members_that_have_nothing_do_not_wait_for_ever_for_one_that_died_behind_its_offer(log_lines):
+async def test_members_without_a_past_do_not_wait_for_ever_for_a_proposer_that_died(log_lines):
     world = GroupWorld(THREE, training=LONG)
     await trained_to(world, 5, "pi-c")
-    made_anew(world, TRAIN, CHECKPOINTS)
+    recreate(world, TRAIN, CHECKPOINTS)
     left = checkpoint.decode(max(world.places["pi-c"].store.saved.items())[1])
-    await world.announcements().offer(left, "pi-c", place=0)
+    await world.publisher().offer(left, "pi-c", offset=0)
     async with asyncio.timeout(3600):
         weights(*await finished(world, *TWO))
     assert steps_of(world, "exchange.adopted") == {left.position.step}
 
 
 @pytest.mark.parametrize("training", [LONG, SERVED], ids=["all_reduce", "parameter_server"])
-async def test_a_founder_that_has_lost_what_it_offered_founds_nothing_by_joining_without_a_past(log_lines, training):
-    """Another one has the newest state, and the offer is not whole any more."""
+async def test_a_proposer_that_lost_what_it_offered_does_not_accept_it_by_joining_without_a_past(log_lines, training):
+    """Another member has the newest state, and the offer is incomplete."""
     world = GroupWorld(TWO, training=training)
     await trained_to(world, 5, *TWO)
-    made_anew(world, TRAIN, GRADIENTS, CHECKPOINTS)
+    recreate(world, TRAIN, GRADIENTS, CHECKPOINTS)
     left = checkpoint.decode(max(world.places["pi-a"].store.saved.items())[1])
-    await world.announcements().offer(left, "pi-a", place=0)
+    await world.publisher().offer(left, "pi-a", offset=0)
     await world.log.append([Message(CHECKPOINTS, b"torn", b"0/0")])
     world.places["pi-a"].store.saved.clear()
     had = newest(world, "pi-b")
@@ -219,9 +225,9 @@ async def test_a_founder_that_has_lost_what_it_offered_founds_nothing_by_joining
 
 
 @pytest.mark.parametrize(
-    ("is_fresh", "lose"), [(True, None), (True, cut), (False, None), (False, cut), (False, made_anew)]
+    ("is_fresh", "lose"), [(True, None), (True, cut), (False, None), (False, cut), (False, recreate)]
 )
-async def test_who_comes_when_all_is_trained_keeps_and_deploys_what_the_others_have(log_lines, is_fresh, lose):
+async def test_a_member_that_starts_after_the_last_epoch_deploys_what_the_others_have(log_lines, is_fresh, lose):
     world = GroupWorld(THREE, training=LONG)
     await trained_to(world, 5, *(TWO if is_fresh else THREE))
     trained = await finished(world, *TWO)
@@ -234,3 +240,31 @@ async def test_who_comes_when_all_is_trained_keeps_and_deploys_what_the_others_h
     assert {place.store.newest_model() for place in world.places.values()} == {
         world.places["pi-a"].store.newest_model()
     }
+
+
+def waiting_for_others(log: MemoryLog) -> Awaitable[TrainState]:
+    """What a member with wrong weights resumes from, that of step 20 or later."""
+    group_log = GroupLog(log, GroupAddress("pi-a", TWO, TRAIN, TRAIN))
+    recovery = Recovery(log, group_checkpoints.TOPICS, group_log, group_checkpoints.publisher(log))
+    return recovery.resume_from(RecoveryNeeded(Reason.WRONG_WEIGHTS, min_step=20), state(0))
+
+
+async def test_a_member_with_wrong_weights_waits_for_a_checkpoint_that_is_new_enough(log):
+    await group_checkpoints.publisher(log).announce(state(1))
+    waiting = asyncio.ensure_future(waiting_for_others(log))
+    await asyncio.sleep(30)
+    assert not waiting.done()
+    await group_checkpoints.publisher(log).announce(state(2))
+    assert (await waiting).position.epoch == 2
+
+
+async def test_the_first_checkpoint_that_is_new_enough_is_found_while_others_follow_all_the_time(log):
+    async def announce() -> None:
+        for epoch in range(1, 100):
+            await group_checkpoints.publisher(log).announce(state(epoch))
+            await asyncio.sleep(4)
+
+    announcing = asyncio.create_task(announce())
+    async with asyncio.timeout(60):
+        assert (await waiting_for_others(log)).position.epoch == 2
+    announcing.cancel()
