@@ -36,7 +36,7 @@ from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartiti
 from edged.services.group.checkpoints.reader import CheckpointReader, GroupTopics, read_checkpoints
 from edged.services.group.log.deadline import Deadline
 from edged.services.group.log.group_log import RECORDS_PER_POLL
-from edged.services.group.log.ordered_reader import gapless
+from edged.services.group.log.ordered_reader import read_in_order
 
 _POLL_S = 1.0
 _TICK_S = 1e-3
@@ -101,7 +101,7 @@ class ParameterServer:
         logger().info("exchange.serving", step=self._state.step, offset=self._state.next_offset)
         self._step_began_at = asyncio.get_running_loop().time()
         self._closes_at = None
-        async with gapless(self._log, self._gradients, self._state.next_offset) as reader:
+        async with read_in_order(self._log, self._gradients, self._state.next_offset) as reader:
             while True:
                 records = await reader.poll(max_records=RECORDS_PER_POLL, timeout_s=self._timeout_s())
                 if records:

@@ -11,7 +11,7 @@ from edged.domain.group import records as group_records
 from edged.domain.group import recovery
 from edged.errors import LogGap
 from edged.ports import Log, Message, Record, TopicPartition
-from edged.services.group.log.ordered_reader import Gapless, gapless
+from edged.services.group.log.ordered_reader import OrderedReader, read_in_order
 
 RECORDS_PER_POLL = 8
 """4 MiB of gradients, so that a stop need not wait long for the fold over them."""
@@ -38,7 +38,7 @@ class GroupLog:
         self._log = log
         self.address = address
         self._reads = TopicPartition(address.reads)
-        self._reader: Gapless | None = None
+        self._reader: OrderedReader | None = None
 
     @asynccontextmanager
     async def open(self, offset: int) -> AsyncIterator[None]:
@@ -46,7 +46,7 @@ class GroupLog:
         low, high = (await self._log.watermarks([self._reads]))[self._reads]
         if not recovery.can_resume(offset, low, high):
             raise LogGap(offset, low)
-        async with gapless(self._log, self._reads, offset) as self._reader:
+        async with read_in_order(self._log, self._reads, offset) as self._reader:
             yield
 
     async def end_offset(self) -> int:

@@ -1,8 +1,7 @@
-"""A partition's records without the holes that are there for a moment only.
+"""A partition reader that waits for missing offsets before it treats them as deleted.
 
-Whoever folds a log would come to something else than the rest without a record that the others have. With several
-producers the embedded broker can show a record before the one in front of it: so a hole is looked at again before it
-is believed. What is in the records is the reader's matter.
+A member that folds a log without a record that the others fold would compute something else. With several producers the
+embedded broker can show a record before the one in front of it, so a gap is read again before it counts as one.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -11,53 +10,53 @@ from contextlib import asynccontextmanager
 from edged.errors import LogGap
 from edged.ports import Log, LogReader, Record, TopicPartition
 
-_LOOKS = 20
-"""So often a hole is looked at, before it is taken for one that stays for everybody."""
+_MAX_READS = 20
+"""Reads of a gap after which no reader can get its records any more."""
 
 
-class Gapless:
-    """Reads one partition on from `position`; made by `gapless`."""
+class OrderedReader:
+    """Reads one partition from `position` on; made by `read_in_order`."""
 
     def __init__(self, log: Log, reader: LogReader, partition: TopicPartition, position: int) -> None:
         self._log = log
         self._reader = reader
         self._partition = partition
         self._position = position
-        self._looks = 0
+        self._num_reads = 0
 
     @property
     def position(self) -> int:
-        """The next offset that a poll will deliver, if there is such a record: behind what nobody can read, too."""
+        """The next offset that a poll will deliver, if there is such a record: also after offsets nobody can read."""
         return self._reader.position(self._partition)
 
     @property
     def lag(self) -> int:
-        """Records that are known to be there and were not read yet."""
+        """Records known to be in the log and not read yet."""
         return self._reader.lag()
 
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Record]:
-        """The next records, as `LogReader.poll`; between two of them, or before the first, is what nobody can read.
+        """The next records, as `LogReader.poll`; an offset missing between or before them can be read by nobody.
 
-        Empty, too, while a hole is looked at. Raises LogGap when the hole is what retention deleted, and when the log
-        is another one of the same name. Cancel-safe.
+        Empty also while a gap is read again. Raises LogGap when retention deleted the records in the gap, and when the
+        log is another one of the same name. Cancel-safe.
         """
         records = await self._reader.poll(max_records=max_records, timeout_s=max(timeout_s, 0.0))
         if not records:
             return records
         if records[0].offset < self._position:
             raise LogGap(self._position, records[0].offset)
-        is_behind_hole = records[0].offset > self._position
-        if is_behind_hole:
+        is_after_gap = records[0].offset > self._position
+        if is_after_gap:
             self._reader.seek(self._partition, self._position)
             await self._check_kept()
-            self._looks += 1
-            if self._looks < _LOOKS:
+            self._num_reads += 1
+            if self._num_reads < _MAX_READS:
                 return []
-        whole = _before_hole(records)
-        self._position, self._looks = whole[-1].offset + 1, 0
-        if is_behind_hole or len(whole) < len(records):
+        contiguous = _before_gap(records)
+        self._position, self._num_reads = contiguous[-1].offset + 1, 0
+        if is_after_gap or len(contiguous) < len(records):
             self._reader.seek(self._partition, self._position)
-        return whole
+        return contiguous
 
     async def _check_kept(self) -> None:
         low = (await self._log.watermarks([self._partition]))[self._partition].low
@@ -66,12 +65,12 @@ class Gapless:
 
 
 @asynccontextmanager
-async def gapless(log: Log, partition: TopicPartition, position: int) -> AsyncIterator[Gapless]:
+async def read_in_order(log: Log, partition: TopicPartition, position: int) -> AsyncIterator[OrderedReader]:
     """A reader from the offset `position` on."""
     async with log.reader({partition: position}) as reader:
-        yield Gapless(log, reader, partition, position)
+        yield OrderedReader(log, reader, partition, position)
 
 
-def _before_hole(records: Sequence[Record]) -> list[Record]:
+def _before_gap(records: Sequence[Record]) -> list[Record]:
     first = records[0].offset
     return [record for i, record in enumerate(records) if record.offset == first + i]
