@@ -1,4 +1,4 @@
-"""Where a parameter server goes on, by what its own log says."""
+"""Where a parameter server resumes, by its own log and by published checkpoints."""
 
 import asyncio
 import math
@@ -23,7 +23,7 @@ BEGIN = Begin(0, {"pi-a": 1.0}, {"pi-a": 9}, 50, "0" * 64, "pi-a")
 
 
 def group(step: int, offset: int) -> State:
-    """The state behind so many steps."""
+    """The state after `step` updates."""
     return State(step=step, end_step=50, next_offset=offset, begin=BEGIN, members={"pi-a": Member(missed=0)})
 
 
@@ -31,11 +31,11 @@ def update(step: int) -> Update:
     return Update(step - 1, 0, 1, (Contribution("pi-a", 0, 0.0, 0),), 7, state_json.to_json(group(step, 7)), b"")
 
 
-def announced(world: GroupWorld, step: int, offset: int) -> TrainState:
-    """A member's state behind so many steps, with its place in the server's log."""
+def published(world: GroupWorld, step: int, offset: int) -> TrainState:
+    """A member's state after `step` updates, at `offset` of the server's log."""
     state = Learner(world.training, world.model()).initial(world.job)
-    place = state_json.to_json(group(step, offset))
-    return replace(state, position=replace(state.position, step=step), exchange=place)
+    at_offset = state_json.to_json(group(step, offset))
+    return replace(state, position=replace(state.position, step=step), exchange=at_offset)
 
 
 def join(world: GroupWorld, edge: str, step: int = 0) -> Join:
@@ -47,7 +47,7 @@ async def log(world: GroupWorld, topic: str, *records: exchange_records.Record) 
 
 
 async def serving(world: GroupWorld) -> int:
-    """The step at which a server begins that starts now."""
+    """Start a server, and return the step at which it begins."""
     before = len(world.events("exchange.serving"))
     async with world.running(world.server()), asyncio.timeout(600):
         await until(lambda: len(world.events("exchange.serving")) > before)
@@ -61,42 +61,42 @@ async def test_a_server_finds_its_last_update_however_often_members_have_joined_
     assert await serving(world) == 3
 
 
-async def test_a_server_finds_its_last_update_in_front_of_what_cannot_be_read(log_lines):
+async def test_a_server_finds_its_last_update_before_an_unreadable_record(log_lines):
     world = GroupWorld(("pi-a",))
     await log(world, TRAIN, update(3), join(world, "pi-a"))
     hide(world.log, TRAIN, {1: math.inf})
     assert await serving(world) == 3
 
 
-async def test_a_server_whose_updates_were_deleted_goes_on_from_what_a_member_announced(log_lines):
+async def test_a_server_whose_updates_were_deleted_resumes_from_a_published_checkpoint(log_lines):
     world = GroupWorld(("pi-a",))
     await log(world, TRAIN, *[join(world, "pi-a")] * 3)
     assert await serving(world) == 0
-    await world.publisher().announce(announced(world, 20, offset=2))
+    await world.publisher().announce(published(world, 20, offset=2))
     assert await serving(world) == 20
 
 
-async def test_an_update_in_the_log_comes_before_what_was_announced_in_front_of_it(log_lines):
+async def test_an_update_is_preferred_to_a_checkpoint_of_an_earlier_offset(log_lines):
     world = GroupWorld(("pi-a",))
     await log(world, TRAIN, join(world, "pi-a"), update(30))
-    await world.publisher().announce(announced(world, 20, offset=1))
+    await world.publisher().announce(published(world, 20, offset=1))
     assert await serving(world) == 30
 
 
-async def test_an_update_from_before_the_log_was_founded_anew_counts_no_more(log_lines):
+async def test_an_update_before_an_accepted_offer_no_longer_counts(log_lines):
     world = GroupWorld(("pi-a",))
     await log(world, TRAIN, update(30))
-    await world.publisher().offer(announced(world, 20, offset=0), "pi-a", 1)
+    await world.publisher().offer(published(world, 20, offset=0), "pi-a", 1)
     await log(world, TRAIN, join(world, "pi-a", 20))
     assert await serving(world) == 20
 
 
-async def test_a_server_goes_on_from_an_offer_when_its_founder_joins(log_lines):
+async def test_a_server_resumes_from_an_offer_when_its_proposer_joins(log_lines):
     world = GroupWorld(("pi-a", "pi-b"))
     await log(world, TRAIN, update(30))
     async with world.running(world.server()), asyncio.timeout(600):
         await until(lambda: bool(world.events("exchange.serving")))
-        await world.publisher().offer(announced(world, 20, offset=0), "pi-a", 1)
+        await world.publisher().offer(published(world, 20, offset=0), "pi-a", 1)
         await log(world, GRADIENTS, join(world, "pi-b"))
         await until(lambda: len(world.log.records(TRAIN)) == 2)
         assert not world.events("exchange.adopted")
@@ -106,7 +106,7 @@ async def test_a_server_goes_on_from_an_offer_when_its_founder_joins(log_lines):
     assert await serving(world) == 20
 
 
-async def test_a_record_that_is_hidden_from_the_server_for_a_moment_is_not_lost(log_lines):
+async def test_a_record_hidden_from_the_server_for_a_moment_is_not_lost(log_lines):
     world = GroupWorld(("pi-a", "pi-b", "pi-c"))
     joins = [Message(GRADIENTS, exchange_records.encode(join(world, edge))) for edge in world.edges]
     await world.log.append(joins)
@@ -116,7 +116,7 @@ async def test_a_record_that_is_hidden_from_the_server_for_a_moment_is_not_lost(
     assert [record.value for record in world.log.records(TRAIN)] == [message.value for message in joins]
 
 
-async def test_a_server_whose_log_is_made_anew_goes_on_where_it_begins(log_lines):
+async def test_a_server_whose_log_is_recreated_resumes_at_its_beginning(log_lines):
     world = GroupWorld(("pi-a", "pi-b"))
     first, second = (Message(GRADIENTS, exchange_records.encode(join(world, edge))) for edge in world.edges)
     await world.log.append([first, first])

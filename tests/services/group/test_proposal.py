@@ -1,4 +1,4 @@
-"""Whose turn it is to begin the next epoch, and when."""
+"""Which member proposes the next epoch, and when."""
 
 from edged.domain.group.state import State
 from edged.services.group.log.deadline import FIRST_DEADLINE_S
@@ -24,13 +24,13 @@ def after_tests_of(*edges: str) -> State:
 
 
 def proposals(turn: Turn, group: State, seconds: range) -> list[int]:
-    """The seconds at which the member proposes, asked at each of them."""
-    made = []
+    """The seconds of these at which the member proposes."""
+    proposed_at = []
     for now in seconds:
         if turn.is_ready(group, now) and turn.should_propose(group, now):
             turn.proposed(now)
-            made.append(now)
-    return made
+            proposed_at.append(now)
+    return proposed_at
 
 
 def test_the_first_epoch_may_begin_as_soon_as_every_edge_has_joined():
@@ -44,23 +44,23 @@ def test_edges_that_never_join_are_waited_for_until_the_deadline():
     assert turn.is_ready(joined(ASH), 5 + FIRST_DEADLINE_S)
 
 
-def test_who_has_not_joined_begins_nothing():
+def test_an_edge_that_has_not_joined_proposes_nothing():
     assert not turn_of(ASH).is_ready(joined(BIRCH, CEDAR), 1e6)
 
 
-def test_the_next_epoch_may_begin_when_all_who_are_awaited_have_tested():
+def test_the_next_epoch_may_begin_when_all_expected_members_have_tested():
     assert not turn_of(ASH).is_ready(after_tests_of(ASH, BIRCH), 1)
     assert turn_of(ASH).is_ready(after_tests_of(*EDGES), 1)
 
 
-def test_a_test_that_does_not_come_is_waited_for_as_long_as_ones_own_took_and_longer():
+def test_a_missing_test_is_waited_for_by_the_duration_of_the_members_own():
     group = after_tests_of(ASH, BIRCH)
     quick, slow = turn_of(ASH, since=10, test_s=0.1), turn_of(ASH, since=10, test_s=4)
     assert next(now for now in range(10, 30) if quick.is_ready(group, now)) == 15
     assert next(now for now in range(10, 30) if slow.is_ready(group, now)) == 22
 
 
-def test_an_epoch_that_might_begin_still_may_though_somebody_joins():
+def test_an_epoch_that_could_begin_still_can_when_an_edge_joins():
     turn = turn_of(ASH)
     assert turn.is_ready(after_tests_of(*EDGES), 1)
     assert turn.is_ready(joined(ASH), 2)
@@ -76,7 +76,7 @@ def test_nobody_proposes_before_the_epoch_may_begin():
     assert not turn_of(ASH).should_propose(after_tests_of(ASH), 0)
 
 
-def test_a_proposal_that_leads_to_nothing_is_made_again():
+def test_a_proposal_without_effect_is_repeated():
     first, second = proposals(turn_of(ASH), after_tests_of(*EDGES), range(50))
     assert first == 0
     assert FIRST_DEADLINE_S <= second <= FIRST_DEADLINE_S + 1
