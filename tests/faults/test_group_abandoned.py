@@ -1,4 +1,4 @@
-"""A group of real processes whose members all die for good in the middle of an epoch, while another edge has joined."""
+"""A group of real processes whose members all die in the middle of an epoch, after another edge has joined."""
 
 import pytest
 
@@ -11,7 +11,7 @@ SETTINGS = {"edges": ("pi-a", "pi-b", "pi-c"), "epochs": 1000}
 
 
 @pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])
-async def test_one_who_has_joined_since_goes_on_with_the_next_epoch_and_those_who_come_back_follow(tmp_path, mode):
+async def test_an_edge_that_joined_since_begins_the_next_epoch_and_restarted_members_follow(tmp_path, mode):
     need_embedded()
     with gated(Embedded) as (broker, gate):
         more = f"exchange: {{mode: {mode}}}"

@@ -1,6 +1,6 @@
-"""Groups whose gradients are of several records, as real processes: killed while some of them are in the log.
+"""Groups whose gradients take several records, as real processes: killed while some of these are in the log.
 
-Without compression a gradient of the model here is of three chunks, which take two writes.
+Without compression a gradient of this model has three chunks, which take two writes.
 """
 
 from tests.support.brokers import Embedded, need_embedded
@@ -18,7 +18,7 @@ def settings(mode: str, epochs: int) -> dict[str, object]:
 
 
 async def test_a_member_killed_in_the_middle_of_a_gradient_adds_nothing_to_that_step(tmp_path):
-    """What it had sent of the gradient stays in the log and counts for nothing; back, it sends whole ones."""
+    """The parts that it had sent stay in the log without effect; restarted, it sends complete gradients."""
     need_embedded()
     with gated(Embedded) as (broker, gate):
         async with running(Site(tmp_path, broker.bootstrap, **settings("all_reduce", 1000))) as site:
@@ -30,19 +30,19 @@ async def test_a_member_killed_in_the_middle_of_a_gradient_adds_nothing_to_that_
             await group.kill("pi-b")
             survivors = ("pi-a", "pi-c")
             await group.go_to(step + 4, len(survivors))
-            await group.bring_back("pi-b")
+            await group.restart("pi-b")
             await group.go_to(step + 7)
 
             history = group.history
             assert history.missed("pi-b", since=step) == [step, step + 1]
             assert [history.contributors(each) for each in range(step, step + 4)] == [survivors] * 4
             assert history.contributors(step + 6) == EDGES
-            await group.assert_all_go_on()
+            await group.assert_all_continue()
             await group.stop()
 
 
-async def test_a_parameter_server_killed_in_the_middle_of_an_update_makes_it_once(tmp_path):
-    """The second time a member dies with it; and what breaks the rules among the gradients stops nobody."""
+async def test_an_update_of_a_server_killed_in_the_middle_of_it_is_applied_once(tmp_path):
+    """The second time a member dies with it; and invalid records among the gradients stop nobody."""
     need_embedded()
     with gated(Embedded) as (broker, gate):
         async with running(Site(tmp_path, broker.bootstrap, **settings("parameter_server", 2))) as site:
@@ -58,7 +58,7 @@ async def test_a_parameter_server_killed_in_the_middle_of_an_update_makes_it_onc
             await group.kill_vault()
             await group.kill("pi-b")
             await group.start_vault()
-            back = await group.bring_back("pi-b", held=1)
+            back = await group.restart("pi-b", held=1)
             gate.open()
             for edge in group.edges.values():
                 await edge.wait_for("train.finished")
@@ -68,4 +68,4 @@ async def test_a_parameter_server_killed_in_the_middle_of_an_update_makes_it_onc
             assert any(child.seen("exchange.rejected") for child in site.children if "vault" in child.name)
             assert [each.step for each in group.history.steps] == list(range(2 * STEPS))
             absent = {step for step in range(2 * STEPS) if group.history.contributors(step) != EDGES}
-            assert absent <= {STEPS + 6, STEPS + 7}  # with pi-b just back nobody need wait for it
+            assert absent <= {STEPS + 6, STEPS + 7}  # the others need not wait for pi-b just after its restart

@@ -1,4 +1,4 @@
-"""A group whose log suffers, as real processes on Apache Kafka: its broker dies, its beginning is deleted."""
+"""A group with a damaged log, as real processes on Apache Kafka: its broker dies, or its beginning is deleted."""
 
 import asyncio
 import shutil
@@ -21,7 +21,7 @@ SETTINGS = {"edges": EDGES, "epochs": 1000, "more": "exchange: {mode: all_reduce
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def place(tmp_path_factory):
+async def group_and_broker(tmp_path_factory):
     """Three edges in the middle of their training, held, and their broker."""
     need_apache()
     folder = tmp_path_factory.mktemp("log")
@@ -33,9 +33,9 @@ async def place(tmp_path_factory):
             await group.stop()
 
 
-async def test_a_broker_that_dies_and_comes_back_costs_nothing_but_time(place):
-    """Killed while all wait for an answer to a gradient, and with nothing on its way from them to be lost."""
-    group, broker = place
+async def test_a_broker_that_is_killed_and_restarted_costs_nothing_but_time(group_and_broker):
+    """Killed while all wait for the acknowledgement of a gradient, so that no other request is lost."""
+    group, broker = group_and_broker
     step = await group.reach_middle()
     await asyncio.to_thread(broker.stop, signal.SIGKILL)
     for edge in group.edges.values():
@@ -45,32 +45,32 @@ async def test_a_broker_that_dies_and_comes_back_costs_nothing_but_time(place):
     await group.go_to(step + 1)
 
     assert group.history.contributors(step) == EDGES
-    await group.assert_all_go_on()
+    await group.assert_all_continue()
 
 
-async def test_back_before_the_beginning_of_the_log_it_adopts_the_announced_checkpoint(place, tmp_path):
-    """Its own checkpoint is older than what retention has left of the log."""
-    group, _ = place
+async def test_a_member_restarted_before_the_logs_beginning_adopts_the_published_checkpoint(group_and_broker, tmp_path):
+    """Its own checkpoint is older than what retention left of the log."""
+    group, _ = group_and_broker
     await group.reach_middle()
     shutil.copytree(group.site.state("pi-b"), tmp_path / "old")
-    await group.assert_all_go_on()
+    await group.assert_all_continue()
     await group.kill("pi-b")
     group.replays_from = shutil.copy(newest_file(group.site, "pi-a"), tmp_path)
-    announced = newest_checkpoint(group.site, "pi-a")
-    offset = state_json.from_json(announced.exchange).next_offset
+    published = newest_checkpoint(group.site, "pi-a")
+    offset = state_json.from_json(published.exchange).next_offset
     await asyncio.to_thread(delete_records, group, offset)
     shutil.rmtree(group.site.state("pi-b"))
     shutil.copytree(tmp_path / "old", group.site.state("pi-b"))
-    back = await group.bring_back("pi-b")
+    back = await group.restart("pi-b")
 
     [lost], [adopted] = back.seen("exchange.log_lost"), back.seen("exchange.adopted")
     assert lost["wanted_offset"] < lost["first_offset"] == offset
-    assert adopted.items() >= {"offset": offset, "generation": announced.generation}.items()
-    await group.assert_all_go_on()
+    assert adopted.items() >= {"offset": offset, "generation": published.generation}.items()
+    await group.assert_all_continue()
 
 
 def delete_records(group: Group, offset: int) -> None:
-    """As retention would: the log begins at `offset`."""
+    """Delete the records before `offset`, as retention would."""
     topic, partition = group.history.partition
     client = AdminClient({"bootstrap.servers": ",".join(group.site.loaded().kafka.bootstrap)})
     [deleted] = client.delete_records([TopicPartition(topic, partition, offset)]).values()

@@ -1,4 +1,4 @@
-"""A group that loses all of its log, as real processes on Apache Kafka: deleted by retention, or made anew."""
+"""A group that loses all of its log, as real processes on Apache Kafka: deleted by retention, or recreated."""
 
 import asyncio
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.support.site import Site, running, stopped
 
 EDGES = ("pi-a", "pi-b", "pi-c")
 LOSS = {"kafka.gap"}
-"""What a reader says of a log that is another one."""
+"""What a reader logs when a topic was recreated."""
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,10 @@ def gated_broker() -> Iterator[tuple[Broker, GradientGate]]:
 
 
 @pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])
-async def test_away_for_longer_than_the_log_is_kept_it_goes_on_from_the_newest_checkpoint(gated_broker, mode, tmp_path):
-    """The parameter server comes back with the members."""
+async def test_a_group_stopped_for_longer_than_the_retention_resumes_from_the_newest_checkpoint(
+    gated_broker, mode, tmp_path
+):
+    """The parameter server restarts with the members."""
     broker, gate = gated_broker
     gate.open()
     settings = {"site": f"away-{mode}", "edges": EDGES, "epochs": 1000, "more": f"exchange: {{mode: {mode}}}"}
@@ -43,7 +45,7 @@ async def test_away_for_longer_than_the_log_is_kept_it_goes_on_from_the_newest_c
         states = [newest_checkpoint(site, name) for name in EDGES]
         newest = max(state.position.step for state in states)
         site.configure(epochs=max(state.position.epoch for state in states) + 5)
-        gate.hold_from(newest)  # nobody goes on before all are back
+        gate.hold_from(newest)  # nobody continues before all have restarted
         _vault, *edges = await started(site)
         for edge in edges:
             await edge.wait_for("exchange.joined")
@@ -55,7 +57,9 @@ async def test_away_for_longer_than_the_log_is_kept_it_goes_on_from_the_newest_c
             assert edge.seen("train.started")[0]["step"] == state.position.step
 
 
-async def test_its_topics_made_anew_in_its_first_epoch_it_goes_on_from_what_its_members_have(gated_broker, tmp_path):
+async def test_a_group_whose_topics_are_recreated_in_its_first_epoch_resumes_from_its_members_state(
+    gated_broker, tmp_path
+):
     broker, gate = gated_broker
     settings = {"site": "anew", "edges": EDGES, "epochs": 3, "more": "exchange: {mode: all_reduce}"}
     async with running(Site(tmp_path, broker.bootstrap, **settings), excused=LOSS) as site:
@@ -64,7 +68,7 @@ async def test_its_topics_made_anew_in_its_first_epoch_it_goes_on_from_what_its_
         await group.go_to(MIDDLE)
         await asyncio.to_thread(delete_topics, site)
         await site.edged("topics", str(site.topology), "--apply")
-        gate.hold_from(MIDDLE + 1)  # nobody goes further before all have gone back
+        gate.hold_from(MIDDLE + 1)  # nobody continues before all have resumed
         edges = [group.edges[name] for name in EDGES]
         for edge in edges:
             await edge.wait_for("exchange.adopted")
@@ -77,12 +81,12 @@ async def test_its_topics_made_anew_in_its_first_epoch_it_goes_on_from_what_its_
 
 
 async def started(site: Site) -> list[Child]:
-    """The archive node and all edges."""
+    """Start the archive node and all edges."""
     return [await site.start("run", name) for name in ("vault", *EDGES)]
 
 
 async def assert_all_finish(site: Site, edges: list[Child]) -> None:
-    """They train to the end, all in the last epoch, and end with the same bits."""
+    """Let them train to the end, all members in the last epoch, and end with the same bits."""
     for edge in edges:
         await edge.wait_for("train.finished")
     assert all(len(edge.seen("exchange.begun")[-1]["shares"]) == len(EDGES) for edge in edges)
@@ -92,17 +96,17 @@ async def assert_all_finish(site: Site, edges: list[Child]) -> None:
 
 
 def delete_records(site: Site) -> None:
-    """All of the group's log, as retention would."""
+    """Delete all records of the group's log, as retention would."""
     [job] = site.loaded().jobs
     names = {site.loaded().train_topic(job), site.loaded().gradients_topic(job)}
     client = admin(site)
-    there = names & client.list_topics().topics.keys()
-    for deleted in client.delete_records([TopicPartition(name, 0, OFFSET_END) for name in there]).values():
+    existing = names & client.list_topics().topics.keys()
+    for deleted in client.delete_records([TopicPartition(name, 0, OFFSET_END) for name in existing]).values():
         assert deleted.result().low_watermark > 0
 
 
 def delete_topics(site: Site) -> None:
-    """The group's."""
+    """Delete the group's log and checkpoints topics."""
     [job] = site.loaded().jobs
     names = {site.loaded().train_topic(job), site.loaded().checkpoints_topic(job)}
     assert names <= {topic.name for topic in topics(site.loaded())}

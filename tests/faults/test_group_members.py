@@ -1,6 +1,6 @@
-"""A group of four edges as real processes: whatever befalls one of them, all go on with the same weights, bit for bit.
+"""A group of four edges as real processes: after any fault of one, all continue with the same weights, bit for bit.
 
-All faults are done to one group, one after the other, each in the middle of an epoch.
+All faults are injected into one group, one after the other, each in the middle of an epoch.
 """
 
 import shutil
@@ -27,7 +27,7 @@ SETTINGS = {"edges": EDGES, "epochs": 1000, "more": "exchange: {mode: all_reduce
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def group(tmp_path_factory):
-    """Four edges in the middle of their training, held; in the end all are stopped, and their weights proven."""
+    """Four edges in the middle of their training, held; at the end all are stopped, and their weights proven."""
     need_embedded()
     folder = tmp_path_factory.mktemp("members")
     with gated(Embedded) as (broker, gate):
@@ -39,13 +39,13 @@ async def group(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", EDGES)
-async def test_killed_in_the_middle_of_an_epoch_it_comes_back_into_the_same_epoch(group, name):
-    """The others wait for it in two steps, no more; it catches up by the log and adds to the epoch's last steps."""
+async def test_a_member_killed_in_the_middle_of_an_epoch_returns_to_the_same_epoch(group, name):
+    """The others wait for it in two steps, no more; it catches up from the log and contributes to the last steps."""
     step = await group.reach_middle()
     await group.kill(name)
     survivors = tuple(each for each in EDGES if each != name)
     await group.go_to(step + 5, len(survivors))
-    back = await group.bring_back(name)
+    back = await group.restart(name)
     await group.go_to(step + 8)
 
     history = group.history
@@ -53,11 +53,11 @@ async def test_killed_in_the_middle_of_an_epoch_it_comes_back_into_the_same_epoc
     assert [history.contributors(each) for each in range(step, step + 5)] == [survivors] * 5
     assert history.contributors(step + 7) == EDGES  # its first gradient may be late: nobody waits for it
     assert back.seen("exchange.caught_up")[0]["step"] == step + 5
-    await group.assert_all_go_on()
+    await group.assert_all_continue()
 
 
-async def test_stopped_while_steps_close_without_it_it_makes_them_when_it_runs_again(group):
-    """The others wait for it in two steps; when it goes on, its gradient is late, and then it is one of them again."""
+async def test_a_member_paused_while_steps_close_without_it_applies_them_when_it_runs_again(group):
+    """The others wait for it in two steps; running again, its gradient is late, and then it is in time again."""
     step = await group.reach_middle()
     group.edges["pi-c"].signal(signal.SIGSTOP)
     await group.go_to(step + 6, len(EDGES) - 1)  # the gradient that it is held with is in time
@@ -69,11 +69,11 @@ async def test_stopped_while_steps_close_without_it_it_makes_them_when_it_runs_a
     assert history.missed("pi-c", since=step) == [step + 1, step + 2]
     assert ["pi-c" in history.contributors(each) for each in range(step, step + 6)] == [True, *[False] * 5]
     assert history.contributors(step + 8) == EDGES
-    await group.assert_all_go_on()
+    await group.assert_all_continue()
 
 
-async def test_stopped_for_half_a_minute_while_the_others_train_freely_it_takes_part_again(group):
-    """They wait for it in two steps, then train on, epoch after epoch; it follows by the log when it runs again."""
+async def test_a_member_paused_for_half_a_minute_takes_part_again(group):
+    """The others wait for it in two steps, then train epoch after epoch; it catches up when it runs again."""
     step = await group.reach_middle()
     begun = len(group.history.epochs)
     group.edges["pi-b"].signal(signal.SIGSTOP)
@@ -95,10 +95,10 @@ async def test_stopped_for_half_a_minute_while_the_others_train_freely_it_takes_
     await eventually(takes_part, group.edges["pi-b"])
     await group.go_to(history.state.step + 2 * STEPS)
     assert not group.edges["pi-b"].seen("exchange.adopted")
-    await group.assert_all_go_on()
+    await group.assert_all_continue()
 
 
-async def test_back_with_an_old_checkpoint_it_makes_the_steps_since_from_the_log(group, tmp_path):
+async def test_a_member_restarted_with_an_old_checkpoint_catches_up_from_the_log(group, tmp_path):
     now = await group.reach_middle()
     step = newest_checkpoint(group.site, "pi-d").position.step
     shutil.copytree(group.site.state("pi-d"), tmp_path / "old")
@@ -106,37 +106,37 @@ async def test_back_with_an_old_checkpoint_it_makes_the_steps_since_from_the_log
     await group.kill("pi-d")
     shutil.rmtree(group.site.state("pi-d"))
     shutil.copytree(tmp_path / "old", group.site.state("pi-d"))
-    back = await group.bring_back("pi-d")
+    back = await group.restart("pi-d")
 
     [caught_up] = back.seen("exchange.caught_up")
     assert back.seen("train.started")[0]["step"] == step
     assert caught_up["steps"] >= 2 * STEPS
     assert not back.seen("exchange.adopted")
-    await group.assert_all_go_on()
+    await group.assert_all_continue()
 
 
-async def test_back_with_nothing_it_goes_on_from_the_announced_checkpoint(group):
+async def test_a_member_restarted_with_nothing_resumes_from_the_published_checkpoint(group):
     await group.reach_middle()
     await group.kill("pi-a")
     shutil.rmtree(group.site.state("pi-a"))
-    back = await group.bring_back("pi-a")
+    back = await group.restart("pi-a")
 
     [adopted] = back.seen("exchange.adopted")
     assert adopted["epoch"] >= group.history.epochs[-1].epoch
-    await group.assert_all_go_on()
+    await group.assert_all_continue()
 
 
-async def test_records_that_come_twice_count_once(group):
-    """All but old gradients again by another client, in their order and backwards: leaves, joins and begins, too."""
+async def test_repeated_records_count_once(group):
+    """Another client repeats all but old gradients, in order and backwards: Leaves, Joins and Begins, too."""
     await group.reach_middle()
     blobs = [blob for blob in group.history.blobs[:-100] if len(blob) < SMALL_BYTES] + group.history.blobs[-100:]
     await group.append([*blobs, *reversed(blobs)])
 
-    await group.assert_all_go_on()
+    await group.assert_all_continue()
 
 
-async def test_what_breaks_the_rules_is_refused_and_disturbs_nobody(group):
-    """None of it changes who is in the very next step."""
+async def test_invalid_records_are_rejected_and_disturb_nobody(group):
+    """None of them changes who is in the very next step."""
     step = await group.reach_middle()
     before = len(group.history.not_counted)
     await group.append(hostile(group.history, step))
@@ -147,4 +147,4 @@ async def test_what_breaks_the_rules_is_refused_and_disturbs_nobody(group):
     assert group.history.contributors(step) == EDGES
     for name in EDGES:
         await group.edges[name].wait_for("exchange.rejected")
-    await group.assert_all_go_on()
+    await group.assert_all_continue()

@@ -1,4 +1,4 @@
-"""The number of edges makes no difference to what is learnt: real processes, with the same seed and global batch."""
+"""The number of edges does not change what is learnt: real processes, with the same seed and global batch."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from tests.support.site import Site, running, stopped
 
 EPOCHS = 2
 TOLERANCE = 1e-4
-"""Of a weight; they are of the order of 0.1. What is summed in another order differs in its last bits."""
+"""Of weights of the order of 0.1. Sums in another order differ in their last bits."""
 
 
 async def trained(folder: Path, bootstrap: str, *edges: str) -> TrainState:
-    """What these edges come to together: all the same, bit for bit, behind every epoch."""
+    """The state that these edges end with: the same on all, bit for bit, after every epoch."""
     settings = {"site": f"{folder.name}-{len(edges)}", "edges": edges, "epochs": EPOCHS}
     async with running(
         Site(folder / f"{len(edges)}", bootstrap, more="exchange: {mode: all_reduce}", **settings)
@@ -44,7 +44,9 @@ async def test_one_two_and_four_edges_end_with_the_same_weights(embedded_broker,
         together = await trained(tmp_path, embedded_broker.bootstrap, *edges)
 
         assert together.position.step == alone.position.step == EPOCHS * -(-IMAGES // 64)
-        assert param_vector.digest(together.params) != param_vector.digest(alone.params)  # or one of them trained alone
+        assert param_vector.digest(together.params) != param_vector.digest(
+            alone.params
+        )  # otherwise one of them trained alone
         np.testing.assert_allclose(
             param_vector.flatten(together.params), param_vector.flatten(alone.params), rtol=0, atol=TOLERANCE
         )

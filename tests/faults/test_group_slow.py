@@ -1,4 +1,4 @@
-"""A group with a member that has a tenth of a core, as real processes."""
+"""A group with a member that gets a tenth of a core, as real processes."""
 
 import contextlib
 import os
@@ -14,8 +14,8 @@ SETTINGS = {"edges": EDGES, "epochs": 3, "model": DESIGNS_MODEL, "more": "exchan
 IMAGES = 640
 
 
-async def test_a_member_ten_times_slower_is_given_less_and_keeps_up(quiet_machine, embedded_broker, tmp_path):
-    """Measured in an epoch, it has a smaller share of the next one's batches, and all end with the same weights."""
+async def test_a_member_ten_times_slower_gets_a_smaller_share_and_keeps_up(quiet_machine, embedded_broker, tmp_path):
+    """Measured in one epoch, it gets a smaller share of the next one's batches, and all end with the same weights."""
     async with running(Site(tmp_path, embedded_broker.bootstrap, site=tmp_path.name, **SETTINGS)) as site:
         await site.import_fashion(IMAGES, test_limit=100)
         await site.start("run", "vault")
@@ -39,7 +39,7 @@ async def test_a_member_ten_times_slower_is_given_less_and_keeps_up(quiet_machin
 
 @contextlib.contextmanager
 def slowed(pid: int) -> Iterator[None]:
-    """The process has a tenth of the time: stopped for 36 of each 40 ms."""
+    """Give the process a tenth of the time: stop it for 36 of each 40 ms."""
     over = threading.Event()
 
     def slow() -> None:

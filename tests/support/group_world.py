@@ -1,4 +1,4 @@
-"""A small world for tests of groups: one log, one archive, and several edges that train together."""
+"""A small world for tests of groups: one log, one archive, and several edges that train one model."""
 
 import asyncio
 import io
@@ -50,16 +50,16 @@ TRAIN, GRADIENTS, CHECKPOINTS = "site.train.toy", "site.gradients.toy", "site.ch
 GROUP_TRAINING = replace(TRAINING, sampling=Sampling("uniform"), exchange=Exchange("all_reduce"))
 
 TIMEOUT_S = 3600.0
-"""Of the clock that the tests turn themselves."""
+"""Of the fake clock."""
 
 _LATENCY_S = 0.01
-"""Of the log, on that clock: so a test that waits for something sees it before the next records are there."""
+"""Of an append, on the fake clock: so a test that waits for an event sees it before the next records are written."""
 
 
 class AnsweringGroupLog(AnsweringLog):
     """An archive that answers each edge in its own topic, in one log with the group's.
 
-    `before_part`: what happens in the moment before a member's piece of a gradient reaches the log.
+    `before_part`: called just before a part of a member's gradient reaches the log.
     """
 
     before_part: Callable[[Part], Awaitable[None]] | None = None
@@ -80,7 +80,7 @@ class AnsweringGroupLog(AnsweringLog):
 
 
 @dataclass
-class Place:
+class Host:
     """What of one edge outlives its process."""
 
     store: MemoryCheckpoints = field(default_factory=MemoryCheckpoints)
@@ -90,18 +90,18 @@ class Place:
 
 @dataclass
 class GroupWorld:
-    """What outlives all processes, and how to start one of an edge."""
+    """What outlives all processes, and how to start an edge's."""
 
     edges: tuple[str, ...] = ("pi-a", "pi-b")
     training: Training = GROUP_TRAINING
     log: AnsweringGroupLog = field(default_factory=lambda: AnsweringGroupLog(default_blocks()))
-    places: dict[str, Place] = field(default_factory=dict)
+    hosts: dict[str, Host] = field(default_factory=dict)
     lines: io.StringIO = field(default_factory=io.StringIO)
 
     def __post_init__(self) -> None:
         edged_log.configure(node="pi-a", tier="edge", run_id="test", stream=self.lines, pretty=False)
         for edge in self.edges:
-            self.places[edge] = Place()
+            self.hosts[edge] = Host()
 
     def events(self, name: str = "") -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.lines.getvalue().splitlines()]
@@ -116,18 +116,18 @@ class GroupWorld:
 
     def trainer(self, edge: str, model: Model | None = None) -> GroupTrainer:
         """A fresh process's trainer."""
-        training, place = self.training, self.places[edge]
+        training, host = self.training, self.hosts[edge]
         client = ArchiveClient(
-            self.log, place.health, ArchiveAddress(edge, "toy", REQUESTS, f"site.epochs.{edge}"), Timing()
+            self.log, host.health, ArchiveAddress(edge, "toy", REQUESTS, f"site.epochs.{edge}"), Timing()
         )
-        share = SharedCache(place.cache).share()
+        share = SharedCache(host.cache).share()
         settings = EpochSettings(training.epochs, training.test_fraction, training.test_samples, 8192)
         choice = PlannerSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
         planner = GroupPlanner(share, choice, edge, dict.fromkeys(self.edges, 4096), training.global_batch)
         batcher = Batcher(STREAM, training.global_batch, NoImages())
         checkpointing = Checkpointing(
-            place.store,
-            place.health,
+            host.store,
+            host.health,
             lambda params, _: b"".join(params[name].tobytes() for name in sorted(params)),
             job=self.job,
             labels=STREAM.labels,
@@ -141,7 +141,7 @@ class GroupWorld:
             EpochLoader(client, batcher, settings, share, planner),
             planner,
             self.log,
-            place.health,
+            host.health,
             address=self.address(edge),
             topics=self.topics,
             rules=self.rules("vault" if self.has_server else ""),
@@ -191,13 +191,13 @@ class GroupWorld:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    """Let the loop run until it is so."""
+    """Let the loop run until the condition holds."""
     while not is_so():  # noqa: ASYNC110 - what is waited for happens in a thread or gives no sign
         await asyncio.sleep(_LATENCY_S / 2)
 
 
 def is_finished(trainer: GroupTrainer) -> bool:
-    """Whether it has come to the end of all epochs."""
+    """Whether it has trained all epochs."""
     return trainer.state.position.epoch == trainer.training.epochs and trainer.progress().idle
 
 

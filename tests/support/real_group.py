@@ -1,8 +1,8 @@
-"""A group of edges as real processes, held between two gradients wherever a test wants to do it harm.
+"""A group of edges as real processes, held between two gradients wherever a test wants to inject a fault.
 
-A gate before the broker holds the gradients of a step and of all later ones: so the group stands still at a known step
-of a known epoch, however late the test is. All that a run came to is read from the group's log, folded again as `edged
-replay` does, and held against what the members themselves made durable.
+A gate before the broker holds the gradients of a step and of all later ones, so the group waits at a known step of a
+known epoch, however late the test is. The results of a run are read from the group's log, folded again as `edged
+replay` does, and compared with the members' own checkpoints.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ STEPS = -(-IMAGES // 64)
 """Of an epoch."""
 
 MIDDLE = 5
-"""The step of an epoch that is called its middle here: there is room for a fault before the epoch's end."""
+"""The step of an epoch that counts as its middle: early enough for a fault before the epoch's end."""
 
 
 class History:
@@ -62,7 +62,7 @@ class History:
         return self._replay._group
 
     async def read_on(self) -> None:
-        """Fold what is there now. Each epoch must begin with the weights that the one who began it had."""
+        """Fold the records that are there now. Each epoch must begin with the weights that its proposer had."""
         async with outside(self._topology) as log:
             end = (await log.watermarks([self.partition]))[self.partition].high
             async with log.reader({self.partition: self.state.next_offset}) as reader:
@@ -72,31 +72,31 @@ class History:
 
     def _take(self, blob: bytes, offset: int) -> None:
         self.blobs.append(blob)
-        for told in self._replay.take(blob, offset):
-            match told:
+        for event in self._replay.take(blob, offset):
+            match event:
                 case Proof():
-                    assert told.holds, told
+                    assert event.holds, event
                 case EpochBegun():
-                    self.epochs.append(told)
+                    self.epochs.append(event)
                 case StepApplied():
-                    self.steps.append(told)
-                    assert told.step + 1 not in self.digests, "a step was made twice"
-                    self.digests[told.step + 1] = digest(self._train_state)
+                    self.steps.append(event)
+                    assert event.step + 1 not in self.digests, "a step was applied twice"
+                    self.digests[event.step + 1] = digest(self._train_state)
                 case NotCounted():
-                    self.not_counted.append(told)
+                    self.not_counted.append(event)
 
     def contributors(self, step: int) -> tuple[str, ...]:
-        """Whose gradients the step was made of."""
-        [made] = [each for each in self.steps if each.step == step]
-        return tuple(each.edge for each in made.contributions)
+        """The edges whose gradients were summed in the step."""
+        [applied] = [each for each in self.steps if each.step == step]
+        return tuple(each.edge for each in applied.contributions)
 
     def missed(self, edge: str, since: int) -> list[int]:
-        """The steps from `since` on that waited for the edge in vain."""
+        """The steps from `since` on that were closed without the edge although it was expected."""
         return [each.step for each in self.steps if each.step >= since and edge in each.missing]
 
 
 class Group:
-    """The edges of a site with an exchange, and its archive node. Let all be held before something is done to them."""
+    """The edges of a site with an exchange, and its archive node. Hold all of them before injecting a fault."""
 
     def __init__(self, site: Site, gate: GradientGate) -> None:
         self.site = site
@@ -104,12 +104,12 @@ class Group:
         self.names = tuple(edge.name for edge in site.loaded().edges)
         self.history = History(site.loaded())
         self.replays_from: Path | None = None
-        """The checkpoint that `edged replay` needs, where the log's beginning is gone."""
+        """The checkpoint that `edged replay` needs when the log's beginning is deleted."""
         self.vault: Child
         self.edges: dict[str, Child] = {}
 
     async def start(self, held: int | None = None) -> None:
-        """Import the images and start all; so many, or all, are held with the first gradients of the first epoch."""
+        """Import the images, start all nodes and wait until `held` edges, or all, are held with a gradient."""
         self.gate.hold_from(0)
         await self.site.import_fashion(IMAGES, test_limit=100)
         await self.start_vault()
@@ -126,7 +126,7 @@ class Group:
         assert await self.vault.ended() == -signal.SIGKILL
 
     async def held(self, members: int | None = None) -> None:
-        """Wait until so many members, or all, are held with a gradient."""
+        """Wait until this many members, or all, are held with a gradient."""
         waiting = asyncio.ensure_future(asyncio.to_thread(self.gate.wait_until_held, members or len(self.names)))
         living = [child for child in (self.vault, *self.edges.values()) if child.exit_code is None]
         ends = {asyncio.ensure_future(child.ended()): child for child in living}
@@ -136,13 +136,13 @@ class Group:
             end.cancel()
 
     async def go_to(self, step: int, members: int | None = None, *, part: int = 0) -> None:
-        """Let so many members, or all, train up to this step, or to this part of it; there they are held again."""
+        """Let this many members, or all, train up to this step, or to this part of it, where they are held again."""
         self.gate.hold_from(step, part)
         await self.held(members)
         await self.history.read_on()
 
     async def reach_middle(self) -> int:
-        """Train up to the next middle of an epoch, if it is not there already; which step comes next."""
+        """Train up to the next middle of an epoch, unless it is there already; returns the present step."""
         await self.history.read_on()
         state = self.history.state
         middle = state.epoch_first_step + MIDDLE
@@ -150,32 +150,32 @@ class Group:
         return self.history.state.step
 
     async def halfway(self) -> list[str]:
-        """Whose gradient or update is in the log in part, as soon as it is there."""
+        """Wait until a gradient or update is in the log in part, and return whose."""
         while not self.history.state.pending:
             await self.history.read_on()
         return list(self.history.state.pending)
 
     async def kill(self, name: str) -> None:
-        """As a power cut would: what it had not got through the gate is lost."""
+        """As a power cut would: what has not passed the gate is lost."""
         self.edges[name].signal(signal.SIGKILL)
         assert await self.edges[name].ended() == -signal.SIGKILL
 
-    async def bring_back(self, name: str, held: int | None = None) -> Child:
-        """Start it again; it is held like the others with its next gradient, or as many as are `held` at all."""
+    async def restart(self, name: str, held: int | None = None) -> Child:
+        """Start it again and wait until `held` members, or all, are held with their next gradient."""
         self.edges[name] = await self.site.start("run", name)
         await self.edges[name].wait_for("exchange.joined")
         await self.held(held)
         return self.edges[name]
 
     async def append(self, blobs: Iterable[bytes], topic: str | None = None) -> None:
-        """Write to the group's log, or this topic, as a client that is none of the group's nodes."""
+        """Write to the group's log, or this topic, as a client outside the group."""
         async with outside(self.site.loaded()) as log:
             await log.append([Message(topic or self.history.partition.topic, blob) for blob in blobs])
 
-    async def assert_all_go_on(self) -> None:
-        """To the middle of the next epoch but one, which all train from the first step on, with the same weights.
+    async def assert_all_continue(self) -> None:
+        """Train to the middle of the next epoch but one; all must contribute to each of its steps.
 
-        All are held before each of its steps: none is closed early because the machine is busy.
+        All are held before each of its steps, so that none is closed early because the machine is busy.
         """
         for _ in range(2):
             await self.go_to(self.history.state.end_step)
@@ -189,7 +189,7 @@ class Group:
         self.assert_alike()
 
     def assert_alike(self) -> None:
-        """No step was left out or made twice, and what each member made durable is what the log says it must be."""
+        """No step was skipped or applied twice, and each member's checkpoint has the weights that the log leads to."""
         steps = [each.step for each in self.history.steps]
         assert steps == list(range(steps[0], steps[0] + len(steps)))
         for name in self.names:
@@ -199,29 +199,29 @@ class Group:
             assert digest(state) == self.history.digests[step], name
 
     async def stop(self) -> None:
-        """Stop all in the middle of their work; the log proves each one's last weights, and so does `edged replay`."""
+        """Stop all in the middle of their work; the log proves each member's last weights, as `edged replay` does."""
         self.gate.open()
         for edge in self.edges.values():
             await stopped(edge)
         await self.history.read_on()
         self.assert_alike()
-        proven = [word for name in self.names for word in ("--prove", str(self.site.state(name)))]
+        proofs = [word for name in self.names for word in ("--prove", str(self.site.state(name)))]
         begin = [] if self.replays_from is None else ["--from", str(self.replays_from)]
-        await self.site.edged("replay", str(self.site.topology), *begin, *proven)
+        await self.site.edged("replay", str(self.site.topology), *begin, *proofs)
 
 
 def newest_checkpoint(site: Site, name: str) -> TrainState:
-    """What the edge made durable last."""
+    """The edge's newest checkpoint on its disk."""
     return checkpoint.decode(newest_file(site, name).read_bytes())
 
 
 def newest_file(site: Site, name: str) -> Path:
-    """Where that is."""
+    """The file of its newest checkpoint."""
     return max(site.state(name).glob("checkpoint-*.safetensors"))
 
 
 def digest(state: TrainState) -> str:
-    """Of weights and optimizer state."""
+    """The SHA-256 of weights and optimizer state."""
     sha = hashlib.sha256(param_vector.digest(state.params).encode())
     for slot in sorted(state.slots):
         sha.update(slot.encode() + param_vector.digest(state.slots[slot]).encode())

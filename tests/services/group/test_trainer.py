@@ -1,4 +1,4 @@
-"""Several edges that train one model, in one process and in no time."""
+"""Several edges that train one model, in one process and on a fake clock."""
 
 import asyncio
 import math
@@ -103,7 +103,7 @@ async def test_the_group_learns_and_every_member_deploys_the_model(log_lines):
     world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=20, optimizer=Sgd(0.5)))
     trainers = await trained(world)
     assert (trainers[0].state.history[-1].test_accuracy or 0) > 0.8
-    models = [place.store.newest_model() for place in world.places.values()]
+    models = [host.store.newest_model() for host in world.hosts.values()]
     assert models[0] is not None
     assert models[0] == models[1]
 
@@ -126,7 +126,7 @@ async def test_a_parameter_server_gives_the_weights_that_all_reduce_gives(log_li
     assert not any(isinstance(record, Part) for record in records(world))
 
 
-async def test_a_parameter_server_that_is_killed_goes_on_behind_its_last_update(log_lines):
+async def test_a_killed_parameter_server_resumes_after_its_last_update(log_lines):
     exchange = Exchange("parameter_server", compression="fp16")
     world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=4, exchange=exchange))
     trainers = all_of(world)
@@ -153,7 +153,7 @@ async def test_rounds_of_several_steps_lead_to_the_same_bits_and_learn(log_lines
     assert param_vector.digest(outer[0]) == param_vector.digest(outer[1])
 
 
-async def test_a_member_that_comes_no_more_is_closed_out_and_not_awaited(log_lines):
+async def test_a_member_that_dies_is_left_out_after_two_steps(log_lines):
     world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=3))
     model = world.model()
     model.crash_at = 6
@@ -162,7 +162,7 @@ async def test_a_member_that_comes_no_more_is_closed_out_and_not_awaited(log_lin
         await until(lambda: is_finished(survivor))
         assert isinstance(tasks[1].exception(), CrashError)
     closed = [record for record in records(world) if isinstance(record, Close)]
-    assert len({record.step for record in closed}) == 2  # two in a row, and nobody waits for it any more
+    assert len({record.step for record in closed}) == 2  # two in a row, then it is no longer expected
     assert survivor.state.position.epoch == 3
     last = next(line for line in world.events("exchange.begun") if line["epoch"] == 2)
     assert sorted(last["shares"]) == ["pi-a"]
@@ -171,7 +171,7 @@ async def test_a_member_that_comes_no_more_is_closed_out_and_not_awaited(log_lin
 
 
 @pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])
-async def test_an_epoch_whose_members_come_no_more_is_abandoned_by_who_has_joined_since(log_lines, mode):
+async def test_an_epoch_whose_members_died_is_abandoned_by_a_member_that_joined_since(log_lines, mode):
     world = GroupWorld(THREE, training=replace(GROUP_TRAINING, epochs=4, exchange=Exchange(mode)))
     servers = [world.server()] if mode == "parameter_server" else []
     world.log.before_part = lambda _part: asyncio.sleep(1.0)
@@ -193,7 +193,7 @@ async def test_an_epoch_whose_members_come_no_more_is_abandoned_by_who_has_joine
     weights([late, back])
 
 
-async def test_an_epoch_whose_members_are_slow_or_start_again_is_not_abandoned(log_lines):
+async def test_an_epoch_whose_members_are_slow_or_restart_is_not_abandoned(log_lines):
     """Some are away for longer than one step is waited for."""
     world = GroupWorld(THREE)
     world.log.before_part = lambda _part: asyncio.sleep(10.0)
@@ -214,7 +214,7 @@ async def test_an_epoch_whose_members_are_slow_or_start_again_is_not_abandoned(l
     assert not world.events("exchange.abandoned")
 
 
-async def test_a_member_that_crashed_comes_back_by_replay_to_the_same_bits(log_lines):
+async def test_a_crashed_member_catches_up_by_replay_to_the_same_bits(log_lines):
     world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=4, checkpoint_s=0))
     model = world.model()
     model.crash_at = 20
@@ -233,7 +233,7 @@ async def test_a_member_that_crashed_comes_back_by_replay_to_the_same_bits(log_l
     assert sum(isinstance(record, Part) and record.edge == "pi-b" for record in records(world)) > 20
 
 
-async def test_a_member_that_comes_back_to_an_epoch_begun_without_it_joins_once_and_is_in_the_next(log_lines):
+async def test_a_member_that_returns_to_an_epoch_begun_without_it_joins_once_and_is_in_the_next(log_lines):
     world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=4))
     world.log.before_part = lambda _part: asyncio.sleep(1.0)
     steady, away = world.trainer("pi-a"), world.trainer("pi-b")
@@ -252,13 +252,13 @@ async def test_a_member_that_comes_back_to_an_epoch_begun_without_it_joins_once_
         [line for line in world.events("exchange.epoch") if line["epoch"] == 1 and ("advice" in line) is computed]
         for computed in (True, False)
     )
-    assert len(steadys) == len(backs) == 1  # one of them only watched: it has no times to tell
+    assert len(steadys) == len(backs) == 1  # one of them only watched: it has no times to report
     assert not backs[0].keys() & {"step_ms", "comm_fraction"}
     for key in ("steps", "contributions", "missed"):
         assert backs[0][key] == steadys[0][key]
 
 
-async def test_a_stopped_group_goes_on_where_it_stood_and_ends_with_the_same_bits(log_lines):
+async def test_a_stopped_group_resumes_where_it_was_and_ends_with_the_same_bits(log_lines):
     world = GroupWorld(TWO)
     for steps in (3, 9, 17):
         trainers = all_of(world)
@@ -270,8 +270,8 @@ async def test_a_stopped_group_goes_on_where_it_stood_and_ends_with_the_same_bit
     assert trainers[0].state.position.step == 2 * begun[0]
 
 
-async def test_no_step_is_applied_twice_whatever_the_checkpoint_is(log_lines):
-    """A member killed again and again, with the log complete, ends as the one that ran through."""
+async def test_no_step_is_applied_twice_whatever_the_checkpoint(log_lines):
+    """A member killed again and again, with the log complete, ends with the weights of one that was never killed."""
     world = GroupWorld(TWO, training=replace(GROUP_TRAINING, checkpoint_s=0))
     steady = world.trainer("pi-a")
     rng = np.random.default_rng(3)
@@ -287,7 +287,7 @@ async def test_no_step_is_applied_twice_whatever_the_checkpoint_is(log_lines):
     weights([steady, shaky])
 
 
-async def test_a_newcomer_joins_in_the_middle_from_the_announced_checkpoint(log_lines):
+async def test_a_new_member_joins_in_the_middle_from_the_published_checkpoint(log_lines):
     world = GroupWorld(THREE, training=replace(GROUP_TRAINING, epochs=6))
     first = [world.trainer(edge) for edge in TWO]
     async with world.running(*first):
@@ -300,7 +300,7 @@ async def test_a_newcomer_joins_in_the_middle_from_the_announced_checkpoint(log_
     assert sorted(world.events("exchange.begun")[-1]["shares"]) == list(THREE)
 
 
-async def test_a_log_that_was_cut_is_made_up_for_by_an_announced_checkpoint(log_lines):
+async def test_a_member_resumes_from_a_published_checkpoint_when_the_log_was_truncated(log_lines):
     world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=6))
     steady = world.trainer("pi-a")
     async with world.running(steady):
@@ -315,14 +315,14 @@ async def test_a_log_that_was_cut_is_made_up_for_by_an_announced_checkpoint(log_
             weights([steady, back])
     assert len(world.events("exchange.log_lost")) == 1
     assert len(world.events("exchange.adopted")) >= 1
-    assert world.places["pi-b"].health.history == [("degraded", "exchange"), ("recovered", "exchange")]
+    assert world.hosts["pi-b"].health.history == [("degraded", "exchange"), ("recovered", "exchange")]
 
 
 @pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])
 @pytest.mark.parametrize("victim", ["pi-a", "pi-c"])
 @pytest.mark.parametrize("epochs", [2, 3])
-async def test_a_member_with_wrong_weights_takes_those_of_the_others_and_stops_nobody(log_lines, mode, victim, epochs):
-    """Also in the last epoch, which nothing begins behind; and also the one whose turn it is to begin the next."""
+async def test_a_member_with_wrong_weights_adopts_the_others_and_stops_nobody(log_lines, mode, victim, epochs):
+    """Also in the last epoch, after which none begins; and also the member whose turn it is to propose the next."""
     world = GroupWorld(THREE, training=replace(GROUP_TRAINING, epochs=epochs, exchange=Exchange(mode)))
     trainers = all_of(world)
     wrong = trainers[THREE.index(victim)]
@@ -339,12 +339,12 @@ async def test_a_member_with_wrong_weights_takes_those_of_the_others_and_stops_n
     assert [(line["epoch"], line["weights"]) for line in diverged] == [(1, diverged[0]["weights"])]
     assert diverged[0]["edge"] != victim
     assert len(world.events("exchange.adopted")) == 1
-    models = [place.store.newest_model() for place in world.places.values()]
+    models = [host.store.newest_model() for host in world.hosts.values()]
     assert models[0] == models[1] == models[2]
 
 
 async def test_a_begin_with_a_false_hash_misleads_nobody(log_lines, monkeypatch):
-    """It stands in the log in front of each honest one."""
+    """It is in the log before each honest one."""
     world = GroupWorld(TWO)
     append = world.log.append
 
@@ -386,7 +386,7 @@ async def test_garbage_and_records_of_strangers_change_nothing(log_lines):
     assert world.events("exchange.rejected")
 
 
-async def test_a_record_at_the_end_that_nobody_can_read_keeps_nobody_from_coming_back(log_lines):
+async def test_an_unreadable_record_at_the_end_of_the_log_does_not_stop_a_restart(log_lines):
     world = GroupWorld(TWO)
     trainers = all_of(world)
     async with world.running(*trainers):
@@ -396,7 +396,7 @@ async def test_a_record_at_the_end_that_nobody_can_read_keeps_nobody_from_coming
     weights(await trained(world))
 
 
-async def test_a_test_whose_loss_is_finite_but_of_no_use_is_withheld(log_lines, monkeypatch):
+async def test_a_test_whose_loss_is_finite_but_huge_is_withheld(log_lines, monkeypatch):
     test = Learner.test
 
     def exploded(learner: Learner, state: TrainState, *args: Any) -> tuple[Any, int]:
@@ -423,8 +423,10 @@ async def test_a_member_whose_numbers_are_not_finite_contributes_nothing(log_lin
 
 @pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])
 @pytest.mark.parametrize("is_killed", [False, True])
-async def test_a_group_that_diverges_goes_back_and_on_with_half_the_rate_the_same_on_all(log_lines, mode, is_killed):
-    """Also one that makes these steps from the log alone; and what remains is proven by a replay."""
+async def test_a_diverging_group_rolls_back_and_continues_with_half_the_rate_the_same_on_all(
+    log_lines, mode, is_killed
+):
+    """Also a member that makes these steps from the log alone; and a replay proves the final weights."""
     world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=3, exchange=Exchange(mode)))
     models = [world.model() for _ in TWO]
     for model in models:
@@ -450,7 +452,7 @@ async def test_a_group_that_diverges_goes_back_and_on_with_half_the_rate_the_sam
     assert replayed(world) == weights(trainers)
 
 
-async def test_a_group_that_diverges_again_and_again_ends_its_training_cleanly_and_stays_so(log_lines):
+async def test_a_group_that_diverges_again_and_again_ends_its_training_cleanly_and_for_good(log_lines):
     world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=3))
     models = [world.model() for _ in TWO]
     for model in models:
@@ -465,9 +467,9 @@ async def test_a_group_that_diverges_again_and_again_ends_its_training_cleanly_a
         await asyncio.sleep(60)
         assert not any(task.done() for task in tasks)
         assert all(each.progress().idle for each in trainers)
-    remains = weights(trainers)
+    final = weights(trainers)
     assert len(world.events("train.diverged")) == 2 * 4
-    deployed = world.places["pi-a"].store.newest_model()
+    deployed = world.hosts["pi-a"].store.newest_model()
     assert deployed is not None
     assert deployed.generation == 17 + 4 * 3
 
@@ -475,7 +477,7 @@ async def test_a_group_that_diverges_again_and_again_ends_its_training_cleanly_a
     async with world.running(*again):
         await until(lambda: len(ends()) == 4)
     assert [line["slowdowns"] for line in ends()] == [3] * 4
-    assert weights(again) == remains == replayed(world)
+    assert weights(again) == final == replayed(world)
     assert not world.events("train.finished")
 
 
@@ -485,13 +487,13 @@ def replayed(world: GroupWorld) -> str:
     rules = Rules(frozenset(world.edges), world.job, n, lambda blob: compress.decompress(blob, n), "vault")
     replay = Replay(training, rules, Learner(training, world.model()).initial(world.job), State())
     for record in world.log.records(TRAIN):
-        for weights_by_edge in replay.take(record.value, record.offset):
-            assert not isinstance(weights_by_edge, Proof) or weights_by_edge.holds
+        for outcome in replay.take(record.value, record.offset):
+            assert not isinstance(outcome, Proof) or outcome.holds
     return replay.weights()
 
 
-async def test_a_gradient_that_comes_too_late_is_kept_by_its_sender_and_stops_nobody(log_lines):
-    """Each time, the step is closed in the moment before the gradient arrives."""
+async def test_a_late_gradient_is_kept_by_its_sender_and_stops_nobody(log_lines):
+    """Each time, the step is closed just before the gradient arrives."""
     world = GroupWorld(TWO)
 
     async def close_first(part: Part) -> None:
@@ -529,11 +531,11 @@ async def test_a_stop_before_anything_was_restored_saves_nothing(log_lines):
     world = GroupWorld(ONE)
     async with world.running(world.trainer("pi-a")):
         pass
-    assert world.places["pi-a"].store.saved == {}
+    assert world.hosts["pi-a"].store.saved == {}
 
 
 class QuietFromBegin(AnsweringGroupLog):
-    """The archive answers nobody from the second epoch's Begin on, until it `wakes`. `asked`: who then asked it."""
+    """The archive answers nobody from the second epoch's Begin on, until it `wakes`. `asked`: edges that asked then."""
 
     wakes = False
 
@@ -549,7 +551,7 @@ class QuietFromBegin(AnsweringGroupLog):
             self.asked.add(request.edge)
 
 
-async def test_an_epochs_first_step_needs_nothing_that_the_archive_sends_behind_its_begin(log_lines):
+async def test_an_epochs_first_step_needs_nothing_that_the_archive_sends_after_its_begin(log_lines):
     log = QuietFromBegin()
     world = GroupWorld(TWO, log=log)
     trainers = all_of(world)
@@ -560,7 +562,7 @@ async def test_an_epochs_first_step_needs_nothing_that_the_archive_sends_behind_
     weights(trainers)
 
 
-async def test_in_an_archive_that_grows_nothing_is_asked_for_before_it_is_known_what_an_epoch_draws_from(log_lines):
+async def test_in_a_growing_archive_nothing_is_fetched_before_the_epochs_snapshot_is_known(log_lines):
     log = QuietFromBegin()
     world = GroupWorld(TWO, log=log)
 
@@ -578,10 +580,10 @@ async def test_in_an_archive_that_grows_nothing_is_asked_for_before_it_is_known_
 
 
 def second_epochs_first(world: GroupWorld) -> set[str]:
-    """Who has sent a gradient of the second epoch."""
-    weights_by_edge = records(world)
-    at = next(
-        (i for i, record in enumerate(weights_by_edge) if isinstance(record, Begin) and record.epoch == 1),
-        len(weights_by_edge),
+    """The edges that have sent a gradient of the second epoch."""
+    written = records(world)
+    begin = next(
+        (i for i, record in enumerate(written) if isinstance(record, Begin) and record.epoch == 1),
+        len(written),
     )
-    return {record.edge for record in weights_by_edge[at:] if isinstance(record, Part)}
+    return {record.edge for record in written[begin:] if isinstance(record, Part)}

@@ -89,8 +89,8 @@ async def test_a_checkpoint_that_cannot_be_resumed_from_is_skipped(log, other):
 
 async def test_a_checkpoint_that_names_a_member_outside_the_topology_is_rejected(log, log_lines):
     for epoch, edge in ((4, "pi-b"), (5, "pi-z")):
-        place = State(members={"pi-a": Member(), edge: Member()}, next_offset=3)
-        await publisher(log).announce(replace(state(epoch), exchange=state_json.to_json(place)))
+        group = State(members={"pi-a": Member(), edge: Member()}, next_offset=3)
+        await publisher(log).announce(replace(state(epoch), exchange=state_json.to_json(group)))
     assert await best_epoch(log) == 4
     assert [line["reason"] for line in log_lines("exchange.rejected")] == ["names pi-z, no edge of the topology"]
 

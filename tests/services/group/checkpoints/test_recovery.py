@@ -66,7 +66,7 @@ def recreate(world: GroupWorld, *topics: str) -> None:
 
 def newest(world: GroupWorld, *edges: str) -> int:
     """The step of the newest checkpoint that one of these edges has."""
-    return max(max(world.places[edge].store.saved) for edge in edges)
+    return max(max(world.hosts[edge].store.saved) for edge in edges)
 
 
 def steps_of(world: GroupWorld, event: str, field: str = "generation") -> set[int]:
@@ -171,7 +171,7 @@ async def test_members_without_a_past_begin_at_the_end_of_a_fully_deleted_log(lo
     await trained_to(world, 5, *TWO)
     cut(world, TRAIN, CHECKPOINTS)
     for edge in TWO:
-        world.places[edge].store.saved.clear()
+        world.hosts[edge].store.saved.clear()
     weights(*await finished(world, *TWO))
     assert steps_of(world, "exchange.offered") == {0}
 
@@ -181,7 +181,7 @@ async def test_a_proposer_whose_accepted_offer_is_overwritten_by_a_newer_one_off
     await trained_to(world, 5, *TWO)
     recreate(world, TRAIN, CHECKPOINTS)
     publisher = world.publisher()
-    own = checkpoint.decode(max(world.places["pi-a"].store.saved.items())[1])
+    own = checkpoint.decode(max(world.hosts["pi-a"].store.saved.items())[1])
     newer = replace(own, position=replace(own.position, step=own.position.step + 2))
     append = world.log.append
 
@@ -202,7 +202,7 @@ async def test_members_without_a_past_do_not_wait_for_ever_for_a_proposer_that_d
     world = GroupWorld(THREE, training=LONG)
     await trained_to(world, 5, "pi-c")
     recreate(world, TRAIN, CHECKPOINTS)
-    left = checkpoint.decode(max(world.places["pi-c"].store.saved.items())[1])
+    left = checkpoint.decode(max(world.hosts["pi-c"].store.saved.items())[1])
     await world.publisher().offer(left, "pi-c", offset=0)
     async with asyncio.timeout(3600):
         weights(*await finished(world, *TWO))
@@ -215,10 +215,10 @@ async def test_a_proposer_that_lost_what_it_offered_does_not_accept_it_by_joinin
     world = GroupWorld(TWO, training=training)
     await trained_to(world, 5, *TWO)
     recreate(world, TRAIN, GRADIENTS, CHECKPOINTS)
-    left = checkpoint.decode(max(world.places["pi-a"].store.saved.items())[1])
+    left = checkpoint.decode(max(world.hosts["pi-a"].store.saved.items())[1])
     await world.publisher().offer(left, "pi-a", offset=0)
     await world.log.append([Message(CHECKPOINTS, b"torn", b"0/0")])
-    world.places["pi-a"].store.saved.clear()
+    world.hosts["pi-a"].store.saved.clear()
     had = newest(world, "pi-b")
     weights(*await finished(world, *TWO))
     assert steps_of(world, "exchange.adopted") == {had}
@@ -237,9 +237,7 @@ async def test_a_member_that_starts_after_the_last_epoch_deploys_what_the_others
     weights(*trained)
     ended = trained[0].state.position.step
     assert newest(world, "pi-c") == ended
-    assert {place.store.newest_model() for place in world.places.values()} == {
-        world.places["pi-a"].store.newest_model()
-    }
+    assert {host.store.newest_model() for host in world.hosts.values()} == {world.hosts["pi-a"].store.newest_model()}
 
 
 def waiting_for_others(log: MemoryLog) -> Awaitable[TrainState]:
