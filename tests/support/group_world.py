@@ -125,19 +125,10 @@ class GroupWorld:
         choice = PlannerSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
         planner = GroupPlanner(share, choice, edge, dict.fromkeys(self.edges, 4096), training.global_batch)
         batcher = Batcher(STREAM, training.global_batch, NoImages())
-        checkpointing = Checkpointing(
-            host.store,
-            host.health,
-            lambda params, _: b"".join(params[name].tobytes() for name in sorted(params)),
-            job=self.job,
-            labels=STREAM.labels,
-            sample_shape=STREAM.shape,
-            every_s=training.checkpoint_s,
-        )
         return member_trainer(
             training,
             model or self.model(),
-            checkpointing,
+            self.checkpointing(edge),
             EpochLoader(client, batcher, settings, share, planner),
             planner,
             self.log,
@@ -151,6 +142,18 @@ class GroupWorld:
         """A fresh process's parameter server."""
         kind = self.training.exchange.compression
         return ParameterServer(self.log, self.rules("vault"), self.topics, gradients=GRADIENTS, compression=kind)
+
+    def checkpointing(self, edge: str) -> Checkpointing:
+        host = self.hosts[edge]
+        return Checkpointing(
+            host.store,
+            host.health,
+            lambda params, _: b"".join(params[name].tobytes() for name in sorted(params)),
+            job=self.job,
+            labels=STREAM.labels,
+            sample_shape=STREAM.shape,
+            every_s=self.training.checkpoint_s,
+        )
 
     @property
     def has_server(self) -> bool:

@@ -150,7 +150,7 @@ class Group:
         return self.history.state.step
 
     async def halfway(self) -> list[str]:
-        """Wait until a gradient or update is in the log in part, and return whose."""
+        """Wait until gradients or an update are in the log in part, and return their authors."""
         while not self.history.state.pending:
             await self.history.read_on()
         return list(self.history.state.pending)

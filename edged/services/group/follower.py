@@ -274,14 +274,14 @@ class Follower:
         await self._append(Close(step, self.address.edge))
 
     async def report_test(self, epoch: int, tested: Evaluation) -> None:
-        """Send what this member's part of the held-out samples came to."""
+        """Send the result of this member's part of the epoch's test."""
         self._member.tested = tested
         weights = await run_in_worker(param_vector.digest, self.state.params)
         sums = tested.num_samples, tested.num_correct, tested.loss
         await self._append(Tested(self.address.edge, epoch, *sums, weights))
 
     def forget_test(self) -> None:
-        """An epoch begins: of its test there is nothing yet."""
+        """Drop the result of the last epoch's test: another epoch begins."""
         self._member.tested = NOTHING
 
     async def _append(self, *records: GroupRecord) -> None:

@@ -70,7 +70,7 @@ class Member:
             raise RecoveryNeeded(Reason.WRONG_WEIGHTS, min_step=position.step)
 
     def end_epoch(self, group: State, sums: HeldOutSums, traffic: Traffic) -> GroupEpoch:
-        """End the epoch with the group's test `sums`. `traffic`: what its exchange came to."""
+        """End the epoch with the group's test `sums`. `traffic`: the sums of its exchange."""
         members = tuple(each.edge for each in self.last.contributions) if self.last is not None else ()
         learnt = end_epoch(
             self._training,

@@ -1,4 +1,4 @@
-"""What an epoch of a group came to for one member, and the log lines about it.
+"""Statistics of a group's epoch as one member records them, and the log lines about it.
 
 See also: `services.training.evaluation`, which logs what was learnt.
 """

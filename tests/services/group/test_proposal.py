@@ -18,7 +18,7 @@ def joined(*edges: str) -> State:
 
 
 def after_tests_of(*edges: str) -> State:
-    """Three members whose epoch of one step is over; `edges` have tested."""
+    """Three members after an epoch of one step; `edges` have tested."""
     steps = [gradient(edge, 0, 1.0) for edge in EDGES]
     return run([*steps, *(outcome(edge) for edge in edges)], started(*EDGES, num_steps=1))[0]
 

@@ -121,9 +121,9 @@ class CheckpointReader:
                 return  # a group whose epochs are short would never be quiet
 
     async def best(self, min_step: int = 0) -> TrainState | None:
-        """The newest of `min_step` or later from which the log can be folded on; None when there is none now.
+        """The newest of `min_step` or later from which the log can be folded; None when there is none now.
 
-        That is one of a group that trains whose offset is in the log, or the accepted offer. Waits for the log.
+        That is a training group's checkpoint whose offset is in the log, or the accepted offer. Waits for the log.
         """
         low, high = await self._bounds()
         accepted = recovery.accepted(await self._prefixes(low, high))
@@ -176,7 +176,7 @@ class CheckpointReader:
         return (await self._log.watermarks([self._reads]))[self._reads]
 
     async def _prefixes(self, low: int, high: int) -> dict[RecoveryOffer, LogPrefix]:
-        """Of all offers, incomplete ones too, whose offset is in the log."""
+        """The log after each offer whose position is in it, also for incomplete offers."""
         offers = [head.offer for head in self._slots.heads() if head.offer is not None]
         return {offer: await self._prefix(offer.position, high) for offer in offers if low <= offer.position <= high}
 
@@ -292,11 +292,11 @@ def _head(value: bytes, proposer: str) -> Head | None:
     try:
         values: Mapping[str, Any] = json.loads(value)
         generation, epoch, parts = values["generation"], values["epoch"], values["parts"]
-        place = values["place"] if proposer else 0
+        position = values["place"] if proposer else 0
         sha256 = values["sha256"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    sizes = (generation, epoch, parts, place)
+    sizes = (generation, epoch, parts, position)
     if not (all(type(size) is int and 0 <= size < 1 << 62 for size in sizes) and isinstance(sha256, str)):
         return None
-    return Head(generation, epoch, parts, sha256, RecoveryOffer(proposer, place, generation) if proposer else None)
+    return Head(generation, epoch, parts, sha256, RecoveryOffer(proposer, position, generation) if proposer else None)

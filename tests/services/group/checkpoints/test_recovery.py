@@ -1,4 +1,4 @@
-"""Where the members of a group resume whose log is lost."""
+"""Where members resume after their group lost its log."""
 
 import asyncio
 from collections.abc import Awaitable, Sequence
@@ -141,7 +141,7 @@ async def test_a_late_member_with_a_newer_state_logs_what_is_lost_and_deploys_wh
     [set_back] = world.events("exchange.set_back")
     assert set_back.items() >= {"step": newer, "adopted_step": older, "steps": newer - older}.items()
     deployed = [line["generation"] for line in world.events("checkpoint.deployed")]
-    assert deployed.count(28) >= len(THREE)  # once more where pi-c had come to deploy its own, which is lost
+    assert deployed.count(28) >= len(THREE)  # once more if pi-c deployed its own, lost state before
 
 
 async def test_members_that_start_together_resume_from_their_newest_state(log_lines):
