@@ -35,7 +35,7 @@ class GradientGate(Gate):
     def open(self) -> None:
         self.hold_from(math.inf)
 
-    def _lets(self, request: bytes) -> bool:
+    def _may_pass(self, request: bytes) -> bool:
         client, batch = _produced(request)
         return client == self.OUTSIDER or all((each.step, each.part) < self._from for each in _parts(batch))
 
