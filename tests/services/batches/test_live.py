@@ -83,7 +83,7 @@ async def test_held_out_samples_are_those_of_the_archives_split(world):
     assert await held_out(batches) == sum(20 - training_rows(offset) for offset in range(5))
 
 
-@pytest.mark.parametrize(("most", "max_bytes", "expected"), [(6, 1 << 20, 6), (1000, 4 * 5, 5)])
+@pytest.mark.parametrize(("max_held_out", "max_bytes", "expected"), [(6, 1 << 20, 6), (1000, 4 * 5, 5)])
 async def test_held_out_samples_are_bounded_in_number_and_bytes(world, monkeypatch, max_held_out, max_bytes, expected):
     monkeypatch.setattr(live_module, "MAX_HELD_OUT", max_held_out)
     live = world.live_window()
