@@ -6,6 +6,7 @@ What needs no broker and no process is in `tests/test_docs.py`.
 import asyncio
 import os
 import re
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -89,6 +90,7 @@ def place(tmp_path_factory, embedded_broker):
     (folder / "config").symlink_to(ROOT / "config")
     text = (ROOT / "config" / "02-greenhouse.yaml").read_text()
     for there, here in (
+        ("site: greenhouse", f"site: greenhouse-{secrets.token_hex(4)}"),  # the broker is shared: topics of our own
         ("broker.greenhouse.lan:9092", embedded_broker.bootstrap),
         ("file:///srv/edged", (folder / "archive").as_uri()),
     ):
@@ -114,6 +116,7 @@ async def orchard(place, log, embedded_broker):
         return
     text = (ROOT / "config" / "06-four-edges.yaml").read_text()
     for there, here in (
+        ("site: orchard", f"site: orchard-{secrets.token_hex(4)}"),
         ("broker.orchard.lan:9092", embedded_broker.bootstrap),
         ("reference_batch: 128", "reference_batch: 512"),  # the log is written by hand, with one learning rate
         ("cosine: {warmup: 2}", "constant: {warmup: 0}"),
