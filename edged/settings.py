@@ -3,10 +3,16 @@
 Each field states its meaning and the reason for its default.
 """
 
+import json
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+
+from edged.errors import ConfigError, Problem
+
+_TIMING = "EDGED_TIMING"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +82,27 @@ class Timing:
 
     stop_s: float = 20.0
     """Time limit of a clean stop; below the unit's TimeoutStopSec=30."""
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str] = os.environ) -> "Timing":
+        """The defaults, but for what EDGED_TIMING gives: for developers' tests, such as `{"sample_s": 0.2}`.
+
+        Raises ConfigError when that is not a JSON object of these fields with positive numbers.
+        """
+        try:
+            given = json.loads(environment.get(_TIMING) or "{}")
+        except ValueError as error:
+            raise _wrong_timing(f"no JSON: {error}") from error
+        if not isinstance(given, dict):
+            raise _wrong_timing("no JSON object")
+        names = [field.name for field in fields(cls)]
+        for name, value in given.items():
+            if name not in names:
+                raise _wrong_timing(f'"{name}" is none of {", ".join(names)}')
+            if type(value) not in {int, float} or not 0 < value < math.inf:
+                raise _wrong_timing(f"{name} is no positive number")
+        return cls(**given)
+
+
+def _wrong_timing(reason: str) -> ConfigError:
+    return ConfigError((Problem("", reason, place=_TIMING),))

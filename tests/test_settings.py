@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from edged.errors import ConfigError
 from edged.settings import Folders, Timing
 
 
@@ -58,3 +59,27 @@ def test_each_named_job_has_a_folder_of_its_own():
 
     assert folders.of_job("small") == Path("/state/jobs/small")
     assert folders.of_job("") == Path("/state")
+
+
+def test_a_developer_may_change_the_timing():
+    assert Timing.of({}) == Timing.of({"EDGED_TIMING": ""}) == Timing()
+    assert Timing.of({"EDGED_TIMING": '{"sample_s": 0.2, "poll_s": 2}'}) == Timing(sample_s=0.2, poll_s=2)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("{", "no JSON: "),
+        ("[1]", "no JSON object"),
+        ('{"sample": 1}', '"sample" is none of kafka_deadline_s, poll_s, '),
+        ('{"sample_s": 0}', "sample_s is no positive number"),
+        ('{"sample_s": true}', "sample_s is no positive number"),
+        ('{"sample_s": "1"}', "sample_s is no positive number"),
+        ('{"sample_s": Infinity}', "sample_s is no positive number"),
+        ('{"sample_s": NaN}', "sample_s is no positive number"),
+    ],
+)
+def test_a_wrong_timing_is_refused_with_its_reason(given, reason):
+    with pytest.raises(ConfigError) as refusal:
+        Timing.of({"EDGED_TIMING": given})
+    assert f"EDGED_TIMING: {reason}" in str(refusal.value)

@@ -20,5 +20,6 @@ def run(args: argparse.Namespace) -> int:
     """Run until SIGTERM; 0 after a clean stop, 1 after a failure."""
     from edged.app import run_companion  # noqa: PLC0415 - heavy; --help answers without it
     from edged.cli.node import run_as  # noqa: PLC0415
+    from edged.settings import Timing  # noqa: PLC0415
 
-    return run_as(args, tiers=("edge",), main=partial(run_companion, job=args.job), tier="infer")
+    return run_as(args, tiers=("edge",), main=partial(run_companion, timing=Timing.of(), job=args.job), tier="infer")

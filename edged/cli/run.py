@@ -1,6 +1,7 @@
 """`edged run`: the daemon of an edge or archive node."""
 
 import argparse
+from functools import partial
 
 from edged.cli.arguments import add_log_level, add_topology
 
@@ -18,5 +19,6 @@ def run(args: argparse.Namespace) -> int:
     """Run until SIGTERM; 0 after a clean stop, 1 after a failure."""
     from edged.app import run_node  # noqa: PLC0415 - heavy; --help answers without it
     from edged.cli.node import run_as  # noqa: PLC0415
+    from edged.settings import Timing  # noqa: PLC0415
 
-    return run_as(args, tiers=("edge", "archive"), main=run_node)
+    return run_as(args, tiers=("edge", "archive"), main=partial(run_node, timing=Timing.of()))

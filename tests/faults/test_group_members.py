@@ -13,12 +13,12 @@ from tests.support.brokers import Embedded, need_embedded
 from tests.support.gradient_gate import gated
 from tests.support.hostile import hostile
 from tests.support.real_group import STEPS, Group, newest_checkpoint
-from tests.support.site import Site, eventually, following, running
+from tests.support.site import SAMPLE_S, Site, eventually, following, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 EDGES = ("pi-a", "pi-b", "pi-c", "pi-d")
-HALF_A_MINUTE = 30
-"""Of lines that come once a second."""
+HALF_A_MINUTE = round(30 / SAMPLE_S)
+"""Of `res.sample` lines."""
 
 SMALL_BYTES = 10_000
 """A record above it is a gradient."""

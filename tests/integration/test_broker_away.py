@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 
 from edged.cli.demo.processes import Child
 from tests.support.brokers import Broker
-from tests.support.site import Site, at_work, degraded, following, moment, running, stopped
+from tests.support.site import SAMPLE_S, Site, at_work, degraded, following, moment, running, stopped
 
-AWAY_SAMPLES = 20
-"""Lines of `res.sample`, one a second."""
+AWAY_SAMPLES = round(20 / SAMPLE_S)
+"""Lines of `res.sample` in 20 s."""
 ENDLESS = 1000
 """Epochs."""
 RATE = 20.0

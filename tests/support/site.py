@@ -1,10 +1,11 @@
 """A whole site for a test: a topology file, a data set in the archive, and nodes as real processes.
 
 Nodes are children that log JSON; tests wait for what they log, never for time to pass. Where a fault must last, its
-length is counted in a node's `res.sample` lines, of which there is one a second.
+length is counted in a node's `res.sample` lines, of which there are more here than the usual one a second.
 """
 
 import asyncio
+import json
 import os
 import sys
 from collections import Counter
@@ -64,7 +65,13 @@ DEFECTS = frozenset(
 )
 """Events that none of the faults here excuses."""
 
-_PATIENCE_SAMPLES = 60
+SAMPLE_S = 0.2
+"""Time between two `res.sample` lines of a node."""
+
+_STARVED_SAMPLES = round(1 / SAMPLE_S)
+"""Lines of `res.sample`, one after the other, that show nothing but waiting: no answer comes as late by itself."""
+
+_PATIENCE_SAMPLES = round(60 / SAMPLE_S)
 """Lines of `res.sample` within which what is on its way must have arrived."""
 
 Place = tuple[str, int, int]
@@ -107,6 +114,7 @@ class Site:
             "XDG_STATE_HOME": str(self.folder / name / "state"),
             "XDG_CACHE_HOME": str(self.folder / name / "cache"),
             "EDGED_STRICT_LOG": "1",
+            "EDGED_TIMING": json.dumps({"sample_s": SAMPLE_S}),
         }
 
     def state(self, node: str) -> Path:
@@ -255,7 +263,9 @@ async def starved(edge: Child) -> None:
             elif line["event"] == "res.sample":
                 samples.append(line)
         has_trained = any(line.get("trained_samples_per_s") for line in samples)  # the first has no rates
-        return has_trained and samples[-1]["wait_fraction"] > 0.99
+        newest = samples[-_STARVED_SAMPLES:]
+        waits = [line.get("wait_fraction", 0.0) > 0.99 for line in newest]
+        return has_trained and len(waits) == _STARVED_SAMPLES and all(waits)
 
     await edge.until(is_starved, "it waited for the archive", before="train.finished")
 
