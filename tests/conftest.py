@@ -27,6 +27,7 @@ Line = dict[str, Any]
 TESTS = Path(__file__).parent
 
 _BROKERS_FOLDERS = (TESTS / "integration", TESTS / "faults")
+_PROCESSES_FOLDER = TESTS / "adapters" / "tflite"  # a foreign file's first use is tried in a process of its own
 _BROKERS = ("embedded_broker", "apache_kafka")
 _PROCESS_FIXTURES = {"need_broker", "process"}
 _QUIET_FIXTURE = "quiet_machine"
@@ -89,6 +90,7 @@ def _mark(item: pytest.Item) -> str:
     params = item.callspec.params.values() if hasattr(item, "callspec") else ()
     named = {value for value in params if isinstance(value, str)}  # `request.getfixturevalue` takes them from there
     starts_processes = getattr(getattr(item, "module", None), "subprocess", None) is subprocess
+    starts_processes |= _PROCESSES_FOLDER in item.path.parents
     uses_broker = any(name.endswith(_BROKERS) for name in named)
     if _lies_with_brokers(item) or starts_processes or uses_broker or fixtures & _PROCESS_FIXTURES:
         return "brokers"
