@@ -6,7 +6,7 @@
 An edge trains the design's model as a real process, once for each mode, cache fraction and seed, from empty folders.
 Its link to Kafka lets `--rate` bytes a second through; the archive node, on the same machine, has none. Accuracies are
 the bench's own, of the checkpoints on all 10,000 test images; the edge itself tests on 500, so that held-out samples
-hardly load the link. `thesis` has no cache: each epoch comes anew. Seconds count from the start of training.
+hardly load the link. `thesis` has no cache: each epoch is fetched again. Seconds count from the start of training.
 
 With `--results` each finished run is added to that file, and runs that it holds already are not made again: a long
 bench can be made in parts. The table and the figure are of all runs in it.

@@ -30,7 +30,7 @@ from tests.support.site import DEFECTS, DESIGNS_MODEL
 from tests.support.site import FASHION as LABELS
 
 THESIS = "thesis"
-"""The mode without a cache: each epoch comes anew from the archive."""
+"""The mode without a cache: each epoch is fetched again from the archive."""
 
 NUM_TRAINING = 60_000
 _DISK_FILLED = 0.95

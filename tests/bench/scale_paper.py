@@ -118,7 +118,7 @@ def efficiency(step: Step, costs: Costs, machines: Machines, batch: int) -> floa
 
 
 def step(machines: Machines, costs: Costs, exchange: Exchange, jobs: int = 1) -> Step:
-    """The step of each of so many equal jobs, all of them on all edges."""
+    """The step of each of several equal jobs, all of them on all edges."""
     compute = alone_s(costs, exchange.batch) / machines.edges * exchange.sync_every
     demands = _all_reduce if exchange.mode == "all_reduce" else _parameter_server
     path, busiest, (edge, broker_in, broker_out) = demands(machines, costs, exchange, compute)

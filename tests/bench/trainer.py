@@ -148,7 +148,7 @@ def installed_bytes(name: str) -> int:
 
 
 def import_s(name: str, times: int) -> float:
-    """The median of so many imports, each in a fresh process."""
+    """The median of several imports, each in a fresh process."""
     code = f"import time; begin = time.perf_counter(); import {IMPORTS[name]}; print(time.perf_counter() - begin)"
     seconds = [
         subprocess.check_output(

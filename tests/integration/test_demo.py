@@ -66,7 +66,7 @@ def assert_kept(folder: Path) -> None:
 
 
 def a_few_birds(folder: Path, classes: int) -> Path:
-    """A tree of JPEGs, train/ and test/, with the first so many classes."""
+    """A tree of JPEGs, train/ and test/, with the first classes."""
     for split in ("train", "test"):
         (folder / split).mkdir(parents=True)
         for species in sorted((birds() / split).iterdir())[:classes]:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 SAMPLES = 12_000
-"""More than a window: what comes behind the first is planned, fetched and cached while it trains."""
+"""More than a window: what comes after the first is planned, fetched and cached while it trains."""
 
 
 @pytest.mark.parametrize("mode", ["stratified", "importance"])

@@ -298,7 +298,7 @@ async def degraded(child: Child, part: str, since: datetime, *, before: str | No
 
 
 async def until_archived(vault: Child, samples: int) -> None:
-    """Wait until the archive holds so many samples of the edges."""
+    """Wait until the archive holds this many samples of the edges."""
     await vault.until(
         lambda lines: sum(line["samples"] for line in lines if line.get("event") == "archive.flushed") >= samples,
         f"{samples} samples were archived",
