@@ -77,6 +77,9 @@ class Timing:
     status_s: float = 10.0
     """Minimum time between two status lines for systemd; people read them, and each costs a wake-up."""
 
+    first_deadline_s: float = 30.0
+    """How long a group's member waits for others of whom nothing is known yet: their first gradients, joins, offers."""
+
     memory_grace_s: float = 30.0
     """How long the process may exceed its memory limit; the peak of a checkpoint or an evaluation is shorter."""
 

@@ -18,6 +18,7 @@ from edged.services.group.checkpoints.recovery import Recovery
 from edged.services.group.contribution import ContributionMaker
 from edged.services.group.follower import Follower
 from edged.services.group.liveness import Liveness
+from edged.services.group.log.deadline import FIRST_DEADLINE_S
 from edged.services.group.log.group_log import GroupAddress, GroupLog
 from edged.services.group.member import Member
 from edged.services.group.parameter_server import ParameterServer
@@ -26,6 +27,7 @@ from edged.services.group.steps import StepRunner
 from edged.services.group.trainer import GroupTrainer
 from edged.services.training.checkpointing import Checkpointing
 from edged.services.training.worker_map import worker_map
+from edged.settings import Timing
 
 
 def group_trainer(
@@ -38,6 +40,7 @@ def group_trainer(
     checkpointing: Checkpointing,
     epochs: EpochLoader,
     planner: GroupPlanner,
+    timing: Timing,
 ) -> GroupTrainer:
     """The trainer of a job that the edges of the topology train together."""
     return member_trainer(
@@ -53,6 +56,7 @@ def group_trainer(
         ),
         topics=_topics(job),
         rules=group_step.rules(job, model.num_parameters),
+        first_deadline_s=timing.first_deadline_s,
         executor=executor,
     )
 
@@ -69,6 +73,7 @@ def member_trainer(
     address: GroupAddress,
     topics: GroupTopics,
     rules: Rules,
+    first_deadline_s: float = FIRST_DEADLINE_S,
     executor: Executor | None = None,
 ) -> GroupTrainer:
     """The trainer of one member. `planner`: the one that `epochs` draws its plans by.
@@ -88,21 +93,32 @@ def member_trainer(
         member,
         checkpointing,
         publisher,
-        Recovery(log, topics, group_log, publisher),
+        Recovery(log, topics, group_log, publisher, first_deadline_s),
         health,
         liveness,
     )
-    steps = StepRunner(training, follower, contributions, epochs, liveness)
-    return GroupTrainer(training, learner, checkpointing, epochs, planner, follower, steps, liveness, job=job)
+    steps = StepRunner(training, follower, contributions, epochs, liveness, first_deadline_s)
+    return GroupTrainer(
+        training,
+        learner,
+        checkpointing,
+        epochs,
+        planner,
+        follower,
+        steps,
+        liveness,
+        job=job,
+        first_deadline_s=first_deadline_s,
+    )
 
 
-def servers(jobs: Sequence[Job], node: str, log: Log) -> Mapping[str, ParameterServer]:
+def servers(jobs: Sequence[Job], node: str, log: Log, timing: Timing) -> Mapping[str, ParameterServer]:
     """The parameter servers that run on `node`: one for each of its jobs that names it."""
     served = [job for job in jobs if job.server == node]
-    return {f"server:{job.name}" if job.name else "server": _server(job, log) for job in served}
+    return {f"server:{job.name}" if job.name else "server": _server(job, log, timing) for job in served}
 
 
-def _server(job: Job, log: Log) -> ParameterServer:
+def _server(job: Job, log: Log, timing: Timing) -> ParameterServer:
     return ParameterServer(
         log,
         group_step.rules(job, num_parameters(job.input_shape, job.training.model)),
@@ -110,6 +126,7 @@ def _server(job: Job, log: Log) -> ParameterServer:
         gradients=job.gradients_topic,
         compression=job.training.exchange.compression,
         job=job.name,
+        first_deadline_s=timing.first_deadline_s,
     )
 
 

@@ -208,7 +208,16 @@ class _Builder:
             planner = GroupPlanner(share, choice, self.edge.name, self._cache_budgets, training.global_batch)
             epochs = EpochLoader(parts.client, batcher(), settings, share, planner)
             return group_trainer(
-                job, self.edge.name, self.log, self.health, self.executor, model, checkpointing, epochs, planner
+                job,
+                self.edge.name,
+                self.log,
+                self.health,
+                self.executor,
+                model,
+                checkpointing,
+                epochs,
+                planner,
+                self.timing,
             )
         local = scores = fresh = None
         if share is not None:

@@ -40,7 +40,7 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
         log = await stack.enter_async_context(KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s))
         services: Mapping[str, Service]
         if edge is None:
-            services = {**archive.services(topology, log, health, timing), **servers(jobs, node, log)}
+            services = {**archive.services(topology, log, health, timing), **servers(jobs, node, log, timing)}
         else:
             executor = stack.enter_context(
                 ThreadPoolExecutor(NUM_CORES, thread_name_prefix="train", initializer=lower_thread_priority)
@@ -52,7 +52,7 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
             services = {
                 "uplink": Uplink(ingest, log, topology, edge.name, live_windows, timing),
                 **trainers,
-                **servers(jobs, node, log),
+                **servers(jobs, node, log, timing),
             }
         return await supervise(
             topology,

@@ -112,5 +112,5 @@ async def test_each_stream_from_the_archive_has_one_cache(opened, tmp_path, jobs
 def test_a_node_runs_a_parameter_server_for_each_job_that_names_it():
     topology = replace(SITE, jobs=(SMALL, SHARED))
 
-    assert list(servers(topology.resolved_jobs("vault"), "vault", MemoryLog())) == ["server:shared"]
-    assert list(servers(topology.resolved_jobs("pi-a"), "pi-a", MemoryLog())) == []
+    assert list(servers(topology.resolved_jobs("vault"), "vault", MemoryLog(), Timing())) == ["server:shared"]
+    assert list(servers(topology.resolved_jobs("pi-a"), "pi-a", MemoryLog(), Timing())) == []

@@ -7,7 +7,7 @@ from tests.support.gradient_gate import gated
 from tests.support.real_group import MIDDLE, Group
 from tests.support.site import Site, running
 
-SETTINGS = {"edges": ("pi-a", "pi-b", "pi-c"), "epochs": 1000}
+SETTINGS = {"edges": ("pi-a", "pi-b", "pi-c"), "epochs": 1000, "timing": {"first_deadline_s": 12.0}}
 
 
 @pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])

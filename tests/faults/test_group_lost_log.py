@@ -18,6 +18,8 @@ EDGES = ("pi-a", "pi-b", "pi-c")
 LOSS = {"kafka.gap"}
 """What a reader logs when a topic was recreated."""
 
+IMPATIENT = {"timing": {"first_deadline_s": 12.0}}
+
 
 @pytest.fixture(scope="module")
 def gated_broker() -> Iterator[tuple[Broker, GradientGate]]:
@@ -33,7 +35,13 @@ async def test_a_group_stopped_for_longer_than_the_retention_resumes_from_the_ne
     """The parameter server restarts with the members."""
     broker, gate = gated_broker
     gate.open()
-    settings = {"site": f"away-{mode}", "edges": EDGES, "epochs": 1000, "more": f"exchange: {{mode: {mode}}}"}
+    settings = {
+        "site": f"away-{mode}",
+        "edges": EDGES,
+        "epochs": 1000,
+        "more": f"exchange: {{mode: {mode}}}",
+        **IMPATIENT,
+    }
     async with running(Site(tmp_path, broker.bootstrap, **settings)) as site:
         await site.import_fashion(640, test_limit=100)
         children = await started(site)
@@ -61,7 +69,7 @@ async def test_a_group_whose_topics_are_recreated_in_its_first_epoch_resumes_fro
     gated_broker, tmp_path
 ):
     broker, gate = gated_broker
-    settings = {"site": "anew", "edges": EDGES, "epochs": 3, "more": "exchange: {mode: all_reduce}"}
+    settings = {"site": "anew", "edges": EDGES, "epochs": 3, "more": "exchange: {mode: all_reduce}", **IMPATIENT}
     async with running(Site(tmp_path, broker.bootstrap, **settings), excused=LOSS) as site:
         group = Group(site, gate)
         await group.start()

@@ -96,7 +96,7 @@ class Site:
         self._bootstrap = bootstrap
         self._settings: dict[str, Any] = {"source": "archive", "epochs": 3, "checkpoint": "5min", "flush": "1s"}
         self._settings |= {"model": SMALL_MODEL, "deploy": "float32", "edge": "", "more": ""}
-        self._settings["edges"] = ("pi-a",)
+        self._settings |= {"edges": ("pi-a",), "timing": {}}
         self.configure(**{"site": "greenhouse", **settings})
         ParquetStore(self.archive_folder.as_uri()).create("greenhouse")
 
@@ -114,7 +114,7 @@ class Site:
             "XDG_STATE_HOME": str(self.folder / name / "state"),
             "XDG_CACHE_HOME": str(self.folder / name / "cache"),
             "EDGED_STRICT_LOG": "1",
-            "EDGED_TIMING": json.dumps({"sample_s": SAMPLE_S}),
+            "EDGED_TIMING": json.dumps({"sample_s": SAMPLE_S, **self._settings["timing"]}),
         }
 
     def state(self, node: str) -> Path:

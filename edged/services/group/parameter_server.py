@@ -34,7 +34,7 @@ from edged.errors import FormatError, LogGap
 from edged.log import Throttle, bind, logger
 from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
 from edged.services.group.checkpoints.reader import CheckpointReader, GroupTopics, read_checkpoints
-from edged.services.group.log.deadline import Deadline
+from edged.services.group.log.deadline import FIRST_DEADLINE_S, Deadline
 from edged.services.group.log.group_log import RECORDS_PER_POLL
 from edged.services.group.log.ordered_reader import read_in_order
 
@@ -62,6 +62,7 @@ class ParameterServer:
         gradients: str,
         compression: Compression,
         job: str = "",
+        first_deadline_s: float = FIRST_DEADLINE_S,
     ) -> None:
         self._log = log
         self._rules = rules
@@ -71,7 +72,7 @@ class ParameterServer:
         self._compression: Compression = "none" if compression == "none" else "fp16"
         self._job = job
         self._state = State()
-        self._deadline = Deadline()
+        self._deadline = Deadline(first_deadline_s)
         self._throttle = Throttle()
         self._steps = 0
         self._closes_at: float | None = None

@@ -30,12 +30,21 @@ class Turn:
     `since`: when this member finished its part of the last epoch, whose test took it `test_s`.
     """
 
-    def __init__(self, address: GroupAddress, *, since: float, joined_at: float, test_s: float) -> None:
+    def __init__(
+        self,
+        address: GroupAddress,
+        *,
+        since: float,
+        joined_at: float,
+        test_s: float,
+        first_deadline_s: float = FIRST_DEADLINE_S,
+    ) -> None:
         self._edge = address.edge
         self._edges = address.edges
         self._since = since
         self._joined_at = joined_at
         self._test_s = test_s
+        self._first_deadline_s = first_deadline_s
         self._ready_at: float | None = None
         self._proposed_at: float | None = None
 
@@ -51,7 +60,7 @@ class Turn:
             return False
         if self._proposed_at is None:
             return _first(group) == self._edge or now - self._ready_at >= _TURN_S
-        if now - self._proposed_at >= FIRST_DEADLINE_S:
+        if now - self._proposed_at >= self._first_deadline_s:
             self._proposed_at = None
         return False
 
@@ -62,7 +71,9 @@ class Turn:
     def _is_ready(self, group: State, now: float) -> bool:
         if group.begin is None:
             joined = {edge for edge, member in group.members.items() if member.joined}
-            return self._edge in joined and (joined >= set(self._edges) or now - self._joined_at >= FIRST_DEADLINE_S)
+            return self._edge in joined and (
+                joined >= set(self._edges) or now - self._joined_at >= self._first_deadline_s
+            )
         if now - self._since >= max(_TEST_FACTOR * self._test_s, _MIN_TEST_S):
             return True
         return all(edge in group.tested for edge in group.expected)

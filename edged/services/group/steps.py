@@ -36,13 +36,15 @@ class StepRunner:
         contributions: ContributionMaker,
         epochs: EpochLoader,
         liveness: Liveness,
+        first_deadline_s: float = FIRST_DEADLINE_S,
     ) -> None:
         self._training = training
         self._follower = follower
         self._contributions = contributions
         self._epochs = epochs
         self._liveness = liveness
-        self._deadline = Deadline()
+        self._first_deadline_s = first_deadline_s
+        self._deadline = Deadline(first_deadline_s)
         self._throttle = Throttle()
         self._speed = 0.0
         self._sample_wait_s = 0.0
@@ -175,7 +177,7 @@ class StepRunner:
             for edge, share in self._follower.begin.members.items()
             if (speed := group.members[edge].samples_per_s)
         ]
-        return max(FIRST_DEADLINE_S, DEADLINE_FACTOR * max(computing_s, default=0.0))
+        return max(self._first_deadline_s, DEADLINE_FACTOR * max(computing_s, default=0.0))
 
     async def _has_archive(self) -> bool:
         """Whether the archive answers. If not, the members may be silent for that alone, and none is to be evicted."""

@@ -20,6 +20,7 @@ from edged.services.epochs.loader import EpochLoader
 from edged.services.group.checkpoints.recovery import RecoveryNeeded
 from edged.services.group.follower import POLL_S, Follower
 from edged.services.group.liveness import Liveness
+from edged.services.group.log.deadline import FIRST_DEADLINE_S
 from edged.services.group.planner import GroupPlanner
 from edged.services.group.proposal import Turn, proposal, shares
 from edged.services.group.steps import StepRunner
@@ -49,8 +50,10 @@ class GroupTrainer:
         liveness: Liveness,
         *,
         job: str,
+        first_deadline_s: float = FIRST_DEADLINE_S,
     ) -> None:
         self.training = training
+        self._first_deadline_s = first_deadline_s
         self._learner = learner
         self._checkpointing = checkpointing
         self._epochs = epochs
@@ -231,7 +234,13 @@ class GroupTrainer:
     async def _begin_next(self) -> bool:
         """Wait until the next epoch begins, and propose it when it is this member's turn; False after the last."""
         epoch = self._follower.running + 1
-        turn = Turn(self._follower.address, since=_now(), joined_at=self._joined_at, test_s=self._test_s)
+        turn = Turn(
+            self._follower.address,
+            since=_now(),
+            joined_at=self._joined_at,
+            test_s=self._test_s,
+            first_deadline_s=self._first_deadline_s,
+        )
         with self._liveness.waiting():
             while self._follower.running < epoch:
                 has_drawn = epoch < self.training.epochs and self._epochs.has_drawn(epoch - 1)

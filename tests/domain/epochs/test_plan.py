@@ -17,7 +17,7 @@ from edged.domain.epochs.epoch_start import EpochStart
 from edged.domain.epochs.plan import CachedWindow, CachePlan, PlanSettings
 from edged.domain.epochs.scores import ScoreTable
 from edged.domain.epochs.split import train_split
-from edged.domain.epochs.window import SAMPLE_OVERHEAD
+from edged.domain.epochs.window import MAX_WINDOW_BLOCKS, MAX_WINDOW_SAMPLES, SAMPLE_OVERHEAD
 from edged.domain.topology import SamplingMode
 from tests.domain.epochs.test_split import snapshot_of, training_ids
 
@@ -178,9 +178,11 @@ def request_bytes(window: CachedWindow) -> int:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("rows", "size"), [(1, 2), (256, 256)])
-def test_even_the_smallest_samples_windows_fit_one_request(mode, rows, size):
-    snapshot = snapshot_of([("_train.x", rows, size)] * 20_000)
+@pytest.mark.parametrize(("num_blocks", "rows", "size"), [(20_000, 1, 2), (1_000, 256, 256)])
+def test_even_the_smallest_samples_windows_fit_one_request(mode, num_blocks, rows, size):
+    """More blocks in the one case, and more samples in the other, than a window may have."""
+    snapshot = snapshot_of([("_train.x", rows, size)] * num_blocks)
+    assert num_blocks > MAX_WINDOW_BLOCKS or snapshot.num_samples > MAX_WINDOW_SAMPLES
     window = draw(mode, snapshot, PlanSettings(1, FRACTION, 1 << 30, 1 << 32)).window(0)
     assert window is not None
     assert request_bytes(window) < 700_000

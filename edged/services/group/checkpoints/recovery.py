@@ -20,11 +20,9 @@ from edged.services.group.checkpoints.reader import CheckpointReader, GroupTopic
 from edged.services.group.log.deadline import FIRST_DEADLINE_S
 from edged.services.group.log.group_log import GroupLog
 
-OFFER_S = FIRST_DEADLINE_S / 2
-"""How long a member waits for a checkpoint before it offers its own: less than a first epoch waits for its members."""
-
-JOIN_S = FIRST_DEADLINE_S
-"""How long others have to offer a newer state."""
+_OFFER_SHARE = 0.5
+"""Of the first deadline: how long a member waits for a checkpoint before it offers its own. Less than a first epoch
+waits for its members."""
 
 _TURN_S = 5.0
 
@@ -57,11 +55,19 @@ class RecoveryNeeded(EdgedError):  # noqa: N818 - named for what is to be done
 class Recovery:
     """Finds the checkpoint that one member resumes from. Used by one task."""
 
-    def __init__(self, log: Log, topics: GroupTopics, group_log: GroupLog, publisher: CheckpointPublisher) -> None:
+    def __init__(
+        self,
+        log: Log,
+        topics: GroupTopics,
+        group_log: GroupLog,
+        publisher: CheckpointPublisher,
+        first_deadline_s: float = FIRST_DEADLINE_S,
+    ) -> None:
         self._log = log
         self._topics = topics
         self._group_log = group_log
         self._publisher = publisher
+        self._first_deadline_s = first_deadline_s
 
     async def newest(self, own: TrainState) -> TrainState | None:
         """The newest checkpoint from which the log can be folded on now, if there is one."""
@@ -96,7 +102,8 @@ class Recovery:
         """A published checkpoint, or the newest state among the members that wait like this one."""
         loop, address = asyncio.get_running_loop(), self._group_log.address
         turn_s = _TURN_S * address.edges.index(address.edge)
-        candidate = Candidate(address.edge, since=since, offer_s=OFFER_S, join_s=JOIN_S, turn_s=turn_s)
+        join_s = self._first_deadline_s  # how long others have to offer a newer state
+        candidate = Candidate(address.edge, since=since, offer_s=_OFFER_SHARE * join_s, join_s=join_s, turn_s=turn_s)
         offered = own
         while True:
             await checkpoints.read_on()

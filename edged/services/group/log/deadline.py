@@ -6,7 +6,7 @@ from statistics import median
 from edged.domain.group.state import State
 
 FIRST_DEADLINE_S = 30.0
-"""Until the duration of a step is known."""
+"""Until the duration of a step is known; also how long others are waited for to join. `Timing` may have another."""
 
 EPOCH_DEADLINE_S = 10.0
 """Minimum for an epoch's first step: other members may still be saving the last epoch, planning and fetching."""
@@ -23,7 +23,8 @@ _STEP_TIMES = 32
 class Deadline:
     """How long to wait for missing gradients, from the median duration of recent steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_s: float = FIRST_DEADLINE_S) -> None:
+        self._first_s = first_s
         self._step_times: deque[float] = deque(maxlen=_STEP_TIMES)
 
     def record(self, seconds: float) -> None:
@@ -33,6 +34,6 @@ class Deadline:
     def seconds(self, state: State) -> float:
         """How long to wait from a gradient of the present step on."""
         if not self._step_times:
-            return FIRST_DEADLINE_S
+            return self._first_s
         min_s = EPOCH_DEADLINE_S if state.step == state.epoch_first_step else MIN_DEADLINE_S
         return max(DEADLINE_FACTOR * median(self._step_times), min_s)
