@@ -34,10 +34,6 @@ _QUIET_FIXTURE = "quiet_machine"
 _PROCESS_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 """Audit events of the interpreter."""
 
-_NOOP_CYCLES = 8
-"""Turns of an idle loop before looptime moves the clock on. With its 42, groups in fake time spend most of their CPU
-in them; with 2, the threads of a busy machine sometimes fell behind the clock."""
-
 _current: list[pytest.Item] = []
 
 
@@ -61,8 +57,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(_mark(item))
         if not _lies_with_brokers(item) or _has_module_fixture(item):
             item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(TESTS))))
-        if item.get_closest_marker("looptime"):
-            item.add_marker(pytest.mark.looptime(noop_cycles=_NOOP_CYCLES))
     items.sort(key=_turn)
 
 
