@@ -60,7 +60,8 @@ class TestRun:
     __test__ = False
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="edged-tests-")
+        # Below /tmp, whatever TMPDIR is: the name of a socket has at most some 100 bytes.
+        self._folder = tempfile.TemporaryDirectory(prefix="edged-tests-", dir="/tmp")
         os.environ[_RUN] = self._folder.name
         self._listener = Listener(str(_folder() / "brokers"), "AF_UNIX")
         self._brokers: dict[str, Broker] = {}
