@@ -3,7 +3,7 @@
 
     python -m tests.bench.cache [--quick | --wide] [--json] [--figure FILE.svg] [--results FILE.jsonl] …
 
-An edge trains the design's model as a real process, once for each mode, cache fraction and seed, from empty folders.
+An edge trains README's model as a real process, once for each mode, cache fraction and seed, from empty folders.
 Its link to Kafka lets `--rate` bytes a second through; the archive node, on the same machine, has none. Accuracies are
 the bench's own, of the checkpoints on all 10,000 test images; the edge itself tests on 500, so that held-out samples
 hardly load the link. `thesis` has no cache: each epoch is fetched again. Seconds count from the start of training.

@@ -34,7 +34,7 @@ THESIS = "thesis"
 
 NUM_TRAINING = 60_000
 _DISK_FILLED = 0.95
-"""The share of its bytes that the disk tier offers; see adapters.disk_cache."""
+"""The share of its bytes that the disk tier offers; see adapters.disk.sqlite_cache."""
 
 _TOPOLOGY = """\
 schema: 1

@@ -1,5 +1,5 @@
 # ruff: noqa: T201, S311, SIM118 - a script that prints what it measured, with loads drawn by random
-"""Which embedded store keeps the cache's entries: LMDB, or SQLite as adapters.disk_cache uses it.
+"""Which embedded store keeps the cache's entries: LMDB, or SQLite as adapters.disk.sqlite_cache uses it.
 
 Run it from the repository: python -m tests.bench.disk_store [--quick] [--json]
 

@@ -6,7 +6,7 @@
 Each edge is a real process that has a share of one CPU, a network of its own and a link of the given width in both
 directions. A link's delay is what everything takes on it one way: a broker's answer comes after twice that, and so does
 what one rank of PyTorch sends another, by the links of both. Broker and archive node, on the same machine, are not
-limited: the edges' shares should leave them a core. All runs train the design's model with the same global batch, so
+limited: the edges' shares should leave them a core. All runs train README's model with the same global batch, so
 that their updates are the same however many edges there are, but for `ddp`, whose order and first weights are its own.
 
 Samples/s are those of all epochs but the first, in which samples come over the link (ddp has them in memory from the

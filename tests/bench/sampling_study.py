@@ -2,7 +2,7 @@
 
     python -m tests.bench.sampling_study [--quick] [--json] [--mode echo ...] [--cached 0.35 ...] [--seeds 3]
 
-All modes train the design's model for the same number of steps. The cache is a set of ids and fetching is counted, not
+All modes train README's model for the same number of steps. The cache is a set of ids and fetching is counted, not
 done: what a mode does to learning shows here, what a network does to it in another bench. `stratified` and
 `stratified rotating` draw a share q of each mini-batch from the cache and weigh (c/q, (1-c)/(1-q)); `half weights` take
 the square root of these. `echo` admits all that it fetches, fetches every sample equally often and weighs nothing.

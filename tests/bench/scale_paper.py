@@ -14,7 +14,7 @@ from typing import Literal
 Mode = Literal["all_reduce", "parameter_server"]
 
 PARAMETERS = 34_826
-"""Of the design's model."""
+"""Of README's model."""
 
 _HEADER_BYTES = 600
 """Of a record: safetensors and Kafka."""
