@@ -43,29 +43,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Twice as many as there are cores: tests with processes wait for most of their time."""
-    return 2 * (os.cpu_count() or 1)
+    """One more than there are cores: tests with processes wait for much of their time."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test as one of `quiet`, `brokers` and `fast`, so that none is forgotten and `-m` has them apart.
 
-    The longest come first and the quiet ones last. What has a fixture of a whole module stays on one worker.
+    The sites of real processes are spread evenly among the others: several at a time would only wait for each other's
+    cores. The quiet tests come last. What has a fixture of a whole module stays on one worker.
     """
     for item in items:
         item.add_marker(_mark(item))
         if not _lies_with_brokers(item) or _has_module_fixture(item):
             item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(TESTS))))
-    items.sort(key=_turn)
-
-
-def _turn(item: pytest.Item) -> int:
-    if item.get_closest_marker("quiet"):
-        return 3
-    if item.get_closest_marker("fast"):
-        return 2
-    return 0 if _lies_with_brokers(item) else 1
+    sites = [item for item in items if _lies_with_brokers(item)]
+    others = [item for item in items if not _lies_with_brokers(item)]
+    place = {item: index / len(kind) for kind in (sites, others) for index, item in enumerate(kind)}
+    items.sort(key=lambda item: (item.get_closest_marker("quiet") is not None, place[item]))
 
 
 def _lies_with_brokers(item: pytest.Item) -> bool:
