@@ -127,8 +127,9 @@ def _unbuffered(stream: TextIO) -> TextIO:
 class Throttle:
     """At most `limit` lines of a kind per `window_s`; the first of the next window reports how many were suppressed.
 
-    Knows no clock: `now_s` is in seconds of any one clock. Of more than `max_kinds` the least recently logged are
-    forgotten, with their counts.
+    Knows no clock: `now_s` is in seconds of any one clock. Of more than `max_kinds` the least recently logged is
+    forgotten, with its count, once its window is over; until then lines of further kinds are suppressed, and counted
+    with the next line.
     """
 
     def __init__(self, window_s: float = 10.0, *, limit: int = 1, max_kinds: int = 1024) -> None:
@@ -136,6 +137,7 @@ class Throttle:
         self._limit = limit
         self._max_kinds = max_kinds
         self._windows: dict[Hashable, _Window] = {}  # oldest first
+        self._overflow = 0
 
     def pass_on(self, kind: Hashable, now_s: float) -> int | None:
         """How many lines of the kind were suppressed since its last one; None when this one is to be suppressed."""
@@ -148,9 +150,14 @@ class Throttle:
             return None
         self._windows.pop(kind, None)
         if len(self._windows) == self._max_kinds:
-            del self._windows[next(iter(self._windows))]
+            oldest = next(iter(self._windows))
+            if now_s - self._windows[oldest].start_s < self._window_s:
+                self._overflow += 1
+                return None
+            del self._windows[oldest]
         self._windows[kind] = _Window(now_s)
-        return window.suppressed if window else 0
+        overflow, self._overflow = self._overflow, 0
+        return overflow + (window.suppressed if window else 0)
 
 
 @dataclass(slots=True)

@@ -4,7 +4,6 @@ Each field states its meaning and the reason for its default.
 """
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -13,6 +12,7 @@ from pathlib import Path
 from edged.errors import ConfigError, Problem
 
 _TIMING = "EDGED_TIMING"
+_SHORTEST_S, _LONGEST_S = 0.001, 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +90,11 @@ class Timing:
     def of(cls, environment: Mapping[str, str] = os.environ) -> "Timing":
         """The defaults, but for what EDGED_TIMING gives: for developers' tests, such as `{"sample_s": 0.2}`.
 
-        Raises ConfigError when that is not a JSON object of these fields with positive numbers.
+        Raises ConfigError when that is not a JSON object of these fields with seconds from 1 ms to a day.
         """
         try:
             given = json.loads(environment.get(_TIMING) or "{}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _wrong_timing(f"no JSON: {error}") from error
         if not isinstance(given, dict):
             raise _wrong_timing("no JSON object")
@@ -102,8 +102,8 @@ class Timing:
         for name, value in given.items():
             if name not in names:
                 raise _wrong_timing(f'"{name}" is none of {", ".join(names)}')
-            if type(value) not in {int, float} or not 0 < value < math.inf:
-                raise _wrong_timing(f"{name} is no positive number")
+            if type(value) not in {int, float} or not _SHORTEST_S <= value <= _LONGEST_S:
+                raise _wrong_timing(f"{name} is no number of seconds from {_SHORTEST_S} to {_LONGEST_S}")
         return cls(**given)
 
 

@@ -235,12 +235,20 @@ def test_a_throttle_admits_up_to_its_limit_per_window():
     assert [throttle.pass_on("late", now_s) for now_s in (0, 1, 2, 10, 11, 12)] == [0, 0, None, 1, 0, None]
 
 
-def test_a_throttle_forgets_the_kind_that_was_logged_longest_ago():
+def test_a_throttle_forgets_the_kind_that_was_logged_longest_ago_once_its_window_is_over():
     throttle = Throttle(window_s=10, max_kinds=2)
     for kind, now_s in (("a", 0), ("b", 1), ("a", 11), ("c", 12)):
         assert throttle.pass_on(kind, now_s) == 0
     assert throttle.pass_on("a", 13) is None
-    assert throttle.pass_on("b", 13) == 0
+    assert throttle.pass_on("b", 13) is None
+    assert throttle.pass_on("b", 21) == 1
+
+
+def test_a_throttle_stays_one_when_more_kinds_come_than_it_remembers():
+    throttle = Throttle(window_s=10, max_kinds=100)
+    logged = [throttle.pass_on(kind, now_s=5) for _ in range(10) for kind in range(1000)]
+    assert logged.count(None) == 10_000 - 100
+    assert throttle.pass_on("later", now_s=15) == 9_000
 
 
 def test_configuring_again_logs_foreign_lines_once(stream):

@@ -72,11 +72,13 @@ def test_a_developer_may_change_the_timing():
         ("{", "no JSON: "),
         ("[1]", "no JSON object"),
         ('{"sample": 1}', '"sample" is none of kafka_deadline_s, poll_s, '),
-        ('{"sample_s": 0}', "sample_s is no positive number"),
-        ('{"sample_s": true}', "sample_s is no positive number"),
-        ('{"sample_s": "1"}', "sample_s is no positive number"),
-        ('{"sample_s": Infinity}', "sample_s is no positive number"),
-        ('{"sample_s": NaN}', "sample_s is no positive number"),
+        ('{"sample_s": 0}', "sample_s is no number of seconds from 0.001 to 86400"),
+        ('{"sample_s": 1e300}', "sample_s is no number of seconds from 0.001 to 86400"),
+        ("[" * 100_000, "no JSON"),
+        ('{"sample_s": true}', "sample_s is no number of seconds from 0.001 to 86400"),
+        ('{"sample_s": "1"}', "sample_s is no number of seconds from 0.001 to 86400"),
+        ('{"sample_s": Infinity}', "sample_s is no number of seconds from 0.001 to 86400"),
+        ('{"sample_s": NaN}', "sample_s is no number of seconds from 0.001 to 86400"),
     ],
 )
 def test_a_wrong_timing_is_refused_with_its_reason(given, reason):

@@ -360,7 +360,7 @@ async def test_a_position_beyond_the_end_is_a_gap(log: Log, topic: str, log_line
     assert [(line["wanted_offset"], line["next_offset"]) for line in log_lines("kafka.gap")] == [(1000, 0)]
 
 
-@every_log
+@every_pausable_log
 async def test_an_idle_reader_detects_an_outage_of_the_broker_and_resumes_after_it(
     bed: Bed, log: Log, topic: str, health: RecordingHealth
 ):

@@ -174,7 +174,8 @@ class Apache(Broker):
     def _java(self, *main: str) -> list[str]:
         # Serial GC and C1 alone: less memory, and up sooner, than what a server wants.
         options = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-        options.append(self._archive_option or f"-XX:SharedArchiveFile={_class_archive()}")
+        with contextlib.suppress(OSError):  # a HOME that cannot be written only costs the start-up time
+            options.append(self._archive_option or f"-XX:SharedArchiveFile={_class_archive()}")
         java = shutil.which("java") or "java"
         return [java, *options, "-cp", f"{kafka_jars()}/*", *main, str(self.folder / "server.properties")]
 

@@ -6,6 +6,7 @@ See also: `ingest`, which decides what is rejected.
 import asyncio
 from dataclasses import dataclass
 
+from edged.domain.samples.sample import REASONS
 from edged.log import Throttle, logger
 from edged.ports import Log, Message, Record
 
@@ -27,10 +28,10 @@ class DeadLetter:
 class DeadLetters:
     """Writes one edge's dead-letter topic; logs at most one line per device and reason in 10 s."""
 
-    def __init__(self, log: Log, topic: str) -> None:
+    def __init__(self, log: Log, topic: str, num_devices: int = 1) -> None:
         self._log = log
         self._topic = topic
-        self._throttle = Throttle()
+        self._throttle = Throttle(max_kinds=max(num_devices, 1) * len(REASONS))
         self._num_sent = 0
 
     @property

@@ -32,7 +32,7 @@ class Ingest:
         self._devices = {topology.device_topic(device.name): device for device in topology.devices_of(edge)}
         self._stream_of = {device.name: device.stream for device in self._devices.values()}
         self._streams = {device.stream: topology.stream(device.stream) for device in self._devices.values()}
-        self._dead_letters = DeadLetters(log, topology.dead_letters_topic(edge))
+        self._dead_letters = DeadLetters(log, topology.dead_letters_topic(edge), len(topology.devices_of(edge)))
         self._group = topology.group("ingest", edge)
         self._reader: LogReader | None = None
         self._partition_of: Mapping[str, TopicPartition] = {}

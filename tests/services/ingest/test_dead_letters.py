@@ -3,6 +3,7 @@
 import pytest
 
 from edged.adapters.memory.log import MemoryLog
+from edged.domain.samples.sample import REASONS
 from edged.ports import Record
 from edged.services.ingest.dead_letters import MAX_LETTER_BYTES, DeadLetter, DeadLetters
 
@@ -28,3 +29,14 @@ async def test_every_letter_is_sent_and_the_lines_are_throttled_per_device_and_r
         await letters.send(record(b"x"), DeadLetter(device, 0, 7, "wrong_length", ""))
     assert letters.num_sent == len(log.records("dead")) == 3
     assert [line["device"] for line in log_lines("ingest.rejected")] == ["cam", "cam-2"]
+
+
+async def test_a_flood_of_many_devices_is_throttled_for_each_and_counted(log_lines):
+    devices = [f"cam-{i}" for i in range(300)]
+    letters = DeadLetters(MemoryLog(), "dead", len(devices))
+    for _ in range(3):
+        for device in devices:
+            for reason in REASONS:
+                await letters.send(record(b"x"), DeadLetter(device, 0, 7, reason, ""))
+    assert letters.num_sent == 3 * 300 * len(REASONS)
+    assert len(log_lines("ingest.rejected")) == 300 * len(REASONS)
