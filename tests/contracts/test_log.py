@@ -409,7 +409,7 @@ async def test_concurrent_appends_each_keep_their_order(log: Log, topic: str):
         assert [value for value in values if value // 1000 == writer] == [1000 * writer + n for n in range(40)]
 
 
-@every_log
+@every_pausable_log
 async def test_admin_requests_wait_while_the_broker_is_away(bed: Bed, log: Log, topic: str, health: RecordingHealth):
     await log.append(numbered(topic, 2))
     partition = TopicPartition(topic)
