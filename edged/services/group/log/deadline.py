@@ -4,9 +4,10 @@ from collections import deque
 from statistics import median
 
 from edged.domain.group.state import State
+from edged.settings import Timing
 
-FIRST_DEADLINE_S = 30.0
-"""Until the duration of a step is known; also how long others are waited for to join. `Timing` may have another."""
+FIRST_DEADLINE_S = Timing().first_deadline_s
+"""Until the duration of a step is known; also how long others are waited for to join. A node's `Timing` may differ."""
 
 EPOCH_DEADLINE_S = 10.0
 """Minimum for an epoch's first step: other members may still be saving the last epoch, planning and fetching."""
