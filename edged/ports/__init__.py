@@ -8,11 +8,12 @@ from edged.ports.archive import ArchiveStore, ArchiveWriter
 from edged.ports.cache import DiskTier
 from edged.ports.checkpoints import CheckpointStore, DeployedModel
 from edged.ports.datasets import Dataset, ImageDecoder, Item
-from edged.ports.log import Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
+from edged.ports.log import KEPT, Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
 from edged.ports.models import Classifier, FeatureExtractor
 from edged.ports.node import Health, Host, HostSample, Notifier, Progress, Statistics
 
 __all__ = [
+    "KEPT",
     "ArchiveStore",
     "ArchiveWriter",
     "CheckpointStore",

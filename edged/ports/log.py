@@ -5,7 +5,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+KEPT = -1
+"""As `TopicSpec.retention_ms`: no record is deleted for its age, nor for how many there are."""
+
 _COMPACTED_SEGMENT_BYTES = 16 << 20
+_KEPT_SEGMENT_BYTES = 128 << 20
+"""What `Log.trim` deletes leaves the broker's disk by whole segments."""
 
 
 class TopicPartition(NamedTuple):
@@ -49,9 +54,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic the topology needs. `retention_ms` None: the broker's default.
+    """A topic the topology needs. `retention_ms` None: the broker's default; KEPT: unlimited.
 
     `compacted`: the newest record of each key is kept for ever, older ones are deleted eventually.
+    Records get the broker's time: a writer's clock decides neither how long they are kept nor whether they are taken.
     """
 
     name: str
@@ -64,7 +70,10 @@ class TopicSpec:
     def settings(self) -> dict[str, str]:
         """Kafka's topic settings, without those left to the broker's defaults."""
         given = {"retention.ms": self.retention_ms, "max.message.bytes": self.max_message_bytes}
-        settings = {key: str(value) for key, value in given.items() if value is not None}
+        settings = {"message.timestamp.type": "LogAppendTime"}
+        settings |= {key: str(value) for key, value in given.items() if value is not None}
+        if self.retention_ms == KEPT:
+            settings |= {"retention.bytes": "-1", "cleanup.policy": "delete", "segment.bytes": str(_KEPT_SEGMENT_BYTES)}
         if self.compacted:
             # Compaction leaves the active segment alone, which by default grows to 1 GiB.
             settings |= {"cleanup.policy": "compact", "segment.bytes": str(_COMPACTED_SEGMENT_BYTES)}

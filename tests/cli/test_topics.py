@@ -18,7 +18,8 @@ def test_the_topics_and_rights_are_commands_that_can_be_pasted(edged, topology_f
     assert all(line.startswith(("#", "kafka-topics.sh ", "kafka-acls.sh ")) for line in lines if line)
     assert (
         "kafka-topics.sh --bootstrap-server localhost:9092 --create --if-not-exists --topic lab.epochs.pi-a"
-        " --partitions 1 --config retention.ms=3600000 --config max.message.bytes=2097152"
+        " --partitions 1 --config message.timestamp.type=LogAppendTime --config retention.ms=3600000"
+        " --config max.message.bytes=2097152"
     ) in lines
     assert (
         "kafka-acls.sh --bootstrap-server localhost:9092 --add --allow-principal User:cam-01 --operation Write"
@@ -35,9 +36,20 @@ def test_a_compacted_topic_is_created_so(edged, topology_file):
 
     assert (
         "kafka-topics.sh --bootstrap-server localhost:9092 --create --if-not-exists --topic lab.checkpoints.digits"
-        " --partitions 1 --config max.message.bytes=1048576 --config cleanup.policy=compact"
+        " --partitions 1 --config message.timestamp.type=LogAppendTime --config max.message.bytes=1048576"
+        " --config cleanup.policy=compact"
         " --config segment.bytes=16777216"
     ) in out.splitlines()
+
+
+def test_every_topic_takes_the_brokers_time_and_packs_are_kept(edged, topology_file):
+    _, out, _ = edged("topics", topology_file(VALID + "  exchange: {mode: all_reduce}\n"))
+
+    created = [line for line in out.splitlines() if "--create" in line]
+    assert all(" --config message.timestamp.type=LogAppendTime" in line for line in created)
+    packs = [line for line in created if "--topic lab.archive.digits." in line]
+    assert packs
+    assert all(" --config retention.ms=-1 --config retention.bytes=-1 " in line for line in packs)
 
 
 class FakeLog:

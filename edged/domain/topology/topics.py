@@ -11,6 +11,9 @@ from edged.domain.topology import MIB, Device, Role, Topology, Training
 SHORT_RETENTION_MS = 3_600_000
 """Epochs and requests are needed only while they are being served; an hour outlasts any outage worth waiting for."""
 
+UNTIL_ARCHIVED_MS = -1
+"""Of packs: Kafka deletes none by itself, for only the archive node knows which it has (see `ports.KEPT`)."""
+
 EPOCHS_MESSAGE_BYTES = 2 * MIB
 """A part of an epoch is 512 KiB plus at most one sample of 768 KiB, and its header."""
 
@@ -49,7 +52,11 @@ def topics(topology: Topology) -> list[Topic]:
     edges = [edge.name for edge in topology.edges]
     return [
         *(Topic(topology.device_topic(device.name)) for device in topology.iot),
-        *(Topic(topology.archive_topic(stream, edge)) for edge in edges for stream in _streams(topology, edge)),
+        *(
+            Topic(topology.archive_topic(stream, edge), 1, UNTIL_ARCHIVED_MS)
+            for edge in edges
+            for stream in _streams(topology, edge)
+        ),
         *(Topic(topic) for edge in edges for topic in prediction_topics(topology, edge)),
         *(Topic(topology.dead_letters_topic(edge)) for edge in edges),
         *(Topic(topology.epochs_topic(edge), 1, SHORT_RETENTION_MS, EPOCHS_MESSAGE_BYTES) for edge in edges),

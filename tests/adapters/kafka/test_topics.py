@@ -8,7 +8,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[at
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka
-from edged.ports import TopicSpec
+from edged.ports import KEPT, TopicSpec
 from tests.support.shared_brokers import SharedBroker
 
 
@@ -32,3 +32,13 @@ async def test_topics_have_the_retention_the_size_and_the_compaction_asked_for(a
     )
     found = await asyncio.to_thread(settings, apache_kafka, kept)
     assert (found["cleanup.policy"], found["segment.bytes"]) == ("compact", str(16 << 20))
+
+
+async def test_packs_are_kept_without_limit_and_every_record_has_the_brokers_time(apache_kafka: SharedBroker) -> None:
+    kept = f"garden.{uuid.uuid4()}"
+    async with KafkaLog(Kafka((apache_kafka.bootstrap,)), RecordingHealth()) as log:
+        await log.ensure([TopicSpec(kept, retention_ms=KEPT)])
+
+    found = await asyncio.to_thread(settings, apache_kafka, kept)
+    assert (found["retention.ms"], found["retention.bytes"], found["cleanup.policy"]) == ("-1", "-1", "delete")
+    assert found["message.timestamp.type"] == "LogAppendTime"

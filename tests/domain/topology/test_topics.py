@@ -7,6 +7,7 @@ from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.samples.pack import MAX_BYTES
 from edged.domain.topology import MIB, Archive, Device, Edge, Exchange, Kafka, Stream, Topology, Training, topics
 from edged.domain.topology.topics import Grant, Topic
+from edged.ports import KEPT
 
 SITE = Topology(
     site="lab",
@@ -41,9 +42,15 @@ def test_every_topic_is_listed_once_and_edges_archive_only_their_devices_streams
 
 
 def test_only_epochs_and_requests_have_a_retention_of_an_hour():
-    short = {topic.name for topic in topics.topics(SITE) if topic.retention_ms is not None}
+    short = {topic.name for topic in topics.topics(SITE) if topic.retention_ms == 3_600_000}
 
     assert short == {"lab.epochs.pi-a", "lab.epochs.pi-b", "lab.archive.requests"}
+
+
+def test_packs_are_kept_until_they_are_archived():
+    kept = {topic.name for topic in topics.topics(SITE) if topic.retention_ms == KEPT}
+
+    assert kept == {"lab.archive.tiles.pi-a", "lab.archive.climate.pi-a", "lab.archive.tiles.pi-b"}
 
 
 def test_a_message_of_an_epochs_topic_holds_a_part_and_one_more_sample():
