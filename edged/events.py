@@ -273,6 +273,12 @@ EVENTS: Mapping[str, Event] = {
         "A record of an archive topic is not a pack; an empty block takes its place.",
         topic=str, offset=int, reason=str,
     ),
+    "archive.refused": event(
+        "Samples of a block break the rule of a border, by what this node's topology says: they are left out, the rest "
+        "of the block is kept. Address: the first of them, by its place in the source's topic, and by its device's. "
+        "Reasons: how many for each. `suppressed` more lines of the source were not logged.",
+        address=str, device=str, samples=int, reasons=dict, detail=str, suppressed=int,
+    ),
     "archive.duplicates": event(
         "Samples that were already archived were left out of a pack.", stream=str, source=str, offset=int, samples=int,
     ),
@@ -308,7 +314,7 @@ EVENTS: Mapping[str, Event] = {
             "net_received_bytes_per_s", "net_sent_bytes_per_s", "temperature_c", "throttled_flags", "disk_free_bytes",
             "trained_samples_per_s", "wait_fraction", "ingested_samples_per_s", "dead_lettered_per_s",
             "archived_samples_per_s", "predicted_samples_per_s", "served_samples_per_s",
-            "lag_records", "queue_bytes", "cache_bytes",
+            "refused_samples", "lag_records", "queue_bytes", "cache_bytes",
         ),
         cpu_percent=float, process_cpu_percent=float, memory_used_bytes=int, rss_bytes=int, peak_rss_bytes=int,
         disk_read_bytes_per_s=float, disk_written_bytes_per_s=float,
@@ -316,7 +322,7 @@ EVENTS: Mapping[str, Event] = {
         temperature_c=float, throttled_flags=int, disk_free_bytes=int, loop_lag_ms=float,
         trained_samples_per_s=float, wait_fraction=float, ingested_samples_per_s=float, dead_lettered_per_s=float,
         archived_samples_per_s=float, predicted_samples_per_s=float, served_samples_per_s=float,
-        lag_records=int, queue_bytes=int, cache_bytes=int,
+        refused_samples=int, lag_records=int, queue_bytes=int, cache_bytes=int,
     ),
     "res.memory_high": event(
         "The process exceeds its memory limit; it ends if that lasts.", rss_bytes=int, limit_bytes=int

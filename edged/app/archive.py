@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from edged.app.supervision import Service
+from edged.domain.samples.border import Border
 from edged.domain.topology import Topology
 from edged.ports import Health, Log
 from edged.settings import Timing
@@ -16,7 +17,7 @@ def services(topology: Topology, log: Log, health: Health, timing: Timing) -> Ma
     from edged.services.archive.epoch_server import EpochServer  # noqa: PLC0415
 
     archive = topology.archive[0]
-    store = ParquetStore(archive.url)
+    store, border = ParquetStore(archive.url), Border.of(topology)
     edges = [edge.name for edge in topology.edges]
     sources = [
         Source(stream, edge, topology.archive_topic(stream, edge))
@@ -30,12 +31,13 @@ def services(topology: Topology, log: Log, health: Health, timing: Timing) -> Ma
             sources,
             topology.group("archiver", archive.name),
             ArchiverSettings(flush_s=archive.flush_s, flush_bytes=archive.flush_bytes, poll_s=timing.poll_s),
+            border=border,
         ),
         "epoch_server": EpochServer(
             log,
             store,
             health,
-            streams=[stream.name for stream in topology.streams],
+            border=border,
             edges=edges,
             requests_topic=topology.requests_topic,
             epochs_topic=topology.epochs_topic,

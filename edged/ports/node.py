@@ -23,6 +23,8 @@ class Statistics:
     archived_samples: int = 0
     predicted_samples: int = 0
     served_samples: int = 0
+    refused_samples: int = 0
+    """Left out at a border, or of training because it or its loss is not finite."""
     lag_records: int = 0
     queue_bytes: int = 0
     cache_bytes: int = 0

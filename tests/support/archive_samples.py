@@ -6,8 +6,15 @@ from hypothesis import strategies as st
 
 from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive.snapshot import BlockRef
+from edged.domain.samples.border import Border
 from edged.domain.samples.pack import CODECS, Pack
 from edged.domain.samples.sample import Sample
+from edged.domain.topology import Stream
+
+STREAM = Stream("fashion", (48,), "uint8", ("boot", "bag"))
+"""What the samples here are of."""
+
+BORDER = Border({STREAM.name: STREAM}, {"cam-01": "pi-a", "cam-02": "pi-a", "cam-09": "pi-b"})
 
 
 def new_archive(folder: Path) -> ParquetStore:
@@ -18,8 +25,10 @@ def new_archive(folder: Path) -> ParquetStore:
 
 
 def sample(offset: int, label: str | None = "boot", device: str = "cam-01") -> Sample:
-    """A sample with a payload of its own."""
-    return Sample(device, 0, offset, 1000 + offset, label, "raw", b"%s/%d" % (device.encode(), offset) + b"x" * 40)
+    """A sample of STREAM with a payload of its own."""
+    return Sample(
+        device, 0, offset, 1000 + offset, label, "raw", (b"%s/%d" % (device.encode(), offset)).ljust(48, b"x")
+    )
 
 
 def pack(first: int, num_samples: int = 4, stream: str = "fashion", device: str = "cam-01") -> Pack:

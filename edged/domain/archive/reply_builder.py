@@ -11,8 +11,12 @@ import numpy.typing as npt
 
 from edged.domain.archive.protocol import MAX_PART_BYTES, SamplesPart, SamplesRequest
 from edged.domain.archive.snapshot import BlockRef
+from edged.domain.samples import border
+from edged.domain.samples.border import Refused
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
+from edged.domain.topology import Stream
+from edged.errors import RejectedRecord
 
 _SAMPLE_OVERHEAD_BYTES = 24
 """Of one sample in a part: position, label, codec and end."""
@@ -49,22 +53,41 @@ class ReplyBuilder:
     Call `add` with each block, then `close`; each gives the parts that are full.
     """
 
-    def __init__(self, request: str) -> None:
+    def __init__(self, request: str, stream: Stream) -> None:
         self._request = request
+        self._stream = stream
+        self._refused: list[Refused] = []
         self._next_part = 0
         self._clear()
 
     def add(self, read: BlockRead, pack: Pack | None) -> Iterator[SamplesPart]:
-        """Add the block's wanted samples; without a pack, or for rows beyond it, their positions are missing."""
+        """Add the block's wanted samples.
+
+        Missing are the positions of rows beyond it, of all without a pack, and of samples that the border refuses.
+        """
         for row, position in zip(read.rows.tolist(), read.positions.tolist(), strict=True):
-            if pack is None or row >= len(pack.samples):
+            sample = None if pack is None or row >= len(pack.samples) else pack.samples[row]
+            if sample is None or self._is_refused(row, sample):
                 yield from self._make_room(_MISSING_BYTES)
                 self._missing.append(position)
             else:
-                sample = pack.samples[row]
                 yield from self._make_room(_SAMPLE_OVERHEAD_BYTES + len(sample.payload))
                 self._positions.append(position)
                 self._samples.append(sample)
+
+    def take_refused(self) -> list[Refused]:
+        """What the border has refused since the last call."""
+        refused, self._refused = self._refused, []
+        return refused
+
+    def _is_refused(self, row: int, sample: Sample) -> bool:
+        try:
+            border.check_sample(sample, self._stream)
+        except RejectedRecord as error:
+            place = sample.device[:64], sample.partition, sample.offset
+            self._refused.append(Refused(row, *place, error.reason, error.detail))
+            return True
+        return False
 
     def close(self) -> SamplesPart:
         """The last part, with the rest; it may be empty."""

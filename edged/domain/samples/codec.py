@@ -37,13 +37,26 @@ def check_record(key: bytes | None, value: bytes, stream: Stream, codec: Codec) 
     if not value:
         raise RejectedRecord("empty")
     label = _label(key, stream)
+    check_payload(value, stream, codec)
+    return label
+
+
+def check_payload(value: bytes, stream: Stream, codec: str) -> None:
+    """Raise RejectedRecord unless `value` may be a payload of the stream in `codec`; an image is not decoded."""
+    if not value:
+        raise RejectedRecord("empty")
     if codec == "raw":
         _check_raw(value, stream)
     if len(value) > MAX_BYTES:
         raise RejectedRecord("too_large", f"{len(value)} bytes; at most {MAX_BYTES}")
     if codec != "raw" and not value.startswith(MAGIC[codec]):
         raise RejectedRecord("not_an_image", f"does not begin as {codec} does")
-    return label
+
+
+def check_label(label: str, stream: Stream) -> None:
+    """Raise RejectedRecord(unknown_label) for a label that the stream does not have."""
+    if label not in stream.labels:
+        raise RejectedRecord("unknown_label", f"{label!r:.80} is not one of the {len(stream.labels)} of {stream.name}")
 
 
 def class_index(stream: Stream) -> Mapping[str, int]:
@@ -102,6 +115,11 @@ def fill(
         normalise(pixels, out=row)
 
 
+def is_finite(numbers: npt.NDArray[np.float32]) -> bool:
+    """Whether none is NaN, infinite, or beyond MAX_MAGNITUDE."""
+    return bool((np.abs(numbers) <= MAX_MAGNITUDE).all())  # false for NaN too
+
+
 def _label(key: bytes | None, stream: Stream) -> str | None:
     if key is None:
         return None
@@ -111,17 +129,14 @@ def _label(key: bytes | None, stream: Stream) -> str | None:
         label = key.decode()
     except UnicodeDecodeError as error:
         raise RejectedRecord("key_not_text", f"not UTF-8 at byte {error.start}") from error
-    if label not in stream.labels:
-        raise RejectedRecord("unknown_label", f"{label!r:.80} is not one of the {len(stream.labels)} of {stream.name}")
+    check_label(label, stream)
     return label
 
 
 def _check_raw(value: bytes, stream: Stream) -> None:
     _check_length(value, stream)
-    if stream.dtype == "float32":
-        numbers = np.frombuffer(value, raw_dtype(stream))
-        if not (np.abs(numbers) <= MAX_MAGNITUDE).all():  # false for NaN too
-            raise RejectedRecord("not_finite")
+    if stream.dtype == "float32" and not is_finite(np.frombuffer(value, raw_dtype(stream))):
+        raise RejectedRecord("not_finite")
 
 
 def _check_length(payload: bytes, stream: Stream) -> None:

@@ -13,15 +13,19 @@ from typing import NamedTuple
 from edged.aio import run_in_worker
 from edged.domain.samples import cursors as cursor_rules
 from edged.domain.samples import pack as packs
+from edged.domain.samples.border import Border, Sifted
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, FormatError
 from edged.log import logger
 from edged.ports import ArchiveWriter, Log, LogReader, Progress, Record, Statistics, TopicPartition
+from edged.services.archive.refusals import RefusalLog
 
 _RECORDS_PER_POLL = 16
 """At most 1 MiB each; in addition to the buffers' budget."""
 _SAMPLE_BYTES = 512
 """Memory of a decoded sample besides its payload."""
+_CURSOR_BYTES = 128
+"""Of a pack's cursor, here and in the file's footer."""
 _FULL_BUFFERS = 2
 """All buffers together hold this many files' bytes at most; then the largest is flushed."""
 
@@ -72,7 +76,7 @@ class _Buffer:
         self.packs.append((record.offset, pack))
         self.next_offset = record.offset + 1
         self.cursors = cursor_rules.advance(self.cursors, pack)
-        self.num_bytes += pack.num_bytes + _SAMPLE_BYTES * (len(pack.samples) + 1)
+        self.num_bytes += pack.num_bytes + _SAMPLE_BYTES * (len(pack.samples) + 1) + _CURSOR_BYTES * len(pack.cursors)
 
     def clear(self) -> None:
         self.packs, self.gaps, self.num_bytes = [], [], 0
@@ -88,9 +92,13 @@ class Archiver:
         sources: Sequence[Source],
         group: str,
         settings: ArchiverSettings = ArchiverSettings(),
+        *,
+        border: Border,
     ) -> None:
         self._log = log
         self._archive = archive
+        self._border = border
+        self._refusals = RefusalLog()
         self._sources = sources
         self._group = group
         self._settings = settings
@@ -128,6 +136,7 @@ class Archiver:
     def statistics(self) -> Statistics:
         return Statistics(
             archived_samples=self._samples,
+            refused_samples=self._refusals.num_samples,
             lag_records=self._reader.lag() if self._reader else 0,
             queue_bytes=sum(buffer.num_bytes for buffer in self._buffers.values()),
         )
@@ -144,9 +153,9 @@ class Archiver:
             self._is_idle = False
 
     async def _take(self, records: Sequence[Record]) -> None:
-        """Decode the records and buffer them."""
-        decoded = await run_in_worker(_decode_all, records) if records else []
-        for record, pack in zip(records, decoded, strict=True):
+        """Decode the records, leave out what the border refuses, and buffer the rest."""
+        sifted = await run_in_worker(self._sift_all, records) if records else []
+        for record, pack in zip(records, sifted, strict=True):
             buffer = self._buffers[record.topic]
             if record.offset < buffer.next_offset:
                 raise ArchiveConflict(
@@ -157,13 +166,12 @@ class Archiver:
                 buffer.since_s = asyncio.get_running_loop().time()
             self._buffer(buffer, record, pack)
 
-    def _buffer(self, buffer: _Buffer, record: Record, decoded: Pack | FormatError) -> None:
+    def _buffer(self, buffer: _Buffer, record: Record, sifted: Sifted | FormatError) -> None:
         stream, edge, topic = buffer.source
-        if isinstance(decoded, Pack) and decoded.stream != stream:
-            decoded = FormatError(f"a pack of stream {decoded.stream!r}")
-        if isinstance(decoded, FormatError):
-            logger().error("archive.rejected", topic=topic, offset=record.offset, reason=str(decoded))
-            decoded = Pack(stream, ())
+        if isinstance(sifted, FormatError):
+            logger().error("archive.rejected", topic=topic, offset=record.offset, reason=str(sifted))
+            sifted = Sifted(Pack(stream, ()), ())
+        self._refusals.add(stream, edge, record.offset, sifted.refused)
         if record.offset > buffer.next_offset:
             logger().error(
                 "archive.gap",
@@ -172,13 +180,26 @@ class Archiver:
                 first_offset=buffer.next_offset,
                 next_offset=record.offset,
             )
-        unique = cursor_rules.without_duplicates(decoded, buffer.cursors)
-        if unique is not decoded:
-            num_duplicates = len(decoded.samples) - len(unique.samples)
+        unique = cursor_rules.without_duplicates(sifted.pack, buffer.cursors)
+        if unique is not sifted.pack:
+            num_duplicates = len(sifted.pack.samples) - len(unique.samples)
             logger().info(
                 "archive.duplicates", stream=stream, source=edge, offset=record.offset, samples=num_duplicates
             )
         buffer.add(record, unique)
+
+    def _sift_all(self, records: Sequence[Record]) -> list[Sifted | FormatError]:
+        return [self._sift(record) for record in records]
+
+    def _sift(self, record: Record) -> Sifted | FormatError:
+        buffer = self._buffers[record.topic]
+        try:
+            pack = packs.decode(record.value)
+        except FormatError as error:
+            return error
+        if pack.stream != buffer.source.stream:
+            return FormatError(f"a pack of stream {pack.stream!r:.80}")
+        return self._border.sift(pack, buffer.source.edge, buffer.cursors)
 
     def _due(self) -> _Buffer | None:
         """A buffer to flush now: too large, too old, or the largest when all together exceed the budget."""
@@ -230,14 +251,3 @@ class Archiver:
         )
         self._samples += samples
         buffer.clear()
-
-
-def _decode_all(records: Sequence[Record]) -> list[Pack | FormatError]:
-    return [_decode(record.value) for record in records]
-
-
-def _decode(value: bytes) -> Pack | FormatError:
-    try:
-        return packs.decode(value)
-    except FormatError as error:
-        return error

@@ -16,10 +16,12 @@ from edged.aio import prefetch_in_worker
 from edged.domain.archive import protocol, reply_builder
 from edged.domain.archive.protocol import Request, SnapshotRequest
 from edged.domain.archive.reply_builder import BlockRead
+from edged.domain.samples.border import Border
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveUnavailable, FormatError, StorageError
 from edged.log import logger
 from edged.ports import ArchiveStore, Health, Log, LogReader, Message, Progress, Record, Statistics, TopicPartition
+from edged.services.archive.refusals import RefusalLog
 
 PART = "archive_read"
 """For `ports.Health`; writing may fail, on a full disk, while reading works."""
@@ -73,7 +75,7 @@ class EpochServer:
         store: ArchiveStore,
         health: Health,
         *,
-        streams: Collection[str],
+        border: Border,
         edges: Collection[str],
         requests_topic: str,
         epochs_topic: Callable[[str], str],
@@ -83,7 +85,7 @@ class EpochServer:
         self._log = log
         self._store = store
         self._health = health
-        self._streams = frozenset(streams)
+        self._border = border
         self._edges = frozenset(edges)
         self._partition = TopicPartition(requests_topic)
         self._epochs_topic = epochs_topic
@@ -93,6 +95,7 @@ class EpochServer:
         self._next_offset = 0
         self._turns = 0
         self._num_served = 0
+        self._refusals = RefusalLog()
         self._is_idle = False
 
     async def run(self) -> None:
@@ -111,7 +114,7 @@ class EpochServer:
         return Progress(self._turns, self._is_idle)
 
     def statistics(self) -> Statistics:
-        return Statistics(served_samples=self._num_served)
+        return Statistics(served_samples=self._num_served, refused_samples=self._refusals.num_samples)
 
     async def _start(self) -> int:
         low, high = (await self._log.watermarks([self._partition]))[self._partition]
@@ -140,7 +143,7 @@ class EpochServer:
         request = protocol.decode_request(record.value)
         if request.edge not in self._edges:
             raise FormatError(f"{request.edge!r} is no edge of the topology")
-        if request.stream not in self._streams:
+        if request.stream not in self._border.streams:
             raise FormatError(f"{request.stream!r} is no stream of the topology")
         queue = self._queues.get(request.edge, deque())
         if any(reply.request.request == request.request for reply in queue):
@@ -205,10 +208,11 @@ class EpochServer:
             for snapshot_part in protocol.snapshot_parts(request.request, snapshot):
                 yield ReplyPart(protocol.encode_part(snapshot_part), 0, 0)
             return
-        builder = reply_builder.ReplyBuilder(request.request)
+        builder = reply_builder.ReplyBuilder(request.request, self._border.streams[request.stream])
         for read, pack in self._blocks(request.stream, reply_builder.block_reads(request)):
             for part in builder.add(read, pack):
                 yield ReplyPart(protocol.encode_part(part), len(part.position), len(part.missing))
+            self._refusals.add(request.stream, *read.ref, builder.take_refused())
         part = builder.close()
         yield ReplyPart(protocol.encode_part(part), len(part.position), len(part.missing))
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, DiskFull
 from edged.ports import Message, TopicPartition
 from edged.services.archive.archiver import Archiver, ArchiverSettings, Source
-from tests.support.archive_samples import pack, sample
+from tests.support.archive_samples import BORDER, pack, sample
 
 GROUP = "site.archiver.vault"
 PI_A = Source("fashion", "pi-a", "site.archive.fashion.pi-a")
@@ -40,7 +41,7 @@ class Bench:
 
     def archiver(self, sources: Sequence[Source] = (PI_A,), **settings: float) -> Archiver:
         archive = RetryingArchive(self.store, self.health, Backoff(0.5, 0.5))
-        return Archiver(self.log, archive, sources, GROUP, ArchiverSettings(**settings))  # type: ignore[arg-type]
+        return Archiver(self.log, archive, sources, GROUP, ArchiverSettings(**settings), border=BORDER)  # type: ignore[arg-type]
 
     def archived(self, source: Source = PI_A) -> list[int]:
         """Device offsets of the archived samples, in the archive's order."""
@@ -366,3 +367,40 @@ async def run_until_read(bench: Bench, flush_bytes: int) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.looptime
+async def test_what_the_border_refuses_is_left_out_by_its_address_and_the_archive_stays_readable(bench, log_lines):
+    bad = (
+        replace(sample(3), offset=(1 << 63) - 1),
+        sample(0, device="cam-09"),
+        replace(sample(4), payload=b"short"),
+        sample(5, label="slipper"),
+    )
+    await bench.send(Pack("fashion", (sample(2), *bad, sample(6)), {"cam-01/0": 7}), pack(7))
+    archiver = bench.archiver()
+
+    await run_for(archiver, 1)
+
+    assert bench.archived() == [2, 6, 7, 8, 9, 10]
+    assert bench.store.cursors("fashion", "pi-a") == {"cam-01/0": 11}
+    (line,) = log_lines("archive.refused")
+    assert (line["address"], line["device"]) == ("fashion/pi-a/0/1", f"fashion/@cam-01/0/{(1 << 63) - 1}")
+    assert (line["samples"], line["reasons"]) == (
+        4,
+        {"out_of_range": 1, "foreign_device": 1, "wrong_length": 1, "unknown_label": 1},
+    )
+    assert archiver.statistics().refused_samples == 4
+
+
+@pytest.mark.looptime
+async def test_lines_about_a_source_full_of_refused_samples_are_throttled_and_all_are_counted(bench, log_lines):
+    await bench.send(*(Pack("fashion", (replace(sample(i), payload=b""),)) for i in range(50)), pack(50))
+    await bench.send(Pack("fashion", (replace(sample(0), payload=b""),)), topic=PI_B.topic)
+    archiver = bench.archiver([PI_A, PI_B])
+
+    await run_for(archiver, 1)
+
+    assert bench.archived() == [50, 51, 52, 53]
+    assert [line["address"] for line in log_lines("archive.refused")] == ["fashion/pi-a/0/0", "fashion/pi-b/0/0"]
+    assert archiver.statistics().refused_samples == 51

@@ -19,9 +19,10 @@ from edged.domain.samples.sample import Sample
 from edged.errors import ArchiveUnavailable
 from edged.ports import Message, TopicPartition
 from edged.services.archive.epoch_server import EpochServer
-from tests.support.archive_samples import pack
+from tests.support.archive_samples import BORDER, pack
 
 GROUP = "site.epoch_server.vault"
+LARGE = b"\xff\xd8\xff".ljust(50_000)
 REQUESTS = TopicPartition("site.archive.requests")
 
 
@@ -47,7 +48,7 @@ class Bench:
             self.log,
             self.store,
             self.health,
-            streams=["fashion"],
+            border=BORDER,
             edges=["pi-a", "pi-b"],
             requests_topic=REQUESTS.topic,
             epochs_topic="site.epochs.{}".format,
@@ -128,20 +129,20 @@ def test_exactly_the_requested_samples_come_each_at_its_position(block_sizes, en
 
 @pytest.mark.looptime
 async def test_labels_and_codecs_come_with_the_samples(bench):
-    samples = (Sample("cam", 0, 0, 0, None, "jpeg", b"j"), Sample("cam", 0, 1, 0, "boot", "raw", b"r"))
+    samples = (Sample("cam", 0, 0, 0, None, "jpeg", LARGE), Sample("cam", 0, 1, 0, "boot", "raw", bytes(48)))
     bench.store.append("fashion", "pi-a", [(0, Pack("fashion", samples))])
     await bench.ask(samples_of("r-1", {BlockRef("pi-a", 0): [0, 1]}))
 
     await bench.serve()
 
     (part,) = bench.samples()
-    assert (part.labels, part.codecs, part.payloads) == ((None, "boot"), ("jpeg", "raw"), (b"j", b"r"))
+    assert (part.labels, part.codecs, part.payloads) == ((None, "boot"), ("jpeg", "raw"), (LARGE, bytes(48)))
 
 
 @pytest.mark.looptime
 async def test_a_large_reply_comes_in_numbered_parts_and_reads_each_block_once(bench, monkeypatch, log_lines):
     blocks = [
-        (offset, Pack("fashion", tuple(Sample("cam", 0, i, 0, None, "raw", bytes(50_000)) for i in range(10))))
+        (offset, Pack("fashion", tuple(Sample("cam", 0, i, 0, None, "jpeg", LARGE) for i in range(10))))
         for offset in range(12)
     ]
     bench.store.append("fashion", "pi-a", blocks)
@@ -168,7 +169,7 @@ async def test_a_large_reply_comes_in_numbered_parts_and_reads_each_block_once(b
 @pytest.mark.looptime
 async def test_edges_take_turns(bench):
     blocks = [
-        (offset, Pack("fashion", tuple(Sample("cam", 0, i, 0, None, "raw", bytes(50_000)) for i in range(10))))
+        (offset, Pack("fashion", tuple(Sample("cam", 0, i, 0, None, "jpeg", LARGE) for i in range(10))))
         for offset in range(40)
     ]
     bench.store.append("fashion", "pi-a", blocks)
@@ -268,3 +269,19 @@ async def test_a_recreated_topic_is_read_from_its_beginning(bench):
 
     assert len(bench.answers()) == 1
     assert server.progress().steps > 0
+
+
+@pytest.mark.looptime
+async def test_what_an_older_archive_holds_and_the_border_refuses_is_missing_and_named(bench, log_lines):
+    good, bad = pack(0, 2).samples, Sample("cam-01", 0, 9, 0, "boot", "raw", b"of another shape")
+    bench.store.append("fashion", "pi-a", [(0, Pack("fashion", (good[0], bad, good[1])))])
+    await bench.ask(samples_of("r-1", {BlockRef("pi-a", 0): [0, 1, 2]}))
+
+    server = await bench.serve()
+
+    (part,) = bench.samples()
+    assert (part.position.tolist(), part.missing.tolist()) == ([0, 2], [1])
+    (line,) = log_lines("archive.refused")
+    assert (line["address"], line["device"]) == ("fashion/pi-a/0/1", "fashion/@cam-01/0/9")
+    assert line["reasons"] == {"wrong_length": 1}
+    assert server.statistics().refused_samples == 1

@@ -12,6 +12,7 @@ from edged.domain.archive.protocol import SamplesRequest, SnapshotPart, Snapshot
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.epochs import split
 from edged.domain.epochs.plan import CachedWindow, CachePlan
+from edged.domain.samples.border import Border
 from edged.ports import Message
 from edged.services.archive.epoch_server import EpochServer
 from edged.services.epochs.loader import EpochLoader
@@ -333,7 +334,7 @@ async def test_with_a_real_server_an_epoch_comes_in_order_and_again_for_an_old_s
         world.log,
         archive,
         world.health,
-        streams=["toy"],
+        border=Border({"toy": STREAM}, {}),
         edges=["pi-a"],
         requests_topic=REQUESTS,
         epochs_topic=lambda _: EPOCHS,
