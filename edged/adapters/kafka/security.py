@@ -20,7 +20,7 @@ def client_options(kafka: Kafka, client_id: str) -> dict[str, Any]:
         "retry_backoff_ms": 500,
     }
     if security.protocol.endswith("SSL"):
-        options["ssl_context"] = _ssl_context(security)
+        options["ssl_context"] = _FreshContext.of(security)
     if security.protocol.startswith("SASL"):
         options |= {
             "sasl_mechanism": security.mechanism,
@@ -28,6 +28,24 @@ def client_options(kafka: Kafka, client_id: str) -> dict[str, Any]:
             "sasl_plain_password": security.password,
         }
     return options
+
+
+class _FreshContext(ssl.SSLContext):
+    """A context that reads the certificate files again for each connection: renewed ones need no restart."""
+
+    _security: Security
+
+    @classmethod
+    def of(cls, security: Security) -> "_FreshContext":
+        """Reads the files once at once, so that a missing one is known at the start."""
+        _ssl_context(security)
+        context = cls(ssl.PROTOCOL_TLS_CLIENT)
+        context._security = security
+        return context
+
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        """Called by asyncio for each new connection. Raises as `_ssl_context`, which fails that connection alone."""
+        return _ssl_context(self._security).wrap_bio(*arguments, **options)
 
 
 def _ssl_context(security: Security) -> ssl.SSLContext:
