@@ -26,7 +26,7 @@ from edged.domain.samples.prediction import Prediction
 from edged.domain.suggest import did_you_mean
 from edged.domain.topology import Codec, Dtype, Edge, Kafka, Security, Stream, Topology
 from edged.domain.topology import Device as DeviceSpec
-from edged.domain.topology.topics import prediction_topics
+from edged.domain.topology.topics import prediction_topics, rights_of
 from edged.errors import ConfigError, FormatError, Problem, RejectedRecord
 from edged.log import logger
 from edged.ports import Log, LogReader, Message, Record, TopicPartition
@@ -98,7 +98,12 @@ class Device:
         """Connect. With `receive`, waits for the broker."""
         async with AsyncExitStack() as stack:
             if self._given_log is None:
-                log = KafkaLog(self._topology.kafka, HealthBoard(), client_id=f"edged-{self._spec.name}")
+                log = KafkaLog(
+                    self._topology.kafka,
+                    HealthBoard(),
+                    client_id=f"edged-{self._spec.name}",
+                    rights=rights_of(self._topology, self._spec.name),
+                )
                 self._log = await stack.enter_async_context(log)
             else:
                 self._log = self._given_log

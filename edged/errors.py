@@ -12,6 +12,8 @@ EdgedError
 ├── AlreadyRunning        another process is this node (exit 75)
 ├── MemoryLimitExceeded   the process exceeds its budget: it saves a checkpoint, ends, and is restarted
 ├── TopologyMismatch      saved state belongs to another topology (exit 78)
+├── LogRefused            Kafka's answer is no, and would be again (exit 78)
+│   └── LogForbidden      it does not know us, or we lack a right (exit 77)
 ├── LogGap                records that a fold needs were deleted from the log: it resumes from a newer checkpoint
 └── TransientError        to be retried, by the adapter that raised it
     ├── LogUnavailable    Kafka does not answer
@@ -108,6 +110,14 @@ class ArchiveConflict(StorageError):  # noqa: N818
 
 class TopologyMismatch(EdgedError):  # noqa: N818
     """Saved state belongs to another model or data set than the topology's."""
+
+
+class LogRefused(EdgedError):  # noqa: N818
+    """Kafka's answer is no, and would be again. The message has the broker's own words, and from where they came."""
+
+
+class LogForbidden(LogRefused):
+    """Kafka does not know the principal, or the principal lacks a right."""
 
 
 class LogGap(EdgedError):  # noqa: N818

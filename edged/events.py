@@ -59,6 +59,10 @@ EVENTS: Mapping[str, Event] = {
         topic=str, partition=int, first_offset=int, next_offset=int, err=str,
     ),
     "kafka.connected": event("The broker answers.", bootstrap=str, idempotent=bool),
+    "kafka.topics_missing": event(
+        "Topics do not exist, and the node has no right to create them; what needs them waits for them. "
+        "`edged topics` prints how an administrator makes them.", topics=list,
+    ),
     "kafka.gap": event(
         "Records were deleted before they were read; reading continues after them.",
         topic=str, partition=int, wanted_offset=int, next_offset=int,

@@ -18,7 +18,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 from edged.log import configure
 from tests.support.brokers import Apache, Broker, Embedded, need
-from tests.support.shared_brokers import SharedBroker, TestRun, cores, shared_broker
+from tests.support.secured import SecuredKafka
+from tests.support.shared_brokers import SharedBroker, TestRun, cores, shared_broker, shared_secured_kafka
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of some hundred processes would compile all of edged again
 os.environ["EDGED_STRICT_LOG"] = "1"  # every logged line is held to the schema
@@ -29,7 +30,7 @@ TESTS = Path(__file__).parent
 
 _BROKERS_FOLDERS = (TESTS / "integration", TESTS / "faults")
 _PROCESSES_FOLDER = TESTS / "adapters" / "tflite"  # a foreign file's first use is tried in a process of its own
-_BROKERS = ("embedded_broker", "apache_kafka")
+_BROKERS = ("embedded_broker", "apache_kafka", "secured_kafka")
 _PROCESS_FIXTURES = {"need_broker", "process"}
 _QUIET_FIXTURE = "quiet_machine"
 _PROCESS_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
@@ -175,6 +176,13 @@ def apache_kafka(need_broker: Callable[[type[Broker]], None]) -> SharedBroker:
     """Apache Kafka that all tests of the run share: use topics of your own."""
     need_broker(Apache)
     return shared_broker("apache")
+
+
+@pytest.fixture(scope="session")
+def secured_kafka(need_broker: Callable[[type[Broker]], None]) -> SecuredKafka:
+    """Apache Kafka with TLS, logins and an authorizer, which all tests of the run share: use topics of your own."""
+    need_broker(Apache)
+    return shared_secured_kafka()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from edged.adapters.images import PillowDecoder
 from edged.adapters.kafka import KafkaLog
 from edged.app.supervision import announce, supervise
 from edged.domain.topology import Topology
+from edged.domain.topology.topics import rights_of
 from edged.services.node.health import HealthBoard
 from edged.settings import Folders, Timing
 
@@ -43,7 +44,9 @@ async def run_companion(
     async with AsyncExitStack() as stack:
         announce(topology)
         health = HealthBoard()
-        log = await stack.enter_async_context(KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s))
+        log = await stack.enter_async_context(
+            KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s, rights=rights_of(topology, node))
+        )
         companion = Companion(
             topology,
             node,
@@ -57,6 +60,7 @@ async def run_companion(
         )
         return await supervise(
             topology,
+            node,
             {"infer": companion},
             log=log,
             health=health,

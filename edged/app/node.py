@@ -15,6 +15,7 @@ from edged.app.group import servers
 from edged.app.jobs import NUM_CORES, open_jobs
 from edged.app.supervision import Service, announce, supervise
 from edged.domain.topology import Topology
+from edged.domain.topology.topics import rights_of
 from edged.services.ingest.ingest import Ingest
 from edged.services.ingest.uplink import Uplink
 from edged.services.node.health import HealthBoard
@@ -37,7 +38,9 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
         stack.enter_context(process_lock(folders.state))
         announce(topology)
         health = HealthBoard()
-        log = await stack.enter_async_context(KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s))
+        log = await stack.enter_async_context(
+            KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s, rights=rights_of(topology, node))
+        )
         services: Mapping[str, Service]
         if edge is None:
             services = {**archive.services(topology, log, health, timing), **servers(jobs, node, log, timing)}
@@ -56,6 +59,7 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
             }
         return await supervise(
             topology,
+            node,
             services,
             log=log,
             health=health,

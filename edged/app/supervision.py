@@ -1,7 +1,7 @@
 """A node's lifecycle: start, readiness, and the order of stopping.
 
-1. The topics are created if missing, then all services run. Waiting for Kafka is part of that work, not of start-up: a
-   node whose broker is away is ready, degraded, and reports it.
+1. The node's own topics are created if missing, then all services run. Waiting for Kafka is part of that work, not of
+   start-up: a node whose broker is away is ready, degraded, and reports it.
 2. SIGTERM or SIGINT cancels the services once; each finishes its current step and saves what must not be lost.
 3. The monitor stops last, so that the watchdog is fed during the final checkpoint.
 4. A service that fails stops the others cleanly; the process ends with 1 and systemd starts it again, or with
@@ -20,7 +20,7 @@ from typing import Protocol
 
 from edged import __version__
 from edged.domain.topology import Topology
-from edged.domain.topology.topics import topics
+from edged.domain.topology.topics import topics_of
 from edged.errors import TopologyMismatch
 from edged.log import log_crash, logger
 from edged.ports import Host, Log, Notifier, Progress, Statistics, TopicSpec
@@ -49,6 +49,7 @@ def announce(topology: Topology) -> None:
 
 async def supervise(
     topology: Topology,
+    node: str,
     services: Mapping[str, Service],
     *,
     log: Log,
@@ -58,7 +59,7 @@ async def supervise(
     timing: Timing,
     memory_limit: int | None = None,
 ) -> int:
-    """Run the services until a signal arrives or one of them fails; the process's exit code."""
+    """Run the node's services until a signal arrives or one of them fails; the process's exit code."""
     started_s = time.monotonic()
     monitor = Monitor(
         host,
@@ -72,7 +73,7 @@ async def supervise(
     try:
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(monitor.run(), name="monitor")
-            working = group.create_task(_work(topology, services, log), name="services")
+            working = group.create_task(_work(topology, node, services, log), name="services")
             with _stopped_by_signals(working, notifier, timing):
                 notifier.ready()
                 logger().info("life.ready", degraded=health.is_degraded)
@@ -92,8 +93,8 @@ async def supervise(
     return code
 
 
-async def _work(topology: Topology, services: Mapping[str, Service], log: Log) -> None:
-    await log.ensure([TopicSpec(*topic) for topic in topics(topology)])
+async def _work(topology: Topology, node: str, services: Mapping[str, Service], log: Log) -> None:
+    await log.ensure([TopicSpec(*topic) for topic in topics_of(topology, node)])
     async with asyncio.TaskGroup() as group:
         for name, service in services.items():
             group.create_task(service.run(), name=name)

@@ -4,8 +4,8 @@ A command module has `SUMMARY`, `configure(parser)` and `run(args) -> int`. Its 
 models or images is imported inside `run`, so that `edged --help` and `edged check` answer at once on a small board.
 
 Exit codes: 0 done; 64 wrong usage; 69 Kafka or the archive does not answer; 70 an error nobody expected; 73 the
-node's state folder cannot be used; 75 the node runs already; 78 the topology file is wrong; 130 interrupted; others are
-listed in a command's help.
+node's state folder cannot be used; 75 the node runs already; 77 Kafka does not know the user, or a right is missing; 78
+the topology file is wrong, or Kafka refused for another reason; 130 interrupted; others are listed in a command's help.
 """
 
 import argparse
@@ -20,7 +20,13 @@ from typing import NoReturn
 from edged import __version__
 from edged.cli.problems import show
 from edged.domain.suggest import did_you_mean
-from edged.errors import ConfigError, EdgedError, StateFolderRefused, TransientError
+from edged.errors import ConfigError, EdgedError, LogForbidden, LogRefused, StateFolderRefused, TransientError
+
+_CODES: tuple[tuple[type[EdgedError], int], ...] = (
+    (TransientError, os.EX_UNAVAILABLE),
+    (LogForbidden, os.EX_NOPERM),
+    (LogRefused, os.EX_CONFIG),
+)
 
 COMMANDS = ("check", "schema", "topics", "run", "infer", "sensor", "archive", "replay", "demo")
 
@@ -109,7 +115,7 @@ def _report(error: Exception) -> int:
         return os.EX_CONFIG  # restarting does not help
     if isinstance(error, EdgedError):
         print(f"edged: {error}", file=sys.stderr)
-        return os.EX_UNAVAILABLE if isinstance(error, TransientError) else os.EX_SOFTWARE
+        return next((code for kind, code in _CODES if isinstance(error, kind)), os.EX_SOFTWARE)
     traceback.print_exception(error)
     return os.EX_SOFTWARE
 

@@ -25,14 +25,19 @@ class PromptLog:
     log: "KafkaLog"
     bootstrap: tuple[str, ...]
     timeout_s: float
+    health: "_LastReason"
 
     async def answer(self, asked: Awaitable[T]) -> T:
-        """The result of `asked`, a call of the log. Raises LogUnavailable when it takes longer than `timeout_s`."""
+        """The result of `asked`, a call of the log.
+
+        Raises LogUnavailable when it takes longer than `timeout_s`, and LogRefused at once when the answer is no.
+        """
         try:
             async with asyncio.timeout(self.timeout_s):
                 return await asked
         except TimeoutError as error:
-            raise LogUnavailable(f"Kafka at {', '.join(self.bootstrap)} does not answer") from error
+            why = f" ({self.health.reason})" if self.health.reason else ""
+            raise LogUnavailable(f"Kafka at {', '.join(self.bootstrap)} does not answer{why}") from error
 
 
 @asynccontextmanager
@@ -40,15 +45,19 @@ async def prompt_log(kafka: Kafka, timeout_s: float | None = None) -> AsyncItera
     """Connects to `kafka`; each answer may take `timeout_s` (TIMEOUT_S if None)."""
     from edged.adapters.kafka import KafkaLog  # noqa: PLC0415 - a Kafka client is slow to import
 
-    async with KafkaLog(kafka, _NoHealth()) as log:
-        yield PromptLog(log, kafka.bootstrap, TIMEOUT_S if timeout_s is None else timeout_s)
+    health = _LastReason()
+    async with KafkaLog(kafka, health, gives_up=True) as log:
+        yield PromptLog(log, kafka.bootstrap, TIMEOUT_S if timeout_s is None else timeout_s, health)
 
 
-class _NoHealth:
-    """A `ports.Health` for a command that fails when Kafka does not answer."""
+class _LastReason:
+    """A `ports.Health` for a command that fails when Kafka does not answer: keeps why it did not."""
 
-    def degraded(self, part: str, reason: str) -> None:
-        """Nothing to report to."""
+    def __init__(self) -> None:
+        self.reason = ""
 
-    def recovered(self, part: str) -> None:
-        """Nothing to report to."""
+    def degraded(self, part: str, reason: str) -> None:  # noqa: ARG002 - Kafka is the only part
+        self.reason = reason
+
+    def recovered(self, part: str) -> None:  # noqa: ARG002 - as above
+        self.reason = ""

@@ -13,8 +13,8 @@ from edged import topology_file
 from edged.cli.arguments import add_topology
 from edged.cli.problems import show
 from edged.cli.prompt_log import prompt_log
-from edged.domain.topology import Topology
-from edged.domain.topology.topics import Topic, grants, groups, topics
+from edged.domain.topology import Topology, kafka_commands
+from edged.domain.topology.topics import groups, nodes, rights_of, topics
 from edged.ports import TopicSpec
 
 SUMMARY = "print the topics and ACLs that the topology needs, or create the topics"
@@ -43,30 +43,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _text(topology: Topology) -> Iterator[str]:
-    bootstrap = ",".join(topology.kafka.bootstrap)
+    bootstrap = topology.kafka.bootstrap
     yield "# topics"
     for topic in topics(topology):
-        yield _create(topic, bootstrap)
+        yield kafka_commands.create(bootstrap, topic.name, topic.partitions, TopicSpec(*topic).settings)
     yield from ("", "# access: each node's principal is its name")
-    for grant in grants(topology):
-        yield f"{_allow(grant.principal, grant.operation, bootstrap)} --topic {grant.topic}"
+    for node in nodes(topology):
+        for name, operations in rights_of(topology, node).topics.items():
+            yield kafka_commands.allow(bootstrap, node, operations, "topic", name)
     yield from ("", "# consumer groups: where readers commit their positions")
-    for principal, group in groups(topology):
-        yield f"{_allow(principal, 'Read', bootstrap)} --group {group}"
-
-
-def _create(topic: Topic, bootstrap: str) -> str:
-    options = "".join(f" --config {key}={value}" for key, value in TopicSpec(*topic).settings.items())
-    return (
-        f"kafka-topics.sh --bootstrap-server {bootstrap} --create --if-not-exists --topic {topic.name}"
-        f" --partitions {topic.partitions}{options}"
-    )
-
-
-def _allow(principal: str, operation: str, bootstrap: str) -> str:
-    return (
-        f"kafka-acls.sh --bootstrap-server {bootstrap} --add --allow-principal User:{principal} --operation {operation}"
-    )
+    for node, group in groups(topology):
+        yield kafka_commands.allow(bootstrap, node, ["Read"], "group", group)
 
 
 async def _apply(topology: Topology) -> None:

@@ -23,7 +23,7 @@ def test_the_topics_and_rights_are_commands_that_can_be_pasted(edged, topology_f
     ) in lines
     assert (
         "kafka-acls.sh --bootstrap-server localhost:9092 --add --allow-principal User:cam-01 --operation Write"
-        " --topic lab.iot.cam-01"
+        " --operation Read --topic lab.iot.cam-01"
     ) in lines
     assert (
         "kafka-acls.sh --bootstrap-server localhost:9092 --add --allow-principal User:vault --operation Read"
@@ -58,7 +58,8 @@ class FakeLog:
     ensured: ClassVar[tuple[tuple[str, ...], list[TopicSpec]]]
     error: ClassVar[Exception | None] = None
 
-    def __init__(self, kafka: Kafka, _health: Health) -> None:
+    def __init__(self, kafka: Kafka, _health: Health, *, gives_up: bool) -> None:
+        assert gives_up
         self.bootstrap = kafka.bootstrap
 
     async def __aenter__(self):

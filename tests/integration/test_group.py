@@ -16,7 +16,7 @@ EDGES = ("pi-a", "pi-b")
 TOPOLOGY = """\
 schema: 1
 site: {site}
-kafka: {{bootstrap: ["{bootstrap}"]}}
+kafka: {kafka}
 streams:
   fashion:
     sample: {{shape: [28, 28, 1], dtype: uint8}}
@@ -47,9 +47,7 @@ class GroupSite(Site):
     def configure(self, **settings: Any) -> None:
         self._settings |= settings
         archive = self.archive_folder.as_uri()
-        self.topology.write_text(
-            TOPOLOGY.format(bootstrap=self._bootstrap, archive=archive, labels=FASHION, **self._settings)
-        )
+        self.topology.write_text(TOPOLOGY.format(kafka=self._kafka, archive=archive, labels=FASHION, **self._settings))
 
     async def start_edges(self) -> list[Child]:
         """Both, at the same time."""

@@ -48,6 +48,10 @@ class Broker:
     def folder(self) -> Path:
         return Path(self._folder.name)
 
+    def about(self) -> Mapping[str, str]:
+        """How to reach it."""
+        return {"port": str(self.port)}
+
     def start(self) -> None:
         """Start it, on the same port and data as before; returns when it answers."""
         with (self.folder / "output.log").open("ab") as output:

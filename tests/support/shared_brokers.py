@@ -6,18 +6,20 @@ killed, the kernel ends the broker. Workers find the run by an environment varia
 
 import contextlib
 import fcntl
+import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
 
 from tests.support.brokers import Apache, Broker, Embedded
+from tests.support.secured import SecuredApache, SecuredKafka
 
 _RUN = "EDGED_TEST_RUN"
-_KINDS: dict[str, type[Broker]] = {"embedded": Embedded, "apache": Apache}
+_KINDS: dict[str, Callable[[], Broker]] = {"embedded": Embedded, "apache": Apache, "secured": SecuredApache}
 _FAILED = b"failed: "
 
 
@@ -34,12 +36,22 @@ class SharedBroker:
 
 def shared_broker(kind: str) -> SharedBroker:
     """The run's broker, "embedded" or "apache"; it is started if nobody has asked for it before."""
+    return SharedBroker(int(_about(kind)["port"]))
+
+
+def shared_secured_kafka() -> SecuredKafka:
+    """The run's broker that grants nothing by itself."""
+    return SecuredKafka(_about("secured"))
+
+
+def _about(kind: str) -> Mapping[str, str]:
     with Client(str(_folder() / "brokers"), "AF_UNIX") as connection:
         connection.send_bytes(kind.encode())
         answer = connection.recv_bytes()
     if answer.startswith(_FAILED):
         raise RuntimeError(f"{kind} broker {answer.decode()}")
-    return SharedBroker(int(answer))
+    about: Mapping[str, str] = json.loads(answer)
+    return about
 
 
 @contextlib.contextmanager
@@ -92,4 +104,4 @@ class TestRun:
                 self._brokers[kind] = running.enter_context(_KINDS[kind]())
         except Exception as error:  # noqa: BLE001 - raised again in the worker that asked
             return _FAILED + str(error).encode()
-        return b"%d" % self._brokers[kind].port
+        return json.dumps(self._brokers[kind].about()).encode()

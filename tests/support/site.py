@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,15 @@ from edged.cli.demo.processes import Child, LogLine
 from edged.domain.topology import Topology
 from edged.ports import TopicPartition, Watermarks
 from edged.services.archive import importer
-from edged.topology_file import load
+from edged.topology_file import inspect, load
+from tests.support.secured import SecuredKafka
 
 FASHION = "[t-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, boot]"
 
 TOPOLOGY = """\
 schema: 1
 site: {site}
-kafka: {{bootstrap: ["{bootstrap}"]}}
+kafka: {kafka}
 streams:
   fashion:
     sample: {{shape: [28, 28, 1], dtype: uint8}}
@@ -85,15 +87,19 @@ DESIGNS_MODEL = (
 
 
 class Site:
-    """One topology file and the processes started from it."""
+    """One topology file and the processes started from it.
 
-    def __init__(self, folder: Path, bootstrap: str, **settings: Any) -> None:
+    On a secured Kafka each node logs in as itself, and has no rights but those that the test grants.
+    """
+
+    def __init__(self, folder: Path, broker: str | SecuredKafka, **settings: Any) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.archive_folder = folder / "archive"
         self.topology = folder / "topology.yaml"
         self.children: list[Child] = []
-        self._bootstrap = bootstrap
+        self._secured = broker if isinstance(broker, SecuredKafka) else None
+        self._kafka = broker.section() if isinstance(broker, SecuredKafka) else f'{{bootstrap: ["{broker}"]}}'
         self._settings: dict[str, Any] = {"source": "archive", "epochs": 3, "checkpoint": "5min", "flush": "1s"}
         self._settings |= {"model": SMALL_MODEL, "deploy": "float32", "edge": "", "more": ""}
         self._settings |= {"edges": ("pi-a",), "timing": {}}
@@ -106,7 +112,7 @@ class Site:
         archive = self.archive_folder.as_uri()
         edges = ", ".join(EDGE.format(name=name, edge=self._settings["edge"]) for name in self._settings["edges"])
         values = {**self._settings, "edges": edges}
-        self.topology.write_text(TOPOLOGY.format(bootstrap=self._bootstrap, archive=archive, labels=FASHION, **values))
+        self.topology.write_text(TOPOLOGY.format(kafka=self._kafka, archive=archive, labels=FASHION, **values))
 
     def environment(self, name: str) -> Mapping[str, str]:
         """State and cache folders below the site's; the log checks itself against its schema."""
@@ -115,6 +121,7 @@ class Site:
             "XDG_CACHE_HOME": str(self.folder / name / "cache"),
             "EDGED_STRICT_LOG": "1",
             "EDGED_TIMING": json.dumps({"sample_s": SAMPLE_S, **self._settings["timing"]}),
+            **(self._secured.environment(name) if self._secured else {}),
         }
 
     def state(self, node: str) -> Path:
@@ -122,8 +129,14 @@ class Site:
         return self.folder / node / "state" / "edged" / node
 
     def loaded(self) -> Topology:
-        """The topology, as the nodes read it."""
-        return load(self.topology)
+        """The topology, as the nodes read it; of a secured Kafka, with its administrator's way in."""
+        if self._secured is None:
+            return load(self.topology)
+        return replace(inspect(self.topology, lenient=True).topology, kafka=self._secured.admin_kafka)
+
+    async def printed(self) -> str:
+        """What `edged topics` prints: the commands that make the topics and grant the rights."""
+        return await self.edged("topics", str(self.topology))
 
     async def start(self, command: str, node: str, *arguments: str) -> Child:
         """`edged COMMAND topology.yaml --node NODE …` as a process."""
@@ -149,10 +162,11 @@ class Site:
         return [await self.start("sensor", device, *source) for device in DEVICES]
 
     async def edged(self, *arguments: str, expect: int = 0) -> str:
-        """Run another edged command to its end; its standard output."""
+        """Run another edged command, as on the archive node, to its end; its standard output."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "edged", *arguments,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ, "EDGED_STRICT_LOG": "1"},
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **self.environment("vault")},
         )  # fmt: skip
         out, err = await process.communicate()
         assert process.returncode == expect, f"{arguments}: {process.returncode}\n{out.decode()}\n{err.decode()}"

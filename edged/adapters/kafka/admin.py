@@ -11,7 +11,8 @@ from typing import Any
 from aiokafka import AIOKafkaClient
 from aiokafka.client import ConnectionGroup, CoordinationType
 from aiokafka.errors import (
-    ClusterAuthorizationFailedError,
+    BrokerResponseError,
+    GroupAuthorizationFailedError,
     IncompatibleBrokerVersion,
     LeaderNotAvailableError,
     NoError,
@@ -29,6 +30,7 @@ from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from edged.adapters.kafka.connection import Connection, Setup
+from edged.adapters.kafka.refusals import RIGHTS, NotAllowed
 from edged.log import logger
 from edged.ports import TopicPartition, TopicSpec, Watermarks
 
@@ -38,8 +40,7 @@ _NO_GENERATION = -1  # commits without group membership, as with assign()
 _READ_UNCOMMITTED = 0
 _FETCH_WAIT_MS = 100
 _CREATE_TIMEOUT_MS = 4_000
-_IGNORED_ON_CREATE = (TopicAlreadyExistsError, TopicAuthorizationFailedError, ClusterAuthorizationFailedError)
-_NO_IDEMPOTENCE = (UnknownError, ClusterAuthorizationFailedError)
+_NO_IDEMPOTENCE = (UnknownError,)
 
 
 @dataclass(slots=True)
@@ -108,7 +109,7 @@ class Admin:
             request = FetchRequest(_FETCH_WAIT_MS, 1, max_bytes, _READ_UNCOMMITTED, topics)
             answer = await client.send(leaders[partition], request)
             [(_topic, [(_partition, code, _high, *_more, batches)])] = answer.topics
-            _check(code, partition.topic)
+            _check(code, partition.topic, operation="Read")
             return batches or b""
 
         return await self._connection.retry("a fetch", call)
@@ -121,7 +122,7 @@ class Admin:
             committed = {}
             for topic, partitions_of_topic in answer.topics:
                 for partition, offset, _metadata, code in partitions_of_topic:
-                    _check(code, topic)
+                    _check(code, topic, operation="Read")
                     if offset >= 0:
                         committed[TopicPartition(topic, partition)] = offset
             return committed
@@ -137,7 +138,9 @@ class Admin:
             answer = await _send_to_coordinator(client, group, request)
             for topic, stored in answer.topics:
                 for _partition, code in stored:
-                    _check(code, topic)
+                    if for_code(code) is GroupAuthorizationFailedError:
+                        raise NotAllowed("group", group, "Read")
+                    _check(code, topic, operation="Read")
 
         await self._connection.retry("a commit", call)
 
@@ -159,12 +162,16 @@ class Admin:
             return
         request = CreateTopicsRequest([_new_topic(topic) for topic in missing], _CREATE_TIMEOUT_MS, validate_only=False)
 
-        async def call(client: AIOKafkaClient) -> None:
+        async def call(client: AIOKafkaClient) -> list[str]:
             answer = await client.send(await _controller(client), request)
-            for topic, code, *_message in answer.topic_errors:
-                _check(code, topic, allowed=_IGNORED_ON_CREATE)
+            refused = [(topic, for_code(code), (*said, None)[0]) for topic, code, *said in answer.topic_errors]
+            for topic, error, said in refused:
+                if error not in {NoError, TopicAlreadyExistsError, *RIGHTS}:
+                    raise error(f"topic {topic} is not created: {said or error.description or error.__name__}")
+            return [topic for topic, error, _said in refused if error in RIGHTS]
 
-        await self._connection.retry("the creation of topics", call)
+        if uncreated := await self._connection.retry("the creation of topics", call):
+            logger().warning("kafka.topics_missing", topics=uncreated)
 
     async def delete(self, topics: Sequence[str]) -> None:
         request = DeleteTopicsRequest(list(topics), _CREATE_TIMEOUT_MS)
@@ -189,19 +196,25 @@ class Admin:
         return await self._connection.retry("a request for a producer id", _producer)
 
     async def _log_connected(self, client: AIOKafkaClient) -> None:
-        self._idempotent = (await _producer(client)).idempotent
+        self._idempotent = (await _init_producer(client))[0] not in _NO_IDEMPOTENCE
         logger().info("kafka.connected", bootstrap=self._bootstrap, idempotent=self._idempotent)
 
 
 async def _producer(client: AIOKafkaClient) -> ProducerState:
+    error, state = await _init_producer(client)
+    if error not in {NoError, *_NO_IDEMPOTENCE, *RIGHTS}:  # a write says which right it is that lacks
+        raise error(f"InitProducerId: {error.description or error.__name__}")
+    return state
+
+
+async def _init_producer(client: AIOKafkaClient) -> tuple[type[BrokerResponseError], ProducerState]:
+    """The broker's answer, and the producer, without an id unless that is NoError."""
     try:
         answer = await client.send(client.get_random_node(), InitProducerIdRequest(None, 60_000))
     except IncompatibleBrokerVersion:
-        return ProducerState()
-    if for_code(answer.error_code) in _NO_IDEMPOTENCE:
-        return ProducerState()
-    _check(answer.error_code, "InitProducerId")
-    return ProducerState(answer.producer_id, answer.producer_epoch)
+        return UnknownError, ProducerState()
+    error = for_code(answer.error_code)
+    return error, ProducerState(answer.producer_id, answer.producer_epoch) if error is NoError else ProducerState()
 
 
 async def _leaders(client: AIOKafkaClient, topics: set[str]) -> dict[TopicPartition, int]:
@@ -250,7 +263,7 @@ async def _fetched_high_watermarks(
         topics = [(partition.topic, [(partition.partition, fetch_from[partition], 1)])]
         answer = await client.send(node, FetchRequest(_FETCH_WAIT_MS, 1, 1, _READ_UNCOMMITTED, topics))
         for topic, [(_partition, code, high, *_more)] in answer.topics:
-            _check(code, topic)
+            _check(code, topic, operation="Read")
             ends[partition] = high
         if partition not in ends:
             raise LeaderNotAvailableError(f"{partition.topic}: no high watermark")
@@ -258,7 +271,10 @@ async def _fetched_high_watermarks(
 
 
 async def _send_to_coordinator(client: AIOKafkaClient, group: str, request: Any) -> Any:
-    node = await client.coordinator_lookup(CoordinationType.GROUP, group)
+    try:
+        node = await client.coordinator_lookup(CoordinationType.GROUP, group)
+    except GroupAuthorizationFailedError as error:
+        raise NotAllowed("group", group, "Read") from error
     return await client.send(node, request, group=ConnectionGroup.COORDINATION)
 
 
@@ -279,8 +295,10 @@ def _by_topic(pairs: Iterable[tuple[TopicPartition, Any]]) -> list[tuple[str, li
     return list(topics.items())
 
 
-def _check(code: int, name: str, *, allowed: tuple[type, ...] = ()) -> None:
-    """Raise the error that `code` stands for."""
+def _check(code: int, name: str, *, operation: str | None = None, allowed: tuple[type, ...] = ()) -> None:
+    """Raise the error that `code` stands for. `operation`: the right to the topic `name` that the request needs."""
     error = for_code(code)
+    if error is TopicAuthorizationFailedError:
+        raise NotAllowed("topic", name, operation)
     if error is not NoError and error not in allowed:
         raise error(f"{name}: {error.description or error.__name__}")

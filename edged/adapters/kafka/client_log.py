@@ -6,6 +6,7 @@ the client's lines about lost connections have level debug.
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import Self
 
 from edged.log import Throttle, logger
@@ -20,12 +21,25 @@ _CONNECTION_MESSAGES = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class ClientProblem:
+    """A warning or an error that aiokafka logged.
+
+    `error`: the exception in it, if any: aiokafka raises another one, without it. `where`: the broker's address, or its
+    node id.
+    """
+
+    message: str
+    error: BaseException | None = None
+    where: str | int = ""
+
+
 class ClientLog(logging.Handler):
     """Handles the logger `aiokafka` while it is entered; `last_problem` is its newest warning or error."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self.last_problem = ""
+        self.last_problem: ClientProblem | None = None
         self._throttle = Throttle(_WINDOW_S)
 
     def __enter__(self) -> Self:
@@ -40,13 +54,24 @@ class ClientLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
         if record.levelno >= logging.WARNING:
-            self.last_problem = message
+            self.last_problem = _problem(message, record.args if isinstance(record.args, tuple) else ())
         suppressed = self._throttle.pass_on((record.name, str(record.msg)), time.monotonic())
         if suppressed is None:
             return
         is_warning = record.levelno >= logging.WARNING and not message.startswith(_CONNECTION_MESSAGES)
         log = logger().warning if is_warning else logger().debug
         log("kafka.client", message=message, logger=record.name, suppressed=suppressed)
+
+
+def _problem(message: str, args: tuple[object, ...]) -> ClientProblem:
+    error = next((arg for arg in args if isinstance(arg, BaseException)), None)
+    match args:
+        case (str() as host, int() as port, BaseException()):
+            return ClientProblem(message, error, f"{host}:{port}")
+        case (int() as node, BaseException()):
+            return ClientProblem(message, error, node)
+        case _:
+            return ClientProblem(message, error)
 
 
 _AIOKAFKA = logging.getLogger("aiokafka")

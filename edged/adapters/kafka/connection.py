@@ -20,7 +20,8 @@ from aiokafka.errors import (
     StaleMetadata,
 )
 
-from edged.adapters.kafka.client_log import ClientLog
+from edged.adapters.kafka.client_log import ClientLog, ClientProblem
+from edged.adapters.kafka.refusals import Identity, refusal, sentence
 from edged.aio import Backoff
 from edged.ports import Health
 
@@ -87,10 +88,10 @@ class Wait:
         self._is_overdue = False
         self._timer = asyncio.get_running_loop().call_later(outages.deadline_s, self._report)
 
-    def failed(self, reason: str) -> None:
-        """A try failed; `reason` is reported to health."""
+    def failed(self, reason: str, *, at_once: bool = False) -> None:
+        """A try failed; `reason` is reported to health, when overdue or `at_once`."""
         self._reason = reason
-        if self._is_overdue:
+        if self._is_overdue or at_once:
             self._report()
 
     def cancel(self) -> None:
@@ -104,17 +105,53 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Shared by all clients of one cluster. `options` are aiokafka's and hold the password."""
+    """Shared by all clients of one cluster. `options` are aiokafka's and hold the password.
+
+    `gives_up`: whether what is refused for good is raised, as LogRefused, instead of being asked again.
+    """
 
     options: dict[str, Any] = field(repr=False)
     outages: Outages
     client_log: ClientLog
+    identity: Identity
+    gives_up: bool = False
 
-    def reason(self, error: KafkaError | OSError) -> str:
-        """The error for people. aiokafka names the host and the cause only in its own log."""
-        if isinstance(error, (KafkaConnectionError, NodeNotReadyError)) and self.client_log.last_problem:
+    def reason(self, error: KafkaError | OSError, client: AIOKafkaClient | None = None) -> str:
+        """The error for people. `client`: knows the address of a broker that has a node id only."""
+        problem = self._problem_behind(error)
+        if problem is None:
+            if isinstance(error, TimeoutError) and client is None and not str(error):
+                return f"{','.join(self.identity.bootstrap)}: no answer in time"
+            return sentence(error, self.identity)
+        where = problem.where
+        if isinstance(where, int):
+            broker = client.cluster.broker_metadata(where) if client is not None else None
+            where = f"{broker.host}:{broker.port}" if broker else f"node {where}"
+        said = sentence(problem.error, self.identity) if problem.error else problem.message
+        return f"{where}: {said}" if where and not said.startswith(str(where)) else said
+
+    def explained(self, error: KafkaError | OSError, client: AIOKafkaClient | None = None) -> str:
+        """As `reason`. Raises LogRefused for what is for good, where nobody waits for that to change."""
+        said = self.reason(error, client)
+        if self.gives_up:
+            refused = refusal(self._cause(error), said)
+            if refused is not None:
+                raise refused from error
+        return said
+
+    def is_refusal(self, error: KafkaError | OSError) -> bool:
+        """Whether the broker has answered, and its answer is no for good."""
+        return refusal(self._cause(error), "") is not None
+
+    def _cause(self, error: KafkaError | OSError) -> BaseException:
+        problem = self._problem_behind(error)
+        return problem.error if problem is not None and problem.error is not None else error
+
+    def _problem_behind(self, error: KafkaError | OSError) -> ClientProblem | None:
+        """What aiokafka has logged before it raised an error that names neither broker nor cause."""
+        if isinstance(error, (KafkaConnectionError, NodeNotReadyError)) and error.__cause__ is None:
             return self.client_log.last_problem
-        return str(error) or type(error).__name__
+        return None
 
 
 class Connection:
@@ -139,7 +176,7 @@ class Connection:
     async def retry(self, operation: str, call: Callable[[AIOKafkaClient], Awaitable[T]]) -> T:
         """The result of `call`, retried until it succeeds, over new connections if necessary.
 
-        `operation` names it for health. `call` must be idempotent.
+        `operation` names it for health. `call` must be idempotent. Raises LogRefused as `Setup.explained` does.
         """
         backoff = Backoff()
         with self._setup.outages.waiting(operation) as wait:
@@ -147,7 +184,7 @@ class Connection:
                 try:
                     return await call(await self.client())
                 except (KafkaError, OSError) as error:
-                    wait.failed(self._setup.reason(error))
+                    self.failed(wait, error)
                     await self.recover_from(error)
                 await backoff.wait()
 
@@ -157,6 +194,10 @@ class Connection:
             if self._client is None:
                 self._client = await self._connect()
             return self._client
+
+    def failed(self, wait: Wait, error: KafkaError | OSError) -> None:
+        """A try of this wait failed. Raises LogRefused as `Setup.explained` does."""
+        wait.failed(self._setup.explained(error, self._client), at_once=self._setup.is_refusal(error))
 
     async def recover_from(self, error: KafkaError | OSError) -> None:
         """Prepare for the next try: drop the client, or update its metadata, as `error` requires."""

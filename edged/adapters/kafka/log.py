@@ -10,8 +10,10 @@ from edged.adapters.kafka.client_log import ClientLog
 from edged.adapters.kafka.connection import Outages, Setup
 from edged.adapters.kafka.producer import Producer
 from edged.adapters.kafka.reader import KafkaReader
+from edged.adapters.kafka.refusals import Identity
 from edged.adapters.kafka.security import client_options
 from edged.domain.topology import Kafka
+from edged.domain.topology.topics import Rights
 from edged.ports import Health, Message, TopicPartition, TopicSpec, Watermarks
 
 
@@ -23,11 +25,30 @@ class KafkaLog:
     seconds even while the brokers hang.
     """
 
-    def __init__(self, kafka: Kafka, health: Health, *, deadline_s: float = 5.0, client_id: str = "edged") -> None:
-        """Raises OSError or ssl.SSLError when a certificate file cannot be used."""
+    def __init__(
+        self,
+        kafka: Kafka,
+        health: Health,
+        *,
+        deadline_s: float = 5.0,
+        client_id: str = "edged",
+        rights: Rights = Rights(),  # noqa: B008 - a frozen value
+        gives_up: bool = False,
+    ) -> None:
+        """`rights`: what the node needs, to say which of it is missing. `gives_up`: as a command at a prompt does.
+
+        Then what the brokers refuse for good raises LogRefused or LogForbidden, where a node would ask again. Raises
+        OSError or ssl.SSLError when a certificate file cannot be used.
+        """
         bound_unpacking()
         self._client_log = ClientLog()
-        self._setup = Setup(client_options(kafka, client_id), Outages(health, deadline_s), self._client_log)
+        self._setup = Setup(
+            client_options(kafka, client_id),
+            Outages(health, deadline_s),
+            self._client_log,
+            Identity.of(kafka, rights),
+            gives_up,
+        )
         self._admin = Admin(self._setup)
         self._producer = Producer(self._setup, self._admin)
 

@@ -45,6 +45,7 @@ from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBat
 from edged.adapters.kafka.admin import Admin, ProducerState
 from edged.adapters.kafka.connection import CONNECT_TIMEOUT_S, Connection, Setup
 from edged.adapters.kafka.reader import KafkaReader
+from edged.adapters.kafka.refusals import NotAllowed
 from edged.aio import Backoff
 from edged.errors import RecordTooLarge
 from edged.ports import Message, Record, TopicPartition
@@ -183,7 +184,7 @@ class Producer:
                     except _TOO_LARGE:
                         raise
                     except (KafkaError, OSError) as error:
-                        wait.failed(self._setup.reason(error))
+                        self._connection.failed(wait, error)
                         await self._connection.recover_from(error)
                         await backoff.wait()
                     else:
@@ -212,6 +213,8 @@ class Producer:
             self._discard_state(write)
         if error is not DuplicateSequenceNumber and error not in _MAYBE_WRITTEN:
             write.in_doubt = was_in_doubt
+        if error is TopicAuthorizationFailedError:
+            raise NotAllowed("topic", write.partition.topic, "Write")
         raise error(f"a write to {write.partition.topic}: {error.description or error.__name__}")
 
     async def _send(self, client: AIOKafkaClient, leader: int, write: _Write, data: bytes) -> tuple[int, int]:
@@ -269,7 +272,7 @@ async def _leader(client: AIOKafkaClient, partition: TopicPartition) -> int:
             await client.force_metadata_update()
             leader = client.cluster.leader_for_partition(kafka_partition)
         if partition.topic in client.cluster.unauthorized_topics:
-            raise TopicAuthorizationFailedError(f"not authorized for topic {partition.topic}")
+            raise NotAllowed("topic", partition.topic, None)
         if leader is None or leader < 0:
             raise UnknownTopicOrPartitionError(f"{partition.topic}: partition {partition.partition} has no leader")
         if not await client.ready(leader):

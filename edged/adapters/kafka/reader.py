@@ -66,7 +66,7 @@ class KafkaReader:
             try:
                 records = await self._poll_once(max_records, min(max(0.0, ends_s - loop.time()), _MAX_POLL_S))
             except (KafkaError, OSError) as error:
-                await self._fail(self._setup.reason(error))
+                await self._fail(self._setup.explained(error), at_once=self._setup.is_refusal(error))
                 records = []
             if records or loop.time() >= ends_s:
                 return records
@@ -245,11 +245,11 @@ class KafkaReader:
         self._silent_s = 0.0
         self._setup.outages.end(self)
 
-    async def _fail(self, reason: str) -> None:
-        """Replace the consumer after a backoff; degrade health once the silence exceeds the deadline."""
+    async def _fail(self, reason: str, *, at_once: bool = False) -> None:
+        """Replace the consumer after a backoff; degrade health `at_once`, or when the silence exceeds the deadline."""
         loop = asyncio.get_running_loop()
         self._connect_at_s = loop.time() + self._backoff.next_s()
-        if loop.time() - self._answered_s > self._setup.outages.deadline_s:
+        if at_once or loop.time() - self._answered_s > self._setup.outages.deadline_s:
             self._setup.outages.begin(self, reason)
         self._silent_s = 0.0
         await self._drop_consumer()

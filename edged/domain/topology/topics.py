@@ -1,9 +1,11 @@
 """The Kafka topics that a topology needs, and each node's rights to them.
 
-Values only. See also: `app.supervision`, which creates the topics, and `edged topics`, which prints both.
+Values only. See also: `app.supervision`, where each node creates those topics that it has a right to, and
+`edged topics`, which prints both.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from edged.domain.topology import MIB, Device, Role, Topology, Training
@@ -39,12 +41,22 @@ class Topic(NamedTuple):
     compacted: bool = False
 
 
+Operation = Literal["Read", "Write", "DescribeConfigs"]
+
+
 class Grant(NamedTuple):
     """A right of one node to one topic; its principal is its name."""
 
     principal: str
-    operation: Literal["Read", "Write"]
+    operation: Operation
     topic: str
+
+
+class Rights(NamedTuple):
+    """What the node may do to each topic."""
+
+    node: str = ""
+    topics: Mapping[str, Sequence[Operation]] = MappingProxyType({})
 
 
 def topics(topology: Topology) -> list[Topic]:
@@ -65,17 +77,45 @@ def topics(topology: Topology) -> list[Topic]:
     ]
 
 
+def nodes(topology: Topology) -> list[str]:
+    """All nodes that need rights, in the order of the tiers."""
+    return [each.name for tier in (topology.iot, topology.edges, topology.archive) for each in tier]
+
+
+def rights_of(topology: Topology, node: str) -> Rights:
+    """The node's rights to topics; those to consumer groups follow from `groups`."""
+    rights: dict[str, list[Operation]] = {}
+    for grant in grants(topology):
+        if grant.principal == node:
+            rights.setdefault(grant.topic, []).append(grant.operation)
+    return Rights(node, rights)
+
+
+def topics_of(topology: Topology, node: str) -> list[Topic]:
+    """The topics that the node has a right to: all that it asks about, and creates where they are missing."""
+    own = rights_of(topology, node).topics
+    return [topic for topic in topics(topology) if topic.name in own]
+
+
 def grants(topology: Topology) -> list[Grant]:
     """The minimum that each node needs.
 
     A writer may also read what it writes: after a broken connection it checks in the log whether its last record
-    arrived (see `ports.Log.append`).
+    arrived (see `ports.Log.append`). Who keeps or serves samples may see the settings of its topics, to tell which of
+    them would lose some.
     """
+    of_nodes = dict.fromkeys(
+        [
+            *(grant for edge in topology.edges for grant in _of_edge(topology, edge.name)),
+            *(grant for archive in topology.archive for grant in _of_archive(topology, archive.name)),
+            *(grant for job in _group_jobs(topology) for grant in _in_group(topology, job)),
+        ]
+    )
+    settings = (Grant(node, "DescribeConfigs", topic) for node, _operation, topic in of_nodes)
     return [
         *(grant for device in topology.iot for grant in _of_device(topology, device)),
-        *(grant for edge in topology.edges for grant in _of_edge(topology, edge.name)),
-        *(grant for archive in topology.archive for grant in _of_archive(topology, archive.name)),
-        *dict.fromkeys(grant for job in _group_jobs(topology) for grant in _in_group(topology, job)),
+        *of_nodes,
+        *dict.fromkeys(settings),
     ]
 
 

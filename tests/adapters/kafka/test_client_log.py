@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from edged.adapters.kafka.client_log import ClientLog
+from edged.adapters.kafka.client_log import ClientLog, ClientProblem
 
 
 def test_the_clients_own_lines_are_logged_once_a_minute_per_kind(log_lines: Callable[..., list[dict[str, Any]]]):
@@ -18,4 +18,4 @@ def test_the_clients_own_lines_are_logged_once_a_minute_per_kind(log_lines: Call
         ("debug", "Unable connect to 0"),
         ("warning", "another kind"),
     ]
-    assert client_log.last_problem == "another kind"
+    assert client_log.last_problem == ClientProblem("another kind")

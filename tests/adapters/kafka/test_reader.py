@@ -9,6 +9,7 @@ from edged.adapters.kafka.admin import Admin
 from edged.adapters.kafka.client_log import ClientLog
 from edged.adapters.kafka.connection import Outages, Setup
 from edged.adapters.kafka.reader import KafkaReader
+from edged.adapters.kafka.refusals import Identity
 from edged.adapters.memory.health import RecordingHealth
 from edged.ports import TopicPartition
 
@@ -34,7 +35,7 @@ class SilentConsumer:
 
 
 def reader(health: RecordingHealth, late_s: float, monkeypatch: pytest.MonkeyPatch) -> KafkaReader:
-    setup = Setup({"bootstrap_servers": ["nowhere:1"]}, Outages(health, deadline_s=5.0), ClientLog())
+    setup = Setup({"bootstrap_servers": ["nowhere:1"]}, Outages(health, deadline_s=5.0), ClientLog(), Identity())
 
     async def start(_: KafkaReader) -> SilentConsumer:
         return SilentConsumer(late_s)

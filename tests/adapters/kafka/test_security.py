@@ -1,74 +1,38 @@
 """TLS and SCRAM, against Apache Kafka: hosts are verified, clients authenticated, secrets never shown."""
 
 import asyncio
-import shutil
 import ssl
-import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
-    ScramCredentialInfo,
-    ScramMechanism,
-    UserScramCredentialUpsertion,
-)
 
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.kafka.security import client_options
 from edged.adapters.memory.health import RecordingHealth
-from edged.domain.topology import Kafka, Security
+from edged.domain.topology import Kafka, Security, kafka_commands
 from edged.ports import Message, Record, TopicPartition
-from tests.support.brokers import Apache, Broker, free_port
-from tests.support.requirements import require
-
-PASSWORD = "a-secret-of-the-greenhouse"  # noqa: S105 - guards nothing
+from tests.support.secured import PASSWORD, SecuredKafka
 
 
-@dataclass(frozen=True)
-class Secured:
-    port: int
-    security: Security
-
-    def kafka(self, host: str = "127.0.0.1") -> Kafka:
-        return Kafka((f"{host}:{self.port}",), self.security)
-
-
-@pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory, need_broker: Callable[[type[Broker]], None]) -> Iterator[Secured]:
-    """A broker with a certificate for 127.0.0.1 only, and the user pi-a."""
-    need_broker(Apache)
-    if shutil.which("openssl") is None:
-        require("no openssl on the PATH, for a certificate")
-    folder = tmp_path_factory.mktemp("tls")
-    port = free_port()
-    settings = {
-        "ssl.keystore.type": "PEM",
-        "ssl.keystore.location": str(_certificate(folder)),
-        "sasl.enabled.mechanisms": "SCRAM-SHA-512",
-        "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": (
-            "org.apache.kafka.common.security.scram.ScramLoginModule required;"
-        ),
-    }
-    with Apache(settings, listeners={"SASL_SSL": port}) as broker:
-        admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-        info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
-        user = UserScramCredentialUpsertion("pi-a", info, PASSWORD.encode())
-        for done in admin.alter_user_scram_credentials([user]).values():
-            done.result()
-        yield Secured(port, Security("SASL_SSL", "SCRAM-SHA-512", "pi-a", PASSWORD, ca=str(folder / "cert.pem")))
+@pytest.fixture
+def user(secured_kafka: SecuredKafka) -> str:
+    """One whom the broker knows."""
+    name = f"user-{uuid.uuid4()}"
+    secured_kafka.add_users([name])
+    return name
 
 
-def _certificate(folder: Path) -> Path:
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=broker"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    both = folder / "server.pem"
-    both.write_text((folder / "key.pem").read_text() + (folder / "cert.pem").read_text())
-    return both
+async def made(secured_kafka: SecuredKafka, user: str, *operations: str) -> str:
+    """A topic to which the user has these rights."""
+    name = f"garden.{uuid.uuid4()}"
+    commands = [kafka_commands.create(["b"], name, 1, {})]
+    commands += [kafka_commands.allow(["b"], user, operations, "topic", name)] if operations else []
+    await asyncio.to_thread(secured_kafka.run, "\n".join(commands))
+    return name
 
 
 @pytest.fixture
@@ -76,41 +40,93 @@ def health() -> RecordingHealth:
     return RecordingHealth()
 
 
-async def reason_for(kafka: Kafka, health: RecordingHealth) -> str:
+async def reason_for(kafka: Kafka, health: RecordingHealth, topic: str = "garden") -> str:
     """The reason reported to health when an append over `kafka` fails."""
     async with KafkaLog(kafka, health, deadline_s=2.0) as log, asyncio.timeout(120):
-        append = asyncio.create_task(log.append([Message("garden", b"1")]))
+        append = asyncio.create_task(log.append([Message(topic, b"1")]))
         await health.until_degraded()
         append.cancel()
     return health.reasons["kafka"]
 
 
-async def test_records_are_written_and_read_over_tls_with_scram(secured: Secured, health: RecordingHealth):
-    async with KafkaLog(secured.kafka(), health) as log:
-        await log.append([Message("garden", b"tomato")])
-        async with log.reader({TopicPartition("garden"): 0}) as reader, asyncio.timeout(120):
+async def written_and_read(kafka: Kafka, health: RecordingHealth, topic: str) -> bytes:
+    """What comes back of a record."""
+    async with KafkaLog(kafka, health) as log:
+        await log.append([Message(topic, b"tomato")])
+        async with log.reader({TopicPartition(topic): 0}) as reader, asyncio.timeout(120):
             records: list[Record] = []
             while not records:
                 records = await reader.poll(max_records=1, timeout_s=1.0)
+    return records[0].value
 
-    assert records[0].value == b"tomato"
+
+async def test_records_are_written_and_read_over_tls_with_scram(
+    secured_kafka: SecuredKafka, user: str, health: RecordingHealth
+):
+    topic = await made(secured_kafka, user, "Read", "Write")
+
+    assert await written_and_read(secured_kafka.kafka(user), health, topic) == b"tomato"
     assert health.history == []
 
 
-async def test_a_wrong_password_is_reported_and_not_shown(
-    secured: Secured, health: RecordingHealth, log_lines: Callable[..., list[dict[str, Any]]]
+async def test_records_are_written_and_read_with_a_certificate(
+    secured_kafka: SecuredKafka, user: str, health: RecordingHealth, tmp_path: Path
 ):
-    wrong = "not-" + PASSWORD
-    kafka = replace(secured.kafka(), security=replace(secured.security, password=wrong))
+    topic = await made(secured_kafka, user, "Read", "Write")
+    certificate, key = secured_kafka.authority.issue(user, tmp_path)
+
+    assert await written_and_read(secured_kafka.with_certificate(certificate, key), health, topic) == b"tomato"
+    assert health.history == []
+
+
+async def test_a_renewed_certificate_serves_the_next_connection(
+    secured_kafka: SecuredKafka, user: str, health: RecordingHealth, tmp_path: Path
+):
+    """The files are those of a user without rights first: no restart of the log is needed for the others."""
+    topic = await made(secured_kafka, user, "Read", "Write")
+    certificate, key = secured_kafka.authority.issue("nobody", tmp_path)
+    async with KafkaLog(secured_kafka.with_certificate(certificate, key), health) as log, asyncio.timeout(120):
+        append = asyncio.create_task(log.append([Message(topic, b"1")]))
+        await health.until_degraded()
+        assert topic in health.reasons["kafka"]
+
+        for new, old in zip(secured_kafka.authority.issue(user, tmp_path), (certificate, key), strict=True):
+            new.replace(old)
+        await log._admin.close()  # as when the broker restarts
+        await log._producer.close()
+        assert await append == [0]
+
+
+async def test_without_a_certificate_a_broker_that_wants_one_says_so(
+    secured_kafka: SecuredKafka, health: RecordingHealth
+):
+    kafka = Kafka((secured_kafka.tls,), Security("SSL", ca=str(secured_kafka.authority.file)))
 
     reason = await reason_for(kafka, health)
 
-    assert "uthentication" in reason
+    assert secured_kafka.tls in reason
+    assert "ertificate" in reason
+
+
+async def test_a_wrong_password_is_reported_in_the_brokers_words_and_not_shown(
+    secured_kafka: SecuredKafka, user: str, health: RecordingHealth, log_lines: Callable[..., list[dict[str, Any]]]
+):
+    reason = await reason_for(secured_kafka.kafka(user, "not-" + PASSWORD), health)
+
+    assert reason == (
+        f"{secured_kafka.sasl}: Authentication failed during authentication due to invalid credentials"
+        " with SASL mechanism SCRAM-SHA-512"
+    )
     assert PASSWORD not in reason + str(log_lines())
 
 
-async def test_a_certificate_for_another_name_is_refused(secured: Secured, health: RecordingHealth):
-    assert "CERTIFICATE_VERIFY_FAILED" in await reason_for(secured.kafka("localhost"), health)
+async def test_a_certificate_for_another_name_is_refused(
+    secured_kafka: SecuredKafka, user: str, health: RecordingHealth
+):
+    kafka = secured_kafka.kafka(user)
+    other = replace(kafka, bootstrap=(secured_kafka.sasl.replace("127.0.0.1", "localhost"),))
+
+    assert "CERTIFICATE_VERIFY_FAILED" in await reason_for(other, health)
 
 
 def test_host_names_are_checked_and_secrets_are_passed_but_never_shown():

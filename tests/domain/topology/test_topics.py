@@ -95,6 +95,20 @@ def test_a_writer_may_read_its_own_topics():
     )
 
 
+def test_a_node_has_exactly_the_topics_it_has_a_right_to_and_together_they_have_all():
+    of_nodes = {node: {topic.name for topic in topics.topics_of(SITE, node)} for node in topics.nodes(SITE)}
+
+    assert of_nodes["pi-b"] == granted("pi-b", "Read")
+    assert of_nodes["vault"] == granted("vault", "Read")
+    assert set().union(*of_nodes.values()) == {topic.name for topic in topics.topics(SITE)}
+
+
+def test_edges_and_archive_may_see_the_settings_of_all_their_topics():
+    assert granted("pi-a", "DescribeConfigs") == granted("pi-a", "Read")
+    assert granted("vault", "DescribeConfigs") == granted("vault", "Read")
+    assert granted("cam", "DescribeConfigs") == set()
+
+
 def test_every_right_is_to_a_listed_topic():
     assert {grant.topic for grant in topics.grants(SITE)} == {topic.name for topic in topics.topics(SITE)}
 

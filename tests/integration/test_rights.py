@@ -1,0 +1,39 @@
+"""Sites on a Kafka that grants nothing by itself: each node has exactly the rights that `edged topics` prints."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from edged.domain.topology.topics import nodes
+from tests.support.secured import SecuredKafka
+from tests.support.site import DEVICES, Site, running
+
+
+@asynccontextmanager
+async def granted(folder: Path, kafka: SecuredKafka, name: str, **settings: object) -> AsyncIterator[Site]:
+    """A site whose topics an administrator has made, and whose rights are the printed ones."""
+    site = Site(folder, kafka, site=name, **settings)
+    await asyncio.to_thread(kafka.add_users, nodes(site.loaded()))
+    await asyncio.to_thread(kafka.run, await site.printed())
+    async with running(site):
+        yield site
+
+
+async def test_a_site_of_three_tiers_runs_whole_with_exactly_the_printed_rights(
+    secured_kafka: SecuredKafka, tmp_path: Path
+):
+    async with granted(tmp_path, secured_kafka, "granted", source="both", epochs=1) as site:
+        await site.import_fashion(300, 100)
+        vault, edge, companion = await site.start_nodes()
+        await companion.wait_for("infer.model_loaded")
+        source = ("--from", "fashion-mnist-small", "--count", "60", "--rate", "200")
+        sensors = [await site.start("sensor", device, *source) for device in DEVICES]
+        assert [await sensor.ended() for sensor in sensors] == [0, 0]
+
+        await edge.wait_for("train.finished")
+        await site.assert_each_archived_once(vault)
+        await site.assert_each_predicted_once(companion)
+        for node in (vault, edge, companion):
+            assert not node.seen("health.degraded"), node.last_words()
+            assert not node.seen("kafka.topics_missing")
