@@ -106,7 +106,7 @@ EVENTS: Mapping[str, Event] = {
     ),
     "epoch.missing": _of_job("The archive could not read some samples; training continues without them.", samples=int),
     "epoch.skipped": _of_job(
-        "Samples that arrived but cannot be trained on.", epoch=int, unlabelled=int, undecodable=int
+        "Samples that arrived but cannot be trained on.", epoch=int, unlabelled=int, undecodable=int, not_finite=int
     ),
     "epoch.malformed": _of_job("A reply of the archive breaks its format; it is ignored.", err=str),
     # cache: samples kept on the edge
@@ -147,6 +147,11 @@ EVENTS: Mapping[str, Event] = {
         decode_s=float, decode_fraction=float,
     ),
     "train.finished": _of_job("All epochs are trained.", epochs=int, step=int),
+    "train.left_out": _of_job(
+        "A sample is left out of training, or of a test: it cannot be decoded, or its numbers are not finite, or its "
+        "loss is not while those of others of its mini-batch are. `suppressed` more for that reason were not logged.",
+        address=str, reason=str, detail=str, suppressed=int,
+    ),
     "train.diverged": _of_job(
         "Loss or weights are no longer finite, or the loss explodes: training rolls back to the last checkpoint, in a "
         "group to the beginning of an epoch, and continues with half the learning rate; after too many times in a row "

@@ -229,6 +229,7 @@ class _Builder:
                 parts.live_window,
                 batcher(),
                 batcher(),
+                stream=stream.name,
                 edge=self.edge.name,
                 test_fraction=training.test_fraction,
                 held_out_bytes=_HELD_OUT_BYTES,

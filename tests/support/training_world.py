@@ -150,6 +150,8 @@ class CrashingModel(Model):
     steps = 0
     poisoned_from = 1 << 60
     poisoned_to = 1 << 61
+    dark_losses: float | None = None
+    """The loss of samples darker than this is infinite."""
 
     def gradient(self, *args: Any, **options: Any) -> Gradient:
         gradient = super().gradient(*args, **options)
@@ -157,7 +159,9 @@ class CrashingModel(Model):
         if self.steps == self.crash_at:
             raise CrashError
         if self.poisoned_from <= self.steps < self.poisoned_to:
-            gradient.losses[0] = np.nan
+            gradient.losses[:] = np.nan
+        if self.dark_losses is not None:
+            gradient.losses[args[1].max(axis=(1, 2, 3)) < self.dark_losses] = np.inf
         return gradient
 
 
@@ -247,6 +251,7 @@ class World:
             window,
             self.batcher(),
             self.batcher(),
+            stream="toy",
             edge="pi-a",
             test_fraction=self.training.test_fraction,
             held_out_bytes=1 << 20,

@@ -102,17 +102,19 @@ def fill(
 ) -> None:
     """Decode and normalise `payloads[i]`, in the codec `codecs[i]`, into `x[i]`: float32 [n, *stream.shape].
 
-    If all are raw they are decoded at once. Raises RejectedRecord for a payload that cannot be decoded; `x` is
-    then partly filled.
+    If all are raw they are decoded at once. Raises RejectedRecord for a payload that cannot be decoded, or whose
+    numbers no training would survive; `x` is then partly filled.
     """
     if all(codec == "raw" for codec in codecs):
         for payload in payloads:
             _check_length(payload, stream)
         normalise(np.frombuffer(b"".join(payloads), raw_dtype(stream)).reshape(x.shape), out=x)
-        return
-    for row, payload, codec in zip(x, payloads, codecs, strict=True):
-        pixels = decode_raw(payload, stream) if codec == "raw" else decode_image(payload, codec, stream.shape)
-        normalise(pixels, out=row)
+    else:
+        for row, payload, codec in zip(x, payloads, codecs, strict=True):
+            pixels = decode_raw(payload, stream) if codec == "raw" else decode_image(payload, codec, stream.shape)
+            normalise(pixels, out=row)
+    if stream.dtype == "float32" and not is_finite(x):
+        raise RejectedRecord("not_finite")
 
 
 def is_finite(numbers: npt.NDArray[np.float32]) -> bool:

@@ -33,7 +33,10 @@ OUTER = "outer"
 
 
 class BatchResult(NamedTuple):
-    """Per-sample results of a trained mini-batch: losses and `Gradient.scores`, float32 [n] each."""
+    """Per-sample results of a trained mini-batch: losses and `Gradient.scores`, float32 [n] each.
+
+    Both are NaN for a sample that was left out: its loss was not finite, while those of others were.
+    """
 
     losses: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
@@ -84,11 +87,11 @@ class Learner:
         Arguments and errors: those of `gradient`; `progress`: epochs trained, with their fraction.
         """
         gradient = self.gradient(state, x, y, ids, weights, map=map)
-        loss = float(gradient.losses.sum(dtype=np.float64))
+        count, loss = counted(gradient.losses)
         apply(self._training, state, gradient.grads, progress)
         state.tally = replace(
             state.tally,
-            num_samples=state.tally.num_samples + len(x),
+            num_samples=state.tally.num_samples + count,
             num_correct=state.tally.num_correct + gradient.num_correct,
             loss=state.tally.loss + loss,
         )
@@ -108,27 +111,42 @@ class Learner:
         """The gradient of one mini-batch at `state`, which is not changed; valid until the next call.
 
         `x`: [n, *sample shape]; `y`: classes [n]; `ids` [n]: which samples these are; `weights` [n]: of their losses.
-        Raises DivergedError if the loss is not finite or has exploded.
+        A sample whose loss is not finite, while those of others are, is left out: the gradient is that of the others,
+        and its loss and score are NaN. Raises DivergedError if no loss is finite, or the loss has exploded.
         """
         training, position = self._training, state.position
         x = augment.augmented(x, ids, training.augment, seed=training.seed, epoch=position.epoch)
         noise = Noise(training.seed, position.step)
         counts = weights * self._class_weights[y] if len(self._class_weights) else weights
-        gradient = self._model.gradient(state.params, x, self._targets(x, y), counts, noise=noise, map=map)
+        targets = self._targets(x, y)
+        kept = np.arange(len(x))
+        with np.errstate(all="ignore"):  # what overflows shows in the losses
+            gradient = self._model.gradient(state.params, x, targets, counts, noise=noise, map=map)
+            while 0 < (good := np.isfinite(gradient.losses)).sum() < len(good):
+                kept = kept[good]
+                gradient = self._model.gradient(
+                    state.params, x[kept], targets[kept], counts[kept], noise=noise, map=map
+                )
         self._check(state, gradient.losses)
-        return gradient
+        if len(kept) == len(x):
+            return gradient
+        losses, scores = (np.full(len(x), np.nan, np.float32) for _ in range(2))
+        losses[kept], scores[kept] = gradient.losses, gradient.scores
+        return replace(gradient, losses=losses, scores=scores)
 
     def test(self, state: TrainState, x: _Samples, y: _Integers) -> tuple[_Samples, int]:
         """The samples' losses [n] and the number classified correctly. Changes nothing.
 
-        Raises DivergedError if a loss is not finite.
+        As in training, a loss that is not finite does not count; it is NaN. Raises DivergedError if none is finite.
         """
         with np.errstate(all="ignore"):
             outputs = self._model.logits(state.params, x)
             losses, _ = LOSSES[self._training.loss](outputs, self._targets(x, y))
-        if not np.isfinite(losses).all():
+        good = np.isfinite(losses)
+        if len(losses) and not good.any():
             raise DivergedError
-        return losses, int((outputs.argmax(axis=1) == y).sum())
+        losses[~good] = np.nan
+        return losses, int((outputs.argmax(axis=1) == y)[good].sum())
 
     def _targets(self, x: _Samples, y: _Integers) -> npt.NDArray[np.float32] | _Integers:
         return y if self._training.loss == "cross_entropy" else x.reshape(len(x), -1)
@@ -138,6 +156,12 @@ class Learner:
         smallest = np.sort(losses)[: -(-3 * len(losses) // 4)]
         if not np.isfinite(losses).all() or smallest.mean(dtype=np.float64) > EXPLODED_LOSS_RATIO * worst:
             raise DivergedError
+
+
+def counted(losses: _Samples) -> tuple[int, float]:
+    """How many samples of a mini-batch were not left out, and the sum of their losses."""
+    good = np.isfinite(losses)
+    return int(good.sum()), float(losses[good].sum(dtype=np.float64))
 
 
 def apply(training: Training, state: TrainState, grads: Params, progress: float) -> None:

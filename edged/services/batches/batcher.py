@@ -7,6 +7,7 @@ make a batch.
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -49,12 +50,21 @@ class Encoded:
     weight: float = 1.0
 
 
+class Unusable(NamedTuple):
+    """A sample that was left out: its id, and why, as `RejectedRecord` says it."""
+
+    id: int
+    reason: str
+    detail: str
+
+
 class Batcher:
     """Fills mini-batches of at most `size` samples, in two buffers by turns; without label only if not `needs_labels`.
 
     With `features`, the batches hold the features of the samples. `executor`: decodes compressed images in parallel.
 
-    `num_unlabelled`, `num_undecodable`: samples left out so far. `add` runs in a worker thread, one call at a time.
+    `num_unlabelled`, `num_undecodable`, `num_not_finite`: samples left out so far. `add` runs in a worker thread, one
+    call at a time.
     """
 
     def __init__(
@@ -87,6 +97,8 @@ class Batcher:
         self._filled = 0
         self.num_unlabelled = 0
         self.num_undecodable = 0
+        self.num_not_finite = 0
+        self._unusable: list[Unusable] = []
 
     @property
     def num_free(self) -> int:
@@ -111,7 +123,7 @@ class Batcher:
             good = self._features.fill(x, payloads, codecs, self._decode)
         n = int(good.sum())
         if n < len(good):
-            self.num_undecodable += len(good) - n
+            self._note([sample for sample, is_good in zip(usable, good, strict=True) if not is_good])
             for column in (x, y, ids, weights):
                 column[:n] = column[good]
         self._filled += n
@@ -122,6 +134,29 @@ class Batcher:
         self._buffers.reverse()
         self._filled = 0
         return MiniBatch(buffer.x[:n], buffer.y[:n], buffer.ids[:n], buffer.weights[:n])
+
+    def take_unusable(self) -> list[Unusable]:
+        """Those left out since the last call, but for unlabelled ones."""
+        unusable, self._unusable = self._unusable, []
+        return unusable
+
+    def _note(self, samples: Sequence[Encoded]) -> None:
+        for sample in samples:
+            error = self._error(sample)
+            self._unusable.append(Unusable(sample.id, error.reason, error.detail))
+            if error.reason == "not_finite":
+                self.num_not_finite += 1
+            else:
+                self.num_undecodable += 1
+
+    def _error(self, sample: Encoded) -> RejectedRecord:
+        """Why it was left out: found by decoding it once more, as few are."""
+        try:
+            x = np.empty((1, *self._stream.shape), np.float32)
+            codec.fill(x, [sample.payload or b""], [sample.codec], self._stream, self._images.decode)
+        except RejectedRecord as error:
+            return error
+        return RejectedRecord("not_finite", "what the backbone makes of it")
 
     def _decode(
         self, x: npt.NDArray[np.float32], payloads: Sequence[bytes], codecs: Sequence[str]

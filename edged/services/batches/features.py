@@ -45,7 +45,7 @@ class FeatureCache:
     ) -> npt.NDArray[np.bool_]:
         """Features of `payloads` into `x`, float32 [n, *shape]; which of them are in it: bool [n].
 
-        Unknown ones are decoded and computed.
+        Unknown ones are decoded and computed; what is then not finite is left out.
         """
         keys = [_key(payload, codec) for payload, codec in zip(payloads, codecs, strict=True)]
         rows = np.array([self._row_of.get(key, -1) for key in keys], np.int64)
@@ -56,7 +56,10 @@ class FeatureCache:
             pixels = np.zeros((len(unknown), *self._sample_shape), np.float32)
             good = decode(pixels, [payloads[i] for i in unknown], [codecs[i] for i in unknown])
             unknown = unknown[good]
-            x[unknown] = self._extractor.features(pixels[good])
+            features = self._extractor.features(pixels[good])
+            finite = np.isfinite(features).reshape(len(features), -1).all(axis=1)
+            unknown = unknown[finite]
+            x[unknown] = features[finite]
             known[unknown] = True
             for i in unknown.tolist():
                 self._keep(keys[i], x[i])

@@ -10,14 +10,23 @@ from collections.abc import AsyncGenerator
 from itertools import islice
 from typing import NamedTuple
 
+import numpy as np
+
 from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import test_rows
+from edged.domain.samples.address import DeviceAddress
 from edged.domain.samples.pack import Pack
+from edged.domain.samples.sample import Sample
 from edged.services.batches.batcher import Batcher, Encoded, MiniBatch
+from edged.services.batches.left_out import LeftOut
 from edged.services.ingest.live_window import LiveWindow
 
 MAX_HELD_OUT = 1000
 """Held-out live samples that are kept to test on."""
+
+
+_Origin = tuple[str, int, int]
+"""A sample's device, partition and offset. Its row in the archive may be another than in the log."""
 
 
 class Cursor(NamedTuple):
@@ -41,6 +50,7 @@ class LiveBatches:
         batcher: Batcher,
         test_batcher: Batcher,
         *,
+        stream: str,
         edge: str,
         test_fraction: float,
         held_out_bytes: int,
@@ -49,14 +59,18 @@ class LiveBatches:
         self._window = window
         self._batcher = batcher
         self._test_batcher = test_batcher
+        self._stream = stream
         self._edge = edge
         self._test_fraction = test_fraction
         self._held_out_bytes = held_out_bytes
         self._poll_s = poll_s
         self._cursor: Cursor | None = None
         self._counted_to = -1
-        self._held_out: deque[Encoded] = deque()
+        self._held_out: deque[tuple[Encoded, _Origin]] = deque()
         self._num_bytes = 0
+        self._origins: dict[int, _Origin] = {}  # of the batch being filled
+        self._origins_before: dict[int, _Origin] = {}  # of the one being trained
+        self._left_out = LeftOut()
         self.is_waiting = False
         self.wait_s = 0.0
         self.decode_s = 0.0
@@ -71,7 +85,7 @@ class LiveBatches:
 
         Samples before that come from the archive: live training means what the sensors see now.
         """
-        self._batcher.take()  # drops what an abandoned run left
+        self._take()  # drops what an abandoned run left
         self._cursor = cursor
         self._resolve()
         return self._cursor
@@ -108,7 +122,8 @@ class LiveBatches:
             begin = loop.time()
             self._cursor = await run_in_worker(self._add, *found, self._cursor)
             self.decode_s += loop.time() - begin
-        return self._batcher.take(), self._cursor
+            self._name_unusable(self._batcher)
+        return self._take(), self._cursor
 
     async def _wait(self, offset: int) -> tuple[int, Pack] | None:
         loop = asyncio.get_running_loop()
@@ -122,10 +137,30 @@ class LiveBatches:
 
     async def held_out(self) -> AsyncGenerator[MiniBatch, None]:
         """Mini-batches of the newest held-out samples, as they are now."""
-        samples = iter(list(self._held_out))
+        samples = iter([sample for sample, _ in self._held_out])
         while part := list(islice(samples, self._test_batcher.num_free)):
             await run_in_worker(self._test_batcher.add, part)
+            self._name_unusable(self._test_batcher)
             yield self._test_batcher.take()
+
+    @property
+    def num_left_out(self) -> int:
+        """Samples left out of training so far because they, or their losses, were not finite or could not be read."""
+        return self._left_out.num_samples
+
+    def leave_out(self, sample: int, reason: str, detail: str = "") -> None:
+        """A sample of the last batches, by its id, is left out: name and count it."""
+        held_out = {encoded.id: origin for encoded, origin in self._held_out}
+        origin = (self._origins | self._origins_before | held_out)[sample]
+        self._left_out.add(DeviceAddress(self._stream, *origin), reason, detail)
+
+    def _name_unusable(self, batcher: Batcher) -> None:
+        for each in batcher.take_unusable():
+            self.leave_out(*each)
+
+    def _take(self) -> MiniBatch:
+        self._origins_before, self._origins = self._origins, {}
+        return self._batcher.take()
 
     def _add(self, offset: int, pack: Pack, cursor: Cursor) -> Cursor:
         """Add the pack's samples from the cursor on to the batch, as many as fit; the cursor after them."""
@@ -136,19 +171,24 @@ class LiveBatches:
         ]
         if offset > self._counted_to:
             self._counted_to = offset
-            self._keep([sample for sample, held_out in zip(encoded, is_test, strict=True) if held_out])
+            self._keep([(encoded[row], _origin(pack.samples[row])) for row in np.flatnonzero(is_test).tolist()])
         first = cursor.row if offset == cursor.offset else 0
         rows = [row for row in range(first, len(encoded)) if not is_test[row]]
         taken = rows[: self._batcher.num_free]
+        self._origins |= {encoded[row].id: _origin(pack.samples[row]) for row in taken}
         self._batcher.add([encoded[row] for row in taken])
         return Cursor(offset + 1, 0) if len(taken) == len(rows) else Cursor(offset, taken[-1] + 1)
 
-    def _keep(self, samples: list[Encoded]) -> None:
-        for sample in samples:
-            self._held_out.append(sample)
+    def _keep(self, samples: list[tuple[Encoded, _Origin]]) -> None:
+        for sample, origin in samples:
+            self._held_out.append((sample, origin))
             self._num_bytes += len(sample.payload or b"")
         while len(self._held_out) > MAX_HELD_OUT or self._num_bytes > self._held_out_bytes:
-            self._num_bytes -= len(self._held_out.popleft().payload or b"")
+            self._num_bytes -= len(self._held_out.popleft()[0].payload or b"")
+
+
+def _origin(sample: Sample) -> _Origin:
+    return sample.device, sample.partition, sample.offset
 
 
 def _live_id(offset: int, row: int) -> int:

@@ -11,12 +11,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
 from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import Snapshot
 from edged.domain.epochs.plan import CachePlan
+from edged.domain.samples.address import ArchivedAddress
 from edged.log import logger
 from edged.services.archive.client import ArchiveClient
 from edged.services.batches.batcher import Batcher, MiniBatch
+from edged.services.batches.left_out import LeftOut
 from edged.services.cache.shared import CacheShare
 from edged.services.epochs.planner import EpochPlanner
 from edged.services.epochs.plans import EpochPlans, WindowPosition
@@ -66,7 +70,8 @@ class EpochLoader:
         self._windows = Prefetcher(
             client, share, self._plans, prefetch_bytes=settings.prefetch_bytes, window_bytes=settings.window_bytes
         )
-        self._skipped = (0, 0)
+        self._skipped = (0, 0, 0)
+        self._left_out = LeftOut()
         self._range = (-1, -1)  # that is being prepared
         self._sample = 0  # the next one to decode
         self._at: tuple[WindowPosition, int] | None = None  # where it is, if known
@@ -198,6 +203,18 @@ class EpochLoader:
         await self._plans.close()
         self._stats.log(self._plans.present.plan)
 
+    @property
+    def num_left_out(self) -> int:
+        """Samples left out of training so far because they, or their losses, were not finite or could not be read."""
+        return self._left_out.num_samples
+
+    def leave_out(self, sample: int, reason: str, detail: str = "") -> None:
+        """A sample of the present plan's snapshot, by its id, is left out: name and count it."""
+        snapshot = self._plans.present.plan.snapshot
+        (block,), (row,) = snapshot.locate(np.array([sample]))
+        address = ArchivedAddress(self._client.address.stream, *snapshot.ref(int(block)), int(row))
+        self._left_out.add(address, reason, detail)
+
     def _rewind(self, sample: int) -> None:
         self._batcher.take()  # drops what a cancelled call left
         self._range, self._sample, self._at = (-1, -1), sample, None
@@ -227,15 +244,18 @@ class EpochLoader:
         begin = loop.time()
         await run_in_worker(self._batcher.add, samples)
         self.decode_s += loop.time() - begin  # training stands by meanwhile
+        for each in self._batcher.take_unusable():
+            self.leave_out(*each)
         self._sample += part.stop - part.start
         self._at = (position, part.stop) if part.stop < reader.window.num_samples else None
         return True
 
     def _log_skipped(self) -> None:
-        counts = (self._batcher.num_unlabelled, self._batcher.num_undecodable)
-        unlabelled, undecodable = (now - before for now, before in zip(counts, self._skipped, strict=True))
-        if unlabelled or undecodable:
+        batcher = self._batcher
+        counts = (batcher.num_unlabelled, batcher.num_undecodable, batcher.num_not_finite)
+        unlabelled, undecodable, not_finite = (now - before for now, before in zip(counts, self._skipped, strict=True))
+        if any((unlabelled, undecodable, not_finite)):
             epoch = self._plans.present.plan.epoch
-            log = logger().warning if undecodable else logger().info  # a device need not know the label
-            log("epoch.skipped", epoch=epoch, unlabelled=unlabelled, undecodable=undecodable)
+            log = logger().warning if undecodable or not_finite else logger().info  # a device need not know the label
+            log("epoch.skipped", epoch=epoch, unlabelled=unlabelled, undecodable=undecodable, not_finite=not_finite)
         self._skipped = counts

@@ -43,7 +43,7 @@ class SampleScores:
     def learn(self, ids: Ids, result: BatchResult) -> None:
         """Take in what a step learnt of samples `ids`, int64 [n]."""
         self.table.update(ids, result.scores if self._is_importance else result.losses)
-        self.gate = self.gate.after(result.scores)
+        self.gate = self.gate.after(result.scores[np.isfinite(result.scores)])
 
     def encode(self) -> bytes | None:
         """The scores as a safetensors blob, for `load`; None before any plan is drawn."""

@@ -8,6 +8,7 @@ import secrets
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from edged.domain.group import compression
 from edged.domain.group.gradient_log import MAX_NORM
@@ -15,7 +16,7 @@ from edged.domain.group.records import MAX_LOSS, Part
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Map
 from edged.domain.topology import Training
-from edged.domain.training.learner import OUTER, DivergedError, Learner
+from edged.domain.training.learner import OUTER, DivergedError, Learner, counted
 from edged.domain.training.state import Params, Tally, TrainState
 from edged.services.batches.batcher import MiniBatch
 
@@ -72,6 +73,7 @@ class ContributionMaker:
         self._residual = compression.Residual(num_parameters)
         self._is_late = False
         self._local: TrainState | None = None
+        self._left_out: list[int] = []
 
     def begin(self, state: TrainState) -> None:
         """Start a round at `state`, which the round leaves unchanged."""
@@ -90,9 +92,10 @@ class ContributionMaker:
         """Make one local step of a round of several. Raises DivergedError when the loss is not finite."""
         assert self._local is not None, "only a round of several steps has weights of its own"
         if len(batch):
-            self._learner.step(
+            result = self._learner.step(
                 self._local, batch.x, batch.y, batch.ids, batch.weights, progress=progress, map=self._map
             )
+            self._note_left_out(batch, result.losses)
         else:
             self._local.position = replace(self._local.position, step=self._local.position.step + 1)
 
@@ -102,8 +105,9 @@ class ContributionMaker:
         if not len(batch):
             return PendingGradient(step, b"", 0, 0.0, 0)
         gradient = self._learner.gradient(state, batch.x, batch.y, batch.ids, batch.weights, map=self._map)
-        loss = float(gradient.losses.sum(dtype=np.float64))
-        return self._compressed(step, param_vector.flatten(gradient.grads), len(batch), loss, gradient.num_correct)
+        self._note_left_out(batch, gradient.losses)
+        count, loss = counted(gradient.losses)
+        return self._compressed(step, param_vector.flatten(gradient.grads), count, loss, gradient.num_correct)
 
     def delta(self, state: TrainState) -> PendingGradient:
         """The weights at the round's start, `state`, minus those after its local steps. Raises DivergedError."""
@@ -114,6 +118,14 @@ class ContributionMaker:
         vector = param_vector.flatten(state.params) - param_vector.flatten(self._local.params)
         pending = self._compressed(step, vector, tally.num_samples, tally.loss, tally.num_correct)
         return replace(pending, slots=self._local.slots)
+
+    def take_left_out(self) -> list[int]:
+        """Ids of the samples whose losses were not finite, while those of others were, since the last call."""
+        left_out, self._left_out = self._left_out, []
+        return left_out
+
+    def _note_left_out(self, batch: MiniBatch, losses: npt.NDArray[np.float32]) -> None:
+        self._left_out += batch.ids[~np.isfinite(losses)].tolist()
 
     def acknowledge(self, pending: PendingGradient, *, is_counted: bool) -> None:
         """Take note that the step is closed, with the contribution or without it.

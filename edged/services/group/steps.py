@@ -11,6 +11,7 @@ from edged.domain.group.plan import GroupPlan
 from edged.domain.topology import Training
 from edged.domain.training.learner import DivergedError
 from edged.log import Throttle, logger
+from edged.services.batches.left_out import LOSS_NOT_FINITE
 from edged.services.epochs.loader import EpochLoader
 from edged.services.group.contribution import ContributionMaker, PendingGradient
 from edged.services.group.follower import POLL_S, Follower
@@ -116,7 +117,10 @@ class StepRunner:
                 await run_in_worker(self._contributions.local_step, mini_batch, progress)
             computed_s += now() - computing_at
             self._liveness.count()
-            self.trained_samples += len(mini_batch)
+            left_out = self._contributions.take_left_out()
+            for sample in left_out:
+                self._epochs.leave_out(sample, LOSS_NOT_FINITE)
+            self.trained_samples += len(mini_batch) - len(left_out)
         if every > 1:
             pending = await run_in_worker(self._contributions.delta, state)
         self._measure_speed(pending.count, computed_s + self._epochs.decode_s - decoded_s)

@@ -104,6 +104,7 @@ class GroupTrainer:
     def statistics(self) -> Statistics:
         return Statistics(
             trained_samples=self._steps.trained_samples,
+            refused_samples=self._epochs.num_left_out,
             wait_s=self._steps.wait_s,
             queue_bytes=self._epochs.num_bytes,
             cache_bytes=self._epochs.cache_bytes,
@@ -213,7 +214,12 @@ class GroupTrainer:
         tested: Evaluation | None = None
         with contextlib.suppress(DivergedError):
             tested = await evaluate(
-                self._learner, self.state, self.training, self._epochs.held_out(), self._liveness.count
+                self._learner,
+                self.state,
+                self.training,
+                self._epochs.held_out(),
+                self._liveness.count,
+                self._epochs.leave_out,
             )
         if tested is None or abs(tested.loss) > MAX_LOSS:
             tested = NOTHING

@@ -19,6 +19,7 @@ from edged.domain.training.learner import Learner
 from edged.domain.training.state import EpochMetrics, Tally, TrainState
 from edged.log import logger
 from edged.services.batches.batcher import MiniBatch
+from edged.services.batches.left_out import LOSS_NOT_FINITE
 from edged.services.training.checkpointing import Samples
 
 _CALIBRATION_SAMPLES = 256
@@ -54,10 +55,12 @@ async def evaluate(
     training: Training,
     held_out: AsyncGenerator[MiniBatch, None],
     count: Callable[[], None],
+    leave_out: Callable[[int, str], None],
 ) -> Evaluation:
     """Test the weights in `state`; calls `count` after each mini-batch.
 
-    Raises DivergedError when a loss is not finite.
+    Samples whose losses are not finite are left out, `leave_out` gets the id of each and why; raises DivergedError when
+    none of a mini-batch is finite.
     """
     losses: list[Samples] = [NOTHING.losses]
     calibration: list[Samples] = []
@@ -67,7 +70,10 @@ async def evaluate(
             if training.deploy.format == "int8" and num_samples < _CALIBRATION_SAMPLES:
                 calibration.append(batch.x[: _CALIBRATION_SAMPLES - num_samples].copy())
             batch_losses, batch_correct = await run_in_worker(learner.test, state, batch.x, batch.y)
-            losses.append(batch_losses)
+            is_finite = np.isfinite(batch_losses)
+            for sample in batch.ids[~is_finite].tolist():
+                leave_out(sample, LOSS_NOT_FINITE)
+            losses.append(batch_losses[is_finite])
             num_correct, num_samples = num_correct + batch_correct, num_samples + len(batch)
             count()
     return Evaluation(np.concatenate(losses), num_correct, np.concatenate(calibration) if calibration else None)

@@ -5,9 +5,10 @@ Covers the order of things. See also: `services.epochs.loader` and `services.bat
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
 from concurrent.futures import Executor
 from dataclasses import replace
+
+import numpy as np
 
 from edged.aio import run_in_worker
 from edged.domain.epochs.plan import CachePlan
@@ -18,6 +19,7 @@ from edged.domain.training.state import Tally, TrainState
 from edged.log import bind, logger
 from edged.ports import Progress, Statistics
 from edged.services.batches.batcher import MiniBatch
+from edged.services.batches.left_out import LOSS_NOT_FINITE
 from edged.services.batches.live import Cursor, LiveBatches
 from edged.services.epochs.loader import EpochLoader
 from edged.services.epochs.sample_scores import SampleScores
@@ -100,6 +102,7 @@ class Trainer:
     def statistics(self) -> Statistics:
         return Statistics(
             trained_samples=self._trained_samples,
+            refused_samples=sum(source.num_left_out for source in (self._epochs, self._live) if source is not None),
             wait_s=self._wait_s(),
             queue_bytes=sum(source.num_bytes for source in (self._epochs, self._live) if source is not None),
             cache_bytes=0 if self._epochs is None else self._epochs.cache_bytes,
@@ -149,7 +152,7 @@ class Trainer:
             await self._step(batch, sample=sample)
             await self._save_if_due()
         await epochs.end()
-        await self._end_epoch(epochs.held_out())
+        await self._end_epoch(epochs)
 
     async def _train_live_between(self) -> None:
         """Train a mini-batch of live samples if one is here: one between two of the archive's, so neither starves."""
@@ -170,7 +173,7 @@ class Trainer:
         sample = self._state.position.sample + len(batch)
         await self._step(batch, sample=sample, cursor=cursor)
         if sample >= self._training.live_epoch:
-            await self._end_epoch(live.held_out())
+            await self._end_epoch(live)
             self._stopwatch.start()
         else:
             await self._save_if_due()
@@ -192,11 +195,15 @@ class Trainer:
 
     async def _step(self, batch: MiniBatch, *, sample: int | None = None, cursor: Cursor | None = None) -> None:
         """Update the weights, the position after them, and the scores. Cancelled: finishes all three."""
-        await run_in_worker(self._update, batch, sample, cursor)
-        self._trained_samples += len(batch)
+        left_out = await run_in_worker(self._update, batch, sample, cursor)
+        self._trained_samples += len(batch) - len(left_out)
         self._num_batches += 1
+        if (source := self._epochs if cursor is None else self._live) is not None:
+            for each in left_out:
+                source.leave_out(each, LOSS_NOT_FINITE)
 
-    def _update(self, batch: MiniBatch, sample: int | None, cursor: Cursor | None) -> None:
+    def _update(self, batch: MiniBatch, sample: int | None, cursor: Cursor | None) -> list[int]:
+        """Returns the ids of the samples that were left out."""
         state = self._state
         progress = state.position.epoch + min(state.position.sample / max(self._epoch_samples, 1), 1.0)
         learnt = self._learner.step(state, batch.x, batch.y, batch.ids, batch.weights, progress=progress, map=self._map)
@@ -206,6 +213,8 @@ class Trainer:
             self._move(cursor)
         elif self._scores is not None:
             self._scores.learn(batch.ids, learnt)
+        left_out: list[int] = batch.ids[~np.isfinite(learnt.losses)].tolist()
+        return left_out
 
     def _move(self, cursor: Cursor) -> None:
         self._state.position = replace(self._state.position, live_offset=cursor.offset, live_row=cursor.row)
@@ -228,12 +237,14 @@ class Trainer:
         elif (learnt := self._scores.encode()) is not None:
             self._state.learnt = learnt
 
-    async def _end_epoch(self, held_out: AsyncGenerator[MiniBatch, None]) -> None:
+    async def _end_epoch(self, source: EpochLoader | LiveBatches) -> None:
         """Evaluate, log, save, deploy. A cancellation finds the state before or after its change, never between."""
         self._stopwatch.measure(self._state)
         if not self._state.is_finite():
             raise DivergedError
-        tested = await evaluate(self._learner, self._state, self._training, held_out, self._count_batch)
+        tested = await evaluate(
+            self._learner, self._state, self._training, source.held_out(), self._count_batch, source.leave_out
+        )
         ended = end_epoch(self._training, self._state, tested)
         self._slowdowns_in_a_row = 0
         ended.log()

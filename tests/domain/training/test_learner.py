@@ -190,6 +190,37 @@ def test_a_single_unusual_sample_is_not_divergence():
     assert usual.mean() < 1
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_sample_of_infinite_loss_is_left_out_as_if_it_had_not_been_drawn(lanes):
+    training = replace(AUTOENCODER, clip_norm=1.0)
+    x, _ = vibration(9, seed=1)
+    x[4, 5] = 3e38
+    learner = Learner(training, Model(SERIES, training.model, loss=training.loss, lanes=lanes))
+    with_it, without, others = learner.initial("test"), learner.initial("test"), np.delete(np.arange(9), 4)
+    ones, none = np.ones(9, np.float32), np.zeros(9, np.int64)
+
+    result = learner.step(with_it, x, none, np.arange(9), ones, progress=0)
+    learner.step(without, x[others], none[:8], others, ones[:8], progress=0)
+
+    assert bits(with_it) == bits(without)
+    assert with_it.tally == without.tally
+    assert with_it.tally.num_samples == 8
+    assert np.flatnonzero(~np.isfinite(result.losses)).tolist() == [4]
+    assert np.flatnonzero(~np.isfinite(result.scores)).tolist() == [4]
+    losses, _ = learner.test(with_it, x, none)
+    assert np.flatnonzero(np.isnan(losses)).tolist() == [4]
+
+
+def test_losses_of_which_none_is_finite_are_divergence():
+    x = np.full((4, *SERIES), 3e38, np.float32)
+    learner = Learner(AUTOENCODER, Model(SERIES, AUTOENCODER.model, loss=AUTOENCODER.loss))
+    state = learner.initial("test")
+    with pytest.raises(DivergedError):
+        learner.step(state, x, np.zeros(4, np.int64), np.arange(4), np.ones(4, np.float32), progress=0)
+    with pytest.raises(DivergedError):
+        learner.test(state, x, np.zeros(4, np.int64))
+
+
 def test_a_rate_for_another_batch_size_is_scaled():
     x, y = vibration(64, seed=1)
     scaled = replace(CLASSIFIER, optimizer=Sgd(0.02), reference_batch=8)

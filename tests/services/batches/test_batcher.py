@@ -93,3 +93,24 @@ def test_a_batch_stays_valid_while_the_next_one_is_filled():
     second = batcher.take()
     assert (first.ids.tolist(), second.ids.tolist()) == ([1], [2])
     assert batcher.num_free == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 2e18])
+def test_a_sample_whose_numbers_are_not_finite_is_left_out_and_named(bad):
+    floats = Stream("floats", (2,), "float32", ("a", "b"))
+    batcher = Batcher(floats, 4, Brightness())
+
+    batcher.add([Encoded(np.array([1, x], "<f4").tobytes(), "raw", "a", i) for i, x in enumerate([0, bad, 1e18, 3])])
+
+    batch = batcher.take()
+    assert batch.ids.tolist() == [0, 2, 3]
+    assert np.isfinite(batch.x).all()
+    assert batcher.take_unusable() == [(1, "not_finite", "")]
+    assert batcher.take_unusable() == []
+    assert (batcher.num_not_finite, batcher.num_undecodable) == (1, 0)
+
+
+def test_what_is_left_out_comes_with_its_reason():
+    batcher = Batcher(STREAM, 4, Brightness())
+    batcher.add([image(1), image(0), Encoded(bytes(3), "raw", "a", 7), image(2, None)])
+    assert [(each.id, each.reason) for each in batcher.take_unusable()] == [(0, "truncated"), (7, "wrong_length")]

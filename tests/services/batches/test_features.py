@@ -76,3 +76,14 @@ def test_undecodable_samples_are_left_out_and_counted(sums):
     batches.add([*samples(1), *samples(9, codec="jpeg"), *samples(2)])
     assert batches.take().x.tolist() == expected(1, 2)
     assert batches.num_undecodable == 1
+
+
+def test_a_sample_of_which_the_backbone_makes_no_finite_features_is_left_out(sums, monkeypatch):
+    batches, features = batcher(sums, 1 << 20), sums.features
+    monkeypatch.setattr(sums, "features", lambda pixels: features(pixels) / (pixels.sum(axis=(1, 2, 3)) > 0)[:, None])
+
+    with np.errstate(all="ignore"):
+        batches.add(samples(1, 0, 2))
+
+    assert batches.take().x.tolist() == expected(1, 2)
+    assert [each.reason for each in batches.take_unusable()] == ["not_finite"]

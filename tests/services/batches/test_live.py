@@ -1,9 +1,12 @@
 """Live samples as mini-batches."""
 
+from dataclasses import replace
+
 import pytest
 
 from edged.domain.archive import snapshot
 from edged.domain.samples import pack as packs
+from edged.domain.samples.pack import Pack
 from edged.domain.topology import Training
 from edged.ports import Message
 from edged.services.batches import live as live_module
@@ -91,6 +94,7 @@ async def test_held_out_samples_are_bounded_in_number_and_bytes(world, monkeypat
         live,
         world.batcher(),
         world.batcher(),
+        stream="toy",
         edge="pi-a",
         test_fraction=0.5,
         held_out_bytes=max_bytes,
@@ -113,3 +117,21 @@ async def test_packs_no_longer_in_memory_are_read_back(world):
     while (found := await batches.next_nowait()) is not None:
         num_trained += len(found[0])
     assert num_trained == sum(map(training_rows, range(6))) // 8 * 8
+
+
+async def test_a_live_sample_that_cannot_be_used_is_named_by_what_its_device_published(world):
+    live = world.live_window()
+    batches = world.live_batches(live)
+    batches.start(Cursor(0, 0))
+    samples = list(make_pack(3, 20).samples)
+    samples[7] = bad = replace(samples[7], payload=b"short")
+    (offset,) = await world.log.append([Message(LIVE, packs.encode(pack := Pack("toy", tuple(samples))))])
+    live.put(offset, pack)
+    await put(world, live, 2)
+    while await batches.next_nowait() is not None:
+        pass
+    assert await held_out(batches)
+
+    (line,) = world.events("train.left_out")
+    assert (line["address"], line["reason"]) == (f"toy/@cam/0/{bad.offset}", "wrong_length")
+    assert batches.num_left_out == 1

@@ -173,6 +173,11 @@ async def test_unlabelled_and_undecodable_samples_are_left_out_and_logged(world)
     assert set(sizes[:-1]) == {8}
     (line,) = world.events("epoch.skipped")
     assert (line["level"], line["unlabelled"], line["undecodable"]) == ("warning", 2, 12)
+    named = world.events("train.left_out")
+    assert len(named) == 10, "of each reason, in 10 s"
+    assert {line["address"].rpartition("/")[0] for line in named} == {"toy/_train.toy/2"}
+    assert {line["reason"] for line in named} == {"not_an_image"}
+    assert epochs.num_left_out == 12
 
 
 async def test_unlabelled_samples_alone_are_no_warning(world):

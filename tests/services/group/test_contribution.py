@@ -85,13 +85,34 @@ def test_what_compression_leaves_out_is_sent_later():
 def test_a_gradient_that_is_not_finite_is_no_contribution_and_leaves_no_residual():
     contributions, learner, state = make()
     bad = batch(4)
-    bad.x[0, 0] = np.inf
+    bad.x[:, 0] = np.inf
     with pytest.raises(DivergedError), np.errstate(all="ignore"):
         contributions.gradient(state, bad)
     of = batch(4)
     np.testing.assert_array_equal(
         compression.decompress(contributions.gradient(state, of).blob, N), gradient(learner, state, of)
     )
+
+
+@pytest.mark.parametrize("sync_every", [1, 2])
+def test_a_sample_whose_loss_is_not_finite_is_left_out_of_the_count_and_the_gradient(sync_every):
+    contributions, _, state = make(replace(TRAINING, exchange=Exchange("all_reduce", sync_every=sync_every)))
+    bad = batch(4)
+    bad.x[1, 0] = np.nan
+
+    contributions.begin(state)
+    if sync_every == 1:
+        pending = contributions.gradient(state, bad)
+    else:
+        contributions.local_step(bad, 0.0)
+        contributions.local_step(batch(4), 0.5)
+        pending = contributions.delta(state)
+
+    assert pending.count == 4 * sync_every - 1
+    assert np.isfinite(pending.loss)
+    assert np.isfinite(compression.decompress(pending.blob, N)).all()
+    assert contributions.take_left_out() == [int(bad.ids[1])]
+    assert contributions.take_left_out() == []
 
 
 def test_a_round_contributes_the_delta_of_its_local_steps_and_leaves_the_weights_unchanged():

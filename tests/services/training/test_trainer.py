@@ -462,3 +462,29 @@ async def test_lanes_on_an_executor_give_the_same_bits(world):
         together = world.trainer(model=model(), executor=executor)
         await run_until(together, lambda: bool(world.events("train.finished")))
     assert bits(together.state.params) == bits(alone.state.params)
+
+
+async def test_samples_whose_loss_alone_is_not_finite_are_left_out_by_name_and_training_goes_on(world):
+    blocks = {f"toy/{ref.source}/{ref.offset}": pack for ref, pack in world.log.blocks.items()}
+    dark = {
+        f"{block}/{row}"
+        for block, pack in blocks.items()
+        for row, sample in enumerate(pack.samples)
+        if max(sample.payload) < 40
+    }
+    model = world.model()
+    model.dark_losses = 40 / 255
+
+    trainer = await finish(world, model=model)
+
+    assert world.events("train.diverged") == []
+    assert trainer.state.is_finite()
+    lines = world.events("train.left_out")
+    assert lines
+    assert {line["reason"] for line in lines} == {"loss_not_finite"}
+    assert {line["address"] for line in lines} <= dark
+    assert all(np.isfinite(line["loss"]) for line in world.events("train.epoch"))
+    counted = sum(line["samples"] for line in world.events("train.epoch"))
+    statistics = trainer.statistics()
+    assert statistics.trained_samples == counted
+    assert statistics.refused_samples == len(lines)
