@@ -6,9 +6,10 @@
             print(prediction.label, prediction.probability)  # with an autoencoder: prediction.anomaly, .is_anomalous
 
 Covers devices that speak Kafka. Wire format: topic `<site>.iot.<device>`, key = the label as UTF-8 or null, value =
-the payload in the device's codec.
+the payload in the device's codec, header `edged-sampled-ms` = when it was taken.
 """
 
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from edged import topology_file
 from edged.adapters import images
 from edged.adapters.kafka import KafkaLog
-from edged.domain.samples import codec, prediction
+from edged.domain.samples import codec, prediction, times
 from edged.domain.samples.prediction import Prediction
 from edged.domain.suggest import did_you_mean
 from edged.domain.topology import Codec, Dtype, Edge, Kafka, Security, Stream, Topology
@@ -120,34 +121,41 @@ class Device:
         """Wait until the broker answers. Publishing waits by itself; this is for callers with a timeout."""
         await self._log.partitions([self._topic])
 
-    async def publish(self, payload: bytes, label: str | None = None) -> int:
+    async def publish(self, payload: bytes, label: str | None = None, *, sampled_ms: int | None = None) -> int:
         """Publish one sample in the device's codec; return its offset once it is acknowledged.
 
-        It is then in the log exactly once. Raises RejectedRecord for what the edge would reject, as far as that can be
-        checked without decoding: an unknown label, a wrong length, bytes that do not begin as the codec's images do.
-        Only the edge detects an image that is damaged further on. Cancelled: it may or may not be in the log.
+        It is then in the log exactly once. `sampled_ms`: when it was taken, as Unix time; None: now, by this machine's
+        clock. Raises RejectedRecord for what the edge would reject, as far as that can be checked without decoding: an
+        unknown label, a wrong length, bytes that do not begin as the codec's images do. Only the edge detects an image
+        that is damaged further on. Cancelled: it may or may not be in the log.
         """
-        (offset,) = await self.publish_many([(payload, label)])
+        (offset,) = await self.publish_many([(payload, label)], sampled_ms=sampled_ms)
         return offset
 
-    async def publish_many(self, samples: Sequence[tuple[bytes, str | None]]) -> list[int]:
+    async def publish_many(
+        self, samples: Sequence[tuple[bytes, str | None]], *, sampled_ms: int | None = None
+    ) -> list[int]:
         """Publish (payload, label) pairs in order, MAX_IN_FLIGHT at a time; otherwise as `publish`.
 
         Nothing is published when any of them would be rejected.
         """
-        messages = [self._message(payload, label) for payload, label in samples]
+        if sampled_ms is None:
+            sampled_ms = time.time_ns() // 1_000_000
+        messages = [self._message(payload, label, sampled_ms) for payload, label in samples]
         offsets: list[int] = []
         for start in range(0, len(messages), MAX_IN_FLIGHT):
             offsets += await self._log.append(messages[start : start + MAX_IN_FLIGHT])
         return offsets
 
-    async def publish_array(self, array: npt.NDArray[Any], label: str | None = None) -> int:
+    async def publish_array(
+        self, array: npt.NDArray[Any], label: str | None = None, *, sampled_ms: int | None = None
+    ) -> int:
         """Publish one sample from an array; otherwise as `publish`.
 
         With the codec "raw" it has the stream's shape and dtype. With "jpeg" or "png" it is pixels, uint8 [height,
         width, channels], of any size: the edge scales. Raises RejectedRecord for other arrays.
         """
-        return await self.publish(self._encoded(array), label)
+        return await self.publish(self._encoded(array), label, sampled_ms=sampled_ms)
 
     async def predictions(self) -> AsyncIterator[Prediction]:
         """Each prediction for this device's samples published since entering, once, without end.
@@ -166,10 +174,10 @@ class Device:
         watermarks = await self._log.watermarks([partition])
         return await stack.enter_async_context(self._log.reader({partition: watermarks[partition].high}))
 
-    def _message(self, payload: bytes, label: str | None) -> Message:
+    def _message(self, payload: bytes, label: str | None, sampled_ms: int) -> Message:
         key = None if label is None else label.encode()
         codec.check_record(key, payload, self._stream, self._spec.codec)
-        return Message(self._topic, payload, key)
+        return Message(self._topic, payload, key, (times.sampled_header(max(0, sampled_ms)),))
 
     def _encoded(self, array: npt.NDArray[Any]) -> bytes:
         if self._spec.codec != "raw":

@@ -268,8 +268,9 @@ EVENTS: Mapping[str, Event] = {
     "infer.predicted": event(
         "Predictions since the last such line; every 10 s if there are any, and at the end. Skipped: records that "
         "ingest dead-letters. Correct: of those with a label, the ones predicted so. Anomalous, with an autoencoder: "
-        "above its threshold.",
-        optional=("anomalous",), anomalous=int,
+        "above its threshold. Latency: from arrival at the broker; null, and in without_latency, where the clocks of "
+        "broker and edge make it negative or longer than a day.",
+        optional=("anomalous",), anomalous=int, without_latency=int,
         generation=int, samples=int, skipped=int, labelled=int, correct=int, samples_per_s=float,
         latency_p50_ms=float, latency_p95_ms=float, compute_ms=float,
     ),

@@ -206,13 +206,14 @@ def test_what_an_epoch_leaves_to_the_next_is_the_same_bytes():
 
 
 def test_predictions_are_the_same_text():
-    classified = Prediction("cam-01", 0, 7, 1000, "a", 0.75, {"a": 0.75, "b": 0.25}, 3, 1.5, 0.5)
-    scored = Prediction("cam-01", 0, 7, 1000, None, None, {}, 3, 1.5, 0.5, 0.25, 0.5)
-    sample = '{"device":"cam-01","partition":0,"offset":7,"sampled_ms":1000,'
-    label = '"label":"a","probability":0.75,"probabilities":{"a":0.75,"b":0.25},'
-    model = '"generation":3,"latency_ms":1.5,"compute_ms":0.5'
-    assert prediction.encode(classified).decode() == f"{sample}{label}{model}}}"
-    assert prediction.encode(scored).decode() == f'{sample}{model},"anomaly":0.25,"anomaly_threshold":0.5}}'
+    classified = Prediction("cam-01", 0, 7, 1000, 990, "a", 0.75, {"a": 0.75, "b": 0.25}, 3, 1.5, 0.5)
+    scored = Prediction("cam-01", 0, 7, 1000, None, None, None, {}, 3, None, 0.5, 0.25, 0.5)
+    sample = '{"device":"cam-01","partition":0,"offset":7,"arrived_ms":1000,'
+    label = '"sampled_ms":990,"label":"a","probability":0.75,"probabilities":{"a":0.75,"b":0.25},'
+    times = '"generation":3,"latency_ms":1.5,"compute_ms":0.5'
+    without = '"generation":3,"compute_ms":0.5,"anomaly":0.25,"anomaly_threshold":0.5'
+    assert prediction.encode(classified).decode() == f"{sample}{label}{times}}}"
+    assert prediction.encode(scored).decode() == f"{sample}{without}}}"
 
 
 def test_a_model_file_names_its_layers_as_before():

@@ -76,7 +76,7 @@ def test_imported_samples_are_as_in_the_data_set():
 
     for sample in store.blocks("fashion", "_train.shoes")[1].samples:
         item = shoebox.sample("train", sample.offset)
-        assert (sample.device, sample.partition, sample.timestamp_ms) == ("import", 0, 0)
+        assert (sample.device, sample.partition, sample.arrived_ms) == ("import", 0, 0)
         assert (sample.label, sample.codec, sample.payload) == (item.label, item.codec, item.payload)
     assert store.ends("fashion") == {"_train.shoes": 4}
 

@@ -294,7 +294,7 @@ async def test_the_python_example_publishes_and_prints_a_prediction(log, place):
                 assert running.returncode is None
         assert (records[0].key, records[0].value) == (b"boot", (place / "photo.jpg").read_bytes())
         sent_back = Prediction(
-            "cam-01", 0, records[0].offset, records[0].timestamp_ms, "boot", 0.9, {"boot": 0.9}, 1, 5.0, 1.0
+            "cam-01", 0, records[0].offset, records[0].timestamp_ms, None, "boot", 0.9, {"boot": 0.9}, 1, 5.0, 1.0
         )
         await log.append([Message(predicted, prediction.encode(sent_back), b"cam-01")])
 

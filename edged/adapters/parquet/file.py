@@ -2,7 +2,7 @@
 
 Covers the format: columns, one row group for each block that has samples, and the footer's key-value metadata:
 
-    edged.schema    "archive/1"
+    edged.schema    "archive/2"
     edged.stream, edged.source
     edged.offsets   [first, next]: the offsets that the file covers
     edged.gaps      [[first, next], ...]: offsets in that range that the log had deleted before they were archived
@@ -32,7 +32,7 @@ from edged.domain.samples.pack import CODECS, MAX_SAMPLES, Pack, digest
 from edged.domain.samples.sample import Sample
 from edged.errors import FormatError
 
-_SCHEMA_VERSION = "archive/1"
+_SCHEMA_VERSION = "archive/2"
 _COLUMNS = pa.schema(
     [
         pa.field("offset", pa.int64(), nullable=False),
@@ -41,13 +41,23 @@ _COLUMNS = pa.schema(
         pa.field("device", pa.string(), nullable=False),
         pa.field("device_partition", pa.int32(), nullable=False),
         pa.field("device_offset", pa.int64(), nullable=False),
-        pa.field("timestamp_ms", pa.int64(), nullable=False),
+        pa.field("arrived_ms", pa.int64(), nullable=False),
+        pa.field("sampled_ms", pa.int64()),
         pa.field("codec", pa.string(), nullable=False),
         pa.field("payload", pa.binary(), nullable=False),
     ]
 )
 _DICTIONARIES = ["label", "device", "codec"]
-_SAMPLE_COLUMNS = ["device", "device_partition", "device_offset", "timestamp_ms", "label", "codec", "payload"]
+_SAMPLE_COLUMNS = [
+    "device",
+    "device_partition",
+    "device_offset",
+    "arrived_ms",
+    "label",
+    "codec",
+    "payload",
+    "sampled_ms",
+]
 _MAX_FOOTER_BYTES = 64 << 20
 _MAX_ROW_GROUP_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
@@ -132,7 +142,8 @@ def _table(offset: int, pack: Pack) -> pa.Table:
             [sample.device for sample in samples],
             [sample.partition for sample in samples],
             [sample.offset for sample in samples],
-            [sample.timestamp_ms for sample in samples],
+            [sample.arrived_ms for sample in samples],
+            [sample.sampled_ms for sample in samples],
             [sample.codec for sample in samples],
             [sample.payload for sample in samples],
         ],
@@ -225,7 +236,7 @@ def contents_of(metadata: Any) -> Contents:
     """The content of the footer (pyarrow's FileMetaData), checked for consistency. Raises one of CORRUPTION."""
     texts = {key.decode(): value.decode() for key, value in (metadata.metadata or {}).items()}
     if texts.get("edged.schema") != _SCHEMA_VERSION:
-        raise FormatError(f"not an archive file of version 1 but {texts.get('edged.schema')!r}")
+        raise FormatError(f"not {_SCHEMA_VERSION} but {texts.get('edged.schema')!r}")
     first, end = _naturals(json.loads(texts["edged.offsets"]))
     gaps = tuple((a, b) for a, b in map(_naturals, json.loads(texts["edged.gaps"])))
     blocks = json.loads(texts["edged.blocks"])

@@ -35,7 +35,7 @@ async def summary(
     predicted, predicted_twice = report.distinct(each.identity for each in predictions)
     label_of = {(each.device, each.partition, each.offset): each.label for each in samples}
     right = [label_of.get((each.device, each.partition, each.offset)) == each.label for each in predictions]
-    latencies = [each.latency_ms for each in predictions]
+    latencies = [each.latency_ms for each in predictions if each.latency_ms is not None]
     ends = {child.name: child.seen("life.stopped") for child in site.children}
     accuracies = [of_edge[-1].get("test_accuracy") for of_edge in epochs]
     sensors = [child for child in site.children if child.name.startswith("sensor ")]

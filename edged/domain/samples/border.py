@@ -15,6 +15,7 @@ from edged.domain.samples import codec as codec_rules
 from edged.domain.samples.cursors import cursor_key, device_of
 from edged.domain.samples.pack import CODECS, MAX_BYTES, Pack
 from edged.domain.samples.sample import Sample
+from edged.domain.samples.times import UNKNOWN_MS
 from edged.domain.topology import NAME_PATTERN, Stream, Topology
 from edged.errors import RejectedRecord
 
@@ -31,7 +32,7 @@ BORDER_REASONS = (
 MAX_OFFSET = (1 << 63) - 2
 """Of a sample: its cursor is one more, and must be a number of 64 bits."""
 MAX_PARTITION = (1 << 31) - 1
-MAX_TIMESTAMP_MS = (1 << 63) - 1
+MAX_TIME_MS = (1 << 63) - 1
 
 MAX_CURSORS = 4096
 """Cursors of devices that the topology does not know in one source: each file of the archive repeats them all."""
@@ -125,7 +126,8 @@ def check_sample(sample: Sample, stream: Stream) -> None:
     for what, value, minimum, maximum in (
         ("partition", sample.partition, 0, MAX_PARTITION),
         ("offset", sample.offset, 0, MAX_OFFSET),
-        ("time", sample.timestamp_ms, -1, MAX_TIMESTAMP_MS),
+        ("time", sample.arrived_ms, UNKNOWN_MS, MAX_TIME_MS),
+        ("time of sampling", UNKNOWN_MS if sample.sampled_ms is None else sample.sampled_ms, UNKNOWN_MS, MAX_TIME_MS),
     ):
         if not minimum <= value <= maximum:
             raise RejectedRecord("out_of_range", f"{what} {value} is not from {minimum} to {maximum}")

@@ -13,6 +13,7 @@ import numpy as np
 
 from edged.domain import tensors
 from edged.domain.samples.sample import Sample
+from edged.domain.samples.times import UNKNOWN_MS
 from edged.domain.tensors import offset_map, text_list
 from edged.errors import FormatError
 
@@ -21,6 +22,8 @@ MAX_SAMPLES = 256
 
 MAX_BYTES = 768 * 1024
 """Payload bytes in one pack, below Kafka's default message limit of 1 MiB. A larger sample is rejected."""
+
+VERSION = "pack/2"
 
 CODECS = ("raw", "jpeg", "png")
 
@@ -55,11 +58,12 @@ def encode(pack: Pack) -> bytes:
             "device": np.array([device_index[sample.device] for sample in samples], np.int32),
             "partition": np.array([sample.partition for sample in samples], np.int32),
             "offset": np.array([sample.offset for sample in samples], np.int64),
-            "timestamp_ms": np.array([sample.timestamp_ms for sample in samples], np.int64),
+            "arrived_ms": np.array([sample.arrived_ms for sample in samples], np.int64),
+            "sampled_ms": np.array([_or_unknown(sample.sampled_ms) for sample in samples], np.int64),
             "codec": np.array([CODECS.index(sample.codec) for sample in samples], np.uint8),
         },
         {
-            "edged": "pack/1",
+            "edged": VERSION,
             "stream": pack.stream,
             "devices": json.dumps(devices),
             "labels": json.dumps(labels),
@@ -71,8 +75,8 @@ def encode(pack: Pack) -> bytes:
 def decode(blob: bytes) -> Pack:
     """The pack in `blob`. Raises FormatError for anything that `encode` cannot have written."""
     arrays, metadata = tensors.decode(blob)
-    if metadata.get("edged") != "pack/1":
-        raise FormatError(f"not a pack of version 1 but {metadata.get('edged')!r}")
+    if metadata.get("edged") != VERSION:
+        raise FormatError(f"not {VERSION} but {metadata.get('edged')!r}")
     devices = text_list(metadata, "devices")
     labels = text_list(metadata, "labels")
     ends = tensors.require(arrays, "end", "int64")
@@ -88,17 +92,19 @@ def decode(blob: bytes) -> Pack:
     codec = _indices(arrays, "codec", "uint8", n, 0, len(CODECS))
     partition = _indices(arrays, "partition", "int32", n, 0, 1 << 31)
     offset = _indices(arrays, "offset", "int64", n, 0, 1 << 63)
-    timestamp_ms = _indices(arrays, "timestamp_ms", "int64", n, -1, 1 << 63)
+    arrived_ms = _indices(arrays, "arrived_ms", "int64", n, UNKNOWN_MS, 1 << 63)
+    sampled_ms = _indices(arrays, "sampled_ms", "int64", n, UNKNOWN_MS, 1 << 63)
     data = payload.tobytes()
     samples = tuple(
         Sample(
             devices[device[i]],
             partition[i],
             offset[i],
-            timestamp_ms[i],
+            arrived_ms[i],
             labels[label[i]] if label[i] >= 0 else None,
             CODECS[codec[i]],
             data[bounds[i] : bounds[i + 1]],
+            None if sampled_ms[i] == UNKNOWN_MS else sampled_ms[i],
         )
         for i in range(n)
     )
@@ -108,6 +114,10 @@ def decode(blob: bytes) -> Pack:
 def digest(pack: Pack) -> str:
     """SHA-256 of the pack's encoding, in hexadecimal; equal packs have equal digests."""
     return hashlib.sha256(encode(pack)).hexdigest()
+
+
+def _or_unknown(time_ms: int | None) -> int:
+    return UNKNOWN_MS if time_ms is None else time_ms
 
 
 def _indices(

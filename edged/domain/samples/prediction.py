@@ -20,12 +20,12 @@ MAX_PROBABILITIES = 10
 
 _MAX_BYTES = 64 * 1024
 _TYPE_OF_FIELD: Mapping[str, type] = {
-    "device": str, "partition": int, "offset": int, "sampled_ms": int, "generation": int, "latency_ms": float,
-    "compute_ms": float,
+    "device": str, "partition": int, "offset": int, "arrived_ms": int, "generation": int, "compute_ms": float,
 }  # fmt: skip
+_TYPE_OF_OPTIONAL_FIELD: Mapping[str, type] = {"sampled_ms": int, "latency_ms": float}
 _NAMES = (
-    "device", "partition", "offset", "sampled_ms", "label", "probability", "probabilities", "generation", "latency_ms",
-    "compute_ms", "anomaly", "anomaly_threshold",
+    "device", "partition", "offset", "arrived_ms", "sampled_ms", "label", "probability", "probabilities", "generation",
+    "latency_ms", "compute_ms", "anomaly", "anomaly_threshold",
 )  # fmt: skip
 _TYPE_OF_CLASS_FIELD: Mapping[str, type] = {"label": str, "probability": float, "probabilities": dict}
 
@@ -36,15 +36,16 @@ class Identity(NamedTuple):
     device: str
     partition: int
     offset: int
-    sampled_ms: int
+    arrived_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """The output of the model of `generation` for the sample (device, partition, offset).
 
-    `sampled_ms` is the sample's Unix time; `latency_ms` the time from then until the prediction was published, by
-    the clocks of device and edge; `compute_ms` the time its batch took to decode and predict.
+    `arrived_ms`, `sampled_ms`: the sample's, see `times`. `latency_ms`: from its arrival until the prediction was
+    published, by the clocks of broker and edge; None where those are absurd. `compute_ms`: the time its batch took to
+    decode and predict.
 
     Classifier: the `label` with its `probability`, and `probabilities`, the most probable labels in descending order.
     Autoencoder: the `anomaly` score and, if known, `anomaly_threshold`; see `domain.training.anomaly`. Fields of the
@@ -54,12 +55,13 @@ class Prediction:
     device: str
     partition: int
     offset: int
-    sampled_ms: int
+    arrived_ms: int
+    sampled_ms: int | None
     label: str | None
     probability: float | None
     probabilities: Mapping[str, float]
     generation: int
-    latency_ms: float
+    latency_ms: float | None
     compute_ms: float
     anomaly: float | None = None
     anomaly_threshold: float | None = None
@@ -67,7 +69,7 @@ class Prediction:
     @property
     def identity(self) -> Identity:
         """The sample this is for."""
-        return Identity(self.device, self.partition, self.offset, self.sampled_ms)
+        return Identity(self.device, self.partition, self.offset, self.arrived_ms)
 
     @property
     def is_anomalous(self) -> bool:
@@ -100,6 +102,9 @@ def decode(value: bytes) -> Prediction:
     if not isinstance(fields, dict):
         raise FormatError("a prediction is not a JSON object")
     known = {name: _field(fields, name, kind) for name, kind in _TYPE_OF_FIELD.items()}
+    known |= {
+        name: _field(fields, name, kind) if name in fields else None for name, kind in _TYPE_OF_OPTIONAL_FIELD.items()
+    }
     values = known | (_anomaly(fields) if "anomaly" in fields else _class(fields))
     return from_named(Prediction, _NAMES, {"anomaly": None, "anomaly_threshold": None} | values)
 

@@ -23,15 +23,19 @@ REASONS = (
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A valid record of a device. Its identity is (device, partition, offset); the payload is as received."""
+    """A valid record of a device. Its identity is (device, partition, offset); the payload is as received.
+
+    `arrived_ms`, `sampled_ms`: see `times`; None if the device gave no time of its own.
+    """
 
     device: str
     partition: int
     offset: int
-    timestamp_ms: int
+    arrived_ms: int
     label: str | None
     codec: str
     payload: bytes
+    sampled_ms: int | None = None
 
 
 class Address(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.aio import run_in_worker
-from edged.domain.samples import codec, prediction
+from edged.domain.samples import codec, prediction, times
 from edged.domain.samples.prediction import Identity, Prediction
 from edged.domain.suggest import did_you_mean
 from edged.domain.topology import MIB, Device, Topology, Training
@@ -258,16 +258,19 @@ class Companion:
         record = result.record
         probabilities = prediction.most_probable(result.predicted, model.labels) if model.labels else {}
         label = next(iter(probabilities), None)
+        sampled_ms = times.sampled_ms(record.headers)
+        latency_ms = times.latency_ms(record.timestamp_ms, sampled_ms, now_ms)
         return Prediction(
             device=self._device_of_topic[record.topic].name,
             partition=record.partition,
             offset=record.offset,
-            sampled_ms=record.timestamp_ms,
+            arrived_ms=record.timestamp_ms,
+            sampled_ms=sampled_ms,
             label=label,
             probability=None if label is None else probabilities[label],
             probabilities=probabilities,
             generation=model.generation,
-            latency_ms=round(now_ms - record.timestamp_ms, 3),
+            latency_ms=None if latency_ms is None else round(latency_ms, 3),
             compute_ms=round(compute_ms, 3),
             anomaly=None if model.labels else float(result.predicted[0]),
             anomaly_threshold=model.anomaly_threshold,

@@ -1,5 +1,6 @@
 """The companion's log lines: predictions, throughput, latency and accuracy."""
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ class InferReport:
         self._began_s = now_s
         self._generation = -1
         self._samples = self._skipped = self._labelled = self._correct = 0
+        self._without_latency = 0
         self._anomalous: int | None = None
         self._compute_ms = 0.0
         self._latencies_ms: deque[float] = deque(maxlen=_MAX_LATENCIES)
@@ -37,7 +39,9 @@ class InferReport:
         else:
             self._anomalous = (self._anomalous or 0) + sum(each.is_anomalous for each in predictions)
         self._compute_ms += predictions[0].compute_ms
-        self._latencies_ms.extend(each.latency_ms for each in predictions)
+        known_ms = [each.latency_ms for each in predictions if each.latency_ms is not None]
+        self._latencies_ms.extend(known_ms)
+        self._without_latency += len(predictions) - len(known_ms)
 
     def skipped(self, count: int) -> None:
         """Record `count` records that could not be used."""
@@ -51,7 +55,7 @@ class InferReport:
     def write(self, now_s: float) -> None:
         """Write the line, unless nothing happened, and reset."""
         if self._samples or self._skipped:
-            p50, p95 = np.percentile(self._latencies_ms or [0.0], [50, 95])
+            p50, p95 = np.percentile(self._latencies_ms or [math.nan], [50, 95])
             logger().info(
                 "infer.predicted",
                 generation=self._generation,
@@ -62,6 +66,7 @@ class InferReport:
                 samples_per_s=round(self._samples / max(now_s - self._began_s, 1e-3), 3),
                 latency_p50_ms=round(float(p50), 3),
                 latency_p95_ms=round(float(p95), 3),
+                without_latency=self._without_latency,
                 compute_ms=round(self._compute_ms, 3),
                 **({} if self._anomalous is None else {"anomalous": self._anomalous}),
             )

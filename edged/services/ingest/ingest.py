@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from edged.aio import run_in_worker
-from edged.domain.samples import codec
+from edged.domain.samples import codec, times
 from edged.domain.samples.cursors import cursor_key
 from edged.domain.samples.sample import Sample
+from edged.domain.samples.times import UNKNOWN_MS
 from edged.domain.topology import Topology
 from edged.errors import RejectedRecord
 from edged.ports import ImageDecoder, Log, LogReader, Record, TopicPartition
@@ -154,5 +155,7 @@ class Ingest:
                 self._decoder.decode(record.value, device.codec, stream.shape)
         except RejectedRecord as error:
             return DeadLetter(device.name, record.partition, record.offset, error.reason, error.detail)
-        timestamp_ms = max(record.timestamp_ms, -1)  # Kafka takes any number of a client, and a pack none below -1
-        return Sample(device.name, record.partition, record.offset, timestamp_ms, label, device.codec, record.value)
+        arrived_ms = max(record.timestamp_ms, UNKNOWN_MS)  # Kafka takes any number of a client
+        sampled_ms = times.sampled_ms(record.headers)
+        place = device.name, record.partition, record.offset
+        return Sample(*place, arrived_ms, label, device.codec, record.value, sampled_ms)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edged.domain.samples import border
-from edged.domain.samples.border import BORDER_REASONS, MAX_CURSORS, MAX_OFFSET, MAX_TIMESTAMP_MS, Border
+from edged.domain.samples.border import BORDER_REASONS, MAX_CURSORS, MAX_OFFSET, MAX_TIME_MS, Border
 from edged.domain.samples.codec import MAGIC
 from edged.domain.samples.pack import MAX_BYTES, Pack
 from edged.domain.samples.sample import REASONS, Sample
@@ -43,8 +43,10 @@ def floats(*values: float) -> bytes:
         ({"offset": MAX_OFFSET + 1}, "out_of_range"),
         ({"offset": -1}, "out_of_range"),
         ({"partition": 1 << 31}, "out_of_range"),
-        ({"timestamp_ms": MAX_TIMESTAMP_MS + 1}, "out_of_range"),
-        ({"timestamp_ms": -2}, "out_of_range"),
+        ({"arrived_ms": MAX_TIME_MS + 1}, "out_of_range"),
+        ({"arrived_ms": -2}, "out_of_range"),
+        ({"sampled_ms": -2}, "out_of_range"),
+        ({"sampled_ms": MAX_TIME_MS + 1}, "out_of_range"),
     ],
 )
 def test_a_sample_that_breaks_the_rule_is_left_out_by_name_and_the_others_stay(change, reason):
@@ -66,8 +68,8 @@ def test_a_sample_that_breaks_the_rule_is_left_out_by_name_and_the_others_stay(c
         {"offset": MAX_OFFSET},
         {"offset": 0},
         {"partition": (1 << 31) - 1},
-        {"timestamp_ms": -1},
-        {"timestamp_ms": MAX_TIMESTAMP_MS},
+        {"arrived_ms": -1},
+        {"arrived_ms": MAX_TIME_MS},
         {"payload": floats(1e18, -1e18)},
         {"payload": MAGIC["png"].ljust(MAX_BYTES), "codec": "png"},
         {"device": "taken-out-of-the-file"},

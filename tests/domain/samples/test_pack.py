@@ -16,7 +16,8 @@ samples = st.builds(
     device=st.sampled_from(["cam-01", "esp-07"]),
     partition=st.integers(0, (1 << 31) - 1),
     offset=st.integers(0, (1 << 63) - 1),
-    timestamp_ms=st.integers(-1, (1 << 63) - 1),
+    arrived_ms=st.integers(-1, (1 << 63) - 1),
+    sampled_ms=st.none() | st.integers(0, (1 << 63) - 1),
     label=st.none() | st.text(max_size=5),
     codec=st.sampled_from(["raw", "jpeg", "png"]),
     payload=st.binary(max_size=20),
@@ -77,7 +78,7 @@ def test_num_bytes_counts_the_payloads():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"edged": "pack/2"}, "not a pack of version 1 but 'pack/2'"),
+        ({"edged": "pack/1"}, "not pack/2 but 'pack/1'"),
         ({"devices": "["}, "'devices' is missing or not JSON"),
         ({"devices": "[1]"}, "'devices' is not a list of texts"),
         ({"devices": None}, "'devices' is missing"),

@@ -13,6 +13,7 @@ import pytest
 from edged.adapters.images import PillowDecoder, encode
 from edged.adapters.memory.log import MemoryLog
 from edged.domain.nn.spec import Dense, Flatten
+from edged.domain.samples import times
 from edged.domain.samples.prediction import decode
 from edged.domain.topology import Codec, Training
 from edged.errors import ConfigError, FormatError
@@ -154,7 +155,7 @@ async def test_a_prediction_has_its_sample_label_probability_generation_and_late
         "device": "cam",
         "partition": 0,
         "offset": 1,
-        "sampled_ms": 1_700_000_000_000,
+        "arrived_ms": 1_700_000_000_000,
         "label": "high",
         "probability": 1.0,
         "probabilities": {"high": 1.0, "low": 0.0},
@@ -162,6 +163,18 @@ async def test_a_prediction_has_its_sample_label_probability_generation_and_late
         "latency_ms": 250.0,
     }
     assert predictions(log)[0].probability == 0.5
+
+
+@pytest.mark.looptime
+async def test_a_latency_starts_at_the_arrival_and_an_absurd_one_is_left_out():
+    log = await log_with(0)
+    by_device = (times.sampled_header(int(NOW_MS) - 5_000_000),)
+    for arrived_ms in (NOW_MS - 40, NOW_MS + 3_600_000, NOW_MS - 87_000_000, -1):
+        await log.append([Message(CAM.topic, HIGH, headers=by_device, timestamp_ms=int(arrived_ms))])
+    async with running(companion(log)):
+        await reached(lambda: len(predictions(log)) == 4)
+    assert [each.latency_ms for each in predictions(log)] == [40.0, None, None, 5_000_000.0]
+    assert {each.sampled_ms for each in predictions(log)} == {int(NOW_MS) - 5_000_000}
 
 
 @pytest.mark.looptime
@@ -549,7 +562,7 @@ async def test_an_autoencoder_gives_anomaly_scores(log_lines):
         "device": "cam",
         "partition": 0,
         "offset": 1,
-        "sampled_ms": 1_700_000_000_000,
+        "arrived_ms": 1_700_000_000_000,
         "generation": 4,
         "latency_ms": 250.0,
         "anomaly": 1.0,

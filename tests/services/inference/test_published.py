@@ -13,7 +13,7 @@ pytestmark = pytest.mark.looptime
 
 
 def message(offset):
-    return Message(TOPIC.topic, encode(Prediction("cam", 0, offset, 7, "cat", 0.5, {"cat": 0.5}, 1, 1.0, 1.0)))
+    return Message(TOPIC.topic, encode(Prediction("cam", 0, offset, 7, None, "cat", 0.5, {"cat": 0.5}, 1, 1.0, 1.0)))
 
 
 async def newest(log, limit):

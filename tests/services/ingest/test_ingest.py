@@ -102,7 +102,24 @@ async def test_a_sample_is_what_the_device_sent():
     assert (labelled.device, labelled.partition, labelled.offset) == ("photo", 0, 0)
     assert (labelled.label, unlabelled.label) == ("dog", None)
     assert (labelled.codec, labelled.payload) == ("jpeg", payload)
-    assert labelled.timestamp_ms == log.records(TOPOLOGY.device_topic("photo"))[0].timestamp_ms
+    assert labelled.sampled_ms is None
+    assert labelled.arrived_ms == log.records(TOPOLOGY.device_topic("photo"))[0].timestamp_ms
+
+
+@pytest.mark.parametrize(
+    ("header", "sampled_ms"),
+    [
+        (b"1700000000123", 1_700_000_000_123),
+        (b"0", 0),
+        *((bad, None) for bad in (b"", b"-1", b"1.5", b"now", b" 1", b"\xd9\xa1", b"9" * 19)),
+    ],
+)
+async def test_a_devices_own_time_comes_with_its_header_whatever_the_records_time(header, sampled_ms):
+    log = MemoryLog()
+    record = dataclasses.replace(from_device("cam", grey(1)), headers=(("edged-sampled-ms", header),), timestamp_ms=77)
+    await log.append([record])
+    (sample,) = await read_all(log)
+    assert (sample.arrived_ms, sample.sampled_ms) == (77, sampled_ms)
 
 
 async def test_another_edges_devices_are_not_read():
