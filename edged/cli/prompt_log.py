@@ -56,8 +56,9 @@ class _LastReason:
     def __init__(self) -> None:
         self.reason = ""
 
-    def degraded(self, part: str, reason: str) -> None:  # noqa: ARG002 - Kafka is the only part
-        self.reason = reason
+    def degraded(self, part: str, reason: str, *, awaited: bool = True) -> None:  # noqa: ARG002 - Kafka is the only one
+        if awaited:
+            self.reason = reason
 
     def recovered(self, part: str) -> None:  # noqa: ARG002 - as above
         self.reason = ""

@@ -42,7 +42,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One record to be written. Without `timestamp_ms` the current time is used."""
+    """One record to be written. `timestamp_ms`: for topics that keep their writers' time; None: the present time."""
 
     topic: str
     value: bytes

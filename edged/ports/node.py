@@ -36,8 +36,11 @@ class Statistics:
 class Health(Protocol):
     """Takes reports of which parts are degraded and which have recovered."""
 
-    def degraded(self, part: str, reason: str) -> None:
-        """`part` (one word: kafka, archive, disk) is unusable because of `reason`. Repeated calls are cheap."""
+    def degraded(self, part: str, reason: str, *, awaited: bool = True) -> None:
+        """`part` (one word: kafka, archive, disk) is unusable because of `reason`. Repeated calls are cheap.
+
+        `awaited`: services may be waiting for it, so that none counts as stalled.
+        """
 
     def recovered(self, part: str) -> None:
         """`part` works. Cheap when it was not degraded."""

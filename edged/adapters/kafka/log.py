@@ -6,6 +6,7 @@ from typing import Self
 
 from edged.adapters.kafka.admin import Admin
 from edged.adapters.kafka.batches import bound_unpacking
+from edged.adapters.kafka.broker_clock import BrokerClock
 from edged.adapters.kafka.client_log import ClientLog
 from edged.adapters.kafka.connection import Outages, Setup
 from edged.adapters.kafka.producer import Producer
@@ -50,7 +51,7 @@ class KafkaLog:
             gives_up,
         )
         self._admin = Admin(self._setup)
-        self._producer = Producer(self._setup, self._admin)
+        self._producer = Producer(self._setup, self._admin, BrokerClock(health))
 
     async def __aenter__(self) -> Self:
         self._client_log.__enter__()

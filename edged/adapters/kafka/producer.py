@@ -13,6 +13,11 @@ one try is one request, so its outcome is known, or known to be in doubt:
    written.
 
 One batch per partition is in flight at a time, so their order holds.
+
+No record has this machine's time, where the broker has idempotent producers: topics that edged makes get the broker's,
+and in others a wrong clock here would have records refused, or deleted before they are read. Those get the broker's
+time as far as it is known, or none, and are then kept for as long as they are in the log. (The embedded broker runs
+where its users do.)
 """
 
 import asyncio
@@ -26,6 +31,7 @@ from aiokafka.errors import (
     DuplicateSequenceNumber,
     InvalidProducerEpoch,
     InvalidProducerIdMapping,
+    InvalidTimestampError,
     KafkaError,
     MessageSizeTooLargeError,
     NodeNotReadyError,
@@ -43,6 +49,7 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
 from edged.adapters.kafka.admin import Admin, ProducerState
+from edged.adapters.kafka.broker_clock import BrokerClock
 from edged.adapters.kafka.connection import CONNECT_TIMEOUT_S, Connection, Setup
 from edged.adapters.kafka.reader import KafkaReader
 from edged.adapters.kafka.refusals import NotAllowed
@@ -67,6 +74,8 @@ _PRODUCER_LOST = (OutOfOrderSequenceNumber, InvalidProducerEpoch, InvalidProduce
 _UNKNOWN_PRODUCER_ID = 59  # has no class in aiokafka
 _MAYBE_WRITTEN = (RequestTimedOutError, NotEnoughReplicasAfterAppendError)
 _NUM_SEQUENCES = 1 << 31
+_NO_TIME = -1
+"""Kafka goes by the file's time instead, and refuses none."""
 
 
 @dataclass(slots=True)
@@ -96,7 +105,7 @@ class _Write:
     """One batch of a partition, until it is in the log.
 
     `data`: the bytes that may be sent with `producer`'s id; None when they must be built (again).
-    `in_doubt`: the batch was sent, and it is not known whether it was written.
+    `in_doubt`: the batch was sent, and it is not known whether it was written. `time_refused`: with the time it had.
     """
 
     partition: TopicPartition
@@ -104,13 +113,17 @@ class _Write:
     producer: ProducerState = field(default_factory=ProducerState)
     data: bytes | None = None
     in_doubt: bool = False
+    time_refused: bool = False
 
     @property
     def missing(self) -> list[_Entry]:
         return [entry for entry in self.batch if not entry.written]
 
-    def build(self, producer: ProducerState) -> bytes:
-        """The bytes of the missing entries, with the producer's next sequence number."""
+    def build(self, producer: ProducerState, now_ms: int | None) -> bytes:
+        """The bytes of the missing entries, with the producer's next sequence number.
+
+        `now_ms`: their time, if they have none; None: this machine's.
+        """
         self.producer = producer
         sequence = producer.sequences[self.partition] if producer.idempotent else -1
         builder = DefaultRecordBatchBuilder(
@@ -118,7 +131,9 @@ class _Write:
         )
         for index, entry in enumerate(self.missing):
             message = entry.message
-            builder.append(index, message.timestamp_ms, message.key, message.value, entry.headers)
+            time_ms = now_ms if message.timestamp_ms is None else message.timestamp_ms
+            time_ms = _NO_TIME if self.time_refused else time_ms
+            builder.append(index, time_ms, message.key, message.value, entry.headers)
         self.data = bytes(builder.build())
         return self.data
 
@@ -135,8 +150,9 @@ class _Write:
 class Producer:
     """Appends for all users of the log; appends to one partition are serialised."""
 
-    def __init__(self, setup: Setup, admin: Admin) -> None:
+    def __init__(self, setup: Setup, admin: Admin, clock: BrokerClock) -> None:
         self._setup = setup
+        self._clock = clock
         self._admin = admin
         self._connection = Connection(setup, request_timeout_s=_TIMEOUT_S)
         self._state: ProducerState | None = None
@@ -199,7 +215,10 @@ class Producer:
             await self._look_up(write)
         if not write.missing:
             return
-        data = write.data or write.build(await self._current_state())
+        data = write.data
+        if data is None:
+            state = await self._current_state()
+            data = write.build(state, (self._clock.now_ms() or _NO_TIME) if state.idempotent else None)
         client = await self._connection.client()
         leader = await _leader(client, write.partition)
 
@@ -209,6 +228,9 @@ class Producer:
         if error is NoError:
             write.done(base)
             return
+        if error is InvalidTimestampError:  # the same bytes would be refused for ever
+            self._clock.forget()
+            write.data, write.time_refused = None, True
         if error in _PRODUCER_LOST or error is DuplicateSequenceNumber or code == _UNKNOWN_PRODUCER_ID:
             self._discard_state(write)
         if error is not DuplicateSequenceNumber and error not in _MAYBE_WRITTEN:
@@ -221,6 +243,7 @@ class Producer:
         """Error code and base offset from the broker."""
         topic, partition = write.partition
         request = ProduceRequest(None, _ALL_IN_SYNC, _REPLICATION_TIMEOUT_MS, [(topic, [(partition, data)])])
+        sent_s = asyncio.get_running_loop().time()
         try:
             answer = await client.send(leader, request)
         except (KafkaError, OSError) as error:
@@ -230,7 +253,9 @@ class Producer:
                 self._discard_state(write)
             raise
         self._connection.request_timeout_s = _TIMEOUT_S
-        [(_topic, [(_partition, code, base, *_more)])] = answer.topics
+        [(_topic, [(_partition, code, base, appended_ms, *_more)])] = answer.topics
+        if appended_ms >= 0:
+            self._clock.answered(appended_ms, sent_s)
         return code, base
 
     def _discard_state(self, write: _Write) -> None:

@@ -17,7 +17,7 @@ class RecordingHealth:
             self._change.clear()
             await self._change.wait()
 
-    def degraded(self, part: str, reason: str) -> None:
+    def degraded(self, part: str, reason: str, *, awaited: bool = True) -> None:  # noqa: ARG002
         if part not in self.reasons:
             self.history.append(("degraded", part))
         self.reasons[part] = reason

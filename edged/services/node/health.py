@@ -21,6 +21,7 @@ class _Degradation:
     since: float
     logged_at: float
     logged_reason: str
+    awaited: bool
 
 
 class HealthBoard:
@@ -37,10 +38,15 @@ class HealthBoard:
         """Whether any part is unusable now."""
         return bool(self._parts)
 
-    def degraded(self, part: str, reason: str) -> None:
+    @property
+    def is_awaited(self) -> bool:
+        """Whether services may be waiting for a part."""
+        return any(state.awaited for state in self._parts.values())
+
+    def degraded(self, part: str, reason: str, *, awaited: bool = True) -> None:
         """`part` is unusable because of `reason`. Logged when it begins; a new reason at most once a minute."""
         now = asyncio.get_running_loop().time()
-        state = self._parts.setdefault(part, _Degradation(reason, now, -math.inf, ""))
+        state = self._parts.setdefault(part, _Degradation(reason, now, -math.inf, "", awaited))
         state.reason = reason
         if reason != state.logged_reason and now - state.logged_at >= _REASON_EVERY_S:
             state.logged_at, state.logged_reason = now, reason

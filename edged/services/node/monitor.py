@@ -76,7 +76,7 @@ class Monitor:
                 self._memory.check(host.rss_bytes, now)
             if feeds.passed(now):
                 progress = {service: sign() for service, sign in self._progress.items()}
-                watchdog.feed(progress, now, suspended=self._health.is_degraded)
+                watchdog.feed(progress, now, suspended=self._health.is_awaited)
             if statuses.passed(now):
                 self._notifier.status(self._status(host))
             await asyncio.sleep(min(samples.next, feeds.next, statuses.next) - loop.time())

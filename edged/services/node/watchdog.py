@@ -1,7 +1,7 @@
 """Detects services that hang, and feeds the service manager's watchdog while none does.
 
-A service is stalled while it has work and its step count does not rise. While any part outside is degraded nothing
-counts as stalled, because services may be waiting for that part; a hang during an outage is found after it.
+A service is stalled while it has work and its step count does not rise. While a part outside that
+services may wait for is degraded nothing counts as stalled; a hang during an outage is found after it.
 """
 
 from collections.abc import Mapping

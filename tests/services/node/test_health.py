@@ -62,6 +62,17 @@ async def test_the_summary_names_the_longest_outage_first():
     assert board.is_degraded
 
 
+async def test_what_no_service_waits_for_is_shown_but_excuses_no_stall():
+    board = HealthBoard()
+    board.degraded("clock", "3 h ahead", awaited=False)
+    assert (board.is_degraded, board.is_awaited) == (True, False)
+    assert board.summary() == "degraded: clock for 0 s (3 h ahead)"
+    board.degraded("kafka", "no answer")
+    assert board.is_awaited
+    board.recovered("kafka")
+    assert not board.is_awaited
+
+
 async def test_the_summary_is_one_line_of_at_most_80_characters():
     board = HealthBoard()
     board.degraded("kafka", "broker.lan:9092 refused:\nthe certificate is of another authority than the one given")
