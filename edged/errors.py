@@ -17,7 +17,8 @@ EdgedError
 ├── LogGap                records that a fold needs were deleted from the log: it resumes from a newer checkpoint
 └── TransientError        to be retried, by the adapter that raised it
     ├── LogUnavailable    Kafka does not answer
-    └── ArchiveUnavailable
+    ├── ArchiveUnavailable
+    └── SourceRefused     one source cannot be archived now; others can
 
 Foreign exceptions are translated in the adapter, always `raise … from`.
 """
@@ -139,3 +140,11 @@ class LogUnavailable(TransientError):  # noqa: N818
 
 class ArchiveUnavailable(TransientError):  # noqa: N818
     """The archive does not answer within the deadline."""
+
+
+class SourceRefused(TransientError):  # noqa: N818
+    """One source cannot be archived, and others can. `retry_s`: seconds after which to try again."""
+
+    def __init__(self, reason: str, retry_s: float) -> None:
+        super().__init__(reason)
+        self.retry_s = retry_s

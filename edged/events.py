@@ -51,7 +51,10 @@ EVENTS: Mapping[str, Event] = {
         err=str, err_type=str, traceback=str,
     ),
     "life.notify_failed": event("A notification did not reach the service manager.", err=str),
-    "health.degraded": event("An external part does not answer.", part=str, reason=str),
+    "health.degraded": event(
+        "An external part does not answer, or (`archive/<stream>/<source>`) a source cannot be archived.",
+        part=str, reason=str,
+    ),
     "health.recovered": event("The part answers again.", part=str, degraded_s=float),
     # kafka
     "kafka.unreadable": event(
@@ -280,8 +283,9 @@ EVENTS: Mapping[str, Event] = {
         stream=str, source=str, first_offset=int, next_offset=int, samples=int, bytes=int, write_ms=float,
     ),
     "archive.rejected": event(
-        "A record of an archive topic is not a pack; an empty block takes its place.",
-        topic=str, offset=int, reason=str,
+        "A record of an archive topic is not a pack; an empty block takes its place. `suppressed` more of the topic "
+        "since its last such line.",
+        topic=str, offset=int, reason=str, suppressed=int,
     ),
     "archive.refused": event(
         "Samples of a block break the rule of a border, by what this node's topology says: they are left out, the rest "
@@ -290,11 +294,24 @@ EVENTS: Mapping[str, Event] = {
         address=str, device=str, samples=int, reasons=dict, detail=str, suppressed=int,
     ),
     "archive.duplicates": event(
-        "Samples that were already archived were left out of a pack.", stream=str, source=str, offset=int, samples=int,
+        "Samples that were already archived were left out of a pack; of `suppressed` more packs of the source, too, "
+        "since its last such line.",
+        stream=str, source=str, offset=int, samples=int, suppressed=int,
     ),
     "archive.gap": event(
-        "The log deleted packs before they were archived; the archive records the gap.",
-        stream=str, source=str, first_offset=int, next_offset=int,
+        "The log deleted packs before they were archived; the archive records the gap. `suppressed` more of the source "
+        "since its last such line.",
+        stream=str, source=str, first_offset=int, next_offset=int, suppressed=int,
+    ),
+    "archive.damaged": event(
+        "A source's newest file is damaged. If the log still has its packs they are archived again, and the file is "
+        "kept under another name; else the source continues behind it, and the file's blocks are missing until it is "
+        "restored.",
+        stream=str, source=str, first_offset=int, next_offset=int, reason=str, archived_again=bool,
+    ),
+    "archive.source_failed": event(
+        "Archiving a source failed in a way that edged does not know; the source is tried again, the others go on.",
+        stream=str, source=str, err=str, traceback=str,
     ),
     "archive.unreadable": event("A file or a block of the archive cannot be read.", stream=str, reason=str),
     "archive.bad_request": event(

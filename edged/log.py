@@ -4,6 +4,7 @@ Covers set-up, loggers, throttling, and the lines of other libraries through the
 `warnings`: all leave the process in one schema. See also: `edged.events` (what edged may log).
 """
 
+import asyncio
 import io
 import json
 import logging
@@ -167,6 +168,42 @@ class _Window:
     start_s: float
     logged: int = 1
     suppressed: int = 0
+
+
+class ThrottledLog:
+    """Logs what others can repeat without bound: of each event and kind one line in 10 s, by the event loop's clock.
+
+    A kind names whose lines they are (a topic, a source, an edge), so that nobody's hide another's. The events have the
+    field `suppressed`.
+    """
+
+    def __init__(self, throttle: Throttle | None = None) -> None:
+        self._throttle = throttle or Throttle()
+
+    def info(self, event: str, kind: Hashable, **fields: Any) -> None:
+        """Log the event at this level, or count it."""
+        self._log(logger().info, event, kind, fields)
+
+    def warning(self, event: str, kind: Hashable, **fields: Any) -> None:
+        """Log the event at this level, or count it."""
+        self._log(logger().warning, event, kind, fields)
+
+    def error(self, event: str, kind: Hashable, **fields: Any) -> None:
+        """Log the event at this level, or count it."""
+        self._log(logger().error, event, kind, fields)
+
+    def _log(self, log: Callable[..., Any], event: str, kind: Hashable, fields: Fields) -> None:
+        suppressed = self._throttle.pass_on((event, kind), _loop_time())
+        if suppressed is not None:
+            log(event, **fields, suppressed=suppressed)
+
+
+def _loop_time() -> float:
+    """The event loop's time; in a worker thread the clock that it has outside tests."""
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:
+        return time.monotonic()
 
 
 def log_crash(error: BaseException) -> None:

@@ -21,7 +21,7 @@ from jsonschema import Draft202012Validator
 
 from edged.domain.topology import Kafka, Security, Topology
 from edged.events import json_schema
-from edged.log import ForeignLines, ResourcesForPeople, Throttle, configure, log_crash, logger
+from edged.log import ForeignLines, ResourcesForPeople, Throttle, ThrottledLog, configure, log_crash, logger
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_timestamp_is_utc(stream, monkeypatch):
 
 
 def test_a_text_from_outside_is_truncated(log_lines):
-    logger().error("archive.rejected", topic="t", offset=1, reason="x" * 1_000_000)
+    logger().error("archive.rejected", topic="t", offset=1, reason="x" * 1_000_000, suppressed=0)
     [line] = log_lines("archive.rejected")
     assert len(line["reason"]) == 16_000
 
@@ -249,6 +249,14 @@ def test_a_throttle_stays_one_when_more_kinds_come_than_it_remembers():
     logged = [throttle.pass_on(kind, now_s=5) for _ in range(10) for kind in range(1000)]
     assert logged.count(None) == 10_000 - 100
     assert throttle.pass_on("later", now_s=15) == 9_000
+
+
+def test_lines_of_one_kind_do_not_hide_anothers(log_lines):
+    lines = ThrottledLog()
+    for offset in range(100):
+        for topic in ("a", "b"):
+            lines.error("archive.rejected", topic, topic=topic, offset=offset, reason="junk")
+    assert [(line["topic"], line["suppressed"]) for line in log_lines()] == [("a", 0), ("b", 0)]
 
 
 def test_configuring_again_logs_foreign_lines_once(stream):

@@ -4,7 +4,7 @@ Belongs here: one module per subject, each port with the contract that its fake 
 implementation. This package re-exports the vocabulary.
 """
 
-from edged.ports.archive import ArchiveStore, ArchiveWriter
+from edged.ports.archive import ArchiveStore, ArchiveWriter, SourceEnd
 from edged.ports.cache import DiskTier
 from edged.ports.checkpoints import CheckpointStore, DeployedModel
 from edged.ports.datasets import Dataset, ImageDecoder, Item
@@ -33,6 +33,7 @@ __all__ = [
     "Notifier",
     "Progress",
     "Record",
+    "SourceEnd",
     "Statistics",
     "TopicPartition",
     "TopicSpec",

@@ -1,10 +1,24 @@
 """The archive: its files, and how the archiver writes them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.samples.pack import Pack
+from edged.errors import SourceRefused
+
+
+class SourceEnd(NamedTuple):
+    """Where a source's files end; all zero for a new source.
+
+    `cursors`: the next device offset by "device/partition", as archived in the files up to `cursors_end`; for skipping
+    duplicates. That is `next_offset`, unless the newest files are damaged: `damage` names them and says why.
+    """
+
+    next_offset: int
+    cursors: Mapping[str, int]
+    cursors_end: int
+    damage: str = ""
 
 
 class ArchiveStore(Protocol):
@@ -13,8 +27,11 @@ class ArchiveStore(Protocol):
     def ends(self, stream: str) -> dict[str, int]:
         """The next offset to archive, for each source that has a file."""
 
-    def cursors(self, stream: str, source: str) -> dict[str, int]:
-        """The next device offset by "device/partition", as archived so far; for skipping duplicates."""
+    def end(self, stream: str, source: str) -> SourceEnd:
+        """Where the source's files end. A damaged file keeps its range, which is in its name."""
+
+    def set_aside(self, stream: str, source: str, offset: int) -> None:
+        """Give the source's files from `offset` on other names, under which they are kept but count no more."""
 
     def append(
         self, stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[tuple[int, int]] = ()
@@ -39,19 +56,29 @@ class ArchiveStore(Protocol):
 
 
 class ArchiveWriter(Protocol):
-    """The archive as the archiver writes it: every method retries while the storage fails; cancel to stop."""
+    """The archive as the archiver writes it.
+
+    Every method retries while the whole archive fails (unreachable, or full): cancel to stop. When only this source is
+    refused it raises SourceRefused, so that the other sources need not wait.
+    """
 
     @property
     def tries(self) -> int:
         """Calls to the storage so far, including failed ones: progress for the watchdog while it fails."""
 
-    async def resume(self, stream: str, source: str) -> tuple[int, dict[str, int]]:
-        """The source's next offset to archive (0 when it is new) and its cursors; deletes what a crash left."""
+    async def resume(self, stream: str, source: str) -> SourceEnd:
+        """Where the source's archive ends; deletes what a crash left."""
 
     async def append(
         self, stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[tuple[int, int]] = ()
     ) -> None:
         """As `ArchiveStore.append`. Cancelled: the file is complete or absent; the same may be appended again.
 
-        Raises ArchiveConflict.
+        A conflict refuses the source: `resume` says where another writer has come to.
         """
+
+    async def set_aside(self, stream: str, source: str, offset: int) -> None:
+        """As `ArchiveStore.set_aside`."""
+
+    def refuse(self, stream: str, source: str, reason: str) -> SourceRefused:
+        """Report that the source cannot be archived, and when to try again; the error to raise."""

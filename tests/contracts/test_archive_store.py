@@ -39,7 +39,7 @@ def read_all(store: ArchiveStore, stream: str = "fashion") -> dict[BlockRef, Pac
 
 def test_a_new_archive_is_empty(store):
     assert store.ends("fashion") == {}
-    assert store.cursors("fashion", "pi-a") == {}
+    assert store.end("fashion", "pi-a").cursors == {}
     snapshot = store.snapshot("fashion")
     assert (snapshot.num_blocks, snapshot.num_samples, snapshot.sources, snapshot.ends) == (0, 0, (), {})
 
@@ -119,8 +119,8 @@ def test_cursors_are_the_highest_of_all_packs(store):
     store.append("fashion", "pi-a", [(1, Pack("fashion", ()))])
     store.append("fashion", "pi-a", [(2, replace(pack(4, 2), cursors={"cam-01/0": 5, "cam-02/0": 8}))])
 
-    assert store.cursors("fashion", "pi-a") == {"cam-01/0": 6, "cam-02/0": 9}
-    assert store.cursors("fashion", "pi-b") == {}
+    assert store.end("fashion", "pi-a").cursors == {"cam-01/0": 6, "cam-02/0": 9}
+    assert store.end("fashion", "pi-b").cursors == {}
 
 
 def test_a_source_may_begin_anywhere(store):
@@ -146,7 +146,7 @@ def test_the_last_file_may_be_appended_again(store):
         store.append("fashion", "pi-a", [(1, pack(4)), (2, pack(8))])
 
     assert store.snapshot("fashion").offset.tolist() == [0, 1, 2]
-    assert store.cursors("fashion", "pi-a") == {"cam-01/0": 12}
+    assert store.end("fashion", "pi-a").cursors == {"cam-01/0": 12}
 
 
 @pytest.mark.parametrize(

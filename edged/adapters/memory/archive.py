@@ -11,6 +11,7 @@ from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.samples import cursors as cursor_rules
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, EdgedError, StorageError
+from edged.ports import SourceEnd
 
 
 @dataclass
@@ -25,9 +26,16 @@ class _Append:
 
 @dataclass
 class MemoryArchive:
-    """With `failure` set, every call raises it; reading the blocks in `unreadable` fails."""
+    """With `failure` set, every call raises it, and with `failures` those for a source (stream, source).
+
+    Reading the blocks in `unreadable` fails. In `damaged`: the files (stream, source, first offset) that lost their
+    footer. `aside`: what `set_aside` has put there.
+    """
 
     failure: EdgedError | None = None
+    failures: dict[tuple[str, str], Exception] = field(default_factory=dict)
+    damaged: set[tuple[str, str, int]] = field(default_factory=set)
+    aside: list[_Append] = field(default_factory=list)
     unreadable: set[BlockRef] = field(default_factory=set)
     _appended: dict[tuple[str, str], list[_Append]] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -44,15 +52,26 @@ class MemoryArchive:
         self._check()
         return {source: files[-1].next for (name, source), files in self._appended.items() if name == stream and files}
 
-    def cursors(self, stream: str, source: str) -> dict[str, int]:
-        self._check()
+    def end(self, stream: str, source: str) -> SourceEnd:
+        self._check(stream, source)
+        files = self._of(stream, source)
+        readable = [file for file in files if (stream, source, file.first) not in self.damaged]
         cursors: dict[str, int] = {}
-        for pack in self.blocks(stream, source).values():
+        for pack in (pack for file in readable for pack in file.packs.values()):
             cursors = cursor_rules.advance(cursors, pack)
-        return cursors
+        cursors_end = readable[-1].next if readable else files[0].first if files else 0
+        next_offset = files[-1].next if files else 0
+        return SourceEnd(next_offset, cursors, cursors_end, "damaged" if cursors_end < next_offset else "")
+
+    def set_aside(self, stream: str, source: str, offset: int) -> None:
+        with self._lock:
+            files = self._of(stream, source)
+            self.aside += [file for file in files if file.first >= offset]
+            files[:] = [file for file in files if file.first < offset]
+            self.damaged = {each for each in self.damaged if each[:2] != (stream, source)}
 
     def append(self, stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[Gap] = ()) -> None:
-        self._check()
+        self._check(stream, source)
         first, end = covered([offset for offset, _ in packs], gaps)
         new = _Append(first, end, dict(packs), tuple(gaps))
         with self._lock:
@@ -85,13 +104,15 @@ class MemoryArchive:
                 raise StorageError(f"{stream}/{ref.source}: no file holds block {ref.offset}")
             yield ref, pack
 
-    def remove_leftovers(self, stream: str, source: str) -> None:  # noqa: ARG002 - memory leaves none
-        self._check()
+    def remove_leftovers(self, stream: str, source: str) -> None:
+        self._check(stream, source)  # memory leaves none
 
     def _of(self, stream: str, source: str) -> list[_Append]:
         with self._lock:
             return self._appended.setdefault((stream, source), [])
 
-    def _check(self) -> None:
+    def _check(self, stream: str = "", source: str = "") -> None:
         if self.failure is not None:
             raise self.failure
+        if error := self.failures.get((stream, source)):
+            raise error

@@ -11,6 +11,7 @@ system is not mounted, would pass for a new archive and be filled. See also: `fi
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import re
@@ -36,6 +37,9 @@ _FORMAT = 1
 """Version of the archive's layout, in the marker."""
 
 FILE_NAME = re.compile(r"(\d{20})-(\d{20})\.parquet")
+ASIDE_NAME = re.compile(r"\d{20}-\d{20}\.parquet\.damaged(-\d+)?")
+"""Damaged, and archived again from the log; kept for whoever wants to look."""
+
 LEFTOVER_NAME = re.compile(r"\.\d{20}-\d{20}\.parquet\.tmp")
 _NAME = NAME_PATTERN.removeprefix("^").removesuffix("$")
 _SOURCE_NAME = re.compile(f"({re.escape(dataset.TRAIN_SOURCE)}|{re.escape(dataset.TEST_SOURCE)})?{_NAME}")
@@ -167,6 +171,16 @@ class ArchiveFolder:
             else:
                 self._fs.makedirs(self.path(stream, source), exist_ok=True)
                 self._fs.pipe_file(f"{self.path(stream, source)}/{name}", b"".join(pieces))
+
+    def set_aside(self, file: File) -> None:
+        """Rename the file, so that it is kept and counts no more."""
+        with translated(file.path):
+            names = self.entries(file.path.rpartition("/")[0])
+            numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+            path = next(f"{file.path}.damaged{n}" for n in numbers if f"{Path(file.path).name}.damaged{n}" not in names)
+            self._fs.mv(file.path, path)
+            if self._is_local:
+                _fsync_folder(Path(file.path).parent)
 
     def remove_leftovers(self, stream: str, source: str) -> None:
         """Delete the temporary files of interrupted writes."""

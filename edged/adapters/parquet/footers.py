@@ -61,6 +61,12 @@ class Footers:
                 self._footers.popitem(last=False)
         return footer
 
+    def forget(self, file: File) -> None:
+        """The file is there no more; another may come under its name."""
+        with self._lock:
+            self._columns.pop(file, None)
+            self._footers.pop(file, None)
+
     def columns(self, stream: str, file: File) -> Columns | None:
         """The file's columns; None, logged once, when its footer is corrupt."""
         with self._lock:

@@ -1,7 +1,8 @@
-"""An archive writer that retries what the storage refuses until it works.
+"""An archive writer that knows whom a refusal of the storage concerns, and when to try again.
 
 Covers retries, their backoff, and reporting to `ports.Health`. A full disk, a folder without permission and an
-unreachable server are all repaired by people, not by a restart, so none of them ends the archive.
+unreachable server are all repaired by people, not by a restart, so none of them ends the archive. What all sources meet
+is retried here; what one source meets is that source's alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,11 +10,15 @@ from typing import TypeVar, TypeVarTuple
 
 from edged.aio import Backoff, run_in_worker
 from edged.domain.samples.pack import Pack
-from edged.errors import ArchiveConflict, ArchiveUnavailable, StorageError
-from edged.ports import ArchiveStore, Health
+from edged.errors import ArchiveUnavailable, DiskFull, SourceRefused, StorageError
+from edged.log import logger
+from edged.ports import ArchiveStore, Health, SourceEnd
 
 PART = "archive"
-"""Its part in `ports.Health`."""
+"""Its part in `ports.Health`; a source's is `archive/<stream>/<source>`."""
+
+_MAX_SOURCE_RETRY_S = 60.0
+"""A source that was refused is read again from the archive's end, up to a file's bytes: not every few seconds."""
 
 Ts = TypeVarTuple("Ts")
 R = TypeVar("R")
@@ -22,39 +27,63 @@ R = TypeVar("R")
 class RetryingArchive:
     """A `ports.ArchiveWriter` over a store."""
 
-    def __init__(self, store: ArchiveStore, health: Health, backoff: Backoff | None = None) -> None:
+    def __init__(self, store: ArchiveStore, health: Health, backoff: Callable[[float], Backoff] | None = None) -> None:
+        """`backoff`: makes one from its longest pause in seconds."""
         self._store = store
         self._health = health
-        self._backoff = backoff or Backoff()
+        self._new_backoff = backoff or (lambda max_s: Backoff(max_s=max_s))
+        self._backoff = self._new_backoff(5.0)
+        self._backoff_of: dict[str, Backoff] = {}
         self._tries = 0
 
     @property
     def tries(self) -> int:
         return self._tries
 
-    async def resume(self, stream: str, source: str) -> tuple[int, dict[str, int]]:
-        return await self._retry(self._resume, stream, source)
+    async def resume(self, stream: str, source: str) -> SourceEnd:
+        end = await self._retry(stream, source, self._resume, stream, source)
+        self._health.recovered(part_of(stream, source))
+        return end
 
     async def append(
         self, stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[tuple[int, int]] = ()
     ) -> None:
-        await self._retry(self._store.append, stream, source, packs, gaps)
+        await self._retry(stream, source, self._store.append, stream, source, packs, gaps)
+        self._backoff_of.pop(part_of(stream, source), None)
 
-    def _resume(self, stream: str, source: str) -> tuple[int, dict[str, int]]:
+    async def set_aside(self, stream: str, source: str, offset: int) -> None:
+        await self._retry(stream, source, self._store.set_aside, stream, source, offset)
+
+    def refuse(self, stream: str, source: str, reason: str) -> SourceRefused:
+        part = part_of(stream, source)
+        self._health.degraded(part, reason)
+        if part not in self._backoff_of:
+            self._backoff_of[part] = self._new_backoff(_MAX_SOURCE_RETRY_S)
+        return SourceRefused(reason, self._backoff_of[part].next_s())
+
+    def _resume(self, stream: str, source: str) -> SourceEnd:
         self._store.remove_leftovers(stream, source)
-        return self._store.ends(stream).get(source, 0), self._store.cursors(stream, source)
+        return self._store.end(stream, source)
 
-    async def _retry(self, function: Callable[[*Ts], R], *args: *Ts) -> R:
+    async def _retry(self, stream: str, source: str, function: Callable[[*Ts], R], *args: *Ts) -> R:
         while True:
             self._tries += 1
             try:
                 result = await run_in_worker(function, *args)
-            except ArchiveConflict:
-                raise
-            except (StorageError, ArchiveUnavailable) as error:
+            except (DiskFull, ArchiveUnavailable) as error:
                 self._health.degraded(PART, str(error))
                 await self._backoff.wait()
+            except StorageError as error:
+                raise self.refuse(stream, source, str(error)) from error
+            except Exception as error:  # whatever it is, it is in this source's data, and the others go on
+                logger().error("archive.source_failed", stream=stream, source=source, err=str(error), exc_info=error)
+                raise self.refuse(stream, source, f"{type(error).__name__}: {error}") from error
             else:
                 self._backoff.reset()
                 self._health.recovered(PART)
                 return result
+
+
+def part_of(stream: str, source: str) -> str:
+    """The source's part in `ports.Health`."""
+    return f"{PART}/{stream}/{source}"

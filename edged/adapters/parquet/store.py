@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 
 from edged.adapters.parquet import file as parquet_file
 from edged.adapters.parquet import verify
-from edged.adapters.parquet.folder import ArchiveFolder, File, translated
+from edged.adapters.parquet.folder import ArchiveFolder, CorruptFileError, File, translated
 from edged.adapters.parquet.footers import Footer, Footers
 from edged.adapters.parquet.verify import Finding
 from edged.domain.archive.coverage import Gap, covered
 from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, StorageError
+from edged.ports import SourceEnd
 
 _MAX_OPEN_FILES = 8
 """Of one call of `read`."""
@@ -69,10 +70,19 @@ class ParquetStore:
         files = {source: self._folder.files(stream, source) for source in self._folder.sources(stream)}
         return {source: of_source[-1].next for source, of_source in files.items() if of_source}
 
-    def cursors(self, stream: str, source: str) -> dict[str, int]:
+    def end(self, stream: str, source: str) -> SourceEnd:
         self.check()
         files = self._folder.files(stream, source)
-        return dict(self._footers.footer(files[-1]).contents.cursors) if files else {}
+        newest, damage = self._newest_readable(files)
+        cursors = self._footers.footer(newest).contents.cursors if newest else {}
+        next_offset = files[-1].next if files else 0
+        return SourceEnd(next_offset, dict(cursors), newest.next if newest else files[0].first if files else 0, damage)
+
+    def set_aside(self, stream: str, source: str, offset: int) -> None:
+        for file in self._folder.files(stream, source):
+            if file.first >= offset:
+                self._folder.set_aside(file)
+                self._footers.forget(file)
 
     def append(self, stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[Gap] = ()) -> None:
         first, end = covered([offset for offset, _ in packs], gaps)
@@ -82,7 +92,8 @@ class ParquetStore:
             files = files[:-1]
         if files and files[-1].next != first:
             raise ArchiveConflict(f"{stream}/{source} continues at offset {files[-1].next}, not at {first}")
-        before = self._footers.footer(files[-1]).contents.cursors if files else {}
+        newest, _ = self._newest_readable(files)
+        before = self._footers.footer(newest).contents.cursors if newest else {}
         pieces = parquet_file.encode(stream, source, packs, gaps, before)
         self._folder.write(stream, source, f"{first:020d}-{end:020d}.parquet", pieces)
 
@@ -136,6 +147,18 @@ class ParquetStore:
         with translated(f"{file.path}, block {ref.offset}"):
             block = footer.contents.block_of(ref.offset)
             return parquet_file.read_block(open_files.get(file, footer), footer.contents, block)
+
+    def _newest_readable(self, files: Sequence[File]) -> tuple[File | None, str]:
+        """The newest file whose footer can be read, and what is wrong with the one after it."""
+        damage = ""
+        for file in reversed(files):
+            try:
+                self._footers.footer(file)
+            except CorruptFileError as error:
+                damage = str(error)
+            else:
+                return file, damage
+        return None, damage
 
     def _streams(self, stream: str | None) -> list[str]:
         return self._folder.streams() if stream is None else [stream]

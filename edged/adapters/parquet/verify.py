@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from edged.adapters.parquet import file as parquet_file
-from edged.adapters.parquet.folder import FILE_NAME, LEFTOVER_NAME, ArchiveFolder, File, is_file, translated
+from edged.adapters.parquet.folder import ASIDE_NAME, FILE_NAME, LEFTOVER_NAME, ArchiveFolder, File, is_file, translated
 from edged.adapters.parquet.footers import read_footer
 from edged.errors import FormatError, StorageError
 
 
 class Finding(NamedTuple):
-    """A problem that `verify` found. `kind`: corrupt, hole, overlap or foreign."""
+    """A problem that `verify` found. `kind`: corrupt, hole, overlap, aside or foreign."""
 
     kind: str
     path: str
@@ -24,7 +24,9 @@ def verify_source(folder: ArchiveFolder, stream: str, source: str) -> Iterator[F
     files_here = {name for name, entry in entries.items() if is_file(entry)}
     for name in sorted(entries):
         is_ours = FILE_NAME.fullmatch(name) and name in files_here
-        if not is_ours and not LEFTOVER_NAME.fullmatch(name):
+        if ASIDE_NAME.fullmatch(name):
+            yield Finding("aside", f"{path}/{name}", "was damaged, and is archived again; delete it if you need it not")
+        elif not is_ours and not LEFTOVER_NAME.fullmatch(name):
             yield Finding("foreign", f"{path}/{name}", "not a file of the archive")
     files = folder.files(stream, source)
     end = files[0].first if files else 0

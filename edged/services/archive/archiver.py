@@ -6,6 +6,7 @@ are committed for lag tools only. See also: `ports.ArchiveWriter` (durability, w
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,8 +16,8 @@ from edged.domain.samples import cursors as cursor_rules
 from edged.domain.samples import pack as packs
 from edged.domain.samples.border import Border, Sifted
 from edged.domain.samples.pack import Pack
-from edged.errors import ArchiveConflict, FormatError
-from edged.log import logger
+from edged.errors import FormatError, SourceRefused
+from edged.log import ThrottledLog, logger
 from edged.ports import ArchiveWriter, Log, LogReader, Progress, Record, Statistics, TopicPartition
 from edged.services.archive.refusals import RefusalLog
 
@@ -55,11 +56,15 @@ class ArchiverSettings:
 
 @dataclass
 class _Buffer:
-    """One source's packs that are not durable yet, and the position and cursors after them."""
+    """One source's packs that are not durable yet, and the position and cursors after them.
+
+    Records from `cursors_end` to the first `next_offset` are archived already, and only tell their cursors.
+    """
 
     source: Source
     next_offset: int
     cursors: dict[str, int]
+    cursors_end: int
     packs: list[tuple[int, Pack]] = field(default_factory=list)
     gaps: list[tuple[int, int]] = field(default_factory=list)
     num_bytes: int = 0
@@ -69,12 +74,22 @@ class _Buffer:
     def partition(self) -> TopicPartition:
         return TopicPartition(self.source.topic)
 
+    @property
+    def position(self) -> int:
+        """The next offset to read."""
+        return min(self.cursors_end, self.next_offset)
+
+    def learn(self, record: Record, pack: Pack) -> None:
+        """Take the cursors of an archived pack, whose file is damaged."""
+        self.cursors = cursor_rules.advance(self.cursors, pack)
+        self.cursors_end = record.offset + 1
+
     def add(self, record: Record, pack: Pack) -> None:
         """Append the record's pack; skipped offsets before it become a gap."""
         if record.offset > self.next_offset:
             self.gaps.append((self.next_offset, record.offset))
         self.packs.append((record.offset, pack))
-        self.next_offset = record.offset + 1
+        self.next_offset = self.cursors_end = record.offset + 1
         self.cursors = cursor_rules.advance(self.cursors, pack)
         self.num_bytes += pack.num_bytes + _SAMPLE_BYTES * (len(pack.samples) + 1) + _CURSOR_BYTES * len(pack.cursors)
 
@@ -83,7 +98,11 @@ class _Buffer:
 
 
 class Archiver:
-    """Reads every source's topic and writes files of contiguous offsets."""
+    """Reads every source's topic and writes files of contiguous offsets.
+
+    A source that cannot be archived waits, without what it had buffered, and is resumed from the archive's end; the
+    others go on.
+    """
 
     def __init__(
         self,
@@ -99,35 +118,25 @@ class Archiver:
         self._archive = archive
         self._border = border
         self._refusals = RefusalLog()
-        self._sources = sources
         self._group = group
         self._settings = settings
         self._buffers: dict[str, _Buffer] = {}
+        self._waiting: dict[Source, float] = dict.fromkeys(sources, -math.inf)
+        """Sources that are not read, and when to try them again."""
+        self._lines = ThrottledLog()
         self._reader: LogReader | None = None
         self._num_polls = 0
         self._is_idle = False
         self._samples = 0
 
     async def run(self) -> None:
-        """Archive until cancelled; then write what is buffered, within `stop_s`, and raise the cancellation.
-
-        Raises ArchiveConflict when a second writer is active, or when a topic was recreated: its offsets start again
-        at 0, and the archive has those already.
-        """
-        for source in self._sources:
-            self._buffers[source.topic] = _Buffer(source, *await self._archive.resume(source.stream, source.edge))
-        positions = {buffer.partition: buffer.next_offset for buffer in self._buffers.values()}
-        async with self._log.reader(positions, group=self._group) as reader:
-            self._reader = reader
-            try:
-                while True:
-                    await self._take(await self._poll(reader))
-                    while (buffer := self._due()) is not None:
-                        await self._flush(buffer, reader)
-                    self._num_polls += 1
-            except asyncio.CancelledError:
-                await self._finish(reader)
-                raise
+        """Archive until cancelled; then write what is buffered, within `stop_s`, and raise the cancellation."""
+        while True:
+            await self._resume_due()
+            if self._buffers:
+                await self._read()
+            else:
+                await self._wait()
 
     def progress(self) -> Progress:
         """Steps are polls and the archive's tries, so it progresses while the storage refuses too."""
@@ -140,6 +149,75 @@ class Archiver:
             lag_records=self._reader.lag() if self._reader else 0,
             queue_bytes=sum(buffer.num_bytes for buffer in self._buffers.values()),
         )
+
+    async def _read(self) -> None:
+        """Archive the sources that have a buffer, until there are more or fewer of them."""
+        reading = set(self._buffers)
+        positions = {buffer.partition: buffer.position for buffer in self._buffers.values()}
+        async with self._log.reader(positions, group=self._group) as reader:
+            self._reader = reader
+            try:
+                while reading == set(self._buffers):
+                    await self._take(await self._poll(reader))
+                    while (buffer := self._due()) is not None:
+                        await self._flush(buffer, reader)
+                    self._num_polls += 1
+                    await self._resume_due()
+            except asyncio.CancelledError:
+                await self._finish(reader)
+                raise
+            finally:
+                self._reader = None
+
+    async def _wait(self) -> None:
+        """Wait until a source may be tried again; all are refused."""
+        self._is_idle = True
+        try:
+            await asyncio.sleep(min(self._waiting.values()) - asyncio.get_running_loop().time())
+        finally:
+            self._is_idle = False
+
+    async def _resume_due(self) -> None:
+        """Give a buffer to each waiting source whose time has come, if the archive lets it."""
+        now_s = asyncio.get_running_loop().time()
+        for source in [source for source, due_s in self._waiting.items() if now_s >= due_s]:
+            try:
+                self._buffers[source.topic] = await self._resume(source)
+            except SourceRefused as refused:
+                self._refused(source, refused)
+            else:
+                del self._waiting[source]
+
+    def _refused(self, source: Source, refused: SourceRefused) -> None:
+        """Stop reading the source; what is buffered will be read again."""
+        self._buffers.pop(source.topic, None)
+        self._waiting[source] = asyncio.get_running_loop().time() + refused.retry_s
+
+    async def _resume(self, source: Source) -> _Buffer:
+        """Where the source continues. Damaged newest files are archived again if the log still holds what they held.
+
+        If it does not, the source continues behind them; then what the log has of their range tells the cursors.
+        """
+        stream, edge, topic = source
+        end = await self._archive.resume(stream, edge)
+        if not end.damage:
+            return _Buffer(source, end.next_offset, dict(end.cursors), end.next_offset)
+        partition = TopicPartition(topic)
+        low, high = (await self._log.watermarks([partition]))[partition]
+        is_kept = low <= end.cursors_end and end.next_offset <= high
+        logger().error(
+            "archive.damaged",
+            stream=stream,
+            source=edge,
+            first_offset=end.cursors_end,
+            next_offset=end.next_offset,
+            reason=end.damage,
+            archived_again=is_kept,
+        )
+        if is_kept:
+            await self._archive.set_aside(stream, edge, end.cursors_end)
+            return _Buffer(source, end.cursors_end, dict(end.cursors), end.cursors_end)
+        return _Buffer(source, end.next_offset, dict(end.cursors), max(end.cursors_end, min(low, end.next_offset)))
 
     async def _poll(self, reader: LogReader) -> list[Record]:
         now_s = asyncio.get_running_loop().time()
@@ -156,25 +234,41 @@ class Archiver:
         """Decode the records, leave out what the border refuses, and buffer the rest."""
         sifted = await run_in_worker(self._sift_all, records) if records else []
         for record, pack in zip(records, sifted, strict=True):
-            buffer = self._buffers[record.topic]
-            if record.offset < buffer.next_offset:
-                raise ArchiveConflict(
-                    f"topic {record.topic} has offset {record.offset} next, and the archive continues at "
-                    f"{buffer.next_offset}: the topic was recreated; give the archive another url"
-                )
-            if not buffer.packs:
-                buffer.since_s = asyncio.get_running_loop().time()
-            self._buffer(buffer, record, pack)
+            buffer = self._buffers.get(record.topic)
+            if buffer is None:
+                continue  # refused by a record before
+            if record.offset < buffer.position:
+                self._refuse_recreated(buffer, record.offset)
+            elif record.offset < buffer.next_offset:
+                buffer.learn(record, self._checked(buffer.source, record, pack).pack)
+            else:
+                if not buffer.packs:
+                    buffer.since_s = asyncio.get_running_loop().time()
+                self._buffer(buffer, record, self._checked(buffer.source, record, pack))
 
-    def _buffer(self, buffer: _Buffer, record: Record, sifted: Sifted | FormatError) -> None:
+    def _refuse_recreated(self, buffer: _Buffer, offset: int) -> None:
         stream, edge, topic = buffer.source
-        if isinstance(sifted, FormatError):
-            logger().error("archive.rejected", topic=topic, offset=record.offset, reason=str(sifted))
-            sifted = Sifted(Pack(stream, ()), ())
+        reason = (
+            f"topic {topic} has offset {offset} next, and the archive continues at {buffer.next_offset}: the topic was "
+            "recreated; give the archive another url"
+        )
+        self._refused(buffer.source, self._archive.refuse(stream, edge, reason))
+
+    def _checked(self, source: Source, record: Record, sifted: Sifted | FormatError) -> Sifted:
+        """What is left of the record's pack; an empty one, and an error, when it is none of the source."""
+        if isinstance(sifted, Sifted):
+            return sifted
+        topic = source.topic
+        self._lines.error("archive.rejected", topic, topic=topic, offset=record.offset, reason=str(sifted))
+        return Sifted(Pack(source.stream, ()), ())
+
+    def _buffer(self, buffer: _Buffer, record: Record, sifted: Sifted) -> None:
+        stream, edge, _ = buffer.source
         self._refusals.add(stream, edge, record.offset, sifted.refused)
         if record.offset > buffer.next_offset:
-            logger().error(
+            self._lines.error(
                 "archive.gap",
+                (stream, edge),
                 stream=stream,
                 source=edge,
                 first_offset=buffer.next_offset,
@@ -182,9 +276,13 @@ class Archiver:
             )
         unique = cursor_rules.without_duplicates(sifted.pack, buffer.cursors)
         if unique is not sifted.pack:
-            num_duplicates = len(sifted.pack.samples) - len(unique.samples)
-            logger().info(
-                "archive.duplicates", stream=stream, source=edge, offset=record.offset, samples=num_duplicates
+            self._lines.info(
+                "archive.duplicates",
+                (stream, edge),
+                stream=stream,
+                source=edge,
+                offset=record.offset,
+                samples=len(sifted.pack.samples) - len(unique.samples),
             )
         buffer.add(record, unique)
 
@@ -195,11 +293,13 @@ class Archiver:
         buffer = self._buffers[record.topic]
         try:
             pack = packs.decode(record.value)
+            if pack.stream != buffer.source.stream:
+                return FormatError(f"a pack of stream {pack.stream!r:.80}")
+            return self._border.sift(pack, buffer.source.edge, buffer.cursors)
         except FormatError as error:
             return error
-        if pack.stream != buffer.source.stream:
-            return FormatError(f"a pack of stream {pack.stream!r:.80}")
-        return self._border.sift(pack, buffer.source.edge, buffer.cursors)
+        except Exception as error:  # noqa: BLE001 - one source's record must not end the others
+            return FormatError(f"{type(error).__name__}: {error}")
 
     def _due(self) -> _Buffer | None:
         """A buffer to flush now: too large, too old, or the largest when all together exceed the budget."""
@@ -220,14 +320,19 @@ class Archiver:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.stop_s):
                 for buffer in filled:
-                    await self._write(buffer)
+                    with contextlib.suppress(SourceRefused):
+                        await self._write(buffer)
         if written := {each.partition: each.next_offset for each in filled if not each.packs}:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.poll_s):
                     await reader.commit(written)
 
     async def _flush(self, buffer: _Buffer, reader: LogReader) -> None:
-        await self._write(buffer)
+        try:
+            await self._write(buffer)
+        except SourceRefused as refused:
+            self._refused(buffer.source, refused)
+            return
         await reader.commit({buffer.partition: buffer.next_offset})
 
     async def _write(self, buffer: _Buffer) -> None:

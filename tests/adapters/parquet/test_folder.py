@@ -130,7 +130,7 @@ def test_a_missing_or_unmarked_folder_is_unavailable_and_never_created_implicitl
         for attempt in (
             lambda: store.append("fashion", "pi-a", [(0, pack(0))]),
             lambda: store.ends("fashion"),
-            lambda: store.cursors("fashion", "pi-a"),
+            lambda: store.end("fashion", "pi-a"),
             lambda: store.snapshot("fashion"),
             store.summaries,
             lambda: list(store.verify()),

@@ -1,4 +1,4 @@
-"""A storage that refuses is retried, and reported as degraded."""
+"""A storage that refuses all is retried, and what one source meets is that source's alone; both are reported."""
 
 import asyncio
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from edged.adapters.memory.archive import MemoryArchive
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.parquet.retrying import RetryingArchive
 from edged.aio import Backoff
-from edged.errors import ArchiveConflict, ArchiveUnavailable, DiskFull, EdgedError, StorageError
+from edged.errors import ArchiveConflict, ArchiveUnavailable, DiskFull, EdgedError, SourceRefused, StorageError
 from tests.support.archive_samples import pack
 
 
@@ -18,52 +18,78 @@ class Refusing(MemoryArchive):
 
     def __init__(self, *failures: EdgedError) -> None:
         super().__init__()
-        self.failures: Iterator[EdgedError] = iter(failures)
+        self._refusals: Iterator[EdgedError] = iter(failures)
 
-    def _check(self) -> None:
-        if failure := next(self.failures, None):
+    def _check(self, stream: str = "", source: str = "") -> None:
+        if failure := next(self._refusals, None):
             raise failure
 
 
 def patient(store: MemoryArchive, health: RecordingHealth | None = None) -> RetryingArchive:
-    return RetryingArchive(store, health or RecordingHealth(), Backoff(0.001, 0.001))
+    return RetryingArchive(store, health or RecordingHealth(), lambda _: Backoff(0.001, 0.001))
 
 
 async def test_appending_is_retried_until_the_storage_accepts_it():
-    store, health = (
-        Refusing(DiskFull("no space"), ArchiveUnavailable("reset"), StorageError("denied")),
-        RecordingHealth(),
-    )
+    store, health = Refusing(DiskFull("no space"), ArchiveUnavailable("reset")), RecordingHealth()
     archive = patient(store, health)
 
     await archive.append("fashion", "pi-a", [(0, pack(0))])
 
     assert store.blocks("fashion", "pi-a") == {0: pack(0)}
     assert health.history == [("degraded", "archive"), ("recovered", "archive")]
-    assert archive.tries == 4
+    assert archive.tries == 3
 
 
 async def test_resuming_gives_the_end_and_the_cursors():
     store = MemoryArchive()
-    assert await patient(store).resume("fashion", "pi-a") == (0, {})
+    assert await patient(store).resume("fashion", "pi-a") == (0, {}, 0, "")
     store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
 
-    assert await patient(store).resume("fashion", "pi-a") == (2, {"cam-01/0": 8})
+    assert await patient(store).resume("fashion", "pi-a") == (2, {"cam-01/0": 8}, 2, "")
 
 
-async def test_a_conflict_is_not_retried():
-    store, health = MemoryArchive(), RecordingHealth()
-    store.append("fashion", "pi-a", [(0, pack(0))])
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (StorageError("denied"), "denied"),
+        (OverflowError("too large"), "OverflowError: too large"),
+        (ArchiveConflict("continues at offset 2"), "continues at offset 2"),
+    ],
+)
+async def test_what_one_source_meets_is_its_own_and_not_retried_here(log_lines, failure, reason):
+    store, health = MemoryArchive(failures={("fashion", "pi-a"): failure}), RecordingHealth()
+    archive = patient(store, health)
 
-    with pytest.raises(ArchiveConflict):
-        await patient(store, health).append("fashion", "pi-a", [(7, pack(4))])
+    for act in (archive.append("fashion", "pi-a", [(0, pack(0))]), archive.resume("fashion", "pi-a")):
+        with pytest.raises(SourceRefused, match=reason) as refused:
+            await act
+        assert refused.value.retry_s > 0
+    await archive.append("fashion", "pi-b", [(0, pack(0))])
 
-    assert health.history == []
+    assert health.reasons == {"archive/fashion/pi-a": reason}
+    assert bool(log_lines("archive.source_failed")) == isinstance(failure, OverflowError)
+    store.failures.clear()
+    await archive.resume("fashion", "pi-a")
+    assert health.reasons == {}
+
+
+async def test_a_source_that_is_refused_again_and_again_is_tried_less_and_less_often():
+    store = MemoryArchive(failures={("fashion", "pi-a"): StorageError("denied")})
+    archive = RetryingArchive(store, RecordingHealth(), lambda max_s: Backoff(1.0, max_s, seed=0))
+
+    pauses = []
+    for _ in range(12):
+        with pytest.raises(SourceRefused) as refused:
+            await archive.resume("fashion", "pi-a")
+        pauses.append(refused.value.retry_s)
+
+    assert pauses[0] <= 1.0
+    assert all(30.0 <= pause <= 60.0 for pause in pauses[-4:])
 
 
 async def test_a_cancellation_ends_the_retries():
     health = RecordingHealth()
-    archive = RetryingArchive(MemoryArchive(failure=DiskFull("no space")), health, Backoff(60.0, 60.0))
+    archive = RetryingArchive(MemoryArchive(failure=DiskFull("no space")), health, lambda _: Backoff(60.0, 60.0))
     task = asyncio.create_task(archive.append("fashion", "pi-a", [(0, pack(0))]))
     while not health.reasons:  # noqa: ASYNC110 - the fake has no event
         await asyncio.sleep(0)
