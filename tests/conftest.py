@@ -17,6 +17,7 @@ import structlog
 from xdist.scheduler import LoadScopeScheduling
 
 from edged.log import configure
+from tests.support import fake_time
 from tests.support.brokers import Apache, Broker, Embedded, need
 from tests.support.secured import SecuredKafka
 from tests.support.shared_brokers import SharedBroker, TestRun, cores, shared_broker, shared_secured_kafka
@@ -80,6 +81,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     sites = [item for item in items if _lies_with_brokers(item)]
     others = [item for item in items if not _lies_with_brokers(item)]
     place = {item: index / len(kind) for kind in (sites, others) for index, item in enumerate(kind)}
+        fake_time.configure(item)
     items.sort(key=lambda item: (item.get_closest_marker("quiet") is not None, place[item]))
 
 
@@ -138,6 +140,18 @@ def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Li
     configure(node="pi-a", tier="edge", run_id="r1", level="debug", stream=stream)
 
     def lines(event: str | None = None) -> list[Line]:
+@pytest.fixture
+def real_threads() -> None:
+    """Asked for by a test in fake time whose worker threads must run beside its event loop."""
+
+
+@pytest.fixture(autouse=True)
+def exact_fake_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In fake time, the work of threads is done in the event loop's turns: no clock outruns it."""
+    if "real_threads" not in request.fixturenames:
+        fake_time.use(monkeypatch)
+
+
         parsed = [json.loads(line) for line in stream.getvalue().splitlines()]
         return [line for line in parsed if event in {None, line["event"]}]
 

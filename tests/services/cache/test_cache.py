@@ -367,7 +367,7 @@ class SlowDisk(MemoryDiskTier):
         return super().put_many(entries)
 
 
-async def test_a_cancelled_spill_leaves_each_entry_in_one_tier():
+async def test_a_cancelled_spill_leaves_each_entry_in_one_tier(real_threads):
     disk = SlowDisk()
     async with cache(disk) as made:
         disk.loop, disk.task = asyncio.get_running_loop(), asyncio.current_task()

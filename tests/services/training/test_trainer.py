@@ -433,7 +433,7 @@ class PausingModel(Model):
         return super().gradient(*args, **options)
 
 
-async def test_live_samples_are_trained_between_those_of_the_archive(world):
+async def test_live_samples_are_trained_between_those_of_the_archive(real_threads, world):
     world.training = replace(TRAINING, source="both", epochs=3)
     live = world.live_window()
     await put(world, live, 2)  # before the first start: the archive's matter

@@ -1,0 +1,53 @@
+"""Makes fake time exact: what the code hands to a worker thread runs in the event loop's own turn.
+
+With real threads looptime lets real time pass while one works, and fake time with it, so that a busy machine changes
+the order of events. A test whose thread waits for the event loop asks for the fixture `real_threads`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
+
+import looptime
+import pytest
+
+_EMPTY_TURNS = 2
+"""Turns of the loop without anything to do before the clock goes on: no thread could still bring anything."""
+
+_WORK_S = 0.001
+"""What each piece of work takes, so that others have their turns meanwhile."""
+
+_in_thread = looptime.LoopTimeEventLoop.run_in_executor
+
+
+def configure(item: pytest.Item) -> None:
+    """Let the clock of a test in fake time go on as soon as nothing is left to do."""
+    if item.get_closest_marker("looptime") and "real_threads" not in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.looptime(noop_cycles=_EMPTY_TURNS), append=False)
+
+
+def use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the monkeypatch ends, no event loop in fake time starts a thread."""
+    monkeypatch.setattr(looptime.LoopTimeEventLoop, "run_in_executor", _run_in_executor)
+
+
+def _run_in_executor(
+    loop: Any, executor: Executor | None, function: Callable[..., Any], *arguments: Any
+) -> asyncio.Future[Any]:
+    if not loop.looptime_on:
+        return _in_thread(loop, executor, function, *arguments)
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def run() -> None:
+        if future.cancelled():
+            return
+        try:
+            result = function(*arguments)
+        except BaseException as error:  # noqa: BLE001 - as an executor does
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    loop.call_later(_WORK_S, run)
+    return future
