@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ asyncio.set_event_loop(None)  # looptime asks for the thread's loop, and asyncio
 Line = dict[str, Any]
 TESTS = Path(__file__).parent
 
+_SLOW_FOLDER = TESTS / "slow"
 _BROKERS_FOLDERS = (TESTS / "integration", TESTS / "faults")
 _PROCESSES_FOLDER = TESTS / "adapters" / "tflite"  # a foreign file's first use is tried in a process of its own
 _BROKERS = ("embedded_broker", "apache_kafka", "secured_kafka")
@@ -64,32 +66,40 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: tests with processes wait for much of their time."""
-    return (os.cpu_count() or 1) + 1
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cores: tests with processes wait for much of their time. The fast ones do not."""
+    cores = os.cpu_count() or 1
+    return cores if config.option.markexpr == "fast" else cores + 1
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test as one of `quiet`, `brokers` and `fast`, so that none is forgotten and `-m` has them apart.
+    """Mark every test as one of `slow`, `quiet`, `brokers`, `fast`, so that none is forgotten and `-m` has them apart.
 
     The sites of real processes are spread evenly among the others: several at a time would only wait for each other's
     cores. The quiet tests come last.
     """
     for item in items:
         item.add_marker(_mark(item))
+        fake_time.configure(item)
     sites = [item for item in items if _lies_with_brokers(item)]
     others = [item for item in items if not _lies_with_brokers(item)]
     place = {item: index / len(kind) for kind in (sites, others) for index, item in enumerate(kind)}
-        fake_time.configure(item)
     items.sort(key=lambda item: (item.get_closest_marker("quiet") is not None, place[item]))
 
 
 def _lies_with_brokers(item: pytest.Item) -> bool:
-    return any(folder in item.path.parents for folder in _BROKERS_FOLDERS)
+    return _is_in_brokers_folder(item.path)
+
+
+@cache
+def _is_in_brokers_folder(path: Path) -> bool:
+    return any(folder in path.parents for folder in _BROKERS_FOLDERS)
 
 
 def _mark(item: pytest.Item) -> str:
+    if _SLOW_FOLDER in item.path.parents:
+        return "slow"
     fixtures = set(getattr(item, "fixturenames", ()))
     if _QUIET_FIXTURE in fixtures:
         return "quiet"
@@ -131,16 +141,6 @@ def log_as_before() -> Iterator[None]:
 
 
 @pytest.fixture
-def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Line]]]:
-    """The log, set up for the test and held to the schema: call it for the lines so far, or those of one event."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level, sys.excepthook
-    monkeypatch.setenv("EDGED_STRICT_LOG", "1")
-    stream = io.StringIO()
-    configure(node="pi-a", tier="edge", run_id="r1", level="debug", stream=stream)
-
-    def lines(event: str | None = None) -> list[Line]:
-@pytest.fixture
 def real_threads() -> None:
     """Asked for by a test in fake time whose worker threads must run beside its event loop."""
 
@@ -152,6 +152,16 @@ def exact_fake_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         fake_time.use(monkeypatch)
 
 
+@pytest.fixture
+def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Line]]]:
+    """The log, set up for the test and held to the schema: call it for the lines so far, or those of one event."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level, sys.excepthook
+    monkeypatch.setenv("EDGED_STRICT_LOG", "1")
+    stream = io.StringIO()
+    configure(node="pi-a", tier="edge", run_id="r1", level="debug", stream=stream)
+
+    def lines(event: str | None = None) -> list[Line]:
         parsed = [json.loads(line) for line in stream.getvalue().splitlines()]
         return [line for line in parsed if event in {None, line["event"]}]
 

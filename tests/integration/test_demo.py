@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -18,16 +17,7 @@ from edged.adapters.datasets import fashion_mnist
 from edged.adapters.images import encode
 from edged.cli.demo.processes import Child
 from tests.support.data import birds
-from tests.support.requirements import require
-
-
-async def run_demo(*arguments: str) -> dict[str, Any]:
-    """The figures of a demo that ends well."""
-    child = await Child.start("demo", "demo", "--json", *arguments)
-    assert await child.ended() == 0, child.last_words() + child.stdout.decode()
-    summary = json.loads(child.stdout.decode().strip().splitlines()[-1])
-    assert isinstance(summary, dict)
-    return summary
+from tests.support.demo import assert_whole, run_demo
 
 
 async def refusal(*arguments: str) -> str:
@@ -36,19 +26,6 @@ async def refusal(*arguments: str) -> str:
     assert await child.ended() == 64
     assert child.stdout == b""
     return child.noise[-1]
-
-
-def assert_whole(summary: dict[str, Any], *, published: int) -> None:
-    """Every published live sample was archived and predicted exactly once."""
-    counts = {key: summary[key] for key in ("published", "archived", "predicted", "archived_twice", "predicted_twice")}
-    assert counts == {
-        "published": published,
-        "archived": published,
-        "predicted": published,
-        "archived_twice": 0,
-        "predicted_twice": 0,
-    }
-    assert summary["dead_lettered"] == 0
 
 
 def assert_kept(folder: Path) -> None:
@@ -210,14 +187,3 @@ async def test_nothing_is_left_behind_after_it_is_stopped(number, tmp_path, tmp_
     assert [each for each in family if each.is_running()] == []
     assert list(tmp_path.rglob("edged-demo-*")) == []
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-
-
-async def test_the_full_data_set_is_learnt_in_three_epochs():
-    """60,000 images, of which the devices publish some: at least 88 % of the 10,000 test images are told right."""
-    if fashion_mnist.full_folder() is None:
-        require("the full Fashion-MNIST (Debian: dataset-fashion-mnist)")
-
-    summary = await run_demo("--data", "fashion-mnist", "--epochs", "3")
-
-    assert_whole(summary, published=600)
-    assert summary["test_accuracy"] >= 0.88

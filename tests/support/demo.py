@@ -1,0 +1,28 @@
+"""`edged demo` as a user starts it, and the figures that it ends with."""
+
+import json
+from typing import Any
+
+from edged.cli.demo.processes import Child
+
+
+async def run_demo(*arguments: str) -> dict[str, Any]:
+    """The figures of a demo that ends well."""
+    child = await Child.start("demo", "demo", "--json", *arguments)
+    assert await child.ended() == 0, child.last_words() + child.stdout.decode()
+    summary = json.loads(child.stdout.decode().strip().splitlines()[-1])
+    assert isinstance(summary, dict)
+    return summary
+
+
+def assert_whole(summary: dict[str, Any], *, published: int) -> None:
+    """Every published live sample was archived and predicted exactly once."""
+    counts = {key: summary[key] for key in ("published", "archived", "predicted", "archived_twice", "predicted_twice")}
+    assert counts == {
+        "published": published,
+        "archived": published,
+        "predicted": published,
+        "archived_twice": 0,
+        "predicted_twice": 0,
+    }
+    assert summary["dead_lettered"] == 0
