@@ -70,6 +70,11 @@ EVENTS: Mapping[str, Event] = {
         "Records were deleted before they were read; reading continues after them.",
         topic=str, partition=int, wanted_offset=int, next_offset=int,
     ),
+    "kafka.another_log": event(
+        "The partition is another log than before: its topic was deleted and recreated, or its records were lost. It is"
+        " read from its beginning; nothing of the former one is read any more.",
+        topic=str, partition=int, wanted_offset=int, next_offset=int,
+    ),
     "kafka.client": event(
         "A message of the Kafka client; `suppressed` more since the last such line.",
         message=str, logger=str, suppressed=int,

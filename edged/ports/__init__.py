@@ -8,7 +8,7 @@ from edged.ports.archive import ArchiveStore, ArchiveWriter, SourceEnd
 from edged.ports.cache import DiskTier
 from edged.ports.checkpoints import CheckpointStore, DeployedModel
 from edged.ports.datasets import Dataset, ImageDecoder, Item
-from edged.ports.log import KEPT, Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
+from edged.ports.log import KEPT, Committed, Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
 from edged.ports.models import Classifier, FeatureExtractor
 from edged.ports.node import Health, Host, HostSample, Notifier, Progress, Statistics
 
@@ -18,6 +18,7 @@ __all__ = [
     "ArchiveWriter",
     "CheckpointStore",
     "Classifier",
+    "Committed",
     "Dataset",
     "DeployedModel",
     "DiskTier",

@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from edged.domain.place import Place, fingerprint
+
 KEPT = -1
 """As `TopicSpec.retention_ms`: no record is deleted for its age, nor for how many there are."""
 
@@ -29,7 +31,10 @@ class Watermarks(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record as read from the log. `timestamp_ms` is Unix time, set by the producer or the broker."""
+    """One record as read from the log. `timestamp_ms` is Unix time, set by the producer or the broker.
+
+    `incarnation` and `topic_id`: whose record it is, see `domain.place`.
+    """
 
     topic: str
     partition: int
@@ -38,6 +43,20 @@ class Record:
     key: bytes | None
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
+    incarnation: str = ""
+    topic_id: str = ""
+
+    def place_after(self) -> Place:
+        """The place of who has read this record. Hashes its content."""
+        before = fingerprint(self.offset, self.timestamp_ms, self.key, self.value, self.headers)
+        return Place(self.offset + 1, self.incarnation, self.topic_id, before)
+
+
+class Committed(NamedTuple):
+    """What a consumer group keeps of a partition: the next place to read, and what else was committed with it."""
+
+    place: Place
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +106,23 @@ class LogReader(Protocol):
         """The next records, at most `max_records`; empty when none came within `timeout_s`.
 
         Also empty while the broker is unavailable: the adapter reconnects by itself and reports health. A gap (records
-        deleted before they were read) is logged as `kafka.gap` and reading continues after it.
+        deleted before they were read) is logged as `kafka.gap` and reading continues after it. A partition that has
+        become another log (see `domain.place`) is logged as `kafka.another_log` and read from its beginning: the
+        records' `incarnation` tells which log each is of.
         Cancel-safe: a record is either returned or delivered again by the next poll.
         """
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Deliver `offset` next from `partition`; takes effect at the next poll."""
 
-    async def commit(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Commit the next offsets to read, for lag tools and restarts. Needs the reader's group."""
+    async def commit(self, places: Mapping[TopicPartition, Place], note: str = "") -> None:
+        """Commit the next places to read, for lag tools and restarts, each with the note. Needs the reader's group."""
 
     def position(self, partition: TopicPartition) -> int:
         """The offset from which the next poll delivers; already past offsets that hold no readable record."""
+
+    def place(self, partition: TopicPartition) -> Place:
+        """The place of `position`, after what was delivered. Hashes the last record delivered."""
 
     def lag(self) -> int:
         """Records not yet delivered, by the high watermarks last seen; 0 before the first response."""
@@ -108,9 +132,18 @@ class Log(Protocol):
     """Apache Kafka, as far as edged needs it. While the broker is unavailable every method waits; cancel to stop."""
 
     def reader(
-        self, positions: Mapping[TopicPartition, int], *, group: str | None = None
+        self, positions: Mapping[TopicPartition, Place | int], *, group: str | None = None
     ) -> AbstractAsyncContextManager[LogReader]:
-        """A reader of exactly these partitions, from exactly these offsets."""
+        """A reader of exactly these partitions, from exactly these places.
+
+        An offset alone is one of the log as it is now; a place that is of another log is treated as by `resume`.
+        """
+
+    async def resume(self, kept: Mapping[TopicPartition, Place]) -> dict[TopicPartition, Place]:
+        """Where to read on: each kept place, or the beginning of what has become another log, which has its own name.
+
+        A place of a partition that does not exist is returned as it is. Logs nothing.
+        """
 
     async def append(self, messages: Sequence[Message]) -> list[int]:
         """Write the messages in order; return their offsets once all are acknowledged by all in-sync replicas.
@@ -123,8 +156,8 @@ class Log(Protocol):
     async def watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
         """Low and high watermarks now. A partition that does not exist yet has (0, 0)."""
 
-    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """The group's committed offsets; partitions without one are left out."""
+    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed]:
+        """What the group has committed; partitions without it are left out."""
 
     async def partitions(self, topics: Iterable[str]) -> dict[str, int]:
         """The number of partitions of each topic; topics that do not exist are left out."""

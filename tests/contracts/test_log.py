@@ -14,10 +14,12 @@ from confluent_kafka.admin import AdminClient
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
+from edged.domain.place import Place
 from edged.domain.topology import Kafka
 from edged.errors import RecordTooLarge
-from edged.ports import Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
+from edged.ports import Committed, Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
 from tests.support.brokers import Apache, Broker, Embedded
+from tests.support.recreated import recreate
 from tests.support.shared_brokers import SharedBroker
 
 
@@ -28,6 +30,7 @@ class Bed(Protocol):
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def truncate(self, partition: TopicPartition, before: int) -> None: ...
+    def recreate(self, topic: str) -> None: ...
 
 
 class MemoryBed:
@@ -50,6 +53,10 @@ class MemoryBed:
     def truncate(self, partition: TopicPartition, before: int) -> None:
         assert self._log is not None
         self._log.truncate(partition, before)
+
+    def recreate(self, topic: str) -> None:
+        assert self._log is not None
+        self._log.delete(topic)
 
     def _set(self, *, away: bool) -> None:
         self._away = away
@@ -76,6 +83,9 @@ class BrokerBed:
         admin = AdminClient({"bootstrap.servers": self._broker.bootstrap})
         for done in admin.delete_records([ConfluentPartition(*partition, before)]).values():
             done.result()
+
+    def recreate(self, topic: str) -> None:
+        recreate(self._broker.bootstrap, topic)
 
 
 def any_log(*kinds: str) -> pytest.MarkDecorator:
@@ -254,15 +264,29 @@ async def test_a_readers_position_is_after_what_it_delivered_or_where_it_was_sou
 
 
 @every_log
-async def test_commits_are_kept_for_the_group(log: Log, topic: str):
+async def test_committed_offsets_are_kept_for_the_group(log: Log, topic: str):
     partition = TopicPartition(topic)
     await log.append(numbered(topic, 5))
 
     async with log.reader({partition: 0}, group=topic) as reader:
-        await reader.commit({partition: 3})
+        await reader.commit({partition: Place(3)})
 
-    assert await log.committed(topic, [partition]) == {partition: 3}
+    assert (await log.committed(topic, [partition]))[partition].place.offset == 3
     assert await log.committed(f"{topic}-other", [partition]) == {}
+
+
+@any_log("memory", "apache_kafka")  # the embedded broker keeps nothing beside an offset
+async def test_the_log_that_a_committed_place_is_of_is_kept(log: Log, topic: str):
+    partition = TopicPartition(topic)
+    await log.append(numbered(topic, 5))
+
+    async with log.reader({partition: 0}, group=topic) as reader:
+        await read(reader, 3, max_records=3)
+        place = reader.place(partition)
+        await reader.commit({partition: place}, note="7")
+
+    assert await log.committed(topic, [partition]) == {partition: Committed(place, "7")}
+    assert place.offset == 3
 
 
 @every_log
@@ -345,19 +369,98 @@ async def test_records_before_the_low_watermark_are_a_gap(
 
     assert [record.offset for record in records] == [6, 7, 8, 9]
     gap = log_lines("kafka.gap")
+    assert {record.incarnation for record in records} != {""}
     assert [(line["wanted_offset"], line["next_offset"]) for line in gap] == [(2, 6)]
 
 
 @every_log
-async def test_a_position_beyond_the_end_is_a_gap(log: Log, topic: str, log_lines: Callable[..., list[dict[str, Any]]]):
-    """As after a topic was deleted and recreated."""
+async def test_a_position_beyond_the_end_is_of_another_log(
+    log: Log, topic: str, log_lines: Callable[..., list[dict[str, Any]]]
+):
     await log.append(numbered(topic, 3))
 
     async with log.reader({TopicPartition(topic): 1000}) as reader:
         records = await read(reader, 3)
 
     assert [record.offset for record in records] == [0, 1, 2]
-    assert [(line["wanted_offset"], line["next_offset"]) for line in log_lines("kafka.gap")] == [(1000, 0)]
+    assert [(line["wanted_offset"], line["next_offset"]) for line in log_lines("kafka.another_log")] == [(1000, 0)]
+
+
+@every_log
+async def test_a_place_is_found_again_in_the_same_log(log: Log, topic: str):
+    partition = TopicPartition(topic)
+    await log.append(numbered(topic, 10))
+    async with log.reader({partition: 0}) as reader:
+        records = await read(reader, 4, max_records=4)
+        place = reader.place(partition)
+    async with log.reader({partition: place}) as reader:
+        rest = await read(reader, 6)
+
+    assert [record.offset for record in rest] == [4, 5, 6, 7, 8, 9]
+    assert {record.incarnation for record in records + rest} == {place.incarnation} != {""}
+    assert place == records[-1].place_after()
+
+
+@any_log("memory", "apache_kafka")  # the embedded broker cannot delete a topic
+@pytest.mark.parametrize("written", [3, 40], ids=["shorter", "longer"])
+async def test_a_recreated_topic_is_read_from_its_beginning(
+    bed: Bed, log: Log, topic: str, written: int, log_lines: Callable[..., list[dict[str, Any]]]
+):
+    partition = TopicPartition(topic)
+    await log.append(numbered(topic, 20))
+    async with log.reader({partition: 0}) as reader:
+        before = await read(reader, 10, max_records=10)
+        place = reader.place(partition)
+    await asyncio.to_thread(bed.recreate, topic)
+    await log.append(numbered(topic, written, first=100))
+
+    async with log.reader({partition: place}) as reader:
+        after = await read(reader, written)
+
+    assert [record.value for record in after] == [b"%d" % number for number in range(100, 100 + written)]
+    assert after[0].incarnation != before[0].incarnation
+    [line] = log_lines("kafka.another_log")
+    assert (line["topic"], line["wanted_offset"], line["next_offset"]) == (topic, 10, 0)
+
+
+@any_log("memory", "apache_kafka")
+@pytest.mark.parametrize("written", [3, 40], ids=["shorter", "longer"])
+async def test_a_topic_recreated_under_its_reader_is_read_from_its_beginning(
+    bed: Bed, log: Log, topic: str, written: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("edged.adapters.kafka.reader._CHECK_S", 0.0)  # the topic is recreated at once
+    partition = TopicPartition(topic)
+    await log.append(numbered(topic, 10))
+    async with log.reader({partition: 0}) as reader:
+        before = await read(reader, 10)
+        await asyncio.to_thread(bed.recreate, topic)
+        await log.append(numbered(topic, written, first=100))
+        after = await read(reader, written)
+
+    assert [record.value for record in after] == [b"%d" % number for number in range(100, 100 + written)]
+    assert after[0].incarnation != before[0].incarnation
+
+
+@any_log("memory", "apache_kafka")
+async def test_a_place_names_the_log_that_it_is_of(bed: Bed, log: Log, topic: str):
+    partition = TopicPartition(topic)
+    await log.append(numbered(topic, 10))
+    async with log.reader({partition: 0}) as reader:
+        await read(reader, 5, max_records=5)
+        place = reader.place(partition)
+
+    other_record = place._replace(before="4:0000000000000000")
+    mirror = place._replace(topic_id="of-another-cluster")
+    unknown = place._replace(topic_id="of-another-cluster", before="")
+    missing = TopicPartition(f"{topic}.missing")
+
+    assert (await log.resume({partition: place}))[partition]._replace(next="") == place
+    assert (await log.resume({partition: mirror}))[partition]._replace(next="") == place
+    for other in (other_record, unknown, Place(11)):
+        resumed = (await log.resume({partition: other}))[partition]
+        assert resumed.offset == 0
+        assert resumed.incarnation not in {"", other.incarnation} or other is unknown
+    assert await log.resume({missing: place}) == {missing: place}
 
 
 @every_pausable_log

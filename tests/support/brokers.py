@@ -146,6 +146,10 @@ class Apache(Broker):
             self._formatted = True
         super().start()
 
+    def forget(self) -> None:
+        """The data folder is gone: the next start begins with an empty one."""
+        self._formatted = False
+
     def _format(self) -> None:
         properties = {
             "process.roles": "broker,controller",

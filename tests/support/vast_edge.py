@@ -32,8 +32,9 @@ from edged.domain.epochs.epoch_start import EpochStart
 from edged.domain.epochs.importance import Gate
 from edged.domain.epochs.sampler_state import SamplerState
 from edged.domain.epochs.scores import ScoreTable
+from edged.domain.place import Place
 from edged.log import configure
-from edged.ports import Message, Record, TopicPartition, TopicSpec, Watermarks
+from edged.ports import Committed, Message, Record, TopicPartition, TopicSpec, Watermarks
 from edged.services.epochs.planner import SCORE_BYTES
 from edged.settings import Folders, Timing
 from tests.support.site import DESIGNS_MODEL, FASHION
@@ -74,7 +75,7 @@ class VastLog:
 
     @asynccontextmanager
     async def reader(
-        self, positions: Mapping[TopicPartition, int], *, group: str | None = None
+        self, positions: Mapping[TopicPartition, Place | int], *, group: str | None = None
     ) -> AsyncIterator["VastLog"]:
         del group
         [(self._topic, self._partition)] = positions
@@ -95,10 +96,13 @@ class VastLog:
 
     def seek(self, partition: TopicPartition, offset: int) -> None: ...
 
-    async def commit(self, positions: Mapping[TopicPartition, int]) -> None: ...
+    async def commit(self, places: Mapping[TopicPartition, Place], note: str = "") -> None: ...
 
     def position(self, partition: TopicPartition) -> int:
         return self._next_offset
+
+    def place(self, partition: TopicPartition) -> Place:
+        return Place(self._next_offset)
 
     def lag(self) -> int:
         return 0
@@ -112,10 +116,13 @@ class VastLog:
                 self._answers.append(protocol.snapshot_parts(request.request, snapshot()))
         return [0] * len(messages)
 
+    async def resume(self, kept: Mapping[TopicPartition, Place]) -> dict[TopicPartition, Place]:
+        return dict(kept)
+
     async def watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
         return dict.fromkeys(partitions, Watermarks(0, 0))
 
-    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed]:
         del group, partitions
         return {}
 

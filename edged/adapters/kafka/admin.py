@@ -16,6 +16,7 @@ from aiokafka.errors import (
     IncompatibleBrokerVersion,
     LeaderNotAvailableError,
     NoError,
+    OffsetOutOfRangeError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
     UnknownError,
@@ -31,14 +32,20 @@ from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from edged.adapters.kafka.connection import Connection, Setup
 from edged.adapters.kafka.refusals import RIGHTS, NotAllowed
+from edged.adapters.kafka.topic_ids import topic_ids
+from edged.domain import place as places
+from edged.domain.place import Place
 from edged.log import logger
-from edged.ports import TopicPartition, TopicSpec, Watermarks
+from edged.ports import Committed, TopicPartition, TopicSpec, Watermarks
 
 _EARLIEST, _LATEST = -2, -1
 _BROKERS_DEFAULT = -1
 _NO_GENERATION = -1  # commits without group membership, as with assign()
 _READ_UNCOMMITTED = 0
 _FETCH_WAIT_MS = 100
+_FETCH_TIMEOUT_S = 45.0
+"""A batch of a megabyte takes as long on an uplink of 200 kbit/s."""
+
 _CREATE_TIMEOUT_MS = 4_000
 _NO_IDEMPOTENCE = (UnknownError,)
 
@@ -64,6 +71,7 @@ class Admin:
 
     def __init__(self, setup: Setup) -> None:
         self._connection = Connection(setup, request_timeout_s=setup.outages.deadline_s, on_connect=self._log_connected)
+        self._fetches = Connection(setup, request_timeout_s=_FETCH_TIMEOUT_S)
         self._bootstrap = ",".join(setup.options["bootstrap_servers"])
         self._idempotent = True
 
@@ -74,6 +82,7 @@ class Admin:
 
     async def close(self) -> None:
         await self._connection.close()
+        await self._fetches.close()
 
     async def connect(self) -> None:
         """Try once. Raises KafkaError or OSError."""
@@ -98,8 +107,17 @@ class Admin:
 
         return await self._connection.retry("a request for watermarks", call)
 
+    async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """The ids of the topics that exist; none where the broker has no ids."""
+        wanted = set(topics)
+
+        async def call(client: AIOKafkaClient) -> dict[str, str]:
+            return await topic_ids(client, wanted)
+
+        return await self._connection.retry("a request for topics' ids", call) if wanted else {}
+
     async def fetch(self, partition: TopicPartition, offset: int, max_bytes: int) -> bytes:
-        """The stored record batches from `offset` on, about `max_bytes`; empty if there are none."""
+        """The stored record batches from `offset` on, about `max_bytes`, the first one whole; empty without any."""
 
         async def call(client: AIOKafkaClient) -> bytes:
             leaders = await _leaders(client, {partition.topic})
@@ -109,29 +127,29 @@ class Admin:
             request = FetchRequest(_FETCH_WAIT_MS, 1, max_bytes, _READ_UNCOMMITTED, topics)
             answer = await client.send(leaders[partition], request)
             [(_topic, [(_partition, code, _high, *_more, batches)])] = answer.topics
-            _check(code, partition.topic, operation="Read")
+            _check(code, partition.topic, allowed=(OffsetOutOfRangeError,), operation="Read")
             return batches or b""
 
-        return await self._connection.retry("a fetch", call)
+        return await self._fetches.retry("a fetch", call)
 
-    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed]:
         request = OffsetFetchRequest(group, _by_topic((each, each.partition) for each in partitions))
 
-        async def call(client: AIOKafkaClient) -> dict[TopicPartition, int]:
+        async def call(client: AIOKafkaClient) -> dict[TopicPartition, Committed]:
             answer = await _send_to_coordinator(client, group, request)
             committed = {}
             for topic, partitions_of_topic in answer.topics:
-                for partition, offset, _metadata, code in partitions_of_topic:
+                for partition, offset, metadata, code in partitions_of_topic:
                     _check(code, topic, operation="Read")
                     if offset >= 0:
-                        committed[TopicPartition(topic, partition)] = offset
+                        committed[TopicPartition(topic, partition)] = Committed(*places.from_text(offset, metadata))
             return committed
 
         return await self._connection.retry("a request for committed offsets", call)
 
-    async def commit(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
-        """Commit the group's next offsets, without being a member."""
-        topics = _by_topic((each, (each.partition, offset, "")) for each, offset in positions.items())
+    async def commit(self, group: str, kept: Mapping[TopicPartition, Place], note: str = "") -> None:
+        """Commit the group's next places, without being a member."""
+        topics = _by_topic((each, (each.partition, at.offset, places.to_text(at, note))) for each, at in kept.items())
         request = OffsetCommitRequest(group, _NO_GENERATION, "", OffsetCommitRequest.DEFAULT_RETENTION_TIME, topics)
 
         async def call(client: AIOKafkaClient) -> None:

@@ -9,13 +9,16 @@ from edged.adapters.kafka.batches import bound_unpacking
 from edged.adapters.kafka.broker_clock import BrokerClock
 from edged.adapters.kafka.client_log import ClientLog
 from edged.adapters.kafka.connection import Outages, Setup
+from edged.adapters.kafka.incarnations import look
 from edged.adapters.kafka.producer import Producer
 from edged.adapters.kafka.reader import KafkaReader
 from edged.adapters.kafka.refusals import Identity
 from edged.adapters.kafka.security import client_options
+from edged.domain import place as places
+from edged.domain.place import Place
 from edged.domain.topology import Kafka
 from edged.domain.topology.topics import Rights
-from edged.ports import Health, Message, TopicPartition, TopicSpec, Watermarks
+from edged.ports import Committed, Health, Message, TopicPartition, TopicSpec, Watermarks
 
 
 class KafkaLog:
@@ -64,7 +67,7 @@ class KafkaLog:
 
     @contextlib.asynccontextmanager
     async def reader(
-        self, positions: Mapping[TopicPartition, int], *, group: str | None = None
+        self, positions: Mapping[TopicPartition, Place | int], *, group: str | None = None
     ) -> AsyncIterator[KafkaReader]:
         reader = KafkaReader(self._setup, self._admin, positions, group)
         try:
@@ -83,7 +86,11 @@ class KafkaLog:
     async def watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
         return await self._admin.watermarks(partitions)
 
-    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    async def resume(self, kept: Mapping[TopicPartition, Place]) -> dict[TopicPartition, Place]:
+        seen = await look(self._admin, kept)
+        return {each: places.resume(place, seen[each]) if each in seen else place for each, place in kept.items()}
+
+    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed]:
         return await self._admin.committed(group, partitions)
 
     async def partitions(self, topics: Iterable[str]) -> dict[str, int]:

@@ -1,12 +1,15 @@
 """Reads assigned partitions from given positions.
 
 The reader keeps the positions itself: when an aiokafka consumer fails, its replacement resumes from them. No consumer
-group is joined; commits go through Admin. A batch that aiokafka cannot decode is skipped and logged: any client may
-write one, and a reader that fails on it would fail at every start.
+group is joined; commits go through Admin. Before its first fetch, and again before what it fetched is delivered, the
+reader looks whether the logs are the ones that its places are of: another log is read from its beginning. A batch that
+aiokafka cannot decode is skipped and logged: any client may write one, and a reader that fails on it would fail at
+every start.
 """
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka import TopicPartition as KafkaPartition
@@ -15,7 +18,10 @@ from aiokafka.errors import CorruptRecordException, KafkaError, OffsetOutOfRange
 from edged.adapters.kafka.admin import Admin
 from edged.adapters.kafka.batches import Decoded, decode, record_of
 from edged.adapters.kafka.connection import CONNECT_TIMEOUT_S, Setup, abandon, bootstrapping
+from edged.adapters.kafka.incarnations import look
 from edged.aio import Backoff
+from edged.domain import place as places
+from edged.domain.place import Place
 from edged.log import logger
 from edged.ports import Record, TopicPartition
 
@@ -33,6 +39,10 @@ _FETCH_LIMITS = {
 }
 
 
+_CHECK_S, _CHECK_WITHOUT_IDS_S = 1.0, 5.0
+"""For how long a log is not looked at again: no topic is deleted, recreated and longer than before within a second in
+which its reader had no error. Without ids a look takes a fetch."""
+
 _WAIT_MS = 500
 _EMBEDDED_WAIT_MS = 40
 """The embedded broker checks for new records only twice per wait: a long wait delays them by a quarter of it."""
@@ -44,10 +54,16 @@ class KafkaReader:
     A poll that has to connect may exceed its timeout by up to CONNECT_TIMEOUT_S.
     """
 
-    def __init__(self, setup: Setup, admin: Admin, positions: Mapping[TopicPartition, int], group: str | None) -> None:
+    def __init__(
+        self, setup: Setup, admin: Admin, positions: Mapping[TopicPartition, Place | int], group: str | None
+    ) -> None:
         self._setup = setup
         self._admin = admin
-        self._positions = dict(positions)
+        self._places = {each: places.of(position) for each, position in positions.items()}
+        self._positions = {each: place.offset for each, place in self._places.items()}
+        self._last: dict[TopicPartition, Record] = {}
+        self._fetched: list[ConsumerRecord[bytes, bytes]] = []  # not delivered yet
+        self._check_at_s = 0.0
         self._group = group
         self._consumer: AIOKafkaConsumer | None = None
         self._backoff = Backoff()
@@ -73,19 +89,25 @@ class KafkaReader:
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         assert partition in self._positions
-        self._positions[partition] = offset
+        self._go_to(partition, self._places[partition]._replace(offset=offset, before="", next=""))
         if self._consumer is not None:
             self._consumer.seek(KafkaPartition(*partition), offset)
 
-    async def commit(self, positions: Mapping[TopicPartition, int]) -> None:
+    async def commit(self, kept: Mapping[TopicPartition, Place], note: str = "") -> None:
         assert self._group is not None, "a commit needs the reader's group"
-        await self._admin.commit(self._group, positions)
+        await self._admin.commit(self._group, kept, note)
 
     def lag(self) -> int:
         return sum(max(0, self._high.get(each, 0) - position) for each, position in self._positions.items())
 
     def position(self, partition: TopicPartition) -> int:
         return self._positions[partition]
+
+    def place(self, partition: TopicPartition) -> Place:
+        last = self._last.pop(partition, None)
+        if last is not None:
+            self._places[partition] = last.place_after()
+        return self._places[partition]._replace(offset=self._positions[partition])
 
     async def close(self) -> None:
         """Abandon the consumer, within seconds."""
@@ -96,24 +118,77 @@ class KafkaReader:
         consumer = await self._connected(timeout_s)
         if consumer is None:
             return []
+        if self._fetched:  # by a poll that was cancelled or had no answer
+            return await self._deliver(consumer, max_records)
         try:
             batches = await consumer.getmany(timeout_ms=int(timeout_s * 1000), max_records=max_records)
         except OffsetOutOfRangeError as gap:
-            await self._skip_gap(consumer, gap.args[0])
+            await self._follow((TopicPartition(*each) for each in gap.args[0]), consumer)
             return []
         except Exception as error:  # hostile bytes make aiokafka raise nearly anything
             if isinstance(error, (KafkaError, OSError)) and not isinstance(error, CorruptRecordException):
                 raise
             return await self._skip_corrupt(consumer, max_records, error)
-        # No await from here to the return: records that aiokafka has delivered must reach the caller.
+        # No await from here on until the records are kept: what aiokafka has delivered must reach the caller.
         if not batches:
             return await self._handle_empty_poll(consumer)
-        records = [_record(each) for batch in batches.values() for each in batch]
-        for each in records:
-            self._positions[TopicPartition(each.topic, each.partition)] = each.offset + 1
+        self._fetched = [each for batch in batches.values() for each in batch]
+        return await self._deliver(consumer, max_records)
+
+    async def _deliver(self, consumer: AIOKafkaConsumer, max_records: int) -> list[Record]:
+        """What was fetched, once it is known whose records they are."""
+        fetched_from = {TopicPartition(each.topic, each.partition) for each in self._fetched}
+        is_known = all(self._places[each].is_named for each in fetched_from)
+        if not is_known or asyncio.get_running_loop().time() >= self._check_at_s:
+            await self._check_logs(consumer)
+        delivered, self._fetched = self._fetched[:max_records], self._fetched[max_records:]
         self._update(consumer)
         self._mark_answered()
-        return records
+        return [self._delivered(TopicPartition(each.topic, each.partition), each) for each in delivered]
+
+    def _delivered(self, partition: TopicPartition, fetched: "ConsumerRecord[bytes, bytes]") -> Record:
+        place = self._places[partition]
+        record = replace(record_of(partition, fetched), incarnation=place.incarnation, topic_id=place.topic_id)
+        self._positions[partition] = record.offset + 1
+        self._last[partition] = record
+        return record
+
+    async def _check_logs(self, consumer: AIOKafkaConsumer) -> None:
+        """Follow what has become another log since the last look. Raises TimeoutError, and then the check is due."""
+        async with asyncio.timeout(self._setup.outages.deadline_s):
+            ids = await self._admin.topic_ids(each.topic for each in self._positions)
+        known = {each: place.topic_id for each, place in self._places.items()}
+        changed = [each for each in known if ids.get(each.topic, known[each]) != known[each]] if ids else list(known)
+        if changed:
+            await self._follow(changed, consumer)
+        self._check_at_s = asyncio.get_running_loop().time() + (_CHECK_S if ids else _CHECK_WITHOUT_IDS_S)
+
+    async def _follow(self, partitions: Iterable[TopicPartition], consumer: AIOKafkaConsumer | None = None) -> None:
+        """Look at these logs: go to the beginning of another one, and past what was deleted. Raises TimeoutError."""
+        kept = {each: self.place(each) for each in partitions}
+        seen = await look(self._admin, kept, self._setup.outages.deadline_s)
+        for each, log in seen.items():
+            self._high[each] = log.high
+            now = places.resume(kept[each], log)
+            is_same = places.is_same(kept[each], log)
+            if is_same and now.offset < log.low:
+                now = now._replace(offset=log.low)
+                _log_loss("kafka.gap", each, kept[each].offset, log.low)
+            elif not is_same and kept[each].offset > 0:
+                _log_loss("kafka.another_log", each, kept[each].offset, now.offset)
+            if now.offset != kept[each].offset or not is_same:
+                self._go_to(each, now)
+                if consumer is not None:
+                    consumer.seek(KafkaPartition(*each), now.offset)
+            else:
+                self._places[each] = now
+
+    def _go_to(self, partition: TopicPartition, place: Place) -> None:
+        """Read there next, and forget what was fetched elsewhere."""
+        self._places[partition] = place
+        self._positions[partition] = place.offset
+        self._last.pop(partition, None)
+        self._fetched = [each for each in self._fetched if (each.topic, each.partition) != partition]
 
     async def _connected(self, timeout_s: float) -> AIOKafkaConsumer | None:
         """The consumer; None while the backoff after a failed try exceeds `timeout_s`."""
@@ -132,6 +207,8 @@ class KafkaReader:
 
     async def _start(self) -> AIOKafkaConsumer:
         await self._admin.connect()
+        await self._follow(self._positions)
+        self._check_at_s = 0.0
         consumer = AIOKafkaConsumer(
             **self._setup.options,
             **_FETCH_LIMITS,
@@ -157,7 +234,7 @@ class KafkaReader:
         # Not every broker refuses a fetch beyond the end, where readers of a recreated topic are.
         beyond = {each: offset for each, offset in self._positions.items() if offset > self._high.get(each, offset)}
         if beyond:
-            await self._skip_gap(consumer, beyond)
+            await self._follow(beyond, consumer)
         # More than that is delay of this process itself, in which it could not have received an answer.
         now_s = asyncio.get_running_loop().time()
         self._silent_s += min(now_s - self._checked_s, _MAX_POLL_S)
@@ -189,24 +266,6 @@ class KafkaReader:
     def _any_exists(self, consumer: AIOKafkaConsumer) -> bool:
         return any(each.partition in (consumer.partitions_for_topic(each.topic) or ()) for each in self._positions)
 
-    async def _skip_gap(self, consumer: AIOKafkaConsumer, partitions: Iterable[tuple[str, int]]) -> None:
-        """Continue at the low watermark in partitions whose position is outside the watermarks."""
-        async with asyncio.timeout(self._setup.outages.deadline_s):
-            watermarks = await self._admin.watermarks(TopicPartition(*each) for each in partitions)
-        for each, marks in watermarks.items():
-            offset = self._positions[each]
-            self._high[each] = marks.high
-            if not marks.low <= offset <= marks.high:
-                self._positions[each] = marks.low
-                consumer.seek(KafkaPartition(*each), marks.low)
-                logger().warning(
-                    "kafka.gap",
-                    topic=each.topic,
-                    partition=each.partition,
-                    wanted_offset=offset,
-                    next_offset=marks.low,
-                )
-
     async def _skip_corrupt(self, consumer: AIOKafkaConsumer, max_records: int, error: Exception) -> list[Record]:
         """After a decoding error: the records before the corrupt batch, or none and the position after it.
 
@@ -214,9 +273,14 @@ class KafkaReader:
         """
         async with asyncio.timeout(self._setup.outages.deadline_s):
             partition, decoded = await self._find_corrupt(error)
-        records = decoded.records[:max_records]
+        place = self._places[partition]
+        records = [
+            replace(each, incarnation=place.incarnation, topic_id=place.topic_id)
+            for each in decoded.records[:max_records]
+        ]
         if records:
             self._positions[partition] = records[-1].offset + 1
+            self._last[partition] = records[-1]
         else:
             logger().error(
                 "kafka.unreadable",
@@ -256,9 +320,11 @@ class KafkaReader:
 
     async def _drop_consumer(self) -> None:
         consumer, self._consumer = self._consumer, None
+        self._fetched = []  # the next consumer fetches it again
         if consumer is not None:
             await abandon(consumer.stop)
 
 
-def _record(record: "ConsumerRecord[bytes, bytes]") -> Record:
-    return record_of(TopicPartition(record.topic, record.partition), record)
+def _log_loss(event: str, partition: TopicPartition, wanted: int, found: int) -> None:
+    topic, number = partition
+    logger().warning(event, topic=topic, partition=number, wanted_offset=wanted, next_offset=found)

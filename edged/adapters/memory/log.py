@@ -9,18 +9,21 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edged.adapters.memory.health import RecordingHealth
+from edged.domain import place as places
+from edged.domain.place import Place, Seen, fingerprint
 from edged.errors import RecordTooLarge
 from edged.log import logger
-from edged.ports import Health, Message, Record, TopicPartition, TopicSpec, Watermarks
+from edged.ports import Committed, Health, Message, Record, TopicPartition, TopicSpec, Watermarks
 
 
 @dataclass
 class _Partition:
     """Records from offset `low` on."""
 
+    topic_id: str = ""
     low: int = 0
     records: list[Record] = field(default_factory=list)
 
@@ -28,12 +31,26 @@ class _Partition:
     def high(self) -> int:
         return self.low + len(self.records)
 
+    def seen(self, place: Place) -> Seen:
+        """The log as seen from the place."""
+        before = self.fingerprint(places.offset_of(place.before)) if place.before else ""
+        after = self.fingerprint(max(place.offset, self.low))
+        return Seen(self.topic_id, self.low, self.high, before, after, self.fingerprint(self.low))
+
+    def fingerprint(self, offset: int) -> str:
+        """Of the record at `offset`; "" when it is not here."""
+        if not self.low <= offset < self.high:
+            return ""
+        record = self.records[offset - self.low]
+        return fingerprint(offset, record.timestamp_ms, record.key, record.value, record.headers)
+
 
 class MemoryLog:
     """A `ports.Log` in memory. Appending to an unknown topic creates it, as brokers do by default.
 
     Switches that tests may set at any time: `unavailable` (calls wait, polls return nothing), `creates_topics`
-    (whether `ensure` is allowed to), `max_record_bytes`. `committed_offsets` is by (group, partition).
+    (whether `ensure` is allowed to), `max_record_bytes`, `has_topic_ids` (of topics created from then on).
+    `commits` is by (group, partition).
     """
 
     def __init__(
@@ -41,10 +58,12 @@ class MemoryLog:
     ) -> None:
         self.creates_topics = True
         self.max_record_bytes = 1_000_000
-        self.committed_offsets: dict[tuple[str, TopicPartition], int] = {}
+        self.has_topic_ids = True
+        self.commits: dict[tuple[str, TopicPartition], Committed] = {}
         self._health = health or RecordingHealth()
         self._now_ms = now_ms
         self._topics: dict[str, list[_Partition]] = {}
+        self._num_created = 0
         self._unavailable = False
         self._change = asyncio.Event()
         self._appended = 0
@@ -59,6 +78,11 @@ class MemoryLog:
         self._unavailable = unavailable
         self._changed()
 
+    @property
+    def committed_offsets(self) -> dict[tuple[str, TopicPartition], int]:
+        """The offsets in `commits`, for assertions."""
+        return {key: commit.place.offset for key, commit in self.commits.items()}
+
     def records(self, topic: str, partition: int = 0) -> list[Record]:
         """All records in the partition, for assertions."""
         return list(self._of(TopicPartition(topic, partition)).records)
@@ -71,13 +95,26 @@ class MemoryLog:
         self._changed()
 
     def delete(self, topic: str) -> None:
-        """Delete the topic; the next append recreates it, from offset 0."""
+        """Delete the topic and its commits; the next append recreates it, from offset 0."""
         del self._topics[topic]
+        self.commits = {key: commit for key, commit in self.commits.items() if key[1].topic != topic}
+        self._changed()
+
+    def lose(self, partition: TopicPartition, kept: int = 0) -> None:
+        """Lose the partition's newest records, as a disk does: `kept` are left. The topic keeps its id."""
+        del self._of(partition).records[kept:]
+        self._changed()
+
+    def mirror(self, topic: str) -> None:
+        """Give the topic another id, as the copy of another cluster has."""
+        topic_id = self._new_id()
+        for partition in self._topics[topic]:
+            partition.topic_id = topic_id
         self._changed()
 
     @contextlib.asynccontextmanager
     async def reader(
-        self, positions: Mapping[TopicPartition, int], *, group: str | None = None
+        self, positions: Mapping[TopicPartition, Place | int], *, group: str | None = None
     ) -> AsyncIterator["MemoryReader"]:
         yield MemoryReader(self, positions, group)
 
@@ -94,9 +131,13 @@ class MemoryLog:
         await self._available()
         return {partition: Watermarks(self._of(partition).low, self._of(partition).high) for partition in partitions}
 
-    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    async def resume(self, kept: Mapping[TopicPartition, Place]) -> dict[TopicPartition, Place]:
         await self._available()
-        stored = self.committed_offsets
+        return {each: self._resume(each, place) for each, place in kept.items()}
+
+    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed]:
+        await self._available()
+        stored = self.commits
         return {partition: stored[group, partition] for partition in partitions if (group, partition) in stored}
 
     async def partitions(self, topics: Iterable[str]) -> dict[str, int]:
@@ -107,11 +148,12 @@ class MemoryLog:
         await self._available()
         if self.creates_topics:
             for topic in topics:
-                self._topics.setdefault(topic.name, [_Partition() for _ in range(topic.partitions)])
+                if topic.name not in self._topics:
+                    self._create(topic.name, topic.partitions)
 
     def _append(self, message: Message) -> int:
-        partitions = self._topics.setdefault(message.topic, [])
-        partitions.extend(_Partition() for _ in range(len(partitions), message.partition + 1))
+        partitions = self._topics.get(message.topic) or self._create(message.topic, 1)
+        partitions.extend(_Partition(partitions[0].topic_id) for _ in range(len(partitions), message.partition + 1))
         partition = partitions[message.partition]
         self._appended += 1
         timestamp_ms = self._now_ms() if message.timestamp_ms is None else message.timestamp_ms
@@ -126,6 +168,21 @@ class MemoryLog:
         )
         partition.records.append(record)
         return record.offset
+
+    def _create(self, topic: str, partitions: int) -> list[_Partition]:
+        topic_id = self._new_id()
+        self._topics[topic] = [_Partition(topic_id) for _ in range(partitions)]
+        return self._topics[topic]
+
+    def _new_id(self) -> str:
+        self._num_created += 1
+        return f"id-{self._num_created}" if self.has_topic_ids else ""
+
+    def _resume(self, partition: TopicPartition, place: Place) -> Place:
+        return places.resume(place, self._of(partition).seen(place)) if self._exists(partition) else place
+
+    def _exists(self, partition: TopicPartition) -> bool:
+        return partition.partition < len(self._topics.get(partition.topic, ()))
 
     def _of(self, partition: TopicPartition) -> _Partition:
         partitions = self._topics.get(partition.topic, ())
@@ -150,9 +207,9 @@ _TICK_S = 1e-6
 class MemoryReader:
     """A `ports.LogReader` of a MemoryLog; made by `MemoryLog.reader`."""
 
-    def __init__(self, log: MemoryLog, positions: Mapping[TopicPartition, int], group: str | None) -> None:
+    def __init__(self, log: MemoryLog, positions: Mapping[TopicPartition, Place | int], group: str | None) -> None:
         self._log = log
-        self._positions = dict(positions)
+        self._places = {each: places.of(position) for each, position in positions.items()}
         self._group = group
 
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Record]:
@@ -165,45 +222,57 @@ class MemoryReader:
         return [] if self._log.unavailable else self._take(max_records)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
-        assert partition in self._positions
-        self._positions[partition] = offset
+        self._places[partition] = self._places[partition]._replace(offset=offset, before="", next="")
 
-    async def commit(self, positions: Mapping[TopicPartition, int]) -> None:
+    async def commit(self, places: Mapping[TopicPartition, Place], note: str = "") -> None:
         assert self._group is not None, "a commit needs the reader's group"
         await self._log._available()
-        self._log.committed_offsets |= {(self._group, partition): offset for partition, offset in positions.items()}
+        self._log.commits |= {(self._group, each): Committed(place, note) for each, place in places.items()}
 
     def position(self, partition: TopicPartition) -> int:
-        return self._positions[partition]
+        return self._places[partition].offset
+
+    def place(self, partition: TopicPartition) -> Place:
+        return self._places[partition]
 
     def lag(self) -> int:
-        return sum(max(0, self._log._of(each).high - position) for each, position in self._positions.items())
+        return sum(max(0, self._log._of(each).high - place.offset) for each, place in self._places.items())
 
     def _any_waiting(self) -> bool:
-        self._skip_gaps()
+        self._follow()
         return self.lag() > 0
 
-    def _skip_gaps(self) -> None:
-        for partition, position in self._positions.items():
+    def _follow(self) -> None:
+        """Follow partitions that have become another log, and skip what was deleted."""
+        for partition, place in self._places.items():
+            if not self._log._exists(partition):
+                continue
             stored = self._log._of(partition)
-            exists = stored.high > 0
-            if exists and not stored.low <= position <= stored.high:
-                logger().warning(
-                    "kafka.gap",
-                    topic=partition.topic,
-                    partition=partition.partition,
-                    wanted_offset=position,
-                    next_offset=stored.low,
-                )
-                self._positions[partition] = stored.low
+            seen = stored.seen(place)
+            now = places.resume(place, seen)
+            if not places.is_same(place, seen):
+                _log_loss("kafka.another_log", partition, place.offset, now.offset)
+            elif now.offset < stored.low:
+                _log_loss("kafka.gap", partition, place.offset, stored.low)
+                now = now._replace(offset=stored.low)
+            self._places[partition] = now
 
     def _take(self, limit: int) -> list[Record]:
-        self._skip_gaps()
+        self._follow()
         taken: list[Record] = []
-        for partition, position in list(self._positions.items()):
+        for partition, place in list(self._places.items()):
             stored = self._log._of(partition)
-            records = stored.records[position - stored.low :][: limit - len(taken)]
+            records = [
+                replace(record, incarnation=place.incarnation, topic_id=stored.topic_id)
+                for record in stored.records[place.offset - stored.low :][: limit - len(taken)]
+            ]
             if records:
                 taken += records
-                self._positions[partition] = self._positions.pop(partition) + len(records)  # last in the next poll
+                del self._places[partition]  # last in the next poll
+                self._places[partition] = records[-1].place_after()
         return taken
+
+
+def _log_loss(event: str, partition: TopicPartition, wanted: int, found: int) -> None:
+    topic, number = partition
+    logger().warning(event, topic=topic, partition=number, wanted_offset=wanted, next_offset=found)

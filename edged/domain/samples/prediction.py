@@ -25,23 +25,24 @@ _TYPE_OF_FIELD: Mapping[str, type] = {
 _TYPE_OF_OPTIONAL_FIELD: Mapping[str, type] = {"sampled_ms": int, "latency_ms": float}
 _NAMES = (
     "device", "partition", "offset", "arrived_ms", "sampled_ms", "label", "probability", "probabilities", "generation",
-    "latency_ms", "compute_ms", "anomaly", "anomaly_threshold",
+    "latency_ms", "compute_ms", "anomaly", "anomaly_threshold", "incarnation",
 )  # fmt: skip
 _TYPE_OF_CLASS_FIELD: Mapping[str, type] = {"label": str, "probability": float, "probabilities": dict}
 
 
 class Identity(NamedTuple):
-    """The sample of a prediction. The time distinguishes records of a topic that was deleted and recreated."""
+    """The sample of a prediction. `incarnation`: of the device's log, see `domain.place`."""
 
     device: str
     partition: int
     offset: int
     arrived_ms: int
+    incarnation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The output of the model of `generation` for the sample (device, partition, offset).
+    """The output of the model of `generation` for the sample (device, partition, offset) of a log's incarnation.
 
     `arrived_ms`, `sampled_ms`: the sample's, see `times`. `latency_ms`: from its arrival until the prediction was
     published, by the clocks of broker and edge; None where those are absurd. `compute_ms`: the time its batch took to
@@ -65,11 +66,12 @@ class Prediction:
     compute_ms: float
     anomaly: float | None = None
     anomaly_threshold: float | None = None
+    incarnation: str = ""
 
     @property
     def identity(self) -> Identity:
         """The sample this is for."""
-        return Identity(self.device, self.partition, self.offset, self.arrived_ms)
+        return Identity(self.device, self.partition, self.offset, self.arrived_ms, self.incarnation)
 
     @property
     def is_anomalous(self) -> bool:
@@ -87,7 +89,8 @@ def most_probable(probabilities: npt.NDArray[np.float32], labels: Sequence[str])
 
 def encode(prediction: Prediction) -> bytes:
     """The message's value, without fields that are None or empty."""
-    fields = {name: value for name, value in to_named(prediction, _NAMES).items() if value is not None and value != {}}
+    values = to_named(prediction, _NAMES)
+    fields = {name: value for name, value in values.items() if value is not None and value not in ({}, "")}
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -106,7 +109,9 @@ def decode(value: bytes) -> Prediction:
         name: _field(fields, name, kind) if name in fields else None for name, kind in _TYPE_OF_OPTIONAL_FIELD.items()
     }
     values = known | (_anomaly(fields) if "anomaly" in fields else _class(fields))
-    return from_named(Prediction, _NAMES, {"anomaly": None, "anomaly_threshold": None} | values)
+    defaults = {"anomaly": None, "anomaly_threshold": None}
+    incarnation = _field(fields, "incarnation", str) if "incarnation" in fields else ""
+    return from_named(Prediction, _NAMES, defaults | values | {"incarnation": incarnation})
 
 
 def _class(fields: Mapping[str, Any]) -> dict[str, Any]:

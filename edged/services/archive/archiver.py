@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from edged.aio import run_in_worker
+from edged.domain.place import Place
 from edged.domain.samples import cursors as cursor_rules
 from edged.domain.samples import pack as packs
 from edged.domain.samples.border import Border, Sifted
@@ -322,7 +323,7 @@ class Archiver:
                 for buffer in filled:
                     with contextlib.suppress(SourceRefused):
                         await self._write(buffer)
-        if written := {each.partition: each.next_offset for each in filled if not each.packs}:
+        if written := {each.partition: Place(each.next_offset) for each in filled if not each.packs}:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.poll_s):
                     await reader.commit(written)
@@ -333,7 +334,7 @@ class Archiver:
         except SourceRefused as refused:
             self._refused(buffer.source, refused)
             return
-        await reader.commit({buffer.partition: buffer.next_offset})
+        await reader.commit({buffer.partition: Place(buffer.next_offset)})
 
     async def _write(self, buffer: _Buffer) -> None:
         """1. the file becomes durable; 2. the buffer is emptied.

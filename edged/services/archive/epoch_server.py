@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edged.aio import prefetch_in_worker
+from edged.domain import place as places
 from edged.domain.archive import protocol, reply_builder
 from edged.domain.archive.protocol import Request, SnapshotRequest
 from edged.domain.archive.reply_builder import BlockRead
+from edged.domain.place import Place
 from edged.domain.samples.border import Border
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveUnavailable, FormatError, StorageError
@@ -44,10 +46,10 @@ class ReplyPart(NamedTuple):
 
 @dataclass
 class _Reply:
-    """A request being served: its messages, made lazily, and totals of those sent."""
+    """A request being served: its place in the log, its messages, made lazily, and totals of those sent."""
 
     request: Request
-    offset: int
+    place: Place
     messages: Iterator[ReplyPart]
     serve_s: float = 0.0
     parts: int = 0
@@ -92,7 +94,7 @@ class EpochServer:
         self._group = group
         self._poll_s = poll_s
         self._queues: OrderedDict[str, deque[_Reply]] = OrderedDict()
-        self._next_offset = 0
+        self._next = Place(0)
         self._turns = 0
         self._num_served = 0
         self._refusals = RefusalLog()
@@ -100,8 +102,8 @@ class EpochServer:
 
     async def run(self) -> None:
         """Serve until cancelled. Cancelled: the current reply stops; its request is served again after a restart."""
-        self._next_offset = await self._start()
-        async with self._log.reader({self._partition: self._next_offset}, group=self._group) as reader:
+        self._next = await self._start()
+        async with self._log.reader({self._partition: self._next}, group=self._group) as reader:
             while True:
                 await self._receive(reader)
                 if self._queues:
@@ -116,12 +118,15 @@ class EpochServer:
     def statistics(self) -> Statistics:
         return Statistics(served_samples=self._num_served, refused_samples=self._refusals.num_samples)
 
-    async def _start(self) -> int:
-        low, high = (await self._log.watermarks([self._partition]))[self._partition]
+    async def _start(self) -> Place:
+        """Where to read: as committed, or, without a commit of this log, a little before its end."""
         committed = (await self._log.committed(self._group, [self._partition])).get(self._partition)
-        if committed is None or committed > high:  # the latter: the topic was recreated
-            committed = high - _MAX_OLD_REQUESTS
-        return max(low, committed)
+        if committed is not None:
+            place = (await self._log.resume({self._partition: committed.place}))[self._partition]
+            if places.is_continued(committed.place, place):
+                return place
+        low, high = (await self._log.watermarks([self._partition]))[self._partition]
+        return Place(max(low, high - _MAX_OLD_REQUESTS))
 
     async def _receive(self, reader: LogReader) -> None:
         """Queue new requests; wait for one only when none is queued."""
@@ -133,13 +138,15 @@ class EpochServer:
         finally:
             self._is_idle = False
         for record in records:
-            self._next_offset = record.offset + 1
+            is_next = self._next.incarnation == record.incarnation
+            place = self._next if is_next else Place(record.offset, record.incarnation, record.topic_id)
+            self._next = record.place_after()
             try:
-                self._queue(record)
+                self._queue(record, place)
             except FormatError as error:
                 logger().warning("archive.bad_request", offset=record.offset, reason=str(error))
 
-    def _queue(self, record: Record) -> None:
+    def _queue(self, record: Record, place: Place) -> None:
         request = protocol.decode_request(record.value)
         if request.edge not in self._edges:
             raise FormatError(f"{request.edge!r} is no edge of the topology")
@@ -150,12 +157,14 @@ class EpochServer:
             return  # repeated before its turn
         if len(queue) == _MAX_QUEUED:
             raise FormatError(f"{_MAX_QUEUED} requests of {request.edge} wait already")
-        queue.append(_Reply(request, record.offset, self._messages(request)))
+        queue.append(_Reply(request, place, self._messages(request)))
         self._queues[request.edge] = queue
 
-    def _unanswered(self) -> int:
-        """The offset of the first queued request, or of the next one."""
-        return min([self._next_offset, *(reply.offset for queue in self._queues.values() for reply in queue)])
+    def _unanswered(self) -> Place:
+        """The place of the first queued request, or of the next one."""
+        queued = [reply.place for queue in self._queues.values() for reply in queue]
+        of_this_log = [place for place in queued if place.incarnation == self._next.incarnation]
+        return min([self._next, *of_this_log], key=lambda place: place.offset)
 
     async def _serve_next(self) -> None:
         """One turn of the edge at the head of the queue; if it has requests left it goes to the end."""

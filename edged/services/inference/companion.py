@@ -5,15 +5,15 @@ Covers reading, predicting and publishing. Does not train, and writes no dead le
 """
 
 import asyncio
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from edged.aio import run_in_worker
+from edged.domain.place import Place
 from edged.domain.samples import codec, prediction, times
 from edged.domain.samples.prediction import Identity, Prediction
 from edged.domain.suggest import did_you_mean
@@ -72,7 +72,8 @@ def served_job(topology: Topology, name: str | None) -> Training:
 class Companion:
     """Serves those devices of one edge whose stream is trained.
 
-    Every usable record is predicted exactly once, from offset 0 on. For each batch: poll, predict, publish, commit.
+    Every usable record is predicted exactly once, from offset 0 on, also of a topic that was recreated. For each batch:
+    poll, predict, publish, commit.
     After a crash it resumes from the committed positions, and skips records whose predictions are at the end of the
     predictions topic. It checks for a newer model after reading a batch, so each record has one model, and a change
     neither loses nor repeats a record. Nothing is read before the first model.
@@ -113,7 +114,7 @@ class Companion:
         self._now_ms = now_ms
         self._x = np.zeros((self._batch, *self._stream.shape), np.float32)
         self._reader: LogReader | None = None
-        self._positions: dict[TopicPartition, int] = {}
+        self._places: dict[TopicPartition, Place] = {}
         self._published: set[Identity] = set()
         self._report = InferReport()
         self._progress = Progress(0, idle=True)
@@ -133,7 +134,7 @@ class Companion:
         await self._resume()
         await self._wait_for_model()
         self._report.begin(asyncio.get_running_loop().time())
-        async with self._log.reader(self._positions, group=self._group) as reader:
+        async with self._log.reader(self._places, group=self._group) as reader:
             self._reader = reader
             try:
                 while True:
@@ -152,36 +153,39 @@ class Companion:
             for partition in range(num_partitions.get(topic, 1))  # a missing topic counts as one partition
         ]
         committed = await self._log.committed(self._group, partitions)
-        self._positions = dict.fromkeys(partitions, 0) | committed
+        self._places = {each: committed[each].place if each in committed else Place(0) for each in partitions}
         self._published = await newest_published(
             self._log, self._predictions, limit=_RECOVERED_BATCHES * self._batch, poll_s=self._poll_s
         )
-        not_committed = [each for each in self._published if each.offset >= self._position(each)]
+        resumed = await self._log.resume(self._places)
+        not_committed = [each for each in self._published if self._is_after(each, resumed)]
         if not_committed:
             logger().info("infer.recovered", predictions=len(not_committed))
             await self._commit_published(not_committed)
 
     async def _commit_published(self, not_committed: Sequence[Identity]) -> None:
-        """Commit the position after each partition's last prediction, and resume there.
+        """Commit the place after each partition's last prediction, and resume there.
 
         Otherwise the backlog of one device could keep another's predictions uncommitted until, at the next crash, they
-        are no longer among the newest. A partition whose record there is not the predicted one is left unchanged: its
-        topic was recreated.
+        are no longer among the newest. A partition whose record there is not the predicted one is left unchanged: it
+        has become another log.
         """
         last = {self._partition(each): each for each in sorted(not_committed, key=lambda each: each.offset)}
         for partition, identity in last.items():
             record = await record_at(self._log, partition, identity.offset, poll_s=self._poll_s)
             if record is not None and self._identity(record) == identity:
-                self._positions[partition] = identity.offset + 1
-        async with self._log.reader(self._positions, group=self._group) as reader:
-            await reader.commit(self._positions)
+                self._places[partition] = record.place_after()
+        async with self._log.reader({}, group=self._group) as reader:
+            await reader.commit(self._places)
 
     def _partition(self, identity: Identity) -> TopicPartition:
         topic = next((topic for topic, each in self._device_of_topic.items() if each.name == identity.device), "")
         return TopicPartition(topic, identity.partition)
 
-    def _position(self, identity: Identity) -> float:
-        return self._positions.get(self._partition(identity), math.inf)
+    def _is_after(self, identity: Identity, places: Mapping[TopicPartition, Place]) -> bool:
+        """Whether the sample comes after the place of its partition, in the same log."""
+        place = places.get(self._partition(identity))
+        return place is not None and place.incarnation == identity.incarnation and place.offset <= identity.offset
 
     async def _wait_for_model(self) -> None:
         await self._model.take_newest()
@@ -204,13 +208,15 @@ class Companion:
         results, compute_ms = await self._predict(self._model.current, unpublished)
         if results:
             await self._publish(self._model.current, results, compute_ms)
-        self._positions |= {TopicPartition(each.topic, each.partition): each.offset + 1 for each in records}
-        await reader.commit(self._positions)  # all partitions, so that a quiet device's offset does not expire
+        await reader.commit(
+            {each: reader.place(each) for each in self._places}
+        )  # all partitions, so that a quiet device's offset does not expire
         self._published.difference_update(map(self._identity, records))
         self._report.skipped(len(unpublished) - len(results))
 
     def _identity(self, record: Record) -> Identity:
-        return Identity(self._device_of_topic[record.topic].name, record.partition, record.offset, record.timestamp_ms)
+        device = self._device_of_topic[record.topic].name
+        return Identity(device, record.partition, record.offset, record.timestamp_ms, record.incarnation)
 
     async def _predict(self, model: Model, records: Sequence[Record]) -> tuple[list[_Result], float]:
         began_s = asyncio.get_running_loop().time()
@@ -274,4 +280,5 @@ class Companion:
             compute_ms=round(compute_ms, 3),
             anomaly=None if model.labels else float(result.predicted[0]),
             anomaly_threshold=model.anomaly_threshold,
+            incarnation=record.incarnation,
         )

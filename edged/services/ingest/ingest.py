@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from edged.aio import run_in_worker
+from edged.domain.place import Place
 from edged.domain.samples import codec, times
 from edged.domain.samples.cursors import cursor_key
 from edged.domain.samples.sample import Sample
@@ -86,7 +87,10 @@ class Ingest:
         """
         committed = await self._log.committed(self._group, partitions)
         keys = {cursor_key(self._devices[each.topic].name, each.partition): each for each in sorted(partitions)}
-        start = {key: max(committed.get(each, 0), cursors.get(key, 0)) for key, each in keys.items()}
+        start = {
+            key: max(committed[each].place.offset if each in committed else 0, cursors.get(key, 0))
+            for key, each in keys.items()
+        }
         async with self._log.reader({keys[key]: offset for key, offset in start.items()}, group=self._group) as reader:
             self._reader, self._partition_of = reader, keys
             try:
@@ -113,7 +117,7 @@ class Ingest:
         """Commit the cursors of the partitions being read to the group. Cancelled: committed or not."""
         assert self._reader is not None, "commit() belongs within reading()"
         await self._reader.commit(
-            {self._partition_of[key]: offset for key, offset in cursors.items() if key in self._partition_of}
+            {self._partition_of[key]: Place(offset) for key, offset in cursors.items() if key in self._partition_of}
         )
 
     async def _check_records(self, records: Sequence[Record]) -> list[Sample | DeadLetter]:

@@ -14,10 +14,11 @@ from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
 from edged.adapters.parquet.retrying import RetryingArchive
 from edged.aio import Backoff
+from edged.domain.place import Place
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, DiskFull, StorageError
-from edged.ports import Message, TopicPartition
+from edged.ports import Committed, Message, TopicPartition
 from edged.services.archive.archiver import Archiver, ArchiverSettings, Source
 from tests.support.archive_samples import BORDER, pack, sample
 
@@ -195,7 +196,7 @@ async def test_a_stop_ends_in_time_while_the_storage_refuses(bench):
 async def test_a_restart_resumes_at_the_archives_end_whatever_was_committed(bench):
     await bench.send(pack(0), pack(4))
     await run_for(bench.archiver(), 1)
-    bench.log.committed_offsets[GROUP, TOPIC_A] = 0
+    bench.log.commits[GROUP, TOPIC_A] = Committed(Place(0))
     await bench.send(pack(8))
 
     await run_for(bench.archiver(), 1)

@@ -14,10 +14,11 @@ from edged.adapters.memory.log import MemoryLog
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import Part, SamplesPart, SamplesRequest, SnapshotPart, SnapshotRequest
 from edged.domain.archive.snapshot import BlockRef
+from edged.domain.place import Place
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
 from edged.errors import ArchiveUnavailable
-from edged.ports import Message, TopicPartition
+from edged.ports import Committed, Message, TopicPartition
 from edged.services.archive.epoch_server import EpochServer
 from tests.support.archive_samples import BORDER, pack
 
@@ -262,7 +263,7 @@ async def test_an_unavailable_storage_leaves_the_request_unanswered_and_degrades
 
 @pytest.mark.looptime
 async def test_a_recreated_topic_is_read_from_its_beginning(bench):
-    bench.log.committed_offsets[GROUP, REQUESTS] = 1000
+    bench.log.commits[GROUP, REQUESTS] = Committed(Place(1000))
     await bench.ask(SnapshotRequest("r-1", "pi-a", "fashion"))
 
     server = await bench.serve()

@@ -155,6 +155,7 @@ async def test_a_prediction_has_its_sample_label_probability_generation_and_late
         "device": "cam",
         "partition": 0,
         "offset": 1,
+        "incarnation": "id-1",
         "arrived_ms": 1_700_000_000_000,
         "label": "high",
         "probability": 1.0,
@@ -373,7 +374,8 @@ class CrashingLog:
 
 class CrashingReader:
     def __init__(self, reader, log):
-        self.lag, self.poll, self.commit = reader.lag, log._dying(reader.poll), log._dying(reader.commit)
+        self.lag, self.place = reader.lag, reader.place
+        self.poll, self.commit = log._dying(reader.poll), log._dying(reader.commit)
 
 
 @pytest.mark.looptime
@@ -425,7 +427,7 @@ class PartitionByPartition(MemoryLog):
 
             def take_in_order(max_records):
                 taken = take(max_records)
-                reader._positions = {each: reader._positions[each] for each in positions}
+                reader._places = {each: reader._places[each] for each in positions}
                 return taken
 
             reader._take = take_in_order  # type: ignore[method-assign]
@@ -440,7 +442,7 @@ async def test_a_second_crash_repeats_nothing_despite_one_devices_backlog():
     async with running(service):
         await caught_up(log)
     await log.append([Message(CAM_2.topic, HIGH)])
-    await crash(companion(CrashingLog(log, 7, "before")))
+    await crash(companion(CrashingLog(log, 8, "before")))
     assert published(log) == wanted(log)
     assert log.committed_offsets[GROUP, CAM_2] == 1, "it died between publishing and committing"
 
@@ -468,7 +470,7 @@ async def test_a_stop_at_any_moment_loses_and_repeats_nothing():
 async def test_predictions_recovered_after_a_crash_are_logged(log_lines):
     log = await log_with(4, bad=False)
     with pytest.raises(Crash):
-        await companion(CrashingLog(log, at=6, when="before")).run()
+        await companion(CrashingLog(log, at=7, when="before")).run()
     assert len(predictions(log)) == 4
     assert log.committed_offsets == {}
     async with running(companion(log)):
@@ -478,18 +480,34 @@ async def test_predictions_recovered_after_a_crash_are_logged(log_lines):
 
 
 @pytest.mark.looptime
-async def test_a_recreated_topic_is_predicted_from_its_beginning():
-    log = await log_with(4, bad=False)
-    async with running(companion(log)):
+@pytest.mark.parametrize("keeps_commits", [True, False])
+@pytest.mark.parametrize("count", [1, 9], ids=["shorter", "longer"])
+@pytest.mark.parametrize("is_away", [True, False], ids=["away", "running"])
+async def test_a_recreated_topic_is_predicted_from_its_beginning(count, keeps_commits, is_away, log_lines):
+    log = await log_with(6, bad=False)
+
+    async def recreate():
         await caught_up(log)
-    log.delete(CAM.topic)
-    log._now_ms = lambda: int(NOW_MS)
-    await log.append([Message(CAM.topic, HIGH)])
-    log.committed_offsets.clear()
+        commits = dict(log.commits)
+        log.delete(CAM.topic)
+        if keeps_commits:  # Kafka forgets them with the topic
+            log.commits = commits
+        await log.append([Message(CAM.topic, HIGH)] * count)
+
     async with running(companion(log)):
-        await caught_up(log)
-    assert published(log)["cam", 0] == 2
-    assert published(log)["cam-2", 0] == 1
+        await (caught_up(log) if is_away else recreate())
+        if not is_away:
+            await caught_up(log)
+    if is_away:
+        await recreate()
+        async with running(companion(log)):
+            await caught_up(log)
+
+    found = Counter((each.device, each.incarnation, each.offset) for each in predictions(log))
+    assert sum(found.values()) == 6 + count
+    assert set(found.values()) == {1}
+    told = [line["topic"] for line in log_lines("kafka.another_log")]
+    assert told == ([CAM.topic] if keeps_commits or not is_away else [])
 
 
 @pytest.mark.looptime
@@ -562,6 +580,7 @@ async def test_an_autoencoder_gives_anomaly_scores(log_lines):
         "device": "cam",
         "partition": 0,
         "offset": 1,
+        "incarnation": "id-1",
         "arrived_ms": 1_700_000_000_000,
         "generation": 4,
         "latency_ms": 250.0,

@@ -10,9 +10,10 @@ import structlog
 from PIL import Image
 
 from edged.adapters.memory.log import MemoryLog
+from edged.domain.place import Place
 from edged.domain.samples.sample import REASONS, Sample
 from edged.events import EVENTS
-from edged.ports import TopicPartition
+from edged.ports import Committed, TopicPartition
 from edged.services.ingest.dead_letters import MAX_LETTER_BYTES, DeadLetter
 from tests.support.data import birds
 from tests.support.intake import (
@@ -139,8 +140,8 @@ async def test_all_partitions_are_read_each_in_order():
 async def test_reading_begins_at_the_higher_of_cursor_and_committed_offset():
     log = MemoryLog()
     await log.append([from_device(device, grey(n)) for device in ("cam", "cam-2") for n in range(10)])
-    log.committed_offsets[TOPOLOGY.group("ingest", "pi"), TopicPartition(TOPOLOGY.device_topic("cam"))] = 9
-    log.committed_offsets[TOPOLOGY.group("ingest", "pi"), TopicPartition(TOPOLOGY.device_topic("cam-2"))] = 3
+    log.commits[TOPOLOGY.group("ingest", "pi"), TopicPartition(TOPOLOGY.device_topic("cam"))] = Committed(Place(9))
+    log.commits[TOPOLOGY.group("ingest", "pi"), TopicPartition(TOPOLOGY.device_topic("cam-2"))] = Committed(Place(3))
     found = await read_all(log, {"cam/0": 5, "cam-2/0": 7})
     assert [(each.device, each.offset) for each in found] == [("cam", 9), ("cam-2", 7), ("cam-2", 8), ("cam-2", 9)]
 

@@ -105,7 +105,7 @@ async def test_lost_committed_offsets_duplicate_nothing():
     log = MemoryLog()
     await log.append([from_device("cam", grey(n)) for n in range(10)])
     await run_until(intake(log).uplink, lambda: num_archived(log) == 10)
-    log.committed_offsets.clear()
+    log.commits.clear()
     await log.append([from_device("cam", grey(n)) for n in range(10, 15)])
     await run_until(intake(log).uplink, lambda: num_archived(log) >= 15)
     assert identities(archived(log)) == [("cam", 0, n) for n in range(15)]
@@ -191,7 +191,7 @@ async def test_a_device_that_changed_its_stream_resumes_at_its_cursor():
     log = MemoryLog()
     await log.append([from_device("cam", grey(n)) for n in range(10)])
     await run_until(intake(log).uplink, lambda: num_archived(log) == 10)
-    log.committed_offsets.clear()
+    log.commits.clear()
     moved = tuple(dataclasses.replace(each, stream="floats") if each.name == "cam" else each for each in TOPOLOGY.iot)
     topology = dataclasses.replace(TOPOLOGY, iot=moved)
     await log.append([from_device("cam", floats(0, 0), b"low"), from_device("cam-2", grey(0))])
@@ -214,7 +214,7 @@ async def test_unchanged_offsets_are_committed_again_before_they_expire(monkeypa
     await log.append([from_device("cam", grey(0))])
     task = asyncio.create_task(intake(log).uplink.run())
     await asyncio.sleep(10)
-    log.committed_offsets.clear()
+    log.commits.clear()
     await asyncio.sleep(61)
     assert committed(log, "cam") == 1
     task.cancel()
