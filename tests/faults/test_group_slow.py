@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 
 from tests.support.real_group import History, digest, newest_checkpoint
-from tests.support.site import DESIGNS_MODEL, Site, running, stopped
+from tests.support.site import DESIGNS_MODEL, Site, own_name, running, stopped
 
 EDGES = ("pi-a", "pi-b", "pi-c")
 SETTINGS = {"edges": EDGES, "epochs": 3, "model": DESIGNS_MODEL, "more": "exchange: {mode: all_reduce}"}
@@ -16,7 +16,7 @@ IMAGES = 640
 
 async def test_a_member_ten_times_slower_gets_a_smaller_share_and_keeps_up(quiet_machine, embedded_broker, tmp_path):
     """Measured in one epoch, it gets a smaller share of the next one's batches, and all end with the same weights."""
-    async with running(Site(tmp_path, embedded_broker.bootstrap, site=tmp_path.name, **SETTINGS)) as site:
+    async with running(Site(tmp_path, embedded_broker.bootstrap, site=own_name(tmp_path), **SETTINGS)) as site:
         await site.import_fashion(IMAGES, test_limit=100)
         await site.start("run", "vault")
         edges = [await site.start("run", name) for name in EDGES]

@@ -10,7 +10,7 @@ import pytest
 from edged.cli.demo.processes import Child
 from edged.domain.nn import param_vector
 from edged.domain.training import checkpoint
-from tests.support.site import FASHION, SMALL_MODEL, Site, running, stopped
+from tests.support.site import FASHION, SMALL_MODEL, Site, own_name, running, stopped
 
 EDGES = ("pi-a", "pi-b")
 TOPOLOGY = """\
@@ -63,7 +63,7 @@ class GroupSite(Site):
 
 def group_site(folder: Path, bootstrap: str, **settings: Any) -> GroupSite:
     wanted = {"epochs": 3, "exchange": "{mode: all_reduce}", "model": SMALL_MODEL, **settings}
-    return GroupSite(folder, bootstrap, site=folder.name, **wanted)
+    return GroupSite(folder, bootstrap, site=own_name(folder), **wanted)
 
 
 def weights_by_epoch(*edges: Child) -> dict[int, set[str]]:

@@ -2,7 +2,7 @@
 
 from edged.ports import TopicPartition
 from edged.topology_file import load
-from tests.support.site import SMALL_MODEL, Site, at_work, eventually, running, stopped
+from tests.support.site import SMALL_MODEL, Site, at_work, eventually, own_name, running, stopped
 
 SAMPLES = 1500
 
@@ -17,7 +17,7 @@ def with_two_jobs(site: Site) -> None:
 
 
 async def test_both_jobs_finish_and_each_has_checkpoints_models_and_predictions(embedded_broker, tmp_path):
-    site = Site(tmp_path, embedded_broker.bootstrap, site=tmp_path.name, epochs=2, model=SMALL_MODEL)
+    site = Site(tmp_path, embedded_broker.bootstrap, site=own_name(tmp_path), epochs=2, model=SMALL_MODEL)
     async with running(site):
         await site.import_fashion(SAMPLES)
         with_two_jobs(site)

@@ -238,6 +238,11 @@ class Site:
             return await log.watermarks(partitions)
 
 
+def own_name(folder: Path) -> str:
+    """A site's name for this test alone: all workers share a broker, and a test's folder is unique in its worker only."""
+    return f"{folder.parent.name}-{folder.name}"[-60:].lstrip("-_")
+
+
 def assert_each_once(found: Sequence[Place], published: Sequence[Place]) -> None:
     """All that was published is found, and found once."""
     twice = [place for place, times in Counter(found).items() if times > 1]
