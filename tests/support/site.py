@@ -239,7 +239,7 @@ class Site:
 
 
 def own_name(folder: Path) -> str:
-    """A site's name for this test alone: all workers share a broker, and a test's folder is unique in its worker only."""
+    """A name for the site of one test: workers share a broker, and a test's folder is unique in its worker only."""
     return f"{folder.parent.name}-{folder.name}"[-60:].lstrip("-_")
 
 
