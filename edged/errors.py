@@ -7,6 +7,7 @@ EdgedError
 ├── RecordTooLarge        Kafka does not accept a record of this size
 ├── StorageError          a disk or file system refused
 │   ├── CheckpointCorrupt a checkpoint is torn or altered: skipped for the one before it
+│   ├── BlockAbsent       no file of the archive holds a block
 │   ├── ArchiveConflict   the archive ends elsewhere than its writer expects: a second writer
 │   └── DiskFull
 ├── AlreadyRunning        another process is this node (exit 75)
@@ -107,6 +108,10 @@ class MemoryLimitExceeded(EdgedError):  # noqa: N818
 
 class ArchiveConflict(StorageError):  # noqa: N818
     """The archive does not end where its writer expects; there must be another writer."""
+
+
+class BlockAbsent(StorageError):  # noqa: N818
+    """No file of the archive holds the block: it was never archived, or is in a gap."""
 
 
 class TopologyMismatch(EdgedError):  # noqa: N818

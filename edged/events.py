@@ -318,16 +318,29 @@ EVENTS: Mapping[str, Event] = {
         "Archiving a source failed in a way that edged does not know; the source is tried again, the others go on.",
         stream=str, source=str, err=str, traceback=str,
     ),
-    "archive.unreadable": event("A file or a block of the archive cannot be read.", stream=str, reason=str),
+    "archive.unreadable": event(
+        "A file or a block of the archive cannot be read; `suppressed` more of the source since its last such line.",
+        stream=str, source=str, reason=str, suppressed=int,
+    ),
+    "archive.absent": event(
+        "An edge asked for blocks that no file holds, such as this one; `suppressed` more of its requests did since "
+        "the last such line.",
+        edge=str, request=str, stream=str, source=str, offset=int, blocks=int, suppressed=int,
+    ),
     "archive.bad_request": event(
-        "A request to the archive was dropped.", offset=int, reason=str,
+        "A request to the archive was dropped; `suppressed` more of the edge since its last such line. Edge: absent "
+        "when the request does not name one of the topology.",
+        optional=("edge",), edge=str, offset=int, reason=str, suppressed=int,
     ),
     "archive.served": event(
-        "A request was answered.",
-        edge=str, request=str, stream=str, samples=int, missing=int, parts=int, bytes=int, serve_ms=float,
+        "A request was answered; `suppressed` more of the edge since its last such line.",
+        edge=str, request=str, stream=str, samples=int, missing=int, parts=int, bytes=int, turns=int, serve_ms=float,
+        suppressed=int,
     ),
     "archive.unanswered": event(
-        "A request was dropped because the storage failed; its edge asks again.", edge=str, request=str, reason=str,
+        "A request was dropped because it could not be served; its edge asks again. `suppressed` more of the edge "
+        "since its last such line. Traceback: of a failure that edged does not know.",
+        optional=("traceback",), edge=str, request=str, reason=str, suppressed=int, traceback=str,
     ),
     # sensor
     "sensor.published": event(

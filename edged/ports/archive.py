@@ -1,11 +1,11 @@
 """The archive: its files, and how the archiver writes them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.samples.pack import Pack
-from edged.errors import SourceRefused
+from edged.errors import SourceRefused, StorageError
 
 
 class SourceEnd(NamedTuple):
@@ -49,7 +49,14 @@ class ArchiveStore(Protocol):
         """All blocks, or those below `ends`, sorted by (source, offset)."""
 
     def read(self, stream: str, refs: Sequence[BlockRef]) -> Iterable[tuple[BlockRef, Pack]]:
-        """Each block's samples, in the order of `refs`. Raises StorageError for one that is missing or corrupt."""
+        """Each block's samples, in the order of `refs`. Raises StorageError for one that is absent or corrupt."""
+
+    def read_each(self, stream: str, refs: Sequence[BlockRef]) -> Iterator[tuple[BlockRef, Pack | StorageError]]:
+        """As `read`; in place of a block that is absent (BlockAbsent) or corrupt comes the error.
+
+        Each source is listed anew at most once, however many of its blocks are absent. Raises ArchiveUnavailable, or
+        StorageError, while the archive as a whole cannot be read.
+        """
 
     def remove_leftovers(self, stream: str, source: str) -> None:
         """Delete unfinished files that a crash left. Only for the source's one writer, before its first append."""

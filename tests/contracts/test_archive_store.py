@@ -11,7 +11,7 @@ from edged.adapters.memory.archive import MemoryArchive
 from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples.pack import Pack
-from edged.errors import ArchiveConflict, StorageError
+from edged.errors import ArchiveConflict, BlockAbsent, StorageError
 from edged.ports import ArchiveStore
 from tests.support.archive_samples import new_archive, pack
 
@@ -184,6 +184,37 @@ def test_blocks_before_an_unreadable_one_are_read(store):
     assert next(blocks) == (BlockRef("pi-a", 1), pack(4))
     with pytest.raises(StorageError):
         next(blocks)
+
+
+def test_reading_each_gives_an_error_in_place_of_an_absent_block(store):
+    store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
+    refs = [BlockRef("pi-a", 1), BlockRef("pi-a", 2), BlockRef("pi-c", 0), BlockRef("", 0), BlockRef("pi-a", 0)]
+
+    found = list(store.read_each("fashion", refs))
+
+    assert [ref for ref, _ in found] == refs
+    assert [block for _, block in found if isinstance(block, Pack)] == [pack(4), pack(0)]
+    assert [type(block) for _, block in found[1:4]] == [BlockAbsent] * 3
+
+
+def test_a_block_that_is_archived_later_is_found(store):
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    assert isinstance(dict(store.read_each("fashion", [BlockRef("pi-a", 1)]))[BlockRef("pi-a", 1)], BlockAbsent)
+
+    store.append("fashion", "pi-a", [(1, pack(4))])
+
+    assert dict(store.read("fashion", [BlockRef("pi-a", 1)])) == {BlockRef("pi-a", 1): pack(4)}
+
+
+def test_files_set_aside_count_no_more_and_their_range_can_be_archived_again(store):
+    for offset in range(3):
+        store.append("fashion", "pi-a", [(offset, pack(4 * offset))])
+
+    store.set_aside("fashion", "pi-a", 1)
+
+    assert store.end("fashion", "pi-a") == (1, {"cam-01/0": 4}, 1, "")
+    store.append("fashion", "pi-a", [(1, pack(4)), (2, pack(8))])
+    assert store.snapshot("fashion").rows.tolist() == [4, 4, 4]
 
 
 def test_removing_leftovers_leaves_the_blocks(store):

@@ -10,7 +10,7 @@ from edged.domain.archive.coverage import Gap, covered
 from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.samples import cursors as cursor_rules
 from edged.domain.samples.pack import Pack
-from edged.errors import ArchiveConflict, EdgedError, StorageError
+from edged.errors import ArchiveConflict, BlockAbsent, EdgedError, StorageError
 from edged.ports import SourceEnd
 
 
@@ -97,12 +97,21 @@ class MemoryArchive:
         return Snapshot(sources, columns[0], columns[1], columns[2], columns[3], archived)
 
     def read(self, stream: str, refs: Sequence[BlockRef]) -> Iterator[tuple[BlockRef, Pack]]:
-        for ref in refs:
-            self._check()
-            pack = self.blocks(stream, ref.source).get(ref.offset)
-            if pack is None or ref in self.unreadable:
-                raise StorageError(f"{stream}/{ref.source}: no file holds block {ref.offset}")
+        for ref, pack in self.read_each(stream, refs):
+            if isinstance(pack, StorageError):
+                raise pack
             yield ref, pack
+
+    def read_each(self, stream: str, refs: Sequence[BlockRef]) -> Iterator[tuple[BlockRef, Pack | StorageError]]:
+        for ref in refs:
+            self._check(stream, ref.source)
+            pack = self.blocks(stream, ref.source).get(ref.offset)
+            if pack is None:
+                yield ref, BlockAbsent(f"{stream}/{ref.source}: no file holds block {ref.offset}")
+            elif ref in self.unreadable:
+                yield ref, StorageError(f"{stream}/{ref.source}: block {ref.offset} is damaged")
+            else:
+                yield ref, pack
 
     def remove_leftovers(self, stream: str, source: str) -> None:
         self._check(stream, source)  # memory leaves none

@@ -28,7 +28,7 @@ from edged.adapters.parquet import file as parquet_file
 from edged.domain.archive import snapshot as dataset
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.topology import NAME_PATTERN
-from edged.errors import ArchiveUnavailable, DiskFull, StorageError
+from edged.errors import ArchiveUnavailable, BlockAbsent, DiskFull, StorageError
 
 MARKER = "edged-archive.json"
 """The name of the file that makes a folder an archive."""
@@ -143,18 +143,13 @@ class ArchiveFolder:
 
     def known_files(self, stream: str, source: str) -> list[File]:
         """As `files`, of the last listing if there was one."""
-        with self._lock:
-            files = self._files.get((stream, source))
+        files = self.last_listing(stream, source)
         return self.files(stream, source) if files is None else files
 
-    def find(self, stream: str, ref: BlockRef) -> File:
-        """The file that holds the block. Raises StorageError."""
-        for get_files in (self.known_files, self.files):
-            files = get_files(stream, ref.source)
-            index = bisect_right(files, ref.offset, key=lambda file: file.next)
-            if index < len(files) and files[index].first <= ref.offset:
-                return files[index]
-        raise StorageError(f"{stream}/{ref.source}: no file holds block {ref.offset}")
+    def last_listing(self, stream: str, source: str) -> list[File] | None:
+        """What `files` gave last; None before its first call."""
+        with self._lock:
+            return self._files.get((stream, source))
 
     def open(self, file: File) -> BinaryIO:
         # Blocks are read by exact ranges: read-ahead would fetch bytes that nobody needs.
@@ -205,6 +200,42 @@ class ArchiveFolder:
     def _names(self, folder: str, pattern: re.Pattern[str]) -> list[str]:
         """Names in the folder, sorted; none when it does not exist."""
         return sorted(name for name in self.entries(folder) if pattern.fullmatch(name))
+
+
+class Search:
+    """Finds the files of one stream's blocks. Each source is listed anew once, when the listing known lacks a block."""
+
+    def __init__(self, folder: ArchiveFolder, stream: str) -> None:
+        self._folder = folder
+        self._stream = stream
+        self._files: dict[str, list[File]] = {}
+        self._is_new: set[str] = set()
+        self._sources: frozenset[str] | None = None
+
+    def find(self, ref: BlockRef) -> File:
+        """The file that holds the block. Raises BlockAbsent, or what `ArchiveFolder` raises."""
+        source = ref.source
+        if source not in self._files:
+            self._files[source] = self._folder.last_listing(self._stream, source) or []
+        file = _holding(ref, self._files[source])
+        if file is None and source not in self._is_new:
+            self._is_new.add(source)
+            self._files[source] = self._folder.files(self._stream, source) if self._exists(source) else []
+            file = _holding(ref, self._files[source])
+        if file is None:
+            raise BlockAbsent(f"{self._stream}/{ref.source}: no file holds block {ref.offset}")
+        return file
+
+    def _exists(self, source: str) -> bool:
+        if self._sources is None:
+            self._folder.check()
+            self._sources = frozenset(self._folder.sources(self._stream))
+        return source in self._sources
+
+
+def _holding(ref: BlockRef, files: Sequence[File]) -> File | None:
+    index = bisect_right(files, ref.offset, key=lambda file: file.next)
+    return files[index] if index < len(files) and files[index].first <= ref.offset else None
 
 
 def is_file(entry: Any) -> bool:

@@ -13,7 +13,7 @@ from edged.adapters.parquet import file as parquet_file
 from edged.adapters.parquet.file import Contents
 from edged.adapters.parquet.folder import ArchiveFolder, CorruptFileError, File, translated
 from edged.errors import FormatError
-from edged.log import logger
+from edged.log import ThrottledLog
 
 MAX_FOOTERS = 16
 """Footers kept with their digests; about 0.2 MB each."""
@@ -41,6 +41,7 @@ class Footers:
     def __init__(self, folder: ArchiveFolder) -> None:
         self._folder = folder
         self._lock = threading.Lock()
+        self._lines = ThrottledLog()
         self._columns: dict[File, Columns | None] = {}
         self._footers: OrderedDict[File, Footer] = OrderedDict()
 
@@ -78,7 +79,8 @@ class Footers:
             lost = sum(end - first for first, end in contents.gaps)
             columns = Columns(contents.offsets, contents.rows, contents.num_bytes, lost)
         except CorruptFileError as error:
-            logger().error("archive.unreadable", stream=stream, reason=str(error))
+            *_, source, _ = file.path.split("/")
+            self._lines.error("archive.unreadable", (stream, source), stream=stream, source=source, reason=str(error))
         with self._lock:
             self._columns[file] = columns
         return columns

@@ -6,7 +6,7 @@ them in memory), `verify`.
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 
 from edged.adapters.parquet import file as parquet_file
 from edged.adapters.parquet import verify
-from edged.adapters.parquet.folder import ArchiveFolder, CorruptFileError, File, translated
+from edged.adapters.parquet.folder import ArchiveFolder, CorruptFileError, File, Search, translated
 from edged.adapters.parquet.footers import Footer, Footers
 from edged.adapters.parquet.verify import Finding
 from edged.domain.archive.coverage import Gap, covered
 from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.samples.pack import Pack
-from edged.errors import ArchiveConflict, StorageError
+from edged.errors import ArchiveConflict, BlockAbsent, StorageError
 from edged.ports import SourceEnd
 
 _MAX_OPEN_FILES = 8
@@ -117,14 +117,19 @@ class ParquetStore:
         return Snapshot(sources, numbers, offsets, rows, num_bytes, wanted)
 
     def read(self, stream: str, refs: Sequence[BlockRef]) -> Iterator[tuple[BlockRef, Pack]]:
-        with contextlib.closing(_OpenFiles(self._folder.open)) as open_files:
-            for ref in refs:
-                try:
-                    pack = self._read_block(stream, ref, open_files)
-                except StorageError:
-                    self.check()  # no block is lost while the whole archive is away
-                    raise
+        with contextlib.closing(self.read_each(stream, refs)) as blocks:
+            for ref, pack in blocks:
+                if isinstance(pack, StorageError):
+                    raise pack
                 yield ref, pack
+
+    def read_each(
+        self, stream: str, refs: Sequence[BlockRef]
+    ) -> Generator[tuple[BlockRef, Pack | StorageError], None, None]:
+        with contextlib.closing(_OpenFiles(self._folder.open)) as open_files:
+            search = Search(self._folder, stream)
+            for ref in refs:
+                yield ref, self._block_or_error(search, ref, open_files)
 
     def remove_leftovers(self, stream: str, source: str) -> None:
         self._folder.remove_leftovers(stream, source)
@@ -141,9 +146,17 @@ class ParquetStore:
             for source in self._folder.sources(name):
                 yield from verify.verify_source(self._folder, name, source)
 
-    def _read_block(self, stream: str, ref: BlockRef, open_files: "_OpenFiles") -> Pack:
-        file = self._folder.find(stream, ref)
-        footer = self._footers.footer(file)
+    def _block_or_error(self, search: Search, ref: BlockRef, open_files: "_OpenFiles") -> Pack | StorageError:
+        try:
+            return self._read_block(search.find(ref), ref, open_files)
+        except BlockAbsent as error:
+            return error  # the search has seen the folder
+        except StorageError as error:
+            self.check()  # no block is lost while the whole archive is away
+            return error
+
+    def _read_block(self, file: File, ref: BlockRef, open_files: "_OpenFiles") -> Pack:
+        footer = open_files.footer(file, self._footers)
         with translated(f"{file.path}, block {ref.offset}"):
             block = footer.contents.block_of(ref.offset)
             return parquet_file.read_block(open_files.get(file, footer), footer.contents, block)
@@ -186,6 +199,17 @@ class _OpenFiles:
     def __init__(self, open_file: Callable[[File], BinaryIO]) -> None:
         self._open_file = open_file
         self._open: OrderedDict[File, tuple[pq.ParquetFile, BinaryIO]] = OrderedDict()
+        self._damaged: dict[File, CorruptFileError] = {}
+
+    def footer(self, file: File, footers: Footers) -> Footer:
+        """The file's footer. Raises StorageError, and again, without another look, for a damaged one."""
+        if file in self._damaged:
+            raise self._damaged[file]
+        try:
+            return footers.footer(file)
+        except CorruptFileError as error:
+            self._damaged[file] = error
+            raise
 
     def get(self, file: File, footer: Footer) -> pq.ParquetFile:
         if file not in self._open:

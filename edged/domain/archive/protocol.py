@@ -38,6 +38,7 @@ class SnapshotRequest:
 class SamplesRequest:
     """Rows of blocks. `rows[i]`: uint16 [k], the wanted rows of `refs[i]`, ascending.
 
+    Each block has at least one: so a request for few samples is little work.
     The position of a wanted sample is its index in the concatenation of all rows, in this order.
     """
 
@@ -119,7 +120,7 @@ def decode_request(blob: bytes) -> Request:
     rows = tensors.require(arrays, "rows", "uint16")
     _same_length(source, offset, num_rows)
     _check_index(source, len(sources))
-    if (offset < 0).any() or (num_rows < 0).any() or num_rows.sum(dtype=np.int64) != len(rows):
+    if (offset < 0).any() or (num_rows < 1).any() or num_rows.sum(dtype=np.int64) != len(rows):
         raise FormatError("rows of the request do not add up")
     if len(rows) > MAX_SAMPLES_PER_REQUEST:
         raise FormatError(f"{len(rows)} samples in one request; at most {MAX_SAMPLES_PER_REQUEST}")

@@ -1,28 +1,27 @@
 """Serves the edges' requests to the archive: snapshots, and exactly the samples that an epoch lacks.
 
 Covers the order of serving and bad requests. A request that cannot be served gets no reply: edges repeat requests after
-some silence, so a request may be served twice and none has to be stored.
+some silence, so a request may be served twice and none has to be stored. Whatever one edge asks costs the others at
+most one turn at a time, which ends by what was sent, by the blocks looked for, or by time.
 """
 
 import asyncio
-import itertools
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from edged.aio import prefetch_in_worker
+from edged.aio import prefetch_in_worker, run_in_worker
 from edged.domain import place as places
 from edged.domain.archive import protocol, reply_builder
-from edged.domain.archive.protocol import Request, SnapshotRequest
-from edged.domain.archive.reply_builder import BlockRead
+from edged.domain.archive.protocol import Request, SamplesRequest, SnapshotRequest
+from edged.domain.archive.snapshot import BlockRef
 from edged.domain.place import Place
 from edged.domain.samples.border import Border
-from edged.domain.samples.pack import Pack
-from edged.errors import ArchiveUnavailable, FormatError, StorageError
-from edged.log import logger
-from edged.ports import ArchiveStore, Health, Log, LogReader, Message, Progress, Record, Statistics, TopicPartition
+from edged.errors import ArchiveUnavailable, BlockAbsent, FormatError, StorageError
+from edged.log import Throttle, ThrottledLog
+from edged.ports import ArchiveStore, Health, Log, LogReader, Message, Progress, Statistics, TopicPartition
 from edged.services.archive.refusals import RefusalLog
 
 PART = "archive_read"
@@ -30,8 +29,14 @@ PART = "archive_read"
 _REQUESTS_PER_POLL = 16
 _MAX_QUEUED = 8
 """Queued requests of one edge; more are dropped, and repeated by the edge."""
-_PARTS_PER_TURN = 8
+PARTS_PER_TURN = 8
 """About 4 MiB; then it is the next edge's turn."""
+BLOCKS_PER_TURN = 256
+"""Looked for; it is the next edge's turn also when none of them was there."""
+_TURN_S = 0.5
+"""The same when a slow storage took as long, or, with an edge's link, the sending."""
+_SERVED_LINES = 20
+"""Of one edge in 10 s."""
 _MAX_OLD_REQUESTS = 256
 """Requests served at a start without a commit: some may have been sent before the first start."""
 
@@ -46,17 +51,36 @@ class ReplyPart(NamedTuple):
 
 @dataclass
 class _Reply:
-    """A request being served: its place in the log, its messages, made lazily, and totals of those sent."""
+    """A request being served: its place in the log, what is left of it, and totals of what was sent."""
 
-    request: Request
+    request: str
+    edge: str
+    stream: str
     place: Place
-    messages: Iterator[ReplyPart]
+    messages: Iterator[ReplyPart | None]
+    """Made lazily, in a worker thread; None for each block that was looked for."""
+    num_absent: int = 0
+    first_absent: BlockRef | None = None
     serve_s: float = 0.0
+    turns: int = 0
     parts: int = 0
     samples: int = 0
     missing: int = 0
     num_bytes: int = 0
     done: bool = False
+
+    def turn(self, clock: Callable[[], float]) -> Iterator[ReplyPart]:
+        """The parts of one turn; `done` when they are the last."""
+        ends_s, parts, blocks = clock() + _TURN_S, 0, 0
+        for part in self.messages:
+            if part is None:
+                blocks += 1
+            else:
+                parts += 1
+                yield part
+            if parts == PARTS_PER_TURN or blocks == BLOCKS_PER_TURN or clock() >= ends_s:
+                return
+        self.done = True
 
     def sent(self, part: ReplyPart) -> None:
         self.parts += 1
@@ -98,6 +122,7 @@ class EpochServer:
         self._turns = 0
         self._num_served = 0
         self._refusals = RefusalLog()
+        self._lines, self._served_lines = ThrottledLog(), ThrottledLog(Throttle(limit=_SERVED_LINES))
         self._is_idle = False
 
     async def run(self) -> None:
@@ -141,24 +166,31 @@ class EpochServer:
             is_next = self._next.incarnation == record.incarnation
             place = self._next if is_next else Place(record.offset, record.incarnation, record.topic_id)
             self._next = record.place_after()
-            try:
-                self._queue(record, place)
-            except FormatError as error:
-                logger().warning("archive.bad_request", offset=record.offset, reason=str(error))
+            decoded = await run_in_worker(_decode, record.value)
+            edge = decoded.edge if isinstance(decoded, (SnapshotRequest, SamplesRequest)) else ""
+            problem = str(decoded) if isinstance(decoded, FormatError) else self._queue(decoded, record.value, place)
+            if problem:
+                known = {"edge": edge} if edge in self._edges else {}
+                self._lines.warning(
+                    "archive.bad_request", known.get("edge"), **known, offset=record.offset, reason=problem
+                )
 
-    def _queue(self, record: Record, place: Place) -> None:
-        request = protocol.decode_request(record.value)
+    def _queue(self, request: Request, encoded: bytes, place: Place) -> str:
+        """Queue the request, encoded as it is smallest; or say what is wrong with it."""
         if request.edge not in self._edges:
-            raise FormatError(f"{request.edge!r} is no edge of the topology")
+            return f"{request.edge!r} is no edge of the topology"
         if request.stream not in self._border.streams:
-            raise FormatError(f"{request.stream!r} is no stream of the topology")
+            return f"{request.stream!r} is no stream of the topology"
         queue = self._queues.get(request.edge, deque())
-        if any(reply.request.request == request.request for reply in queue):
-            return  # repeated before its turn
+        if any(reply.request == request.request for reply in queue):
+            return ""  # repeated before its turn
         if len(queue) == _MAX_QUEUED:
-            raise FormatError(f"{_MAX_QUEUED} requests of {request.edge} wait already")
-        queue.append(_Reply(request, place, self._messages(request)))
+            return f"{_MAX_QUEUED} requests of {request.edge} wait already"
+        reply = _Reply(request.request, request.edge, request.stream, place, iter(()))
+        reply.messages = self._messages(reply, encoded)
+        queue.append(reply)
         self._queues[request.edge] = queue
+        return ""
 
     def _unanswered(self) -> Place:
         """The place of the first queued request, or of the next one."""
@@ -174,66 +206,99 @@ class EpochServer:
             await self._turn(reply)
         except (StorageError, ArchiveUnavailable) as error:
             self._health.degraded(PART, str(error))
-            logger().warning("archive.unanswered", edge=edge, request=reply.request.request, reason=str(error))
-            reply.done = True
+            self._drop(reply, str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is in what this edge asked for
+            self._drop(reply, f"{type(error).__name__}: {error}", exc_info=error)
         if reply.done:
             queue.popleft()
         if queue:
             self._queues[edge] = queue
 
+    def _drop(self, reply: _Reply, reason: str, **traceback: Exception) -> None:
+        reply.done = True
+        self._lines.warning(
+            "archive.unanswered", reply.edge, edge=reply.edge, request=reply.request, reason=reason, **traceback
+        )
+
     async def _turn(self, reply: _Reply) -> None:
-        """Send up to _PARTS_PER_TURN parts, each while the next is made."""
+        """Send the parts of one turn, each while the next is made."""
         clock = asyncio.get_running_loop().time
-        started_s, parts_before = clock(), reply.parts
-        topic = self._epochs_topic(reply.request.edge)
-        async with aclosing(prefetch_in_worker(itertools.islice(reply.messages, _PARTS_PER_TURN))) as messages:
+        started_s = clock()
+        topic = self._epochs_topic(reply.edge)
+        async with aclosing(prefetch_in_worker(reply.turn(clock))) as messages:
             async for part in messages:
                 await self._log.append([Message(topic, part.message)])
                 reply.sent(part)
                 self._num_served += part.samples
         self._health.recovered(PART)
+        reply.turns += 1
         reply.serve_s += clock() - started_s
-        if reply.parts - parts_before < _PARTS_PER_TURN:
-            reply.done = True
+        if reply.done:
             self._log_served(reply)
 
     def _log_served(self, reply: _Reply) -> None:
-        logger().info(
+        edge, request, stream = reply.edge, reply.request, reply.stream
+        self._served_lines.info(
             "archive.served",
-            edge=reply.request.edge,
-            request=reply.request.request,
-            stream=reply.request.stream,
+            edge,
+            edge=edge,
+            request=request,
+            stream=stream,
             samples=reply.samples,
             missing=reply.missing,
             parts=reply.parts,
             bytes=reply.num_bytes,
+            turns=reply.turns,
             serve_ms=reply.serve_s * 1000,
         )
+        if reply.first_absent is not None:
+            source, offset = reply.first_absent
+            self._lines.warning(
+                "archive.absent",
+                edge,
+                edge=edge,
+                request=request,
+                stream=stream,
+                source=source,
+                offset=offset,
+                blocks=reply.num_absent,
+            )
 
-    def _messages(self, request: Request) -> Iterator[ReplyPart]:
+    def _messages(self, reply: _Reply, encoded: bytes) -> Iterator[ReplyPart | None]:
         """The reply, made lazily in a worker thread. Raises ArchiveUnavailable, StorageError."""
+        request = protocol.decode_request(encoded)
         if isinstance(request, SnapshotRequest):
             snapshot = self._store.snapshot(request.stream, request.ends)
             for snapshot_part in protocol.snapshot_parts(request.request, snapshot):
                 yield ReplyPart(protocol.encode_part(snapshot_part), 0, 0)
             return
         builder = reply_builder.ReplyBuilder(request.request, self._border.streams[request.stream])
-        for read, pack in self._blocks(request.stream, reply_builder.block_reads(request)):
-            for part in builder.add(read, pack):
+        reads = reply_builder.block_reads(request)
+        blocks = self._store.read_each(request.stream, [read.ref for read in reads])
+        for read, (ref, pack) in zip(reads, blocks, strict=True):
+            if isinstance(pack, StorageError):
+                self._note(reply, ref, pack)
+            for part in builder.add(read, None if isinstance(pack, StorageError) else pack):
                 yield ReplyPart(protocol.encode_part(part), len(part.position), len(part.missing))
             self._refusals.add(request.stream, *read.ref, builder.take_refused())
+            yield None
         part = builder.close()
         yield ReplyPart(protocol.encode_part(part), len(part.position), len(part.missing))
 
-    def _blocks(self, stream: str, reads: list[BlockRead]) -> Iterator[tuple[BlockRead, Pack | None]]:
-        """Each read with its block; None for a block that cannot be read."""
-        index = 0
-        while index < len(reads):
-            try:
-                for _, pack in self._store.read(stream, [read.ref for read in reads[index:]]):
-                    yield reads[index], pack
-                    index += 1
-            except StorageError as error:
-                logger().error("archive.unreadable", stream=stream, reason=str(error))
-                yield reads[index], None
-                index += 1
+    def _note(self, reply: _Reply, ref: BlockRef, error: StorageError) -> None:
+        """Count an absent block, log a damaged one."""
+        if isinstance(error, BlockAbsent):
+            reply.num_absent += 1
+            reply.first_absent = reply.first_absent or ref
+        else:
+            where = reply.stream, ref.source
+            self._lines.error("archive.unreadable", where, stream=reply.stream, source=ref.source, reason=str(error))
+
+
+def _decode(encoded: bytes) -> Request | FormatError:
+    try:
+        return protocol.decode_request(encoded)
+    except FormatError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - one edge's request must not end the others
+        return FormatError(f"{type(error).__name__}: {error}")

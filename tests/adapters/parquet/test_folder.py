@@ -13,7 +13,7 @@ from edged.adapters.parquet import file as parquet_file
 from edged.adapters.parquet import folder as parquet_folder
 from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive.snapshot import BlockRef
-from edged.errors import ArchiveUnavailable, DiskFull, StorageError
+from edged.errors import ArchiveUnavailable, BlockAbsent, DiskFull, StorageError
 from tests.support.archive_samples import file_name, pack, parquet_files, read_packs
 
 
@@ -119,7 +119,7 @@ def test_names_that_could_leave_the_archive_are_refused(store, bad):
         store.append("fashion", bad, [(0, pack(0))])
     with pytest.raises(StorageError, match="not names"):
         store.ends(bad)
-    with pytest.raises(StorageError, match="not names"):
+    with pytest.raises(BlockAbsent):
         list(store.read("fashion", [BlockRef(bad, 0)]))
 
 

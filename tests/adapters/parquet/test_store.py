@@ -1,13 +1,18 @@
 """Packs are read back identical from files on a disk, with bounded work, or not at all."""
 
+from collections import Counter
+
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edged.adapters.parquet.folder import ArchiveFolder, CorruptFileError
 from edged.adapters.parquet.store import ParquetStore
-from edged.errors import StorageError
+from edged.domain.archive.snapshot import BlockRef
+from edged.errors import BlockAbsent, StorageError
 from tests.support.archive_samples import any_packs, file_name, new_archive, pack, read_packs
+from tests.support.bad_tenants import damage_newest_file, request_for_absent_blocks
 
 ONCE = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -82,3 +87,43 @@ def test_one_call_opens_each_file_once(store, monkeypatch):
     read_packs(store, 0, 5, 1, 4, 2, 3, 0)
 
     assert len(opened) == 3
+
+
+def test_absent_blocks_cost_one_listing_of_each_source_and_a_damaged_file_one_look(store, folder, monkeypatch):
+    for source in ("pi-a", "pi-b"):
+        for offset in range(2):
+            store.append("fashion", source, [(offset, pack(4 * offset))])
+    damage_newest_file(folder, "pi-b")
+    again = ParquetStore(f"file://{folder}")
+    calls: Counter[str] = Counter()
+    listed, opened = ArchiveFolder.entries, ArchiveFolder.open
+    monkeypatch.setattr(ArchiveFolder, "entries", lambda self, path: (calls.update(["ls"]), listed(self, path))[1])
+    monkeypatch.setattr(ArchiveFolder, "open", lambda self, file: (calls.update(["open"]), opened(self, file))[1])
+    absent = request_for_absent_blocks("pi-a", 3_000, sources=("pi-a", "pi-b", "pi-c", "../x"))
+
+    found = [block for _, block in again.read_each("fashion", [*absent.refs, *[BlockRef("pi-b", 1)] * 1_000])]
+
+    assert [type(block) for block in found] == [BlockAbsent] * 3_000 + [CorruptFileError] * 1_000
+    assert calls == {"ls": 3, "open": 1}, "the stream's folder and two sources; the damaged file"
+
+
+def test_a_source_continues_behind_its_damaged_newest_files_or_archives_their_range_again(store, folder):
+    for offset in range(3):
+        store.append("fashion", "pi-a", [(offset, pack(4 * offset))])
+    path = damage_newest_file(folder, "pi-a")
+    again = ParquetStore(f"file://{folder}")
+
+    end = again.end("fashion", "pi-a")
+    assert (end.next_offset, end.cursors, end.cursors_end) == (3, {"cam-01/0": 8}, 2)
+    assert str(path) in end.damage
+    again.append("fashion", "pi-a", [(3, pack(12))])
+    assert again.end("fashion", "pi-a") == (4, {"cam-01/0": 16}, 4, "")
+    assert again.snapshot("fashion").offset.tolist() == [0, 1, 3]
+
+    for _ in range(2):
+        damage_newest_file(folder, "pi-a")
+        again.set_aside("fashion", "pi-a", 2)
+        again.append("fashion", "pi-a", [(2, pack(8)), (3, pack(12))])
+    assert read_packs(again, 0, 1, 2, 3) == [pack(0), pack(4), pack(8), pack(12)]
+    kept = [finding.path.rpartition("/")[2] for finding in again.verify() if finding.kind == "aside"]
+    assert kept == [f"{file_name(2, 3)}.damaged", f"{file_name(2, 4)}.damaged", f"{file_name(3, 4)}.damaged"]

@@ -19,8 +19,9 @@ from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
 from edged.errors import ArchiveUnavailable
 from edged.ports import Committed, Message, TopicPartition
-from edged.services.archive.epoch_server import EpochServer
+from edged.services.archive.epoch_server import BLOCKS_PER_TURN, EpochServer
 from tests.support.archive_samples import BORDER, pack
+from tests.support.bad_tenants import request_for_absent_blocks
 
 GROUP = "site.epoch_server.vault"
 LARGE = b"\xff\xd8\xff".ljust(50_000)
@@ -93,7 +94,7 @@ async def test_a_snapshot_is_answered_with_the_blocks(bench):
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.integers(0, 7), min_size=1, max_size=6),
-    st.lists(st.tuples(st.integers(0, 7), st.sets(st.integers(0, 9), max_size=8)), max_size=10),
+    st.lists(st.tuples(st.integers(0, 7), st.sets(st.integers(0, 9), min_size=1, max_size=8)), max_size=10),
     st.sets(st.integers(0, 5), max_size=2),
 )
 def test_exactly_the_requested_samples_come_each_at_its_position(block_sizes, entries, unreadable):
@@ -148,14 +149,14 @@ async def test_a_large_reply_comes_in_numbered_parts_and_reads_each_block_once(b
     ]
     bench.store.append("fashion", "pi-a", blocks)
     await bench.ask(samples_of("r-1", {BlockRef("pi-a", offset): list(range(10)) for offset in reversed(range(12))}))
-    read, really_read = [], bench.store.read
+    read, really_read = [], bench.store.read_each
 
     def read_noted(stream, refs):
         for ref, block in really_read(stream, refs):
             read.append(ref.offset)
             yield ref, block
 
-    monkeypatch.setattr(bench.store, "read", read_noted)
+    monkeypatch.setattr(bench.store, "read_each", read_noted)
     await bench.serve()
 
     parts = bench.samples()
@@ -200,6 +201,7 @@ async def test_edges_take_turns(bench):
         (b"junk", "8 bytes"),
         (protocol.encode_request(SnapshotRequest("r", "pi-x", "fashion")), "'pi-x' is no edge"),
         (protocol.encode_request(SnapshotRequest("r", "pi-a", "cats")), "'cats' is no stream"),
+        (protocol.encode_request(samples_of("r", {BlockRef("pi-a", 0): []})), "do not add up"),
     ],
 )
 async def test_a_bad_request_is_dropped_and_the_next_one_served(bench, log_lines, bad, reason):
@@ -220,7 +222,8 @@ async def test_requests_beyond_the_queues_limit_are_dropped(bench, log_lines):
     await bench.serve()
 
     assert [part.request for part in bench.answers()] == [f"r-{i}" for i in range(8)]
-    assert len(log_lines("archive.bad_request")) == 4
+    (line,) = log_lines("archive.bad_request")
+    assert (line["edge"], line["offset"]) == ("pi-a", 8)
 
 
 @pytest.mark.looptime
@@ -251,7 +254,7 @@ async def test_an_unavailable_storage_leaves_the_request_unanswered_and_degrades
     await bench.serve()
 
     assert bench.answers() == []
-    assert [line["request"] for line in log_lines("archive.unanswered")] == ["r-1", "r-2"]
+    assert [line["request"] for line in log_lines("archive.unanswered")] == ["r-1"]
     assert bench.health.reasons == {"archive_read": "no route"}
 
     bench.store.failure = None
@@ -286,3 +289,108 @@ async def test_what_an_older_archive_holds_and_the_border_refuses_is_missing_and
     assert (line["address"], line["device"]) == ("fashion/pi-a/0/1", "fashion/@cam-01/0/9")
     assert line["reasons"] == {"wrong_length": 1}
     assert server.statistics().refused_samples == 1
+
+
+@pytest.mark.looptime
+async def test_a_request_for_20000_absent_blocks_costs_the_other_edges_one_turn_at_a_time(bench, log_lines):
+    bench.store.append("fashion", "pi-a", [(0, pack(0))])
+    events: list[str] = []
+    append, read_each = bench.log.append, bench.store.read_each
+
+    async def append_noted(messages):
+        events.extend(protocol.decode_part(each.value).request for each in messages if each.topic != REQUESTS.topic)
+        return await append(messages)
+
+    def read_noted(stream, refs):
+        for each in read_each(stream, refs):
+            events.append("block")
+            yield each
+
+    bench.log.append, bench.store.read_each = append_noted, read_noted
+    await bench.ask(request_for_absent_blocks("pi-a", 20_000))
+    for i in range(3):
+        await bench.ask(SnapshotRequest(f"s-{i}", "pi-b", "fashion"))
+
+    await bench.serve(60)
+
+    turns = [events[: events.index(f"s-{i}")].count("block") for i in range(3)]
+    assert turns == [BLOCKS_PER_TURN, 2 * BLOCKS_PER_TURN, 3 * BLOCKS_PER_TURN]
+    assert events.count("block") == 20_000
+    missing = [position for part in bench.samples() for position in part.missing.tolist()]
+    assert sorted(missing) == list(range(20_000))
+    assert bench.samples()[-1].last
+    (line,) = log_lines("archive.absent")
+    assert (line["edge"], line["blocks"], line["source"], line["offset"]) == ("pi-a", 20_000, "pi-a", 1 << 40)
+    assert log_lines("archive.unreadable") == []
+
+
+@pytest.mark.looptime
+async def test_a_slow_storage_ends_a_turn_by_time(bench, monkeypatch):
+    bench.store.append("fashion", "pi-a", [(offset, pack(4 * offset)) for offset in range(40)])
+    loop, now_s, read = asyncio.get_running_loop(), 0.0, []
+    read_each = bench.store.read_each
+    order: list[tuple[str, int]] = []
+
+    def read_slowly(stream, refs):
+        nonlocal now_s
+        for each in read_each(stream, refs):
+            now_s += 0.2
+            read.append(each[0])
+            yield each
+
+    async def append_noted(messages):
+        order.extend((message.topic, len(read)) for message in messages)
+        return await append(messages)
+
+    bench.store.read_each = read_slowly
+    await bench.ask(samples_of("slow", {BlockRef("pi-a", offset): [0] for offset in range(40)}))
+    await bench.ask(samples_of("short", {}, edge="pi-b"))
+    append, bench.log.append = bench.log.append, append_noted
+    time = loop.time
+    monkeypatch.setattr(loop, "time", lambda: time() + now_s)
+    await bench.serve(20)
+
+    assert order[0] == ("site.epochs.pi-b", 3), "0.5 s are over after the third block"
+    assert [part.request for part in bench.samples()] == ["slow"]
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("failure", [OverflowError("2 to the 63rd"), RuntimeError("a bug"), MemoryError()])
+async def test_a_request_that_fails_in_an_unknown_way_fails_alone(bench, log_lines, failure):
+    bench.store.append("fashion", "pi-a", [(0, pack(0))])
+    bench.store.failures["fashion", "pi-a"] = failure
+    await bench.ask(samples_of("r-1", {BlockRef("pi-a", 0): [0]}), SnapshotRequest("r-2", "pi-b", "fashion"))
+
+    await bench.serve()
+
+    assert bench.answers() == []
+    assert [part.request for part in bench.answers("pi-b")] == ["r-2"]
+    (line,) = log_lines("archive.unanswered")
+    assert (line["edge"], line["request"]) == ("pi-a", "r-1")
+    assert type(failure).__name__ in line["traceback"]
+    assert bench.health.reasons == {}
+
+
+@pytest.mark.looptime
+async def test_damaged_blocks_are_told_once_for_each_source(bench, log_lines):
+    for source in ("pi-a", "pi-b"):
+        bench.store.append("fashion", source, [(offset, pack(4 * offset)) for offset in range(50)])
+    bench.store.unreadable = {BlockRef(source, offset) for source in ("pi-a", "pi-b") for offset in range(50)}
+    await bench.ask(samples_of("r-1", {ref: [0, 1] for ref in sorted(bench.store.unreadable)}))
+
+    await bench.serve()
+
+    assert [part.missing.tolist() for part in bench.samples()] == [list(range(200))]
+    assert [line["source"] for line in log_lines("archive.unreadable")] == ["pi-a", "pi-b"]
+
+
+@pytest.mark.looptime
+async def test_an_edge_that_asks_without_end_gets_some_lines_and_hides_nobodys(bench, log_lines):
+    for i in range(50):
+        await bench.ask(samples_of(f"r-{i}", {}))
+        await bench.serve(0.2)
+    await bench.ask(samples_of("r-b", {}, edge="pi-b"))
+    await bench.serve(0.2)
+
+    assert [part.request for part in bench.answers("pi-b")] == ["r-b"]
+    assert len(bench.answers()) == 50
