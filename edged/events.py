@@ -318,6 +318,9 @@ EVENTS: Mapping[str, Event] = {
         "Archiving a source failed in a way that edged does not know; the source is tried again, the others go on.",
         stream=str, source=str, err=str, traceback=str,
     ),
+    "archive.trimmed": event(
+        "Archived packs were deleted from Kafka.", stream=str, source=str, first_offset=int, next_offset=int,
+    ),
     "archive.unreadable": event(
         "A file or a block of the archive cannot be read; `suppressed` more of the source since its last such line.",
         stream=str, source=str, reason=str, suppressed=int,
@@ -359,7 +362,7 @@ EVENTS: Mapping[str, Event] = {
             "net_received_bytes_per_s", "net_sent_bytes_per_s", "temperature_c", "throttled_flags", "disk_free_bytes",
             "trained_samples_per_s", "wait_fraction", "ingested_samples_per_s", "dead_lettered_per_s",
             "archived_samples_per_s", "predicted_samples_per_s", "served_samples_per_s",
-            "refused_samples", "lag_records", "queue_bytes", "cache_bytes",
+            "refused_samples", "lag_records", "queue_bytes", "cache_bytes", "kept_bytes",
         ),
         cpu_percent=float, process_cpu_percent=float, memory_used_bytes=int, rss_bytes=int, peak_rss_bytes=int,
         disk_read_bytes_per_s=float, disk_written_bytes_per_s=float,
@@ -367,7 +370,7 @@ EVENTS: Mapping[str, Event] = {
         temperature_c=float, throttled_flags=int, disk_free_bytes=int, loop_lag_ms=float,
         trained_samples_per_s=float, wait_fraction=float, ingested_samples_per_s=float, dead_lettered_per_s=float,
         archived_samples_per_s=float, predicted_samples_per_s=float, served_samples_per_s=float,
-        refused_samples=int, lag_records=int, queue_bytes=int, cache_bytes=int,
+        refused_samples=int, lag_records=int, queue_bytes=int, cache_bytes=int, kept_bytes=int,
     ),
     "res.memory_high": event(
         "The process exceeds its memory limit; it ends if that lasts.", rss_bytes=int, limit_bytes=int

@@ -71,6 +71,9 @@ class Timing:
     archive_deadline_s: float = 15.0
     """Silence of the archive after which the edge retries; a cold block read on a busy disk takes less."""
 
+    retention_s: float = 60.0
+    """How often the archive node looks at what Kafka still has of what is archived; disks fill more slowly."""
+
     sample_s: float = 1.0
     """Interval of the monitor's series; the thesis sampled once per second."""
 

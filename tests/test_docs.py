@@ -376,6 +376,7 @@ def test_the_series_has_the_quantities_that_are_described():
         "the share of time the trainer waited": "wait_fraction",
         "lag": "lag_records",
         "queue bytes": "queue_bytes",
+        "archived bytes in Kafka": "kept_bytes",
     }
     quantities = re.sub(r"\(.*?\)", "", row[1].partition(":")[2])
     assert [each.strip(" |") for each in re.split("[,;]", quantities)] == list(fields)

@@ -1,4 +1,4 @@
-"""The services of an archive node: the archiver and the epoch server, over one store."""
+"""The services of an archive node: the archiver, what it leaves in Kafka, and the epoch server, over one store."""
 
 from collections.abc import Mapping
 
@@ -15,6 +15,7 @@ def services(topology: Topology, log: Log, health: Health, timing: Timing) -> Ma
     from edged.adapters.parquet.store import ParquetStore  # noqa: PLC0415 - pyarrow is the archive's alone
     from edged.services.archive.archiver import Archiver, ArchiverSettings, Source  # noqa: PLC0415
     from edged.services.archive.epoch_server import EpochServer  # noqa: PLC0415
+    from edged.services.archive.retention import Retention  # noqa: PLC0415
 
     archive = topology.archive[0]
     store, border = ParquetStore(archive.url), Border.of(topology)
@@ -24,15 +25,17 @@ def services(topology: Topology, log: Log, health: Health, timing: Timing) -> Ma
         for edge in edges
         for stream in dict.fromkeys(device.stream for device in topology.devices_of(edge))
     ]
+    archiver = Archiver(
+        log,
+        RetryingArchive(store, health),
+        sources,
+        topology.group("archiver", archive.name),
+        ArchiverSettings(flush_s=archive.flush_s, flush_bytes=archive.flush_bytes, poll_s=timing.poll_s),
+        border=border,
+    )
     return {
-        "archiver": Archiver(
-            log,
-            RetryingArchive(store, health),
-            sources,
-            topology.group("archiver", archive.name),
-            ArchiverSettings(flush_s=archive.flush_s, flush_bytes=archive.flush_bytes, poll_s=timing.poll_s),
-            border=border,
-        ),
+        "archiver": archiver,
+        "retention": Retention(log, archiver, sources, health, trims=archive.trim, every_s=timing.retention_s),
         "epoch_server": EpochServer(
             log,
             store,

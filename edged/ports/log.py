@@ -162,5 +162,11 @@ class Log(Protocol):
     async def partitions(self, topics: Iterable[str]) -> dict[str, int]:
         """The number of partitions of each topic; topics that do not exist are left out."""
 
+    async def trim(self, before: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Delete the records before these offsets; the partitions' low watermarks then.
+
+        Raises LogRefused when the broker does not: it cannot, or the principal may not. Cancelled: deleted or not.
+        """
+
     async def ensure(self, topics: Sequence[TopicSpec]) -> None:
         """Create missing topics if the broker allows it; leave existing ones as they are."""

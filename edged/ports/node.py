@@ -28,6 +28,8 @@ class Statistics:
     lag_records: int = 0
     queue_bytes: int = 0
     cache_bytes: int = 0
+    kept_bytes: int = 0
+    """Payload bytes, about, in Kafka of packs that are archived."""
 
     def __add__(self, other: "Statistics") -> "Statistics":
         return Statistics(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))

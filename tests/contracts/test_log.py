@@ -16,8 +16,8 @@ from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
 from edged.domain.place import Place
 from edged.domain.topology import Kafka
-from edged.errors import RecordTooLarge
-from edged.ports import Committed, Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
+from edged.errors import LogRefused, RecordTooLarge
+from edged.ports import KEPT, Committed, Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
 from tests.support.brokers import Apache, Broker, Embedded
 from tests.support.recreated import recreate
 from tests.support.shared_brokers import SharedBroker
@@ -298,6 +298,22 @@ async def test_watermarks_are_zero_until_the_partition_exists(log: Log, topic: s
 
     assert before == {partition: Watermarks(0, 0)}
     assert await log.watermarks([partition]) == {partition: Watermarks(0, 7)}
+
+
+@every_log
+async def test_records_before_an_offset_are_deleted_or_the_broker_says_that_it_does_not(log: Log, topic: str):
+    partition = TopicPartition(topic)
+    await log.ensure([TopicSpec(topic, retention_ms=KEPT)])
+    await log.append(numbered(topic, 5))
+    low = 3
+    try:
+        assert await log.trim({partition: 3}) == {partition: 3}
+        assert await log.trim({partition: 2}) == {partition: 3}
+    except LogRefused:
+        low = 0
+    assert await log.watermarks([partition]) == {partition: Watermarks(low, 5)}
+    async with log.reader({partition: low}) as reader:
+        assert (await reader.poll(max_records=1, timeout_s=10))[0].offset == low
 
 
 @every_log

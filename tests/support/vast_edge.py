@@ -107,6 +107,9 @@ class VastLog:
     def lag(self) -> int:
         return 0
 
+    async def trim(self, before: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        return dict(before)
+
     async def append(self, messages: Sequence[Message]) -> list[int]:
         for message in messages:
             request = protocol.decode_request(message.value)

@@ -14,6 +14,7 @@ from aiokafka.errors import (
     BrokerResponseError,
     GroupAuthorizationFailedError,
     IncompatibleBrokerVersion,
+    KafkaError,
     LeaderNotAvailableError,
     NoError,
     OffsetOutOfRangeError,
@@ -23,7 +24,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
-from aiokafka.protocol.admin import CreateTopicsRequest, DeleteTopicsRequest
+from aiokafka.protocol.admin import CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
@@ -31,10 +32,11 @@ from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from edged.adapters.kafka.connection import Connection, Setup
-from edged.adapters.kafka.refusals import RIGHTS, NotAllowed
+from edged.adapters.kafka.refusals import RIGHTS, NotAllowed, refusal
 from edged.adapters.kafka.topic_ids import topic_ids
 from edged.domain import place as places
 from edged.domain.place import Place
+from edged.errors import LogRefused
 from edged.log import logger
 from edged.ports import Committed, TopicPartition, TopicSpec, Watermarks
 
@@ -70,6 +72,7 @@ class Admin:
     """Every method retries until the broker answers, however long it is away; cancel to stop."""
 
     def __init__(self, setup: Setup) -> None:
+        self._setup = setup
         self._connection = Connection(setup, request_timeout_s=setup.outages.deadline_s, on_connect=self._log_connected)
         self._fetches = Connection(setup, request_timeout_s=_FETCH_TIMEOUT_S)
         self._bootstrap = ",".join(setup.options["bootstrap_servers"])
@@ -191,6 +194,23 @@ class Admin:
         if uncreated := await self._connection.retry("the creation of topics", call):
             logger().warning("kafka.topics_missing", topics=uncreated)
 
+    async def trim(self, before: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Raises LogRefused: asking again each minute is the caller's business."""
+
+        async def call(client: AIOKafkaClient) -> dict[TopicPartition, int]:
+            if not self._idempotent:  # it would close the connection instead of answering
+                raise LogRefused("the embedded broker deletes no records")
+            try:
+                return await _trim(client, before)
+            except (KafkaError, OSError) as error:
+                said = self._setup.reason(error, client)
+                refused = LogRefused(said) if isinstance(error, OffsetOutOfRangeError) else refusal(error, said)
+                if refused is not None:
+                    raise refused from error
+                raise
+
+        return await self._connection.retry("the deletion of records", call)
+
     async def delete(self, topics: Sequence[str]) -> None:
         request = DeleteTopicsRequest(list(topics), _CREATE_TIMEOUT_MS)
 
@@ -266,6 +286,20 @@ async def _offsets(
                 _check(code, topic)
                 offsets[TopicPartition(topic, partition)] = offset
     return offsets
+
+
+async def _trim(client: AIOKafkaClient, before: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+    leaders = await _leaders(client, {each.topic for each in before})
+    low: dict[TopicPartition, int] = {}
+    for node in {leaders[each] for each in before if each in leaders}:
+        of_node = (each for each in before if leaders.get(each) == node)
+        topics = _by_topic((each, (each.partition, before[each])) for each in of_node)
+        answer = await client.send(node, DeleteRecordsRequest(topics, _CREATE_TIMEOUT_MS))
+        for topic, partitions, *_ in answer.topics:
+            for partition, offset, code, *_more in partitions:
+                _check(code, topic, operation="Delete")
+                low[TopicPartition(topic, partition)] = offset
+    return low
 
 
 async def _fetched_high_watermarks(

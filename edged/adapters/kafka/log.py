@@ -96,6 +96,9 @@ class KafkaLog:
     async def partitions(self, topics: Iterable[str]) -> dict[str, int]:
         return await self._admin.partitions(topics)
 
+    async def trim(self, before: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        return await self._admin.trim(before)
+
     async def ensure(self, topics: Sequence[TopicSpec]) -> None:
         await self._admin.ensure(topics)
 

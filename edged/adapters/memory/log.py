@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain import place as places
 from edged.domain.place import Place, Seen, fingerprint
-from edged.errors import RecordTooLarge
+from edged.errors import LogRefused, RecordTooLarge
 from edged.log import logger
 from edged.ports import Committed, Health, Message, Record, TopicPartition, TopicSpec, Watermarks
 
@@ -49,14 +49,15 @@ class MemoryLog:
     """A `ports.Log` in memory. Appending to an unknown topic creates it, as brokers do by default.
 
     Switches that tests may set at any time: `unavailable` (calls wait, polls return nothing), `creates_topics`
-    (whether `ensure` is allowed to), `max_record_bytes`, `has_topic_ids` (of topics created from then on).
-    `commits` is by (group, partition).
+    (whether `ensure` is allowed to), `trims` (whether `trim` is), `max_record_bytes`, `has_topic_ids` (of topics that
+    are created from then on). `commits` is by (group, partition).
     """
 
     def __init__(
         self, health: Health | None = None, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     ) -> None:
         self.creates_topics = True
+        self.trims = True
         self.max_record_bytes = 1_000_000
         self.has_topic_ids = True
         self.commits: dict[tuple[str, TopicPartition], Committed] = {}
@@ -93,6 +94,15 @@ class MemoryLog:
         del stored.records[: before - stored.low]
         stored.low = before
         self._changed()
+
+    async def trim(self, before: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        await self._available()
+        if not self.trims:
+            raise LogRefused("this broker deletes no records")
+        for partition, offset in before.items():
+            if offset > self._of(partition).low:
+                self.truncate(partition, offset)
+        return {partition: self._of(partition).low for partition in before}
 
     def delete(self, topic: str) -> None:
         """Delete the topic and its commits; the next append recreates it, from offset 0."""

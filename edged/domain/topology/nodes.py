@@ -85,9 +85,13 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """`flush_s`, `flush_bytes`: age and size at which a file is written, whichever comes first."""
+    """`flush_s`, `flush_bytes`: age and size at which a file is written, whichever comes first.
+
+    `trim`: whether it deletes from Kafka what it has archived.
+    """
 
     name: str
     url: str
     flush_s: float = 10.0
     flush_bytes: int = 32 * MIB
+    trim: bool = False

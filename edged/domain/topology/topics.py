@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from edged.domain.topology import MIB, Device, Role, Topology, Training
+from edged.domain.topology import MIB, Archive, Device, Role, Topology, Training
 
 SHORT_RETENTION_MS = 3_600_000
 """Epochs and requests are needed only while they are being served; an hour outlasts any outage worth waiting for."""
@@ -41,7 +41,7 @@ class Topic(NamedTuple):
     compacted: bool = False
 
 
-Operation = Literal["Read", "Write", "DescribeConfigs"]
+Operation = Literal["Read", "Write", "Delete", "DescribeConfigs"]
 
 
 class Grant(NamedTuple):
@@ -107,7 +107,7 @@ def grants(topology: Topology) -> list[Grant]:
     of_nodes = dict.fromkeys(
         [
             *(grant for edge in topology.edges for grant in _of_edge(topology, edge.name)),
-            *(grant for archive in topology.archive for grant in _of_archive(topology, archive.name)),
+            *(grant for archive in topology.archive for grant in _of_archive(topology, archive)),
             *(grant for job in _group_jobs(topology) for grant in _in_group(topology, job)),
         ]
     )
@@ -163,13 +163,14 @@ def _of_edge(topology: Topology, edge: str) -> list[Grant]:
     ]
 
 
-def _of_archive(topology: Topology, archive: str) -> list[Grant]:
+def _of_archive(topology: Topology, archive: Archive) -> list[Grant]:
     packs = [
         topology.archive_topic(stream, edge.name) for edge in topology.edges for stream in _streams(topology, edge.name)
     ]
     return [
-        *(Grant(archive, "Read", topic) for topic in [*packs, topology.requests_topic]),
-        *(grant for edge in topology.edges for grant in _writer(archive, topology.epochs_topic(edge.name))),
+        *(Grant(archive.name, "Read", topic) for topic in [*packs, topology.requests_topic]),
+        *(Grant(archive.name, "Delete", topic) for topic in packs if archive.trim),
+        *(grant for edge in topology.edges for grant in _writer(archive.name, topology.epochs_topic(edge.name))),
     ]
 
 

@@ -83,6 +83,18 @@ def _archive(topology: Topology) -> Iterator[Finding]:
         yield from _url(f"archive[{i}].url", archive.url)
 
 
+def _trimmed_live(topology: Topology, live: Iterable[str]) -> Iterator[Finding]:
+    for i, archive in enumerate(topology.archive):
+        for stream in live if archive.trim else ():
+            yield Finding(
+                f"archive[{i}].trim",
+                f'the stream "{stream}" is trained on live: an edge that is behind, or was away, misses what has been'
+                " deleted meanwhile",
+                "",
+                ("training",),
+            )
+
+
 def _url(path: str, url: str) -> Iterator[Finding]:
     try:
         parts = urlsplit(url)
@@ -103,6 +115,7 @@ def _url(path: str, url: str) -> Iterator[Finding]:
 def warnings(topology: Topology) -> Iterator[Finding]:
     """See `rules.warnings`."""
     live = dict.fromkeys(job.stream for job in topology.jobs if job.source != "archive")
+    yield from _trimmed_live(topology, live)
     for i, edge in enumerate(topology.edges):
         sent = {device.stream for device in topology.devices_of(edge.name)}
         if not sent:

@@ -7,7 +7,7 @@ are committed for lag tools only. See also: `ports.ArchiveWriter` (durability, w
 import asyncio
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -38,6 +38,18 @@ class Source(NamedTuple):
     stream: str
     edge: str
     topic: str
+
+
+class Durable(NamedTuple):
+    """What of a source has been archived: the `first` offset of the newest file, the `next` one after it.
+
+    `packs`, `num_bytes`: packs and their payload bytes in all.
+    """
+
+    first: int
+    next: int
+    packs: int
+    num_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +137,7 @@ class Archiver:
         self._waiting: dict[Source, float] = dict.fromkeys(sources, -math.inf)
         """Sources that are not read, and when to try them again."""
         self._lines = ThrottledLog()
+        self._durable: dict[TopicPartition, Durable] = {}
         self._reader: LogReader | None = None
         self._num_polls = 0
         self._is_idle = False
@@ -150,6 +163,10 @@ class Archiver:
             lag_records=self._reader.lag() if self._reader else 0,
             queue_bytes=sum(buffer.num_bytes for buffer in self._buffers.values()),
         )
+
+    def durable(self) -> Mapping[TopicPartition, Durable]:
+        """What of each source's topic this has read and made durable since the start; nothing of a refused source."""
+        return dict(self._durable)
 
     async def _read(self) -> None:
         """Archive the sources that have a buffer, until there are more or fewer of them."""
@@ -192,6 +209,7 @@ class Archiver:
     def _refused(self, source: Source, refused: SourceRefused) -> None:
         """Stop reading the source; what is buffered will be read again."""
         self._buffers.pop(source.topic, None)
+        self._durable.pop(TopicPartition(source.topic), None)
         self._waiting[source] = asyncio.get_running_loop().time() + refused.retry_s
 
     async def _resume(self, source: Source) -> _Buffer:
@@ -345,14 +363,20 @@ class Archiver:
         started_s = asyncio.get_running_loop().time()
         await self._archive.append(stream, edge, buffer.packs, buffer.gaps)
         samples = sum(len(pack.samples) for _, pack in buffer.packs)
+        num_bytes = sum(pack.num_bytes for _, pack in buffer.packs)
+        first = min(offset for offset, _ in [*buffer.packs[:1], *buffer.gaps[:1]])
+        before = self._durable.get(buffer.partition, Durable(0, 0, 0, 0))
+        self._durable[buffer.partition] = Durable(
+            first, buffer.next_offset, before.packs + len(buffer.packs), before.num_bytes + num_bytes
+        )
         logger().info(
             "archive.flushed",
             stream=stream,
             source=edge,
-            first_offset=min(offset for offset, _ in [*buffer.packs[:1], *buffer.gaps[:1]]),
+            first_offset=first,
             next_offset=buffer.next_offset,
             samples=samples,
-            bytes=sum(pack.num_bytes for _, pack in buffer.packs),
+            bytes=num_bytes,
             write_ms=(asyncio.get_running_loop().time() - started_s) * 1000,
         )
         self._samples += samples

@@ -18,7 +18,7 @@ _STATISTICS_RATES = (
     "predicted_samples",
     "served_samples",
 )
-_STATISTICS_LEVELS = ("refused_samples", "lag_records", "queue_bytes", "cache_bytes")
+_STATISTICS_LEVELS = ("refused_samples", "lag_records", "queue_bytes", "cache_bytes", "kept_bytes")
 
 
 class ResourceSeries:

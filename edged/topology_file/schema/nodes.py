@@ -17,7 +17,7 @@ from edged.domain.topology import (
     Stream,
 )
 from edged.topology_file.kinds.lists import Listing
-from edged.topology_file.kinds.scalars import ADDRESS, FILE_PATH, NAME, Choice, Text, Whole, duration, size
+from edged.topology_file.kinds.scalars import ADDRESS, FILE_PATH, NAME, Choice, Switch, Text, Whole, duration, size
 from edged.topology_file.kinds.sections import Key, Section, section
 
 _TIB = MIB << 20
@@ -114,4 +114,5 @@ ARCHIVE = section(
     url=Key(Text("a URL such as file:///srv/edged"), "the folder on the distributed file system"),
     flush=Key(duration(0.1, 3600), "a file is written once its first sample is this old"),
     flush_bytes=Key(size(64 * 1024, 1024 * MIB), "or once its samples fill this much"),
+    trim=Key(Switch(), "delete from Kafka what is archived; needs the right to"),
 )

@@ -83,6 +83,15 @@ def test_the_archive_reads_all_packs_and_requests_and_writes_the_epochs():
     }
 
 
+def test_the_archive_may_delete_packs_where_it_trims_them_and_nothing_else():
+    trimming = replace(SITE, archive=(replace(SITE.archive[0], trim=True),))
+    packs = {"lab.archive.tiles.pi-a", "lab.archive.climate.pi-a", "lab.archive.tiles.pi-b"}
+
+    assert not [grant for grant in topics.grants(SITE) if grant.operation == "Delete"]
+    deletes = [grant for grant in topics.grants(trimming) if grant.operation == "Delete"]
+    assert {(grant.principal, grant.topic) for grant in deletes} == {("vault", topic) for topic in packs}
+
+
 def test_a_device_reads_the_predictions_of_its_edge():
     assert granted("cam-b", "Read") == {"lab.iot.cam-b", "lab.predictions.pi-b"}
 

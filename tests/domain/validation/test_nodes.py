@@ -64,6 +64,11 @@ def test_a_raw_sample_fits_into_one_message():
     ]
 
 
+WARNED = (
+    'the stream "tiles" is trained on live: an edge that is behind, or was away, misses what has been deleted meanwhile'
+)
+
+
 @pytest.mark.parametrize(
     ("topology", "path", "message"),
     [
@@ -75,6 +80,15 @@ def test_a_raw_sample_fits_into_one_message():
 def test_what_works_but_is_probably_not_intended_is_a_warning(topology, path, message):
     assert problems(topology) == []
     assert warnings(topology) == [(path, message)]
+
+
+def test_deleting_what_is_archived_under_live_training_is_a_warning():
+    trimming = (replace(VALID.archive[0], trim=True),)
+
+    assert warnings(replace(VALID, archive=trimming)) == []
+    live = with_training(source="both")
+    assert ("archive[0].trim", WARNED) in warnings(replace(live, archive=trimming))
+    assert ("archive[0].trim", WARNED) not in warnings(live)
 
 
 def test_a_suggestion_names_the_nearest_name():
