@@ -98,6 +98,7 @@ class Site:
         self.archive_folder = folder / "archive"
         self.topology = folder / "topology.yaml"
         self.children: list[Child] = []
+        self.more_environment: Mapping[str, str] = {}
         self._secured = broker if isinstance(broker, SecuredKafka) else None
         self._kafka = broker.section() if isinstance(broker, SecuredKafka) else f'{{bootstrap: ["{broker}"]}}'
         self._settings: dict[str, Any] = {"source": "archive", "epochs": 3, "checkpoint": "5min", "flush": "1s"}
@@ -120,6 +121,7 @@ class Site:
             "XDG_STATE_HOME": str(self.folder / name / "state"),
             "XDG_CACHE_HOME": str(self.folder / name / "cache"),
             "EDGED_STRICT_LOG": "1",
+            **self.more_environment,
             "EDGED_TIMING": json.dumps({"sample_s": SAMPLE_S, **self._settings["timing"]}),
             **(self._secured.environment(name) if self._secured else {}),
         }
