@@ -41,13 +41,13 @@ class Source(NamedTuple):
 
 
 class Durable(NamedTuple):
-    """What of a source has been archived: the `first` offset of the newest file, the `next` one after it.
+    """What of a source's log has been archived: the offset of the newest file's `first` record, the `place` after it.
 
     `packs`, `num_bytes`: packs and their payload bytes in all.
     """
 
     first: int
-    next: int
+    place: Place
     packs: int
     num_bytes: int
 
@@ -82,6 +82,9 @@ class _Buffer:
     gaps: list[tuple[int, int]] = field(default_factory=list)
     num_bytes: int = 0
     since_s: float = 0.0
+    first_read: int = 0
+    """Of the records of `packs`; in the log."""
+    read_to: Place = Place(0)
 
     @property
     def partition(self) -> TopicPartition:
@@ -99,6 +102,9 @@ class _Buffer:
 
     def add(self, record: Record, pack: Pack) -> None:
         """Append the record's pack; skipped offsets before it become a gap."""
+        if not self.packs:
+            self.first_read = record.offset
+        self.read_to = record.place_after()
         if record.offset > self.next_offset:
             self.gaps.append((self.next_offset, record.offset))
         self.packs.append((record.offset, pack))
@@ -364,16 +370,15 @@ class Archiver:
         await self._archive.append(stream, edge, buffer.packs, buffer.gaps)
         samples = sum(len(pack.samples) for _, pack in buffer.packs)
         num_bytes = sum(pack.num_bytes for _, pack in buffer.packs)
-        first = min(offset for offset, _ in [*buffer.packs[:1], *buffer.gaps[:1]])
-        before = self._durable.get(buffer.partition, Durable(0, 0, 0, 0))
+        before = self._durable.get(buffer.partition, Durable(0, Place(0), 0, 0))
         self._durable[buffer.partition] = Durable(
-            first, buffer.next_offset, before.packs + len(buffer.packs), before.num_bytes + num_bytes
+            buffer.first_read, buffer.read_to, before.packs + len(buffer.packs), before.num_bytes + num_bytes
         )
         logger().info(
             "archive.flushed",
             stream=stream,
             source=edge,
-            first_offset=first,
+            first_offset=min(offset for offset, _ in [*buffer.packs[:1], *buffer.gaps[:1]]),
             next_offset=buffer.next_offset,
             samples=samples,
             bytes=num_bytes,

@@ -2,12 +2,14 @@
 
 Packs are kept until they are archived, whatever their age, so somebody has to delete them. What the newest file of a
 source holds is never deleted: the edge and the archiver know from the last pack where they are, and a damaged newest
-file is archived again. See also: `archiver`, which says what is durable.
+file is archived again. Of a log that has become another one nothing is deleted. See also: `archiver`, which says what
+is durable.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from edged.domain.place import is_continued
 from edged.errors import LogRefused
 from edged.log import logger
 from edged.ports import Health, Log, Progress, Statistics, TopicPartition
@@ -52,6 +54,8 @@ class Retention:
 
     async def _look(self) -> None:
         durable = self._archiver.durable()
+        seen = await self._log.resume({each: durable[each].place for each in durable})
+        durable = {each: durable[each] for each in durable if is_continued(durable[each].place, seen[each])}
         marks = await self._log.watermarks(durable)
         low = {partition: marks[partition].low for partition in durable}
         refusal = ""
@@ -89,4 +93,4 @@ class Retention:
 
 def _about(durable: Durable, low: int) -> int:
     """Bytes from `low` on of what is durable, by the mean size of a pack."""
-    return max(0, durable.next - low) * durable.num_bytes // durable.packs
+    return max(0, durable.place.offset - low) * durable.num_bytes // durable.packs

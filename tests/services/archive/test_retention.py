@@ -109,6 +109,20 @@ async def test_a_restart_deletes_nothing_that_it_has_not_archived_itself():
     assert len(vault.store.blocks("fashion", "pi-a")) == 4
 
 
+async def test_nothing_is_deleted_of_a_topic_that_was_recreated_before_it_is_archived():
+    vault = Vault()
+    await vault.send(0)
+    async with vault.running():
+        await asyncio.sleep(5)
+        await vault.send(4, 8)
+        await asyncio.sleep(5)
+        vault.store.failure = DiskFull("no space")
+        vault.log.delete(PI_A.topic)
+        await vault.send(100, 104, 108, 112)
+        await asyncio.sleep(300)
+        assert vault.offsets() == [0, 1, 2, 3]
+
+
 async def test_without_the_right_all_stays_and_growth_is_told_in_words(monkeypatch):
     monkeypatch.setattr(retention, "MANY_BYTES", 2048)
     vault = Vault(trims=False)
