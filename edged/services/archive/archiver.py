@@ -83,8 +83,8 @@ class _Buffer:
     num_bytes: int = 0
     since_s: float = 0.0
     first_read: int = 0
-    """Of the records of `packs`; in the log."""
-    read_to: Place = Place(0)
+    """The offset in the log of the first of `packs`."""
+    read_to: Place = field(default_factory=lambda: Place(0))
 
     @property
     def partition(self) -> TopicPartition:
