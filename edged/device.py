@@ -29,7 +29,7 @@ from edged.domain.topology import Codec, Dtype, Edge, Kafka, Security, Stream, T
 from edged.domain.topology import Device as DeviceSpec
 from edged.domain.topology.topics import prediction_topics, rights_of
 from edged.errors import ConfigError, FormatError, Problem, RejectedRecord
-from edged.log import logger
+from edged.log import ThrottledLog
 from edged.ports import Log, LogReader, Message, Record, TopicPartition
 from edged.services.node.health import HealthBoard
 
@@ -67,6 +67,7 @@ class Device:
         self._reader: LogReader | None = None
         self._received: deque[Prediction] = deque()
         self._stack = AsyncExitStack()
+        self._lines = ThrottledLog()
 
     @classmethod
     def at(
@@ -195,8 +196,8 @@ class Device:
         try:
             return prediction.decode(record.value)
         except FormatError as error:
-            logger().warning(
-                "sensor.prediction_skipped", partition=record.partition, offset=record.offset, reason=str(error)
+            self._lines.warning(
+                "sensor.prediction_skipped", None, partition=record.partition, offset=record.offset, reason=str(error)
             )
             return None
 

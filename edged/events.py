@@ -88,8 +88,9 @@ EVENTS: Mapping[str, Event] = {
     # uplink
     "uplink.resumed": event("Intake resumes after the stream's last pack.", stream=str, next_offset=int),
     "uplink.malformed": event(
-        "A record in the edge's own archive topic is not a pack of this edge; it is skipped.",
-        topic=str, offset=int, err=str,
+        "A record in the edge's own archive topic is not a pack of this edge; it is skipped. `suppressed` more since "
+        "the last such line.",
+        topic=str, offset=int, err=str, suppressed=int,
     ),
     "uplink.rewound": event(
         "The trainer's offset is beyond the archive topic's end: the topic was recreated.",
@@ -116,7 +117,10 @@ EVENTS: Mapping[str, Event] = {
     "epoch.skipped": _of_job(
         "Samples that arrived but cannot be trained on.", epoch=int, unlabelled=int, undecodable=int, not_finite=int
     ),
-    "epoch.malformed": _of_job("A reply of the archive breaks its format; it is ignored.", err=str),
+    "epoch.malformed": _of_job(
+        "A reply of the archive breaks its format; it is ignored. `suppressed` more since the last such line.",
+        err=str, suppressed=int,
+    ),
     # cache: samples kept on the edge
     "cache.opened": event(
         "The cache is open, with the entries of earlier runs on disk.", entries=int, bytes=int, ms=float
@@ -351,7 +355,8 @@ EVENTS: Mapping[str, Event] = {
         dataset=str, samples=int, payload_bytes=int, elapsed_s=float, samples_per_s=float,
     ),
     "sensor.prediction_skipped": event(
-        "A message in the predictions topic is not a prediction.", partition=int, offset=int, reason=str
+        "A message in the predictions topic is not a prediction; `suppressed` more since the last such line.",
+        partition=int, offset=int, reason=str, suppressed=int,
     ),
     # res: the host's and the process's resources
     "res.sample": event(

@@ -17,7 +17,7 @@ from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotPart, SnapshotRequest
 from edged.domain.archive.snapshot import Ids
 from edged.errors import FormatError
-from edged.log import logger
+from edged.log import ThrottledLog, logger
 from edged.ports import Health, Log, LogReader, Message, Record, TopicPartition
 from edged.services.archive.fetch import Fetch, SnapshotFetch, WindowFetch
 from edged.settings import Timing
@@ -69,6 +69,7 @@ class _ReplyMux:
         self._process = secrets.token_hex(6)
         self._num_requests = 0
         self._received_at = 0.0
+        self._lines = ThrottledLog()
 
     @contextlib.asynccontextmanager
     async def open(self, client: "ArchiveClient") -> AsyncIterator[None]:
@@ -124,7 +125,7 @@ class _ReplyMux:
                 return  # of an earlier process, or forgotten
             self._accept(pending, part)
         except FormatError as error:
-            logger().warning("epoch.malformed", err=str(error))
+            self._lines.warning("epoch.malformed", None, err=str(error))
             return
         if pending.fetch.is_complete:
             self.pending.remove(pending)

@@ -63,7 +63,7 @@ class Follower:
         self._recovery = recovery
         self._health = health
         self._liveness = liveness
-        self._throttle = Throttle()
+        self._throttle = Throttle(max_kinds=64)  # of edges, by names that anybody may have made up
         self._traffic = Traffic()
         self._ended: list[GroupEpoch] = []
         """Epochs that ended in the fold and are not yet logged and saved."""
@@ -205,7 +205,7 @@ class Follower:
     def _log_action(self, action: Action, offset: int, now: float) -> None:
         match action:
             case Rejected(edge, reason):
-                if (suppressed := self._throttle.pass_on("rejected", now)) is not None:
+                if (suppressed := self._throttle.pass_on(("rejected", edge), now)) is not None:
                     who = {"edge": edge} if edge else {}
                     logger().warning(
                         "exchange.rejected",
@@ -216,7 +216,7 @@ class Follower:
                         suppressed=suppressed,
                     )
             case Late(edge, step):
-                if (suppressed := self._throttle.pass_on("late", now)) is not None:
+                if (suppressed := self._throttle.pass_on(("late", edge), now)) is not None:
                     logger().info(
                         "exchange.late", edge=edge, step=step, present_step=self.group.step, suppressed=suppressed
                     )

@@ -73,7 +73,7 @@ class ParameterServer:
         self._job = job
         self._state = State()
         self._deadline = Deadline(first_deadline_s)
-        self._throttle = Throttle()
+        self._throttle = Throttle(max_kinds=64)  # of edges, by names that anybody may have made up
         self._steps = 0
         self._closes_at: float | None = None
         self._step_began_at = 0.0
@@ -215,7 +215,7 @@ class ParameterServer:
                 pass  # they show in the state that the next update carries
 
     def _reject(self, edge: str, reason: str, offset: int) -> None:
-        if (suppressed := self._throttle.pass_on("rejected", self._polled_at)) is not None:
+        if (suppressed := self._throttle.pass_on(edge, self._polled_at)) is not None:
             who = {"edge": edge} if edge else {}
             topic = self._gradients.topic
             logger().warning(

@@ -3,15 +3,18 @@
 See also: `ingest`, which decides what is rejected.
 """
 
-import asyncio
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from edged.domain.samples.sample import REASONS
-from edged.log import Throttle, logger
+from edged.log import Throttle, ThrottledLog
 from edged.ports import Log, Message, Record
 
 MAX_LETTER_BYTES = 256 * 1024
 """Bytes of a dead letter's value: enough to see what it is, below any message limit."""
+
+_MAX_APPEND_BYTES = 1 << 20
+"""Bytes of values in one append: a device that sends nothing else must not make each of its records a round trip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class DeadLetters:
     def __init__(self, log: Log, topic: str, num_devices: int = 1) -> None:
         self._log = log
         self._topic = topic
-        self._throttle = Throttle(max_kinds=max(num_devices, 1) * len(REASONS))
+        self._lines = ThrottledLog(Throttle(max_kinds=max(num_devices, 1) * len(REASONS)))
         self._num_sent = 0
 
     @property
@@ -39,26 +42,39 @@ class DeadLetters:
         """Records dead-lettered since start."""
         return self._num_sent
 
-    async def send(self, record: Record, rejected: DeadLetter) -> None:
-        """Return once the letter is acknowledged. Cancelled: it may or may not be in the topic."""
-        await self._log.append([_message(self._topic, record, rejected)])
-        self._num_sent += 1
-        self._log_rejected(rejected, len(record.value))
+    async def send(self, letters: Iterable[tuple[Record, DeadLetter]]) -> None:
+        """Return once all letters are acknowledged. Cancelled: each may or may not be in the topic."""
+        for portion in _portions(letters):
+            await self._log.append([_message(self._topic, record, rejected) for record, rejected in portion])
+            self._num_sent += len(portion)
+            for record, rejected in portion:
+                self._log_rejected(rejected, len(record.value))
 
     def _log_rejected(self, rejected: DeadLetter, size_bytes: int) -> None:
-        now_s = asyncio.get_running_loop().time()
-        suppressed = self._throttle.pass_on((rejected.device, rejected.reason), now_s)
-        if suppressed is not None:
-            logger().warning(
-                "ingest.rejected",
-                device=rejected.device,
-                partition=rejected.partition,
-                offset=rejected.offset,
-                reason=rejected.reason,
-                detail=rejected.detail,
-                size_bytes=size_bytes,
-                suppressed=suppressed,
-            )
+        self._lines.warning(
+            "ingest.rejected",
+            (rejected.device, rejected.reason),
+            device=rejected.device,
+            partition=rejected.partition,
+            offset=rejected.offset,
+            reason=rejected.reason,
+            detail=rejected.detail,
+            size_bytes=size_bytes,
+        )
+
+
+def _portions(letters: Iterable[tuple[Record, DeadLetter]]) -> Iterator[Sequence[tuple[Record, DeadLetter]]]:
+    """The letters in pieces for one append each."""
+    portion: list[tuple[Record, DeadLetter]] = []
+    num_bytes = 0
+    for each in letters:
+        portion.append(each)
+        num_bytes += min(len(each[0].value), MAX_LETTER_BYTES)
+        if num_bytes >= _MAX_APPEND_BYTES:
+            yield portion
+            portion, num_bytes = [], 0
+    if portion:
+        yield portion
 
 
 def _message(topic: str, record: Record, rejected: DeadLetter) -> Message:

@@ -108,9 +108,9 @@ class Ingest:
         assert self._reader is not None, "batch() belongs within reading()"
         records = await self._reader.poll(max_records=MAX_RECORDS, timeout_s=timeout_s)
         checked = await self._check_records(records)
-        for record, result in zip(records, checked, strict=True):
-            if isinstance(result, DeadLetter):  # one append each: together they may be too large
-                await self._dead_letters.send(record, result)
+        await self._dead_letters.send(
+            (record, result) for record, result in zip(records, checked, strict=True) if isinstance(result, DeadLetter)
+        )
         return checked
 
     async def commit(self, cursors: Mapping[str, int]) -> None:

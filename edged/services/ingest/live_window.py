@@ -10,7 +10,7 @@ from collections import deque
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack
 from edged.errors import FormatError
-from edged.log import logger
+from edged.log import ThrottledLog, logger
 from edged.ports import Log, Record, TopicPartition
 
 MAX_BYTES = 4 << 20
@@ -33,6 +33,7 @@ class LiveWindow:
         self._read_back_start = 0  # `_read_back` covers the offsets from here to its last
         self._end: int | None = None
         self._arrived = asyncio.Event()
+        self._lines = ThrottledLog()
 
     @property
     def num_bytes(self) -> int:
@@ -125,7 +126,8 @@ class LiveWindow:
         try:
             return packs.decode(record.value)
         except FormatError as error:
-            logger().warning("uplink.malformed", topic=record.topic, offset=record.offset, err=str(error))
+            topic, err = record.topic, str(error)
+            self._lines.warning("uplink.malformed", topic, topic=topic, offset=record.offset, err=err)
             return None
 
     def _wake(self) -> None:

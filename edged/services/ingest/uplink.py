@@ -183,5 +183,5 @@ def _cursors_of(record: Record, stream: str) -> Mapping[str, int]:
         if pack.stream == stream:
             return pack.cursors
         err = f"a pack of stream {pack.stream!r}, not of {stream!r}"
-    logger().warning("uplink.malformed", topic=record.topic, offset=record.offset, err=err)
+    logger().warning("uplink.malformed", topic=record.topic, offset=record.offset, err=err, suppressed=0)
     return {}
