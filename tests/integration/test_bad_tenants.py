@@ -64,10 +64,8 @@ async def test_a_damaged_newest_file_and_a_request_for_20000_absent_blocks_are_t
         await archived(vault, pi_a=4, pi_b=4)
 
         requests = site.loaded().requests_topic
-        for request in (
-            request_for_absent_blocks(BAD, 20_000, sources=(BAD, GOOD)),
-            *(SnapshotRequest(f"s-{i}", GOOD, "fashion") for i in range(3)),
-        ):
+        snapshots: list[protocol.Request] = [SnapshotRequest(f"s-{i}", GOOD, "fashion") for i in range(3)]
+        for request in [request_for_absent_blocks(BAD, 20_000, sources=(BAD, GOOD)), *snapshots]:
             await log.append([Message(requests, protocol.encode_request(request))])
         await vault.wait_for("archive.served", edge=BAD)
 
