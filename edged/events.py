@@ -97,7 +97,10 @@ EVENTS: Mapping[str, Event] = {
         topic=str, wanted_offset=int, next_offset=int,
     ),
     # epoch: the data of an epoch on its way from the archive
-    "epoch.drawn": _of_job("The order of an epoch is fixed.", epoch=int, blocks=int, samples=int, first_sample=int),
+    "epoch.drawn": _of_job(
+        "The order of an epoch is fixed. Quarantined: samples of its snapshot that are taken out of training.",
+        epoch=int, blocks=int, samples=int, quarantined=int, first_sample=int,
+    ),
     "epoch.redrawn": _of_job(
         "The archive or the prefetch budget has changed since the epoch began; it begins again.", epoch=int
     ),

@@ -202,7 +202,7 @@ def test_what_an_epoch_leaves_to_the_next_is_the_same_bytes():
     scores = ScoreTable(snapshot, 1 << 16)
     scores.update(np.arange(4), np.linspace(0.1, 1, 4, dtype=np.float32))
     boundary = EpochStart(np.arange(0, 64, 2), cursor=3, hit_share=0.5, is_gate_open=True, capacity_bytes=6400)
-    assert sha256(sampler_state.encode(SamplerState(3, snapshot, boundary, scores, Gate(1.25)))) == "d000598c7a59554b"
+    assert sha256(sampler_state.encode(SamplerState(3, snapshot, boundary, scores, Gate(1.25)))) == "35a1c1e7d7232c1a"
 
 
 def test_predictions_are_the_same_text():

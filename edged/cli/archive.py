@@ -1,4 +1,7 @@
-"""`edged archive`: make the archive, bring data sets into the archive, list what it holds, verify all of it."""
+"""`edged archive`: make the archive, bring data sets in, list and verify what it holds, take samples out of training.
+
+See also: `archive_quarantine`.
+"""
 
 import argparse
 import json
@@ -6,10 +9,12 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edged import topology_file
+from edged.cli import archive_quarantine
 from edged.cli.arguments import add_topology, fraction, whole_number
+from edged.domain.archive.snapshot import QUARANTINE_SOURCE
 from edged.domain.topology import Stream, Topology
 from edged.errors import ArchiveUnavailable, FormatError, StorageError
 
@@ -17,14 +22,17 @@ if TYPE_CHECKING:  # Parquet and images are imported when they are needed
     from edged.adapters.parquet.store import ParquetStore, SourceSummary
     from edged.ports import ArchiveStore, Dataset
 
-SUMMARY = "make the archive, import data sets, list and verify it"
+SUMMARY = "make the archive, import data sets, list and verify it, take samples out of training"
 
 _FINDINGS = 1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.epilog = "Exit codes: 1 verify has findings; 64 the data set does not fit; 74 no archive, or it refused."
+    parser.epilog = (
+        "Exit codes: 1 verify has findings; 64 the data set does not fit, or an address names nothing; "
+        "74 no archive, or it refused."
+    )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     init = actions.add_parser("init", help="make the folder if need be and mark it as the archive; import does so, too")
@@ -57,8 +65,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verify = actions.add_parser("verify", help="read everything and report what is wrong; exit 1 when something is")
     verify.set_defaults(act=_verify)
 
-    for action in (init, bring, listing, verify):
+    take_out = actions.add_parser(
+        "quarantine", help="take samples or blocks out of training, by the addresses that log lines and ls print"
+    )
+    take_out.set_defaults(act=_change, quarantine_action="quarantine")
+    release = actions.add_parser("release", help="bring them back")
+    release.set_defaults(act=_change, quarantine_action="release")
+
+    for action in (init, bring, listing, verify, take_out, release):
         add_topology(action)
+    for action in (take_out, release):
+        archive_quarantine.add_addresses(action)
     bring.add_argument("--stream", metavar="NAME", help="the stream to import into (the one trained on)")
     for action in (listing, verify):
         action.add_argument("--stream", metavar="NAME", help="only this stream")
@@ -133,27 +150,41 @@ class _bar:  # noqa: N801 - reads as what it shows
 
 
 def _ls(topology: Topology, args: argparse.Namespace) -> int:
-    summaries = _store(topology).summaries(args.stream)
+    store = _store(topology)
+    summaries = store.summaries(args.stream)
+    quarantined = _quarantined(store, summaries)
     if args.json:
-        print(json.dumps([asdict(summary) for summary in summaries], indent=2))
+        print(json.dumps({"sources": [asdict(each) for each in summaries], "quarantine": quarantined}, indent=2))
     else:
         _print_table(summaries)
+        archive_quarantine.print_quarantine(quarantined)
     return 0
+
+
+def _change(topology: Topology, args: argparse.Namespace) -> int:
+    return archive_quarantine.change(topology, _store(topology), args.quarantine_action, args.addresses)
 
 
 def _verify(topology: Topology, args: argparse.Namespace) -> int:
     store = _store(topology)
     findings = list(store.verify(args.stream))
     summaries = store.summaries(args.stream)
+    quarantined = [] if findings else _quarantined(store, summaries)
     if args.json:
         sources = [asdict(summary) for summary in summaries]
-        print(json.dumps({"findings": [finding._asdict() for finding in findings], "sources": sources}, indent=2))
+        shown = {"findings": [each._asdict() for each in findings], "sources": sources, "quarantine": quarantined}
+        print(json.dumps(shown, indent=2))
     else:
         _print_table(summaries)
+        archive_quarantine.print_quarantine(quarantined)
         for finding in findings:
             print(f"{finding.kind}: {finding.path}: {finding.detail}")
         print(_counted(len(findings)) if findings else "all is well")
     return _FINDINGS if findings else 0
+
+
+def _quarantined(store: "ParquetStore", summaries: "list[SourceSummary]") -> list[dict[str, Any]]:
+    return archive_quarantine.in_effect(store, [each.stream for each in summaries if each.source == QUARANTINE_SOURCE])
 
 
 def _print_table(summaries: "list[SourceSummary]") -> None:

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from edged.domain.archive.quarantine import QuarantineRecord
 from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.samples.pack import Pack
+from edged.domain.samples.sample import Address
 from edged.errors import SourceRefused, StorageError
 
 
@@ -46,7 +48,19 @@ class ArchiveStore(Protocol):
         """
 
     def snapshot(self, stream: str, ends: Mapping[str, int] | None = None) -> Snapshot:
-        """All blocks, or those below `ends`, sorted by (source, offset)."""
+        """All blocks of samples, or those below `ends`, sorted by (source, offset); and what is in quarantine there.
+
+        Raises StorageError when a record of the quarantine cannot be read.
+        """
+
+    def quarantine_records(self, stream: str, end: int | None = None) -> list[QuarantineRecord]:
+        """All records of the stream's quarantine, or those of the blocks below `end`, in their order.
+
+        Raises StorageError for any that cannot be read.
+        """
+
+    def find(self, stream: str, device: str, partition: int, offset: int) -> list[Address]:
+        """Where the archive has what the device published there: nowhere, once, or more often, of several sources."""
 
     def read(self, stream: str, refs: Sequence[BlockRef]) -> Iterable[tuple[BlockRef, Pack]]:
         """Each block's samples, in the order of `refs`. Raises StorageError for one that is absent or corrupt."""

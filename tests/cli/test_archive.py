@@ -15,7 +15,7 @@ from edged.domain.topology import Codec, Dtype, Stream
 from edged.errors import DiskFull, FormatError
 from edged.ports import Item
 from edged.services.archive import importer
-from tests.support.archive_samples import new_archive
+from tests.support.archive_samples import new_archive, pack
 
 LABELS = ("bag", "boot", "coat")
 STREAM = Stream("fashion", (2, 2, 1), "uint8", LABELS)
@@ -222,7 +222,9 @@ def store(topology_file: Path, tmp_path: Path) -> ParquetStore:
 def test_ls_shows_each_source(topology_file, store, capsys):
     capsys.readouterr()
     assert cli.main(["archive", "ls", str(topology_file), "--json"]) == 0
-    sources = json.loads(capsys.readouterr().out)
+    shown = json.loads(capsys.readouterr().out)
+    sources = shown["sources"]
+    assert shown["quarantine"] == []
     assert [(each["source"], each["samples"], each["blocks"]) for each in sources] == [
         ("_test.shoebox", 300, 2),
         ("_train.shoebox", 1000, 4),
@@ -269,6 +271,93 @@ def test_verify_is_silent_about_a_sound_archive_and_fails_for_a_damaged_one(topo
     assert count == "1 finding"
     assert cli.main(["archive", "verify", str(topology_file), "--json"]) == 1
     assert [finding["path"] for finding in json.loads(capsys.readouterr().out)["findings"]] == [str(path)]
+
+
+def quarantine(topology_file: Path, action: str, *addresses: str) -> int:
+    return cli.main(["archive", action, str(topology_file), *addresses])
+
+
+def test_samples_are_taken_out_of_training_and_brought_back_by_their_addresses(topology_file, store, capsys):
+    capsys.readouterr()
+    row, block = "fashion/_train.shoebox/1/7", "fashion/_train.shoebox/2"
+    assert quarantine(topology_file, "quarantine", row, block, row) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{row}: 1 sample out of training from the next epoch on",
+        f"{block}: 256 samples out of training from the next epoch on",
+    ]
+    assert store.snapshot("fashion").usable_rows.sum() == 1300 - 257
+
+    assert quarantine(topology_file, "quarantine", f"{block}/9", row, "fashion/_train.shoebox/1/8") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{block}/9: in quarantine already",
+        f"{row}: in quarantine already",
+        "fashion/_train.shoebox/1/8: 1 sample out of training from the next epoch on",
+    ]
+    assert store.ends("fashion")["_quarantine"] == 2
+
+    assert quarantine(topology_file, "release", f"{block}/0", row) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{block}/0: 1 sample back in training from the next epoch on",
+        f"{row}: 1 sample back in training from the next epoch on",
+    ]
+    assert quarantine(topology_file, "release", block) == 0
+    assert capsys.readouterr().out == f"{block}: 255 samples back in training from the next epoch on\n"
+    assert store.snapshot("fashion").quarantined.shape == (1, 3)
+
+
+def test_a_sample_is_also_named_by_what_its_device_published(topology_file, tmp_path, capsys):
+    store = new_archive(tmp_path / "archive")
+    store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
+    assert quarantine(topology_file, "quarantine", "fashion/@cam-01/0/6") == 0
+    assert capsys.readouterr().out.startswith("fashion/pi-a/1/2: 1 sample out of training")
+    store.append("fashion", "pi-b", [(0, pack(6))])
+    assert quarantine(topology_file, "release", "fashion/@cam-01/0/6") == 64
+    assert "2 times; name one: fashion/pi-a/1/2, fashion/pi-b/0/0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("fashion/_train.shoebox/4", "does not hold fashion/_train.shoebox/4"),
+        ("fashion/_train.shoebox/3/232", "does not hold fashion/_train.shoebox/3/232"),
+        ("fashion/pi-z/0", "does not hold fashion/pi-z/0"),
+        ("fashion/_quarantine/0", "does not hold fashion/_quarantine/0"),
+        ("fashion/@cam-01/0/7", "does not hold fashion/@cam-01/0/7"),
+        ("birds/pi-a/0", "no stream of the topology, which has fashion"),
+        ("nonsense", "STREAM/SOURCE/OFFSET"),
+    ],
+)
+def test_an_address_that_names_nothing_changes_nothing(topology_file, store, capsys, address, message):
+    assert quarantine(topology_file, "quarantine", "fashion/_train.shoebox/0", address) == 64
+    assert message in capsys.readouterr().err
+    assert "_quarantine" not in store.ends("fashion")
+
+
+def test_ls_and_verify_show_what_is_in_quarantine_and_who_said_so(topology_file, store, capsys):
+    quarantine(topology_file, "quarantine", "fashion/_train.shoebox/1/7", "fashion/_train.shoebox/2")
+    capsys.readouterr()
+
+    for action in ("ls", "verify"):
+        assert cli.main(["archive", action, str(topology_file)]) == 0
+        out = capsys.readouterr().out
+        assert "in quarantine: fashion/_train.shoebox/1/7 (1 sample), by " in out
+        assert "in quarantine: fashion/_train.shoebox/2 (256 samples), by " in out
+        assert "_quarantine" in out
+        assert cli.main(["archive", action, str(topology_file), "--json"]) == 0
+        shown = json.loads(capsys.readouterr().out)["quarantine"]
+        assert [(each["address"], each["samples"]) for each in shown] == [
+            ("fashion/_train.shoebox/1/7", 1),
+            ("fashion/_train.shoebox/2", 256),
+        ]
+        assert all("@" in each["by"] and each["since"].endswith("+00:00") for each in shown)
+
+
+def test_verify_finds_a_damaged_record_of_the_quarantine(topology_file, tmp_path, capsys):
+    store = new_archive(tmp_path / "archive")
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    store.append("fashion", "_quarantine", [(0, pack(0))])
+    assert cli.main(["archive", "verify", str(topology_file)]) == 1
+    assert "not a record of the quarantine" in capsys.readouterr().out
 
 
 def test_the_small_fashion_mnist_is_imported_from_end_to_end(topology_file, tmp_path, capsys):

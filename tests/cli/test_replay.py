@@ -57,7 +57,7 @@ class World:
         raise self.error
 
     @contextlib.asynccontextmanager
-    async def _connect(self, _kafka, health):
+    async def _connect(self, _kafka, health, **_options):
         memory = MemoryLog(health)
         if self.error:
             memory.watermarks = self._fail  # type: ignore[method-assign]
@@ -91,6 +91,17 @@ def test_by_epoch_the_report_has_contributions_and_proofs(world):
     assert "  pi-b: 0 of 1 steps, 0 samples, 1 missed" in lines
     assert lines[-2:] == [f"the log leads to step 3, weights {digest}", "all 2 hashes are proven"]
     assert "  step " not in out
+
+
+def test_the_report_says_how_far_the_quarantine_was_in_effect(world):
+    world.log = log = WrittenLog(load(Path(world.file)))
+    log.join("pi-a")
+    log.quarantine_end = 3
+    log.begin("pi-a", num_steps=1)
+
+    assert world.replay()[1].splitlines()[0].endswith("; pi-a 100%; quarantine up to 3")
+    epochs = json.loads(world.replay("--json")[1])["epochs"]
+    assert [epoch["quarantine_end"] for epoch in epochs] == [3]
 
 
 def test_step_by_step_the_report_has_the_missing_members(world):

@@ -9,9 +9,11 @@ import pytest
 
 from edged.adapters.memory.archive import MemoryArchive
 from edged.adapters.parquet.store import ParquetStore
-from edged.domain.archive.snapshot import BlockRef
+from edged.domain.archive import quarantine
+from edged.domain.archive.quarantine import QuarantineRecord
+from edged.domain.archive.snapshot import QUARANTINE_SOURCE, BlockRef
 from edged.domain.samples.pack import Pack
-from edged.errors import ArchiveConflict, BlockAbsent, StorageError
+from edged.errors import ArchiveConflict, BlockAbsent, EdgedError, StorageError
 from edged.ports import ArchiveStore
 from tests.support.archive_samples import new_archive, pack
 
@@ -223,3 +225,52 @@ def test_removing_leftovers_leaves_the_blocks(store):
     store.remove_leftovers("fashion", "pi-new")
 
     assert read_all(store) == {BlockRef("pi-a", 0): pack(0)}
+
+
+def quarantined(store: ArchiveStore, ends: dict[str, int] | None = None) -> list[str]:
+    snapshot = store.snapshot("fashion", ends)
+    return [f"{snapshot.ref(block)[1]}/{first}-{end}" for block, first, end in snapshot.quarantined.tolist()]
+
+
+def test_a_snapshot_has_in_quarantine_what_the_records_below_its_end_say(store):
+    store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4)), (2, pack(8))])
+    one, whole = BlockRef("pi-a", 1), BlockRef("pi-a", 2)
+    records = [
+        [QuarantineRecord("quarantine", one, 2, "me", 1), QuarantineRecord("quarantine", whole, None, "me", 2)],
+        [QuarantineRecord("release", one, 2, "you", 3)],
+    ]
+    for end, said in enumerate(records):
+        store.append("fashion", QUARANTINE_SOURCE, [(end, quarantine.to_pack("fashion", said))])
+
+    now = store.snapshot("fashion")
+    assert now.ends == {"pi-a": 3, QUARANTINE_SOURCE: 2}
+    assert now.sources == ("pi-a",)
+    assert now.num_samples == 12
+    assert quarantined(store) == ["2/0-4"]
+    assert quarantined(store, {"pi-a": 3, QUARANTINE_SOURCE: 1}) == ["1/2-3", "2/0-4"]
+    assert quarantined(store, {"pi-a": 2, QUARANTINE_SOURCE: 1}) == ["1/2-3"]
+    assert quarantined(store, {"pi-a": 3}) == []
+    assert store.quarantine_records("fashion") == records[0] + records[1]
+    assert store.quarantine_records("fashion", 1) == records[0]
+    assert store.quarantine_records("birds") == []
+
+
+def test_a_snapshot_is_refused_when_the_quarantine_cannot_be_read(store):
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    store.append("fashion", QUARANTINE_SOURCE, [(0, pack(0))])
+    with pytest.raises(EdgedError, match="not a record of the quarantine"):
+        store.snapshot("fashion")
+    assert store.snapshot("fashion", {"pi-a": 1}).num_samples == 4
+
+
+def test_a_devices_record_is_found_wherever_it_is(store):
+    store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4)), (2, pack(0, device="cam-02"))])
+    store.append("fashion", "pi-a", [(3, pack(8))])
+    store.append("fashion", "pi-b", [(0, pack(9))])
+
+    assert store.find("fashion", "cam-01", 0, 5) == [("pi-a", 1, 1)]
+    assert store.find("fashion", "cam-02", 0, 3) == [("pi-a", 2, 3)]
+    assert sorted(store.find("fashion", "cam-01", 0, 9)) == [("pi-a", 3, 1), ("pi-b", 0, 0)]
+    assert store.find("fashion", "cam-01", 1, 5) == []
+    assert store.find("fashion", "cam-03", 0, 5) == []
+    assert store.find("birds", "cam-01", 0, 5) == []

@@ -35,6 +35,7 @@ class WrittenLog:
         self.velocity = np.zeros_like(self.weights)
         self.rules = group_step.rules(job, len(self.weights))
         self.state = state_module.State()
+        self.quarantine_end = 0
         self.blobs: list[bytes] = []
         self._random = np.random.default_rng(1)
 
@@ -59,7 +60,8 @@ class WrittenLog:
         """The next epoch, with equal shares; `weights`: as its proposer claims, the true ones by default."""
         epoch = self.state.begin.epoch + 1 if self.state.begin else 0
         members = dict.fromkeys(edges, 1 / len(edges))
-        self.add(Begin(epoch, members, {"pi-a": 80}, num_steps, weights or self.digest(), edges[0]))
+        ends = {"pi-a": 80} | ({"_quarantine": self.quarantine_end} if self.quarantine_end else {})
+        self.add(Begin(epoch, members, ends, num_steps, weights or self.digest(), edges[0]))
 
     def gradient(self, edge: str, count: int, *, step: int | None = None) -> tuple[list[Part], Vector]:
         """The records of a gradient, not yet in the log, and the vector that they decode to."""

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from edged.domain.archive import quarantine
 from edged.domain.archive.coverage import Gap, covered
-from edged.domain.archive.snapshot import BlockRef, Snapshot
+from edged.domain.archive.quarantine import QuarantineRecord
+from edged.domain.archive.snapshot import OVERLAY_SOURCES, QUARANTINE_SOURCE, BlockRef, Snapshot
 from edged.domain.samples import cursors as cursor_rules
 from edged.domain.samples.pack import Pack
+from edged.domain.samples.sample import Address
 from edged.errors import ArchiveConflict, BlockAbsent, EdgedError, StorageError
 from edged.ports import SourceEnd
 
@@ -86,7 +89,7 @@ class MemoryArchive:
         archived = self.ends(stream)
         if ends is not None:
             archived = {source: min(ends[source], end) for source, end in archived.items() if source in ends}
-        sources = tuple(sorted(archived))
+        sources = tuple(sorted(archived.keys() - OVERLAY_SOURCES))
         table = [
             (number, offset, len(pack.samples), pack.num_bytes)
             for number, source in enumerate(sources)
@@ -94,7 +97,24 @@ class MemoryArchive:
             if offset < archived[source]
         ]
         columns = np.array(table, np.int64).reshape(len(table), 4).T
-        return Snapshot(sources, columns[0], columns[1], columns[2], columns[3], archived)
+        snapshot = Snapshot(sources, columns[0], columns[1], columns[2], columns[3], archived)
+        records = self.quarantine_records(stream, archived.get(QUARANTINE_SOURCE, 0))
+        return quarantine.laid_over(snapshot, quarantine.in_effect(records))
+
+    def quarantine_records(self, stream: str, end: int | None = None) -> list[QuarantineRecord]:
+        blocks = sorted(self.blocks(stream, QUARANTINE_SOURCE).items())
+        return [
+            record for offset, pack in blocks if end is None or offset < end for record in quarantine.from_pack(pack)
+        ]
+
+    def find(self, stream: str, device: str, partition: int, offset: int) -> list[Address]:
+        return [
+            Address(source, block, row)
+            for source in sorted(self.ends(stream).keys() - OVERLAY_SOURCES)
+            for block, pack in sorted(self.blocks(stream, source).items())
+            for row, sample in enumerate(pack.samples)
+            if (sample.device, sample.partition, sample.offset) == (device, partition, offset)
+        ]
 
     def read(self, stream: str, refs: Sequence[BlockRef]) -> Iterator[tuple[BlockRef, Pack]]:
         for ref, pack in self.read_each(stream, refs):

@@ -58,6 +58,7 @@ _SAMPLE_COLUMNS = [
     "payload",
     "sampled_ms",
 ]
+_IDENTITY_COLUMNS = ["device", "device_partition", "device_offset"]
 _MAX_FOOTER_BYTES = 64 << 20
 _MAX_ROW_GROUP_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
@@ -304,3 +305,21 @@ def open_parquet(file: BinaryIO, metadata: Any = None) -> pq.ParquetFile:
     return pq.ParquetFile(
         file, metadata=metadata, pre_buffer=True, page_checksum_verification=True, read_dictionary=_DICTIONARIES
     )
+
+
+def find(file: BinaryIO, identity: tuple[str, int, int]) -> list[tuple[int, int]]:
+    """(block's offset, row) of each sample with this device, partition and device offset.
+
+    Reads only the row groups whose statistics allow it. Raises one of CORRUPTION, or OSError.
+    """
+    parquet = pq.ParquetFile(file)
+    columns = [_COLUMNS.get_field_index(name) for name in _IDENTITY_COLUMNS]
+    found: list[tuple[int, int]] = []
+    for number in range(parquet.metadata.num_row_groups):
+        group = parquet.metadata.row_group(number)
+        ranges = [group.column(column).statistics for column in columns]
+        if all(each is None or each.min <= value <= each.max for each, value in zip(ranges, identity, strict=True)):
+            table = parquet.read_row_group(number, columns=[*_IDENTITY_COLUMNS, "offset", "row"], use_threads=False)
+            rows = zip(*(table.column(name).to_pylist() for name in [*_IDENTITY_COLUMNS, "offset", "row"]), strict=True)
+            found += [(offset, row) for *each, offset, row in rows if tuple(each) == identity]
+    return found

@@ -42,7 +42,8 @@ ASIDE_NAME = re.compile(r"\d{20}-\d{20}\.parquet\.damaged(-\d+)?")
 
 LEFTOVER_NAME = re.compile(r"\.\d{20}-\d{20}\.parquet\.tmp")
 _NAME = NAME_PATTERN.removeprefix("^").removesuffix("$")
-_SOURCE_NAME = re.compile(f"({re.escape(dataset.TRAIN_SOURCE)}|{re.escape(dataset.TEST_SOURCE)})?{_NAME}")
+_OVERLAYS = "|".join(map(re.escape, sorted(dataset.OVERLAY_SOURCES)))
+_SOURCE_NAME = re.compile(f"({re.escape(dataset.TRAIN_SOURCE)}|{re.escape(dataset.TEST_SOURCE)})?{_NAME}|{_OVERLAYS}")
 
 
 class File(NamedTuple):

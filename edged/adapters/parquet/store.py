@@ -18,9 +18,12 @@ from edged.adapters.parquet import verify
 from edged.adapters.parquet.folder import ArchiveFolder, CorruptFileError, File, Search, translated
 from edged.adapters.parquet.footers import Footer, Footers
 from edged.adapters.parquet.verify import Finding
+from edged.domain.archive import quarantine
 from edged.domain.archive.coverage import Gap, covered
-from edged.domain.archive.snapshot import BlockRef, Snapshot
+from edged.domain.archive.quarantine import QuarantineRecord
+from edged.domain.archive.snapshot import OVERLAY_SOURCES, QUARANTINE_SOURCE, BlockRef, Snapshot
 from edged.domain.samples.pack import Pack
+from edged.domain.samples.sample import Address
 from edged.errors import ArchiveConflict, BlockAbsent, StorageError
 from edged.ports import SourceEnd
 
@@ -101,7 +104,7 @@ class ParquetStore:
         wanted = self.ends(stream)
         if ends is not None:
             wanted = {name: min(ends[name], end) for name, end in wanted.items() if name in ends}
-        sources = tuple(sorted(wanted))
+        sources = tuple(sorted(wanted.keys() - OVERLAY_SOURCES))
         columns: list[list[Any]] = [[np.zeros(0, np.int64)] for _ in range(4)]
         for number, name in enumerate(sources):
             start = 0
@@ -114,7 +117,33 @@ class ParquetStore:
                         column.append(values[cut])
                 start = file.next
         numbers, offsets, rows, num_bytes = (np.concatenate(column, dtype=np.int64) for column in columns)
-        return Snapshot(sources, numbers, offsets, rows, num_bytes, wanted)
+        snapshot = Snapshot(sources, numbers, offsets, rows, num_bytes, wanted)
+        records = self.quarantine_records(stream, wanted.get(QUARANTINE_SOURCE, 0))
+        return quarantine.laid_over(snapshot, quarantine.in_effect(records))
+
+    def quarantine_records(self, stream: str, end: int | None = None) -> list[QuarantineRecord]:
+        """All records of the stream's quarantine, or those of the blocks below `end`, in their order.
+
+        Raises StorageError for any that cannot be read: without it, another plan would pass for that of this snapshot.
+        """
+        if end is None:
+            end = self.ends(stream).get(QUARANTINE_SOURCE, 0)
+        refs = [BlockRef(QUARANTINE_SOURCE, offset) for offset in range(end)]
+        records: list[QuarantineRecord] = []
+        for ref, pack in self.read(stream, refs) if refs else ():
+            with translated(f"{stream}/{QUARANTINE_SOURCE}, block {ref.offset}"):
+                records += quarantine.from_pack(pack)
+        return records
+
+    def find(self, stream: str, device: str, partition: int, offset: int) -> list[Address]:
+        self.check()
+        found: list[Address] = []
+        for source in self._folder.sources(stream):
+            for file in self._folder.files(stream, source):
+                with translated(file.path), self._folder.open(file) as raw:
+                    places = parquet_file.find(raw, (device, partition, offset))
+                found += [Address(source, *place) for place in places if source not in OVERLAY_SOURCES]
+        return found
 
     def read(self, stream: str, refs: Sequence[BlockRef]) -> Iterator[tuple[BlockRef, Pack]]:
         with contextlib.closing(self.read_each(stream, refs)) as blocks:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 from edged.adapters.parquet import file as parquet_file
 from edged.adapters.parquet.folder import ASIDE_NAME, FILE_NAME, LEFTOVER_NAME, ArchiveFolder, File, is_file, translated
 from edged.adapters.parquet.footers import read_footer
+from edged.domain.archive import quarantine
+from edged.domain.archive.snapshot import QUARANTINE_SOURCE
 from edged.errors import FormatError, StorageError
 
 
@@ -36,14 +38,14 @@ def verify_source(folder: ArchiveFolder, stream: str, source: str) -> Iterator[F
         if file.first < end:
             yield Finding("overlap", file.path, f"offsets {file.first} to {end - 1} are in the file before, too")
         end = file.next
-        yield from _verify_file(folder, file)
+        yield from _verify_file(folder, file, is_quarantine=source == QUARANTINE_SOURCE)
     counted = {file.path for file in files}
     for name in sorted(filter(FILE_NAME.fullmatch, files_here)):
         if f"{path}/{name}" not in counted:
             yield Finding("overlap", f"{path}/{name}", "all its offsets are in other files, too")
 
 
-def _verify_file(folder: ArchiveFolder, file: File) -> Iterator[Finding]:
+def _verify_file(folder: ArchiveFolder, file: File, *, is_quarantine: bool) -> Iterator[Finding]:
     try:
         with translated(file.path), folder.open(file) as raw:
             parquet_file.check_digest(raw)
@@ -55,5 +57,7 @@ def _verify_file(folder: ArchiveFolder, file: File) -> Iterator[Finding]:
                 pack = parquet_file.read_block(parquet, contents, block)
                 if (len(pack.samples), pack.num_bytes) != (contents.rows[block], contents.num_bytes[block]):
                     raise FormatError(f"block {contents.offsets[block]} is not as large as the footer says")
+                if is_quarantine:
+                    quarantine.from_pack(pack)
     except StorageError as error:
         yield Finding("corrupt", file.path, str(error).removeprefix(f"{file.path}: "))

@@ -78,6 +78,7 @@ class _Epoch:
             "first_step": begun and begun.step,
             "num_steps": begun and begun.num_steps,
             "shares": begun and begun.shares,
+            "quarantine_end": begun and begun.quarantine_end,
             "steps": self.steps,
             "steps_left": self.steps_left,
             "edges": {edge: self.edges[edge].as_json() for edge in sorted(self.edges)},
@@ -153,7 +154,8 @@ class Report:
         self._write_epoch(begun.tested)
         self._epochs.append(_Epoch(begun.epoch, begun))
         shares = ", ".join(f"{edge} {share:.0%}" for edge, share in begun.shares.items())
-        self._write(f"epoch {begun.epoch}: {begun.num_steps} steps from step {begun.step} on; {shares}")
+        quarantine = f"; quarantine up to {begun.quarantine_end}" if begun.quarantine_end else ""
+        self._write(f"epoch {begun.epoch}: {begun.num_steps} steps from step {begun.step} on; {shares}{quarantine}")
 
     def _step(self, step: StepApplied) -> None:
         if not self._epochs:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain import tensors
-from edged.domain.archive.snapshot import BlockRef, Snapshot
+from edged.domain.archive.snapshot import BlockRef, Ids, Snapshot
 from edged.domain.samples.pack import CODECS, MAX_SAMPLES
 from edged.domain.tensors import offset_map, text_list
 from edged.errors import FormatError
@@ -22,6 +22,9 @@ from edged.errors import FormatError
 MAX_PART_BYTES = 512 * 1024
 MAX_BLOCKS_PER_PART = 16_384
 MAX_SAMPLES_PER_REQUEST = 1 << 20
+_BLOCK_BYTES = 32
+_RANGE_BYTES = 24
+"""Of a snapshot's part: its columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +135,25 @@ def decode_request(blob: bytes) -> Request:
 
 
 def snapshot_parts(request: str, snapshot: Snapshot) -> Iterator[SnapshotPart]:
-    """The snapshot in parts of at most MAX_BLOCKS_PER_PART blocks; at least one part."""
-    starts = range(0, max(snapshot.num_blocks, 1), MAX_BLOCKS_PER_PART)
-    for part, start in enumerate(starts):
-        cut = slice(start, start + MAX_BLOCKS_PER_PART)
+    """The snapshot in parts of at most MAX_BLOCKS_PER_PART blocks and about MAX_PART_BYTES; at least one part.
+
+    A part's quarantine counts its own blocks.
+    """
+    ranges_before = np.searchsorted(snapshot.quarantined[:, 0], np.arange(snapshot.num_blocks + 1))
+    bytes_before = _BLOCK_BYTES * np.arange(snapshot.num_blocks + 1) + _RANGE_BYTES * ranges_before
+    starts = [0]
+    while starts[-1] < snapshot.num_blocks:
+        limit = int(bytes_before[starts[-1]]) + MAX_PART_BYTES
+        fitting = int(np.searchsorted(bytes_before, limit, side="right")) - 1
+        starts.append(min(max(fitting, starts[-1] + 1), starts[-1] + MAX_BLOCKS_PER_PART, snapshot.num_blocks))
+    bounds = starts if snapshot.num_blocks else [0, 0]
+    for part, (start, end) in enumerate(pairwise(bounds)):
+        cut = slice(start, end)
+        ranges = snapshot.quarantined[ranges_before[start] : ranges_before[end]]
         yield SnapshotPart(
             request,
             part,
-            part == len(starts) - 1,
+            end == snapshot.num_blocks,
             Snapshot(
                 snapshot.sources,
                 snapshot.source[cut],
@@ -147,6 +161,7 @@ def snapshot_parts(request: str, snapshot: Snapshot) -> Iterator[SnapshotPart]:
                 snapshot.rows[cut],
                 snapshot.num_bytes[cut],
                 snapshot.ends,
+                ranges - np.array([start, 0, 0]),
             ),
         )
 
@@ -160,7 +175,11 @@ def join_snapshot(parts: Sequence[SnapshotPart]) -> Snapshot:
         name: np.concatenate([getattr(part.snapshot, name) for part in parts])
         for name in ("source", "offset", "rows", "num_bytes")
     }
-    return Snapshot(sources=first.sources, ends=first.ends, **columns)
+    before = np.cumsum([0, *(part.snapshot.num_blocks for part in parts)]).tolist()
+    ranges = [
+        part.snapshot.quarantined + np.array([start, 0, 0]) for start, part in zip(before[:-1], parts, strict=True)
+    ]
+    return Snapshot(sources=first.sources, ends=first.ends, quarantined=np.concatenate(ranges), **columns)
 
 
 def encode_part(part: Part) -> bytes:
@@ -174,9 +193,10 @@ def encode_part(part: Part) -> bytes:
                 "offset": snapshot.offset,
                 "rows": snapshot.rows,
                 "num_bytes": snapshot.num_bytes,
+                "quarantined": snapshot.quarantined,
             },
             {
-                "edged": "snapshot_part/1",
+                "edged": "snapshot_part/2",
                 **text,
                 "sources": json.dumps(snapshot.sources),
                 "ends": json.dumps(dict(sorted(snapshot.ends.items()))),
@@ -206,7 +226,7 @@ def decode_part(blob: bytes) -> Part:
     part = metadata.get("part", "")
     if not part.isdecimal() or len(part) > 9:
         raise FormatError("part number is not a number")
-    if kind == "snapshot_part/1":
+    if kind == "snapshot_part/2":
         columns = {name: tensors.require(arrays, name, "int64") for name in ("source", "offset", "rows", "num_bytes")}
         _same_length(*columns.values())
         sources = text_list(metadata, "sources")
@@ -215,8 +235,10 @@ def decode_part(blob: bytes) -> Part:
             raise FormatError("a snapshot holds no negative numbers")
         if (columns["rows"] > MAX_SAMPLES).any() or (columns["num_bytes"] >= 1 << 40).any():
             raise FormatError(f"a block holds at most {MAX_SAMPLES} samples, of far less than 2^40 bytes")
+        quarantined = _quarantined(arrays, columns["rows"])
+        ends = offset_map(metadata, "ends")
         return SnapshotPart(
-            request, int(part), last, Snapshot(sources=tuple(sources), ends=offset_map(metadata, "ends"), **columns)
+            request, int(part), last, Snapshot(sources=tuple(sources), ends=ends, quarantined=quarantined, **columns)
         )
     if kind != "samples_part/1":
         raise FormatError(f"not a reply but {kind!r}")
@@ -243,6 +265,19 @@ def decode_part(blob: bytes) -> Part:
         tuple(payload[a:b] for a, b in pairwise(bounds)),
         missing,
     )
+
+
+def _quarantined(arrays: Mapping[str, tensors.Array], rows: Ids) -> Ids:
+    ranges = tensors.require(arrays, "quarantined", "int64", ndim=2)
+    if ranges.shape[1] != 3:
+        raise FormatError("a range of rows in quarantine has a block, a first row and an end")
+    block, first, end = ranges.T
+    _check_index(block, len(rows))
+    if ((first < 0) | (first >= end) | (end > rows[block])).any():
+        raise FormatError("rows in quarantine are not rows of their blocks")
+    if not ((block[1:] > block[:-1]) | ((block[1:] == block[:-1]) & (first[1:] > end[:-1]))).all():
+        raise FormatError("rows in quarantine do not rise")
+    return ranges.astype(np.int64)
 
 
 def _text(metadata: Mapping[str, str], key: str) -> str:

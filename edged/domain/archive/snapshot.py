@@ -5,7 +5,7 @@ Covers identity and the split into training and test samples. See also: `domain.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -17,6 +17,17 @@ Ids = npt.NDArray[np.int64]
 TRAIN_SOURCE = "_train."
 TEST_SOURCE = "_test."
 """Prefixes of the sources of imported data; no edge's name has them (names begin with a letter or a digit)."""
+
+QUARANTINE_SOURCE = "_quarantine"
+OVERLAY_SOURCES = frozenset({QUARANTINE_SOURCE})
+"""Sources whose blocks hold records about samples and no samples: laid over the other blocks when a snapshot is taken.
+
+A snapshot names their ends like any other's, so that it says which of their records are in effect.
+"""
+
+
+def _no_ranges() -> Ids:
+    return np.zeros((0, 3), np.int64)
 
 
 class BlockRef(NamedTuple):
@@ -32,7 +43,9 @@ class Snapshot:
 
     `sources`: names; `source`, `offset`, `rows`, `num_bytes`: int64 [blocks], the block's source (an index into
     `sources`), its pack's offset, its number of samples and its payload bytes. `ends`: source → next offset; small
-    enough for a checkpoint, and enough to request the same snapshot again, since archives only grow.
+    enough for a checkpoint, and enough to request the same snapshot again, since archives only grow. `quarantined`:
+    int64 [ranges, 3], rows that are not to be trained or tested on, as (block, first row, row after the last): rising,
+    not touching each other. They keep their ids.
     """
 
     sources: tuple[str, ...]
@@ -41,6 +54,7 @@ class Snapshot:
     rows: npt.NDArray[np.int64]
     num_bytes: npt.NDArray[np.int64]
     ends: Mapping[str, int]
+    quarantined: Ids = field(default_factory=_no_ranges)
 
     @property
     def num_blocks(self) -> int:
@@ -54,6 +68,39 @@ class Snapshot:
     def first_id(self) -> npt.NDArray[np.int64]:
         """Sample ids number all samples densely, in the blocks' order: int64 [blocks + 1], the first of each."""
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.rows)])
+
+    @cached_property
+    def usable_rows(self) -> npt.NDArray[np.int64]:
+        """Rows of each block that are not in quarantine: int64 [blocks]."""
+        block, first, end = self.quarantined.T
+        usable: Ids = self.rows - np.bincount(block, end - first, self.num_blocks).astype(np.int64)
+        return usable
+
+    def is_quarantined(self, block: int) -> npt.NDArray[np.bool_]:
+        """Which rows of a block are in quarantine: bool [rows]."""
+        mask = np.zeros(int(self.rows[block]), np.bool_)
+        begin, end = np.searchsorted(self.quarantined[:, 0], [block, block + 1]).tolist()
+        for _, first, stop in self.quarantined[begin:end].tolist():
+            mask[first:stop] = True
+        return mask
+
+    def without_quarantined(self, ids: Ids) -> Ids:
+        """Those of `ids` that are not in quarantine, in the same order."""
+        if not len(self.quarantined):
+            return ids
+        block, first, end = self.quarantined.T
+        start, stop = self.first_id[block] + first, self.first_id[block] + end
+        nearest = np.searchsorted(start, ids, side="right") - 1
+        kept: Ids = ids[(nearest < 0) | (ids >= stop[nearest])]
+        return kept
+
+    def block_of(self, ref: BlockRef) -> int | None:
+        """The index of the block; None when the snapshot has none of that name."""
+        if ref.source not in self.sources:
+            return None
+        begin, end = np.searchsorted(self.source, [number := self.sources.index(ref.source), number + 1]).tolist()
+        block = begin + int(np.searchsorted(self.offset[begin:end], ref.offset))
+        return block if block < end and self.offset[block] == ref.offset else None
 
     def ref(self, block: int) -> BlockRef:
         """The block's name."""
@@ -81,7 +128,10 @@ def test_rows(source: str, offset: int, num_rows: int, fraction: float) -> npt.N
 
 
 def renumbered(ids: Ids, old: Snapshot, new: Snapshot) -> Ids:
-    """`ids` of snapshot `old` as numbered by `new`, in the same order; those not in `new` are left out."""
+    """`ids` of snapshot `old` as numbered by `new`, in the same order.
+
+    Those that are not in `new`, or in quarantine there, are left out.
+    """
     index_of = {name: index for index, name in enumerate(new.sources)}
     source_of = np.array([index_of.get(name, -1) for name in old.sources] or [-1], np.int64)
     block, row = old.locate(ids)
@@ -94,4 +144,4 @@ def renumbered(ids: Ids, old: Snapshot, new: Snapshot) -> Ids:
         nearest = blocks[np.minimum(nearest, max(len(blocks) - 1, 0))]
         is_there = (new.offset[nearest] == offset[positions]) & (row[positions] < new.rows[nearest])
         result[positions[is_there]] = new.first_id[nearest[is_there]] + row[positions[is_there]]
-    return result[result >= 0]
+    return new.without_quarantined(result[result >= 0])

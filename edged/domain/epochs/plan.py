@@ -217,10 +217,11 @@ def cut(cost: Ids, rows: Ids, *, max_bytes: int, max_samples: int) -> int:
 
 
 def digest_of(snapshot: Snapshot, named: object, arrays: Sequence[npt.NDArray[np.generic]]) -> str:
-    """SHA-256 of the snapshot's blocks, of settings as JSON, and of arrays; in hexadecimal."""
+    """SHA-256 of the snapshot's blocks and its quarantine, of settings as JSON, and of arrays; in hexadecimal."""
     used, source = np.unique(snapshot.source, return_inverse=True)  # a source without blocks changes nothing
     sha = hashlib.sha256(json.dumps([[snapshot.sources[i] for i in used.tolist()], named]).encode())
-    for array in (source.astype(np.int64), snapshot.offset, snapshot.rows, *arrays):
+    quarantined = [snapshot.quarantined.ravel()] if len(snapshot.quarantined) else []
+    for array in (source.astype(np.int64), snapshot.offset, snapshot.rows, *quarantined, *arrays):
         sha.update(str(len(array)).encode())
         sha.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
     return sha.hexdigest()

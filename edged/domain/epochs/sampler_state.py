@@ -17,7 +17,7 @@ from edged.domain.epochs.importance import Gate
 from edged.domain.epochs.scores import ScoreTable
 from edged.errors import FormatError
 
-_VERSION = "epoch_memo/2"
+_VERSION = "epoch_memo/3"
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,8 @@ class TrainSplit:
     def rows(self, block: int) -> npt.NDArray[np.uint16]:
         """The block's training rows."""
         ref, count = self.snapshot.ref(block), int(self.snapshot.rows[block])
-        return np.flatnonzero(~test_rows(ref.source, ref.offset, count, self.test_fraction)).astype(np.uint16)
+        is_test = test_rows(ref.source, ref.offset, count, self.test_fraction)
+        return np.flatnonzero(~is_test & ~self.snapshot.is_quarantined(block)).astype(np.uint16)
 
     def ids(self, blocks: Ids) -> Ids:
         """The training samples of `blocks`, block by block."""
@@ -56,20 +57,20 @@ class TrainSplit:
         """Training samples, as expected: the rows that are held out are not counted one by one."""
         snapshot = self.snapshot
         is_train = np.array([source.startswith(TRAIN_SOURCE) for source in snapshot.sources], np.bool_)
-        rows = snapshot.rows[self.blocks]
+        rows = snapshot.usable_rows[self.blocks]
         share = np.where(is_train[snapshot.source[self.blocks]], 1.0, 1.0 - self.test_fraction)
         return round(float((rows * share).sum()))
 
     @property
     def num_bytes(self) -> int:
         """The memory that all of them would take, about."""
-        return int((self.snapshot.rows * self.cost)[self.blocks].sum())
+        return int((self.snapshot.usable_rows * self.cost)[self.blocks].sum())
 
 
 def train_split(snapshot: Snapshot, test_fraction: float) -> TrainSplit:
     """The training samples of `snapshot`."""
     is_test = np.array([source.startswith(TEST_SOURCE) for source in snapshot.sources], np.bool_)
-    has_any = snapshot.rows > 0
+    has_any = snapshot.usable_rows > 0
     blocks = np.flatnonzero(has_any & ~is_test[snapshot.source]) if snapshot.num_blocks else np.zeros(0, np.int64)
     cost = -(-snapshot.num_bytes // np.maximum(snapshot.rows, 1)) + sampling.SAMPLE_OVERHEAD
     return TrainSplit(snapshot, test_fraction, blocks, cost)
@@ -91,7 +92,7 @@ def held_out_windows(
 
 def _held_out(snapshot: Snapshot, block: int, fraction: float) -> npt.NDArray[np.bool_]:
     ref = snapshot.ref(block)
-    return test_rows(ref.source, ref.offset, int(snapshot.rows[block]), fraction)
+    return test_rows(ref.source, ref.offset, int(snapshot.rows[block]), fraction) & ~snapshot.is_quarantined(block)
 
 
 def _window(snapshot: Snapshot, chosen: Sequence[tuple[int, npt.NDArray[np.uint16]]], order: Ids) -> Window:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from edged.domain import tensors
-from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE
+from edged.domain.archive.snapshot import OVERLAY_SOURCES, TEST_SOURCE, TRAIN_SOURCE
 from edged.domain.named_fields import from_named, to_named
 from edged.domain.topology import MAX_MEMBERS, NAME_PATTERN
 from edged.errors import FormatError
@@ -350,7 +350,9 @@ def _check_map(value: Any, limit: int) -> None:
 
 
 def _check_source(value: Any) -> None:
-    """A source is an edge, or an imported data set."""
+    """A source is an edge, an imported data set, or one of records about the others' samples."""
+    if value in OVERLAY_SOURCES:
+        return
     for prefix in (TRAIN_SOURCE, TEST_SOURCE):
         if isinstance(value, str) and value.startswith(prefix):
             check_name(value.removeprefix(prefix))

@@ -6,6 +6,7 @@ Pure: records in, events out. See also: `cli.replay`, which reads the log and pr
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from edged.domain.archive.snapshot import QUARANTINE_SOURCE
 from edged.domain.group import step as group_step
 from edged.domain.group.gradient_log import fold_blob
 from edged.domain.group.records import Contribution
@@ -36,7 +37,10 @@ class Proof(NamedTuple):
 
 
 class EpochBegun(NamedTuple):
-    """An epoch began. `tested`: the previous epoch's sums over the held-out samples."""
+    """An epoch began. `tested`: the previous epoch's sums over the held-out samples.
+
+    `quarantine_end`: the end of the quarantine's source; what is recorded below it was in effect.
+    """
 
     epoch: int
     step: int
@@ -44,6 +48,7 @@ class EpochBegun(NamedTuple):
     edge: str
     shares: dict[str, float]
     tested: HeldOutSums
+    quarantine_end: int = 0
 
 
 class StepApplied(NamedTuple):
@@ -160,7 +165,8 @@ class Replay:
         begin = action.begin
         group_step.apply_begin(self._state, begin)
         shares = {edge: begin.members[edge] for edge in sorted(begin.members)}
-        yield EpochBegun(begin.epoch, self.step, begin.num_steps, begin.edge, shares, action.tested)
+        quarantine_end = begin.ends.get(QUARANTINE_SOURCE, 0)
+        yield EpochBegun(begin.epoch, self.step, begin.num_steps, begin.edge, shares, action.tested, quarantine_end)
         yield Proof(Claim(f"epoch {begin.epoch} as {begin.edge} began it", self.step, begin.weights), self.weights())
 
     def _prove(self) -> Iterator[Proof]:

@@ -148,6 +148,7 @@ class EpochLoader:
             epoch=plan.epoch,
             blocks=plan.snapshot.num_blocks,
             samples=self.num_samples,
+            quarantined=int((plan.snapshot.rows - plan.snapshot.usable_rows).sum()),
             first_sample=first_sample,
         )
         self._rewind(first_sample)

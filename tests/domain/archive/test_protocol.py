@@ -123,6 +123,23 @@ def test_the_parts_of_a_snapshot_join_to_the_snapshot(num_blocks):
     assert all(part.snapshot.num_blocks <= protocol.MAX_BLOCKS_PER_PART for part in parts)
 
 
+def test_what_is_in_quarantine_comes_with_its_blocks_and_parts_stay_small():
+    num_blocks = 3000
+    each, offsets = np.ones(num_blocks, np.int64), np.arange(num_blocks, dtype=np.int64)
+    every_second_row = np.array([(b, r, r + 1) for b in range(num_blocks) for r in range(0, 256, 2) if b % 3], np.int64)
+    snapshot = Snapshot(("pi-a",), 0 * each, offsets, 256 * each, each, {"pi-a": num_blocks}, every_second_row)
+
+    blobs = [protocol.encode_part(part) for part in protocol.snapshot_parts("r1", snapshot)]
+
+    parts = [part for part in map(protocol.decode_part, blobs) if isinstance(part, SnapshotPart)]
+    joined = protocol.join_snapshot(parts)
+    assert columns_of(joined) == columns_of(snapshot)
+    assert joined.quarantined.tolist() == every_second_row.tolist()
+    assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert max(map(len, blobs)) <= protocol.MAX_PART_BYTES + 2048
+    assert joined.usable_rows.tolist() == [256 if b % 3 == 0 else 128 for b in range(num_blocks)]
+
+
 def test_parts_of_different_snapshots_do_not_join():
     other = Snapshot(("pi-a",), int64(0), int64(0), int64(0), int64(0), {"pi-a": 1})
     parts = [SnapshotPart("r1", 0, False, snapshot_of(1)), SnapshotPart("r1", 1, True, other)]
@@ -139,6 +156,15 @@ def test_parts_of_different_snapshots_do_not_join():
         ({"rows": int64(1, -1)}, "no negative numbers"),
         ({"rows": int64(1, 1 << 62)}, "at most 256 samples"),
         ({"ends": '{"pi-a": "7"}'}, "not a map to offsets"),
+        ({"quarantined": int64(0, 0, 1)}, "with 1 axes, not int64 with 2"),
+        ({"quarantined": int64([0, 1])}, "a first row and an end"),
+        ({"quarantined": int64([2, 0, 1])}, "beyond its table"),
+        ({"quarantined": int64([0, 0, 0])}, "not rows of their blocks"),
+        ({"quarantined": int64([0, 0, 257])}, "not rows of their blocks"),
+        ({"quarantined": int64([0, -1, 1])}, "not rows of their blocks"),
+        ({"quarantined": int64([1, 0, 1], [0, 0, 1])}, "do not rise"),
+        ({"quarantined": int64([1, 0, 1], [1, 1, 1])}, "not rows of their blocks"),
+        ({"edged": "snapshot_part/1"}, "not a reply but"),
         ({"part": "-1"}, "part number"),
         ({"part": "1" * 10}, "part number"),
     ],

@@ -9,11 +9,14 @@ import pytest
 from edged.adapters.memory.archive import MemoryArchive
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesRequest, SnapshotPart, SnapshotRequest
+from edged.domain.archive.quarantine import Action
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.epochs import split
 from edged.domain.epochs.plan import CachedWindow, CachePlan
+from edged.domain.samples.address import parse
 from edged.domain.samples.border import Border
 from edged.ports import Message
+from edged.services.archive import quarantine
 from edged.services.archive.epoch_server import EpochServer
 from edged.services.epochs.loader import EpochLoader
 from tests.support.training_world import EPOCHS, REQUESTS, STREAM, AnsweringLog, World, make_pack, mini_batches
@@ -328,6 +331,52 @@ async def test_the_fetch_time_is_right_though_most_samples_came_before_the_epoch
                 assert [batch async for batch in batches]
     archive.cancel()
     assert list(reported.values()) == pytest.approx([0.1, 0.1, 0.1], rel=0.2)
+
+
+async def test_with_a_real_server_a_quarantine_counts_from_the_next_plan_on_and_a_begun_epoch_keeps_its_own(log_lines):
+    world, archive = World(AnsweringLog({})), MemoryArchive()
+    world.log.is_silent = True  # the real server answers
+    archive.append("toy", "pi-a", [(offset, make_pack(offset, 20)) for offset in range(4)])
+    server = EpochServer(
+        world.log,
+        archive,
+        world.health,
+        border=Border({"toy": STREAM}, {}),
+        edges=["pi-a"],
+        requests_topic=REQUESTS,
+        epochs_topic=lambda _: EPOCHS,
+        group="site.epoch_server.vault",
+    )
+    serving = asyncio.create_task(server.run())
+
+    async def read(ends: dict[str, int] | None = None) -> tuple[str, dict[str, int], list[int]]:
+        epochs = world.epochs()
+        async with epochs.open():
+            plan = await epochs.draw(0, ends)
+            async with aclosing(mini_batches(epochs, plan, 0)) as batches:
+                ids = [i async for batch, _ in batches for i in batch.ids.tolist()]
+            held_out = [i async for batch in epochs.held_out() for i in batch.ids.tolist()]
+        return plan.digest, dict(plan.snapshot.ends), ids + held_out
+
+    def change(action: Action, *texts: str) -> None:
+        assert list(quarantine.apply(archive, action, [parse(text) for text in texts], by="me", when_ms=0))
+
+    digest, ends, before = await read()
+    change("quarantine", "toy/pi-a/1", "toy/pi-a/2/5")
+    again = await read(ends)
+    _, later, without = await read()
+    change("release", "toy/pi-a/1", "toy/pi-a/2/5")
+    _, _, released = await read()
+
+    out = {*range(20, 40), 45}
+    assert again == (digest, ends, before)
+    assert sorted(before) == sorted(released) == list(range(80))
+    assert sorted(without) == sorted(set(range(80)) - out)
+    assert later == {"pi-a": 4, "_quarantine": 1}
+    assert (await read(later))[2] == without
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
 
 
 async def test_with_a_real_server_an_epoch_comes_in_order_and_again_for_an_old_snapshot(log_lines):
