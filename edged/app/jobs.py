@@ -76,7 +76,7 @@ async def open_jobs(
     async with AsyncExitStack() as stack:
         caches = {}
         for stream in builder.archived_streams:
-            caches[stream.name] = SharedCache(await stack.enter_async_context(builder.cache(stream)))
+            caches[stream.name] = SharedCache(await stack.enter_async_context(builder.cache(stream)), stream)
         trainers: dict[str, Trainer | GroupTrainer] = {}
         live_windows: dict[str, list[LiveWindow]] = {}
         client: ArchiveClient | None = None

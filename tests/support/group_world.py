@@ -120,7 +120,7 @@ class GroupWorld:
         client = ArchiveClient(
             self.log, host.health, ArchiveAddress(edge, "toy", REQUESTS, f"site.epochs.{edge}"), Timing()
         )
-        share = SharedCache(host.cache).share()
+        share = SharedCache(host.cache, STREAM).share()
         settings = EpochSettings(training.epochs, training.test_fraction, training.test_samples, 8192)
         choice = PlannerSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
         planner = GroupPlanner(share, choice, edge, dict.fromkeys(self.edges, 4096), training.global_batch)

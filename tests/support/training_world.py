@@ -237,7 +237,7 @@ class World:
         training = self.training
         settings = EpochSettings(training.epochs, training.test_fraction, training.test_samples, self.prefetch_bytes)
         decisive = PlannerSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
-        share = SharedCache(self.cache).share() if self.share is None else self.share
+        share = SharedCache(self.cache, STREAM).share() if self.share is None else self.share
         planner = LocalPlanner(self.store, share, decisive)
         return EpochLoader(self.client(), self.batcher(), settings, share, planner), planner.scores
 

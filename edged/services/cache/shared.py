@@ -16,6 +16,8 @@ from edged.domain.cache import policy
 from edged.domain.cache.entry import Entry, SampleKey
 from edged.domain.cache.job_bitmap import JobBitmap
 from edged.domain.epochs.split import TrainSplit
+from edged.domain.samples import border
+from edged.domain.topology import Stream
 from edged.services.archive.fetch import WindowFetch
 from edged.services.cache.cache import Cache
 
@@ -23,8 +25,9 @@ from edged.services.cache.cache import Cache
 class SharedCache:
     """What the jobs of one stream have in common. Call `share` for each of them before any begins."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, stream: Stream) -> None:
         self.cache = cache
+        self.stream = stream
         self.keeps = JobBitmap()
         self.shares: list[CacheShare] = []
         self.pending_fetch: dict[SampleKey, tuple[WindowFetch, int]] = {}
@@ -72,8 +75,16 @@ class CacheShare:
             return await self.cache.get_many(keys)
 
     async def admit(self, entries: Mapping[SampleKey, Entry], *, evict: Iterable[SampleKey] = ()) -> None:
-        """Keep `entries`, and no longer `evict`: of these, those that no other job keeps may be evicted."""
-        free = evict
+        """Keep `entries`, and no longer `evict`: of these, those that no other job keeps may be evicted.
+
+        What cannot be a sample of the stream is not kept: the disk could not store it, or would bring it back.
+        """
+        free, stream = evict, self._shared.stream
+        entries = {
+            key: entry
+            for key, entry in entries.items()
+            if border.is_usable(entry.payload, entry.codec, entry.label, stream)
+        }
         if self.is_shared:
             keeps = self._shared.keeps
             for key in evict:

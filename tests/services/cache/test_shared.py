@@ -15,7 +15,7 @@ from edged.services.cache.shared import CacheShare, SharedCache
 from edged.services.training.trainer import Trainer
 from tests.services.training.test_trainer import bits, finish
 from tests.support.cached_world import MANY, large_world, memory_for, requested, training_samples
-from tests.support.training_world import World, until
+from tests.support.training_world import STREAM, World, until
 
 pytestmark = pytest.mark.looptime
 SOME = 300
@@ -31,8 +31,18 @@ def entries(*rows: int) -> dict[SampleKey, Entry]:
 
 
 def shares(num_entries: int, count: int = 2) -> tuple[Cache, list[CacheShare]]:
-    shared = SharedCache(Cache(None, memory_bytes=memory_for(num_entries), disk_bytes=0))
+    shared = SharedCache(Cache(None, memory_bytes=memory_for(num_entries), disk_bytes=0), STREAM)
     return shared.cache, [shared.share() for _ in range(count)]
+
+
+async def test_what_cannot_be_a_sample_of_the_stream_is_not_kept():
+    cache, (share, _) = shares(10)
+    bad = [Entry(b"123", "raw", "a"), Entry(b"1234", "gif", "a"), Entry(b"GIF89a", "png", None)]
+    bad += [Entry(b"1234", "raw", "x" * 70_000), Entry(b"", "raw", None)]
+
+    await share.admit(entries(0) | {key(1 + row): entry for row, entry in enumerate(bad)} | entries(9))
+
+    assert set(cache.keys()) == {key(0), key(9)}
 
 
 @dataclass
@@ -54,7 +64,7 @@ class Two:
 def two(*jobs: Training, samples: int | None = None) -> Two:
     """`samples`: how many the cache holds; None: all."""
     memory_bytes = MANY if samples is None else memory_for(samples)
-    shared = SharedCache(Cache(None, memory_bytes=memory_bytes, disk_bytes=0))
+    shared = SharedCache(Cache(None, memory_bytes=memory_bytes, disk_bytes=0), STREAM)
     worlds: list[World] = []
     for job in jobs:
         world = large_world("uniform")

@@ -18,7 +18,7 @@ from edged.domain.epochs.window import Window
 from edged.services.cache.shared import SharedCache
 from edged.services.epochs.plans import EMPTY_RETRY_S, EpochPlans
 from edged.services.epochs.stats import EpochStats
-from tests.support.training_world import World
+from tests.support.training_world import STREAM, World
 
 pytestmark = pytest.mark.looptime
 
@@ -54,7 +54,7 @@ class RecordingPlanner:
 @asynccontextmanager
 async def plans_of(world: World, planner: RecordingPlanner, epochs: int = 2) -> AsyncIterator[EpochPlans]:
     client = world.client()
-    stats = EpochStats(client, SharedCache(world.cache).share())
+    stats = EpochStats(client, SharedCache(world.cache, STREAM).share())
     async with client.open():
         yield EpochPlans(client, planner, stats, epochs=epochs, test_fraction=0.2, test_samples=1000)
 

@@ -11,6 +11,7 @@ from edged.domain.epochs.read_stats import ReadStats
 from edged.services.cache.cache import Cache
 from edged.services.cache.shared import CacheShare, SharedCache
 from edged.services.epochs.stats import EpochStats
+from tests.support.training_world import STREAM
 
 pytestmark = pytest.mark.looptime
 
@@ -25,7 +26,7 @@ class Client:
 
 
 def stats_of(client: Client) -> tuple[EpochStats, CacheShare]:
-    share = SharedCache(Cache(None, memory_bytes=0, disk_bytes=0)).share()
+    share = SharedCache(Cache(None, memory_bytes=0, disk_bytes=0), STREAM).share()
     return EpochStats(client, share), share  # type: ignore[arg-type]
 
 
