@@ -13,7 +13,7 @@ from edged.domain.archive import quarantine
 from edged.domain.archive.quarantine import QuarantineRecord
 from edged.domain.archive.snapshot import QUARANTINE_SOURCE, BlockRef
 from edged.domain.samples.pack import Pack
-from edged.errors import ArchiveConflict, BlockAbsent, EdgedError, StorageError
+from edged.errors import ArchiveConflict, BlockAbsent, StorageError
 from edged.ports import ArchiveStore
 from tests.support.archive_samples import new_archive, pack
 
@@ -258,7 +258,7 @@ def test_a_snapshot_has_in_quarantine_what_the_records_below_its_end_say(store):
 def test_a_snapshot_is_refused_when_the_quarantine_cannot_be_read(store):
     store.append("fashion", "pi-a", [(0, pack(0))])
     store.append("fashion", QUARANTINE_SOURCE, [(0, pack(0))])
-    with pytest.raises(EdgedError, match="not a record of the quarantine"):
+    with pytest.raises(StorageError, match="not a record of the quarantine"):
         store.snapshot("fashion")
     assert store.snapshot("fashion", {"pi-a": 1}).num_samples == 4
 

@@ -13,7 +13,7 @@ from edged.domain.archive.snapshot import OVERLAY_SOURCES, QUARANTINE_SOURCE, Bl
 from edged.domain.samples import cursors as cursor_rules
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Address
-from edged.errors import ArchiveConflict, BlockAbsent, EdgedError, StorageError
+from edged.errors import ArchiveConflict, BlockAbsent, EdgedError, FormatError, StorageError
 from edged.ports import SourceEnd
 
 
@@ -103,9 +103,15 @@ class MemoryArchive:
 
     def quarantine_records(self, stream: str, end: int | None = None) -> list[QuarantineRecord]:
         blocks = sorted(self.blocks(stream, QUARANTINE_SOURCE).items())
-        return [
-            record for offset, pack in blocks if end is None or offset < end for record in quarantine.from_pack(pack)
-        ]
+        try:
+            return [
+                record
+                for offset, pack in blocks
+                if end is None or offset < end
+                for record in quarantine.from_pack(pack)
+            ]
+        except FormatError as error:
+            raise StorageError(str(error)) from error
 
     def find(self, stream: str, device: str, partition: int, offset: int) -> list[Address]:
         return [
