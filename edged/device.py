@@ -47,13 +47,20 @@ class Device:
     """
 
     def __init__(
-        self, topology: Topology | str | PathLike[str], name: str, *, log: Log | None = None, receive: bool = True
+        self,
+        topology: Topology | str | PathLike[str],
+        name: str,
+        *,
+        log: Log | None = None,
+        receive: bool = True,
+        gives_up: bool = False,
     ) -> None:
         """The device `name` of `topology`, which may be the path of the file.
 
         Raises ConfigError for a file that is not valid or names no such device. `log`: an open log, instead of a
         connection of its own. `receive`: record the end of the edge's predictions topic on entering, so that
-        `predictions` misses none. Requires read access to that topic.
+        `predictions` misses none. Requires read access to that topic. `gives_up`: where Kafka refuses for good, a
+        wrong password for instance, methods raise LogRefused instead of waiting for that to change.
         """
         if not isinstance(topology, Topology):
             topology = _load(Path(topology), name)
@@ -63,6 +70,8 @@ class Device:
         self._topic = topology.device_topic(name)
         self._given_log = log
         self._receive = receive
+        self._gives_up = gives_up
+        self._health = HealthBoard()
         self._log: Log
         self._reader: LogReader | None = None
         self._received: deque[Prediction] = deque()
@@ -102,9 +111,10 @@ class Device:
             if self._given_log is None:
                 log = KafkaLog(
                     self._topology.kafka,
-                    HealthBoard(),
+                    self._health,
                     client_id=f"edged-{self._spec.name}",
                     rights=rights_of(self._topology, self._spec.name),
+                    gives_up=self._gives_up,
                 )
                 self._log = await stack.enter_async_context(log)
             else:
@@ -121,6 +131,11 @@ class Device:
     async def connected(self) -> None:
         """Wait until the broker answers. Publishing waits by itself; this is for callers with a timeout."""
         await self._log.partitions([self._topic])
+
+    @property
+    def trouble(self) -> str:
+        """Why Kafka does not answer; empty while it does."""
+        return self._health.reason("kafka")
 
     async def publish(self, payload: bytes, label: str | None = None, *, sampled_ms: int | None = None) -> int:
         """Publish one sample in the device's codec; return its offset once it is acknowledged.

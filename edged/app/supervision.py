@@ -94,7 +94,8 @@ async def supervise(
 
 
 async def _work(topology: Topology, node: str, services: Mapping[str, Service], log: Log) -> None:
-    await log.ensure([TopicSpec(*topic) for topic in topics_of(topology, node)])
+    if missing := await log.ensure([TopicSpec(*topic) for topic in topics_of(topology, node)]):
+        logger().warning("kafka.topics_missing", topics=missing)
     async with asyncio.TaskGroup() as group:
         for name, service in services.items():
             group.create_task(service.run(), name=name)

@@ -76,7 +76,7 @@ async def _replay(topology: Topology, dataset: "Dataset", transcoder: "Transcode
     from edged.device import Device  # noqa: PLC0415
     from edged.services.sensor import Sensor  # noqa: PLC0415
 
-    async with Device(topology, args.node, receive=False) as device:
+    async with Device(topology, args.node, receive=False, gives_up=True) as device:
         with _bar(unit=" samples") as bar:
             sensor = Sensor(
                 dataset,
@@ -115,13 +115,18 @@ async def _until_signal(sensor: "Sensor", device: "Device") -> int:
             await device.connected()
         await sensor.run(stop)
     except TimeoutError:
-        print("edged sensor: Kafka does not answer; nothing was published", file=sys.stderr)
+        print(f"edged sensor: Kafka does not answer{_why(device)}; nothing was published", file=sys.stderr)
         return os.EX_UNAVAILABLE
     except asyncio.CancelledError:
         task.uncancel()
-        print(f"edged sensor: Kafka does not answer; {sensor.published} samples are acknowledged", file=sys.stderr)
+        acknowledged = f"{sensor.published} samples are acknowledged"
+        print(f"edged sensor: Kafka does not answer{_why(device)}; {acknowledged}", file=sys.stderr)
         return os.EX_UNAVAILABLE
     return 0
+
+
+def _why(device: "Device") -> str:
+    return f" ({device.trouble})" if device.trouble else ""
 
 
 def _require_device(topology: Topology, node: str, file: str) -> None:

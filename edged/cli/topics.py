@@ -15,6 +15,7 @@ from edged.cli.problems import show
 from edged.cli.prompt_log import prompt_log
 from edged.domain.topology import Topology, kafka_commands
 from edged.domain.topology.topics import groups, nodes, rights_of, topics
+from edged.errors import LogForbidden
 from edged.ports import TopicSpec
 
 SUMMARY = "print the topics and ACLs that the topology needs, or create the topics"
@@ -27,13 +28,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the list, or create the topics."""
+    """Print the list, or create the topics. Raises LogRefused, LogUnavailable."""
     topology, warnings = topology_file.inspect(args.topology, lenient=not args.apply)
     if args.apply:
         from edged import log  # noqa: PLC0415 - only this part of the command logs
 
         log.configure(node="topics", tier="operator", run_id="topics", level="error")
-        asyncio.run(_apply(topology))
+        missing = asyncio.run(_apply(topology))
+        if missing:
+            raise LogForbidden(f"no right to create {', '.join(missing)}")
         print(f"{len(topics(topology))} topics are there")
         return 0
     print("\n".join(_text(topology)))
@@ -56,6 +59,7 @@ def _text(topology: Topology) -> Iterator[str]:
         yield kafka_commands.allow(bootstrap, node, ["Read"], "group", group)
 
 
-async def _apply(topology: Topology) -> None:
+async def _apply(topology: Topology) -> list[str]:
+    """Create the topics; those that may not be created."""
     async with prompt_log(topology.kafka) as kafka:
-        await kafka.answer(kafka.log.ensure([TopicSpec(*topic) for topic in topics(topology)]))
+        return await kafka.answer(kafka.log.ensure([TopicSpec(*topic) for topic in topics(topology)]))

@@ -168,5 +168,5 @@ class Log(Protocol):
         Raises LogRefused when the broker does not: it cannot, or the principal may not. Cancelled: deleted or not.
         """
 
-    async def ensure(self, topics: Sequence[TopicSpec]) -> None:
-        """Create missing topics if the broker allows it; leave existing ones as they are."""
+    async def ensure(self, topics: Sequence[TopicSpec]) -> list[str]:
+        """Create missing topics, and leave existing ones as they are; those that the broker does not let us create."""

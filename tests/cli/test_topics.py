@@ -57,6 +57,7 @@ class FakeLog:
 
     ensured: ClassVar[tuple[tuple[str, ...], list[TopicSpec]]]
     error: ClassVar[Exception | None] = None
+    missing: ClassVar[list[str]] = []
 
     def __init__(self, kafka: Kafka, _health: Health, *, gives_up: bool) -> None:
         assert gives_up
@@ -72,6 +73,7 @@ class FakeLog:
         if FakeLog.error:
             raise FakeLog.error
         FakeLog.ensured = (self.bootstrap, list(topics))
+        return FakeLog.missing
 
 
 def with_fake_log(monkeypatch, error=None):
@@ -92,6 +94,18 @@ async def test_apply_creates_what_the_list_names(edged, topology_file, monkeypat
     assert bootstrap == ("localhost:9092",)
     assert TopicSpec("lab.iot.cam-01", 1) in ensured
     assert TopicSpec("lab.archive.requests", 1, 3_600_000, 4 << 20) in ensured
+
+
+async def test_apply_without_the_right_to_create_says_what_is_missing_and_exits_with_77(
+    edged, topology_file, monkeypatch
+):
+    with_fake_log(monkeypatch)
+    monkeypatch.setattr(FakeLog, "missing", ["lab.iot.cam-01", "lab.iot.cam-02"])
+
+    code, out, err = await asyncio.to_thread(edged, "topics", topology_file(), "--apply")
+
+    assert (code, out) == (77, "")
+    assert err == "edged: no right to create lab.iot.cam-01, lab.iot.cam-02\n"
 
 
 async def test_apply_without_an_answer_says_so_and_exits_with_69(edged, topology_file, monkeypatch):

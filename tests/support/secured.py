@@ -2,7 +2,8 @@
 
 An administrator reaches it in plaintext, as its super user. Nodes log in over SASL_SSL with their names and
 SCRAM-SHA-512, or over SSL with a certificate whose common name is theirs; they may do what `run` has been given, as
-`edged topics` prints it, and nothing more.
+`edged topics` prints it, and nothing more. New topics are to have three replicas, of which there are no brokers, unless
+one asks for fewer; at the port `lost` the broker says that its address is one that nobody knows.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from tests.support.brokers import Apache, free_port
 from tests.support.requirements import require
 
 PASSWORD = "a-secret-of-the-greenhouse"  # noqa: S105 - guards nothing
+LOST_HOST = "broker.invalid"
 MECHANISM: Final = "SCRAM-SHA-512"
 
 
@@ -73,14 +75,27 @@ class SecuredApache(Apache):
     """Apache Kafka with StandardAuthorizer, and with the listeners SASL_SSL and SSL beside the administrator's."""
 
     def __init__(self) -> None:
-        self.sasl_port, self.tls_port = free_port(), free_port()
+        self.sasl_port, self.tls_port, self.lost_port = free_port(), free_port(), free_port()
         super().__init__(listeners={"SASL_SSL": self.sasl_port, "SSL": self.tls_port})
         authority = Authority(self.folder)
         authority.create()
         certificate, key = authority.issue("broker", self.folder, host="127.0.0.1")
         keystore = self.folder / "keystore.pem"
         keystore.write_text(key.read_text() + certificate.read_text())
+        own = {"PLAINTEXT": self.port, "SASL_SSL": self.sasl_port, "SSL": self.tls_port}
         self._settings = {
+            "listeners": ",".join(
+                f"{name}://127.0.0.1:{port}"
+                for name, port in {**own, "CONTROLLER": self._controller_port, "LOST": self.lost_port}.items()
+            ),
+            "advertised.listeners": ",".join(
+                [*(f"{name}://127.0.0.1:{port}" for name, port in own.items()), f"LOST://{LOST_HOST}:9092"]
+            ),
+            "listener.security.protocol.map": (
+                "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,LOST:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL"
+            ),
+            "inter.broker.listener.name": "PLAINTEXT",
+            "default.replication.factor": "3",
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": "User:ANONYMOUS",
             "ssl.keystore.type": "PEM",
@@ -100,6 +115,7 @@ class SecuredApache(Apache):
             **super().about(),
             "sasl_port": str(self.sasl_port),
             "tls_port": str(self.tls_port),
+            "lost_port": str(self.lost_port),
             "folder": str(self.folder),
         }
 
@@ -110,6 +126,7 @@ class SecuredKafka:
     def __init__(self, about: Mapping[str, str]) -> None:
         self.admin_kafka = Kafka((f"127.0.0.1:{about['port']}",))
         self.sasl = f"127.0.0.1:{about['sasl_port']}"
+        self.lost = f"127.0.0.1:{about['lost_port']}"
         self.tls = f"127.0.0.1:{about['tls_port']}"
         self.authority = Authority(Path(about["folder"]))
         self._admin = AdminClient({"bootstrap.servers": self.admin_kafka.bootstrap[0], "log_level": 0})

@@ -132,7 +132,8 @@ class VastLog:
     async def partitions(self, topics: Iterable[str]) -> dict[str, int]:
         return dict.fromkeys(topics, 1)
 
-    async def ensure(self, topics: Sequence[TopicSpec]) -> None: ...
+    async def ensure(self, topics: Sequence[TopicSpec]) -> list[str]:
+        return []
 
     def _samples(self, request: SamplesRequest) -> Iterator[protocol.Part]:
         """Images with one bright row, by their label."""

@@ -176,23 +176,25 @@ class Admin:
 
         return await self._connection.retry("a request for topics", call)
 
-    async def ensure(self, topics: Sequence[TopicSpec]) -> None:
-        existing = await self.partitions(topic.name for topic in topics)
-        missing = [topic for topic in topics if topic.name not in existing]
-        if not missing:
-            return
-        request = CreateTopicsRequest([_new_topic(topic) for topic in missing], _CREATE_TIMEOUT_MS, validate_only=False)
+    async def ensure(self, topics: Sequence[TopicSpec]) -> list[str]:
+        """The topics that are missing, or hidden from us, and that we may not create."""
 
         async def call(client: AIOKafkaClient) -> list[str]:
+            existing, _hidden = await _metadata(client, {topic.name for topic in topics})
+            missing = [topic for topic in topics if TopicPartition(topic.name) not in existing]
+            if not missing:
+                return []
+            wanted = [_new_topic(topic) for topic in missing]
+            request = CreateTopicsRequest(wanted, _CREATE_TIMEOUT_MS, validate_only=False)
             answer = await client.send(await _controller(client), request)
-            refused = [(topic, for_code(code), (*said, None)[0]) for topic, code, *said in answer.topic_errors]
-            for topic, error, said in refused:
+            results = [(topic, for_code(code), (*said, None)[0]) for topic, code, *said in answer.topic_errors]
+            for topic, error, said in results:
                 if error not in {NoError, TopicAlreadyExistsError, *RIGHTS}:
                     raise error(f"topic {topic} is not created: {said or error.description or error.__name__}")
-            return [topic for topic, error, _said in refused if error in RIGHTS]
+            forbidden = {topic for topic, error, _said in results if error in RIGHTS}
+            return [topic.name for topic in missing if topic.name in forbidden]
 
-        if uncreated := await self._connection.retry("the creation of topics", call):
-            logger().warning("kafka.topics_missing", topics=uncreated)
+        return await self._connection.retry("the creation of topics", call)
 
     async def trim(self, before: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Raises LogRefused: asking again each minute is the caller's business."""
@@ -203,7 +205,7 @@ class Admin:
             try:
                 return await _trim(client, before)
             except (KafkaError, OSError) as error:
-                said = self._setup.reason(error, client)
+                said = self._setup.reason(error, client.cluster)
                 refused = LogRefused(said) if isinstance(error, OffsetOutOfRangeError) else refusal(error, said)
                 if refused is not None:
                     raise refused from error
@@ -257,18 +259,30 @@ async def _init_producer(client: AIOKafkaClient) -> tuple[type[BrokerResponseErr
 
 async def _leaders(client: AIOKafkaClient, topics: set[str]) -> dict[TopicPartition, int]:
     """The leader (node id) of each existing partition of the topics. Creates no topic."""
+    leaders, hidden = await _metadata(client, topics)
+    if hidden:
+        raise NotAllowed("topic", hidden[0], None)
+    return leaders
+
+
+async def _metadata(client: AIOKafkaClient, topics: set[str]) -> tuple[dict[TopicPartition, int], list[str]]:
+    """As `_leaders`, and the topics that we may not even see."""
+    leaders: dict[TopicPartition, int] = {}
+    hidden: list[str] = []
     if not topics:
-        return {}
+        return leaders, hidden
     request = MetadataRequest(sorted(topics), allow_auto_topic_creation=False)
     answer = await client.send(client.get_random_node(), request)
-    leaders = {}
     for code, topic, _is_internal, partitions in answer.topics:
         if for_code(code) is UnknownTopicOrPartitionError:
+            continue
+        if for_code(code) is TopicAuthorizationFailedError:
+            hidden.append(topic)
             continue
         _check(code, topic)
         for _code, partition, leader, *_replicas in partitions:
             leaders[TopicPartition(topic, partition)] = leader
-    return leaders
+    return leaders, hidden
 
 
 async def _offsets(

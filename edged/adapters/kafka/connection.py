@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import aiokafka.client
 from aiokafka import AIOKafkaClient
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import (
     CorrelationIdError,
     KafkaConnectionError,
@@ -19,6 +21,7 @@ from aiokafka.errors import (
     RequestTimedOutError,
     StaleMetadata,
 )
+from aiokafka.protocol.metadata import MetadataRequest
 
 from edged.adapters.kafka.client_log import ClientLog, ClientProblem
 from edged.adapters.kafka.refusals import Identity, refusal, sentence
@@ -116,23 +119,22 @@ class Setup:
     identity: Identity
     gives_up: bool = False
 
-    def reason(self, error: KafkaError | OSError, client: AIOKafkaClient | None = None) -> str:
-        """The error for people. `client`: knows the address of a broker that has a node id only."""
+    def reason(self, error: KafkaError | OSError, cluster: ClusterMetadata | None = None) -> str:
+        """The error for people. `cluster`: has the addresses of brokers that are known by their ids."""
         problem = self._problem_behind(error)
         if problem is None:
-            if isinstance(error, TimeoutError) and client is None and not str(error):
-                return f"{','.join(self.identity.bootstrap)}: no answer in time"
-            return sentence(error, self.identity)
+            at = f"{','.join(self.identity.bootstrap)}: " if isinstance(error, TimeoutError) and not str(error) else ""
+            return at + sentence(error, self.identity)
         where = problem.where
         if isinstance(where, int):
-            broker = client.cluster.broker_metadata(where) if client is not None else None
+            broker = cluster.broker_metadata(where) if cluster is not None else None
             where = f"{broker.host}:{broker.port}" if broker else f"node {where}"
         said = sentence(problem.error, self.identity) if problem.error else problem.message
         return f"{where}: {said}" if where and not said.startswith(str(where)) else said
 
-    def explained(self, error: KafkaError | OSError, client: AIOKafkaClient | None = None) -> str:
+    def explained(self, error: KafkaError | OSError, cluster: ClusterMetadata | None = None) -> str:
         """As `reason`. Raises LogRefused for what is for good, where nobody waits for that to change."""
-        said = self.reason(error, client)
+        said = self.reason(error, cluster)
         if self.gives_up:
             refused = refusal(self._cause(error), said)
             if refused is not None:
@@ -171,6 +173,7 @@ class Connection:
         self._setup = setup
         self._on_connect = on_connect
         self._client: AIOKafkaClient | None = None
+        self._cluster: ClusterMetadata | None = None
         self._connect_lock = asyncio.Lock()
 
     async def retry(self, operation: str, call: Callable[[AIOKafkaClient], Awaitable[T]]) -> T:
@@ -197,7 +200,9 @@ class Connection:
 
     def failed(self, wait: Wait, error: KafkaError | OSError) -> None:
         """A try of this wait failed. Raises LogRefused as `Setup.explained` does."""
-        wait.failed(self._setup.explained(error, self._client), at_once=self._setup.is_refusal(error))
+        wait.failed(
+            self._setup.explained(error, self._cluster), at_once=self._setup.gives_up or self._setup.is_refusal(error)
+        )
 
     async def recover_from(self, error: KafkaError | OSError) -> None:
         """Prepare for the next try: drop the client, or update its metadata, as `error` requires."""
@@ -214,6 +219,7 @@ class Connection:
 
     async def _connect(self) -> AIOKafkaClient:
         client = AIOKafkaClient(**self._setup.options, request_timeout_ms=int(self.request_timeout_s * 1000))
+        self._cluster = client.cluster
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 with bootstrapping():
@@ -224,6 +230,21 @@ class Connection:
             await abandon(client.close)
             raise
         return client
+
+
+class _OwnTopics(MetadataRequest):  # type: ignore[misc]
+    """Asks about the client's topics, none at first, where aiokafka asks about all of the cluster's.
+
+    Nor does a broker that makes unknown topics make one because of a reader: it would have the broker's settings.
+    """
+
+    def __init__(self, topics: list[str] | None = None) -> None:
+        super().__init__(topics or [], allow_auto_topic_creation=False)
+
+
+def ask_about_own_topics() -> None:
+    """Make aiokafka's clients in this process ask for no other metadata."""
+    aiokafka.client.MetadataRequest = _OwnTopics
 
 
 @contextlib.contextmanager

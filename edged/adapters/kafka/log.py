@@ -8,7 +8,7 @@ from edged.adapters.kafka.admin import Admin
 from edged.adapters.kafka.batches import bound_unpacking
 from edged.adapters.kafka.broker_clock import BrokerClock
 from edged.adapters.kafka.client_log import ClientLog
-from edged.adapters.kafka.connection import Outages, Setup
+from edged.adapters.kafka.connection import Outages, Setup, ask_about_own_topics
 from edged.adapters.kafka.incarnations import look
 from edged.adapters.kafka.producer import Producer
 from edged.adapters.kafka.reader import KafkaReader
@@ -45,6 +45,7 @@ class KafkaLog:
         OSError or ssl.SSLError when a certificate file cannot be used.
         """
         bound_unpacking()
+        ask_about_own_topics()
         self._client_log = ClientLog()
         self._setup = Setup(
             client_options(kafka, client_id),
@@ -99,8 +100,8 @@ class KafkaLog:
     async def trim(self, before: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         return await self._admin.trim(before)
 
-    async def ensure(self, topics: Sequence[TopicSpec]) -> None:
-        await self._admin.ensure(topics)
+    async def ensure(self, topics: Sequence[TopicSpec]) -> list[str]:
+        return await self._admin.ensure(topics)
 
     async def delete(self, topics: Sequence[str]) -> None:
         """Delete those topics that exist, to clean up. Not in the port: a node deletes nothing."""

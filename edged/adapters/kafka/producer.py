@@ -45,6 +45,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
@@ -293,6 +294,8 @@ async def _leader(client: AIOKafkaClient, partition: TopicPartition) -> int:
     async with asyncio.timeout(CONNECT_TIMEOUT_S):
         leader: int | None = client.cluster.leader_for_partition(kafka_partition)
         if leader is None or leader < 0:
+            # A broker that makes unknown topics by itself does so for who is about to write, if they may.
+            await client.send(client.get_random_node(), MetadataRequest([partition.topic], True))
             client.add_topic(partition.topic)
             await client.force_metadata_update()
             leader = client.cluster.leader_for_partition(kafka_partition)

@@ -4,6 +4,7 @@ Knows no connection. A node keeps asking, whatever the answer, for an administra
 ends at what is for good.
 """
 
+import asyncio
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,9 @@ _REFUSED = (
     IncompatibleBrokerVersion,
     SecurityDisabled,
 )
+_NO_ANSWER_BYTES = 1 << 28
+"""An answer that claims to be longer begins with something else, such as a TLS alert."""
+
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING")
 
 
@@ -110,6 +114,8 @@ def sentence(error: BaseException, identity: Identity) -> str:
         return f"the broker does not offer the mechanism {identity.mechanism}"
     if isinstance(error, BrokerResponseError):
         return str(error.args[0] if error.args and error.args[0] else error.description or type(error).__name__)
+    if isinstance(error, asyncio.IncompleteReadError):
+        return f"the connection was closed{_guess_at_close(error, identity)}"
     return (str(error) or type(error).__name__) + _guess(error, identity)
 
 
@@ -141,9 +147,12 @@ def _guess(error: BaseException, identity: Identity) -> str:
         return " (is this a port for TLS?)"
     if isinstance(error, ConnectionError) and identity.tls and not isinstance(error, ConnectionRefusedError):
         return " (the connection was closed in the TLS handshake: is this a port for TLS?)"
-    if isinstance(error, KafkaConnectionError) and str(error).endswith("closed"):
-        expected = "another kind of login" if identity.tls else "TLS or a login"
-        return f" at the first request (does this port expect {expected}?)"
     if isinstance(error, TimeoutError) and not error.args:
         return ": no answer in time"
+    return ""
+
+
+def _guess_at_close(error: asyncio.IncompleteReadError, identity: Identity) -> str:
+    if (error.expected or 0) > _NO_ANSWER_BYTES and not identity.tls:
+        return ", and what came before is no answer of Kafka's (does this port expect TLS?)"
     return ""

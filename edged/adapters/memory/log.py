@@ -154,12 +154,13 @@ class MemoryLog:
         await self._available()
         return {topic: len(self._topics[topic]) for topic in topics if topic in self._topics}
 
-    async def ensure(self, topics: Sequence[TopicSpec]) -> None:
+    async def ensure(self, topics: Sequence[TopicSpec]) -> list[str]:
         await self._available()
         if self.creates_topics:
             for topic in topics:
                 if topic.name not in self._topics:
                     self._create(topic.name, topic.partitions)
+        return [topic.name for topic in topics if topic.name not in self._topics]
 
     def _append(self, message: Message) -> int:
         partitions = self._topics.get(message.topic) or self._create(message.topic, 1)

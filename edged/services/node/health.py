@@ -59,6 +59,10 @@ class HealthBoard:
             degraded_s = asyncio.get_running_loop().time() - state.since
             logger().info("health.recovered", part=part, degraded_s=round(degraded_s, 3))
 
+    def reason(self, part: str) -> str:
+        """Why the part is degraded; empty when it is not."""
+        return self._parts[part].reason if part in self._parts else ""
+
     def summary(self) -> str:
         """The state on one line of at most 80 characters: "ok", or the degraded parts with reasons, oldest first."""
         if not self._parts:
