@@ -19,7 +19,7 @@ class WriteBudget:
     """A token bucket of bytes: holds an eighth of a day's budget, starts full, and refills by the rest in a day.
 
     In any 24 hours at most `budget_bytes_per_day` are written, plus what the last batch took beyond its estimate.
-    `now_s`: wall time, so that a restart does not refill it. A clock that is set back refills nothing.
+    `now_s`: of a clock that nobody sets. Only a restart goes by the wall clock, of which a jump refills it once.
     """
 
     budget_bytes_per_day: int
@@ -49,13 +49,13 @@ class WriteBudget:
         self._tokens = min(self._max_tokens, self._tokens + elapsed_s * rate)
         self._at_s = now_s
 
-    def state(self) -> str:
-        """The state as JSON, for `restored`."""
-        return json.dumps({"tokens": self._tokens, "at_s": self._at_s})
+    def state(self, wall_s: float) -> str:
+        """The state at the Unix time `wall_s`, of the last call's moment, as JSON, for `restored`."""
+        return json.dumps({"tokens": self._tokens, "at_s": wall_s})
 
     @classmethod
-    def restored(cls, budget_bytes_per_day: int, state: str) -> Self:
-        """A budget that resumes from `state`; a full one when that is malformed."""
+    def restored(cls, budget_bytes_per_day: int, state: str, now_s: float, wall_s: float) -> Self:
+        """A budget that resumes from `state` now, at the Unix time `wall_s`; a full one when that is malformed."""
         budget = cls(budget_bytes_per_day)
         try:
             values = json.loads(state)
@@ -63,5 +63,5 @@ class WriteBudget:
         except (KeyError, TypeError, ValueError, RecursionError):
             return budget
         if isfinite(tokens) and isfinite(at_s):
-            budget._tokens, budget._at_s = min(tokens, budget._max_tokens), at_s
+            budget._tokens, budget._at_s = min(tokens, budget._max_tokens), now_s - max(0.0, wall_s - at_s)
         return budget

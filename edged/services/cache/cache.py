@@ -52,7 +52,7 @@ class Cache:
 
     `memory_bytes` limits payloads and their overhead, `disk_bytes` the stored bytes on the disk, as does that tier's
     own capacity. Nothing is ever evicted but the victims passed to `admit`, and what an earlier run left. Leaving
-    closes the disk tier. `wall_time`: Unix time, for the write budget alone.
+    closes the disk tier. `wall_time`: Unix time, to resume the write budget.
     """
 
     def __init__(
@@ -82,17 +82,17 @@ class Cache:
         if self._disk is not None:
             loop = asyncio.get_running_loop()
             begin_s = loop.time()
-            await run_in_worker(self._scan, self._disk)
+            await run_in_worker(self._scan, self._disk, begin_s)
             ms = (loop.time() - begin_s) * 1e3
             logger().info("cache.opened", entries=len(self._table), bytes=self._disk_bytes, ms=ms)
         return self
 
-    def _scan(self, disk: DiskTier) -> None:
+    def _scan(self, disk: DiskTier, now_s: float) -> None:
         for key, num_bytes in disk.keys():  # noqa: SIM118 - no mapping but a port
             self._table[key] = num_bytes
             self._spare[key] = 1  # until it is wanted: its block may no longer be in the archive
             self._disk_bytes += num_bytes
-        self._gate.restore()
+        self._gate.restore(now_s)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -27,8 +27,8 @@ class DiskGate:
 
     Without `disk`, nothing may be written.
     `max_bytes`: what the disk may hold at most; `limit_bytes`: the same, or less after it refused a batch. Each batch
-    that it takes from then on raises the limit, so that the true limit is found again. `wall_time`: Unix time, for the
-    budget alone.
+    that it takes from then on raises the limit, so that the true limit is found again. `wall_time`: Unix time, by which
+    a restart resumes the budget.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class DiskGate:
         self._is_over_budget = False
         self.max_bytes = self.limit_bytes = 0 if disk is None else min(disk_bytes, disk.capacity_bytes)
 
-    def restore(self) -> None:
-        """Resume the write budget of an earlier run; blocking."""
+    def restore(self, now_s: float) -> None:
+        """Resume the write budget of an earlier run, at `now_s` of the event loop's clock; blocking."""
         if self._disk is not None and self._written_bytes_per_day is not None:
-            self._budget = WriteBudget.restored(self._written_bytes_per_day, self._disk.note)
+            self._budget = WriteBudget.restored(self._written_bytes_per_day, self._disk.note, now_s, self._wall_time())
 
     @property
     def is_open(self) -> bool:
@@ -67,7 +67,7 @@ class DiskGate:
             return True
         is_measured = self._stored_bytes > SPILL_BYTES
         amplification = self._disk.written_bytes / self._stored_bytes if is_measured else _FIRST_AMPLIFICATION
-        allowed = self._budget.allows(int(num_bytes * amplification), self._wall_time())
+        allowed = self._budget.allows(int(num_bytes * amplification), asyncio.get_running_loop().time())
         if not allowed and not self._is_over_budget:
             logger().warning(
                 "cache.write_budget",
@@ -82,8 +82,8 @@ class DiskGate:
         assert self._disk is not None, "nothing is written without a disk"
         self._stored_bytes += stored_bytes
         if self._budget is not None:
-            self._budget.spend(written_bytes, self._wall_time())
-            self._disk.set_note(self._budget.state())
+            self._budget.spend(written_bytes, asyncio.get_running_loop().time())
+            self._disk.set_note(self._budget.state(self._wall_time()))
         self.max_bytes = min(self._given_bytes, self._disk.capacity_bytes)
         self.limit_bytes = min(self.limit_bytes, self.max_bytes)
 

@@ -46,17 +46,26 @@ def test_a_batch_larger_than_the_bucket_needs_it_full():
 def test_a_restart_does_not_refill_the_bucket():
     budget = WriteBudget(8000)
     budget.spend(1000, 100.0)
-    again = WriteBudget.restored(8000, budget.state())
-    assert not again.allows(500, 100.0)
-    assert again.allows(500, 100.0 + DAY_S)
+    again = WriteBudget.restored(8000, budget.state(1e9), 7.0, 1e9)
+    assert not again.allows(500, 7.0)
+    assert again.allows(500, 7.0 + DAY_S)
 
 
-def test_a_clock_that_is_set_back_refills_nothing():
+def test_a_day_in_which_nothing_ran_refills_it():
     budget = WriteBudget(8000)
-    budget.spend(1000, 1e6)
-    assert not budget.allows(100, 0.0)
+    budget.spend(1000, 100.0)
+    assert WriteBudget.restored(8000, budget.state(1e9), 7.0, 1e9 + DAY_S).allows(500, 7.0)
+
+
+def test_a_start_under_a_clock_that_is_set_back_refills_nothing_then_or_when_it_is_right_again():
+    budget = WriteBudget(8000)
+    budget.spend(1000, 100.0)
+    in_1970 = WriteBudget.restored(8000, budget.state(1e9), 7.0, 60.0)
+    assert not in_1970.allows(100, 8.0)
+    again = WriteBudget.restored(8000, in_1970.state(1e9 + 1), 3.0, 1e9 + 2)
+    assert not again.allows(100, 3.0)
 
 
 @pytest.mark.parametrize("state", ["", "{}", "[]", '{"tokens": NaN, "at_s": 0}', '{"tokens": "x", "at_s": 0}', "null"])
 def test_a_malformed_state_gives_a_full_budget(state):
-    assert WriteBudget.restored(8000, state).allows(1000, 0.0)
+    assert WriteBudget.restored(8000, state, 0.0, 1e9).allows(1000, 0.0)

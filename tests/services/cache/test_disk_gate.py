@@ -16,7 +16,7 @@ FULL = DiskFull("no space left")
 
 def gate(disk: MemoryDiskTier | None, per_day: int | None = None, now_s: float = 1e9) -> DiskGate:
     made = DiskGate(disk, 64 * MIB, per_day, lambda: now_s)
-    made.restore()
+    made.restore(0.0)
     return made
 
 
