@@ -56,7 +56,7 @@ class RetryingArchive:
 
     def refuse(self, stream: str, source: str, reason: str) -> SourceRefused:
         part = part_of(stream, source)
-        self._health.degraded(part, reason)
+        self._health.degraded(part, reason, awaited=False)  # the others go on, or stall
         if part not in self._backoff_of:
             self._backoff_of[part] = self._new_backoff(_MAX_SOURCE_RETRY_S)
         return SourceRefused(reason, self._backoff_of[part].next_s())

@@ -7,12 +7,14 @@ import asyncio
 import math
 from dataclasses import dataclass
 
-from edged.log import logger
+from edged.log import Throttle, logger
 
 STATUS_LENGTH = 80
 """Characters of a status line; `systemctl status` shows it on one terminal line."""
 
 _REASON_EVERY_S = 60.0
+_MAX_BEGINNINGS = 6
+"""Of one part in a minute that are logged, each with its end: what fails for one and works for the next flaps."""
 
 
 @dataclass(slots=True)
@@ -32,6 +34,7 @@ class HealthBoard:
 
     def __init__(self) -> None:
         self._parts: dict[str, _Degradation] = {}
+        self._throttle = Throttle(_REASON_EVERY_S, limit=_MAX_BEGINNINGS)
 
     @property
     def is_degraded(self) -> bool:
@@ -44,18 +47,22 @@ class HealthBoard:
         return any(state.awaited for state in self._parts.values())
 
     def degraded(self, part: str, reason: str, *, awaited: bool = True) -> None:
-        """`part` is unusable because of `reason`. Logged when it begins; a new reason at most once a minute."""
+        """`part` is unusable because of `reason`. Logged when it begins; a new reason at most once a minute.
+
+        Of a part that begins and ends again and again, six times a minute are logged.
+        """
         now = asyncio.get_running_loop().time()
         state = self._parts.setdefault(part, _Degradation(reason, now, -math.inf, "", awaited))
         state.reason = reason
-        if reason != state.logged_reason and now - state.logged_at >= _REASON_EVERY_S:
+        is_due = reason != state.logged_reason and now - state.logged_at >= _REASON_EVERY_S
+        if is_due and self._throttle.pass_on(part, now) is not None:
             state.logged_at, state.logged_reason = now, reason
             logger().warning("health.degraded", part=part, reason=reason)
 
     def recovered(self, part: str) -> None:
         """`part` works. Logged if it was degraded."""
         state = self._parts.pop(part, None)
-        if state is not None:
+        if state is not None and state.logged_reason:
             degraded_s = asyncio.get_running_loop().time() - state.since
             logger().info("health.recovered", part=part, degraded_s=round(degraded_s, 3))
 

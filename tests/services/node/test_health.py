@@ -62,6 +62,23 @@ async def test_the_summary_names_the_longest_outage_first():
     assert board.is_degraded
 
 
+async def test_a_part_that_works_for_one_and_fails_for_the_next_is_told_six_times_a_minute(log_lines):
+    board = HealthBoard()
+    for _ in range(100):
+        board.degraded("archive_read", "denied")
+        board.recovered("archive_read")
+    board.degraded("kafka", "no answer")
+    assert [line["part"] for line in log_lines("health.degraded")] == ["archive_read"] * 6 + ["kafka"]
+    assert len(log_lines("health.recovered")) == 6
+
+    board.degraded("archive_read", "denied")
+    await asyncio.sleep(61)
+    board.degraded("archive_read", "denied")
+    board.recovered("archive_read")
+    assert len(log_lines("health.degraded")) == 8
+    assert log_lines()[-1]["degraded_s"] == 61
+
+
 async def test_what_no_service_waits_for_is_shown_but_excuses_no_stall():
     board = HealthBoard()
     board.degraded("clock", "3 h ahead", awaited=False)
