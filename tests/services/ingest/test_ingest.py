@@ -228,3 +228,25 @@ async def test_a_negative_timestamp_does_not_spoil_the_pack():
     intake_ = intake(log)
     await run_until(intake_.uplink, lambda: intake_.uplink.statistics().ingested_samples == 2)
     assert identities(archived(log)) == [("cam", 0, 0), ("cam", 0, 1)]
+
+
+@pytest.mark.parametrize("flood", [grey(0), b"junk"], ids=["samples", "dead letters"])
+async def test_a_device_that_floods_costs_the_others_a_turn_and_each_turn_few_writes(monkeypatch, flood):
+    log, writes = MemoryLog(), 0
+    append = log.append
+
+    async def append_noted(messages):
+        nonlocal writes
+        writes += 1
+        return await append(messages)
+
+    await log.append([from_device("cam", flood)] * 20_000)
+    await log.append([from_device("cam-2", grey(i)) for i in range(10)])
+    monkeypatch.setattr(log, "append", append_noted)
+    ingest = intake(log).ingest
+    async with ingest.reading(await ingest.partitions(), {}):
+        turns = [await ingest.batch(timeout_s=0) for _ in range(2)]
+
+    assert {each.device for each in turns[0]} == {"cam"}
+    assert [each.offset for each in turns[1] if each.device == "cam-2"] == list(range(10))
+    assert writes <= 2
