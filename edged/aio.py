@@ -1,4 +1,4 @@
-"""Blocking work in worker threads, and exponential backoff between retries.
+"""Blocking work in worker threads, exponential backoff between retries, and word of what takes long.
 
 Starts no tasks: only `app` does.
 """
@@ -11,6 +11,13 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar, TypeVarTuple, cast
+
+from edged.log import Throttle, logger
+
+TELL_AFTER_S = 30.0
+"""A longer wait is logged: what is waited for is away, or has far more to give than usual."""
+
+_TELL_AGAIN_S = 600.0
 
 Ts = TypeVarTuple("Ts")
 R = TypeVar("R")
@@ -81,3 +88,26 @@ class Backoff:
     async def wait(self) -> None:
         """Sleep for `next_s()`. Cancelled: the sleep ends at once."""
         await asyncio.sleep(self.next_s())
+
+
+class LongWait:
+    """Says what is waited for once that takes long, again now and then, and when it is over. Used by one task."""
+
+    def __init__(self) -> None:
+        self._since_s = asyncio.get_running_loop().time()
+        self._told = Throttle(_TELL_AGAIN_S)
+        self._what = ""
+
+    def goes_on(self, what: str) -> None:
+        """Still waiting, for `what`. To be called about every second."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._since_s >= TELL_AFTER_S and self._told.pass_on("", now_s) is not None:
+            self._what = what
+            logger().warning("life.waiting", wait_for=what, waited_s=round(now_s - self._since_s, 3))
+
+    def is_over(self) -> None:
+        """No longer waiting."""
+        if self._what:
+            waited_s = asyncio.get_running_loop().time() - self._since_s
+            logger().info("life.waited", wait_for=self._what, waited_s=round(waited_s, 3))
+            self._what = ""

@@ -50,6 +50,10 @@ EVENTS: Mapping[str, Event] = {
         "A service failed; the process ends. systemd restarts it, unless that does not help.",
         err=str, err_type=str, traceback=str,
     ),
+    "life.waiting": event(
+        "The start, or a recovery, waits for something for more than 30 s.", wait_for=str, waited_s=float
+    ),
+    "life.waited": event("What was waited for has come.", wait_for=str, waited_s=float),
     "life.notify_failed": event("A notification did not reach the service manager.", err=str),
     "health.degraded": event(
         "An external part does not answer, or (`archive/<stream>/<source>`) a source cannot be archived.",
@@ -75,6 +79,11 @@ EVENTS: Mapping[str, Event] = {
         " read from its beginning; nothing of the former one is read any more.",
         topic=str, partition=int, wanted_offset=int, next_offset=int,
     ),
+    "kafka.held_up": event(
+        "A transaction of another client is open: nothing after `offset` can be read before it ends.",
+        topic=str, partition=int, offset=int, records=int, held_s=float,
+    ),
+    "kafka.let_go": event("That transaction has ended.", topic=str, partition=int, offset=int, held_s=float),
     "kafka.client": event(
         "A message of the Kafka client; `suppressed` more since the last such line.",
         message=str, logger=str, suppressed=int,

@@ -23,9 +23,13 @@ class TopicPartition(NamedTuple):
 
 
 class Watermarks(NamedTuple):
-    """The first offset still kept (`low`) and the next to be written (`high`)."""
+    """The first offset still kept (`low`) and the next to be written (`high`).
+
+    `stable`, Kafka's last stable offset: of the first record in a transaction that is still open; else `high`.
+    """
 
     low: int
+    stable: int
     high: int
 
 
@@ -100,7 +104,11 @@ class TopicSpec:
 
 
 class LogReader(Protocol):
-    """Reads partitions from given positions, in order, without a consumer group's rebalancing."""
+    """Reads partitions from given positions, in order, without a consumer group's rebalancing.
+
+    Delivers records, up to the last stable offset: none of an aborted transaction, no transaction's marker, no batch
+    that cannot be decoded. Offsets of what is no record are passed, also when no record follows.
+    """
 
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Record]:
         """The next records, at most `max_records`; empty when none came within `timeout_s`.
@@ -119,24 +127,26 @@ class LogReader(Protocol):
         """Commit the next places to read, for lag tools and restarts, each with the note. Needs the reader's group."""
 
     def position(self, partition: TopicPartition) -> int:
-        """The offset from which the next poll delivers; already past offsets that hold no readable record."""
+        """The offset from which the next poll delivers; after an empty poll, past all that is no record."""
 
     def place(self, partition: TopicPartition) -> Place:
         """The place of `position`, after what was delivered. Hashes the last record delivered."""
 
     def lag(self) -> int:
-        """Records not yet delivered, by the high watermarks last seen; 0 before the first response."""
+        """Offsets not yet passed, by the ends last seen; 0 before the first response."""
 
 
 class Log(Protocol):
     """Apache Kafka, as far as edged needs it. While the broker is unavailable every method waits; cancel to stop."""
 
     def reader(
-        self, positions: Mapping[TopicPartition, Place | int], *, group: str | None = None
+        self, positions: Mapping[TopicPartition, Place | int], *, group: str | None = None, own: bool = False
     ) -> AbstractAsyncContextManager[LogReader]:
         """A reader of exactly these partitions, from exactly these places.
 
         An offset alone is one of the log as it is now; a place that is of another log is treated as by `resume`.
+        `own`: to look up what this node has written itself, which is in no transaction: up to the high watermark,
+        however long others' transactions are open. It delivers none of their records that are not committed.
         """
 
     async def resume(self, kept: Mapping[TopicPartition, Place]) -> dict[TopicPartition, Place]:
@@ -154,7 +164,7 @@ class Log(Protocol):
         """
 
     async def watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
-        """Low and high watermarks now. A partition that does not exist yet has (0, 0)."""
+        """The watermarks now. A partition that does not exist yet has (0, 0, 0)."""
 
     async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed]:
         """What the group has committed; partitions without it are left out."""

@@ -296,8 +296,8 @@ async def test_watermarks_are_zero_until_the_partition_exists(log: Log, topic: s
 
     await log.append(numbered(topic, 7))
 
-    assert before == {partition: Watermarks(0, 0)}
-    assert await log.watermarks([partition]) == {partition: Watermarks(0, 7)}
+    assert before == {partition: Watermarks(0, 0, 0)}
+    assert await log.watermarks([partition]) == {partition: Watermarks(0, 7, 7)}
 
 
 @every_log
@@ -311,7 +311,7 @@ async def test_records_before_an_offset_are_deleted_or_the_broker_says_that_it_d
         assert await log.trim({partition: 2}) == {partition: 3}
     except LogRefused:
         low = 0
-    assert await log.watermarks([partition]) == {partition: Watermarks(low, 5)}
+    assert await log.watermarks([partition]) == {partition: Watermarks(low, 5, 5)}
     async with log.reader({partition: low}) as reader:
         assert (await reader.poll(max_records=1, timeout_s=10))[0].offset == low
 
@@ -539,7 +539,7 @@ async def test_admin_requests_wait_while_the_broker_is_away(bed: Bed, log: Log, 
         await health.until_degraded()
     bed.resume()
 
-    assert await question == {partition: Watermarks(0, 2)}
+    assert await question == {partition: Watermarks(0, 2, 2)}
     assert health.reasons == {}
 
 

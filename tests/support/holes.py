@@ -18,8 +18,8 @@ def hide(log: MemoryLog, topic: str, times: dict[int, float]) -> None:
         return left.get(record.offset, -1) >= 0
 
     @asynccontextmanager
-    async def reader(positions, *, group=None) -> AsyncIterator[MemoryReader]:
-        async with open_reader(positions, group=group) as inner:
+    async def reader(positions, *, group=None, own=False) -> AsyncIterator[MemoryReader]:
+        async with open_reader(positions, group=group, own=own) as inner:
             poll = inner.poll
 
             async def hiding(*, max_records: int, timeout_s: float) -> list[Record]:
@@ -37,8 +37,8 @@ def delay(log: MemoryLog, topic: str, polls: int) -> None:
     open_reader = log.reader
 
     @asynccontextmanager
-    async def reader(positions, *, group=None) -> AsyncIterator[MemoryReader]:
-        async with open_reader(positions, group=group) as inner:
+    async def reader(positions, *, group=None, own=False) -> AsyncIterator[MemoryReader]:
+        async with open_reader(positions, group=group, own=own) as inner:
             poll, lag, left = inner.poll, inner.lag, polls * any(partition.topic == topic for partition in positions)
 
             async def late(*, max_records: int, timeout_s: float) -> list[Record]:

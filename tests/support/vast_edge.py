@@ -75,9 +75,9 @@ class VastLog:
 
     @asynccontextmanager
     async def reader(
-        self, positions: Mapping[TopicPartition, Place | int], *, group: str | None = None
+        self, positions: Mapping[TopicPartition, Place | int], *, group: str | None = None, own: bool = False
     ) -> AsyncIterator["VastLog"]:
-        del group
+        del group, own
         [(self._topic, self._partition)] = positions
         yield self
 
@@ -123,7 +123,7 @@ class VastLog:
         return dict(kept)
 
     async def watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
-        return dict.fromkeys(partitions, Watermarks(0, 0))
+        return dict.fromkeys(partitions, Watermarks(0, 0, 0))
 
     async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed]:
         del group, partitions

@@ -31,6 +31,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
+from edged.adapters.kafka import fetch
 from edged.adapters.kafka.connection import Connection, Setup
 from edged.adapters.kafka.refusals import RIGHTS, NotAllowed, refusal
 from edged.adapters.kafka.topic_ids import topic_ids
@@ -43,8 +44,7 @@ from edged.ports import Committed, TopicPartition, TopicSpec, Watermarks
 _EARLIEST, _LATEST = -2, -1
 _BROKERS_DEFAULT = -1
 _NO_GENERATION = -1  # commits without group membership, as with assign()
-_READ_UNCOMMITTED = 0
-_FETCH_WAIT_MS = 100
+_READ_UNCOMMITTED, _READ_COMMITTED = 0, 1
 _FETCH_TIMEOUT_S = 45.0
 """A batch of a megabyte takes as long on an uplink of 200 kbit/s."""
 
@@ -98,14 +98,15 @@ class Admin:
             leaders = await _leaders(client, {partition.topic for partition in wanted})
             known = {partition: leaders[partition] for partition in wanted if partition in leaders}
             low = await _offsets(client, known, _EARLIEST)
-            high = await _offsets(client, known, _LATEST)
+            stable = await _offsets(client, known, _LATEST, _READ_COMMITTED)
+            high = await _offsets(client, known, _LATEST)  # the last, as none of them goes back
             if not self._idempotent:
-                high = await _fetched_high_watermarks(
+                stable = high = await _fetched_high_watermarks(
                     client, known, {each: max(low[each], high[each] - 1) for each in known}
                 )
             return {
-                partition: Watermarks(low[partition], high[partition]) if partition in known else Watermarks(0, 0)
-                for partition in wanted
+                each: Watermarks(low[each], stable[each], high[each]) if each in known else Watermarks(0, 0, 0)
+                for each in wanted
             }
 
         return await self._connection.retry("a request for watermarks", call)
@@ -119,19 +120,22 @@ class Admin:
 
         return await self._connection.retry("a request for topics' ids", call) if wanted else {}
 
-    async def fetch(self, partition: TopicPartition, offset: int, max_bytes: int) -> bytes:
-        """The stored record batches from `offset` on, about `max_bytes`, the first one whole; empty without any."""
+    async def fetch(
+        self, partition: TopicPartition, offset: int, max_bytes: int, *, committed: bool = True
+    ) -> fetch.Answer:
+        """The stored record batches from `offset` on, about `max_bytes`, the first one whole; empty without any.
 
-        async def call(client: AIOKafkaClient) -> bytes:
+        Up to the last stable offset if `committed`.
+        """
+
+        async def call(client: AIOKafkaClient) -> fetch.Answer:
             leaders = await _leaders(client, {partition.topic})
             if partition not in leaders:
-                return b""
-            topics = [(partition.topic, [(partition.partition, offset, max_bytes)])]
-            request = FetchRequest(_FETCH_WAIT_MS, 1, max_bytes, _READ_UNCOMMITTED, topics)
-            answer = await client.send(leaders[partition], request)
-            [(_topic, [(_partition, code, _high, *_more, batches)])] = answer.topics
-            _check(code, partition.topic, allowed=(OffsetOutOfRangeError,), operation="Read")
-            return batches or b""
+                return fetch.Answer()
+            request = fetch.request(partition, offset, max_bytes, committed=committed)
+            code, answer = fetch.answer_of(await client.send(leaders[partition], request))
+            _check(code, partition.topic, operation="Read")
+            return answer
 
         return await self._fetches.retry("a fetch", call)
 
@@ -286,7 +290,7 @@ async def _metadata(client: AIOKafkaClient, topics: set[str]) -> tuple[dict[Topi
 
 
 async def _offsets(
-    client: AIOKafkaClient, leaders: Mapping[TopicPartition, int], which: int
+    client: AIOKafkaClient, leaders: Mapping[TopicPartition, int], which: int, isolation: int = _READ_UNCOMMITTED
 ) -> dict[TopicPartition, int]:
     offsets = {}
     for node in set(leaders.values()):
@@ -294,7 +298,7 @@ async def _offsets(
             raise LeaderNotAvailableError
         of_node = (partition for partition, leader in leaders.items() if leader == node)
         topics = _by_topic((each, (each.partition, which)) for each in of_node)
-        answer = await client.send(node, OffsetRequest(-1, _READ_UNCOMMITTED, topics))
+        answer = await client.send(node, OffsetRequest(-1, isolation, topics))
         for topic, partitions in answer.topics:
             for partition, code, _timestamp, offset in partitions:
                 _check(code, topic)
@@ -327,7 +331,7 @@ async def _fetched_high_watermarks(
     ends = {}
     for partition, node in leaders.items():
         topics = [(partition.topic, [(partition.partition, fetch_from[partition], 1)])]
-        answer = await client.send(node, FetchRequest(_FETCH_WAIT_MS, 1, 1, _READ_UNCOMMITTED, topics))
+        answer = await client.send(node, FetchRequest(fetch.WAIT_MS, 1, 1, _READ_UNCOMMITTED, topics))
         for topic, [(_partition, code, high, *_more)] in answer.topics:
             _check(code, topic, operation="Read")
             ends[partition] = high

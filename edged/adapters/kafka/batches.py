@@ -1,16 +1,20 @@
 """Decodes stored record batches one by one, within a limit on their decompressed size.
 
-aiokafka's consumer fails as a whole on a corrupt batch, and has no limit on what a batch decompresses to. Covers
-finding the corrupt one, and that limit. Fetches nothing.
+aiokafka's consumer fails as a whole on a corrupt batch and on a marker that compaction has emptied, and has no limit
+on what a batch decompresses to. Covers finding the corrupt one, the marker, and that limit. Fetches nothing.
 """
 
 import struct
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import cramjam
 import numpy as np
+from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
@@ -36,13 +40,28 @@ class Decoded(NamedTuple):
     error: str
 
 
-def decode(batches: bytes, partition: TopicPartition, first_offset: int) -> Decoded:
-    """The records from `first_offset` on in a fetch response, whose last batch may be truncated."""
+def decode(
+    batches: bytes,
+    partition: TopicPartition,
+    first_offset: int,
+    aborted: Iterable[tuple[int, int]] = (),
+    *,
+    in_transactions: bool = True,
+) -> Decoded:
+    """The records from `first_offset` on in a fetch response, whose last batch may be truncated.
+
+    Without those of the `aborted` transactions (producer id, first offset) and, unless `in_transactions`, of any.
+    """
     memory = MemoryRecords(batches)
+    transactions = _Transactions(aborted)
     records: list[Record] = []
     next_offset, first_error = first_offset, ""
     while memory.has_next():
         batch: Any = memory.next_batch()
+        is_aborted = transactions.is_aborted(batch)
+        if is_aborted or (batch.is_transactional and not in_transactions):
+            next_offset = max(next_offset, batch.next_offset)
+            continue
         decoded, error = _records(batch, partition)
         if error:
             if records:
@@ -56,13 +75,41 @@ def decode(batches: bytes, partition: TopicPartition, first_offset: int) -> Deco
     return Decoded(records, next_offset, first_error)
 
 
+class _Transactions:
+    """Which batches of a fetch response are of aborted transactions; to be asked about each in turn."""
+
+    def __init__(self, aborted: Iterable[tuple[int, int]]) -> None:
+        self._aborted = deque(sorted(aborted, key=itemgetter(1)))
+        self._producers: set[int] = set()
+
+    def is_aborted(self, batch: Any) -> bool:
+        if batch.producer_id is None or not batch.is_transactional:
+            return False
+        while self._aborted and self._aborted[0][1] <= batch.base_offset:
+            self._producers.add(self._aborted.popleft()[0])
+        if batch.is_control_batch:
+            if ends_aborted(batch):
+                self._producers.discard(batch.producer_id)
+            return False
+        return batch.producer_id in self._producers
+
+
+def ends_aborted(control_batch: Any) -> bool:
+    """Whether the batch is the marker of an aborted transaction; one that compaction has emptied is none."""
+    return any(ControlRecord.parse(record.key) == ABORT_MARKER for record in control_batch)
+
+
 def record_of(partition: TopicPartition, record: Any) -> Record:
     """An aiokafka record as a `Record`. A null value becomes an empty one."""
     return Record(*partition, record.offset, record.timestamp, record.key, record.value or b"", tuple(record.headers))
 
 
-def bound_unpacking() -> None:
-    """Patch aiokafka to raise ValueError for batches that decompress to more than MAX_UNPACKED_BYTES."""
+def patch_decoding() -> None:
+    """Patch aiokafka: ValueError for batches that decompress to more than MAX_UNPACKED_BYTES; none for empty markers.
+
+    Compaction keeps a producer's last batch without its records: in a compacted topic that may be a marker.
+    """
+    PartitionRecords._contains_abort_marker = lambda _, batch: ends_aborted(batch)  # noqa: SLF001
     for kind in (DefaultRecordBatch, LegacyRecordBatch):  # from the compiled module or the pure Python one
         module = sys.modules[kind.__module__]
         for name, unpack in _UNPACK.items():

@@ -24,6 +24,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.metadata import MetadataRequest
 
 from edged.adapters.kafka.client_log import ClientLog, ClientProblem
+from edged.adapters.kafka.open_transactions import OpenTransactions
 from edged.adapters.kafka.refusals import Identity, refusal, sentence
 from edged.aio import Backoff
 from edged.ports import Health
@@ -118,6 +119,7 @@ class Setup:
     client_log: ClientLog
     identity: Identity
     gives_up: bool = False
+    open_transactions: OpenTransactions = field(default_factory=OpenTransactions)
 
     def reason(self, error: KafkaError | OSError, cluster: ClusterMetadata | None = None) -> str:
         """The error for people. `cluster`: has the addresses of brokers that are known by their ids."""

@@ -40,7 +40,7 @@ async def look(
 
 async def _see(admin: Admin, partition: TopicPartition, place: Place, topic_id: str, marks: Watermarks) -> Seen:
     """Fetches no more than it takes: a batch may have a megabyte."""
-    low, high = marks
+    low, _stable, high = marks
     before = await _fingerprint(admin, partition, places.offset_of(place.before), marks) if place.before else ""
     seen = Seen(topic_id, low, high, before)
     if not topic_id:
@@ -71,6 +71,10 @@ async def _fingerprint_from(admin: Admin, partition: TopicPartition, offset: int
 
 
 async def _first_record(admin: Admin, partition: TopicPartition, offset: int) -> tuple[Record | None, int]:
-    """The first record of the batch at `offset`, from there on, and the offset after that batch."""
-    decoded = decode(await admin.fetch(partition, offset, _ONE_BATCH), partition, offset)
+    """The first record of the batch at `offset`, from there on, and the offset after that batch.
+
+    Also one of a transaction, open or aborted: its content is as good a sign of the log.
+    """
+    answer = await admin.fetch(partition, offset, _ONE_BATCH, committed=False)
+    decoded = decode(answer.batches, partition, offset)
     return (decoded.records[0] if decoded.records else None), decoded.next_offset

@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Self
 
 from edged.adapters.kafka.admin import Admin
-from edged.adapters.kafka.batches import bound_unpacking
+from edged.adapters.kafka.batches import patch_decoding
 from edged.adapters.kafka.broker_clock import BrokerClock
 from edged.adapters.kafka.client_log import ClientLog
 from edged.adapters.kafka.connection import Outages, Setup, ask_about_own_topics
 from edged.adapters.kafka.incarnations import look
+from edged.adapters.kafka.own_reader import OwnReader
 from edged.adapters.kafka.producer import Producer
 from edged.adapters.kafka.reader import KafkaReader
 from edged.adapters.kafka.refusals import Identity
@@ -44,7 +45,7 @@ class KafkaLog:
         Then what the brokers refuse for good raises LogRefused or LogForbidden, where a node would ask again. Raises
         OSError or ssl.SSLError when a certificate file cannot be used.
         """
-        bound_unpacking()
+        patch_decoding()
         ask_about_own_topics()
         self._client_log = ClientLog()
         self._setup = Setup(
@@ -68,9 +69,14 @@ class KafkaLog:
 
     @contextlib.asynccontextmanager
     async def reader(
-        self, positions: Mapping[TopicPartition, Place | int], *, group: str | None = None
-    ) -> AsyncIterator[KafkaReader]:
-        reader = KafkaReader(self._setup, self._admin, positions, group)
+        self, positions: Mapping[TopicPartition, Place | int], *, group: str | None = None, own: bool = False
+    ) -> AsyncIterator[KafkaReader | OwnReader]:
+        reader: KafkaReader | OwnReader
+        if own:
+            assert group is None, "what is looked up is not committed"
+            reader = OwnReader(self._admin, positions)
+        else:
+            reader = KafkaReader(self._setup, self._admin, positions, group)
         try:
             yield reader
         finally:

@@ -52,7 +52,7 @@ from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBat
 from edged.adapters.kafka.admin import Admin, ProducerState
 from edged.adapters.kafka.broker_clock import BrokerClock
 from edged.adapters.kafka.connection import CONNECT_TIMEOUT_S, Connection, Setup
-from edged.adapters.kafka.reader import KafkaReader
+from edged.adapters.kafka.own_reader import OwnReader
 from edged.adapters.kafka.refusals import NotAllowed
 from edged.aio import Backoff
 from edged.errors import RecordTooLarge
@@ -276,7 +276,7 @@ class Producer:
         partition = write.partition
         end = (await self._admin.watermarks([partition]))[partition].high
         by_id = {entry.id: entry for entry in write.missing}
-        reader = KafkaReader(self._setup, self._admin, {partition: self._search_from[partition]}, None)
+        reader = OwnReader(self._admin, {partition: self._search_from[partition]})
         try:
             while reader.position(partition) < end:
                 for record in await reader.poll(max_records=1000, timeout_s=1.0):

@@ -1,4 +1,4 @@
-"""Reads assigned partitions from given positions.
+"""Reads the committed records of assigned partitions from given positions.
 
 The reader keeps the positions itself: when an aiokafka consumer fails, its replacement resumes from them. No consumer
 group is joined; commits go through Admin. Before its first fetch, and again before what it fetched is delivered, the
@@ -10,6 +10,7 @@ every start.
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka import TopicPartition as KafkaPartition
@@ -19,10 +20,10 @@ from edged.adapters.kafka.admin import Admin
 from edged.adapters.kafka.batches import Decoded, decode, record_of
 from edged.adapters.kafka.connection import CONNECT_TIMEOUT_S, Setup, abandon, bootstrapping
 from edged.adapters.kafka.incarnations import look
+from edged.adapters.kafka.skipped import log_loss, log_unreadable
 from edged.aio import Backoff
 from edged.domain import place as places
 from edged.domain.place import Place
-from edged.log import logger
 from edged.ports import Record, TopicPartition
 
 _MIB = 1 << 20
@@ -48,6 +49,18 @@ _EMBEDDED_WAIT_MS = 40
 """The embedded broker checks for new records only twice per wait: a long wait delays them by a quarter of it."""
 
 
+class _EmptyFetches(NamedTuple):
+    """What fetches from `offset` on had said by the end of the last poll; had one of them records, the next has them.
+
+    `answered_ms` and `stable`: of the last answer. `since_ms`: of the last one before the first of these polls.
+    """
+
+    offset: int
+    answered_ms: int | None
+    stable: int
+    since_ms: int | None
+
+
 class KafkaReader:
     """A `ports.LogReader`, from `KafkaLog.reader`.
 
@@ -69,6 +82,8 @@ class KafkaReader:
         self._backoff = Backoff()
         self._connect_at_s = 0.0
         self._high: dict[TopicPartition, int] = {}
+        self._stable: dict[TopicPartition, int] = {}
+        self._empty: dict[TopicPartition, _EmptyFetches] = {}  # since the last record of any partition
         self._poll_timestamps: tuple[int | None, ...] = ()
         self._answered_s = asyncio.get_running_loop().time()
         self._checked_s = self._answered_s
@@ -98,7 +113,7 @@ class KafkaReader:
         await self._admin.commit(self._group, kept, note)
 
     def lag(self) -> int:
-        return sum(max(0, self._high.get(each, 0) - position) for each, position in self._positions.items())
+        return sum(max(0, self._stable.get(each, 0) - position) for each, position in self._positions.items())
 
     def position(self, partition: TopicPartition) -> int:
         return self._positions[partition]
@@ -131,7 +146,9 @@ class KafkaReader:
             return await self._skip_corrupt(consumer, max_records, error)
         # No await from here on until the records are kept: what aiokafka has delivered must reach the caller.
         if not batches:
+            await self._pass_what_is_no_record(consumer)
             return await self._handle_empty_poll(consumer)
+        self._empty.clear()
         self._fetched = [each for batch in batches.values() for each in batch]
         return await self._deliver(consumer, max_records)
 
@@ -141,10 +158,12 @@ class KafkaReader:
         is_known = all(self._places[each].is_named for each in fetched_from)
         if not is_known or asyncio.get_running_loop().time() >= self._check_at_s:
             await self._check_logs(consumer)
-        delivered, self._fetched = self._fetched[:max_records], self._fetched[max_records:]
+        fetched, self._fetched = self._fetched[:max_records], self._fetched[max_records:]
+        delivered = [self._delivered(TopicPartition(each.topic, each.partition), each) for each in fetched]
+        await self._pass_what_is_no_record(consumer)
         self._update(consumer)
         self._mark_answered()
-        return [self._delivered(TopicPartition(each.topic, each.partition), each) for each in delivered]
+        return delivered
 
     def _delivered(self, partition: TopicPartition, fetched: "ConsumerRecord[bytes, bytes]") -> Record:
         place = self._places[partition]
@@ -152,6 +171,12 @@ class KafkaReader:
         self._positions[partition] = record.offset + 1
         self._last[partition] = record
         return record
+
+    async def _pass_what_is_no_record(self, consumer: AIOKafkaConsumer) -> None:
+        """Go on to the consumer's own positions, which are after markers, too. Does not wait."""
+        if not self._fetched:
+            for partition in self._positions:
+                self._positions[partition] = await consumer.position(KafkaPartition(*partition))
 
     async def _check_logs(self, consumer: AIOKafkaConsumer) -> None:
         """Follow what has become another log since the last look. Raises TimeoutError, and then the check is due."""
@@ -169,13 +194,14 @@ class KafkaReader:
         seen = await look(self._admin, kept, self._setup.outages.deadline_s)
         for each, log in seen.items():
             self._high[each] = log.high
+            self._stable.pop(each, None)
             now = places.resume(kept[each], log)
             is_same = places.is_same(kept[each], log)
             if is_same and now.offset < log.low:
                 now = now._replace(offset=log.low)
-                _log_loss("kafka.gap", each, kept[each].offset, log.low)
+                log_loss("kafka.gap", each, kept[each].offset, log.low)
             elif not is_same and kept[each].offset > 0:
-                _log_loss("kafka.another_log", each, kept[each].offset, now.offset)
+                log_loss("kafka.another_log", each, kept[each].offset, now.offset)
             if now.offset != kept[each].offset or not is_same:
                 self._go_to(each, now)
                 if consumer is not None:
@@ -212,6 +238,7 @@ class KafkaReader:
         consumer = AIOKafkaConsumer(
             **self._setup.options,
             **_FETCH_LIMITS,
+            isolation_level="read_committed",
             fetch_max_wait_ms=_WAIT_MS if self._admin.idempotent else _EMBEDDED_WAIT_MS,
             auto_offset_reset="none",
             enable_auto_commit=False,
@@ -235,6 +262,7 @@ class KafkaReader:
         beyond = {each: offset for each, offset in self._positions.items() if offset > self._high.get(each, offset)}
         if beyond:
             await self._follow(beyond, consumer)
+        self._pass_empty_ends(consumer)
         # More than that is delay of this process itself, in which it could not have received an answer.
         now_s = asyncio.get_running_loop().time()
         self._silent_s += min(now_s - self._checked_s, _MAX_POLL_S)
@@ -250,14 +278,19 @@ class KafkaReader:
         return []
 
     def _update(self, consumer: AIOKafkaConsumer) -> None:
-        """Update the high watermarks, and note whether a fetch was answered since the last update."""
+        """Update the watermarks, and note whether a fetch was answered since the last update."""
+        now_s = asyncio.get_running_loop().time()
         timestamps = []
         for each in self._positions:
             partition = KafkaPartition(*each)
             timestamps.append(consumer.last_poll_timestamp(partition))
             high = consumer.highwater(partition)
             if high is not None:
-                self._high[each] = high
+                stable = consumer.last_stable_offset(partition)  # of the same answer
+                self._high[each], self._stable[each] = high, stable
+                self._setup.open_transactions.update(
+                    each, position=self._positions[each], stable=stable, high=high, now_s=now_s
+                )
         if tuple(timestamps) != self._poll_timestamps:
             self._poll_timestamps = tuple(timestamps)
             if any(timestamps):
@@ -265,6 +298,21 @@ class KafkaReader:
 
     def _any_exists(self, consumer: AIOKafkaConsumer) -> bool:
         return any(each.partition in (consumer.partitions_for_topic(each.topic) or ()) for each in self._positions)
+
+    def _pass_empty_ends(self, consumer: AIOKafkaConsumer) -> None:
+        """Pass the offsets up to the end whose batches compaction has removed whole: no fetch brings any."""
+        if not self._admin.idempotent:  # the embedded broker removes nothing, and may answer before it has looked
+            return
+        for each, offset in self._positions.items():
+            seen = consumer.last_poll_timestamp(KafkaPartition(*each)), self._stable.get(each, 0)
+            before = self._empty.get(each)
+            if before is None or before.offset != offset:
+                self._empty[each] = _EmptyFetches(offset, *seen, since_ms=seen[0])
+            elif before.answered_ms != before.since_ms and offset < before.stable:
+                self._positions[each] = before.stable
+                consumer.seek(KafkaPartition(*each), before.stable)
+            else:
+                self._empty[each] = _EmptyFetches(offset, *seen, since_ms=before.since_ms)
 
     async def _skip_corrupt(self, consumer: AIOKafkaConsumer, max_records: int, error: Exception) -> list[Record]:
         """After a decoding error: the records before the corrupt batch, or none and the position after it.
@@ -282,14 +330,7 @@ class KafkaReader:
             self._positions[partition] = records[-1].offset + 1
             self._last[partition] = records[-1]
         else:
-            logger().error(
-                "kafka.unreadable",
-                topic=partition.topic,
-                partition=partition.partition,
-                first_offset=self._positions[partition],
-                next_offset=decoded.next_offset,
-                err=decoded.error,
-            )
+            log_unreadable(partition, self._positions[partition], decoded)
             self._positions[partition] = decoded.next_offset
         for each, offset in self._positions.items():
             consumer.seek(KafkaPartition(*each), offset)  # records of other partitions may have been dropped with these
@@ -298,8 +339,8 @@ class KafkaReader:
 
     async def _find_corrupt(self, error: Exception) -> tuple[TopicPartition, Decoded]:
         for partition, offset in self._positions.items():
-            batches = await self._admin.fetch(partition, offset, _FETCH_LIMITS["max_partition_fetch_bytes"])
-            decoded = decode(batches, partition, offset)
+            answer = await self._admin.fetch(partition, offset, _FETCH_LIMITS["max_partition_fetch_bytes"])
+            decoded = decode(answer.batches, partition, offset, answer.aborted)
             if decoded.error:
                 return partition, decoded
         raise error
@@ -323,8 +364,3 @@ class KafkaReader:
         self._fetched = []  # the next consumer fetches it again
         if consumer is not None:
             await abandon(consumer.stop)
-
-
-def _log_loss(event: str, partition: TopicPartition, wanted: int, found: int) -> None:
-    topic, number = partition
-    logger().warning(event, topic=topic, partition=number, wanted_offset=wanted, next_offset=found)

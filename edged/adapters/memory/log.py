@@ -7,42 +7,18 @@ time from the event loop, so that fake time works. Every call passes through the
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from edged.adapters.memory.health import RecordingHealth
+from edged.adapters.memory.partition import Fate, Partition, Transaction
 from edged.domain import place as places
-from edged.domain.place import Place, Seen, fingerprint
+from edged.domain.place import Place
 from edged.errors import LogRefused, RecordTooLarge
 from edged.log import logger
 from edged.ports import Committed, Health, Message, Record, TopicPartition, TopicSpec, Watermarks
-
-
-@dataclass
-class _Partition:
-    """Records from offset `low` on."""
-
-    topic_id: str = ""
-    low: int = 0
-    records: list[Record] = field(default_factory=list)
-
-    @property
-    def high(self) -> int:
-        return self.low + len(self.records)
-
-    def seen(self, place: Place) -> Seen:
-        """The log as seen from the place."""
-        before = self.fingerprint(places.offset_of(place.before)) if place.before else ""
-        after = self.fingerprint(max(place.offset, self.low))
-        return Seen(self.topic_id, self.low, self.high, before, after, self.fingerprint(self.low))
-
-    def fingerprint(self, offset: int) -> str:
-        """Of the record at `offset`; "" when it is not here."""
-        if not self.low <= offset < self.high:
-            return ""
-        record = self.records[offset - self.low]
-        return fingerprint(offset, record.timestamp_ms, record.key, record.value, record.headers)
 
 
 class MemoryLog:
@@ -63,7 +39,7 @@ class MemoryLog:
         self.commits: dict[tuple[str, TopicPartition], Committed] = {}
         self._health = health or RecordingHealth()
         self._now_ms = now_ms
-        self._topics: dict[str, list[_Partition]] = {}
+        self._topics: dict[str, list[Partition]] = {}
         self._num_created = 0
         self._unavailable = False
         self._change = asyncio.Event()
@@ -90,9 +66,7 @@ class MemoryLog:
 
     def truncate(self, partition: TopicPartition, before: int) -> None:
         """Delete the records below offset `before`, as retention does."""
-        stored = self._of(partition)
-        del stored.records[: before - stored.low]
-        stored.low = before
+        self._of(partition).truncate(before)
         self._changed()
 
     async def trim(self, before: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
@@ -104,6 +78,19 @@ class MemoryLog:
                 self.truncate(partition, offset)
         return {partition: self._of(partition).low for partition in before}
 
+    def compact(self, partition: TopicPartition, first: int, end: int) -> None:
+        """Remove the records from offset `first` to `end` - 1, as compaction does: their offsets stay used."""
+        self._of(partition).remove(first, end)
+
+    def skip(self, partition: TopicPartition, count: int = 1) -> None:
+        """Append what is no record: a transaction's marker, or a batch that nobody can read."""
+        self._created(partition).skip(count)
+        self._changed()
+
+    def transaction(self) -> "MemoryTransaction":
+        """A transaction that another client has begun."""
+        return MemoryTransaction(self)
+
     def delete(self, topic: str) -> None:
         """Delete the topic and its commits; the next append recreates it, from offset 0."""
         del self._topics[topic]
@@ -112,7 +99,7 @@ class MemoryLog:
 
     def lose(self, partition: TopicPartition, kept: int = 0) -> None:
         """Lose the partition's newest records, as a disk does: `kept` are left. The topic keeps its id."""
-        del self._of(partition).records[kept:]
+        self._of(partition).lose(kept)
         self._changed()
 
     def mirror(self, topic: str) -> None:
@@ -124,9 +111,9 @@ class MemoryLog:
 
     @contextlib.asynccontextmanager
     async def reader(
-        self, positions: Mapping[TopicPartition, Place | int], *, group: str | None = None
+        self, positions: Mapping[TopicPartition, Place | int], *, group: str | None = None, own: bool = False
     ) -> AsyncIterator["MemoryReader"]:
-        yield MemoryReader(self, positions, group)
+        yield MemoryReader(self, positions, group, own=own)
 
     async def append(self, messages: Sequence[Message]) -> list[int]:
         await self._available()
@@ -139,7 +126,7 @@ class MemoryLog:
 
     async def watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
         await self._available()
-        return {partition: Watermarks(self._of(partition).low, self._of(partition).high) for partition in partitions}
+        return {partition: self._of(partition).watermarks for partition in partitions}
 
     async def resume(self, kept: Mapping[TopicPartition, Place]) -> dict[TopicPartition, Place]:
         await self._available()
@@ -162,10 +149,8 @@ class MemoryLog:
                     self._create(topic.name, topic.partitions)
         return [topic.name for topic in topics if topic.name not in self._topics]
 
-    def _append(self, message: Message) -> int:
-        partitions = self._topics.get(message.topic) or self._create(message.topic, 1)
-        partitions.extend(_Partition(partitions[0].topic_id) for _ in range(len(partitions), message.partition + 1))
-        partition = partitions[message.partition]
+    def _append(self, message: Message, transaction: Transaction | None = None) -> int:
+        partition = self._created(TopicPartition(message.topic, message.partition))
         self._appended += 1
         timestamp_ms = self._now_ms() if message.timestamp_ms is None else message.timestamp_ms
         record = Record(
@@ -177,12 +162,17 @@ class MemoryLog:
             message.value,
             (*message.headers, ("edged-id", self._appended.to_bytes(16, "big"))),
         )
-        partition.records.append(record)
+        partition.add(record, transaction)
         return record.offset
 
-    def _create(self, topic: str, partitions: int) -> list[_Partition]:
+    def _created(self, partition: TopicPartition) -> Partition:
+        partitions = self._topics.get(partition.topic) or self._create(partition.topic, 1)
+        partitions.extend(Partition(partitions[0].topic_id) for _ in range(len(partitions), partition.partition + 1))
+        return partitions[partition.partition]
+
+    def _create(self, topic: str, partitions: int) -> list[Partition]:
         topic_id = self._new_id()
-        self._topics[topic] = [_Partition(topic_id) for _ in range(partitions)]
+        self._topics[topic] = [Partition(topic_id) for _ in range(partitions)]
         return self._topics[topic]
 
     def _new_id(self) -> str:
@@ -195,9 +185,9 @@ class MemoryLog:
     def _exists(self, partition: TopicPartition) -> bool:
         return partition.partition < len(self._topics.get(partition.topic, ()))
 
-    def _of(self, partition: TopicPartition) -> _Partition:
+    def _of(self, partition: TopicPartition) -> Partition:
         partitions = self._topics.get(partition.topic, ())
-        return partitions[partition.partition] if partition.partition < len(partitions) else _Partition()
+        return partitions[partition.partition] if partition.partition < len(partitions) else Partition()
 
     async def _available(self) -> None:
         await asyncio.sleep(0)
@@ -211,6 +201,35 @@ class MemoryLog:
         self._change = asyncio.Event()
 
 
+class MemoryTransaction:
+    """A transaction of another client; made by `MemoryLog.transaction`."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+        self._transaction = Transaction()
+        self._partitions: set[TopicPartition] = set()
+
+    def append(self, messages: Sequence[Message]) -> list[int]:
+        """Write the messages; return their offsets."""
+        self._partitions |= {TopicPartition(each.topic, each.partition) for each in messages}
+        offsets = [self._log._append(each, self._transaction) for each in messages]
+        self._log._changed()
+        return offsets
+
+    def commit(self) -> None:
+        """End it: a marker follows in each partition, and its records can be read."""
+        self._end(Fate.COMMITTED)
+
+    def abort(self) -> None:
+        """End it: a marker follows in each partition, and its records are nobody's."""
+        self._end(Fate.ABORTED)
+
+    def _end(self, fate: Fate) -> None:
+        self._transaction.fate = fate
+        for each in self._partitions:
+            self._log.skip(each)
+
+
 _TICK_S = 1e-6
 """A shorter wait may not advance a fake clock: a loop that polls until a time would never end."""
 
@@ -218,10 +237,13 @@ _TICK_S = 1e-6
 class MemoryReader:
     """A `ports.LogReader` of a MemoryLog; made by `MemoryLog.reader`."""
 
-    def __init__(self, log: MemoryLog, positions: Mapping[TopicPartition, Place | int], group: str | None) -> None:
+    def __init__(
+        self, log: MemoryLog, positions: Mapping[TopicPartition, Place | int], group: str | None, *, own: bool
+    ) -> None:
         self._log = log
         self._places = {each: places.of(position) for each, position in positions.items()}
         self._group = group
+        self._own = own
 
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Record]:
         with contextlib.suppress(TimeoutError):
@@ -247,11 +269,18 @@ class MemoryReader:
         return self._places[partition]
 
     def lag(self) -> int:
-        return sum(max(0, self._log._of(each).high - place.offset) for each, place in self._places.items())
+        return sum(max(0, self._end(each) - place.offset) for each, place in self._places.items())
+
+    def _end(self, partition: TopicPartition) -> int:
+        marks = self._log._of(partition).watermarks
+        return marks.high if self._own else marks.stable
 
     def _any_waiting(self) -> bool:
         self._follow()
-        return self.lag() > 0
+        return any(
+            any(True for _ in self._log._of(each).readable(place.offset, own=self._own))
+            for each, place in self._places.items()
+        )
 
     def _follow(self) -> None:
         """Follow partitions that have become another log, and skip what was deleted."""
@@ -273,14 +302,15 @@ class MemoryReader:
         taken: list[Record] = []
         for partition, place in list(self._places.items()):
             stored = self._log._of(partition)
-            records = [
-                replace(record, incarnation=place.incarnation, topic_id=stored.topic_id)
-                for record in stored.records[place.offset - stored.low :][: limit - len(taken)]
-            ]
+            readable = itertools.islice(stored.readable(place.offset, own=self._own), limit - len(taken))
+            records = [replace(record, incarnation=place.incarnation, topic_id=stored.topic_id) for record in readable]
             if records:
                 taken += records
                 del self._places[partition]  # last in the next poll
                 self._places[partition] = records[-1].place_after()
+            if len(taken) < limit:
+                passed = self._places[partition]
+                self._places[partition] = passed._replace(offset=max(passed.offset, self._end(partition)))
         return taken
 
 

@@ -5,6 +5,7 @@ From the members themselves it uses nothing but their checkpoints, which the log
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from edged.domain.group.replay import Proof, ReplayEvent, StepApplied
 from edged.domain.topology import Topology
 from edged.errors import FormatError
 from edged.ports import Log, TopicPartition
+from edged.reading import read_to_end
 
 _MAX_RECORDS = 64
 
@@ -69,10 +71,12 @@ async def fold(log: Log, topology: Topology, state_folders: Mapping[str, Path], 
     replay = prepare(topology, job, None, list(state_folders.values()))
     sums = _Sums(outage)
     sums.take(replay.begin())
-    end = (await log.watermarks([partition]))[partition].high
-    async with log.reader({partition: 0}) as reader:
-        while replay.next_offset < end:
-            for record in await reader.poll(max_records=_MAX_RECORDS, timeout_s=1.0):
+    async with (
+        log.reader({partition: 0}) as reader,
+        aclosing(read_to_end(log, reader, partition, max_records=_MAX_RECORDS)) as reading,
+    ):
+        async for batch in reading:
+            for record in batch:
                 sums.count(record.value)
                 sums.take(replay.take(record.value, record.offset))
     sums.take(replay.end())

@@ -43,7 +43,7 @@ class Observer:
         found: list[Prediction] = []
         async with self.log.reader({partition: 0}) as reader:
             while (
-                len(found) < (await self.log.watermarks([partition]))[partition].high
+                reader.position(partition) < (await self.log.watermarks([partition]))[partition].stable
                 or len(found) + await self.num_dead_letters([edge]) < published
             ):
                 records = await reader.poll(max_records=_MAX_RECORDS, timeout_s=1.0)

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import aclosing
 from pathlib import Path
 
 from edged import log as logging
@@ -33,6 +34,8 @@ from edged.errors import (
     TopologyMismatch,
 )
 from edged.ports import TopicPartition
+from edged.reading import read_to_end
+from edged.services.group.log.ordered_reader import read_in_order
 from edged.settings import job_folder
 
 Take = Callable[[Iterable[ReplayEvent]], None]
@@ -132,13 +135,15 @@ async def _run(topology: Topology, job: Training, replay: Replay, take: Take) ->
 
 
 async def _take_all(kafka: PromptLog, partition: TopicPartition, replay: Replay, take: Take) -> None:
-    low, end = (await kafka.answer(kafka.log.watermarks([partition])))[partition]
-    if not low <= replay.next_offset <= end:
+    low, _stable, high = (await kafka.answer(kafka.log.watermarks([partition])))[partition]
+    if not low <= replay.next_offset <= high:
         raise LogGap(replay.next_offset, low)
     take(replay.begin())
-    async with kafka.log.reader({partition: replay.next_offset}) as reader:
-        while replay.next_offset < end:
-            records = await kafka.answer(reader.poll(max_records=_POLL_RECORDS, timeout_s=2 * kafka.timeout_s))
+    async with (
+        read_in_order(kafka.log, partition, replay.next_offset) as reader,
+        aclosing(read_to_end(kafka.log, reader, partition, max_records=_POLL_RECORDS)) as reading,
+    ):
+        while records := await kafka.answer(anext(reading, None)):
             for record in records:
                 take(replay.take(record.value, record.offset))
     take(replay.end())

@@ -130,8 +130,9 @@ class Replay:
         yield from self._prove()
 
     def take(self, blob: bytes, offset: int) -> Iterator[ReplayEvent]:
-        """The events of the record at `offset`. Raises LogGap if it is not the next one."""
-        self._group, actions = fold_blob(self._fold, self._rules, self._group, blob, offset)
+        """The events of the record at `offset`; those between it and the one before hold no record."""
+        group = self._group.skip_to(offset)
+        self._group, actions = fold_blob(self._fold, self._rules, group, blob, offset)
         for action in actions:
             match action:
                 case Begun():

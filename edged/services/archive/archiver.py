@@ -228,7 +228,7 @@ class Archiver:
         if not end.damage:
             return _Buffer(source, end.next_offset, dict(end.cursors), end.next_offset)
         partition = TopicPartition(topic)
-        low, high = (await self._log.watermarks([partition]))[partition]
+        low, _stable, high = (await self._log.watermarks([partition]))[partition]
         is_kept = low <= end.cursors_end and end.next_offset <= high
         logger().error(
             "archive.damaged",

@@ -150,7 +150,7 @@ class EpochServer:
             place = (await self._log.resume({self._partition: committed.place}))[self._partition]
             if places.is_continued(committed.place, place):
                 return place
-        low, high = (await self._log.watermarks([self._partition]))[self._partition]
+        low, _stable, high = (await self._log.watermarks([self._partition]))[self._partition]
         return Place(max(low, high - _MAX_OLD_REQUESTS))
 
     async def _receive(self, reader: LogReader) -> None:

@@ -137,11 +137,14 @@ class Follower:
         loop, state = asyncio.get_running_loop(), self.state
         first, step = self.group.next_offset, state.position.step
         begun_at = loop.time()
-        end = await self._log.end_offset()
         self._catches_up = True
         with self._liveness.waiting():
-            while self._log.position < end:  # not the fold's offset, which stays before records nobody can read
-                await self.poll(POLL_S)
+            reading = self._log.read_to_end()
+            async with contextlib.aclosing(reading):
+                async for records in reading:
+                    await self._take(records)
+                    self._liveness.count()
+                    await self._settle()
         self._catches_up = False
         if state.position.step > step:
             logger().info(
@@ -156,7 +159,8 @@ class Follower:
 
     async def poll(self, timeout_s: float) -> None:
         """Apply the records that come within `timeout_s`. Raises LogGap, and RecoveryNeeded for wrong weights."""
-        if await self._take(timeout_s):
+        if records := await self._log.poll(timeout_s):
+            await self._take(records)
             self._liveness.count()
             await self._settle()
 
@@ -164,16 +168,14 @@ class Follower:
         """Apply the records that are here already; when far behind, all that are in the log. Raises as `poll`."""
         while (lag := self._log.lag) > 0:
             is_far_behind = lag > _MAX_LAG_STEPS * len(self.address.edges) * self._parts_per_step
-            if not await self._take(POLL_S if is_far_behind else 0.0):
+            if not (records := await self._log.poll(POLL_S if is_far_behind else 0.0)):
                 break
+            await self._take(records)
             self._liveness.count()
         await self._settle()
 
-    async def _take(self, timeout_s: float) -> bool:
-        records = await self._log.poll(timeout_s)
-        if records:
-            await run_in_worker(self._fold_all, records, asyncio.get_running_loop().time())
-        return bool(records)
+    async def _take(self, records: Sequence[Record]) -> None:
+        await run_in_worker(self._fold_all, records, asyncio.get_running_loop().time())
 
     def _fold_all(self, records: Sequence[Record], now: float) -> None:
         """Runs in a worker thread. When it raises, the record that it raises for counts as not read."""

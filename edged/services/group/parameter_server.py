@@ -8,7 +8,7 @@ effect. If that update was deleted, it resumes with the members, from their publ
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import replace
 
 from edged.aio import run_in_worker
@@ -33,6 +33,7 @@ from edged.domain.training.state import TrainState
 from edged.errors import FormatError, LogGap
 from edged.log import Throttle, bind, logger
 from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
+from edged.reading import read_to_end
 from edged.services.group.checkpoints.reader import CheckpointReader, GroupTopics, read_checkpoints
 from edged.services.group.log.deadline import FIRST_DEADLINE_S, Deadline
 from edged.services.group.log.group_log import RECORDS_PER_POLL
@@ -96,7 +97,7 @@ class ParameterServer:
 
         Raises LogGap when more is deleted.
         """
-        low, high = (await self._log.watermarks([self._gradients]))[self._gradients]
+        low, _stable, high = (await self._log.watermarks([self._gradients]))[self._gradients]
         if not low <= self._state.next_offset <= high:
             self._state = replace(self._state, next_offset=low)
         logger().info("exchange.serving", step=self._state.step, offset=self._state.next_offset)
@@ -130,14 +131,14 @@ class ParameterServer:
 
     async def _restore(self) -> State:
         """The last complete update's state, or that of a published checkpoint after it; else the beginning."""
-        low, high = (await self._log.watermarks([self._train]))[self._train]
+        low, _stable, high = (await self._log.watermarks([self._train]))[self._train]
         if high == 0:  # no published checkpoint can name an offset in it
             return State(next_offset=await self._first_offset())
         # After the parts of the last two updates there can be a Begin, and a few records of each member an epoch; but
         # while no step is made, members that restart over and over may write any number of records.
         max_parts = -(-compress.max_bytes(self._rules.num_parameters) // group_records.MAX_CHUNK_BYTES)
         num_records = 2 * max_parts + 4 * MAX_MEMBERS
-        while (newest := await self._newest(max(low, high - num_records), high)) is None and high - num_records > low:
+        while (newest := await self._newest(max(low, high - num_records))) is None and high - num_records > low:
             num_records *= 4
         updated, offset = newest or (State(), -1)
         async with self._checkpoints() as checkpoints:
@@ -158,21 +159,26 @@ class ParameterServer:
 
         After them all, if they are of an epoch: that began in another log, and the members resume elsewhere.
         """
-        low, high = (await self._log.watermarks([self._gradients]))[self._gradients]
-        async with self._log.reader({self._gradients: low}) as reader:
-            while reader.position(self._gradients) < high:
-                records = await reader.poll(max_records=RECORDS_PER_POLL, timeout_s=_POLL_S)
+        low, _stable, high = (await self._log.watermarks([self._gradients]))[self._gradients]
+        async with (
+            self._log.reader({self._gradients: low}) as reader,
+            aclosing(read_to_end(self._log, reader, self._gradients, max_records=RECORDS_PER_POLL)) as reading,
+        ):
+            async for records in reading:
                 if any(isinstance(_decoded(record), Begin | Part | Tested) for record in records):
                     return high
         return low
 
-    async def _newest(self, start: int, high: int) -> tuple[State, int] | None:
+    async def _newest(self, start: int) -> tuple[State, int] | None:
         """The state in the last complete update from offset `start` on, and the update's last offset; None if none."""
         parts: dict[int, set[int]] = {}
         newest: tuple[State, int] | None = None
-        async with self._log.reader({self._train: start}) as reader:
-            while reader.position(self._train) < high:
-                for record in await reader.poll(max_records=RECORDS_PER_POLL, timeout_s=_POLL_S):
+        async with (
+            self._log.reader({self._train: start}, own=True) as reader,
+            aclosing(read_to_end(self._log, reader, self._train, max_records=RECORDS_PER_POLL, own=True)) as reading,
+        ):
+            async for records in reading:
+                for record in records:
                     update = _decoded(record)
                     if not isinstance(update, Update):
                         continue

@@ -154,9 +154,7 @@ class Companion:
         ]
         committed = await self._log.committed(self._group, partitions)
         self._places = {each: committed[each].place if each in committed else Place(0) for each in partitions}
-        self._published = await newest_published(
-            self._log, self._predictions, limit=_RECOVERED_BATCHES * self._batch, poll_s=self._poll_s
-        )
+        self._published = await newest_published(self._log, self._predictions, limit=_RECOVERED_BATCHES * self._batch)
         resumed = await self._log.resume(self._places)
         not_committed = [each for each in self._published if self._is_after(each, resumed)]
         if not_committed:
@@ -172,7 +170,7 @@ class Companion:
         """
         last = {self._partition(each): each for each in sorted(not_committed, key=lambda each: each.offset)}
         for partition, identity in last.items():
-            record = await record_at(self._log, partition, identity.offset, poll_s=self._poll_s)
+            record = await record_at(self._log, partition, identity.offset)
             if record is not None and self._identity(record) == identity:
                 self._places[partition] = record.place_after()
         async with self._log.reader({}, group=self._group) as reader:

@@ -3,43 +3,41 @@
 Reads the end of the predictions topic and single records; publishes nothing.
 """
 
+from contextlib import aclosing
+
 from edged.domain.samples.prediction import Identity, decode
 from edged.errors import FormatError
 from edged.ports import Log, Record, TopicPartition
+from edged.reading import newest, read_to_end
 
 
-async def newest_published(log: Log, partition: TopicPartition, *, limit: int, poll_s: float) -> set[Identity]:
+async def newest_published(log: Log, partition: TopicPartition, *, limit: int) -> set[Identity]:
     """The samples of the last `limit` predictions in `partition`; foreign messages are skipped.
 
     Waits while the broker is away. Cancelled: nothing changes.
     """
-    low, high = (await log.watermarks([partition]))[partition]
-    position = max(low, high - limit)
-    identities: set[Identity] = set()
-    async with log.reader({partition: position}) as reader:
-        while position < high:
-            records = await reader.poll(max_records=limit, timeout_s=poll_s)
-            for record in records:
-                position = record.offset + 1
-                try:
-                    identities.add(decode(record.value).identity)
-                except FormatError:
-                    continue  # not ours: nothing of ours is repeated by skipping it
-            if not records:  # the broker is away, or retention deleted them
-                position = max(position, (await log.watermarks([partition]))[partition].low)
-    return identities
+    return set(await newest(log, partition, _identity, count=limit))
 
 
-async def record_at(log: Log, partition: TopicPartition, offset: int, *, poll_s: float) -> Record | None:
+async def record_at(log: Log, partition: TopicPartition, offset: int) -> Record | None:
     """The record at `offset`; None if the partition does not have it, or has it no longer.
 
     Waits while the broker is away. Cancelled: nothing changes.
     """
-    async with log.reader({partition: offset}) as reader:
-        while True:
-            low, high = (await log.watermarks([partition]))[partition]
-            if not low <= offset < high:
-                return None
-            records = await reader.poll(max_records=1, timeout_s=poll_s)
-            if records:
-                return records[0] if records[0].offset == offset else None
+    low, stable, _high = (await log.watermarks([partition]))[partition]
+    if not low <= offset < stable:
+        return None
+    async with (
+        log.reader({partition: offset}) as reader,
+        aclosing(read_to_end(log, reader, partition, max_records=1, end=offset + 1)) as reading,
+    ):
+        async for records in reading:
+            return records[0] if records[0].offset == offset else None
+    return None
+
+
+def _identity(record: Record) -> Identity | None:
+    try:
+        return decode(record.value).identity
+    except FormatError:
+        return None  # not ours: nothing of ours is repeated by skipping it

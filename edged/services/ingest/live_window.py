@@ -6,12 +6,14 @@ topic, so a trainer that lags, or resumes from a checkpoint, misses none.
 
 import asyncio
 from collections import deque
+from contextlib import aclosing
 
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack
 from edged.errors import FormatError
 from edged.log import ThrottledLog, logger
 from edged.ports import Log, Record, TopicPartition
+from edged.reading import read_to_end
 
 MAX_BYTES = 4 << 20
 """Payload bytes of the newest packs kept in memory: about two seconds of a fast stream of small images."""
@@ -95,7 +97,7 @@ class LiveWindow:
                     elif (pack := self.take_nowait(offset)) is not None:
                         return pack
                     else:
-                        offset = await self._read(offset, end, timeout_s)
+                        offset = await self._read(offset, end)
         except TimeoutError:
             return None
 
@@ -104,23 +106,24 @@ class LiveWindow:
             await self._arrived.wait()
         return self._end
 
-    async def _read(self, offset: int, end: int, timeout_s: float) -> int:
+    async def _read(self, offset: int, end: int) -> int:
         """Read packs from `offset` on into memory; return the offset from which to try next."""
         self._read_back.clear()
-        self._read_back_start = position = offset
-        num_bytes = 0
-        async with self._log.reader({TopicPartition(self._topic): offset}) as reader:
-            while position < end and num_bytes < _MAX_READ_BACK_BYTES:
-                records = await reader.poll(max_records=_MAX_RECORDS, timeout_s=timeout_s)
-                if not records:
-                    break
+        self._read_back_start = offset
+        partition, num_bytes = TopicPartition(self._topic), 0
+        async with (
+            self._log.reader({partition: offset}, own=True) as reader,
+            aclosing(read_to_end(self._log, reader, partition, max_records=_MAX_RECORDS, end=end, own=True)) as reading,
+        ):
+            async for records in reading:
                 for record in records:
                     # Records beyond the end are not put yet.
                     if record.offset < end and (pack := self._decode(record)) is not None:
                         self._read_back.append((record.offset, pack))
                         num_bytes += pack.num_bytes
-                position = min(records[-1].offset + 1, end)
-        return offset if self._read_back else position
+                if num_bytes >= _MAX_READ_BACK_BYTES:
+                    break
+        return offset if self._read_back else end
 
     def _decode(self, record: Record) -> Pack | None:
         try:

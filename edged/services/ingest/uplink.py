@@ -8,8 +8,8 @@ Steps, for each pack:
 2. the pack, with its cursors, is acknowledged in the edge's own archive topic: now the samples are safe, and counted
 3. the live window has it
 4. the devices' offsets are committed, for lag tools and for when the archive topic has expired
-A crash before 2 reads the records again. After a crash past 2 the start finds the pack's cursors in the last record of
-the archive topic, whose only writer is this edge.
+A crash before 2 reads the records again. After a crash past 2 the start finds the cursors in the last pack of the
+archive topic, whose only writer is this edge.
 """
 
 import asyncio
@@ -22,8 +22,9 @@ from edged.domain.samples.pack import Pack
 from edged.domain.samples.packer import Packer
 from edged.domain.topology import Topology
 from edged.errors import FormatError
-from edged.log import logger
+from edged.log import Throttle, logger
 from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
+from edged.reading import newest
 from edged.services.ingest.dead_letters import DeadLetter
 from edged.services.ingest.ingest import Ingest
 from edged.services.ingest.live_window import LiveWindow
@@ -55,6 +56,7 @@ class Uplink:
         self._timing = timing
         self._packers: dict[str, Packer] = {}
         self._due_s: dict[str, float] = {}
+        self._throttle = Throttle()
         self._num_packs = 0
         self._num_samples = 0
 
@@ -90,21 +92,29 @@ class Uplink:
     async def _resume(self, stream: str) -> Mapping[str, int]:
         """The cursors of the stream's last pack; none when the topic holds no pack."""
         partition = TopicPartition(self._topic_of[stream])
-        while True:
-            low, high = (await self._log.watermarks([partition]))[partition]
-            last = await self._record(partition, high - 1) if low < high else None
-            if last is not None or low == high:
-                break
-        logger().info("uplink.resumed", stream=stream, next_offset=high)
+        last = await newest(self._log, partition, lambda record: self._cursors_of(record, stream))
+        end = (await self._log.watermarks([partition]))[partition].high
+        logger().info("uplink.resumed", stream=stream, next_offset=end)
         for live in self._live.get(stream, ()):
-            live.start(high)
-        return _cursors_of(last, stream) if last else {}
+            live.start(end)
+        return last[-1] if last else {}
 
-    async def _record(self, partition: TopicPartition, offset: int) -> Record | None:
-        """The record; None if it does not arrive in time or was deleted meanwhile."""
-        async with self._log.reader({partition: offset}) as reader:
-            records = await reader.poll(max_records=1, timeout_s=self._timing.kafka_deadline_s)
-        return records[0] if records else None
+    def _cursors_of(self, record: Record, stream: str) -> Mapping[str, int] | None:
+        """The cursors of a pack of `stream`; None, and a warning, when the record is something else."""
+        try:
+            pack = packs.decode(record.value)
+        except FormatError as error:
+            err = str(error)
+        else:
+            if pack.stream == stream:
+                return pack.cursors
+            err = f"a pack of stream {pack.stream!r}, not of {stream!r}"
+        suppressed = self._throttle.pass_on(record.topic, asyncio.get_running_loop().time())
+        if suppressed is not None:
+            logger().warning(
+                "uplink.malformed", topic=record.topic, offset=record.offset, err=err, suppressed=suppressed
+            )
+        return None
 
     async def _read(self, partitions: frozenset[TopicPartition]) -> None:
         """Read these partitions until the set of partitions changes."""
@@ -171,17 +181,3 @@ class Uplink:
     def _own(self, stream: str, cursors: Mapping[str, int]) -> dict[str, int]:
         """The cursors of the stream's devices; packs also hold those of former devices."""
         return {key: offset for key, offset in cursors.items() if self._ingest.stream_of(device_of(key)) == stream}
-
-
-def _cursors_of(record: Record, stream: str) -> Mapping[str, int]:
-    """The cursors of a pack of `stream`; none, and a warning, when the record is something else."""
-    try:
-        pack = packs.decode(record.value)
-    except FormatError as error:
-        err = str(error)
-    else:
-        if pack.stream == stream:
-            return pack.cursors
-        err = f"a pack of stream {pack.stream!r}, not of {stream!r}"
-    logger().warning("uplink.malformed", topic=record.topic, offset=record.offset, err=err, suppressed=0)
-    return {}

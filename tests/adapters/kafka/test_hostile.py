@@ -7,19 +7,19 @@ from typing import Any
 
 import cramjam
 import pytest
-from aiokafka import AIOKafkaClient
 from aiokafka.codec import lz4_encode
-from aiokafka.protocol.produce import ProduceRequest
 
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka
 from edged.ports import Message, TopicPartition, TopicSpec
 from tests.support.brokers import Broker
+from tests.support.foreign_producers import UNREADABLE as NOT_UTF8
+from tests.support.foreign_producers import write_batch
 from tests.support.record_batches import GZIP, LZ4, SNAPPY, ZSTD, batch, xerial
 
 UNREADABLE = {
-    "header_not_utf8": batch(header=b"\xff\xfe\xfa\xf0"),
+    "header_not_utf8": NOT_UTF8,
     "zstd_bomb": batch(bytes(64 << 20), codec=ZSTD, pack=cramjam.zstd.compress),
 }
 COMPRESSED = {
@@ -52,17 +52,6 @@ async def topic(log: KafkaLog) -> str:
     return name
 
 
-async def produce(broker: Broker, topic: str, data: bytes) -> None:
-    """Write a batch as it is, as a client of any make might."""
-    client = AIOKafkaClient(bootstrap_servers=broker.bootstrap)
-    await client.bootstrap()
-    try:
-        answer = await client.send(client.get_random_node(), ProduceRequest(None, -1, 5000, [(topic, [(0, data)])]))
-    finally:
-        await client.close()
-    assert answer.topics[0][1][0][1] == 0, "the broker refused the batch"
-
-
 async def read(log: KafkaLog, topics: list[str], count: int, max_records: int = 100) -> list[tuple[str, int, bytes]]:
     """The next `count` records: topic, offset, value."""
     found: list[tuple[str, int, bytes]] = []
@@ -83,7 +72,7 @@ async def test_a_batch_that_cannot_be_decoded_is_skipped_and_logged(
     await log.ensure([TopicSpec(other)])
     await log.append([Message(other, b"%d" % number) for number in range(50)])
     for _ in range(2):
-        await produce(broker, topic, UNREADABLE[name])
+        await write_batch(broker.bootstrap, topic, UNREADABLE[name])
     await log.append([Message(topic, b"last")])
 
     found = await read(log, [other, topic], count=52, max_records=7)
@@ -99,6 +88,6 @@ async def test_a_batch_that_cannot_be_decoded_is_skipped_and_logged(
 async def test_records_are_read_in_every_compression_that_kafka_has(
     log: KafkaLog, broker: Broker, topic: str, name: str
 ):
-    await produce(broker, topic, COMPRESSED[name])
+    await write_batch(broker.bootstrap, topic, COMPRESSED[name])
 
     assert await read(log, [topic], count=2) == [(topic, 0, b"first"), (topic, 1, bytes(100_000))]

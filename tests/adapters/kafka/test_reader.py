@@ -30,6 +30,9 @@ class SilentConsumer:
 
     def highwater(self, _partition: object) -> None: ...
 
+    async def position(self, _partition: object) -> int:
+        return 0
+
     def partitions_for_topic(self, _topic: str) -> set[int]:
         return {0}
 

@@ -17,13 +17,14 @@ def message(offset):
 
 
 async def newest(log, limit):
-    return sorted(each.offset for each in await newest_published(log, TOPIC, limit=limit, poll_s=1))
+    return sorted(each.offset for each in await newest_published(log, TOPIC, limit=limit))
 
 
 async def test_the_newest_predictions_are_found_and_foreign_messages_skipped():
     log = MemoryLog()
     await log.append([*map(message, range(5)), Message(TOPIC.topic, b"foreign"), message(5)])
-    assert await newest(log, 3) == [4, 5]
+    assert await newest(log, 1) == [5]
+    assert await newest(log, 2) == [4, 5]
     assert await newest(log, 100) == [0, 1, 2, 3, 4, 5]
 
 
@@ -39,5 +40,5 @@ async def test_a_record_is_found_by_its_offset_unless_it_is_deleted_or_not_writt
     log = MemoryLog()
     await log.append([message(0), message(1)])
     log.truncate(TOPIC, 1)
-    found = [await record_at(log, TOPIC, offset, poll_s=1) for offset in range(3)]
+    found = [await record_at(log, TOPIC, offset) for offset in range(3)]
     assert [each and each.offset for each in found] == [None, 1, None]

@@ -283,15 +283,15 @@ class CrashingLog:
         return call
 
     @contextlib.asynccontextmanager
-    async def reader(self, positions, *, group=None):
-        async with self._log.reader(positions, group=group) as reader:
+    async def reader(self, positions, *, group=None, own=False):
+        async with self._log.reader(positions, group=group, own=own) as reader:
             yield CrashingReader(reader, self)
 
 
 class CrashingReader(CrashingLog):
     def __init__(self, reader, log):
         self._log, self._parent = reader, log
-        self.lag = reader.lag
+        self.lag, self.position = reader.lag, reader.position
 
     def _point(self):
         self._parent._point()

@@ -7,7 +7,7 @@ Covers joining the pieces of a checkpoint, and which complete ones the log conti
 import hashlib
 import json
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,7 +22,8 @@ from edged.domain.training import checkpoint
 from edged.domain.training.state import TrainState
 from edged.errors import CheckpointCorrupt, FormatError, TopologyMismatch
 from edged.log import logger
-from edged.ports import Log, LogReader, Record, TopicPartition
+from edged.ports import Log, LogReader, Record, TopicPartition, Watermarks
+from edged.reading import read_to_end
 
 CHUNK_BYTES = 512 * 1024
 _SLOTS = 2
@@ -32,7 +33,6 @@ _SPARE_BYTES = 4 << 20
 _MAX_SLOTS = 3
 """Of an optimizer, the outer step's among them."""
 
-_POLL_S = 1.0
 _QUIET_S = 5.0
 """After this long without a record, nobody is writing a checkpoint at the moment."""
 
@@ -104,14 +104,13 @@ class CheckpointReader:
         num_slots = _MAX_SLOTS if like is None else len(like.slots)
         self._slots = _Slots(2 * 4 * num_parameters * (1 + num_slots) + _SPARE_BYTES, topics.edges)  # with the fallback
 
-    async def read_to(self, high: int) -> None:
-        """Read the records before the offset `high`, however long it takes: some of them alone would mislead."""
-        while self._reader.position(self._checkpoints) < high:
-            records = await self._reader.poll(max_records=1, timeout_s=_POLL_S)
-            for record in records:
-                self._slots.take(record)
-            if not records:
-                high = min(high, (await self._log.watermarks([self._checkpoints]))[self._checkpoints].high)
+    async def read_to_end(self) -> None:
+        """Read all that is in the topic now, however long it takes: some of it alone would mislead."""
+        reading = read_to_end(self._log, self._reader, self._checkpoints, max_records=1)
+        async with aclosing(reading):
+            async for records in reading:
+                for record in records:
+                    self._slots.take(record)
 
     async def read_on(self) -> None:
         """Read until no record comes for a while, or a checkpoint's last piece is the last record for now."""
@@ -125,7 +124,7 @@ class CheckpointReader:
 
         That is a training group's checkpoint whose offset is in the log, or the accepted offer. Waits for the log.
         """
-        low, high = await self._bounds()
+        low, _stable, high = await self._bounds()
         accepted = recovery.accepted(await self._prefixes(low, high))
         for head, blob in self._slots.newest_first():
             if head.offer is not None and head.offer != accepted:
@@ -139,7 +138,7 @@ class CheckpointReader:
 
     async def joined_by(self, joins: Sequence[Join]) -> TrainState | None:
         """The offer that is accepted by these Joins if they come next; None when there is none, or was one before."""
-        prefixes = await self._prefixes(*await self._bounds())
+        prefixes = await self._prefixes_now()
         if recovery.accepted(prefixes) is not None:
             return None
         accepted = recovery.accepted(prefixes, joins)
@@ -150,7 +149,7 @@ class CheckpointReader:
 
     async def offers(self) -> Offers:
         """The offers as they stand now. Waits for the log."""
-        prefixes = await self._prefixes(*await self._bounds())
+        prefixes = await self._prefixes_now()
         if (accepted := recovery.accepted(prefixes)) is not None:
             return Offers(accepted, ())
         can_be_accepted = {offer for offer, prefix in prefixes.items() if not prefix.is_over}
@@ -168,30 +167,34 @@ class CheckpointReader:
 
     async def offset_to_restart(self) -> int | None:
         """The log offset for a new offer; None while the group already trains or resumes there."""
-        low, high = await self._bounds()
-        is_in_use = (await self._prefix(low, high)).is_over or (await self.offers()).accepted is not None
+        low, _stable, high = await self._bounds()
+        is_in_use = (await self._prefix(low)).is_over or (await self.offers()).accepted is not None
         return None if is_in_use else high
 
-    async def _bounds(self) -> tuple[int, int]:
+    async def _bounds(self) -> Watermarks:
         return (await self._log.watermarks([self._reads]))[self._reads]
+
+    async def _prefixes_now(self) -> dict[RecoveryOffer, LogPrefix]:
+        low, _stable, high = await self._bounds()
+        return await self._prefixes(low, high)
 
     async def _prefixes(self, low: int, high: int) -> dict[RecoveryOffer, LogPrefix]:
         """The log after each offer whose position is in it, also for incomplete offers."""
         offers = [head.offer for head in self._slots.heads() if head.offer is not None]
-        return {offer: await self._prefix(offer.position, high) for offer in offers if low <= offer.position <= high}
+        return {offer: await self._prefix(offer.position) for offer in offers if low <= offer.position <= high}
 
-    async def _prefix(self, start: int, high: int) -> LogPrefix:
+    async def _prefix(self, start: int) -> LogPrefix:
         prefix = LogPrefix(start)
-        async with self._log.reader({self._reads: start}) as reader:
-            while reader.position(self._reads) < high and not prefix.is_over:
-                records = await reader.poll(max_records=_RECORDS_PER_POLL, timeout_s=_POLL_S)
-                if not records:
-                    high = min(high, (await self._bounds())[1])
+        async with (
+            self._log.reader({self._reads: start}) as reader,
+            aclosing(read_to_end(self._log, reader, self._reads, max_records=_RECORDS_PER_POLL)) as reading,
+        ):
+            async for records in reading:
                 for record in records:
-                    try:
+                    with suppress(FormatError):
                         prefix.take(group_records.decode(record.value), record.offset)
-                    except FormatError:
-                        continue
+                if prefix.is_over:
+                    break
         return prefix
 
     async def _decoded(self, blob: bytes) -> TrainState | None:
@@ -207,10 +210,10 @@ async def read_checkpoints(
     Accepts those whose weights have the shapes of `like`; without it, as for a parameter server, their number alone.
     """
     partition = TopicPartition(topics.checkpoints)
-    low, high = (await log.watermarks([partition]))[partition]
+    low = (await log.watermarks([partition]))[partition].low
     async with log.reader({partition: low}) as reader:
         checkpoints = CheckpointReader(log, reader, topics, like, num_parameters)
-        await checkpoints.read_to(high)
+        await checkpoints.read_to_end()
         yield checkpoints
 
 

@@ -3,14 +3,15 @@
 See also: `domain.group` for what the records mean, `services.group.follower` for the fold over them.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from edged.domain.group import records as group_records
 from edged.domain.group import recovery
 from edged.errors import LogGap
 from edged.ports import Log, Message, Record, TopicPartition
+from edged.reading import read_to_end
 from edged.services.group.log.ordered_reader import OrderedReader, read_in_order
 
 RECORDS_PER_POLL = 8
@@ -43,21 +44,17 @@ class GroupLog:
     @asynccontextmanager
     async def open(self, offset: int) -> AsyncIterator[None]:
         """Read from `offset` on. Waits for the log. Raises LogGap when it cannot be folded on from there."""
-        low, high = (await self._log.watermarks([self._reads]))[self._reads]
+        low, _stable, high = (await self._log.watermarks([self._reads]))[self._reads]
         if not recovery.can_resume(offset, low, high):
             raise LogGap(offset, low)
         async with read_in_order(self._log, self._reads, offset) as self._reader:
             yield
 
-    async def end_offset(self) -> int:
-        """The log's high watermark: the offset after its last record now."""
-        return (await self._log.watermarks([self._reads]))[self._reads].high
-
     @property
     def position(self) -> int:
         """The offset of the next record to read, if there is one."""
         assert self._reader is not None, "open() first"
-        return self._reader.position
+        return self._reader.position(self._reads)
 
     @property
     def lag(self) -> int:
@@ -69,6 +66,14 @@ class GroupLog:
         """The next records, at most RECORDS_PER_POLL; none when none come within `timeout_s`. Raises LogGap."""
         assert self._reader is not None, "open() first"
         return await self._reader.poll(max_records=RECORDS_PER_POLL, timeout_s=timeout_s)
+
+    async def read_to_end(self) -> AsyncGenerator[Sequence[Record], None]:
+        """The records up to the log's present end, at most RECORDS_PER_POLL at a time. Raises LogGap."""
+        assert self._reader is not None, "open() first"
+        reading = read_to_end(self._log, self._reader, self._reads, max_records=RECORDS_PER_POLL)
+        async with aclosing(reading):
+            async for records in reading:
+                yield records
 
     async def append(self, records: Sequence[group_records.Record]) -> int:
         """Append them in this order; returns the bytes sent to a topic other than the one that is read.

@@ -24,10 +24,9 @@ class OrderedReader:
         self._position = position
         self._num_reads = 0
 
-    @property
-    def position(self) -> int:
+    def position(self, partition: TopicPartition) -> int:
         """The next offset that a poll will deliver, if there is such a record: also after offsets nobody can read."""
-        return self._reader.position(self._partition)
+        return self._reader.position(partition)
 
     @property
     def lag(self) -> int:

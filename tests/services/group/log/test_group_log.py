@@ -25,10 +25,20 @@ async def test_records_are_appended_in_order_and_read_from_the_offset_on():
     await member.append(RECORDS)
     async with member.open(1):
         records = await member.poll(1.0)
-        assert member.position == await member.end_offset() == 3
+        assert member.position == 3
         assert member.lag == 0
         assert await member.poll(1.0) == []
     assert [decode(record.value) for record in records] == RECORDS
+
+
+async def test_a_log_is_read_to_its_present_end_which_may_be_no_record():
+    log = MemoryLog()
+    await group_log(log).append(RECORDS)
+    log.skip(TopicPartition(TRAIN))
+    member = group_log(log)
+    async with member.open(0):
+        read = [record async for records in member.read_to_end() for record in records]
+        assert (len(read), member.position, member.lag) == (len(RECORDS), len(RECORDS) + 1, 0)
 
 
 async def test_only_bytes_to_another_topic_than_the_one_read_are_counted_as_sent():

@@ -1,0 +1,88 @@
+"""Reading a partition to the end that it has now, and back from there: for services and commands.
+
+The end is an offset, not a record: a log may end in a transaction's marker, in a batch that nobody can decode, or in
+what compaction has left of one.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Protocol, TypeVar
+
+from edged.aio import LongWait
+from edged.ports import Log, Record, TopicPartition, Watermarks
+
+POLL_S = 1.0
+"""Longest wait for records, before the end is looked up again."""
+
+_GROWTH = 8
+"""Walking back, each time so many times as many offsets are read as the time before."""
+
+_RECORDS_PER_POLL = 64
+
+T = TypeVar("T")
+
+
+class Reader(Protocol):
+    """A reader of one partition or more, as far as it is needed here."""
+
+    async def poll(self, *, max_records: int, timeout_s: float) -> Sequence[Record]:
+        """As `ports.LogReader.poll`."""
+
+    def position(self, partition: TopicPartition) -> int:
+        """As `ports.LogReader.position`."""
+
+
+async def read_to_end(
+    log: Log,
+    reader: Reader,
+    partition: TopicPartition,
+    *,
+    max_records: int,
+    end: int | None = None,
+    own: bool = False,
+) -> AsyncGenerator[Sequence[Record], None]:
+    """The records from the reader's position to the partition's present end, at most `max_records` at a time.
+
+    The end is the last stable offset, for a reader that was opened with `own` the high watermark, or `end` before it;
+    it moves back with a log that becomes shorter. The last records may be from after it. Says so when it takes long.
+    Close it (`contextlib.aclosing`) when leaving it early. Waits while the broker is away. Cancelled: nothing is lost,
+    since the reader's position is after what was yielded.
+    """
+    known = _end((await log.watermarks([partition]))[partition], own=own)
+    end = known if end is None else min(end, known)
+    wait = LongWait()
+    try:
+        while (position := reader.position(partition)) < end:
+            wait.goes_on(f"{partition.topic}/{partition.partition}, which is read to offset {end}, now at {position}")
+            if records := await reader.poll(max_records=max_records, timeout_s=POLL_S):
+                yield records
+            else:
+                end = min(end, _end((await log.watermarks([partition]))[partition], own=own))
+    finally:
+        wait.is_over()
+
+
+async def newest(log: Log, partition: TopicPartition, take: Callable[[Record], T | None], *, count: int = 1) -> list[T]:
+    """What `take` makes of this node's newest records in the partition, in their order: `count`, or all.
+
+    Walks back from the high watermark over what is no record, and over those of which `take` makes None. Waits while
+    the broker is away.
+    """
+    low, _stable, high = (await log.watermarks([partition]))[partition]
+    start, end = max(low, high - count), high
+    found: list[T] = []
+    while start < end and len(found) < count:
+        older: list[T] = []
+        async with (
+            log.reader({partition: start}, own=True) as reader,
+            aclosing(read_to_end(log, reader, partition, max_records=_RECORDS_PER_POLL, end=end, own=True)) as reading,
+        ):
+            async for records in reading:
+                older += [each for record in records if record.offset < end and (each := take(record)) is not None]
+        found = older + found
+        start, end = max(low, start - _GROWTH * (end - start)), start
+    return found[-count:]
+
+
+def _end(marks: Watermarks, *, own: bool) -> int:
+    return marks.high if own else marks.stable
