@@ -129,7 +129,7 @@ def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", ar
     for portion in importer.portions(dataset, name, args.split, args.test_fraction, args.seed, args.limit):
         place = f"{stream.name}/{portion.source}"
         with _bar(len(portion.order), place) as on_progress:
-            new = importer.import_portion(store, stream.name, dataset, portion, on_progress)
+            new = importer.import_portion(store, stream, dataset, portion, on_progress)
         print(f"{place}: {new:,} samples imported" if new else f"{place}: complete with {len(portion.order):,} samples")
     return 0
 

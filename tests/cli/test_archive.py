@@ -11,6 +11,7 @@ from edged import cli
 from edged.adapters.memory.archive import MemoryArchive
 from edged.adapters.parquet.store import ParquetStore
 from edged.cli import archive
+from edged.domain.samples.codec import MAGIC
 from edged.domain.topology import Codec, Dtype, Stream
 from edged.errors import DiskFull, FormatError
 from edged.ports import Item
@@ -42,9 +43,8 @@ class Shoebox:
 
     def sample(self, split: str, index: int) -> Item:
         assert 0 <= index < self.counts[split]
-        return Item(
-            LABELS[index * 3 // self.counts[split]], self.codec, index.to_bytes(4, "big") * (self.num_bytes // 4)
-        )
+        payload = MAGIC.get(self.codec, b"") + index.to_bytes(4, "big")
+        return Item(LABELS[index * 3 // self.counts[split]], self.codec, payload.ljust(self.num_bytes))
 
 
 def arguments(*words: str) -> argparse.Namespace:

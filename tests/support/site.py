@@ -180,7 +180,9 @@ class Site:
 
         def load(split: str, most: int) -> None:
             for portion in importer.portions(dataset, dataset.name, split, test_fraction=0, seed=0, limit=most):
-                importer.import_portion(store, "fashion", dataset, portion, on_progress=lambda _: None)
+                importer.import_portion(
+                    store, self.loaded().stream("fashion"), dataset, portion, on_progress=lambda _: None
+                )
 
         for split, most in (("train", limit), ("test", test_limit)):
             await asyncio.to_thread(load, split, most)

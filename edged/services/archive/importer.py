@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from itertools import chain
 
 from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE, BlockRef
+from edged.domain.samples import border
 from edged.domain.samples.pack import MAX_BYTES, MAX_SAMPLES, Pack
 from edged.domain.samples.sample import Sample
 from edged.domain.samples.shuffle import shuffled
 from edged.domain.topology import Stream
-from edged.errors import FormatError, StorageError
+from edged.errors import FormatError, RejectedRecord
 from edged.ports import ArchiveStore, Dataset
 
 FILE_BYTES = 32 << 20
@@ -72,20 +73,21 @@ def check(dataset: Dataset, stream: Stream) -> None:
 
 
 def import_portion(
-    store: ArchiveStore, stream: str, dataset: Dataset, portion: Portion, on_progress: Callable[[int], object]
+    store: ArchiveStore, stream: Stream, dataset: Dataset, portion: Portion, on_progress: Callable[[int], object]
 ) -> int:
     """Import what is missing; return the number of samples imported.
 
     `on_progress` gets numbers of samples as they become durable, those of earlier imports first. Raises FormatError
-    when the source holds samples of another import.
+    when the source holds samples of another import, and for an item that is no sample of the stream; what is durable
+    by then stays.
     """
-    store.remove_leftovers(stream, portion.source)
-    end = store.ends(stream).get(portion.source, 0)
-    done = _num_imported(store, stream, portion, end)
+    store.remove_leftovers(stream.name, portion.source)
+    end = store.ends(stream.name).get(portion.source, 0)
+    done = _num_imported(store, stream.name, portion, end)
     on_progress(done)
     before = done
     for packs in _files(_packs(stream, dataset, portion, done)):
-        store.append(stream, portion.source, [(end + i, pack) for i, pack in enumerate(packs)])
+        store.append(stream.name, portion.source, [(end + i, pack) for i, pack in enumerate(packs)])
         end += len(packs)
         num_samples = sum(len(pack.samples) for pack in packs)
         on_progress(num_samples)
@@ -114,21 +116,23 @@ def _num_imported(store: ArchiveStore, stream: str, portion: Portion, end: int) 
     return num_samples
 
 
-def _packs(stream: str, dataset: Dataset, portion: Portion, begin: int) -> Iterator[Pack]:
+def _packs(stream: Stream, dataset: Dataset, portion: Portion, begin: int) -> Iterator[Pack]:
     """The portion's samples from `begin` on, in packs as full as possible."""
     samples: list[Sample] = []
     num_bytes = 0
     for index in portion.order[begin:]:
         item = dataset.sample(portion.split, index)
-        if len(item.payload) > MAX_BYTES:
-            raise StorageError(f"sample {index} of {dataset.name} has {len(item.payload)} bytes; at most {MAX_BYTES}")
+        try:
+            border.check_content(item.payload, item.codec, item.label, stream)
+        except RejectedRecord as error:
+            raise FormatError(f"sample {index} of {dataset.name}: {error}") from error
         if len(samples) == MAX_SAMPLES or num_bytes + len(item.payload) > MAX_BYTES:
-            yield Pack(stream, tuple(samples))
+            yield Pack(stream.name, tuple(samples))
             samples, num_bytes = [], 0
         samples.append(Sample("import", 0, index, 0, item.label, item.codec, item.payload))
         num_bytes += len(item.payload)
     if samples:
-        yield Pack(stream, tuple(samples))
+        yield Pack(stream.name, tuple(samples))
 
 
 def _files(packs: Iterator[Pack]) -> Iterator[list[Pack]]:

@@ -89,6 +89,8 @@ def _append(
         end = snapshot.ends.get(QUARANTINE_SOURCE, 0)
         cuts = range(0, len(records), MAX_SAMPLES)
         packs = [quarantine.to_pack(stream, records[cut : cut + MAX_SAMPLES]) for cut in cuts]
+        if store.ends(stream).get(QUARANTINE_SOURCE, 0) != end:
+            raise _conflict(stream)
         store.append(stream, QUARANTINE_SOURCE, [(end + number, pack) for number, pack in enumerate(packs)])
         _check_own(store, stream, end, records)
     yield from changes
@@ -112,4 +114,8 @@ def _check_own(store: ArchiveStore, stream: str, end: int, records: Sequence[Qua
     """Whoever appended the same block in the same moment has replaced this one."""
     before = len(store.quarantine_records(stream, end))
     if store.quarantine_records(stream)[before : before + len(records)] != list(records):
-        raise ArchiveConflict(f"somebody else has changed the quarantine of {stream} in the same moment; run it again")
+        raise _conflict(stream)
+
+
+def _conflict(stream: str) -> ArchiveConflict:
+    return ArchiveConflict(f"somebody else has changed the quarantine of {stream} in the same moment; run it again")

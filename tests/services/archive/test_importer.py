@@ -1,5 +1,6 @@
 """The same data set, seed and limit always give the same blocks, however often an import is interrupted."""
 
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -73,16 +74,16 @@ def test_an_interrupted_import_resumes_with_the_same_blocks(monkeypatch):
     monkeypatch.setattr(importer, "FILE_BYTES", 1)  # a file for each pack
     (portion,) = portions(Numbers(train=1000), "mine", "train", 0, 1, None)
     whole, interrupted = MemoryArchive(), MemoryArchive()
-    assert import_portion(whole, "bytes", Numbers(train=1000), portion, lambda _: None) == 1000
+    assert import_portion(whole, STREAM, Numbers(train=1000), portion, lambda _: None) == 1000
 
     def stop_at_two_blocks(_num_samples):
         if len(interrupted.blocks("bytes", "_train.mine")) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        import_portion(interrupted, "bytes", Numbers(train=1000), portion, stop_at_two_blocks)
+        import_portion(interrupted, STREAM, Numbers(train=1000), portion, stop_at_two_blocks)
     dataset, progress = Numbers(train=1000), list[int]()
-    assert import_portion(interrupted, "bytes", dataset, portion, progress.append) == 1000 - 2 * MAX_SAMPLES
+    assert import_portion(interrupted, STREAM, dataset, portion, progress.append) == 1000 - 2 * MAX_SAMPLES
     assert interrupted.blocks("bytes", "_train.mine") == whole.blocks("bytes", "_train.mine")
     assert dataset.read == 1000 - 2 * MAX_SAMPLES
     assert (progress[0], sum(progress)) == (2 * MAX_SAMPLES, 1000)
@@ -91,7 +92,18 @@ def test_an_interrupted_import_resumes_with_the_same_blocks(monkeypatch):
 def test_an_import_that_is_complete_imports_nothing_and_another_one_is_refused():
     store = MemoryArchive()
     first, another = (portions(Numbers(train=20), "mine", "train", 0, seed, None)[0] for seed in (1, 2))
-    import_portion(store, "bytes", Numbers(train=20), first, lambda _: None)
-    assert import_portion(store, "bytes", Numbers(train=20), first, lambda _: None) == 0
+    import_portion(store, STREAM, Numbers(train=20), first, lambda _: None)
+    assert import_portion(store, STREAM, Numbers(train=20), first, lambda _: None) == 0
     with pytest.raises(FormatError, match="another import"):
-        import_portion(store, "bytes", Numbers(train=20), another, lambda _: None)
+        import_portion(store, STREAM, Numbers(train=20), another, lambda _: None)
+
+
+def test_an_item_that_is_no_sample_of_the_stream_is_named_and_not_imported():
+    class Short(Numbers):
+        def sample(self, split, index):
+            item = super().sample(split, index)
+            return replace(item, payload=b"x") if index == 7 else item
+
+    store, (portion, _) = MemoryArchive(), portions(Short(train=20, test=1), "mine", "all", 0, seed=1, limit=None)
+    with pytest.raises(FormatError, match="sample 7 of numbers: wrong_length: 1 bytes; a sample has 2"):
+        import_portion(store, STREAM, Short(train=20, test=1), portion, lambda _: None)
