@@ -24,6 +24,7 @@ EdgedError
 Foreign exceptions are translated in the adapter, always `raise … from`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -74,12 +75,20 @@ class RejectedRecord(EdgedError):  # noqa: N818 - named for what happens to the 
 
 
 class RecordTooLarge(EdgedError):  # noqa: N818
-    """The broker does not accept a record of this size. Other messages of the same call may be in the log."""
+    """The broker does not accept a record of this size.
 
-    def __init__(self, topic: str, size_bytes: int) -> None:
-        super().__init__(f"a record of {size_bytes} bytes is too large for topic {topic}")
+    `written`: the offsets of those messages of the call that were written before it, if all were for one partition: the
+    next one is too large. Empty when nothing was written.
+    """
+
+    def __init__(self, topic: str, size_bytes: int, written: Sequence[int] = ()) -> None:
+        super().__init__(
+            f"a record of {size_bytes} bytes is too large for topic {topic} (see its max.message.bytes; "
+            "`edged topics --apply` prints the command that raises it)"
+        )
         self.topic = topic
         self.size_bytes = size_bytes
+        self.written = tuple(written)
 
 
 class StorageError(EdgedError):

@@ -70,6 +70,14 @@ EVENTS: Mapping[str, Event] = {
         "Topics do not exist, and the node has no right to create them; what needs them waits for them. "
         "`edged topics` prints how an administrator makes them.", topics=list,
     ),
+    "kafka.topic_setting": event(
+        "A topic that exists has a setting that loses or refuses data. Nothing is changed: `command` would.",
+        topic=str, setting=str, value=str, wanted=str, effect=str, command=str,
+    ),
+    "kafka.settings_unseen": event(
+        "The node has no right to see the settings of these topics, to tell whether they would lose data. It works "
+        "without; `edged topics` prints the right.", topics=list,
+    ),
     "kafka.gap": event(
         "Records were deleted before they were read; reading continues after them.",
         topic=str, partition=int, wanted_offset=int, next_offset=int,

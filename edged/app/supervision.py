@@ -19,9 +19,9 @@ from operator import add
 from typing import Protocol
 
 from edged import __version__
-from edged.domain.topology import Topology
+from edged.domain.topology import Topology, existing, kafka_commands
 from edged.domain.topology.topics import topics_of
-from edged.errors import TopologyMismatch
+from edged.errors import RecordTooLarge, TopologyMismatch
 from edged.log import log_crash, logger
 from edged.ports import Host, Log, Notifier, Progress, Statistics, TopicSpec
 from edged.services.node.health import HealthBoard
@@ -83,7 +83,7 @@ async def supervise(
     except* Exception as failures:  # noqa: BLE001 - logged in full, then the process ends
         log_crash(failures)
         # EX_CONFIG: restarting does not help, and systemd does not (RestartPreventExitStatus).
-        code = os.EX_CONFIG if failures.subgroup(TopologyMismatch) else 1
+        code = os.EX_CONFIG if failures.subgroup((TopologyMismatch, RecordTooLarge)) else 1
     logger().info(
         "life.stopped",
         uptime_s=round(time.monotonic() - started_s, 3),
@@ -97,8 +97,22 @@ async def _work(topology: Topology, node: str, services: Mapping[str, Service], 
     if missing := await log.ensure([TopicSpec(*topic) for topic in topics_of(topology, node)]):
         logger().warning("kafka.topics_missing", topics=missing)
     async with asyncio.TaskGroup() as group:
+        group.create_task(_judge_settings(topology, node, log), name="settings")
         for name, service in services.items():
             group.create_task(service.run(), name=name)
+
+
+async def _judge_settings(topology: Topology, node: str, log: Log) -> None:
+    """Log, once, what the settings of the node's topics would do to samples."""
+    own = topics_of(topology, node)
+    settings = await log.settings([topic.name for topic in own], existing.SETTINGS)
+    there = await log.partitions(topic.name for topic in own)
+    if unseen := [topic.name for topic in own if topic.name in there and topic.name not in settings]:
+        logger().info("kafka.settings_unseen", topics=unseen)
+    for topic in own:
+        for harm in existing.harms(topology, topic, settings.get(topic.name, {})):
+            command = kafka_commands.alter(topology.kafka.bootstrap, harm.topic, {harm.setting: harm.wanted})
+            logger().warning("kafka.topic_setting", **harm._asdict(), command=command)
 
 
 class _stopped_by_signals(contextlib.AbstractContextManager[None]):  # noqa: N801 - used as a function

@@ -1,7 +1,7 @@
 """`edged topics`: the topics that a topology needs, and the access that each node needs to them.
 
 Prints commands for Kafka's own tools, or creates the topics itself with `--apply`. ACLs are printed only: who may
-grant rights is not the topology's business.
+grant rights is not the topology's business. So are commands for topics that exist with settings that lose data.
 """
 
 import argparse
@@ -13,7 +13,8 @@ from edged import topology_file
 from edged.cli.arguments import add_topology
 from edged.cli.problems import show
 from edged.cli.prompt_log import prompt_log
-from edged.domain.topology import Topology, kafka_commands
+from edged.domain.topology import Topology, existing, kafka_commands
+from edged.domain.topology.existing import Harm
 from edged.domain.topology.topics import groups, nodes, rights_of, topics
 from edged.errors import LogForbidden
 from edged.ports import TopicSpec
@@ -34,9 +35,12 @@ def run(args: argparse.Namespace) -> int:
         from edged import log  # noqa: PLC0415 - only this part of the command logs
 
         log.configure(node="topics", tier="operator", run_id="topics", level="error")
-        missing = asyncio.run(_apply(topology))
+        missing, harms = asyncio.run(_apply(topology))
         if missing:
             raise LogForbidden(f"no right to create {', '.join(missing)}")
+        for harm in harms:
+            command = kafka_commands.alter(topology.kafka.bootstrap, harm.topic, {harm.setting: harm.wanted})
+            print(f"warning: {harm.topic} has {harm.setting} {harm.value}: {harm.effect}\n  {command}", file=sys.stderr)
         print(f"{len(topics(topology))} topics are there")
         return 0
     print("\n".join(_text(topology)))
@@ -59,7 +63,10 @@ def _text(topology: Topology) -> Iterator[str]:
         yield kafka_commands.allow(bootstrap, node, ["Read"], "group", group)
 
 
-async def _apply(topology: Topology) -> list[str]:
-    """Create the topics; those that may not be created."""
+async def _apply(topology: Topology) -> tuple[list[str], list[Harm]]:
+    """Create the topics; those that may not be created, and what existing ones would do to samples."""
+    wanted = topics(topology)
     async with prompt_log(topology.kafka) as kafka:
-        return await kafka.answer(kafka.log.ensure([TopicSpec(*topic) for topic in topics(topology)]))
+        missing = await kafka.answer(kafka.log.ensure([TopicSpec(*topic) for topic in wanted]))
+        settings = await kafka.answer(kafka.log.settings([topic.name for topic in wanted], existing.SETTINGS))
+    return missing, [harm for topic in wanted for harm in existing.harms(topology, topic, settings.get(topic.name, {}))]

@@ -180,3 +180,6 @@ class Log(Protocol):
 
     async def ensure(self, topics: Sequence[TopicSpec]) -> list[str]:
         """Create missing topics, and leave existing ones as they are; those that the broker does not let us create."""
+
+    async def settings(self, topics: Iterable[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """These settings of each topic; topics that do not exist, or whose settings we may not see, are left out."""

@@ -75,6 +75,9 @@ class FakeLog:
         FakeLog.ensured = (self.bootstrap, list(topics))
         return FakeLog.missing
 
+    async def settings(self, topics, names):
+        return {"lab.iot.cam-01": {"cleanup.policy": "compact"}}
+
 
 def with_fake_log(monkeypatch, error=None):
     module = ModuleType("edged.adapters.kafka")
@@ -84,11 +87,17 @@ def with_fake_log(monkeypatch, error=None):
     monkeypatch.setattr("edged.log.configure", lambda **_: None)  # it is the whole process's
 
 
-async def test_apply_creates_what_the_list_names(edged, topology_file, monkeypatch):
+async def test_apply_creates_what_the_list_names_and_tells_of_what_loses_data(edged, topology_file, monkeypatch):
     with_fake_log(monkeypatch)
 
-    code, out, _ = await asyncio.to_thread(edged, "topics", topology_file(), "--apply")
+    code, out, err = await asyncio.to_thread(edged, "topics", topology_file(), "--apply")
 
+    assert err == (
+        "warning: lab.iot.cam-01 has cleanup.policy compact: of records with the same key all but the newest are"
+        " deleted\n"
+        "  kafka-configs.sh --bootstrap-server localhost:9092 --alter --entity-type topics --entity-name lab.iot.cam-01"
+        " --add-config cleanup.policy=delete\n"
+    )
     bootstrap, ensured = FakeLog.ensured
     assert (code, out) == (0, "11 topics are there\n")
     assert bootstrap == ("localhost:9092",)

@@ -135,6 +135,9 @@ class VastLog:
     async def ensure(self, topics: Sequence[TopicSpec]) -> list[str]:
         return []
 
+    async def settings(self, topics: Iterable[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+        return {}
+
     def _samples(self, request: SamplesRequest) -> Iterator[protocol.Part]:
         """Images with one bright row, by their label."""
         names = [name.strip() for name in FASHION.strip("[]").split(",")]

@@ -24,7 +24,12 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
-from aiokafka.protocol.admin import CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest
+from aiokafka.protocol.admin import (
+    CreateTopicsRequest,
+    DeleteRecordsRequest,
+    DeleteTopicsRequest,
+    DescribeConfigsRequest,
+)
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
@@ -49,6 +54,7 @@ _FETCH_TIMEOUT_S = 45.0
 """A batch of a megabyte takes as long on an uplink of 200 kbit/s."""
 
 _CREATE_TIMEOUT_MS = 4_000
+_TOPIC_RESOURCE = 2
 _NO_IDEMPOTENCE = (UnknownError,)
 
 
@@ -216,6 +222,23 @@ class Admin:
                 raise
 
         return await self._connection.retry("the deletion of records", call)
+
+    async def settings(self, topics: Iterable[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """No setting of any topic where the broker does not tell them."""
+        wanted = list(topics)
+        request = DescribeConfigsRequest([(_TOPIC_RESOURCE, topic, list(names)) for topic in wanted])
+
+        async def call(client: AIOKafkaClient) -> dict[str, dict[str, str]]:
+            if not self._idempotent:  # the embedded broker closes the connection
+                return {topic: {} for topic in wanted}
+            answer = await client.send(client.get_random_node(), request)
+            return {
+                topic: {name: value for name, value, *_more in entries if name in names and value is not None}
+                for code, _said, _kind, topic, entries in answer.resources
+                if for_code(code) is NoError
+            }
+
+        return await self._connection.retry("a request for topics' settings", call)
 
     async def delete(self, topics: Sequence[str]) -> None:
         request = DeleteTopicsRequest(list(topics), _CREATE_TIMEOUT_MS)

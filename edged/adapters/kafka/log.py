@@ -109,6 +109,9 @@ class KafkaLog:
     async def ensure(self, topics: Sequence[TopicSpec]) -> list[str]:
         return await self._admin.ensure(topics)
 
+    async def settings(self, topics: Iterable[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+        return await self._admin.settings(topics, names)
+
     async def delete(self, topics: Sequence[str]) -> None:
         """Delete those topics that exist, to clean up. Not in the port: a node deletes nothing."""
         await self._admin.delete(topics)

@@ -186,7 +186,8 @@ class Producer:
                 await self._until_written(write)
             except _TOO_LARGE as error:
                 if len(write.batch) == 1:
-                    raise RecordTooLarge(partition.topic, len(write.batch[0].message.value)) from error
+                    written = [entry.offset for entry in entries[: entries.index(write.batch[0])]]
+                    raise RecordTooLarge(partition.topic, len(write.batch[0].message.value), written) from error
                 max_bytes = sum(entry.size_bytes() for entry in write.batch) // 2
             else:
                 self._search_from[partition] = max(entry.offset for entry in write.batch) + 1

@@ -35,6 +35,8 @@ class MemoryLog:
         self.creates_topics = True
         self.trims = True
         self.max_record_bytes = 1_000_000
+        self.shows_settings = True
+        self.topic_settings: dict[str, dict[str, str]] = {}
         self.has_topic_ids = True
         self.commits: dict[tuple[str, TopicPartition], Committed] = {}
         self._health = health or RecordingHealth()
@@ -118,7 +120,8 @@ class MemoryLog:
     async def append(self, messages: Sequence[Message]) -> list[int]:
         await self._available()
         for message in messages:
-            if len(message.value) > self.max_record_bytes:
+            of_topic = self.topic_settings.get(message.topic, {}).get("max.message.bytes", self.max_record_bytes)
+            if len(message.value) > min(self.max_record_bytes, int(of_topic)):
                 raise RecordTooLarge(message.topic, len(message.value))
         offsets = [self._append(message) for message in messages]
         self._changed()
@@ -148,6 +151,14 @@ class MemoryLog:
                 if topic.name not in self._topics:
                     self._create(topic.name, topic.partitions)
         return [topic.name for topic in topics if topic.name not in self._topics]
+
+    async def settings(self, topics: Iterable[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+        await self._available()
+        return {
+            topic: {name: value for name, value in self.topic_settings.get(topic, {}).items() if name in names}
+            for topic in topics
+            if topic in self._topics and self.shows_settings
+        }
 
     def _append(self, message: Message, transaction: Transaction | None = None) -> int:
         partition = self._created(TopicPartition(message.topic, message.partition))

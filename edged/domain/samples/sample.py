@@ -16,6 +16,7 @@ REASONS = (
     "not_finite",  # a float payload holds NaN, infinity, or a number whose square is infinite
     "not_an_image",  # the bytes are not of the device's codec
     "truncated",  # the image ends early or is damaged
+    "too_large_for_topic",  # the topic of packs does not take even this sample alone
     "too_many_pixels",  # the image is larger than an image of this stream may be
 )
 """The reasons for which a record is dead-lettered: stable words, for logs and headers."""

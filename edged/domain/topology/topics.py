@@ -28,6 +28,9 @@ EXCHANGE_RETENTION_MS = 24 * SHORT_RETENTION_MS
 EXCHANGE_MESSAGE_BYTES = MIB
 """Gradients, updates and checkpoints are sent in parts of at most 512 KiB, each with its header."""
 
+DEAD_LETTER_MESSAGE_BYTES = 320 * 1024
+"""A dead letter keeps 256 KiB of the record, and has its reason in the headers."""
+
 _ARCHIVE_ROLES: tuple[Role, ...] = ("archiver", "epoch_server")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from edged.domain.samples.sample import REASONS
+from edged.errors import RecordTooLarge
 from edged.log import Throttle, ThrottledLog
 from edged.ports import Log, Message, Record
 
@@ -45,10 +46,19 @@ class DeadLetters:
     async def send(self, letters: Iterable[tuple[Record, DeadLetter]]) -> None:
         """Return once all letters are acknowledged. Cancelled: each may or may not be in the topic."""
         for portion in _portions(letters):
-            await self._log.append([_message(self._topic, record, rejected) for record, rejected in portion])
+            await self._append(portion, MAX_LETTER_BYTES)
             self._num_sent += len(portion)
             for record, rejected in portion:
                 self._log_rejected(rejected, len(record.value))
+
+    async def _append(self, portion: Sequence[tuple[Record, DeadLetter]], max_bytes: int) -> None:
+        """Write the letters, each with as much of its record as the topic takes."""
+        try:
+            await self._log.append([_message(self._topic, record, letter, max_bytes) for record, letter in portion])
+        except RecordTooLarge as error:
+            if not max_bytes:
+                raise
+            await self._append(portion[len(error.written) :], max_bytes // 4)
 
     def _log_rejected(self, rejected: DeadLetter, size_bytes: int) -> None:
         self._lines.warning(
@@ -77,10 +87,10 @@ def _portions(letters: Iterable[tuple[Record, DeadLetter]]) -> Iterator[Sequence
         yield portion
 
 
-def _message(topic: str, record: Record, rejected: DeadLetter) -> Message:
+def _message(topic: str, record: Record, rejected: DeadLetter, max_bytes: int) -> Message:
     return Message(
         topic,
-        record.value[:MAX_LETTER_BYTES],
+        record.value[:max_bytes],
         key=rejected.device.encode(),
         headers=(
             ("reason", rejected.reason.encode()),

@@ -113,6 +113,14 @@ class Ingest:
         )
         return checked
 
+    async def reject(self, sample: Sample, reason: str, detail: str) -> None:
+        """Acknowledge in the dead-letter topic a sample that had passed. Cancelled: it may be there or not."""
+        topic = next(topic for topic, device in self._devices.items() if device.name == sample.device)
+        key = None if sample.label is None else sample.label.encode()
+        record = Record(topic, sample.partition, sample.offset, sample.arrived_ms, key, sample.payload)
+        letter = DeadLetter(sample.device, sample.partition, sample.offset, reason, detail)
+        await self._dead_letters.send([(record, letter)])
+
     async def commit(self, cursors: Mapping[str, int]) -> None:
         """Commit the cursors of the partitions being read to the group. Cancelled: committed or not."""
         assert self._reader is not None, "commit() belongs within reading()"

@@ -6,6 +6,7 @@ Covers packing, the order of durable steps, and where a restart resumes. See als
 Steps, for each pack:
 1. dead letters of the records read are acknowledged (within `Ingest.batch`)
 2. the pack, with its cursors, is acknowledged in the edge's own archive topic: now the samples are safe, and counted
+   (in smaller packs where that topic takes only those)
 3. the live window has it
 4. the devices' offsets are committed, for lag tools and for when the archive topic has expired
 A crash before 2 reads the records again. After a crash past 2 the start finds the cursors in the last pack of the
@@ -18,10 +19,11 @@ from collections.abc import Mapping, Sequence
 
 from edged.domain.samples import pack as packs
 from edged.domain.samples.cursors import device_of
+from edged.domain.samples.halves import halves
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.packer import Packer
 from edged.domain.topology import Topology
-from edged.errors import FormatError
+from edged.errors import FormatError, RecordTooLarge
 from edged.log import Throttle, logger
 from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
 from edged.reading import newest
@@ -156,14 +158,36 @@ class Uplink:
     async def _send(self, stream: str, full: Sequence[Pack], cursors: Mapping[str, int]) -> None:
         """Steps 2 to 4; step 4 alone without packs, when all records were dead letters."""
         if full:
-            topic = self._topic_of[stream]
-            offsets = await self._log.append([Message(topic, packs.encode(pack)) for pack in full])
-            self._num_packs += len(full)
-            self._num_samples += sum(len(pack.samples) for pack in full)
+            written = await self._write(stream, full)
+            self._num_packs += len(written)
+            self._num_samples += sum(len(pack.samples) for _offset, pack in written)
             for live in self._live.get(stream, ()):
-                for offset, pack in zip(offsets, full, strict=True):
+                for offset, pack in written:
                     live.put(offset, pack)
         await self._ingest.commit(self._own(stream, cursors))
+
+    async def _write(self, stream: str, full: Sequence[Pack]) -> list[tuple[int, Pack]]:
+        """The packs as they were written, with their offsets.
+
+        One that its topic does not take is split, and a sample that is too large even alone becomes a dead letter.
+        """
+        try:
+            offsets = await self._log.append([Message(self._topic_of[stream], packs.encode(pack)) for pack in full])
+        except RecordTooLarge as error:
+            num_written = len(error.written)
+            written = list(zip(error.written, full, strict=False))
+            refused, others = full[num_written], full[num_written + 1 :]
+            parts: list[Sequence[Pack]] = [others]
+            if not num_written and others:
+                parts = [[refused], others]  # any of them may be the one
+            elif len(refused.samples) > 1:
+                parts = [halves(refused), others]
+            else:
+                await self._ingest.reject(refused.samples[0], "too_large_for_topic", str(error))
+            for part in parts:
+                written += await self._write(stream, part) if part else []
+            return written
+        return list(zip(offsets, full, strict=True))
 
     async def _recommit(self) -> None:
         for stream, packer in self._packers.items():

@@ -23,6 +23,8 @@ from tests.support.intake import (
     grey,
     identities,
     intake,
+    photo,
+    reason,
     run_until,
 )
 
@@ -72,6 +74,57 @@ async def test_full_packs_do_not_linger():
     await log.append([from_device("cam", grey(n)) for n in range(1000)])
     await run_until(uplink, lambda: num_archived(log) == 1000)
     assert [len(pack.samples) for pack in archived(log)] == [MAX_SAMPLES] * 3 + [1000 - 3 * MAX_SAMPLES]
+
+
+def limit(log, topic, max_bytes):
+    log.topic_settings[topic] = {"max.message.bytes": str(max_bytes)}
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("max_bytes", [1500, 4000, 12_000])
+async def test_packs_too_large_for_their_topic_are_split(max_bytes):
+    """Each sample is in one of the parts, in order, and a start after any of them misses and repeats nothing."""
+    log = MemoryLog()
+    limit(log, GREY, max_bytes)
+    await log.append([from_device("cam", grey(n)) for n in range(700)])
+
+    await run_until(intake(log).uplink, lambda: num_archived(log) == 700)
+
+    found = archived(log)
+    assert [offset for _, _, offset in identities(found)] == list(range(700))
+    assert len(found) > 3
+    assert [pack.cursors["cam/0"] for pack in found] == [pack.samples[-1].offset + 1 for pack in found]
+
+
+@pytest.mark.looptime
+async def test_a_sample_too_large_for_its_topic_alone_is_dead_lettered_and_the_others_arrive(lines):
+    log = MemoryLog()
+    topic = TOPOLOGY.archive_topic("photos", "pi")
+    small, large = photo("jpeg"), photo("png")
+    limit(log, topic, len(large))
+    await log.append([from_device("photo", small), from_device("scan", large), from_device("photo", small)])
+
+    one = intake(log)
+    await run_until(one.uplink, lambda: num_archived(log, topic) == 2)
+
+    assert identities(archived(log, topic)) == [("photo", 0, 0), ("photo", 0, 1)]
+    (letter,) = log.records(DEAD_LETTERS)
+    assert (letter.key, letter.value, reason(letter)) == (b"scan", large, "too_large_for_topic")
+    assert log.committed_offsets["site.ingest.pi", TopicPartition("site.iot.scan")] == 1
+    assert one.uplink.statistics().dead_lettered == 1
+    assert [line["reason"] for line in lines if line["event"] == "ingest.rejected"] == ["too_large_for_topic"]
+
+
+@pytest.mark.looptime
+async def test_a_dead_letter_keeps_as_much_of_its_record_as_the_topic_takes():
+    log = MemoryLog()
+    limit(log, DEAD_LETTERS, 20_000)
+    await log.append([from_device("cam", bytes(100_000)), from_device("cam", grey(1))])
+
+    await run_until(intake(log).uplink, lambda: num_archived(log) == 1)
+
+    (letter,) = log.records(DEAD_LETTERS)
+    assert letter.value == bytes(16_384)
 
 
 @pytest.mark.looptime

@@ -1,0 +1,93 @@
+"""Topics that exist already: what their settings would do to samples.
+
+Values only. See also: `topics` (how edged makes them), `app.supervision` and `edged topics --apply`, which look.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from edged.domain.topology import MIB, Topology
+from edged.domain.topology.topics import DEAD_LETTER_MESSAGE_BYTES, SHORT_RETENTION_MS, UNTIL_ARCHIVED_MS, Topic
+
+SETTINGS = ("cleanup.policy", "max.message.bytes", "retention.ms", "retention.bytes", "message.timestamp.type")
+"""The settings that matter."""
+
+_UNLIMITED = -1
+_ITEM_BYTES = {"uint8": 1, "float32": 4}
+_OVERHEAD_BYTES = 1024
+"""Of a record beside its payload: batch, key, headers."""
+
+
+class Harm(NamedTuple):
+    """A setting of a topic that loses or refuses data, what it does, and the value that does not."""
+
+    topic: str
+    setting: str
+    value: str
+    wanted: str
+    effect: str
+
+
+def harms(topology: Topology, topic: Topic, settings: Mapping[str, str]) -> list[Harm]:
+    """What these settings of the topic lose or refuse; settings that are not there are not judged."""
+    return [
+        Harm(topic.name, setting, settings[setting], wanted, effect)
+        for setting, wanted, effect in _wrong(topology, topic, settings)
+    ]
+
+
+def _wrong(topology: Topology, topic: Topic, settings: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    policy = settings.get("cleanup.policy", "compact" if topic.compacted else "delete")
+    if topic.compacted and policy != "compact":
+        yield "cleanup.policy", "compact", "the newest checkpoints are deleted for their age"
+    if not topic.compacted and "compact" in policy:
+        yield "cleanup.policy", "delete", "of records with the same key all but the newest are deleted"
+    taken, needed = _number(settings, "max.message.bytes"), needed_bytes(topology, topic)
+    if taken is not None and taken < needed:
+        yield "max.message.bytes", str(needed), "larger records are refused: packs are split, other writers stop"
+    if not topic.compacted and policy != "compact":
+        yield from _short(topic, settings)
+    if settings.get("message.timestamp.type", "LogAppendTime") != "LogAppendTime":
+        yield (
+            "message.timestamp.type",
+            "LogAppendTime",
+            "records of a writer whose clock is wrong are deleted or refused",
+        )
+
+
+def _short(topic: Topic, settings: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Retention that is shorter than what the topic is for."""
+    kept_ms, kept_bytes = _number(settings, "retention.ms"), _number(settings, "retention.bytes")
+    if topic.retention_ms == UNTIL_ARCHIVED_MS:
+        effect = "packs are deleted, archived or not"
+        if kept_ms not in {None, _UNLIMITED}:
+            yield "retention.ms", str(_UNLIMITED), effect
+        if kept_bytes not in {None, _UNLIMITED}:
+            yield "retention.bytes", str(_UNLIMITED), effect
+        return
+    wanted = topic.retention_ms or SHORT_RETENTION_MS
+    if kept_ms is not None and kept_ms != _UNLIMITED and kept_ms < wanted:
+        yield "retention.ms", str(wanted), "records are deleted before a node that was away has read them"
+
+
+def needed_bytes(topology: Topology, topic: Topic) -> int:
+    """The size of message that the topic should take at least; 0 where that is not known."""
+    if topic.max_message_bytes:
+        return topic.max_message_bytes
+    if topic.retention_ms == UNTIL_ARCHIVED_MS:
+        return MIB
+    for device in topology.iot:
+        if topic.name == topology.device_topic(device.name) and device.codec == "raw":
+            stream = topology.stream(device.stream)
+            return math.prod(stream.shape) * _ITEM_BYTES[stream.dtype] + _OVERHEAD_BYTES
+    if any(topic.name == topology.dead_letters_topic(edge.name) for edge in topology.edges):
+        return DEAD_LETTER_MESSAGE_BYTES
+    return 0
+
+
+def _number(settings: Mapping[str, str], name: str) -> int | None:
+    try:
+        return int(settings[name])
+    except (KeyError, ValueError):
+        return None
