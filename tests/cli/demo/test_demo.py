@@ -137,7 +137,8 @@ def test_a_broker_that_does_not_answer_is_told_soon(edged, monkeypatch):
 
     code, said = refusal(edged, "--broker", "127.0.0.1:1")
 
-    assert (code, said) == (69, "edged: Kafka at 127.0.0.1:1 does not answer\n")
+    assert code == 69
+    assert said.startswith("edged: Kafka at 127.0.0.1:1 does not answer (127.0.0.1:1: ")
 
 
 WAITS = """
