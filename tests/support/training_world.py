@@ -17,7 +17,8 @@ from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotRequest
-from edged.domain.archive.snapshot import BlockRef, Snapshot
+from edged.domain.archive.quarantine import Mask, laid_over
+from edged.domain.archive.snapshot import QUARANTINE_SOURCE, BlockRef, Snapshot
 from edged.domain.epochs.plan import CachePlan
 from edged.domain.nn.model import Gradient, Model
 from edged.domain.nn.spec import Dense, Flatten
@@ -63,7 +64,7 @@ class AnsweringLog(MemoryLog):
     """A log with an archive: a request is answered as soon as it is appended.
 
     `blocks`: what the archive holds. Switches: `is_silent`; `missing`: samples it cannot read; `loses`: which parts
-    never arrive. `requests`: all so far.
+    never arrive. `requests`: all so far. `quarantined`: by one record, if not empty.
     """
 
     def __init__(self, blocks: dict[BlockRef, Pack]) -> None:
@@ -74,6 +75,7 @@ class AnsweringLog(MemoryLog):
         self.loses: Callable[[SamplesPart], bool] = lambda _: False
         self.samples_a_part = 7
         self.requests: list[protocol.Request] = []
+        self.quarantined: dict[BlockRef, Mask] = {}
 
     async def append(self, messages: Sequence[Message]) -> list[int]:
         offsets = await super().append(messages)
@@ -93,14 +95,16 @@ class AnsweringLog(MemoryLog):
     def snapshot(self, ends: Any = None) -> Snapshot:
         refs = sorted(ref for ref in self.blocks if ends is None or ref.offset < ends.get(ref.source, 0))
         sources = tuple(sorted({ref.source for ref in refs}))
-        return Snapshot(
+        is_in_effect = bool(self.quarantined) and (ends is None or ends.get(QUARANTINE_SOURCE, 0) > 0)
+        snapshot = Snapshot(
             sources,
             np.array([sources.index(ref.source) for ref in refs], np.int64),
             np.array([ref.offset for ref in refs], np.int64),
             np.array([len(self.blocks[ref].samples) for ref in refs], np.int64),
             np.array([self.blocks[ref].num_bytes for ref in refs], np.int64),
-            {ref.source: ref.offset + 1 for ref in refs},
+            {ref.source: ref.offset + 1 for ref in refs} | ({QUARANTINE_SOURCE: 1} if is_in_effect else {}),
         )
+        return laid_over(snapshot, self.quarantined) if is_in_effect else snapshot
 
     def sample(self, sample_id: int) -> Sample:
         snapshot = self.snapshot()
@@ -152,6 +156,9 @@ class CrashingModel(Model):
     poisoned_to = 1 << 61
     dark_losses: float | None = None
     """The loss of samples darker than this is infinite."""
+    spoilt_by: float | None = None
+    """All losses of a mini-batch with a sample darker than this are not finite."""
+    on_spoilt: Callable[[], object] = staticmethod(lambda: None)
 
     def gradient(self, *args: Any, **options: Any) -> Gradient:
         gradient = super().gradient(*args, **options)
@@ -159,6 +166,9 @@ class CrashingModel(Model):
         if self.steps == self.crash_at:
             raise CrashError
         if self.poisoned_from <= self.steps < self.poisoned_to:
+            gradient.losses[:] = np.nan
+        if self.spoilt_by is not None and (args[1].max(axis=(1, 2, 3)) < self.spoilt_by).any():
+            self.on_spoilt()
             gradient.losses[:] = np.nan
         if self.dark_losses is not None:
             gradient.losses[args[1].max(axis=(1, 2, 3)) < self.dark_losses] = np.inf

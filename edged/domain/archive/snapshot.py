@@ -25,6 +25,9 @@ OVERLAY_SOURCES = frozenset({QUARANTINE_SOURCE})
 A snapshot names their ends like any other's, so that it says which of their records are in effect.
 """
 
+_NEWEST = (1 << 62) - 1
+"""Beyond every source's end."""
+
 
 def _no_ranges() -> Ids:
     return np.zeros((0, 3), np.int64)
@@ -125,6 +128,11 @@ def test_rows(source: str, offset: int, num_rows: int, fraction: float) -> npt.N
         return np.zeros(num_rows, np.bool_)
     key = hashlib.blake2b(f"{source}/{offset}".encode(), digest_size=8).digest()
     return np.random.default_rng(int.from_bytes(key, "little")).random(num_rows) < fraction
+
+
+def with_newest_quarantine(ends: Mapping[str, int]) -> dict[str, int]:
+    """`ends` for the same blocks, with all that the quarantine says of them by the time they are asked for."""
+    return {**ends, QUARANTINE_SOURCE: _NEWEST}
 
 
 def renumbered(ids: Ids, old: Snapshot, new: Snapshot) -> Ids:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from edged.aio import run_in_worker
+from edged.domain.archive.snapshot import with_newest_quarantine
 from edged.domain.epochs.plan import CachePlan
 from edged.domain.nn.model import Model
 from edged.domain.topology import Training
@@ -257,11 +258,14 @@ class Trainer:
     async def _roll_back(self) -> None:
         """Restore the last checkpoint, and halve the learning rate: the same steps would diverge again.
 
+        What has been put into quarantine since the epoch began is in effect then: it may be why training diverged.
         Raises DivergedError when that has not helped MAX_SLOWDOWNS times.
         """
         position, slowdowns = self._state.position, self._state.slowdowns
         restored = await self._checkpointing.restore()
         self._state = await run_in_worker(self._learner.initial, self._job) if restored is None else restored
+        if self._state.ends is not None:
+            self._state.ends = with_newest_quarantine(self._state.ends)
         resumes = self._slowdowns_in_a_row < MAX_SLOWDOWNS
         self._slowdowns_in_a_row += 1
         self._state.slowdowns = slowdowns + resumes

@@ -488,3 +488,34 @@ async def test_samples_whose_loss_alone_is_not_finite_are_left_out_by_name_and_t
     statistics = trainer.statistics()
     assert statistics.trained_samples == counted
     assert statistics.refused_samples == len(lines)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_what_is_put_into_quarantine_because_training_diverges_is_out_of_the_epoch_that_begins_again(
+    world, restarts
+):
+    """Also of a job that had given up: its checkpoint is of the middle of that epoch, with the samples in it."""
+    world.training = replace(TRAINING, checkpoint_s=0)
+    dark = {
+        ref: np.array([max(sample.payload) < 40 for sample in pack.samples] + [False] * (256 - len(pack.samples)))
+        for ref, pack in world.log.blocks.items()
+    }
+    dark = {ref: mask for ref, mask in dark.items() if mask.any()}
+    model = world.model()
+    model.spoilt_by = 40 / 255
+    if restarts:
+        trainer = world.trainer(model=model)
+        await run_until(trainer, lambda: trainer.progress().idle)
+        assert not world.events("train.diverged")[-1]["goes_on"]
+        world.log.quarantined = dark
+    else:
+        model.on_spoilt = lambda: setattr(world.log, "quarantined", dark)
+    num_before = len(world.events("train.diverged"))
+
+    trainer = await finish(world, model=model)
+
+    assert len(world.events("train.diverged")) == num_before + 1
+    assert trainer.state.position.epoch == world.training.epochs
+    drawn = [line["quarantined"] for line in world.events("epoch.drawn")]
+    assert drawn[-1] == sum(int(mask.sum()) for mask in dark.values())
+    assert world.events("epoch.redrawn")
