@@ -62,8 +62,9 @@ EVENTS: Mapping[str, Event] = {
     "health.recovered": event("The part answers again.", part=str, degraded_s=float),
     # kafka
     "kafka.unreadable": event(
-        "Records that cannot be decoded, or that unpack to far more than any of edged's; reading continues after them.",
-        topic=str, partition=int, first_offset=int, next_offset=int, err=str,
+        "Records that cannot be decoded, or that unpack to far more than any of edged's; reading continues after them. "
+        "`suppressed` more of the topic since its last such line.",
+        topic=str, partition=int, first_offset=int, next_offset=int, err=str, suppressed=int,
     ),
     "kafka.connected": event("The broker answers.", bootstrap=str, idempotent=bool),
     "kafka.topics_missing": event(

@@ -15,6 +15,7 @@ from edged.adapters.kafka.producer import Producer
 from edged.adapters.kafka.reader import KafkaReader
 from edged.adapters.kafka.refusals import Identity
 from edged.adapters.kafka.security import client_options
+from edged.adapters.kafka.unpacking import pass_unreadable_batches
 from edged.domain import place as places
 from edged.domain.place import Place
 from edged.domain.topology import Kafka
@@ -46,6 +47,7 @@ class KafkaLog:
         OSError or ssl.SSLError when a certificate file cannot be used.
         """
         patch_decoding()
+        pass_unreadable_batches()
         ask_about_own_topics()
         self._client_log = ClientLog()
         self._setup = Setup(

@@ -95,7 +95,7 @@ class OwnReader:
             return
         decoded = decode(answer.batches, partition, position, answer.aborted, in_transactions=is_committed)
         if decoded.error and not decoded.records:
-            log_unreadable(partition, position, decoded)
+            log_unreadable(partition, position, decoded.next_offset, decoded.error)
         self._high[partition] = answer.high
         place = self._places[partition]
         self._fetched[partition] = deque(

@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.errors import CorruptRecordException, KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from edged.adapters.kafka.admin import Admin
-from edged.adapters.kafka.batches import Decoded, decode, record_of
+from edged.adapters.kafka.batches import record_of
 from edged.adapters.kafka.connection import CONNECT_TIMEOUT_S, Setup, abandon, bootstrapping
 from edged.adapters.kafka.incarnations import look
-from edged.adapters.kafka.skipped import log_loss, log_unreadable
+from edged.adapters.kafka.skipped import log_loss
 from edged.aio import Backoff
 from edged.domain import place as places
 from edged.domain.place import Place
@@ -47,6 +47,9 @@ which its reader had no error. Without ids a look takes a fetch."""
 _WAIT_MS = 500
 _EMBEDDED_WAIT_MS = 40
 """The embedded broker checks for new records only twice per wait: a long wait delays them by a quarter of it."""
+
+
+_Batches = dict[KafkaPartition, list["ConsumerRecord[bytes, bytes]"]]
 
 
 class _EmptyFetches(NamedTuple):
@@ -77,6 +80,7 @@ class KafkaReader:
         self._last: dict[TopicPartition, Record] = {}
         self._fetched: list[ConsumerRecord[bytes, bytes]] = []  # not delivered yet
         self._check_at_s = 0.0
+        self._had_turn: set[KafkaPartition] = set()
         self._group = group
         self._consumer: AIOKafkaConsumer | None = None
         self._backoff = Backoff()
@@ -136,14 +140,10 @@ class KafkaReader:
         if self._fetched:  # by a poll that was cancelled or had no answer
             return await self._deliver(consumer, max_records)
         try:
-            batches = await consumer.getmany(timeout_ms=int(timeout_s * 1000), max_records=max_records)
+            batches = await self._next_batches(consumer, max_records, timeout_s)
         except OffsetOutOfRangeError as gap:
             await self._follow((TopicPartition(*each) for each in gap.args[0]), consumer)
             return []
-        except Exception as error:  # hostile bytes make aiokafka raise nearly anything
-            if isinstance(error, (KafkaError, OSError)) and not isinstance(error, CorruptRecordException):
-                raise
-            return await self._skip_corrupt(consumer, max_records, error)
         # No await from here on until the records are kept: what aiokafka has delivered must reach the caller.
         if not batches:
             await self._pass_what_is_no_record(consumer)
@@ -151,6 +151,23 @@ class KafkaReader:
         self._empty.clear()
         self._fetched = [each for batch in batches.values() for each in batch]
         return await self._deliver(consumer, max_records)
+
+    async def _next_batches(self, consumer: AIOKafkaConsumer, max_records: int, timeout_s: float) -> _Batches:
+        """What is there of partitions that have not had their turn; else of any, and then all are without one again.
+
+        A full poll is the turn of the partitions that it is of. aiokafka gives all that it has fetched of a partition,
+        which may take the caller many polls, before it gives the next one's.
+        """
+        waiting = {KafkaPartition(*each) for each in self._positions} - self._had_turn
+        batches: _Batches = {}
+        if self._had_turn and waiting:
+            batches = await consumer.getmany(*waiting, timeout_ms=0, max_records=max_records)
+        if not batches:
+            self._had_turn.clear()
+            batches = await consumer.getmany(timeout_ms=int(timeout_s * 1000), max_records=max_records)
+        if sum(map(len, batches.values())) == max_records:
+            self._had_turn.update(batches)
+        return batches
 
     async def _deliver(self, consumer: AIOKafkaConsumer, max_records: int) -> list[Record]:
         """What was fetched, once it is known whose records they are."""
@@ -313,37 +330,6 @@ class KafkaReader:
                 consumer.seek(KafkaPartition(*each), before.stable)
             else:
                 self._empty[each] = _EmptyFetches(offset, *seen, since_ms=before.since_ms)
-
-    async def _skip_corrupt(self, consumer: AIOKafkaConsumer, max_records: int, error: Exception) -> list[Record]:
-        """After a decoding error: the records before the corrupt batch, or none and the position after it.
-
-        Raises `error` again when no batch is corrupt.
-        """
-        async with asyncio.timeout(self._setup.outages.deadline_s):
-            partition, decoded = await self._find_corrupt(error)
-        place = self._places[partition]
-        records = [
-            replace(each, incarnation=place.incarnation, topic_id=place.topic_id)
-            for each in decoded.records[:max_records]
-        ]
-        if records:
-            self._positions[partition] = records[-1].offset + 1
-            self._last[partition] = records[-1]
-        else:
-            log_unreadable(partition, self._positions[partition], decoded)
-            self._positions[partition] = decoded.next_offset
-        for each, offset in self._positions.items():
-            consumer.seek(KafkaPartition(*each), offset)  # records of other partitions may have been dropped with these
-        self._mark_answered()
-        return records
-
-    async def _find_corrupt(self, error: Exception) -> tuple[TopicPartition, Decoded]:
-        for partition, offset in self._positions.items():
-            answer = await self._admin.fetch(partition, offset, _FETCH_LIMITS["max_partition_fetch_bytes"])
-            decoded = decode(answer.batches, partition, offset, answer.aborted)
-            if decoded.error:
-                return partition, decoded
-        raise error
 
     def _mark_answered(self) -> None:
         self._answered_s = self._checked_s = asyncio.get_running_loop().time()

@@ -1,8 +1,12 @@
-"""The log lines for what a reader cannot deliver: records that are gone, and unreadable batches."""
+"""The log lines for what a reader cannot deliver: records that are gone, and unreadable batches.
 
-from edged.adapters.kafka.batches import Decoded
-from edged.log import logger
+Anybody may write unreadable batches, and as many as he likes: of each topic one line in 10 s, whoever reads it.
+"""
+
+from edged.log import ThrottledLog, logger
 from edged.ports import TopicPartition
+
+_lines = ThrottledLog()
 
 
 def log_loss(event: str, partition: TopicPartition, wanted_offset: int, next_offset: int) -> None:
@@ -11,13 +15,14 @@ def log_loss(event: str, partition: TopicPartition, wanted_offset: int, next_off
     logger().warning(event, topic=topic, partition=number, wanted_offset=wanted_offset, next_offset=next_offset)
 
 
-def log_unreadable(partition: TopicPartition, first_offset: int, decoded: Decoded) -> None:
+def log_unreadable(partition: TopicPartition, first_offset: int, next_offset: int, error: str) -> None:
     """Batches from `first_offset` on cannot be decoded; reading continues after them."""
-    logger().error(
+    _lines.error(
         "kafka.unreadable",
+        partition.topic,
         topic=partition.topic,
         partition=partition.partition,
         first_offset=first_offset,
-        next_offset=decoded.next_offset,
-        err=decoded.error,
+        next_offset=next_offset,
+        err=error,
     )

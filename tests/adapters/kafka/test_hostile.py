@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -82,6 +83,33 @@ async def test_a_batch_that_cannot_be_decoded_is_skipped_and_logged(
     )
     lines = log_lines("kafka.unreadable")
     assert [(line["first_offset"], line["next_offset"]) for line in lines] == [(1, 3)]
+
+
+async def test_a_device_full_of_unreadable_batches_costs_the_others_no_record_and_no_turn(
+    apache_kafka: Broker, log_lines: Callable[..., list[dict[str, Any]]]
+):
+    """Before, each such batch cost a fetch of every partition by hand, and what the consumer had fetched of all."""
+    bad, good = f"garden.{uuid.uuid4()}", f"garden.{uuid.uuid4()}"
+    async with KafkaLog(Kafka((apache_kafka.bootstrap,)), RecordingHealth()) as log:
+        await log.ensure([TopicSpec(bad), TopicSpec(good)])
+        for _ in range(60):
+            await write_batch(apache_kafka.bootstrap, bad, UNREADABLE["header_not_utf8"])
+            await log.append([Message(bad, b"between")])
+        await log.append([Message(good, b"%d" % number) for number in range(600)])
+
+        turns: list[dict[str, int]] = []
+        async with log.reader({TopicPartition(bad): 0, TopicPartition(good): 0}) as reader, asyncio.timeout(120):
+            while sum(sum(turn.values()) for turn in turns) < 660:
+                records = await reader.poll(max_records=20, timeout_s=1.0)
+                turns.append(Counter(record.topic for record in records))
+            positions = [reader.position(TopicPartition(topic)) for topic in (bad, good)]
+
+    assert positions == [120, 600]
+    both = [index for index, turn in enumerate(turns) if turn.get(bad)]
+    between = turns[both[0] : both[-1] + 1]
+    assert sum(turn.get(good, 0) for turn in between) >= 40, "the two take turns"
+    [line] = log_lines("kafka.unreadable")
+    assert (line["topic"], line["first_offset"], line["next_offset"]) == (bad, 0, 1)
 
 
 @pytest.mark.parametrize("name", COMPRESSED)
