@@ -382,13 +382,14 @@ EVENTS: Mapping[str, Event] = {
     # res: the host's and the process's resources
     "res.sample": event(
         "The monitor's series, once per second. CPU in percent of one core, summed over cores. Fields that the host "
-        "does not provide are left out, as are the node's numbers that have been zero since the start.",
+        "does not provide are left out, as are the node's numbers that have been zero since the start. Lag by topic: "
+        "the longest ones; absent when there is none.",
         optional=(
             "cpu_percent", "memory_used_bytes", "disk_read_bytes_per_s", "disk_written_bytes_per_s",
             "net_received_bytes_per_s", "net_sent_bytes_per_s", "temperature_c", "throttled_flags", "disk_free_bytes",
             "trained_samples_per_s", "wait_fraction", "ingested_samples_per_s", "dead_lettered_per_s",
             "archived_samples_per_s", "predicted_samples_per_s", "served_samples_per_s",
-            "refused_samples", "lag_records", "queue_bytes", "cache_bytes", "kept_bytes",
+            "refused_samples", "lag_records", "lag_by_topic", "queue_bytes", "cache_bytes", "kept_bytes",
         ),
         cpu_percent=float, process_cpu_percent=float, memory_used_bytes=int, rss_bytes=int, peak_rss_bytes=int,
         disk_read_bytes_per_s=float, disk_written_bytes_per_s=float,
@@ -396,7 +397,7 @@ EVENTS: Mapping[str, Event] = {
         temperature_c=float, throttled_flags=int, disk_free_bytes=int, loop_lag_ms=float,
         trained_samples_per_s=float, wait_fraction=float, ingested_samples_per_s=float, dead_lettered_per_s=float,
         archived_samples_per_s=float, predicted_samples_per_s=float, served_samples_per_s=float,
-        refused_samples=int, lag_records=int, queue_bytes=int, cache_bytes=int, kept_bytes=int,
+        refused_samples=int, lag_records=int, lag_by_topic=dict, queue_bytes=int, cache_bytes=int, kept_bytes=int,
     ),
     "res.memory_high": event(
         "The process exceeds its memory limit; it ends if that lasts.", rss_bytes=int, limit_bytes=int

@@ -135,6 +135,9 @@ class LogReader(Protocol):
     def lag(self) -> int:
         """Offsets not yet passed, by the ends last seen; 0 before the first response."""
 
+    def lag_by_topic(self) -> dict[str, int]:
+        """The lag of each topic that has one."""
+
 
 class Log(Protocol):
     """Apache Kafka, as far as edged needs it. While the broker is unavailable every method waits; cancel to stop."""

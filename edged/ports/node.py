@@ -1,6 +1,8 @@
 """The process, its machine and its service manager."""
 
-from dataclasses import astuple, dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple, Protocol
 
 
@@ -25,14 +27,24 @@ class Statistics:
     served_samples: int = 0
     refused_samples: int = 0
     """Left out at a border, or of training because it or its loss is not finite."""
-    lag_records: int = 0
+    lag_by_topic: Mapping[str, int] = field(default_factory=dict)
+    """Records waiting in each topic that has any: whose they are."""
     queue_bytes: int = 0
     cache_bytes: int = 0
     kept_bytes: int = 0
     """Payload bytes, about, in Kafka of packs that are archived."""
 
+    @property
+    def lag_records(self) -> int:
+        """Records waiting in all topics."""
+        return sum(self.lag_by_topic.values())
+
     def __add__(self, other: "Statistics") -> "Statistics":
-        return Statistics(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        names = [each.name for each in fields(self) if each.name != "lag_by_topic"]
+        return Statistics(
+            **{name: getattr(self, name) + getattr(other, name) for name in names},
+            lag_by_topic=Counter(self.lag_by_topic) + Counter(other.lag_by_topic),
+        )
 
 
 class Health(Protocol):

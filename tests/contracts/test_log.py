@@ -251,6 +251,30 @@ async def test_lag_counts_records_not_delivered_yet(log: Log, topic: str):
 
 
 @every_log
+async def test_lag_is_told_of_each_topic_that_has_one(log: Log, topic: str):
+    other = f"{topic}.other"
+    await log.append([*numbered(topic, 10), *numbered(other, 3)])
+
+    async with log.reader({TopicPartition(topic): 10, TopicPartition(other): 1}) as reader:
+        await read(reader, 1, max_records=1)
+        assert reader.lag_by_topic() == {other: 1}
+        await read(reader, 1)
+        assert reader.lag_by_topic() == {}
+
+
+@every_log
+async def test_partitions_take_turns_of_a_poll(log: Log, topic: str):
+    """A topic with many records costs another one a poll at most, whatever was fetched of it."""
+    other = f"{topic}.other"
+    await log.append([*numbered(topic, 200), *numbered(other, 200)])
+
+    async with log.reader({TopicPartition(topic): 0, TopicPartition(other): 0}) as reader:
+        turns = [{record.topic for record in await read(reader, 20, max_records=20)} for _ in range(8)]
+
+    assert max(sum(name in turn for turn in turns) for name in (topic, other)) < 8
+
+
+@every_log
 async def test_a_readers_position_is_after_what_it_delivered_or_where_it_was_sought(log: Log, topic: str):
     partition = TopicPartition(topic)
     await log.append(numbered(topic, 10))

@@ -107,6 +107,9 @@ class VastLog:
     def lag(self) -> int:
         return 0
 
+    def lag_by_topic(self) -> dict[str, int]:
+        return {}
+
     async def trim(self, before: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         return dict(before)
 

@@ -6,7 +6,7 @@ only batches of no transaction, which all of ours are.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -63,7 +63,13 @@ class OwnReader:
         raise NotImplementedError("a reader of own records has no group")
 
     def lag(self) -> int:
-        return sum(max(0, self._high.get(each, 0) - place.offset) for each, place in self._places.items())
+        return sum(self.lag_by_topic().values())
+
+    def lag_by_topic(self) -> dict[str, int]:
+        lag = Counter[str]()
+        for each, place in self._places.items():
+            lag[each.topic] += max(0, self._high.get(each, 0) - place.offset)
+        return dict(+lag)
 
     def position(self, partition: TopicPartition) -> int:
         return self._places[partition].offset

@@ -8,6 +8,7 @@ every start.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -117,7 +118,13 @@ class KafkaReader:
         await self._admin.commit(self._group, kept, note)
 
     def lag(self) -> int:
-        return sum(max(0, self._stable.get(each, 0) - position) for each, position in self._positions.items())
+        return sum(self.lag_by_topic().values())
+
+    def lag_by_topic(self) -> dict[str, int]:
+        lag = Counter[str]()
+        for each, position in self._positions.items():
+            lag[each.topic] += max(0, self._stable.get(each, 0) - position)
+        return dict(+lag)
 
     def position(self, partition: TopicPartition) -> int:
         return self._positions[partition]

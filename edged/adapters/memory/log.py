@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -280,7 +281,13 @@ class MemoryReader:
         return self._places[partition]
 
     def lag(self) -> int:
-        return sum(max(0, self._end(each) - place.offset) for each, place in self._places.items())
+        return sum(self.lag_by_topic().values())
+
+    def lag_by_topic(self) -> dict[str, int]:
+        lag = Counter[str]()
+        for each, place in self._places.items():
+            lag[each.topic] += max(0, self._end(each) - place.offset)
+        return dict(+lag)
 
     def _end(self, partition: TopicPartition) -> int:
         marks = self._log._of(partition).watermarks

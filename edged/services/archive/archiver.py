@@ -166,7 +166,7 @@ class Archiver:
         return Statistics(
             archived_samples=self._samples,
             refused_samples=self._refusals.num_samples,
-            lag_records=self._reader.lag() if self._reader else 0,
+            lag_by_topic=self._reader.lag_by_topic() if self._reader else {},
             queue_bytes=sum(buffer.num_bytes for buffer in self._buffers.values()),
         )
 

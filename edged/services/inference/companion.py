@@ -126,8 +126,8 @@ class Companion:
 
     def statistics(self) -> Statistics:
         """Samples predicted since the start, and the records waiting."""
-        lag = 0 if self._reader is None else self._reader.lag()
-        return Statistics(predicted_samples=self._num_predicted, lag_records=lag)
+        lag = {} if self._reader is None else self._reader.lag_by_topic()
+        return Statistics(predicted_samples=self._num_predicted, lag_by_topic=lag)
 
     async def run(self) -> None:
         """Predict until cancelled. Cancelled at any point: the next run resumes without loss or repetition."""

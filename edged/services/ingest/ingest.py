@@ -65,9 +65,9 @@ class Ingest:
         """The device's stream; empty for a device of another edge."""
         return self._stream_of.get(device, "")
 
-    def lag(self) -> int:
-        """Records waiting in the devices' topics; 0 while nothing is read."""
-        return self._reader.lag() if self._reader else 0
+    def lag_by_topic(self) -> dict[str, int]:
+        """Records waiting in each device's topic that has any; none while nothing is read."""
+        return self._reader.lag_by_topic() if self._reader else {}
 
     async def partitions(self) -> frozenset[TopicPartition]:
         """All partitions of the devices' topics; of a topic that does not exist yet, partition 0."""

@@ -87,7 +87,7 @@ class Uplink:
         return Statistics(
             ingested_samples=self._num_samples,
             dead_lettered=self._ingest.num_rejected,
-            lag_records=self._ingest.lag(),
+            lag_by_topic=self._ingest.lag_by_topic(),
             queue_bytes=packing_bytes + sum(live.num_bytes for lives in self._live.values() for live in lives),
         )
 

@@ -4,9 +4,15 @@ Pure arithmetic; `monitor` samples and logs. The first five series (CPU, memory,
 of the thesis that edged follows.
 """
 
+from collections import Counter
+from collections.abc import Mapping
+
 from edged.ports import HostSample, Statistics
 
-Field = float | int
+Field = float | int | Mapping[str, int]
+
+_MAX_LAG_TOPICS = 8
+"""The longest, in a line."""
 
 _RATES = ("disk_read_bytes", "disk_written_bytes", "net_received_bytes", "net_sent_bytes")
 _LEVELS = ("memory_used_bytes", "temperature_c", "throttled_flags", "disk_free_bytes")
@@ -51,6 +57,8 @@ class ResourceSeries:
         }
         if "wait_s" in self._seen:
             fields["wait_fraction"] = min(1.0, round((now.wait_s - self._statistics.wait_s) / elapsed_s, 3))
+        if now.lag_by_topic:
+            fields["lag_by_topic"] = dict(Counter(now.lag_by_topic).most_common(_MAX_LAG_TOPICS))
         return fields | {name: getattr(now, name) for name in _STATISTICS_LEVELS if name in self._seen}
 
 

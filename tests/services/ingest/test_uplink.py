@@ -365,7 +365,7 @@ async def all_done(log):
     await run_until(
         started.uplink,
         lambda: (
-            started.ingest.lag() == 0
+            started.ingest.lag_by_topic() == {}
             and num_archived(log) >= wanted["grey"]
             and num_archived(log, FLOATS) >= wanted["floats"]
             and committed(log, "meter") == 9

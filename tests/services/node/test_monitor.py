@@ -165,7 +165,7 @@ async def test_feeding_resumes_with_progress_and_the_next_stall_is_logged_again(
 
 async def test_the_status_line_is_updated_every_ten_seconds(log_lines):
     node = Node()
-    node.statistics = Statistics(trained_samples=1280, ingested_samples=7, lag_records=3)
+    node.statistics = Statistics(trained_samples=1280, ingested_samples=7, lag_by_topic={"cam": 3})
     await node.run(35)
     assert node.sent("status") == ["ok, trained 1280, lag 3, RSS 100 MiB"] * 4
 

@@ -52,9 +52,18 @@ def test_a_total_that_decreases_is_no_negative_rate():
 def test_a_series_of_a_service_appears_once_it_is_not_zero():
     series = ResourceSeries(host(), Statistics(), 0.0)
     none = series.next(host(), Statistics(), 1.0)
-    first = series.next(host(), Statistics(trained_samples=300, wait_s=0.25, lag_records=9), 2.0)
+    first = series.next(host(), Statistics(trained_samples=300, wait_s=0.25, lag_by_topic={"cam": 2, "cam-2": 7}), 2.0)
     then = series.next(host(), Statistics(trained_samples=300, wait_s=1.25), 3.0)
     assert "trained_samples_per_s" not in none
     assert (first["trained_samples_per_s"], first["wait_fraction"], first["lag_records"]) == (300.0, 0.25, 9)
     assert (then["trained_samples_per_s"], then["wait_fraction"], then["lag_records"]) == (0.0, 1.0, 0)
     assert "archived_samples_per_s" not in then
+
+
+def test_the_longest_lags_are_named():
+    series = ResourceSeries(host(), Statistics(), 0.0)
+    of_devices, of_jobs = {f"cam-{n}": n for n in range(1, 20)}, {"cam-1": 100}
+    fields = series.next(host(), Statistics(lag_by_topic=of_devices) + Statistics(lag_by_topic=of_jobs), 1.0)
+    assert fields["lag_records"] == 190 + 100
+    assert fields["lag_by_topic"] == {"cam-1": 101, **{f"cam-{n}": n for n in range(13, 20)}}
+    assert "lag_by_topic" not in series.next(host(), Statistics(), 2.0)
