@@ -167,8 +167,10 @@ class SecuredKafka:
         topics = [_topic(words[1:]) for words in parsed if words[0] == "kafka-topics.sh"]
         acls = [acl for words in parsed if words[0] == "kafka-acls.sh" for acl in _acls(words[1:])]
         assert {words[0] for words in parsed} <= {"kafka-topics.sh", "kafka-acls.sh"}
-        for done in [*self._admin.create_topics(topics).values(), *self._admin.create_acls(acls).values()]:
-            done.result()
+        for topic in self._admin.create_topics(topics).values() if topics else ():
+            topic.result()
+        for acl in self._admin.create_acls(acls).values() if acls else ():
+            acl.result()
 
     def revoke(self, principal: str, operation: str | None = None, name: str | None = None) -> None:
         """Take rights from a user: to one operation, one topic or group, or all."""
