@@ -14,33 +14,24 @@ from edged.cli.demo.observer import archived_samples
 from edged.cli.demo.processes import Child, LogLine
 from edged.ports import TopicPartition
 from tests.support.brokers import Apache, Broker
-from tests.support.clock import Clock, need_compiler
+from tests.support.clock import CLOCKS, Clock, need_compiler, tidy_kafka
 from tests.support.site import Site, eventually, running, stopped
 
-DAY_S = 86_400.0
-IN_1970_S = 60 * DAY_S - time.time()
-CLOCKS = {
-    IN_1970_S: "behind",
-    -10 * DAY_S: "10 days behind",
-    3 * 3600.0: "3 h ahead of",
-    3653 * DAY_S: "10 years ahead of",
-}
 NUM_SAMPLES = 40
 """Published under each clock, at least."""
 
 
 @pytest.fixture
-def tidy_kafka(need_broker: Callable[[type[Broker]], None]) -> Iterator[Apache]:
-    """Apache Kafka that looks for what its retention lets it delete twice a second, not every five minutes."""
+def broker(need_broker: Callable[[type[Broker]], None]) -> Iterator[Apache]:
     need_broker(Apache)
-    with Apache({"log.retention.check.interval.ms": "500", "log.initial.task.delay.ms": "500"}) as broker:
+    with tidy_kafka() as broker:
         yield broker
 
 
-async def test_no_clock_loses_or_doubles_a_sample(tidy_kafka: Apache, tmp_path: Path) -> None:
+async def test_no_clock_loses_or_doubles_a_sample(broker: Apache, tmp_path: Path) -> None:
     need_compiler()
     settings = {"epochs": 1, "flush": "500ms, trim: true", "timing": {"retention_s": 0.5}}
-    async with running(Site(tmp_path, tidy_kafka.bootstrap, **settings)) as site:
+    async with running(Site(tmp_path, broker.bootstrap, **settings)) as site:
         clock = Clock(tmp_path / "clock")
         site.more_environment = clock.environment
         vault, edge, companion = await site.serve(images=200)

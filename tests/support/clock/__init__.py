@@ -13,8 +13,17 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.support.brokers import one_at_a_time
+from tests.support.brokers import Apache, one_at_a_time
 from tests.support.requirements import require
+
+DAY_S = 86_400.0
+CLOCKS = {
+    60 * DAY_S - time.time(): "behind",
+    -10 * DAY_S: "10 days behind",
+    3 * 3600.0: "3 h ahead of",
+    3653 * DAY_S: "10 years ahead of",
+}
+"""By how many seconds a clock may be ahead, and how a node says so; the first is one in 1970."""
 
 _SOURCE = Path(__file__).parent / "clock.c"
 
@@ -35,6 +44,11 @@ class Clock:
     def set_to(self, unix_s: float) -> None:
         """It shows this time now."""
         self.set(unix_s - time.time())
+
+
+def tidy_kafka() -> Apache:
+    """Apache Kafka that looks for what its retention lets it delete twice a second, not every five minutes."""
+    return Apache({"log.retention.check.interval.ms": "500", "log.initial.task.delay.ms": "500"})
 
 
 def need_compiler() -> None:
