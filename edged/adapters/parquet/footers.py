@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from edged.adapters.parquet import file as parquet_file
 from edged.adapters.parquet.file import Contents
 from edged.adapters.parquet.folder import ArchiveFolder, CorruptFileError, File, translated
-from edged.errors import FormatError
+from edged.errors import FormatError, StorageError
 from edged.log import ThrottledLog
 
 MAX_FOOTERS = 16
@@ -69,7 +69,7 @@ class Footers:
             self._footers.pop(file, None)
 
     def columns(self, stream: str, file: File) -> Columns | None:
-        """The file's columns; None, logged once, when its footer is corrupt."""
+        """The file's columns; None, and a line, when its footer cannot be read: for good when it is corrupt."""
         with self._lock:
             if file in self._columns:
                 return self._columns[file]
@@ -78,9 +78,12 @@ class Footers:
             contents = self.footer(file).contents
             lost = sum(end - first for first, end in contents.gaps)
             columns = Columns(contents.offsets, contents.rows, contents.num_bytes, lost)
-        except CorruptFileError as error:
+        except StorageError as error:
+            self._folder.check()  # no file is left out while the whole archive is away
             *_, source, _ = file.path.split("/")
             self._lines.error("archive.unreadable", (stream, source), stream=stream, source=source, reason=str(error))
+            if not isinstance(error, CorruptFileError):
+                return None
         with self._lock:
             self._columns[file] = columns
         return columns

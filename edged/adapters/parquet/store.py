@@ -25,6 +25,7 @@ from edged.domain.archive.snapshot import OVERLAY_SOURCES, QUARANTINE_SOURCE, Bl
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Address
 from edged.errors import ArchiveConflict, BlockAbsent, StorageError
+from edged.log import ThrottledLog
 from edged.ports import SourceEnd
 
 _MAX_OPEN_FILES = 8
@@ -59,6 +60,7 @@ class ParquetStore:
     def __init__(self, url: str) -> None:
         self._folder = ArchiveFolder(url)
         self._footers = Footers(self._folder)
+        self._lines = ThrottledLog()
 
     def create(self, site: str) -> bool:
         """Make the folder if necessary, and mark it as the archive of `site`; False when it is an archive already."""
@@ -101,7 +103,7 @@ class ParquetStore:
         self._folder.write(stream, source, f"{first:020d}-{end:020d}.parquet", pieces)
 
     def snapshot(self, stream: str, ends: Mapping[str, int] | None = None) -> Snapshot:
-        wanted = self.ends(stream)
+        wanted = self._readable_ends(stream)
         if ends is not None:
             wanted = {name: min(ends[name], end) for name, end in wanted.items() if name in ends}
         sources = tuple(sorted(wanted.keys() - OVERLAY_SOURCES))
@@ -189,6 +191,23 @@ class ParquetStore:
         with translated(f"{file.path}, block {ref.offset}"):
             block = footer.contents.block_of(ref.offset)
             return parquet_file.read_block(open_files.get(file, footer), footer.contents, block)
+
+    def _readable_ends(self, stream: str) -> dict[str, int]:
+        """As `ends`, without sources whose folder cannot be read: theirs are missing, and the others' are not."""
+        self.check()
+        ends: dict[str, int] = {}
+        for source in self._folder.sources(stream):
+            try:
+                files = self._folder.files(stream, source)
+            except StorageError as error:
+                if source in OVERLAY_SOURCES:
+                    raise
+                self.check()
+                where = stream, source
+                self._lines.error("archive.unreadable", where, stream=stream, source=source, reason=str(error))
+            else:
+                ends |= {source: files[-1].next} if files else {}
+        return ends
 
     def _newest_readable(self, files: Sequence[File]) -> tuple[File | None, str]:
         """The newest file whose footer can be read, and what is wrong with the one after it."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edged.adapters.parquet.folder import ArchiveFolder, CorruptFileError
 from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive.snapshot import BlockRef
-from edged.errors import BlockAbsent, StorageError
+from edged.errors import ArchiveUnavailable, BlockAbsent, StorageError
 from tests.support.archive_samples import any_packs, file_name, new_archive, pack, read_packs
 from tests.support.bad_tenants import damage_newest_file, request_for_absent_blocks
 
@@ -127,3 +127,34 @@ def test_a_source_continues_behind_its_damaged_newest_files_or_archives_their_ra
     assert read_packs(again, 0, 1, 2, 3) == [pack(0), pack(4), pack(8), pack(12)]
     kept = [finding.path.rpartition("/")[2] for finding in again.verify() if finding.kind == "aside"]
     assert kept == [f"{file_name(2, 3)}.damaged", f"{file_name(2, 4)}.damaged", f"{file_name(3, 4)}.damaged"]
+
+
+@pytest.mark.parametrize("refused", ["entries", "open"])
+def test_a_source_that_the_disk_refuses_is_missing_from_a_snapshot_alone_and_comes_back(
+    store, folder, monkeypatch, refused, log_lines
+):
+    for source in ("pi-a", "pi-b"):
+        store.append("fashion", source, [(0, pack(0))])
+    again, really = ParquetStore(f"file://{folder}"), getattr(ArchiveFolder, refused)
+
+    def refuse(self, what):
+        if "/pi-a" in str(what):
+            raise StorageError(f"{what}: Input/output error")
+        return really(self, what)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ArchiveFolder, refused, refuse)
+        snapshots = [again.snapshot("fashion") for _ in range(3)]
+    assert [snapshot.num_blocks for snapshot in snapshots] == [1, 1, 1]
+    assert [line["source"] for line in log_lines("archive.unreadable")] == ["pi-a"]
+    assert again.snapshot("fashion").num_blocks == 2
+
+
+def test_no_source_is_missing_from_a_snapshot_while_the_archive_is_away(store, folder):
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    store.end("fashion", "pi-a")
+    again = ParquetStore(f"file://{folder}")
+    again.ends("fashion")
+    folder.rename(folder.with_name("unmounted"))
+    with pytest.raises(ArchiveUnavailable):
+        again.snapshot("fashion")
