@@ -1,7 +1,10 @@
-"""An archive node among whose tenants one is bad in each of its roles: the others notice nothing."""
+"""Nodes among whose tenants one is bad in each of its roles: the others notice nothing."""
 
 from collections.abc import Iterable
 
+import numpy as np
+
+from edged.adapters.images import encode
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.cli.demo.observer import archived_samples
@@ -11,9 +14,10 @@ from edged.domain.archive.protocol import SnapshotRequest
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
-from edged.ports import Log, Message
+from edged.ports import Log, Message, TopicPartition
 from tests.support.bad_tenants import damage_newest_file, request_for_absent_blocks
-from tests.support.site import Site, running, stopped
+from tests.support.foreign_producers import UNREADABLE, write_batch
+from tests.support.site import Site, moment, running, stopped
 
 BAD, GOOD = "pi-a", "pi-b"
 DEVICE_OF = {BAD: "cam-01", GOOD: "cam-03"}
@@ -78,3 +82,29 @@ async def test_a_damaged_newest_file_and_a_request_for_20000_absent_blocks_are_t
     assert served == [(GOOD, 0)] * 3 + [(BAD, 20_000)], "the others' requests did not wait for it"
     assert [line["blocks"] for line in vault.seen("archive.absent")] == [20_000]
     assert vault.seen("archive.unreadable") == vault.seen("health.degraded") == []
+
+
+async def test_a_device_that_sends_junk_and_unreadable_batches_costs_its_edge_two_lines_and_the_other_devices_nothing(
+    apache_kafka, tmp_path
+):
+    site = Site(tmp_path, apache_kafka.bootstrap, site="bad-device", flush="100ms")
+    async with running(site, excused=["ingest.rejected"]), KafkaLog(site.loaded().kafka, RecordingHealth()) as log:
+        bad, good = (site.loaded().device_topic(device) for device in ("cam-01", "cam-02"))
+        edge = await site.start("run", "pi-a")
+        await edge.wait_for("ingest.reading")
+        for _ in range(20):
+            await write_batch(apache_kafka.bootstrap, bad, UNREADABLE)
+            await log.append([Message(bad, b"junk")] * 10)
+        picture = encode(np.zeros((28, 28, 1), np.uint8), "png")
+        await log.append([Message(good, picture, key=b"boot")] * 100)
+        vault = await site.start("run", "vault")
+        await archived(vault, pi_a=100)
+        found = [(each.device, each.offset) for each in archived_samples(site.loaded())]
+        letters = await log.watermarks([TopicPartition(site.loaded().dead_letters_topic("pi-a"))])
+
+    assert found == [("cam-02", offset) for offset in range(100)]
+    assert [marks.high for marks in letters.values()] == [200]
+    told = [*edge.seen("ingest.rejected"), *edge.seen("kafka.unreadable")]
+    assert {line.get("device") or line["topic"] for line in told} == {"cam-01", bad}
+    lasted_s = (moment(edge.lines[-1]) - moment(edge.lines[0])).total_seconds()
+    assert len(told) <= 2 * (1 + lasted_s // 10), "one line of each in 10 s"
