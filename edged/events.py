@@ -188,7 +188,8 @@ EVENTS: Mapping[str, Event] = {
     "train.diverged": _of_job(
         "Loss or weights are no longer finite, or the loss explodes: training rolls back to the last checkpoint, in a "
         "group to the beginning of an epoch, and continues with half the learning rate; after too many times in a row "
-        "it stops.",
+        "it stops. Suspect: the sample with the largest loss since that checkpoint; of an edge alone.",
+        optional=("suspect",), suspect=str,
         epoch=int, step=int, restored_step=int, slowdowns=int, goes_on=bool,
     ),
     # exchange: several edges train one model

@@ -47,7 +47,11 @@ _Integers = npt.NDArray[np.int64]
 
 
 class DivergedError(EdgedError):
-    """Loss or weights are no longer finite, or the loss has exploded."""
+    """Loss or weights are no longer finite, or the loss has exploded. `losses`: of the mini-batch, where known."""
+
+    def __init__(self, losses: _Samples | None = None) -> None:
+        super().__init__()
+        self.losses = losses
 
 
 class Learner:
@@ -155,7 +159,7 @@ class Learner:
         worst = max((metrics.loss for metrics in state.history), default=np.inf)
         smallest = np.sort(losses)[: -(-3 * len(losses) // 4)]
         if not np.isfinite(losses).all() or smallest.mean(dtype=np.float64) > EXPLODED_LOSS_RATIO * worst:
-            raise DivergedError
+            raise DivergedError(losses)
 
 
 def counted(losses: _Samples) -> tuple[int, float]:

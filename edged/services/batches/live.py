@@ -14,7 +14,7 @@ import numpy as np
 
 from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import test_rows
-from edged.domain.samples.address import DeviceAddress
+from edged.domain.samples.address import ArchivedAddress, DeviceAddress, SampleAddress
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
 from edged.services.batches.batcher import Batcher, Encoded, MiniBatch
@@ -150,9 +150,15 @@ class LiveBatches:
 
     def leave_out(self, sample: int, reason: str, detail: str = "") -> None:
         """A sample of the last batches, by its id, is left out: name and count it."""
+        self._left_out.add(self.address(sample), reason, detail)
+
+    def address(self, sample: int) -> SampleAddress:
+        """What the device published; of a sample before the last batches, its place in the edge's archive topic."""
         held_out = {encoded.id: origin for encoded, origin in self._held_out}
-        origin = (self._origins | self._origins_before | held_out)[sample]
-        self._left_out.add(DeviceAddress(self._stream, *origin), reason, detail)
+        origin = (self._origins | self._origins_before | held_out).get(sample)
+        if origin is None:
+            return ArchivedAddress(self._stream, self._edge, *divmod(~sample, 1 << 16))
+        return DeviceAddress(self._stream, *origin)
 
     def _name_unusable(self, batcher: Batcher) -> None:
         for each in batcher.take_unusable():

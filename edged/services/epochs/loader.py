@@ -211,10 +211,13 @@ class EpochLoader:
 
     def leave_out(self, sample: int, reason: str, detail: str = "") -> None:
         """A sample of the present plan's snapshot, by its id, is left out: name and count it."""
+        self._left_out.add(self.address(sample), reason, detail)
+
+    def address(self, sample: int) -> ArchivedAddress:
+        """The address of a sample of the present plan's snapshot."""
         snapshot = self._plans.present.plan.snapshot
         (block,), (row,) = snapshot.locate(np.array([sample]))
-        address = ArchivedAddress(self._client.address.stream, *snapshot.ref(int(block)), int(row))
-        self._left_out.add(address, reason, detail)
+        return ArchivedAddress(self._client.address.stream, *snapshot.ref(int(block)), int(row))
 
     def _rewind(self, sample: int) -> None:
         self._batcher.take()  # drops what a cancelled call left

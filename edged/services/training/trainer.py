@@ -7,8 +7,10 @@ Covers the order of things. See also: `services.epochs.loader` and `services.bat
 import asyncio
 from concurrent.futures import Executor
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import with_newest_quarantine
@@ -64,6 +66,7 @@ class Trainer:
         self._trained_samples = 0
         self._num_batches = 0
         self._slowdowns_in_a_row = 0
+        self._suspect: _Suspect | None = None
         self._epoch_samples = training.live_epoch
         self._is_idle = False
         self._stopwatch = Stopwatch(self._wait_s, self._decode_s)
@@ -191,6 +194,7 @@ class Trainer:
         elif begun and self._scores is not None:
             self._scores.load(plan, state.learnt)
         state.ends, state.plan = plan.snapshot.ends, digest
+        self._suspect = None  # ids are those of the plan
         self._epoch_samples = epochs.num_samples
         return plan
 
@@ -207,7 +211,15 @@ class Trainer:
         """Returns the ids of the samples that were left out."""
         state = self._state
         progress = state.position.epoch + min(state.position.sample / max(self._epoch_samples, 1), 1.0)
-        learnt = self._learner.step(state, batch.x, batch.y, batch.ids, batch.weights, progress=progress, map=self._map)
+        is_live = cursor is not None
+        try:
+            learnt = self._learner.step(
+                state, batch.x, batch.y, batch.ids, batch.weights, progress=progress, map=self._map
+            )
+        except DivergedError as error:
+            self._suspect = _more_suspect(self._suspect, batch, error.losses, is_live=is_live)
+            raise
+        self._suspect = _more_suspect(self._suspect, batch, learnt.losses, is_live=is_live)
         if sample is not None:
             state.position = replace(state.position, sample=sample)
         if cursor is not None:
@@ -230,6 +242,7 @@ class Trainer:
         self._stopwatch.measure(self._state)
         self._take_scores()
         await self._checkpointing.save(self._state)
+        self._suspect = None
 
     def _take_scores(self) -> None:
         """Between epochs it is in the next one's sampler state."""
@@ -276,10 +289,18 @@ class Trainer:
             restored_step=self._state.position.step,
             slowdowns=self._state.slowdowns,
             goes_on=resumes,
+            **self._suspect_field(),
         )
+        self._suspect = None
         if not resumes:
             raise DivergedError
         self._start_live()
+
+    def _suspect_field(self) -> dict[str, str]:
+        if self._suspect is None:
+            return {}
+        source = self._live if self._suspect.is_live else self._epochs
+        return {} if source is None else {"suspect": str(source.address(self._suspect.id))}
 
     def _wait_s(self) -> float:
         """Seconds spent waiting for data since start."""
@@ -288,3 +309,23 @@ class Trainer:
     def _decode_s(self) -> float:
         """Seconds spent decoding samples into mini-batches since start."""
         return sum(source.decode_s for source in (self._epochs, self._live) if source is not None)
+
+
+class _Suspect(NamedTuple):
+    """The sample with the largest loss since the last checkpoint."""
+
+    loss: float
+    id: int
+    is_live: bool
+
+
+def _more_suspect(
+    before: _Suspect | None, batch: MiniBatch, losses: npt.NDArray[np.float32] | None, *, is_live: bool
+) -> _Suspect | None:
+    """`before`, or the sample with the largest finite loss of the mini-batch, if that is larger."""
+    if losses is None or not np.isfinite(losses).any():
+        return before
+    at = int(np.where(np.isfinite(losses), losses, -np.inf).argmax())
+    if before is not None and before.loss >= float(losses[at]):
+        return before
+    return _Suspect(float(losses[at]), int(batch.ids[at]), is_live)

@@ -519,3 +519,29 @@ async def test_what_is_put_into_quarantine_because_training_diverges_is_out_of_t
     drawn = [line["quarantined"] for line in world.events("epoch.drawn")]
     assert drawn[-1] == sum(int(mask.sum()) for mask in dark.values())
     assert world.events("epoch.redrawn")
+
+
+async def test_the_sample_that_explodes_training_is_named(world):
+    (ref, pack) = next((ref, pack) for ref, pack in world.log.blocks.items() if ref.source == "_train.toy")
+    sample = replace(pack.samples[3], payload=bytes([1, 2, 3, 4]))
+    samples = (*pack.samples[:3], sample, *pack.samples[4:])
+    world.log.blocks[ref] = replace(pack, samples=samples)
+    model = world.model()
+    gradient = model.gradient
+
+    def explodes(*args, **options):
+        result = gradient(*args, **options)
+        has_it = np.isclose(args[1].max(axis=(1, 2, 3)), 4 / 255)
+        if has_it.any():
+            result.losses[has_it] = 1e30
+            for array in result.grads.values():
+                array[...] = np.inf
+        return result
+
+    model.gradient = explodes
+    trainer = world.trainer(model=model)
+    await run_until(trainer, lambda: trainer.progress().idle)
+
+    lines = world.events("train.diverged")
+    assert len(lines) == 4
+    assert {line["suspect"] for line in lines} == {f"toy/_train.toy/{ref.offset}/3"}
