@@ -23,7 +23,7 @@ def broker(need_broker: Callable[[type[Broker]], None]) -> Iterator[Apache]:
 
 
 @pytest.mark.parametrize("away", ["vault", "pi-a"])
-@pytest.mark.parametrize("ahead_s", CLOCKS)
+@pytest.mark.parametrize("ahead_s", CLOCKS, ids=CLOCKS.values())
 async def test_topics_with_their_writers_time_lose_and_double_nothing(
     broker: Apache, tmp_path: Path, ahead_s: float, away: str
 ) -> None:
