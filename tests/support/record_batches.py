@@ -14,11 +14,16 @@ GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
 
 
 def batch(
-    value: bytes = b"v", *, codec: int = 0, pack: Callable[[bytes], Any] = bytes, header: bytes = b"head"
+    value: bytes = b"v",
+    *,
+    codec: int = 0,
+    pack: Callable[[bytes], Any] = bytes,
+    header: bytes = b"head",
+    header_value: bytes | None = b"x",
 ) -> bytes:
     """A batch of one record with a header of key `header`, its records compressed by `pack`."""
     builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1 << 30)
-    builder.append(0, 1_700_000_000_000, b"boot", value, [("head", b"x")])
+    builder.append(0, 1_700_000_000_000, b"boot", value, [("head", header_value)])
     plain = bytes(builder.build()).replace(b"head", header)
     whole = bytearray(plain[:_HEADER_BYTES] + bytes(pack(plain[_HEADER_BYTES:])))
     struct.pack_into(">h", whole, _ATTRIBUTES_AT, codec)

@@ -100,8 +100,9 @@ def ends_aborted(control_batch: Any) -> bool:
 
 
 def record_of(partition: TopicPartition, record: Any) -> Record:
-    """An aiokafka record as a `Record`. A null value becomes an empty one."""
-    return Record(*partition, record.offset, record.timestamp, record.key, record.value or b"", tuple(record.headers))
+    """An aiokafka record as a `Record`. A null value becomes an empty one, also that of a header."""
+    headers = tuple((name, value or b"") for name, value in record.headers)
+    return Record(*partition, record.offset, record.timestamp, record.key, record.value or b"", headers)
 
 
 def patch_decoding() -> None:

@@ -35,6 +35,12 @@ def test_corrupt_batches_at_the_front_are_skipped_together():
     assert "UnicodeDecodeError" in decoded.error
 
 
+def test_null_headers_are_empty_ones():
+    """Kafka has them, and who reads a header takes bytes."""
+    (record,) = decode(batch(header_value=None), PARTITION, 0).records
+    assert record.headers == (("head", b""),)
+
+
 def test_records_below_the_first_offset_and_a_truncated_batch_are_left_out():
     decoded = decode(at(batch(b"old"), 3) + at(batch(b"new"), 4) + at(batch(b"cut"), 5)[:-1], PARTITION, 4)
     assert ([record.value for record in decoded.records], decoded.next_offset, decoded.error) == ([b"new"], 5, "")
