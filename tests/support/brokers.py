@@ -25,7 +25,7 @@ from confluent_kafka.admin import AdminClient
 from edged.adapters.embedded_broker import BrokerUnavailable, binary, killed_with_parent
 from tests.support.requirements import require
 
-_START_S = 60.0
+_START_S = 180.0
 _STOP_S = 20.0
 _POM = Path(__file__).parent / "kafka" / "pom.xml"
 

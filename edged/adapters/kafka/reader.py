@@ -8,6 +8,7 @@ every start.
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
 from edged.adapters.kafka.admin import Admin
 from edged.adapters.kafka.batches import record_of
@@ -28,6 +29,9 @@ from edged.domain.place import Place
 from edged.ports import Record, TopicPartition
 
 _MIB = 1 << 20
+_DENIED_S = 5.0
+"""Time between two tries to read a topic without the right to."""
+
 _MAX_POLL_S = 1.0
 """Maximum wait within a poll before it checks whether the broker still answers."""
 
@@ -65,6 +69,13 @@ class _EmptyFetches(NamedTuple):
     since_ms: int | None
 
 
+class _Denied(NamedTuple):
+    """A topic that may not be read: not asked for again `until_s` (the loop's time), denied `since_ms` (Unix time)."""
+
+    until_s: float
+    since_ms: int
+
+
 class KafkaReader:
     """A `ports.LogReader`, from `KafkaLog.reader`.
 
@@ -84,6 +95,7 @@ class KafkaReader:
         self._had_turn: set[KafkaPartition] = set()
         self._group = group
         self._consumer: AIOKafkaConsumer | None = None
+        self._denied: dict[str, _Denied] = {}
         self._backoff = Backoff()
         self._connect_at_s = 0.0
         self._high: dict[TopicPartition, int] = {}
@@ -138,18 +150,24 @@ class KafkaReader:
     async def close(self) -> None:
         """Abandon the consumer, within seconds."""
         self._setup.outages.withdraw(self)
+        for topic in self._denied:
+            self._setup.outages.withdraw((self, topic))
         await self._drop_consumer()
 
     async def _poll_once(self, max_records: int, timeout_s: float) -> list[Record]:
         consumer = await self._connected(timeout_s)
         if consumer is None:
             return []
+        self._try_again(consumer)
         if self._fetched:  # by a poll that was cancelled or had no answer
             return await self._deliver(consumer, max_records)
         try:
             batches = await self._next_batches(consumer, max_records, timeout_s)
-        except OffsetOutOfRangeError as gap:
-            await self._follow((TopicPartition(*each) for each in gap.args[0]), consumer)
+        except (TopicAuthorizationFailedError, OffsetOutOfRangeError) as error:
+            if isinstance(error, TopicAuthorizationFailedError):
+                self._set_aside(consumer, error)
+            else:
+                await self._follow((TopicPartition(*each) for each in error.args[0]), consumer)
             return []
         # No await from here on until the records are kept: what aiokafka has delivered must reach the caller.
         if not batches:
@@ -279,6 +297,31 @@ class KafkaReader:
             consumer.seek(KafkaPartition(*partition), offset)
         return consumer
 
+    def _set_aside(self, consumer: AIOKafkaConsumer, denied: TopicAuthorizationFailedError) -> None:
+        """Do without a topic that may not be read, for a while: the others are read on."""
+        topic = str(denied.args[0])
+        consumer.pause(*self._partitions_of(topic))
+        self._denied[topic] = _Denied(asyncio.get_running_loop().time() + _DENIED_S, int(1000 * time.time()))
+        self._setup.outages.begin((self, topic), self._setup.explained(denied))
+
+    def _try_again(self, consumer: AIOKafkaConsumer) -> None:
+        """Read the topics again that were set aside long enough ago."""
+        now_s = asyncio.get_running_loop().time()
+        for topic, denied in self._denied.items():
+            if now_s >= denied.until_s:
+                consumer.resume(*self._partitions_of(topic))
+
+    def _end_denials(self, consumer: AIOKafkaConsumer) -> None:
+        """Topics that were denied and are being read are no outage any more."""
+        for topic, denied in list(self._denied.items()):
+            fetched_ms = [consumer.last_poll_timestamp(each) or 0 for each in self._partitions_of(topic)]
+            if max(fetched_ms) > denied.since_ms:
+                del self._denied[topic]
+                self._setup.outages.end((self, topic))
+
+    def _partitions_of(self, topic: str) -> list[KafkaPartition]:
+        return [KafkaPartition(*each) for each in self._positions if each.topic == topic]
+
     async def _handle_empty_poll(self, consumer: AIOKafkaConsumer) -> list[Record]:
         """Distinguish a broker without new records from one that does not answer."""
         self._update(consumer)
@@ -291,7 +334,7 @@ class KafkaReader:
         now_s = asyncio.get_running_loop().time()
         self._silent_s += min(now_s - self._checked_s, _MAX_POLL_S)
         self._checked_s = now_s
-        if not self._any_exists(consumer):
+        if not self._any_exists(consumer) or all(each.topic in self._denied for each in self._positions):
             async with asyncio.timeout(self._setup.outages.deadline_s):
                 await self._admin.ping()
             self._mark_answered()
@@ -303,6 +346,7 @@ class KafkaReader:
 
     def _update(self, consumer: AIOKafkaConsumer) -> None:
         """Update the watermarks, and note whether a fetch was answered since the last update."""
+        self._end_denials(consumer)
         now_s = asyncio.get_running_loop().time()
         timestamps = []
         for each in self._positions:
