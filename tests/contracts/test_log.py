@@ -299,6 +299,15 @@ async def test_committed_offsets_are_kept_for_the_group(log: Log, topic: str):
     assert await log.committed(f"{topic}-other", [partition]) == {}
 
 
+@every_log
+async def test_a_commit_is_not_held_up_by_a_topic_that_does_not_exist(log: Log, topic: str):
+    partition, absent = TopicPartition(topic), TopicPartition(f"{topic}-absent")
+    await log.append(numbered(topic, 5))
+    async with log.reader({partition: 0, absent: 0}, group=topic) as reader:
+        await reader.commit({partition: Place(3), absent: Place(0)})
+    assert (await log.committed(topic, [partition]))[partition].place.offset == 3
+
+
 @any_log("memory", "apache_kafka")  # the embedded broker keeps nothing beside an offset
 async def test_the_log_that_a_committed_place_is_of_is_kept(log: Log, topic: str):
     partition = TopicPartition(topic)

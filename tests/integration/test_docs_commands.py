@@ -31,6 +31,7 @@ from edged.domain.topology import Topology
 from edged.domain.topology.topics import topics
 from edged.domain.training import checkpoint
 from edged.domain.training import state as state_module
+from edged.errors import LogForbidden
 from edged.ports import Message, TopicPartition, TopicSpec
 from tests.support.pages import ROOT, commands, pages
 from tests.support.requirements import require
@@ -269,6 +270,7 @@ async def test_the_exit_codes_are_those_of_the_table(log, place, orchard, tmp_pa
         73: main(["demo", "--keep", str(tmp_path / "no-folder" / "demo")]),
         74: main(["archive", "ls", str(tmp_path / "no-archive.yaml")]),
         75: await asyncio.to_thread(run_twice),
+        77: fail(LogForbidden("who are you?")),
         78: main(["check", str(tmp_path / "wrong.yaml")]),
         130: fail(KeyboardInterrupt()),
     }

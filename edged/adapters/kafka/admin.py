@@ -161,7 +161,7 @@ class Admin:
         return await self._connection.retry("a request for committed offsets", call)
 
     async def commit(self, group: str, kept: Mapping[TopicPartition, Place], note: str = "") -> None:
-        """Commit the group's next places, without being a member."""
+        """Commit the group's next places, without being a member; without those of absent partitions."""
         topics = _by_topic((each, (each.partition, at.offset, places.to_text(at, note))) for each, at in kept.items())
         request = OffsetCommitRequest(group, _NO_GENERATION, "", OffsetCommitRequest.DEFAULT_RETENTION_TIME, topics)
 
@@ -171,7 +171,7 @@ class Admin:
                 for _partition, code in stored:
                     if for_code(code) is GroupAuthorizationFailedError:
                         raise NotAllowed("group", group, "Read")
-                    _check(code, topic, operation="Read")
+                    _check(code, topic, operation="Read", allowed=(UnknownTopicOrPartitionError,))
 
         await self._connection.retry("a commit", call)
 
