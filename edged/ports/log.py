@@ -110,6 +110,13 @@ class LogReader(Protocol):
     that cannot be decoded. Offsets of what is no record are passed, also when no record follows.
     """
 
+    @property
+    def may_show_gaps(self) -> bool:
+        """Whether a record may come before the one in front of it, so that a gap is to be read again.
+
+        The embedded broker's may, while several write; of Kafka's, an offset that is missing is no record.
+        """
+
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Record]:
         """The next records, at most `max_records`; empty when none came within `timeout_s`.
 

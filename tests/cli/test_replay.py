@@ -12,6 +12,7 @@ import pytest
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
+from edged.domain.group.records import Close, encode
 from edged.domain.topology import Kafka
 from edged.ports import Message, TopicPartition
 from edged.topology_file import load
@@ -40,6 +41,18 @@ def trained(file) -> WrittenLog:
     return log
 
 
+async def with_foreign_transactions(log: MemoryLog) -> MemoryLog:
+    """The same records, each between an aborted transaction of another client and its marker."""
+    hostile = MemoryLog()
+    for record in log.records("lab.train.digits"):
+        foreign = hostile.transaction()
+        foreign.append([Message(record.topic, encode(Close(0, "pi-a")))])
+        foreign.abort()
+        await hostile.append([Message(record.topic, record.value)])
+    hostile.skip(TopicPartition("lab.train.digits"), 3)
+    return hostile
+
+
 class World:
     """Kafka with one log, the topology file, and the command."""
 
@@ -47,6 +60,7 @@ class World:
         self.file, self.edged = file, edged
         self.error: Exception | None = None
         self.kept_from = 0
+        self.is_hostile = False
         self.log = trained(file)
         module = ModuleType("edged.adapters.kafka")
         monkeypatch.setattr(module, "KafkaLog", self._connect, raising=False)
@@ -62,6 +76,8 @@ class World:
         if self.error:
             memory.watermarks = self._fail  # type: ignore[method-assign]
         await memory.append([Message("lab.train.digits", blob) for blob in self.log.blobs])
+        if self.is_hostile:
+            memory = await with_foreign_transactions(memory)
         if self.kept_from:
             memory.truncate(TopicPartition("lab.train.digits"), self.kept_from)
         yield memory
@@ -102,6 +118,13 @@ def test_the_report_says_how_far_the_quarantine_was_in_effect(world):
     assert world.replay()[1].splitlines()[0].endswith("; pi-a 100%; quarantine up to 3")
     epochs = json.loads(world.replay("--json")[1])["epochs"]
     assert [epoch["quarantine_end"] for epoch in epochs] == [3]
+
+
+def test_a_log_with_other_clients_transactions_is_replayed_to_its_end(world):
+    _, expected, _ = world.replay()
+    world.is_hostile = True
+
+    assert world.replay() == (0, expected, "")
 
 
 def test_step_by_step_the_report_has_the_missing_members(world):

@@ -104,6 +104,10 @@ class VastLog:
     def place(self, partition: TopicPartition) -> Place:
         return Place(self._next_offset)
 
+    @property
+    def may_show_gaps(self) -> bool:
+        return False
+
     def lag(self) -> int:
         return 0
 

@@ -38,6 +38,10 @@ class OwnReader:
         self._next: dict[TopicPartition, int] = {}  # after what was fetched
         self._high: dict[TopicPartition, int] = {}
 
+    @property
+    def may_show_gaps(self) -> bool:
+        return not self._admin.idempotent
+
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Record]:
         loop = asyncio.get_running_loop()
         ends_s = loop.time() + timeout_s

@@ -106,6 +106,10 @@ class KafkaReader:
         self._checked_s = self._answered_s
         self._silent_s = 0.0
 
+    @property
+    def may_show_gaps(self) -> bool:
+        return not self._admin.idempotent
+
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Record]:
         loop = asyncio.get_running_loop()
         ends_s = loop.time() + timeout_s

@@ -256,6 +256,7 @@ class MemoryReader:
         self._places = {each: places.of(position) for each, position in positions.items()}
         self._group = group
         self._own = own
+        self.may_show_gaps = True
 
     async def poll(self, *, max_records: int, timeout_s: float) -> list[Record]:
         with contextlib.suppress(TimeoutError):

@@ -258,6 +258,7 @@ class Archiver:
     async def _take(self, records: Sequence[Record]) -> None:
         """Decode the records, leave out what the border refuses, and buffer the rest."""
         sifted = await run_in_worker(self._sift_all, records) if records else []
+        kept_from = await self._kept_from(records)
         for record, pack in zip(records, sifted, strict=True):
             buffer = self._buffers.get(record.topic)
             if buffer is None:
@@ -269,7 +270,19 @@ class Archiver:
             else:
                 if not buffer.packs:
                     buffer.since_s = asyncio.get_running_loop().time()
-                self._buffer(buffer, record, self._checked(buffer.source, record, pack))
+                checked = self._checked(buffer.source, record, pack)
+                self._buffer(buffer, record, checked, kept_from.get(record.topic, 0))
+
+    async def _kept_from(self, records: Sequence[Record]) -> Mapping[str, int]:
+        """The first offset that the log still has, of those topics in which these leave a gap."""
+        next_offsets = {topic: buffer.next_offset for topic, buffer in self._buffers.items()}
+        gapped = set()
+        for record in records:
+            if record.offset > next_offsets.get(record.topic, record.offset):
+                gapped.add(TopicPartition(record.topic))
+            next_offsets[record.topic] = record.offset + 1
+        marks = await self._log.watermarks(gapped) if gapped else {}
+        return {partition.topic: each.low for partition, each in marks.items()}
 
     def _refuse_recreated(self, buffer: _Buffer, offset: int) -> None:
         stream, edge, topic = buffer.source
@@ -287,10 +300,10 @@ class Archiver:
         self._lines.error("archive.rejected", topic, topic=topic, offset=record.offset, reason=str(sifted))
         return Sifted(Pack(source.stream, ()), ())
 
-    def _buffer(self, buffer: _Buffer, record: Record, sifted: Sifted) -> None:
+    def _buffer(self, buffer: _Buffer, record: Record, sifted: Sifted, kept_from: int) -> None:
         stream, edge, _ = buffer.source
         self._refusals.add(stream, edge, record.offset, sifted.refused)
-        if record.offset > buffer.next_offset:
+        if buffer.next_offset < min(record.offset, kept_from):  # else what is missing is no record
             self._lines.error(
                 "archive.gap",
                 (stream, edge),

@@ -116,6 +116,7 @@ class Companion:
         self._reader: LogReader | None = None
         self._places: dict[TopicPartition, Place] = {}
         self._published: set[Identity] = set()
+        self._committed: dict[TopicPartition, int] = {}
         self._report = InferReport()
         self._progress = Progress(0, idle=True)
         self._num_predicted = 0
@@ -200,17 +201,26 @@ class Companion:
         self._progress = Progress(self._progress.steps + 1, idle=not records)
         await self._model.take_newest()
         if not records:
+            await self._commit_passed(reader)
             return
         assert self._model.current is not None
         unpublished = [record for record in records if self._identity(record) not in self._published]
         results, compute_ms = await self._predict(self._model.current, unpublished)
         if results:
             await self._publish(self._model.current, results, compute_ms)
-        await reader.commit(
-            {each: reader.place(each) for each in self._places}
-        )  # all partitions, so that a quiet device's offset does not expire
+        await self._commit(reader)
         self._published.difference_update(map(self._identity, records))
         self._report.skipped(len(unpublished) - len(results))
+
+    async def _commit(self, reader: LogReader) -> None:
+        """All partitions, so that a quiet device's offset does not expire."""
+        self._committed = {each: reader.position(each) for each in self._places}
+        await reader.commit({each: reader.place(each) for each in self._places})
+
+    async def _commit_passed(self, reader: LogReader) -> None:
+        """Commit the offsets of what is no record: lag tools would count them for ever."""
+        if any(reader.position(each) > self._committed.get(each, 0) for each in self._places):
+            await self._commit(reader)
 
     def _identity(self, record: Record) -> Identity:
         device = self._device_of_topic[record.topic].name

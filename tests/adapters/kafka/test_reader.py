@@ -47,6 +47,43 @@ def reader(health: RecordingHealth, late_s: float, monkeypatch: pytest.MonkeyPat
     return KafkaReader(setup, Admin(setup), {PARTITION: 0}, None)
 
 
+class EmptyEnd(SilentConsumer):
+    """Answers each fetch, at offset 3 of a log that ends at 9, with nothing, as where compaction has removed all."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.sought: list[int] = []
+
+    def last_poll_timestamp(self, _partition: object) -> int:  # type: ignore[override]
+        return int(asyncio.get_running_loop().time() * 1000)
+
+    def highwater(self, _partition: object) -> int:  # type: ignore[override]
+        return 9
+
+    last_stable_offset = highwater
+
+    async def position(self, _partition: object) -> int:
+        return self.sought[-1] if self.sought else 3
+
+    def seek(self, _partition: object, offset: int) -> None:
+        self.sought.append(offset)
+
+
+@pytest.mark.looptime
+async def test_an_end_whose_batches_compaction_has_removed_whole_is_passed(monkeypatch):
+    reading = reader(RecordingHealth(), 0.0, monkeypatch)
+    consumer = EmptyEnd()
+
+    async def start(_: KafkaReader) -> EmptyEnd:
+        return consumer
+
+    monkeypatch.setattr(KafkaReader, "_start", start)
+    for _ in range(4):
+        assert await reading.poll(max_records=1, timeout_s=1.0) == []
+
+    assert (reading.position(PARTITION), reading.lag(), consumer.sought) == (9, 0, [9])
+
+
 @pytest.mark.looptime
 async def test_a_broker_that_answers_no_fetch_degrades_health(monkeypatch):
     health = RecordingHealth()

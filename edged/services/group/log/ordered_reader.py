@@ -4,8 +4,10 @@ A member that folds a log without a record that the others fold would compute so
 embedded broker can show a record before the one in front of it, so a gap is read again before it counts as one.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 from edged.errors import LogGap
 from edged.ports import Log, LogReader, Record, TopicPartition
@@ -44,10 +46,14 @@ class OrderedReader:
             return records
         if records[0].offset < self._position:
             raise LogGap(self._position, records[0].offset)
+        if not self._reader.may_show_gaps:
+            await self._check_gap(records)
+            self._position = records[-1].offset + 1
+            return records
         is_after_gap = records[0].offset > self._position
         if is_after_gap:
             self._reader.seek(self._partition, self._position)
-            await self._check_kept()
+            await self._check_kept(self._position)
             self._num_reads += 1
             if self._num_reads < _MAX_READS:
                 return []
@@ -57,10 +63,22 @@ class OrderedReader:
             self._reader.seek(self._partition, self._position)
         return contiguous
 
-    async def _check_kept(self) -> None:
+    async def _check_gap(self, records: Sequence[Record]) -> None:
+        """Raises LogGap when an offset before one of these was deleted, rather than of no record."""
+        offsets = (self._position - 1, *(record.offset for record in records))
+        missing = next((offset + 1 for offset, after in pairwise(offsets) if after > offset + 1), None)
+        if missing is None:
+            return
+        try:
+            await self._check_kept(missing)
+        except asyncio.CancelledError:
+            self._reader.seek(self._partition, self._position)
+            raise
+
+    async def _check_kept(self, offset: int) -> None:
         low = (await self._log.watermarks([self._partition]))[self._partition].low
-        if low > self._position:
-            raise LogGap(self._position, low)
+        if low > offset:
+            raise LogGap(offset, low)
 
 
 @asynccontextmanager

@@ -50,6 +50,31 @@ async def test_records_hidden_for_a_moment_come_in_order_and_unreadable_ones_are
         assert reader.lag == 0
 
 
+async def test_where_no_gap_closes_none_is_read_again(monkeypatch):
+    """As on Kafka, where transactions of other clients leave markers everywhere."""
+    log = MemoryLog()
+    for value in VALUES:
+        await log.append([Message(TOPIC.topic, value)])
+        log.skip(TOPIC)
+    async with read_in_order(log, TOPIC, 0) as reader:
+        monkeypatch.setattr(reader._reader, "may_show_gaps", False)
+        assert [record.value for record in await reader.poll(max_records=8, timeout_s=1.0)] == VALUES
+        assert (reader.position(TOPIC), reader.lag) == (10, 0)
+
+
+async def test_where_no_gap_closes_a_deleted_record_is_a_loss_still(monkeypatch, log_lines):
+    log = MemoryLog()
+    await written(log)
+    log.skip(TOPIC)
+    await log.append([Message(TOPIC.topic, b"f")])
+    async with read_in_order(log, TOPIC, 1) as reader:
+        monkeypatch.setattr(reader._reader, "may_show_gaps", False)
+        log.truncate(TOPIC, 3)
+        with pytest.raises(LogGap) as gap:
+            await reader.poll(max_records=8, timeout_s=1.0)
+    assert (gap.value.expected, gap.value.found) == (1, 3)
+
+
 async def test_records_deleted_by_retention_are_a_loss(log_lines):
     log = MemoryLog()
     await written(log)
