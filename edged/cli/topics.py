@@ -43,13 +43,14 @@ def run(args: argparse.Namespace) -> int:
             print(f"warning: {harm.topic} has {harm.setting} {harm.value}: {harm.effect}\n  {command}", file=sys.stderr)
         print(f"{len(topics(topology))} topics are there")
         return 0
-    print("\n".join(_text(topology)))
+    print("\n".join(commands(topology)))
     sys.stdout.flush()
     show(warnings, sys.stderr, kind="warning")
     return 0
 
 
-def _text(topology: Topology) -> Iterator[str]:
+def commands(topology: Topology) -> Iterator[str]:
+    """The lines of commands, by subject, that make the topics and grant each node's rights."""
     bootstrap = topology.kafka.bootstrap
     yield "# topics"
     for topic in topics(topology):

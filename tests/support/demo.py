@@ -1,14 +1,15 @@
 """`edged demo` as a user starts it, and the figures that it ends with."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from edged.cli.demo.processes import Child
 
 
-async def run_demo(*arguments: str) -> dict[str, Any]:
+async def run_demo(*arguments: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The figures of a demo that ends well."""
-    child = await Child.start("demo", "demo", "--json", *arguments)
+    child = await Child.start("demo", "demo", "--json", *arguments, environment=environment)
     assert await child.ended() == 0, child.last_words() + child.stdout.decode()
     summary = json.loads(child.stdout.decode().strip().splitlines()[-1])
     assert isinstance(summary, dict)

@@ -143,9 +143,14 @@ class SecuredKafka:
 
     def section(self) -> str:
         """The value of a topology's key `kafka`, the same for all nodes."""
+        security = ", ".join(self.security().splitlines())
+        return f'{{bootstrap: ["{self.sasl}"], security: {{{security}}}}}'
+
+    def security(self) -> str:
+        """What `kafka.security` holds, the same for all nodes."""
         return (
-            f'{{bootstrap: ["{self.sasl}"], security: {{protocol: SASL_SSL, mechanism: {MECHANISM}, '
-            f'username: "${{NODE}}", password: "${{cred:kafka-password}}", ca: "{self.authority.file}"}}}}'
+            f'protocol: SASL_SSL\nmechanism: {MECHANISM}\nusername: "${{NODE}}"\npassword: "${{cred:kafka-password}}"\n'
+            f'ca: "{self.authority.file}"\n'
         )
 
     def environment(self, node: str) -> dict[str, str]:
@@ -171,6 +176,12 @@ class SecuredKafka:
             topic.result()
         for acl in self._admin.create_acls(acls).values() if acls else ():
             acl.result()
+        of: Any = AclBindingFilter  # its arguments may all be None, unlike its types say
+        everybodys = of(
+            ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY, AclPermissionType.ANY
+        )
+        while not set(acls) <= set(self._admin.describe_acls(everybodys).result()):
+            pass  # the controller has them; the broker takes note of them a little later
 
     def revoke(self, principal: str, operation: str | None = None, name: str | None = None) -> None:
         """Take rights from a user: to one operation, one topic or group, or all."""

@@ -51,12 +51,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--broker", type=address, metavar="HOST:PORT", help="a running Kafka, instead of the embedded broker"
     )
+    parser.add_argument(
+        "--security",
+        type=Path,
+        metavar="FILE",
+        help="what the key kafka.security of a topology would hold, for --broker; ${NODE} is each process's name",
+    )
+    parser.add_argument("--site", metavar="NAME", help="prefix of the topics (a random one)")
+    parser.add_argument(
+        "--topics", action="store_true", help="only print the topics and ACLs that this demo needs at --broker"
+    )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the archive, the checkpoints and the logs there")
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object, the last line of stdout")
     parser.epilog = (
         "The embedded broker keeps every topic in memory until it stops: right for some epochs, not for a site. "
         "Apache Kafka carries a real one. Exit codes: 1 a sample is missing, the weights of a group's edges differ, or "
-        "a process failed; 64 the data or the options do not do; 69 no Kafka answers; 73 the folder cannot be written."
+        "a process failed; 64 the data or the options do not do; 69 no Kafka answers; 73 the folder cannot be written; "
+        "77 a right is missing: --topics, with the same --site, --edges and --broker, prints all that are needed."
     )
 
 
@@ -90,7 +101,13 @@ def _run(args: argparse.Namespace) -> int:
         images = open_images(args.data, num_live=2 * args.edges * args.live)
         with contextlib.ExitStack() as stack:
             folder = _folder(args.keep, stack)
-            options = site.Options(folder, images, args.epochs, args.edges, args.live, args.rate, args.broker, kill)
+            options = site.Options(
+                folder, images, args.epochs, args.edges, args.live, args.rate, args.broker, kill,
+                security=_read(args.security), site=args.site or f"demo-{secrets.token_hex(3)}",
+            )  # fmt: skip
+            if args.topics:
+                print("\n".join(scenario.commands(options)))
+                return 0
             summary = asyncio.run(scenario.run(options))
     except (FormatError, StorageError) as error:
         return _refuse(error, os.EX_USAGE)
@@ -107,6 +124,14 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         print(report.as_json(summary))
     return 0 if summary.is_well else 1
+
+
+def _read(security: Path | None) -> str:
+    """The file's text; empty without one. Raises FormatError."""
+    try:
+        return "" if security is None else security.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"{security}: {error}") from error
 
 
 def _to_kill(kill: str, num_edges: int) -> str:

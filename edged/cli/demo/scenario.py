@@ -4,9 +4,9 @@ Everything runs as real processes from one topology file, in one folder.
 """
 
 import asyncio
-import secrets
+import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from edged.adapters.embedded_broker import EmbeddedBroker
@@ -15,8 +15,13 @@ from edged.cli.demo.observer import observe
 from edged.cli.demo.outage import Outage, cause_outage
 from edged.cli.demo.processes import ChildDied
 from edged.cli.demo.site import Options, Site, file_of
-from edged.domain.topology import Topology
+from edged.cli.topics import commands as topic_commands
+from edged.domain.topology import Topology, kafka_commands
+from edged.domain.topology.topics import topics
 from edged.topology_file import load
+
+_OBSERVER = "demo"
+"""Whose rights this process needs, where the nodes are told apart."""
 
 
 async def run(options: Options) -> report.Summary:
@@ -51,10 +56,19 @@ async def run(options: Options) -> report.Summary:
         return await summary.summary(site, observer, predictions, outage, time.monotonic() - began)
 
 
+def commands(options: Options) -> Iterator[str]:
+    """The commands that make the demo's topics at its broker, and grant its nodes' rights and its own."""
+    topology = _write_topology(options, options.broker or "127.0.0.1:9092")
+    yield from topic_commands(topology)
+    yield from ("", f"# the demo itself, as {_OBSERVER}: reads what it reports, and deletes the topics at its end")
+    for topic in topics(topology):
+        yield kafka_commands.allow(topology.kafka.bootstrap, _OBSERVER, ["Read", "Delete"], "topic", topic.name)
+
+
 def _write_topology(options: Options, bootstrap: str) -> Topology:
     dataset = options.images.dataset
     plan = topology_text.Plan(
-        site=f"demo-{secrets.token_hex(3)}",
+        site=options.site,
         bootstrap=bootstrap,
         archive_folder=options.folder / "archive",
         stream=topology_text.stream_name(dataset.name),
@@ -64,9 +78,10 @@ def _write_topology(options: Options, bootstrap: str) -> Topology:
         edges=options.edges,
         epochs=options.epochs,
         images=dataset.shape is None,
+        security=options.security,
     )
     file_of(options).write_text(topology_text.text(plan), encoding="utf-8")
-    return load(file_of(options))
+    return load(file_of(options), {**os.environ, "NODE": _OBSERVER})
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from edged.settings import Folders
 class Options:
     """The command's options. `live`: samples that each device publishes; `rate`: how many of them a second.
 
-    `kill`: the edge that dies for a while; empty for none.
+    `kill`: the edge that dies for a while; empty for none. `security`: of the broker, as in a topology; may be empty.
     """
 
     folder: Path
@@ -31,6 +31,8 @@ class Options:
     rate: float
     broker: str | None
     kill: str = ""
+    security: str = ""
+    site: str = "demo"
 
 
 def file_of(options: Options) -> Path:
@@ -155,13 +157,13 @@ class Site:
                 await child.stop()
 
     async def _node(self, command: str, node: str, *arguments: str) -> Child:
-        return await self._start(f"{command} {node}", command, self._file, "--node", node, *arguments)
+        return await self._start(f"{command} {node}", command, self._file, "--node", node, *arguments, node=node)
 
-    async def _start(self, name: str, *arguments: str) -> Child:
+    async def _start(self, name: str, *arguments: str, node: str = "vault") -> Child:
         child = await Child.start(
             name,
             *arguments,
-            environment=self._environment,
+            environment={**self._environment, "NODE": node},
             log_file=self.options.folder / f"{name.replace(' ', '-')}.log",
             on_line=self.display.on_line,
             on_end=self._child_ended.set,

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 
 LARGE = 20_000
 """Training images from which on a hidden layer pays, and larger mini-batches learn enough and are less noisy."""
@@ -29,6 +30,8 @@ class Plan:
     epochs: int
     images: bool
     """Whether devices send JPEGs as they are; otherwise one sends raw pixels and the other PNGs."""
+    security: str = ""
+    """What the file's key `kafka.security` holds; empty for none."""
 
 
 def edge_names(edges: int) -> list[str]:
@@ -58,7 +61,7 @@ schema: 1
 site: {plan.site}
 kafka:
   bootstrap: ["{plan.bootstrap}"]
-streams:
+{_security(plan)}streams:
   {plan.stream}:
     sample: {{shape: {list(plan.shape)}, dtype: uint8}}
     labels:
@@ -81,6 +84,10 @@ training:
     - flatten
 {hidden}    - {{dense: {len(plan.labels)}}}
 {_learning(plan, large=large)}"""
+
+
+def _security(plan: Plan) -> str:
+    return f"  security:\n{indent(plan.security.rstrip(), '    ')}\n" if plan.security.strip() else ""
 
 
 def _learning(plan: Plan, *, large: bool) -> str:
