@@ -1,7 +1,8 @@
 """Decodes stored record batches one by one, within a limit on their decompressed size.
 
-aiokafka's consumer fails as a whole on a corrupt batch and on a marker that compaction has emptied, and has no limit
-on what a batch decompresses to. Covers finding the corrupt one, the marker, and that limit. Fetches nothing.
+For what is fetched by hand, where a corrupt batch is to be found. aiokafka's consumer has no limit on what a batch
+decompresses to, and fails on a marker that compaction has emptied: it is patched here. Fetches nothing. See also:
+`unpacking` (what the consumer fetches).
 """
 
 import struct
