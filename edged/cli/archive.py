@@ -4,6 +4,7 @@ See also: `archive_quarantine`.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from edged import topology_file
 from edged.cli import archive_quarantine
 from edged.cli.arguments import add_topology, fraction, whole_number
 from edged.domain.archive.snapshot import QUARANTINE_SOURCE
+from edged.domain.samples.border import Border
 from edged.domain.topology import Stream, Topology
 from edged.errors import ArchiveUnavailable, FormatError, StorageError
 
@@ -167,9 +169,11 @@ def _change(topology: Topology, args: argparse.Namespace) -> int:
 
 def _verify(topology: Topology, args: argparse.Namespace) -> int:
     store = _store(topology)
-    findings = list(store.verify(args.stream))
+    findings = list(store.verify(args.stream, Border.of(topology)))
     summaries = store.summaries(args.stream)
-    quarantined = [] if findings else _quarantined(store, summaries)
+    quarantined: list[dict[str, Any]] = []
+    with contextlib.suppress(StorageError):  # which is a finding
+        quarantined = _quarantined(store, summaries)
     if args.json:
         sources = [asdict(summary) for summary in summaries]
         shown = {"findings": [each._asdict() for each in findings], "sources": sources, "quarantine": quarantined}

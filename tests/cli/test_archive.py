@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,13 @@ from edged.adapters.memory.archive import MemoryArchive
 from edged.adapters.parquet.store import ParquetStore
 from edged.cli import archive
 from edged.domain.samples.codec import MAGIC
+from edged.domain.samples.pack import Pack
 from edged.domain.topology import Codec, Dtype, Stream
 from edged.errors import DiskFull, FormatError
 from edged.ports import Item
 from edged.services.archive import importer
 from tests.support.archive_samples import new_archive, pack
+from tests.support.archive_samples import sample as sample_at
 
 LABELS = ("bag", "boot", "coat")
 STREAM = Stream("fashion", (2, 2, 1), "uint8", LABELS)
@@ -214,8 +216,8 @@ archive: [{{name: vault, url: "file://{tmp_path}/archive"}}]
 @pytest.fixture
 def store(topology_file: Path, tmp_path: Path) -> ParquetStore:
     store = new_archive(tmp_path / "archive")
-    wide = Stream("fashion", (2, 2, 1), "uint8", LABELS)
-    archive.import_dataset(store, wide, Shoebox(), arguments())
+    topology_file.write_text(topology_file.read_text().replace("[28, 28, 1]", "[2, 2, 1]"))
+    archive.import_dataset(store, STREAM, Shoebox(), arguments())
     return store
 
 
@@ -350,6 +352,21 @@ def test_ls_and_verify_show_what_is_in_quarantine_and_who_said_so(topology_file,
             ("fashion/_train.shoebox/2", 256),
         ]
         assert all("@" in each["by"] and each["since"].endswith("+00:00") for each in shown)
+
+
+def test_verify_names_what_the_border_refuses_until_it_is_in_quarantine(topology_file, store, capsys):
+    bad = [replace(sample_at(row), payload=b"1234" if row % 2 else b"123") for row in range(4)]
+    store.append("fashion", "pi-a", [(0, Pack("fashion", tuple(bad)))])
+    capsys.readouterr()
+
+    assert cli.main(["archive", "verify", str(topology_file)]) == 1
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("refused: ")]
+    assert [line.rpartition(".parquet: ")[2] for line in found] == [
+        f"fashion/pi-a/0/{row}: wrong_length: 3 bytes; a sample has 4" for row in (0, 2)
+    ]
+    quarantine(topology_file, "quarantine", "fashion/pi-a/0/0", "fashion/pi-a/0/2")
+    assert cli.main(["archive", "verify", str(topology_file)]) == 0
+    assert capsys.readouterr().out.endswith("all is well\n")
 
 
 def test_verify_finds_a_damaged_record_of_the_quarantine(topology_file, tmp_path, capsys):

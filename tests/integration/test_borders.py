@@ -105,7 +105,9 @@ async def test_one_edges_broken_packs_end_nobodys_training_and_samples_are_taken
         assert "climate/_train.older/0/0" in {line["address"] for line in refused}
         line = await following(vault, "res.sample")
         assert line["refused_samples"] >= 200 + 1 + 5 + 1
-        await site.edged("archive", "verify", str(site.topology))
+        findings = await site.edged("archive", "verify", str(site.topology), expect=1)
+        assert findings.splitlines()[-1] == "1 finding"
+        assert "climate/_train.older/0/0: not_finite" in findings
         archived = store.snapshot("climate")
         assert archived.num_samples == 6 * 40 + 2 + 11
 

@@ -17,14 +17,16 @@ from edged.adapters.parquet import file as parquet_file
 from edged.adapters.parquet import verify
 from edged.adapters.parquet.folder import ArchiveFolder, CorruptFileError, File, Search, translated
 from edged.adapters.parquet.footers import Footer, Footers
-from edged.adapters.parquet.verify import Finding
+from edged.adapters.parquet.verify import Check, Finding
 from edged.domain.archive import quarantine
 from edged.domain.archive.coverage import Gap, covered
 from edged.domain.archive.quarantine import QuarantineRecord
 from edged.domain.archive.snapshot import OVERLAY_SOURCES, QUARANTINE_SOURCE, BlockRef, Snapshot
+from edged.domain.samples.address import ArchivedAddress
+from edged.domain.samples.border import Border, check_sample
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Address
-from edged.errors import ArchiveConflict, BlockAbsent, StorageError
+from edged.errors import ArchiveConflict, BlockAbsent, RejectedRecord, StorageError
 from edged.log import ThrottledLog
 from edged.ports import SourceEnd
 
@@ -170,12 +172,36 @@ class ParquetStore:
         self.check()
         return [self._summary(name, source) for name in self._streams(stream) for source in sorted(self.ends(name))]
 
-    def verify(self, stream: str | None = None) -> Iterator[Finding]:
-        """Read everything again, block by block, and give what is wrong. Known gaps are not: summaries count them."""
+    def verify(self, stream: str | None = None, border: Border | None = None) -> Iterator[Finding]:
+        """Read everything again, block by block, and give what is wrong. Known gaps are not: summaries count them.
+
+        With `border` also the samples that it refuses, unless they are in quarantine.
+        """
         self.check()
         for name in self._streams(stream):
             for source in self._folder.sources(name):
-                yield from verify.verify_source(self._folder, name, source)
+                yield from verify.verify_source(self._folder, name, source, self._check_of(name, source, border))
+
+    def _check_of(self, stream: str, source: str, border: Border | None) -> Check:
+        if source == QUARANTINE_SOURCE:
+            return _check_records
+        if border is None or stream not in border.streams:
+            return lambda _offset, _pack: ()
+        try:
+            masks = quarantine.in_effect(self.quarantine_records(stream))
+        except StorageError:
+            masks = {}  # a finding of its own
+
+        def refused(offset: int, pack: Pack) -> Iterator[str]:
+            mask = masks.get(BlockRef(source, offset))
+            for row, sample in enumerate(pack.samples):
+                if mask is None or not mask[row]:
+                    try:
+                        check_sample(sample, border.streams[stream])
+                    except RejectedRecord as error:
+                        yield f"{ArchivedAddress(stream, source, offset, row)}: {error}"
+
+        return refused
 
     def _block_or_error(self, search: Search, ref: BlockRef, open_files: "_OpenFiles") -> Pack | StorageError:
         try:
@@ -239,6 +265,11 @@ class ParquetStore:
             files[-1].next,
             sum(columns.lost for columns in readable),
         )
+
+
+def _check_records(_offset: int, pack: Pack) -> tuple[str, ...]:
+    quarantine.from_pack(pack)
+    return ()
 
 
 class _OpenFiles:

@@ -1,25 +1,28 @@
 """Verifies the archive's files: reads every block again and reports what is wrong."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from edged.adapters.parquet import file as parquet_file
 from edged.adapters.parquet.folder import ASIDE_NAME, FILE_NAME, LEFTOVER_NAME, ArchiveFolder, File, is_file, translated
 from edged.adapters.parquet.footers import read_footer
-from edged.domain.archive import quarantine
-from edged.domain.archive.snapshot import QUARANTINE_SOURCE
+from edged.domain.samples.pack import Pack
 from edged.errors import FormatError, StorageError
 
 
 class Finding(NamedTuple):
-    """A problem that `verify` found. `kind`: corrupt, hole, overlap, aside or foreign."""
+    """A problem that `verify` found. `kind`: corrupt, hole, overlap, aside, foreign, or refused by the border rule."""
 
     kind: str
     path: str
     detail: str
 
 
-def verify_source(folder: ArchiveFolder, stream: str, source: str) -> Iterator[Finding]:
+Check = Callable[[int, Pack], Iterable[str]]
+"""What is wrong with the samples of a block, by its offset. Raises FormatError for a block that is none."""
+
+
+def verify_source(folder: ArchiveFolder, stream: str, source: str, check: Check) -> Iterator[Finding]:
     """What is wrong with the source's files. Known gaps are not: summaries count them."""
     path = folder.path(stream, source)
     entries = folder.entries(path)
@@ -38,14 +41,14 @@ def verify_source(folder: ArchiveFolder, stream: str, source: str) -> Iterator[F
         if file.first < end:
             yield Finding("overlap", file.path, f"offsets {file.first} to {end - 1} are in the file before, too")
         end = file.next
-        yield from _verify_file(folder, file, is_quarantine=source == QUARANTINE_SOURCE)
+        yield from _verify_file(folder, file, check)
     counted = {file.path for file in files}
     for name in sorted(filter(FILE_NAME.fullmatch, files_here)):
         if f"{path}/{name}" not in counted:
             yield Finding("overlap", f"{path}/{name}", "all its offsets are in other files, too")
 
 
-def _verify_file(folder: ArchiveFolder, file: File, *, is_quarantine: bool) -> Iterator[Finding]:
+def _verify_file(folder: ArchiveFolder, file: File, check: Check) -> Iterator[Finding]:
     try:
         with translated(file.path), folder.open(file) as raw:
             parquet_file.check_digest(raw)
@@ -57,7 +60,7 @@ def _verify_file(folder: ArchiveFolder, file: File, *, is_quarantine: bool) -> I
                 pack = parquet_file.read_block(parquet, contents, block)
                 if (len(pack.samples), pack.num_bytes) != (contents.rows[block], contents.num_bytes[block]):
                     raise FormatError(f"block {contents.offsets[block]} is not as large as the footer says")
-                if is_quarantine:
-                    quarantine.from_pack(pack)
+                for detail in check(int(contents.offsets[block]), pack):
+                    yield Finding("refused", file.path, detail)
     except StorageError as error:
         yield Finding("corrupt", file.path, str(error).removeprefix(f"{file.path}: "))
