@@ -110,6 +110,11 @@ EVENTS: Mapping[str, Event] = {
         "the last such line.",
         topic=str, offset=int, err=str, suppressed=int,
     ),
+    "uplink.another_log": event(
+        "The edge's archive topic is another log than before: what was in it is gone. The devices' topics are read from"
+        " their beginnings, and the archive leaves out what it has.",
+        topic=str, wanted_offset=int, next_offset=int,
+    ),
     "uplink.rewound": event(
         "The trainer's offset is beyond the archive topic's end: the topic was recreated.",
         topic=str, wanted_offset=int, next_offset=int,
@@ -169,6 +174,11 @@ EVENTS: Mapping[str, Event] = {
     "train.started": _of_job(
         "Training begins or resumes. Mini-batches are split over lanes (threads) and into micro-batches.",
         source=str, epoch=int, step=int, resumed=bool, lanes=int, micro_batch=int,
+    ),
+    "train.live_rewound": _of_job(
+        "The edge's archive topic is another log than when the trainer's live position was taken: live training goes on"
+        " at its beginning.",
+        wanted_offset=int, next_offset=int,
     ),
     "train.epoch": _of_job(
         "An epoch has ended. Training loss and accuracy are means over the epoch while the weights changed; "

@@ -123,7 +123,7 @@ def from_json(values: object) -> Place:
     """The place that `to_json` gave. Raises FormatError."""
     match values:
         case [int(offset), str(incarnation), str(topic_id), str(before)] if (
-            type(offset) is int and 0 <= offset < 1 << 63 and all(map(_is_short, (incarnation, topic_id, before)))
+            type(offset) is int and 0 <= offset < 1 << 63 and all(map(is_name, (incarnation, topic_id, before)))
         ):
             if not before or before.partition(":")[0].isdecimal():
                 return Place(offset, incarnation, topic_id, before)
@@ -165,5 +165,6 @@ def _has_name_of_its_own(seen: Seen, former: str) -> bool:
     return bool(seen.topic_id) and seen.topic_id != former.partition(_UNNAMED)[0]
 
 
-def _is_short(text: str) -> bool:
+def is_name(text: str) -> bool:
+    """Whether it can be an incarnation's name, a topic's id or a fingerprint."""
     return len(text) <= _MAX_NAME and text.isascii() and text.isprintable()

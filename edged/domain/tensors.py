@@ -92,6 +92,14 @@ def text_list(metadata: Mapping[str, str], key: str) -> list[str]:
     return values
 
 
+def value_map(metadata: Mapping[str, str], key: str) -> dict[str, object]:
+    """The map from texts to any JSON values in the metadata `key`. Raises FormatError."""
+    values = _json(metadata, key)
+    if not isinstance(values, dict) or not all(map(_is_unicode, values)):
+        raise FormatError(f"metadata {key!r} is not a map")
+    return values
+
+
 def offset_map(metadata: Mapping[str, str], key: str) -> dict[str, int]:
     """The map from texts to log offsets in the metadata `key`. Raises FormatError."""
     values = _json(metadata, key)

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 from edged.domain.archive.quarantine import QuarantineRecord
 from edged.domain.archive.snapshot import BlockRef, Snapshot
+from edged.domain.archive.source_log import UNKNOWN_LOG, SourceLog
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Address
 from edged.errors import SourceRefused, StorageError
@@ -13,14 +14,16 @@ from edged.errors import SourceRefused, StorageError
 class SourceEnd(NamedTuple):
     """Where a source's files end; all zero for a new source.
 
-    `cursors`: the next device offset by "device/partition", as archived in the files up to `cursors_end`; for skipping
-    duplicates. That is `next_offset`, unless the newest files are damaged: `damage` names them and says why.
+    `cursors`: the next offset to archive of each device's log, see `samples.cursors`, as archived in the files up to
+    `cursors_end`; for skipping duplicates. That is `next_offset`, unless the newest files are damaged: `damage` names
+    them and says why. `log`: of the newest file that is not damaged.
     """
 
     next_offset: int
     cursors: Mapping[str, int]
     cursors_end: int
     damage: str = ""
+    log: SourceLog = UNKNOWN_LOG
 
 
 class ArchiveStore(Protocol):
@@ -36,15 +39,20 @@ class ArchiveStore(Protocol):
         """Give the source's files from `offset` on other names, under which they are kept but count no more."""
 
     def append(
-        self, stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[tuple[int, int]] = ()
+        self,
+        stream: str,
+        source: str,
+        packs: Sequence[tuple[int, Pack]],
+        gaps: Sequence[tuple[int, int]] = (),
+        log: SourceLog = UNKNOWN_LOG,
     ) -> None:
         """Make (offset, pack) pairs durable as one file, or raise StorageError.
 
-        `gaps`: (first, next) offsets that the log had deleted before they could be read, kept as known losses.
-        Packs and gaps together are contiguous and start at `ends()[source]` (anywhere, when the source is new), else
-        ArchiveConflict is raised; or they cover exactly the last file's offsets, which are then written again, so
-        that an attempt with unknown outcome can be repeated. On return the file is on stable storage under its final
-        name; a crash before that leaves nothing visible to readers.
+        `log`: the one that they are all from. `gaps`: (first, next) offsets that the log had deleted before they could
+        be read, kept as known losses. Packs and gaps together are contiguous and start at `ends()[source]` (anywhere,
+        when the source is new), else ArchiveConflict is raised; or they cover exactly the last file's offsets, which
+        are then written again, so that an attempt with unknown outcome can be repeated. On return the file is on stable
+        storage under its final name; a crash before that leaves nothing visible to readers.
         """
 
     def snapshot(self, stream: str, ends: Mapping[str, int] | None = None) -> Snapshot:
@@ -91,7 +99,12 @@ class ArchiveWriter(Protocol):
         """Where the source's archive ends; deletes what a crash left."""
 
     async def append(
-        self, stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[tuple[int, int]] = ()
+        self,
+        stream: str,
+        source: str,
+        packs: Sequence[tuple[int, Pack]],
+        gaps: Sequence[tuple[int, int]] = (),
+        log: SourceLog = UNKNOWN_LOG,
     ) -> None:
         """As `ArchiveStore.append`. Cancelled: the file is complete or absent; the same may be appended again.
 

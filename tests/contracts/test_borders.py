@@ -24,6 +24,7 @@ from edged.domain.archive.reply_builder import ReplyBuilder, block_reads
 from edged.domain.archive.snapshot import Snapshot
 from edged.domain.cache.entry import Entry, SampleKey
 from edged.domain.epochs.split import train_split
+from edged.domain.place import Place
 from edged.domain.samples import codec as codec_rules
 from edged.domain.samples import cursors as cursor_rules
 from edged.domain.samples import pack as packs
@@ -202,7 +203,7 @@ def test_what_an_edge_accepts_of_its_devices_the_archiver_accepts_too(
         label = codec_rules.check_record(key, payload, stream, codec)
     except RejectedRecord:
         return
-    pack = Pack("site", (Sample("meter", partition, offset, arrived_ms, label, codec, payload),), {"meter/0": 1})
+    pack = Pack("site", (Sample("meter", partition, offset, arrived_ms, label, codec, payload),), {"meter/0": Place(1)})
 
     received = packs.decode(packs.encode(pack))
 

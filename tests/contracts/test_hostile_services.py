@@ -15,6 +15,7 @@ from edged.domain.group import records as group_records
 from edged.domain.group import state_json
 from edged.domain.group.records import Join, Leave, Update
 from edged.domain.group.state import State
+from edged.domain.place import Place
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack
 from edged.ports import Message, TopicPartition
@@ -84,7 +85,7 @@ async def test_an_edges_intake_resumes_after_its_last_pack(ends: End):
     log = MemoryLog()
     await log.append([from_device("cam", grey(n)) for n in range(3)])
     await run_until(intake(log).uplink, lambda: len(identities(archived(log))) == 3)
-    ends(log, Message(GREY, packs.encode(Pack("grey", (), {"cam/0": 5}))))
+    ends(log, Message(GREY, packs.encode(Pack("grey", (), {"cam/0": Place(5)}))))
     await log.append([from_device("cam", grey(n)) for n in range(3, 6)])
 
     again = intake(log)

@@ -11,6 +11,7 @@ from edged.cli.demo.observer import archived_samples
 from edged.cli.demo.processes import Child, LogLine
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SnapshotRequest
+from edged.domain.place import Place
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
@@ -34,7 +35,7 @@ async def send_packs(site: Site, log: Log, firsts: Iterable[int]) -> None:
     for first in firsts:
         for edge, device in DEVICE_OF.items():
             samples = tuple(Sample(device, 0, first + i, 0, "boot", "raw", bytes(784)) for i in range(4))
-            blob = packs.encode(Pack("fashion", samples, {f"{device}/0": first + 4}))
+            blob = packs.encode(Pack("fashion", samples, {f"{device}/0": Place(first + 4)}))
             await log.append([Message(site.loaded().archive_topic("fashion", edge), blob)])
 
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive.snapshot import BlockRef
+from edged.domain.place import Place
 from edged.domain.samples.border import Border
 from edged.domain.samples.pack import CODECS, Pack
 from edged.domain.samples.sample import Sample
@@ -34,7 +35,7 @@ def sample(offset: int, label: str | None = "boot", device: str = "cam-01") -> S
 def pack(first: int, num_samples: int = 4, stream: str = "fashion", device: str = "cam-01") -> Pack:
     """`num_samples` samples of one device, from its offset `first` on, and the cursor after them."""
     samples = tuple(sample(first + i, device=device) for i in range(num_samples))
-    return Pack(stream, samples, {f"{device}/0": first + num_samples})
+    return Pack(stream, samples, {f"{device}/0": Place(first + num_samples)})
 
 
 def parquet_files(folder: Path) -> list[str]:
@@ -54,6 +55,9 @@ def read_packs(store: ParquetStore, *offsets: int) -> list[Pack]:
 
 _OFFSETS = st.integers(0, (1 << 63) - 2)
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+_NAMES = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=8)
+any_places = st.tuples(_OFFSETS, _NAMES, _NAMES, st.sampled_from(["", "7:ab"])).map(lambda values: Place(*values))
+"""Any place that a pack can have as a cursor."""
 _SAMPLES = st.builds(
     Sample,
     device=_TEXTS,
@@ -64,8 +68,9 @@ _SAMPLES = st.builds(
     label=st.none() | _TEXTS,
     codec=st.sampled_from(CODECS),
     payload=st.binary(max_size=64),
+    incarnation=_NAMES,
 )
 any_packs = st.builds(
-    Pack, st.just("fashion"), st.lists(_SAMPLES, max_size=6).map(tuple), st.dictionaries(_TEXTS, _OFFSETS, max_size=3)
+    Pack, st.just("fashion"), st.lists(_SAMPLES, max_size=6).map(tuple), st.dictionaries(_TEXTS, any_places, max_size=3)
 )
 """Packs of stream "fashion" with any content that a pack can have."""

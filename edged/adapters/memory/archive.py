@@ -10,6 +10,7 @@ from edged.domain.archive import quarantine
 from edged.domain.archive.coverage import Gap, covered
 from edged.domain.archive.quarantine import QuarantineRecord
 from edged.domain.archive.snapshot import OVERLAY_SOURCES, QUARANTINE_SOURCE, BlockRef, Snapshot
+from edged.domain.archive.source_log import UNKNOWN_LOG, Origin, SourceLog, named
 from edged.domain.samples import cursors as cursor_rules
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Address
@@ -25,6 +26,7 @@ class _Append:
     next: int
     packs: dict[int, Pack]
     gaps: tuple[Gap, ...]
+    log: SourceLog
 
 
 @dataclass
@@ -64,7 +66,8 @@ class MemoryArchive:
             cursors = cursor_rules.advance(cursors, pack)
         cursors_end = readable[-1].next if readable else files[0].first if files else 0
         next_offset = files[-1].next if files else 0
-        return SourceEnd(next_offset, cursors, cursors_end, "damaged" if cursors_end < next_offset else "")
+        log = readable[-1].log if readable else UNKNOWN_LOG
+        return SourceEnd(next_offset, cursors, cursors_end, "damaged" if cursors_end < next_offset else "", log)
 
     def set_aside(self, stream: str, source: str, offset: int) -> None:
         with self._lock:
@@ -73,10 +76,17 @@ class MemoryArchive:
             files[:] = [file for file in files if file.first < offset]
             self.damaged = {each for each in self.damaged if each[:2] != (stream, source)}
 
-    def append(self, stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[Gap] = ()) -> None:
+    def append(
+        self,
+        stream: str,
+        source: str,
+        packs: Sequence[tuple[int, Pack]],
+        gaps: Sequence[Gap] = (),
+        log: SourceLog = UNKNOWN_LOG,
+    ) -> None:
         self._check(stream, source)
         first, end = covered([offset for offset, _ in packs], gaps)
-        new = _Append(first, end, dict(packs), tuple(gaps))
+        new = _Append(first, end, dict(packs), tuple(gaps), log)
         with self._lock:
             files = self._of(stream, source)
             if files and (files[-1].first, files[-1].next) == (new.first, new.next):
@@ -97,7 +107,16 @@ class MemoryArchive:
             if offset < archived[source]
         ]
         columns = np.array(table, np.int64).reshape(len(table), 4).T
-        snapshot = Snapshot(sources, columns[0], columns[1], columns[2], columns[3], archived)
+        origins = {
+            source: named(
+                Origin(file.first, file.log.name, file.log.base)
+                for file in self._of(stream, source)
+                if file.first < archived[source]
+            )
+            for source in sources
+        }
+        origins = {source: each for source, each in origins.items() if each}
+        snapshot = Snapshot(sources, columns[0], columns[1], columns[2], columns[3], archived, origins=origins)
         records = self.quarantine_records(stream, archived.get(QUARANTINE_SOURCE, 0))
         return quarantine.laid_over(snapshot, quarantine.in_effect(records))
 

@@ -6,6 +6,8 @@ Covers the format: columns, one row group for each block that has samples, and t
     edged.stream, edged.source
     edged.offsets   [first, next]: the offsets that the file covers
     edged.gaps      [[first, next], ...]: offsets in that range that the log had deleted before they were archived
+    edged.log       the log that the blocks are from: [the edge's name of it, base, place after the last], see
+                    `domain.archive.source_log`
     edged.blocks    {"rows": [...], "bytes": [...], "sha256": [...], "cursors": [...]}, one entry for each offset
                     outside the gaps; sha256 is `pack.digest`; cursors are changes to those of the block before
                     (null: removed)
@@ -26,7 +28,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from edged.domain import place as places
+from edged.domain.archive import source_log
 from edged.domain.archive.coverage import Gap, covered
+from edged.domain.archive.source_log import UNKNOWN_LOG, SourceLog
+from edged.domain.place import Place
 from edged.domain.samples import cursors as cursor_rules
 from edged.domain.samples.pack import CODECS, MAX_SAMPLES, Pack, digest
 from edged.domain.samples.sample import Sample
@@ -41,13 +47,14 @@ _COLUMNS = pa.schema(
         pa.field("device", pa.string(), nullable=False),
         pa.field("device_partition", pa.int32(), nullable=False),
         pa.field("device_offset", pa.int64(), nullable=False),
+        pa.field("device_incarnation", pa.string(), nullable=False),
         pa.field("arrived_ms", pa.int64(), nullable=False),
         pa.field("sampled_ms", pa.int64()),
         pa.field("codec", pa.string(), nullable=False),
         pa.field("payload", pa.binary(), nullable=False),
     ]
 )
-_DICTIONARIES = ["label", "device", "codec"]
+_DICTIONARIES = ["label", "device", "device_incarnation", "codec"]
 _SAMPLE_COLUMNS = [
     "device",
     "device_partition",
@@ -57,6 +64,7 @@ _SAMPLE_COLUMNS = [
     "codec",
     "payload",
     "sampled_ms",
+    "device_incarnation",
 ]
 _IDENTITY_COLUMNS = ["device", "device_partition", "device_offset"]
 _MAX_FOOTER_BYTES = 64 << 20
@@ -82,11 +90,12 @@ class Contents:
     first: int
     next: int
     gaps: tuple[Gap, ...]
+    log: SourceLog
     offsets: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int32]
     num_bytes: npt.NDArray[np.int64]
     digests: tuple[str, ...]
-    cursor_changes: tuple[Mapping[str, int | None], ...] = field(repr=False)
+    cursor_changes: tuple[Mapping[str, Place | None], ...] = field(repr=False)
     cursors: Mapping[str, int] = field(repr=False)
 
     def block_of(self, offset: int) -> int:
@@ -96,9 +105,9 @@ class Contents:
             raise KeyError(offset)
         return block
 
-    def cursors_of(self, block: int) -> dict[str, int]:
+    def cursors_of(self, block: int) -> dict[str, Place]:
         """The cursors of the block's pack."""
-        result: dict[str, int] = {}
+        result: dict[str, Place] = {}
         for changes in self.cursor_changes[: block + 1]:
             for name, value in changes.items():
                 if value is None:
@@ -109,11 +118,16 @@ class Contents:
 
 
 def encode(
-    stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[Gap], cursors: Mapping[str, int]
+    stream: str,
+    source: str,
+    packs: Sequence[tuple[int, Pack]],
+    gaps: Sequence[Gap],
+    cursors: Mapping[str, int],
+    log: SourceLog = UNKNOWN_LOG,
 ) -> list[bytes | memoryview]:
     """The file's bytes, in pieces, for (offset, pack) pairs and gaps that cover a range of offsets together.
 
-    `cursors`: the highest ones before this file.
+    `cursors`: the highest ones before this file. `log`: the one that they are all from.
     """
     payload_is_compressed = all(sample.codec != "raw" for _, pack in packs for sample in pack.samples)
     sink = pa.BufferOutputStream()
@@ -129,7 +143,7 @@ def encode(
         for offset, pack in packs:
             if pack.samples:
                 writer.write_table(_table(offset, pack), row_group_size=MAX_SAMPLES)
-        writer.add_key_value_metadata(_metadata(stream, source, packs, gaps, cursors))
+        writer.add_key_value_metadata(_metadata(stream, source, packs, gaps, cursors, log))
     return _with_digest(memoryview(sink.getvalue()))
 
 
@@ -143,6 +157,7 @@ def _table(offset: int, pack: Pack) -> pa.Table:
             [sample.device for sample in samples],
             [sample.partition for sample in samples],
             [sample.offset for sample in samples],
+            [sample.incarnation for sample in samples],
             [sample.arrived_ms for sample in samples],
             [sample.sampled_ms for sample in samples],
             [sample.codec for sample in samples],
@@ -153,11 +168,16 @@ def _table(offset: int, pack: Pack) -> pa.Table:
 
 
 def _metadata(
-    stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[Gap], cursors: Mapping[str, int]
+    stream: str,
+    source: str,
+    packs: Sequence[tuple[int, Pack]],
+    gaps: Sequence[Gap],
+    cursors: Mapping[str, int],
+    log: SourceLog = UNKNOWN_LOG,
 ) -> dict[str, str]:
     highest = dict(cursors)
-    changes: list[dict[str, int | None]] = []
-    before: Mapping[str, int] = {}
+    changes: list[dict[str, list[int | str] | None]] = []
+    before: Mapping[str, Place] = {}
     for _, pack in packs:
         highest = cursor_rules.advance(highest, pack)
         changes.append(_changes(before, pack.cursors))
@@ -174,15 +194,16 @@ def _metadata(
         "edged.source": source,
         "edged.offsets": _json(covered([offset for offset, _ in packs], gaps)),
         "edged.gaps": _json(sorted(gaps)),
+        "edged.log": _json(source_log.to_json(log)),
         "edged.blocks": _json(blocks),
         "edged.cursors": _json(highest),
         "edged.sha256": _NO_DIGEST.decode(),
     }
 
 
-def _changes(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int | None]:
-    removed: dict[str, int | None] = dict.fromkeys(before.keys() - after.keys())
-    return removed | {name: value for name, value in after.items() if before.get(name) != value}
+def _changes(before: Mapping[str, Place], after: Mapping[str, Place]) -> dict[str, list[int | str] | None]:
+    removed: dict[str, list[int | str] | None] = dict.fromkeys(before.keys() - after.keys())
+    return removed | {name: places.to_json(place) for name, place in after.items() if before.get(name) != place}
 
 
 def _json(value: object) -> str:
@@ -249,18 +270,22 @@ def contents_of(metadata: Any) -> Contents:
     if max(rows, default=0) > MAX_SAMPLES or sum(n > 0 for n in rows) != metadata.num_row_groups:
         raise FormatError("the footer's blocks are not the file's row groups")
     cursors = json.loads(texts["edged.cursors"])
-    _naturals([*cursors.values(), *(value for change in changes for value in change.values() if value is not None)])
+    _naturals([*cursors.values()])
     return Contents(
         texts["edged.stream"],
         texts["edged.source"],
         first,
         end,
         gaps,
+        source_log.from_json(json.loads(texts["edged.log"])),
         offsets,
         np.array(rows, np.int32),
         np.array(num_bytes, np.int64),
         tuple(map(str, digests)),
-        tuple(changes),
+        tuple(
+            {name: None if values is None else places.from_json(values) for name, values in change.items()}
+            for change in changes
+        ),
         cursors,
     )
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from edged.adapters.parquet import file as parquet_file
 from edged.adapters.parquet.file import Contents
 from edged.adapters.parquet.folder import ArchiveFolder, CorruptFileError, File, translated
+from edged.domain.archive.source_log import Origin
 from edged.errors import FormatError, StorageError
 from edged.log import ThrottledLog
 
@@ -27,12 +28,16 @@ class Footer(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """What snapshots need of a file, kept for every file: 20 bytes per block. `lost`: offsets in its gaps."""
+    """What snapshots need of a file, kept for every file: 20 bytes per block.
+
+    `lost`: offsets in its gaps. `origin`: of its blocks.
+    """
 
     offset: Any
     rows: Any
     num_bytes: Any
     lost: int
+    origin: Origin
 
 
 class Footers:
@@ -77,7 +82,8 @@ class Footers:
         try:
             contents = self.footer(file).contents
             lost = sum(end - first for first, end in contents.gaps)
-            columns = Columns(contents.offsets, contents.rows, contents.num_bytes, lost)
+            origin = Origin(contents.first, contents.log.name, contents.log.base)
+            columns = Columns(contents.offsets, contents.rows, contents.num_bytes, lost, origin)
         except StorageError as error:
             self._folder.check()  # no file is left out while the whole archive is away
             *_, source, _ = file.path.split("/")

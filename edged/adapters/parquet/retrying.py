@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar, TypeVarTuple
 
 from edged.aio import Backoff, run_in_worker
+from edged.domain.archive.source_log import UNKNOWN_LOG, SourceLog
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveUnavailable, DiskFull, SourceRefused, StorageError
 from edged.log import logger
@@ -46,9 +47,14 @@ class RetryingArchive:
         return end
 
     async def append(
-        self, stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[tuple[int, int]] = ()
+        self,
+        stream: str,
+        source: str,
+        packs: Sequence[tuple[int, Pack]],
+        gaps: Sequence[tuple[int, int]] = (),
+        log: SourceLog = UNKNOWN_LOG,
     ) -> None:
-        await self._retry(stream, source, self._store.append, stream, source, packs, gaps)
+        await self._retry(stream, source, self._store.append, stream, source, packs, gaps, log)
         self._backoff_of.pop(part_of(stream, source), None)
 
     async def set_aside(self, stream: str, source: str, offset: int) -> None:

@@ -22,6 +22,7 @@ from edged.domain.archive import quarantine
 from edged.domain.archive.coverage import Gap, covered
 from edged.domain.archive.quarantine import QuarantineRecord
 from edged.domain.archive.snapshot import OVERLAY_SOURCES, QUARANTINE_SOURCE, BlockRef, Snapshot
+from edged.domain.archive.source_log import UNKNOWN_LOG, Origin, SourceLog, named
 from edged.domain.samples.address import ArchivedAddress
 from edged.domain.samples.border import Border, check_sample
 from edged.domain.samples.pack import Pack
@@ -83,7 +84,9 @@ class ParquetStore:
         newest, damage = self._newest_readable(files)
         cursors = self._footers.footer(newest).contents.cursors if newest else {}
         next_offset = files[-1].next if files else 0
-        return SourceEnd(next_offset, dict(cursors), newest.next if newest else files[0].first if files else 0, damage)
+        log = self._footers.footer(newest).contents.log if newest else UNKNOWN_LOG
+        cursors_end = newest.next if newest else files[0].first if files else 0
+        return SourceEnd(next_offset, dict(cursors), cursors_end, damage, log)
 
     def set_aside(self, stream: str, source: str, offset: int) -> None:
         for file in self._folder.files(stream, source):
@@ -91,7 +94,14 @@ class ParquetStore:
                 self._folder.set_aside(file)
                 self._footers.forget(file)
 
-    def append(self, stream: str, source: str, packs: Sequence[tuple[int, Pack]], gaps: Sequence[Gap] = ()) -> None:
+    def append(
+        self,
+        stream: str,
+        source: str,
+        packs: Sequence[tuple[int, Pack]],
+        gaps: Sequence[Gap] = (),
+        log: SourceLog = UNKNOWN_LOG,
+    ) -> None:
         first, end = covered([offset for offset, _ in packs], gaps)
         self.check()
         files = self._folder.files(stream, source)
@@ -101,7 +111,7 @@ class ParquetStore:
             raise ArchiveConflict(f"{stream}/{source} continues at offset {files[-1].next}, not at {first}")
         newest, _ = self._newest_readable(files)
         before = self._footers.footer(newest).contents.cursors if newest else {}
-        pieces = parquet_file.encode(stream, source, packs, gaps, before)
+        pieces = parquet_file.encode(stream, source, packs, gaps, before, log)
         self._folder.write(stream, source, f"{first:020d}-{end:020d}.parquet", pieces)
 
     def snapshot(self, stream: str, ends: Mapping[str, int] | None = None) -> Snapshot:
@@ -110,18 +120,21 @@ class ParquetStore:
             wanted = {name: min(ends[name], end) for name, end in wanted.items() if name in ends}
         sources = tuple(sorted(wanted.keys() - OVERLAY_SOURCES))
         columns: list[list[Any]] = [[np.zeros(0, np.int64)] for _ in range(4)]
+        origins: dict[str, list[Origin]] = {}
         for number, name in enumerate(sources):
             start = 0
             for file in self._folder.known_files(stream, name):
                 of_file = self._footers.columns(stream, file)
-                if of_file is not None:
+                if of_file is not None and file.first < wanted[name]:
+                    origins.setdefault(name, []).append(of_file.origin)
                     cut = slice(*np.searchsorted(of_file.offset, [max(start, file.first), wanted[name]]).tolist())
                     part = (np.full(len(of_file.offset), number), of_file.offset, of_file.rows, of_file.num_bytes)
                     for column, values in zip(columns, part, strict=True):
                         column.append(values[cut])
                 start = file.next
         numbers, offsets, rows, num_bytes = (np.concatenate(column, dtype=np.int64) for column in columns)
-        snapshot = Snapshot(sources, numbers, offsets, rows, num_bytes, wanted)
+        kept = {name: each for name, of_source in origins.items() if (each := named(of_source))}
+        snapshot = Snapshot(sources, numbers, offsets, rows, num_bytes, wanted, origins=kept)
         records = self.quarantine_records(stream, wanted.get(QUARANTINE_SOURCE, 0))
         return quarantine.laid_over(snapshot, quarantine.in_effect(records))
 

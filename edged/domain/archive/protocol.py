@@ -9,14 +9,17 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edged.domain import tensors
 from edged.domain.archive.snapshot import BlockRef, Ids, Snapshot
+from edged.domain.archive.source_log import Origin
+from edged.domain.place import is_name
 from edged.domain.samples.pack import CODECS, MAX_SAMPLES
-from edged.domain.tensors import offset_map, text_list
+from edged.domain.tensors import offset_map, text_list, value_map
 from edged.errors import FormatError
 
 MAX_PART_BYTES = 512 * 1024
@@ -162,6 +165,7 @@ def snapshot_parts(request: str, snapshot: Snapshot) -> Iterator[SnapshotPart]:
                 snapshot.num_bytes[cut],
                 snapshot.ends,
                 ranges - np.array([start, 0, 0]),
+                snapshot.origins,
             ),
         )
 
@@ -169,7 +173,7 @@ def snapshot_parts(request: str, snapshot: Snapshot) -> Iterator[SnapshotPart]:
 def join_snapshot(parts: Sequence[SnapshotPart]) -> Snapshot:
     """The snapshot of these parts, which are in order. Raises FormatError when they are not of one snapshot."""
     first = parts[0].snapshot
-    if any(part.snapshot.sources != first.sources or part.snapshot.ends != first.ends for part in parts):
+    if any(_frame(part.snapshot) != _frame(first) for part in parts):
         raise FormatError("the parts belong to different snapshots")
     columns = {
         name: np.concatenate([getattr(part.snapshot, name) for part in parts])
@@ -179,7 +183,9 @@ def join_snapshot(parts: Sequence[SnapshotPart]) -> Snapshot:
     ranges = [
         part.snapshot.quarantined + np.array([start, 0, 0]) for start, part in zip(before[:-1], parts, strict=True)
     ]
-    return Snapshot(sources=first.sources, ends=first.ends, quarantined=np.concatenate(ranges), **columns)
+    return Snapshot(
+        sources=first.sources, ends=first.ends, quarantined=np.concatenate(ranges), origins=first.origins, **columns
+    )
 
 
 def encode_part(part: Part) -> bytes:
@@ -200,6 +206,7 @@ def encode_part(part: Part) -> bytes:
                 **text,
                 "sources": json.dumps(snapshot.sources),
                 "ends": json.dumps(dict(sorted(snapshot.ends.items()))),
+                "origins": json.dumps(dict(sorted(snapshot.origins.items()))),
             },
         )
     labels = sorted({label for label in part.labels if label is not None})
@@ -236,10 +243,9 @@ def decode_part(blob: bytes) -> Part:
         if (columns["rows"] > MAX_SAMPLES).any() or (columns["num_bytes"] >= 1 << 40).any():
             raise FormatError(f"a block holds at most {MAX_SAMPLES} samples, of far less than 2^40 bytes")
         quarantined = _quarantined(arrays, columns["rows"])
-        ends = offset_map(metadata, "ends")
-        return SnapshotPart(
-            request, int(part), last, Snapshot(sources=tuple(sources), ends=ends, quarantined=quarantined, **columns)
-        )
+        ends, origins = offset_map(metadata, "ends"), _origins(metadata)
+        snapshot = Snapshot(tuple(sources), **columns, ends=ends, quarantined=quarantined, origins=origins)
+        return SnapshotPart(request, int(part), last, snapshot)
     if kind != "samples_part/1":
         raise FormatError(f"not a reply but {kind!r}")
     labels, codecs = text_list(metadata, "labels"), text_list(metadata, "codecs")
@@ -278,6 +284,28 @@ def _quarantined(arrays: Mapping[str, tensors.Array], rows: Ids) -> Ids:
     if not ((block[1:] > block[:-1]) | ((block[1:] == block[:-1]) & (first[1:] > end[:-1]))).all():
         raise FormatError("rows in quarantine do not rise")
     return ranges.astype(np.int64)
+
+
+def _frame(snapshot: Snapshot) -> tuple[Any, ...]:
+    """What all parts of a snapshot have in common."""
+    return snapshot.sources, snapshot.ends, snapshot.origins
+
+
+def _origins(metadata: Mapping[str, str]) -> dict[str, tuple[Origin, ...]]:
+    try:
+        return {
+            source: tuple(_origin(*values) for values in each)  # type: ignore[attr-defined]
+            for source, each in value_map(metadata, "origins").items()
+        }
+    except TypeError as error:
+        raise FormatError("the origins of the snapshot's blocks are malformed") from error
+
+
+def _origin(first: object, name: object, base: object) -> Origin:
+    match first, name, base:
+        case int(first), str(name), int(base) if is_name(name) and max(abs(first), abs(base)) < 1 << 63:
+            return Origin(first, name, base)
+    raise FormatError("the origins of the snapshot's blocks are malformed")
 
 
 def _text(metadata: Mapping[str, str], key: str) -> str:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from edged.domain.archive.source_log import Origin, address_in_log
+
 Ids = npt.NDArray[np.int64]
 
 TRAIN_SOURCE = "_train."
@@ -49,6 +51,8 @@ class Snapshot:
     enough for a checkpoint, and enough to request the same snapshot again, since archives only grow. `quarantined`:
     int64 [ranges, 3], rows that are not to be trained or tested on, as (block, first row, row after the last): rising,
     not touching each other. They keep their ids.
+    `origins`: of the sources whose blocks have addresses of their own for being held out, see `source_log`, in the
+    blocks' order.
     """
 
     sources: tuple[str, ...]
@@ -58,6 +62,7 @@ class Snapshot:
     num_bytes: npt.NDArray[np.int64]
     ends: Mapping[str, int]
     quarantined: Ids = field(default_factory=_no_ranges)
+    origins: Mapping[str, tuple[Origin, ...]] = field(default_factory=dict)
 
     @property
     def num_blocks(self) -> int:
@@ -108,6 +113,15 @@ class Snapshot:
     def ref(self, block: int) -> BlockRef:
         """The block's name."""
         return BlockRef(self.sources[int(self.source[block])], int(self.offset[block]))
+
+    def held_out_rows(self, block: int, fraction: float) -> npt.NDArray[np.bool_]:
+        """Which rows of the block are held out for testing: bool [rows], see `test_rows`."""
+        source, offset = self.ref(block)
+        for first, name, base in reversed(self.origins.get(source, ())):
+            if first <= offset:
+                source, offset = address_in_log(source, name, offset - base if name else offset)
+                break
+        return test_rows(source, offset, int(self.rows[block]), fraction)
 
     def locate(self, ids: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """(block, row) of each sample id, int64 [n] each."""

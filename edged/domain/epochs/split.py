@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE, Ids, Snapshot, test_rows
+from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE, Ids, Snapshot
 from edged.domain.epochs import window as sampling
 from edged.domain.epochs.window import MAX_WINDOW_BLOCKS, MAX_WINDOW_SAMPLES, SAMPLE_OVERHEAD, Window
 from edged.domain.splitmix64 import mixed
@@ -25,8 +25,7 @@ class TrainSplit:
 
     def rows(self, block: int) -> npt.NDArray[np.uint16]:
         """The block's training rows."""
-        ref, count = self.snapshot.ref(block), int(self.snapshot.rows[block])
-        is_test = test_rows(ref.source, ref.offset, count, self.test_fraction)
+        is_test = self.snapshot.held_out_rows(block, self.test_fraction)
         return np.flatnonzero(~is_test & ~self.snapshot.is_quarantined(block)).astype(np.uint16)
 
     def ids(self, blocks: Ids) -> Ids:
@@ -91,8 +90,7 @@ def held_out_windows(
 
 
 def _held_out(snapshot: Snapshot, block: int, fraction: float) -> npt.NDArray[np.bool_]:
-    ref = snapshot.ref(block)
-    return test_rows(ref.source, ref.offset, int(snapshot.rows[block]), fraction) & ~snapshot.is_quarantined(block)
+    return snapshot.held_out_rows(block, fraction) & ~snapshot.is_quarantined(block)
 
 
 def _window(snapshot: Snapshot, chosen: Sequence[tuple[int, npt.NDArray[np.uint16]]], order: Ids) -> Window:

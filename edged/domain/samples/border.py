@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 from edged.domain.samples import codec as codec_rules
-from edged.domain.samples.cursors import cursor_key, device_of
+from edged.domain.samples.cursors import archived_key, cursor_key, device_of
 from edged.domain.samples.pack import CODECS, MAX_BYTES, Pack
 from edged.domain.samples.sample import Sample
 from edged.domain.samples.times import UNKNOWN_MS
@@ -91,7 +91,11 @@ class Border:
             else:
                 num_bytes += len(sample.payload)
                 kept.append(sample)
-        own = {key: offset for key, offset in pack.cursors.items() if self._may_keep(key, known)}
+        own = {
+            key: place
+            for key, place in pack.cursors.items()
+            if self._may_keep(archived_key(key, place.incarnation), known)
+        }
         if not refused and len(own) == len(pack.cursors):
             return Sifted(pack, ())
         return Sifted(replace(pack, samples=tuple(kept), cursors=own), tuple(refused))
@@ -103,7 +107,8 @@ class Border:
         edge = self.edge_of.get(sample.device)
         if edge not in {None, source}:
             raise RejectedRecord("foreign_device", f"{sample.device} is a device of {edge}, not of {source}")
-        if not self._may_keep(cursor_key(sample.device, sample.partition), known):
+        key = archived_key(cursor_key(sample.device, sample.partition), sample.incarnation)
+        if not self._may_keep(key, known):
             raise RejectedRecord("too_many_devices", f"{len(known)} cursors, and {sample.device} is in no topology")
 
     def _may_keep(self, key: str, known: set[str]) -> bool:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from edged.domain import place as places
 from edged.domain import tensors
+from edged.domain.place import Place
 from edged.domain.samples.sample import Sample
 from edged.domain.samples.times import UNKNOWN_MS
-from edged.domain.tensors import offset_map, text_list
+from edged.domain.tensors import text_list, value_map
 from edged.errors import FormatError
 
 MAX_SAMPLES = 256
@@ -30,11 +32,11 @@ CODECS = ("raw", "jpeg", "png")
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Samples in order. `cursors`: "device/partition" → the next offset to read after this pack, for all devices."""
+    """Samples in order. `cursors`: "device/partition" → the next place to read after this pack, for all devices."""
 
     stream: str
     samples: tuple[Sample, ...]
-    cursors: Mapping[str, int] = field(default_factory=dict)
+    cursors: Mapping[str, Place] = field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:
@@ -48,6 +50,8 @@ def encode(pack: Pack) -> bytes:
     devices = sorted({sample.device for sample in samples})
     labels = sorted({sample.label for sample in samples if sample.label is not None})
     device_index = {name: index for index, name in enumerate(devices)}
+    incarnations = sorted({sample.incarnation for sample in samples})
+    incarnation_index = {name: index for index, name in enumerate(incarnations)}
     label_index: dict[str | None, int] = {name: index for index, name in enumerate(labels)} | {None: -1}
     ends = np.cumsum([len(sample.payload) for sample in samples], dtype=np.int64)
     return tensors.encode(
@@ -57,6 +61,7 @@ def encode(pack: Pack) -> bytes:
             "label": np.array([label_index[sample.label] for sample in samples], np.int32),
             "device": np.array([device_index[sample.device] for sample in samples], np.int32),
             "partition": np.array([sample.partition for sample in samples], np.int32),
+            "incarnation": np.array([incarnation_index[sample.incarnation] for sample in samples], np.int32),
             "offset": np.array([sample.offset for sample in samples], np.int64),
             "arrived_ms": np.array([sample.arrived_ms for sample in samples], np.int64),
             "sampled_ms": np.array([_or_unknown(sample.sampled_ms) for sample in samples], np.int64),
@@ -67,7 +72,8 @@ def encode(pack: Pack) -> bytes:
             "stream": pack.stream,
             "devices": json.dumps(devices),
             "labels": json.dumps(labels),
-            "cursors": json.dumps(dict(sorted(pack.cursors.items()))),
+            "incarnations": json.dumps(incarnations),
+            "cursors": json.dumps({key: places.to_json(place) for key, place in sorted(pack.cursors.items())}),
         },
     )
 
@@ -91,6 +97,10 @@ def decode(blob: bytes) -> Pack:
     device = _indices(arrays, "device", "int32", n, 0, len(devices))
     codec = _indices(arrays, "codec", "uint8", n, 0, len(CODECS))
     partition = _indices(arrays, "partition", "int32", n, 0, 1 << 31)
+    incarnations = text_list(metadata, "incarnations")
+    if not all(map(places.is_name, incarnations)):
+        raise FormatError("the name of a log's incarnation is none")
+    incarnation = _indices(arrays, "incarnation", "int32", n, 0, len(incarnations))
     offset = _indices(arrays, "offset", "int64", n, 0, 1 << 63)
     arrived_ms = _indices(arrays, "arrived_ms", "int64", n, UNKNOWN_MS, 1 << 63)
     sampled_ms = _indices(arrays, "sampled_ms", "int64", n, UNKNOWN_MS, 1 << 63)
@@ -105,10 +115,15 @@ def decode(blob: bytes) -> Pack:
             CODECS[codec[i]],
             data[bounds[i] : bounds[i + 1]],
             None if sampled_ms[i] == UNKNOWN_MS else sampled_ms[i],
+            incarnations[incarnation[i]],
         )
         for i in range(n)
     )
-    return Pack(metadata.get("stream", ""), samples, offset_map(metadata, "cursors"))
+    return Pack(metadata.get("stream", ""), samples, _cursors(metadata))
+
+
+def _cursors(metadata: Mapping[str, str]) -> dict[str, Place]:
+    return {key: places.from_json(values) for key, values in value_map(metadata, "cursors").items()}
 
 
 def digest(pack: Pack) -> str:

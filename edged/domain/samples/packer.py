@@ -5,6 +5,7 @@ Covers one stream's open pack. Knows no clock: the caller decides when a pack is
 
 from collections.abc import Mapping
 
+from edged.domain.place import Place
 from edged.domain.samples.cursors import cursor_key
 from edged.domain.samples.pack import MAX_BYTES, MAX_SAMPLES, Pack
 from edged.domain.samples.sample import Sample
@@ -17,7 +18,7 @@ class Packer:
     so reading that resumes from the last pack's cursors misses nothing and repeats nothing.
     """
 
-    def __init__(self, stream: str, cursors: Mapping[str, int]) -> None:
+    def __init__(self, stream: str, cursors: Mapping[str, Place]) -> None:
         self._stream = stream
         self._cursors = dict(cursors)
         self._closed: list[Pack] = []
@@ -26,8 +27,8 @@ class Packer:
         self._moved = False
 
     @property
-    def cursors(self) -> Mapping[str, int]:
-        """Next offset to read of each device's partition."""
+    def cursors(self) -> Mapping[str, Place]:
+        """The next place to read of each device's partition."""
         return self._cursors
 
     @property
@@ -40,23 +41,23 @@ class Packer:
         """Payload bytes not yet taken."""
         return self._open_bytes + sum(pack.num_bytes for pack in self._closed)
 
-    def add(self, sample: Sample) -> None:
-        """Add the next sample of its partition."""
+    def add(self, sample: Sample, place: Place) -> None:
+        """Add the next sample of its partition; `place`: after it."""
         if self._open_bytes + len(sample.payload) > MAX_BYTES:
             self._close()
         self._open.append(sample)
         self._open_bytes += len(sample.payload)
-        self._move(sample.device, sample.partition, sample.offset)
+        self._move(sample.device, sample.partition, place)
         if len(self._open) == MAX_SAMPLES:
             self._close()
 
-    def seek(self, cursors: Mapping[str, int]) -> None:
+    def seek(self, cursors: Mapping[str, Place]) -> None:
         """Set these cursors: the next records come from there."""
         self._cursors |= cursors
 
-    def skip(self, device: str, partition: int, offset: int) -> None:
-        """Advance the cursor past a record that is no sample."""
-        self._move(device, partition, offset)
+    def skip(self, device: str, partition: int, place: Place) -> None:
+        """Advance the cursor past a record that is no sample; `place`: after it."""
+        self._move(device, partition, place)
 
     def take_full(self) -> list[Pack]:
         """Take the packs that are full."""
@@ -69,9 +70,9 @@ class Packer:
         self._moved = False
         return self.take_full()
 
-    def _move(self, device: str, partition: int, offset: int) -> None:
-        # May go backwards: a recreated topic begins at 0 again.
-        self._cursors[cursor_key(device, partition)] = offset + 1
+    def _move(self, device: str, partition: int, place: Place) -> None:
+        # The offset may go backwards: a recreated topic begins at 0 again.
+        self._cursors[cursor_key(device, partition)] = place
         self._moved = True
 
     def _close(self) -> None:

@@ -24,9 +24,11 @@ REASONS = (
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A valid record of a device. Its identity is (device, partition, offset); the payload is as received.
+    """A valid record of a device; the payload is as received.
 
-    `arrived_ms`, `sampled_ms`: see `times`; None if the device gave no time of its own.
+    Its identity is (device, partition, incarnation, offset), the incarnation being the log's, see `domain.place`; "" of
+    imported samples, and of those archived before edged told logs apart. `arrived_ms`, `sampled_ms`: see `times`; None
+    if the device gave no time of its own.
     """
 
     device: str
@@ -37,6 +39,7 @@ class Sample:
     codec: str
     payload: bytes
     sampled_ms: int | None = None
+    incarnation: str = ""
 
 
 class Address(NamedTuple):

@@ -22,7 +22,7 @@ from edged.errors import CheckpointCorrupt, FormatError, TopologyMismatch
 MAX_HISTORY = 100
 """Epochs whose metrics are kept."""
 
-_VERSION = "checkpoint/5"
+_VERSION = "checkpoint/6"
 _LEARNT = "learnt"
 _FALLBACK = "fallback."
 _NO_DIGEST = "0" * 64
@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 
 
 _NAMES: Mapping[type, tuple[str, ...]] = {
-    Position: ("epoch", "sample", "step", "live_offset", "live_row"),
+    Position: ("epoch", "sample", "step", "live_offset", "live_row", "live_log"),
     Tally: ("num_samples", "num_correct", "loss", "seconds", "wait_s", "decode_s"),
     EpochMetrics: (
         "epoch", "step", "loss", "train_accuracy", "test_loss", "test_accuracy", "anomaly_threshold",
@@ -148,6 +148,8 @@ def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
 
 def _position(values: dict[str, Any]) -> Position:
     position = _record(Position, values)
+    if not isinstance(position.live_log, str):
+        raise FormatError("'live_log' of Position is no text")
     if min(position.epoch, position.sample, position.step) < 0:
         raise FormatError(f"no training is at {position}")
     return position

@@ -20,7 +20,7 @@ class Position:
 
     `epoch`: epochs finished. `sample`: index of the next sample in the current epoch's plan (with live training: the
     number of samples since the last epoch). `step`: updates of the weights so far. `live_offset`, `live_row`: the next
-    live sample, in the edge's archive topic; -1 before the first start.
+    live sample, in the edge's archive topic; -1 before the first start. `live_log`: the edge's name of that log.
     """
 
     epoch: int = 0
@@ -28,6 +28,7 @@ class Position:
     step: int = 0
     live_offset: int = -1
     live_row: int = 0
+    live_log: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from edged.aio import run_in_worker
-from edged.domain.place import Place
+from edged.domain.archive.source_log import SourceLog
+from edged.domain.place import Place, is_continued
 from edged.domain.samples import cursors as cursor_rules
 from edged.domain.samples import pack as packs
 from edged.domain.samples.border import Border, Sifted
 from edged.domain.samples.pack import Pack
+from edged.domain.samples.written_to import written_to
 from edged.errors import FormatError, SourceRefused
 from edged.log import ThrottledLog, logger
 from edged.ports import ArchiveWriter, Log, LogReader, Progress, Record, Statistics, TopicPartition
@@ -71,44 +73,60 @@ class ArchiverSettings:
 class _Buffer:
     """One source's packs that are not durable yet, and the position and cursors after them.
 
-    Records from `cursors_end` to the first `next_offset` are archived already, and only tell their cursors.
+    Offsets are the archive's; a record's is `log.base` less. Records from `cursors_end` to the first `next_offset` are
+    archived already, and only tell their cursors.
     """
 
     source: Source
     next_offset: int
     cursors: dict[str, int]
     cursors_end: int
+    log: SourceLog
     packs: list[tuple[int, Pack]] = field(default_factory=list)
     gaps: list[tuple[int, int]] = field(default_factory=list)
     num_bytes: int = 0
     since_s: float = 0.0
     first_read: int = 0
     """The offset in the log of the first of `packs`."""
-    read_to: Place = field(default_factory=lambda: Place(0))
 
     @property
     def partition(self) -> TopicPartition:
         return TopicPartition(self.source.topic)
 
     @property
-    def position(self) -> int:
-        """The next offset to read."""
-        return min(self.cursors_end, self.next_offset)
+    def place(self) -> Place:
+        """The next place to read."""
+        position = min(self.cursors_end, self.next_offset) - self.log.base
+        place = self.log.place
+        return place if place.offset == position else Place(position, place.incarnation, place.topic_id)
+
+    def is_of(self, record: Record) -> bool:
+        """Whether the record is of the log that the buffer is of."""
+        place = self.log.place
+        return place.incarnation in {"", record.incarnation} and record.offset >= self.place.offset
+
+    def begin(self, record: Record) -> None:
+        """Continue with another log, whose first record this is; nothing may be buffered."""
+        assert not self.packs
+        place = Place(0, record.incarnation, record.topic_id)
+        self.log = SourceLog(written_to(record.headers).log, self.next_offset, place)
+        self.cursors_end = self.next_offset
 
     def learn(self, record: Record, pack: Pack) -> None:
         """Take the cursors of an archived pack, whose file is damaged."""
         self.cursors = cursor_rules.advance(self.cursors, pack)
-        self.cursors_end = record.offset + 1
+        self.cursors_end = self.log.base + record.offset + 1
 
     def add(self, record: Record, pack: Pack) -> None:
         """Append the record's pack; skipped offsets before it become a gap."""
         if not self.packs:
             self.first_read = record.offset
-        self.read_to = record.place_after()
-        if record.offset > self.next_offset:
-            self.gaps.append((self.next_offset, record.offset))
-        self.packs.append((record.offset, pack))
-        self.next_offset = self.cursors_end = record.offset + 1
+        offset = self.log.base + record.offset
+        if offset > self.next_offset:
+            self.gaps.append((self.next_offset, offset))
+        self.packs.append((offset, pack))
+        self.next_offset = self.cursors_end = offset + 1
+        self.log = self.log._replace(name=written_to(record.headers).log, place=record.place_after())
         self.cursors = cursor_rules.advance(self.cursors, pack)
         self.num_bytes += pack.num_bytes + _SAMPLE_BYTES * (len(pack.samples) + 1) + _CURSOR_BYTES * len(pack.cursors)
 
@@ -118,6 +136,8 @@ class _Buffer:
 
 class Archiver:
     """Reads every source's topic and writes files of contiguous offsets.
+
+    An edge's topic that was recreated continues the edge's source: its blocks get the next numbers.
 
     A source that cannot be archived waits, without what it had buffered, and is resumed from the archive's end; the
     others go on.
@@ -177,12 +197,12 @@ class Archiver:
     async def _read(self) -> None:
         """Archive the sources that have a buffer, until there are more or fewer of them."""
         reading = set(self._buffers)
-        positions = {buffer.partition: buffer.position for buffer in self._buffers.values()}
+        positions = {buffer.partition: buffer.place for buffer in self._buffers.values()}
         async with self._log.reader(positions, group=self._group) as reader:
             self._reader = reader
             try:
                 while reading == set(self._buffers):
-                    await self._take(await self._poll(reader))
+                    await self._take(await self._poll(reader), reader)
                     while (buffer := self._due()) is not None:
                         await self._flush(buffer, reader)
                     self._num_polls += 1
@@ -225,11 +245,13 @@ class Archiver:
         """
         stream, edge, topic = source
         end = await self._archive.resume(stream, edge)
+        cursors = dict(end.cursors)
         if not end.damage:
-            return _Buffer(source, end.next_offset, dict(end.cursors), end.next_offset)
-        partition = TopicPartition(topic)
+            return _Buffer(source, end.next_offset, cursors, end.next_offset, end.log)
+        partition, base = TopicPartition(topic), end.log.base
         low, _stable, high = (await self._log.watermarks([partition]))[partition]
-        is_kept = low <= end.cursors_end and end.next_offset <= high
+        is_same = is_continued(end.log.place, (await self._log.resume({partition: end.log.place}))[partition])
+        is_kept = is_same and low <= end.cursors_end - base and end.next_offset - base <= high
         logger().error(
             "archive.damaged",
             stream=stream,
@@ -241,8 +263,9 @@ class Archiver:
         )
         if is_kept:
             await self._archive.set_aside(stream, edge, end.cursors_end)
-            return _Buffer(source, end.cursors_end, dict(end.cursors), end.cursors_end)
-        return _Buffer(source, end.next_offset, dict(end.cursors), max(end.cursors_end, min(low, end.next_offset)))
+            return _Buffer(source, end.cursors_end, cursors, end.cursors_end, end.log)
+        cursors_end = max(end.cursors_end, min(low + base, end.next_offset))
+        return _Buffer(source, end.next_offset, cursors, cursors_end, end.log)
 
     async def _poll(self, reader: LogReader) -> list[Record]:
         now_s = asyncio.get_running_loop().time()
@@ -255,17 +278,20 @@ class Archiver:
         finally:
             self._is_idle = False
 
-    async def _take(self, records: Sequence[Record]) -> None:
+    async def _take(self, records: Sequence[Record], reader: LogReader) -> None:
         """Decode the records, leave out what the border refuses, and buffer the rest."""
         sifted = await run_in_worker(self._sift_all, records) if records else []
         kept_from = await self._kept_from(records)
         for record, pack in zip(records, sifted, strict=True):
             buffer = self._buffers.get(record.topic)
+            if buffer is not None and buffer.packs and not self._fits(buffer, record):
+                await self._flush(buffer, reader)
+                buffer = self._buffers.get(record.topic)
             if buffer is None:
-                continue  # refused by a record before
-            if record.offset < buffer.position:
-                self._refuse_recreated(buffer, record.offset)
-            elif record.offset < buffer.next_offset:
+                continue  # refused, by a record before or by its file
+            if not buffer.is_of(record):
+                buffer.begin(record)
+            if buffer.log.base + record.offset < buffer.next_offset:
                 buffer.learn(record, self._checked(buffer.source, record, pack).pack)
             else:
                 if not buffer.packs:
@@ -275,22 +301,22 @@ class Archiver:
 
     async def _kept_from(self, records: Sequence[Record]) -> Mapping[str, int]:
         """The first offset that the log still has, of those topics in which these leave a gap."""
-        next_offsets = {topic: buffer.next_offset for topic, buffer in self._buffers.items()}
+        next_offsets: dict[str, int] = {}
         gapped = set()
         for record in records:
-            if record.offset > next_offsets.get(record.topic, record.offset):
-                gapped.add(TopicPartition(record.topic))
+            buffer = self._buffers.get(record.topic)
+            if buffer is not None:
+                next_offset = buffer.next_offset - buffer.log.base if buffer.is_of(record) else 0
+                if record.offset > next_offsets.get(record.topic, next_offset):
+                    gapped.add(TopicPartition(record.topic))
             next_offsets[record.topic] = record.offset + 1
         marks = await self._log.watermarks(gapped) if gapped else {}
         return {partition.topic: each.low for partition, each in marks.items()}
 
-    def _refuse_recreated(self, buffer: _Buffer, offset: int) -> None:
-        stream, edge, topic = buffer.source
-        reason = (
-            f"topic {topic} has offset {offset} next, and the archive continues at {buffer.next_offset}: the topic was "
-            "recreated; give the archive another url"
-        )
-        self._refused(buffer.source, self._archive.refuse(stream, edge, reason))
+    @staticmethod
+    def _fits(buffer: _Buffer, record: Record) -> bool:
+        """Whether the record may be in the same file as what is buffered."""
+        return buffer.is_of(record) and buffer.log.name == written_to(record.headers).log
 
     def _checked(self, source: Source, record: Record, sifted: Sifted | FormatError) -> Sifted:
         """What is left of the record's pack; an empty one, and an error, when it is none of the source."""
@@ -302,15 +328,16 @@ class Archiver:
 
     def _buffer(self, buffer: _Buffer, record: Record, sifted: Sifted, kept_from: int) -> None:
         stream, edge, _ = buffer.source
-        self._refusals.add(stream, edge, record.offset, sifted.refused)
-        if buffer.next_offset < min(record.offset, kept_from):  # else what is missing is no record
+        offset = buffer.log.base + record.offset
+        self._refusals.add(stream, edge, offset, sifted.refused)
+        if buffer.next_offset < min(offset, buffer.log.base + kept_from):  # else what is missing is no record
             self._lines.error(
                 "archive.gap",
                 (stream, edge),
                 stream=stream,
                 source=edge,
                 first_offset=buffer.next_offset,
-                next_offset=record.offset,
+                next_offset=offset,
             )
         unique = cursor_rules.without_duplicates(sifted.pack, buffer.cursors)
         if unique is not sifted.pack:
@@ -319,7 +346,7 @@ class Archiver:
                 (stream, edge),
                 stream=stream,
                 source=edge,
-                offset=record.offset,
+                offset=offset,
                 samples=len(sifted.pack.samples) - len(unique.samples),
             )
         buffer.add(record, unique)
@@ -329,6 +356,9 @@ class Archiver:
 
     def _sift(self, record: Record) -> Sifted | FormatError:
         buffer = self._buffers[record.topic]
+        written = written_to(record.headers)
+        if written.is_misplaced(record.offset):
+            return FormatError(f"written for a log of this name whose end was {written.end}; the edge sends it again")
         try:
             pack = packs.decode(record.value)
             if pack.stream != buffer.source.stream:
@@ -360,7 +390,7 @@ class Archiver:
                 for buffer in filled:
                     with contextlib.suppress(SourceRefused):
                         await self._write(buffer)
-        if written := {each.partition: Place(each.next_offset) for each in filled if not each.packs}:
+        if written := {each.partition: each.log.place for each in filled if not each.packs}:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.poll_s):
                     await reader.commit(written)
@@ -371,7 +401,7 @@ class Archiver:
         except SourceRefused as refused:
             self._refused(buffer.source, refused)
             return
-        await reader.commit({buffer.partition: Place(buffer.next_offset)})
+        await reader.commit({buffer.partition: buffer.log.place})
 
     async def _write(self, buffer: _Buffer) -> None:
         """1. the file becomes durable; 2. the buffer is emptied.
@@ -380,12 +410,12 @@ class Archiver:
         """
         stream, edge, _ = buffer.source
         started_s = asyncio.get_running_loop().time()
-        await self._archive.append(stream, edge, buffer.packs, buffer.gaps)
+        await self._archive.append(stream, edge, buffer.packs, buffer.gaps, buffer.log)
         samples = sum(len(pack.samples) for _, pack in buffer.packs)
         num_bytes = sum(pack.num_bytes for _, pack in buffer.packs)
         before = self._durable.get(buffer.partition, Durable(0, Place(0), 0, 0))
         self._durable[buffer.partition] = Durable(
-            buffer.first_read, buffer.read_to, before.packs + len(buffer.packs), before.num_bytes + num_bytes
+            buffer.first_read, buffer.log.place, before.packs + len(buffer.packs), before.num_bytes + num_bytes
         )
         logger().info(
             "archive.flushed",

@@ -14,9 +14,11 @@ import numpy as np
 
 from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import test_rows
+from edged.domain.archive.source_log import address_in_log
 from edged.domain.samples.address import ArchivedAddress, DeviceAddress, SampleAddress
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
+from edged.log import logger
 from edged.services.batches.batcher import Batcher, Encoded, MiniBatch
 from edged.services.batches.left_out import LeftOut
 from edged.services.ingest.live_window import LiveWindow
@@ -30,10 +32,14 @@ _Origin = tuple[str, int, int]
 
 
 class Cursor(NamedTuple):
-    """The next live sample: a pack's offset in the edge's archive topic and a row of it."""
+    """The next live sample: a pack's offset in the edge's archive topic and a row of it.
+
+    `log`: the edge's name of the log that the topic is, see `samples.written_to`.
+    """
 
     offset: int
     row: int
+    log: str = ""
 
 
 class LiveBatches:
@@ -83,7 +89,8 @@ class LiveBatches:
     def start(self, cursor: Cursor) -> Cursor:
         """Start at `cursor`; with a negative offset, at the log's end, as soon as the uplink has found it.
 
-        Samples before that come from the archive: live training means what the sensors see now.
+        Samples before that come from the archive: live training means what the sensors see now. A cursor of another log
+        than the topic is now becomes that one's beginning.
         """
         self._take()  # drops what an abandoned run left
         self._cursor = cursor
@@ -93,9 +100,17 @@ class LiveBatches:
     def _resolve(self) -> bool:
         """Whether the cursor is a position in the log; it is as soon as the log's end is known."""
         assert self._cursor is not None, "start() first"
-        if self._cursor.offset < 0 and (end := self._window.end()) is not None:
-            self._cursor = Cursor(end, 0)
-        return self._cursor.offset >= 0
+        end, log = self._window.end(), self._window.log_name
+        if end is None:
+            return self._cursor.offset >= 0
+        if self._cursor.offset < 0:
+            self._cursor = Cursor(end, 0, log)
+        elif not self._cursor.log:
+            self._cursor = self._cursor._replace(log=log)
+        elif self._cursor.log != log:
+            logger().warning("train.live_rewound", wanted_offset=self._cursor.offset, next_offset=0)
+            self._cursor, self._counted_to = Cursor(0, 0, log), -1
+        return True
 
     async def next(self) -> tuple[MiniBatch, Cursor]:
         """The next full mini-batch and the cursor after it, however long it takes to fill.
@@ -113,6 +128,7 @@ class LiveBatches:
             return None
         assert self._cursor is not None, "start() first"
         while self._batcher.num_free:
+            self._resolve()  # the uplink may have found another log meanwhile
             found = self._window.take_nowait(self._cursor.offset)
             if found is None and self._cursor.offset < (self._window.end() or 0):
                 found = await self._wait(self._cursor.offset)
@@ -120,7 +136,8 @@ class LiveBatches:
                 return None
             loop = asyncio.get_running_loop()
             begin = loop.time()
-            self._cursor = await run_in_worker(self._add, *found, self._cursor)
+            moved = await run_in_worker(self._add, *found, self._cursor)
+            self._cursor = moved._replace(log=self._cursor.log)
             self.decode_s += loop.time() - begin
             self._name_unusable(self._batcher)
         return self._take(), self._cursor
@@ -170,7 +187,8 @@ class LiveBatches:
 
     def _add(self, offset: int, pack: Pack, cursor: Cursor) -> Cursor:
         """Add the pack's samples from the cursor on to the batch, as many as fit; the cursor after them."""
-        is_test = test_rows(self._edge, offset, len(pack.samples), self._test_fraction)
+        address = address_in_log(self._edge, cursor.log, offset)
+        is_test = test_rows(*address, len(pack.samples), self._test_fraction)
         encoded = [
             Encoded(sample.payload, sample.codec, sample.label, _live_id(offset, row))
             for row, sample in enumerate(pack.samples)

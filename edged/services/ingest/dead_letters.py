@@ -98,6 +98,7 @@ def _message(topic: str, record: Record, rejected: DeadLetter, max_bytes: int) -
             ("device", rejected.device.encode()),
             ("partition", str(rejected.partition).encode()),
             ("offset", str(rejected.offset).encode()),
+            ("incarnation", record.incarnation.encode()),
             ("size", str(len(record.value)).encode()),
         ),
     )

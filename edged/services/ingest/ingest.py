@@ -4,11 +4,12 @@ Covers which partitions are read, and checking in a worker. See also: `uplink` (
 the samples), `domain.samples.codec` (the rules), `dead_letters`.
 """
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from edged.aio import run_in_worker
-from edged.domain.place import Place
+from edged.domain.place import Place, is_continued
 from edged.domain.samples import codec, times
 from edged.domain.samples.cursors import cursor_key
 from edged.domain.samples.sample import Sample
@@ -23,6 +24,13 @@ MAX_RECORDS = 256
 _MAX_CHECKED_RECORDS = 64
 _MAX_CHECKED_BYTES = 1 << 20
 """Checked in one call of a worker: a stop has to wait for it."""
+
+
+class Checked(NamedTuple):
+    """A record, checked, and the place after it."""
+
+    result: Sample | DeadLetter
+    place: Place
 
 
 class Ingest:
@@ -78,27 +86,33 @@ class Ingest:
 
     @asynccontextmanager
     async def reading(
-        self, partitions: frozenset[TopicPartition], cursors: Mapping[str, int]
-    ) -> AsyncIterator[Mapping[str, int]]:
-        """Open these partitions for `batch`; yields the start of each ("device/partition" → offset).
+        self,
+        partitions: frozenset[TopicPartition],
+        cursors: Mapping[str, Sequence[Place]],
+        is_trusted: Callable[[str, str], bool],
+    ) -> AsyncIterator[Mapping[str, Place]]:
+        """Open these partitions for `batch`; yields the start of each, by "device/partition".
 
-        The start is the cursor, or the group's committed offset where that is higher, as after a run of dead letters,
-        which leave no other trace; a partition with neither is read from offset 0.
+        The start is the furthest of the cursors and of what the group has committed, which may be further, as after a
+        run of dead letters, which leave no other trace; a partition with neither is read from offset 0.
+        `is_trusted`: of a device and the note of its commit, whether that counts.
         """
         committed = await self._log.committed(self._group, partitions)
         keys = {cursor_key(self._devices[each.topic].name, each.partition): each for each in sorted(partitions)}
-        start = {
-            key: max(committed[each].place.offset if each in committed else 0, cursors.get(key, 0))
-            for key, each in keys.items()
-        }
-        async with self._log.reader({keys[key]: offset for key, offset in start.items()}, group=self._group) as reader:
+        start = {}
+        for key, each in keys.items():
+            kept = list(cursors.get(key, ()))
+            if each in committed and is_trusted(self._devices[each.topic].name, committed[each].note):
+                kept.append(committed[each].place)
+            start[key] = await self._furthest(each, kept)
+        async with self._log.reader({keys[key]: place for key, place in start.items()}, group=self._group) as reader:
             self._reader, self._partition_of = reader, keys
             try:
                 yield start
             finally:
                 self._reader, self._partition_of = None, {}
 
-    async def batch(self, timeout_s: float) -> list[Sample | DeadLetter]:
+    async def batch(self, timeout_s: float) -> list[Checked]:
         """The next records, checked, in the order of each partition; empty when none came within `timeout_s`.
 
         The rejected ones are acknowledged in the dead-letter topic when it returns. Images have been decoded once,
@@ -109,7 +123,9 @@ class Ingest:
         records = await self._reader.poll(max_records=MAX_RECORDS, timeout_s=timeout_s)
         checked = await self._check_records(records)
         await self._dead_letters.send(
-            (record, result) for record, result in zip(records, checked, strict=True) if isinstance(result, DeadLetter)
+            (record, each.result)
+            for record, each in zip(records, checked, strict=True)
+            if isinstance(each.result, DeadLetter)
         )
         return checked
 
@@ -117,19 +133,35 @@ class Ingest:
         """Acknowledge in the dead-letter topic a sample that had passed. Cancelled: it may be there or not."""
         topic = next(topic for topic, device in self._devices.items() if device.name == sample.device)
         key = None if sample.label is None else sample.label.encode()
-        record = Record(topic, sample.partition, sample.offset, sample.arrived_ms, key, sample.payload)
+        record = Record(
+            topic,
+            sample.partition,
+            sample.offset,
+            sample.arrived_ms,
+            key,
+            sample.payload,
+            incarnation=sample.incarnation,
+        )
         letter = DeadLetter(sample.device, sample.partition, sample.offset, reason, detail)
         await self._dead_letters.send([(record, letter)])
 
-    async def commit(self, cursors: Mapping[str, int]) -> None:
+    async def commit(self, cursors: Mapping[str, Place], note: str) -> None:
         """Commit the cursors of the partitions being read to the group. Cancelled: committed or not."""
         assert self._reader is not None, "commit() belongs within reading()"
-        await self._reader.commit(
-            {self._partition_of[key]: Place(offset) for key, offset in cursors.items() if key in self._partition_of}
-        )
+        places = {self._partition_of[key]: place for key, place in cursors.items() if key in self._partition_of}
+        await self._reader.commit(places, note)
 
-    async def _check_records(self, records: Sequence[Record]) -> list[Sample | DeadLetter]:
-        checked: list[Sample | DeadLetter] = []
+    async def _furthest(self, partition: TopicPartition, kept: Sequence[Place]) -> Place:
+        """The furthest of these places that is of the log as it is now; the furthest of all if none is."""
+        ordered = sorted(kept, key=lambda place: (place.offset, place.is_named), reverse=True)
+        if len({place.incarnation for place in ordered if place.is_named}) > 1:
+            for place in ordered:
+                if is_continued(place, (await self._log.resume({partition: place}))[partition]):
+                    return place
+        return ordered[0] if ordered else Place(0)
+
+    async def _check_records(self, records: Sequence[Record]) -> list[Checked]:
+        checked: list[Checked] = []
         self._busy = True
         try:
             for part in self._parts(records):
@@ -155,8 +187,8 @@ class Ingest:
         if part:
             yield part
 
-    def _check_all(self, records: Sequence[Record]) -> list[Sample | DeadLetter]:
-        return [self._check(record) for record in records]
+    def _check_all(self, records: Sequence[Record]) -> list[Checked]:
+        return [Checked(self._check(record), record.place_after()) for record in records]
 
     def _check(self, record: Record) -> Sample | DeadLetter:
         device = self._devices[record.topic]
@@ -170,4 +202,4 @@ class Ingest:
         arrived_ms = max(record.timestamp_ms, UNKNOWN_MS)  # Kafka takes any number of a client
         sampled_ms = times.sampled_ms(record.headers)
         place = device.name, record.partition, record.offset
-        return Sample(*place, arrived_ms, label, device.codec, record.value, sampled_ms)
+        return Sample(*place, arrived_ms, label, device.codec, record.value, sampled_ms, record.incarnation)

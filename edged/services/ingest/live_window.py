@@ -34,6 +34,7 @@ class LiveWindow:
         self._read_back: deque[tuple[int, Pack]] = deque()
         self._read_back_start = 0  # `_read_back` covers the offsets from here to its last
         self._end: int | None = None
+        self._log_name = ""
         self._arrived = asyncio.Event()
         self._lines = ThrottledLog()
 
@@ -46,9 +47,18 @@ class LiveWindow:
         """The offset of the next pack to be put; None until the uplink has called `start`."""
         return self._end
 
-    def start(self, end: int) -> None:
-        """Set the topic's end; packs before it can be taken."""
-        self._end = end
+    @property
+    def log_name(self) -> str:
+        """The edge's name of the log that the offsets are of; "" until `start`."""
+        return self._log_name
+
+    def start(self, end: int, log_name: str = "") -> None:
+        """Set the end of the topic's log, and its name; packs before the end can be taken."""
+        if log_name != self._log_name:
+            self._newest.clear()
+            self._read_back.clear()
+            self._newest_bytes = 0
+        self._end, self._log_name = end, log_name
         self._wake()
 
     def put(self, offset: int, pack: Pack) -> None:

@@ -11,17 +11,26 @@ Steps, for each pack:
 4. the devices' offsets are committed, for lag tools and for when the archive topic has expired
 A crash before 2 reads the records again. After a crash past 2 the start finds the cursors in the last pack of the
 archive topic, whose only writer is this edge.
+
+An archive topic that is another log than before has lost its packs, perhaps before they were archived. Then neither its
+cursors nor the commits of the devices' offsets count: the devices' topics are read from their beginnings, and the
+archive leaves out what it has. The edge notices when a pack's offset is below the end that it knows, or at a start by
+the end that each pack and each commit was written with.
 """
 
 import asyncio
+import contextlib
 import math
+import secrets
 from collections.abc import Mapping, Sequence
 
+from edged.domain.place import Place
 from edged.domain.samples import pack as packs
 from edged.domain.samples.cursors import device_of
 from edged.domain.samples.halves import halves
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.packer import Packer
+from edged.domain.samples.written_to import WrittenTo, written_to
 from edged.domain.topology import Topology
 from edged.errors import FormatError, RecordTooLarge
 from edged.log import Throttle, logger
@@ -37,6 +46,13 @@ _REDISCOVER_S = 30.0
 
 _RECOMMIT_S = 3600.0
 """How often unchanged offsets are committed: brokers forget those of a silent group (after 7 days, by default)."""
+
+
+_NAME_BYTES = 6
+
+
+class _AnotherLog(Exception):  # noqa: N818 - named for what it tells
+    """The archive topic has become another log."""
 
 
 class Uplink:
@@ -57,6 +73,10 @@ class Uplink:
         self._live = live
         self._timing = timing
         self._packers: dict[str, Packer] = {}
+        self._written: dict[str, WrittenTo] = {}
+        """Each stream's archive topic by this edge's name of it, and its end."""
+        self._misplaced: dict[str, bool] = {}
+        """Whether the last pack that a start found had been written for another log."""
         self._due_s: dict[str, float] = {}
         self._throttle = Throttle()
         self._num_packs = 0
@@ -68,10 +88,19 @@ class Uplink:
         Waits for missing topics and while the broker is away. Cancelled: what is not acknowledged is read again at
         the next start; nothing is lost or duplicated.
         """
-        self._packers = {stream: Packer(stream, await self._resume(stream)) for stream in self._topic_of}
-        while self._packers:
+        while True:
+            self._due_s.clear()
+            self._packers = {stream: Packer(stream, await self._resume(stream)) for stream in self._topic_of}
+            if not self._packers:
+                return
+            with contextlib.suppress(_AnotherLog):
+                await self._read_all()
+
+    async def _read_all(self) -> None:
+        """Read all partitions, those too that come later. Raises _AnotherLog."""
+        while True:
             partitions = await self._ingest.partitions()
-            async with self._ingest.reading(partitions, self._cursors()) as start:
+            async with self._ingest.reading(partitions, self._cursors(), self._is_trusted) as start:
                 logger().info("ingest.reading", partitions=len(partitions))
                 for stream, packer in self._packers.items():
                     packer.seek(self._own(stream, start))
@@ -91,25 +120,37 @@ class Uplink:
             queue_bytes=packing_bytes + sum(live.num_bytes for lives in self._live.values() for live in lives),
         )
 
-    async def _resume(self, stream: str) -> Mapping[str, int]:
-        """The cursors of the stream's last pack; none when the topic holds no pack."""
+    async def _resume(self, stream: str) -> Mapping[str, Place]:
+        """The cursors of the stream's last pack; none when the topic holds no pack, or is another log than before."""
         partition = TopicPartition(self._topic_of[stream])
-        last = await newest(self._log, partition, lambda record: self._cursors_of(record, stream))
+        last = await newest(self._log, partition, lambda record: self._pack_of(record, stream))
         end = (await self._log.watermarks([partition]))[partition].high
         logger().info("uplink.resumed", stream=stream, next_offset=end)
+        record, cursors = last[-1] if last else (None, {})
+        written = WrittenTo() if record is None else written_to(record.headers)
+        is_misplaced = record is not None and written.is_misplaced(record.offset)
+        is_new = not written.log or is_misplaced
+        self._written[stream] = WrittenTo(secrets.token_hex(_NAME_BYTES) if is_new else written.log, end)
+        self._misplaced[stream] = is_misplaced
         for live in self._live.get(stream, ()):
-            live.start(end)
-        return last[-1] if last else {}
+            live.start(end, self._written[stream].log)
+        return {} if is_misplaced else cursors
 
-    def _cursors_of(self, record: Record, stream: str) -> Mapping[str, int] | None:
-        """The cursors of a pack of `stream`; None, and a warning, when the record is something else."""
+    def _is_trusted(self, device: str, note: str) -> bool:
+        """Whether a commit counts: the archive topic then ended at `note`, and what was before it is still there."""
+        stream = self._ingest.stream_of(device)
+        end = int(note) if note.isascii() and note.isdecimal() else 0
+        return not self._misplaced[stream] and end <= self._written[stream].end
+
+    def _pack_of(self, record: Record, stream: str) -> tuple[Record, Mapping[str, Place]] | None:
+        """A pack's record and cursors; None, and a warning, when the record is something else than one of `stream`."""
         try:
             pack = packs.decode(record.value)
         except FormatError as error:
             err = str(error)
         else:
             if pack.stream == stream:
-                return pack.cursors
+                return record, pack.cursors
             err = f"a pack of stream {pack.stream!r}, not of {stream!r}"
         suppressed = self._throttle.pass_on(record.topic, asyncio.get_running_loop().time())
         if suppressed is not None:
@@ -123,12 +164,12 @@ class Uplink:
         loop = asyncio.get_running_loop()
         rediscover_s, recommit_s = loop.time() + _REDISCOVER_S, loop.time()
         while True:
-            for each in await self._ingest.batch(self._timeout_s(loop.time())):
-                packer = self._packers[self._ingest.stream_of(each.device)]
-                if isinstance(each, DeadLetter):
-                    packer.skip(each.device, each.partition, each.offset)
+            for result, place in await self._ingest.batch(self._timeout_s(loop.time())):
+                packer = self._packers[self._ingest.stream_of(result.device)]
+                if isinstance(result, DeadLetter):
+                    packer.skip(result.device, result.partition, place)
                 else:
-                    packer.add(each)
+                    packer.add(result, place)
             for stream in self._packers:
                 await self._send_due(stream, loop.time())
             if loop.time() >= recommit_s:
@@ -155,8 +196,8 @@ class Uplink:
         if packer.pending:
             self._due_s.setdefault(stream, now_s + self._timing.linger_s)
 
-    async def _send(self, stream: str, full: Sequence[Pack], cursors: Mapping[str, int]) -> None:
-        """Steps 2 to 4; step 4 alone without packs, when all records were dead letters."""
+    async def _send(self, stream: str, full: Sequence[Pack], cursors: Mapping[str, Place]) -> None:
+        """Steps 2 to 4; step 4 alone without packs, when all records were dead letters. Raises _AnotherLog."""
         if full:
             written = await self._write(stream, full)
             self._num_packs += len(written)
@@ -164,16 +205,22 @@ class Uplink:
             for live in self._live.get(stream, ()):
                 for offset, pack in written:
                     live.put(offset, pack)
-        await self._ingest.commit(self._own(stream, cursors))
+        await self._ingest.commit(self._own(stream, cursors), str(self._written[stream].end))
 
     async def _write(self, stream: str, full: Sequence[Pack]) -> list[tuple[int, Pack]]:
         """The packs as they were written, with their offsets.
 
         One that its topic does not take is split, and a sample that is too large even alone becomes a dead letter.
+        Raises _AnotherLog.
         """
+        topic, (log, end) = self._topic_of[stream], self._written[stream]
+        headers = [(WrittenTo(log, end + i).header(),) for i in range(len(full))]
         try:
-            offsets = await self._log.append([Message(self._topic_of[stream], packs.encode(pack)) for pack in full])
+            offsets = await self._log.append(
+                [Message(topic, packs.encode(pack), headers=header) for pack, header in zip(full, headers, strict=True)]
+            )
         except RecordTooLarge as error:
+            self._advance(stream, error.written)
             num_written = len(error.written)
             written = list(zip(error.written, full, strict=False))
             refused, others = full[num_written], full[num_written + 1 :]
@@ -187,21 +234,32 @@ class Uplink:
             for part in parts:
                 written += await self._write(stream, part) if part else []
             return written
+        self._advance(stream, offsets)
         return list(zip(offsets, full, strict=True))
+
+    def _advance(self, stream: str, offsets: Sequence[int]) -> None:
+        """Note the end of the stream's log after these writes. Raises _AnotherLog."""
+        log, end = self._written[stream]
+        if any(offset < end + i for i, offset in enumerate(offsets)):
+            topic = self._topic_of[stream]
+            logger().warning("uplink.another_log", topic=topic, wanted_offset=end, next_offset=offsets[0])
+            raise _AnotherLog
+        if offsets:
+            self._written[stream] = WrittenTo(log, offsets[-1] + 1)
 
     async def _recommit(self) -> None:
         for stream, packer in self._packers.items():
             if not packer.pending:
-                await self._ingest.commit(self._own(stream, packer.cursors))
+                await self._ingest.commit(self._own(stream, packer.cursors), str(self._written[stream].end))
 
-    def _cursors(self) -> dict[str, int]:
-        """Each partition's cursor; for a device that changed its stream, the highest of its streams."""
-        cursors: dict[str, int] = {}
+    def _cursors(self) -> dict[str, list[Place]]:
+        """Each partition's cursors; a device that changed its stream has one in each of its streams."""
+        cursors: dict[str, list[Place]] = {}
         for packer in self._packers.values():
-            for key, offset in packer.cursors.items():
-                cursors[key] = max(offset, cursors.get(key, 0))
+            for key, place in packer.cursors.items():
+                cursors.setdefault(key, []).append(place)
         return cursors
 
-    def _own(self, stream: str, cursors: Mapping[str, int]) -> dict[str, int]:
+    def _own(self, stream: str, cursors: Mapping[str, Place]) -> dict[str, Place]:
         """The cursors of the stream's devices; packs also hold those of former devices."""
-        return {key: offset for key, offset in cursors.items() if self._ingest.stream_of(device_of(key)) == stream}
+        return {key: place for key, place in cursors.items() if self._ingest.stream_of(device_of(key)) == stream}

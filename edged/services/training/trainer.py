@@ -137,7 +137,7 @@ class Trainer:
     def _start_live(self) -> None:
         if self._live is not None:
             position = self._state.position
-            self._move(self._live.start(Cursor(position.live_offset, position.live_row)))
+            self._move(self._live.start(Cursor(position.live_offset, position.live_row, position.live_log)))
 
     async def _train_epochs(self, epochs: EpochLoader) -> None:
         while self._state.position.epoch < self._training.epochs:
@@ -230,7 +230,9 @@ class Trainer:
         return left_out
 
     def _move(self, cursor: Cursor) -> None:
-        self._state.position = replace(self._state.position, live_offset=cursor.offset, live_row=cursor.row)
+        self._state.position = replace(
+            self._state.position, live_offset=cursor.offset, live_row=cursor.row, live_log=cursor.log
+        )
 
     async def _save_if_due(self) -> None:
         if self._checkpointing.is_due():

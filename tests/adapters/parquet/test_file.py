@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from edged.adapters.parquet import file as parquet_file
+from edged.domain.place import Place
 from edged.domain.samples.pack import Pack, digest
 from edged.domain.samples.sample import Sample
 from tests.support.archive_samples import file_name, pack, read_packs
@@ -31,7 +32,7 @@ def test_only_raw_payloads_are_compressed(store, folder, codec, compressed):
     samples = tuple(Sample("cam-01", 0, i, 0, None, codec, bytes(5000)) for i in range(4))
     store.append("fashion", "pi-a", [(0, Pack("fashion", samples))])
 
-    column = pq.read_metadata(folder / "fashion" / "pi-a" / file_name(0, 1)).row_group(0).column(9)
+    column = pq.read_metadata(folder / "fashion" / "pi-a" / file_name(0, 1)).row_group(0).column(10)
 
     assert (column.path_in_schema, column.compression) == ("payload", "ZSTD" if compressed else "UNCOMPRESSED")
     assert not column.is_stats_set, "the footer must not hold whole payloads"
@@ -44,6 +45,7 @@ def test_a_footer_that_claims_more_than_the_file_has_allocates_nothing():
         b"edged.source": b"pi-a",
         b"edged.offsets": b"[0,9000000000000000000]",
         b"edged.gaps": b"[]",
+        b"edged.log": b'["",0,[0,"","",""]]',
         b"edged.blocks": b'{"rows":[],"bytes":[],"sha256":[],"cursors":[]}',
         b"edged.cursors": b"{}",
     }
@@ -58,9 +60,9 @@ def test_a_footer_that_claims_more_than_the_file_has_allocates_nothing():
 
 def test_cursors_of_each_block_are_kept_as_they_were(store):
     packs = [
-        replace(pack(0), cursors={"cam-01/0": 4, "cam-02/0": 7}),
-        replace(pack(4), cursors={"cam-01/0": 8}),
-        replace(pack(8), cursors={"cam-01/0": 8, "cam-03/0": 1}),
+        replace(pack(0), cursors={"cam-01/0": Place(4), "cam-02/0": Place(7)}),
+        replace(pack(4), cursors={"cam-01/0": Place(8)}),
+        replace(pack(8), cursors={"cam-01/0": Place(8), "cam-03/0": Place(1)}),
     ]
     store.append("fashion", "pi-a", list(enumerate(packs)))
 

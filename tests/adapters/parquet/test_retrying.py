@@ -10,6 +10,7 @@ from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.parquet.retrying import RetryingArchive
 from edged.aio import Backoff
 from edged.errors import ArchiveConflict, ArchiveUnavailable, DiskFull, EdgedError, SourceRefused, StorageError
+from edged.ports import SourceEnd
 from tests.support.archive_samples import pack
 
 
@@ -42,10 +43,10 @@ async def test_appending_is_retried_until_the_storage_accepts_it():
 
 async def test_resuming_gives_the_end_and_the_cursors():
     store = MemoryArchive()
-    assert await patient(store).resume("fashion", "pi-a") == (0, {}, 0, "")
+    assert await patient(store).resume("fashion", "pi-a") == SourceEnd(0, {}, 0)
     store.append("fashion", "pi-a", [(0, pack(0)), (1, pack(4))])
 
-    assert await patient(store).resume("fashion", "pi-a") == (2, {"cam-01/0": 8}, 2, "")
+    assert await patient(store).resume("fashion", "pi-a") == SourceEnd(2, {"cam-01/0": 8}, 2)
 
 
 @pytest.mark.parametrize(

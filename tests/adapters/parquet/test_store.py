@@ -117,7 +117,7 @@ def test_a_source_continues_behind_its_damaged_newest_files_or_archives_their_ra
     assert (end.next_offset, end.cursors, end.cursors_end) == (3, {"cam-01/0": 8}, 2)
     assert str(path) in end.damage
     again.append("fashion", "pi-a", [(3, pack(12))])
-    assert again.end("fashion", "pi-a") == (4, {"cam-01/0": 16}, 4, "")
+    assert again.end("fashion", "pi-a")[:4] == (4, {"cam-01/0": 16}, 4, "")
     assert again.snapshot("fashion").offset.tolist() == [0, 1, 3]
 
     for _ in range(2):

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edged.adapters.parquet.store import ParquetStore
+from edged.domain.place import Place
 from edged.domain.samples.pack import Pack
 from edged.errors import StorageError
 from tests.support.archive_samples import file_name, new_archive, pack, read_packs
@@ -20,7 +21,9 @@ ONCE = settings(max_examples=30, suppress_health_check=[HealthCheck.function_sco
 def test_a_flipped_bit_anywhere_is_found(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("archive")
     store = new_archive(folder)
-    store.append("fashion", "pi-a", [(0, pack(0, 3)), (1, Pack("fashion", (), {"cam-01/0": 3})), (2, pack(3, 3))])
+    store.append(
+        "fashion", "pi-a", [(0, pack(0, 3)), (1, Pack("fashion", (), {"cam-01/0": Place(3)})), (2, pack(3, 3))]
+    )
     path = folder / "fashion" / "pi-a" / file_name(0, 3)
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edged.domain.place import Place
 from edged.domain.samples import border
 from edged.domain.samples.border import BORDER_REASONS, MAX_CURSORS, MAX_OFFSET, MAX_TIME_MS, Border
 from edged.domain.samples.codec import MAGIC
@@ -53,9 +54,9 @@ def test_a_sample_that_breaks_the_rule_is_left_out_by_name_and_the_others_stay(c
     bad = replace(GOOD, **({"offset": 8} | change))
     last = replace(GOOD, offset=9, label=None)
 
-    sifted = BORDER.sift(Pack("floats", (GOOD, bad, last), {"meter/0": 10}), "pi-a", {})
+    sifted = BORDER.sift(Pack("floats", (GOOD, bad, last), {"meter/0": Place(10)}), "pi-a", {})
 
-    assert sifted.pack == Pack("floats", (GOOD, last), {"meter/0": 10})
+    assert sifted.pack == Pack("floats", (GOOD, last), {"meter/0": Place(10)})
     (refused,) = sifted.refused
     assert (refused.row, refused.offset, refused.reason) == (1, bad.offset, reason)
     assert reason in {*REASONS, *BORDER_REASONS}
@@ -76,7 +77,7 @@ def test_a_sample_that_breaks_the_rule_is_left_out_by_name_and_the_others_stay(c
     ],
 )
 def test_what_lies_on_the_limit_passes_unchanged(edge):
-    pack = Pack("floats", (replace(GOOD, **edge),), {"meter/0": (1 << 63) - 1})
+    pack = Pack("floats", (replace(GOOD, **edge),), {"meter/0": Place((1 << 63) - 1)})
     assert BORDER.sift(pack, "pi-a", {}) == (pack, ())
 
 
@@ -93,12 +94,12 @@ def test_a_source_holds_a_bounded_number_of_devices_that_no_topology_knows():
     many = {f"ghost-{i}/0": 1 for i in range(MAX_CURSORS)}
     samples = (replace(GOOD, device="ghost-0"), replace(GOOD, device="one-more"), GOOD)
 
-    sifted = BORDER.sift(Pack("floats", samples, {"one-more/0": 1, "ghost-0/0": 9}), "pi-a", many)
+    sifted = BORDER.sift(Pack("floats", samples, {"one-more/0": Place(1), "ghost-0/0": Place(9)}), "pi-a", many)
 
     assert [each.device for each in sifted.pack.samples] == ["ghost-0", "meter"]
     assert [each.reason for each in sifted.refused] == ["too_many_devices"]
-    assert sifted.pack.cursors == {"ghost-0/0": 9}
-    more = {f"spirit-{i}/0": 1 for i in range(2 * MAX_CURSORS)}
+    assert sifted.pack.cursors == {"ghost-0/0": Place(9)}
+    more = {f"spirit-{i}/0": Place(1) for i in range(2 * MAX_CURSORS)}
     assert len(BORDER.sift(Pack("floats", (), more), "pi-a", {}).pack.cursors) == MAX_CURSORS
 
 

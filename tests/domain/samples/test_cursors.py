@@ -5,7 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain.samples.cursors import advance, cursor_key, device_of, without_duplicates
+from edged.domain.place import Place
+from edged.domain.samples.cursors import advance, archived_key, cursor_key, device_of, without_duplicates
 from edged.domain.samples.pack import Pack
 from tests.support.archive_samples import pack, sample
 
@@ -18,6 +19,19 @@ def test_a_cursors_key_names_its_device():
 def test_cursors_rise_with_packs_and_their_samples():
     assert advance({"cam-01/0": 3, "cam-09/0": 2}, pack(5, 2)) == {"cam-01/0": 7, "cam-09/0": 2}
     assert advance({}, replace(pack(5, 2), cursors={})) == {"cam-01/0": 7}
+
+
+def test_each_incarnation_of_a_log_has_a_cursor_of_its_own():
+    old, new = [
+        Pack("fashion", (replace(sample(2), incarnation=name),), {"cam-01/0": Place(3, name)}) for name in ("a", "b")
+    ]
+    cursors = advance({"cam-01/0": 9}, old)
+
+    assert cursors == {"cam-01/0": 9, "cam-01/0/a": 3}
+    assert archived_key("cam-01/0", "a") == "cam-01/0/a"
+    assert without_duplicates(old, cursors).samples == ()
+    assert without_duplicates(new, cursors) is new
+    assert advance(cursors, new) == {"cam-01/0": 9, "cam-01/0/a": 3, "cam-01/0/b": 3}
 
 
 def test_a_pack_sent_again_changes_nothing():

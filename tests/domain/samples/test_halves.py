@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edged.domain.place import Place
 from edged.domain.samples.cursors import cursor_key
 from edged.domain.samples.halves import halves
 from edged.domain.samples.pack import Pack
@@ -19,7 +20,7 @@ def packs(draw: st.DrawFn) -> Pack:
         offset = cursors[cursor_key("cam", partition)] + draw(st.integers(0, 3))
         samples.append(Sample("cam", partition, offset, 0, None, "raw", b"x"))
         cursors[cursor_key("cam", partition)] = offset + 1
-    return Pack("tiles", tuple(samples), cursors)
+    return Pack("tiles", tuple(samples), {key: Place(offset) for key, offset in cursors.items()})
 
 
 @given(packs())
@@ -32,7 +33,7 @@ def test_who_resumes_after_the_first_half_reads_exactly_the_second(pack: Pack):
     assert second.cursors == pack.cursors
 
     def is_before(sample: Sample) -> bool:
-        return sample.offset < first.cursors[cursor_key(sample.device, sample.partition)]
+        return sample.offset < first.cursors[cursor_key(sample.device, sample.partition)].offset
 
     assert all(is_before(sample) for sample in first.samples)
     assert not any(is_before(sample) for sample in second.samples)

@@ -6,10 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.domain import tensors
+from edged.domain.place import Place
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import MAX_SAMPLES, Pack
 from edged.domain.samples.sample import Sample
 from edged.errors import FormatError
+from tests.support.archive_samples import any_places
 
 samples = st.builds(
     Sample,
@@ -26,7 +28,7 @@ some_packs = st.builds(
     Pack,
     stream=st.sampled_from(["fashion", "birds"]),
     samples=st.lists(samples, max_size=5).map(tuple),
-    cursors=st.dictionaries(st.sampled_from(["cam-01/0", "esp-07/0"]), st.integers(0, (1 << 63) - 1)),
+    cursors=st.dictionaries(st.sampled_from(["cam-01/0", "esp-07/0"]), any_places),
 )
 
 TWO = Pack(
@@ -35,7 +37,7 @@ TWO = Pack(
         Sample("cam-01", 0, 7, 1_700_000_000_000, "shirt", "jpeg", b"\xff\xd8pixels"),
         Sample("esp-07", 0, 9, -1, None, "raw", b""),
     ),
-    {"cam-01/0": 8, "esp-07/0": 10},
+    {"cam-01/0": Place(8, "id-1", "id-2", "7:ab"), "esp-07/0": Place(10)},
 )
 
 
@@ -83,10 +85,13 @@ def test_num_bytes_counts_the_payloads():
         ({"devices": "[1]"}, "'devices' is not a list of texts"),
         ({"devices": None}, "'devices' is missing"),
         ({"devices": '["cam-01", "\\ud800"]'}, "'devices' is not a list of texts"),
-        ({"cursors": '{"cam-01/0": -1}'}, "not a map to offsets"),
-        ({"cursors": '{"cam-01/0": 1.5}'}, "not a map to offsets"),
-        ({"cursors": '{"cam-01/0": 9223372036854775808}'}, "not a map to offsets"),
-        ({"cursors": "[]"}, "not a map to offsets"),
+        ({"cursors": '{"cam-01/0": 1}'}, "not a place"),
+        ({"cursors": '{"cam-01/0": [-1, "", "", ""]}'}, "not a place"),
+        ({"cursors": '{"cam-01/0": [1.5, "", "", ""]}'}, "not a place"),
+        ({"cursors": '{"cam-01/0": [9223372036854775808, "", "", ""]}'}, "not a place"),
+        ({"cursors": "[]"}, "'cursors' is not a map"),
+        ({"incarnations": '["é"]'}, "incarnation"),
+        ({"incarnation": np.array([0, 1], np.int32)}, "'incarnation'"),
         ({"label": np.array([0, 1], np.int32)}, "'label' does not hold 2 values from -1 to 0"),
         ({"label": np.array([0, -2], np.int32)}, "'label'"),
         ({"device": np.array([0, 2], np.int32)}, "'device'"),

@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edged.domain.place import Place
 from edged.domain.samples.pack import MAX_BYTES, MAX_SAMPLES
 from edged.domain.samples.packer import Packer
 from edged.domain.samples.sample import Sample
@@ -12,59 +13,68 @@ def sample(offset, device="cam", partition=0, num_bytes=4):
     return Sample(device, partition, offset, 0, None, "raw", bytes(num_bytes))
 
 
+def place(offset):
+    return Place(offset, "id-1", "id-1", f"{offset - 1}:ab")
+
+
+def add(packer, *samples):
+    for each in samples:
+        packer.add(each, place(each.offset + 1))
+
+
 def test_a_pack_is_full_with_its_last_sample():
     packer = Packer("s", {})
     for offset in range(MAX_SAMPLES + 1):
-        packer.add(sample(offset))
+        add(packer, sample(offset))
     (full,) = packer.take_full()
     assert len(full.samples) == MAX_SAMPLES
-    assert full.cursors == {"cam/0": MAX_SAMPLES}
+    assert full.cursors == {"cam/0": place(MAX_SAMPLES)}
     (rest,) = packer.take_all()
     assert [each.offset for each in rest.samples] == [MAX_SAMPLES]
-    assert rest.cursors == {"cam/0": MAX_SAMPLES + 1}
+    assert rest.cursors == {"cam/0": place(MAX_SAMPLES + 1)}
     assert not packer.pending
 
 
 def test_a_sample_that_does_not_fit_opens_the_next_pack():
     packer = Packer("s", {})
-    packer.add(sample(0, num_bytes=MAX_BYTES - 10))
-    packer.add(sample(1, num_bytes=11))
+    add(packer, sample(0, num_bytes=MAX_BYTES - 10))
+    add(packer, sample(1, num_bytes=11))
     (full,) = packer.take_full()
-    assert full.cursors == {"cam/0": 1}
-    assert packer.cursors == {"cam/0": 2}
+    assert full.cursors == {"cam/0": place(1)}
+    assert packer.cursors == {"cam/0": place(2)}
     assert packer.num_bytes == 11
 
 
 def test_a_sample_of_the_maximum_size_is_a_pack_of_its_own():
     packer = Packer("s", {})
     for offset in range(3):
-        packer.add(sample(offset, num_bytes=MAX_BYTES))
+        add(packer, sample(offset, num_bytes=MAX_BYTES))
     assert [len(pack.samples) for pack in packer.take_all()] == [1, 1, 1]
 
 
 def test_every_pack_carries_the_cursors_of_all_devices():
-    packer = Packer("s", {"gone/0": 9, "cam/1": 5})
-    packer.seek({"cam/1": 7})
-    packer.add(sample(3))
+    packer = Packer("s", {"gone/0": place(9), "cam/1": place(5)})
+    packer.seek({"cam/1": place(7)})
+    add(packer, sample(3))
     (pack,) = packer.take_all()
-    assert pack.cursors == {"gone/0": 9, "cam/1": 7, "cam/0": 4}
+    assert pack.cursors == {"gone/0": place(9), "cam/1": place(7), "cam/0": place(4)}
 
 
 def test_cursors_alone_are_pending_but_make_no_pack():
     packer = Packer("s", {})
     assert not packer.pending
-    packer.skip("cam", 0, 0)
+    packer.skip("cam", 0, place(1))
     assert packer.pending
     assert packer.take_all() == []
     assert not packer.pending
-    assert packer.cursors == {"cam/0": 1}
+    assert packer.cursors == {"cam/0": place(1)}
 
 
 def test_a_recreated_topic_resets_the_cursor():
-    packer = Packer("s", {"cam/0": 1000})
-    packer.add(sample(0))
+    packer = Packer("s", {"cam/0": place(1000)})
+    add(packer, sample(0))
     (pack,) = packer.take_all()
-    assert pack.cursors == {"cam/0": 1}
+    assert pack.cursors == {"cam/0": place(1)}
 
 
 EVENTS = st.lists(
@@ -84,16 +94,16 @@ def test_resuming_from_any_packs_cursors_misses_and_repeats_nothing(events):
             continue
         device, partition = key.split("/")
         if what == "skip":
-            packer.skip(device, int(partition), end[key])
+            packer.skip(device, int(partition), place(end[key] + 1))
         else:
             one = sample(end[key], device, int(partition), MAX_BYTES // 3 if what == "big" else 4)
-            packer.add(one)
+            add(packer, one)
             added[key, end[key]] = one
         end[key] += 1
     packs += packer.take_all()
     for at, pack in enumerate(packs):
         later = [each for after in packs[at + 1 :] for each in after.samples]
-        wanted = [each for (key, offset), each in added.items() if offset >= pack.cursors.get(key, 0)]
+        wanted = [each for (key, offset), each in added.items() if offset >= pack.cursors.get(key, Place(0)).offset]
         assert later == wanted
         assert 1 <= len(pack.samples) <= MAX_SAMPLES
         assert pack.num_bytes <= MAX_BYTES

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,9 +15,12 @@ from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
 from edged.adapters.parquet.retrying import RetryingArchive
 from edged.aio import Backoff
+from edged.domain.archive import snapshot as dataset
+from edged.domain.archive.source_log import address_in_log
 from edged.domain.place import Place
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack
+from edged.domain.samples.written_to import WrittenTo
 from edged.errors import ArchiveConflict, DiskFull, StorageError
 from edged.ports import Committed, Message, TopicPartition
 from edged.services.archive.archiver import Archiver, ArchiverSettings, Source
@@ -236,7 +240,7 @@ async def test_samples_sent_twice_are_archived_once_also_after_a_restart(bench, 
 
 @pytest.mark.looptime
 async def test_devices_do_not_hide_each_others_samples(bench):
-    both = Pack("fashion", (sample(5), sample(0, device="cam-02")), {"cam-01/0": 6, "cam-02/0": 1})
+    both = Pack("fashion", (sample(5), sample(0, device="cam-02")), {"cam-01/0": Place(6), "cam-02/0": Place(1)})
     await bench.send(pack(0, 5), both, pack(1, 2, device="cam-02"))
 
     await run_for(bench.archiver(), 1)
@@ -271,16 +275,85 @@ async def test_the_flushed_range_includes_a_gap_before_its_first_pack(bench, log
     assert (line["first_offset"], line["next_offset"]) == (0, 3)
 
 
+def of_log(incarnation: str, first: int, count: int) -> Pack:
+    """A pack of a device's log of that name."""
+    samples = tuple(replace(sample(first + i), incarnation=incarnation) for i in range(count))
+    return Pack("fashion", samples, {"cam-01/0": Place(first + count, incarnation)})
+
+
 @pytest.mark.looptime
-async def test_a_recreated_topic_degrades_its_source_with_the_reason(bench):
-    await bench.send(pack(0), pack(4))
-    await run_for(bench.archiver(), 1)
+@pytest.mark.parametrize("count", [1, 9], ids=["shorter", "longer"])
+@pytest.mark.parametrize("is_running", [True, False])
+@pytest.mark.parametrize("has_ids", [True, False])
+async def test_an_edges_topic_that_was_recreated_continues_the_source(bench, count, is_running, has_ids, log_lines):
+    bench.log.has_topic_ids = has_ids
+    task = asyncio.create_task(bench.archiver(flush_s=1).run())
+    await bench.send(*(of_log("a", i, 1) for i in range(5)))
+    await asyncio.sleep(3)
+    if not is_running:
+        task.cancel()
+        await asyncio.wait([task])
     bench.log.delete(PI_A.topic)
-    await bench.send(pack(0))
+    await bench.send(*(of_log("b", i, 1) for i in range(count)))
+    if not is_running:
+        task = asyncio.create_task(bench.archiver(flush_s=1).run())
+    await asyncio.sleep(3)
+    await bench.send(of_log("a", 5, 1), of_log("b", 0, 1))
+    await asyncio.sleep(3)
+    task.cancel()
+    await asyncio.wait([task])
+    await run_for(bench.archiver(flush_s=1), 3)
 
-    await run_for(bench.archiver(), 5)
+    blocks = bench.store.blocks("fashion", "pi-a")
+    assert list(blocks) == list(range(5 + count + 2))
+    assert [(each.incarnation, each.offset) for pack in blocks.values() for each in pack.samples] == [
+        *(("a", i) for i in range(5)),
+        *(("b", i) for i in range(count)),
+        ("a", 5),
+    ]
+    end = bench.store.end("fashion", "pi-a")
+    assert (end.cursors, end.log.base, end.log.place.offset) == ({"cam-01/0/a": 6, "cam-01/0/b": count}, 5, count + 2)
+    assert [line["topic"] for line in log_lines("kafka.another_log")] == [PI_A.topic]
+    assert bench.health.history == []
 
-    assert "recreated" in bench.health.reasons["archive/fashion/pi-a"]
+
+@pytest.mark.looptime
+async def test_packs_that_an_edge_wrote_for_the_former_log_are_left_to_be_sent_again(bench, log_lines):
+    """Those before them were lost with it, and would count as archived."""
+    task = asyncio.create_task(bench.archiver(flush_s=1).run())
+    await bench.send(of_log("a", 0, 4))
+    await asyncio.sleep(3)
+    bench.log.delete(PI_A.topic)
+    header = WrittenTo("its-log", 2).header()
+    await bench.log.append([Message(PI_A.topic, packs.encode(of_log("a", 8, 4)), headers=(header,))])
+    header = WrittenTo("new-log", 1).header()
+    await bench.log.append([Message(PI_A.topic, packs.encode(of_log("a", 0, 12)), headers=(header,))])
+    await asyncio.sleep(3)
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert bench.archived() == list(range(12))
+    assert [line["offset"] for line in log_lines("archive.rejected")] == [0]
+
+
+@pytest.mark.looptime
+async def test_samples_are_held_out_by_the_name_that_their_edge_gave_its_log(bench):
+    task = asyncio.create_task(bench.archiver(flush_s=1).run())
+    for name in ("first", "second"):
+        for i in range(3):
+            header = WrittenTo(name, i).header()
+            await bench.log.append([Message(PI_A.topic, packs.encode(of_log(name, 20 * i, 20)), headers=(header,))])
+        await asyncio.sleep(3)
+        bench.log.delete(PI_A.topic)
+    task.cancel()
+    await asyncio.wait([task])
+
+    snapshot = bench.store.snapshot("fashion")
+    assert snapshot.num_blocks == 6
+    for block in range(6):
+        address = address_in_log("pi-a", ("first", "second")[block // 3], block % 3)
+        held_out = dataset.test_rows(*address, 20, 0.5)
+        np.testing.assert_array_equal(snapshot.held_out_rows(block, 0.5), held_out)
 
 
 @pytest.mark.looptime
@@ -491,7 +564,7 @@ async def test_what_the_border_refuses_is_left_out_by_its_address_and_the_archiv
         replace(sample(4), payload=b"short"),
         sample(5, label="slipper"),
     )
-    await bench.send(Pack("fashion", (sample(2), *bad, sample(6)), {"cam-01/0": 7}), pack(7))
+    await bench.send(Pack("fashion", (sample(2), *bad, sample(6)), {"cam-01/0": Place(7)}), pack(7))
     archiver = bench.archiver()
 
     await run_for(archiver, 1)

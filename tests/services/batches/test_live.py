@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from edged.domain.archive import snapshot
+from edged.domain.archive.source_log import address_in_log
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack
 from edged.domain.topology import Training
@@ -135,3 +136,36 @@ async def test_a_live_sample_that_cannot_be_used_is_named_by_what_its_device_pub
     (line,) = world.events("train.left_out")
     assert (line["address"], line["reason"]) == (f"toy/@cam/0/{bad.offset}", "wrong_length")
     assert batches.num_left_out == 1
+
+
+async def test_a_cursor_of_another_log_becomes_the_beginning_of_the_one_that_there_is(world):
+    live = world.live_window()
+    live.start(0, "first")
+    await put(world, live, 3)
+    batches = world.live_batches(live)
+    assert batches.start(Cursor(-1, 0)) == Cursor(3, 0, "first")
+    world.log.delete(LIVE)
+    live.start(0, "second")
+    assert live.num_bytes == 0
+    await put(world, live, 5)
+    batch, cursor = await batches.next()
+
+    assert cursor.log == "second"
+    assert cursor.offset < 5
+    assert world.live_batches(live).start(Cursor(2, 5, "first")) == Cursor(0, 0, "second")
+    assert world.live_batches(live).start(Cursor(2, 5, "second")) == Cursor(2, 5, "second")
+    assert len(batch) > 0
+
+
+async def test_what_is_held_out_live_is_held_out_of_the_archives_epochs(world):
+    live = world.live_window()
+    live.start(0, "its-log")
+    await put(world, live, 4)
+    batches = world.live_batches(live)
+    batches.start(Cursor(0, 0, "its-log"))
+    while await batches.next_nowait():
+        pass
+
+    addresses = [address_in_log("pi-a", "its-log", offset) for offset in range(4)]
+    expected = sum(snapshot.test_rows(*each, 20, TRAINING.test_fraction).sum() for each in addresses)
+    assert await held_out(batches) == expected

@@ -35,9 +35,10 @@ async def read_all(log, cursors=None):
     """All that the devices' topics hold, checked."""
     ingest = intake(log).ingest
     found = []
-    async with ingest.reading(await ingest.partitions(), cursors or {}):
+    places = {key: [Place(offset)] for key, offset in (cursors or {}).items()}
+    async with ingest.reading(await ingest.partitions(), places, lambda _device, _note: True):
         while batch := await ingest.batch(timeout_s=0):
-            found += batch
+            found += [each.result for each in batch]
     return found
 
 
@@ -84,6 +85,7 @@ async def test_a_bad_record_is_dead_lettered_and_the_others_are_unharmed(expecte
     (letter,) = log.records(DEAD_LETTERS)
     headers = {name: value.decode() for name, value in letter.headers if name != "edged-id"}
     assert headers.pop("detail") == rejected.detail
+    assert headers.pop("incarnation").startswith("id-")
     assert TOPOLOGY.device_topic(headers["device"]) == poison.topic
     assert headers == {
         "reason": expected,
@@ -152,7 +154,7 @@ async def test_a_flood_of_bad_records_is_one_line_in_ten_seconds():
     log = MemoryLog()
     ingest = intake(log).ingest
     with structlog.testing.capture_logs() as lines:
-        async with ingest.reading(await ingest.partitions(), {}):
+        async with ingest.reading(await ingest.partitions(), {}, lambda _device, _note: True):
             for _ in range(3):
                 await log.append([from_device("cam", b"short")] * 100)
                 await log.append([from_device("cam-2", b"short"), from_device("cam", grey(0), b"bird")])
@@ -200,7 +202,7 @@ async def test_a_cancelled_batch_is_delivered_again_to_the_next_reading():
     log = MemoryLog()
     await log.append([from_device("photo", photo("jpeg", seed)) for seed in range(100)])
     ingest = intake(log).ingest
-    async with ingest.reading(await ingest.partitions(), {}):
+    async with ingest.reading(await ingest.partitions(), {}, lambda _device, _note: True):
         batch = asyncio.create_task(ingest.batch(timeout_s=0))
         for _ in range(4):
             await asyncio.sleep(0)
@@ -245,8 +247,8 @@ async def test_a_device_that_floods_costs_the_others_a_turn_and_each_turn_few_wr
     await log.append([from_device("cam-2", grey(i)) for i in range(10)])
     monkeypatch.setattr(log, "append", append_noted)
     ingest = intake(log).ingest
-    async with ingest.reading(await ingest.partitions(), {}):
-        turns = [await ingest.batch(timeout_s=0) for _ in range(2)]
+    async with ingest.reading(await ingest.partitions(), {}, lambda _device, _note: True):
+        turns = [[each.result for each in await ingest.batch(timeout_s=0)] for _ in range(2)]
 
     assert {each.device for each in turns[0]} == {"cam"}
     assert [each.offset for each in turns[1] if each.device == "cam-2"] == list(range(10))

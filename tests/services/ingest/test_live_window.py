@@ -6,6 +6,7 @@ import pytest
 import structlog
 
 from edged.adapters.memory.log import MemoryLog
+from edged.domain.place import Place
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import MAX_BYTES, Pack
 from edged.domain.samples.sample import Sample
@@ -15,7 +16,7 @@ from tests.support.intake import GREY
 
 
 def a_pack(number, num_bytes=8):
-    return Pack("grey", (Sample("cam", 0, number, 0, None, "raw", bytes(num_bytes)),), {"cam/0": number + 1})
+    return Pack("grey", (Sample("cam", 0, number, 0, None, "raw", bytes(num_bytes)),), {"cam/0": Place(number + 1)})
 
 
 async def uplink_puts(log, live, *numbers, num_bytes=8):

@@ -8,8 +8,10 @@ import pytest
 import structlog
 
 from edged.adapters.memory.log import MemoryLog
+from edged.domain.place import Place
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import MAX_SAMPLES, Pack
+from edged.domain.samples.written_to import WrittenTo, written_to
 from edged.events import EVENTS
 from edged.ports import Message, TopicPartition
 from edged.services.ingest import uplink
@@ -44,6 +46,10 @@ def num_archived(log, topic=GREY):
     return sum(len(pack.samples) for pack in archived(log, topic))
 
 
+def offsets(pack):
+    return {key: place.offset for key, place in pack.cursors.items()}
+
+
 @pytest.mark.looptime
 async def test_samples_reach_the_archive_topic_as_they_were_sent():
     log = MemoryLog()
@@ -52,7 +58,7 @@ async def test_samples_reach_the_archive_topic_as_they_were_sent():
     (pack,) = archived(log)
     assert pack.stream == "grey"
     assert [(each.label, each.payload) for each in pack.samples] == [("dog", grey(1)), (None, grey(2))]
-    assert pack.cursors == {"cam/0": 2, "cam-2/0": 0}
+    assert offsets(pack) == {"cam/0": 2, "cam-2/0": 0}
 
 
 @pytest.mark.looptime
@@ -93,7 +99,7 @@ async def test_packs_too_large_for_their_topic_are_split(max_bytes):
     found = archived(log)
     assert [offset for _, _, offset in identities(found)] == list(range(700))
     assert len(found) > 3
-    assert [pack.cursors["cam/0"] for pack in found] == [pack.samples[-1].offset + 1 for pack in found]
+    assert [pack.cursors["cam/0"].offset for pack in found] == [pack.samples[-1].offset + 1 for pack in found]
 
 
 @pytest.mark.looptime
@@ -133,8 +139,8 @@ async def test_each_stream_has_its_own_packs_and_cursors():
     await log.append([from_device("cam", grey(n)) for n in range(5)])
     await log.append([from_device("meter", floats(n, 0), b"low") for n in range(3)])
     await run_until(intake(log).uplink, lambda: num_archived(log) == 5 and num_archived(log, FLOATS) == 3)
-    assert archived(log, FLOATS)[-1].cursors == {"meter/0": 3}
-    assert archived(log)[-1].cursors == {"cam/0": 5, "cam-2/0": 0}
+    assert offsets(archived(log, FLOATS)[-1]) == {"meter/0": 3}
+    assert offsets(archived(log)[-1]) == {"cam/0": 5, "cam-2/0": 0}
 
 
 @pytest.mark.looptime
@@ -174,11 +180,11 @@ async def test_an_expired_archive_topic_leaves_the_committed_offsets():
     await run_until(intake(log).uplink, lambda: num_archived(log) == 1)
     (pack,) = archived(log)
     assert identities([pack]) == [("cam-2", 0, 0)]
-    assert pack.cursors == {"cam/0": 10, "cam-2/0": 1}
+    assert offsets(pack) == {"cam/0": 10, "cam-2/0": 1}
 
 
 @pytest.mark.looptime
-@pytest.mark.parametrize("foreign", [b"not a pack", packs.encode(Pack("floats", (), {"cam/0": 0}))])
+@pytest.mark.parametrize("foreign", [b"not a pack", packs.encode(Pack("floats", (), {"cam/0": Place(0)}))])
 async def test_a_foreign_last_record_falls_back_to_the_committed_offsets(foreign, lines):
     log = MemoryLog()
     await log.append([from_device("cam", grey(n)) for n in range(10)])
@@ -234,7 +240,7 @@ async def test_devices_and_partitions_may_come_later():
     await log.append([from_device("cam", grey(1), partition=2)])
     await asyncio.sleep(40)
     assert sorted(identities(archived(log))) == [("cam", 0, 0), ("cam", 2, 0), ("cam-2", 0, 0)]
-    assert archived(log)[-1].cursors == {"cam/0": 1, "cam/1": 0, "cam/2": 1, "cam-2/0": 1}
+    assert offsets(archived(log)[-1]) == {"cam/0": 1, "cam/1": 0, "cam/2": 1, "cam-2/0": 1}
     task.cancel()
     await asyncio.wait([task])
 
@@ -425,3 +431,116 @@ async def test_a_stop_at_any_moment_loses_nothing_and_repeats_nothing():
         task.cancel()
         await asyncio.wait([task])
         await all_done(log)
+
+
+def sent_of(log, *gone):
+    """(incarnation, offset) of all samples of the device cam in the archive topic, and in those that are gone."""
+    kept = [*gone, *log.records(GREY)]
+    return [(each.incarnation, each.offset) for record in kept for each in packs.decode(record.value).samples]
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("keeps_commits", [True, False])
+@pytest.mark.parametrize("count", [4, 30], ids=["shorter", "longer"])
+@pytest.mark.parametrize("is_running", [True, False])
+@pytest.mark.parametrize("has_ids", [True, False])
+async def test_a_recreated_device_topic_is_read_from_its_beginning(lines, is_running, count, keeps_commits, has_ids):
+    log = MemoryLog()
+    log.has_topic_ids = has_ids
+    topic = TOPOLOGY.device_topic("cam")
+    task = asyncio.create_task(intake(log).uplink.run())
+    await log.append([from_device("cam", grey(n % 200)) for n in range(10)])
+    await asyncio.sleep(2)
+    if not is_running:
+        task.cancel()
+        await asyncio.wait([task])
+    commits = dict(log.commits)
+    log.delete(topic)
+    if keeps_commits:  # Kafka forgets them with the topic
+        log.commits = commits
+    await log.append([from_device("cam", grey(100 + n)) for n in range(count)])
+    if not is_running:
+        task = asyncio.create_task(intake(log).uplink.run())
+    await asyncio.sleep(2)
+    task.cancel()
+    await asyncio.wait([task])
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(intake(log).uplink.run(), 2)
+
+    found = sent_of(log)
+    (old, *_), *_, (new, _) = found
+    assert old != new
+    assert found == [(old, n) for n in range(10)] + [(new, n) for n in range(count)]
+    assert [line["topic"] for line in lines if line["event"] == "kafka.another_log"] == [topic]
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("is_running", [True, False])
+@pytest.mark.parametrize("bad", [0, 3], ids=["samples alone", "dead letters, too"])
+async def test_a_recreated_archive_topic_gets_again_what_the_devices_topics_still_have(lines, is_running, bad):
+    """The packs in it may not have been archived; the archive leaves out what it has."""
+    log = MemoryLog()
+    task = asyncio.create_task(intake(log).uplink.run())
+    for _ in range(3):
+        await log.append([from_device("cam", grey(n)) for n in range(10)] + [from_device("cam", b"bad")] * bad)
+        await asyncio.sleep(2)
+    if not is_running:
+        task.cancel()
+        await asyncio.wait([task])
+    before = sent_of(log)
+    log.delete(GREY)
+    await log.append([from_device("cam", grey(n)) for n in range(10)])
+    if not is_running:
+        task = asyncio.create_task(intake(log).uplink.run())
+    await asyncio.sleep(5)
+    task.cancel()
+    await asyncio.wait([task])
+    await run_until(intake(log).uplink, lambda: True)
+
+    trusted = [record for record in log.records(GREY) if not written_to(record.headers).is_misplaced(record.offset)]
+    found = [(each.incarnation, each.offset) for record in trusted for each in packs.decode(record.value).samples]
+    assert len(found) == len(set(found)) == 40
+    assert set(before) < set(found)
+    assert [line["topic"] for line in lines if line["event"] == "uplink.another_log"] == [GREY] * is_running
+
+
+@pytest.mark.looptime
+async def test_an_edge_that_died_before_it_noticed_reads_the_devices_topics_again():
+    log = MemoryLog()
+    await log.append([from_device("cam", grey(n)) for n in range(10)])
+    await run_until(intake(log).uplink, lambda: committed(log, "cam") == 10)
+    log.delete(GREY)
+    late = Pack("grey", (), {"cam/0": Place(10, "id-1", "id-1")})
+    await log.append([Message(GREY, packs.encode(late), headers=(WrittenTo("gone", 1).header(),))])
+    await run_until(intake(log).uplink, lambda: len(log.records(GREY)) == 2)
+
+    assert identities([packs.decode(log.records(GREY)[1].value)]) == [("cam", 0, n) for n in range(10)]
+
+
+@pytest.mark.looptime
+async def test_a_mirror_of_the_log_is_read_on():
+    log = MemoryLog()
+    await log.append([from_device("cam", grey(n)) for n in range(10)])
+    await run_until(intake(log).uplink, lambda: committed(log, "cam") == 10)
+    for topic in (GREY, TOPOLOGY.device_topic("cam")):
+        log.mirror(topic)
+    await log.append([from_device("cam", grey(n)) for n in range(10)])
+    await run_until(intake(log).uplink, lambda: committed(log, "cam") == 20)
+
+    names = {name for name, _ in sent_of(log)}
+    assert len(names) == 1
+    assert [offset for _, offset in sent_of(log)] == list(range(20))
+
+
+@pytest.mark.looptime
+async def test_a_partition_that_lost_its_records_and_kept_its_id_is_read_from_its_beginning(lines):
+    log = MemoryLog()
+    await log.append([from_device("cam", grey(n)) for n in range(10)])
+    await run_until(intake(log).uplink, lambda: committed(log, "cam") == 10)
+    log.lose(TopicPartition(TOPOLOGY.device_topic("cam")))
+    await log.append([from_device("cam", grey(50 + n)) for n in range(30)])
+    await run_until(intake(log).uplink, lambda: committed(log, "cam") == 30)
+
+    found = sent_of(log)
+    assert [offset for _, offset in found] == [*range(10), *range(30)]
+    assert len({name for name, _ in found}) == 2
