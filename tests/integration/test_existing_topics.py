@@ -1,6 +1,8 @@
 """Topics that others made: a node tells what their settings lose, alters none, and loses nothing that it can keep."""
 
 import asyncio
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
@@ -9,18 +11,18 @@ from tests.support.shared_brokers import SharedBroker
 from tests.support.site import DEVICES, Site, running
 
 
+async def made(kafka: SharedBroker, settings: Mapping[str, Mapping[str, str]]) -> None:
+    """Topics with these settings, by somebody else."""
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    topics = [NewTopic(name, 1, 1, config=dict(of_topic)) for name, of_topic in settings.items()]
+    for done in admin.create_topics(topics).values():
+        await asyncio.to_thread(done.result)
+
+
 async def test_small_and_compacted_topics_are_told_and_packs_are_split(apache_kafka: SharedBroker, tmp_path: Path):
     site = Site(tmp_path, apache_kafka.bootstrap, site="inherited", epochs=1)
     small, compacted = "inherited.archive.fashion.pi-a", "inherited.iot.cam-03"
-    admin = AdminClient({"bootstrap.servers": apache_kafka.bootstrap})
-    made = admin.create_topics(
-        [
-            NewTopic(small, 1, 1, config={"max.message.bytes": "20000"}),
-            NewTopic(compacted, 1, 1, config={"cleanup.policy": "compact"}),
-        ]
-    )
-    for done in made.values():
-        await asyncio.to_thread(done.result)
+    await made(apache_kafka, {small: {"max.message.bytes": "20000"}, compacted: {"cleanup.policy": "compact"}})
 
     async with running(site):
         await site.edged("topics", str(site.topology), "--apply")
@@ -38,3 +40,18 @@ async def test_small_and_compacted_topics_are_told_and_packs_are_split(apache_ka
             f"--entity-name {small} --add-config max.message.bytes=1048576"
         )
         await site.assert_each_archived_once(vault)
+
+
+async def test_a_topic_too_small_for_what_cannot_be_split_ends_the_node_for_good(
+    apache_kafka: SharedBroker, tmp_path: Path
+):
+    """systemd does not start it again, and its last words say what to do."""
+    topic = "narrow.archive.requests"
+    await made(apache_kafka, {topic: {"max.message.bytes": "100"}})
+
+    async with running(Site(tmp_path, apache_kafka.bootstrap, site="narrow"), ["life.crashed"]) as site:
+        edge = await site.start("run", "pi-a")
+
+        assert await edge.ended() == os.EX_CONFIG
+        [crash] = edge.seen("life.crashed")
+        assert f"too large for topic {topic} (see its max.message.bytes" in crash["err"]
