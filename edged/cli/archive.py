@@ -67,6 +67,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verify = actions.add_parser("verify", help="read everything and report what is wrong; exit 1 when something is")
     verify.set_defaults(act=_verify)
 
+    migrate = actions.add_parser("migrate", help="bring an archive of an older edged to this one's format")
+    migrate.set_defaults(act=_migrate)
+
     take_out = actions.add_parser(
         "quarantine", help="take samples or blocks out of training, by the addresses that log lines and ls print"
     )
@@ -74,7 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     release = actions.add_parser("release", help="bring them back")
     release.set_defaults(act=_change, quarantine_action="release")
 
-    for action in (init, bring, listing, verify, take_out, release):
+    for action in (init, bring, listing, verify, migrate, take_out, release):
         add_topology(action)
     for action in (take_out, release):
         archive_quarantine.add_addresses(action)
@@ -185,6 +188,15 @@ def _verify(topology: Topology, args: argparse.Namespace) -> int:
             print(f"{finding.kind}: {finding.path}: {finding.detail}")
         print(_counted(len(findings)) if findings else "all is well")
     return _FINDINGS if findings else 0
+
+
+def _migrate(topology: Topology, _args: argparse.Namespace) -> int:
+    from edged.adapters.parquet.migrate import migrate  # noqa: PLC0415
+
+    for each in migrate(topology.archive[0].url):
+        print(f"{each.stream}/{each.source}: {each.files} files written again")
+    print(f"{topology.archive[0].url} has the present format")
+    return 0
 
 
 def _quarantined(store: "ParquetStore", summaries: "list[SourceSummary]") -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ import os
 import re
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -33,8 +33,8 @@ from edged.errors import ArchiveUnavailable, BlockAbsent, DiskFull, StorageError
 MARKER = "edged-archive.json"
 """The name of the file that makes a folder an archive."""
 
-_FORMAT = 1
-"""Version of the archive's layout, in the marker."""
+_FORMAT = 2
+"""Version of the archive's layout and of its files, in the marker."""
 
 FILE_NAME = re.compile(r"(\d{20})-(\d{20})\.parquet")
 ASIDE_NAME = re.compile(r"\d{20}-\d{20}\.parquet\.damaged(-\d+)?")
@@ -75,17 +75,41 @@ class ArchiveFolder:
         with translated(self._root):
             if self._fs.exists(self._marker):
                 return False
-            content = json.dumps({"format": _FORMAT, "site": site}).encode() + b"\n"
+            self._mark({"format": _FORMAT, "site": site})
+        return True
+
+    def _mark(self, content: Mapping[str, Any]) -> None:
+        """Write the marker durably, and its folder if necessary."""
+        text = json.dumps(content).encode() + b"\n"
+        with translated(self._root):
             if self._is_local:
                 _make_folders(Path(self._root))
-                _write_durably(Path(self._root), MARKER, [content])
+                _write_durably(Path(self._root), MARKER, [text])
             else:
                 self._fs.makedirs(self._root, exist_ok=True)
-                self._fs.pipe_file(self._marker, content)
-        return True
+                self._fs.pipe_file(self._marker, text)
 
     def check(self) -> None:
         """Raise ArchiveUnavailable while the folder is no archive, StorageError for one of another version."""
+        if (version := self._format()) == _FORMAT:
+            return
+        what = "run `edged archive migrate`" if version == _FORMAT - 1 else f"this version of edged knows {_FORMAT}"
+        raise StorageError(f"{self._marker} names format {version!r:.20}; {what}")
+
+    def needs_migration(self) -> bool:
+        """Whether it is of the format before. Raises as `check` does for any other."""
+        if self._format() == _FORMAT - 1:
+            return True
+        self.check()
+        return False
+
+    def mark_migrated(self) -> None:
+        """Make the marker name the present format."""
+        marker = json.loads(self._fs.cat_file(self._marker))
+        self._mark({**marker, "format": _FORMAT})
+
+    def _format(self) -> Any:
+        """What the marker names. Raises ArchiveUnavailable while there is none."""
         try:
             content = self._fs.cat_file(self._marker)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -93,11 +117,9 @@ class ArchiveFolder:
         except OSError as error:
             raise ArchiveUnavailable(f"{self._root}: {error}") from error
         try:
-            version = json.loads(content)["format"]
+            return json.loads(content)["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise StorageError(f"{self._marker} is damaged") from error
-        if version != _FORMAT:
-            raise StorageError(f"{self._marker} names format {version!r:.20}; this version of edged knows {_FORMAT}")
 
     def streams(self) -> list[str]:
         """The streams with a folder, sorted."""

@@ -154,11 +154,11 @@ def test_an_archive_that_is_unavailable_for_a_time_loses_no_block(store, folder)
 
 def test_an_archive_is_created_once(folder):
     assert [ParquetStore(folder.as_uri()).create(site) for site in ("lab", "other")] == [True, False]
-    assert json.loads((folder / parquet_folder.MARKER).read_text()) == {"format": 1, "site": "lab"}
+    assert json.loads((folder / parquet_folder.MARKER).read_text()) == {"format": 2, "site": "lab"}
 
 
 @pytest.mark.parametrize(
-    ("marker", "message"), [("", "damaged"), ("[]", "damaged"), ('{"format": 2}', "names format 2"), ("{}", "damaged")]
+    ("marker", "message"), [("", "damaged"), ("[]", "damaged"), ('{"format": 3}', "names format 3"), ("{}", "damaged")]
 )
 def test_another_archives_format_is_refused(store, folder, marker, message):
     (folder / parquet_folder.MARKER).write_text(marker)
