@@ -85,7 +85,9 @@ class Retention:
             self._health.degraded(PART, f"archived packs stay in Kafka: {refusal}", awaited=False)
         elif self._kept_bytes >= MANY_BYTES:
             least = MANY_BYTES << (self._kept_bytes // MANY_BYTES).bit_length() - 1
-            reason = f"Kafka holds over {least >> 30} GiB of archived packs; archive: trim: true lets it delete them"
+            reason = (
+                f"Kafka holds over {least >> 30} GiB of archived packs; the archive node deletes them with `trim: true`"
+            )
             self._health.degraded(PART, reason, awaited=False)
         else:
             self._health.recovered(PART)

@@ -133,7 +133,7 @@ async def test_without_the_right_all_stays_and_growth_is_told_in_words(monkeypat
         assert len(vault.offsets()) == 100
         stored = vault.store.blocks("fashion", "pi-a").values()
         assert kept.statistics().kept_bytes == pytest.approx(sum(each.num_bytes for each in stored), rel=0.2)
-        assert "archive: trim: true" in vault.health.reasons["archive_topics"]
+        assert "`trim: true`" in vault.health.reasons["archive_topics"]
         vault.log.truncate(TOPIC_A, 99)
         await asyncio.sleep(60)
     assert vault.health.history == [("degraded", "archive_topics"), ("recovered", "archive_topics")]
