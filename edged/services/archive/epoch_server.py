@@ -6,13 +6,12 @@ most one turn at a time, which ends by what was sent, by the blocks looked for, 
 """
 
 import asyncio
+import contextlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import NamedTuple
 
-from edged.aio import prefetch_in_worker, run_in_worker
+from edged.aio import Backoff, prefetch_in_worker, run_in_worker
 from edged.domain import place as places
 from edged.domain.archive import protocol, reply_builder
 from edged.domain.archive.protocol import Request, SamplesRequest, SnapshotRequest
@@ -23,70 +22,26 @@ from edged.errors import ArchiveUnavailable, BlockAbsent, FormatError, StorageEr
 from edged.log import Throttle, ThrottledLog
 from edged.ports import ArchiveStore, Health, Log, LogReader, Message, Progress, Statistics, TopicPartition
 from edged.services.archive.refusals import RefusalLog
+from edged.services.archive.reply import Reply, ReplyPart
 
 PART = "archive_read"
 """For `ports.Health`; writing may fail, on a full disk, while reading works."""
 _REQUESTS_PER_POLL = 16
 _MAX_QUEUED = 8
 """Queued requests of one edge; more are dropped, and repeated by the edge."""
-PARTS_PER_TURN = 8
-"""About 4 MiB; then it is the next edge's turn."""
-BLOCKS_PER_TURN = 256
-"""Looked for; it is the next edge's turn also when none of them was there."""
-_TURN_S = 0.5
-"""The same when a slow storage took as long, or, with an edge's link, the sending."""
+_SEND_S = 40.0
+"""For one part; a link of 100 kbit/s takes as long. An edge whose topic takes none is set aside, if Kafka answers."""
+_ANSWER_S = 5.0
+_SET_ASIDE_S, _MAX_SET_ASIDE_S = 120.0, 600.0
+"""For how long: several times what it costs the others to try again."""
 _SERVED_LINES = 20
 """Of one edge in 10 s."""
 _MAX_OLD_REQUESTS = 256
 """Requests served at a start without a commit: some may have been sent before the first start."""
 
 
-class ReplyPart(NamedTuple):
-    """One encoded message of a reply, with its numbers of samples and of missing ones."""
-
-    message: bytes
-    samples: int
-    missing: int
-
-
-@dataclass
-class _Reply:
-    """A request being served: its place in the log, what is left of it, and totals of what was sent."""
-
-    request: str
-    edge: str
-    stream: str
-    place: Place
-    messages: Iterator[ReplyPart | None]
-    """Made lazily, in a worker thread; None for each block that was looked for."""
-    num_absent: int = 0
-    first_absent: BlockRef | None = None
-    serve_s: float = 0.0
-    turns: int = 0
-    parts: int = 0
-    samples: int = 0
-    missing: int = 0
-    num_bytes: int = 0
-    done: bool = False
-
-    def turn(self, clock: Callable[[], float]) -> Iterator[ReplyPart]:
-        """The parts of one turn; `done` when they are the last."""
-        ends_s, parts, blocks = clock() + _TURN_S, 0, 0
-        for part in self.messages:
-            if part is None:
-                blocks += 1
-            else:
-                parts += 1
-                yield part
-            if parts == PARTS_PER_TURN or blocks == BLOCKS_PER_TURN or clock() >= ends_s:
-                return
-        self.done = True
-
-    def sent(self, part: ReplyPart) -> None:
-        self.parts += 1
-        self.samples += part.samples
-        self.missing += part.missing
-        self.num_bytes += len(part.message)
+class _NothingTakenError(Exception):
+    """An edge's topic takes nothing, though Kafka answers."""
 
 
 class EpochServer:
@@ -117,13 +72,15 @@ class EpochServer:
         self._epochs_topic = epochs_topic
         self._group = group
         self._poll_s = poll_s
-        self._queues: OrderedDict[str, deque[_Reply]] = OrderedDict()
+        self._queues: OrderedDict[str, deque[Reply]] = OrderedDict()
         self._next = Place(0)
         self._turns = 0
         self._num_served = 0
         self._refusals = RefusalLog()
         self._lines, self._served_lines = ThrottledLog(), ThrottledLog(Throttle(limit=_SERVED_LINES))
         self._is_idle = False
+        self._set_aside: dict[str, tuple[float, Backoff]] = {}
+        """Edges to which nothing could be sent: until when, and what comes after that."""
 
     async def run(self) -> None:
         """Serve until cancelled. Cancelled: the current reply stops; its request is served again after a restart."""
@@ -181,12 +138,14 @@ class EpochServer:
             return f"{request.edge!r} is no edge of the topology"
         if request.stream not in self._border.streams:
             return f"{request.stream!r} is no stream of the topology"
+        if asyncio.get_running_loop().time() < self._set_aside.get(request.edge, (0.0, None))[0]:
+            return f"{self._epochs_topic(request.edge)} takes nothing; it is tried again later"
         queue = self._queues.get(request.edge, deque())
         if any(reply.request == request.request for reply in queue):
             return ""  # repeated before its turn
         if len(queue) == _MAX_QUEUED:
             return f"{_MAX_QUEUED} requests of {request.edge} wait already"
-        reply = _Reply(request.request, request.edge, request.stream, place, iter(()))
+        reply = Reply(request.request, request.edge, request.stream, place, iter(()))
         reply.messages = self._messages(reply, encoded)
         queue.append(reply)
         self._queues[request.edge] = queue
@@ -207,36 +166,63 @@ class EpochServer:
         except (StorageError, ArchiveUnavailable) as error:
             self._health.degraded(PART, str(error))
             self._drop(reply, str(error))
+        except _NothingTakenError:
+            self._put_aside(reply, queue)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is in what this edge asked for
             self._drop(reply, f"{type(error).__name__}: {error}", exc_info=error)
-        if reply.done:
+        if reply.done and queue:
             queue.popleft()
         if queue:
             self._queues[edge] = queue
 
-    def _drop(self, reply: _Reply, reason: str, **traceback: Exception) -> None:
+    def _drop(self, reply: Reply, reason: str, **traceback: Exception) -> None:
         reply.done = True
         self._lines.warning(
             "archive.unanswered", reply.edge, edge=reply.edge, request=reply.request, reason=reason, **traceback
         )
 
-    async def _turn(self, reply: _Reply) -> None:
+    async def _turn(self, reply: Reply) -> None:
         """Send the parts of one turn, each while the next is made."""
         clock = asyncio.get_running_loop().time
         started_s = clock()
         topic = self._epochs_topic(reply.edge)
         async with aclosing(prefetch_in_worker(reply.turn(clock))) as messages:
             async for part in messages:
-                await self._log.append([Message(topic, part.message)])
+                await self._send(Message(topic, part.message))
                 reply.sent(part)
                 self._num_served += part.samples
         self._health.recovered(PART)
+        if self._set_aside.pop(reply.edge, None):
+            self._health.recovered(f"epochs/{reply.edge}")
         reply.turns += 1
         reply.serve_s += clock() - started_s
         if reply.done:
             self._log_served(reply)
 
-    def _log_served(self, reply: _Reply) -> None:
+    async def _send(self, message: Message) -> None:
+        """Append the message, however long Kafka is away. Raises _NothingTakenError when its topic alone takes none."""
+        while True:
+            try:
+                async with asyncio.timeout(_SEND_S):
+                    await self._log.append([message])
+            except TimeoutError:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_ANSWER_S):
+                        await self._log.watermarks([self._partition])
+                    raise _NothingTakenError from None
+            else:
+                return
+
+    def _put_aside(self, reply: Reply, queue: deque[Reply]) -> None:
+        """Drop the edge's requests, and take none for a while: each would hold up the others for as long again."""
+        _, backoff = self._set_aside.get(reply.edge, (0.0, Backoff(_SET_ASIDE_S, _MAX_SET_ASIDE_S)))
+        reason = f"{self._epochs_topic(reply.edge)} takes nothing, and Kafka answers: is the topic there?"
+        self._set_aside[reply.edge] = asyncio.get_running_loop().time() + backoff.next_s(), backoff
+        self._health.degraded(f"epochs/{reply.edge}", reason, awaited=False)
+        self._drop(reply, reason)
+        queue.clear()
+
+    def _log_served(self, reply: Reply) -> None:
         edge, request, stream = reply.edge, reply.request, reply.stream
         self._served_lines.info(
             "archive.served",
@@ -264,7 +250,7 @@ class EpochServer:
                 blocks=reply.num_absent,
             )
 
-    def _messages(self, reply: _Reply, encoded: bytes) -> Iterator[ReplyPart | None]:
+    def _messages(self, reply: Reply, encoded: bytes) -> Iterator[ReplyPart | None]:
         """The reply, made lazily in a worker thread. Raises ArchiveUnavailable, StorageError."""
         request = protocol.decode_request(encoded)
         if isinstance(request, SnapshotRequest):
@@ -285,7 +271,7 @@ class EpochServer:
         part = builder.close()
         yield ReplyPart(protocol.encode_part(part), len(part.position), len(part.missing))
 
-    def _note(self, reply: _Reply, ref: BlockRef, error: StorageError) -> None:
+    def _note(self, reply: Reply, ref: BlockRef, error: StorageError) -> None:
         """Count an absent block, log a damaged one."""
         if isinstance(error, BlockAbsent):
             reply.num_absent += 1

@@ -19,7 +19,8 @@ from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
 from edged.errors import ArchiveUnavailable
 from edged.ports import Committed, Message, TopicPartition
-from edged.services.archive.epoch_server import BLOCKS_PER_TURN, EpochServer
+from edged.services.archive.epoch_server import EpochServer
+from edged.services.archive.reply import BLOCKS_PER_TURN
 from tests.support.archive_samples import BORDER, pack
 from tests.support.bad_tenants import request_for_absent_blocks
 
@@ -394,3 +395,58 @@ async def test_an_edge_that_asks_without_end_gets_some_lines_and_hides_nobodys(b
 
     assert [part.request for part in bench.answers("pi-b")] == ["r-b"]
     assert len(bench.answers()) == 50
+
+
+@pytest.mark.looptime
+async def test_an_edge_whose_topic_takes_nothing_is_set_aside_and_tried_again(bench, monkeypatch, log_lines):
+    """As when nobody has made it yet: the log waits for it, and the other edges need not."""
+    append, is_there = bench.log.append, asyncio.Event()
+
+    async def wait_for_topic(messages):
+        if any(message.topic == "site.epochs.pi-a" for message in messages):
+            await is_there.wait()
+        return await append(messages)
+
+    monkeypatch.setattr(bench.log, "append", wait_for_topic)
+    await bench.ask(SnapshotRequest("a-1", "pi-a", "fashion"), SnapshotRequest("a-2", "pi-a", "fashion"))
+    await bench.ask(SnapshotRequest("b-1", "pi-b", "fashion"))
+    serving = asyncio.create_task(bench.serve(10_000))
+    await asyncio.sleep(50)
+    assert [part.request for part in bench.answers("pi-b")] == ["b-1"]
+    assert "is the topic there" in bench.health.reasons["epochs/pi-a"]
+
+    await bench.ask(SnapshotRequest("a-3", "pi-a", "fashion"), SnapshotRequest("b-2", "pi-b", "fashion"))
+    await asyncio.sleep(1)
+    assert [part.request for part in bench.answers("pi-b")] == ["b-1", "b-2"], "without another wait"
+    assert "tried again later" in log_lines("archive.bad_request")[0]["reason"]
+
+    is_there.set()
+    await asyncio.sleep(120)
+    await bench.ask(SnapshotRequest("a-4", "pi-a", "fashion"))
+    await asyncio.sleep(1)
+    assert [part.request for part in bench.answers("pi-a")] == ["a-4"]
+    assert bench.health.reasons == {}
+    serving.cancel()
+    await asyncio.wait([serving])
+
+
+@pytest.mark.looptime
+async def test_no_edge_is_set_aside_while_kafka_is_away(bench, monkeypatch):
+    await bench.ask(SnapshotRequest("a-1", "pi-a", "fashion"))
+    append = bench.log.append
+
+    async def break_off(messages):
+        bench.log.unavailable = True
+        monkeypatch.setattr(bench.log, "append", append)
+        return await append(messages)
+
+    monkeypatch.setattr(bench.log, "append", break_off)
+    serving = asyncio.create_task(bench.serve(10_000))
+    await asyncio.sleep(500)
+    assert bench.answers("pi-a") == []
+    bench.log.unavailable = False
+    await asyncio.sleep(1)
+    assert [part.request for part in bench.answers("pi-a")] == ["a-1"]
+    assert bench.health.reasons == {}
+    serving.cancel()
+    await asyncio.wait([serving])
