@@ -33,7 +33,7 @@ def text_of(file: str, mode: str, kafka: SecuredKafka, archive: Path) -> str:
     text = (CONFIG / file).read_text()
     of_vault = f'archive: [{{name: vault, url: "{archive.as_uri()}", flush: 1s}}]\n\n'
     text = re.sub(r"(?ms)^kafka:\n.*?(?=^streams:)", lambda _: f"kafka: {kafka.section()}\n\n", text)
-    text = re.sub(r"(?ms)^archive:\n.*?(?=^training:)", lambda _: of_vault, text)
+    text = re.sub(r"(?ms)^archive:[^\n]*\n.*?(?=^training:)", lambda _: of_vault, text)
     text = re.sub(r"(?m)^  epochs: \d+", "  epochs: 1", text)
     text = re.sub(r"warmup: \d+", "warmup: 0.5", text)
     return text.replace("mode: all_reduce", f"mode: {mode}")
