@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import pytest
 
 from edged.adapters.kafka import KafkaLog
+from edged.adapters.kafka.producer import _Entry, _Write
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog, MemoryTransaction
 from edged.domain.topology import Kafka
@@ -173,3 +174,19 @@ async def test_a_topic_of_nothing_but_what_is_no_record_is_at_its_end(bed: Bed, 
         assert await numbers(bed.log, reader, partition) == []
         assert reader.position(partition) == 2
     assert await newest(bed.log, partition, lambda record: record) == []
+
+
+async def test_a_write_in_doubt_is_looked_up_past_an_open_transaction(apache_kafka: SharedBroker):
+    async with KafkaLog(Kafka((apache_kafka.bootstrap,)), RecordingHealth()) as log:
+        partition = TopicPartition(f"garden.{uuid.uuid4()}")
+        await log.ensure([TopicSpec(partition.topic)])
+        write = _Write(partition, [_Entry(message) for message in numbered(partition, 1, 2)])
+        async with transaction(apache_kafka.bootstrap) as foreign, asyncio.timeout(120):
+            await foreign.append(numbered(partition, 0))
+            log._producer._search_from[partition] = 0
+            await log._producer._until_written(write)
+            offsets = [entry.offset for entry in write.batch]
+            write.batch[0].offset = write.batch[1].offset = -1
+            await log._producer._look_up(write)
+            assert [entry.offset for entry in write.batch] == offsets == [1, 2]
+            await foreign.abort()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edged.aio import run_in_worker
+from edged.aio import LongWait, run_in_worker
 from edged.domain.place import Place
 from edged.domain.samples import codec, prediction, times
 from edged.domain.samples.prediction import Identity, Prediction
@@ -190,10 +190,13 @@ class Companion:
         await self._model.take_newest()
         if self._model.current is None:
             logger().info("infer.waiting")
+        wait = LongWait()
         while self._model.current is None:
+            wait.goes_on("the first model of this node's trainer")
             await asyncio.sleep(self._poll_s)  # a folder does not notify of new files
             self._progress = Progress(self._progress.steps + 1, idle=True)
             await self._model.take_newest()
+        wait.is_over()
 
     async def _next_batch(self, reader: LogReader) -> None:
         """1. poll, 2. predict, 3. publish, 4. commit. After a crash between 3 and 4 the next run skips 3."""

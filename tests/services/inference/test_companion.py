@@ -244,6 +244,8 @@ async def test_records_wait_in_the_log_until_the_first_model(log_lines):
         await caught_up(log)
     assert published(log) == wanted(log)
     assert len(log_lines("infer.waiting")) == 1
+    assert [line["wait_for"] for line in log_lines("life.waiting")] == ["the first model of this node's trainer"]
+    assert len(log_lines("life.waited")) == 1
 
 
 @pytest.mark.looptime
