@@ -56,7 +56,8 @@ EVENTS: Mapping[str, Event] = {
     "life.waited": event("What was waited for has come.", wait_for=str, waited_s=float),
     "life.notify_failed": event("A notification did not reach the service manager.", err=str),
     "health.degraded": event(
-        "An external part does not answer, or one source (`archive/<stream>/<source>`) or edge (`epochs/<edge>`) cannot be served.",
+        "An external part does not answer, or one source (`archive/<stream>/<source>`) or edge (`epochs/<edge>`) "
+        "cannot be served.",
         part=str, reason=str,
     ),
     "health.recovered": event("The part answers again.", part=str, degraded_s=float),
