@@ -2,13 +2,16 @@
 
 import asyncio
 import os
+import shlex
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from tests.support.brokers import kafka_jars
 from tests.support.shared_brokers import SharedBroker
-from tests.support.site import DEVICES, Site, running
+from tests.support.site import DEVICES, Site, following, running
 
 
 async def made(kafka: SharedBroker, settings: Mapping[str, Mapping[str, str]]) -> None:
@@ -17,6 +20,15 @@ async def made(kafka: SharedBroker, settings: Mapping[str, Mapping[str, str]]) -
     topics = [NewTopic(name, 1, 1, config=dict(of_topic)) for name, of_topic in settings.items()]
     for done in admin.create_topics(topics).values():
         await asyncio.to_thread(done.result)
+
+
+def run_tool(command: str) -> None:
+    """Run a printed kafka-configs.sh command with Kafka's own class, as the script would."""
+    tool, *arguments = shlex.split(command)
+    assert tool == "kafka-configs.sh"
+    java = ["java", "-cp", f"{kafka_jars()}/*", "kafka.admin.ConfigCommand", *arguments]
+    done = subprocess.run(java, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 async def test_small_and_compacted_topics_are_told_and_packs_are_split(apache_kafka: SharedBroker, tmp_path: Path):
@@ -40,6 +52,14 @@ async def test_small_and_compacted_topics_are_told_and_packs_are_split(apache_ka
             f"--entity-name {small} --add-config max.message.bytes=1048576"
         )
         await site.assert_each_archived_once(vault)
+
+        assert await edge.stop() == 0
+        for command in {command for (topic, _), command in told.items() if topic in {small, compacted}}:
+            await asyncio.to_thread(run_tool, command)
+        edge = await site.start("run", "pi-a")
+        await edge.wait_for("ingest.reading")
+        await following(edge, "res.sample", 5)
+        assert not [line for line in edge.seen("kafka.topic_setting") if line["topic"] in {small, compacted}]
 
 
 async def test_a_topic_too_small_for_what_cannot_be_split_ends_the_node_for_good(
