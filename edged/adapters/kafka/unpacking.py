@@ -2,12 +2,11 @@
 """Unpacks what aiokafka's consumer has fetched of a partition, and passes by what cannot be unpacked.
 
 aiokafka raises for such a batch out of a poll of all partitions, whose records are lost with it. Here the batch is left
-out where it is met, so that a device that writes many costs nobody else a record, a fetch or a wait. Covers the limits
-on one fetch of a partition, too: the bytes that it unpacks to, and the time that unreadable batches take; the rest is
-fetched again, when others have had their turn. See also: `batches` (the limit on one batch).
+out where it is met, so that a device that writes many costs nobody else a record, a fetch or a wait. Covers the limit
+on one fetch of a partition, too: the bytes that are unpacked, in vain or not; the rest is fetched again, when others
+have had their turn. See also: `batches` (the limit on one batch).
 """
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +17,7 @@ from edged.adapters.kafka.batches import MAX_UNPACKED_BYTES
 from edged.adapters.kafka.skipped import log_unreadable
 from edged.ports import TopicPartition
 
-_MAX_FAILING_S = 0.05
+_MAX_BYTES = 4 * MAX_UNPACKED_BYTES
 
 
 def pass_unreadable_batches() -> None:
@@ -30,21 +29,22 @@ def _unpacked(fetched: Any) -> Iterator[Any]:
     """The records of `fetched`, a PartitionRecords, from its `next_fetch_offset` on, which is kept up to date."""
     unreadable = _Unreadable(TopicPartition(*fetched._tp))
     num_bytes = 0
-    while fetched._records.has_next() and num_bytes <= MAX_UNPACKED_BYTES and unreadable.spent_s <= _MAX_FAILING_S:
-        began_s = time.monotonic()
+    while fetched._records.has_next() and num_bytes < _MAX_BYTES:
+        cost = 0
         end = fetched.next_fetch_offset + 1  # of a batch whose header cannot be trusted
         try:
             batch = _checked(fetched)
             end = max(fetched.next_fetch_offset, batch.next_offset)
+            cost = MAX_UNPACKED_BYTES if batch.compression_type else 0
             for record in () if _is_passed(fetched, batch) else batch:
                 if _is_wanted(record, batch, fetched.next_fetch_offset):
                     unreadable.tell()
                     num_bytes += len(record.value or b"")
                     fetched.next_fetch_offset = record.offset + 1
                     yield fetched._consumer_record(fetched._tp, record)
-                    began_s = time.monotonic()
         except Exception as error:  # noqa: BLE001 - hostile bytes make aiokafka raise nearly anything
-            unreadable.add(fetched.next_fetch_offset, end, error, time.monotonic() - began_s)
+            unreadable.add(fetched.next_fetch_offset, end, error)
+            num_bytes += cost
         fetched.next_fetch_offset = end
     unreadable.tell()
 
@@ -76,19 +76,17 @@ def _is_wanted(record: Any, batch: Any, next_offset: int) -> bool:
 
 
 class _Unreadable:
-    """Unreadable batches one after the other, told together in one line. `spent_s`: on all so far."""
+    """Unreadable batches one after the other, told together in one line."""
 
     def __init__(self, partition: TopicPartition) -> None:
         self._partition = partition
         self._first = self._next = 0
         self._error = ""
-        self.spent_s = 0.0
 
-    def add(self, first: int, end: int, error: Exception, spent_s: float) -> None:
+    def add(self, first: int, end: int, error: Exception) -> None:
         if not self._error:
             self._first, self._error = first, f"{type(error).__name__}: {error!s:.200}"
         self._next = end
-        self.spent_s += spent_s
 
     def tell(self) -> None:
         if self._error:
