@@ -26,7 +26,6 @@ from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.topology import Archive, Edge, Exchange, Kafka, Sampling, Sgd, Stream, Topology, Training
 from edged.domain.training.learner import Learner
-from edged.errors import LogGap
 from tests.support.written_log import WrittenLog
 
 TRAINING = Training(
@@ -201,13 +200,17 @@ def test_abandoned_epochs_and_rollbacks_are_reported_and_repeated():
     assert "abandoned with 3 steps left" in text.getvalue()
 
 
-def test_a_skipped_record_is_a_gap():
+def test_offsets_without_a_record_are_passed():
+    """As markers of transactions leave them."""
     log = trained()
-    replay = replay_of(log)
+    whole, with_holes = replay_of(log), replay_of(log)
 
-    [*replay.take(log.blobs[0], 0)]
-    with pytest.raises(LogGap):
-        [*replay.take(log.blobs[2], 2)]
+    for offset, blob in enumerate(log.blobs):
+        events, kinds = [*whole.take(blob, offset)], [type(each) for each in with_holes.take(blob, 3 * offset + 2)]
+        assert kinds == [type(each) for each in events]
+
+    assert with_holes.next_offset == 3 * len(log.blobs)
+    assert with_holes.weights() == whole.weights()
 
 
 def test_the_rules_are_those_of_the_topology():
