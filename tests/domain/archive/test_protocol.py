@@ -38,7 +38,9 @@ PART = SamplesPart(
 
 requests_of_rows = st.lists(
     st.tuples(
-        st.sampled_from(["pi-a", "pi-b"]), st.integers(0, (1 << 63) - 1), st.sets(st.integers(0, 65535), max_size=5)
+        st.sampled_from(["pi-a", "pi-b"]),
+        st.integers(0, (1 << 63) - 1),
+        st.sets(st.integers(0, 65535), min_size=1, max_size=5),
     ),
     max_size=5,
 ).map(
