@@ -126,6 +126,14 @@ class Admin:
 
         return await self._connection.retry("a request for topics' ids", call) if wanted else {}
 
+    async def topic_ids_now(self, topics: Iterable[str]) -> dict[str, str]:
+        """As `topic_ids`, tried once and reported to nobody. Raises KafkaError or OSError."""
+        try:
+            return await topic_ids(await self._connection.client(), set(topics))
+        except (KafkaError, OSError) as error:
+            await self._connection.recover_from(error)
+            raise
+
     async def fetch(
         self, partition: TopicPartition, offset: int, max_bytes: int, *, committed: bool = True
     ) -> fetch.Answer:

@@ -45,7 +45,7 @@ _FETCH_LIMITS = {
 }
 
 
-_CHECK_S, _CHECK_WITHOUT_IDS_S = 1.0, 5.0
+_CHECK_S, _CHECK_WITHOUT_IDS_S, _IDLE_CHECK_S = 1.0, 5.0, 5.0
 """For how long a log is not looked at again: no topic is deleted, recreated and longer than before within a second in
 which its reader had no error. Without ids a look takes a fetch."""
 
@@ -92,6 +92,7 @@ class KafkaReader:
         self._last: dict[TopicPartition, Record] = {}
         self._fetched: list[ConsumerRecord[bytes, bytes]] = []  # not delivered yet
         self._check_at_s = 0.0
+        self._idle_check_at_s = asyncio.get_running_loop().time() + _IDLE_CHECK_S
         self._had_turn: set[KafkaPartition] = set()
         self._group = group
         self._consumer: AIOKafkaConsumer | None = None
@@ -225,14 +226,19 @@ class KafkaReader:
                 self._positions[partition] = await consumer.position(KafkaPartition(*partition))
 
     async def _check_logs(self, consumer: AIOKafkaConsumer) -> None:
-        """Follow what has become another log since the last look. Raises TimeoutError, and then the check is due."""
-        async with asyncio.timeout(self._setup.outages.deadline_s):
-            ids = await self._admin.topic_ids(each.topic for each in self._positions)
+        """Follow what has become another log since the last look. Raises KafkaError or OSError, and stays due.
+
+        It reports no outage: the reader does, when nothing is delivered for too long.
+        """
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            ids = await self._admin.topic_ids_now(each.topic for each in self._positions)
         known = {each: place.topic_id for each, place in self._places.items()}
         changed = [each for each in known if ids.get(each.topic, known[each]) != known[each]] if ids else list(known)
         if changed:
             await self._follow(changed, consumer)
-        self._check_at_s = asyncio.get_running_loop().time() + (_CHECK_S if ids else _CHECK_WITHOUT_IDS_S)
+        now_s = asyncio.get_running_loop().time()
+        self._check_at_s = now_s + (_CHECK_S if ids else _CHECK_WITHOUT_IDS_S)
+        self._idle_check_at_s = now_s + _IDLE_CHECK_S
 
     async def _follow(self, partitions: Iterable[TopicPartition], consumer: AIOKafkaConsumer | None = None) -> None:
         """Look at these logs: go to the beginning of another one, and past what was deleted. Raises TimeoutError."""
@@ -334,6 +340,9 @@ class KafkaReader:
         if beyond:
             await self._follow(beyond, consumer)
         self._pass_empty_ends(consumer)
+        # A recreated topic of the same length has nothing to fetch, and no error to answer with.
+        if self._silent_s < _MAX_POLL_S and asyncio.get_running_loop().time() >= self._idle_check_at_s:
+            await self._check_logs(consumer)
         # More than that is delay of this process itself, in which it could not have received an answer.
         now_s = asyncio.get_running_loop().time()
         self._silent_s += min(now_s - self._checked_s, _MAX_POLL_S)
