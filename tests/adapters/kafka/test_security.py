@@ -97,6 +97,19 @@ async def test_a_renewed_certificate_serves_the_next_connection(
         assert await append == [0]
 
 
+async def test_a_rotated_password_is_for_the_next_start_and_open_connections_go_on(
+    secured_kafka: SecuredKafka, user: str, health: RecordingHealth
+):
+    topic = await made(secured_kafka, user, "Read", "Write")
+    async with KafkaLog(secured_kafka.kafka(user), health) as before, asyncio.timeout(120):
+        assert await before.append([Message(topic, b"1")]) == [0]
+        await asyncio.to_thread(secured_kafka.add_users, [user], "another-secret")
+
+        assert await before.append([Message(topic, b"2")]) == [1]
+        async with KafkaLog(secured_kafka.kafka(user, "another-secret"), health) as after:
+            assert await after.append([Message(topic, b"3")]) == [2]
+
+
 async def test_without_a_certificate_a_broker_that_wants_one_says_so(
     secured_kafka: SecuredKafka, health: RecordingHealth
 ):
