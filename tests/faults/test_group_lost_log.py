@@ -15,7 +15,7 @@ from tests.support.real_group import MIDDLE, Group, digest, newest_checkpoint
 from tests.support.site import Site, running, stopped
 
 EDGES = ("pi-a", "pi-b", "pi-c")
-LOSS = {"kafka.gap"}
+LOSS = {"kafka.gap", "kafka.another_log"}
 """What a reader logs when a topic was recreated."""
 
 IMPATIENT = {"timing": {"first_deadline_s": 12.0}}

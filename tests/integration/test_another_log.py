@@ -17,7 +17,7 @@ from tests.support.recreated import rebuild, recreate
 from tests.support.shared_brokers import SharedBroker
 from tests.support.site import Site, eventually, running, stopped
 
-TOLD = ("kafka.another_log", "kafka.gap", "archive.gap", "archive.rejected")
+TOLD = ("kafka.another_log", "uplink.another_log", "kafka.gap", "archive.gap", "archive.rejected")
 
 
 async def publish(site: Site, device: str, numbers: range) -> None:

@@ -61,7 +61,15 @@ EDGE = "{{name: {name}, {edge}prefetch: 4MiB, memory_limit: 400MiB}}"
 DEVICES = ("cam-01", "cam-02")
 DEFECTS = frozenset(
     {"life.crashed", "life.abandoned", "res.stalled", "log.foreign", "uplink.malformed", "epoch.malformed"}
-    | {"kafka.gap", "archive.gap", "archive.rejected", "archive.unreadable", "archive.bad_request"}
+    | {
+        "kafka.another_log",
+        "uplink.another_log",
+        "kafka.gap",
+        "archive.gap",
+        "archive.rejected",
+        "archive.unreadable",
+        "archive.bad_request",
+    }
     | {"ingest.rejected", "checkpoint.failed", "checkpoint.skipped", "train.diverged", "epoch.redrawn"}
     | {"exchange.diverged", "exchange.withheld"}
 )
