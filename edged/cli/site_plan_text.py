@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from edged.cli.site_plan import Plan
 from edged.domain.nn.spec import shape_text
+from edged.domain.topology.topics import UNTIL_ARCHIVED_MS
 from edged.domain.validation.memory import mebibytes
 
 
@@ -134,7 +135,9 @@ def _sum(memory: Plan) -> str:
 def _retention(topic: Plan) -> str:
     if topic["compacted"]:
         return "compacted"
-    return "broker's default" if topic["retention_ms"] is None else f"{topic['retention_ms'] / 3_600_000:g} h"
+    if topic["retention_ms"] is None:
+        return "broker's default"
+    return "unlimited" if topic["retention_ms"] == UNTIL_ARCHIVED_MS else f"{topic['retention_ms'] / 3_600_000:g} h"
 
 
 def _largest(topic: Plan) -> str:

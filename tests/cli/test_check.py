@@ -23,6 +23,7 @@ def test_a_valid_file_gives_the_plan_and_0(edged, topology_file):
     assert re.search(r"^pi-b +1 +160\.\d MiB +256\.0 MiB +1024\.0 MiB +cam-02$", out, re.MULTILINE)
     assert re.search(r"^dense units 3 +3 +195$", out, re.MULTILINE)
     assert re.search(r"^lab\.epochs\.pi-a +1 h +2\.0 MiB$", out, re.MULTILINE)
+    assert re.search(r"^lab\.archive\.digits\.pi-a +unlimited +broker's default$", out, re.MULTILINE)
     memory = "base 110.0 MiB + model 0.0 MiB + prefetch 16.0 MiB + cache 34.0 MiB = 160.0 MiB of 200.0 MiB"
     assert f"memory of pi-a: {memory}\n" in out
     index = "index of pi-a's cache, once it is full: 211.2 MiB more"
