@@ -44,7 +44,7 @@ class KafkaLog:
         """`rights`: what the node needs, to say which of it is missing. `gives_up`: as a command at a prompt does.
 
         Then what the brokers refuse for good raises LogRefused or LogForbidden, where a node would ask again. Raises
-        OSError or ssl.SSLError when a certificate file cannot be used.
+        ConfigError when a certificate file cannot be used.
         """
         patch_decoding()
         pass_unreadable_batches()
