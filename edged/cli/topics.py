@@ -37,7 +37,11 @@ def run(args: argparse.Namespace) -> int:
         log.configure(node="topics", tier="operator", run_id="topics", level="error")
         missing, harms = asyncio.run(_apply(topology))
         if missing:
-            raise LogForbidden(f"no right to create {', '.join(missing)}")
+            user = topology.kafka.security.username
+            raise LogForbidden(
+                f"{f'User:{user} has ' if user else ''}no right to create {', '.join(missing)}, or to see that they are"
+                " there; who may create topics can run this command, or those that `edged topics` prints"
+            )
         for harm in harms:
             command = kafka_commands.alter(topology.kafka.bootstrap, harm.topic, {harm.setting: harm.wanted})
             print(f"warning: {harm.topic} has {harm.setting} {harm.value}: {harm.effect}\n  {command}", file=sys.stderr)

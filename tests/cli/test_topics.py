@@ -114,7 +114,10 @@ async def test_apply_without_the_right_to_create_says_what_is_missing_and_exits_
     code, out, err = await asyncio.to_thread(edged, "topics", topology_file(), "--apply")
 
     assert (code, out) == (77, "")
-    assert err == "edged: no right to create lab.iot.cam-01, lab.iot.cam-02\n"
+    assert err == (
+        "edged: no right to create lab.iot.cam-01, lab.iot.cam-02, or to see that they are there; who may create topics"
+        " can run this command, or those that `edged topics` prints\n"
+    )
 
 
 async def test_apply_without_an_answer_says_so_and_exits_with_69(edged, topology_file, monkeypatch):

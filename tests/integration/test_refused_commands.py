@@ -80,7 +80,7 @@ async def test_who_lacks_a_right_is_told_which_and_ends_with_77(secured_kafka: S
     code, said = await asyncio.to_thread(apply, as_user(secured_kafka, name))
 
     assert code == os.EX_NOPERM
-    assert "no right to create refused.iot.cam, " in said
+    assert f"User:{name} has no right to create refused.iot.cam, " in said
 
 
 async def test_what_the_broker_does_not_make_is_told_in_its_words_with_78(
