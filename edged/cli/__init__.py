@@ -5,7 +5,8 @@ models or images is imported inside `run`, so that `edged --help` and `edged che
 
 Exit codes: 0 done; 64 wrong usage; 69 Kafka or the archive does not answer; 70 an error nobody expected; 73 the
 node's state folder cannot be used; 75 the node runs already; 77 Kafka does not know the user, or a right is missing; 78
-the topology file is wrong, or Kafka refused for another reason; 130 interrupted; others are listed in a command's help.
+the topology file is wrong, or Kafka refused for another reason, such as a record's size; 130 interrupted; others are
+listed in a command's help.
 """
 
 import argparse
@@ -20,12 +21,21 @@ from typing import NoReturn
 from edged import __version__
 from edged.cli.problems import show
 from edged.domain.suggest import did_you_mean
-from edged.errors import ConfigError, EdgedError, LogForbidden, LogRefused, StateFolderRefused, TransientError
+from edged.errors import (
+    ConfigError,
+    EdgedError,
+    LogForbidden,
+    LogRefused,
+    RecordTooLarge,
+    StateFolderRefused,
+    TransientError,
+)
 
 _CODES: tuple[tuple[type[EdgedError], int], ...] = (
     (TransientError, os.EX_UNAVAILABLE),
     (LogForbidden, os.EX_NOPERM),
     (LogRefused, os.EX_CONFIG),
+    (RecordTooLarge, os.EX_CONFIG),
 )
 
 COMMANDS = ("check", "schema", "topics", "run", "infer", "sensor", "archive", "replay", "demo")

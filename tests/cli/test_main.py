@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from edged import __version__, cli
-from edged.errors import LogUnavailable, StateFolderRefused, StorageError
+from edged.errors import LogUnavailable, RecordTooLarge, StateFolderRefused, StorageError
 
 
 @pytest.fixture
@@ -87,6 +87,7 @@ def test_a_commands_help_tells_its_own_arguments(edged, name):
     [
         (KeyboardInterrupt(), 130, ""),
         (LogUnavailable("Kafka does not answer"), 69, "edged: Kafka does not answer\n"),
+        (RecordTooLarge("lab.iot.cam-01", 784), 78, "prints the command that raises it)\n"),
         (StorageError("the disk is gone"), 70, "edged: the disk is gone\n"),
         (
             StateFolderRefused("the state folder /x cannot be used: Permission denied"),
