@@ -41,13 +41,15 @@ def _wrong(topology: Topology, topic: Topic, settings: Mapping[str, str]) -> Ite
     policy = settings.get("cleanup.policy", "compact" if topic.compacted else "delete")
     if topic.compacted and policy != "compact":
         yield "cleanup.policy", "compact", "the newest checkpoints are deleted for their age"
+    if not topic.compacted:  # before the policy: a retention is in effect once that is mended
+        yield from _short(topic, settings, ", once cleanup.policy is delete" if policy == "compact" else "")
     if not topic.compacted and "compact" in policy:
         yield "cleanup.policy", "delete", "of records with the same key all but the newest are deleted"
     taken, needed = _number(settings, "max.message.bytes"), needed_bytes(topology, topic)
     if taken is not None and taken < needed:
-        yield "max.message.bytes", str(needed), "larger records are refused: packs are split, other writers stop"
-    if not topic.compacted and policy != "compact":
-        yield from _short(topic, settings)
+        is_of_packs = topic.retention_ms == UNTIL_ARCHIVED_MS
+        then = "larger packs are refused, and sent in smaller ones" if is_of_packs else "larger records are refused"
+        yield "max.message.bytes", str(needed), then
     if settings.get("message.timestamp.type", "LogAppendTime") != "LogAppendTime":
         yield (
             "message.timestamp.type",
@@ -56,11 +58,11 @@ def _wrong(topology: Topology, topic: Topic, settings: Mapping[str, str]) -> Ite
         )
 
 
-def _short(topic: Topic, settings: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """Retention that is shorter than what the topic is for."""
+def _short(topic: Topic, settings: Mapping[str, str], when: str) -> Iterator[tuple[str, str, str]]:
+    """Retention that is shorter than what the topic is for. `when`: if its effect is not yet there."""
     kept_ms, kept_bytes = _number(settings, "retention.ms"), _number(settings, "retention.bytes")
     if topic.retention_ms == UNTIL_ARCHIVED_MS:
-        effect = "packs are deleted, archived or not"
+        effect = f"packs are deleted, archived or not{when}"
         if kept_ms not in {None, _UNLIMITED}:
             yield "retention.ms", str(_UNLIMITED), effect
         if kept_bytes not in {None, _UNLIMITED}:
@@ -68,7 +70,7 @@ def _short(topic: Topic, settings: Mapping[str, str]) -> Iterator[tuple[str, str
         return
     wanted = topic.retention_ms or SHORT_RETENTION_MS
     if kept_ms is not None and kept_ms != _UNLIMITED and kept_ms < wanted:
-        yield "retention.ms", str(wanted), "records are deleted before a node that was away has read them"
+        yield "retention.ms", str(wanted), f"records are deleted before a node that was away has read them{when}"
 
 
 def needed_bytes(topology: Topology, topic: Topic) -> int:

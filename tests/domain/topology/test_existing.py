@@ -47,6 +47,17 @@ def test_compaction_loses_all_but_the_newest_record_of_each_key(topic, policy):
     assert told(topic, cleanup_policy=policy) == {"cleanup.policy": "delete"}
 
 
+def test_the_retention_that_the_end_of_compaction_brings_is_mended_before_it():
+    compacted = {**BROKERS_DEFAULTS, "cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime"}
+
+    harms = existing.harms(SITE, TOPICS["archive.tiles.pi"], compacted)
+
+    assert [(harm.setting, harm.effect) for harm in harms] == [
+        ("retention.ms", "packs are deleted, archived or not, once cleanup.policy is delete"),
+        ("cleanup.policy", "of records with the same key all but the newest are deleted"),
+    ]
+
+
 @pytest.mark.parametrize("policy", ["delete", "compact,delete"])
 def test_checkpoints_that_are_not_compacted_go_with_age(policy):
     assert told("checkpoints.tiles", cleanup_policy=policy) == {"cleanup.policy": "compact"}
