@@ -113,7 +113,8 @@ def sentence(error: BaseException, identity: Identity) -> str:
     if isinstance(error, UnsupportedSaslMechanismError):
         return f"the broker does not offer the mechanism {identity.mechanism}"
     if isinstance(error, BrokerResponseError):
-        return str(error.args[0] if error.args and error.args[0] else error.description or type(error).__name__)
+        words = str(error.args[0] if error.args and error.args[0] else error.description or type(error).__name__)
+        return f"{words} (as User:{identity.principal})" if isinstance(error, SaslAuthenticationFailed) else words
     if isinstance(error, asyncio.IncompleteReadError):
         return f"the connection was closed{_guess_at_close(error, identity)}"
     return (str(error) or type(error).__name__) + _guess(error, identity)
