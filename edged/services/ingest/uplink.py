@@ -14,8 +14,8 @@ archive topic, whose only writer is this edge.
 
 An archive topic that is another log than before has lost its packs, perhaps before they were archived. Then neither its
 cursors nor the commits of the devices' offsets count: the devices' topics are read from their beginnings, and the
-archive leaves out what it has. The edge notices when a pack's offset is below the end that it knows, or at a start by
-the end that each pack and each commit was written with.
+archive leaves out what it has. The edge notices when a pack's offset, or the topic's end, which it looks up now and
+then, is below the end that it knows, or at a start by the end that each pack and each commit was written with.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ from edged.services.ingest.live_window import LiveWindow
 from edged.settings import Timing
 
 _REDISCOVER_S = 30.0
-"""How often new partitions are looked for."""
+"""How often new partitions are looked for, and whether the archive topics are still the same."""
 
 _RECOMMIT_S = 3600.0
 """How often unchanged offsets are committed: brokers forget those of a silent group (after 7 days, by default)."""
@@ -160,7 +160,7 @@ class Uplink:
         return None
 
     async def _read(self, partitions: frozenset[TopicPartition]) -> None:
-        """Read these partitions until the set of partitions changes."""
+        """Read these partitions until the set of partitions changes. Raises _AnotherLog."""
         loop = asyncio.get_running_loop()
         rediscover_s, recommit_s = loop.time() + _REDISCOVER_S, loop.time()
         while True:
@@ -177,6 +177,7 @@ class Uplink:
                 await self._recommit()
             if loop.time() >= rediscover_s:
                 rediscover_s = loop.time() + _REDISCOVER_S
+                await self._check_ends()
                 if await self._ingest.partitions() != partitions:
                     return
 
@@ -241,11 +242,22 @@ class Uplink:
         """Note the end of the stream's log after these writes. Raises _AnotherLog."""
         log, end = self._written[stream]
         if any(offset < end + i for i, offset in enumerate(offsets)):
-            topic = self._topic_of[stream]
-            logger().warning("uplink.another_log", topic=topic, wanted_offset=end, next_offset=offsets[0])
-            raise _AnotherLog
+            raise self._another_log(stream, offsets[0])
         if offsets:
             self._written[stream] = WrittenTo(log, offsets[-1] + 1)
+
+    async def _check_ends(self) -> None:
+        """See that no archive topic ends before what was written to it. Raises _AnotherLog."""
+        partitions = {stream: TopicPartition(topic) for stream, topic in self._topic_of.items()}
+        marks = await self._log.watermarks(partitions.values())
+        for stream, partition in partitions.items():
+            if (high := marks[partition].high) < self._written[stream].end:
+                raise self._another_log(stream, high)
+
+    def _another_log(self, stream: str, next_offset: int) -> _AnotherLog:
+        topic, end = self._topic_of[stream], self._written[stream].end
+        logger().warning("uplink.another_log", topic=topic, wanted_offset=end, next_offset=next_offset)
+        return _AnotherLog()
 
     async def _recommit(self) -> None:
         for stream, packer in self._packers.items():

@@ -505,6 +505,21 @@ async def test_a_recreated_archive_topic_gets_again_what_the_devices_topics_stil
 
 
 @pytest.mark.looptime
+async def test_a_recreated_archive_topic_is_noticed_without_news_of_a_device(lines):
+    log = MemoryLog()
+    await log.append([from_device("cam", grey(n)) for n in range(10)])
+    task = asyncio.create_task(intake(log).uplink.run())
+    await asyncio.sleep(2)
+    log.delete(GREY)
+    await asyncio.sleep(2 * uplink._REDISCOVER_S)
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert [offset for _, _, offset in identities(archived(log))] == list(range(10))
+    assert [line["topic"] for line in lines if line["event"] == "uplink.another_log"] == [GREY]
+
+
+@pytest.mark.looptime
 async def test_an_edge_that_died_before_it_noticed_reads_the_devices_topics_again():
     log = MemoryLog()
     await log.append([from_device("cam", grey(n)) for n in range(10)])
