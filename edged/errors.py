@@ -3,6 +3,7 @@
 EdgedError
 ├── ConfigError           the topology file is wrong: all its problems, with their places (exit 78)
 ├── FormatError           bytes are not what their format says (tensors, packs, checkpoints, requests)
+│   └── AnotherVersion    they are what another version of edged writes: kept; of saved state exit 78
 ├── RejectedRecord        a device's record is unusable: counted and dead-lettered, never fatal
 ├── RecordTooLarge        Kafka does not accept a record of this size
 ├── StorageError          a disk or file system refused
@@ -63,6 +64,10 @@ class ConfigError(EdgedError):
 
 class FormatError(EdgedError):
     """Bytes do not follow their format. The message names the broken rule."""
+
+
+class AnotherVersion(FormatError):  # noqa: N818
+    """Bytes are in a format that another version of edged writes: worth keeping, whoever cannot read them."""
 
 
 class RejectedRecord(EdgedError):  # noqa: N818 - named for what happens to the record

@@ -26,6 +26,7 @@ from edged.domain.training import checkpoint
 from edged.domain.training.learner import Learner
 from edged.domain.training.state import TrainState
 from edged.errors import (
+    AnotherVersion,
     CheckpointCorrupt,
     ConfigError,
     FormatError,
@@ -85,7 +86,7 @@ def _job(topology: Topology, name: str | None, file: str) -> Training:
 def prepare(topology: Topology, job: Training, begin: Path | None, proven: list[Path]) -> Replay:
     """A replay that is ready to take the first record. `proven`: checkpoint files or folders whose weights to prove.
 
-    Raises CheckpointCorrupt and TopologyMismatch.
+    Raises CheckpointCorrupt, AnotherVersion and TopologyMismatch.
     """
     resolved = topology.resolve(job)
     digest = resolved.digest
@@ -105,7 +106,10 @@ def _claim(path: Path, job: Training, digest: str) -> Claim:
 
 
 def _read(path: Path, job: Training, digest: str) -> TrainState:
-    """The checkpoint in the file, or the newest in the folder. Raises CheckpointCorrupt and TopologyMismatch."""
+    """The checkpoint in the file, or the newest in the folder.
+
+    Raises CheckpointCorrupt, AnotherVersion and TopologyMismatch.
+    """
     file = _newest(path, job) if path.is_dir() else path
     try:
         with file.open("rb") as opened:
@@ -114,7 +118,7 @@ def _read(path: Path, job: Training, digest: str) -> TrainState:
         raise CheckpointCorrupt(f"{file}: {error.strerror}") from error
     try:
         state = checkpoint.decode(blob, job=digest)
-    except (CheckpointCorrupt, TopologyMismatch) as error:
+    except (AnotherVersion, CheckpointCorrupt, TopologyMismatch) as error:
         raise type(error)(f"{file}: {error}") from error
     if not state.exchange:
         raise CheckpointCorrupt(f"{file}: it was not made by a member of a group")

@@ -6,6 +6,7 @@ Covers the encoding, its strict decoding and the digest that proves a blob compl
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -17,12 +18,13 @@ from edged.domain import tensors
 from edged.domain.named_fields import from_named, to_named
 from edged.domain.nn.model import Division
 from edged.domain.training.state import EpochMetrics, Fallback, Params, Position, Tally, TrainState
-from edged.errors import CheckpointCorrupt, FormatError, TopologyMismatch
+from edged.errors import AnotherVersion, CheckpointCorrupt, FormatError, TopologyMismatch
 
 MAX_HISTORY = 100
 """Epochs whose metrics are kept."""
 
 _VERSION = "checkpoint/6"
+_ANY_VERSION = re.compile(r"checkpoint/\d{1,4}")
 _LEARNT = "learnt"
 _FALLBACK = "fallback."
 _NO_DIGEST = "0" * 64
@@ -73,14 +75,19 @@ def encode(state: TrainState) -> bytes:
 def decode(blob: bytes, *, job: str | None = None) -> TrainState:
     """The state in `blob`, its arrays writable copies.
 
-    Raises CheckpointCorrupt for a blob that is not, byte for byte, what `encode` returned, and TopologyMismatch for an
-    intact one of another job than `job`, if that is given.
+    Raises CheckpointCorrupt for a blob that is not, byte for byte, what `encode` returned; of an intact one
+    AnotherVersion for another format, and TopologyMismatch for another job than `job`, if that is given.
     """
     try:
         arrays, metadata = tensors.decode(blob)
         _check_digest(blob, metadata)
     except FormatError as error:
         raise CheckpointCorrupt(str(error)) from error
+    if metadata["edged"] != _VERSION:
+        raise AnotherVersion(
+            f"the newest checkpoint is of another version of edged ({metadata['edged']}, not {_VERSION}): go back to "
+            "that one, or move the checkpoints away to start over"
+        )
     if job is not None and metadata.get("job") != job:
         raise TopologyMismatch(
             "the newest checkpoint belongs to another stream, model, optimizer, global_batch, exchange, seed or "
@@ -94,7 +101,7 @@ def decode(blob: bytes, *, job: str | None = None) -> TrainState:
 
 def _check_digest(blob: bytes, metadata: Mapping[str, str]) -> None:
     digest = metadata.get("sha256", "")
-    if metadata.get("edged") != _VERSION or len(digest) != len(_NO_DIGEST):
+    if not _ANY_VERSION.fullmatch(metadata.get("edged", "")) or len(digest) != len(_NO_DIGEST):
         raise FormatError(f"not a {_VERSION} with a digest but {metadata.get('edged')!r:.40}")
     # The digest covers the blob with zeros in the digest's place. It occurs first in the header: tensors follow.
     at = blob.find(digest.encode())

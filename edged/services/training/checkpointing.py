@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edged.aio import run_in_worker
 from edged.domain.training import checkpoint
 from edged.domain.training.state import Params, Position, TrainState
-from edged.errors import CheckpointCorrupt, StorageError, TopologyMismatch
+from edged.errors import AnotherVersion, CheckpointCorrupt, StorageError, TopologyMismatch
 from edged.log import logger
 from edged.ports import CheckpointStore, DeployedModel, Health
 
@@ -56,7 +56,10 @@ class Checkpointing:
         self._saved: tuple[Position, str] | None = None
 
     async def restore(self) -> TrainState | None:
-        """The newest valid checkpoint; None without one. Raises TopologyMismatch when it is another job's."""
+        """The newest valid checkpoint; None without one.
+
+        Raises TopologyMismatch when it is another job's, AnotherVersion when it is in another format.
+        """
         self._postpone()
         state = await run_in_worker(self._restore)
         self._saved = None if state is None else _identity(state)
@@ -89,8 +92,8 @@ class Checkpointing:
             except CheckpointCorrupt as error:
                 logger().warning("checkpoint.skipped", generation=generation, err=str(error))
                 continue
-            except TopologyMismatch as error:
-                raise TopologyMismatch(f"{self._store.location}: {error}") from error
+            except (TopologyMismatch, AnotherVersion) as error:
+                raise type(error)(f"{self._store.location}: {error}") from error
             logger().info("checkpoint.restored", generation=generation, epoch=state.position.epoch, bytes=len(blob))
             return state
         return None

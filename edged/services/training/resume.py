@@ -13,7 +13,7 @@ async def begin_state(
 ) -> tuple[TrainState, bool]:
     """The state, with `learner` prepared for it, and whether it is from a checkpoint; logs both.
 
-    Raises TopologyMismatch when the newest checkpoint is another job's.
+    Raises TopologyMismatch when the newest checkpoint is another job's, AnotherVersion when it is of another format.
     """
     restored = await checkpointing.restore()
     if restored is not None:

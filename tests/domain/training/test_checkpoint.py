@@ -1,5 +1,6 @@
 """The training state as a blob: its round trip, and what is refused."""
 
+import hashlib
 import json
 from dataclasses import asdict
 
@@ -14,7 +15,7 @@ from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.topology import Stream, Training, job
 from edged.domain.training import checkpoint
 from edged.domain.training.state import EpochMetrics, Fallback, Position, Tally, TrainState
-from edged.errors import CheckpointCorrupt, TopologyMismatch
+from edged.errors import AnotherVersion, CheckpointCorrupt, TopologyMismatch
 
 STREAM = Stream("fashion", (2, 2, 1), "uint8", ("a", "b"))
 TRAINING = Training("fashion", (Flatten(), Dense(2)))
@@ -103,6 +104,19 @@ def test_a_fallback_of_another_shape_is_refused():
 def test_any_safetensors_reader_opens_it():
     load = pytest.importorskip("safetensors.numpy").load
     assert load(BLOB)["params/dense.bias"].tolist() == make_state().params["dense.bias"].tolist()
+
+
+@pytest.mark.parametrize("version", ["checkpoint/5", "checkpoint/7"])
+def test_a_whole_one_of_another_version_is_told_from_a_damaged_one(version):
+    other = BLOB.replace(b"checkpoint/6", version.encode())
+    arrays, metadata = tensors.decode(other)
+    whole = tensors.encode(arrays, {**metadata, "sha256": "0" * 64})
+    whole = whole.replace(b"0" * 64, hashlib.sha256(whole).hexdigest().encode(), 1)
+
+    with pytest.raises(AnotherVersion, match=f"{version}, not checkpoint/6.*go back to that one"):
+        checkpoint.decode(whole, job=JOB)
+    with pytest.raises(CheckpointCorrupt):
+        checkpoint.decode(other, job=JOB)
 
 
 def test_another_job_is_refused():

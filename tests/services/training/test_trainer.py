@@ -18,7 +18,7 @@ from edged.domain.samples import pack as packs
 from edged.domain.topology import Adam, Augment, Cosine, Deploy, Sgd
 from edged.domain.training import checkpoint
 from edged.domain.training.state import Params, TrainState
-from edged.errors import DiskFull, TopologyMismatch
+from edged.errors import AnotherVersion, DiskFull, TopologyMismatch
 from edged.ports import Message
 from edged.services.ingest.live_window import LiveWindow
 from edged.services.training.trainer import Trainer
@@ -224,6 +224,16 @@ async def test_another_jobs_checkpoint_is_not_overwritten(world):
     world.training = replace(TRAINING, seed=9)
     with pytest.raises(TopologyMismatch):
         await finish(world)
+
+
+async def test_another_versions_checkpoint_is_not_overwritten(world, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(checkpoint, "_VERSION", "checkpoint/5")
+        await finish(world)
+    kept = dict(world.store.saved)
+    with pytest.raises(AnotherVersion):
+        await finish(world)
+    assert world.store.saved == kept
 
 
 async def test_diverged_training_is_rolled_back_and_resumed_with_half_the_learning_rate(world):
