@@ -1,6 +1,6 @@
 """`edged archive`: make the archive, bring data sets in, list and verify what it holds, take samples out of training.
 
-See also: `archive_quarantine`.
+See also: `archive_migrate`, `archive_quarantine`.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from edged import topology_file
-from edged.cli import archive_quarantine
+from edged.cli import archive_migrate, archive_quarantine
 from edged.cli.arguments import add_topology, fraction, whole_number
 from edged.domain.archive.snapshot import QUARANTINE_SOURCE
 from edged.domain.samples.border import Border
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = (
         "Exit codes: 1 verify has findings; 64 the data set does not fit, or an address names nothing; "
-        "74 no archive, or it refused."
+        "74 no archive, or it refused; 78 migrate: the version before has to archive more."
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
@@ -191,12 +191,7 @@ def _verify(topology: Topology, args: argparse.Namespace) -> int:
 
 
 def _migrate(topology: Topology, _args: argparse.Namespace) -> int:
-    from edged.adapters.parquet.migrate import migrate  # noqa: PLC0415
-
-    for each in migrate(topology.archive[0].url):
-        print(f"{each.stream}/{each.source}: {each.files} files written again")
-    print(f"{topology.archive[0].url} has the present format")
-    return 0
+    return archive_migrate.run(topology)
 
 
 def _quarantined(store: "ParquetStore", summaries: "list[SourceSummary]") -> list[dict[str, Any]]:

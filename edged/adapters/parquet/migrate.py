@@ -47,6 +47,18 @@ def migrate(url: str) -> Iterator[Migrated]:
     folder.mark_migrated()
 
 
+def next_offsets(url: str) -> dict[tuple[str, str], int] | None:
+    """Where each source (stream, source) of an archive of format 1 ends; None of one in the present format.
+
+    Raises StorageError and ArchiveUnavailable.
+    """
+    folder = ArchiveFolder(url)
+    if not folder.needs_migration():
+        return None
+    sources = [(stream, source) for stream in folder.streams() for source in folder.sources(stream)]
+    return {source: files[-1].next for source in sources if (files := folder.files(*source))}
+
+
 def _migrate(folder: ArchiveFolder, stream: str, source: str, file: File) -> bool:
     """Write the file again; False if it is in the present format."""
     with translated(file.path), folder.open(file) as raw:

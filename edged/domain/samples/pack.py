@@ -6,6 +6,7 @@ the archive. The uplink sends packs, the archive stores them (a block = a pack),
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ from edged.domain.place import Place
 from edged.domain.samples.sample import Sample
 from edged.domain.samples.times import UNKNOWN_MS
 from edged.domain.tensors import text_list, value_map
-from edged.errors import FormatError
+from edged.errors import AnotherVersion, FormatError
 
 MAX_SAMPLES = 256
 """Samples in one pack: few enough for one Kafka message, enough for an efficient read."""
@@ -26,6 +27,7 @@ MAX_BYTES = 768 * 1024
 """Payload bytes in one pack, below Kafka's default message limit of 1 MiB. A larger sample is rejected."""
 
 VERSION = "pack/2"
+_ANY_VERSION = re.compile(r"pack/\d{1,4}")
 
 CODECS = ("raw", "jpeg", "png")
 
@@ -79,10 +81,14 @@ def encode(pack: Pack) -> bytes:
 
 
 def decode(blob: bytes) -> Pack:
-    """The pack in `blob`. Raises FormatError for anything that `encode` cannot have written."""
+    """The pack in `blob`.
+
+    Raises FormatError for anything that `encode` cannot have written; AnotherVersion if another version's may have.
+    """
     arrays, metadata = tensors.decode(blob)
-    if metadata.get("edged") != VERSION:
-        raise FormatError(f"not {VERSION} but {metadata.get('edged')!r}")
+    if (version := metadata.get("edged", "")) != VERSION:
+        kind = AnotherVersion if _ANY_VERSION.fullmatch(version) else FormatError
+        raise kind(f"not {VERSION} but {version!r:.40}")
     devices = text_list(metadata, "devices")
     labels = text_list(metadata, "labels")
     ends = tensors.require(arrays, "end", "int64")

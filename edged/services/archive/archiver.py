@@ -19,7 +19,7 @@ from edged.domain.samples import pack as packs
 from edged.domain.samples.border import Border, Sifted
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.written_to import written_to
-from edged.errors import FormatError, SourceRefused
+from edged.errors import AnotherVersion, FormatError, SourceRefused
 from edged.log import ThrottledLog, logger
 from edged.ports import ArchiveWriter, Log, LogReader, Progress, Record, Statistics, TopicPartition
 from edged.services.archive.refusals import RefusalLog
@@ -287,6 +287,9 @@ class Archiver:
             if buffer is not None and buffer.packs and not self._fits(buffer, record):
                 await self._flush(buffer, reader)
                 buffer = self._buffers.get(record.topic)
+            if buffer is not None and isinstance(pack, AnotherVersion):
+                await self._refuse_version(buffer, record, pack, reader)
+                buffer = None
             if buffer is None:
                 continue  # refused, by a record before or by its file
             if not buffer.is_of(record):
@@ -298,6 +301,20 @@ class Archiver:
                     buffer.since_s = asyncio.get_running_loop().time()
                 checked = self._checked(buffer.source, record, pack)
                 self._buffer(buffer, record, checked, kept_from.get(record.topic, 0))
+
+    async def _refuse_version(
+        self, buffer: _Buffer, record: Record, another: AnotherVersion, reader: LogReader
+    ) -> None:
+        """Archive the source no further: its edge has acknowledged these samples, and another version can read them."""
+        if buffer.packs:
+            await self._flush(buffer, reader)
+        if buffer.source.topic in self._buffers:
+            stream, edge, topic = buffer.source
+            reason = (
+                f"offset {record.offset} of {topic} holds a pack of another version of edged ({another}); it and what "
+                "follows stay in Kafka, until they are archived by that version or the edge begins a new topic"
+            )
+            self._refused(buffer.source, self._archive.refuse(stream, edge, reason))
 
     async def _kept_from(self, records: Sequence[Record]) -> Mapping[str, int]:
         """The first offset that the log still has, of those topics in which these leave a gap."""

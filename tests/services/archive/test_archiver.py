@@ -226,6 +226,23 @@ async def test_a_malformed_pack_becomes_an_empty_block(bench, log_lines, value):
 
 
 @pytest.mark.looptime
+async def test_a_pack_of_another_version_is_kept_in_the_log_and_holds_up_its_source_alone(bench):
+    """As when the archive node was upgraded before all that its edges had sent was archived."""
+    other = packs.encode(pack(4)).replace(packs.VERSION.encode(), b"pack/1")
+    await bench.send(pack(0), other, pack(8))
+    await bench.send(pack(0, device="cam-b"), topic=PI_B.topic)
+
+    await run_for(bench.archiver([PI_A, PI_B], flush_s=1), 30)
+
+    assert (bench.archived(PI_A), bench.archived(PI_B)) == ([0, 1, 2, 3], [0, 1, 2, 3])
+    assert bench.log.committed_offsets == {(GROUP, TOPIC_A): 1, (GROUP, TopicPartition(PI_B.topic)): 1}
+    assert (
+        "offset 1 of site.archive.fashion.pi-a holds a pack of another version"
+        in bench.health.reasons["archive/fashion/pi-a"]
+    )
+
+
+@pytest.mark.looptime
 async def test_samples_sent_twice_are_archived_once_also_after_a_restart(bench, log_lines):
     await bench.send(pack(0), pack(2))
     await run_for(bench.archiver(), 1)
