@@ -27,6 +27,7 @@ MAX_BYTES = 768 * 1024
 """Payload bytes in one pack, below Kafka's default message limit of 1 MiB. A larger sample is rejected."""
 
 VERSION = "pack/2"
+_FORMER_VERSION = "pack/1"
 _ANY_VERSION = re.compile(r"pack/\d{1,4}")
 
 CODECS = ("raw", "jpeg", "png")
@@ -126,6 +127,15 @@ def decode(blob: bytes) -> Pack:
         for i in range(n)
     )
     return Pack(metadata.get("stream", ""), samples, _cursors(metadata))
+
+
+def cursors_of_former(blob: bytes) -> tuple[str, dict[str, Place]]:
+    """Stream and cursors of a pack of version 1, whose cursors are offsets alone. Raises FormatError."""
+    _, metadata = tensors.decode(blob)
+    if metadata.get("edged") != _FORMER_VERSION:
+        raise FormatError(f"not {_FORMER_VERSION}")
+    offsets = tensors.offset_map(metadata, "cursors")
+    return metadata.get("stream", ""), {key: Place(offset) for key, offset in offsets.items()}
 
 
 def _cursors(metadata: Mapping[str, str]) -> dict[str, Place]:

@@ -312,7 +312,7 @@ class Archiver:
             stream, edge, topic = buffer.source
             reason = (
                 f"offset {record.offset} of {topic} holds a pack of another version of edged ({another}); it and what "
-                "follows stay in Kafka, until they are archived by that version or the edge begins a new topic"
+                "follows stay in Kafka: that version can archive them, kafka-delete-records.sh gives them up"
             )
             self._refused(buffer.source, self._archive.refuse(stream, edge, reason))
 

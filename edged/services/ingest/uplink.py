@@ -32,7 +32,7 @@ from edged.domain.samples.pack import Pack
 from edged.domain.samples.packer import Packer
 from edged.domain.samples.written_to import WrittenTo, written_to
 from edged.domain.topology import Topology
-from edged.errors import FormatError, RecordTooLarge
+from edged.errors import AnotherVersion, FormatError, RecordTooLarge
 from edged.log import Throttle, logger
 from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
 from edged.reading import newest
@@ -145,13 +145,13 @@ class Uplink:
     def _pack_of(self, record: Record, stream: str) -> tuple[Record, Mapping[str, Place]] | None:
         """A pack's record and cursors; None, and a warning, when the record is something else than one of `stream`."""
         try:
-            pack = packs.decode(record.value)
+            found, cursors = _stream_and_cursors(record.value)
         except FormatError as error:
             err = str(error)
         else:
-            if pack.stream == stream:
-                return record, pack.cursors
-            err = f"a pack of stream {pack.stream!r}, not of {stream!r}"
+            if found == stream:
+                return record, cursors
+            err = f"a pack of stream {found!r}, not of {stream!r}"
         suppressed = self._throttle.pass_on(record.topic, asyncio.get_running_loop().time())
         if suppressed is not None:
             logger().warning(
@@ -275,3 +275,12 @@ class Uplink:
     def _own(self, stream: str, cursors: Mapping[str, Place]) -> dict[str, Place]:
         """The cursors of the stream's devices; packs also hold those of former devices."""
         return {key: place for key, place in cursors.items() if self._ingest.stream_of(device_of(key)) == stream}
+
+
+def _stream_and_cursors(blob: bytes) -> tuple[str, Mapping[str, Place]]:
+    """Of a pack, also of one that was the last before an upgrade: a commit may be missing. Raises FormatError."""
+    try:
+        pack = packs.decode(blob)
+    except AnotherVersion:
+        return packs.cursors_of_former(blob)
+    return pack.stream, pack.cursors

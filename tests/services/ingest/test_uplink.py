@@ -8,6 +8,7 @@ import pytest
 import structlog
 
 from edged.adapters.memory.log import MemoryLog
+from edged.domain import tensors
 from edged.domain.place import Place
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import MAX_SAMPLES, Pack
@@ -168,6 +169,24 @@ async def test_lost_committed_offsets_duplicate_nothing():
     await log.append([from_device("cam", grey(n)) for n in range(10, 15)])
     await run_until(intake(log).uplink, lambda: num_archived(log) >= 15)
     assert identities(archived(log)) == [("cam", 0, n) for n in range(15)]
+
+
+@pytest.mark.looptime
+async def test_after_an_upgrade_the_cursors_of_the_last_pack_count_without_a_commit(lines):
+    """An edge of the version before may have been stopped between a pack and its commit."""
+    log = MemoryLog()
+    await log.append([from_device("cam", grey(n)) for n in range(10)])
+    former = tensors.encode({}, {"edged": "pack/1", "stream": "grey", "cursors": '{"cam/0": 7, "cam-2/0": 0}'})
+    await log.append([Message(GREY, former)])
+
+    task = asyncio.create_task(intake(log).uplink.run())
+    await asyncio.sleep(2)
+    task.cancel()
+    await asyncio.wait([task])
+
+    _, *sent = log.records(GREY)
+    assert [offset for _, _, offset in identities(packs.decode(each.value) for each in sent)] == [7, 8, 9]
+    assert [line for line in lines if line["event"] == "uplink.malformed"] == []
 
 
 @pytest.mark.looptime
