@@ -268,13 +268,14 @@ def bootstrapping() -> Iterator[None]:
 async def abandon(close: Callable[[], Awaitable[object]]) -> None:
     """Close an aiokafka object, which may hang while brokers are down: abandon it after 2 s.
 
-    Cancelled: raises CancelledError. aiokafka takes a cancellation during its closing for that of its own task, and
-    swallows it.
+    Cancelled: raises CancelledError, and only then. aiokafka takes a cancellation during its closing for that of its
+    own task, and swallows it; that of its own task it may let through instead, as of a fetch that waits for its next
+    try.
     """
     task = asyncio.current_task()
     assert task is not None
     cancellations = task.cancelling()
-    with contextlib.suppress(KafkaError, OSError):
+    with contextlib.suppress(KafkaError, OSError, asyncio.CancelledError):
         async with asyncio.timeout(_CLOSE_TIMEOUT_S):
             await close()
     if task.cancelling() > cancellations:

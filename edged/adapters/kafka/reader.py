@@ -300,7 +300,7 @@ class KafkaReader:
                 with bootstrapping():
                     await consumer.start()
         except BaseException:
-            await abandon(consumer.stop)
+            await _abandon(consumer)
             raise
         consumer.assign([KafkaPartition(*each) for each in self._positions])
         for partition, offset in self._positions.items():
@@ -413,4 +413,12 @@ class KafkaReader:
         consumer, self._consumer = self._consumer, None
         self._fetched = []  # the next consumer fetches it again
         if consumer is not None:
-            await abandon(consumer.stop)
+            await _abandon(consumer)
+
+
+async def _abandon(consumer: AIOKafkaConsumer) -> None:
+    """Also the client of one whose closing ends before it comes to that, and cannot be begun again."""
+    try:
+        await abandon(consumer.stop)
+    finally:
+        await abandon(consumer._client.close)  # noqa: SLF001 - no other way to it

@@ -15,13 +15,26 @@ from edged.adapters.kafka.admin import Admin
 from edged.adapters.kafka.connection import abandon
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka
-from edged.ports import TopicPartition
+from edged.ports import Message, TopicPartition
+from tests.support.brokers import Apache
 
 
 async def close_that_swallows_cancellation() -> None:
     """As aiokafka's, which awaits a task of its own that it has cancelled."""
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.Event().wait()
+
+
+async def close_that_lets_a_cancellation_through() -> None:
+    """As aiokafka's, of a task that it has cancelled."""
+    task = asyncio.create_task(asyncio.Event().wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    await task
+
+
+async def test_a_cancellation_of_the_clients_own_task_is_not_the_callers():
+    await abandon(close_that_lets_a_cancellation_through)
 
 
 async def test_a_cancellation_during_closing_is_not_lost():
@@ -55,6 +68,33 @@ async def test_a_client_is_closed_during_a_cancellation_too():
     await asyncio.sleep(0)
     task.cancel()
     assert await task == "closed"
+
+
+async def test_a_reader_whose_fetches_fail_for_long_gets_a_new_consumer_and_reads_on(
+    fresh_apache_kafka: Apache, monkeypatch: pytest.MonkeyPatch
+):
+    """The broker is gone for so long that the consumer is replaced while its fetch waits for the next try."""
+    monkeypatch.setattr(kafka_reader, "_REPLACE_CONSUMER_S", 2.0)
+    partition, dropped = TopicPartition("garden"), asyncio.Event()
+    drop = kafka_reader.KafkaReader._drop_consumer
+
+    async def drop_and_tell(reader: kafka_reader.KafkaReader) -> None:
+        await drop(reader)
+        dropped.set()
+
+    monkeypatch.setattr(kafka_reader.KafkaReader, "_drop_consumer", drop_and_tell)
+    async with KafkaLog(Kafka((fresh_apache_kafka.bootstrap,)), RecordingHealth()) as log:
+        await log.append([Message("garden", b"before")])
+        async with log.reader({partition: 0}) as reader:
+            assert [each.value for each in await reader.poll(max_records=9, timeout_s=30)] == [b"before"]
+            await asyncio.to_thread(fresh_apache_kafka.stop)
+            while not dropped.is_set():
+                assert await reader.poll(max_records=9, timeout_s=0.5) == []
+            await asyncio.to_thread(fresh_apache_kafka.start)
+            await log.append([Message("garden", b"after")])
+            while not (records := await reader.poll(max_records=9, timeout_s=1)):
+                pass
+            assert [each.value for each in records] == [b"after"]
 
 
 Work = Callable[[KafkaLog], Coroutine[Any, Any, object]]
