@@ -99,7 +99,23 @@ async def _work(topology: Topology, node: str, services: Mapping[str, Service], 
     async with asyncio.TaskGroup() as group:
         group.create_task(_judge_settings(topology, node, log), name="settings")
         for name, service in services.items():
-            group.create_task(service.run(), name=name)
+            group.create_task(_run(name, service), name=name)
+
+
+async def _run(name: str, service: Service) -> None:
+    """Raises RuntimeError when a cancellation that is not the node's ends the service.
+
+    Libraries let those of their own tasks through, and a task group takes a task that one has ended for a stopped one:
+    the node would go on without the service, or end as if it had been asked to.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    try:
+        await service.run()
+    except asyncio.CancelledError as cancelled:
+        if task.cancelling():
+            raise
+        raise RuntimeError(f"a cancellation that nobody asked for has ended the service {name}") from cancelled
 
 
 async def _judge_settings(topology: Topology, node: str, log: Log) -> None:
