@@ -67,7 +67,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "The embedded broker keeps every topic in memory until it stops: right for some epochs, not for a site. "
         "Apache Kafka carries a real one. Exit codes: 1 a sample is missing, the weights of a group's edges differ, or "
         "a process failed; 64 the data or the options do not do; 69 no Kafka answers; 73 the folder cannot be written; "
-        "77 a right is missing: --topics, with the same --site, --edges and --broker, prints all that are needed."
+        "77 a right is missing: --topics, with the same --site, --edges and --broker, prints all that are needed. The "
+        "demo deletes its topics at its end: who made them by those commands makes them again for the next one."
     )
 
 

@@ -81,6 +81,9 @@ class Display:
                 self._write(f"  {line['node']}: {line['part']} degraded: {line['reason']}")
             case "health.recovered":
                 self._write(f"  {line['node']}: {line['part']} is back after {line['degraded_s']:.1f} s")
+            case "kafka.topics_missing":
+                missing = ", ".join(line["topics"])
+                self._write(f"  {name} waits for topics that it may not create (--topics prints how): {missing}")
             case "life.crashed":
                 self._write(f"  {name} failed: {line['err_type']}: {line['err']}")
 
