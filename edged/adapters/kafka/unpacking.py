@@ -38,7 +38,7 @@ def _unpacked(fetched: Any) -> Iterator[Any]:
             cost = MAX_UNPACKED_BYTES if batch.compression_type else 0
             for record in () if _is_passed(fetched, batch) else batch:
                 if _is_wanted(record, batch, fetched.next_fetch_offset):
-                    unreadable.tell()
+                    unreadable.tell(record.offset)
                     num_bytes += len(record.value or b"")
                     fetched.next_fetch_offset = record.offset + 1
                     yield fetched._consumer_record(fetched._tp, record)
@@ -88,7 +88,8 @@ class _Unreadable:
             self._first, self._error = first, f"{type(error).__name__}: {error!s:.200}"
         self._next = end
 
-    def tell(self) -> None:
+    def tell(self, continued: int = 0) -> None:
+        """`continued`: the offset of the record behind them, which tells how many they held, if there is one."""
         if self._error:
-            log_unreadable(self._partition, self._first, self._next, self._error)
+            log_unreadable(self._partition, self._first, max(self._next, continued), self._error)
             self._error = ""

@@ -45,6 +45,18 @@ def test_unreadable_batches_are_passed_by_in_place_and_told_together(bad: bytes,
     assert (line["topic"], line["first_offset"], line["next_offset"]) == ("iot", 1, 3)
 
 
+def test_the_line_names_all_that_a_broken_batch_of_many_records_held(log_lines: Callable[..., Any]):
+    """Its header is not trusted; the next record tells."""
+    held_five = struct.pack(">q", 1) + BROKEN[8:]
+    behind = struct.pack(">q", 6) + GOOD[8:]
+    stored = MemoryRecords(struct.pack(">q", 0) + GOOD[8:] + held_five + behind)
+    records = PartitionRecords(KafkaPartition("iot", 0), stored, [], 0, None, None, True, 0)
+
+    assert [record.offset for record in records] == [0, 6]
+    (line,) = log_lines("kafka.unreadable")
+    assert (line["first_offset"], line["next_offset"]) == (1, 6)
+
+
 def test_after_an_unreadable_end_reading_continues_behind_it():
     records = fetched([GOOD, NOT_TEXT])
     assert [record.offset for record in records] == [0]
