@@ -39,6 +39,9 @@ _RECOVERED_BATCHES = 4
 """Batches that a restart searches for predictions whose positions were not committed. One would suffice but for crash
 after crash, each with a published batch of other devices' records."""
 
+_REDISCOVER_S = 30.0
+"""How often new partitions are looked for."""
+
 _MAX_BATCH_BYTES = 8 * MIB
 """Bytes of a batch as float32; large samples get smaller batches."""
 
@@ -135,24 +138,31 @@ class Companion:
         await self._resume()
         await self._wait_for_model()
         self._report.begin(asyncio.get_running_loop().time())
-        async with self._log.reader(self._places, group=self._group) as reader:
-            self._reader = reader
-            try:
-                while True:
-                    await self._next_batch(reader)
-                    self._report.write_if_due(asyncio.get_running_loop().time())
-            finally:
-                self._reader = None
-                self._report.write(asyncio.get_running_loop().time())
+        try:
+            while True:
+                async with self._log.reader(self._places, group=self._group) as reader:
+                    self._reader = reader
+                    await self._read(reader)
+        finally:
+            self._reader = None
+            self._report.write(asyncio.get_running_loop().time())
+
+    async def _read(self, reader: LogReader) -> None:
+        """Predict until there are partitions that the reader does not read; they are among the places then."""
+        loop = asyncio.get_running_loop()
+        rediscover_s = loop.time() + _REDISCOVER_S
+        while True:
+            await self._next_batch(reader)
+            self._report.write_if_due(loop.time())
+            if loop.time() >= rediscover_s:
+                rediscover_s = loop.time() + _REDISCOVER_S
+                if new := set(await self._partitions()) - self._places.keys():
+                    self._places = {each: reader.place(each) for each in self._places} | dict.fromkeys(new, Place(0))
+                    return
 
     async def _resume(self) -> None:
         """Determine the positions to resume from, and what was published after them."""
-        num_partitions = await self._log.partitions(self._device_of_topic)
-        partitions = [
-            TopicPartition(topic, partition)
-            for topic in self._device_of_topic
-            for partition in range(num_partitions.get(topic, 1))  # a missing topic counts as one partition
-        ]
+        partitions = await self._partitions()
         committed = await self._log.committed(self._group, partitions)
         self._places = {each: committed[each].place if each in committed else Place(0) for each in partitions}
         self._published = await newest_published(self._log, self._predictions, limit=_RECOVERED_BATCHES * self._batch)
@@ -161,6 +171,14 @@ class Companion:
         if not_committed:
             logger().info("infer.recovered", predictions=len(not_committed))
             await self._commit_published(not_committed)
+
+    async def _partitions(self) -> list[TopicPartition]:
+        num_partitions = await self._log.partitions(self._device_of_topic)
+        return [
+            TopicPartition(topic, partition)
+            for topic in self._device_of_topic
+            for partition in range(num_partitions.get(topic, 1))  # a missing topic counts as one partition
+        ]
 
     async def _commit_published(self, not_committed: Sequence[Identity]) -> None:
         """Commit the place after each partition's last prediction, and resume there.

@@ -17,7 +17,7 @@ from edged.domain.samples import times
 from edged.domain.samples.prediction import decode
 from edged.domain.topology import Codec, Training
 from edged.errors import ConfigError, FormatError
-from edged.ports import CheckpointStore, DeployedModel, Message, TopicPartition
+from edged.ports import CheckpointStore, DeployedModel, Message, TopicPartition, TopicSpec
 from edged.services.inference.companion import Companion, served_job
 from tests.support.greenhouse import LABELS, SHAPE, topology
 
@@ -139,6 +139,24 @@ def wanted(log):
 
 def published(log):
     return Counter((each.device, each.offset) for each in predictions(log))
+
+
+@pytest.mark.looptime
+async def test_what_is_in_partitions_that_come_later_is_predicted_once():
+    """A topic gets more of them, or comes with more than the one that a missing topic is thought to have."""
+    log = MemoryLog()
+    async with running(companion(log)):
+        await log.append([Message(CAM_2.topic, HIGH)])
+        await reached(lambda: len(predictions(log)) == 1)
+        await log.ensure([TopicSpec(CAM.topic, partitions=3)])
+        await log.append([Message(CAM.topic, HIGH, partition=partition) for partition in (0, 1, 2)] * 3)
+        await log.append([Message(CAM_2.topic, HIGH)])
+        await reached(lambda: len(predictions(log)) >= 11)
+
+    found = Counter((each.device, each.partition, each.offset) for each in predictions(log))
+    assert found == Counter([("cam", partition, n) for partition in range(3) for n in range(3)]) + Counter(
+        [("cam-2", 0, 0), ("cam-2", 0, 1)]
+    )
 
 
 @pytest.mark.looptime
