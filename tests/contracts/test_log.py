@@ -477,8 +477,8 @@ async def test_a_recreated_topic_is_read_from_its_beginning(
 async def test_a_topic_recreated_under_its_reader_is_read_from_its_beginning(
     bed: Bed, log: Log, topic: str, written: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("edged.adapters.kafka.reader._CHECK_S", 0.0)  # the topic is recreated at once
-    monkeypatch.setattr("edged.adapters.kafka.reader._IDLE_CHECK_S", 0.0)
+    monkeypatch.setattr("edged.adapters.kafka.reading.reader._CHECK_S", 0.0)  # the topic is recreated at once
+    monkeypatch.setattr("edged.adapters.kafka.reading.reader._IDLE_CHECK_S", 0.0)
     partition = TopicPartition(topic)
     await log.append(numbered(topic, 10))
     async with log.reader({partition: 0}) as reader:

@@ -5,17 +5,17 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Self
 
 from edged.adapters.kafka.admin import Admin
-from edged.adapters.kafka.batches import patch_decoding
 from edged.adapters.kafka.broker_clock import BrokerClock
 from edged.adapters.kafka.client_log import ClientLog
 from edged.adapters.kafka.connection import Outages, Setup, ask_about_own_topics
-from edged.adapters.kafka.incarnations import look
-from edged.adapters.kafka.own_reader import OwnReader
 from edged.adapters.kafka.producer import Producer
-from edged.adapters.kafka.reader import KafkaReader
+from edged.adapters.kafka.reading.batches import patch_decoding
+from edged.adapters.kafka.reading.incarnations import look
+from edged.adapters.kafka.reading.own_reader import OwnReader
+from edged.adapters.kafka.reading.reader import KafkaReader
+from edged.adapters.kafka.reading.unpacking import pass_unreadable_batches
 from edged.adapters.kafka.refusals import Identity
 from edged.adapters.kafka.security import client_options
-from edged.adapters.kafka.unpacking import pass_unreadable_batches
 from edged.domain import place as places
 from edged.domain.place import Place
 from edged.domain.topology import Kafka

@@ -52,7 +52,7 @@ from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBat
 from edged.adapters.kafka.admin import Admin, ProducerState
 from edged.adapters.kafka.broker_clock import BrokerClock
 from edged.adapters.kafka.connection import CONNECT_TIMEOUT_S, Connection, Setup
-from edged.adapters.kafka.own_reader import OwnReader
+from edged.adapters.kafka.reading.own_reader import OwnReader
 from edged.adapters.kafka.refusals import NotAllowed
 from edged.aio import Backoff
 from edged.errors import RecordTooLarge

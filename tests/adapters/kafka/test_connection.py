@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from edged.adapters.kafka import KafkaLog, connection
-from edged.adapters.kafka import reader as kafka_reader
 from edged.adapters.kafka.admin import Admin
 from edged.adapters.kafka.connection import abandon
+from edged.adapters.kafka.reading import reader as kafka_reader
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka
 from edged.ports import Message, TopicPartition

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Mapping
 
 from edged.adapters.kafka.admin import Admin
-from edged.adapters.kafka.batches import decode
+from edged.adapters.kafka.reading.batches import decode
 from edged.domain import place as places
 from edged.domain.place import Place, Seen
 from edged.ports import Record, TopicPartition, Watermarks

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from edged.adapters.kafka.admin import Admin
-from edged.adapters.kafka.batches import decode
-from edged.adapters.kafka.incarnations import look
-from edged.adapters.kafka.skipped import log_loss, log_unreadable
+from edged.adapters.kafka.reading.batches import decode
+from edged.adapters.kafka.reading.incarnations import look
+from edged.adapters.kafka.reading.skipped import log_loss, log_unreadable
 from edged.domain import place as places
 from edged.domain.place import Place
 from edged.ports import Record, TopicPartition

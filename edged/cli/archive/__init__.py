@@ -1,6 +1,6 @@
 """`edged archive`: make the archive, bring data sets in, list and verify what it holds, take samples out of training.
 
-See also: `archive_migrate`, `archive_quarantine`.
+See also: `migrate`, `quarantine`.
 """
 
 import argparse
@@ -13,7 +13,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from edged import topology_file
-from edged.cli import archive_migrate, archive_quarantine
+from edged.cli.archive import migrate as archive_migrate
+from edged.cli.archive import quarantine as archive_quarantine
 from edged.cli.arguments import add_topology, fraction, whole_number
 from edged.domain.archive.snapshot import QUARANTINE_SOURCE
 from edged.domain.samples.border import Border

@@ -11,7 +11,7 @@ from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.record.memory_records import MemoryRecords
 
 from edged.adapters.kafka import KafkaLog
-from edged.adapters.kafka.batches import MAX_UNPACKED_BYTES, decode
+from edged.adapters.kafka.reading.batches import MAX_UNPACKED_BYTES, decode
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka
 from edged.ports import TopicPartition

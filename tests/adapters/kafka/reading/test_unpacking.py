@@ -10,8 +10,8 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.record.memory_records import MemoryRecords
 
-from edged.adapters.kafka import unpacking
-from edged.adapters.kafka.batches import patch_decoding
+from edged.adapters.kafka.reading import unpacking
+from edged.adapters.kafka.reading.batches import patch_decoding
 from edged.log import ThrottledLog
 from tests.support.record_batches import ZSTD, batch
 
@@ -26,7 +26,7 @@ INFLATED = batch(bytes(3 << 20), codec=ZSTD, pack=cramjam.zstd.compress)
 def patched(monkeypatch: pytest.MonkeyPatch) -> None:
     patch_decoding()
     unpacking.pass_unreadable_batches()
-    monkeypatch.setattr("edged.adapters.kafka.skipped._lines", ThrottledLog())
+    monkeypatch.setattr("edged.adapters.kafka.reading.skipped._lines", ThrottledLog())
 
 
 def fetched(batches: Iterable[bytes], position: int = 0) -> Any:

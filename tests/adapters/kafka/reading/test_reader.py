@@ -8,7 +8,7 @@ import pytest
 from edged.adapters.kafka.admin import Admin
 from edged.adapters.kafka.client_log import ClientLog
 from edged.adapters.kafka.connection import Outages, Setup
-from edged.adapters.kafka.reader import KafkaReader
+from edged.adapters.kafka.reading.reader import KafkaReader
 from edged.adapters.kafka.refusals import Identity
 from edged.adapters.memory.health import RecordingHealth
 from edged.ports import TopicPartition

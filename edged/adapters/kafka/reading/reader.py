@@ -19,10 +19,10 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
 from edged.adapters.kafka.admin import Admin
-from edged.adapters.kafka.batches import record_of
 from edged.adapters.kafka.connection import CONNECT_TIMEOUT_S, Setup, abandon, bootstrapping
-from edged.adapters.kafka.incarnations import look
-from edged.adapters.kafka.skipped import log_loss
+from edged.adapters.kafka.reading.batches import record_of
+from edged.adapters.kafka.reading.incarnations import look
+from edged.adapters.kafka.reading.skipped import log_loss
 from edged.aio import Backoff
 from edged.domain import place as places
 from edged.domain.place import Place

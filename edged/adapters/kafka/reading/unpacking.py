@@ -13,8 +13,8 @@ from typing import Any
 from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.errors import CorruptRecordException
 
-from edged.adapters.kafka.batches import MAX_UNPACKED_BYTES
-from edged.adapters.kafka.skipped import log_unreadable
+from edged.adapters.kafka.reading.batches import MAX_UNPACKED_BYTES
+from edged.adapters.kafka.reading.skipped import log_unreadable
 from edged.ports import TopicPartition
 
 _MAX_BYTES = 4 * MAX_UNPACKED_BYTES
