@@ -6,6 +6,7 @@ Knows nothing of the requests sent over it. aiokafka's clients run tasks of thei
 import asyncio
 import contextlib
 import traceback
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -35,6 +36,9 @@ CONNECT_TIMEOUT_S = 10.0
 """TCP, TLS, SASL and the first metadata take about five round trips, of 2 s each at worst."""
 
 _CLOSE_TIMEOUT_S = 2.0
+_BOOTSTRAP = "bootstrap"
+"""aiokafka's name for a broker whose number it does not know yet."""
+
 CONNECTION_ERRORS = (
     KafkaConnectionError,
     NodeNotReadyError,
@@ -46,11 +50,40 @@ CONNECTION_ERRORS = (
 """Errors after which a client is dropped (TimeoutError is an OSError)."""
 
 
+class Clients:
+    """The aiokafka clients of one log. What the cluster tells one of them about its brokers holds for all.
+
+    A broker that froze answers nothing, and no request to it ends before its timeout, which is longer than it takes the
+    cluster to do without that broker.
+    """
+
+    def __init__(self) -> None:
+        self._clients: weakref.WeakSet[AIOKafkaClient] = weakref.WeakSet()
+
+    def add(self, client: AIOKafkaClient) -> None:
+        self._clients.add(client)
+        client.cluster.add_listener(self._drop_connections_to_lost)
+
+    def ask_who_leads(self) -> None:
+        """Have each client's metadata updated, by its own task."""
+        for client in self._clients:
+            client.force_metadata_update()
+
+    def _drop_connections_to_lost(self, cluster: ClusterMetadata) -> None:
+        """Fail the requests that wait for a broker which the cluster does without; they are sent again elsewhere."""
+        living = {broker.nodeId for broker in cluster.brokers()}
+        for client in self._clients:
+            for (node, _group), connection in list(client._conns.items()):  # noqa: SLF001 - no other way to them
+                if node != _BOOTSTRAP and node not in living:
+                    connection.close()
+
+
 class Outages:
     """The overdue requests of all users of Kafka. Degrades health with the first, recovers it after the last."""
 
     def __init__(self, health: Health, deadline_s: float) -> None:
         self.deadline_s = deadline_s
+        self.clients = Clients()
         self._health = health
         self._reasons: dict[object, str] = {}
 
@@ -90,7 +123,7 @@ class Wait:
         self._outages = outages
         self._reason = f"no answer to {operation}"
         self._is_overdue = False
-        self._timer = asyncio.get_running_loop().call_later(outages.deadline_s, self._report)
+        self._timer = self._later()
 
     def failed(self, reason: str, *, at_once: bool = False) -> None:
         """A try failed; `reason` is reported to health, when overdue or `at_once`."""
@@ -101,6 +134,15 @@ class Wait:
     def cancel(self) -> None:
         """Report nothing any more."""
         self._timer.cancel()
+
+    def _later(self) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(self._outages.deadline_s, self._is_due)
+
+    def _is_due(self) -> None:
+        """Again and again until it is answered: the cluster takes its time to find another leader."""
+        self._timer = self._later()
+        self._report()
+        self._outages.clients.ask_who_leads()
 
     def _report(self) -> None:
         self._is_overdue = True
@@ -222,6 +264,7 @@ class Connection:
     async def _connect(self) -> AIOKafkaClient:
         client = AIOKafkaClient(**self._setup.options, request_timeout_ms=int(self.request_timeout_s * 1000))
         self._cluster = client.cluster
+        self._setup.outages.clients.add(client)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 with bootstrapping():

@@ -103,6 +103,8 @@ class KafkaReader:
         self._stable: dict[TopicPartition, int] = {}
         self._empty: dict[TopicPartition, _EmptyFetches] = {}  # since the last record of any partition
         self._poll_timestamps: tuple[int | None, ...] = ()
+        self._fetched_at: dict[TopicPartition, tuple[int | None, float]] = {}  # its timestamp, and when that was new
+        self._ask_at_s = 0.0
         self._answered_s = asyncio.get_running_loop().time()
         self._checked_s = self._answered_s
         self._silent_s = 0.0
@@ -305,6 +307,8 @@ class KafkaReader:
         consumer.assign([KafkaPartition(*each) for each in self._positions])
         for partition, offset in self._positions.items():
             consumer.seek(KafkaPartition(*partition), offset)
+        self._setup.outages.clients.add(consumer._client)  # noqa: SLF001 - it has one like all others
+        self._fetched_at.clear()
         return consumer
 
     def _set_aside(self, consumer: AIOKafkaConsumer, denied: TopicAuthorizationFailedError) -> None:
@@ -365,6 +369,8 @@ class KafkaReader:
         for each in self._positions:
             partition = KafkaPartition(*each)
             timestamps.append(consumer.last_poll_timestamp(partition))
+            if each not in self._fetched_at or self._fetched_at[each][0] != timestamps[-1]:
+                self._fetched_at[each] = timestamps[-1], now_s
             high = consumer.highwater(partition)
             if high is not None:
                 stable = consumer.last_stable_offset(partition)  # of the same answer
@@ -372,10 +378,22 @@ class KafkaReader:
                 self._setup.open_transactions.update(
                     each, position=self._positions[each], stable=stable, high=high, now_s=now_s
                 )
+        self._ask_for_silent_leaders(now_s)
         if tuple(timestamps) != self._poll_timestamps:
             self._poll_timestamps = tuple(timestamps)
             if any(timestamps):
                 self._mark_answered()
+
+    def _ask_for_silent_leaders(self, now_s: float) -> None:
+        """Whether another broker leads a partition by now whose leader is silent, also while the others answer.
+
+        What was fetched and waits for its turn is silent, too: to ask costs little.
+        """
+        deadline_s = self._setup.outages.deadline_s
+        is_any_silent = any(now_s - since_s > deadline_s for _timestamp, since_s in self._fetched_at.values())
+        if is_any_silent and now_s >= self._ask_at_s:
+            self._setup.outages.clients.ask_who_leads()
+            self._ask_at_s = now_s + deadline_s
 
     def _any_exists(self, consumer: AIOKafkaConsumer) -> bool:
         return any(each.partition in (consumer.partitions_for_topic(each.topic) or ()) for each in self._positions)
