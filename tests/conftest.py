@@ -20,6 +20,7 @@ from xdist.scheduler import LoadScopeScheduling
 from edged.log import configure
 from tests.support import fake_time
 from tests.support.brokers import Apache, Broker, Embedded, need
+from tests.support.kafka_cluster import KafkaCluster
 from tests.support.secured import SecuredKafka
 from tests.support.shared_brokers import SharedBroker, TestRun, cores, shared_broker, shared_secured_kafka
 
@@ -33,7 +34,7 @@ TESTS = Path(__file__).parent
 _SLOW_FOLDER = TESTS / "slow"
 _BROKERS_FOLDERS = (TESTS / "integration", TESTS / "faults")
 _PROCESSES_FOLDER = TESTS / "adapters" / "tflite"  # a foreign file's first use is tried in a process of its own
-_BROKERS = ("embedded_broker", "apache_kafka", "secured_kafka")
+_BROKERS = ("embedded_broker", "apache_kafka", "secured_kafka", "kafka_cluster")
 _PROCESS_FIXTURES = {"need_broker", "process"}
 _QUIET_FIXTURE = "quiet_machine"
 _PROCESS_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
@@ -239,3 +240,11 @@ def fresh_apache_kafka(down_apache_kafka: Apache) -> Apache:
     """An Apache Kafka of the test's own, running, to do anything to."""
     down_apache_kafka.start()
     return down_apache_kafka
+
+
+@pytest.fixture
+def fresh_kafka_cluster(need_broker: Callable[[type[Broker]], None]) -> Iterator[KafkaCluster]:
+    """Three Apache Kafkas of the test's own that hold each record three times, to do anything to each of them."""
+    need_broker(Apache)
+    with KafkaCluster() as cluster:
+        yield cluster

@@ -54,10 +54,18 @@ class Broker:
 
     def start(self) -> None:
         """Start it, on the same port and data as before; returns when it answers."""
+        self.launch()
+        self.wait_until_up()
+
+    def launch(self) -> None:
+        """Start it, and do not wait for it."""
         with (self.folder / "output.log").open("ab") as output:
             self._process = subprocess.Popen(
                 killed_with_parent(self._command()), stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
+
+    def wait_until_up(self) -> None:
+        """Return when it answers."""
         try:
             AdminClient({"bootstrap.servers": f"127.0.0.1:{self.port}", "log_level": 0}).list_topics(timeout=_START_S)
         except Exception as error:
@@ -121,7 +129,8 @@ class Embedded(Broker):
 class Apache(Broker):
     """Apache Kafka. `settings` are added to its server.properties, `listeners` (protocol: port) to PLAINTEXT.
 
-    `host`: where those listeners are, when other machines or network namespaces come to them.
+    A setting without a value is left out. `host`: where those listeners are, when other machines or network namespaces
+    come to them.
     """
 
     def __init__(
@@ -134,17 +143,18 @@ class Apache(Broker):
         host: str = "127.0.0.1",
     ) -> None:
         super().__init__(port=port, advertised=advertised)
-        self._controller_port = free_port()
-        self._settings = settings or {}
+        self.controller_port = free_port()
+        self.heap = "512m"
+        self.settings = settings or {}
         self._more = "".join(f",{name}://{host}:{more}" for name, more in (listeners or {}).items())
         self._formatted = False
         self._archive_option = ""
 
-    def start(self) -> None:
+    def launch(self) -> None:
         if not self._formatted:
             self._format()
             self._formatted = True
-        super().start()
+        super().launch()
 
     def forget(self) -> None:
         """The data folder is gone: the next start begins with an empty one."""
@@ -154,9 +164,9 @@ class Apache(Broker):
         properties = {
             "process.roles": "broker,controller",
             "node.id": "1",
-            "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
+            "controller.quorum.voters": f"1@127.0.0.1:{self.controller_port}",
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}{self._more}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.controller_port}{self._more}",
             "advertised.listeners": f"PLAINTEXT://{self.bootstrap}{self._more}",
             "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL",
             "log.dirs": str(self.folder / "data"),
@@ -167,9 +177,9 @@ class Apache(Broker):
             "transaction.state.log.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
             "auto.create.topics.enable": "true",
-            **self._settings,
+            **self.settings,
         }
-        text = "".join(f"{key}={value}\n" for key, value in properties.items())
+        text = "".join(f"{key}={value}\n" for key, value in properties.items() if value)
         (self.folder / "server.properties").write_text(text)
         command = self._java("kafka.tools.StorageTool", "format", "-t", "ZWRnZWQtdGVzdHMta2Fma2E", "-c")
         done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -181,7 +191,7 @@ class Apache(Broker):
 
     def _java(self, *main: str) -> list[str]:
         # Serial GC and C1 alone: less memory, and up sooner, than what a server wants.
-        options = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        options = [f"-Xmx{self.heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
         with contextlib.suppress(OSError):  # a HOME that cannot be written only costs the start-up time
             options.append(self._archive_option or f"-XX:SharedArchiveFile={_class_archive()}")
         java = shutil.which("java") or "java"

@@ -1,7 +1,7 @@
 """A group of edges as real processes, held between two gradients wherever a test wants to inject a fault.
 
-A gate before the broker holds the gradients of a step and of all later ones, so the group waits at a known step of a
-known epoch, however late the test is. The results of a run are read from the group's log, folded again as `edged
+A gate before the broker of a `Group` holds the gradients of a step and of all later ones, so it waits at a known step
+of a known epoch, however late the test is. The results of a run are read from the group's log, folded again as `edged
 replay` does, and compared with the members' own checkpoints.
 """
 
@@ -95,12 +95,11 @@ class History:
         return [each.step for each in self.steps if each.step >= since and edge in each.missing]
 
 
-class Group:
-    """The edges of a site with an exchange, and its archive node. Hold all of them before injecting a fault."""
+class FreeGroup:
+    """The edges of a site with an exchange, and its archive node, which nothing holds."""
 
-    def __init__(self, site: Site, gate: GradientGate) -> None:
+    def __init__(self, site: Site) -> None:
         self.site = site
-        self.gate = gate
         self.names = tuple(edge.name for edge in site.loaded().edges)
         self.history = History(site.loaded())
         self.replays_from: Path | None = None
@@ -108,14 +107,12 @@ class Group:
         self.vault: Child
         self.edges: dict[str, Child] = {}
 
-    async def start(self, held: int | None = None) -> None:
-        """Import the images, start all nodes and wait until `held` edges, or all, are held with a gradient."""
-        self.gate.hold_from(0)
+    async def start(self) -> None:
+        """Import the images and start all nodes."""
         await self.site.import_fashion(IMAGES, test_limit=100)
         await self.start_vault()
         for name in self.names:
             self.edges[name] = await self.site.start("run", name)
-        await self.held(held)
 
     async def start_vault(self) -> None:
         self.vault = await self.site.start("run", "vault")
@@ -124,6 +121,50 @@ class Group:
         """As `kill`, the archive node."""
         self.vault.signal(signal.SIGKILL)
         assert await self.vault.ended() == -signal.SIGKILL
+
+    async def kill(self, name: str) -> None:
+        """As a power cut would: what has not passed the gate is lost."""
+        self.edges[name].signal(signal.SIGKILL)
+        assert await self.edges[name].ended() == -signal.SIGKILL
+
+    async def append(self, blobs: Iterable[bytes], topic: str | None = None) -> None:
+        """Write to the group's log, or this topic, as a client outside the group."""
+        async with outside(self.site.loaded()) as log:
+            await log.append([Message(topic or self.history.partition.topic, blob) for blob in blobs])
+
+    def assert_alike(self) -> None:
+        """No step was skipped or applied twice, and each member's checkpoint has the weights that the log leads to."""
+        steps = [each.step for each in self.history.steps]
+        assert steps == list(range(steps[0], steps[0] + len(steps)))
+        for name in self.names:
+            state = newest_checkpoint(self.site, name)
+            step = state_json.from_json(state.exchange).step
+            assert state.position.step == step
+            assert digest(state) == self.history.digests[step], name
+
+    async def stop(self) -> None:
+        """Stop all in the middle of their work; the log proves each member's last weights, as `edged replay` does."""
+        for edge in self.edges.values():
+            await stopped(edge)
+        await self.history.read_on()
+        self.assert_alike()
+        proofs = [word for name in self.names for word in ("--prove", str(self.site.state(name)))]
+        begin = [] if self.replays_from is None else ["--from", str(self.replays_from)]
+        await self.site.edged("replay", str(self.site.topology), *begin, *proofs)
+
+
+class Group(FreeGroup):
+    """A group behind a gate. Hold all of them before injecting a fault."""
+
+    def __init__(self, site: Site, gate: GradientGate) -> None:
+        super().__init__(site)
+        self.gate = gate
+
+    async def start(self, held: int | None = None) -> None:
+        """As a free group, and wait until this many members, or all, are held with a gradient."""
+        self.gate.hold_from(0)
+        await super().start()
+        await self.held(held)
 
     async def held(self, members: int | None = None) -> None:
         """Wait until this many members, or all, are held with a gradient."""
@@ -155,22 +196,12 @@ class Group:
             await self.history.read_on()
         return list(self.history.state.pending)
 
-    async def kill(self, name: str) -> None:
-        """As a power cut would: what has not passed the gate is lost."""
-        self.edges[name].signal(signal.SIGKILL)
-        assert await self.edges[name].ended() == -signal.SIGKILL
-
     async def restart(self, name: str, held: int | None = None) -> Child:
         """Start it again and wait until `held` members, or all, are held with their next gradient."""
         self.edges[name] = await self.site.start("run", name)
         await self.edges[name].wait_for("exchange.joined")
         await self.held(held)
         return self.edges[name]
-
-    async def append(self, blobs: Iterable[bytes], topic: str | None = None) -> None:
-        """Write to the group's log, or this topic, as a client outside the group."""
-        async with outside(self.site.loaded()) as log:
-            await log.append([Message(topic or self.history.partition.topic, blob) for blob in blobs])
 
     async def assert_all_continue(self) -> None:
         """Train to the middle of the next epoch but one; all must contribute to each of its steps.
@@ -188,26 +219,9 @@ class Group:
             await self.edges[name].wait_for("exchange.begun", epoch=begun.epoch)
         self.assert_alike()
 
-    def assert_alike(self) -> None:
-        """No step was skipped or applied twice, and each member's checkpoint has the weights that the log leads to."""
-        steps = [each.step for each in self.history.steps]
-        assert steps == list(range(steps[0], steps[0] + len(steps)))
-        for name in self.names:
-            state = newest_checkpoint(self.site, name)
-            step = state_json.from_json(state.exchange).step
-            assert state.position.step == step
-            assert digest(state) == self.history.digests[step], name
-
     async def stop(self) -> None:
-        """Stop all in the middle of their work; the log proves each member's last weights, as `edged replay` does."""
         self.gate.open()
-        for edge in self.edges.values():
-            await stopped(edge)
-        await self.history.read_on()
-        self.assert_alike()
-        proofs = [word for name in self.names for word in ("--prove", str(self.site.state(name)))]
-        begin = [] if self.replays_from is None else ["--from", str(self.replays_from)]
-        await self.site.edged("replay", str(self.site.topology), *begin, *proofs)
+        await super().stop()
 
 
 def newest_checkpoint(site: Site, name: str) -> TrainState:

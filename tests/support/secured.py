@@ -83,10 +83,10 @@ class SecuredApache(Apache):
         keystore = self.folder / "keystore.pem"
         keystore.write_text(key.read_text() + certificate.read_text())
         own = {"PLAINTEXT": self.port, "SASL_SSL": self.sasl_port, "SSL": self.tls_port}
-        self._settings = {
+        self.settings = {
             "listeners": ",".join(
                 f"{name}://127.0.0.1:{port}"
-                for name, port in {**own, "CONTROLLER": self._controller_port, "LOST": self.lost_port}.items()
+                for name, port in {**own, "CONTROLLER": self.controller_port, "LOST": self.lost_port}.items()
             ),
             "advertised.listeners": ",".join(
                 [*(f"{name}://127.0.0.1:{port}" for name, port in own.items()), f"LOST://{LOST_HOST}:9092"]

@@ -95,7 +95,7 @@ DESIGNS_MODEL = (
 
 
 class Site:
-    """One topology file and the processes started from it.
+    """One topology file and the processes started from it. `broker`: an address, or several with commas between them.
 
     On a secured Kafka each node logs in as itself, and has no rights but those that the test grants.
     """
@@ -108,7 +108,9 @@ class Site:
         self.children: list[Child] = []
         self.more_environment: Mapping[str, str] = {}
         self._secured = broker if isinstance(broker, SecuredKafka) else None
-        self._kafka = broker.section() if isinstance(broker, SecuredKafka) else f'{{bootstrap: ["{broker}"]}}'
+        self._kafka = (
+            broker.section() if isinstance(broker, SecuredKafka) else f"{{bootstrap: {json.dumps(broker.split(','))}}}"
+        )
         self._settings: dict[str, Any] = {"source": "archive", "epochs": 3, "checkpoint": "5min", "flush": "1s"}
         self._settings |= {"model": SMALL_MODEL, "deploy": "float32", "edge": "", "more": ""}
         self._settings |= {"edges": ("pi-a",), "timing": {}}
