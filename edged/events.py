@@ -335,6 +335,11 @@ EVENTS: Mapping[str, Event] = {
         "Reasons: how many for each. `suppressed` more lines of the source were not logged.",
         address=str, device=str, samples=int, reasons=dict, detail=str, suppressed=int,
     ),
+    "archive.unknown_label": event(
+        "Samples were archived with a label that this node's topology does not have: unlabelled to whoever trains by "
+        "it. Address: of the first. Of `suppressed` more blocks of the source, too, since its last such line.",
+        address=str, label=str, samples=int, suppressed=int,
+    ),
     "archive.duplicates": event(
         "Samples that were already archived were left out of a pack; of `suppressed` more packs of the source, too, "
         "since its last such line.",

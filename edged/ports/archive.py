@@ -115,4 +115,7 @@ class ArchiveWriter(Protocol):
         """As `ArchiveStore.set_aside`."""
 
     def refuse(self, stream: str, source: str, reason: str) -> SourceRefused:
-        """Report that the source cannot be archived, and when to try again; the error to raise."""
+        """Report that a record of the source cannot be archived, until the next append; the error to raise.
+
+        It says when to read the record again.
+        """

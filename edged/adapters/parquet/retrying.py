@@ -35,6 +35,7 @@ class RetryingArchive:
         self._new_backoff = backoff or (lambda max_s: Backoff(max_s=max_s))
         self._backoff = self._new_backoff(5.0)
         self._backoff_of: dict[str, Backoff] = {}
+        self._refused_records: set[str] = set()  # parts
         self._tries = 0
 
     @property
@@ -43,7 +44,8 @@ class RetryingArchive:
 
     async def resume(self, stream: str, source: str) -> SourceEnd:
         end = await self._retry(stream, source, self._resume, stream, source)
-        self._health.recovered(part_of(stream, source))
+        if part_of(stream, source) not in self._refused_records:
+            self._health.recovered(part_of(stream, source))
         return end
 
     async def append(
@@ -55,12 +57,20 @@ class RetryingArchive:
         log: SourceLog = UNKNOWN_LOG,
     ) -> None:
         await self._retry(stream, source, self._store.append, stream, source, packs, gaps, log)
-        self._backoff_of.pop(part_of(stream, source), None)
+        part = part_of(stream, source)
+        self._backoff_of.pop(part, None)
+        if part in self._refused_records:
+            self._refused_records.remove(part)
+            self._health.recovered(part)
 
     async def set_aside(self, stream: str, source: str, offset: int) -> None:
         await self._retry(stream, source, self._store.set_aside, stream, source, offset)
 
     def refuse(self, stream: str, source: str, reason: str) -> SourceRefused:
+        self._refused_records.add(part_of(stream, source))
+        return self._refused(stream, source, reason)
+
+    def _refused(self, stream: str, source: str, reason: str) -> SourceRefused:
         part = part_of(stream, source)
         self._health.degraded(part, reason, awaited=False)  # the others go on, or stall
         if part not in self._backoff_of:
@@ -80,10 +90,10 @@ class RetryingArchive:
                 self._health.degraded(PART, str(error))
                 await self._backoff.wait()
             except StorageError as error:
-                raise self.refuse(stream, source, str(error)) from error
+                raise self._refused(stream, source, str(error)) from error
             except Exception as error:  # whatever it is, it is in this source's data, and the others go on
                 logger().error("archive.source_failed", stream=stream, source=source, err=str(error), exc_info=error)
-                raise self.refuse(stream, source, f"{type(error).__name__}: {error}") from error
+                raise self._refused(stream, source, f"{type(error).__name__}: {error}") from error
             else:
                 self._backoff.reset()
                 self._health.recovered(PART)

@@ -29,6 +29,9 @@ BORDER_REASONS = (
 )
 """What a border refuses in addition to `sample.REASONS`."""
 
+REASONS_OF_TOPOLOGY = frozenset({"wrong_length", "foreign_device", "too_many_devices"})
+"""What is refused by what this topology says, so that another one might accept it."""
+
 MAX_OFFSET = (1 << 63) - 2
 """Of a sample: its cursor is one more, and must be a number of 64 bits."""
 MAX_PARTITION = (1 << 31) - 1
@@ -41,7 +44,10 @@ _NAME = re.compile(NAME_PATTERN.removesuffix("$") + r"\Z")
 
 
 class Refused(NamedTuple):
-    """A sample that a border has left out: its `row` in the pack, whose it is, and why (a stable word, and detail)."""
+    """A sample that a border has left out: its `row` in the pack, whose it is, and why (a stable word, and detail).
+
+    `is_wanted`: another topology might accept it, and it is not archived yet; to leave it out for good would lose it.
+    """
 
     row: int
     device: str
@@ -49,6 +55,7 @@ class Refused(NamedTuple):
     offset: int
     reason: str
     detail: str
+    is_wanted: bool = False
 
 
 class Sifted(NamedTuple):
@@ -56,6 +63,11 @@ class Sifted(NamedTuple):
 
     pack: Pack
     refused: tuple[Refused, ...]
+
+    @property
+    def wanted(self) -> Refused | None:
+        """The first of `refused` that another topology might accept."""
+        return next((each for each in self.refused if each.is_wanted), None)
 
 
 @dataclass(frozen=True)
@@ -74,7 +86,8 @@ class Border:
         """What of an edge's pack may be archived in `source`, whose cursors are `cursors`; the rest is named.
 
         A device of another edge is refused. One that no edge has is kept, as it may have been taken out of the file
-        since; a source holds at most MAX_CURSORS of their cursors.
+        since; a source holds at most MAX_CURSORS of their cursors. A label that the stream does not have is kept, too:
+        the stream may get it, and until then the sample is unlabelled to whoever trains.
         """
         stream = self.streams[pack.stream]
         known = set(cursors)
@@ -87,7 +100,9 @@ class Border:
                 _check_size(num_bytes + len(sample.payload))
             except RejectedRecord as error:
                 identity = sample.device[:64], sample.partition, sample.offset
-                refused.append(Refused(row, *identity, error.reason, error.detail))
+                is_new = sample.offset >= cursors.get(_key_of(sample), 0)
+                is_wanted = is_new and error.reason in REASONS_OF_TOPOLOGY
+                refused.append(Refused(row, *identity, error.reason, error.detail, is_wanted))
             else:
                 num_bytes += len(sample.payload)
                 kept.append(sample)
@@ -102,13 +117,10 @@ class Border:
 
     def _check(self, sample: Sample, stream: Stream, source: str, known: set[str]) -> None:
         check_sample(sample, stream)
-        if sample.label is not None:
-            codec_rules.check_label(sample.label, stream)
         edge = self.edge_of.get(sample.device)
         if edge not in {None, source}:
             raise RejectedRecord("foreign_device", f"{sample.device} is a device of {edge}, not of {source}")
-        key = archived_key(cursor_key(sample.device, sample.partition), sample.incarnation)
-        if not self._may_keep(key, known):
+        if not self._may_keep(_key_of(sample), known):
             raise RejectedRecord("too_many_devices", f"{len(known)} cursors, and {sample.device} is in no topology")
 
     def _may_keep(self, key: str, known: set[str]) -> bool:
@@ -123,9 +135,9 @@ class Border:
 def check_sample(sample: Sample, stream: Stream) -> None:
     """Raise RejectedRecord unless the sample can be stored, sent and trained on as one of `stream`.
 
-    Its label may be one that the stream no longer has: the sample is then unlabelled to whoever trains.
+    Its label may be one that the stream does not have: the sample is then unlabelled to whoever trains. What another
+    topology might accept (REASONS_OF_TOPOLOGY) is refused last.
     """
-    check_content(sample.payload, sample.codec, sample.label, stream)
     if not _NAME.match(sample.device):
         raise RejectedRecord("bad_device", f"{sample.device!r:.80} is no name")
     for what, value, minimum, maximum in (
@@ -136,15 +148,16 @@ def check_sample(sample: Sample, stream: Stream) -> None:
     ):
         if not minimum <= value <= maximum:
             raise RejectedRecord("out_of_range", f"{what} {value} is not from {minimum} to {maximum}")
+    check_content(sample.payload, sample.codec, sample.label, stream)
 
 
 def check_content(payload: bytes, codec: str, label: str | None, stream: Stream) -> None:
     """Raise RejectedRecord unless this can be a sample of `stream`, as far as can be told without decoding an image."""
     if codec not in CODECS:
         raise RejectedRecord("unknown_codec", f"{codec!r:.80}")
-    codec_rules.check_payload(payload, stream, codec)
     if label is not None and not _is_storable(label):
         raise RejectedRecord("bad_label", f"{label!r:.80}")
+    codec_rules.check_payload(payload, stream, codec)
 
 
 def is_usable(payload: bytes, codec: str, label: str | None, stream: Stream) -> bool:
@@ -159,6 +172,10 @@ def is_usable(payload: bytes, codec: str, label: str | None, stream: Stream) -> 
 def _check_size(num_bytes: int) -> None:
     if num_bytes > MAX_BYTES:
         raise RejectedRecord("too_large", f"the pack has more than {MAX_BYTES} bytes with it")
+
+
+def _key_of(sample: Sample) -> str:
+    return archived_key(cursor_key(sample.device, sample.partition), sample.incarnation)
 
 
 def reasons(refused: Iterable[Refused]) -> dict[str, int]:

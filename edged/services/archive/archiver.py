@@ -16,6 +16,7 @@ from edged.domain.archive.source_log import SourceLog
 from edged.domain.place import Place, is_continued
 from edged.domain.samples import cursors as cursor_rules
 from edged.domain.samples import pack as packs
+from edged.domain.samples.address import ArchivedAddress, DeviceAddress
 from edged.domain.samples.border import Border, Sifted
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.written_to import written_to
@@ -140,7 +141,8 @@ class Archiver:
     An edge's topic that was recreated continues the edge's source: its blocks get the next numbers.
 
     A source that cannot be archived waits, without what it had buffered, and is resumed from the archive's end; the
-    others go on.
+    others go on. So does one with a sample that another topology might accept, at that pack: what is archived may be
+    deleted from the log, and would be lost.
     """
 
     def __init__(
@@ -287,8 +289,8 @@ class Archiver:
             if buffer is not None and buffer.packs and not self._fits(buffer, record):
                 await self._flush(buffer, reader)
                 buffer = self._buffers.get(record.topic)
-            if buffer is not None and isinstance(pack, AnotherVersion):
-                await self._refuse_version(buffer, record, pack, reader)
+            if buffer is not None and (reason := self._why_to_wait(buffer, record, pack)):
+                await self._wait_for(reason, buffer.source, reader)
                 buffer = None
             if buffer is None:
                 continue  # refused, by a record before or by its file
@@ -302,19 +304,33 @@ class Archiver:
                 checked = self._checked(buffer.source, record, pack)
                 self._buffer(buffer, record, checked, kept_from.get(record.topic, 0))
 
-    async def _refuse_version(
-        self, buffer: _Buffer, record: Record, another: AnotherVersion, reader: LogReader
-    ) -> None:
-        """Archive the source no further: its edge has acknowledged these samples, and another version can read them."""
-        if buffer.packs:
-            await self._flush(buffer, reader)
-        if buffer.source.topic in self._buffers:
-            stream, edge, topic = buffer.source
-            reason = (
-                f"offset {record.offset} of {topic} holds a pack of another version of edged ({another}); it and what "
+    @staticmethod
+    def _why_to_wait(buffer: _Buffer, record: Record, sifted: Sifted | FormatError) -> str:
+        """Why to archive the source no further; "" when it goes on. What another node could archive is not passed."""
+        stream, edge, topic = buffer.source
+        if isinstance(sifted, AnotherVersion):
+            return (
+                f"offset {record.offset} of {topic} holds a pack of another version of edged ({sifted}); it and what "
                 "follows stay in Kafka: that version can archive them, kafka-delete-records.sh gives them up"
             )
-            self._refused(buffer.source, self._archive.refuse(stream, edge, reason))
+        offset = record.offset + (buffer.log.base if buffer.is_of(record) else buffer.next_offset)
+        if isinstance(sifted, FormatError) or sifted.wanted is None or offset < buffer.next_offset:
+            return ""
+        row, device, partition, device_offset, reason, detail, _ = sifted.wanted
+        return (
+            f"{ArchivedAddress(stream, edge, offset, row)} ({DeviceAddress(stream, device, partition, device_offset)}) "
+            f"does not fit this node's topology: {reason}, {detail}; it and what follows stay in Kafka, from offset "
+            f"{record.offset} of {topic} on: correct the topology and restart this node, or give them up by "
+            "kafka-delete-records.sh"
+        )
+
+    async def _wait_for(self, reason: str, source: Source, reader: LogReader) -> None:
+        """Archive what is buffered, and the source no further."""
+        stream, edge, topic = source
+        if self._buffers[topic].packs:
+            await self._flush(self._buffers[topic], reader)
+        if topic in self._buffers:
+            self._refused(source, self._archive.refuse(stream, edge, reason))
 
     async def _kept_from(self, records: Sequence[Record]) -> Mapping[str, int]:
         """The first offset that the log still has, of those topics in which these leave a gap."""
@@ -366,7 +382,20 @@ class Archiver:
                 offset=offset,
                 samples=len(sifted.pack.samples) - len(unique.samples),
             )
+        self._tell_unknown_labels(stream, edge, offset, unique)
         buffer.add(record, unique)
+
+    def _tell_unknown_labels(self, stream: str, edge: str, offset: int, pack: Pack) -> None:
+        known = self._border.streams[stream].labels
+        unknown = [row for row, each in enumerate(pack.samples) if each.label is not None and each.label not in known]
+        if unknown:
+            self._lines.warning(
+                "archive.unknown_label",
+                (stream, edge),
+                address=str(ArchivedAddress(stream, edge, offset, unknown[0])),
+                label=pack.samples[unknown[0]].label,
+                samples=len(unknown),
+            )
 
     def _sift_all(self, records: Sequence[Record]) -> list[Sifted | FormatError]:
         return [self._sift(record) for record in records]

@@ -74,6 +74,18 @@ async def test_what_one_source_meets_is_its_own_and_not_retried_here(log_lines, 
     assert health.reasons == {}
 
 
+async def test_a_source_with_a_record_that_was_refused_is_reported_until_its_next_append():
+    health = RecordingHealth()
+    archive = patient(MemoryArchive(), health)
+    archive.refuse("fashion", "pi-a", "of another edge")
+
+    await archive.resume("fashion", "pi-a")
+    await archive.append("fashion", "pi-b", [(0, pack(0))])
+    assert health.reasons == {"archive/fashion/pi-a": "of another edge"}
+    await archive.append("fashion", "pi-a", [(0, pack(0))])
+    assert health.reasons == {}
+
+
 async def test_a_source_that_is_refused_again_and_again_is_tried_less_and_less_often():
     store = MemoryArchive(failures={("fashion", "pi-a"): StorageError("denied")})
     archive = RetryingArchive(store, RecordingHealth(), lambda max_s: Backoff(1.0, max_s, seed=0))

@@ -7,7 +7,14 @@ import pytest
 
 from edged.domain.place import Place
 from edged.domain.samples import border
-from edged.domain.samples.border import BORDER_REASONS, MAX_CURSORS, MAX_OFFSET, MAX_TIME_MS, Border
+from edged.domain.samples.border import (
+    BORDER_REASONS,
+    MAX_CURSORS,
+    MAX_OFFSET,
+    MAX_TIME_MS,
+    REASONS_OF_TOPOLOGY,
+    Border,
+)
 from edged.domain.samples.codec import MAGIC
 from edged.domain.samples.pack import MAX_BYTES, Pack
 from edged.domain.samples.sample import REASONS, Sample
@@ -34,7 +41,6 @@ def floats(*values: float) -> bytes:
         ({"payload": floats(1, 2), "codec": "jpeg"}, "not_an_image"),
         ({"payload": MAGIC["png"].ljust(MAX_BYTES + 1), "codec": "png"}, "too_large"),
         ({"codec": "gif"}, "unknown_codec"),
-        ({"label": "medium"}, "unknown_label"),
         ({"label": "x" * 257}, "bad_label"),
         ({"label": "\ud800"}, "bad_label"),
         ({"device": "other"}, "foreign_device"),
@@ -59,8 +65,18 @@ def test_a_sample_that_breaks_the_rule_is_left_out_by_name_and_the_others_stay(c
     assert sifted.pack == Pack("floats", (GOOD, last), {"meter/0": Place(10)})
     (refused,) = sifted.refused
     assert (refused.row, refused.offset, refused.reason) == (1, bad.offset, reason)
+    assert refused.is_wanted == (reason in REASONS_OF_TOPOLOGY)
+    assert sifted.wanted == (refused if refused.is_wanted else None)
     assert reason in {*REASONS, *BORDER_REASONS}
     assert refused.detail or reason in {"not_finite", "empty"}
+
+
+def test_what_no_topology_would_accept_is_not_waited_for_and_neither_is_what_is_archived():
+    both = replace(GOOD, offset=MAX_OFFSET + 1, device="other", payload=b"short")
+    assert BORDER.sift(Pack("floats", (both,)), "pi-a", {}).wanted is None
+    foreign = replace(GOOD, device="other")
+    assert BORDER.sift(Pack("floats", (foreign,)), "pi-a", {"other/0": 7}).wanted is not None
+    assert BORDER.sift(Pack("floats", (foreign,)), "pi-a", {"other/0": 8}).wanted is None
 
 
 @pytest.mark.parametrize(
@@ -74,6 +90,7 @@ def test_a_sample_that_breaks_the_rule_is_left_out_by_name_and_the_others_stay(c
         {"payload": floats(1e18, -1e18)},
         {"payload": MAGIC["png"].ljust(MAX_BYTES), "codec": "png"},
         {"device": "taken-out-of-the-file"},
+        {"label": "not-in-the-file-yet"},
     ],
 )
 def test_what_lies_on_the_limit_passes_unchanged(edge):

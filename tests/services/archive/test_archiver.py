@@ -19,12 +19,13 @@ from edged.domain.archive import snapshot as dataset
 from edged.domain.archive.source_log import address_in_log
 from edged.domain.place import Place
 from edged.domain.samples import pack as packs
+from edged.domain.samples.border import MAX_CURSORS, Border
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.written_to import WrittenTo
 from edged.errors import ArchiveConflict, DiskFull, StorageError
 from edged.ports import Committed, Message, TopicPartition
 from edged.services.archive.archiver import Archiver, ArchiverSettings, Source
-from tests.support.archive_samples import BORDER, pack, sample
+from tests.support.archive_samples import BORDER, STREAM, pack, sample
 
 GROUP = "site.archiver.vault"
 PI_A = Source("fashion", "pi-a", "site.archive.fashion.pi-a")
@@ -44,9 +45,9 @@ class Bench:
         values = [packs.encode(each) if isinstance(each, Pack) else each for each in sent]
         await self.log.append([Message(topic, value) for value in values])
 
-    def archiver(self, sources: Sequence[Source] = (PI_A,), **settings: float) -> Archiver:
+    def archiver(self, sources: Sequence[Source] = (PI_A,), border: Border = BORDER, **settings: float) -> Archiver:
         archive = RetryingArchive(self.store, self.health, lambda _: Backoff(0.5, 0.5))
-        return Archiver(self.log, archive, sources, GROUP, ArchiverSettings(**settings), border=BORDER)  # type: ignore[arg-type]
+        return Archiver(self.log, archive, sources, GROUP, ArchiverSettings(**settings), border=border)  # type: ignore[arg-type]
 
     def archived(self, source: Source = PI_A) -> list[int]:
         """Device offsets of the archived samples, in the archive's order."""
@@ -577,9 +578,9 @@ async def run_until_read(bench: Bench, flush_bytes: int) -> None:
 async def test_what_the_border_refuses_is_left_out_by_its_address_and_the_archive_stays_readable(bench, log_lines):
     bad = (
         replace(sample(3), offset=(1 << 63) - 1),
-        sample(0, device="cam-09"),
-        replace(sample(4), payload=b"short"),
-        sample(5, label="slipper"),
+        replace(sample(4), payload=b""),
+        sample(5, label="x" * 257),
+        sample(0, device="no/name"),
     )
     await bench.send(Pack("fashion", (sample(2), *bad, sample(6)), {"cam-01/0": Place(7)}), pack(7))
     archiver = bench.archiver()
@@ -592,9 +593,110 @@ async def test_what_the_border_refuses_is_left_out_by_its_address_and_the_archiv
     assert (line["address"], line["device"]) == ("fashion/pi-a/0/1", f"fashion/@cam-01/0/{(1 << 63) - 1}")
     assert (line["samples"], line["reasons"]) == (
         4,
-        {"out_of_range": 1, "foreign_device": 1, "wrong_length": 1, "unknown_label": 1},
+        {"out_of_range": 1, "empty": 1, "bad_label": 1, "bad_device": 1},
     )
     assert archiver.statistics().refused_samples == 4
+
+
+@pytest.mark.looptime
+async def test_labels_that_the_archive_node_does_not_know_yet_are_archived_and_told(bench, log_lines):
+    sent = Pack("fashion", (sample(0), sample(1, label="slipper"), sample(2, label="sandal")), {"cam-01/0": Place(3)})
+    await bench.send(sent)
+
+    await run_for(bench.archiver(), 1)
+
+    assert bench.store.blocks("fashion", "pi-a") == {0: sent}
+    (line,) = log_lines("archive.unknown_label")
+    assert (line["address"], line["label"], line["samples"]) == ("fashion/pi-a/0/1", "slipper", 2)
+    assert bench.health.history == []
+
+
+LARGER = replace(STREAM, shape=(50,))
+GHOSTS = {f"ghost-{number}/0": Place(1) for number in range(MAX_CURSORS)}
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    ("unfit", "before", "corrected", "said"),
+    [
+        (
+            replace(sample(0), device="cam-09"),
+            {},
+            Border(BORDER.streams, dict.fromkeys(BORDER.edge_of, "pi-a")),
+            "foreign_device, cam-09 is a device of pi-b, not of pi-a",
+        ),
+        (
+            replace(sample(0, device="cam-02"), payload=bytes(50)),
+            {},
+            Border({"fashion": LARGER}, BORDER.edge_of),
+            "wrong_length, 50 bytes; a sample has 48",
+        ),
+        (
+            sample(0, device="cam-03"),
+            GHOSTS,
+            Border(BORDER.streams, {**BORDER.edge_of, "cam-03": "pi-a"}),
+            "too_many_devices, 4096 cursors, and cam-03 is in no topology",
+        ),
+    ],
+    ids=["of another edge", "of another shape", "of too many devices"],
+)
+async def test_a_source_waits_at_what_another_topology_might_accept_and_loses_none_of_it(
+    bench, unfit, before, corrected, said
+):
+    """Were it left out, its pack would count as archived, and might be deleted from the log."""
+    first = pack(0)
+    archiver = bench.archiver([PI_A, PI_B], flush_s=30)
+    task = asyncio.create_task(archiver.run())
+    await bench.send(replace(first, cursors=first.cursors | before))
+    await asyncio.sleep(2)
+    await bench.send(Pack("fashion", (unfit,)), pack(4))
+    await bench.send(*(pack(each, device="cam-09") for each in range(0, 40, 4)), topic=PI_B.topic)
+    await asyncio.sleep(300)
+
+    assert (bench.archived(), bench.archived(PI_B)) == ([0, 1, 2, 3], list(range(40)))
+    reason = bench.health.reasons["archive/fashion/pi-a"]
+    assert reason.startswith(
+        f"fashion/pi-a/1/0 (fashion/@{unfit.device}/0/0) does not fit this node's topology: {said}"
+    )
+    assert f"from offset 1 of {PI_A.topic} on: correct the topology" in reason
+    assert bench.health.history == [("degraded", "archive/fashion/pi-a")], "told once"
+    assert TOPIC_A not in archiver.durable(), "nothing is deleted behind it"
+    task.cancel()
+    await asyncio.wait([task])
+
+    await run_for(bench.archiver([PI_A, PI_B], border=corrected), 5)
+    assert bench.store.blocks("fashion", "pi-a")[1].samples == (unfit,)
+
+
+@pytest.mark.looptime
+async def test_a_source_goes_on_behind_what_somebody_has_deleted_from_its_topic(bench):
+    await bench.send(pack(0), pack(0, device="cam-09"), pack(4))
+    task = asyncio.create_task(bench.archiver([PI_A, PI_B]).run())
+    await asyncio.sleep(30)
+    assert list(bench.health.reasons) == ["archive/fashion/pi-a"]
+
+    await bench.log.trim({TOPIC_A: 2})
+    await asyncio.sleep(120)
+
+    assert bench.archived() == list(range(8))
+    assert bench.store.gaps("fashion", "pi-a") == [(1, 2)]
+    assert bench.health.reasons == {}
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.mark.looptime
+async def test_a_source_does_not_wait_at_a_duplicate(bench):
+    """A device has moved to another edge, and the former one sends again what is archived."""
+    moved = Border(BORDER.streams, {**BORDER.edge_of, "cam-01": "pi-b"})
+    await bench.send(pack(0))
+    await run_for(bench.archiver(), 1)
+    await bench.send(pack(0), pack(0, device="cam-02"))
+
+    await run_for(bench.archiver(border=moved), 1)
+
+    assert bench.archived() == [0, 1, 2, 3] * 2
+    assert bench.health.history == []
 
 
 @pytest.mark.looptime
