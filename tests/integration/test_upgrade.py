@@ -33,7 +33,7 @@ async def test_packs_of_the_version_before_are_archived_by_it_or_kept(apache_kaf
     shutil.copytree(OF_BEFORE, site.archive_folder)
     topic = site.loaded().archive_topic("fashion", "pi-a")
 
-    async with running(site), KafkaLog(site.loaded().kafka, RecordingHealth()) as log:
+    async with running(site, ["kafka.another_log"]), KafkaLog(site.loaded().kafka, RecordingHealth()) as log:
 
         async def send(offsets: Iterable[int], version: bytes) -> None:
             blobs = [pack(offset).replace(b"pack/2", version) for offset in offsets]
