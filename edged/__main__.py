@@ -1,8 +1,6 @@
 """`python -m edged`: the same as the `edged` command."""
 
-import sys
-
-from edged.cli import main
+from edged.cli import run_and_exit
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit()

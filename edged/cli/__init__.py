@@ -10,6 +10,7 @@ listed in a command's help.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import traceback
@@ -81,6 +82,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the outermost place: reported in full, with an exit code of its own
         code = _report(error)
     return code
+
+
+def run_and_exit() -> NoReturn:
+    """The life of the process: `main`, and its end."""
+    code = main()
+    if "pyarrow" in sys.modules:
+        # Its threads may abort the process while the interpreter clears up behind them; all work is done by now.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _open_standard_streams() -> None:
