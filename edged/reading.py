@@ -15,7 +15,7 @@ POLL_S = 1.0
 """Longest wait for records, before the end is looked up again."""
 
 _GROWTH = 8
-"""Walking back, each time so many times as many offsets are read as the time before."""
+"""By how much each step of walking back is longer than the one before."""
 
 _RECORDS_PER_POLL = 64
 

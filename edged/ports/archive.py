@@ -76,7 +76,7 @@ class ArchiveStore(Protocol):
     def read_each(self, stream: str, refs: Sequence[BlockRef]) -> Iterator[tuple[BlockRef, Pack | StorageError]]:
         """As `read`; in place of a block that is absent (BlockAbsent) or corrupt comes the error.
 
-        Each source is listed anew at most once, however many of its blocks are absent. Raises ArchiveUnavailable, or
+        Each source is listed again at most once, however many of its blocks are absent. Raises ArchiveUnavailable, or
         StorageError, while the archive as a whole cannot be read.
         """
 

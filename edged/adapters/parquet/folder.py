@@ -226,7 +226,7 @@ class ArchiveFolder:
 
 
 class Search:
-    """Finds the files of one stream's blocks. Each source is listed anew once, when the listing known lacks a block."""
+    """Finds the files of one stream's blocks. A source is listed again, once, when its last listing lacks a block."""
 
     def __init__(self, folder: ArchiveFolder, stream: str) -> None:
         self._folder = folder

@@ -24,7 +24,7 @@ _SAMPLE_COLUMNS = ["device", "device_partition", "device_offset", "timestamp_ms"
 
 
 class Migrated(NamedTuple):
-    """A source of which so many `files` have been written again."""
+    """A source, and how many of its `files` have been written again."""
 
     stream: str
     source: str

@@ -88,7 +88,7 @@ def _trimmed_live(topology: Topology, live: Iterable[str]) -> Iterator[Finding]:
         for stream in live if archive.trim else ():
             yield Finding(
                 f"archive[{i}].trim",
-                f'the stream "{stream}" is trained on live: an edge that is behind, or was away, misses what has been'
+                f'the stream "{stream}" is trained on live: an edge that lags, or was away, misses what has been'
                 " deleted meanwhile",
                 "",
                 ("training",),
