@@ -64,9 +64,7 @@ def test_a_raw_sample_fits_into_one_message():
     ]
 
 
-WARNED = (
-    'the stream "tiles" is trained on live: an edge that is behind, or was away, misses what has been deleted meanwhile'
-)
+WARNED = 'the stream "tiles" is trained on live: an edge that lags, or was away, misses what has been deleted meanwhile'
 
 
 @pytest.mark.parametrize(
