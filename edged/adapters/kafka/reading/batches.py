@@ -100,10 +100,11 @@ def ends_aborted(control_batch: Any) -> bool:
     return any(ControlRecord.parse(record.key) == ABORT_MARKER for record in control_batch)
 
 
-def record_of(partition: TopicPartition, record: Any) -> Record:
+def record_of(partition: TopicPartition, record: Any, incarnation: str = "", topic_id: str = "") -> Record:
     """An aiokafka record as a `Record`. A null value becomes an empty one, also that of a header."""
     headers = tuple((name, value or b"") for name, value in record.headers)
-    return Record(*partition, record.offset, record.timestamp, record.key, record.value or b"", headers)
+    value = record.value or b""
+    return Record(*partition, record.offset, record.timestamp, record.key, value, headers, incarnation, topic_id)
 
 
 def patch_decoding() -> None:

@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
@@ -216,7 +215,7 @@ class KafkaReader:
 
     def _delivered(self, partition: TopicPartition, fetched: "ConsumerRecord[bytes, bytes]") -> Record:
         place = self._places[partition]
-        record = replace(record_of(partition, fetched), incarnation=place.incarnation, topic_id=place.topic_id)
+        record = record_of(partition, fetched, place.incarnation, place.topic_id)
         self._positions[partition] = record.offset + 1
         self._last[partition] = record
         return record
