@@ -206,6 +206,16 @@ def test_a_repeated_update_changes_nothing():
     assert [type(action) for action in read([*log, *log])[1]] == [Begun, Closed, Closed]
 
 
+def test_a_test_repeated_after_the_next_epoch_began_without_its_author_changes_nothing():
+    log, _ = served()
+    tested = outcome(ASH)
+    before, _ = read([join(BIRCH), *log, tested, begin(BIRCH, epoch=1)])
+
+    state, actions = read([tested], before)
+
+    assert (state.tested, actions) == ({}, [])
+
+
 def test_the_next_epoch_begins_with_the_sums_of_the_tests():
     log, _ = served()
 
