@@ -141,9 +141,10 @@ class Device:
         """Publish one sample in the device's codec; return its offset once it is acknowledged.
 
         It is then in the log exactly once. `sampled_ms`: when it was taken, as Unix time; None: now, by this machine's
-        clock. Raises RejectedRecord for what the edge would reject, as far as that can be checked without decoding: an
-        unknown label, a wrong length, bytes that do not begin as the codec's images do. Only the edge detects an image
-        that is damaged further on. Cancelled: it may or may not be in the log.
+        clock. Raises RecordTooLarge when the topic takes only smaller messages, and RejectedRecord for what the edge
+        would reject, as far as that can be checked without decoding: an unknown label, a wrong length, bytes that do
+        not begin as the codec's images do. Only the edge detects an image that is damaged further on. Cancelled: it
+        may or may not be in the log.
         """
         (offset,) = await self.publish_many([(payload, label)], sampled_ms=sampled_ms)
         return offset
@@ -160,7 +161,7 @@ class Device:
         messages = [self._message(payload, label, sampled_ms) for payload, label in samples]
         offsets: list[int] = []
         for start in range(0, len(messages), MAX_IN_FLIGHT):
-            offsets += await self._log.append(messages[start : start + MAX_IN_FLIGHT])
+            offsets += await self._log.append(messages[start : start + MAX_IN_FLIGHT], refuse_too_large=True)
         return offsets
 
     async def publish_array(

@@ -82,9 +82,9 @@ async def test_many_samples_are_published_in_order_with_a_bounded_number_in_flig
     sizes = []
 
     class Counting(MemoryLog):
-        async def append(self, messages):
+        async def append(self, messages, **options):
             sizes.append(len(messages))
-            return await super().append(messages)
+            return await super().append(messages, **options)
 
     log = Counting()
     async with device(log) as cam:

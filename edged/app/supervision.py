@@ -21,7 +21,7 @@ from typing import Protocol
 from edged import __version__
 from edged.domain.topology import Topology, existing, kafka_commands
 from edged.domain.topology.topics import topics_of
-from edged.errors import AnotherVersion, RecordTooLarge, TopologyMismatch
+from edged.errors import AnotherVersion, TopologyMismatch
 from edged.log import log_crash, logger
 from edged.ports import Host, Log, Notifier, Progress, Statistics, TopicSpec
 from edged.services.node.health import HealthBoard
@@ -83,7 +83,7 @@ async def supervise(
     except* Exception as failures:  # noqa: BLE001 - logged in full, then the process ends
         log_crash(failures)
         # EX_CONFIG: restarting does not help, and systemd does not (RestartPreventExitStatus).
-        code = os.EX_CONFIG if failures.subgroup((TopologyMismatch, AnotherVersion, RecordTooLarge)) else 1
+        code = os.EX_CONFIG if failures.subgroup((TopologyMismatch, AnotherVersion)) else 1
     logger().info(
         "life.stopped",
         uptime_s=round(time.monotonic() - started_s, 3),

@@ -165,12 +165,14 @@ class Log(Protocol):
         A place of a partition that does not exist is returned as it is. Logs nothing.
         """
 
-    async def append(self, messages: Sequence[Message]) -> list[int]:
+    async def append(self, messages: Sequence[Message], *, refuse_too_large: bool = False) -> list[int]:
         """Write the messages in order; return their offsets once all are acknowledged by all in-sync replicas.
 
         When it returns, each message is in the log exactly once, also if the connection broke in between:
         an attempt with unknown outcome is looked up in the log by its `edged-id` header before it is repeated.
-        Cancelled: each message may or may not be in the log.
+        Waits while a topic takes no message of this size, for its administrator may raise it; with
+        `refuse_too_large`, for those who can do with smaller ones, raises RecordTooLarge. Raises RecordTooLarge
+        for a message above 1 MiB in any case. Cancelled: each message may or may not be in the log.
         """
 
     async def watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:

@@ -47,9 +47,9 @@ class ConnectedLog(MemoryLog):
     async def __aexit__(self, *error):
         pass
 
-    async def append(self, messages):
+    async def append(self, messages, **options):
         self.on_append(self._appended)
-        return await super().append(messages)
+        return await super().append(messages, **options)
 
 
 @pytest.fixture

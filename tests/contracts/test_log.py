@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -9,7 +10,12 @@ from typing import Any, Protocol
 
 import pytest
 from confluent_kafka import TopicPartition as ConfluentPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
 
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
@@ -31,6 +37,7 @@ class Bed(Protocol):
     def resume(self) -> None: ...
     def truncate(self, partition: TopicPartition, before: int) -> None: ...
     def recreate(self, topic: str) -> None: ...
+    def set_max_message_bytes(self, topic: str, max_bytes: int) -> None: ...
 
 
 class MemoryBed:
@@ -57,6 +64,10 @@ class MemoryBed:
     def recreate(self, topic: str) -> None:
         assert self._log is not None
         self._log.delete(topic)
+
+    def set_max_message_bytes(self, topic: str, max_bytes: int) -> None:
+        assert self._log is not None
+        self._log.set(topic, "max.message.bytes", str(max_bytes))
 
     def _set(self, *, away: bool) -> None:
         self._away = away
@@ -86,6 +97,13 @@ class BrokerBed:
 
     def recreate(self, topic: str) -> None:
         recreate(self._broker.bootstrap, topic)
+
+    def set_max_message_bytes(self, topic: str, max_bytes: int) -> None:
+        entry = ConfigEntry("max.message.bytes", str(max_bytes), incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+        admin = AdminClient({"bootstrap.servers": self._broker.bootstrap})
+        for done in admin.incremental_alter_configs([resource]).values():
+            done.result()
 
 
 def any_log(*kinds: str) -> pytest.MarkDecorator:
@@ -382,6 +400,25 @@ async def test_a_record_of_a_million_bytes_is_accepted_and_a_larger_one_refused(
     await log.append(numbered(topic, 1, first=2))
 
     assert [record.value for record in await read_all(log, topic)] == [large, b"0", b"1", b"2"]
+
+
+@any_log("memory", "apache_kafka")
+async def test_who_can_do_with_smaller_records_is_told_and_others_wait_until_the_topic_takes_them(
+    bed: Bed, health: RecordingHealth, log: Log, topic: str
+):
+    large = [Message(topic, os.urandom(2000))]
+    await log.ensure([TopicSpec(topic)])
+    bed.set_max_message_bytes(topic, 1000)
+
+    with pytest.raises(RecordTooLarge):
+        await log.append(large, refuse_too_large=True)
+    waiting = asyncio.create_task(log.append(large))
+    await health.until_degraded()
+    assert topic in health.reasons["kafka"]
+    bed.set_max_message_bytes(topic, 10_000)
+
+    assert await waiting == [0]
+    assert not health.reasons
 
 
 @every_log

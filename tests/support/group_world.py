@@ -64,13 +64,13 @@ class AnsweringGroupLog(AnsweringLog):
 
     before_part: Callable[[Part], Awaitable[None]] | None = None
 
-    async def append(self, messages: Sequence[Message]) -> list[int]:
+    async def append(self, messages: Sequence[Message], *, refuse_too_large: bool = False) -> list[int]:
         if self.before_part is not None and messages[0].topic in {TRAIN, GRADIENTS}:
             record = records.decode(messages[0].value)
             if isinstance(record, Part):
                 await self.before_part(record)
         await asyncio.sleep(_LATENCY_S)
-        return await super().append(messages)
+        return await super().append(messages, refuse_too_large=refuse_too_large)
 
     async def answer(self, request: protocol.Request) -> None:
         topic = f"site.epochs.{request.edge}"

@@ -77,8 +77,8 @@ class AnsweringLog(MemoryLog):
         self.requests: list[protocol.Request] = []
         self.quarantined: dict[BlockRef, Mask] = {}
 
-    async def append(self, messages: Sequence[Message]) -> list[int]:
-        offsets = await super().append(messages)
+    async def append(self, messages: Sequence[Message], *, refuse_too_large: bool = False) -> list[int]:
+        offsets = await super().append(messages, refuse_too_large=refuse_too_large)
         for message in messages:
             if message.topic == REQUESTS:
                 request = protocol.decode_request(message.value)

@@ -117,7 +117,7 @@ class VastLog:
     async def trim(self, before: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         return dict(before)
 
-    async def append(self, messages: Sequence[Message]) -> list[int]:
+    async def append(self, messages: Sequence[Message], *, refuse_too_large: bool = False) -> list[int]:
         for message in messages:
             request = protocol.decode_request(message.value)
             if isinstance(request, SamplesRequest):

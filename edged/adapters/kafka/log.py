@@ -84,13 +84,13 @@ class KafkaLog:
         finally:
             await reader.close()
 
-    async def append(self, messages: Sequence[Message]) -> list[int]:
+    async def append(self, messages: Sequence[Message], *, refuse_too_large: bool = False) -> list[int]:
         """As in the port; waits for a topic that does not exist.
 
-        Raises RecordTooLarge: before anything is written for a message above 1 MiB, and in between when the topic
-        takes only smaller ones.
+        Raises RecordTooLarge: before anything is written for a message above 1 MiB, and in between, if asked to, when
+        the topic takes only smaller ones.
         """
-        return await self._producer.append(messages)
+        return await self._producer.append(messages, refuse_too_large=refuse_too_large)
 
     async def watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
         return await self._admin.watermarks(partitions)

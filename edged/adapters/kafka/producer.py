@@ -55,13 +55,15 @@ from edged.adapters.kafka.connection import CONNECT_TIMEOUT_S, Connection, Setup
 from edged.adapters.kafka.reading.own_reader import OwnReader
 from edged.adapters.kafka.refusals import NotAllowed
 from edged.aio import Backoff
+from edged.domain.topology import kafka_commands
 from edged.errors import RecordTooLarge
 from edged.ports import Message, Record, TopicPartition
 
 ID_HEADER = "edged-id"
 
 _BATCH_BYTES = 900_000
-_MAX_RECORD_BYTES = 1_048_588 - 61  # Kafka's default message.max.bytes, which counts the batch's header too
+_TOPIC_MAX_BYTES = 1_048_588  # Kafka's default message.max.bytes, which counts the batch's header too
+_MAX_RECORD_BYTES = _TOPIC_MAX_BYTES - 61
 _ALL_IN_SYNC = -1
 _REPLICATION_TIMEOUT_MS = 15_000
 _TIMEOUT_S, _MAX_TIMEOUT_S = 20.0, 160.0
@@ -163,8 +165,8 @@ class Producer:
     async def close(self) -> None:
         await self._connection.close()
 
-    async def append(self, messages: Sequence[Message]) -> list[int]:
-        """The messages' offsets. Raises RecordTooLarge."""
+    async def append(self, messages: Sequence[Message], *, refuse_too_large: bool) -> list[int]:
+        """As in the port."""
         entries = [_Entry(message) for message in messages]
         by_partition: dict[TopicPartition, list[_Entry]] = {}
         for entry in entries:
@@ -173,17 +175,17 @@ class Producer:
             by_partition.setdefault(TopicPartition(entry.message.topic, entry.message.partition), []).append(entry)
         for partition, its_entries in by_partition.items():
             async with self._locks.setdefault(partition, asyncio.Lock()):
-                await self._write_all(partition, its_entries)
+                await self._write_all(partition, its_entries, refuse_too_large=refuse_too_large)
         return [entry.offset for entry in entries]
 
-    async def _write_all(self, partition: TopicPartition, entries: list[_Entry]) -> None:
+    async def _write_all(self, partition: TopicPartition, entries: list[_Entry], *, refuse_too_large: bool) -> None:
         if partition not in self._search_from:
             self._search_from[partition] = (await self._admin.watermarks([partition]))[partition].high
         max_bytes = _BATCH_BYTES
         while missing := [entry for entry in entries if not entry.written]:
             write = _Write(partition, _first_fitting(missing, max_bytes))
             try:
-                await self._until_written(write)
+                await self._until_written(write, refuse_too_large=refuse_too_large or len(write.batch) > 1)
             except _TOO_LARGE as error:
                 if len(write.batch) == 1:
                     written = [entry.offset for entry in entries[: entries.index(write.batch[0])]]
@@ -192,16 +194,17 @@ class Producer:
             else:
                 self._search_from[partition] = max(entry.offset for entry in write.batch) + 1
 
-    async def _until_written(self, write: _Write) -> None:
+    async def _until_written(self, write: _Write, *, refuse_too_large: bool) -> None:
+        """Raises one of _TOO_LARGE if asked to; else waits until the topic takes it, as for all that is missing."""
         backoff = Backoff()
         try:
             with self._setup.outages.waiting(f"a write to {write.partition.topic}") as wait:
                 while True:
                     try:
                         await self._try(write)
-                    except _TOO_LARGE:
-                        raise
                     except (KafkaError, OSError) as error:
+                        if refuse_too_large and isinstance(error, _TOO_LARGE):
+                            raise
                         self._connection.failed(wait, error)
                         await self._connection.recover_from(error)
                         await backoff.wait()
@@ -239,7 +242,16 @@ class Producer:
             write.in_doubt = was_in_doubt
         if error is TopicAuthorizationFailedError:
             raise NotAllowed("topic", write.partition.topic, "Write")
+        if error in _TOO_LARGE:
+            raise error(self._too_large(write))
         raise error(f"a write to {write.partition.topic}: {error.description or error.__name__}")
+
+    def _too_large(self, write: _Write) -> str:
+        topic, size = write.partition.topic, max(entry.size_bytes() for entry in write.batch)
+        command = kafka_commands.alter(
+            self._setup.identity.bootstrap, topic, {"max.message.bytes": str(_TOPIC_MAX_BYTES)}
+        )
+        return f"a record of {size} bytes is too large for topic {topic}; it is taken after: {command}"
 
     async def _send(self, client: AIOKafkaClient, leader: int, write: _Write, data: bytes) -> tuple[int, int]:
         """Error code and base offset from the broker."""

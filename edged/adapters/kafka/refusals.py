@@ -24,7 +24,9 @@ from aiokafka.errors import (
     InvalidTopicError,
     KafkaConnectionError,
     KafkaError,
+    MessageSizeTooLargeError,
     PolicyViolationError,
+    RecordListTooLargeError,
     SaslAuthenticationFailed,
     SecurityDisabled,
     TopicAuthorizationFailedError,
@@ -60,6 +62,8 @@ _REFUSED = (
     UnsupportedVersionError,
     IncompatibleBrokerVersion,
     SecurityDisabled,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
 )
 _NO_ANSWER_BYTES = 1 << 28
 """An answer that claims to be longer begins with something else, such as a TLS alert."""

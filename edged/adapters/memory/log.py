@@ -118,15 +118,26 @@ class MemoryLog:
     ) -> AsyncIterator["MemoryReader"]:
         yield MemoryReader(self, positions, group, own=own)
 
-    async def append(self, messages: Sequence[Message]) -> list[int]:
+    async def append(self, messages: Sequence[Message], *, refuse_too_large: bool = False) -> list[int]:
         await self._available()
         for message in messages:
-            of_topic = self.topic_settings.get(message.topic, {}).get("max.message.bytes", self.max_record_bytes)
-            if len(message.value) > min(self.max_record_bytes, int(of_topic)):
+            if len(message.value) > self.max_record_bytes:
                 raise RecordTooLarge(message.topic, len(message.value))
+            while len(message.value) > self._max_bytes(message.topic):
+                refusal = RecordTooLarge(message.topic, len(message.value))
+                if refuse_too_large:
+                    raise refusal
+                self._health.degraded("kafka", str(refusal))
+                await self._change.wait()
+        self._health.recovered("kafka")
         offsets = [self._append(message) for message in messages]
         self._changed()
         return offsets
+
+    def set(self, topic: str, setting: str, value: str) -> None:
+        """Change a setting of the topic."""
+        self.topic_settings.setdefault(topic, {})[setting] = value
+        self._changed()
 
     async def watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Watermarks]:
         await self._available()
@@ -186,6 +197,9 @@ class MemoryLog:
         topic_id = self._new_id()
         self._topics[topic] = [Partition(topic_id) for _ in range(partitions)]
         return self._topics[topic]
+
+    def _max_bytes(self, topic: str) -> int:
+        return int(self.topic_settings.get(topic, {}).get("max.message.bytes", self.max_record_bytes))
 
     def _new_id(self) -> str:
         self._num_created += 1

@@ -18,7 +18,7 @@ from edged.domain.archive.protocol import Request, SamplesRequest, SnapshotReque
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.place import Place
 from edged.domain.samples.border import Border
-from edged.errors import ArchiveUnavailable, BlockAbsent, FormatError, StorageError
+from edged.errors import ArchiveUnavailable, BlockAbsent, FormatError, RecordTooLarge, StorageError
 from edged.log import Throttle, ThrottledLog
 from edged.ports import ArchiveStore, Health, Log, LogReader, Message, Progress, Statistics, TopicPartition
 from edged.services.archive.refusals import RefusalLog
@@ -166,8 +166,8 @@ class EpochServer:
         except (StorageError, ArchiveUnavailable) as error:
             self._health.degraded(PART, str(error))
             self._drop(reply, str(error))
-        except _NothingTakenError:
-            self._put_aside(reply, queue)
+        except _NothingTakenError as error:
+            self._put_aside(reply, queue, str(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is in what this edge asked for
             self._drop(reply, f"{type(error).__name__}: {error}", exc_info=error)
         if reply.done and queue:
@@ -204,19 +204,21 @@ class EpochServer:
         while True:
             try:
                 async with asyncio.timeout(_SEND_S):
-                    await self._log.append([message])
+                    await self._log.append([message], refuse_too_large=True)
+            except RecordTooLarge as error:
+                raise _NothingTakenError(str(error)) from error
             except TimeoutError:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_ANSWER_S):
                         await self._log.watermarks([self._partition])
-                    raise _NothingTakenError from None
+                    nothing = f"{message.topic} takes nothing, and Kafka answers: is the topic there?"
+                    raise _NothingTakenError(nothing) from None
             else:
                 return
 
-    def _put_aside(self, reply: Reply, queue: deque[Reply]) -> None:
+    def _put_aside(self, reply: Reply, queue: deque[Reply], reason: str) -> None:
         """Drop the edge's requests, and take none for a while: each would hold up the others for as long again."""
         _, backoff = self._set_aside.get(reply.edge, (0.0, Backoff(_SET_ASIDE_S, _MAX_SET_ASIDE_S)))
-        reason = f"{self._epochs_topic(reply.edge)} takes nothing, and Kafka answers: is the topic there?"
         self._set_aside[reply.edge] = asyncio.get_running_loop().time() + backoff.next_s(), backoff
         self._health.degraded(f"epochs/{reply.edge}", reason, awaited=False)
         self._drop(reply, reason)

@@ -54,10 +54,11 @@ class DeadLetters:
     async def _append(self, portion: Sequence[tuple[Record, DeadLetter]], max_bytes: int) -> None:
         """Write the letters, each with as much of its record as the topic takes."""
         try:
-            await self._log.append([_message(self._topic, record, letter, max_bytes) for record, letter in portion])
+            await self._log.append(
+                [_message(self._topic, record, letter, max_bytes) for record, letter in portion],
+                refuse_too_large=max_bytes > 0,
+            )
         except RecordTooLarge as error:
-            if not max_bytes:
-                raise
             await self._append(portion[len(error.written) :], max_bytes // 4)
 
     def _log_rejected(self, rejected: DeadLetter, size_bytes: int) -> None:

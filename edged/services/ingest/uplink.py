@@ -218,7 +218,11 @@ class Uplink:
         headers = [(WrittenTo(log, end + i).header(),) for i in range(len(full))]
         try:
             offsets = await self._log.append(
-                [Message(topic, packs.encode(pack), headers=header) for pack, header in zip(full, headers, strict=True)]
+                [
+                    Message(topic, packs.encode(pack), headers=header)
+                    for pack, header in zip(full, headers, strict=True)
+                ],
+                refuse_too_large=True,
             )
         except RecordTooLarge as error:
             self._advance(stream, error.written)

@@ -180,10 +180,10 @@ async def test_edges_take_turns(bench):
     order: list[tuple[str, str]] = []
     append = bench.log.append
 
-    async def append_noted(messages):
+    async def append_noted(messages, **options):
         sent = [message for message in messages if message.topic != REQUESTS.topic]
         order.extend((message.topic, protocol.decode_part(message.value).request) for message in sent)
-        return await append(messages)
+        return await append(messages, **options)
 
     bench.log.append = append_noted
     await bench.ask(samples_of("long", large), samples_of("long-2", large), samples_of("short", {}, edge="pi-b"))
@@ -298,9 +298,9 @@ async def test_a_request_for_20000_absent_blocks_costs_the_other_edges_one_turn_
     events: list[str] = []
     append, read_each = bench.log.append, bench.store.read_each
 
-    async def append_noted(messages):
+    async def append_noted(messages, **options):
         events.extend(protocol.decode_part(each.value).request for each in messages if each.topic != REQUESTS.topic)
-        return await append(messages)
+        return await append(messages, **options)
 
     def read_noted(stream, refs):
         for each in read_each(stream, refs):
@@ -339,9 +339,9 @@ async def test_a_slow_storage_ends_a_turn_by_time(bench, monkeypatch):
             read.append(each[0])
             yield each
 
-    async def append_noted(messages):
+    async def append_noted(messages, **options):
         order.extend((message.topic, len(read)) for message in messages)
-        return await append(messages)
+        return await append(messages, **options)
 
     bench.store.read_each = read_slowly
     await bench.ask(samples_of("slow", {BlockRef("pi-a", offset): [0] for offset in range(40)}))
@@ -402,10 +402,10 @@ async def test_an_edge_whose_topic_takes_nothing_is_set_aside_and_tried_again(be
     """As when nobody has made it yet: the log waits for it, and the other edges need not."""
     append, is_there = bench.log.append, asyncio.Event()
 
-    async def wait_for_topic(messages):
+    async def wait_for_topic(messages, **options):
         if any(message.topic == "site.epochs.pi-a" for message in messages):
             await is_there.wait()
-        return await append(messages)
+        return await append(messages, **options)
 
     monkeypatch.setattr(bench.log, "append", wait_for_topic)
     await bench.ask(SnapshotRequest("a-1", "pi-a", "fashion"), SnapshotRequest("a-2", "pi-a", "fashion"))
@@ -435,10 +435,10 @@ async def test_no_edge_is_set_aside_while_kafka_is_away(bench, monkeypatch):
     await bench.ask(SnapshotRequest("a-1", "pi-a", "fashion"))
     append = bench.log.append
 
-    async def break_off(messages):
+    async def break_off(messages, **options):
         bench.log.unavailable = True
         monkeypatch.setattr(bench.log, "append", append)
-        return await append(messages)
+        return await append(messages, **options)
 
     monkeypatch.setattr(bench.log, "append", break_off)
     serving = asyncio.create_task(bench.serve(10_000))

@@ -47,9 +47,9 @@ async def test_a_device_that_sends_nothing_else_costs_few_round_trips_and_little
     log, sizes = MemoryLog(), []
     append = log.append
 
-    async def append_noted(messages):
+    async def append_noted(messages, **options):
         sizes.append(sum(len(message.value) for message in messages))
-        return await append(messages)
+        return await append(messages, **options)
 
     monkeypatch.setattr(log, "append", append_noted)
     await DeadLetters(log, "dead").send((record(bytes(size)), DeadLetter("cam", 0, i, "empty", "")) for i in range(256))

@@ -238,10 +238,10 @@ async def test_a_device_that_floods_costs_the_others_a_turn_and_each_turn_few_wr
     log, writes = MemoryLog(), 0
     append = log.append
 
-    async def append_noted(messages):
+    async def append_noted(messages, **options):
         nonlocal writes
         writes += 1
-        return await append(messages)
+        return await append(messages, **options)
 
     await log.append([from_device("cam", flood)] * 20_000)
     await log.append([from_device("cam-2", grey(i)) for i in range(10)])

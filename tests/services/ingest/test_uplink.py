@@ -84,7 +84,7 @@ async def test_full_packs_do_not_linger():
 
 
 def limit(log, topic, max_bytes):
-    log.topic_settings[topic] = {"max.message.bytes": str(max_bytes)}
+    log.set(topic, "max.message.bytes", str(max_bytes))
 
 
 @pytest.mark.looptime
@@ -341,11 +341,11 @@ class CrashingLog:
         if self._left == -1:
             raise self._how
 
-    async def append(self, messages):
+    async def append(self, messages, **options):
         offsets = []
         for message in messages:
             self._point()
-            offsets += await self._log.append([message])
+            offsets += await self._log.append([message], **options)
         self._point()
         return offsets
 
