@@ -1,0 +1,41 @@
+"""Opening files that others may have put there: regular ones alone, and whole ones only up to a limit.
+
+Opening a named pipe waits for its writer, some devices act when they are opened, and a sparse file of gigabytes takes no
+room on a disk. See also: `errors` (what callers make of an OSError).
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """The file, open for reading. Raises OSError, also when it is no regular file; never waits for another process."""
+    _check(path.stat(), path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        _check(os.fstat(descriptor), path)  # it may be another one by now
+        os.set_blocking(descriptor, True)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """The file's content. Raises OSError as `open_regular`, and, before it is read, when it is larger than that."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(max_bytes + 1) if size <= max_bytes else b""
+    if max(size, len(content)) > max_bytes:
+        raise OSError(errno.EFBIG, f"it has {max(size, len(content))} bytes; at most {max_bytes} are read", str(path))
+    return content
+
+
+def _check(status: os.stat_result, path: Path) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
