@@ -1,7 +1,7 @@
 """Opening files that others may have put there: regular ones alone, and whole ones only up to a limit.
 
-Opening a named pipe waits for its writer, some devices act when they are opened, and a sparse file of gigabytes takes no
-room on a disk. See also: `errors` (what callers make of an OSError).
+Opening a named pipe waits for its writer, some devices act when they are opened, and a sparse file of gigabytes takes
+no room on a disk. What becomes of an OSError is the callers'.
 """
 
 import errno
