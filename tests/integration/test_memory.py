@@ -37,6 +37,7 @@ async def test_an_edge_does_not_grow_from_epoch_to_epoch(embedded_broker, tmp_pa
     """The design's model: after the first epochs, memory rises by less than 1 MiB an epoch."""
     settings = {"site": "memory", "epochs": EPOCHS, "model": DESIGNS_MODEL}
     async with running(Site(tmp_path, embedded_broker.bootstrap, **settings)) as site:
+        site.forks = False
         await site.import_fashion(2500)
         await site.start("run", "vault")
         edge = await site.start("run", "pi-a")

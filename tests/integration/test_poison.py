@@ -127,6 +127,7 @@ async def test_poison_is_dead_lettered_with_its_reason_and_costs_nothing_else(re
     """Every good sample is archived and predicted once, the edge's memory stays, and no process notices."""
     bootstrap = request.getfixturevalue(broker).bootstrap
     site = Site(tmp_path, bootstrap, site=f"poison-{broker}", epochs=1)
+    site.forks = False
     async with running(site, excused=["ingest.rejected"]):
         topology = site.loaded()
         vault, edge, companion = await site.serve()

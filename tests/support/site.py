@@ -7,7 +7,6 @@ length is counted in a node's `res.sample` lines, of which there are more here t
 import asyncio
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -26,6 +25,7 @@ from edged.domain.topology import Topology
 from edged.ports import TopicPartition, Watermarks
 from edged.services.archive import importer
 from edged.topology_file import inspect, load
+from tests.support.forked import FORKED, start_forked
 from tests.support.secured import SecuredKafka
 
 FASHION = "[t-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, boot]"
@@ -97,7 +97,8 @@ DESIGNS_MODEL = (
 class Site:
     """One topology file and the processes started from it. `broker`: an address, or several with commas between them.
 
-    On a secured Kafka each node logs in as itself, and has no rights but those that the test grants.
+    On a secured Kafka each node logs in as itself, and has no rights but those that the test grants. `forks`: whether
+    nodes are forked from a process that has imported edged; not where their memory is measured.
     """
 
     def __init__(self, folder: Path, broker: str | SecuredKafka, **settings: Any) -> None:
@@ -106,6 +107,7 @@ class Site:
         self.archive_folder = folder / "archive"
         self.topology = folder / "topology.yaml"
         self.children: list[Child] = []
+        self.forks = True
         self.more_environment: Mapping[str, str] = {}
         self._secured = broker if isinstance(broker, SecuredKafka) else None
         self._kafka = (
@@ -152,15 +154,12 @@ class Site:
 
     async def start(self, command: str, node: str, *arguments: str) -> Child:
         """`edged COMMAND topology.yaml --node NODE …` as a process."""
-        child = await Child.start(
-            f"{command} {node}",
-            command,
-            str(self.topology),
-            "--node",
-            node,
-            *arguments,
-            environment=self.environment(node),
-        )
+        words = (command, str(self.topology), "--node", node, *arguments)
+        environment = self.environment(node)
+        if self.forks and "LD_PRELOAD" not in environment:
+            child = await start_forked(f"{command} {node}", *words, environment=environment)
+        else:
+            child = await Child.start(f"{command} {node}", *words, environment=environment)
         self.children.append(child)
         return child
 
@@ -176,7 +175,7 @@ class Site:
     async def edged(self, *arguments: str, expect: int = 0) -> str:
         """Run another edged command, as on the archive node, to its end; its standard output."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "edged", *arguments,
+            FORKED, *arguments,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             env={**os.environ, **self.environment("vault")},
         )  # fmt: skip

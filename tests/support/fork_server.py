@@ -1,0 +1,103 @@
+"""A process that has imported edged and forks nodes from itself: the import is half of what a short node costs.
+
+Run by `forked`, one for each worker: `python -m tests.support.fork_server SOCKET WORKER`. A node is a process as any
+other; it only has no command line of its own. It becomes a child of the worker, which must be a subreaper.
+"""
+
+import ctypes
+import faulthandler
+import gc
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from edged import cli
+
+_IMPORTED = (
+    "edged.app.companion",
+    "edged.app.node",
+    "edged.app.archive",
+    "edged.cli.archive",
+    "edged.cli.infer",
+    "edged.cli.run",
+    "edged.cli.sensor",
+    "edged.cli.topics",
+    "edged.device",
+)
+_MAX_BYTES = 1 << 20
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Fork a node for each request; end with the worker."""
+    requests = socket.socket(fileno=int(sys.argv[1]))
+    worker = int(sys.argv[2])
+    for name in _IMPORTED:
+        import_module(name)
+    gc.collect()
+    gc.freeze()  # the nodes' collections leave the common pages as they are
+    while True:
+        data, fds, _, _ = socket.recv_fds(requests, _MAX_BYTES, 3)
+        if not data:
+            return
+        arguments, environment, cwd = json.loads(data)
+        pid = _forked_twice(worker, arguments, environment, cwd, fds)
+        for fd in fds:
+            os.close(fd)
+        requests.send(str(pid).encode())
+
+
+def _forked_twice(
+    worker: int, arguments: Sequence[str], environment: dict[str, str], cwd: str, fds: Sequence[int]
+) -> int:
+    """The pid of a node whose parent has ended, so that it is the worker's child."""
+    read, write = os.pipe()
+    between = os.fork()
+    if not between:
+        node = os.fork()
+        if not node:
+            _become_node(worker, arguments, environment, cwd, fds)
+        os.write(write, str(node).encode())
+        os._exit(0)
+    os.waitpid(between, 0)
+    node = int(os.read(read, 32))
+    os.close(read)
+    os.close(write)
+    return node
+
+
+def _become_node(
+    worker: int, arguments: Sequence[str], environment: dict[str, str], cwd: str, fds: Sequence[int]
+) -> NoReturn:
+    try:
+        os.setsid()
+        while os.getppid() != worker:  # the process between ends at once
+            time.sleep(0.001)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        for number, fd in enumerate(fds):
+            os.dup2(fd, number)
+        os.closerange(len(fds), 4096)
+        faulthandler.disable()
+        os.environ.clear()
+        os.environ.update(environment)
+        os.chdir(cwd)
+        random.seed()
+        sys.argv = ["edged", *arguments]
+        cli.run_and_exit()
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)
+    finally:
+        os._exit(os.EX_SOFTWARE)
+
+
+if __name__ == "__main__":
+    main()
