@@ -5,6 +5,7 @@ the order of events. A test whose thread waits for the event loop asks for the f
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
@@ -18,6 +19,9 @@ _EMPTY_TURNS = 2
 _WORK_S = 0.001
 """What each piece of work takes, so that others have their turns meanwhile."""
 
+_num_asking: Counter[asyncio.AbstractEventLoop] = Counter()
+"""How many callers of `until` have the next turn of their loop."""
+
 _in_thread = looptime.LoopTimeEventLoop.run_in_executor
 
 
@@ -30,6 +34,25 @@ def configure(item: pytest.Item) -> None:
 def use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the monkeypatch ends, no event loop in fake time starts a thread."""
     monkeypatch.setattr(looptime.LoopTimeEventLoop, "run_in_executor", _run_in_executor)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Let the loop run until the condition holds, and ask at each turn in which it may have come to hold.
+
+    Not for a test with `real_threads`: what they change shows no turn beforehand.
+    """
+    loop: Any = asyncio.get_running_loop()
+    while not is_so():
+        due = [each.when() for each in loop._scheduled if not each.cancelled()]
+        wait_s = max(min(due) - loop.time(), 0.0) if due else _WORK_S
+        if wait_s and len(loop._ready) <= _num_asking[loop]:  # nobody has a turn but those who ask as well
+            await asyncio.sleep(wait_s)
+            continue
+        _num_asking[loop] += 1
+        try:
+            await asyncio.sleep(0)
+        finally:
+            _num_asking[loop] -= 1
 
 
 def _run_in_executor(

@@ -36,6 +36,7 @@ from edged.services.group.planner import GroupPlanner
 from edged.services.group.trainer import GroupTrainer
 from edged.services.training.checkpointing import Checkpointing
 from edged.settings import Timing
+from tests.support.fake_time import until
 from tests.support.training_world import (
     REQUESTS,
     STREAM,
@@ -191,12 +192,6 @@ class GroupWorld:
             for task in tasks:
                 if task.done():
                     task.result()
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Let the loop run until the condition holds."""
-    while not is_so():  # noqa: ASYNC110 - what is waited for happens in a thread or gives no sign
-        await asyncio.sleep(_LATENCY_S / 2)
 
 
 def is_finished(trainer: GroupTrainer) -> bool:

@@ -13,7 +13,8 @@ from edged.domain.group.state import Member, State
 from edged.domain.training.learner import Learner
 from edged.domain.training.state import TrainState
 from edged.ports import Message
-from tests.support.group_world import GRADIENTS, TRAIN, GroupWorld, until
+from tests.support.fake_time import until
+from tests.support.group_world import GRADIENTS, TRAIN, GroupWorld
 from tests.support.holes import hide
 
 pytestmark = pytest.mark.looptime

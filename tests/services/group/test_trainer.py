@@ -23,6 +23,7 @@ from edged.domain.training.learner import Learner
 from edged.domain.training.state import Params, TrainState
 from edged.ports import Message, TopicPartition
 from edged.services.group.trainer import GroupTrainer
+from tests.support.fake_time import until
 from tests.support.group_world import (
     GRADIENTS,
     GROUP_TRAINING,
@@ -31,7 +32,6 @@ from tests.support.group_world import (
     AnsweringGroupLog,
     GroupWorld,
     is_finished,
-    until,
 )
 from tests.support.holes import hide
 from tests.support.training_world import CrashError, default_blocks
@@ -222,7 +222,7 @@ async def test_a_crashed_member_catches_up_by_replay_to_the_same_bits(log_lines)
     async with world.running(survivor, victim) as tasks:
         await until(tasks[1].done)
         step = survivor.state.position.step
-        await until(lambda: survivor.state.position.step >= step + 5)
+        await until(lambda: survivor.state.position.step >= step + 6)
         again = world.trainer("pi-b")
         async with world.running(again):
             await until(lambda: is_finished(survivor) and is_finished(again))
@@ -516,7 +516,7 @@ async def test_while_the_broker_is_away_the_group_waits_and_a_stop_is_quick(log_
     trainers = all_of(world)
     loop = asyncio.get_running_loop()
     async with world.running(*trainers):
-        await until(lambda: trainers[0].state.position.step >= 5)
+        await until(lambda: min(each.state.position.step for each in trainers) >= 5)
         world.log.unavailable = True
         await asyncio.sleep(120)
         steps = [each.state.position.step for each in trainers]

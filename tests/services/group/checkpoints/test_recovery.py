@@ -18,8 +18,9 @@ from edged.services.group.checkpoints.recovery import Reason, Recovery, Recovery
 from edged.services.group.log.group_log import GroupAddress, GroupLog
 from edged.services.group.trainer import GroupTrainer
 from tests.support import group_checkpoints
+from tests.support.fake_time import until
 from tests.support.group_checkpoints import state
-from tests.support.group_world import CHECKPOINTS, GRADIENTS, GROUP_TRAINING, TRAIN, GroupWorld, is_finished, until
+from tests.support.group_world import CHECKPOINTS, GRADIENTS, GROUP_TRAINING, TRAIN, GroupWorld, is_finished
 
 pytestmark = pytest.mark.looptime
 
