@@ -1,7 +1,8 @@
-"""JPEG and PNG through Pillow.
+"""JPEG and PNG through Pillow, as viewers show them: the one decoder of all who need pixels.
 
-Covers decoding what devices send, which may be anything, and encoding for the sensor. Orientation and colour profiles
-are ignored: pixels are used as stored.
+Turned as the camera was held (EXIF), transparent parts on white, 16 bits a sample by the bits in use (`deep_png`), CMYK
+inverted as Adobe has it, a JPEG without its end marker if nothing else is missing, and the first of several frames.
+Colour profiles and gamma are not applied: colours are taken as sRGB. Also encodes, for the sensor.
 """
 
 import io
@@ -14,6 +15,7 @@ from PIL import Image, PngImagePlugin
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
+from edged.adapters import deep_png
 from edged.domain.samples.codec import MAGIC
 from edged.errors import RejectedRecord
 
@@ -27,8 +29,26 @@ most. Four times the stream's pixels, if that is more."""
 MAX_SCANS = 64
 """Scans of a JPEG: each covers all pixels again. Progressive encoders write about ten."""
 
+_ORIENTATION = 0x0112
+"""The EXIF tag."""
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FIRST_SIDEWAYS = 5
+"""From this orientation on, width and height change places."""
+_GREY_UNIT = {"L;2": 85, "L;4": 17}
+"""What one step of a grey sample of 2 or 4 bits is in 8."""
+
 _START_OF_SCAN = b"\xff\xda"
 _END_OF_IMAGE = b"\xff\xd9"
+_MORE_DATA = bytes(range(1, 255)) * 64
+"""What a decoder takes for pixels as long as some are missing."""
 _REDUCING_GAP = 2  # a JPEG is decoded at no less than twice the wanted size, then scaled smoothly
 _QUALITY = 95
 
@@ -52,15 +72,14 @@ class PillowDecoder:
         if not payload.startswith(MAGIC[codec]):
             raise RejectedRecord("not_an_image", f"does not begin as {codec} does")
         try:
-            with _open(payload, codec) as image:
-                _check_size(image, payload, shape)
-                if codec == "png":
-                    _open(payload, codec).verify()  # the checksums, which reading the pixels ignores
-                return _pixels(image, shape)
+            return _decoded(payload, codec, shape)
         except (RejectedRecord, MemoryError):
             raise
         except Exception as error:
             # Hostile bytes make Pillow raise nearly anything; none of it is a reason to stop.
+            unended = _without_end_marker(payload, shape) if codec == "jpeg" else None
+            if unended is not None:
+                return unended
             raise RejectedRecord("truncated", f"{type(error).__name__}: {error!s:.120}") from error
 
 
@@ -70,6 +89,32 @@ def encode(pixels: npt.NDArray[np.uint8], codec: str) -> bytes:
     file = io.BytesIO()
     image.save(file, codec, **({"quality": _QUALITY} if codec == "jpeg" else {}))
     return file.getvalue()
+
+
+def _decoded(payload: bytes, codec: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    with _open(payload, codec) as image:
+        _check_size(image, payload, shape)
+        if codec == "png":
+            _open(payload, codec).verify()  # the checksums, which reading the pixels ignores
+        return _pixels(image, payload, shape)
+
+
+def _without_end_marker(payload: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:
+    """The pixels of a JPEG that lacks its end marker and nothing else; None if there is more to it.
+
+    A decoder makes pixels of whatever follows as long as some are missing, and of nothing once it has them all.
+    """
+    try:
+        with _open(payload, "jpeg") as image:
+            has_end = image.fp is None or payload.find(_END_OF_IMAGE, image.fp.tell()) >= 0
+        if has_end:
+            return None
+        pixels, others = (_decoded(payload + more + _END_OF_IMAGE, "jpeg", shape) for more in (b"", _MORE_DATA))
+    except (RejectedRecord, MemoryError):
+        raise
+    except Exception:  # noqa: BLE001 - as in decode
+        return None
+    return pixels if np.array_equal(pixels, others) else None
 
 
 def _open(payload: bytes, codec: str) -> JpegImageFile | PngImageFile:
@@ -97,19 +142,60 @@ def _num_scans(image: JpegImageFile | PngImageFile, payload: bytes) -> int:
     return 1 + payload.count(_START_OF_SCAN, first, end if end >= 0 else len(payload))
 
 
-def _pixels(image: JpegImageFile | PngImageFile, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+def _pixels(image: JpegImageFile | PngImageFile, payload: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     height, width = shape[:2]
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[shape[2] if len(shape) > 2 else 1]
     if isinstance(image, JpegImageFile):
-        image.draft("L" if mode == "L" else "RGB", (width * _REDUCING_GAP, height * _REDUCING_GAP))
+        sides = (width, height) if _orientation(image) < _FIRST_SIDEWAYS else (height, width)
+        image.draft("L" if mode == "L" else "RGB", (sides[0] * _REDUCING_GAP, sides[1] * _REDUCING_GAP))
+        image.load()
+        plain: Image.Image = image
+    else:
+        plain = _loaded_png(image, payload)
+    orientation = _orientation(image)  # a PNG may have it behind its pixels
+    size = (width, height) if orientation < _FIRST_SIDEWAYS else (height, width)
+    shown = _on_white(_resized(plain, mode, size), mode)
+    if orientation in _TURN:
+        shown = shown.transpose(_TURN[orientation])
+    return np.asarray(shown, np.uint8).reshape(shape)
+
+
+def _loaded_png(image: PngImageFile, payload: bytes) -> Image.Image:
+    if deep_png.is_deep(image):
+        return deep_png.as_eight_bits(image, payload)
+    unit = _GREY_UNIT.get(str(image.tile[0].args) if image.tile else "", 1)
     image.load()
-    plain = _converted(image, mode)
-    if plain.size != (width, height):
-        plain = plain.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(plain, np.uint8).reshape(shape)
+    if "transparency" in image.info and unit > 1:
+        image.info["transparency"] *= unit
+    return image
 
 
-def _converted(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith("I;16"):  # convert() would clip values above 255 instead of scaling
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image if image.mode == mode else image.convert(mode)
+def _orientation(image: Image.Image) -> int:
+    """How the camera was held, from 1 to 8; 1 where the metadata does not say. XMP does not count, as in browsers."""
+    if not image.info.get("exif"):
+        return 1
+    try:
+        exif = Image.Exif()
+        exif.load(image.info["exif"])
+        found = exif.get(_ORIENTATION)
+    except Exception:  # noqa: BLE001 - metadata of any kind; the picture is there without it
+        return 1
+    return found if found in _TURN else 1
+
+
+def _resized(image: Image.Image, mode: str, size: tuple[int, int]) -> Image.Image:
+    """In `mode`, or with alpha in LA or RGBA."""
+    if image.has_transparency_data:
+        mode = "LA" if mode == "L" and image.mode in {"1", "L", "LA"} else "RGBA"
+    plain = image if image.mode == mode else image.convert(mode)
+    return plain if plain.size == size else plain.resize(size, Image.Resampling.BILINEAR)
+
+
+def _on_white(image: Image.Image, mode: str) -> Image.Image:
+    """`image` in `mode`; what is transparent is on white, unless `mode` has alpha, too."""
+    if mode == "RGBA" or image.mode not in {"LA", "RGBA"}:
+        return image if image.mode == mode else image.convert(mode)
+    opaque = image.convert(image.mode.removesuffix("A"))
+    white = Image.new(opaque.mode, image.size, "white")
+    white.paste(opaque, mask=image.getchannel("A"))
+    return white if white.mode == mode else white.convert(mode)
