@@ -1,10 +1,11 @@
-"""Reading a partition to the end that it has now, and back from there: for services and commands.
+"""What there is to read of a log: its partitions, and one partition to the end that it has now, or back from there.
 
-The end is an offset, not a record: a log may end in a transaction's marker, in a batch that nobody can decode, or in
-what compaction has left of one.
+For services and commands. The end is an offset, not a record: a log may end in a transaction's marker, in a batch that
+nobody can decode, or in what compaction has left of one.
 """
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Protocol, TypeVar
 
@@ -19,6 +20,9 @@ _GROWTH = 8
 
 _RECORDS_PER_POLL = 64
 
+_LOOK_S = 30.0
+"""How often partitions are looked for that have come or gone."""
+
 T = TypeVar("T")
 
 
@@ -30,6 +34,32 @@ class Reader(Protocol):
 
     def position(self, partition: TopicPartition) -> int:
         """As `ports.LogReader.position`."""
+
+
+class Partitions:
+    """The partitions of topics that others write, those too that come later.
+
+    One that comes later is to be read from offset 0: its first records were written before anybody looked.
+    """
+
+    def __init__(self, log: Log, topics: Iterable[str], every_s: float = _LOOK_S) -> None:
+        self._log = log
+        self._every_s = every_s
+        self._count = dict.fromkeys(topics, 1)
+        self._look_at_s = 0.0
+
+    async def look(self) -> frozenset[TopicPartition]:
+        """All partitions that there are. Waits while the broker is away.
+
+        A topic that does not exist yet has partition 0; one that is gone keeps those that it had, until it is back.
+        """
+        self._look_at_s = asyncio.get_running_loop().time() + self._every_s
+        self._count |= await self._log.partitions(self._count)
+        return frozenset(TopicPartition(topic, each) for topic, count in self._count.items() for each in range(count))
+
+    async def are_still(self, known: frozenset[TopicPartition]) -> bool:
+        """Whether there are these and no others. To be called often: it looks every 30 s, and says yes in between."""
+        return asyncio.get_running_loop().time() < self._look_at_s or await self.look() == known
 
 
 async def read_to_end(

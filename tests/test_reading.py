@@ -6,7 +6,7 @@ import pytest
 
 from edged.adapters.memory.log import MemoryLog
 from edged.ports import Message, Record, TopicPartition
-from edged.reading import newest, read_to_end
+from edged.reading import Partitions, newest, read_to_end
 
 pytestmark = pytest.mark.looptime
 
@@ -79,3 +79,18 @@ async def test_there_may_be_none():
     assert await newest(log, GARDEN, even) == []
     log.truncate(GARDEN, 3)
     assert await newest(log, GARDEN, even) == []
+
+
+async def test_partitions_are_looked_for_now_and_then_and_a_topic_that_is_gone_keeps_its_own():
+    log = MemoryLog()
+    partitions = Partitions(log, [GARDEN.topic])
+    one = await partitions.look()
+    log.add_partitions(GARDEN.topic, 2)
+    assert await partitions.are_still(one)
+    await asyncio.sleep(31)
+    assert not await partitions.are_still(one)
+    two = await partitions.look()
+    log.delete(GARDEN.topic)
+    assert await partitions.look() == two
+    await numbered(log, 0)
+    assert await partitions.look() == one

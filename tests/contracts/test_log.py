@@ -15,6 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
+    NewPartitions,
 )
 
 from edged.adapters.kafka import KafkaLog
@@ -24,6 +25,7 @@ from edged.domain.place import Place
 from edged.domain.topology import Kafka
 from edged.errors import LogRefused, RecordTooLarge
 from edged.ports import KEPT, Committed, Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
+from edged.reading import Partitions
 from tests.support.brokers import Apache, Broker, Embedded
 from tests.support.recreated import recreate
 from tests.support.shared_brokers import SharedBroker
@@ -37,6 +39,7 @@ class Bed(Protocol):
     def resume(self) -> None: ...
     def truncate(self, partition: TopicPartition, before: int) -> None: ...
     def recreate(self, topic: str) -> None: ...
+    def add_partitions(self, topic: str, count: int) -> None: ...
     def set_max_message_bytes(self, topic: str, max_bytes: int) -> None: ...
 
 
@@ -64,6 +67,10 @@ class MemoryBed:
     def recreate(self, topic: str) -> None:
         assert self._log is not None
         self._log.delete(topic)
+
+    def add_partitions(self, topic: str, count: int) -> None:
+        assert self._log is not None
+        self._log.add_partitions(topic, count)
 
     def set_max_message_bytes(self, topic: str, max_bytes: int) -> None:
         assert self._log is not None
@@ -97,6 +104,11 @@ class BrokerBed:
 
     def recreate(self, topic: str) -> None:
         recreate(self._broker.bootstrap, topic)
+
+    def add_partitions(self, topic: str, count: int) -> None:
+        admin = AdminClient({"bootstrap.servers": self._broker.bootstrap})
+        for done in admin.create_partitions([NewPartitions(topic, count)]).values():
+            done.result()
 
     def set_max_message_bytes(self, topic: str, max_bytes: int) -> None:
         entry = ConfigEntry("max.message.bytes", str(max_bytes), incremental_operation=AlterConfigOpType.SET)
@@ -338,6 +350,29 @@ async def test_the_log_that_a_committed_place_is_of_is_kept(log: Log, topic: str
 
     assert await log.committed(topic, [partition]) == {partition: Committed(place, "7")}
     assert place.offset == 3
+
+
+@any_log("memory", "apache_kafka")  # the embedded broker adds no partitions
+async def test_partitions_that_are_added_while_others_are_read_are_found_and_read_from_their_beginnings(
+    bed: Bed, log: Log, topic: str
+):
+    partitions = Partitions(log, [topic], every_s=0)
+    missing = await partitions.look()
+    await log.append(numbered(topic, 3))
+    assert await partitions.are_still(missing)
+    bed.add_partitions(topic, 3)
+    async with asyncio.timeout(60):  # brokers hear of them one after the other
+        while await partitions.are_still(missing):
+            pass
+    await log.append([Message(topic, b"1", partition=1), Message(topic, b"2", partition=2)])
+
+    found = await partitions.look()
+    async with log.reader(dict.fromkeys(found, 0)) as reader:
+        records = await read(reader, 5)
+
+    assert missing == {TopicPartition(topic)}
+    assert found == {TopicPartition(topic, each) for each in range(3)}
+    assert sorted((each.partition, each.offset) for each in records) == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0)]
 
 
 @every_log

@@ -94,6 +94,11 @@ class MemoryLog:
         """A transaction that another client has begun."""
         return MemoryTransaction(self)
 
+    def add_partitions(self, topic: str, count: int) -> None:
+        """Give the topic as many partitions as `count`, as an administrator does."""
+        self._created(TopicPartition(topic, count - 1))
+        self._changed()
+
     def delete(self, topic: str) -> None:
         """Delete the topic and its commits; the next append recreates it, from offset 0."""
         del self._topics[topic]

@@ -31,6 +31,7 @@ from edged.ports import (
     Statistics,
     TopicPartition,
 )
+from edged.reading import Partitions
 from edged.services.inference.published import newest_published, record_at
 from edged.services.inference.report import InferReport
 from edged.services.inference.served_model import Model, Outputs, ServedModel
@@ -38,9 +39,6 @@ from edged.services.inference.served_model import Model, Outputs, ServedModel
 _RECOVERED_BATCHES = 4
 """Batches that a restart searches for predictions whose positions were not committed. One would suffice but for crash
 after crash, each with a published batch of other devices' records."""
-
-_REDISCOVER_S = 30.0
-"""How often new partitions are looked for."""
 
 _MAX_BATCH_BYTES = 8 * MIB
 """Bytes of a batch as float32; large samples get smaller batches."""
@@ -117,6 +115,7 @@ class Companion:
         self._now_ms = now_ms
         self._x = np.zeros((self._batch, *self._stream.shape), np.float32)
         self._reader: LogReader | None = None
+        self._partitions = Partitions(log, self._device_of_topic)
         self._places: dict[TopicPartition, Place] = {}
         self._published: set[Identity] = set()
         self._committed: dict[TopicPartition, int] = {}
@@ -135,50 +134,43 @@ class Companion:
 
     async def run(self) -> None:
         """Predict until cancelled. Cancelled at any point: the next run resumes without loss or repetition."""
-        await self._resume()
+        partitions = await self._resume()
         await self._wait_for_model()
         self._report.begin(asyncio.get_running_loop().time())
         try:
             while True:
-                async with self._log.reader(self._places, group=self._group) as reader:
+                start = {each: self._places[each] for each in partitions}
+                async with self._log.reader(start, group=self._group) as reader:
                     self._reader = reader
-                    await self._read(reader)
+                    await self._read(reader, partitions)
+                partitions = await self._partitions.look()
+                self._places |= await self._committed_places(partitions - self._places.keys())
         finally:
             self._reader = None
             self._report.write(asyncio.get_running_loop().time())
 
-    async def _read(self, reader: LogReader) -> None:
-        """Predict until there are partitions that the reader does not read; they are among the places then."""
-        loop = asyncio.get_running_loop()
-        rediscover_s = loop.time() + _REDISCOVER_S
-        while True:
-            await self._next_batch(reader)
-            self._report.write_if_due(loop.time())
-            if loop.time() >= rediscover_s:
-                rediscover_s = loop.time() + _REDISCOVER_S
-                if new := set(await self._partitions()) - self._places.keys():
-                    self._places = {each: reader.place(each) for each in self._places} | dict.fromkeys(new, Place(0))
-                    return
+    async def _read(self, reader: LogReader, partitions: frozenset[TopicPartition]) -> None:
+        """Predict what is in these partitions until there are others."""
+        while await self._partitions.are_still(partitions):
+            await self._next_batch(reader, partitions)
+            self._report.write_if_due(asyncio.get_running_loop().time())
+        self._places |= {each: reader.place(each) for each in partitions}
 
-    async def _resume(self) -> None:
-        """Determine the positions to resume from, and what was published after them."""
-        partitions = await self._partitions()
-        committed = await self._log.committed(self._group, partitions)
-        self._places = {each: committed[each].place if each in committed else Place(0) for each in partitions}
+    async def _resume(self) -> frozenset[TopicPartition]:
+        """Determine the partitions, the positions to resume from, and what was published after them."""
+        partitions = await self._partitions.look()
+        self._places = await self._committed_places(partitions)
         self._published = await newest_published(self._log, self._predictions, limit=_RECOVERED_BATCHES * self._batch)
         resumed = await self._log.resume(self._places)
         not_committed = [each for each in self._published if self._is_after(each, resumed)]
         if not_committed:
             logger().info("infer.recovered", predictions=len(not_committed))
             await self._commit_published(not_committed)
+        return partitions
 
-    async def _partitions(self) -> list[TopicPartition]:
-        num_partitions = await self._log.partitions(self._device_of_topic)
-        return [
-            TopicPartition(topic, partition)
-            for topic in self._device_of_topic
-            for partition in range(num_partitions.get(topic, 1))  # a missing topic counts as one partition
-        ]
+    async def _committed_places(self, partitions: frozenset[TopicPartition]) -> dict[TopicPartition, Place]:
+        committed = await self._log.committed(self._group, partitions)
+        return {each: committed[each].place if each in committed else Place(0) for each in partitions}
 
     async def _commit_published(self, not_committed: Sequence[Identity]) -> None:
         """Commit the place after each partition's last prediction, and resume there.
@@ -216,32 +208,32 @@ class Companion:
             await self._model.take_newest()
         wait.is_over()
 
-    async def _next_batch(self, reader: LogReader) -> None:
+    async def _next_batch(self, reader: LogReader, partitions: frozenset[TopicPartition]) -> None:
         """1. poll, 2. predict, 3. publish, 4. commit. After a crash between 3 and 4 the next run skips 3."""
         records = await reader.poll(max_records=self._batch, timeout_s=self._poll_s)
         self._progress = Progress(self._progress.steps + 1, idle=not records)
         await self._model.take_newest()
         if not records:
-            await self._commit_passed(reader)
+            await self._commit_passed(reader, partitions)
             return
         assert self._model.current is not None
         unpublished = [record for record in records if self._identity(record) not in self._published]
         results, compute_ms = await self._predict(self._model.current, unpublished)
         if results:
             await self._publish(self._model.current, results, compute_ms)
-        await self._commit(reader)
+        await self._commit(reader, partitions)
         self._published.difference_update(map(self._identity, records))
         self._report.skipped(len(unpublished) - len(results))
 
-    async def _commit(self, reader: LogReader) -> None:
+    async def _commit(self, reader: LogReader, partitions: frozenset[TopicPartition]) -> None:
         """All partitions, so that a quiet device's offset does not expire."""
-        self._committed = {each: reader.position(each) for each in self._places}
-        await reader.commit({each: reader.place(each) for each in self._places})
+        self._committed = {each: reader.position(each) for each in partitions}
+        await reader.commit({each: reader.place(each) for each in partitions})
 
-    async def _commit_passed(self, reader: LogReader) -> None:
+    async def _commit_passed(self, reader: LogReader, partitions: frozenset[TopicPartition]) -> None:
         """Commit the offsets of what is no record: lag tools would count them for ever."""
-        if any(reader.position(each) > self._committed.get(each, 0) for each in self._places):
-            await self._commit(reader)
+        if any(reader.position(each) > self._committed.get(each, 0) for each in partitions):
+            await self._commit(reader, partitions)
 
     def _identity(self, record: Record) -> Identity:
         device = self._device_of_topic[record.topic].name

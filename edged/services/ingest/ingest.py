@@ -1,7 +1,7 @@
 """Reads the records of an edge's devices; each becomes a valid sample or a dead letter.
 
-Covers which partitions are read, and checking in a worker. See also: `uplink` (where reading starts, what becomes of
-the samples), `domain.samples.codec` (the rules), `dead_letters`.
+Covers checking in a worker. See also: `uplink` (where reading starts, what becomes of the samples), `reading` (which
+partitions there are), `domain.samples.codec` (the rules), `dead_letters`.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -17,6 +17,7 @@ from edged.domain.samples.times import UNKNOWN_MS
 from edged.domain.topology import Topology
 from edged.errors import RejectedRecord
 from edged.ports import ImageDecoder, Log, LogReader, Record, TopicPartition
+from edged.reading import Partitions
 from edged.services.ingest.dead_letters import DeadLetter, DeadLetters
 
 MAX_RECORDS = 256
@@ -44,6 +45,8 @@ class Ingest:
         self._streams = {device.stream: topology.stream(device.stream) for device in self._devices.values()}
         self._dead_letters = DeadLetters(log, topology.dead_letters_topic(edge), len(topology.devices_of(edge)))
         self._group = topology.group("ingest", edge)
+        self.partitions = Partitions(log, self._devices)
+        """Of the devices' topics."""
         self._reader: LogReader | None = None
         self._partition_of: Mapping[str, TopicPartition] = {}
         self._num_checked = 0
@@ -76,13 +79,6 @@ class Ingest:
     def lag_by_topic(self) -> dict[str, int]:
         """Records waiting in each device's topic that has any; none while nothing is read."""
         return self._reader.lag_by_topic() if self._reader else {}
-
-    async def partitions(self) -> frozenset[TopicPartition]:
-        """All partitions of the devices' topics; of a topic that does not exist yet, partition 0."""
-        counts = await self._log.partitions(self._devices)
-        return frozenset(
-            TopicPartition(topic, partition) for topic in self._devices for partition in range(counts.get(topic, 1))
-        )
 
     @asynccontextmanager
     async def reading(

@@ -41,8 +41,8 @@ from edged.services.ingest.ingest import Ingest
 from edged.services.ingest.live_window import LiveWindow
 from edged.settings import Timing
 
-_REDISCOVER_S = 30.0
-"""How often new partitions are looked for, and whether the archive topics are still the same."""
+_CHECK_ENDS_S = 30.0
+"""How often it is checked whether the archive topics are still the same."""
 
 _RECOMMIT_S = 3600.0
 """How often unchanged offsets are committed: brokers forget those of a silent group (after 7 days, by default)."""
@@ -99,7 +99,7 @@ class Uplink:
     async def _read_all(self) -> None:
         """Read all partitions, those too that come later. Raises _AnotherLog."""
         while True:
-            partitions = await self._ingest.partitions()
+            partitions = await self._ingest.partitions.look()
             async with self._ingest.reading(partitions, self._cursors(), self._is_trusted) as start:
                 logger().info("ingest.reading", partitions=len(partitions))
                 for stream, packer in self._packers.items():
@@ -160,10 +160,10 @@ class Uplink:
         return None
 
     async def _read(self, partitions: frozenset[TopicPartition]) -> None:
-        """Read these partitions until the set of partitions changes. Raises _AnotherLog."""
+        """Read these partitions until there are others. Raises _AnotherLog."""
         loop = asyncio.get_running_loop()
-        rediscover_s, recommit_s = loop.time() + _REDISCOVER_S, loop.time()
-        while True:
+        check_ends_s, recommit_s = loop.time() + _CHECK_ENDS_S, loop.time()
+        while await self._ingest.partitions.are_still(partitions):
             for result, place in await self._ingest.batch(self._timeout_s(loop.time())):
                 packer = self._packers[self._ingest.stream_of(result.device)]
                 if isinstance(result, DeadLetter):
@@ -175,11 +175,9 @@ class Uplink:
             if loop.time() >= recommit_s:
                 recommit_s = loop.time() + _RECOMMIT_S
                 await self._recommit()
-            if loop.time() >= rediscover_s:
-                rediscover_s = loop.time() + _REDISCOVER_S
+            if loop.time() >= check_ends_s:
+                check_ends_s = loop.time() + _CHECK_ENDS_S
                 await self._check_ends()
-                if await self._ingest.partitions() != partitions:
-                    return
 
     def _timeout_s(self, now_s: float) -> float:
         """How long to wait for records: until an open pack is due, at most `poll_s`."""

@@ -36,7 +36,7 @@ async def read_all(log, cursors=None):
     ingest = intake(log).ingest
     found = []
     places = {key: [Place(offset)] for key, offset in (cursors or {}).items()}
-    async with ingest.reading(await ingest.partitions(), places, lambda _device, _note: True):
+    async with ingest.reading(await ingest.partitions.look(), places, lambda _device, _note: True):
         while batch := await ingest.batch(timeout_s=0):
             found += [each.result for each in batch]
     return found
@@ -154,7 +154,7 @@ async def test_a_flood_of_bad_records_is_one_line_in_ten_seconds():
     log = MemoryLog()
     ingest = intake(log).ingest
     with structlog.testing.capture_logs() as lines:
-        async with ingest.reading(await ingest.partitions(), {}, lambda _device, _note: True):
+        async with ingest.reading(await ingest.partitions.look(), {}, lambda _device, _note: True):
             for _ in range(3):
                 await log.append([from_device("cam", b"short")] * 100)
                 await log.append([from_device("cam-2", b"short"), from_device("cam", grey(0), b"bird")])
@@ -202,7 +202,7 @@ async def test_a_cancelled_batch_is_delivered_again_to_the_next_reading():
     log = MemoryLog()
     await log.append([from_device("photo", photo("jpeg", seed)) for seed in range(100)])
     ingest = intake(log).ingest
-    async with ingest.reading(await ingest.partitions(), {}, lambda _device, _note: True):
+    async with ingest.reading(await ingest.partitions.look(), {}, lambda _device, _note: True):
         batch = asyncio.create_task(ingest.batch(timeout_s=0))
         for _ in range(4):
             await asyncio.sleep(0)
@@ -247,7 +247,7 @@ async def test_a_device_that_floods_costs_the_others_a_turn_and_each_turn_few_wr
     await log.append([from_device("cam-2", grey(i)) for i in range(10)])
     monkeypatch.setattr(log, "append", append_noted)
     ingest = intake(log).ingest
-    async with ingest.reading(await ingest.partitions(), {}, lambda _device, _note: True):
+    async with ingest.reading(await ingest.partitions.look(), {}, lambda _device, _note: True):
         turns = [[each.result for each in await ingest.batch(timeout_s=0)] for _ in range(2)]
 
     assert {each.device for each in turns[0]} == {"cam"}

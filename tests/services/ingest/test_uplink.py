@@ -530,7 +530,7 @@ async def test_a_recreated_archive_topic_is_noticed_without_news_of_a_device(lin
     task = asyncio.create_task(intake(log).uplink.run())
     await asyncio.sleep(2)
     log.delete(GREY)
-    await asyncio.sleep(2 * uplink._REDISCOVER_S)
+    await asyncio.sleep(2 * uplink._CHECK_ENDS_S)
     task.cancel()
     await asyncio.wait([task])
 
