@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft202012Validator
 
 import edged
 from edged.events import COMMON, EVENTS, json_schema
@@ -66,7 +66,5 @@ def test_a_logged_line_follows_the_schema_and_one_with_a_field_more_or_less_does
     logger().info(name, **{field: EXAMPLE[spec.fields[field]] for field in given})
     (line,) = log_lines()
     VALIDATOR.validate(line)
-    with pytest.raises(ValidationError):
-        VALIDATOR.validate({**line, "payload": "never"})
-    with pytest.raises(ValidationError):
-        VALIDATOR.validate({key: value for key, value in line.items() if key != "run_id"})
+    assert not VALIDATOR.is_valid({**line, "payload": "never"})
+    assert not VALIDATOR.is_valid({key: value for key, value in line.items() if key != "run_id"})
