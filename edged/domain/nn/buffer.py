@@ -54,13 +54,13 @@ def buffer_bytes(owner: object) -> int:
     return sum(part.nbytes if isinstance(part, Buffer) else buffer_bytes(part) for part in parts)
 
 
-Step = tuple[Callable[..., Any], tuple[Any, ...]]
-"""An operation and its arguments, including its output."""
+Step = Callable[[], object]
+"""An operation with its arguments and its output: a `functools.partial`."""
 
 Steps = Sequence[Step]
 
 
 def run(steps: Steps) -> None:
     """Execute `steps` in order."""
-    for operation, arguments in steps:
-        operation(*arguments)
+    for step in steps:
+        step()

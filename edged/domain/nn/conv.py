@@ -8,6 +8,7 @@ run of memory whatever the number of channels. 1×1 kernels need no patches. See
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -52,20 +53,20 @@ class ConvLayer:
     def forward(self, params: Params, x: Array) -> Array:
         at = self._at(len(x))
         at.gather(x)
-        np.matmul(at.patches.T, params[self._kernel].reshape(len(at.patches), -1), at.products)
+        np.matmul(at.patches.T, params[self._kernel].reshape(len(at.patches), -1), out=at.products)
         at.epilogue.forward(params[self._bias])
         return at.y
 
     def backward(self, params: Params, dy: Array, grads: Params) -> Array | None:
         at = self._at(len(dy))
         grads[self._bias] += at.epilogue.backward(dy.transpose(1, 2, 0, 3))
-        np.matmul(at.products.T, at.patches.T, at.dkernel)  # faster than its transpose: there are more filters
+        np.matmul(at.products.T, at.patches.T, out=at.dkernel)  # faster than its transpose: there are more filters
         dkernel = grads[self._kernel].reshape(len(at.patches), -1)
         dkernel += at.dkernel.T
         if not self._input_gradient:
             return None
         kernel = params[self._kernel].reshape(len(at.patches), -1)
-        np.matmul(kernel, at.products.T, at.patches)  # the patches are no longer needed
+        np.matmul(kernel, at.products.T, out=at.patches)  # the patches are no longer needed
         run(at.scatter)
         return at.dx
 
@@ -131,9 +132,12 @@ class _Views:
             dx = memory.dx.array(of.height, of.width, n, of.channels)
             self.dx = dx.transpose(2, 0, 1, 3)
             self.scatter: Steps = [
-                (self._dealt.fill, (0,)),
+                partial(self._dealt.fill, 0),
                 *self._add_patches(patches),
-                *((np.copyto, (dx[:, columns], target.transpose(1, 2, 3, 0))) for columns, target in self._columns),
+                *(
+                    partial(np.copyto, dx[:, columns], target.transpose(1, 2, 3, 0))
+                    for columns, target in self._columns
+                ),
             ]
 
     def gather(self, x: Array) -> None:
@@ -162,7 +166,7 @@ class _Views:
         for column, phase in np.ndindex(of.kernel[1], of.pool[1]):
             first, remainder = divmod(phase * of.stride[1] + column, of.step[1])
             source: Array = np.ndarray(shape, dealt.dtype, dealt, remainder * by_remainder + first * by_column, strides)
-            yield np.copyto, (patches[:, column, :, :, phase], source)
+            yield partial(np.copyto, patches[:, column, :, :, phase], source)
 
     def _add_patches(self, dpatches: Array) -> Iterator[Step]:
         """Add each patch's gradient where the patch came from: patches that do not overlap in one operation."""
@@ -172,7 +176,7 @@ class _Views:
             first, remainder = divmod(b * of.stride[1] + column, of.step[1])
             rows = slice(top, top + (of.rows - 1) * of.step[0] + 1, of.step[0])
             target = self._dealt[:, rows, remainder, first : first + of.columns]
-            yield np.add, (target, dpatches[row, column, :, a, b], target)
+            yield partial(np.add, target, dpatches[row, column, :, a, b], out=target)
 
 
 class PointwiseLayer:

@@ -5,6 +5,7 @@ columns, whatever the stride, in blocks of n × channels values, for which the t
 """
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -105,7 +106,7 @@ class _Views:
         self._product = memory.product.array(*self._outputs.shape)
         first, *others = np.ndindex(*of.kernel)
         self.correlate: Steps = [
-            (np.multiply, (self._inputs_at(self.padded, first), self._weights_at(first), self._outputs)),
+            partial(np.multiply, self._inputs_at(self.padded, first), self._weights_at(first), out=self._outputs),
             *(step for tap in others for step in self._correlate(tap)),
         ]
         ones = memory.epilogue.ones.array(self._product.size // of.channels)
@@ -114,27 +115,27 @@ class _Views:
             dx = memory.dx.array(*self.padded.shape)
             self.dx = self._inside(dx)
             steps = (step for tap in (first, *others) for step in self._scatter(tap, dx))
-            self.scatter: Steps = [(dx.fill, (0,)), *steps]
+            self.scatter: Steps = [partial(dx.fill, 0), *steps]
 
     def _correlate(self, tap: tuple[int, ...]) -> Steps:
         return [
-            (np.multiply, (self._inputs_at(self.padded, tap), self._weights_at(tap), self._product)),
-            (np.add, (self._outputs, self._product, self._outputs)),
+            partial(np.multiply, self._inputs_at(self.padded, tap), self._weights_at(tap), out=self._product),
+            partial(np.add, self._outputs, self._product, out=self._outputs),
         ]
 
     def _sum_products(self, tap: tuple[int, ...], ones: Array) -> Steps:
         """The gradient of the weights at `tap`. The outputs' memory holds their gradients by then."""
         by_channel = self._product.reshape(len(ones), -1)
         return [
-            (np.multiply, (self._inputs_at(self.padded, tap), self._outputs, self._product)),
-            (np.matmul, (ones, by_channel, self.dkernel[tap])),  # a product sums faster than `sum`
+            partial(np.multiply, self._inputs_at(self.padded, tap), self._outputs, out=self._product),
+            partial(np.matmul, ones, by_channel, out=self.dkernel[tap]),  # a product sums faster than `sum`
         ]
 
     def _scatter(self, tap: tuple[int, ...], dx: Array) -> Steps:
         inputs = self._inputs_at(dx, tap)
         return [
-            (np.multiply, (self._outputs, self._weights_at(tap), self._product)),
-            (np.add, (inputs, self._product, inputs)),
+            partial(np.multiply, self._outputs, self._weights_at(tap), out=self._product),
+            partial(np.add, inputs, self._product, out=inputs),
         ]
 
     def _weights_at(self, tap: tuple[int, ...]) -> Array:

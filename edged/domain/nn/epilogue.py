@@ -6,6 +6,7 @@ commute with the maximum, are applied to the pooled outputs only. Without poolin
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -59,9 +60,9 @@ class BoundEpilogue:
         """Compute y from the products."""
         run(self._pool)
         np.copyto(self._row, bias)
-        np.add(self._flat, self._row.reshape(-1), self._flat)
+        np.add(self._flat, self._row.reshape(-1), out=self._flat)
         if self._passes is not None:
-            np.maximum(self._flat, self._zeros, self._flat)
+            np.maximum(self._flat, self._zeros, out=self._flat)
 
     def backward(self, dy: Array) -> Array:
         """Overwrite the products with their gradients; return the bias's [filters].
@@ -69,11 +70,11 @@ class BoundEpilogue:
         A window's gradient goes to its first maximum. `dy` has y's shape and may lie in any order in memory.
         """
         if self._passes is not None:
-            np.greater(self._y, 0, self._passes)
+            np.greater(self._y, 0, out=self._passes)
             run(_gate(dy, self._passes, self._dy))
         else:
             np.copyto(self._dy, dy)
-        dbias = np.matmul(self._ones, self._dy_matrix, self._dbias)  # a product sums faster than `sum`
+        dbias = np.matmul(self._ones, self._dy_matrix, out=self._dbias)  # a product sums faster than `sum`
         run(self._unpool)
         return dbias
 
@@ -83,7 +84,7 @@ def _pool(products: Sequence[Array], overtakes: Array, y: Array) -> Steps:
     before = products[0]
     steps: list[Step] = []
     for product, overtook in zip(products[1:], overtakes, strict=True):
-        steps += [(np.greater, (product, before, overtook)), (np.maximum, (product, before, y))]
+        steps += [partial(np.greater, product, before, out=overtook), partial(np.maximum, product, before, out=y)]
         before = y
     return steps
 
@@ -92,10 +93,13 @@ def _unpool(overtakes: Array, dproducts: Sequence[Array]) -> Steps:
     """Move each window's gradient from the first phase, which holds them all, to the last one that overtook."""
     steps: list[Step] = []
     for dproduct, overtook in zip(reversed(dproducts[1:]), reversed(overtakes), strict=True):
-        steps += [*_gate(dproducts[0], overtook, dproduct), (np.subtract, (dproducts[0], dproduct, dproducts[0]))]
+        steps += [
+            *_gate(dproducts[0], overtook, dproduct),
+            partial(np.subtract, dproducts[0], dproduct, out=dproducts[0]),
+        ]
     return steps
 
 
 def _gate(x: Array, opens: Array, result: Array) -> Steps:
     """Pass x where the gate `opens`, else 0; in two steps, as a product of floats and booleans is slower."""
-    return [(np.copyto, (result, opens)), (np.multiply, (result, x, result))]
+    return [partial(np.copyto, result, opens), partial(np.multiply, result, x, out=result)]

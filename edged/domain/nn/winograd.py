@@ -16,6 +16,7 @@ transformations consist of move blocks of n × channels values.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -64,18 +65,18 @@ class WinogradLayer:
 
     def begin(self, params: Params) -> None:
         """Transform the kernel once, for all micro-batches until the next call."""
-        np.matmul(self._to_u, params[self._kernel].reshape(9, -1), self._u.reshape(16, -1))
+        np.matmul(self._to_u, params[self._kernel].reshape(9, -1), out=self._u.reshape(16, -1))
         self._du_sum.fill(0)
 
     def end(self, grads: Params) -> None:
         """Add the kernel's gradient over all micro-batches since `begin` to `grads`; `backward` leaves it out."""
-        np.matmul(self._to_u.T, self._du_sum.reshape(16, -1), self._dkernel)
+        np.matmul(self._to_u.T, self._du_sum.reshape(16, -1), out=self._dkernel)
         grads[self._kernel] += self._dkernel.reshape(grads[self._kernel].shape)
 
     def forward(self, params: Params, x: Array) -> Array:
         at = self._at(len(x))
         at.transform(x)
-        np.matmul(at.v, self._u, at.products)
+        np.matmul(at.v, self._u, out=at.products)
         run(at.add_up)
         run(at.interleave)
         at.epilogue.forward(params[self._bias])
@@ -86,11 +87,11 @@ class WinogradLayer:
         grads[self._bias] += at.epilogue.backward(dy.transpose(1, 2, 0, 3))
         run(at.deinterleave)
         run(at.spread)
-        np.matmul(at.v.swapaxes(1, 2), at.products, self._du)
-        np.add(self._du_sum, self._du, self._du_sum)
+        np.matmul(at.v.swapaxes(1, 2), at.products, out=self._du)
+        np.add(self._du_sum, self._du, out=self._du_sum)
         if not self._input_gradient:
             return None
-        np.matmul(at.products, self._u.swapaxes(1, 2), at.v)  # v is no longer needed
+        np.matmul(at.products, self._u.swapaxes(1, 2), out=at.v)  # v is no longer needed
         run(at.transform_back)
         return at.dx
 
@@ -169,8 +170,8 @@ class _Views:
         dx = memory.dx.array(*of.dx, n * of.channels)
         under_tiles = dx[: of.covered[0], : of.covered[1]]
         self.transform_back: Steps = [
-            (dx[of.covered[0] :].fill, (0,)),
-            (dx[:, of.covered[1] :].fill, (0,)),
+            partial(dx[of.covered[0] :].fill, 0),
+            partial(dx[:, of.covered[1] :].fill, 0),
             *_uncombine(dv.swapaxes(1, 2), self._half.swapaxes(0, 1)),
             *_uncombine(self._half.swapaxes(1, 2), under_tiles.swapaxes(0, 1)),
         ]
@@ -198,10 +199,10 @@ class _Views:
 def _combine(x: Sequence[Array], v: Array) -> Steps:
     """From x to v along one axis, see the module's docstring."""
     return [
-        (np.subtract, (x[0], x[2], v[0])),
-        (np.add, (x[1], x[2], v[1])),
-        (np.subtract, (x[2], x[1], v[2])),
-        (np.subtract, (x[3], x[1], v[3])),
+        partial(np.subtract, x[0], x[2], out=v[0]),
+        partial(np.add, x[1], x[2], out=v[1]),
+        partial(np.subtract, x[2], x[1], out=v[2]),
+        partial(np.subtract, x[3], x[1], out=v[3]),
     ]
 
 
@@ -209,14 +210,14 @@ def _uncombine(dv: Array, dx: Array) -> Steps:
     """The transpose of _combine: dv [4, tiles, …] to dx [2·tiles + 2, …], where neighbouring tiles share two inputs."""
     even, odd = dx[0::2], dx[1::2]
     return [
-        (np.add, (dv[1], dv[2], even[1:])),
-        (np.subtract, (even[1:], dv[0], even[1:])),
-        (np.add, (even[1:-1], dv[0, 1:], even[1:-1])),
-        (np.copyto, (even[0], dv[0, 0])),
-        (np.subtract, (dv[1], dv[2], odd[:-1])),
-        (np.subtract, (odd[:-1], dv[3], odd[:-1])),
-        (np.add, (odd[1:-1], dv[3, :-1], odd[1:-1])),
-        (np.copyto, (odd[-1], dv[3, -1])),
+        partial(np.add, dv[1], dv[2], out=even[1:]),
+        partial(np.subtract, even[1:], dv[0], out=even[1:]),
+        partial(np.add, even[1:-1], dv[0, 1:], out=even[1:-1]),
+        partial(np.copyto, even[0], dv[0, 0]),
+        partial(np.subtract, dv[1], dv[2], out=odd[:-1]),
+        partial(np.subtract, odd[:-1], dv[3], out=odd[:-1]),
+        partial(np.add, odd[1:-1], dv[3, :-1], out=odd[1:-1]),
+        partial(np.copyto, odd[-1], dv[3, -1]),
     ]
 
 
@@ -224,8 +225,8 @@ def _add_up(products: Array) -> Steps:
     """Products [4, 4, …] to outputs, in place: they end in the corners. First along rows, then columns of these."""
     steps: list[Step] = []
     for axis in (products, products[0::3].swapaxes(0, 1)):
-        steps += [(np.add, (axis[0], axis[k], axis[0])) for k in (1, 2)]
-        steps += [(np.add, (axis[3], axis[1], axis[3])), (np.subtract, (axis[3], axis[2], axis[3]))]
+        steps += [partial(np.add, axis[0], axis[k], out=axis[0]) for k in (1, 2)]
+        steps += [partial(np.add, axis[3], axis[1], out=axis[3]), partial(np.subtract, axis[3], axis[2], out=axis[3])]
     return steps
 
 
@@ -233,23 +234,28 @@ def _spread(dproducts: Array) -> Steps:
     """The transpose of _add_up: from the corners of [4, 4, …] to all products."""
     steps: list[Step] = []
     for axis in (dproducts[0::3].swapaxes(0, 1), dproducts):
-        steps += [(np.add, (axis[0], axis[3], axis[1])), (np.subtract, (axis[0], axis[3], axis[2]))]
+        steps += [partial(np.add, axis[0], axis[3], out=axis[1]), partial(np.subtract, axis[0], axis[3], out=axis[2])]
     return steps
+
+
+def _by_phase(y: Array) -> list[Array]:
+    """The outputs that each corner of the tiles holds."""
+    return [y[i // 3 :: 2, j // 3 :: 2] for i, j in _CORNERS]
 
 
 def _interleave(corners: Sequence[Array], y: Array) -> Steps:
     """Copy outputs by phase to their rows and columns, without those beyond the last row or column."""
-    targets = [y[i // 3 :: 2, j // 3 :: 2] for i, j in _CORNERS]
     return [
-        (np.copyto, (target, corner[: target.shape[0], : target.shape[1]]))
-        for target, corner in zip(targets, corners, strict=True)
+        partial(np.copyto, part, corner[: part.shape[0], : part.shape[1]])
+        for part, corner in zip(_by_phase(y), corners, strict=True)
     ]
 
 
 def _deinterleave(dy: Array, corners: Sequence[Array]) -> Steps:
     """The transpose of _interleave."""
     steps: list[Step] = []
-    for (copy, (target, corner_part)), corner in zip(_interleave(corners, dy), corners, strict=True):
-        rows, columns = target.shape[:2]
-        steps += [(copy, (corner_part, target)), (corner[rows:].fill, (0,)), (corner[:, columns:].fill, (0,))]
+    for part, corner in zip(_by_phase(dy), corners, strict=True):
+        rows, columns = part.shape[:2]
+        steps.append(partial(np.copyto, corner[:rows, :columns], part))
+        steps += [partial(corner[rows:].fill, 0), partial(corner[:, columns:].fill, 0)]
     return steps
