@@ -122,7 +122,8 @@ def _unbuffered(stream: TextIO) -> TextIO:
         number = stream.fileno()
     except (OSError, AttributeError):
         return stream
-    return io.TextIOWrapper(io.FileIO(number, "w", closefd=False), encoding="utf-8", write_through=True)
+    file, encoding = io.FileIO(number, "w", closefd=False), stream.encoding
+    return io.TextIOWrapper(file, encoding=encoding, errors="backslashreplace", write_through=True)
 
 
 class Throttle:
@@ -322,14 +323,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        return value[:_MAX_TEXT]
+        return _text(value[:_MAX_TEXT])
     if value is None or isinstance(value, int):
         return value
     if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {_text(str(key)): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+
+
+def _text(text: str) -> str:
+    """`text` without halves of surrogate pairs, as a file's name that is no UTF-8 has: few can read JSON with them."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def _check(_logger: Any, _method: str, fields: Fields) -> Fields:
@@ -392,11 +398,16 @@ def _for_people() -> list[structlog.typing.Processor]:
     render = structlog.dev.ConsoleRenderer(colors="NO_COLOR" not in os.environ, timestamp_key="ts", sort_keys=False)
 
     def traceback_below(_logger: Any, _method: str, fields: Fields) -> Fields:
-        if "traceback" in fields:
-            fields["exception"] = fields.pop("traceback").rstrip()
-        return fields
+        trace = fields.pop("traceback", "").rstrip()
+        shown = {key: _printable(value) if isinstance(value, str) else value for key, value in fields.items()}
+        return {**shown, "exception": trace} if trace else shown
 
     return [ResourcesForPeople(), traceback_below, render]
+
+
+def _printable(text: str) -> str:
+    """No control character of a label or a message reaches the terminal."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _is_journal(stream: TextIO) -> bool:

@@ -116,6 +116,22 @@ def test_people_get_readable_lines_and_tracebacks(stream, monkeypatch):
     assert others[-1] == "RuntimeError: broken"
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("pretty", [False, True])
+def test_no_text_is_lost_or_raises_whatever_the_terminals_encoding(log_lines, tmp_path, encoding, pretty):
+    """Labels of any script, a file's name that is no UTF-8, and escape sequences of a terminal."""
+    path = tmp_path / "log"
+    with path.open("w", encoding=encoding) as terminal:
+        set_up(terminal, pretty=pretty)
+        logger().warning("health.degraded", part="kafka", reason="\u732b \udce9 \x1b[31m")
+    text = path.read_text(encoding)
+    assert text.count("\n") == 1
+    assert "\x1b[31m" not in text
+    shown = text if pretty else json.loads(text)["reason"]
+    assert "\\udce9" in shown
+    assert ("\u732b" if encoding == "utf-8" or not pretty else "\\u732b") in shown
+
+
 def test_a_crash_is_logged_with_its_traceback(log_lines):
     def broken():
         raise ValueError("three is not four")

@@ -11,6 +11,7 @@ listed in a command's help.
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 import traceback
@@ -97,12 +98,18 @@ def run_and_exit() -> NoReturn:
 
 
 def _open_standard_streams() -> None:
-    """Open the null device for streams that the process was started without: a socket might get their numbers."""
+    """Open the null device for streams that the process was started without: a socket might get their numbers.
+
+    What a terminal's encoding does not have, and what is no text in a file's name, is written as an escape.
+    """
     while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(number, True)
     os.close(number)
     sys.stdout = sys.stdout or open(_STDOUT, "w", closefd=False)  # noqa: SIM115 - lives as long as the process
     sys.stderr = sys.stderr or open(_STDERR, "w", closefd=False)  # noqa: SIM115 - as above
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run(words: list[str]) -> int:

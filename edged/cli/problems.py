@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import TextIO
 
+from edged.domain.text import shown
 from edged.errors import Problem
 
 _BEFORE, _WIDTH = 60, 120
@@ -16,12 +17,12 @@ def show(problems: Iterable[Problem], stream: TextIO, kind: str = "") -> None:
     Problems one after the other at the same place, such as missing sections, share one source line.
     """
     in_colour = use_colour(stream)
-    shown = list(problems)
-    for problem, following in zip(shown, [*shown[1:], None], strict=False):
+    listed = list(problems)
+    for problem, following in zip(listed, [*listed[1:], None], strict=False):
         head = f"{problem.place}: " if problem.place else ""
         message = str(problem)[len(head) :]
         label = f"{kind}: " if kind else ""
-        print(_bold(head, in_colour=in_colour) + label + printable(message), file=stream)
+        print(_bold(shown(head), in_colour=in_colour) + label + shown(message), file=stream)
         if following is None or following.place != problem.place:
             for line in source_lines(problem):
                 print(line, file=stream)
@@ -38,14 +39,14 @@ def source_lines(problem: Problem) -> list[str]:
         return []
     row, column = (int(number) for number in problem.place.rsplit(":", 2)[1:])
     start = max(0, column - 1 - _BEFORE) if len(problem.source) > _WIDTH else 0
-    text = printable(problem.source[start : start + _WIDTH])
+    text = _printable(problem.source[start : start + _WIDTH])
     before = text[: column - 1 - start]
     number = f"{row:>5}"
     return [f"{number} | {text}", f"{' ' * len(number)} | {_blank(before)}^"]
 
 
-def printable(text: str) -> str:
-    """No control character of a file reaches the terminal."""
+def _printable(text: str) -> str:
+    """No control character of a file reaches the terminal; each stays one character, for the caret."""
     return "".join(c if c.isprintable() or c == "\t" else "·" for c in text)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from edged.domain.suggest import did_you_mean
+from edged.domain.text import shown
 from edged.domain.validation.finding import Finding
 from edged.errors import Problem
 from edged.topology_file.document import Document, RefusedNode, is_secret
@@ -204,8 +205,8 @@ def join(at: str, key: str) -> str:
 
 
 def short(text: str) -> str:
-    """`text` on one line, cut to what a message has room for."""
-    text = text if text.isprintable() else text.encode("unicode_escape", "replace").decode()
+    """`text` on one line, as `text.shown`, cut to what a message has room for."""
+    text = shown(text)
     return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
 
 

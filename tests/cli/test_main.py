@@ -1,5 +1,6 @@
 """The command frame: exit codes, help, and what is not imported."""
 
+import io
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from edged import __version__, cli
 from edged.errors import LogUnavailable, RecordTooLarge, StateFolderRefused, StorageError
+from tests.cli.conftest import VALID
 
 
 @pytest.fixture
@@ -147,6 +149,42 @@ def test_a_command_started_without_its_standard_streams_does_its_work(closed, tm
     command = f"{sys.executable} -m edged check {tmp_path}/topology.yaml --json {closed}"
     assert subprocess.run(["/bin/sh", "-c", command], check=False, capture_output=True).returncode == 78
     assert (tmp_path / "topology.yaml").read_text() == "schema: 1\n"
+
+
+HARD = VALID.replace(
+    "labels: [0, 1, 2]", 'labels: ["M\u00f6hre", "\u732b", "\u0141\u00f3d\u017a", "\u0141\u00f3d\u017a"]'
+)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("words", [["check"], ["check", "--json"], ["topics"], ["archive", "ls"]], ids=" ".join)
+def test_no_command_fails_for_the_terminals_encoding(words, encoding, tmp_path, monkeypatch):
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2)]
+    monkeypatch.setattr("sys.stdout", streams[0])
+    monkeypatch.setattr("sys.stderr", streams[1])
+    for number, text in enumerate((VALID, HARD)):
+        file = tmp_path / f"caf\udce9-{number}.yaml"
+        file.write_text(text.replace("/srv/edged", f"{tmp_path}/\u00e4rchive"), "utf-8")
+        assert cli.main([*words, str(file)]) in {0, 74, 78}
+
+
+def test_no_command_fails_for_a_locale_without_letters(tmp_path):
+    """As with an old login shell; Python would otherwise take UTF-8 for the locale C."""
+    folder = tmp_path / "\u00e4rchive"
+    folder.mkdir()
+    (folder / "topology.yaml").write_text(VALID.replace("/srv/edged", str(folder / "here")), "utf-8")
+    program = (
+        "import sys; from edged.cli import main\n"
+        "for words in (['check'], ['archive', 'init'], ['archive', 'ls']): main([*words, sys.argv[1]])"
+    )
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+
+    run = subprocess.run([sys.executable, "-c", program, folder / "topology.yaml"], capture_output=True, check=True,
+                         env={**os.environ, **locale, "PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+
+    assert b"Traceback" not in run.stderr
+    assert b"rchive/here is an archive now" in run.stdout
+    assert (folder / "here" / "edged-archive.json").is_file()
 
 
 def test_a_missing_extra_is_named_and_no_reason_to_restart(monkeypatch, capsys):

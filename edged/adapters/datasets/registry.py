@@ -9,6 +9,7 @@ from edged.adapters.datasets import fashion_mnist, idx
 from edged.adapters.datasets.csv_table import open_csv_table
 from edged.adapters.datasets.idx import IdxDataset
 from edged.adapters.datasets.image_folder import open_image_folder
+from edged.domain.text import normal_form
 from edged.errors import FormatError, StorageError
 from edged.ports import Dataset, Item
 
@@ -77,7 +78,7 @@ def _labels(folder: Path) -> tuple[str, ...]:
         raise StorageError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: not UTF-8 text") from error
-    labels = tuple(text.split("\n")[:-1] if text.endswith("\n") else text.split("\n"))
+    labels = tuple(normal_form(line) for line in text.removesuffix("\n").split("\n"))
     if not all(labels) or len(set(labels)) != len(labels):
         raise FormatError(f"{path}: one label a line, none empty, none twice")
     return labels

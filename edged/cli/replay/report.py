@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from edged.cli.problems import printable
 from edged.domain.group.records import Contribution
 from edged.domain.group.replay import (
     EpochAbandoned,
@@ -18,6 +17,7 @@ from edged.domain.group.replay import (
     StepApplied,
 )
 from edged.domain.group.state import HeldOutSums
+from edged.domain.text import shown
 
 _SHOWN = 16
 """Hexadecimal digits of a hash in the text."""
@@ -249,7 +249,7 @@ def _all_proven(proofs: list[Proof]) -> str:
 
 
 def _reason_text(edge: str, reason: str) -> str:
-    return printable(f"{edge or 'nobody named'}: {reason}")
+    return shown(f"{edge or 'nobody named'}: {reason}")
 
 
 def _ratio(total: float, samples: int) -> float | None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain.samples.pack import MAX_BYTES
+from edged.domain.text import normal_form, shown
 from edged.domain.topology import Codec, Stream
 from edged.errors import RejectedRecord
 
@@ -29,7 +30,7 @@ MAX_MAGNITUDE = 1e18
 
 
 def check_record(key: bytes | None, value: bytes, stream: Stream, codec: Codec) -> str | None:
-    """The label of a device's record; None when it has no key: unlabelled.
+    """The label of a device's record, in `text.normal_form`; None when it has no key: unlabelled.
 
     Checks all that can be checked without decoding an image, cheapest first. Raises RejectedRecord with one of
     `sample.REASONS`.
@@ -56,12 +57,21 @@ def check_payload(value: bytes, stream: Stream, codec: str) -> None:
 def check_label(label: str, stream: Stream) -> None:
     """Raise RejectedRecord(unknown_label) for a label that the stream does not have."""
     if label not in stream.labels:
-        raise RejectedRecord("unknown_label", f"{label!r:.80} is not one of the {len(stream.labels)} of {stream.name}")
+        quoted = f'"{shown(label):.80}"'
+        raise RejectedRecord("unknown_label", f"{quoted} is not one of the {len(stream.labels)} of {stream.name}")
 
 
 def class_index(stream: Stream) -> Mapping[str, int]:
     """The class number of each label: its index in the stream's list."""
     return {label: index for index, label in enumerate(stream.labels)}
+
+
+def class_number(index: Mapping[str, int], label: str | None) -> int:
+    """The class of a sample's label; -1 if it has none. What was archived long ago may be in another form."""
+    if label is None:
+        return -1
+    number = index.get(label)
+    return index.get(normal_form(label), -1) if number is None else number
 
 
 def raw_dtype(stream: Stream) -> np.dtype[Any]:
@@ -128,7 +138,7 @@ def _label(key: bytes | None, stream: Stream) -> str | None:
     if len(key) > MAX_KEY_BYTES:
         raise RejectedRecord("key_too_long", f"{len(key)} bytes; at most {MAX_KEY_BYTES}")
     try:
-        label = key.decode()
+        label = normal_form(key.decode())
     except UnicodeDecodeError as error:
         raise RejectedRecord("key_not_text", f"not UTF-8 at byte {error.start}") from error
     check_label(label, stream)

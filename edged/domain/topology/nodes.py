@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edged.domain.text import normal_form
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Names become topics, folders and log fields, so no other characters are allowed."""
 
@@ -46,13 +48,17 @@ class Kafka:
 class Stream:
     """The form of samples. `shape`: [height, width, channels], [length, channels] or any other.
 
-    `labels`: the classes, in the order of the model's outputs; none if samples have none.
+    `labels`: the classes, in the order of the model's outputs; none if samples have none. Whatever they are given as,
+    they are in `text.normal_form`, as are those of samples.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: Dtype
     labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(normal_form(label) for label in self.labels))
 
 
 @dataclass(frozen=True, slots=True)

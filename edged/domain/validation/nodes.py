@@ -1,12 +1,14 @@
 """Devices, edges and the archive: references, codecs, URLs."""
 
 import math
+import unicodedata
 from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 from edged.domain.nn.spec import shape_text
 from edged.domain.samples.pack import MAX_BYTES
 from edged.domain.suggest import did_you_mean
+from edged.domain.text import shown
 from edged.domain.topology import Device, Stream, Topology
 from edged.domain.validation.finding import Finding
 
@@ -83,6 +85,21 @@ def _archive(topology: Topology) -> Iterator[Finding]:
         yield from _url(f"archive[{i}].url", archive.url)
 
 
+def _alike_labels(stream: Stream) -> Iterator[Finding]:
+    """Labels that differ in upper and lower case alone, or in the kind or number of their blanks, or in width."""
+    seen: dict[str, tuple[int, str]] = {}
+    for i, label in enumerate(stream.labels):
+        folded = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+        first, other = seen.setdefault(folded, (i, label))
+        if first != i:
+            differ = "differ in upper and lower case alone" if label.lower() == other.lower() else "look alike"
+            yield Finding(
+                f"streams.{stream.name}.labels[{i}]",
+                f'"{shown(label)}" and "{shown(other)}" {differ}',
+                "fine if they are two classes",
+            )
+
+
 def _trimmed_live(topology: Topology, live: Iterable[str]) -> Iterator[Finding]:
     for i, archive in enumerate(topology.archive):
         for stream in live if archive.trim else ():
@@ -114,6 +131,8 @@ def _url(path: str, url: str) -> Iterator[Finding]:
 
 def warnings(topology: Topology) -> Iterator[Finding]:
     """See `rules.warnings`."""
+    for each in topology.streams:
+        yield from _alike_labels(each)
     live = dict.fromkeys(job.stream for job in topology.jobs if job.source != "archive")
     yield from _trimmed_live(topology, live)
     for i, edge in enumerate(topology.edges):

@@ -18,6 +18,7 @@ from edged.domain.samples import cursors as cursor_rules
 from edged.domain.samples import pack as packs
 from edged.domain.samples.address import ArchivedAddress, DeviceAddress
 from edged.domain.samples.border import Border, Sifted
+from edged.domain.samples.codec import class_index, class_number
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.written_to import written_to
 from edged.errors import AnotherVersion, FormatError, SourceRefused
@@ -386,8 +387,10 @@ class Archiver:
         buffer.add(record, unique)
 
     def _tell_unknown_labels(self, stream: str, edge: str, offset: int, pack: Pack) -> None:
-        known = self._border.streams[stream].labels
-        unknown = [row for row, each in enumerate(pack.samples) if each.label is not None and each.label not in known]
+        known = class_index(self._border.streams[stream])
+        labels = {each.label for each in pack.samples if each.label is not None}
+        strange = {label for label in labels if class_number(known, label) < 0}
+        unknown = [row for row, each in enumerate(pack.samples) if each.label in strange]
         if unknown:
             self._lines.warning(
                 "archive.unknown_label",

@@ -82,7 +82,7 @@ class Batcher:
         self._executor = executor
         self._needs_labels = needs_labels
         self._features = features
-        self._class_of = codec.class_index(stream)
+        self._classes = codec.class_index(stream)
         shape = stream.shape if features is None else features.shape
         self._buffers = [
             MiniBatch(
@@ -108,12 +108,13 @@ class Batcher:
     def add(self, samples: Sequence[Encoded]) -> None:
         """Append at most `num_free` samples, decoded. Unusable ones are left out and counted."""
         received = [sample for sample in samples if sample.payload is not None]
-        usable = [sample for sample in received if sample.label in self._class_of] if self._needs_labels else received
+        class_of = {sample.label: codec.class_number(self._classes, sample.label) for sample in received}
+        usable = [sample for sample in received if class_of[sample.label] >= 0] if self._needs_labels else received
         self.num_unlabelled += len(received) - len(usable)
         rows = slice(self._filled, self._filled + len(usable))
         buffer = self._buffers[0]
         x, y, ids, weights = buffer.x[rows], buffer.y[rows], buffer.ids[rows], buffer.weights[rows]
-        y[:] = [self._class_of.get(sample.label or "", -1) for sample in usable]
+        y[:] = [class_of[sample.label] for sample in usable]
         ids[:] = [sample.id for sample in usable]
         weights[:] = [sample.weight for sample in usable]
         payloads, codecs = [sample.payload or b"" for sample in usable], [sample.codec for sample in usable]

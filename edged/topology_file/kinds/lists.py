@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from edged.topology_file.kinds.kind import Kind, Schema, read
+from edged.topology_file.kinds.kind import Kind, Schema, has_variable, read
 from edged.topology_file.kinds.scalars import Text, Whole
 from edged.topology_file.reading import Reading, short
 
@@ -41,7 +41,11 @@ class Listing:
         first: dict[Any, int] = {}
         for i, value in enumerate(values):
             if f"{at}[{i}]" not in reading.bad and first.setdefault(value, i) != i:
-                reading.wrong(node.value[i], f"{at}[{i}]", f"the same as {at}[{first[value]}]")
+                reading.wrong(
+                    node.value[i],
+                    f"{at}[{i}]",
+                    f"the same as {at}[{first[value]}]{_written(node.value, first[value], i)}",
+                )
 
     def placeholder(self) -> tuple[Any, ...]:
         return tuple(self.item.placeholder() for _ in range(self.min_items))
@@ -54,6 +58,14 @@ class Listing:
             "maxItems": self.max_items,
         }
         return result | ({"uniqueItems": True} if self.is_distinct else {})
+
+
+def _written(nodes: Sequence[yaml.Node], i: int, j: int) -> str:
+    """How the same value is written in two ways, of which one may be invisible; empty if it is not."""
+    one, other = nodes[i], nodes[j]
+    if has_variable(one) or has_variable(other) or one.value == other.value:
+        return ""
+    return f', written "{short(one.value)}" and "{short(other.value)}"'
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Single values: text, names, words, numbers, and quantities with a unit."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any, cast
 import yaml
 
 from edged.domain.suggest import did_you_mean
+from edged.domain.text import normal_form, shown
 from edged.domain.topology import NAME_PATTERN
 from edged.domain.validation.memory import mebibytes
 from edged.topology_file.kinds.kind import VARIABLE, Kind, Schema, has_variable
@@ -19,7 +21,8 @@ class Text:
     """Text of at most `max_bytes` in UTF-8.
 
     `is_secret`: never shown, and a warning if it stands in the file. `allows_integers`: whole numbers without quotes
-    are text, too: labels such as 0 to 9.
+    are text, too: labels such as 0 to 9. `is_normal`: read in `text.normal_form`. `is_path`: the
+    name of a file, whose bytes are UTF-8 as the topology file is, whatever the locale says.
     """
 
     expected: str = "text"
@@ -27,6 +30,8 @@ class Text:
     max_bytes: int = 4096
     is_secret: bool = False
     allows_integers: bool = False
+    is_normal: bool = False
+    is_path: bool = False
 
     def read(self, node: yaml.Node, at: str, reading: Reading) -> str:
         is_integer = self.allows_integers and _is_plain(node) and re.fullmatch("0|[1-9][0-9]{0,17}", node.value)
@@ -35,13 +40,17 @@ class Text:
             return node.value if has_variable(node) else ""
         if self.is_secret:
             reading.warn_of_literal_secret(node, at)
+        if self.is_normal:
+            text = normal_form(text)
         if not re.fullmatch(self.pattern, text):
-            reading.wrong(node, at, f"expected {self.expected}")
+            is_known = not self.is_secret and not has_variable(node)
+            hidden = f', not "{short(text)}"' if is_known and shown(text) != text else ""
+            reading.wrong(node, at, f"expected {self.expected}{hidden}")
             return ""
         if len(text.encode()) > self.max_bytes:
             reading.wrong(node, at, f"longer than {self.max_bytes} bytes")
             return ""
-        return text
+        return os.fsdecode(text.encode()) if self.is_path else text
 
     def placeholder(self) -> str:
         return ""
@@ -53,7 +62,7 @@ class Text:
 
 NAME = Text("a name: 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit", NAME_PATTERN[1:-1])
 ADDRESS = Text('host:port, such as "broker.lan:9092"', r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", 300)
-FILE_PATH = Text("the path of a file")
+FILE_PATH = Text("the path of a file", is_path=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ STREAM = Section(
             "shape and type of one sample",
         ),
         "labels": Key(
-            Listing(Text("a label", max_bytes=256, allows_integers=True), 1, 65_536, is_distinct=True),
+            Listing(Text("a label", max_bytes=256, allows_integers=True, is_normal=True), 1, 65_536, is_distinct=True),
             "the classes, in the order of the model's outputs; left out if samples have none",
         ),
     },
@@ -111,7 +111,7 @@ ARCHIVE = section(
     Archive,
     "The archive: it keeps all samples and streams epochs of them back.",
     name=Key(NAME, "the archive's name, unique among all nodes"),
-    url=Key(Text("a URL such as file:///srv/edged"), "the folder on the distributed file system"),
+    url=Key(Text("a URL such as file:///srv/edged", is_path=True), "the folder on the distributed file system"),
     flush=Key(duration(0.1, 3600), "a file is written once its first sample is this old"),
     flush_bytes=Key(size(64 * 1024, 1024 * MIB), "or once its samples fill this much"),
     trim=Key(Switch(), "delete from Kafka what is archived; needs the right to"),

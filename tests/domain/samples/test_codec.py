@@ -98,7 +98,7 @@ def test_any_bytes_are_a_sample_or_a_reason(key, value):
 
 
 def test_an_unknown_label_is_quoted_abbreviated():
-    with pytest.raises(RejectedRecord, match=r"'Cat' is not one of the 3 of grey"):
+    with pytest.raises(RejectedRecord, match=r'"Cat" is not one of the 3 of grey'):
         codec.check_record(b"Cat", IMAGE, GREY, "raw")
     with pytest.raises(RejectedRecord) as caught:
         codec.check_record(b"\n" * 256, IMAGE, GREY, "raw")

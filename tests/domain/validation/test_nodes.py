@@ -80,6 +80,21 @@ def test_what_works_but_is_probably_not_intended_is_a_warning(topology, path, me
     assert warnings(topology) == [(path, message)]
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (("Boot", "boot"), '"boot" and "Boot" differ in upper and lower case alone'),
+        (("left boot", "left\u00a0boot"), '"left\\xa0boot" and "left boot" look alike'),
+        (("boot", "\uff42oot"), '"\uff42oot" and "boot" look alike'),
+    ],
+    ids=["case", "blank", "width"],
+)
+def test_labels_that_are_hard_to_tell_apart_are_a_warning(labels, message):
+    topology = with_stream(labels=labels)
+    assert problems(topology) == []
+    assert warnings(topology) == [("streams.tiles.labels[1]", message)]
+
+
 def test_deleting_what_is_archived_under_live_training_is_a_warning():
     trimming = (replace(VALID.archive[0], trim=True),)
 
