@@ -4,6 +4,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
+from edged.adapters.host.allocator import return_freed_memory
 from edged.adapters.host.counters import PsutilHost
 from edged.adapters.host.systemd import Systemd
 from edged.adapters.images import PillowDecoder
@@ -32,6 +33,7 @@ async def run_companion(
     from edged.adapters.tflite import runtime as tflite  # noqa: PLC0415 - the runtime is the companion's alone
     from edged.services.inference.companion import Companion, served_job  # noqa: PLC0415
 
+    return_freed_memory()
     folders = Folders.of(node)
     training = served_job(topology, job)
     runtime = tflite.prepare_runtime()

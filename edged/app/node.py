@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
+from edged.adapters.host.allocator import return_freed_memory
 from edged.adapters.host.blas import single_threaded_blas
 from edged.adapters.host.counters import PsutilHost, lower_thread_priority
 from edged.adapters.host.process_lock import process_lock
@@ -27,6 +28,7 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
 
     Raises AlreadyRunning and, when the state folder cannot be used, StorageError.
     """
+    return_freed_memory()
     is_edge = topology.tier_of(node) == "edge"
     edge = topology.edge(node) if is_edge else None
     folders, jobs = Folders.of(node), topology.resolved_jobs(node)

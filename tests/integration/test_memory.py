@@ -3,6 +3,7 @@
 from edged.cli.demo.processes import LogLine
 from edged.domain.topology import MIB
 from tests.support.site import DESIGNS_MODEL, Site, running
+from tests.support.trends import theil_sen
 
 EPOCHS = 15
 WARM_UP = 3
@@ -23,16 +24,6 @@ def at_the_end_of_epochs(lines: list[LogLine]) -> list[int]:
     return found
 
 
-def slope(series: list[int]) -> float:
-    """Bytes an epoch: the median of the slopes of all pairs (Theil-Sen).
-
-    One sample that falls into a checkpoint moves a least squares line; a median of neighbours' differences is blind
-    to a leak that comes in steps. This is neither.
-    """
-    pairs = [(b - a) / (j - i) for i, a in enumerate(series) for j, b in enumerate(series) if i < j]
-    return sorted(pairs)[len(pairs) // 2]
-
-
 async def test_an_edge_does_not_grow_from_epoch_to_epoch(embedded_broker, tmp_path):
     """The design's model: after the first epochs, memory rises by less than 1 MiB an epoch."""
     settings = {"site": "memory", "epochs": EPOCHS, "model": DESIGNS_MODEL}
@@ -44,7 +35,7 @@ async def test_an_edge_does_not_grow_from_epoch_to_epoch(embedded_broker, tmp_pa
         await edge.wait_for("train.finished")
         series = at_the_end_of_epochs(list(edge.lines))
 
-    grows = slope(series[WARM_UP:])
+    grows = theil_sen(range(WARM_UP, len(series)), series[WARM_UP:])
     told = ", ".join(f"{each / MIB:.1f}" for each in series)
     print(f"MiB at the end of each epoch: {told}; {grows / MIB:+.3f} MiB an epoch")  # noqa: T201 - the test's figure
     assert len(series) == EPOCHS

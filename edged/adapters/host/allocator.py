@@ -1,0 +1,26 @@
+"""Has the C library give back what is freed, so that a process does not grow for as long as it runs.
+
+glibc raises by itself the size from which a block is a mapping of its own, to that of the largest one that was freed.
+Then the buffers of fetches, packs and batches lie in the heap, between small blocks that stay, and what is free between
+those never goes back to the kernel. Here the size stays as glibc begins with it, and threads share few heaps.
+"""
+
+import ctypes
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
+
+_LARGE_BYTES = 128 << 10
+"""glibc's first values of both thresholds."""
+
+_NUM_ARENAS = 2
+"""As in the units. Threads allocate while they hold Python's lock, nearly always: more heaps save them little."""
+
+
+def return_freed_memory() -> bool:
+    """Set it up for this process; before it starts threads. Whether the C library is one that knows of this."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # macOS, musl
+        return False
+    wanted = {_M_MMAP_THRESHOLD: _LARGE_BYTES, _M_TRIM_THRESHOLD: _LARGE_BYTES, _M_ARENA_MAX: _NUM_ARENAS}
+    return all(mallopt(name, value) for name, value in wanted.items())
