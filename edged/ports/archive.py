@@ -45,14 +45,16 @@ class ArchiveStore(Protocol):
         packs: Sequence[tuple[int, Pack]],
         gaps: Sequence[tuple[int, int]] = (),
         log: SourceLog = UNKNOWN_LOG,
+        empty: Sequence[tuple[int, int]] = (),
     ) -> None:
         """Make (offset, pack) pairs durable as one file, or raise StorageError.
 
         `log`: the one that they are all from. `gaps`: (first, next) offsets that the log had deleted before they could
-        be read, kept as known losses. Packs and gaps together are contiguous and start at `ends()[source]` (anywhere,
-        when the source is new), else ArchiveConflict is raised; or they cover exactly the last file's offsets, which
-        are then written again, so that an attempt with unknown outcome can be repeated. On return the file is on stable
-        storage under its final name; a crash before that leaves nothing visible to readers.
+        be read, kept as known losses, but for the parts of them in `empty`, which never held a record. Packs and gaps
+        together are contiguous and start at `ends()[source]` (anywhere, when the source is new), else ArchiveConflict
+        is raised; or they cover exactly the last file's offsets, which are then written again, so that an attempt with
+        unknown outcome can be repeated. On return the file is on stable storage under its final name; a crash before
+        that leaves nothing visible to readers.
         """
 
     def snapshot(self, stream: str, ends: Mapping[str, int] | None = None) -> Snapshot:
@@ -105,6 +107,7 @@ class ArchiveWriter(Protocol):
         packs: Sequence[tuple[int, Pack]],
         gaps: Sequence[tuple[int, int]] = (),
         log: SourceLog = UNKNOWN_LOG,
+        empty: Sequence[tuple[int, int]] = (),
     ) -> None:
         """As `ArchiveStore.append`. Cancelled: the file is complete or absent; the same may be appended again.
 

@@ -136,6 +136,7 @@ async def test_an_archiver_stores_what_counts_and_takes_nothing_for_lost(ends_fo
 
     assert bench.archived() == [*range(4), *range(8, 12)]
     assert not log_lines("archive.gap")
+    assert bench.store.empty("fashion", "pi-a") == bench.store.gaps("fashion", "pi-a")
 
 
 async def test_a_companion_predicts_what_counts_once_and_commits_what_it_has_passed(ends: End):

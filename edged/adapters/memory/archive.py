@@ -27,6 +27,7 @@ class _Append:
     packs: dict[int, Pack]
     gaps: tuple[Gap, ...]
     log: SourceLog
+    empty: tuple[Gap, ...]
 
 
 @dataclass
@@ -52,6 +53,10 @@ class MemoryArchive:
     def gaps(self, stream: str, source: str) -> list[Gap]:
         """All known gaps, for assertions."""
         return [gap for each in self._of(stream, source) for gap in each.gaps]
+
+    def empty(self, stream: str, source: str) -> list[Gap]:
+        """All gaps that never held a record, for assertions."""
+        return [gap for each in self._of(stream, source) for gap in each.empty]
 
     def ends(self, stream: str) -> dict[str, int]:
         self._check()
@@ -83,10 +88,11 @@ class MemoryArchive:
         packs: Sequence[tuple[int, Pack]],
         gaps: Sequence[Gap] = (),
         log: SourceLog = UNKNOWN_LOG,
+        empty: Sequence[Gap] = (),
     ) -> None:
         self._check(stream, source)
         first, end = covered([offset for offset, _ in packs], gaps)
-        new = _Append(first, end, dict(packs), tuple(gaps), log)
+        new = _Append(first, end, dict(packs), tuple(gaps), log, tuple(empty))
         with self._lock:
             files = self._of(stream, source)
             if files and (files[-1].first, files[-1].next) == (new.first, new.next):

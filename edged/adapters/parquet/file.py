@@ -6,6 +6,7 @@ Covers the format: columns, one row group for each block that has samples, and t
     edged.stream, edged.source
     edged.offsets   [first, next]: the offsets that the file covers
     edged.gaps      [[first, next], ...]: offsets in that range that the log had deleted before they were archived
+    edged.empty     the parts of the gaps that never held a record, such as a transaction's markers; may be missing
     edged.log       the log that the blocks are from: [the edge's name of it, base, place after the last], see
                     `domain.archive.source_log`
     edged.blocks    {"rows": [...], "bytes": [...], "sha256": [...], "cursors": [...]}, one entry for each offset
@@ -30,7 +31,7 @@ import pyarrow.parquet as pq
 
 from edged.domain import place as places
 from edged.domain.archive import source_log
-from edged.domain.archive.coverage import Gap, covered
+from edged.domain.archive.coverage import Gap, covered, num_offsets
 from edged.domain.archive.source_log import UNKNOWN_LOG, SourceLog
 from edged.domain.place import Place
 from edged.domain.samples import cursors as cursor_rules
@@ -90,6 +91,7 @@ class Contents:
     first: int
     next: int
     gaps: tuple[Gap, ...]
+    empty: tuple[Gap, ...]
     log: SourceLog
     offsets: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int32]
@@ -124,10 +126,11 @@ def encode(
     gaps: Sequence[Gap],
     cursors: Mapping[str, int],
     log: SourceLog = UNKNOWN_LOG,
+    empty: Sequence[Gap] = (),
 ) -> list[bytes | memoryview]:
     """The file's bytes, in pieces, for (offset, pack) pairs and gaps that cover a range of offsets together.
 
-    `cursors`: the highest ones before this file. `log`: the one that they are all from.
+    `cursors`: the highest ones before this file. `log`, `empty`: as of `ArchiveStore.append`.
     """
     payload_is_compressed = all(sample.codec != "raw" for _, pack in packs for sample in pack.samples)
     sink = pa.BufferOutputStream()
@@ -143,7 +146,8 @@ def encode(
         for offset, pack in packs:
             if pack.samples:
                 writer.write_table(_table(offset, pack), row_group_size=MAX_SAMPLES)
-        writer.add_key_value_metadata(_metadata(stream, source, packs, gaps, cursors, log))
+        metadata = _metadata(stream, source, packs, gaps, cursors, log)
+        writer.add_key_value_metadata(metadata | ({"edged.empty": _json(sorted(empty))} if empty else {}))
     return _with_digest(memoryview(sink.getvalue()))
 
 
@@ -261,6 +265,9 @@ def contents_of(metadata: Any) -> Contents:
         raise FormatError(f"not {_SCHEMA_VERSION} but {texts.get('edged.schema')!r}")
     first, end = _naturals(json.loads(texts["edged.offsets"]))
     gaps = tuple((a, b) for a, b in map(_naturals, json.loads(texts["edged.gaps"])))
+    empty = tuple((a, b) for a, b in map(_naturals, json.loads(texts.get("edged.empty", "[]"))))
+    if any(a > b for a, b in empty) or num_offsets(empty) > num_offsets(gaps):
+        raise FormatError("more offsets never held a record than are missing")
     blocks = json.loads(texts["edged.blocks"])
     rows, num_bytes = _naturals(blocks["rows"]), _naturals(blocks["bytes"])
     digests, changes = blocks["sha256"], blocks["cursors"]
@@ -277,6 +284,7 @@ def contents_of(metadata: Any) -> Contents:
         first,
         end,
         gaps,
+        empty,
         source_log.from_json(json.loads(texts["edged.log"])),
         offsets,
         np.array(rows, np.int32),

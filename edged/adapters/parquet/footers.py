@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from edged.adapters.parquet import file as parquet_file
 from edged.adapters.parquet.file import Contents
 from edged.adapters.parquet.folder import ArchiveFolder, CorruptFileError, File, translated
+from edged.domain.archive.coverage import num_offsets
 from edged.domain.archive.source_log import Origin
 from edged.errors import FormatError, StorageError
 from edged.log import ThrottledLog
@@ -30,7 +31,7 @@ class Footer(NamedTuple):
 class Columns(NamedTuple):
     """What snapshots need of a file, kept for every file: 20 bytes per block.
 
-    `lost`: offsets in its gaps. `origin`: of its blocks.
+    `lost`: offsets of records in its gaps. `origin`: of its blocks.
     """
 
     offset: Any
@@ -81,7 +82,7 @@ class Footers:
         columns = None
         try:
             contents = self.footer(file).contents
-            lost = sum(end - first for first, end in contents.gaps)
+            lost = num_offsets(contents.gaps) - num_offsets(contents.empty)
             origin = Origin(contents.first, contents.log.name, contents.log.base)
             columns = Columns(contents.offsets, contents.rows, contents.num_bytes, lost, origin)
         except StorageError as error:

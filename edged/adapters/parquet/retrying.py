@@ -55,8 +55,9 @@ class RetryingArchive:
         packs: Sequence[tuple[int, Pack]],
         gaps: Sequence[tuple[int, int]] = (),
         log: SourceLog = UNKNOWN_LOG,
+        empty: Sequence[tuple[int, int]] = (),
     ) -> None:
-        await self._retry(stream, source, self._store.append, stream, source, packs, gaps, log)
+        await self._retry(stream, source, self._store.append, stream, source, packs, gaps, log, empty)
         part = part_of(stream, source)
         self._backoff_of.pop(part, None)
         if part in self._refused_records:

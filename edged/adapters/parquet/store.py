@@ -37,7 +37,7 @@ _MAX_OPEN_FILES = 8
 
 @dataclass(frozen=True, slots=True)
 class SourceSummary:
-    """What the archive holds of a source, with bytes of payloads and of files; `lost`: offsets in known gaps."""
+    """What the archive holds of a source, with bytes of payloads and of files; `lost`: records in known gaps."""
 
     stream: str
     source: str
@@ -101,6 +101,7 @@ class ParquetStore:
         packs: Sequence[tuple[int, Pack]],
         gaps: Sequence[Gap] = (),
         log: SourceLog = UNKNOWN_LOG,
+        empty: Sequence[Gap] = (),
     ) -> None:
         first, end = covered([offset for offset, _ in packs], gaps)
         self.check()
@@ -111,7 +112,7 @@ class ParquetStore:
             raise ArchiveConflict(f"{stream}/{source} continues at offset {files[-1].next}, not at {first}")
         newest, _ = self._newest_readable(files)
         before = self._footers.footer(newest).contents.cursors if newest else {}
-        pieces = parquet_file.encode(stream, source, packs, gaps, before, log)
+        pieces = parquet_file.encode(stream, source, packs, gaps, before, log, empty)
         self._folder.write(stream, source, f"{first:020d}-{end:020d}.parquet", pieces)
 
     def snapshot(self, stream: str, ends: Mapping[str, int] | None = None) -> Snapshot:

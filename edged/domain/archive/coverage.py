@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 Gap = tuple[int, int]
-"""(first, next): offsets that the log had deleted before they could be archived."""
+"""(first, next): offsets that the log had deleted before they could be archived, or that never held a record."""
 
 
 def covered(offsets: Sequence[int], gaps: Iterable[Gap]) -> Gap:
@@ -18,3 +18,8 @@ def covered(offsets: Sequence[int], gaps: Iterable[Gap]) -> Gap:
     if any(first >= end for first, end in spans) or any(a[1] != b[0] for a, b in pairwise(spans)):
         raise ValueError("offsets of packs and gaps are not contiguous")
     return spans[0][0], spans[-1][1]
+
+
+def num_offsets(gaps: Iterable[Gap]) -> int:
+    """How many offsets the gaps cover."""
+    return sum(end - first for first, end in gaps)

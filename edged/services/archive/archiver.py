@@ -86,6 +86,9 @@ class _Buffer:
     log: SourceLog
     packs: list[tuple[int, Pack]] = field(default_factory=list)
     gaps: list[tuple[int, int]] = field(default_factory=list)
+    empty: list[tuple[int, int]] = field(default_factory=list)
+    """The parts of `gaps` that never held a record."""
+
     num_bytes: int = 0
     since_s: float = 0.0
     first_read: int = 0
@@ -119,13 +122,15 @@ class _Buffer:
         self.cursors = cursor_rules.advance(self.cursors, pack)
         self.cursors_end = self.log.base + record.offset + 1
 
-    def add(self, record: Record, pack: Pack) -> None:
-        """Append the record's pack; skipped offsets before it become a gap."""
+    def add(self, record: Record, pack: Pack, lost_end: int) -> None:
+        """Append the record's pack; skipped offsets before it become a gap. Those below `lost_end` were records."""
         if not self.packs:
             self.first_read = record.offset
         offset = self.log.base + record.offset
         if offset > self.next_offset:
             self.gaps.append((self.next_offset, offset))
+            if lost_end < offset:
+                self.empty.append((max(lost_end, self.next_offset), offset))
         self.packs.append((offset, pack))
         self.next_offset = self.cursors_end = offset + 1
         self.log = self.log._replace(name=written_to(record.headers).log, place=record.place_after())
@@ -133,7 +138,7 @@ class _Buffer:
         self.num_bytes += pack.num_bytes + _SAMPLE_BYTES * (len(pack.samples) + 1) + _CURSOR_BYTES * len(pack.cursors)
 
     def clear(self) -> None:
-        self.packs, self.gaps, self.num_bytes = [], [], 0
+        self.packs, self.gaps, self.empty, self.num_bytes = [], [], [], 0
 
 
 class Archiver:
@@ -364,14 +369,15 @@ class Archiver:
         stream, edge, _ = buffer.source
         offset = buffer.log.base + record.offset
         self._refusals.add(stream, edge, offset, sifted.refused)
-        if buffer.next_offset < min(offset, buffer.log.base + kept_from):  # else what is missing is no record
+        lost_end = min(offset, buffer.log.base + kept_from)  # what is missing from there on is no record
+        if buffer.next_offset < lost_end:
             self._lines.error(
                 "archive.gap",
                 (stream, edge),
                 stream=stream,
                 source=edge,
                 first_offset=buffer.next_offset,
-                next_offset=offset,
+                next_offset=lost_end,
             )
         unique = cursor_rules.without_duplicates(sifted.pack, buffer.cursors)
         if unique is not sifted.pack:
@@ -384,7 +390,7 @@ class Archiver:
                 samples=len(sifted.pack.samples) - len(unique.samples),
             )
         self._tell_unknown_labels(stream, edge, offset, unique)
-        buffer.add(record, unique)
+        buffer.add(record, unique, lost_end)
 
     def _tell_unknown_labels(self, stream: str, edge: str, offset: int, pack: Pack) -> None:
         known = class_index(self._border.streams[stream])
@@ -459,7 +465,7 @@ class Archiver:
         """
         stream, edge, _ = buffer.source
         started_s = asyncio.get_running_loop().time()
-        await self._archive.append(stream, edge, buffer.packs, buffer.gaps, buffer.log)
+        await self._archive.append(stream, edge, buffer.packs, buffer.gaps, buffer.log, empty=buffer.empty)
         samples = sum(len(pack.samples) for _, pack in buffer.packs)
         num_bytes = sum(pack.num_bytes for _, pack in buffer.packs)
         before = self._durable.get(buffer.partition, Durable(0, Place(0), 0, 0))

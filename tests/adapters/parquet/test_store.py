@@ -158,3 +158,12 @@ def test_no_source_is_missing_from_a_snapshot_while_the_archive_is_away(store, f
     folder.rename(folder.with_name("unmounted"))
     with pytest.raises(ArchiveUnavailable):
         again.snapshot("fashion")
+
+
+def test_offsets_that_never_held_a_record_are_not_lost(store, folder):
+    """Transactions' markers, between packs that the log had deleted; seen again by who reads the files anew."""
+    store.append("fashion", "pi-a", [(0, pack(0)), (9, pack(4))], [(1, 9)], empty=[(4, 9)])
+    for each in (store, ParquetStore(f"file://{folder}")):
+        (summary,) = each.summaries()
+        assert (summary.next, summary.lost) == (10, 3)
+    assert list(store.verify()) == []

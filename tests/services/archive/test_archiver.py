@@ -277,6 +277,7 @@ async def test_packs_that_the_log_deleted_are_a_known_gap(bench, log_lines):
 
     assert bench.archived() == [0, 1, 2, 3, 12, 13, 14, 15]
     assert bench.store.gaps("fashion", "pi-a") == [(1, 3)]
+    assert bench.store.empty("fashion", "pi-a") == []
     assert bench.store.ends("fashion") == {"pi-a": 4}
     (line,) = log_lines("archive.gap")
     assert (line["first_offset"], line["next_offset"]) == (1, 3)
