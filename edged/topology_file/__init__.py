@@ -20,6 +20,7 @@ from edged.domain.topology import BackboneFile, Topology
 from edged.domain.validation import rules
 from edged.domain.validation.finding import Finding
 from edged.errors import ConfigError, EdgedError, Problem
+from edged.files import open_regular
 from edged.topology_file import document
 from edged.topology_file.kinds.kind import read
 from edged.topology_file.reading import Reading, hide_secrets
@@ -103,7 +104,7 @@ def _with_backbones(topology: Topology, folder: Path, look_up: LookUp | None) ->
 
 def _content(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(document.MAX_BYTES + 1)
     except OSError as error:
         problem = Problem("", f"the file cannot be read: {error.strerror}", place=str(path))

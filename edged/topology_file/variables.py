@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edged.domain.topology import NAME_PATTERN
+from edged.files import open_regular
 
 MAX_CREDENTIAL_BYTES = 64 * 1024
 
@@ -92,7 +93,7 @@ class Variables:
         if not folder:
             raise MissingError(f'there is no credential "{name}": CREDENTIALS_DIRECTORY is not set', hint)
         try:
-            with (Path(folder) / name).open("rb") as file:
+            with open_regular(Path(folder) / name) as file:
                 content = file.read(MAX_CREDENTIAL_BYTES + 1)
         except OSError as error:
             raise MissingError(f'the credential "{name}" cannot be read: {error.strerror}', hint) from error

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501 - one case, one line
 
+import os
 from pathlib import Path
 
 import pytest
@@ -484,3 +485,14 @@ def test_a_jobs_problem_is_reported_at_its_place_in_the_list(problems, old, new,
 def test_an_empty_list_of_jobs_is_reported(problems):
     [problem] = problems(VALID[: VALID.index("training:")] + "training: []\n")
     assert problem == "topology.yaml:19:11: training: 0 entries; at least 1"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_file_that_is_none_keeps_nobody_waiting(tmp_path, kind):
+    path = tmp_path / "topology.yaml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match="the file cannot be read: it is no regular file"):
+        topology_file.load(path)

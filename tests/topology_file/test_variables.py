@@ -1,5 +1,6 @@
 """Variables and credentials: where values come from, and that no message shows them."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,12 @@ def test_a_missing_credentials_message_names_the_units_setting(inspect, folder):
 
     with pytest.raises(ConfigError, match=r"LoadCredential=kafka-password:/path"):
         inspect(SECURE.replace("PASSWORD", '"${cred:kafka-password}"'), environment)
+
+
+def test_a_credential_that_is_a_pipe_keeps_nobody_waiting(tmp_path):
+    os.mkfifo(tmp_path / "password")
+    with pytest.raises(VariableError, match='the credential "password" cannot be read: it is no regular file'):
+        Variables({"CREDENTIALS_DIRECTORY": str(tmp_path)}).expand("${cred:password}")
 
 
 @pytest.mark.parametrize("name", ["../secret", "..", ".hidden", "a/b", "", "/etc/passwd", "a\\0b"])

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_info
 
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import DESCRIBED, LayerSpec, Shape, settings
+from edged.files import read_regular
 
 CANDIDATES = (4, 8, 16, 32, 64)
 _MAX_BYTES = 16 << 20
@@ -30,6 +31,7 @@ _MAX_S = 1.5
 _ROUNDS = 5
 _FILE = "micro-batch.json"
 _MAX_CACHED = 64
+_MAX_FILE_BYTES = 1 << 20
 
 
 def fastest(shape: Shape, layers: Sequence[LayerSpec], folder: Path, *, batch_size: int) -> int:
@@ -93,7 +95,7 @@ def _cpu() -> str:
 
 def _read(path: Path) -> dict[str, int]:
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = json.loads(read_regular(path, _MAX_FILE_BYTES))
         return {str(key): value for key, value in values.items() if value in CANDIDATES}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}

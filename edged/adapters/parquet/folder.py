@@ -6,7 +6,8 @@ Covers where files are, how they become durable and which of them count:
     <url>/<stream>/<source>/<first offset, 20 digits>-<next offset, 20 digits>.parquet
 
 The first marks the folder as an archive. Without it nothing is read or written: an empty mount point, whose file
-system is not mounted, would pass for a new archive and be filled. See also: `file` (the format of a file).
+system is not mounted, would pass for a new archive and be filled. Of a local folder only regular files count, and no
+link leads out of it. See also: `file` (the format of a file).
 """
 
 import contextlib
@@ -29,9 +30,14 @@ from edged.domain.archive import snapshot as dataset
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.topology import NAME_PATTERN
 from edged.errors import ArchiveUnavailable, BlockAbsent, DiskFull, StorageError
+from edged.files import open_regular, read_regular
 
 MARKER = "edged-archive.json"
 """The name of the file that makes a folder an archive."""
+
+_MAX_MARKER_BYTES = 1 << 20
+
+LEADS_OUT = "is a link that leads out of the archive: mount the other folder there instead"
 
 _FORMAT = 2
 """Version of the archive's layout and of its files, in the marker."""
@@ -105,13 +111,13 @@ class ArchiveFolder:
 
     def mark_migrated(self) -> None:
         """Make the marker name the present format."""
-        marker = json.loads(self._fs.cat_file(self._marker))
+        marker = json.loads(self._read_marker())
         self._mark({**marker, "format": _FORMAT})
 
     def _format(self) -> Any:
         """What the marker names. Raises ArchiveUnavailable while there is none."""
         try:
-            content = self._fs.cat_file(self._marker)
+            content = self._read_marker()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ArchiveUnavailable(self._absence()) from error
         except OSError as error:
@@ -121,9 +127,23 @@ class ArchiveFolder:
         except (ValueError, KeyError, TypeError) as error:
             raise StorageError(f"{self._marker} is damaged") from error
 
+    def _read_marker(self) -> bytes:
+        if self._is_local:
+            return read_regular(Path(self._marker), _MAX_MARKER_BYTES)
+        return cast("bytes", self._fs.cat_file(self._marker))
+
     def streams(self) -> list[str]:
-        """The streams with a folder, sorted."""
-        return self._names(self._root, re.compile(_NAME))
+        """The streams with a folder in the archive, sorted."""
+        return [name for name in self._names(self._root, re.compile(_NAME)) if not self._leads_out(self.path(name))]
+
+    def streams_elsewhere(self) -> list[str]:
+        """The paths of what is named like a stream and is a link that leads out of the archive."""
+        paths = map(self.path, self._names(self._root, re.compile(_NAME)))
+        return [path for path in paths if self._leads_out(path)]
+
+    def _leads_out(self, path: str) -> bool:
+        """Whether a link leads from there, inside the archive, to outside."""
+        return self._is_local and not Path(path).resolve().is_relative_to(Path(self._root).resolve())
 
     def sources(self, stream: str) -> list[str]:
         """The stream's sources with a folder, sorted."""
@@ -136,8 +156,13 @@ class ArchiveFolder:
         return f"{self._root}/{stream}" if source is None else f"{self._root}/{stream}/{source}"
 
     def entries(self, folder: str) -> dict[str, Any]:
-        """What is in the folder, by name, as fsspec describes it; empty when it does not exist."""
+        """What is in the folder, by name, as fsspec describes it; empty when it does not exist.
+
+        Raises StorageError, also when a link leads there from inside the archive to outside.
+        """
         with translated(folder):
+            if self._leads_out(folder):
+                raise StorageError(f"{folder} {LEADS_OUT}")
             try:
                 entries = self._fs.ls(folder, detail=True)
             except (FileNotFoundError, NotADirectoryError):
@@ -175,9 +200,10 @@ class ArchiveFolder:
             return self._files.get((stream, source))
 
     def open(self, file: File) -> BinaryIO:
+        if self._is_local:
+            return open_regular(Path(file.path))
         # Blocks are read by exact ranges: read-ahead would fetch bytes that nobody needs.
-        options = {} if self._is_local else {"cache_type": "none"}
-        return cast("BinaryIO", self._fs.open(file.path, "rb", **options))
+        return cast("BinaryIO", self._fs.open(file.path, "rb", cache_type="none"))
 
     def write(self, stream: str, source: str, name: str, pieces: Sequence[bytes | memoryview]) -> None:
         """Write a file of the source durably: whole or not at all."""
@@ -262,8 +288,8 @@ def _holding(ref: BlockRef, files: Sequence[File]) -> File | None:
 
 
 def is_file(entry: Any) -> bool:
-    """Whether a folder's entry, as fsspec describes it, is not a folder."""
-    return bool(entry.get("type") != "directory")
+    """Whether a folder's entry, as fsspec describes it, is a file: no folder, link, named pipe or device."""
+    return bool(entry.get("type") == "file")
 
 
 def _write_durably(folder: Path, name: str, pieces: Iterable[bytes | memoryview]) -> None:
@@ -273,7 +299,8 @@ def _write_durably(folder: Path, name: str, pieces: Iterable[bytes | memoryview]
     """
     leftover, final = folder / f".{name}.tmp", folder / name
     try:
-        with leftover.open("wb") as file:
+        leftover.unlink(missing_ok=True)  # it may be a link or a named pipe
+        with leftover.open("xb") as file:
             for piece in pieces:
                 file.write(piece)
             file.flush()

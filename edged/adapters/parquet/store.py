@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from edged.adapters.parquet import file as parquet_file
 from edged.adapters.parquet import verify
-from edged.adapters.parquet.folder import ArchiveFolder, CorruptFileError, File, Search, translated
+from edged.adapters.parquet.folder import LEADS_OUT, ArchiveFolder, CorruptFileError, File, Search, translated
 from edged.adapters.parquet.footers import Footer, Footers
 from edged.adapters.parquet.verify import Check, Finding
 from edged.domain.archive import quarantine
@@ -184,7 +184,8 @@ class ParquetStore:
     def summaries(self, stream: str | None = None) -> list[SourceSummary]:
         """What each source holds, sorted by stream and source."""
         self.check()
-        return [self._summary(name, source) for name in self._streams(stream) for source in sorted(self.ends(name))]
+        streams = self._streams(stream)
+        return [self._summary(name, source) for name in streams for source in sorted(self._readable_ends(name))]
 
     def verify(self, stream: str | None = None, border: Border | None = None) -> Iterator[Finding]:
         """Read everything again, block by block, and give what is wrong. Known gaps are not: summaries count them.
@@ -192,6 +193,8 @@ class ParquetStore:
         With `border` also the samples that it refuses, unless they are in quarantine.
         """
         self.check()
+        if stream is None:
+            yield from (Finding("foreign", path, LEADS_OUT) for path in self._folder.streams_elsewhere())
         for name in self._streams(stream):
             for source in self._folder.sources(name):
                 yield from verify.verify_source(self._folder, name, source, self._check_of(name, source, border))

@@ -25,7 +25,11 @@ Check = Callable[[int, Pack], Iterable[str]]
 def verify_source(folder: ArchiveFolder, stream: str, source: str, check: Check) -> Iterator[Finding]:
     """What is wrong with the source's files. Known gaps are not: summaries count them."""
     path = folder.path(stream, source)
-    entries = folder.entries(path)
+    try:
+        entries = folder.entries(path)
+    except StorageError as error:
+        yield Finding("foreign", path, str(error).removeprefix(f"{path} "))
+        return
     files_here = {name for name, entry in entries.items() if is_file(entry)}
     for name in sorted(entries):
         is_ours = FILE_NAME.fullmatch(name) and name in files_here

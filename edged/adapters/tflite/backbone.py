@@ -6,7 +6,6 @@ and only a TFLite runtime can run them. See also: `domain.nn` (training the head
 """
 
 import hashlib
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from edged.domain.nn.params import Params, parameter_shapes
 from edged.domain.nn.spec import Dense, LayerSpec, shapes
 from edged.domain.topology import BackboneFile
 from edged.errors import FormatError, StorageError
+from edged.files import read_regular
 from edged.ports import FeatureExtractor
 
 _MAX_BYTES = 1 << 28
@@ -71,14 +71,9 @@ def read_backbone(path: Path) -> FrozenBackbone:
     Raises StorageError when it cannot be read, FormatError when it computes no features or no layer would remain.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block
-            raise FormatError(f"{path.name} is no regular file")
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+        content = read_regular(path, _MAX_BYTES)
     except OSError as error:
         raise StorageError(f"{path.name} cannot be read: {error.strerror}") from error
-    if len(content) > _MAX_BYTES:
-        raise FormatError(f"{path.name} is larger than 256 MiB")
     digest = hashlib.sha256(content).hexdigest()
     if not is_own(content):
         return ForeignBackbone(BackboneFile(*read_foreign(content), digest), content)

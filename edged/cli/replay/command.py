@@ -34,6 +34,7 @@ from edged.errors import (
     Problem,
     TopologyMismatch,
 )
+from edged.files import read_regular
 from edged.ports import TopicPartition
 from edged.reading import read_to_end
 from edged.services.group.log.ordered_reader import read_in_order
@@ -112,8 +113,7 @@ def _read(path: Path, job: Training, digest: str) -> TrainState:
     """
     file = _newest(path, job) if path.is_dir() else path
     try:
-        with file.open("rb") as opened:
-            blob = opened.read(_MAX_CHECKPOINT_BYTES)
+        blob = read_regular(file, _MAX_CHECKPOINT_BYTES)
     except OSError as error:
         raise CheckpointCorrupt(f"{file}: {error.strerror}") from error
     try:

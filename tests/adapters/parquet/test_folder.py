@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from edged.adapters.parquet import folder as parquet_folder
 from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive.snapshot import BlockRef
 from edged.errors import ArchiveUnavailable, BlockAbsent, DiskFull, StorageError
-from tests.support.archive_samples import file_name, pack, parquet_files, read_packs
+from tests.support.archive_samples import file_name, new_archive, pack, parquet_files, read_packs
 
 
 def test_a_file_is_named_by_its_offsets(store, folder):
@@ -165,3 +166,63 @@ def test_another_archives_format_is_refused(store, folder, marker, message):
 
     with pytest.raises(StorageError, match=message):
         store.append("fashion", "pi-a", [(0, pack(0))])
+
+
+def special(path: Path, kind: str) -> None:
+    """Put something at `path` that is no regular file."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
+    else:
+        path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_is_named_like_a_file_and_is_none_keeps_nobody_waiting(store, folder, kind, monkeypatch):
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    monkeypatch.chdir(folder / "fashion" / "pi-a")  # a socket's path is short
+    special(Path(file_name(1, 2)), kind)
+    special(Path(f".{file_name(1, 3)}.tmp"), kind)
+
+    (finding,) = store.verify()
+    (summary,) = store.summaries()
+    store.append("fashion", "pi-a", [(1, pack(4)), (2, pack(8))])
+
+    assert (finding.kind, Path(finding.path).name) == ("foreign", file_name(1, 2))
+    assert (summary.files, summary.next) == (1, 1)
+    assert read_packs(store, 0, 1, 2) == [pack(0), pack(4), pack(8)]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_marker_that_is_no_file_marks_no_archive(folder, kind):
+    folder.mkdir()
+    special(folder / parquet_folder.MARKER, kind)
+    with pytest.raises(ArchiveUnavailable, match="no regular file"):
+        ParquetStore(f"file://{folder}").check()
+
+
+def test_no_link_leads_out_of_the_archive(store, folder, tmp_path):
+    """Not a file, not a source, not a stream; what is beside them is read as ever."""
+    other = new_archive(tmp_path / "other")
+    other.append("fashion", "pi-b", [(0, pack(0))])
+    outside = tmp_path / "other" / "fashion"
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    (folder / "fashion" / "pi-a" / file_name(1, 2)).symlink_to(outside / "pi-b" / file_name(0, 1))
+    (folder / "fashion" / "pi-b").symlink_to(outside / "pi-b")
+    (folder / "sounds").symlink_to(outside)
+
+    findings = {(Path(each.path).name, each.kind) for each in store.verify()}
+
+    assert findings == {(file_name(1, 2), "foreign"), ("pi-b", "foreign"), ("sounds", "foreign")}
+    assert [summary.source for summary in store.summaries("fashion")] == ["pi-a"]
+    assert store.snapshot("fashion").sources == ("pi-a",)
+    with pytest.raises(StorageError, match="leads out of the archive"):
+        store.append("fashion", "pi-b", [(1, pack(4))])
+
+
+def test_an_archive_may_itself_be_reached_by_a_link(store, folder, tmp_path):
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    (tmp_path / "link").symlink_to(folder)
+    assert list(ParquetStore(f"file://{tmp_path}/link").verify()) == []

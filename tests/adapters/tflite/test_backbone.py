@@ -78,7 +78,7 @@ def test_files_that_are_no_backbone_are_refused(tmp_path):
     with pytest.raises(StorageError, match="No such file"):
         read_backbone(tmp_path / "nowhere.tflite")
     os.mkfifo(tmp_path / "pipe.tflite")
-    with pytest.raises(FormatError, match="no regular file"):
+    with pytest.raises(StorageError, match="no regular file"):
         read_backbone(tmp_path / "pipe.tflite")
     broken = {name: np.full_like(value, np.nan) for name, value in initial_params(SHAPE, LAYERS, 0).items()}
     (tmp_path / "broken.tflite").write_bytes(to_tflite(SHAPE, LAYERS, broken, labels=list("abcde")))
