@@ -13,10 +13,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from edged.domain import format_version
 from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.samples.pack import MAX_SAMPLES, Pack
 from edged.domain.samples.sample import Sample
-from edged.errors import FormatError
+from edged.errors import AnotherVersion, FormatError
 
 Action = Literal["quarantine", "release"]
 ACTIONS: tuple[Action, ...] = ("quarantine", "release")
@@ -70,6 +71,12 @@ def in_effect(records: Iterable[QuarantineRecord]) -> dict[BlockRef, Mask]:
     return masks
 
 
+def is_whole_block(records: Iterable[QuarantineRecord], ref: BlockRef) -> bool:
+    """Whether all of this block is in quarantine after these records; it need not be archived yet."""
+    mask = in_effect(each for each in records if each.ref == ref).get(ref)
+    return mask is not None and bool(mask.all())
+
+
 def laid_over(snapshot: Snapshot, masks: Mapping[BlockRef, Mask]) -> Snapshot:
     """The snapshot with these rows in quarantine, as far as it has them."""
     found = sorted((block, ref) for ref in masks if (block := snapshot.block_of(ref)) is not None)
@@ -100,12 +107,12 @@ def _to_json(record: QuarantineRecord) -> bytes:
 def _from_json(sample: Sample) -> QuarantineRecord:
     try:
         fields = json.loads(sample.payload)
+        format_version.check(fields["edged"], _VERSION)
         action, source, offset, row, by = (fields[name] for name in ("action", "source", "offset", "row", "by"))
-        version = fields["edged"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except AnotherVersion as error:
+        raise AnotherVersion(f"a record of the quarantine is {error}: whom it concerns is not known") from error
+    except (FormatError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError("not a record of the quarantine") from error
-    if version != _VERSION:
-        raise FormatError(f"a record of the quarantine of version {version!r:.40}, not {_VERSION}")
     is_row = row is None or (type(row) is int and 0 <= row < MAX_SAMPLES)
     is_place = type(source) is str and type(offset) is int and 0 <= offset < 1 << 63
     if action not in ACTIONS or not is_row or not is_place or type(by) is not str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edged.domain import tensors
+from edged.domain import format_version, tensors
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SnapshotPart
 from edged.domain.archive.snapshot import Snapshot
@@ -43,10 +43,12 @@ def encode(state: SamplerState) -> bytes:
 
 
 def decode(blob: bytes, *, score_bytes: int) -> SamplerState:
-    """The state in `blob`; `score_bytes`: the budget of its ScoreTable. Raises FormatError."""
+    """The state in `blob`; `score_bytes`: the budget of its ScoreTable. Raises FormatError.
+
+    What it holds follows from the archive and the cache: whoever cannot read it draws the epoch again.
+    """
     arrays, metadata = tensors.decode(blob)
-    if metadata.get("edged") != _VERSION:
-        raise FormatError(f"not a {_VERSION} but {metadata.get('edged')!r:.40}")
+    format_version.check(metadata.get("edged"), _VERSION)
 
     def blob_of(name: str) -> bytes:
         return tensors.require(arrays, name, "uint8").tobytes()

@@ -6,19 +6,18 @@ the archive. The uplink sends packs, the archive stores them (a block = a pack),
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from edged.domain import format_version, tensors
 from edged.domain import place as places
-from edged.domain import tensors
 from edged.domain.place import Place
 from edged.domain.samples.sample import Sample
 from edged.domain.samples.times import UNKNOWN_MS
 from edged.domain.tensors import text_list, value_map
-from edged.errors import AnotherVersion, FormatError
+from edged.errors import FormatError
 
 MAX_SAMPLES = 256
 """Samples in one pack: few enough for one Kafka message, enough for an efficient read."""
@@ -28,7 +27,6 @@ MAX_BYTES = 768 * 1024
 
 VERSION = "pack/2"
 _FORMER_VERSION = "pack/1"
-_ANY_VERSION = re.compile(r"pack/\d{1,4}")
 
 CODECS = ("raw", "jpeg", "png")
 
@@ -87,9 +85,7 @@ def decode(blob: bytes) -> Pack:
     Raises FormatError for anything that `encode` cannot have written; AnotherVersion if another version's may have.
     """
     arrays, metadata = tensors.decode(blob)
-    if (version := metadata.get("edged", "")) != VERSION:
-        kind = AnotherVersion if _ANY_VERSION.fullmatch(version) else FormatError
-        raise kind(f"not {VERSION} but {version!r:.40}")
+    format_version.check(metadata.get("edged"), VERSION)
     devices = text_list(metadata, "devices")
     labels = text_list(metadata, "labels")
     ends = tensors.require(arrays, "end", "int64")

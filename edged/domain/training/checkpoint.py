@@ -6,7 +6,6 @@ Covers the encoding, its strict decoding and the digest that proves a blob compl
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain import tensors
+from edged.domain import format_version, tensors
 from edged.domain.named_fields import from_named, to_named
 from edged.domain.nn.model import Division
 from edged.domain.training.state import EpochMetrics, Fallback, Params, Position, Tally, TrainState
@@ -24,7 +23,6 @@ MAX_HISTORY = 100
 """Epochs whose metrics are kept."""
 
 _VERSION = "checkpoint/6"
-_ANY_VERSION = re.compile(r"checkpoint/\d{1,4}")
 _LEARNT = "learnt"
 _FALLBACK = "fallback."
 _NO_DIGEST = "0" * 64
@@ -76,18 +74,22 @@ def decode(blob: bytes, *, job: str | None = None) -> TrainState:
     """The state in `blob`, its arrays writable copies.
 
     Raises CheckpointCorrupt for a blob that is not, byte for byte, what `encode` returned; of an intact one
-    AnotherVersion for another format, and TopologyMismatch for another job than `job`, if that is given.
+    AnotherVersion for another format, and TopologyMismatch for another job than `job`, if that is given. A version
+    without a digest counts as intact: how it would be proven is not known.
     """
     try:
         arrays, metadata = tensors.decode(blob)
-        _check_digest(blob, metadata)
-    except FormatError as error:
-        raise CheckpointCorrupt(str(error)) from error
-    if metadata["edged"] != _VERSION:
+        if "sha256" not in metadata:
+            format_version.check(metadata.get("edged"), _VERSION)
+        _check_digest(blob, metadata.get("sha256", ""))
+        format_version.check(metadata.get("edged"), _VERSION)
+    except AnotherVersion as error:
         raise AnotherVersion(
             f"the newest checkpoint is of another version of edged ({metadata['edged']}, not {_VERSION}): go back to "
             "that one, or move the checkpoints away to start over"
-        )
+        ) from error
+    except FormatError as error:
+        raise CheckpointCorrupt(str(error)) from error
     if job is not None and metadata.get("job") != job:
         raise TopologyMismatch(
             "the newest checkpoint belongs to another stream, model, optimizer, global_batch, exchange, seed or "
@@ -99,10 +101,10 @@ def decode(blob: bytes, *, job: str | None = None) -> TrainState:
         raise CheckpointCorrupt(f"the checkpoint's content is malformed: {error}") from error
 
 
-def _check_digest(blob: bytes, metadata: Mapping[str, str]) -> None:
-    digest = metadata.get("sha256", "")
-    if not _ANY_VERSION.fullmatch(metadata.get("edged", "")) or len(digest) != len(_NO_DIGEST):
-        raise FormatError(f"not a {_VERSION} with a digest but {metadata.get('edged')!r:.40}")
+def _check_digest(blob: bytes, digest: str) -> None:
+    """The digest means this in every version."""
+    if len(digest) != len(_NO_DIGEST):
+        raise FormatError("the checkpoint has no SHA-256")
     # The digest covers the blob with zeros in the digest's place. It occurs first in the header: tensors follow.
     at = blob.find(digest.encode())
     view = memoryview(blob)

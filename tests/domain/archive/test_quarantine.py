@@ -98,7 +98,7 @@ def test_records_are_read_back_from_the_block_that_holds_them(said):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"edged": "quarantine/2"}, "version 'quarantine/2'"),
+        ({"edged": "quarantine/2"}, "not quarantine/1 but 'quarantine/2', of another version"),
         ({"action": "delete"}, "no sample and no block"),
         ({"row": 256}, "no sample and no block"),
         ({"row": True}, "no sample and no block"),

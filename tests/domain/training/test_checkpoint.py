@@ -72,7 +72,7 @@ def test_any_truncation_is_detected(length):
 
 
 def test_other_safetensors_files_are_refused():
-    for metadata in ({}, {"edged": "checkpoint/1"}, {"edged": "pack/1", "sha256": "0" * 64}):
+    for metadata in ({}, {"edged": "checkpoint/1", "sha256": "0" * 64}, {"edged": "pack/1", "sha256": "0" * 64}):
         with pytest.raises(CheckpointCorrupt):
             checkpoint.decode(tensors.encode({"a": np.zeros(1, np.float32)}, metadata), job=JOB)
 
@@ -117,6 +117,13 @@ def test_a_whole_one_of_another_version_is_told_from_a_damaged_one(version):
         checkpoint.decode(whole, job=JOB)
     with pytest.raises(CheckpointCorrupt):
         checkpoint.decode(other, job=JOB)
+
+
+def test_one_of_a_version_that_proves_itself_in_another_way_is_not_taken_for_damaged():
+    with pytest.raises(AnotherVersion):
+        checkpoint.decode(tensors.encode({}, {"edged": "checkpoint/7", "blake3": "ab"}))
+    with pytest.raises(CheckpointCorrupt):
+        checkpoint.decode(tensors.encode({}, {"edged": "checkpoint/6"}))
 
 
 def test_another_job_is_refused():
