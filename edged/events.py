@@ -286,7 +286,12 @@ EVENTS: Mapping[str, Event] = {
     "checkpoint.saved": _of_job("A checkpoint is durable.", generation=int, bytes=int, ms=float),
     "checkpoint.restored": _of_job("Training resumes from a checkpoint.", generation=int, epoch=int, bytes=int),
     "checkpoint.skipped": _of_job(
-        "A checkpoint is torn or altered; the one before it is tried.", generation=int, err=str
+        'A checkpoint is torn or altered, and kept aside under another name ("" if that fails); the next one is tried.',
+        generation=int, err=str, kept_as=str,
+    ),
+    "checkpoint.none_usable": _of_job(
+        "No checkpoint can be used, and training begins again. All are kept aside in the folder; `err`: of the newest.",
+        folder=str, kept_as=list, err=str,
     ),
     "checkpoint.failed": _of_job(
         "A checkpoint could not be saved; training continues and retries.", generation=int, err=str

@@ -21,7 +21,7 @@ from typing import Protocol
 from edged import __version__
 from edged.domain.topology import Topology, existing, kafka_commands
 from edged.domain.topology.topics import topics_of
-from edged.errors import AnotherVersion, TopologyMismatch
+from edged.errors import AnotherVersion, StateFolderRefused, TopologyMismatch
 from edged.log import log_crash, logger
 from edged.ports import Host, Log, Notifier, Progress, Statistics, TopicSpec
 from edged.services.node.health import HealthBoard
@@ -82,8 +82,7 @@ async def supervise(
         code = 0
     except* Exception as failures:  # noqa: BLE001 - logged in full, then the process ends
         log_crash(failures)
-        # EX_CONFIG: restarting does not help, and systemd does not (RestartPreventExitStatus).
-        code = os.EX_CONFIG if failures.subgroup((TopologyMismatch, AnotherVersion)) else 1
+        code = _exit_code(failures)
     logger().info(
         "life.stopped",
         uptime_s=round(time.monotonic() - started_s, 3),
@@ -129,6 +128,13 @@ async def _judge_settings(topology: Topology, node: str, log: Log) -> None:
         for harm in existing.harms(topology, topic, settings.get(topic.name, {})):
             command = kafka_commands.alter(topology.kafka.bootstrap, harm.topic, {harm.setting: harm.wanted})
             logger().warning("kafka.topic_setting", **harm._asdict(), command=command)
+
+
+def _exit_code(failures: BaseExceptionGroup[Exception]) -> int:
+    """EX_CONFIG: restarting does not help, and systemd does not (RestartPreventExitStatus)."""
+    if failures.subgroup((TopologyMismatch, AnotherVersion)):
+        return os.EX_CONFIG
+    return os.EX_CANTCREAT if failures.subgroup(StateFolderRefused) else 1
 
 
 class _stopped_by_signals(contextlib.AbstractContextManager[None]):  # noqa: N801 - used as a function

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from edged.errors import StorageError
+
 
 @dataclass(frozen=True, slots=True)
 class DeployedModel:
@@ -38,8 +40,17 @@ class CheckpointStore(Protocol):
     def deploy(self, model: DeployedModel) -> None:
         """Publish the model to the companion, atomically; keeps the 3 newest."""
 
-    def checkpoints(self) -> Iterable[tuple[int, bytes]]:
-        """(generation, content) newest first, unvalidated; unreadable files are skipped and logged."""
+    def checkpoints(self) -> Iterable[tuple[int, bytes | StorageError]]:
+        """(generation, content) newest first, unvalidated; in place of one that cannot be read comes the error.
+
+        Raises StateFolderRefused for one that this user may not read: it may be whole.
+        """
+
+    def set_aside(self, generation: int) -> str:
+        """Give this generation's checkpoint another name, under which it counts no more, and return that.
+
+        The 3 that were set aside last are kept. Raises StorageError.
+        """
 
     def newest_model(self, newer_than: int = -1) -> DeployedModel | None:
         """The newest intact model of a generation above `newer_than`; incomplete or altered ones are skipped."""

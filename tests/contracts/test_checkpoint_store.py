@@ -49,6 +49,14 @@ def test_the_last_saved_checkpoint_is_the_newest(store):
     assert list(store.checkpoints()) == [(150, b"good"), (100, b"torn")]
 
 
+def test_a_checkpoint_that_was_set_aside_counts_no_more(store):
+    for generation in (1, 2, 3):
+        store.save(b"%d" % generation, generation)
+    store.set_aside(2)
+    store.set_aside(3)
+    assert list(store.checkpoints()) == [(1, b"1")]
+
+
 def test_the_newest_model_is_complete(store):
     store.deploy(model(3))
     store.deploy(model(7, b"seven"))

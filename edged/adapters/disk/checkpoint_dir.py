@@ -1,6 +1,7 @@
 """Checkpoints and deployed models as files in one folder: the port CheckpointStore on a disk.
 
     checkpoint-000000004690.safetensors     weights, optimizer state, positions
+    checkpoint-….safetensors.damaged-1      one that could not be used, kept aside; the numbers rise
     epoch-000000000010.safetensors          the sampler state that the epoch's plan starts from
     model-000000004690.tflite               the model for inference, and, written after it:
     model-000000004690.json                 its digest, labels, shape and so on; when it exists, both are complete
@@ -28,6 +29,7 @@ from edged.ports import DeployedModel
 
 KEPT = 3
 _CHECKPOINT = re.compile(r"checkpoint-(\d{12})\.safetensors")
+_ASIDE = re.compile(r"checkpoint-\d{12}\.safetensors\.damaged-(\d{1,9})")
 _SAMPLER_STATE = re.compile(r"epoch-(\d{12})\.safetensors")
 _DESCRIPTION = re.compile(r"model-(\d{12})\.json")
 _TEMPORARY = ".tmp"
@@ -110,14 +112,32 @@ class CheckpointDir:
                 self._remove(f"model-{old:012}.json")  # first: no description may be without its model
                 self._remove(f"model-{old:012}.tflite")
 
-    def checkpoints(self) -> Iterator[tuple[int, bytes]]:
+    def checkpoints(self) -> Iterator[tuple[int, bytes | StorageError]]:
         for generation in sorted(self._generations(_CHECKPOINT), reverse=True):
             try:
                 content = (self._folder / f"checkpoint-{generation:012}.safetensors").read_bytes()
-            except OSError as error:
-                logger().warning("checkpoint.skipped", generation=generation, err=str(error))
+            except FileNotFoundError:
                 continue
-            yield generation, content
+            except PermissionError as error:
+                raise StateFolderRefused(f"{error.filename} may not be read: give it back to this user") from error
+            except OSError as error:
+                yield generation, StorageError(str(error))
+            else:
+                yield generation, content
+
+    def set_aside(self, generation: int) -> str:
+        name = f"checkpoint-{generation:012}.safetensors"
+        with _storage_errors():
+            aside = {
+                int(match[1]): each.name for each in self._folder.iterdir() if (match := _ASIDE.fullmatch(each.name))
+            }
+            number = max(aside, default=0) + 1
+            aside[number] = f"{name}.damaged-{number}"
+            (self._folder / name).rename(self._folder / aside[number])
+            self._sync_folder()
+            for old in sorted(aside)[:-KEPT]:
+                self._remove(aside[old])
+        return aside[number]
 
     def newest_model(self, newer_than: int = -1) -> DeployedModel | None:
         for generation in sorted(self._generations(_DESCRIPTION), reverse=True):

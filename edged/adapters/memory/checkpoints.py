@@ -11,11 +11,16 @@ T = TypeVar("T")
 
 
 class MemoryCheckpoints:
-    """Checkpoints and models by generation, sampler states by epoch. `error`: what writes raise, if set."""
+    """Checkpoints and models by generation, sampler states by epoch. `error`: what writes raise, if set.
+
+    Reading the checkpoints in `unreadable` fails.
+    """
 
     def __init__(self) -> None:
         self.error: StorageError | None = None
         self.saved: dict[int, bytes] = {}
+        self.aside: list[bytes] = []
+        self.unreadable: set[int] = set()
         self.models: dict[int, DeployedModel] = {}
         self.sampler_states: dict[int, bytes] = {}
 
@@ -38,8 +43,14 @@ class MemoryCheckpoints:
         self._check()
         self.models = _newest({**self.models, model.generation: model}, model.generation)
 
-    def checkpoints(self) -> Iterator[tuple[int, bytes]]:
-        return iter(sorted(self.saved.items(), reverse=True))
+    def checkpoints(self) -> Iterator[tuple[int, bytes | StorageError]]:
+        for generation, content in sorted(self.saved.items(), reverse=True):
+            yield generation, StorageError("Input/output error") if generation in self.unreadable else content
+
+    def set_aside(self, generation: int) -> str:
+        self._check()
+        self.aside = [*self.aside, self.saved.pop(generation)][-KEPT:]
+        return f"{generation} aside"
 
     def newest_model(self, newer_than: int = -1) -> DeployedModel | None:
         newest = max(self.models, default=-1)

@@ -5,7 +5,8 @@ a checkpoint holds.
 """
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from edged.aio import run_in_worker
 from edged.domain.training import checkpoint
 from edged.domain.training.state import Params, Position, TrainState
-from edged.errors import AnotherVersion, CheckpointCorrupt, StorageError, TopologyMismatch
+from edged.errors import AnotherVersion, StorageError, TopologyMismatch
 from edged.log import logger
 from edged.ports import CheckpointStore, DeployedModel, Health
 
@@ -56,9 +57,10 @@ class Checkpointing:
         self._saved: tuple[Position, str] | None = None
 
     async def restore(self) -> TrainState | None:
-        """The newest valid checkpoint; None without one.
+        """The newest checkpoint that is not damaged; None without one. Damaged ones are kept aside.
 
-        Raises TopologyMismatch when it is another job's, AnotherVersion when it is in another format.
+        Raises TopologyMismatch when it is another job's, AnotherVersion when it is in another format: then all stay
+        where they are. StorageError when damaged ones alone are there and cannot be kept aside: saving deletes them.
         """
         self._postpone()
         state = await run_in_worker(self._restore)
@@ -86,17 +88,35 @@ class Checkpointing:
         self._due_at = asyncio.get_running_loop().time() + self._every_s
 
     def _restore(self) -> TrainState | None:
+        damaged: list[tuple[int, StorageError]] = []
         for generation, blob in self._store.checkpoints():
             try:
+                if isinstance(blob, StorageError):
+                    raise blob
                 state = checkpoint.decode(blob, job=self._job)
-            except CheckpointCorrupt as error:
-                logger().warning("checkpoint.skipped", generation=generation, err=str(error))
+            except StorageError as error:
+                damaged.append((generation, error))
                 continue
             except (TopologyMismatch, AnotherVersion) as error:
                 raise type(error)(f"{self._store.location}: {error}") from error
+            self._set_aside(damaged, is_needed=False)
             logger().info("checkpoint.restored", generation=generation, epoch=state.position.epoch, bytes=len(blob))
             return state
+        if damaged:
+            kept = self._set_aside(damaged, is_needed=True)
+            logger().error("checkpoint.none_usable", folder=self._store.location, kept_as=kept, err=str(damaged[0][1]))
         return None
+
+    def _set_aside(self, damaged: Sequence[tuple[int, StorageError]], *, is_needed: bool) -> list[str]:
+        """Keep them aside, the oldest first, and say so; their names. Raises StorageError if that `is_needed`."""
+        names: list[str] = []
+        for generation, error in reversed(damaged):
+            name = ""
+            with contextlib.nullcontext() if is_needed else contextlib.suppress(StorageError):
+                name = self._store.set_aside(generation)
+            logger().warning("checkpoint.skipped", generation=generation, err=str(error), kept_as=name)
+            names.append(name)
+        return names
 
     async def _attempt(self, write: Callable[[TrainState], None], state: TrainState) -> None:
         try:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -195,3 +196,47 @@ def test_the_error_names_a_state_folder_that_cannot_be_created(tmp_path):
 
     with pytest.raises(StateFolderRefused, match=f"the state folder {tmp_path}/file/pi-a cannot be used: Not a dir"):
         CheckpointDir(tmp_path / "file" / "pi-a")
+
+
+def test_what_was_set_aside_is_kept_within_bounds(tmp_path):
+    store = CheckpointDir(tmp_path)
+    for generation in range(5):
+        store.save(b"%d" % generation, generation)
+        store.set_aside(generation)
+    store.save(b"again", 1)
+    store.set_aside(1)
+    aside = {path.name.partition(".")[2]: path.read_bytes() for path in tmp_path.iterdir()}
+    assert aside == {
+        "safetensors.damaged-4": b"3",
+        "safetensors.damaged-5": b"4",
+        "safetensors.damaged-6": b"again",
+    }
+
+
+def test_a_checkpoint_that_cannot_be_read_is_given_as_the_error(tmp_path, monkeypatch):
+    store = CheckpointDir(tmp_path)
+    store.save(b"1", 1)
+    store.save(b"2", 2)
+    read = Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if "02." in path.name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    (_, error), whole = store.checkpoints()
+    assert whole == (1, b"1")
+    assert isinstance(error, StorageError)
+
+
+def test_a_checkpoint_of_another_user_is_refused_and_not_taken_for_damaged(tmp_path, monkeypatch):
+    store = CheckpointDir(tmp_path)
+    store.save(b"1", 1)
+
+    def forbidden(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    with pytest.raises(StateFolderRefused, match=r"checkpoint-000000000001\.safetensors may not be read"):
+        list(store.checkpoints())

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from edged.domain.nn.model import Division
+from edged.domain.training import checkpoint
 from edged.domain.training.state import Position, TrainState
-from edged.errors import DiskFull
+from edged.errors import AnotherVersion, DiskFull, StorageError
 from tests.support.training_world import TRAINING, World
 
 pytestmark = pytest.mark.looptime
@@ -39,9 +40,57 @@ async def test_each_torn_checkpoint_is_skipped_and_logged(world):
     restored = await world.checkpointing().restore()
     assert restored is not None
     assert restored.position.step == 1
-    assert [line["generation"] for line in world.events("checkpoint.skipped")] == [3, 2]
+    assert [line["generation"] for line in world.events("checkpoint.skipped")] == [2, 3]
     (line,) = world.events("checkpoint.restored")
     assert line["generation"] == 1
+
+
+async def test_a_torn_checkpoint_is_kept_aside(world):
+    await world.checkpointing().save(state_at(world, 1))
+    world.store.saved |= {2: b"torn", 3: b"unreadable"}
+    world.store.unreadable = {3}
+    restored = await world.checkpointing().restore()
+    assert restored is not None
+    assert restored.position.step == 1
+    assert list(world.store.saved) == [1]
+    assert world.store.aside == [b"torn", b"unreadable"]
+    assert not world.events("checkpoint.none_usable")
+
+
+async def test_when_no_checkpoint_is_usable_all_are_kept_aside_before_the_first_save(world):
+    world.store.saved = {1: b"one", 2: b"two", 3: b"three"}
+    checkpointing = world.checkpointing()
+    assert await checkpointing.restore() is None
+    assert (world.store.saved, world.store.aside) == ({}, [b"one", b"two", b"three"])
+    (line,) = world.events("checkpoint.none_usable")
+    assert (line["level"], line["kept_as"]) == ("error", ["1 aside", "2 aside", "3 aside"])
+
+
+async def test_training_does_not_begin_again_over_checkpoints_that_cannot_be_kept_aside(world):
+    world.store.saved = {1: b"one"}
+    world.store.error = StorageError("Read-only file system")
+    with pytest.raises(StorageError):
+        await world.checkpointing().restore()
+    assert world.store.saved == {1: b"one"}
+
+
+async def test_a_disk_that_keeps_nothing_aside_does_not_end_training_that_can_go_on(world):
+    await world.checkpointing().save(state_at(world, 1))
+    world.store.saved[2] = b"torn"
+    world.store.error = StorageError("Read-only file system")
+    assert await world.checkpointing().restore() is not None
+    (line,) = world.events("checkpoint.skipped")
+    assert line["kept_as"] == ""
+
+
+async def test_behind_a_torn_one_another_versions_checkpoint_is_refused_and_nothing_is_moved(world, monkeypatch):
+    with monkeypatch.context() as later:
+        later.setattr(checkpoint, "_VERSION", "checkpoint/7")
+        await world.checkpointing().save(state_at(world, 1))
+    world.store.saved[2] = b"torn"
+    with pytest.raises(AnotherVersion, match=r"memory: .*checkpoint/7"):
+        await world.checkpointing().restore()
+    assert (list(world.store.saved), world.store.aside) == ([1, 2], [])
 
 
 async def test_a_checkpoint_is_due_again_after_the_interval(world):
