@@ -330,9 +330,14 @@ EVENTS: Mapping[str, Event] = {
         stream=str, source=str, first_offset=int, next_offset=int, samples=int, bytes=int, write_ms=float,
     ),
     "archive.rejected": event(
-        "A record of an archive topic is not a pack; an empty block takes its place. `suppressed` more of the topic "
-        "since its last such line.",
-        topic=str, offset=int, reason=str, suppressed=int,
+        "A record of an archive topic is not a pack; an empty block takes its place. Kept_as: where in the archive it "
+        'is kept, "" when enough are. `suppressed` more of the topic since its last such line.',
+        topic=str, offset=int, reason=str, kept_as=str, suppressed=int,
+    ),
+    "archive.passed": event(
+        "A record that held its source up (`reason`) is passed, as its block is in quarantine. Kept_as: where in the "
+        "archive the record is kept.",
+        address=str, reason=str, kept_as=str,
     ),
     "archive.refused": event(
         "Samples of a block break the rule of a border, by what this node's topology says: they are left out, the rest "

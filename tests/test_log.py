@@ -53,7 +53,7 @@ def test_the_timestamp_is_utc(stream, monkeypatch):
 
 
 def test_a_text_from_outside_is_truncated(log_lines):
-    logger().error("archive.rejected", topic="t", offset=1, reason="x" * 1_000_000, suppressed=0)
+    logger().error("archive.rejected", topic="t", offset=1, reason="x" * 1_000_000, kept_as="", suppressed=0)
     [line] = log_lines("archive.rejected")
     assert len(line["reason"]) == 16_000
 
@@ -271,7 +271,7 @@ def test_lines_of_one_kind_do_not_hide_anothers(log_lines):
     lines = ThrottledLog()
     for offset in range(100):
         for topic in ("a", "b"):
-            lines.error("archive.rejected", topic, topic=topic, offset=offset, reason="junk")
+            lines.error("archive.rejected", topic, topic=topic, offset=offset, reason="junk", kept_as="")
     assert [(line["topic"], line["suppressed"]) for line in log_lines()] == [("a", 0), ("b", 0)]
 
 

@@ -4,7 +4,7 @@ Belongs here: one module per subject, each port with the contract that its fake 
 implementation. This package re-exports the vocabulary.
 """
 
-from edged.ports.archive import ArchiveStore, ArchiveWriter, SourceEnd
+from edged.ports.archive import MAX_KEPT_RECORDS, ArchiveStore, ArchiveWriter, NotArchived, SourceEnd
 from edged.ports.cache import DiskTier
 from edged.ports.checkpoints import CheckpointStore, DeployedModel
 from edged.ports.datasets import Dataset, ImageDecoder, Item
@@ -14,6 +14,7 @@ from edged.ports.node import Health, Host, HostSample, Notifier, Progress, Stati
 
 __all__ = [
     "KEPT",
+    "MAX_KEPT_RECORDS",
     "ArchiveStore",
     "ArchiveWriter",
     "CheckpointStore",
@@ -31,6 +32,7 @@ __all__ = [
     "Log",
     "LogReader",
     "Message",
+    "NotArchived",
     "Notifier",
     "Progress",
     "Record",

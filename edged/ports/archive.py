@@ -1,7 +1,7 @@
 """The archive: its files, and how the archiver writes them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from edged.domain.archive.quarantine import QuarantineRecord
 from edged.domain.archive.snapshot import BlockRef, Snapshot
@@ -24,6 +24,13 @@ class SourceEnd(NamedTuple):
     cursors_end: int
     damage: str = ""
     log: SourceLog = UNKNOWN_LOG
+
+
+NotArchived = Literal["damaged", "passed"]
+"""Why a record of a source's log is kept beside the archive's files: it is damaged, or its block is in quarantine."""
+
+MAX_KEPT_RECORDS = 16
+"""Of a source and for one reason, so that whoever sends damaged records fills no disk."""
 
 
 class ArchiveStore(Protocol):
@@ -67,6 +74,12 @@ class ArchiveStore(Protocol):
         """All records of the stream's quarantine, or those of the blocks below `end`, in their order.
 
         Raises StorageError for any that cannot be read.
+        """
+
+    def keep_record(self, stream: str, source: str, offset: int, record: bytes, why: NotArchived) -> str:
+        """Keep what is not archived of the source at `offset`, durably, beside its files; where, for messages.
+
+        "" when MAX_KEPT_RECORDS are kept for this reason already.
         """
 
     def find(self, stream: str, device: str, partition: int, offset: int) -> list[Address]:
@@ -116,6 +129,12 @@ class ArchiveWriter(Protocol):
 
     async def set_aside(self, stream: str, source: str, offset: int) -> None:
         """As `ArchiveStore.set_aside`."""
+
+    async def keep_record(self, stream: str, source: str, offset: int, record: bytes, why: NotArchived) -> str:
+        """As `ArchiveStore.keep_record`."""
+
+    async def is_quarantined(self, stream: str, source: str, offset: int) -> bool:
+        """Whether the whole block is in quarantine now. One that is not archived yet may be."""
 
     def refuse(self, stream: str, source: str, reason: str) -> SourceRefused:
         """Report that a record of the source cannot be archived, until the next append; the error to raise.

@@ -354,6 +354,24 @@ def test_ls_and_verify_show_what_is_in_quarantine_and_who_said_so(topology_file,
         assert all("@" in each["by"] and each["since"].endswith("+00:00") for each in shown)
 
 
+def test_a_block_that_its_source_waits_at_is_passed_by_its_address(topology_file, store, capsys):
+    """It is not archived yet, so that whether it is held up there the command cannot know."""
+    store.append("fashion", "pi-a", [(0, pack(0))])
+    address = "fashion/pi-a/1"
+    assert quarantine(topology_file, "quarantine", address) == 0
+    assert quarantine(topology_file, "quarantine", address) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[-2].startswith(f"{address}: not archived yet; the archive node passes it should it be held up by it")
+    assert told[-1] == f"{address}: in quarantine already"
+    assert cli.main(["archive", "ls", str(topology_file)]) == 0
+    assert f"in quarantine: {address} (not archived yet), by " in capsys.readouterr().out
+
+    assert quarantine(topology_file, "release", address) == 0
+    assert "not archived yet; the archive node waits" in capsys.readouterr().out
+    for nobodys in (f"{address}/0", "fashion/pi-zero/1", "fashion/_train.shoebox/99"):
+        assert quarantine(topology_file, "quarantine", nobodys) == 64
+
+
 def test_verify_names_what_the_border_refuses_until_it_is_in_quarantine(topology_file, store, capsys):
     bad = [replace(sample_at(row), payload=b"1234" if row % 2 else b"123") for row in range(4)]
     store.append("fashion", "pi-a", [(0, Pack("fashion", tuple(bad)))])

@@ -15,7 +15,7 @@ from edged.domain.archive.snapshot import QUARANTINE_SOURCE, BlockRef
 from edged.domain.place import Place
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, BlockAbsent, StorageError
-from edged.ports import ArchiveStore
+from edged.ports import MAX_KEPT_RECORDS, ArchiveStore
 from tests.support.archive_samples import new_archive, pack
 
 
@@ -275,3 +275,13 @@ def test_a_devices_record_is_found_wherever_it_is(store):
     assert store.find("fashion", "cam-01", 1, 5) == []
     assert store.find("fashion", "cam-03", 0, 5) == []
     assert store.find("birds", "cam-01", 0, 5) == []
+
+
+def test_records_that_are_not_archived_are_kept_within_bounds(store):
+    kept = [store.keep_record("fashion", "pi-a", offset, b"record", "damaged") for offset in range(20)]
+    assert all(kept[:MAX_KEPT_RECORDS])
+    assert not any(kept[MAX_KEPT_RECORDS:])
+    assert store.keep_record("fashion", "pi-a", 3, b"again", "damaged") == kept[3]
+    assert store.keep_record("fashion", "pi-a", 20, b"record", "passed")
+    assert store.keep_record("fashion", "pi-b", 20, b"record", "damaged")
+    assert store.ends("fashion") == {}

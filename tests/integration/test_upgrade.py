@@ -1,6 +1,7 @@
 """What the version before has left behind, on real processes: brought to the present, or refused in words and kept."""
 
 import asyncio
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,3 +56,12 @@ async def test_packs_of_the_version_before_are_archived_by_it_or_kept(apache_kaf
         refused = await vault.wait_for("health.degraded", part="archive/fashion/pi-a")
         assert f"offset 1 of {topic} holds a pack of another version" in refused["reason"]
         assert [each.offset for each in archived_samples(site.loaded()) if each.offset >= 100] == [100]
+
+        address = re.search(r"edged archive quarantine (\S+)`", refused["reason"])
+        assert address is not None
+        await site.edged("archive", "quarantine", str(site.topology), address[1])
+        passed = await vault.wait_for("archive.passed", address=address[1])
+        kept = await asyncio.to_thread(Path(passed["kept_as"]).read_bytes)
+        assert kept == pack(101).replace(b"pack/2", b"pack/1")
+        await vault.wait_for("health.recovered", part="archive/fashion/pi-a")
+        assert [each.offset for each in archived_samples(site.loaded()) if each.offset >= 100] == [100, 102]

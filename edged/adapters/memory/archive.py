@@ -15,7 +15,7 @@ from edged.domain.samples import cursors as cursor_rules
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Address
 from edged.errors import ArchiveConflict, BlockAbsent, EdgedError, FormatError, StorageError
-from edged.ports import SourceEnd
+from edged.ports import MAX_KEPT_RECORDS, NotArchived, SourceEnd
 
 
 @dataclass
@@ -35,13 +35,14 @@ class MemoryArchive:
     """With `failure` set, every call raises it, and with `failures` those for a source (stream, source).
 
     Reading the blocks in `unreadable` fails. In `damaged`: the files (stream, source, first offset) that lost their
-    footer. `aside`: what `set_aside` has put there.
+    footer. `aside`: what `set_aside` has put there. `kept`: records, by source, offset and why.
     """
 
     failure: EdgedError | None = None
     failures: dict[tuple[str, str], Exception] = field(default_factory=dict)
     damaged: set[tuple[str, str, int]] = field(default_factory=set)
     aside: list[_Append] = field(default_factory=list)
+    kept: dict[tuple[str, str, int, NotArchived], bytes] = field(default_factory=dict)
     unreadable: set[BlockRef] = field(default_factory=set)
     _appended: dict[tuple[str, str], list[_Append]] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -137,6 +138,14 @@ class MemoryArchive:
             ]
         except FormatError as error:
             raise StorageError(str(error)) from error
+
+    def keep_record(self, stream: str, source: str, offset: int, record: bytes, why: NotArchived) -> str:
+        self._check(stream, source)
+        others = [key for key in self.kept if key[:2] == (stream, source) and key[3] == why and key[2] != offset]
+        if len(others) >= MAX_KEPT_RECORDS:
+            return ""
+        self.kept[stream, source, offset, why] = record
+        return f"{stream}/{source}/{offset} {why}"
 
     def find(self, stream: str, device: str, partition: int, offset: int) -> list[Address]:
         return [

@@ -4,6 +4,8 @@ Covers where files are, how they become durable and which of them count:
 
     <url>/edged-archive.json
     <url>/<stream>/<source>/<first offset, 20 digits>-<next offset, 20 digits>.parquet
+    <url>/<stream>/<source>/<…>.parquet.damaged                   a file that was archived again
+    <url>/<stream>/<source>/aside/<offset, 20 digits>.<reason>    a record of the log that was not archived
 
 The first marks the folder as an archive. Without it nothing is read or written: an empty mount point, whose file
 system is not mounted, would pass for a new archive and be filled. Of a local folder only regular files count, and no
@@ -45,6 +47,12 @@ _FORMAT = 2
 FILE_NAME = re.compile(r"(\d{20})-(\d{20})\.parquet")
 ASIDE_NAME = re.compile(r"\d{20}-\d{20}\.parquet\.damaged(-\d+)?")
 """Damaged, and archived again from the log; kept for whoever wants to look."""
+
+ASIDE_FOLDER = "aside"
+"""Of a source: records that were not archived, as they came."""
+
+_MAX_ASIDE = 16
+"""Damaged files kept of a source."""
 
 LEFTOVER_NAME = re.compile(r"\.\d{20}-\d{20}\.parquet\.tmp")
 _NAME = NAME_PATTERN.removeprefix("^").removesuffix("$")
@@ -207,24 +215,38 @@ class ArchiveFolder:
 
     def write(self, stream: str, source: str, name: str, pieces: Sequence[bytes | memoryview]) -> None:
         """Write a file of the source durably: whole or not at all."""
-        with translated(f"{stream}/{source}/{name}"):
+        self._write(self.path(stream, source), name, pieces)
+
+    def _write(self, folder: str, name: str, pieces: Sequence[bytes | memoryview]) -> None:
+        with translated(f"{folder}/{name}"):
             if self._is_local:
-                folder = Path(self.path(stream, source))
-                _make_folders(folder, below=Path(self._root))
-                _write_durably(folder, name, pieces)
+                _make_folders(Path(folder), below=Path(self._root))
+                _write_durably(Path(folder), name, pieces)
             else:
-                self._fs.makedirs(self.path(stream, source), exist_ok=True)
-                self._fs.pipe_file(f"{self.path(stream, source)}/{name}", b"".join(pieces))
+                self._fs.makedirs(folder, exist_ok=True)
+                self._fs.pipe_file(f"{folder}/{name}", b"".join(pieces))
 
     def set_aside(self, file: File) -> None:
-        """Rename the file, so that it is kept and counts no more."""
+        """Rename the file, so that it is kept and counts no more. Of _MAX_ASIDE the first ones make room."""
         with translated(file.path):
-            names = self.entries(file.path.rpartition("/")[0])
+            folder = file.path.rpartition("/")[0]
+            names = self.entries(folder)
             numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
             path = next(f"{file.path}.damaged{n}" for n in numbers if f"{Path(file.path).name}.damaged{n}" not in names)
             self._fs.mv(file.path, path)
             if self._is_local:
                 _fsync_folder(Path(file.path).parent)
+            for name in sorted(filter(ASIDE_NAME.fullmatch, names))[: 1 - _MAX_ASIDE]:
+                self._fs.rm_file(f"{folder}/{name}")
+
+    def keep_aside(self, stream: str, source: str, name: str, content: bytes, limit: int) -> str:
+        """Write a file into the source's ASIDE_FOLDER, durably; its path. "" when `limit` of its suffix are there."""
+        folder = f"{self.path(stream, source)}/{ASIDE_FOLDER}"
+        suffix = name.rpartition(".")[2]
+        if len(set(self._names(folder, re.compile(rf"\d{{20}}\.{suffix}"))) - {name}) >= limit:
+            return ""
+        self._write(folder, name, [content])
+        return f"{folder}/{name}"
 
     def remove_leftovers(self, stream: str, source: str) -> None:
         """Delete the temporary files of interrupted writes."""

@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar, TypeVarTuple
 
 from edged.aio import Backoff, run_in_worker
+from edged.domain.archive import quarantine
+from edged.domain.archive.snapshot import BlockRef
 from edged.domain.archive.source_log import UNKNOWN_LOG, SourceLog
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveUnavailable, DiskFull, SourceRefused, StorageError
 from edged.log import logger
-from edged.ports import ArchiveStore, Health, SourceEnd
+from edged.ports import ArchiveStore, Health, NotArchived, SourceEnd
 
 PART = "archive"
 """Its part in `ports.Health`; a source's is `archive/<stream>/<source>`."""
@@ -66,6 +68,13 @@ class RetryingArchive:
 
     async def set_aside(self, stream: str, source: str, offset: int) -> None:
         await self._retry(stream, source, self._store.set_aside, stream, source, offset)
+
+    async def keep_record(self, stream: str, source: str, offset: int, record: bytes, why: NotArchived) -> str:
+        return await self._retry(stream, source, self._store.keep_record, stream, source, offset, record, why)
+
+    async def is_quarantined(self, stream: str, source: str, offset: int) -> bool:
+        records = await self._retry(stream, source, self._store.quarantine_records, stream)
+        return quarantine.is_whole_block(records, BlockRef(source, offset))
 
     def refuse(self, stream: str, source: str, reason: str) -> SourceRefused:
         self._refused_records.add(part_of(stream, source))

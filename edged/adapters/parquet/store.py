@@ -29,7 +29,7 @@ from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Address
 from edged.errors import ArchiveConflict, BlockAbsent, RejectedRecord, StorageError
 from edged.log import ThrottledLog
-from edged.ports import SourceEnd
+from edged.ports import MAX_KEPT_RECORDS, NotArchived, SourceEnd
 
 _MAX_OPEN_FILES = 8
 """Of one call of `read`."""
@@ -152,6 +152,10 @@ class ParquetStore:
             with translated(f"{stream}/{QUARANTINE_SOURCE}, block {ref.offset}"):
                 records += quarantine.from_pack(pack)
         return records
+
+    def keep_record(self, stream: str, source: str, offset: int, record: bytes, why: NotArchived) -> str:
+        self.check()
+        return self._folder.keep_aside(stream, source, f"{offset:020d}.{why}", record, MAX_KEPT_RECORDS)
 
     def find(self, stream: str, device: str, partition: int, offset: int) -> list[Address]:
         self.check()

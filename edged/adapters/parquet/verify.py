@@ -4,7 +4,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from edged.adapters.parquet import file as parquet_file
-from edged.adapters.parquet.folder import ASIDE_NAME, FILE_NAME, LEFTOVER_NAME, ArchiveFolder, File, is_file, translated
+from edged.adapters.parquet.folder import (
+    ASIDE_FOLDER,
+    ASIDE_NAME,
+    FILE_NAME,
+    LEFTOVER_NAME,
+    ArchiveFolder,
+    File,
+    is_file,
+    translated,
+)
 from edged.adapters.parquet.footers import read_footer
 from edged.domain.samples.pack import Pack
 from edged.errors import FormatError, StorageError
@@ -32,11 +41,7 @@ def verify_source(folder: ArchiveFolder, stream: str, source: str, check: Check)
         return
     files_here = {name for name, entry in entries.items() if is_file(entry)}
     for name in sorted(entries):
-        is_ours = FILE_NAME.fullmatch(name) and name in files_here
-        if ASIDE_NAME.fullmatch(name):
-            yield Finding("aside", f"{path}/{name}", "was damaged, and is archived again; delete it if you need it not")
-        elif not is_ours and not LEFTOVER_NAME.fullmatch(name):
-            yield Finding("foreign", f"{path}/{name}", "not a file of the archive")
+        yield from _judge_name(folder, f"{path}/{name}", name, is_file=name in files_here)
     files = folder.files(stream, source)
     end = files[0].first if files else 0
     for file in files:
@@ -50,6 +55,19 @@ def verify_source(folder: ArchiveFolder, stream: str, source: str, check: Check)
     for name in sorted(filter(FILE_NAME.fullmatch, files_here)):
         if f"{path}/{name}" not in counted:
             yield Finding("overlap", f"{path}/{name}", "all its offsets are in other files, too")
+
+
+def _judge_name(folder: ArchiveFolder, path: str, name: str, *, is_file: bool) -> Iterator[Finding]:
+    """What is beside the source's files."""
+    if ASIDE_NAME.fullmatch(name):
+        yield Finding("aside", path, "was damaged, and is archived again; delete it if you need it not")
+    elif name == ASIDE_FOLDER and not is_file:
+        for record in sorted(folder.entries(path)):
+            yield Finding(
+                "aside", f"{path}/{record}", "a record as it came, not archived; delete it if you need it not"
+            )
+    elif not (is_file and FILE_NAME.fullmatch(name)) and not LEFTOVER_NAME.fullmatch(name):
+        yield Finding("foreign", path, "not a file of the archive")
 
 
 def _verify_file(folder: ArchiveFolder, file: File, check: Check) -> Iterator[Finding]:

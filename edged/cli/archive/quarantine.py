@@ -7,8 +7,8 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from edged.domain.archive import quarantine
 from edged.domain.archive.quarantine import Action, QuarantineRecord
-from edged.domain.archive.snapshot import BlockRef
 from edged.domain.samples import address as addresses
 from edged.domain.samples.address import ArchivedAddress
 from edged.domain.topology import Topology
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # as in `archive`
 
 _MAX_SHOWN = 50
 _DONE = {"quarantine": "out of training", "release": "back in training"}
+_AWAITED = {"quarantine": "passes it should it be held up by it", "release": "waits should it be held up by it"}
 _ALREADY = {"quarantine": "in quarantine already", "release": "not in quarantine"}
 
 
@@ -34,16 +35,19 @@ def add_addresses(parser: argparse.ArgumentParser) -> None:
 
 def change(topology: Topology, store: "ArchiveStore", action: Action, texts: list[str]) -> int:
     """Quarantine or release what the addresses name, and say what came of each. Raises FormatError, StorageError."""
-    from edged.services.archive import quarantine  # noqa: PLC0415
+    from edged.services.archive import quarantine as records  # noqa: PLC0415
 
     wanted = [addresses.parse(text) for text in texts]
     streams = [stream.name for stream in topology.streams]
     if unknown := [str(each) for each in wanted if each.stream not in streams]:
         raise FormatError(f"{unknown[0]}: no stream of the topology, which has {', '.join(streams)}")
     by = f"{getpass.getuser()}@{socket.gethostname()}"
-    for each in list(quarantine.apply(store, action, wanted, by=by, when_ms=int(time.time() * 1000))):
+    edges = [edge.name for edge in topology.edges]
+    for each in list(records.apply(store, action, wanted, by=by, when_ms=int(time.time() * 1000), edges=edges)):
         done = f"{_counted(each.num_samples)} {_DONE[action]} from the next epoch on"
-        print(f"{each.address}: {done if each.num_samples else _ALREADY[action]}")
+        if not each.is_archived:
+            done = f"not archived yet; the archive node {_AWAITED[action]}, within a minute if it waits there now"
+        print(f"{each.address}: {done if each.is_new else _ALREADY[action]}")
     return 0
 
 
@@ -55,31 +59,37 @@ def in_effect(store: "ArchiveStore", streams: list[str]) -> list[dict[str, Any]]
 def print_quarantine(entries: list[dict[str, Any]]) -> None:
     """One line for each address, up to _MAX_SHOWN."""
     for entry in entries[:_MAX_SHOWN]:
-        print(f"in quarantine: {entry['address']} ({_counted(entry['samples'])}), by {entry['by']}, {entry['since']}")
+        what = _counted(entry["samples"]) if entry["archived"] else "not archived yet"
+        print(f"in quarantine: {entry['address']} ({what}), by {entry['by']}, {entry['since']}")
     if len(entries) > _MAX_SHOWN:
         print(f"in quarantine: {len(entries) - _MAX_SHOWN} more addresses, see --json")
 
 
 def _of_stream(store: "ArchiveStore", stream: str) -> list[dict[str, Any]]:
     snapshot = store.snapshot(stream)
-    newest: dict[tuple[BlockRef, int | None], QuarantineRecord] = {}
-    for record in store.quarantine_records(stream):
-        if record.action == "quarantine":
-            newest[record.ref, record.row] = record
+    records = store.quarantine_records(stream)
+    newest = {(record.ref, record.row): record for record in records if record.action == "quarantine"}
     entries: list[dict[str, Any]] = []
     for block, first, end in snapshot.quarantined.tolist():
         ref, is_whole = snapshot.ref(block), end - first == int(snapshot.rows[block])
         for row in [None] if is_whole else range(first, end):
             record = newest.get((ref, row)) or newest.get((ref, None)) or newest[ref, first]
-            entries.append(
-                {
-                    "address": str(ArchivedAddress(stream, *ref, row)),
-                    "samples": end - first if is_whole else 1,
-                    "by": record.by,
-                    "since": datetime.fromtimestamp(record.when_ms / 1000, UTC).isoformat(timespec="seconds"),
-                }
-            )
-    return entries
+            entries.append(_entry(ArchivedAddress(stream, *ref, row), record, end - first if is_whole else 1))
+    to_come = (ref for ref in quarantine.in_effect(records) if ref.offset >= snapshot.ends.get(ref.source, 0))
+    return entries + [
+        _entry(ArchivedAddress(stream, *ref), newest[ref, None], 0, is_archived=False)
+        for ref in to_come
+        if (ref, None) in newest
+    ]
+
+
+def _entry(
+    address: ArchivedAddress, record: QuarantineRecord, num_samples: int, *, is_archived: bool = True
+) -> dict[str, Any]:
+    since = datetime.fromtimestamp(record.when_ms / 1000, UTC).isoformat(timespec="seconds")
+    return {
+        "address": str(address), "samples": num_samples, "archived": is_archived, "by": record.by, "since": since,
+    }  # fmt: skip
 
 
 def _counted(num_samples: int) -> str:

@@ -23,7 +23,7 @@ from edged.domain.samples.pack import Pack
 from edged.domain.samples.written_to import written_to
 from edged.errors import AnotherVersion, FormatError, SourceRefused
 from edged.log import ThrottledLog, logger
-from edged.ports import ArchiveWriter, Log, LogReader, Progress, Record, Statistics, TopicPartition
+from edged.ports import MAX_KEPT_RECORDS, ArchiveWriter, Log, LogReader, Progress, Record, Statistics, TopicPartition
 from edged.services.archive.refusals import RefusalLog
 
 _RECORDS_PER_POLL = 16
@@ -110,6 +110,10 @@ class _Buffer:
         place = self.log.place
         return place.incarnation in {"", record.incarnation} and record.offset >= self.place.offset
 
+    def offset_of(self, record: Record) -> int:
+        """The record's offset in the archive."""
+        return record.offset + (self.log.base if self.is_of(record) else self.next_offset)
+
     def begin(self, record: Record) -> None:
         """Continue with another log, whose first record this is; nothing may be buffered."""
         assert not self.packs
@@ -141,14 +145,19 @@ class _Buffer:
         self.packs, self.gaps, self.empty, self.num_bytes = [], [], [], 0
 
 
+class _Misplaced(FormatError):  # noqa: N818
+    """The record was written for another log of this name: its edge sends it again."""
+
+
 class Archiver:
     """Reads every source's topic and writes files of contiguous offsets.
 
     An edge's topic that was recreated continues the edge's source: its blocks get the next numbers.
 
     A source that cannot be archived waits, without what it had buffered, and is resumed from the archive's end; the
-    others go on. So does one with a sample that another topology might accept, at that pack: what is archived may be
-    deleted from the log, and would be lost.
+    others go on. So does one at a pack of another version, or with a sample that another topology might accept: what is
+    archived may be deleted from the log, and would be lost. It goes on once that block is in quarantine. A record that
+    is no pack is passed: an empty block takes its place, and the record is kept aside.
     """
 
     def __init__(
@@ -171,6 +180,8 @@ class Archiver:
         self._waiting: dict[Source, float] = dict.fromkeys(sources, -math.inf)
         """Sources that are not read, and when to try them again."""
         self._lines = ThrottledLog()
+        self._keeps_no_more: set[Source] = set()
+        """Sources of which enough damaged records are kept: one that sends nothing else costs no look each time."""
         self._durable: dict[TopicPartition, Durable] = {}
         self._reader: LogReader | None = None
         self._num_polls = 0
@@ -295,48 +306,89 @@ class Archiver:
             if buffer is not None and buffer.packs and not self._fits(buffer, record):
                 await self._flush(buffer, reader)
                 buffer = self._buffers.get(record.topic)
-            if buffer is not None and (reason := self._why_to_wait(buffer, record, pack)):
-                await self._wait_for(reason, buffer.source, reader)
-                buffer = None
-            if buffer is None:
-                continue  # refused, by a record before or by its file
+            checked = None if buffer is None else await self._checked(buffer, record, pack, reader)
+            if buffer is None or checked is None:
+                continue  # refused: by its file, by a record before or by this one
             if not buffer.is_of(record):
                 buffer.begin(record)
             if buffer.log.base + record.offset < buffer.next_offset:
-                buffer.learn(record, self._checked(buffer.source, record, pack).pack)
+                buffer.learn(record, checked.pack)
             else:
                 if not buffer.packs:
                     buffer.since_s = asyncio.get_running_loop().time()
-                checked = self._checked(buffer.source, record, pack)
                 self._buffer(buffer, record, checked, kept_from.get(record.topic, 0))
+
+    async def _checked(
+        self, buffer: _Buffer, record: Record, sifted: Sifted | FormatError, reader: LogReader
+    ) -> Sifted | None:
+        """What of the record is archived: an empty pack when it is none of the source; None when the source waits."""
+        stream, edge, topic = buffer.source
+        block = ArchivedAddress(stream, edge, buffer.offset_of(record))
+        try:
+            if reason := self._why_to_wait(buffer, record, sifted):
+                if reason := await self._pass(block, record, reason):
+                    await self._wait_for(reason, buffer.source, reader)
+                    return None
+            elif isinstance(sifted, FormatError):
+                where = await self._keep_damaged(buffer.source, block.offset, record, sifted)
+                self._lines.error(
+                    "archive.rejected", topic, topic=topic, offset=record.offset, reason=str(sifted), kept_as=where
+                )
+        except SourceRefused as refused:
+            await self._wait_for(refused, buffer.source, reader)
+            return None
+        return sifted if isinstance(sifted, Sifted) else Sifted(Pack(stream, ()), ())
+
+    async def _keep_damaged(self, source: Source, offset: int, record: Record, error: FormatError) -> str:
+        """Where the record is kept; "" when it is not."""
+        if source in self._keeps_no_more or isinstance(error, _Misplaced):
+            return ""
+        where = await self._archive.keep_record(source.stream, source.edge, offset, record.value, "damaged")
+        if not where:
+            self._keeps_no_more.add(source)
+        return where
+
+    async def _pass(self, block: ArchivedAddress, record: Record, reason: str) -> str:
+        """Keep the record aside if its block is in quarantine; else why to wait, by default `reason`."""
+        stream, source, offset, _ = block
+        if not await self._archive.is_quarantined(stream, source, offset):
+            return reason
+        where = await self._archive.keep_record(stream, source, offset, record.value, "passed")
+        if not where:
+            return f"{MAX_KEPT_RECORDS} passed records of {stream}/{source} are kept: move them away to pass more"
+        logger().warning("archive.passed", address=str(block), reason=reason, kept_as=where)
+        return ""
 
     @staticmethod
     def _why_to_wait(buffer: _Buffer, record: Record, sifted: Sifted | FormatError) -> str:
         """Why to archive the source no further; "" when it goes on. What another node could archive is not passed."""
         stream, edge, topic = buffer.source
+        offset = buffer.offset_of(record)
+        block = ArchivedAddress(stream, edge, offset)
         if isinstance(sifted, AnotherVersion):
             return (
                 f"offset {record.offset} of {topic} holds a pack of another version of edged ({sifted}); it and what "
-                "follows stay in Kafka: that version can archive them, kafka-delete-records.sh gives them up"
+                "follows stay in Kafka: that version can archive them, "
+                f"`edged archive quarantine {block}` passes this one"
             )
-        offset = record.offset + (buffer.log.base if buffer.is_of(record) else buffer.next_offset)
         if isinstance(sifted, FormatError) or sifted.wanted is None or offset < buffer.next_offset:
             return ""
         row, device, partition, device_offset, reason, detail, _ = sifted.wanted
         return (
             f"{ArchivedAddress(stream, edge, offset, row)} ({DeviceAddress(stream, device, partition, device_offset)}) "
             f"does not fit this node's topology: {reason}, {detail}; it and what follows stay in Kafka, from offset "
-            f"{record.offset} of {topic} on: correct the topology and restart this node, or give them up by "
-            "kafka-delete-records.sh"
+            f"{record.offset} of {topic} on: correct the topology and restart this node, or go on without what "
+            f"does not fit: `edged archive quarantine {block}`"
         )
 
-    async def _wait_for(self, reason: str, source: Source, reader: LogReader) -> None:
+    async def _wait_for(self, reason: str | SourceRefused, source: Source, reader: LogReader) -> None:
         """Archive what is buffered, and the source no further."""
         stream, edge, topic = source
         if self._buffers[topic].packs:
             await self._flush(self._buffers[topic], reader)
         if topic in self._buffers:
-            self._refused(source, self._archive.refuse(stream, edge, reason))
+            refused = reason if isinstance(reason, SourceRefused) else self._archive.refuse(stream, edge, reason)
+            self._refused(source, refused)
 
     async def _kept_from(self, records: Sequence[Record]) -> Mapping[str, int]:
         """The first offset that the log still has, of those topics in which these leave a gap."""
@@ -356,14 +408,6 @@ class Archiver:
     def _fits(buffer: _Buffer, record: Record) -> bool:
         """Whether the record may be in the same file as what is buffered."""
         return buffer.is_of(record) and buffer.log.name == written_to(record.headers).log
-
-    def _checked(self, source: Source, record: Record, sifted: Sifted | FormatError) -> Sifted:
-        """What is left of the record's pack; an empty one, and an error, when it is none of the source."""
-        if isinstance(sifted, Sifted):
-            return sifted
-        topic = source.topic
-        self._lines.error("archive.rejected", topic, topic=topic, offset=record.offset, reason=str(sifted))
-        return Sifted(Pack(source.stream, ()), ())
 
     def _buffer(self, buffer: _Buffer, record: Record, sifted: Sifted, kept_from: int) -> None:
         stream, edge, _ = buffer.source
@@ -413,7 +457,7 @@ class Archiver:
         buffer = self._buffers[record.topic]
         written = written_to(record.headers)
         if written.is_misplaced(record.offset):
-            return FormatError(f"written for a log of this name whose end was {written.end}; the edge sends it again")
+            return _Misplaced(f"written for a log of this name whose end was {written.end}; the edge sends it again")
         try:
             pack = packs.decode(record.value)
             if pack.stream != buffer.source.stream:

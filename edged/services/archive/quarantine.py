@@ -4,7 +4,7 @@ Covers which block or row an address names, and what would change nothing. In ef
 running epoch keeps its plan. See also: `domain.archive.quarantine` (the records).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -21,16 +21,30 @@ _MAX_NAMED = 10
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an address meant: `num_samples` of the archive whose state has changed, 0 when it was so already."""
+    """What an address meant: `num_samples` of the archive whose state has changed.
+
+    `is_new`: whether anything has, also of a block that is not archived yet (`is_archived`).
+    """
 
     address: ArchivedAddress
     num_samples: int
+    is_new: bool
+    is_archived: bool = True
 
 
 def apply(
-    store: ArchiveStore, action: Action, addresses: Sequence[SampleAddress], *, by: str, when_ms: int
+    store: ArchiveStore,
+    action: Action,
+    addresses: Sequence[SampleAddress],
+    *,
+    by: str,
+    when_ms: int,
+    edges: Collection[str] = (),
 ) -> Iterator[Change]:
     """Quarantine or release these samples and blocks: those of one stream durably together, or not at all.
+
+    `edges`: whose packs are archived. A whole block that is still to come from one of them may be named, too: so a
+    record that holds up its source is passed.
 
     Raises FormatError, before anything is written, for addresses that the archive does not have; ArchiveConflict when
     somebody else does the same at the same time.
@@ -40,19 +54,20 @@ def apply(
         for stream, group in groupby(sorted(addresses, key=lambda each: each.stream), key=lambda each: each.stream)
     }
     snapshots = {stream: store.snapshot(stream) for stream in by_stream}
-    located = {stream: _located(store, snapshots[stream], group) for stream, group in by_stream.items()}
+    located = {stream: _located(store, snapshots[stream], group, edges) for stream, group in by_stream.items()}
     for stream, group in located.items():
         yield from _append(store, stream, snapshots[stream], action, group, by, when_ms)
 
 
-def _located(store: ArchiveStore, snapshot: Snapshot, addresses: Sequence[SampleAddress]) -> list[ArchivedAddress]:
+def _located(
+    store: ArchiveStore, snapshot: Snapshot, addresses: Sequence[SampleAddress], edges: Collection[str]
+) -> list[ArchivedAddress]:
     """The addresses in the archive's own form, each once."""
     found: list[ArchivedAddress] = []
     unknown: list[str] = []
     for address in addresses:
         place = _by_device(store, address) if isinstance(address, DeviceAddress) else address
-        block = None if place is None else snapshot.block_of(BlockRef(place.source, place.offset))
-        if place is None or block is None or (place.row is not None and place.row >= int(snapshot.rows[block])):
+        if place is None or not (_is_archived(snapshot, place) or _is_to_come(snapshot, place, edges)):
             unknown.append(str(address))
         elif place not in found:
             found.append(place)
@@ -60,6 +75,16 @@ def _located(store: ArchiveStore, snapshot: Snapshot, addresses: Sequence[Sample
         more = f" and {len(unknown) - _MAX_NAMED} more" if len(unknown) > _MAX_NAMED else ""
         raise FormatError(f"the archive does not hold {', '.join(unknown[:_MAX_NAMED])}{more}; nothing was changed")
     return found
+
+
+def _is_archived(snapshot: Snapshot, place: ArchivedAddress) -> bool:
+    block = snapshot.block_of(BlockRef(place.source, place.offset))
+    return block is not None and (place.row is None or place.row < int(snapshot.rows[block]))
+
+
+def _is_to_come(snapshot: Snapshot, place: ArchivedAddress, edges: Collection[str]) -> bool:
+    """Of what is not archived yet rows are not known: the archive leaves out what no border takes."""
+    return place.row is None and place.source in edges and place.offset >= snapshot.ends.get(place.source, 0)
 
 
 def _by_device(store: ArchiveStore, address: DeviceAddress) -> ArchivedAddress | None:
@@ -78,11 +103,11 @@ def _append(
     by: str,
     when_ms: int,
 ) -> Iterator[Change]:
-    changes = _changes(snapshot, action, addresses)
+    changes = _changes(snapshot, store.quarantine_records(stream), action, addresses)
     records = [
         QuarantineRecord(action, BlockRef(each.address.source, each.address.offset), each.address.row, by, when_ms)
         for each in changes
-        if each.num_samples
+        if each.is_new
     ]
     if records:
         store.remove_leftovers(stream, QUARANTINE_SOURCE)
@@ -96,16 +121,23 @@ def _append(
     yield from changes
 
 
-def _changes(snapshot: Snapshot, action: Action, addresses: Sequence[ArchivedAddress]) -> list[Change]:
+def _changes(
+    snapshot: Snapshot, records: Sequence[QuarantineRecord], action: Action, addresses: Sequence[ArchivedAddress]
+) -> list[Change]:
     wanted = action == "quarantine"
     masks: dict[int, Mask] = {}
     changes: list[Change] = []
     for address in addresses:
-        block = snapshot.block_of(BlockRef(address.source, address.offset))
-        assert block is not None, "located before"
+        ref = BlockRef(address.source, address.offset)
+        block = snapshot.block_of(ref)
+        if block is None:
+            is_new = quarantine.is_whole_block(records, ref) != wanted
+            changes.append(Change(address, 0, is_new, is_archived=False))
+            continue
         mask = masks.setdefault(block, snapshot.is_quarantined(block))
         rows = slice(None) if address.row is None else slice(address.row, address.row + 1)
-        changes.append(Change(address, int((mask[rows] != wanted).sum())))
+        num_samples = int((mask[rows] != wanted).sum())
+        changes.append(Change(address, num_samples, num_samples > 0))
         mask[rows] = wanted
     return changes
 

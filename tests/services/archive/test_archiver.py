@@ -16,14 +16,17 @@ from edged.adapters.memory.log import MemoryLog
 from edged.adapters.parquet.retrying import RetryingArchive
 from edged.aio import Backoff
 from edged.domain.archive import snapshot as dataset
+from edged.domain.archive.quarantine import Action
 from edged.domain.archive.source_log import address_in_log
 from edged.domain.place import Place
 from edged.domain.samples import pack as packs
+from edged.domain.samples.address import parse
 from edged.domain.samples.border import MAX_CURSORS, Border
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.written_to import WrittenTo
 from edged.errors import ArchiveConflict, DiskFull, StorageError
-from edged.ports import Committed, Message, TopicPartition
+from edged.ports import MAX_KEPT_RECORDS, Committed, Message, TopicPartition
+from edged.services.archive import quarantine as archive_quarantine
 from edged.services.archive.archiver import Archiver, ArchiverSettings, Source
 from tests.support.archive_samples import BORDER, STREAM, pack, sample
 
@@ -222,7 +225,8 @@ async def test_a_malformed_pack_becomes_an_empty_block(bench, log_lines, value):
     assert bench.archived() == list(range(8))
     assert [len(block.samples) for block in bench.store.blocks("fashion", "pi-a").values()] == [4, 0, 4]
     (line,) = log_lines("archive.rejected")
-    assert (line["topic"], line["offset"]) == (PI_A.topic, 1)
+    assert (line["topic"], line["offset"], line["kept_as"]) == (PI_A.topic, 1, "fashion/pi-a/1 damaged")
+    assert bench.store.kept == {("fashion", "pi-a", 1, "damaged"): value}
     assert bench.store.end("fashion", "pi-a").cursors == {"cam-01/0": 8}
 
 
@@ -241,6 +245,99 @@ async def test_a_pack_of_another_version_is_kept_in_the_log_and_holds_up_its_sou
         "offset 1 of site.archive.fashion.pi-a holds a pack of another version"
         in bench.health.reasons["archive/fashion/pi-a"]
     )
+    assert "`edged archive quarantine fashion/pi-a/1` passes this one" in bench.health.reasons["archive/fashion/pi-a"]
+
+
+def quarantine(bench: Bench, *addresses: str, action: Action = "quarantine") -> None:
+    """As the command does."""
+    wanted = [parse(each) for each in addresses]
+    list(archive_quarantine.apply(bench.store, action, wanted, by="eve", when_ms=0, edges=["pi-a", "pi-b"]))
+
+
+LATER_PACK = packs.encode(pack(4)).replace(packs.VERSION.encode(), b"pack/3")
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_a_pack_of_another_version_in_quarantine_is_passed_and_kept_aside(bench, is_running, log_lines):
+    await bench.send(pack(0), LATER_PACK, pack(8))
+    task = asyncio.create_task(bench.archiver(flush_s=1).run())
+    await asyncio.sleep(5)
+    assert bench.archived() == list(range(4))
+    if not is_running:
+        task.cancel()
+        await asyncio.wait([task])
+
+    quarantine(bench, "fashion/pi-a/1")
+    if not is_running:
+        task = asyncio.create_task(bench.archiver(flush_s=1).run())
+    await asyncio.sleep(5)
+
+    assert bench.archived() == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert bench.store.kept == {("fashion", "pi-a", 1, "passed"): LATER_PACK}
+    assert "archive/fashion/pi-a" not in bench.health.reasons
+    (line,) = log_lines("archive.passed")
+    assert (line["address"], line["kept_as"]) == ("fashion/pi-a/1", "fashion/pi-a/1 passed")
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.mark.looptime
+async def test_a_first_record_of_another_version_can_be_passed(bench):
+    await bench.send(LATER_PACK, pack(8))
+    quarantine(bench, "fashion/pi-a/0")
+    await run_for(bench.archiver(flush_s=1), 5)
+    assert bench.archived() == [8, 9, 10, 11]
+
+
+@pytest.mark.looptime
+async def test_what_does_not_fit_the_topology_is_passed_and_what_fits_can_be_released(bench):
+    short = replace(sample(5), payload=b"short")
+    await bench.send(Pack("fashion", (sample(4), short), {"cam-01/0": Place(6)}), pack(6))
+    await run_for(bench.archiver(flush_s=1), 5)
+    assert "`edged archive quarantine fashion/pi-a/0`" in bench.health.reasons["archive/fashion/pi-a"]
+
+    quarantine(bench, "fashion/pi-a/0")
+    await run_for(bench.archiver(flush_s=1), 5)
+
+    assert bench.archived() == [4, 6, 7, 8, 9]
+    assert bench.store.snapshot("fashion").quarantined.tolist() == [[0, 0, 1]]
+    assert list(bench.store.kept) == [("fashion", "pi-a", 0, "passed")]
+    quarantine(bench, "fashion/pi-a/0", action="release")
+    assert bench.store.snapshot("fashion").quarantined.tolist() == []
+
+
+@pytest.mark.looptime
+async def test_no_passed_record_is_lost_for_those_that_are_kept_already(bench):
+    await bench.send(*[LATER_PACK] * (MAX_KEPT_RECORDS + 1), pack(8))
+    quarantine(bench, *(f"fashion/pi-a/{offset}" for offset in range(MAX_KEPT_RECORDS + 1)))
+    await run_for(bench.archiver(flush_s=1), 5)
+    assert bench.archived() == []
+    assert "move them away" in bench.health.reasons["archive/fashion/pi-a"]
+
+    bench.store.kept.clear()
+    await run_for(bench.archiver(flush_s=1), 5)
+    assert bench.archived() == [8, 9, 10, 11]
+
+
+@pytest.mark.looptime
+async def test_a_quarantine_that_is_taken_back_passes_nothing(bench):
+    await bench.send(LATER_PACK, pack(8))
+    quarantine(bench, "fashion/pi-a/0")
+    quarantine(bench, "fashion/pi-a/0", action="release")
+    await run_for(bench.archiver(flush_s=1), 5)
+    assert (bench.archived(), bench.store.kept) == ([], {})
+
+
+@pytest.mark.looptime
+async def test_a_quarantine_that_cannot_be_read_passes_nothing(bench):
+    await bench.send(LATER_PACK)
+    quarantine(bench, "fashion/pi-a/0")
+    later = Pack("fashion", (replace(sample(0), payload=b'{"edged": "quarantine/2"}'),))
+    bench.store.append("fashion", "_quarantine", [(1, later)])
+    await run_for(bench.archiver(flush_s=1), 5)
+    assert bench.store.kept == {}
+    assert "'quarantine/2', of another version" in bench.health.reasons["archive/fashion/pi-a"]
 
 
 @pytest.mark.looptime
@@ -497,6 +594,7 @@ async def test_a_source_that_sends_only_junk_is_told_in_one_line_and_holds_nobod
     assert bench.archived(PI_B) == list(range(4))
     assert len(log_lines("archive.rejected")) == 1
     assert bench.store.end("fashion", "pi-a").next_offset == 500
+    assert len(bench.store.kept) == MAX_KEPT_RECORDS
 
 
 @pytest.mark.looptime
