@@ -14,6 +14,8 @@ from edged.cli.backbone import look_up
 from edged.cli.problems import show
 from edged.cli.site_plan import Plan, plan_of
 from edged.cli.site_plan_text import plan_lines
+from edged.domain.topology import Security
+from edged.domain.validation.finding import Finding
 from edged.errors import ConfigError, Problem
 
 SUMMARY = "validate the topology file and print the plan it comes to"
@@ -25,14 +27,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node", metavar="NAME", help="only what concerns this node")
     parser.add_argument("--json", action="store_true", help="print JSON, problems included")
     parser.add_argument(
-        "--strict", action="store_true", help="variables and credentials must be there, as when the node starts"
+        "--strict",
+        action="store_true",
+        help="variables, credentials and certificate files must be there and fit, as when the node starts",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan and return 0, or the problems and 78."""
     try:
-        topology, warnings = topology_file.inspect(args.topology, lenient=not args.strict, look_up_backbone=look_up)
+        topology, warnings = topology_file.inspect(
+            args.topology,
+            lenient=not args.strict,
+            look_up_backbone=look_up,
+            check_tls=_check_tls if args.strict else None,
+        )
         if args.node is not None:
             require_node(topology, args.node, str(args.topology))
     except ConfigError as error:
@@ -48,6 +57,12 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.flush()
     show(warnings, sys.stderr, kind="warning")
     return 0
+
+
+def _check_tls(security: Security) -> list[Finding]:
+    from edged.adapters import tls  # noqa: PLC0415 - only this part of the command needs it
+
+    return tls.problems(security)
 
 
 # the plan

@@ -11,19 +11,20 @@ a credential, no message and no quoted line ever shows it.
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from edged.domain.topology import BackboneFile, Topology
+from edged.domain.topology import BackboneFile, Security, Topology
 from edged.domain.validation import rules
 from edged.domain.validation.finding import Finding
 from edged.errors import ConfigError, EdgedError, Problem
 from edged.files import open_regular
 from edged.topology_file import document
 from edged.topology_file.kinds.kind import read
-from edged.topology_file.reading import Reading, hide_secrets
+from edged.topology_file.reading import NODE_SPECIFIC, OF_KAFKA, Reading, hide_secrets
 from edged.topology_file.schema.file import FILE, SCHEMA, json_schema
 from edged.topology_file.variables import Variables
 
@@ -41,15 +42,25 @@ LookUp = Callable[[Path], BackboneFile]
 """Reads the shapes and the digest of a backbone's file; raises EdgedError."""
 
 
+CheckTls = Callable[[Security], list[Finding]]
+"""What is wrong with the files that `kafka.security` names."""
+
+
 def load(
-    path: Path, environment: Mapping[str, str] = os.environ, *, look_up_backbone: LookUp | None = None
+    path: Path,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    needs_kafka: bool = True,
+    look_up_backbone: LookUp | None = None,
 ) -> Topology:
     """The topology in the file at `path`. Raises ConfigError with all its problems at once.
 
-    A backbone's path is relative to the topology file's folder. Its file is read, and the model on top of it checked,
-    only with `look_up_backbone`: not every node has it.
+    Without `needs_kafka` the variables and credentials of section `kafka` may be missing. A backbone's path is relative
+    to the topology file's folder. Its file is read, and the model on top of it checked, only with `look_up_backbone`:
+    not every node has it.
     """
-    return inspect(path, environment, look_up_backbone=look_up_backbone).topology
+    may_miss = None if needs_kafka else OF_KAFKA
+    return _inspect(path, environment, may_miss, look_up_backbone).topology
 
 
 def inspect(
@@ -58,20 +69,35 @@ def inspect(
     *,
     lenient: bool = False,
     look_up_backbone: LookUp | None = None,
+    check_tls: CheckTls | None = None,
 ) -> Inspection:
     """Like `load`, with the warnings.
 
     `lenient`: the file is read on another machine than its nodes. Their names and addresses (site, kafka, the archive's
     url) may come from variables and credentials that are missing here: each is a warning, and the "${…}" is kept.
+    `check_tls`: the node's certificate files must be there, and fit.
     """
+    return _inspect(path, environment, NODE_SPECIFIC if lenient else None, look_up_backbone, check_tls)
+
+
+def _inspect(
+    path: Path,
+    environment: Mapping[str, str],
+    may_miss: re.Pattern[str] | None,
+    look_up_backbone: LookUp | None,
+    check_tls: CheckTls | None = None,
+) -> Inspection:
     parsed = document.parse(_content(path), str(path))
     assert parsed.root is not None
     hide_secrets(parsed, parsed.root)
-    reading = Reading(parsed, Variables(environment), lenient=lenient)
+    reading = Reading(parsed, Variables(environment), may_miss=may_miss)
     reading.problems += [(mark, Finding("", message, hint)) for mark, message, hint in parsed.refused]
     topology: Topology = read(FILE, parsed.root, "", reading)
     topology, unread = _with_backbones(topology, path.parent, look_up_backbone)
     findings = [*unread, *rules.problems(topology)]
+    security = topology.kafka.security
+    if check_tls is not None and security.protocol.endswith("SSL"):
+        findings += check_tls(security)
     independent = [finding for finding in findings if reading.is_independent(finding)]
     problems = [*reading.problems, *((reading.mark_of(finding.path), finding) for finding in independent)]
     if problems:

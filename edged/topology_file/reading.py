@@ -25,8 +25,11 @@ _IMPLICIT = {
     "tag:yaml.org,2002:value": "a default",
 }
 _MAX_SHOWN = 64
-_NODE_SPECIFIC = re.compile(r"site|kafka\..*|archive\[\d+\]\.url")
+NODE_SPECIFIC = re.compile(r"site|kafka\..*|archive\[\d+\]\.url")
 """Names and addresses, which differ from node to node and do not affect the plan."""
+
+OF_KAFKA = re.compile(r"kafka\..*")
+"""What only those need who talk to Kafka."""
 
 
 @dataclass(slots=True)
@@ -34,8 +37,8 @@ class Reading:
     """Collects problems instead of raising them, so that one reading finds all.
 
     `bad`: paths whose values could not be read, and have placeholders. `only_entries`: paths such as training[0] of
-    what stands in the file without the list that it may be in. `lenient`: a missing variable or credential is only a
-    warning where the value is specific to the node.
+    what stands in the file without the list that it may be in. `may_miss`: paths at which a missing variable or
+    credential is only a warning.
     """
 
     document: Document
@@ -45,7 +48,7 @@ class Reading:
     marks: dict[str, yaml.Mark] = field(default_factory=dict)
     bad: set[str] = field(default_factory=set)
     only_entries: set[str] = field(default_factory=set)
-    lenient: bool = False
+    may_miss: re.Pattern[str] | None = None
 
     def enter(self, node: yaml.Node, at: str) -> bool:
         """Record the place of `at`. False when the document refused the node."""
@@ -99,7 +102,7 @@ class Reading:
 
     def _tolerates(self, error: VariableError, node: yaml.Node, at: str) -> bool:
         """Whether the value may be missing here; records a warning then."""
-        if not (self.lenient and isinstance(error, MissingError) and _NODE_SPECIFIC.fullmatch(at)):
+        if self.may_miss is None or not (isinstance(error, MissingError) and self.may_miss.fullmatch(at)):
             return False
         self.bad.add(at)
         self.warnings.append((node.start_mark, Finding(at, f"{error.message}; the node will need it")))

@@ -259,6 +259,24 @@ def test_init_makes_the_archive_and_leaves_one_that_is_there(topology_file, tmp_
     assert cli.main(["archive", "ls", str(topology_file)]) == 0
 
 
+def test_what_needs_no_kafka_needs_no_credentials_of_it(topology_file, monkeypatch, capsys):
+    for name in ("CREDENTIALS_DIRECTORY", "BROKER_UNSET"):
+        monkeypatch.delenv(name, raising=False)
+    secured = topology_file.read_text().replace(
+        'kafka: {bootstrap: ["localhost:9092"]}',
+        'kafka: {bootstrap: ["${BROKER_UNSET}:9093"], security: {protocol: SASL_SSL, mechanism: PLAIN, '
+        'username: vault, password: "${cred:kafka-password}", ca: /nowhere.pem}}',
+    )
+    topology_file.write_text(secured)
+
+    for words in (["init"], ["import", "--from", "fashion-mnist-small", "--limit", "3"], ["ls"], ["verify"]):
+        assert cli.main(["archive", *words, str(topology_file)]) == 0
+    capsys.readouterr()
+
+    assert cli.main(["archive", "migrate", str(topology_file)]) == 78
+    assert 'no credential "kafka-password"' in capsys.readouterr().err
+
+
 def test_verify_is_silent_about_a_sound_archive_and_fails_for_a_damaged_one(topology_file, store, tmp_path, capsys):
     assert cli.main(["archive", "verify", str(topology_file)]) == 0
     assert capsys.readouterr().out.endswith("all is well\n")

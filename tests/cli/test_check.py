@@ -13,6 +13,8 @@ from edged.domain.nn.spec import Conv2d, GlobalAvgPool
 from edged.domain.topology import MIB
 from tests.cli.conftest import VALID
 
+TLS_FILES = Path(__file__).parents[1] / "adapters" / "tls_files"
+
 
 def test_a_valid_file_gives_the_plan_and_0(edged, topology_file):
     code, out, err = edged("check", topology_file())
@@ -257,6 +259,30 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(edged, topology_
     assert "\033" not in err
 
 
+def test_strict_opens_the_certificate_files(edged, topology_file):
+    files = f"ca: nowhere.pem, certificate: {TLS_FILES}/node.pem, key: {TLS_FILES}/node-encrypted.key"
+    tls = f"security: {{protocol: SSL, {files}}}"
+    file = topology_file(VALID.replace("bootstrap:", f"{tls}\n  bootstrap:"))
+
+    assert edged("check", file)[0] == 0
+    code, _, err = edged("check", "--strict", file)
+
+    assert code == 78
+    assert "topology.yaml:4:33: kafka.security.ca: nowhere.pem cannot be read: No such file or directory\n" in err
+    assert f"kafka.security.key: {TLS_FILES}/node-encrypted.key is encrypted, and there is no key_password" in err
+
+
+def test_a_command_that_talks_to_kafka_names_the_certificate_file_that_it_cannot_use(edged, topology_file):
+    """As does a node: `run`, `infer` and `sensor` make the same connection."""
+    file = topology_file(VALID.replace("bootstrap:", "security: {protocol: SSL, ca: nowhere.pem}\n  bootstrap:"))
+
+    assert edged("topics", "--apply", file) == (
+        78,
+        "",
+        "kafka.security.ca: nowhere.pem cannot be read: No such file or directory\n",
+    )
+
+
 @pytest.mark.parametrize("example", sorted((Path(__file__).parents[2] / "config").glob("*.yaml")), ids=lambda p: p.name)
 def test_the_examples_are_valid_at_a_desk_and_on_a_node(edged, example, monkeypatch, tmp_path):
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
@@ -266,7 +292,9 @@ def test_the_examples_are_valid_at_a_desk_and_on_a_node(edged, example, monkeypa
     (tmp_path / "kafka-password").write_text("x")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     monkeypatch.setenv("NODE", "pi-north")
-    code, out, err = edged("check", "--strict", str(example))
+    on_the_node = tmp_path / example.name  # where the authority's certificates are
+    on_the_node.write_text(example.read_text().replace("/etc/edged/ca.pem", str(TLS_FILES / "ca.pem")))
+    code, out, err = edged("check", "--strict", str(on_the_node))
 
     assert code == 0
     assert out.endswith("valid\n")

@@ -90,7 +90,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `args.action`; the exit code."""
-    topology = topology_file.load(args.topology)
+    topology = topology_file.load(args.topology, needs_kafka=args.action == "migrate")
     try:
         code: int = args.act(topology, args)
     except FormatError as error:

@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """How to reach Kafka. repr hides the password."""
+    """How to reach Kafka. repr hides the passwords. `key_password`: of an encrypted `key`."""
 
     protocol: Protocol = "PLAINTEXT"
     mechanism: Mechanism | None = None
@@ -31,6 +31,7 @@ class Security:
     ca: str | None = None
     certificate: str | None = None
     key: str | None = None
+    key_password: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

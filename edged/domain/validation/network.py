@@ -42,7 +42,12 @@ def problems(topology: Topology) -> Iterator[Finding]:
 def _certificates(topology: Topology) -> Iterator[Finding]:
     security = topology.kafka.security
     at = "kafka.security"
-    files = {"ca": security.ca, "certificate": security.certificate, "key": security.key}
+    files = {
+        "ca": security.ca,
+        "certificate": security.certificate,
+        "key": security.key,
+        "key_password": security.key_password,
+    }
     if not security.protocol.endswith("SSL"):
         for name, value in files.items():
             if value is not None:
@@ -53,7 +58,7 @@ def _certificates(topology: Topology) -> Iterator[Finding]:
                     (f"{at}.protocol",),
                 )
         return
-    for name, other in (("certificate", "key"), ("key", "certificate")):
+    for name, other in (("certificate", "key"), ("key", "certificate"), ("key_password", "key")):
         if files[name] is not None and files[other] is None:
             yield Finding(f"{at}.{name}", f"it is used only with its {other}", f"add {other}", (f"{at}.{other}",))
 

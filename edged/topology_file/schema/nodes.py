@@ -42,6 +42,7 @@ _SECURITY = section(
     ca=Key(FILE_PATH, "certificates of the authority that signed the brokers', PEM"),
     certificate=Key(FILE_PATH, "the node's own certificate, PEM"),
     key=Key(FILE_PATH, "the key of the node's certificate, PEM"),
+    key_password=Key(Text(is_secret=True, max_bytes=1023), 'the key\'s password if it is encrypted, as "${cred:NAME}"'),
 )
 
 KAFKA = section(

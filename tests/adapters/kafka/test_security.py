@@ -1,7 +1,6 @@
 """TLS and SCRAM, against Apache Kafka: hosts are verified, clients authenticated, secrets never shown."""
 
 import asyncio
-import re
 import ssl
 import uuid
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from edged.adapters.kafka import KafkaLog
 from edged.adapters.kafka.security import client_options
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka, Security, kafka_commands
-from edged.errors import ConfigError
 from edged.ports import Message, Record, TopicPartition
 from tests.support.secured import PASSWORD, SecuredKafka
 
@@ -154,25 +152,3 @@ def test_host_names_are_checked_and_secrets_are_passed_but_never_shown():
     assert (options["sasl_mechanism"], options["sasl_plain_username"]) == ("SCRAM-SHA-512", "pi-a")
     assert options["sasl_plain_password"] == security.password
     assert "geheim" not in repr(security)
-
-
-@pytest.mark.parametrize(
-    ("security", "said"),
-    [
-        (Security("SSL", ca="nowhere.pem"), "kafka.security.ca: nowhere.pem cannot be read: No such file or directory"),
-        (Security("SSL", ca="text.pem"), "kafka.security.ca: text.pem holds no certificate in PEM"),
-        (Security("SSL", certificate="text.pem", key="nowhere.key"), "kafka.security.key: nowhere.key cannot be read"),
-        (
-            Security("SSL", certificate="text.pem", key="text.pem"),
-            "kafka.security.certificate: text.pem and text.pem are not in PEM, or not of each other",
-        ),
-    ],
-)
-def test_a_certificate_file_that_cannot_be_used_is_named_at_once(
-    security: Security, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
-    Path("text.pem").write_text("no certificate\n")
-
-    with pytest.raises(ConfigError, match="^" + re.escape(said)):
-        client_options(Kafka(("broker.lan:9093",), security), "edged")

@@ -20,6 +20,7 @@ from tests.support.valid_topology import REMOTE, VALID, problems, warnings, with
          "SASL_PLAINTEXT does not use it"),
         (with_security(certificate="/c"), "kafka.security.certificate", "it is used only with its key"),
         (with_security(key="/k"), "kafka.security.key", "it is used only with its certificate"),
+        (with_security(key_password="k"), "kafka.security.key_password", "it is used only with its key"),  # noqa: S106
     ],
 )  # fmt: skip
 def test_security_settings_that_contradict_each_other_are_refused(topology, path, message):

@@ -1,0 +1,148 @@
+"""TLS towards the brokers: the files that `kafka.security` names, judged one by one, and the context made of them.
+
+Neither OpenSSL's errors nor those of reading name a file; here each is told by its key, its path and what is wrong with
+it. Covers what can be told without a broker: who signed a certificate and for whom is found out by the handshake.
+"""
+
+import re
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from edged.domain.topology import Security
+from edged.domain.validation.finding import Finding
+from edged.files import read_regular
+
+MAX_BYTES = 4 << 20
+"""Of one file. All authorities of a Debian are 0.2 MB."""
+
+_CERTIFICATE = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----")
+_PRIVATE_KEY = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----")
+_DER_SEQUENCE = b"\x30\x82"
+_OF_ANOTHER_KEY = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"}
+_REFUSES_CERTIFICATE = re.compile("EE_|CA_")
+"""OpenSSL's reasons for a certificate that is too weak."""
+
+
+_decode_certificate: Callable[[str | None], dict[str, Any]] = ssl._ssl._test_decode_cert  # type: ignore[attr-defined]  # noqa: SLF001
+"""The standard library has no public reader of a certificate's fields."""
+
+
+class TlsFilesError(OSError):
+    """A file of `kafka.security` cannot be used; an OSError, so that one connection fails, and the next reads it again.
+
+    `findings`: all that is wrong.
+    """
+
+    def __init__(self, findings: list[Finding]) -> None:
+        super().__init__("; ".join(f"{each.path}: {each.message}" for each in findings))
+        self.findings = findings
+
+
+def context(security: Security) -> ssl.SSLContext:
+    """Verifies brokers and their host names, by the system's authorities without `ca`. Raises TlsFilesError."""
+    if findings := problems(security):
+        raise TlsFilesError(findings)
+    try:
+        made = ssl.create_default_context(cafile=security.ca)
+        if security.certificate is not None:
+            made.load_cert_chain(security.certificate, security.key, security.key_password or "")
+    except (OSError, ValueError) as error:  # one was replaced in between
+        raise TlsFilesError([Finding("kafka.security", f"a file has just changed: {error}")]) from error
+    return made
+
+
+def problems(security: Security) -> list[Finding]:
+    """What is wrong with the files; a secret is in none of it."""
+    contents: dict[str, bytes] = {}
+    found: list[Finding] = []
+    for key, file in (("ca", security.ca), ("certificate", security.certificate), ("key", security.key)):
+        try:
+            if file is not None:
+                contents[key] = read_regular(Path(file), MAX_BYTES)
+        except OSError as error:
+            found.append(_finding(key, file, f"cannot be read: {error.strerror or error}"))
+    found += [*_ca(security, contents), *_certificate(security, contents), *_key(security, contents)]
+    if not found and security.certificate is not None:
+        found += _pair(security, security.certificate, encrypted=b"ENCRYPTED" in contents.get("key", b""))
+    return found
+
+
+def _ca(security: Security, contents: dict[str, bytes]) -> Iterator[Finding]:
+    if "ca" not in contents:
+        return
+    try:
+        authorities = ssl.create_default_context(cafile=security.ca).get_ca_certs()
+    except ssl.SSLError as error:
+        yield _not_pem("ca", security.ca, "certificate", contents["ca"], error)
+        return
+    expiries = [str(each["notAfter"]) for each in authorities if "notAfter" in each]
+    if expiries and all(map(_is_past, expiries)):
+        yield _finding("ca", security.ca, f"expired on {max(expiries, key=ssl.cert_time_to_seconds)}")
+
+
+def _certificate(security: Security, contents: dict[str, bytes]) -> Iterator[Finding]:
+    if "certificate" not in contents:
+        return
+    if not _CERTIFICATE.search(contents["certificate"]):
+        yield _not_pem("certificate", security.certificate, "certificate", contents["certificate"])
+        return
+    try:
+        decoded = _decode_certificate(security.certificate)
+    except ssl.SSLError as error:
+        yield _finding("certificate", security.certificate, f"is damaged ({_reason(error)})")
+        return
+    if _is_past(decoded["notAfter"]):
+        yield _finding("certificate", security.certificate, f"expired on {decoded['notAfter']}")
+
+
+def _key(security: Security, contents: dict[str, bytes]) -> Iterator[Finding]:
+    if "key" not in contents:
+        return
+    if not _PRIVATE_KEY.search(contents["key"]):
+        yield _not_pem("key", security.key, "private key", contents["key"])
+    elif b"ENCRYPTED" in contents["key"] and not security.key_password:
+        hint = 'give its password as key_password: "${cred:NAME}"'
+        yield _finding("key", security.key, "is encrypted, and there is no key_password", hint)
+
+
+def _pair(security: Security, certificate: str, *, encrypted: bool) -> Iterator[Finding]:
+    try:  # with a password in any case: without one OpenSSL would ask for it on the terminal
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, security.key, security.key_password or "")
+    except OSError as error:
+        reason = _reason(error)
+        if reason in _OF_ANOTHER_KEY:
+            yield _finding("key", security.key, f"is the key of another certificate than {certificate}")
+        elif _REFUSES_CERTIFICATE.match(reason):
+            yield _finding("certificate", certificate, f"is refused by OpenSSL ({reason})")
+        elif encrypted:
+            yield _finding("key_password", None, f"does not decrypt {security.key}")
+        else:
+            yield _finding("key", security.key, f"is damaged ({reason})")
+
+
+def _not_pem(key: str, file: str | None, what: str, content: bytes, error: ssl.SSLError | None = None) -> Finding:
+    if _PRIVATE_KEY.search(content) and what == "certificate":
+        return _finding(key, file, "holds a private key, not a certificate")
+    if _CERTIFICATE.search(content):
+        message = f"is damaged ({_reason(error)})" if error else "holds a certificate, not a private key"
+        return _finding(key, file, message)
+    kind = "pkey" if what == "private key" else "x509"
+    hint = f"it may be DER: openssl {kind} -inform der -in {file} -out {key}.pem"
+    return _finding(key, file, f"holds no {what} in PEM", hint if content.startswith(_DER_SEQUENCE) else "")
+
+
+def _finding(key: str, file: str | None, message: str, suggestion: str = "") -> Finding:
+    return Finding(f"kafka.security.{key}", f"{file} {message}" if file else message, suggestion)
+
+
+def _reason(error: OSError) -> str:
+    """OpenSSL's word for it; not all errors of ssl have one."""
+    return str(getattr(error, "reason", None) or error)
+
+
+def _is_past(date: str) -> bool:
+    """Whether a certificate's date is over. That it has not come yet is not judged: a clock may start in 1970."""
+    return ssl.cert_time_to_seconds(date) < time.time()

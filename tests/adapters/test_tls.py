@@ -1,0 +1,145 @@
+"""The files of `kafka.security`: each that cannot be used is told by its key, its path and the reason."""
+
+import os
+import ssl
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edged.adapters import tls
+from edged.adapters.kafka.security import client_options
+from edged.domain.topology import Kafka, Security
+from edged.errors import ConfigError
+
+FILES = Path(__file__).parent / "tls_files"
+"""An authority, and a node's certificate of it: valid until 2126, with the key plain and encrypted by "garden"."""
+PASSWORD = "garden"  # noqa: S105 - of a file beside this one
+GOOD = Security("SSL", ca="ca.pem", certificate="node.pem", key="node.key")
+YEAR_2242 = 2.0**33
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    for file in FILES.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "text").write_text("no certificate\n")
+    (tmp_path / "empty").touch()
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "sparse").open("wb") as sparse:
+        sparse.truncate(3 << 30)
+    for name in ("ca.pem", "node.pem"):
+        der = ssl.PEM_cert_to_DER_cert((FILES / name).read_text())
+        (tmp_path / name).with_suffix(".der").write_bytes(der)
+    (tmp_path / "torn.pem").write_text((FILES / "node.pem").read_text().replace("M", "N", 3))
+    (tmp_path / "torn.key").write_text((FILES / "node.key").read_text().replace("M", "N", 3))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def said(security):
+    return [f"{each.path.removeprefix('kafka.security.')}: {each.message}" for each in tls.problems(security)]
+
+
+@pytest.mark.parametrize(
+    "security",
+    [
+        GOOD,
+        replace(GOOD, ca=None),
+        replace(GOOD, certificate=None, key=None),
+        replace(GOOD, key="node-encrypted.key", key_password=PASSWORD),
+        replace(GOOD, key="node-encrypted-pkcs1.key", key_password=PASSWORD),
+        replace(GOOD, key_password=PASSWORD),  # a password that is not needed
+    ],
+)
+def test_files_that_fit_are_used(security):
+    assert said(security) == []
+    assert tls.context(security).check_hostname
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nowhere", "cannot be read: No such file or directory"),
+        ("folder", "cannot be read: Is a directory"),
+        ("pipe", "cannot be read: it is no regular file"),
+        ("sparse", "cannot be read: it has 3221225472 bytes; at most 4194304 are read"),
+    ],
+)
+@pytest.mark.parametrize("key", ["ca", "certificate", "key"])
+def test_a_file_that_cannot_be_read_is_named(key, name, reason):
+    assert said(replace(GOOD, **{key: name})) == [f"{key}: {name} {reason}"]
+
+
+def test_a_file_without_the_right_to_read_is_named(monkeypatch):
+    def refuse(path, _max_bytes):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("edged.adapters.tls.read_regular", refuse)
+    assert said(replace(GOOD, ca=None)) == [
+        "certificate: node.pem cannot be read: Permission denied",
+        "key: node.key cannot be read: Permission denied",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"ca": "text"}, "ca: text holds no certificate in PEM"),
+        ({"ca": "empty"}, "ca: empty holds no certificate in PEM"),
+        ({"ca": "ca.der"}, "ca: ca.der holds no certificate in PEM"),
+        ({"ca": "torn.pem"}, "ca: torn.pem is damaged ("),
+        ({"ca": "node.key"}, "ca: node.key holds a private key, not a certificate"),
+        ({"certificate": "text"}, "certificate: text holds no certificate in PEM"),
+        ({"certificate": "node.der"}, "certificate: node.der holds no certificate in PEM"),
+        ({"certificate": "torn.pem"}, "certificate: torn.pem is damaged ("),
+        ({"certificate": "node.key"}, "certificate: node.key holds a private key, not a certificate"),
+        ({"certificate": "ca.pem"}, "key: node.key is the key of another certificate than ca.pem"),
+        ({"key": "text"}, "key: text holds no private key in PEM"),
+        ({"key": "torn.key"}, "key: torn.key is damaged ("),
+        ({"key": "node.pem"}, "key: node.pem holds a certificate, not a private key"),
+        ({"key": "other.key"}, "key: other.key is the key of another certificate than node.pem"),
+        ({"key": "node-encrypted.key"}, "key: node-encrypted.key is encrypted, and there is no key_password"),
+        ({"key": "node-encrypted-pkcs1.key"}, "key: node-encrypted-pkcs1.key is encrypted, and there is no key"),
+        ({"key": "node-encrypted.key", "key_password": "hedge"}, "key_password: does not decrypt node-encrypted.key"),
+    ],
+    ids=str,
+)
+def test_what_a_file_holds_is_told(changes, expected):
+    (message,) = said(replace(GOOD, **changes))
+    assert message.startswith(expected)
+    assert "hedge" not in message
+
+
+def test_a_certificate_whose_time_is_over_is_told(monkeypatch):
+    monkeypatch.setattr("edged.adapters.tls.time.time", lambda: YEAR_2242)
+    assert said(GOOD) == [
+        "ca: ca.pem expired on Nov  6 04:48:41 2126 GMT",
+        "certificate: node.pem expired on Nov  6 04:48:42 2126 GMT",
+    ]
+
+
+def test_a_clock_that_starts_in_1970_refuses_no_certificate(monkeypatch):
+    monkeypatch.setattr("edged.adapters.tls.time.time", lambda: 0.0)
+    assert said(GOOD) == []
+
+
+def test_all_problems_are_told_at_once_and_end_a_command():
+    security = replace(GOOD, ca="text", certificate="nowhere", key="node.pem")
+    with pytest.raises(ConfigError) as caught:
+        client_options(Kafka(("broker.lan:9093",), security), "edged")
+    assert [problem.path.rpartition(".")[2] for problem in caught.value.problems] == ["certificate", "ca", "key"]
+
+
+def test_a_file_that_goes_bad_later_fails_one_connection_and_not_the_next():
+    made = client_options(Kafka(("broker.lan:9093",), GOOD), "edged")["ssl_context"]
+    ends = ssl.MemoryBIO(), ssl.MemoryBIO()
+    good = Path("node.key").read_bytes()
+
+    Path("node.key").write_bytes(good[:100])
+    with pytest.raises(OSError, match=r"kafka\.security\.key: node\.key is damaged"):
+        made.wrap_bio(*ends, server_hostname="broker.lan")
+
+    Path("node.key").write_bytes(good)
+    assert made.wrap_bio(*ends, server_hostname="broker.lan")
