@@ -16,7 +16,6 @@ from edged.adapters.disk.sqlite_cache import SqliteCache
 from edged.adapters.host import micro_batch
 from edged.adapters.host.counters import num_cores
 from edged.adapters.images import PillowDecoder
-from edged.adapters.tflite.writer import to_tflite
 from edged.aio import run_in_worker
 from edged.app.group import group_trainer
 from edged.domain.nn.model import Model, Params
@@ -183,6 +182,8 @@ class _Builder:
         def export(params: Params, calibration: Samples | None) -> bytes:
             if backbone is not None:
                 return backbone.join(training.model, params, stream.labels)
+            from edged.adapters.tflite.writer import to_tflite  # noqa: PLC0415 - a quarter of the time of a start
+
             labels = stream.labels if is_classifier else None
             return to_tflite(stream.shape, training.model, params, labels=labels, calibration=calibration)
 

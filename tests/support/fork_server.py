@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -84,6 +85,8 @@ def _become_node(
         for number, fd in enumerate(fds):
             os.dup2(fd, number)
         os.closerange(len(fds), 4096)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - the server's own believe that they can seek
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115 - as above
         faulthandler.disable()
         os.environ.clear()
         os.environ.update(environment)
@@ -95,6 +98,8 @@ def _become_node(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code if isinstance(end.code, int) else 1)
+    except BaseException:  # noqa: BLE001 - nothing is above it
+        traceback.print_exc()
     finally:
         os._exit(os.EX_SOFTWARE)
 
