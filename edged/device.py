@@ -192,8 +192,9 @@ class Device:
         return await stack.enter_async_context(self._log.reader({partition: watermarks[partition].high}))
 
     def _message(self, payload: bytes, label: str | None, sampled_ms: int) -> Message:
+        written = None if label is None else label.encode(errors="surrogatepass")  # what is no text is then refused
+        label = codec.check_record(written, payload, self._stream, self._spec.codec)
         key = None if label is None else label.encode()
-        codec.check_record(key, payload, self._stream, self._spec.codec)
         return Message(self._topic, payload, key, (times.sampled_header(max(0, sampled_ms)),))
 
     def _encoded(self, array: npt.NDArray[Any]) -> bytes:

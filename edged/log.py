@@ -122,7 +122,7 @@ def _unbuffered(stream: TextIO) -> TextIO:
         number = stream.fileno()
     except (OSError, AttributeError):
         return stream
-    file, encoding = io.FileIO(number, "w", closefd=False), stream.encoding
+    file, encoding = io.FileIO(number, "w", closefd=False), getattr(stream, "encoding", "utf-8")
     return io.TextIOWrapper(file, encoding=encoding, errors="backslashreplace", write_through=True)
 
 

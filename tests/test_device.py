@@ -64,6 +64,7 @@ async def test_what_the_edge_would_reject_is_rejected_before_anything_is_publish
         for attempt in (
             cam.publish(b""),
             cam.publish(HIGH, "no such label"),
+            cam.publish(HIGH, "hi\udce9gh"),
             cam.publish_many([(HIGH, None), (HIGH[:-1], None)]),
             cam.publish_array(np.zeros((3, 2, 1), np.uint8)),
             cam.publish_array(np.zeros(SHAPE, np.float32)),
@@ -162,6 +163,13 @@ async def test_a_device_needs_no_topology_file():
     async with Device.at("broker:9092", site="s", name="n", edge="e", shape=(2, 2, 1), labels=["a"], log=log) as gadget:
         await gadget.publish(bytes(4), "a")
     assert log.records("s.iot.n")[0].key == b"a"
+
+
+async def test_a_label_is_published_in_its_normal_form():
+    log, labels = MemoryLog(), ["Mo\u0308hre"]
+    async with Device.at("broker:9092", site="s", name="n", edge="e", shape=(2,), labels=labels, log=log) as gadget:
+        await gadget.publish(bytes(2), "Mo\u0308hre")
+    assert log.records("s.iot.n")[0].key == "M\u00f6hre".encode()
 
 
 FILE = """

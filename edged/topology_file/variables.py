@@ -100,7 +100,7 @@ class Variables:
         if len(content) > MAX_CREDENTIAL_BYTES:
             raise VariableError(f'the credential "{name}" is larger than {MAX_CREDENTIAL_BYTES} bytes')
         try:
-            return content.decode().removesuffix("\n").removesuffix("\r")
+            return content.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError:
             raise VariableError(f'the credential "{name}" is not UTF-8 text') from None
 

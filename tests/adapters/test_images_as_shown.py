@@ -1,5 +1,6 @@
 """Images come out as every viewer shows them, whatever the device wrote."""
 
+import functools
 import io
 
 import numpy as np
@@ -190,12 +191,17 @@ def test_a_jpeg_without_its_end_marker_is_whole(options, end):
     np.testing.assert_array_equal(decoded(whole[:-2] + end, "jpeg"), decoded(whole, "jpeg"))
 
 
-@pytest.mark.parametrize("size", [(120, 160), (1200, 1600)], ids=str)
+@functools.cache
+def smooth(height, width):
+    y, x = np.mgrid[0:height, 0:width]
+    pixels = np.stack([255 * x / width, 255 * y / height, 127 + 60 * np.sin(x / 9)], -1)
+    return encode(pixels.astype(np.uint8), "jpeg")
+
+
+@pytest.mark.parametrize("size", [(120, 160), (900, 1200)], ids=str)
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.97])
 def test_a_jpeg_without_its_last_rows_is_truncated(size, share):
-    y, x = np.mgrid[0 : size[0], 0 : size[1]]
-    smooth = np.stack([255 * x / size[1], 255 * y / size[0], 127 + 60 * np.sin(x / 9)], -1).astype(np.uint8)
-    whole = encode(smooth, "jpeg")
+    whole = smooth(*size)
     with pytest.raises(RejectedRecord, match="truncated"):
         decoded(whole[: int(len(whole) * share)], "jpeg")
 
@@ -214,3 +220,27 @@ def test_a_deep_bomb_is_refused_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr(PngImageFile, "load", lambda _: pytest.fail("pixels were decoded"))
     with pytest.raises(RejectedRecord, match="too_many_pixels"):
         decoded(bomb, "png")
+
+
+@pytest.mark.filterwarnings("ignore")  # as the decoder has it, but for pytest
+@pytest.mark.parametrize("kind", ["deep", "palette", "turned", "unended"])
+def test_no_damage_raises_anything_but_a_rejection(kind):
+    """Flips and cuts at random positions, in files that take the less usual ways."""
+    palette = Image.fromarray(UPRIGHT).quantize(4)
+    whole = {
+        "deep": png(np.full((8, 8, 3), 700, np.uint16), sbit=[10, 10, 10], key=[700, 700, 700], exif=oriented(6)),
+        "palette": saved(palette, "png", transparency=b"\x00\x80", exif=oriented(3)),
+        "turned": saved(Image.fromarray(UPRIGHT), "jpeg", exif=oriented(8)),
+        "unended": saved(Image.fromarray(UPRIGHT), "jpeg")[:-2],
+    }[kind]
+    rng = np.random.default_rng(3)
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for at in rng.integers(8, len(whole), rng.integers(1, 4)):
+            damaged[at] = rng.integers(256)
+        cut = int(rng.integers(len(whole) * 3 // 4, len(whole) + 1))
+        try:
+            shown = decoded(bytes(damaged[:cut]), "png" if kind in {"deep", "palette"} else "jpeg")
+        except RejectedRecord:
+            continue
+        assert shown.shape == UPRIGHT.shape

@@ -47,8 +47,9 @@ def test_variables_and_defaults_are_expanded(inspect):
     assert HIDDEN not in repr(topology)
 
 
-def test_a_credential_is_read_from_the_folder_that_systemd_names(inspect, tmp_path):
-    (tmp_path / "kafka-password").write_text(HIDDEN + "\n")
+@pytest.mark.parametrize("written", [f"{HIDDEN}\n", f"\ufeff{HIDDEN}\r\n", HIDDEN], ids=["unix", "windows", "bare"])
+def test_a_credential_is_read_from_the_folder_that_systemd_names(inspect, tmp_path, written):
+    (tmp_path / "kafka-password").write_bytes(written.encode())
     environment = {**ENVIRONMENT, "CREDENTIALS_DIRECTORY": str(tmp_path)}
 
     topology = inspect(SECURE.replace("PASSWORD", '"${cred:kafka-password}"'), environment).topology
