@@ -310,7 +310,11 @@ EVENTS: Mapping[str, Event] = {
     "infer.model_loaded": event(
         "This model serves from now on.", generation=int, runtime=str, model_bytes=int, load_ms=float
     ),
-    "infer.model_refused": event("The model cannot serve; the previous one continues.", generation=int, reason=str),
+    "infer.model_refused": event(
+        "The model cannot serve, and stays where it is: the one before it serves. `the probe ended with` a signal: a "
+        "child process, in which each model runs first, did not survive it.",
+        generation=int, reason=str,
+    ),
     "infer.recovered": event(
         "Predictions published before a restart whose offsets were not committed; they are not repeated.",
         predictions=int,

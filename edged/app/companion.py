@@ -31,19 +31,27 @@ async def run_companion(
     `job`: the job whose models it serves; None: the first. Raises ConfigError when there is no such job.
     """
     from edged.adapters.tflite import runtime as tflite  # noqa: PLC0415 - the runtime is the companion's alone
+    from edged.adapters.tflite.interpreter import TfliteClassifier, TfliteFeatures  # noqa: PLC0415
+    from edged.adapters.tflite.proof import Proofs  # noqa: PLC0415
     from edged.services.inference.companion import Companion, served_job  # noqa: PLC0415
 
     return_freed_memory()
     folders = Folders.of(node)
     training = served_job(topology, job)
     runtime = tflite.prepare_runtime()
+    proofs = Proofs(folders.cache / "proofs.json", f"{runtime.name} {runtime.version}")
+    is_classifier, is_numpy = training.loss == "cross_entropy", runtime.name == "numpy"
 
     def load(content: bytes) -> "Outputs":
-        if training.loss == "mean_squared_error":
-            return tflite.load_features(content).features
-        return tflite.load_classifier(content).predict
+        proofs.check("tflite", content)
+        return TfliteClassifier(content).predict if is_classifier else TfliteFeatures(content).features
+
+    def load_by_numpy(content: bytes) -> "Outputs":
+        proofs.check("numpy", content)
+        return tflite.NumpyClassifier(content).predict if is_classifier else tflite.NumpyFeatures(content).features
 
     async with AsyncExitStack() as stack:
+        stack.callback(proofs.stop)
         announce(topology)
         health = HealthBoard()
         log = await stack.enter_async_context(
@@ -55,10 +63,11 @@ async def run_companion(
             training,
             log=log,
             models=CheckpointDir(folders.of_job(training.name), writes=False),
-            load=load,
+            load=load_by_numpy if is_numpy else load,
             decoder=PillowDecoder(),
             runtime=runtime.name,
             poll_s=timing.poll_s,
+            last_resort=None if is_numpy else ("numpy", load_by_numpy),
         )
         return await supervise(
             topology,

@@ -52,5 +52,5 @@ class CheckpointStore(Protocol):
         The 3 that were set aside last are kept. Raises StorageError.
         """
 
-    def newest_model(self, newer_than: int = -1) -> DeployedModel | None:
-        """The newest intact model of a generation above `newer_than`; incomplete or altered ones are skipped."""
+    def newest_model(self, newer_than: int = -1, older_than: int | None = None) -> DeployedModel | None:
+        """The newest intact model of a generation between the two; incomplete or altered ones are skipped."""

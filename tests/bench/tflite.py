@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from edged.adapters.host.blas import single_threaded_blas
-from edged.adapters.tflite.runtime import NumpyClassifier, TfliteClassifier, probe_runtime
+from edged.adapters.tflite.interpreter import TfliteClassifier
+from edged.adapters.tflite.runtime import NumpyClassifier, probe_runtime
 from edged.adapters.tflite.writer import to_tflite
 from edged.domain.nn.model import Model
 from tests.bench.arguments import bench_parser

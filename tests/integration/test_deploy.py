@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.tflite.reader import read_tflite
 from edged.cli.demo.observer import observe
 from edged.cli.demo.processes import Child
-from tests.support.site import Site, running
+from edged.ports import DeployedModel
+from tests.support.hostile_models import crashing, sound
+from tests.support.site import FASHION, Site, running
 
 
 async def trained_and_served(site: Site) -> tuple[Child, Child]:
@@ -65,3 +68,23 @@ async def test_an_autoencoder_tells_how_unusual_each_sample_is(embedded_broker, 
         assert sum(line["anomalous"] for line in companion.seen("infer.predicted")) == sum(
             each.is_anomalous for each in told
         )
+
+
+async def test_a_hostile_model_with_a_right_digest_is_refused_and_the_one_before_it_serves(embedded_broker, tmp_path):
+    """It would end the companion's process at each start."""
+    shape, labels = (28, 28, 1), tuple(FASHION.strip("[]").split(", "))
+    async with running(Site(tmp_path, embedded_broker.bootstrap, site="hostile")) as site:
+        models = CheckpointDir(site.state("pi-a"))
+        for generation, content in ((1, sound(shape, labels)), (2, crashing(shape, labels))):
+            models.deploy(DeployedModel(generation, content, labels, shape))
+        await site.edged(
+            "sensor", str(site.topology), "--node", "cam-01", "--from", "fashion-mnist-small", "--count", "3",
+        )  # fmt: skip
+        companion = await site.start("infer", "pi-a")
+        refused = await companion.wait_for("infer.model_refused", generation=2)
+        assert refused["reason"] == "the probe ended with SIGFPE"
+        await companion.wait_for("infer.model_loaded", generation=1)
+        await site.assert_each_predicted_once(companion)
+        kept = models.newest_model()
+        assert kept is not None
+        assert kept.content == crashing(shape, labels)  # for whoever looks into it

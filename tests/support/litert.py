@@ -25,7 +25,8 @@ _PACKAGES = (
 _ROOT = Path(__file__).parents[2]
 _PREDICT = """
 import pathlib, sys, numpy
-from edged.adapters.tflite.runtime import TfliteClassifier, probe_runtime
+from edged.adapters.tflite.interpreter import TfliteClassifier
+from edged.adapters.tflite.runtime import probe_runtime
 folder = pathlib.Path(sys.argv[1])
 for file in sorted(folder.glob("*.tflite")):
     predicted = TfliteClassifier(file.read_bytes()).predict(numpy.load(file.with_suffix(".x.npy")))

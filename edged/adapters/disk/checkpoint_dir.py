@@ -139,8 +139,10 @@ class CheckpointDir:
                 self._remove(aside[old])
         return aside[number]
 
-    def newest_model(self, newer_than: int = -1) -> DeployedModel | None:
+    def newest_model(self, newer_than: int = -1, older_than: int | None = None) -> DeployedModel | None:
         for generation in sorted(self._generations(_DESCRIPTION), reverse=True):
+            if older_than is not None and generation >= older_than:
+                continue
             if generation <= newer_than:
                 return None
             try:

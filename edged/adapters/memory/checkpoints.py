@@ -52,8 +52,8 @@ class MemoryCheckpoints:
         self.aside = [*self.aside, self.saved.pop(generation)][-KEPT:]
         return f"{generation} aside"
 
-    def newest_model(self, newer_than: int = -1) -> DeployedModel | None:
-        newest = max(self.models, default=-1)
+    def newest_model(self, newer_than: int = -1, older_than: int | None = None) -> DeployedModel | None:
+        newest = max((each for each in self.models if older_than is None or each < older_than), default=-1)
         return self.models[newest] if newest > newer_than else None
 
     def _check(self) -> None:

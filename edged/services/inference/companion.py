@@ -34,7 +34,7 @@ from edged.ports import (
 from edged.reading import Partitions
 from edged.services.inference.published import newest_published, record_at
 from edged.services.inference.report import InferReport
-from edged.services.inference.served_model import Model, Outputs, ServedModel
+from edged.services.inference.served_model import Load, Model, ServedModel
 
 _RECOVERED_BATCHES = 4
 """Batches that a restart searches for predictions whose positions were not committed. One would suffice but for crash
@@ -88,14 +88,15 @@ class Companion:
         *,
         log: Log,
         models: CheckpointStore,
-        load: Callable[[bytes], Outputs],
+        load: Load,
         decoder: ImageDecoder,
         runtime: str,
         batch: int = 64,
         poll_s: float = 1.0,
         now_ms: Callable[[], float] = unix_ms,
+        last_resort: tuple[str, Load] | None = None,
     ) -> None:
-        """`training`: the job whose models serve. `load` and `runtime`: as in ServedModel.
+        """`training`: the job whose models serve. `load`, `runtime` and `last_resort`: as in ServedModel.
 
         `batch`: maximum of samples per batch; `poll_s`: maximum wait for records.
         """
@@ -108,7 +109,7 @@ class Companion:
         self._group = topology.group("infer", edge, training.name)
         self._predictions = TopicPartition(topology.predictions_topic(edge, training.name))
         self._log = log
-        self._model = ServedModel(models, load, self._stream.shape, runtime, training.loss)
+        self._model = ServedModel(models, load, self._stream.shape, runtime, training.loss, last_resort)
         self._decoder = decoder
         self._batch = max(1, min(batch, _MAX_BATCH_BYTES // (4 * int(np.prod(self._stream.shape)))))
         self._poll_s = poll_s
@@ -197,7 +198,7 @@ class Companion:
         return place is not None and place.incarnation == identity.incarnation and place.offset <= identity.offset
 
     async def _wait_for_model(self) -> None:
-        await self._model.take_newest()
+        await self._model.take_newest(self._poll_s)
         if self._model.current is None:
             logger().info("infer.waiting")
         wait = LongWait()
@@ -205,7 +206,7 @@ class Companion:
             wait.goes_on("the first model of this node's trainer")
             await asyncio.sleep(self._poll_s)  # a folder does not notify of new files
             self._progress = Progress(self._progress.steps + 1, idle=True)
-            await self._model.take_newest()
+            await self._model.take_newest(self._poll_s)
         wait.is_over()
 
     async def _next_batch(self, reader: LogReader, partitions: frozenset[TopicPartition]) -> None:

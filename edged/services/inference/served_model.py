@@ -1,12 +1,15 @@
 """The model that the companion serves: the newest deployed by the trainer that passes a test prediction.
 
-Changes only in `take_newest`, so never within a batch.
+Changes only in `take_newest`, so never within a batch. Where the newest cannot be opened, the one before it serves.
 """
 
 import asyncio
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +27,9 @@ Outputs = Callable[[Samples], Samples]
 """From normalised samples [n, *sample shape] to a model's outputs: a classifier's probabilities [n, labels], or an
 autoencoder's reconstructions, of the samples' size in any shape."""
 
+Load = Callable[[bytes], Outputs]
+"""Opens a model file, or raises an EdgedError."""
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -33,6 +39,8 @@ class Model:
     labels: tuple[str, ...]
     anomaly_threshold: float | None
     outputs: Outputs
+    runtime: str
+    num_bytes: int
 
     def predict(self, x: Samples) -> Samples:
         """The labels' probabilities [n, labels]; an autoencoder's anomaly scores [n, 1]."""
@@ -40,61 +48,108 @@ class Model:
         return outputs if self.labels else anomaly.scores(x, outputs)
 
 
+_PATIENCE_S = 0.1
+"""Opening a file that is known takes less; one that is not is opened while the current model serves."""
+
+
+class _Opened(NamedTuple):
+    """`newest`: the newest generation that was seen. `refused`: generations, and why."""
+
+    newest: int
+    model: Model | None
+    refused: Sequence[tuple[int, str]]
+
+
 class ServedModel:
     """`load` opens a model file or raises an EdgedError; `runtime`: the name of what runs it.
 
-    `loss`: the topology's; a model of the other kind is refused.
+    `loss`: the topology's; a model of the other kind is refused. `last_resort`: the name of what runs a file when
+    `load` opens none, and what opens it then.
     """
 
     def __init__(
         self,
         models: CheckpointStore,
-        load: Callable[[bytes], Outputs],
+        load: Load,
         shape: tuple[int, ...],
         runtime: str,
         loss: LossName,
+        last_resort: tuple[str, Load] | None = None,
     ) -> None:
         self._models = models
-        self._load = load
+        self._ways = [(runtime, load), *([last_resort] if last_resort else [])]
         self._shape = shape
-        self._runtime = runtime
         self._is_classifier = loss == "cross_entropy"
         self._newest_seen = -1
+        self._opening: asyncio.Future[_Opened] | None = None
+        self._began_s = 0.0
         self.current: Model | None = None
         """None before the first."""
 
-    async def take_newest(self) -> None:
-        """Serve the newest model; keep the current one when there is no newer one or it is refused.
+    async def take_newest(self, patience_s: float = _PATIENCE_S) -> None:
+        """Serve the newest model that can; keep the current one when there is no newer one, or all are refused.
 
-        A refused generation is not tried again. Cancelled: the current one stays, and the next call tries again.
+        A worker thread opens it, which may take long, while the current one serves; this waits for it no longer than
+        `patience_s`. A refused generation is not tried again, unless there is none to serve. Cancelled: nothing is
+        lost, the next call takes it.
         """
-        began_s = asyncio.get_running_loop().time()
-        deployed = await run_in_worker(self._models.newest_model, self._newest_seen)
-        if deployed is None:
+        loop = asyncio.get_running_loop()
+        if self._opening is None:
+            newest = await run_in_worker(self._models.newest_model, self._newest_seen)
+            if newest is None:
+                return
+            self._began_s = loop.time()
+            in_context = contextvars.copy_context().run
+            self._opening = loop.run_in_executor(None, in_context, self._open_newest, newest)
+        await asyncio.wait([self._opening], timeout=patience_s)
+        if not self._opening.done():
             return
-        try:
-            model = await run_in_worker(self._open, deployed)
-        except (EdgedError, ValueError) as error:  # ValueError: the file's shape is not the one in its metadata
-            self._newest_seen = deployed.generation
-            logger().error("infer.model_refused", generation=deployed.generation, reason=str(error))
+        opened, self._opening = self._opening.result(), None
+        self._newest_seen = opened.newest
+        for generation, reason in opened.refused:
+            logger().error("infer.model_refused", generation=generation, reason=reason)
+        if opened.model is None:
             return
-        self._newest_seen, self.current = deployed.generation, model
+        self.current = opened.model
         logger().info(
             "infer.model_loaded",
-            generation=deployed.generation,
-            runtime=self._runtime,
-            model_bytes=len(deployed.content),
-            load_ms=round((asyncio.get_running_loop().time() - began_s) * 1000, 3),
+            generation=opened.model.generation,
+            runtime=opened.model.runtime,
+            model_bytes=opened.model.num_bytes,
+            load_ms=round((loop.time() - self._began_s) * 1000, 3),
         )
 
-    def _open(self, deployed: DeployedModel) -> Model:
+    def _open_newest(self, newest: DeployedModel) -> _Opened:
+        """The newest one that can be opened, of those that are newer than the current one.
+
+        By the last resort only where there is none that was opened without it.
+        """
+        found: list[DeployedModel] = []
+        refused: list[tuple[int, str]] = []
+        usual, *last_resort = self._ways
+        is_needed = self.current is None or self.current.runtime != usual[0]
+        candidate: DeployedModel | None = newest
+        while candidate is not None:
+            try:
+                return _Opened(newest.generation, self._open(candidate, *usual), refused)
+            except (EdgedError, ValueError) as error:  # ValueError: the file's shape is not the one in its metadata
+                refused.append((candidate.generation, str(error)))
+            found.append(candidate)
+            candidate = self._models.newest_model(self._newest_seen, older_than=candidate.generation)
+        for way in last_resort if is_needed else ():
+            for candidate in found:
+                with contextlib.suppress(EdgedError, ValueError):
+                    return _Opened(newest.generation, self._open(candidate, *way), refused)
+        return _Opened(newest.generation, None, refused)
+
+    def _open(self, deployed: DeployedModel, runtime: str, load: Load) -> Model:
         """The model, tested with a blank sample: it must give a probability per label, or a number per input number."""
         if deployed.sample_shape != self._shape:
             raise FormatError(f"it takes samples of shape {deployed.sample_shape}, the stream has {self._shape}")
         if bool(deployed.labels) != self._is_classifier:
             kinds = ("an autoencoder", "a classifier") if self._is_classifier else ("a classifier", "an autoencoder")
             raise FormatError(f"it is {kinds[0]}, the topology trains {kinds[1]}")
-        outputs = self._load(deployed.content)
+        outputs = load(deployed.content)
         blank = outputs(np.zeros((1, *self._shape), np.float32))
         if self._is_classifier and blank.shape != (1, len(deployed.labels)):
             raise FormatError(f"it gives {blank.shape[-1]} probabilities for {len(deployed.labels)} labels")
@@ -102,4 +157,11 @@ class ServedModel:
             raise FormatError(f"it gives {blank.size} numbers back for a sample of {math.prod(self._shape)}")
         if not np.isfinite(blank).all():
             raise FormatError("its outputs are not finite")
-        return Model(deployed.generation, deployed.labels, deployed.anomaly_threshold, outputs)
+        return Model(
+            deployed.generation,
+            deployed.labels,
+            deployed.anomaly_threshold,
+            outputs,
+            runtime,
+            len(deployed.content),
+        )

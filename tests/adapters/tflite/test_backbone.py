@@ -13,8 +13,9 @@ from edged.adapters.tflite.file import encode
 from edged.adapters.tflite.foreign import read_foreign
 from edged.adapters.tflite.graph import Graph
 from edged.adapters.tflite.int8 import quantisation_of
+from edged.adapters.tflite.interpreter import TfliteClassifier, TfliteFeatures
 from edged.adapters.tflite.lowering import lower
-from edged.adapters.tflite.runtime import NumpyClassifier, NumpyFeatures, Runtime, TfliteClassifier, TfliteFeatures
+from edged.adapters.tflite.runtime import NumpyClassifier, NumpyFeatures, Runtime
 from edged.adapters.tflite.writer import to_tflite
 from edged.domain.nn.loss import softmax
 from edged.domain.nn.model import Model

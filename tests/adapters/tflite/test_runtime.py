@@ -11,14 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edged.adapters.tflite import runtime as tflite
-from edged.adapters.tflite.runtime import (
-    NumpyClassifier,
-    TfliteClassifier,
-    load_classifier,
-    prepare_runtime,
-    probe_runtime,
-)
+from edged.adapters.tflite import proof
+from edged.adapters.tflite.interpreter import TfliteClassifier, interpreter_class
+from edged.adapters.tflite.runtime import NumpyClassifier, NumpyFeatures, load_features, prepare_runtime, probe_runtime
 from edged.adapters.tflite.writer import to_tflite
 from edged.domain.nn.loss import softmax
 from edged.domain.nn.model import Model
@@ -125,7 +120,7 @@ def test_an_int8_model_stays_close_to_the_trained_one(case, classifier):
 def test_every_operator_but_the_named_exceptions_runs_in_int8(case):
     """By the types of the tensors that the runtime itself reports."""
     content, *_ = trained(case, int8=True)
-    interpreter = tflite._interpreter_class()(model_content=content)
+    interpreter = interpreter_class()(model_content=content)
     types = {tensor["name"]: tensor["dtype"] for tensor in interpreter.get_tensor_details()}
     for index, layer in enumerate(CASES[case][1]):
         name = f"{index}.{layer.kind}"
@@ -212,10 +207,10 @@ def test_the_runtime_uses_xnnpack_and_reports_it():
 def test_the_runtime_writes_nothing_to_stderr_where_the_log_is(tmp_path):
     (tmp_path / "model.tflite").write_bytes(trained("the example topology's")[0])
     program = (
-        "import pathlib, sys, numpy; from edged.adapters.tflite.runtime import load_classifier, prepare_runtime;"
+        "import pathlib, sys, numpy; from edged.adapters.tflite.runtime import load_features, prepare_runtime;"
         "from edged.log import configure; configure(node='n', tier='t', run_id='r', level='error');"
         "print(prepare_runtime().name);"
-        "load_classifier(pathlib.Path(sys.argv[1]).read_bytes()).predict(numpy.ones((5, 28, 28, 1), 'f4'))"
+        "load_features(pathlib.Path(sys.argv[1]).read_bytes()).features(numpy.ones((5, 28, 28, 1), 'f4'))"
     )
     child = subprocess.run(
         [sys.executable, "-c", program, tmp_path / "model.tflite"],
@@ -254,7 +249,9 @@ def test_a_runtime_that_crashes_its_process_is_replaced_by_numpy_and_logged(brok
     (line,) = log_lines("infer.runtime")
     assert (line["level"], line["runtime"], line["problem"]) == ("warning", "numpy", runtime.problem)
     x = np.ones((2, 20), np.float32)
-    np.testing.assert_allclose(load_classifier(content).predict(x), softmax(model.logits(params, x)), atol=1e-6)
+    loaded = load_features(content)
+    assert isinstance(loaded, NumpyFeatures)
+    np.testing.assert_allclose(softmax(loaded.features(x)), softmax(model.logits(params, x)), atol=1e-6)
 
 
 def test_the_runtime_is_logged_once(log_lines):
@@ -272,5 +269,5 @@ def test_without_a_python_for_the_probe_numpy_runs_the_models(monkeypatch):
 
 
 def test_a_probe_that_hangs_counts_as_broken(monkeypatch):
-    monkeypatch.setattr(tflite, "_PROBE_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(proof, "_TIMEOUT_S", 0.0)
     assert probe_runtime().name == "numpy"

@@ -64,12 +64,12 @@ class Models:
     def model(generation, content=b"model", labels=LABELS, shape=SHAPE):
         return DeployedModel(generation, content, labels, shape)
 
-    def newest_model(self, newer_than=-1):
+    def newest_model(self, newer_than=-1, older_than=None):
         self.queries += 1
         if self._deploy_every and self.queries % self._deploy_every == 0:
             self.models.append(self.model(len(self.models)))
-        newest = self.models[-1] if self.models else None
-        return newest if newest is not None and newest.generation > newer_than else None
+        found = [each for each in self.models if older_than is None or each.generation < older_than]
+        return found[-1] if found and found[-1].generation > newer_than else None
 
 
 def companion(
@@ -318,6 +318,59 @@ async def test_a_model_that_cannot_serve_is_refused_once_and_the_old_one_stays(l
     (line,) = log_lines("infer.model_refused")
     assert line["generation"] == 1
     assert why in line["reason"]
+
+
+@pytest.mark.looptime
+async def test_where_the_newest_model_is_refused_at_a_start_the_one_before_it_serves(log_lines):
+    log, models = await log_with(2, bad=False), Models(b"model", b"model", b"torn", b"torn")
+    async with running(companion(log, models)):
+        await caught_up(log)
+        models.models.append(models.model(4))
+        await asyncio.sleep(2)
+        await log.append([Message(CAM.topic, HIGH)])
+        await caught_up(log)
+    assert [each.generation for each in predictions(log)] == [1, 1, 4]
+    assert [line["generation"] for line in log_lines("infer.model_refused")] == [3, 2]
+
+
+@pytest.mark.looptime
+async def test_where_no_model_can_be_opened_as_usual_the_last_resort_serves_until_one_can(log_lines):
+    def load_new(content):
+        if content != b"new":
+            raise FormatError("the probe ended with SIGILL")
+        return Brightness().predict
+
+    log, models = await log_with(1, bad=False), Models(b"torn", b"model", b"torn")
+    async with running(companion(log, models, load=load_new, last_resort=("numpy", load))):
+        await caught_up(log)
+        for generation, content in ((3, b"model"), (4, b"new"), (5, b"model")):
+            models.models.append(models.model(generation, content))
+            await asyncio.sleep(2)
+            await log.append([Message(CAM.topic, HIGH)])
+            await caught_up(log)
+    loaded = [(line["generation"], line["runtime"]) for line in log_lines("infer.model_loaded")]
+    assert loaded == [(1, "numpy"), (3, "numpy"), (4, "fake")]
+    assert [each.generation for each in predictions(log)] == [1, 3, 4, 4]
+
+
+@pytest.mark.looptime
+async def test_a_model_that_takes_long_to_open_is_waited_for_by_no_sample(monkeypatch):
+    """As one that is proven first, on a slow machine."""
+    slow = asyncio.get_running_loop().create_future()
+    in_worker = asyncio.get_running_loop().run_in_executor
+
+    def held(executor, function, *arguments):
+        return slow if "_open_newest" in str(arguments) else in_worker(executor, function, *arguments)
+
+    log, models = await log_with(1, bad=False), Models(b"model")
+    async with running(companion(log, models)):
+        await caught_up(log)
+        monkeypatch.setattr(asyncio.get_running_loop(), "run_in_executor", held)
+        models.models.append(models.model(1))
+        for _ in range(3):
+            await log.append([Message(CAM.topic, HIGH)])
+            await caught_up(log)
+    assert [each.generation for each in predictions(log)] == [0, 0, 0, 0]
 
 
 @pytest.mark.looptime

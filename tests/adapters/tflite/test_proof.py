@@ -1,0 +1,133 @@
+"""Model files that would crash a process, or take all its memory or time, are found out in a child process."""
+
+import json
+import threading
+
+import pytest
+
+from edged.adapters.tflite import proof
+from edged.adapters.tflite.proof import Probe, Proofs
+from edged.errors import FormatError
+from tests.support.hostile_models import crashing, sound
+
+pytestmark = pytest.mark.usefixtures("process")
+
+
+@pytest.fixture
+def verdicts(tmp_path):
+    return tmp_path / "cache" / "proofs.json"
+
+
+@pytest.mark.parametrize("runner", ["tflite", "features", "numpy"])
+def test_a_sound_file_passes(runner, verdicts):
+    Proofs(verdicts, "1").check(runner, sound())
+
+
+def test_a_file_that_ends_the_process_is_refused_with_the_signal(verdicts):
+    with pytest.raises(FormatError, match=r"^the probe ended with SIGFPE$"):
+        Proofs(verdicts, "1").check("tflite", crashing())
+
+
+def test_a_file_that_asks_for_gigabytes_is_refused_before_it_has_them(verdicts):
+    with pytest.raises(FormatError, match=r"MemoryError|bad_alloc|allocate"):
+        Proofs(verdicts, "1").check("tflite", crashing(channels=1 << 28))
+
+
+def test_a_file_that_is_no_model_is_refused_in_words(verdicts):
+    with pytest.raises(FormatError, match=r"not a usable .tflite file"):
+        Proofs(verdicts, "1").check("tflite", b"something else")
+
+
+@pytest.mark.parametrize("loops", ["while True: pass", "import time; time.sleep(3600)"], ids=["busy", "idle"])
+def test_a_file_that_takes_too_long_is_refused(loops, verdicts, tmp_path, monkeypatch):
+    """Of its own time, and of everybody's."""
+    package = tmp_path / "tflite_runtime"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "interpreter.py").write_text(loops)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(proof, "_CPU_S", 1)
+    monkeypatch.setattr(proof, "_TIMEOUT_S", 30.0 if "pass" in loops else 0.5)
+    with pytest.raises(FormatError, match=r"SIGXCPU|timed out"):
+        Proofs(verdicts, "1").check("tflite", sound())
+
+
+class TestVerdicts:
+    """In-process: the child is a function here."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch):
+        """Which files the child was asked about; b"bad" is refused, b"busy" does not come to an end."""
+        asked = []
+
+        def run(_probe, runner, content=b""):
+            asked.append((runner, content))
+            if content == b"bad":
+                raise FormatError("the probe ended with SIGSEGV")
+            if content == b"busy":
+                raise proof.NotRunError("the probe did not run: timed out")
+            return "", ""
+
+        monkeypatch.setattr(Probe, "run", run)
+        return asked
+
+    def test_a_file_is_run_once_on_a_machine(self, verdicts, asked):
+        for _ in range(2):
+            proofs = Proofs(verdicts, "tflite 1")
+            for _ in range(2):
+                proofs.check("tflite", b"good")
+                with pytest.raises(FormatError, match="SIGSEGV"):
+                    proofs.check("tflite", b"bad")
+        assert asked == [("tflite", b"good"), ("tflite", b"bad")]
+
+    def test_another_version_or_runner_is_asked_again(self, verdicts, asked):
+        Proofs(verdicts, "tflite 1").check("tflite", b"good")
+        Proofs(verdicts, "tflite 2").check("tflite", b"good")
+        Proofs(verdicts, "tflite 2").check("numpy", b"good")
+        assert len(asked) == 3
+
+    def test_what_may_be_otherwise_next_time_is_not_remembered(self, verdicts, asked):
+        for _ in range(2):
+            with pytest.raises(FormatError, match="timed out"):
+                Proofs(verdicts, "1").check("tflite", b"busy")
+        assert len(asked) == 2
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"[]", b'{"a": 1}', b"\xff", b"[" * 50_000, b" " * (1 << 20)],
+        ids=["empty", "a list", "a number", "no text", "deep", "large"],
+    )
+    def test_a_damaged_file_of_verdicts_counts_as_none(self, content, verdicts, asked):
+        verdicts.parent.mkdir()
+        verdicts.write_bytes(content)
+        Proofs(verdicts, "1").check("tflite", b"good")
+        assert len(asked) == 1
+
+    def test_a_folder_that_cannot_be_written_only_costs_time(self, tmp_path, asked):
+        (tmp_path / "file").touch()
+        proofs = Proofs(tmp_path / "file" / "proofs.json", "1")
+        for _ in range(2):
+            proofs.check("tflite", b"good")
+        assert len(asked) == 1
+
+    def test_the_newest_verdicts_are_kept(self, verdicts, asked):
+        proofs = Proofs(verdicts, "1")
+        for i in range(70):
+            proofs.check("tflite", b"%d" % i)
+        assert len(json.loads(verdicts.read_text())) == 64
+        Proofs(verdicts, "1").check("tflite", b"69")
+        assert len(asked) == 70
+
+
+def test_a_stop_ends_the_child_that_runs(verdicts, tmp_path, monkeypatch):
+    """From another thread, as the companion's stop comes while a worker waits for the child."""
+    package = tmp_path / "tflite_runtime"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "interpreter.py").write_text("import time; time.sleep(3600)")
+    monkeypatch.syspath_prepend(tmp_path)
+    proofs = Proofs(verdicts, "1")
+    threading.Timer(0.2, proofs.stop).start()
+    with pytest.raises(FormatError, match="SIGKILL"):
+        proofs.check("tflite", sound())
+    assert not verdicts.exists()
