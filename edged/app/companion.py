@@ -4,7 +4,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
-from edged.adapters.host.allocator import return_freed_memory
+from edged.adapters.host.allocator import exempt_from_collections, keep_heap_small
 from edged.adapters.host.counters import PsutilHost
 from edged.adapters.host.systemd import Systemd
 from edged.adapters.images import PillowDecoder
@@ -35,7 +35,7 @@ async def run_companion(
     from edged.adapters.tflite.proof import Proofs  # noqa: PLC0415
     from edged.services.inference.companion import Companion, served_job  # noqa: PLC0415
 
-    return_freed_memory()
+    keep_heap_small()
     folders = Folders.of(node)
     training = served_job(topology, job)
     runtime = tflite.prepare_runtime()
@@ -69,6 +69,7 @@ async def run_companion(
             poll_s=timing.poll_s,
             last_resort=None if is_numpy else ("numpy", load_by_numpy),
         )
+        exempt_from_collections()
         return await supervise(
             topology,
             node,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
-from edged.adapters.host.allocator import return_freed_memory
+from edged.adapters.host.allocator import exempt_from_collections, keep_heap_small
 from edged.adapters.host.blas import single_threaded_blas
 from edged.adapters.host.counters import PsutilHost, lower_thread_priority
 from edged.adapters.host.process_lock import process_lock
@@ -28,7 +28,7 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
 
     Raises AlreadyRunning and, when the state folder cannot be used, StorageError.
     """
-    return_freed_memory()
+    keep_heap_small()
     is_edge = topology.tier_of(node) == "edge"
     edge = topology.edge(node) if is_edge else None
     folders, jobs = Folders.of(node), topology.resolved_jobs(node)
@@ -59,6 +59,7 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
                 **trainers,
                 **servers(jobs, node, log, timing),
             }
+        exempt_from_collections()
         return await supervise(
             topology,
             node,

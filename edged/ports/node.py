@@ -92,6 +92,9 @@ class Host(Protocol):
     def sample(self) -> HostSample:
         """The current counters, unreadable ones None; never raises. Takes about a millisecond and no disk access."""
 
+    def give_back_memory(self) -> None:
+        """Return to the system what this process has freed. Takes milliseconds; in the event loop's thread."""
+
 
 class Notifier(Protocol):
     """The service manager: systemd, or none. No method blocks or raises."""

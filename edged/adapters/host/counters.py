@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import psutil
 
+from edged.adapters.host import allocator
 from edged.ports import HostSample
 
 T = TypeVar("T")
@@ -68,6 +69,9 @@ class PsutilHost:
             throttled_flags=_or_none(self._throttled_flags),
             disk_free_bytes=_or_none(lambda: psutil.disk_usage(str(self._folder)).free),
         )
+
+    def give_back_memory(self) -> None:
+        allocator.give_back()
 
     def _network(self) -> tuple[int, int]:
         devices = psutil.net_io_counters(pernic=True)

@@ -27,6 +27,9 @@ _UNWATCHED_FEED_S = 10.0
 
 _MEMORY_LOG_EVERY_S = 60.0
 
+_GIVE_BACK_S = 60.0
+"""How often freed memory goes back to the system: it rises by less than a mebibyte meanwhile."""
+
 
 class Monitor:
     """Logs `res.sample` at every interval, feeds the watchdog while all services progress, and updates the status line.
@@ -67,6 +70,7 @@ class Monitor:
         series = ResourceSeries(host := self._host.sample(), self._statistics(), start)
         samples = _Grid(start + self._timing.sample_s, self._timing.sample_s)
         feeds, statuses = _Grid(start, feed_s), _Grid(start, self._timing.status_s)
+        returns = _Grid(start, _GIVE_BACK_S)
         while True:
             now, due = loop.time(), samples.next
             if samples.passed(now):
@@ -79,7 +83,9 @@ class Monitor:
                 watchdog.feed(progress, now, suspended=self._health.is_awaited)
             if statuses.passed(now):
                 self._notifier.status(self._status(host))
-            await asyncio.sleep(min(samples.next, feeds.next, statuses.next) - loop.time())
+            if returns.passed(loop.time()):
+                self._host.give_back_memory()
+            await asyncio.sleep(min(samples.next, feeds.next, statuses.next, returns.next) - loop.time())
 
     def _status(self, host: HostSample) -> str:
         statistics = self._statistics()

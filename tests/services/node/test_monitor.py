@@ -103,6 +103,12 @@ async def test_samples_do_not_drift_when_the_loop_is_late(log_lines):
     assert max(line["loop_lag_ms"] for line in log_lines("res.sample")) == 20
 
 
+async def test_freed_memory_is_given_back_once_a_minute():
+    node = Node(host=TimedHost(lambda: None))
+    await node.run(600.5)
+    assert node.host.times_given_back == 11
+
+
 async def test_samples_missed_in_a_pause_are_skipped_and_the_lag_is_logged(log_lines):
     pauses_s = iter([0, 0, 7.4, *[0] * 9])  # the machine stops from second 2 on
     node = Node(host=TimedHost(lambda: stop_the_loop(next(pauses_s))))
