@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from edged import log, topology_file
 from edged.cli.arguments import add_log_level, add_topology, rate_or_max, require_node, whole_number
+from edged.domain.text import shown
 from edged.domain.topology import Topology
 from edged.errors import ConfigError, FormatError, Problem, StorageError
 
@@ -148,7 +149,7 @@ def _transcoder(topology: Topology, dataset: "Dataset", args: argparse.Namespace
     unknown = [label for label in dataset.labels if label not in stream.labels]
     if unknown and not args.unlabelled:
         raise FormatError(
-            f"{dataset.name} has labels that the stream {stream.name} has not: {', '.join(unknown[:5])}"
+            f"{dataset.name} has labels that the stream {stream.name} has not: {', '.join(map(shown, unknown[:5]))}"
             f"{' …' if len(unknown) > 5 else ''} (--unlabelled leaves labels out)"
         )
     return Transcoder(dataset, spec, stream, PillowDecoder())

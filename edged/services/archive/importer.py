@@ -15,6 +15,7 @@ from edged.domain.samples import border
 from edged.domain.samples.pack import MAX_BYTES, MAX_SAMPLES, Pack
 from edged.domain.samples.sample import Sample
 from edged.domain.samples.shuffle import shuffled
+from edged.domain.text import shown
 from edged.domain.topology import Stream
 from edged.errors import FormatError, RejectedRecord
 from edged.ports import ArchiveStore, Dataset
@@ -62,8 +63,8 @@ def portions(
 def check(dataset: Dataset, stream: Stream) -> None:
     """Raise FormatError unless the data set's samples are samples of `stream`."""
     if unknown := [label for label in dataset.labels if label not in stream.labels]:
-        shown = ", ".join(unknown[:10]) + (" …" if len(unknown) > 10 else "")
-        raise FormatError(f"labels of {dataset.name} that stream {stream.name} does not have: {shown}")
+        first = ", ".join(map(shown, unknown[:10])) + (" …" if len(unknown) > 10 else "")
+        raise FormatError(f"labels of {dataset.name} that stream {stream.name} does not have: {first}")
     shapes = {stream.shape, (math.prod(stream.shape),)}  # a row of numbers is a flattened sample
     if dataset.shape is not None and (dataset.shape not in shapes or dataset.dtype != stream.dtype):
         raise FormatError(
