@@ -1,4 +1,6 @@
-"""JPEG and PNG through Pillow, as viewers show them: the one decoder of all who need pixels.
+"""Images through Pillow, as viewers show them: the one decoder of all who need pixels.
+
+JPEG and PNG, which devices send and archives keep, and WebP, GIF and BMP, which only data sets have.
 
 Turned as the camera was held (EXIF), transparent parts on white, 16 bits a sample by the bits in use (`deep_png`), CMYK
 inverted as Adobe has it, a JPEG without its end marker if nothing else is missing, and the first of several frames.
@@ -8,10 +10,13 @@ Colour profiles and gamma are not applied: colours are taken as sRGB. Also encod
 import io
 import math
 import warnings
+from collections.abc import Callable, Mapping
+from importlib import import_module
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
@@ -28,6 +33,18 @@ most. Four times the stream's pixels, if that is more."""
 
 MAX_SCANS = 64
 """Scans of a JPEG: each covers all pixels again. Progressive encoders write about ten."""
+
+HEAD_BYTES = 32
+"""How much of a file `format_of` has to see."""
+
+_BMP_HEADER_BYTES = {bytes([size]) for size in (12, 40, 52, 56, 64, 108, 124)}
+_MATCHES: Mapping[str, Callable[[bytes], bool]] = {
+    "jpeg": lambda head: head.startswith(MAGIC["jpeg"]),
+    "png": lambda head: head.startswith(MAGIC["png"]),
+    "webp": lambda head: head[:4] == b"RIFF" and head[8:15] == b"WEBPVP8",
+    "gif": lambda head: head[:6] in {b"GIF87a", b"GIF89a"},
+    "bmp": lambda head: head[:2] == b"BM" and head[6:10] == bytes(4) and head[14:15] in _BMP_HEADER_BYTES,
+}
 
 _ORIENTATION = 0x0112
 """The EXIF tag."""
@@ -66,10 +83,11 @@ class PillowDecoder:
     def decode(self, payload: bytes, codec: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         """Pixels of `payload` as uint8 of `shape`: (height, width), or with 1, 3 or 4 channels.
 
-        Raises RejectedRecord: not_an_image, too_many_pixels (by the header, before decoding), or truncated. Damage
-        inside a JPEG that leaves its structure intact is not detected: the format has no checksums.
+        `codec` may be any that `format_of` knows. Raises RejectedRecord: not_an_image, too_many_pixels (by the header,
+        before decoding), or truncated. Damage inside a JPEG that leaves its structure intact is not detected: the
+        format has no checksums.
         """
-        if not payload.startswith(MAGIC[codec]):
+        if not _MATCHES[codec](payload[:HEAD_BYTES]):
             raise RejectedRecord("not_an_image", f"does not begin as {codec} does")
         try:
             return _decoded(payload, codec, shape)
@@ -83,15 +101,25 @@ class PillowDecoder:
             raise RejectedRecord("truncated", f"{type(error).__name__}: {error!s:.120}") from error
 
 
+def format_of(head: bytes) -> str | None:
+    """The format of the image that begins with `head`, at least HEAD_BYTES if it has as many; None: not one of these.
+
+    "jpeg" and "png" are what devices send and archives keep; "webp", "gif" and "bmp" are to be converted.
+    """
+    return next((name for name, matches in _MATCHES.items() if matches(head)), None)
+
+
 def encode(pixels: npt.NDArray[np.uint8], codec: str) -> bytes:
-    """uint8 [height, width, channels] as a JPEG or PNG file."""
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    """uint8 [height, width] or [height, width, channels] as a JPEG or PNG file."""
+    image = Image.fromarray(pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
     file = io.BytesIO()
     image.save(file, codec, **({"quality": _QUALITY} if codec == "jpeg" else {}))
     return file.getvalue()
 
 
 def _decoded(payload: bytes, codec: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    if codec == "webp":
+        _check_webp_canvas(payload, shape)
     with _open(payload, codec) as image:
         _check_size(image, payload, shape)
         if codec == "png":
@@ -117,23 +145,54 @@ def _without_end_marker(payload: bytes, shape: tuple[int, ...]) -> npt.NDArray[n
     return pixels if np.array_equal(pixels, others) else None
 
 
-def _open(payload: bytes, codec: str) -> JpegImageFile | PngImageFile:
+def _open(payload: bytes, codec: str) -> ImageFile:
     """The header alone. Not by Image.open, which has other size limits and may return an MPO for a JPEG."""
     file = io.BytesIO(payload)
-    return JpegImageFile(file) if codec == "jpeg" else PngImageFile(file)
+    match codec:
+        case "jpeg":
+            return JpegImageFile(file)
+        case "png":
+            return PngImageFile(file)
+        case "webp":
+            opener = "WebPImageFile"
+        case _:
+            opener = f"{codec.capitalize()}ImageFile"
+    # Only data sets have these: an edge never loads their readers.
+    image: ImageFile = getattr(import_module(f"PIL.{opener.removesuffix('File')}Plugin"), opener)(file)
+    return image
 
 
-def _check_size(image: JpegImageFile | PngImageFile, payload: bytes, shape: tuple[int, ...]) -> None:
+def _check_webp_canvas(payload: bytes, shape: tuple[int, ...]) -> None:
+    """By the header: Pillow makes the canvas as soon as it opens the file. See RFC 9649, sections 2.5 to 2.7."""
+    kind, data = payload[12:16], payload[20:30]
+    if kind == b"VP8X":
+        size = [1 + int.from_bytes(data[at : at + 3], "little") for at in (4, 7)]
+    elif kind == b"VP8L":
+        bits = int.from_bytes(data[1:5], "little")
+        size = [1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)]
+    else:
+        size = [int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (6, 8)]
+    _check_pixels(size[0], size[1], _max_whole_pixels(shape))
+
+
+def _check_size(image: ImageFile, payload: bytes, shape: tuple[int, ...]) -> None:
     scans = _num_scans(image, payload)
     if scans > MAX_SCANS:
         raise RejectedRecord("too_many_pixels", f"{scans} scans; at most {MAX_SCANS}")
     line_by_line = isinstance(image, JpegImageFile) and "progressive" not in image.info and scans == 1
-    limit = MAX_PIXELS if line_by_line else min(MAX_PIXELS, max(MAX_WHOLE_PIXELS, 4 * math.prod(shape[:2])))
-    if math.prod(image.size) > limit:
-        raise RejectedRecord("too_many_pixels", f"{image.width}×{image.height}; at most {limit} pixels")
+    _check_pixels(image.width, image.height, MAX_PIXELS if line_by_line else _max_whole_pixels(shape))
 
 
-def _num_scans(image: JpegImageFile | PngImageFile, payload: bytes) -> int:
+def _check_pixels(width: int, height: int, limit: int) -> None:
+    if width * height > limit:
+        raise RejectedRecord("too_many_pixels", f"{width}×{height}; at most {limit} pixels")
+
+
+def _max_whole_pixels(shape: tuple[int, ...]) -> int:
+    return min(MAX_PIXELS, max(MAX_WHOLE_PIXELS, 4 * math.prod(shape[:2])))
+
+
+def _num_scans(image: ImageFile, payload: bytes) -> int:
     """How many times decoding covers the pixels. Within a scan's data 0xff is followed by 0x00 or a restart marker."""
     if not isinstance(image, JpegImageFile) or image.fp is None:
         return 1
@@ -142,7 +201,7 @@ def _num_scans(image: JpegImageFile | PngImageFile, payload: bytes) -> int:
     return 1 + payload.count(_START_OF_SCAN, first, end if end >= 0 else len(payload))
 
 
-def _pixels(image: JpegImageFile | PngImageFile, payload: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+def _pixels(image: ImageFile, payload: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     height, width = shape[:2]
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[shape[2] if len(shape) > 2 else 1]
     if isinstance(image, JpegImageFile):
@@ -150,8 +209,11 @@ def _pixels(image: JpegImageFile | PngImageFile, payload: bytes, shape: tuple[in
         image.draft("L" if mode == "L" else "RGB", (sides[0] * _REDUCING_GAP, sides[1] * _REDUCING_GAP))
         image.load()
         plain: Image.Image = image
-    else:
+    elif isinstance(image, PngImageFile):
         plain = _loaded_png(image, payload)
+    else:
+        image.load()
+        plain = image
     orientation = _orientation(image)  # a PNG may have it behind its pixels
     size = (width, height) if orientation < _FIRST_SIDEWAYS else (height, width)
     shown = _on_white(_resized(plain, mode, size), mode)

@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from edged.adapters import images
@@ -92,6 +93,43 @@ def test_cmyk_and_progressive_jpegs_are_converted():
     progressive = jpeg(picture(), progressive=True)
     decoded = DECODER.decode(progressive, "jpeg", (300, 200, 3)).astype(int)
     assert np.abs(decoded - DECODER.decode(jpeg(picture()), "jpeg", (300, 200, 3))).max() < 8
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "webp", "gif", "bmp"])
+def test_formats_are_told_by_their_first_bytes_and_decoded(name):
+    payload = saved(Image.fromarray(picture()), name)
+    assert images.format_of(payload[: images.HEAD_BYTES]) == name
+    decoded = DECODER.decode(payload, name, SHAPE).astype(int)
+    assert np.abs(decoded - picture(*SHAPE[:2])).mean() < 10
+    assert reason_of(payload[: len(payload) // 2], name) == "truncated"
+
+
+def test_a_webp_is_turned_as_the_camera_was_held():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    payload = saved(Image.fromarray(picture(48, 32)), "webp", lossless=True, exif=exif)
+    np.testing.assert_array_equal(DECODER.decode(payload, "webp", (32, 48, 3)), np.rot90(picture(48, 32), -1))
+
+
+@pytest.mark.parametrize("options", [{"lossless": True}, {"lossless": False}, {"exif": b"Exif\0\0"}], ids=str)
+def test_a_huge_webp_is_refused_before_its_canvas_is_made(options, monkeypatch):
+    payload = saved(Image.new("RGB", (2500, 1700)), "webp", **options)
+    monkeypatch.setattr(images, "_open", lambda *_: pytest.fail("it was opened"))
+    assert reason_of(payload, "webp") == "too_many_pixels"
+
+
+@pytest.mark.parametrize("name", ["gif", "bmp"])
+def test_a_huge_image_of_another_format_is_refused_before_it_is_decoded(name, monkeypatch):
+    payload = saved(Image.new("L", (2500, 1700)), name)
+    monkeypatch.setattr(ImageFile, "load", lambda _: pytest.fail("pixels were decoded"))
+    assert reason_of(payload, name) == "too_many_pixels"
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"BM", b"BMW,3,4,5,6,7,8,9", b"GIF", b"RIFF\0\0\0\0WAVEfmt ", b"II*\0", b"\xff\xd8"]
+)
+def test_what_is_none_of_the_formats_has_no_format(head):
+    assert images.format_of(head) is None
 
 
 def test_a_camera_jpeg_of_12_megapixels_passes():
