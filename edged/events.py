@@ -402,9 +402,19 @@ EVENTS: Mapping[str, Event] = {
         optional=("traceback",), edge=str, request=str, reason=str, suppressed=int, traceback=str,
     ),
     # sensor
+    "sensor.opened": event(
+        "The data set to replay. Left_out: for each reason how many files or rows were left out, and the first ones.",
+        dataset=str, split=str, items=int, left_out=list,
+    ),
+    "sensor.left_out": event(
+        "A file or row was not published, and why; the next one takes its place. `suppressed` more for this reason "
+        "since its last such line.",
+        item=str, reason=str, detail=str, suppressed=int,
+    ),
     "sensor.published": event(
-        "Samples that a replayed device has published so far, all acknowledged; every 10 s and at the end.",
-        dataset=str, samples=int, payload_bytes=int, elapsed_s=float, samples_per_s=float,
+        "Samples that a replayed device has published so far, all acknowledged; every 10 s and at the end. Left_out: "
+        "files or rows of the data set that could not be.",
+        dataset=str, samples=int, payload_bytes=int, elapsed_s=float, samples_per_s=float, left_out=int,
     ),
     "sensor.prediction_skipped": event(
         "A message in the predictions topic is not a prediction; `suppressed` more since the last such line.",

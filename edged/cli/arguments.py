@@ -23,6 +23,33 @@ def add_topology(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("topology", type=Path, metavar="TOPOLOGY", help="the topology file")
 
 
+def add_data_set_options(parser: argparse.ArgumentParser) -> None:
+    """`--from`, as `args.spec`, and how it is read: `args.header` (None: not said) and `args.follow_links`."""
+    parser.add_argument(
+        "--from",
+        dest="spec",
+        required=True,
+        metavar="SPEC",
+        help="fashion-mnist, fashion-mnist-small, a folder of IDX files or of images, or a CSV file",
+    )
+    parser.add_argument(
+        "--header",
+        type=_yes_or_no,
+        metavar="yes|no",
+        help="whether a CSV file's first line names the columns (as it looks)",
+    )
+    add_follow_links(parser)
+
+
+def add_follow_links(parser: argparse.ArgumentParser) -> None:
+    """`--follow-links`, as `args.follow_links`."""
+    parser.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="follow a folder's links that lead below it, or into the store of a Hugging Face, DVC or git-annex folder",
+    )
+
+
 def add_log_level(parser: argparse.ArgumentParser) -> None:
     """`--log-level`, as `args.log_level`."""
     parser.add_argument(
@@ -45,6 +72,12 @@ def whole_number(minimum: int = 0, maximum: int | None = None) -> Callable[[str]
         return value
 
     return parse
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in {"yes", "no"}:
+        raise argparse.ArgumentTypeError(f'"{text}" is neither yes nor no')
+    return text == "yes"
 
 
 def fraction(text: str) -> float:

@@ -8,10 +8,18 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from edged import log, topology_file
-from edged.cli.arguments import add_log_level, add_topology, rate_or_max, require_node, whole_number
+from edged.cli.arguments import (
+    add_data_set_options,
+    add_log_level,
+    add_topology,
+    rate_or_max,
+    require_node,
+    whole_number,
+)
 from edged.domain.text import shown
 from edged.domain.topology import Topology
 from edged.errors import ConfigError, FormatError, Problem, StorageError
@@ -37,13 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_topology(parser)
     parser.add_argument("--node", required=True, metavar="DEVICE", help="publish as this device")
-    parser.add_argument(
-        "--from",
-        dest="spec",
-        required=True,
-        metavar="SPEC",
-        help="fashion-mnist, fashion-mnist-small, a folder of IDX files or of images, or a .csv file",
-    )
+    add_data_set_options(parser)
     parser.add_argument("--split", metavar="NAME", help="which part of the data set (its first: mostly train)")
     parser.add_argument("--rate", type=rate_or_max, default=50.0, metavar="R", help='samples per second, or "max" (50)')
     parser.add_argument("--count", type=whole_number(), metavar="N", help="end after N samples (all)")
@@ -70,10 +72,19 @@ def run(args: argparse.Namespace) -> int:
     except (FormatError, StorageError) as error:
         print(f"edged sensor: {error}", file=sys.stderr)
         return os.EX_USAGE
-    return asyncio.run(_replay(topology, dataset, transcoder, args))
+    split = args.split or dataset.splits[0]
+    left_out = [asdict(each) for each in dataset.left_out]
+    log.logger().info("sensor.opened", dataset=dataset.name, split=split, items=dataset.count(split), left_out=left_out)
+    try:
+        return asyncio.run(_replay(topology, dataset, split, transcoder, args))
+    except FormatError as error:
+        print(f"edged sensor: {error}", file=sys.stderr)
+        return os.EX_USAGE
 
 
-async def _replay(topology: Topology, dataset: "Dataset", transcoder: "Transcoder", args: argparse.Namespace) -> int:
+async def _replay(
+    topology: Topology, dataset: "Dataset", split: str, transcoder: "Transcoder", args: argparse.Namespace
+) -> int:
     from edged.device import Device  # noqa: PLC0415
     from edged.services.sensor import Sensor  # noqa: PLC0415
 
@@ -81,7 +92,7 @@ async def _replay(topology: Topology, dataset: "Dataset", transcoder: "Transcode
         with _bar(unit=" samples") as bar:
             sensor = Sensor(
                 dataset,
-                args.split or dataset.splits[0],
+                split,
                 publish=device.publish_many,
                 fit=transcoder.payload,
                 rate=args.rate,
@@ -162,7 +173,8 @@ def _open(args: argparse.Namespace) -> "Dataset":
     if args.download and args.spec == "fashion-mnist" and full_folder() is None:
         with _bar(unit="B", unit_scale=True, desc="fashion-mnist") as bar:
             download_fashion_mnist(cache_folder(), progress=bar.update)
-    return open_dataset(args.spec)
+    with _bar(unit=" files", desc="listing", leave=False) as bar:
+        return open_dataset(args.spec, header=args.header, follow_links=args.follow_links, on_listed=bar.update)
 
 
 @contextmanager

@@ -7,12 +7,13 @@ implementation. This package re-exports the vocabulary.
 from edged.ports.archive import MAX_KEPT_RECORDS, ArchiveStore, ArchiveWriter, NotArchived, SourceEnd
 from edged.ports.cache import DiskTier
 from edged.ports.checkpoints import CheckpointStore, DeployedModel
-from edged.ports.datasets import Dataset, ImageDecoder, Item
+from edged.ports.datasets import HELD_OUT, Dataset, Format, ImageDecoder, Item, LeftOut, Omissions
 from edged.ports.log import KEPT, Committed, Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
 from edged.ports.models import Classifier, FeatureExtractor
 from edged.ports.node import Health, Host, HostSample, Notifier, Progress, Statistics
 
 __all__ = [
+    "HELD_OUT",
     "KEPT",
     "MAX_KEPT_RECORDS",
     "ArchiveStore",
@@ -24,16 +25,19 @@ __all__ = [
     "DeployedModel",
     "DiskTier",
     "FeatureExtractor",
+    "Format",
     "Health",
     "Host",
     "HostSample",
     "ImageDecoder",
     "Item",
+    "LeftOut",
     "Log",
     "LogReader",
     "Message",
     "NotArchived",
     "Notifier",
+    "Omissions",
     "Progress",
     "Record",
     "SourceEnd",

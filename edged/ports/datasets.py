@@ -1,19 +1,27 @@
-"""Finished data sets, and the decoding of images."""
+"""Finished data sets, what of them is left out, and the decoding of images."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain.topology import Codec, Dtype
+from edged.domain.text import shown
+from edged.domain.topology import Dtype
+
+HELD_OUT = ("test", "val")
+"""The splits that are tested on and never trained on."""
+
+Format = Literal["raw", "jpeg", "png", "webp", "gif", "bmp"]
+"""How an item's payload is stored; the last three are converted before they are archived or published."""
 
 
 class ImageDecoder(Protocol):
     """Compressed images to pixels."""
 
     def decode(self, payload: bytes, codec: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        """Pixels of `payload` (codec "jpeg" or "png") as uint8 of `shape` (height, width, channels).
+        """Pixels of `payload` (in a Format that is not "raw") as uint8 of `shape` (height, width, channels).
 
         The image is converted to the shape's channels and scaled to its size where they differ. Sizes are checked
         before any pixel is decoded. Raises RejectedRecord.
@@ -22,14 +30,92 @@ class ImageDecoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One element of a data set. `payload` is in `codec`: "raw" (the array's bytes, C order), "jpeg" or "png".
+    """One element of a data set. `payload` is in `codec`; "raw" is the array's bytes in C order.
 
     `label` is None in data sets without labels.
     """
 
     label: str | None
-    codec: Codec
+    codec: Format
     payload: bytes
+
+
+REASONS: Mapping[str, str] = {
+    "hidden": "hidden",
+    "junk": "made by an operating system or a tool, not by you",
+    "link": "links: --follow-links takes those that lead below the data set's folder",
+    "broken_link": "links that lead nowhere: git annex get, dvc pull or the like brings their files",
+    "link_outside": "links that lead out of the data set's folder",
+    "link_again": "links to folders that are listed already",
+    "special_file": "devices, pipes or sockets, which are never opened",
+    "unreadable": "cannot be read",
+    "empty": "empty",
+    "pointer": "pointers to files that are elsewhere: git lfs pull or git annex get brings them",
+    "other_image": "images in formats that are not read: make them JPEG or PNG",
+    "not_an_image": "no images",
+    "beside_splits": "beside the folders of the splits",
+    "no_class": "in no class's folder",
+    "unlabelled_split": "of a test split without the training split's labels",
+    "truncated": "images that end early or are damaged",
+    "too_many_pixels": "images with too many pixels",
+    "too_large": "too large for a message",
+    "wrong_length": "not of the stream's shape",
+    "bad_label": "labels that cannot be stored",
+    "not_finite": "numbers that are too large or not finite",
+    "not_a_number": "rows with a field that is no number",
+    "num_fields": "rows with another number of fields than there are columns",
+    "no_label": "rows without a label",
+    "bad_quotes": "rows whose quotes are not closed",
+    "nul_bytes": "rows with NUL bytes, as a power cut leaves them",
+    "too_long": "lines too long for a row",
+    "above_header": "above the line that names the columns",
+}
+"""Why files or rows are left out: stable words, and what they mean."""
+
+_MAX_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What of a data set is no sample for one reason, a word of REASONS: how many files or rows, and the first ones."""
+
+    reason: str
+    count: int
+    first: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = ", …" if self.count > len(self.first) else ""
+        return f"{self.count:,} {REASONS.get(self.reason, self.reason)} ({', '.join(self.first)}{more})"
+
+
+class Omissions:
+    """Counts what is left out by reason, and keeps the first names of each. Its memory does not grow with the data."""
+
+    def __init__(self, omissions: Iterable[LeftOut] = ()) -> None:
+        self._counts: dict[str, int] = {}
+        self._first: dict[str, list[str]] = {}
+        for each in omissions:
+            self._counts[each.reason] = each.count
+            self._first[each.reason] = list(each.first)
+
+    def add(self, reason: str, name: str, count: int = 1) -> None:
+        """Count what is called `name`; a folder counts for its `count` files."""
+        self._counts[reason] = self._counts.get(reason, 0) + count
+        first = self._first.setdefault(reason, [])
+        if len(first) < _MAX_NAMED:
+            first.append(shown(name))
+
+    def __len__(self) -> int:
+        return sum(self._counts.values())
+
+    def listed(self) -> tuple[LeftOut, ...]:
+        """All so far, in the order of REASONS."""
+        order = [*REASONS, *(reason for reason in self._counts if reason not in REASONS)]
+        return tuple(
+            LeftOut(reason, self._counts[reason], tuple(self._first[reason]))
+            for reason in order
+            if reason in self._counts
+        )
 
 
 class Dataset(Protocol):
@@ -53,10 +139,17 @@ class Dataset(Protocol):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names of the splits; never empty."""
+        """The names of the splits, the one to train on first; never empty."""
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What was found to be no item when the data set was opened."""
 
     def count(self, split: str) -> int:
         """The number of items in the split. Raises KeyError for an unknown split."""
 
     def sample(self, split: str, index: int) -> Item:
         """Item `index` of the split, always the same. Raises IndexError, StorageError, FormatError."""
+
+    def item_name(self, split: str, index: int) -> str:
+        """What a message calls the item: its file, or its line."""

@@ -11,11 +11,16 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from edged.aio import run_in_worker
 from edged.domain.samples.shuffle import shuffled
-from edged.log import logger
+from edged.domain.text import shown
+from edged.errors import FormatError, RejectedRecord, StorageError
+from edged.log import ThrottledLog, logger
 from edged.ports import Dataset, Item
 
 Sample = tuple[bytes, str | None]
 """A payload in the device's codec, and its label."""
+
+Refused = tuple[int, str, str]
+"""An item's index, a word for the reason, and detail."""
 
 _TICK_S = 0.005
 """Samples due within one tick are published together: above 200 per second in batches."""
@@ -31,6 +36,9 @@ class Sensor:
     drift: samples delayed by an outage are published at once after it. `skip`: samples left out at the beginning of
     each pass. `limit`: samples to publish; None is one pass, or no end with `loop`. `fit` makes an item's payload what
     the device publishes; `publish` returns once all are acknowledged; `on_published` gets their number.
+
+    An item that cannot be read, or that `fit` refuses, is left out: it is named in the log, the first of each reason at
+    least, and the next one takes its place.
     """
 
     def __init__(
@@ -61,24 +69,27 @@ class Sensor:
         self._on_published = on_published
         self._published_bytes = 0
         self._started_s = 0.0
+        self._left_out: set[int] = set()
+        self._lines = ThrottledLog()
         self.published = 0
         """Samples acknowledged so far."""
 
     async def run(self, stop: asyncio.Event) -> int:
         """Publish until all is published or `stop` is set; return the number of samples published.
 
-        `stop` lets the current batch complete. Cancelled: the current batch may or may not be in the log.
+        `stop` lets the current batch complete. Raises FormatError when nothing can be published. Cancelled: the current
+        batch may or may not be in the log.
         """
         clock = asyncio.get_running_loop().time
         self._started_s = reported_s = clock()
-        indices, total = self._indices(), self.total
+        indices = self._indices()
         try:
-            while not stop.is_set() and self.published != total:
+            while not stop.is_set() and self.published != self.total:
                 await self._publish_due(indices)
                 if clock() - reported_s >= _REPORT_S:
                     reported_s = clock()
                     self._report()
-                if self.published != total:
+                if self.published != self.total:
                     await self._wait_until_due(stop)
         finally:
             self._report()
@@ -86,22 +97,28 @@ class Sensor:
 
     @property
     def total(self) -> int | None:
-        """Number of samples to publish; None: without end."""
-        count = max(0, self._dataset.count(self._split) - self._skip)
-        if self._loop and count:
+        """Number of samples to publish, as far as is known; None: without end."""
+        num_items = self._dataset.count(self._split)
+        count = num_items - self._skip - len(self._left_out)
+        if self._loop and self._shuffle is not None and self._skip < num_items:
+            count = num_items - len(self._left_out)  # each pass skips others
+        if self._loop and count > 0:
             return self._limit
-        return count if self._limit is None else min(count, self._limit)
+        return max(0, count if self._limit is None else min(count, self._limit))
 
     def _indices(self) -> Iterator[int]:
         """The items' indices in the order of publication, pass after pass."""
         count = self._dataset.count(self._split)
         for pass_index in itertools.count():
             order = range(count) if self._shuffle is None else shuffled(count, self._shuffle, pass_index).tolist()
-            yield from order[self._skip :]
+            yield from (index for index in order[self._skip :] if index not in self._left_out)
 
     async def _publish_due(self, indices: Iterator[int]) -> None:
         due = list(itertools.islice(indices, self._num_due()))
-        samples = await run_in_worker(self._samples, due)
+        samples, refused = await run_in_worker(self._samples, due)
+        self._leave_out(refused)
+        if not samples:
+            return
         await self._publish(samples)
         self.published += len(samples)
         self._published_bytes += sum(len(payload) for payload, _ in samples)
@@ -115,9 +132,26 @@ class Sensor:
         left = num_due if total is None else total - self.published
         return min(num_due, left, _MAX_BATCH)
 
-    def _samples(self, indices: Sequence[int]) -> list[Sample]:
-        items = [self._dataset.sample(self._split, index) for index in indices]
-        return [(self._fit(item), None if self._unlabelled else item.label) for item in items]
+    def _samples(self, indices: Sequence[int]) -> tuple[list[Sample], list[Refused]]:
+        samples: list[Sample] = []
+        refused: list[Refused] = []
+        for index in indices:
+            try:
+                item = self._dataset.sample(self._split, index)
+                samples.append((self._fit(item), None if self._unlabelled else item.label))
+            except RejectedRecord as error:
+                refused.append((index, error.reason, error.detail))
+            except (FormatError, StorageError) as error:
+                refused.append((index, "unreadable", str(error)))
+        return samples, refused
+
+    def _leave_out(self, refused: Sequence[Refused]) -> None:
+        for index, reason, detail in refused:
+            self._left_out.add(index)
+            item = shown(self._dataset.item_name(self._split, index))
+            self._lines.warning("sensor.left_out", reason, item=item, reason=reason, detail=shown(detail))
+        if refused and self.total == 0:
+            raise FormatError(f"{self._dataset.name}: no sample can be published: {item}: {reason}: {detail}")
 
     async def _wait_until_due(self, stop: asyncio.Event) -> None:
         """Wait until the next sample is due, and at least a tick if samples are due faster than ticks."""
@@ -138,4 +172,5 @@ class Sensor:
             payload_bytes=self._published_bytes,
             elapsed_s=round(elapsed_s, 3),
             samples_per_s=round(self.published / elapsed_s, 3) if elapsed_s else 0.0,
+            left_out=len(self._left_out),
         )

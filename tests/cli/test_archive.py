@@ -11,11 +11,11 @@ from edged import cli
 from edged.adapters.memory.archive import MemoryArchive
 from edged.adapters.parquet.store import ParquetStore
 from edged.cli import archive
-from edged.domain.samples.codec import MAGIC
+from edged.cli.archive import data_set
 from edged.domain.samples.pack import Pack
-from edged.domain.topology import Codec, Dtype, Stream
+from edged.domain.topology import Dtype, Stream
 from edged.errors import DiskFull, FormatError
-from edged.ports import Item
+from edged.ports import Item, LeftOut
 from edged.services.archive import importer
 from tests.support.archive_samples import new_archive, pack
 from tests.support.archive_samples import sample as sample_at
@@ -33,8 +33,8 @@ class Shoebox:
     shape: tuple[int, ...] | None = (2, 2, 1)
     name: str = "shoebox"
     dtype: Dtype = "uint8"
-    codec: Codec = "raw"
     num_bytes: int = 4
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -45,8 +45,10 @@ class Shoebox:
 
     def sample(self, split: str, index: int) -> Item:
         assert 0 <= index < self.counts[split]
-        payload = MAGIC.get(self.codec, b"") + index.to_bytes(4, "big")
-        return Item(LABELS[index * 3 // self.counts[split]], self.codec, payload.ljust(self.num_bytes))
+        return Item(LABELS[index * 3 // self.counts[split]], "raw", index.to_bytes(4, "big").ljust(self.num_bytes))
+
+    def item_name(self, split: str, index: int) -> str:
+        return f"{split} {index}"
 
 
 def arguments(*words: str) -> argparse.Namespace:
@@ -62,7 +64,7 @@ def indices(store: MemoryArchive, source: str) -> list[int]:
 def test_an_import_brings_each_sample_into_its_source_once(capsys):
     store = MemoryArchive()
 
-    assert archive.import_dataset(store, STREAM, Shoebox(), arguments()) == 0
+    assert data_set.import_dataset(store, STREAM, Shoebox(), arguments()) == 0
 
     assert sorted(indices(store, "_train.shoebox")) == list(range(1000))
     assert sorted(indices(store, "_test.shoebox")) == list(range(300))
@@ -74,7 +76,7 @@ def test_an_import_brings_each_sample_into_its_source_once(capsys):
 
 def test_imported_samples_are_as_in_the_data_set():
     store, shoebox = MemoryArchive(), Shoebox()
-    archive.import_dataset(store, STREAM, shoebox, arguments("--name", "shoes", "--split", "train"))
+    data_set.import_dataset(store, STREAM, shoebox, arguments("--name", "shoes", "--split", "train"))
 
     for sample in store.blocks("fashion", "_train.shoes")[1].samples:
         item = shoebox.sample("train", sample.offset)
@@ -85,7 +87,7 @@ def test_imported_samples_are_as_in_the_data_set():
 
 def test_blocks_are_full_and_mix_the_classes():
     store = MemoryArchive()
-    archive.import_dataset(store, STREAM, Shoebox(), arguments("--split", "train"))
+    data_set.import_dataset(store, STREAM, Shoebox(), arguments("--split", "train"))
     blocks = store.blocks("fashion", "_train.shoebox")
 
     assert [len(blocks[offset].samples) for offset in range(4)] == [256, 256, 256, 232]
@@ -94,19 +96,20 @@ def test_blocks_are_full_and_mix_the_classes():
 
 def test_blocks_of_large_images_stay_below_the_limit_of_a_pack():
     store = MemoryArchive()
-    images = Shoebox({"train": 20}, shape=None, codec="jpeg", num_bytes=200_000)
-    archive.import_dataset(store, STREAM, images, arguments("--split", "train"))
+    large = Shoebox({"train": 20}, shape=(500, 400, 1), num_bytes=200_000)
+    stream = replace(STREAM, shape=(500, 400, 1))
+    data_set.import_dataset(store, stream, large, arguments("--split", "train"))
 
     assert [len(pack.samples) for pack in store.blocks("fashion", "_train.shoebox").values()] == [3] * 6 + [2]
 
 
 def test_importing_again_adds_nothing_and_says_so(capsys):
     store = MemoryArchive()
-    archive.import_dataset(store, STREAM, Shoebox(), arguments())
+    data_set.import_dataset(store, STREAM, Shoebox(), arguments())
     before = store.ends("fashion")
     capsys.readouterr()
 
-    archive.import_dataset(store, STREAM, Shoebox(), arguments())
+    data_set.import_dataset(store, STREAM, Shoebox(), arguments())
 
     assert store.ends("fashion") == before
     assert capsys.readouterr().out.splitlines()[0] == "fashion/_train.shoebox: complete with 1,000 samples"
@@ -128,10 +131,10 @@ def test_an_interrupted_import_goes_on_at_the_next_block(monkeypatch, files):
     with monkeypatch.context() as patch:
         patch.setattr(store, "append", interrupt)
         with pytest.raises(DiskFull):
-            archive.import_dataset(store, STREAM, Shoebox(), arguments())
-    archive.import_dataset(store, STREAM, Shoebox(), arguments())
+            data_set.import_dataset(store, STREAM, Shoebox(), arguments())
+    data_set.import_dataset(store, STREAM, Shoebox(), arguments())
     whole = MemoryArchive()
-    archive.import_dataset(whole, STREAM, Shoebox(), arguments())
+    data_set.import_dataset(whole, STREAM, Shoebox(), arguments())
 
     for source in ("_train.shoebox", "_test.shoebox"):
         assert store.blocks("fashion", source) == whole.blocks("fashion", source)
@@ -139,25 +142,25 @@ def test_an_interrupted_import_goes_on_at_the_next_block(monkeypatch, files):
 
 def test_another_seed_or_a_lower_limit_does_not_mix_with_an_earlier_import():
     store = MemoryArchive()
-    archive.import_dataset(store, STREAM, Shoebox(), arguments("--limit", "256"))
+    data_set.import_dataset(store, STREAM, Shoebox(), arguments("--limit", "256"))
 
     with pytest.raises(FormatError, match="another --name"):
-        archive.import_dataset(store, STREAM, Shoebox(), arguments("--seed", "7"))
+        data_set.import_dataset(store, STREAM, Shoebox(), arguments("--seed", "7"))
     with pytest.raises(FormatError, match="another --name"):
-        archive.import_dataset(store, STREAM, Shoebox(), arguments("--limit", "100"))
+        data_set.import_dataset(store, STREAM, Shoebox(), arguments("--limit", "100"))
 
 
 def test_a_higher_limit_goes_on_with_an_earlier_import():
     store = MemoryArchive()
     for limit in ("256", "600"):
-        archive.import_dataset(store, STREAM, Shoebox(), arguments("--limit", limit, "--split", "train"))
+        data_set.import_dataset(store, STREAM, Shoebox(), arguments("--limit", limit, "--split", "train"))
 
     assert len(set(indices(store, "_train.shoebox"))) == 600
 
 
 def test_a_limit_takes_a_mixed_part():
     store = MemoryArchive()
-    archive.import_dataset(store, STREAM, Shoebox(), arguments("--limit", "100"))
+    data_set.import_dataset(store, STREAM, Shoebox(), arguments("--limit", "100"))
 
     assert len(indices(store, "_train.shoebox")) == len(indices(store, "_test.shoebox")) == 100
     assert len({sample.label for sample in store.blocks("fashion", "_train.shoebox")[0].samples}) == 3
@@ -166,7 +169,7 @@ def test_a_limit_takes_a_mixed_part():
 def test_without_a_test_split_a_share_is_held_out_always_the_same():
     stores = [MemoryArchive(), MemoryArchive()]
     for store in stores:
-        archive.import_dataset(store, STREAM, Shoebox({"train": 500}), arguments("--test-fraction", "0.2"))
+        data_set.import_dataset(store, STREAM, Shoebox({"train": 500}), arguments("--test-fraction", "0.2"))
     train, test = (indices(stores[0], source) for source in ("_train.shoebox", "_test.shoebox"))
 
     assert (len(train), len(test)) == (400, 100)
@@ -176,23 +179,23 @@ def test_without_a_test_split_a_share_is_held_out_always_the_same():
 
 def test_labels_that_the_stream_does_not_have_are_named():
     with pytest.raises(FormatError, match=r"stream fashion does not have: hat, left\\xa0sock$"):
-        archive.import_dataset(MemoryArchive(), STREAM, Shoebox(labels=("hat", "bag", "left\u00a0sock")), arguments())
+        data_set.import_dataset(MemoryArchive(), STREAM, Shoebox(labels=("hat", "bag", "left\u00a0sock")), arguments())
 
 
 def test_samples_of_another_shape_are_refused():
     with pytest.raises(FormatError, match=r"uint8 \[3, 3\], and stream fashion uint8 \[2, 2, 1\]"):
-        archive.import_dataset(MemoryArchive(), STREAM, Shoebox(shape=(3, 3)), arguments())
+        data_set.import_dataset(MemoryArchive(), STREAM, Shoebox(shape=(3, 3)), arguments())
 
 
 def test_rows_of_as_many_numbers_as_a_sample_has_are_samples():
     store = MemoryArchive()
-    archive.import_dataset(store, STREAM, Shoebox({"train": 9}, shape=(4,)), arguments("--test-fraction", "0"))
+    data_set.import_dataset(store, STREAM, Shoebox({"train": 9}, shape=(4,)), arguments("--test-fraction", "0"))
     assert len(indices(store, "_train.shoebox")) == 9
 
 
 def test_a_split_that_is_not_there_is_named():
     with pytest.raises(FormatError, match="no split 'test', only train"):
-        archive.import_dataset(MemoryArchive(), STREAM, Shoebox({"train": 9}), arguments("--split", "test"))
+        data_set.import_dataset(MemoryArchive(), STREAM, Shoebox({"train": 9}), arguments("--split", "test"))
 
 
 @pytest.fixture
@@ -217,7 +220,7 @@ archive: [{{name: vault, url: "file://{tmp_path}/archive"}}]
 def store(topology_file: Path, tmp_path: Path) -> ParquetStore:
     store = new_archive(tmp_path / "archive")
     topology_file.write_text(topology_file.read_text().replace("[28, 28, 1]", "[2, 2, 1]"))
-    archive.import_dataset(store, STREAM, Shoebox(), arguments())
+    data_set.import_dataset(store, STREAM, Shoebox(), arguments())
     return store
 
 

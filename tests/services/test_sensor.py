@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from edged.domain.topology import Dtype
+from edged.errors import FormatError, RejectedRecord, StorageError
 from edged.ports import Item
 from edged.services.sensor import Sensor
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.looptime
 class Numbers:
     """A data set whose sample i holds i."""
 
-    name, labels, shape, splits = "numbers", ("even", "odd"), (1,), ("train",)
+    name, labels, shape, splits, left_out = "numbers", ("even", "odd"), (1,), ("train",), ()
     dtype: Dtype = "uint8"
 
     def __init__(self, count=10):
@@ -25,6 +26,9 @@ class Numbers:
 
     def sample(self, split, index):
         return Item(self.labels[index % 2], "raw", str(index).encode())
+
+    def item_name(self, split, index):
+        return f"{split} {index}"
 
 
 class Sink:
@@ -132,6 +136,49 @@ async def test_a_stop_completes_the_current_batch_and_returns_the_number_publish
 
 async def test_an_empty_split_ends_at_once_also_in_a_loop():
     assert await replay(Sink(), count=0, loop=True) == 0
+
+
+def refuse(*numbers, error=None):
+    """A `fit` that refuses these."""
+
+    def fit(item):
+        if int(item.payload) in numbers:
+            raise error or RejectedRecord("truncated", "it ends early")
+        return item.payload
+
+    return fit
+
+
+async def test_what_cannot_be_published_is_named_and_counted_and_the_next_one_takes_its_place(log_lines):
+    sink = Sink()
+    fit = refuse(2, 3, error=StorageError("/data/2.jpg: Input/output error"))
+    assert await replay(sink, fit=fit) == 8
+    assert sink.numbers == [0, 1, *range(4, 10)]
+    assert await replay(sink, fit=refuse(0, 1), limit=3) == 3
+    assert sink.numbers[8:] == [2, 3, 4]
+    assert [(line["item"], line["reason"], line["detail"]) for line in log_lines("sensor.left_out")] == [
+        ("train 2", "unreadable", "/data/2.jpg: Input/output error"),
+        ("train 0", "truncated", "it ends early"),
+    ]
+    assert [line["left_out"] for line in log_lines("sensor.published")] == [2, 2]
+
+
+@pytest.mark.parametrize("rate", [50.0, float("inf")])
+@pytest.mark.parametrize("shuffle", [None, 1])
+async def test_a_loop_goes_on_without_what_cannot_be_published(rate, shuffle, log_lines):
+    sink = Sink()
+    assert await replay(sink, fit=refuse(0, 4), loop=True, limit=25, skip=2, rate=rate, shuffle=shuffle) == 25
+    assert not {0, 4} & set(sink.numbers)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"loop": True}, {"limit": 3}, {"loop": True, "shuffle": 1, "skip": 4}], ids=str
+)
+async def test_nothing_that_can_be_published_is_an_error(options):
+    with pytest.raises(
+        FormatError, match=r"numbers: no sample can be published: train [0-9]: truncated: it ends early"
+    ):
+        await replay(Sink(), fit=refuse(*range(10)), **options)
 
 
 async def test_published_counts_are_reported_and_logged(log_lines):

@@ -1,35 +1,45 @@
 """CSV files of measurements as a data set: one sample per row, float32.
 
-Covers files that fit into memory as float32. The first line names the columns; "label" holds labels, all others hold
-numbers.
+Covers files that fit into memory as float32. A column "label" holds labels, all others hold numbers; what is no such
+row is left out and counted. See also: `csv_text` (encoding, separators, numbers).
 """
 
 import csv
 from array import array
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from edged.adapters.datasets.image_folder import ALL
+from edged.adapters.datasets import csv_text
+from edged.adapters.datasets.csv_text import AmbiguousNumber, Numbers
+from edged.adapters.datasets.layout import ALL
+from edged.domain.text import normal_form, shown
 from edged.domain.topology import Dtype
 from edged.errors import FormatError, StorageError
-from edged.ports import Item
+from edged.ports import Item, LeftOut, Omissions
 
 LABEL = "label"
 _MAX_BYTES = 1 << 30
+_SAMPLE_LINES = 200
+"""Lines by which separator and header are told."""
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class CsvTable:
-    """`values` float32 [n, columns], and each row's index into `labels` (empty: without labels)."""
+    """`values` float32 [n, columns], and each row's index into `labels` (empty: without labels) and line."""
 
     name: str
     labels: tuple[str, ...]
     values: npt.NDArray[np.float32]
     index_of_label: npt.NDArray[np.int32]
+    line_of_row: npt.NDArray[np.int64]
+    left_out: tuple[LeftOut, ...] = ()
     splits: tuple[str, ...] = (ALL,)
     dtype: Dtype = "float32"
 
@@ -48,44 +58,184 @@ class CsvTable:
         label = self.labels[self.index_of_label[index]] if self.labels else None
         return Item(label, "raw", self.values[index].astype("<f4").tobytes())
 
+    def item_name(self, split: str, index: int) -> str:  # noqa: ARG002 - there is one
+        return _line(int(self.line_of_row[index]))
 
-def open_csv_table(path: Path) -> CsvTable:
-    """Read `path` whole. Raises FormatError with the number of the faulty line, StorageError when it cannot be read."""
+
+def open_csv_table(path: Path, *, header: bool | None = None) -> CsvTable:
+    """Read `path` whole. `header`: whether its first line names the columns; None: what the lines tell.
+
+    Raises FormatError when it is no such table, or when that cannot be told; StorageError when it cannot be read.
+    """
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise FormatError(f"{path}: more than {_MAX_BYTES} bytes")
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return _read(path, csv.reader(file, strict=True))
+        return _Reader(path, header).read(csv_text.lines(path, csv_text.encoding(path)))
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise FormatError(f"{path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: neither UTF-8, UTF-16 nor Windows-1252 text ({error})") from error
 
 
-def _read(path: Path, rows: Iterator[list[str]]) -> CsvTable:
-    columns = next(rows, [])
-    num_values = len(columns) - (LABEL in columns)
-    if num_values < 1 or columns.count(LABEL) > 1:
-        raise FormatError(f"{path}: the first line names the columns: numbers, and at most one called {LABEL!r}")
-    label_column = columns.index(LABEL) if LABEL in columns else None
-    values, texts = array("f"), list[str]()
-    for line, row in enumerate(rows, start=2):
-        if len(row) != len(columns):
-            raise FormatError(f"{path}:{line}: {len(row)} fields, not {len(columns)}")
-        if label_column is not None:
-            texts.append(row.pop(label_column))
-        values.extend(_numbers(path, line, row))
-    labels = tuple(sorted(set(texts)))
-    index = {label: i for i, label in enumerate(labels)}
-    table = np.frombuffer(values, np.float32).reshape(-1, num_values)
-    finite = np.isfinite(table).all(axis=1)
-    if not finite.all():
-        raise FormatError(f"{path}:{int(finite.argmin()) + 2}: a number that is not finite in float32")
-    return CsvTable(path.stem, labels, table, np.array([index[text] for text in texts], np.int32))
+class _NoRow(Exception):  # noqa: N818 - named for what it says
+    """A line is no row. `reason`: a word of `ports.datasets.REASONS`."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail
 
 
-def _numbers(path: Path, line: int, fields: list[str]) -> list[float]:
-    try:
-        return [float(field) for field in fields]
-    except ValueError as error:
-        raise FormatError(f"{path}:{line}: {error}") from error
+Line = tuple[int, str | None]
+
+
+class _Reader:
+    """Reads one file."""
+
+    def __init__(self, path: Path, header: bool | None) -> None:  # noqa: FBT001 - an option of the command
+        self._path = path
+        self._header = header
+        self._omissions = Omissions()
+        self._bad_columns = Counter[int]()
+
+    def read(self, lines: Iterator[Line]) -> CsvTable:
+        first = list(islice(lines, _SAMPLE_LINES))
+        if first and (first[0][1] or "").lower().startswith("sep="):
+            first.pop(0)  # Excel's own
+        self._separator = csv_text.separator([text for _, text in first if text is not None])
+        self._read_number = Numbers(self._separator.character)
+        return self._table(chain(self._without_header(first), lines))
+
+    def _without_header(self, first: list[Line]) -> list[Line]:
+        """The lines below the header, which becomes `_columns`. Without a header only the label's column has a name."""
+        num_fields = self._separator.num_fields
+        tabular = [
+            (at, fields) for at, line in enumerate(first) if len(fields := self._fields_or_none(line)) == num_fields
+        ]
+        if not tabular:
+            raise FormatError(f"{self._path}: no table: a line that names the columns and rows of numbers are expected")
+        (at, names), rows = tabular[0], [fields for _, fields in tabular[1:]]
+        if self._has_header(names, rows):
+            for number, _ in first[:at]:
+                self._omissions.add("above_header", _line(number))
+            self._columns = [LABEL if _is_label(name) else name for name in names]
+            return first[at + 1 :]
+        texts = [at for at in range(num_fields) if not any(self._is_number(fields[at]) for fields in (names, *rows))]
+        self._columns = [LABEL if texts == [at] else "" for at in range(num_fields)]
+        return first
+
+    def _has_header(self, names: list[str], rows: list[list[str]]) -> bool:
+        if self._header is not None:
+            return self._header
+        texts = [at for at, name in enumerate(names) if not self._is_number(name)]
+        if len(texts) == len(names) or any(_is_label(name) for name in names):
+            return True
+        if any(fields[at] == names[at] for fields in rows for at in texts):
+            return False  # a label of the first line is a later line's, too
+        if any(name.startswith("-") for name in names) or (not texts and not _rise(names)):
+            return False  # numbers, but not such as channels are named by
+        raise FormatError(
+            f"{self._path}: it cannot be told whether the first line names the columns "
+            f"({shown(', '.join(names)):.60}): say so with --header yes or --header no"
+        )
+
+    def _table(self, lines: Iterable[Line]) -> CsvTable:
+        num_values = len(self._columns) - self._columns.count(LABEL)
+        if num_values < 1 or len(self._columns) - num_values > 1:
+            raise FormatError(f"{self._path}: the columns are numbers, and at most one is called {LABEL!r}")
+        values, labels, line_of_row = array("f"), list[str](), array("q")
+        for line in lines:
+            try:
+                numbers, label = self._row(line)
+            except _NoRow as no_row:
+                self._omissions.add(no_row.reason, _line(line[0]) + no_row.detail)
+                continue
+            values.extend(numbers)
+            labels.extend(label)
+            line_of_row.append(line[0])
+        self._require_rows(len(line_of_row))
+        known = tuple(sorted(set(labels)))
+        index = {label: i for i, label in enumerate(known)}
+        return CsvTable(
+            self._path.stem,
+            known,
+            np.frombuffer(values, np.float32).reshape(-1, num_values),
+            np.array([index[label] for label in labels], np.int32),
+            np.frombuffer(line_of_row, np.int64),
+            self._omissions.listed(),
+        )
+
+    def _row(self, line: Line) -> tuple[list[float], list[str]]:
+        """The numbers, and the label if there is a column of them. Raises _NoRow."""
+        fields = self._fields(line[1])
+        if len(fields) != len(self._columns):
+            raise _NoRow("num_fields", f": {len(fields)} instead of {len(self._columns)}")
+        numbers, labels = list[float](), list[str]()
+        for at, (column, field) in enumerate(zip(self._columns, fields, strict=True)):
+            if column == LABEL:
+                labels.append(normal_form(field))
+            else:
+                numbers.append(self._number(at, field, line[0]))
+        if labels == [""]:
+            raise _NoRow("no_label")
+        if not all(abs(number) <= _MAX_FLOAT32 for number in numbers):
+            raise _NoRow("not_finite")
+        return numbers, labels
+
+    def _number(self, at: int, field: str, number: int) -> float:
+        try:
+            return self._read_number(field)
+        except AmbiguousNumber as error:
+            raise FormatError(
+                f"{self._path}:{number}: {field} may be {field.replace(',', '.', 1)} or {field.replace(',', '')}: "
+                "write numbers with decimal points, and without commas"
+            ) from error
+        except ValueError as error:
+            self._bad_columns[at] += 1
+            raise _NoRow(
+                "not_a_number", f': {shown(self._columns[at] or f"field {at + 1}")} is "{shown(field):.40}"'
+            ) from error
+
+    def _fields(self, text: str | None) -> list[str]:
+        if text is None:
+            raise _NoRow("too_long")
+        if "\0" in text:
+            raise _NoRow("nul_bytes")
+        try:
+            return self._separator.fields(text)
+        except csv.Error as error:
+            raise _NoRow("bad_quotes") from error
+
+    def _fields_or_none(self, line: Line) -> list[str]:
+        try:
+            return self._fields(line[1])
+        except _NoRow:
+            return []
+
+    def _is_number(self, field: str) -> bool:
+        return csv_text.is_number(field, self._separator.character)
+
+    def _require_rows(self, num_rows: int) -> None:
+        """Raise FormatError when more lines were left out than taken: the file is not what it was taken for."""
+        if num_rows and len(self._omissions) <= num_rows:
+            return
+        why = "".join(f"\n  left out: {each}" for each in self._omissions.listed())
+        [(at, count)] = self._bad_columns.most_common(1) or [(0, 0)]
+        if count > num_rows and self._columns[at]:
+            name = shown(self._columns[at])
+            why += f'\n  "{name}" holds no numbers: call the column "{LABEL}" if it holds labels, else take it out'
+        raise FormatError(f"{self._path}: {num_rows:,} rows{why}")
+
+
+def _line(number: int) -> str:
+    return f"line {number}"
+
+
+def _is_label(name: str) -> bool:
+    return normal_form(name).lower() == LABEL
+
+
+def _rise(names: list[str]) -> bool:
+    """Whether the names are numbers such as those of a spectrometer's channels: each more than the one before."""
+    numbers = [float(name.replace(",", ".")) for name in names]
+    return len(numbers) > 1 and all(a < b for a, b in pairwise(numbers))

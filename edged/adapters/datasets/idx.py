@@ -18,11 +18,12 @@ import numpy.typing as npt
 
 from edged.domain.topology import Dtype
 from edged.errors import FormatError, StorageError
-from edged.ports import Item
+from edged.ports import Item, LeftOut
 
 PREFIX_OF_SPLIT = {"train": "train", "test": "t10k"}
 """The prefix of a split's file names."""
 
+_GZIP = b"\x1f\x8b"
 _MAX_BYTES = 4 << 30
 _UNSIGNED_BYTE = 0x08
 
@@ -49,10 +50,11 @@ def read(path: Path, ndim: int) -> npt.NDArray[np.uint8]:
     read or allocated than the header claims, and at most 4 GiB.
     """
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path) as file:
-                return _read_gzip(file, path, ndim)
         with path.open("rb") as file:
+            if file.read(len(_GZIP)) == _GZIP:  # whatever its name: browsers unpack what they download, and keep it
+                file.seek(0)
+                return _read_gzip(gzip.GzipFile(fileobj=file), path, ndim)
+            file.seek(0)
             shape = _shape(file.read(_header_bytes(ndim)), path, ndim)
         return _map(path, shape)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -106,6 +108,7 @@ class IdxDataset:
     labels: tuple[str, ...]
     splits: tuple[str, ...]
     dtype: Dtype = "uint8"
+    left_out: tuple[LeftOut, ...] = ()
 
     @cached_property
     def _arrays(self) -> dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
@@ -123,6 +126,9 @@ class IdxDataset:
             raise IndexError(index)
         images, labels = self._arrays[split]
         return Item(self.labels[labels[index]], "raw", images[index].tobytes())
+
+    def item_name(self, split: str, index: int) -> str:
+        return f"{split} {index}"
 
     def _images(self, split: str) -> npt.NDArray[Any]:
         if split not in self.splits:
@@ -147,5 +153,16 @@ class IdxDataset:
         return path
 
 
+def split_of(path: Path) -> str | None:
+    """The split whose image file is called as `path` is; None: it is not called so."""
+    return next((split for split in PREFIX_OF_SPLIT if path.name in _names(images_name(split))), None)
+
+
+def _names(name: str) -> tuple[str, ...]:
+    """What copies of a file of this name are called."""
+    dotted = name.replace("-idx", ".idx")
+    return name, f"{name}.gz", dotted, f"{dotted}.gz"
+
+
 def _find(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    return next((path for path in (folder / each for each in _names(name)) if path.is_file()), None)

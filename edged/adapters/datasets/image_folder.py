@@ -1,33 +1,46 @@
-"""Folders of images as a data set: a folder per class, or a flat folder of images without labels.
+"""Folders of images as a data set: which files are images, by their first bytes, and each read on demand.
 
-Lists once and reads each file on demand; takes formats from the file names and decodes nothing.
+Decodes nothing. See also: `tree` (which files there are), `layout` (their splits and classes), `transcode` (proving).
 """
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from edged.domain.topology import Codec, Dtype
+from edged.adapters import images
+from edged.adapters.datasets.layout import layout
+from edged.adapters.datasets.tree import Tree
+from edged.domain.topology import Dtype
 from edged.errors import FormatError, StorageError
-from edged.ports import Item
+from edged.files import open_regular, read_regular
+from edged.ports import Format, Item, LeftOut, Omissions
 
-_CODEC_OF_SUFFIX: Mapping[str, Codec] = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
-_SPLITS = ("train", "test")
 _MAX_BYTES = 64 << 20
-ALL = "all"
-"""The one split of a data set that is not divided."""
+_HEAD_BYTES = 256
 
-Listing = Mapping[str, tuple[tuple[str | None, Path], ...]]
-"""For each split, (label, file) sorted by name."""
+_OTHER_IMAGES = (
+    b"II*\0", b"MM\0*", b"II+\0", b"8BPS", b"\xff\x0a", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51",
+    b"\0\0\1\0", b"SIMPLE  =", b"P4\n", b"P5\n", b"P6\n", b"FUJIFILM", b"<svg",
+)  # fmt: skip
+"""The beginnings of TIFF (and raw pictures that are made of it), PSD, JPEG XL, JPEG 2000, ICO, FITS, PNM, RAF, SVG."""
+
+_POINTERS = (b"version https://git-lfs.", b"/annex/objects/")
+
+Files = Mapping[str, tuple[tuple[str | None, str, str | None], ...]]
+"""For each split, (label, name below the folder, path to open if it is another), sorted by name."""
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images below `name/[train|test]/<class>/`, `name/<class>/`, or `name/` itself (then without labels)."""
+    """The images below `folder`, in files of any name. `omissions`: of `open_image_folder`."""
 
     name: str
+    folder: Path
     labels: tuple[str, ...]
-    files: Listing
+    files: Files
+    left_out: tuple[LeftOut, ...]
     shape: None = None
     dtype: Dtype = "uint8"
 
@@ -41,42 +54,71 @@ class ImageFolder:
     def sample(self, split: str, index: int) -> Item:
         if not 0 <= index < self.count(split):
             raise IndexError(index)
-        label, path = self.files[split][index]
-        return Item(label, _CODEC_OF_SUFFIX[path.suffix.lower()], _read(path))
+        label, name, path = self.files[split][index]
+        content = _read(self.folder / (path or name))
+        codec = images.format_of(content[: images.HEAD_BYTES])
+        if codec is None:
+            raise FormatError(f"{self.folder / name}: an image when it was listed, and none now")
+        return Item(label, cast("Format", codec), content)
+
+    def item_name(self, split: str, index: int) -> str:
+        return self.files[split][index][1]
 
 
-def open_image_folder(folder: Path) -> ImageFolder:
-    """List `folder`. Raises FormatError when it has no image, StorageError when it cannot be listed."""
-    try:
-        split_folders = {split: folder / split for split in _SPLITS if (folder / split).is_dir()}
-        files = {split: tuple(_list(path)) for split, path in (split_folders or {ALL: folder}).items()}
-    except OSError as error:
-        raise StorageError(f"{folder}: {error.strerror or error}") from error
-    files = {split: entries for split, entries in files.items() if entries}
-    if not files:
-        raise FormatError(f"{folder}: no images (.jpg, .jpeg, .png), neither in it nor in folders named for classes")
-    labels = {label for entries in files.values() for label, _ in entries if label is not None}
-    return ImageFolder(folder.name, tuple(sorted(labels)), files)
+def open_image_folder(
+    folder: Path, *, follow_links: bool = False, on_listed: Callable[[int], object] = lambda _: None
+) -> ImageFolder:
+    """List `folder`, and look at the first bytes of each file; `on_listed` gets their number as it grows.
 
-
-def _list(folder: Path) -> Iterator[tuple[str | None, Path]]:
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not classes:
-        yield from ((None, path) for path in _images(folder))
-    for path in classes:
-        yield from ((path.name, image) for image in _images(path))
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _CODEC_OF_SUFFIX and path.is_file())
+    Raises FormatError when it has no image, StorageError when it cannot be listed.
+    """
+    if (folder / "snapshots").is_dir() and (folder / "blobs").is_dir():
+        raise FormatError(f"{folder} is a Hugging Face cache: name one of the folders in {folder / 'snapshots'}")
+    omissions = Omissions()
+    paths: dict[str, str] = {}
+    for file in Tree(folder, omissions, follow_links=follow_links).files():
+        on_listed(1)
+        if (reason := _reason(file.path)) is None:
+            paths[file.name] = file.path
+        else:
+            omissions.add(reason, file.name)
+    splits = layout(paths, omissions)
+    left_out = omissions.listed()
+    if not splits:
+        why = "".join(f"\n  left out: {each}" for each in left_out)
+        raise FormatError(f"{folder}: no images (JPEG, PNG, WebP, GIF, BMP){why}")
+    root = os.path.realpath(folder)
+    files = {
+        split: tuple((label, each, _if_elsewhere(paths[each], root, each)) for each, label in labels.items())
+        for split, labels in splits.items()
+    }
+    found = {label for labels in splits.values() for label in labels.values() if label is not None}
+    name = folder.name if folder.name not in {"", ".."} else Path(root).name
+    return ImageFolder(name, Path(root), tuple(sorted(found)), files, left_out)
 
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+        return read_regular(path, _MAX_BYTES)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
-    if len(content) > _MAX_BYTES:
-        raise FormatError(f"{path}: more than {_MAX_BYTES} bytes")
-    return content
+
+
+def _if_elsewhere(path: str, root: str, name: str) -> str | None:
+    return None if path == f"{root}/{name}" else path
+
+
+def _reason(path: str) -> str | None:
+    """Why the file is no image of the data set, if it is none."""
+    try:
+        with open_regular(Path(path)) as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return "unreadable"
+    if images.format_of(head) is not None:
+        return None
+    if not head:
+        return "empty"
+    if head.startswith(_POINTERS):
+        return "pointer"
+    return "other_image" if head.startswith(_OTHER_IMAGES) or head[4:8] == b"ftyp" else "not_an_image"

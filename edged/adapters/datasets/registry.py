@@ -3,32 +3,45 @@
 Decides what a spec means. See also: `idx`, `image_folder`, `csv_table` (reading each kind).
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
+from edged.adapters import images
 from edged.adapters.datasets import fashion_mnist, idx
-from edged.adapters.datasets.csv_table import open_csv_table
+from edged.adapters.datasets.csv_table import CsvTable, open_csv_table
 from edged.adapters.datasets.idx import IdxDataset
 from edged.adapters.datasets.image_folder import open_image_folder
 from edged.domain.text import normal_form
 from edged.errors import FormatError, StorageError
+from edged.files import open_regular
 from edged.ports import Dataset, Item
 
 __all__ = ["Dataset", "Item", "open_dataset"]
 
+_HEAD_BYTES = 256
+_CONTROLS = frozenset({*range(1, 9), *range(14, 26), *range(27, 32)})
+"""Bytes that no text has, in whatever encoding."""
 _MAX_LABEL_BYTES = 1 << 20
 _DIGITS = tuple("0123456789")
 
 
-def open_dataset(spec: str | Path) -> Dataset:
-    """The data set that `spec` denotes.
+def open_dataset(
+    spec: str | Path,
+    *,
+    header: bool | None = None,
+    follow_links: bool = False,
+    on_listed: Callable[[int], object] = lambda _: None,
+) -> Dataset:
+    """The data set that `spec` denotes. What a file is follows from its bytes, not from its name.
 
     - "fashion-mnist": the full set, from the system's folder or the user's cache; "fashion-mnist-small": the
       subset that comes with edged;
     - a folder with IDX files, named as MNIST's, plain or gzipped; labels from its labels.txt (one a line), else
       Fashion-MNIST's when the folder's name contains "fashion", else the digits; or one of its image files, for that
       split only;
-    - a folder with a folder of images per class, below train/ and test/ or directly; or a flat one;
-    - a .csv file with a header, a column "label" if there are labels, and numbers in the others.
+    - a folder with a folder of images per class, below train/, val/ and test/ or directly; or a flat one; links in it
+      are left out unless `follow_links`, and `on_listed` gets numbers of files as they are listed;
+    - a CSV file, of numbers and a column "label" if there are labels; `header`: whether its first line names them.
 
     Large files are mapped or read when their split is first used. Raises FormatError or StorageError with the reason.
     """
@@ -38,10 +51,15 @@ def open_dataset(spec: str | Path) -> Dataset:
         return _open_idx(fashion_mnist.SMALL_FOLDER)
     path = Path(spec).expanduser()
     if path.is_dir():
-        return _open_idx(path) if idx.splits_in(path) else open_image_folder(path)
-    if path.suffix == ".csv" and path.is_file():
-        return open_csv_table(path)
-    return _open_idx_file(path)
+        return (
+            _open_idx(path)
+            if idx.splits_in(path)
+            else open_image_folder(path, follow_links=follow_links, on_listed=on_listed)
+        )
+    if not path.is_file():
+        raise StorageError(f"{path}: no such file or folder, and no data set is called so")
+    split = idx.split_of(path)
+    return _open_table(path, header=header) if split is None else _open_idx(path.parent, (split,))
 
 
 def _full_fashion_mnist() -> Path:
@@ -58,13 +76,17 @@ def _open_idx(folder: Path, splits: tuple[str, ...] = (), name: str = "") -> Idx
     return IdxDataset(folder, name or folder.resolve().name, _labels(folder), splits or idx.splits_in(folder))
 
 
-def _open_idx_file(path: Path) -> IdxDataset:
-    if not path.is_file():
-        raise StorageError(f"{path}: no such file or folder, and no data set is called so")
-    for split in idx.PREFIX_OF_SPLIT:
-        if path.name.removesuffix(".gz") == idx.images_name(split):
-            return _open_idx(path.parent, (split,))
-    raise FormatError(f"{path}: neither an IDX image file ({idx.images_name('train')}[.gz]) nor a .csv file")
+def _open_table(path: Path, *, header: bool | None) -> CsvTable:
+    try:
+        with open_regular(path) as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+    if images.format_of(head) is not None:
+        raise FormatError(f"{path}: a single image; name its folder")
+    if _CONTROLS & set(head):
+        raise FormatError(f"{path}: neither an IDX image file ({idx.images_name('train')}[.gz]) nor a CSV file")
+    return open_csv_table(path, header=header)
 
 
 def _labels(folder: Path) -> tuple[str, ...]:

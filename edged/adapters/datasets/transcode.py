@@ -1,6 +1,7 @@
-"""Converts the items of a data set to what a device sends: its stream's shape and dtype, its codec.
+"""Converts the items of a data set to what a device sends or the archive keeps: the stream's shape and dtype, a codec.
 
-Payloads are passed through where possible; images are scaled only where the device could not send them as they are.
+Payloads are passed through where possible; images are scaled only where they could not be kept as they are. Each image
+is decoded, also if it is passed through: what no edge can decode is found here.
 """
 
 import math
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from edged.adapters import images
 from edged.domain.nn.spec import shape_text
 from edged.domain.samples import codec
+from edged.domain.samples.codec import MAGIC
 from edged.domain.samples.pack import MAX_BYTES
 from edged.domain.topology import Device, Stream
 from edged.errors import FormatError
@@ -30,6 +32,8 @@ class Transcoder:
         self._stream = stream
         self._decoder = decoder
         shape = dataset.shape
+        if shape is None:
+            check_images(dataset.name, stream)
         if shape is not None and not self._fits(shape) and not self._scalable(shape):
             raise FormatError(
                 f"{dataset.name} holds samples of {shape_text(shape)} {dataset.dtype}, "
@@ -38,9 +42,9 @@ class Transcoder:
 
     def payload(self, item: Item) -> bytes:
         """The item as the device would send it. Raises FormatError, RejectedRecord."""
+        sample = self._decoded(item)
         if item.codec == self._codec != "raw" and len(item.payload) <= MAX_BYTES:
             return item.payload
-        sample = self._decoded(item)
         if self._codec == "raw":
             return self._cast(sample).tobytes()
         return images.encode(sample, self._codec)
@@ -72,3 +76,33 @@ class Transcoder:
     def _scalable(self, shape: tuple[int, ...]) -> bool:
         both = (shape, self._stream.shape)
         return self._dataset.dtype == "uint8" and all(len(s) == 3 and s[2] in _IMAGE_CHANNELS for s in both)
+
+
+def check_images(name: str, stream: Stream) -> None:
+    """Raise FormatError unless samples of the stream can be images, as those of the data set `name` are."""
+    shape = stream.shape
+    if len(shape) not in {2, 3} or (*shape, 1)[2] not in _IMAGE_CHANNELS:
+        raise FormatError(
+            f"{name} holds images, and samples of the stream {stream.name} are {shape_text(shape)}: "
+            "not height, width, and 1, 3 or 4 channels"
+        )
+
+
+class ArchiveForm:
+    """Makes items of a data set what the archive keeps of `stream`. Stateless: any thread may call it."""
+
+    def __init__(self, stream: Stream, decoder: ImageDecoder) -> None:
+        self._stream = stream
+        self._decoder = decoder
+
+    def __call__(self, item: Item) -> Item:
+        """The item, once it was decoded; scaled to the stream's shape, as a PNG, if edges could not read it as it is.
+
+        Raises RejectedRecord for an image that cannot be decoded.
+        """
+        if item.codec == "raw":
+            return item
+        pixels = self._decoder.decode(item.payload, item.codec, self._stream.shape)
+        if item.codec in MAGIC and len(item.payload) <= MAX_BYTES:
+            return item
+        return Item(item.label, "png", images.encode(pixels, "png"))

@@ -1,6 +1,6 @@
 """`edged archive`: make the archive, bring data sets in, list and verify what it holds, take samples out of training.
 
-See also: `migrate`, `quarantine`.
+See also: `data_set` (import), `migrate`, `quarantine`.
 """
 
 import argparse
@@ -8,14 +8,14 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from edged import topology_file
+from edged.cli.archive import data_set
 from edged.cli.archive import migrate as archive_migrate
 from edged.cli.archive import quarantine as archive_quarantine
-from edged.cli.arguments import add_topology, fraction, whole_number
+from edged.cli.arguments import add_topology
 from edged.domain.archive.snapshot import QUARANTINE_SOURCE
 from edged.domain.samples.border import Border
 from edged.domain.topology import Stream, Topology
@@ -23,7 +23,6 @@ from edged.errors import ArchiveUnavailable, FormatError, StorageError
 
 if TYPE_CHECKING:  # Parquet and images are imported when they are needed
     from edged.adapters.parquet.store import ParquetStore, SourceSummary
-    from edged.ports import ArchiveStore, Dataset
 
 SUMMARY = "make the archive, import data sets, list and verify it, take samples out of training"
 
@@ -41,26 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     init = actions.add_parser("init", help="make the folder if need be and mark it as the archive; import does so, too")
     init.set_defaults(act=_init)
     bring = actions.add_parser("import", help="bring a data set in; an interrupted import continues where it ended")
-    bring.add_argument(
-        "--from",
-        dest="spec",
-        required=True,
-        metavar="SPEC",
-        help="fashion-mnist, fashion-mnist-small, a folder of IDX files or of images, or a .csv file",
-    )
-    bring.add_argument("--split", default="all", metavar="NAME", help="train, test or all (all)")
-    bring.add_argument("--name", metavar="NAME", help="what the archive calls it (the data set's own name)")
-    bring.add_argument("--limit", type=whole_number(), metavar="N", help="at most N samples for each source")
-    bring.add_argument(
-        "--seed", type=whole_number(), default=0, metavar="N", help="of the order in which samples lie (0)"
-    )
-    bring.add_argument(
-        "--test-fraction",
-        type=fraction,
-        default=0.1,
-        metavar="F",
-        help="share held out for testing when the data set has no test split (0.1)",
-    )
+    data_set.add_options(bring)
     bring.set_defaults(act=_import)
 
     listing = actions.add_parser("ls", help="what the archive holds of each source")
@@ -103,56 +83,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _init(topology: Topology, _args: argparse.Namespace) -> int:
-    if not _create(topology):
-        print(f"{topology.archive[0].url} is an archive already")
-    return 0
-
-
-def _create(topology: Topology) -> bool:
-    """Make the archive and print that; False when there is one."""
     url = topology.archive[0].url
-    created = _store(topology).create(topology.site)
-    if created:
-        print(f"{url} is an archive now")
-    return created
+    print(f"{url} is an archive {'now' if _store(topology).create(topology.site) else 'already'}")
+    return 0
 
 
 def _import(topology: Topology, args: argparse.Namespace) -> int:
-    from edged.adapters.datasets.registry import open_dataset  # noqa: PLC0415
-
     stream = _stream(topology, args.stream)
-    dataset = open_dataset(args.spec)
-    _create(topology)
-    return import_dataset(_store(topology), stream, dataset, args)
-
-
-def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", args: argparse.Namespace) -> int:
-    """Import the opened data set by the options in `args`. Raises FormatError when it does not fit, StorageError."""
-    from edged.services.archive import importer  # noqa: PLC0415
-
-    importer.check(dataset, stream)
-    name = args.name or dataset.name
-    for portion in importer.portions(dataset, name, args.split, args.test_fraction, args.seed, args.limit):
-        place = f"{stream.name}/{portion.source}"
-        with _bar(len(portion.order), place) as on_progress:
-            new = importer.import_portion(store, stream, dataset, portion, on_progress)
-        print(f"{place}: {new:,} samples imported" if new else f"{place}: complete with {len(portion.order):,} samples")
-    return 0
-
-
-class _bar:  # noqa: N801 - reads as what it shows
-    """A progress bar when a person watches; entered, it gives the function to report samples to."""
-
-    def __init__(self, total: int, title: str) -> None:
-        from tqdm import tqdm  # noqa: PLC0415
-
-        self._bar = tqdm(total=total, desc=title, unit=" samples", disable=not sys.stderr.isatty(), file=sys.stderr)
-
-    def __enter__(self) -> Callable[[int], object]:
-        return self._bar.update
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+    dataset = data_set.open_data_set(args)
+    store = _store(topology)
+    if store.create(topology.site):
+        print(f"{topology.archive[0].url} is an archive now", file=sys.stderr if args.json else sys.stdout)
+    return data_set.import_dataset(store, stream, dataset, args)
 
 
 def _ls(topology: Topology, args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from edged import log
-from edged.cli.arguments import address, rate, whole_number
+from edged.cli.arguments import add_follow_links, address, rate, whole_number
 from edged.errors import EdgedError, FormatError, StorageError
 
 SUMMARY = "all three tiers on this machine: real images, real processes, an embedded broker"
@@ -46,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="IDX files, a folder per class, or the name of a data set (fashion-mnist-small, which is packaged)",
     )
+    add_follow_links(parser)
     parser.add_argument("--live", type=whole_number(), default=300, metavar="N", help="images a device publishes (300)")
     parser.add_argument("--rate", type=rate, default=30.0, metavar="R", help="images a device publishes a second (30)")
     parser.add_argument(
@@ -99,7 +100,7 @@ def _run(args: argparse.Namespace) -> int:
     log.configure(node="demo", tier="demo", run_id=secrets.token_hex(4), level="error")
     try:
         kill = _to_kill(args.kill, args.edges)
-        images = open_images(args.data, num_live=2 * args.edges * args.live)
+        images = open_images(args.data, devices=2 * args.edges, live=args.live, follow_links=args.follow_links)
         with contextlib.ExitStack() as stack:
             folder = _folder(args.keep, stack)
             options = site.Options(

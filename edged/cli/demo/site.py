@@ -4,6 +4,7 @@ See also: `scenario` for the order in which that happens.
 """
 
 import asyncio
+import json
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from pathlib import Path
 from edged.cli.demo.display import Display
 from edged.cli.demo.images import DemoImages
 from edged.cli.demo.processes import Child, ChildDied
+from edged.domain.archive.snapshot import TRAIN_SOURCE
 from edged.domain.topology import Topology
+from edged.ports import LeftOut
 from edged.settings import Folders
 
 
@@ -62,6 +65,8 @@ class Site:
         }
         self._children: dict[str, Child] = {}
         self._stopping = False
+        self.num_imported = 0
+        """Training images in the archive."""
         self._child_ended = asyncio.Event()
 
     def child(self, command: str, node: str) -> Child:
@@ -85,13 +90,20 @@ class Site:
             self._child_ended.clear()
             for child in self.children:
                 if child.exit_code not in {None, 0} and not self._stopping:
-                    raise ChildDied(f"{child.name} ended with exit code {child.exit_code}\n{child.last_words()}")
+                    raise _died(child)
 
     async def import_images(self) -> None:
         """Load training and test images straight into the archive, but for those that will come live."""
         self.display.write(f"{self.images.num_training:,} training images are imported into the archive.")
-        for number, arguments in enumerate(self.images.imports()):
-            await (await self._start(f"import {number}", "archive", "import", self._file, *arguments)).ended()
+        child = await self._start("import", "archive", "import", self._file, *self.images.import_arguments())
+        if await child.ended() != 0:
+            raise _died(child)
+        account = json.loads(child.stdout)
+        self.num_imported = next(
+            each["samples"] for each in account["sources"] if each["source"].startswith(TRAIN_SOURCE)
+        )
+        for each in account["left_out"]:
+            self.display.write(f"  left out: {LeftOut(each['reason'], each['count'], tuple(each['first']))}")
 
     async def start_nodes(self) -> None:
         """The archive, the edges and their companions. Training begins as soon as they are connected."""
@@ -122,10 +134,10 @@ class Site:
 
     async def _publish(self) -> None:
         self.display.write(f"The first model is served; {', '.join(self.devices)} begin to publish.")
-        live = self.options.live
+        live, rate = str(self.options.live), str(self.options.rate)
         for number, device in enumerate(self.devices):
-            what = self.images.publication(skip=number * live)
-            await self._node("sensor", device, *what, "--count", str(live), "--rate", str(self.options.rate))
+            what = self.images.publication(number)
+            await self._node("sensor", device, *what, "--count", live, "--rate", rate)
         for device in self.devices:
             await self.child("sensor", device).ended()
 
@@ -170,3 +182,7 @@ class Site:
         )
         self._children[name] = child
         return child
+
+
+def _died(child: Child) -> ChildDied:
+    return ChildDied(f"{child.name} ended with exit code {child.exit_code}\n{child.last_words()}")

@@ -56,7 +56,7 @@ async def summary(
         live_accuracy=fmean(right) if right else None,
         epochs=site.options.epochs,
         trained_samples=sum(line["samples"] for line in lines),
-        import_samples=site.images.num_training,
+        import_samples=site.num_imported,
         wall_s=wall_s,
         group=group,
     )

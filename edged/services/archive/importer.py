@@ -1,14 +1,15 @@
 """Imports a data set into the archive: which sample goes where, and resuming after an interruption.
 
 The order is drawn once from the seed, so that blocks mix the classes, and blocks are cut from it greedily: the same
-data set, seed and limit always give the same blocks. The number of samples in a source is thus the position to resume
-from.
+data set, seed and limit always give the same blocks. Items that are no samples of the stream are left out, and counted
+by their names. The samples in a source, and what had to be left out before them, are thus the position to resume from.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
+from typing import NamedTuple
 
 from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE, BlockRef
 from edged.domain.samples import border
@@ -17,8 +18,8 @@ from edged.domain.samples.sample import Sample
 from edged.domain.samples.shuffle import shuffled
 from edged.domain.text import shown
 from edged.domain.topology import Stream
-from edged.errors import FormatError, RejectedRecord
-from edged.ports import ArchiveStore, Dataset
+from edged.errors import FormatError, RejectedRecord, StorageError
+from edged.ports import HELD_OUT, ArchiveStore, Dataset, Item, Omissions
 
 FILE_BYTES = 32 << 20
 """Payload bytes of one file, at most."""
@@ -28,11 +29,27 @@ _SAMPLE_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """Samples `order` of the data set's `split`, to be imported into `source`."""
+    """Items `order` of the data set's `splits`, numbered through all of them, to be imported into `source`."""
 
-    split: str
+    splits: tuple[str, ...]
     source: str
     order: Sequence[int]
+
+    def place(self, dataset: Dataset, number: int) -> tuple[str, int]:
+        """The split and the index in it of an item."""
+        for split in self.splits:
+            if number < (count := dataset.count(split)):
+                return split, number
+            number -= count
+        raise IndexError(number)
+
+
+class Imported(NamedTuple):
+    """What a source got. `new`: samples of this import; `samples`: all that it holds."""
+
+    source: str
+    new: int
+    samples: int
 
 
 def portions(
@@ -40,24 +57,22 @@ def portions(
 ) -> list[Portion]:
     """Which samples of `split` ("all" or one of the data set's) go into which source.
 
-    Test samples go to `_test.NAME`, all others to `_train.NAME`. Of a data set without a test split, "all" takes the
-    fraction `test_fraction` for it. `limit`: maximum of samples of each source. Raises FormatError for a split that
-    does not exist.
+    Held-out samples go to `_test.NAME`, all others to `_train.NAME`. Of a data set without a held-out split, "all"
+    takes the fraction `test_fraction` for it. `limit`: maximum of items for each source. Raises FormatError for a split
+    that does not exist.
     """
-    if split == "all" and "test" not in dataset.splits:
-        (only,) = dataset.splits[:1]
-        order = _order(dataset.count(only), seed)
-        num_test = round(len(order) * test_fraction)
-        halves = [(only, TRAIN_SOURCE, order[num_test:]), (only, TEST_SOURCE, order[:num_test])]
-    else:
-        wanted = dataset.splits if split == "all" else (split,)
-        if missing := set(wanted) - set(dataset.splits):
-            raise FormatError(f"{dataset.name} has no split {min(missing)!r}, only {', '.join(dataset.splits)}")
-        halves = [
-            (each, TEST_SOURCE if each == "test" else TRAIN_SOURCE, _order(dataset.count(each), seed))
-            for each in wanted
-        ]
-    return [Portion(part, prefix + name, order[:limit]) for part, prefix, order in halves if order]
+    wanted = dataset.splits if split == "all" else (split,)
+    if missing := set(wanted) - set(dataset.splits):
+        raise FormatError(f"{dataset.name} has no split {min(missing)!r}, only {', '.join(dataset.splits)}")
+    held_out = tuple(each for each in wanted if each in HELD_OUT)
+    others = tuple(each for each in wanted if each not in HELD_OUT)
+    order = _order(dataset, others, seed)
+    num_test = 0 if held_out or split != "all" else round(len(order) * test_fraction)
+    parts = [
+        Portion(others, TRAIN_SOURCE + name, order[num_test:][:limit]),
+        Portion(held_out or others, TEST_SOURCE + name, (_order(dataset, held_out, seed) or order[:num_test])[:limit]),
+    ]
+    return [part for part in parts if part.order]
 
 
 def check(dataset: Dataset, stream: Stream) -> None:
@@ -74,64 +89,109 @@ def check(dataset: Dataset, stream: Stream) -> None:
 
 
 def import_portion(
-    store: ArchiveStore, stream: Stream, dataset: Dataset, portion: Portion, on_progress: Callable[[int], object]
-) -> int:
-    """Import what is missing; return the number of samples imported.
+    store: ArchiveStore,
+    stream: Stream,
+    dataset: Dataset,
+    portion: Portion,
+    on_progress: Callable[[int], object],
+    *,
+    form: Callable[[Item], Item] = lambda item: item,
+    omissions: Omissions | None = None,
+) -> Imported:
+    """Import what is missing. `form` makes an item what is archived, or raises RejectedRecord.
 
-    `on_progress` gets numbers of samples as they become durable, those of earlier imports first. Raises FormatError
-    when the source holds samples of another import, and for an item that is no sample of the stream; what is durable
-    by then stays.
+    `on_progress` gets numbers of items as they are looked at, those of earlier imports first. What is no sample of the
+    stream or cannot be read is left out, into `omissions`. Raises FormatError when the source holds samples of another
+    import.
     """
     store.remove_leftovers(stream.name, portion.source)
     end = store.ends(stream.name).get(portion.source, 0)
-    done = _num_imported(store, stream.name, portion, end)
-    on_progress(done)
-    before = done
-    for packs in _files(_packs(stream, dataset, portion, done)):
+    items = _Items(dataset, portion, stream, form, Omissions() if omissions is None else omissions)
+    before = _skip_imported(store, stream.name, portion, end, items)
+    on_progress(items.num_seen)
+    done = before
+    for packs in _files(_packs(stream, items, on_progress)):
         store.append(stream.name, portion.source, [(end + i, pack) for i, pack in enumerate(packs)])
         end += len(packs)
-        num_samples = sum(len(pack.samples) for pack in packs)
-        on_progress(num_samples)
-        done += num_samples
-    return done - before
+        done += sum(len(pack.samples) for pack in packs)
+    return Imported(portion.source, done - before, done)
 
 
-def _order(count: int, seed: int) -> list[int]:
-    order: list[int] = shuffled(count, seed).tolist()
+class _Items:
+    """A portion's items that are samples of the stream, as they are archived, one after the other."""
+
+    def __init__(
+        self, dataset: Dataset, portion: Portion, stream: Stream, form: Callable[[Item], Item], omissions: Omissions
+    ) -> None:
+        self._dataset = dataset
+        self._portion = portion
+        self._stream = stream
+        self._form = form
+        self._omissions = omissions
+        self.num_seen = 0
+        """Items looked at so far: the next one's place in the portion's order."""
+
+    def __iter__(self) -> Iterator[Sample]:
+        while self.num_seen < len(self._portion.order):
+            number = self._portion.order[self.num_seen]
+            self.num_seen += 1
+            if (item := self._item(number)) is not None:
+                yield Sample("import", 0, number, 0, item.label, item.codec, item.payload)
+
+    def _item(self, number: int) -> Item | None:
+        split, index = self._portion.place(self._dataset, number)
+        try:
+            item = self._form(self._dataset.sample(split, index))
+            border.check_content(item.payload, item.codec, item.label, self._stream)
+        except RejectedRecord as error:
+            self._omissions.add(error.reason, self._dataset.item_name(split, index))
+        except (FormatError, StorageError):
+            self._omissions.add("unreadable", self._dataset.item_name(split, index))
+        else:
+            return item
+        return None
+
+
+def _order(dataset: Dataset, splits: tuple[str, ...], seed: int) -> list[int]:
+    order: list[int] = shuffled(sum(dataset.count(split) for split in splits), seed).tolist()
     return order
 
 
-def _num_imported(store: ArchiveStore, stream: str, portion: Portion, end: int) -> int:
-    """The number of samples of the portion that the source holds."""
+def _skip_imported(store: ArchiveStore, stream: str, portion: Portion, end: int, items: _Items) -> int:
+    """The number of samples of the portion that the source holds; `items` are passed up to the next one."""
     if end == 0:
         return 0
-    snapshot = store.snapshot(stream, {portion.source: end})
-    num_samples = snapshot.num_samples
+    num_samples = store.snapshot(stream, {portion.source: end}).num_samples
     ((_, last),) = store.read(stream, [BlockRef(portion.source, end - 1)])
-    expected = portion.order[num_samples - len(last.samples) : num_samples]
-    if num_samples > len(portion.order) or [sample.offset for sample in last.samples] != list(expected):
-        raise FormatError(
-            f"{stream}/{portion.source} holds {num_samples:,} samples of another import "
-            "(another data set, seed or limit); choose another --name"
-        )
-    return num_samples
+    offsets = [sample.offset for sample in last.samples]
+    if offsets == list(portion.order[num_samples - len(offsets) : num_samples]):
+        items.num_seen = num_samples  # nothing was left out
+        return num_samples
+    # Something was left out before the last sample: all up to there are looked at again.
+    if offsets[-1] in portion.order:
+        passed = [sample.offset for sample in islice(items, num_samples)]
+        if passed[-len(offsets) :] == offsets:
+            return num_samples
+    raise FormatError(
+        f"{stream}/{portion.source} holds {num_samples:,} samples of another import "
+        "(another data set, seed or limit); choose another --name"
+    )
 
 
-def _packs(stream: Stream, dataset: Dataset, portion: Portion, begin: int) -> Iterator[Pack]:
-    """The portion's samples from `begin` on, in packs as full as possible."""
+def _packs(stream: Stream, items: _Items, on_progress: Callable[[int], object]) -> Iterator[Pack]:
+    """The samples from here on, in packs as full as possible."""
     samples: list[Sample] = []
     num_bytes = 0
-    for index in portion.order[begin:]:
-        item = dataset.sample(portion.split, index)
-        try:
-            border.check_content(item.payload, item.codec, item.label, stream)
-        except RejectedRecord as error:
-            raise FormatError(f"sample {index} of {dataset.name}: {error}") from error
-        if len(samples) == MAX_SAMPLES or num_bytes + len(item.payload) > MAX_BYTES:
+    seen = items.num_seen
+    for sample in items:
+        if len(samples) == MAX_SAMPLES or num_bytes + len(sample.payload) > MAX_BYTES:
             yield Pack(stream.name, tuple(samples))
             samples, num_bytes = [], 0
-        samples.append(Sample("import", 0, index, 0, item.label, item.codec, item.payload))
-        num_bytes += len(item.payload)
+        samples.append(sample)
+        num_bytes += len(sample.payload)
+        on_progress(items.num_seen - seen)
+        seen = items.num_seen
+    on_progress(items.num_seen - seen)
     if samples:
         yield Pack(stream.name, tuple(samples))
 

@@ -1,6 +1,7 @@
 """Specs of data sets, and the samples of each kind."""
 
 import gzip
+import os
 import struct
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from edged.adapters.datasets import fashion_mnist, idx
 from edged.adapters.datasets.idx import IdxDataset
 from edged.adapters.datasets.registry import open_dataset
+from edged.adapters.images import encode
 from edged.errors import FormatError, StorageError
 from tests.support.make_fashion_mnist_small import PER_CLASS, make
 from tests.support.requirements import require
@@ -140,88 +142,14 @@ def test_the_error_names_a_missing_label_file(tmp_path):
         open_dataset(folder).count("train")
 
 
-def images_at(folder, *names):
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(name.encode())
-    return folder
-
-
-def test_a_tree_with_splits_is_listed_by_class_and_name(tmp_path):
-    images_at(tmp_path, "train/b/2.jpg", "train/b/1.JPEG", "train/a/1.png", "test/c/1.jpg", "train/a/notes.txt")
-    dataset = open_dataset(tmp_path)
-    assert (dataset.labels, dataset.shape, dataset.splits) == (("a", "b", "c"), None, ("train", "test"))
-    items = [dataset.sample("train", i) for i in range(dataset.count("train"))]
-    assert [(item.label, item.codec, item.payload) for item in items] == [
-        ("a", "png", b"train/a/1.png"),
-        ("b", "jpeg", b"train/b/1.JPEG"),
-        ("b", "jpeg", b"train/b/2.jpg"),
-    ]
-
-
-def test_a_tree_without_splits_is_one_split(tmp_path):
-    dataset = open_dataset(images_at(tmp_path, "a/1.png", "b/1.png"))
-    assert (dataset.splits, dataset.labels, dataset.count("all")) == (("all",), ("a", "b"), 2)
-
-
-def test_a_flat_folder_holds_unlabelled_images(tmp_path):
-    dataset = open_dataset(images_at(tmp_path, "2.jpg", "1.jpg"))
-    assert dataset.labels == ()
-    assert [(dataset.sample("all", i).label, dataset.sample("all", i).payload) for i in (0, 1)] == [
-        (None, b"1.jpg"),
-        (None, b"2.jpg"),
-    ]
-
-
-def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(FormatError, match="no images"):
-        open_dataset(images_at(tmp_path, "a/readme.md"))
-
-
-def test_a_file_deleted_after_it_was_listed_is_a_storage_error(tmp_path):
-    dataset = open_dataset(images_at(tmp_path, "a/1.png"))
-    (tmp_path / "a/1.png").unlink()
-    with pytest.raises(StorageError, match=r"1\.png"):
-        dataset.sample("all", 0)
-
-
-def test_a_csv_file_has_rows_of_float32(tmp_path):
-    path = tmp_path / "climate.csv"
-    path.write_text("t,label,rh\n1.5,warm,40\n-2,cold,55.25\n")
-    dataset = open_dataset(path)
-    assert (dataset.name, dataset.labels, dataset.shape, dataset.dtype) == (
-        "climate",
-        ("cold", "warm"),
-        (2,),
-        "float32",
-    )
-    item = dataset.sample("all", 1)
-    assert (item.label, np.frombuffer(item.payload, "<f4").tolist()) == ("cold", [-2.0, 55.25])
-
-
-def test_a_csv_file_without_a_label_column_is_unlabelled(tmp_path):
-    path = tmp_path / "climate.csv"
-    path.write_text("t\n1\n")
-    assert open_dataset(path).sample("all", 0).label is None
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("", "first line"),
-        ("label\na\n", "first line"),
-        ("a,b\n1\n", "csv:2: 1 fields, not 2"),
-        ("a\n1\nx\n", "csv:3: could not convert"),
-        ("a\n1\nnan\n", "csv:3: a number that is not finite"),
-        ("a\n1e39\n", "csv:2: a number that is not finite"),
-        ('a\n"1\n', "csv: unexpected end"),
-    ],
-)
-def test_a_csv_file_with_an_error_is_refused_with_the_line(tmp_path, text, why):
-    path = tmp_path / "bad.csv"
-    path.write_text(text)
-    with pytest.raises(FormatError, match=why):
-        open_dataset(path)
+@pytest.mark.parametrize("name", ["train-images.idx3-ubyte", "train-images-idx3-ubyte.gz", "train-images-idx3-ubyte"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_whether_an_idx_file_is_packed_is_told_by_its_bytes(tmp_path, name, packed):
+    images, labels = idx_bytes(PIXELS), idx_bytes(np.array([0, 1, 9, 3], np.uint8))
+    (tmp_path / name).write_bytes(gzip.compress(images) if packed else images)
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(labels if packed else gzip.compress(labels))
+    for spec in (tmp_path, tmp_path / name):
+        assert open_dataset(spec).sample("train", 2).payload == PIXELS[2].tobytes()
 
 
 @pytest.mark.parametrize("spec", ["no-such-data-set", "/no/such/folder"])
@@ -231,9 +159,18 @@ def test_an_unknown_spec_is_reported(spec):
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
-    (tmp_path / "model.bin").write_bytes(b"x")
+    (tmp_path / "model.bin").write_bytes(b"TFL3\x1c\0\0\0\x01")
     with pytest.raises(FormatError, match="neither"):
         open_dataset(tmp_path / "model.bin")
+    (tmp_path / "photo.csv").write_bytes(encode(PIXELS[0][:, :, np.newaxis], "png"))
+    with pytest.raises(FormatError, match="a single image; name its folder"):
+        open_dataset(tmp_path / "photo.csv")
+
+
+def test_a_fifo_is_no_data_set_and_nobody_waits_at_it(tmp_path):
+    os.mkfifo(tmp_path / "readings.csv")
+    with pytest.raises(StorageError, match="no such file or folder"):
+        open_dataset(tmp_path / "readings.csv")
 
 
 def test_the_full_set_has_all_of_fashion_mnist():

@@ -1,13 +1,16 @@
 """Items of any data set as what a device of any codec sends."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from edged.adapters.datasets.transcode import Transcoder
+from edged.adapters.datasets.transcode import ArchiveForm, Transcoder
 from edged.adapters.images import PillowDecoder, encode
 from edged.domain.samples.codec import check_record, decode_raw
 from edged.domain.topology import Device, Stream
-from edged.errors import FormatError
+from edged.errors import FormatError, RejectedRecord
 from edged.ports import Item
 
 PIXELS = np.arange(8 * 8, dtype=np.uint8).reshape(8, 8, 1) * 4
@@ -17,7 +20,7 @@ DECODER = PillowDecoder()
 class OneItem:
     """A data set of one item."""
 
-    name, labels, splits = "one", (), ("all",)
+    name, labels, splits, left_out = "one", (), ("all",), ()
 
     def __init__(self, item, shape=None, dtype="uint8"):
         self.item, self.shape, self.dtype = item, shape, dtype
@@ -27,6 +30,9 @@ class OneItem:
 
     def sample(self, split, index):
         return self.item
+
+    def item_name(self, split, index):
+        return "it"
 
 
 def raw(array):
@@ -112,3 +118,40 @@ def test_samples_that_can_never_fit_are_refused_before_the_first_is_sent(array):
     stream = Stream("tiles", (8, 8, 1), "uint8", ())
     with pytest.raises(FormatError, match="the stream tiles wants 8×8×1 uint8"):
         Transcoder(dataset, Device("cam", "pi", "tiles"), stream, DECODER)
+
+
+def test_images_are_no_samples_of_a_stream_of_another_kind():
+    for shape in ((64,), (8, 8, 2), (4, 4, 4, 1)):
+        with pytest.raises(FormatError, match="one holds images, and samples of the stream tiles are"):
+            Transcoder(image(PIXELS, "png"), Device("cam", "pi", "tiles"), Stream("tiles", shape, "uint8", ()), DECODER)
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "png"])
+def test_an_image_that_no_edge_can_decode_is_not_passed_through(codec):
+    item = Item(None, codec, encode(PIXELS.astype(np.uint8), codec)[:-20])
+    with pytest.raises(RejectedRecord, match="truncated"):
+        sent(OneItem(item), codec)
+    with pytest.raises(RejectedRecord, match="truncated"):
+        ArchiveForm(Stream("tiles", (8, 8, 1), "uint8", ()), DECODER)(item)
+
+
+def archived(item, shape=(8, 8, 1)):
+    return ArchiveForm(Stream("tiles", shape, "uint8", ()), DECODER)(item)
+
+
+def test_the_archive_keeps_raw_samples_jpegs_and_pngs_as_they_are():
+    for item in (Item("a", "raw", b"1234"), *(image(PIXELS, codec).item for codec in ("jpeg", "png"))):
+        assert archived(item) is item
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 1), (4, 4, 3), (4, 4)])
+def test_other_formats_and_large_images_become_pngs_of_the_streams_shape(shape):
+    webp = io.BytesIO()
+    Image.fromarray(PIXELS[:, :, 0]).save(webp, "webp", lossless=True)
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 1000, 1), np.uint8)
+    for item in (Item("a", "webp", webp.getvalue()), Item("a", "png", encode(noise, "png"))):
+        kept = archived(item, shape)
+        assert (kept.label, kept.codec) == ("a", "png")
+        np.testing.assert_array_equal(
+            DECODER.decode(kept.payload, "png", shape), DECODER.decode(item.payload, item.codec, shape)
+        )

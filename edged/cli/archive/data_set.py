@@ -1,0 +1,122 @@
+"""`edged archive import`: a data set into the archive, and an account of all that is in it.
+
+See also: `services.archive.importer` (what goes where), `adapters.datasets` (what is read, and how).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from edged.cli.arguments import add_data_set_options, fraction, whole_number
+from edged.domain.topology import Stream
+from edged.errors import FormatError
+
+if TYPE_CHECKING:  # Parquet and images are imported when they are needed
+    from edged.ports import ArchiveStore, Dataset, LeftOut
+    from edged.services.archive.importer import Imported
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The action's own arguments."""
+    add_data_set_options(parser)
+    parser.add_argument("--split", default="all", metavar="NAME", help="train, val, test or all (all)")
+    parser.add_argument("--name", metavar="NAME", help="what the archive calls it (the data set's own name)")
+    parser.add_argument("--limit", type=whole_number(), metavar="N", help="at most N samples for each source")
+    parser.add_argument(
+        "--seed", type=whole_number(), default=0, metavar="N", help="of the order in which samples lie (0)"
+    )
+    parser.add_argument(
+        "--test-fraction",
+        type=fraction,
+        default=0.1,
+        metavar="F",
+        help="share held out for testing when the data set has no test or val split (0.1)",
+    )
+    parser.add_argument("--json", action="store_true", help="the account as JSON")
+
+
+def open_data_set(args: argparse.Namespace) -> "Dataset":
+    """What `--from` names. Raises FormatError, StorageError."""
+    from edged.adapters.datasets.registry import open_dataset  # noqa: PLC0415
+
+    with _bar(None, "listing", "files") as on_listed:
+        return open_dataset(args.spec, header=args.header, follow_links=args.follow_links, on_listed=on_listed)
+
+
+def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", args: argparse.Namespace) -> int:
+    """Import the opened data set by the options in `args`. Raises FormatError when it does not fit, StorageError."""
+    from edged.adapters.datasets.transcode import ArchiveForm, check_images  # noqa: PLC0415
+    from edged.adapters.images import PillowDecoder  # noqa: PLC0415
+    from edged.ports import Omissions  # noqa: PLC0415
+    from edged.services.archive import importer  # noqa: PLC0415
+
+    importer.check(dataset, stream)
+    if dataset.shape is None:
+        check_images(dataset.name, stream)
+    form, omissions = ArchiveForm(stream, PillowDecoder()), Omissions(dataset.left_out)
+    sources: list[Imported] = []
+    for portion in importer.portions(
+        dataset, args.name or dataset.name, args.split, args.test_fraction, args.seed, args.limit
+    ):
+        place = f"{stream.name}/{portion.source}"
+        with _bar(len(portion.order), place, "samples") as on_progress:
+            imported = importer.import_portion(
+                store, stream, dataset, portion, on_progress, form=form, omissions=omissions
+            )
+        sources.append(imported)
+        if not args.json:
+            _print_source(place, imported)
+    left_out = omissions.listed()
+    if not any(source.samples for source in sources):
+        raise FormatError("\n  left out: ".join([f"{dataset.name}: there is no sample to import", *map(str, left_out)]))
+    if args.json:
+        print(json.dumps(_account(stream, dataset, sources, left_out), indent=2))
+    else:
+        _print_left_out(dataset, left_out)
+    return 0
+
+
+def _print_source(place: str, imported: "Imported") -> None:
+    if imported.new:
+        print(f"{place}: {imported.new:,} samples imported")
+    else:
+        print(f"{place}: complete with {imported.samples:,} samples")
+
+
+def _print_left_out(dataset: "Dataset", left_out: "Sequence[LeftOut]") -> None:
+    for each in left_out:
+        print(f"left out: {each}")
+    if left_out:
+        splits = ", ".join(f"{dataset.count(split):,} of split {split}" for split in dataset.splits)
+        print(f"{dataset.name} has {splits}; {sum(each.count for each in left_out):,} left out")
+
+
+def _account(
+    stream: Stream, dataset: "Dataset", sources: "Sequence[Imported]", left_out: "Sequence[LeftOut]"
+) -> dict[str, object]:
+    return {
+        "dataset": dataset.name,
+        "stream": stream.name,
+        "splits": {split: dataset.count(split) for split in dataset.splits},
+        "sources": [source._asdict() for source in sources],
+        "left_out": [{"reason": each.reason, "count": each.count, "first": list(each.first)} for each in left_out],
+    }
+
+
+class _bar:  # noqa: N801 - reads as what it shows
+    """A progress bar when a person watches; entered, it gives the function to report to."""
+
+    def __init__(self, total: int | None, title: str, unit: str) -> None:
+        from tqdm import tqdm  # noqa: PLC0415
+
+        self._bar = tqdm(
+            total=total, desc=title, unit=f" {unit}", disable=not sys.stderr.isatty(), file=sys.stderr, leave=False
+        )
+
+    def __enter__(self) -> Callable[[int], object]:
+        return self._bar.update
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
