@@ -12,10 +12,11 @@ a credential, no message and no quoted line ever shows it.
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edged.domain.topology import BackboneFile, Security, Topology
 from edged.domain.validation import rules
@@ -24,7 +25,7 @@ from edged.errors import ConfigError, EdgedError, Problem
 from edged.files import open_regular
 from edged.topology_file import document
 from edged.topology_file.kinds.kind import read
-from edged.topology_file.reading import NODE_SPECIFIC, OF_KAFKA, Reading, hide_secrets
+from edged.topology_file.reading import NODE_SPECIFIC, OF_KAFKA, Reading, hide_secrets, public_words
 from edged.topology_file.schema.file import FILE, SCHEMA, json_schema
 from edged.topology_file.variables import Variables
 
@@ -90,7 +91,8 @@ def _inspect(
     parsed = document.parse(_content(path), str(path))
     assert parsed.root is not None
     hide_secrets(parsed, parsed.root)
-    reading = Reading(parsed, Variables(environment), may_miss=may_miss)
+    public = _words_of_schema() | frozenset(public_words(parsed.root))
+    reading = Reading(parsed, Variables(environment, public), may_miss=may_miss)
     reading.problems += [(mark, Finding("", message, hint)) for mark, message, hint in parsed.refused]
     topology: Topology = read(FILE, parsed.root, "", reading)
     topology, unread = _with_backbones(topology, path.parent, look_up_backbone)
@@ -108,6 +110,23 @@ def _inspect(
         if reading.is_independent(finding)
     ]
     return Inspection(topology, reading.as_problems([*reading.warnings, *warnings]))
+
+
+@cache
+def _words_of_schema() -> frozenset[str]:
+    """Every key, and every word that a value may be."""
+
+    def walk(schema: Any) -> Iterator[str]:
+        if isinstance(schema, Mapping):
+            yield from schema.get("properties", ())
+            yield from (word for word in [*schema.get("enum", ()), schema.get("const")] if isinstance(word, str))
+            for value in schema.values():
+                yield from walk(value)
+        elif isinstance(schema, list):
+            for item in schema:
+                yield from walk(item)
+
+    return frozenset(walk(json_schema()))
 
 
 def _with_backbones(topology: Topology, folder: Path, look_up: LookUp | None) -> tuple[Topology, list[Finding]]:

@@ -202,6 +202,21 @@ def hide_secrets(document: Document, node: yaml.Node | None, *, secret: bool = F
             hide_secrets(document, value, secret=is_secret(word))
 
 
+def public_words(node: yaml.Node | None, *, secret: bool = False) -> Iterator[str]:
+    """What stands in the file as a key or a whole value, but for secrets and what comes from outside."""
+    if isinstance(node, yaml.ScalarNode):
+        if not secret and not has_expression(node.value):
+            yield node.value
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from public_words(item, secret=secret)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            word = key.value if isinstance(key, yaml.ScalarNode) else ""
+            yield from public_words(key, secret=secret)
+            yield from public_words(value, secret=secret or is_secret(word))
+
+
 def join(at: str, key: str) -> str:
     """The path of `key` in the mapping at `at`."""
     return f"{at}.{short(key)}" if at else short(key)

@@ -4,7 +4,7 @@ Their values are kept only in order to conceal them in messages.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +37,9 @@ class Variables:
     """Looks up variables in `environment`, and credentials in the folder that it names."""
 
     environment: Mapping[str, str]
+    public: Collection[str] = ()
+    """Words of the file itself and of its schema: a value that is one of them is shown, as it tells nobody anything."""
+
     _expression_of: dict[str, str] = field(default_factory=dict, repr=False)
 
     def expand(self, text: str) -> str:
@@ -60,7 +63,7 @@ class Variables:
         return message
 
     def _remember(self, value: str, expression: str) -> None:
-        if value:
+        if value and value not in self.public:
             self._expression_of.setdefault(value, expression)
 
     def _replace(self, match: re.Match[str]) -> str:

@@ -65,6 +65,24 @@ def test_a_missing_credentials_message_names_the_units_setting(inspect, folder):
         inspect(SECURE.replace("PASSWORD", '"${cred:kafka-password}"'), environment)
 
 
+def test_a_suggestion_is_the_files_word_and_not_a_variable_with_that_value(inspect):
+    """The user's name is the edge's."""
+    text = SECURE.replace("PASSWORD", HIDDEN).replace("iot: []", "iot: [{name: cam, edge: pi-x, stream: digits}]")
+    with pytest.raises(ConfigError) as raised:
+        inspect(text)
+    assert 'no edge is called "pi-x" (did you mean "pi-a"?)' in whole_text(raised.value)
+
+
+def test_a_password_is_none_of_the_files_words(inspect):
+    """The same characters come from outside for a name, and are not shown there."""
+    text = SECURE.replace("PASSWORD", HIDDEN).replace(
+        "iot: []", "iot: [{name: cam, edge: '${SECOND}', stream: digits}]"
+    )
+    with pytest.raises(ConfigError, match="no edge is called") as raised:
+        inspect(text, {**ENVIRONMENT, "SECOND": HIDDEN})
+    assert HIDDEN not in whole_text(raised.value)
+
+
 def test_a_credential_that_is_a_pipe_keeps_nobody_waiting(tmp_path):
     os.mkfifo(tmp_path / "password")
     with pytest.raises(VariableError, match='the credential "password" cannot be read: it is no regular file'):
