@@ -8,6 +8,7 @@ import importlib
 import os
 import re
 import shlex
+import signal
 import sys
 import tomllib
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 import yaml
 
 from edged import topology_file
-from edged.cli import COMMANDS, Parser, main
+from edged.cli import BROKEN_PIPE, COMMANDS, INTERRUPTED, Parser, main
 from edged.domain.topology.topics import UNTIL_ARCHIVED_MS, topics
 from edged.events import EVENTS
 from tests.support.pages import ROOT, commands, pages
@@ -485,3 +486,13 @@ def test_what_is_run_on_each_commit_is_the_gates_style():
     assert tools == ["ruff", "ruff", "mypy", "lint-imports"]
     gate = (ROOT / ".ci" / "run").read_text()
     assert [tool for tool in tools if tool not in gate] == []
+
+
+def test_the_table_of_exit_codes_has_those_of_the_program_and_no_other():
+    sources = "".join(path.read_text() for path in (ROOT / "edged").rglob("*.py"))
+    named = {getattr(os, name) for name in re.findall(r"\bos\.(EX_[A-Z]+)", sources)}
+    of_signals = {128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    table = SYSTEMD.text.partition("## Exit codes")[2].partition("\n## ")[0]
+    told = [int(code) for codes in re.findall(r"^\| ([0-9, ]+) \|", table, re.MULTILINE) for code in codes.split(",")]
+
+    assert sorted(told) == sorted({0, 1, INTERRUPTED, BROKEN_PIPE} | named | of_signals)
