@@ -294,13 +294,18 @@ EVENTS: Mapping[str, Event] = {
         folder=str, kept_as=list, err=str,
     ),
     "checkpoint.failed": _of_job(
-        "A checkpoint could not be saved; training continues and retries.", generation=int, err=str
+        "A checkpoint or model could not be written; training continues and retries. `suppressed` more since the last "
+        "such line.",
+        generation=int, err=str, suppressed=int,
     ),
     "checkpoint.deployed": _of_job(
         "A model is ready for the companion. Format: float32 or int8; an int8 one needs samples to calibrate by.",
         generation=int, format=str, bytes=int, ms=float,
     ),
-    "checkpoint.model_skipped": _of_job("A deployed model is torn or altered.", generation=int, err=str),
+    "checkpoint.model_skipped": _of_job(
+        "A deployed model is torn or altered. `suppressed` more since its last such line.",
+        generation=int, err=str, suppressed=int,
+    ),
     # infer
     "infer.runtime": event(
         "The runtime of model files in this process. Problem: why it is numpy and not a faster runtime.",

@@ -188,6 +188,8 @@ class _Builder:
             return to_tflite(stream.shape, training.model, params, labels=labels, calibration=calibration)
 
         store = CheckpointDir(self.folders.of_job(job.name))
+        if store.problem:
+            self.health.degraded("disk", store.problem)
         checkpointing = Checkpointing(
             store,
             self.health,

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import DiskFull, StateFolderRefused, StorageError
-from edged.log import logger
+from edged.log import ThrottledLog, logger
 from edged.ports import DeployedModel
 
 KEPT = 3
@@ -33,6 +33,7 @@ _ASIDE = re.compile(r"checkpoint-\d{12}\.safetensors\.damaged-(\d{1,9})")
 _SAMPLER_STATE = re.compile(r"epoch-(\d{12})\.safetensors")
 _DESCRIPTION = re.compile(r"model-(\d{12})\.json")
 _TEMPORARY = ".tmp"
+_ERRORS_OF_THE_DISK = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
 _FOLDER_MODE = 0o750
 _FILE_MODE = 0o640
 _MAX_DESCRIPTION_BYTES = 1 << 20
@@ -42,18 +43,26 @@ class CheckpointDir:
     """A `ports.CheckpointStore` in `folder`, which is created if missing.
 
     `writes`: this process trains; incomplete files of a crashed one are deleted. Raises StateFolderRefused when the
-    folder cannot be created or written.
+    folder cannot be created or written. A disk that is read-only, full or broken may be mended while the process runs,
+    and is no reason to refuse it: `problem` says so.
     """
+
+    problem = ""
+    """Why nothing could be written here at the start."""
 
     def __init__(self, folder: Path, *, writes: bool = True) -> None:
         self._folder = folder
+        self._lines = ThrottledLog()
         if writes:
             try:
                 self._create_folder()
                 folder.chmod(_FOLDER_MODE)
                 self._remove_leftovers()
             except OSError as error:
-                raise StateFolderRefused(f"the state folder {folder} cannot be used: {error.strerror}") from error
+                problem = f"the state folder {folder} cannot be used: {error.strerror}"
+                if error.errno not in _ERRORS_OF_THE_DISK:
+                    raise StateFolderRefused(problem) from error
+                self.problem = problem
 
     @property
     def location(self) -> str:
@@ -150,7 +159,7 @@ class CheckpointDir:
             except FileNotFoundError:
                 continue  # the trainer has just deleted it
             except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-                logger().warning("checkpoint.model_skipped", generation=generation, err=str(error))
+                self._lines.warning("checkpoint.model_skipped", generation, generation=generation, err=str(error))
         return None
 
     def _model(self, generation: int) -> DeployedModel:

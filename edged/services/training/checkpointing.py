@@ -17,7 +17,7 @@ from edged.aio import run_in_worker
 from edged.domain.training import checkpoint
 from edged.domain.training.state import Params, Position, TrainState
 from edged.errors import AnotherVersion, StorageError, TopologyMismatch
-from edged.log import logger
+from edged.log import ThrottledLog, logger
 from edged.ports import CheckpointStore, DeployedModel, Health
 
 Samples = npt.NDArray[np.float32]
@@ -55,6 +55,7 @@ class Checkpointing:
         self._every_s = every_s
         self._due_at = 0.0
         self._saved: tuple[Position, str] | None = None
+        self._lines = ThrottledLog()
 
     async def restore(self) -> TrainState | None:
         """The newest checkpoint that is not damaged; None without one. Damaged ones are kept aside.
@@ -75,14 +76,14 @@ class Checkpointing:
         """Make `state` durable, unless it is already. The caller does not change it meanwhile."""
         self._postpone()
         if _identity(state) != self._saved:
-            await self._attempt(self._save, state)
+            await self._attempt("save", self._save, state)
 
     async def deploy(self, state: TrainState, calibration: Samples | None = None) -> None:
         """Deploy the model of `state` to the companion, unless it has it; with `calibration` an int8 one.
 
         Replaces a model of a higher generation, which is from before a rollback.
         """
-        await self._attempt(partial(self._deploy, calibration=calibration), state)
+        await self._attempt("deploy", partial(self._deploy, calibration=calibration), state)
 
     def _postpone(self) -> None:
         self._due_at = asyncio.get_running_loop().time() + self._every_s
@@ -118,11 +119,11 @@ class Checkpointing:
             names.append(name)
         return names
 
-    async def _attempt(self, write: Callable[[TrainState], None], state: TrainState) -> None:
+    async def _attempt(self, what: str, write: Callable[[TrainState], None], state: TrainState) -> None:
         try:
             await run_in_worker(write, state)
         except StorageError as error:
-            logger().error("checkpoint.failed", generation=state.generation, err=str(error))
+            self._lines.error("checkpoint.failed", what, generation=state.generation, err=str(error))
             self._health.degraded("disk", str(error))
         else:
             self._health.recovered("disk")

@@ -240,3 +240,23 @@ def test_a_checkpoint_of_another_user_is_refused_and_not_taken_for_damaged(tmp_p
     monkeypatch.setattr(Path, "read_bytes", forbidden)
     with pytest.raises(StateFolderRefused, match=r"checkpoint-000000000001\.safetensors may not be read"):
         list(store.checkpoints())
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_a_disk_that_takes_nothing_at_the_start_is_no_reason_to_refuse_it(tmp_path, monkeypatch, code):
+    """What is there is read, each write fails until the disk is mended."""
+    CheckpointDir(tmp_path).save(b"one", 1)
+
+    def fail(*_args, **_options):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as broken:
+        for name in ("chmod", "unlink"):
+            broken.setattr(Path, name, fail)
+        store = CheckpointDir(tmp_path)
+        assert store.problem == f"the state folder {tmp_path} cannot be used: {os.strerror(code)}"
+        assert list(store.checkpoints()) == [(1, b"one")]
+        with pytest.raises(StorageError):
+            store.save(b"two", 2)
+    store.save(b"two", 2)
+    assert next(store.checkpoints()) == (2, b"two")

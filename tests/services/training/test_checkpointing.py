@@ -112,6 +112,12 @@ async def test_a_failed_write_is_reported_and_retried(world):
     await checkpointing.deploy(state_at(world, 1))
     assert "disk" in world.health.reasons
     assert len(world.events("checkpoint.failed")) == 2
+    for generation in range(2, 100):
+        await checkpointing.save(state_at(world, generation))
+    assert len(world.events("checkpoint.failed")) == 2
+    await asyncio.sleep(10)
+    await checkpointing.save(state_at(world, 100))
+    assert world.events("checkpoint.failed")[2]["suppressed"] == 98
     world.store.error = None
     await checkpointing.save(state_at(world, 1))
     assert "disk" not in world.health.reasons
