@@ -73,16 +73,17 @@ async def test_a_member_paused_while_steps_close_without_it_applies_them_when_it
 
 
 async def test_a_member_paused_for_half_a_minute_takes_part_again(group):
-    """The others wait for it in two steps, then train epoch after epoch; it catches up when it runs again."""
+    """The others wait for it in two steps, then train epochs without it; it catches up when it runs again."""
     step = await group.reach_middle()
     begun = len(group.history.epochs)
     group.edges["pi-b"].signal(signal.SIGSTOP)
-    group.gate.open()
+    group.gate.hold_from(step + 3 * STEPS)
     await following(group.edges["pi-a"], "res.sample", HALF_A_MINUTE)
     history = group.history
     await history.read_on()
     away = range(step + 1, history.state.step)  # the gradient that it is held with is in time
     group.edges["pi-b"].signal(signal.SIGCONT)
+    group.gate.open()
 
     assert history.missed("pi-b", since=step) == [*away[:2]]
     assert {history.contributors(each) for each in away} == {("pi-a", "pi-c", "pi-d")}

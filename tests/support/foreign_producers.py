@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaClient, AIOKafkaProducer
+from aiokafka.errors import LeaderNotAvailableError, NotLeaderForPartitionError, UnknownTopicOrPartitionError
 from aiokafka.protocol.produce import ProduceRequest
 
 from edged.ports import Message
@@ -12,6 +13,12 @@ from tests.support.record_batches import batch
 
 UNREADABLE = batch(header=b"\xff\xfe\xfa\xf0")
 """A batch of one record whose header is no text."""
+
+_NOT_READY = (
+    UnknownTopicOrPartitionError.errno,
+    LeaderNotAvailableError.errno,
+    NotLeaderForPartitionError.errno,
+)
 
 
 class ForeignTransaction:
@@ -51,7 +58,10 @@ async def write_batch(bootstrap: str, topic: str, data: bytes) -> None:
     client = AIOKafkaClient(bootstrap_servers=bootstrap)
     await client.bootstrap()
     try:
-        answer = await client.send(client.get_random_node(), ProduceRequest(None, -1, 5000, [(topic, [(0, data)])]))
+        code = _NOT_READY[0]
+        while code in _NOT_READY:  # the answer of a broker that is still making the topic
+            answer = await client.send(client.get_random_node(), ProduceRequest(None, -1, 5000, [(topic, [(0, data)])]))
+            code = answer.topics[0][1][0][1]
     finally:
         await client.close()
-    assert answer.topics[0][1][0][1] == 0, "the broker refused the batch"
+    assert code == 0, f"the broker refused the batch: {code}"
