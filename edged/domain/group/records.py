@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edged.domain import tensors
+from edged.domain import format_version, tensors
 from edged.domain.archive.snapshot import OVERLAY_SOURCES, TEST_SOURCE, TRAIN_SOURCE
 from edged.domain.named_fields import from_named, to_named
 from edged.domain.topology import MAX_MEMBERS, NAME_PATTERN
@@ -35,7 +35,10 @@ MAX_COUNT = 1 << 24
 MAX_LOSS = 1e30
 """A larger sum of losses means useless weights, though it is finite."""
 
-_VERSION = "exchange/1"
+OLDEST_FORMAT, NEWEST_FORMAT = 1, 2
+"""2: a Begin names the format of its epoch. See also: `formats`."""
+
+_VERSIONS = {number: f"exchange/{number}" for number in range(OLDEST_FORMAT, NEWEST_FORMAT + 1)}
 _NAME = re.compile(NAME_PATTERN)
 _HEX = re.compile("[0-9a-f]+")
 _MAX_SOURCES = 2048
@@ -95,7 +98,8 @@ class Begin:
     """`edge` proposes that `epoch` begins.
 
     `members`: each one's share of every global batch, positive, summing to 1. `ends`: of the snapshot to train on, by
-    source. `num_steps`: updates of the epoch. `weights`: SHA-256 of the parameters that it begins with.
+    source. `num_steps`: updates of the epoch. `weights`: SHA-256 of the parameters that it begins with. `format`: which
+    all members know, and all records of the epoch are in.
     """
 
     epoch: int
@@ -104,8 +108,10 @@ class Begin:
     num_steps: int
     weights: str
     edge: str
+    format: int = OLDEST_FORMAT
 
     def __post_init__(self) -> None:
+        _check_size("format", self.format, NEWEST_FORMAT + 1, minimum=OLDEST_FORMAT)
         _check_size("epoch", self.epoch, 1 << 31)
         _check_map(self.members, MAX_MEMBERS)
         for edge in self.members:
@@ -236,7 +242,7 @@ _KIND_OF: Mapping[type[Record], str] = {kind: name for name, kind in _KINDS.item
 _NAMES: Mapping[type[Record], tuple[str, ...]] = {
     Join: ("edge", "job_digest", "step", "weights"),
     Leave: ("edge",),
-    Begin: ("epoch", "members", "ends", "num_steps", "weights", "edge"),
+    Begin: ("epoch", "members", "ends", "num_steps", "weights", "edge", "format"),
     Part: (
         "edge", "step", "attempt", "part", "parts", "count", "loss", "num_correct", "samples_per_s", "chunk",
         "is_diverged",
@@ -247,24 +253,30 @@ _NAMES: Mapping[type[Record], tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def encode(record: Record) -> bytes:
-    """The record as a blob; equal records give equal bytes. Raises FormatError if it exceeds MAX_RECORD_BYTES."""
+def encode(record: Record, format_number: int = OLDEST_FORMAT) -> bytes:
+    """The record as a blob; equal records give equal bytes. A Begin's format is the one that it names.
+
+    Raises FormatError if it exceeds MAX_RECORD_BYTES.
+    """
+    if isinstance(record, Begin):
+        format_number = record.format
     arrays: dict[str, tensors.Array] = {}
     values = to_values(record)
     chunk = values.pop("chunk", b"")
     if chunk:
         arrays["chunk"] = np.frombuffer(chunk, np.uint8)
-    blob = tensors.encode(arrays, {"edged": _VERSION, "record": json.dumps(values, sort_keys=True)})
+    blob = tensors.encode(arrays, {"edged": _VERSIONS[format_number], "record": json.dumps(values, sort_keys=True)})
     _check_length(blob)
     return blob
 
 
 def decode(blob: bytes) -> Record:
-    """The record in `blob`. Raises FormatError."""
+    """The record in `blob`, of any format from the oldest to the newest. Raises FormatError."""
     _check_length(blob)
     arrays, metadata = tensors.decode(blob)
-    if metadata.keys() != {"edged", "record"} or metadata["edged"] != _VERSION:
-        raise FormatError(f"not a record of {_VERSION}")
+    version = format_version.check(metadata.get("edged"), *_VERSIONS.values())
+    if metadata.keys() != {"edged", "record"}:
+        raise FormatError("a record has other metadata than its fields")
     try:
         values = json.loads(metadata["record"])
     except (ValueError, RecursionError) as error:
@@ -275,7 +287,10 @@ def decode(blob: bytes) -> Record:
         values["chunk"] = tensors.require(arrays, "chunk", "uint8").tobytes() if arrays else b""
     elif arrays:
         raise FormatError("a chunk where none belongs")
-    return from_values(values)
+    record = from_values(values)
+    if isinstance(record, Begin) and _VERSIONS[record.format] != version:
+        raise FormatError(f"begins an epoch of {_VERSIONS[record.format]} in {version}")
+    return record
 
 
 def to_values(record: Record) -> dict[str, Any]:
@@ -283,6 +298,8 @@ def to_values(record: Record) -> dict[str, Any]:
     values = to_named(record, _NAMES[type(record)])
     if isinstance(record, Begin):
         values |= {"members": dict(record.members), "ends": dict(record.ends)}
+        if record.format == OLDEST_FORMAT:
+            del values["format"]  # whoever knows no other does not know the field
     if isinstance(record, Update):
         values["contributions"] = [astuple(each) for each in record.contributions]
     return {"kind": _KIND_OF[type(record)], **values}
@@ -297,6 +314,8 @@ def from_values(values: Any) -> Record:
     if kind is None:
         raise FormatError("a record of no known kind")
     fields = {key: value for key, value in values.items() if key != "kind"}
+    if kind is Begin:
+        fields.setdefault("format", OLDEST_FORMAT)
     if fields.keys() != set(_NAMES[kind]):
         raise FormatError(f"fields of a {name} are missing or unknown")
     if kind is Update:

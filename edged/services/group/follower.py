@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from edged.aio import run_in_worker
-from edged.domain.group import gradient_log, membership, state_json
+from edged.domain.group import formats, gradient_log, membership, state_json
 from edged.domain.group.records import Begin, Close, Join, Leave, Tested
 from edged.domain.group.records import Record as GroupRecord
 from edged.domain.group.state import Action, Begun, Closed, Fold, HeldOutSums, Late, Rejected, Rules, State
@@ -77,6 +77,8 @@ class Follower:
         self._opened_at = ""
         self.group = State()
         """What the log amounts to, as far as it was folded."""
+        self.announced: dict[str, int] = {}
+        """The newest format of records that each edge knows, as far as it has been read since the start."""
 
     @property
     def address(self) -> GroupAddress:
@@ -182,6 +184,8 @@ class Follower:
         for record in records:
             group = self.group.skip_to(record.offset)
             self._traffic.num_bytes += len(record.value)
+            if (edge := formats.author(record.value)) in self._rules.edges:
+                self.announced[edge] = formats.announced(record.headers)
             group, actions = gradient_log.fold_blob(self._fold, self._rules, group, record.value, record.offset)
             for action in actions:
                 self._log_action(action, record.offset, now)
@@ -287,7 +291,7 @@ class Follower:
         self._member.tested = NOTHING
 
     async def _append(self, *records: GroupRecord) -> None:
-        num_bytes = await self._log.append(records)
+        num_bytes = await self._log.append(records, self.group.begin)
         self._traffic.num_bytes += num_bytes
 
     # the epoch's sums

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from edged.aio import run_in_worker
 from edged.domain.group import compression as compress
-from edged.domain.group import gradient_log, state_json, update_log
+from edged.domain.group import formats, gradient_log, state_json, update_log
 from edged.domain.group import records as group_records
 from edged.domain.group.records import Begin, Close, Join, Leave, Part, Tested, Update
 from edged.domain.group.state import (
@@ -109,7 +109,9 @@ class ParameterServer:
                 if records:
                     self._polled_at = asyncio.get_running_loop().time()
                     await self._resume_if_accepted(records)
-                    await self._send(await run_in_worker(self._take, records))
+                    step = self._state.step
+                    messages = await run_in_worker(self._take, records)
+                    await self._send(messages, has_closed=self._state.step > step)
                 await self._close_if_due()
 
     def progress(self) -> Progress:
@@ -188,21 +190,29 @@ class ParameterServer:
                         newest = await run_in_worker(state_json.from_json, update.state), record.offset
         return newest
 
-    def _take(self, records: Sequence[Record]) -> list[group_records.Record]:
-        """Fold them; returns the records to write in response. Runs in a worker thread."""
-        written: list[group_records.Record] = []
+    def _take(self, records: Sequence[Record]) -> list[Message]:
+        """Fold them; returns what to write in response. Runs in a worker thread."""
+        written: list[Message] = []
         for each in records:
             self._steps += 1
             state = self._state.skip_to(each.offset)
             self._state, actions = gradient_log.fold_blob(
                 gradient_log.fold, self._rules, state, each.value, each.offset
             )
-            for action in actions:
-                written += self._consequences(action, each)
+            answers = [record for action in actions for record in self._consequences(action, each)]
             if not any(isinstance(action, Rejected) for action in actions):
                 record = group_records.decode(each.value)
-                written += [record] if isinstance(record, Join | Leave) else []
+                answers += [record] if isinstance(record, Join | Leave) else []
+            written += (self._message(record, each) for record in answers)
         return written
+
+    def _message(self, record: group_records.Record, cause: Record) -> Message:
+        """What a member has written is passed on with what both know: the server, too, must read the epoch."""
+        knows = group_records.NEWEST_FORMAT
+        if not isinstance(record, Update):
+            knows = min(knows, formats.announced(cause.headers))
+        blob = group_records.encode(record, formats.of_record(record, self._state.begin))
+        return Message(self._train.topic, blob, headers=formats.announcement(knows))
 
     def _consequences(self, action: Action, record: Record) -> Iterator[group_records.Record]:
         match action:
@@ -228,11 +238,10 @@ class ParameterServer:
                 "exchange.rejected", **who, topic=topic, offset=offset, reason=reason, suppressed=suppressed
             )
 
-    async def _send(self, records: Sequence[group_records.Record]) -> None:
-        messages = [Message(self._train.topic, group_records.encode(record)) for record in records]
+    async def _send(self, messages: Sequence[Message], *, has_closed: bool) -> None:
         if messages:
             await self._log.append(messages)
-        if any(isinstance(record, Update) for record in records):
+        if has_closed:
             now = asyncio.get_running_loop().time()
             self._deadline.record(now - self._step_began_at)
             self._step_began_at, self._closes_at = now, None
@@ -252,9 +261,9 @@ class ParameterServer:
         elif self._closes_at is None:
             self._closes_at = now + self._deadline.seconds(self._state)
         elif now >= self._closes_at - _TICK_S:
-            await self._log.append(
-                [Message(self._gradients.topic, group_records.encode(Close(self._state.step, self._rules.server)))]
-            )
+            close = Close(self._state.step, self._rules.server)
+            blob = group_records.encode(close, formats.of_record(close, self._state.begin))
+            await self._log.append([Message(self._gradients.topic, blob, headers=formats.announcement())])
             self._closes_at = now + self._deadline.seconds(self._state)
 
 

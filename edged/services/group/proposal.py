@@ -3,9 +3,11 @@
 Any member may: the first Begin in the log counts, and a second one changes nothing (`domain.group.gradient_log`).
 """
 
+from collections.abc import Mapping
+
 from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import Snapshot
-from edged.domain.group import plan, sharding
+from edged.domain.group import formats, plan, sharding
 from edged.domain.group.records import Begin
 from edged.domain.group.state import State
 from edged.domain.nn import param_vector
@@ -91,9 +93,17 @@ def shares(state: State) -> dict[str, float]:
 
 
 async def proposal(
-    group: State, edge: str, snapshot: Snapshot, training: Training, epoch: int, params: Params
+    group: State,
+    edge: str,
+    snapshot: Snapshot,
+    training: Training,
+    epoch: int,
+    params: Params,
+    announced: Mapping[str, int],
 ) -> Begin | None:
     """The epoch over this snapshot as `edge` may propose it; None when it is no candidate. `params`: its weights.
+
+    `announced`: the newest format of records that each edge knows.
 
     None also when they are not the group's: another member has to propose, and this one learns from that Begin where to
     resume.
@@ -105,4 +115,5 @@ async def proposal(
         return None
     batches = await run_in_worker(plan.num_steps, snapshot, training.test_fraction, training.global_batch)
     steps = -(-batches // training.exchange.sync_every)
-    return Begin(epoch, shares(group), dict(snapshot.ends), steps, weights, edge)
+    members = shares(group)
+    return Begin(epoch, members, dict(snapshot.ends), steps, weights, edge, formats.lowest(announced, members))

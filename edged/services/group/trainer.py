@@ -268,8 +268,16 @@ class GroupTrainer:
             return False
         if epoch == 0:
             await self._follower.check_start(is_proposing=True)
-        edge = self._follower.address.edge
-        begin = await proposal(self._follower.group, edge, snapshot, self.training, epoch, self.state.params)
+        follower = self._follower
+        begin = await proposal(
+            follower.group,
+            follower.address.edge,
+            snapshot,
+            self.training,
+            epoch,
+            self.state.params,
+            follower.announced,
+        )
         if begin is None:
             return False
         await self._follower.propose(begin)

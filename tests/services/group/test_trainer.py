@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edged.domain import tensors
 from edged.domain.archive import protocol
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.group import compression as compress
+from edged.domain.group import formats
 from edged.domain.group import records as exchange_records
 from edged.domain.group.records import Begin, Close, Part
 from edged.domain.group.replay import Proof, Replay
@@ -588,3 +590,56 @@ def second_epochs_first(world: GroupWorld) -> set[str]:
         len(written),
     )
     return {record.edge for record in written[begin:] if isinstance(record, Part)}
+
+
+def formats_of(world: GroupWorld, topic: str = TRAIN) -> list[tuple[str, str]]:
+    """Kind and format of all records, in their order."""
+    blobs = [record.value for record in world.log.records(topic)]
+    return [(type(exchange_records.decode(blob)).__name__, tensors.decode(blob)[1]["edged"]) for blob in blobs]
+
+
+def of_the_version_before(world: GroupWorld, monkeypatch, *edges: str) -> None:
+    """From now on these write as a version did that knew of no second format."""
+    append = world.log.append
+
+    async def appended(messages, **options):
+        plain = [replace(each, headers=()) if formats.author(each.value) in edges else each for each in messages]
+        return await append(plain, **options)
+
+    monkeypatch.setattr(world.log, "append", appended)
+
+
+@pytest.mark.parametrize("mode", ["all_reduce", "parameter_server"])
+async def test_a_rolling_upgrade_does_not_stop_a_group(log_lines, monkeypatch, mode):
+    world = GroupWorld(TWO, training=replace(GROUP_TRAINING, epochs=4, exchange=with_exchange(mode=mode)))
+    servers = [world.server()] if world.has_server else []
+    with monkeypatch.context() as before:
+        of_the_version_before(world, before, "pi-b")
+        async with world.running(*servers), world.running(world.trainer("pi-a")):
+            async with world.running(world.trainer("pi-b")):
+                await until(lambda: len([each for each in formats_of(world) if each[0] == "Begin"]) == 2)
+            assert {version for _, version in formats_of(world)} == {"exchange/1"}
+            before.undo()  # pi-b is upgraded, while pi-a trains on
+            trainer = world.trainer("pi-b")
+            async with world.running(trainer):
+                await until(lambda: trainer.state.position.epoch == 4)
+
+    begins = [version for kind, version in formats_of(world) if kind == "Begin"]
+    assert begins == sorted(begins)
+    assert begins[-1] == "exchange/2"
+    assert {version for kind, version in formats_of(world) if kind in {"Join", "Leave"}} == {"exchange/1"}
+    assert not world.events("exchange.diverged")
+    assert not world.events("exchange.rejected")
+
+
+async def test_a_server_of_the_version_before_is_upgraded_last_or_first(log_lines, monkeypatch):
+    world = GroupWorld(TWO, training=replace(GROUP_TRAINING, exchange=with_exchange(mode="parameter_server")))
+    append = world.log.append
+
+    async def appended(messages, **options):
+        plain = [replace(each, headers=()) if each.topic == TRAIN else each for each in messages]
+        return await append(plain, **options)
+
+    monkeypatch.setattr(world.log, "append", appended)
+    await world.finish(*(world.trainer(edge) for edge in TWO), servers=[world.server()])
+    assert {version for _, version in formats_of(world) + formats_of(world, GRADIENTS)} == {"exchange/1"}

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
+from edged.domain.group import formats, recovery
 from edged.domain.group import records as group_records
-from edged.domain.group import recovery
 from edged.errors import LogGap
 from edged.ports import Log, Message, Record, TopicPartition
 from edged.reading import read_to_end
@@ -35,8 +35,10 @@ class GroupAddress:
 class GroupLog:
     """The log of one group. Used by one task; read inside `open()`, appended to at any time."""
 
-    def __init__(self, log: Log, address: GroupAddress) -> None:
+    def __init__(self, log: Log, address: GroupAddress, *, knows: int = group_records.NEWEST_FORMAT) -> None:
+        """`knows`: the newest format of records, which each one that is written announces."""
         self._log = log
+        self._headers = formats.announcement(knows)
         self.address = address
         self._reads = TopicPartition(address.reads)
         self._reader: OrderedReader | None = None
@@ -75,11 +77,14 @@ class GroupLog:
             async for records in reading:
                 yield records
 
-    async def append(self, records: Sequence[group_records.Record]) -> int:
-        """Append them in this order; returns the bytes sent to a topic other than the one that is read.
+    async def append(self, records: Sequence[group_records.Record], running: group_records.Begin | None = None) -> int:
+        """Append them in this order, in the format of the `running` epoch.
+
+        Returns the bytes sent to a topic other than the one that is read.
 
         Cancelled: all of them, some, or none are in the log.
         """
-        messages = [Message(self.address.writes, group_records.encode(record)) for record in records]
+        blobs = [group_records.encode(record, formats.of_record(record, running)) for record in records]
+        messages = [Message(self.address.writes, blob, headers=self._headers) for blob in blobs]
         await self._log.append(messages)
         return sum(len(message.value) for message in messages) if self.address.writes != self.address.reads else 0
