@@ -12,14 +12,14 @@ _NUMBER = re.compile(r"\d{1,4}")
 
 
 def check(found: object, *known: str) -> str:
-    """`found`, which is one of the versions in `known`, all of one format.
+    """`found`, which is one of those in `known`.
 
-    Raises AnotherVersion for another version of this format, FormatError for anything else.
+    Raises AnotherVersion for another version of one of their formats, FormatError for anything else.
     """
     if isinstance(found, str) and found in known:
         return found
     wanted = " or ".join(known)
-    name, _, _ = known[0].partition("/")
-    if isinstance(found, str) and found.startswith(f"{name}/") and _NUMBER.fullmatch(found.removeprefix(f"{name}/")):
+    name, _, number = found.partition("/") if isinstance(found, str) else ("", "", "")
+    if _NUMBER.fullmatch(number) and name in {each.partition("/")[0] for each in known}:
         raise AnotherVersion(f"not {wanted} but {found!r}, of another version of edged")
     raise FormatError(f"not {wanted} but {found!r:.40}")

@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edged.errors import DiskFull, StateFolderRefused, StorageError
+from edged.domain import format_version
+from edged.errors import DiskFull, FormatError, StateFolderRefused, StorageError
 from edged.log import ThrottledLog, logger
 from edged.ports import DeployedModel
 
@@ -32,6 +33,9 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d{12})\.safetensors")
 _ASIDE = re.compile(r"checkpoint-\d{12}\.safetensors\.damaged-(\d{1,9})")
 _SAMPLER_STATE = re.compile(r"epoch-(\d{12})\.safetensors")
 _DESCRIPTION = re.compile(r"model-(\d{12})\.json")
+_MODEL_VERSION = "model/1"
+"""Of a model's description; one without a version is of this one."""
+
 _TEMPORARY = ".tmp"
 _ERRORS_OF_THE_DISK = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
 _FOLDER_MODE = 0o750
@@ -106,6 +110,7 @@ class CheckpointDir:
         """See the port: 1. the model, 2. its description, 3. `model.tflite`, 4. delete old ones."""
         name = f"model-{model.generation:012}"
         description = {
+            "edged": _MODEL_VERSION,
             "generation": model.generation,
             "sha256": hashlib.sha256(model.content).hexdigest(),
             "labels": model.labels,
@@ -158,14 +163,16 @@ class CheckpointDir:
                 return self._model(generation)
             except FileNotFoundError:
                 continue  # the trainer has just deleted it
-            except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-                self._lines.warning("checkpoint.model_skipped", generation, generation=generation, err=str(error))
+from edged.domain import format_version
+from edged.errors import DiskFull, FormatError, StateFolderRefused, StorageError
+from edged.log import ThrottledLog, logger
         return None
 
     def _model(self, generation: int) -> DeployedModel:
         name = self._folder / f"model-{generation:012}"
         with name.with_suffix(".json").open("rb") as file:
             description: dict[str, Any] = json.loads(file.read(_MAX_DESCRIPTION_BYTES))
+        format_version.check(description.get("edged", _MODEL_VERSION), _MODEL_VERSION)
         content = name.with_suffix(".tflite").read_bytes()
         if hashlib.sha256(content).hexdigest() != description["sha256"] or description["generation"] != generation:
             raise ValueError("the model does not match its description")

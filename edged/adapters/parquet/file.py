@@ -29,6 +29,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from edged.domain import format_version
 from edged.domain import place as places
 from edged.domain.archive import source_log
 from edged.domain.archive.coverage import Gap, covered, num_offsets
@@ -261,8 +262,7 @@ def check_digest(file: BinaryIO) -> None:
 def contents_of(metadata: Any) -> Contents:
     """The content of the footer (pyarrow's FileMetaData), checked for consistency. Raises one of CORRUPTION."""
     texts = {key.decode(): value.decode() for key, value in (metadata.metadata or {}).items()}
-    if texts.get("edged.schema") != _SCHEMA_VERSION:
-        raise FormatError(f"not {_SCHEMA_VERSION} but {texts.get('edged.schema')!r}")
+    format_version.check(texts.get("edged.schema"), _SCHEMA_VERSION)
     first, end = _naturals(json.loads(texts["edged.offsets"]))
     gaps = tuple((a, b) for a, b in map(_naturals, json.loads(texts["edged.gaps"])))
     empty = tuple((a, b) for a, b in map(_naturals, json.loads(texts.get("edged.empty", "[]"))))

@@ -31,7 +31,7 @@ from edged.adapters.parquet import file as parquet_file
 from edged.domain.archive import snapshot as dataset
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.topology import NAME_PATTERN
-from edged.errors import ArchiveUnavailable, BlockAbsent, DiskFull, StorageError
+from edged.errors import AnotherVersion, ArchiveUnavailable, BlockAbsent, DiskFull, StorageError
 from edged.files import open_regular, read_regular
 
 MARKER = "edged-archive.json"
@@ -363,5 +363,7 @@ def translated(path: str) -> Iterator[None]:
             raise CorruptFileError(f"{path}: {error}") from error
         kind = DiskFull if error.errno in {errno.ENOSPC, errno.EDQUOT} else StorageError
         raise kind(f"{path}: {error}") from error
+    except AnotherVersion as error:  # kept where it is
+        raise StorageError(f"{path}: {error}") from error
     except parquet_file.CORRUPTION as error:
         raise CorruptFileError(f"{path}: {error}") from error

@@ -16,11 +16,14 @@ from edged.adapters.parquet.folder import (
 )
 from edged.adapters.parquet.footers import read_footer
 from edged.domain.samples.pack import Pack
-from edged.errors import FormatError, StorageError
+from edged.errors import AnotherVersion, FormatError, StorageError
 
 
 class Finding(NamedTuple):
-    """A problem that `verify` found. `kind`: corrupt, hole, overlap, aside, foreign, or refused by the border rule."""
+    """A problem that `verify` found.
+
+    `kind`: corrupt, version (another one), hole, overlap, aside, foreign, or refused by the border rule.
+    """
 
     kind: str
     path: str
@@ -85,4 +88,5 @@ def _verify_file(folder: ArchiveFolder, file: File, check: Check) -> Iterator[Fi
                 for detail in check(int(contents.offsets[block]), pack):
                     yield Finding("refused", file.path, detail)
     except StorageError as error:
-        yield Finding("corrupt", file.path, str(error).removeprefix(f"{file.path}: "))
+        kind = "version" if isinstance(error.__cause__, AnotherVersion) else "corrupt"
+        yield Finding(kind, file.path, str(error).removeprefix(f"{file.path}: "))

@@ -2,7 +2,8 @@
 
 Edge → `<site>.archive.requests`: a SnapshotRequest or a SamplesRequest. Archive → `<site>.epochs.<edge>`: one or
 more SnapshotPart or SamplesPart messages for each request, the last marked so. Messages stay below MAX_PART_BYTES
-plus one sample. Decoders raise FormatError for anything malformed; no size is trusted.
+plus one sample. Decoders raise FormatError for anything malformed, AnotherVersion for what another version of edged
+writes; no size is trusted.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain import tensors
+from edged.domain import format_version, tensors
 from edged.domain.archive.snapshot import BlockRef, Ids, Snapshot
 from edged.domain.archive.source_log import Origin
 from edged.domain.place import is_name
@@ -25,6 +26,8 @@ from edged.errors import FormatError
 MAX_PART_BYTES = 512 * 1024
 MAX_BLOCKS_PER_PART = 16_384
 MAX_SAMPLES_PER_REQUEST = 1 << 20
+_SNAPSHOT_REQUEST, _SAMPLES_REQUEST = "snapshot_request/1", "samples_request/1"
+_SNAPSHOT_PART, _SAMPLES_PART = "snapshot_part/2", "samples_part/1"
 _BLOCK_BYTES = 32
 _RANGE_BYTES = 24
 """Of a snapshot's part: its columns."""
@@ -95,7 +98,7 @@ def encode_request(request: Request) -> bytes:
     text = {"request": request.request, "edge": request.edge, "stream": request.stream}
     if isinstance(request, SnapshotRequest):
         ends = {} if request.ends is None else {"ends": json.dumps(dict(sorted(request.ends.items())))}
-        return tensors.encode({}, {"edged": "snapshot_request/1", **text, **ends})
+        return tensors.encode({}, {"edged": _SNAPSHOT_REQUEST, **text, **ends})
     sources = sorted({ref.source for ref in request.refs})
     source_index = {source: i for i, source in enumerate(sources)}
     rows = np.concatenate([np.zeros(0, np.uint16), *request.rows])
@@ -106,19 +109,17 @@ def encode_request(request: Request) -> bytes:
             "num_rows": np.array([len(rows) for rows in request.rows], np.int32),
             "rows": rows.astype(np.uint16),
         },
-        {"edged": "samples_request/1", **text, "sources": json.dumps(sources)},
+        {"edged": _SAMPLES_REQUEST, **text, "sources": json.dumps(sources)},
     )
 
 
 def decode_request(blob: bytes) -> Request:
     """The request in `blob`. Raises FormatError."""
     arrays, metadata = tensors.decode(blob)
-    kind = metadata.get("edged")
+    kind = format_version.check(metadata.get("edged"), _SNAPSHOT_REQUEST, _SAMPLES_REQUEST)
     text = {key: _text(metadata, key) for key in ("request", "edge", "stream")}
-    if kind == "snapshot_request/1":
+    if kind == _SNAPSHOT_REQUEST:
         return SnapshotRequest(**text, ends=offset_map(metadata, "ends") if "ends" in metadata else None)
-    if kind != "samples_request/1":
-        raise FormatError(f"not a request but {kind!r}")
     sources = text_list(metadata, "sources")
     source = tensors.require(arrays, "source", "int32")
     offset = tensors.require(arrays, "offset", "int64")
@@ -202,7 +203,7 @@ def encode_part(part: Part) -> bytes:
                 "quarantined": snapshot.quarantined,
             },
             {
-                "edged": "snapshot_part/2",
+                "edged": _SNAPSHOT_PART,
                 **text,
                 "sources": json.dumps(snapshot.sources),
                 "ends": json.dumps(dict(sorted(snapshot.ends.items()))),
@@ -221,19 +222,19 @@ def encode_part(part: Part) -> bytes:
             "end": np.cumsum([len(payload) for payload in part.payloads], dtype=np.int64),
             "payload": np.frombuffer(b"".join(part.payloads), np.uint8),
         },
-        {"edged": "samples_part/1", **text, "labels": json.dumps(labels), "codecs": json.dumps(codecs)},
+        {"edged": _SAMPLES_PART, **text, "labels": json.dumps(labels), "codecs": json.dumps(codecs)},
     )
 
 
 def decode_part(blob: bytes) -> Part:
     """The reply part in `blob`. Raises FormatError."""
     arrays, metadata = tensors.decode(blob)
-    kind = metadata.get("edged")
+    kind = format_version.check(metadata.get("edged"), _SNAPSHOT_PART, _SAMPLES_PART)
     request, last = _text(metadata, "request"), metadata.get("last") == "1"
     part = metadata.get("part", "")
     if not part.isdecimal() or len(part) > 9:
         raise FormatError("part number is not a number")
-    if kind == "snapshot_part/2":
+    if kind == _SNAPSHOT_PART:
         columns = {name: tensors.require(arrays, name, "int64") for name in ("source", "offset", "rows", "num_bytes")}
         _same_length(*columns.values())
         sources = text_list(metadata, "sources")
@@ -246,8 +247,6 @@ def decode_part(blob: bytes) -> Part:
         ends, origins = offset_map(metadata, "ends"), _origins(metadata)
         snapshot = Snapshot(tuple(sources), **columns, ends=ends, quarantined=quarantined, origins=origins)
         return SnapshotPart(request, int(part), last, snapshot)
-    if kind != "samples_part/1":
-        raise FormatError(f"not a reply but {kind!r}")
     labels, codecs = text_list(metadata, "labels"), text_list(metadata, "codecs")
     if not set(codecs) <= set(CODECS):
         raise FormatError("a sample's codec is not known")

@@ -16,7 +16,7 @@ import numpy as np
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotPart, SnapshotRequest
 from edged.domain.archive.snapshot import Ids
-from edged.errors import FormatError
+from edged.errors import AnotherVersion, FormatError
 from edged.log import ThrottledLog, logger
 from edged.ports import Health, Log, LogReader, Message, Record, TopicPartition
 from edged.services.archive.fetch import Fetch, SnapshotFetch, WindowFetch
@@ -112,24 +112,29 @@ class _ReplyMux:
             records = await self._reader.poll(max_records=RECORDS_PER_POLL, timeout_s=timeout_s)
             if records:
                 self._received_at = asyncio.get_running_loop().time()
+            understood = [self._take(record) for record in records]
+            if any(understood):
                 self._health.recovered("archive")
-            for record in records:
-                self._take(record)
             await self._check_silence()
 
-    def _take(self, record: Record) -> None:
+    def _take(self, record: Record) -> bool:
+        """Take a part of a reply; False when it is of another version, which the archive then is, too."""
         try:
             part = protocol.decode_part(record.value)
             pending = next((each for each in self.pending if part.request in each.requests), None)
             if pending is None:
-                return  # of an earlier process, or forgotten
+                return True  # of an earlier process, or forgotten
             self._accept(pending, part)
+        except AnotherVersion as error:
+            self._health.degraded("archive", f"it answers in another version, {error}: upgrade this node or that one")
+            return False
         except FormatError as error:
             self._lines.warning("epoch.malformed", None, err=str(error))
-            return
+            return True
         if pending.fetch.is_complete:
             self.pending.remove(pending)
             pending.client.time_fetches()
+        return True
 
     @staticmethod
     def _accept(pending: _Pending, part: protocol.Part) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edged.adapters.parquet import file as parquet_file
 from edged.adapters.parquet.folder import ArchiveFolder, CorruptFileError
 from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive.snapshot import BlockRef
@@ -167,3 +168,19 @@ def test_offsets_that_never_held_a_record_are_not_lost(store, folder):
         (summary,) = each.summaries()
         assert (summary.next, summary.lost) == (10, 3)
     assert list(store.verify()) == []
+
+
+def test_a_file_of_another_version_stays_where_it_is_and_its_source_waits(store, folder, monkeypatch):
+    with monkeypatch.context() as later:
+        later.setattr(parquet_file, "_SCHEMA_VERSION", "archive/3")
+        store.append("fashion", "pi-a", [(0, pack(0))])
+    store.append("fashion", "pi-b", [(0, pack(0, device="cam-b"))])
+    again = ParquetStore(f"file://{folder}")
+
+    for act in (lambda: again.end("fashion", "pi-a"), lambda: again.append("fashion", "pi-a", [(1, pack(4))])):
+        with pytest.raises(StorageError, match="not archive/2 but 'archive/3', of another version") as raised:
+            act()
+        assert not isinstance(raised.value, CorruptFileError)  # which would be set aside, or passed
+    assert again.end("fashion", "pi-b").next_offset == 1
+    assert again.snapshot("fashion").rows.tolist() == [4]
+    assert [each.kind for each in again.verify()] == ["version"]

@@ -82,7 +82,7 @@ def altered(blob, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"edged": "pack/1"}, "not a request but 'pack/1'"),
+        ({"edged": "pack/1"}, "not snapshot_request/1 or samples_request/1 but 'pack/1'"),
         ({"request": ""}, "'request' is missing or longer"),
         ({"edge": "x" * 129}, "'edge' is missing or longer"),
         ({"sources": "{}"}, "'sources' is not a list of texts"),
@@ -166,7 +166,7 @@ def test_parts_of_different_snapshots_do_not_join():
         ({"quarantined": int64([0, -1, 1])}, "not rows of their blocks"),
         ({"quarantined": int64([1, 0, 1], [0, 0, 1])}, "do not rise"),
         ({"quarantined": int64([1, 0, 1], [1, 1, 1])}, "not rows of their blocks"),
-        ({"edged": "snapshot_part/1"}, "not a reply but"),
+        ({"edged": "snapshot_part/1"}, "but 'snapshot_part/1', of another version"),
         ({"part": "-1"}, "part number"),
         ({"part": "1" * 10}, "part number"),
     ],
@@ -199,7 +199,7 @@ def test_a_snapshot_with_blocks_larger_than_any_pack_is_refused(column, claim):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"edged": "x"}, "not a reply but 'x'"),
+        ({"edged": "x"}, "not snapshot_part/2 or samples_part/1 but 'x'"),
         ({"label": np.array([0, -2, 0], np.int32)}, "beyond its table"),
         ({"label": np.array([0, 2**31 - 1, 0], np.int32)}, "beyond its table"),
         ({"codec": np.array([0, 1, 2], np.int32)}, "beyond its table"),

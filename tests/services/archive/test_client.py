@@ -7,6 +7,7 @@ import pytest
 
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
+from edged.domain import tensors
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest
 from edged.domain.archive.snapshot import BlockRef
@@ -90,6 +91,19 @@ async def test_replies_that_are_malformed_or_of_another_process_are_ignored(benc
         await bench.client.drain()
         assert fetch.num_open == 2
         assert len(log_lines("epoch.malformed")) == 1
+
+
+async def test_an_archive_of_another_version_is_told_as_such_until_it_answers_in_ours(bench):
+    fetch = window_fetch()
+    async with bench.client.open():
+        await bench.client.ask(fetch)
+        reply = tensors.encode({}, {"edged": "samples_part/2"})
+        await bench.log.append([Message(ADDRESS.epochs_topic, reply)])
+        await bench.client.drain()
+        assert "'samples_part/2', of another version of edged: upgrade" in bench.health.reasons["archive"]
+        await bench.answer(*bench.requests())
+        await bench.client.wait(fetch)
+        assert bench.health.reasons == {}
 
 
 async def test_a_shared_fetch_completes_though_the_peer_that_asked_forgets_it(bench):
