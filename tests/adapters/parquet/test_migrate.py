@@ -11,7 +11,7 @@ from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive.snapshot import BlockRef
 from edged.errors import StorageError
 
-OF_BEFORE = Path(__file__).parent / "archive-1"
+OF_BEFORE = Path(__file__).parents[2] / "formats" / "archive-1"
 DONE = [Migrated("fashion", "_train.small", 1), Migrated("fashion", "pi-a", 2)]
 
 
