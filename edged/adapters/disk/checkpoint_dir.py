@@ -163,9 +163,8 @@ class CheckpointDir:
                 return self._model(generation)
             except FileNotFoundError:
                 continue  # the trainer has just deleted it
-from edged.domain import format_version
-from edged.errors import DiskFull, FormatError, StateFolderRefused, StorageError
-from edged.log import ThrottledLog, logger
+            except (OSError, FormatError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+                self._lines.warning("checkpoint.model_skipped", generation, generation=generation, err=str(error))
         return None
 
     def _model(self, generation: int) -> DeployedModel:
