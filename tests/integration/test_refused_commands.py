@@ -101,14 +101,25 @@ async def test_what_the_broker_does_not_make_is_told_in_its_words_with_78(
 
 async def test_who_does_not_answer_is_named_with_the_reason_and_69(secured_kafka: SecuredKafka, apply: Apply):
     nobody = f"127.0.0.1:{free_port()}"
-    admin = secured_kafka.admin_kafka.bootstrap[0]
-    tls = f'{{bootstrap: ["{admin}"], security: {{protocol: SSL, ca: "{secured_kafka.authority.file}"}}}}'
     cases = {
         plain(nobody): (nobody, "Connect call failed"),
         plain(secured_kafka.lost): (f"{LOST_HOST}:9092", "no address is known for this host"),
-        plain(secured_kafka.tls): (secured_kafka.tls, "does this port expect TLS?"),
-        tls: (admin, "is this a port for TLS?"),
     }
     for kafka, (address, reason) in cases.items():
         code, said = await asyncio.to_thread(apply, kafka)
         assert (code, address in said, reason in said) == (os.EX_UNAVAILABLE, True, True), said
+
+
+async def test_tls_on_one_side_alone_ends_at_once_with_78(
+    secured_kafka: SecuredKafka, apply: Apply, monkeypatch: pytest.MonkeyPatch
+):
+    admin = secured_kafka.admin_kafka.bootstrap[0]
+    tls = f'{{bootstrap: ["{admin}"], security: {{protocol: SSL, ca: "{secured_kafka.authority.file}"}}}}'
+    cases = {
+        plain(secured_kafka.tls): (secured_kafka.tls, "does this port expect TLS?"),
+        tls: (admin, "is this a port for TLS?"),
+    }
+    for kafka, (address, reason) in cases.items():
+        monkeypatch.setattr(prompt_log, "TIMEOUT_S", 600.0)  # it does not wait for that
+        code, said = await asyncio.to_thread(apply, kafka)
+        assert (code, address in said, reason in said) == (os.EX_CONFIG, True, True), said

@@ -26,8 +26,9 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from edged.adapters.kafka.client_log import ClientLog, ClientProblem
 from edged.adapters.kafka.open_transactions import OpenTransactions
-from edged.adapters.kafka.refusals import Identity, refusal, sentence
+from edged.adapters.kafka.refusals import Identity, is_closed_in_handshake, refusal, sentence
 from edged.aio import Backoff
+from edged.errors import LogRefused
 from edged.ports import Health
 
 T = TypeVar("T")
@@ -36,6 +37,9 @@ CONNECT_TIMEOUT_S = 10.0
 """TCP, TLS, SASL and the first metadata take about five round trips, of 2 s each at worst."""
 
 _CLOSE_TIMEOUT_S = 2.0
+
+_MAX_HANDSHAKES = 3
+"""Of TLS that the other side has closed, before a command ends: a proxy whose broker restarts closes one, too."""
 _BOOTSTRAP = "bootstrap"
 """aiokafka's name for a broker whose number it does not know yet."""
 
@@ -117,12 +121,13 @@ class Outages:
 
 
 class Wait:
-    """A request that is not answered yet."""
+    """A request that is not answered yet. `num_handshakes`: tries in which no TLS connection came about."""
 
     def __init__(self, outages: Outages, operation: str) -> None:
         self._outages = outages
         self._reason = f"no answer to {operation}"
         self._is_overdue = False
+        self.num_handshakes = 0
         self._timer = self._later()
 
     def failed(self, reason: str, *, at_once: bool = False) -> None:
@@ -189,6 +194,10 @@ class Setup:
         """Whether the broker has answered, and its answer is no for good."""
         return refusal(self._cause(error), "") is not None
 
+    def is_closed_in_handshake(self, error: KafkaError | OSError) -> bool:
+        """Whether the other side hung up on a client that begins TLS."""
+        return is_closed_in_handshake(self._cause(error), self.identity)
+
     def _cause(self, error: KafkaError | OSError) -> BaseException:
         problem = self._problem_behind(error)
         return problem.error if problem is not None and problem.error is not None else error
@@ -243,10 +252,13 @@ class Connection:
             return self._client
 
     def failed(self, wait: Wait, error: KafkaError | OSError) -> None:
-        """A try of this wait failed. Raises LogRefused as `Setup.explained` does."""
-        wait.failed(
-            self._setup.explained(error, self._cluster), at_once=self._setup.gives_up or self._setup.is_refusal(error)
-        )
+        """A try of this wait failed. Raises LogRefused as `Setup.explained` does, and when TLS never begins."""
+        said = self._setup.explained(error, self._cluster)
+        if self._setup.gives_up and self._client is None and self._setup.is_closed_in_handshake(error):
+            wait.num_handshakes += 1
+            if wait.num_handshakes == _MAX_HANDSHAKES:
+                raise LogRefused(said) from error
+        wait.failed(said, at_once=self._setup.gives_up or self._setup.is_refusal(error))
 
     async def recover_from(self, error: KafkaError | OSError) -> None:
         """Prepare for the next try: drop the client, or update its metadata, as `error` requires."""

@@ -134,7 +134,18 @@ def refusal(error: BaseException, said: str) -> LogRefused | None:
         return LogForbidden(said)  # the broker does not accept the client's certificate, or wants one
     if isinstance(error, _REFUSED) or (isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER"):
         return LogRefused(said)
+    if isinstance(error, asyncio.IncompleteReadError) and _is_no_answer(error):
+        return LogRefused(said)
     return None
+
+
+def is_closed_in_handshake(error: BaseException, identity: Identity) -> bool:
+    """Whether the other side hung up on a client that begins TLS, as one does that expects none."""
+    if isinstance(error, KafkaConnectionError) and error.__cause__ is not None:
+        return is_closed_in_handshake(error.__cause__, identity)
+    is_eof = isinstance(error, ssl.SSLError) and error.reason == "UNEXPECTED_EOF_WHILE_READING"
+    is_closed = isinstance(error, ConnectionError) and not isinstance(error, ConnectionRefusedError)
+    return identity.tls and (is_eof or is_closed)
 
 
 def _missing_right(missing: NotAllowed, identity: Identity) -> str:
@@ -158,6 +169,10 @@ def _guess(error: BaseException, identity: Identity) -> str:
 
 
 def _guess_at_close(error: asyncio.IncompleteReadError, identity: Identity) -> str:
-    if (error.expected or 0) > _NO_ANSWER_BYTES and not identity.tls:
+    if _is_no_answer(error) and not identity.tls:
         return ", and what came before is no answer of Kafka's (does this port expect TLS?)"
     return ""
+
+
+def _is_no_answer(error: asyncio.IncompleteReadError) -> bool:
+    return (error.expected or 0) > _NO_ANSWER_BYTES
