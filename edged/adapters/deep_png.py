@@ -21,6 +21,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 _BITS = (8, 10, 12, 14, 16)
 _SIGNATURE_BYTES, _CHUNK_BYTES = 8, 12
+_ROWS = 64
 
 Bytes = npt.NDArray[np.uint8]
 """uint8 [height, width, channels]."""
@@ -41,9 +42,11 @@ def as_eight_bits(image: PngImageFile, payload: bytes) -> Image.Image:
         alpha = _scaled(high[..., num_colours:], low[..., num_colours:], None)
         eight = np.concatenate([eight, alpha], axis=-1)
     elif (key := image.info.get("transparency")) is not None:
-        wanted = np.array(key, np.uint16).reshape(-1)
-        is_opaque = ((high != wanted >> 8) | (low != wanted & 255)).any(axis=-1, keepdims=True)
-        eight = np.concatenate([eight, np.where(is_opaque, np.uint8(255), np.uint8(0))], axis=-1)
+        alpha = np.zeros((*high.shape[:2], 1), np.uint8)
+        for channel, value in enumerate(np.array(key, np.uint16).reshape(-1).tolist()):
+            differs = (high[..., channel] != value >> 8) | (low[..., channel] != value & 255)
+            np.maximum(alpha[..., 0], differs * np.uint8(255), out=alpha[..., 0])
+        eight = np.concatenate([eight, alpha], axis=-1)
     return Image.fromarray(eight[..., 0] if eight.shape[-1] == 1 else eight)
 
 
@@ -84,10 +87,18 @@ def _num_bits(high: Bytes, low: Bytes, sbit: int | None) -> int:
         return least
     if least > sbit:
         return 16
-    samples = high.astype(np.uint16) << 8 | low
-    said = samples >> (16 - sbit) << (16 - sbit)
-    is_scaled = (samples == said).all() or (samples == said | said >> sbit).all()  # filled with zeros, or repeated
-    return 16 if is_scaled else max(sbit, 8)
+    return 16 if _is_scaled(high, low, sbit) else max(sbit, 8)
+
+
+def _is_scaled(high: Bytes, low: Bytes, sbit: int) -> bool:
+    """Whether the bits below the upper `sbit` are zeros in all samples, or repeat these; a few rows at a time."""
+    zeros = repeated = True
+    for row in range(0, len(high), _ROWS):
+        samples = high[row : row + _ROWS].astype(np.uint16) << 8 | low[row : row + _ROWS]
+        upper = samples >> (16 - sbit) << (16 - sbit)
+        zeros = zeros and bool((samples == upper).all())
+        repeated = repeated and bool((samples == upper | upper >> sbit).all())
+    return zeros or repeated
 
 
 def _sbit(payload: bytes) -> int | None:

@@ -29,7 +29,7 @@ MAX_PIXELS = 24_000_000
 
 MAX_WHOLE_PIXELS = 4_000_000
 """Pixels of an image that has to be in memory as a whole, PNG or a JPEG of several scans: some 50 MB of work space at
-most. Four times the stream's pixels, if that is more."""
+most, 80 MB with 16 bits a sample. Four times the stream's pixels, if that is more."""
 
 MAX_SCANS = 64
 """Scans of a JPEG: each covers all pixels again. Progressive encoders write about ten."""
