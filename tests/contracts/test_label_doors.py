@@ -2,10 +2,12 @@
 
 import struct
 
+import numpy as np
 import pytest
 
 from edged import topology_file
 from edged.adapters.datasets.registry import open_dataset
+from edged.adapters.images import encode
 from edged.domain.samples import codec
 from edged.domain.topology import Stream
 from edged.errors import ConfigError, RejectedRecord
@@ -51,7 +53,21 @@ def by_labels_file(written, tmp_path):
     return open_dataset(folder).sample("train", 0).label
 
 
-@pytest.mark.parametrize("door", [by_topology, by_value, by_key, by_labels_file])
+def by_class_folder(written, tmp_path):
+    folder = tmp_path / "beds" / written
+    folder.mkdir(parents=True)
+    (folder / "0.png").write_bytes(encode(np.zeros((8, 8, 1), np.uint8), "png"))
+    dataset = open_dataset(tmp_path / "beds")
+    return dataset.sample(dataset.splits[0], 0).label
+
+
+def by_csv(written, tmp_path):
+    (tmp_path / "beds.csv").write_text(f"height,\ufefflabel\n1.5,{written}\n", "utf-8")
+    dataset = open_dataset(tmp_path / "beds.csv")
+    return dataset.sample(dataset.splits[0], 0).label
+
+
+@pytest.mark.parametrize("door", [by_topology, by_value, by_key, by_labels_file, by_class_folder, by_csv])
 @pytest.mark.parametrize("written", WRITTEN, ids=ascii)
 def test_a_label_is_the_same_by_every_door(door, written, tmp_path):
     assert door(written, tmp_path) == LABEL
