@@ -28,7 +28,9 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     """The file's content. Raises OSError as `open_regular`, and, before it is read, when it is larger than that."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        content = file.read(max_bytes + 1) if size <= max_bytes else b""
+        content = file.read(size + 1) if size <= max_bytes else b""
+        if len(content) > size:  # it grows, or has no size, as those of /proc
+            content += file.read(max_bytes + 1 - len(content))
     if max(size, len(content)) > max_bytes:
         raise OSError(errno.EFBIG, f"it has {max(size, len(content))} bytes; at most {max_bytes} are read", str(path))
     return content

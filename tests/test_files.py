@@ -29,6 +29,15 @@ def test_the_size_of_a_sparse_file_is_checked_before_anything_is_read(tmp_path):
     assert most < 1 << 20
 
 
+def test_room_is_made_for_the_file_and_not_for_the_limit(tmp_path):
+    (tmp_path / "file").write_bytes(b"12345")
+    tracemalloc.start()
+    assert read_regular(tmp_path / "file", 1 << 30) == b"12345"
+    _now, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1 << 20
+
+
 def test_a_file_without_a_size_is_read_up_to_the_limit():
     """As those of /proc."""
     status = Path("/proc/self/status")

@@ -62,7 +62,9 @@ async def run_companion(
             node,
             training,
             log=log,
-            models=CheckpointDir(folders.of_job(training.name), writes=False),
+            models=CheckpointDir(
+                folders.of_job(training.name), writes=False, max_bytes=topology.edge(node).memory_limit
+            ),
             load=load_by_numpy if is_numpy else load,
             decoder=PillowDecoder(),
             runtime=runtime.name,

@@ -187,7 +187,7 @@ class _Builder:
             labels = stream.labels if is_classifier else None
             return to_tflite(stream.shape, training.model, params, labels=labels, calibration=calibration)
 
-        store = CheckpointDir(self.folders.of_job(job.name))
+        store = CheckpointDir(self.folders.of_job(job.name), max_bytes=self.edge.memory_limit)
         if store.problem:
             self.health.degraded("disk", store.problem)
         checkpointing = Checkpointing(

@@ -230,6 +230,14 @@ def test_a_checkpoint_that_cannot_be_read_ends_with_65(world, tmp_path, content,
     assert said in err
 
 
+def test_a_checkpoint_larger_than_the_edges_memory_is_refused_before_it_is_read(world, tmp_path):
+    with (tmp_path / "x.safetensors").open("wb") as file:
+        file.truncate(3 << 30)
+    code, _, err = world.replay("--prove", str(tmp_path / "x.safetensors"))
+    assert code == 65
+    assert "x.safetensors: it has 3221225472 bytes; at most 268435456 are read" in err
+
+
 def test_a_checkpoint_of_another_job_ends_with_65(world, tmp_path):
     (tmp_path / "other").write_bytes(world.log.checkpoint())
     with Path(world.file).open("a") as file:

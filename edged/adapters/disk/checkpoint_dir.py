@@ -25,10 +25,14 @@ from typing import Any
 
 from edged.domain import format_version
 from edged.errors import DiskFull, FormatError, StateFolderRefused, StorageError
+from edged.files import read_regular
 from edged.log import ThrottledLog, logger
 from edged.ports import DeployedModel
 
 KEPT = 3
+MAX_BYTES = 1 << 30
+"""Of a file, where nothing else is said. A node's memory limit bounds what it has written: it held that in memory."""
+
 _CHECKPOINT = re.compile(r"checkpoint-(\d{12})\.safetensors")
 _ASIDE = re.compile(r"checkpoint-\d{12}\.safetensors\.damaged-(\d{1,9})")
 _SAMPLER_STATE = re.compile(r"epoch-(\d{12})\.safetensors")
@@ -46,16 +50,17 @@ _MAX_DESCRIPTION_BYTES = 1 << 20
 class CheckpointDir:
     """A `ports.CheckpointStore` in `folder`, which is created if missing.
 
-    `writes`: this process trains; incomplete files of a crashed one are deleted. Raises StateFolderRefused when the
-    folder cannot be created or written. A disk that is read-only, full or broken may be mended while the process runs,
-    and is no reason to refuse it: `problem` says so.
+    `writes`: this process trains; incomplete files of a crashed one are deleted. `max_bytes`: of a file; a larger one
+    is not read. Raises StateFolderRefused when the folder cannot be created or written. A disk that is read-only, full
+    or broken may be mended while the process runs, and is no reason to refuse it: `problem` says so.
     """
 
     problem = ""
     """Why nothing could be written here at the start."""
 
-    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+    def __init__(self, folder: Path, *, writes: bool = True, max_bytes: int = MAX_BYTES) -> None:
         self._folder = folder
+        self._max_bytes = max_bytes
         self._lines = ThrottledLog()
         if writes:
             try:
@@ -99,7 +104,7 @@ class CheckpointDir:
 
     def sampler_state(self, epoch: int) -> bytes | None:
         try:
-            return (self._folder / f"epoch-{epoch:012}.safetensors").read_bytes()
+            return read_regular(self._folder / f"epoch-{epoch:012}.safetensors", self._max_bytes)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -129,7 +134,7 @@ class CheckpointDir:
     def checkpoints(self) -> Iterator[tuple[int, bytes | StorageError]]:
         for generation in sorted(self._generations(_CHECKPOINT), reverse=True):
             try:
-                content = (self._folder / f"checkpoint-{generation:012}.safetensors").read_bytes()
+                content = read_regular(self._folder / f"checkpoint-{generation:012}.safetensors", self._max_bytes)
             except FileNotFoundError:
                 continue
             except PermissionError as error:
@@ -169,10 +174,9 @@ class CheckpointDir:
 
     def _model(self, generation: int) -> DeployedModel:
         name = self._folder / f"model-{generation:012}"
-        with name.with_suffix(".json").open("rb") as file:
-            description: dict[str, Any] = json.loads(file.read(_MAX_DESCRIPTION_BYTES))
+        description: dict[str, Any] = json.loads(read_regular(name.with_suffix(".json"), _MAX_DESCRIPTION_BYTES))
         format_version.check(description.get("edged", _MODEL_VERSION), _MODEL_VERSION)
-        content = name.with_suffix(".tflite").read_bytes()
+        content = read_regular(name.with_suffix(".tflite"), self._max_bytes)
         if hashlib.sha256(content).hexdigest() != description["sha256"] or description["generation"] != generation:
             raise ValueError("the model does not match its description")
         labels, shape = tuple(description["labels"]), tuple(description["sample_shape"])

@@ -21,7 +21,7 @@ from edged.domain.group import state_json, step
 from edged.domain.group.replay import Claim, Replay, ReplayEvent
 from edged.domain.nn import param_vector
 from edged.domain.nn.model import Model
-from edged.domain.topology import Topology, Training
+from edged.domain.topology import Job, Topology, Training
 from edged.domain.training import checkpoint
 from edged.domain.training.learner import Learner
 from edged.domain.training.state import TrainState
@@ -44,7 +44,6 @@ Take = Callable[[Iterable[ReplayEvent]], None]
 
 _DIFFERS = 1
 _POLL_RECORDS = 64
-_MAX_CHECKPOINT_BYTES = 1 << 34
 
 
 def replay_log(
@@ -90,34 +89,35 @@ def prepare(topology: Topology, job: Training, begin: Path | None, proven: list[
     Raises CheckpointCorrupt, AnotherVersion and TopologyMismatch.
     """
     resolved = topology.resolve(job)
-    digest = resolved.digest
     if begin is None:
-        state = Learner(job, Model(resolved.input_shape, job.model, loss=job.loss, micro_batch=1)).initial(digest)
+        state = Learner(job, Model(resolved.input_shape, job.model, loss=job.loss, micro_batch=1)).initial(
+            resolved.digest
+        )
         group = state_module.State()
     else:
-        state = _read(begin, job, digest)
+        state = _read(begin, resolved, topology)
         group = state_json.from_json(state.exchange)
     rules = step.rules(resolved, param_vector.size(state.params))
-    return Replay(job, rules, state, group, [_claim(path, job, digest) for path in proven])
+    return Replay(job, rules, state, group, [_claim(path, resolved, topology) for path in proven])
 
 
-def _claim(path: Path, job: Training, digest: str) -> Claim:
-    state = _read(path, job, digest)
+def _claim(path: Path, job: Job, topology: Topology) -> Claim:
+    state = _read(path, job, topology)
     return Claim(str(path), state_json.from_json(state.exchange).step, param_vector.digest(state.params))
 
 
-def _read(path: Path, job: Training, digest: str) -> TrainState:
+def _read(path: Path, job: Job, topology: Topology) -> TrainState:
     """The checkpoint in the file, or the newest in the folder.
 
-    Raises CheckpointCorrupt, AnotherVersion and TopologyMismatch.
+    Raises CheckpointCorrupt, AnotherVersion and TopologyMismatch. No edge has written a file larger than its memory.
     """
     file = _newest(path, job) if path.is_dir() else path
     try:
-        blob = read_regular(file, _MAX_CHECKPOINT_BYTES)
+        blob = read_regular(file, max(edge.memory_limit for edge in topology.edges))
     except OSError as error:
         raise CheckpointCorrupt(f"{file}: {error.strerror}") from error
     try:
-        state = checkpoint.decode(blob, job=digest)
+        state = checkpoint.decode(blob, job=job.digest)
     except (AnotherVersion, CheckpointCorrupt, TopologyMismatch) as error:
         raise type(error)(f"{file}: {error}") from error
     if not state.exchange:
@@ -125,7 +125,7 @@ def _read(path: Path, job: Training, digest: str) -> TrainState:
     return state
 
 
-def _newest(folder: Path, job: Training) -> Path:
+def _newest(folder: Path, job: Job) -> Path:
     for each in (folder, job_folder(folder, job.name)):
         if files := sorted(each.glob("checkpoint-*.safetensors")):
             return files[-1]

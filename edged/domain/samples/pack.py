@@ -28,6 +28,11 @@ MAX_BYTES = 768 * 1024
 VERSION = "pack/2"
 _FORMER_VERSION = "pack/1"
 
+_SAMPLE_BYTES = 512
+"""Memory of a decoded sample besides its payload."""
+
+_CURSOR_BYTES = 128
+
 CODECS = ("raw", "jpeg", "png")
 
 
@@ -43,6 +48,11 @@ class Pack:
     def num_bytes(self) -> int:
         """Bytes of all payloads."""
         return sum(len(sample.payload) for sample in self.samples)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the payloads and of all objects, about: a reading of 8 bytes takes far more than those."""
+        return self.num_bytes + _SAMPLE_BYTES * (len(self.samples) + 1) + _CURSOR_BYTES * len(self.cursors)
 
 
 def encode(pack: Pack) -> bytes:

@@ -28,10 +28,6 @@ from edged.services.archive.refusals import RefusalLog
 
 _RECORDS_PER_POLL = 16
 """At most 1 MiB each; in addition to the buffers' budget."""
-_SAMPLE_BYTES = 512
-"""Memory of a decoded sample besides its payload."""
-_CURSOR_BYTES = 128
-"""Of a pack's cursor, here and in the file's footer."""
 _FULL_BUFFERS = 2
 """All buffers together hold this many files' bytes at most; then the largest is flushed."""
 
@@ -139,7 +135,7 @@ class _Buffer:
         self.next_offset = self.cursors_end = offset + 1
         self.log = self.log._replace(name=written_to(record.headers).log, place=record.place_after())
         self.cursors = cursor_rules.advance(self.cursors, pack)
-        self.num_bytes += pack.num_bytes + _SAMPLE_BYTES * (len(pack.samples) + 1) + _CURSOR_BYTES * len(pack.cursors)
+        self.num_bytes += pack.memory_bytes
 
     def clear(self) -> None:
         self.packs, self.gaps, self.empty, self.num_bytes = [], [], [], 0

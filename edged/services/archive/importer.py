@@ -22,9 +22,7 @@ from edged.errors import FormatError, RejectedRecord, StorageError
 from edged.ports import HELD_OUT, ArchiveStore, Dataset, Item, Omissions
 
 FILE_BYTES = 32 << 20
-"""Payload bytes of one file, at most."""
-_SAMPLE_BYTES = 512
-"""Memory of a sample besides its payload."""
+"""Memory of one file's packs, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +199,7 @@ def _files(packs: Iterator[Pack]) -> Iterator[list[Pack]]:
     file_packs: list[Pack] = []
     num_bytes = 0
     for pack in chain(packs, [None]):
-        size = 0 if pack is None else pack.num_bytes + _SAMPLE_BYTES * len(pack.samples)
+        size = 0 if pack is None else pack.memory_bytes
         if file_packs and (pack is None or num_bytes + size > FILE_BYTES):
             yield file_packs
             file_packs, num_bytes = [], 0

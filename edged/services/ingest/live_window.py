@@ -16,7 +16,7 @@ from edged.ports import Log, Record, TopicPartition
 from edged.reading import read_to_end
 
 MAX_BYTES = 4 << 20
-"""Payload bytes of the newest packs kept in memory: about two seconds of a fast stream of small images."""
+"""Memory of the newest packs: some two seconds of a fast stream of small images."""
 
 _MAX_READ_BACK_BYTES = 2 << 20  # per reader, so that many packs share the cost of connecting
 _MAX_RECORDS = 4
@@ -40,8 +40,8 @@ class LiveWindow:
 
     @property
     def num_bytes(self) -> int:
-        """Payload bytes held in memory."""
-        return self._newest_bytes + sum(pack.num_bytes for _, pack in self._read_back)
+        """Memory of the packs."""
+        return self._newest_bytes + sum(pack.memory_bytes for _, pack in self._read_back)
 
     def end(self) -> int | None:
         """The offset of the next pack to be put; None until the uplink has called `start`."""
@@ -67,9 +67,9 @@ class LiveWindow:
             self._newest.clear()
             self._newest_bytes = 0
         self._newest.append((offset, pack))
-        self._newest_bytes += pack.num_bytes
+        self._newest_bytes += pack.memory_bytes
         while self._newest_bytes > self._max_bytes:
-            self._newest_bytes -= self._newest.popleft()[1].num_bytes
+            self._newest_bytes -= self._newest.popleft()[1].memory_bytes
         self._end = offset + 1
         self._wake()
 
@@ -130,7 +130,7 @@ class LiveWindow:
                     # Records beyond the end are not put yet.
                     if record.offset < end and (pack := self._decode(record)) is not None:
                         self._read_back.append((record.offset, pack))
-                        num_bytes += pack.num_bytes
+                        num_bytes += pack.memory_bytes
                 if num_bytes >= _MAX_READ_BACK_BYTES:
                     break
         return offset if self._read_back else end

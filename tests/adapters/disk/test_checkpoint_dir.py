@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from edged.adapters.disk import checkpoint_dir
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.errors import DiskFull, StateFolderRefused, StorageError
+from edged.files import read_regular
 from edged.ports import DeployedModel
 
 MODEL = DeployedModel(7, b"seven", ("a", "b"), (2, 2, 1))
@@ -217,14 +220,14 @@ def test_a_checkpoint_that_cannot_be_read_is_given_as_the_error(tmp_path, monkey
     store = CheckpointDir(tmp_path)
     store.save(b"1", 1)
     store.save(b"2", 2)
-    read = Path.read_bytes
+    read = read_regular
 
-    def failing(path: Path) -> bytes:
+    def failing(path: Path, max_bytes: int) -> bytes:
         if "02." in path.name:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return read(path)
+        return read(path, max_bytes)
 
-    monkeypatch.setattr(Path, "read_bytes", failing)
+    monkeypatch.setattr(checkpoint_dir, "read_regular", failing)
     (_, error), whole = store.checkpoints()
     assert whole == (1, b"1")
     assert isinstance(error, StorageError)
@@ -234,10 +237,10 @@ def test_a_checkpoint_of_another_user_is_refused_and_not_taken_for_damaged(tmp_p
     store = CheckpointDir(tmp_path)
     store.save(b"1", 1)
 
-    def forbidden(path: Path) -> bytes:
+    def forbidden(path: Path, _max_bytes: int) -> bytes:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    monkeypatch.setattr(checkpoint_dir, "read_regular", forbidden)
     with pytest.raises(StateFolderRefused, match=r"checkpoint-000000000001\.safetensors may not be read"):
         list(store.checkpoints())
 
@@ -260,3 +263,23 @@ def test_a_disk_that_takes_nothing_at_the_start_is_no_reason_to_refuse_it(tmp_pa
             store.save(b"two", 2)
     store.save(b"two", 2)
     assert next(store.checkpoints()) == (2, b"two")
+
+
+def test_what_is_larger_than_any_file_of_the_node_is_not_read(tmp_path):
+    """A sparse file takes no room on the disk."""
+    store = CheckpointDir(tmp_path, max_bytes=1 << 20)
+    for generation in (1, 2):
+        store.save(b"c", generation)
+        store.save_sampler_state(b"s", generation)
+        store.deploy(DeployedModel(generation, b"m", ("a",), (1,)))
+    for name in ("checkpoint-000000000002.safetensors", "epoch-000000000002.safetensors", "model-000000000002.tflite"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(3 << 30)
+    tracemalloc.start()
+    (_, error), whole = store.checkpoints()
+    newest = store.newest_model()
+    assert (whole, store.sampler_state(2), newest and newest.generation) == ((1, b"c"), None, 1)
+    _held, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1 << 20
+    assert "3221225472 bytes; at most 1048576 are read" in str(error)

@@ -1,6 +1,7 @@
 """The trainer gets every pack, from memory or from the topic."""
 
 import asyncio
+import tracemalloc
 
 import pytest
 import structlog
@@ -45,7 +46,7 @@ def log():
 
 @pytest.fixture
 def live(log):
-    window = LiveWindow(log, GREY, max_bytes=80)
+    window = LiveWindow(log, GREY, max_bytes=10 * a_pack(0).memory_bytes)
     window.start(0)
     return window
 
@@ -62,9 +63,23 @@ async def test_new_packs_come_from_memory(log, live, monkeypatch):
 
 async def test_evicted_packs_come_from_the_topic(log, live):
     await uplink_puts(log, live, *range(50))
-    assert live.num_bytes == 80
+    assert live.num_bytes == 10 * a_pack(0).memory_bytes
     assert live.take_nowait(3) is None
     assert await take_all(live) == [(n, a_pack(n)) for n in range(50)]
+
+
+async def test_the_memory_of_small_readings_is_bounded_too(log):
+    """Their objects, and the cursors of many devices, take more than their payloads."""
+    live = LiveWindow(log, GREY)
+    live.start(0)
+    cursors = {f"cam-{device}/0": Place(device) for device in range(300)}
+    tracemalloc.start()
+    for number in range(2000):
+        sample = Sample("cam", 0, number, 1_700_000_000_000 + number, "dark", "raw", b"%08d" % number)
+        live.put(number, Pack("grey", (sample,), dict(cursors)))
+    held, _most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < (4 << 20) * 1.2
 
 
 async def test_memory_is_bounded_while_the_trainer_lags(log):
@@ -77,7 +92,7 @@ async def test_memory_is_bounded_while_the_trainer_lags(log):
         assert found is not None
         offset = found[0] + 1
         peak = max(peak, live.num_bytes)
-    assert peak <= (4 << 20) + (2 << 20) + 4 * MAX_BYTES
+    assert peak <= (4 << 20) + (2 << 20) + 4 * a_pack(0, MAX_BYTES).memory_bytes
 
 
 async def test_a_restarted_trainer_resumes_at_its_offset(log, live):
