@@ -7,8 +7,10 @@ left is given back now and then: pages of the heap, and the objects that Python 
 it lets go of in a full collection alone, and those become rare in a process of many objects.
 """
 
+import contextlib
 import ctypes
 import gc
+import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 
@@ -38,7 +40,7 @@ def exempt_from_collections() -> None:
 def give_back() -> None:
     """Give back what is free. Takes a few milliseconds; in the event loop's thread, whose objects it may end."""
     gc.collect()
-    try:
+    if arrow := sys.modules.get("pyarrow"):  # which keeps memory of its own, where the archive is
+        arrow.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
-        return

@@ -1,6 +1,8 @@
 """What is freed goes back to the kernel."""
 
 import ctypes
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -52,6 +54,15 @@ def test_the_pages_between_blocks_that_stay_are_given_back():
     give_back()
     assert full - psutil.Process().memory_info().rss > 20 << 20
     assert len(stay) == 200
+
+
+def test_arrow_gives_back_what_it_keeps(monkeypatch):
+    """It need not be loaded, and is not for this."""
+    released = []
+    pool = SimpleNamespace(release_unused=lambda: released.append(True))
+    monkeypatch.setitem(sys.modules, "pyarrow", SimpleNamespace(default_memory_pool=lambda: pool))
+    give_back()
+    assert released == [True]
 
 
 def test_a_c_library_that_has_no_such_settings_is_left_as_it_is(monkeypatch):
