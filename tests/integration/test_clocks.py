@@ -14,7 +14,8 @@ from edged.cli.demo.observer import archived_samples
 from edged.cli.demo.processes import Child, LogLine
 from edged.ports import TopicPartition
 from tests.support.brokers import Apache, Broker
-from tests.support.clock import CLOCKS, Clock, need_compiler, tidy_kafka
+from tests.support.clock import CLOCKS, Clock, tidy_kafka
+from tests.support.preloaded import need_compiler
 from tests.support.site import Site, eventually, running, stopped
 
 NUM_SAMPLES = 40

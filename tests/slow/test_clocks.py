@@ -9,7 +9,8 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from edged.domain.topology.topics import topics
 from tests.support.brokers import Apache, Broker
-from tests.support.clock import CLOCKS, Clock, need_compiler, tidy_kafka
+from tests.support.clock import CLOCKS, Clock, tidy_kafka
+from tests.support.preloaded import need_compiler
 from tests.support.site import Site, running, stopped
 
 SENSOR = ("--from", "fashion-mnist-small", "--count", "100", "--rate", "50")

@@ -32,6 +32,11 @@ class ForeignTransaction:
         for each in messages:
             await self._producer.send_and_wait(each.topic, each.value, each.key, each.partition)
 
+    async def write(self, topic: str, records: Sequence[tuple[bytes, bytes]]) -> None:
+        """Write keys with values; they are in the log when it returns."""
+        for key, value in records:
+            await self._producer.send_and_wait(topic, value, key)
+
     async def commit(self) -> None:
         """End it; the marker is in the log soon after."""
         await self._producer.commit_transaction()
@@ -42,9 +47,13 @@ class ForeignTransaction:
 
 
 @asynccontextmanager
-async def transaction(bootstrap: str) -> AsyncIterator[ForeignTransaction]:
-    """A transaction that has begun. Left open, the broker aborts it after a minute."""
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=f"foreign-{uuid.uuid4()}")
+async def transaction(bootstrap: str, timeout_s: float = 60) -> AsyncIterator[ForeignTransaction]:
+    """A transaction that has begun. Left open, the broker aborts it after the timeout."""
+    producer = AIOKafkaProducer(
+        bootstrap_servers=bootstrap,
+        transactional_id=f"foreign-{uuid.uuid4()}",
+        transaction_timeout_ms=round(timeout_s * 1000),
+    )
     await producer.start()
     try:
         await producer.begin_transaction()

@@ -78,7 +78,13 @@ class CheckpointDir:
         return str(self._folder)
 
     def _create_folder(self) -> None:
+        """Create the folder, durably in the folders above it, whoever has made those."""
         self._folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        for above in self._folder.parents:
+            try:
+                _sync(above)
+            except OSError:  # not ours, and not one that we have made
+                return
 
     def _remove_leftovers(self) -> None:
         """Delete what a crash left: temporary files, and models without a description."""
@@ -196,7 +202,8 @@ class CheckpointDir:
 
     def _write(self, name: str, content: bytes) -> None:
         """1. Write a temporary file, 2. fsync, 3. rename, 4. fsync the folder. A failure deletes the temporary file."""
-        self._create_folder()  # it may have been deleted
+        if not self._folder.is_dir():  # it has been deleted
+            self._create_folder()
         temporary = self._folder / (name + _TEMPORARY)
         temporary.unlink(missing_ok=True)
         try:
@@ -228,11 +235,15 @@ class CheckpointDir:
         (self._folder / name).unlink(missing_ok=True)
 
     def _sync_folder(self) -> None:
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(self._folder)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _outdated(generations: list[int], newest: int) -> list[int]:
