@@ -1,0 +1,152 @@
+"""The soak's devices: each publishes numbered samples all the time, unless it is held.
+
+Covers one client of edged's own and one of librdkafka's, and what other programs write into a device's topic.
+"""
+
+import asyncio
+import functools
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Protocol
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from edged.device import Device
+from edged.domain.topology import Topology
+from tests.support.soak.ledger import Ledger, Numbered
+from tests.support.soak.plant import DEVICES
+
+PERIOD_S = 0.25
+BATCH = 4
+"""Samples of a device in each period."""
+
+LIBRDKAFKA = {
+    "enable.idempotence": True,
+    "message.timeout.ms": 0,
+    "topic.metadata.refresh.interval.ms": 500,
+    "reconnect.backoff.max.ms": 1000,
+    "log_level": 0,
+}
+"""It tries for ever, and writes each record once."""
+
+
+_NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
+
+
+class _Client(Protocol):
+    async def publish(self, samples: Sequence[Numbered]) -> None:
+        """Return when all are acknowledged."""
+
+
+class _Edged:
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    async def publish(self, samples: Sequence[Numbered]) -> None:
+        await self._device.publish_many([(each.payload, each.label) for each in samples])
+
+
+class _Librdkafka:
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        self._producer = Producer({"bootstrap.servers": bootstrap, **LIBRDKAFKA})
+        self._topic = topic
+
+    async def publish(self, samples: Sequence[Numbered]) -> None:
+        while samples:
+            samples = await self._attempt(samples)
+            if samples:  # there is no topic yet
+                await asyncio.sleep(PERIOD_S)
+
+    async def _attempt(self, samples: Sequence[Numbered]) -> Sequence[Numbered]:
+        """Those that the broker has no topic for. Raises RuntimeError when the client gives up for another reason."""
+        errors: dict[int, KafkaError | None] = {}
+        for each in samples:
+            told = functools.partial(_take_error, errors, each.number)
+            try:
+                self._producer.produce(self._topic, each.payload, each.label, on_delivery=told)
+            except KafkaException as error:  # as above, if it was not there a moment ago
+                errors[each.number] = error.args[0]
+        await asyncio.to_thread(self._producer.flush)
+        if given_up := [error for error in errors.values() if error is not None and error.code() not in _NO_TOPIC]:
+            raise RuntimeError(f"a device's client gave up: {given_up[0]}")
+        return [each for each in samples if errors[each.number] is not None]
+
+
+def _take_error(errors: dict[int, KafkaError | None], number: int, error: KafkaError | None, _message: object) -> None:
+    errors[number] = error
+
+
+class NumberedDevice:
+    """One device; `hold` keeps it from publishing."""
+
+    def __init__(self, name: str, topology: Topology, bootstrap: str, ledger: Ledger) -> None:
+        self.name = name
+        self.edge = DEVICES[name]
+        self.topic = topology.device_topic(name)
+        self._topology = topology
+        self._bootstrap = bootstrap
+        self._ledger = ledger
+        self._turn = asyncio.Lock()
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Inside, nothing of it is on its way."""
+        async with self._turn:
+            yield
+
+    async def run(self) -> None:
+        """Publish until cancelled; what was on its way then is in doubt."""
+        async with AsyncExitStack() as stack:
+            client = await self._client(stack)
+            while True:
+                async with self._turn:
+                    samples = self._ledger.draw(BATCH)
+                    self._ledger.maybe(samples)
+                    await client.publish(samples)
+                    self._ledger.acknowledged(self.name, samples)
+                await asyncio.sleep(PERIOD_S)
+
+    async def _client(self, stack: AsyncExitStack) -> _Client:
+        if self.name == "dev-1":
+            device = Device(self._topology, self.name, receive=False)
+            return _Edged(await stack.enter_async_context(device))
+        return _Librdkafka(self._bootstrap, self.topic)
+
+
+@asynccontextmanager
+async def publishing(devices: Sequence[NumberedDevice]) -> AsyncIterator[None]:
+    """Inside, all publish; afterwards nothing is on its way."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(device.run(), name=device.name) for device in devices]
+        yield
+        async with AsyncExitStack() as held:
+            for device in devices:
+                await held.enter_async_context(device.held())
+            for task in tasks:
+                task.cancel()
+
+
+def poison(rng: random.Random) -> tuple[bytes | None, bytes | None]:
+    """Key and value of a record that no device should send."""
+    good = bytes(64)
+    return rng.choice(
+        [
+            (b"even", b""),
+            (b"even", None),
+            (b"even", good[:-1]),
+            (b"even", good * 2),
+            (b"neither", good),
+            (b"\xff\xfe", good),
+            (b"e" * 10_000, good),
+            (b"odd", bytes(200_000)),
+        ]
+    )
+
+
+def write(bootstrap: str, topic: str, records: Sequence[tuple[bytes | None, bytes | None]]) -> None:
+    """Write the records, as any client; returns when they are acknowledged."""
+    producer = Producer({"bootstrap.servers": bootstrap, **LIBRDKAFKA})
+    for key, value in records:
+        producer.produce(topic, value, key)
+    producer.flush()
