@@ -459,6 +459,11 @@ EVENTS: Mapping[str, Event] = {
     ),
 }  # fmt: skip
 
+    "res.priority_refused": event(
+        "Threads that compute do not get a lower priority, and compete with the event loop as equals. The unit's "
+        "`SystemCallFilter=` has to allow setpriority. Logged once.",
+        niceness=int, err=str,
+    ),
 
 def json_type_matches(value: Any, kind: type) -> bool:
     """Whether a plain JSON value has the type that the schema requires for `kind`."""

@@ -6,9 +6,10 @@ from contextlib import AsyncExitStack
 
 from edged.adapters.host.allocator import exempt_from_collections, keep_heap_small
 from edged.adapters.host.blas import single_threaded_blas
-from edged.adapters.host.counters import PsutilHost, lower_thread_priority
+from edged.adapters.host.counters import PsutilHost
 from edged.adapters.host.process_lock import process_lock
 from edged.adapters.host.systemd import Systemd
+from edged.adapters.host.thread_priority import LowerPriority
 from edged.adapters.images import PillowDecoder
 from edged.adapters.kafka import KafkaLog
 from edged.app import archive
@@ -48,7 +49,7 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
             services = {**archive.services(topology, log, health, timing), **servers(jobs, node, log, timing)}
         else:
             executor = stack.enter_context(
-                ThreadPoolExecutor(NUM_CORES, thread_name_prefix="train", initializer=lower_thread_priority)
+                ThreadPoolExecutor(NUM_CORES, thread_name_prefix="train", initializer=LowerPriority().lower)
             )
             stack.enter_context(single_threaded_blas())
             opened = open_jobs(jobs, topology, edge, log, health, timing, folders, executor)

@@ -18,7 +18,7 @@ import numpy as np
 
 from edged.adapters.host import micro_batch
 from edged.adapters.host.blas import single_threaded_blas
-from edged.adapters.host.counters import lower_thread_priority
+from edged.adapters.host.thread_priority import LowerPriority
 from edged.aio import run_in_worker
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import Conv2d, Dense, Flatten, MaxPool2d
@@ -49,7 +49,7 @@ class Training:
         )
         self._params = self._model.initial(0)
         self._slots = optim.initial_slots(Sgd(), self._params)
-        self._executor = ThreadPoolExecutor(lanes, initializer=lower_thread_priority)
+        self._executor = ThreadPoolExecutor(lanes, initializer=LowerPriority().lower)
         self.num_samples = 0
 
     async def run(self) -> None:

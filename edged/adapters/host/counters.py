@@ -4,11 +4,9 @@ Needs no privilege: all of it is readable inside the unit's sandbox (ProcSubset=
 machine does not have, or a container hides, is None.
 """
 
-import contextlib
 import os
 import resource
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -25,8 +23,6 @@ _UNREADABLE = (OSError, ValueError, AttributeError, NotImplementedError, Runtime
 
 _NOT_BUSY = {"idle", "iowait", "guest", "guest_nice"}
 """Fields of psutil's CPU times: waiting, and the guests' time, which Linux also counts as user time (proc(5))."""
-
-_WORKER_NICENESS = 5
 
 _CPU_ZONES = ("cpu", "soc", "x86_pkg_temp")
 """Prefixes of the kernel's thermal zones of a processor; "cpu-thermal" on every Raspberry Pi."""
@@ -88,16 +84,6 @@ class PsutilHost:
 def num_cores() -> int:
     """CPUs that this process may run on: all, or those of its `CPUAffinity=`."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def lower_thread_priority() -> None:
-    """Lower this thread's priority, so that the event loop stays responsive while worker threads compute.
-
-    Only Linux has priorities per thread; elsewhere nothing happens.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _WORKER_NICENESS)
 
 
 def _or_none(read: Callable[[], T]) -> T | None:
