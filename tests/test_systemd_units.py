@@ -107,3 +107,10 @@ def test_both_units_have_the_same_sandbox_but_for_the_training_threads_priority(
     daemon, companion = ((UNITS / name).read_text().partition("# Sandbox")[2].split("\n", 1)[1] for name in NAMES)
     strip = re.compile(r"^#.*\n", re.MULTILINE)
     assert strip.sub("", daemon).replace("SystemCallFilter=setpriority\n", "") == strip.sub("", companion)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_node_is_started_again_however_often_it_has_failed(name):
+    assert settings(name)["StartLimitIntervalSec"] == ["0"]
+    assert settings(name)["Restart"] == ["on-failure"]
+    assert int(settings(name)["RestartSec"][0]) >= 10
