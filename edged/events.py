@@ -37,6 +37,16 @@ COMMON: Mapping[str, type] = {"ts": str, "level": str, "event": str, "node": str
 """Fields of every line: UTC time (ISO 8601, milliseconds), level, event name, and the node that logs it."""
 
 EVENTS: Mapping[str, Event] = {
+    # config: the topology file
+    "config.refused": event(
+        "The topology file is not taken: at a start the node ends, while it runs the one that it has stays in effect. "
+        "Problems: what is wrong with the file. Keys: what has changed in it and takes a restart. `omitted` more.",
+        optional=("problems", "keys", "omitted"), reason=str, problems=list, keys=list, omitted=int,
+    ),
+    "config.reloaded": event(
+        "The topology file was read again (SIGHUP), and is in effect. Keys: what has changed in it; `omitted` more.",
+        optional=("omitted",), keys=list, omitted=int,
+    ),
     # life: the process
     "life.refused": event("The node does not start: it runs already, or its state folder cannot be used.", reason=str),
     "life.started": event("The process is running.", version=str, pid=int, topology=str),
@@ -427,9 +437,10 @@ EVENTS: Mapping[str, Event] = {
     ),
     # res: the host's and the process's resources
     "res.sample": event(
-        "The monitor's series, once per second. CPU in percent of one core, summed over cores. Fields that the host "
+        "The monitor's series, once per second; of a service every 10 s, since the journal is on the disk; or as often "
+        "as the topology's `log.resources` says. CPU in percent of one core, summed over cores. Fields that the host "
         "does not provide are left out, as are the node's numbers that have been zero since the start. Lag by topic: "
-        "the longest ones; absent when there is none.",
+        "the longest ones; absent when there is none. Loop lag: the most by which the event loop was late meanwhile.",
         optional=(
             "cpu_percent", "memory_used_bytes", "disk_read_bytes_per_s", "disk_written_bytes_per_s",
             "net_received_bytes_per_s", "net_sent_bytes_per_s", "temperature_c", "throttled_flags", "disk_free_bytes",
@@ -448,6 +459,11 @@ EVENTS: Mapping[str, Event] = {
     "res.memory_high": event(
         "The process exceeds its memory limit; it ends if that lasts.", rss_bytes=int, limit_bytes=int
     ),
+    "res.priority_refused": event(
+        "Threads that compute do not get a lower priority, and compete with the event loop as equals. The unit's "
+        "`SystemCallFilter=` has to allow setpriority. Logged once.",
+        niceness=int, err=str,
+    ),
     "res.stalled": event(
         "A service with work makes no progress, without an external cause; the watchdog is no longer fed.",
         service=str, still_s=float,
@@ -459,11 +475,6 @@ EVENTS: Mapping[str, Event] = {
     ),
 }  # fmt: skip
 
-    "res.priority_refused": event(
-        "Threads that compute do not get a lower priority, and compete with the event loop as equals. The unit's "
-        "`SystemCallFilter=` has to allow setpriority. Logged once.",
-        niceness=int, err=str,
-    ),
 
 def json_type_matches(value: Any, kind: type) -> bool:
     """Whether a plain JSON value has the type that the schema requires for `kind`."""

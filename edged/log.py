@@ -31,6 +31,8 @@ _MIN_LEVEL = {
 }
 _SYSLOG_PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
+_SERIES = frozenset({"res.sample"})
+
 _MAX_MESSAGE = 2_000
 """Characters kept of a foreign message."""
 
@@ -80,7 +82,7 @@ def configure(
             _traceback,
             _head({"node": node, "tier": tier, "run_id": run_id}, _local_time if pretty else _utc_time),
             _check,
-            *(_for_people() if pretty else [_for_journal if _is_journal(stream) else _to_json]),
+            *(_for_people() if pretty else [_for_journal if is_journal(stream) else _to_json]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_MIN_LEVEL[level]),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _FaultTolerantStream(stream))),
@@ -88,6 +90,11 @@ def configure(
     )
     _capture_foreign_lines()
     sys.excepthook = _log_uncaught
+
+
+def set_level(level: str) -> None:
+    """From now on, log from this level on, after `configure`."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_MIN_LEVEL[level]))
 
 
 class _FaultTolerantStream:
@@ -355,8 +362,12 @@ def _to_json(_logger: Any, _method: str, fields: Fields) -> str:
 
 
 def _for_journal(logger: Any, method: str, fields: Fields) -> str:
-    """The line prefixed with its syslog priority, which journald removes again (sd-daemon(3))."""
-    return f"<{_SYSLOG_PRIORITY[fields['level']]}>{_to_json(logger, method, fields)}"
+    """The line prefixed with its syslog priority, which journald removes again (sd-daemon(3)).
+
+    The series has the lowest one, so that `journalctl -p info` shows what happened without it.
+    """
+    priority = _SYSLOG_PRIORITY["debug" if fields["event"] in _SERIES else fields["level"]]
+    return f"<{priority}>{_to_json(logger, method, fields)}"
 
 
 class ResourcesForPeople:
@@ -410,10 +421,29 @@ def _printable(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
-def _is_journal(stream: TextIO) -> bool:
+def is_journal(stream: TextIO) -> bool:
     """Whether `stream` is the journal's socket, which systemd identifies in JOURNAL_STREAM (systemd.exec(5))."""
     try:
         status = os.fstat(stream.fileno())
-    except (OSError, AttributeError):
+    except (OSError, ValueError, AttributeError):
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+class JournalErrors:
+    """The journal for text that is no log line: each line goes there as an error (`journalctl -p err`)."""
+
+    def __init__(self, journal: TextIO) -> None:
+        self._journal = journal
+        self._is_at_start = True
+
+    def write(self, text: str) -> None:
+        for line in text.splitlines(keepends=True):
+            self._journal.write(f"<{_SYSLOG_PRIORITY['error']}>{line}" if self._is_at_start else line)
+            self._is_at_start = line.endswith("\n")
+
+    def flush(self) -> None:
+        self._journal.flush()
+
+    def isatty(self) -> bool:
+        return False

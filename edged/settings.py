@@ -3,15 +3,22 @@
 Each field states its meaning and the reason for its default.
 """
 
+import asyncio
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from edged.domain.topology import Topology
 from edged.errors import ConfigError, Problem
+from edged.log import is_journal
 
 _TIMING = "EDGED_TIMING"
+SERVICE_SAMPLE_S = 10.0
+"""What is logged once a second is 46 MB a day, and systemd's journal writes it to the SD card."""
+
 _SHORTEST_S, _LONGEST_S = 0.001, 86_400
 
 
@@ -55,6 +62,34 @@ def _base(environment: Mapping[str, str], by_systemd: str, by_xdg: str, below_ho
     return base / "edged"
 
 
+class TopologyInUse:
+    """The topology that is in use, until a reload replaces it.
+
+    Who needs a part of it that may change so (`domain.topology.changes`) reads it when he needs it, and keeps no copy.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self._topology = topology
+        self._replaced = asyncio.Event()
+
+    @property
+    def topology(self) -> Topology:
+        """What is in use now; always the same object until it is replaced."""
+        return self._topology
+
+    def replace(self, topology: Topology) -> None:
+        """Use this one from now on."""
+        self._topology = topology
+        self._replaced.set()
+        self._replaced = asyncio.Event()
+
+    async def other_than(self, known: Topology) -> Topology:
+        """What is in use once that is not `known`."""
+        while self._topology is known:
+            await self._replaced.wait()
+        return self._topology
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Deadlines and intervals, in seconds."""
@@ -75,7 +110,8 @@ class Timing:
     """How often the archive node looks at what Kafka still has of what is archived; disks fill more slowly."""
 
     sample_s: float = 1.0
-    """Interval of the monitor's series; the thesis sampled once per second."""
+    """Interval of the monitor's series where the topology gives none; the thesis sampled once per second. A service's
+    is SERVICE_SAMPLE_S."""
 
     status_s: float = 10.0
     """Minimum time between two status lines for systemd; people read them, and each costs a wake-up."""
@@ -91,9 +127,10 @@ class Timing:
 
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> "Timing":
-        """The defaults, but for what EDGED_TIMING gives: for developers' tests, such as `{"sample_s": 0.2}`.
+        """The defaults, for a service or by hand, but for what EDGED_TIMING gives: for developers' tests.
 
-        Raises ConfigError when that is not a JSON object of these fields with seconds from 1 ms to a day.
+        Such as `{"sample_s": 0.2}`. Raises ConfigError when that is not a JSON object of these fields with seconds from
+        1 ms to a day.
         """
         try:
             given = json.loads(environment.get(_TIMING) or "{}")
@@ -107,7 +144,8 @@ class Timing:
                 raise _wrong_timing(f'"{name}" is none of {", ".join(names)}')
             if type(value) not in {int, float} or not _SHORTEST_S <= value <= _LONGEST_S:
                 raise _wrong_timing(f"{name} is no number of seconds from {_SHORTEST_S} to {_LONGEST_S}")
-        return cls(**given)
+        is_service = bool(environment.get("NOTIFY_SOCKET")) or is_journal(sys.stderr)
+        return cls(**({"sample_s": SERVICE_SAMPLE_S} if is_service else {}) | given)
 
 
 def _wrong_timing(reason: str) -> ConfigError:

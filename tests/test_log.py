@@ -20,8 +20,8 @@ import structlog
 from jsonschema import Draft202012Validator
 
 from edged.domain.topology import Kafka, Security, Topology
-from edged.events import json_schema
-from edged.log import ForeignLines, ResourcesForPeople, Throttle, ThrottledLog, configure, log_crash, logger
+from edged.events import EVENTS, json_schema
+from edged.log import ForeignLines, ResourcesForPeople, Throttle, ThrottledLog, configure, log_crash, logger, set_level
 
 
 @pytest.fixture
@@ -104,6 +104,33 @@ def test_the_journal_gets_the_priority_before_each_line(stream, tmp_path, monkey
     set_up(stream)  # another stream, though the journal is there: no priority
     logger().error("life.notify_failed", err="x")
     assert stream.getvalue().startswith('{"ts":')
+
+
+def test_the_journal_can_leave_the_series_out_by_its_priority(tmp_path, monkeypatch):
+    """`journalctl -p info`: all but the debug lines, which the series is to the journal alone."""
+    with (tmp_path / "journal").open("w+") as journal:
+        status = os.fstat(journal.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        set_up(journal)
+        optional = EVENTS["res.sample"].optional
+        values = {name: kind(1) for name, kind in EVENTS["res.sample"].fields.items() if name not in optional}
+        logger().info("res.sample", **values)
+        logger().info("life.ready", degraded=False)
+        journal.seek(0)
+        series, ready = journal.read().splitlines()
+    assert series.startswith("<7>")
+    assert json.loads(series[3:])["level"] == "info"
+    assert ready.startswith("<6>")
+
+
+def test_the_level_may_change_while_the_log_is_in_use(log_lines):
+    log = logger()
+    set_level("error")
+    logger().warning("life.notify_failed", err="x")
+    set_level("debug")
+    logger().info("life.ready", degraded=False)
+    log.info("life.ready", degraded=True)  # one that was made before goes by the level that was then
+    assert [line["event"] for line in log_lines()] == ["life.ready", "life.ready"]
 
 
 def test_people_get_readable_lines_and_tracebacks(stream, monkeypatch):

@@ -1,5 +1,6 @@
 """Folders follow systemd, else the XDG specification; deadlines keep their promises to each other."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,28 @@ def test_a_node_has_its_own_folder(environment, state, cache):
 def test_the_process_environment_is_the_default(monkeypatch):
     monkeypatch.setenv("STATE_DIRECTORY", "/given")
     assert Folders.of("pi-a").state == Path("/given/pi-a")
+
+
+@pytest.mark.parametrize(
+    ("environment", "sample_s"),
+    [
+        ({}, 1.0),
+        ({"NOTIFY_SOCKET": "/run/systemd/notify"}, 10.0),
+        ({"NOTIFY_SOCKET": ""}, 1.0),
+        ({"NOTIFY_SOCKET": "/run/systemd/notify", "EDGED_TIMING": '{"sample_s": 0.2}'}, 0.2),
+        ({"INVOCATION_ID": "0" * 32, "JOURNAL_STREAM": "9:12345"}, 1.0),  # a terminal that systemd has started
+    ],
+)
+def test_a_services_series_is_a_tenth_as_long(environment, sample_s):
+    assert Timing.of(environment).sample_s == sample_s
+
+
+def test_so_is_one_whose_log_goes_to_the_journal(tmp_path, monkeypatch):
+    with (tmp_path / "journal").open("w") as journal:
+        status = os.fstat(journal.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        monkeypatch.setattr("sys.stderr", journal)
+        assert Timing.of({}).sample_s == 10.0
 
 
 def test_silence_is_reported_within_ten_seconds():

@@ -114,3 +114,11 @@ def test_a_node_is_started_again_however_often_it_has_failed(name):
     assert settings(name)["StartLimitIntervalSec"] == ["0"]
     assert settings(name)["Restart"] == ["on-failure"]
     assert int(settings(name)["RestartSec"][0]) >= 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_reload_is_a_hangup_which_a_newer_systemd_sends_itself(name):
+    assert settings(name)["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    newer = settings("systemd-254.conf")
+    assert (newer["Type"], newer["ExecReload"]) == (["notify-reload"], [""])
+    assert newer["RestartMaxDelaySec"] == ["2min"]

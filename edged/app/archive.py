@@ -4,12 +4,11 @@ from collections.abc import Mapping
 
 from edged.app.supervision import Service
 from edged.domain.samples.border import Border
-from edged.domain.topology import Topology
 from edged.ports import Health, Log
-from edged.settings import Timing
+from edged.settings import Timing, TopologyInUse
 
 
-def services(topology: Topology, log: Log, health: Health, timing: Timing) -> Mapping[str, Service]:
+def services(in_use: TopologyInUse, log: Log, health: Health, timing: Timing) -> Mapping[str, Service]:
     """The services of the topology's archive node, by name."""
     from edged.adapters.parquet.retrying import RetryingArchive  # noqa: PLC0415
     from edged.adapters.parquet.store import ParquetStore  # noqa: PLC0415 - pyarrow is the archive's alone
@@ -17,6 +16,7 @@ def services(topology: Topology, log: Log, health: Health, timing: Timing) -> Ma
     from edged.services.archive.epoch_server import EpochServer  # noqa: PLC0415
     from edged.services.archive.retention import Retention  # noqa: PLC0415
 
+    topology = in_use.topology
     archive = topology.archive[0]
     store, border = ParquetStore(archive.url), Border.of(topology)
     edges = [edge.name for edge in topology.edges]
@@ -25,12 +25,17 @@ def services(topology: Topology, log: Log, health: Health, timing: Timing) -> Ma
         for edge in edges
         for stream in dict.fromkeys(device.stream for device in topology.devices_of(edge))
     ]
+
+    def archiver_settings() -> ArchiverSettings:
+        (archive,) = in_use.topology.archive
+        return ArchiverSettings(flush_s=archive.flush_s, flush_bytes=archive.flush_bytes, poll_s=timing.poll_s)
+
     archiver = Archiver(
         log,
         RetryingArchive(store, health),
         sources,
         topology.group("archiver", archive.name),
-        ArchiverSettings(flush_s=archive.flush_s, flush_bytes=archive.flush_bytes, poll_s=timing.poll_s),
+        archiver_settings,
         border=border,
     )
     return {

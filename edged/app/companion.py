@@ -1,5 +1,6 @@
 """The companion of an edge: one service, and the models it serves."""
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from edged.app.supervision import announce, supervise
 from edged.domain.topology import Topology
 from edged.domain.topology.topics import rights_of
 from edged.services.node.health import HealthBoard
-from edged.settings import Folders, Timing
+from edged.settings import Folders, Timing, TopologyInUse
 
 if TYPE_CHECKING:
     from edged.services.inference.served_model import Outputs
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
 async def run_companion(
     topology: Topology,
     node: str,
+    read: Callable[[], Topology],
     timing: Timing = Timing(),  # noqa: B008 - frozen
     *,
     job: str | None = None,
 ) -> int:
     """Run inference for the edge `node` until a signal stops it; the exit code.
 
-    `job`: the job whose models it serves; None: the first. Raises ConfigError when there is no such job.
+    `job`: the job whose models it serves; None: the first. `read`: reads the topology file again, see `app.reload`.
+    Raises ConfigError when there is no such job.
     """
     from edged.adapters.tflite import runtime as tflite  # noqa: PLC0415 - the runtime is the companion's alone
     from edged.adapters.tflite.interpreter import TfliteClassifier, TfliteFeatures  # noqa: PLC0415
@@ -57,6 +60,7 @@ async def run_companion(
         log = await stack.enter_async_context(
             KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s, rights=rights_of(topology, node))
         )
+        in_use = TopologyInUse(topology)
         companion = Companion(
             topology,
             node,
@@ -73,9 +77,10 @@ async def run_companion(
         )
         exempt_from_collections()
         return await supervise(
-            topology,
+            in_use,
             node,
             {"infer": companion},
+            read=read,
             log=log,
             health=health,
             host=PsutilHost(folders.state, loopback=topology.kafka.is_loopback),

@@ -36,7 +36,7 @@ from edged.services.group.trainer import GroupTrainer
 from edged.services.ingest.live_window import LiveWindow
 from edged.services.training.checkpointing import Checkpointing, Samples
 from edged.services.training.trainer import Trainer
-from edged.settings import Folders, Timing
+from edged.settings import Folders, Timing, TopologyInUse
 
 if TYPE_CHECKING:
     from edged.adapters.tflite.backbone import FrozenBackbone
@@ -58,7 +58,7 @@ class EdgeJobs(NamedTuple):
 @asynccontextmanager
 async def open_jobs(
     jobs: Sequence[Job],
-    topology: Topology,
+    in_use: TopologyInUse,
     edge: Edge,
     log: Log,
     health: Health,
@@ -70,7 +70,7 @@ async def open_jobs(
 
     Raises ConfigError when a backbone's file was replaced since the topology was checked against it.
     """
-    builder = _Builder(jobs, topology, edge, log, health, timing, folders, executor)
+    builder = _Builder(jobs, in_use, edge, log, health, timing, folders, executor)
     models = [await run_in_worker(builder.model, job) for job in jobs]
     async with AsyncExitStack() as stack:
         caches = {}
@@ -106,13 +106,17 @@ class _Builder:
     """Makes the parts of the edge's jobs; `open_jobs` opens their caches."""
 
     jobs: Sequence[Job]
-    topology: Topology
+    in_use: TopologyInUse
     edge: Edge
     log: Log
     health: Health
     timing: Timing
     folders: Folders
     executor: Executor
+
+    @property
+    def topology(self) -> Topology:
+        return self.in_use.topology
 
     @property
     def archived_streams(self) -> Sequence[Stream]:
@@ -143,7 +147,7 @@ class _Builder:
             disk,
             memory_bytes=memory_bytes,
             disk_bytes=disk_bytes,
-            written_bytes_per_day=settings.disk_writes_per_day // num_streams,
+            written_bytes_per_day=lambda: self.topology.edge(self.edge.name).cache.disk_writes_per_day // num_streams,
         )
 
     def address(self, job: Job) -> ArchiveAddress:
@@ -152,9 +156,8 @@ class _Builder:
         return ArchiveAddress(edge, job.stream.name, topology.requests_topic, topology.epochs_topic(edge))
 
     def live_window(self, job: Job) -> LiveWindow | None:
-        """The window of live samples that the job trains on; None if it trains on none, or the edge samples none."""
-        is_sampled = any(device.stream == job.stream.name for device in self.topology.devices_of(self.edge.name))
-        if job.training.source == "archive" or not is_sampled:
+        """The window of live samples that the job trains on, also of devices that come later; None if on none."""
+        if job.training.source == "archive":
             return None
         return LiveWindow(self.log, self.topology.archive_topic(job.stream.name, self.edge.name))
 
@@ -197,7 +200,7 @@ class _Builder:
             job=job.digest,
             labels=stream.labels if is_classifier else (),
             sample_shape=stream.shape,
-            every_s=training.checkpoint_s,
+            every_s=lambda: self.topology.job(job.name).checkpoint_s,
         )
         settings = EpochSettings(
             epochs=training.epochs,

@@ -1,6 +1,6 @@
 """A node of the edge or archive tier: its services, and the adapters and settings that they get."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
@@ -21,15 +21,23 @@ from edged.domain.topology.topics import rights_of
 from edged.services.ingest.ingest import Ingest
 from edged.services.ingest.uplink import Uplink
 from edged.services.node.health import HealthBoard
-from edged.settings import Folders, Timing
+from edged.settings import Folders, Timing, TopologyInUse
 
 
-async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> int:  # noqa: B008 - frozen
+async def run_node(
+    topology: Topology,
+    node: str,
+    read: Callable[[], Topology],
+    timing: Timing = Timing(),  # noqa: B008 - frozen
+) -> int:
     """Run the edge or archive node called `node` until a signal stops it; the exit code.
+
+    `read`: reads the topology file again, see `app.reload`.
 
     Raises AlreadyRunning and, when the state folder cannot be used, StorageError.
     """
     keep_heap_small()
+    in_use = TopologyInUse(topology)
     is_edge = topology.tier_of(node) == "edge"
     edge = topology.edge(node) if is_edge else None
     folders, jobs = Folders.of(node), topology.resolved_jobs(node)
@@ -46,13 +54,13 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
         )
         services: Mapping[str, Service]
         if edge is None:
-            services = {**archive.services(topology, log, health, timing), **servers(jobs, node, log, timing)}
+            services = {**archive.services(in_use, log, health, timing), **servers(jobs, node, log, timing)}
         else:
             executor = stack.enter_context(
                 ThreadPoolExecutor(NUM_CORES, thread_name_prefix="train", initializer=LowerPriority().lower)
             )
             stack.enter_context(single_threaded_blas())
-            opened = open_jobs(jobs, topology, edge, log, health, timing, folders, executor)
+            opened = open_jobs(jobs, in_use, edge, log, health, timing, folders, executor)
             trainers, live_windows = await stack.enter_async_context(opened)
             ingest = Ingest(log, topology, edge.name, PillowDecoder())
             services = {
@@ -62,9 +70,10 @@ async def run_node(topology: Topology, node: str, timing: Timing = Timing()) -> 
             }
         exempt_from_collections()
         return await supervise(
-            topology,
+            in_use,
             node,
             services,
+            read=read,
             log=log,
             health=health,
             host=PsutilHost(folders.state, loopback=topology.kafka.is_loopback),

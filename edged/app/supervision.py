@@ -2,9 +2,11 @@
 
 1. The node's own topics are created if missing, then all services run. Waiting for Kafka is part of that work, not of
    start-up: a node whose broker is away is ready, degraded, and reports it.
-2. SIGTERM or SIGINT cancels the services once; each finishes its current step and saves what must not be lost.
-3. The monitor stops last, so that the watchdog is fed during the final checkpoint.
-4. A service that fails stops the others cleanly; the process ends with 1 and systemd starts it again, or with
+2. SIGHUP has the topology read again (`reload`). Before and after that it is held back, so that it ends no node. The
+   end of the terminal in which a node was started, which is a SIGHUP, too, stops the node, unless by `nohup`.
+3. SIGTERM or SIGINT cancels the services once; each finishes its current step and saves what must not be lost.
+4. The monitor stops last, so that the watchdog is fed during the final checkpoint.
+5. A service that fails stops the others cleanly; the process ends with 1 and systemd starts it again, or with
    EX_CONFIG when restarting does not help.
 """
 
@@ -13,20 +15,22 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import add
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from edged import __version__
+from edged.adapters.host.terminal import has_terminal
+from edged.app.reload import Reload
 from edged.domain.topology import Topology, existing, kafka_commands
-from edged.domain.topology.topics import topics_of
+from edged.domain.topology.topics import Topic, topics_of
 from edged.errors import AnotherVersion, StateFolderRefused, TopologyMismatch
 from edged.log import log_crash, logger
 from edged.ports import Host, Log, Notifier, Progress, Statistics, TopicSpec
 from edged.services.node.health import HealthBoard
 from edged.services.node.monitor import Monitor
-from edged.settings import Timing
+from edged.settings import Timing, TopologyInUse
 
 
 class Service(Protocol):
@@ -48,10 +52,11 @@ def announce(topology: Topology) -> None:
 
 
 async def supervise(
-    topology: Topology,
+    in_use: TopologyInUse,
     node: str,
     services: Mapping[str, Service],
     *,
+    read: Callable[[], Topology],
     log: Log,
     health: HealthBoard,
     host: Host,
@@ -59,7 +64,10 @@ async def supervise(
     timing: Timing,
     memory_limit: int | None = None,
 ) -> int:
-    """Run the node's services until a signal arrives or one of them fails; the process's exit code."""
+    """Run the node's services until a signal arrives or one of them fails; the process's exit code.
+
+    `read`: reads the topology file again, see `Reload`.
+    """
     started_s = time.monotonic()
     monitor = Monitor(
         host,
@@ -69,15 +77,19 @@ async def supervise(
         {name: service.progress for name, service in services.items()},
         memory_limit=memory_limit,
         timing=timing,
+        sample_s=lambda: in_use.topology.log.resources_s or timing.sample_s,
     )
+    reload = Reload(in_use, read, notifier)
     try:
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(monitor.run(), name="monitor")
-            working = group.create_task(_work(topology, node, services, log), name="services")
-            with _stopped_by_signals(working, notifier, timing):
+            reloading = group.create_task(reload.run(), name="reload")
+            working = group.create_task(_work(in_use, node, services, log), name="services")
+            with _handled_signals((reloading, working), reload, notifier, timing):
                 notifier.ready()
                 logger().info("life.ready", degraded=health.is_degraded)
                 await asyncio.wait([working])
+            reloading.cancel()
             watching.cancel()
         code = 0
     except* Exception as failures:  # noqa: BLE001 - logged in full, then the process ends
@@ -92,11 +104,12 @@ async def supervise(
     return code
 
 
-async def _work(topology: Topology, node: str, services: Mapping[str, Service], log: Log) -> None:
-    if missing := await log.ensure([TopicSpec(*topic) for topic in topics_of(topology, node)]):
-        logger().warning("kafka.topics_missing", topics=missing)
+async def _work(in_use: TopologyInUse, node: str, services: Mapping[str, Service], log: Log) -> None:
+    topology = in_use.topology
+    own = topics_of(topology, node)
+    await _ensure(own, log)
     async with asyncio.TaskGroup() as group:
-        group.create_task(_judge_settings(topology, node, log), name="settings")
+        group.create_task(_look_after_topics(in_use, node, log, topology, own), name="topics")
         for name, service in services.items():
             group.create_task(_run(name, service), name=name)
 
@@ -117,9 +130,26 @@ async def _run(name: str, service: Service) -> None:
         raise RuntimeError(f"a cancellation that nobody asked for has ended the service {name}") from cancelled
 
 
-async def _judge_settings(topology: Topology, node: str, log: Log) -> None:
-    """Log, once, what the settings of the node's topics would do to samples."""
-    own = topics_of(topology, node)
+async def _ensure(topics: Sequence[Topic], log: Log) -> None:
+    if missing := await log.ensure([TopicSpec(*topic) for topic in topics]):
+        logger().warning("kafka.topics_missing", topics=missing)
+
+
+async def _look_after_topics(
+    in_use: TopologyInUse, node: str, log: Log, topology: Topology, own: Sequence[Topic]
+) -> NoReturn:
+    """Judge the settings of the node's topics, which exist, and make and judge those that come with a reload."""
+    await _judge_settings(topology, own, log)
+    while True:
+        topology, former = await in_use.other_than(topology), own
+        own = topics_of(topology, node)
+        if new := [topic for topic in own if topic not in former]:
+            await _ensure(new, log)
+            await _judge_settings(topology, new, log)
+
+
+async def _judge_settings(topology: Topology, own: Sequence[Topic], log: Log) -> None:
+    """Log, once, what the settings of these topics would do to samples."""
     settings = await log.settings([topic.name for topic in own], existing.SETTINGS)
     there = await log.partitions(topic.name for topic in own)
     if unseen := [topic.name for topic in own if topic.name in there and topic.name not in settings]:
@@ -137,24 +167,44 @@ def _exit_code(failures: BaseExceptionGroup[Exception]) -> int:
     return os.EX_CANTCREAT if failures.subgroup(StateFolderRefused) else 1
 
 
-class _stopped_by_signals(contextlib.AbstractContextManager[None]):  # noqa: N801 - used as a function
-    """Inside, the first SIGTERM or SIGINT cancels `working`; a second one, or `stop_s`, ends the process at once."""
+class _handled_signals(contextlib.AbstractContextManager[None]):  # noqa: N801 - used as a function
+    """Inside, SIGHUP requests a reload, also one that was held back before; it is held back again outside.
 
-    def __init__(self, working: "asyncio.Task[None]", notifier: Notifier, timing: Timing) -> None:
-        self._working = working
+    The first SIGTERM or SIGINT, or the end of the terminal, cancels `tasks`; a second one, or `stop_s`, ends the
+    process at once.
+    """
+
+    def __init__(
+        self, tasks: Sequence["asyncio.Task[None]"], reload: Reload, notifier: Notifier, timing: Timing
+    ) -> None:
+        self._tasks = tasks
+        self._reload = reload
         self._notifier = notifier
         self._timing = timing
         self._is_stopping = False
+        outlives_terminal = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # as nohup(1) leaves it
+        self._ends_with_terminal = has_terminal() and not outlives_terminal
 
     def __enter__(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
     def __exit__(self, *error: object) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
+
+    def _hang_up(self) -> None:
+        if self._is_stopping:
+            return
+        if self._ends_with_terminal and not has_terminal():
+            self._stop(signal.SIGHUP)
+        else:
+            self._reload.request()
 
     def _stop(self, number: signal.Signals) -> None:
         if self._is_stopping:
@@ -162,7 +212,8 @@ class _stopped_by_signals(contextlib.AbstractContextManager[None]):  # noqa: N80
         self._is_stopping = True
         logger().info("life.stopping", signal=signal.Signals(number).name)
         self._notifier.stopping()
-        self._working.cancel()
+        for task in self._tasks:
+            task.cancel()
         asyncio.get_running_loop().call_later(self._timing.stop_s, _end_now, f"no end within {self._timing.stop_s} s")
 
 

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import NoReturn
+from typing import NoReturn, TextIO, cast
 
 from edged import __version__
 from edged.cli.problems import show
@@ -133,20 +133,23 @@ def _run(words: list[str]) -> int:
 
 
 def _report(error: Exception) -> int:
-    """Print to stderr what went wrong; the exit code for it."""
+    """Print to stderr what went wrong, to the journal as an error; the exit code for it."""
+    from edged.log import JournalErrors, is_journal  # noqa: PLC0415 - not for commands that end well
+
+    stream = cast("TextIO", JournalErrors(sys.stderr)) if is_journal(sys.stderr) else sys.stderr
     if isinstance(error, ConfigError):
-        show(error.problems, sys.stderr)
+        show(error.problems, stream)
         return os.EX_CONFIG
     if isinstance(error, StateFolderRefused):
-        print(f"edged: {error} (STATE_DIRECTORY or XDG_STATE_HOME names another)", file=sys.stderr)
+        print(f"edged: {error} (STATE_DIRECTORY or XDG_STATE_HOME names another)", file=stream)
         return os.EX_CANTCREAT
     if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").partition(".")[0])):
-        print(f"edged: {error.name} is not installed: pip install 'edged[{extra}]'", file=sys.stderr)
+        print(f"edged: {error.name} is not installed: pip install 'edged[{extra}]'", file=stream)
         return os.EX_CONFIG  # restarting does not help
     if isinstance(error, EdgedError):
-        print(f"edged: {error}", file=sys.stderr)
+        print(f"edged: {error}", file=stream)
         return next((code for kind, code in _CODES if isinstance(error, kind)), os.EX_SOFTWARE)
-    traceback.print_exception(error)
+    traceback.print_exception(error, file=stream)
     return os.EX_SOFTWARE
 
 

@@ -8,13 +8,14 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 from edged.domain.suggest import did_you_mean
-from edged.domain.topology import Topology
+from edged.domain.topology import LogLevel, Topology
 from edged.errors import ConfigError, Problem
 from edged.topology_file.kinds.scalars import ADDRESS
 
-_LOG_LEVELS = ("debug", "info", "warning", "error")
+_LOG_LEVELS = get_args(LogLevel)
 _LAST_PORT = 65535
 
 
@@ -55,9 +56,8 @@ def add_log_level(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-level",
         choices=_LOG_LEVELS,
-        default="info",
         metavar="LEVEL",
-        help=f"log from this level on: {', '.join(_LOG_LEVELS)} (info)",
+        help=f"log from this level on: {', '.join(_LOG_LEVELS)} (the topology's log.level)",
     )
 
 

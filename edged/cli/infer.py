@@ -1,7 +1,6 @@
 """`edged infer`: the companion of an edge node."""
 
 import argparse
-from functools import partial
 
 from edged.cli.arguments import add_log_level, add_topology
 
@@ -17,9 +16,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run until SIGTERM; 0 after a clean stop, 1 after a failure."""
+    """Run until SIGTERM; 0 after a clean stop, 1 after a failure. SIGHUP reads the topology again."""
     from edged.app import run_companion  # noqa: PLC0415 - heavy; --help answers without it
     from edged.cli.node import run_as  # noqa: PLC0415
     from edged.settings import Timing  # noqa: PLC0415
 
-    return run_as(args, tiers=("edge",), main=partial(run_companion, timing=Timing.of(), job=args.job), tier="infer")
+    return run_as(
+        args,
+        tiers=("edge",),
+        main=lambda topology, node, read: run_companion(topology, node, read, Timing.of(), job=args.job),
+        tier="infer",
+    )

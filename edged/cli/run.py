@@ -1,7 +1,6 @@
 """`edged run`: the daemon of an edge or archive node."""
 
 import argparse
-from functools import partial
 
 from edged.cli.arguments import add_log_level, add_topology
 
@@ -16,9 +15,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run until SIGTERM; 0 after a clean stop, 1 after a failure."""
+    """Run until SIGTERM; 0 after a clean stop, 1 after a failure. SIGHUP reads the topology again."""
     from edged.app import run_node  # noqa: PLC0415 - heavy; --help answers without it
     from edged.cli.node import run_as  # noqa: PLC0415
     from edged.settings import Timing  # noqa: PLC0415
 
-    return run_as(args, tiers=("edge", "archive"), main=partial(run_node, timing=Timing.of()))
+    return run_as(
+        args, tiers=("edge", "archive"), main=lambda topology, node, read: run_node(topology, node, read, Timing.of())
+    )

@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
     """Publish until all is published or a signal ends it cleanly; 69 when Kafka does not answer at the start or end."""
     topology = topology_file.load(args.topology)
     _require_device(topology, args.node, str(args.topology))
-    log.configure(node=args.node, tier="iot", run_id=uuid.uuid4().hex[:8], level=args.log_level, stream=_log_stream())
+    level = args.log_level or topology.log.level
+    log.configure(node=args.node, tier="iot", run_id=uuid.uuid4().hex[:8], level=level, stream=_log_stream())
     try:
         dataset = _open(args)
         transcoder = _transcoder(topology, dataset, args)

@@ -112,5 +112,8 @@ class Notifier(Protocol):
     def watchdog(self) -> None:
         """The process is alive."""
 
+    def reloading(self) -> None:
+        """The configuration is being read again; `ready` follows."""
+
     def stopping(self) -> None:
         """A clean stop has begun."""

@@ -1,6 +1,8 @@
-"""How a node ends when one of its services does."""
+"""How a node starts, reloads and ends: by a service or by a signal."""
 
 import asyncio
+import signal
+from dataclasses import replace
 
 import pytest
 
@@ -8,9 +10,10 @@ from edged.adapters.memory.host import ScriptedHost
 from edged.adapters.memory.log import MemoryLog
 from edged.adapters.memory.notifier import RecordingNotifier
 from edged.app.supervision import supervise
+from edged.domain.topology import Device
 from edged.ports import HostSample, Progress, Statistics
 from edged.services.node.health import HealthBoard
-from edged.settings import Timing
+from edged.settings import Timing, TopologyInUse
 from tests.support.valid_topology import VALID
 
 
@@ -42,9 +45,10 @@ async def test_a_service_that_a_librarys_cancellation_ends_ends_the_node_with_a_
     """systemd starts it again, which it would not after an end without one."""
     async with asyncio.timeout(10):
         code = await supervise(
-            VALID,
+            TopologyInUse(VALID),
             "pi-a",
             {"infer": Bereft(), **others},
+            read=lambda: VALID,
             log=MemoryLog(),
             health=HealthBoard(),
             host=ScriptedHost([HostSample(0.0, 0, 0)]),
@@ -55,3 +59,112 @@ async def test_a_service_that_a_librarys_cancellation_ends_ends_the_node_with_a_
     [crash] = log_lines("life.crashed")
     assert code == 1
     assert "the service infer" in crash["err"]
+
+
+class Node:
+    """A node under supervision with one service. `file`: what is read again."""
+
+    def __init__(self, service):
+        self.file = VALID
+        self.in_use = TopologyInUse(VALID)
+        self.log = MemoryLog()
+        self.notices = RecordingNotifier()
+        self._service = service
+
+    async def run(self) -> int:
+        async with asyncio.timeout(30):
+            return await supervise(
+                self.in_use, "pi-a", {"train": self._service}, read=lambda: self.file, log=self.log,
+                health=HealthBoard(), host=ScriptedHost([HostSample(0.0, 0, 0)]), notifier=self.notices,
+                timing=Timing(),
+            )  # fmt: skip
+
+    def told(self, *of_interest):
+        return [what for what, _ in self.notices.sent if what in of_interest]
+
+
+class Stepwise(Working):
+    """Does what the test gives it to do, then stops the node; `at_stop` while that goes on."""
+
+    def __init__(self, then, at_stop=lambda: None):
+        self._then = then
+        self._at_stop = at_stop
+
+    async def run(self) -> None:
+        await self._then()
+        signal.raise_signal(signal.SIGTERM)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._at_stop()
+
+
+@pytest.fixture
+def held_back():
+    """SIGHUP waits, as from the first line of a node's process on, and afterwards as before."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    handler = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    while signal.SIGHUP in signal.sigpending():
+        signal.sigwait({signal.SIGHUP})
+    signal.signal(signal.SIGHUP, handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.mark.usefixtures("held_back")
+async def test_a_hangup_has_the_topology_read_again_and_the_node_goes_on(log_lines):
+    async def hang_up():
+        node.file = replace(VALID, jobs=(replace(VALID.jobs[0], checkpoint_s=60.0),))
+        signal.raise_signal(signal.SIGHUP)
+        assert (await node.in_use.other_than(VALID)) is node.file
+
+    node = Node(Stepwise(hang_up))
+    assert await node.run() == 0
+    assert node.told("ready", "reloading", "stopping")[:2] == ["ready", "reloading"]
+    assert log_lines("config.reloaded")[0]["keys"] == ["training.checkpoint"]
+
+
+@pytest.mark.usefixtures("held_back")
+async def test_a_hangup_while_the_node_starts_is_a_reload_once_it_is_ready():
+    async def wait():
+        await node.in_use.other_than(VALID)
+
+    node = Node(Stepwise(wait))
+    node.file = replace(VALID, jobs=(replace(VALID.jobs[0], checkpoint_s=60.0),))
+    for _ in range(100):
+        signal.raise_signal(signal.SIGHUP)
+    assert await node.run() == 0
+    assert node.told("ready", "reloading")[:3] == ["ready", "reloading", "ready"]
+
+
+@pytest.mark.usefixtures("held_back")
+async def test_hangups_while_the_node_stops_change_nothing(log_lines):
+    async def nothing():
+        await asyncio.sleep(0)
+
+    node = Node(Stepwise(nothing, at_stop=lambda: signal.raise_signal(signal.SIGHUP)))
+    assert await node.run() == 0
+    signal.raise_signal(signal.SIGHUP)  # behind the services, on the way to the end of the process
+    assert node.told("ready", "reloading", "stopping") == ["ready", "stopping"]
+    assert log_lines("life.stopped")[0]["exit_code"] == 0
+
+
+@pytest.mark.usefixtures("held_back")
+async def test_the_topics_of_what_a_reload_has_brought_are_made(monkeypatch):
+    made = []
+
+    async def ensure(topics):
+        made.append([topic.name for topic in topics])
+        if len(made) == 2:
+            arrived.set()
+        return []
+
+    async def hang_up():
+        node.in_use.replace(replace(VALID, iot=(*VALID.iot, Device("new", "pi-a", "tiles"))))
+        await arrived.wait()
+
+    arrived, node = asyncio.Event(), Node(Stepwise(hang_up))
+    monkeypatch.setattr(node.log, "ensure", ensure)
+    assert await node.run() == 0
+    assert "lab.iot.cam" in made[0]
+    assert made[1:] == [["lab.iot.new"]]

@@ -27,6 +27,7 @@ def test_no_notification_raises(notifier: Notifier, log_lines):
         notifier.ready()
         notifier.status("a line\nand another \udc80")
         notifier.watchdog()
+        notifier.reloading()
         notifier.stopping()
 
 

@@ -153,7 +153,7 @@ class GroupWorld:
             job=self.job,
             labels=STREAM.labels,
             sample_shape=STREAM.shape,
-            every_s=self.training.checkpoint_s,
+            every_s=lambda: self.training.checkpoint_s,
         )
 
     @property

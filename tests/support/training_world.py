@@ -276,7 +276,7 @@ class World:
             job=self.job,
             labels=STREAM.labels if self.training.loss == "cross_entropy" else (),
             sample_shape=STREAM.shape,
-            every_s=self.training.checkpoint_s,
+            every_s=lambda: self.training.checkpoint_s,
         )
 
     def _export(self, params: Params, calibration: Samples | None) -> bytes:

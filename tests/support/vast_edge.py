@@ -36,7 +36,7 @@ from edged.domain.place import Place
 from edged.log import configure
 from edged.ports import Committed, Message, Record, TopicPartition, TopicSpec, Watermarks
 from edged.services.epochs.planner import SCORE_BYTES
-from edged.settings import Folders, Timing
+from edged.settings import Folders, Timing, TopologyInUse
 from tests.support.site import DESIGNS_MODEL, FASHION
 
 NUM_BLOCKS, ROWS, PIXELS = 200_000, 250, 784
@@ -189,7 +189,9 @@ async def train(mode: str, num_samples: int, folder: Path) -> None:
     folders = Folders(state=folder / "state", cache=folder / "cache")
     with ThreadPoolExecutor(2) as executor:
         jobs, edge = topology.resolved_jobs("pi-a"), topology.edge("pi-a")
-        opened = open_jobs(jobs, topology, edge, VastLog(), RecordingHealth(), Timing(), folders, executor)
+        opened = open_jobs(
+            jobs, TopologyInUse(topology), edge, VastLog(), RecordingHealth(), Timing(), folders, executor
+        )
         async with opened as (trainers, _):
             [trainer] = trainers.values()
             task = asyncio.create_task(trainer.run())

@@ -329,7 +329,7 @@ def test_a_problem_carries_its_source_line(load):
     ("text", "expected"),
     [
         ("", "topology.yaml:1:1: the file is empty (config/ has examples to start from)"),
-        ("- a\n", "topology.yaml:1:1: expected a mapping with schema, site, kafka, streams, iot, edges, archive, training, not a list"),
+        ("- a\n", "topology.yaml:1:1: expected a mapping with schema, site, kafka, streams, iot, edges, archive, log, training, not a list"),
         (b"site: \xff\n", "topology.yaml:1:7: the file is not UTF-8 (save it as UTF-8)"),
         ("site: a\x07b\n", "topology.yaml:1:8: the character U+0007 has no place in YAML"),
         ("x" * (1 << 20) + "x", "topology.yaml:1:1: the file is larger than 1 MiB"),

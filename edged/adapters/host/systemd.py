@@ -6,6 +6,7 @@ the vsock family, which virtual machines use from systemd 254 on, are not suppor
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 from edged.log import logger
@@ -32,15 +33,19 @@ class Systemd:
     def watchdog(self) -> None:
         self._send("WATCHDOG=1")
 
+    def reloading(self) -> None:
+        # The time tells the unit's own request from an earlier one: Type=notify-reload waits for a later time.
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
     def stopping(self) -> None:
         self._send("STOPPING=1")
 
-    def _send(self, assignment: str) -> None:
+    def _send(self, assignments: str) -> None:
         if self._address is None:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as to:
-                to.sendto(assignment.encode(errors="replace"), self._address)
+                to.sendto(assignments.encode(errors="replace"), self._address)
         except OSError as error:
             if not self._failed:
                 logger().warning("life.notify_failed", err=str(error))

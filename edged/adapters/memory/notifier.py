@@ -17,5 +17,8 @@ class RecordingNotifier:
     def watchdog(self) -> None:
         self.sent.append(("watchdog", None))
 
+    def reloading(self) -> None:
+        self.sent.append(("reloading", None))
+
     def stopping(self) -> None:
         self.sent.append(("stopping", None))

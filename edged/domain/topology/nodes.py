@@ -13,6 +13,7 @@ _LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]):\d+", re.IGNORECASE)
 
 Codec = Literal["raw", "jpeg", "png"]
 Dtype = Literal["uint8", "float32"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 Role = Literal["ingest", "infer", "archiver", "epoch_server"]
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -43,6 +44,14 @@ class Kafka:
     def is_loopback(self) -> bool:
         """Whether all brokers' addresses are this machine's own."""
         return all(_LOOPBACK.fullmatch(server) for server in self.bootstrap)
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """`level`: the least that is logged. `resources_s`: seconds between two `res.sample`; None: `Timing.sample_s`."""
+
+    level: LogLevel = "info"
+    resources_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 `topology_file` makes a Topology from the file, complete and valid. No behaviour beyond names and look-ups.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from edged.domain.topology.job import Job, job_digest
-from edged.domain.topology.nodes import Archive, Device, Edge, Kafka, Role, Stream
+from edged.domain.topology.nodes import Archive, Device, Edge, Kafka, LogSettings, Role, Stream
 from edged.domain.topology.training import Training
 
 
@@ -22,6 +22,7 @@ class Topology:
     edges: tuple[Edge, ...]
     archive: tuple[Archive, ...]
     jobs: tuple[Training, ...] = ()
+    log: LogSettings = field(default_factory=LogSettings)
 
     def stream(self, name: str) -> Stream:
         return next(stream for stream in self.streams if stream.name == name)
@@ -31,6 +32,9 @@ class Topology:
 
     def device(self, name: str) -> Device:
         return next(device for device in self.iot if device.name == name)
+
+    def job(self, name: str) -> Training:
+        return next(job for job in self.jobs if job.name == name)
 
     def devices_of(self, edge: str) -> tuple[Device, ...]:
         """The edge's devices, in the file's order."""

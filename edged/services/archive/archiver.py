@@ -7,7 +7,7 @@ are committed for lag tools only. See also: `ports.ArchiveWriter` (durability, w
 import asyncio
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -150,6 +150,8 @@ class Archiver:
 
     An edge's topic that was recreated continues the edge's source: its blocks get the next numbers.
 
+    `settings` are read when they are needed, as they are then.
+
     A source that cannot be archived waits, without what it had buffered, and is resumed from the archive's end; the
     others go on. So does one at a pack of another version, or with a sample that another topology might accept: what is
     archived may be deleted from the log, and would be lost. It goes on once that block is in quarantine. A record that
@@ -162,7 +164,7 @@ class Archiver:
         archive: ArchiveWriter,
         sources: Sequence[Source],
         group: str,
-        settings: ArchiverSettings = ArchiverSettings(),
+        settings: Callable[[], ArchiverSettings] = ArchiverSettings,
         *,
         border: Border,
     ) -> None:
@@ -284,11 +286,11 @@ class Archiver:
 
     async def _poll(self, reader: LogReader) -> list[Record]:
         now_s = asyncio.get_running_loop().time()
-        due_s = [buffer.since_s + self._settings.flush_s - now_s for buffer in self._buffers.values() if buffer.packs]
+        due_s = [buffer.since_s + self._settings().flush_s - now_s for buffer in self._buffers.values() if buffer.packs]
         self._is_idle = True
         try:
             return await reader.poll(
-                max_records=_RECORDS_PER_POLL, timeout_s=max(0.0, min([self._settings.poll_s, *due_s]))
+                max_records=_RECORDS_PER_POLL, timeout_s=max(0.0, min([self._settings().poll_s, *due_s]))
             )
         finally:
             self._is_idle = False
@@ -472,22 +474,22 @@ class Archiver:
         largest = max(filled, key=lambda buffer: buffer.num_bytes)
         oldest = min(filled, key=lambda buffer: buffer.since_s)
         total = sum(buffer.num_bytes for buffer in filled)
-        if largest.num_bytes >= self._settings.flush_bytes or total >= _FULL_BUFFERS * self._settings.flush_bytes:
+        if largest.num_bytes >= self._settings().flush_bytes or total >= _FULL_BUFFERS * self._settings().flush_bytes:
             return largest
         now_s = asyncio.get_running_loop().time()
-        return oldest if now_s >= oldest.since_s + self._settings.flush_s else None
+        return oldest if now_s >= oldest.since_s + self._settings().flush_s else None
 
     async def _finish(self, reader: LogReader) -> None:
         """Write what all buffers hold; then commit, if Kafka answers in time."""
         filled = [buffer for buffer in self._buffers.values() if buffer.packs]
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.stop_s):
+            async with asyncio.timeout(self._settings().stop_s):
                 for buffer in filled:
                     with contextlib.suppress(SourceRefused):
                         await self._write(buffer)
         if written := {each.partition: each.log.place for each in filled if not each.packs}:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.poll_s):
+                async with asyncio.timeout(self._settings().poll_s):
                     await reader.commit(written)
 
     async def _flush(self, buffer: _Buffer, reader: LogReader) -> None:

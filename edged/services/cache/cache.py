@@ -61,7 +61,7 @@ class Cache:
         *,
         memory_bytes: int,
         disk_bytes: int,
-        written_bytes_per_day: int | None = None,
+        written_bytes_per_day: Callable[[], int] | None = None,
         wall_time: Callable[[], float] = time.time,
     ) -> None:
         self.counts = CacheCounts()

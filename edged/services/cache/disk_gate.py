@@ -23,9 +23,9 @@ _FIRST_AMPLIFICATION = 4.0
 
 
 class DiskGate:
-    """The limits of one disk tier: `disk_bytes`, and `written_bytes_per_day` if given. Used by one task.
+    """The limits of one disk tier: `disk_bytes`, and `written_bytes_per_day`, if given. Used by one task.
 
-    Without `disk`, nothing may be written.
+    Without `disk`, nothing may be written. `written_bytes_per_day` is asked before each batch.
     `max_bytes`: what the disk may hold at most; `limit_bytes`: the same, or less after it refused a batch. Each batch
     that it takes from then on raises the limit, so that the true limit is found again. `wall_time`: Unix time, by which
     a restart resumes the budget.
@@ -35,7 +35,7 @@ class DiskGate:
         self,
         disk: DiskTier | None,
         disk_bytes: int,
-        written_bytes_per_day: int | None,
+        written_bytes_per_day: Callable[[], int] | None,
         wall_time: Callable[[], float],
     ) -> None:
         self._disk = disk
@@ -52,7 +52,9 @@ class DiskGate:
     def restore(self, now_s: float) -> None:
         """Resume the write budget of an earlier run, at `now_s` of the event loop's clock; blocking."""
         if self._disk is not None and self._written_bytes_per_day is not None:
-            self._budget = WriteBudget.restored(self._written_bytes_per_day, self._disk.note, now_s, self._wall_time())
+            self._budget = WriteBudget.restored(
+                self._written_bytes_per_day(), self._disk.note, now_s, self._wall_time()
+            )
 
     @property
     def is_open(self) -> bool:
@@ -63,8 +65,9 @@ class DiskGate:
         """Whether a batch may be written now: the disk is not left alone, and the budget has the bytes it will take."""
         if self._disk is None or asyncio.get_running_loop().time() < self._refused_until_s:
             return False
-        if self._budget is None:
+        if self._budget is None or self._written_bytes_per_day is None:
             return True
+        self._budget.budget_bytes_per_day = self._written_bytes_per_day()
         is_measured = self._stored_bytes > SPILL_BYTES
         amplification = self._disk.written_bytes / self._stored_bytes if is_measured else _FIRST_AMPLIFICATION
         allowed = self._budget.allows(int(num_bytes * amplification), asyncio.get_running_loop().time())

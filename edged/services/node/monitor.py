@@ -30,12 +30,16 @@ _MEMORY_LOG_EVERY_S = 60.0
 _GIVE_BACK_S = 60.0
 """How often freed memory goes back to the system: it rises by less than a mebibyte meanwhile."""
 
+_LOOK_S = 1.0
+"""The longest time between two looks at the process."""
+
 
 class Monitor:
     """Logs `res.sample` at every interval, feeds the watchdog while all services progress, and updates the status line.
 
     `statistics` gives the sum of all services' numbers, `progress` each service's progress by its name.
-    `memory_limit`: maximum of resident bytes, or None.
+    `memory_limit`: maximum of resident bytes, or None. `sample_s`: the interval, read again at each look; `timing`'s
+    without it.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Monitor:
         *,
         memory_limit: int | None = None,
         timing: Timing = Timing(),  # noqa: B008 - frozen
+        sample_s: Callable[[], float] | None = None,
     ) -> None:
         self._host = host
         self._health = health
@@ -55,6 +60,7 @@ class Monitor:
         self._statistics = statistics
         self._progress = progress
         self._timing = timing
+        self._sample_s = sample_s or (lambda: timing.sample_s)
         self._memory = _MemoryGuard(memory_limit or math.inf, timing.memory_grace_s)
 
     async def run(self) -> None:
@@ -68,16 +74,19 @@ class Monitor:
         feed_s = (self._notifier.watchdog_s or _FEEDS_PER_WATCHDOG * _UNWATCHED_FEED_S) / _FEEDS_PER_WATCHDOG
         watchdog = Watchdog(self._notifier, StallDetector(_STALLED_FEEDS * feed_s))
         series = ResourceSeries(host := self._host.sample(), self._statistics(), start)
-        samples = _Grid(start + self._timing.sample_s, self._timing.sample_s)
+        looks = _Looks(start, self._sample_s())
         feeds, statuses = _Grid(start, feed_s), _Grid(start, self._timing.status_s)
         returns = _Grid(start, _GIVE_BACK_S)
         while True:
-            now, due = loop.time(), samples.next
-            if samples.passed(now):
+            now = loop.time()
+            if looks.passed(now):
                 host = self._host.sample()
-                fields = series.next(host, self._statistics(), now)
-                logger().info("res.sample", **fields, loop_lag_ms=round(1000 * (now - due), 1))
+                if (late_s := looks.late_s_at_line()) is not None:
+                    fields = series.next(host, self._statistics(), now)
+                    logger().info("res.sample", **fields, loop_lag_ms=round(1000 * late_s, 1))
                 self._memory.check(host.rss_bytes, now)
+            if looks.every_s != (every_s := self._sample_s()):
+                looks = _Looks(now, every_s)
             if feeds.passed(now):
                 progress = {service: sign() for service, sign in self._progress.items()}
                 watchdog.feed(progress, now, suspended=self._health.is_awaited)
@@ -85,7 +94,7 @@ class Monitor:
                 self._notifier.status(self._status(host))
             if returns.passed(loop.time()):
                 self._host.give_back_memory()
-            await asyncio.sleep(min(samples.next, feeds.next, statuses.next, returns.next) - loop.time())
+            await asyncio.sleep(min(looks.next, feeds.next, statuses.next, returns.next) - loop.time())
 
     def _status(self, host: HostSample) -> str:
         statistics = self._statistics()
@@ -106,18 +115,47 @@ class _Grid:
     def __init__(self, start: float, every_s: float) -> None:
         self._start = start
         self._every_s = every_s
-        self._count = 0
+        self.count = 0
 
     @property
     def next(self) -> float:
-        return self._start + self._count * self._every_s
+        return self._start + self.count * self._every_s
 
     def passed(self, now: float) -> bool:
         """Whether `next` is reached; if so, the first time after `now` is next."""
         if now < self.next:
             return False
-        self._count = max(self._count, int((now - self._start) / self._every_s)) + 1
+        self.count = max(self.count, int((now - self._start) / self._every_s)) + 1
         return True
+
+
+class _Looks:
+    """When to look at the process: at least once a second, for its memory, and for a line of the series `every_s`."""
+
+    def __init__(self, start: float, every_s: float) -> None:
+        self.every_s = every_s
+        self._per_line = math.ceil(every_s / _LOOK_S)
+        self._grid = _Grid(start + every_s / self._per_line, every_s / self._per_line)
+        self._line_at = self._per_line
+        self._late_s = 0.0
+
+    @property
+    def next(self) -> float:
+        return self._grid.next
+
+    def passed(self, now: float) -> bool:
+        """As `_Grid.passed`."""
+        late_s = now - self._grid.next
+        self._late_s = max(self._late_s, late_s)
+        return self._grid.passed(now)
+
+    def late_s_at_line(self) -> float | None:
+        """After a look: the most that one was late since the last line, if a line is due; else None."""
+        if self._grid.count < self._line_at:
+            return None
+        self._line_at = (self._grid.count // self._per_line + 1) * self._per_line
+        late_s, self._late_s = self._late_s, 0.0
+        return late_s
 
 
 class _MemoryGuard:

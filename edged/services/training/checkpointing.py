@@ -27,7 +27,7 @@ Exporter = Callable[[Params, Samples | None], bytes]
 
 
 class Checkpointing:
-    """Checkpoints of one job, every `every_s` seconds and on demand. Used by one task.
+    """Checkpoints of one job, on demand, and when the last is `every_s` seconds old. Used by one task.
 
     `labels`: of a classifier; an autoencoder has none.
 
@@ -44,7 +44,7 @@ class Checkpointing:
         job: str,
         labels: tuple[str, ...],
         sample_shape: tuple[int, ...],
-        every_s: float,
+        every_s: Callable[[], float],
     ) -> None:
         self._store = store
         self._health = health
@@ -53,7 +53,7 @@ class Checkpointing:
         self._labels = labels
         self._sample_shape = sample_shape
         self._every_s = every_s
-        self._due_at = 0.0
+        self._since_s = 0.0
         self._saved: tuple[Position, str] | None = None
         self._lines = ThrottledLog()
 
@@ -69,8 +69,8 @@ class Checkpointing:
         return state
 
     def is_due(self) -> bool:
-        """Whether `every_s` seconds have passed since the last save."""
-        return asyncio.get_running_loop().time() >= self._due_at
+        """Whether `every_s` seconds, as it is now, have passed since the last save."""
+        return asyncio.get_running_loop().time() >= self._since_s + self._every_s()
 
     async def save(self, state: TrainState) -> None:
         """Make `state` durable, unless it is already. The caller does not change it meanwhile."""
@@ -86,7 +86,7 @@ class Checkpointing:
         await self._attempt("deploy", partial(self._deploy, calibration=calibration), state)
 
     def _postpone(self) -> None:
-        self._due_at = asyncio.get_running_loop().time() + self._every_s
+        self._since_s = asyncio.get_running_loop().time()
 
     def _restore(self) -> TrainState | None:
         damaged: list[tuple[int, StorageError]] = []

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from edged.domain.topology import MAX_JOBS, Topology, Training
+from edged.domain.topology import MAX_JOBS, LogSettings, Topology, Training
 from edged.topology_file.kinds.kind import Schema
 from edged.topology_file.kinds.lists import Listing, OneOrMore
 from edged.topology_file.kinds.scalars import NAME, Whole
 from edged.topology_file.kinds.sections import Key, Named, Section
-from edged.topology_file.schema.nodes import ARCHIVE, DEVICE, EDGE, KAFKA, STREAM
+from edged.topology_file.schema.nodes import ARCHIVE, DEVICE, EDGE, KAFKA, LOG, STREAM
 from edged.topology_file.schema.training import TRAINING
 
 SCHEMA = 1
@@ -30,12 +30,13 @@ FILE = Section(
         "iot": Key(Listing(DEVICE), "tier 1: the devices, each with exactly one edge"),
         "edges": Key(Listing(EDGE, 1), "tier 2: the edges"),
         "archive": Key(Listing(ARCHIVE), "tier 3: the archive, one node"),
+        "log": Key(LOG, "what the nodes log"),
         "training": Key(
             OneOrMore(TRAINING, MAX_JOBS),
             "what to train: a job or a list of them; without it the site only collects",
         ),
     },
-    {"training": ()},
+    {"log": LogSettings(), "training": ()},
 )
 
 

@@ -11,6 +11,8 @@ from edged.domain.topology import (
     Dtype,
     Edge,
     Kafka,
+    LogLevel,
+    LogSettings,
     Mechanism,
     Protocol,
     Security,
@@ -50,6 +52,13 @@ KAFKA = section(
     "Where Apache Kafka is.",
     bootstrap=Key(Listing(ADDRESS, 1, 64, is_distinct=True), "some of the brokers, host:port"),
     security=Key(_SECURITY, "encryption and authentication"),
+)
+
+LOG = section(
+    LogSettings,
+    "What the nodes log.",
+    level=Key(Choice(get_args(LogLevel)), "the least that is logged; --log-level of a command comes first"),
+    resources=Key(duration(0.1, 3600), "time between two res.sample lines; 10s under systemd, else 1s"),
 )
 
 STREAM = Section(

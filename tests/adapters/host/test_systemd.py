@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 import uuid
 
 import pytest
@@ -31,6 +32,18 @@ def test_each_notification_is_one_datagram(listener):
         b"WATCHDOG=1",
         b"STOPPING=1",
     ]
+
+
+def test_a_reload_is_announced_with_its_time_in_one_datagram(listener):
+    """Type=notify-reload takes no other: the time tells this reload from an earlier one."""
+    bound, name = listener
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    Systemd({"NOTIFY_SOCKET": name}).reloading()
+    first, second = bound.recv(4096).decode().split("\n")
+    assert first == "RELOADING=1"
+    name, _, at = second.partition("=")
+    assert name == "MONOTONIC_USEC"
+    assert before <= int(at) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
 
 
 def test_a_status_cannot_inject_another_notification(listener):

@@ -50,7 +50,8 @@ class Bench:
 
     def archiver(self, sources: Sequence[Source] = (PI_A,), border: Border = BORDER, **settings: float) -> Archiver:
         archive = RetryingArchive(self.store, self.health, lambda _: Backoff(0.5, 0.5))
-        return Archiver(self.log, archive, sources, GROUP, ArchiverSettings(**settings), border=border)  # type: ignore[arg-type]
+        fixed = ArchiverSettings(**settings)  # type: ignore[arg-type]
+        return Archiver(self.log, archive, sources, GROUP, lambda: fixed, border=border)
 
     def archived(self, source: Source = PI_A) -> list[int]:
         """Device offsets of the archived samples, in the archive's order."""

@@ -38,9 +38,8 @@ class Vault:
     async def running(self) -> AsyncIterator[Retention]:
         archive = RetryingArchive(self.store, self.health)
         sources = (PI_A, PI_B)
-        archiver = Archiver(
-            self.log, archive, sources, "site.archiver.vault", ArchiverSettings(flush_s=1), border=BORDER
-        )
+        settings = ArchiverSettings(flush_s=1)
+        archiver = Archiver(self.log, archive, sources, "site.archiver.vault", lambda: settings, border=BORDER)
         kept = Retention(self.log, archiver, sources, self.health, trims=self._trims, every_s=60)
         tasks = [asyncio.create_task(each.run()) for each in (archiver, kept)]
         try:

@@ -225,7 +225,7 @@ async def test_a_full_cache_with_a_full_disk_keeps_replacing_in_memory_and_recov
 async def test_the_write_budget_holds_is_logged_once_survives_a_restart_and_refills(log_lines):
     disk, now_s = MemoryDiskTier(), 1e9
     forward_s = 3652.0 * 86_400
-    options = {"written_bytes_per_day": 16 * MIB, "memory_bytes": 512 * KIB, "disk_bytes": 64 * MIB}
+    options = {"written_bytes_per_day": lambda: 16 * MIB, "memory_bytes": 512 * KIB, "disk_bytes": 64 * MIB}
     async with cache(disk, **options, wall_time=lambda: now_s) as made:
         admitted = await made.admit(entries(range(20_000)))
         assert len(admitted) < 20_000

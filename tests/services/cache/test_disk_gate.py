@@ -15,7 +15,7 @@ FULL = DiskFull("no space left")
 
 
 def gate(disk: MemoryDiskTier | None, per_day: int | None = None, now_s: float = 1e9) -> DiskGate:
-    made = DiskGate(disk, 64 * MIB, per_day, lambda: now_s)
+    made = DiskGate(disk, 64 * MIB, None if per_day is None else lambda: per_day, lambda: now_s)
     made.restore(0.0)
     return made
 

@@ -29,7 +29,7 @@ def host_of(rss):
 class Node:
     """A monitor and all it looks at."""
 
-    def __init__(self, *, host=None, watchdog_s=30.0, memory_limit=None, timing=None):
+    def __init__(self, *, host=None, watchdog_s=30.0, memory_limit=None, timing=None, sample_s=None):
         self.host = host or host_of([100 * MIB])
         self.health = HealthBoard()
         self.notices = RecordingNotifier(watchdog_s)
@@ -37,7 +37,7 @@ class Node:
         self.progress = Progress(0, idle=True)
         self.monitor = Monitor(
             self.host, self.health, self.notices, lambda: self.statistics, {"train": lambda: self.progress},
-            memory_limit=memory_limit, timing=timing or Timing(),
+            memory_limit=memory_limit, timing=timing or Timing(), sample_s=sample_s,
         )  # fmt: skip
 
     async def run(self, seconds):
@@ -115,6 +115,30 @@ async def test_samples_missed_in_a_pause_are_skipped_and_the_lag_is_logged(log_l
     await node.run(12.5)
     assert node.host.asked == pytest.approx([0, 1, 2, 9.4, 10, 11, 12], abs=0.002)
     assert [line["loop_lag_ms"] for line in log_lines("res.sample")] == pytest.approx([0, 0, 6400, 0, 0, 0], abs=2)
+
+
+async def test_the_series_has_a_line_as_often_as_is_asked_for_now(log_lines):
+    every_s = 10.0
+    node = Node(host=TimedHost(lambda: None), sample_s=lambda: every_s)
+    await node.run(34.5)
+    assert len(log_lines("res.sample")) == 3
+    assert node.host.asked == pytest.approx(range(35))  # the memory is looked at each second all the same
+
+
+async def test_a_new_interval_holds_within_a_second(log_lines):
+    loop = asyncio.get_running_loop()
+    node = Node(sample_s=lambda: 60.0 if loop.time() < 10 else 0.5)
+    await node.run(12.2)
+    assert 2 <= len(log_lines("res.sample")) <= 4
+    fields = log_lines("res.sample")[-1]
+    assert fields["loop_lag_ms"] == 0.0
+
+
+async def test_a_line_has_the_longest_lag_since_the_last_one(log_lines):
+    pauses_s = iter([0, 0, 1.3, *[0] * 40])
+    node = Node(host=TimedHost(lambda: stop_the_loop(next(pauses_s))), sample_s=lambda: 10.0)
+    await node.run(25)
+    assert [line["loop_lag_ms"] for line in log_lines("res.sample")] == pytest.approx([300, 0], abs=2)
 
 
 async def test_the_watchdog_is_fed_three_times_per_its_interval_while_services_are_idle(log_lines):

@@ -1,0 +1,119 @@
+"""Why a node does not start is in its log: as an error, for whoever reads it from the journal."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from edged import cli
+from edged.adapters.host.process_lock import process_lock
+
+WRONG = "schema: 1\nsite: lab\nsite: lab\n"
+RIGHT = """\
+schema: 1
+site: lab
+kafka: {bootstrap: ["127.0.0.1:1"]}
+streams: {tiles: {sample: {shape: [8, 8, 1], dtype: uint8}, labels: [low, high]}}
+iot: [{name: cam, edge: pi-a, stream: tiles}]
+edges: [{name: pi-a}]
+archive: [{name: vault, url: "file:///srv/edged"}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch, capfd):
+    """Runs `edged run` on this text to its end; its code and its lines on stderr."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+    def run(text, node="pi-a", command="run"):
+        file = tmp_path / "topology.yaml"
+        file.write_text(text)
+        code = cli.main([command, str(file), "--node", node])
+        return code, capfd.readouterr().err.splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize("command", ["run", "infer"])
+def test_a_wrong_topology_is_one_error_with_all_its_problems(start, command):
+    code, [line] = start(WRONG, command=command)
+    fields = json.loads(line)
+    assert (code, fields["event"], fields["level"], fields["node"]) == (78, "config.refused", "error", "pi-a")
+    assert any("topology.yaml:3:1: site: the key stands here twice" in problem for problem in fields["problems"])
+    assert any("kafka: is missing" in problem for problem in fields["problems"])
+
+
+@pytest.mark.parametrize(
+    ("node", "problem"), [("pi-b", 'no node is called "pi-b" (did you mean "pi-a"?)'), ("cam", "edged sensor")]
+)
+def test_so_is_a_node_that_the_topology_does_not_have_or_of_another_tier(start, node, problem):
+    code, [line] = start(RIGHT, node=node)
+    assert code == 78
+    assert problem in json.loads(line)["problems"][0]
+
+
+def test_a_node_that_runs_already_is_an_error(start, tmp_path):
+    with process_lock(tmp_path / "edged" / "pi-a"):
+        code, lines = start(RIGHT)
+    assert code == 75
+    assert [json.loads(line)["event"] for line in lines] == ["life.refused"]
+
+
+def test_an_error_that_nobody_expected_is_logged_with_its_traceback(start, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("edged.app.run_node", broken)
+    code, [line] = start(RIGHT)
+    fields = json.loads(line)
+    assert (code, fields["event"], fields["level"], fields["tier"]) == (70, "life.crashed", "error", "edge")
+    assert "RuntimeError: a defect" in fields["traceback"]
+
+
+def test_the_level_is_the_commands_or_else_the_topologys(start, monkeypatch):
+    levels = []
+
+    async def run_node(topology, node, read, timing):
+        levels.append((topology.log.level, read().log.level))
+        return 0
+
+    monkeypatch.setattr("edged.app.run_node", run_node)
+    file = RIGHT + "log: {level: warning}\n"
+    assert start(RIGHT)[0] == start(file)[0] == 0
+    assert levels == [("info", "info"), ("warning", "warning")]
+
+
+def test_from_the_start_on_a_hangup_waits(start, monkeypatch):
+    """It is held back until the node can reload; the default would end the process."""
+
+    async def run_node(*_args, **_timing):
+        signal.raise_signal(signal.SIGHUP)
+        assert signal.SIGHUP in signal.sigpending()
+        signal.sigwait({signal.SIGHUP})
+        return 0
+
+    monkeypatch.setattr("edged.app.run_node", run_node)
+    assert start(RIGHT)[0] == 0
+
+
+@pytest.mark.parametrize("text", [WRONG, "schema: [\n"])
+def test_what_other_commands_say_reaches_the_journal_as_errors(tmp_path, monkeypatch, text):
+    file = tmp_path / "topology.yaml"
+    file.write_text(text)
+    with (tmp_path / "journal").open("w+") as journal:
+        status = os.fstat(journal.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        monkeypatch.setattr("sys.stderr", journal)
+        assert cli.main(["topics", str(file)]) == 78
+        journal.seek(0)
+        lines = journal.read().splitlines()
+    assert lines
+    assert all(line.startswith("<3>") and "<3>" not in line[3:] for line in lines)
