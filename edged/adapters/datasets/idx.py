@@ -25,6 +25,7 @@ PREFIX_OF_SPLIT = {"train": "train", "test": "t10k"}
 
 _GZIP = b"\x1f\x8b"
 _MAX_BYTES = 4 << 30
+_MAX_UNPACKED_BYTES = 1 << 30
 _UNSIGNED_BYTE = 0x08
 
 
@@ -47,7 +48,7 @@ def read(path: Path, ndim: int) -> npt.NDArray[np.uint8]:
     """The array in an IDX file, read-only: mapped when the file is plain, in memory when it is gzipped.
 
     Raises FormatError unless header and size agree exactly, StorageError when the file cannot be read. No more is
-    read or allocated than the header claims, and at most 4 GiB.
+    read or allocated than the header claims, and at most 4 GiB, of which memory holds no more than 1 GiB.
     """
     try:
         with path.open("rb") as file:
@@ -84,6 +85,11 @@ def _shape(header: bytes, path: Path, ndim: int) -> tuple[int, ...]:
 def _read_gzip(file: gzip.GzipFile, path: Path, ndim: int) -> npt.NDArray[np.uint8]:
     shape = _shape(file.read(_header_bytes(ndim)), path, ndim)
     num_bytes = math.prod(shape)
+    if num_bytes > _MAX_UNPACKED_BYTES:
+        raise FormatError(
+            f"{path}: claims {num_bytes} bytes; at most {_MAX_UNPACKED_BYTES} are unpacked into memory:"
+            " unpack the file, it is mapped then"
+        )
     data = file.read(num_bytes)  # grows with the actual data, not with what the header claims
     if len(data) != num_bytes or file.read(1):
         raise FormatError(f"{path}: {'more' if len(data) == num_bytes else 'fewer'} bytes than shape {shape} has")

@@ -121,6 +121,14 @@ def test_gzip_data_beyond_the_header_is_not_kept(tmp_path):
         idx.read(path, ndim=3)
 
 
+def test_gzip_data_larger_than_memory_may_hold_is_refused_by_its_header(tmp_path):
+    """Three gigabytes of zeros are three megabytes packed."""
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(idx_bytes(PIXELS, shape=(3 << 10, 1 << 10, 1 << 10)) + bytes(1 << 20)))
+    with pytest.raises(FormatError, match="claims 3221225472 bytes; at most 1073741824 are unpacked into memory"):
+        idx.read(path, ndim=3)
+
+
 def test_plain_files_are_mapped_and_not_read_into_memory(tmp_path):
     folder = write_idx(tmp_path / "mnist")
     assert isinstance(idx.read(folder / "train-images-idx3-ubyte", ndim=3), np.memmap)
