@@ -37,8 +37,10 @@ from edged.domain.nn.spec import (
     Tanh,
 )
 from edged.errors import FormatError
+from tests.support.clock import DAY_S, Clock
 from tests.support.fashion import LAYERS, SHAPE, Images, accuracy, images, trained_params
 from tests.support.litert import predict_with_litert
+from tests.support.preloaded import need_compiler
 
 CLASSIFIERS = [TfliteClassifier, NumpyClassifier]
 
@@ -271,3 +273,16 @@ def test_without_a_python_for_the_probe_numpy_runs_the_models(monkeypatch):
 def test_a_probe_that_hangs_counts_as_broken(monkeypatch):
     monkeypatch.setattr(proof, "_TIMEOUT_S", 0.0)
     assert probe_runtime().name == "numpy"
+
+
+def test_a_runtime_works_before_the_clock_is_set(tmp_path, monkeypatch):
+    """A Pi has no clock of its own, and may start in 1970; ZIP files, for one, know no year before 1980."""
+    need_compiler()
+    clock = Clock(tmp_path / "clock")
+    clock.set_to(60 * DAY_S)
+    for name, value in clock.environment.items():
+        monkeypatch.setenv(name, value)
+
+    tested = probe_runtime()
+
+    assert (tested.name, tested.problem) == (prepare_runtime().name, "")
