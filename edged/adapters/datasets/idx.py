@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from edged.domain.topology import Dtype
 from edged.errors import FormatError, StorageError
+from edged.files import open_regular
 from edged.ports import Item, LeftOut
 
 PREFIX_OF_SPLIT = {"train": "train", "test": "t10k"}
@@ -51,7 +52,7 @@ def read(path: Path, ndim: int) -> npt.NDArray[np.uint8]:
     read or allocated than the header claims, and at most 4 GiB, of which memory holds no more than 1 GiB.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if file.read(len(_GZIP)) == _GZIP:  # whatever its name: browsers unpack what they download, and keep it
                 file.seek(0)
                 return _read_gzip(gzip.GzipFile(fileobj=file), path, ndim)

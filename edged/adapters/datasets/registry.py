@@ -94,7 +94,7 @@ def _labels(folder: Path) -> tuple[str, ...]:
     if not path.is_file():
         return fashion_mnist.LABELS if "fashion" in folder.resolve().name.lower() else _DIGITS
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             text = file.read(_MAX_LABEL_BYTES).decode()
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
