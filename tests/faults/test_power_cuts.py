@@ -60,7 +60,13 @@ def test_training_resumes_from_the_newest_durable_checkpoint(tmp_path):
     for disk, done in after_each_cut("checkpoints", tmp_path):
         store = CheckpointDir(disk / "state" / "edged" / "pi-a")
         restoring = Checkpointing(
-            store, RecordingHealth(), lambda _params, _samples: b"", job=JOB, labels=(), sample_shape=(), every_s=lambda: lambda: 1
+            store,
+            RecordingHealth(),
+            lambda _params, _samples: b"",
+            job=JOB,
+            labels=(),
+            sample_shape=(),
+            every_s=lambda: 1,
         )
         restored = restoring._restore()
         assert (restored.position.step if restored else 0) >= done
