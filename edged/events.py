@@ -48,7 +48,9 @@ EVENTS: Mapping[str, Event] = {
         optional=("omitted",), keys=list, omitted=int,
     ),
     # life: the process
-    "life.refused": event("The node does not start: it runs already, or its state folder cannot be used.", reason=str),
+    "life.refused": event(
+        "The node does not start, or ends: another run of it goes on, or its state folder cannot be used.", reason=str
+    ),
     "life.started": event("The process is running.", version=str, pid=int, topology=str),
     "life.ready": event("Start-up is complete; degraded if an external part is missing.", degraded=bool),
     "life.stopping": event("A stop was requested; intake ends.", signal=str),
@@ -71,6 +73,21 @@ EVENTS: Mapping[str, Event] = {
         part=str, reason=str,
     ),
     "health.recovered": event("The part answers again.", part=str, degraded_s=float),
+    # presence: one run of a node, or of a companion, at a time
+    "presence.begun": event(
+        "No older run of this node is alive. `former_is`: dead (its process has ended on this machine), silent (it has "
+        "written nothing for a while), ended (by its own word), or nothing where none is known.",
+        former=str, former_is=str, former_host=str, waited_s=float,
+    ),
+    "presence.another_run": event(
+        "Another run of this node is alive, perhaps on another machine: the older one goes on, the other ends with 75. "
+        "`goes_on`: whether that is the other one. `suppressed` more of that host since the last such line.",
+        other_run=str, host=str, pid=int, folder=str, goes_on=bool, suppressed=int,
+    ),
+    "presence.unknown": event(
+        "Whether another run of this node is alive cannot be told, mostly for a missing right. It works without; "
+        "`edged topics` prints the right.", reason=str,
+    ),
     # kafka
     "kafka.unreadable": event(
         "Records that cannot be decoded, or that unpack to far more than any of edged's; reading continues after them. "

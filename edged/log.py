@@ -43,6 +43,9 @@ _MAX_TEXT = 16_000
 """Characters kept of any text: some reasons quote input from outside."""
 
 
+_run_id = ""
+
+
 def logger() -> structlog.typing.FilteringBoundLogger:
     """A logger: `logger().info("train.epoch", epoch=3)`. The event must be in `events.EVENTS`.
 
@@ -52,6 +55,11 @@ def logger() -> structlog.typing.FilteringBoundLogger:
     is_configured = structlog.is_configured()
     result: structlog.typing.FilteringBoundLogger = structlog.get_logger() if is_configured else _fallback()
     return result
+
+
+def run_id() -> str:
+    """The `run_id` of the lines of this process; "" before `configure`."""
+    return _run_id
 
 
 def bind(**fields: str) -> None:
@@ -73,6 +81,8 @@ def configure(
     The standard library's log records, warnings, and an exception that ends the main thread become lines of it too,
     but not the records of loggers that have handlers of their own and do not propagate. May be called again.
     """
+    global _run_id  # noqa: PLW0603 - the log is the process's
+    _run_id = run_id
     stream = stream or sys.stderr
     pretty = stream.isatty() if pretty is None else pretty
     structlog.contextvars.clear_contextvars()
@@ -216,18 +226,19 @@ def _loop_time() -> float:
 
 def log_crash(error: BaseException) -> None:
     """Log the exception that ends the process as `life.crashed`; of a group, the errors inside it."""
-    leaves = _leaves(error)
+    failures = leaves(error)
     logger().error(
         "life.crashed",
-        err="; ".join(str(leaf) for leaf in leaves)[:_MAX_MESSAGE],
-        err_type=", ".join(type(leaf).__name__ for leaf in leaves)[:_MAX_MESSAGE],
+        err="; ".join(str(leaf) for leaf in failures)[:_MAX_MESSAGE],
+        err_type=", ".join(type(leaf).__name__ for leaf in failures)[:_MAX_MESSAGE],
         exc_info=error,
     )
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors inside a group, or the one."""
     if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
     return [error]
 
 

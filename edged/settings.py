@@ -109,6 +109,9 @@ class Timing:
     retention_s: float = 60.0
     """How often the archive node looks at what Kafka still has of what is archived; disks fill more slowly."""
 
+    presence_s: float = 5.0
+    """Interval of a run's beats: a second run ends within it, and a broker takes 500 bytes of each."""
+
     sample_s: float = 1.0
     """Interval of the monitor's series where the topology gives none; the thesis sampled once per second. A service's
     is SERVICE_SAMPLE_S."""

@@ -398,7 +398,7 @@ def test_the_topics_described_are_those_that_are_made(tmp_path):
     (tmp_path / "topology.yaml").write_text(text)
     topology = topology_file.load(tmp_path / "topology.yaml")
     words = {topology.site: "<site>"} | {device.name: "<device>" for device in topology.iot}
-    words |= {edge.name: "<edge>" for edge in topology.edges}
+    words |= {edge.name: "<edge>" for edge in topology.edges} | {archive.name: "<node>" for archive in topology.archive}
     streams = {stream.name for stream in topology.streams}
     kept: dict[str, str] = {}
     for topic in topics(topology):
@@ -407,6 +407,7 @@ def test_the_topics_described_are_those_that_are_made(tmp_path):
         named = [words.get(part, of_stream if part in streams else part) for part in rest]
         hours = f"{topic.retention_ms // 3_600_000} h" if topic.retention_ms else ""
         hours = "until archived" if topic.retention_ms == UNTIL_ARCHIVED_MS else hours
+        named = ["<node>"] if kind == "presence" else named
         kept[".".join([words[site], kind, *named])] = "compacted" if topic.compacted else hours
     described: dict[str, str] = {}
     for names, _, retention in CODE.table("topic"):

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.host.allocator import exempt_from_collections, keep_heap_small
 from edged.adapters.host.counters import PsutilHost
+from edged.adapters.host.process_lock import name_lock
 from edged.adapters.host.systemd import Systemd
 from edged.adapters.images import PillowDecoder
 from edged.adapters.kafka import KafkaLog
+from edged.app.presence import COMPANION, open_presence
 from edged.app.supervision import announce, supervise
 from edged.domain.topology import Topology
 from edged.domain.topology.topics import rights_of
@@ -31,7 +33,7 @@ async def run_companion(
     """Run inference for the edge `node` until a signal stops it; the exit code.
 
     `job`: the job whose models it serves; None: the first. `read`: reads the topology file again, see `app.reload`.
-    Raises ConfigError when there is no such job.
+    Raises ConfigError when there is no such job, and AlreadyRunning when another process serves it.
     """
     from edged.adapters.tflite import runtime as tflite  # noqa: PLC0415 - the runtime is the companion's alone
     from edged.adapters.tflite.interpreter import TfliteClassifier, TfliteFeatures  # noqa: PLC0415
@@ -53,7 +55,9 @@ async def run_companion(
         proofs.check("numpy", content)
         return tflite.NumpyClassifier(content).predict if is_classifier else tflite.NumpyFeatures(content).features
 
+    models = folders.of_job(training.name)
     async with AsyncExitStack() as stack:
+        lock = stack.enter_context(name_lock(models, COMPANION))
         stack.callback(proofs.stop)
         announce(topology)
         health = HealthBoard()
@@ -66,15 +70,15 @@ async def run_companion(
             node,
             training,
             log=log,
-            models=CheckpointDir(
-                folders.of_job(training.name), writes=False, max_bytes=topology.edge(node).memory_limit
-            ),
+            models=CheckpointDir(models, writes=False, max_bytes=topology.edge(node).memory_limit),
             load=load_by_numpy if is_numpy else load,
             decoder=PillowDecoder(),
             runtime=runtime.name,
             poll_s=timing.poll_s,
             last_resort=None if is_numpy else ("numpy", load_by_numpy),
         )
+        role = f"{COMPANION}:{training.name}" if training.name else COMPANION
+        presence = open_presence(log, topology, node, role, folders.state, lock, timing)
         exempt_from_collections()
         return await supervise(
             in_use,
@@ -86,4 +90,5 @@ async def run_companion(
             host=PsutilHost(folders.state, loopback=topology.kafka.is_loopback),
             notifier=Systemd(),
             timing=timing,
+            presence=await stack.enter_async_context(presence),
         )

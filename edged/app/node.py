@@ -15,6 +15,7 @@ from edged.adapters.kafka import KafkaLog
 from edged.app import archive
 from edged.app.group import servers
 from edged.app.jobs import NUM_CORES, open_jobs
+from edged.app.presence import NODE, open_presence
 from edged.app.supervision import Service, announce, supervise
 from edged.domain.topology import Topology
 from edged.domain.topology.topics import rights_of
@@ -46,7 +47,7 @@ async def run_node(
 
         tflite.prepare_runtime()  # before there are other threads
     async with AsyncExitStack() as stack:
-        stack.enter_context(process_lock(folders.state))
+        lock = stack.enter_context(process_lock(folders.state))
         announce(topology)
         health = HealthBoard()
         log = await stack.enter_async_context(
@@ -68,6 +69,7 @@ async def run_node(
                 **trainers,
                 **servers(jobs, node, log, timing),
             }
+        presence = open_presence(log, topology, node, NODE, folders.state, lock, timing)
         exempt_from_collections()
         return await supervise(
             in_use,
@@ -80,4 +82,5 @@ async def run_node(
             notifier=Systemd(),
             timing=timing,
             memory_limit=None if edge is None else edge.memory_limit,
+            presence=await stack.enter_async_context(presence),
         )

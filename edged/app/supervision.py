@@ -1,13 +1,13 @@
 """A node's lifecycle: start, readiness, and the order of stopping.
 
-1. The node's own topics are created if missing, then all services run. Waiting for Kafka is part of that work, not of
-   start-up: a node whose broker is away is ready, degraded, and reports it.
+1. The node's own topics are created if missing; then, if no older run of the node is alive, all services run. Waiting
+   for Kafka is part of that work, not of start-up: a node whose broker is away is ready, degraded, and reports it.
 2. SIGHUP has the topology read again (`reload`). Before and after that it is held back, so that it ends no node. The
    end of the terminal in which a node was started, which is a SIGHUP, too, stops the node, unless by `nohup`.
 3. SIGTERM or SIGINT cancels the services once; each finishes its current step and saves what must not be lost.
 4. The monitor stops last, so that the watchdog is fed during the final checkpoint.
 5. A service that fails stops the others cleanly; the process ends with 1 and systemd starts it again, or with
-   EX_CONFIG when restarting does not help.
+   EX_CONFIG when restarting does not help. An older run of the node does the same, with EX_TEMPFAIL.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import reduce
 from operator import add
 from typing import NoReturn, Protocol
@@ -25,11 +25,12 @@ from edged.adapters.host.terminal import has_terminal
 from edged.app.reload import Reload
 from edged.domain.topology import Topology, existing, kafka_commands
 from edged.domain.topology.topics import Topic, topics_of
-from edged.errors import AnotherVersion, StateFolderRefused, TopologyMismatch
-from edged.log import log_crash, logger
+from edged.errors import AlreadyRunning, AnotherVersion, StateFolderRefused, TopologyMismatch
+from edged.log import leaves, log_crash, logger
 from edged.ports import Host, Log, Notifier, Progress, Statistics, TopicSpec
 from edged.services.node.health import HealthBoard
 from edged.services.node.monitor import Monitor
+from edged.services.node.presence import Presence
 from edged.settings import Timing, TopologyInUse
 
 
@@ -63,10 +64,12 @@ async def supervise(
     notifier: Notifier,
     timing: Timing,
     memory_limit: int | None = None,
+    presence: Presence | None = None,
 ) -> int:
     """Run the node's services until a signal arrives or one of them fails; the process's exit code.
 
     `read`: reads the topology file again, see `Reload`.
+    `presence`: ends the node when an older run of it is alive, and lets its services start when it is not.
     """
     started_s = time.monotonic()
     monitor = Monitor(
@@ -84,7 +87,7 @@ async def supervise(
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(monitor.run(), name="monitor")
             reloading = group.create_task(reload.run(), name="reload")
-            working = group.create_task(_work(in_use, node, services, log), name="services")
+            working = group.create_task(_work(in_use, node, services, log, presence), name="services")
             with _handled_signals((reloading, working), reload, notifier, timing):
                 notifier.ready()
                 logger().info("life.ready", degraded=health.is_degraded)
@@ -92,6 +95,10 @@ async def supervise(
             reloading.cancel()
             watching.cancel()
         code = 0
+    except* AlreadyRunning as failures:
+        for failure in leaves(failures):
+            logger().error("life.refused", reason=str(failure))
+        code = os.EX_TEMPFAIL
     except* Exception as failures:  # noqa: BLE001 - logged in full, then the process ends
         log_crash(failures)
         code = _exit_code(failures)
@@ -104,14 +111,32 @@ async def supervise(
     return code
 
 
-async def _work(in_use: TopologyInUse, node: str, services: Mapping[str, Service], log: Log) -> None:
+async def _work(
+    in_use: TopologyInUse, node: str, services: Mapping[str, Service], log: Log, presence: Presence | None
+) -> None:
     topology = in_use.topology
     own = topics_of(topology, node)
     await _ensure(own, log)
-    async with asyncio.TaskGroup() as group:
+    async with _present(presence), asyncio.TaskGroup() as group:
         group.create_task(_look_after_topics(in_use, node, log, topology, own), name="topics")
         for name, service in services.items():
             group.create_task(_run(name, service), name=name)
+
+
+@contextlib.asynccontextmanager
+async def _present(presence: Presence | None) -> AsyncIterator[None]:
+    """Inside, the node is admitted and beats; what runs inside is cancelled when an older run of it is alive."""
+    if presence is None:
+        yield
+        return
+    try:
+        async with asyncio.TaskGroup() as group:
+            beating = group.create_task(presence.run(), name="presence")
+            await presence.admitted.wait()
+            yield
+            beating.cancel()
+    finally:
+        await presence.leave()
 
 
 async def _run(name: str, service: Service) -> None:

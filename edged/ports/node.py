@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple, Protocol
 
+from edged.domain.presence import Process
+
 
 class Progress(NamedTuple):
     """A service's progress, for the watchdog: `steps` grows with work done; `idle`: there is nothing to do."""
@@ -84,6 +86,13 @@ class HostSample:
     """Raspberry Pi: bit 0 under-voltage, 1 capped, 2 throttled, 3 soft temperature limit; 16 to 19 since boot."""
     disk_free_bytes: int | None = None
     """Free space on the file system of the state folder."""
+
+
+class Processes(Protocol):
+    """The processes of this machine."""
+
+    def is_gone(self, process: Process) -> bool:
+        """Whether it is certain that the process has ended. Never raises, and takes no time."""
 
 
 class Host(Protocol):

@@ -146,7 +146,7 @@ def test_the_plan_as_json_has_ranks_budgets_and_topics(edged, topology_file):
     assert memory["total"] == sum(memory[part] for part in ("base", "model", "prefetch", "cache")) <= memory["limit"]
     assert plan["edges"][0]["cache_index"] == 1056 * MIB // (64 + 256) * 64
     assert plan["jobs"][0]["layers"][-1] == {"layer": "dense units 3", "output": [3], "parameters": 195}
-    assert len(plan["topics"]) == 11
+    assert len(plan["topics"]) == 14
 
 
 @pytest.mark.parametrize(
@@ -155,10 +155,10 @@ def test_the_plan_as_json_has_ranks_budgets_and_topics(edged, topology_file):
         ("cam-01", ["cam-01"], ["pi-a"], {"lab.iot.cam-01", "lab.predictions.pi-a"}),
         ("pi-b", ["cam-02"], ["pi-b"],
          {"lab.iot.cam-02", "lab.archive.digits.pi-b", "lab.epochs.pi-b", "lab.predictions.pi-b",
-          "lab.dead-letters.pi-b", "lab.archive.requests"}),
+          "lab.dead-letters.pi-b", "lab.archive.requests", "lab.presence.pi-b"}),
         ("vault", [], ["pi-a", "pi-b"],
          {"lab.archive.digits.pi-a", "lab.archive.digits.pi-b", "lab.archive.requests", "lab.epochs.pi-a",
-          "lab.epochs.pi-b"}),
+          "lab.epochs.pi-b", "lab.presence.vault"}),
     ],
 )  # fmt: skip
 def test_a_node_sees_what_concerns_it(edged, topology_file, node, devices, edges, topics):

@@ -99,7 +99,7 @@ async def test_apply_creates_what_the_list_names_and_tells_of_what_loses_data(ed
         " --add-config cleanup.policy=delete\n"
     )
     bootstrap, ensured = FakeLog.ensured
-    assert (code, out) == (0, "11 topics are there\n")
+    assert (code, out) == (0, "14 topics are there\n")
     assert bootstrap == ("localhost:9092",)
     assert TopicSpec("lab.iot.cam-01", 1) in ensured
     assert TopicSpec("lab.archive.requests", 1, 3_600_000, 4 << 20) in ensured

@@ -77,8 +77,10 @@ class ProducerState:
 class Admin:
     """Every method retries until the broker answers, however long it is away; cancel to stop."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, *, is_second: bool = False) -> None:
+        """`is_second`: of a log that says already when it is connected."""
         self._setup = setup
+        self._is_second = is_second
         self._connection = Connection(setup, request_timeout_s=setup.outages.deadline_s, on_connect=self._log_connected)
         self._fetches = Connection(setup, request_timeout_s=_FETCH_TIMEOUT_S)
         self._bootstrap = ",".join(setup.options["bootstrap_servers"])
@@ -272,7 +274,8 @@ class Admin:
 
     async def _log_connected(self, client: AIOKafkaClient) -> None:
         self._idempotent = (await _init_producer(client))[0] not in _NO_IDEMPOTENCE
-        logger().info("kafka.connected", bootstrap=self._bootstrap, idempotent=self._idempotent)
+        if not self._is_second:
+            logger().info("kafka.connected", bootstrap=self._bootstrap, idempotent=self._idempotent)
 
 
 async def _producer(client: AIOKafkaClient) -> ProducerState:

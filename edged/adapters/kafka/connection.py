@@ -158,7 +158,8 @@ class Wait:
 class Setup:
     """Shared by all clients of one cluster. `options` are aiokafka's and hold the password.
 
-    `gives_up`: whether what is refused for good is raised, as LogRefused, instead of being asked again.
+    `gives_up`: whether what is refused for good is raised, as LogRefused, instead of being asked again. `at_once`:
+    whether each failure is told to health, also one that the next try may mend.
     """
 
     options: dict[str, Any] = field(repr=False)
@@ -166,6 +167,7 @@ class Setup:
     client_log: ClientLog
     identity: Identity
     gives_up: bool = False
+    at_once: bool = False
     open_transactions: OpenTransactions = field(default_factory=OpenTransactions)
 
     def reason(self, error: KafkaError | OSError, cluster: ClusterMetadata | None = None) -> str:
@@ -258,7 +260,7 @@ class Connection:
             wait.num_handshakes += 1
             if wait.num_handshakes == _MAX_HANDSHAKES:
                 raise LogRefused(said) from error
-        wait.failed(said, at_once=self._setup.gives_up or self._setup.is_refusal(error))
+        wait.failed(said, at_once=self._setup.at_once or self._setup.is_refusal(error))
 
     async def recover_from(self, error: KafkaError | OSError) -> None:
         """Prepare for the next try: drop the client, or update its metadata, as `error` requires."""

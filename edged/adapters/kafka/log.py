@@ -1,7 +1,9 @@
 """The port `Log` on Apache Kafka: combines admin requests, readers and the producer."""
 
 import contextlib
+import copy
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Self
 
 from edged.adapters.kafka.admin import Admin
@@ -50,24 +52,48 @@ class KafkaLog:
         pass_unreadable_batches()
         ask_about_own_topics()
         self._client_log = ClientLog()
-        self._setup = Setup(
+        self._clock = BrokerClock(health)
+        setup = Setup(
             client_options(kafka, client_id),
             Outages(health, deadline_s),
             self._client_log,
             Identity.of(kafka, rights),
             gives_up,
+            at_once=gives_up,
         )
-        self._admin = Admin(self._setup)
-        self._producer = Producer(self._setup, self._admin, BrokerClock(health))
+        self._connect(setup, Admin(setup))
+
+    def _connect(self, setup: Setup, admin: Admin) -> None:
+        self._setup = setup
+        self._admin = admin
+        self._producer = Producer(setup, admin, self._clock)
 
     async def __aenter__(self) -> Self:
         self._client_log.__enter__()
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+        self._client_log.__exit__()
+
+    async def close(self) -> None:
+        """Abandon what is open."""
         await self._producer.close()
         await self._admin.close()
-        self._client_log.__exit__()
+
+    @contextlib.asynccontextmanager
+    async def dispensable(self) -> AsyncIterator["KafkaLog"]:
+        """This log for what its node can do without: what the brokers refuse for good raises LogRefused.
+
+        Has connections of its own, on which no small record waits for a large one.
+        """
+        setup = replace(self._setup, gives_up=True)
+        log = copy.copy(self)
+        log._connect(setup, Admin(setup, is_second=True))  # noqa: SLF001 - it is this one's
+        try:
+            yield log
+        finally:
+            await log.close()
 
     @contextlib.asynccontextmanager
     async def reader(

@@ -39,7 +39,8 @@ def harms(topology: Topology, topic: Topic, settings: Mapping[str, str]) -> list
 
 def _wrong(topology: Topology, topic: Topic, settings: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     policy = settings.get("cleanup.policy", "compact" if topic.compacted else "delete")
-    if topic.compacted and policy != "compact":
+    is_of_presence = topic.name.startswith(topology.presence_topic(""))
+    if topic.compacted and policy != "compact" and not is_of_presence:  # a presence is out of date within seconds
         yield "cleanup.policy", "compact", "the newest checkpoints are deleted for their age"
     if not topic.compacted:  # before the policy: a retention is in effect once that is mended
         yield from _short(topic, settings, ", once cleanup.policy is delete" if policy == "compact" else "")
@@ -51,11 +52,9 @@ def _wrong(topology: Topology, topic: Topic, settings: Mapping[str, str]) -> Ite
         then = "larger packs are refused, and sent in smaller ones" if is_of_packs else "larger records are refused"
         yield "max.message.bytes", str(needed), then
     if settings.get("message.timestamp.type", "LogAppendTime") != "LogAppendTime":
-        yield (
-            "message.timestamp.type",
-            "LogAppendTime",
-            "records of a writer whose clock is wrong are deleted or refused",
-        )
+        lost = "records of a writer whose clock is wrong are deleted or refused"
+        waited = "a start may wait for a former run that has ended"
+        yield "message.timestamp.type", "LogAppendTime", waited if is_of_presence else lost
 
 
 def _short(topic: Topic, settings: Mapping[str, str], when: str) -> Iterator[tuple[str, str, str]]:

@@ -63,7 +63,7 @@ class Rights(NamedTuple):
 
 
 def topics(topology: Topology) -> list[Topic]:
-    """Every topic of the topology, each once: the devices', the edges', the archive's and the groups'."""
+    """Every topic of the topology, each once: the devices', edges' and archive's, the groups', the presences."""
     edges = [edge.name for edge in topology.edges]
     return [
         *(Topic(topology.device_topic(device.name)) for device in topology.iot),
@@ -77,6 +77,10 @@ def topics(topology: Topology) -> list[Topic]:
         *(Topic(topology.epochs_topic(edge), 1, SHORT_RETENTION_MS, EPOCHS_MESSAGE_BYTES) for edge in edges),
         Topic(topology.requests_topic, 1, SHORT_RETENTION_MS, REQUESTS_MESSAGE_BYTES),
         *(topic for job in _group_jobs(topology) for topic in _of_group(topology, job)),
+        *(
+            Topic(topology.presence_topic(node), compacted=True)
+            for node in [*edges, *(each.name for each in topology.archive)]
+        ),
     ]
 
 
@@ -159,6 +163,7 @@ def _of_edge(topology: Topology, edge: str) -> list[Grant]:
         *prediction_topics(topology, edge),
         topology.dead_letters_topic(edge),
         topology.requests_topic,
+        topology.presence_topic(edge),
     ]
     return [
         *(Grant(edge, "Read", topic) for topic in read),
@@ -174,6 +179,7 @@ def _of_archive(topology: Topology, archive: Archive) -> list[Grant]:
         *(Grant(archive.name, "Read", topic) for topic in [*packs, topology.requests_topic]),
         *(Grant(archive.name, "Delete", topic) for topic in packs if archive.trim),
         *(grant for edge in topology.edges for grant in _writer(archive.name, topology.epochs_topic(edge.name))),
+        *_writer(archive.name, topology.presence_topic(archive.name)),
     ]
 
 

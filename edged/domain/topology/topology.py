@@ -105,6 +105,10 @@ class Topology:
         """Records that one edge could not use, each with the reason."""
         return f"{self.site}.dead-letters.{edge}"
 
+    def presence_topic(self, node: str) -> str:
+        """What each run of one node, and of an edge's companion, says of itself; key = the role."""
+        return f"{self.site}.presence.{node}"
+
     def train_topic(self, training: Training) -> str:
         """The log that the job's weights are a fold over."""
         return f"{self.site}.train.{training.name or training.stream}"
