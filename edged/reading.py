@@ -5,7 +5,7 @@ nobody can decode, or in what compaction has left of one.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from typing import Protocol, TypeVar
 
@@ -42,10 +42,12 @@ class Partitions:
     One that comes later is to be read from offset 0: its first records were written before anybody looked.
     """
 
-    def __init__(self, log: Log, topics: Iterable[str], every_s: float = _LOOK_S) -> None:
+    def __init__(self, log: Log, topics: Callable[[], Collection[str]], every_s: float = _LOOK_S) -> None:
+        """`topics`: those that there are now; more may come."""
         self._log = log
+        self._topics = topics
         self._every_s = every_s
-        self._count = dict.fromkeys(topics, 1)
+        self._count: dict[str, int] = {}
         self._look_at_s = 0.0
 
     async def look(self) -> frozenset[TopicPartition]:
@@ -54,12 +56,14 @@ class Partitions:
         A topic that does not exist yet has partition 0; one that is gone keeps those that it had, until it is back.
         """
         self._look_at_s = asyncio.get_running_loop().time() + self._every_s
+        self._count = dict.fromkeys(self._topics(), 1) | self._count
         self._count |= await self._log.partitions(self._count)
         return frozenset(TopicPartition(topic, each) for topic, count in self._count.items() for each in range(count))
 
     async def are_still(self, known: frozenset[TopicPartition]) -> bool:
         """Whether there are these and no others. To be called often: it looks every 30 s, and says yes in between."""
-        return asyncio.get_running_loop().time() < self._look_at_s or await self.look() == known
+        is_due = asyncio.get_running_loop().time() >= self._look_at_s or len(self._topics()) > len(self._count)
+        return not is_due or await self.look() == known
 
 
 async def read_to_end(

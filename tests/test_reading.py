@@ -83,7 +83,7 @@ async def test_there_may_be_none():
 
 async def test_partitions_are_looked_for_now_and_then_and_a_topic_that_is_gone_keeps_its_own():
     log = MemoryLog()
-    partitions = Partitions(log, [GARDEN.topic])
+    partitions = Partitions(log, lambda: [GARDEN.topic])
     one = await partitions.look()
     log.add_partitions(GARDEN.topic, 2)
     assert await partitions.are_still(one)

@@ -66,7 +66,7 @@ async def run_companion(
         )
         in_use = TopologyInUse(topology)
         companion = Companion(
-            topology,
+            in_use,
             node,
             training,
             log=log,

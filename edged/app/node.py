@@ -63,7 +63,7 @@ async def run_node(
             stack.enter_context(single_threaded_blas())
             opened = open_jobs(jobs, in_use, edge, log, health, timing, folders, executor)
             trainers, live_windows = await stack.enter_async_context(opened)
-            ingest = Ingest(log, topology, edge.name, PillowDecoder())
+            ingest = Ingest(log, in_use, edge.name, PillowDecoder())
             services = {
                 "uplink": Uplink(ingest, log, topology, edge.name, live_windows, timing),
                 **trainers,

@@ -356,7 +356,7 @@ async def test_the_log_that_a_committed_place_is_of_is_kept(log: Log, topic: str
 async def test_partitions_that_are_added_while_others_are_read_are_found_and_read_from_their_beginnings(
     bed: Bed, log: Log, topic: str
 ):
-    partitions = Partitions(log, [topic], every_s=0)
+    partitions = Partitions(log, lambda: [topic], every_s=0)
     missing = await partitions.look()
     await log.append(numbered(topic, 3))
     assert await partitions.are_still(missing)

@@ -18,7 +18,19 @@ async def _reload(site):
     for node in nodes:
         node.signal(signal.SIGHUP)
         assert (await node.wait_for("config.reloaded"))["keys"] == ["training.checkpoint"]
-    site.configure(checkpoint="2min", epochs=4)
+    device = "  - {name: cam-04, edge: pi-a, stream: fashion, codec: raw}\n"
+    with_device = site.topology.read_text().replace("edges: [", f"{device}edges: [", 1)
+    site.topology.write_text(with_device)
+    for node in nodes:
+        node.signal(signal.SIGHUP)
+        assert (await node.wait_for("config.reloaded", 2))["keys"] == ["iot[cam-04]"]
+    sensor = await site.start("sensor", "cam-04", "--from", "fashion-mnist-small", "--rate", "max", "--count", "20")
+    assert await sensor.ended() == 0
+    vault, edge, _ = nodes
+    await edge.wait_for("ingest.reading", 2)
+    await vault.wait_for("archive.flushed")
+    assert {place[0] for place in site.archived()} == {"cam-04"}
+    site.topology.write_text(with_device.replace("epochs: 3", "epochs: 4"))
     for node in nodes:
         node.signal(signal.SIGHUP)
         assert (await node.wait_for("config.refused"))["keys"] == ["training.epochs"]

@@ -16,7 +16,7 @@ from edged.ports import Log, Message, Record
 from edged.services.ingest.ingest import Ingest
 from edged.services.ingest.live_window import LiveWindow
 from edged.services.ingest.uplink import Uplink
-from edged.settings import Timing
+from edged.settings import Timing, TopologyInUse
 
 TOPOLOGY = Topology(
     site="site",
@@ -73,7 +73,7 @@ class Intake:
 def intake(log: Log, topology: Topology = TOPOLOGY) -> Intake:
     """The edge pi's intake; stream grey is trained on."""
     live = LiveWindow(log, GREY)
-    ingest = Ingest(log, topology, "pi", PillowDecoder())
+    ingest = Ingest(log, TopologyInUse(topology), "pi", PillowDecoder())
     return Intake(ingest, Uplink(ingest, log, topology, "pi", {"grey": [live]}, Timing()), live)
 
 

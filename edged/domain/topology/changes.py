@@ -70,11 +70,13 @@ def _of_sections(old: Any, new: Any, at: str) -> Iterator[tuple[str, bool]]:
 def _of_named(old: Sequence[Any], new: Sequence[Any], at: str) -> Iterator[tuple[str, bool]]:
     """The same of two lists of sections with names."""
     before, after = {each.name: each for each in old}, {each.name: each for each in new}
+    # A device of a stream that its edge does not have yet would bring a topic and a source of the archive with it.
+    sampled = {(each.edge, each.stream) for each in old if isinstance(each, Device)}
     for name, section in after.items():
         if name in before:
             yield from _of_sections(before[name], section, _named(at, name))
         else:
-            yield _named(at, name), False
+            yield _named(at, name), isinstance(section, Device) and (section.edge, section.stream) in sampled
     for name in (name for name in before if name not in after):
         yield _named(at, name), False
     kept = [name for name in after if name in before]

@@ -6,7 +6,7 @@ Covers reading, predicting and publishing. Does not train, and writes no dead le
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +35,7 @@ from edged.reading import Partitions
 from edged.services.inference.published import newest_published, record_at
 from edged.services.inference.report import InferReport
 from edged.services.inference.served_model import Load, Model, ServedModel
+from edged.settings import TopologyInUse
 
 _RECOVERED_BATCHES = 4
 """Batches that a restart searches for predictions whose positions were not committed. One would suffice but for crash
@@ -82,7 +83,7 @@ class Companion:
 
     def __init__(
         self,
-        topology: Topology,
+        in_use: TopologyInUse,
         edge: str,
         training: Training,
         *,
@@ -100,12 +101,12 @@ class Companion:
 
         `batch`: maximum of samples per batch; `poll_s`: maximum wait for records.
         """
+        topology = in_use.topology
         self._stream = topology.stream(training.stream)
-        self._device_of_topic: dict[str, Device] = {
-            topology.device_topic(device.name): device
-            for device in topology.devices_of(edge)
-            if device.stream == self._stream.name
-        }
+        self._in_use = in_use
+        self._edge = edge
+        self._known: Topology | None = None
+        self._device_of_topic: dict[str, Device] = {}
         self._group = topology.group("infer", edge, training.name)
         self._predictions = TopicPartition(topology.predictions_topic(edge, training.name))
         self._log = log
@@ -116,13 +117,25 @@ class Companion:
         self._now_ms = now_ms
         self._x = np.zeros((self._batch, *self._stream.shape), np.float32)
         self._reader: LogReader | None = None
-        self._partitions = Partitions(log, self._device_of_topic)
+        self._partitions = Partitions(log, self._topics)
         self._places: dict[TopicPartition, Place] = {}
         self._published: set[Identity] = set()
         self._committed: dict[TopicPartition, int] = {}
         self._report = InferReport()
         self._progress = Progress(0, idle=True)
         self._num_predicted = 0
+
+    def _topics(self) -> Collection[str]:
+        """The topics of the devices that are served, with those of devices that a reload has brought."""
+        topology = self._in_use.topology
+        if topology is not self._known:
+            self._known = topology
+            self._device_of_topic |= {
+                topology.device_topic(device.name): device
+                for device in topology.devices_of(self._edge)
+                if device.stream == self._stream.name
+            }
+        return self._device_of_topic
 
     def progress(self) -> Progress:
         """For the watchdog; idle without a model or without records."""

@@ -4,7 +4,7 @@ Covers checking in a worker. See also: `uplink` (where reading starts, what beco
 partitions there are), `domain.samples.codec` (the rules), `dead_letters`.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -14,11 +14,11 @@ from edged.domain.samples import codec, times
 from edged.domain.samples.cursors import cursor_key
 from edged.domain.samples.sample import Sample
 from edged.domain.samples.times import UNKNOWN_MS
-from edged.domain.topology import Topology
 from edged.errors import RejectedRecord
 from edged.ports import ImageDecoder, Log, LogReader, Record, TopicPartition
 from edged.reading import Partitions
 from edged.services.ingest.dead_letters import DeadLetter, DeadLetters
+from edged.settings import TopologyInUse
 
 MAX_RECORDS = 256
 
@@ -37,20 +37,33 @@ class Checked(NamedTuple):
 class Ingest:
     """Reads the topics of all devices of one edge."""
 
-    def __init__(self, log: Log, topology: Topology, edge: str, decoder: ImageDecoder) -> None:
+    def __init__(self, log: Log, in_use: TopologyInUse, edge: str, decoder: ImageDecoder) -> None:
+        topology = in_use.topology
+        self._in_use = in_use
+        self._edge = edge
         self._log = log
         self._decoder = decoder
+        self._known = topology
         self._devices = {topology.device_topic(device.name): device for device in topology.devices_of(edge)}
         self._stream_of = {device.name: device.stream for device in self._devices.values()}
         self._streams = {device.stream: topology.stream(device.stream) for device in self._devices.values()}
         self._dead_letters = DeadLetters(log, topology.dead_letters_topic(edge), len(topology.devices_of(edge)))
         self._group = topology.group("ingest", edge)
-        self.partitions = Partitions(log, self._devices)
+        self.partitions = Partitions(log, self._topics)
         """Of the devices' topics."""
         self._reader: LogReader | None = None
         self._partition_of: Mapping[str, TopicPartition] = {}
         self._num_checked = 0
         self._busy = False
+
+    def _topics(self) -> Collection[str]:
+        """The devices' topics, with those of devices that a reload has brought: they publish streams of others here."""
+        topology = self._in_use.topology
+        if topology is not self._known:
+            self._known = topology
+            self._devices |= {topology.device_topic(each.name): each for each in topology.devices_of(self._edge)}
+            self._stream_of = {device.name: device.stream for device in self._devices.values()}
+        return self._devices
 
     @property
     def streams(self) -> tuple[str, ...]:

@@ -138,6 +138,6 @@ def _schema_keys(schema, at):
     return keys
 
 
-def test_a_new_device_is_not_yet_taken():
-    new = replace(VALID, iot=(*VALID.iot, Device("new", "pi-a", "tiles")))
-    assert changes(VALID, new) == ((), ("iot[new]",))
+def test_a_new_device_is_taken_where_its_edge_has_the_stream():
+    new = replace(VALID, iot=(Device("new", "pi-a", "tiles"), *VALID.iot, Device("other", "pi-b", "tiles")))
+    assert changes(VALID, new) == (("iot[new]",), ("iot[other]",))

@@ -19,6 +19,7 @@ from edged.domain.topology import Codec, Training
 from edged.errors import ConfigError, FormatError
 from edged.ports import CheckpointStore, DeployedModel, Message, TopicPartition, TopicSpec
 from edged.services.inference.companion import Companion, served_job
+from edged.settings import TopologyInUse
 from tests.support.greenhouse import LABELS, SHAPE, topology
 
 PREDICTIONS = "greenhouse.predictions.pi"
@@ -77,7 +78,7 @@ def companion(
 ) -> Companion:
     defaults: dict[str, Any] = {"load": load, "decoder": PillowDecoder(), "runtime": "fake", "batch": 4}
     return Companion(
-        topology(codec),
+        TopologyInUse(topology(codec)),
         "pi",
         job or topology().jobs[0],
         log=log,
@@ -634,7 +635,9 @@ def autoencoders(log: Any, models: Any, **options: Any) -> Companion:
     site = topology()
     trained = replace(site.jobs[0], loss="mean_squared_error", model=(Flatten(), Dense(6)))
     defaults: dict[str, Any] = {"load": lambda content: np.zeros_like, "decoder": PillowDecoder(), "runtime": "fake"}
-    return Companion(site, "pi", trained, log=log, models=models, now_ms=lambda: NOW_MS, **defaults | options)
+    return Companion(
+        TopologyInUse(site), "pi", trained, log=log, models=models, now_ms=lambda: NOW_MS, **defaults | options
+    )
 
 
 @pytest.mark.looptime
