@@ -1,8 +1,10 @@
 """`edged archive import` of data sets as people have them: what is taken, and an account of all the rest."""
 
+import io
 import json
 import os
 import shutil
+import sys
 from typing import Any
 
 import numpy as np
@@ -121,6 +123,17 @@ def test_the_account_is_also_json_and_the_same_when_it_is_imported_again(bring, 
     code, out, err = bring(folder, "--json")
     again = [{**source, "new": 0} for source in account["sources"]]
     assert (code, json.loads(out), err) == (0, {**account, "sources": again}, "")
+
+
+def test_a_person_who_watches_sees_how_far_it_is(bring, tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    folder, terminal = fruit(tmp_path / "photos"), Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert bring(folder)[0] == 0
+    assert all(title in terminal.getvalue() for title in ("listing: ", "fruit/_train.photos: ", "fruit/_test.photos: "))
 
 
 def test_links_are_named_and_followed_on_request(bring, tmp_path):

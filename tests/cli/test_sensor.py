@@ -1,13 +1,18 @@
 """`edged sensor`: from a topology file and a data set to records under a device's topic."""
 
 import asyncio
+import json
 import os
 import signal
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from edged import device
 from edged.adapters.datasets.registry import open_dataset
+from edged.adapters.images import encode
 from edged.adapters.memory.log import MemoryLog
 from edged.cli import main
 from edged.ports import Dataset
@@ -110,6 +115,40 @@ def test_a_split_can_be_chosen_and_looped(sensor, log):
     records = log.records("greenhouse.iot.cam-raw")
     assert len(records) == 1001
     assert records[0].value == records[1000].value == small().sample("test", 0).payload
+
+
+def photos(folder: Path, **contents: bytes) -> Path:
+    """Four images in three formats, all named .jpg, and other files by their contents."""
+    for name, file_format in (("1", "jpeg"), ("2", "png"), ("3", "webp"), ("4", "gif")):
+        path = folder / "on" / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (30, 30)).save(path, file_format)
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_an_odd_file_is_named_and_counted_and_the_others_are_published(sensor, log, tmp_path, capsys):
+    torn = encode(np.full((30, 30, 3), 200, np.uint8), "jpeg")[:400]
+    folder = photos(tmp_path / "photos", **{"on/0.jpg": torn, "on/5.jpg": b"", "on/Thumbs.db": b"\xd0\xcf"})
+    assert sensor("--node", "switch", "--from", str(folder), "--rate", "max") == 0
+    assert [(record.key, len(record.value)) for record in log.records("greenhouse.iot.switch")] == [(b"on", 784)] * 4
+    lines = {line["event"]: line for line in map(json.loads, capsys.readouterr().err.splitlines())}
+    opened, left_out = lines["sensor.opened"], lines["sensor.left_out"]
+    assert (opened["items"], [(each["reason"], each["first"]) for each in opened["left_out"]]) == (
+        5,
+        [("junk", ["on/Thumbs.db"]), ("empty", ["on/5.jpg"])],
+    )
+    assert (left_out["item"], left_out["reason"]) == ("on/0.jpg", "truncated")
+    assert lines["sensor.published"]["left_out"] == 1
+
+
+def test_nothing_that_can_be_published_is_said(sensor, log, tmp_path, capsys):
+    folder = tmp_path / "photos" / "on"
+    folder.mkdir(parents=True)
+    Image.new("L", (2500, 1700)).save(folder / "1.png")
+    assert sensor("--node", "switch", "--from", str(tmp_path / "photos"), "--loop") == 64
+    assert "photos: no sample can be published: on/1.png: too_many_pixels: 2500×1700" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

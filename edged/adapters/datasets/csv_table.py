@@ -221,7 +221,7 @@ class _Reader:
             return
         why = "".join(f"\n  left out: {each}" for each in self._omissions.listed())
         [(at, count)] = self._bad_columns.most_common(1) or [(0, 0)]
-        if count > num_rows and self._columns[at]:
+        if count > max(num_rows, 1) and self._columns[at]:
             name = shown(self._columns[at])
             why += f'\n  "{name}" holds no numbers: call the column "{LABEL}" if it holds labels, else take it out'
         raise FormatError(f"{self._path}: {num_rows:,} rows{why}")
