@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from edged.domain import format_version
 from edged.errors import FormatError
 
 FORMAT = "presence/1"
@@ -181,13 +182,14 @@ def encode(beat: Beat) -> bytes:
 
 
 def decode(blob: bytes) -> Beat:
-    """The record that `encode` gave. Raises FormatError."""
+    """The record that `encode` gave. Raises FormatError, AnotherVersion."""
     try:
         values: Any = json.loads(blob) if len(blob) <= _MAX_BYTES else None
     except (ValueError, RecursionError) as error:
         raise FormatError(f"not a record of {FORMAT}: {error}") from error
-    if not isinstance(values, dict) or values.get("edged") != FORMAT:
+    if not isinstance(values, dict):
         raise FormatError(f"not a record of {FORMAT}")
+    format_version.check(values.get("edged"), FORMAT)
     every_s: Any = values.get("every_s")
     if type(every_s) not in {int, float} or not every_s > 0:
         raise FormatError(f"every_s is no time: {every_s!r:.100}")

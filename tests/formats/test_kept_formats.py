@@ -21,7 +21,7 @@ from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.disk.sqlite_cache import MIN_BUDGET_BYTES, SqliteCache
 from edged.adapters.parquet.migrate import migrate
 from edged.adapters.parquet.store import ParquetStore
-from edged.domain import place
+from edged.domain import place, presence
 from edged.domain.archive import protocol, quarantine
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotPart
 from edged.domain.archive.snapshot import BlockRef
@@ -155,6 +155,10 @@ def read_quarantine(path: Path) -> None:
     assert quarantine.from_pack(as_kept) == [values.RECORD]
 
 
+def read_beat(path: Path) -> None:
+    assert presence.decode(path.read_bytes()) == values.BEAT
+
+
 def read_addresses(path: Path) -> None:
     assert [address.parse(line) for line in path.read_text().splitlines()] == [
         ArchivedAddress("fashion", "pi-a", 120, 7),
@@ -237,6 +241,7 @@ READERS: Mapping[str, Callable[[Path], None]] = {
     "address-of-a-sample": read_addresses,
     "exchange-1": read_group_log(1),
     "exchange-2": read_group_log(2),
+    "presence-1": read_beat,
     "checkpoint-5": refused(checkpoint.decode),
     "checkpoint-6": read_checkpoint,
     "committed-place": read_place,

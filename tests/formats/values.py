@@ -13,7 +13,7 @@ import numpy as np
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.disk.sqlite_cache import MIN_BUDGET_BYTES, SqliteCache
 from edged.adapters.parquet.store import ParquetStore
-from edged.domain import place
+from edged.domain import place, presence
 from edged.domain.archive import protocol, quarantine
 from edged.domain.archive.quarantine import QuarantineRecord
 from edged.domain.archive.snapshot import BlockRef, Snapshot
@@ -28,6 +28,7 @@ from edged.domain.group import records
 from edged.domain.group.records import Begin, Close, Join, Leave, Part, Record, Tested, Update
 from edged.domain.nn.model import Division
 from edged.domain.place import Place
+from edged.domain.presence import Beat, Process, Run
 from edged.domain.samples import pack, prediction
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.prediction import Prediction
@@ -47,6 +48,9 @@ SAMPLES = tuple(
 )
 PACK = Pack("fashion", SAMPLES, {"cam-01/0": Place(10, "its-log", "topic-id", "9:00ff")})
 RECORD = QuarantineRecord("quarantine", BlockRef("pi-a", 1), 2, "root@vault", 5000)
+BEAT = Beat(
+    Run("run-1", "garden", "/var/lib/edged/pi-a", Process("boot-1", "pid:[1]", 7, 99, "lock-1"), 5.0), 4, 2, 990
+)
 SOURCE_LOG = SourceLog("name-1", 0, Place(2, "life-1", "topic-1", "1:ab"))
 
 
@@ -166,6 +170,7 @@ WRITERS: Mapping[str, Callable[[Path], None]] = {
     "address-of-a-sample": _bytes(lambda: b"fashion/pi-a/120/7\nfashion/pi-a/120\nfashion/@cam-01/0/4711\n"),
     "exchange-1": write_log(1),
     "exchange-2": write_log(2),
+    "presence-1": _bytes(lambda: presence.encode(BEAT)),
     "checkpoint-6": _bytes(lambda: checkpoint.encode(train_state())),
     "committed-place": _bytes(lambda: place.to_text(COMMITTED, "a note").encode()),
     "epoch_memo-3": _bytes(lambda: sampler_state.encode(sampler())),

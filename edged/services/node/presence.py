@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from edged.domain import presence
 from edged.domain.presence import Decision, Run, Watch
-from edged.errors import AlreadyRunning, FormatError, LogRefused, RecordTooLarge
+from edged.errors import AlreadyRunning, AnotherVersion, FormatError, LogRefused, RecordTooLarge
 from edged.log import ThrottledLog, logger
 from edged.ports import Log, LogReader, Message, Processes, Record, TopicPartition
 
@@ -134,10 +134,13 @@ class Presence:
         )
 
     def _do_without(self, reason: str) -> None:
+        self._warn(reason)
+        self.admitted.set()
+
+    def _warn(self, reason: str) -> None:
         if not self._is_warned:
             self._is_warned = True
             logger().warning("presence.unknown", reason=reason)
-        self.admitted.set()
 
     async def _append(self, *, has_ended: bool = False) -> int:
         self._is_answered = False
@@ -156,10 +159,16 @@ class Presence:
     def _take(self, records: Sequence[Record]) -> None:
         for record in records:
             if record.key == self._role.encode():
-                with contextlib.suppress(FormatError):  # of another version, or of nobody's: it says nothing here
-                    younger = self._watch.take(record.offset, record.timestamp_ms, presence.decode(record.value))
-                    if younger is not None:
-                        self._tell(younger, goes_on=False)
+                try:
+                    beat = presence.decode(record.value)
+                except AnotherVersion as error:
+                    self._warn(f"a run of another version of edged writes to {self._partition.topic}: {error}")
+                    continue
+                except FormatError:  # nobody's: it says nothing
+                    continue
+                younger = self._watch.take(record.offset, record.timestamp_ms, beat)
+                if younger is not None:
+                    self._tell(younger, goes_on=False)
 
     def _tell(self, other: Run, *, goes_on: bool) -> None:
         self._lines.warning(

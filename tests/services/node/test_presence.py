@@ -8,7 +8,7 @@ import pytest
 from edged.adapters.memory.log import MemoryLog
 from edged.domain.presence import Process, Run
 from edged.errors import AlreadyRunning, LogForbidden
-from edged.ports import TopicSpec
+from edged.ports import Message, TopicSpec
 from edged.services.node.presence import Presence
 
 pytestmark = pytest.mark.looptime
@@ -151,3 +151,13 @@ async def test_a_run_alone_reads_nothing_and_writes_once_a_beat():
     records = log.records(TOPIC)
     assert len(records) == 21
     assert sum(len(record.value) for record in records) / len(records) < 400
+
+
+async def test_a_run_of_another_version_is_told_and_holds_up_nobody(log_lines):
+    log = await made()
+    await log.append([Message(TOPIC, b'{"edged":"presence/2"}', key=b"run")])
+    async with running(presence(log, "a")):
+        await asyncio.sleep(60)
+    [line] = log_lines("presence.unknown")
+    assert "presence/2" in line["reason"]
+    assert log_lines("presence.begun")
