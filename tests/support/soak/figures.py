@@ -21,8 +21,11 @@ DEFECTS = (
     "life.crashed", "life.abandoned", "res.stalled", "uplink.malformed", "epoch.malformed", "archive.gap",
     "archive.unreadable", "train.diverged", "exchange.diverged",
 )  # fmt: skip
-"""Events that no fault here explains. A pack for a log that is recreated just then is rejected, and sent again; requests
-of an edge that had no answer for long are more than may wait."""
+"""Events that no fault here explains.
+
+A pack for a log that is recreated just then is rejected, and sent again; of an edge that had no answer for long there
+are more requests than may wait.
+"""
 
 
 def broken(nodes: Mapping[str, Node], seconds: float) -> Iterator[str]:
