@@ -1,6 +1,6 @@
 """Disks that fail under whole nodes: each says so, loses nothing that was acknowledged, and recovers by itself.
 
-See also: `faults/soak.py`, which draws such faults at random, and `slow/test_power_cuts.py`.
+See also: `faults/soak.py`, which draws such faults at random, and `test_power_cuts`.
 """
 
 from collections.abc import Mapping
