@@ -33,7 +33,8 @@ async def run_companion(
     """Run inference for the edge `node` until a signal stops it; the exit code.
 
     `job`: the job whose models it serves; None: the first. `read`: reads the topology file again, see `app.reload`.
-    Raises ConfigError when there is no such job, and AlreadyRunning when another process serves it.
+    Raises ConfigError when there is no such job, AlreadyRunning when another process serves it, and StateFolderRefused
+    when the folder of its models may not be read.
     """
     from edged.adapters.tflite import runtime as tflite  # noqa: PLC0415 - the runtime is the companion's alone
     from edged.adapters.tflite.interpreter import TfliteClassifier, TfliteFeatures  # noqa: PLC0415

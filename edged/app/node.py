@@ -35,7 +35,7 @@ async def run_node(
 
     `read`: reads the topology file again, see `app.reload`.
 
-    Raises AlreadyRunning and, when the state folder cannot be used, StorageError.
+    Raises AlreadyRunning and, when the state folder cannot be used, StateFolderRefused.
     """
     keep_heap_small()
     in_use = TopologyInUse(topology)

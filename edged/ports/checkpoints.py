@@ -53,4 +53,7 @@ class CheckpointStore(Protocol):
         """
 
     def newest_model(self, newer_than: int = -1, older_than: int | None = None) -> DeployedModel | None:
-        """The newest intact model of a generation between the two; incomplete or altered ones are skipped."""
+        """The newest intact model of a generation between the two; incomplete or altered ones are skipped.
+
+        Raises StorageError when it cannot be told which there are, StateFolderRefused when this user may not.
+        """

@@ -117,3 +117,16 @@ def test_what_other_commands_say_reaches_the_journal_as_errors(tmp_path, monkeyp
         lines = journal.read().splitlines()
     assert lines
     assert all(line.startswith("<3>") and "<3>" not in line[3:] for line in lines)
+
+
+@pytest.mark.parametrize("what", ["file", "link to itself"])
+def test_a_state_folder_that_is_none_is_refused_by_name(start, tmp_path, what):
+    folder = tmp_path / "edged" / "pi-a"
+    folder.parent.mkdir()
+    if what == "file":
+        folder.write_text("in the way")
+    else:
+        folder.symlink_to(folder.name)
+    code, [line] = start(RIGHT)
+    assert (code, json.loads(line)["event"]) == (73, "life.refused")
+    assert f"the state folder {folder} cannot be used: it is no folder" in json.loads(line)["reason"]

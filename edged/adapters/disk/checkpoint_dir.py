@@ -51,8 +51,9 @@ class CheckpointDir:
     """A `ports.CheckpointStore` in `folder`, which is created if missing.
 
     `writes`: this process trains; incomplete files of a crashed one are deleted. `max_bytes`: of a file; a larger one
-    is not read. Raises StateFolderRefused when the folder cannot be created or written. A disk that is read-only, full
-    or broken may be mended while the process runs, and is no reason to refuse it: `problem` says so.
+    is not read. Raises StateFolderRefused when the folder cannot be created or written, or, of a reader, listed. A disk
+    that is read-only, full or broken may be mended while the process runs, and is no reason to refuse it: `problem`
+    says so.
     """
 
     problem = ""
@@ -72,6 +73,8 @@ class CheckpointDir:
                 if error.errno not in _ERRORS_OF_THE_DISK:
                     raise StateFolderRefused(problem) from error
                 self.problem = problem
+        else:
+            self._generations(_DESCRIPTION)
 
     @property
     def location(self) -> str:
@@ -92,7 +95,7 @@ class CheckpointDir:
             if not left_over.is_dir():
                 left_over.unlink()
         for model in self._folder.glob("model-*.tflite"):
-            if not model.with_suffix(".json").exists():
+            if not model.with_suffix(".json").exists() and not model.is_dir():
                 model.unlink()
 
     def save(self, checkpoint: bytes, generation: int) -> None:
@@ -139,10 +142,12 @@ class CheckpointDir:
 
     def checkpoints(self) -> Iterator[tuple[int, bytes | StorageError]]:
         for generation in sorted(self._generations(_CHECKPOINT), reverse=True):
+            file = self._folder / f"checkpoint-{generation:012}.safetensors"
             try:
-                content = read_regular(self._folder / f"checkpoint-{generation:012}.safetensors", self._max_bytes)
-            except FileNotFoundError:
-                continue
+                content = read_regular(file, self._max_bytes)
+            except FileNotFoundError as error:
+                if file.is_symlink():  # to where nothing is, perhaps not now
+                    yield generation, StorageError(str(error))
             except PermissionError as error:
                 raise StateFolderRefused(f"{error.filename} may not be read: give it back to this user") from error
             except OSError as error:
@@ -194,10 +199,17 @@ class CheckpointDir:
         return DeployedModel(generation, content, labels, shape, threshold)
 
     def _generations(self, pattern: re.Pattern[str]) -> list[int]:
+        """Also of what is no file, such as a named pipe or a link to nowhere; a folder of that name is not ours.
+
+        Raises StateFolderRefused when the folder may not be listed or is none, else StorageError.
+        """
         try:
-            names = [path.name for path in self._folder.iterdir() if path.is_file()]
+            names = [path.name for path in self._folder.iterdir() if not path.is_dir()]
         except FileNotFoundError:
             return []
+        except OSError as error:
+            kind = StorageError if error.errno in _ERRORS_OF_THE_DISK else StateFolderRefused
+            raise kind(f"the state folder {self._folder} cannot be read: {error.strerror}") from error
         return [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
 
     def _write(self, name: str, content: bytes) -> None:

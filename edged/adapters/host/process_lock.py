@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from edged.errors import AlreadyRunning, StorageError
+from edged.errors import AlreadyRunning, StateFolderRefused
 
 _MODE = 0o750
 _HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
@@ -27,14 +27,15 @@ _HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 def process_lock(folder: Path) -> Iterator[str]:
     """Hold the lock on `folder`, which is created if missing.
 
-    Raises AlreadyRunning when another process holds it, StorageError when the folder cannot be created. On a file
+    Raises AlreadyRunning when another process holds it, StateFolderRefused when the folder cannot be created. On a file
     system without locks, as some network ones are, it does nothing.
     """
     try:
         folder.mkdir(mode=_MODE, parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise StorageError(str(error)) from error
+        reason = "it is no folder" if isinstance(error, FileExistsError) else error.strerror
+        raise StateFolderRefused(f"the state folder {folder} cannot be used: {reason}") from error
     try:
         yield _lock(descriptor, folder)
     finally:
@@ -65,7 +66,7 @@ def _lock(descriptor: int, folder: Path) -> str:
 def _bind(held: socket.socket, folder: Path, name: str) -> str:
     if sys.platform != "linux":
         return ""
-    digest = hashlib.blake2b(f"{folder.resolve()}\0{name}".encode(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(f"{os.path.realpath(folder)}\0{name}".encode(), digest_size=16).hexdigest()
     try:
         held.bind(f"\0edged/{digest}".encode())
     except OSError as error:

@@ -142,6 +142,7 @@ def test_a_folder_that_cannot_be_created_is_a_storage_error(tmp_path):
 
 def test_folders_with_the_names_of_files_are_skipped_and_kept(tmp_path):
     theirs = ["checkpoint-000000000002.safetensors", "model-000000000009.json", "checkpoint-1.tmp"]
+    theirs += ["model-000000000008.tflite"]
     for name in theirs:
         (tmp_path / name).mkdir()
     store = CheckpointDir(tmp_path)
@@ -150,6 +151,57 @@ def test_folders_with_the_names_of_files_are_skipped_and_kept(tmp_path):
     assert list(store.checkpoints()) == [(6, b"6"), (5, b"5"), (4, b"4")]
     assert store.newest_model() is None
     assert {*theirs} < {*names(tmp_path)}
+
+
+@pytest.mark.parametrize("what", ["pipe", "link to nowhere", "link to itself"])
+def test_what_is_no_file_is_damaged_and_can_be_set_aside(tmp_path, what):
+    """A link to a disk that is not mounted, for instance: training must not begin anew without a word."""
+    store = CheckpointDir(tmp_path)
+    file = tmp_path / "checkpoint-000000000001.safetensors"
+    if what == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("nowhere" if what == "link to nowhere" else file.name)
+    [(generation, error)] = store.checkpoints()
+    assert generation == 1
+    assert file.name in str(error)
+    assert names(tmp_path) == [file.name]
+    assert store.set_aside(1) == f"{file.name}.damaged-1"
+    assert names(tmp_path) == [f"{file.name}.damaged-1"]
+    assert list(store.checkpoints()) == []
+
+
+def test_a_description_that_is_a_pipe_is_skipped_and_named(tmp_path, log_lines):
+    os.mkfifo(tmp_path / "model-000000000007.json")
+    assert CheckpointDir(tmp_path, writes=False).newest_model() is None
+    assert [line["generation"] for line in log_lines("checkpoint.model_skipped")] == [7]
+
+
+@pytest.mark.parametrize("what", ["file", "link to itself"])
+def test_a_reader_of_what_is_no_folder_is_refused(tmp_path, what):
+    folder = tmp_path / "pi-a"
+    if what == "file":
+        folder.write_text("in the way")
+    else:
+        folder.symlink_to(folder.name)
+    with pytest.raises(StateFolderRefused, match=f"the state folder {folder} cannot be read"):
+        CheckpointDir(folder, writes=False)
+
+
+@pytest.mark.parametrize("is_disk", [False, True])
+def test_a_folder_that_cannot_be_listed_is_refused_by_name_and_a_broken_disk_is_not(tmp_path, monkeypatch, is_disk):
+    code = errno.EIO if is_disk else errno.EACCES
+
+    def fail(_folder: Path) -> None:
+        raise OSError(code, os.strerror(code))
+
+    store = CheckpointDir(tmp_path)
+    monkeypatch.setattr(Path, "iterdir", fail)
+    with pytest.raises(
+        StorageError, match=f"the state folder {tmp_path} cannot be read: {os.strerror(code)}"
+    ) as caught:
+        store.newest_model()
+    assert isinstance(caught.value, StateFolderRefused) != is_disk
 
 
 def test_a_deleted_folder_is_recreated(tmp_path):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from edged.adapters.host.process_lock import process_lock
-from edged.errors import AlreadyRunning, StorageError
+from edged.errors import AlreadyRunning, StateFolderRefused
 
 HOLDER = """
 import sys
@@ -33,7 +33,10 @@ def test_a_second_process_is_refused_until_the_first_has_ended_even_by_a_kill(tm
         assert list(folder.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_created_is_a_storage_error(tmp_path):
+def test_a_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError), process_lock(tmp_path / "file"):
+    with (
+        pytest.raises(StateFolderRefused, match=f"{tmp_path}/file cannot be used: it is no folder"),
+        process_lock(tmp_path / "file"),
+    ):
         pass
