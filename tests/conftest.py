@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import subprocess
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -139,6 +140,14 @@ def log_as_before() -> Iterator[None]:
     before = structlog.get_config()
     yield
     structlog.configure(**before)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A node that was run in this process leaves none held back, which its next child would inherit."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @pytest.fixture
