@@ -5,8 +5,8 @@ import io
 import json
 import logging
 import os
-import subprocess
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
