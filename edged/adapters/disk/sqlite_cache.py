@@ -87,7 +87,8 @@ class SqliteCache:
                     with contextlib.suppress(FormatError, TypeError):
                         found[slots[slot]] = cache_entry.decode(slots[slot], blob)
             except sqlite3.DatabaseError as error:
-                self._recover(error)
+                with contextlib.suppress(StorageError):  # whoever writes next tries again, and is told
+                    self._recover(error)
                 break
         if lost := [key for key in slots.values() if key not in found]:
             self.num_corrupt += len(lost)
@@ -131,6 +132,14 @@ class SqliteCache:
             )  # the log, then the file
         self._measure()
         return sizes
+
+    def _forget(self) -> None:
+        """Know of no entry."""
+        self._slots, self._sizes = BlockTable(), BlockTable()
+        self._free: list[int] = []
+        self._sources: dict[str, int] = {}
+        self._used_bytes, self._next_slot, self._fill = 0, 1, 1.0
+        self._note, self._unsaved_note = "", None
 
     def _measure(self) -> None:
         """Estimate how well the entries fill their pages: replacing entries by others of different size leaves gaps."""
@@ -195,16 +204,13 @@ class SqliteCache:
 
     def _connect(self) -> None:
         """Raises FormatError for a file that is not this cache's, DatabaseError for one that SQLite cannot read."""
-        self._slots, self._sizes = BlockTable(), BlockTable()
-        self._free: list[int] = []
-        self._sources: dict[str, int] = {}
-        self._used_bytes, self._next_slot, self._fill = 0, 1, 1.0
-        self._note, self._unsaved_note = "", None
+        self._forget()
         is_new = not self._file.exists()
         try:
             self._db = sqlite3.connect(self._file, isolation_level=None, timeout=1, check_same_thread=False)
         except sqlite3.Error as error:
             raise StorageError(f"the cache file {self._file} cannot be opened: {error}") from error
+        self._is_open = True
         for pragma in (
             f"page_size = {_PAGE}",
             "locking_mode = EXCLUSIVE",  # so that there is no shared memory file, whose mapping could fault
@@ -271,19 +277,29 @@ class SqliteCache:
             ):
                 file.unlink(missing_ok=True)
             self._connect()
-        except (OSError, sqlite3.DatabaseError) as error:
+        except (OSError, sqlite3.DatabaseError, StorageError) as error:
+            self._db.close()
+            self._forget()
+            self._is_open = False
             raise StorageError(f"the cache file {self._file} cannot be created: {error}") from error
 
     def _recover(self, error: sqlite3.DatabaseError) -> None:
         """Start empty if the file is damaged; not if the disk merely fails, which may be temporary."""
         if _is_damage(error):
-            note = self._note
-            self._recreate(str(error))
+            self._start_empty(str(error))
+
+    def _start_empty(self, reason: str) -> None:
+        note = self._note
+        try:
+            self._recreate(reason)
+        finally:
             self.set_note(note)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         """An atomic transaction; counts the bytes written. Raises DiskFull, StorageError."""
+        if not self._is_open:
+            self._start_empty("the disk kept it from being created before")
         before = _device_bytes()
         try:
             self._db.execute("BEGIN IMMEDIATE")
@@ -296,7 +312,7 @@ class SqliteCache:
             self._sources = {}  # a new one may have been rolled back
             if isinstance(error, sqlite3.DatabaseError):
                 self._recover(error)
-            kind = DiskFull if error.sqlite_errorname == "SQLITE_FULL" else StorageError
+            kind = DiskFull if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" else StorageError
             raise kind(f"the cache file: {error}") from error
         finally:
             self.written_bytes += _device_bytes() - before

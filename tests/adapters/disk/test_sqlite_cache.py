@@ -1,6 +1,7 @@
 # ruff: noqa: S311, SIM118 - loads are drawn by random, and the ports are no mappings
 """SqliteCache beyond the port's contract: restarts, crashes, full disks, damaged and foreign files."""
 
+import errno
 import itertools
 import os
 import random
@@ -170,6 +171,29 @@ def test_bytes_flipped_in_the_file_are_never_served_and_never_fatal(tmp_path):
         served += assert_serves_what_is_whole(tier)
         tier.close()
     assert served > 0
+
+
+def test_a_damaged_file_that_the_disk_keeps_from_being_replaced_is_an_empty_tier_until_it_can(tmp_path, monkeypatch):
+    keys = filled(tmp_path)
+    tier = opened(tmp_path, 32 * MIB)
+    tier.set_note("what was drawn")
+    with (tmp_path / "cache.sqlite").open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom((tmp_path / "cache.sqlite").stat().st_size - 4096))
+
+    def fails(*_args: object, **_options: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", fails)
+        assert tier.get_many(keys) == {}
+        assert list(tier.keys()) == []
+        with pytest.raises(StorageError):
+            tier.put_many({keys[0]: entry(keys[0])})
+
+    assert assert_serves_what_is_whole(tier) == 0
+    assert tier.note == "what was drawn"
+    tier.close()
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
