@@ -2,8 +2,9 @@
 
 1. The node's own topics are created if missing; then, if no older run of the node is alive, all services run. Waiting
    for Kafka is part of that work, not of start-up: a node whose broker is away is ready, degraded, and reports it.
-2. SIGHUP has the topology read again (`reload`). Before and after that it is held back, so that it ends no node. The
-   end of the terminal in which a node was started, which is a SIGHUP, too, stops the node, unless by `nohup`.
+2. SIGHUP has the topology read again (`reload`). Before that it is held back, and after that without effect, so that
+   it ends no node. The end of the terminal in which a node was started, which is a SIGHUP, too, stops the node, unless
+   by `nohup`.
 3. SIGTERM or SIGINT cancels the services once; each finishes its current step and saves what must not be lost.
 4. The monitor stops last, so that the watchdog is fed during the final checkpoint.
 5. A service that fails stops the others cleanly; the process ends with 1 and systemd starts it again, or with
@@ -193,7 +194,7 @@ def _exit_code(failures: BaseExceptionGroup[Exception]) -> int:
 
 
 class _handled_signals(contextlib.AbstractContextManager[None]):  # noqa: N801 - used as a function
-    """Inside, SIGHUP requests a reload, also one that was held back before; it is held back again outside.
+    """Inside, SIGHUP requests a reload, also one that was held back before; afterwards it has no effect.
 
     The first SIGTERM or SIGINT, or the end of the terminal, cancels `tasks`; a second one, or `stop_s`, ends the
     process at once.
@@ -220,8 +221,9 @@ class _handled_signals(contextlib.AbstractContextManager[None]):  # noqa: N801 -
     def __exit__(self, *error: object) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+        self._is_stopping = True  # a hangup has no effect; its handler stays, for not every thread holds it back
 
     def _hang_up(self) -> None:
         if self._is_stopping:

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ _CODES: tuple[tuple[type[EdgedError], int], ...] = (
 )
 
 COMMANDS = ("check", "schema", "topics", "run", "infer", "sensor", "archive", "replay", "demo")
+_NODES = ("run", "infer")
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 """As a shell reports SIGINT and SIGPIPE; the other codes are sysexits.h's, `os.EX_*`."""
@@ -114,6 +116,10 @@ def _open_standard_streams() -> None:
 
 def _run(words: list[str]) -> int:
     if words and words[0] in COMMANDS:
+        if words[0] in _NODES:
+            # SIGHUP waits, as one that is pending, until the node can read its topology again. Before there are other
+            # threads, and numpy starts some: one that does not hold it back would end the process.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         module = _command(words[0])
         parser = Parser(prog=f"edged {words[0]}", description=module.SUMMARY, allow_abbrev=False)
         module.configure(parser)

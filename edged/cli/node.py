@@ -9,7 +9,6 @@ import asyncio
 import faulthandler
 import os
 import secrets
-import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -37,8 +36,6 @@ def run_as(
     tier: str | None = None,
 ) -> int:
     """Run `main` as `args.node` of `args.topology`, logging as of `tier`; its exit code."""
-    # SIGHUP waits, as one that is pending, until the node can read its topology again; then no more when it ends.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     run_id = secrets.token_hex(4)
     log.configure(node=args.node, tier=tier or "unknown", run_id=run_id, level=args.log_level or "info")
 

@@ -99,7 +99,7 @@ class Stepwise(Working):
             self._at_stop()
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def held_back():
     """SIGHUP waits, as from the first line of a node's process on, and afterwards as before."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
@@ -111,7 +111,6 @@ def held_back():
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@pytest.mark.usefixtures("held_back")
 async def test_a_hangup_has_the_topology_read_again_and_the_node_goes_on(log_lines):
     async def hang_up():
         node.file = replace(VALID, jobs=(replace(VALID.jobs[0], checkpoint_s=60.0),))
@@ -124,7 +123,6 @@ async def test_a_hangup_has_the_topology_read_again_and_the_node_goes_on(log_lin
     assert log_lines("config.reloaded")[0]["keys"] == ["training.checkpoint"]
 
 
-@pytest.mark.usefixtures("held_back")
 async def test_a_hangup_while_the_node_starts_is_a_reload_once_it_is_ready():
     async def wait():
         await node.in_use.other_than(VALID)
@@ -137,7 +135,6 @@ async def test_a_hangup_while_the_node_starts_is_a_reload_once_it_is_ready():
     assert node.told("ready", "reloading")[:3] == ["ready", "reloading", "ready"]
 
 
-@pytest.mark.usefixtures("held_back")
 async def test_hangups_while_the_node_stops_change_nothing(log_lines):
     async def nothing():
         await asyncio.sleep(0)
@@ -149,7 +146,6 @@ async def test_hangups_while_the_node_stops_change_nothing(log_lines):
     assert log_lines("life.stopped")[0]["exit_code"] == 0
 
 
-@pytest.mark.usefixtures("held_back")
 async def test_the_topics_of_what_a_reload_has_brought_are_made(monkeypatch):
     made = []
 
