@@ -34,6 +34,7 @@ TESTS = Path(__file__).parent
 
 _SLOW_FOLDER = TESTS / "slow"
 _BROKERS_FOLDERS = (TESTS / "integration", TESTS / "faults")
+_WITHOUT_BROKERS = TESTS / "faults" / "test_table.py"
 _PROCESSES_FOLDER = TESTS / "adapters" / "tflite"  # a foreign file's first use is tried in a process of its own
 _BROKERS = ("embedded_broker", "apache_kafka", "secured_kafka", "kafka_cluster")
 _PROCESS_FIXTURES = {"need_broker", "process"}
@@ -96,7 +97,7 @@ def _lies_with_brokers(item: pytest.Item) -> bool:
 
 @cache
 def _is_in_brokers_folder(path: Path) -> bool:
-    return any(folder in path.parents for folder in _BROKERS_FOLDERS)
+    return path != _WITHOUT_BROKERS and any(folder in path.parents for folder in _BROKERS_FOLDERS)
 
 
 def _mark(item: pytest.Item) -> str:
