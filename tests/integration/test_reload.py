@@ -45,6 +45,7 @@ async def _reload(site):
     nodes = await site.start_nodes()
     for node in nodes:
         await node.wait_for("life.ready")
+    await nodes[1].wait_for("ingest.reading")  # the new device is then a second reading
     site.configure(checkpoint="1min")
     for node in nodes:
         node.signal(signal.SIGHUP)
