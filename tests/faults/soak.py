@@ -69,7 +69,7 @@ class Soak:
         self.report("broken", what=what)
 
     async def run(self, minutes: float) -> None:
-        """Rounds for so many minutes, or until something is lost."""
+        """Do rounds for `minutes`, or until something is lost."""
         try:
             async with running(self._plant):
                 async with publishing(list(self._devices.values())):

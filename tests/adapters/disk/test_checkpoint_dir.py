@@ -155,7 +155,7 @@ def test_folders_with_the_names_of_files_are_skipped_and_kept(tmp_path):
 
 @pytest.mark.parametrize("what", ["pipe", "link to nowhere", "link to itself"])
 def test_what_is_no_file_is_damaged_and_can_be_set_aside(tmp_path, what):
-    """A link to a disk that is not mounted, for instance: training must not begin anew without a word."""
+    """A link to a disk that is not mounted, for instance: training must not start over without saying so."""
     store = CheckpointDir(tmp_path)
     file = tmp_path / "checkpoint-000000000001.safetensors"
     if what == "pipe":

@@ -162,7 +162,7 @@ def test_no_source_is_missing_from_a_snapshot_while_the_archive_is_away(store, f
 
 
 def test_offsets_that_never_held_a_record_are_not_lost(store, folder):
-    """Transactions' markers, between packs that the log had deleted; seen again by who reads the files anew."""
+    """Transactions' markers, between packs that the log had deleted; seen again by whoever reads the files later."""
     store.append("fashion", "pi-a", [(0, pack(0)), (9, pack(4))], [(1, 9)], empty=[(4, 9)])
     for each in (store, ParquetStore(f"file://{folder}")):
         (summary,) = each.summaries()
