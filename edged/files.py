@@ -1,4 +1,4 @@
-"""Opening files that others may have put there: regular ones alone, and whole ones only up to a limit.
+"""Opening files that others may have put there: regular ones alone, and whole ones only up to a limit. Syncing folders.
 
 Opening a named pipe waits for its writer, some devices act when they are opened, and a sparse file of gigabytes takes
 no room on a disk. What becomes of an OSError is the callers'.
@@ -34,6 +34,15 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     if max(size, len(content)) > max_bytes:
         raise OSError(errno.EFBIG, f"it has {max(size, len(content))} bytes; at most {max_bytes} are read", str(path))
     return content
+
+
+def sync_folder(folder: Path) -> None:
+    """Make durable which files the folder has. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _check(status: os.stat_result, path: Path) -> None:

@@ -65,7 +65,8 @@ def _base(environment: Mapping[str, str], by_systemd: str, by_xdg: str, below_ho
 class TopologyInUse:
     """The topology that is in use, until a reload replaces it.
 
-    Who needs a part of it that may change so (`domain.topology.changes`) reads it when he needs it, and keeps no copy.
+    A service that needs a part of it which may change so (`domain.topology.changes`) reads it each time, and keeps no
+    copy.
     """
 
     def __init__(self, topology: Topology) -> None:
@@ -110,7 +111,7 @@ class Timing:
     """How often the archive node looks at what Kafka still has of what is archived; disks fill more slowly."""
 
     presence_s: float = 5.0
-    """Interval of a run's beats: a second run ends within it, and a broker takes 500 bytes of each."""
+    """Interval of a run's beats: a second run ends within it."""
 
     sample_s: float = 1.0
     """Interval of the monitor's series where the topology gives none; the thesis sampled once per second. A service's

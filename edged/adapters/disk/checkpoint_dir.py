@@ -25,7 +25,7 @@ from typing import Any
 
 from edged.domain import format_version
 from edged.errors import DiskFull, FormatError, StateFolderRefused, StorageError
-from edged.files import read_regular
+from edged.files import read_regular, sync_folder
 from edged.log import ThrottledLog, logger
 from edged.ports import DeployedModel
 
@@ -85,7 +85,7 @@ class CheckpointDir:
         self._folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         for above in self._folder.parents:
             try:
-                _sync(above)
+                sync_folder(above)
             except OSError:  # not ours, and not one that we have made
                 return
 
@@ -164,7 +164,7 @@ class CheckpointDir:
             number = max(aside, default=0) + 1
             aside[number] = f"{name}.damaged-{number}"
             (self._folder / name).rename(self._folder / aside[number])
-            self._sync_folder()
+            sync_folder(self._folder)
             for old in sorted(aside)[:-KEPT]:
                 self._remove(aside[old])
         return aside[number]
@@ -230,7 +230,7 @@ class CheckpointDir:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-        self._sync_folder()
+        sync_folder(self._folder)
 
     def _link(self, target: str, name: str) -> None:
         """Make `name` another name of `target`, atomically."""
@@ -241,21 +241,10 @@ class CheckpointDir:
         except OSError:  # FAT and some network file systems have no hard links
             shutil.copyfile(self._folder / target, temporary)
         temporary.replace(self._folder / name)
-        self._sync_folder()
+        sync_folder(self._folder)
 
     def _remove(self, name: str) -> None:
         (self._folder / name).unlink(missing_ok=True)
-
-    def _sync_folder(self) -> None:
-        _sync(self._folder)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _outdated(generations: list[int], newest: int) -> list[int]:

@@ -32,7 +32,7 @@ from edged.domain.archive import snapshot as dataset
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.topology import NAME_PATTERN
 from edged.errors import AnotherVersion, ArchiveUnavailable, BlockAbsent, DiskFull, StorageError
-from edged.files import open_regular, read_regular
+from edged.files import open_regular, read_regular, sync_folder
 
 MARKER = "edged-archive.json"
 """The name of the file that makes a folder an archive."""
@@ -235,7 +235,7 @@ class ArchiveFolder:
             path = next(f"{file.path}.damaged{n}" for n in numbers if f"{Path(file.path).name}.damaged{n}" not in names)
             self._fs.mv(file.path, path)
             if self._is_local:
-                _fsync_folder(Path(file.path).parent)
+                sync_folder(Path(file.path).parent)
             for name in sorted(filter(ASIDE_NAME.fullmatch, names))[: 1 - _MAX_ASIDE]:
                 self._fs.rm_file(f"{folder}/{name}")
 
@@ -328,7 +328,7 @@ def _write_durably(folder: Path, name: str, pieces: Iterable[bytes | memoryview]
             file.flush()
             os.fsync(file.fileno())
         leftover.rename(final)
-        _fsync_folder(folder)
+        sync_folder(folder)
     except OSError:
         with contextlib.suppress(OSError):
             leftover.unlink(missing_ok=True)
@@ -340,15 +340,7 @@ def _make_folders(folder: Path, below: Path = Path("/")) -> None:
     if folder != below and not folder.is_dir():
         _make_folders(folder.parent, below)
         folder.mkdir(exist_ok=True)
-        _fsync_folder(folder.parent)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(folder.parent)
 
 
 @contextlib.contextmanager
