@@ -8,24 +8,9 @@ import pytest
 
 from edged import cli
 from edged.adapters.host.process_lock import process_lock
+from tests.support.valid_topology import WITHOUT_KAFKA
 
 WRONG = "schema: 1\nsite: lab\nsite: lab\n"
-RIGHT = """\
-schema: 1
-site: lab
-kafka: {bootstrap: ["127.0.0.1:1"]}
-streams: {tiles: {sample: {shape: [8, 8, 1], dtype: uint8}, labels: [low, high]}}
-iot: [{name: cam, edge: pi-a, stream: tiles}]
-edges: [{name: pi-a}]
-archive: [{name: vault, url: "file:///srv/edged"}]
-"""
-
-
-@pytest.fixture(autouse=True)
-def signals_as_before():
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    yield
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @pytest.fixture
@@ -55,14 +40,14 @@ def test_a_wrong_topology_is_one_error_with_all_its_problems(start, command):
     ("node", "problem"), [("pi-b", 'no node is called "pi-b" (did you mean "pi-a"?)'), ("cam", "edged sensor")]
 )
 def test_so_is_a_node_that_the_topology_does_not_have_or_of_another_tier(start, node, problem):
-    code, [line] = start(RIGHT, node=node)
+    code, [line] = start(WITHOUT_KAFKA, node=node)
     assert code == 78
     assert problem in json.loads(line)["problems"][0]
 
 
 def test_a_node_that_runs_already_is_an_error(start, tmp_path):
     with process_lock(tmp_path / "edged" / "pi-a"):
-        code, lines = start(RIGHT)
+        code, lines = start(WITHOUT_KAFKA)
     assert code == 75
     assert [json.loads(line)["event"] for line in lines] == ["life.refused"]
 
@@ -72,7 +57,7 @@ def test_an_error_that_nobody_expected_is_logged_with_its_traceback(start, monke
         raise RuntimeError("a defect")
 
     monkeypatch.setattr("edged.app.run_node", broken)
-    code, [line] = start(RIGHT)
+    code, [line] = start(WITHOUT_KAFKA)
     fields = json.loads(line)
     assert (code, fields["event"], fields["level"], fields["tier"]) == (70, "life.crashed", "error", "edge")
     assert "RuntimeError: a defect" in fields["traceback"]
@@ -86,8 +71,8 @@ def test_the_level_is_the_commands_or_else_the_topologys(start, monkeypatch):
         return 0
 
     monkeypatch.setattr("edged.app.run_node", run_node)
-    file = RIGHT + "log: {level: warning}\n"
-    assert start(RIGHT)[0] == start(file)[0] == 0
+    file = WITHOUT_KAFKA + "log: {level: warning}\n"
+    assert start(WITHOUT_KAFKA)[0] == start(file)[0] == 0
     assert levels == [("info", "info"), ("warning", "warning")]
 
 
@@ -101,7 +86,7 @@ def test_from_the_start_on_a_hangup_waits(start, monkeypatch):
         return 0
 
     monkeypatch.setattr("edged.app.run_node", run_node)
-    assert start(RIGHT)[0] == 0
+    assert start(WITHOUT_KAFKA)[0] == 0
 
 
 @pytest.mark.parametrize("text", [WRONG, "schema: [\n"])
@@ -127,6 +112,6 @@ def test_a_state_folder_that_is_none_is_refused_by_name(start, tmp_path, what):
         folder.write_text("in the way")
     else:
         folder.symlink_to(folder.name)
-    code, [line] = start(RIGHT)
+    code, [line] = start(WITHOUT_KAFKA)
     assert (code, json.loads(line)["event"]) == (73, "life.refused")
     assert f"the state folder {folder} cannot be used: it is no folder" in json.loads(line)["reason"]

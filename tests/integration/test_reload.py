@@ -7,21 +7,12 @@ import subprocess
 import sys
 
 from tests.support.site import Site, following, own_name, running, stopped
-
-SITE = """\
-schema: 1
-site: lab
-kafka: {bootstrap: ["127.0.0.1:1"]}
-streams: {tiles: {sample: {shape: [8, 8, 1], dtype: uint8}, labels: [low, high]}}
-iot: [{name: cam, edge: pi-a, stream: tiles}]
-edges: [{name: pi-a}]
-archive: [{name: vault, url: "file:///srv/edged"}]
-"""
+from tests.support.valid_topology import WITHOUT_KAFKA
 
 
 def test_hangups_from_the_first_line_to_the_end_end_no_node(tmp_path):
     """Also in a process whose libraries have threads of their own: numpy's have from its import on."""
-    (tmp_path / "topology.yaml").write_text(SITE)
+    (tmp_path / "topology.yaml").write_text(WITHOUT_KAFKA)
     command = [sys.executable, "-m", "edged", "run", "topology.yaml", "--node", "pi-a"]
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as node:

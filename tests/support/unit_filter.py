@@ -1,13 +1,12 @@
 """A process under a unit's own system call filter, where no systemd runs: `python -m tests.support.unit_filter UNIT …`.
 
-Applies `SystemCallFilter=` of the unit file UNIT to itself, as systemd would, and runs the `-m MODULE` or `-c CODE`
-behind it as python does. The sets are those of this machine's systemd; the library is the one that it uses itself.
+Applies `SystemCallFilter=` of the unit file UNIT to itself, as systemd would, and becomes `python …`. The sets are
+those of this machine's systemd; the library is the one that it uses itself.
 """
 
 import ctypes
 import errno
 import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -62,12 +61,7 @@ def _expanded(word: str) -> frozenset[str]:
 
 def _run(unit: str, arguments: Sequence[str]) -> None:
     apply(Path(unit))
-    kind, what, *others = arguments
-    sys.argv = [what if kind == "-m" else "-c", *others]
-    if kind == "-m":
-        runpy.run_module(what, run_name="__main__", alter_sys=True)
-    else:
-        exec(compile(what, "-c", "exec"), {"__name__": "__main__"})  # noqa: S102 - as python -c does
+    os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 - the filter stays with the process
 
 
 if __name__ == "__main__":

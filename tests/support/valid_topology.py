@@ -15,6 +15,17 @@ VALID = Topology(
     archive=(Archive("vault", "file:///srv/edged"),),
     jobs=(Training("tiles", (Flatten(), Dense(2))),),
 )
+WITHOUT_KAFKA = """\
+schema: 1
+site: lab
+kafka: {bootstrap: ["127.0.0.1:1"]}
+streams: {tiles: {sample: {shape: [8, 8, 1], dtype: uint8}, labels: [low, high]}}
+iot: [{name: cam, edge: pi-a, stream: tiles}]
+edges: [{name: pi-a}]
+archive: [{name: vault, url: "file:///srv/edged"}]
+"""
+"""The file of a site whose Kafka does not answer."""
+
 SECURE = Security("SASL_SSL", "PLAIN", "u", "p", "/ca.pem")
 REMOTE = ("broker.lan:9092",)
 
