@@ -23,6 +23,7 @@ from edged.adapters.host.process_lock import process_lock
 from edged.adapters.images import encode
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
+from edged.adapters.parquet.store import ParquetStore
 from edged.cli import main
 from edged.domain.nn.model import Division
 from edged.domain.samples import prediction
@@ -233,6 +234,12 @@ async def test_the_exit_codes_are_those_of_the_table(log, place, orchard, tmp_pa
     (tmp_path / "unreachable.yaml").write_text(unreachable)
     no_archive = (place / "topology.yaml").read_text().replace(topology.archive[0].url, tmp_path.as_uri())
     (tmp_path / "no-archive.yaml").write_text(no_archive)
+    damaged = tmp_path / "damaged"
+    ParquetStore(damaged.as_uri()).create(topology.site)
+    (damaged / "fashion" / "pi-a").mkdir(parents=True)
+    (damaged / "fashion" / "pi-a" / "junk.parquet").write_text("no file of the archive")
+    with_junk = (place / "topology.yaml").read_text().replace(topology.archive[0].url, damaged.as_uri())
+    (tmp_path / "damaged.yaml").write_text(with_junk)
     (tmp_path / "no-folder").write_text("in the way")
     # Weights of another model in the folder: the trainer cannot begin.
     weights = {"w": np.zeros(1, np.float32)}
@@ -260,14 +267,14 @@ async def test_the_exit_codes_are_those_of_the_table(log, place, orchard, tmp_pa
 
     ended = {
         0: main(["check", str(place / "topology.yaml")]),
-        1: await asyncio.to_thread(run, "no-folder", "life.refused"),
+        1: main(["archive", "verify", str(tmp_path / "damaged.yaml")]),
         64: main(["run"]),
         65: await asyncio.to_thread(
             main, ["replay", str(place / "orchard.yaml"), "--prove", str(tmp_path / "no-folder")]
         ),
         69: await asyncio.to_thread(main, ["topics", str(tmp_path / "unreachable.yaml"), "--apply"]),
         70: fail(RuntimeError("a defect")),
-        73: main(["demo", "--keep", str(tmp_path / "no-folder" / "demo")]),
+        73: await asyncio.to_thread(run, "no-folder", "life.refused"),
         74: main(["archive", "ls", str(tmp_path / "no-archive.yaml")]),
         75: await asyncio.to_thread(run_twice),
         77: fail(LogForbidden("who are you?")),
