@@ -191,7 +191,10 @@ class Log(Protocol):
         """
 
     async def ensure(self, topics: Sequence[TopicSpec]) -> list[str]:
-        """Create missing topics, and leave existing ones as they are; those that the broker does not let us create."""
+        """Create missing topics, and leave existing ones as they are; those that the broker does not let us create.
+
+        The others are there when it returns, also those that somebody else was creating.
+        """
 
     async def settings(self, topics: Iterable[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
         """These settings of each topic; topics that do not exist, or whose settings we may not see, are left out."""

@@ -414,6 +414,24 @@ async def test_ensure_creates_missing_topics_and_leaves_the_others(log: Log, top
     assert [record.value for record in await read_all(log, topic)] == [b"0"]
 
 
+@any_log("embedded_broker", "apache_kafka")
+async def test_topics_that_two_create_at_once_are_there_for_both(
+    bed: Bed, health: RecordingHealth, log: Log, topic: str
+):
+    """As a node and its companion do, which start together."""
+
+    async def found(log: Log, topics: list[str]) -> int:
+        await log.ensure([TopicSpec(each) for each in topics])
+        return len(await log.partitions(topics))
+
+    async with bed.log(health) as other:
+        await asyncio.gather(log.partitions([topic]), other.partitions([topic]))  # both are connected
+        for turn in range(4):
+            topics = [f"{topic}.{turn}.{n}" for n in range(30)]
+            first, second = await asyncio.gather(found(log, topics), found(other, topics))
+            assert (first, second) == (30, 30)
+
+
 @every_log
 async def test_a_compacted_topic_has_the_newest_record_of_each_key(log: Log, topic: str):
     """Older ones may go or stay."""

@@ -197,7 +197,11 @@ class Admin:
         return await self._connection.retry("a request for topics", call)
 
     async def ensure(self, topics: Sequence[TopicSpec]) -> list[str]:
-        """The topics that are missing, or hidden from us, and that we may not create."""
+        """The topics that are missing, or hidden from us, and that we may not create.
+
+        The others are there when it returns: a broker learns of a new topic some time after the controller has
+        acknowledged it, or said to somebody else that it exists.
+        """
 
         async def call(client: AIOKafkaClient) -> list[str]:
             existing, _hidden = await _metadata(client, {topic.name for topic in topics})
@@ -212,6 +216,10 @@ class Admin:
                 if error not in {NoError, TopicAlreadyExistsError, *RIGHTS}:
                     raise error(f"topic {topic} is not created: {said or error.description or error.__name__}")
             forbidden = {topic for topic, error, _said in results if error in RIGHTS}
+            created = {topic.name for topic in missing} - forbidden
+            there, _hidden = await _metadata(client, created)
+            if unseen := [topic for topic in created if TopicPartition(topic) not in there]:
+                raise LeaderNotAvailableError(f"the broker does not know the new topic {unseen[0]} yet")
             return [topic.name for topic in missing if topic.name in forbidden]
 
         return await self._connection.retry("the creation of topics", call)
