@@ -13,7 +13,7 @@ from edged.domain.archive import quarantine
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.archive.source_log import UNKNOWN_LOG, SourceLog
 from edged.domain.samples.pack import Pack
-from edged.errors import ArchiveUnavailable, DiskFull, SourceRefused, StorageError
+from edged.errors import ArchiveConflict, ArchiveUnavailable, DiskFull, SourceRefused, StorageError
 from edged.log import logger
 from edged.ports import ArchiveStore, Health, NotArchived, SourceEnd
 
@@ -37,7 +37,7 @@ class RetryingArchive:
         self._new_backoff = backoff or (lambda max_s: Backoff(max_s=max_s))
         self._backoff = self._new_backoff(5.0)
         self._backoff_of: dict[str, Backoff] = {}
-        self._refused_records: set[str] = set()  # parts
+        self._unwritten: set[str] = set()  # parts that were refused on the way to a write, and recover by one
         self._tries = 0
 
     @property
@@ -46,7 +46,7 @@ class RetryingArchive:
 
     async def resume(self, stream: str, source: str) -> SourceEnd:
         end = await self._retry(stream, source, self._resume, stream, source)
-        if part_of(stream, source) not in self._refused_records:
+        if part_of(stream, source) not in self._unwritten:
             self._health.recovered(part_of(stream, source))
         return end
 
@@ -59,25 +59,25 @@ class RetryingArchive:
         log: SourceLog = UNKNOWN_LOG,
         empty: Sequence[tuple[int, int]] = (),
     ) -> None:
-        await self._retry(stream, source, self._store.append, stream, source, packs, gaps, log, empty)
+        await self._write(stream, source, self._store.append, stream, source, packs, gaps, log, empty)
         part = part_of(stream, source)
         self._backoff_of.pop(part, None)
-        if part in self._refused_records:
-            self._refused_records.remove(part)
+        if part in self._unwritten:
+            self._unwritten.remove(part)
             self._health.recovered(part)
 
     async def set_aside(self, stream: str, source: str, offset: int) -> None:
-        await self._retry(stream, source, self._store.set_aside, stream, source, offset)
+        await self._write(stream, source, self._store.set_aside, stream, source, offset)
 
     async def keep_record(self, stream: str, source: str, offset: int, record: bytes, why: NotArchived) -> str:
-        return await self._retry(stream, source, self._store.keep_record, stream, source, offset, record, why)
+        return await self._write(stream, source, self._store.keep_record, stream, source, offset, record, why)
 
     async def is_quarantined(self, stream: str, source: str, offset: int) -> bool:
-        records = await self._retry(stream, source, self._store.quarantine_records, stream)
+        records = await self._write(stream, source, self._store.quarantine_records, stream)
         return quarantine.is_whole_block(records, BlockRef(source, offset))
 
     def refuse(self, stream: str, source: str, reason: str) -> SourceRefused:
-        self._refused_records.add(part_of(stream, source))
+        self._unwritten.add(part_of(stream, source))
         return self._refused(stream, source, reason)
 
     def _refused(self, stream: str, source: str, reason: str) -> SourceRefused:
@@ -90,6 +90,15 @@ class RetryingArchive:
     def _resume(self, stream: str, source: str) -> SourceEnd:
         self._store.remove_leftovers(stream, source)
         return self._store.end(stream, source)
+
+    async def _write(self, stream: str, source: str, function: Callable[[*Ts], R], *args: *Ts) -> R:
+        """Retry what a write is or needs; a source refused in it is not recovered by being read again."""
+        try:
+            return await self._retry(stream, source, function, *args)
+        except SourceRefused as refused:
+            if not isinstance(refused.__cause__, ArchiveConflict):  # what another writer wrote, reading again shows
+                self._unwritten.add(part_of(stream, source))
+            raise
 
     async def _retry(self, stream: str, source: str, function: Callable[[*Ts], R], *args: *Ts) -> R:
         while True:

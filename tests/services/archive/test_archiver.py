@@ -339,6 +339,7 @@ async def test_a_quarantine_that_cannot_be_read_passes_nothing(bench):
     await run_for(bench.archiver(flush_s=1), 5)
     assert bench.store.kept == {}
     assert "'quarantine/2', of another version" in bench.health.reasons["archive/fashion/pi-a"]
+    assert bench.health.history == [("degraded", "archive/fashion/pi-a")]
 
 
 @pytest.mark.looptime
