@@ -21,7 +21,7 @@ from edged.adapters.tflite.interpreter import MAX_BATCH, TfliteClassifier, Tflit
 from edged.adapters.tflite.proof import Probe
 from edged.adapters.tflite.reader import read_tflite
 from edged.adapters.tflite.writer import to_tflite
-from edged.domain.nn.layers import begin, make_layers
+from edged.domain.nn.layers import make_layers
 from edged.domain.nn.loss import softmax
 from edged.domain.nn.model import Model
 from edged.domain.nn.params import initial_params
@@ -50,7 +50,8 @@ class NumpyFeatures:
         self._output_shape = shapes(read.sample_shape, read.layers)[-1]
         layers = [*read.layers, Flatten()]
         self._layers = make_layers(read.sample_shape, layers, micro_batch=MAX_BATCH, dtype=np.float32)
-        begin(self._layers, read.params)
+        for layer in self._layers:
+            layer.begin(read.params)
 
     def features(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         result = np.empty((len(x), *self._output_shape), np.float32)

@@ -7,12 +7,13 @@ import numpy as np
 
 from edged.domain.nn.buffer import Array, Buffer
 from edged.domain.nn.context import LayerContext
+from edged.domain.nn.layer import Layer
 from edged.domain.nn.params import Params
 
 Function = Literal["relu", "relu6", "tanh"]
 
 
-class ActivationLayer:
+class ActivationLayer(Layer):
     """An activation, value by value. ReLU's gradient at 0 is 0, ReLU6's at 6 too."""
 
     def __init__(self, function: Function, context: LayerContext) -> None:

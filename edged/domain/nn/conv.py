@@ -15,6 +15,7 @@ import numpy as np
 from edged.domain.nn.buffer import Array, Buffer, Step, Steps, run
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.epilogue import BoundEpilogue, Epilogue
+from edged.domain.nn.layer import Layer
 from edged.domain.nn.params import Params, bias_name, kernel_name
 from edged.domain.nn.spec import Conv2d, MaxPool2d, Shape
 from edged.domain.nn.winograd import WinogradLayer, suits_winograd
@@ -28,19 +29,16 @@ def same_padding(size: int, window: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def conv_layer(
-    conv: Conv2d, pool: MaxPool2d | None, context: LayerContext
-) -> "ConvLayer | PointwiseLayer | WinogradLayer":
+def conv_layer(conv: Conv2d, pool: MaxPool2d | None, context: LayerContext) -> Layer:
     """The fastest layer for a convolution, its activation and the `pool` fused with it (no overlapping windows)."""
-    kind: type[ConvLayer | PointwiseLayer | WinogradLayer] = ConvLayer
     if suits_winograd(conv, pool, context.shape):
-        kind = WinogradLayer
-    elif conv.kernel == conv.stride == (1, 1) and pool is None:
-        kind = PointwiseLayer
-    return kind(conv, pool, context)
+        return WinogradLayer(conv, pool, context)
+    if conv.kernel == conv.stride == (1, 1) and pool is None:
+        return PointwiseLayer(conv, pool, context)
+    return ConvLayer(conv, pool, context)
 
 
-class ConvLayer:
+class ConvLayer(Layer):
     """Any convolution, its activation and the `pool` fused with it, if any."""
 
     def __init__(self, conv: Conv2d, pool: MaxPool2d | None, context: LayerContext) -> None:
@@ -179,7 +177,7 @@ class _Views:
             yield partial(np.add, target, dpatches[row, column, :, a, b], out=target)
 
 
-class PointwiseLayer:
+class PointwiseLayer(Layer):
     """A 1×1 convolution and its activation: the input is its own patches."""
 
     def __init__(self, conv: Conv2d, pool: MaxPool2d | None, context: LayerContext) -> None:

@@ -13,11 +13,12 @@ from edged.domain.nn.buffer import Array, Buffer, Steps, run
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.conv import same_padding
 from edged.domain.nn.epilogue import Epilogue
+from edged.domain.nn.layer import Layer
 from edged.domain.nn.params import Params, bias_name, kernel_name
 from edged.domain.nn.spec import DepthwiseConv2d, Shape
 
 
-class DepthwiseLayer:
+class DepthwiseLayer(Layer):
     """A depthwise convolution and its activation."""
 
     def __init__(self, conv: DepthwiseConv2d, context: LayerContext) -> None:

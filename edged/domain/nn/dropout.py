@@ -7,6 +7,7 @@ import numpy as np
 
 from edged.domain.nn.buffer import Array, Buffer
 from edged.domain.nn.context import LayerContext
+from edged.domain.nn.layer import Layer
 from edged.domain.nn.params import Params
 from edged.domain.nn.spec import Dropout
 
@@ -19,7 +20,7 @@ class Noise:
     step: int
 
 
-class DropoutLayer:
+class DropoutLayer(Layer):
     """Passes everything through until `set_noise` sets some.
 
     A sample's mask depends only on the noise, the layer's index and the sample's number in the mini-batch

@@ -9,11 +9,12 @@ import numpy as np
 
 from edged.domain.nn.buffer import Array, Buffer
 from edged.domain.nn.context import LayerContext
+from edged.domain.nn.layer import Layer
 from edged.domain.nn.params import Params, bias_name, weight_name
 from edged.domain.nn.spec import GroupNorm
 
 
-class GroupNormLayer:
+class GroupNormLayer(Layer):
     """(x - mean) / sqrt(variance + epsilon) by sample and group, times scale, plus bias."""
 
     def __init__(self, spec: GroupNorm, context: LayerContext) -> None:

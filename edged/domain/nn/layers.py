@@ -1,25 +1,25 @@
 """Builds a model's layers from their specifications; also the flatten and dense layers.
 
-A layer owns the buffers of one micro-batch and nothing else: weights are passed to every call. Activations are NHWC.
-A call returns a view of a buffer, valid until the layer's next call; `backward` follows the `forward` of the same
-micro-batch and may overwrite the gradient passed to it. The other layers have modules of their own.
+The other layers have modules of their own. See also: `layer` (what all can do), `backend` (who else computes them).
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from edged.domain.nn.activation import ActivationLayer, Function
+from edged.domain.nn.backend import Backend
 from edged.domain.nn.buffer import Array, Buffer
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.conv import conv_layer
 from edged.domain.nn.depthwise import DepthwiseLayer
 from edged.domain.nn.dropout import DropoutLayer
 from edged.domain.nn.group_norm import GroupNormLayer
+from edged.domain.nn.layer import Layer
 from edged.domain.nn.params import Params, bias_name, kernel_name
 from edged.domain.nn.pooling import AvgPoolLayer, GlobalAvgPoolLayer, MaxPoolLayer
 from edged.domain.nn.series import SeriesLayer
@@ -43,56 +43,47 @@ from edged.domain.nn.spec import (
     Tanh,
     shapes,
 )
-from edged.domain.nn.winograd import WinogradLayer
-
-
-class Layer(Protocol):
-    """One step of the model, forward and backward."""
-
-    def forward(self, params: Params, x: Array) -> Array:
-        """The output for micro-batch `x` [n, …]; n is at most the context's micro-batch."""
-
-    def backward(self, params: Params, dy: Array, grads: Params) -> Array | None:
-        """Add the weights' gradients to `grads`; return the input's, or None when no earlier layer has weights."""
 
 
 def make_layers(
-    sample_shape: Shape, specs: Sequence[LayerSpec], *, micro_batch: int, dtype: npt.DTypeLike
+    sample_shape: Shape,
+    specs: Sequence[LayerSpec],
+    *,
+    micro_batch: int,
+    dtype: npt.DTypeLike,
+    backend: Backend | None = None,
 ) -> list[Layer]:
     """The layers of `specs`, in order, a convolution and the max-pooling after it fused into one. Raises ShapeError.
 
-    An activation that its layer's own code does not compute becomes a layer of its own after it.
+    Those that `backend` does not compute are the reference's. An activation that its layer's own code does not compute
+    becomes a layer of its own after it.
     """
     result: list[Layer] = []
     has_weights = False  # among the layers before this one
-    is_fused = False
+    num_fused = 0
     for index, (spec, shape) in enumerate(zip(specs, shapes(sample_shape, specs), strict=False)):
-        if is_fused:
-            is_fused = False
+        if num_fused:
+            num_fused -= 1
             continue
         context = LayerContext(index, shape, micro_batch, dtype, input_gradient=has_weights)
-        linear, activation = _without_activation(spec)
-        pool = None if activation or not isinstance(spec, Conv2d | Conv1d) else _fusible_pool(specs, index + 1)
-        is_fused = pool is not None
-        result.append(_layer(linear, pool, context))
-        if activation is not None:
-            result.append(ActivationLayer(activation, replace(context, shape=spec.output_shape(shape))))
+        pool = _fusible_pool(specs, index + 1) if isinstance(spec, Conv2d | Conv1d) else None
+        layers, num_fused = _with_activation(spec, pool, context, backend)
+        result += layers
         has_weights = has_weights or bool(spec.weights(shape))
     return result
 
 
-def begin(layers: Sequence[Layer], params: Params) -> None:
-    """Do the work that all micro-batches with these weights share; call it before the first `forward`."""
-    for layer in layers:
-        if isinstance(layer, WinogradLayer):
-            layer.begin(params)
-
-
-def end(layers: Sequence[Layer], grads: Params) -> None:
-    """Add to `grads` what `layers` accumulated since `begin`; call it after the last `backward`."""
-    for layer in layers:
-        if isinstance(layer, WinogradLayer):
-            layer.end(grads)
+def _with_activation(
+    spec: LayerSpec, pool: MaxPool2d | None, context: LayerContext, backend: Backend | None
+) -> tuple[list[Layer], int]:
+    """The layers of `spec`, and how many of the specifications after it are fused with them."""
+    if backend and (layer := backend.layer(spec, pool, context)):
+        return [layer], int(pool is not None)
+    linear, activation = _without_activation(spec)
+    if activation is None:
+        return [_layer(spec, pool, context)], int(pool is not None)
+    layer = (backend and backend.layer(linear, None, context)) or _layer(linear, None, context)
+    return [layer, ActivationLayer(activation, replace(context, shape=spec.output_shape(context.shape)))], 0
 
 
 def _without_activation(spec: LayerSpec) -> tuple[LayerSpec, Function | None]:
@@ -161,7 +152,7 @@ def _fusible_pool(specs: Sequence[LayerSpec], index: int) -> MaxPool2d | None:
     return None
 
 
-class FlattenLayer:
+class FlattenLayer(Layer):
     """All axes of a sample into one."""
 
     def __init__(self, context: LayerContext) -> None:
@@ -179,7 +170,7 @@ class FlattenLayer:
         return dy.reshape(len(dy), *self._shape)
 
 
-class DenseLayer:
+class DenseLayer(Layer):
     """x·W + b, then the activation."""
 
     def __init__(self, spec: Dense, context: LayerContext) -> None:

@@ -12,9 +12,11 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from edged.domain.nn.backend import NUMPY, Backend
 from edged.domain.nn.buffer import Array, buffer_bytes
 from edged.domain.nn.dropout import DropoutLayer, Noise
-from edged.domain.nn.layers import Layer, begin, end, make_layers
+from edged.domain.nn.layer import Layer
+from edged.domain.nn.layers import make_layers
 from edged.domain.nn.loss import LOSSES, LossName
 from edged.domain.nn.params import Params, initial_params, parameter_shapes
 from edged.domain.nn.spec import LayerSpec, ShapeError, num_parameters, shapes
@@ -72,7 +74,8 @@ class Model:
     `lanes` sets of buffers allow that many threads (`gradient`'s `map`). A mini-batch's samples are divided over the
     lanes and within a lane into micro-batches; sums are made in that fixed order. So the same lanes and micro-batch
     give the same bits on the same machine, whatever `map` does. Without `micro_batch`, a lane's buffers take about
-    12 MiB, or the memory of one sample when that is more. One call at a time.
+    12 MiB, or the memory of one sample when that is more. `backend` computes the layers that it can, the reference the
+    others. One call at a time.
 
     Raises ShapeError when the layers do not fit the samples or each other, or do not end in one axis.
     """
@@ -86,6 +89,7 @@ class Model:
         dtype: npt.DTypeLike = np.float32,
         lanes: int = 1,
         loss: LossName = "cross_entropy",
+        backend: Backend | None = None,
     ) -> None:
         output = shapes(sample_shape, layers)[-1]
         if len(output) != 1:
@@ -94,14 +98,14 @@ class Model:
             raise ShapeError("a model without weights cannot be trained; add a dense layer")
         self.sample_shape, self._specs, self._dtype = sample_shape, tuple(layers), dtype
         self._num_outputs = output[0]
-        self._loss = loss
-        self.divide(Division(lanes, micro_batch or _fitting_micro_batch(sample_shape, layers, dtype)))
+        self._loss, self._backend = loss, backend
+        self.divide(Division(lanes, micro_batch or _fitting_micro_batch(sample_shape, layers, dtype, backend)))
 
     def divide(self, division: Division) -> None:
         """Divide mini-batches like this from now on; recreates all buffers."""
         self._division = division
         self._lanes = [
-            _Lane(self.sample_shape, self._specs, division.micro_batch, self._dtype, self._loss)
+            _Lane(self.sample_shape, self._specs, division.micro_batch, self._dtype, self._loss, self._backend)
             for _ in range(division.lanes)
         ]
 
@@ -109,6 +113,11 @@ class Model:
     def division(self) -> Division:
         """How mini-batches are divided."""
         return self._division
+
+    @property
+    def backend(self) -> str:
+        """The name of what computes the layers: it too determines the last bits."""
+        return self._backend.name if self._backend else NUMPY
 
     @property
     def num_parameters(self) -> int:
@@ -167,10 +176,12 @@ class Model:
         return result
 
 
-def _fitting_micro_batch(sample_shape: tuple[int, ...], specs: Sequence[LayerSpec], dtype: npt.DTypeLike) -> int:
+def _fitting_micro_batch(
+    sample_shape: tuple[int, ...], specs: Sequence[LayerSpec], dtype: npt.DTypeLike, backend: Backend | None
+) -> int:
     """The largest up to 32 whose buffers stay within _LANE_BYTES; every sample adds the same number of bytes."""
     one, two = (
-        sum(buffer_bytes(layer) for layer in make_layers(sample_shape, specs, micro_batch=n, dtype=dtype))
+        sum(map(buffer_bytes, make_layers(sample_shape, specs, micro_batch=n, dtype=dtype, backend=backend)))
         for n in (1, 2)
     )
     return min(max(_LANE_BYTES // max(two - one, 1), 1), _MAX_MICRO_BATCH)
@@ -186,9 +197,12 @@ class _Lane:
         micro_batch: int,
         dtype: npt.DTypeLike,
         loss: LossName,
+        backend: Backend | None,
     ) -> None:
         self._micro_batch = micro_batch
-        self._layers: list[Layer] = make_layers(sample_shape, specs, micro_batch=micro_batch, dtype=dtype)
+        self._layers: list[Layer] = make_layers(
+            sample_shape, specs, micro_batch=micro_batch, dtype=dtype, backend=backend
+        )
         self._dropouts = [layer for layer in self._layers if isinstance(layer, DropoutLayer)]
         self._loss, self._is_classifier = LOSSES[loss], loss == "cross_entropy"
         self._noise: Noise | None = None
@@ -212,7 +226,7 @@ class _Lane:
         """
         for grad in self.grads.values():
             grad.fill(0)
-        begin(self._layers, params)
+        self._begin(params)
         num_correct = 0
         for part in self._micro_batches(len(x)):
             for dropout in self._dropouts:
@@ -224,18 +238,23 @@ class _Lane:
             scores[part] = np.sqrt(np.einsum("ij,ij->i", doutputs, doutputs))
             doutputs *= scale[part]
             self._backward(params, doutputs)
-        end(self._layers, self.grads)
+        for layer in self._layers:
+            layer.end(self.grads)
         return num_correct
 
     def logits(self, params: Params, x: Array, result: Array) -> None:
         for dropout in self._dropouts:
             dropout.set_noise(None, 0)
-        begin(self._layers, params)
+        self._begin(params)
         for part in self._micro_batches(len(x)):
             result[part] = self._forward(params, x[part])
 
     def _micro_batches(self, n: int) -> Iterator[slice]:
         return (slice(start, start + self._micro_batch) for start in range(0, n, self._micro_batch))
+
+    def _begin(self, params: Params) -> None:
+        for layer in self._layers:
+            layer.begin(params)
 
     def _forward(self, params: Params, x: Array) -> Array:
         for layer in self._layers:

@@ -9,11 +9,12 @@ import numpy as np
 
 from edged.domain.nn.buffer import Array, Buffer
 from edged.domain.nn.context import LayerContext
+from edged.domain.nn.layer import Layer
 from edged.domain.nn.params import Params
 from edged.domain.nn.spec import AvgPool2d, MaxPool2d, Shape
 
 
-class MaxPoolLayer:
+class MaxPoolLayer(Layer):
     """The maximum of each window; its gradient goes to the first element of the window that has it."""
 
     def __init__(self, pool: MaxPool2d, context: LayerContext) -> None:
@@ -48,7 +49,7 @@ class MaxPoolLayer:
         return dx
 
 
-class AvgPoolLayer:
+class AvgPoolLayer(Layer):
     """The mean of each window; its gradient is divided evenly over the window."""
 
     def __init__(self, pool: AvgPool2d, context: LayerContext) -> None:
@@ -74,7 +75,7 @@ class AvgPoolLayer:
         return dx
 
 
-class GlobalAvgPoolLayer:
+class GlobalAvgPoolLayer(Layer):
     """The mean of each channel over all other axes of a sample."""
 
     def __init__(self, context: LayerContext) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edged.domain.nn.buffer import Array
-from edged.domain.nn.layers import begin, make_layers
+from edged.domain.nn.layers import make_layers
 from edged.domain.nn.params import Params, weight_name
 from edged.domain.nn.spec import LayerSpec, Shape
 
@@ -28,7 +28,8 @@ def output_ranges(
     for index, layer in layers:
         own = {weight_name(0, layer, name): params[weight_name(index, layer, name)] for name in layer.weights(shape)}
         parts = make_layers(shape, [layer], micro_batch=_MICRO_BATCH, dtype=np.float32)
-        begin(parts, own)
+        for part in parts:
+            part.begin(own)
         chain.append((parts, own))
         shape = layer.output_shape(shape)
     result = [(math.inf, -math.inf)] * (len(layers) + 1)

@@ -23,6 +23,7 @@ import numpy as np
 from edged.domain.nn.buffer import Array, Buffer, Step, Steps, planes_size, run
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.epilogue import Epilogue
+from edged.domain.nn.layer import Layer
 from edged.domain.nn.params import Params, bias_name, kernel_name
 from edged.domain.nn.spec import Conv2d, MaxPool2d, Shape
 
@@ -45,11 +46,8 @@ def suits_winograd(conv: Conv2d, pool: MaxPool2d | None, shape: Shape) -> bool:
     )
 
 
-class WinogradLayer:
-    """A 3×3 convolution, its activation, and the 2×2 `pool` when there is one.
-
-    Unlike other layers it needs `begin` before a mini-batch's micro-batches and `end` after their gradients.
-    """
+class WinogradLayer(Layer):
+    """A 3×3 convolution, its activation, and the 2×2 `pool` when there is one."""
 
     def __init__(self, conv: Conv2d, pool: MaxPool2d | None, context: LayerContext) -> None:
         self._kernel, self._bias = kernel_name(context.index, conv), bias_name(context.index, conv)

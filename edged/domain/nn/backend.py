@@ -1,0 +1,26 @@
+"""Who computes a model's layers: the reference in this folder, or another that computes some of them instead."""
+
+from typing import Protocol
+
+from edged.domain.nn.context import LayerContext
+from edged.domain.nn.layer import Layer
+from edged.domain.nn.spec import LayerSpec, MaxPool2d
+
+NUMPY = "numpy"
+"""The name of the reference."""
+
+
+class Backend(Protocol):
+    """Computes some layers, as the reference does but for the last bits."""
+
+    @property
+    def name(self) -> str:
+        """Names the bits of its results: the same name, the same bits, on every machine that has it."""
+        ...
+
+    def layer(self, spec: LayerSpec, pool: MaxPool2d | None, context: LayerContext) -> Layer | None:
+        """The layer of `spec`, its activation and the `pool` fused with it; None: the reference computes it.
+
+        `pool`: its windows do not overlap. A series' pool is that of an image of one row.
+        """
+        ...
