@@ -4,13 +4,17 @@ Neither OpenSSL's errors nor those of reading name a file; here each is told by 
 it. Covers what can be told without a broker: who signed a certificate and for whom is found out by the handshake.
 """
 
+import contextlib
 import re
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from edged.adapters import tls_kinds
+from edged.adapters.tls_kinds import CERTIFICATE, PRIVATE_KEY
 from edged.domain.topology import Security
 from edged.domain.validation.finding import Finding
 from edged.files import read_regular
@@ -18,9 +22,6 @@ from edged.files import read_regular
 MAX_BYTES = 4 << 20
 """Of one file. All authorities of a Debian are 0.2 MB."""
 
-_CERTIFICATE = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----")
-_PRIVATE_KEY = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----")
-_DER_SEQUENCE = b"\x30\x82"
 _OF_ANOTHER_KEY = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"}
 _REFUSES_CERTIFICATE = re.compile("EE_|CA_")
 """OpenSSL's reasons for a certificate that is too weak."""
@@ -55,20 +56,20 @@ def context(security: Security) -> ssl.SSLContext:
 
 
 def expired(security: Security) -> list[Finding]:
-    """Whose time is over by this machine's clock. Of files without `problems`.
+    """Whose time is over by this machine's clock; of files with `problems` nothing.
 
     For people who check: a node's clock may be wrong, so a node leaves the verdict to the handshake, again and again.
     """
     found = []
-    if security.ca is not None:
-        authorities = ssl.create_default_context(cafile=security.ca).get_ca_certs()
+    with contextlib.suppress(OSError):
+        authorities = ssl.create_default_context(cafile=security.ca).get_ca_certs() if security.ca else []
         expiries = [str(each["notAfter"]) for each in authorities if "notAfter" in each]
         if expiries and all(map(_is_past, expiries)):
             latest = max(expiries, key=ssl.cert_time_to_seconds)
             found.append(_finding("ca", security.ca, f"expired on {latest}"))
-    if security.certificate is not None:
-        expiry = _decode_certificate(security.certificate)["notAfter"]
-        if _is_past(expiry):
+    with contextlib.suppress(OSError):
+        expiry = _decode_certificate(security.certificate)["notAfter"] if security.certificate else ""
+        if expiry and _is_past(expiry):
             found.append(_finding("certificate", security.certificate, f"expired on {expiry}"))
     return found
 
@@ -83,26 +84,31 @@ def problems(security: Security) -> list[Finding]:
                 contents[key] = read_regular(Path(file), MAX_BYTES)
         except OSError as error:
             found.append(_finding(key, file, f"cannot be read: {error.strerror or error}"))
-    found += [*_ca(security, contents), *_certificate(security, contents), *_key(security, contents)]
-    if not found and security.certificate is not None:
-        found += _pair(security, security.certificate, encrypted=b"ENCRYPTED" in contents.get("key", b""))
-    return found
+    bad = {"ca": [*_ca(security, contents)], "certificate": [*_certificate(security, contents)]}
+    bad["key"] = [*_key(security, contents)]
+    beside = next((key for key in ("certificate", "ca") if key in contents and not bad[key]), None)
+    if "key" in contents and not bad["key"] and beside is not None:
+        bad["key"] = [*_opened(security, contents, beside)]
+    return [*found, *chain.from_iterable(bad.values())]
 
 
 def _ca(security: Security, contents: dict[str, bytes]) -> Iterator[Finding]:
     if "ca" not in contents:
         return
+    if not CERTIFICATE.search(contents["ca"]):  # a revocation list alone would do for OpenSSL
+        yield _another_kind("ca", security.ca, contents["ca"])
+        return
     try:
         ssl.create_default_context(cafile=security.ca)
     except ssl.SSLError as error:
-        yield _not_pem("ca", security.ca, "certificate", contents["ca"], error)
+        yield _finding("ca", security.ca, f"is damaged ({_reason(error)})")
 
 
 def _certificate(security: Security, contents: dict[str, bytes]) -> Iterator[Finding]:
     if "certificate" not in contents:
         return
-    if not _CERTIFICATE.search(contents["certificate"]):
-        yield _not_pem("certificate", security.certificate, "certificate", contents["certificate"])
+    if not CERTIFICATE.search(contents["certificate"]):
+        yield _another_kind("certificate", security.certificate, contents["certificate"])
         return
     try:
         _decode_certificate(security.certificate)
@@ -113,37 +119,41 @@ def _certificate(security: Security, contents: dict[str, bytes]) -> Iterator[Fin
 def _key(security: Security, contents: dict[str, bytes]) -> Iterator[Finding]:
     if "key" not in contents:
         return
-    if not _PRIVATE_KEY.search(contents["key"]):
-        yield _not_pem("key", security.key, "private key", contents["key"])
+    if not PRIVATE_KEY.search(contents["key"]):
+        yield _another_kind("key", security.key, contents["key"])
     elif b"ENCRYPTED" in contents["key"] and not security.key_password:
-        hint = 'give its password as key_password: "${cred:NAME}"'
-        yield _finding("key", security.key, "is encrypted, and there is no key_password", hint)
+        suggestion = 'give its password as key_password: "${cred:NAME}"'
+        yield _finding("key", security.key, "is encrypted, and there is no key_password", suggestion)
 
 
-def _pair(security: Security, certificate: str, *, encrypted: bool) -> Iterator[Finding]:
+def _opened(security: Security, contents: dict[str, bytes], beside: str) -> Iterator[Finding]:
+    """What is wrong with a key in PEM. OpenSSL opens it `beside` a certificate: its own, or, to know that much, any."""
+    certificate = security.certificate if beside == "certificate" else security.ca
+    assert certificate is not None
     try:  # with a password in any case: without one OpenSSL would ask for it on the terminal
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, security.key, security.key_password or "")
     except OSError as error:
         reason = _reason(error)
         if reason in _OF_ANOTHER_KEY:
-            yield _finding("key", security.key, f"is the key of another certificate than {certificate}")
+            if beside == "certificate":
+                several = len(CERTIFICATE.findall(contents[beside])) > 1
+                suggestion = "the node's own certificate must be the first one there" if several else ""
+                yield _finding("key", security.key, f"is the key of another certificate than {certificate}", suggestion)
         elif _REFUSES_CERTIFICATE.match(reason):
-            yield _finding("certificate", certificate, f"is refused by OpenSSL ({reason})")
-        elif encrypted:
+            if beside == "certificate":
+                yield _finding("certificate", certificate, f"is refused by OpenSSL ({reason})")
+        elif b"ENCRYPTED" in contents["key"]:
             yield _finding("key_password", None, f"does not decrypt {security.key}")
         else:
             yield _finding("key", security.key, f"is damaged ({reason})")
 
 
-def _not_pem(key: str, file: str | None, what: str, content: bytes, error: ssl.SSLError | None = None) -> Finding:
-    if _PRIVATE_KEY.search(content) and what == "certificate":
-        return _finding(key, file, "holds a private key, not a certificate")
-    if _CERTIFICATE.search(content):
-        message = f"is damaged ({_reason(error)})" if error else "holds a certificate, not a private key"
-        return _finding(key, file, message)
-    kind = "pkey" if what == "private key" else "x509"
-    hint = f"it may be DER: openssl {kind} -inform der -in {file} -out {key}.pem"
-    return _finding(key, file, f"holds no {what} in PEM", hint if content.startswith(_DER_SEQUENCE) else "")
+def _another_kind(key: str, file: str | None, content: bytes) -> Finding:
+    wanted = "private key" if key == "key" else "certificate"
+    kind = tls_kinds.kind_of(content)
+    if kind is None:
+        return _finding(key, file, f"holds no {wanted} in PEM" if content.strip() else "is empty")
+    return _finding(key, file, f"holds {kind.name}, not a {wanted} in PEM", tls_kinds.hint(kind, key, str(file)))
 
 
 def _finding(key: str, file: str | None, message: str, suggestion: str = "") -> Finding:

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 def _check_tls(security: Security) -> list[Finding]:
     from edged.adapters import tls  # noqa: PLC0415 - only this part of the command needs it
 
-    return tls.problems(security) or tls.expired(security)
+    return [*tls.problems(security), *tls.expired(security)]
 
 
 # the plan

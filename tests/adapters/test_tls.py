@@ -21,7 +21,7 @@ YEAR_2242 = 2.0**33
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    for file in FILES.iterdir():
+    for file in [each for each in FILES.rglob("*") if each.is_file()]:
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "text").write_text("no certificate\n")
     (tmp_path / "empty").touch()
@@ -29,10 +29,11 @@ def folder(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
     with (tmp_path / "sparse").open("wb") as sparse:
         sparse.truncate(3 << 30)
-    for name in ("ca.pem", "node.pem"):
-        der = ssl.PEM_cert_to_DER_cert((FILES / name).read_text())
-        (tmp_path / name).with_suffix(".der").write_bytes(der)
     (tmp_path / "torn.pem").write_text((FILES / "node.pem").read_text().replace("M", "N", 3))
+    (tmp_path / "chain.pem").write_text((FILES / "ca.pem").read_text() + (FILES / "node.pem").read_text())
+    (tmp_path / "utf16.pem").write_text((FILES / "node.pem").read_text(), "utf-16")
+    (tmp_path / "indented.pem").write_text((FILES / "node.pem").read_text().replace("-----BEGIN", "  -----BEGIN"))
+    (tmp_path / "bare.pem").write_text("".join((FILES / "node.pem").read_text().splitlines()[1:-1]))
     (tmp_path / "torn.key").write_text((FILES / "node.key").read_text().replace("M", "N", 3))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -87,15 +88,14 @@ def test_a_file_without_the_right_to_read_is_named(monkeypatch):
     ("changes", "expected"),
     [
         ({"ca": "text"}, "ca: text holds no certificate in PEM"),
-        ({"ca": "empty"}, "ca: empty holds no certificate in PEM"),
-        ({"ca": "ca.der"}, "ca: ca.der holds no certificate in PEM"),
+        ({"ca": "empty"}, "ca: empty is empty"),
         ({"ca": "torn.pem"}, "ca: torn.pem is damaged ("),
         ({"ca": "node.key"}, "ca: node.key holds a private key, not a certificate"),
         ({"certificate": "text"}, "certificate: text holds no certificate in PEM"),
-        ({"certificate": "node.der"}, "certificate: node.der holds no certificate in PEM"),
         ({"certificate": "torn.pem"}, "certificate: torn.pem is damaged ("),
         ({"certificate": "node.key"}, "certificate: node.key holds a private key, not a certificate"),
         ({"certificate": "ca.pem"}, "key: node.key is the key of another certificate than ca.pem"),
+        ({"certificate": "chain.pem"}, "key: node.key is the key of another certificate than chain.pem"),
         ({"key": "text"}, "key: text holds no private key in PEM"),
         ({"key": "torn.key"}, "key: torn.key is damaged ("),
         ({"key": "node.pem"}, "key: node.pem holds a certificate, not a private key"),
@@ -110,6 +110,96 @@ def test_what_a_file_holds_is_told(changes, expected):
     (message,) = said(replace(GOOD, **changes))
     assert message.startswith(expected)
     assert "hedge" not in message
+
+
+KINDS = {
+    "node.p12": "a PKCS#12 key store",
+    "trust.p12": "a PKCS#12 key store",
+    "node.jks": "a Java key store",
+    "node.csr": "a certificate signing request",
+    "csr.der": "a certificate signing request",
+    "public.pem": "a public key",
+    "pub.der": "a public key",
+    "openssh": "an OpenSSH private key",
+    "openssh.pub": "an SSH public key",
+    "putty.ppk": "a PuTTY key",
+    "node.p7b": "a PKCS#7 bundle",
+    "node.der.p7b": "a PKCS#7 bundle",
+    "list.crl": "a revocation list",
+    "parameters.pem": "parameters alone",
+    "page.html": "a web page",
+    "node.der": "a certificate in DER",
+    "node.key.der": "a private key in DER",
+    "enc.der": "a private key in DER",
+    "utf16.pem": "text in UTF-16",
+    "indented.pem": "PEM in indented lines",
+    "bare.pem": "base64 without PEM's first line",
+}
+
+
+@pytest.mark.parametrize("key", ["ca", "certificate", "key"])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_file_of_another_kind_is_told_by_that_kind(key, name):
+    wanted = "private key" if key == "key" else "certificate"
+    assert said(replace(GOOD, **{key: name})) == [f"{key}: {name} holds {KINDS[name]}, not a {wanted} in PEM"]
+
+
+def test_every_kind_that_is_kept_here_is_told():
+    assert {each.name for each in (FILES / "kinds").iterdir()} <= KINDS.keys()
+
+
+def test_certificate_and_key_that_are_swapped_are_each_told():
+    assert said(replace(GOOD, certificate="node.key", key="node.pem")) == [
+        "certificate: node.key holds a private key, not a certificate in PEM",
+        "key: node.pem holds a certificate, not a private key in PEM",
+    ]
+
+
+def test_the_order_of_a_chain_is_told_where_its_first_certificate_has_another_key():
+    (finding,) = tls.problems(replace(GOOD, certificate="chain.pem"))
+    assert finding.suggestion == "the node's own certificate must be the first one there"
+
+
+@pytest.mark.parametrize("ca", ["nowhere", "text", "node.p12"])
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"key": "other.key"}, "key: other.key is the key of another certificate than node.pem"),
+        ({"key": "torn.key"}, "key: torn.key is damaged ("),
+        ({"key": "node-encrypted.key", "key_password": "hedge"}, "key_password: does not decrypt node-encrypted.key"),
+    ],
+    ids=str,
+)
+def test_a_ca_that_cannot_be_used_does_not_hide_what_is_wrong_with_the_key(ca, changes, expected):
+    of_ca, of_key = said(replace(GOOD, ca=ca, **changes))
+    assert of_ca.startswith(f"ca: {ca} ")
+    assert of_key.startswith(expected)
+
+
+@pytest.mark.parametrize("certificate", ["nowhere", "torn.pem", "node.csr"])
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"key": "torn.key"}, "key: torn.key is damaged ("),
+        ({"key": "node-encrypted.key", "key_password": "hedge"}, "key_password: does not decrypt node-encrypted.key"),
+    ],
+    ids=str,
+)
+def test_a_certificate_that_cannot_be_used_does_not_hide_that_the_key_cannot(certificate, changes, expected):
+    of_certificate, of_key = said(replace(GOOD, certificate=certificate, **changes))
+    assert of_certificate.startswith(f"certificate: {certificate} ")
+    assert of_key.startswith(expected)
+
+
+@pytest.mark.parametrize("certificate", ["nowhere", "torn.pem", "node.csr"])
+def test_nothing_is_said_of_a_key_that_may_well_be_good(certificate):
+    assert [each.partition(":")[0] for each in said(replace(GOOD, certificate=certificate))] == ["certificate"]
+
+
+def test_a_file_that_cannot_be_used_does_not_hide_that_another_one_has_expired(monkeypatch):
+    monkeypatch.setattr("edged.adapters.tls.time.time", lambda: YEAR_2242)
+    assert [each.path for each in tls.expired(replace(GOOD, ca="text"))] == ["kafka.security.certificate"]
+    assert [each.path for each in tls.expired(replace(GOOD, certificate="nowhere"))] == ["kafka.security.ca"]
 
 
 def test_a_certificate_whose_time_is_over_is_told(monkeypatch):
