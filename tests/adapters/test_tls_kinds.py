@@ -4,11 +4,13 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edged.adapters import tls
 from edged.domain.topology import Security
+from edged.domain.validation.finding import Finding
 from tests.support.requirements import require
 
 FILES = Path(__file__).parent / "tls_files"
@@ -35,8 +37,13 @@ def copied(name: str) -> str:
     return f"of the node {name}"
 
 
+def named(key: str, file: str) -> list[Finding]:
+    changes: dict[str, Any] = {key: file}
+    return tls.problems(replace(GOOD, **changes))
+
+
 def obey(key: str, name: str, password: str = "") -> None:
-    suggestions = [each.suggestion for each in tls.problems(replace(GOOD, **{key: name})) if each.path.endswith(key)]
+    suggestions = [each.suggestion for each in named(key, name) if each.path.endswith(key)]
     command = suggestions[0].partition(", then")[0].rpartition("it: ")[2]
     answers = f"{password}\n" * 3
     with_stdin = command.replace("pkcs12 ", "pkcs12 -password stdin ").replace("pkcs8 ", "pkcs8 -passin stdin ")
@@ -59,17 +66,17 @@ def obey(key: str, name: str, password: str = "") -> None:
 )
 def test_the_command_makes_what_is_used(key, kind, password):
     obey(key, copied(kind), password)
-    assert tls.problems(replace(GOOD, **{key: f"{key}.pem"})) == []
+    assert named(key, f"{key}.pem") == []
 
 
 def test_of_a_java_key_store_comes_one_of_pkcs12_and_of_that_what_is_used():
     obey("key", copied("node.jks"), OF_JAVA)
     obey("key", "of the node node.jks.p12", OF_JAVA)
-    assert tls.problems(replace(GOOD, key="key.pem")) == []
+    assert named("key", "key.pem") == []
 
 
 def test_an_openssh_key_becomes_one_in_pem():
     subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", "of ssh"], check=True)
     obey("key", "of ssh")
-    (finding,) = tls.problems(replace(GOOD, key="key.pem"))
+    (finding,) = named("key", "key.pem")
     assert finding.message == "key.pem is the key of another certificate than node.pem"
