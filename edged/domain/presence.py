@@ -12,6 +12,7 @@ his age. What a dead process wrote may yet arrive, once.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from edged.domain import format_version
@@ -171,6 +172,12 @@ class Watch:
         is_known = min(self._began_ms, other.last_ms) >= 0
         age_s = max(0.0, (self._began_ms - other.last_ms) / 1000) if is_known else 0.0
         return SILENT_BEATS * other.run.every_s - age_s - (now_s - self._claimed_s)
+
+
+def where(host: str, since_ms: int, pid: int, folder: str) -> str:
+    """Where and since when a process runs, for people. `since_ms` is negative if it is not known."""
+    since = f"since {datetime.fromtimestamp(since_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC, " if since_ms >= 0 else ""
+    return f"on {host}, {since}process {pid}, state folder {folder}"
 
 
 def encode(beat: Beat) -> bytes:

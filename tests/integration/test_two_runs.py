@@ -38,8 +38,12 @@ async def test_a_second_run_elsewhere_ends_and_names_the_first_and_a_killed_one_
             [refused] = child.seen("life.refused")
             assert f"process {first.pid}" in refused["reason"]
             assert str(site.state("pi-a")) in refused["reason"]
-        same_folder = await site.start("infer", "pi-a")
-        assert await same_folder.ended() == EX_TEMPFAIL
+        for command, first in (("run", edge), ("infer", companion)):
+            same_folder = await site.start(command, "pi-a")
+            assert await same_folder.ended() == EX_TEMPFAIL
+            [refused] = same_folder.seen("life.refused")
+            assert f"process {first.pid}, state folder {site.state('pi-a')}" in refused["reason"]
+            assert " since 20" in refused["reason"]
 
         for child, command in ((edge, "run"), (companion, "infer")):
             former = child.lines[0]["run_id"]

@@ -7,6 +7,8 @@ import os
 import socket
 from pathlib import Path
 
+import psutil
+
 from edged.domain.presence import Process
 
 _PROC = Path("/proc")
@@ -51,6 +53,14 @@ class LocalProcesses:
 def host_name() -> str:
     """The machine's name, as other machines' people know it."""
     return socket.gethostname()
+
+
+def started_ms(pid: int) -> int:
+    """When the process started, as Unix time in milliseconds; -1 when it cannot be told."""
+    try:
+        return round(psutil.Process(pid).create_time() * 1000)
+    except psutil.Error:
+        return -1
 
 
 def _stat(path: Path) -> list[str] | None:

@@ -10,7 +10,6 @@ written in between.
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from edged.domain import presence
 from edged.domain.presence import Decision, Run, Watch
@@ -112,8 +111,10 @@ class Presence:
         decision = self._watch.decide(asyncio.get_running_loop().time(), self._processes.is_gone)
         if decision.yields_to is not None:
             self._tell(decision.yields_to, goes_on=True)
+            older = decision.yields_to
+            place = presence.where(older.host, decision.since_ms, older.process.pid, older.folder)
             raise AlreadyRunning(
-                f"another run of this node is older and goes on: {_described(decision.yields_to, decision.since_ms)}. "
+                f"another run of this node is older and goes on: {place}, run_id {older.name}. "
                 "Stop it there, or give one of them another name in the topology"
             )
         if self._has_begun:
@@ -180,8 +181,3 @@ class Presence:
             folder=other.folder,
             goes_on=goes_on,
         )
-
-
-def _described(run: Run, since_ms: int) -> str:
-    since = f"since {datetime.fromtimestamp(since_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC, " if since_ms >= 0 else ""
-    return f"on {run.host}, {since}process {run.process.pid}, state folder {run.folder}, run_id {run.name}"
