@@ -210,12 +210,14 @@ EVENTS: Mapping[str, Event] = {
     ),
     "train.epoch": _of_job(
         "An epoch has ended. Training loss and accuracy are means over the epoch while the weights changed; "
-        "samples per second include waiting. Anomaly threshold, of an autoencoder: the 99th percentile of the test "
+        "samples per second include waiting. Wait fraction: the share of the time waited for data; blocked fraction: "
+        "the share in which the lanes' threads were blocked, whatever for, by the kernel's count; null where that "
+        "cannot be read. Anomaly threshold, of an autoencoder: the 99th percentile of the test "
         "losses.",
         optional=("train_accuracy", "test_loss", "test_accuracy", "anomaly_threshold"), anomaly_threshold=float,
         epoch=int, step=int, loss=float, train_accuracy=float, test_loss=float, test_accuracy=float, test_samples=int,
         samples=int, samples_per_s=float, seconds=float, wait_s=float, wait_fraction=float,
-        decode_s=float, decode_fraction=float,
+        blocked_fraction=float, decode_s=float, decode_fraction=float,
     ),
     "train.finished": _of_job("All epochs are trained.", epochs=int, step=int),
     "train.left_out": _of_job(
@@ -457,11 +459,13 @@ EVENTS: Mapping[str, Event] = {
         "The monitor's series, once per second; of a service every 10 s, since the journal is on the disk; or as often "
         "as the topology's `log.resources` says. CPU in percent of one core, summed over cores. Fields that the host "
         "does not provide are left out, as are the node's numbers that have been zero since the start. Lag by topic: "
-        "the longest ones; absent when there is none. Loop lag: the most by which the event loop was late meanwhile.",
+        "the longest ones; absent when there is none. Blocked "
+        "fraction, of a node that trains: see `train.epoch`. Loop lag: the most by which the event loop was late.",
         optional=(
             "cpu_percent", "memory_used_bytes", "disk_read_bytes_per_s", "disk_written_bytes_per_s",
             "net_received_bytes_per_s", "net_sent_bytes_per_s", "temperature_c", "throttled_flags", "disk_free_bytes",
-            "trained_samples_per_s", "wait_fraction", "ingested_samples_per_s", "dead_lettered_per_s",
+            "trained_samples_per_s", "wait_fraction", "blocked_fraction",
+            "ingested_samples_per_s", "dead_lettered_per_s",
             "archived_samples_per_s", "predicted_samples_per_s", "served_samples_per_s",
             "refused_samples", "lag_records", "lag_by_topic", "queue_bytes", "cache_bytes", "kept_bytes",
         ),
@@ -469,7 +473,8 @@ EVENTS: Mapping[str, Event] = {
         disk_read_bytes_per_s=float, disk_written_bytes_per_s=float,
         net_received_bytes_per_s=float, net_sent_bytes_per_s=float,
         temperature_c=float, throttled_flags=int, disk_free_bytes=int, loop_lag_ms=float,
-        trained_samples_per_s=float, wait_fraction=float, ingested_samples_per_s=float, dead_lettered_per_s=float,
+        trained_samples_per_s=float, wait_fraction=float, blocked_fraction=float,
+        ingested_samples_per_s=float, dead_lettered_per_s=float,
         archived_samples_per_s=float, predicted_samples_per_s=float, served_samples_per_s=float,
         refused_samples=int, lag_records=int, lag_by_topic=dict, queue_bytes=int, cache_bytes=int, kept_bytes=int,
     ),

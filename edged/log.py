@@ -411,6 +411,8 @@ class ResourcesForPeople:
                 short[name] = f"{rate:.0f}/s"
         if "wait_fraction" in fields:
             short["wait"] = f"{fields['wait_fraction']:.0%}"
+        if (blocked := fields.get("blocked_fraction")) is not None:
+            short["blocked"] = f"{blocked:.0%}"
         if "lag_records" in fields:
             short["lag"] = fields["lag_records"]
         return short

@@ -350,6 +350,7 @@ def test_on_a_terminal_the_resources_are_a_short_line_every_30_s():
     whole = {
         "event": "res.sample", "process_cpu_percent": 87.4, "rss_bytes": 90 << 20, "lag_records": 3,
         "trained_samples_per_s": 512.3, "served_samples_per_s": 0.0, "wait_fraction": 0.071, "loop_lag_ms": 0.1,
+        "blocked_fraction": 0.048,
     }  # fmt: skip
 
     shown = []
@@ -359,7 +360,8 @@ def test_on_a_terminal_the_resources_are_a_short_line_every_30_s():
 
     assert [line.items() - common.items() for line in shown] == [
         {
-            ("event", "res.sample"), ("cpu", "87%"), ("rss", "90MiB"), ("trained", "512/s"), ("wait", "7%"), ("lag", 3)
+            ("event", "res.sample"), ("cpu", "87%"), ("rss", "90MiB"), ("trained", "512/s"), ("wait", "7%"),
+            ("blocked", "5%"), ("lag", 3),
         }
     ] * 2  # fmt: skip
 

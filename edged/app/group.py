@@ -10,7 +10,7 @@ from edged.domain.nn.spec import num_parameters
 from edged.domain.topology import Job, Training
 from edged.domain.training.learner import Learner
 from edged.domain.training.state import TrainState
-from edged.ports import Health, Log
+from edged.ports import Health, LaneClock, Log
 from edged.services.epochs.loader import EpochLoader
 from edged.services.group.checkpoints.publisher import CheckpointPublisher
 from edged.services.group.checkpoints.reader import GroupTopics
@@ -40,6 +40,7 @@ def group_trainer(
     checkpointing: Checkpointing,
     epochs: EpochLoader,
     planner: GroupPlanner,
+    lanes: LaneClock,
     timing: Timing,
 ) -> GroupTrainer:
     """The trainer of a job that the edges of the topology train together."""
@@ -51,6 +52,7 @@ def group_trainer(
         planner,
         log,
         health,
+        lanes,
         address=GroupAddress(
             edge, job.members, job.train_topic, job.train_topic if job.server is None else job.gradients_topic
         ),
@@ -69,6 +71,7 @@ def member_trainer(
     planner: GroupPlanner,
     log: Log,
     health: Health,
+    lanes: LaneClock,
     *,
     address: GroupAddress,
     topics: GroupTopics,
@@ -107,6 +110,7 @@ def member_trainer(
         follower,
         steps,
         liveness,
+        lanes,
         job=job,
         first_deadline_s=first_deadline_s,
     )

@@ -22,7 +22,7 @@ from edged.domain.nn.model import Model, Params
 from edged.domain.topology import Edge, Job, Stream, Topology, Training
 from edged.errors import ConfigError, Problem, StorageError
 from edged.log import logger
-from edged.ports import Health, Log
+from edged.ports import Health, LaneClock, Log
 from edged.services.archive.client import ArchiveAddress, ArchiveClient
 from edged.services.batches.batcher import Batcher
 from edged.services.batches.features import FeatureCache
@@ -65,12 +65,13 @@ async def open_jobs(
     timing: Timing,
     folders: Folders,
     executor: Executor,
+    lanes: LaneClock,
 ) -> AsyncIterator[EdgeJobs]:
     """The edge's jobs, ready to run; their caches are open inside the context.
 
     Raises ConfigError when a backbone's file was replaced since the topology was checked against it.
     """
-    builder = _Builder(jobs, in_use, edge, log, health, timing, folders, executor)
+    builder = _Builder(jobs, in_use, edge, log, health, timing, folders, executor, lanes)
     models = [await run_in_worker(builder.model, job) for job in jobs]
     async with AsyncExitStack() as stack:
         caches = {}
@@ -113,6 +114,7 @@ class _Builder:
     timing: Timing
     folders: Folders
     executor: Executor
+    lanes: LaneClock
 
     @property
     def topology(self) -> Topology:
@@ -223,6 +225,7 @@ class _Builder:
                 checkpointing,
                 epochs,
                 planner,
+                self.lanes,
                 self.timing,
             )
         local = scores = fresh = None
@@ -250,6 +253,7 @@ class _Builder:
             scores=scores,
             live=fresh,
             executor=self.executor,
+            lanes=self.lanes,
         )
 
     @property

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from edged.adapters.host.allocator import exempt_from_collections, keep_heap_small
 from edged.adapters.host.blas import single_threaded_blas
 from edged.adapters.host.counters import PsutilHost
+from edged.adapters.host.lane_clock import KernelLaneClock
 from edged.adapters.host.process_lock import process_lock
 from edged.adapters.host.systemd import Systemd
 from edged.adapters.host.thread_priority import LowerPriority
@@ -54,14 +55,21 @@ async def run_node(
             KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s, rights=rights_of(topology, node))
         )
         services: Mapping[str, Service]
+        lanes: KernelLaneClock | None = None
         if edge is None:
             services = {**archive.services(in_use, log, health, timing), **servers(jobs, node, log, timing)}
         else:
+            lanes, priority = KernelLaneClock(NUM_CORES), LowerPriority()
+
+            def begin_lane() -> None:
+                priority.lower()
+                lanes.register()
+
             executor = stack.enter_context(
-                ThreadPoolExecutor(NUM_CORES, thread_name_prefix="train", initializer=LowerPriority().lower)
+                ThreadPoolExecutor(NUM_CORES, thread_name_prefix="train", initializer=begin_lane)
             )
             stack.enter_context(single_threaded_blas())
-            opened = open_jobs(jobs, in_use, edge, log, health, timing, folders, executor)
+            opened = open_jobs(jobs, in_use, edge, log, health, timing, folders, executor, lanes)
             trainers, live_windows = await stack.enter_async_context(opened)
             ingest = Ingest(log, in_use, edge.name, PillowDecoder())
             services = {
@@ -82,5 +90,6 @@ async def run_node(
             notifier=Systemd(),
             timing=timing,
             memory_limit=None if edge is None else edge.memory_limit,
+            lanes=lanes,
             presence=await stack.enter_async_context(presence),
         )

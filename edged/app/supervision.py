@@ -28,7 +28,7 @@ from edged.domain.topology import Topology, existing, kafka_commands
 from edged.domain.topology.topics import Topic, topics_of
 from edged.errors import AlreadyRunning, AnotherVersion, StateFolderRefused, TopologyMismatch
 from edged.log import leaves, log_crash, logger
-from edged.ports import Host, Log, Notifier, Progress, Statistics, TopicSpec
+from edged.ports import Host, LaneClock, Log, Notifier, Progress, Statistics, TopicSpec
 from edged.services.node.health import HealthBoard
 from edged.services.node.monitor import Monitor
 from edged.services.node.presence import Presence
@@ -65,6 +65,7 @@ async def supervise(
     notifier: Notifier,
     timing: Timing,
     memory_limit: int | None = None,
+    lanes: LaneClock | None = None,
     presence: Presence | None = None,
 ) -> int:
     """Run the node's services until a signal arrives or one of them fails; the process's exit code.
@@ -80,6 +81,7 @@ async def supervise(
         lambda: reduce(add, (service.statistics() for service in services.values()), Statistics()),
         {name: service.progress for name, service in services.items()},
         memory_limit=memory_limit,
+        lanes=lanes,
         timing=timing,
         sample_s=lambda: in_use.topology.log.resources_s or timing.sample_s,
     )

@@ -10,7 +10,7 @@ from edged.ports.checkpoints import CheckpointStore, DeployedModel
 from edged.ports.datasets import HELD_OUT, Dataset, Format, ImageDecoder, Item, LeftOut, Omissions
 from edged.ports.log import KEPT, Committed, Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
 from edged.ports.models import Classifier, FeatureExtractor
-from edged.ports.node import Health, Host, HostSample, Notifier, Processes, Progress, Statistics
+from edged.ports.node import Health, Host, HostSample, LaneClock, Notifier, Processes, Progress, Statistics
 
 __all__ = [
     "HELD_OUT",
@@ -31,6 +31,7 @@ __all__ = [
     "HostSample",
     "ImageDecoder",
     "Item",
+    "LaneClock",
     "LeftOut",
     "Log",
     "LogReader",

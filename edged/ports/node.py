@@ -105,6 +105,16 @@ class Host(Protocol):
         """Return to the system what this process has freed. Takes milliseconds; in the event loop's thread."""
 
 
+class LaneClock(Protocol):
+    """The times of the threads that compute a trainer's lanes, as the kernel counts them."""
+
+    def blocked_s(self) -> float | None:
+        """Seconds in which a lane's thread neither ran nor waited for a core, the mean of the lanes.
+
+        A total since the start, whatever they were blocked for; None: not readable on this host. Never raises.
+        """
+
+
 class Notifier(Protocol):
     """The service manager: systemd, or none. No method blocks or raises."""
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from edged.adapters.memory.health import RecordingHealth
+from edged.adapters.memory.lane_clock import ScriptedLaneClock
 from edged.adapters.memory.log import MemoryLog
 from edged.app.group import servers
 from edged.app.jobs import open_jobs
@@ -63,6 +64,7 @@ def opened(tmp_path):
                 Timing(),
                 folders,
                 executor,
+                ScriptedLaneClock(),
             ) as edge_jobs:
                 yield edge_jobs
 

@@ -11,6 +11,7 @@ from typing import Any
 from edged import log as edged_log
 from edged.adapters.memory.checkpoints import MemoryCheckpoints
 from edged.adapters.memory.health import RecordingHealth
+from edged.adapters.memory.lane_clock import ScriptedLaneClock
 from edged.app.group import member_trainer
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SnapshotRequest
@@ -134,6 +135,7 @@ class GroupWorld:
             planner,
             self.log,
             host.health,
+            ScriptedLaneClock(),
             address=self.address(edge),
             topics=self.topics,
             rules=self.rules("vault" if self.has_server else ""),

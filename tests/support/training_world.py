@@ -14,6 +14,7 @@ import numpy.typing as npt
 from edged import log as edged_log
 from edged.adapters.memory.checkpoints import MemoryCheckpoints
 from edged.adapters.memory.health import RecordingHealth
+from edged.adapters.memory.lane_clock import ScriptedLaneClock
 from edged.adapters.memory.log import MemoryLog
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotRequest
@@ -305,4 +306,5 @@ class World:
             scores=scores,
             live=None if live is None else self.live_batches(live),
             executor=executor,
+            lanes=ScriptedLaneClock(),
         )

@@ -23,6 +23,7 @@ from edged import topology_file
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.host.blas import single_threaded_blas
 from edged.adapters.memory.health import RecordingHealth
+from edged.adapters.memory.lane_clock import ScriptedLaneClock
 from edged.app.jobs import open_jobs
 from edged.domain.archive import protocol
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest
@@ -190,7 +191,15 @@ async def train(mode: str, num_samples: int, folder: Path) -> None:
     with ThreadPoolExecutor(2) as executor:
         jobs, edge = topology.resolved_jobs("pi-a"), topology.edge("pi-a")
         opened = open_jobs(
-            jobs, TopologyInUse(topology), edge, VastLog(), RecordingHealth(), Timing(), folders, executor
+            jobs,
+            TopologyInUse(topology),
+            edge,
+            VastLog(),
+            RecordingHealth(),
+            Timing(),
+            folders,
+            executor,
+            ScriptedLaneClock(),
         )
         async with opened as (trainers, _):
             [trainer] = trainers.values()

@@ -94,10 +94,11 @@ class Display:
         self._epochs_shown = done
         accuracy = line.get("test_accuracy")
         tested = "" if accuracy is None else f"  accuracy {accuracy:>5.1%}"
+        blocked = "" if (share := line["blocked_fraction"]) is None else f"  blocked {share:.0%}"
         of_all = f"{done:>{len(str(self._epochs))}}/{self._epochs}"
         self._write(
             f"  {_GROUP if self._is_group else line['node']}  epoch {of_all}  loss {line['loss']:.3f}{tested}"
-            f"  {line['samples_per_s']:>5,.0f} samples/s  waited {line['wait_fraction']:.0%}"
+            f"  {line['samples_per_s']:>5,.0f} samples/s  waited {line['wait_fraction']:.0%}{blocked}"
         )
         # The rates of single seconds do not quite add up to the whole.
         self._trained = Counter({_GROUP: done * self._num_training})

@@ -11,7 +11,7 @@ import numpy as np
 from edged.cli.demo import group_report
 from edged.cli.demo.group import Group
 
-_DECIMALS = {"test_accuracy": 4, "live_accuracy": 4, "data_wait_fraction": 4, "share": 4}
+_DECIMALS = {"test_accuracy": 4, "live_accuracy": 4, "data_wait_fraction": 4, "blocked_fraction": 4, "share": 4}
 """Of the figures in JSON; all others have one."""
 
 
@@ -21,13 +21,14 @@ class Summary:
 
     `*_twice` count identities found more than once. Memory in MiB, times in seconds and milliseconds. Several
     edges train one model: all figures of training are those of their `group`. None: cannot be known, without live
-    samples or without test images.
+    samples or without test images, or where the kernel does not count it.
     """
 
     edges: int
     test_accuracy: float | None
     samples_per_s: float
     data_wait_fraction: float
+    blocked_fraction: float | None
     peak_rss_mib: Mapping[str, float]
     published: int
     archived: int
@@ -99,7 +100,12 @@ def _training(summary: Summary) -> Rows:
         ("trained samples", f"{summary.trained_samples:,} in {_count(summary.epochs, 'epoch')}{together}"),
         ("training speed", f"{summary.samples_per_s:,.0f} samples/s{together}"),
         ("waited for data", f"{summary.data_wait_fraction:.1%} of the time"),
+        ("lanes blocked", _blocked(summary.blocked_fraction)),
     ]
+
+
+def _blocked(fraction: float | None) -> str:
+    return "not readable here" if fraction is None else f"{fraction:.1%} of the time, whatever for"
 
 
 def _live(summary: Summary) -> Rows:

@@ -31,6 +31,7 @@ async def summary(
         lived = next(edge for edge in site.edges if outage is None or edge != outage.edge)
         epochs = [site.child("run", lived).seen("train.epoch")]
     lines = [line for of_edge in epochs for line in of_edge]
+    blocked = [line["blocked_fraction"] for line in lines]
     archived, archived_twice = report.distinct((each.device, each.partition, each.offset) for each in samples)
     predicted, predicted_twice = report.distinct(each.identity for each in predictions)
     label_of = {(each.device, each.partition, each.offset): each.label for each in samples}
@@ -44,6 +45,7 @@ async def summary(
         test_accuracy=min((each for each in accuracies if each is not None), default=None),
         samples_per_s=sum(fmean(line["samples_per_s"] for line in of_edge) for of_edge in epochs),
         data_wait_fraction=fmean(line["wait_fraction"] for line in lines),
+        blocked_fraction=None if None in blocked else fmean(blocked),
         peak_rss_mib={name: end[-1]["peak_rss_bytes"] / 2**20 for name, end in ends.items() if end},
         published=sum(sensor.seen("sensor.published")[-1]["samples"] for sensor in sensors),
         archived=archived,

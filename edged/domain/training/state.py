@@ -44,6 +44,24 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneTime:
+    """How long this process has trained in the current epoch, and its lanes were blocked meanwhile, whatever for.
+
+    `blocked_s` is the mean of the lanes; None: not readable on this host. Not kept in a checkpoint: a time of threads.
+    """
+
+    seconds: float = 0.0
+    blocked_s: float | None = None
+
+    @property
+    def blocked_fraction(self) -> float | None:
+        """The share of the time in which the lanes were blocked."""
+        if self.blocked_s is None or not self.seconds:
+            return None
+        return min(max(self.blocked_s / self.seconds, 0.0), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
 class EpochMetrics:
     """An epoch's results. `loss` and `test_loss` are means over samples.
 
@@ -88,6 +106,7 @@ class TrainState:
     division: Division
     position: Position = Position()
     tally: Tally = Tally()
+    lane_time: LaneTime = LaneTime()
     ends: Mapping[str, int] | None = None
     plan: str = ""
     history: tuple[EpochMetrics, ...] = field(default=())

@@ -15,7 +15,7 @@ from edged.domain.topology import Training
 from edged.domain.training.learner import DivergedError, Learner
 from edged.domain.training.state import TrainState
 from edged.log import bind, logger
-from edged.ports import Progress, Statistics
+from edged.ports import LaneClock, Progress, Statistics
 from edged.services.epochs.loader import EpochLoader
 from edged.services.group.checkpoints.recovery import RecoveryNeeded
 from edged.services.group.follower import POLL_S, Follower
@@ -48,6 +48,7 @@ class GroupTrainer:
         follower: Follower,
         steps: StepRunner,
         liveness: Liveness,
+        lanes: LaneClock,
         *,
         job: str,
         first_deadline_s: float = FIRST_DEADLINE_S,
@@ -62,7 +63,7 @@ class GroupTrainer:
         self._steps = steps
         self._liveness = liveness
         self._job = job
-        self._stopwatch = Stopwatch(lambda: steps.wait_s, lambda: epochs.decode_s)
+        self._stopwatch = Stopwatch(lambda: steps.wait_s, lambda: epochs.decode_s, lanes)
         self._is_idle = False
         self._joined_at = 0.0
         self._has_joined = False

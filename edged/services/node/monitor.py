@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from edged.errors import MemoryLimitExceeded
 from edged.log import logger
-from edged.ports import Host, HostSample, Notifier, Progress, Statistics
+from edged.ports import Host, HostSample, LaneClock, Notifier, Progress, Statistics
 from edged.services.node.health import STATUS_LENGTH, HealthBoard, shortened
 from edged.services.node.resource_series import ResourceSeries
 from edged.services.node.watchdog import StallDetector, Watchdog
@@ -38,8 +38,8 @@ class Monitor:
     """Logs `res.sample` at every interval, feeds the watchdog while all services progress, and updates the status line.
 
     `statistics` gives the sum of all services' numbers, `progress` each service's progress by its name.
-    `memory_limit`: maximum of resident bytes, or None. `sample_s`: the interval, read again at each look; `timing`'s
-    without it.
+    `memory_limit`: maximum of resident bytes, or None. `lanes`: of a node that trains. `sample_s`: the interval, read
+    again at each look; `timing`'s without it.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Monitor:
         progress: Mapping[str, Callable[[], Progress]],
         *,
         memory_limit: int | None = None,
+        lanes: LaneClock | None = None,
         timing: Timing = Timing(),  # noqa: B008 - frozen
         sample_s: Callable[[], float] | None = None,
     ) -> None:
@@ -59,6 +60,7 @@ class Monitor:
         self._notifier = notifier
         self._statistics = statistics
         self._progress = progress
+        self._lanes = lanes
         self._timing = timing
         self._sample_s = sample_s or (lambda: timing.sample_s)
         self._memory = _MemoryGuard(memory_limit or math.inf, timing.memory_grace_s)
@@ -73,7 +75,7 @@ class Monitor:
         start = loop.time()
         feed_s = (self._notifier.watchdog_s or _FEEDS_PER_WATCHDOG * _UNWATCHED_FEED_S) / _FEEDS_PER_WATCHDOG
         watchdog = Watchdog(self._notifier, StallDetector(_STALLED_FEEDS * feed_s))
-        series = ResourceSeries(host := self._host.sample(), self._statistics(), start)
+        series = ResourceSeries(host := self._host.sample(), self._statistics(), start, self._lanes)
         looks = _Looks(start, self._sample_s())
         feeds, statuses = _Grid(start, feed_s), _Grid(start, self._timing.status_s)
         returns = _Grid(start, _GIVE_BACK_S)

@@ -7,9 +7,9 @@ of the thesis that edged follows.
 from collections import Counter
 from collections.abc import Mapping
 
-from edged.ports import HostSample, Statistics
+from edged.ports import HostSample, LaneClock, Statistics
 
-Field = float | int | Mapping[str, int]
+Field = float | int | Mapping[str, int] | None
 
 _MAX_LAG_TOPICS = 8
 """The longest, in a line."""
@@ -28,12 +28,17 @@ _STATISTICS_LEVELS = ("refused_samples", "lag_records", "queue_bytes", "cache_by
 
 
 class ResourceSeries:
-    """Turns totals into rates. `now` is in seconds of any one clock and increases from call to call."""
+    """Turns totals into rates. `now` is in seconds of any one clock and increases from call to call.
 
-    def __init__(self, host: HostSample, statistics: Statistics, now: float) -> None:
+    `lanes`: of a node that trains.
+    """
+
+    def __init__(self, host: HostSample, statistics: Statistics, now: float, lanes: LaneClock | None = None) -> None:
         self._host = host
         self._statistics = statistics
         self._now = now
+        self._lanes = lanes
+        self._blocked_s = None if lanes is None else lanes.blocked_s()
         self._seen: set[str] = set()
 
     def next(self, host: HostSample, statistics: Statistics, now: float) -> dict[str, Field]:
@@ -44,8 +49,16 @@ class ResourceSeries:
         """
         elapsed_s = now - self._now
         fields = _host_fields(self._host, host, elapsed_s) | self._service_fields(statistics, elapsed_s)
+        if self._lanes is not None:
+            fields["blocked_fraction"] = self._blocked_fraction(self._lanes.blocked_s(), elapsed_s)
         self._host, self._statistics, self._now = host, statistics, now
         return fields
+
+    def _blocked_fraction(self, blocked_s: float | None, elapsed_s: float) -> float | None:
+        before_s, self._blocked_s = self._blocked_s, blocked_s
+        if blocked_s is None or before_s is None:
+            return None
+        return min(max(round((blocked_s - before_s) / elapsed_s, 3), 0.0), 1.0)
 
     def _service_fields(self, now: Statistics, elapsed_s: float) -> dict[str, Field]:
         names = ("wait_s", *_STATISTICS_RATES, *_STATISTICS_LEVELS)

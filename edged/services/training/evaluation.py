@@ -16,7 +16,7 @@ from edged.domain.topology import Training
 from edged.domain.training import anomaly
 from edged.domain.training.checkpoint import MAX_HISTORY
 from edged.domain.training.learner import Learner
-from edged.domain.training.state import EpochMetrics, Tally, TrainState
+from edged.domain.training.state import EpochMetrics, LaneTime, Tally, TrainState
 from edged.log import logger
 from edged.services.batches.batcher import MiniBatch
 from edged.services.batches.left_out import LOSS_NOT_FINITE
@@ -85,11 +85,12 @@ class EndedEpoch:
 
     metrics: EpochMetrics
     tally: Tally
+    lane_time: LaneTime
     test_samples: int
 
     def log(self) -> None:
         """Log the epoch's metrics."""
-        metrics, tally = self.metrics, self.tally
+        metrics, tally, blocked = self.metrics, self.tally, self.lane_time.blocked_fraction
         logger().info(
             "train.epoch",
             epoch=metrics.epoch,
@@ -106,6 +107,7 @@ class EndedEpoch:
             seconds=round(tally.seconds, 3),
             wait_s=round(tally.wait_s, 3),
             wait_fraction=round(tally.wait_s / max(tally.seconds, 1e-9), 4),
+            blocked_fraction=None if blocked is None else round(blocked, 4),
             decode_s=round(tally.decode_s, 3),
             decode_fraction=round(tally.decode_s / max(tally.seconds, 1e-9), 4),
         )
@@ -140,5 +142,6 @@ def end_epoch(
     )
     state.history = (*state.history, metrics)[-MAX_HISTORY:]
     state.position = replace(position, epoch=position.epoch + 1, sample=0)
-    state.tally, state.ends, state.plan = Tally(), None, ""
-    return EndedEpoch(metrics, tally, num_samples)
+    lane_time = state.lane_time
+    state.tally, state.lane_time, state.ends, state.plan = Tally(), LaneTime(), None, ""
+    return EndedEpoch(metrics, tally, lane_time, num_samples)

@@ -18,9 +18,9 @@ from edged.domain.epochs.plan import CachePlan
 from edged.domain.nn.model import Model
 from edged.domain.topology import Training
 from edged.domain.training.learner import MAX_SLOWDOWNS, DivergedError, Learner
-from edged.domain.training.state import Tally, TrainState
+from edged.domain.training.state import LaneTime, Tally, TrainState
 from edged.log import bind, logger
-from edged.ports import Progress, Statistics
+from edged.ports import LaneClock, Progress, Statistics
 from edged.services.batches.batcher import MiniBatch
 from edged.services.batches.left_out import LOSS_NOT_FINITE
 from edged.services.batches.live import Cursor, LiveBatches
@@ -38,8 +38,9 @@ class Trainer:
 
     `scores`: those by which `epochs` are planned, if any.
 
-    With `executor` the parts of a mini-batch are computed on its threads; the caller limits those of BLAS. With the
-    source archive, a run that is killed and restarted, any number of times, ends with the same bits as one that is not.
+    With `executor` the parts of a mini-batch are computed on its threads, whose times `lanes` tells; the caller limits
+    those of BLAS. With the source archive, a run that is killed and restarted, any number of times, ends with the same
+    bits as one that is not.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Trainer:
         scores: SampleScores | None = None,
         live: LiveBatches | None = None,
         executor: Executor | None = None,
+        lanes: LaneClock,
     ) -> None:
         self._training = training
         self._learner = Learner(training, model)
@@ -69,7 +71,7 @@ class Trainer:
         self._suspect: _Suspect | None = None
         self._epoch_samples = training.live_epoch
         self._is_idle = False
-        self._stopwatch = Stopwatch(self._wait_s, self._decode_s)
+        self._stopwatch = Stopwatch(self._wait_s, self._decode_s, lanes)
 
     async def run(self) -> None:
         """Train to the end, then wait idly to be cancelled.
@@ -191,6 +193,7 @@ class Trainer:
         if begun and digest != state.plan:
             logger().warning("epoch.redrawn", epoch=epoch)
             state.position, state.tally = replace(state.position, sample=0), Tally()
+            state.lane_time = LaneTime()
         elif begun and self._scores is not None:
             self._scores.load(plan, state.learnt)
         state.ends, state.plan = plan.snapshot.ends, digest

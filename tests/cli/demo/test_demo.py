@@ -34,6 +34,7 @@ TWO_EDGES = report.Summary(
     test_accuracy=0.83449999,
     samples_per_s=458.123,
     data_wait_fraction=0.0290001,
+    blocked_fraction=0.0480001,
     peak_rss_mib={"run pi-a": 102.5123},
     published=240,
     archived=240,

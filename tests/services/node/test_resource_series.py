@@ -1,5 +1,6 @@
 """Totals become rates; what is unknown or not done is left out."""
 
+from edged.adapters.memory.lane_clock import ScriptedLaneClock
 from edged.ports import HostSample, Statistics
 from edged.services.node.resource_series import ResourceSeries
 
@@ -67,3 +68,17 @@ def test_the_longest_lags_are_named():
     assert fields["lag_records"] == 190 + 100
     assert fields["lag_by_topic"] == {"cam-1": 101, **{f"cam-{n}": n for n in range(13, 20)}}
     assert "lag_by_topic" not in series.next(host(), Statistics(), 2.0)
+
+
+def test_the_share_in_which_the_lanes_were_blocked_is_that_of_the_time_that_passed():
+    now_s = 5.0
+    lanes = ScriptedLaneClock(0.25, lambda: now_s)
+    series = ResourceSeries(host(), Statistics(), now_s, lanes)
+    now_s = 7.0
+    assert series.next(host(), Statistics(), now_s)["blocked_fraction"] == 0.25
+    lanes.share, now_s = None, 8.0
+    assert series.next(host(), Statistics(), now_s)["blocked_fraction"] is None
+
+
+def test_a_node_without_lanes_has_no_share_of_theirs():
+    assert "blocked_fraction" not in ResourceSeries(host(), Statistics(), 0.0).next(host(), Statistics(), 1.0)
