@@ -22,6 +22,7 @@ import numpy.typing as npt
 from edged import topology_file
 from edged.adapters import images
 from edged.adapters.kafka import KafkaLog
+from edged.domain.counted import counted
 from edged.domain.samples import codec, prediction, times
 from edged.domain.samples.prediction import Prediction
 from edged.domain.suggest import did_you_mean
@@ -200,7 +201,9 @@ class Device:
     def _encoded(self, array: npt.NDArray[Any]) -> bytes:
         if self._spec.codec != "raw":
             if array.dtype != "uint8" or array.ndim != 3:
-                raise RejectedRecord("not_an_image", f"{array.dtype} with {array.ndim} axes; pixels are uint8 with 3")
+                raise RejectedRecord(
+                    "not_an_image", f"{array.dtype} with {counted(array.ndim, 'axis')}; pixels are uint8 with 3"
+                )
             return images.encode(array, self._spec.codec)
         if array.shape != self._stream.shape or array.dtype != self._stream.dtype:
             wanted = f"{self._stream.shape} {self._stream.dtype}"

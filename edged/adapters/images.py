@@ -21,6 +21,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from edged.adapters import deep_png
+from edged.domain.counted import counted
 from edged.domain.samples.codec import MAGIC
 from edged.errors import RejectedRecord
 
@@ -178,7 +179,7 @@ def _check_webp_canvas(payload: bytes, shape: tuple[int, ...]) -> None:
 def _check_size(image: ImageFile, payload: bytes, shape: tuple[int, ...]) -> None:
     scans = _num_scans(image, payload)
     if scans > MAX_SCANS:
-        raise RejectedRecord("too_many_pixels", f"{scans} scans; at most {MAX_SCANS}")
+        raise RejectedRecord("too_many_pixels", f"{counted(scans, 'scan')}; at most {MAX_SCANS}")
     line_by_line = isinstance(image, JpegImageFile) and "progressive" not in image.info and scans == 1
     _check_pixels(image.width, image.height, MAX_PIXELS if line_by_line else _max_whole_pixels(shape))
 

@@ -20,6 +20,7 @@ from edged.cli.arguments import (
     require_node,
     whole_number,
 )
+from edged.domain.counted import counted
 from edged.domain.text import shown
 from edged.domain.topology import Topology
 from edged.errors import ConfigError, FormatError, Problem, StorageError
@@ -132,7 +133,7 @@ async def _until_signal(sensor: "Sensor", device: "Device") -> int:
         return os.EX_UNAVAILABLE
     except asyncio.CancelledError:
         task.uncancel()
-        acknowledged = f"{sensor.published} samples are acknowledged"
+        acknowledged = f"{counted(sensor.published, 'sample')} acknowledged"
         print(f"edged sensor: Kafka does not answer{_why(device)}; {acknowledged}", file=sys.stderr)
         return os.EX_UNAVAILABLE
     return 0

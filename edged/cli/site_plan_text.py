@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from edged.cli.site_plan import Plan
+from edged.domain.counted import counted, plural
 from edged.domain.nn.spec import shape_text
 from edged.domain.topology.topics import UNTIL_ARCHIVED_MS
 from edged.domain.validation.memory import mebibytes
@@ -83,7 +84,7 @@ def _archive_text(archives: Sequence[Plan], *, with_sources: bool) -> Iterator[s
 
 def _nouns(plan: Plan) -> list[tuple[str, str]]:
     nouns = (("iot", "device"), ("edges", "edge"), ("archive", "archive"))
-    return [(tier, noun if len(plan[tier]) == 1 else f"{noun}s") for tier, noun in nouns]
+    return [(tier, noun if len(plan[tier]) == 1 else plural(noun)) for tier, noun in nouns]
 
 
 def _jobs_text(jobs: Sequence[Plan]) -> Iterator[str]:
@@ -107,7 +108,7 @@ def _job_text(model: Plan) -> Iterator[str]:
     rows += [[layer["layer"], shape_text(layer["output"]), f"{layer['parameters']:,}"] for layer in model["layers"]]
     rows.append(["together", "", f"{model['parameters']:,}"])
     yield from _table(("model", "output", "parameters"), rows)
-    job = f"{model['epochs']} epochs in batches of {model['global_batch']}"
+    job = f"{counted(model['epochs'], 'epoch')} in batches of {model['global_batch']}"
     yield f"trained on {model['stream']} (source: {model['source']}), {job}"
     yield f"steps: {model['steps']}"
     yield f"memory of the model: {_sum(model['memory'])}"
@@ -115,7 +116,7 @@ def _job_text(model: Plan) -> Iterator[str]:
 
 
 def _group_text(group: Plan) -> Iterator[str]:
-    often = f" every {group['sync_every']} steps" if group["sync_every"] > 1 else ""
+    often = f" every {counted(group['sync_every'], 'step')}" if group["sync_every"] > 1 else ""
     compression = "" if group["compression"] == "none" else f", compression {group['compression']}"
     members = ", ".join(group["members"])
     yield f"one model of {group['job']}: {members} combine their gradients{often} ({group['mode']}{compression})"

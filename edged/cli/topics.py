@@ -13,6 +13,7 @@ from edged import topology_file
 from edged.cli.arguments import add_topology
 from edged.cli.problems import show
 from edged.cli.prompt_log import prompt_log
+from edged.domain.counted import counted
 from edged.domain.topology import Topology, existing, kafka_commands
 from edged.domain.topology.existing import Harm
 from edged.domain.topology.topics import groups, nodes, rights_of, topics
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         for harm in harms:
             command = kafka_commands.alter(topology.kafka.bootstrap, harm.topic, {harm.setting: harm.wanted})
             print(f"warning: {harm.topic} has {harm.setting} {harm.value}: {harm.effect}\n  {command}", file=sys.stderr)
-        print(f"{len(topics(topology))} topics are there")
+        print(f"{counted(len(topics(topology)), 'topic')} are there")
         return 0
     print("\n".join(commands(topology)))
     sys.stdout.flush()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edged.domain.counted import counted
 from edged.errors import FormatError
 
 Array = npt.NDArray[Any]
@@ -80,7 +81,9 @@ def require(tensors: Mapping[str, Array], name: str, dtype: str, ndim: int = 1) 
     if array is None:
         raise FormatError(f"tensor {name!r} is missing")
     if array.dtype != np.dtype(dtype) or array.ndim != ndim:
-        raise FormatError(f"tensor {name!r} is {array.dtype} with {array.ndim} axes, not {dtype} with {ndim}")
+        raise FormatError(
+            f"tensor {name!r} is {array.dtype} with {counted(array.ndim, 'axis')}, not {dtype} with {ndim}"
+        )
     return array
 
 

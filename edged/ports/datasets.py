@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edged.domain.counted import counted
 from edged.domain.text import shown
 from edged.domain.topology import Dtype
 
@@ -40,37 +41,37 @@ class Item:
     payload: bytes
 
 
-REASONS: Mapping[str, str] = {
-    "hidden": "hidden",
-    "junk": "made by an operating system or a tool, not by you",
-    "link": "links: --follow-links takes those that lead below the data set's folder",
-    "broken_link": "links that lead nowhere: git annex get, dvc pull or the like brings their files",
-    "link_outside": "links that lead out of the data set's folder",
-    "link_again": "links to folders that are listed already",
-    "special_file": "devices, pipes or sockets, which are never opened",
-    "unreadable": "cannot be read",
-    "empty": "empty",
-    "pointer": "pointers to files that are elsewhere: git lfs pull or git annex get brings them",
-    "other_image": "images in formats that are not read: make them JPEG or PNG",
-    "not_an_image": "no images",
-    "beside_splits": "beside the folders of the splits",
-    "no_class": "in no class's folder",
-    "unlabelled_split": "of a test split without the training split's labels",
-    "truncated": "images that end early or are damaged",
-    "too_many_pixels": "images with too many pixels",
-    "too_large": "too large for a message",
-    "wrong_length": "not of the stream's shape",
-    "bad_label": "labels that cannot be stored",
-    "not_finite": "numbers that are too large or not finite",
-    "not_a_number": "rows with a field that is no number",
-    "num_fields": "rows with another number of fields than there are columns",
-    "no_label": "rows without a label",
-    "bad_quotes": "rows whose quotes are not closed",
-    "nul_bytes": "rows with NUL bytes, as a power cut leaves them",
-    "too_long": "lines too long for a row",
-    "above_header": "above the line that names the columns",
+REASONS: Mapping[str, tuple[str, str]] = {
+    "hidden": ("hidden file", ""),
+    "junk": ("file", " made by an operating system or a tool, not by you"),
+    "link": ("link", " not followed: --follow-links takes those that lead below the data set's folder"),
+    "broken_link": ("broken link", ": git annex get, dvc pull or the like brings the content"),
+    "link_outside": ("link", " out of the data set's folder"),
+    "link_again": ("link", " to what is listed already"),
+    "special_file": ("special file", ", a device, pipe or socket: never opened"),
+    "unreadable": ("file", " that cannot be read"),
+    "empty": ("empty file", ""),
+    "pointer": ("pointer", " to what is elsewhere: git lfs pull or git annex get brings the content"),
+    "other_image": ("image", " in a format that is not read: convert to JPEG or PNG"),
+    "not_an_image": ("file", " without an image"),
+    "beside_splits": ("image", " beside the folders of the splits"),
+    "no_class": ("image", " in no class's folder"),
+    "unlabelled_split": ("image", " of a test split without the training split's labels"),
+    "truncated": ("image", " cut short or damaged"),
+    "too_many_pixels": ("image", " with too many pixels"),
+    "too_large": ("sample", " too large for a message"),
+    "wrong_length": ("sample", " not of the stream's shape"),
+    "bad_label": ("sample", " with a label that cannot be stored"),
+    "not_finite": ("row", " with a number too large or not finite"),
+    "not_a_number": ("row", " with a field that is no number"),
+    "num_fields": ("row", " with another number of fields than there are columns"),
+    "no_label": ("row", " without a label"),
+    "bad_quotes": ("row", " with a quote that is not closed"),
+    "nul_bytes": ("row", " with NUL bytes, as a power cut leaves them"),
+    "too_long": ("line", " too long for a row"),
+    "above_header": ("line", " above the one that names the columns"),
 }
-"""Why files or rows are left out: stable words, and what they mean."""
+"""Why files or rows are left out: stable words, and for a message what is counted and what is the matter with it."""
 
 _MAX_NAMED = 5
 
@@ -85,7 +86,8 @@ class LeftOut:
 
     def __str__(self) -> str:
         more = ", …" if self.count > len(self.first) else ""
-        return f"{self.count:,} {REASONS.get(self.reason, self.reason)} ({', '.join(self.first)}{more})"
+        noun, matter = REASONS.get(self.reason, ("item", f": {self.reason}"))
+        return f"{counted(self.count, noun)}{matter} ({', '.join(self.first)}{more})"
 
 
 class Omissions:

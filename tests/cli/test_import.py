@@ -86,10 +86,10 @@ def test_every_file_is_taken_or_left_out_with_its_reason(bring, tmp_path):
 file://{tmp_path}/archive is an archive now
 fruit/_train.photos: 12 samples imported
 fruit/_test.photos: 6 samples imported
-left out: 1 made by an operating system or a tool, not by you (train/Thumbs.db)
-left out: 1 empty (train/ripe/empty.jpg)
-left out: 1 no images (README.roboflow.txt)
-left out: 1 images that end early or are damaged (train/ripe/torn.jpg)
+left out: 1 file made by an operating system or a tool, not by you (train/Thumbs.db)
+left out: 1 empty file (train/ripe/empty.jpg)
+left out: 1 file without an image (README.roboflow.txt)
+left out: 1 image cut short or damaged (train/ripe/torn.jpg)
 photos has 13 of split train, 6 of split val; 4 left out
 """,
         "",
@@ -144,7 +144,7 @@ def test_links_are_named_and_followed_on_request(bring, tmp_path):
         (snapshot / label / "1.jpg").symlink_to(os.path.relpath(blob, snapshot / label))
     code, _, err = bring(snapshot, "--name", "fruit")
     assert code == 64
-    assert "left out: 2 links: --follow-links takes those that lead below" in err
+    assert "left out: 2 links not followed: --follow-links takes those that lead below" in err
     assert not (tmp_path / "archive").exists()
     code, out, _ = bring(snapshot, "--name", "fruit", "--follow-links", "--test-fraction", "0")
     assert (code, out.splitlines()[1:]) == (0, ["fruit/_train.fruit: 2 samples imported"])
@@ -165,7 +165,7 @@ def test_nothing_that_can_be_imported_is_an_error_that_says_why(bring, tmp_path)
     code, _, err = bring(tmp_path / "photos")
     assert code == 64
     assert err == (
-        "edged archive: photos: there is no sample to import\n  left out: 1 images with too many pixels (ripe/1.png)\n"
+        "edged archive: photos: there is no sample to import\n  left out: 1 image with too many pixels (ripe/1.png)\n"
     )
     assert bring(tmp_path / "photos", stream="wear")[0] == 64
 

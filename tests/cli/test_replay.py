@@ -104,7 +104,7 @@ def test_by_epoch_the_report_has_contributions_and_proofs(world):
         "  pi-b: 2 of 2 steps, 7 samples, loss 0.5000, accuracy 0.429, 0 missed",
         "  tested by 2: 20 samples, loss 0.7500, accuracy 0.500",
     ]
-    assert "  pi-b: 0 of 1 steps, 0 samples, 1 missed" in lines
+    assert "  pi-b: 0 of 1 step, 0 samples, 1 missed" in lines
     assert lines[-2:] == [f"the log leads to step 3, weights {digest}", "all 2 hashes are proven"]
     assert "  step " not in out
 

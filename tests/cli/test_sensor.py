@@ -169,7 +169,7 @@ def test_a_signal_ends_it_also_while_kafka_is_away(sensor, log, monkeypatch, cap
 
     log.on_append = vanish
     assert sensor("--node", "cam-raw", "--from", "fashion-mnist-small") == 69
-    assert "0 samples are acknowledged" in capsys.readouterr().err
+    assert "0 samples acknowledged" in capsys.readouterr().err
 
 
 def test_a_broker_that_is_not_there_at_the_start_is_not_waited_for_for_ever(sensor, log, monkeypatch, capsys):

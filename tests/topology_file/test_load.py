@@ -288,7 +288,7 @@ def test_a_dangling_reference_is_reported_at_its_value(problems):
         ("- flatten", "- max_pool2d: 9\n    - flatten", "22:7: training.model[0]: max_pool2d: a window of 9×9 does not fit into 8×8"),
         ("- flatten", "- dropout: 1\n    - flatten", "22:16: training.model[0].dropout: expected a number from 0 and below 1, not 1"),
         ("- flatten", "- global_avg_pool: 2\n    - flatten", "22:24: training.model[0].global_avg_pool: takes no settings (write the word alone)"),
-        ("- flatten", "- group_norm: 2\n    - flatten", "22:7: training.model[0]: group_norm: 1 channels cannot be divided into 2 groups"),
+        ("- flatten", "- group_norm: 2\n    - flatten", "22:7: training.model[0]: group_norm: 1 channel cannot be divided into 2 groups"),
         ("- flatten", "- conv1d: {filters: 2, kernel: 3}\n    - flatten", "22:7: training.model[0]: conv1d takes [length, channels], not 8×8×1"),
         ("    - dense: 3\n", "    - dense: 3\n  optimizer: {sgd: {nesterov: yes}}\n", "24:31: training.optimizer.sgd.nesterov: expected true or false"),
         ("    - dense: 3\n", "    - dense: 3\n  schedule: step\n", "24:13: training.schedule: step needs its settings (such as {step: …})"),

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from edged.adapters.datasets import csv_text
 from edged.adapters.datasets.csv_text import AmbiguousNumber, Numbers
 from edged.adapters.datasets.layout import ALL
+from edged.domain.counted import counted
 from edged.domain.text import normal_form, shown
 from edged.domain.topology import Dtype
 from edged.errors import FormatError, StorageError
@@ -224,7 +225,7 @@ class _Reader:
         if count > max(num_rows, 1) and self._columns[at]:
             name = shown(self._columns[at])
             why += f'\n  "{name}" holds no numbers: call the column "{LABEL}" if it holds labels, else take it out'
-        raise FormatError(f"{self._path}: {num_rows:,} rows{why}")
+        raise FormatError(f"{self._path}: {counted(num_rows, 'row')}{why}")
 
 
 def _line(number: int) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edged.domain.counted import counted
 from edged.domain.topology import Dtype
 from edged.errors import FormatError, StorageError
 from edged.files import open_regular
@@ -75,7 +76,9 @@ def _shape(header: bytes, path: Path, ndim: int) -> tuple[int, ...]:
     magic, *shape = struct.unpack(f">{ndim + 1}I", header)
     wanted = _UNSIGNED_BYTE << 8 | ndim
     if magic != wanted:
-        raise FormatError(f"{path}: magic number {magic:#010x}, not {wanted:#010x} (unsigned bytes, {ndim} axes)")
+        raise FormatError(
+            f"{path}: magic number {magic:#010x}, not {wanted:#010x} (unsigned bytes, {counted(ndim, 'axis')})"
+        )
     if math.prod(shape) > _MAX_BYTES:
         raise FormatError(f"{path}: claims {math.prod(shape)} bytes; at most {_MAX_BYTES}")
     if 0 in shape[1:]:
@@ -148,9 +151,13 @@ class IdxDataset:
         labels = read(self._path(labels_name(split)), ndim=1)
         images = read(self._path(images_name(split)), ndim=3)
         if len(images) != len(labels):
-            raise FormatError(f"{self.folder}: {len(images)} images but {len(labels)} labels in {split}")
+            raise FormatError(
+                f"{self.folder}: {counted(len(images), 'image')} but {counted(len(labels), 'label')} in {split}"
+            )
         if len(labels) and labels.max() >= len(self.labels):
-            raise FormatError(f"{self.folder}: label {labels.max()} in {split}; there are {len(self.labels)} labels")
+            raise FormatError(
+                f"{self.folder}: label {labels.max()} in {split}; there are {counted(len(self.labels), 'label')}"
+            )
         return images, labels
 
     def _path(self, name: str) -> Path:

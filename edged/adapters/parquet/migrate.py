@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from edged.adapters.parquet import file as parquet_file
 from edged.adapters.parquet.folder import ArchiveFolder, File, translated
+from edged.domain.counted import counted
 from edged.domain.place import Place
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.sample import Sample
@@ -92,7 +93,7 @@ def _packs(parquet: pq.ParquetFile, texts: Mapping[str, str]) -> Iterator[tuple[
             samples = tuple(_samples(parquet.read_row_group(row_group, columns=_SAMPLE_COLUMNS, use_threads=False)))
             row_group += 1
         if len(samples) != rows:
-            raise FormatError(f"block {offset} has {len(samples)} samples, not {rows}")
+            raise FormatError(f"block {offset} has {counted(len(samples), 'sample')}, not {rows}")
         yield offset, Pack(texts["edged.stream"], samples, _places(cursors))
 
 

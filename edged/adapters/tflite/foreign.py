@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tflite
 
+from edged.domain.counted import counted
 from edged.domain.nn.spec import Shape
 from edged.errors import FormatError
 
@@ -39,7 +40,8 @@ def _read(content: bytes) -> tuple[Shape, Shape]:
     if max(num_tables) > _MAX_TABLES:
         raise FormatError("more parts than any model has")
     if (graph.InputsLength(), graph.OutputsLength()) != (1, 1):
-        raise FormatError(f"it has {graph.InputsLength()} inputs and {graph.OutputsLength()} outputs, not one of each")
+        inputs, outputs = counted(graph.InputsLength(), "input"), counted(graph.OutputsLength(), "output")
+        raise FormatError(f"it has {inputs} and {outputs}, not one of each")
     if any(model.Buffers(index).Offset() > 1 for index in range(model.BuffersLength())):
         raise FormatError("its weights are outside the model's table, as in files larger than 2 GiB")
     return (

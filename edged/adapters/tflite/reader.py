@@ -18,6 +18,7 @@ import tflite
 
 from edged.adapters.tflite.lowering import from_layout, to_layout
 from edged.adapters.tflite.writer import LABELS, LAYERS
+from edged.domain.counted import counted
 from edged.domain.nn.params import Params, weight_name
 from edged.domain.nn.spec import DESCRIBED, Conv1d, Conv2d, DepthwiseConv2d, LayerSpec, Shape, ShapeError, shapes
 from edged.errors import FormatError
@@ -77,7 +78,7 @@ class _Reader:
             raise FormatError("not a .tflite file")
         self._model = tflite.Model.GetRootAs(content, 0)
         if self._model.SubgraphsLength() != 1:
-            raise FormatError(f"{self._model.SubgraphsLength()} subgraphs, not 1")
+            raise FormatError(f"{counted(self._model.SubgraphsLength(), 'subgraph')}, not 1")
         self._graph = self._model.Subgraphs(0)
 
     def read(self) -> ReadModel:
@@ -107,7 +108,7 @@ class _Reader:
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise FormatError("labels that are no list of texts")
         if output_shape != (len(labels),):
-            raise FormatError(f"outputs of shape {output_shape} for {len(labels)} labels")
+            raise FormatError(f"outputs of shape {output_shape} for {counted(len(labels), 'label')}")
         return tuple(labels)
 
     def _weight(self, tensor: Any, layer: LayerSpec, weight: str, shape: Shape) -> npt.NDArray[np.float32]:

@@ -15,6 +15,7 @@ import tflite
 from edged.adapters.tflite.file import encode
 from edged.adapters.tflite.int8 import quantise
 from edged.adapters.tflite.lowering import SAMPLES, lower, steps
+from edged.domain.counted import counted
 from edged.domain.nn.params import Params, parameter_shapes
 from edged.domain.nn.ranges import Range, output_ranges
 from edged.domain.nn.spec import Dropout, LayerSpec, settings, shapes
@@ -53,7 +54,7 @@ def to_tflite(
     if {name: value.shape for name, value in params.items()} != parameter_shapes(sample_shape, layers):
         raise ValueError("the weights are not those of the layers")
     if labels is not None and output_shape != (len(labels),):
-        raise ValueError(f"the model's outputs have shape {output_shape} for {len(labels)} labels")
+        raise ValueError(f"the model's outputs have shape {output_shape} for {counted(len(labels), 'label')}")
     graph = lower(sample_shape, layers, params)
     if calibration is not None:
         graph = quantise(graph, _ranges(sample_shape, layers, params, calibration))

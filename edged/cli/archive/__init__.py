@@ -17,6 +17,7 @@ from edged.cli.archive import migrate as archive_migrate
 from edged.cli.archive import quarantine as archive_quarantine
 from edged.cli.arguments import add_topology
 from edged.domain.archive.snapshot import QUARANTINE_SOURCE
+from edged.domain.counted import counted
 from edged.domain.samples.border import Border
 from edged.domain.topology import Stream, Topology
 from edged.errors import ArchiveUnavailable, FormatError, StorageError
@@ -129,7 +130,7 @@ def _verify(topology: Topology, args: argparse.Namespace) -> int:
         archive_quarantine.print_quarantine(quarantined)
         for finding in findings:
             print(f"{finding.kind}: {finding.path}: {finding.detail}")
-        print(_counted(len(findings)) if findings else "all is well")
+        print(counted(len(findings), "finding") if findings else "all is well")
     return _FINDINGS if findings else 0
 
 
@@ -183,7 +184,3 @@ def _store(topology: Topology) -> "ParquetStore":
     from edged.adapters.parquet.store import ParquetStore  # noqa: PLC0415
 
     return ParquetStore(topology.archive[0].url)
-
-
-def _counted(findings: int) -> str:
-    return "1 finding" if findings == 1 else f"{findings} findings"

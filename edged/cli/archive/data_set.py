@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from edged.cli.arguments import add_data_set_options, fraction, whole_number
+from edged.domain.counted import counted
 from edged.domain.topology import Stream
 from edged.errors import FormatError
 
@@ -80,9 +81,9 @@ def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", ar
 
 def _print_source(place: str, imported: "Imported") -> None:
     if imported.new:
-        print(f"{place}: {imported.new:,} samples imported")
+        print(f"{place}: {counted(imported.new, 'sample')} imported")
     else:
-        print(f"{place}: complete with {imported.samples:,} samples")
+        print(f"{place}: complete with {counted(imported.samples, 'sample')}")
 
 
 def _print_left_out(dataset: "Dataset", left_out: "Sequence[LeftOut]") -> None:

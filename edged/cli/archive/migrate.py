@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 
 from edged.cli.prompt_log import prompt_log
+from edged.domain.counted import counted
 from edged.domain.samples import pack as packs
 from edged.domain.topology import Topology
 from edged.errors import AnotherVersion, FormatError
@@ -35,7 +36,7 @@ def run(topology: Topology) -> int:
         if waiting:
             return os.EX_CONFIG
     for each in migrate(url):
-        print(f"{each.stream}/{each.source}: {each.files} files written again")
+        print(f"{each.stream}/{each.source}: {counted(each.files, 'file')} written again")
     print(f"{url} has the present format")
     return 0
 

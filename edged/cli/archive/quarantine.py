@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edged.domain.archive import quarantine
 from edged.domain.archive.quarantine import Action, QuarantineRecord
+from edged.domain.counted import counted
 from edged.domain.samples import address as addresses
 from edged.domain.samples.address import ArchivedAddress
 from edged.domain.topology import Topology
@@ -44,7 +45,7 @@ def change(topology: Topology, store: "ArchiveStore", action: Action, texts: lis
     by = f"{getpass.getuser()}@{socket.gethostname()}"
     edges = [edge.name for edge in topology.edges]
     for each in list(records.apply(store, action, wanted, by=by, when_ms=int(time.time() * 1000), edges=edges)):
-        done = f"{_counted(each.num_samples)} {_DONE[action]} from the next epoch on"
+        done = f"{counted(each.num_samples, 'sample')} {_DONE[action]} from the next epoch on"
         if not each.is_archived:
             done = f"not archived yet; the archive node {_AWAITED[action]}, within a minute if it waits there now"
         print(f"{each.address}: {done if each.is_new else _ALREADY[action]}")
@@ -59,10 +60,10 @@ def in_effect(store: "ArchiveStore", streams: list[str]) -> list[dict[str, Any]]
 def print_quarantine(entries: list[dict[str, Any]]) -> None:
     """One line for each address, up to _MAX_SHOWN."""
     for entry in entries[:_MAX_SHOWN]:
-        what = _counted(entry["samples"]) if entry["archived"] else "not archived yet"
+        what = counted(entry["samples"], "sample") if entry["archived"] else "not archived yet"
         print(f"in quarantine: {entry['address']} ({what}), by {entry['by']}, {entry['since']}")
     if len(entries) > _MAX_SHOWN:
-        print(f"in quarantine: {len(entries) - _MAX_SHOWN} more addresses, see --json")
+        print(f"in quarantine: {counted(len(entries) - _MAX_SHOWN, 'more address')}, see --json")
 
 
 def _of_stream(store: "ArchiveStore", stream: str) -> list[dict[str, Any]]:
@@ -90,7 +91,3 @@ def _entry(
     return {
         "address": str(address), "samples": num_samples, "archived": is_archived, "by": record.by, "since": since,
     }  # fmt: skip
-
-
-def _counted(num_samples: int) -> str:
-    return "1 sample" if num_samples == 1 else f"{num_samples:,} samples"

@@ -1,6 +1,7 @@
 """The demo's report about a group of edges: rows of its table, and sentences."""
 
 from edged.cli.demo.group import Contribution, Group
+from edged.domain.counted import counted
 
 _SHOWN = 16
 """Hexadecimal digits of a hash in the text."""
@@ -20,8 +21,8 @@ def sentences(group: Group) -> list[str]:
 
 
 def _contribution(each: Contribution) -> str:
-    missed = f", {each.missed:,} step{'' if each.missed == 1 else 's'} missed" if each.missed else ""
-    return f"{each.samples:,} samples ({each.share:.0%}), {each.bytes_per_step / 1024:,.1f} KiB a step{missed}"
+    missed = f", {counted(each.missed, 'step')} missed" if each.missed else ""
+    return f"{counted(each.samples, 'sample')} ({each.share:.0%}), {each.bytes_per_step / 1024:,.1f} KiB a step{missed}"
 
 
 def _outage(group: Group) -> list[str]:
@@ -32,8 +33,8 @@ def _outage(group: Group) -> list[str]:
     over = "" if group.took_part_again else ", but all was over before it took part again"
     text = (
         f"{outage.edge} was killed in epoch {outage.epoch + 1}, in step {outage.step}, {back}"
-        f" {outage.away_s:.1f} s later, after {outage.caught_up:,} steps that it caught up on from the log{over};"
-        f" the others went on, {group.edges[outage.edge].missed:,} steps without it."
+        f" {outage.away_s:.1f} s later, after {counted(outage.caught_up, 'step')} caught up on from the log{over};"
+        f" the others went on, {counted(group.edges[outage.edge].missed, 'step')} without it."
     )
     return [text]
 
@@ -41,11 +42,12 @@ def _outage(group: Group) -> list[str]:
 def _weights(group: Group) -> str:
     if group.is_identical:
         return (
-            f"The {len(group.edges)} edges all ended with the same weights, bit for bit: {group.weights[:_SHOWN]}."
-            f" Their log, folded again, leads to them; {group.proofs} hashes are proven."
+            f"The {counted(len(group.edges), 'edge')} all ended with the same weights, bit for bit:"
+            f" {group.weights[:_SHOWN]}. Their log, folded again, leads to them, and proves"
+            f" {counted(group.proofs, 'hash')}."
         )
     ends = ", ".join(f"{edge} {each.weights[:_SHOWN]}" for edge, each in group.edges.items())
     return (
         f"The edges did NOT end with the same weights: {ends}; the log leads to {group.weights[:_SHOWN]},"
-        f" and {group.proofs_failed} of {group.proofs} hashes differ."
+        f" and {group.proofs_failed} of {counted(group.proofs, 'hash')} differ."
     )

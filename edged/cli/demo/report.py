@@ -10,6 +10,7 @@ import numpy as np
 
 from edged.cli.demo import group_report
 from edged.cli.demo.group import Group
+from edged.domain.counted import counted
 
 _DECIMALS = {"test_accuracy": 4, "live_accuracy": 4, "data_wait_fraction": 4, "blocked_fraction": 4, "share": 4}
 """Of the figures in JSON; all others have one."""
@@ -97,7 +98,7 @@ def _training(summary: Summary) -> Rows:
     accuracy = "no test images" if summary.test_accuracy is None else f"{summary.test_accuracy:.1%}"
     return [
         ("test accuracy", accuracy),
-        ("trained samples", f"{summary.trained_samples:,} in {_count(summary.epochs, 'epoch')}{together}"),
+        ("trained samples", f"{summary.trained_samples:,} in {counted(summary.epochs, 'epoch')}{together}"),
         ("training speed", f"{summary.samples_per_s:,.0f} samples/s{together}"),
         ("waited for data", f"{summary.data_wait_fraction:.1%} of the time"),
         ("lanes blocked", _blocked(summary.blocked_fraction)),
@@ -141,17 +142,17 @@ def _tiers(summary: Summary) -> list[str]:
 def _published(summary: Summary) -> str:
     if not summary.published:
         return "nothing"
-    waiting = _count(summary.predicted, "prediction") + (" waits" if summary.predicted == 1 else " wait")
-    return f"{_count(summary.published, 'fresh image')}; {waiting} for them in Kafka"
+    waiting = counted(summary.predicted, "prediction") + (" waits" if summary.predicted == 1 else " wait")
+    return f"{counted(summary.published, 'fresh image')}; {waiting} for them in Kafka"
 
 
 def _edges(summary: Summary) -> str:
-    return "edge" if summary.edges == 1 else f"{summary.edges} edges"
+    return "edge" if summary.edges == 1 else counted(summary.edges, "edge")
 
 
 def _trained(summary: Summary) -> str:
     one_model = "one model on " if summary.edges > 1 else "on "
-    trained = one_model + _count(summary.trained_samples, "sample")
+    trained = one_model + counted(summary.trained_samples, "sample")
     if summary.test_accuracy is None:
         return trained
     return f"{trained} to {summary.test_accuracy:.1%} test accuracy"
@@ -166,7 +167,7 @@ def _predicted(summary: Summary) -> str:
 
 def _streamed(summary: Summary) -> str:
     shared_out = f", shared out among the {_edges(summary)}" if summary.edges > 1 else ""
-    return f"{_count(summary.import_samples, 'image')} in {_count(summary.epochs, 'epoch')}{shared_out}"
+    return f"{counted(summary.import_samples, 'image')} in {counted(summary.epochs, 'epoch')}{shared_out}"
 
 
 def _kept(summary: Summary) -> str:
@@ -177,10 +178,6 @@ def _kept(summary: Summary) -> str:
 
 def _sentence(text: str, columns: int) -> str:
     return textwrap.fill(text, columns, break_long_words=False, break_on_hyphens=False)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 def _twice(count: int) -> str:

@@ -14,6 +14,7 @@ from edged.cli.demo.display import Display
 from edged.cli.demo.images import DemoImages
 from edged.cli.demo.processes import Child, ChildDied
 from edged.domain.archive.snapshot import TRAIN_SOURCE
+from edged.domain.counted import counted
 from edged.domain.topology import Topology
 from edged.ports import LeftOut
 from edged.settings import Folders
@@ -94,7 +95,7 @@ class Site:
 
     async def import_images(self) -> None:
         """Load training and test images straight into the archive, but for those that will come live."""
-        self.display.write(f"{self.images.num_training:,} training images are imported into the archive.")
+        self.display.write(f"{counted(self.images.num_training, 'training image')} are imported into the archive.")
         child = await self._start("import", "archive", "import", self._file, *self.images.import_arguments())
         if await child.ended() != 0:
             raise _died(child)

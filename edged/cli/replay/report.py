@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from edged.domain.counted import counted
 from edged.domain.group.records import Contribution
 from edged.domain.group.replay import (
     EpochAbandoned,
@@ -131,7 +132,9 @@ class Report:
             self._write(f"not counted: {times} × {_reason_text(edge, reason)}")
         self._write(f"the log leads to step {step}, weights {weights[:_SHOWN]}")
         differing = sum(not proof.holds for proof in self._proofs)
-        self._write(f"{differing} of {len(self._proofs)} proofs failed" if differing else _all_proven(self._proofs))
+        self._write(
+            f"{differing} of {counted(len(self._proofs), 'proof')} failed" if differing else _all_proven(self._proofs)
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The whole report; steps only if they were asked for."""
@@ -155,7 +158,9 @@ class Report:
         self._epochs.append(_Epoch(begun.epoch, begun))
         shares = ", ".join(f"{edge} {share:.0%}" for edge, share in begun.shares.items())
         quarantine = f"; quarantine up to {begun.quarantine_end}" if begun.quarantine_end else ""
-        self._write(f"epoch {begun.epoch}: {begun.num_steps} steps from step {begun.step} on; {shares}{quarantine}")
+        self._write(
+            f"epoch {begun.epoch}: {counted(begun.num_steps, 'step')} from step {begun.step} on; {shares}{quarantine}"
+        )
 
     def _step(self, step: StepApplied) -> None:
         if not self._epochs:
@@ -180,11 +185,12 @@ class Report:
             }
         for edge in sorted(epoch.edges):
             sums = epoch.edges[edge].as_json()
-            self._write(
-                f"  {edge}: {sums['steps']} of {epoch.steps} steps, {_result_text(sums)}, {sums['missed']} missed"
-            )
+            of_steps = f"{sums['steps']} of {counted(epoch.steps, 'step')}"
+            self._write(f"  {edge}: {of_steps}, {_result_text(sums)}, {sums['missed']} missed")
         if epoch.steps_left:
-            self._write(f"  abandoned with {epoch.steps_left} steps left: none of its members sent anything any more")
+            self._write(
+                f"  abandoned with {counted(epoch.steps_left, 'step')} left: none of its members sent anything any more"
+            )
         if epoch.tested:
             self._write(f"  tested by {epoch.tested['edges']}: {_result_text(epoch.tested)}")
 
@@ -227,7 +233,7 @@ def _rollback_text(event: RolledBack) -> str:
 def _result_text(sums: dict[str, Any]) -> str:
     if not sums["samples"]:
         return "0 samples"
-    return f"{sums['samples']:,} samples, loss {sums['loss']:.4f}, accuracy {sums['accuracy']:.3f}"
+    return f"{counted(sums['samples'], 'sample')}, loss {sums['loss']:.4f}, accuracy {sums['accuracy']:.3f}"
 
 
 def _proof_text(proof: Proof) -> str:
@@ -245,7 +251,7 @@ def _proof_text(proof: Proof) -> str:
 def _all_proven(proofs: list[Proof]) -> str:
     if not proofs:
         return "no claim about the weights was found"
-    return f"all {len(proofs)} hashes are proven" if len(proofs) > 1 else "the one hash is proven"
+    return f"all {counted(len(proofs), 'hash')} are proven" if len(proofs) > 1 else "the one hash is proven"
 
 
 def _reason_text(edge: str, reason: str) -> str:

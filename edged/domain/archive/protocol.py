@@ -18,6 +18,7 @@ import numpy.typing as npt
 from edged.domain import format_version, tensors
 from edged.domain.archive.snapshot import BlockRef, Ids, Snapshot
 from edged.domain.archive.source_log import Origin
+from edged.domain.counted import counted
 from edged.domain.place import is_name
 from edged.domain.samples.pack import CODECS, MAX_SAMPLES
 from edged.domain.tensors import offset_map, text_list, value_map
@@ -130,7 +131,7 @@ def decode_request(blob: bytes) -> Request:
     if (offset < 0).any() or (num_rows < 1).any() or num_rows.sum(dtype=np.int64) != len(rows):
         raise FormatError("rows of the request do not add up")
     if len(rows) > MAX_SAMPLES_PER_REQUEST:
-        raise FormatError(f"{len(rows)} samples in one request; at most {MAX_SAMPLES_PER_REQUEST}")
+        raise FormatError(f"{counted(len(rows), 'sample')} in one request; at most {MAX_SAMPLES_PER_REQUEST}")
     refs = tuple(BlockRef(sources[s], o) for s, o in zip(source.tolist(), offset.tolist(), strict=True))
     ends = np.cumsum(num_rows, dtype=np.int64)
     _check_ascending(rows, ends - num_rows)

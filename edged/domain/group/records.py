@@ -18,6 +18,7 @@ import numpy as np
 
 from edged.domain import format_version, tensors
 from edged.domain.archive.snapshot import OVERLAY_SOURCES, TEST_SOURCE, TRAIN_SOURCE
+from edged.domain.counted import counted
 from edged.domain.named_fields import from_named, to_named
 from edged.domain.topology import MAX_MEMBERS, NAME_PATTERN
 from edged.errors import FormatError
@@ -347,7 +348,7 @@ def _check_length(blob: bytes) -> None:
 
 def _check_hex(value: Any, length: int) -> None:
     if not (isinstance(value, str) and len(value) == length and _HEX.fullmatch(value)):
-        raise FormatError(f"not {length} hexadecimal digits")
+        raise FormatError(f"not {counted(length, 'hexadecimal digit')}")
 
 
 def _check_size(name: str, value: Any, below: int, *, minimum: int = 0) -> None:

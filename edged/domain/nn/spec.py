@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from edged.domain.counted import counted
 from edged.domain.named_fields import to_named
 
 Activation = Literal["none", "relu", "relu6", "tanh"]
@@ -199,7 +200,7 @@ class GroupNorm(_SameShape):
 
     def output_shape(self, shape: Shape) -> Shape:
         if shape[-1] % self.groups:
-            raise ShapeError(f"group_norm: {shape[-1]} channels cannot be divided into {self.groups} groups")
+            raise ShapeError(f"group_norm: {counted(shape[-1], 'channel')} cannot be divided into {self.groups} groups")
         return shape
 
     def weights(self, shape: Shape) -> dict[str, Shape]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edged.domain.counted import counted
 from edged.domain.samples.pack import MAX_BYTES
 from edged.domain.text import normal_form, shown
 from edged.domain.topology import Codec, Stream
@@ -49,7 +50,7 @@ def check_payload(value: bytes, stream: Stream, codec: str) -> None:
     if codec == "raw":
         _check_raw(value, stream)
     if len(value) > MAX_BYTES:
-        raise RejectedRecord("too_large", f"{len(value)} bytes; at most {MAX_BYTES}")
+        raise RejectedRecord("too_large", f"{counted(len(value), 'byte')}; at most {MAX_BYTES}")
     if codec != "raw" and not value.startswith(MAGIC[codec]):
         raise RejectedRecord("not_an_image", f"does not begin as {codec} does")
 
@@ -136,7 +137,7 @@ def _label(key: bytes | None, stream: Stream) -> str | None:
     if key is None:
         return None
     if len(key) > MAX_KEY_BYTES:
-        raise RejectedRecord("key_too_long", f"{len(key)} bytes; at most {MAX_KEY_BYTES}")
+        raise RejectedRecord("key_too_long", f"{counted(len(key), 'byte')}; at most {MAX_KEY_BYTES}")
     try:
         label = normal_form(key.decode())
     except UnicodeDecodeError as error:
@@ -153,4 +154,4 @@ def _check_raw(value: bytes, stream: Stream) -> None:
 
 def _check_length(payload: bytes, stream: Stream) -> None:
     if len(payload) != raw_bytes(stream):
-        raise RejectedRecord("wrong_length", f"{len(payload)} bytes; a sample has {raw_bytes(stream)}")
+        raise RejectedRecord("wrong_length", f"{counted(len(payload), 'byte')}; a sample has {raw_bytes(stream)}")

@@ -13,6 +13,7 @@ import numpy as np
 
 from edged.domain import format_version, tensors
 from edged.domain import place as places
+from edged.domain.counted import counted
 from edged.domain.place import Place
 from edged.domain.samples.sample import Sample
 from edged.domain.samples.times import UNKNOWN_MS
@@ -101,7 +102,7 @@ def decode(blob: bytes) -> Pack:
     ends = tensors.require(arrays, "end", "int64")
     n = len(ends)
     if n > MAX_SAMPLES:
-        raise FormatError(f"{n} samples in one pack; at most {MAX_SAMPLES}")
+        raise FormatError(f"{counted(n, 'sample')} in one pack; at most {MAX_SAMPLES}")
     payload = tensors.require(arrays, "payload", "uint8")
     bounds = np.concatenate([np.zeros(1, np.int64), ends])
     if bounds[-1] != len(payload) or (bounds[1:] < bounds[:-1]).any():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from edged.domain.counted import counted
 from edged.domain.nn.spec import ShapeError
 from edged.domain.topology import MIB, Edge, Stream, Topology, Training
 from edged.domain.validation.finding import Finding
@@ -39,7 +40,7 @@ def _prefetch(at: str, edge: Edge, stream: Stream | None, named_at: str) -> Iter
 def _cache(at: str, edge: Edge, num_jobs: int) -> Iterator[Finding]:
     held, needed = edge.cache.memory + edge.cache.disk, edge.prefetch // 2 * max(num_jobs, 1)
     if 0 < held < needed:
-        each = f" for each of {num_jobs} jobs" if num_jobs > 1 else ""
+        each = f" for each of {counted(num_jobs, 'job')}" if num_jobs > 1 else ""
         yield Finding(
             f"{at}.cache",
             f"memory and disk together hold {mebibytes(held)}, less than one window of an epoch, half of"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from edged.domain.counted import counted
 from edged.domain.suggest import did_you_mean
 from edged.domain.topology import MAX_MEMBERS, Exchange, Topology, Training
 from edged.domain.training.schedule import batch_factor
@@ -29,7 +30,8 @@ def warnings(topology: Topology) -> Iterator[Finding]:
         if job.exchange.mode != "none" and job.global_batch < len(topology.edges):
             yield Finding(
                 f"{at}.global_batch",
-                f"{len(topology.edges)} edges share a batch of {job.global_batch}: in each step some have no sample",
+                f"{counted(len(topology.edges), 'edge')} share a batch of {job.global_batch}: in each step some have no"
+                " sample",
                 "make it larger",
             )
 
@@ -87,7 +89,7 @@ def _members(at: str, topology: Topology) -> Iterator[Finding]:
     if len(topology.edges) > MAX_MEMBERS:
         yield Finding(
             f"{at}.exchange.mode",
-            f"{len(topology.edges)} edges; at most {MAX_MEMBERS} train one model together",
+            f"{counted(len(topology.edges), 'edge')}; at most {MAX_MEMBERS} train one model together",
             "set mode: none, or describe them as several sites",
             ("edges",),
         )

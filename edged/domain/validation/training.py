@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from edged.domain.counted import counted
 from edged.domain.nn.spec import Dense, LayerSpec, Shape, ShapeError, shape_text
 from edged.domain.topology import Augment, Stream, Topology, Training
 from edged.domain.validation.finding import Finding
@@ -41,7 +42,8 @@ def _job(at: str, training: Training, stream: Stream) -> Iterator[Finding]:
     if training.live_epoch < training.global_batch:
         yield Finding(
             f"{at}.live_epoch",
-            f"an epoch of {training.live_epoch} samples is shorter than one batch of {training.global_batch}",
+            f"an epoch of {counted(training.live_epoch, 'sample')} is shorter than one batch of"
+            f" {training.global_batch}",
             needs=(f"{at}.global_batch",),
         )
 
@@ -120,7 +122,7 @@ def _classifier(at: str, last: LayerSpec | None, stream: Stream, needs: tuple[st
     elif last.units != classes:
         yield Finding(
             at,
-            f'{last.units} units for the {classes} labels of stream "{stream.name}"',
+            f'{counted(last.units, "unit")} for the {counted(classes, "label")} of stream "{stream.name}"',
             f"write dense: {classes}",
             needs,
         )
@@ -133,7 +135,8 @@ def _loss(at: str, training: Training, stream: Stream) -> Iterator[Finding]:
     elif weights and len(weights) != len(stream.labels):
         yield Finding(
             f"{at}.class_weights",
-            f'{len(weights)} weights for the {len(stream.labels)} labels of stream "{stream.name}"',
+            f"{counted(len(weights), 'weight')} for the {counted(len(stream.labels), 'label')} of stream"
+            f' "{stream.name}"',
             needs=needs,
         )
     elif weights and not any(weights):
@@ -144,7 +147,7 @@ def _schedule(at: str, training: Training) -> Iterator[Finding]:
     if training.source != "live" and training.schedule.warmup > training.epochs:
         yield Finding(
             f"{at}.schedule",
-            f"a warm-up of {training.schedule.warmup:g} epochs does not end within {training.epochs}",
+            f"a warm-up of {training.schedule.warmup:g} does not end within {counted(training.epochs, 'epoch')}",
             needs=(f"{at}.epochs", f"{at}.source"),
         )
 

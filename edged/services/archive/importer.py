@@ -12,6 +12,7 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE, BlockRef
+from edged.domain.counted import counted
 from edged.domain.samples import border
 from edged.domain.samples.pack import MAX_BYTES, MAX_SAMPLES, Pack
 from edged.domain.samples.sample import Sample
@@ -171,7 +172,7 @@ def _skip_imported(store: ArchiveStore, stream: str, portion: Portion, end: int,
         if passed[-len(offsets) :] == offsets:
             return num_samples
     raise FormatError(
-        f"{stream}/{portion.source} holds {num_samples:,} samples of another import "
+        f"{stream}/{portion.source} holds {counted(num_samples, 'sample')} of another import "
         "(another data set, seed or limit); choose another --name"
     )
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.aio import run_in_worker
+from edged.domain.counted import counted
 from edged.domain.nn.loss import LossName
 from edged.domain.training import anomaly
 from edged.errors import EdgedError, FormatError
@@ -152,7 +153,9 @@ class ServedModel:
         outputs = load(deployed.content)
         blank = outputs(np.zeros((1, *self._shape), np.float32))
         if self._is_classifier and blank.shape != (1, len(deployed.labels)):
-            raise FormatError(f"it gives {blank.shape[-1]} probabilities for {len(deployed.labels)} labels")
+            raise FormatError(
+                f"it gives {counted(blank.shape[-1], 'probability')} for {counted(len(deployed.labels), 'label')}"
+            )
         if not self._is_classifier and blank.size != math.prod(self._shape):
             raise FormatError(f"it gives {blank.size} numbers back for a sample of {math.prod(self._shape)}")
         if not np.isfinite(blank).all():

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from edged.domain.counted import counted
 from edged.topology_file.kinds.kind import Kind, Schema, has_variable, read
 from edged.topology_file.kinds.scalars import Text, Whole
 from edged.topology_file.reading import Reading, short
@@ -30,7 +31,7 @@ class Listing:
             return self.placeholder()
         if not self.min_items <= len(node.value) <= self.max_items:
             limits = f"at least {self.min_items}" if len(node.value) < self.min_items else f"at most {self.max_items}"
-            reading.wrong(node, at, f"{len(node.value)} entries; {limits}")
+            reading.wrong(node, at, f"{counted(len(node.value), 'entry')}; {limits}")
             return self.placeholder()
         values = tuple(read(self.item, item, f"{at}[{i}]", reading) for i, item in enumerate(node.value))
         if self.is_distinct:

@@ -200,7 +200,7 @@ def test_files_that_change_after_they_were_listed_are_errors_of_their_own(tmp_pa
 
 
 def test_a_folder_without_images_is_refused_with_what_there_is(tmp_path):
-    with pytest.raises(FormatError, match=r"no images .*\n  left out: 1 no images \(a/readme\.md\)"):
+    with pytest.raises(FormatError, match=r"no images .*\n  left out: 1 file without an image \(a/readme\.md\)"):
         open_image_folder(folder_of(tmp_path, **{"a/readme.md": b"#"}))
     with pytest.raises(StorageError):
         open_image_folder(tmp_path / "gone")
@@ -278,10 +278,10 @@ def test_links_into_the_store_of_the_folder_are_followed(tmp_path, below, file, 
     link = str(target) if absolute else os.path.relpath(target, tmp_path / below / "train" / "a")
     make = linked({f"{below}/train/a/1.png": link}, file)
     assert taken(make(tmp_path, below, follow_links=True)) == {"train": ["a: train/a/1.png"]}
-    with pytest.raises(FormatError, match=r"1 links: --follow-links .*\(train/a/1\.png\)"):
+    with pytest.raises(FormatError, match=r"1 link not followed: --follow-links .*\(train/a/1\.png\)"):
         open_image_folder(tmp_path / below)
     target.unlink()
-    with pytest.raises(FormatError, match=r"1 links that lead nowhere: git annex get, dvc pull"):
+    with pytest.raises(FormatError, match=r"1 broken link: git annex get, dvc pull"):
         open_image_folder(tmp_path / below, follow_links=True)
 
 

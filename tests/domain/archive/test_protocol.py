@@ -158,7 +158,7 @@ def test_parts_of_different_snapshots_do_not_join():
         ({"rows": int64(1, -1)}, "no negative numbers"),
         ({"rows": int64(1, 1 << 62)}, "at most 256 samples"),
         ({"ends": '{"pi-a": "7"}'}, "not a map to offsets"),
-        ({"quarantined": int64(0, 0, 1)}, "with 1 axes, not int64 with 2"),
+        ({"quarantined": int64(0, 0, 1)}, "with 1 axis, not int64 with 2"),
         ({"quarantined": int64([0, 1])}, "a first row and an end"),
         ({"quarantined": int64([2, 0, 1])}, "beyond its table"),
         ({"quarantined": int64([0, 0, 0])}, "not rows of their blocks"),

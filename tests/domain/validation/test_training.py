@@ -28,7 +28,7 @@ from tests.support.valid_topology import problems, warnings, with_stream, with_t
         (with_training(loss="mean_squared_error"), "training[0].model[1]",
          "with mean_squared_error the model gives its input back: 64 numbers for 8×8×1"),
         (with_stream(labels=()), "streams.tiles.labels", "the training job needs labels to learn"),
-        (with_training(epochs=3, schedule=Cosine(warmup=4)), "training[0].schedule", "a warm-up of 4 epochs does not end within 3"),
+        (with_training(epochs=3, schedule=Cosine(warmup=4)), "training[0].schedule", "a warm-up of 4 does not end within 3 epochs"),
         (with_training(augment=Augment(shift=8)), "training[0].augment.shift", "it moves samples of 8×8×1 out of sight"),
         (with_training(stream="climate", model=(Dense(1),), augment=Augment("both")), "training[0].augment",
          "only [height, width, channels] and [length, channels] can be varied, not 6"),
