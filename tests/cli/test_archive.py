@@ -71,6 +71,7 @@ def test_an_import_brings_each_sample_into_its_source_once(capsys):
     assert capsys.readouterr().out.splitlines() == [
         "fashion/_train.shoebox: 1,000 samples imported",
         "fashion/_test.shoebox: 300 samples imported",
+        "shoebox: 1,300 items, 1,000 of split train and 300 of split test taken, 0 left out",
     ]
 
 

@@ -90,7 +90,7 @@ left out: 1 file made by an operating system or a tool, not by you (train/Thumbs
 left out: 1 empty file (train/ripe/empty.jpg)
 left out: 1 file without an image (README.roboflow.txt)
 left out: 1 image cut short or damaged (train/ripe/torn.jpg)
-photos has 13 of split train, 6 of split val; 4 left out
+photos: 22 items, 12 of split train and 6 of split val taken, 4 left out
 """,
         "",
     )
@@ -106,7 +106,8 @@ def test_the_account_is_also_json_and_the_same_when_it_is_imported_again(bring, 
     account: dict[str, Any] = {
         "dataset": "photos",
         "stream": "fruit",
-        "splits": {"train": 13, "val": 6},
+        "splits": {"train": 12, "val": 6},
+        "not_asked_for": 0,
         "sources": [
             {"source": "_train.photos", "new": 12, "samples": 12},
             {"source": "_test.photos", "new": 6, "samples": 6},
@@ -123,6 +124,24 @@ def test_the_account_is_also_json_and_the_same_when_it_is_imported_again(bring, 
     code, out, err = bring(folder, "--json")
     again = [{**source, "new": 0} for source in account["sources"]]
     assert (code, json.loads(out), err) == (0, {**account, "sources": again}, "")
+
+
+@pytest.mark.parametrize("options", [(), ("--limit", "5"), ("--split", "train"), ("--split", "val", "--limit", "2")])
+def test_each_item_is_counted_once(bring, tmp_path, options):
+    for _ in range(2):  # the second time all is there already
+        _, out, _ = bring(fruit(tmp_path / "photos"), "--json", *options)
+        account = json.loads(out)
+        taken, left_out = sum(account["splits"].values()), sum(each["count"] for each in account["left_out"])
+        assert taken + left_out + account["not_asked_for"] == 22
+        assert taken == sum(source["samples"] for source in account["sources"])
+
+
+def test_what_a_limit_leaves_is_counted_too(bring, tmp_path):
+    code, out, _ = bring(fruit(tmp_path / "photos"), "--split", "val", "--limit", "2")
+    assert code == 0
+    assert out.splitlines()[-1] == (
+        "photos: 22 items, 0 of split train and 2 of split val taken, 3 left out, 17 not asked for (--split, --limit)"
+    )
 
 
 def test_a_person_who_watches_sees_how_far_it_is(bring, tmp_path, monkeypatch):
@@ -147,7 +166,7 @@ def test_links_are_named_and_followed_on_request(bring, tmp_path):
     assert "left out: 2 links not followed: --follow-links takes those that lead below" in err
     assert not (tmp_path / "archive").exists()
     code, out, _ = bring(snapshot, "--name", "fruit", "--follow-links", "--test-fraction", "0")
-    assert (code, out.splitlines()[1:]) == (0, ["fruit/_train.fruit: 2 samples imported"])
+    assert (code, out.splitlines()[1]) == (0, "fruit/_train.fruit: 2 samples imported")
 
 
 def test_a_photo_too_large_for_a_message_is_scaled(bring, tmp_path):
@@ -206,7 +225,7 @@ def test_rows_that_are_none_are_named_by_their_lines(bring, tmp_path):
     assert out.splitlines()[1:] == [
         "wear/_train.wear: 2 samples imported",
         'left out: 2 rows with a field that is no number (line 4: a is "1_0", line 5: a is "nan")',
-        "wear has 2 of split all; 2 left out",
+        "wear: 4 items, 2 taken, 2 left out",
     ]
 
 

@@ -6,8 +6,8 @@ See also: `services.archive.importer` (what goes where), `adapters.datasets` (wh
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from edged.cli.arguments import add_data_set_options, fraction, whole_number
 from edged.domain.counted import counted
@@ -58,9 +58,10 @@ def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", ar
         check_images(dataset.name, stream)
     form, omissions = ArchiveForm(stream, PillowDecoder()), Omissions(dataset.left_out)
     sources: list[Imported] = []
-    for portion in importer.portions(
+    portions = importer.portions(
         dataset, args.name or dataset.name, args.split, args.test_fraction, args.seed, args.limit
-    ):
+    )
+    for portion in portions:
         place = f"{stream.name}/{portion.source}"
         with _bar(len(portion.order), place, "samples") as on_progress:
             imported = importer.import_portion(
@@ -72,10 +73,9 @@ def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", ar
     left_out = omissions.listed()
     if not any(source.samples for source in sources):
         raise FormatError("\n  left out: ".join([f"{dataset.name}: there is no sample to import", *map(str, left_out)]))
-    if args.json:
-        print(json.dumps(_account(stream, dataset, sources, left_out), indent=2))
-    else:
-        _print_left_out(dataset, left_out)
+    num_items = sum(dataset.count(split) for split in dataset.splits)
+    account = _Account(dataset, sources, left_out, num_items - sum(len(portion.order) for portion in portions))
+    print(json.dumps(account.as_json(stream), indent=2) if args.json else "\n".join(account.lines()))
     return 0
 
 
@@ -86,24 +86,42 @@ def _print_source(place: str, imported: "Imported") -> None:
         print(f"{place}: complete with {counted(imported.samples, 'sample')}")
 
 
-def _print_left_out(dataset: "Dataset", left_out: "Sequence[LeftOut]") -> None:
-    for each in left_out:
-        print(f"left out: {each}")
-    if left_out:
-        splits = ", ".join(f"{dataset.count(split):,} of split {split}" for split in dataset.splits)
-        print(f"{dataset.name} has {splits}; {sum(each.count for each in left_out):,} left out")
+class _Account(NamedTuple):
+    """Each item of the data set once: taken into an archive's source, left out, or not asked for."""
 
+    dataset: "Dataset"
+    sources: "Sequence[Imported]"
+    left_out: "Sequence[LeftOut]"
+    not_asked_for: int
 
-def _account(
-    stream: Stream, dataset: "Dataset", sources: "Sequence[Imported]", left_out: "Sequence[LeftOut]"
-) -> dict[str, object]:
-    return {
-        "dataset": dataset.name,
-        "stream": stream.name,
-        "splits": {split: dataset.count(split) for split in dataset.splits},
-        "sources": [source._asdict() for source in sources],
-        "left_out": [{"reason": each.reason, "count": each.count, "first": list(each.first)} for each in left_out],
-    }
+    def splits(self) -> dict[str, int]:
+        """The number of items that are in the archive, of each split."""
+        return {split: sum(each.of_split.get(split, 0) for each in self.sources) for split in self.dataset.splits}
+
+    def as_json(self, stream: Stream) -> dict[str, object]:
+        return {
+            "dataset": self.dataset.name,
+            "stream": stream.name,
+            "splits": self.splits(),
+            "not_asked_for": self.not_asked_for,
+            "sources": [{"source": each.source, "new": each.new, "samples": each.samples} for each in self.sources],
+            "left_out": [
+                {"reason": each.reason, "count": each.count, "first": list(each.first)} for each in self.left_out
+            ],
+        }
+
+    def lines(self) -> Iterator[str]:
+        """What was left out, and the sum."""
+        for each in self.left_out:
+            yield f"left out: {each}"
+        num_left_out = sum(each.count for each in self.left_out)
+        splits = self.splits()
+        num_items = sum(splits.values()) + num_left_out + self.not_asked_for
+        taken = " and ".join(f"{count:,} of split {split}" for split, count in splits.items())
+        if len(splits) == 1:
+            taken = f"{sum(splits.values()):,}"
+        rest = f", {self.not_asked_for:,} not asked for (--split, --limit)" if self.not_asked_for else ""
+        yield f"{self.dataset.name}: {counted(num_items, 'item')}, {taken} taken, {num_left_out:,} left out{rest}"
 
 
 class _bar:  # noqa: N801 - reads as what it shows

@@ -6,7 +6,8 @@ by their names. The samples in a source, and what had to be left out before them
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
@@ -44,11 +45,12 @@ class Portion:
 
 
 class Imported(NamedTuple):
-    """What a source got. `new`: samples of this import; `samples`: all that it holds."""
+    """What a source got. `new`: samples of this import; `samples`: all that it holds, and `of_split` those of each."""
 
     source: str
     new: int
     samples: int
+    of_split: Mapping[str, int]
 
 
 def portions(
@@ -113,7 +115,7 @@ def import_portion(
         store.append(stream.name, portion.source, [(end + i, pack) for i, pack in enumerate(packs)])
         end += len(packs)
         done += sum(len(pack.samples) for pack in packs)
-    return Imported(portion.source, done - before, done)
+    return Imported(portion.source, done - before, done, dict(items.taken))
 
 
 class _Items:
@@ -129,16 +131,25 @@ class _Items:
         self._omissions = omissions
         self.num_seen = 0
         """Items looked at so far: the next one's place in the portion's order."""
+        self.taken = Counter[str]()
+        """Samples so far, of each split."""
+
+    def skip(self, num_items: int) -> None:
+        """Take the next items, all of them samples, without looking at them."""
+        passed = self._portion.order[self.num_seen : self.num_seen + num_items]
+        self.taken.update(self._portion.place(self._dataset, number)[0] for number in passed)
+        self.num_seen += num_items
 
     def __iter__(self) -> Iterator[Sample]:
         while self.num_seen < len(self._portion.order):
             number = self._portion.order[self.num_seen]
             self.num_seen += 1
-            if (item := self._item(number)) is not None:
+            split, index = self._portion.place(self._dataset, number)
+            if (item := self._item(split, index)) is not None:
+                self.taken[split] += 1
                 yield Sample("import", 0, number, 0, item.label, item.codec, item.payload)
 
-    def _item(self, number: int) -> Item | None:
-        split, index = self._portion.place(self._dataset, number)
+    def _item(self, split: str, index: int) -> Item | None:
         try:
             item = self._form(self._dataset.sample(split, index))
             border.check_content(item.payload, item.codec, item.label, self._stream)
@@ -164,7 +175,7 @@ def _skip_imported(store: ArchiveStore, stream: str, portion: Portion, end: int,
     ((_, last),) = store.read(stream, [BlockRef(portion.source, end - 1)])
     offsets = [sample.offset for sample in last.samples]
     if offsets == list(portion.order[num_samples - len(offsets) : num_samples]):
-        items.num_seen = num_samples  # nothing was left out
+        items.skip(num_samples)  # nothing was left out
         return num_samples
     # Something was left out before the last sample: all up to there are looked at again.
     if offsets[-1] in portion.order:

@@ -111,7 +111,12 @@ def test_an_import_that_is_complete_imports_nothing_and_another_one_is_refused()
     store = MemoryArchive()
     first, another = (portions(Numbers(train=20), "mine", "train", 0, seed, None)[0] for seed in (1, 2))
     import_portion(store, STREAM, Numbers(train=20), first, lambda _: None)
-    assert import_portion(store, STREAM, Numbers(train=20), first, lambda _: None) == ("_train.mine", 0, 20)
+    assert import_portion(store, STREAM, Numbers(train=20), first, lambda _: None) == (
+        "_train.mine",
+        0,
+        20,
+        {"train": 20},
+    )
     with pytest.raises(FormatError, match="another import"):
         import_portion(store, STREAM, Numbers(train=20), another, lambda _: None)
 
@@ -147,7 +152,7 @@ def test_an_import_with_left_out_items_resumes_with_the_same_blocks(monkeypatch)
         interrupted.append("bytes", "_train.mine", [(offset, whole.blocks("bytes", "_train.mine")[offset])])
 
     imported = import_portion(interrupted, STREAM, dataset, portion, lambda _: None, omissions=complete)
-    assert imported == ("_train.mine", 800 - 2 * MAX_SAMPLES, 800)
+    assert imported == ("_train.mine", 800 - 2 * MAX_SAMPLES, 800, {"train": 800})
     assert interrupted.blocks("bytes", "_train.mine") == whole.blocks("bytes", "_train.mine")
     assert len(complete) == 200
 
