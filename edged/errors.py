@@ -13,6 +13,7 @@ EdgedError
 │   └── DiskFull
 ├── AlreadyRunning        another process is this node (exit 75)
 ├── MemoryLimitExceeded   the process exceeds its budget: it saves a checkpoint, ends, and is restarted
+├── KernelsUnavailable    nothing compiled computes here, and why: numpy does
 ├── TopologyMismatch      saved state belongs to another topology (exit 78)
 ├── LogRefused            Kafka's answer is no, and would be again (exit 78)
 │   └── LogForbidden      it does not know us, or we lack a right (exit 77)
@@ -126,6 +127,10 @@ class ArchiveConflict(StorageError):  # noqa: N818
 
 class BlockAbsent(StorageError):  # noqa: N818
     """No file of the archive holds the block: it was never archived, or is in a gap."""
+
+
+class KernelsUnavailable(EdgedError):  # noqa: N818
+    """The compiled kernels cannot be used. The message says why, and what to do where that is known."""
 
 
 class TopologyMismatch(EdgedError):  # noqa: N818

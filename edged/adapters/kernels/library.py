@@ -1,0 +1,95 @@
+"""Loads the compiled kernels for this CPU, once they have shown that they fit.
+
+A library is of use only to the code that it was compiled for: before anything is computed it must name the kernels.c
+beside it as its source, and agree with this package on the interface and on the size of each struct.
+
+See also: `build` (compiles), `structs` (what passes the border).
+"""
+
+import ctypes
+import threading
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from edged.adapters.kernels.build import FOLDER, REMEDY, SOURCE, VARIANTS, NotBuilt, Variant, digest, machine
+from edged.adapters.kernels.structs import STRUCTS
+from edged.errors import KernelsUnavailable
+
+ABI = 1
+"""Of kernels.c's EDGED_ABI: raised in both when an exported function changes."""
+
+_CPU_INFO = Path("/proc/cpuinfo")
+_loading = threading.Lock()
+
+
+def load(folder: Path = FOLDER) -> ctypes.CDLL:
+    """The kernels in `folder`, the same object at each call; calls of its functions release the GIL.
+
+    Raises KernelsUnavailable: its text says why, and what to do if anything can be done.
+    """
+    with _loading:
+        return _load(folder)
+
+
+def chosen(folder: Path = FOLDER) -> Variant:
+    """Of the libraries in `folder`, the best for this CPU; not loaded. Raises KernelsUnavailable."""
+    try:
+        variants = VARIANTS[machine()]
+    except NotBuilt as error:
+        raise KernelsUnavailable(str(error)) from error
+    return best(variants, _cpu_features(variants), folder)
+
+
+def best(variants: Sequence[Variant], cpu: frozenset[str], folder: Path) -> Variant:
+    """The first of `variants` that a CPU with the features `cpu` runs, and that is there. Raises KernelsUnavailable."""
+    fitting = [variant for variant in variants if variant.features <= cpu]
+    if not fitting:
+        missing = " ".join(sorted(variants[-1].features - cpu))
+        raise KernelsUnavailable(f"this CPU lacks {missing}, without which numpy is faster")
+    found = next((variant for variant in fitting if (folder / variant.file).is_file()), None)
+    if found is None:
+        raise KernelsUnavailable(f"none was compiled ({folder / fitting[0].file} is missing): {REMEDY}")
+    return found
+
+
+@cache
+def _load(folder: Path) -> ctypes.CDLL:
+    path = folder / chosen(folder).file
+    try:
+        library = ctypes.CDLL(str(path))
+        abi, source, size = library.edged_kernels_abi, library.edged_kernels_source, library.edged_kernels_sizeof
+    except (OSError, AttributeError) as error:
+        raise KernelsUnavailable(f"{path} cannot be loaded ({error}): {REMEDY}") from error
+    abi.restype, abi.argtypes = ctypes.c_int, ()
+    source.restype, source.argtypes = ctypes.c_char_p, ()
+    size.restype, size.argtypes = ctypes.c_int64, (ctypes.c_int,)
+    if source().decode(errors="replace") != _digest(folder / SOURCE.name):
+        raise KernelsUnavailable(f"{path} was compiled from another {SOURCE.name} than the one beside it: {REMEDY}")
+    if abi() != ABI:
+        raise KernelsUnavailable(f"{path} has interface {abi()}, and this edged knows {ABI}: {REMEDY}")
+    for number, struct in enumerate(STRUCTS):
+        theirs, ours = size(number), ctypes.sizeof(struct)
+        if theirs != ours:
+            raise KernelsUnavailable(
+                f"{path} has {theirs} bytes for {struct.__name__}, and this edged {ours}: {REMEDY}"
+            )
+    return library
+
+
+def _digest(source: Path) -> str:
+    try:
+        return digest(source)
+    except OSError as error:
+        raise KernelsUnavailable(f"{source} cannot be read ({error.strerror}): {REMEDY}") from error
+
+
+def _cpu_features(variants: Sequence[Variant]) -> frozenset[str]:
+    """As the kernel lists them for the first CPU. Not asked for where no variant needs any: NEON is on each ARM."""
+    if not any(variant.features for variant in variants):
+        return frozenset()
+    try:
+        lines = _CPU_INFO.read_text().splitlines()
+    except OSError as error:
+        raise KernelsUnavailable(f"what this CPU can do is not known: {_CPU_INFO}: {error.strerror}") from error
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())

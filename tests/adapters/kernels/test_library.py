@@ -1,0 +1,199 @@
+import _ctypes
+import ctypes
+import platform
+import shutil
+import subprocess  # noqa: F401 - the compiler is a process: tests/conftest.py sorts this module by it
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from edged.adapters.kernels import build, library
+from edged.errors import KernelsUnavailable
+from tests.support.requirements import require
+
+X86 = build.VARIANTS["x86_64"]
+ZEN_2 = X86[1].features | {"sse4_2", "clzero"}
+ZEN_4 = ZEN_2 | X86[0].features
+
+
+class Pair(ctypes.Structure):
+    _fields_ = (("count", ctypes.c_int32), ("values", ctypes.c_void_p))
+
+
+SMALL = f"""
+#include <stdint.h>
+#define EXPORT __attribute__((visibility("default")))
+EXPORT int edged_kernels_abi(void) {{ return {library.ABI}; }}
+EXPORT const char *edged_kernels_source(void) {{ return EDGED_SOURCE; }}
+EXPORT int64_t edged_kernels_sizeof(int which) {{ return which == 0 ? 16 : -1; }}
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A folder with a small source and the library of it, under this CPU's name."""
+    folder = tmp_path_factory.mktemp("kernels")
+    try:
+        command = build.own_compiler(build.machine())
+    except build.NotBuilt as reason:
+        require(str(reason))
+    source = folder / build.SOURCE.name
+    source.write_text(SMALL)
+    for variant in build.VARIANTS[build.machine()]:
+        build.compile_to(folder / variant.file, command, [variant.cc], source=source)
+    return folder
+
+
+@pytest.fixture
+def folder(compiled, tmp_path, monkeypatch):
+    """A copy of `compiled` that a test may spoil."""
+    monkeypatch.setattr(library, "STRUCTS", (Pair,))
+    return shutil.copytree(compiled, tmp_path / "kernels")
+
+
+def file_in(folder: Path) -> Path:
+    return folder / library.chosen(folder).file
+
+
+def test_a_library_that_fits_is_loaded(folder):
+    assert library.load(folder).edged_kernels_abi() == library.ABI
+
+
+def test_all_threads_get_one_and_the_same(folder):
+    loaded = []
+    threads = [threading.Thread(target=lambda: loaded.append(library.load(folder))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(loaded) == 4
+    assert len({id(one) for one in loaded}) == 1
+
+
+def test_a_library_of_another_source_is_refused(folder):
+    with (folder / build.SOURCE.name).open("a") as source:
+        source.write("/* changed */\n")
+
+    with pytest.raises(KernelsUnavailable, match=r"another kernels\.c than the one beside it: `apt install"):
+        library.load(folder)
+
+
+def test_a_library_whose_source_is_gone_is_refused(folder):
+    (folder / build.SOURCE.name).unlink()
+
+    with pytest.raises(KernelsUnavailable, match=r"kernels\.c cannot be read"):
+        library.load(folder)
+
+
+def test_a_library_of_another_interface_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(library, "ABI", library.ABI + 1)
+
+    with pytest.raises(KernelsUnavailable, match=f"interface {library.ABI - 1}, and this edged knows {library.ABI}"):
+        library.load(folder)
+
+
+def test_a_library_with_a_struct_of_another_size_is_refused(folder, monkeypatch):
+    class Longer(ctypes.Structure):
+        _fields_ = (*Pair._fields_, ("more", ctypes.c_int64))
+
+    monkeypatch.setattr(library, "STRUCTS", (Longer,))
+
+    with pytest.raises(KernelsUnavailable, match="16 bytes for Longer, and this edged 24"):
+        library.load(folder)
+
+
+def test_a_struct_that_the_library_does_not_know_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(library, "STRUCTS", (Pair, Pair))
+
+    with pytest.raises(KernelsUnavailable, match="-1 bytes for Pair"):
+        library.load(folder)
+
+
+def test_a_torn_library_is_refused(folder):
+    file_in(folder).write_bytes(b"\x7fELF")
+
+    with pytest.raises(KernelsUnavailable, match="cannot be loaded"):
+        library.load(folder)
+
+
+def test_another_library_under_its_name_is_refused(folder):
+    shutil.copyfile(_ctypes.__file__, file_in(folder))
+
+    with pytest.raises(KernelsUnavailable, match=r"cannot be loaded .*edged_kernels_abi"):
+        library.load(folder)
+
+
+def test_a_folder_without_a_library_says_how_to_get_one(tmp_path):
+    with pytest.raises(KernelsUnavailable, match=r"none was compiled .*apt install gcc libc6-dev"):
+        library.load(tmp_path)
+
+
+def test_a_refusal_is_not_remembered(folder):
+    whole = file_in(folder).read_bytes()
+    library_file = file_in(folder)
+    library_file.unlink()
+    for variant in build.VARIANTS[build.machine()]:
+        (folder / variant.file).unlink(missing_ok=True)
+    with pytest.raises(KernelsUnavailable):
+        library.load(folder)
+
+    library_file.write_bytes(whole)
+
+    assert library.load(folder).edged_kernels_abi() == library.ABI
+
+
+@pytest.mark.parametrize(
+    ("cpu", "there", "expected"),
+    [
+        (ZEN_4, X86, X86[0]),
+        (ZEN_2, X86, X86[1]),
+        (ZEN_4, X86[1:], X86[1]),
+        (X86[0].features - {"avx512vl"}, X86, X86[1]),
+    ],
+    ids=["AVX-512", "AVX2", "the better one is missing", "AVX-512 in part"],
+)
+def test_the_best_library_for_the_cpu_is_chosen(tmp_path, cpu, there, expected):
+    for variant in there:
+        (tmp_path / variant.file).touch()
+
+    assert library.best(X86, cpu, tmp_path) is expected
+
+
+def test_a_cpu_without_multiply_add_has_no_library(tmp_path):
+    for variant in X86:
+        (tmp_path / variant.file).touch()
+
+    with pytest.raises(KernelsUnavailable, match="this CPU lacks fma, without which numpy is faster"):
+        library.best(X86, ZEN_2 - {"fma"}, tmp_path)
+
+
+def test_every_cpu_of_64_bit_arm_has_one(tmp_path):
+    (variant,) = build.VARIANTS["aarch64"]
+    (tmp_path / variant.file).touch()
+
+    assert library.best([variant], frozenset(), tmp_path) is variant
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "maxsize"),
+    [("linux", "armv7l", 2**31 - 1), ("linux", "aarch64", 2**31 - 1), ("darwin", "arm64", 2**63 - 1)],
+    ids=["32-bit ARM", "32-bit Python on a 64-bit kernel", "macOS"],
+)
+def test_other_machines_have_none(tmp_path, monkeypatch, system, machine, maxsize):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(sys, "maxsize", maxsize)
+
+    with pytest.raises(KernelsUnavailable, match=f"not for {system}, {machine}"):
+        library.load(tmp_path)
+
+
+def test_where_the_features_of_the_cpu_are_hidden_none_is_chosen(tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+
+    with pytest.raises(KernelsUnavailable, match=r"what this CPU can do is not known: .*cpuinfo"):
+        library.load(tmp_path)
