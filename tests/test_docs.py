@@ -467,7 +467,8 @@ def test_every_class_and_function_named_exists(page):
 def test_the_pages_do_not_travel_in_the_wheel():
     """Every page in the package is excluded (a built wheel shows it: `.ci/run users`)."""
     wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert (wheel["packages"], wheel["exclude"]) == (["edged"], ["edged/**/*.md"])
+    assert wheel["packages"] == ["edged"]
+    assert "edged/**/*.md" in wheel["exclude"]
 
 
 def test_the_package_is_typed_and_says_so():
