@@ -7,6 +7,7 @@ of two scripts that look alike. See also: Unicode Standard Annex 15 (NFC), RFC 5
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
@@ -31,12 +32,19 @@ def normal_form(text: str) -> str:
     return text
 
 
-def shown(text: str) -> str:
-    r"""`text` for a message, with all that cannot be seen as escapes (\u200b), so that what differs looks different."""
+def shown(text: str, *, beside: Iterable[str] = ()) -> str:
+    r"""`text` for a message, with all that cannot be seen as escapes (\u200b), so that what differs looks different.
+
+    What is merely decomposed looks as it should, and stays; but for a text that looks the same as another one `beside`
+    it in the message, and is not.
+    """
     if text.isascii() and text.isprintable():
         return text
-    is_composed = unicodedata.normalize("NFC", text) == text
-    return "".join(_escape(each) if _is_hidden(each, is_composed=is_composed) else each for each in text)
+    composed = unicodedata.normalize("NFC", text)
+    with_marks = composed != text and any(
+        each != text and unicodedata.normalize("NFC", each) == composed for each in beside
+    )
+    return "".join(_escape(each) if _is_hidden(each, with_marks=with_marks) else each for each in text)
 
 
 def _once(text: str) -> str:
@@ -61,9 +69,9 @@ def _is_part_of(before: str, invisible: str, after: str) -> bool:
     return is_arabic or is_emoji or unicodedata.combining(before) == _VIRAMA
 
 
-def _is_hidden(character: str, *, is_composed: bool) -> bool:
-    is_mark = unicodedata.combining(character) != 0
-    return not character.isprintable() or _INVISIBLE.match(character) is not None or (is_mark and not is_composed)
+def _is_hidden(character: str, *, with_marks: bool) -> bool:
+    is_mark = with_marks and unicodedata.combining(character) != 0
+    return is_mark or not character.isprintable() or _INVISIBLE.match(character) is not None
 
 
 def _escape(character: str) -> str:

@@ -105,7 +105,7 @@ class Omissions:
         self._counts[reason] = self._counts.get(reason, 0) + count
         first = self._first.setdefault(reason, [])
         if len(first) < _MAX_NAMED:
-            first.append(shown(name))
+            first.append(name)
 
     def __len__(self) -> int:
         return sum(self._counts.values())
@@ -113,8 +113,9 @@ class Omissions:
     def listed(self) -> tuple[LeftOut, ...]:
         """All so far, in the order of REASONS."""
         order = [*REASONS, *(reason for reason in self._counts if reason not in REASONS)]
+        names = [name for first in self._first.values() for name in first]
         return tuple(
-            LeftOut(reason, self._counts[reason], tuple(self._first[reason]))
+            LeftOut(reason, self._counts[reason], tuple(shown(name, beside=names) for name in self._first[reason]))
             for reason in order
             if reason in self._counts
         )

@@ -222,9 +222,9 @@ def join(at: str, key: str) -> str:
     return f"{at}.{short(key)}" if at else short(key)
 
 
-def short(text: str) -> str:
+def short(text: str, *, beside: Iterable[str] = ()) -> str:
     """`text` on one line, as `text.shown`, cut to what a message has room for."""
-    text = shown(text)
+    text = shown(text, beside=beside)
     return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
 
 

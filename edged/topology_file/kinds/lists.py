@@ -66,7 +66,8 @@ def _written(nodes: Sequence[yaml.Node], i: int, j: int) -> str:
     one, other = nodes[i], nodes[j]
     if has_variable(one) or has_variable(other) or one.value == other.value:
         return ""
-    return f', written "{short(one.value)}" and "{short(other.value)}"'
+    both = one.value, other.value
+    return ', written "{}" and "{}"'.format(*(short(each, beside=both) for each in both))
 
 
 @dataclass(frozen=True, slots=True)

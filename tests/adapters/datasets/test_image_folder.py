@@ -206,6 +206,14 @@ def test_a_folder_without_images_is_refused_with_what_there_is(tmp_path):
         open_image_folder(tmp_path / "gone")
 
 
+def test_a_name_that_a_mac_wrote_is_readable_unless_another_one_looks_the_same(tmp_path):
+    folder = folder_of(tmp_path, "1.png", **{"mu\u0308ll.txt": b"", "ru\u0308be.txt": b"", "m\u00fcll.txt": b"#"})
+    assert [str(each) for each in open_image_folder(folder).left_out] == [
+        "2 empty files (mu\\u0308ll.txt, ru\u0308be.txt)",
+        "1 file without an image (m\u00fcll.txt)",
+    ]
+
+
 # links
 
 
