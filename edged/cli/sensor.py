@@ -21,7 +21,6 @@ from edged.cli.arguments import (
     whole_number,
 )
 from edged.domain.counted import counted
-from edged.domain.text import shown
 from edged.domain.topology import Topology
 from edged.errors import ConfigError, FormatError, Problem, StorageError
 
@@ -152,6 +151,7 @@ def _require_device(topology: Topology, node: str, file: str) -> None:
 
 def _transcoder(topology: Topology, dataset: "Dataset", args: argparse.Namespace) -> "Transcoder":
     """What makes the data set's items the device's samples. Raises FormatError when that cannot be."""
+    from edged.adapters.datasets.labels import check_labels, count_labels  # noqa: PLC0415
     from edged.adapters.datasets.transcode import Transcoder  # noqa: PLC0415
     from edged.adapters.images import PillowDecoder  # noqa: PLC0415 - see the package
 
@@ -159,12 +159,10 @@ def _transcoder(topology: Topology, dataset: "Dataset", args: argparse.Namespace
         raise FormatError(f"{dataset.name} has no split {args.split!r}; it has {', '.join(dataset.splits)}")
     spec = topology.device(args.node)
     stream = topology.stream(spec.stream)
-    unknown = [label for label in dataset.labels if label not in stream.labels]
-    if unknown and not args.unlabelled:
-        raise FormatError(
-            f"{dataset.name} has labels that the stream {stream.name} has not: {', '.join(map(shown, unknown[:5]))}"
-            f"{' …' if len(unknown) > 5 else ''} (--unlabelled leaves labels out)"
-        )
+    if not args.unlabelled:
+        split = args.split or dataset.splits[0]
+        counts = count_labels(dataset, ((split, index) for index in range(dataset.count(split))))
+        check_labels(dataset, stream, counts, otherwise=", or leave labels out with --unlabelled")
     return Transcoder(dataset, spec, stream, PillowDecoder())
 
 

@@ -154,5 +154,12 @@ class Dataset(Protocol):
     def sample(self, split: str, index: int) -> Item:
         """Item `index` of the split, always the same. Raises IndexError, StorageError, FormatError."""
 
+    def label(self, split: str, index: int) -> str | None:
+        """The label of the item, which need not be read for it."""
+
+    @property
+    def label_place(self) -> str:
+        """Where labels are written, for messages."""
+
     def item_name(self, split: str, index: int) -> str:
         """What a message calls the item: its file, or its line."""

@@ -144,6 +144,28 @@ def test_what_a_limit_leaves_is_counted_too(bring, tmp_path):
     )
 
 
+def test_labels_that_the_stream_does_not_have_are_named_with_their_first_files(bring, tmp_path):
+    folder = fruit(tmp_path / "photos")
+    (folder / "train" / "ripe").rename(folder / "train" / "rpie")
+    (folder / "valid" / "ripe").rename(folder / "valid" / "Mu\u0308ll")
+    code, _, err = bring(folder)
+    assert (code, err.splitlines()) == (
+        64,
+        [
+            "edged archive: photos has 2 labels that stream fruit does not have",
+            '  "M\u00fcll": 3 items, first valid/Mu\u0308ll/jpeg.jpg',
+            '  "rpie": 7 items, first train/rpie/2024-05/jpeg.webp (did you mean "ripe"?)',
+            "  the stream has green, ripe",
+            "  correct the names of the folders, or add labels to streams.fruit.labels of the topology",
+        ],
+    )
+    path = tmp_path / "wear.csv"
+    path.write_text(CSV + "3,4,wrn\n")
+    code, _, err = bring(path, stream="wear")
+    assert '"wrn": 1 item, first line 4 (did you mean "worn"?)' in err
+    assert 'correct the column "label"' in err
+
+
 def test_a_person_who_watches_sees_how_far_it_is(bring, tmp_path, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):

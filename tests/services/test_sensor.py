@@ -17,6 +17,7 @@ class Numbers:
 
     name, labels, shape, splits, left_out = "numbers", ("even", "odd"), (1,), ("train",), ()
     dtype: Dtype = "uint8"
+    label_place = "the numbers"
 
     def __init__(self, count=10):
         self._count = count
@@ -25,7 +26,10 @@ class Numbers:
         return self._count
 
     def sample(self, split, index):
-        return Item(self.labels[index % 2], "raw", str(index).encode())
+        return Item(self.label(split, index), "raw", str(index).encode())
+
+    def label(self, split, index):
+        return self.labels[index % 2]
 
     def item_name(self, split, index):
         return f"{split} {index}"

@@ -43,6 +43,7 @@ class CsvTable:
     left_out: tuple[LeftOut, ...] = ()
     splits: tuple[str, ...] = (ALL,)
     dtype: Dtype = "float32"
+    label_place: str = f'the column "{LABEL}"'
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,10 +57,12 @@ class CsvTable:
     def sample(self, split: str, index: int) -> Item:
         if not 0 <= index < self.count(split):
             raise IndexError(index)
-        label = self.labels[self.index_of_label[index]] if self.labels else None
-        return Item(label, "raw", self.values[index].astype("<f4").tobytes())
+        return Item(self.label(split, index), "raw", self.values[index].astype("<f4").tobytes())
 
-    def item_name(self, split: str, index: int) -> str:  # noqa: ARG002 - there is one
+    def label(self, split: str, index: int) -> str | None:  # noqa: ARG002 - there is one split
+        return self.labels[self.index_of_label[index]] if self.labels else None
+
+    def item_name(self, split: str, index: int) -> str:  # noqa: ARG002 - there is one split
         return _line(int(self.line_of_row[index]))
 
 

@@ -119,6 +119,7 @@ class IdxDataset:
     splits: tuple[str, ...]
     dtype: Dtype = "uint8"
     left_out: tuple[LeftOut, ...] = ()
+    label_place: str = "labels.txt beside the IDX files"
 
     @cached_property
     def _arrays(self) -> dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
@@ -134,8 +135,12 @@ class IdxDataset:
     def sample(self, split: str, index: int) -> Item:
         if not 0 <= index < self.count(split):
             raise IndexError(index)
-        images, labels = self._arrays[split]
-        return Item(self.labels[labels[index]], "raw", images[index].tobytes())
+        return Item(self.label(split, index), "raw", self._images(split)[index].tobytes())
+
+    def label(self, split: str, index: int) -> str:
+        self._images(split)
+        number = int(self._arrays[split][1][index])
+        return self.labels[number]
 
     def item_name(self, split: str, index: int) -> str:
         return f"{split} {index}"

@@ -43,6 +43,7 @@ class ImageFolder:
     left_out: tuple[LeftOut, ...]
     shape: None = None
     dtype: Dtype = "uint8"
+    label_place: str = "the names of the folders"
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -60,6 +61,9 @@ class ImageFolder:
         if codec is None:
             raise FormatError(f"{self.folder / name}: an image when it was listed, and none now")
         return Item(label, cast("Format", codec), content)
+
+    def label(self, split: str, index: int) -> str | None:
+        return self.files[split][index][0]
 
     def item_name(self, split: str, index: int) -> str:
         return self.files[split][index][1]

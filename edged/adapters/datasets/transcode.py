@@ -32,8 +32,7 @@ class Transcoder:
         self._stream = stream
         self._decoder = decoder
         shape = dataset.shape
-        if shape is None:
-            check_images(dataset.name, stream)
+        check_images(dataset, stream)
         if shape is not None and not self._fits(shape) and not self._scalable(shape):
             raise FormatError(
                 f"{dataset.name} holds samples of {shape_text(shape)} {dataset.dtype}, "
@@ -78,12 +77,12 @@ class Transcoder:
         return self._dataset.dtype == "uint8" and all(len(s) == 3 and s[2] in _IMAGE_CHANNELS for s in both)
 
 
-def check_images(name: str, stream: Stream) -> None:
-    """Raise FormatError unless samples of the stream can be images, as those of the data set `name` are."""
+def check_images(dataset: Dataset, stream: Stream) -> None:
+    """Raise FormatError when the data set's items are images, and samples of the stream cannot be."""
     shape = stream.shape
-    if len(shape) not in {2, 3} or (*shape, 1)[2] not in _IMAGE_CHANNELS:
+    if dataset.shape is None and (len(shape) not in {2, 3} or (*shape, 1)[2] not in _IMAGE_CHANNELS):
         raise FormatError(
-            f"{name} holds images, and samples of the stream {stream.name} are {shape_text(shape)}: "
+            f"{dataset.name} holds images, and samples of the stream {stream.name} are {shape_text(shape)}: "
             "not height, width, and 1, 3 or 4 channels"
         )
 

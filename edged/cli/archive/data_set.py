@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from edged.cli.arguments import add_data_set_options, fraction, whole_number
@@ -48,19 +49,23 @@ def open_data_set(args: argparse.Namespace) -> "Dataset":
 
 def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", args: argparse.Namespace) -> int:
     """Import the opened data set by the options in `args`. Raises FormatError when it does not fit, StorageError."""
+    from edged.adapters.datasets.labels import check_labels, count_labels  # noqa: PLC0415
     from edged.adapters.datasets.transcode import ArchiveForm, check_images  # noqa: PLC0415
     from edged.adapters.images import PillowDecoder  # noqa: PLC0415
     from edged.ports import Omissions  # noqa: PLC0415
     from edged.services.archive import importer  # noqa: PLC0415
 
-    importer.check(dataset, stream)
-    if dataset.shape is None:
-        check_images(dataset.name, stream)
-    form, omissions = ArchiveForm(stream, PillowDecoder()), Omissions(dataset.left_out)
-    sources: list[Imported] = []
     portions = importer.portions(
         dataset, args.name or dataset.name, args.split, args.test_fraction, args.seed, args.limit
     )
+    counts = count_labels(dataset, chain.from_iterable(portion.places(dataset) for portion in portions))
+    _raise_all(
+        lambda: check_labels(dataset, stream, counts),
+        lambda: importer.check(dataset, stream),
+        lambda: check_images(dataset, stream),
+    )
+    form, omissions = ArchiveForm(stream, PillowDecoder()), Omissions(dataset.left_out)
+    sources: list[Imported] = []
     for portion in portions:
         place = f"{stream.name}/{portion.source}"
         with _bar(len(portion.order), place, "samples") as on_progress:
@@ -77,6 +82,18 @@ def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", ar
     account = _Account(dataset, sources, left_out, num_items - sum(len(portion.order) for portion in portions))
     print(json.dumps(account.as_json(stream), indent=2) if args.json else "\n".join(account.lines()))
     return 0
+
+
+def _raise_all(*checks: Callable[[], object]) -> None:
+    """Raise one FormatError of all that the checks raise."""
+    problems: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except FormatError as error:
+            problems.append(str(error))
+    if problems:
+        raise FormatError("\n".join(problems))
 
 
 def _print_source(place: str, imported: "Imported") -> None:

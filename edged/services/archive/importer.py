@@ -18,7 +18,6 @@ from edged.domain.samples import border
 from edged.domain.samples.pack import MAX_BYTES, MAX_SAMPLES, Pack
 from edged.domain.samples.sample import Sample
 from edged.domain.samples.shuffle import shuffled
-from edged.domain.text import shown
 from edged.domain.topology import Stream
 from edged.errors import FormatError, RejectedRecord, StorageError
 from edged.ports import HELD_OUT, ArchiveStore, Dataset, Item, Omissions
@@ -34,6 +33,10 @@ class Portion:
     splits: tuple[str, ...]
     source: str
     order: Sequence[int]
+
+    def places(self, dataset: Dataset) -> Iterator[tuple[str, int]]:
+        """The splits and indices of all items, in the data set's order."""
+        return (self.place(dataset, number) for number in sorted(self.order))
 
     def place(self, dataset: Dataset, number: int) -> tuple[str, int]:
         """The split and the index in it of an item."""
@@ -77,10 +80,7 @@ def portions(
 
 
 def check(dataset: Dataset, stream: Stream) -> None:
-    """Raise FormatError unless the data set's samples are samples of `stream`."""
-    if unknown := [label for label in dataset.labels if label not in stream.labels]:
-        first = ", ".join(map(shown, unknown[:10])) + (" …" if len(unknown) > 10 else "")
-        raise FormatError(f"labels of {dataset.name} that stream {stream.name} does not have: {first}")
+    """Raise FormatError unless the data set's samples have the shape and dtype of `stream`."""
     shapes = {stream.shape, (math.prod(stream.shape),)}  # a row of numbers is a flattened sample
     if dataset.shape is not None and (dataset.shape not in shapes or dataset.dtype != stream.dtype):
         raise FormatError(

@@ -20,7 +20,7 @@ DECODER = PillowDecoder()
 class OneItem:
     """A data set of one item."""
 
-    name, labels, splits, left_out = "one", (), ("all",), ()
+    name, labels, splits, left_out, label_place = "one", (), ("all",), (), "the item"
 
     def __init__(self, item, shape=None, dtype="uint8"):
         self.item, self.shape, self.dtype = item, shape, dtype
@@ -30,6 +30,9 @@ class OneItem:
 
     def sample(self, split, index):
         return self.item
+
+    def label(self, split, index):
+        return self.item.label
 
     def item_name(self, split, index):
         return "it"
