@@ -189,6 +189,10 @@ EVENTS: Mapping[str, Event] = {
     "cache.recreated": event(
         "The cache's file is damaged, foreign or of another stream; it is recreated empty.", reason=str
     ),
+    "cache.unusable": event(
+        "The node's cache folder cannot be written. An edge's cache is in memory alone then, and what was measured "
+        "here or proven of models is so again at the next start.", folder=str, reason=str,
+    ),
     "cache.disk_full": event(
         "The disk takes no entries; the cache continues with what it has, and retries at intervals.", err=str
     ),

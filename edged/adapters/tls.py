@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from edged.access import why_refused
 from edged.adapters import tls_kinds
 from edged.adapters.tls_kinds import CERTIFICATE, PRIVATE_KEY
 from edged.domain.topology import Security
@@ -83,7 +84,7 @@ def problems(security: Security) -> list[Finding]:
             if file is not None:
                 contents[key] = read_regular(Path(file), MAX_BYTES)
         except OSError as error:
-            found.append(_finding(key, file, f"cannot be read: {error.strerror or error}"))
+            found.append(_finding(key, file, f"cannot be read: {why_refused(Path(file or ''), error, reads=True)}"))
     bad = {"ca": [*_ca(security, contents)], "certificate": [*_certificate(security, contents)]}
     bad["key"] = [*_key(security, contents)]
     beside = next((key for key in ("certificate", "ca") if key in contents and not bad[key]), None)

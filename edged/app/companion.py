@@ -12,7 +12,7 @@ from edged.adapters.host.systemd import Systemd
 from edged.adapters.images import PillowDecoder
 from edged.adapters.kafka import KafkaLog
 from edged.app.presence import COMPANION, open_presence
-from edged.app.supervision import announce, supervise
+from edged.app.supervision import announce, supervise, warn_of_cache
 from edged.domain.topology import Topology
 from edged.domain.topology.topics import rights_of
 from edged.services.node.health import HealthBoard
@@ -61,6 +61,7 @@ async def run_companion(
         lock = stack.enter_context(name_lock(models, COMPANION))
         stack.callback(proofs.stop)
         announce(topology)
+        warn_of_cache(folders.cache)
         health = HealthBoard()
         log = await stack.enter_async_context(
             KafkaLog(topology.kafka, health, deadline_s=timing.kafka_deadline_s, rights=rights_of(topology, node))

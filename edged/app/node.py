@@ -17,7 +17,7 @@ from edged.app import archive
 from edged.app.group import servers
 from edged.app.jobs import NUM_CORES, open_jobs
 from edged.app.presence import NODE, open_presence
-from edged.app.supervision import Service, announce, supervise
+from edged.app.supervision import Service, announce, supervise, warn_of_cache
 from edged.domain.topology import Topology
 from edged.domain.topology.topics import rights_of
 from edged.services.ingest.ingest import Ingest
@@ -59,6 +59,7 @@ async def run_node(
         if edge is None:
             services = {**archive.services(in_use, log, health, timing), **servers(jobs, node, log, timing)}
         else:
+            warn_of_cache(folders.cache)
             lanes, priority = KernelLaneClock(NUM_CORES), LowerPriority()
 
             def begin_lane() -> None:

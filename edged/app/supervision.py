@@ -19,9 +19,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import NoReturn, Protocol
 
 from edged import __version__
+from edged.access import why_unusable
 from edged.adapters.host.terminal import has_terminal
 from edged.app.reload import Reload
 from edged.domain.topology import Topology, existing, kafka_commands
@@ -51,6 +53,12 @@ class Service(Protocol):
 def announce(topology: Topology) -> None:
     """Log the first line of a node, before anything is opened."""
     logger().info("life.started", version=__version__, pid=os.getpid(), topology=topology.site)
+
+
+def warn_of_cache(folder: Path) -> None:
+    """Log that the node's cache folder cannot be written, if so: it works without."""
+    if reason := why_unusable(folder):
+        logger().warning("cache.unusable", folder=str(folder), reason=reason)
 
 
 async def supervise(

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edged.access import why_refused
 from edged.domain.topology import BackboneFile, Security, Topology
 from edged.domain.validation import rules
 from edged.domain.validation.finding import Finding
@@ -152,5 +153,5 @@ def _content(path: Path) -> bytes:
         with open_regular(path) as file:
             return file.read(document.MAX_BYTES + 1)
     except OSError as error:
-        problem = Problem("", f"the file cannot be read: {error.strerror}", place=str(path))
+        problem = Problem("", f"the file cannot be read: {why_refused(path, error, reads=True)}", place=str(path))
         raise ConfigError((problem,)) from error

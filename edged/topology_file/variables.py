@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edged.access import why_refused
 from edged.domain.topology import NAME_PATTERN
 from edged.files import open_regular
 
@@ -95,11 +96,14 @@ class Variables:
         hint = f"systemd gives it by LoadCredential={name}:/path in the unit; elsewhere set CREDENTIALS_DIRECTORY"
         if not folder:
             raise MissingError(f'there is no credential "{name}": CREDENTIALS_DIRECTORY is not set', hint)
+        path = Path(folder) / name
         try:
-            with open_regular(Path(folder) / name) as file:
+            with open_regular(path) as file:
                 content = file.read(MAX_CREDENTIAL_BYTES + 1)
         except OSError as error:
-            raise MissingError(f'the credential "{name}" cannot be read: {error.strerror}', hint) from error
+            raise MissingError(
+                f'the credential "{name}" cannot be read: {why_refused(path, error, reads=True)}', hint
+            ) from error
         if len(content) > MAX_CREDENTIAL_BYTES:
             raise VariableError(f'the credential "{name}" is larger than {MAX_CREDENTIAL_BYTES} bytes')
         try:

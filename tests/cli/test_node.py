@@ -8,8 +8,10 @@ import pytest
 
 from edged import cli
 from edged.adapters.host.process_lock import process_lock
+from tests.support.rights import as_nobody, passable_folder
 from tests.support.valid_topology import WITHOUT_KAFKA
 
+TRAINING = f"{WITHOUT_KAFKA}training: {{stream: tiles, model: [flatten, {{dense: 2}}]}}\n"
 WRONG = "schema: 1\nsite: lab\nsite: lab\n"
 
 
@@ -18,8 +20,8 @@ def start(tmp_path, monkeypatch, capfd):
     """Runs `edged run` on this text to its end; its code and its lines on stderr."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
 
-    def run(text, node="pi-a", command="run"):
-        file = tmp_path / "topology.yaml"
+    def run(text, node="pi-a", command="run", folder=tmp_path):
+        file = folder / "topology.yaml"
         file.write_text(text)
         code = cli.main([command, str(file), "--node", node])
         return code, capfd.readouterr().err.splitlines()
@@ -104,14 +106,48 @@ def test_what_other_commands_say_reaches_the_journal_as_errors(tmp_path, monkeyp
     assert all(line.startswith("<3>") and "<3>" not in line[3:] for line in lines)
 
 
-@pytest.mark.parametrize("what", ["file", "link to itself"])
-def test_a_state_folder_that_is_none_is_refused_by_name(start, tmp_path, what):
+@pytest.mark.parametrize("command", ["run", "infer"])
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("file", "FOLDER is no folder: move it away"),
+        ("link to itself", "FOLDER is a link to FOLDER, where nothing is"),
+        ("link to nowhere", "FOLDER is a link to /mnt/no-such-disk, where nothing is"),
+    ],
+)
+def test_a_state_folder_that_is_none_is_refused_by_name(start, tmp_path, process, command, what, reason):
     folder = tmp_path / "edged" / "pi-a"
     folder.parent.mkdir()
     if what == "file":
         folder.write_text("in the way")
     else:
-        folder.symlink_to(folder.name)
-    code, [line] = start(WITHOUT_KAFKA)
-    assert (code, json.loads(line)["event"]) == (73, "life.refused")
-    assert f"the state folder {folder} cannot be used: it is no folder" in json.loads(line)["reason"]
+        folder.symlink_to(folder.name if what == "link to itself" else "/mnt/no-such-disk")
+    code, lines = start(TRAINING, command=command)
+    assert (code, json.loads(lines[-1])["event"]) == (73, "life.refused")
+    verb = "used" if command == "run" else "read"
+    assert f"the state folder {folder} cannot be {verb}: {reason.replace('FOLDER', str(folder))}" in lines[-1]
+
+
+@pytest.mark.parametrize(("command", "mode"), [("run", "drwxr-xr-x"), ("infer", "drwxr-x---")])
+def test_folders_of_roots_are_told_with_the_commands_that_give_them_to_us(start, monkeypatch, process, command, mode):
+    """The state folder's end the start; the cache's is done without."""
+    with passable_folder() as folder:
+        monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        (folder / "open").mkdir()
+        (folder / "open").chmod(0o777)
+        state = folder / "edged" / "pi-a"
+        state.mkdir(parents=True)
+        state.chmod(0o755 if command == "run" else 0o750)
+        with as_nobody():
+            code, lines = start(TRAINING, command=command, folder=folder / "open")
+    said = {fields["event"]: fields for fields in map(json.loads, lines)}
+    assert code == 73
+    assert (
+        f"{state} belongs to root ({mode}), and this is nobody: `chown -R nobody: {state}` as root"
+        in (said["life.refused"]["reason"])
+    )
+    assert (
+        f"and {folder} belongs to root (drwxr-xr-x), and this is nobody: `install -d"
+        in (said["cache.unusable"]["reason"])
+    )

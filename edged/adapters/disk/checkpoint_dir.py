@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from edged.access import require_writable, why_dead, why_refused
 from edged.domain import format_version
 from edged.errors import DiskFull, FormatError, StateFolderRefused, StorageError
 from edged.files import read_regular, sync_folder
@@ -51,9 +52,9 @@ class CheckpointDir:
     """A `ports.CheckpointStore` in `folder`, which is created if missing.
 
     `writes`: this process trains; incomplete files of a crashed one are deleted. `max_bytes`: of a file; a larger one
-    is not read. Raises StateFolderRefused when the folder cannot be created or written, or, of a reader, listed. A disk
-    that is read-only, full or broken may be mended while the process runs, and is no reason to refuse it: `problem`
-    says so.
+    is not read. Raises StateFolderRefused when the folder cannot be created or written; of a reader, when it cannot be
+    listed or is a link to nowhere. A disk that is read-only, full or broken may be mended while the process runs, so it
+    is not refused: `problem` says so.
     """
 
     problem = ""
@@ -66,13 +67,15 @@ class CheckpointDir:
         if writes:
             try:
                 self._create_folder()
-                folder.chmod(_FOLDER_MODE)
+                self._claim_folder()
                 self._remove_leftovers()
             except OSError as error:
-                problem = f"the state folder {folder} cannot be used: {error.strerror}"
+                problem = f"the state folder {folder} cannot be used: {why_refused(folder, error)}"
                 if error.errno not in _ERRORS_OF_THE_DISK:
                     raise StateFolderRefused(problem) from error
                 self.problem = problem
+        elif reason := why_dead(folder):
+            raise StateFolderRefused(f"the state folder {folder} cannot be read: {reason}")
         else:
             self._generations(_DESCRIPTION)
 
@@ -88,6 +91,13 @@ class CheckpointDir:
                 sync_folder(above)
             except OSError:  # not ours, and not one that we have made
                 return
+
+    def _claim_folder(self) -> None:
+        """Close it to others. One that belongs to another user will do if it can be written."""
+        try:
+            self._folder.chmod(_FOLDER_MODE)
+        except PermissionError:
+            require_writable(self._folder)
 
     def _remove_leftovers(self) -> None:
         """Delete what a crash left: temporary files, and models without a description."""
@@ -149,7 +159,7 @@ class CheckpointDir:
                 if file.is_symlink():  # to where nothing is, perhaps not now
                     yield generation, StorageError(str(error))
             except PermissionError as error:
-                raise StateFolderRefused(f"{error.filename} may not be read: give it back to this user") from error
+                raise StateFolderRefused(f"{file} may not be read: {why_refused(file, error)}") from error
             except OSError as error:
                 yield generation, StorageError(str(error))
             else:
@@ -209,7 +219,8 @@ class CheckpointDir:
             return []
         except OSError as error:
             kind = StorageError if error.errno in _ERRORS_OF_THE_DISK else StateFolderRefused
-            raise kind(f"the state folder {self._folder} cannot be read: {error.strerror}") from error
+            reason = why_refused(self._folder, error)
+            raise kind(f"the state folder {self._folder} cannot be read: {reason}") from error
         return [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
 
     def _write(self, name: str, content: bytes) -> None:

@@ -18,6 +18,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from edged.access import why_unusable
 from edged.domain.cache import entry as cache_entry
 from edged.domain.cache.block_table import BlockTable
 from edged.domain.cache.entry import Entry, SampleKey
@@ -68,10 +69,8 @@ class SqliteCache:
         self._unsaved_note: str | None = None
         self.num_corrupt = 0
         self.written_bytes = 0
-        try:
-            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"the cache folder {folder} cannot be created: {error.strerror}") from error
+        if reason := why_unusable(folder):
+            raise StorageError(f"the cache folder {folder} cannot be used: {reason}")
         self._open()
 
     def get_many(self, keys: Iterable[SampleKey]) -> dict[SampleKey, Entry]:

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from edged.access import why_refused
 from edged.adapters.host.processes import host_name, started_ms
 from edged.domain.presence import where
 from edged.errors import AlreadyRunning, StateFolderRefused
@@ -41,8 +42,7 @@ def process_lock(folder: Path) -> Iterator[str]:
         folder.mkdir(mode=_MODE, parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        reason = "it is no folder" if isinstance(error, FileExistsError) else error.strerror
-        raise StateFolderRefused(f"the state folder {folder} cannot be used: {reason}") from error
+        raise StateFolderRefused(f"the state folder {folder} cannot be used: {why_refused(folder, error)}") from error
     try:
         yield _lock(descriptor, folder)
     finally:

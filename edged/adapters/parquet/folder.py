@@ -27,6 +27,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from edged.access import why_dead, why_refused
 from edged.adapters.parquet import file as parquet_file
 from edged.domain.archive import snapshot as dataset
 from edged.domain.archive.snapshot import BlockRef
@@ -129,7 +130,7 @@ class ArchiveFolder:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ArchiveUnavailable(self._absence()) from error
         except OSError as error:
-            raise ArchiveUnavailable(f"{self._root}: {error}") from error
+            raise ArchiveUnavailable(f"{self._root}: {_reason(self._root, error)}") from error
         try:
             return json.loads(content)["format"]
         except (ValueError, KeyError, TypeError) as error:
@@ -261,6 +262,8 @@ class ArchiveFolder:
 
     def _absence(self) -> str:
         """The likely reason why there is no marker."""
+        if self._is_local and (reason := why_dead(Path(self._root))):
+            return f"the archive's folder {self._root} is not there: {reason}"
         if not self._fs.isdir(self._root):
             return f"the archive's folder {self._root} is not there: is its file system mounted?"
         return (
@@ -354,8 +357,20 @@ def translated(path: str) -> Iterator[None]:
         if error.errno is None:  # how pyarrow reports a file that it cannot parse
             raise CorruptFileError(f"{path}: {error}") from error
         kind = DiskFull if error.errno in {errno.ENOSPC, errno.EDQUOT} else StorageError
-        raise kind(f"{path}: {error}") from error
+        raise kind(f"{path}: {_reason(path, error)}") from error
     except AnotherVersion as error:  # kept where it is
         raise StorageError(f"{path}: {error}") from error
     except parquet_file.CORRUPTION as error:
         raise CorruptFileError(f"{path}: {error}") from error
+
+
+def _reason(path: str, error: OSError) -> str:
+    """What bars the way, where it is that."""
+    if not isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
+        return str(error)
+    barred = Path(error.filename or path)
+    if Path(path).is_dir() and not os.access(path, os.X_OK, effective_ids=True):
+        barred = Path(path)
+    elif barred != Path(path) and not barred.exists() and barred.parent.is_dir():
+        barred = barred.parent  # a file that is to be made there
+    return why_refused(barred, OSError(error.errno, error.strerror))

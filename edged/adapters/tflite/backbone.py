@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edged.access import why_refused
 from edged.adapters.tflite.foreign import read_foreign
 from edged.adapters.tflite.reader import is_own, read_tflite
 from edged.adapters.tflite.runtime import load_features, load_foreign_features
@@ -73,7 +74,7 @@ def read_backbone(path: Path) -> FrozenBackbone:
     try:
         content = read_regular(path, _MAX_BYTES)
     except OSError as error:
-        raise StorageError(f"{path.name} cannot be read: {error.strerror}") from error
+        raise StorageError(f"{path.name} cannot be read: {why_refused(path, error, reads=True)}") from error
     digest = hashlib.sha256(content).hexdigest()
     if not is_own(content):
         return ForeignBackbone(BackboneFile(*read_foreign(content), digest), content)

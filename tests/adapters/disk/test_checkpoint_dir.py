@@ -249,7 +249,7 @@ def test_a_kill_at_any_point_leaves_the_folder_intact(tmp_path):
 def test_the_error_names_a_state_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "file").write_text("in the way")
 
-    with pytest.raises(StateFolderRefused, match=f"the state folder {tmp_path}/file/pi-a cannot be used: Not a dir"):
+    with pytest.raises(StateFolderRefused, match=f"folder {tmp_path}/file/pi-a .* used: {tmp_path}/file is no folder"):
         CheckpointDir(tmp_path / "file" / "pi-a")
 
 

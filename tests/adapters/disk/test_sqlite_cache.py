@@ -273,7 +273,7 @@ def test_a_second_process_is_refused_and_harms_nothing(tmp_path):
 
 def test_an_unusable_folder_is_reported(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match="cannot be created"):
+    with pytest.raises(StorageError, match="file is no folder"):
         opened(tmp_path / "file" / "cache")
     (tmp_path / "cache.sqlite").mkdir()
     with pytest.raises(StorageError, match="cannot be"):

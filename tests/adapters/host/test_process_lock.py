@@ -72,7 +72,7 @@ def test_a_holder_that_cannot_be_seen_from_here_is_told_by_its_folder(tmp_path, 
 def test_a_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with (
-        pytest.raises(StateFolderRefused, match=f"{tmp_path}/file cannot be used: it is no folder"),
+        pytest.raises(StateFolderRefused, match=f"{tmp_path}/file cannot be used: {tmp_path}/file is no folder"),
         process_lock(tmp_path / "file"),
     ):
         pass

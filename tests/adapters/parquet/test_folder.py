@@ -12,10 +12,12 @@ import pytest
 
 from edged.adapters.parquet import file as parquet_file
 from edged.adapters.parquet import folder as parquet_folder
+from edged.adapters.parquet.folder import MARKER
 from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive.snapshot import BlockRef
 from edged.errors import ArchiveUnavailable, BlockAbsent, DiskFull, StorageError
 from tests.support.archive_samples import file_name, new_archive, pack, parquet_files, read_packs
+from tests.support.rights import as_nobody, passable_folder
 
 
 def test_a_file_is_named_by_its_offsets(store, folder):
@@ -102,6 +104,36 @@ def test_a_folder_without_permission_is_a_storage_error(store, monkeypatch):
 
     with pytest.raises(StorageError, match="Permission denied"):
         store.append("fashion", "pi-a", [(0, pack(0))])
+
+
+def test_an_archive_of_roots_is_told_with_its_owner_and_the_command_that_gives_it_to_us():
+    with passable_folder() as folder:
+        url = f"file://{folder}/archive"
+        ParquetStore(url).create("lab")
+        for part in (folder / "archive", folder / "archive" / MARKER):
+            part.chmod(0o755)
+        with as_nobody(), pytest.raises(StorageError) as written:
+            ParquetStore(url).append("fashion", "pi-a", [(0, pack(0))])
+        (folder / "archive").chmod(0o750)
+        with as_nobody(), pytest.raises(ArchiveUnavailable) as opened:
+            ParquetStore(url).check()
+        (folder / "archive").chmod(0o755)
+        (folder / "archive" / MARKER).chmod(0o600)
+        with as_nobody(), pytest.raises(ArchiveUnavailable) as read:
+            ParquetStore(url).check()
+    given = f"and this is nobody: `chown -R nobody: {folder}/archive` as root gives it to nobody"
+    assert f"{folder}/archive belongs to root (drwxr-xr-x), {given}" in str(written.value)
+    assert f"{folder}/archive belongs to root (drwxr-x---), {given}" in str(opened.value)
+    assert f"{MARKER} belongs to root (-rw-------), and this is nobody: `chown nobody: " in str(read.value)
+
+
+def test_an_archive_that_is_a_link_to_nowhere_is_told_with_where_it_leads(tmp_path):
+    (tmp_path / "archive").symlink_to("/mnt/no-such-disk")
+    reason = f"{tmp_path}/archive is a link to /mnt/no-such-disk, where nothing is"
+    with pytest.raises(ArchiveUnavailable, match=reason):
+        ParquetStore(f"file://{tmp_path}/archive").check()
+    with pytest.raises(StorageError, match=reason):
+        ParquetStore(f"file://{tmp_path}/archive").create("lab")
 
 
 def test_a_broken_connection_means_unavailable(store, monkeypatch):

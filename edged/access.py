@@ -1,0 +1,128 @@
+"""Why this process may not use a file or folder, for people: which one bars it, whose that is, and the command for it.
+
+`strerror` says only what kind of refusal it was. Says nothing of what the refusal means for a node.
+"""
+
+import contextlib
+import errno
+import grp
+import os
+import pwd
+import shlex
+import stat
+from pathlib import Path
+
+_FOLDER_MODE = 0o750
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM}
+_NO_FOLDER = {errno.ENOTDIR, errno.EEXIST}
+
+
+def why_refused(path: Path, error: OSError, *, reads: bool = False) -> str:
+    """Why the system refused what concerned `path`, or what is in it if the error names that. Never raises.
+
+    `reads`: it is somebody else's, and only to be read; else it should belong to this process's user.
+    """
+    path = Path(error.filename) if isinstance(error.filename, str) else path
+    try:
+        return _why(path.absolute(), error, reads=reads)
+    except OSError:  # it is being changed
+        return error.strerror or str(error)
+
+
+def why_dead(path: Path) -> str:
+    """Which part of `path` is a link to where nothing is; "" when none is."""
+    with contextlib.suppress(PermissionError):  # whoever meets that is told of it
+        for link in reversed([path, *path.parents]):
+            if link.is_symlink() and not link.exists():
+                return f"{link} is a link to {link.parent / link.readlink()}, where nothing is: mount or make that"
+    return ""
+
+
+def why_unusable(folder: Path) -> str:
+    """Make the folder if it is missing. Why this process cannot make files in it, or ""."""
+    try:
+        folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        require_writable(folder)
+    except OSError as error:
+        return why_refused(folder, error)
+    return ""
+
+
+def require_writable(folder: Path) -> None:
+    """Raise PermissionError, naming the folder, when this process may not make files in it."""
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
+def user() -> str:
+    """The name of this process's user, or its number."""
+    return _user(os.geteuid())
+
+
+def _why(path: Path, error: OSError, *, reads: bool) -> str:
+    if dead := why_dead(path):
+        return dead
+    if error.errno in _NO_FOLDER and (file := _file_in_the_way(path)) is not None:
+        return f"{file} is no folder: move it away"
+    if error.errno in _NOT_ALLOWED and (reason := _barred(path, reads=reads)):
+        return reason
+    return error.strerror or str(error)
+
+
+def _file_in_the_way(path: Path) -> Path | None:
+    return next((each for each in reversed([path, *path.parents]) if each.exists() and not each.is_dir()), None)
+
+
+def _barred(path: Path, *, reads: bool) -> str:
+    """Whose what bars the way is, and what mends it; "" when it is not the rights of files."""
+    for above in reversed(path.parents):
+        if above.exists() and not os.access(above, os.X_OK, effective_ids=True):
+            return f"{_described(above)}: `chmod a+x {_quoted(above)}` lets it through"
+    return _closed(path, reads=reads) if path.exists() else _missing(path)
+
+
+def _missing(path: Path) -> str:
+    existing = next(each for each in path.parents if each.exists())
+    if os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
+        return ""
+    made = f"install -d -m 750 -o {user()} -g {_group(os.getegid())} {_quoted(path)}"
+    return f"it is not there, and {_described(existing)}: `{made}` as root makes it"
+
+
+def _closed(path: Path, *, reads: bool) -> str:
+    is_own = path.stat().st_uid == os.geteuid()
+    needed = os.R_OK | (0 if reads else os.W_OK) | (os.X_OK if path.is_dir() else 0)
+    if is_own and os.access(path, needed, effective_ids=True):
+        return ""
+    if is_own:
+        mended = f"`chmod u+rwX {_quoted(path)}` mends it"
+    elif reads:
+        own = _group(os.getegid())
+        mended = f"`chgrp {own} {_quoted(path)} && chmod g+r {_quoted(path)}` as root lets {own} read it"
+    else:
+        recursive = "-R " if path.is_dir() else ""
+        mended = f"`chown {recursive}{user()}: {_quoted(path)}` as root gives it to {user()}"
+    return f"{_described(path)}: {mended}"
+
+
+def _described(path: Path) -> str:
+    status = path.stat()
+    return f"{path} belongs to {_user(status.st_uid)} ({stat.filemode(status.st_mode)}), and this is {user()}"
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def _group(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))

@@ -1,0 +1,117 @@
+"""Who is refused a file or folder is told which one bars the way, whose it is, and the command that mends it."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edged.access import require_writable, why_dead, why_refused, why_unusable
+from tests.support.rights import NOBODY, as_nobody, passable_folder
+
+REFUSED = PermissionError(13, "Permission denied")
+
+
+@pytest.fixture
+def folder():
+    with passable_folder() as made:
+        yield made
+
+
+def refused(path: Path) -> str:
+    with as_nobody(), pytest.raises(OSError, match=r".") as caught:
+        require_writable(path)
+    with as_nobody():
+        return why_refused(path, caught.value)
+
+
+def obey(reason: str) -> None:
+    subprocess.run(["sh", "-c", reason.split("`")[1]], check=True)
+
+
+@pytest.mark.parametrize("name", ["pi-a", "pi a"])
+def test_a_folder_of_another_user_is_told_with_its_owner_ours_and_the_command_that_gives_it_to_us(folder, name):
+    path = folder / name
+    path.mkdir(mode=0o755)
+    (path / "cache.sqlite").touch()
+    reason = refused(path)
+    assert reason.startswith(f"{path} belongs to root (drwxr-xr-x), and this is nobody: `chown -R nobody: ")
+    assert reason.endswith("` as root gives it to nobody")
+    obey(reason)
+    with as_nobody():
+        require_writable(path)
+    assert (path / "cache.sqlite").stat().st_uid == NOBODY
+
+
+def test_a_folder_that_cannot_be_made_is_told_by_the_one_above_and_that_one_keeps_its_owner(folder):
+    path = folder / "edged" / "pi-a"
+    with as_nobody():
+        reason = why_unusable(path)
+    assert reason.startswith(
+        f"it is not there, and {folder} belongs to root (drwxr-xr-x), and this is nobody: `install"
+    )
+    obey(reason)
+    with as_nobody():
+        assert why_unusable(path) == ""
+    assert folder.stat().st_uid == 0
+
+
+def test_a_folder_above_that_may_not_be_passed_is_told(folder):
+    (folder / "closed" / "pi-a").mkdir(parents=True)
+    (folder / "closed" / "pi-a").chmod(0o777)
+    (folder / "closed").chmod(0o700)
+    with as_nobody():
+        reason = why_unusable(folder / "closed" / "pi-a")
+    assert reason.startswith(f"{folder}/closed belongs to root (drwx------), and this is nobody: `chmod a+x ")
+    obey(reason)
+    with as_nobody():
+        assert why_unusable(folder / "closed" / "pi-a") == ""
+
+
+def test_ones_own_folder_without_the_right_to_write_is_told(folder):
+    path = folder / "pi-a"
+    path.mkdir()
+    os.chown(path, NOBODY, NOBODY)
+    path.chmod(0o500)
+    reason = refused(path)
+    assert reason == f"{path} belongs to nobody (dr-x------), and this is nobody: `chmod u+rwX {path}` mends it"
+    obey(reason)
+    with as_nobody():
+        require_writable(path)
+
+
+def test_a_file_that_is_only_read_stays_its_owners(folder):
+    file = folder / "topology.yaml"
+    file.touch(mode=0o600)
+    with as_nobody():
+        with pytest.raises(PermissionError) as caught:
+            file.open()
+        reason = why_refused(file, caught.value, reads=True)
+    assert reason.startswith(
+        f"{file} belongs to root (-rw-------), and this is nobody: `chgrp nogroup {file} && chmod g+r"
+    )
+    obey(reason)
+    with as_nobody(), file.open():
+        assert file.stat().st_uid == 0
+
+
+def test_a_file_in_place_of_a_folder_is_told(folder):
+    (folder / "file").touch()
+    assert why_unusable(folder / "file") == f"{folder}/file is no folder: move it away"
+    assert why_unusable(folder / "file" / "pi-a") == f"{folder}/file is no folder: move it away"
+
+
+@pytest.mark.parametrize("below", ["", "pi-a/jobs"])
+def test_a_link_to_where_nothing_is_is_told_with_where_it_leads(folder, below):
+    (folder / "edged").symlink_to("mnt/usb")
+    reason = f"{folder}/edged is a link to {folder}/mnt/usb, where nothing is: mount or make that"
+    assert why_dead(folder / "edged" / below) == reason
+    assert why_unusable(folder / "edged" / below) == reason
+    (folder / "mnt" / "usb").mkdir(parents=True)
+    assert why_dead(folder / "edged" / below) == ""
+    assert why_unusable(folder / "edged" / below) == ""
+
+
+def test_what_is_not_known_is_the_systems_word(folder):
+    assert why_refused(folder, REFUSED) == "Permission denied"
+    assert why_refused(folder, OSError(5, "Input/output error")) == "Input/output error"
