@@ -441,8 +441,9 @@ EVENTS: Mapping[str, Event] = {
     ),
     # sensor
     "sensor.opened": event(
-        "The data set to replay. Left_out: for each reason how many files or rows were left out, and the first ones.",
-        dataset=str, split=str, items=int, left_out=list,
+        "The data set to replay. Unlabelled: items that are published without a label. Left_out: for each reason how "
+        "many files or rows were left out, and the first ones.",
+        dataset=str, split=str, items=int, unlabelled=int, left_out=list,
     ),
     "sensor.left_out": event(
         "A file or row was not published, and why; the next one takes its place. `suppressed` more for this reason "

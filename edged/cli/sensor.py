@@ -70,12 +70,15 @@ def run(args: argparse.Namespace) -> int:
     try:
         dataset = _open(args)
         transcoder = _transcoder(topology, dataset, args)
+        split = args.split or dataset.splits[0]
+        unlabelled = _num_unlabelled(topology, dataset, split, args)
     except (FormatError, StorageError) as error:
         print(f"edged sensor: {error}", file=sys.stderr)
         return os.EX_USAGE
-    split = args.split or dataset.splits[0]
-    left_out = [asdict(each) for each in dataset.left_out]
-    log.logger().info("sensor.opened", dataset=dataset.name, split=split, items=dataset.count(split), left_out=left_out)
+    left_out, items = [asdict(each) for each in dataset.left_out], dataset.count(split)
+    log.logger().info(
+        "sensor.opened", dataset=dataset.name, split=split, items=items, unlabelled=unlabelled, left_out=left_out
+    )
     try:
         return asyncio.run(_replay(topology, dataset, split, transcoder, args))
     except FormatError as error:
@@ -151,7 +154,6 @@ def _require_device(topology: Topology, node: str, file: str) -> None:
 
 def _transcoder(topology: Topology, dataset: "Dataset", args: argparse.Namespace) -> "Transcoder":
     """What makes the data set's items the device's samples. Raises FormatError when that cannot be."""
-    from edged.adapters.datasets.labels import check_labels, count_labels  # noqa: PLC0415
     from edged.adapters.datasets.transcode import Transcoder  # noqa: PLC0415
     from edged.adapters.images import PillowDecoder  # noqa: PLC0415 - see the package
 
@@ -159,11 +161,20 @@ def _transcoder(topology: Topology, dataset: "Dataset", args: argparse.Namespace
         raise FormatError(f"{dataset.name} has no split {args.split!r}; it has {', '.join(dataset.splits)}")
     spec = topology.device(args.node)
     stream = topology.stream(spec.stream)
-    if not args.unlabelled:
-        split = args.split or dataset.splits[0]
-        counts = count_labels(dataset, ((split, index) for index in range(dataset.count(split))))
-        check_labels(dataset, stream, counts, otherwise=", or leave labels out with --unlabelled")
     return Transcoder(dataset, spec, stream, PillowDecoder())
+
+
+def _num_unlabelled(topology: Topology, dataset: "Dataset", split: str, args: argparse.Namespace) -> int:
+    """The number of the split's items that go without a label. Raises FormatError for labels that may not go."""
+    from edged.adapters.datasets.labels import check_labels, count_labels  # noqa: PLC0415
+
+    count = dataset.count(split)
+    if args.unlabelled:
+        return count
+    counts = count_labels(dataset, ((split, index) for index in range(count)))
+    stream = topology.stream(topology.device(args.node).stream)
+    check_labels(dataset, stream, counts, otherwise=", or leave labels out with --unlabelled")
+    return counts.unlabelled
 
 
 def _open(args: argparse.Namespace) -> "Dataset":

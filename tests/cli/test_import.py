@@ -24,6 +24,7 @@ streams:
   fruit:
     sample: {{shape: [8, 8, 3], dtype: uint8}}
     labels: [green, ripe]
+  beds: {{sample: {{shape: [8, 8, 3], dtype: uint8}}}}
   wear:
     sample: {{shape: [2], dtype: float32}}
     labels: [ok, worn]
@@ -108,6 +109,8 @@ def test_the_account_is_also_json_and_the_same_when_it_is_imported_again(bring, 
         "stream": "fruit",
         "splits": {"train": 12, "val": 6},
         "not_asked_for": 0,
+        "labelled": 19,
+        "unlabelled": 0,
         "sources": [
             {"source": "_train.photos", "new": 12, "samples": 12},
             {"source": "_test.photos", "new": 6, "samples": 6},
@@ -164,6 +167,36 @@ def test_labels_that_the_stream_does_not_have_are_named_with_their_first_files(b
     code, _, err = bring(path, stream="wear")
     assert '"wrn": 1 item, first line 4 (did you mean "worn"?)' in err
     assert 'correct the column "label"' in err
+
+
+def test_items_without_labels_are_counted_where_the_stream_has_labels(bring, tmp_path):
+    for number in range(3):
+        photo(tmp_path / "photos" / f"{number}.jpg", shade=number)
+    code, out, err = bring(tmp_path / "photos", "--json")
+    assert (code, json.loads(out)["unlabelled"], err.splitlines()[1:]) == (
+        0,
+        3,
+        [
+            "edged archive: warning: photos has 3 of 3 items without a label, while stream fruit has labels",
+            "  no classifier is trained on them: label them in the names of the folders, then import as a new --name",
+        ],
+    )
+
+
+def test_labels_that_an_unlabelled_stream_does_not_learn_are_archived_and_counted(bring, tmp_path):
+    for label in ("green", "ripe"):
+        photo(tmp_path / "photos" / label / "1.jpg")
+    code, out, err = bring(tmp_path / "photos", "--json", "--test-fraction", "0", stream="beds")
+    assert (code, json.loads(out)["labelled"], err.splitlines()[1:]) == (
+        0,
+        2,
+        [
+            "edged archive: warning: photos has 2 of 2 items with a label, while stream beds has no labels",
+            "  they are archived, and not learnt before they are listed in streams.beds.labels of the topology",
+        ],
+    )
+    (samples,) = archived(tmp_path, "beds").values()
+    assert {each.label for each in samples} == {"green", "ripe"}
 
 
 def test_a_person_who_watches_sees_how_far_it_is(bring, tmp_path, monkeypatch):

@@ -139,8 +139,21 @@ def test_an_odd_file_is_named_and_counted_and_the_others_are_published(sensor, l
         5,
         [("junk", ["on/Thumbs.db"]), ("empty", ["on/5.jpg"])],
     )
-    assert (left_out["item"], left_out["reason"]) == ("on/0.jpg", "truncated")
+    assert (left_out["item"], left_out["reason"], opened["unlabelled"]) == ("on/0.jpg", "truncated", 0)
     assert lines["sensor.published"]["left_out"] == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "arguments", "unlabelled"),
+    [("photos/on", (), 4), ("photos", (), 0), ("photos", ("--unlabelled",), 4)],
+    ids=["flat", "classes", "left out"],
+)
+def test_items_that_go_without_labels_are_counted(sensor, log, tmp_path, capsys, folder, arguments, unlabelled):
+    photos(tmp_path / "photos")
+    assert sensor("--node", "switch", "--from", str(tmp_path / folder), "--rate", "max", *arguments) == 0
+    assert sum(record.key is None for record in log.records("greenhouse.iot.switch")) == unlabelled
+    opened = json.loads(capsys.readouterr().err.splitlines()[0])
+    assert (opened["event"], opened["unlabelled"]) == ("sensor.opened", unlabelled)
 
 
 def test_nothing_that_can_be_published_is_said(sensor, log, tmp_path, capsys):

@@ -52,6 +52,22 @@ def check_labels(dataset: Dataset, stream: Stream, counts: LabelCounts, *, other
         raise FormatError("\n  ".join(_foreign(dataset, stream, counts, sorted(foreign), otherwise)))
 
 
+def label_warning(dataset: Dataset, stream: Stream, counts: LabelCounts) -> str:
+    """Of items that have no label where the stream has some, or one where it has none; empty: there are no such."""
+    name, total = stream.name, counted(counts.of.total(), "item")
+    if stream.labels and counts.unlabelled:
+        return (
+            f"{dataset.name} has {counts.unlabelled:,} of {total} without a label, while stream {name} has labels\n"
+            f"  no classifier is trained on them: label them in {dataset.label_place}, then import as a new --name"
+        )
+    if not stream.labels and counts.labelled:
+        return (
+            f"{dataset.name} has {counts.labelled:,} of {total} with a label, while stream {name} has no labels\n"
+            f"  they are archived, and not learnt before they are listed in streams.{name}.labels of the topology"
+        )
+    return ""
+
+
 def _foreign(
     dataset: Dataset, stream: Stream, counts: LabelCounts, foreign: list[str], otherwise: str
 ) -> Iterator[str]:

@@ -49,7 +49,7 @@ def open_data_set(args: argparse.Namespace) -> "Dataset":
 
 def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", args: argparse.Namespace) -> int:
     """Import the opened data set by the options in `args`. Raises FormatError when it does not fit, StorageError."""
-    from edged.adapters.datasets.labels import check_labels, count_labels  # noqa: PLC0415
+    from edged.adapters.datasets.labels import check_labels, count_labels, label_warning  # noqa: PLC0415
     from edged.adapters.datasets.transcode import ArchiveForm, check_images  # noqa: PLC0415
     from edged.adapters.images import PillowDecoder  # noqa: PLC0415
     from edged.ports import Omissions  # noqa: PLC0415
@@ -60,10 +60,12 @@ def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", ar
     )
     counts = count_labels(dataset, chain.from_iterable(portion.places(dataset) for portion in portions))
     _raise_all(
-        lambda: check_labels(dataset, stream, counts),
+        lambda: check_labels(dataset, stream, counts) if stream.labels else None,  # what has none may get some
         lambda: importer.check(dataset, stream),
         lambda: check_images(dataset, stream),
     )
+    if warning := label_warning(dataset, stream, counts):
+        print(f"edged archive: warning: {warning}", file=sys.stderr)
     form, omissions = ArchiveForm(stream, PillowDecoder()), Omissions(dataset.left_out)
     sources: list[Imported] = []
     for portion in portions:
@@ -79,7 +81,8 @@ def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", ar
     if not any(source.samples for source in sources):
         raise FormatError("\n  left out: ".join([f"{dataset.name}: there is no sample to import", *map(str, left_out)]))
     num_items = sum(dataset.count(split) for split in dataset.splits)
-    account = _Account(dataset, sources, left_out, num_items - sum(len(portion.order) for portion in portions))
+    not_asked_for = num_items - sum(len(portion.order) for portion in portions)
+    account = _Account(dataset, sources, left_out, not_asked_for, counts.labelled, counts.unlabelled)
     print(json.dumps(account.as_json(stream), indent=2) if args.json else "\n".join(account.lines()))
     return 0
 
@@ -104,12 +107,17 @@ def _print_source(place: str, imported: "Imported") -> None:
 
 
 class _Account(NamedTuple):
-    """Each item of the data set once: taken into an archive's source, left out, or not asked for."""
+    """Each item of the data set once: taken into an archive's source, left out, or not asked for.
+
+    `labelled` and `unlabelled`: of those that were asked for, also where they were left out.
+    """
 
     dataset: "Dataset"
     sources: "Sequence[Imported]"
     left_out: "Sequence[LeftOut]"
     not_asked_for: int
+    labelled: int
+    unlabelled: int
 
     def splits(self) -> dict[str, int]:
         """The number of items that are in the archive, of each split."""
@@ -121,6 +129,8 @@ class _Account(NamedTuple):
             "stream": stream.name,
             "splits": self.splits(),
             "not_asked_for": self.not_asked_for,
+            "labelled": self.labelled,
+            "unlabelled": self.unlabelled,
             "sources": [{"source": each.source, "new": each.new, "samples": each.samples} for each in self.sources],
             "left_out": [
                 {"reason": each.reason, "count": each.count, "first": list(each.first)} for each in self.left_out
