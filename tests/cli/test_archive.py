@@ -382,9 +382,18 @@ def test_ls_and_verify_show_what_is_in_quarantine_and_who_said_so(topology_file,
         out = capsys.readouterr().out
         assert "in quarantine: fashion/_train.shoebox/1/7 (1 sample), by " in out
         assert "in quarantine: fashion/_train.shoebox/2 (256 samples), by " in out
-        assert "_quarantine" in out
+        lines = [line.split() for line in out.splitlines() if line.startswith("fashion ")]
+        assert {source: quarantined for _, source, _, _, _, quarantined, *_ in lines} == {
+            "_test.shoebox": "0",
+            "_train.shoebox": "257",
+        }
         assert cli.main(["archive", action, str(topology_file), "--json"]) == 0
-        shown = json.loads(capsys.readouterr().out)["quarantine"]
+        report = json.loads(capsys.readouterr().out)
+        assert {each["source"]: each["in_quarantine"] for each in report["sources"]} == {
+            "_test.shoebox": 0,
+            "_train.shoebox": 257,
+        }
+        shown = report["quarantine"]
         assert [(each["address"], each["samples"]) for each in shown] == [
             ("fashion/_train.shoebox/1/7", 1),
             ("fashion/_train.shoebox/2", 256),

@@ -16,7 +16,7 @@ from edged.cli.archive import data_set
 from edged.cli.archive import migrate as archive_migrate
 from edged.cli.archive import quarantine as archive_quarantine
 from edged.cli.arguments import add_topology
-from edged.domain.archive.snapshot import QUARANTINE_SOURCE
+from edged.domain.archive.snapshot import OVERLAY_SOURCES, QUARANTINE_SOURCE
 from edged.domain.counted import counted
 from edged.domain.samples.border import Border
 from edged.domain.topology import Stream, Topology
@@ -103,9 +103,9 @@ def _ls(topology: Topology, args: argparse.Namespace) -> int:
     summaries = store.summaries(args.stream)
     quarantined = _quarantined(store, summaries)
     if args.json:
-        print(json.dumps({"sources": [asdict(each) for each in summaries], "quarantine": quarantined}, indent=2))
+        print(json.dumps({"sources": _sources(summaries, quarantined), "quarantine": quarantined}, indent=2))
     else:
-        _print_table(summaries)
+        _print_table(_sources(summaries, quarantined))
         archive_quarantine.print_quarantine(quarantined)
     return 0
 
@@ -118,16 +118,16 @@ def _verify(topology: Topology, args: argparse.Namespace) -> int:
     store = _store(topology)
     findings = list(store.verify(args.stream, Border.of(topology)))
     summaries = store.summaries(args.stream)
-    quarantined: list[dict[str, Any]] = []
+    quarantined: list[dict[str, Any]] | None = None
     with contextlib.suppress(StorageError):  # which is a finding
         quarantined = _quarantined(store, summaries)
     if args.json:
-        sources = [asdict(summary) for summary in summaries]
-        shown = {"findings": [each._asdict() for each in findings], "sources": sources, "quarantine": quarantined}
+        sources = _sources(summaries, quarantined)
+        shown = {"findings": [each._asdict() for each in findings], "sources": sources, "quarantine": quarantined or []}
         print(json.dumps(shown, indent=2))
     else:
-        _print_table(summaries)
-        archive_quarantine.print_quarantine(quarantined)
+        _print_table(_sources(summaries, quarantined))
+        archive_quarantine.print_quarantine(quarantined or [])
         for finding in findings:
             print(f"{finding.kind}: {finding.path}: {finding.detail}")
         print(counted(len(findings), "finding") if findings else "all is well")
@@ -142,24 +142,38 @@ def _quarantined(store: "ParquetStore", summaries: "list[SourceSummary]") -> lis
     return archive_quarantine.in_effect(store, [each.stream for each in summaries if each.source == QUARANTINE_SOURCE])
 
 
-def _print_table(summaries: "list[SourceSummary]") -> None:
-    if not summaries:
+def _sources(summaries: "list[SourceSummary]", quarantined: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    """What each source of samples holds, and how many of them are in quarantine; None: that cannot be read.
+
+    The records of the quarantine are no source: their stream's other sources have the samples.
+    """
+    counts = None if quarantined is None else archive_quarantine.samples_by_source(quarantined)
+    return [
+        asdict(each) | {"in_quarantine": None if counts is None else counts[each.stream, each.source]}
+        for each in summaries
+        if each.source not in OVERLAY_SOURCES
+    ]
+
+
+def _print_table(sources: list[dict[str, Any]]) -> None:
+    if not sources:
         print("the archive is empty")
         return
-    heads = ("stream", "source", "files", "blocks", "samples", "MB", "MB stored", "offsets", "lost")
+    heads = ("stream", "source", "files", "blocks", "samples", "in quarantine", "MB", "MB stored", "offsets", "lost")
     rows = [
         (
-            each.stream,
-            each.source,
-            f"{each.files:,}",
-            f"{each.blocks:,}",
-            f"{each.samples:,}",
-            f"{each.num_bytes / 1e6:,.1f}",
-            f"{each.stored_bytes / 1e6:,.1f}",
-            f"{each.first}–{each.next - 1}",
-            f"{each.lost:,}",
+            each["stream"],
+            each["source"],
+            f"{each['files']:,}",
+            f"{each['blocks']:,}",
+            f"{each['samples']:,}",
+            "?" if each["in_quarantine"] is None else f"{each['in_quarantine']:,}",
+            f"{each['num_bytes'] / 1e6:,.1f}",
+            f"{each['stored_bytes'] / 1e6:,.1f}",
+            f"{each['first']}–{each['next'] - 1}",
+            f"{each['lost']:,}",
         )
-        for each in summaries
+        for each in sources
     ]
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     for row in (heads, *rows):

@@ -4,6 +4,7 @@ import argparse
 import getpass
 import socket
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,15 @@ def change(topology: Topology, store: "ArchiveStore", action: Action, texts: lis
 def in_effect(store: "ArchiveStore", streams: list[str]) -> list[dict[str, Any]]:
     """What is in quarantine now: addresses with the number of samples, and who said so when."""
     return [entry for stream in streams for entry in _of_stream(store, stream)]
+
+
+def samples_by_source(entries: list[dict[str, Any]]) -> Counter[tuple[str, str]]:
+    """The number of samples in quarantine of each stream and source."""
+    counts = Counter[tuple[str, str]]()
+    for entry in entries:
+        stream, source, *_ = entry["address"].split("/")
+        counts[stream, source] += entry["samples"]
+    return counts
 
 
 def print_quarantine(entries: list[dict[str, Any]]) -> None:
