@@ -1,0 +1,78 @@
+"""The compiled kernels as a `domain.nn.backend.Backend`."""
+
+import ctypes
+from functools import cache
+
+import numpy as np
+
+from edged.adapters.kernels.conv import ConvLayer
+from edged.adapters.kernels.dense import DenseLayer
+from edged.adapters.kernels.depthwise import DepthwiseLayer
+from edged.adapters.kernels.kernel_layer import ACTIVATIONS
+from edged.adapters.kernels.library import load
+from edged.adapters.kernels.pooling import MAX_MAXIMUM_SIZE, PoolLayer
+from edged.adapters.kernels.self_test import DIGEST, digest_of
+from edged.adapters.kernels.structs import declare
+from edged.adapters.kernels.winograd import WinogradLayer, tiles_of
+from edged.domain.nn.context import LayerContext
+from edged.domain.nn.layer import Layer
+from edged.domain.nn.spec import (
+    AvgPool1d,
+    AvgPool2d,
+    Conv1d,
+    Conv2d,
+    Dense,
+    DepthwiseConv2d,
+    GlobalAvgPool,
+    LayerSpec,
+    MaxPool1d,
+    MaxPool2d,
+)
+from edged.errors import KernelsUnavailable
+
+
+@cache
+def compiled() -> "CompiledBackend":
+    """The kernels of this machine. Raises KernelsUnavailable, also when they do not compute what they must."""
+    library = load()
+    declare(library)
+    backend = CompiledBackend(library)
+    if digest_of(backend) != DIGEST:
+        raise KernelsUnavailable("they compute other bits here than elsewhere: please report this CPU and compiler")
+    return backend
+
+
+class CompiledBackend:
+    """Computes convolutions, dense layers and pooling of float32 by kernels.c."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        self.name = f"compiled/{library.edged_kernels_numerics()}"
+
+    def layer(self, spec: LayerSpec, pool: MaxPool2d | None, context: LayerContext) -> Layer | None:
+        """See `Backend`."""
+        layer: Layer | None = None
+        if context.dtype != np.float32 or getattr(spec, "activation", "none") not in ACTIVATIONS:
+            return layer
+        match spec:
+            case Dense():
+                layer = DenseLayer(self._library, spec, context)
+            case Conv2d() | Conv1d():
+                layer = self._conv(spec, pool, context)
+            case DepthwiseConv2d():
+                layer = DepthwiseLayer(self._library, spec, context)
+            case AvgPool2d() | AvgPool1d() | GlobalAvgPool():
+                layer = PoolLayer(self._library, spec, context)
+            case MaxPool2d() | MaxPool1d() if np.prod(spec.size) < MAX_MAXIMUM_SIZE:
+                layer = PoolLayer(self._library, spec, context)
+        return layer
+
+    def _conv(self, spec: Conv2d | Conv1d, pool: MaxPool2d | None, context: LayerContext) -> Layer | None:
+        conv = spec.as_2d if isinstance(spec, Conv1d) else spec
+        if pool and np.prod(pool.size) >= MAX_MAXIMUM_SIZE:
+            return None
+        if tiles := tiles_of(conv, pool, context.shape):
+            return WinogradLayer(self._library, spec, pool, tiles, context)
+        if conv.kernel == conv.stride == (1, 1) and pool is None:
+            return DenseLayer(self._library, spec, context)
+        return ConvLayer(self._library, spec, pool, context)
