@@ -3,6 +3,7 @@
 EdgedError
 ├── ConfigError           the topology file is wrong: all its problems, with their places (exit 78)
 ├── FormatError           bytes are not what their format says (tensors, packs, checkpoints, requests)
+│   ├── NotProven         a model file could not be tried out now: another time it may, and is tried again
 │   └── AnotherVersion    they are what another version of edged writes: kept; of saved state exit 78
 ├── RejectedRecord        a device's record is unusable: counted and dead-lettered, never fatal
 ├── RecordTooLarge        Kafka does not accept a record of this size
@@ -69,6 +70,10 @@ class FormatError(EdgedError):
 
 class AnotherVersion(FormatError):  # noqa: N818
     """Bytes are in a format that another version of edged writes: worth keeping, whoever cannot read them."""
+
+
+class NotProven(FormatError):  # noqa: N818
+    """The trial of a model file did not come to its end: no process, no memory, no time. Tells nothing of the file."""
 
 
 class RejectedRecord(EdgedError):  # noqa: N818 - named for what happens to the record

@@ -346,11 +346,17 @@ EVENTS: Mapping[str, Event] = {
     ),
     "infer.waiting": event("There is no model yet; the records wait in Kafka."),
     "infer.model_loaded": event(
-        "This model serves from now on.", generation=int, runtime=str, model_bytes=int, load_ms=float
+        "This model serves from now on; tries: how often it was opened for that.",
+        generation=int, runtime=str, model_bytes=int, load_ms=float, tries=int,
     ),
     "infer.model_refused": event(
         "The model cannot serve, and stays where it is: the one before it serves. `the probe ended with` a signal: a "
         "child process, in which each model runs first, did not survive it.",
+        generation=int, reason=str, tries=int,
+    ),
+    "infer.model_unproven": event(
+        "The model could not be tried out now (no process, no memory, no time). It is tried again, after pauses from "
+        "seconds to 5 minutes; the one before it serves meanwhile. Said once.",
         generation=int, reason=str,
     ),
     "infer.recovered": event(

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from edged.errors import FormatError
+from edged.errors import FormatError, NotProven
 from edged.files import read_regular
 
 _TIMEOUT_S = 120.0
@@ -37,10 +37,6 @@ Runner = Literal["tflite", "features", "numpy"]
 """What runs a file: TFLite; TFLite, each sample's outputs compared with those in a batch; or numpy."""
 
 
-class NotRunError(FormatError):
-    """The child did not come to its end for a reason that may be another one next time."""
-
-
 class Probe:
     """The child process. One `run` at a time, in a thread; `stop` from any thread ends it, and later ones at once."""
 
@@ -51,7 +47,7 @@ class Probe:
     def run(self, runner: Runner, content: bytes = b"") -> tuple[str, str]:
         """Run the model file in the child, without content a small one. Its stdout and stderr.
 
-        Raises FormatError when that fails, NotRunError when it might not another time.
+        Raises FormatError when that fails, NotProven when it might not another time.
         """
         memory_bytes = _MEMORY_BYTES + _COPIES * len(content)
         environment = {
@@ -72,10 +68,10 @@ class Probe:
                 finally:
                     child.kill()
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise NotRunError(f"the probe did not run: {error}") from error
+            raise NotProven(f"the probe did not run: {error}") from error
         said = stderr.decode(errors="replace")
         if child.returncode < 0:
-            kind = NotRunError if child.returncode == -signal.SIGKILL else FormatError
+            kind = NotProven if child.returncode == -signal.SIGKILL else FormatError
             raise kind(f"the probe ended with {signal.Signals(-child.returncode).name}")
         if child.returncode:
             last_line = said.strip().rpartition("\n")[2]
@@ -108,7 +104,7 @@ class Proofs:
             verdict = ""
             try:
                 self._probe.run(runner, content)
-            except NotRunError:
+            except NotProven:
                 raise
             except FormatError as error:
                 verdict = str(error)[:_MAX_REASON]

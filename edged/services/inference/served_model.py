@@ -1,24 +1,25 @@
 """The model that the companion serves: the newest deployed by the trainer that passes a test prediction.
 
-Changes only in `take_newest`, so never within a batch. Where the newest cannot be opened, the one before it serves.
+Changes only in `take_newest`, so never within a batch. Where the newest cannot be opened, the one before it serves; one
+that could not be proven is tried again, after pauses that grow.
 """
 
 import asyncio
 import contextlib
 import contextvars
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from edged.aio import run_in_worker
+from edged.aio import Backoff, run_in_worker
 from edged.domain.counted import counted
 from edged.domain.nn.loss import LossName
 from edged.domain.training import anomaly
-from edged.errors import EdgedError, FormatError
+from edged.errors import EdgedError, FormatError, NotProven
 from edged.log import logger
 from edged.ports import CheckpointStore, DeployedModel
 
@@ -49,16 +50,20 @@ class Model:
         return outputs if self.labels else anomaly.scores(x, outputs)
 
 
+_FIRST_RETRY_S, _MAX_RETRY_S = 5.0, 300.0
+"""Pauses before an unproven model is tried again: a process that cannot be started now is needed elsewhere."""
+
 _PATIENCE_S = 0.1
 """Opening a file that is known takes less; one that is not is opened while the current model serves."""
 
 
 class _Opened(NamedTuple):
-    """`newest`: the newest generation that was seen. `refused`: generations, and why."""
+    """`newest`: the newest generation that was seen. `refused`, `unproven`: generations, and why."""
 
     newest: int
     model: Model | None
     refused: Sequence[tuple[int, str]]
+    unproven: Sequence[tuple[int, str]]
 
 
 class ServedModel:
@@ -82,6 +87,12 @@ class ServedModel:
         self._shape = shape
         self._is_classifier = loss == "cross_entropy"
         self._newest_seen = -1
+        self._refused: set[int] = set()
+        self._tries_of: dict[int, int] = {}
+        """Of generations that are not proven yet."""
+        self._backoff = Backoff(_FIRST_RETRY_S, _MAX_RETRY_S)
+        self._retry_s = 0.0
+        self._is_retry = False
         self._opening: asyncio.Future[_Opened] | None = None
         self._began_s = 0.0
         self.current: Model | None = None
@@ -91,24 +102,27 @@ class ServedModel:
         """Serve the newest model that can; keep the current one when there is no newer one, or all are refused.
 
         A worker thread opens it, which may take long, while the current one serves; this waits for it no longer than
-        `patience_s`. A refused generation is not tried again, unless there is none to serve. Cancelled: nothing is
+        `patience_s`. A refused generation is not tried again, one that could not be proven is. Cancelled: nothing is
         lost, the next call takes it.
         """
         loop = asyncio.get_running_loop()
         if self._opening is None:
-            newest = await run_in_worker(self._models.newest_model, self._newest_seen)
+            self._is_retry = bool(self._tries_of) and loop.time() >= self._retry_s
+            newer_than = min(self._tries_of) - 1 if self._is_retry else self._newest_seen
+            newest = await run_in_worker(self._models.newest_model, newer_than)
             if newest is None:
+                if self._is_retry:  # their files are gone
+                    self._tries_of.clear()
                 return
             self._began_s = loop.time()
             in_context = contextvars.copy_context().run
-            self._opening = loop.run_in_executor(None, in_context, self._open_newest, newest)
+            self._opening = loop.run_in_executor(None, in_context, self._open_newest, newest, newer_than)
         await asyncio.wait([self._opening], timeout=patience_s)
         if not self._opening.done():
             return
         opened, self._opening = self._opening.result(), None
-        self._newest_seen = opened.newest
-        for generation, reason in opened.refused:
-            logger().error("infer.model_refused", generation=generation, reason=reason)
+        self._newest_seen = max(self._newest_seen, opened.newest)
+        tries_of = self._remember(opened)
         if opened.model is None:
             return
         self.current = opened.model
@@ -118,30 +132,58 @@ class ServedModel:
             runtime=opened.model.runtime,
             model_bytes=opened.model.num_bytes,
             load_ms=round((loop.time() - self._began_s) * 1000, 3),
+            tries=tries_of.get(opened.model.generation, 0) + 1,
         )
 
-    def _open_newest(self, newest: DeployedModel) -> _Opened:
-        """The newest one that can be opened, of those that are newer than the current one.
+    def _remember(self, opened: _Opened) -> Mapping[int, int]:
+        """Say what was refused, and once what will be tried again; and when. How often each was tried before."""
+        before, self._tries_of = self._tries_of, {} if self._is_retry else dict(self._tries_of)
+        for generation, reason in opened.refused:
+            self._refused.add(generation)
+            tries = before.get(generation, 0) + 1
+            logger().error("infer.model_refused", generation=generation, reason=reason, tries=tries)
+        for generation, reason in opened.unproven:
+            if generation not in before:
+                logger().warning("infer.model_unproven", generation=generation, reason=reason)
+            self._tries_of[generation] = before.get(generation, 0) + 1
+        if opened.model is not None and opened.model.runtime == self._ways[0][0]:  # what is older is not wanted now
+            newest = opened.model.generation
+            self._tries_of = {each: tries for each, tries in self._tries_of.items() if each > newest}
+        if opened.unproven:
+            self._retry_s = asyncio.get_running_loop().time() + self._backoff.next_s()
+        if not self._tries_of:
+            self._backoff.reset()
+            self._refused.clear()
+        return before
+
+    def _open_newest(self, newest: DeployedModel, newer_than: int) -> _Opened:
+        """The newest one that can be opened, of those that are newer than that and were not refused before.
 
         By the last resort only where there is none that was opened without it.
         """
         found: list[DeployedModel] = []
         refused: list[tuple[int, str]] = []
+        unproven: list[tuple[int, str]] = []
         usual, *last_resort = self._ways
         is_needed = self.current is None or self.current.runtime != usual[0]
         candidate: DeployedModel | None = newest
         while candidate is not None:
             try:
-                return _Opened(newest.generation, self._open(candidate, *usual), refused)
+                if candidate.generation not in self._refused:
+                    return _Opened(newest.generation, self._open(candidate, *usual), refused, unproven)
+            except NotProven as error:
+                unproven.append((candidate.generation, str(error)))
             except (EdgedError, ValueError) as error:  # ValueError: the file's shape is not the one in its metadata
                 refused.append((candidate.generation, str(error)))
             found.append(candidate)
-            candidate = self._models.newest_model(self._newest_seen, older_than=candidate.generation)
+            candidate = self._models.newest_model(newer_than, older_than=candidate.generation)
+        served = -1 if self.current is None else self.current.generation
         for way in last_resort if is_needed else ():
             for candidate in found:
                 with contextlib.suppress(EdgedError, ValueError):
-                    return _Opened(newest.generation, self._open(candidate, *way), refused)
-        return _Opened(newest.generation, None, refused)
+                    if candidate.generation > served:
+                        return _Opened(newest.generation, self._open(candidate, *way), refused, unproven)
+        return _Opened(newest.generation, None, refused, unproven)
 
     def _open(self, deployed: DeployedModel, runtime: str, load: Load) -> Model:
         """The model, tested with a blank sample: it must give a probability per label, or a number per input number."""

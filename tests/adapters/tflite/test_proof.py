@@ -7,7 +7,7 @@ import pytest
 
 from edged.adapters.tflite import proof
 from edged.adapters.tflite.proof import Probe, Proofs
-from edged.errors import FormatError
+from edged.errors import FormatError, NotProven
 from tests.support.hostile_models import crashing, sound
 
 pytestmark = pytest.mark.usefixtures("process")
@@ -65,7 +65,7 @@ class TestVerdicts:
             if content == b"bad":
                 raise FormatError("the probe ended with SIGSEGV")
             if content == b"busy":
-                raise proof.NotRunError("the probe did not run: timed out")
+                raise NotProven("the probe did not run: timed out")
             return "", ""
 
         monkeypatch.setattr(Probe, "run", run)
@@ -88,7 +88,7 @@ class TestVerdicts:
 
     def test_what_may_be_otherwise_next_time_is_not_remembered(self, verdicts, asked):
         for _ in range(2):
-            with pytest.raises(FormatError, match="timed out"):
+            with pytest.raises(NotProven, match="timed out"):
                 Proofs(verdicts, "1").check("tflite", b"busy")
         assert len(asked) == 2
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 from collections import Counter
 from dataclasses import replace
@@ -16,7 +17,7 @@ from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.samples import times
 from edged.domain.samples.prediction import decode
 from edged.domain.topology import Codec, Training
-from edged.errors import ConfigError, FormatError
+from edged.errors import ConfigError, FormatError, NotProven
 from edged.ports import CheckpointStore, DeployedModel, Message, TopicPartition, TopicSpec
 from edged.services.inference.companion import Companion, served_job
 from edged.settings import TopologyInUse
@@ -332,6 +333,105 @@ async def test_where_the_newest_model_is_refused_at_a_start_the_one_before_it_se
         await caught_up(log)
     assert [each.generation for each in predictions(log)] == [1, 1, 4]
     assert [line["generation"] for line in log_lines("infer.model_refused")] == [3, 2]
+
+
+class Unproven:
+    """Opens b"model"; refuses b"torn"; of others the trial does not come to its end until `works`. Counts its calls."""
+
+    def __init__(self):
+        self.works = False
+        self.calls = []
+
+    def __call__(self, content):
+        self.calls.append((asyncio.get_running_loop().time(), content))
+        if content not in {b"model", b"torn"} and not self.works:
+            raise NotProven("the probe did not run: [Errno 11] Resource temporarily unavailable")
+        return load(content)
+
+    def times(self, content):
+        return [at_s for at_s, each in self.calls if each == content]
+
+
+@pytest.mark.looptime
+async def test_a_model_that_cannot_be_tried_out_now_is_tried_again_while_the_one_before_it_serves(log_lines):
+    log, models, trial = await log_with(1, bad=False), Models(b"model"), Unproven()
+    async with running(companion(log, models, load=trial)):
+        await caught_up(log)
+        models.models += [models.model(1, b"new"), models.model(2, b"torn")]
+        await asyncio.sleep(3600)
+        await log.append([Message(CAM.topic, HIGH)])
+        await caught_up(log)
+        trial.works = True
+        await asyncio.sleep(600)
+        await log.append([Message(CAM.topic, HIGH)])
+        await caught_up(log)
+        await asyncio.sleep(3600)
+    assert [each.generation for each in predictions(log)] == [0, 0, 1]
+    tries = trial.times(b"new")
+    pauses = [later - earlier for earlier, later in itertools.pairwise(tries)]
+    assert 10 < len(tries) < 40, "seconds at first, then some minutes"
+    assert pauses[0] < 7
+    assert 100 < pauses[-1] < 310
+    assert len(trial.times(b"torn")) == 1
+    assert [line["generation"] for line in log_lines("infer.model_refused")] == [2]
+    (said,) = log_lines("infer.model_unproven")
+    assert (said["generation"], said["level"]) == (1, "warning")
+    assert "Resource temporarily unavailable" in said["reason"]
+    assert [(line["generation"], line["tries"]) for line in log_lines("infer.model_loaded")] == [
+        (0, 1),
+        (1, len(tries)),
+    ]
+
+
+@pytest.mark.looptime
+async def test_the_first_model_is_tried_again_too(log_lines):
+    log, models, trial = await log_with(1, bad=False), Models(b"new"), Unproven()
+    async with running(companion(log, models, load=trial)):
+        await asyncio.sleep(60)
+        trial.works = True
+        await caught_up(log)
+    assert [each.generation for each in predictions(log)] == [0]
+    assert len(log_lines("infer.model_unproven")) == 1
+
+
+@pytest.mark.looptime
+async def test_a_newer_model_is_not_kept_waiting_and_ends_the_trials_of_the_one_before():
+    log, models, trial = await log_with(1, bad=False), Models(b"model", b"new"), Unproven()
+    async with running(companion(log, models, load=trial)):
+        await caught_up(log)
+        await asyncio.sleep(300)
+        models.models.append(models.model(2))
+        await asyncio.sleep(2)
+        await log.append([Message(CAM.topic, HIGH)])
+        await caught_up(log)
+        tries = len(trial.times(b"new"))
+        await asyncio.sleep(3600)
+    assert [each.generation for each in predictions(log)] == [0, 2]
+    assert len(trial.times(b"new")) == tries
+
+
+@pytest.mark.looptime
+async def test_an_unproven_model_whose_file_is_gone_is_forgotten():
+    log, models, trial = await log_with(1, bad=False), Models(b"model", b"new", b"torn"), Unproven()
+    async with running(companion(log, models, load=trial)):
+        await caught_up(log)
+        del models.models[1]
+        await asyncio.sleep(600)
+        before = models.queries
+        await asyncio.sleep(100)
+        assert models.queries - before < 120, "one question at each poll, and no more trials"
+
+
+@pytest.mark.looptime
+async def test_one_that_the_last_resort_serves_is_taken_over_by_the_usual_runtime_once_it_can(log_lines):
+    log, models, trial = await log_with(1, bad=False), Models(b"new"), Unproven()
+    async with running(companion(log, models, load=trial, last_resort=("numpy", load))):
+        await caught_up(log)
+        await asyncio.sleep(600)
+        trial.works = True
+        await asyncio.sleep(600)
+    loaded = [(line["generation"], line["runtime"]) for line in log_lines("infer.model_loaded")]
+    assert loaded == [(0, "numpy"), (0, "fake")]
 
 
 @pytest.mark.looptime
