@@ -63,7 +63,7 @@ def _why(path: Path, error: OSError, *, reads: bool) -> str:
     if dead := why_dead(path):
         return dead
     if error.errno in _NO_FOLDER and (file := _file_in_the_way(path)) is not None:
-        return f"{file} is no folder: move it away"
+        return f"{file} is no folder" + ("" if reads else ": move it away")
     if error.errno in _NOT_ALLOWED and (reason := _barred(path, reads=reads)):
         return reason
     return error.strerror or str(error)

@@ -10,6 +10,13 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+_KINDS = {
+    stat.S_IFIFO: "a FIFO (named pipe)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
 
 def open_regular(path: Path) -> BinaryIO:
     """The file, open for reading. Raises OSError, also when it is no regular file; never waits for another process."""
@@ -49,4 +56,5 @@ def _check(status: os.stat_result, path: Path) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"it is no regular file but {kind}, which is never read", str(path))

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 import tracemalloc
 from pathlib import Path
 
@@ -48,12 +49,20 @@ def test_a_file_without_a_size_is_read_up_to_the_limit():
 
 def test_a_pipe_is_refused_at_once_whether_or_not_anybody_writes_to_it(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match=r"no regular file but a FIFO \(named pipe\), which is never read"):
         open_regular(tmp_path / "pipe")
 
 
+def test_a_socket_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket")
+        with pytest.raises(OSError, match="no regular file but a socket, which is never read"):
+            open_regular(Path("socket"))
+
+
 def test_a_device_and_a_folder_are_refused(tmp_path):
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="no regular file but a character device, which is never read"):
         open_regular(Path(os.devnull))
     with pytest.raises(IsADirectoryError):
         open_regular(tmp_path)

@@ -64,7 +64,7 @@ def test_files_that_fit_are_used(security):
     [
         ("nowhere", "cannot be read: No such file or directory"),
         ("folder", "cannot be read: Is a directory"),
-        ("pipe", "cannot be read: it is no regular file"),
+        ("pipe", "cannot be read: it is no regular file but a FIFO (named pipe), which is never read"),
         ("sparse", "cannot be read: it has 3221225472 bytes; at most 4194304 are read"),
     ],
 )

@@ -3,15 +3,17 @@
 Decides what a spec means. See also: `idx`, `image_folder`, `csv_table` (reading each kind).
 """
 
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from edged.access import why_refused
 from edged.adapters import images
 from edged.adapters.datasets import fashion_mnist, idx
 from edged.adapters.datasets.csv_table import CsvTable, open_csv_table
 from edged.adapters.datasets.idx import IdxDataset
 from edged.adapters.datasets.image_folder import open_image_folder
-from edged.domain.text import normal_form
+from edged.domain.text import normal_form, shown
 from edged.errors import FormatError, StorageError
 from edged.files import open_regular
 from edged.ports import Dataset, Item
@@ -50,16 +52,38 @@ def open_dataset(
     if spec == "fashion-mnist-small":
         return _open_idx(fashion_mnist.SMALL_FOLDER)
     path = Path(spec).expanduser()
-    if path.is_dir():
+    if _is_folder(path):
         return (
             _open_idx(path)
             if idx.splits_in(path)
             else open_image_folder(path, follow_links=follow_links, on_listed=on_listed)
         )
-    if not path.is_file():
-        raise StorageError(f"{path}: no such file or folder, and no data set is called so")
     split = idx.split_of(path)
     return _open_table(path, header=header) if split is None else _open_idx(path.parent, (split,))
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder rather than a file. Raises StorageError when it is neither."""
+    try:
+        if not stat.S_ISDIR(path.stat().st_mode):
+            open_regular(path).close()
+            return False
+    except FileNotFoundError as error:
+        alike = _alike(path)
+        other = f"; there is {alike}" if alike else ", and no data set is called so"
+        raise StorageError(f"{path}: no such file or folder{other}") from error
+    except OSError as error:
+        raise StorageError(f"{path}: {why_refused(path, error, reads=True)}") from error
+    return True
+
+
+def _alike(path: Path) -> str:
+    """What lies in the place of `path` and looks the same, shown so that it can be told apart; empty: nothing."""
+    try:
+        names = [each.name for each in path.parent.iterdir()]
+    except OSError:
+        return ""
+    return next((shown(each, beside=[path.name]) for each in names if normal_form(each) == normal_form(path.name)), "")
 
 
 def _full_fashion_mnist() -> Path:

@@ -10,8 +10,10 @@ import tempfile
 from pathlib import Path
 
 from edged import log
+from edged.access import why_refused
 from edged.cli.arguments import add_follow_links, address, rate, whole_number
 from edged.errors import EdgedError, FormatError, StorageError
+from edged.files import read_regular
 
 SUMMARY = "all three tiers on this machine: real images, real processes, an embedded broker"
 
@@ -20,6 +22,7 @@ _MAX_EDGES = 26
 """They are called pi-a to pi-z."""
 
 _MAX_EPOCHS = 1000
+_MAX_SECURITY_BYTES = 1 << 16
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -131,8 +134,10 @@ def _run(args: argparse.Namespace) -> int:
 def _read(security: Path | None) -> str:
     """The file's text; empty without one. Raises FormatError."""
     try:
-        return "" if security is None else security.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return "" if security is None else read_regular(security, _MAX_SECURITY_BYTES).decode()
+    except OSError as error:
+        raise FormatError(f"{security}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
         raise FormatError(f"{security}: {error}") from error
 
 
@@ -171,7 +176,8 @@ def _folder(keep: Path | None, stack: contextlib.ExitStack) -> Path:
         keep.mkdir(parents=True, exist_ok=True)
         in_use = any(keep.iterdir())
     except OSError as error:
-        raise _NoFolder(f"{error.filename or keep}: {error.strerror or error}") from error
+        folder = keep or Path(tempfile.gettempdir())
+        raise _NoFolder(f"{folder}: {why_refused(folder, error)}") from error
     if in_use:
         raise StorageError(f"{keep} is not empty: what another run left there would be taken for this one's")
     if not os.access(keep, os.W_OK | os.X_OK):

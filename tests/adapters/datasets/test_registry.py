@@ -177,8 +177,30 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
 def test_a_fifo_is_no_data_set_and_nobody_waits_at_it(tmp_path):
     os.mkfifo(tmp_path / "readings.csv")
-    with pytest.raises(StorageError, match="no such file or folder"):
+    with pytest.raises(StorageError, match=r"readings\.csv: it is no regular file but a FIFO"):
         open_dataset(tmp_path / "readings.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("a" * 300, "File name too long"),
+        ("good.csv/x", r"good\.csv is no folder$"),
+        ("loop", "is a link to|Too many levels"),
+    ],
+    ids=["long", "below a file", "loop"],
+)
+def test_what_cannot_be_opened_says_why(tmp_path, name, why):
+    (tmp_path / "good.csv").write_text("a\n1\n")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(StorageError, match=why):
+        open_dataset(tmp_path / name)
+
+
+def test_a_folder_whose_name_is_written_otherwise_is_named(tmp_path):
+    (tmp_path / "Mo\u0308hren").mkdir()
+    with pytest.raises(StorageError, match=r"no such file or folder; there is Mo\\u0308hren$"):
+        open_dataset(tmp_path / "M\u00f6hren")
 
 
 def test_the_full_set_has_all_of_fashion_mnist():

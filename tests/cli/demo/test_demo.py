@@ -107,7 +107,7 @@ def refusal(edged, *words):
 def test_data_that_cannot_be_shown_are_refused_in_words(edged, tmp_path):
     code, said = refusal(edged, "--live", "5", "--data", str(broken_images(tmp_path)))
     assert code == 64
-    assert "no images (JPEG, PNG, WebP, GIF, BMP)\n  left out: 60 no images (a/0.jpg, a/1.jpg" in said
+    assert "no images (JPEG, PNG, WebP, GIF, BMP)\n  left out: 60 files without an image (a/0.jpg, a/1.jpg" in said
 
     code, said = refusal(edged, "--data", str(tmp_path / "nowhere"))
     assert code == 64
@@ -130,6 +130,13 @@ def test_a_folder_that_cannot_be_made_is_told_in_a_line(edged, tmp_path):
         code, said = refusal(edged, "--keep", str(keep))
         assert code == 73
         assert said.startswith(f"edged demo: {tmp_path / 'file'}")
+
+
+def test_a_fifo_is_named_and_not_waited_for(edged, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for option in ("--data", "--security"):
+        code, said = refusal(edged, option, str(tmp_path / "pipe"), "--broker", "127.0.0.1:1")
+        assert (code, "it is no regular file but a FIFO (named pipe), which is never read" in said) == (64, True)
 
 
 def test_a_broker_that_does_not_answer_is_told_soon(edged, monkeypatch):
