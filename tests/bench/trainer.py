@@ -35,7 +35,10 @@ from tests.bench.arguments import bench_parser
 ROOT = Path(__file__).parents[2]
 PEERS = Path(__file__).with_name("trainer_peers.py")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edged-bench"
-PACKAGES = {"edged": [], "tensorflow": ["tensorflow-cpu"], "torch": ["torch", "numpy"]}
+PACKAGES = {
+    "edged": [], "tensorflow": ["tensorflow-cpu"], "torch": ["torch", "numpy"],
+    "script": ["tensorflow-cpu", "confluent-kafka"],
+}  # fmt: skip
 IMPORTS = {"edged": "edged.domain.nn.model", "tensorflow": "tensorflow", "torch": "torch"}
 ENVIRONMENT = {
     "edged": "edged", "tensorflow": "tensorflow", "keras fit": "tensorflow", "torch": "torch",
