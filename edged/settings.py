@@ -110,6 +110,9 @@ class Timing:
     retention_s: float = 60.0
     """How often the archive node looks at what Kafka still has of what is archived; disks fill more slowly."""
 
+    topics_s: float = 30.0
+    """How often a node looks whether its topics are there: one that is missing at two looks makes it degraded."""
+
     presence_s: float = 5.0
     """Interval of a run's beats: a second run ends within it."""
 

@@ -1,7 +1,7 @@
 """Composes a node of adapters and services, and runs it in one TaskGroup.
 
 `node`, `archive` and `companion` compose the three kinds of process, `jobs` and `group` the training jobs of an edge;
-`supervision` starts a process, keeps it ready, and stops it in order.
+`supervision` starts a process, keeps it ready, and stops it in order; `topics` looks after the topics that it needs.
 """
 
 from edged.app.companion import run_companion

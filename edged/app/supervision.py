@@ -20,17 +20,18 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from edged import __version__
 from edged.access import why_unusable
 from edged.adapters.host.terminal import has_terminal
+from edged.app import topics
 from edged.app.reload import Reload
-from edged.domain.topology import Topology, existing, kafka_commands
-from edged.domain.topology.topics import Topic, topics_of
+from edged.domain.topology import Topology
+from edged.domain.topology.topics import topics_of
 from edged.errors import AlreadyRunning, AnotherVersion, StateFolderRefused, TopologyMismatch
 from edged.log import leaves, log_crash, logger
-from edged.ports import Host, LaneClock, Log, Notifier, Progress, Statistics, TopicSpec
+from edged.ports import Health, Host, LaneClock, Log, Notifier, Progress, Statistics
 from edged.services.node.health import HealthBoard
 from edged.services.node.monitor import Monitor
 from edged.services.node.presence import Presence
@@ -98,7 +99,7 @@ async def supervise(
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(monitor.run(), name="monitor")
             reloading = group.create_task(reload.run(), name="reload")
-            working = group.create_task(_work(in_use, node, services, log, presence), name="services")
+            working = group.create_task(_work(in_use, node, services, log, health, timing, presence), name="services")
             with _handled_signals((reloading, working), reload, notifier, timing):
                 notifier.ready()
                 logger().info("life.ready", degraded=health.is_degraded)
@@ -123,13 +124,20 @@ async def supervise(
 
 
 async def _work(
-    in_use: TopologyInUse, node: str, services: Mapping[str, Service], log: Log, presence: Presence | None
+    in_use: TopologyInUse,
+    node: str,
+    services: Mapping[str, Service],
+    log: Log,
+    health: Health,
+    timing: Timing,
+    presence: Presence | None,
 ) -> None:
     topology = in_use.topology
     own = topics_of(topology, node)
-    await _ensure(own, log)
+    await topics.ensure(own, log)
     async with _present(presence), asyncio.TaskGroup() as group:
-        group.create_task(_look_after_topics(in_use, node, log, topology, own), name="topics")
+        group.create_task(topics.look_after(in_use, node, log, topology, own), name="topics")
+        group.create_task(topics.report_missing(in_use, node, log, health, timing.topics_s), name="missing topics")
         for name, service in services.items():
             group.create_task(_run(name, service), name=name)
 
@@ -164,36 +172,6 @@ async def _run(name: str, service: Service) -> None:
         if task.cancelling():
             raise
         raise RuntimeError(f"a cancellation that nobody asked for has ended the service {name}") from cancelled
-
-
-async def _ensure(topics: Sequence[Topic], log: Log) -> None:
-    if missing := await log.ensure([TopicSpec(*topic) for topic in topics]):
-        logger().warning("kafka.topics_missing", topics=missing)
-
-
-async def _look_after_topics(
-    in_use: TopologyInUse, node: str, log: Log, topology: Topology, own: Sequence[Topic]
-) -> NoReturn:
-    """Judge the settings of the node's topics, which exist, and make and judge those that come with a reload."""
-    await _judge_settings(topology, own, log)
-    while True:
-        topology, former = await in_use.other_than(topology), own
-        own = topics_of(topology, node)
-        if new := [topic for topic in own if topic not in former]:
-            await _ensure(new, log)
-            await _judge_settings(topology, new, log)
-
-
-async def _judge_settings(topology: Topology, own: Sequence[Topic], log: Log) -> None:
-    """Log, once, what the settings of these topics would do to samples."""
-    settings = await log.settings([topic.name for topic in own], existing.SETTINGS)
-    there = await log.partitions(topic.name for topic in own)
-    if unseen := [topic.name for topic in own if topic.name in there and topic.name not in settings]:
-        logger().info("kafka.settings_unseen", topics=unseen)
-    for topic in own:
-        for harm in existing.harms(topology, topic, settings.get(topic.name, {})):
-            command = kafka_commands.alter(topology.kafka.bootstrap, harm.topic, {harm.setting: harm.wanted})
-            logger().warning("kafka.topic_setting", **harm._asdict(), command=command)
 
 
 def _exit_code(failures: BaseExceptionGroup[Exception]) -> int:

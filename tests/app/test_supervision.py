@@ -61,6 +61,33 @@ async def test_a_service_that_a_librarys_cancellation_ends_ends_the_node_with_a_
     assert "the service infer" in crash["err"]
 
 
+class Brief(Working):
+    """Fails after two minutes."""
+
+    async def run(self) -> None:
+        await asyncio.sleep(120)
+        raise RuntimeError
+
+
+@pytest.mark.looptime
+async def test_a_node_without_a_topic_that_it_may_not_make_is_degraded_by_it(log_lines):
+    log = MemoryLog()
+    log.creates_topics = False
+    await supervise(
+        TopologyInUse(VALID),
+        "pi-a",
+        {"brief": Brief()},
+        read=lambda: VALID,
+        log=log,
+        health=HealthBoard(),
+        host=ScriptedHost([HostSample(0.0, 0, 0)]),
+        notifier=RecordingNotifier(),
+        timing=Timing(),
+    )
+    device = VALID.devices_of("pi-a")[0].name
+    assert f"device/{device}" in [line["part"] for line in log_lines("health.degraded")]
+
+
 class Node:
     """A node under supervision with one service. `file`: what is read again."""
 
