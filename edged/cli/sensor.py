@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     level = args.log_level or topology.log.level
     log.configure(node=args.node, tier="iot", run_id=uuid.uuid4().hex[:8], level=level, stream=_log_stream())
     try:
-        dataset = _open(args)
+        dataset = _open(topology, args)
         transcoder = _transcoder(topology, dataset, args)
         split = args.split or dataset.splits[0]
         unlabelled = _num_unlabelled(topology, dataset, split, args)
@@ -177,7 +177,7 @@ def _num_unlabelled(topology: Topology, dataset: "Dataset", split: str, args: ar
     return counts.unlabelled
 
 
-def _open(args: argparse.Namespace) -> "Dataset":
+def _open(topology: Topology, args: argparse.Namespace) -> "Dataset":
     from edged.adapters.datasets.fashion_mnist import cache_folder, download_fashion_mnist, full_folder  # noqa: PLC0415
     from edged.adapters.datasets.registry import open_dataset  # noqa: PLC0415
 
@@ -185,7 +185,13 @@ def _open(args: argparse.Namespace) -> "Dataset":
         with _bar(unit="B", unit_scale=True, desc="fashion-mnist") as bar:
             download_fashion_mnist(cache_folder(), progress=bar.update)
     with _bar(unit=" files", desc="listing", leave=False) as bar:
-        return open_dataset(args.spec, header=args.header, follow_links=args.follow_links, on_listed=bar.update)
+        return open_dataset(
+            args.spec,
+            header=args.header,
+            labels=topology.stream(topology.device(args.node).stream).labels,
+            follow_links=args.follow_links,
+            on_listed=bar.update,
+        )
 
 
 @contextmanager

@@ -295,6 +295,14 @@ def test_a_header_is_asked_for_where_it_cannot_be_told(bring, tmp_path):
     assert '"maybe" is neither yes nor no' in err
 
 
+@pytest.mark.parametrize(("first", "samples"), [("400,410,ok", 2), ("400,410,state", 1)], ids=["data", "names"])
+def test_a_header_is_told_by_the_labels_of_the_stream(bring, tmp_path, first, samples):
+    path = tmp_path / "wear.csv"
+    path.write_text(f"{first}\n1,2,worn\n")
+    code, out, _ = bring(path, "--json", "--test-fraction", "0", stream="wear")
+    assert (code, json.loads(out)["splits"]) == (0, {"all": samples})
+
+
 def test_an_interrupted_import_of_a_folder_goes_on(bring, tmp_path):
     folder = fruit(tmp_path / "photos")
     assert bring(folder, "--limit", "5")[0] == 0

@@ -7,7 +7,7 @@ row is left out and counted. See also: `csv_text` (encoding, separators, numbers
 import csv
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ from edged.adapters.datasets import csv_text
 from edged.adapters.datasets.csv_text import AmbiguousNumber, Numbers
 from edged.adapters.datasets.layout import ALL
 from edged.domain.counted import counted
+from edged.domain.suggest import nearest
 from edged.domain.text import normal_form, shown
 from edged.domain.topology import Dtype
 from edged.errors import FormatError, StorageError
@@ -66,15 +67,17 @@ class CsvTable:
         return _line(int(self.line_of_row[index]))
 
 
-def open_csv_table(path: Path, *, header: bool | None = None) -> CsvTable:
+def open_csv_table(path: Path, *, header: bool | None = None, labels: Sequence[str] = ()) -> CsvTable:
     """Read `path` whole. `header`: whether its first line names the columns; None: what the lines tell.
+
+    `labels`: the stream's, which tell their column, and a label from its name.
 
     Raises FormatError when it is no such table, or when that cannot be told; StorageError when it cannot be read.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise FormatError(f"{path}: more than {_MAX_BYTES} bytes")
-        return _Reader(path, header).read(csv_text.lines(path, csv_text.encoding(path)))
+        return _Reader(path, header, frozenset(labels)).read(csv_text.lines(path, csv_text.encoding(path)))
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -96,9 +99,10 @@ Line = tuple[int, str | None]
 class _Reader:
     """Reads one file."""
 
-    def __init__(self, path: Path, header: bool | None) -> None:  # noqa: FBT001 - an option of the command
+    def __init__(self, path: Path, header: bool | None, labels: frozenset[str]) -> None:  # noqa: FBT001 - an option
         self._path = path
         self._header = header
+        self._labels = labels
         self._omissions = Omissions()
         self._bad_columns = Counter[int]()
 
@@ -123,6 +127,11 @@ class _Reader:
             for number, _ in first[:at]:
                 self._omissions.add("above_header", _line(number))
             self._columns = [LABEL if _is_label(name) else name for name in names]
+            if (
+                LABEL not in self._columns
+                and len(known := [i for i in range(num_fields) if self._holds_labels(i, rows)]) == 1
+            ):
+                self._columns[known[0]] = LABEL
             return first[at + 1 :]
         texts = [at for at in range(num_fields) if not any(self._is_number(fields[at]) for fields in (names, *rows))]
         self._columns = [LABEL if texts == [at] else "" for at in range(num_fields)]
@@ -134,6 +143,11 @@ class _Reader:
         texts = [at for at, name in enumerate(names) if not self._is_number(name)]
         if len(texts) == len(names) or any(_is_label(name) for name in names):
             return True
+        if (
+            len(texts) == 1
+            and (told := self._told_by_labels(names[texts[0]], (row[texts[0]] for row in rows))) is not None
+        ):
+            return told
         if any(fields[at] == names[at] for fields in rows for at in texts):
             return False  # a label of the first line is a later line's, too
         if any(name.startswith("-") for name in names) or (not texts and not _rise(names)):
@@ -142,6 +156,18 @@ class _Reader:
             f"{self._path}: it cannot be told whether the first line names the columns "
             f"({shown(', '.join(names)):.60}): say so with --header yes or --header no"
         )
+
+    def _told_by_labels(self, first: str, others: Iterable[str]) -> bool | None:
+        """Whether the first field of a column is its name; None: the stream's labels do not tell it."""
+        if normal_form(first) in self._labels:
+            return False
+        is_any = any(normal_form(other) in self._labels for other in others)
+        return True if is_any and not nearest(first, self._labels) else None  # it may be a label, and mistyped
+
+    def _holds_labels(self, at: int, rows: list[list[str]]) -> bool:
+        """Whether the column has nothing but labels of the stream, none of which is a number."""
+        fields = {fields[at] for fields in rows}
+        return bool(fields) and all(normal_form(each) in self._labels and not self._is_number(each) for each in fields)
 
     def _table(self, lines: Iterable[Line]) -> CsvTable:
         num_values = len(self._columns) - self._columns.count(LABEL)

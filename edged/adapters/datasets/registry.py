@@ -4,7 +4,7 @@ Decides what a spec means. See also: `idx`, `image_folder`, `csv_table` (reading
 """
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edged.access import why_refused
@@ -31,6 +31,7 @@ def open_dataset(
     spec: str | Path,
     *,
     header: bool | None = None,
+    labels: Sequence[str] = (),
     follow_links: bool = False,
     on_listed: Callable[[int], object] = lambda _: None,
 ) -> Dataset:
@@ -43,7 +44,8 @@ def open_dataset(
       split only;
     - a folder with a folder of images per class, below train/, val/ and test/ or directly; or a flat one; links in it
       are left out unless `follow_links`, and `on_listed` gets numbers of files as they are listed;
-    - a CSV file, of numbers and a column "label" if there are labels; `header`: whether its first line names them.
+    - a CSV file, of numbers and a column "label" if there are labels; `header`: whether its first line names them;
+      None: what its lines tell, and the stream's `labels`.
 
     Large files are mapped or read when their split is first used. Raises FormatError or StorageError with the reason.
     """
@@ -59,7 +61,7 @@ def open_dataset(
             else open_image_folder(path, follow_links=follow_links, on_listed=on_listed)
         )
     split = idx.split_of(path)
-    return _open_table(path, header=header) if split is None else _open_idx(path.parent, (split,))
+    return _open_table(path, header, labels) if split is None else _open_idx(path.parent, (split,))
 
 
 def _is_folder(path: Path) -> bool:
@@ -100,7 +102,7 @@ def _open_idx(folder: Path, splits: tuple[str, ...] = (), name: str = "") -> Idx
     return IdxDataset(folder, name or folder.resolve().name, _labels(folder), splits or idx.splits_in(folder))
 
 
-def _open_table(path: Path, *, header: bool | None) -> CsvTable:
+def _open_table(path: Path, header: bool | None, labels: Sequence[str]) -> CsvTable:  # noqa: FBT001 - an option
     try:
         with open_regular(path) as file:
             head = file.read(_HEAD_BYTES)
@@ -110,7 +112,7 @@ def _open_table(path: Path, *, header: bool | None) -> CsvTable:
         raise FormatError(f"{path}: a single image; name its folder")
     if _CONTROLS & set(head):
         raise FormatError(f"{path}: neither an IDX image file ({idx.images_name('train')}[.gz]) nor a CSV file")
-    return open_csv_table(path, header=header)
+    return open_csv_table(path, header=header, labels=labels)
 
 
 def _labels(folder: Path) -> tuple[str, ...]:

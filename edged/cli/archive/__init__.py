@@ -91,7 +91,7 @@ def _init(topology: Topology, _args: argparse.Namespace) -> int:
 
 def _import(topology: Topology, args: argparse.Namespace) -> int:
     stream = _stream(topology, args.stream)
-    dataset = data_set.open_data_set(args)
+    dataset = data_set.open_data_set(stream, args)
     store = _store(topology)
     if store.create(topology.site):
         print(f"{topology.archive[0].url} is an archive now", file=sys.stderr if args.json else sys.stdout)

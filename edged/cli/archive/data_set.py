@@ -39,12 +39,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the account as JSON")
 
 
-def open_data_set(args: argparse.Namespace) -> "Dataset":
-    """What `--from` names. Raises FormatError, StorageError."""
+def open_data_set(stream: Stream, args: argparse.Namespace) -> "Dataset":
+    """What `--from` names, to be imported into `stream`. Raises FormatError, StorageError."""
     from edged.adapters.datasets.registry import open_dataset  # noqa: PLC0415
 
     with _bar(None, "listing", "files") as on_listed:
-        return open_dataset(args.spec, header=args.header, follow_links=args.follow_links, on_listed=on_listed)
+        return open_dataset(
+            args.spec, header=args.header, labels=stream.labels, follow_links=args.follow_links, on_listed=on_listed
+        )
 
 
 def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", args: argparse.Namespace) -> int:
