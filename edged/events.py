@@ -204,8 +204,14 @@ EVENTS: Mapping[str, Event] = {
     "cache.close_failed": event("The cache's last writes are lost; the samples are fetched again.", err=str),
     # train
     "train.started": _of_job(
-        "Training begins or resumes. Mini-batches are split over lanes (threads) and into micro-batches.",
-        source=str, epoch=int, step=int, resumed=bool, lanes=int, micro_batch=int,
+        "Training begins or resumes. Mini-batches are split over lanes (threads) and into micro-batches. Backend: what "
+        "computes the layers, numpy or compiled kernels.",
+        source=str, epoch=int, step=int, resumed=bool, lanes=int, micro_batch=int, backend=str,
+    ),
+    "train.backend": _of_job(
+        "From this step on another backend than before computes the layers, which changes the last bits. In mid-epoch, "
+        "and then as a warning, only where the one before is not here any more.",
+        epoch=int, step=int, backend=str, former=str,
     ),
     "train.live_rewound": _of_job(
         "The edge's archive topic is another log than when the trainer's live position was taken: live training goes on"

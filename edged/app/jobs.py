@@ -18,6 +18,7 @@ from edged.adapters.host.counters import num_cores
 from edged.adapters.images import PillowDecoder
 from edged.aio import run_in_worker
 from edged.app.group import group_trainer
+from edged.domain.nn.backend import Backend
 from edged.domain.nn.model import Model, Params
 from edged.domain.topology import Edge, Job, Stream, Topology, Training
 from edged.errors import ConfigError, Problem, StorageError
@@ -66,12 +67,15 @@ async def open_jobs(
     folders: Folders,
     executor: Executor,
     lanes: LaneClock,
+    backend: Backend | None = None,
 ) -> AsyncIterator[EdgeJobs]:
     """The edge's jobs, ready to run; their caches are open inside the context.
 
+    `backend`: computes the layers of jobs that do not ask for numpy.
+
     Raises ConfigError when a backbone's file was replaced since the topology was checked against it.
     """
-    builder = _Builder(jobs, in_use, edge, log, health, timing, folders, executor, lanes)
+    builder = _Builder(jobs, in_use, edge, log, health, timing, folders, executor, lanes, backend)
     models = [await run_in_worker(builder.model, job) for job in jobs]
     async with AsyncExitStack() as stack:
         caches = {}
@@ -115,6 +119,7 @@ class _Builder:
     folders: Folders
     executor: Executor
     lanes: LaneClock
+    backend: Backend | None
 
     @property
     def topology(self) -> Topology:
@@ -129,9 +134,12 @@ class _Builder:
     def model(self, job: Job) -> Model:
         """The model, with the micro-batch size that this machine computes fastest."""
         training, shape = job.training, job.input_shape
+        backend = None if training.kernels == "numpy" else self.backend
         limit = -(-training.global_batch // NUM_CORES)
-        size = training.micro_batch or micro_batch.fastest(shape, training.model, self.folders.cache, batch_size=limit)
-        return Model(shape, training.model, loss=training.loss, lanes=NUM_CORES, micro_batch=size)
+        size = training.micro_batch or micro_batch.fastest(
+            shape, training.model, self.folders.cache, batch_size=limit, backend=backend
+        )
+        return Model(shape, training.model, loss=training.loss, lanes=NUM_CORES, micro_batch=size, backend=backend)
 
     def cache(self, stream: Stream) -> Cache:
         """The cache of a stream's samples: an equal part for each stream; in memory only if the disk fails."""

@@ -21,6 +21,7 @@ from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotR
 from edged.domain.archive.quarantine import Mask, laid_over
 from edged.domain.archive.snapshot import QUARANTINE_SOURCE, BlockRef, Snapshot
 from edged.domain.epochs.plan import CachePlan
+from edged.domain.nn.backend import Backend
 from edged.domain.nn.model import Gradient, Model
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.samples.pack import Pack
@@ -211,6 +212,8 @@ class World:
     """Another trainer's, with which its own shares the reading of replies."""
     health: RecordingHealth = field(default_factory=RecordingHealth)
     training: Training = TRAINING
+    backend: Backend | None = None
+    """Of the next process's model."""
     prefetch_bytes: int = 8192
     lines: io.StringIO = field(default_factory=io.StringIO)
     calibrations: list[Samples | None] = field(default_factory=list)
@@ -289,7 +292,8 @@ class World:
         return job_digest(STREAM, self.training)
 
     def model(self) -> CrashingModel:
-        return CrashingModel(STREAM.shape, self.training.model, micro_batch=4, loss=self.training.loss)
+        training = self.training
+        return CrashingModel(STREAM.shape, training.model, micro_batch=4, loss=training.loss, backend=self.backend)
 
     def trainer(
         self, *, model: Model | None = None, live: LiveWindow | None = None, executor: Executor | None = None

@@ -386,6 +386,11 @@ def test_what_this_version_does_not_support_yet_is_refused_explicitly(problems, 
 
 # several edges, one model
 
+
+def test_compiled_kernels_are_used_unless_the_file_asks_for_numpy(load):
+    assert [load(text).jobs[0].kernels for text in (VALID, VALID + "  kernels: numpy\n")] == ["auto", "numpy"]
+
+
 GROUP = VALID + "  sampling: {}\n  exchange: {mode: all_reduce}\n"
 
 

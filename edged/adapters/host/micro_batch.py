@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from edged.domain.nn.backend import NUMPY, Backend
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import DESCRIBED, LayerSpec, Shape, settings
 from edged.files import read_regular
@@ -34,22 +35,24 @@ _MAX_CACHED = 64
 _MAX_FILE_BYTES = 1 << 20
 
 
-def fastest(shape: Shape, layers: Sequence[LayerSpec], folder: Path, *, batch_size: int) -> int:
-    """The micro-batch size for a lane that trains on `batch_size` samples per step; cached in `folder`.
+def fastest(
+    shape: Shape, layers: Sequence[LayerSpec], folder: Path, *, batch_size: int, backend: Backend | None = None
+) -> int:
+    """The micro-batch size for a lane that trains on `batch_size` samples per step by `backend`; cached in `folder`.
 
     Blocks for up to about two seconds when it has to be measured. Limit BLAS to one thread first.
     """
-    key = _key(shape, layers, batch_size)
+    key = _key(shape, layers, batch_size, backend)
     cached = _read(folder / _FILE)
     if key not in cached:
-        cached[key] = measure(shape, layers, batch_size)
+        cached[key] = measure(shape, layers, batch_size, backend)
         _write(folder / _FILE, dict(list(cached.items())[-_MAX_CACHED:]))
     return cached[key]
 
 
-def measure(shape: Shape, layers: Sequence[LayerSpec], batch_size: int) -> int:
+def measure(shape: Shape, layers: Sequence[LayerSpec], batch_size: int, backend: Backend | None = None) -> int:
     """Time the candidates in turn, for a few rounds or _MAX_S; compares each one's best time."""
-    models = _models(shape, layers, batch_size)
+    models = _models(shape, layers, batch_size, backend)
     params = next(iter(models.values())).initial(0)
     n = max(models)
     x = np.random.default_rng(0).random((n, *shape), np.float32)
@@ -66,21 +69,22 @@ def measure(shape: Shape, layers: Sequence[LayerSpec], batch_size: int) -> int:
     return min(size for size, seconds in best_s.items() if seconds <= _GOOD_ENOUGH * min(best_s.values()))
 
 
-def _models(shape: Shape, layers: Sequence[LayerSpec], batch_size: int) -> dict[int, Model]:
+def _models(shape: Shape, layers: Sequence[LayerSpec], batch_size: int, backend: Backend | None) -> dict[int, Model]:
     models: dict[int, Model] = {}
     for size in CANDIDATES:
-        model = Model(shape, layers, micro_batch=size)
+        model = Model(shape, layers, micro_batch=size, backend=backend)
         if models and (size > batch_size or model.buffer_bytes > _MAX_BYTES):
             break
         models[size] = model
     return models
 
 
-def _key(shape: Shape, layers: Sequence[LayerSpec], batch_size: int) -> str:
+def _key(shape: Shape, layers: Sequence[LayerSpec], batch_size: int, backend: Backend | None) -> str:
     """A digest of everything the result depends on."""
     blas = [(each.get("version"), each.get("architecture")) for each in threadpool_info() if each["user_api"] == "blas"]
     model = [[DESCRIBED[type(layer)][0], settings(layer)] for layer in layers]
-    text = json.dumps([shape, model, batch_size, _cpu(), np.__version__, blas, CANDIDATES], sort_keys=True)
+    by = NUMPY if backend is None else backend.name
+    text = json.dumps([shape, model, batch_size, by, _cpu(), np.__version__, blas, CANDIDATES], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

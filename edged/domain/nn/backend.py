@@ -1,6 +1,7 @@
 """Who computes a model's layers: the reference in this folder, or another that computes some of them instead."""
 
-from typing import Protocol
+import re
+from typing import Any, Protocol
 
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.layer import Layer
@@ -8,6 +9,13 @@ from edged.domain.nn.spec import LayerSpec, MaxPool2d
 
 NUMPY = "numpy"
 """The name of the reference."""
+
+_NAME = re.compile(r"[a-z]{1,32}(/\d{1,4})?")
+
+
+def is_backend(name: Any) -> bool:
+    """Whether it can be a backend's name, which another version of edged may have, or another machine."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 class Backend(Protocol):

@@ -56,13 +56,14 @@ class Gradient:
 
 @dataclass(frozen=True, slots=True)
 class Division:
-    """How a mini-batch is divided: its samples over `lanes`, and a lane's into micro-batches of `micro_batch`.
+    """Who computes what of a mini-batch: its samples over `lanes`, a lane's in micro-batches, the layers by `backend`.
 
-    It determines the order in which gradients are summed, and so the last bits of the result.
+    It determines how and in which order numbers are summed, and so the last bits of the result.
     """
 
     lanes: int
     micro_batch: int
+    backend: str = NUMPY
 
 
 class Model:
@@ -75,7 +76,7 @@ class Model:
     lanes and within a lane into micro-batches; sums are made in that fixed order. So the same lanes and micro-batch
     give the same bits on the same machine, whatever `map` does. Without `micro_batch`, a lane's buffers take about
     12 MiB, or the memory of one sample when that is more. `backend` computes the layers that it can, the reference the
-    others. One call at a time.
+    others, or all; see `divide`. One call at a time.
 
     Raises ShapeError when the layers do not fit the samples or each other, or do not end in one axis.
     """
@@ -98,26 +99,41 @@ class Model:
             raise ShapeError("a model without weights cannot be trained; add a dense layer")
         self.sample_shape, self._specs, self._dtype = sample_shape, tuple(layers), dtype
         self._num_outputs = output[0]
-        self._loss, self._backend = loss, backend
-        self.divide(Division(lanes, micro_batch or _fitting_micro_batch(sample_shape, layers, dtype, backend)))
+        self._loss = loss
+        self._backends: dict[str, Backend | None] = {NUMPY: None}
+        if backend is not None:
+            self._backends[backend.name] = backend
+        size = micro_batch or _fitting_micro_batch(sample_shape, layers, dtype, backend)
+        self.own = Division(lanes, size, NUMPY if backend is None else backend.name)
+        """The division that it was made with."""
+        self._divide(self.own)
 
     def divide(self, division: Division) -> None:
-        """Divide mini-batches like this from now on; recreates all buffers."""
+        """Divide mini-batches like this from now on, by a backend it `has`; recreates all buffers if that is new."""
+        if division != self._division:
+            self._divide(division)
+
+    def _divide(self, division: Division) -> None:
+        backend = self._backends[division.backend]
         self._division = division
         self._lanes = [
-            _Lane(self.sample_shape, self._specs, division.micro_batch, self._dtype, self._loss, self._backend)
+            _Lane(self.sample_shape, self._specs, division.micro_batch, self._dtype, self._loss, backend)
             for _ in range(division.lanes)
         ]
 
     @property
     def division(self) -> Division:
-        """How mini-batches are divided."""
+        """How mini-batches are divided, and by what they are computed."""
         return self._division
 
     @property
     def backend(self) -> str:
-        """The name of what computes the layers: it too determines the last bits."""
-        return self._backend.name if self._backend else NUMPY
+        """The name of what computes the layers."""
+        return self._division.backend
+
+    def has(self, backend: str) -> bool:
+        """Whether the backend of this name is here: the reference always is."""
+        return backend in self._backends
 
     @property
     def num_parameters(self) -> int:

@@ -16,6 +16,7 @@ SamplingMode = Literal[
 ExchangeMode = Literal["none", "all_reduce", "parameter_server"]
 Compression = Literal["none", "fp16", "int8", "top_k"]
 DeployFormat = Literal["float32", "int8"]
+Kernels = Literal["auto", "numpy"]
 Flip = Literal["none", "horizontal", "vertical", "both"]
 
 MAX_JOBS = 8
@@ -164,8 +165,8 @@ class Training:
     `loss`: with mean_squared_error the model is an autoencoder: it learns to reconstruct its input, without labels.
     `class_weights`: weight of a sample's loss, by label; empty: all equal. `clip_norm`: maximum norm of a gradient.
     `weight_decay`: see `domain.training.optim`. `micro_batch`: samples that a core takes at once; None: as many as fit
-    its caches, by a measurement. `reference_batch`: the batch size that the learning rate is meant for; None:
-    `global_batch`.
+    its caches, by a measurement. `kernels`: who computes the layers; auto: the compiled kernels where they are, see
+    `domain.nn.backend`. `reference_batch`: the batch size that the learning rate is meant for; None: `global_batch`.
     """
 
     stream: str
@@ -174,6 +175,7 @@ class Training:
     epochs: int = 10
     global_batch: int = 128
     micro_batch: int | None = None
+    kernels: Kernels = "auto"
     reference_batch: int | None = None
     seed: int = 0
     loss: LossName = "cross_entropy"

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from edged.domain import format_version, tensors
 from edged.domain.named_fields import from_named, to_named
+from edged.domain.nn.backend import NUMPY, is_backend
 from edged.domain.nn.model import Division
 from edged.domain.training.state import EpochMetrics, Fallback, Params, Position, Tally, TrainState
 from edged.errors import AnotherVersion, CheckpointCorrupt, FormatError, TopologyMismatch
@@ -22,7 +23,9 @@ from edged.errors import AnotherVersion, CheckpointCorrupt, FormatError, Topolog
 MAX_HISTORY = 100
 """Epochs whose metrics are kept."""
 
-_VERSION = "checkpoint/6"
+_VERSION, _FORMER_VERSION = "checkpoint/7", "checkpoint/6"
+"""The former one does not name a backend: what was before the others was numpy."""
+
 _LEARNT = "learnt"
 _FALLBACK = "fallback."
 _NO_DIGEST = "0" * 64
@@ -38,7 +41,7 @@ _NAMES: Mapping[type, tuple[str, ...]] = {
     EpochMetrics: (
         "epoch", "step", "loss", "train_accuracy", "test_loss", "test_accuracy", "anomaly_threshold",
     ),
-    Division: ("lanes", "micro_batch"),
+    Division: ("lanes", "micro_batch", "backend"),
 }  # fmt: skip
 
 
@@ -80,9 +83,9 @@ def decode(blob: bytes, *, job: str | None = None) -> TrainState:
     try:
         arrays, metadata = tensors.decode(blob)
         if "sha256" not in metadata:
-            format_version.check(metadata.get("edged"), _VERSION)
+            format_version.check(metadata.get("edged"), _VERSION, _FORMER_VERSION)
         _check_digest(blob, metadata.get("sha256", ""))
-        format_version.check(metadata.get("edged"), _VERSION)
+        version = format_version.check(metadata.get("edged"), _VERSION, _FORMER_VERSION)
     except AnotherVersion as error:
         raise AnotherVersion(
             f"the newest checkpoint is of another version of edged ({metadata['edged']}, not {_VERSION}): go back to "
@@ -96,7 +99,7 @@ def decode(blob: bytes, *, job: str | None = None) -> TrainState:
             "test_fraction than the topology names: undo the change, or move the checkpoints away to start over"
         )
     try:
-        return _state(arrays, metadata)
+        return _state(arrays, metadata, {"backend": NUMPY} if version == _FORMER_VERSION else {})
     except (FormatError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointCorrupt(f"the checkpoint's content is malformed: {error}") from error
 
@@ -115,7 +118,10 @@ def _check_digest(blob: bytes, digest: str) -> None:
         raise FormatError("the checkpoint's SHA-256 does not match its content")
 
 
-def _state(arrays: Mapping[str, tensors.Array], metadata: Mapping[str, str]) -> TrainState:
+def _state(
+    arrays: Mapping[str, tensors.Array], metadata: Mapping[str, str], of_division: Mapping[str, str]
+) -> TrainState:
+    """`of_division`: what the format does not say of it."""
     text = json.loads(metadata["state"])
     params, slots = _weights(arrays, "", text["slots"])
     fallback = None
@@ -127,7 +133,7 @@ def _state(arrays: Mapping[str, tensors.Array], metadata: Mapping[str, str]) -> 
         params=params,
         slots=slots,
         job=metadata["job"],
-        division=_division(text["division"]),
+        division=_division({**text["division"], **of_division}),
         position=_position(text["position"]),
         tally=_record(Tally, text["tally"]),
         ends=text["ends"],
@@ -172,7 +178,8 @@ def _slowdowns(value: Any) -> int:
 
 def _division(values: dict[str, Any]) -> Division:
     division = _record(Division, values)
-    if not (0 < division.lanes <= _MAX_LANES and 0 < division.micro_batch <= _MAX_MICRO_BATCH):
+    is_divided = 0 < division.lanes <= _MAX_LANES and 0 < division.micro_batch <= _MAX_MICRO_BATCH
+    if not (is_divided and is_backend(division.backend)):
         raise FormatError(f"mini-batches cannot be cut as {division}")
     return division
 

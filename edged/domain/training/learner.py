@@ -70,10 +70,24 @@ class Learner:
             slots[OUTER] = {name: np.zeros_like(param) for name, param in params.items()}
         return TrainState(params, slots, job, self._model.division)
 
-    def adopt_division(self, state: TrainState) -> None:
-        """Divide mini-batches as the checkpoint of `state` did: with another division the bits would differ."""
-        if self._model.division != state.division:
-            self._model.divide(state.division)
+    @property
+    def backend(self) -> str:
+        """The name of the backend that the model was made with."""
+        return self._model.own.backend
+
+    def use(self, state: TrainState, backend: str) -> bool:
+        """Compute by `backend` from here on, and say so in `state`; False, and nothing changes, if it is not here.
+
+        Mini-batches are divided as `state` says, for with another division the bits would differ; where the model was
+        made with `backend` and the state has another, as the model was then.
+        """
+        if not self._model.has(backend):
+            return False
+        if backend != state.division.backend:
+            own = self._model.own
+            state.division = own if backend == own.backend else replace(state.division, backend=backend)
+        self._model.divide(state.division)
+        return True
 
     def step(
         self,

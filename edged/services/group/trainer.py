@@ -11,6 +11,7 @@ import contextlib
 
 from edged.domain.group.plan import GroupPlan
 from edged.domain.group.records import MAX_LOSS, Begin
+from edged.domain.nn.backend import NUMPY
 from edged.domain.topology import Training
 from edged.domain.training.learner import DivergedError, Learner
 from edged.domain.training.state import TrainState
@@ -185,6 +186,7 @@ class GroupTrainer:
         plan: GroupPlan | None = None
         self._follower.forget_test()
         if self._follower.address.edge in begin.members:
+            self._learner.use(self.state, NUMPY)  # the group's log cannot name another yet
             plan = await self._draw(begin)
         elif self._joined_in != begin.epoch:
             await self._join()  # left out of this epoch, it asks to be in the next

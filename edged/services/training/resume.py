@@ -11,18 +11,17 @@ from edged.services.training.checkpointing import Checkpointing
 async def begin_state(
     checkpointing: Checkpointing, learner: Learner, *, job: str, source: Source
 ) -> tuple[TrainState, bool]:
-    """The state, with `learner` prepared for it, and whether it is from a checkpoint; logs both.
+    """The state, and whether it is from a checkpoint; logs both.
 
     Raises TopologyMismatch when the newest checkpoint is another job's, AnotherVersion when it is of another format.
     """
     restored = await checkpointing.restore()
-    if restored is not None:
-        learner.adopt_division(restored)
     state = await run_in_worker(learner.initial, job) if restored is None else restored
     logger().info(
         "train.started",
         lanes=state.division.lanes,
         micro_batch=state.division.micro_batch,
+        backend=state.division.backend,
         source=source,
         epoch=state.position.epoch,
         step=state.position.step,

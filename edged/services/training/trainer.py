@@ -175,6 +175,7 @@ class Trainer:
                 await self._roll_back()
 
     async def _train_next_live(self, live: LiveBatches) -> None:
+        self._choose_backend()
         batch, cursor = await live.next()
         sample = self._state.position.sample + len(batch)
         await self._step(batch, sample=sample, cursor=cursor)
@@ -185,7 +186,7 @@ class Trainer:
             await self._save_if_due()
 
     async def _draw(self, epochs: EpochLoader) -> CachePlan:
-        """The epoch's plan: in the middle of an epoch that of the checkpoint, otherwise a new one."""
+        """The epoch's plan: in the middle of an epoch that of the checkpoint, otherwise a new one; and its backend."""
         state = self._state
         begun, epoch = state.ends is not None, state.position.epoch
         plan = await epochs.draw(epoch, state.ends)
@@ -196,10 +197,22 @@ class Trainer:
             state.lane_time = LaneTime()
         elif begun and self._scores is not None:
             self._scores.load(plan, state.learnt)
+        self._choose_backend()
         state.ends, state.plan = plan.snapshot.ends, digest
         self._suspect = None  # ids are those of the plan
         self._epoch_samples = epochs.num_samples
         return plan
+
+    def _choose_backend(self) -> None:
+        """Between epochs this process's own; within one that of the state, as long as it is here: its bits decide."""
+        state, learner = self._state, self._learner
+        former, is_between = state.division.backend, not state.position.sample
+        if not learner.use(state, learner.backend if is_between else former):
+            learner.use(state, learner.backend)
+        if state.division.backend != former:
+            write = logger().info if is_between else logger().warning
+            epoch, step = state.position.epoch, state.position.step
+            write("train.backend", epoch=epoch, step=step, backend=state.division.backend, former=former)
 
     async def _step(self, batch: MiniBatch, *, sample: int | None = None, cursor: Cursor | None = None) -> None:
         """Update the weights, the position after them, and the scores. Cancelled: finishes all three."""

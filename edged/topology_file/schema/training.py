@@ -16,6 +16,7 @@ from edged.domain.topology import (
     Exchange,
     ExchangeMode,
     Flip,
+    Kernels,
     Lars,
     Outer,
     Sampling,
@@ -120,6 +121,7 @@ _JOB = section(
     epochs=Key(Whole(1, 1_000_000), "passes over the data"),
     global_batch=Key(Whole(1, 65_536), "samples in one step, over all edges"),
     micro_batch=Key(Whole(1, 4096), "samples that a core takes at once; measured if not given"),
+    kernels=Key(Choice(get_args(Kernels)), "auto: the compiled kernels, where they are installed; numpy: never"),
     reference_batch=Key(
         Whole(1, 65_536),
         "the batch that learning_rate is meant for, which is scaled to global_batch; global_batch if not given",

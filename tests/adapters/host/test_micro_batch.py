@@ -7,6 +7,7 @@ import pytest
 
 from edged.adapters.host import micro_batch
 from edged.domain.nn.spec import Conv2d, Dense, Flatten, LayerSpec
+from tests.support.other_backend import OtherBackend
 
 LAYERS: tuple[LayerSpec, ...] = (Conv2d(4, (3, 3)), Flatten(), Dense(3))
 SHAPE = (8, 8, 1)
@@ -34,13 +35,14 @@ def test_a_measurement_is_cached(tmp_path, measurements):
     assert len(measurements) == 1
 
 
-def test_another_model_batch_or_numpy_is_measured_separately(tmp_path, measurements, monkeypatch):
+def test_another_model_batch_numpy_or_backend_is_measured_separately(tmp_path, measurements, monkeypatch):
     micro_batch.fastest(SHAPE, LAYERS, tmp_path, batch_size=16)
     micro_batch.fastest(SHAPE, LAYERS[1:], tmp_path, batch_size=16)
     micro_batch.fastest(SHAPE, LAYERS, tmp_path, batch_size=8)
     monkeypatch.setattr(np, "__version__", "99")
     micro_batch.fastest(SHAPE, LAYERS, tmp_path, batch_size=16)
-    assert len(measurements) == 4
+    micro_batch.fastest(SHAPE, LAYERS, tmp_path, batch_size=16, backend=OtherBackend())
+    assert len(measurements) == 5
 
 
 @pytest.mark.parametrize(
@@ -48,10 +50,10 @@ def test_another_model_batch_or_numpy_is_measured_separately(tmp_path, measureme
 )
 def test_an_invalid_file_is_measured_again_and_repaired(tmp_path, measurements, content):
     file = tmp_path / "micro-batch.json"
-    file.write_bytes(content.replace(b"KEY", micro_batch._key(SHAPE, LAYERS, 16).encode()))
+    file.write_bytes(content.replace(b"KEY", micro_batch._key(SHAPE, LAYERS, 16, None).encode()))
     found = micro_batch.fastest(SHAPE, LAYERS, tmp_path, batch_size=16)
     assert len(measurements) == 1
-    assert json.loads(file.read_text())[micro_batch._key(SHAPE, LAYERS, 16)] == found
+    assert json.loads(file.read_text())[micro_batch._key(SHAPE, LAYERS, 16, None)] == found
 
 
 def test_without_a_writable_folder_it_still_returns_a_size(tmp_path):

@@ -111,8 +111,9 @@ def test_the_digest_changes_with_everything_that_a_checkpoint_depends_on(stream,
     assert job_digest(stream, training) != JOB
 
 
-def test_the_digest_does_not_depend_on_epochs_checkpoints_or_the_source():
-    assert job_digest(STREAM, replace(TRAINING, epochs=99, checkpoint_s=1, source="both")) == JOB
+def test_the_digest_does_not_depend_on_epochs_checkpoints_the_source_or_who_computes():
+    training = replace(TRAINING, epochs=99, checkpoint_s=1, source="both", micro_batch=4, kernels="numpy")
+    assert job_digest(STREAM, training) == JOB
 
 
 def test_the_digest_depends_on_the_exchange_but_not_on_who_combines_the_gradients():

@@ -31,7 +31,7 @@ def make_state() -> TrainState:
             for slot in ("mean", "variance")
         },
         job=JOB,
-        division=Division(2, 16),
+        division=Division(2, 16, "compiled/1"),
         position=Position(3, 640, 1234, 17, 5),
         tally=Tally(640, 500, 0.1 + 0.2, 3.25, 0.5),
         ends={"pi-a": 7, "_train.x": 235},
@@ -48,7 +48,7 @@ BLOB = checkpoint.encode(make_state())
 
 def test_a_state_survives_a_round_trip_bit_for_bit():
     state, back = make_state(), checkpoint.decode(BLOB, job=JOB)
-    for name in ("position", "tally", "ends", "plan", "history", "job", "slowdowns", "learnt", "exchange"):
+    for name in ("position", "tally", "ends", "plan", "history", "job", "slowdowns", "learnt", "exchange", "division"):
         assert getattr(back, name) == getattr(state, name)
     for name in state.params:
         assert back.params[name].tobytes() == state.params[name].tobytes()
@@ -106,14 +106,14 @@ def test_any_safetensors_reader_opens_it():
     assert load(BLOB)["params/dense.bias"].tolist() == make_state().params["dense.bias"].tolist()
 
 
-@pytest.mark.parametrize("version", ["checkpoint/5", "checkpoint/7"])
+@pytest.mark.parametrize("version", ["checkpoint/5", "checkpoint/8"])
 def test_a_whole_one_of_another_version_is_told_from_a_damaged_one(version):
-    other = BLOB.replace(b"checkpoint/6", version.encode())
+    other = BLOB.replace(b"checkpoint/7", version.encode())
     arrays, metadata = tensors.decode(other)
     whole = tensors.encode(arrays, {**metadata, "sha256": "0" * 64})
     whole = whole.replace(b"0" * 64, hashlib.sha256(whole).hexdigest().encode(), 1)
 
-    with pytest.raises(AnotherVersion, match=f"{version}, not checkpoint/6.*go back to that one"):
+    with pytest.raises(AnotherVersion, match=f"{version}, not checkpoint/7.*go back to that one"):
         checkpoint.decode(whole, job=JOB)
     with pytest.raises(CheckpointCorrupt):
         checkpoint.decode(other, job=JOB)
@@ -121,9 +121,9 @@ def test_a_whole_one_of_another_version_is_told_from_a_damaged_one(version):
 
 def test_one_of_a_version_that_proves_itself_in_another_way_is_not_taken_for_damaged():
     with pytest.raises(AnotherVersion):
-        checkpoint.decode(tensors.encode({}, {"edged": "checkpoint/7", "blake3": "ab"}))
+        checkpoint.decode(tensors.encode({}, {"edged": "checkpoint/8", "blake3": "ab"}))
     with pytest.raises(CheckpointCorrupt):
-        checkpoint.decode(tensors.encode({}, {"edged": "checkpoint/6"}))
+        checkpoint.decode(tensors.encode({}, {"edged": "checkpoint/7"}))
 
 
 def test_another_job_is_refused():
@@ -153,6 +153,7 @@ def test_an_intact_blob_of_endless_json_is_corrupt(monkeypatch):
     [
         ("position", 5), ("position", {**asdict(Position()), "step": "7"}), ("position", asdict(Position(step=-1))),
         ("tally", []), ("tally", {**asdict(Tally()), "loss": None}), ("history", [7]), ("division", None),
+        ("division", {"lanes": 1, "micro_batch": 4}), ("division", {"lanes": 1, "micro_batch": 4, "backend": "a b"}),
         ("slowdowns", np.inf), ("slowdowns", -1), ("slowdowns", 10**6),
     ],
 )  # fmt: skip

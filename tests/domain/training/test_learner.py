@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edged.domain.nn.model import Model
+from edged.domain.nn.model import Division, Model
 from edged.domain.nn.spec import Conv1d, Dense, Dropout, Flatten, GlobalAvgPool, GroupNorm, MaxPool1d, Relu
 from edged.domain.topology import Adam, Augment, Cosine, Lars, Sgd, Training
 from edged.domain.training import checkpoint
 from edged.domain.training.learner import EXPLODED_LOSS_RATIO, DivergedError, Learner
 from edged.domain.training.state import EpochMetrics, TrainState
+from tests.support.other_backend import OtherBackend
 
 SERIES = (64, 2)
 CLASSIFIER = Training(
@@ -188,6 +189,38 @@ def test_a_single_unusual_sample_is_not_divergence():
     assert state.is_finite()
     usual, _ = learner.test(state, np.delete(x, 3, 0), np.zeros(95, np.int64))
     assert usual.mean() < 1
+
+
+def test_a_state_of_another_backend_is_computed_by_that_one_or_by_what_the_model_was_made_with():
+    x, y = vibration(64, 0)
+    shape, training = x.shape[1:], replace(CLASSIFIER, global_batch=64)
+    learner = Learner(training, Model(shape, training.model, micro_batch=8, backend=OtherBackend()))
+    plain = Learner(training, Model(shape, training.model, micro_batch=4))
+    states = [plain.initial("test") for _ in range(2)]
+    ids, ones = np.arange(64), np.ones(64, np.float32)
+
+    assert learner.use(states[0], "numpy")
+    for state, each in zip(states, (learner, plain), strict=True):
+        each.step(state, x, y, ids, ones, progress=0)
+    assert states[0].division == Division(1, 4)
+    assert bits(states[0]) == bits(states[1])
+
+    assert learner.use(states[0], "other/1")
+    assert states[0].division == Division(1, 8, "other/1")
+    for state, each in zip(states, (learner, plain), strict=True):
+        each.step(state, x, y, ids, ones, progress=0)
+    assert bits(states[0]) != bits(states[1])
+
+
+def test_a_backend_that_is_not_here_is_not_used():
+    learner = Learner(CLASSIFIER, Model(SERIES, CLASSIFIER.model, micro_batch=8))
+    state = learner.initial("test")
+    state.division = Division(2, 16, "other/1")
+
+    assert not learner.use(state, "other/1")
+    assert state.division == Division(2, 16, "other/1")
+    assert learner.use(state, learner.backend)
+    assert state.division == Division(1, 8)
 
 
 @pytest.mark.parametrize("lanes", [1, 2])

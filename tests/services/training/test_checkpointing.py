@@ -85,10 +85,10 @@ async def test_a_disk_that_keeps_nothing_aside_does_not_end_training_that_can_go
 
 async def test_behind_a_torn_one_another_versions_checkpoint_is_refused_and_nothing_is_moved(world, monkeypatch):
     with monkeypatch.context() as later:
-        later.setattr(checkpoint, "_VERSION", "checkpoint/7")
+        later.setattr(checkpoint, "_VERSION", "checkpoint/8")
         await world.checkpointing().save(state_at(world, 1))
     world.store.saved[2] = b"torn"
-    with pytest.raises(AnotherVersion, match=r"memory: .*checkpoint/7"):
+    with pytest.raises(AnotherVersion, match=r"memory: .*checkpoint/8"):
         await world.checkpointing().restore()
     assert (list(world.store.saved), world.store.aside) == ([1, 2], [])
 

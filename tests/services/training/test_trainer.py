@@ -12,7 +12,8 @@ import pytest
 
 from edged.domain.archive import snapshot as dataset
 from edged.domain.epochs import split
-from edged.domain.nn.model import Gradient, Model
+from edged.domain.nn.backend import Backend
+from edged.domain.nn.model import Division, Gradient, Model
 from edged.domain.nn.spec import Dense, Dropout, Flatten
 from edged.domain.samples import pack as packs
 from edged.domain.topology import Adam, Augment, Cosine, Deploy, Sgd
@@ -22,6 +23,7 @@ from edged.errors import AnotherVersion, DiskFull, TopologyMismatch
 from edged.ports import Message
 from edged.services.ingest.live_window import LiveWindow
 from edged.services.training.trainer import Trainer
+from tests.support.other_backend import OtherBackend
 from tests.support.training_world import LIVE, STREAM, TRAINING, CrashError, World, make_pack, until
 
 pytestmark = pytest.mark.looptime
@@ -441,6 +443,101 @@ class PausingModel(Model):
         if self._steps == 3:
             self.released.wait()
         return super().gradient(*args, **options)
+
+
+async def all_by(backend: Backend | None, **changes) -> dict[str, bytes]:
+    """The weights in the end where this backend computes everything."""
+    return bits((await finish(World(training=replace(TRAINING, **changes), backend=backend))).state.params)
+
+
+async def begun_by_numpy(step: int, **options) -> World:
+    """A world whose job was stopped after this step of its first epoch, with numpy."""
+    begun = World(**options)
+    stopped = begun.trainer()
+    await run_until(stopped, lambda: stopped.state.position.step >= step)
+    assert stopped.state.position.epoch == 0
+    begun.backend = OtherBackend()
+    return begun
+
+
+async def test_a_running_job_takes_up_another_backend_where_an_epoch_begins(world):
+    weights = []
+    for step in (1, 5):
+        begun = await begun_by_numpy(step)
+        trainer = await finish(begun)
+        [taken_up] = begun.events("train.backend")
+        assert (taken_up["level"], taken_up["epoch"], taken_up["backend"]) == ("info", 1, "other/1")
+        assert taken_up["former"] == begun.events("train.started")[-1]["backend"] == "numpy"
+        assert trainer.state.division.backend == "other/1"
+        weights.append(bits(trainer.state.params))
+    assert weights[0] == weights[1]
+    assert weights[0] not in [await all_by(None), await all_by(OtherBackend())]
+
+
+async def test_another_backend_is_taken_up_with_the_division_that_was_measured_for_it(world):
+    begun = await begun_by_numpy(3)
+    model = Model(STREAM.shape, TRAINING.model, micro_batch=3, lanes=2, backend=OtherBackend())
+    trainer = await finish(begun, model=model)
+    assert begun.events("train.started")[-1]["micro_batch"] == 4
+    assert trainer.state.division == Division(2, 3, "other/1")
+
+
+async def test_killed_at_random_steps_before_and_after_the_change_of_backend_the_bits_are_the_same(world):
+    training = replace(TRAINING, epochs=3, checkpoint_s=0)  # each step
+    whole = bits((await finish(await begun_by_numpy(2, training=replace(training, checkpoint_s=1e9)))).state.params)
+    world = await begun_by_numpy(2, training=training)
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        model = world.model()
+        model.crash_at = int(rng.integers(1, 7))
+        try:
+            trainer = await finish(world, model=model)
+        except CrashError:
+            continue
+        break
+    assert len(world.events("train.started")) > 5
+    assert [line["epoch"] for line in world.events("train.backend")] == [1]
+    assert bits(trainer.state.params) == whole
+
+
+async def test_where_the_backend_of_a_begun_epoch_is_gone_training_goes_on_without_it_and_says_so(world):
+    world.backend = OtherBackend()
+    stopped = world.trainer()
+    await run_until(stopped, lambda: stopped.state.position.step >= 3)
+    step = stopped.state.position.step
+    world.backend = None
+    trainer = await finish(world)
+    [gone] = world.events("train.backend")
+    assert (gone["level"], gone["step"], gone["backend"], gone["former"]) == ("warning", step, "numpy", "other/1")
+    assert [line["epoch"] for line in world.events("train.epoch")] == [0, 1]
+    assert trainer.state.division.backend == "numpy"
+    assert world.events("epoch.redrawn") == []
+
+
+async def test_after_a_rollback_over_the_change_of_backend_the_epoch_takes_it_up_again(world):
+    begun = await begun_by_numpy(3)
+    model = begun.model()
+    model.poisoned_from, model.poisoned_to = 20, 21  # in the second epoch
+    trainer = await finish(begun, model=model)
+    assert len(begun.events("train.diverged")) == 1
+    assert [line["epoch"] for line in begun.events("train.backend")] == [1, 1]
+    assert trainer.state.division.backend == "other/1"
+
+
+async def test_live_training_takes_up_another_backend_after_so_many_samples_as_an_epoch_has(world):
+    world.training = replace(TRAINING, source="live", live_epoch=16)
+    for backend, step in ((None, 1), (OtherBackend(), full_batches(6))):
+        world.backend = backend
+        live = world.live_window()
+        trainer = world.trainer(live=live)
+        task = asyncio.create_task(trainer.run())
+        await asyncio.sleep(1)
+        await put(world, live, 1 if backend is None else 5)
+        await reach(trainer, step)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    [taken_up] = world.events("train.backend")
+    assert (taken_up["level"], taken_up["epoch"], taken_up["step"]) == ("info", 1, 2)
 
 
 async def test_live_samples_are_trained_between_those_of_the_archive(real_threads, world):
