@@ -202,6 +202,12 @@ EVENTS: Mapping[str, Event] = {
         budget_bytes_a_day=int, written_bytes=int,
     ),
     "cache.close_failed": event("The cache's last writes are lost; the samples are fetched again.", err=str),
+    # kernels: what computes a model's layers
+    "kernels.loaded": event("Compiled kernels compute, where the topology does not ask for numpy.", backend=str),
+    "kernels.unavailable": event(
+        "No compiled kernels can be used, why, and what to do about it: this backend computes instead, slower.",
+        backend=str, reason=str,
+    ),
     # train
     "train.started": _of_job(
         "Training begins or resumes. Mini-batches are split over lanes (threads) and into micro-batches. Backend: what "

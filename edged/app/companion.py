@@ -11,6 +11,7 @@ from edged.adapters.host.process_lock import name_lock
 from edged.adapters.host.systemd import Systemd
 from edged.adapters.images import PillowDecoder
 from edged.adapters.kafka import KafkaLog
+from edged.app.kernels import fastest_backend
 from edged.app.presence import COMPANION, open_presence
 from edged.app.supervision import announce, supervise, warn_of_cache
 from edged.domain.topology import Topology
@@ -54,7 +55,10 @@ async def run_companion(
 
     def load_by_numpy(content: bytes) -> "Outputs":
         proofs.check("numpy", content)
-        return tflite.NumpyClassifier(content).predict if is_classifier else tflite.NumpyFeatures(content).features
+        backend = None if training.kernels == "numpy" else fastest_backend()
+        if is_classifier:
+            return tflite.NumpyClassifier(content, backend).predict
+        return tflite.NumpyFeatures(content, backend).features
 
     models = folders.of_job(training.name)
     async with AsyncExitStack() as stack:

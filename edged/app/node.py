@@ -16,6 +16,7 @@ from edged.adapters.kafka import KafkaLog
 from edged.app import archive
 from edged.app.group import servers
 from edged.app.jobs import NUM_CORES, open_jobs
+from edged.app.kernels import fastest_backend
 from edged.app.presence import NODE, open_presence
 from edged.app.supervision import Service, announce, supervise, warn_of_cache
 from edged.domain.topology import Topology
@@ -70,7 +71,8 @@ async def run_node(
                 ThreadPoolExecutor(NUM_CORES, thread_name_prefix="train", initializer=begin_lane)
             )
             stack.enter_context(single_threaded_blas())
-            opened = open_jobs(jobs, in_use, edge, log, health, timing, folders, executor, lanes)
+            backend = fastest_backend() if any(job.training.kernels == "auto" for job in jobs) else None
+            opened = open_jobs(jobs, in_use, edge, log, health, timing, folders, executor, lanes, backend)
             trainers, live_windows = await stack.enter_async_context(opened)
             ingest = Ingest(log, in_use, edge.name, PillowDecoder())
             services = {

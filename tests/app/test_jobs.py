@@ -28,6 +28,7 @@ from edged.domain.topology import (
 from edged.services.group.trainer import GroupTrainer
 from edged.services.training.trainer import Trainer
 from edged.settings import Folders, Timing, TopologyInUse
+from tests.support.other_backend import OtherBackend
 
 MODEL = (Dense(2),)
 SMALL = Training("tiles", MODEL, micro_batch=1, name="small")
@@ -51,7 +52,7 @@ def opened(tmp_path):
     """Opens the jobs at an edge."""
 
     @asynccontextmanager
-    async def open_at(edge, *jobs):
+    async def open_at(edge, *jobs, backend=None):
         topology = replace(SITE, jobs=jobs)
         folders = Folders(tmp_path / "state", tmp_path / "cache")
         with ThreadPoolExecutor(1) as executor:
@@ -65,6 +66,7 @@ def opened(tmp_path):
                 folders,
                 executor,
                 ScriptedLaneClock(),
+                backend,
             ) as edge_jobs:
                 yield edge_jobs
 
@@ -82,6 +84,12 @@ async def test_each_job_has_a_trainer_by_its_name(opened):
 async def test_a_job_without_a_name_has_a_trainer_without_one(opened):
     async with opened("pi-a", Training("tiles", MODEL, micro_batch=1)) as (trainers, _):
         assert list(trainers) == ["trainer"]
+
+
+async def test_the_kernels_compute_the_jobs_that_do_not_ask_for_numpy(opened):
+    async with opened("pi-a", SMALL, replace(SHARED, kernels="numpy"), backend=OtherBackend()) as (trainers, _):
+        backends = {name: trainer.state.division.backend for name, trainer in trainers.items()}
+    assert backends == {"trainer:small": "other/1", "trainer:shared": "numpy"}
 
 
 async def test_each_job_of_live_samples_has_a_window_of_its_own(opened):

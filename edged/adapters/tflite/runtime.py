@@ -21,6 +21,7 @@ from edged.adapters.tflite.interpreter import MAX_BATCH, TfliteClassifier, Tflit
 from edged.adapters.tflite.proof import Probe
 from edged.adapters.tflite.reader import read_tflite
 from edged.adapters.tflite.writer import to_tflite
+from edged.domain.nn.backend import Backend
 from edged.domain.nn.layers import make_layers
 from edged.domain.nn.loss import softmax
 from edged.domain.nn.model import Model
@@ -42,14 +43,17 @@ class Runtime:
 
 
 class NumpyFeatures:
-    """One of edged's own .tflite files with outputs of any shape, run by numpy: a `ports.FeatureExtractor`."""
+    """One of edged's own .tflite files with outputs of any shape, run by numpy: a `ports.FeatureExtractor`.
 
-    def __init__(self, content: bytes) -> None:
+    `backend`: computes the layers that it can instead.
+    """
+
+    def __init__(self, content: bytes, backend: Backend | None = None) -> None:
         read = read_tflite(content)
         self._params, self.sample_shape = read.params, read.sample_shape
         self._output_shape = shapes(read.sample_shape, read.layers)[-1]
         layers = [*read.layers, Flatten()]
-        self._layers = make_layers(read.sample_shape, layers, micro_batch=MAX_BATCH, dtype=np.float32)
+        self._layers = make_layers(read.sample_shape, layers, micro_batch=MAX_BATCH, dtype=np.float32, backend=backend)
         for layer in self._layers:
             layer.begin(read.params)
 
@@ -64,14 +68,17 @@ class NumpyFeatures:
 
 
 class NumpyClassifier:
-    """One of edged's own .tflite files, run by numpy: slower, and safe with any content (FormatError)."""
+    """One of edged's own .tflite files, run by numpy: slower, and safe with any content (FormatError).
 
-    def __init__(self, content: bytes) -> None:
+    `backend`: computes the layers that it can instead.
+    """
+
+    def __init__(self, content: bytes, backend: Backend | None = None) -> None:
         read = read_tflite(content)
         if read.labels is None:
             raise FormatError("not a classifier")
         self._params, self._sample_shape = read.params, read.sample_shape
-        self._model = Model(read.sample_shape, read.layers)
+        self._model = Model(read.sample_shape, read.layers, backend=backend)
 
     def predict(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """See ports.Classifier. Raises ValueError for another sample shape."""

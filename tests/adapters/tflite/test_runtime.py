@@ -39,10 +39,17 @@ from edged.domain.nn.spec import (
 from edged.errors import FormatError
 from tests.support.clock import DAY_S, Clock
 from tests.support.fashion import LAYERS, SHAPE, Images, accuracy, images, trained_params
+from tests.support.kernels import required_kernels
 from tests.support.litert import predict_with_litert
+from tests.support.other_backend import OtherBackend
 from tests.support.preloaded import need_compiler
 
-CLASSIFIERS = [TfliteClassifier, NumpyClassifier]
+
+def by_kernels(content: bytes) -> NumpyClassifier:
+    return NumpyClassifier(content, required_kernels())
+
+
+CLASSIFIERS = [TfliteClassifier, NumpyClassifier, by_kernels]
 
 CASES: dict[str, tuple[tuple[int, ...], list[LayerSpec]]] = {
     "the example topology's": ((28, 28, 1), [
@@ -104,6 +111,17 @@ def test_probabilities_are_those_of_the_trained_model(case, classifier):
         probabilities = loaded.predict(x)
         assert probabilities.dtype == np.float32
         np.testing.assert_allclose(probabilities, softmax(model.logits(params, x)), atol=1e-4)
+
+
+def test_without_a_runtime_the_backend_computes_the_layers_that_it_can():
+    content, *_ = trained("dense alone")
+    x = samples("dense alone", 70)
+    for plain, other in (
+        [NumpyClassifier(content, backend).predict(x) for backend in (None, OtherBackend())],
+        [NumpyFeatures(content, backend).features(x) for backend in (None, OtherBackend())],
+    ):
+        np.testing.assert_allclose(plain, other, rtol=1e-4)
+        assert (plain != other).any()
 
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)

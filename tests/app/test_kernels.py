@@ -1,0 +1,30 @@
+"""Which backend a process computes by, and what it says of it."""
+
+import pytest
+
+from edged.app import kernels
+from edged.errors import KernelsUnavailable
+from tests.support.other_backend import OtherBackend
+
+
+@pytest.fixture(autouse=True)
+def first_time():
+    kernels.fastest_backend.cache_clear()
+    yield
+    kernels.fastest_backend.cache_clear()
+
+
+def test_the_kernels_compute_where_they_are(log_lines, monkeypatch):
+    monkeypatch.setattr(kernels, "compiled", OtherBackend)
+    assert kernels.fastest_backend() == OtherBackend()
+    assert [line["backend"] for line in log_lines("kernels.loaded")] == ["other/1"]
+
+
+def test_without_them_numpy_computes_and_the_reason_is_logged_once(log_lines, monkeypatch):
+    def compiled() -> OtherBackend:
+        raise KernelsUnavailable("none was compiled: install gcc")
+
+    monkeypatch.setattr(kernels, "compiled", compiled)
+    assert [kernels.fastest_backend() for _ in range(2)] == [None, None]
+    [line] = log_lines("kernels.unavailable")
+    assert (line["level"], line["backend"], line["reason"]) == ("warning", "numpy", "none was compiled: install gcc")
