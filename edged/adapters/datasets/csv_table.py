@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.adapters.datasets import csv_text
-from edged.adapters.datasets.csv_text import AmbiguousNumber, Numbers
+from edged.adapters.datasets.csv_text import AmbiguousNumber, Numbers, OtherMark, ThousandsMark
 from edged.adapters.datasets.layout import ALL
 from edged.domain.counted import counted
 from edged.domain.suggest import nearest
@@ -77,7 +77,7 @@ def open_csv_table(path: Path, *, header: bool | None = None, labels: Sequence[s
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise FormatError(f"{path}: more than {_MAX_BYTES} bytes")
-        return _Reader(path, header, frozenset(labels)).read(csv_text.lines(path, csv_text.encoding(path)))
+        return _Reader(path, csv_text.encoding(path), header, frozenset(labels)).read()
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -99,20 +99,33 @@ Line = tuple[int, str | None]
 class _Reader:
     """Reads one file."""
 
-    def __init__(self, path: Path, header: bool | None, labels: frozenset[str]) -> None:  # noqa: FBT001 - an option
+    def __init__(self, path: Path, encoding: str, header: bool | None, labels: frozenset[str]) -> None:  # noqa: FBT001 - an option
         self._path = path
+        self._encoding = encoding
         self._header = header
         self._labels = labels
+        self._header_line = 0
         self._omissions = Omissions()
         self._bad_columns = Counter[int]()
 
-    def read(self, lines: Iterator[Line]) -> CsvTable:
+    def read(self) -> CsvTable:
+        lines = csv_text.lines(self._path, self._encoding)
         first = list(islice(lines, _SAMPLE_LINES))
         if first and (first[0][1] or "").lower().startswith("sep="):
             first.pop(0)  # Excel's own
         self._separator = csv_text.separator([text for _, text in first if text is not None])
-        self._read_number = Numbers(self._separator.character)
-        return self._table(chain(self._without_header(first), lines))
+        below = self._without_header(first)
+        self._read_number = Numbers(csv_text.decimal_mark(self._number_fields(), self._separator.character))
+        return self._table(chain(below, lines))
+
+    def _number_fields(self) -> Iterator[str]:
+        """The fields of the columns of numbers below the header, read for themselves."""
+        for number, text in csv_text.lines(self._path, self._encoding):
+            if number <= self._header_line or text is None or not self._separator.may_have_marks(text):
+                continue
+            fields = self._fields_or_none((number, text))
+            if len(fields) == len(self._columns):
+                yield from (field for column, field in zip(self._columns, fields, strict=True) if column != LABEL)
 
     def _without_header(self, first: list[Line]) -> list[Line]:
         """The lines below the header, which becomes `_columns`. Without a header only the label's column has a name."""
@@ -126,16 +139,18 @@ class _Reader:
         if self._has_header(names, rows):
             for number, _ in first[:at]:
                 self._omissions.add("above_header", _line(number))
-            self._columns = [LABEL if _is_label(name) else name for name in names]
-            if (
-                LABEL not in self._columns
-                and len(known := [i for i in range(num_fields) if self._holds_labels(i, rows)]) == 1
-            ):
-                self._columns[known[0]] = LABEL
+            self._columns = self._named(names, rows)
+            self._header_line = first[at][0]
             return first[at + 1 :]
         texts = [at for at in range(num_fields) if not any(self._is_number(fields[at]) for fields in (names, *rows))]
         self._columns = [LABEL if texts == [at] else "" for at in range(num_fields)]
         return first
+
+    def _named(self, names: list[str], rows: list[list[str]]) -> list[str]:
+        """The columns' names; the one that holds labels is called LABEL, whatever its name is."""
+        columns = [LABEL if _is_label(name) else name for name in names]
+        known = [] if LABEL in columns else [at for at in range(len(names)) if self._holds_labels(at, rows)]
+        return [LABEL if known == [at] else column for at, column in enumerate(columns)]
 
     def _has_header(self, names: list[str], rows: list[list[str]]) -> bool:
         if self._header is not None:
@@ -143,26 +158,26 @@ class _Reader:
         texts = [at for at, name in enumerate(names) if not self._is_number(name)]
         if len(texts) == len(names) or any(_is_label(name) for name in names):
             return True
-        if (
-            len(texts) == 1
-            and (told := self._told_by_labels(names[texts[0]], (row[texts[0]] for row in rows))) is not None
-        ):
+        if (told := self._told_by_labels(texts, names, rows)) is not None:
             return told
         if any(fields[at] == names[at] for fields in rows for at in texts):
             return False  # a label of the first line is a later line's, too
-        if any(name.startswith("-") for name in names) or (not texts and not _rise(names)):
+        if any(name.startswith(("-", csv_text.MINUS)) for name in names) or (not texts and not _rise(names)):
             return False  # numbers, but not such as channels are named by
         raise FormatError(
             f"{self._path}: it cannot be told whether the first line names the columns "
             f"({shown(', '.join(names)):.60}): say so with --header yes or --header no"
         )
 
-    def _told_by_labels(self, first: str, others: Iterable[str]) -> bool | None:
-        """Whether the first field of a column is its name; None: the stream's labels do not tell it."""
-        if normal_form(first) in self._labels:
+    def _told_by_labels(self, texts: list[int], names: list[str], rows: list[list[str]]) -> bool | None:
+        """Whether the first fields are names, by the one that is a text; None: the stream's labels do not tell it."""
+        if len(texts) != 1:
+            return None
+        [at] = texts
+        if normal_form(names[at]) in self._labels:
             return False
-        is_any = any(normal_form(other) in self._labels for other in others)
-        return True if is_any and not nearest(first, self._labels) else None  # it may be a label, and mistyped
+        is_any = any(normal_form(fields[at]) in self._labels for fields in rows)
+        return True if is_any and not nearest(names[at], self._labels) else None  # it may be a label, and mistyped
 
     def _holds_labels(self, at: int, rows: list[list[str]]) -> bool:
         """Whether the column has nothing but labels of the stream, none of which is a number."""
@@ -220,11 +235,19 @@ class _Reader:
                 f"{self._path}:{number}: {field} may be {field.replace(',', '.', 1)} or {field.replace(',', '')}: "
                 "write numbers with decimal points, and without commas"
             ) from error
-        except ValueError as error:
-            self._bad_columns[at] += 1
-            raise _NoRow(
-                "not_a_number", f': {shown(self._columns[at] or f"field {at + 1}")} is "{shown(field):.40}"'
+        except ThousandsMark as error:
+            raise FormatError(
+                f'{self._path}:{number}: "{shown(field)}" has a mark between thousands{error.or_else}: '
+                f"write numbers without it, such as {error.without}"
             ) from error
+        except OtherMark as error:
+            raise _NoRow("not_a_number", f"{self._said(at, field)}, with another decimal mark") from error
+        except ValueError as error:
+            self._bad_columns[at] += any(each.isalpha() for each in field)
+            raise _NoRow("not_a_number", self._said(at, field)) from error
+
+    def _said(self, at: int, field: str) -> str:
+        return f': {shown(self._columns[at] or f"field {at + 1}")} is "{shown(field):.40}"'
 
     def _fields(self, text: str | None) -> list[str]:
         if text is None:
@@ -243,7 +266,7 @@ class _Reader:
             return []
 
     def _is_number(self, field: str) -> bool:
-        return csv_text.is_number(field, self._separator.character)
+        return csv_text.is_number(field)
 
     def _require_rows(self, num_rows: int) -> None:
         """Raise FormatError when more lines were left out than taken: the file is not what it was taken for."""
@@ -267,5 +290,8 @@ def _is_label(name: str) -> bool:
 
 def _rise(names: list[str]) -> bool:
     """Whether the names are numbers such as those of a spectrometer's channels: each more than the one before."""
-    numbers = [float(name.replace(",", ".")) for name in names]
+    try:
+        numbers = [float(name.replace(",", ".")) for name in names]
+    except ValueError:  # with marks between thousands
+        return False
     return len(numbers) > 1 and all(a < b for a, b in pairwise(numbers))

@@ -68,8 +68,12 @@ def test_a_row_is_a_sample_of_float32(tmp_path):
         "1.5,40,warm\n-2,55.25,cold\n",
         "1.5,warm,40\n-2,cold,55.25\n",
         "1,5;40;warm\n-2;55,25;cold\n",
+        '"t","rh","label"\n"1,5","40","warm"\n"-2","55,25","cold"\n',
+        't,rh,label\n"1,5",40,warm\n-2,"55,25",cold\n',
+        PLAIN.replace("-2", "\u22122"),
+        "t\trh\tlabel\n1,5\t4e+1\twarm\n\u22122,0\t5525E\u22122\tcold\n",
     ],
-    ids=range(25),
+    ids=range(29),
 )
 def test_the_same_table_in_many_ways(tmp_path, content):
     dataset = table(tmp_path, content, header=None if "h" in str(content) else False)
@@ -79,7 +83,7 @@ def test_the_same_table_in_many_ways(tmp_path, content):
 
 def test_rows_that_are_none_are_left_out_and_named(tmp_path):
     content = (
-        "t,rh,label\n1,2,a\n1_0,2,a\nnan,2,a\n1,inf,a\n1,,a\n1,0x10,a\n1,1 000,a\n1,٣,a\n"  # lines 2 to 9
+        "t,rh,label\n1,2,a\n1_0,2,a\nnan,2,a\n1,inf,a\n1,,a\n1,0x10,a\n1,0 000,a\n1,٣,a\n"  # lines 2 to 9
         '1,2\n1,2,a,b\n1,2,\n1e39,2,a\n1,"2,a\n\0\0\0\n3,4,b\n'  # 10 to 16
         f"1,{'9' * 70_000},a\n" + "5,6,c\n" * 20
     )
@@ -109,7 +113,42 @@ def test_what_stands_above_the_header_is_left_out(tmp_path):
 def test_a_decimal_comma_is_found_also_below_many_whole_numbers(tmp_path):
     dataset = table(tmp_path, "t;rh\n" + "0;0\n" * 1000 + "0,5;1\n" + "1.5;2\n")
     assert rows(dataset)[-1] == (None, [0.5, 1.0])
-    assert left_out(dataset) == {"not_a_number": (1, 'line 1003: t is "1.5"')}
+    assert left_out(dataset) == {"not_a_number": (1, 'line 1003: t is "1.5", with another decimal mark')}
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        ("a\tb\n1,234\t5\n0,5\t6\n", [[1.234, 5], [0.5, 6]]),  # a later number tells it
+        ('a,b\n"1,234",5\n"0,5",6\n', [[1.234, 5], [0.5, 6]]),
+        ("a;b\n1.234;5\n2.345;6\n", [[1.234, 5], [2.345, 6]]),  # a logger with three decimals
+        ("a;b\n1,234;5\n2,345;6\n", [[1.234, 5], [2.345, 6]]),
+    ],
+    ids=["tabs", "quoted", "points", "semicolons"],
+)
+def test_the_decimal_mark_is_told_by_the_whole_file(tmp_path, content, wanted):
+    assert rows(table(tmp_path, content)) == [(None, [pytest.approx(each) for each in row]) for row in wanted]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "field", "written"),
+    [
+        ("a;b\n1;2\n1.000,5;3\n", 3, "1.000,5", "1000,5"),
+        ('a,b\n0.5,"1,000.5"\n', 2, "1,000.5", "1000.5"),
+        ('a,b\n0.5,"-1,234,567"\n', 2, "-1,234,567", "-1234567"),
+        ('a,b\n0.5,"1,234"\n', 2, "1,234", "1234"),
+        ("a;b\n0,5;1.234\n", 2, "1.234", "1234"),
+        ("a;b\n5;12 345\n", 2, "12 345", "12345"),
+        ("a;b\n5;12'345,5\n", 2, "12'345,5", "12345,5"),
+        ("a\n1.000,5\n2.000,5\n", 2, "1.000,5", "1000,5"),
+    ],
+    ids=["comma", "point", "millions", "in a file of points", "in a file of commas", "blank", "Swiss", "one column"],
+)
+def test_marks_of_thousands_are_refused_with_what_to_write(tmp_path, content, line, field, written):
+    with pytest.raises(FormatError) as caught:
+        table(tmp_path, content)
+    assert f'climate.csv:{line}: "{field}" has a mark between thousands' in str(caught.value)
+    assert f"such as {written}" in str(caught.value)
 
 
 def test_a_table_without_labels_is_unlabelled(tmp_path):
@@ -176,6 +215,12 @@ def test_it_is_asked_for_where_the_labels_do_not_tell_it(tmp_path, content):
         ('a\n"1\n', "1 row with a quote that is not closed"),
         ("a,b,species\n1,2,oak\n3,4,elm\n", '"species" holds no numbers: call the column "label" if it holds labels'),
         ("a\tb\n1,234\t5\n", "csv:2: 1,234 may be 1.234 or 1234"),
+        ('a,b\n"1,234","5"\n', "csv:2: 1,234 may be 1.234 or 1234"),
+        ("a;b\n1,234;5\n1.234;6\n", "csv:2: 1,234 may be 1.234 or 1234"),
+        (
+            "a;b\n0,5;5\n1.5;6\n2.5;6\n",
+            r'line 3: a is "1\.5", with another decimal mark, .*"2\.5", with another decimal mark\)$',
+        ),
         (b"a,b\n\x81,2\n", "neither UTF-8, UTF-16 nor Windows-1252"),
         (b"\xff\xfea\0\n", "neither UTF-8"),
     ],
