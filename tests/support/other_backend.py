@@ -1,13 +1,16 @@
 """A backend that computes as the reference does, but for the last bits: stands in for compiled kernels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from edged.domain.nn.buffer import Array
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.layer import Layer
 from edged.domain.nn.layers import DenseLayer
+from edged.domain.nn.loss import LossName, LossStep
 from edged.domain.nn.params import Params
 from edged.domain.nn.spec import Dense, LayerSpec, MaxPool2d
 
@@ -20,6 +23,12 @@ class OtherBackend:
 
     def layer(self, spec: LayerSpec, pool: MaxPool2d | None, context: LayerContext) -> Layer | None:
         return OtherDense(spec, context) if isinstance(spec, Dense) and spec.activation == "none" else None
+
+    def joined(self, layers: Sequence[Layer]) -> list[Layer]:
+        return list(layers)
+
+    def loss(self, name: LossName, dtype: npt.DTypeLike) -> LossStep | None:
+        return None
 
 
 class OtherDense(DenseLayer):

@@ -1,14 +1,17 @@
 """The compiled kernels as a `domain.nn.backend.Backend`."""
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 
 from edged.adapters.kernels.conv import ConvLayer
+from edged.adapters.kernels.cross_entropy import CrossEntropy
 from edged.adapters.kernels.dense import DenseLayer
 from edged.adapters.kernels.depthwise import DepthwiseLayer
-from edged.adapters.kernels.kernel_layer import ACTIVATIONS
+from edged.adapters.kernels.kernel_layer import ACTIVATIONS, Chain, KernelLayer
 from edged.adapters.kernels.library import load
 from edged.adapters.kernels.pooling import MAX_MAXIMUM_SIZE, PoolLayer
 from edged.adapters.kernels.self_test import DIGEST, digest_of
@@ -16,6 +19,8 @@ from edged.adapters.kernels.structs import declare
 from edged.adapters.kernels.winograd import WinogradLayer, tiles_of
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.layer import Layer
+from edged.domain.nn.layers import FlattenLayer
+from edged.domain.nn.loss import LossName, LossStep
 from edged.domain.nn.spec import (
     AvgPool1d,
     AvgPool2d,
@@ -51,28 +56,48 @@ class CompiledBackend:
 
     def layer(self, spec: LayerSpec, pool: MaxPool2d | None, context: LayerContext) -> Layer | None:
         """See `Backend`."""
-        layer: Layer | None = None
         if context.dtype != np.float32 or getattr(spec, "activation", "none") not in ACTIVATIONS:
-            return layer
+            return None
+        layer = self._layer(spec, pool, context)
+        return Chain(self._library, [layer]) if layer else None
+
+    def joined(self, layers: Sequence[Layer]) -> list[Layer]:
+        """See `Backend`. Between compiled layers flattening is no work: the memory is the same."""
+        result: list[Layer] = []
+        for layer in layers:
+            before = result[-2:] if result and isinstance(result[-1], FlattenLayer) else result[-1:]
+            if isinstance(layer, Chain) and before and isinstance(before[0], Chain):
+                del result[-len(before) :]
+                result.append(Chain(self._library, [*before[0].layers, *layer.layers]))
+            else:
+                result.append(layer)
+        return result
+
+    def loss(self, name: LossName, dtype: npt.DTypeLike) -> LossStep | None:
+        """See `Backend`."""
+        return CrossEntropy(self._library) if name == "cross_entropy" and dtype == np.float32 else None
+
+    def _layer(self, spec: LayerSpec, pool: MaxPool2d | None, context: LayerContext) -> KernelLayer | None:
+        layer: KernelLayer | None = None
         match spec:
             case Dense():
-                layer = DenseLayer(self._library, spec, context)
+                layer = DenseLayer(spec, context)
             case Conv2d() | Conv1d():
                 layer = self._conv(spec, pool, context)
             case DepthwiseConv2d():
-                layer = DepthwiseLayer(self._library, spec, context)
+                layer = DepthwiseLayer(spec, context)
             case AvgPool2d() | AvgPool1d() | GlobalAvgPool():
-                layer = PoolLayer(self._library, spec, context)
+                layer = PoolLayer(spec, context)
             case MaxPool2d() | MaxPool1d() if np.prod(spec.size) < MAX_MAXIMUM_SIZE:
-                layer = PoolLayer(self._library, spec, context)
+                layer = PoolLayer(spec, context)
         return layer
 
-    def _conv(self, spec: Conv2d | Conv1d, pool: MaxPool2d | None, context: LayerContext) -> Layer | None:
+    def _conv(self, spec: Conv2d | Conv1d, pool: MaxPool2d | None, context: LayerContext) -> KernelLayer | None:
         conv = spec.as_2d if isinstance(spec, Conv1d) else spec
         if pool and np.prod(pool.size) >= MAX_MAXIMUM_SIZE:
             return None
         if tiles := tiles_of(conv, pool, context.shape):
             return WinogradLayer(self._library, spec, pool, tiles, context)
         if conv.kernel == conv.stride == (1, 1) and pool is None:
-            return DenseLayer(self._library, spec, context)
-        return ConvLayer(self._library, spec, pool, context)
+            return DenseLayer(spec, context)
+        return ConvLayer(spec, pool, context)

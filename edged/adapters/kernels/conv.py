@@ -1,6 +1,5 @@
 """Convolutions by implicit patches: any kernel, stride and padding, and the pooling fused with them."""
 
-import ctypes
 import math
 
 import numpy as np
@@ -23,13 +22,11 @@ Offsets = npt.NDArray[np.int64]
 class ConvLayer(KernelLayer):
     """A convolution, its activation and the `pool` fused with it, if any."""
 
-    def __init__(
-        self, library: ctypes.CDLL, spec: Conv2d | Conv1d, pool: MaxPool2d | None, context: LayerContext
-    ) -> None:
+    def __init__(self, spec: Conv2d | Conv1d, pool: MaxPool2d | None, context: LayerContext) -> None:
         struct = Conv()
         geometry = _Geometry(spec.as_2d if isinstance(spec, Conv1d) else spec, pool, context)
         output = (geometry.rows, geometry.columns, geometry.filters)
-        super().__init__(library, "conv", struct, context, output[3 - len(context.shape) :])
+        super().__init__(struct, context, output[3 - len(context.shape) :])
         self._kernel, self._bias = kernel_name(context.index, spec), bias_name(context.index, spec)
         self._shape, self._geometry = spec.weights(context.shape)["kernel"], geometry
         self._transposed = AlignedBuffer(math.prod(self._shape) * context.input_gradient)
@@ -61,7 +58,7 @@ class ConvLayer(KernelLayer):
             kernel = params[self._kernel].reshape(-1, of.channels, of.filters)
             np.copyto(self._transposed.array(len(kernel), of.filters, of.channels), kernel.swapaxes(1, 2))
 
-    def _take_gradients(self, grads: Params) -> None:
+    def take_gradients(self, grads: Params) -> None:
         self._write("dw", grads[self._kernel], self._shape)
         self._write("dbias", grads[self._bias], (self._geometry.filters,))
 

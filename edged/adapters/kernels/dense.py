@@ -1,6 +1,5 @@
 """Dense layers, and convolutions with a 1×1 kernel, which are dense layers of pixels."""
 
-import ctypes
 import math
 
 import numpy as np
@@ -19,13 +18,12 @@ _TERMS = 256
 class DenseLayer(KernelLayer):
     """x·W + b of each sample, or of each of its pixels, and the activation."""
 
-    def __init__(self, library: ctypes.CDLL, spec: Dense | Conv2d | Conv1d, context: LayerContext) -> None:
+    def __init__(self, spec: Dense | Conv2d | Conv1d, context: LayerContext) -> None:
         struct, output = DenseStruct(), spec.output_shape(context.shape)
-        super().__init__(library, "dense", struct, context, output)
+        super().__init__(struct, context, output, rows=math.prod(context.shape[:-1]))
         inputs, units = context.shape[-1], output[-1]
         self._kernel, self._bias = kernel_name(context.index, spec), bias_name(context.index, spec)
         self._shape, self._units = spec.weights(context.shape)["kernel"], units
-        self._pixels = math.prod(context.shape[:-1])
         self._transposed = AlignedBuffer(inputs * units * context.input_gradient)
         rows = np.arange(max(_TERMS, inputs, units))
         struct.inputs, struct.units, struct.activation = inputs, units, ACTIVATIONS[spec.activation]
@@ -40,9 +38,6 @@ class DenseLayer(KernelLayer):
             kernel = params[self._kernel].reshape(self._inputs, self._units)
             np.copyto(self._transposed.array(self._units, self._inputs), kernel.T)
 
-    def _rows(self, n: int) -> int:
-        return n * self._pixels
-
-    def _take_gradients(self, grads: Params) -> None:
+    def take_gradients(self, grads: Params) -> None:
         self._write("dw", grads[self._kernel], self._shape)
         self._write("dbias", grads[self._bias], (self._units,))

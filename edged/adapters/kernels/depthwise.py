@@ -1,6 +1,5 @@
 """Depthwise convolutions, in runs of places that meet the same elements of the kernel: no padding is ever copied."""
 
-import ctypes
 import math
 from collections.abc import Iterator
 from itertools import groupby
@@ -17,21 +16,21 @@ from edged.domain.nn.spec import DepthwiseConv2d, Shape
 class DepthwiseLayer(KernelLayer):
     """A depthwise convolution and its activation."""
 
-    def __init__(self, library: ctypes.CDLL, spec: DepthwiseConv2d, context: LayerContext) -> None:
+    def __init__(self, spec: DepthwiseConv2d, context: LayerContext) -> None:
         struct = Depthwise()
-        super().__init__(library, "depthwise", struct, context, spec.output_shape(context.shape))
+        super().__init__(struct, context, spec.output_shape(context.shape))
         self._kernel, self._bias = kernel_name(context.index, spec), bias_name(context.index, spec)
         self._shape = spec.weights(context.shape)["kernel"]
         channels = context.shape[2]
         struct.channels, struct.activation = channels, ACTIVATIONS[spec.activation]
-        struct.inputs, struct.results = math.prod(context.shape), math.prod(self._output)
+        struct.inputs, struct.results = math.prod(context.shape), math.prod(self.output_shape)
         struct.step = spec.stride[1] * channels
         geometry = _Geometry(spec, context.shape)
         runs = _Runs(geometry.forward(), width=context.shape[1], channels=channels, kernel_columns=spec.kernel[1])
         struct.num_runs, struct.runs = len(runs.runs), self._tables.add_structs(list(runs.runs), Run)
         struct.tap_x, struct.tap_w = self._tables.add(runs.taps), self._tables.add(runs.weights)
         if context.input_gradient:
-            runs = _Runs(geometry.backward(), self._output[1], channels=channels, kernel_columns=spec.kernel[1])
+            runs = _Runs(geometry.backward(), self.output_shape[1], channels=channels, kernel_columns=spec.kernel[1])
             struct.num_runs_back, struct.runs_back = len(runs.runs), self._tables.add_structs(list(runs.runs), Run)
             struct.tap_g, struct.tap_w_back = self._tables.add(runs.taps), self._tables.add(runs.weights)
 
@@ -39,7 +38,7 @@ class DepthwiseLayer(KernelLayer):
         self._read("w", params[self._kernel], self._shape)
         self._read("bias", params[self._bias], self._shape[2:])
 
-    def _take_gradients(self, grads: Params) -> None:
+    def take_gradients(self, grads: Params) -> None:
         self._write("dw", grads[self._kernel], self._shape)
         self._write("dbias", grads[self._bias], self._shape[2:])
 

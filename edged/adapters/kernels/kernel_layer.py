@@ -1,4 +1,4 @@
-"""What the compiled layers have in common: how a call's arrays are checked and reach the struct that C reads."""
+"""What the compiled layers have in common, and how those that follow each other are computed in one call."""
 
 import ctypes
 import math
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edged.adapters.kernels.memory import AlignedBuffer, Tables, address_of, is_readable
+from edged.adapters.kernels.structs import KINDS, Step
 from edged.domain.nn.buffer import Array
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.layer import Layer
@@ -16,54 +17,38 @@ from edged.domain.nn.spec import Shape
 ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
 
 
-class KernelLayer(Layer):
-    """A layer computed by `<kind>_forward` and `<kind>_backward` of the library.
+class KernelLayer:
+    """A layer as C knows it, by a struct; a part of a `Chain`.
 
-    Arrays that C cannot read as they are, because they do not lie in one piece, are copied. Raises ValueError for
-    arrays of another type or shape than the layer's.
+    `rows`: of a sample, as C counts them.
     """
 
-    def __init__(
-        self, library: ctypes.CDLL, kind: str, struct: ctypes.Structure, context: LayerContext, output: Shape
-    ) -> None:
-        self._forward, self._backward = getattr(library, f"{kind}_forward"), getattr(library, f"{kind}_backward")
-        self._struct, self._address = struct, ctypes.addressof(struct)
+    def __init__(self, struct: ctypes.Structure, context: LayerContext, output: Shape, *, rows: int = 1) -> None:
+        self._struct = struct
         self._tables = Tables()
-        self._micro_batch, self._input, self._output = context.micro_batch, context.shape, output
+        self._kept: dict[str, Array] = {}  # by field of the struct: whom its address belongs to
         self._y = AlignedBuffer(context.micro_batch * math.prod(output))
         self._dx = AlignedBuffer(context.micro_batch * math.prod(context.shape) * context.input_gradient)
-        self._input_copy: AlignedBuffer | None = None
-        self._gradient_copy: AlignedBuffer | None = None
-        self._kept: dict[str, Array] = {}  # by field of the struct: whom its address belongs to
-        self._x: Array = np.empty((0, *context.shape), np.float32)  # the last input: not changed before `backward`
         struct.y, struct.dx = self._y.address, self._dx.address
+        self.micro_batch, self.input_shape, self.output_shape = context.micro_batch, context.shape, output
+        self.step = Step(KINDS[type(struct)], rows, ctypes.addressof(struct), self._y.address, self._dx.address)
 
-    def forward(self, params: Params, x: Array) -> Array:  # noqa: ARG002 - `begin` took them
-        n = len(x)
-        if n > self._micro_batch:
-            raise ValueError(f"{n} samples for a micro-batch of {self._micro_batch}")
-        if not is_readable(x, (n, *self._input)):
-            self._input_copy = self._input_copy or AlignedBuffer(self._micro_batch * math.prod(self._input))
-            x = _copy(x, self._input_copy)
-        self._x = x
-        self._forward(self._address, self._rows(n), address_of(x))
-        return self._y.array(n, *self._output)
+    def begin(self, params: Params) -> None:
+        """As of a Layer."""
 
-    def backward(self, params: Params, dy: Array, grads: Params) -> Array | None:  # noqa: ARG002
-        n = len(self._x)
-        if not is_readable(dy, (n, *self._output)) or not dy.flags.writeable:
-            self._gradient_copy = self._gradient_copy or AlignedBuffer(self._micro_batch * math.prod(self._output))
-            dy = _copy(dy, self._gradient_copy)
-        self._take_gradients(grads)
-        self._backward(self._address, self._rows(n), address_of(self._x), address_of(dy))
-        return self._dx.array(n, *self._input) if self._dx.address else None
+    def end(self, grads: Params) -> None:
+        """As of a Layer."""
 
-    def _take_gradients(self, grads: Params) -> None:
-        """Let the struct point to the gradients that `backward` adds to."""
+    def take_gradients(self, grads: Params) -> None:
+        """Let the struct point to the gradients that C adds to. Raises ValueError when it cannot."""
 
-    def _rows(self, n: int) -> int:
-        """What C counts for a micro-batch of n samples."""
-        return n
+    def y(self, n: int) -> Array:
+        """The last outputs, of n samples."""
+        return self._y.array(n, *self.output_shape)
+
+    def dx(self, n: int) -> Array | None:
+        """The gradients of the last inputs, of n samples, if they are wanted."""
+        return self._dx.array(n, *self.input_shape) if self._dx.address else None
 
     def _read(self, field: str, array: Array, shape: Sequence[int]) -> None:
         """Let a pointer of the struct point to weights, which C reads until the next call."""
@@ -71,17 +56,62 @@ class KernelLayer(Layer):
             return
         kept = array if is_readable(array, tuple(shape)) else np.ascontiguousarray(array)
         setattr(self._struct, field, address_of(kept))
-        # A copy is stale at the next `begin`, though the array is the same.
-        self._kept[field] = array if kept is array else kept
+        self._kept[field] = kept  # a copy is made again at the next call: what it was made of may have changed
 
     def _write(self, field: str, array: Array, shape: Sequence[int]) -> None:
         """Let a pointer of the struct point to an array that C adds to. Raises ValueError when it cannot."""
         if self._kept.get(field) is array:
             return
         if not is_readable(array, tuple(shape)) or not array.flags.writeable:
-            raise ValueError("gradients that do not lie in one piece")
+            raise ValueError("gradients that cannot be written where they are")
         setattr(self._struct, field, address_of(array))
         self._kept[field] = array
+
+
+class Chain(Layer):
+    """Compiled layers that follow each other, in one call for all of them, forward or backward.
+
+    Arrays that C cannot read as they are, because they do not lie in one piece, are copied. Raises ValueError for
+    arrays of another type or shape than the layers', and for more samples than a micro-batch.
+    """
+
+    def __init__(self, library: ctypes.CDLL, layers: Sequence[KernelLayer]) -> None:
+        self.layers, self._micro_batch = list(layers), layers[0].micro_batch
+        self._steps = (Step * len(layers))(*(layer.step for layer in layers))
+        self._address, self._num = ctypes.addressof(self._steps), len(layers)
+        self._forward, self._backward = library.edged_forward, library.edged_backward
+        self._x: Array = np.empty((0, *layers[0].input_shape), np.float32)  # not changed before `backward`
+        self._x_copy: AlignedBuffer | None = None
+        self._dy_copy: AlignedBuffer | None = None
+
+    def begin(self, params: Params) -> None:
+        for layer in self.layers:
+            layer.begin(params)
+
+    def forward(self, params: Params, x: Array) -> Array:  # noqa: ARG002 - `begin` took them
+        n, shape = len(x), self.layers[0].input_shape
+        if n > self._micro_batch:
+            raise ValueError(f"{n} samples for a micro-batch of {self._micro_batch}")
+        if not is_readable(x, (n, *shape)):
+            self._x_copy = self._x_copy or AlignedBuffer(self._micro_batch * math.prod(shape))
+            x = _copy(x, self._x_copy)
+        self._x = x
+        self._forward(self._address, self._num, n, address_of(x))
+        return self.layers[-1].y(n)
+
+    def backward(self, params: Params, dy: Array, grads: Params) -> Array | None:  # noqa: ARG002
+        n, shape = len(self._x), self.layers[-1].output_shape
+        if not is_readable(dy, (n, *shape)) or not dy.flags.writeable:
+            self._dy_copy = self._dy_copy or AlignedBuffer(self._micro_batch * math.prod(shape))
+            dy = _copy(dy, self._dy_copy)
+        for layer in self.layers:
+            layer.take_gradients(grads)
+        self._backward(self._address, self._num, n, address_of(self._x), address_of(dy))
+        return self.layers[0].dx(n)
+
+    def end(self, grads: Params) -> None:
+        for layer in self.layers:
+            layer.end(grads)
 
 
 def _copy(array: Array, memory: AlignedBuffer) -> Array:

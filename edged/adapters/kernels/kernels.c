@@ -203,7 +203,7 @@ static void product(long m, const float *a, const int32_t *ra, const int32_t *ia
 }
 
 /* For what Python multiplies: c [m, columns] = or += rows of a, found by the tables, times rows of b. */
-EXPORT void matrix(long m, const float *a, const int32_t *ra, const int32_t *ia, const float *b, const int32_t *ib,
+EXPORT void edged_matrix(long m, const float *a, const int32_t *ra, const int32_t *ia, const float *b, const int32_t *ib,
                    long n, long columns, float *c, long ldc, int how) {
     product(m, a, ra, ia, b, ib, n, columns, 0, c, 0, ldc, how, LINEAR);
 }
@@ -275,7 +275,7 @@ typedef struct {
     float *dw, *dbias, *y, *dx;        /* dx may be null, as in all layers */
 } Dense;
 
-EXPORT void dense_forward(const Dense *d, long n, const float *x) {
+static void dense_forward(const Dense *d, long n, const float *x) {
     for (long i = 0; i < n; i += TERMS) {
         const long rows = n - i < TERMS ? n - i : TERMS;
         product(rows, x + i * d->inputs, d->by_input, d->ones, d->w, d->by_unit, d->inputs, d->units, d->bias,
@@ -283,7 +283,7 @@ EXPORT void dense_forward(const Dense *d, long n, const float *x) {
     }
 }
 
-EXPORT void dense_backward(const Dense *d, long n, const float *x, float *dy) {
+static void dense_backward(const Dense *d, long n, const float *x, float *dy) {
     for (long i = 0; i < n; i += TERMS) {
         const long rows = n - i < TERMS ? n - i : TERMS;
         float *g = dy + i * d->units;
@@ -326,7 +326,7 @@ static const float *pad(const float *x, float *padded, long lines, long line, lo
     return padded;
 }
 
-EXPORT void conv_forward(const Conv *c, long n, const float *x) {
+static void conv_forward(const Conv *c, long n, const float *x) {
     const long windows = c->outputs / c->window, size = c->window, most = ROWS / size > 0 ? ROWS / size : 1;
     float *y = c->y;
     uint8_t *places = c->places;
@@ -347,7 +347,7 @@ EXPORT void conv_forward(const Conv *c, long n, const float *x) {
     }
 }
 
-EXPORT void conv_backward(const Conv *c, long n, const float *x, float *dy) {
+static void conv_backward(const Conv *c, long n, const float *x, float *dy) {
     const long windows = c->outputs / c->window, results = windows * c->filters, inputs = c->lines * (long)c->line;
     for (long s = 0; s < n; s++, x += inputs, dy += results) {
         const float *xp = pad(x, c->padded, c->lines, c->line, c->padded_line, c->padded_first);
@@ -636,12 +636,12 @@ INLINE void backward_of(const int points, const int outputs, const int window, c
     CASE(SQUARE, 4, 1) CASE(SQUARE, 4, 4) CASE(LINE, 2, 1) CASE(LINE, 2, 2) CASE(LINE, 3, 1) CASE(LINE, 4, 1)          \
     CASE(LINE, 4, 2) CASE(LINE, 5, 1)
 
-EXPORT void winograd_forward(const Winograd *c, long n, const float *x) {
+static void winograd_forward(const Winograd *c, long n, const float *x) {
 #define FORWARD(p, o, w) if (c->points == p && c->outputs == o && c->window == w) forward_of(p, o, w, c, n, x);
     EACH_KIND(FORWARD)
 }
 
-EXPORT void winograd_backward(const Winograd *c, long n, const float *x, float *dy) {
+static void winograd_backward(const Winograd *c, long n, const float *x, float *dy) {
 #define BACKWARD(p, o, w) if (c->points == p && c->outputs == o && c->window == w) backward_of(p, o, w, c, n, x, dy);
     EACH_KIND(BACKWARD)
 }
@@ -707,7 +707,7 @@ static void run_taps(int n, int few, const float *x, long step, const int32_t *a
     }
 }
 
-EXPORT void depthwise_forward(const Depthwise *d, long n, const float *x) {
+static void depthwise_forward(const Depthwise *d, long n, const float *x) {
     float *y = d->y;
     for (long s = 0; s < n; s++, x += d->inputs, y += d->results)
         for (const Run *r = d->runs; r < d->runs + d->num_runs; r++)
@@ -748,7 +748,7 @@ static void dw_of_run(const Depthwise *d, const Run *r, long j, int few, const f
     SOME(9) SOME(6) SOME(3) SOME(1)
 }
 
-EXPORT void depthwise_backward(const Depthwise *d, long n, const float *x, float *dy) {
+static void depthwise_backward(const Depthwise *d, long n, const float *x, float *dy) {
     const long places = d->results / d->channels;
     const float *y = d->y;
     float *dx = d->dx;
@@ -788,7 +788,7 @@ typedef struct {
     uint8_t *places; /* [n, windows, channels] */
 } Pool;
 
-EXPORT void pool_forward(const Pool *p, long n, const float *x) {
+static void pool_forward(const Pool *p, long n, const float *x) {
     float *y = p->y;
     uint8_t *places = p->places;
     const vec size = splat((float)p->size);
@@ -816,7 +816,7 @@ EXPORT void pool_forward(const Pool *p, long n, const float *x) {
         }
 }
 
-EXPORT void pool_backward(const Pool *p, long n, const float *x, float *dy) {
+static void pool_backward(const Pool *p, long n, const float *x, float *dy) {
     float *dx = p->dx;
     const uint8_t *places = p->places;
     const vec size = splat((float)p->size);
@@ -841,6 +841,110 @@ EXPORT void pool_backward(const Pool *p, long n, const float *x, float *dy) {
         }
 }
 
+/* -------------------------------------------------------------------------------------------------- layers in order */
+
+enum { DENSE, CONV, WINOGRAD, DEPTHWISE, POOL };
+
+typedef struct {
+    int32_t kind, rows; /* rows: of a sample, as the layer counts them */
+    const void *layer;
+    const float *y;
+    float *dx;
+} Step;
+
+EXPORT void edged_forward(const Step *steps, long num, long n, const float *x) {
+    for (const Step *s = steps; s < steps + num; x = s->y, s++)
+        switch (s->kind) {
+            case DENSE: dense_forward(s->layer, n * s->rows, x); break;
+            case CONV: conv_forward(s->layer, n * s->rows, x); break;
+            case WINOGRAD: winograd_forward(s->layer, n * s->rows, x); break;
+            case DEPTHWISE: depthwise_forward(s->layer, n * s->rows, x); break;
+            case POOL: pool_forward(s->layer, n * s->rows, x); break;
+        }
+}
+
+/* The way back, with the gradients of the last outputs, which are overwritten; it ends where none is wanted. */
+EXPORT void edged_backward(const Step *steps, long num, long n, const float *first, float *dy) {
+    for (const Step *s = steps + num - 1; s >= steps && dy; dy = s->dx, s--) {
+        const float *x = s == steps ? first : s[-1].y;
+        switch (s->kind) {
+            case DENSE: dense_backward(s->layer, n * s->rows, x, dy); break;
+            case CONV: conv_backward(s->layer, n * s->rows, x, dy); break;
+            case WINOGRAD: winograd_backward(s->layer, n * s->rows, x, dy); break;
+            case DEPTHWISE: depthwise_backward(s->layer, n * s->rows, x, dy); break;
+            case POOL: pool_backward(s->layer, n * s->rows, x, dy); break;
+        }
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------- cross-entropy */
+
+INLINE vec exp_of(vec x) { /* of x <= 0, to 2 units in the last place; below -87 as if at -87 */
+    x = pick(x < splat(-87), splat(-87), x);
+    const vec shift = splat(12582912); /* 1.5 * 2^23: adding it rounds to whole numbers, in the lowest bits */
+    const vec shifted = mul_add(x, splat(1.44269504f), shift), n = shifted - shift;
+    const vec r = mul_add(n, splat(2.12194440e-4f), mul_add(n, splat(-0.693359375f), x));
+    vec p = splat(1.9875691500e-4f);
+    p = mul_add(p, r, splat(1.3981999507e-3f));
+    p = mul_add(p, r, splat(8.3334519073e-3f));
+    p = mul_add(p, r, splat(4.1665795894e-2f));
+    p = mul_add(p, r, splat(1.6666665459e-1f));
+    p = mul_add(p, r, splat(5.0000001201e-1f));
+    p = mul_add(p, r * r, r) + splat(1);
+    return (vec)((ivec)p + ((ivec)shifted << 23));
+}
+
+static float log_of(float x) { /* of x >= 1 */
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    if (bits >= 0x7f800000) return x; /* infinite or NaN */
+    int32_t exponent = (bits >> 23) - 127;
+    bits = (bits & 0x7fffff) | 0x3f800000;
+    float m;
+    memcpy(&m, &bits, sizeof m);
+    if (m > 1.41421356f) m *= 0.5f, exponent++;
+    const vec f = splat(m - 1), e = splat((float)exponent);
+    vec p = splat(7.0376836292e-2f);
+    p = mul_add(p, f, splat(-1.1514610310e-1f));
+    p = mul_add(p, f, splat(1.1676998740e-1f));
+    p = mul_add(p, f, splat(-1.2420140846e-1f));
+    p = mul_add(p, f, splat(1.4249322787e-1f));
+    p = mul_add(p, f, splat(-1.6668057665e-1f));
+    p = mul_add(p, f, splat(2.0000714765e-1f));
+    p = mul_add(p, f, splat(-2.4999993993e-1f));
+    p = mul_add(p, f, splat(3.3333331174e-1f));
+    p = p * f * (f * f);
+    p = mul_add(e, splat(-2.12194440e-4f), p);
+    p = mul_add(f * f, splat(-0.5f), p);
+    return mul_add(e, splat(0.693359375f), f + p)[0];
+}
+
+/* -log softmax(x)[target] of each row of x [n, classes], and its gradient times `scale`, in g. `scores`: the gradient's
+ * norm before that. Returns how many rows have their maximum at the target. Targets are classes, as Python knows. */
+EXPORT long edged_cross_entropy(long n, long classes, const float *x, const int64_t *targets, const float *scale,
+                                float *losses, float *scores, float *g) {
+    long correct = 0;
+    for (long i = 0; i < n; i++, x += classes, g += classes) {
+        long best = 0;
+        for (long j = 1; j < classes; j++)
+            if (x[j] > x[best]) best = j;
+        correct += best == targets[i];
+        const vec most = splat(x[best]);
+        for (long j = 0; j < classes; j += V)
+            store_some(g + j, exp_of(load_some(x + j, classes - j) - most), classes - j);
+        float sum = 0, squares = 0;
+        for (long j = 0; j < classes; j++) sum += g[j];
+        losses[i] = log_of(sum) - (x[targets[i]] - x[best]);
+        for (long j = 0; j < classes; j++) {
+            const float d = g[j] / sum - (float)(j == targets[i]);
+            squares += d * d;
+            g[j] = d * scale[i];
+        }
+        scores[i] = __builtin_sqrtf(squares);
+    }
+    return correct;
+}
+
 /* ---------------------------------------------------------------------------------------------------- the library */
 
 EXPORT int edged_kernels_abi(void) { return ABI; }
@@ -862,6 +966,7 @@ EXPORT int64_t edged_kernels_sizeof(int which) {
         case 4: return sizeof(Run);
         case 5: return sizeof(Depthwise);
         case 6: return sizeof(Pool);
+        case 7: return sizeof(Step);
         default: return 0;
     }
 }

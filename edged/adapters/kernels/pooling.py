@@ -1,6 +1,5 @@
 """Pooling that is not fused with a convolution: by maximum, by mean, and the mean over all places."""
 
-import ctypes
 import math
 
 import numpy as np
@@ -20,9 +19,9 @@ PoolSpec = MaxPool2d | AvgPool2d | MaxPool1d | AvgPool1d | GlobalAvgPool
 class PoolLayer(KernelLayer):
     """Windows that may overlap. A maximum's gradient goes to the first place that has it."""
 
-    def __init__(self, library: ctypes.CDLL, spec: PoolSpec, context: LayerContext) -> None:
+    def __init__(self, spec: PoolSpec, context: LayerContext) -> None:
         struct, output = Pool(), spec.output_shape(context.shape)
-        super().__init__(library, "pool", struct, context, output)
+        super().__init__(struct, context, output)
         channels = context.shape[-1]
         is_maximum = isinstance(spec, MaxPool2d | MaxPool1d)
         self._places = AlignedBuffer(context.micro_batch * math.prod(output) * is_maximum, np.uint8)

@@ -1,10 +1,10 @@
 """The structs and functions of kernels.c as ctypes sees them: the same fields in the same order.
 
-Covers their layout alone. See also: `tables` (what the pointers to offsets point to), `library` (which checks sizes).
+Covers their layout alone. See also: `library`, which compares their sizes.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _Fields = Sequence[tuple[str, type]]
 
@@ -67,18 +67,25 @@ class Pool(ctypes.Structure):
     _fields_ = _fields("channels inputs windows size", "at_x y dx places")
 
 
-STRUCTS: tuple[type[ctypes.Structure], ...] = (Dense, Group, Conv, Winograd, Run, Depthwise, Pool)
+class Step(ctypes.Structure):
+    """A layer among those that follow each other."""
+
+    _fields_ = _fields("kind rows", "layer y dx")
+
+
+STRUCTS: tuple[type[ctypes.Structure], ...] = (Dense, Group, Conv, Winograd, Run, Depthwise, Pool, Step)
 """In the order of `edged_kernels_sizeof`."""
 
-_KINDS = ("dense", "conv", "winograd", "depthwise", "pool")
+KINDS: Mapping[type[ctypes.Structure], int] = {Dense: 0, Conv: 1, Winograd: 2, Depthwise: 3, Pool: 4}
+"""Of layers, as Step names them."""
 
 
 def declare(library: ctypes.CDLL) -> None:
     """Tell ctypes the types of the functions' arguments."""
     address, count = ctypes.c_void_p, ctypes.c_long
-    for kind in _KINDS:
-        forward, backward = getattr(library, f"{kind}_forward"), getattr(library, f"{kind}_backward")
-        forward.argtypes, forward.restype = [address, count, address], None
-        backward.argtypes, backward.restype = [address, count, address, address], None
-    library.matrix.argtypes = [count, *[address] * 3, address, address, count, count, address, count, ctypes.c_int]
-    library.matrix.restype = None
+    library.edged_forward.argtypes, library.edged_forward.restype = [address, count, count, address], None
+    library.edged_backward.argtypes, library.edged_backward.restype = [address, count, count, address, address], None
+    library.edged_matrix.argtypes = [count, *[address] * 5, count, count, address, count, ctypes.c_int]
+    library.edged_matrix.restype = None
+    library.edged_cross_entropy.argtypes = [count, count, *[address] * 6]
+    library.edged_cross_entropy.restype = count

@@ -78,8 +78,8 @@ class WinogradLayer(KernelLayer):
         struct = Winograd()
         geometry = _Geometry(spec.as_2d if isinstance(spec, Conv1d) else spec, pool, tiles, context.shape)
         output = geometry.output
-        super().__init__(library, "winograd", struct, context, output[3 - len(context.shape) :])
-        self._matrix = library.matrix
+        super().__init__(struct, context, output[3 - len(context.shape) :])
+        self._matrix = library.edged_matrix
         self._kernel, self._bias = kernel_name(context.index, spec), bias_name(context.index, spec)
         self._shape = spec.weights(context.shape)["kernel"]
         channels, filters, points = geometry.channels, output[2], math.prod(tiles.inputs)
@@ -142,7 +142,7 @@ class WinogradLayer(KernelLayer):
         arguments = (address_of(a), rows, self._by_one, address_of(b), self._by_size, terms, columns)
         self._matrix(len(a), *arguments, address_of(c), columns, int(add))
 
-    def _take_gradients(self, grads: Params) -> None:
+    def take_gradients(self, grads: Params) -> None:
         self._write("dbias", grads[self._bias], (self._filters,))
 
 

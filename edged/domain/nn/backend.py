@@ -1,10 +1,14 @@
 """Who computes a model's layers: the reference in this folder, or another that computes some of them instead."""
 
 import re
+from collections.abc import Sequence
 from typing import Any, Protocol
+
+import numpy.typing as npt
 
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.layer import Layer
+from edged.domain.nn.loss import LossName, LossStep
 from edged.domain.nn.spec import LayerSpec, MaxPool2d
 
 NUMPY = "numpy"
@@ -31,4 +35,12 @@ class Backend(Protocol):
 
         `pool`: its windows do not overlap. A series' pool is that of an image of one row.
         """
+        ...
+
+    def joined(self, layers: Sequence[Layer]) -> list[Layer]:
+        """The same layers in order, of which some may have become one."""
+        ...
+
+    def loss(self, name: LossName, dtype: npt.DTypeLike) -> LossStep | None:
+        """The loss and what comes of it; None: the reference computes it."""
         ...

@@ -50,7 +50,7 @@ def planes_size(num_planes: int, max_elements: int) -> int:
 
 def buffer_bytes(owner: object) -> int:
     """Bytes of all buffers that `owner`, a layer, and the objects in its attributes hold."""
-    parts = getattr(owner, "__dict__", {}).values()
+    parts = owner if isinstance(owner, list) else getattr(owner, "__dict__", {}).values()
     return sum(part.nbytes if isinstance(part, Buffer) else buffer_bytes(part) for part in parts)
 
 

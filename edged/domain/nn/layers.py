@@ -70,7 +70,7 @@ def make_layers(
         layers, num_fused = _with_activation(spec, pool, context, backend)
         result += layers
         has_weights = has_weights or bool(spec.weights(shape))
-    return result
+    return backend.joined(result) if backend else result
 
 
 def _with_activation(

@@ -1,7 +1,7 @@
 """Losses, each with its gradient with respect to the model's outputs; and softmax."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -50,3 +50,30 @@ LOSSES: Mapping[LossName, Callable[[Array, Any], tuple[Array, Array]]] = {
     "mean_squared_error": mean_squared_error,
 }
 """From outputs and targets: the loss per sample, and its gradient with respect to the outputs."""
+
+
+class LossStep(Protocol):
+    """A loss with all that training takes from it, for a micro-batch of n samples."""
+
+    def __call__(
+        self, outputs: Array, targets: Array, scale: Array, losses: Array, scores: Array, /
+    ) -> tuple[Array, int]:
+        """The gradient of scale × loss with respect to `outputs`, and how many outputs are largest at their target.
+
+        `scale`: [n, 1]. Fills in `losses` [n] and `scores` [n]: the gradient's norm by sample, without the scale.
+        """
+        ...
+
+
+def loss_step(name: LossName) -> LossStep:
+    """The reference's."""
+    loss = LOSSES[name]
+
+    def step(outputs: Array, targets: Array, scale: Array, losses: Array, scores: Array, /) -> tuple[Array, int]:
+        is_correct = outputs.argmax(axis=1) == targets if name == "cross_entropy" else ()
+        losses[:], gradient = loss(outputs, targets)
+        scores[:] = np.sqrt(np.einsum("ij,ij->i", gradient, gradient))
+        gradient *= scale
+        return gradient, int(np.count_nonzero(is_correct))
+
+    return step

@@ -17,7 +17,7 @@ from edged.domain.nn.buffer import Array, buffer_bytes
 from edged.domain.nn.dropout import DropoutLayer, Noise
 from edged.domain.nn.layer import Layer
 from edged.domain.nn.layers import make_layers
-from edged.domain.nn.loss import LOSSES, LossName
+from edged.domain.nn.loss import LossName, loss_step
 from edged.domain.nn.params import Params, initial_params, parameter_shapes
 from edged.domain.nn.spec import LayerSpec, ShapeError, num_parameters, shapes
 
@@ -220,7 +220,7 @@ class _Lane:
             sample_shape, specs, micro_batch=micro_batch, dtype=dtype, backend=backend
         )
         self._dropouts = [layer for layer in self._layers if isinstance(layer, DropoutLayer)]
-        self._loss, self._is_classifier = LOSSES[loss], loss == "cross_entropy"
+        self._loss = (backend and backend.loss(loss, dtype)) or loss_step(loss)
         self._noise: Noise | None = None
         self._first = 0
         shapes = parameter_shapes(sample_shape, specs)
@@ -248,11 +248,8 @@ class _Lane:
             for dropout in self._dropouts:
                 dropout.set_noise(self._noise, self._first + part.start)
             outputs = self._forward(params, x[part])
-            if self._is_classifier:
-                num_correct += int(np.count_nonzero(outputs.argmax(axis=1) == y[part]))
-            losses[part], doutputs = self._loss(outputs, y[part])
-            scores[part] = np.sqrt(np.einsum("ij,ij->i", doutputs, doutputs))
-            doutputs *= scale[part]
+            doutputs, correct = self._loss(outputs, y[part], scale[part], losses[part], scores[part])
+            num_correct += correct
             self._backward(params, doutputs)
         for layer in self._layers:
             layer.end(self.grads)

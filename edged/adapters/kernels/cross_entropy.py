@@ -1,0 +1,30 @@
+"""The loss of classes and its gradient, in one call."""
+
+import ctypes
+
+import numpy as np
+
+from edged.adapters.kernels.memory import address_of
+from edged.domain.nn.buffer import Array
+
+
+class CrossEntropy:
+    """A `domain.nn.loss.LossStep`. Raises IndexError for a target that is no class, ValueError for other arrays."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._function = library.edged_cross_entropy
+
+    def __call__(self, outputs: Array, targets: Array, scale: Array, losses: Array, scores: Array) -> tuple[Array, int]:
+        n, classes = outputs.shape
+        if targets.size and not 0 <= targets.min() <= targets.max() < classes:
+            raise IndexError(f"classes from {targets.min()} to {targets.max()} for a model of {classes}")
+        written = [array for array in (losses, scores) if not array.flags.writeable]
+        arrays = (outputs, scale, losses, scores)
+        if written or any(array.dtype != np.float32 or not array.flags.c_contiguous for array in arrays):
+            raise ValueError("float32 in one piece expected")
+        if any(len(array) != n for array in (targets, *arrays)) or scale.size != n:
+            raise ValueError(f"{n} outputs for {len(targets)} targets")
+        gradient = np.empty((n, classes), np.float32)
+        classes_of = np.ascontiguousarray(targets, np.int64)
+        addresses = map(address_of, (outputs, classes_of, scale, losses, scores, gradient))
+        return gradient, int(self._function(n, classes, *addresses))
