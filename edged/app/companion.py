@@ -76,6 +76,7 @@ async def run_companion(
             node,
             training,
             log=log,
+            health=health,
             models=CheckpointDir(models, writes=False, max_bytes=topology.edge(node).memory_limit),
             load=load_by_numpy if is_numpy else load,
             decoder=PillowDecoder(),

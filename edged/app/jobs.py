@@ -155,6 +155,7 @@ class _Builder:
                 logger().warning("cache.disk_full", err=str(error))
         return Cache(
             disk,
+            self.health,
             memory_bytes=memory_bytes,
             disk_bytes=disk_bytes,
             written_bytes_per_day=lambda: self.topology.edge(self.edge.name).cache.disk_writes_per_day // num_streams,
@@ -238,7 +239,7 @@ class _Builder:
             )
         local = scores = fresh = None
         if share is not None:
-            local_planner = LocalPlanner(store, share, choice)
+            local_planner = LocalPlanner(store, share, choice, self.health)
             scores = local_planner.scores
             local = EpochLoader(parts.client, batcher(), settings, share, local_planner)
         if parts.live_window is not None:

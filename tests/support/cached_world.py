@@ -49,7 +49,7 @@ async def cached(
     world: World, disk: DiskTier | None, memory_bytes: int = MANY, disk_bytes: int = MANY
 ) -> AsyncIterator[Cache]:
     """A process's cache. Left by an exception it dies as by kill -9: what is in memory is lost."""
-    world.cache = Cache(disk, memory_bytes=memory_bytes, disk_bytes=0 if disk is None else disk_bytes)
+    world.cache = Cache(disk, world.health, memory_bytes=memory_bytes, disk_bytes=0 if disk is None else disk_bytes)
     await world.cache.__aenter__()
     try:
         yield world.cache

@@ -86,7 +86,7 @@ class Host:
     """What of one edge outlives its process."""
 
     store: MemoryCheckpoints = field(default_factory=MemoryCheckpoints)
-    cache: Cache = field(default_factory=lambda: Cache(None, memory_bytes=4096, disk_bytes=0))
+    cache: Cache = field(default_factory=lambda: Cache(None, RecordingHealth(), memory_bytes=4096, disk_bytes=0))
     health: RecordingHealth = field(default_factory=RecordingHealth)
 
 

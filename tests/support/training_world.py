@@ -204,7 +204,7 @@ class World:
 
     log: AnsweringLog = field(default_factory=lambda: AnsweringLog(default_blocks()))
     store: MemoryCheckpoints = field(default_factory=MemoryCheckpoints)
-    cache: Cache = field(default_factory=lambda: Cache(None, memory_bytes=0, disk_bytes=0))
+    cache: Cache = field(default_factory=lambda: Cache(None, RecordingHealth(), memory_bytes=0, disk_bytes=0))
     share: CacheShare | None = None
     """The trainer's share of a cache that it has in common with others; None: of `cache`, alone."""
     made_client: ArchiveClient = field(init=False)
@@ -252,7 +252,7 @@ class World:
         settings = EpochSettings(training.epochs, training.test_fraction, training.test_samples, self.prefetch_bytes)
         decisive = PlannerSettings(training.sampling, training.seed, training.test_fraction, settings.window_bytes)
         share = SharedCache(self.cache, STREAM).share() if self.share is None else self.share
-        planner = LocalPlanner(self.store, share, decisive)
+        planner = LocalPlanner(self.store, share, decisive, self.health)
         return EpochLoader(self.client(), self.batcher(), settings, share, planner), planner.scores
 
     def live_window(self) -> LiveWindow:

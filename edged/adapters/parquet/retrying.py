@@ -1,4 +1,4 @@
-"""An archive writer that knows whom a refusal of the storage concerns, and when to try again.
+"""An archive writer that knows whom a refusal of the storage concerns, and when to try again; a hang is reported.
 
 Covers retries, their backoff, and reporting to `ports.Health`. A full disk, a folder without permission and an
 unreachable server are all repaired by people, not by a restart, so none of them ends the archive. What all sources meet
@@ -14,6 +14,7 @@ from edged.domain.archive.snapshot import BlockRef
 from edged.domain.archive.source_log import UNKNOWN_LOG, SourceLog
 from edged.domain.samples.pack import Pack
 from edged.errors import ArchiveConflict, ArchiveUnavailable, DiskFull, SourceRefused, StorageError
+from edged.hanging import degraded_while_hanging
 from edged.log import logger
 from edged.ports import ArchiveStore, Health, NotArchived, SourceEnd
 
@@ -104,7 +105,8 @@ class RetryingArchive:
         while True:
             self._tries += 1
             try:
-                result = await run_in_worker(function, *args)
+                with degraded_while_hanging(self._health, PART):
+                    result = await run_in_worker(function, *args)
             except (DiskFull, ArchiveUnavailable) as error:
                 self._health.degraded(PART, str(error))
                 await self._backoff.wait()

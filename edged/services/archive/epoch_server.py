@@ -8,7 +8,7 @@ most one turn at a time, which ends by what was sent, by the blocks looked for, 
 import asyncio
 import contextlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import aclosing
 
 from edged.aio import Backoff, prefetch_in_worker, run_in_worker
@@ -19,6 +19,7 @@ from edged.domain.archive.snapshot import BlockRef
 from edged.domain.place import Place
 from edged.domain.samples.border import Border
 from edged.errors import ArchiveUnavailable, BlockAbsent, FormatError, RecordTooLarge, StorageError
+from edged.hanging import degraded_while_hanging
 from edged.log import Throttle, ThrottledLog
 from edged.ports import ArchiveStore, Health, Log, LogReader, Message, Progress, Statistics, TopicPartition
 from edged.services.archive.refusals import RefusalLog
@@ -187,7 +188,7 @@ class EpochServer:
         started_s = clock()
         topic = self._epochs_topic(reply.edge)
         async with aclosing(prefetch_in_worker(reply.turn(clock))) as messages:
-            async for part in messages:
+            while (part := await self._part_after(messages)) is not None:
                 await self._send(Message(topic, part.message))
                 reply.sent(part)
                 self._num_served += part.samples
@@ -198,6 +199,10 @@ class EpochServer:
         reply.serve_s += clock() - started_s
         if reply.done:
             self._log_served(reply)
+
+    async def _part_after(self, parts: AsyncIterator[ReplyPart]) -> ReplyPart | None:
+        with degraded_while_hanging(self._health, PART):
+            return await anext(parts, None)
 
     async def _send(self, message: Message) -> None:
         """Append the message, however long Kafka is away. Raises _NothingTakenError when its topic alone takes none."""

@@ -13,9 +13,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,9 @@ from edged.domain.archive.snapshot import BlockRef
 from edged.domain.cache.block_table import BlockTable
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES, Entry, SampleKey
 from edged.errors import StorageError
+from edged.hanging import degraded_while_hanging
 from edged.log import logger
-from edged.ports import DiskTier
+from edged.ports import DiskTier, Health
 from edged.services.cache.disk_gate import SPILL_BYTES, DiskGate
 
 DISK_SHARE = 0.9
@@ -34,6 +36,8 @@ DISK_SHARE = 0.9
 
 _IN_MEMORY = -1
 _MAX_DOOMED = 1024
+
+R = TypeVar("R")
 
 
 @dataclass(slots=True)
@@ -52,12 +56,14 @@ class Cache:
 
     `memory_bytes` limits payloads and their overhead, `disk_bytes` the stored bytes on the disk, as does that tier's
     own capacity. Nothing is ever evicted but the victims passed to `admit`, and what an earlier run left. Leaving
-    closes the disk tier. `wall_time`: Unix time, to resume the write budget.
+    closes the disk tier. A disk that hangs is reported (health: cache). `wall_time`: Unix time, to resume the write
+    budget.
     """
 
     def __init__(
         self,
         disk: DiskTier | None,
+        health: Health,
         *,
         memory_bytes: int,
         disk_bytes: int,
@@ -66,6 +72,7 @@ class Cache:
     ) -> None:
         self.counts = CacheCounts()
         self._disk = disk
+        self._health = health
         self._max_memory_bytes = memory_bytes
         self._gate = DiskGate(disk, disk_bytes, written_bytes_per_day, wall_time)
         self._slack_bytes = min(SPILL_BYTES, memory_bytes // 4, self._gate.max_bytes // 4)
@@ -82,7 +89,7 @@ class Cache:
         if self._disk is not None:
             loop = asyncio.get_running_loop()
             begin_s = loop.time()
-            await run_in_worker(self._scan, self._disk, begin_s)
+            await self._on_disk(partial(self._scan, self._disk, begin_s))
             ms = (loop.time() - begin_s) * 1e3
             logger().info("cache.opened", entries=len(self._table), bytes=self._disk_bytes, ms=ms)
         return self
@@ -103,7 +110,11 @@ class Cache:
         try:
             await self.flush()
         finally:
-            await run_in_worker(self._disk.close)
+            await self._on_disk(self._disk.close)
+
+    async def _on_disk(self, function: Callable[[], R]) -> R:
+        with degraded_while_hanging(self._health, "cache"):
+            return await run_in_worker(function)
 
     # content
 
@@ -180,7 +191,7 @@ class Cache:
         self.counts.hits_memory += len(present)
         if wanted and self._disk is not None:
             corrupt_before = self._disk.num_corrupt
-            read = await run_in_worker(self._disk.get_many, wanted)
+            read = await self._on_disk(partial(self._disk.get_many, wanted))
             self.counts.corrupt += self._disk.num_corrupt - corrupt_before
             self.counts.hits_disk += len(read)
             for key in wanted:
@@ -325,7 +336,7 @@ class Cache:
                 disk.delete_many(batch)
 
         try:
-            await run_in_worker(write)
+            await self._on_disk(write)
         finally:
             for key, num_bytes in stored.items():
                 if self._table[key]:

@@ -22,8 +22,9 @@ from edged.domain.epochs.split import TrainSplit, train_split
 from edged.domain.epochs.window import SAMPLE_OVERHEAD, Window
 from edged.domain.topology import Sampling
 from edged.errors import FormatError, StorageError
+from edged.hanging import degraded_while_hanging
 from edged.log import logger
-from edged.ports import CheckpointStore
+from edged.ports import CheckpointStore, Health
 from edged.services.cache.shared import CacheShare, held_ids
 from edged.services.epochs.sample_scores import SCORED, SampleScores
 
@@ -76,8 +77,9 @@ class LocalPlanner:
     `scores`: for the trainer to learn, and to draw the next plans by; None where the sampling mode does not use any.
     """
 
-    def __init__(self, store: CheckpointStore, share: CacheShare, settings: PlannerSettings) -> None:
+    def __init__(self, store: CheckpointStore, share: CacheShare, settings: PlannerSettings, health: Health) -> None:
         self._store = store
+        self._health = health
         self._share = share
         self._settings = settings
         self._state: SamplerState | None = None
@@ -161,7 +163,8 @@ class LocalPlanner:
 
     async def _restored(self, epoch: int) -> SamplerState | None:
         if self._state is None or self._state.epoch != epoch:
-            self._state = await run_in_worker(self._load, epoch)
+            with degraded_while_hanging(self._health, "disk"):
+                self._state = await run_in_worker(self._load, epoch)
         return self._state
 
     def _load(self, epoch: int) -> SamplerState | None:
@@ -178,6 +181,7 @@ class LocalPlanner:
     async def _save(self, state: SamplerState) -> None:
         self._state = state
         try:
-            await run_in_worker(lambda: self._store.save_sampler_state(sampler_state.encode(state), state.epoch))
+            with degraded_while_hanging(self._health, "disk"):
+                await run_in_worker(lambda: self._store.save_sampler_state(sampler_state.encode(state), state.epoch))
         except StorageError as error:  # a restart would then draw this epoch again
             logger().warning("epoch.memo_failed", epoch=state.epoch, err=str(error))

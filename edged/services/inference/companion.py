@@ -22,6 +22,7 @@ from edged.errors import ConfigError, Problem, RejectedRecord
 from edged.log import logger
 from edged.ports import (
     CheckpointStore,
+    Health,
     ImageDecoder,
     Log,
     LogReader,
@@ -89,6 +90,7 @@ class Companion:
         *,
         log: Log,
         models: CheckpointStore,
+        health: Health,
         load: Load,
         decoder: ImageDecoder,
         runtime: str,
@@ -110,7 +112,7 @@ class Companion:
         self._group = topology.group("infer", edge, training.name)
         self._predictions = TopicPartition(topology.predictions_topic(edge, training.name))
         self._log = log
-        self._model = ServedModel(models, load, self._stream.shape, runtime, training.loss, last_resort)
+        self._model = ServedModel(models, health, load, self._stream.shape, runtime, training.loss, last_resort)
         self._decoder = decoder
         self._batch = max(1, min(batch, _MAX_BATCH_BYTES // (4 * int(np.prod(self._stream.shape)))))
         self._poll_s = poll_s

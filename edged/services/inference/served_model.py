@@ -20,8 +20,9 @@ from edged.domain.counted import counted
 from edged.domain.nn.loss import LossName
 from edged.domain.training import anomaly
 from edged.errors import EdgedError, FormatError, NotProven
+from edged.hanging import degraded_while_hanging
 from edged.log import logger
-from edged.ports import CheckpointStore, DeployedModel
+from edged.ports import CheckpointStore, DeployedModel, Health
 
 Samples = npt.NDArray[np.float32]
 
@@ -76,6 +77,7 @@ class ServedModel:
     def __init__(
         self,
         models: CheckpointStore,
+        health: Health,
         load: Load,
         shape: tuple[int, ...],
         runtime: str,
@@ -83,6 +85,7 @@ class ServedModel:
         last_resort: tuple[str, Load] | None = None,
     ) -> None:
         self._models = models
+        self._health = health
         self._ways = [(runtime, load), *([last_resort] if last_resort else [])]
         self._shape = shape
         self._is_classifier = loss == "cross_entropy"
@@ -109,7 +112,8 @@ class ServedModel:
         if self._opening is None:
             self._is_retry = bool(self._tries_of) and loop.time() >= self._retry_s
             newer_than = min(self._tries_of) - 1 if self._is_retry else self._newest_seen
-            newest = await run_in_worker(self._models.newest_model, newer_than)
+            with degraded_while_hanging(self._health, "disk"):
+                newest = await run_in_worker(self._models.newest_model, newer_than)
             if newest is None:
                 if self._is_retry:  # their files are gone
                     self._tries_of.clear()

@@ -17,6 +17,7 @@ from edged.aio import run_in_worker
 from edged.domain.training import checkpoint
 from edged.domain.training.state import Params, Position, TrainState
 from edged.errors import AnotherVersion, StorageError, TopologyMismatch
+from edged.hanging import degraded_while_hanging
 from edged.log import ThrottledLog, logger
 from edged.ports import CheckpointStore, DeployedModel, Health
 
@@ -31,7 +32,8 @@ class Checkpointing:
 
     `labels`: of a classifier; an autoencoder has none.
 
-    A disk that fails is reported (health: disk, `checkpoint.failed`) and retried later; training continues.
+    A disk that fails is reported (health: disk, `checkpoint.failed`) and retried later; training continues. One that
+    hangs is reported, and waited for.
     Cancelled: each method first finishes its write.
     """
 
@@ -64,7 +66,8 @@ class Checkpointing:
         where they are. StorageError when damaged ones alone are there and cannot be kept aside: saving deletes them.
         """
         self._postpone()
-        state = await run_in_worker(self._restore)
+        with degraded_while_hanging(self._health, "disk"):
+            state = await run_in_worker(self._restore)
         self._saved = None if state is None else _identity(state)
         return state
 
@@ -121,7 +124,8 @@ class Checkpointing:
 
     async def _attempt(self, what: str, write: Callable[[TrainState], None], state: TrainState) -> None:
         try:
-            await run_in_worker(write, state)
+            with degraded_while_hanging(self._health, "disk"):
+                await run_in_worker(write, state)
         except StorageError as error:
             self._lines.error("checkpoint.failed", what, generation=state.generation, err=str(error))
             self._health.degraded("disk", str(error))

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.adapters.memory.disk_tier import MemoryDiskTier
+from edged.adapters.memory.health import RecordingHealth
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES, Entry, SampleKey
 from edged.errors import DiskFull
 from edged.services.cache.cache import Cache
@@ -31,7 +32,7 @@ def entries(ats: Iterable[int], size: int = 784) -> dict[SampleKey, Entry]:
 
 
 def cache(disk: MemoryDiskTier | None, **options: Any) -> Cache:
-    return Cache(disk, **{"memory_bytes": MIB, "disk_bytes": 4 * MIB, **options})
+    return Cache(disk, RecordingHealth(), **{"memory_bytes": MIB, "disk_bytes": 4 * MIB, **options})
 
 
 def assert_sound(made: Cache, disk: MemoryDiskTier | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edged.adapters.memory.health import RecordingHealth
 from edged.domain.archive.protocol import SamplesPart
 from edged.domain.cache.entry import Entry, SampleKey
 from edged.domain.topology import SamplingMode, Training
@@ -31,7 +32,7 @@ def entries(*rows: int) -> dict[SampleKey, Entry]:
 
 
 def shares(num_entries: int, count: int = 2) -> tuple[Cache, list[CacheShare]]:
-    shared = SharedCache(Cache(None, memory_bytes=memory_for(num_entries), disk_bytes=0), STREAM)
+    shared = SharedCache(Cache(None, RecordingHealth(), memory_bytes=memory_for(num_entries), disk_bytes=0), STREAM)
     return shared.cache, [shared.share() for _ in range(count)]
 
 
@@ -64,7 +65,7 @@ class Two:
 def two(*jobs: Training, samples: int | None = None) -> Two:
     """`samples`: how many the cache holds; None: all."""
     memory_bytes = MANY if samples is None else memory_for(samples)
-    shared = SharedCache(Cache(None, memory_bytes=memory_bytes, disk_bytes=0), STREAM)
+    shared = SharedCache(Cache(None, RecordingHealth(), memory_bytes=memory_bytes, disk_bytes=0), STREAM)
     worlds: list[World] = []
     for job in jobs:
         world = large_world("uniform")
@@ -199,7 +200,7 @@ async def test_two_jobs_on_the_same_samples_fetch_them_once(log_lines):
 async def test_a_job_next_to_another_trains_as_it_does_alone_with_its_part_of_the_cache(mode, options, log_lines):
     mine = job("mine", mode, seed=1, **options)
     alone = large_world("uniform")
-    alone.training, alone.cache = mine, Cache(None, memory_bytes=memory_for(SOME), disk_bytes=0)
+    alone.training, alone.cache = mine, Cache(None, RecordingHealth(), memory_bytes=memory_for(SOME), disk_bytes=0)
     expected = bits((await finish(alone)).state.params)
     both = two(mine, job("other", "uniform", seed=9), samples=2 * SOME)
     unmeasured(both)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edged.adapters.memory.health import RecordingHealth
 from edged.domain.epochs.read_stats import ReadStats
 from edged.services.cache.cache import Cache
 from edged.services.cache.shared import CacheShare, SharedCache
@@ -26,7 +27,7 @@ class Client:
 
 
 def stats_of(client: Client) -> tuple[EpochStats, CacheShare]:
-    share = SharedCache(Cache(None, memory_bytes=0, disk_bytes=0), STREAM).share()
+    share = SharedCache(Cache(None, RecordingHealth(), memory_bytes=0, disk_bytes=0), STREAM).share()
     return EpochStats(client, share), share  # type: ignore[arg-type]
 
 

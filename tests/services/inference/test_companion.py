@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edged.adapters.images import PillowDecoder, encode
+from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.samples import times
@@ -84,6 +85,7 @@ def companion(
         job or topology().jobs[0],
         log=log,
         models=models or cast("CheckpointStore", Models(b"model")),
+        health=RecordingHealth(),
         now_ms=lambda: NOW_MS,
         **defaults | options,
     )
@@ -736,7 +738,14 @@ def autoencoders(log: Any, models: Any, **options: Any) -> Companion:
     trained = replace(site.jobs[0], loss="mean_squared_error", model=(Flatten(), Dense(6)))
     defaults: dict[str, Any] = {"load": lambda content: np.zeros_like, "decoder": PillowDecoder(), "runtime": "fake"}
     return Companion(
-        TopologyInUse(site), "pi", trained, log=log, models=models, now_ms=lambda: NOW_MS, **defaults | options
+        TopologyInUse(site),
+        "pi",
+        trained,
+        log=log,
+        health=RecordingHealth(),
+        models=models,
+        now_ms=lambda: NOW_MS,
+        **defaults | options,
     )
 
 
