@@ -343,6 +343,11 @@ EVENTS: Mapping[str, Event] = {
         "such line.",
         generation=int, err=str, suppressed=int,
     ),
+    "checkpoint.made_room": _of_job(
+        "The disk is full: the oldest checkpoint or model that was kept has made room for the next one. `suppressed` "
+        "more since the last such line.",
+        file=str, err=str, suppressed=int,
+    ),
     "checkpoint.deployed": _of_job(
         "A model is ready for the companion. Format: float32 or int8; an int8 one needs samples to calibrate by.",
         generation=int, format=str, bytes=int, ms=float,

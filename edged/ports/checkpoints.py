@@ -29,7 +29,7 @@ class CheckpointStore(Protocol):
         """Where they are stored, for messages."""
 
     def save(self, checkpoint: bytes, generation: int) -> None:
-        """Durable when it returns (write, fsync, rename, fsync the folder); keeps the 3 newest."""
+        """Durable when it returns (write, fsync, rename, fsync the folder); keeps the 3 newest, if there is room."""
 
     def save_sampler_state(self, state: bytes, epoch: int) -> None:
         """Durable when it returns; keeps those of this epoch and of the 2 before it."""
@@ -38,7 +38,7 @@ class CheckpointStore(Protocol):
         """The sampler state saved for `epoch`, unvalidated; None when there is none or it cannot be read."""
 
     def deploy(self, model: DeployedModel) -> None:
-        """Publish the model to the companion, atomically; keeps the 3 newest."""
+        """Publish the model to the companion, atomically; keeps the 3 newest, if there is room."""
 
     def checkpoints(self) -> Iterable[tuple[int, bytes | StorageError]]:
         """(generation, content) newest first, unvalidated; in place of one that cannot be read comes the error.

@@ -19,7 +19,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from edged.log import ThrottledLog, logger
 from edged.ports import DeployedModel
 
 KEPT = 3
+"""Checkpoints, and models. On a full disk the oldest make room for a new one: they are its reserve."""
+
 MAX_BYTES = 1 << 30
 """Of a file, where nothing else is said. A node's memory limit bounds what it has written: it held that in memory."""
 
@@ -42,7 +44,8 @@ _MODEL_VERSION = "model/1"
 """Of a model's description; one without a version is of this one."""
 
 _TEMPORARY = ".tmp"
-_ERRORS_OF_THE_DISK = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_ERRORS_OF_THE_DISK = {errno.EROFS, errno.EIO, *_FULL}
 _FOLDER_MODE = 0o750
 _FILE_MODE = 0o640
 _MAX_DESCRIPTION_BYTES = 1 << 20
@@ -110,8 +113,13 @@ class CheckpointDir:
 
     def save(self, checkpoint: bytes, generation: int) -> None:
         """See the port. Checkpoints of a higher generation belong to an abandoned history and are deleted."""
+        older = sorted(each for each in self._generations(_CHECKPOINT) if each != generation)
         with _storage_errors():
-            self._write(f"checkpoint-{generation:012}.safetensors", checkpoint)
+            self._write_with_room(
+                f"checkpoint-{generation:012}.safetensors",
+                checkpoint,
+                [(f"checkpoint-{each:012}.safetensors",) for each in older],
+            )
             for old in _outdated(self._generations(_CHECKPOINT), generation):
                 self._remove(f"checkpoint-{old:012}.safetensors")
 
@@ -143,12 +151,13 @@ class CheckpointDir:
         }
         with _storage_errors():
             self._remove(f"{name}.json")  # an existing one would not match while the model is replaced
-            self._write(f"{name}.tflite", model.content)
+            older = [_model_files(each) for each in sorted(self._generations(_DESCRIPTION))]
+            self._write_with_room(f"{name}.tflite", model.content, older)
             self._write(f"{name}.json", json.dumps(description).encode())
             self._link(f"{name}.tflite", "model.tflite")
             for old in _outdated(self._generations(_DESCRIPTION), model.generation):
-                self._remove(f"model-{old:012}.json")  # first: no description may be without its model
-                self._remove(f"model-{old:012}.tflite")
+                for file in _model_files(old):
+                    self._remove(file)
 
     def checkpoints(self) -> Iterator[tuple[int, bytes | StorageError]]:
         for generation in sorted(self._generations(_CHECKPOINT), reverse=True):
@@ -223,6 +232,21 @@ class CheckpointDir:
             raise kind(f"the state folder {self._folder} cannot be read: {reason}") from error
         return [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
 
+    def _write_with_room(self, name: str, content: bytes, older: Sequence[tuple[str, ...]]) -> None:
+        """`_write`; of `older`, each some files, the oldest make room on a full disk. The newest of them stays."""
+        for spare in older[:-1]:
+            try:
+                self._write(name, content)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                self._lines.warning("checkpoint.made_room", "", file=spare[-1], err=str(error))
+                for file in spare:
+                    self._remove(file)
+            else:
+                return
+        self._write(name, content)
+
     def _write(self, name: str, content: bytes) -> None:
         """1. Write a temporary file, 2. fsync, 3. rename, 4. fsync the folder. A failure deletes the temporary file."""
         if not self._folder.is_dir():  # it has been deleted
@@ -258,6 +282,11 @@ class CheckpointDir:
         (self._folder / name).unlink(missing_ok=True)
 
 
+def _model_files(generation: int) -> tuple[str, str]:
+    """In the order to delete them in: no description may be without its model."""
+    return f"model-{generation:012}.json", f"model-{generation:012}.tflite"
+
+
 def _outdated(generations: list[int], newest: int) -> list[int]:
     """All but the KEPT newest up to `newest`."""
     kept = sorted(generation for generation in generations if generation <= newest)[-KEPT:]
@@ -269,5 +298,5 @@ def _storage_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = DiskFull if error.errno in {errno.ENOSPC, errno.EDQUOT} else StorageError
+        kind = DiskFull if error.errno in _FULL else StorageError
         raise kind(str(error)) from error

@@ -6,15 +6,17 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edged.adapters.disk import checkpoint_dir
-from edged.adapters.disk.checkpoint_dir import CheckpointDir
+from edged.adapters.disk.checkpoint_dir import KEPT, CheckpointDir
 from edged.errors import DiskFull, StateFolderRefused, StorageError
 from edged.files import read_regular
 from edged.ports import DeployedModel
+from tests.support.small_disk import fill, mounted
 
 MODEL = DeployedModel(7, b"seven", ("a", "b"), (2, 2, 1))
 
@@ -132,6 +134,55 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_temporary_file(tmp_path, m
         store.save(b"second", 2)
     monkeypatch.undo()
     assert names(tmp_path) == ["checkpoint-000000000001.safetensors"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MiB of its own."""
+    with mounted(tmp_path, "size=1m"):
+        yield tmp_path
+
+
+def test_on_a_full_disk_the_oldest_checkpoint_makes_room_for_the_next(small_disk, log_lines):
+    """However long it is full: what was learnt meanwhile is durable without a reserve that takes room all the time."""
+    store = CheckpointDir(small_disk)
+    for generation in range(1, 5):
+        store.save(bytes([generation]) * 200_000, generation)
+    fill(small_disk)
+    for generation in range(5, 20):
+        store.save(bytes([generation]) * 200_000, generation)
+    assert next(iter(store.checkpoints())) == (19, bytes([19]) * 200_000)
+    assert len(list(store.checkpoints())) == KEPT
+    lines = log_lines("checkpoint.made_room")
+    assert lines[0]["file"] == "checkpoint-000000000002.safetensors"
+    assert "No space left" in lines[0]["err"]
+
+
+def test_the_newest_checkpoint_is_no_reserve_and_room_is_used_again_when_there_is_some(small_disk):
+    store = CheckpointDir(small_disk)
+    for generation in range(1, 4):
+        store.save(bytes(100_000), generation)
+    filler = fill(small_disk)
+    for generation in range(4, 7):  # too large for the room of the older ones
+        with pytest.raises(DiskFull):
+            store.save(bytes(900_000), generation)
+    assert [generation for generation, _ in store.checkpoints()] == [3]
+    filler.unlink()
+    for generation in range(7, 11):
+        store.save(bytes(100_000), generation)
+    assert [generation for generation, _ in store.checkpoints()] == [10, 9, 8]
+
+
+def test_on_a_full_disk_the_oldest_model_makes_room_for_the_next(small_disk):
+    store = CheckpointDir(small_disk)
+    for generation in range(1, 5):
+        store.deploy(replace(MODEL, generation=generation, content=bytes([generation]) * 200_000))
+    fill(small_disk)
+    for generation in range(5, 20):
+        store.deploy(replace(MODEL, generation=generation, content=bytes([generation]) * 200_000))
+        newest = store.newest_model()
+        assert newest is not None
+        assert newest.generation == generation
 
 
 def test_a_folder_that_cannot_be_created_is_a_storage_error(tmp_path):

@@ -19,6 +19,7 @@ from edged.adapters.disk.sqlite_cache import MIN_BUDGET_BYTES, SqliteCache
 from edged.domain.cache.entry import Entry, SampleKey
 from edged.errors import DiskFull, StorageError
 from tests.support.disk_cache_writer import NAMESPACE, entry
+from tests.support.small_disk import mount, mounted
 
 MIB = 1 << 20
 
@@ -126,19 +127,8 @@ def test_a_full_disk_refuses_entries_and_loses_none(tmp_path, max_file_bytes):
 @pytest.fixture
 def small_file_system(tmp_path):
     """A file system of 2 MiB of its own."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a file system takes root; the limit on a file's size stands in for it")
-    mount(tmp_path, "size=2m")
-    yield tmp_path
-    subprocess.run(["umount", "--lazy", tmp_path], check=True)
-
-
-def mount(folder: Path, options: str) -> None:
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"cannot mount: {done.stderr}")
+    with mounted(tmp_path, "size=2m"):
+        yield tmp_path
 
 
 def test_a_full_file_system_refuses_entries_serves_others_and_recovers(small_file_system):
