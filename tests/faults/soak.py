@@ -5,9 +5,10 @@
 A site of real processes: Apache Kafka behind a proxy, an archive node, two edges that train a model together and one
 each, the companion of one, and three devices that publish numbered samples. In each round some faults are drawn by the
 seed and done at once; when they are over, all that was published until then must be archived and predicted, each sample
-once, within two minutes. On stdout: the seed, each round's faults before they are done, and what came of them, as
-lines of JSON. Exit code 1 when an invariant broke: the lines `broken` say which. The CLOCKS of a seed in 1970 depend on
-the day; all else that is drawn depends on the seed alone.
+once, within two minutes, and no node may have warned of what no fault of the round explains. On stdout: the seed, each
+round's faults before they are done, and what came of them, as lines of JSON. Exit code 1 when an invariant broke: the
+lines `broken` say which. The CLOCKS of a seed in 1970 depend on the day; all else that is drawn depends on the seed
+alone.
 
 Needs what the tests of `brokers` need. See also: `tests/support/soak` (its parts), `README.md` (what else shows each
 kind of fault).
@@ -32,13 +33,14 @@ from tests.support.soak import faults as kinds
 from tests.support.soak import figures
 from tests.support.soak.devices import NumberedDevice, publishing
 from tests.support.soak.ledger import Found, Ledger, missing, never
-from tests.support.soak.plant import DEVICES, Plant, running
+from tests.support.soak.plant import Plant, running
+from tests.support.soak.site_file import DEVICES
 
 _RECOVERY_S = 120.0
 """Within which all that was published is archived and predicted once faults are over."""
 
 _LOOK_S = 0.5
-_FIRST_S = 240.0
+_FIRST_S = 600.0
 """Until the first model serves, on a machine that does much else."""
 
 
@@ -86,6 +88,7 @@ class Soak:
             number += 1
             calm, sudden = kinds.draw(self._schedule)
             self.report("round", number=number, faults=[each.told() for each in [*calm, *sudden]])
+            self._plant.excuses.begin((each.kind, each.target) for each in [*calm, *sudden])
             if calm and not await self._calm(calm):
                 return
             await kinds.act(self._world, sudden)
@@ -158,6 +161,7 @@ class Soak:
             "recovery_median_s": round(statistics.median(self._recoveries_s or [0.0]), 1),
             "recovery_max_s": round(max(self._recoveries_s, default=0.0), 1),
             "seconds": round(time.monotonic() - self._began_s),
+            "explained": dict(sorted(self._plant.excuses.explained.items())),
             "nodes": figures.of_nodes(self._plant.nodes),
             "broken": self.broken,
         }

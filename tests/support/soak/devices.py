@@ -5,6 +5,7 @@ Covers one client of edged's own and one of librdkafka's, and what other program
 
 import asyncio
 import functools
+import math
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,7 +16,6 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from edged.device import Device
 from edged.domain.topology import Topology
 from tests.support.soak.ledger import Ledger, Numbered
-from tests.support.soak.plant import DEVICES
 
 PERIOD_S = 0.25
 BATCH = 4
@@ -82,7 +82,7 @@ class NumberedDevice:
 
     def __init__(self, name: str, topology: Topology, bootstrap: str, ledger: Ledger) -> None:
         self.name = name
-        self.edge = DEVICES[name]
+        self.edge = ledger.edge_of[name]
         self.topic = topology.device_topic(name)
         self._topology = topology
         self._bootstrap = bootstrap
@@ -95,16 +95,17 @@ class NumberedDevice:
         async with self._turn:
             yield
 
-    async def run(self) -> None:
-        """Publish until cancelled; what was on its way then is in doubt."""
+    async def run(self, batches: float = math.inf) -> None:
+        """Publish until cancelled, or so many batches; what was on its way when cancelled is in doubt."""
         async with AsyncExitStack() as stack:
             client = await self._client(stack)
-            while True:
+            while batches > 0:
                 async with self._turn:
                     samples = self._ledger.draw(BATCH)
                     self._ledger.maybe(samples)
                     await client.publish(samples)
                     self._ledger.acknowledged(self.name, samples)
+                batches -= 1
                 await asyncio.sleep(PERIOD_S)
 
     async def _client(self, stack: AsyncExitStack) -> _Client:

@@ -21,7 +21,9 @@ from tests.support.recreated import recreate
 from tests.support.soak import devices as clients
 from tests.support.soak.devices import NumberedDevice
 from tests.support.soak.ledger import Ledger
-from tests.support.soak.plant import DEVICES, NODES, STREAM, Plant
+from tests.support.soak.plant import NODES, Plant
+from tests.support.soak.reloads import REFUSED, TAKEN, refused, taken
+from tests.support.soak.site_file import DEVICES, STREAM
 
 DISKS: Mapping[str, Callable[[Disk], None]] = {
     "full": lambda disk: disk.fail(FULL),
@@ -151,6 +153,13 @@ async def _foreign(world: World, fault: Fault) -> None:
         world.ledger.acknowledged(device.name, samples)
 
 
+async def _reload(world: World, fault: Fault) -> None:
+    if fault.more == TAKEN:
+        await taken(world.plant, world.ledger, fault.target)
+    else:
+        await refused(world.plant, fault.more)
+
+
 async def _recreate(world: World, fault: Fault) -> None:
     await asyncio.to_thread(recreate, world.plant.bootstrap, _topic(world, fault.target))
 
@@ -185,6 +194,7 @@ ACTS: Mapping[str, Act] = {
     "cuts": _cuts,
     "poison": _poison,
     "foreign": _foreign,
+    "reload": _reload,
 }
 """At any moment, together with others."""
 
@@ -201,6 +211,7 @@ _DRAWN: Mapping[str, tuple[Sequence[str], Sequence[Any], bool]] = {
     "cuts": (("proxy",), (1, 2, 3, 4, 5), True),
     "poison": (_DEVICES, (1, 2, 3, 4, 5, 6), False),
     "foreign": (_DEVICES, ("commit", "abort"), True),
+    "reload": (tuple(dict.fromkeys(DEVICES.values())), (TAKEN, TAKEN, *REFUSED), False),
 }
 """Of each kind the targets, what `more` may be, and whether it lasts."""
 
@@ -211,19 +222,26 @@ CALM_ACTS: Mapping[str, Act] = {"recreate": _recreate, "partitions": _partitions
 def draw(rng: random.Random) -> tuple[list[Fault], list[Fault]]:
     """The faults of a round: those of its calm beginning, and those after it, each of which has its target alone."""
     calm = [_drawn_calm(rng)] if rng.random() < 0.3 else []
-    wanted, faults, taken = rng.choice((1, 2, 2, 3, 3, 4)), list[Fault](), set[str]()
+    wanted, faults, claims = rng.choice((1, 2, 2, 3, 3, 4)), list[Fault](), set[str]()
     while len(faults) < wanted:
         fault = _drawn(rng)
-        if (claim := _claim(fault)) not in taken:
-            taken.add(claim)
+        if claims.isdisjoint(claimed := _claims(fault)):
+            claims |= claimed
             faults.append(fault)
     return calm, faults
 
 
-def _claim(fault: Fault) -> str:
-    if fault.kind.startswith("broker") or fault.kind in {"network", "cuts"}:
-        return "kafka"
-    return f"{fault.kind if fault.kind in {'clock', 'disk', 'poison', 'foreign'} else 'process'} {fault.target}"
+def _claims(fault: Fault) -> set[str]:
+    """What no other fault of its round may touch."""
+    match fault.kind:
+        case "broker_away" | "broker_frozen" | "network" | "cuts":
+            return {"kafka"}
+        case "reload":
+            return {f"process {node}" for node in NODES}
+        case "clock" | "disk" | "poison" | "foreign":
+            return {f"{fault.kind} {fault.target}"}
+        case _:
+            return {f"process {fault.target}"}
 
 
 def _drawn_calm(rng: random.Random) -> Fault:

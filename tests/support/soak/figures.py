@@ -17,22 +17,10 @@ MAX_RESIDENT_BYTES = 400 * MIB
 MAX_LOG_BYTES_PER_S = 4096.0
 """Of one node, without `res.sample`: 350 MB a day, were a day nothing but faults."""
 
-DEFECTS = (
-    "life.crashed", "life.abandoned", "res.stalled", "uplink.malformed", "epoch.malformed", "archive.gap",
-    "archive.unreadable", "train.diverged", "exchange.diverged",
-)  # fmt: skip
-"""Events that no fault here explains.
-
-A pack for a log that is recreated just then is rejected, and sent again; of an edge that had no answer for long there
-are more requests than may wait.
-"""
-
 
 def broken(nodes: Mapping[str, Node], seconds: float) -> Iterator[str]:
     """What is not as it should be, each in a sentence."""
     for node in nodes.values():
-        if defects := {event: node.counts[event] for event in DEFECTS if node.counts[event]}:
-            yield f"{node.name} logged {defects}"
         if (peak := max((each for _, _, each in node.resident), default=0)) > MAX_RESIDENT_BYTES:
             yield f"{node.name} had {peak / MIB:.0f} MiB"
         if (slope := growth(node.resident)) is not None and slope > MAX_GROWTH_BYTES_PER_H:

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, TopicPartition
 from edged.adapters.parquet.store import ParquetStore
 from edged.domain.archive.snapshot import BlockRef
 from edged.domain.topology import Topology
-from tests.support.soak.plant import DEVICES, SERVED, STREAM
+from tests.support.soak.site_file import DEVICES, SERVED, STREAM
 
 _SAMPLE_BYTES = 64
 _MOST_NAMED = 20
@@ -50,6 +50,7 @@ class Ledger:
         self._numbers = count(1)
         self.device_of: dict[int, str] = {}
         """Of each that was acknowledged."""
+        self.edge_of = dict(DEVICES)
         self.in_doubt: set[int] = set()
         self.poison: Counter[str] = Counter()
         """Records that must become dead letters, by edge."""
@@ -164,7 +165,7 @@ def never(ledger: Ledger, found: Found) -> list[str]:
 def missing(ledger: Ledger, found: Found, numbers: Iterable[int] | None = None) -> list[str]:
     """What is still on its way, or lost: each kind in a sentence. `numbers`: of these alone; None: of all there is."""
     wanted = set(ledger.device_of) if numbers is None else set(numbers)
-    served = [each for each in found.archived if DEVICES[each.device] == SERVED]
+    served = [each for each in found.archived if ledger.edge_of[each.device] == SERVED]
     archived = [each for each in served if numbers is None or found.number_of[each] in wanted]
     gaps: dict[str, list[Any]] = {
         "published, not archived": [number for number in wanted if number not in found.numbers],

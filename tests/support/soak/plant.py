@@ -9,7 +9,6 @@ import contextlib
 import json
 import signal
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,18 +16,14 @@ from typing import Any
 
 from edged.adapters.parquet.store import ParquetStore
 from edged.cli.demo.processes import Child, LogLine
+from edged.domain.topology import Topology
 from edged.topology_file import load
 from tests.support.brokers import Apache, free_port
 from tests.support.clock import Clock
 from tests.support.disk import Disk
 from tests.support.proxy import Proxy
-
-STREAM = "pixels"
-DEVICES = {"dev-1": "pi-a", "dev-2": "pi-a", "dev-3": "pi-b"}
-"""Each with its edge."""
-
-SERVED = "pi-a"
-"""The edge that has a companion."""
+from tests.support.soak.excuses import Excuses
+from tests.support.soak.site_file import SERVED, SiteFile
 
 NODES = {
     "vault": ("run", "vault"),
@@ -38,53 +33,13 @@ NODES = {
 }
 """Command and node of each process."""
 
-TOPOLOGY = """\
-schema: 1
-site: soak
-kafka: {{bootstrap: ["{bootstrap}"]}}
-streams:
-  pixels:
-    sample: {{shape: [8, 8, 1], dtype: uint8}}
-    labels: [even, odd]
-iot:
-  - {{name: dev-1, edge: pi-a, stream: pixels, codec: raw}}
-  - {{name: dev-2, edge: pi-a, stream: pixels, codec: raw}}
-  - {{name: dev-3, edge: pi-b, stream: pixels, codec: raw}}
-edges:
-  - {{name: pi-a, cache: {{memory: 1MiB, disk: 8MiB}}, prefetch: 4MiB, memory_limit: 400MiB}}
-  - {{name: pi-b, cache: {{memory: 1MiB, disk: 8MiB}}, prefetch: 4MiB, memory_limit: 400MiB}}
-archive:
-  - {{name: vault, url: "{archive}", flush: 500ms, trim: true}}
-training:
-  - name: group
-    stream: pixels
-    model: [flatten, dense: {{units: 16, activation: relu}}, dense: 2]
-    epochs: 100000
-    global_batch: 512
-    micro_batch: 64
-    checkpoint: 10s
-    optimizer: {{sgd: {{learning_rate: 0.01}}}}
-    sampling: {{mode: uniform}}
-    exchange: {{mode: all_reduce}}
-  - name: own
-    stream: pixels
-    source: live
-    live_epoch: 500
-    model: [flatten, dense: 2]
-    epochs: 100000
-    global_batch: 64
-    micro_batch: 64
-    checkpoint: 5s
-    optimizer: {{sgd: {{learning_rate: 0.01}}}}
-"""
-
 _RESTART_S = 0.5
 """After which systemd would start a node again; there it is 2 s."""
 
 _STOP_S = 30.0
 """The unit's TimeoutStopSec."""
 
-_TIMING = {"sample_s": 1.0, "retention_s": 1.0, "archive_deadline_s": 5.0, "first_deadline_s": 5.0}
+_TIMING = {"retention_s": 1.0, "archive_deadline_s": 5.0, "first_deadline_s": 5.0}
 
 Report = Callable[..., None]
 """Called with an event's name and fields: a line of the history."""
@@ -93,12 +48,10 @@ Report = Callable[..., None]
 class Node:
     """One process of the site, kept running until `close`. `broke` is called for an end that nothing explains."""
 
-    def __init__(self, name: str, folder: Path, report: Report, broke: Callable[[str], None]) -> None:
+    def __init__(self, name: str, folder: Path, excuses: Excuses, report: Report, broke: Callable[[str], None]) -> None:
         self.name = name
         self.clock = Clock(folder / f"{name}.clock")
         self.disk = Disk(folder / f"{name}.disk", folder / ("archive" if name == "vault" else NODES[name][1]))
-        self.counts: Counter[str] = Counter()
-        """Log lines by event."""
         self.log_bytes = 0
         self.resident: list[tuple[float, float, int]] = []
         """When the process was started, when it said how many bytes are resident, and how many: on this clock."""
@@ -106,6 +59,7 @@ class Node:
         """Of a group's epochs, by epoch and step, as the process logged them."""
         self._command = NODES[name]
         self._folder = folder
+        self._excuses = excuses
         self._report = report
         self._broke = broke
         self._child: Child | None = None
@@ -115,6 +69,7 @@ class Node:
         self._is_closing = False
         self._kept: asyncio.Task[None] | None = None
         self._is_up = asyncio.Event()
+        self._answer: LogLine | None = None  # to the last SIGHUP
 
     def open(self) -> None:
         """Start it, and again whenever it ends."""
@@ -150,8 +105,22 @@ class Node:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
-    def hang_up(self) -> None:
-        self._signal(signal.SIGHUP)
+    async def reload(self) -> LogLine:
+        """SIGHUP; what the process says to that. Nothing may end it meanwhile."""
+        child = self._child
+        assert child is not None
+        self._answer = None
+        child.signal(signal.SIGHUP)
+        await child.until(lambda _: self._answer is not None, "an answer to SIGHUP")
+        assert self._answer is not None
+        return self._answer
+
+    async def next_samples(self, number: int) -> list[float]:
+        """When the process logs its next `res.sample` lines; it may not end meanwhile."""
+        assert self._child is not None
+        so_far = len(self.resident)
+        await self._child.until(lambda _: len(self.resident) >= so_far + number, "its res.sample")
+        return [at_s for _, at_s, _ in self.resident[so_far : so_far + number]]
 
     async def up(self) -> None:
         """Return when the process listens to signals."""
@@ -206,13 +175,16 @@ class Node:
 
     def _take(self, _name: str, line: LogLine) -> None:
         event = line["event"]
-        self.counts[event] += 1
+        if problem := self._excuses.judge(self.name, line):
+            self._broke(problem)
         if event != "res.sample":
             self.log_bytes += len(json.dumps(line))
         match event:
             case "res.sample":
                 self.resident.append((self._started_s, time.monotonic(), line["rss_bytes"]))
                 self._is_up.set()
+            case "config.reloaded" | "config.refused":
+                self._answer = line
             case "life.ready":
                 self._is_up.set()
             case "exchange.epoch":
@@ -229,6 +201,7 @@ class Plant:
 
     def __init__(self, folder: Path, report: Report, broke: Callable[[str], None]) -> None:
         self.folder = folder
+        self.broke = broke
         self.archive = (folder / "archive").as_uri()
         port, proxy_port = free_port(), free_port()
         self.proxy = Proxy(port, proxy_port)
@@ -242,10 +215,22 @@ class Plant:
             advertised=proxy_port,
         )
         self.bootstrap = self.broker.bootstrap
-        (folder / "topology.yaml").write_text(TOPOLOGY.format(bootstrap=self.bootstrap, archive=self.archive))
-        self.topology = load(folder / "topology.yaml")
-        self.nodes = {name: Node(name, folder, report, broke) for name in NODES}
+        self.file = SiteFile(self.bootstrap, self.archive)
+        self.write(self.file.text())
+        self.topology = self.loaded()
+        self.excuses = Excuses()
+        self.nodes = {name: Node(name, folder, self.excuses, report, broke) for name in NODES}
         ParquetStore(self.archive).create("soak")
+
+    def loaded(self) -> Topology:
+        """The topology file as it is now."""
+        return load(self.folder / "topology.yaml")
+
+    def write(self, text: str) -> None:
+        """Replace the topology file; whoever reads it meanwhile has the one or the other."""
+        fresh = self.folder / "topology.new"
+        fresh.write_text(text)
+        fresh.rename(self.folder / "topology.yaml")
 
 
 @asynccontextmanager

@@ -1,0 +1,116 @@
+"""Which faults explain a warning or an error of a node: what none of its round explains is a defect.
+
+Covers the table and its bookkeeping. Knows no node and draws nothing.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from edged.cli.demo.processes import LogLine
+
+START = "start"
+"""The site begins: as a fault of the time before the first round."""
+
+BUSY = "busy"
+"""The machine has far more to do than it can: for this alone, answers may be late."""
+
+RECREATED = "recreated"
+"""A topic was recreated, in this round or before."""
+
+_BUSY_LOAD = 4.0
+"""Processes that want each core, on a mean of the last minute. Alone on two cores, the site is below it."""
+
+_LEVELS = frozenset({"warning", "error", "critical"})
+
+_KAFKA = frozenset({"broker_away", "broker_frozen", "network", "cuts", START, BUSY})
+"""The broker answers late, or not."""
+
+_ENDS = frozenset({"kill", "stop"})
+_LATE = _KAFKA | _ENDS | {"freeze", "disk"}
+"""Somebody in the site answers late, or not."""
+
+_ARCHIVE = _KAFKA | {"kill vault", "stop vault", "freeze vault", "disk vault"}
+"""The archive answers late, or not."""
+
+EXPLAINED_BY: Mapping[str, frozenset[str]] = {
+    "archive.bad_request": _ARCHIVE,  # of an edge without an answer for long there are more requests than may wait
+    "archive.rejected": frozenset({"recreate"}),  # a pack for the log that was there before; it is sent again
+    "archive.unanswered": frozenset({"disk vault"}),
+    "cache.close_failed": frozenset({"disk"}),
+    "cache.disk_full": frozenset({"disk"}),
+    "cache.recreated": frozenset({"disk"}),
+    "checkpoint.failed": frozenset({"disk"}),
+    "checkpoint.model_skipped": frozenset({"disk infer"}),
+    "config.refused": frozenset({"reload"}),
+    "epoch.asked_again": _ARCHIVE,
+    "epoch.memo_failed": frozenset({"disk"}),
+    "epoch.memo_skipped": frozenset({"disk"}),
+    "epoch.missing": frozenset({"disk vault"}),
+    "exchange.abandoned": _LATE,
+    "exchange.absent": _LATE,
+    "exchange.closed": _LATE,
+    "health.degraded archive": _ARCHIVE,
+    "health.degraded archive_read": frozenset({"disk vault"}),
+    "health.degraded cache": frozenset({"disk"}),
+    "health.degraded clock": frozenset({"clock"}),
+    "health.degraded disk": frozenset({"disk"}),
+    "health.degraded kafka": _KAFKA,
+    # Poison of a round before is met again where a device's topic is read from an earlier place.
+    "ingest.rejected": _ENDS | {"poison", "recreate pi-a", "recreate pi-b"},
+    "kafka.another_log": frozenset({"recreate"}),
+    "kafka.client": frozenset({"recreate"}),  # a topic is not there for a moment
+    "kafka.gap": _ENDS,  # what was trained on live since the checkpoint is archived, and deleted from the log
+    "kafka.held_up": frozenset({"foreign"}),
+    "kafka.topic_setting": frozenset({RECREATED}),  # without the settings that the nodes give their topics
+    "life.waiting": _KAFKA,
+    "train.live_rewound": frozenset({"recreate"}),
+    "uplink.another_log": frozenset({"recreate"}),
+    "uplink.rewound": frozenset({"recreate"}),
+}
+"""Events, with the part for `health.degraded`; and the faults that bring them about, by kind or by kind and target."""
+
+
+class Excuses:
+    """The faults of the present round, and what they have explained so far. Call `begin` when a round does."""
+
+    def __init__(self) -> None:
+        self.explained: Counter[str] = Counter()
+        """Lines, by event; with `BUSY` those that nothing else explains."""
+        self._faults = frozenset({START})
+        self._lasting: frozenset[str] = frozenset()
+        self._told: set[tuple[str, str]] = set()
+
+    def begin(self, faults: Iterable[tuple[str, str]]) -> None:
+        """A round with these faults, by kind and target, begins."""
+        names = frozenset(name for kind, target in faults for name in (kind, f"{kind} {target}"))
+        if "recreate" in names:
+            self._lasting = frozenset({RECREATED})
+        self._faults = names | self._lasting
+        self._told.clear()
+
+    def judge(self, node: str, line: LogLine) -> str:
+        """What is wrong with the line, in a sentence; "" when nothing is, or it was told in this round."""
+        if line["level"] not in _LEVELS:
+            return ""
+        event = _name(line)
+        explanations = EXPLAINED_BY.get(event, frozenset())
+        if self._faults & explanations:
+            self.explained[event] += 1
+            return ""
+        if BUSY in explanations and _is_busy():
+            self.explained[f"{event} ({BUSY})"] += 1
+            return ""
+        if (node, event) in self._told:
+            return ""
+        self._told.add((node, event))
+        return f"{node} logged what none of {sorted(self._faults)} explains: {dict(line)}"
+
+
+def _is_busy() -> bool:
+    return os.getloadavg()[0] > _BUSY_LOAD * (os.cpu_count() or 1)
+
+
+def _name(line: LogLine) -> str:
+    """The event, with the part that it is about: of a source or an edge, whatever its name."""
+    return f"{line['event']} {line['part'].partition('/')[0]}" if line["event"] == "health.degraded" else line["event"]
