@@ -195,7 +195,8 @@ shoebox has 3 labels that stream fashion does not have
   "coat": 433 items, first train 667
   the stream has bagg, left\\xa0sock
   correct the lid, or add labels to streams.fashion.labels of the topology
-shoebox holds uint8 [3, 3], and stream fashion uint8 [2, 2, 1]"""
+shoebox holds uint8 [3, 3], and stream fashion uint8 [2, 2, 1]: correct streams.fashion.sample, or name another \
+--stream"""
     )
 
 

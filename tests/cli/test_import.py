@@ -178,7 +178,10 @@ def test_items_without_labels_are_counted_where_the_stream_has_labels(bring, tmp
         3,
         [
             "edged archive: warning: photos has 3 of 3 items without a label, while stream fruit has labels",
-            "  no classifier is trained on them: label them in the names of the folders, then import as a new --name",
+            (
+                "  no classifier is trained on them: write their labels where they are read from"
+                " (the names of the folders), and import under a new --name"
+            ),
         ],
     )
 

@@ -27,6 +27,7 @@ from edged.ports import Item, LeftOut, Omissions
 
 LABEL = "label"
 _MAX_BYTES = 1 << 30
+_NO_TABLE = "no table: a line that names the columns, and rows of numbers below it, are expected"
 _SAMPLE_LINES = 200
 """Lines by which separator and header are told."""
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
@@ -134,7 +135,7 @@ class _Reader:
             (at, fields) for at, line in enumerate(first) if len(fields := self._fields_or_none(line)) == num_fields
         ]
         if not tabular:
-            raise FormatError(f"{self._path}: no table: a line that names the columns and rows of numbers are expected")
+            raise FormatError(f"{self._path}: {_NO_TABLE}")
         (at, names), rows = tabular[0], [fields for _, fields in tabular[1:]]
         if self._has_header(names, rows):
             for number, _ in first[:at]:
@@ -273,6 +274,8 @@ class _Reader:
         if num_rows and len(self._omissions) <= num_rows:
             return
         why = "".join(f"\n  left out: {each}" for each in self._omissions.listed())
+        if not num_rows and not why:
+            raise FormatError(f"{self._path}: {_NO_TABLE}")
         [(at, count)] = self._bad_columns.most_common(1) or [(0, 0)]
         if count > max(num_rows, 1) and self._columns[at]:
             name = shown(self._columns[at])

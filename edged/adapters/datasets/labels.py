@@ -58,7 +58,8 @@ def label_warning(dataset: Dataset, stream: Stream, counts: LabelCounts) -> str:
     if stream.labels and counts.unlabelled:
         return (
             f"{dataset.name} has {counts.unlabelled:,} of {total} without a label, while stream {name} has labels\n"
-            f"  no classifier is trained on them: label them in {dataset.label_place}, then import as a new --name"
+            "  no classifier is trained on them: write their labels where they are read from"
+            f" ({dataset.label_place}), and import under a new --name"
         )
     if not stream.labels and counts.labelled:
         return (

@@ -85,7 +85,7 @@ def check(dataset: Dataset, stream: Stream) -> None:
     if dataset.shape is not None and (dataset.shape not in shapes or dataset.dtype != stream.dtype):
         raise FormatError(
             f"{dataset.name} holds {dataset.dtype} {list(dataset.shape)}, and stream {stream.name} "
-            f"{stream.dtype} {list(stream.shape)}"
+            f"{stream.dtype} {list(stream.shape)}: correct streams.{stream.name}.sample, or name another --stream"
         )
 
 

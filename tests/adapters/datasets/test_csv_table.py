@@ -207,6 +207,7 @@ def test_it_is_asked_for_where_the_labels_do_not_tell_it(tmp_path, content):
     [
         ("", "no table"),
         ("\n \n", "no table"),
+        ("Readings of a shed, as its logger wrote them.\n", "no table: a line that names the columns"),
         ("label\na\n", "the columns are numbers"),
         ("a,label,Label\n1,x,y\n", "at most one is called"),
         ("a,b\n1\n", r"0 rows\n  left out: 1 row with another number of fields .*line 2: 1 instead of 2"),
