@@ -79,3 +79,15 @@ async def test_without_its_folder_it_is_degraded_makes_none_and_goes_on_when_the
 
         unmounted.rename(site.archive_folder)
         await vault.wait_for("health.recovered", part="archive")
+
+
+async def test_a_site_without_devices_trains_on_what_was_imported(embedded_broker, tmp_path):
+    """Its archive node has no source to read, its edge and companion no device."""
+    async with running(Site(tmp_path, embedded_broker.bootstrap, site="vault-imported", epochs=1)) as site:
+        lines = [line for line in site.topology.read_text().splitlines() if not line.startswith("  - {name: cam-")]
+        site.topology.write_text("\n".join(lines).replace("iot:", "iot: []"))
+        await site.import_fashion(500, test_limit=100)
+        vault, edge, companion = await site.start_nodes()
+        await following(vault, "res.sample", 3)
+        await edge.wait_for("train.finished")
+        await companion.wait_for("infer.model_loaded")

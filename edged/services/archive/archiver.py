@@ -231,9 +231,11 @@ class Archiver:
                 self._reader = None
 
     async def _wait(self) -> None:
-        """Wait until a source may be tried again; all are refused."""
+        """Wait until a source may be tried again: all are refused. Or, of a site without devices, until cancelled."""
         self._is_idle = True
         try:
+            if not self._waiting:
+                await asyncio.Event().wait()
             await asyncio.sleep(min(self._waiting.values()) - asyncio.get_running_loop().time())
         finally:
             self._is_idle = False
