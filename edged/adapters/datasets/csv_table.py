@@ -1,7 +1,8 @@
 """CSV files of measurements as a data set: one sample per row, float32.
 
 Covers files that fit into memory as float32. A column "label" holds labels, all others hold numbers; what is no such
-row is left out and counted. See also: `csv_text` (encoding, separators, numbers).
+row is left out and counted. See also: `csv_text` (encoding, separators, numbers),
+`csv_header` (which line and column is what).
 """
 
 import csv
@@ -9,23 +10,22 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from edged.adapters.datasets import csv_text
+from edged.adapters.datasets import csv_header, csv_text
+from edged.adapters.datasets.csv_header import LABEL
 from edged.adapters.datasets.csv_text import AmbiguousNumber, Numbers, OtherMark, ThousandsMark
 from edged.adapters.datasets.layout import ALL
 from edged.domain.counted import counted
-from edged.domain.suggest import nearest
 from edged.domain.text import normal_form, shown
 from edged.domain.topology import Dtype
 from edged.errors import FormatError, StorageError
 from edged.ports import Item, LeftOut, Omissions
 
-LABEL = "label"
 _MAX_BYTES = 1 << 30
 _NO_TABLE = "no table: a line that names the columns, and rows of numbers below it, are expected"
 _SAMPLE_LINES = 200
@@ -137,53 +137,20 @@ class _Reader:
         if not tabular:
             raise FormatError(f"{self._path}: {_NO_TABLE}")
         (at, names), rows = tabular[0], [fields for _, fields in tabular[1:]]
-        if self._has_header(names, rows):
-            for number, _ in first[:at]:
-                self._omissions.add("above_header", _line(number))
-            self._columns = self._named(names, rows)
-            self._header_line = first[at][0]
-            return first[at + 1 :]
-        texts = [at for at in range(num_fields) if not any(self._is_number(fields[at]) for fields in (names, *rows))]
-        self._columns = [LABEL if texts == [at] else "" for at in range(num_fields)]
-        return first
-
-    def _named(self, names: list[str], rows: list[list[str]]) -> list[str]:
-        """The columns' names; the one that holds labels is called LABEL, whatever its name is."""
-        columns = [LABEL if _is_label(name) else name for name in names]
-        known = [] if LABEL in columns else [at for at in range(len(names)) if self._holds_labels(at, rows)]
-        return [LABEL if known == [at] else column for at, column in enumerate(columns)]
-
-    def _has_header(self, names: list[str], rows: list[list[str]]) -> bool:
-        if self._header is not None:
-            return self._header
-        texts = [at for at, name in enumerate(names) if not self._is_number(name)]
-        if len(texts) == len(names) or any(_is_label(name) for name in names):
-            return True
-        if (told := self._told_by_labels(texts, names, rows)) is not None:
-            return told
-        if any(fields[at] == names[at] for fields in rows for at in texts):
-            return False  # a label of the first line is a later line's, too
-        if any(name.startswith(("-", csv_text.MINUS)) for name in names) or (not texts and not _rise(names)):
-            return False  # numbers, but not such as channels are named by
-        raise FormatError(
-            f"{self._path}: it cannot be told whether the first line names the columns "
-            f"({shown(', '.join(names)):.60}): say so with --header yes or --header no"
-        )
-
-    def _told_by_labels(self, texts: list[int], names: list[str], rows: list[list[str]]) -> bool | None:
-        """Whether the first fields are names, by the one that is a text; None: the stream's labels do not tell it."""
-        if len(texts) != 1:
-            return None
-        [at] = texts
-        if normal_form(names[at]) in self._labels:
-            return False
-        is_any = any(normal_form(fields[at]) in self._labels for fields in rows)
-        return True if is_any and not nearest(names[at], self._labels) else None  # it may be a label, and mistyped
-
-    def _holds_labels(self, at: int, rows: list[list[str]]) -> bool:
-        """Whether the column has nothing but labels of the stream, none of which is a number."""
-        fields = {fields[at] for fields in rows}
-        return bool(fields) and all(normal_form(each) in self._labels and not self._is_number(each) for each in fields)
+        is_header = csv_header.is_header(names, rows, self._labels) if self._header is None else self._header
+        if is_header is None:
+            raise FormatError(
+                f"{self._path}: it cannot be told whether the first line names the columns "
+                f"({shown(', '.join(names)):.60}): say so with --header yes or --header no"
+            )
+        if not is_header:
+            self._columns = csv_header.columns_without_header([names, *rows])
+            return first
+        for number, _ in first[:at]:
+            self._omissions.add("above_header", _line(number))
+        self._columns = csv_header.columns(names, rows, self._labels)
+        self._header_line = first[at][0]
+        return first[at + 1 :]
 
     def _table(self, lines: Iterable[Line]) -> CsvTable:
         num_values = len(self._columns) - self._columns.count(LABEL)
@@ -266,9 +233,6 @@ class _Reader:
         except _NoRow:
             return []
 
-    def _is_number(self, field: str) -> bool:
-        return csv_text.is_number(field)
-
     def _require_rows(self, num_rows: int) -> None:
         """Raise FormatError when more lines were left out than taken: the file is not what it was taken for."""
         if num_rows and len(self._omissions) <= num_rows:
@@ -285,16 +249,3 @@ class _Reader:
 
 def _line(number: int) -> str:
     return f"line {number}"
-
-
-def _is_label(name: str) -> bool:
-    return normal_form(name).lower() == LABEL
-
-
-def _rise(names: list[str]) -> bool:
-    """Whether the names are numbers such as those of a spectrometer's channels: each more than the one before."""
-    try:
-        numbers = [float(name.replace(",", ".")) for name in names]
-    except ValueError:  # with marks between thousands
-        return False
-    return len(numbers) > 1 and all(a < b for a, b in pairwise(numbers))

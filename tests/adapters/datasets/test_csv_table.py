@@ -187,10 +187,14 @@ def test_it_is_asked_for_where_it_cannot_be_told(tmp_path, content):
     [
         ("1,2,class\n1,2,ok\n", [("ok", [1, 2])]),  # no label, while others are some
         ("1,2,ok\n1,2,worn\n", [("ok", [1, 2]), ("worn", [1, 2])]),  # a label
+        (
+            "1,2,torn\n1,2,ok\n1,2,torn\n",
+            [("torn", [1, 2]), ("ok", [1, 2]), ("torn", [1, 2])],
+        ),  # refused later, by name
         ("1,2,Mo\u0308hre\n1,2,ok\n", [("M\u00f6hre", [1, 2]), ("ok", [1, 2])]),
         ("a,b,state\n1,2,ok\n3,4,worn\n", [("ok", [1, 2]), ("worn", [3, 4])]),  # it holds labels, by whatever name
     ],
-    ids=["header", "data", "decomposed", "names"],
+    ids=["header", "data", "foreign", "decomposed", "names"],
 )
 def test_the_labels_of_the_stream_tell_the_header_and_the_column_of_labels(tmp_path, content, wanted):
     assert rows(table(tmp_path, content, labels=("ok", "worn", "M\u00f6hre"))) == wanted
