@@ -187,10 +187,7 @@ def test_it_is_asked_for_where_it_cannot_be_told(tmp_path, content):
     [
         ("1,2,class\n1,2,ok\n", [("ok", [1, 2])]),  # no label, while others are some
         ("1,2,ok\n1,2,worn\n", [("ok", [1, 2]), ("worn", [1, 2])]),  # a label
-        (
-            "1,2,torn\n1,2,ok\n1,2,torn\n",
-            [("torn", [1, 2]), ("ok", [1, 2]), ("torn", [1, 2])],
-        ),  # refused later, by name
+        ("1,2,bad\n1,2,ok\n3,4,bad\n", [("bad", [1, 2]), ("ok", [1, 2]), ("bad", [3, 4])]),  # refused later, by name
         ("1,2,Mo\u0308hre\n1,2,ok\n", [("M\u00f6hre", [1, 2]), ("ok", [1, 2])]),
         ("a,b,state\n1,2,ok\n3,4,worn\n", [("ok", [1, 2]), ("worn", [3, 4])]),  # it holds labels, by whatever name
     ],
