@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import NoReturn, TextIO, cast
 
 from edged import __version__
-from edged.cli.problems import show
+from edged.cli.problems import complain, show
 from edged.domain.suggest import did_you_mean
 from edged.errors import (
     ConfigError,
@@ -147,13 +147,13 @@ def _report(error: Exception) -> int:
         show(error.problems, stream)
         return os.EX_CONFIG
     if isinstance(error, StateFolderRefused):
-        print(f"edged: {error} (STATE_DIRECTORY or XDG_STATE_HOME names another)", file=stream)
+        complain("edged", f"{error} (STATE_DIRECTORY or XDG_STATE_HOME names another)", stream)
         return os.EX_CANTCREAT
     if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").partition(".")[0])):
-        print(f"edged: {error.name} is not installed: pip install 'edged[{extra}]'", file=stream)
+        complain("edged", f"{error.name} is not installed: pip install 'edged[{extra}]'", stream)
         return os.EX_CONFIG  # restarting does not help
     if isinstance(error, EdgedError):
-        print(f"edged: {error}", file=stream)
+        complain("edged", error, stream)
         return next((code for kind, code in _CODES if isinstance(error, kind)), os.EX_SOFTWARE)
     traceback.print_exception(error, file=stream)
     return os.EX_SOFTWARE

@@ -1,6 +1,7 @@
 """Problems of the topology file for people: the place, the line, and a caret under the value."""
 
 import os
+import sys
 import unicodedata
 from collections.abc import Iterable
 from typing import TextIO
@@ -26,6 +27,12 @@ def show(problems: Iterable[Problem], stream: TextIO, kind: str = "") -> None:
         if following is None or following.place != problem.place:
             for line in source_lines(problem):
                 print(line, file=stream)
+
+
+def complain(command: str, error: object, stream: TextIO | None = None) -> None:
+    """Write what is wrong to stderr, or to `stream`. No control character of a name or a file reaches the terminal."""
+    lines = f"{command}: {error}".split("\n")
+    print("\n".join(map(shown, lines)), file=stream or sys.stderr)
 
 
 def use_colour(stream: TextIO) -> bool:

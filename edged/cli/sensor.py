@@ -20,6 +20,7 @@ from edged.cli.arguments import (
     require_node,
     whole_number,
 )
+from edged.cli.problems import complain
 from edged.domain.counted import counted
 from edged.domain.topology import Topology
 from edged.errors import ConfigError, FormatError, Problem, StorageError
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         split = args.split or dataset.splits[0]
         unlabelled = _num_unlabelled(topology, dataset, split, args)
     except (FormatError, StorageError) as error:
-        print(f"edged sensor: {error}", file=sys.stderr)
+        complain("edged sensor", error)
         return os.EX_USAGE
     left_out, items = [asdict(each) for each in dataset.left_out], dataset.count(split)
     log.logger().info(
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return asyncio.run(_replay(topology, dataset, split, transcoder, args))
     except FormatError as error:
-        print(f"edged sensor: {error}", file=sys.stderr)
+        complain("edged sensor", error)
         return os.EX_USAGE
 
 
@@ -131,12 +132,12 @@ async def _until_signal(sensor: "Sensor", device: "Device") -> int:
             await device.connected()
         await sensor.run(stop)
     except TimeoutError:
-        print(f"edged sensor: Kafka does not answer{_why(device)}; nothing was published", file=sys.stderr)
+        complain("edged sensor", f"Kafka does not answer{_why(device)}; nothing was published")
         return os.EX_UNAVAILABLE
     except asyncio.CancelledError:
         task.uncancel()
         acknowledged = f"{counted(sensor.published, 'sample')} acknowledged"
-        print(f"edged sensor: Kafka does not answer{_why(device)}; {acknowledged}", file=sys.stderr)
+        complain("edged sensor", f"Kafka does not answer{_why(device)}; {acknowledged}")
         return os.EX_UNAVAILABLE
     return 0
 

@@ -306,6 +306,13 @@ def test_a_header_is_told_by_the_labels_of_the_stream(bring, tmp_path, first, sa
     assert (code, json.loads(out)["splits"]) == (0, {"all": samples})
 
 
+def test_no_control_character_of_a_name_reaches_the_terminal(bring, tmp_path):
+    folder = tmp_path / "e\x1b[31mvil"
+    photo(folder / "ripe" / "1.jpg")
+    outputs = [bring(folder), bring(folder, stream="wear"), bring(tmp_path / "e\x1b[32mvil")]
+    assert not any("\x1b" in text for _, *texts in outputs for text in texts)
+
+
 def test_an_interrupted_import_of_a_folder_goes_on(bring, tmp_path):
     folder = fruit(tmp_path / "photos")
     assert bring(folder, "--limit", "5")[0] == 0

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from edged.cli.problems import show, use_colour
+from edged.cli.problems import complain, show, use_colour
 from edged.errors import Problem
 
 
@@ -37,3 +37,8 @@ def test_colour_is_for_terminals_whose_users_did_not_say_no(stream, environment,
     assert use_colour(stream) == coloured
     assert ("\033[1mt.yaml:1:1: \033[0m" in stream.getvalue()) == coloured
     assert "site: is missing\n    1 | schema: 1\n      | ^\n" in stream.getvalue()
+
+
+def test_a_complaint_keeps_its_lines_and_shows_what_a_terminal_would_obey(capsys):
+    complain("edged archive", "e\x1b[31mvil: no images\n  left out: Mo\u0308hre\u200b")
+    assert capsys.readouterr().err == "edged archive: e\\x1b[31mvil: no images\n  left out: Mo\u0308hre\\u200b\n"

@@ -16,6 +16,7 @@ from edged.cli.archive import data_set
 from edged.cli.archive import migrate as archive_migrate
 from edged.cli.archive import quarantine as archive_quarantine
 from edged.cli.arguments import add_topology
+from edged.cli.problems import complain
 from edged.domain.archive.snapshot import OVERLAY_SOURCES, QUARANTINE_SOURCE
 from edged.domain.counted import counted
 from edged.domain.samples.border import Border
@@ -75,10 +76,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         code: int = args.act(topology, args)
     except FormatError as error:
-        print(f"edged archive: {error}", file=sys.stderr)
+        complain("edged archive", error)
         return os.EX_USAGE
     except (StorageError, ArchiveUnavailable) as error:
-        print(f"edged archive: {error}", file=sys.stderr)
+        complain("edged archive", error)
         return os.EX_IOERR
     return code
 

@@ -11,7 +11,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from edged.cli.arguments import add_data_set_options, fraction, whole_number
+from edged.cli.problems import complain
 from edged.domain.counted import counted
+from edged.domain.text import shown
 from edged.domain.topology import Stream
 from edged.errors import FormatError
 
@@ -67,7 +69,7 @@ def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", ar
         lambda: check_images(dataset, stream),
     )
     if warning := label_warning(dataset, stream, counts):
-        print(f"edged archive: warning: {warning}", file=sys.stderr)
+        complain("edged archive", f"warning: {warning}")
     form, omissions = ArchiveForm(stream, PillowDecoder()), Omissions(dataset.left_out)
     sources: list[Imported] = []
     for portion in portions:
@@ -78,14 +80,14 @@ def import_dataset(store: "ArchiveStore", stream: Stream, dataset: "Dataset", ar
             )
         sources.append(imported)
         if not args.json:
-            _print_source(place, imported)
+            print(shown(f"{place}: {_imported_text(imported)}"))
     left_out = omissions.listed()
     if not any(source.samples for source in sources):
         raise FormatError("\n  left out: ".join([f"{dataset.name}: there is no sample to import", *map(str, left_out)]))
     num_items = sum(dataset.count(split) for split in dataset.splits)
     not_asked_for = num_items - sum(len(portion.order) for portion in portions)
     account = _Account(dataset, sources, left_out, not_asked_for, counts.labelled, counts.unlabelled)
-    print(json.dumps(account.as_json(stream), indent=2) if args.json else "\n".join(account.lines()))
+    print(json.dumps(account.as_json(stream), indent=2) if args.json else "\n".join(map(shown, account.lines())))
     return 0
 
 
@@ -101,11 +103,10 @@ def _raise_all(*checks: Callable[[], object]) -> None:
         raise FormatError("\n".join(problems))
 
 
-def _print_source(place: str, imported: "Imported") -> None:
+def _imported_text(imported: "Imported") -> str:
     if imported.new:
-        print(f"{place}: {counted(imported.new, 'sample')} imported")
-    else:
-        print(f"{place}: complete with {counted(imported.samples, 'sample')}")
+        return f"{counted(imported.new, 'sample')} imported"
+    return f"complete with {counted(imported.samples, 'sample')}"
 
 
 class _Account(NamedTuple):

@@ -12,6 +12,7 @@ from pathlib import Path
 from edged import log
 from edged.access import why_refused
 from edged.cli.arguments import add_follow_links, address, rate, whole_number
+from edged.cli.problems import complain
 from edged.errors import EdgedError, FormatError, StorageError
 from edged.files import read_regular
 
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
             return _run(args)
         except KeyboardInterrupt:
             left = f"{args.keep} keeps what there was" if args.keep else "nothing is left behind"
-            print(f"edged demo: stopped; {left}", file=sys.stderr)
+            complain("edged demo", f"stopped; {left}")
             return stop.exit_code
 
 
@@ -156,7 +157,7 @@ def _to_kill(kill: str, num_edges: int) -> str:
 
 
 def _refuse(error: Exception, code: int) -> int:
-    print(f"edged demo: {error}", file=sys.stderr)
+    complain("edged demo", error)
     return code
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from edged import log as logging
 from edged import topology_file
 from edged.cli.backbone import look_up
+from edged.cli.problems import complain
 from edged.cli.prompt_log import PromptLog, prompt_log
 from edged.cli.replay.report import Report
 from edged.domain.group import state as state_module
@@ -58,11 +59,11 @@ def replay_log(
         replay = prepare(topology, job, begin, proven)
         asyncio.run(_run(topology, job, replay, report.take))
     except (CheckpointCorrupt, TopologyMismatch, FormatError) as error:
-        print(f"edged replay: {error}", file=sys.stderr)
+        complain("edged replay", error)
         return os.EX_DATAERR
     except LogGap as gap:
         hint = "begin with --from, at a checkpoint whose position is still in the log"
-        print(f"edged replay: {topology.train_topic(job)}: {gap} ({hint})", file=sys.stderr)
+        complain("edged replay", f"{topology.train_topic(job)}: {gap} ({hint})")
         return os.EX_DATAERR
     report.end(replay)
     if as_json:
