@@ -1,6 +1,7 @@
-"""Why this process may not use a file or folder, for people: which one bars it, whose that is, and the command for it.
+"""Rights to files and folders, for people: why this process has none, and who else has some to what nobody else should.
 
-`strerror` says only what kind of refusal it was. Says nothing of what the refusal means for a node.
+Each with whose it is and the command that mends it: `strerror` says only what kind of refusal it was. Says nothing of
+what that means for a node.
 """
 
 import contextlib
@@ -11,10 +12,49 @@ import pwd
 import shlex
 import stat
 from pathlib import Path
+from typing import NamedTuple
 
 _FOLDER_MODE = 0o750
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM}
 _NO_FOLDER = {errno.ENOTDIR, errno.EEXIST}
+
+
+class Exposure(NamedTuple):
+    """Who else has a right to a file. `mended`: by which command."""
+
+    is_writable: bool
+    message: str
+    mended: str
+
+
+def exposure(path: Path, *, is_secret: bool = True) -> Exposure | None:
+    """Whether others may write the file, or, if it `is_secret`, read it. Raises OSError.
+
+    Others are not its owner, root, and this process's user and groups: systemd gives credentials to root's group, and
+    `chgrp edged` gives a key to the service.
+    """
+    status = path.stat()
+    others = status.st_mode & stat.S_IRWXO
+    group = (status.st_mode & stat.S_IRWXG) >> 3
+    if status.st_gid not in {0, os.getegid()}:
+        others |= group & os.W_OK
+    if status.st_gid not in {0, os.getegid(), *os.getgroups()}:
+        others |= group
+    verb = "written" if others & os.W_OK else "read" if others & os.R_OK and is_secret else ""
+    if not verb:
+        return None
+    rights = f"{stat.filemode(status.st_mode)} {_user(status.st_uid)}:{_group(status.st_gid)}"
+    mended = _closing(path, status, is_secret=is_secret)
+    return Exposure(verb == "written", f"{path} may be {verb} by others ({rights})", mended)
+
+
+def _closing(path: Path, status: os.stat_result, *, is_secret: bool) -> str:
+    """The command that takes the others' rights and leaves this process its own."""
+    if not is_secret:
+        return f"chmod go-w {_quoted(path)}"
+    if status.st_uid == os.geteuid():
+        return f"chmod 600 {_quoted(path)}"
+    return f"chgrp {_group(os.getegid())} {_quoted(path)} && chmod 640 {_quoted(path)}"
 
 
 def why_refused(path: Path, error: OSError, *, reads: bool = False) -> str:

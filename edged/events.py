@@ -43,6 +43,10 @@ EVENTS: Mapping[str, Event] = {
         "Problems: what is wrong with the file. Keys: what has changed in it and takes a restart. `omitted` more.",
         optional=("problems", "keys", "omitted"), reason=str, problems=list, keys=list, omitted=int,
     ),
+    "config.warned": event(
+        "The topology file is taken, and something in it is probably not intended: what `edged check` warns of, and "
+        "secrets that others may read.", problems=list,
+    ),
     "config.reloaded": event(
         "The topology file was read again (SIGHUP), and is in effect. Keys: what has changed in it; `omitted` more.",
         optional=("omitted",), keys=list, omitted=int,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.access import require_writable, why_dead, why_refused, why_unusable
+from edged.access import exposure, require_writable, why_dead, why_refused, why_unusable
 from tests.support.rights import NOBODY, as_nobody, passable_folder
 
 REFUSED = PermissionError(13, "Permission denied")
@@ -115,3 +115,44 @@ def test_a_link_to_where_nothing_is_is_told_with_where_it_leads(folder, below):
 def test_what_is_not_known_is_the_systems_word(folder):
     assert why_refused(folder, REFUSED) == "Permission denied"
     assert why_refused(folder, OSError(5, "Input/output error")) == "Input/output error"
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "group", "is_secret", "expected"),
+    [
+        (0o600, NOBODY, NOBODY, True, None),
+        (0o400, NOBODY, 0, True, None),
+        (0o440, 0, 0, True, None),  # a credential of systemd's whose access list names the user
+        (0o440, 0, NOBODY, True, None),
+        (0o660, NOBODY, NOBODY, True, None),
+        (0o644, NOBODY, NOBODY, True, ("read", "chmod 600 FILE")),
+        (0o644, 0, 0, True, ("read", "chgrp nogroup FILE && chmod 640 FILE")),
+        (0o640, NOBODY, 1, True, ("read", "chmod 600 FILE")),
+        (0o660, NOBODY, 1, True, ("written", "chmod 600 FILE")),
+        (0o602, NOBODY, NOBODY, True, ("written", "chmod 600 FILE")),
+        (0o666, 0, 0, True, ("written", "chgrp nogroup FILE && chmod 640 FILE")),
+        (0o644, 0, 0, False, None),
+        (0o646, 0, 0, False, ("written", "chmod go-w FILE")),
+        (0o664, 0, 1, False, ("written", "chmod go-w FILE")),
+    ],
+)
+def test_what_others_may_do_to_a_secret_or_a_certificate_is_told_with_the_command(
+    folder, mode, owner, group, is_secret, expected
+):
+    file = folder / "kafka password"
+    file.touch()
+    os.chown(file, owner, group)
+    file.chmod(mode)
+    with as_nobody():
+        seen = exposure(file, is_secret=is_secret)
+    if expected is None:
+        assert seen is None
+        return
+    verb, command = expected
+    assert seen is not None
+    assert (seen.is_writable, seen.mended) == (verb == "written", command.replace("FILE", f"'{file}'"))
+    assert f"{file} may be {verb} by others (-" in seen.message
+    subprocess.run(["sh", "-c", seen.mended], check=True)
+    with as_nobody():
+        assert exposure(file, is_secret=is_secret) is None
+        assert os.access(file, os.R_OK, effective_ids=True)

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from edged.access import why_refused
+from edged.access import exposure, why_refused
 from edged.adapters import tls_kinds
 from edged.adapters.tls_kinds import CERTIFICATE, PRIVATE_KEY
 from edged.domain.topology import Security
@@ -79,18 +79,39 @@ def problems(security: Security) -> list[Finding]:
     """What is wrong with the files at any time; a secret is in none of it."""
     contents: dict[str, bytes] = {}
     found: list[Finding] = []
-    for key, file in (("ca", security.ca), ("certificate", security.certificate), ("key", security.key)):
+    for key, file in _files(security):
         try:
-            if file is not None:
-                contents[key] = read_regular(Path(file), MAX_BYTES)
+            contents[key] = read_regular(Path(file), MAX_BYTES)
         except OSError as error:
-            found.append(_finding(key, file, f"cannot be read: {why_refused(Path(file or ''), error, reads=True)}"))
+            found.append(_finding(key, file, f"cannot be read: {why_refused(Path(file), error, reads=True)}"))
     bad = {"ca": [*_ca(security, contents)], "certificate": [*_certificate(security, contents)]}
     bad["key"] = [*_key(security, contents)]
     beside = next((key for key in ("certificate", "ca") if key in contents and not bad[key]), None)
     if "key" in contents and not bad["key"] and beside is not None:
         bad["key"] = [*_opened(security, contents, beside)]
-    return [*found, *chain.from_iterable(bad.values())]
+    writable = [finding for is_writable, finding in _exposures(security) if is_writable]
+    return [*found, *chain.from_iterable(bad.values()), *writable]
+
+
+def exposed(security: Security) -> list[Finding]:
+    """Private keys that others may read. What others may write is among the `problems`."""
+    return [finding for is_writable, finding in _exposures(security) if not is_writable]
+
+
+def _exposures(security: Security) -> Iterator[tuple[bool, Finding]]:
+    """Of files that can be read. Whoever writes a certificate or a ca decides whom the node trusts."""
+    for key, file in _files(security):
+        with contextlib.suppress(OSError):
+            path = Path(file)
+            seen = exposure(path, is_secret=PRIVATE_KEY.search(read_regular(path, MAX_BYTES)) is not None)
+            if seen is not None:
+                yield seen.is_writable, Finding(f"kafka.security.{key}", seen.message, seen.mended)
+
+
+def _files(security: Security) -> Iterator[tuple[str, str]]:
+    for key, file in (("ca", security.ca), ("certificate", security.certificate), ("key", security.key)):
+        if file is not None:
+            yield key, file
 
 
 def _ca(security: Security, contents: dict[str, bytes]) -> Iterator[Finding]:

@@ -59,10 +59,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_tls(security: Security) -> list[Finding]:
+def _check_tls(security: Security) -> tuple[list[Finding], list[Finding]]:
     from edged.adapters import tls  # noqa: PLC0415 - only this part of the command needs it
 
-    return [*tls.problems(security), *tls.expired(security)]
+    return [*tls.problems(security), *tls.expired(security)], tls.exposed(security)
 
 
 # the plan

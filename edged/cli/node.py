@@ -15,12 +15,13 @@ from dataclasses import replace
 from typing import Any
 
 from edged import log
+from edged.adapters.tls import exposed
 from edged.app.reload import log_refused
 from edged.cli.arguments import require_node
 from edged.cli.backbone import look_up
 from edged.domain.topology import Topology
 from edged.errors import AlreadyRunning, ConfigError, EdgedError, Problem, StateFolderRefused
-from edged.topology_file import load
+from edged.topology_file import inspect, load
 
 _COMMAND_OF_TIER = {"iot": "edged sensor", "edge": "edged run", "archive": "edged run"}
 
@@ -67,7 +68,7 @@ def run_as(
 def _read(args: argparse.Namespace, tiers: Sequence[str], *, looks_up_backbone: bool) -> Topology:
     """The topology with the command's log level, if it has one. Raises ConfigError."""
     file, node = args.topology, args.node
-    topology = load(file)
+    topology, warnings = inspect(file, check_tls=lambda security: ([], exposed(security)))
     require_node(topology, node, str(file))
     own = topology.tier_of(node)
     if own not in tiers:
@@ -78,6 +79,8 @@ def _read(args: argparse.Namespace, tiers: Sequence[str], *, looks_up_backbone: 
         job.backbone and (own == "edge" or topology.server_of(job) == node) for job in topology.jobs
     ):
         topology = load(file, look_up_backbone=look_up)
+    if warnings:
+        log.logger().warning("config.warned", problems=[str(each) for each in warnings])
     if args.log_level:
         topology = replace(topology, log=replace(topology.log, level=args.log_level))
     return topology

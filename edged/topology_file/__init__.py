@@ -44,8 +44,8 @@ LookUp = Callable[[Path], BackboneFile]
 """Reads the shapes and the digest of a backbone's file; raises EdgedError."""
 
 
-CheckTls = Callable[[Security], list[Finding]]
-"""What is wrong with the files that `kafka.security` names."""
+CheckTls = Callable[[Security], tuple[list[Finding], list[Finding]]]
+"""What is wrong with the files that `kafka.security` names, and of what to warn."""
 
 
 def load(
@@ -77,7 +77,7 @@ def inspect(
 
     `lenient`: the file is read on another machine than its nodes. Their names and addresses (site, kafka, the archive's
     url) may come from variables and credentials that are missing here: each is a warning, and the "${…}" is kept.
-    `check_tls`: the node's certificate files must be there, and fit.
+    `check_tls`: judges the node's certificate files, which may be missing where it is not given.
     """
     return _inspect(path, environment, NODE_SPECIFIC if lenient else None, look_up_backbone, check_tls)
 
@@ -99,15 +99,17 @@ def _inspect(
     topology, unread = _with_backbones(topology, path.parent, look_up_backbone)
     findings = [*unread, *rules.problems(topology)]
     security = topology.kafka.security
+    of_files: list[Finding] = []
     if check_tls is not None and security.protocol.endswith("SSL"):
-        findings += check_tls(security)
+        wrong, of_files = check_tls(security)
+        findings += wrong
     independent = [finding for finding in findings if reading.is_independent(finding)]
     problems = [*reading.problems, *((reading.mark_of(finding.path), finding) for finding in independent)]
     if problems:
         raise ConfigError(reading.as_problems(problems))
     warnings = [
         (reading.mark_of(finding.path), finding)
-        for finding in rules.warnings(topology)
+        for finding in [*rules.warnings(topology), *of_files]
         if reading.is_independent(finding)
     ]
     return Inspection(topology, reading.as_problems([*reading.warnings, *warnings]))

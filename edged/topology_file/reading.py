@@ -91,6 +91,7 @@ class Reading:
         try:
             text = self.variables.expand(node.value)
             text.encode()
+            self._warn_of_exposure(node, at)
         except VariableError as error:
             if not self._tolerates(error, node, at):
                 self.wrong(node, at, error.message, error.suggestion)
@@ -99,6 +100,11 @@ class Reading:
             self.wrong(node, at, "half a surrogate pair is not a character")
             return None
         return text
+
+    def _warn_of_exposure(self, node: yaml.ScalarNode, at: str) -> None:
+        for expression, exposed in self.variables.exposed.items():
+            if expression in node.value:
+                self.warnings.append((node.start_mark, Finding(at, exposed.message, exposed.mended)))
 
     def _tolerates(self, error: VariableError, node: yaml.Node, at: str) -> bool:
         """Whether the value may be missing here; records a warning then."""

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edged.access import why_refused
+from edged.access import Exposure, exposure, why_refused
 from edged.domain.topology import NAME_PATTERN
 from edged.files import open_regular
 
@@ -40,6 +40,9 @@ class Variables:
     environment: Mapping[str, str]
     public: Collection[str] = ()
     """Words of the file itself and of its schema: a value that is one of them is shown, as it tells nobody anything."""
+
+    exposed: dict[str, Exposure] = field(default_factory=dict)
+    """Credentials that others may read, by their expressions."""
 
     _expression_of: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -100,10 +103,15 @@ class Variables:
         try:
             with open_regular(path) as file:
                 content = file.read(MAX_CREDENTIAL_BYTES + 1)
+            seen = exposure(path)
         except OSError as error:
             raise MissingError(
                 f'the credential "{name}" cannot be read: {why_refused(path, error, reads=True)}', hint
             ) from error
+        if seen is not None and seen.is_writable:
+            raise VariableError(f'the credential "{name}": {seen.message}', seen.mended)
+        if seen is not None:
+            self.exposed[f"${{cred:{name}}}"] = seen
         if len(content) > MAX_CREDENTIAL_BYTES:
             raise VariableError(f'the credential "{name}" is larger than {MAX_CREDENTIAL_BYTES} bytes')
         try:

@@ -196,6 +196,38 @@ def test_nothing_is_said_of_a_key_that_may_well_be_good(certificate):
     assert [each.partition(":")[0] for each in said(replace(GOOD, certificate=certificate))] == ["certificate"]
 
 
+@pytest.mark.parametrize(
+    ("key", "mode", "verb"),
+    [
+        ("key", 0o600, ""),
+        ("key", 0o644, "read"),
+        ("key", 0o646, "written"),
+        ("certificate", 0o644, ""),
+        ("certificate", 0o646, "written"),
+        ("ca", 0o644, ""),
+        ("ca", 0o666, "written"),
+    ],
+)
+def test_a_key_that_others_may_read_is_warned_of_and_a_file_that_they_may_write_is_refused(key, mode, verb):
+    for file in ("ca.pem", "node.pem", "node.key"):
+        Path(file).chmod(0o600)
+    file = getattr(GOOD, key)
+    Path(file).chmod(mode)
+    warned, refused = tls.exposed(GOOD), tls.problems(GOOD)
+    found = {"": [], "read": warned, "written": refused}[verb]
+    assert [*warned, *refused] == found
+    if verb:
+        assert found[0].path == f"kafka.security.{key}"
+        assert found[0].message.startswith(f"{file} may be {verb} by others (-rw")
+        assert found[0].suggestion == f"chmod {'600' if key == 'key' else 'go-w'} {file}"
+
+
+def test_a_key_in_the_certificates_file_is_a_secret_too():
+    Path("both.pem").write_bytes(Path("node.pem").read_bytes() + Path("node.key").read_bytes())
+    both = replace(GOOD, certificate="both.pem", key="both.pem")
+    assert {each.path for each in tls.exposed(both)} == {"kafka.security.certificate", "kafka.security.key"}
+
+
 def test_a_file_that_cannot_be_used_does_not_hide_that_another_one_has_expired(monkeypatch):
     monkeypatch.setattr("edged.adapters.tls.time.time", lambda: YEAR_2242)
     assert [each.path for each in tls.expired(replace(GOOD, ca="text"))] == ["kafka.security.certificate"]

@@ -272,6 +272,25 @@ def test_strict_opens_the_certificate_files(edged, topology_file):
     assert f"kafka.security.key: {TLS_FILES}/node-encrypted.key is encrypted, and there is no key_password" in err
 
 
+def test_strict_warns_of_a_key_that_others_may_read_and_refuses_one_that_they_may_write(edged, topology_file, tmp_path):
+    for name in ("node.pem", "node.key"):
+        (tmp_path / name).write_bytes((TLS_FILES / name).read_bytes())
+    key = tmp_path / "node.key"
+    tls = f"security: {{protocol: SSL, certificate: {tmp_path}/node.pem, key: {key}}}"
+    file = topology_file(VALID.replace("bootstrap:", f"{tls}\n  bootstrap:"))
+
+    key.chmod(0o644)
+    code, _, err = edged("check", "--strict", file)
+    assert code == 0
+    assert f"warning: kafka.security.key: {key} may be read by others (-rw-r--r-- " in err
+    assert f"(chmod 600 {key})" in err
+
+    key.chmod(0o606)
+    code, _, err = edged("check", "--strict", file)
+    assert code == 78
+    assert f"kafka.security.key: {key} may be written by others (-rw----rw- " in err
+
+
 def test_a_command_that_talks_to_kafka_names_the_certificate_file_that_it_cannot_use(edged, topology_file):
     """As does a node: `run`, `infer` and `sensor` make the same connection."""
     file = topology_file(VALID.replace("bootstrap:", "security: {protocol: SSL, ca: nowhere.pem}\n  bootstrap:"))

@@ -151,3 +151,23 @@ def test_folders_of_roots_are_told_with_the_commands_that_give_them_to_us(start,
         f"and {folder} belongs to root (drwxr-xr-x), and this is nobody: `install -d"
         in (said["cache.unusable"]["reason"])
     )
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o646])
+def test_what_check_warns_of_and_secrets_that_others_may_read_are_in_the_log(start, tmp_path, monkeypatch, mode):
+    (tmp_path / "password").write_text("hidden")
+    (tmp_path / "password").chmod(mode)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    security = "{protocol: SASL_PLAINTEXT, mechanism: PLAIN, username: pi-a, password: '${cred:password}'}"
+    text = WITHOUT_KAFKA.replace("bootstrap:", f"security: {security}, bootstrap:")
+    with process_lock(tmp_path / "edged" / "pi-a"):
+        code, lines = start(text)
+    said = {fields["event"]: fields for fields in map(json.loads, lines)}
+    assert code == (78 if mode == 0o646 else 75)
+    assert ("config.warned" in said) == (mode == 0o644)
+    assert ("config.refused" in said) == (mode == 0o646)
+    if mode != 0o600:
+        [problem] = (said.get("config.warned") or said["config.refused"])["problems"]
+        assert f"{tmp_path}/password may be {'read' if mode == 0o644 else 'written'} by others" in problem
+        assert f"(chmod 600 {tmp_path}/password)" in problem
+    assert "hidden" not in "".join(lines)

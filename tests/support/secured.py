@@ -158,6 +158,7 @@ class SecuredKafka:
         folder = self.authority.folder / f"credentials-{node}"
         folder.mkdir(exist_ok=True)
         (folder / "kafka-password").write_text(PASSWORD)
+        (folder / "kafka-password").chmod(0o600)
         return {"NODE": node, "CREDENTIALS_DIRECTORY": str(folder)}
 
     def add_users(self, names: Iterable[str], password: str = PASSWORD) -> None:

@@ -57,6 +57,27 @@ def test_a_credential_is_read_from_the_folder_that_systemd_names(inspect, tmp_pa
     assert topology.kafka.security.password == HIDDEN
 
 
+@pytest.mark.parametrize("mode", [0o400, 0o600, 0o440, 0o644, 0o604, 0o666, 0o602])
+def test_a_credential_that_others_may_read_is_a_warning_and_one_that_they_may_write_is_refused(inspect, tmp_path, mode):
+    file = tmp_path / "kafka-password"
+    file.write_text(HIDDEN)
+    file.chmod(mode)
+    environment = {**ENVIRONMENT, "CREDENTIALS_DIRECTORY": str(tmp_path)}
+    text = SECURE.replace("PASSWORD", '"${cred:kafka-password}"')
+    if mode & 0o002:
+        with pytest.raises(ConfigError) as raised:
+            inspect(text, environment)
+        [problem] = raised.value.problems
+        assert problem.path == "kafka.security.password"
+        assert problem.message.startswith(f'the credential "kafka-password": {file} may be written by others (-rw')
+        assert problem.suggestion == f"chmod 600 {file}"
+        return
+    warnings = [each for each in inspect(text, environment).warnings if each.path == "kafka.security.password"]
+    assert [(each.message.partition(" (")[0], each.suggestion) for each in warnings] == (
+        [(f"{file} may be read by others", f"chmod 600 {file}")] if mode & 0o004 else []
+    )
+
+
 @pytest.mark.parametrize("folder", [None, "/nonexistent"])
 def test_a_missing_credentials_message_names_the_units_setting(inspect, folder):
     environment = ENVIRONMENT | ({"CREDENTIALS_DIRECTORY": folder} if folder else {})

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from edged import log
-from edged.access import why_refused
+from edged.access import exposure, why_refused
 from edged.cli.arguments import add_follow_links, address, rate, whole_number
 from edged.cli.problems import complain
 from edged.errors import EdgedError, FormatError, StorageError
@@ -134,12 +134,20 @@ def _run(args: argparse.Namespace) -> int:
 
 def _read(security: Path | None) -> str:
     """The file's text; empty without one. Raises FormatError."""
+    if security is None:
+        return ""
     try:
-        return "" if security is None else read_regular(security, _MAX_SECURITY_BYTES).decode()
+        text = read_regular(security, _MAX_SECURITY_BYTES).decode()
+        seen = exposure(security)
     except OSError as error:
         raise FormatError(f"{security}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise FormatError(f"{security}: {error}") from error
+    if seen is not None and seen.is_writable:
+        raise FormatError(f"{seen.message}: {seen.mended}")
+    if seen is not None:
+        print(f"warning: {seen.message}: {seen.mended}", file=sys.stderr)
+    return text
 
 
 def _to_kill(kill: str, num_edges: int) -> str:

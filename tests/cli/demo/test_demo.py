@@ -139,6 +139,21 @@ def test_a_fifo_is_named_and_not_waited_for(edged, tmp_path):
         assert (code, "it is no regular file but a FIFO (named pipe), which is never read" in said) == (64, True)
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o646])
+def test_a_security_file_that_others_may_read_is_warned_of_and_one_that_they_may_write_is_refused(
+    edged, monkeypatch, tmp_path, mode
+):
+    monkeypatch.setattr("edged.cli.demo.observer._TIMEOUT_S", 0.2)
+    file = tmp_path / "security.yaml"
+    file.write_text("protocol: PLAINTEXT\n")
+    file.chmod(mode)
+    code, said = refusal(edged, "--security", str(file), "--broker", "127.0.0.1:1")
+    assert code == (64 if mode == 0o646 else 69)
+    verb = {0o600: None, 0o644: "read", 0o646: "written"}[mode]
+    assert (f"{file} may be {verb} by others" in said) == (verb is not None)
+    assert (f": chmod 600 {file}" in said) == (verb is not None)
+
+
 def test_a_broker_that_does_not_answer_is_told_soon(edged, monkeypatch):
     monkeypatch.setattr("edged.cli.demo.observer._TIMEOUT_S", 0.2)
 
