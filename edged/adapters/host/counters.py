@@ -39,21 +39,21 @@ class PsutilHost:
         self._folder = folder
         self._loopback = loopback
         self._process = psutil.Process()
-        self._peak_rss_bytes = 0
+        self._rss_bytes = self._peak_rss_bytes = 0
         self._thermal_zone = _thermal_zone(sys_folder)
         self._throttled = next(iter(sys_folder.glob("devices/platform/soc*/*firmware/get_throttled")), None)
 
     def sample(self) -> HostSample:
-        with self._process.oneshot():
-            cpu = self._process.cpu_times()
-            rss_bytes = self._process.memory_info().rss
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        # A process that can open no more files cannot read it anew.
+        self._rss_bytes = _or_none(lambda: self._process.memory_info().rss) or self._rss_bytes
         # The kernel's peak may lag behind the resident size, so samples count too.
-        self._peak_rss_bytes = max(self._peak_rss_bytes, rss_bytes, _peak_rss_bytes())
+        self._peak_rss_bytes = max(self._peak_rss_bytes, self._rss_bytes, _peak_rss_bytes())
         disk = _or_none(psutil.disk_io_counters)
         received, sent = _or_none(self._network) or (None, None)
         return HostSample(
-            process_cpu_s=cpu.user + cpu.system,
-            rss_bytes=rss_bytes,
+            process_cpu_s=used.ru_utime + used.ru_stime,
+            rss_bytes=self._rss_bytes,
             peak_rss_bytes=self._peak_rss_bytes,
             cpu_s=_or_none(_busy_s),
             memory_used_bytes=_or_none(_memory_used_bytes),

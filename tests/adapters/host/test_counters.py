@@ -1,6 +1,7 @@
 """The counters are this machine's, and unreadable ones are None, not fatal."""
 
 import os
+import resource
 from types import SimpleNamespace
 
 import psutil
@@ -102,6 +103,20 @@ def test_counters_hidden_by_a_sandbox_are_none(tmp_path, monkeypatch, error):
     sample = PsutilHost(tmp_path).sample()
     assert sample.rss_bytes > 0
     assert (sample.cpu_s, sample.memory_used_bytes, sample.disk_read_bytes, sample.net_sent_bytes) == (None,) * 4
+
+
+def test_a_process_that_can_open_no_more_files_is_counted_as_far_as_is_known(tmp_path):
+    host = PsutilHost(tmp_path)
+    before = host.sample()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        now = host.sample()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert (now.rss_bytes, now.memory_used_bytes) == (before.rss_bytes, None)
+    assert now.process_cpu_s >= before.process_cpu_s
+    assert now.peak_rss_bytes >= before.peak_rss_bytes
 
 
 def test_a_machine_without_disks_has_no_disk_counters(tmp_path, monkeypatch):
