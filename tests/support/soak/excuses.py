@@ -27,6 +27,7 @@ _KAFKA = frozenset({"broker_away", "broker_frozen", "network", "cuts", START, BU
 """The broker answers late, or not."""
 
 _ENDS = frozenset({"kill", "stop"})
+_STARTS = _ENDS | {START, "disk"}
 _LATE = _KAFKA | _ENDS | {"freeze", "disk"}
 """Somebody in the site answers late, or not."""
 
@@ -63,6 +64,7 @@ EXPLAINED_BY: Mapping[str, frozenset[str]] = {
     "kafka.gap": _ENDS,  # what was trained on live since the checkpoint is archived, and deleted from the log
     "kafka.held_up": frozenset({"foreign"}),
     "kafka.topic_setting": frozenset({RECREATED}),  # without the settings that the nodes give their topics
+    "kernels.unavailable": _STARTS,  # a machine where none were compiled: each start says so
     "life.waiting": _KAFKA,
     "train.live_rewound": frozenset({"recreate"}),
     "uplink.another_log": frozenset({"recreate"}),
