@@ -44,6 +44,8 @@ EXPLAINED_BY: Mapping[str, frozenset[str]] = {
     "checkpoint.failed": frozenset({"disk"}),
     "checkpoint.model_skipped": frozenset({"disk infer"}),
     "config.refused": frozenset({"reload"}),
+    # The file has a warning: an archive that trims what is trained on live.
+    "config.warned": _STARTS | {"reload"},
     "epoch.asked_again": _ARCHIVE,
     "epoch.memo_failed": frozenset({"disk"}),
     "epoch.memo_skipped": frozenset({"disk"}),
