@@ -25,6 +25,7 @@ from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.parquet.store import ParquetStore
 from edged.cli import main
+from edged.cli.demo.processes import Child
 from edged.domain.nn.model import Division
 from edged.domain.samples import prediction
 from edged.domain.samples.prediction import Prediction
@@ -38,7 +39,7 @@ from tests.support.pages import ROOT, commands, pages
 from tests.support.requirements import require
 from tests.support.written_log import WrittenLog
 
-SYSTEMD = pages()["systemd/README.md"]
+SYSTEMD, CONFIG = pages()["systemd/README.md"], pages()["config/README.md"]
 
 RUN_ELSEWHERE = {
     "pip install '.[demo]' && .venv/bin/edged demo": (
@@ -62,6 +63,9 @@ AS_ROOT = ("install -", "systemctl ")
 ADAPTED = {"--rate 50": "--rate max", "/var/lib/edged/pi-north": "pi-north"}
 """Replacements in commands, so that they end soon and find what a node has elsewhere."""
 
+BY_HAND = [(CONFIG, each) for each in CONFIG.commands() if "topology.yaml" in each]
+"""A site that is started by hand: commands of which some run until they are stopped."""
+
 NOT_WORDS = re.compile(r"\b[0-9a-f]{16}\b|\d[\d.,]*|\bpi-\w+|[\w./-]*/[\w./-]+")
 """What differs in each output: hashes, numbers, edges and paths."""
 
@@ -76,7 +80,10 @@ def run_as_root() -> list[str]:
 
 def run_here() -> list[str]:
     """What is left must be edged's own commands; the operations' page first, whose commands make the archive."""
-    left = [*SYSTEMD.commands(), *(command for page, command in commands() if page != SYSTEMD)]
+    left = [
+        *SYSTEMD.commands(),
+        *(each for page, each in commands() if page != SYSTEMD and (page, each) not in BY_HAND),
+    ]
     others = (*RUN_ELSEWHERE, *AS_ROOT, *ONLY_READ)
     return [
         each
@@ -179,6 +186,40 @@ async def test_every_other_command_runs_in_the_pages_order(log, place, orchard):
         done = await asyncio.to_thread(edged, place, *words)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert len(run_here()) >= 10
+
+
+async def test_a_site_is_started_by_hand_as_shown(apache_kafka, tmp_path):
+    """In the page's order; what the camera sends is archived, and predicted, once each."""
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    environment = {name: str(tmp_path / name) for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME")}
+    nodes: dict[str, Child] = {}
+    try:
+        for _, command in BY_HAND:
+            program, *words = shlex.split(command)
+            if words[0] in {"run", "infer"}:
+                name = f"{words[0]} {words[-1]}"
+                words[1] = str(tmp_path / words[1])
+                nodes[name] = await Child.start(name, *words, environment=environment)
+            else:
+                here = shlex.join([sys.executable, "-m", "edged", *words]) if program == "edged" else command
+                done = await asyncio.create_subprocess_shell(
+                    here, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}
+                )
+                assert await done.wait() == 0, command
+            if program == "sed":
+                text = (tmp_path / "topology.yaml").read_text().replace("127.0.0.1:9092", apache_kafka.bootstrap)
+                own = f"site: greenhouse-{secrets.token_hex(4)}"  # the broker is shared
+                (tmp_path / "topology.yaml").write_text(text.replace("site: greenhouse", own))
+        assert nodes.keys() == {"run vault", "run pi-a", "infer pi-a"}
+        await nodes["infer pi-a"].until(
+            lambda lines: sum(line["samples"] for line in lines if line["event"] == "infer.predicted") == 100
+        )
+        await nodes["run vault"].wait_for("archive.flushed", source="pi-a")
+        for node in nodes.values():
+            assert await node.stop() == 0, node.last_words()
+    finally:
+        for node in nodes.values():
+            await node.stop()
 
 
 async def test_a_replay_prints_what_is_shown(place, orchard):
