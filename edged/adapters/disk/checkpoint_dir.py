@@ -45,7 +45,9 @@ _MODEL_VERSION = "model/1"
 
 _TEMPORARY = ".tmp"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_ERRORS_OF_THE_DISK = {errno.EROFS, errno.EIO, *_FULL}
+_ERRORS_THAT_PASS = {errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, *_FULL}
+"""They say nothing about the folder: of the disk, or of a process or a machine that can open no more."""
+
 _FOLDER_MODE = 0o750
 _FILE_MODE = 0o640
 _MAX_DESCRIPTION_BYTES = 1 << 20
@@ -74,7 +76,7 @@ class CheckpointDir:
                 self._remove_leftovers()
             except OSError as error:
                 problem = f"the state folder {folder} cannot be used: {why_refused(folder, error)}"
-                if error.errno not in _ERRORS_OF_THE_DISK:
+                if error.errno not in _ERRORS_THAT_PASS:
                     raise StateFolderRefused(problem) from error
                 self.problem = problem
         elif reason := why_dead(folder):
@@ -227,7 +229,7 @@ class CheckpointDir:
         except FileNotFoundError:
             return []
         except OSError as error:
-            kind = StorageError if error.errno in _ERRORS_OF_THE_DISK else StateFolderRefused
+            kind = StorageError if error.errno in _ERRORS_THAT_PASS else StateFolderRefused
             reason = why_refused(self._folder, error)
             raise kind(f"the state folder {self._folder} cannot be read: {reason}") from error
         return [int(match[1]) for name in names if (match := pattern.fullmatch(name))]

@@ -19,7 +19,7 @@ from edged.aio import Backoff, run_in_worker
 from edged.domain.counted import counted
 from edged.domain.nn.loss import LossName
 from edged.domain.training import anomaly
-from edged.errors import EdgedError, FormatError, NotProven
+from edged.errors import EdgedError, FormatError, NotProven, StateFolderRefused, StorageError
 from edged.hanging import degraded_while_hanging
 from edged.log import logger
 from edged.ports import CheckpointStore, DeployedModel, Health
@@ -106,8 +106,20 @@ class ServedModel:
 
         A worker thread opens it, which may take long, while the current one serves; this waits for it no longer than
         `patience_s`. A refused generation is not tried again, one that could not be proven is. Cancelled: nothing is
-        lost, the next call takes it.
+        lost, the next call takes it. A disk that fails is reported (health: disk), and asked again by the next call.
+
+        Raises StateFolderRefused.
         """
+        try:
+            await self._take_newest(patience_s)
+        except StateFolderRefused:
+            raise
+        except StorageError as error:
+            self._health.degraded("disk", str(error))
+        else:
+            self._health.recovered("disk")
+
+    async def _take_newest(self, patience_s: float) -> None:
         loop = asyncio.get_running_loop()
         if self._opening is None:
             self._is_retry = bool(self._tries_of) and loop.time() >= self._retry_s
@@ -124,7 +136,8 @@ class ServedModel:
         await asyncio.wait([self._opening], timeout=patience_s)
         if not self._opening.done():
             return
-        opened, self._opening = self._opening.result(), None
+        opening, self._opening = self._opening, None
+        opened = opening.result()
         self._newest_seen = max(self._newest_seen, opened.newest)
         tries_of = self._remember(opened)
         if opened.model is None:

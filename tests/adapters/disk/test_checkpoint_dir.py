@@ -348,7 +348,7 @@ def test_a_checkpoint_of_another_user_is_refused_and_not_taken_for_damaged(tmp_p
         list(store.checkpoints())
 
 
-@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EIO, errno.EMFILE])
 def test_a_disk_that_takes_nothing_at_the_start_is_no_reason_to_refuse_it(tmp_path, monkeypatch, code):
     """What is there is read, each write fails until the disk is mended."""
     CheckpointDir(tmp_path).save(b"one", 1)

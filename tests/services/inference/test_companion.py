@@ -18,7 +18,7 @@ from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.samples import times
 from edged.domain.samples.prediction import decode
 from edged.domain.topology import Codec, Training
-from edged.errors import ConfigError, FormatError, NotProven
+from edged.errors import ConfigError, FormatError, NotProven, StorageError
 from edged.ports import CheckpointStore, DeployedModel, Message, TopicPartition, TopicSpec
 from edged.services.inference.companion import Companion, served_job
 from edged.settings import TopologyInUse
@@ -62,12 +62,15 @@ class Models:
         self.models = [self.model(generation, content) for generation, content in enumerate(contents)]
         self.queries = 0
         self._deploy_every = deploy_every
+        self.error = None
 
     @staticmethod
     def model(generation, content=b"model", labels=LABELS, shape=SHAPE):
         return DeployedModel(generation, content, labels, shape)
 
     def newest_model(self, newer_than=-1, older_than=None):
+        if self.error is not None:
+            raise self.error
         self.queries += 1
         if self._deploy_every and self.queries % self._deploy_every == 0:
             self.models.append(self.model(len(self.models)))
@@ -79,13 +82,13 @@ def companion(
     log: Any, models: Any = None, codec: Codec = "raw", job: Training | None = None, **options: Any
 ) -> Companion:
     defaults: dict[str, Any] = {"load": load, "decoder": PillowDecoder(), "runtime": "fake", "batch": 4}
+    defaults["health"] = RecordingHealth()
     return Companion(
         TopologyInUse(topology(codec)),
         "pi",
         job or topology().jobs[0],
         log=log,
         models=models or cast("CheckpointStore", Models(b"model")),
-        health=RecordingHealth(),
         now_ms=lambda: NOW_MS,
         **defaults | options,
     )
@@ -295,6 +298,33 @@ async def test_a_new_model_at_every_batch_loses_and_repeats_nothing():
     assert generations == sorted(generations)
     assert len(set(generations)) > 5
     assert max(Counter(generations).values()) <= 4  # a batch meets one model
+
+
+@pytest.mark.looptime
+async def test_while_the_disk_fails_the_model_that_it_has_serves(log_lines):
+    log, models, health = await log_with(2, bad=False), Models(b"model"), RecordingHealth()
+    async with running(companion(log, models, health=health)):
+        await caught_up(log)
+        models.error = StorageError("Input/output error")
+        await log.append([Message(CAM.topic, LOW), Message(CAM.topic, HIGH)])
+        await caught_up(log)
+        assert health.reasons == {"disk": "Input/output error"}
+        models.models.append(models.model(1))
+        models.error = None
+        await reached(lambda: log_lines("infer.model_loaded")[-1]["generation"] == 1)
+    assert published(log) == wanted(log)
+    assert health.reasons == {}
+
+
+@pytest.mark.looptime
+async def test_a_disk_that_fails_before_there_is_a_model_is_waited_for(log_lines):
+    log, models, health = await log_with(2, bad=False), Models(b"model"), RecordingHealth()
+    models.error = StorageError("Input/output error")
+    async with running(companion(log, models, health=health)):
+        await health.until_degraded()
+        models.error = None
+        await caught_up(log)
+    assert health.history == [("degraded", "disk"), ("recovered", "disk")]
 
 
 @pytest.mark.looptime
