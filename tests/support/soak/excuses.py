@@ -62,8 +62,8 @@ EXPLAINED_BY: Mapping[str, frozenset[str]] = {
     # Poison of a round before is met again where a device's topic is read from an earlier place.
     "ingest.rejected": _ENDS | {"poison", "recreate pi-a", "recreate pi-b"},
     "kafka.another_log": frozenset({"recreate"}),
-    "kafka.client": frozenset({"recreate"}),  # a topic is not there for a moment
-    "kafka.gap": _ENDS,  # what was trained on live since the checkpoint is archived, and deleted from the log
+    "kafka.client": frozenset({"recreate", "reload"}),  # a topic is not there for a moment
+    "kafka.gap": _LATE,  # live training lags behind an archive that trims
     "kafka.held_up": frozenset({"foreign"}),
     "kafka.topic_setting": frozenset({RECREATED}),  # without the settings that the nodes give their topics
     "kernels.unavailable": _STARTS,  # a machine where none were compiled: each start says so
