@@ -5,7 +5,8 @@ import signal
 import pytest
 
 from edged.cli.demo.processes import Child
-from tests.support.site import Site, at_work, following, running
+from tests.support.disk import Disk
+from tests.support.site import Site, at_work, following, own_name, running
 
 
 async def assert_they_end(nodes: list[Child]) -> None:
@@ -50,3 +51,30 @@ async def test_nodes_end_whose_broker_hangs(is_noticed, fresh_embedded_broker, t
         edge = await site.start("run", "pi-a")
         started = await edge.wait_for("train.started")
         assert (started["step"], started["resumed"]) == (saved["generation"], True)
+
+
+async def test_a_second_signal_ends_a_node_at_once_and_the_next_start_resumes(embedded_broker, tmp_path):
+    """Of one that cannot end, since its last checkpoint is on a disk that hangs."""
+    site = Site(tmp_path, embedded_broker.bootstrap, site=own_name(tmp_path), epochs=100_000, checkpoint="1s")
+    disk = Disk(tmp_path / "pi-a.disk", tmp_path / "pi-a")
+    async with running(site, {"life.abandoned"}):
+        await site.import_fashion(100, 100)
+        await site.start("run", "vault")
+        site.more_environment = disk.environment
+        edge = await site.start("run", "pi-a")
+        await edge.wait_for("checkpoint.saved")
+
+        disk.slow(600)
+        await edge.wait_for("health.degraded", part="disk")
+        edge.signal(signal.SIGTERM)
+        await edge.wait_for("life.stopping")
+        edge.signal(signal.SIGTERM)
+        assert await edge.ended() == 1
+        assert edge.seen("life.abandoned")[-1]["reason"] == "a second signal"
+        saved = edge.seen("checkpoint.saved")[-1]
+
+        disk.heal()
+        edge = await site.start("run", "pi-a")
+        started = await edge.wait_for("train.started")
+        assert started["resumed"]
+        assert started["step"] >= saved["generation"]

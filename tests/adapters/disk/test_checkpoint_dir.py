@@ -297,6 +297,33 @@ def test_a_kill_at_any_point_leaves_the_folder_intact(tmp_path):
             assert checkpoints[0][0] == newest.generation == 2
 
 
+WRITING = """
+import sys
+from pathlib import Path
+from edged.adapters.disk.checkpoint_dir import CheckpointDir
+from edged.ports import DeployedModel
+
+store = CheckpointDir(Path(sys.argv[1]))
+for generation in range(1, 300):
+    store.save(bytes([generation % 256]) * 100_000, generation)
+    store.deploy(DeployedModel(generation, bytes([generation % 256]) * 100_000, ("a", "b"), (2, 2, 1)))
+"""
+
+
+def test_a_companion_in_a_loop_beside_a_trainer_reads_whole_models_of_rising_generations(tmp_path, log_lines):
+    CheckpointDir(tmp_path)
+    reader, seen = CheckpointDir(tmp_path, writes=False), [0]
+    with subprocess.Popen([sys.executable, "-c", WRITING, str(tmp_path)]) as writer:
+        while writer.poll() is None:
+            if (model := reader.newest_model()) is not None:
+                assert model.content == bytes([model.generation % 256]) * 100_000
+                seen.append(model.generation)
+    assert writer.returncode == 0
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 5
+    assert log_lines() == []
+
+
 def test_the_error_names_a_state_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "file").write_text("in the way")
 
