@@ -8,28 +8,32 @@ long as the others, one after the other, on as many CPUs as it has threads; repo
 work on the machine slows all of them, so compare ratios. Samples per CPU second are less disturbed by it. A peer that
 cannot be installed, or that fails, is reported and left out.
 
-Two bounds are measured beside the peers, each of matrix products and nothing else. "gemms im2col": those of
-convolutions by patches, the usual measure. The trainer computes 3×3 convolutions by Winograd, with 16 multiplications
-where patches need 36, so that its share of that bound may come near 1 or exceed it. "gemms winograd": those that the
-trainer's layers really compute; what it lacks of these it spends on all that is no matrix product, Winograd's own
-additions among it. The share of sgemm counts the operations of im2col too.
+A bound is measured beside the peers, "products": the multiplications and additions that the trainer's layers really
+need (3×3 kernels by Winograd), at the rate at which this processor multiplies and adds in registers. What the trainer
+lacks of it, it spends on everything else. "edged numpy" is the reference, which computes where there are no kernels.
+
+`--instructions avx2` lets all of them use AVX2 at most, as far as they can be told.
 
 Memory includes the whole data set, which each process holds as bytes (47 MB).
 """
 
+import argparse
 import contextlib
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edged.adapters.kernels.build import FOLDER, SOURCE
 from tests.bench.arguments import bench_parser
 
 ROOT = Path(__file__).parents[2]
@@ -41,13 +45,28 @@ PACKAGES = {
 }  # fmt: skip
 IMPORTS = {"edged": "edged.domain.nn.model", "tensorflow": "tensorflow", "torch": "torch"}
 ENVIRONMENT = {
-    "edged": "edged", "tensorflow": "tensorflow", "keras fit": "tensorflow", "torch": "torch",
-    "torch channels_last": "torch", "gemms im2col": "edged", "gemms winograd": "edged",
+    "edged": "edged", "edged numpy": "edged", "tensorflow": "tensorflow", "keras fit": "tensorflow", "torch": "torch",
+    "torch channels_last": "torch", "products": "edged",
 }  # fmt: skip
-BOUNDS = {"gemms im2col", "gemms winograd"}
+BOUND = "products"
 SLOW_VARIANTS = {"keras fit", "torch channels_last"}  # by their nature or on CPUs; left out when time is short
-NETS = ["fashion", "depthwise", "series"]
+NETS = ["fashion", "depthwise", "series", "mobile", "keywords"]
 SLOWING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # where they are set, an old kernel would be measured
+
+
+instructions: dict[str, str] = {}
+"""What tells the peers to use no newer instructions than asked for."""
+
+
+def use_avx2(folder: Path) -> None:
+    """Let all use AVX2 at most: OpenBLAS, NumPy, oneDNN, PyTorch and our kernels, of which `folder` gets a copy."""
+    for name in (SOURCE.name, "kernels-x86_64-v3.so"):
+        shutil.copy(FOLDER / name, folder)
+    newer = "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR"
+    instructions.update(
+        OPENBLAS_CORETYPE="Haswell", NPY_DISABLE_CPU_FEATURES=newer, ONEDNN_MAX_CPU_ISA="AVX2",
+        ATEN_CPU_CAPABILITY="avx2", EDGED_BENCH_KERNELS=str(folder), EDGED_BENCH_CFLAGS="-march=x86-64-v3",
+    )  # fmt: skip
 
 
 class PeerError(Exception):
@@ -60,7 +79,6 @@ class Runs:
 
     samples_per_s: list[float] = field(default_factory=list)
     samples_per_cpu_s: list[float] = field(default_factory=list)
-    square_gflops: list[float] = field(default_factory=list)
     peak_rss_bytes: int = 0
     loss: float = 0.0
 
@@ -91,7 +109,6 @@ class Peer:
         answer = self._ask(num)
         self.runs.samples_per_s.append(num / answer["s"])
         self.runs.samples_per_cpu_s.append(num / answer["cpu_s"])
-        self.runs.square_gflops.append(answer.get("square_gflops", 0.0))
         self.runs.peak_rss_bytes, self.runs.loss = answer["peak_rss_bytes"], answer["loss"]
 
     def end(self) -> None:
@@ -119,7 +136,7 @@ def python(name: str) -> str:
 
 
 def environment(threads: int) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in SLOWING}
+    kept = {name: value for name, value in os.environ.items() if name not in SLOWING} | instructions
     return kept | {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
 
 
@@ -192,8 +209,7 @@ def measure(names: Sequence[str], net: str, threads: int, batch: int, rounds: in
             "peak_rss_bytes": peer.runs.peak_rss_bytes,
             "loss": peer.runs.loss,
         }
-        if name in BOUNDS:
-            result["peers"][name]["square_gflops"] = statistics.median(peer.runs.square_gflops)
+        if name == BOUND:
             result["peers"][name]["flops_a_sample"] = peer.hello["flops_a_sample"]
     result["ratios"] = ratios(result["peers"])
     return result
@@ -203,16 +219,15 @@ def ratios(peers: dict[str, Any]) -> dict[str, float]:
     own = peers.get("edged")
     if own is None:
         return {}
-    others = [value for name, value in peers.items() if name not in {"edged", *BOUNDS}]
+    others = [value for name, value in peers.items() if name not in {"edged", "edged numpy", BOUND}]
     result = {}
     for key in ("samples_per_s", "samples_per_cpu_s"):
         if others:
             result[f"{key}_to_best_peer"] = own[key] / max(other[key] for other in others)
-        for bound in sorted(BOUNDS & peers.keys()):
-            result[f"{key}_to_{bound.replace(' ', '_')}"] = own[key] / peers[bound][key]
-    if (bound := "gemms im2col") in peers:
-        flops_per_s = own["samples_per_s"] * peers[bound]["flops_a_sample"]
-        result["sgemm_share"] = flops_per_s / peers[bound]["square_gflops"] / 1e9
+        if "edged numpy" in peers:
+            result[f"{key}_to_numpy"] = own[key] / peers["edged numpy"][key]
+        if BOUND in peers:
+            result[f"{key}_to_{BOUND}"] = own[key] / peers[BOUND][key]
     if "tensorflow" in peers:
         result["memory_to_tensorflow"] = own["peak_rss_bytes"] / peers["tensorflow"]["peak_rss_bytes"]
     return result
@@ -221,7 +236,12 @@ def ratios(peers: dict[str, Any]) -> dict[str, float]:
 def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return f"{models[-1] if models else platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    known = (
+        "AVX2 at most" if instructions else "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "NEON"
+    )
+    name = models[-1] if models else platform.machine()
+    return f"{name}, {known}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
 
 
 def show(setting: dict[str, Any]) -> None:
@@ -245,10 +265,19 @@ def main() -> None:
     parser.add_argument("--batch", type=int, action="append")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="of each peer in each round")
+    parser.add_argument("--instructions", choices=["avx2"], help="at most; by default all that the CPU has")
     arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.instructions:
+            use_avx2(Path(folder))
+        report = run(arguments)
+    if arguments.json:
+        print(json.dumps(report))
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
     quick = arguments.quick
     rounds, seconds = arguments.rounds or (3 if quick else 7), arguments.seconds or (0.5 if quick else 2.0)
-
     report: dict[str, Any] = {"machine": machine(), "rounds": rounds, "missing": {}, "installed": {}, "settings": []}
     print(report["machine"])
     for name in PACKAGES:
@@ -260,16 +289,15 @@ def main() -> None:
         report["installed"][name] = sizes
         print(f"{name:12} installed {sizes['bytes'] / 1e6:6.0f} MB, import {sizes['import_s']:.2f} s")
     chosen = arguments.net or ["fashion"]
+    left_out = SLOW_VARIANTS if quick else set()
+    names = [name for name, where in ENVIRONMENT.items() if where not in report["missing"] and name not in left_out]
     for net in NETS if "all" in chosen else chosen:
-        left_out = (SLOW_VARIANTS if quick else set()) | (BOUNDS if net != "fashion" else set())
-        names = [name for name, where in ENVIRONMENT.items() if where not in report["missing"] and name not in left_out]
         for threads in arguments.threads or [1, 2]:
             for batch in arguments.batch or ([128] if quick else [32, 128]):
                 setting = measure(names, net, threads, batch, rounds, seconds)
                 report["settings"].append(setting)
                 show(setting)
-    if arguments.json:
-        print(json.dumps(report))
+    return report
 
 
 if __name__ == "__main__":

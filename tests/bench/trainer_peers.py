@@ -20,7 +20,7 @@ import numpy as np
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 LEARNING_RATE, MOMENTUM = 0.05, 0.9
 
-# (kind, *settings). Convolutions and depthwise: (…, kernel, stride, padding), followed by ReLU.
+# (kind, *settings). Convolutions and depthwise: (…, kernel, stride, padding[, activation, by default ReLU]).
 NETS = {
     "fashion": (
         (28, 28, 1),
@@ -37,6 +37,32 @@ NETS = {
         (128, 6),
         [
             ("conv", 32, 5, 1, "valid"), ("pool",), ("conv", 64, 5, 1, "valid"), ("pool",), ("flatten",), ("dense", 10),
+        ],
+    ),
+    # As MobileNetV2 (Sandler et al. 2018) of width 0.5, without its shortcuts
+    "mobile": (
+        (96, 96, 3),
+        [
+            ("conv", 16, 3, 2, "same", "relu6"), ("depthwise", 3, 1, "same", "relu6"),
+            ("conv", 8, 1, 1, "same", "none"),
+            *(
+                layer
+                for filters, stride in ((12, 2), (12, 1), (16, 2), (16, 1), (32, 2), (32, 1))
+                for layer in (
+                    ("conv", 6 * filters, 1, 1, "same", "relu6"), ("depthwise", 3, stride, "same", "relu6"),
+                    ("conv", filters, 1, 1, "same", "none"),
+                )
+            ),
+            ("conv", 256, 1, 1, "same", "relu6"), ("mean",), ("dense", 10),
+        ],
+    ),
+    # Keywords in speech: the DS-CNN of Zhang et al. 2017 (https://arxiv.org/abs/1711.07128), small
+    "keywords": (
+        (49, 10, 1),
+        [
+            ("conv", 64, (10, 4), 2, "same"),
+            *[("depthwise", 3, 1, "same"), ("conv", 64, 1, 1, "same")] * 4,
+            ("mean",), ("dense", 10),
         ],
     ),
 }  # fmt: skip
@@ -81,19 +107,38 @@ class Edged:
         threadpool_limits(1, user_api="blas")
         shape, described = NETS[net]
         layers = [edged_layer(len(shape), *layer) for layer in described]
-        size = micro_batch.measure(shape, layers, -(-batch // threads))
-        self._model = Model(shape, layers, lanes=threads, micro_batch=size)
+        backend = self.backend()
+        size = micro_batch.measure(shape, layers, -(-batch // threads), backend)
+        self._model = Model(shape, layers, lanes=threads, micro_batch=size, backend=backend)
         self._params = self._model.initial(0)
         self._sgd, self._update = Sgd(LEARNING_RATE, MOMENTUM), optim.update
         self._slots = optim.initial_slots(self._sgd, self._params)
         self._map = ThreadPoolExecutor(threads).map if threads > 1 else map
         self._x = np.empty((batch, *shape), np.float32)
 
+    def backend(self):
+        from edged.adapters.kernels.backend import CompiledBackend, compiled
+        from edged.adapters.kernels.library import load
+        from edged.adapters.kernels.structs import declare
+
+        if "EDGED_BENCH_KERNELS" not in os.environ:
+            return compiled()
+        library = load(Path(os.environ["EDGED_BENCH_KERNELS"]))
+        declare(library)
+        return CompiledBackend(library)
+
     def step(self, x, y):
         np.multiply(x, np.float32(1 / 255), out=self._x)
         gradient = self._model.gradient(self._params, self._x, y, map=self._map)
         self._update(self._sgd, self._params, self._slots, gradient.grads, learning_rate=LEARNING_RATE, step=0)
         return gradient.losses.mean()
+
+
+class EdgedNumpy(Edged):
+    """The reference, which computes where there are no kernels."""
+
+    def backend(self):
+        return None
 
 
 def edged_layer(axes, kind, *settings):  # noqa: PLR0911 - one a kind
@@ -103,11 +148,11 @@ def edged_layer(axes, kind, *settings):  # noqa: PLR0911 - one a kind
         case "conv" if axes == 2:
             return spec.Conv1d(*settings, "relu")
         case "conv":
-            filters, kernel, stride, padding = settings
-            return spec.Conv2d(filters, (kernel, kernel), (stride, stride), padding, "relu")
+            filters, kernel, stride, padding, activation = (*settings, "relu")[:5]
+            return spec.Conv2d(filters, pair(kernel), (stride, stride), padding, activation)
         case "depthwise":
-            kernel, stride, padding = settings
-            return spec.DepthwiseConv2d((kernel, kernel), (stride, stride), padding, "relu")
+            kernel, stride, padding, activation = (*settings, "relu")[:4]
+            return spec.DepthwiseConv2d(pair(kernel), (stride, stride), padding, activation)
         case "pool" if axes == 2:
             return spec.MaxPool1d(2, 2)
         case "pool":
@@ -117,6 +162,10 @@ def edged_layer(axes, kind, *settings):  # noqa: PLR0911 - one a kind
         case "flatten":
             return spec.Flatten()
     return spec.Dense(*settings)
+
+
+def pair(kernel):
+    return kernel if isinstance(kernel, tuple) else (kernel, kernel)
 
 
 class Torch:
@@ -140,11 +189,19 @@ class Torch:
         channels = shape[-1]
         for kind, *settings in layers:
             if kind in {"conv", "depthwise"}:
-                filters, kernel, stride, padding = settings if kind == "conv" else (channels, *settings)
+                described = (*(settings if kind == "conv" else (channels, *settings)), "relu")
+                filters, kernel, stride, padding, activation = described[:5]
                 groups = channels if kind == "depthwise" else 1
-                pad = kernel // 2 if padding == "same" else 0
+                pad = (
+                    0
+                    if padding == "valid"
+                    else kernel // 2
+                    if isinstance(kernel, int)
+                    else tuple(k // 2 for k in kernel)
+                )
                 yield conv(channels, filters, kernel, stride, pad, groups=groups)
-                yield nn.ReLU()
+                if activation != "none":
+                    yield {"relu": nn.ReLU, "relu6": nn.ReLU6}[activation]()
                 channels = filters
             elif kind == "mean":
                 yield nn.AdaptiveAvgPool2d(1)
@@ -165,6 +222,10 @@ class Torch:
 class TorchChannelsLast(Torch):
     def __init__(self, net, threads, batch):
         super().__init__(net, threads, batch, channels_last=True)
+
+
+def keras_activation(name):
+    return None if name == "none" else name
 
 
 class TensorFlow:
@@ -199,9 +260,11 @@ class TensorFlow:
         for kind, *settings in layers:
             match kind:
                 case "conv":
-                    yield conv(*settings, activation="relu")
+                    filters, kernel, stride, padding, activation = (*settings, "relu")[:5]
+                    yield conv(filters, kernel, stride, padding, activation=keras_activation(activation))
                 case "depthwise":
-                    yield k.DepthwiseConv2D(*settings, activation="relu")
+                    kernel, stride, padding, activation = (*settings, "relu")[:4]
+                    yield k.DepthwiseConv2D(kernel, stride, padding, activation=keras_activation(activation))
                 case "pool":
                     yield pool(2)
                 case "mean":
@@ -231,82 +294,97 @@ class KerasFit(TensorFlow):
         return history.history["loss"][-1]
 
 
-class Gemms:
-    """No trainer: the matrix products of the convolutions by patches and of the dense layers, and nothing else.
+class Products:
+    """No trainer: the multiplications and additions of its convolutions and dense layers, and nothing else.
 
-    Of the convolutions only the outputs that a pooling window covers; no input gradient of the first layer. Square
-    products of 1024 give the machine's own rate.
+    As many as the trainer's own layers need: 3×3 kernels by Winograd, and no gradient of the first layer's input. Its
+    rate is that of the processor: fused multiply-adds in registers, measured on every thread.
     """
 
-    shapes = ((1, 26 * 26, 9, 32), (1, 10 * 10, 9 * 32, 64), (1, 1, 1600, 10))
-    """How many products, and of each: rows a sample, the inner axis, columns."""
-
     def __init__(self, net, threads, batch):
-        from threadpoolctl import threadpool_limits
-
-        threadpool_limits(1, user_api="blas")
-        assert net == "fashion", "the other nets are not bound by matrix products"
-        self._executor = ThreadPoolExecutor(threads)
-        self._n = 32
-        self._lanes = [self._products() for _ in range(threads)]
-        self._square = [[np.ones((1024, 1024), np.float32) for _ in range(3)] for _ in range(threads)]
-        self.flops_a_sample = sum(2 * a.size * b.shape[2] for a, b, _ in self._lanes[0]) // self._n
-
-    def _products(self):
-        rng, result = np.random.default_rng(0), []
-        for index, (num, rows, inner, columns) in enumerate(self.shapes):
-            patches, kernel, products = (
-                rng.random((num, *shape), np.float32)
-                for shape in ((self._n * rows, inner), (inner, columns), (self._n * rows, columns))
-            )
-            result += [(patches, kernel, products), (patches.swapaxes(1, 2), products, np.empty_like(kernel))]
-            if index:
-                result.append((products, kernel.swapaxes(1, 2), np.empty_like(patches)))
-        return result
-
-    def _one_lane(self, lane, times):
-        for _ in range(times):
-            for a, b, out in self._lanes[lane]:
-                np.matmul(a, b, out=out)
+        self._executor, self._threads = ThreadPoolExecutor(threads), threads
+        self.flops_a_sample = 2 * multiply_adds(net)
+        self._loop = compiled_loop()
 
     def fit(self, num_samples):
-        times = max(num_samples // self._n // len(self._lanes), 1)
-        list(self._executor.map(lambda lane: self._one_lane(lane, times), range(len(self._lanes))))
+        times = max(int(num_samples * self.flops_a_sample / self._threads / FLOPS_OF_A_TURN), 1)
+        list(self._executor.map(self._loop, [times] * self._threads))
         return 0.0
 
-    def square_gflops(self):
-        begin = time.perf_counter()
-        times = 10
-        list(
-            self._executor.map(lambda abc: [np.matmul(abc[0], abc[1], out=abc[2]) for _ in range(times)], self._square)
+
+FLOPS_OF_A_TURN = 2 * 16 * 24
+"""Of the loop in C: 24 vectors of 16 floats."""
+
+
+def compiled_loop():
+    """As many fused multiply-adds a second as the processor's vectors allow."""
+    import ctypes
+    import subprocess
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        source, library = Path(name) / "peak.c", Path(name) / "peak.so"
+        source.write_text(
+            "typedef float vec __attribute__((vector_size(64)));\n"
+            "float peak(long n) {\n    vec sum[24] = {{0}}, x = {0.999f}, y = {0.001f};\n"
+            "    for (; n > 0; n--)\n        for (int i = 0; i < 24; i++) sum[i] = sum[i] * x + y;\n"
+            "    for (int i = 1; i < 24; i++) sum[0] += sum[i];\n    return sum[0][0];\n}\n"
         )
-        return 2 * 1024**3 * times * len(self._square) / (time.perf_counter() - begin) / 1e9
+        flags = os.environ.get("EDGED_BENCH_CFLAGS", "-march=native").split()
+        subprocess.run(["cc", "-O3", "-funroll-loops", *flags, "-shared", "-fPIC", "-o", library, source], check=True)
+        loop = ctypes.CDLL(str(library)).peak
+    loop.argtypes, loop.restype = [ctypes.c_long], ctypes.c_float
+    return loop
 
 
-class WinogradGemms(Gemms):
-    """The same with the second convolution by Winograd, as the trainer computes it."""
+def multiply_adds(net):
+    """Of a sample's products, forward and backward: what the trainer's kernels compute."""
+    from edged.adapters.kernels.winograd import tiles_of
+    from edged.domain.nn import spec
 
-    shapes = (Gemms.shapes[0], (16, 5 * 5, 32, 64), Gemms.shapes[2])
+    shape, described = NETS[net]
+    layers = [edged_layer(len(shape), *layer) for layer in described]
+    total, has_weights = 0, False
+    for index, layer in enumerate(layers):
+        output = layer.output_shape(shape)
+        after = layers[index + 1] if index + 1 < len(layers) else None
+        pool = after if isinstance(after, spec.MaxPool2d | spec.MaxPool1d) else None
+        if isinstance(layer, spec.Conv2d | spec.Conv1d | spec.Dense | spec.DepthwiseConv2d):
+            wanted = output
+            if pool:  # outputs that no window covers are not computed
+                size = pool.size if isinstance(pool, spec.MaxPool2d) else (pool.size,)
+                wanted = (*(n * k for n, k in zip(pool.output_shape(output)[:-1], size, strict=True)), output[-1])
+            once = int(np.prod(wanted)) * int(np.prod(layer.weights(shape)["kernel"][:-1]))
+            if isinstance(layer, spec.Conv2d | spec.Conv1d):
+                image = layer.as_2d if isinstance(layer, spec.Conv1d) else layer
+                as_2d = pool.as_2d if isinstance(pool, spec.MaxPool1d) else pool
+                if tiles := tiles_of(image, as_2d, shape):
+                    places = (1,) * (3 - len(shape)) + tuple(wanted[:-1])
+                    counts = [-(-n // k) for n, k in zip(places, tiles.outputs, strict=True)]
+                    once = int(np.prod(counts)) * int(np.prod(tiles.inputs)) * shape[-1] * output[-1]
+            elif isinstance(layer, spec.DepthwiseConv2d):
+                once = int(np.prod(output)) * int(np.prod(layer.kernel))
+            total += once * (3 if has_weights else 2)
+            has_weights = True
+        shape = output
+    return total
 
 
 PEERS = {
     "edged": Edged,
+    "edged numpy": EdgedNumpy,
     "tensorflow": TensorFlow,
     "keras fit": KerasFit,
     "torch": Torch,
     "torch channels_last": TorchChannelsLast,
-    "gemms im2col": Gemms,
-    "gemms winograd": WinogradGemms,
+    "products": Products,
 }
 
 
 def main():
     peer, net, threads, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     trainer = PEERS[peer](net, threads, batch)
-    if isinstance(trainer, Gemms):
-        print(json.dumps({"flops_a_sample": trainer.flops_a_sample}), flush=True)
-    else:
-        print(json.dumps({}), flush=True)
+    print(json.dumps({"flops_a_sample": trainer.flops_a_sample} if isinstance(trainer, Products) else {}), flush=True)
     batches = Batches(net, batch)
     for line in sys.stdin:
         num_samples = int(line)
@@ -322,8 +400,6 @@ def main():
             "cpu_s": time.process_time() - cpu,
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
-        if isinstance(trainer, Gemms):
-            answer["square_gflops"] = trainer.square_gflops()
         print(json.dumps(answer), flush=True)
 
 

@@ -21,7 +21,7 @@ from edged.domain.nn.model import Model
 from edged.domain.nn.spec import DESCRIBED, LayerSpec, Shape, settings
 from edged.files import read_regular
 
-CANDIDATES = (4, 8, 16, 32, 64)
+CANDIDATES = (2, 4, 8, 16, 32, 64)
 _MAX_BYTES = 16 << 20
 """Of a lane's buffers: a candidate that needs more is not tried, unless it is the first."""
 
