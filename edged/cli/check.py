@@ -9,14 +9,17 @@ import os
 import sys
 
 from edged import topology_file
+from edged.adapters.kernels.backend import compiled
+from edged.adapters.kernels.library import chosen
 from edged.cli.arguments import add_topology, require_node
 from edged.cli.backbone import look_up
 from edged.cli.problems import show
 from edged.cli.site_plan import Plan, plan_of
 from edged.cli.site_plan_text import plan_lines
-from edged.domain.topology import Security
+from edged.domain.nn.backend import NUMPY
+from edged.domain.topology import Security, Topology
 from edged.domain.validation.finding import Finding
-from edged.errors import ConfigError, Problem
+from edged.errors import ConfigError, KernelsUnavailable, Problem
 
 SUMMARY = "validate the topology file and print the plan it comes to"
 
@@ -50,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"valid": False, "problems": [_as_json(p) for p in error.problems]}, indent=2))
         return os.EX_CONFIG
     plan = plan_of(topology, args.node)
+    if plan.get("jobs"):
+        plan["kernels"] = _kernels(topology)
     if args.json:
         print(json.dumps({"valid": True, **plan, "warnings": [_as_json(w) for w in warnings]}, indent=2))
         return 0
@@ -66,6 +71,17 @@ def _check_tls(security: Security) -> tuple[list[Finding], list[Finding]]:
 
 
 # the plan
+
+
+def _kernels(topology: Topology) -> Plan:
+    """What computes the layers on this machine, which need not be one of the site's."""
+    reason = "training.kernels says so"
+    if any(job.kernels == "auto" for job in topology.jobs):
+        try:
+            return {"backend": compiled().name, "instructions": chosen().instructions, "reason": None}
+        except KernelsUnavailable as error:
+            reason = str(error)
+    return {"backend": NUMPY, "instructions": None, "reason": reason}
 
 
 def _as_json(problem: Problem) -> Plan:

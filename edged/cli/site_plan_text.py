@@ -24,6 +24,9 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield from _archive_text(plan["archive"], with_sources=tier == "archive")
     if "jobs" in plan:
         yield from _jobs_text(plan["jobs"])
+    if "kernels" in plan:
+        yield _kernels_text(plan["kernels"])
+        yield ""
     for group in plan["groups"]:
         yield from _group_text(group)
     yield from _table(
@@ -113,6 +116,12 @@ def _job_text(model: Plan) -> Iterator[str]:
     yield f"steps: {model['steps']}"
     yield f"memory of the model: {_sum(model['memory'])}"
     yield ""
+
+
+def _kernels_text(kernels: Plan) -> str:
+    if instructions := kernels["instructions"]:
+        return f"on this machine, layers are computed by compiled kernels ({instructions})"
+    return f"on this machine, layers are computed by numpy: {kernels['reason']}"
 
 
 def _group_text(group: Plan) -> Iterator[str]:

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from edged.adapters.kernels.build import VARIANTS
 from edged.adapters.tflite.writer import to_tflite
+from edged.cli import check
 from edged.domain.nn.params import initial_params
 from edged.domain.nn.spec import Conv2d, GlobalAvgPool
 from edged.domain.topology import MIB
+from edged.errors import KernelsUnavailable
 from tests.cli.conftest import VALID
+from tests.support.other_backend import OtherBackend
 
 TLS_FILES = Path(__file__).parents[1] / "adapters" / "tls_files"
 
@@ -190,6 +194,43 @@ def test_without_training_the_plan_says_that_nothing_is_trained(edged, topology_
 
     assert code == 0
     assert "\nnothing is trained: the file has no training section\n" in out
+
+
+def test_the_plan_says_that_compiled_kernels_compute_here(edged, topology_file, monkeypatch):
+    monkeypatch.setattr(check, "compiled", OtherBackend)
+    monkeypatch.setattr(check, "chosen", lambda: VARIANTS["aarch64"][0])
+
+    _, out, _ = edged("check", topology_file())
+    _, as_json, _ = edged("check", "--json", topology_file())
+
+    assert "\non this machine, layers are computed by compiled kernels (NEON)\n" in out
+    assert json.loads(as_json)["kernels"] == {"backend": OtherBackend().name, "instructions": "NEON", "reason": None}
+
+
+def test_the_plan_says_why_numpy_computes_here(edged, topology_file, monkeypatch):
+    def refuse():
+        raise KernelsUnavailable("this CPU lacks fma")
+
+    monkeypatch.setattr(check, "compiled", refuse)
+
+    _, out, _ = edged("check", topology_file())
+    _, as_json, _ = edged("check", "--json", topology_file())
+
+    assert "\non this machine, layers are computed by numpy: this CPU lacks fma\n" in out
+    assert json.loads(as_json)["kernels"] == {"backend": "numpy", "instructions": None, "reason": "this CPU lacks fma"}
+
+
+def test_a_file_that_asks_for_numpy_is_the_reason(edged, topology_file):
+    _, out, _ = edged("check", topology_file(VALID + "  kernels: numpy\n"))
+
+    assert "\non this machine, layers are computed by numpy: training.kernels says so\n" in out
+
+
+@pytest.mark.parametrize("words", [["--node", "cam-01"], ["--node", "vault"]], ids=["device", "archive"])
+def test_who_trains_nothing_is_told_nothing_of_kernels(edged, topology_file, words):
+    _, out, _ = edged("check", topology_file(), *words)
+
+    assert "on this machine" not in out
 
 
 def test_an_unknown_node_is_a_problem_with_a_suggestion(edged, topology_file):

@@ -7,7 +7,6 @@ See also: `library` (loads what this makes), .ci/wheels (the published wheels).
 """
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -95,9 +94,11 @@ def own_compiler(machine: str) -> list[str]:
 
 def zig(machine: str) -> list[str]:
     """The command of the pinned compiler. Raises NotBuilt when it is not the one that is installed."""
+    from importlib import metadata  # noqa: PLC0415 - costs more than all others, and is only wanted here
+
     try:
-        found = importlib.metadata.version("ziglang")
-    except importlib.metadata.PackageNotFoundError:
+        found = metadata.version("ziglang")
+    except metadata.PackageNotFoundError:
         found = "none"
     if found != ZIGLANG:
         raise NotBuilt(f"published wheels are compiled by ziglang {ZIGLANG}; here is {found}")

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from edged.adapters.kernels import build, library
+from edged.adapters.kernels.library import ABI
 from tests.support.requirements import require
 
 ROOT = Path(__file__).parents[3]
 SMALL = f"""
 #include <stdint.h>
 #define EXPORT __attribute__((visibility("default")))
-EXPORT int edged_kernels_abi(void) {{ return {library.ABI}; }}
+EXPORT int edged_kernels_abi(void) {{ return {ABI}; }}
 EXPORT const char *edged_kernels_source(void) {{ return EDGED_SOURCE; }}
 EXPORT int64_t edged_kernels_sizeof(int which) {{ return which; }}
 """
@@ -118,7 +119,7 @@ def test_a_wheel_has_the_kernels_and_its_true_tag(needs_a_compiler, tmp_path, mo
     assert {name for name in names(wheel) if name.endswith(".so")} == libraries
     assert names(wheel) >= {"kernels.c", "build.py", "library.py"}
     wheel.extractall(tmp_path / "installed")
-    assert library.load(kernels_in(tmp_path / "installed")).edged_kernels_abi() == library.ABI
+    assert library.load(kernels_in(tmp_path / "installed")).edged_kernels_abi() == ABI
 
 
 def test_pip_installs_without_a_compiler_and_a_line_says_how_to_get_the_kernels(tmp_path):
@@ -160,7 +161,7 @@ def test_an_editable_installation_has_the_kernels_beside_their_source(needs_a_co
 
     hatchling("build_editable", folder, tmp_path / "out")
 
-    assert library.load(kernels_in(folder)).edged_kernels_abi() == library.ABI
+    assert library.load(kernels_in(folder)).edged_kernels_abi() == ABI
 
 
 def test_an_editable_installation_without_a_compiler_says_so(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edged.adapters.kernels import build, library
+from edged.adapters.kernels.library import ABI
 from edged.errors import KernelsUnavailable
 from tests.support.requirements import require
 
@@ -25,7 +26,7 @@ class Pair(ctypes.Structure):
 SMALL = f"""
 #include <stdint.h>
 #define EXPORT __attribute__((visibility("default")))
-EXPORT int edged_kernels_abi(void) {{ return {library.ABI}; }}
+EXPORT int edged_kernels_abi(void) {{ return {ABI}; }}
 EXPORT const char *edged_kernels_source(void) {{ return EDGED_SOURCE; }}
 EXPORT int64_t edged_kernels_sizeof(int which) {{ return which == 0 ? 16 : -1; }}
 """
@@ -58,7 +59,7 @@ def file_in(folder: Path) -> Path:
 
 
 def test_a_library_that_fits_is_loaded(folder):
-    assert library.load(folder).edged_kernels_abi() == library.ABI
+    assert library.load(folder).edged_kernels_abi() == ABI
 
 
 def test_all_threads_get_one_and_the_same(folder):
@@ -89,9 +90,9 @@ def test_a_library_whose_source_is_gone_is_refused(folder):
 
 
 def test_a_library_of_another_interface_is_refused(folder, monkeypatch):
-    monkeypatch.setattr(library, "ABI", library.ABI + 1)
+    monkeypatch.setattr(library, "ABI", ABI + 1)
 
-    with pytest.raises(KernelsUnavailable, match=f"interface {library.ABI - 1}, and this edged knows {library.ABI}"):
+    with pytest.raises(KernelsUnavailable, match=f"interface {ABI}, and this edged knows {ABI + 1}"):
         library.load(folder)
 
 
@@ -142,7 +143,7 @@ def test_a_refusal_is_not_remembered(folder):
 
     library_file.write_bytes(whole)
 
-    assert library.load(folder).edged_kernels_abi() == library.ABI
+    assert library.load(folder).edged_kernels_abi() == ABI
 
 
 @pytest.mark.parametrize(
