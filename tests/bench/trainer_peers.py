@@ -304,37 +304,50 @@ class Products:
     def __init__(self, net, threads, batch):
         self._executor, self._threads = ThreadPoolExecutor(threads), threads
         self.flops_a_sample = 2 * multiply_adds(net)
-        self._loop = compiled_loop()
+        self._loop, self._flops_of_a_turn = compiled_loop()
 
     def fit(self, num_samples):
-        times = max(int(num_samples * self.flops_a_sample / self._threads / FLOPS_OF_A_TURN), 1)
+        times = max(int(num_samples * self.flops_a_sample / self._threads / self._flops_of_a_turn), 1)
         list(self._executor.map(self._loop, [times] * self._threads))
         return 0.0
 
 
-FLOPS_OF_A_TURN = 2 * 16 * 24
-"""Of the loop in C: 24 vectors of 16 floats."""
+LOOP = """
+#if defined(__AVX512F__)
+enum { WIDTH = 16 };
+#elif defined(__AVX__)
+enum { WIDTH = 8 };
+#else
+enum { WIDTH = 4 };
+#endif
+enum { SUMS = 10 };
+typedef float vec __attribute__((vector_size(4 * WIDTH)));
+int flops(void) { return 2 * WIDTH * SUMS; }
+float loop(long n) {
+    vec sum[SUMS] = {{0}}, x = (vec){0} + 0.999f, y = (vec){0} + 0.001f;
+    for (; n > 0; n--)
+#pragma GCC unroll 10
+        for (int i = 0; i < SUMS; i++) sum[i] = sum[i] * x + y;
+    for (int i = 1; i < SUMS; i++) sum[0] += sum[i];
+    return sum[0][0];
+}
+"""
 
 
 def compiled_loop():
-    """As many fused multiply-adds a second as the processor's vectors allow."""
+    """A loop of as many fused multiply-adds as the processor can do, and the operations of one turn."""
     import ctypes
     import subprocess
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
-        source, library = Path(name) / "peak.c", Path(name) / "peak.so"
-        source.write_text(
-            "typedef float vec __attribute__((vector_size(64)));\n"
-            "float peak(long n) {\n    vec sum[24] = {{0}}, x = {0.999f}, y = {0.001f};\n"
-            "    for (; n > 0; n--)\n        for (int i = 0; i < 24; i++) sum[i] = sum[i] * x + y;\n"
-            "    for (int i = 1; i < 24; i++) sum[0] += sum[i];\n    return sum[0][0];\n}\n"
-        )
+        source, library = Path(name) / "loop.c", Path(name) / "loop.so"
+        source.write_text(LOOP)
         flags = os.environ.get("EDGED_BENCH_CFLAGS", "-march=native").split()
-        subprocess.run(["cc", "-O3", "-funroll-loops", *flags, "-shared", "-fPIC", "-o", library, source], check=True)
-        loop = ctypes.CDLL(str(library)).peak
-    loop.argtypes, loop.restype = [ctypes.c_long], ctypes.c_float
-    return loop
+        subprocess.run(["cc", "-O3", *flags, "-shared", "-fPIC", "-o", library, source], check=True)
+        compiled = ctypes.CDLL(str(library))
+    compiled.loop.argtypes, compiled.loop.restype = [ctypes.c_long], ctypes.c_float
+    return compiled.loop, compiled.flops()
 
 
 def multiply_adds(net):
