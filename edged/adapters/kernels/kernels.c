@@ -689,6 +689,47 @@ INLINE void weigh(const int n, const int few, const float *x, long step, const i
     }
 }
 
+/* The same for taps that are `rows` rows of three neighbours, where the next place reads one further: a row's inputs are
+ * loaded once for all places that share them. */
+INLINE void weigh_rows(const int rows, const int few, const float *x, long step, const int32_t *at, const float *w,
+                       const int32_t *at_w, vec init, int activation, float *y, long step_y, long count) {
+    vec weight[KEPT];
+#pragma GCC unroll 9
+    for (int k = 0; k < 3 * rows; k++) weight[k] = few ? load_few(w + at_w[k], few) : load(w + at_w[k]);
+    for (; count >= ACROSS; count -= ACROSS, x += ACROSS * step, y += ACROSS * step_y) {
+        vec sum[ACROSS];
+#pragma GCC unroll 4
+        for (int j = 0; j < ACROSS; j++) sum[j] = init;
+#pragma GCC unroll 3
+        for (int r = 0; r < rows; r++) {
+            const float *row = x + at[3 * r];
+            vec input[ACROSS + 2];
+#pragma GCC unroll 6
+            for (int j = 0; j < ACROSS + 2; j++) input[j] = INPUT(row + j * step);
+#pragma GCC unroll 3
+            for (int k = 0; k < 3; k++)
+#pragma GCC unroll 4
+                for (int j = 0; j < ACROSS; j++) sum[j] = mul_add(input[j + k], weight[3 * r + k], sum[j]);
+        }
+#pragma GCC unroll 4
+        for (int j = 0; j < ACROSS; j++) store_some(y + j * step_y, activated(sum[j], activation), few ? few : V);
+    }
+    for (; count > 0; count--, x += step, y += step_y) {
+        vec sum = init;
+#pragma GCC unroll 9
+        for (int k = 0; k < 3 * rows; k++) sum = mul_add(INPUT(x + at[k]), weight[k], sum);
+        store_some(y, activated(sum, activation), few ? few : V);
+    }
+}
+
+/* Whether taps are rows of three neighbours at a distance of `step`. */
+static int are_rows(int n, const int32_t *at, long step) {
+    if (n != 3 && n != 6 && n != 9) return 0;
+    for (int k = 0; k < n; k += 3)
+        if (at[k + 1] - at[k] != step || at[k + 2] - at[k + 1] != step) return 0;
+    return 1;
+}
+
 static void run_taps(int n, int few, const float *x, long step, const int32_t *at, const float *w, const int32_t *at_w,
                      vec init, int activation, float *y, long step_y, long count) {
 #define TAPS(num)                                                                                                      \
@@ -696,6 +737,15 @@ static void run_taps(int n, int few, const float *x, long step, const int32_t *a
         if (few) weigh(num, few, x, step, at, w, at_w, init, activation, y, step_y, count);                            \
         else weigh(num, 0, x, step, at, w, at_w, init, activation, y, step_y, count);                                  \
         break;
+#define ROWS_OF_TAPS(rows)                                                                                             \
+    if (n == 3 * (rows)) {                                                                                             \
+        if (few) weigh_rows(rows, few, x, step, at, w, at_w, init, activation, y, step_y, count);                      \
+        else weigh_rows(rows, 0, x, step, at, w, at_w, init, activation, y, step_y, count);                            \
+    }
+    if (count >= ACROSS && are_rows(n, at, step)) {
+        ROWS_OF_TAPS(1) ROWS_OF_TAPS(2) ROWS_OF_TAPS(3)
+        return;
+    }
     switch (n) {
         TAPS(1) TAPS(2) TAPS(3) TAPS(4) TAPS(6) TAPS(9)
         default: /* a variable number of weights stays in memory */
@@ -737,9 +787,52 @@ INLINE void weights_of_run(const int n, const int few, const int32_t *at, const 
     }
 }
 
+/* The same for taps that are `rows` rows of three neighbours, as above. */
+INLINE void weights_of_rows(const int rows, const int few, const int32_t *at, const int32_t *at_w, const float *x,
+                            long step, const float *g, long step_g, long count, float *dw) {
+    vec sum[KEPT];
+#pragma GCC unroll 9
+    for (int k = 0; k < 3 * rows; k++) sum[k] = zero();
+    for (; count >= ACROSS; count -= ACROSS, x += ACROSS * step, g += ACROSS * step_g) {
+        vec d[ACROSS];
+#pragma GCC unroll 4
+        for (int j = 0; j < ACROSS; j++) d[j] = INPUT(g + j * step_g);
+#pragma GCC unroll 3
+        for (int r = 0; r < rows; r++) {
+            const float *row = x + at[3 * r];
+            vec input[ACROSS + 2];
+#pragma GCC unroll 6
+            for (int j = 0; j < ACROSS + 2; j++) input[j] = INPUT(row + j * step);
+#pragma GCC unroll 4
+            for (int j = 0; j < ACROSS; j++)
+#pragma GCC unroll 3
+                for (int k = 0; k < 3; k++) sum[3 * r + k] = mul_add(d[j], input[j + k], sum[3 * r + k]);
+        }
+    }
+    for (; count > 0; count--, x += step, g += step_g) {
+        const vec d = INPUT(g);
+#pragma GCC unroll 9
+        for (int k = 0; k < 3 * rows; k++) sum[k] = mul_add(d, INPUT(x + at[k]), sum[k]);
+    }
+#pragma GCC unroll 9
+    for (int k = 0; k < 3 * rows; k++) {
+        float *to = dw + at_w[k];
+        store_some(to, INPUT(to) + sum[k], few ? few : V);
+    }
+}
+
 static void dw_of_run(const Depthwise *d, const Run *r, long j, int few, const float *x, const float *g) {
     const int32_t *at = d->tap_x + r->first_tap, *at_w = d->tap_w + r->first_tap;
     int k = 0;
+#define SOME_ROWS(rows)                                                                                                \
+    if (r->taps == 3 * (rows)) {                                                                                       \
+        if (few) weights_of_rows(rows, few, at, at_w, x, d->step, g, d->channels, r->count, d->dw + j);                \
+        else weights_of_rows(rows, 0, at, at_w, x, d->step, g, d->channels, r->count, d->dw + j);                      \
+    }
+    if (r->count >= ACROSS && are_rows(r->taps, at, d->step)) {
+        SOME_ROWS(1) SOME_ROWS(2) SOME_ROWS(3)
+        return;
+    }
 #define SOME(num)                                                                                                      \
     for (; r->taps - k >= num; k += num) {                                                                             \
         if (few) weights_of_run(num, few, at + k, at_w + k, x, d->step, g, d->channels, r->count, d->dw + j);          \
