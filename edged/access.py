@@ -126,7 +126,7 @@ def _missing(path: Path) -> str:
     if os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
         return ""
     made = f"install -d -m 750 -o {user()} -g {_group(os.getegid())} {_quoted(path)}"
-    return f"it is not there, and {_described(existing)}: `{made}` as root makes it"
+    return f"{path} is not there, and {_described(existing)}: `{made}` as root makes it"
 
 
 def _closed(path: Path, *, reads: bool) -> str:

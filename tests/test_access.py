@@ -48,7 +48,7 @@ def test_a_folder_that_cannot_be_made_is_told_by_the_one_above_and_that_one_keep
     with as_nobody():
         reason = why_unusable(path)
     assert reason.startswith(
-        f"it is not there, and {folder} belongs to root (drwxr-xr-x), and this is nobody: `install"
+        f"{folder}/edged is not there, and {folder} belongs to root (drwxr-xr-x), and this is nobody: `install"
     )
     obey(reason)
     with as_nobody():

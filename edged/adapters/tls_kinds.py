@@ -78,7 +78,7 @@ _KINDS = (
         "a PKCS#12 key store",
         _der(_THREE),
         ca="openssl pkcs12 -in FILE -nokeys -cacerts -out ca.pem",
-        certificate="openssl pkcs12 -in FILE -nokeys -clcerts -out certificate.pem",
+        certificate="openssl pkcs12 -in FILE -nokeys -out certificate.pem",
         key="openssl pkcs12 -in FILE -nocerts -nodes -out key.pem",
     ),
     _kind("a Java key store", rb"\A(\xfe\xed\xfe\xed|\xce\xce\xce\xce)", anyway=_OF_JAVA),

@@ -130,7 +130,7 @@ class ArchiveFolder:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ArchiveUnavailable(self._absence()) from error
         except OSError as error:
-            raise ArchiveUnavailable(f"{self._root}: {_reason(self._root, error)}") from error
+            raise ArchiveUnavailable(_reason(self._root, error)) from error
         try:
             return json.loads(content)["format"]
         except (ValueError, KeyError, TypeError) as error:
@@ -357,7 +357,7 @@ def translated(path: str) -> Iterator[None]:
         if error.errno is None:  # how pyarrow reports a file that it cannot parse
             raise CorruptFileError(f"{path}: {error}") from error
         kind = DiskFull if error.errno in {errno.ENOSPC, errno.EDQUOT} else StorageError
-        raise kind(f"{path}: {_reason(path, error)}") from error
+        raise kind(_reason(path, error)) from error
     except AnotherVersion as error:  # kept where it is
         raise StorageError(f"{path}: {error}") from error
     except parquet_file.CORRUPTION as error:
@@ -365,12 +365,13 @@ def translated(path: str) -> Iterator[None]:
 
 
 def _reason(path: str, error: OSError) -> str:
-    """What bars the way, where it is that."""
+    """The path, and what bars the way, where it is that."""
     if not isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
-        return str(error)
+        return f"{path}: {error}"
     barred = Path(error.filename or path)
     if Path(path).is_dir() and not os.access(path, os.X_OK, effective_ids=True):
         barred = Path(path)
     elif barred != Path(path) and not barred.exists() and barred.parent.is_dir():
         barred = barred.parent  # a file that is to be made there
-    return why_refused(barred, OSError(error.errno, error.strerror))
+    reason = why_refused(barred, OSError(error.errno, error.strerror))
+    return reason if reason.startswith(path) else f"{path}: {reason}"
