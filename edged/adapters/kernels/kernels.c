@@ -473,11 +473,15 @@ typedef struct {
     float *zeros, *sink;        /* [channels and filters at least] what is read and written outside a sample */
 } Winograd;
 
+INLINE void next(const Winograd *c, long *sample, long *tile) {
+    if (++*tile == c->tiles) *tile = 0, ++*sample;
+}
+
 /* v of `count` tiles, the first of which is number `begin` of the micro-batch x. */
 INLINE void tiles_in(const int points, const Winograd *c, long begin, long count, const float *x) {
     const long plane = (long)c->block * c->channels;
-    for (long t = 0; t < count; t++) {
-        const long sample = (begin + t) / c->tiles, tile = (begin + t) % c->tiles;
+    long sample = begin / c->tiles, tile = begin % c->tiles;
+    for (long t = 0; t < count; t++, next(c, &sample, &tile)) {
         const float *p[SQUARE];
         for (int i = 0; i < points; i++) {
             const int32_t at = c->at_x[tile * points + i];
@@ -499,8 +503,8 @@ INLINE void tiles_in(const int points, const Winograd *c, long begin, long count
 /* The transpose: adds the gradients in v to those of the inputs. */
 INLINE void tiles_in_back(const int points, const Winograd *c, long begin, long count) {
     const long plane = (long)c->block * c->channels;
-    for (long t = 0; t < count; t++) {
-        const long sample = (begin + t) / c->tiles, tile = (begin + t) % c->tiles;
+    long sample = begin / c->tiles, tile = begin % c->tiles;
+    for (long t = 0; t < count; t++, next(c, &sample, &tile)) {
         float *p[SQUARE];
         for (int i = 0; i < points; i++) {
             const int32_t at = c->at_x[tile * points + i];
@@ -522,8 +526,8 @@ INLINE void tiles_in_back(const int points, const Winograd *c, long begin, long 
 INLINE void tiles_out(const int points, const int outputs, const int window, const Winograd *c, long begin, long count) {
     const long plane = (long)c->block * c->filters;
     const int windows = outputs / window;
-    for (long t = 0; t < count; t++) {
-        const long sample = (begin + t) / c->tiles, tile = (begin + t) % c->tiles;
+    long sample = begin / c->tiles, tile = begin % c->tiles;
+    for (long t = 0; t < count; t++, next(c, &sample, &tile)) {
         float *p[MAX_OUTPUTS];
         for (int i = 0; i < windows; i++) {
             const int32_t at = c->at_y[tile * windows + i];
@@ -571,8 +575,8 @@ INLINE void tiles_out_back(const int points, const int outputs, const int window
     for (long j = 0; j < c->filters; j += V) {
         const long left = c->filters - j;
         vec total = {0};
-        for (long t = 0; t < count; t++) {
-            const long sample = (begin + t) / c->tiles, tile = (begin + t) % c->tiles;
+        long sample = begin / c->tiles, tile = begin % c->tiles;
+        for (long t = 0; t < count; t++, next(c, &sample, &tile)) {
             vec g[MAX_OUTPUTS], m[SQUARE];
 #pragma GCC unroll 5
             for (int w = 0; w < windows; w++) {
