@@ -1,10 +1,12 @@
 """Commands that Kafka refuses: they end at once, with its sentence and an exit code that tells why."""
 
 import asyncio
+import contextlib
 import gc
 import os
+import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -105,9 +107,23 @@ async def test_who_does_not_answer_is_named_with_the_reason_and_69(secured_kafka
         plain(nobody): (nobody, "Connect call failed"),
         plain(secured_kafka.lost): (f"{LOST_HOST}:9092", "no address is known for this host"),
     }
-    for kafka, (address, reason) in cases.items():
-        code, said = await asyncio.to_thread(apply, kafka)
-        assert (code, address in said, reason in said) == (os.EX_UNAVAILABLE, True, True), said
+    with swallowing() as silent:
+        cases[plain(silent)] = (silent, "no answer")
+        for kafka, (address, reason) in cases.items():
+            code, said = await asyncio.to_thread(apply, kafka)
+            assert (code, address in said, reason in said) == (os.EX_UNAVAILABLE, True, True), said
+
+
+@contextlib.contextmanager
+def swallowing() -> Iterator[str]:
+    """An address that answers no packet: its queue of connections is full, and nobody takes any."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 async def test_tls_on_one_side_alone_ends_at_once_with_78(
