@@ -32,12 +32,16 @@ from edged.log import configure
 from tests.support.soak import faults as kinds
 from tests.support.soak import figures
 from tests.support.soak.devices import NumberedDevice, publishing
+from tests.support.soak.excuses import is_busy
 from tests.support.soak.ledger import Found, Ledger, missing, never
 from tests.support.soak.plant import Plant, running
 from tests.support.soak.site_file import DEVICES
 
 _RECOVERY_S = 120.0
 """Within which all that was published is archived and predicted once faults are over."""
+
+_BUSY = 4
+"""By how much longer that may take on a machine that has far more to do than it can."""
 
 _LOOK_S = 0.5
 _FIRST_S = 600.0
@@ -137,9 +141,9 @@ class Soak:
                 self._recoveries_s.append(took_s)
                 self.report("settled", seconds=round(took_s, 1), samples=len(self._found.archived))
                 return True
-            if took_s > within_s:
+            if took_s > within_s * (_BUSY if is_busy() else 1):
                 for each in left or ["nothing was predicted"]:
-                    self.broke(f"after {within_s:.0f} s, {each}")
+                    self.broke(f"after {took_s:.0f} s, {each}")
                 for node in self._plant.nodes.values():
                     self.report("last_words", node=node.name, text=node.last_words())
                 return False

@@ -59,6 +59,7 @@ EXPLAINED_BY: Mapping[str, frozenset[str]] = {
     "health.degraded clock": frozenset({"clock"}),
     "health.degraded disk": frozenset({"disk"}),
     "health.degraded kafka": _KAFKA,
+    "infer.model_unproven": frozenset({START, BUSY, "freeze infer", "disk infer"}),
     # Poison of a round before is met again where a device's topic is read from an earlier place.
     "ingest.rejected": _ENDS | {"poison", "recreate pi-a", "recreate pi-b"},
     "kafka.another_log": frozenset({"recreate"}),
@@ -68,6 +69,7 @@ EXPLAINED_BY: Mapping[str, frozenset[str]] = {
     "kafka.topic_setting": frozenset({RECREATED}),  # without the settings that the nodes give their topics
     "kernels.unavailable": _STARTS,  # a machine where none were compiled: each start says so
     "life.waiting": _KAFKA,
+    "presence.unknown": _KAFKA,
     "train.live_rewound": frozenset({"recreate"}),
     "uplink.another_log": frozenset({"recreate"}),
     "uplink.rewound": frozenset({"recreate"}),
@@ -102,7 +104,7 @@ class Excuses:
         if self._faults & explanations:
             self.explained[event] += 1
             return ""
-        if BUSY in explanations and _is_busy():
+        if BUSY in explanations and is_busy():
             self.explained[f"{event} ({BUSY})"] += 1
             return ""
         if (node, event) in self._told:
@@ -111,7 +113,8 @@ class Excuses:
         return f"{node} logged what none of {sorted(self._faults)} explains: {dict(line)}"
 
 
-def _is_busy() -> bool:
+def is_busy() -> bool:
+    """Whether the machine has far more to do than it can."""
     return os.getloadavg()[0] > _BUSY_LOAD * (os.cpu_count() or 1)
 
 
