@@ -1,13 +1,16 @@
 """Power cuts at every moment of what a node writes: no start is refused, and each finds the newest durable state.
 
 A process writes through the real adapters, and each of its system calls is recorded; then each prefix of the record is
-put on a disk, without what a file system may lose of what was not made durable.
+put on a disk, without what a file system may lose of what was not made durable. Of a whole edge some prefixes are.
 """
 
 import os
+import random
+import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -23,8 +26,12 @@ from tests.support.disk import Disk
 from tests.support.disk.power import LOSSES, RecordedDisk, put, recorded
 from tests.support.disk.writer import JOB, STEPS, entry_of, model_at
 from tests.support.preloaded import need_compiler
+from tests.support.shared_brokers import SharedBroker
+from tests.support.site import Site, own_name, running
 
 SEED = 20
+CUTS = 6
+"""Of a whole edge."""
 
 
 def after_each_cut(what: str, folder: Path) -> Iterator[tuple[Path, int]]:
@@ -108,3 +115,45 @@ def test_the_cache_opens_and_gives_nothing_wrong(tmp_path):
         cache.put_many(dict([entry_of(1)]))
         assert cache.get_many([entry_of(1)[0]]) == dict([entry_of(1)])
         cache.close()
+
+
+async def test_a_whole_edge_starts_and_resumes_from_its_newest_durable_checkpoint(
+    apache_kafka: SharedBroker, tmp_path: Path
+):
+    """Kafka and the archive, on other machines, are ahead of its disk then."""
+    need_compiler()
+    folder = tmp_path / "pi-a"
+    folder.mkdir()
+    site = Site(tmp_path, apache_kafka.bootstrap, site=own_name(tmp_path), epochs=100_000, checkpoint="1s")
+    async with running(site):
+        await site.import_fashion(200, test_limit=100)
+        await site.start("run", "vault")
+        disk = Disk(tmp_path / "settings", folder, record=tmp_path / "record")
+        site.more_environment = disk.environment
+        edge = await site.start("run", "pi-a")
+        await edge.wait_for("checkpoint.saved", 6)
+        edge.signal(signal.SIGKILL)
+        await edge.ended()
+
+        site.more_environment = {}
+        for entries, durable in cuts_of(folder, tmp_path / "record"):
+            put(entries, folder)
+            edge = await site.start("run", "pi-a")
+            assert (await edge.wait_for("train.started"))["step"] >= durable
+            await edge.wait_for("checkpoint.saved")
+            assert await edge.stop() == 0
+
+
+def cuts_of(folder: Path, record: Path) -> list[tuple[Mapping[Path, bytes | None], int]]:
+    """What some cuts leave on the disk, and the newest checkpoint that is durable whatever is lost."""
+    ops, rng, disk = recorded(record), random.Random(SEED), RecordedDisk(folder)  # noqa: S311 - picks moments
+    chosen = {*rng.sample(range(len(ops)), CUTS)}
+    cuts: list[tuple[Mapping[Path, bytes | None], int]] = []
+    for at, op in enumerate(ops):
+        disk.take(op)
+        if at in chosen:
+            names = [path.name for path in disk.after_cut("all", SEED)]
+            steps = [int(match[1]) for name in names if (match := re.fullmatch(r"checkpoint-(\d+)\.safetensors", name))]
+            cuts.append((disk.after_cut(rng.choice(LOSSES), SEED), max(steps, default=0)))
+    assert any(durable for _, durable in cuts)
+    return cuts
