@@ -42,6 +42,7 @@ EXPLAINED_BY: Mapping[str, frozenset[str]] = {
     "cache.disk_full": frozenset({"disk"}),
     "cache.recreated": frozenset({"disk"}),
     "checkpoint.failed": frozenset({"disk"}),
+    "checkpoint.made_room": frozenset({"disk"}),
     "checkpoint.model_skipped": frozenset({"disk infer"}),
     "config.refused": frozenset({"reload"}),
     # The file has a warning: an archive that trims what is trained on live.
