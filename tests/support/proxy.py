@@ -10,11 +10,15 @@ import selectors
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
 from tests.support.brokers import Broker, free_port
+
+_PIECE_S = 0.05
+"""What is forwarded at a time on a slow line."""
 
 
 @dataclass(eq=False)
@@ -29,7 +33,8 @@ class Proxy:
     """Forwards loopback connections to `target` port. A context manager.
 
     `cut()` resets all connections; with `refuse`, new ones are reset too. `blackhole`: what comes in either way is
-    dropped while the connections stay open; `drop_answers`: only what comes from the broker.
+    dropped while the connections stay open; `drop_answers`: only what comes from the broker. `bytes_per_s`: what all
+    connections share, both ways.
     """
 
     def __init__(self, target: int, port: int | None = None) -> None:
@@ -38,6 +43,7 @@ class Proxy:
         self.refuse = False
         self.blackhole = False
         self.drop_answers = False
+        self.bytes_per_s = math.inf
         self._pairs: list[_Pair] = []
         self._selector = selectors.DefaultSelector()
         self._lock = threading.Lock()
@@ -104,7 +110,8 @@ class Proxy:
         assert isinstance(source, socket.socket)
         answer = source is pair.broker
         try:
-            data = source.recv(1 << 16)
+            data = source.recv(round(min(1 << 16, max(1, self.bytes_per_s * _PIECE_S))))
+            time.sleep(len(data) / self.bytes_per_s)  # the line's own time: none of any speed
             if data and not self.blackhole and not (answer and self.drop_answers):
                 if answer:
                     pair.client.sendall(data)
