@@ -152,7 +152,7 @@ class _Builder:
             try:
                 disk = SqliteCache(folder, disk_bytes, namespace)
             except StorageError as error:
-                logger().warning("cache.disk_full", err=str(error))
+                logger().warning("cache.unusable", folder=str(folder), reason=str(error))
         return Cache(
             disk,
             self.health,

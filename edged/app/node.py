@@ -60,7 +60,8 @@ async def run_node(
         if edge is None:
             services = {**archive.services(in_use, log, health, timing), **servers(jobs, node, log, timing)}
         else:
-            warn_of_cache(folders.cache)
+            if not edge.cache.disk:  # else whoever opens the cache says so
+                warn_of_cache(folders.cache)
             lanes, priority = KernelLaneClock(NUM_CORES), LowerPriority()
 
             def begin_lane() -> None:

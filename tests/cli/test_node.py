@@ -128,10 +128,19 @@ def test_a_state_folder_that_is_none_is_refused_by_name(start, tmp_path, process
     assert f"the state folder {folder} cannot be {verb}: {reason.replace('FOLDER', str(folder))}" in lines[-1]
 
 
+def load_all_that_a_start_needs(start, monkeypatch, folder, command):
+    """A start that ends late: this Python's modules may be where only root can read them."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    (folder / "edged" / "pi-a").mkdir(parents=True)
+    (folder / "edged" / "pi-a" / "jobs").write_text("in the way")
+    assert start(TRAINING.replace("model:", "name: tiles, model:"), command=command)[0] == 73
+
+
 @pytest.mark.parametrize(("command", "mode"), [("run", "drwxr-xr-x"), ("infer", "drwxr-x---")])
 def test_folders_of_roots_are_told_with_the_commands_that_give_them_to_us(start, monkeypatch, process, command, mode):
     """The state folder's end the start; the cache's is done without."""
     with passable_folder() as folder:
+        load_all_that_a_start_needs(start, monkeypatch, folder / "loading", command)
         monkeypatch.setenv("XDG_STATE_HOME", str(folder))
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         (folder / "open").mkdir()

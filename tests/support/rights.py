@@ -23,7 +23,7 @@ def passable_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def as_nobody() -> Iterator[None]:
-    """Inside, this process is the user nobody, in no group but nogroup."""
+    """Inside, this process is the user nobody, in no group but nogroup. What it imports must be imported before."""
     groups = os.getgroups()
     os.setgroups([])
     os.setegid(NOBODY)

@@ -41,6 +41,7 @@ EXPLAINED_BY: Mapping[str, frozenset[str]] = {
     "cache.close_failed": frozenset({"disk"}),
     "cache.disk_full": frozenset({"disk"}),
     "cache.recreated": frozenset({"disk"}),
+    "cache.unusable": frozenset({"disk"}),
     "checkpoint.failed": frozenset({"disk"}),
     "checkpoint.made_room": frozenset({"disk"}),
     "checkpoint.model_skipped": frozenset({"disk infer"}),
