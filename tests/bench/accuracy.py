@@ -1,8 +1,9 @@
 """What the trainer's models learn: Fashion-MNIST in ten epochs, and twenty species of birds from few photographs.
 
-    python -m tests.bench.accuracy [--quick] [--json] [--only fashion|birds] [--seeds N]
+    python -m tests.bench.accuracy [--quick] [--json] [--only fashion|birds] [--seeds N] [--kernels numpy|both]
 
-It trains with the same learner as the daemon, on data in memory, with a thread for each core. Accuracies are those
+By compiled kernels, or by NumPy, or by both one after the other, from the same weights and with the same batches. It
+trains with the same learner as the daemon, on data in memory, with a thread for each core. Accuracies are those
 after the last epoch, on the data sets' own splits, without augmentation; means and standard deviations are over seeds.
 """
 
@@ -24,6 +25,8 @@ import numpy.typing as npt
 from edged.adapters.datasets.registry import open_dataset
 from edged.adapters.host.blas import single_threaded_blas
 from edged.adapters.images import PillowDecoder
+from edged.adapters.kernels.backend import compiled
+from edged.domain.nn.backend import Backend
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import (
     Conv2d,
@@ -38,6 +41,7 @@ from edged.domain.nn.spec import (
 from edged.domain.samples import codec
 from edged.domain.topology import Adam, Augment, Cosine, Sgd, Stream, Training
 from edged.domain.training.learner import Learner
+from edged.domain.training.state import Tally
 from tests.bench.arguments import bench_parser
 from tests.support.data import birds
 
@@ -103,11 +107,15 @@ def load(source: str, stream: Stream, name: str, most: int) -> Split:
     return Split(x, np.array([class_of[item.label or ""] for item in items]))
 
 
-def train(training: Training, train_split: Split, test_split: Split) -> dict[str, float]:
-    """Train one model; its accuracies at the end, on training samples without augmentation or dropout."""
+def train(training: Training, train_split: Split, test_split: Split, backend: Backend | None) -> dict[str, Any]:
+    """Train one model; its accuracies at the end, on training samples without augmentation or dropout.
+
+    `losses`: the mean of each epoch's training samples, as they were trained.
+    """
     shape = train_split.x.shape[1:]
-    learner = Learner(training, Model(shape, training.model, lanes=NUM_THREADS))
+    learner = Learner(training, Model(shape, training.model, lanes=NUM_THREADS, backend=backend))
     state = learner.initial("bench")
+    losses = []
     begin = time.perf_counter()
     with single_threaded_blas(), ThreadPoolExecutor(NUM_THREADS) as executor:
         for epoch in range(training.epochs):
@@ -119,15 +127,18 @@ def train(training: Training, train_split: Split, test_split: Split) -> dict[str
                     state, train_split.x[rows], train_split.y[rows], rows, ones, progress=progress, map=executor.map
                 )
             state.position = replace(state.position, epoch=epoch + 1)
+            losses.append(state.tally.loss / state.tally.num_samples)
+            state.tally = Tally()
     seconds = time.perf_counter() - begin
     accuracies = {}
     for name, split in (("train_accuracy", train_split), ("test_accuracy", test_split)):
         right = sum(learner.test(state, split.x[rows], split.y[rows])[1] for rows in split.batches(256))
         accuracies[name] = right / len(split.y)
-    return {**accuracies, "seconds": seconds, "samples_per_s": training.epochs * len(train_split.y) / seconds}
+    speed = {"seconds": seconds, "samples_per_s": training.epochs * len(train_split.y) / seconds}
+    return {**accuracies, **speed, "losses": losses}
 
 
-def summary(runs: Sequence[Mapping[str, float]], test_split: Split) -> dict[str, Any]:
+def summary(runs: Sequence[Mapping[str, Any]], test_split: Split) -> dict[str, Any]:
     """The figures of all seeds, and what those would reach who guess: at random, or always the commonest class."""
     train, test = ([run[name] for run in runs] for name in ("train_accuracy", "test_accuracy"))
     counts = np.bincount(test_split.y)
@@ -154,7 +165,14 @@ def as_text(name: str, figures: Mapping[str, Any]) -> str:
 
 
 def measure(
-    name: str, source: str, shape: tuple[int, ...], training: Training, *, most: int, seeds: int
+    name: str,
+    source: str,
+    shape: tuple[int, ...],
+    training: Training,
+    *,
+    most: int,
+    seeds: int,
+    backends: Mapping[str, Backend | None],
 ) -> dict[str, Any]:
     """Train with each seed and print a line for it; the figures."""
     dataset = open_dataset(source)
@@ -165,13 +183,15 @@ def measure(
         f" {training.epochs} epochs in batches of {training.global_batch}, {NUM_THREADS} threads",
         file=sys.stderr,
     )
-    runs = []
-    for seed in range(seeds):
-        runs.append(train(replace(training, seed=seed), *splits))
-        words = " ".join(f"{key} {value:.4g}" for key, value in runs[-1].items())
-        print(f"  seed {seed}: {words}", file=sys.stderr, flush=True)
-    figures = summary(runs, splits[1])
-    print(as_text(name, figures), file=sys.stderr)
+    figures = {}
+    for by, backend in backends.items():
+        runs = []
+        for seed in range(seeds):
+            runs.append(train(replace(training, seed=seed), *splits, backend))
+            words = " ".join(f"{key} {np.round(value, 4)}" for key, value in runs[-1].items())
+            print(f"  seed {seed}, {by}: {words}", file=sys.stderr, flush=True)
+        figures[by] = summary(runs, splits[1])
+        print(as_text(f"{name}, {by}", figures[by]), file=sys.stderr)
     return figures
 
 
@@ -180,7 +200,13 @@ def main() -> None:
     parser = bench_parser(__doc__, "about a minute: one seed, few samples and epochs")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each, with the seeds 0 to N-1 (3)")
     parser.add_argument("--only", choices=("fashion", "birds"), help="just this one")
+    parser.add_argument("--kernels", choices=("numpy", "both"), help="by default compiled ones alone")
     args = parser.parse_args()
+    backends: dict[str, Backend | None] = {}
+    if args.kernels != "numpy":
+        backends["compiled"] = compiled()
+    if args.kernels is not None:
+        backends["numpy"] = None
     if args.quick:
         print("quick: few samples, epochs and seeds; the accuracies say that it learns, not how well", file=sys.stderr)
     most, seeds = (6000, 1) if args.quick else (1 << 30, args.seeds)
@@ -189,7 +215,9 @@ def main() -> None:
     for name, (source, shape, training) in tasks.items():
         if args.only in {None, name}:
             shortened = replace(training, epochs=training.epochs // 4) if args.quick else training
-            figures[name] = measure(name, source or str(birds()), shape, shortened, most=most, seeds=seeds)
+            figures[name] = measure(
+                name, source or str(birds()), shape, shortened, most=most, seeds=seeds, backends=backends
+            )
     if args.json:
         print(json.dumps(figures))
 
