@@ -652,226 +652,190 @@ static void winograd_backward(const Winograd *c, long n, const float *x, float *
 
 /* ------------------------------------------------------------------------------------------ depthwise convolution */
 
-/* Places side by side in a row that meet the same elements of the kernel: `count` of them, the first at `source` in
- * what is read and `target` in what is written; their taps are `taps` entries of the lists of taps, from `first_tap` on. */
+/* Places one after the other, the first at `source` in what is read and at `target` in what is written. */
 typedef struct {
-    int32_t source, target, count, first_tap, taps;
+    int32_t source, target, count;
 } Run;
+
+/* Runs whose places meet the same elements of the kernel, and from each place to the next. `across`: of the taps, rows
+ * of three neighbours of which each place has two in common with the one before; 0: none of the kind. */
+typedef struct {
+    int32_t first_run, runs, first_tap, taps, step_source, step_target, across;
+} Meeting;
 
 typedef struct {
     int32_t channels, activation, inputs, results; /* inputs, results: floats of a sample, before and after */
-    int32_t num_runs, num_runs_back, step;         /* step: floats from the input of one output to that of the next */
-    const Run *runs, *runs_back;                   /* from input to output; from output to input */
-    const int32_t *tap_x, *tap_w;                  /* lists of taps: where a tap lies in the input, and its weights */
-    const int32_t *tap_g, *tap_w_back;             /* the same for runs_back: in the gradients of the outputs */
-    const float *w, *bias;                         /* [kernel rows * columns, channels], [channels] */
+    int32_t num_meetings, num_meetings_back;
+    const Meeting *meetings, *meetings_back; /* from input to output; from output to input */
+    const Run *runs, *runs_back;
+    const int32_t *tap_x, *tap_w;      /* lists of taps: where a tap lies in the input, and its weights */
+    const int32_t *tap_g, *tap_w_back; /* the same for the way back: in the gradients of the outputs */
+    const float *w, *bias;             /* [kernel rows * columns, channels], [channels] */
     float *dw, *dbias, *y, *dx;
 } Depthwise;
 
-enum { ACROSS = 4, KEPT = 9 }; /* places that share their weights; weights that stay in registers */
+enum { SIDE = 4, KEPT = 9 }; /* places that are computed side by side; weights that stay in registers */
 
-/* y of `count` places side by side: the activated sum of init and of n products of taps and weights. */
-INLINE void weigh(const int n, const int few, const float *x, long step, const int32_t *at, const float *w,
-                  const int32_t *at_w, vec init, int activation, float *y, long step_y, long count) {
-    vec weight[KEPT];
-    if (n <= KEPT)
-#pragma GCC unroll 9
-        for (int k = 0; k < n; k++) weight[k] = few ? load_few(w + at_w[k], few) : load(w + at_w[k]);
-#define TAP(k) (n <= KEPT ? weight[k] : few ? load_few(w + at_w[k], few) : load(w + at_w[k]))
-#define INPUT(p) (few ? load_few(p, few) : load(p))
-    for (; count >= ACROSS; count -= ACROSS, x += ACROSS * step, y += ACROSS * step_y) {
-        vec sum[ACROSS];
-        for (int j = 0; j < ACROSS; j++) sum[j] = init;
-        for (int k = 0; k < n; k++)
-            for (int j = 0; j < ACROSS; j++) sum[j] = mul_add(INPUT(x + at[k] + j * step), TAP(k), sum[j]);
-        for (int j = 0; j < ACROSS; j++) store_some(y + j * step_y, activated(sum[j], activation), few ? few : V);
-    }
-    for (; count > 0; count--, x += step, y += step_y) {
-        vec sum = init;
-        for (int k = 0; k < n; k++) sum = mul_add(INPUT(x + at[k]), TAP(k), sum);
-        store_some(y, activated(sum, activation), few ? few : V);
-    }
-}
+#define SOME(p) (few ? load_few(p, few) : load(p))
+#define PUT(p, v) store_some(p, v, few ? few : V)
 
-/* The same for taps that are `rows` rows of three neighbours, where the next place reads one further: a row's inputs are
- * loaded once for all places that share them. */
-INLINE void weigh_rows(const int rows, const int few, const float *x, long step, const int32_t *at, const float *w,
-                       const int32_t *at_w, vec init, int activation, float *y, long step_y, long count) {
+/* A vector of channels of `m`: y = the activated sum of init and of n products of taps and weights. `rows` of three
+ * neighbours each are loaded once for all places side by side. */
+INLINE void weigh(const int n, const int rows, const int few, const Meeting *m, const Run *runs, const float *x,
+                  const int32_t *at, const float *w, const int32_t *at_w, vec init, int activation, float *y) {
+    const long step = m->step_source, step_y = m->step_target;
+    const int num = n ? n : m->taps;
     vec weight[KEPT];
+    if (n)
 #pragma GCC unroll 9
-    for (int k = 0; k < 3 * rows; k++) weight[k] = few ? load_few(w + at_w[k], few) : load(w + at_w[k]);
-    for (; count >= ACROSS; count -= ACROSS, x += ACROSS * step, y += ACROSS * step_y) {
-        vec sum[ACROSS];
+        for (int k = 0; k < n; k++) weight[k] = SOME(w + at_w[k]);
+#define WEIGHT(k) (n ? weight[k] : SOME(w + at_w[k]))
+    for (const Run *r = runs + m->first_run, *end = r + m->runs; r < end; r++) {
+        const float *from = x + r->source;
+        float *to = y + r->target;
+        long count = r->count;
+        for (; count >= SIDE; count -= SIDE, from += SIDE * step, to += SIDE * step_y) {
+            vec sum[SIDE];
 #pragma GCC unroll 4
-        for (int j = 0; j < ACROSS; j++) sum[j] = init;
+            for (int j = 0; j < SIDE; j++) sum[j] = init;
+            if (rows)
 #pragma GCC unroll 3
-        for (int r = 0; r < rows; r++) {
-            const float *row = x + at[3 * r];
-            vec input[ACROSS + 2];
+                for (int row = 0; row < rows; row++) {
+                    const float *first = from + at[3 * row];
+                    vec input[SIDE + 2];
 #pragma GCC unroll 6
-            for (int j = 0; j < ACROSS + 2; j++) input[j] = INPUT(row + j * step);
+                    for (int j = 0; j < SIDE + 2; j++) input[j] = SOME(first + j * step);
 #pragma GCC unroll 3
-            for (int k = 0; k < 3; k++)
+                    for (int k = 0; k < 3; k++)
 #pragma GCC unroll 4
-                for (int j = 0; j < ACROSS; j++) sum[j] = mul_add(input[j + k], weight[3 * r + k], sum[j]);
-        }
-#pragma GCC unroll 4
-        for (int j = 0; j < ACROSS; j++) store_some(y + j * step_y, activated(sum[j], activation), few ? few : V);
-    }
-    for (; count > 0; count--, x += step, y += step_y) {
-        vec sum = init;
+                        for (int j = 0; j < SIDE; j++) sum[j] = mul_add(input[j + k], weight[3 * row + k], sum[j]);
+                }
+            else
 #pragma GCC unroll 9
-        for (int k = 0; k < 3 * rows; k++) sum = mul_add(INPUT(x + at[k]), weight[k], sum);
-        store_some(y, activated(sum, activation), few ? few : V);
+                for (int k = 0; k < num; k++)
+#pragma GCC unroll 4
+                    for (int j = 0; j < SIDE; j++) sum[j] = mul_add(SOME(from + at[k] + j * step), WEIGHT(k), sum[j]);
+#pragma GCC unroll 4
+            for (int j = 0; j < SIDE; j++) PUT(to + j * step_y, activated(sum[j], activation));
+        }
+        for (; count > 0; count--, from += step, to += step_y) {
+            vec sum = init;
+#pragma GCC unroll 9
+            for (int k = 0; k < num; k++) sum = mul_add(SOME(from + at[k]), WEIGHT(k), sum);
+            PUT(to, activated(sum, activation));
+        }
     }
 }
 
-/* Whether taps are rows of three neighbours at a distance of `step`. */
-static int are_rows(int n, const int32_t *at, long step) {
-    if (n != 3 && n != 6 && n != 9) return 0;
-    for (int k = 0; k < n; k += 3)
-        if (at[k + 1] - at[k] != step || at[k + 2] - at[k + 1] != step) return 0;
-    return 1;
-}
-
-static void run_taps(int n, int few, const float *x, long step, const int32_t *at, const float *w, const int32_t *at_w,
-                     vec init, int activation, float *y, long step_y, long count) {
-#define TAPS(num)                                                                                                      \
-    case num:                                                                                                          \
-        if (few) weigh(num, few, x, step, at, w, at_w, init, activation, y, step_y, count);                            \
-        else weigh(num, 0, x, step, at, w, at_w, init, activation, y, step_y, count);                                  \
-        break;
-#define ROWS_OF_TAPS(rows)                                                                                             \
-    if (n == 3 * (rows)) {                                                                                             \
-        if (few) weigh_rows(rows, few, x, step, at, w, at_w, init, activation, y, step_y, count);                      \
-        else weigh_rows(rows, 0, x, step, at, w, at_w, init, activation, y, step_y, count);                            \
-    }
-    if (count >= ACROSS && are_rows(n, at, step)) {
-        ROWS_OF_TAPS(1) ROWS_OF_TAPS(2) ROWS_OF_TAPS(3)
-        return;
-    }
-    switch (n) {
-        TAPS(1) TAPS(2) TAPS(3) TAPS(4) TAPS(6) TAPS(9)
-        default: /* a variable number of weights stays in memory */
-            for (; count > 0; count--, x += step, y += step_y) {
-                vec sum = init;
-                for (int k = 0; k < n; k++) sum = mul_add(load_some(x + at[k], few ? few : V), load_some(w + at_w[k], few ? few : V), sum);
-                store_some(y, activated(sum, activation), few ? few : V);
+/* From x to y by all meetings; `bias` may be null. */
+static void apply(const Meeting *meetings, long num, const Run *runs, long channels, const float *x,
+                  const int32_t *taps, const float *w, const int32_t *taps_w, const float *bias, int activation,
+                  float *y) {
+#define WEIGH(n, rows)                                                                                                 \
+    if (few) weigh(n, rows, few, m, runs, x + j, at, w + j, at_w, init, activation, y + j);                            \
+    else weigh(n, rows, 0, m, runs, x + j, at, w + j, at_w, init, activation, y + j);
+    for (const Meeting *m = meetings; m < meetings + num; m++)
+        for (long j = 0; j < channels; j += V) {
+            const int few = channels - j < V ? (int)(channels - j) : 0;
+            const int32_t *at = taps + m->first_tap, *at_w = taps_w + m->first_tap;
+            const vec init = bias ? load_some(bias + j, channels - j) : zero();
+            switch (m->across ? -m->across : m->taps) {
+                case -1: WEIGH(3, 1) break;
+                case -2: WEIGH(6, 2) break;
+                case -3: WEIGH(9, 3) break;
+                case 1: WEIGH(1, 0) break;
+                case 2: WEIGH(2, 0) break;
+                case 3: WEIGH(3, 0) break;
+                case 4: WEIGH(4, 0) break;
+                case 6: WEIGH(6, 0) break;
+                case 9: WEIGH(9, 0) break;
+                default: WEIGH(0, 0)
             }
-    }
+        }
 }
 
 static void depthwise_forward(const Depthwise *d, long n, const float *x) {
-    float *y = d->y;
-    for (long s = 0; s < n; s++, x += d->inputs, y += d->results)
-        for (const Run *r = d->runs; r < d->runs + d->num_runs; r++)
-            for (long j = 0; j < d->channels; j += V) {
-                const long left = d->channels - j;
-                run_taps(r->taps, left < V ? (int)left : 0, x + r->source + j, d->step, d->tap_x + r->first_tap, d->w + j,
-                         d->tap_w + r->first_tap, load_some(d->bias + j, left), d->activation, y + r->target + j,
-                         d->channels, r->count);
-            }
+    for (long s = 0; s < n; s++)
+        apply(d->meetings, d->num_meetings, d->runs, d->channels, x + s * d->inputs, d->tap_x, d->w, d->tap_w, d->bias,
+              d->activation, d->y + s * d->results);
 }
 
-/* n elements of the weights' gradient: dw[k] += the sum over a run of g * x[k]. */
-INLINE void weights_of_run(const int n, const int few, const int32_t *at, const int32_t *at_w, const float *x,
-                           long step, const float *g, long step_g, long count, float *dw) {
+/* The gradient of n weights of a vector of channels of `m`: dw[k] += the sum over all its places of g * x[k]. */
+INLINE void weights_of(const int n, const int rows, const int few, const Meeting *m, const Run *runs, const float *x,
+                       const int32_t *at, const float *g, const int32_t *at_w, float *dw) {
+    const long step = m->step_source, step_g = m->step_target;
     vec sum[KEPT];
 #pragma GCC unroll 9
     for (int k = 0; k < n; k++) sum[k] = zero();
-    for (; count > 0; count--, x += step, g += step_g) {
-        const vec d = INPUT(g);
-#pragma GCC unroll 9
-        for (int k = 0; k < n; k++) sum[k] = mul_add(d, INPUT(x + at[k]), sum[k]);
-    }
-#pragma GCC unroll 9
-    for (int k = 0; k < n; k++) {
-        float *to = dw + at_w[k];
-        store_some(to, INPUT(to) + sum[k], few ? few : V);
-    }
-}
-
-/* The same for taps that are `rows` rows of three neighbours, as above. */
-INLINE void weights_of_rows(const int rows, const int few, const int32_t *at, const int32_t *at_w, const float *x,
-                            long step, const float *g, long step_g, long count, float *dw) {
-    vec sum[KEPT];
-#pragma GCC unroll 9
-    for (int k = 0; k < 3 * rows; k++) sum[k] = zero();
-    for (; count >= ACROSS; count -= ACROSS, x += ACROSS * step, g += ACROSS * step_g) {
-        vec d[ACROSS];
+    for (const Run *r = runs + m->first_run, *end = r + m->runs; r < end; r++) {
+        const float *from = x + r->source, *back = g + r->target;
+        long count = r->count;
+        if (rows)
+            for (; count >= SIDE; count -= SIDE, from += SIDE * step, back += SIDE * step_g) {
+                vec d[SIDE];
 #pragma GCC unroll 4
-        for (int j = 0; j < ACROSS; j++) d[j] = INPUT(g + j * step_g);
+                for (int j = 0; j < SIDE; j++) d[j] = SOME(back + j * step_g);
 #pragma GCC unroll 3
-        for (int r = 0; r < rows; r++) {
-            const float *row = x + at[3 * r];
-            vec input[ACROSS + 2];
+                for (int row = 0; row < rows; row++) {
+                    const float *first = from + at[3 * row];
+                    vec input[SIDE + 2];
 #pragma GCC unroll 6
-            for (int j = 0; j < ACROSS + 2; j++) input[j] = INPUT(row + j * step);
+                    for (int j = 0; j < SIDE + 2; j++) input[j] = SOME(first + j * step);
 #pragma GCC unroll 4
-            for (int j = 0; j < ACROSS; j++)
+                    for (int j = 0; j < SIDE; j++)
 #pragma GCC unroll 3
-                for (int k = 0; k < 3; k++) sum[3 * r + k] = mul_add(d[j], input[j + k], sum[3 * r + k]);
+                        for (int k = 0; k < 3; k++) sum[3 * row + k] = mul_add(d[j], input[j + k], sum[3 * row + k]);
+                }
+            }
+        for (; count > 0; count--, from += step, back += step_g) {
+            const vec d = SOME(back);
+#pragma GCC unroll 9
+            for (int k = 0; k < n; k++) sum[k] = mul_add(d, SOME(from + at[k]), sum[k]);
         }
     }
-    for (; count > 0; count--, x += step, g += step_g) {
-        const vec d = INPUT(g);
 #pragma GCC unroll 9
-        for (int k = 0; k < 3 * rows; k++) sum[k] = mul_add(d, INPUT(x + at[k]), sum[k]);
-    }
-#pragma GCC unroll 9
-    for (int k = 0; k < 3 * rows; k++) {
-        float *to = dw + at_w[k];
-        store_some(to, INPUT(to) + sum[k], few ? few : V);
-    }
+    for (int k = 0; k < n; k++) PUT(dw + at_w[k], SOME(dw + at_w[k]) + sum[k]);
 }
 
-static void dw_of_run(const Depthwise *d, const Run *r, long j, int few, const float *x, const float *g) {
-    const int32_t *at = d->tap_x + r->first_tap, *at_w = d->tap_w + r->first_tap;
-    int k = 0;
-#define SOME_ROWS(rows)                                                                                                \
-    if (r->taps == 3 * (rows)) {                                                                                       \
-        if (few) weights_of_rows(rows, few, at, at_w, x, d->step, g, d->channels, r->count, d->dw + j);                \
-        else weights_of_rows(rows, 0, at, at_w, x, d->step, g, d->channels, r->count, d->dw + j);                      \
-    }
-    if (r->count >= ACROSS && are_rows(r->taps, at, d->step)) {
-        SOME_ROWS(1) SOME_ROWS(2) SOME_ROWS(3)
-        return;
-    }
-#define SOME(num)                                                                                                      \
-    for (; r->taps - k >= num; k += num) {                                                                             \
-        if (few) weights_of_run(num, few, at + k, at_w + k, x, d->step, g, d->channels, r->count, d->dw + j);          \
-        else weights_of_run(num, 0, at + k, at_w + k, x, d->step, g, d->channels, r->count, d->dw + j);                \
-    }
-    SOME(9) SOME(6) SOME(3) SOME(1)
+static void weights_back(const Depthwise *d, const float *x, const float *g) {
+#define WEIGHTS(n, rows)                                                                                               \
+    if (few) weights_of(n, rows, few, m, d->runs, x + j, at + k, g + j, at_w + k, d->dw + j);                          \
+    else weights_of(n, rows, 0, m, d->runs, x + j, at + k, g + j, at_w + k, d->dw + j);
+    for (const Meeting *m = d->meetings; m < d->meetings + d->num_meetings; m++)
+        for (long j = 0; j < d->channels; j += V) {
+            const int few = d->channels - j < V ? (int)(d->channels - j) : 0;
+            const int32_t *at = d->tap_x + m->first_tap, *at_w = d->tap_w + m->first_tap;
+            int k = 0;
+            switch (m->across) {
+                case 1: WEIGHTS(3, 1) break;
+                case 2: WEIGHTS(6, 2) break;
+                case 3: WEIGHTS(9, 3) break;
+                default:
+                    for (; m->taps - k >= 9; k += 9) { WEIGHTS(9, 0) }
+                    for (; m->taps - k >= 3; k += 3) { WEIGHTS(3, 0) }
+                    for (; m->taps - k >= 1; k += 1) { WEIGHTS(1, 0) }
+            }
+        }
 }
 
 static void depthwise_backward(const Depthwise *d, long n, const float *x, float *dy) {
     const long places = d->results / d->channels;
-    const float *y = d->y;
-    float *dx = d->dx;
-    for (long s = 0; s < n; s++, x += d->inputs, dy += d->results, y += d->results) {
-        for (long j = 0; j < d->channels; j += V) {
+    for (long s = 0; s < n; s++, dy += d->results) {
+        const float *y = d->y + s * d->results;
+        for (long j = 0; j < d->channels; j += V) { /* through the activation */
             const long left = d->channels - j;
             vec sum = {0};
-            for (long k = 0; k < places; k++) {
-                float *g = dy + k * d->channels + j;
-                const vec open = where(passes(load_some(y + k * d->channels + j, left), d->activation), load_some(g, left));
-                store_some(g, open, left);
-                sum += open;
+            for (long k = j; k < places * d->channels; k += d->channels) {
+                const vec g = where(passes(load_some(y + k, left), d->activation), load_some(dy + k, left));
+                store_some(dy + k, g, left);
+                sum += g;
             }
             store_some(d->dbias + j, load_some(d->dbias + j, left) + sum, left);
         }
-        for (const Run *r = d->runs; r < d->runs + d->num_runs; r++)
-            for (long j = 0; j < d->channels; j += V)
-                dw_of_run(d, r, j, d->channels - j < V ? (int)(d->channels - j) : 0, x + r->source + j, dy + r->target + j);
-        if (!dx) continue;
-        for (const Run *r = d->runs_back; r < d->runs_back + d->num_runs_back; r++)
-            for (long j = 0; j < d->channels; j += V) {
-                const long left = d->channels - j;
-                run_taps(r->taps, left < V ? (int)left : 0, dy + r->source + j, d->channels, d->tap_g + r->first_tap,
-                         d->w + j, d->tap_w_back + r->first_tap, zero(), LINEAR, dx + r->target + j, d->step, r->count);
-            }
-        dx += d->inputs;
+        weights_back(d, x + s * d->inputs, dy);
+        if (d->dx)
+            apply(d->meetings_back, d->num_meetings_back, d->runs_back, d->channels, dy, d->tap_g, d->w, d->tap_w_back,
+                  0, LINEAR, d->dx + s * d->inputs);
     }
 }
 
@@ -1061,9 +1025,10 @@ EXPORT int64_t edged_kernels_sizeof(int which) {
         case 2: return sizeof(Conv);
         case 3: return sizeof(Winograd);
         case 4: return sizeof(Run);
-        case 5: return sizeof(Depthwise);
-        case 6: return sizeof(Pool);
-        case 7: return sizeof(Step);
+        case 5: return sizeof(Meeting);
+        case 6: return sizeof(Depthwise);
+        case 7: return sizeof(Pool);
+        case 8: return sizeof(Step);
         default: return 0;
     }
 }

@@ -26,7 +26,7 @@ from edged.domain.nn.spec import (
     Shape,
 )
 
-DIGEST = "87e866005a81a0f30d8ffb680ed9113d7d786f8df65bde55a0e8d419d22e900b"
+DIGEST = "d054c1688fb81c64f2581b3343d280cf3e0c55ab995145082c78d1c8fa720d9a"
 
 _LAYERS: tuple[tuple[Shape, LayerSpec, MaxPool2d | None], ...] = (
     ((7, 6, 3), Conv2d(17, (3, 2), (2, 1), "same", "relu"), MaxPool2d((2, 2), (2, 2))),

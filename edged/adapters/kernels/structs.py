@@ -47,17 +47,23 @@ class Winograd(ctypes.Structure):
 
 
 class Run(ctypes.Structure):
-    """Places side by side that meet the same elements of a depthwise kernel."""
+    """Places one after the other."""
 
-    _fields_ = _fields("source target count first_tap taps", "")
+    _fields_ = _fields("source target count", "")
+
+
+class Meeting(ctypes.Structure):
+    """Runs whose places meet the same elements of a depthwise kernel."""
+
+    _fields_ = _fields("first_run runs first_tap taps step_source step_target across", "")
 
 
 class Depthwise(ctypes.Structure):
     """A depthwise convolution."""
 
     _fields_ = _fields(
-        "channels activation inputs results num_runs num_runs_back step",
-        "runs runs_back tap_x tap_w tap_g tap_w_back w bias dw dbias y dx",
+        "channels activation inputs results num_meetings num_meetings_back",
+        "meetings meetings_back runs runs_back tap_x tap_w tap_g tap_w_back w bias dw dbias y dx",
     )
 
 
@@ -73,7 +79,17 @@ class Step(ctypes.Structure):
     _fields_ = _fields("kind rows", "layer y dx")
 
 
-STRUCTS: tuple[type[ctypes.Structure], ...] = (Dense, Group, Conv, Winograd, Run, Depthwise, Pool, Step)
+STRUCTS: tuple[type[ctypes.Structure], ...] = (
+    Dense,
+    Group,
+    Conv,
+    Winograd,
+    Run,
+    Meeting,
+    Depthwise,
+    Pool,
+    Step,
+)
 """In the order of `edged_kernels_sizeof`."""
 
 KINDS: Mapping[type[ctypes.Structure], int] = {Dense: 0, Conv: 1, Winograd: 2, Depthwise: 3, Pool: 4}
