@@ -53,7 +53,8 @@ EVENTS: Mapping[str, Event] = {
     ),
     # life: the process
     "life.refused": event(
-        "The node does not start, or ends: another run of it goes on, or its state folder cannot be used.", reason=str
+        "The node does not start, or ends: another run of it goes on, its state folder cannot be used, or there was no "
+        "memory or process for the test of its runtime.", reason=str,
     ),
     "life.started": event("The process is running.", version=str, pid=int, topology=str),
     "life.ready": event("Start-up is complete; degraded if an external part is missing.", degraded=bool),

@@ -6,6 +6,7 @@ before it is imported here. See also: `interpreter` (running a file), `proof` (w
 """
 
 import contextlib
+import errno
 import functools
 import importlib.metadata
 import json
@@ -27,9 +28,11 @@ from edged.domain.nn.loss import softmax
 from edged.domain.nn.model import Model
 from edged.domain.nn.params import initial_params
 from edged.domain.nn.spec import Conv2d, Dense, Flatten, LayerSpec, MaxPool2d, shapes
-from edged.errors import FormatError
+from edged.errors import FormatError, NotProven
 from edged.log import logger
 from edged.ports import FeatureExtractor
+
+_SHORT_OF = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ def prepare_runtime() -> Runtime:
     """Determine what can run models here, and log it: once per process, within a second, or seconds on a Pi.
 
     Call it before other threads write to stderr: on its first run the runtime prints its delegate there, not in the
-    log's format, which is suppressed by silencing the process's stderr meanwhile.
+    log's format, which is suppressed by silencing the process's stderr meanwhile. Raises as `probe_runtime`.
     """
     runtime = probe_runtime()
     fields = {"runtime": runtime.name, "version": runtime.version, "delegate": runtime.delegate}
@@ -125,15 +128,26 @@ def prepare_runtime() -> Runtime:
 
 
 def probe_runtime() -> Runtime:
-    """Run a small model in a child process. The numpy runtime, with the problem, when the child fails."""
+    """Run a small model in a child process. The numpy runtime, with the problem, when the child fails.
+
+    Raises NotProven when no child could be started for want of memory or processes, or it was killed for that: numpy
+    would serve for as long as this process lives, and the next one may find better.
+    """
     try:
         stdout, stderr = Probe().run("tflite")
         tested = json.loads(stdout)
         return Runtime(tested["name"], tested["version"], "xnnpack" if "XNNPACK" in stderr else "none")
     except FormatError as error:
+        if isinstance(error, NotProven) and _is_passing(error.__cause__):
+            raise
         return _numpy(str(error))
     except (ValueError, LookupError, TypeError) as error:
         return _numpy(f"unexpected output of the probe: {error}")
+
+
+def _is_passing(cause: BaseException | None) -> bool:
+    """Whether a trial that failed so may succeed soon. Without a cause it was killed."""
+    return cause is None or (isinstance(cause, OSError) and cause.errno in _SHORT_OF)
 
 
 def check_runtime() -> tuple[str, str]:

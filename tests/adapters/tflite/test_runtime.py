@@ -3,6 +3,7 @@
 The classifiers run in the runtime that this Python has (tflite-runtime or LiteRT), and in numpy.
 """
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from edged.adapters.tflite import proof
 from edged.adapters.tflite.interpreter import TfliteClassifier, interpreter_class
+from edged.adapters.tflite.proof import Probe
 from edged.adapters.tflite.runtime import NumpyClassifier, NumpyFeatures, load_features, prepare_runtime, probe_runtime
 from edged.adapters.tflite.writer import to_tflite
 from edged.domain.nn.loss import softmax
@@ -36,7 +38,7 @@ from edged.domain.nn.spec import (
     Relu6,
     Tanh,
 )
-from edged.errors import FormatError
+from edged.errors import FormatError, NotProven
 from tests.support.clock import DAY_S, Clock
 from tests.support.fashion import LAYERS, SHAPE, Images, accuracy, images, trained_params
 from tests.support.kernels import required_kernels
@@ -286,6 +288,27 @@ def test_the_runtime_is_logged_once(log_lines):
 def test_without_a_python_for_the_probe_numpy_runs_the_models(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert probe_runtime().name == "numpy"
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
+def test_where_no_child_can_be_started_now_nothing_is_decided_for_the_life_of_the_process(monkeypatch, code):
+    def refused(*_args, **_options):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as short:
+        short.setattr(subprocess, "Popen", refused)
+        prepare_runtime.cache_clear()
+        with pytest.raises(NotProven, match=os.strerror(code)):
+            prepare_runtime()
+    assert prepare_runtime().problem == ""
+
+
+def test_a_child_that_is_killed_for_want_of_memory_decides_nothing_either(monkeypatch):
+    killed = Probe()
+    killed.stop()
+    monkeypatch.setattr("edged.adapters.tflite.runtime.Probe", lambda: killed)
+    with pytest.raises(NotProven, match="SIGKILL"):
+        probe_runtime()
 
 
 def test_a_probe_that_hangs_counts_as_broken(monkeypatch):
