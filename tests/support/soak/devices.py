@@ -7,7 +7,7 @@ import asyncio
 import functools
 import math
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Protocol
 
@@ -34,17 +34,22 @@ LIBRDKAFKA = {
 _NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 
 
+_IN_DOUBT = {KafkaError._DESTROY}
+"""librdkafka forgot the broker while a record was on its way there."""
+
+
 class _Client(Protocol):
-    async def publish(self, samples: Sequence[Numbered]) -> None:
-        """Return when all are acknowledged."""
+    async def publish(self, samples: Sequence[Numbered]) -> Sequence[Numbered]:
+        """Those that are acknowledged; of the others the client does not know whether they are in the log."""
 
 
 class _Edged:
     def __init__(self, device: Device) -> None:
         self._device = device
 
-    async def publish(self, samples: Sequence[Numbered]) -> None:
+    async def publish(self, samples: Sequence[Numbered]) -> Sequence[Numbered]:
         await self._device.publish_many([(each.payload, each.label) for each in samples])
+        return samples
 
 
 class _Librdkafka:
@@ -52,14 +57,18 @@ class _Librdkafka:
         self._producer = Producer({"bootstrap.servers": bootstrap, **LIBRDKAFKA})
         self._topic = topic
 
-    async def publish(self, samples: Sequence[Numbered]) -> None:
+    async def publish(self, samples: Sequence[Numbered]) -> Sequence[Numbered]:
+        acknowledged: list[Numbered] = []
         while samples:
-            samples = await self._attempt(samples)
+            errors = await self._attempt(samples)
+            acknowledged += [each for each in samples if errors[each.number] is None]
+            samples = [each for each in samples if _code(errors[each.number]) in _NO_TOPIC]
             if samples:  # there is no topic yet
                 await asyncio.sleep(PERIOD_S)
+        return acknowledged
 
-    async def _attempt(self, samples: Sequence[Numbered]) -> Sequence[Numbered]:
-        """Those that the broker has no topic for. Raises RuntimeError when the client gives up for another reason."""
+    async def _attempt(self, samples: Sequence[Numbered]) -> Mapping[int, KafkaError | None]:
+        """What became of each. Raises RuntimeError when the client gives up for a reason of its own."""
         errors: dict[int, KafkaError | None] = {}
         for each in samples:
             told = functools.partial(_take_error, errors, each.number)
@@ -68,9 +77,13 @@ class _Librdkafka:
             except KafkaException as error:  # as above, if it was not there a moment ago
                 errors[each.number] = error.args[0]
         await asyncio.to_thread(self._producer.flush)
-        if given_up := [error for error in errors.values() if error is not None and error.code() not in _NO_TOPIC]:
+        if given_up := [error for error in errors.values() if _code(error) not in {None, *_NO_TOPIC, *_IN_DOUBT}]:
             raise RuntimeError(f"a device's client gave up: {given_up[0]}")
-        return [each for each in samples if errors[each.number] is not None]
+        return errors
+
+
+def _code(error: KafkaError | None) -> int | None:
+    return None if error is None else error.code()
 
 
 def _take_error(errors: dict[int, KafkaError | None], number: int, error: KafkaError | None, _message: object) -> None:
@@ -103,8 +116,7 @@ class NumberedDevice:
                 async with self._turn:
                     samples = self._ledger.draw(BATCH)
                     self._ledger.maybe(samples)
-                    await client.publish(samples)
-                    self._ledger.acknowledged(self.name, samples)
+                    self._ledger.acknowledged(self.name, await client.publish(samples))
                 batches -= 1
                 await asyncio.sleep(PERIOD_S)
 
