@@ -11,6 +11,7 @@ from edged.events import EVENTS
 from tests.support.soak import excuses, faults
 from tests.support.soak.excuses import EXPLAINED_BY, Excuses
 from tests.support.soak.plant import NODES
+from tests.support.soak.site_file import DEVICES
 
 ROOT = Path(__file__).parents[2]
 TABLE = (ROOT / "tests" / "faults" / "README.md").read_text()
@@ -47,7 +48,7 @@ def test_an_excuse_names_an_event_and_faults_that_there_are(name):
     kinds = {*faults.ACTS, *faults.CALM_ACTS, excuses.START, excuses.BUSY, excuses.RECREATED}
     for kind, _, target in (each.partition(" ") for each in EXPLAINED_BY[name]):
         assert kind in kinds
-        assert target in {"", *NODES}
+        assert target in {"", "here", *NODES, *DEVICES.values()}
 
 
 @pytest.mark.parametrize(
@@ -56,9 +57,9 @@ def test_an_excuse_names_an_event_and_faults_that_there_are(name):
         ({"event": "archive.rejected"}, ("recreate", "pi-a"), ("kill", "pi-a")),
         ({"event": "archive.bad_request"}, ("broker_away", "broker"), ("kill", "pi-a")),
         ({"event": "archive.unanswered"}, ("disk", "vault"), ("disk", "pi-a")),
-        ({"event": "health.degraded", "part": "disk"}, ("disk", "pi-a"), ("network", "proxy")),
+        ({"event": "health.degraded", "part": "disk"}, ("disk", "pi-b"), ("disk", "pi-a")),
     ],
-    ids=["kind", "long_outage", "target", "part"],
+    ids=["kind", "long_outage", "target", "own"],
 )
 def test_a_warning_is_a_defect_unless_a_fault_of_its_round_explains_it(monkeypatch, event, explaining, other):
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))

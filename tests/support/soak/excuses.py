@@ -27,45 +27,54 @@ _KAFKA = frozenset({"broker_away", "broker_frozen", "network", "cuts", START, BU
 """The broker answers late, or not."""
 
 _ENDS = frozenset({"kill", "stop"})
-_STARTS = _ENDS | {START, "disk"}
+_STARTS = frozenset({START, "kill here", "stop here", "disk here"})
+"""The node starts; one whose disk fails just then ends, and is started again."""
+
 _LATE = _KAFKA | _ENDS | {"freeze", "disk"}
 """Somebody in the site answers late, or not."""
 
 _ARCHIVE = _KAFKA | {"kill vault", "stop vault", "freeze vault", "disk vault"}
 """The archive answers late, or not."""
 
+_DISK = frozenset({"disk here"})
+_TOPICS = frozenset({"recreate", "reload", START})
+"""A topic is not there for a moment."""
+
 EXPLAINED_BY: Mapping[str, frozenset[str]] = {
     "archive.bad_request": _ARCHIVE,  # of an edge without an answer for long there are more requests than may wait
     "archive.rejected": frozenset({"recreate"}),  # a pack for the log that was there before; it is sent again
     "archive.unanswered": frozenset({"disk vault"}),
-    "cache.close_failed": frozenset({"disk"}),
-    "cache.disk_full": frozenset({"disk"}),
-    "cache.recreated": frozenset({"disk"}),
-    "cache.unusable": frozenset({"disk"}),
-    "checkpoint.failed": frozenset({"disk"}),
-    "checkpoint.made_room": frozenset({"disk"}),
-    "checkpoint.model_skipped": frozenset({"disk infer"}),
+    "cache.close_failed": _DISK,
+    "cache.disk_full": _DISK,
+    "cache.recreated": _DISK,
+    "cache.unusable": _DISK,
+    "checkpoint.failed": _DISK,
+    "checkpoint.made_room": _DISK,
+    "checkpoint.model_skipped": _DISK,
     "config.refused": frozenset({"reload"}),
     # The file has a warning: an archive that trims what is trained on live.
     "config.warned": _STARTS | {"reload"},
     "epoch.asked_again": _ARCHIVE,
-    "epoch.memo_failed": frozenset({"disk"}),
-    "epoch.memo_skipped": frozenset({"disk"}),
+    "epoch.memo_failed": _DISK,
+    "epoch.memo_skipped": _DISK,
     "epoch.missing": frozenset({"disk vault"}),
     "exchange.abandoned": _LATE,
     "exchange.absent": _LATE,
     "exchange.closed": _LATE,
     "health.degraded archive": _ARCHIVE,
     "health.degraded archive_read": frozenset({"disk vault"}),
-    "health.degraded cache": frozenset({"disk"}),
-    "health.degraded clock": frozenset({"clock"}),
-    "health.degraded disk": frozenset({"disk"}),
+    "health.degraded archive_topics": frozenset({"recreate"}),  # what was to be deleted is gone
+    "health.degraded cache": _DISK,
+    "health.degraded clock": frozenset({"clock here"}),
+    "health.degraded device": _TOPICS,
+    "health.degraded disk": _DISK,
     "health.degraded kafka": _KAFKA,
-    "infer.model_unproven": frozenset({START, BUSY, "freeze infer", "disk infer"}),
+    "health.degraded topic": _TOPICS,
+    "infer.model_unproven": frozenset({START, BUSY, "freeze here", "disk here"}),
     # Poison of a round before is met again where a device's topic is read from an earlier place.
     "ingest.rejected": _ENDS | {"poison", "recreate pi-a", "recreate pi-b"},
     "kafka.another_log": frozenset({"recreate"}),
-    "kafka.client": frozenset({"recreate", "reload"}),  # a topic is not there for a moment
+    "kafka.client": _TOPICS,
     "kafka.gap": _LATE,  # live training lags behind an archive that trims
     "kafka.held_up": frozenset({"foreign"}),
     "kafka.topic_setting": frozenset({RECREATED}),  # without the settings that the nodes give their topics
@@ -76,7 +85,8 @@ EXPLAINED_BY: Mapping[str, frozenset[str]] = {
     "uplink.another_log": frozenset({"recreate"}),
     "uplink.rewound": frozenset({"recreate"}),
 }
-"""Events, with the part for `health.degraded`; and the faults that bring them about, by kind or by kind and target."""
+"""Events, with the part for `health.degraded`; and the faults that bring them about: by kind, or by kind and target,
+which is `here` where it must be the node itself."""
 
 
 class Excuses:
@@ -86,15 +96,15 @@ class Excuses:
         self.explained: Counter[str] = Counter()
         """Lines, by event; with `BUSY` those that nothing else explains."""
         self._faults = frozenset({START})
-        self._lasting: frozenset[str] = frozenset()
+        self._targets: frozenset[tuple[str, str]] = frozenset()
         self._told: set[tuple[str, str]] = set()
 
     def begin(self, faults: Iterable[tuple[str, str]]) -> None:
         """A round with these faults, by kind and target, begins."""
-        names = frozenset(name for kind, target in faults for name in (kind, f"{kind} {target}"))
-        if "recreate" in names:
-            self._lasting = frozenset({RECREATED})
-        self._faults = names | self._lasting
+        self._targets = frozenset(faults)
+        names = {name for kind, target in self._targets for name in (kind, f"{kind} {target}")}
+        is_recreated = RECREATED in self._faults or "recreate" in names
+        self._faults = frozenset(names | ({RECREATED} if is_recreated else set()))
         self._told.clear()
 
     def judge(self, node: str, line: LogLine) -> str:
@@ -103,7 +113,8 @@ class Excuses:
             return ""
         event = _name(line)
         explanations = EXPLAINED_BY.get(event, frozenset())
-        if self._faults & explanations:
+        here = {f"{kind} here" for kind, target in self._targets if target == node}
+        if (self._faults | here) & explanations:
             self.explained[event] += 1
             return ""
         if BUSY in explanations and is_busy():
