@@ -141,15 +141,13 @@ INLINE void micro(const int mr, const int nv, const int last, const float *const
             for (int j = 0; j < nv; j++) sum[i][j] = mul_add(x, factor[j], sum[i][j]);
         }
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < mr; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < nv; j++) {
-            float *to = c[i] + j * V;
-            const int some = last && j == nv - 1 ? last : V;
-            if (how == ADD) sum[i][j] = load_some(to, some) + sum[i][j];
-            store_some(to, activated(sum[i][j], activation), some);
-        }
+#define EACH                                                                                                           \
+    _Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) _Pragma("GCC unroll 4") for (int j = 0; j < nv; j++)
+#define COLUMNS_OF(j) (last && (j) == nv - 1 ? last : V)
+    if (how == ADD) EACH sum[i][j] = load_some(c[i] + j * V, COLUMNS_OF(j)) + sum[i][j];
+    if (activation == RELU) EACH sum[i][j] = activated(sum[i][j], RELU);
+    if (activation == RELU6) EACH sum[i][j] = activated(sum[i][j], RELU6);
+    EACH store_some(c[i] + j * V, sum[i][j], COLUMNS_OF(j));
 }
 
 /* The same for any number of rows and columns. Row i of a begins at a + ra[i], of c at c + (rc ? rc[i] : i * ldc). */
