@@ -150,7 +150,8 @@ def a_log_of_four(topology: Topology) -> WrittenLog:
     group.step(dict.fromkeys(others, 2), closed_by=others[0])
     group.add(*group.gradient(north, 2, step=group.state.step - 1)[0])
     group.test(*others)
-    group.begin(*others, num_steps=1)
+    group.begin(*others, num_steps=2)
+    group.step(dict.fromkeys(others, 2))
     group.step(dict.fromkeys(others, 2))
     group.test(*others)
     return group
