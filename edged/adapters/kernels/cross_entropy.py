@@ -5,6 +5,7 @@ import ctypes
 import numpy as np
 
 from edged.adapters.kernels.memory import address_of
+from edged.domain.counted import counted
 from edged.domain.nn.buffer import Array
 
 
@@ -23,7 +24,7 @@ class CrossEntropy:
         if written or any(array.dtype != np.float32 or not array.flags.c_contiguous for array in arrays):
             raise ValueError("float32 in one piece expected")
         if any(len(array) != n for array in (targets, *arrays)) or scale.size != n:
-            raise ValueError(f"{n} outputs for {len(targets)} targets")
+            raise ValueError(f"{counted(n, 'output')} for {len(targets)} targets")
         gradient = np.empty((n, classes), np.float32)
         classes_of = np.ascontiguousarray(targets, np.int64)
         addresses = map(address_of, (outputs, classes_of, scale, losses, scores, gradient))

@@ -8,6 +8,7 @@ import numpy as np
 
 from edged.adapters.kernels.memory import AlignedBuffer, Tables, address_of, is_readable
 from edged.adapters.kernels.structs import KINDS, Step
+from edged.domain.counted import counted
 from edged.domain.nn.buffer import Array
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.layer import Layer
@@ -91,7 +92,7 @@ class Chain(Layer):
     def forward(self, params: Params, x: Array) -> Array:  # noqa: ARG002 - `begin` took them
         n, shape = len(x), self.layers[0].input_shape
         if n > self._micro_batch:
-            raise ValueError(f"{n} samples for a micro-batch of {self._micro_batch}")
+            raise ValueError(f"{counted(n, 'sample')} for a micro-batch of {self._micro_batch}")
         if not is_readable(x, (n, *shape)):
             self._x_copy = self._x_copy or AlignedBuffer(self._micro_batch * math.prod(shape))
             x = _copy(x, self._x_copy)
