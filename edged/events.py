@@ -260,8 +260,19 @@ EVENTS: Mapping[str, Event] = {
     ),
     "exchange.left": _of_job("The node leaves the group: it stops, or all is trained.", epoch=int, step=int),
     "exchange.begun": _of_job(
-        "An epoch of the group begins, with each member's share of the global batch. Edge: the accepted proposer.",
-        epoch=int, step=int, steps=int, shares=dict, edge=str, weights=str,
+        "An epoch of the group begins, with each member's share of the global batch. Edge: the accepted proposer. "
+        "Backend: what its gradients are computed by.",
+        epoch=int, step=int, steps=int, shares=dict, edge=str, weights=str, backend=str,
+    ),
+    "exchange.held_back": _of_job(
+        "The epoch's gradients are computed by a backend that all its members have, not by this node's own, because of "
+        "these edges.",
+        epoch=int, step=int, backend=str, own=str, edges=list,
+    ),
+    "exchange.left_out": _of_job(
+        "The epoch's gradients are computed by a backend that this node does not have, as after an upgrade, or without "
+        "its kernels: it follows the others, and takes part again from the next epoch on.",
+        epoch=int, step=int, backend=str, own=str,
     ),
     "exchange.serving": _of_job("The parameter server combines gradients from this offset on.", step=int, offset=int),
     "exchange.withheld": _of_job(

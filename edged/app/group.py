@@ -87,7 +87,7 @@ def member_trainer(
     learner, liveness = Learner(training, model), Liveness()
     contributions = ContributionMaker(training, learner, rules.num_parameters, worker_map(executor))
     member = Member(training, address.edge, contributions, TrainState({}, {}, job, model.division))
-    group_log = GroupLog(log, address)
+    group_log = GroupLog(log, address, backend=learner.backend)
     publisher = CheckpointPublisher(log, topics.checkpoints)
     follower = Follower(
         group_log,
@@ -111,6 +111,7 @@ def member_trainer(
         steps,
         liveness,
         lanes,
+        health,
         job=job,
         first_deadline_s=first_deadline_s,
     )

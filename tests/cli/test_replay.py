@@ -97,7 +97,7 @@ def test_by_epoch_the_report_has_contributions_and_proofs(world):
     assert (code, err) == (0, "")
     digest = world.log.digest()[:16]
     lines = out.splitlines()
-    assert lines[0] == "epoch 0: 2 steps from step 0 on; pi-a 50%, pi-b 50%"
+    assert lines[0] == "epoch 0: 2 steps from step 0 on; pi-a 50%, pi-b 50%; gradients by numpy"
     assert lines[1].startswith("proven: epoch 0 as pi-a began it, step 0, weights ")
     assert lines[2:5] == [
         "  pi-a: 2 of 2 steps, 11 samples, loss 0.5000, accuracy 0.455, 0 missed",
@@ -115,7 +115,7 @@ def test_the_report_says_how_far_the_quarantine_was_in_effect(world):
     log.quarantine_end = 3
     log.begin("pi-a", num_steps=1)
 
-    assert world.replay()[1].splitlines()[0].endswith("; pi-a 100%; quarantine up to 3")
+    assert world.replay()[1].splitlines()[0].endswith("; pi-a 100%; gradients by numpy; quarantine up to 3")
     epochs = json.loads(world.replay("--json")[1])["epochs"]
     assert [epoch["quarantine_end"] for epoch in epochs] == [3]
 

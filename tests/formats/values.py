@@ -97,7 +97,9 @@ def samples_part() -> protocol.SamplesPart:
 
 def group_log(number: int) -> list[Record]:
     """A short log of the group in this format: one of each kind."""
-    begin = Begin(0, {"pi-a": 0.5, "pi-b": 0.5}, {"pi-a": 7}, 1, HEX, "pi-a", number)
+    begin = Begin(
+        0, {"pi-a": 0.5, "pi-b": 0.5}, {"pi-a": 7}, 1, HEX, "pi-a", number, "compiled/1" if number >= 3 else "numpy"
+    )
     return [
         Join("pi-a", HEX, 0, HEX),
         Join("pi-b", HEX, 0, HEX),
@@ -170,6 +172,7 @@ WRITERS: Mapping[str, Callable[[Path], None]] = {
     "address-of-a-sample": _bytes(lambda: b"fashion/pi-a/120/7\nfashion/pi-a/120\nfashion/@cam-01/0/4711\n"),
     "exchange-1": write_log(1),
     "exchange-2": write_log(2),
+    "exchange-3": write_log(3),
     "presence-1": _bytes(lambda: presence.encode(BEAT)),
     "checkpoint-7": _bytes(lambda: checkpoint.encode(train_state())),
     "committed-place": _bytes(lambda: place.to_text(COMMITTED, "a note").encode()),

@@ -18,6 +18,7 @@ from edged.domain.archive.protocol import SamplesPart, SnapshotRequest
 from edged.domain.group import compression, records
 from edged.domain.group.records import Part
 from edged.domain.group.state import Rules
+from edged.domain.nn.backend import Backend
 from edged.domain.nn.model import Model
 from edged.domain.topology import Exchange, Sampling, Training
 from edged.domain.topology.job import job_digest
@@ -113,8 +114,9 @@ class GroupWorld:
     def job(self) -> str:
         return job_digest(STREAM, self.training)
 
-    def model(self) -> CrashingModel:
-        return CrashingModel(STREAM.shape, self.training.model, micro_batch=4, loss=self.training.loss)
+    def model(self, backend: Backend | None = None) -> CrashingModel:
+        training = self.training
+        return CrashingModel(STREAM.shape, training.model, micro_batch=4, loss=training.loss, backend=backend)
 
     def trainer(self, edge: str, model: Model | None = None) -> GroupTrainer:
         """A fresh process's trainer."""

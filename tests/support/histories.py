@@ -168,7 +168,8 @@ def _record(state: State, kind: str, edge: str, delta: int, number: int) -> Reco
         case _:
             joined = sorted(edge for edge, member in state.members.items() if member.joined)
             members = EDGES if number % 8 == 0 else joined[number % 2 :] or [edge]
-            return begin(*members, epoch=epoch, num_steps=1 + number % 4, by=edge, weights=weights)
+            begun = begin(*members, epoch=epoch, num_steps=1 + number % 4, by=edge, weights=weights)
+            return replace(begun, format=3, backend="compiled/1") if number // 4 % 2 else begun
 
 
 def _values(edge: str, step: int, attempt: int) -> tuple[float, ...]:

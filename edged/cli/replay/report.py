@@ -80,6 +80,7 @@ class _Epoch:
             "num_steps": begun and begun.num_steps,
             "shares": begun and begun.shares,
             "quarantine_end": begun and begun.quarantine_end,
+            "backend": begun and begun.backend,
             "steps": self.steps,
             "steps_left": self.steps_left,
             "edges": {edge: self.edges[edge].as_json() for edge in sorted(self.edges)},
@@ -158,9 +159,8 @@ class Report:
         self._epochs.append(_Epoch(begun.epoch, begun))
         shares = ", ".join(f"{edge} {share:.0%}" for edge, share in begun.shares.items())
         quarantine = f"; quarantine up to {begun.quarantine_end}" if begun.quarantine_end else ""
-        self._write(
-            f"epoch {begun.epoch}: {counted(begun.num_steps, 'step')} from step {begun.step} on; {shares}{quarantine}"
-        )
+        steps = f"{counted(begun.num_steps, 'step')} from step {begun.step} on"
+        self._write(f"epoch {begun.epoch}: {steps}; {shares}; gradients by {begun.backend}{quarantine}")
 
     def _step(self, step: StepApplied) -> None:
         if not self._epochs:

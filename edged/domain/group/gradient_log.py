@@ -15,7 +15,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 from edged.domain.group import records
-from edged.domain.group.records import Begin, Close, Contribution, Join, Leave, Part, Record, Tested, Update
+from edged.domain.group.records import (
+    WITH_BACKEND,
+    Begin,
+    Close,
+    Contribution,
+    Join,
+    Leave,
+    Part,
+    Record,
+    Tested,
+    Update,
+)
 from edged.domain.group.state import (
     MAX_MISSED,
     Abandoned,
@@ -260,13 +271,17 @@ def _after_part(state: State, part: Part, missed: int | None) -> Member:
 
 
 def _close(state: State, close: Close) -> Folded:
-    """Only an edge that waits for the epoch's end can close a step without a gradient: a member could send its own."""
+    """Only an edge that waits for the epoch's end can close a step without a gradient: a member could send its own.
+
+    Not one that is without the epoch's backend: where a Begin names one, members too can close so.
+    """
     if close.step > state.step:
         raise FormatError("closes a step that has not begun")
     if close.step < state.step or not state.is_open or state.begin is None:
         return state, ()
-    is_outside = is_joined(state, close.edge) and close.edge not in state.begin.members
-    return _closed(state) if state.gradients or is_outside else (state, ())
+    may_send_none = state.begin.format >= WITH_BACKEND or close.edge not in state.begin.members
+    is_effective = state.gradients or (may_send_none and is_joined(state, close.edge))
+    return _closed(state) if is_effective else (state, ())
 
 
 def _close_if_complete(state: State) -> Folded:

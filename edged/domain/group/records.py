@@ -20,6 +20,7 @@ from edged.domain import format_version, tensors
 from edged.domain.archive.snapshot import OVERLAY_SOURCES, TEST_SOURCE, TRAIN_SOURCE
 from edged.domain.counted import counted
 from edged.domain.named_fields import from_named, to_named
+from edged.domain.nn.backend import NUMPY, is_backend
 from edged.domain.topology import MAX_MEMBERS, NAME_PATTERN
 from edged.errors import FormatError
 
@@ -36,8 +37,11 @@ MAX_COUNT = 1 << 24
 MAX_LOSS = 1e30
 """A larger sum of losses means useless weights, though it is finite."""
 
-OLDEST_FORMAT, NEWEST_FORMAT = 1, 2
-"""2: a Begin names the format of its epoch. See also: `formats`."""
+OLDEST_FORMAT, NEWEST_FORMAT = 1, 3
+"""2: a Begin names the format of its epoch. 3: and the backend of its gradients. See also: `formats`."""
+
+WITH_BACKEND = 3
+"""The first format whose Begin names a backend; all gradients of those before are numpy's."""
 
 _VERSIONS = {number: f"exchange/{number}" for number in range(OLDEST_FORMAT, NEWEST_FORMAT + 1)}
 _NAME = re.compile(NAME_PATTERN)
@@ -100,7 +104,7 @@ class Begin:
 
     `members`: each one's share of every global batch, positive, summing to 1. `ends`: of the snapshot to train on, by
     source. `num_steps`: updates of the epoch. `weights`: SHA-256 of the parameters that it begins with. `format`: which
-    all members know, and all records of the epoch are in.
+    all members know, and all records of the epoch are in. `backend`: what all its gradients are computed by.
     """
 
     epoch: int
@@ -110,9 +114,12 @@ class Begin:
     weights: str
     edge: str
     format: int = OLDEST_FORMAT
+    backend: str = NUMPY
 
     def __post_init__(self) -> None:
         _check_size("format", self.format, NEWEST_FORMAT + 1, minimum=OLDEST_FORMAT)
+        if not is_backend(self.backend) or (self.format < WITH_BACKEND and self.backend != NUMPY):
+            raise FormatError("'backend' names none, or one that its format cannot")
         _check_size("epoch", self.epoch, 1 << 31)
         _check_map(self.members, MAX_MEMBERS)
         for edge in self.members:
@@ -243,7 +250,7 @@ _KIND_OF: Mapping[type[Record], str] = {kind: name for name, kind in _KINDS.item
 _NAMES: Mapping[type[Record], tuple[str, ...]] = {
     Join: ("edge", "job_digest", "step", "weights"),
     Leave: ("edge",),
-    Begin: ("epoch", "members", "ends", "num_steps", "weights", "edge", "format"),
+    Begin: ("epoch", "members", "ends", "num_steps", "weights", "edge", "format", "backend"),
     Part: (
         "edge", "step", "attempt", "part", "parts", "count", "loss", "num_correct", "samples_per_s", "chunk",
         "is_diverged",
@@ -301,6 +308,8 @@ def to_values(record: Record) -> dict[str, Any]:
         values |= {"members": dict(record.members), "ends": dict(record.ends)}
         if record.format == OLDEST_FORMAT:
             del values["format"]  # whoever knows no other does not know the field
+        if record.format < WITH_BACKEND:
+            del values["backend"]
     if isinstance(record, Update):
         values["contributions"] = [astuple(each) for each in record.contributions]
     return {"kind": _KIND_OF[type(record)], **values}
@@ -314,14 +323,16 @@ def from_values(values: Any) -> Record:
     kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
         raise FormatError("a record of no known kind")
-    fields = {key: value for key, value in values.items() if key != "kind"}
+    fields, names = {key: value for key, value in values.items() if key != "kind"}, _NAMES[kind]
     if kind is Begin:
         fields.setdefault("format", OLDEST_FORMAT)
-    if fields.keys() != set(_NAMES[kind]):
+        if fields["format"] in range(OLDEST_FORMAT, WITH_BACKEND):
+            names = names[: names.index("backend")]
+    if fields.keys() != set(names):
         raise FormatError(f"fields of a {name} are missing or unknown")
     if kind is Update:
         fields["contributions"] = _contributions(fields["contributions"])
-    return from_named(kind, _NAMES[kind], fields)
+    return from_named(kind, names, fields)
 
 
 def check_name(value: Any) -> None:

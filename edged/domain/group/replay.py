@@ -12,6 +12,7 @@ from edged.domain.group.gradient_log import fold_blob
 from edged.domain.group.records import Contribution
 from edged.domain.group.state import Abandoned, Begun, Closed, Diverged, Fold, HeldOutSums, Late, Rejected, Rules, State
 from edged.domain.nn import param_vector
+from edged.domain.nn.backend import NUMPY
 from edged.domain.topology import Training
 from edged.domain.training.state import TrainState
 
@@ -39,7 +40,8 @@ class Proof(NamedTuple):
 class EpochBegun(NamedTuple):
     """An epoch began. `tested`: the previous epoch's sums over the held-out samples.
 
-    `quarantine_end`: the end of the quarantine's source; what is recorded below it was in effect.
+    `quarantine_end`: the end of the quarantine's source; what is recorded below it was in effect. `backend`: what the
+    members computed their gradients by; the replay takes them from the log, and needs it not.
     """
 
     epoch: int
@@ -49,6 +51,7 @@ class EpochBegun(NamedTuple):
     shares: dict[str, float]
     tested: HeldOutSums
     quarantine_end: int = 0
+    backend: str = NUMPY
 
 
 class StepApplied(NamedTuple):
@@ -167,7 +170,9 @@ class Replay:
         group_step.apply_begin(self._state, begin)
         shares = {edge: begin.members[edge] for edge in sorted(begin.members)}
         quarantine_end = begin.ends.get(QUARANTINE_SOURCE, 0)
-        yield EpochBegun(begin.epoch, self.step, begin.num_steps, begin.edge, shares, action.tested, quarantine_end)
+        yield EpochBegun(
+            begin.epoch, self.step, begin.num_steps, begin.edge, shares, action.tested, quarantine_end, begin.backend
+        )
         yield Proof(Claim(f"epoch {begin.epoch} as {begin.edge} began it", self.step, begin.weights), self.weights())
 
     def _prove(self) -> Iterator[Proof]:

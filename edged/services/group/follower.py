@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from edged.aio import run_in_worker
 from edged.domain.group import formats, gradient_log, membership, state_json
+from edged.domain.group.formats import Announcement
 from edged.domain.group.records import Begin, Close, Join, Leave, Tested
 from edged.domain.group.records import Record as GroupRecord
 from edged.domain.group.state import Action, Begun, Closed, Fold, HeldOutSums, Late, Rejected, Rules, State
@@ -77,8 +78,8 @@ class Follower:
         self._opened_at = ""
         self.group = State()
         """What the log amounts to, as far as it was folded."""
-        self.announced: dict[str, int] = {}
-        """The newest format of records that each edge knows, as far as it has been read since the start."""
+        self.announced: dict[str, Announcement] = {}
+        """What each edge can do, as far as it has been read since the start."""
 
     @property
     def address(self) -> GroupAddress:

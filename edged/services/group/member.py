@@ -132,6 +132,7 @@ class Member:
             shares=dict(begin.members),
             edge=begin.edge,
             weights=begin.weights,
+            backend=begin.backend,
         )
 
 

@@ -15,7 +15,8 @@ from edged.aio import run_in_worker
 from edged.domain.group import compression as compress
 from edged.domain.group import formats, gradient_log, state_json, update_log
 from edged.domain.group import records as group_records
-from edged.domain.group.records import Begin, Close, Join, Leave, Part, Tested, Update
+from edged.domain.group.formats import Announcement
+from edged.domain.group.records import NEWEST_FORMAT, Begin, Close, Join, Leave, Part, Tested, Update
 from edged.domain.group.state import (
     Abandoned,
     Action,
@@ -207,12 +208,13 @@ class ParameterServer:
         return written
 
     def _message(self, record: group_records.Record, cause: Record) -> Message:
-        """What a member has written is passed on with what both know: the server, too, must read the epoch."""
-        knows = group_records.NEWEST_FORMAT
+        """What a member has written is passed on with what it can do, in a format that the server knows, too."""
+        can = Announcement(NEWEST_FORMAT)
         if not isinstance(record, Update):
-            knows = min(knows, formats.announced(cause.headers))
+            member = formats.announced(cause.headers)
+            can = member._replace(format=min(can.format, member.format))
         blob = group_records.encode(record, formats.of_record(record, self._state.begin))
-        return Message(self._train.topic, blob, headers=formats.announcement(knows))
+        return Message(self._train.topic, blob, headers=formats.headers(can))
 
     def _consequences(self, action: Action, record: Record) -> Iterator[group_records.Record]:
         match action:
@@ -263,7 +265,9 @@ class ParameterServer:
         elif now >= self._closes_at - _TICK_S:
             close = Close(self._state.step, self._rules.server)
             blob = group_records.encode(close, formats.of_record(close, self._state.begin))
-            await self._log.append([Message(self._gradients.topic, blob, headers=formats.announcement())])
+            await self._log.append(
+                [Message(self._gradients.topic, blob, headers=formats.headers(Announcement(NEWEST_FORMAT)))]
+            )
             self._closes_at = now + self._deadline.seconds(self._state)
 
 

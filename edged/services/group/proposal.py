@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import Snapshot
 from edged.domain.group import formats, plan, sharding
+from edged.domain.group.formats import Announcement
 from edged.domain.group.records import Begin
 from edged.domain.group.state import State
 from edged.domain.nn import param_vector
@@ -99,11 +100,11 @@ async def proposal(
     training: Training,
     epoch: int,
     params: Params,
-    announced: Mapping[str, int],
+    announced: Mapping[str, Announcement],
 ) -> Begin | None:
     """The epoch over this snapshot as `edge` may propose it; None when it is no candidate. `params`: its weights.
 
-    `announced`: the newest format of records that each edge knows.
+    `announced`: what each edge can do.
 
     None also when they are not the group's: another member has to propose, and this one learns from that Begin where to
     resume.
@@ -116,4 +117,4 @@ async def proposal(
     batches = await run_in_worker(plan.num_steps, snapshot, training.test_fraction, training.global_batch)
     steps = -(-batches // training.exchange.sync_every)
     members = shares(group)
-    return Begin(epoch, members, dict(snapshot.ends), steps, weights, edge, formats.lowest(announced, members))
+    return Begin(epoch, members, dict(snapshot.ends), steps, weights, edge, *formats.agreed(announced, members))

@@ -11,14 +11,14 @@ import contextlib
 
 from edged.domain.group.plan import GroupPlan
 from edged.domain.group.records import MAX_LOSS, Begin
-from edged.domain.nn.backend import NUMPY
 from edged.domain.topology import Training
 from edged.domain.training.learner import DivergedError, Learner
 from edged.domain.training.state import TrainState
 from edged.log import bind, logger
-from edged.ports import LaneClock, Progress, Statistics
+from edged.ports import Health, LaneClock, Progress, Statistics
 from edged.services.epochs.loader import EpochLoader
 from edged.services.group.checkpoints.recovery import RecoveryNeeded
+from edged.services.group.epoch_backend import PART, take_up
 from edged.services.group.follower import POLL_S, Follower
 from edged.services.group.liveness import Liveness
 from edged.services.group.log.deadline import FIRST_DEADLINE_S
@@ -50,6 +50,7 @@ class GroupTrainer:
         steps: StepRunner,
         liveness: Liveness,
         lanes: LaneClock,
+        health: Health,
         *,
         job: str,
         first_deadline_s: float = FIRST_DEADLINE_S,
@@ -63,6 +64,7 @@ class GroupTrainer:
         self._follower = follower
         self._steps = steps
         self._liveness = liveness
+        self._health = health
         self._job = job
         self._stopwatch = Stopwatch(lambda: steps.wait_s, lambda: epochs.decode_s, lanes)
         self._is_idle = False
@@ -185,8 +187,8 @@ class GroupTrainer:
             await self._follower.check_start()  # again: now the log shows in which order all came
         plan: GroupPlan | None = None
         self._follower.forget_test()
-        if self._follower.address.edge in begin.members:
-            self._learner.use(self.state, NUMPY)  # the group's log cannot name another yet
+        is_member = self._follower.address.edge in begin.members
+        if is_member and take_up(self._learner, self._follower, self._health):
             plan = await self._draw(begin)
         elif self._joined_in != begin.epoch:
             await self._join()  # left out of this epoch, it asks to be in the next
@@ -195,6 +197,9 @@ class GroupTrainer:
             if self._checkpointing.is_due():
                 self._stopwatch.measure(self.state)
                 await self._follower.save()
+        self._health.recovered(PART)
+        if is_member and plan is None and self._follower.group.is_abandoned:
+            await self._join()  # by the log's count it was silent, and would not be in the next epoch either
 
     async def _draw(self, begin: Begin) -> GroupPlan:
         self._planner.begin(begin.members)

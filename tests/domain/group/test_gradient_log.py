@@ -365,6 +365,15 @@ class TestAnAbandonedEpoch:
             assert after.step == 0
             assert not any(isinstance(action, Closed) for action in actions)
 
+    def test_has_empty_steps_by_a_member_too_where_one_may_be_without_the_epochs_backend(self):
+        named = replace(begin(ASH, BIRCH, num_steps=5), format=3, backend="compiled/1")
+        state, _ = run([join(ASH), join(BIRCH), named])
+        state, actions = run([join(ASH), Close(0, SERVER), Close(0, CEDAR), Close(0, ASH), Close(1, ASH)], state)
+
+        assert [type(each) for each in actions if not isinstance(each, Rejected)] == [Closed, Closed, Abandoned]
+        assert state.eligible == ()
+        assert run([join(ASH)], state)[0].eligible == (ASH,)
+
     @pytest.mark.parametrize("sign", [gradient(ASH, 1, 1), gradient(BIRCH, 0, 1), join(ASH)])
     def test_continues_after_a_sign_of_life_of_a_member(self, sign):
         """A gradient in time, or one that was late for the empty step, or a restart."""

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from edged.domain.group import formats, recovery
 from edged.domain.group import records as group_records
+from edged.domain.group.formats import Announcement
+from edged.domain.group.records import NEWEST_FORMAT
+from edged.domain.nn.backend import NUMPY
 from edged.errors import LogGap
 from edged.ports import Log, Message, Record, TopicPartition
 from edged.reading import read_to_end
@@ -35,10 +38,10 @@ class GroupAddress:
 class GroupLog:
     """The log of one group. Used by one task; read inside `open()`, appended to at any time."""
 
-    def __init__(self, log: Log, address: GroupAddress, *, knows: int = group_records.NEWEST_FORMAT) -> None:
-        """`knows`: the newest format of records, which each one that is written announces."""
+    def __init__(self, log: Log, address: GroupAddress, *, backend: str = NUMPY) -> None:
+        """`backend`: by which the member can compute, as each record that is written announces."""
         self._log = log
-        self._headers = formats.announcement(knows)
+        self._headers = formats.headers(Announcement(NEWEST_FORMAT, backend))
         self.address = address
         self._reads = TopicPartition(address.reads)
         self._reader: OrderedReader | None = None
