@@ -34,8 +34,11 @@ LIBRDKAFKA = {
 _NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 
 
-_IN_DOUBT = {KafkaError._DESTROY}
-"""librdkafka forgot the broker while a record was on its way there."""
+_IN_DOUBT = {KafkaError._DESTROY, KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}
+"""librdkafka 2.16 forgot the broker while a record was on its way there, or sends nothing any more."""
+
+_PATIENCE_S = 60.0
+"""After which a client that delivers nothing is replaced, as whoever runs a device would: no fault lasts as long."""
 
 
 class _Client(Protocol):
@@ -54,6 +57,7 @@ class _Edged:
 
 class _Librdkafka:
     def __init__(self, bootstrap: str, topic: str) -> None:
+        self._bootstrap = bootstrap
         self._producer = Producer({"bootstrap.servers": bootstrap, **LIBRDKAFKA})
         self._topic = topic
 
@@ -76,7 +80,10 @@ class _Librdkafka:
                 self._producer.produce(self._topic, each.payload, each.label, on_delivery=told)
             except KafkaException as error:  # as above, if it was not there a moment ago
                 errors[each.number] = error.args[0]
-        await asyncio.to_thread(self._producer.flush)
+        if await asyncio.to_thread(self._producer.flush, _PATIENCE_S):
+            self._producer.purge()
+            await asyncio.to_thread(self._producer.flush, _PATIENCE_S)
+            self._producer = Producer({"bootstrap.servers": self._bootstrap, **LIBRDKAFKA})
         if given_up := [error for error in errors.values() if _code(error) not in {None, *_NO_TOPIC, *_IN_DOUBT}]:
             raise RuntimeError(f"a device's client gave up: {given_up[0]}")
         return errors
