@@ -31,7 +31,7 @@ _FLAGS = ("-O3", "-fPIC", "-shared", "-s", "-fvisibility=hidden", "-ffp-contract
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 _PROBE = "#include <stdint.h>\n#include <string.h>\nint64_t probe(void) { return (int64_t) strlen(__VERSION__); }\n"
 _PROBE_S = 60.0
-_COMPILE_S = 900.0  # some 10 s on a Pi 4; one that swaps is slower
+_COMPILE_S = 900.0  # 20 s of a fast core; minutes on a Pi, more if it swaps
 
 
 class NotBuilt(Exception):  # noqa: N818
