@@ -23,7 +23,7 @@ class CrossEntropy:
         arrays = (outputs, scale, losses, scores)
         if written or any(array.dtype != np.float32 or not array.flags.c_contiguous for array in arrays):
             raise ValueError("float32 in one piece expected")
-        if any(len(array) != n for array in (targets, *arrays)) or scale.size != n:
+        if targets.shape != (n,) or any(array.size != n for array in (scale, losses, scores)):
             raise ValueError(f"{counted(n, 'output')} for {len(targets)} targets")
         gradient = np.empty((n, classes), np.float32)
         classes_of = np.ascontiguousarray(targets, np.int64)

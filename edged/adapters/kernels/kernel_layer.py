@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edged.adapters.kernels.memory import AlignedBuffer, Tables, address_of, is_readable
+from edged.adapters.kernels.memory import AlignedBuffer, Tables, address_of, check_writable, is_readable, readable
 from edged.adapters.kernels.structs import KINDS, Step
 from edged.domain.counted import counted
 from edged.domain.nn.buffer import Array
@@ -55,7 +55,7 @@ class KernelLayer:
         """Let a pointer of the struct point to weights, which C reads until the next call."""
         if self._kept.get(field) is array:
             return
-        kept = array if is_readable(array, tuple(shape)) else np.ascontiguousarray(array)
+        kept = readable(array, tuple(shape))
         setattr(self._struct, field, address_of(kept))
         self._kept[field] = kept  # a copy is made again at the next call: what it was made of may have changed
 
@@ -63,8 +63,7 @@ class KernelLayer:
         """Let a pointer of the struct point to an array that C adds to. Raises ValueError when it cannot."""
         if self._kept.get(field) is array:
             return
-        if not is_readable(array, tuple(shape)) or not array.flags.writeable:
-            raise ValueError("gradients that cannot be written where they are")
+        check_writable(array, tuple(shape))
         setattr(self._struct, field, address_of(array))
         self._kept[field] = array
 

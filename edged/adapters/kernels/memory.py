@@ -57,3 +57,14 @@ def is_readable(array: Array, shape: tuple[int, ...]) -> bool:
     if array.dtype != np.float32 or array.shape != shape:
         raise ValueError(f"float32 {list(shape)} expected, not {array.dtype} {list(array.shape)}")
     return array.flags.c_contiguous and array.flags.aligned
+
+
+def readable(array: Array, shape: tuple[int, ...]) -> Array:
+    """`array`, or a copy that C can read; raises ValueError when it is not float32 of `shape`."""
+    return array if is_readable(array, shape) else array.copy()
+
+
+def check_writable(array: Array, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless `array` is float32 of `shape` that C can write."""
+    if not is_readable(array, shape) or not array.flags.writeable:
+        raise ValueError("gradients that cannot be written where they are")

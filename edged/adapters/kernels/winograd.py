@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.adapters.kernels.kernel_layer import ACTIVATIONS, KernelLayer
-from edged.adapters.kernels.memory import AlignedBuffer, address_of
+from edged.adapters.kernels.memory import AlignedBuffer, address_of, check_writable, readable
 from edged.adapters.kernels.structs import Winograd
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.conv import same_padding
@@ -115,7 +115,7 @@ class WinogradLayer(KernelLayer):
     def begin(self, params: Params) -> None:
         size, taps = self._channels * self._filters, self._to_u.shape[1]
         self._read("bias", params[self._bias], (self._filters,))
-        kernel = np.ascontiguousarray(params[self._kernel])
+        kernel = readable(params[self._kernel], self._shape)
         self._multiply(self._to_u, self._by_tap, kernel, taps, size, self._u.array(self._points, size), add=False)
         if self._ut.address:
             u = self._u.array(self._points, self._channels, self._filters)
@@ -125,6 +125,7 @@ class WinogradLayer(KernelLayer):
     def end(self, grads: Params) -> None:
         size = self._channels * self._filters
         du = self._du.array(self._points, size)
+        check_writable(grads[self._kernel], self._shape)
         self._multiply(self._from_du, self._by_point, du, self._points, size, grads[self._kernel], add=True)
 
     def _multiply(
@@ -143,6 +144,7 @@ class WinogradLayer(KernelLayer):
         self._matrix(len(a), *arguments, address_of(c), columns, int(add))
 
     def take_gradients(self, grads: Params) -> None:
+        check_writable(grads[self._kernel], self._shape)  # `end` writes it
         self._write("dbias", grads[self._bias], (self._filters,))
 
 

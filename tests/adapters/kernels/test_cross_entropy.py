@@ -57,5 +57,7 @@ def test_other_arrays_are_refused(step):
     outputs, targets = np.zeros((2, 3), np.float32), np.array([0, 1])
     with pytest.raises(ValueError, match="float32"):
         run(step, outputs.astype(np.float64), targets, np.ones((2, 1)))
+    with pytest.raises(ValueError, match="2 outputs for 2 targets"):
+        run(step, outputs, np.empty((2, 0), np.int64), np.ones((2, 1)))
     with pytest.raises(ValueError, match="2 outputs for 3 targets"):
         run(step, outputs, np.array([0, 1, 2]), np.ones((2, 1)))
