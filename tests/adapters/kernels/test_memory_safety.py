@@ -1,0 +1,59 @@
+"""The kernels touch no memory but what they were given, whatever the geometry and wherever an array lies."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edged.adapters.kernels import build
+from tests.support.kernel_builds import compiled, flags_of_this_cpu, own_compiler, runnable, sanitised
+from tests.support.requirements import require
+
+GEOMETRIES = "300"
+ROOT = Path(__file__).parents[3]
+
+
+def compute(library: Path, place: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What becomes of a process that computes many layers in memory placed like that."""
+    command = [sys.executable, "-m", "tests.support.kernel_child", str(library), place, GEOMETRIES]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("instructions", [variant.instructions for variant in build.VARIANTS[build.machine()]])
+def test_nothing_beyond_an_array_is_touched_and_where_it_lies_does_not_matter(instructions):
+    library = next((build.FOLDER / each.file for each in runnable() if each.instructions == instructions), None)
+    if library is None:
+        pytest.skip(f"this CPU has no {instructions}")
+    digests = set()
+    for place in ("after", "before", "tight"):
+        done = compute(library, place)
+        assert done.returncode == 0, done.stderr[-3000:]
+        digests.add(done.stdout)
+
+    assert len(digests) == 1
+
+
+def test_a_vector_read_beyond_the_end_would_be_found(tmp_path):
+    source = tmp_path / "kernels.c"
+    text = build.SOURCE.read_text()
+    masked = "INLINE vec load_some(const float *p, long n) { return n >= V ? load(p) : load_few(p, (int)n); }"
+    assert masked in text
+    source.write_text(text.replace(masked, "INLINE vec load_some(const float *p, long n) { return load(p); }"))
+    library = compiled(tmp_path / "kernels.so", own_compiler(), *flags_of_this_cpu(), "-O0", source=source)
+
+    assert compute(library, "after").returncode == -signal.SIGSEGV
+
+
+def test_no_sanitizer_complains(tmp_path):
+    runtime = subprocess.run(
+        [*own_compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    if not Path(runtime).is_file():
+        require("no libasan.so of this system's compiler")
+
+    done = compute(sanitised(tmp_path / "kernels.so"), "tight", LD_PRELOAD=runtime, ASAN_OPTIONS="detect_leaks=0")
+
+    assert done.returncode == 0, done.stderr[-6000:]
