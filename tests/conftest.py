@@ -1,6 +1,7 @@
 """Marks each test by where it lies and what it uses, and spreads them over the workers; fixtures of every layer."""
 
 import asyncio
+import gc
 import io
 import json
 import logging
@@ -75,6 +76,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return cores if config.option.markexpr == "fast" else cores + 1
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected stays to the run's end: the garbage collector need not look at it again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test as one of `slow`, `quiet`, `brokers`, `fast`, so that none is forgotten and `-m` has them apart.
@@ -85,23 +97,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(_mark(item))
         fake_time.configure(item)
-    sites = [item for item in items if _lies_with_brokers(item)]
-    others = [item for item in items if not _lies_with_brokers(item)]
+    sites = [item for item in items if _is_site(item.path)]
+    others = [item for item in items if not _is_site(item.path)]
     place = {item: index / len(kind) for kind in (sites, others) for index, item in enumerate(kind)}
     items.sort(key=lambda item: (item.get_closest_marker("quiet") is not None, place[item]))
 
 
-def _lies_with_brokers(item: pytest.Item) -> bool:
-    return _is_in_brokers_folder(item.path)
-
-
 @cache
-def _is_in_brokers_folder(path: Path) -> bool:
+def _is_site(path: Path) -> bool:
     return path != _WITHOUT_BROKERS and any(folder in path.parents for folder in _BROKERS_FOLDERS)
 
 
+@cache
+def _folder_mark(path: Path) -> str:
+    if _SLOW_FOLDER in path.parents:
+        return "slow"
+    return "brokers" if _is_site(path) or _PROCESSES_FOLDER in path.parents else "fast"
+
+
 def _mark(item: pytest.Item) -> str:
-    if _SLOW_FOLDER in item.path.parents:
+    folder = _folder_mark(item.path)
+    if folder == "slow":
         return "slow"
     fixtures = set(getattr(item, "fixturenames", ()))
     if _QUIET_FIXTURE in fixtures:
@@ -109,11 +125,10 @@ def _mark(item: pytest.Item) -> str:
     params = item.callspec.params.values() if hasattr(item, "callspec") else ()
     named = {value for value in params if isinstance(value, str)}  # `request.getfixturevalue` takes them from there
     starts_processes = getattr(getattr(item, "module", None), "subprocess", None) is subprocess
-    starts_processes |= _PROCESSES_FOLDER in item.path.parents
     uses_broker = any(name.endswith(_BROKERS) for name in named)
-    if _lies_with_brokers(item) or starts_processes or uses_broker or fixtures & _PROCESS_FIXTURES:
+    if starts_processes or uses_broker or fixtures & _PROCESS_FIXTURES:
         return "brokers"
-    return "fast"
+    return folder
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

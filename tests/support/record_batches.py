@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import cramjam
@@ -37,6 +38,12 @@ def batch(
     struct.pack_into(">i", whole, _LENGTH_AT, len(whole) - _LENGTH_AT - 4)
     struct.pack_into(">I", whole, _CRC_AT, calc_crc32c(bytes(whole[_ATTRIBUTES_AT:])))
     return bytes(whole)
+
+
+@cache
+def bomb() -> bytes:
+    """A batch of some kB whose records are 64 MiB: made for who needs it, for it takes a while."""
+    return batch(bytes(64 << 20), codec=ZSTD, pack=cramjam.zstd.compress)
 
 
 def marker(producer: int, kind: int = 0, *, is_empty: bool = False) -> bytes:

@@ -17,12 +17,9 @@ from edged.ports import Message, TopicPartition, TopicSpec
 from tests.support.brokers import Broker
 from tests.support.foreign_producers import UNREADABLE as NOT_UTF8
 from tests.support.foreign_producers import write_batch
-from tests.support.record_batches import GZIP, LZ4, SNAPPY, ZSTD, batch, xerial
+from tests.support.record_batches import GZIP, LZ4, SNAPPY, ZSTD, batch, bomb, xerial
 
-UNREADABLE = {
-    "header_not_utf8": NOT_UTF8,
-    "zstd_bomb": batch(bytes(64 << 20), codec=ZSTD, pack=cramjam.zstd.compress),
-}
+UNREADABLE: dict[str, Callable[[], bytes]] = {"header_not_utf8": lambda: NOT_UTF8, "zstd_bomb": bomb}
 COMPRESSED = {
     "gzip": batch(bytes(100_000), codec=GZIP, pack=cramjam.gzip.compress),
     "snappy": batch(bytes(100_000), codec=SNAPPY, pack=cramjam.snappy.compress_raw),
@@ -73,7 +70,7 @@ async def test_a_batch_that_cannot_be_decoded_is_skipped_and_logged(
     await log.ensure([TopicSpec(other)])
     await log.append([Message(other, b"%d" % number) for number in range(50)])
     for _ in range(2):
-        await write_batch(broker.bootstrap, topic, UNREADABLE[name])
+        await write_batch(broker.bootstrap, topic, UNREADABLE[name]())
     await log.append([Message(topic, b"last")])
 
     found = await read(log, [other, topic], count=52, max_records=7)
@@ -94,7 +91,7 @@ async def test_a_device_full_of_unreadable_batches_costs_the_others_no_record_an
         await log.ensure([TopicSpec(bad), TopicSpec(good)])
         for _ in range(60):
             await log.append([Message(bad, b"between")])  # first: a new topic refuses while it has no leader yet
-            await write_batch(apache_kafka.bootstrap, bad, UNREADABLE["header_not_utf8"])
+            await write_batch(apache_kafka.bootstrap, bad, NOT_UTF8)
         await log.append([Message(good, b"%d" % number) for number in range(600)])
 
         started_s = asyncio.get_running_loop().time()
