@@ -150,9 +150,17 @@ class Apache(Broker):
         self._formatted = False
         self._archive_option = ""
 
+    @property
+    def _data(self) -> Path:
+        return self.folder / "data"
+
     def launch(self) -> None:
         if not self._formatted:
-            self._format()
+            self._configure()
+            if "node.id" in self.settings or self._archive_option:  # no node 1, or the one that makes the archive
+                self._format()
+            else:
+                self._copy_formatted()
             self._formatted = True
         super().launch()
 
@@ -160,7 +168,7 @@ class Apache(Broker):
         """The data folder is gone: the next start begins with an empty one."""
         self._formatted = False
 
-    def _format(self) -> None:
+    def _configure(self) -> None:
         properties = {
             "process.roles": "broker,controller",
             "node.id": "1",
@@ -169,7 +177,8 @@ class Apache(Broker):
             "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.controller_port}{self._more}",
             "advertised.listeners": f"PLAINTEXT://{self.bootstrap}{self._more}",
             "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL",
-            "log.dirs": str(self.folder / "data"),
+            "log.dirs": str(self._data),
+            "log.cleaner.dedupe.buffer.size": str(4 << 20),  # of 128 MiB otherwise, all of them touched at the start
             "offsets.topic.num.partitions": "1",
             "offsets.topic.replication.factor": "1",
             "transaction.state.log.num.partitions": "1",
@@ -181,10 +190,19 @@ class Apache(Broker):
         }
         text = "".join(f"{key}={value}\n" for key, value in properties.items() if value)
         (self.folder / "server.properties").write_text(text)
+
+    def _format(self) -> None:
         command = self._java("kafka.tools.StorageTool", "format", "-t", "ZWRnZWQtdGVzdHMta2Fma2E", "-c")
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"storage not formatted: {done.stdout}{done.stderr}")
+
+    def _copy_formatted(self) -> None:
+        try:
+            shutil.copytree(_formatted_data(), self._data)
+        except OSError:  # a HOME that cannot be written only costs a Java
+            shutil.rmtree(self._data, ignore_errors=True)
+            self._format()
 
     def _command(self) -> list[str]:
         return self._java("kafka.Kafka")
@@ -204,9 +222,7 @@ def _class_archive() -> Path:
 
     Java does without it, and says so in the broker's output, where it does not fit the jars.
     """
-    java = hashlib.sha256(os.path.realpath(shutil.which("java") or "java").encode() + str(kafka_jars()).encode())
-    archive = Path.home() / ".cache" / "edged-tests" / f"kafka-{_kafka_version()}-{java.hexdigest()[:8]}.jsa"
-    archive.parent.mkdir(parents=True, exist_ok=True)
+    archive = _kept("jsa")
     with one_at_a_time(archive.with_suffix(".lock")):
         if not archive.exists():
             with tempfile.TemporaryDirectory(dir=archive.parent) as fresh:
@@ -217,6 +233,29 @@ def _class_archive() -> Path:
                 if dump.exists():
                     dump.rename(archive)
     return archive
+
+
+@functools.cache
+def _formatted_data() -> Path:
+    """The data folder of a node 1 before its first start, made once: a Java makes it, and it holds no address."""
+    data = _kept("data")
+    with one_at_a_time(data.with_suffix(".data-lock")):
+        if not data.exists():
+            broker = Apache()
+            with broker._folder:
+                broker._configure()
+                broker._format()
+                fresh = shutil.copytree(broker._data, data.with_suffix(".new"), dirs_exist_ok=True)
+                fresh.rename(data)
+    return data
+
+
+def _kept(what: str) -> Path:
+    """Where something that this Java makes of these jars is kept for later runs."""
+    java = hashlib.sha256(os.path.realpath(shutil.which("java") or "java").encode() + str(kafka_jars()).encode())
+    kept = Path.home() / ".cache" / "edged-tests" / f"kafka-{_kafka_version()}-{java.hexdigest()[:8]}.{what}"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    return kept
 
 
 @functools.cache
