@@ -16,14 +16,14 @@ from confluent_kafka.admin import AdminClient
 
 from edged.adapters.datasets import fashion_mnist
 from edged.adapters.images import encode
-from edged.cli.demo.processes import Child
 from tests.support.data import birds
 from tests.support.demo import assert_whole, run_demo
+from tests.support.forked import start_forked
 
 
 async def refusal(*arguments: str) -> str:
     """What a demo says that ends as wrong usage."""
-    child = await Child.start("demo", "demo", *arguments)
+    child = await start_forked("demo", "demo", *arguments, environment={})
     assert await child.ended() == 64
     assert child.stdout == b""
     return child.noise[-1]
@@ -52,12 +52,12 @@ def a_few_birds(folder: Path, classes: int) -> Path:
     return folder
 
 
-def a_few_articles(folder: Path) -> Path:
-    """IDX files with the first of the packaged images: 2,000 to train on, 300 to test on."""
+def a_few_articles(folder: Path, to_train_on: int = 800, to_test_on: int = 100) -> Path:
+    """IDX files with the first of the packaged images."""
     folder.mkdir()
     for file in fashion_mnist.SMALL_FOLDER.glob("*.gz"):
         blob = gzip.decompress(file.read_bytes())
-        begin, count = 4 + 4 * blob[3], 2000 if file.name.startswith("train") else 300
+        begin, count = 4 + 4 * blob[3], to_train_on if file.name.startswith("train") else to_test_on
         size = (len(blob) - begin) // int.from_bytes(blob[4:8])
         (folder / file.stem).write_bytes(
             blob[:4] + count.to_bytes(4) + blob[8:begin] + blob[begin : begin + count * size]
@@ -67,7 +67,7 @@ def a_few_articles(folder: Path) -> Path:
 
 async def test_three_tiers_on_the_embedded_broker(tmp_path):
     """All three tiers work on real images, the figures are there, and --keep keeps everything."""
-    summary = await run_demo("--epochs", "3", "--live", "120", "--keep", str(tmp_path))
+    summary = await run_demo("--epochs", "3", "--live", "120", "--keep", str(tmp_path), is_forked=False)
 
     assert_whole(summary, published=240)
     assert summary["test_accuracy"] > 0.75
@@ -79,7 +79,7 @@ async def test_three_tiers_on_the_embedded_broker(tmp_path):
 
 async def test_two_edges_train_one_model_also_when_one_is_killed(tmp_path):
     """Each has its own devices and companion; the killed one comes back, and both end with the log's weights."""
-    data = a_few_articles(tmp_path / "articles")
+    data = a_few_articles(tmp_path / "articles", to_train_on=2000, to_test_on=300)
 
     summary = await run_demo("--data", str(data), "--epochs", "3", "--live", "40", "--edges", "2", "--kill", "auto")
 
@@ -142,9 +142,11 @@ async def test_data_that_cannot_be_shown_are_refused(tmp_path):
     assert "no labels" in await refusal("--data", str(tmp_path / "flat"))
 
 
-async def test_without_live_samples_it_trains_all_the_same():
+async def test_without_live_samples_it_trains_all_the_same(tmp_path):
     """--live 0: no device publishes, and no figure is made up."""
-    summary = await run_demo("--epochs", "1", "--live", "0")
+    data = a_few_articles(tmp_path / "articles")
+
+    summary = await run_demo("--data", str(data), "--epochs", "1", "--live", "0")
 
     assert_whole(summary, published=0)
     assert summary["live_accuracy"] is summary["prediction_p50_ms"] is None

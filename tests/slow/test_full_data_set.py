@@ -10,7 +10,7 @@ async def test_the_full_data_set_is_learnt_in_three_epochs():
     if fashion_mnist.full_folder() is None:
         require("the full Fashion-MNIST (Debian: dataset-fashion-mnist)")
 
-    summary = await run_demo("--data", "fashion-mnist", "--epochs", "3")
+    summary = await run_demo("--data", "fashion-mnist", "--epochs", "3", is_forked=False)
 
     assert_whole(summary, published=600)
     assert summary["test_accuracy"] >= 0.88

@@ -1,15 +1,19 @@
-"""`edged demo` as a user starts it, and the figures that it ends with."""
+"""`edged demo`, and the figures that it ends with."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from edged.cli.demo.processes import Child
+from tests.support.forked import start_forked
 
 
-async def run_demo(*arguments: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The figures of a demo that ends well."""
-    child = await Child.start("demo", "demo", "--json", *arguments, environment=environment)
+async def run_demo(
+    *arguments: str, environment: Mapping[str, str] | None = None, is_forked: bool = True
+) -> dict[str, Any]:
+    """The figures of a demo that ends well. `is_forked`: it and its nodes are, and none imports edged once more."""
+    start = start_forked if is_forked else Child.start
+    child = await start("demo", "demo", "--json", *arguments, environment=environment or {})
     assert await child.ended() == 0, child.last_words() + child.stdout.decode()
     summary = json.loads(child.stdout.decode().strip().splitlines()[-1])
     assert isinstance(summary, dict)

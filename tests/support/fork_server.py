@@ -1,7 +1,8 @@
 """A process that has imported edged and forks nodes from itself: the import is half of what a short node costs.
 
 Run by `forked`, one for each worker: `python -m tests.support.fork_server SOCKET WORKER`. A node is a process as any
-other; it only has no command line of its own. It becomes a child of the worker, which must be a subreaper.
+other; it only has no command line of its own. It becomes a child of the worker, which must be a subreaper. A demo has
+a server of its own, a copy of itself, for the nodes that it starts.
 """
 
 import ctypes
@@ -26,6 +27,7 @@ _IMPORTED = (
     "edged.app.node",
     "edged.app.archive",
     "edged.cli.archive",
+    "edged.cli.demo.scenario",
     "edged.cli.infer",
     "edged.cli.run",
     "edged.cli.sensor",
@@ -38,12 +40,14 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Fork a node for each request; end with the worker."""
-    requests = socket.socket(fileno=int(sys.argv[1]))
-    worker = int(sys.argv[2])
     for name in _IMPORTED:
         import_module(name)
     gc.collect()
     gc.freeze()  # the nodes' collections leave the common pages as they are
+    _serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+
+
+def _serve(requests: socket.socket, worker: int) -> None:
     while True:
         data, fds, _, _ = socket.recv_fds(requests, _MAX_BYTES, 3)
         if not data:
@@ -93,6 +97,8 @@ def _become_node(
         os.chdir(cwd)
         random.seed()
         sys.argv = ["edged", *arguments]
+        if arguments[0] == "demo":
+            _let_fork()
         cli.run_and_exit()
     except SystemExit as end:
         sys.stdout.flush()
@@ -102,6 +108,20 @@ def _become_node(
         traceback.print_exc()
     finally:
         os._exit(os.EX_SOFTWARE)
+
+
+def _let_fork() -> None:
+    """Let this process, which is to start nodes, have them forked from a copy of itself as it is now."""
+    from tests.support import forked  # noqa: PLC0415 - changes how asyncio starts processes
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    starter = os.getpid()
+    if not os.fork():
+        ours.close()
+        _serve(theirs, starter)
+        os._exit(0)
+    theirs.close()
+    forked.fork_all_by(ours)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,9 @@ from edged.cli.demo.processes import Child
 FORKED = "edged, forked"
 
 _PR_SET_CHILD_SUBREAPER = 36
+_EDGED = ("-m", "edged")
+
+_own_server: socket.socket | None = None
 
 
 async def start_forked(name: str, *arguments: str, environment: Mapping[str, str]) -> Child:
@@ -52,10 +56,23 @@ class _Forked(subprocess.Popen[bytes]):
                 os.close(fd)
 
 
+def fork_all_by(server: socket.socket) -> None:
+    """In a process that was forked itself: have all commands of edged forked by this server, which ends with it."""
+    global _own_server  # noqa: PLW0603 - there is one for each process
+    _become_subreaper()
+    _own_server = server
+
+
+def _become_subreaper() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
 @functools.cache
 def _server() -> socket.socket:
     """The connection to this process's fork server, which ends with this process."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    if _own_server is not None:
+        return _own_server
+    _become_subreaper()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         command = [sys.executable, "-m", "tests.support.fork_server", str(theirs.fileno()), str(os.getpid())]
@@ -68,6 +85,8 @@ def _server() -> socket.socket:
 
 
 def _popen(args: Any, **options: Any) -> subprocess.Popen[bytes]:
+    if _own_server is not None and _EDGED in pairwise(args):
+        args = [FORKED, *args[args.index(_EDGED[1]) + 1 :]]
     kind = _Forked if args and args[0] == FORKED else subprocess.Popen
     return kind(args, **options)
 
