@@ -58,7 +58,10 @@ class CompiledBackend:
         """See `Backend`."""
         if context.dtype != np.float32 or getattr(spec, "activation", "none") not in ACTIVATIONS:
             return None
-        layer = self._layer(spec, pool, context)
+        try:
+            layer = self._layer(spec, pool, context)
+        except OverflowError:  # a sample so large that the offsets in C do not reach
+            return None
         return Chain(self._library, [layer]) if layer else None
 
     def joined(self, layers: Sequence[Layer]) -> list[Layer]:
