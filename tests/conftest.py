@@ -19,8 +19,12 @@ import pytest
 import structlog
 from xdist.scheduler import LoadScopeScheduling
 
+from edged.domain.nn import model
+from edged.domain.nn.backend import Backend
+from edged.domain.nn.layer import Layer
+from edged.domain.nn.layers import make_layers
 from edged.log import configure
-from tests.support import fake_time
+from tests.support import fake_time, kernels
 from tests.support.brokers import Apache, Broker, Embedded, need
 from tests.support.kafka_cluster import KafkaCluster
 from tests.support.secured import SecuredKafka
@@ -43,10 +47,18 @@ _QUIET_FIXTURE = "quiet_machine"
 _PROCESS_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 """Audit events of the interpreter."""
 
+_BY_ANY_BACKEND = (TESTS / "domain" / "nn", TESTS / "domain" / "training")
+"""What tests whatever computes a model's layers, not the reference alone."""
+
 _current: list[pytest.Item] = []
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kernels", choices=kernels.CHOICES, help="what computes; compiled kernels where they are built")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    kernels.chosen = config.option.kernels
     if not hasattr(config, "workerinput"):
         config.add_cleanup(TestRun().close)
 
@@ -196,6 +208,18 @@ def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Li
     root.setLevel(before[1])
     logging.captureWarnings(capture=False)
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def _chosen_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the tests are of any backend: models without one of their own are computed by what `--kernels` says."""
+    if any(folder in request.path.parents for folder in _BY_ANY_BACKEND):
+        chosen = kernels.chosen_backend()
+
+        def made(*args: Any, backend: Backend | None = None, **options: Any) -> list[Layer]:
+            return make_layers(*args, backend=backend or chosen, **options)
+
+        monkeypatch.setattr(model, "make_layers", made)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,15 @@
-"""The compiled kernels, for tests that need them."""
+"""The compiled kernels, for tests that need them, and for those that pass with and without."""
+
+from typing import Literal
 
 from edged.adapters.kernels.backend import compiled
 from edged.domain.nn.backend import Backend
 from edged.errors import KernelsUnavailable
 from tests.support.requirements import require
+
+CHOICES = ("numpy", "compiled")
+chosen: Literal["numpy", "compiled"] | None = None
+"""By the option `--kernels`; None: compiled ones where they are built."""
 
 
 def required_kernels() -> Backend:
@@ -12,3 +18,18 @@ def required_kernels() -> Backend:
         return compiled()
     except KernelsUnavailable as reason:
         require(f"compiled kernels: {reason}")
+
+
+def chosen_backend() -> Backend | None:
+    """For a test that passes by any; ends it where kernels are asked for and not built."""
+    if chosen == "compiled":
+        return required_kernels()
+    try:
+        return None if chosen == "numpy" else compiled()
+    except KernelsUnavailable:
+        return None
+
+
+def chosen_setting() -> str:
+    """The value of `training.kernels` in the topology of such a test."""
+    return "numpy" if chosen_backend() is None else "auto"

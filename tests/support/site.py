@@ -26,6 +26,7 @@ from edged.ports import TopicPartition, Watermarks
 from edged.services.archive import importer
 from edged.topology_file import inspect, load
 from tests.support.forked import FORKED, start_forked
+from tests.support.kernels import chosen_setting
 from tests.support.secured import SecuredKafka
 
 FASHION = "[t-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, boot]"
@@ -52,6 +53,7 @@ training:
   epochs: {epochs}
   global_batch: 64
   micro_batch: 8
+  kernels: {kernels}
   checkpoint: {checkpoint}
   optimizer: {{sgd: {{learning_rate: 0.05, momentum: 0.9}}}}
   deploy: {{format: {deploy}}}
@@ -115,7 +117,7 @@ class Site:
         )
         self._settings: dict[str, Any] = {"source": "archive", "epochs": 3, "checkpoint": "5min", "flush": "1s"}
         self._settings |= {"model": SMALL_MODEL, "deploy": "float32", "edge": "", "more": ""}
-        self._settings |= {"edges": ("pi-a",), "timing": {}}
+        self._settings |= {"edges": ("pi-a",), "timing": {}, "kernels": chosen_setting()}
         self.configure(**{"site": "greenhouse", **settings})
         ParquetStore(self.archive_folder.as_uri()).create("greenhouse")
 
