@@ -25,7 +25,6 @@ from edged.domain.nn.params import initial_params
 from tests.support.kernel_builds import backend_of
 from tests.support.kernel_geometries import BEFORE, MICRO_BATCH, layers_of, models, output_of
 
-PLACES = ("after", "before", "tight")
 _PAGE, _NO_ACCESS = mmap.PAGESIZE, 0
 _mprotect = ctypes.CDLL(None, use_errno=True).mprotect
 _mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
