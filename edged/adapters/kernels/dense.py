@@ -25,10 +25,11 @@ class DenseLayer(KernelLayer):
         self._kernel, self._bias = kernel_name(context.index, spec), bias_name(context.index, spec)
         self._shape, self._units = spec.weights(context.shape)["kernel"], units
         self._transposed = AlignedBuffer(inputs * units * context.input_gradient)
-        rows = np.arange(max(_TERMS, inputs, units))
+        ones = np.arange(max(_TERMS, inputs, units))
         struct.inputs, struct.units, struct.activation = inputs, units, ACTIVATIONS[spec.activation]
-        struct.by_input, struct.by_unit = self._tables.add(rows * inputs), self._tables.add(rows * units)
-        struct.ones, struct.wt = self._tables.add(rows), self._transposed.address
+        struct.by_input = self._tables.add(ones[: max(_TERMS, units)] * inputs)
+        struct.by_unit = self._tables.add(ones[: max(_TERMS, inputs)] * units)
+        struct.ones, struct.wt = self._tables.add(ones), self._transposed.address
         self._inputs = inputs
 
     def begin(self, params: Params) -> None:

@@ -267,8 +267,9 @@ static void back_through(long windows, int size, long columns, const float *dy, 
 /* y = activation(x W + b) for rows of `inputs` values. Also a convolution with a 1x1 kernel, of all pixels at once. */
 typedef struct {
     int32_t inputs, units, activation;
-    const int32_t *by_input, *by_unit; /* [TERMS at least, inputs and units too] multiples of inputs and of units */
-    const int32_t *ones;               /* [TERMS at least, inputs and units too] 0, 1, 2, ... */
+    const int32_t *by_input; /* multiples of inputs: as many as there are units, and TERMS at least */
+    const int32_t *by_unit;  /* multiples of units: as many as there are inputs, and TERMS at least */
+    const int32_t *ones;     /* 0, 1, 2, ...: as many as either */
     const float *w, *bias, *wt;        /* [inputs, units], [units], [units, inputs] */
     float *dw, *dbias, *y, *dx;        /* dx may be null, as in all layers */
 } Dense;

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from edged.adapters.kernels.backend import CompiledBackend, compiled
+from edged.adapters.kernels.kernel_layer import Chain
+from edged.domain.nn.context import LayerContext
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import (
     AvgPool1d,
@@ -108,3 +110,9 @@ def test_float64_is_left_to_the_reference(backend):
     exact, _ = gradient("cnn", np.float64, micro_batch=16)
     got, _ = gradient("cnn", np.float64, backend, micro_batch=16)
     assert all(np.array_equal(got[name], exact[name]) for name in exact)
+
+
+def test_a_dense_layer_behind_a_large_image_is_compiled(backend):
+    """As many inputs as 256×256 pixels have values: their square is no offset."""
+    context = LayerContext(0, (256 * 256 * 3,), 2, np.float32, input_gradient=True)
+    assert isinstance(backend.layer(Dense(4), None, context), Chain)
