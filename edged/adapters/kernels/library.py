@@ -7,19 +7,23 @@ See also: `build` (compiles), `structs` (what passes the border).
 """
 
 import ctypes
+import os
 import threading
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from struct import Struct
 
 from edged.adapters.kernels.build import FOLDER, REMEDY, SOURCE, VARIANTS, NotBuilt, Variant, digest, machine
 from edged.adapters.kernels.structs import STRUCTS
+from edged.domain.counted import counted
 from edged.errors import KernelsUnavailable
 
 ABI = 1
 """Of kernels.c's EDGED_ABI: raised in both when an exported function changes."""
 
 _CPU_INFO = Path("/proc/cpuinfo")
+_ELF_HEADER = Struct("<40xQ10xHH2x")  # where the table of sections begins; the size and number of its entries
 _loading = threading.Lock()
 
 
@@ -57,6 +61,8 @@ def best(variants: Sequence[Variant], cpu: frozenset[str], folder: Path) -> Vari
 def _load(folder: Path) -> ctypes.CDLL:
     path = folder / chosen(folder).file
     try:
+        if missing := _missing_bytes(path):
+            raise KernelsUnavailable(f"{path} is not whole, it lacks {counted(missing, 'byte')} at its end: {REMEDY}")
         library = ctypes.CDLL(str(path))
         abi, source, size = library.edged_kernels_abi, library.edged_kernels_source, library.edged_kernels_sizeof
     except (OSError, AttributeError) as error:
@@ -75,6 +81,20 @@ def _load(folder: Path) -> ctypes.CDLL:
                 f"{path} has {theirs} bytes for {struct.__name__}, and this edged {ours}: {REMEDY}"
             )
     return library
+
+
+def _missing_bytes(path: Path) -> int:
+    """How many the file lacks at its end, where linkers put the table of sections. Raises OSError.
+
+    After a power cut, or an installation onto a full disk: the process that loads such a file ends by a signal.
+    """
+    with path.open("rb") as file:
+        header = file.read(_ELF_HEADER.size)
+        size = file.seek(0, os.SEEK_END)
+    if len(header) < _ELF_HEADER.size or not header.startswith(b"\x7fELF"):
+        return 0  # no such file at all: the loader says so
+    table, entry, entries = _ELF_HEADER.unpack(header)
+    return max(0, int(table + entry * entries) - size)
 
 
 def _digest(source: Path) -> str:

@@ -113,8 +113,18 @@ def test_a_struct_that_the_library_does_not_know_is_refused(folder, monkeypatch)
         library.load(folder)
 
 
-def test_a_torn_library_is_refused(folder):
-    file_in(folder).write_bytes(b"\x7fELF")
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.999], ids=["a tenth", "half", "nearly all"])
+def test_a_torn_library_is_refused_before_it_ends_the_process(folder, kept):
+    whole = file_in(folder).read_bytes()
+    file_in(folder).write_bytes(whole[: int(kept * len(whole))])
+
+    with pytest.raises(KernelsUnavailable, match=r"is not whole, it lacks [\d,]+ bytes at its end: `apt install"):
+        library.load(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF", b"no library " * 10], ids=["empty", "a few bytes", "text"])
+def test_what_is_no_library_is_refused(folder, content):
+    file_in(folder).write_bytes(content)
 
     with pytest.raises(KernelsUnavailable, match="cannot be loaded"):
         library.load(folder)
