@@ -18,7 +18,7 @@ BUSY = "busy"
 RECREATED = "recreated"
 """A topic was recreated, in this round or before."""
 
-_BUSY_LOAD = 4.0
+_BUSY_LOAD = 2.5
 """Processes that want each core, on a mean of the last minute. Alone on two cores, the site is below it."""
 
 _LEVELS = frozenset({"warning", "error", "critical"})
@@ -39,6 +39,9 @@ _ARCHIVE = _KAFKA | {"kill vault", "stop vault", "freeze vault", "disk vault"}
 _DISK = frozenset({"disk here"})
 _TOPICS = frozenset({"recreate", "reload", START})
 """A topic is not there for a moment."""
+
+_OF_A_START = frozenset({"config.warned", "kernels.unavailable"})
+"""A node that was ended in one round may only start in the next, when nothing waits for it."""
 
 EXPLAINED_BY: Mapping[str, frozenset[str]] = {
     "archive.bad_request": _ARCHIVE,  # of an edge without an answer for long there are more requests than may wait
@@ -97,11 +100,12 @@ class Excuses:
         """Lines, by event; with `BUSY` those that nothing else explains."""
         self._faults = frozenset({START})
         self._targets: frozenset[tuple[str, str]] = frozenset()
+        self._before: frozenset[tuple[str, str]] = frozenset()
         self._told: set[tuple[str, str]] = set()
 
     def begin(self, faults: Iterable[tuple[str, str]]) -> None:
         """A round with these faults, by kind and target, begins."""
-        self._targets = frozenset(faults)
+        self._before, self._targets = self._targets, frozenset(faults)
         names = {name for kind, target in self._targets for name in (kind, f"{kind} {target}")}
         is_recreated = RECREATED in self._faults or "recreate" in names
         self._faults = frozenset(names | ({RECREATED} if is_recreated else set()))
@@ -113,7 +117,8 @@ class Excuses:
             return ""
         event = _name(line)
         explanations = EXPLAINED_BY.get(event, frozenset())
-        here = {f"{kind} here" for kind, target in self._targets if target == node}
+        targets = self._targets | (self._before if event in _OF_A_START else frozenset())
+        here = {f"{kind} here" for kind, target in targets if target == node}
         if (self._faults | here) & explanations:
             self.explained[event] += 1
             return ""
