@@ -102,7 +102,7 @@ def zig(machine: str) -> list[str]:
         found = "none"
     if found != ZIGLANG:
         raise NotBuilt(f"published wheels are compiled by ziglang {ZIGLANG}; here is {found}")
-    return [sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-gnu.{_GLIBC}"]
+    return [sys.executable, "-P", "-m", "ziglang", "cc", "-target", f"{machine}-linux-gnu.{_GLIBC}"]
 
 
 def compile_to(library: Path, command: Sequence[str], flags: Iterable[str], *, source: Path = SOURCE) -> None:

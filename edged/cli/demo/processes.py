@@ -60,15 +60,16 @@ class Child(asyncio.SubprocessProtocol):
         on_line: Callable[[str, LogLine], object] = lambda _name, _line: None,
         on_end: Callable[[], object] = lambda: None,
     ) -> Self:
-        """Start `python -m edged ARGUMENTS`; what it writes to stderr is also appended to `log_file`.
+        """Start `python -P -m edged ARGUMENTS`; what it writes to stderr is also appended to `log_file`.
 
+        -P: what is installed, with its compiled kernels, also where the current folder is a checkout of it.
         `within`: the beginning of a command that becomes it by exec, as `nsenter --net=…` does.
         The kernel kills it when this process dies (on Linux).
         """
         child = cls(name, log_file, on_line, on_end)
         await asyncio.get_running_loop().subprocess_exec(
             lambda: child,
-            *killed_with_parent([*within, sys.executable, "-m", "edged", *arguments]),
+            *killed_with_parent([*within, sys.executable, "-P", "-m", "edged", *arguments]),
             stdin=asyncio.subprocess.DEVNULL,
             env={**os.environ, **(environment or {})},
             start_new_session=True,

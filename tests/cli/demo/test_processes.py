@@ -32,3 +32,16 @@ async def test_what_cannot_come_any_more_is_not_waited_for():
 
     with pytest.raises(ChildWentOn, match=r"run pi-a came to train\.finished without train\.epoch\n.*\"epoch\": 0"):
         await waiting
+
+
+@pytest.mark.usefixtures("process")
+async def test_a_child_runs_the_edged_that_is_installed_and_not_that_of_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "edged").mkdir()
+    (tmp_path / "edged" / "__init__.py").touch()
+    (tmp_path / "edged" / "__main__.py").write_text("print('of the current folder')\n")
+    monkeypatch.chdir(tmp_path)
+
+    child = await Child.start("schema", "schema")
+
+    assert await child.ended() == 0, child.last_words()
+    assert json.loads(child.stdout)["title"]
