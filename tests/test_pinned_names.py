@@ -237,8 +237,8 @@ def test_the_figures_that_programs_read_keep_their_names():
         return " ".join(each.name for each in fields(kind))
 
     assert names(Summary) == (
-        "edges test_accuracy samples_per_s data_wait_fraction blocked_fraction peak_rss_mib published archived "
-        "archived_twice predicted predicted_twice dead_lettered prediction_p50_ms prediction_p99_ms "
+        "edges test_accuracy samples_per_s data_wait_fraction blocked_fraction backend no_kernels peak_rss_mib "
+        "published archived archived_twice predicted predicted_twice dead_lettered prediction_p50_ms prediction_p99_ms "
         "live_accuracy epochs trained_samples import_samples wall_s group"
     )
     assert names(Group) == ("steps steps_without_somebody weights proofs proofs_failed edges outage took_part_again")

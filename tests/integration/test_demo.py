@@ -71,6 +71,7 @@ async def test_three_tiers_on_the_embedded_broker(tmp_path):
 
     assert_whole(summary, published=240)
     assert summary["test_accuracy"] > 0.75
+    assert (summary["backend"] == "numpy") == (summary["no_kernels"] is not None)
     assert {"samples_per_s", "data_wait_fraction", "blocked_fraction", "prediction_p99_ms", "wall_s"} <= summary.keys()
     assert all(0 < mib < 400 for mib in summary["peak_rss_mib"].values())
     assert_kept(tmp_path)

@@ -11,6 +11,7 @@ import numpy as np
 from edged.cli.demo import group_report
 from edged.cli.demo.group import Group
 from edged.domain.counted import counted
+from edged.domain.nn.backend import NUMPY
 
 _DECIMALS = {"test_accuracy": 4, "live_accuracy": 4, "data_wait_fraction": 4, "blocked_fraction": 4, "share": 4}
 """Of the figures in JSON; all others have one."""
@@ -20,6 +21,7 @@ _DECIMALS = {"test_accuracy": 4, "live_accuracy": 4, "data_wait_fraction": 4, "b
 class Summary:
     """The figures of one run. Identities are (device, partition, offset); every list below counts distinct ones.
 
+    `backend`: what computed the layers; `no_kernels`: why not compiled kernels, if none could be used.
     `*_twice` count identities found more than once. Memory in MiB, times in seconds and milliseconds. Several
     edges train one model: all figures of training are those of their `group`. None: cannot be known, without live
     samples or without test images, or where the kernel does not count it.
@@ -30,6 +32,8 @@ class Summary:
     samples_per_s: float
     data_wait_fraction: float
     blocked_fraction: float | None
+    backend: str
+    no_kernels: str | None
     peak_rss_mib: Mapping[str, float]
     published: int
     archived: int
@@ -100,13 +104,22 @@ def _training(summary: Summary) -> Rows:
         ("test accuracy", accuracy),
         ("trained samples", f"{summary.trained_samples:,} in {counted(summary.epochs, 'epoch')}{together}"),
         ("training speed", f"{summary.samples_per_s:,.0f} samples/s{together}"),
+        ("trained by", _trained_by(summary)),
         ("waited for data", f"{summary.data_wait_fraction:.1%} of the time"),
-        ("lanes blocked", _blocked(summary.blocked_fraction)),
+        ("lanes idle", _idle(summary.blocked_fraction)),
     ]
 
 
-def _blocked(fraction: float | None) -> str:
-    return "not readable here" if fraction is None else f"{fraction:.1%} of the time, whatever for"
+def _trained_by(summary: Summary) -> str:
+    if summary.backend != NUMPY:
+        return f"compiled kernels ({summary.backend})"
+    return "numpy" if summary.no_kernels is None else "numpy, which is slower; why, is told below"
+
+
+def _idle(fraction: float | None) -> str:
+    if fraction is None:
+        return "not readable here"
+    return f"{fraction:.1%} of the time: they wait for data, and for each other"
 
 
 def _live(summary: Summary) -> Rows:
@@ -131,7 +144,9 @@ def _process(summary: Summary) -> Rows:
 
 def _tiers(summary: Summary) -> list[str]:
     of_group = [] if summary.group is None else group_report.sentences(summary.group)
+    numpy = [] if summary.no_kernels is None else [f"Trained by numpy: {summary.no_kernels}."]
     return [
+        *numpy,
         f"Tier 1, the devices, published {_published(summary)}.",
         f"Tier 2, the {_edges(summary)}, trained {_trained(summary)}, and predicted {_predicted(summary)}.",
         *of_group,

@@ -32,6 +32,9 @@ async def summary(
         epochs = [site.child("run", lived).seen("train.epoch")]
     lines = [line for of_edge in epochs for line in of_edge]
     blocked = [line["blocked_fraction"] for line in lines]
+    nodes = [site.child("run", edge) for edge in site.edges]
+    newest = [[*node.seen("train.started"), *node.seen("train.backend")][-1:] for node in nodes]
+    refused = [line for node in nodes for line in node.seen("kernels.unavailable")]
     archived, archived_twice = report.distinct((each.device, each.partition, each.offset) for each in samples)
     predicted, predicted_twice = report.distinct(each.identity for each in predictions)
     label_of = {(each.device, each.partition, each.offset): each.label for each in samples}
@@ -46,6 +49,8 @@ async def summary(
         samples_per_s=sum(fmean(line["samples_per_s"] for line in of_edge) for of_edge in epochs),
         data_wait_fraction=fmean(line["wait_fraction"] for line in lines),
         blocked_fraction=None if None in blocked else fmean(blocked),
+        backend=", ".join(sorted({line["backend"] for of_node in newest for line in of_node})),
+        no_kernels=next((line["reason"] for line in refused), None),
         peak_rss_mib={name: end[-1]["peak_rss_bytes"] / 2**20 for name, end in ends.items() if end},
         published=sum(sensor.seen("sensor.published")[-1]["samples"] for sensor in sensors),
         archived=archived,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,8 @@ TWO_EDGES = report.Summary(
     samples_per_s=458.123,
     data_wait_fraction=0.0290001,
     blocked_fraction=0.0480001,
+    backend="compiled/1",
+    no_kernels=None,
     peak_rss_mib={"run pi-a": 102.5123},
     published=240,
     archived=240,
@@ -280,6 +283,30 @@ def test_edges_that_ended_with_other_weights_are_told_and_are_a_failure(group):
     assert "The edges did NOT end with the same weights: pi-a 5a5a5a5a5a5a5a5a, pi-b " in report.as_text(summary, 1000)
     assert not json.loads(report.as_json(summary))["group"]["is_identical"]
     assert not summary.is_well
+
+
+@pytest.mark.parametrize(
+    ("backend", "no_kernels", "row", "sentence"),
+    [
+        ("compiled/1", None, "compiled kernels (compiled/1)", ""),
+        (
+            "numpy",
+            "this CPU lacks fma",
+            "numpy, which is slower; why, is told below",
+            "Trained by numpy: this CPU lacks fma.",
+        ),
+        ("numpy", None, "numpy", ""),
+    ],
+    ids=["compiled", "no kernels", "as asked for"],
+)
+def test_what_computed_is_told_beside_the_speed(backend, no_kernels, row, sentence):
+    table, _, below = report.as_text(replace(TWO_EDGES, backend=backend, no_kernels=no_kernels), 1000)[1:].partition(
+        "\n\n"
+    )
+
+    rows = [re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in table.splitlines()]
+    assert [text for title, text in rows if title == "trained by"] == [row]
+    assert below.startswith(sentence or "Tier 1")
 
 
 def test_a_sample_that_is_missing_is_told():
