@@ -74,14 +74,19 @@ def _check_tls(security: Security) -> tuple[list[Finding], list[Finding]]:
 
 
 def _kernels(topology: Topology) -> Plan:
-    """What computes the layers on this machine, which need not be one of the site's."""
+    """What computes the layers on this machine, which need not be one of the site's.
+
+    `numpy_jobs`: those that ask for numpy where compiled kernels compute others.
+    """
+    told_to = [job.name for job in topology.jobs if job.kernels == NUMPY]
     reason = "training.kernels says so"
-    if any(job.kernels == "auto" for job in topology.jobs):
+    if len(told_to) < len(topology.jobs):
         try:
-            return {"backend": compiled().name, "instructions": chosen().instructions, "reason": None}
+            backend = compiled().name
+            return {"backend": backend, "instructions": chosen().instructions, "reason": None, "numpy_jobs": told_to}
         except KernelsUnavailable as error:
             reason = str(error)
-    return {"backend": NUMPY, "instructions": None, "reason": reason}
+    return {"backend": NUMPY, "instructions": None, "reason": reason, "numpy_jobs": []}
 
 
 def _as_json(problem: Problem) -> Plan:

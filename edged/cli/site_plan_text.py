@@ -120,7 +120,9 @@ def _job_text(model: Plan) -> Iterator[str]:
 
 def _kernels_text(kernels: Plan) -> str:
     if instructions := kernels["instructions"]:
-        return f"on this machine, layers are computed by compiled kernels ({instructions})"
+        jobs = kernels["numpy_jobs"]
+        but = f", those of {' and '.join(jobs)} by numpy: training.kernels says so" if jobs else ""
+        return f"on this machine, layers are computed by compiled kernels ({instructions}){but}"
     return f"on this machine, layers are computed by numpy: {kernels['reason']}"
 
 

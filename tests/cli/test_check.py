@@ -204,7 +204,12 @@ def test_the_plan_says_that_compiled_kernels_compute_here(edged, topology_file, 
     _, as_json, _ = edged("check", "--json", topology_file())
 
     assert "\non this machine, layers are computed by compiled kernels (NEON)\n" in out
-    assert json.loads(as_json)["kernels"] == {"backend": OtherBackend().name, "instructions": "NEON", "reason": None}
+    assert json.loads(as_json)["kernels"] == {
+        "backend": OtherBackend().name,
+        "instructions": "NEON",
+        "reason": None,
+        "numpy_jobs": [],
+    }
 
 
 def test_the_plan_says_why_numpy_computes_here(edged, topology_file, monkeypatch):
@@ -217,13 +222,32 @@ def test_the_plan_says_why_numpy_computes_here(edged, topology_file, monkeypatch
     _, as_json, _ = edged("check", "--json", topology_file())
 
     assert "\non this machine, layers are computed by numpy: this CPU lacks fma\n" in out
-    assert json.loads(as_json)["kernels"] == {"backend": "numpy", "instructions": None, "reason": "this CPU lacks fma"}
+    assert json.loads(as_json)["kernels"] == {
+        "backend": "numpy",
+        "instructions": None,
+        "reason": "this CPU lacks fma",
+        "numpy_jobs": [],
+    }
 
 
 def test_a_file_that_asks_for_numpy_is_the_reason(edged, topology_file):
     _, out, _ = edged("check", topology_file(VALID + "  kernels: numpy\n"))
 
     assert "\non this machine, layers are computed by numpy: training.kernels says so\n" in out
+
+
+def test_of_jobs_of_both_kinds_those_that_ask_for_numpy_are_named(edged, topology_file, monkeypatch):
+    monkeypatch.setattr(check, "compiled", OtherBackend)
+    monkeypatch.setattr(check, "chosen", lambda: VARIANTS["aarch64"][0])
+    body = "stream: digits, model: [flatten, {dense: 3}]"
+    jobs = f"training:\n  - {{name: tiny, {body}, kernels: numpy}}\n  - {{name: large, {body}}}\n"
+    file = topology_file(VALID.partition("training:")[0].replace(", memory_limit: 200MiB", "") + jobs)
+
+    _, out, _ = edged("check", file)
+    _, as_json, _ = edged("check", "--json", file)
+
+    assert " by compiled kernels (NEON), those of tiny by numpy: training.kernels says so\n" in out
+    assert json.loads(as_json)["kernels"]["numpy_jobs"] == ["tiny"]
 
 
 @pytest.mark.parametrize("words", [["--node", "cam-01"], ["--node", "vault"]], ids=["device", "archive"])
