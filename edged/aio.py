@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import contextvars
 import random
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar, TypeVarTuple, cast
@@ -29,18 +29,39 @@ async def run_in_worker(function: Callable[[*Ts], R], *args: *Ts, executor: Exec
     Cancelled: waits for the thread first, so that no abandoned thread still changes state (trio's
     `abandon_on_cancel=False`).
     """
-    loop = asyncio.get_running_loop()
-    in_context = contextvars.copy_context().run  # so that the thread's log lines have the task's context
-    future = loop.run_in_executor(executor, partial(in_context, function, *args))
+    future = start_in_worker(function, *args, executor=executor)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        while not future.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([future])
-        if not future.cancelled():
-            future.exception()  # mark it as retrieved: the caller gets the cancellation
+        await settled(future)
         raise
+
+
+def start_in_worker(function: Callable[[*Ts], R], *args: *Ts, executor: Executor | None = None) -> "asyncio.Future[R]":
+    """Begin to run `function` in a worker thread. The caller waits for its end, by `settled` if cancelled."""
+    in_context = contextvars.copy_context().run  # so that the thread's log lines have the task's context
+    return asyncio.get_running_loop().run_in_executor(executor, partial(in_context, function, *args))
+
+
+async def settled(future: "asyncio.Future[R]") -> None:
+    """Wait for the end of what runs in a thread, cancelled or not; its result or error is dropped."""
+    while not future.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([future])
+    if not future.cancelled():
+        future.exception()  # mark it as retrieved: the caller has another error, or none
+
+
+@contextlib.asynccontextmanager
+async def in_worker(
+    function: Callable[[*Ts], R], *args: *Ts, executor: Executor | None = None
+) -> AsyncIterator["asyncio.Future[R]"]:
+    """Inside, `function` runs in a worker thread; its future, to be awaited inside. Leaving waits for the thread."""
+    future = start_in_worker(function, *args, executor=executor)
+    try:
+        yield future
+    finally:
+        await settled(future)
 
 
 async def prefetch_in_worker(items: Iterator[R], executor: Executor | None = None) -> AsyncGenerator[R, None]:
@@ -56,11 +77,7 @@ async def prefetch_in_worker(items: Iterator[R], executor: Executor | None = Non
             pending = loop.run_in_executor(executor, next, items, end)
             yield cast("R", item)
     finally:
-        while not pending.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([pending])
-        if not pending.cancelled():
-            pending.exception()  # mark it as retrieved: raised already, or no longer wanted
+        await settled(pending)  # raised already, or no longer wanted
 
 
 class Backoff:

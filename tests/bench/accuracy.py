@@ -123,9 +123,8 @@ def train(training: Training, train_split: Split, test_split: Split, backend: Ba
             for at, rows in enumerate(train_split.batches(training.global_batch, order)):
                 progress = epoch + at * training.global_batch / len(order)
                 ones = np.ones(len(rows), np.float32)
-                learner.step(
-                    state, train_split.x[rows], train_split.y[rows], rows, ones, progress=progress, map=executor.map
-                )
+                x = learner.views(train_split.x[rows], rows, epoch)
+                learner.step(state, x, train_split.y[rows], ones, progress=progress, map=executor.map)
             state.position = replace(state.position, epoch=epoch + 1)
             losses.append(state.tally.loss / state.tally.num_samples)
             state.tally = Tally()

@@ -182,8 +182,16 @@ async def mini_batches(
 ) -> AsyncGenerator[tuple[MiniBatch, int], None]:
     """The mini-batches of the plan just drawn from its sample `first` on, each with the index after it."""
     epochs.begin(plan, first)
-    while (found := await epochs.next()) is not None:
-        yield found
+    batcher, sample = epochs.batcher, first
+    while (samples := await epochs.read(batcher.num_free)) is not None:
+        batcher.add(samples)
+        sample += len(samples)
+        for each in batcher.take_unusable():
+            epochs.leave_out(*each)
+        if not batcher.num_free:
+            yield batcher.take(), sample
+    if batcher.num_filled:
+        yield batcher.take(), sample
 
 
 async def until(is_so: Callable[[], bool]) -> None:

@@ -89,12 +89,15 @@ class Learner:
         self._model.divide(state.division)
         return True
 
+    def views(self, x: _Samples, ids: _Integers, epoch: int) -> _Samples:
+        """What `step` and `gradient` get of the samples `x` in `epoch`: augmented; `x` itself without augmentation."""
+        return augment.augmented(x, ids, self._training.augment, seed=self._training.seed, epoch=epoch)
+
     def step(
         self,
         state: TrainState,
         x: _Samples,
         y: _Integers,
-        ids: _Integers,
         weights: npt.NDArray[np.float32],
         *,
         progress: float,
@@ -104,7 +107,7 @@ class Learner:
 
         Arguments and errors: those of `gradient`; `progress`: epochs trained, with their fraction.
         """
-        gradient = self.gradient(state, x, y, ids, weights, map=map)
+        gradient = self.gradient(state, x, y, weights, map=map)
         count, loss = counted(gradient.losses)
         apply(self._training, state, gradient.grads, progress)
         state.tally = replace(
@@ -121,20 +124,17 @@ class Learner:
         state: TrainState,
         x: _Samples,
         y: _Integers,
-        ids: _Integers,
         weights: npt.NDArray[np.float32],
         *,
         map: Map = map,  # noqa: A002
     ) -> Gradient:
         """The gradient of one mini-batch at `state`, which is not changed; valid until the next call.
 
-        `x`: [n, *sample shape]; `y`: classes [n]; `ids` [n]: which samples these are; `weights` [n]: of their losses.
+        `x`: the samples' views, [n, *sample shape]; `y`: classes [n]; `weights` [n]: of their losses.
         A sample whose loss is not finite, while those of others are, is left out: the gradient is that of the others,
         and its loss and score are NaN. Raises DivergedError if no loss is finite, or the loss has exploded.
         """
-        training, position = self._training, state.position
-        x = augment.augmented(x, ids, training.augment, seed=training.seed, epoch=position.epoch)
-        noise = Noise(training.seed, position.step)
+        noise = Noise(self._training.seed, state.position.step)
         counts = weights * self._class_weights[y] if len(self._class_weights) else weights
         targets = self._targets(x, y)
         kept = np.arange(len(x))

@@ -4,7 +4,7 @@ Covers decoding, and leaving out what cannot be used. See also: `services.epochs
 make a batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from edged.domain.topology import Stream
 from edged.errors import RejectedRecord
 from edged.ports import ImageDecoder
 from edged.services.batches.features import FeatureCache
+from edged.shared_work import SharedWork, spread
 
 _PAYLOADS_PER_TASK = 16
 """Compressed images that one thread decodes at a time."""
@@ -58,13 +59,30 @@ class Unusable(NamedTuple):
     detail: str
 
 
+View = Callable[[npt.NDArray[np.float32], npt.NDArray[np.int64]], npt.NDArray[np.float32]]
+"""What training sees of samples [n, *shape] with these ids [n]: augmented, or themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """Samples on their way into the batch: `work` decodes them, on any threads. Given to `Batcher.finish`.
+
+    `samples`: of `num_drawn`, those that are neither missing nor, where labels are needed, unlabelled.
+    """
+
+    num_drawn: int
+    samples: Sequence[Encoded]
+    rows: slice
+    work: SharedWork[npt.NDArray[np.bool_]]
+
+
 class Batcher:
     """Fills mini-batches of at most `size` samples, in two buffers by turns; without label only if not `needs_labels`.
 
     With `features`, the batches hold the features of the samples. `executor`: decodes compressed images in parallel.
 
-    `num_unlabelled`, `num_undecodable`, `num_not_finite`: samples left out so far. `add` runs in a worker thread, one
-    call at a time.
+    `size`: of a full one. `num_unlabelled`, `num_undecodable`, `num_not_finite`: samples left out so far. One call at a
+    time, in a worker thread; but the work of a filling may be done meanwhile, and while the batch taken before is used.
     """
 
     def __init__(
@@ -93,7 +111,7 @@ class Batcher:
             )
             for _ in range(2)
         ]
-        self._size = size
+        self.size = size
         self._filled = 0
         self.num_unlabelled = 0
         self.num_undecodable = 0
@@ -103,10 +121,22 @@ class Batcher:
     @property
     def num_free(self) -> int:
         """Samples that still fit into the batch."""
-        return self._size - self._filled
+        return self.size - self._filled
+
+    @property
+    def num_filled(self) -> int:
+        """Samples in the batch so far."""
+        return self._filled
 
     def add(self, samples: Sequence[Encoded]) -> None:
         """Append at most `num_free` samples, decoded. Unusable ones are left out and counted."""
+        filling = self.begin(samples)
+        if self._executor is not None:
+            spread(filling.work, self._executor)
+        self.finish(filling)
+
+    def begin(self, samples: Sequence[Encoded], view: View | None = None) -> Filling:
+        """Begin to append at most `num_free` samples; without `view`, as they are. `finish` before the next call."""
         received = [sample for sample in samples if sample.payload is not None]
         class_of = {sample.label: codec.class_number(self._classes, sample.label) for sample in received}
         usable = [sample for sample in received if class_of[sample.label] >= 0] if self._needs_labels else received
@@ -118,16 +148,38 @@ class Batcher:
         ids[:] = [sample.id for sample in usable]
         weights[:] = [sample.weight for sample in usable]
         payloads, codecs = [sample.payload or b"" for sample in usable], [sample.codec for sample in usable]
-        if self._features is None:
-            good = self._decode(x, payloads, codecs)
-        else:
-            good = self._features.fill(x, payloads, codecs, self._decode)
+
+        def fill(part: slice) -> npt.NDArray[np.bool_]:
+            if self._features is None:
+                good = self._fill(x[part], payloads[part], codecs[part])
+            else:
+                good = self._features.fill(x[part], payloads[part], codecs[part], self._decode)
+            if view is not None:
+                own = x[part]
+                seen = view(own, ids[part])
+                if seen is not own:
+                    own[:] = seen
+            return good
+
+        return Filling(len(samples), usable, rows, SharedWork(fill, self._parts(codecs)))
+
+    def finish(self, filling: Filling) -> None:
+        """Help with what is left of the filling's work; leave out and count what is unusable."""
+        results = filling.work.results()
+        good = results[0] if len(results) == 1 else np.concatenate([np.zeros(0, np.bool_), *results])
         n = int(good.sum())
         if n < len(good):
-            self._note([sample for sample, is_good in zip(usable, good, strict=True) if not is_good])
-            for column in (x, y, ids, weights):
+            buffer, rows = self._buffers[0], filling.rows
+            self._note([sample for sample, is_good in zip(filling.samples, good, strict=True) if not is_good])
+            for column in (buffer.x[rows], buffer.y[rows], buffer.ids[rows], buffer.weights[rows]):
                 column[:n] = column[good]
         self._filled += n
+
+    def _parts(self, codecs: Sequence[str]) -> list[slice]:
+        """What of the samples one thread decodes at a time: all, or some compressed images."""
+        if self._features is not None or all(name == "raw" for name in codecs):
+            return [slice(0, len(codecs))]
+        return _pieces(len(codecs))
 
     def take(self) -> MiniBatch:
         """The batch so far, perhaps empty; starts the next one."""
@@ -165,13 +217,9 @@ class Batcher:
         """Decode `payloads` into `x`; which of them could be decoded: bool [n]."""
         if self._executor is None or all(name == "raw" for name in codecs):
             return self._fill(x, payloads, codecs)
-
-        def fill(first: int) -> npt.NDArray[np.bool_]:
-            part = slice(first, first + _PAYLOADS_PER_TASK)
-            return self._fill(x[part], payloads[part], codecs[part])
-
-        done = self._executor.map(fill, range(0, len(payloads), _PAYLOADS_PER_TASK))
-        return np.concatenate([np.zeros(0, np.bool_), *done])
+        work = SharedWork(lambda part: self._fill(x[part], payloads[part], codecs[part]), _pieces(len(payloads)))
+        spread(work, self._executor)
+        return np.concatenate([np.zeros(0, np.bool_), *work.results()])
 
     def _fill(
         self, x: npt.NDArray[np.float32], payloads: Sequence[bytes], codecs: Sequence[str]
@@ -184,3 +232,8 @@ class Batcher:
             each = [self._fill(x[i : i + 1], payloads[i : i + 1], codecs[i : i + 1]) for i in range(len(payloads))]
             return np.concatenate(each)
         return np.ones(len(payloads), np.bool_)
+
+
+def _pieces(num_payloads: int) -> list[slice]:
+    """The compressed images that one thread decodes at a time."""
+    return [slice(first, first + _PAYLOADS_PER_TASK) for first in range(0, num_payloads, _PAYLOADS_PER_TASK)]

@@ -5,6 +5,7 @@ sample is to be recognised when it comes back from the archive.
 """
 
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,7 +22,7 @@ Decode = Callable[[npt.NDArray[np.float32], Sequence[bytes], Sequence[str]], npt
 
 
 class FeatureCache:
-    """Features of at most `max_bytes`, shared by a job's batchers; one call at a time.
+    """Features of at most `max_bytes`, shared by a job's batchers; for any threads, one at a time.
 
     When full it keeps what it has: an epoch goes through all samples, so the oldest are read again first.
     """
@@ -34,6 +35,7 @@ class FeatureCache:
         row_bytes = int(np.prod(shape)) * 4
         self._rows = np.empty((max_bytes // (row_bytes + _ENTRY_BYTES), *shape), np.float32)
         self._row_of: dict[bytes, int] = {}
+        self._turn = threading.Lock()
 
     @property
     def num_bytes(self) -> int:
@@ -48,6 +50,17 @@ class FeatureCache:
         Unknown ones are decoded and computed; what is then not finite is left out.
         """
         keys = [_key(payload, codec) for payload, codec in zip(payloads, codecs, strict=True)]
+        with self._turn:
+            return self._fill(keys, x, payloads, codecs, decode)
+
+    def _fill(
+        self,
+        keys: Sequence[bytes],
+        x: npt.NDArray[np.float32],
+        payloads: Sequence[bytes],
+        codecs: Sequence[str],
+        decode: Decode,
+    ) -> npt.NDArray[np.bool_]:
         rows = np.array([self._row_of.get(key, -1) for key in keys], np.int64)
         known = rows >= 0
         x[known] = self._rows[rows[known]]

@@ -75,7 +75,7 @@ class LiveBatches:
         self._held_out: deque[tuple[Encoded, _Origin]] = deque()
         self._num_bytes = 0
         self._origins: dict[int, _Origin] = {}  # of the batch being filled
-        self._origins_before: dict[int, _Origin] = {}  # of the one being trained
+        self._taken: deque[dict[int, _Origin]] = deque(maxlen=2)  # of the one waiting and of the one being trained
         self._left_out = LeftOut()
         self.is_waiting = False
         self.wait_s = 0.0
@@ -172,7 +172,8 @@ class LiveBatches:
     def address(self, sample: int) -> SampleAddress:
         """What the device published; of a sample before the last batches, its place in the edge's archive topic."""
         held_out = {encoded.id: origin for encoded, origin in self._held_out}
-        origin = (self._origins | self._origins_before | held_out).get(sample)
+        origins = [self._origins, *self._taken, held_out]
+        origin = next((each[sample] for each in origins if sample in each), None)
         if origin is None:
             return ArchivedAddress(self._stream, self._edge, *divmod(~sample, 1 << 16))
         return DeviceAddress(self._stream, *origin)
@@ -182,7 +183,8 @@ class LiveBatches:
             self.leave_out(*each)
 
     def _take(self) -> MiniBatch:
-        self._origins_before, self._origins = self._origins, {}
+        self._taken.append(self._origins)
+        self._origins = {}
         return self._batcher.take()
 
     def _add(self, offset: int, pack: Pack, cursor: Cursor) -> Cursor:

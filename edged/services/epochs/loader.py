@@ -7,7 +7,7 @@ an epoch's end.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -19,13 +19,16 @@ from edged.domain.epochs.plan import CachePlan
 from edged.domain.samples.address import ArchivedAddress
 from edged.log import logger
 from edged.services.archive.client import ArchiveClient
-from edged.services.batches.batcher import Batcher, MiniBatch
+from edged.services.batches.batcher import Batcher, Encoded, MiniBatch
 from edged.services.batches.left_out import LeftOut
 from edged.services.cache.shared import CacheShare
 from edged.services.epochs.planner import EpochPlanner
 from edged.services.epochs.plans import EpochPlans, WindowPosition
 from edged.services.epochs.prefetch import Prefetcher
 from edged.services.epochs.stats import EpochStats
+
+_READ_BYTES = 1 << 20
+"""What is read at once, where that is several mini-batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,10 @@ class EpochSettings:
 class EpochLoader:
     """A training job's view of archive and cache. Used by one task, inside `open()`.
 
-    For each epoch: `draw` its plan and `begin` to read it; then either `next` until it returns None (full batches), or
-    `prepare` and `take` ranges of samples of the caller's choice, without waiting (what a group's steps need); `end`,
-    and `held_out`. A cancelled call leaves a batch half filled: `draw` and `begin` again.
+    For each epoch: `draw` its plan and `begin` to read it; then either `read` until it returns None, to assemble
+    mini-batches of it in `batcher`, or `prepare` and `take` ranges of samples of the caller's choice, without waiting
+    (what a group's steps need); `end`, and `held_out`. A cancelled call leaves a batch half filled: `draw` and `begin`
+    again.
 
     Memory: two windows, their plan's blocks and two mini-batches, besides what the cache holds.
     """
@@ -56,7 +60,7 @@ class EpochLoader:
         self, client: ArchiveClient, batcher: Batcher, settings: EpochSettings, share: CacheShare, planner: EpochPlanner
     ) -> None:
         self._client = client
-        self._batcher = batcher
+        self.batcher = batcher
         self._share = share
         self._stats = EpochStats(client, share)
         self._plans = EpochPlans(
@@ -73,7 +77,8 @@ class EpochLoader:
         self._skipped = (0, 0, 0)
         self._left_out = LeftOut()
         self._range = (-1, -1)  # that is being prepared
-        self._sample = 0  # the next one to decode
+        self._sample = 0  # the next one to read
+        self._max_at_once = 1
         self._at: tuple[WindowPosition, int] | None = None  # where it is, if known
         self.decode_s = 0.0
 
@@ -152,16 +157,21 @@ class EpochLoader:
             first_sample=first_sample,
         )
         self._rewind(first_sample)
+        split = self._plans.present.train_split
+        sample_bytes = split.num_bytes // max(split.num_samples, 1)
+        self._max_at_once = max(_READ_BYTES // max(sample_bytes, 1), self.batcher.num_free)
         self._stats.begin(self._plans.present.reads)
 
-    async def next(self) -> tuple[MiniBatch, int] | None:
-        """The next mini-batch and the index in the epoch of the sample after it; None at the end.
+    async def is_here(self) -> bool:
+        """Whether `read` would not wait for the archive: the next samples have arrived, or there are none."""
+        return await self._windows.is_here((await self._locate(held_out=False))[0])
 
-        From that index another process resumes exactly there. All batches are full but the last: samples that are
-        missing, unlabelled or undecodable are left out, and others take their places.
+    async def read(self, num_samples: int) -> Sequence[Encoded] | None:
+        """The next samples of the plan begun: at most `num_samples`, of one window, in little memory; None at the end.
+
+        Those that the archive does not have are empty.
         """
-        batch = await self._next(held_out=False)
-        return None if batch is None else (batch, self._sample)
+        return await self._read(min(num_samples, self._max_at_once), held_out=False)
 
     async def prepare(self, first: int, stop: int) -> bool:
         """Decode samples `first` to `stop` - 1 of the plan begun, for `take`; at most as many as a mini-batch has.
@@ -180,13 +190,13 @@ class EpochLoader:
     def take(self) -> MiniBatch:
         """What was prepared, without samples that are missing, unlabelled or undecodable."""
         self._range = (-1, -1)
-        return self._batcher.take()
+        return self.batcher.take()
 
     async def held_out(self) -> AsyncGenerator[MiniBatch, None]:
         """The mini-batches of the present plan's held-out samples, in a fixed order."""
         self._rewind(0)
         try:
-            while (batch := await self._next(held_out=True)) is not None:
+            while (batch := await self._next_held_out()) is not None:
                 yield batch
         finally:
             self._windows.leave()
@@ -201,6 +211,7 @@ class EpochLoader:
 
         Durable when it returns.
         """
+        self._log_skipped()
         await self._plans.close()
         self._stats.log(self._plans.present.plan)
 
@@ -220,13 +231,13 @@ class EpochLoader:
         return ArchivedAddress(self._client.address.stream, *snapshot.ref(int(block)), int(row))
 
     def _rewind(self, sample: int) -> None:
-        self._batcher.take()  # drops what a cancelled call left
+        self.batcher.take()  # drops what a cancelled call left
         self._range, self._sample, self._at = (-1, -1), sample, None
 
-    async def _next(self, *, held_out: bool) -> MiniBatch | None:
-        while self._batcher.num_free and await self._add(self._batcher.num_free, held_out=held_out):
+    async def _next_held_out(self) -> MiniBatch | None:
+        while self.batcher.num_free and await self._add(self.batcher.num_free, held_out=True):
             pass
-        if len(batch := self._batcher.take()):
+        if len(batch := self.batcher.take()):
             return batch
         self._log_skipped()
         return None
@@ -236,26 +247,40 @@ class EpochLoader:
 
         False when there are no more; without `wait`, also while they are on their way.
         """
-        if self._at is None:
-            self._at = await run_in_worker(self._plans.present.locate, self._sample, held_out)
-        position, at = self._at
-        reader = await self._windows.open(position, wait=wait)
-        if reader is None:
+        samples = await self._read(max_samples, held_out=held_out, wait=wait)
+        if samples is None:
             return False
-        part = slice(at, min(at + max_samples, reader.window.num_samples))
-        samples = await reader.read(part)
         loop = asyncio.get_running_loop()
         begin = loop.time()
-        await run_in_worker(self._batcher.add, samples)
+        await run_in_worker(self.batcher.add, samples)
         self.decode_s += loop.time() - begin  # training stands by meanwhile
-        for each in self._batcher.take_unusable():
+        for each in self.batcher.take_unusable():
             self.leave_out(*each)
-        self._sample += part.stop - part.start
-        self._at = (position, part.stop) if part.stop < reader.window.num_samples else None
         return True
 
+    async def _read(self, max_samples: int, *, held_out: bool, wait: bool = True) -> Sequence[Encoded] | None:
+        """The next samples, at most `max_samples` and of one window.
+
+        None when there are no more; without `wait`, also while they are on their way.
+        """
+        position, at = await self._locate(held_out=held_out)
+        reader = await self._windows.open(position, wait=wait)
+        if reader is None:
+            return None
+        part = slice(at, min(at + max_samples, reader.window.num_samples))
+        samples = await reader.read(part)
+        self._sample += part.stop - part.start
+        self._at = (position, part.stop) if part.stop < reader.window.num_samples else None
+        return samples
+
+    async def _locate(self, *, held_out: bool) -> tuple[WindowPosition, int]:
+        """The window of the next sample, and its index in it."""
+        if self._at is None:
+            self._at = await run_in_worker(self._plans.present.locate, self._sample, held_out)
+        return self._at
+
     def _log_skipped(self) -> None:
-        batcher = self._batcher
+        batcher = self.batcher
         counts = (batcher.num_unlabelled, batcher.num_undecodable, batcher.num_not_finite)
         unlabelled, undecodable, not_finite = (now - before for now, before in zip(counts, self._skipped, strict=True))
         if any((unlabelled, undecodable, not_finite)):

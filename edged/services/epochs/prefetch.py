@@ -44,6 +44,14 @@ class Prefetcher:
         in_use = 0 if self._in_use is None else self._in_use.num_bytes
         return in_use + sum(reader.num_bytes for _, reader in self._ahead)
 
+    async def is_here(self, position: WindowPosition) -> bool:
+        """Whether `open` of the window at `position` would not wait: it has arrived, or there is none."""
+        if position == self._opened_at:
+            return True
+        await self._client.drain()
+        first = next((reader for each, reader in self._ahead if each == position), None)
+        return first.is_complete if first is not None else await self._window(position) is None
+
     async def open(self, position: WindowPosition, *, wait: bool = True) -> WindowReader | None:
         """Use the window at `position`, and look ahead of it; None after the last one of its kind.
 

@@ -92,9 +92,8 @@ class ContributionMaker:
         """Make one local step of a round of several. Raises DivergedError when the loss is not finite."""
         assert self._local is not None, "only a round of several steps has weights of its own"
         if len(batch):
-            result = self._learner.step(
-                self._local, batch.x, batch.y, batch.ids, batch.weights, progress=progress, map=self._map
-            )
+            x = self._learner.views(batch.x, batch.ids, self._local.position.epoch)
+            result = self._learner.step(self._local, x, batch.y, batch.weights, progress=progress, map=self._map)
             self._note_left_out(batch, result.losses)
         else:
             self._local.position = replace(self._local.position, step=self._local.position.step + 1)
@@ -104,7 +103,8 @@ class ContributionMaker:
         step = state.position.step
         if not len(batch):
             return PendingGradient(step, b"", 0, 0.0, 0)
-        gradient = self._learner.gradient(state, batch.x, batch.y, batch.ids, batch.weights, map=self._map)
+        x = self._learner.views(batch.x, batch.ids, state.position.epoch)
+        gradient = self._learner.gradient(state, x, batch.y, batch.weights, map=self._map)
         self._note_left_out(batch, gradient.losses)
         count, loss = counted(gradient.losses)
         return self._compressed(step, param_vector.flatten(gradient.grads), count, loss, gradient.num_correct)

@@ -194,7 +194,7 @@ class GroupTrainer:
             await self._join()  # left out of this epoch, it asks to be in the next
         while self._follower.group.is_open and self._follower.begin.epoch == begin.epoch:
             await self._steps.take(plan)
-            if self._checkpointing.is_due():
+            if self._checkpointing.is_due(_now()):
                 self._stopwatch.measure(self.state)
                 await self._follower.save()
         self._health.recovered(PART)

@@ -71,9 +71,12 @@ class Checkpointing:
         self._saved = None if state is None else _identity(state)
         return state
 
-    def is_due(self) -> bool:
-        """Whether `every_s` seconds, as it is now, have passed since the last save."""
-        return asyncio.get_running_loop().time() >= self._since_s + self._every_s()
+    def is_due(self, now_s: float) -> bool:
+        """Whether `every_s` seconds, as it is now, have passed since the last save. From any thread.
+
+        `now_s`: by the event loop's clock.
+        """
+        return now_s >= self._since_s + self._every_s()
 
     async def save(self, state: TrainState) -> None:
         """Make `state` durable, unless it is already. The caller does not change it meanwhile."""

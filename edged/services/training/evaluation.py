@@ -5,13 +5,14 @@ The same for a job of one edge and for a member of a group. See also: `services.
 """
 
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from edged.aio import run_in_worker
+from edged.aio import in_worker
 from edged.domain.topology import Training
 from edged.domain.training import anomaly
 from edged.domain.training.checkpoint import MAX_HISTORY
@@ -56,8 +57,11 @@ async def evaluate(
     held_out: AsyncGenerator[MiniBatch, None],
     count: Callable[[], None],
     leave_out: Callable[[int, str], None],
+    executor: Executor | None = None,
 ) -> Evaluation:
-    """Test the weights in `state`; calls `count` after each mini-batch.
+    """Test the weights in `state`, on a thread of `executor`; calls `count` after each mini-batch.
+
+    While one is tested the next is assembled.
 
     Samples whose losses are not finite are left out, `leave_out` gets the id of each and why; raises DivergedError when
     none of a mini-batch is finite.
@@ -66,16 +70,20 @@ async def evaluate(
     calibration: list[Samples] = []
     num_correct = num_samples = 0
     async with aclosing(held_out) as batches:
-        async for batch in batches:
+        batch = await anext(batches, None)
+        while batch is not None:
             if training.deploy.format == "int8" and num_samples < _CALIBRATION_SAMPLES:
                 calibration.append(batch.x[: _CALIBRATION_SAMPLES - num_samples].copy())
-            batch_losses, batch_correct = await run_in_worker(learner.test, state, batch.x, batch.y)
+            async with in_worker(learner.test, state, batch.x, batch.y, executor=executor) as tested:
+                following = await anext(batches, None)
+                batch_losses, batch_correct = await tested
             is_finite = np.isfinite(batch_losses)
             for sample in batch.ids[~is_finite].tolist():
                 leave_out(sample, LOSS_NOT_FINITE)
             losses.append(batch_losses[is_finite])
             num_correct, num_samples = num_correct + batch_correct, num_samples + len(batch)
             count()
+            batch = following
     return Evaluation(np.concatenate(losses), num_correct, np.concatenate(calibration) if calibration else None)
 
 

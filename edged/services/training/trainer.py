@@ -5,6 +5,7 @@ Covers the order of things. See also: `services.epochs.loader` and `services.bat
 """
 
 import asyncio
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,22 +16,21 @@ import numpy.typing as npt
 from edged.aio import run_in_worker
 from edged.domain.archive.snapshot import with_newest_quarantine
 from edged.domain.epochs.plan import CachePlan
-from edged.domain.nn.model import Model
+from edged.domain.nn.model import Map, Model
 from edged.domain.topology import Training
 from edged.domain.training.learner import MAX_SLOWDOWNS, DivergedError, Learner
 from edged.domain.training.state import LaneTime, Tally, TrainState
 from edged.log import bind, logger
 from edged.ports import LaneClock, Progress, Statistics
-from edged.services.batches.batcher import MiniBatch
-from edged.services.batches.left_out import LOSS_NOT_FINITE
+from edged.services.batches.batcher import Encoded, MiniBatch
 from edged.services.batches.live import Cursor, LiveBatches
 from edged.services.epochs.loader import EpochLoader
 from edged.services.epochs.sample_scores import SampleScores
 from edged.services.training.checkpointing import Checkpointing
 from edged.services.training.evaluation import end_epoch, evaluate
 from edged.services.training.resume import begin_state
+from edged.services.training.step_loop import LiveBatch, StepLoop
 from edged.services.training.stopwatch import Stopwatch
-from edged.services.training.worker_map import worker_map
 
 
 class Trainer:
@@ -63,7 +63,16 @@ class Trainer:
         self._epochs = epochs
         self._scores = scores
         self._live = live
-        self._map = worker_map(executor)
+        self._executor = executor
+        self._steps = StepLoop(
+            self._update,
+            None if epochs is None else epochs.batcher,
+            view=lambda x, ids: self._learner.views(x, ids, self._state.position.epoch),
+            is_due=checkpointing.is_due,
+            executor=executor,
+        )
+        self._read_wait_s = 0.0
+        self._reading_since_s: float | None = None
         self._state = TrainState({}, {}, job, model.division)
         self._trained_samples = 0
         self._num_batches = 0
@@ -152,19 +161,53 @@ class Trainer:
     async def _train_epoch(self, epochs: EpochLoader) -> None:
         plan = await self._draw(epochs)
         epochs.begin(plan, self._state.position.sample)
-        while (found := await epochs.next()) is not None:
-            batch, sample = found
-            await self._train_live_between()
-            await self._step(batch, sample=sample)
-            await self._save_if_due()
+        async with self._steps.open(self._state.position.sample):
+            while (samples := await self._read(epochs)) is not None:
+                self._steps.put(samples)
+                await self._step_until(lambda: self._steps.has_room)
+            self._steps.end()
+            await self._step_until(lambda: self._steps.is_done)
         await epochs.end()
         await self._end_epoch(epochs)
 
-    async def _train_live_between(self) -> None:
-        """Train a mini-batch of live samples if one is here: one between two of the archive's, so neither starves."""
-        if self._live is not None and (found := await self._live.next_nowait()) is not None:
-            batch, cursor = found
-            await self._step(batch, cursor=cursor)
+    async def _read(self, epochs: EpochLoader) -> Sequence[Encoded] | None:
+        """The next samples; before a wait for them, all steps are made, and what is due is saved.
+
+        How long the steps stood by, they know themselves.
+        """
+        if not await epochs.is_here():
+            await self._step_until(lambda: self._steps.is_settled)
+        self._reading_since_s = epochs.wait_s
+        try:
+            return await epochs.read(self._steps.num_wanted)
+        finally:
+            self._read_wait_s += epochs.wait_s - self._reading_since_s
+            self._reading_since_s = None
+
+    async def _step_until(self, is_so: Callable[[], bool]) -> None:
+        """Make steps until it is so, with live samples between them if any are here, and save when that is due."""
+        while True:
+            self._steps.take_news()
+            self._name_left_out()
+            await self._put_live()
+            if self._steps.is_idle:
+                await self._save_if_due()
+            self._steps.go_on()
+            if is_so():
+                return
+            await self._steps.news()
+
+    def _name_left_out(self) -> None:
+        for each in self._steps.take_left_out():
+            if (source := self._live if each.is_live else self._epochs) is not None:
+                source.leave_out(each.id, each.reason, each.detail)
+
+    async def _put_live(self) -> None:
+        """Hand over a mini-batch of live samples if one is here."""
+        if self._epochs is None or self._live is None or not self._steps.has_room_for_live:
+            return
+        if (found := await self._live.next_nowait()) is not None:
+            self._steps.put_live(LiveBatch(*found))
 
     async def _train_live(self) -> None:
         assert self._live is not None, "a job has a source"
@@ -176,14 +219,20 @@ class Trainer:
 
     async def _train_next_live(self, live: LiveBatches) -> None:
         self._choose_backend()
-        batch, cursor = await live.next()
-        sample = self._state.position.sample + len(batch)
-        await self._step(batch, sample=sample, cursor=cursor)
-        if sample >= self._training.live_epoch:
-            await self._end_epoch(live)
-            self._stopwatch.start()
-        else:
-            await self._save_if_due()
+        sample = self._state.position.sample
+        async with self._steps.open():
+            while sample < self._training.live_epoch:
+                if (found := await live.next_nowait()) is None:
+                    await self._step_until(lambda: self._steps.is_settled)
+                    found = await live.next()
+                batch, cursor = found
+                sample += len(batch)
+                self._steps.put_live(LiveBatch(batch, cursor, sample))
+                await self._step_until(lambda: self._steps.has_room_for_live)
+            self._steps.end()
+            await self._step_until(lambda: self._steps.is_done)
+        await self._end_epoch(live)
+        self._stopwatch.start()
 
     async def _draw(self, epochs: EpochLoader) -> CachePlan:
         """The epoch's plan: in the middle of an epoch that of the checkpoint, otherwise a new one; and its backend."""
@@ -214,24 +263,14 @@ class Trainer:
             epoch, step = state.position.epoch, state.position.step
             write("train.backend", epoch=epoch, step=step, backend=state.division.backend, former=former)
 
-    async def _step(self, batch: MiniBatch, *, sample: int | None = None, cursor: Cursor | None = None) -> None:
-        """Update the weights, the position after them, and the scores. Cancelled: finishes all three."""
-        left_out = await run_in_worker(self._update, batch, sample, cursor)
-        self._trained_samples += len(batch) - len(left_out)
-        self._num_batches += 1
-        if (source := self._epochs if cursor is None else self._live) is not None:
-            for each in left_out:
-                source.leave_out(each, LOSS_NOT_FINITE)
-
-    def _update(self, batch: MiniBatch, sample: int | None, cursor: Cursor | None) -> list[int]:
-        """Returns the ids of the samples that were left out."""
+    def _update(self, batch: MiniBatch, sample: int | None, cursor: Cursor | None, map_: Map) -> list[int]:
+        """Update the weights, the position after them, and the scores; the ids of the samples that were left out."""
         state = self._state
         progress = state.position.epoch + min(state.position.sample / max(self._epoch_samples, 1), 1.0)
         is_live = cursor is not None
         try:
-            learnt = self._learner.step(
-                state, batch.x, batch.y, batch.ids, batch.weights, progress=progress, map=self._map
-            )
+            x = self._learner.views(batch.x, batch.ids, state.position.epoch) if is_live else batch.x
+            learnt = self._learner.step(state, x, batch.y, batch.weights, progress=progress, map=map_)
         except DivergedError as error:
             self._suspect = _more_suspect(self._suspect, batch, error.losses, is_live=is_live)
             raise
@@ -243,6 +282,8 @@ class Trainer:
         elif self._scores is not None:
             self._scores.learn(batch.ids, learnt)
         left_out: list[int] = batch.ids[~np.isfinite(learnt.losses)].tolist()
+        self._trained_samples += len(batch) - len(left_out)
+        self._num_batches += 1
         return left_out
 
     def _move(self, cursor: Cursor) -> None:
@@ -251,7 +292,7 @@ class Trainer:
         )
 
     async def _save_if_due(self) -> None:
-        if self._checkpointing.is_due():
+        if self._checkpointing.is_due(asyncio.get_running_loop().time()):
             await self._save()
 
     async def _save(self) -> None:
@@ -275,7 +316,13 @@ class Trainer:
         if not self._state.is_finite():
             raise DivergedError
         tested = await evaluate(
-            self._learner, self._state, self._training, source.held_out(), self._count_batch, source.leave_out
+            self._learner,
+            self._state,
+            self._training,
+            source.held_out(),
+            self._count_batch,
+            source.leave_out,
+            self._executor,
         )
         ended = end_epoch(self._training, self._state, tested)
         self._slowdowns_in_a_row = 0
@@ -322,11 +369,14 @@ class Trainer:
 
     def _wait_s(self) -> float:
         """Seconds spent waiting for data since start."""
-        return sum(source.wait_s for source in (self._epochs, self._live) if source is not None)
+        if self._epochs is None:
+            return self._steps.wait_s
+        total_s = self._epochs.wait_s if self._reading_since_s is None else self._reading_since_s
+        return self._steps.wait_s + total_s - self._read_wait_s
 
     def _decode_s(self) -> float:
-        """Seconds spent decoding samples into mini-batches since start."""
-        return sum(source.decode_s for source in (self._epochs, self._live) if source is not None)
+        """Seconds that training stood by for the decoding of samples into mini-batches, since start."""
+        return self._steps.assembly_s
 
 
 class _Suspect(NamedTuple):

@@ -69,7 +69,8 @@ def train(training: Training, x, y, *, state: TrainState | None = None, steps: i
             : training.global_batch
         ]
         ones = np.ones(len(rows), np.float32)
-        learner.step(state, x[rows], y[rows], rows, ones, progress=step / a_epoch, **options)
+        view = learner.views(x[rows], rows, state.position.epoch)
+        learner.step(state, view, y[rows], ones, progress=step / a_epoch, **options)
     return learner, state
 
 
@@ -149,13 +150,13 @@ def test_a_class_of_weight_zero_is_not_learnt():
 
 def test_a_slowdown_halves_the_step():
     training = Training("toy", (Dense(2),), optimizer=Sgd(1.0, momentum=0.0))
-    x, y, ids = np.ones((4, 3), np.float32), np.array([0, 1, 0, 0]), np.arange(4)
+    x, y = np.ones((4, 3), np.float32), np.array([0, 1, 0, 0])
     learner = Learner(training, Model((3,), training.model))
     changes = []
     for slowdowns in (0, 1):
         state = learner.initial("test")
         before, state.slowdowns = state.params["0.dense.kernel"].copy(), slowdowns
-        learner.step(state, x, y, ids, np.ones(len(x), np.float32), progress=0)
+        learner.step(state, x, y, np.ones(len(x), np.float32), progress=0)
         changes.append(state.params["0.dense.kernel"] - before)
     np.testing.assert_allclose(changes[0], 2 * changes[1], rtol=1e-5)
 
@@ -171,9 +172,7 @@ def test_a_diverged_loss_is_raised_before_anything_changes(damage):
         state.params["0.dense.bias"][0] = np.nan
     before = bits(state)
     with pytest.raises(DivergedError):
-        learner.step(
-            state, np.ones((2, 3), np.float32), np.array([0, 1]), np.arange(2), np.ones(2, np.float32), progress=0
-        )
+        learner.step(state, np.ones((2, 3), np.float32), np.array([0, 1]), np.ones(2, np.float32), progress=0)
     assert bits(state) == before
     assert state.position.step == 0
 
@@ -184,7 +183,7 @@ def test_a_single_unusual_sample_is_not_divergence():
     state.history = (EpochMetrics(0, 30, 1.0, None, None, None),)
     x[3, 5] = 1e4  # a sensor's glitch, in the first of the three mini-batches
     for rows in np.arange(96).reshape(3, 32):
-        learner.step(state, x[rows], np.zeros(32, np.int64), rows, np.ones(32, np.float32), progress=10)
+        learner.step(state, x[rows], np.zeros(32, np.int64), np.ones(32, np.float32), progress=10)
     assert state.position.step == 33
     assert state.is_finite()
     usual, _ = learner.test(state, np.delete(x, 3, 0), np.zeros(95, np.int64))
@@ -197,18 +196,18 @@ def test_a_state_of_another_backend_is_computed_by_that_one_or_by_what_the_model
     learner = Learner(training, Model(shape, training.model, micro_batch=8, backend=OtherBackend()))
     plain = Learner(training, Model(shape, training.model, micro_batch=4))
     states = [plain.initial("test") for _ in range(2)]
-    ids, ones = np.arange(64), np.ones(64, np.float32)
+    ones = np.ones(64, np.float32)
 
     assert learner.use(states[0], "numpy")
     for state, each in zip(states, (learner, plain), strict=True):
-        each.step(state, x, y, ids, ones, progress=0)
+        each.step(state, x, y, ones, progress=0)
     assert states[0].division == Division(1, 4)
     assert bits(states[0]) == bits(states[1])
 
     assert learner.use(states[0], "other/1")
     assert states[0].division == Division(1, 8, "other/1")
     for state, each in zip(states, (learner, plain), strict=True):
-        each.step(state, x, y, ids, ones, progress=0)
+        each.step(state, x, y, ones, progress=0)
     assert bits(states[0]) != bits(states[1])
 
 
@@ -232,8 +231,8 @@ def test_a_sample_of_infinite_loss_is_left_out_as_if_it_had_not_been_drawn(lanes
     with_it, without, others = learner.initial("test"), learner.initial("test"), np.delete(np.arange(9), 4)
     ones, none = np.ones(9, np.float32), np.zeros(9, np.int64)
 
-    result = learner.step(with_it, x, none, np.arange(9), ones, progress=0)
-    learner.step(without, x[others], none[:8], others, ones[:8], progress=0)
+    result = learner.step(with_it, x, none, ones, progress=0)
+    learner.step(without, x[others], none[:8], ones[:8], progress=0)
 
     assert bits(with_it) == bits(without)
     assert with_it.tally == without.tally
@@ -249,7 +248,7 @@ def test_losses_of_which_none_is_finite_are_divergence():
     learner = Learner(AUTOENCODER, Model(SERIES, AUTOENCODER.model, loss=AUTOENCODER.loss))
     state = learner.initial("test")
     with pytest.raises(DivergedError):
-        learner.step(state, x, np.zeros(4, np.int64), np.arange(4), np.ones(4, np.float32), progress=0)
+        learner.step(state, x, np.zeros(4, np.int64), np.ones(4, np.float32), progress=0)
     with pytest.raises(DivergedError):
         learner.test(state, x, np.zeros(4, np.int64))
 

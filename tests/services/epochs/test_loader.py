@@ -172,6 +172,7 @@ async def test_unlabelled_and_undecodable_samples_are_left_out_and_logged(world)
     async with epochs.open():
         plan = await epochs.draw(0)
         ids, sizes, _ = await read(epochs, plan)
+        await epochs.end()
     assert len(ids) == len(planned_ids(plan)) - 14
     assert set(sizes[:-1]) == {8}
     (line,) = world.events("epoch.skipped")
@@ -188,6 +189,7 @@ async def test_unlabelled_samples_alone_are_no_warning(world):
     epochs = world.epochs()
     async with epochs.open():
         await read(epochs, await epochs.draw(0))
+        await epochs.end()
     (line,) = world.events("epoch.skipped")
     assert (line["level"], line["unlabelled"], line["undecodable"]) == ("info", 2, 0)
 

@@ -31,14 +31,14 @@ def batch(n: int, seed: int = 0) -> MiniBatch:
 
 
 def gradient(learner: Learner, state: TrainState, of: MiniBatch) -> param_vector.Vector:
-    return param_vector.flatten(learner.gradient(state, of.x, of.y, of.ids, of.weights).grads)
+    return param_vector.flatten(learner.gradient(state, of.x, of.y, of.weights).grads)
 
 
 def test_a_contribution_is_the_mean_gradient_with_its_loss_and_hits():
     contributions, learner, state = make()
     of = batch(5)
     pending = contributions.gradient(state, of)
-    computed = learner.gradient(state, of.x, of.y, of.ids, of.weights)
+    computed = learner.gradient(state, of.x, of.y, of.weights)
     np.testing.assert_array_equal(compression.decompress(pending.blob, N), param_vector.flatten(computed.grads))
     assert (pending.step, pending.count, pending.num_correct) == (0, 5, computed.num_correct)
     assert pending.loss == pytest.approx(float(computed.losses.sum()))
@@ -129,7 +129,7 @@ def test_a_round_contributes_the_delta_of_its_local_steps_and_leaves_the_weights
     alone = learner.initial("0" * 64)
     for seed in range(3):
         of = batch(4, seed)
-        learner.step(alone, of.x, of.y, of.ids, of.weights, progress=0.0)
+        learner.step(alone, of.x, of.y, of.weights, progress=0.0)
     delta = param_vector.flatten(state.params) - param_vector.flatten(alone.params)
     np.testing.assert_allclose(compression.decompress(pending.blob, N), delta, rtol=1e-6, atol=1e-7)
     assert pending.slots is not None

@@ -98,11 +98,11 @@ async def test_a_checkpoint_is_due_again_after_the_interval(world):
     checkpointing = world.checkpointing()
     await checkpointing.restore()
     await asyncio.sleep(299)
-    assert not checkpointing.is_due()
+    assert not checkpointing.is_due(asyncio.get_running_loop().time())
     await asyncio.sleep(1)
-    assert checkpointing.is_due()
+    assert checkpointing.is_due(asyncio.get_running_loop().time())
     await checkpointing.save(state_at(world, 1))
-    assert not checkpointing.is_due()
+    assert not checkpointing.is_due(asyncio.get_running_loop().time())
 
 
 async def test_a_failed_write_is_reported_and_retried(world):

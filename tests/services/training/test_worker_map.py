@@ -13,11 +13,12 @@ def test_without_an_executor_it_maps_in_this_thread():
     assert list(worker_map(None)(lambda _: threading.get_ident(), range(2))) == [threading.get_ident()] * 2
 
 
-def test_with_an_executor_it_maps_on_its_threads_in_order():
-    with ThreadPoolExecutor(2) as executor:
-        threads = list(worker_map(executor)(lambda i: (i, threading.get_ident()), range(10)))
-    assert [i for i, _ in threads] == list(range(10))
-    assert threading.get_ident() not in {thread for _, thread in threads}
+def test_with_an_executor_it_maps_on_its_threads_and_this_one_in_order():
+    both = threading.Barrier(2)
+    with ThreadPoolExecutor(1) as executor:
+        threads = list(worker_map(executor)(lambda i: (i, both.wait(), threading.get_ident()), range(2)))
+    assert [i for i, _, _ in threads] == [0, 1]
+    assert len({thread for _, _, thread in threads}) == 2
 
 
 def test_an_overflow_is_no_warning():
