@@ -22,6 +22,7 @@ from edged.errors import KernelsUnavailable
 ABI = 1
 """Of kernels.c's EDGED_ABI: raised in both when an exported function changes."""
 
+_NONE_REMEDY = f"{REMEDY}; `pip install -v .` shows why it was not"
 _CPU_INFO = Path("/proc/cpuinfo")
 _ELF_HEADER = Struct("<40xQ10xHH2x")  # where the table of sections begins; the size and number of its entries
 _loading = threading.Lock()
@@ -53,7 +54,7 @@ def best(variants: Sequence[Variant], cpu: frozenset[str], folder: Path) -> Vari
         raise KernelsUnavailable(f"this CPU lacks {missing}, without which numpy is faster")
     found = next((variant for variant in fitting if (folder / variant.file).is_file()), None)
     if found is None:
-        raise KernelsUnavailable(f"none was compiled ({folder / fitting[0].file} is missing): {REMEDY}")
+        raise KernelsUnavailable(f"none was compiled ({folder / fitting[0].file} is missing): {_NONE_REMEDY}")
     return found
 
 

@@ -138,7 +138,8 @@ def test_another_library_under_its_name_is_refused(folder):
 
 
 def test_a_folder_without_a_library_says_how_to_get_one(tmp_path):
-    with pytest.raises(KernelsUnavailable, match=r"none was compiled .*apt install gcc libc6-dev"):
+    says = r"none was compiled .*apt install gcc libc6-dev.*; `pip install -v \.` shows why"
+    with pytest.raises(KernelsUnavailable, match=says):
         library.load(tmp_path)
 
 
