@@ -242,8 +242,9 @@ EVENTS: Mapping[str, Event] = {
     ),
     "train.finished": _of_job("All epochs are trained.", epochs=int, step=int),
     "train.left_out": _of_job(
-        "A sample is left out of training, or of a test: it cannot be decoded, or its numbers are not finite, or its "
-        "loss is not while those of others of its mini-batch are. `suppressed` more for that reason were not logged.",
+        "A sample is left out of training, or of a test: it cannot be decoded, its numbers are not finite or all "
+        "denormal, or its loss is not finite while those of others of its mini-batch are. `suppressed` more for that "
+        "reason were not logged.",
         address=str, reason=str, detail=str, suppressed=int,
     ),
     "train.diverged": _of_job(

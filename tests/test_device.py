@@ -76,7 +76,10 @@ async def test_what_the_edge_would_reject_is_rejected_before_anything_is_publish
             await cam.publish_array(np.zeros((2, 3), np.uint8))
         with pytest.raises(RejectedRecord, match="not_an_image"):
             await cam.publish(b"junk")
-    assert log.records(CAM) == []
+    async with device(log, "meter") as meter:
+        with pytest.raises(RejectedRecord, match="is it little-endian float32"):
+            await meter.publish(np.array([1, 2, 3, 4], ">f4").tobytes())
+    assert log.records(CAM) == log.records("greenhouse.iot.meter") == []
 
 
 async def test_many_samples_are_published_in_order_with_a_bounded_number_in_flight():

@@ -63,6 +63,7 @@ REASONS: Mapping[str, tuple[str, str]] = {
     "wrong_length": ("sample", " not of the stream's shape"),
     "bad_label": ("sample", " with a label that cannot be stored"),
     "not_finite": ("row", " with a number too large or not finite"),
+    "denormal": ("sample", " with all values below 1.2e-38: is it little-endian float32?"),
     "not_a_number": ("row", " with a field that is no number"),
     "num_fields": ("row", " with another number of fields than there are columns"),
     "no_label": ("row", " without a label"),

@@ -40,7 +40,12 @@ class Transcoder:
             )
 
     def payload(self, item: Item) -> bytes:
-        """The item as the device would send it. Raises FormatError, RejectedRecord."""
+        """The item as the device would send it. Raises FormatError; RejectedRecord for what an edge would refuse."""
+        payload = self._payload(item)
+        codec.check_payload(payload, self._stream, self._codec)
+        return payload
+
+    def _payload(self, item: Item) -> bytes:
         sample = self._decoded(item)
         if item.codec == self._codec != "raw" and len(item.payload) <= MAX_BYTES:
             return item.payload

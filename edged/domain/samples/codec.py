@@ -29,6 +29,9 @@ DecodeImage = Callable[[bytes, str, tuple[int, ...]], npt.NDArray[np.uint8]]
 MAX_MAGNITUDE = 1e18
 """Of a number in a float32 payload. The square of 2e19 is infinite, and one such loss would ruin the weights."""
 
+MIN_MAGNITUDE = float(np.finfo(np.float32).tiny)
+"""Of a number in a float32 payload that is not 0. CPUs compute with smaller ones, denormal, up to 100 times slower."""
+
 
 def check_record(key: bytes | None, value: bytes, stream: Stream, codec: Codec) -> str | None:
     """The label of a device's record, in `text.normal_form`; None when it has no key: unlabelled.
@@ -95,12 +98,17 @@ def decode_raw(payload: bytes, stream: Stream) -> Pixels:
 
 
 def normalise(pixels: Pixels, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
-    """float32 of the same shape, in `out` if given: uint8 divided by 255, so within [0, 1]; floats unchanged."""
+    """float32 of the same shape, in `out` if given: uint8 divided by 255, so within [0, 1].
+
+    Floats are unchanged, but for those below MIN_MAGNITUDE, which become 0.
+    """
     if out is None:
         out = np.empty(pixels.shape, np.float32)
     np.copyto(out, pixels)
     if pixels.dtype == np.uint8:
         np.divide(out, np.float32(255), out=out)
+    else:
+        out[np.abs(out) < MIN_MAGNITUDE] = 0
     return out
 
 
@@ -114,23 +122,22 @@ def fill(
     """Decode and normalise `payloads[i]`, in the codec `codecs[i]`, into `x[i]`: float32 [n, *stream.shape].
 
     If all are raw they are decoded at once. Raises RejectedRecord for a payload that cannot be decoded, or whose
-    numbers no training would survive; `x` is then partly filled.
+    numbers `check_payload` refuses; `x` is then partly filled.
     """
     if all(codec == "raw" for codec in codecs):
         for payload in payloads:
             _check_length(payload, stream)
-        normalise(np.frombuffer(b"".join(payloads), raw_dtype(stream)).reshape(x.shape), out=x)
+        samples = np.frombuffer(b"".join(payloads), raw_dtype(stream)).reshape(x.shape)
+        _check_numbers(samples)
+        normalise(samples, out=x)
     else:
         for row, payload, codec in zip(x, payloads, codecs, strict=True):
-            pixels = decode_raw(payload, stream) if codec == "raw" else decode_image(payload, codec, stream.shape)
+            if codec == "raw":
+                _check_raw(payload, stream)
+                pixels = decode_raw(payload, stream)
+            else:
+                pixels = decode_image(payload, codec, stream.shape)
             normalise(pixels, out=row)
-    if stream.dtype == "float32" and not is_finite(x):
-        raise RejectedRecord("not_finite")
-
-
-def is_finite(numbers: npt.NDArray[np.float32]) -> bool:
-    """Whether none is NaN, infinite, or beyond MAX_MAGNITUDE."""
-    return bool((np.abs(numbers) <= MAX_MAGNITUDE).all())  # false for NaN too
 
 
 def _label(key: bytes | None, stream: Stream) -> str | None:
@@ -148,8 +155,22 @@ def _label(key: bytes | None, stream: Stream) -> str | None:
 
 def _check_raw(value: bytes, stream: Stream) -> None:
     _check_length(value, stream)
-    if stream.dtype == "float32" and not is_finite(np.frombuffer(value, raw_dtype(stream))):
+    _check_numbers(np.frombuffer(value, raw_dtype(stream)).reshape(1, -1))
+
+
+def _check_numbers(samples: Pixels) -> None:
+    """Raise RejectedRecord for NaN, for numbers beyond MAX_MAGNITUDE, and for a sample of nothing but denormal ones.
+
+    Whole numbers in network byte order are denormal (1.0 is 4.6e-41), and zeros are zeros: both have all of a sample.
+    """
+    if samples.dtype == np.uint8:
+        return
+    magnitudes = np.abs(samples)
+    if not (magnitudes <= MAX_MAGNITUDE).all():  # NaN neither
         raise RejectedRecord("not_finite")
+    largest = magnitudes.max(axis=tuple(range(1, samples.ndim)))
+    if ((largest > 0) & (largest < MIN_MAGNITUDE)).any():
+        raise RejectedRecord("denormal", "all values are below 1.2e-38: is it little-endian float32?")
 
 
 def _check_length(payload: bytes, stream: Stream) -> None:

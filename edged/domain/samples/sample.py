@@ -14,6 +14,7 @@ REASONS = (
     "too_large",  # more bytes than a payload of this stream may have
     "wrong_length",  # raw bytes do not fill the stream's shape
     "not_finite",  # a float payload holds NaN, infinity, or a number whose square is infinite
+    "denormal",  # all numbers of a float payload are below float32's smallest normal one: another byte order
     "not_an_image",  # the bytes are not of the device's codec
     "truncated",  # the image ends early or is damaged
     "too_large_for_topic",  # the topic of packs does not take even this sample alone

@@ -138,6 +138,16 @@ def test_an_image_that_no_edge_can_decode_is_not_passed_through(codec):
         ArchiveForm(Stream("tiles", (8, 8, 1), "uint8", ()), DECODER)(item)
 
 
+@pytest.mark.parametrize(("number", "reason"), [(1e30, "not_finite"), (1e-40, "denormal")])
+def test_numbers_that_no_edge_takes_are_not_passed_through(number, reason):
+    dataset = raw(np.full((8, 8, 1), number, np.float32))
+    stream = Stream("readings", (8, 8, 1), "float32", ())
+    transcoder = Transcoder(dataset, Device("meter", "pi", "readings", "raw"), stream, DECODER)
+
+    with pytest.raises(RejectedRecord, match=reason):
+        transcoder.payload(dataset.item)
+
+
 def archived(item, shape=(8, 8, 1)):
     return ArchiveForm(Stream("tiles", shape, "uint8", ()), DECODER)(item)
 

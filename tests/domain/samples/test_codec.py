@@ -15,6 +15,7 @@ GREY = Stream("grey", (4, 3, 1), "uint8", ("cat", "hund", "猫"))
 FLOATS = Stream("floats", (5,), "float32", ("low", "high"))
 HUGE = Stream("huge", (1024, 1024, 1), "uint8", ("any",))
 IMAGE = bytes(range(12))
+SMALLEST = float(np.finfo(np.float32).smallest_normal)
 
 
 def reason_of(key, value, stream=GREY, of_codec="raw"):
@@ -86,6 +87,37 @@ def test_floats_must_be_finite_and_so_must_their_squares(bad):
     assert reason_of(b"low", floats(0, 1, bad, 3, 4), stream=FLOATS) == "not_finite"
 
 
+@pytest.mark.parametrize("values", [(1, 2, 3, 4, 5), (1, 0, -2, 1013.25, 0), (0, 0, 0, 0, 0.5)])
+def test_floats_in_network_byte_order_are_refused_by_what_they_look_like(values):
+    payload = np.array(values, ">f4").tobytes()
+    with pytest.raises(RejectedRecord) as caught:
+        codec.check_record(b"low", payload, FLOATS, "raw")
+    assert caught.value.reason == "denormal"
+    assert caught.value.detail == "all values are below 1.2e-38: is it little-endian float32?"
+    for codecs in (["raw", "raw"], ["raw", "png"]):
+        with pytest.raises(RejectedRecord, match="denormal"):
+            codec.fill(
+                np.empty((2, *FLOATS.shape), np.float32),
+                [payload, floats(1, 2, 3, 4, 5)],
+                codecs,
+                FLOATS,
+                lambda *_: np.zeros(FLOATS.shape, np.uint8),
+            )
+
+
+@pytest.mark.parametrize("values", [(0, 0, 0, 0, -0.0), (1e-45, 0, 0, 0, SMALLEST), (0, 0, -SMALLEST, 0, 0)])
+def test_zeros_and_single_denormals_are_samples(values):
+    assert codec.check_record(b"low", floats(*values), FLOATS, "raw") == "low"
+
+
+@pytest.mark.parametrize("codecs", [["raw", "raw"], ["raw", "png"]])
+def test_single_denormals_reach_the_model_as_zeros(codecs):
+    x = np.empty((2, *FLOATS.shape), np.float32)
+    numbers = floats(1e-45, -1e-40, SMALLEST, 1, -SMALLEST)
+    codec.fill(x, [numbers, numbers], codecs, FLOATS, lambda *_: np.zeros(FLOATS.shape, np.uint8))
+    assert x[0].tolist() == [0, 0, SMALLEST, 1, -SMALLEST]
+
+
 @given(key=st.none() | st.binary(max_size=300), value=st.binary(max_size=40))
 def test_any_bytes_are_a_sample_or_a_reason(key, value):
     for stream in (GREY, FLOATS):
@@ -116,12 +148,12 @@ def test_raw_pixels_take_the_streams_shape():
         codec.decode_raw(IMAGE[1:], GREY)
 
 
-def test_uint8_is_normalised_to_one_and_floats_are_unchanged():
+def test_uint8_is_normalised_to_one_and_floats_are_unchanged_but_for_denormal_ones():
     pixels = np.arange(256, dtype=np.uint8)
     x = codec.normalise(pixels)
     assert x.dtype == np.float32
     np.testing.assert_array_equal(x, np.arange(256, dtype=np.float32) / np.float32(255))
-    assert codec.normalise(np.array([-3.5, 300], np.float32)).tolist() == [-3.5, 300]
+    assert codec.normalise(np.array([-3.5, 300, 1e-39], np.float32)).tolist() == [-3.5, 300, 0]
 
 
 def test_class_numbers_are_indices_in_the_list():

@@ -110,6 +110,16 @@ def test_a_sample_whose_numbers_are_not_finite_is_left_out_and_named(bad):
     assert (batcher.num_not_finite, batcher.num_undecodable) == (1, 0)
 
 
+def test_a_sample_of_nothing_but_denormals_is_left_out_and_single_ones_are_trained_on_as_zeros():
+    floats = Stream("floats", (2,), "float32", ("a", "b"))
+    batcher = Batcher(floats, 4, Brightness())
+
+    batcher.add([Encoded(np.array([1e-40, x], "<f4").tobytes(), "raw", "a", i) for i, x in enumerate([3, 0, 1e-39, 4])])
+
+    assert batcher.take().x.tolist() == [[0, 3], [0, 4]]
+    assert [(each.id, each.reason) for each in batcher.take_unusable()] == [(1, "denormal"), (2, "denormal")]
+
+
 def test_what_is_left_out_comes_with_its_reason():
     batcher = Batcher(STREAM, 4, Brightness())
     batcher.add([image(1), image(0), Encoded(bytes(3), "raw", "a", 7), image(2, None)])

@@ -56,6 +56,7 @@ POISON = [
     ("key_too_long", from_device("cam", grey(0), b"k" * 10_000_000)),
     ("key_not_text", from_device("cam", grey(0), b"\xff\xfe")),
     ("not_finite", from_device("meter", floats(1, np.nan), b"low")),
+    ("denormal", from_device("meter", np.array([1, 20], ">f4").tobytes(), b"low")),
     ("not_an_image", from_device("photo", photo("png"))),
     ("truncated", from_device("photo", photo("jpeg")[:-200])),
     ("too_many_pixels", from_device("scan", bomb())),
