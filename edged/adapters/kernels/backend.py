@@ -14,7 +14,7 @@ from edged.adapters.kernels.depthwise import DepthwiseLayer
 from edged.adapters.kernels.kernel_layer import ACTIVATIONS, Chain, KernelLayer
 from edged.adapters.kernels.library import load
 from edged.adapters.kernels.pooling import MAX_MAXIMUM_SIZE, PoolLayer
-from edged.adapters.kernels.self_test import DIGEST, digest_of
+from edged.adapters.kernels.self_test import DIGEST, digest_of, keeps_denormals
 from edged.adapters.kernels.structs import declare
 from edged.adapters.kernels.winograd import WinogradLayer, tiles_of
 from edged.domain.nn.context import LayerContext
@@ -42,6 +42,10 @@ def compiled() -> "CompiledBackend":
     library = load()
     declare(library)
     backend = CompiledBackend(library)
+    if not keeps_denormals():
+        raise KernelsUnavailable(
+            "something in this process flushes denormal numbers to zero: a library compiled with -ffast-math"
+        )
     if digest_of(backend) != DIGEST:
         raise KernelsUnavailable("they compute other bits here than elsewhere: please report this CPU and compiler")
     return backend
