@@ -52,7 +52,10 @@ def best(variants: Sequence[Variant], cpu: frozenset[str], folder: Path) -> Vari
     if not fitting:
         missing = " ".join(sorted(variants[-1].features - cpu))
         raise KernelsUnavailable(f"this CPU lacks {missing}, without which numpy is faster")
-    found = next((variant for variant in fitting if (folder / variant.file).is_file()), None)
+    try:
+        found = next((variant for variant in fitting if (folder / variant.file).is_file()), None)
+    except OSError as error:
+        raise KernelsUnavailable(f"{folder} cannot be read ({error.strerror}): let the node's user read it") from error
     if found is None:
         raise KernelsUnavailable(f"none was compiled ({folder / fitting[0].file} is missing): {_NONE_REMEDY}")
     return found
@@ -106,11 +109,17 @@ def _digest(source: Path) -> str:
 
 
 def _cpu_features(variants: Sequence[Variant]) -> frozenset[str]:
-    """As the kernel lists them for the first CPU. Not asked for where no variant needs any: NEON is on each ARM."""
+    """As the kernel lists them for the first CPU. Raises KernelsUnavailable where it lists none.
+
+    Not asked for where no variant needs any: NEON is on each ARM.
+    """
     if not any(variant.features for variant in variants):
         return frozenset()
     try:
-        lines = _CPU_INFO.read_text().splitlines()
+        lines = _CPU_INFO.read_text(errors="replace").splitlines()
     except OSError as error:
         raise KernelsUnavailable(f"what this CPU can do is not known: {_CPU_INFO}: {error.strerror}") from error
-    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+    flags = next((line.partition(":")[2] for line in lines if line.startswith("flags")), None)
+    if flags is None:
+        raise KernelsUnavailable(f'what this CPU can do is not known: {_CPU_INFO} has no line "flags"')
+    return frozenset(flags.split())

@@ -209,3 +209,20 @@ def test_where_the_features_of_the_cpu_are_hidden_none_is_chosen(tmp_path, monke
 
     with pytest.raises(KernelsUnavailable, match=r"what this CPU can do is not known: .*cpuinfo"):
         library.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"processor : 0\nFeatures : fp asimd\n", b"\xff\xfe"], ids=["empty", "of an ARM", "no text"]
+)
+def test_a_list_of_features_without_any_says_nothing_of_the_cpu(tmp_path, monkeypatch, content):
+    (tmp_path / "cpuinfo").write_bytes(content)
+    monkeypatch.setattr(library, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+
+    with pytest.raises(KernelsUnavailable, match=r'what this CPU can do is not known: .*cpuinfo has no line "flags"'):
+        library.load(tmp_path)
+
+
+def test_a_folder_that_cannot_be_looked_into_is_refused_by_name(tmp_path):
+    with pytest.raises(KernelsUnavailable, match=r"kkk cannot be read \(File name too long\)"):
+        library.best(X86, ZEN_4, tmp_path / ("k" * 300))
