@@ -280,7 +280,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     rounds, seconds = arguments.rounds or (3 if quick else 7), arguments.seconds or (0.5 if quick else 2.0)
     report: dict[str, Any] = {"machine": machine(), "rounds": rounds, "missing": {}, "installed": {}, "settings": []}
     print(report["machine"])
-    for name in PACKAGES:
+    for name in IMPORTS:
         if (reason := install(name)) is not None:
             report["missing"][name] = reason
             print(f"{name} cannot be installed: {reason}")

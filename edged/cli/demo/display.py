@@ -94,7 +94,7 @@ class Display:
         self._epochs_shown = done
         accuracy = line.get("test_accuracy")
         tested = "" if accuracy is None else f"  accuracy {accuracy:>5.1%}"
-        blocked = "" if (share := line["blocked_fraction"]) is None else f"  lanes idle {share:.0%}"
+        blocked = "" if (share := line["blocked_fraction"]) is None else f"  lanes blocked {share:.0%}"
         of_all = f"{done:>{len(str(self._epochs))}}/{self._epochs}"
         self._write(
             f"  {_GROUP if self._is_group else line['node']}  epoch {of_all}  loss {line['loss']:.3f}{tested}"

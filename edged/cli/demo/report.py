@@ -106,7 +106,7 @@ def _training(summary: Summary) -> Rows:
         ("training speed", f"{summary.samples_per_s:,.0f} samples/s{together}"),
         ("trained by", _trained_by(summary)),
         ("waited for data", f"{summary.data_wait_fraction:.1%} of the time"),
-        ("lanes idle", _idle(summary.blocked_fraction)),
+        ("lanes blocked", _blocked(summary.blocked_fraction)),
     ]
 
 
@@ -116,7 +116,7 @@ def _trained_by(summary: Summary) -> str:
     return "numpy" if summary.no_kernels is None else "numpy, which is slower; why, is told below"
 
 
-def _idle(fraction: float | None) -> str:
+def _blocked(fraction: float | None) -> str:
     if fraction is None:
         return "not readable here"
     return f"{fraction:.1%} of the time: they wait for data, and for each other"
