@@ -131,8 +131,9 @@ class Batcher:
     def add(self, samples: Sequence[Encoded]) -> None:
         """Append at most `num_free` samples, decoded. Unusable ones are left out and counted."""
         filling = self.begin(samples)
-        if self._executor is not None:
+        if self._executor is not None:  # on its threads alone: this one has another priority
             spread(filling.work, self._executor)
+            self._executor.submit(filling.work.results).result()
         self.finish(filling)
 
     def begin(self, samples: Sequence[Encoded], view: View | None = None) -> Filling:
