@@ -12,13 +12,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from tests.support.brokers import one_at_a_time
 from tests.support.requirements import require
 
 CPUS = ("cortex-a53", "cortex-a76")
 """Of a Raspberry Pi 3 or Zero 2 W, and of a Pi 5."""
+
+_NUMPY = "1.26.4"
+"""The oldest that is supported, whatever the tests' own is: bits do not depend on it, and there is a wheel of it."""
 
 _ROOT = Path(__file__).parents[2]
 
@@ -45,7 +46,7 @@ def run_on_arm(cpu: str, arguments: Sequence[str | Path]) -> str:
 @functools.cache
 def _arm_root() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edged-tests"
-    root = cache / f"aarch64-numpy-{np.__version__}"
+    root = cache / f"aarch64-numpy-{_NUMPY}"
     cache.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(root.with_suffix(".lock")):
         if not root.exists():
@@ -78,7 +79,7 @@ def _fetch(folder: Path) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
     platforms = ["--platform", "manylinux2014_aarch64", "--platform", "manylinux_2_28_aarch64"]
     target = root / "opt/packages"
-    _run([*pip, "--python-version", version, *platforms, "--target", target, f"numpy=={np.__version__}"])
+    _run([*pip, "--python-version", version, *platforms, "--target", target, f"numpy=={_NUMPY}"])
 
 
 def _run(command: Sequence[str | Path]) -> None:
