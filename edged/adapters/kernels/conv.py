@@ -7,14 +7,11 @@ import numpy.typing as npt
 
 from edged.adapters.kernels.kernel_layer import ACTIVATIONS, KernelLayer
 from edged.adapters.kernels.memory import AlignedBuffer
-from edged.adapters.kernels.structs import Conv, Group
+from edged.adapters.kernels.structs import ROWS, Conv, Group
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.conv import same_padding
 from edged.domain.nn.params import Params, bias_name, kernel_name
 from edged.domain.nn.spec import Conv1d, Conv2d, MaxPool2d
-
-_ROWS = 48
-"""As in kernels.c: outputs that are computed together."""
 
 Offsets = npt.NDArray[np.int64]
 
@@ -31,7 +28,7 @@ class ConvLayer(KernelLayer):
         self._shape, self._geometry = spec.weights(context.shape)["kernel"], geometry
         self._transposed = AlignedBuffer(math.prod(self._shape) * context.input_gradient)
         self._places = AlignedBuffer(context.micro_batch * math.prod(output) * (geometry.window > 1), np.uint8)
-        self._products = AlignedBuffer(max(_ROWS, geometry.window) * geometry.filters * (geometry.window > 1))
+        self._products = AlignedBuffer(max(ROWS, geometry.window) * geometry.filters * (geometry.window > 1))
         self._padded = AlignedBuffer(geometry.padded_size)
         self._g = AlignedBuffer(0 if geometry.is_in_place else math.prod(geometry.map))
         self._fill(struct, ACTIVATIONS[spec.activation])

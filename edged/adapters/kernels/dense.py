@@ -6,13 +6,11 @@ import numpy as np
 
 from edged.adapters.kernels.kernel_layer import ACTIVATIONS, KernelLayer
 from edged.adapters.kernels.memory import AlignedBuffer
+from edged.adapters.kernels.structs import TERMS
 from edged.adapters.kernels.structs import Dense as DenseStruct
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.params import Params, bias_name, kernel_name
 from edged.domain.nn.spec import Conv1d, Conv2d, Dense
-
-_TERMS = 256
-"""As in kernels.c: rows that are computed together."""
 
 
 class DenseLayer(KernelLayer):
@@ -25,10 +23,10 @@ class DenseLayer(KernelLayer):
         self._kernel, self._bias = kernel_name(context.index, spec), bias_name(context.index, spec)
         self._shape, self._units = spec.weights(context.shape)["kernel"], units
         self._transposed = AlignedBuffer(inputs * units * context.input_gradient)
-        ones = np.arange(max(_TERMS, inputs, units))
+        ones = np.arange(max(TERMS, inputs, units))
         struct.inputs, struct.units, struct.activation = inputs, units, ACTIVATIONS[spec.activation]
-        struct.by_input = self._tables.add(ones[: max(_TERMS, units)] * inputs)
-        struct.by_unit = self._tables.add(ones[: max(_TERMS, inputs)] * units)
+        struct.by_input = self._tables.add(ones[: max(TERMS, units)] * inputs)
+        struct.by_unit = self._tables.add(ones[: max(TERMS, inputs)] * units)
         struct.ones, struct.wt = self._tables.add(ones), self._transposed.address
         self._inputs = inputs
 

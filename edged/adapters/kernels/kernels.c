@@ -6,13 +6,13 @@
  * trusts its arguments.
  *
  * Bits: each element of a result has one accumulator, to which its terms are added in an order that neither the width
- * of a vector nor the number of threads changes; a * b + c is one operation exactly where `mul_add` says so (compile with
- * -ffp-contract=off). So AVX-512, AVX2 and NEON compute the same bits. A change of that order is a new NUMERICS.
+ * of a vector nor the number of threads changes; a * b + c is one operation exactly where `mul_add` says so (compile
+ * with -ffp-contract=off). So AVX-512, AVX2 and NEON compute the same bits. A change of that order is a new NUMERICS.
  */
 #include <stdint.h>
 #include <string.h>
 
-#define ABI 1      /* of the functions and structs that Python knows */
+#define ABI 1      /* of the functions, structs and numbers (TERMS, ROWS) that Python knows */
 #define NUMERICS 1 /* of the results' bits */
 
 /* ------------------------------------------------------------------------------------------------------- vectors */
@@ -201,12 +201,26 @@ static void product(long m, const float *a, const int32_t *ra, const int32_t *ia
 }
 
 /* For what Python multiplies: c [m, columns] = or += rows of a, found by the tables, times rows of b. */
-EXPORT void edged_matrix(long m, const float *a, const int32_t *ra, const int32_t *ia, const float *b, const int32_t *ib,
-                   long n, long columns, float *c, long ldc, int how) {
+EXPORT void edged_matrix(long m, const float *a, const int32_t *ra, const int32_t *ia, const float *b,
+                         const int32_t *ib, long n, long columns, float *c, long ldc, int how) {
     product(m, a, ra, ia, b, ib, n, columns, 0, c, 0, ldc, how, LINEAR);
 }
 
-/* --------------------------------------------------------------------------- activation and pooling, and the way back */
+/* ------------------------------------------------------------------------- activation and pooling, and the way back */
+
+/* Keep the larger of the best so far and of the other, number i of its window, and its number; NaN is the largest. */
+INLINE void keep_larger(vec *best, ivec *place, vec other, int i) {
+    const ivec over = (other > *best) | (other != other);
+    *best = pick(over, other, *best);
+    *place = (i & over) | (*place & ~over);
+}
+
+/* A window's maximum, activated, to y; where in the window it was found, to `places`. */
+INLINE void store_largest(vec best, ivec place, int activation, float *y, uint8_t *places, long n) {
+    const ivec open = passes(best, activation);
+    store_some(y, activated(best, activation), n);
+    store_places(places, (place & open) | (CLOSED & ~open), n);
+}
 
 /* The maxima of windows of `size` rows of x each, activated, and where in its window each was first found. */
 static void pool(long windows, int size, long columns, const float *x, float *y, uint8_t *places, int activation) {
@@ -215,33 +229,27 @@ static void pool(long windows, int size, long columns, const float *x, float *y,
             const long left = columns - j;
             vec best = load_some(x + j, left);
             ivec place = {0};
-            for (int i = 1; i < size; i++) {
-                const vec other = load_some(x + i * columns + j, left);
-                const ivec over = (other > best) | (other != other);
-                best = pick(over, other, best);
-                place = (i & over) | (place & ~over);
-            }
-            const ivec open = passes(best, activation);
-            store_some(y + j, activated(best, activation), left);
-            store_places(places + j, (place & open) | (CLOSED & ~open), left);
+            for (int i = 1; i < size; i++) keep_larger(&best, &place, load_some(x + i * columns + j, left), i);
+            store_largest(best, place, activation, y + j, places + j, left);
         }
 }
 
 /* Gradients dy of the rows of y, where activation and pooling let them through, to their places in g, at the offsets
- * `at`: of a window of `size` outputs, to the maximum; the others get zero. The sum over all rows is added to dbias. */
+ * `at`, or null: each row to its own; of a window of `size` outputs, to the maximum, the others get zero. The sum over
+ * all rows is added to dbias. */
 INLINE void columns_back(const int size, const int few, long windows, long columns, const float *dy, const float *y,
                          const uint8_t *places, int activation, float *g, const int32_t *at, float *dbias) {
     const int some = few ? few : V;
     vec sum = {0};
-    for (long k = 0; k < windows; k++, dy += columns, y += columns, places += columns, at += size) {
+    for (long k = 0; k < windows; k++, dy += columns, y += columns) {
         vec d = load_some(dy, some);
         if (size > 1) {
-            const ivec place = load_places(places, some);
+            const ivec place = load_places(places + k * columns, some);
             d = where(place != CLOSED, d);
-            for (int i = 0; i < size; i++) store_some(g + at[i], where(place == i, d), some);
+            for (int i = 0; i < size; i++) store_some(g + at[k * size + i], where(place == i, d), some);
         } else {
             d = where(passes(load_some(y, some), activation), d);
-            store_some(g + at[0], d, some);
+            store_some(g + (at ? at[k] : k * columns), d, some);
         }
         sum += d;
     }
@@ -251,7 +259,7 @@ INLINE void columns_back(const int size, const int few, long windows, long colum
 static void back_through(long windows, int size, long columns, const float *dy, const float *y, const uint8_t *places,
                          int activation, float *g, const int32_t *at, float *dbias) {
 #define COLUMNS(size, few)                                                                                             \
-    columns_back(size, few, windows, columns, dy + j, y + j, places + j, activation, g + j, at, dbias + j)
+    columns_back(size, few, windows, columns, dy + j, y + j, places ? places + j : 0, activation, g + j, at, dbias + j)
     for (long j = 0; j < columns; j += V) {
         const int few = columns - j < V ? (int)(columns - j) : 0;
         if (few) COLUMNS(size, few);
@@ -267,11 +275,11 @@ static void back_through(long windows, int size, long columns, const float *dy, 
 /* y = activation(x W + b) for rows of `inputs` values. Also a convolution with a 1x1 kernel, of all pixels at once. */
 typedef struct {
     int32_t inputs, units, activation;
-    const int32_t *by_input; /* multiples of inputs: as many as there are units, and TERMS at least */
-    const int32_t *by_unit;  /* multiples of units: as many as there are inputs, and TERMS at least */
-    const int32_t *ones;     /* 0, 1, 2, ...: as many as either */
-    const float *w, *bias, *wt;        /* [inputs, units], [units], [units, inputs] */
-    float *dw, *dbias, *y, *dx;        /* dx may be null, as in all layers */
+    const int32_t *by_input;    /* multiples of inputs: as many as there are units, and TERMS at least */
+    const int32_t *by_unit;     /* multiples of units: as many as there are inputs, and TERMS at least */
+    const int32_t *ones;        /* 0, 1, 2, ...: as many as either */
+    const float *w, *bias, *wt; /* [inputs, units], [units], [units, inputs] */
+    float *dw, *dbias, *y, *dx; /* dx may be null, as in all layers */
 } Dense;
 
 static void dense_forward(const Dense *d, long n, const float *x) {
@@ -286,7 +294,7 @@ static void dense_backward(const Dense *d, long n, const float *x, float *dy) {
     for (long i = 0; i < n; i += TERMS) {
         const long rows = n - i < TERMS ? n - i : TERMS;
         float *g = dy + i * d->units;
-        back_through(rows, 1, d->units, g, d->y + i * d->units, 0, d->activation, g, d->by_unit, d->dbias);
+        back_through(rows, 1, d->units, g, d->y + i * d->units, 0, d->activation, g, 0, d->dbias);
         product(d->inputs, x + i * d->inputs, d->ones, d->by_input, g, d->by_unit, rows, d->units, 0, d->dw, 0,
                 d->units, ADD, LINEAR);
         if (d->dx)
@@ -351,8 +359,8 @@ static void conv_backward(const Conv *c, long n, const float *x, float *dy) {
     for (long s = 0; s < n; s++, x += inputs, dy += results) {
         const float *xp = pad(x, c->padded, c->lines, c->line, c->padded_line, c->padded_first);
         float *g = c->g ? c->g : dy;
-        back_through(windows, c->window, c->filters, dy, c->y + s * results, c->places + s * results, c->activation, g,
-                     c->at_g, c->dbias);
+        back_through(windows, c->window, c->filters, dy, c->y + s * results,
+                     c->window > 1 ? c->places + s * results : 0, c->activation, g, c->at_g, c->dbias);
         product(c->taps, xp, c->tap_x, c->at_x, g, c->at_g, c->outputs, c->filters, 0, c->dw, 0, c->filters, ADD,
                 LINEAR);
         if (!c->dx) continue;
@@ -382,7 +390,6 @@ INLINE void line4(vec *x, const int step) {
 INLINE void line4_back(vec *v, const int step) {
     const vec v0 = v[0], v1 = v[step], v2 = v[2 * step], v3 = v[3 * step];
     v[step] = v1 - v2 - v3, v[2 * step] = v1 + v2 - v0;
-    (void)v3;
 }
 
 INLINE void transform(const int points, vec *x) {
@@ -396,7 +403,8 @@ INLINE void transform(const int points, vec *x) {
     const vec two = splat(2), four = splat(4), five = splat(5);
     const vec even = mul_add(-four, x[2], x[4]), odd = mul_add(-four, x[1], x[3]); /* x4 - 4 x2, x3 - 4 x1 */
     const vec half = x[4] - x[2], twice = two * (x[3] - x[1]);
-    const vec v0 = mul_add(four, x[0], mul_add(-five, x[2], x[4])), v5 = mul_add(four, x[1], mul_add(-five, x[3], x[5]));
+    const vec v0 = mul_add(four, x[0], mul_add(-five, x[2], x[4]));
+    const vec v5 = mul_add(four, x[1], mul_add(-five, x[3], x[5]));
     x[0] = v0, x[1] = even + odd, x[2] = even - odd, x[3] = half + twice, x[4] = half - twice, x[5] = v5;
 }
 
@@ -443,7 +451,10 @@ INLINE void to_outputs_back(const int points, const int outputs, const vec *g, v
     if (points == SQUARE) {
         vec r[8];
 #pragma GCC unroll 2
-        for (int j = 0; j < 2; j++) r[j] = g[j], r[2 + j] = g[j] + g[2 + j], r[4 + j] = g[j] - g[2 + j], r[6 + j] = g[2 + j];
+        for (int j = 0; j < 2; j++) {
+            r[j] = g[j], r[2 + j] = g[j] + g[2 + j];
+            r[4 + j] = g[j] - g[2 + j], r[6 + j] = g[2 + j];
+        }
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
             m[4 * i] = r[2 * i], m[4 * i + 1] = r[2 * i] + r[2 * i + 1];
@@ -522,7 +533,8 @@ INLINE void tiles_in_back(const int points, const Winograd *c, long begin, long 
     }
 }
 
-INLINE void tiles_out(const int points, const int outputs, const int window, const Winograd *c, long begin, long count) {
+INLINE void tiles_out(const int points, const int outputs, const int window, const Winograd *c, long begin,
+                      long count) {
     const long plane = (long)c->block * c->filters;
     const int windows = outputs / window;
     long sample = begin / c->tiles, tile = begin % c->tiles;
@@ -550,25 +562,17 @@ INLINE void tiles_out(const int points, const int outputs, const int window, con
                 vec best = y[w * window];
                 ivec place = {0};
 #pragma GCC unroll 3
-                for (int i = 1; i < window; i++) {
-                    const vec other = y[w * window + i];
-                    const ivec over = (other > best) | (other != other);
-                    best = pick(over, other, best);
-                    place = (i & over) | (place & ~over);
-                }
-                best += bias;
-                const ivec open = passes(best, c->activation);
-                store_some(p[w] + j, activated(best, c->activation), left);
-                store_places(c->places + ((begin + t) * windows + w) * c->filters + j,
-                             (place & open) | (CLOSED & ~open), left);
+                for (int i = 1; i < window; i++) keep_larger(&best, &place, y[w * window + i], i);
+                store_largest(best + bias, place, c->activation, p[w] + j,
+                              c->places + ((begin + t) * windows + w) * c->filters + j, left);
             }
         }
     }
 }
 
 /* The transpose: the gradients of the products in m, from those of the results; their sum is added to dbias. */
-INLINE void tiles_out_back(const int points, const int outputs, const int window, const Winograd *c, long begin, long count,
-                           const float *dy) {
+INLINE void tiles_out_back(const int points, const int outputs, const int window, const Winograd *c, long begin,
+                           long count, const float *dy) {
     const long plane = (long)c->block * c->filters;
     const int windows = outputs / window;
     for (long j = 0; j < c->filters; j += V) {
@@ -603,7 +607,8 @@ INLINE void tiles_out_back(const int points, const int outputs, const int window
     }
 }
 
-INLINE void forward_of(const int points, const int outputs, const int window, const Winograd *c, long n, const float *x) {
+INLINE void forward_of(const int points, const int outputs, const int window, const Winograd *c, long n,
+                       const float *x) {
     const long all = n * c->tiles, vplane = (long)c->block * c->channels, mplane = (long)c->block * c->filters;
     for (long begin = 0; begin < all; begin += c->block) {
         const long count = all - begin < c->block ? all - begin : c->block;
@@ -615,8 +620,8 @@ INLINE void forward_of(const int points, const int outputs, const int window, co
     }
 }
 
-INLINE void backward_of(const int points, const int outputs, const int window, const Winograd *c, long n, const float *x,
-                        const float *dy) {
+INLINE void backward_of(const int points, const int outputs, const int window, const Winograd *c, long n,
+                        const float *x, const float *dy) {
     const long all = n * c->tiles, vplane = (long)c->block * c->channels, mplane = (long)c->block * c->filters;
     if (c->dx) memset(c->dx, 0, 4 * (size_t)n * (size_t)c->inputs);
     for (long begin = 0; begin < all; begin += c->block) {
@@ -820,17 +825,7 @@ static void weights_back(const Depthwise *d, const float *x, const float *g) {
 static void depthwise_backward(const Depthwise *d, long n, const float *x, float *dy) {
     const long places = d->results / d->channels;
     for (long s = 0; s < n; s++, dy += d->results) {
-        const float *y = d->y + s * d->results;
-        for (long j = 0; j < d->channels; j += V) { /* through the activation */
-            const long left = d->channels - j;
-            vec sum = {0};
-            for (long k = j; k < places * d->channels; k += d->channels) {
-                const vec g = where(passes(load_some(y + k, left), d->activation), load_some(dy + k, left));
-                store_some(dy + k, g, left);
-                sum += g;
-            }
-            store_some(d->dbias + j, load_some(d->dbias + j, left) + sum, left);
-        }
+        back_through(places, 1, d->channels, dy, d->y + s * d->results, 0, d->activation, dy, 0, d->dbias);
         weights_back(d, x + s * d->inputs, dy);
         if (d->dx)
             apply(d->meetings_back, d->num_meetings_back, d->runs_back, d->channels, dy, d->tap_g, d->w, d->tap_w_back,
@@ -861,12 +856,8 @@ static void pool_forward(const Pool *p, long n, const float *x) {
                 ivec place = {0};
                 for (int i = 1; i < p->size; i++) {
                     const vec other = load_some(x + at[i] + j, left);
-                    if (places) {
-                        const ivec over = (other > result) | (other != other);
-                        result = pick(over, other, result);
-                        place = (i & over) | (place & ~over);
-                    } else
-                        result += other;
+                    if (places) keep_larger(&result, &place, other, i);
+                    else result += other;
                 }
                 if (places) store_places(places + j, place, left);
                 else result = result / size;
@@ -1009,7 +1000,6 @@ EXPORT long edged_cross_entropy(long n, long classes, const float *x, const int6
 
 EXPORT int edged_kernels_abi(void) { return ABI; }
 EXPORT int edged_kernels_numerics(void) { return NUMERICS; }
-EXPORT int edged_kernels_vector(void) { return V; }
 EXPORT const char *edged_kernels_source(void) {
 #ifdef EDGED_SOURCE
     return EDGED_SOURCE;

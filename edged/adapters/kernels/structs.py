@@ -1,10 +1,16 @@
 """The structs and functions of kernels.c as ctypes sees them: the same fields in the same order.
 
-Covers their layout alone. See also: `library`, which compares their sizes.
+Covers their layout, and the numbers by which C divides its work. See also: `library`, which compares their sizes.
 """
 
 import ctypes
 from collections.abc import Mapping, Sequence
+
+TERMS = 256
+"""Rows of a dense layer that C computes together."""
+
+ROWS = 48
+"""Outputs of a convolution that C computes together, before they are pooled."""
 
 _Fields = Sequence[tuple[str, type]]
 
