@@ -45,7 +45,7 @@ class PsutilHost:
 
     def sample(self) -> HostSample:
         used = resource.getrusage(resource.RUSAGE_SELF)
-        # A process that can open no more files cannot read it anew.
+        # A process that can open no more files cannot read it: the last value stands.
         self._rss_bytes = _or_none(lambda: self._process.memory_info().rss) or self._rss_bytes
         # The kernel's peak may lag behind the resident size, so samples count too.
         self._peak_rss_bytes = max(self._peak_rss_bytes, self._rss_bytes, _peak_rss_bytes())

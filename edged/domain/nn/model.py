@@ -126,11 +126,6 @@ class Model:
         """How mini-batches are divided, and by what they are computed."""
         return self._division
 
-    @property
-    def backend(self) -> str:
-        """The name of what computes the layers."""
-        return self._division.backend
-
     def has(self, backend: str) -> bool:
         """Whether the backend of this name is here: the reference always is."""
         return backend in self._backends

@@ -35,7 +35,7 @@ _NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaE
 
 
 _IN_DOUBT = {KafkaError._DESTROY, KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}
-"""librdkafka 2.16 forgot the broker while a record was on its way there, or sends nothing any more."""
+"""librdkafka 2.16 forgot the broker while a record was in flight to it, or sends nothing any more."""
 
 _PATIENCE_S = 60.0
 """After which a client that delivers nothing is replaced, as whoever runs a device would: no fault lasts as long."""
@@ -111,12 +111,12 @@ class NumberedDevice:
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
-        """Inside, nothing of it is on its way."""
+        """Inside, none of its records is in flight."""
         async with self._turn:
             yield
 
     async def run(self, batches: float = math.inf) -> None:
-        """Publish until cancelled, or so many batches; what was on its way when cancelled is in doubt."""
+        """Publish until cancelled, or so many batches; records in flight when cancelled are in doubt."""
         async with AsyncExitStack() as stack:
             client = await self._client(stack)
             while batches > 0:
@@ -136,7 +136,7 @@ class NumberedDevice:
 
 @asynccontextmanager
 async def publishing(devices: Sequence[NumberedDevice]) -> AsyncIterator[None]:
-    """Inside, all publish; afterwards nothing is on its way."""
+    """Inside, all publish; afterwards no record is in flight."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(device.run(), name=device.name) for device in devices]
         yield
