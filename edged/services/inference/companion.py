@@ -38,9 +38,13 @@ from edged.services.inference.report import InferReport
 from edged.services.inference.served_model import Load, Model, ServedModel
 from edged.settings import TopologyInUse
 
-_RECOVERED_BATCHES = 4
-"""Batches that a restart searches for predictions whose positions were not committed. One would suffice but for crash
-after crash, each with a published batch of other devices' records."""
+_COMMIT_S, _COMMITTED_BATCHES = 1.0, 2
+"""A commit is due after so long, or so many batches: Kafka takes its time for one (5 ms by default, to have several at
+once), and the next samples wait."""
+
+_RECOVERED_BATCHES = 2 * (_COMMITTED_BATCHES + 1)
+"""Batches that a restart searches for predictions whose positions were not committed. Half would suffice but for crash
+after crash, each with published batches of other devices' records."""
 
 _MAX_BATCH_BYTES = 8 * MIB
 """Bytes of a batch as float32; large samples get smaller batches."""
@@ -76,9 +80,9 @@ class Companion:
     """Serves those devices of one edge whose stream is trained.
 
     Every usable record is predicted exactly once, from offset 0 on, also of a topic that was recreated. For each batch:
-    poll, predict, publish, commit.
+    poll, predict, publish. Positions are committed about once a second, and when no records come.
     After a crash it resumes from the committed positions, and skips records whose predictions are at the end of the
-    predictions topic. It checks for a newer model after reading a batch, so each record has one model, and a change
+    predictions topic. It takes up a newer model after reading a batch, so each record has one model, and a change
     neither loses nor repeats a record. Nothing is read before the first model.
     """
 
@@ -123,6 +127,8 @@ class Companion:
         self._places: dict[TopicPartition, Place] = {}
         self._published: set[Identity] = set()
         self._committed: dict[TopicPartition, int] = {}
+        self._commit_s = 0.0
+        self._num_uncommitted = 0
         self._report = InferReport()
         self._progress = Progress(0, idle=True)
         self._num_predicted = 0
@@ -225,7 +231,7 @@ class Companion:
         wait.is_over()
 
     async def _next_batch(self, reader: LogReader, partitions: frozenset[TopicPartition]) -> None:
-        """1. poll, 2. predict, 3. publish, 4. commit. After a crash between 3 and 4 the next run skips 3."""
+        """1. poll, 2. predict, 3. publish, 4. commit if due. After a crash between 3 and 4 the next run skips 3."""
         records = await reader.poll(max_records=self._batch, timeout_s=self._poll_s)
         self._progress = Progress(self._progress.steps + 1, idle=not records)
         await self._model.take_newest()
@@ -237,18 +243,27 @@ class Companion:
         results, compute_ms = await self._predict(self._model.current, unpublished)
         if results:
             await self._publish(self._model.current, results, compute_ms)
-        await self._commit(reader, partitions)
+        self._num_uncommitted += len(results)
+        if self._is_commit_due:
+            await self._commit(reader, partitions)
         self._published.difference_update(map(self._identity, records))
         self._report.skipped(len(unpublished) - len(results))
+
+    @property
+    def _is_commit_due(self) -> bool:
+        is_time = asyncio.get_running_loop().time() >= self._commit_s
+        return is_time or self._num_uncommitted >= _COMMITTED_BATCHES * self._batch
 
     async def _commit(self, reader: LogReader, partitions: frozenset[TopicPartition]) -> None:
         """All partitions, so that a quiet device's offset does not expire."""
         self._committed = {each: reader.position(each) for each in partitions}
         await reader.commit({each: reader.place(each) for each in partitions})
+        self._num_uncommitted = 0
+        self._commit_s = asyncio.get_running_loop().time() + _COMMIT_S
 
     async def _commit_passed(self, reader: LogReader, partitions: frozenset[TopicPartition]) -> None:
-        """Commit the offsets of what is no record: lag tools would count them for ever."""
-        if any(reader.position(each) > self._committed.get(each, 0) for each in partitions):
+        """Commit what is left to be, and the offsets of what is no record: lag tools would count them for ever."""
+        if any(reader.position(each) != self._committed.get(each, 0) for each in partitions):
             await self._commit(reader, partitions)
 
     def _identity(self, record: Record) -> Identity:

@@ -54,8 +54,8 @@ class Model:
 _FIRST_RETRY_S, _MAX_RETRY_S = 5.0, 300.0
 """Pauses before an unproven model is tried again: a process that cannot be started now is needed elsewhere."""
 
-_PATIENCE_S = 0.1
-"""Opening a file that is known takes less; one that is not is opened while the current model serves."""
+_LOOK_S = 0.5
+"""The folder is looked into no more often: a model comes with a checkpoint, and samples wait for each look."""
 
 
 class _Opened(NamedTuple):
@@ -94,22 +94,25 @@ class ServedModel:
         self._tries_of: dict[int, int] = {}
         """Of generations that are not proven yet."""
         self._backoff = Backoff(_FIRST_RETRY_S, _MAX_RETRY_S)
-        self._retry_s = 0.0
+        self._retry_s = self._look_s = 0.0
         self._is_retry = False
         self._opening: asyncio.Future[_Opened] | None = None
         self._began_s = 0.0
         self.current: Model | None = None
         """None before the first."""
 
-    async def take_newest(self, patience_s: float = _PATIENCE_S) -> None:
+    async def take_newest(self, patience_s: float = 0.0) -> None:
         """Serve the newest model that can; keep the current one when there is no newer one, or all are refused.
 
-        A worker thread opens it, which may take long, while the current one serves; this waits for it no longer than
-        `patience_s`. A refused generation is not tried again, one that could not be proven is. Cancelled: nothing is
-        lost, the next call takes it. A disk that fails is reported (health: disk), and asked again by the next call.
+        To be called often: it looks for a newer one twice a second. A worker thread opens it, which may take long,
+        while the current one serves; this waits for it no longer than `patience_s`, and a later call takes it. A
+        refused generation is not tried again, one that could not be proven is. Cancelled: nothing is lost. A disk that
+        fails is reported (health: disk), and asked again by the next look.
 
         Raises StateFolderRefused.
         """
+        if self._opening is None and asyncio.get_running_loop().time() < self._look_s:
+            return
         try:
             await self._take_newest(patience_s)
         except StateFolderRefused:
@@ -123,6 +126,7 @@ class ServedModel:
         loop = asyncio.get_running_loop()
         if self._opening is None:
             self._is_retry = bool(self._tries_of) and loop.time() >= self._retry_s
+            self._look_s = loop.time() + _LOOK_S
             newer_than = min(self._tries_of) - 1 if self._is_retry else self._newest_seen
             with degraded_while_hanging(self._health, "disk"):
                 newest = await run_in_worker(self._models.newest_model, newer_than)
@@ -133,7 +137,8 @@ class ServedModel:
             self._began_s = loop.time()
             in_context = contextvars.copy_context().run
             self._opening = loop.run_in_executor(None, in_context, self._open_newest, newest, newer_than)
-        await asyncio.wait([self._opening], timeout=patience_s)
+        if patience_s:
+            await asyncio.wait([self._opening], timeout=patience_s)
         if not self._opening.done():
             return
         opening, self._opening = self._opening, None
