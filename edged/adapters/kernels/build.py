@@ -6,6 +6,7 @@ installation never fails for want of kernels: where nothing compiles, a line say
 See also: `library` (loads what this makes), .ci/wheels (the published wheels).
 """
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -25,7 +26,10 @@ PUBLISHED = "EDGED_PUBLISHED_WHEEL"
 ZIGLANG = "0.17.1"
 """The compiler of the published wheels, from PyPI: it compiles for each machine, against an old glibc."""
 REMEDY = "`apt install gcc libc6-dev` and install edged again, or install its published wheel"
+WHY_NOT = "not-compiled.txt"
+"""The file beside the source that says why nothing was compiled: what pip says of it is seldom seen."""
 
+_CHECKSUM_BYTES = 32
 _GLIBC = "2.17"
 _FLAGS = ("-O3", "-fPIC", "-shared", "-s", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-Wall")
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
@@ -105,15 +109,26 @@ def zig(machine: str) -> list[str]:
     return [sys.executable, "-P", "-m", "ziglang", "cc", "-target", f"{machine}-linux-gnu.{_GLIBC}"]
 
 
+def is_whole(library: bytes) -> bool:
+    """Whether a library is what `compile_to` wrote: it ends in the SHA-256 of all before, which loaders do not read."""
+    return library[-_CHECKSUM_BYTES:] == _checksum(library[:-_CHECKSUM_BYTES])
+
+
 def compile_to(library: Path, command: Sequence[str], flags: Iterable[str], *, source: Path = SOURCE) -> None:
     """Compile by `command`, with `flags` after the usual ones: whole or not at all. Raises NotBuilt, OSError."""
     whole = library.with_name(f"{os.getpid()}-{library.name}")
     origin = f'-DEDGED_SOURCE="{digest(source)}"'
     try:
         run([*command, *_FLAGS, *flags, origin, "-o", str(whole), str(source)], _COMPILE_S)
+        content = whole.read_bytes()
+        whole.write_bytes(content + _checksum(content))
         whole.replace(library)
     finally:
         whole.unlink(missing_ok=True)
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 def build(into: Path) -> tuple[list[Path], list[str]]:
@@ -168,9 +183,20 @@ def run(command: list[str], limit_s: float) -> None:
             raise NotBuilt(f"`{command[0]}` failed with status {status}: {line or 'it said nothing'}")
 
 
-def numpy_alone(reason: object) -> str:
-    """The line for whoever installs."""
-    return f"no compiled kernels, so numpy computes alone, slower: {reason}. To have them: {REMEDY}."
+def build_or_note(into: Path) -> tuple[list[Path], list[str]]:
+    """As `build`, but that nothing compiles is no error: the libraries, and the lines for whoever installs.
+
+    Then the file WHY_NOT says why, for whoever asks later.
+    """
+    try:
+        libraries, problems = build(into)
+    except (NotBuilt, OSError) as error:
+        with contextlib.suppress(OSError):
+            (into / WHY_NOT).write_text(" ".join(str(error).split()))
+        return [], [f"no compiled kernels, so numpy computes alone, slower: {error}. To have them: {REMEDY}."]
+    with contextlib.suppress(OSError):
+        (into / WHY_NOT).unlink(missing_ok=True)
+    return libraries, [f"not compiled: {problem}" for problem in problems]
 
 
 def get_build_hook() -> type[Any]:
@@ -184,32 +210,27 @@ def get_build_hook() -> type[Any]:
             return [f"ziglang=={ZIGLANG}"] if os.environ.get(PUBLISHED) else []
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-            target = os.environ.get(PUBLISHED)
-            try:
-                if version == "editable":
-                    self._build(FOLDER)
-                    return
-                self._folder = tempfile.TemporaryDirectory(prefix="edged-kernels-")
-                into = Path(self._folder.name)
-                libraries = publish(target, into) if target else self._build(into)
-            except (NotBuilt, OSError) as error:
-                if target:
-                    raise
-                self.app.display_warning(numpy_alone(error))
+            if version == "editable":
+                self._build(FOLDER)
                 return
-            system = f"manylinux_{_GLIBC.replace('.', '_')}" if target else "linux"
-            build_data["tag"] = f"py3-none-{system}_{target or machine()}"
-            build_data["pure_python"] = False
-            build_data["force_include"] |= {str(path): f"edged/adapters/kernels/{path.name}" for path in libraries}
+            target = os.environ.get(PUBLISHED)
+            self._folder = tempfile.TemporaryDirectory(prefix="edged-kernels-")
+            into = Path(self._folder.name)
+            libraries = publish(target, into) if target else self._build(into)
+            build_data["force_include"] |= {str(path): f"edged/adapters/kernels/{path.name}" for path in into.iterdir()}
+            if libraries:
+                system = f"manylinux_{_GLIBC.replace('.', '_')}" if target else "linux"
+                build_data["tag"] = f"py3-none-{system}_{target or machine()}"
+                build_data["pure_python"] = False
 
         def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
             if hasattr(self, "_folder"):
                 self._folder.cleanup()
 
         def _build(self, into: Path) -> list[Path]:
-            libraries, problems = build(into)
-            for problem in problems:
-                self.app.display_warning(f"not compiled: {problem}")
+            libraries, lines = build_or_note(into)
+            for line in lines:
+                self.app.display_warning(line)
             return libraries
 
     return Kernels
@@ -217,16 +238,11 @@ def get_build_hook() -> type[Any]:
 
 def main() -> int:
     """Compile beside the source, in a checkout."""
-    try:
-        libraries, problems = build(FOLDER)
-    except (NotBuilt, OSError) as error:
-        print(numpy_alone(error), file=sys.stderr)
-        return 1
-    for problem in problems:
-        print(f"not compiled: {problem}", file=sys.stderr)
+    libraries, lines = build_or_note(FOLDER)
+    print(*lines, sep="\n", end="\n" * bool(lines), file=sys.stderr)
     for library in libraries:
         print(library)
-    return 0
+    return 0 if libraries else 1
 
 
 if __name__ == "__main__":

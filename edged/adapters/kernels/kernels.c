@@ -9,10 +9,12 @@
  * of a vector nor the number of threads changes; a * b + c is one operation exactly where `mul_add` says so (compile
  * with -ffp-contract=off). So AVX-512, AVX2 and NEON compute the same bits. A change of that order is a new NUMERICS.
  */
+#include <setjmp.h>
+#include <signal.h>
 #include <stdint.h>
 #include <string.h>
 
-#define ABI 1      /* of the functions, structs and numbers (TERMS, ROWS) that Python knows */
+#define ABI 2      /* of the functions, structs and numbers (TERMS, ROWS) that Python knows */
 #define NUMERICS 1 /* of the results' bits */
 
 /* ------------------------------------------------------------------------------------------------------- vectors */
@@ -997,6 +999,43 @@ EXPORT long edged_cross_entropy(long n, long classes, const float *x, const int6
 }
 
 /* ---------------------------------------------------------------------------------------------------- the library */
+
+/* One instruction of each feature that the compiler may use, see `build.VARIANTS`; LZCNT alone, as BSR, never fails. */
+#ifndef TRIAL
+#if defined(__AVX512F__)
+#define TRIAL_512                                                                                                      \
+    "vpaddd %%zmm0, %%zmm0, %%zmm0\n vpaddb %%zmm0, %%zmm0, %%zmm0\n vplzcntd %%zmm0, %%zmm0\n"                        \
+    "vpmullq %%zmm0, %%zmm0, %%zmm0\n vpternlogd $0, %%ymm0, %%ymm0, %%ymm0\n"
+#else
+#define TRIAL_512
+#endif
+#if defined(__x86_64__)
+#define TRIAL                                                                                                          \
+    "vaddps %%ymm0, %%ymm0, %%ymm0\n vpaddd %%ymm0, %%ymm0, %%ymm0\n vfmadd231ps %%ymm0, %%ymm0, %%ymm0\n"            \
+    "vcvtph2ps %%xmm0, %%ymm0\n andn %%eax, %%eax, %%ecx\n rorx $1, %%eax, %%ecx\n movbe %0, %%ecx\n" TRIAL_512       \
+    "vzeroupper\n"
+#endif
+#endif
+
+/* Whether this CPU has what this library was compiled for. Its list of features may say so where an emulator or a
+ * virtual machine refuses the instructions, and then a process that computes ends by SIGILL. */
+#ifdef TRIAL
+static sigjmp_buf refused;
+static void refuse(int signal) { siglongjmp(refused, signal); }
+__attribute__((target("no-avx"))) EXPORT int edged_kernels_run_here(void) {
+    struct sigaction refusing, before;
+    int word = 0, is_refused;
+    memset(&refusing, 0, sizeof refusing);
+    refusing.sa_handler = refuse;
+    sigaction(SIGILL, &refusing, &before);
+    is_refused = sigsetjmp(refused, 1);
+    if (!is_refused) __asm__ volatile(TRIAL : : "m"(word) : "eax", "ecx", "cc", "xmm0");
+    sigaction(SIGILL, &before, 0);
+    return !is_refused;
+}
+#else
+EXPORT int edged_kernels_run_here(void) { return 1; }
+#endif
 
 EXPORT int edged_kernels_abi(void) { return ABI; }
 EXPORT int edged_kernels_numerics(void) { return NUMERICS; }

@@ -1,30 +1,38 @@
 """Loads the compiled kernels for this CPU, once they have shown that they fit.
 
-A library is of use only to the code that it was compiled for: before anything is computed it must name the kernels.c
-beside it as its source, and agree with this package on the interface and on the size of each struct.
+A library is of use only to the code that it was compiled for: before anything is computed it must be whole, name the
+kernels.c beside it as its source, and agree with this package on the interface and on the size of each struct. And the
+CPU must do what it says it does.
 
 See also: `build` (compiles), `structs` (what passes the border).
 """
 
 import ctypes
-import os
 import threading
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from struct import Struct
 
-from edged.adapters.kernels.build import FOLDER, REMEDY, SOURCE, VARIANTS, NotBuilt, Variant, digest, machine
+from edged.adapters.kernels.build import (
+    FOLDER,
+    REMEDY,
+    SOURCE,
+    VARIANTS,
+    WHY_NOT,
+    NotBuilt,
+    Variant,
+    digest,
+    is_whole,
+    machine,
+)
 from edged.adapters.kernels.structs import STRUCTS
-from edged.domain.counted import counted
 from edged.errors import KernelsUnavailable
 
-ABI = 1
+ABI = 2
 """Of kernels.c's EDGED_ABI: raised in both when an exported function changes."""
 
-_NONE_REMEDY = f"{REMEDY}; `pip install -v .` shows why it was not"
 _CPU_INFO = Path("/proc/cpuinfo")
-_ELF_HEADER = Struct("<40xQ10xHH2x")  # where the table of sections begins; the size and number of its entries
+_MAX_REASON = 1000
 _loading = threading.Lock()
 
 
@@ -57,18 +65,29 @@ def best(variants: Sequence[Variant], cpu: frozenset[str], folder: Path) -> Vari
     except OSError as error:
         raise KernelsUnavailable(f"{folder} cannot be read ({error.strerror}): let the node's user read it") from error
     if found is None:
-        raise KernelsUnavailable(f"none was compiled ({folder / fitting[0].file} is missing): {_NONE_REMEDY}")
+        missing_file = folder / fitting[0].file
+        raise KernelsUnavailable(f"none was compiled{_why_not(folder)} ({missing_file} is missing): {REMEDY}")
     return found
+
+
+def _why_not(folder: Path) -> str:
+    """What was noted when nothing compiled, as a part of a sentence; nothing where nothing was noted."""
+    try:
+        return f" when edged was installed, because {(folder / WHY_NOT).read_text(errors='replace')[:_MAX_REASON]}"
+    except OSError:
+        return ""
 
 
 @cache
 def _load(folder: Path) -> ctypes.CDLL:
-    path = folder / chosen(folder).file
+    variant = chosen(folder)
+    path = folder / variant.file
     try:
-        if missing := _missing_bytes(path):
-            raise KernelsUnavailable(f"{path} is not whole, it lacks {counted(missing, 'byte')} at its end: {REMEDY}")
+        if not is_whole(path.read_bytes()):  # after a power cut, say: what is loaded all the same may do anything
+            raise KernelsUnavailable(f"{path} is damaged, for its checksum differs: {REMEDY}")
         library = ctypes.CDLL(str(path))
         abi, source, size = library.edged_kernels_abi, library.edged_kernels_source, library.edged_kernels_sizeof
+        run_here = library.edged_kernels_run_here
     except (OSError, AttributeError) as error:
         raise KernelsUnavailable(f"{path} cannot be loaded ({error}): {REMEDY}") from error
     abi.restype, abi.argtypes = ctypes.c_int, ()
@@ -84,21 +103,11 @@ def _load(folder: Path) -> ctypes.CDLL:
             raise KernelsUnavailable(
                 f"{path} has {theirs} bytes for {struct.__name__}, and this edged {ours}: {REMEDY}"
             )
+    if not run_here():
+        raise KernelsUnavailable(
+            f"this CPU, or what emulates it, refuses instructions of {variant.instructions} that {_CPU_INFO} promises"
+        )
     return library
-
-
-def _missing_bytes(path: Path) -> int:
-    """How many the file lacks at its end, where linkers put the table of sections. Raises OSError.
-
-    After a power cut, or an installation onto a full disk: the process that loads such a file ends by a signal.
-    """
-    with path.open("rb") as file:
-        header = file.read(_ELF_HEADER.size)
-        size = file.seek(0, os.SEEK_END)
-    if len(header) < _ELF_HEADER.size or not header.startswith(b"\x7fELF"):
-        return 0  # no such file at all: the loader says so
-    table, entry, entries = _ELF_HEADER.unpack(header)
-    return max(0, int(table + entry * entries) - size)
 
 
 def _digest(source: Path) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.domain.nn.loss import LOSSES
-from edged.domain.nn.model import Gradient, Map, Model, Noise
+from edged.domain.nn.model import Division, Gradient, Map, Model, Noise
 from edged.domain.topology import Training
 from edged.domain.training import augment, optim, schedule
 from edged.domain.training.state import Params, TrainState
@@ -74,6 +74,10 @@ class Learner:
     def backend(self) -> str:
         """The name of the backend that the model was made with."""
         return self._model.own.backend
+
+    def division(self, state: TrainState) -> Division:
+        """How the next mini-batch of `state` is divided: as it says, or, its backend gone, as the model was made."""
+        return state.division if self._model.has(state.division.backend) else self._model.own
 
     def use(self, state: TrainState, backend: str) -> bool:
         """Compute by `backend` from here on, and say so in `state`; False, and nothing changes, if it is not here.

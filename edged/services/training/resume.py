@@ -17,11 +17,12 @@ async def begin_state(
     """
     restored = await checkpointing.restore()
     state = await run_in_worker(learner.initial, job) if restored is None else restored
+    division = learner.division(state)
     logger().info(
         "train.started",
-        lanes=state.division.lanes,
-        micro_batch=state.division.micro_batch,
-        backend=state.division.backend,
+        lanes=division.lanes,
+        micro_batch=division.micro_batch,
+        backend=division.backend,
         source=source,
         epoch=state.position.epoch,
         step=state.position.step,

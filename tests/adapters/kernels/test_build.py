@@ -21,6 +21,7 @@ SMALL = f"""
 EXPORT int edged_kernels_abi(void) {{ return {ABI}; }}
 EXPORT const char *edged_kernels_source(void) {{ return EDGED_SOURCE; }}
 EXPORT int64_t edged_kernels_sizeof(int which) {{ return which; }}
+EXPORT int edged_kernels_run_here(void) {{ return 1; }}
 """
 NO_COMPILERS = {
     "none on the PATH": {"PATH": "/nonexistent", "CC": ""},
@@ -41,7 +42,9 @@ def needs_a_compiler():
 
 def project(folder: Path) -> Path:
     """A copy of this project with small kernels."""
-    shutil.copytree(ROOT / "edged", folder / "edged", ignore=shutil.ignore_patterns("__pycache__", "*.so", "data"))
+    shutil.copytree(
+        ROOT / "edged", folder / "edged", ignore=shutil.ignore_patterns("__pycache__", "*.so", build.WHY_NOT, "data")
+    )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     (folder / "edged" / "adapters" / "kernels" / "kernels.c").write_text(SMALL)
@@ -109,6 +112,7 @@ def test_a_wheel_has_the_kernels_and_its_true_tag(needs_a_compiler, tmp_path, mo
     monkeypatch.setattr(library, "STRUCTS", ())
     folder = project(tmp_path / "project")
     (kernels_in(folder) / "kernels-of-yesterday.so").write_text("left behind")
+    (kernels_in(folder) / build.WHY_NOT).write_text("left behind")
 
     hatchling("build_wheel", folder, tmp_path / "out")
 
@@ -118,6 +122,7 @@ def test_a_wheel_has_the_kernels_and_its_true_tag(needs_a_compiler, tmp_path, mo
     libraries = {variant.file for variant in build.VARIANTS[here]}
     assert {name for name in names(wheel) if name.endswith(".so")} == libraries
     assert names(wheel) >= {"kernels.c", "build.py", "library.py"}
+    assert build.WHY_NOT not in names(wheel)
     wheel.extractall(tmp_path / "installed")
     assert library.load(kernels_in(tmp_path / "installed")).edged_kernels_abi() == ABI
 
@@ -134,6 +139,8 @@ def test_pip_installs_without_a_compiler_and_a_line_says_how_to_get_the_kernels(
     assert "kernels.c" in names(wheel)
     (line,) = [line for line in said.splitlines() if "no compiled kernels" in line]
     assert build.REMEDY in line
+    why = wheel.read(f"edged/adapters/kernels/{build.WHY_NOT}").decode()
+    assert why == "`cc` cannot be started: No such file or directory"
 
 
 @pytest.mark.parametrize("environment", NO_COMPILERS.values(), ids=NO_COMPILERS.keys())
@@ -171,6 +178,25 @@ def test_an_editable_installation_without_a_compiler_says_so(tmp_path):
 
     assert "no compiled kernels" in said
     assert not list(kernels_in(folder).glob("*.so"))
+    assert (kernels_in(folder) / build.WHY_NOT).read_text() == "`false` failed with status 1: it said nothing"
+
+
+def test_what_compiles_later_takes_the_reason_away(needs_a_compiler, copy, monkeypatch):
+    module = build_of(copy)
+    with monkeypatch.context() as without:
+        without.setenv("CC", "false")
+        module.build_or_note(copy)
+    assert (copy / build.WHY_NOT).exists()
+
+    libraries, lines = module.build_or_note(copy)
+
+    assert (len(libraries), lines) == (len(build.VARIANTS[build.machine()]), [])
+    assert not (copy / build.WHY_NOT).exists()
+
+
+def test_a_reason_that_cannot_be_left_fails_nobody(monkeypatch):
+    monkeypatch.setenv("CC", "false")
+    assert build.build_or_note(Path("/proc"))[0] == []
 
 
 def test_a_published_wheel_is_not_made_by_another_compiler_than_the_pinned_one(tmp_path):

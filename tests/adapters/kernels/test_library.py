@@ -1,8 +1,10 @@
 import _ctypes
 import ctypes
+import hashlib
 import platform
 import shutil
-import subprocess  # noqa: F401 - the compiler is a process: tests/conftest.py sorts this module by it
+import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 from edged.adapters.kernels import build, library
 from edged.adapters.kernels.library import ABI
 from edged.errors import KernelsUnavailable
+from tests.support.kernel_builds import compiled as own_build
+from tests.support.kernel_builds import flags_of_this_cpu, own_compiler
 from tests.support.requirements import require
 
 X86 = build.VARIANTS["x86_64"]
@@ -29,6 +33,11 @@ SMALL = f"""
 EXPORT int edged_kernels_abi(void) {{ return {ABI}; }}
 EXPORT const char *edged_kernels_source(void) {{ return EDGED_SOURCE; }}
 EXPORT int64_t edged_kernels_sizeof(int which) {{ return which == 0 ? 16 : -1; }}
+#ifdef REFUSED
+EXPORT int edged_kernels_run_here(void) {{ return 0; }}
+#else
+EXPORT int edged_kernels_run_here(void) {{ return 1; }}
+#endif
 """
 
 
@@ -36,10 +45,7 @@ EXPORT int64_t edged_kernels_sizeof(int which) {{ return which == 0 ? 16 : -1; }
 def compiled(tmp_path_factory):
     """A folder with a small source and the library of it, under this CPU's name."""
     folder = tmp_path_factory.mktemp("kernels")
-    try:
-        command = build.own_compiler(build.machine())
-    except build.NotBuilt as reason:
-        require(str(reason))
+    command = own_compiler()
     source = folder / build.SOURCE.name
     source.write_text(SMALL)
     for variant in build.VARIANTS[build.machine()]:
@@ -113,12 +119,24 @@ def test_a_struct_that_the_library_does_not_know_is_refused(folder, monkeypatch)
         library.load(folder)
 
 
-@pytest.mark.parametrize("kept", [0.1, 0.5, 0.999], ids=["a tenth", "half", "nearly all"])
-def test_a_torn_library_is_refused_before_it_ends_the_process(folder, kept):
-    whole = file_in(folder).read_bytes()
-    file_in(folder).write_bytes(whole[: int(kept * len(whole))])
+def torn(library: bytes) -> bytes:
+    return library[: len(library) // 2]
 
-    with pytest.raises(KernelsUnavailable, match=r"is not whole, it lacks [\d,]+ bytes at its end: `apt install"):
+
+def garbled(library: bytes) -> bytes:
+    middle = len(library) // 2
+    return library[:middle] + b"?" * 512 + library[middle + 512 :]
+
+
+def longer(library: bytes) -> bytes:
+    return library + bytes(512)
+
+
+@pytest.mark.parametrize("damage", [torn, garbled, longer], ids=["torn", "a block garbled", "longer"])
+def test_a_damaged_library_is_refused_before_it_ends_the_process(folder, damage):
+    file_in(folder).write_bytes(damage(file_in(folder).read_bytes()))
+
+    with pytest.raises(KernelsUnavailable, match=r"is damaged, for its checksum differs: `apt install"):
         library.load(folder)
 
 
@@ -126,21 +144,77 @@ def test_a_torn_library_is_refused_before_it_ends_the_process(folder, kept):
 def test_what_is_no_library_is_refused(folder, content):
     file_in(folder).write_bytes(content)
 
+    with pytest.raises(KernelsUnavailable, match="is damaged"):
+        library.load(folder)
+
+
+def test_what_cannot_be_loaded_is_refused(folder):
+    text = b"whole, but no library"
+    file_in(folder).write_bytes(text + hashlib.sha256(text).digest())
+
     with pytest.raises(KernelsUnavailable, match="cannot be loaded"):
         library.load(folder)
 
 
 def test_another_library_under_its_name_is_refused(folder):
-    shutil.copyfile(_ctypes.__file__, file_in(folder))
+    other = Path(_ctypes.__file__).read_bytes()
+    file_in(folder).write_bytes(other + hashlib.sha256(other).digest())
 
     with pytest.raises(KernelsUnavailable, match=r"cannot be loaded .*edged_kernels_abi"):
         library.load(folder)
 
 
 def test_a_folder_without_a_library_says_how_to_get_one(tmp_path):
-    says = r"none was compiled .*apt install gcc libc6-dev.*; `pip install -v \.` shows why"
+    with pytest.raises(KernelsUnavailable, match=r"none was compiled \(.* is missing\): `apt install gcc libc6-dev"):
+        library.load(tmp_path)
+
+
+def test_a_folder_where_nothing_compiled_says_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", "/nonexistent/cc")
+    assert build.build_or_note(tmp_path)[0] == []
+
+    says = "none was compiled when edged was installed, because `/nonexistent/cc` cannot be started: No such file"
     with pytest.raises(KernelsUnavailable, match=says):
         library.load(tmp_path)
+
+
+def test_a_cpu_that_refuses_its_instructions_has_no_kernels(folder):
+    path, flag = file_in(folder), library.chosen(folder).cc
+    build.compile_to(path, own_compiler(), [flag, "-DREFUSED"], source=folder / build.SOURCE.name)
+
+    with pytest.raises(
+        KernelsUnavailable, match=r"or what emulates it, refuses instructions of .*/proc/cpuinfo promises"
+    ):
+        library.load(folder)
+
+
+def test_a_refused_instruction_is_told_and_does_not_end_the_process(tmp_path):
+    """UD2 is one that each CPU of this kind refuses; what handled its signal before does so again."""
+    if platform.machine() != "x86_64":
+        pytest.skip("there is nothing to try on others")
+    trial = own_build(tmp_path / "trial.so", own_compiler(), *flags_of_this_cpu(), "-O0", '-DTRIAL="ud2"')
+    before = signal.getsignal(signal.SIGILL)
+
+    assert not ctypes.CDLL(str(trial)).edged_kernels_run_here()
+
+    assert signal.getsignal(signal.SIGILL) == before
+
+
+@pytest.mark.parametrize(("cpu", "refused"), [("Haswell", {"AVX-512"}), ("Nehalem", {"AVX-512", "AVX2"})])
+def test_an_emulated_cpu_refuses_what_the_machine_has(cpu, refused):
+    if platform.machine() != "x86_64":
+        pytest.skip("there is nothing to try on others")
+    if (qemu := shutil.which("qemu-x86_64")) is None:
+        require("qemu-x86_64, of qemu-user")
+    tried = "import ctypes, sys; print(*(ctypes.CDLL(each).edged_kernels_run_here() for each in sys.argv[1:]))"
+    variants = build.VARIANTS["x86_64"]
+    paths = [str(build.FOLDER / variant.file) for variant in variants]
+
+    said = subprocess.run(
+        [qemu, "-cpu", cpu, sys.executable, "-I", "-S", "-c", tried, *paths], capture_output=True, text=True, check=True
+    )
+
+    assert said.stdout.split() == ["0" if variant.instructions in refused else "1" for variant in variants]
 
 
 def test_a_refusal_is_not_remembered(folder):

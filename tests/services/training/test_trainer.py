@@ -509,6 +509,7 @@ async def test_where_the_backend_of_a_begun_epoch_is_gone_training_goes_on_witho
     trainer = await finish(world)
     [gone] = world.events("train.backend")
     assert (gone["level"], gone["step"], gone["backend"], gone["former"]) == ("warning", step, "numpy", "other/1")
+    assert [line["backend"] for line in world.events("train.started")] == ["other/1", "numpy"]
     assert [line["epoch"] for line in world.events("train.epoch")] == [0, 1]
     assert trainer.state.division.backend == "numpy"
     assert world.events("epoch.redrawn") == []
