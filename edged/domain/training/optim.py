@@ -17,6 +17,9 @@ Array = npt.NDArray[Any]
 Params = Mapping[str, Array]
 Slots = Mapping[str, Params]
 
+SMALLEST = float(np.finfo(np.float32).smallest_normal)
+"""Numbers of a smaller magnitude are denormal in float32, and CPUs compute with them many times more slowly."""
+
 _SLOTS = {Sgd: ("velocity",), Lars: ("velocity",), Adam: ("mean", "variance")}
 
 
@@ -59,6 +62,8 @@ def update(
 ) -> None:
     """Update `params` and `slots` in place; `grads` is not changed. All have the same names and shapes.
 
+    Slots hold no denormal numbers, to which those of weights without a gradient shrink, but 0.
+
     `learning_rate`: of this step, instead of the optimizer's own; `step`: number of steps before this one.
     """
     for name, grad in grads.items():
@@ -81,8 +86,7 @@ def _sgd(sgd: Sgd, param: Array, velocity: Array, grad: Array, learning_rate: fl
     """
     if decay:
         grad = grad + decay * param
-    velocity *= sgd.momentum
-    velocity += grad
+    _decay(velocity, sgd.momentum, grad)
     param -= learning_rate * (grad + sgd.momentum * velocity if sgd.nesterov else velocity)
 
 
@@ -96,8 +100,7 @@ def _lars(lars: Lars, param: Array, velocity: Array, grad: Array, learning_rate:
         divisor = grad_norm + decay * param_norm
         rate = lars.trust * param_norm / divisor if param_norm and divisor else 1.0
         grad = rate * (grad + decay * param)
-    velocity *= lars.momentum
-    velocity += grad
+    _decay(velocity, lars.momentum, grad)
     param -= learning_rate * velocity
 
 
@@ -118,10 +121,15 @@ def _adam(
     """
     if decay:
         param *= 1 - learning_rate * decay
-    mean *= adam.beta1
-    mean += (1 - adam.beta1) * grad
-    variance *= adam.beta2
-    variance += (1 - adam.beta2) * np.square(grad)
+    _decay(mean, adam.beta1, (1 - adam.beta1) * grad)
+    _decay(variance, adam.beta2, (1 - adam.beta2) * np.square(grad))
     root = np.sqrt(variance / (1 - adam.beta2 ** (step + 1)))
     root += adam.epsilon
     param -= learning_rate / (1 - adam.beta1 ** (step + 1)) * (mean / root)
+
+
+def _decay(slot: Array, factor: float, added: Array) -> None:
+    """Multiply by `factor` and add; what is denormal becomes 0."""
+    slot *= factor
+    slot += added
+    np.copyto(slot, 0, where=np.abs(slot) < SMALLEST)

@@ -65,6 +65,24 @@ def test_adam_is_algorithm_1_with_decoupled_decay(decay):
     np.testing.assert_allclose(run(Adam(1, 0.8, 0.95, 1e-3), weight_decay=decay), reference(one), rtol=1e-12)
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_slots_of_weights_without_gradients_become_zero_and_never_denormal(optimizer):
+    tiny = np.finfo(np.float32).tiny
+    params, grads = {"kernel": np.ones((3, 2), np.float32)}, {"kernel": np.zeros((3, 2), np.float32)}
+    slots = optim.initial_slots(optimizer, params)
+    values = [slot["kernel"] for slot in slots.values()]
+    for value in values:
+        value[:] = 1.5 * tiny
+        value[0] *= -1  # a variance never is, but the rule is one
+    denormal = 0
+    with np.errstate(invalid="ignore"):
+        for step in range(500):
+            optim.update(optimizer, params, slots, grads, learning_rate=0.1, step=step)
+            denormal += sum(int(np.count_nonzero((value != 0) & (np.abs(value) < tiny))) for value in values)
+    assert denormal == 0
+    assert not any(value.any() for value in values)
+
+
 def test_lars_steps_a_fraction_of_the_kernels_norm():
     """Without momentum: |step| = rate · trust · |p|, in the gradient's direction."""
     lars, kernel, grad = Lars(1, momentum=0, trust=0.01), np.full((2, 2), 3.0), np.full((2, 2), 1000.0)
