@@ -14,6 +14,7 @@ EdgedError
 │   └── DiskFull
 ├── AlreadyRunning        another process is this node (exit 75)
 ├── MemoryLimitExceeded   the process exceeds its budget: it saves a checkpoint, ends, and is restarted
+├── MachineUnfit          this machine lacks what a node's units need, or refused a change to them
 ├── KernelsUnavailable    nothing compiled computes here, and why: numpy does
 ├── TopologyMismatch      saved state belongs to another topology (exit 78)
 ├── LogRefused            Kafka's answer is no, and would be again (exit 78)
@@ -132,6 +133,10 @@ class ArchiveConflict(StorageError):  # noqa: N818
 
 class BlockAbsent(StorageError):  # noqa: N818
     """No file of the archive holds the block: it was never archived, or is in a gap."""
+
+
+class MachineUnfit(EdgedError):  # noqa: N818
+    """The machine lacks what a node's units need, or it refused a change. The message has all reasons, a line each."""
 
 
 class KernelsUnavailable(EdgedError):  # noqa: N818

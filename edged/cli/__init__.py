@@ -29,6 +29,7 @@ from edged.errors import (
     EdgedError,
     LogForbidden,
     LogRefused,
+    MachineUnfit,
     RecordTooLarge,
     StateFolderRefused,
     TransientError,
@@ -39,9 +40,10 @@ _CODES: tuple[tuple[type[EdgedError], int], ...] = (
     (LogForbidden, os.EX_NOPERM),
     (LogRefused, os.EX_CONFIG),
     (RecordTooLarge, os.EX_CONFIG),
+    (MachineUnfit, 1),
 )
 
-COMMANDS = ("check", "schema", "topics", "run", "infer", "sensor", "archive", "replay", "demo")
+COMMANDS = ("check", "schema", "topics", "run", "infer", "sensor", "archive", "replay", "node", "demo")
 _NODES = ("run", "infer")
 
 INTERRUPTED, BROKEN_PIPE = 130, 141

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from edged.domain.topology import BackboneFile
+from edged.domain.topology import BackboneFile, Topology
 
 
 def look_up(path: Path) -> BackboneFile:
@@ -10,3 +10,9 @@ def look_up(path: Path) -> BackboneFile:
     from edged.adapters.tflite.backbone import read_backbone  # noqa: PLC0415 - topologies without one start without TFLite
 
     return read_backbone(path).file
+
+
+def is_needed(topology: Topology, node: str) -> bool:
+    """Whether the node reads the files of backbones: where jobs with one train, or are served."""
+    trains = topology.tier_of(node) == "edge"
+    return any(job.backbone and (trains or topology.server_of(job) == node) for job in topology.jobs)

@@ -13,6 +13,7 @@ from edged.adapters.kernels.backend import compiled
 from edged.adapters.kernels.library import chosen
 from edged.cli.arguments import add_topology, require_node
 from edged.cli.backbone import look_up
+from edged.cli.enabled_nodes import misfits_here
 from edged.cli.problems import show
 from edged.cli.site_plan import Plan, plan_of
 from edged.cli.site_plan_text import plan_lines
@@ -39,12 +40,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the plan and return 0, or the problems and 78."""
     try:
-        topology, warnings = topology_file.inspect(
+        inspection = topology_file.inspect(
             args.topology,
             lenient=not args.strict,
             look_up_backbone=look_up,
             check_tls=_check_tls if args.strict else None,
         )
+        topology = inspection.topology
         if args.node is not None:
             require_node(topology, args.node, str(args.topology))
     except ConfigError as error:
@@ -52,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
             raise
         print(json.dumps({"valid": False, "problems": [_as_json(p) for p in error.problems]}, indent=2))
         return os.EX_CONFIG
+    warnings = (*inspection.warnings, *misfits_here(args.topology, inspection, args.node))
     plan = plan_of(topology, args.node)
     if plan.get("jobs"):
         plan["kernels"] = _kernels(topology)

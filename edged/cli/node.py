@@ -1,97 +1,187 @@
-"""What the commands that are a node have in common: the topology, the node's place in it, the log.
+"""`edged node`: has systemd run a node of the topology on this machine, and undoes that.
 
-The log is the interface, also for why a node does not start: whoever reads it, as JSON or by `journalctl -p err`, finds
-it there. On a terminal a wrong topology is shown as `edged check` shows it.
+It prints each command and file before it acts. What is to be done is decided by `domain.systemd`, and done by
+`adapters.host.machine`.
 """
 
 import argparse
-import asyncio
-import faulthandler
 import os
-import secrets
+import re
+import shlex
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from importlib.util import find_spec
 
-from edged import log
-from edged.adapters.tls import exposed
-from edged.app.reload import log_refused
+from edged import topology_file
+from edged.adapters.host.machine import Machine
 from edged.cli.arguments import require_node
-from edged.cli.backbone import look_up
-from edged.domain.topology import Topology
-from edged.errors import AlreadyRunning, ConfigError, EdgedError, Problem, StateFolderRefused
-from edged.topology_file import inspect, load
+from edged.cli.backbone import is_needed, look_up
+from edged.cli.problems import complain, show
+from edged.domain.systemd.actions import Action, Systemctl
+from edged.domain.systemd.enabling import Seen, disabling, enabling, missing_secrets
+from edged.domain.systemd.fit import misfits
+from edged.domain.systemd.setup import CREDENTIALS, TOPOLOGY, USER, Setup, node_of, setup_of, unfit
+from edged.domain.topology import NAME_PATTERN, Security
+from edged.domain.validation.finding import Finding
+from edged.errors import ConfigError, MachineUnfit, Problem
+from edged.topology_file import Inspection
 
-_COMMAND_OF_TIER = {"iot": "edged sensor", "edge": "edged run", "archive": "edged run"}
-
-Read = Callable[[], Topology]
-"""Reads the topology file, again too. Raises ConfigError."""
+SUMMARY = "have systemd run a node on this machine, or no longer"
 
 
-def run_as(
-    args: argparse.Namespace,
-    *,
-    tiers: Sequence[str],
-    main: Callable[[Topology, str, Read], Coroutine[Any, Any, int]],
-    tier: str | None = None,
-) -> int:
-    """Run `main` as `args.node` of `args.topology`, logging as of `tier`; its exit code."""
-    run_id = secrets.token_hex(4)
-    log.configure(node=args.node, tier=tier or "unknown", run_id=run_id, level=args.log_level or "info")
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = (
+        "Exit codes: 1 secrets are missing, the machine lacks something, or systemd refused: it says what; 77 this is"
+        f" not root; 78 {TOPOLOGY} is wrong, or has no such node."
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    enable = actions.add_parser(
+        "enable",
+        help=f"make the folders and drop-ins that the node needs by {TOPOLOGY}, and start its units, now and at each"
+        " boot; again after that file has changed",
+    )
+    enable.set_defaults(act=_enable)
+    disable = actions.add_parser(
+        "disable", help="stop the node's units and remove what enable made; state, cache, archive and secrets stay"
+    )
+    disable.set_defaults(act=_disable)
+    for action in (enable, disable):
+        action.add_argument("node", type=_name, metavar="NAME", help="the node's name in the topology")
+        action.add_argument("--dry-run", action="store_true", help="only print what would be done")
 
-    def read() -> Topology:
-        return _read(args, tiers, looks_up_backbone=tier is None)
 
-    try:
-        topology = read()
-        log.configure(
-            node=args.node, tier=tier or str(topology.tier_of(args.node)), run_id=run_id, level=topology.log.level
-        )
-        faulthandler.enable()  # a watchdog's SIGABRT leaves a traceback of every thread
-        return asyncio.run(main(topology, args.node, read))
-    except ConfigError as error:
-        if sys.stderr.isatty():
+def run(args: argparse.Namespace) -> int:
+    """Carry out `args.action`; the exit code. Raises ConfigError, MachineUnfit."""
+    if os.geteuid() != 0:
+        complain(f"edged node {args.action}", f"this takes root: sudo edged node {args.action} {args.node}")
+        return os.EX_NOPERM
+    machine = Machine()
+    machine.require_systemd()
+    code: int = args.act(machine, args.node, is_dry=args.dry_run)
+    return code
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, text):
+        raise argparse.ArgumentTypeError(f'"{text}" cannot be the name of a node')
+    return text
+
+
+def _enable(machine: Machine, node: str, *, is_dry: bool) -> int:
+    inspection = _inspect(machine, node)
+    setup = setup_of(inspection.topology, node, inspection.credentials)
+    if lacks := [*machine.lacks(setup), *_lacks_packages(setup)]:
+        raise MachineUnfit("\n".join(lacks))
+    seen = machine.seen(node, setup)
+    missing = missing_secrets(setup, seen)
+    show(_warnings(inspection, node, missing, machine.drop_ins()), sys.stderr, kind="warning")
+    actions = enabling(setup, seen)
+    _act(machine, actions, is_dry=is_dry)
+    if missing:
+        complain("edged node enable", _how_to_put(missing))
+        return 1
+    units = [unit.removesuffix(".service") for unit in setup.units]
+    if not actions:
+        print(f"nothing to do: {' and '.join(units)} run, now and at boot")
+    elif not is_dry:
+        print(f"{node} runs, now and at boot: journalctl {shlex.join(f'-u{each}' for each in units)} -o cat -f -p info")
+    for line in _about_archive(setup, seen):
+        print(line)
+    return 0
+
+
+def _disable(machine: Machine, node: str, *, is_dry: bool) -> int:
+    actions = disabling(node, machine.seen(node))
+    _act(machine, actions, is_dry=is_dry)
+    if not actions:
+        nodes = sorted({node_of(unit) for unit in machine.drop_ins()})
+        others = f"; enabled here: {', '.join(nodes)}" if nodes else ""
+        print(f'nothing to do: no unit of "{node}" is enabled here{others}')
+    return 0
+
+
+def _act(machine: Machine, actions: Iterable[Action], *, is_dry: bool) -> None:
+    """Print and carry out. Raises MachineUnfit; what was printed before is done then."""
+    for action in actions:
+        print(action, flush=True)
+        if is_dry:
+            continue
+        try:
+            machine.carry_out(action)
+        except MachineUnfit as error:
+            if isinstance(action, Systemctl) and action.words[0] == "start":
+                units = shlex.join(f"-u{unit}" for unit in action.words[1:])
+                raise MachineUnfit(f"{error}\nits log says why: journalctl {units} -p err -n 20 -o cat") from error
             raise
-        log_refused(error)
-        return os.EX_CONFIG
-    except EdgedError as error:
-        log.logger().error("life.refused", reason=_reason(error))
-        return _code(error)
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:  # noqa: BLE001 - the outermost place: reported in full, with an exit code of its own
-        log.log_crash(error)
-        return os.EX_SOFTWARE
 
 
-def _read(args: argparse.Namespace, tiers: Sequence[str], *, looks_up_backbone: bool) -> Topology:
-    """The topology with the command's log level, if it has one. Raises ConfigError."""
-    file, node = args.topology, args.node
-    topology, warnings = inspect(file, check_tls=lambda security: ([], exposed(security)))
-    require_node(topology, node, str(file))
-    own = topology.tier_of(node)
-    if own not in tiers:
-        wanted = " or ".join(tiers)
-        hint = f"use {_COMMAND_OF_TIER[str(own)]}" if own else ""
-        raise ConfigError((Problem("", f'"{node}" is in tier {own}, not {wanted}', hint, place=str(file)),))
-    if looks_up_backbone and any(
-        job.backbone and (own == "edge" or topology.server_of(job) == node) for job in topology.jobs
-    ):
-        topology = load(file, look_up_backbone=look_up)
-    if warnings:
-        log.logger().warning("config.warned", problems=[str(each) for each in warnings])
-    if args.log_level:
-        topology = replace(topology, log=replace(topology.log, level=args.log_level))
-    return topology
+# the topology
 
 
-def _reason(error: EdgedError) -> str:
-    hint = " (STATE_DIRECTORY or XDG_STATE_HOME names another)" if isinstance(error, StateFolderRefused) else ""
-    return f"{error}{hint}"
+def _check_tls(security: Security) -> tuple[list[Finding], list[Finding]]:
+    from edged.adapters import tls  # noqa: PLC0415 - `edged --help` loads this module
+
+    return tls.problems(security), []  # root may read them all: who else may, the node tells
 
 
-def _code(error: EdgedError) -> int:
-    if isinstance(error, StateFolderRefused):
-        return os.EX_CANTCREAT
-    return os.EX_TEMPFAIL if isinstance(error, AlreadyRunning) else 1
+def _inspect(machine: Machine, node: str) -> Inspection:
+    """The topology as the node will read it, but for credentials, which may be missing. Raises ConfigError."""
+    file = machine.path(TOPOLOGY)
+    if not file.exists():
+        put = f"put the site's there: install -D -m 644 topology.yaml {TOPOLOGY}"
+        raise ConfigError((Problem("", "there is no topology yet", put, str(file)),))
+    environment = {
+        **os.environ,
+        "NODE": node,
+        **machine.environment(node),
+        "CREDENTIALS_DIRECTORY": str(machine.path(f"{CREDENTIALS}/{node}")),
+    }
+    found = topology_file.inspect(file, environment, lenient=True, check_tls=_check_tls)
+    require_node(found.topology, node, str(file))
+    if is_needed(found.topology, node):
+        topology_file.inspect(file, environment, lenient=True, look_up_backbone=look_up)
+    if problem := unfit(found.topology, node):
+        raise ConfigError((replace(problem, place=str(file)),))
+    return found
+
+
+def _warnings(
+    inspection: Inspection, node: str, missing: Mapping[str, str], drop_ins: Mapping[str, str]
+) -> Iterator[Problem]:
+    """What is probably not intended: in the file but for missing secrets, and about this machine's other nodes."""
+    told_apart = {inspection.credentials[name] for name in missing}
+    yield from (each for each in inspection.warnings if each.path not in told_apart)
+    others = {unit: text for unit, text in drop_ins.items() if node_of(unit) != node}
+    yield from misfits(inspection.topology, inspection.credentials, others)
+
+
+# the machine
+
+
+def _lacks_packages(setup: Setup) -> Iterator[str]:
+    """What edged was installed without, of what the node needs."""
+    if setup.archive and find_spec("pyarrow") is None:
+        yield "the archive's part of edged is not installed: the package edged-archive, or pip install 'edged[archive]'"
+
+
+def _how_to_put(missing: Mapping[str, str]) -> str:
+    """The commands that put the secrets in their places, without showing them or keeping them in a history."""
+    commands = "".join(
+        f"\n  systemd-ask-password -n {name}: | install -m 600 /dev/stdin {path}" for name, path in missing.items()
+    )
+    return (
+        f"no unit was touched, as {'a secret is' if len(missing) == 1 else 'secrets are'} missing: put"
+        f" {'it' if len(missing) == 1 else 'them'} there and run this again:{commands}"
+    )
+
+
+def _about_archive(setup: Setup, seen: Seen) -> Iterator[str]:
+    """What is left to do about the archive's folder, by whoever knows that it is the right one."""
+    if setup.archive:
+        there = seen.folders.get(setup.archive)
+        if there is not None and there.owner != USER:
+            yield f"{setup.archive} belongs to {there.owner}: `chown {USER}: {shlex.quote(setup.archive)}`"
+        if not seen.entries.get(setup.archive):
+            yield f"{setup.archive} is empty; once: runuser -u {USER} -- edged archive init {TOPOLOGY}"

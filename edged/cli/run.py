@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run until SIGTERM; 0 after a clean stop, 1 after a failure. SIGHUP reads the topology again."""
     from edged.app import run_node  # noqa: PLC0415 - heavy; --help answers without it
-    from edged.cli.node import run_as  # noqa: PLC0415
+    from edged.cli.node_process import run_as  # noqa: PLC0415
     from edged.settings import Timing  # noqa: PLC0415
 
     return run_as(

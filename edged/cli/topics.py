@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the list, or create the topics. Raises LogRefused, LogUnavailable."""
-    topology, warnings = topology_file.inspect(args.topology, lenient=not args.apply)
+    topology, warnings, _ = topology_file.inspect(args.topology, lenient=not args.apply)
     if args.apply:
         from edged import log  # noqa: PLC0415 - only this part of the command logs
 

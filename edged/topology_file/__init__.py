@@ -34,10 +34,14 @@ __all__ = ["SCHEMA", "Inspection", "inspect", "json_schema", "load"]
 
 
 class Inspection(NamedTuple):
-    """A valid topology, and warnings: what is probably not intended."""
+    """A valid topology, and warnings: what is probably not intended.
+
+    `credentials`: the names of those that it refers to, each with the path of the first value that does.
+    """
 
     topology: Topology
     warnings: tuple[Problem, ...]
+    credentials: Mapping[str, str]
 
 
 LookUp = Callable[[Path], BackboneFile]
@@ -112,7 +116,7 @@ def _inspect(
         for finding in [*rules.warnings(topology), *of_files]
         if reading.is_independent(finding)
     ]
-    return Inspection(topology, reading.as_problems([*reading.warnings, *warnings]))
+    return Inspection(topology, reading.as_problems([*reading.warnings, *warnings]), reading.credentials)
 
 
 @cache

@@ -14,7 +14,14 @@ from edged.domain.text import shown
 from edged.domain.validation.finding import Finding
 from edged.errors import Problem
 from edged.topology_file.document import Document, RefusedNode, is_secret
-from edged.topology_file.variables import MissingError, VariableError, Variables, has_expression, is_reference
+from edged.topology_file.variables import (
+    MissingError,
+    VariableError,
+    Variables,
+    credentials_in,
+    has_expression,
+    is_reference,
+)
 
 _IMPLICIT = {
     "tag:yaml.org,2002:bool": "a yes or no",
@@ -38,7 +45,7 @@ class Reading:
 
     `bad`: paths whose values could not be read, and have placeholders. `only_entries`: paths such as training[0] of
     what stands in the file without the list that it may be in. `may_miss`: paths at which a missing variable or
-    credential is only a warning.
+    credential is only a warning. `credentials`: the names of those that values refer to, with the first one's path.
     """
 
     document: Document
@@ -49,6 +56,7 @@ class Reading:
     bad: set[str] = field(default_factory=set)
     only_entries: set[str] = field(default_factory=set)
     may_miss: re.Pattern[str] | None = None
+    credentials: dict[str, str] = field(default_factory=dict)
 
     def enter(self, node: yaml.Node, at: str) -> bool:
         """Record the place of `at`. False when the document refused the node."""
@@ -88,6 +96,8 @@ class Reading:
         if node.style is None and node.tag == "tag:yaml.org,2002:null":
             self.wrong(node, at, f"has no value; expected {expected}")
             return None
+        for name in credentials_in(node.value):
+            self.credentials.setdefault(name, at)
         try:
             text = self.variables.expand(node.value)
             text.encode()

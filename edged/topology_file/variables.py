@@ -4,7 +4,7 @@ Their values are kept only in order to conceal them in messages.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,7 +96,7 @@ class Variables:
         if not re.fullmatch(NAME_PATTERN, name):
             raise VariableError("a credential's name is letters, digits, '.', '_' or '-'")
         folder = self.environment.get("CREDENTIALS_DIRECTORY")
-        hint = f"systemd gives it by LoadCredential={name}:/path in the unit; elsewhere set CREDENTIALS_DIRECTORY"
+        hint = "`edged node enable` has systemd give it to a unit; elsewhere set CREDENTIALS_DIRECTORY"
         if not folder:
             raise MissingError(f'there is no credential "{name}": CREDENTIALS_DIRECTORY is not set', hint)
         path = Path(folder) / name
@@ -123,6 +123,14 @@ class Variables:
 def has_expression(text: str) -> bool:
     """Whether any part of `text` comes from outside the file."""
     return "${" in text
+
+
+def credentials_in(text: str) -> Iterator[str]:
+    """The names of the credentials that `text` refers to."""
+    for match in _EXPRESSION.finditer(text):
+        kind, _, name = (match["inside"] or "").partition(":")
+        if kind == "cred" and re.fullmatch(NAME_PATTERN, name):
+            yield name
 
 
 def is_reference(text: str) -> bool:

@@ -1,182 +1,350 @@
-"""Why a node does not start is in its log: as an error, for whoever reads it from the journal."""
-
-import json
-import os
-import signal
+"""`edged node enable` and `disable` on a machine in a folder, with a systemctl of its own."""
 
 import pytest
 
-from edged import cli
-from edged.adapters.host.process_lock import process_lock
-from tests.support.rights import as_nobody, passable_folder
-from tests.support.valid_topology import WITHOUT_KAFKA
+from edged.adapters.host.machine import Machine
+from edged.domain.systemd.actions import Action
+from tests.cli.conftest import VALID
+from tests.support.fake_machine import UNITS, FakeMachine
 
-TRAINING = f"{WITHOUT_KAFKA}training: {{stream: tiles, model: [flatten, {{dense: 2}}]}}\n"
-WRONG = "schema: 1\nsite: lab\nsite: lab\n"
+DAEMON, COMPANION, VAULT = "edged@pi-a.service", "edged-infer@pi-a.service", "edged@vault.service"
+DROP_IN = f"{UNITS}/{DAEMON}.d/50-node.conf"
+TOPOLOGY = "etc/edged/topology.yaml"
+CREDENTIALS = "etc/edged/credentials"
+SECURE = VALID.replace(
+    "bootstrap: [localhost:9092]\n",
+    'bootstrap: [localhost:9092]\n  security: {protocol: SASL_PLAINTEXT, mechanism: SCRAM-SHA-512, username: "${NODE}",'
+    ' password: "${cred:kafka-password}"}\n',
+)
 
 
 @pytest.fixture
-def start(tmp_path, monkeypatch, capfd):
-    """Runs `edged run` on this text to its end; its code and its lines on stderr."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-
-    def run(text, node="pi-a", command="run", folder=tmp_path):
-        file = folder / "topology.yaml"
-        file.write_text(text)
-        code = cli.main([command, str(file), "--node", node])
-        return code, capfd.readouterr().err.splitlines()
-
-    return run
+def machine(tmp_path, monkeypatch, process):
+    """With VALID as its topology."""
+    fake = FakeMachine(tmp_path / "root", monkeypatch)
+    fake.put(TOPOLOGY, VALID)
+    for module in ("node", "enabled_nodes"):
+        monkeypatch.setattr(f"edged.cli.{module}.Machine", fake.opened)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    return fake
 
 
-@pytest.mark.parametrize("command", ["run", "infer"])
-def test_a_wrong_topology_is_one_error_with_all_its_problems(start, command):
-    code, [line] = start(WRONG, command=command)
-    fields = json.loads(line)
-    assert (code, fields["event"], fields["level"], fields["node"]) == (78, "config.refused", "error", "pi-a")
-    assert any("topology.yaml:3:1: site: the key stands here twice" in problem for problem in fields["problems"])
-    assert any("kafka: is missing" in problem for problem in fields["problems"])
+def test_a_node_is_enabled_and_each_step_is_printed(edged, machine):
+    code, out, err = edged("node", "enable", "pi-a")
+    assert (code, err) == (0, "")
+    assert machine.is_running(DAEMON)
+    assert machine.is_running(COMPANION)
+    assert machine.changes() == [
+        "daemon-reload",
+        f"enable {DAEMON} {COMPANION}",
+        f"start {DAEMON} {COMPANION}",
+    ]
+    assert "Environment=NODE=%i" in machine.text(DROP_IN)
+    lines = out.splitlines()
+    assert lines[0] == "install -d -m 750 -o edged -g edged /var/lib/edged"
+    assert f"write /{DROP_IN}" in lines
+    assert lines[-1].startswith("pi-a runs, now and at boot: journalctl -uedged@pi-a -uedged-infer@pi-a ")
 
 
-@pytest.mark.parametrize(
-    ("node", "problem"), [("pi-b", 'no node is called "pi-b" (did you mean "pi-a"?)'), ("cam", "edged sensor")]
-)
-def test_so_is_a_node_that_the_topology_does_not_have_or_of_another_tier(start, node, problem):
-    code, [line] = start(WITHOUT_KAFKA, node=node)
+def test_a_second_time_nothing_is_done(edged, machine):
+    edged("node", "enable", "pi-a")
+    before, _ = machine.tree(), machine.changes()
+    code, out, err = edged("node", "enable", "pi-a")
+    assert (code, out, err) == (0, "nothing to do: edged@pi-a and edged-infer@pi-a run, now and at boot\n", "")
+    assert (machine.tree(), machine.changes()) == (before, [])
+
+
+def test_a_dry_run_prints_the_same_and_does_nothing(edged, machine):
+    before = machine.tree()
+    code, printed, _ = edged("node", "enable", "pi-a", "--dry-run")
+    assert (code, machine.tree(), machine.changes()) == (0, before, [])
+    _, out, _ = edged("node", "enable", "pi-a")
+    assert out.startswith(printed)
+    assert len(printed.splitlines()) > 10
+
+    _, printed, _ = edged("node", "disable", "pi-a", "--dry-run")
+    assert machine.is_running(DAEMON)
+    assert edged("node", "disable", "pi-a") == (0, printed, "")
+
+
+def test_disable_removes_what_enable_made_and_leaves_the_state(edged, machine):
+    before = machine.tree()
+    edged("node", "enable", "pi-a")
+    machine.put("var/lib/edged/pi-a/checkpoint", "weights")
+    assert edged("node", "disable", "pi-a")[0] == 0
+    left = {name: text for name, text in machine.tree().items() if name not in before}
+    assert left == {
+        "etc/systemd/system/multi-user.target.wants": "drwxr-xr-x",  # systemctl's
+        "var/lib/edged": "drwxr-x---",
+        "var/lib/edged/pi-a": "drwxr-xr-x",
+        "var/lib/edged/pi-a/checkpoint": "weights",
+        "var/cache/edged": "drwxr-x---",
+    }
+    assert edged("node", "disable", "pi-a") == (0, 'nothing to do: no unit of "pi-a" is enabled here\n', "")
+
+
+def test_the_archive_gets_its_folder_and_how_to_mark_it(edged, machine):
+    code, out, _ = edged("node", "enable", "vault")
+    assert code == 0
+    assert "ReadWritePaths=/srv/edged" in machine.text(f"{UNITS}/{VAULT}.d/50-node.conf")
+    assert (machine.root / "srv/edged").is_dir()
+    assert out.splitlines()[-1] == (
+        "/srv/edged is empty; once: runuser -u edged -- edged archive init /etc/edged/topology.yaml"
+    )
+    machine.put("srv/edged/edged-archive.json")
+    assert "archive init" not in edged("node", "enable", "vault")[1]
+
+
+def test_an_archive_of_another_user_stays_so_and_is_named(edged, machine):
+    (machine.root / "srv/edged").mkdir(mode=0o700)
+    machine.ids["edged"] = (4243, 4243)
+    code, out, _ = edged("node", "enable", "vault")
+    assert code == 0
+    assert "install -d -m 750 -o edged -g edged /srv/edged" not in out
+    assert "`chown edged: /srv/edged`" in out
+
+
+def test_missing_secrets_are_named_with_how_to_put_them_and_nothing_is_started(edged, machine):
+    machine.put(TOPOLOGY, SECURE)
+    code, out, err = edged("node", "enable", "pi-a")
+    assert (code, machine.changes()) == (1, [])
+    assert err.splitlines() == [
+        "edged node enable: no unit was touched, as a secret is missing: put it there and run this again:",
+        f"  systemd-ask-password -n kafka-password: | install -m 600 /dev/stdin /{CREDENTIALS}/pi-a/kafka-password",
+    ]
+    assert oct((machine.root / CREDENTIALS / "pi-a").stat().st_mode) == "0o40700"
+    assert all(line.startswith("install -d ") for line in out.splitlines())
+
+    machine.put_secret("pi-a", "kafka-password")
+    code, out, err = edged("node", "enable", "pi-a")
+    assert (code, err) == (0, "")
+    assert machine.is_running(DAEMON)
+    assert "secret of" not in out
+
+
+def test_disable_leaves_secrets(edged, machine):
+    machine.put(TOPOLOGY, SECURE)
+    machine.put_secret("pi-a", "kafka-password")
+    edged("node", "enable", "pi-a")
+    edged("node", "disable", "pi-a")
+    assert machine.text(f"{CREDENTIALS}/pi-a/kafka-password") == "secret of pi-a"
+
+
+def test_a_topology_that_has_changed_is_followed_by_a_second_enable(edged, machine):
+    edged("node", "enable", "pi-a")
+    machine.changes()
+    machine.put(TOPOLOGY, SECURE)
+    machine.put_secret("pi-a", "kafka-password")
+    assert edged("node", "enable", "pi-a")[0] == 0
+    assert "LoadCredential=kafka-password:/etc/edged/credentials/pi-a/kafka-password" in machine.text(DROP_IN)
+    assert machine.changes() == [f"stop {DAEMON} {COMPANION}", "daemon-reload", f"start {DAEMON} {COMPANION}"]
+
+
+def test_check_tells_that_the_topology_has_changed_and_a_node_is_gone(edged, machine):
+    edged("node", "enable", "pi-a")
+    edged("node", "enable", "pi-b")
+    assert edged("check", str(machine.root / TOPOLOGY))[2] == ""
+    machine.put(TOPOLOGY, SECURE.replace("pi-b", "pi-c"))
+    _, _, err = edged("check", str(machine.root / TOPOLOGY))
+    assert 'units of "pi-a" do not fit the topology any more (`edged node enable pi-a` as root mends that)' in err
+    assert 'would run the node "pi-b", which the topology does not have (`edged node disable pi-b`' in err
+    elsewhere = machine.put("home/topology.yaml", SECURE)
+    assert "fit the topology" not in edged("check", str(elsewhere))[2]
+
+
+def test_enable_names_another_node_that_has_been_renamed(edged, machine):
+    edged("node", "enable", "pi-a")
+    machine.put(TOPOLOGY, VALID.replace("pi-a", "pi-c"))
+    code, _, err = edged("node", "enable", "pi-c")
+    assert code == 0
+    assert "`edged node disable pi-a` as root takes that off this machine" in err
+    assert edged("node", "disable", "pi-a")[0] == 0
+    assert edged("node", "enable", "pi-c") == (
+        0,
+        "nothing to do: edged@pi-c and edged-infer@pi-c run, now and at boot\n",
+        "",
+    )
+
+
+def test_two_nodes_of_one_machine_do_not_touch_each_other(edged, machine):
+    machine.put(TOPOLOGY, SECURE)
+    for node in ("pi-a", "vault"):
+        machine.put_secret(node, "kafka-password")
+    edged("node", "enable", "vault")
+    with_one = machine.tree()
+    edged("node", "enable", "pi-a")
+    edged("node", "disable", "pi-a")
+    assert machine.tree() == with_one
+    assert machine.is_running(VAULT)
+
+
+def stopped_at(monkeypatch, number):
+    """The next command is killed before its action of this number; whether there was one."""
+    done: list[Action] = []
+    carry_out = Machine.carry_out
+
+    def stopping(self, action):
+        if len(done) == number:
+            raise KeyboardInterrupt
+        done.append(action)
+        carry_out(self, action)
+
+    monkeypatch.setattr(Machine, "carry_out", stopping)
+    return lambda: monkeypatch.setattr(Machine, "carry_out", carry_out)
+
+
+@pytest.mark.parametrize("number", range(12))
+@pytest.mark.parametrize("secured_before", [False, True])
+def test_after_a_kill_at_any_step_a_second_enable_does_the_rest(edged, machine, monkeypatch, number, secured_before):
+    """Of a new node, and of one whose topology has changed."""
+    if secured_before:
+        edged("node", "enable", "pi-a")
+    machine.put(TOPOLOGY, SECURE)
+    machine.put_secret("pi-a", "kafka-password")
+    resume = stopped_at(monkeypatch, number)
+    killed = edged("node", "enable", "pi-a")[0]
+    resume()
+    assert edged("node", "enable", "pi-a")[0] == 0
+    assert killed in {0, 130}
+    assert machine.is_running(DAEMON)
+    assert machine.is_running(COMPANION)
+    assert machine.text(f"run/fake/read/{DAEMON}") == machine.text(DROP_IN)
+    starts = [line for line in machine.changes() if not line.startswith("enable")]
+    assert starts.index("daemon-reload") < max(at for at, line in enumerate(starts) if line.startswith("start"))
+    edged("node", "disable", "pi-a")
+    assert not list((machine.root / UNITS).glob("edged*"))
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_after_a_kill_at_any_step_a_second_disable_does_the_rest(edged, machine, monkeypatch, number):
+    before = machine.tree()
+    edged("node", "enable", "pi-a")
+    resume = stopped_at(monkeypatch, number)
+    assert edged("node", "disable", "pi-a")[0] in {0, 130}
+    resume()
+    assert edged("node", "disable", "pi-a")[0] == 0
+    assert {name for name in machine.tree() if name not in before and name.startswith("etc")} == {
+        "etc/systemd/system/multi-user.target.wants"
+    }
+    assert not machine.is_running(DAEMON)
+    assert not list((machine.root / "run/fake/read").iterdir())
+
+
+def test_a_start_that_fails_says_where_to_look(edged, machine):
+    machine.put("run/fake/broken")
+    code, _, err = edged("node", "enable", "pi-a")
+    assert code == 1
+    assert f"edged: `systemctl start {DAEMON} {COMPANION}`: Job for {COMPANION} failed" in err
+    assert err.splitlines()[-1].startswith(f"its log says why: journalctl -u{DAEMON} -u{COMPANION} -p err")
+
+
+def test_only_root_may(edged, machine, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    for action in ("enable", "disable"):
+        assert edged("node", action, "pi-a") == (
+            77,
+            "",
+            f"edged node {action}: this takes root: sudo edged node {action} pi-a\n",
+        )
+
+
+def test_without_a_topology_it_says_where_to_put_it(edged, machine):
+    (machine.root / TOPOLOGY).unlink()
+    code, _, err = edged("node", "enable", "pi-a")
     assert code == 78
-    assert problem in json.loads(line)["problems"][0]
+    assert (
+        "there is no topology yet (put the site's there: install -D -m 644 topology.yaml /etc/edged/topology.yaml)"
+        in err
+    )
 
 
-def test_a_node_that_runs_already_is_an_error(start, tmp_path):
-    with process_lock(tmp_path / "edged" / "pi-a"):
-        code, lines = start(WITHOUT_KAFKA)
-    assert code == 75
-    assert [json.loads(line)["event"] for line in lines] == ["life.refused"]
+def test_a_wrong_topology_is_refused_with_all_its_problems_and_nothing_is_touched(edged, machine):
+    machine.put(TOPOLOGY, VALID.replace("edge: pi-a", "edge: pi-x").replace("schema: 1", "schema: 2"))
+    before = machine.tree()
+    code, _, err = edged("node", "enable", "pi-a")
+    assert (code, machine.tree(), machine.changes()) == (78, before, [])
+    assert "schema" in err
+    assert 'no edge is called "pi-x"' in err
 
 
-def test_an_error_that_nobody_expected_is_logged_with_its_traceback(start, monkeypatch):
-    def broken(*_):
-        raise RuntimeError("a defect")
-
-    monkeypatch.setattr("edged.app.run_node", broken)
-    code, [line] = start(WITHOUT_KAFKA)
-    fields = json.loads(line)
-    assert (code, fields["event"], fields["level"], fields["tier"]) == (70, "life.crashed", "error", "edge")
-    assert "RuntimeError: a defect" in fields["traceback"]
-
-
-def test_the_level_is_the_commands_or_else_the_topologys(start, monkeypatch):
-    levels = []
-
-    async def run_node(topology, node, read, timing):
-        levels.append((topology.log.level, read().log.level))
-        return 0
-
-    monkeypatch.setattr("edged.app.run_node", run_node)
-    file = WITHOUT_KAFKA + "log: {level: warning}\n"
-    assert start(WITHOUT_KAFKA)[0] == start(file)[0] == 0
-    assert levels == [("info", "info"), ("warning", "warning")]
-
-
-def test_from_the_start_on_a_hangup_waits(start, monkeypatch):
-    """It is held back until the node can reload; the default would end the process."""
-
-    async def run_node(*_args, **_timing):
-        signal.raise_signal(signal.SIGHUP)
-        assert signal.SIGHUP in signal.sigpending()
-        signal.sigwait({signal.SIGHUP})
-        return 0
-
-    monkeypatch.setattr("edged.app.run_node", run_node)
-    assert start(WITHOUT_KAFKA)[0] == 0
-
-
-@pytest.mark.parametrize("text", [WRONG, "schema: [\n"])
-def test_what_other_commands_say_reaches_the_journal_as_errors(tmp_path, monkeypatch, text):
-    file = tmp_path / "topology.yaml"
-    file.write_text(text)
-    with (tmp_path / "journal").open("w+") as journal:
-        status = os.fstat(journal.fileno())
-        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
-        monkeypatch.setattr("sys.stderr", journal)
-        assert cli.main(["topics", str(file)]) == 78
-        journal.seek(0)
-        lines = journal.read().splitlines()
-    assert lines
-    assert all(line.startswith("<3>") and "<3>" not in line[3:] for line in lines)
-
-
-@pytest.mark.parametrize("command", ["run", "infer"])
 @pytest.mark.parametrize(
-    ("what", "reason"),
+    ("node", "said"),
     [
-        ("file", "FOLDER is no folder: move it away"),
-        ("link to itself", "FOLDER is a link to FOLDER, where nothing is"),
-        ("link to nowhere", "FOLDER is a link to /mnt/no-such-disk, where nothing is"),
+        ("pi-aa", 'no node is called "pi-aa" (did you mean "pi-a"?)'),
+        ("cam-01", '"cam-01" is a device, and units are edges or the archive'),
     ],
 )
-def test_a_state_folder_that_is_none_is_refused_by_name(start, tmp_path, process, command, what, reason):
-    folder = tmp_path / "edged" / "pi-a"
-    folder.parent.mkdir()
-    if what == "file":
-        folder.write_text("in the way")
-    else:
-        folder.symlink_to(folder.name if what == "link to itself" else "/mnt/no-such-disk")
-    code, lines = start(TRAINING, command=command)
-    assert (code, json.loads(lines[-1])["event"]) == (73, "life.refused")
-    verb = "used" if command == "run" else "read"
-    assert f"the state folder {folder} cannot be {verb}: {reason.replace('FOLDER', str(folder))}" in lines[-1]
+def test_a_name_that_no_unit_can_have_is_refused(edged, machine, node, said):
+    code, _, err = edged("node", "enable", node)
+    assert code == 78
+    assert said in err
 
 
-def load_all_that_a_start_needs(start, monkeypatch, folder, command):
-    """A start that ends late: this Python's modules may be where only root can read them."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
-    (folder / "edged" / "pi-a").mkdir(parents=True)
-    (folder / "edged" / "pi-a" / "jobs").write_text("in the way")
-    assert start(TRAINING.replace("model:", "name: tiles, model:"), command=command)[0] == 73
+def test_an_archive_that_units_do_not_see_is_refused(edged, machine):
+    machine.put(TOPOLOGY, VALID.replace("file:///srv/edged", "file:///home/pi/edged"))
+    code, _, err = edged("node", "enable", "vault")
+    assert code == 78
+    assert "archive[0].url: units do not see what is below /home" in err
 
 
-@pytest.mark.parametrize(("command", "mode"), [("run", "drwxr-xr-x"), ("infer", "drwxr-x---")])
-def test_folders_of_roots_are_told_with_the_commands_that_give_them_to_us(start, monkeypatch, process, command, mode):
-    """The state folder's end the start; the cache's is done without."""
-    with passable_folder() as folder:
-        load_all_that_a_start_needs(start, monkeypatch, folder / "loading", command)
-        monkeypatch.setenv("XDG_STATE_HOME", str(folder))
-        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        (folder / "open").mkdir()
-        (folder / "open").chmod(0o777)
-        state = folder / "edged" / "pi-a"
-        state.mkdir(parents=True)
-        state.chmod(0o755 if command == "run" else 0o750)
-        with as_nobody():
-            code, lines = start(TRAINING, command=command, folder=folder / "open")
-    said = {fields["event"]: fields for fields in map(json.loads, lines)}
-    assert code == 73
-    assert (
-        f"{state} belongs to root ({mode}), and this is nobody: `chown -R nobody: {state}` as root"
-        in (said["life.refused"]["reason"])
+def test_a_variable_of_the_units_own_is_known_and_a_missing_one_is_warned_of(edged, machine):
+    machine.put(TOPOLOGY, VALID.replace("file:///srv/edged", '"${ARCHIVE}"').replace("localhost:9092", '"${BROKER}"'))
+    machine.put("run/fake/environment", "ARCHIVE=file:///srv/elsewhere\n")
+    code, _, err = edged("node", "enable", "vault")
+    assert code == 0
+    assert "ReadWritePaths=/srv/elsewhere" in machine.text(f"{UNITS}/{VAULT}.d/50-node.conf")
+    assert "the environment has no variable BROKER" in err
+
+
+def test_a_word_that_is_no_name_is_wrong_usage(edged, machine):
+    for action in ("enable", "disable"):
+        code, _, err = edged("node", action, "../pi-a")
+        assert code == 64
+        assert '"../pi-a" cannot be the name of a node' in err
+
+
+def test_on_a_machine_without_systemd_it_says_what_else_to_do(edged, machine):
+    (machine.root / "run/systemd/system").rmdir()
+    code, _, err = edged("node", "enable", "pi-a")
+    assert code == 1
+    assert "have its own service manager start `edged run`" in err
+
+
+def test_a_machine_without_the_user_or_the_archives_part_is_refused_at_once(edged, machine, monkeypatch):
+    del machine.ids["edged"]
+    monkeypatch.setattr("edged.cli.node.find_spec", lambda name: None)
+    before = machine.tree()
+    code, _, err = edged("node", "enable", "vault")
+    assert (code, machine.tree(), machine.changes()) == (1, before, [])
+    assert "systemd-sysusers" in err
+    assert "edged-archive" in err
+
+
+def test_a_read_only_etc_is_named_and_a_second_time_does_the_rest(edged, machine, monkeypatch):
+    def refuse(*_):
+        raise OSError(30, "Read-only file system", f"/{DROP_IN}")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("edged.adapters.host.machine.Machine._write", refuse)
+        code, _, err = edged("node", "enable", "pi-a")
+    assert code == 1
+    assert f"edged: /{DROP_IN}: Read-only file system: mount it writable" in err
+    assert edged("node", "enable", "pi-a")[0] == 0
+
+
+def test_names_of_enabled_nodes_are_told_where_another_is_asked_for(edged, machine):
+    edged("node", "enable", "pi-a")
+    assert edged("node", "disable", "pi-aa") == (
+        0,
+        'nothing to do: no unit of "pi-aa" is enabled here; enabled here: pi-a\n',
+        "",
     )
-    assert (
-        f"and {folder} belongs to root (drwxr-xr-x), and this is nobody: `install -d"
-        in (said["cache.unusable"]["reason"])
-    )
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o644, 0o646])
-def test_what_check_warns_of_and_secrets_that_others_may_read_are_in_the_log(start, tmp_path, monkeypatch, mode):
-    (tmp_path / "password").write_text("hidden")
-    (tmp_path / "password").chmod(mode)
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    security = "{protocol: SASL_PLAINTEXT, mechanism: PLAIN, username: pi-a, password: '${cred:password}'}"
-    text = WITHOUT_KAFKA.replace("bootstrap:", f"security: {security}, bootstrap:")
-    with process_lock(tmp_path / "edged" / "pi-a"):
-        code, lines = start(text)
-    said = {fields["event"]: fields for fields in map(json.loads, lines)}
-    assert code == (78 if mode == 0o646 else 75)
-    assert ("config.warned" in said) == (mode == 0o644)
-    assert ("config.refused" in said) == (mode == 0o646)
-    if mode != 0o600:
-        [problem] = (said.get("config.warned") or said["config.refused"])["problems"]
-        assert f"{tmp_path}/password may be {'read' if mode == 0o644 else 'written'} by others" in problem
-        assert f"(chmod 600 {tmp_path}/password)" in problem
-    assert "hidden" not in "".join(lines)
+@pytest.mark.parametrize("node", ["a.mount", "pi.service"])
+def test_a_name_that_looks_like_another_kind_of_unit_is_a_service(edged, machine, node):
+    machine.put(TOPOLOGY, VALID.replace("pi-b", node))
+    assert edged("node", "enable", node)[0] == 0
+    assert machine.is_running(f"edged@{node}.service")
+    assert edged("node", "disable", node)[0] == 0
+    assert not machine.is_running(f"edged@{node}.service")

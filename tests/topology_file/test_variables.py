@@ -57,6 +57,13 @@ def test_a_credential_is_read_from_the_folder_that_systemd_names(inspect, tmp_pa
     assert topology.kafka.security.password == HIDDEN
 
 
+def test_the_names_of_credentials_are_known_whether_they_are_there_or_not(tmp_path):
+    path = tmp_path / "topology.yaml"
+    path.write_text(SECURE.replace("PASSWORD", '"${cred:kafka-password}${cred:pepper}$${cred:none}"'))
+    inspected = topology_file.inspect(path, ENVIRONMENT, lenient=True)
+    assert inspected.credentials == dict.fromkeys(("kafka-password", "pepper"), "kafka.security.password")
+
+
 @pytest.mark.parametrize("mode", [0o400, 0o600, 0o440, 0o644, 0o604, 0o666, 0o602])
 def test_a_credential_that_others_may_read_is_a_warning_and_one_that_they_may_write_is_refused(inspect, tmp_path, mode):
     file = tmp_path / "kafka-password"
@@ -82,7 +89,7 @@ def test_a_credential_that_others_may_read_is_a_warning_and_one_that_they_may_wr
 def test_a_missing_credentials_message_names_the_units_setting(inspect, folder):
     environment = ENVIRONMENT | ({"CREDENTIALS_DIRECTORY": folder} if folder else {})
 
-    with pytest.raises(ConfigError, match=r"LoadCredential=kafka-password:/path"):
+    with pytest.raises(ConfigError, match=r"`edged node enable` has systemd give it to a unit"):
         inspect(SECURE.replace("PASSWORD", '"${cred:kafka-password}"'), environment)
 
 
@@ -190,7 +197,7 @@ def test_no_message_has_a_variables_value(inspect, old, new):
 
 
 def test_a_password_in_the_file_is_a_warning_that_does_not_show_it(inspect):
-    topology, warnings = inspect(SECURE.replace("PASSWORD", HIDDEN))
+    topology, warnings, _ = inspect(SECURE.replace("PASSWORD", HIDDEN))
 
     assert topology.kafka.security.password == HIDDEN
     (literal,) = [warning for warning in warnings if warning.path == "kafka.security.password"]

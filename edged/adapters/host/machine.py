@@ -1,0 +1,233 @@
+"""This machine as a place for nodes: what is there of their units, folders and drop-ins, and changes to it.
+
+It decides nothing. Of systemd it asks by `systemctl` alone. See also: `domain.systemd`.
+"""
+
+import contextlib
+import errno
+import grp
+import os
+import pwd
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from edged.access import why_refused
+from edged.domain.systemd.actions import Action, MakeFolder, RemoveFile, RemoveFolder, WriteFile
+from edged.domain.systemd.enabling import Seen, UnitState, wanted_by
+from edged.domain.systemd.setup import CREDENTIALS, DROP_IN, UNITS, USER, Folder, Setup, drop_in_of, possible_units
+from edged.errors import MachineUnfit
+from edged.files import sync_folder
+
+_BOOTED = "/run/systemd/system"
+"""Is there where systemd is PID 1 (sd_booted(3))."""
+
+_TEMPORARY = f".{DROP_IN}.tmp"
+_ASKED = ("LoadState", "ActiveState", "NeedDaemonReload")
+
+
+def accounts(name: str) -> tuple[int, int]:
+    """The numbers of the user and the group of this name. Raises KeyError."""
+    return pwd.getpwnam(name).pw_uid, grp.getgrnam(name).gr_gid
+
+
+class Machine:
+    """`root`: the folder that all paths are below. Raises MachineUnfit where something is missing, or refused."""
+
+    def __init__(self, root: Path = Path("/"), accounts: Callable[[str], tuple[int, int]] = accounts) -> None:
+        self._root = root
+        self._accounts = accounts
+
+    def require_systemd(self) -> None:
+        """Raise MachineUnfit where systemd does not run the machine."""
+        if not self.path(_BOOTED).is_dir() or shutil.which("systemctl") is None:
+            raise MachineUnfit(
+                "this machine is not run by systemd, which starts the units: have its own service manager start"
+                " `edged run` and `edged infer`"
+            )
+
+    def environment(self, node: str) -> dict[str, str]:
+        """The variables that the node's daemon is given by its unit, with all its drop-ins."""
+        shown = _systemctl("show", "--property=Environment", "--value", possible_units(node)[0])
+        try:
+            return {name: value for word in shlex.split(shown) for name, _, value in [word.partition("=")]}
+        except ValueError:  # not as a shell would quote it
+            return {}
+
+    def lacks(self, setup: Setup) -> Iterator[str]:
+        """What has to be there before the node can be enabled, and is not."""
+        states = self._states(setup.units)
+        for unit in setup.units:
+            if not states[unit].is_installed:
+                template = f"{unit.partition('@')[0]}@.service"
+                yield f"there is no unit {template}: install the package of edged again, or the file by hand"
+        try:
+            self._accounts(USER)
+        except KeyError:
+            yield f'there is no user and group "{USER}": `systemd-sysusers` makes them, once edged.conf is in place'
+        if setup.archive:
+            yield from self._lacks_folder(setup.archive)
+
+    def seen(self, node: str, setup: Setup | None = None) -> Seen:
+        """What is there of the node; of its folders and secrets too, when its `setup` is given."""
+        units = possible_units(node)
+        listed = [CREDENTIALS, f"{CREDENTIALS}/{node}", *(f"{UNITS}/{unit}.d" for unit in units)]
+        if setup is not None and setup.archive:
+            listed.append(setup.archive)
+        folders = [] if setup is None else setup.folders
+        with _reported("look at"):
+            return Seen(
+                units=self._states(units),
+                folders={folder.path: there for folder in folders if (there := self._folder(folder))},
+                files=self._texts(map(drop_in_of, units)),
+                entries={path: names for path in listed if (names := self._entries(path)) is not None},
+                secrets=frozenset(path for path in (setup.secrets.values() if setup else ()) if self._is_full(path)),
+            )
+
+    def drop_ins(self) -> dict[str, str]:
+        """The drop-ins of all nodes of this machine that may be read: their texts, by their units."""
+        texts: dict[str, str] = {}
+        for file in sorted(self.path(UNITS).glob(f"edged*@*.service.d/{DROP_IN}")):
+            with contextlib.suppress(OSError):
+                texts[file.parent.name.removesuffix(".d")] = file.read_text(errors="replace")
+        return texts
+
+    def carry_out(self, action: Action) -> None:
+        """Do it, durably."""
+        match action:
+            case MakeFolder(folder):
+                with _reported(folder.path):
+                    self._make_folder(folder)
+            case WriteFile(path, content):
+                with _reported(path):
+                    self._write(self.path(path), content)
+            case RemoveFile(path):
+                with _reported(path):
+                    self.path(path).unlink(missing_ok=True)
+            case RemoveFolder(path):
+                with _reported(path):
+                    (self.path(path) / _TEMPORARY).unlink(missing_ok=True)
+                    self.path(path).rmdir()
+            case _:
+                _systemctl(*action.words)
+
+    def path(self, path: str) -> Path:
+        """The path below the root."""
+        return self._root / path.lstrip("/")
+
+    # looking
+
+    def _states(self, units: Iterable[str]) -> dict[str, UnitState]:
+        return {unit: self._state(unit) for unit in units}
+
+    def _state(self, unit: str) -> UnitState:
+        shown = _systemctl("show", f"--property={','.join(_ASKED)}", unit)
+        told = dict(line.partition("=")[::2] for line in shown.splitlines())
+        return UnitState(
+            active=told.get("ActiveState", "inactive"),
+            is_enabled=os.path.lexists(self.path(wanted_by(unit))),
+            is_installed=told.get("LoadState") != "not-found",
+            is_stale=told.get("NeedDaemonReload") == "yes",
+        )
+
+    def _folder(self, wanted: Folder) -> Folder | None:
+        try:
+            status = self.path(wanted.path).stat()
+        except FileNotFoundError:
+            return None
+        owners = (status.st_uid, status.st_gid)
+        owner = wanted.owner if owners == self._ids(wanted.owner) else ":".join(map(str, owners))
+        return wanted._replace(mode=stat.S_IMODE(status.st_mode), owner=owner)
+
+    def _ids(self, name: str) -> tuple[int, int] | None:
+        try:
+            return self._accounts(name)
+        except KeyError:
+            return None
+
+    def _texts(self, paths: Iterable[str]) -> dict[str, str]:
+        texts: dict[str, str] = {}
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                texts[path] = self.path(path).read_text(errors="replace")
+        return texts
+
+    def _entries(self, path: str) -> frozenset[str] | None:
+        try:
+            return frozenset(each.name for each in self.path(path).iterdir()) - {_TEMPORARY}
+        except FileNotFoundError:
+            return None
+
+    def _is_full(self, path: str) -> bool:
+        try:
+            status = self.path(path).stat()
+        except FileNotFoundError:
+            return False
+        return stat.S_ISREG(status.st_mode) and status.st_size > 0
+
+    def _lacks_folder(self, folder: str) -> Iterator[str]:
+        above = folder.rpartition("/")[0] or "/"
+        if point := self._unmounted(folder):
+            yield f"{point}, which the archive's folder {folder} lies in, is not mounted: `mount {point}`"
+        elif not self.path(folder).is_dir() and not self.path(above).is_dir():
+            yield f"{above}, which the archive's folder {folder} lies in, is not there: mount or make it"
+
+    def _unmounted(self, folder: str) -> str:
+        """The mount point of /etc/fstab that the folder lies in, if nothing is mounted there; else ""."""
+        points = {point for point in self._fields("/etc/fstab", 1) if f"{folder}/".startswith(f"{point.rstrip('/')}/")}
+        mounted = self._fields("/proc/self/mountinfo", 4)
+        return max(points - mounted - {"/"}, key=len, default="") if mounted else ""
+
+    def _fields(self, path: str, number: int) -> set[str]:
+        """That field of every line, with the escapes of fstab(5) and proc(5) undone."""
+        text = self._texts([path]).get(path, "")
+        lines = [line.split() for line in text.splitlines() if not line.startswith("#")]
+        return {
+            re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line[number]) for line in lines if line[number:]
+        }
+
+    # changing
+
+    def _make_folder(self, folder: Folder) -> None:
+        path = self.path(folder.path)
+        path.mkdir(mode=stat.S_IRWXU, parents=not folder.is_data, exist_ok=True)
+        os.chown(path, *self._accounts(folder.owner))
+        path.chmod(folder.mode)
+
+    @staticmethod
+    def _write(path: Path, content: str) -> None:
+        """1. Write a temporary file, 2. fsync, 3. rename, 4. fsync the folder. systemd reads no hidden file."""
+        path.parent.mkdir(exist_ok=True)
+        path.parent.chmod(0o755)
+        temporary = path.with_name(_TEMPORARY)
+        with temporary.open("w") as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _reported(what: str) -> Iterator[None]:
+    """Turn an OSError into MachineUnfit."""
+    try:
+        yield
+    except OSError as error:
+        reason = why_refused(Path(what), error)
+        hint = ": mount it writable (`mount -o remount,rw /`)" if error.errno == errno.EROFS else ""
+        raise MachineUnfit(f"{what}: {reason}{hint}") from error
+
+
+def _systemctl(*words: str) -> str:
+    """Run it to its end, and return what it prints."""
+    plain = {**os.environ, "SYSTEMD_PAGER": "", "SYSTEMD_COLORS": "0"}
+    done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False, env=plain)  # noqa: S603, S607 - the service manager's own command
+    if done.returncode != 0:
+        raise MachineUnfit(f"`systemctl {' '.join(words)}`: {done.stderr.strip() or f'exit code {done.returncode}'}")
+    return done.stdout

@@ -1,0 +1,155 @@
+"""What is seen of a machine, and what changes it, in a folder with a systemctl of its own."""
+
+import stat
+
+import pytest
+
+from edged.adapters.host.machine import Machine
+from edged.domain.systemd.actions import MakeFolder, RemoveFile, RemoveFolder, Systemctl, WriteFile
+from edged.domain.systemd.enabling import UnitState
+from edged.domain.systemd.setup import Folder, drop_in_of, setup_of
+from edged.errors import MachineUnfit
+from tests.support.fake_machine import UNITS, FakeMachine
+from tests.support.valid_topology import VALID
+
+DAEMON = "edged@pi-a.service"
+SETUP = setup_of(VALID, "pi-a", ["key"])
+VAULT = setup_of(VALID, "vault", [])
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch, process):
+    return FakeMachine(tmp_path / "root", monkeypatch)
+
+
+@pytest.fixture
+def machine(fake):
+    return fake.opened()
+
+
+def test_a_new_machine_lacks_nothing_and_has_nothing(machine):
+    machine.require_systemd()
+    assert list(machine.lacks(SETUP)) == []
+    seen = machine.seen("pi-a", SETUP)
+    assert set(seen.units.values()) == {UnitState()}
+    assert (seen.folders, seen.files, seen.entries, seen.secrets) == ({}, {}, {}, frozenset())
+
+
+def test_without_systemd_it_is_unfit(fake, machine, monkeypatch):
+    (fake.root / "run/systemd/system").rmdir()
+    with pytest.raises(MachineUnfit, match="not run by systemd"):
+        machine.require_systemd()
+    (fake.root / "run/systemd/system").mkdir()
+    monkeypatch.setenv("PATH", str(fake.root))
+    with pytest.raises(MachineUnfit, match="not run by systemd"):
+        machine.require_systemd()
+
+
+def test_all_that_it_lacks_is_told_at_once(fake):
+    (fake.root / "usr/lib/systemd/system/edged-infer@.service").unlink()
+    lacks = list(Machine(fake.root, dict[str, tuple[int, int]]().__getitem__).lacks(SETUP))
+    assert len(lacks) == 2
+    assert "edged-infer@.service" in lacks[0]
+    assert "systemd-sysusers" in lacks[1]
+
+
+@pytest.mark.parametrize(
+    ("fstab", "mounted", "lacks"),
+    [
+        ("", "/", []),
+        ("/dev/sda1 /srv ext4 defaults 0 2\n", "/", ["/srv"]),
+        ("/dev/sda1 /srv ext4 defaults 0 2\n", "/srv", []),
+        ("/dev/sda1 /srv/edged ext4 defaults 0 2\n", "/", ["/srv/edged"]),
+        ("#/dev/sda1 /srv/edged ext4 defaults 0 2\n/dev/sdb none swap\n\n", "/", []),
+        ("/dev/sda1 /srv/ed ext4 defaults 0 2\n", "/", []),
+    ],
+)
+def test_a_file_system_of_fstab_that_is_not_mounted_is_lacking(fake, machine, fstab, mounted, lacks):
+    """Else the archive would go to the SD card below it."""
+    fake.put("etc/fstab", fstab)
+    fake.put("proc/self/mountinfo", f"22 1 8:1 / {mounted} rw - ext4 /dev/sda1 rw\n")
+    assert [each.partition(",")[0] for each in machine.lacks(VAULT)] == lacks
+
+
+def test_a_mount_points_name_is_read_as_fstab_escapes_it(fake, machine):
+    vault = setup_of(VALID, "vault", [])
+    fake.put("etc/fstab", "/dev/sda1 /srv\\040x ext4\n")
+    fake.put("proc/self/mountinfo", "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n")
+    (fake.root / "srv x").mkdir()
+    spaced = type(vault)("vault", vault.drop_ins, vault.folders, {}, "/srv x/edged")
+    assert [each.partition(",")[0] for each in machine.lacks(spaced)] == ["/srv x"]
+
+
+def test_an_archives_folder_is_not_made_where_the_one_above_it_is_missing(fake, machine):
+    (fake.root / "srv").rmdir()
+    [lacking] = machine.lacks(VAULT)
+    assert lacking.startswith("/srv, which the archive's folder /srv/edged lies in, is not there")
+
+
+def test_a_folder_has_its_mode_and_owner_and_is_seen_so(fake, machine):
+    folder = Folder("/var/lib/edged", 0o750, "edged")
+    machine.carry_out(MakeFolder(folder))
+    status = (fake.root / "var/lib/edged").stat()
+    assert (stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid)) == (0o750, fake.ids["edged"])
+    assert machine.seen("pi-a", SETUP).folders == {folder.path: folder}
+
+    (fake.root / "var/lib/edged").chmod(0o755)
+    assert machine.seen("pi-a", SETUP).folders[folder.path].mode == 0o755
+    machine.carry_out(MakeFolder(folder))
+    assert machine.seen("pi-a", SETUP).folders == {folder.path: folder}
+
+
+def test_a_drop_in_is_readable_by_all_and_seen(fake, machine):
+    machine.carry_out(WriteFile(drop_in_of(DAEMON), "[Service]\n"))
+    file = fake.root / drop_in_of(DAEMON).lstrip("/")
+    assert (file.read_text(), stat.S_IMODE(file.stat().st_mode)) == ("[Service]\n", 0o644)
+    assert [each.name for each in file.parent.iterdir()] == ["50-node.conf"]
+    assert machine.seen("pi-a").files == {drop_in_of(DAEMON): "[Service]\n"}
+    assert machine.drop_ins() == {DAEMON: "[Service]\n"}
+
+
+def test_what_a_killed_write_left_is_no_drop_in_and_is_in_nobodys_way(fake, machine):
+    left = fake.put(f"{drop_in_of(DAEMON).rpartition('/')[0]}/.50-node.conf.tmp", "[Serv")
+    assert machine.seen("pi-a").files == {}
+    assert machine.seen("pi-a").entries == {f"/{UNITS}/{DAEMON}.d": frozenset()}
+    machine.carry_out(RemoveFolder(f"/{UNITS}/{DAEMON}.d"))
+    assert not left.parent.exists()
+
+
+def test_a_secret_counts_once_it_is_a_file_and_not_empty(fake, machine):
+    path = SETUP.secrets["key"]
+    fake.put(path)
+    assert machine.seen("pi-a", SETUP).secrets == frozenset()
+    fake.put(path, "hush")
+    assert machine.seen("pi-a", SETUP).secrets == {path}
+
+
+def test_a_units_state_is_systemds(fake, machine):
+    fake.put("etc/edged/credentials/pi-a/key", "hush")
+    machine.carry_out(WriteFile(drop_in_of(DAEMON), SETUP.drop_ins[DAEMON]))
+    assert machine.seen("pi-a").units[DAEMON] == UnitState(is_stale=True)
+    for words in (("daemon-reload",), ("enable", DAEMON), ("start", DAEMON)):
+        machine.carry_out(Systemctl(words))
+    assert machine.seen("pi-a").units[DAEMON] == UnitState("active", is_enabled=True)
+    machine.carry_out(RemoveFile(drop_in_of(DAEMON)))
+    assert machine.seen("pi-a").units[DAEMON].is_stale
+
+
+def test_what_systemctl_says_when_it_fails_is_the_reason(fake, machine):
+    fake.put("run/fake/broken")
+    with pytest.raises(MachineUnfit, match=rf"^`systemctl start {DAEMON}`: Job for {DAEMON} failed"):
+        machine.carry_out(Systemctl(("start", DAEMON)))
+
+
+def test_the_units_own_variables_are_known(fake, machine):
+    assert machine.environment("pi-a") == {}
+    fake.put("run/fake/environment", 'A=1 "B=two words" C=$x\n')
+    assert machine.environment("pi-a") == {"A": "1", "B": "two words", "C": "$x"}
+    fake.put("run/fake/environment", 'A="\n')
+    assert machine.environment("pi-a") == {}
+
+
+def test_what_the_system_refuses_is_told_with_its_path(fake, machine):
+    fake.put(f"{UNITS}/{DAEMON}.d", "a file in the way")
+    with pytest.raises(MachineUnfit, match=r"50-node\.conf: .*edged@pi-a\.service\.d is no folder"):
+        machine.carry_out(WriteFile(drop_in_of(DAEMON), "[Service]\n"))
