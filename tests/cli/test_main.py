@@ -46,6 +46,15 @@ def test_wrong_usage_exits_with_64_and_says_what_is_wrong(edged, words, said):
     assert said in err
 
 
+@pytest.mark.parametrize("words", [["check", "topology.yaml"], ["run", "t.yaml", "--node", "pi-a"], ["--help"], []])
+def test_on_a_32_bit_system_every_command_says_so_first_and_is_not_started_again(edged, monkeypatch, words):
+    monkeypatch.setattr("sys.maxsize", (1 << 31) - 1)
+    monkeypatch.setattr(cli, "_command", pytest.fail)
+    code, out, err = edged(*words)
+    assert (code, out) == (78, "")
+    assert err.startswith("edged: 32-bit systems are not supported")
+
+
 def test_help_lists_every_command_with_its_summary(edged, command):
     command(lambda args: 0)
 
