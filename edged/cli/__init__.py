@@ -45,6 +45,7 @@ _CODES: tuple[tuple[type[EdgedError], int], ...] = (
 
 COMMANDS = ("check", "schema", "topics", "run", "infer", "sensor", "archive", "replay", "node", "demo")
 _NODES = ("run", "infer")
+_DESCRIPTION = "Devices sample, edges train while data streams, an archive keeps it all."
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 """As a shell reports SIGINT and SIGPIPE; the other codes are sysexits.h's, `os.EX_*`."""
@@ -94,6 +95,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def whole_parser() -> Parser:
+    """All commands' arguments in one parser, for what is made of them: manuals, completions. Loads every command."""
+    parser = Parser(prog="edged", description=_DESCRIPTION, allow_abbrev=False)
+    _add_version(parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = _command(name)
+        module.configure(commands.add_parser(name, help=module.SUMMARY, description=module.SUMMARY, allow_abbrev=False))
+    return parser
+
+
 def run_and_exit() -> NoReturn:
     """The life of the process: `main`, and its end."""
     code = main()
@@ -138,14 +150,18 @@ def _run(words: list[str]) -> int:
     overview = Overview(
         prog="edged",
         usage="edged COMMAND …",
-        description="Devices sample, edges train while data streams, an archive keeps it all.",
+        description=_DESCRIPTION,
         allow_abbrev=False,
     )
-    overview.add_argument("--version", action="version", version=f"edged {__version__}")
+    _add_version(overview)
     if words and not words[0].startswith("-"):
         overview.error(f'no command is called "{words[0]}" {_hint(words[0])}'.rstrip())
     overview.parse_args(words)
     return overview.error("a command is missing; edged --help lists them")
+
+
+def _add_version(parser: Parser) -> None:
+    parser.add_argument("--version", action="version", version=f"edged {__version__}")
 
 
 def _report(error: Exception) -> int:
