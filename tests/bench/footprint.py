@@ -1,0 +1,178 @@
+# ruff: noqa: T201 - a script that prints what it measured
+"""What a node takes of a small machine: resident memory, and bytes written to its SD card, for each example of config/.
+
+Run it from the repository, as root: python -m tests.bench.footprint [--minutes 10] [--quick] [--json] [--only 01,02]
+
+The archive gets as many made-up samples of each stream as fill the default cache in memory and half as many again;
+then the first edge of the example and its companion run as under their units, with epochs without end and a sample of
+each device a second, while their memory is read every 5 s. Their state, their cache and systemd's journal of their log
+lie on a file system of their own, whose device counts what it is given to write: file system and journal included.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import re
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from edged.cli.demo.processes import Child
+from edged.device import Device
+from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
+from edged.domain.topology import MIB, Topology
+from edged.domain.validation.nodes import sample_bytes
+from edged.settings import SERVICE_SAMPLE_S
+from tests.bench.arguments import bench_parser, several
+from tests.support.brokers import Apache
+from tests.support.examples import EXAMPLES, example, made_samples
+from tests.support.sd_card import SdCard, journal, sd_card
+from tests.support.site import Site, until_archived
+
+EVERY_S = 5.0
+QUICK_MINUTES = 1.0
+FILLED_BYTES = 48 * MIB
+PORTION = 1000
+LIVE_S = 1.0
+ENDLESS = 1_000_000
+
+Figures = Mapping[str, float]
+
+
+def unit_environment() -> dict[str, str]:
+    """What the unit sets for each node."""
+    text = Path("systemd/edged@.service").read_text()
+    words = " ".join(re.findall(r"(?m)^Environment=(OPENBLAS.*)$", text)).split()
+    return dict(word.split("=", 1) for word in words)
+
+
+async def measure(file: str, broker: Apache, minutes: float, folder: Path) -> Figures:
+    """The figures of one example."""
+    name = Path(file).stem
+    site = Site(folder, broker.bootstrap, timing={"sample_s": SERVICE_SAMPLE_S})
+    text = example(file, name, f'{{bootstrap: ["{broker.bootstrap}"]}}', site.archive_folder, epochs=ENDLESS)
+    site.topology.write_text(text)
+    site.forks, site.more_environment = False, unit_environment()
+    topology = site.loaded()
+    first, *others = (edge.name for edge in topology.edges)
+    with sd_card(folder / first) as card, journal(folder / first / "journal") as log:
+        async with contextlib.AsyncExitStack() as stopping:
+
+            async def started(command: str, node: str) -> Child:
+                child = await Child.start(
+                    f"{command} {node}", command, str(site.topology), "--node", node,
+                    environment=site.environment(node), on_line=lambda _, line: log(line) if node == first else None,
+                )  # fmt: skip
+                stopping.push_async_callback(child.stop)
+                return child
+
+            vault, edge = await started("run", "vault"), await started("run", first)
+            rest = [await started("run", each) for each in others]
+            companion = await started("infer", first)
+            total = 0
+            for device in topology.iot:
+                total += await publish(topology, device.name)
+            await until_archived(vault, total)
+            for each in (companion, edge, *rest):
+                await each.wait_for("infer.model_loaded" if each is companion else "train.epoch")
+            live = asyncio.create_task(publish_live(topology))
+            try:
+                return await watched(card, edge, companion, 60 * minutes)
+            finally:
+                live.cancel()
+                await asyncio.wait([live])
+
+
+async def publish(topology: Topology, device: str) -> int:
+    """Publish the device's part of what fills the cache; how many samples."""
+    num_bytes = sample_bytes(topology.stream(topology.device(device).stream)) + ENTRY_OVERHEAD_BYTES
+    count = FILLED_BYTES // num_bytes // len(topology.iot)
+    samples = list(made_samples(topology, device, count))
+    async with Device(topology, device) as publisher:
+        for at in range(0, count, PORTION):
+            await publisher.publish_many(samples[at : at + PORTION])
+    return count
+
+
+async def publish_live(topology: Topology) -> None:
+    """A sample of each device a second, without end."""
+    async with contextlib.AsyncExitStack() as stack:
+        devices = {each.name: await stack.enter_async_context(Device(topology, each.name)) for each in topology.iot}
+        while True:
+            for name, device in devices.items():
+                await device.publish_many(list(made_samples(topology, name, 1)))
+            await asyncio.sleep(LIVE_S)
+
+
+async def watched(card: SdCard, edge: Child, companion: Child, seconds: float) -> Figures:
+    """What the two take from now on."""
+    begin_s, epochs, before = (
+        time.monotonic(),
+        len(edge.seen("train.epoch")),
+        await asyncio.to_thread(card.written_bytes),
+    )
+    cache_before = cache_written(edge)
+    edge_sizes, companion_sizes = [resident(edge.pid)], [resident(companion.pid)]
+    while time.monotonic() < begin_s + seconds:
+        await asyncio.sleep(EVERY_S)
+        edge_sizes.append(resident(edge.pid))
+        companion_sizes.append(resident(companion.pid))
+    written = await asyncio.to_thread(card.written_bytes) - before
+    hours = (time.monotonic() - begin_s) / 3600
+    return {
+        **memory("edge", edge, edge_sizes),
+        **memory("companion", companion, companion_sizes),
+        "epochs_per_hour": (len(edge.seen("train.epoch")) - epochs) / hours,
+        "written_mb_per_hour": written / 1e6 / hours,
+        "cache_mb_per_hour": (cache_written(edge) - cache_before) / 1e6 / hours,
+    }
+
+
+def memory(name: str, child: Child, sizes: Sequence[Mapping[str, float]]) -> Figures:
+    """The median of each size, in MiB, and the peak since the start."""
+    medians = {f"{name}_{key}_mib": median(each[key] for each in sizes) for key in sizes[0]}
+    status = Path(f"/proc/{child.pid}/status").read_text()
+    return {**medians, f"{name}_peak_mib": int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024}
+
+
+def resident(pid: int) -> dict[str, float]:
+    """Rss, Pss and what is private, in MiB."""
+    rows = dict(re.findall(r"(?m)^(\w+):\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text()))
+    private = int(rows["Private_Clean"]) + int(rows["Private_Dirty"])
+    return {"rss": int(rows["Rss"]) / 1024, "pss": int(rows["Pss"]) / 1024, "private": private / 1024}
+
+
+def cache_written(edge: Child) -> int:
+    """Bytes that the edge's cache has written, as its last epoch says."""
+    lines: list[Any] = edge.seen("cache.epoch")
+    return int(lines[-1]["written_bytes"]) if lines else 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = bench_parser(__doc__, f"{QUICK_MINUTES:g} minute of each, which is too short for the journal's part")
+    parser.add_argument("--minutes", type=float, help="how long for each example (10)")
+    parser.add_argument("--only", type=several(str), help="the beginnings of the examples' names: 01,02")
+    given = parser.parse_args()
+    given.minutes = given.minutes or (QUICK_MINUTES if given.quick else 10.0)
+    return given
+
+
+def main() -> None:
+    given = arguments()
+    chosen = [file for file in EXAMPLES if not given.only or file.startswith(tuple(given.only))]
+    figures = {}
+    with Apache() as broker:
+        for file in chosen:
+            with tempfile.TemporaryDirectory(prefix="edged-footprint-bench-") as folder:
+                figures[file] = found = asyncio.run(measure(file, broker, given.minutes, Path(folder) / "site"))
+            print(f"{file}: " + ", ".join(f"{key} {value:.1f}" for key, value in found.items()), flush=True)
+    if given.json:
+        print(json.dumps({"minutes": given.minutes, "examples": figures}))
+
+
+if __name__ == "__main__":
+    main()

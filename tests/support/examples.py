@@ -1,0 +1,37 @@
+"""The sites of config/, at a broker and an archive of a test's own, and samples for their devices."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from edged.adapters.images import encode
+from edged.domain.topology import Topology
+
+_CONFIG = Path(__file__).parents[2] / "config"
+EXAMPLES = tuple(path.name for path in sorted(_CONFIG.glob("*.yaml")))
+
+
+def example(file: str, site: str, kafka: str, archive: Path, *, epochs: int = 1) -> str:
+    """The text of `file`, one of EXAMPLES, for some epochs of a site called `site`; `kafka`: its section, as YAML."""
+    vault = f'archive: [{{name: vault, url: "{archive.as_uri()}", flush: 1s}}]\n\n'
+    text = re.sub(r"(?m)^site: \S+", f"site: {site}", (_CONFIG / file).read_text())
+    text = re.sub(r"(?ms)^kafka:\n.*?(?=^streams:)", lambda _: f"kafka: {kafka}\n\n", text)
+    text = re.sub(r"(?ms)^archive:[^\n]*\n.*?(?=^training:)", lambda _: vault, text)
+    text = re.sub(r"(?m)^  epochs: \d+", f"  epochs: {epochs}", text)
+    return re.sub(r"warmup: \d+", "warmup: 0.5", text)
+
+
+def made_samples(topology: Topology, device: str, count: int) -> Iterator[tuple[bytes, str | None]]:
+    """Noise, as the device's stream has it, with its labels in turn."""
+    spec = topology.device(device)
+    stream = topology.stream(spec.stream)
+    generator = np.random.default_rng(len(device))
+    for number in range(count):
+        label = stream.labels[number % len(stream.labels)] if stream.labels else None
+        if spec.codec == "raw" and stream.dtype == "float32":
+            yield generator.standard_normal(stream.shape).astype("<f4").tobytes(), label
+        else:
+            pixels = generator.integers(0, 256, stream.shape, np.uint8)
+            yield pixels.tobytes() if spec.codec == "raw" else encode(pixels, spec.codec), label
