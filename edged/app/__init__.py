@@ -3,8 +3,3 @@
 `node`, `archive` and `companion` compose the three kinds of process, `jobs` and `group` the training jobs of an edge;
 `supervision` starts a process, keeps it ready, and stops it in order; `topics` looks after the topics that it needs.
 """
-
-from edged.app.companion import run_companion
-from edged.app.node import run_node
-
-__all__ = ["run_companion", "run_node"]

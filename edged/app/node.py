@@ -1,6 +1,6 @@
 """A node of the edge or archive tier: its services, and the adapters and settings that they get."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
@@ -14,13 +14,13 @@ from edged.adapters.host.thread_priority import LowerPriority
 from edged.adapters.images import PillowDecoder
 from edged.adapters.kafka import KafkaLog
 from edged.app import archive
-from edged.app.group import servers
 from edged.app.jobs import NUM_CORES, open_jobs
 from edged.app.kernels import fastest_backend
 from edged.app.presence import NODE, open_presence
 from edged.app.supervision import Service, announce, supervise, warn_of_cache
-from edged.domain.topology import Topology
+from edged.domain.topology import Job, Topology
 from edged.domain.topology.topics import rights_of
+from edged.ports import Log
 from edged.services.ingest.ingest import Ingest
 from edged.services.ingest.uplink import Uplink
 from edged.services.node.health import HealthBoard
@@ -58,7 +58,7 @@ async def run_node(
         services: Mapping[str, Service]
         lanes: KernelLaneClock | None = None
         if edge is None:
-            services = {**archive.services(in_use, log, health, timing), **servers(jobs, node, log, timing)}
+            services = {**archive.services(in_use, log, health, timing), **_servers(jobs, node, log, timing)}
         else:
             if not edge.cache.disk:  # else whoever opens the cache says so
                 warn_of_cache(folders.cache)
@@ -79,7 +79,7 @@ async def run_node(
             services = {
                 "uplink": Uplink(ingest, log, topology, edge.name, live_windows, timing),
                 **trainers,
-                **servers(jobs, node, log, timing),
+                **_servers(jobs, node, log, timing),
             }
         presence = open_presence(log, topology, node, NODE, folders.state, lock, timing)
         exempt_from_collections()
@@ -97,3 +97,12 @@ async def run_node(
             lanes=lanes,
             presence=await stack.enter_async_context(presence),
         )
+
+
+def _servers(jobs: Sequence[Job], node: str, log: Log, timing: Timing) -> Mapping[str, Service]:
+    """The parameter servers that run on the node."""
+    if not any(job.server == node for job in jobs):
+        return {}
+    from edged.app.group import servers  # noqa: PLC0415 - what groups need is a tenth of the time of a start
+
+    return servers(jobs, node, log, timing)

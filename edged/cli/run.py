@@ -2,6 +2,7 @@
 
 import argparse
 
+from edged.adapters.host.allocator import without_collections
 from edged.cli.arguments import add_log_level, add_topology
 
 SUMMARY = "the daemon of a node: an edge trains, the archive keeps and serves"
@@ -16,9 +17,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run until SIGTERM; 0 after a clean stop, 1 after a failure. SIGHUP reads the topology again."""
-    from edged.app import run_node  # noqa: PLC0415 - heavy; --help answers without it
-    from edged.cli.node_process import run_as  # noqa: PLC0415
-    from edged.settings import Timing  # noqa: PLC0415
+    with without_collections():
+        from edged.app.node import run_node  # noqa: PLC0415 - heavy; --help answers without it
+        from edged.cli.node_process import run_as  # noqa: PLC0415
+        from edged.settings import Timing  # noqa: PLC0415
 
     return run_as(
         args, tiers=("edge", "archive"), main=lambda topology, node, read: run_node(topology, node, read, Timing.of())

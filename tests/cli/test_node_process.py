@@ -74,7 +74,7 @@ def test_an_error_that_nobody_expected_is_logged_with_its_traceback(start, monke
     def broken(*_):
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("edged.app.run_node", broken)
+    monkeypatch.setattr("edged.app.node.run_node", broken)
     code, [line] = start(WITHOUT_KAFKA)
     fields = json.loads(line)
     assert (code, fields["event"], fields["level"], fields["tier"]) == (70, "life.crashed", "error", "edge")
@@ -88,7 +88,7 @@ def test_the_level_is_the_commands_or_else_the_topologys(start, monkeypatch):
         levels.append((topology.log.level, read().log.level))
         return 0
 
-    monkeypatch.setattr("edged.app.run_node", run_node)
+    monkeypatch.setattr("edged.app.node.run_node", run_node)
     file = WITHOUT_KAFKA + "log: {level: warning}\n"
     assert start(WITHOUT_KAFKA)[0] == start(file)[0] == 0
     assert levels == [("info", "info"), ("warning", "warning")]
@@ -103,7 +103,7 @@ def test_from_the_start_on_a_hangup_waits(start, monkeypatch):
         signal.sigwait({signal.SIGHUP})
         return 0
 
-    monkeypatch.setattr("edged.app.run_node", run_node)
+    monkeypatch.setattr("edged.app.node.run_node", run_node)
     assert start(WITHOUT_KAFKA)[0] == 0
 
 

@@ -26,6 +26,7 @@ _IMPORTED = (
     "edged.app.companion",
     "edged.app.node",
     "edged.app.archive",
+    "edged.app.group",
     "edged.cli.archive",
     "edged.cli.demo.scenario",
     "edged.cli.infer",
