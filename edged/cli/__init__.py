@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import NoReturn, TextIO, cast
 
 from edged import __version__
+from edged.adapters.host.allocator import without_collections
 from edged.cli.problems import complain, show
 from edged.domain.suggest import did_you_mean
 from edged.errors import (
@@ -142,7 +143,8 @@ def _run(words: list[str]) -> int:
             # SIGHUP waits, as one that is pending, until the node can read its topology again. Before there are other
             # threads, and numpy starts some: one that does not hold it back would end the process.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-        module = _command(words[0])
+        with without_collections():
+            module = _command(words[0])
         parser = Parser(prog=f"edged {words[0]}", description=module.SUMMARY, allow_abbrev=False)
         module.configure(parser)
         code: int = module.run(parser.parse_args(words[1:]))

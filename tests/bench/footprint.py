@@ -29,7 +29,7 @@ from edged.domain.validation.nodes import sample_bytes
 from edged.settings import SERVICE_SAMPLE_S
 from tests.bench.arguments import bench_parser, several
 from tests.support.brokers import Apache
-from tests.support.examples import EXAMPLES, example, made_samples
+from tests.support.examples import EXAMPLES, example, made_samples, unit_environment
 from tests.support.sd_card import SdCard, journal, sd_card
 from tests.support.site import Site, until_archived
 
@@ -41,13 +41,6 @@ LIVE_S = 1.0
 ENDLESS = 1_000_000
 
 Figures = Mapping[str, float]
-
-
-def unit_environment() -> dict[str, str]:
-    """What the unit sets for each node."""
-    text = Path("systemd/edged@.service").read_text()
-    words = " ".join(re.findall(r"(?m)^Environment=(OPENBLAS.*)$", text)).split()
-    return dict(word.split("=", 1) for word in words)
 
 
 async def measure(file: str, broker: Apache, minutes: float, folder: Path) -> Figures:

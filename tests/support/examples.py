@@ -9,7 +9,8 @@ import numpy as np
 from edged.adapters.images import encode
 from edged.domain.topology import Topology
 
-_CONFIG = Path(__file__).parents[2] / "config"
+_ROOT = Path(__file__).parents[2]
+_CONFIG = _ROOT / "config"
 EXAMPLES = tuple(path.name for path in sorted(_CONFIG.glob("*.yaml")))
 
 
@@ -35,3 +36,10 @@ def made_samples(topology: Topology, device: str, count: int) -> Iterator[tuple[
         else:
             pixels = generator.integers(0, 256, stream.shape, np.uint8)
             yield pixels.tobytes() if spec.codec == "raw" else encode(pixels, spec.codec), label
+
+
+def unit_environment() -> dict[str, str]:
+    """What the unit sets for a node."""
+    text = (_ROOT / "systemd" / "edged@.service").read_text()
+    words = " ".join(re.findall(r"(?m)^Environment=(OPENBLAS.*)$", text)).split()
+    return dict(word.split("=", 1) for word in words)

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import gc
 import sys
+from collections.abc import Iterator
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 
@@ -29,6 +30,18 @@ def keep_heap_small() -> bool:
         return False
     wanted = {_M_MMAP_THRESHOLD: _LARGE_BYTES, _M_TRIM_THRESHOLD: _LARGE_BYTES, _M_ARENA_MAX: _NUM_ARENAS}
     return all(mallopt(name, value) for name, value in wanted.items())
+
+
+@contextlib.contextmanager
+def without_collections() -> Iterator[None]:
+    """Inside, nothing is collected. For imports: a tenth of their time is collections, which find next to nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def exempt_from_collections() -> None:

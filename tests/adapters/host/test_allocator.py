@@ -1,6 +1,7 @@
 """What is freed goes back to the kernel."""
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from edged.adapters.host.allocator import give_back, keep_heap_small
+from edged.adapters.host.allocator import give_back, keep_heap_small, without_collections
 
 FIELDS = (
     "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
@@ -81,3 +82,12 @@ def test_a_c_library_that_has_no_such_settings_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
     assert not keep_heap_small()
     give_back()
+
+
+def test_nothing_is_collected_inside_and_afterwards_it_is_as_before():
+    with without_collections():
+        assert not gc.isenabled()
+        with without_collections():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
