@@ -57,7 +57,7 @@ def unpack(package: str, suite: Suite, arch: str, site: Path, *wheels: Path) -> 
     """Put what is pinned for a package, and wheels, into a folder as site-packages; less what is left out."""
     of_edged, line, of_archive = (PINS / f"{suite.name}.txt").read_text().partition("# edged-archive\n")
     assert line
-    pins = site.with_suffix(".txt")
+    pins = site / ".pins"
     pins.write_text(of_edged if package == "edged" else of_archive)
     install: tuple[str | Path, ...] = (
         "pip",
@@ -71,7 +71,8 @@ def unpack(package: str, suite: Suite, arch: str, site: Path, *wheels: Path) -> 
     uv(*install, "--require-hashes", "-r", pins)
     if wheels:
         uv(*install, *wheels)
-    (site / ".lock").unlink(missing_ok=True)
+    for mine in (pins, site / ".lock"):  # both packages would bring it
+        mine.unlink(missing_ok=True)
     shutil.rmtree(site / "bin", ignore_errors=True)
     leave_out(site)
 
