@@ -1,6 +1,8 @@
 """Model files that would crash a process, or take all its memory or time, are found out in a child process."""
 
 import json
+import os
+import sys
 import threading
 
 import pytest
@@ -49,6 +51,18 @@ def test_a_file_that_takes_too_long_is_refused(loops, verdicts, tmp_path, monkey
     monkeypatch.setattr(proof, "_CPU_S", 1)
     monkeypatch.setattr(proof, "_TIMEOUT_S", 30.0 if "pass" in loops else 0.5)
     with pytest.raises(FormatError, match=r"SIGXCPU|timed out"):
+        Proofs(verdicts, "1").check("tflite", sound())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as the units")
+def test_the_process_gives_way_to_the_one_that_serves(verdicts, tmp_path, monkeypatch):
+    package = tmp_path / "tflite_runtime"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "interpreter.py").write_text("import os; raise OSError(os.getpriority(os.PRIO_PROCESS, 0))")
+    monkeypatch.syspath_prepend(tmp_path)
+    niceness = min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19)
+    with pytest.raises(FormatError, match=f": {niceness}$"):
         Proofs(verdicts, "1").check("tflite", sound())
 
 
