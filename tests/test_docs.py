@@ -33,7 +33,7 @@ PENDING = {"tests/README.md"} - PAGES.keys()
 
 MAX_README_BYTES = 9_000
 
-USERS_FILES = {"topology.yaml", "orchard.yaml", "photo.jpg", "model.tflite", "features.tflite"}
+USERS_FILES = {"topology.yaml", "50-node.conf", "orchard.yaml", "photo.jpg", "model.tflite", "features.tflite"}
 """Files that pages name and users have."""
 
 TOP = {"edged", "tests", "config", "systemd", ".ci", ".github"}
@@ -192,7 +192,7 @@ def test_what_root_installs_and_starts_is_shipped():
         for user in re.findall(r"runuser -u (\S+)", line):
             assert f"u {user} " in (ROOT / "systemd" / "edged.sysusers").read_text(), line
     program = "/opt/edged/bin/edged"
-    assert any(program in line for line in lines)
+    assert any(line.startswith(f"ln -sf {program} ") for line in lines)
     assert all(f"ExecStart={program} " in unit.read_text() for unit in (ROOT / "systemd").glob("*.service"))
 
 

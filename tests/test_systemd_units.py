@@ -8,12 +8,17 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from edged.domain.systemd.enabling import wanted_by
+from edged.domain.systemd.setup import TOPOLOGY, USER, setup_of
+from edged.domain.topology import Archive
 from edged.settings import Folders, Timing
 from tests.support.requirements import require
+from tests.support.valid_topology import VALID
 
 UNITS = Path(__file__).parent.parent / "systemd"
 NAMES = ("edged@.service", "edged-infer@.service")
@@ -48,11 +53,13 @@ def test_systemd_finds_nothing_wrong_with_the_unit(analyze, tmp_path, name, with
     unit.write_text((UNITS / name).read_text().replace(INSTALLED, sys.executable))
     if with_examples:
         shown = examples("edged@.service")
-        assert "ReadWritePaths=" in shown
-        assert "LoadCredential=" in shown
+        assert "SupplementaryGroups=" in shown
         (tmp_path / f"{name}.d").mkdir()
         (tmp_path / f"{name}.d" / "own.conf").write_text(shown)
-        shutil.copy(UNITS / "archive.conf", tmp_path / f"{name}.d" / "archive.conf")
+        for number, folder in enumerate(("/srv/edged", '/srv/my "100%" archive \\ größe')):
+            topology = replace(VALID, archive=(Archive("vault", f"file://{folder}"),))
+            (made,) = setup_of(topology, "vault", ["kafka-password"]).drop_ins.values()
+            (tmp_path / f"{name}.d" / f"{number}.conf").write_text(made)
     run = subprocess.run([analyze, "verify", unit], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout + run.stderr) == (0, "")
 
@@ -79,6 +86,16 @@ def test_the_user_is_made_by_sysusers(tmp_path):
 @pytest.mark.parametrize(("name", "command"), [("edged@.service", "run"), ("edged-infer@.service", "infer")])
 def test_the_unit_starts_its_command_for_the_instance(name, command):
     assert settings(name)["ExecStart"] == [f"{INSTALLED} {command} /etc/edged/topology.yaml --node %i"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_edged_node_takes_for_granted_is_the_units(name):
+    """The file that they read, their user, and that a boot starts them by the link that `wanted_by` names."""
+    unit = settings(name)
+    assert TOPOLOGY in unit["ExecStart"][0].split()
+    assert (unit["User"], unit["Group"]) == ([USER], [USER])
+    assert unit["WantedBy"] == ["multi-user.target"]
+    assert wanted_by("x") == "/etc/systemd/system/multi-user.target.wants/x"
 
 
 @pytest.mark.parametrize("name", NAMES)

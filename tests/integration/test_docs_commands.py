@@ -35,6 +35,7 @@ from edged.domain.training import checkpoint
 from edged.domain.training import state as state_module
 from edged.errors import LogForbidden
 from edged.ports import Message, TopicPartition, TopicSpec
+from tests.support.fake_machine import FakeMachine
 from tests.support.pages import ROOT, commands, pages
 from tests.support.requirements import require
 from tests.support.written_log import WrittenLog
@@ -54,11 +55,14 @@ RUN_ELSEWHERE = {
 }
 """Part of a command that is run elsewhere → the file that runs it, and a pattern found there."""
 
-ONLY_READ = ("journalctl ", "runuser ", ".ci/run")
+ONLY_READ = ("journalctl ", "runuser ", "systemd-ask-password ", ".ci/run")
 """Run by no test: they need a running systemd or its user, or are the gate itself. `tests/test_docs.py` reads them."""
 
-AS_ROOT = ("install -", "systemctl ")
+AS_ROOT = ("install -", "systemctl ", "ln -")
 """Commands that are run here, with the system's folders below one of the test's own."""
+
+ON_A_MACHINE = "edged node "
+"""Commands that are run here on a machine of the test's own."""
 
 ADAPTED = {"--rate 50": "--rate max", "/var/lib/edged/pi-north": "pi-north"}
 """Replacements in commands, so that they end soon and find what a node has elsewhere."""
@@ -88,7 +92,7 @@ def run_here() -> list[str]:
     return [
         each
         for each in left
-        if not each.startswith((*AS_ROOT, *ONLY_READ)) and not any(part in each for part in others)
+        if not each.startswith((*AS_ROOT, *ONLY_READ, ON_A_MACHINE)) and not any(part in each for part in others)
     ]
 
 
@@ -235,20 +239,18 @@ async def test_a_replay_prints_what_is_shown(place, orchard):
     assert [line for line in shown.splitlines() if NOT_WORDS.sub("…", line) not in printed] == []
 
 
-def test_the_commands_for_root_install_and_enable_the_units(tmp_path):
+def test_the_commands_for_root_install_the_program_the_units_and_the_topology(tmp_path):
     """With the system's folders below the test's, and a systemd that is not running."""
     if shutil.which("systemctl") is None or shutil.which("systemd-sysusers") is None:
         require("systemctl and systemd-sysusers (Debian: systemd)")
     system, adapted = tmp_path / "system", run_as_root()
-    for folder in ("usr/lib/sysusers.d", "etc/systemd/system"):
+    for folder in ("usr/lib/sysusers.d", "usr/local/bin", "etc/systemd/system"):
         (system / folder).mkdir(parents=True)
     for there, here in (
         (" /", f" {system}/"),
         ("systemd-sysusers", f"systemd-sysusers --root={system}"),
         ("systemctl daemon-reload", "true"),
-        ("systemctl enable --now", f"systemctl --root={system} enable"),
         (" topology.yaml", " config/02-greenhouse.yaml"),
-        (" -o edged -g edged", ""),
     ):
         assert any(there in each for each in adapted)
         adapted = [each.replace(there, here) for each in adapted]
@@ -257,14 +259,25 @@ def test_the_commands_for_root_install_and_enable_the_units(tmp_path):
         done = subprocess.run(["bash", "-ec", command], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
 
-    wants = system / "etc/systemd/system/multi-user.target.wants"
-    assert {each.name for each in wants.iterdir()} == {
-        "edged@pi-a.service",
-        "edged-infer@pi-a.service",
-        "edged@vault.service",
-    }
+    installed = {each.name for each in (system / "etc/systemd/system").glob("*.service")}
+    assert installed == {"edged@.service", "edged-infer@.service"}
+    assert (system / "usr/local/bin/edged").readlink() == system / "opt/edged/bin/edged"
     assert topology_file.load(system / "etc/edged/topology.yaml").site == "greenhouse"
     assert "edged:" in (system / "etc/passwd").read_text()
+
+
+def test_the_commands_for_a_machine_bring_its_nodes_to_run_and_take_one_off(tmp_path, monkeypatch):
+    """In the page's order, with the greenhouse's topology."""
+    machine = FakeMachine(tmp_path, monkeypatch)
+    machine.put("etc/edged/topology.yaml", (ROOT / "config" / "02-greenhouse.yaml").read_text())
+    for module in ("node", "enabled_nodes"):
+        monkeypatch.setattr(f"edged.cli.{module}.Machine", machine.opened)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    shown = [each for each in all_commands() if each.startswith(ON_A_MACHINE)]
+    for command in shown:
+        assert main(shlex.split(command)[1:]) == 0, command
+    assert shown == ["edged node enable pi-a", "edged node disable pi-a", "edged node enable vault"]
+    assert [machine.is_running(f"edged@{node}.service") for node in ("pi-a", "vault")] == [False, True]
 
 
 async def test_the_exit_codes_are_those_of_the_table(log, place, orchard, tmp_path, monkeypatch):
