@@ -4,13 +4,14 @@ glibc raises by itself the size from which a block is a mapping of its own, to t
 Then the buffers of fetches, packs and batches lie in the heap, between small blocks that stay, and what is free between
 those never goes back to the kernel. Here the size stays as glibc begins with it, and threads share few heaps. What is
 left is given back now and then: pages of the heap, and the objects that Python keeps for the next of their kind, which
-it lets go of in a full collection alone, and those become rare in a process of many objects.
+it lets go of in a full collection alone, and those become rare in a process of many objects. Arrow brings an allocator
+of its own, which keeps what each thread has freed until that thread allocates again; it takes the C library's here.
 """
 
 import contextlib
 import ctypes
 import gc
-import sys
+import os
 from collections.abc import Iterator
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
@@ -23,7 +24,8 @@ _NUM_ARENAS = 2
 
 
 def keep_heap_small() -> bool:
-    """Set it up for this process; before it starts threads. Whether the C library is one that knows of this."""
+    """Set it up for this process; before it starts threads or loads Arrow. Whether the C library knows of this."""
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # macOS, musl
@@ -53,7 +55,5 @@ def exempt_from_collections() -> None:
 def give_back() -> None:
     """Give back what is free. Takes a few milliseconds; in the event loop's thread, whose objects it may end."""
     gc.collect()
-    if arrow := sys.modules.get("pyarrow"):  # which keeps memory of its own, where the archive is
-        arrow.default_memory_pool().release_unused()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
