@@ -181,7 +181,7 @@ async def mini_batches(
     epochs: EpochLoader, plan: CachePlan, first: int = 0
 ) -> AsyncGenerator[tuple[MiniBatch, int], None]:
     """The mini-batches of the plan just drawn from its sample `first` on, each with the index after it."""
-    epochs.begin(plan, first)
+    await epochs.begin(plan, first)
     batcher, sample = epochs.batcher, first
     while (samples := await epochs.read(batcher.num_free)) is not None:
         batcher.add(samples)

@@ -5,7 +5,7 @@ make a batch.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -65,7 +65,7 @@ View = Callable[[npt.NDArray[np.float32], npt.NDArray[np.int64]], npt.NDArray[np
 
 @dataclass(frozen=True, slots=True)
 class Filling:
-    """Samples on their way into the batch: `work` decodes them, on any threads. Given to `Batcher.finish`.
+    """Samples on their way into the batch: `work` decodes them, on any threads.
 
     `samples`: of `num_drawn`, those that are neither missing nor, where labels are needed, unlabelled.
     """
@@ -113,6 +113,8 @@ class Batcher:
         ]
         self.size = size
         self._filled = 0
+        self._filling: Filling | None = None
+        self._handed_out: Future[object] | None = None
         self.num_unlabelled = 0
         self.num_undecodable = 0
         self.num_not_finite = 0
@@ -130,11 +132,18 @@ class Batcher:
 
     def add(self, samples: Sequence[Encoded]) -> None:
         """Append at most `num_free` samples, decoded. Unusable ones are left out and counted."""
+        self.hand_out(samples)
+        self.finish()
+
+    def hand_out(self, samples: Sequence[Encoded]) -> None:
+        """Begin to append at most `num_free` samples, as they are, on the executor's threads. `finish` before the next.
+
+        On those alone, and not by whoever finishes it, whose thread has another priority.
+        """
         filling = self.begin(samples)
-        if self._executor is not None:  # on its threads alone: this one has another priority
+        if self._executor is not None:
             spread(filling.work, self._executor)
-            self._executor.submit(filling.work.results).result()
-        self.finish(filling)
+            self._handed_out = self._executor.submit(filling.work.results)
 
     def begin(self, samples: Sequence[Encoded], view: View | None = None) -> Filling:
         """Begin to append at most `num_free` samples; without `view`, as they are. `finish` before the next call."""
@@ -162,11 +171,25 @@ class Batcher:
                     own[:] = seen
             return good
 
-        return Filling(len(samples), usable, rows, SharedWork(fill, self._parts(codecs)))
+        self._filling = Filling(len(samples), usable, rows, SharedWork(fill, self._parts(codecs)))
+        return self._filling
 
-    def finish(self, filling: Filling) -> None:
-        """Help with what is left of the filling's work; leave out and count what is unusable."""
+    @property
+    def is_filling(self) -> bool:
+        """Whether anything was begun and is not finished."""
+        return self._filling is not None
+
+    def finish(self) -> None:
+        """Help with what was begun, or wait for what was handed out; leave out and count what is unusable.
+
+        What was handed out must not be finished in a thread of the executor.
+        """
+        if (filling := self._filling) is None:
+            return
+        if self._handed_out is not None:
+            self._handed_out.result()
         results = filling.work.results()
+        self._filling = self._handed_out = None
         good = results[0] if len(results) == 1 else np.concatenate([np.zeros(0, np.bool_), *results])
         n = int(good.sum())
         if n < len(good):
@@ -188,6 +211,11 @@ class Batcher:
         self._buffers.reverse()
         self._filled = 0
         return MiniBatch(buffer.x[:n], buffer.y[:n], buffer.ids[:n], buffer.weights[:n])
+
+    def drop(self) -> None:
+        """Forget the batch so far, and what was begun. Not a take: the one that was taken last stays valid."""
+        self.finish()
+        self._unusable, self._filled = [], 0
 
     def take_unusable(self) -> list[Unusable]:
         """Those left out since the last call, but for unlabelled ones."""

@@ -146,7 +146,7 @@ class EpochLoader:
         await self._windows.look_ahead(WindowPosition(present.plan.epoch, True, len(present.held_out)))
         return self._plans.is_surveyed
 
-    def begin(self, plan: CachePlan, first_sample: int = 0) -> None:
+    async def begin(self, plan: CachePlan, first_sample: int = 0) -> None:
         """Read the plan just drawn, from its `first_sample`-th sample on."""
         logger().info(
             "epoch.drawn",
@@ -156,7 +156,7 @@ class EpochLoader:
             quarantined=int((plan.snapshot.rows - plan.snapshot.usable_rows).sum()),
             first_sample=first_sample,
         )
-        self._rewind(first_sample)
+        await self._rewind(first_sample)
         split = self._plans.present.train_split
         sample_bytes = split.num_bytes // max(split.num_samples, 1)
         self._max_at_once = max(_READ_BYTES // max(sample_bytes, 1), self.batcher.num_free)
@@ -174,27 +174,28 @@ class EpochLoader:
         return await self._read(min(num_samples, self._max_at_once), held_out=False)
 
     async def prepare(self, first: int, stop: int) -> bool:
-        """Decode samples `first` to `stop` - 1 of the plan begun, for `take`; at most as many as a mini-batch has.
+        """Begin to decode samples `first` to `stop` - 1 of the plan begun, for `take`: at most a mini-batch of them.
 
         False when some are still on their way: call it again to resume. Samples before `first` are skipped: they are
         neither fetched nor decoded if they are not yet, and there is no way back.
         """
         if (first, stop) != self._range:
-            self._rewind(first)
+            await self._rewind(first)
             self._range = (first, stop)
         while self._sample < stop:
             if not await self._add(stop - self._sample, wait=False):
                 return False
         return True
 
-    def take(self) -> MiniBatch:
+    async def take(self) -> MiniBatch:
         """What was prepared, without samples that are missing, unlabelled or undecodable."""
+        await self._finish()
         self._range = (-1, -1)
         return self.batcher.take()
 
     async def held_out(self) -> AsyncGenerator[MiniBatch, None]:
         """The mini-batches of the present plan's held-out samples, in a fixed order."""
-        self._rewind(0)
+        await self._rewind(0)
         try:
             while (batch := await self._next_held_out()) is not None:
                 yield batch
@@ -230,33 +231,41 @@ class EpochLoader:
         (block,), (row,) = snapshot.locate(np.array([sample]))
         return ArchivedAddress(self._client.address.stream, *snapshot.ref(int(block)), int(row))
 
-    def _rewind(self, sample: int) -> None:
-        self.batcher.take()  # drops what a cancelled call left
+    async def _rewind(self, sample: int) -> None:
+        if self.batcher.num_filled or self.batcher.is_filling:  # what a cancelled call left
+            await run_in_worker(self.batcher.drop)
         self._range, self._sample, self._at = (-1, -1), sample, None
 
     async def _next_held_out(self) -> MiniBatch | None:
         while self.batcher.num_free and await self._add(self.batcher.num_free, held_out=True):
-            pass
+            await self._finish()
         if len(batch := self.batcher.take()):
             return batch
         self._log_skipped()
         return None
 
     async def _add(self, max_samples: int, *, held_out: bool = False, wait: bool = True) -> bool:
-        """Decode the next samples, at most `max_samples` and of one window, into the batch.
+        """Begin to decode the next samples, at most `max_samples` and of one window, into the batch.
 
         False when there are no more; without `wait`, also while they are on their way.
         """
+        await self._finish()
         samples = await self._read(max_samples, held_out=held_out, wait=wait)
         if samples is None:
             return False
+        await run_in_worker(self.batcher.hand_out, samples)
+        return True
+
+    async def _finish(self) -> None:
+        """Wait for what is being decoded."""
+        if not self.batcher.is_filling:
+            return
         loop = asyncio.get_running_loop()
         begin = loop.time()
-        await run_in_worker(self.batcher.add, samples)
+        await run_in_worker(self.batcher.finish)
         self.decode_s += loop.time() - begin  # training stands by meanwhile
         for each in self.batcher.take_unusable():
             self.leave_out(*each)
-        return True
 
     async def _read(self, max_samples: int, *, held_out: bool, wait: bool = True) -> Sequence[Encoded] | None:
         """The next samples, at most `max_samples` and of one window.

@@ -108,7 +108,7 @@ class StepRunner:
         for batch in self._batches(plan, step):
             if not await self._prepared(plan, batch, step):
                 return None
-            mini_batch = self._epochs.take()
+            mini_batch = await self._epochs.take()
             computing_at = now()
             if every == 1:
                 pending = await run_in_worker(self._contributions.gradient, state, mini_batch)

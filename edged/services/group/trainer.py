@@ -206,7 +206,7 @@ class GroupTrainer:
         plan = await self._epochs.draw(begin.epoch, begin.ends)
         assert isinstance(plan, GroupPlan)
         steps = self._follower.group.step - self._follower.group.epoch_first_step
-        self._epochs.begin(plan, plan.first_sample(min(steps * self.training.exchange.sync_every, plan.num_steps)))
+        await self._epochs.begin(plan, plan.first_sample(min(steps * self.training.exchange.sync_every, plan.num_steps)))
         return plan
 
     async def _test(self) -> None:

@@ -1,7 +1,7 @@
 """Steps of training in a lane's thread, while the event loop fetches what comes next: many steps for one hop.
 
 Covers handing samples over, assembling the next mini-batch while one is computed, and stopping between two steps. See
-also: `trainer` for what a step does and for saving between steps, `services.batches.batcher` for mini-batches.
+also: `trainer` for what a step does and for saving between turns, `services.batches.batcher` for mini-batches.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from functools import partial
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
-from edged.aio import run_in_worker, settled, start_in_worker
+from edged.aio import in_worker, run_in_worker
 from edged.domain.nn.model import Map
 from edged.services.batches.batcher import Batcher, Encoded, Filling, MiniBatch, View
 from edged.services.batches.left_out import LOSS_NOT_FINITE
@@ -22,7 +22,7 @@ from edged.services.training.worker_map import worker_map
 from edged.shared_work import SharedWork, spread
 
 _AHEAD_S = 0.05
-"""Samples for so long are put at once: the event loop is needed no more often, and is heard of no later."""
+"""Samples for so long are put at once: the event loop is needed no more often."""
 
 _SMOOTHING = 0.2
 """Of the measured time of a step."""
@@ -55,14 +55,13 @@ class LiveBatch(NamedTuple):
 
 
 class StepLoop:
-    """Makes a step of each full mini-batch of the samples put, in their order, one live batch between two of them.
+    """Makes a step of each full mini-batch of the samples put, in their order, in turns.
 
-    Used by one task, inside `open`: `put` samples when there is room, `end` after the last, and `go_on` whenever `news`
-    comes, until it is done. The loop stops between two steps when `is_due` says so, until `go_on`.
+    Used by one task: inside `open`, it takes one `turn` after the other, in which a lane's thread makes steps while the
+    task puts what comes next. Between two turns no step is under way. Without `batcher`, live batches alone.
 
     Position: the sample after a step is the one that another process resumes at exactly; samples that are put and not
-    yet trained are not counted anywhere. Memory: the batcher's two mini-batches, and twice what is put at once. Without
-    `batcher`, live batches alone.
+    yet trained are not counted anywhere. Memory: the batcher's two mini-batches, and twice what is put at once.
     """
 
     def __init__(
@@ -79,19 +78,17 @@ class StepLoop:
         self._view = view
         self._is_due = is_due
         self._executor = executor
-        self._driver: asyncio.Future[bool] | None = None
-        self._news = asyncio.Event()
         self._event_loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: deque[Sequence[Encoded]] = deque(maxlen=1)
-        self._live: LiveBatch | None = None
-        self._left_out: deque[LeftOutSample] = deque()
+        self._changed = asyncio.Event()  # of `_put` and `_is_over`, by the lane's thread
+        self._put: Sequence[Encoded] | None = None
         self._is_ended = False
+        self._is_over = True
         self._is_stopping = False
         self._has_work = False
-        self._is_open = False
-        self._idle_since_s = 0.0
-        self._waited_s = 0.0
-        # the driver's own
+        self._left_out: deque[LeftOutSample] = deque()
+        self._starving_since_s: float | None = None
+        self._starved_s = 0.0
+        # the lane's thread's own
         self._samples: Sequence[Encoded] = ()
         self._at = 0
         self._sample = 0
@@ -102,26 +99,17 @@ class StepLoop:
 
     @contextlib.asynccontextmanager
     async def open(self, sample: int = 0) -> AsyncIterator[None]:
-        """Inside, steps are made; `sample` is the first one's index. Left early, it stops after the present step."""
+        """Inside, there are turns; `sample` is the first one's index. What was put and not trained is forgotten."""
         self._event_loop = asyncio.get_running_loop()
-        self._news.clear()
         self._left_out.clear()
-        self._sample, self._is_ended, self._is_stopping, self._has_work = sample, False, False, False
-        self._is_open, self._idle_since_s = True, self._event_loop.time()
+        self._sample, self._put, self._is_ended, self._has_work = sample, None, False, False
+        self._starving_since_s = self._event_loop.time()
         try:
             yield
         finally:
-            self._is_stopping = True
-            if self._driver is not None:
-                await settled(self._driver)
-            self._driver, self._live, self._is_open = None, None, False
-            self._waiting.clear()
+            self._end_starving()
+            self._put = None
             await run_in_worker(self._drop)
-
-    @property
-    def has_room(self) -> bool:
-        """Whether samples can be put."""
-        return not self._waiting
 
     @property
     def num_wanted(self) -> int:
@@ -130,123 +118,100 @@ class StepLoop:
         return max(int(_AHEAD_S / max(self._step_s, 1e-6)), 1) * size
 
     @property
-    def has_room_for_live(self) -> bool:
-        """Whether a live batch can be put, and the next one be filled: no more than one is in use then."""
-        return self._live is None
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no step is under way, nor will be before `go_on`."""
-        return self._driver is None
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether no step is under way, nor could be."""
-        return self._driver is None and not self._has_work
+    def has_work(self) -> bool:
+        """Whether a turn may have anything to do."""
+        return self._has_work
 
     @property
     def is_done(self) -> bool:
         """Whether all steps are made of what was put, after `end`."""
-        return self._is_ended and self.is_settled
+        return self._is_ended and not self._has_work
 
     @property
     def wait_s(self) -> float:
         """Seconds since start in which it was open and had no samples to go on with."""
-        if self._event_loop is None or not self._is_starving:
-            return self._waited_s
-        return self._waited_s + self._event_loop.time() - self._idle_since_s
-
-    @property
-    def _is_starving(self) -> bool:
-        if not self._is_open or self._is_ended or self._has_work:
-            return False
-        driver = self._driver
-        return driver is None or (driver.done() and driver.exception() is None and not driver.result())
+        if self._starving_since_s is None:
+            return self._starved_s
+        return self._starved_s + self._now_s() - self._starving_since_s
 
     def put(self, samples: Sequence[Encoded]) -> None:
-        """Train on these next. There must be room."""
-        assert not self._waiting, "there is no room"
-        self._waiting.append(samples)
-        self._give_work()
-
-    def put_live(self, live: LiveBatch) -> None:
-        """Train on this batch between two of the archive's. There must be room."""
-        assert self._live is None, "there is no room"
-        self._live = live
-        self._give_work()
+        """Train on these next. There must be room: nothing was put before, or `has_room` has said so."""
+        assert self._put is None, "there is no room"
+        self._end_starving()
+        self._put, self._has_work = samples, True
 
     def end(self) -> None:
         """No more samples come: the last mini-batch may be smaller."""
-        self._is_ended = True
-        self._give_work()
+        self._end_starving()
+        self._is_ended = self._has_work = True
 
-    def go_on(self) -> None:
-        """Make steps, if there is anything to make them of."""
-        if self._driver is None and self._has_work:
-            self._has_work = False
-            self._driver = start_in_worker(self._drive, executor=self._executor)
-            self._driver.add_done_callback(self._drive_ended)
+    @contextlib.asynccontextmanager
+    async def turn(self, live: LiveBatch | None = None) -> AsyncIterator[None]:
+        """Inside, a lane's thread makes steps of what is put. Raises what a step raised.
 
-    def _drive_ended(self, driver: "asyncio.Future[bool]") -> None:
-        """When only its turn is over, it gets the next one at once: the task may be waiting for samples."""
-        if self._driver is not driver:
-            return  # the task has seen that it ended, and may be saving
-        is_over = driver.exception() is None and driver.result() and not self._is_stopping
-        if is_over and not self._is_due(driver.get_loop().time()):
-            self._driver = None
-            self._has_work = True
-            self.go_on()
-        else:
-            self._news.set()
+        It ends when there is nothing to make them of, when `is_due`, so that another job has its turn, and after the
+        step on `live`, which comes after the first one. Leaving waits for its end; by an error or when cancelled, for
+        that of the step under way.
+        """
+        if live is not None:
+            self._end_starving()
+        if self._put is not None or self._is_ended:
+            self._starving_since_s = None  # it ran out just when this was put
+        self._is_over = self._is_stopping = self._has_work = False
+        async with in_worker(self._make_steps, live, executor=self._executor) as more:
+            try:
+                yield
+                self._has_work |= await more
+            finally:
+                self._is_stopping = True
 
-    async def news(self) -> None:
-        """Wait until there is room again, or no step is under way. Raises what a step raised."""
-        await self._news.wait()
-        self.take_news()
-
-    def take_news(self) -> None:
-        """Without waiting. Raises what a step raised."""
-        self._news.clear()
-        if self._driver is not None and self._driver.done():
-            driver, self._driver = self._driver, None
-            self._has_work |= driver.result()
+    async def has_room(self) -> bool:
+        """Wait until samples can be put; False when the turn is over, or all samples are put."""
+        while self._put is not None and not self._is_over:
+            self._changed.clear()
+            await self._changed.wait()
+        return not (self._is_over or self._is_ended)
 
     def take_left_out(self) -> list[LeftOutSample]:
         """Samples left out since the last call."""
         return [self._left_out.popleft() for _ in range(len(self._left_out))]
 
-    def _give_work(self) -> None:
-        assert self._event_loop is not None, "open() first"
-        self._waited_s = self.wait_s
-        self._has_work = True
+    def _end_starving(self) -> None:
+        self._starved_s, self._starving_since_s = self.wait_s, None
 
-    # in the driver's thread
+    def _begin_starving(self) -> None:
+        if self._starving_since_s is None and not self._is_ended:
+            self._starving_since_s = self._now_s()
 
-    def _drive(self) -> bool:
-        """Steps until nothing is left to do, or it is to stop; whether there may be more to do."""
-        assert self._event_loop is not None, "open() first"
+    # in the lane's thread
+
+    def _make_steps(self, live: LiveBatch | None) -> bool:
+        """Steps until nothing is left to do, or the turn is over; whether there may be more to do."""
         until_s = perf_counter() + _TURN_S
         try:
-            while self._turn():
-                if self._is_stopping or self._is_due(self._event_loop.time()) or perf_counter() > until_s:
+            while True:
+                has_stepped = self._step_on_samples()
+                if live is not None:
+                    self._step(live.batch, live.sample, live.cursor)
+                if not has_stepped:
+                    self._begin_starving()
+                    return False
+                if live is not None or self._is_stopping or self._is_due(self._now_s()) or perf_counter() > until_s:
                     return True
-            return False
         finally:
-            self._idle_since_s = self._event_loop.time()
+            self._is_over = True
+            self._tell()
 
-    def _turn(self) -> bool:
-        """A step on the archive's samples and one on live ones, where there are any; whether there were."""
+    def _step_on_samples(self) -> bool:
+        """A step on the next mini-batch; False when there are too few samples."""
         begun_s = perf_counter()
         batch = self._next()
         self.assembly_s += perf_counter() - begun_s
-        if batch is not None:
-            self._step(batch, self._sample, None)
-            self._step_s += (perf_counter() - begun_s - self._step_s) * _SMOOTHING
-        if (live := self._live) is not None:
-            self._live = None
-            self._tell()
-            self._step(live.batch, live.sample, live.cursor)
-        return batch is not None or live is not None
+        if batch is None:
+            return False
+        self._step(batch, self._sample, None)
+        self._step_s += (perf_counter() - begun_s - self._step_s) * _SMOOTHING
+        return True
 
     def _step(self, batch: MiniBatch, sample: int | None, cursor: Cursor | None) -> None:
         if self._ahead is None:
@@ -260,7 +225,7 @@ class StepLoop:
         if batcher is None:
             return None
         while batcher.num_free and (filling := self._begun()) is not None:
-            batcher.finish(filling)
+            batcher.finish()
             self._sample += filling.num_drawn
             self._left_out.extend(LeftOutSample(False, *each) for each in batcher.take_unusable())
         if not batcher.num_free or (self._is_ended and batcher.num_filled):
@@ -280,9 +245,9 @@ class StepLoop:
         if self._batcher is None:
             return None
         if self._at == len(self._samples):
-            if not self._waiting:
+            if self._put is None:
                 return None
-            self._samples, self._at = self._waiting.popleft(), 0
+            self._samples, self._at, self._put = self._put, 0, None
             self._tell()
         part = self._samples[self._at : self._at + self._batcher.num_free]
         self._at += len(part)
@@ -290,15 +255,19 @@ class StepLoop:
 
     def _drop(self) -> None:
         """Forget what was not trained."""
-        if self._ahead is not None and (filling := self._ahead.results()[0]) is not None:
-            filling.work.results()
+        if self._ahead is not None:
+            self._ahead.results()
         self._samples, self._at, self._ahead = (), 0, None
         if self._batcher is not None:
-            self._batcher.take()
+            self._batcher.drop()
 
     def _tell(self) -> None:
         assert self._event_loop is not None, "open() first"
-        self._event_loop.call_soon_threadsafe(self._news.set)
+        self._event_loop.call_soon_threadsafe(self._changed.set)
+
+    def _now_s(self) -> float:
+        assert self._event_loop is not None, "open() first"
+        return self._event_loop.time()
 
 
 def _help(ahead: SharedWork[Filling | None]) -> None:

@@ -5,8 +5,9 @@ Covers the order of things. See also: `services.epochs.loader` and `services.bat
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from edged.domain.training.learner import MAX_SLOWDOWNS, DivergedError, Learner
 from edged.domain.training.state import LaneTime, Tally, TrainState
 from edged.log import bind, logger
 from edged.ports import LaneClock, Progress, Statistics
-from edged.services.batches.batcher import Encoded, MiniBatch
+from edged.services.batches.batcher import MiniBatch
 from edged.services.batches.live import Cursor, LiveBatches
 from edged.services.epochs.loader import EpochLoader
 from edged.services.epochs.sample_scores import SampleScores
@@ -160,54 +161,50 @@ class Trainer:
 
     async def _train_epoch(self, epochs: EpochLoader) -> None:
         plan = await self._draw(epochs)
-        epochs.begin(plan, self._state.position.sample)
-        async with self._steps.open(self._state.position.sample):
-            while (samples := await self._read(epochs)) is not None:
-                self._steps.put(samples)
-                await self._step_until(lambda: self._steps.has_room)
-            self._steps.end()
-            await self._step_until(lambda: self._steps.is_done)
+        await epochs.begin(plan, self._state.position.sample)
+        with self._reading(epochs):
+            await self._make_steps(epochs)
         await epochs.end()
         await self._end_epoch(epochs)
 
-    async def _read(self, epochs: EpochLoader) -> Sequence[Encoded] | None:
-        """The next samples; before a wait for them, all steps are made, and what is due is saved.
+    async def _make_steps(self, epochs: EpochLoader) -> None:
+        async with self._steps.open(self._state.position.sample):
+            while not self._steps.is_done:
+                if not self._steps.has_work:
+                    await self._put_next(epochs)  # however long the archive takes: all steps are made and saved
+                async with self._steps.turn(await self._next_live()):
+                    while await self._steps.has_room() and await epochs.is_here():
+                        await self._put_next(epochs)
+                await self._after_turn()
 
-        How long the steps stood by, they know themselves.
-        """
-        if not await epochs.is_here():
-            await self._step_until(lambda: self._steps.is_settled)
+    @contextmanager
+    def _reading(self, epochs: EpochLoader) -> Iterator[None]:
+        """Inside, the steps know how long they stand by for samples: the loader may wait beside them."""
         self._reading_since_s = epochs.wait_s
         try:
-            return await epochs.read(self._steps.num_wanted)
+            yield
         finally:
             self._read_wait_s += epochs.wait_s - self._reading_since_s
             self._reading_since_s = None
 
-    async def _step_until(self, is_so: Callable[[], bool]) -> None:
-        """Make steps until it is so, with live samples between them if any are here, and save when that is due."""
-        while True:
-            self._steps.take_news()
-            self._name_left_out()
-            await self._put_live()
-            if self._steps.is_idle:
-                await self._save_if_due()
-            self._steps.go_on()
-            if is_so():
-                return
-            await self._steps.news()
+    async def _put_next(self, epochs: EpochLoader) -> None:
+        samples = await epochs.read(self._steps.num_wanted)
+        if samples is None:
+            self._steps.end()
+        else:
+            self._steps.put(samples)
 
-    def _name_left_out(self) -> None:
+    async def _next_live(self) -> LiveBatch | None:
+        """A mini-batch of live samples if one is here."""
+        found = None if self._live is None else await self._live.next_nowait()
+        return None if found is None else LiveBatch(*found)
+
+    async def _after_turn(self) -> None:
+        """Name what was left out, and save when that is due."""
         for each in self._steps.take_left_out():
             if (source := self._live if each.is_live else self._epochs) is not None:
                 source.leave_out(each.id, each.reason, each.detail)
-
-    async def _put_live(self) -> None:
-        """Hand over a mini-batch of live samples if one is here."""
-        if self._epochs is None or self._live is None or not self._steps.has_room_for_live:
-            return
-        if (found := await self._live.next_nowait()) is not None:
-            self._steps.put_live(LiveBatch(*found))
+        await self._save_if_due()
 
     async def _train_live(self) -> None:
         assert self._live is not None, "a job has a source"
@@ -219,18 +216,14 @@ class Trainer:
 
     async def _train_next_live(self, live: LiveBatches) -> None:
         self._choose_backend()
-        sample = self._state.position.sample
+        sample, found = self._state.position.sample, None
         async with self._steps.open():
             while sample < self._training.live_epoch:
-                if (found := await live.next_nowait()) is None:
-                    await self._step_until(lambda: self._steps.is_settled)
-                    found = await live.next()
-                batch, cursor = found
+                batch, cursor = found or await live.next()
                 sample += len(batch)
-                self._steps.put_live(LiveBatch(batch, cursor, sample))
-                await self._step_until(lambda: self._steps.has_room_for_live)
-            self._steps.end()
-            await self._step_until(lambda: self._steps.is_done)
+                async with self._steps.turn(LiveBatch(batch, cursor, sample)):
+                    found = await live.next_nowait() if sample < self._training.live_epoch else None
+                await self._after_turn()
         await self._end_epoch(live)
         self._stopwatch.start()
 
@@ -368,11 +361,11 @@ class Trainer:
         return {} if source is None else {"suspect": str(source.address(self._suspect.id))}
 
     def _wait_s(self) -> float:
-        """Seconds spent waiting for data since start."""
+        """Seconds spent waiting for data since start: while steps are made by their count, else by the loader's."""
         if self._epochs is None:
             return self._steps.wait_s
-        total_s = self._epochs.wait_s if self._reading_since_s is None else self._reading_since_s
-        return self._steps.wait_s + total_s - self._read_wait_s
+        now_s = self._epochs.wait_s if self._reading_since_s is None else self._reading_since_s
+        return self._steps.wait_s + now_s - self._read_wait_s
 
     def _decode_s(self) -> float:
         """Seconds that training stood by for the decoding of samples into mini-batches, since start."""

@@ -95,6 +95,16 @@ def test_a_batch_stays_valid_while_the_next_one_is_filled():
     assert batcher.num_free == 1
 
 
+def test_a_batch_stays_valid_while_what_comes_after_it_is_dropped_and_filled_again():
+    batcher = Batcher(STREAM, 2, Brightness())
+    batcher.add([image(1)])
+    first = batcher.take()
+    batcher.add([image(2)])
+    batcher.drop()
+    batcher.add([image(3)])
+    assert (first.ids.tolist(), batcher.take().ids.tolist()) == ([1], [3])
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 2e18])
 def test_a_sample_whose_numbers_are_not_finite_is_left_out_and_named(bad):
     floats = Stream("floats", (2,), "float32", ("a", "b"))

@@ -152,6 +152,26 @@ async def test_windows_in_memory_stay_within_the_prefetch_budget(world):
     assert 0 < peak_bytes <= 4096
 
 
+async def prepare(epochs: EpochLoader, first: int, stop: int) -> None:
+    while not await epochs.prepare(first, stop):  # noqa: ASYNC110 - what is on its way has arrived at some call
+        await asyncio.sleep(0.1)
+
+
+async def test_a_range_stays_valid_while_the_next_one_is_prepared(world):
+    epochs = world.epochs()
+    async with epochs.open():
+        plan = await epochs.draw(0)
+        await epochs.begin(plan)
+        await prepare(epochs, 0, 8)
+        batch = await epochs.take()
+        ids, x = batch.ids.tolist(), batch.x.copy()
+        await prepare(epochs, 8, 16)
+        following = await epochs.take()
+        assert batch.ids.tolist() == ids == planned_ids(plan)[:8]
+        assert (batch.x == x).all()
+        assert following.ids.tolist() == planned_ids(plan)[8:16]
+
+
 async def test_missing_samples_are_left_out_and_logged(world):
     missing = {(BlockRef("_train.toy", 0), row) for row in range(5)}
     world.log.missing = missing

@@ -31,21 +31,19 @@ class Steps:
         self.done.append((batch.ids.tolist(), sample, cursor is not None))
         return []
 
-    async def until(self, is_so):
-        while True:
-            self.loop.take_news()
-            self.loop.go_on()
-            if is_so():
-                return
-            await self.loop.news()
+    async def finish(self, live=None):
+        while not self.loop.is_done:
+            async with self.loop.turn(live):
+                live = None
 
     async def train(self, *parts, first=0):
+        left = iter(parts)
         async with self.loop.open(first):
-            for part in parts:
-                self.loop.put(part)
-                await self.until(lambda: self.loop.has_room)
-            self.loop.end()
-            await self.until(lambda: self.loop.is_done)
+            while not self.loop.is_done:
+                async with self.loop.turn():
+                    while await self.loop.has_room():
+                        part = next(left, None)
+                        self.loop.end() if part is None else self.loop.put(part)
 
 
 async def test_mini_batches_are_full_but_the_last_and_each_knows_the_sample_after_it():
@@ -81,7 +79,7 @@ async def test_the_next_mini_batch_is_assembled_while_one_is_computed():
     assert [ids for ids, _, _ in steps.done] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
-async def test_left_early_it_stops_after_the_step_under_way():
+async def test_left_by_an_error_a_turn_ends_after_the_step_under_way():
     begun, go_on = threading.Event(), threading.Event()
     steps = Steps()
 
@@ -90,28 +88,67 @@ async def test_left_early_it_stops_after_the_step_under_way():
         go_on.wait()
 
     steps.during = compute
-    async with steps.loop.open():
-        steps.loop.put(samples(0, 20))
-        steps.loop.go_on()
-        await asyncio.to_thread(begun.wait)
-        asyncio.get_running_loop().call_later(0.01, go_on.set)
+
+    async def train():
+        async with steps.loop.open():
+            steps.loop.put(samples(0, 20))
+            async with steps.loop.turn():
+                await asyncio.to_thread(begun.wait)
+                asyncio.get_running_loop().call_later(0.01, go_on.set)
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await train()
     assert len(steps.done) == 1
     await steps.train(samples(30, 34), first=30)
     assert steps.done[1:] == [([30, 31, 32, 33], 34, False)], "nothing is left of what was not trained"
 
 
-async def test_it_stops_between_two_steps_for_what_is_due_and_goes_on_where_it_was():
+async def test_a_turn_ends_between_two_steps_for_what_is_due_and_the_next_goes_on_where_it_was():
     steps = Steps(is_due=lambda _now_s: True)
     async with steps.loop.open():
         steps.loop.put(samples(0, 8))
         for num_done in (1, 2):
-            steps.loop.go_on()
-            while not steps.loop.is_idle:
-                await steps.loop.news()
+            async with steps.loop.turn():
+                pass
             assert len(steps.done) == num_done
 
 
-async def test_an_error_of_a_step_is_raised_where_news_is_awaited():
+async def test_samples_can_be_put_as_soon_as_those_before_them_are_taken_while_steps_are_made():
+    go_on = threading.Event()
+    steps = Steps()
+
+    def compute(_map):
+        go_on.wait()
+
+    steps.during = compute
+    async with steps.loop.open():
+        steps.loop.put(samples(0, 4))
+        async with steps.loop.turn():
+            assert await steps.loop.has_room()
+            steps.loop.put(samples(4, 8))
+            assert steps.done == []
+            go_on.set()
+            while await steps.loop.has_room():
+                steps.loop.end()
+        assert len(steps.done) == 2
+
+
+async def test_who_waits_for_room_is_told_when_the_turn_ends():
+    steps = Steps(is_due=lambda _now_s: True)
+    async with steps.loop.open():
+        steps.loop.put(samples(0, 8))
+        async with steps.loop.turn():
+            assert await steps.loop.has_room()
+            steps.loop.put(samples(8, 12))
+            assert not await steps.loop.has_room()
+        assert len(steps.done) == 1
+        steps.loop.end()
+        await steps.finish()
+    assert len(steps.done) == 3
+
+
+async def test_an_error_of_a_step_is_raised_by_its_turn():
     steps = Steps()
 
     def fail(_map):
@@ -127,11 +164,9 @@ async def test_live_batches_are_trained_between_those_of_the_archive():
     steps, live = Steps(), Batcher(STREAM, 4, NoImages())
     live.add(samples(100, 104))
     async with steps.loop.open():
-        steps.loop.put_live(LiveBatch(live.take(), Cursor(1, 0)))
-        assert not steps.loop.has_room_for_live
         steps.loop.put(samples(0, 8))
         steps.loop.end()
-        await steps.until(lambda: steps.loop.is_done)
+        await steps.finish(LiveBatch(live.take(), Cursor(1, 0)))
     assert [is_live for _, _, is_live in steps.done] == [False, True, False]
     assert steps.done[1][1] is None, "the position among the archive's samples stays"
 
@@ -143,13 +178,15 @@ async def test_only_time_without_samples_counts_as_waiting():
         await asyncio.sleep(3)
         assert steps.loop.wait_s == pytest.approx(3)
         steps.loop.put(samples(0, 4))
-        await steps.until(lambda: steps.loop.is_settled)
+        while steps.loop.has_work:
+            async with steps.loop.turn():
+                pass
         assert steps.loop.wait_s == pytest.approx(3)
         await asyncio.sleep(2)
         steps.loop.put(samples(4, 8))
         assert steps.loop.wait_s == pytest.approx(5)
         steps.loop.end()
-        await steps.until(lambda: steps.loop.is_done)
+        await steps.finish()
     await asyncio.sleep(10)
     assert steps.loop.wait_s == pytest.approx(5)
     assert len(steps.done) == 2

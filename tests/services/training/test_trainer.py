@@ -203,6 +203,27 @@ async def test_checkpoints_are_saved_within_an_epoch_when_due(world):
     assert len(world.events("checkpoint.saved")) >= steps
 
 
+async def test_while_a_checkpoint_is_saved_no_step_is_made(real_threads, world, monkeypatch):
+    world.training = replace(world.training, checkpoint_s=0)
+    model, loop = world.model(), asyncio.get_running_loop()
+    before, after = [], []
+
+    with ThreadPoolExecutor(1) as executor:
+
+        def save(checkpoint, generation):
+            before.append(model.steps)
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()  # whatever the loop was about to begin
+            executor.submit(lambda: None).result()  # the lane does after what was begun before
+            after.append(model.steps)
+            stored(checkpoint, generation)
+
+        stored = world.store.save
+        monkeypatch.setattr(world.store, "save", save)
+        await finish(world, model=model, executor=executor)
+    assert before == after
+    assert len(after) > 10
+
+
 async def test_a_full_disk_degrades_health_and_training_continues(world):
     world.store.error = DiskFull("No space left on device")
     trainer = world.trainer()
