@@ -100,7 +100,7 @@ def member_trainer(
         health,
         liveness,
     )
-    steps = StepRunner(training, follower, contributions, epochs, liveness, first_deadline_s)
+    steps = StepRunner(training, follower, contributions, epochs, liveness, executor, first_deadline_s)
     return GroupTrainer(
         training,
         learner,
@@ -114,6 +114,7 @@ def member_trainer(
         health,
         job=job,
         first_deadline_s=first_deadline_s,
+        executor=executor,
     )
 
 

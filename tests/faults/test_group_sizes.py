@@ -30,6 +30,7 @@ async def trained(folder: Path, bootstrap: str, *edges: str) -> TrainState:
             lines = [child.seen("exchange.epoch", epoch=epoch)[0] for child in children]
             assert [line["members"] for line in lines] == [list(edges)] * len(edges)
             assert len({line["weights"] for line in lines}) == 1
+            assert {line["missed"] for line in lines} == {0}, "a member was too slow for the deadline: no like weights"
         for child in children:
             await stopped(child)
         states = [newest_checkpoint(site, name) for name in edges]

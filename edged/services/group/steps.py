@@ -5,8 +5,11 @@ Covers what is sent when, how long it is waited for, and this member's measured 
 """
 
 import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TypeVar, TypeVarTuple
 
-from edged.aio import run_in_worker
+from edged.aio import in_worker, run_in_worker
 from edged.domain.group.plan import GroupPlan
 from edged.domain.topology import Training
 from edged.domain.training.learner import DivergedError
@@ -26,9 +29,15 @@ _TICK_S = 1e-3
 
 _SPEED_SMOOTHING = 0.3
 
+Ts = TypeVarTuple("Ts")
+R = TypeVar("R")
+
 
 class StepRunner:
-    """Runs the steps of one member, one after the other. Used by one task, while `follower` is open."""
+    """Runs the steps of one member, one after the other. Used by one task, while `follower` is open.
+
+    What it computes, it computes on threads of `executor`; meanwhile it prepares what comes next.
+    """
 
     def __init__(
         self,
@@ -37,8 +46,10 @@ class StepRunner:
         contributions: ContributionMaker,
         epochs: EpochLoader,
         liveness: Liveness,
+        executor: Executor | None = None,
         first_deadline_s: float = FIRST_DEADLINE_S,
     ) -> None:
+        self._executor = executor
         self._training = training
         self._follower = follower
         self._contributions = contributions
@@ -49,6 +60,8 @@ class StepRunner:
         self._throttle = Throttle()
         self._speed = 0.0
         self._sample_wait_s = 0.0
+        self.decode_s = 0.0
+        """Seconds that training stood by for the decoding of samples into mini-batches, since start."""
         self.trained_samples = 0
         """Samples that this member computed gradients of, since start."""
 
@@ -102,7 +115,7 @@ class StepRunner:
         Raises DivergedError.
         """
         now, state, every = asyncio.get_running_loop().time, self._follower.state, self._training.exchange.sync_every
-        decoded_s, computed_s = self._epochs.decode_s, 0.0
+        decoded_s, computed_s = self.decode_s, 0.0
         pending = PendingGradient(step, b"", 0, 0.0, 0)
         self._contributions.begin(state)
         for batch in self._batches(plan, step):
@@ -111,10 +124,10 @@ class StepRunner:
             mini_batch = await self._epochs.take()
             computing_at = now()
             if every == 1:
-                pending = await run_in_worker(self._contributions.gradient, state, mini_batch)
+                pending = await self._preparing_next(plan, batch, self._contributions.gradient, state, mini_batch)
             else:
                 progress = self._follower.begin.epoch + batch / plan.num_steps
-                await run_in_worker(self._contributions.local_step, mini_batch, progress)
+                await self._preparing_next(plan, batch, self._contributions.local_step, mini_batch, progress)
             computed_s += now() - computing_at
             self._liveness.count()
             left_out = self._contributions.take_left_out()
@@ -123,8 +136,15 @@ class StepRunner:
             self.trained_samples += len(mini_batch) - len(left_out)
         if every > 1:
             pending = await run_in_worker(self._contributions.delta, state)
-        self._measure_speed(pending.count, computed_s + self._epochs.decode_s - decoded_s)
+        self._measure_speed(pending.count, computed_s + self.decode_s - decoded_s)
         return pending
+
+    async def _preparing_next(self, plan: GroupPlan, batch: int, compute: Callable[[*Ts], R], *args: *Ts) -> R:
+        """What is computed of the global batch; meanwhile prepare the next one's part, as far as it is here."""
+        async with in_worker(compute, *args, executor=self._executor) as computed:
+            if batch + 1 < plan.num_steps:
+                await self._prepare(plan, batch + 1)
+            return await computed
 
     def _batches(self, plan: GroupPlan, step: int) -> range:
         """The epoch's global batches that belong to the group's `step`."""
@@ -135,7 +155,7 @@ class StepRunner:
     async def _prepared(self, plan: GroupPlan, batch: int, step: int) -> bool:
         """Wait for the member's samples of the global batch; False when the step is closed before they arrive."""
         now = asyncio.get_running_loop().time
-        waits_since = now()
+        waits_since, decoded_s = now(), self._epochs.decode_s
         try:
             while not await self._prepare(plan, batch):
                 with self._liveness.waiting():
@@ -144,6 +164,7 @@ class StepRunner:
                     return False
         finally:
             self._sample_wait_s += now() - waits_since
+            self.decode_s += self._epochs.decode_s - decoded_s
         return True
 
     async def _prepare(self, plan: GroupPlan, batch: int) -> bool:

@@ -8,6 +8,7 @@ for which member proposes an epoch.
 
 import asyncio
 import contextlib
+from concurrent.futures import Executor
 
 from edged.domain.group.plan import GroupPlan
 from edged.domain.group.records import MAX_LOSS, Begin
@@ -54,8 +55,10 @@ class GroupTrainer:
         *,
         job: str,
         first_deadline_s: float = FIRST_DEADLINE_S,
+        executor: Executor | None = None,
     ) -> None:
         self.training = training
+        self._executor = executor
         self._first_deadline_s = first_deadline_s
         self._learner = learner
         self._checkpointing = checkpointing
@@ -66,7 +69,7 @@ class GroupTrainer:
         self._liveness = liveness
         self._health = health
         self._job = job
-        self._stopwatch = Stopwatch(lambda: steps.wait_s, lambda: epochs.decode_s, lanes)
+        self._stopwatch = Stopwatch(lambda: steps.wait_s, lambda: steps.decode_s, lanes)
         self._is_idle = False
         self._joined_at = 0.0
         self._has_joined = False
@@ -206,7 +209,9 @@ class GroupTrainer:
         plan = await self._epochs.draw(begin.epoch, begin.ends)
         assert isinstance(plan, GroupPlan)
         steps = self._follower.group.step - self._follower.group.epoch_first_step
-        await self._epochs.begin(plan, plan.first_sample(min(steps * self.training.exchange.sync_every, plan.num_steps)))
+        await self._epochs.begin(
+            plan, plan.first_sample(min(steps * self.training.exchange.sync_every, plan.num_steps))
+        )
         return plan
 
     async def _test(self) -> None:
@@ -228,6 +233,7 @@ class GroupTrainer:
                 self._epochs.held_out(),
                 self._liveness.count,
                 self._epochs.leave_out,
+                self._executor,
             )
         if tested is None or abs(tested.loss) > MAX_LOSS:
             tested = NOTHING
