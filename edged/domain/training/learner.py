@@ -3,6 +3,7 @@
 See also: `services.training.trainer` for where mini-batches come from and when state is saved.
 """
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -144,7 +145,7 @@ class Learner:
         kept = np.arange(len(x))
         with np.errstate(all="ignore"):  # what overflows shows in the losses
             gradient = self._model.gradient(state.params, x, targets, counts, noise=noise, map=map)
-            while 0 < (good := np.isfinite(gradient.losses)).sum() < len(good):
+            while not are_finite(gradient.losses) and (good := np.isfinite(gradient.losses)).any():
                 kept = kept[good]
                 gradient = self._model.gradient(
                     state.params, x[kept], targets[kept], counts[kept], noise=noise, map=map
@@ -174,14 +175,25 @@ class Learner:
         return y if self._training.loss == "cross_entropy" else x.reshape(len(x), -1)
 
     def _check(self, state: TrainState, losses: _Samples) -> None:
-        worst = max((metrics.loss for metrics in state.history), default=np.inf)
-        smallest = np.sort(losses)[: -(-3 * len(losses) // 4)]
-        if not np.isfinite(losses).all() or smallest.mean(dtype=np.float64) > EXPLODED_LOSS_RATIO * worst:
+        most = EXPLODED_LOSS_RATIO * max((metrics.loss for metrics in state.history), default=np.inf)
+        if not are_finite(losses):
             raise DivergedError(losses)
+        if losses.mean(dtype=np.float64) > most:  # that of the smallest is no larger: sorting takes long
+            smallest = np.sort(losses)[: -(-3 * len(losses) // 4)]
+            if smallest.mean(dtype=np.float64) > most:
+                raise DivergedError(losses)
+
+
+def are_finite(losses: _Samples) -> bool:
+    """Whether all losses of a mini-batch are: their sum is, which cannot overflow in float64."""
+    return math.isfinite(losses.sum(dtype=np.float64))
 
 
 def counted(losses: _Samples) -> tuple[int, float]:
     """How many samples of a mini-batch were not left out, and the sum of their losses."""
+    total = float(losses.sum(dtype=np.float64))
+    if math.isfinite(total):
+        return len(losses), total
     good = np.isfinite(losses)
     return int(good.sum()), float(losses[good].sum(dtype=np.float64))
 

@@ -148,7 +148,7 @@ class Batcher:
     def begin(self, samples: Sequence[Encoded], view: View | None = None) -> Filling:
         """Begin to append at most `num_free` samples; without `view`, as they are. `finish` before the next call."""
         received = [sample for sample in samples if sample.payload is not None]
-        class_of = {sample.label: codec.class_number(self._classes, sample.label) for sample in received}
+        class_of = {label: codec.class_number(self._classes, label) for label in {each.label for each in received}}
         usable = [sample for sample in received if class_of[sample.label] >= 0] if self._needs_labels else received
         self.num_unlabelled += len(received) - len(usable)
         rows = slice(self._filled, self._filled + len(usable))

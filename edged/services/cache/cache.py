@@ -159,14 +159,17 @@ class Cache:
         """Protect the entries from eviction until they are unpinned as often; they need not be present yet."""
         for key in keys:
             self._pins[key] += 1
-            self._spare[key] = 0
+            if self._spare:
+                self._spare[key] = 0
 
     def unpin(self, keys: Iterable[SampleKey]) -> None:
         """Remove one pin of each."""
         for key in keys:
-            assert self._pins[key] > 0, "unpinned more often than pinned"
-            self._pins[key] -= 1
-            if not self._pins[key]:
+            count = self._pins[key]
+            assert count > 0, "unpinned more often than pinned"
+            if count > 1:
+                self._pins[key] = count - 1
+            else:
                 del self._pins[key]
 
     def spare(self, keys: Iterable[SampleKey]) -> None:
@@ -186,8 +189,9 @@ class Cache:
 
         Cancelled: waits for the read under way.
         """
-        present = {key: self._memory[key] for key in keys if key in self._memory}
-        wanted = [key for key in dict.fromkeys(keys) if self._table[key] > 0]
+        present = {key: entry for key in keys if (entry := self._memory.get(key)) is not None}
+        absent = [key for key in dict.fromkeys(keys) if key not in present] if len(present) < len(keys) else []
+        wanted = [key for key in absent if self._table[key] > 0]
         self.counts.hits_memory += len(present)
         if wanted and self._disk is not None:
             corrupt_before = self._disk.num_corrupt
@@ -198,8 +202,9 @@ class Cache:
                 if key not in read:
                     self._drop(key)
             self._notice_loss(self._disk)
+            absent = [key for key in absent if key not in read]
             present |= read
-        self.counts.misses += len(set(keys)) - len(present)
+        self.counts.misses += len(absent)
         return present
 
     # writing

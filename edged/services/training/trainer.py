@@ -19,7 +19,7 @@ from edged.domain.archive.snapshot import with_newest_quarantine
 from edged.domain.epochs.plan import CachePlan
 from edged.domain.nn.model import Map, Model
 from edged.domain.topology import Training
-from edged.domain.training.learner import MAX_SLOWDOWNS, DivergedError, Learner
+from edged.domain.training.learner import MAX_SLOWDOWNS, DivergedError, Learner, are_finite
 from edged.domain.training.state import LaneTime, Tally, TrainState
 from edged.log import bind, logger
 from edged.ports import LaneClock, Progress, Statistics
@@ -274,7 +274,9 @@ class Trainer:
             self._move(cursor)
         elif self._scores is not None:
             self._scores.learn(batch.ids, learnt)
-        left_out: list[int] = batch.ids[~np.isfinite(learnt.losses)].tolist()
+        left_out: list[int] = []
+        if not are_finite(learnt.losses):
+            left_out = batch.ids[~np.isfinite(learnt.losses)].tolist()
         self._trained_samples += len(batch) - len(left_out)
         self._num_batches += 1
         return left_out
@@ -384,9 +386,13 @@ def _more_suspect(
     before: _Suspect | None, batch: MiniBatch, losses: npt.NDArray[np.float32] | None, *, is_live: bool
 ) -> _Suspect | None:
     """`before`, or the sample with the largest finite loss of the mini-batch, if that is larger."""
-    if losses is None or not np.isfinite(losses).any():
+    if losses is None:
         return before
-    at = int(np.where(np.isfinite(losses), losses, -np.inf).argmax())
+    if not are_finite(losses):
+        if not np.isfinite(losses).any():
+            return before
+        losses = np.where(np.isfinite(losses), losses, -np.inf)
+    at = int(losses.argmax())
     if before is not None and before.loss >= float(losses[at]):
         return before
     return _Suspect(float(losses[at]), int(batch.ids[at]), is_live)
