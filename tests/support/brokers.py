@@ -155,6 +155,11 @@ class Apache(Broker):
         return self.folder / "data"
 
     def launch(self) -> None:
+        self.prepare()
+        super().launch()
+
+    def prepare(self) -> None:
+        """Write its configuration, and its data folder as before the first start."""
         if not self._formatted:
             self._configure()
             if "node.id" in self.settings or self._archive_option:  # no node 1, or the one that makes the archive
@@ -162,7 +167,18 @@ class Apache(Broker):
             else:
                 self._copy_formatted()
             self._formatted = True
-        super().launch()
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[Self]:
+        """For who starts it elsewhere, by `command`: its folder, which is gone behind this."""
+        with self._folder:
+            self.prepare()
+            yield self
+
+    @property
+    def command(self) -> list[str]:
+        """What starts it, once it is prepared; reads `apache_files`."""
+        return self._command()
 
     def forget(self) -> None:
         """The data folder is gone: the next start begins with an empty one."""
@@ -212,8 +228,13 @@ class Apache(Broker):
         options = [f"-Xmx{self.heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
         with contextlib.suppress(OSError):  # a HOME that cannot be written only costs the start-up time
             options.append(self._archive_option or f"-XX:SharedArchiveFile={_class_archive()}")
-        java = shutil.which("java") or "java"
+        java = os.path.realpath(shutil.which("java") or "java")
         return [java, *options, "-cp", f"{kafka_jars()}/*", *main, str(self.folder / "server.properties")]
+
+
+def apache_files() -> tuple[Path, ...]:
+    """What Apache Kafka reads beside Java and its own folder."""
+    return kafka_jars(), _class_archive()
 
 
 @functools.cache
