@@ -183,5 +183,5 @@ def _about_archive(setup: Setup, seen: Seen) -> Iterator[str]:
         there = seen.folders.get(setup.archive)
         if there is not None and there.owner != USER:
             yield f"{setup.archive} belongs to {there.owner}: `chown {USER}: {shlex.quote(setup.archive)}`"
-        if not seen.entries.get(setup.archive):
+        if seen.entries.get(setup.archive, frozenset()) <= {"lost+found"}:  # a new file system has one
             yield f"{setup.archive} is empty; once: runuser -u {USER} -- edged archive init {TOPOLOGY}"

@@ -91,6 +91,8 @@ def test_the_archive_gets_its_folder_and_how_to_mark_it(edged, machine):
     assert out.splitlines()[-1] == (
         "/srv/edged is empty; once: runuser -u edged -- edged archive init /etc/edged/topology.yaml"
     )
+    (machine.root / "srv/edged/lost+found").mkdir()
+    assert "archive init" in edged("node", "enable", "vault")[1]
     machine.put("srv/edged/edged-archive.json")
     assert "archive init" not in edged("node", "enable", "vault")[1]
 
