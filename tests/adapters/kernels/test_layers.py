@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edged.adapters.kernels.backend import CompiledBackend, compiled
 from edged.adapters.kernels.kernel_layer import Chain
 from edged.domain.nn.params import Params, initial_params
+from edged.domain.nn.spec import DepthwiseConv2d
 from tests.support.kernel_geometries import BEFORE, MICRO_BATCH, layers_of, models, output_of
 
 
@@ -37,6 +38,8 @@ def run(layers, params: Params, x, dy):
 
 
 @given(models, st.integers(0, 2**32 - 1))
+# The gradient of this one's only weight is a thousandth of its terms.
+@example(((4, 4, 1), (DepthwiseConv2d((1, 1), (2, 3), "same"),)), 1)
 @settings(max_examples=300, deadline=None)
 def test_outputs_and_gradients_are_the_references(backend, model, seed):
     shape, specs = model
@@ -55,8 +58,10 @@ def test_outputs_and_gradients_are_the_references(backend, model, seed):
         x.astype(np.float64),
         dy.astype(np.float64),
     )
+    # A sum is as exact as its terms are large, however much they cancel; a gradient's are about as large as `dy`.
+    terms = float(np.abs(dy).max())
     for name, array in exact.items():
-        scale = max(float(np.abs(array).max(initial=0)), 1e-3)
+        scale = max(float(np.abs(array).max(initial=0)), 1e-3 if name == "y" else terms)
         # Where two values of a window, or a value and an activation's corner, differ by rounding alone, either is right
         wrong = np.abs(got[name] - array) > 3e-5 * scale
         assert wrong.mean() <= (0 if name == "y" else 0.02), name
