@@ -17,6 +17,7 @@ from typing import Any
 import numpy.testing  # noqa: F401 - asks a process for the CPU's kind when it is imported
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from edged.domain.nn import model
@@ -32,6 +33,8 @@ from tests.support.shared_brokers import SharedBroker, TestRun, cores, shared_br
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of some hundred processes would compile all of edged again
 os.environ["EDGED_STRICT_LOG"] = "1"  # every logged line is held to the schema
+settings.register_profile("edged", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no time limits
+settings.load_profile("edged")
 asyncio.set_event_loop(None)  # looptime asks for the thread's loop, and asyncio would make one that nobody closes
 
 Line = dict[str, Any]

@@ -143,7 +143,7 @@ def fetched(store: ParquetStore, border: Border, stream: Stream) -> tuple[Snapsh
 
 
 @pytest.mark.parametrize("stream", [FLOATS, IMAGES], ids=["floats", "images"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_what_the_archiver_accepts_is_stored_sent_cached_and_trained_on(stream, data, tmp_path_factory):
     of_pack = st.tuples(st.lists(good(stream) | samples, max_size=5), cursors)
@@ -199,7 +199,7 @@ def test_what_the_archiver_accepts_is_stored_sent_cached_and_trained_on(stream, 
 
 
 @pytest.mark.parametrize("stream", [FLOATS, IMAGES], ids=["floats", "images"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     key=st.none() | st.sampled_from([b"low", "猫".encode(), LONGEST_LABEL.encode(), b"", b"\xff", b"x" * 257]),
     payload=payloads,

@@ -33,7 +33,7 @@ def entry(dtype="U8", shape=(2,), offsets=(0, 2)):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(blobs_of, texts)
 def test_decoding_gives_back_what_was_encoded(given_tensors, metadata):
     decoded, text = tensors.decode(tensors.encode(given_tensors, metadata))
@@ -119,7 +119,7 @@ SAMPLE = tensors.encode(
 )
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(max_examples=1000)
 @given(st.integers(0, len(SAMPLE) - 1), st.integers(1, 255))
 def test_a_flipped_byte_is_refused_or_changes_values_only(at, flip):
     damaged = bytearray(SAMPLE)
@@ -133,7 +133,7 @@ def test_a_flipped_byte_is_refused_or_changes_values_only(at, flip):
     assert all(isinstance(text, str) for text in metadata.values())
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.integers(0, len(SAMPLE) - 1))
 def test_a_blob_cut_short_is_refused(length):
     with pytest.raises(FormatError):
@@ -156,7 +156,7 @@ entries = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.dictionaries(st.sampled_from(["x", "y", "__metadata__"]), entries | json_values), st.binary(max_size=8))
 def test_any_header_gives_tensors_within_the_blob_or_a_format_error(header, data):
     try:

@@ -16,9 +16,7 @@ VALID = (Path(__file__).parents[2] / "config" / "02-greenhouse.yaml").read_text(
 TREE = yaml.safe_load(VALID)
 
 PLACE = re.compile(r".*topology\.yaml:\d+:\d+")
-lenient = settings(
-    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+lenient = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.adapters.kernels.backend import compiled
@@ -25,7 +25,6 @@ def run(step: LossStep, outputs, targets, scale):
 
 
 @given(st.integers(1, 9), st.integers(1, 70), STEP, st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_losses_scores_and_gradients_are_the_references(step, n, classes, size, seed):
     rng = np.random.default_rng(seed)
     outputs = (rng.standard_normal((n, classes)) * size).astype(np.float32)

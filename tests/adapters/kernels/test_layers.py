@@ -40,7 +40,7 @@ def run(layers, params: Params, x, dy):
 @given(models, st.integers(0, 2**32 - 1))
 # The gradient of this one's only weight is a thousandth of its terms.
 @example(((4, 4, 1), (DepthwiseConv2d((1, 1), (2, 3), "same"),)), 1)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_outputs_and_gradients_are_the_references(backend, model, seed):
     shape, specs = model
     rng = np.random.default_rng(seed)

@@ -15,7 +15,7 @@ from edged.errors import ArchiveUnavailable, BlockAbsent, StorageError
 from tests.support.archive_samples import any_packs, file_name, new_archive, pack, read_packs
 from tests.support.bad_tenants import damage_newest_file, request_for_absent_blocks
 
-ONCE = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+ONCE = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @ONCE

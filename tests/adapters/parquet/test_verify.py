@@ -13,7 +13,7 @@ from edged.domain.samples.pack import Pack
 from edged.errors import StorageError
 from tests.support.archive_samples import file_name, new_archive, pack, read_packs
 
-ONCE = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+ONCE = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @ONCE

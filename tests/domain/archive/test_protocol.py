@@ -57,7 +57,7 @@ def test_a_snapshot_request_comes_back_with_its_ends(ends):
     assert protocol.decode_request(protocol.encode_request(request)) == request
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(requests_of_rows)
 def test_a_samples_request_comes_back_block_by_block(request):
     decoded = protocol.decode_request(protocol.encode_request(request))
@@ -223,7 +223,7 @@ BLOBS = {
 
 
 @pytest.mark.parametrize("kind", BLOBS)
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.data())
 def test_a_flipped_byte_is_refused_or_gives_a_message_of_the_same_kind(kind, data):
     decode, blob = BLOBS[kind]

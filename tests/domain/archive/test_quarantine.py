@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain.archive import quarantine
@@ -60,7 +60,6 @@ def quarantined_ids(said: list[QuarantineRecord], of: Snapshot) -> set[int]:
     }
 
 
-@settings(deadline=None)
 @given(records)
 def test_what_is_in_quarantine_is_what_the_last_record_about_each_sample_says(said):
     laid = laid_over(snapshot(), in_effect(said))
@@ -74,7 +73,6 @@ def test_what_is_in_quarantine_is_what_the_last_record_about_each_sample_says(sa
     assert len(laid.quarantined) <= len(expected)
 
 
-@settings(deadline=None)
 @given(records)
 def test_samples_keep_their_ids_and_those_in_quarantine_are_not_renumbered(said):
     old, new = snapshot(sorted(ROWS)[2:]), laid_over(snapshot(), in_effect(said))
@@ -87,7 +85,6 @@ def test_samples_keep_their_ids_and_those_in_quarantine_are_not_renumbered(said)
     assert result.tolist() == expected
 
 
-@settings(deadline=None)
 @given(records)
 def test_records_are_read_back_from_the_block_that_holds_them(said):
     pack = to_pack("fashion", said)

@@ -1,7 +1,7 @@
 """How a request for samples is read and cut into parts."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain.archive import protocol
@@ -62,7 +62,6 @@ def test_a_sample_larger_than_a_part_travels_alone():
     assert [part.last for part in parts] == [False, False, True]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(3, MAX_PART_BYTES), max_size=8))
 def test_encoded_parts_stay_below_the_limit_and_hold_everything_once(sizes):
     asked = request(*[("pi-a", i, [0]) for i in range(len(sizes))])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain.archive import snapshot as dataset
@@ -25,7 +25,6 @@ def test_ids_run_through_all_blocks():
     assert [snapshot.ref(i) for i in range(3)] == [BlockRef("pi-a", 0), BlockRef("pi-a", 1), BlockRef("pi-b", 0)]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=8))
 def test_locate_inverts_the_numbering_also_around_empty_blocks(rows):
     snapshot = snapshot_of(*((0, i, n) for i, n in enumerate(rows)))

@@ -84,7 +84,7 @@ def some_cached(snapshot: Snapshot, max_cached: int, seed: int, q: float = 0.7) 
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(snapshot=snapshots, max_cached=st.integers(0, 200), seed=st.integers(0, 9), q=st.sampled_from([0.3, 0.7, 0.9]))
 def test_hits_are_cached_misses_are_fetched_and_the_cache_keeps_its_budget(mode, snapshot, max_cached, seed, q):
     start = some_cached(snapshot, max_cached, seed, q)
@@ -112,7 +112,7 @@ def test_hits_are_cached_misses_are_fetched_and_the_cache_keeps_its_budget(mode,
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(snapshot=snapshots, data=st.data())
 def test_a_plan_resumes_at_any_draw_with_the_same_windows(mode, snapshot, data):
     start = some_cached(snapshot, 40, 3)
@@ -145,7 +145,7 @@ def test_another_seed_epoch_or_cache_has_another_order_and_digest(mode):
 
 
 @pytest.mark.parametrize("mode", ["uniform", "no_evict", "lru"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(snapshot=snapshots, max_cached=st.integers(0, 200))
 def test_uniform_modes_draw_every_sample_exactly_once_an_epoch(mode, snapshot, max_cached):
     plan = draw(mode, snapshot, settings_of(cached_samples=max_cached), start=some_cached(snapshot, max_cached, 1))
@@ -188,7 +188,6 @@ def test_even_the_smallest_samples_windows_fit_one_request(mode, num_blocks, row
     assert request_bytes(window) < 700_000
 
 
-@settings(deadline=None)
 @given(snapshot=snapshots, max_cached=st.integers(0, 200), window_samples=st.integers(1, 60))
 def test_uniform_fetches_each_block_once_in_windows_within_the_budget(snapshot, max_cached, window_samples):
     limits = settings_of(cached_samples=max_cached, window_samples=window_samples)

@@ -46,7 +46,7 @@ def drawn(plan) -> list[int]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=some_rows)
 def test_no_plan_draws_or_keeps_what_is_in_quarantine(mode, rows):
     before, after = snapshot(), laid_over(snapshot(), masks(rows))
@@ -64,7 +64,7 @@ def test_no_plan_draws_or_keeps_what_is_in_quarantine(mode, rows):
     assert out.isdisjoint(plan.after.cached.tolist())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=some_rows)
 def test_the_others_stay_on_their_side_of_the_split_with_their_ids(rows):
     before, after = snapshot(), laid_over(snapshot(), masks(rows))

@@ -76,14 +76,13 @@ def test_scores_by_block_are_decoded():
         decode(sampler_state.encode(state))
 
 
-@settings(deadline=None)
 @given(st.integers(0, len(BLOB) - 1))
 def test_any_truncation_is_refused(length):
     with pytest.raises(FormatError):
         decode(BLOB[:length])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.integers(0, len(BLOB) - 1), st.integers(1, 255))
 def test_a_flipped_byte_is_refused_or_gives_a_consistent_state(at, flip):
     blob = bytearray(BLOB)

@@ -1,7 +1,7 @@
 """The train/test split, and the held-out samples in windows."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain.archive import snapshot as dataset
@@ -61,7 +61,6 @@ def named_by(window: Window) -> list[tuple[BlockRef, int]]:
     return [(ref, int(row)) for ref, rows in zip(window.refs, window.rows, strict=True) for row in rows]
 
 
-@settings(deadline=None)
 @given(snapshots)
 def test_rows_and_ids_of_a_window_are_those_of_the_same_samples(snapshot):
     for window in (window_of(snapshot), *held_out_windows(snapshot)):
@@ -71,7 +70,6 @@ def test_rows_and_ids_of_a_window_are_those_of_the_same_samples(snapshot):
         assert all(len(rows) for rows in window.rows)
 
 
-@settings(deadline=None)
 @given(snapshots, st.data())
 def test_a_part_of_a_window_has_exactly_its_positions(snapshot, data):
     window = window_of(snapshot)
@@ -81,7 +79,6 @@ def test_a_part_of_a_window_has_exactly_its_positions(snapshot, data):
     assert again == [named_by(window)[position] for position in positions]
 
 
-@settings(deadline=None)
 @given(snapshots, st.integers(0, 60))
 def test_held_out_samples_are_those_never_trained(snapshot, limit):
     windows = held_out_windows(snapshot, max_samples=limit)
@@ -110,7 +107,6 @@ def test_a_test_set_changes_little_as_the_archive_grows():
     assert len(chosen(1000) & chosen(1100)) > 400
 
 
-@settings(deadline=None)
 @given(snapshots, st.integers(100, 5000))
 def test_held_out_windows_keep_the_budget_and_have_each_block_once(snapshot, window_bytes):
     windows = held_out_windows(snapshot, window_bytes=window_bytes)

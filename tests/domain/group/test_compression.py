@@ -31,13 +31,11 @@ def round_trip(vector: Vector, kind: Compression, top_k: float = 0.1) -> Vector:
     return decompress(compress(vector, kind, top_k=top_k), len(vector))
 
 
-@settings(deadline=None)
 @given(vectors)
 def test_without_compression_the_vector_survives_a_round_trip(vector):
     assert round_trip(vector, "none").tobytes() == vector.tobytes()
 
 
-@settings(deadline=None)
 @given(vectors)
 @example(np.array([7e4, -1e9, 65504, 1e-8], np.float32))
 def test_fp16_errs_by_half_a_unit_in_the_last_place_and_clips_what_is_too_large(vector):
@@ -46,7 +44,6 @@ def test_fp16_errs_by_half_a_unit_in_the_last_place_and_clips_what_is_too_large(
     assert (error <= np.maximum(np.abs(expected) * 2.0**-11, 2.0**-25)).all()
 
 
-@settings(deadline=None)
 @given(vectors)
 @example(np.full(3, 1e-45, np.float32))
 @example(np.array([1e-38, 3e38, -3e38, 0], np.float32))
@@ -58,7 +55,6 @@ def test_int8_errs_by_half_a_step_of_its_block(vector):
         assert (np.abs(back[at : at + BLOCK] - block) <= most).all()
 
 
-@settings(deadline=None)
 @given(vectors, shares)
 @example(np.zeros(500, np.float32), 0.01)
 @example(np.ones(5000, np.float32), 0.01)
@@ -108,13 +104,12 @@ def test_top_k_encodes_positions_in_the_width_of_fewest_bytes(n, positions, widt
     assert np.array_equal(decompress(blob, n), sparse)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(KINDS), st.integers(1, 5000), shares)
 def test_no_blob_is_larger_than_max_bytes(kind, n, share):
     assert len(compress(gradient(n), kind, top_k=share)) <= max_bytes(n)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.sampled_from(KINDS),
     st.lists(st.tuples(st.integers(1, 500), st.booleans()), min_size=1, max_size=30),
@@ -208,7 +203,7 @@ def test_a_hostile_blob_is_refused(hostile):
         decompress(tensors.encode(hostile), 10)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.sampled_from(KINDS), st.integers(0, 400), st.integers(0, 255), st.integers(0, 400))
 def test_a_damaged_blob_is_refused_or_gives_finite_numbers(kind, at, byte, cut):
     blob = bytearray(compress(gradient(300), kind, top_k=0.1))

@@ -49,7 +49,7 @@ def test_the_first_epoch_is_not_a_change():
     assert changes_of([join(ASH), join(BIRCH), begin(ASH, BIRCH)], State())[0] == []
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(histories())
 def test_the_changes_add_up_to_the_absent_members(blobs):
     state = State()

@@ -173,7 +173,7 @@ def test_a_record_larger_than_the_log_accepts_is_not_encoded():
         encode(Update(0, 0, 1, (Contribution("a", 1, 0.0, 0),), 0, '"' * 256 * 1024, b"x" * MAX_CHUNK_BYTES))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from(RECORDS), st.integers(0, 600), st.binary(max_size=4), st.integers(0, 3))
 def test_a_garbled_blob_is_a_record_or_a_format_error(record, at, put, cut):
     blob = encode(record)

@@ -57,7 +57,6 @@ def test_new_blocks_do_not_change_the_owners_of_others():
     assert np.array_equal(owners(even(500), budgets), owners(even(800), budgets)[:500])
 
 
-@settings(deadline=None)
 @given(shares_of, st.integers(1, 300), st.data())
 def test_after_any_number_of_draws_each_member_has_had_its_share_rounded_up_or_down(shares, batch, data):
     turns = Turns(shares)
@@ -74,7 +73,7 @@ def test_after_any_number_of_draws_each_member_has_had_its_share_rounded_up_or_d
             assert abs(count - draw * part / TURNS) < 1
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(shares_of)
 def test_between_any_two_draws_shares_are_kept_and_turns_counted(shares):
     turns = Turns(shares)
@@ -97,7 +96,6 @@ def test_a_tiny_share_is_never_rounded_to_nothing():
     assert min(Turns({"a": 1 - 3e-7, "b": 1e-7, "c": 1e-7, "d": 1e-7}).parts) == 1
 
 
-@settings(deadline=None)
 @given(st.data(), st.integers(1, 7), st.integers(0, 200))
 def test_in_each_batch_members_get_their_turns_and_their_own_first(data, members, n):
     some = st.lists(st.integers(0, members - 1), min_size=n, max_size=n)
@@ -119,7 +117,6 @@ def test_shares_are_equal_at_first():
     assert sorted(next_shares(dict.fromkeys("abc", 0.0), {}).values()) == [1365 / TURNS, 1365 / TURNS, 1366 / TURNS]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.one_of(st.just(0.0), st.floats(1e-3, 1e6)), min_size=1, max_size=64),
     st.lists(st.one_of(st.just(0.0), st.floats(0.01, 1)), max_size=64),

@@ -80,7 +80,7 @@ class TestTheGroupsWeights:
         assert run([gradient(ASH, 0, 1)], state)[0].weights_by_edge == {}
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(histories())
 def test_the_state_holds_at_most_a_gradient_or_an_incomplete_payload_per_member(blobs):
     for state, _ in run_blobs(blobs):
@@ -91,7 +91,7 @@ def test_the_state_holds_at_most_a_gradient_or_an_incomplete_payload_per_member(
         assert set(state.members) | set(state.tested) <= set(EDGES)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(histories())
 def test_the_fold_never_changes_a_state_it_has_returned(blobs):
     kept = [(state, repr(state), comparable_gradients(state)) for state, _ in run_blobs(blobs)]

@@ -75,7 +75,7 @@ class TestTheStateAsJson:
                 from_json(text)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(histories(), st.sets(st.integers(0, 60)))
 def test_resuming_between_steps_gives_the_same_states_and_actions_as_reading_on(blobs, restarts):
     whole = list(run_blobs(blobs))

@@ -74,7 +74,7 @@ def served(num_steps=2):
     return log, state
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(histories())
 def test_the_updates_of_any_history_give_the_actions_and_states_of_its_gradients(blobs):
     log, expected, after_steps = [], [], []
@@ -98,7 +98,7 @@ def test_the_updates_of_any_history_give_the_actions_and_states_of_its_gradients
             assert replace(member, next_offset=server.next_offset) == server
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(histories(), st.lists(st.integers(0, 200), max_size=4))
 def test_a_server_that_restarts_between_its_records_adds_nothing_new(blobs, crashes):
     log, at_crash = [], sorted(crashes)

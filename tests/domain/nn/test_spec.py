@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain.nn.spec import Conv2d, Dense, Flatten, MaxPool2d, Relu, ShapeError, num_parameters, shapes
@@ -29,7 +29,6 @@ def test_without_layers_the_shape_is_the_samples():
     assert num_parameters((4,), ()) == 0
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 4))
 def test_valid_windows_are_those_that_fit_completely(size, window, stride):
     starts = [at for at in range(0, size, stride) if at + window <= size]

@@ -53,13 +53,13 @@ def altered(**changes):
     return tensors.encode(arrays, metadata)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(some_packs)
 def test_decoding_gives_back_the_pack(pack):
     assert packs.decode(packs.encode(pack)) == pack
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(some_packs)
 def test_equal_packs_have_equal_digests_wherever_their_cursors_came_from(pack):
     again = Pack(pack.stream, pack.samples, dict(reversed(pack.cursors.items())))
@@ -123,7 +123,7 @@ def test_ends_whose_differences_overflow_are_refused():
 BLOB = packs.encode(TWO)
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(max_examples=1000)
 @given(st.integers(0, len(BLOB) - 1), st.integers(1, 255))
 def test_a_flipped_byte_is_refused_or_gives_another_pack_no_larger_than_the_blob(at, flip):
     damaged = bytearray(BLOB)

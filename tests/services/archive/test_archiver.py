@@ -633,7 +633,7 @@ class Crashing(MemoryArchive):
             raise Stop
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     ranges=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 8)), min_size=1, max_size=12),
     crashes=st.dictionaries(st.integers(1, 8), st.sampled_from(["before", "after"])),

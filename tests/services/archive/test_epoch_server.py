@@ -92,7 +92,7 @@ async def test_a_snapshot_is_answered_with_the_blocks(bench):
     assert (first.request, first.last, first.snapshot.rows.tolist()) == ("r-2", True, [4])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.integers(0, 7), min_size=1, max_size=6),
     st.lists(st.tuples(st.integers(0, 7), st.sets(st.integers(0, 9), min_size=1, max_size=8)), max_size=10),

@@ -308,7 +308,7 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(operations, st.integers(0, 40_000), st.integers(0, 60_000))
 async def test_any_sequence_of_calls_agrees_with_a_simple_model(script, memory_bytes, disk_bytes):
     """The model: what was admitted and has not been a victim since is held, unaltered; all else is not."""
