@@ -12,6 +12,7 @@ from edged.domain.nn.model import Model
 from edged.domain.nn.params import Params
 from edged.domain.nn.spec import Conv2d, Dense, Flatten, LayerSpec, MaxPool2d, Shape
 from edged.ports import Dataset
+from tests.support.kernels import chosen_backend
 
 SHAPE = (28, 28, 1)
 LAYERS: tuple[LayerSpec, ...] = (
@@ -50,7 +51,7 @@ def _images(dataset: Dataset, split: str) -> Images:
 
 def train(layers: tuple[LayerSpec, ...], data: Images, epochs: int, *, shape: Shape = SHAPE, batch: int = 64) -> Params:
     """Weights after `epochs` epochs of SGD with momentum; deterministic."""
-    model, rng = Model(shape, layers), np.random.default_rng(0)
+    model, rng = Model(shape, layers, backend=chosen_backend()), np.random.default_rng(0)
     params: Params = model.initial(0)
     velocity = {name: np.zeros_like(value) for name, value in params.items()}
     for _ in range(epochs):
