@@ -1,7 +1,6 @@
 """`edged demo`, as a user starts it, on the embedded broker and on Apache Kafka."""
 
 import asyncio
-import gzip
 import json
 import os
 import shutil
@@ -14,10 +13,9 @@ import psutil
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from edged.adapters.datasets import fashion_mnist
 from edged.adapters.images import encode
 from tests.support.data import birds
-from tests.support.demo import assert_whole, run_demo
+from tests.support.demo import a_few_articles, assert_whole, run_demo
 from tests.support.forked import start_forked
 
 
@@ -49,19 +47,6 @@ def a_few_birds(folder: Path, classes: int) -> Path:
         (folder / split).mkdir(parents=True)
         for species in sorted((birds() / split).iterdir())[:classes]:
             shutil.copytree(species, folder / split / species.name)
-    return folder
-
-
-def a_few_articles(folder: Path, to_train_on: int = 800, to_test_on: int = 100) -> Path:
-    """IDX files with the first of the packaged images."""
-    folder.mkdir()
-    for file in fashion_mnist.SMALL_FOLDER.glob("*.gz"):
-        blob = gzip.decompress(file.read_bytes())
-        begin, count = 4 + 4 * blob[3], to_train_on if file.name.startswith("train") else to_test_on
-        size = (len(blob) - begin) // int.from_bytes(blob[4:8])
-        (folder / file.stem).write_bytes(
-            blob[:4] + count.to_bytes(4) + blob[8:begin] + blob[begin : begin + count * size]
-        )
     return folder
 
 

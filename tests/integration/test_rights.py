@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edged.cli.demo.processes import Child
 from edged.domain.topology.topics import nodes
-from tests.support.demo import assert_whole, run_demo
+from tests.support.demo import a_few_articles, assert_whole, run_demo
 from tests.support.secured import SecuredKafka
 from tests.support.site import DEVICES, Site, running
 
@@ -58,6 +58,7 @@ async def test_the_demo_runs_with_exactly_the_rights_that_it_prints(secured_kafk
     login = tmp_path / "security.yaml"
     login.write_text(secured_kafka.security())
     options = ["--broker", secured_kafka.sasl, "--security", str(login), "--site", f"demo-{uuid.uuid4()}"]
+    options += ["--data", str(a_few_articles(tmp_path / "articles"))]
     options += ["--edges", "2", "--epochs", "2", "--live", "20"]
     environment = secured_kafka.environment("demo")
     printing = await Child.start("demo --topics", "demo", "--topics", *options, environment=environment)

@@ -1,9 +1,12 @@
 """`edged demo`, and the figures that it ends with."""
 
+import gzip
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from edged.adapters.datasets import fashion_mnist
 from edged.cli.demo.processes import Child
 from tests.support.forked import start_forked
 
@@ -31,3 +34,16 @@ def assert_whole(summary: dict[str, Any], *, published: int) -> None:
         "predicted_twice": 0,
     }
     assert summary["dead_lettered"] == 0
+
+
+def a_few_articles(folder: Path, to_train_on: int = 800, to_test_on: int = 100) -> Path:
+    """IDX files with the first of the packaged images."""
+    folder.mkdir()
+    for file in fashion_mnist.SMALL_FOLDER.glob("*.gz"):
+        blob = gzip.decompress(file.read_bytes())
+        begin, count = 4 + 4 * blob[3], to_train_on if file.name.startswith("train") else to_test_on
+        size = (len(blob) - begin) // int.from_bytes(blob[4:8])
+        (folder / file.stem).write_bytes(
+            blob[:4] + count.to_bytes(4) + blob[8:begin] + blob[begin : begin + count * size]
+        )
+    return folder
