@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,6 +120,8 @@ def compile_to(library: Path, command: Sequence[str], flags: Iterable[str], *, s
     whole = library.with_name(f"{os.getpid()}-{library.name}")
     origin = f'-DEDGED_SOURCE="{digest(source)}"'
     try:
+        whole.touch()  # or a folder that cannot be written is told after the minutes that a Pi compiles for
+        whole.unlink()
         run([*command, *_FLAGS, *flags, origin, "-o", str(whole), str(source)], _COMPILE_S)
         content = whole.read_bytes()
         whole.write_bytes(content + _checksum(content))
@@ -135,17 +138,21 @@ def build(into: Path) -> tuple[list[Path], list[str]]:
     """Compile the kernels of this machine by its own compiler: the libraries, and what went wrong. Raises NotBuilt."""
     here = machine()
     command = own_compiler(here)
-    libraries, problems = [], []
-    for variant in VARIANTS[here]:
+
+    def problem(variant: Variant) -> str:
         try:
             compile_to(into / variant.file, command, [variant.cc])
         except (NotBuilt, OSError) as error:
-            problems.append(f"{variant.file}: {error}")
-        else:
-            libraries.append(into / variant.file)
+            return f"{variant.file}: {error}"
+        return ""
+
+    variants = VARIANTS[here]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # each waits for a compiler
+        problems = list(threads.map(problem, variants))
+    libraries = [into / variant.file for variant, said in zip(variants, problems, strict=True) if not said]
     if not libraries:
         raise NotBuilt("; ".join(problems))
-    return libraries, problems
+    return libraries, [each for each in problems if each]
 
 
 def publish(machine: str, into: Path) -> list[Path]:

@@ -296,6 +296,25 @@ def test_a_compiler_that_hangs_is_ended_with_all_that_it_started(tmp_path):
         os.close(reader)
 
 
-def test_a_folder_that_cannot_be_written_is_a_reason(needs_a_compiler):
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_compiled(tmp_path, monkeypatch):
+    compiler = script(tmp_path / "cc", f"touch {tmp_path / 'begun'}")
+    monkeypatch.setattr(build, "own_compiler", lambda _machine: [compiler])
+
     with pytest.raises(build.NotBuilt, match="kernels-"):
         build.build(Path("/proc"))
+
+    assert not (tmp_path / "begun").exists()
+
+
+def test_variants_are_compiled_at_the_same_time(tmp_path, monkeypatch):
+    """Each of two compilers ends when it has met the other."""
+    os.mkfifo(tmp_path / "meeting")
+    meet = f'case "$*" in *-first*) echo met > {tmp_path}/meeting;; *) read met < {tmp_path}/meeting;; esac'
+    compiler = script(tmp_path / "cc", f'{meet}\nwhile [ "$1" != -o ]; do shift; done; echo library > "$2"')
+    example = build.VARIANTS[build.machine()][0]
+    two = [example._replace(file=f"{name}.so", cc=f"-{name}") for name in ("first", "second")]
+    monkeypatch.setitem(build.VARIANTS, build.machine(), two)
+    monkeypatch.setattr(build, "own_compiler", lambda _machine: [compiler])
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+
+    assert build.build(tmp_path) == ([tmp_path / "first.so", tmp_path / "second.so"], [])
