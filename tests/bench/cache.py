@@ -82,7 +82,7 @@ def _known(results: Path | None) -> list[Run]:
 
 
 def _fits(run: Run, conditions: Conditions) -> bool:
-    same = ("wrong_labels", "rate", "images", "memory_only", "goal")
+    same = ("wrong_labels", "rate", "images", "memory_only", "goal", "cores")
     return all(run[key] == getattr(conditions, key) for key in same) and len(run["epochs"]) == conditions.epochs
 
 
@@ -178,6 +178,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--goal", type=float, default=0.9, help="the accuracy whose bytes and seconds are told (0.9)")
     parser.add_argument("--wrong-labels", type=float, default=0.0, help="share of wrong training labels (0)")
     parser.add_argument("--checkpoint", type=float, default=10.0, help="seconds between measured checkpoints (10)")
+    parser.add_argument("--cores", type=float, default=0.0, help="what the edge may take of them; 0: all (0)")
     parser.add_argument("--memory-only", action="store_true", help="no disk tier")
     parser.add_argument("--results", type=Path, help="a file of runs to add to")
     parser.add_argument("--figure", type=Path, help="an SVG to draw: accuracy against bytes and seconds")
@@ -198,7 +199,8 @@ def main() -> None:
     given = arguments()
     conditions = Conditions(
         images=given.images, epochs=given.epochs, rate=given.rate, wrong_labels=given.wrong_labels, goal=given.goal,
-        checkpoint_s=given.checkpoint, memory_only=given.memory_only, prefetch=given.prefetch,
+        checkpoint_s=given.checkpoint, memory_only=given.memory_only, cores=given.cores,
+        prefetch=given.prefetch,
     )  # fmt: skip
     print(machine(), flush=True)
     with tempfile.TemporaryDirectory(prefix="edged-cache-bench-") as temporary:

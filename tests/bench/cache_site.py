@@ -22,6 +22,7 @@ from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.topology import MIB
 from edged.services.cache.cache import DISK_SHARE
 from edged.services.cache.disk_gate import SPILL_BYTES
+from tests.bench.cpu_limit import limits
 from tests.bench.curve import Watch, reached
 from tests.bench.link import Link
 from tests.bench.sampling_study import DATA, SAMPLE_BYTES, read, with_wrong_labels
@@ -79,7 +80,10 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What all runs have in common. `rate`: the link's bytes a second; `checkpoint_s`: between two measured points."""
+    """What all runs have in common. `rate`: the link's bytes a second; `checkpoint_s`: between two measured points.
+
+    `cores`: what the edge may take of the machine's, all others the rest; 0: no limit.
+    """
 
     images: int
     epochs: int
@@ -88,6 +92,7 @@ class Conditions:
     goal: float
     checkpoint_s: float
     memory_only: bool = False
+    cores: float = 0.0
     prefetch: int = 16 * MIB
 
 
@@ -115,14 +120,17 @@ class Site:
         watch = Watch(folder / "state" / "edged" / "pi-a", lambda: self._link.traffic().down)
         environment = {"XDG_STATE_HOME": str(folder / "state"), "XDG_CACHE_HOME": str(folder / "cache")}
         log_file = self._folder / f"{name}.log"
-        edge = await Child.start(
-            name, "run", str(topology), "--node", "pi-a",
-            environment=environment, log_file=log_file, on_line=watch.take,
-        )  # fmt: skip
-        try:
-            await edge.wait_for("train.finished")
-        finally:
-            await edge.stop()
+        with limits(1, self._conditions.cores) as [limit]:
+            edge = await Child.start(
+                name, "run", str(topology), "--node", "pi-a",
+                within=limit.within, environment=environment, log_file=log_file, on_line=watch.take,
+            )  # fmt: skip
+            limit.take(edge.pid)
+            try:
+                await edge.wait_for("train.finished")
+            finally:
+                limit.release(edge.pid)
+                await edge.stop()
         defects = [*edge.noise, *(str(line) for line in edge.lines if line["event"] in DEFECTS)]
         shutil.rmtree(folder)
         curve = await asyncio.to_thread(lambda: list(watch.curve(self._test)))
@@ -130,6 +138,7 @@ class Site:
             "mode": setting.mode, "fraction": setting.fraction, "seed": setting.seed,
             "wrong_labels": self._conditions.wrong_labels, "rate": self._conditions.rate,
             "images": self._conditions.images, "memory_only": self._conditions.memory_only,
+            "cores": self._conditions.cores,
             "epochs": _epochs(edge.lines, curve), "curve": curve, "defects": defects,
             **reached(curve, self._conditions.goal),
         }  # fmt: skip

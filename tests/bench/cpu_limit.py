@@ -116,6 +116,24 @@ def limits(num: int, cores: float) -> Iterator[list[Limit]]:
                 folder.rmdir()
 
 
+@contextlib.contextmanager
+def together() -> Iterator[Limit]:
+    """One control group for several processes, without a limit: in it their niceness counts, as in a systemd slice.
+
+    It does nothing where none can be made. The processes must have ended when this ends.
+    """
+    root = _root()
+    if root is None:
+        yield _Unlimited()
+        return
+    folder = root / f"edged-bench-{os.getpid()}-together"
+    folder.mkdir()
+    try:
+        yield _Group(folder)
+    finally:
+        folder.rmdir()
+
+
 def _root() -> Path | None:
     """The folder in which this process may make groups."""
     if (_V1 / "cgroup.procs").exists():
