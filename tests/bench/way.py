@@ -1,13 +1,13 @@
 # ruff: noqa: T201 - a script prints
 """What the way to the trainer costs: CPU a sample by place, how long the lanes stand still, and a plain script beside.
 
-    python -m tests.bench.way [--quick] [--json] [--batches 64] [--kinds raw,jpeg] [--no-script]
+    python -m tests.bench.way [--quick] [--json] [--batches 64] [--jobs 1] [--kinds raw,jpeg] [--no-script]
 
 An edge trains README's model as a real process over real Kafka, for each kind of sample (raw 28×28; JPEG 64×64 in
-colour) and mini-batch, twice: with a cache that holds everything, and with none, so that each epoch is streamed. Places
-are timed inside the edge (see `way_places`); the first epoch, in which buffers and caches fill, does not count. Archive
-node and broker are processes of their own, and are counted apart. Beside it, in the same run: the script that people
-write instead (see `way_script`), TensorFlow in an environment of its own.
+colour), mini-batch and number of jobs, twice: with a cache that holds everything, and with none, so that each epoch is
+streamed. Places are timed inside the edge (see `way_places`); the first epoch, in which buffers and caches fill, does
+not count. Archive node and broker are processes of their own, and are counted apart. Beside it, in the same run: the
+script that people write instead (see `way_script`), TensorFlow in an environment of its own.
 
 The timing itself takes about 1 % of the CPU. Compare shares and ratios: other work on the machine slows everything.
 """
@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,18 @@ edges:
 archive:
   - {{name: vault, url: "{archive}"}}
 training:
-  stream: fashion
-  model: {model}
-  source: archive
-  epochs: {epochs}
-  global_batch: {batch}
-  optimizer: {{sgd: {{learning_rate: 0.05, momentum: 0.9}}}}
-  test_samples: 500
-  checkpoint: 5min
+{jobs}"""
+
+_JOB = """\
+  - name: job-{number}
+    stream: fashion
+    model: {model}
+    source: archive
+    epochs: {epochs}
+    global_batch: {batch}
+    optimizer: {{sgd: {{learning_rate: 0.05, momentum: 0.9}}}}
+    test_samples: 500
+    checkpoint: 5min
 """
 
 
@@ -85,19 +90,24 @@ class Place:
     samples: int
     data: str
 
-    def topology(self, batch: int, memory: str) -> Path:
+    def topology(self, batch: int, memory: str, num_jobs: int = 1) -> Path:
         size, channels = _SIZE[self.kind]
-        path = self.folder / f"{batch}-{memory}.yaml"
+        path = self.folder / f"{batch}-{memory}-{num_jobs}.yaml"
+        jobs = "".join(
+            _JOB.format(number=number, model=DESIGNS_MODEL, epochs=_EPOCHS, batch=batch) for number in range(num_jobs)
+        )
         path.write_text(
             _TOPOLOGY.format(
                 bootstrap=self.bootstrap, size=size, channels=channels, labels=FASHION, codec=self.kind, memory=memory,
-                archive=(self.folder / "archive").as_uri(), model=DESIGNS_MODEL, epochs=_EPOCHS, batch=batch,
+                archive=(self.folder / "archive").as_uri(), jobs=jobs,
             )
         )  # fmt: skip
         return path
 
 
-async def measure(kind: str, batches: Sequence[int], samples: int, data: str, *, with_script: bool) -> dict[str, Any]:
+async def measure(
+    kind: str, batches: Sequence[int], jobs: Sequence[int], samples: int, data: str, *, with_script: bool
+) -> dict[str, Any]:
     """All runs of one kind of sample."""
     with tempfile.TemporaryDirectory() as folder, Apache() as broker:
         place = Place(Path(folder), f"127.0.0.1:{broker.port}", kind, samples, data)
@@ -105,9 +115,9 @@ async def measure(kind: str, batches: Sequence[int], samples: int, data: str, *,
         runs: dict[str, Any] = {}
         async with _archive_node(place, source) as vault:
             servers = {"archive node": psutil.Process(vault.pid), "broker": _broker_process(broker)}
-            for batch in batches:
-                for name, memory in _CACHES.items():
-                    runs[f"{name}, batch {batch}"] = await _edge(place, batch, memory, servers)
+            for batch, num_jobs, (name, memory) in product(batches, jobs, _CACHES.items()):
+                title = f"{name}, batch {batch}" + (f", {num_jobs} jobs" if num_jobs > 1 else "")
+                runs[title] = await _edge(place, batch, memory, num_jobs, servers)
         if with_script:
             runs[f"script, batch {batches[0]}"] = await _script(place, source, batches[0])
         return runs
@@ -162,8 +172,10 @@ def _broker_process(broker: Apache) -> psutil.Process:
     return process
 
 
-async def _edge(place: Place, batch: int, memory: str, servers: Mapping[str, psutil.Process]) -> dict[str, Any]:
-    name = f"edge-{batch}-{memory}"
+async def _edge(
+    place: Place, batch: int, memory: str, num_jobs: int, servers: Mapping[str, psutil.Process]
+) -> dict[str, Any]:
+    name = f"edge-{batch}-{memory}-{num_jobs}"
     figures = place.folder / f"{name}.figures"
     edge = Child(name, place.folder / f"{name}.log")
     command = [
@@ -171,7 +183,7 @@ async def _edge(place: Place, batch: int, memory: str, servers: Mapping[str, psu
         "tests.bench.way_places",
         str(figures),
         "run",
-        str(place.topology(batch, memory)),
+        str(place.topology(batch, memory, num_jobs)),
         "--node",
         "pi-a",
     ]
@@ -180,21 +192,21 @@ async def _edge(place: Place, batch: int, memory: str, servers: Mapping[str, psu
         stdin=subprocess.DEVNULL, env={**os.environ, **_folders(place, name)}, start_new_session=True,
     )  # fmt: skip
     try:
-        await edge.wait_for("train.epoch")
+        await edge.wait_for("train.epoch", num_jobs)
         before = {name: _cpu_s(process) for name, process in servers.items()}
-        await edge.wait_for("train.finished")
+        await edge.wait_for("train.finished", num_jobs)
         after = {name: _cpu_s(process) for name, process in servers.items()}
     finally:
         await edge.stop()
-    epochs = [json.loads(line) for line in figures.read_text().splitlines()][1:]
-    logged, cache = edge.seen("train.epoch")[1:], edge.seen("cache.epoch")[1:]
+    epochs = [json.loads(line) for line in figures.read_text().splitlines()][num_jobs:]
+    logged, cache = edge.seen("train.epoch")[num_jobs:], edge.seen("cache.epoch")[num_jobs:]
     samples = sum(epoch["samples"] for epoch in epochs)
     seconds = Counter[str]()
     for epoch in epochs:
         seconds.update(epoch["seconds"])
     places = {name: 1e6 * seconds[name] / samples for name in seconds}
     return {
-        "samples_per_s": samples / sum(line["seconds"] for line in logged),
+        "samples_per_s": samples * num_jobs / sum(line["seconds"] for line in logged),
         "places_us_a_sample": places,
         "outside_us_a_sample": sum(places.get(name, 0.0) for name in OUTSIDE),
         "cpu_us_a_sample": sum(places.values()),
@@ -291,6 +303,7 @@ def _percent(share: float | None) -> str:
 def main() -> None:
     parser: argparse.ArgumentParser = bench_parser(__doc__, "a third of the samples")
     parser.add_argument("--batches", type=several(int), default=[64])
+    parser.add_argument("--jobs", type=several(int), default=[1], help="that train at the same time")
     parser.add_argument("--kinds", type=several(str), default=list(_SIZE))
     parser.add_argument("--data", default="fashion-mnist", help="the name of a data set, or its folder of IDX files")
     parser.add_argument("--no-script", action="store_true", help="leave out TensorFlow")
@@ -299,7 +312,14 @@ def main() -> None:
     report: dict[str, Any] = {"machine": trainer.machine()}
     for kind in arguments.kinds:
         report[kind] = asyncio.run(
-            measure(kind, arguments.batches, samples[kind], arguments.data, with_script=not arguments.no_script)
+            measure(
+                kind,
+                arguments.batches,
+                arguments.jobs,
+                samples[kind],
+                arguments.data,
+                with_script=not arguments.no_script,
+            )
         )
         show(kind, report[kind])
         sys.stdout.flush()
