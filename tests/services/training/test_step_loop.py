@@ -135,12 +135,19 @@ async def test_samples_can_be_put_as_soon_as_those_before_them_are_taken_while_s
 
 
 async def test_who_waits_for_room_is_told_when_the_turn_ends():
+    go_on = threading.Event()
     steps = Steps(is_due=lambda _now_s: True)
+
+    def compute(_map):
+        go_on.wait()
+
+    steps.during = compute
     async with steps.loop.open():
         steps.loop.put(samples(0, 8))
         async with steps.loop.turn():
             assert await steps.loop.has_room()
             steps.loop.put(samples(8, 12))
+            go_on.set()
             assert not await steps.loop.has_room()
         assert len(steps.done) == 1
         steps.loop.end()
