@@ -398,10 +398,10 @@ EVENTS: Mapping[str, Event] = {
         predictions=int,
     ),
     "infer.predicted": event(
-        "Predictions since the last such line; every 10 s if there are any, and at the end. Skipped: records that "
-        "ingest dead-letters. Correct: of those with a label, the ones predicted so. Anomalous, with an autoencoder: "
-        "above its threshold. Latency: from arrival at the broker; null, and in without_latency, where the clocks of "
-        "broker and edge make it negative or longer than a day.",
+        "Predictions since the last such line; every 10 s, of a service once a minute, if there are any, and at the "
+        "end. Skipped: records that ingest dead-letters. Correct: of those with a label, the ones predicted so. "
+        "Anomalous, with an autoencoder: above its threshold. Latency: from arrival at the broker; null, and in "
+        "without_latency, where the clocks of broker and edge make it negative or longer than a day.",
         optional=("anomalous",), anomalous=int, without_latency=int,
         generation=int, samples=int, skipped=int, labelled=int, correct=int, samples_per_s=float,
         latency_p50_ms=float, latency_p95_ms=float, compute_ms=float,
@@ -501,7 +501,7 @@ EVENTS: Mapping[str, Event] = {
     ),
     # res: the host's and the process's resources
     "res.sample": event(
-        "The monitor's series, once per second; of a service every 10 s, since the journal is on the disk; or as often "
+        "The monitor's series, once per second; of a service once a minute, as the journal is on the disk; or as often "
         "as the topology's `log.resources` says. CPU in percent of one core, summed over cores. Fields that the host "
         "does not provide are left out, as are the node's numbers that have been zero since the start. Lag by topic: "
         "the longest ones; absent when there is none. Blocked "

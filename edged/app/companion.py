@@ -82,6 +82,7 @@ async def run_companion(
             decoder=PillowDecoder(),
             runtime=runtime.name,
             poll_s=timing.poll_s,
+            report_s=timing.report_s,
             last_resort=None if is_numpy else ("numpy", load_by_numpy),
         )
         role = f"{COMPANION}:{training.name}" if training.name else COMPANION

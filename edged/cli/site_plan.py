@@ -10,6 +10,8 @@ from edged.domain.topology.topics import grants, prediction_topics, topics
 from edged.domain.training.schedule import batch_factor
 from edged.domain.validation.memory import cache_index, edge_budget, exchange_memory, training_memory
 from edged.domain.validation.nodes import sample_bytes
+from edged.domain.validation.writes import archive_writes, edge_writes
+from edged.settings import SERVICE_LINES_S
 
 Plan = dict[str, Any]
 
@@ -29,7 +31,12 @@ def plan_of(topology: Topology, node: str | None = None) -> Plan:
         "iot": [_device(topology, device) for device in devices],
         "edges": [_edge(topology, edge) if trains else {"name": edge.name} for edge in edges],
         "archive": [
-            {"name": archive.name, "url": archive.url, "sources": _sources(topology)}
+            {
+                "name": archive.name,
+                "url": archive.url,
+                "sources": _sources(topology),
+                "writes_per_year": {"log": archive_writes(topology, archive, SERVICE_LINES_S)},
+            }
             for archive in topology.archive
             if tier in {None, "archive"}
         ],
@@ -90,12 +97,15 @@ def _device(topology: Topology, device: Device) -> Plan:
 def _edge(topology: Topology, edge: Edge) -> Plan:
     models = [training_memory(job, topology.stream(job.stream)) for job in topology.jobs]
     budget = edge_budget(topology, edge, models)
+    writes = edge_writes(topology, edge, models, SERVICE_LINES_S)
     return {
         "name": edge.name,
         "rank": topology.edges.index(edge),
         "devices": [device.name for device in topology.devices_of(edge.name)],
         "memory": {**budget.parts, "total": budget.total, "limit": budget.limit},
         "disk_cache": edge.cache.disk,
+        "writes_per_year": {**writes.parts, "total": writes.total},
+        "writes_per_epoch": writes.per_epoch,
         "cache_index": _cache_index(topology, edge),
     }
 

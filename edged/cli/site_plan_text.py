@@ -7,6 +7,7 @@ from edged.domain.counted import counted, plural
 from edged.domain.nn.spec import shape_text
 from edged.domain.topology.topics import UNTIL_ARCHIVED_MS
 from edged.domain.validation.memory import mebibytes
+from edged.domain.validation.writes import gigabytes
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
@@ -63,9 +64,19 @@ def _edges_text(edges: Sequence[Plan]) -> Iterator[str]:
     )
     for edge in edges:
         yield f"memory of {edge['name']}: {_sum(edge['memory'])}"
+        yield _writes_text(edge)
         if edge["cache_index"]:
             yield _index_text(edge)
     yield ""
+
+
+def _writes_text(edge: Plan) -> str:
+    """With the companion's; what is written at the end of live training's epochs depends on how many samples come."""
+    writes = edge["writes_per_year"]
+    terms = " + ".join(f"{part} {gigabytes(size)}" for part, size in writes.items() if part != "total" and size)
+    text = f"written to {edge['name']}'s disk in a year, at most: {terms} = {gigabytes(writes['total'])}"
+    per_epoch = edge["writes_per_epoch"]
+    return f"{text}; {mebibytes(per_epoch)} an epoch" if per_epoch else text
 
 
 def _index_text(edge: Plan) -> str:
@@ -80,6 +91,9 @@ def _index_text(edge: Plan) -> str:
 def _archive_text(archives: Sequence[Plan], *, with_sources: bool) -> Iterator[str]:
     for archive in archives:
         yield from _table(("archive", "url"), [[archive["name"], archive["url"]]])
+        log = gigabytes(archive["writes_per_year"]["log"])
+        yield f"written to {archive['name']}'s disk in a year, at most: log {log}, beside the archive itself"
+        yield ""
         if with_sources:
             keys = ("edge", "stream", "topic")
             yield from _table(("from", *keys[1:]), [[source[key] for key in keys] for source in archive["sources"]])

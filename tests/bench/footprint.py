@@ -26,7 +26,7 @@ from edged.device import Device
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.topology import MIB, Topology
 from edged.domain.validation.nodes import sample_bytes
-from edged.settings import SERVICE_SAMPLE_S
+from edged.settings import SERVICE_LINES_S
 from tests.bench.arguments import bench_parser, several
 from tests.support.brokers import Apache
 from tests.support.examples import EXAMPLES, example, made_samples, unit_environment
@@ -46,7 +46,7 @@ Figures = Mapping[str, float]
 async def measure(file: str, broker: Apache, minutes: float, folder: Path) -> Figures:
     """The figures of one example."""
     name = Path(file).stem
-    site = Site(folder, broker.bootstrap, timing={"sample_s": SERVICE_SAMPLE_S})
+    site = Site(folder, broker.bootstrap, timing={"sample_s": SERVICE_LINES_S})
     text = example(file, name, f'{{bootstrap: ["{broker.bootstrap}"]}}', site.archive_folder, epochs=ENDLESS)
     site.topology.write_text(text)
     site.forks, site.more_environment = False, unit_environment()

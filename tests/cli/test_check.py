@@ -37,6 +37,19 @@ def test_a_valid_file_gives_the_plan_and_0(edged, topology_file):
     assert out.endswith("valid\n")
 
 
+def test_the_writes_of_a_year_are_projected_for_each_node(edged, topology_file):
+    _, out, _ = edged("check", topology_file())
+    _, as_json, _ = edged("check", topology_file(), "--json")
+
+    gb = r"\d+\.\d GB"
+    terms = rf"log {gb} \+ checkpoints {gb} \+ epochs {gb} \+ cache 3,135\.3 GB = 3,{gb}; \d\.\d MiB an epoch"
+    begin = "to {}'s disk in a year, at most:"
+    assert re.search(rf"^written {begin.format('pi-a')} {terms}$", out, re.MULTILINE)
+    assert re.search(rf"^written {begin.format('vault')} log {gb}, beside the archive itself$", out, re.MULTILINE)
+    (writes, _) = [edge["writes_per_year"] for edge in json.loads(as_json)["edges"]]
+    assert writes["total"] == sum(num_bytes for part, num_bytes in writes.items() if part != "total")
+
+
 def test_an_index_that_fits_is_told_without_advice(edged, topology_file):
     text = VALID.replace("name: pi-b", "name: pi-b, cache: {disk: 128MiB}")
     assert text != VALID

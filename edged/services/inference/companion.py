@@ -100,12 +100,13 @@ class Companion:
         runtime: str,
         batch: int = 64,
         poll_s: float = 1.0,
+        report_s: float = 10.0,
         now_ms: Callable[[], float] = unix_ms,
         last_resort: tuple[str, Load] | None = None,
     ) -> None:
         """`training`: the job whose models serve. `load`, `runtime` and `last_resort`: as in ServedModel.
 
-        `batch`: maximum of samples per batch; `poll_s`: maximum wait for records.
+        `batch`: maximum of samples per batch; `poll_s`: maximum wait for records; `report_s`: interval of its lines.
         """
         topology = in_use.topology
         self._stream = topology.stream(training.stream)
@@ -129,7 +130,7 @@ class Companion:
         self._committed: dict[TopicPartition, int] = {}
         self._commit_s = 0.0
         self._num_uncommitted = 0
-        self._report = InferReport()
+        self._report = InferReport(report_s)
         self._progress = Progress(0, idle=True)
         self._num_predicted = 0
 

@@ -9,14 +9,14 @@ import numpy as np
 from edged.domain.samples.prediction import Prediction
 from edged.log import logger
 
-_REPORT_S = 10.0
 _MAX_LATENCIES = 10_000
 
 
 class InferReport:
-    """Accumulates from one line to the next. Times are the event loop's, in seconds."""
+    """Accumulates from one line to the next, `every_s`. Times are the event loop's, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
         self.begin(0.0)
 
     def begin(self, now_s: float) -> None:
@@ -49,7 +49,7 @@ class InferReport:
 
     def write_if_due(self, now_s: float) -> None:
         """Write the line if the interval is over."""
-        if now_s - self._began_s >= _REPORT_S:
+        if now_s - self._began_s >= self._every_s:
             self.write(now_s)
 
     def write(self, now_s: float) -> None:

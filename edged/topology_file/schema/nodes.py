@@ -58,7 +58,7 @@ LOG = section(
     LogSettings,
     "What the nodes log.",
     level=Key(Choice(get_args(LogLevel)), "the least that is logged; --log-level of a command comes first"),
-    resources=Key(duration(0.1, 3600), "time between two res.sample lines; 10s under systemd, else 1s"),
+    resources=Key(duration(0.1, 3600), "time between two res.sample lines; 1min under systemd, else 1s"),
 )
 
 STREAM = Section(

@@ -1,4 +1,4 @@
-"""The companion's line sums up ten seconds, and is left out when nothing happened."""
+"""The companion's line sums up an interval, and is left out when nothing happened."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def prediction(label="cat", latency_ms=10.0, anomaly=None, threshold=None):
 
 @pytest.fixture
 def report():
-    report = InferReport()
+    report = InferReport(10.0)
     report.begin(100.0)
     return report
 
