@@ -75,8 +75,7 @@ class _BySites(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         path = TESTS.parent / nodeid.partition("::")[0]
-        is_alone = any(folder in path.parents for folder in _BROKERS_FOLDERS)
-        return nodeid if is_alone and 'scope="module"' not in path.read_text() else str(path)
+        return nodeid if _is_site(path) and not _stays_together(path) else str(path)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -107,12 +106,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test as one of `slow`, `quiet`, `brokers`, `fast`, so that none is forgotten and `-m` has them apart.
 
     The sites of real processes are spread evenly among the others: several at a time would only wait for each other's
-    cores. The quiet tests come last.
+    cores. Those that stay on one worker begin first, or the others would wait for that one at the end. The quiet tests
+    come last.
     """
     for item in items:
         item.add_marker(_mark(item))
         fake_time.configure(item)
-    sites = [item for item in items if _is_site(item.path)]
+    sites = sorted(filter(lambda item: _is_site(item.path), items), key=lambda item: not _stays_together(item.path))
     others = [item for item in items if not _is_site(item.path)]
     place = {item: index / len(kind) for kind in (sites, others) for index, item in enumerate(kind)}
     items.sort(key=lambda item: (item.get_closest_marker("quiet") is not None, place[item]))
@@ -121,6 +121,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @cache
 def _is_site(path: Path) -> bool:
     return path != _WITHOUT_BROKERS and any(folder in path.parents for folder in _BROKERS_FOLDERS)
+
+
+@cache
+def _stays_together(path: Path) -> bool:
+    """Whether the sites of a module share a fixture."""
+    return 'scope="module"' in path.read_text()
 
 
 @cache
