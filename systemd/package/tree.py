@@ -35,7 +35,7 @@ def lay_out(tree: Path, suite: Suite, date_s: int) -> None:
             write(tree / f"usr/lib/systemd/system/{unit.name}.d" / name, (UNITS / name).read_text())
     write(tree / "usr/lib/sysusers.d/edged.conf", (UNITS / "edged.sysusers").read_text())
     (tree / "etc/edged").mkdir(parents=True)
-    for example in (*(ROOT / "config").glob("*.yaml"), UNITS / "archive.conf"):
+    for example in (ROOT / "config").glob("*.yaml"):
         write(tree / "usr/share/doc/edged/examples" / example.name, example.read_text())
 
 

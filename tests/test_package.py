@@ -1,0 +1,210 @@
+"""What the Debian packages are made of is pinned, would load where it is installed, and gives the same bytes each time.
+
+The packages themselves are made, installed and removed in `tests/slow/test_package.py`.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+from edged.adapters.kernels.build import ZIGLANG
+from systemd.package import deb, libraries, tree, wheels
+from systemd.package.suites import MACHINES, SUITES, Suite
+from tests.support.pages import ROOT
+from tests.support.requirements import require
+
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SCRIPTS = sorted(deb.SCRIPTS.iterdir())
+
+each_suite = pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
+
+
+@dataclass
+class Pin:
+    name: str
+    version: str
+    digests: int
+
+
+def pins(file: str) -> dict[str, Pin]:
+    """By name, as pip compares names."""
+    text = (wheels.PINS / file).read_text()
+    found = re.findall(r"^([\w.-]+)==(\S+)((?: \\\n +--hash=sha256:[0-9a-f]{64})+)$", text, re.MULTILINE)
+    assert len(found) == text.count("==")
+    return {name: Pin(name, version, digests.count("sha256:")) for name, version, digests in found}
+
+
+# what is pinned
+
+
+@each_suite
+def test_the_pins_are_versions_that_edged_asks_for(suite):
+    """All of its dependencies and the archive's, for the suite's Python. If not: `python -m systemd.package.lock`."""
+    found = pins(f"{suite.name}.txt")
+    environment = {"python_version": suite.python_version, "sys_platform": "linux", "extra": ""}
+    asked = [Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["archive"]]
+    asked = [each for each in asked if each.marker is None or each.marker.evaluate(environment)]
+    wrong = [str(each) for each in asked if not each.specifier.contains(found[each.name].version)]
+    assert len(asked) > 12
+    assert wrong == []
+
+
+@each_suite
+def test_numpy_is_pinned_for_both_architectures(suite):
+    assert pins(f"{suite.name}.txt")["numpy"].digests == len(MACHINES)
+
+
+def test_the_compiler_pinned_is_the_one_of_the_published_wheels():
+    assert pins("build.txt")["ziglang"].version == ZIGLANG
+
+
+# what is looked at in libraries
+
+
+@pytest.fixture
+def compiler() -> str:
+    return shutil.which("cc") or require("cc (Debian: gcc libc6-dev)")
+
+
+def compile_library(compiler: str, path: Path, *options: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = "#include <stdlib.h>\nint probe(void) { return rand(); }\n"
+    command = [compiler, "-shared", "-fPIC", "-x", "c", "-", "-x", "none", *options, "-o", path]
+    subprocess.run(command, input=source, text=True, check=True, cwd=path.parent)
+
+
+def test_a_library_names_the_packages_that_it_needs(compiler, tmp_path):
+    compile_library(compiler, tmp_path / "a.so", "-Wl,--no-as-needed", "-l:libgcc_s.so.1")
+    (tmp_path / "text").write_text("no library")
+    first, *others = libraries.dependencies(tmp_path, SUITES["bookworm"], "amd64")
+    assert re.fullmatch(r"libc6 \(>= 2\.\d+\)", first)
+    assert others == ["libgcc-s1"]
+
+
+def test_a_library_that_pages_of_16_kib_refuse_is_refused_for_arm(compiler, tmp_path):
+    compile_library(compiler, tmp_path / "vendor" / "a.so", "-Wl,-z,max-page-size=4096")
+    libraries.dependencies(tmp_path, SUITES["bookworm"], "amd64")
+    with pytest.raises(libraries.Unfit, match=r"^vendor/a\.so: aligned to 4096 bytes, which pages of 16384 refuse$"):
+        libraries.dependencies(tmp_path, SUITES["bookworm"], "arm64")
+
+
+def test_pages_of_16_kib_take_larger_alignments(compiler, tmp_path):
+    compile_library(compiler, tmp_path / "a.so", "-Wl,-z,max-page-size=65536")
+    libraries.dependencies(tmp_path, SUITES["bookworm"], "arm64")
+
+
+def test_a_library_of_a_newer_glibc_than_the_suites_is_refused(compiler, tmp_path):
+    compile_library(compiler, tmp_path / "a.so")
+    old = Suite("ancient", 1, (3, 11), (2, 1))
+    with pytest.raises(libraries.Unfit, match=r"^a\.so: needs glibc 2[.0-9]+, and ancient has 2\.1$"):
+        libraries.dependencies(tmp_path, old, "amd64")
+
+
+def test_a_library_that_needs_one_that_was_left_out_is_refused_and_so_are_all_others(compiler, tmp_path):
+    compile_library(compiler, tmp_path / "libvendor.so", "-Wl,-soname,libvendor.so")
+    for name in ("a.so", "b.so"):
+        compile_library(compiler, tmp_path / name, "-Wl,--no-as-needed", "libvendor.so")
+    libraries.dependencies(tmp_path, SUITES["bookworm"], "amd64")
+    (tmp_path / "libvendor.so").unlink()
+    with pytest.raises(libraries.Unfit) as refused:
+        libraries.dependencies(tmp_path, SUITES["bookworm"], "amd64")
+    assert str(refused.value).splitlines() == [
+        f"{name}: needs libvendor.so, which nothing brings" for name in ("a.so", "b.so")
+    ]
+
+
+# what is left out
+
+
+def test_what_never_serves_is_left_out_with_its_folders(tmp_path):
+    kept = ["numpy/core/multiarray.py", "numpy/core/_multiarray_tests.so", "edged/cli/check.py", "tests_of_life.py"]
+    gone = ["numpy/core/tests/deep/test_a.py", "numpy/f2py/a.py", "a-1.dist-info/RECORD", "PIL/_avif.so"]
+    for name in kept + gone:
+        tree.write(tmp_path / name, "")
+    wheels.leave_out(tmp_path)
+    assert {path.relative_to(tmp_path).as_posix() for path in wheels.files(tmp_path)} == set(kept)
+    assert not (tmp_path / "numpy/core/tests").exists()
+    assert not (tmp_path / "PIL").exists()
+
+
+# the package
+
+
+@pytest.fixture
+def dpkg() -> str:
+    return shutil.which("dpkg-deb") or require("dpkg-deb (Debian: dpkg)")
+
+
+def pack(folder: Path, *, umask: int = 0o022, backwards: bool = False) -> Path:
+    """A small package, made below `folder`."""
+    before = os.umask(umask)
+    try:
+        for name in sorted(("usr/lib/edged/a.py", "usr/lib/edged/b.py"), reverse=backwards):
+            tree.write(folder / "tree" / name, name)
+        tree.write(folder / "tree/usr/lib/edged/bin/edged", "#!/bin/sh\n", 0o755)
+        fields = {"Version": "1+deb12", "Architecture": "amd64"}
+        deb.make(folder / "tree", "edged", SUITES["bookworm"], fields, 1_700_000_000, folder / "a.deb", quick=False)
+    finally:
+        os.umask(before)
+    return folder / "a.deb"
+
+
+def test_the_same_files_give_the_same_bytes_whatever_the_umask_and_the_hour(dpkg, tmp_path):
+    first = pack(tmp_path / "first")
+    second = pack(tmp_path / "second", umask=0o077, backwards=True)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_all_files_are_roots_readable_and_their_digests_are_listed(dpkg, tmp_path):
+    package = pack(tmp_path, umask=0o077)
+    listed = subprocess.run([dpkg, "--contents", package], check=True, capture_output=True, text=True).stdout
+    modes = {line.split()[0] for line in listed.splitlines()}
+    assert modes == {"drwxr-xr-x", "-rw-r--r--", "-rwxr-xr-x"}
+    assert {line.split()[1] for line in listed.splitlines()} == {"root/root"}
+    subprocess.run([dpkg, "--control", package, tmp_path / "control"], check=True)
+    digests = (tmp_path / "control" / "md5sums").read_text()
+    subprocess.run(["md5sum", "--check"], input=digests, cwd=tmp_path / "tree", text=True, check=True)
+
+
+@each_suite
+def test_the_units_are_in_the_systems_place_and_start_the_packages_program(suite, tmp_path):
+    tree.lay_out(tmp_path, suite, 1_700_000_000)
+    units = tmp_path / "usr/lib/systemd/system"
+    for name, command in (("edged@.service", "run"), ("edged-infer@.service", "infer")):
+        text = (units / name).read_text()
+        assert f"\nExecStart=/usr/bin/edged {command} /etc/edged/topology.yaml --node %i\n" in text
+        assert "/opt/" not in text
+        drop_ins = [path.name for path in (units / f"{name}.d").glob("*")]
+        assert drop_ins == (["systemd-254.conf"] if suite.name == "trixie" else [])
+    assert (tmp_path / "usr/bin/edged").resolve() == tmp_path / "usr/lib/edged/bin/edged"
+    assert (tmp_path / "usr/share/man/man1/edged.1.gz").exists()
+    assert (tmp_path / "usr/share/bash-completion/completions/edged").exists()
+    assert list((tmp_path / "etc/edged").iterdir()) == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_is_one_of_posix_shell(script):
+    shell = shutil.which("dash") or require("dash (Debian: dash)")
+    subprocess.run([shell, "-n", script], check=True)
+    assert script.read_text().startswith("#!/bin/sh\nset -e\n")
+
+
+@pytest.mark.parametrize(("system", "status"), [("armhf", 1), ("arm64", 0)])
+def test_a_32_bit_system_is_refused_with_the_reason(tmp_path, system, status):
+    """Also where the kernel is a 64-bit one, and dpkg takes packages for it."""
+    tree.write(tmp_path / "dpkg", f"#!/bin/sh\necho {system}\n", 0o755)
+    done = subprocess.run(
+        ["sh", deb.SCRIPTS / "edged.preinst", "install"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "DPKG_MAINTSCRIPT_ARCH": "arm64"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == status
+    assert ("not supported on 32-bit systems, and this one is armhf" in done.stderr) == (status != 0)
