@@ -77,7 +77,7 @@ def compiler() -> str:
 def compile_library(compiler: str, path: Path, *options: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     source = "#include <stdlib.h>\nint probe(void) { return rand(); }\n"
-    command = [compiler, "-shared", "-fPIC", "-x", "c", "-", "-x", "none", *options, "-o", path]
+    command: list[str | Path] = [compiler, "-shared", "-fPIC", "-x", "c", "-", "-x", "none", *options, "-o", path]
     subprocess.run(command, input=source, text=True, check=True, cwd=path.parent)
 
 

@@ -178,7 +178,8 @@ def _report(error: Exception) -> int:
         complain("edged", f"{error} (STATE_DIRECTORY or XDG_STATE_HOME names another)", stream)
         return os.EX_CANTCREAT
     if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").partition(".")[0])):
-        complain("edged", f"{error.name} is not installed: pip install 'edged[{extra}]'", stream)
+        package = f"the package edged-{extra}, or " if extra == "archive" else ""
+        complain("edged", f"{error.name} is not installed: {package}pip install 'edged[{extra}]'", stream)
         return os.EX_CONFIG  # restarting does not help
     if isinstance(error, EdgedError):
         complain("edged", error, stream)

@@ -203,7 +203,9 @@ def test_a_missing_extra_is_named_and_no_reason_to_restart(monkeypatch, capsys):
     monkeypatch.setattr("edged.cli.schema.run", run)
 
     assert cli.main(["schema"]) == 78
-    assert capsys.readouterr().err == "edged: pyarrow.parquet is not installed: pip install 'edged[archive]'\n"
+    assert capsys.readouterr().err == (
+        "edged: pyarrow.parquet is not installed: the package edged-archive, or pip install 'edged[archive]'\n"
+    )
 
 
 def test_another_missing_module_is_a_defect(monkeypatch, capsys):

@@ -50,6 +50,7 @@ RUN_ELSEWHERE = {
     "pip install -e '.[demo,test]'": (".ci/run", r"pip install (--quiet )?-e '\.\[demo,test\]'"),
     "/opt/edged/bin/pip install .": (".ci/run", r"pip install --quiet \."),
     ".venv/bin/pytest": (".ci/run", r"\.venv/bin/pytest"),
+    "apt install ./edged_": ("tests/slow/test_package.py", r"apt install --yes \./edged_"),
     "kcat -P": ("tests/integration/test_foreign_client.py", '"-P", "-b"'),
     "kcat -C": ("tests/integration/test_foreign_client.py", '"-C", "-b"'),
 }

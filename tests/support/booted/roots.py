@@ -18,7 +18,7 @@ from tests.support.requirements import require
 SYSTEMD = {"bookworm": 252, "trixie": 257}
 """Suites, and the version of systemd that each has."""
 
-_MIRROR = "http://deb.debian.org/debian"
+MIRROR = "http://deb.debian.org/debian"
 _PACKAGES = ("systemd", "systemd-sysv", "dbus", "udev", "python3-venv", "ca-certificates", "procps")
 
 _TIMERS = "apt-daily apt-daily-upgrade dpkg-db-backup e2scrub_all"
@@ -36,7 +36,7 @@ def debian(suite: str) -> Path:
     """The root folder of this suite's system. Ends the test where it cannot be had."""
     if shutil.which("mmdebstrap") is None:
         require("no mmdebstrap, for a system to boot: apt install mmdebstrap")
-    recipe = "\n".join((_MIRROR, *_PACKAGES, *_SETUP))
+    recipe = "\n".join((MIRROR, *_PACKAGES, *_SETUP))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edged-tests"
     root = cache / f"debian-{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
     cache.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def debian(suite: str) -> Path:
 def _make(suite: str, root: Path) -> None:
     hooks = [word for each in _SETUP for word in ("--customize-hook", each)]
     options = ["--variant=minbase", f"--include={','.join(_PACKAGES)}", *hooks]
-    command = ["mmdebstrap", *options, suite, str(root), _MIRROR]
+    command = ["mmdebstrap", *options, suite, str(root), MIRROR]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         require(f"no {suite} to boot: {done.stderr.strip()[-500:]}")
