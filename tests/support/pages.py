@@ -1,7 +1,6 @@
 """The pages for people, taken apart: their code blocks, commands, tables, links and headings."""
 
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +22,7 @@ class Page(NamedTuple):
     def commands(self) -> list[str]:
         """All command lines, without their comments."""
         lines = [line for block in self.blocks("sh") for line in block.splitlines() if line]
-        return [shlex.join(shlex.split(line, comments=True)) if "#" in line else line for line in lines]
+        return [re.sub(r" +# .*", "", line) for line in lines]
 
     @property
     def prose(self) -> str:
