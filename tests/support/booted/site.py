@@ -20,6 +20,8 @@ NODES = ("vault", "pi-a")
 PASSWORD = "a-secret-of-the-greenhouse"  # noqa: S105 - guards nothing
 KAFKA_PORT, LOGIN_PORT = 9092, 9093
 
+PACKAGES = "/var/packages"
+
 TOPOLOGY_FILE = "/etc/edged/topology.yaml"
 TOPOLOGY = """\
 schema: 1
@@ -180,10 +182,11 @@ def installed(suite: str, folder: Path, seen: Sequence[Path]) -> Path:
 
 
 def install(machine: Machine, packages: Iterable[Path]) -> None:
-    """Install the packages. Nothing of them is in the network."""
+    """Install the packages, and leave them in `PACKAGES`. All that they need is there: the network is not."""
+    machine.file(PACKAGES).mkdir()
     for each in packages:
-        shutil.copy(each, machine.file("/root"))
-    machine.shell("cd /root; apt-get install --yes --no-install-recommends ./*.deb; rm *.deb")
+        shutil.copy(each, machine.file(PACKAGES))
+    machine.shell(f"apt-get install --yes {PACKAGES}/*.deb")
 
 
 def install_kafka(machine: Machine) -> None:
