@@ -129,6 +129,10 @@ class Timing:
     first_deadline_s: float = 30.0
     """How long a group's member waits for others of whom nothing is known yet: their first gradients, joins, offers."""
 
+    min_deadline_s: float = 1.0
+    """The least that a member waits for missing gradients, however short the steps are: a pause of the machine is no
+    reason to continue without a member."""
+
     memory_grace_s: float = 30.0
     """How long the process may exceed its memory limit; the peak of a checkpoint or an evaluation is shorter."""
 

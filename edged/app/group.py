@@ -18,7 +18,7 @@ from edged.services.group.checkpoints.recovery import Recovery
 from edged.services.group.contribution import ContributionMaker
 from edged.services.group.follower import Follower
 from edged.services.group.liveness import Liveness
-from edged.services.group.log.deadline import FIRST_DEADLINE_S
+from edged.services.group.log.deadline import FIRST_DEADLINE_S, MIN_DEADLINE_S
 from edged.services.group.log.group_log import GroupAddress, GroupLog
 from edged.services.group.member import Member
 from edged.services.group.parameter_server import ParameterServer
@@ -59,6 +59,7 @@ def group_trainer(
         topics=_topics(job),
         rules=group_step.rules(job, model.num_parameters),
         first_deadline_s=timing.first_deadline_s,
+        min_deadline_s=timing.min_deadline_s,
         executor=executor,
     )
 
@@ -77,6 +78,7 @@ def member_trainer(
     topics: GroupTopics,
     rules: Rules,
     first_deadline_s: float = FIRST_DEADLINE_S,
+    min_deadline_s: float = MIN_DEADLINE_S,
     executor: Executor | None = None,
 ) -> GroupTrainer:
     """The trainer of one member. `planner`: the one that `epochs` draws its plans by.
@@ -100,7 +102,7 @@ def member_trainer(
         health,
         liveness,
     )
-    steps = StepRunner(training, follower, contributions, epochs, liveness, executor, first_deadline_s)
+    steps = StepRunner(training, follower, contributions, epochs, liveness, executor, first_deadline_s, min_deadline_s)
     return GroupTrainer(
         training,
         learner,
@@ -133,6 +135,7 @@ def _server(job: Job, log: Log, timing: Timing) -> ParameterServer:
         compression=job.training.exchange.compression,
         job=job.name,
         first_deadline_s=timing.first_deadline_s,
+        min_deadline_s=timing.min_deadline_s,
     )
 
 

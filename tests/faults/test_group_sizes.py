@@ -11,13 +11,15 @@ from tests.support.real_group import IMAGES, digest, newest_checkpoint
 from tests.support.site import Site, running, stopped
 
 EPOCHS = 2
+NOBODY_IS_LATE = {"min_deadline_s": 300.0}
+"""However slow the machine is: a step that is closed without a contribution gives other weights."""
 TOLERANCE = 1e-4
 """Of weights of the order of 0.1. Sums in another order differ in their last bits."""
 
 
 async def trained(folder: Path, bootstrap: str, *edges: str) -> TrainState:
     """The state that these edges end with: the same on all, bit for bit, after every epoch."""
-    settings = {"site": f"{folder.name}-{len(edges)}", "edges": edges, "epochs": EPOCHS}
+    settings = {"site": f"{folder.name}-{len(edges)}", "edges": edges, "epochs": EPOCHS, "timing": NOBODY_IS_LATE}
     async with running(
         Site(folder / f"{len(edges)}", bootstrap, more="exchange: {mode: all_reduce}", **settings)
     ) as site:
@@ -30,7 +32,7 @@ async def trained(folder: Path, bootstrap: str, *edges: str) -> TrainState:
             lines = [child.seen("exchange.epoch", epoch=epoch)[0] for child in children]
             assert [line["members"] for line in lines] == [list(edges)] * len(edges)
             assert len({line["weights"] for line in lines}) == 1
-            assert {line["missed"] for line in lines} == {0}, "a member was too slow for the deadline: no like weights"
+            assert {line["missed"] for line in lines} == {0}
         for child in children:
             await stopped(child)
         states = [newest_checkpoint(site, name) for name in edges]

@@ -36,7 +36,7 @@ from edged.log import Throttle, bind, logger
 from edged.ports import Log, Message, Progress, Record, Statistics, TopicPartition
 from edged.reading import read_to_end
 from edged.services.group.checkpoints.reader import CheckpointReader, GroupTopics, read_checkpoints
-from edged.services.group.log.deadline import FIRST_DEADLINE_S, Deadline
+from edged.services.group.log.deadline import FIRST_DEADLINE_S, MIN_DEADLINE_S, Deadline
 from edged.services.group.log.group_log import RECORDS_PER_POLL
 from edged.services.group.log.ordered_reader import read_in_order
 
@@ -65,6 +65,7 @@ class ParameterServer:
         compression: Compression,
         job: str = "",
         first_deadline_s: float = FIRST_DEADLINE_S,
+        min_deadline_s: float = MIN_DEADLINE_S,
     ) -> None:
         self._log = log
         self._rules = rules
@@ -74,7 +75,7 @@ class ParameterServer:
         self._compression: Compression = "none" if compression == "none" else "fp16"
         self._job = job
         self._state = State()
-        self._deadline = Deadline(first_deadline_s)
+        self._deadline = Deadline(first_deadline_s, min_deadline_s)
         self._throttle = Throttle(max_kinds=64)  # of edges, by names that anybody may have made up
         self._steps = 0
         self._closes_at: float | None = None

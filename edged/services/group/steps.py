@@ -19,7 +19,7 @@ from edged.services.epochs.loader import EpochLoader
 from edged.services.group.contribution import ContributionMaker, PendingGradient
 from edged.services.group.follower import POLL_S, Follower
 from edged.services.group.liveness import Liveness
-from edged.services.group.log.deadline import DEADLINE_FACTOR, FIRST_DEADLINE_S, Deadline
+from edged.services.group.log.deadline import DEADLINE_FACTOR, FIRST_DEADLINE_S, MIN_DEADLINE_S, Deadline
 
 _BUSY_POLL_S = 0.02
 """Poll interval while samples are being fetched too."""
@@ -48,6 +48,7 @@ class StepRunner:
         liveness: Liveness,
         executor: Executor | None = None,
         first_deadline_s: float = FIRST_DEADLINE_S,
+        min_deadline_s: float = MIN_DEADLINE_S,
     ) -> None:
         self._executor = executor
         self._training = training
@@ -56,7 +57,7 @@ class StepRunner:
         self._epochs = epochs
         self._liveness = liveness
         self._first_deadline_s = first_deadline_s
-        self._deadline = Deadline(first_deadline_s)
+        self._deadline = Deadline(first_deadline_s, min_deadline_s)
         self._throttle = Throttle()
         self._speed = 0.0
         self._sample_wait_s = 0.0

@@ -12,8 +12,8 @@ FIRST_DEADLINE_S = Timing().first_deadline_s
 EPOCH_DEADLINE_S = 10.0
 """Minimum for an epoch's first step: other members may still be saving the last epoch, planning and fetching."""
 
-MIN_DEADLINE_S = 1.0
-"""However short the steps are: a pause of the machine is no reason to continue without a member."""
+MIN_DEADLINE_S = Timing().min_deadline_s
+"""However short the steps are. A node's `Timing` may differ."""
 
 DEADLINE_FACTOR = 1.5
 """Multiple of the usual step time to wait."""
@@ -24,8 +24,9 @@ _STEP_TIMES = 32
 class Deadline:
     """How long to wait for missing gradients, from the median duration of recent steps."""
 
-    def __init__(self, first_s: float = FIRST_DEADLINE_S) -> None:
+    def __init__(self, first_s: float = FIRST_DEADLINE_S, min_s: float = MIN_DEADLINE_S) -> None:
         self._first_s = first_s
+        self._min_s = min_s
         self._step_times: deque[float] = deque(maxlen=_STEP_TIMES)
 
     def record(self, seconds: float) -> None:
@@ -36,5 +37,5 @@ class Deadline:
         """How long to wait from a gradient of the present step on."""
         if not self._step_times:
             return self._first_s
-        min_s = EPOCH_DEADLINE_S if state.step == state.epoch_first_step else MIN_DEADLINE_S
-        return max(DEADLINE_FACTOR * median(self._step_times), min_s)
+        min_s = EPOCH_DEADLINE_S if state.step == state.epoch_first_step else 0.0
+        return max(DEADLINE_FACTOR * median(self._step_times), min_s, self._min_s)

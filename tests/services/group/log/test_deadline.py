@@ -39,6 +39,13 @@ def test_however_short_the_steps_are_there_is_a_minimum_and_a_longer_one_for_an_
     assert after(0.001).seconds(FIRST_STEP) == EPOCH_DEADLINE_S
 
 
+@pytest.mark.parametrize("state", [FIRST_STEP, LATER_STEP])
+def test_a_nodes_own_minimum_holds_for_each_step(state: State):
+    deadline = Deadline(min_s=60.0)
+    deadline.record(0.001)
+    assert deadline.seconds(state) == 60.0
+
+
 def test_an_epochs_first_step_gets_no_less_than_a_slow_step():
     assert after(100.0).seconds(FIRST_STEP) == DEADLINE_FACTOR * 100.0
 
