@@ -117,20 +117,24 @@ def limits(num: int, cores: float) -> Iterator[list[Limit]]:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[Limit]:
-    """One control group for several processes, without a limit: in it their niceness counts, as in a systemd slice.
+def together() -> Iterator[bool]:
+    """Inside, this process and those that it starts are one control group: their niceness counts among them.
 
-    It does nothing where none can be made. The processes must have ended when this ends.
+    As in a systemd slice; otherwise each session is scheduled for itself. False where no group can be made. What was
+    started must have ended when this ends.
     """
     root = _root()
     if root is None:
-        yield _Unlimited()
+        yield False
         return
     folder = root / f"edged-bench-{os.getpid()}-together"
     folder.mkdir()
+    group = _Group(folder)
+    group.take(os.getpid())
     try:
-        yield _Group(folder)
+        yield True
     finally:
+        group.release(os.getpid())
         folder.rmdir()
 
 

@@ -34,7 +34,7 @@ from edged.domain.samples import prediction, times
 from edged.domain.topology import Kafka
 from edged.ports import Message, TopicPartition, TopicSpec
 from tests.bench.arguments import bench_parser
-from tests.bench.cpu_limit import Limit, together
+from tests.bench.cpu_limit import together
 from tests.bench.trainer import machine
 from tests.support.brokers import Apache
 from tests.support.site import DESIGNS_MODEL, FASHION, moment
@@ -138,11 +138,10 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def site(folder: Path, images: int, group: Limit) -> AsyncIterator[Site]:
+async def site(folder: Path, images: int) -> AsyncIterator[Site]:
     """Broker, archive node, edge, companion and the bare loop, with a model in service."""
     async with contextlib.AsyncExitStack() as stack:
         broker = await asyncio.to_thread(stack.enter_context, Apache())
-        group.take(broker.pid)
         topology = folder / "topology.yaml"
         topology.write_text(
             _TOPOLOGY.format(
@@ -158,7 +157,7 @@ async def site(folder: Path, images: int, group: Limit) -> AsyncIterator[Site]:
         async def start(command: str, node: str, *within: str) -> Child:
             child = await Child.start(
                 f"{command} {node}", command, str(topology), "--node", node,
-                within=(*group.within, *within), environment=environment,
+                within=within, environment=environment,
             )  # fmt: skip
             stack.push_async_callback(child.stop)
             return child
@@ -169,13 +168,13 @@ async def site(folder: Path, images: int, group: Limit) -> AsyncIterator[Site]:
         await companion.wait_for("infer.model_loaded")
         log = await stack.enter_async_context(KafkaLog(Kafka((broker.bootstrap,)), RecordingHealth()))
         await log.ensure([TopicSpec(_OUT)])
-        bare = await _start_bare(broker.bootstrap, group)
+        bare = await _start_bare(broker.bootstrap)
         stack.callback(_kill, bare)
         yield Site(edge, {"companion": companion.pid, "bare loop": bare.pid}, log, bare)
 
 
-async def _start_bare(bootstrap: str, group: Limit) -> asyncio.subprocess.Process:
-    command = [*group.within, sys.executable, "-m", "tests.bench.latency_bare", bootstrap, _OUT, *_TOPICS["bare loop"]]
+async def _start_bare(bootstrap: str) -> asyncio.subprocess.Process:
+    command = [sys.executable, "-m", "tests.bench.latency_bare", bootstrap, _OUT, *_TOPICS["bare loop"]]
     bare = await asyncio.create_subprocess_exec(
         *killed_with_parent(command), stdout=asyncio.subprocess.PIPE, start_new_session=True, limit=1 << 26
     )
@@ -202,14 +201,14 @@ def _scheduled_s(pid: int) -> tuple[float, float]:
 
 async def measure(rate: float, rounds: int, seconds: float, images: int) -> dict[str, Any]:
     """Both by turns; medians over the rounds."""
-    with tempfile.TemporaryDirectory(prefix="edged-latency-bench-") as folder, together() as group:
-        async with site(Path(folder), images, group) as running:
+    with tempfile.TemporaryDirectory(prefix="edged-latency-bench-") as folder, together() as is_shared:
+        async with site(Path(folder), images) as running:
             for who in _TOPICS:
                 await running.turn(who, rate, _WARM_UP_S)
             turns = [await running.turn(who, rate, seconds) for _ in range(rounds) for who in _TOPICS]
             latencies = await running.latencies()
         report = {who: _figures([turn for turn in turns if turn.who == who], latencies[who], rate) for who in _TOPICS}
-        return {**report, "rate": rate, "is_niceness_shared": group.limits}
+        return {**report, "rate": rate, "is_niceness_shared": is_shared}
 
 
 def _figures(turns: Sequence[Turn], latencies: Sequence[tuple[float, float]], rate: float) -> dict[str, Any]:
@@ -242,11 +241,13 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=200.0, help="records a second of both devices (200)")
     parser.add_argument("--rounds", type=int, help="turns of each (3)")
     parser.add_argument("--seconds", type=float, help="of a turn (30)")
+    parser.add_argument("--images", type=int, help="of an epoch, after each of which there is a new model (60000)")
     given = parser.parse_args()
     rounds = given.rounds or (2 if given.quick else 3)
     seconds = given.seconds or (10.0 if given.quick else 30.0)
+    images = given.images or (6_000 if given.quick else 60_000)
     print(machine(), flush=True)
-    report = asyncio.run(measure(given.rate, rounds, seconds, 6_000 if given.quick else 60_000))
+    report = asyncio.run(measure(given.rate, rounds, seconds, images))
     show(report)
     if given.json:
         print(json.dumps(report))

@@ -85,12 +85,6 @@ class Broker:
             self._process.wait()
         self._process = None
 
-    @property
-    def pid(self) -> int:
-        """The running process."""
-        assert self._process is not None
-        return self._process.pid
-
     def pause(self) -> None:
         """It accepts connections and answers nothing any more, from the moment on that this returns."""
         self._signal(signal.SIGSTOP)
