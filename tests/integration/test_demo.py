@@ -18,6 +18,9 @@ from tests.support.data import birds
 from tests.support.demo import a_few_articles, assert_whole, run_demo
 from tests.support.forked import start_forked
 
+MAX_EDGE_MIB = 120
+"""Resident, of the edge's daemon: its share of a Raspberry Pi with 512 MiB."""
+
 
 async def refusal(*arguments: str) -> str:
     """What a demo says that ends as wrong usage."""
@@ -59,6 +62,7 @@ async def test_three_tiers_on_the_embedded_broker(tmp_path):
     assert (summary["backend"] == "numpy") == (summary["no_kernels"] is not None)
     assert {"samples_per_s", "data_wait_fraction", "blocked_fraction", "prediction_p99_ms", "wall_s"} <= summary.keys()
     assert all(0 < mib < 400 for mib in summary["peak_rss_mib"].values())
+    assert summary["peak_rss_mib"]["run pi-a"] <= MAX_EDGE_MIB
     assert_kept(tmp_path)
     assert "is not empty" in await refusal("--keep", str(tmp_path))
 
