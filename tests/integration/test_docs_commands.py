@@ -50,6 +50,7 @@ RUN_ELSEWHERE = {
     "pip install -e '.[demo,test]'": (".ci/run", r"pip install (--quiet )?-e '\.\[demo,test\]'"),
     "/opt/edged/bin/pip install .": (".ci/run", r"pip install --quiet \."),
     ".venv/bin/pytest": (".ci/run", r"\.venv/bin/pytest"),
+    "apt install openjdk": (".ci/run", r"openjdk-17-jre-headless"),
     "apt install ./edged_": ("tests/slow/test_package.py", r"apt install --yes \./edged_"),
     "kcat -P": ("tests/integration/test_foreign_client.py", '"-P", "-b"'),
     "kcat -C": ("tests/integration/test_foreign_client.py", '"-C", "-b"'),
@@ -251,6 +252,8 @@ def test_the_commands_for_root_install_the_program_the_units_and_the_topology(tm
         (" /", f" {system}/"),
         ("systemd-sysusers", f"systemd-sysusers --root={system}"),
         ("systemctl daemon-reload", "true"),
+        ("systemctl enable --now", f"systemctl --root={system} enable"),
+        (" -o kafka -g kafka", ""),
         (" topology.yaml", " config/02-greenhouse.yaml"),
     ):
         assert any(there in each for each in adapted)
@@ -261,10 +264,13 @@ def test_the_commands_for_root_install_the_program_the_units_and_the_topology(tm
         assert done.returncode == 0, f"{command}\n{done.stderr}"
 
     installed = {each.name for each in (system / "etc/systemd/system").glob("*.service")}
-    assert installed == {"edged@.service", "edged-infer@.service"}
+    assert installed == {"edged@.service", "edged-infer@.service", "kafka.service"}
+    assert [each.name for each in (system / "etc/systemd/system/multi-user.target.wants").iterdir()] == [
+        "kafka.service"
+    ]
     assert (system / "usr/local/bin/edged").readlink() == system / "opt/edged/bin/edged"
     assert topology_file.load(system / "etc/edged/topology.yaml").site == "greenhouse"
-    assert "edged:" in (system / "etc/passwd").read_text()
+    assert {"edged", "kafka"} <= {line.partition(":")[0] for line in (system / "etc/passwd").read_text().splitlines()}
 
 
 def test_the_commands_for_a_machine_bring_its_nodes_to_run_and_take_one_off(tmp_path, monkeypatch):
