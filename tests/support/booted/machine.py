@@ -12,9 +12,13 @@ import shlex
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
+
+import pytest
 
 from edged.adapters.embedded_broker import killed_with_parent
 from tests.support.booted import roots
@@ -38,18 +42,21 @@ systemd-nspawn "$@"
 
 `volatile`: nothing need survive this computer. nspawn clears /run/systemd/nspawn up only where that is a tmpfs.
 """
+_TRIAL = """\
+cd "$1"
+mkdir lower upper work root
+mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work root
+"""
 _ALONE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 def need_machine() -> None:
-    """Skip the test, with the reason, where no machine can be booted."""
+    """Skip the test, with the reason, where no machine can be booted: what could be installed is required."""
     for program, package in (("systemd-nspawn", "systemd-container"), ("unshare", "util-linux")):
         if shutil.which(program) is None:
             require(f"no {program}, to boot a machine: apt install {package}")
-    if os.geteuid() != 0:
-        require("machines are booted by root alone")
-    if _cgroups() is None:
-        require("no cgroup2 is mounted, which systemd needs as PID 1")
+    if reason := _hindrance():
+        pytest.skip(reason)
 
 
 class Machine:
@@ -189,6 +196,24 @@ class Machine:
         for each in sorted(group.rglob("*/"), reverse=True):
             each.rmdir()
         group.rmdir()
+
+
+@cache
+def _hindrance() -> str:
+    """What this host does not let us do, which no package would change; "" when machines can be booted."""
+    if os.geteuid() != 0:
+        return "machines are booted by root alone"
+    if _cgroups() is None:
+        return "no cgroup2 is mounted, which systemd needs as PID 1"
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        try:
+            _make_group(Path(folder).name).rmdir()
+        except OSError as error:
+            return f"no cgroup can be made: {error}"
+        done = subprocess.run(
+            [*_ALONE, "sh", "-c", _TRIAL, "trial", folder], capture_output=True, text=True, check=False
+        )
+    return f"no overlay can be mounted: {done.stderr.strip()}" if done.returncode else ""
 
 
 def _cgroups() -> Path | None:
