@@ -172,9 +172,10 @@ async def test_memory_stays_flat_over_many_epochs_with_both_tiers_full(log_lines
     async with cached(world, MemoryDiskTier(), memory_for(60), 5_000):
         trainer = world.trainer()
         task = asyncio.create_task(trainer.run())
-        tracemalloc.start()
+        await until(lambda: trainer.state.position.epoch > 2)
+        tracemalloc.start()  # what it traces takes several times as long
         try:
-            for epoch in range(12):
+            for epoch in range(3, 12):
                 await until(lambda at=epoch: trainer.state.position.epoch > at)  # type: ignore[misc]
                 world.log.requests.clear()
                 gc.collect()
@@ -185,5 +186,5 @@ async def test_memory_stays_flat_over_many_epochs_with_both_tiers_full(log_lines
         with pytest.raises(asyncio.CancelledError):
             await task
     assert world.cache.counts.evicted > 1000
-    assert max(np.diff(sizes[3:])) < 1 << 20
-    assert sizes[-1] - sizes[3] < 2 << 20  # the fake log keeps every reply
+    assert max(np.diff(sizes)) < 1 << 20
+    assert sizes[-1] - sizes[0] < 2 << 20  # the fake log keeps every reply
