@@ -85,12 +85,17 @@ class Broker:
             self._process.wait()
         self._process = None
 
+    @property
+    def pid(self) -> int:
+        """Of its process, while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def pause(self) -> None:
         """It accepts connections and answers nothing any more, from the moment on that this returns."""
         self._signal(signal.SIGSTOP)
-        assert self._process is not None
         # The signal may still be on its way; this returns when the last thread has stopped.
-        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)

@@ -17,9 +17,11 @@ _JOURNALD = Path("/lib/systemd/systemd-journald")
 _START_S = 30.0
 
 
-def is_available() -> bool:
-    """Whether there can be one here."""
-    return os.geteuid() == 0 and Path("/dev/loop-control").exists() and _JOURNALD.exists()
+def hindrance() -> str:
+    """Why there can be none here; "" when there can."""
+    if os.geteuid() != 0 or not Path("/dev/loop-control").exists():
+        return "a file system on a loop device takes root, and loop devices"
+    return "" if _JOURNALD.exists() else f"no {_JOURNALD}: apt install systemd"
 
 
 class SdCard:

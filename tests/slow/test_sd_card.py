@@ -4,12 +4,13 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from edged.cli.demo.processes import Child
 from edged.domain.cache.write_budget import DAY_S
 from edged.domain.validation.memory import training_memory
 from edged.domain.validation.writes import edge_writes
-from tests.support.requirements import require
-from tests.support.sd_card import is_available, journal, sd_card
+from tests.support.sd_card import hindrance, journal, sd_card
 from tests.support.site import DESIGNS_MODEL, Site, following, running
 
 CHECKPOINT_S = 1.0
@@ -21,8 +22,8 @@ gathers until it writes, differ from run to run."""
 
 async def test_the_projection_is_within_half_of_what_was_written(embedded_broker, tmp_path: Path):
     """An edge's log, checkpoints and ends of epochs; the cache is on no disk, since its part is a limit."""
-    if not is_available():
-        require("a file system on a loop device, for root, and systemd-journald")
+    if reason := hindrance():
+        pytest.skip(reason)
     settings = {"epochs": 100_000, "model": DESIGNS_MODEL, "checkpoint": "1s", "edge": "cache: {disk: 0}, "}
     site = Site(tmp_path, embedded_broker.bootstrap, site="card", **settings)
     site.topology.write_text(f"{site.topology.read_text()}log: {{resources: 1s}}\n")
