@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from edged.adapters.kernels.memory import AlignedBuffer, Tables
 from edged.adapters.kernels.self_test import DIGEST, digest_of
 from edged.domain.nn.buffer import Array
+from edged.domain.nn.model import Model
 from edged.domain.nn.params import initial_params
+from edged.domain.nn.spec import Dense, Flatten
 from tests.support.kernel_builds import backend_of
 from tests.support.kernel_geometries import BEFORE, MICRO_BATCH, layers_of, models, output_of
 
@@ -130,8 +132,19 @@ def main(library: str, place: str, count: str) -> None:
         gradient, _ = loss(outputs, targets, scale, losses, scores)
         use(gradient, losses, scores)
 
+    @many
+    @given(model=models, n=st.integers(1, 8), classes=st.integers(1, 20), seed=st.integers(0, 2**32 - 1))
+    def compute_lane(model: Any, n: int, classes: int, seed: int) -> None:
+        sys.stderr.write(f"a lane: {model} {n=} {classes=} {seed=}\n")
+        rng, (shape, specs) = np.random.default_rng(seed), model
+        whole = Model(shape, [*specs, Flatten(), Dense(classes)], micro_batch=MICRO_BATCH, backend=backend)
+        x = memory.copy(rng.standard_normal((n, *shape), np.float32))
+        result = whole.gradient(whole.initial(seed), x, memory.copy(rng.integers(0, classes, n)))
+        use(*result.grads.values(), result.losses, result.scores)
+
     compute()
     compute_loss()
+    compute_lane()
     sys.stdout.write(sha.hexdigest())
 
 

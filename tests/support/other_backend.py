@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edged.domain.nn.backend import LaneStep
 from edged.domain.nn.buffer import Array
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.layer import Layer
@@ -28,6 +29,9 @@ class OtherBackend:
         return list(layers)
 
     def loss(self, name: LossName, dtype: npt.DTypeLike) -> LossStep | None:
+        return None
+
+    def lane_step(self, layers: Sequence[Layer], loss: LossStep, micro_batch: int) -> LaneStep | None:
         return None
 
 

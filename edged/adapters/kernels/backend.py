@@ -12,6 +12,7 @@ from edged.adapters.kernels.cross_entropy import CrossEntropy
 from edged.adapters.kernels.dense import DenseLayer
 from edged.adapters.kernels.depthwise import DepthwiseLayer
 from edged.adapters.kernels.kernel_layer import ACTIVATIONS, Chain, KernelLayer
+from edged.adapters.kernels.lane import LaneStep
 from edged.adapters.kernels.library import load
 from edged.adapters.kernels.pooling import MAX_MAXIMUM_SIZE, PoolLayer
 from edged.adapters.kernels.self_test import DIGEST, digest_of, keeps_denormals
@@ -83,6 +84,13 @@ class CompiledBackend:
     def loss(self, name: LossName, dtype: npt.DTypeLike) -> LossStep | None:
         """See `Backend`."""
         return CrossEntropy(self._library) if name == "cross_entropy" and dtype == np.float32 else None
+
+    def lane_step(self, layers: Sequence[Layer], loss: LossStep, micro_batch: int) -> LaneStep | None:
+        """See `Backend`."""
+        match layers:
+            case [Chain() as chain] if isinstance(loss, CrossEntropy):
+                return LaneStep(self._library, chain, micro_batch)
+        return None
 
     def _layer(self, spec: LayerSpec, pool: MaxPool2d | None, context: LayerContext) -> KernelLayer | None:
         layer: KernelLayer | None = None

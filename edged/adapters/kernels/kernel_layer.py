@@ -72,13 +72,14 @@ class Chain(Layer):
     """Compiled layers that follow each other, in one call for all of them, forward or backward.
 
     Arrays that C cannot read as they are, because they do not lie in one piece, are copied. Raises ValueError for
-    arrays of another type or shape than the layers', and for more samples than a micro-batch.
+    arrays of another type or shape than the layers', and for more samples than a micro-batch. `steps`: what C calls it.
     """
 
     def __init__(self, library: ctypes.CDLL, layers: Sequence[KernelLayer]) -> None:
         self.layers, self._micro_batch = list(layers), layers[0].micro_batch
         self._steps = (Step * len(layers))(*(layer.step for layer in layers))
-        self._address, self._num = ctypes.addressof(self._steps), len(layers)
+        self.steps = (ctypes.addressof(self._steps), len(layers))
+        self.input_shape, self.output_shape = layers[0].input_shape, layers[-1].output_shape
         self._forward, self._backward = library.edged_forward, library.edged_backward
         self._x: Array = np.empty((0, *layers[0].input_shape), np.float32)  # not changed before `backward`
         self._x_copy: AlignedBuffer | None = None
@@ -89,25 +90,29 @@ class Chain(Layer):
             layer.begin(params)
 
     def forward(self, params: Params, x: Array) -> Array:  # noqa: ARG002 - `begin` took them
-        n, shape = len(x), self.layers[0].input_shape
+        n, shape = len(x), self.input_shape
         if n > self._micro_batch:
             raise ValueError(f"{counted(n, 'sample')} for a micro-batch of {self._micro_batch}")
         if not is_readable(x, (n, *shape)):
             self._x_copy = self._x_copy or AlignedBuffer(self._micro_batch * math.prod(shape))
             x = _copy(x, self._x_copy)
         self._x = x
-        self._forward(self._address, self._num, n, address_of(x))
+        self._forward(*self.steps, n, address_of(x))
         return self.layers[-1].y(n)
 
     def backward(self, params: Params, dy: Array, grads: Params) -> Array | None:  # noqa: ARG002
-        n, shape = len(self._x), self.layers[-1].output_shape
+        n, shape = len(self._x), self.output_shape
         if not is_readable(dy, (n, *shape)) or not dy.flags.writeable:
             self._dy_copy = self._dy_copy or AlignedBuffer(self._micro_batch * math.prod(shape))
             dy = _copy(dy, self._dy_copy)
+        self.take_gradients(grads)
+        self._backward(*self.steps, n, address_of(self._x), address_of(dy))
+        return self.layers[0].dx(n)
+
+    def take_gradients(self, grads: Params) -> None:
+        """Let C add to these. Raises ValueError when it cannot."""
         for layer in self.layers:
             layer.take_gradients(grads)
-        self._backward(self._address, self._num, n, address_of(self._x), address_of(dy))
-        return self.layers[0].dx(n)
 
     def end(self, grads: Params) -> None:
         for layer in self.layers:

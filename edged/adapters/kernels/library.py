@@ -28,7 +28,7 @@ from edged.adapters.kernels.build import (
 from edged.adapters.kernels.structs import STRUCTS
 from edged.errors import KernelsUnavailable
 
-ABI = 2
+ABI = 3
 """Of kernels.c's EDGED_ABI: raised in both when an exported function changes."""
 
 _CPU_INFO = Path("/proc/cpuinfo")

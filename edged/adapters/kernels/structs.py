@@ -111,3 +111,5 @@ def declare(library: ctypes.CDLL) -> None:
     library.edged_matrix.restype = None
     library.edged_cross_entropy.argtypes = [count, count, *[address] * 6]
     library.edged_cross_entropy.restype = count
+    library.edged_lane.argtypes = [address, *[count] * 4, address, count, *[address] * 5]
+    library.edged_lane.restype = count

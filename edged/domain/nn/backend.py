@@ -6,9 +6,11 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from edged.domain.nn.buffer import Array
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.layer import Layer
 from edged.domain.nn.loss import LossName, LossStep
+from edged.domain.nn.params import Params
 from edged.domain.nn.spec import LayerSpec, MaxPool2d
 
 NUMPY = "numpy"
@@ -20,6 +22,14 @@ _NAME = re.compile(r"[a-z]{1,32}(/\d{1,4})?")
 def is_backend(name: Any) -> bool:
     """Whether it can be a backend's name, which another version of edged may have, or another machine."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+class LaneStep(Protocol):
+    """Forward, loss and backward of all of a lane's micro-batches, between `begin` and `end` of its layers."""
+
+    def __call__(self, x: Array, targets: Array, scale: Array, losses: Array, scores: Array, grads: Params, /) -> int:
+        """Add to `grads`; else as a LossStep."""
+        ...
 
 
 class Backend(Protocol):
@@ -43,4 +53,8 @@ class Backend(Protocol):
 
     def loss(self, name: LossName, dtype: npt.DTypeLike) -> LossStep | None:
         """The loss and what comes of it; None: the reference computes it."""
+        ...
+
+    def lane_step(self, layers: Sequence[Layer], loss: LossStep, micro_batch: int) -> LaneStep | None:
+        """What `layers` and `loss` compute one after the other, to the bit; None: let them."""
         ...

@@ -216,6 +216,7 @@ class _Lane:
         )
         self._dropouts = [layer for layer in self._layers if isinstance(layer, DropoutLayer)]
         self._loss = (backend and backend.loss(loss, dtype)) or loss_step(loss)
+        self._step = backend and backend.lane_step(self._layers, self._loss, micro_batch)
         self._noise: Noise | None = None
         self._first = 0
         shapes = parameter_shapes(sample_shape, specs)
@@ -238,6 +239,15 @@ class _Lane:
         for grad in self.grads.values():
             grad.fill(0)
         self._begin(params)
+        if self._step:
+            num_correct = self._step(x, y, scale, losses, scores, self.grads)
+        else:
+            num_correct = self._one_by_one(params, x, y, scale, losses, scores)
+        for layer in self._layers:
+            layer.end(self.grads)
+        return num_correct
+
+    def _one_by_one(self, params: Params, x: Array, y: Array, scale: Array, losses: Array, scores: Array) -> int:
         num_correct = 0
         for part in self._micro_batches(len(x)):
             for dropout in self._dropouts:
@@ -246,8 +256,6 @@ class _Lane:
             doutputs, correct = self._loss(outputs, y[part], scale[part], losses[part], scores[part])
             num_correct += correct
             self._backward(params, doutputs)
-        for layer in self._layers:
-            layer.end(self.grads)
         return num_correct
 
     def logits(self, params: Params, x: Array, result: Array) -> None:

@@ -1,11 +1,15 @@
 """Whole models by compiled kernels: as exact as the reference, the same bits however they are called."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from edged.adapters.kernels.backend import CompiledBackend, compiled
 from edged.adapters.kernels.kernel_layer import Chain
+from edged.adapters.kernels.lane import LaneStep
 from edged.domain.nn.context import LayerContext
+from edged.domain.nn.loss import loss_step
 from edged.domain.nn.model import Model
 from edged.domain.nn.spec import (
     AvgPool1d,
@@ -50,6 +54,19 @@ def backend() -> CompiledBackend:
     return compiled()
 
 
+class OneByOne:
+    """A backend whose layers and loss are called one after the other."""
+
+    def __init__(self, backend: CompiledBackend) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def lane_step(self, *_: object) -> None:
+        return None
+
+
 def gradient(name: str, dtype, backend=None, **settings):
     """The gradient of one mini-batch; its losses."""
     shape, layers = MODELS[name]
@@ -85,6 +102,29 @@ def test_the_same_micro_batches_and_lanes_give_the_same_bits(backend, name):
 
     assert all(np.array_equal(first[weight], again[weight]) for weight in first)
     assert np.array_equal(losses, losses_again)
+
+
+@pytest.mark.parametrize("name", ["cnn", "mobile net", "wide"])
+@pytest.mark.parametrize("num_samples", [1, 8, 37])
+def test_a_lane_in_one_call_has_the_bits_of_its_layers_and_loss_one_by_one(backend, name, num_samples):
+    shape, layers = MODELS[name]
+    rng = np.random.default_rng(num_samples)
+    x, y = rng.random((num_samples, *shape), np.float32), rng.integers(0, 5, num_samples)
+    results = []
+    for chosen in (backend, OneByOne(backend)):
+        model = Model(shape, layers, micro_batch=8, lanes=2, backend=chosen)
+        result = model.gradient(model.initial(0), x, y, np.full(num_samples, 0.5, np.float32))
+        results.append([*result.grads.values(), result.losses, result.scores, np.array(result.num_correct)])
+
+    assert all(np.array_equal(one, other) for one, other in zip(*results, strict=True))
+
+
+def test_what_is_no_chain_or_has_another_loss_is_computed_one_by_one(backend):
+    chain = Model(*MODELS["cnn"], backend=backend)._lanes[0]._layers
+    loss = backend.loss("cross_entropy", np.float32)
+    assert isinstance(backend.lane_step(chain, loss, 8), LaneStep)
+    assert backend.lane_step(chain, loss_step("cross_entropy"), 8) is None
+    assert backend.lane_step(Model(*MODELS["with layers of the reference"])._lanes[0]._layers, loss, 8) is None
 
 
 def test_weights_that_change_in_place_or_by_another_array_are_seen(backend):
