@@ -76,7 +76,8 @@ def _trained(model: Model, optimizer: Optimizer) -> dict[str, npt.NDArray[np.flo
         gradient = model.gradient(params, x, np.arange(_SAMPLES) % 3, np.linspace(0.5, 1.5, _SAMPLES, dtype=np.float32))
         seen |= {f"losses of {step}": gradient.losses.copy(), f"scores of {step}": gradient.scores.copy()}
         clip(gradient.grads, 0.5)
-        update(optimizer, params, slots, gradient.grads, learning_rate=0.05, step=step, weight_decay=1e-3)
+        steps = model.optimizer_steps
+        update(optimizer, params, slots, gradient.grads, learning_rate=0.05, step=step, weight_decay=1e-3, steps=steps)
     return params | seen
 
 

@@ -10,6 +10,7 @@ import faulthandler
 import hashlib
 import mmap
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ import numpy.typing as npt
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from edged.adapters.kernels.backend import CompiledBackend
 from edged.adapters.kernels.memory import AlignedBuffer, Tables
 from edged.adapters.kernels.self_test import DIGEST, digest_of
 from edged.domain.nn.buffer import Array
 from edged.domain.nn.model import Model
+from edged.domain.nn.optimizer_steps import AdaptiveMoments, Momentum
 from edged.domain.nn.params import initial_params
 from edged.domain.nn.spec import Dense, Flatten
 from tests.support.kernel_builds import backend_of
@@ -87,8 +90,6 @@ def main(library: str, place: str, count: str) -> None:
     memory, backend, sha = _Memory(place), backend_of(Path(library)), hashlib.sha256()
     memory.take_over()
     assert digest_of(backend) == DIGEST
-    loss = backend.loss("cross_entropy", np.float32)
-    assert loss is not None
 
     def use(*arrays: Array) -> None:
         for array in arrays:
@@ -121,6 +122,18 @@ def main(library: str, place: str, count: str) -> None:
         layer.end(grads)
         use(*grads.values())
 
+    compute()
+    _compute_others(backend, memory, use, many)
+    sys.stdout.write(sha.hexdigest())
+
+
+def _compute_others(
+    backend: CompiledBackend, memory: _Memory, use: Callable[..., None], many: Callable[[Any], Any]
+) -> None:
+    """What is no layer: the loss, a lane in one call, the optimizers."""
+    loss = backend.loss("cross_entropy", np.float32)
+    assert loss is not None
+
     @many
     @given(st.integers(1, 5), st.integers(1, 70), st.integers(0, 2**32 - 1))
     def compute_loss(n: int, classes: int, seed: int) -> None:
@@ -142,10 +155,19 @@ def main(library: str, place: str, count: str) -> None:
         result = whole.gradient(whole.initial(seed), x, memory.copy(rng.integers(0, classes, n)))
         use(*result.grads.values(), result.losses, result.scores)
 
-    compute()
+    @many
+    @given(n=st.integers(1, 70), seed=st.integers(0, 2**32 - 1))
+    def compute_steps(n: int, seed: int) -> None:
+        sys.stderr.write(f"an optimizer: {n=} {seed=}\n")
+        rng = np.random.default_rng(seed)
+        param, mean, variance, grad = (memory.copy(rng.random(n, np.float32)) for _ in range(4))
+        backend.steps.momentum(param, mean, grad, Momentum(0.1, 2.0, 0.9, 0.1, bool(seed % 2)))
+        backend.steps.adam(param, mean, variance, grad, AdaptiveMoments(1, 0.9, 0.1, 0.9, 0.1, 0.1, 1e-3, 0.1))
+        use(param, mean, variance)
+
     compute_loss()
+    compute_steps()
     compute_lane()
-    sys.stdout.write(sha.hexdigest())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from edged.domain.nn.context import LayerContext
 from edged.domain.nn.layer import Layer
 from edged.domain.nn.layers import DenseLayer
 from edged.domain.nn.loss import LossName, LossStep
+from edged.domain.nn.optimizer_steps import NUMPY_STEPS, OptimizerSteps
 from edged.domain.nn.params import Params
 from edged.domain.nn.spec import Dense, LayerSpec, MaxPool2d
 
@@ -30,6 +31,10 @@ class OtherBackend:
 
     def loss(self, name: LossName, dtype: npt.DTypeLike) -> LossStep | None:
         return None
+
+    @property
+    def steps(self) -> OptimizerSteps:
+        return NUMPY_STEPS
 
     def lane_step(self, layers: Sequence[Layer], loss: LossStep, micro_batch: int) -> LaneStep | None:
         return None

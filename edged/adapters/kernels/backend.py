@@ -14,6 +14,7 @@ from edged.adapters.kernels.depthwise import DepthwiseLayer
 from edged.adapters.kernels.kernel_layer import ACTIVATIONS, Chain, KernelLayer
 from edged.adapters.kernels.lane import LaneStep
 from edged.adapters.kernels.library import load
+from edged.adapters.kernels.optimizer_steps import CompiledSteps
 from edged.adapters.kernels.pooling import MAX_MAXIMUM_SIZE, PoolLayer
 from edged.adapters.kernels.self_test import DIGEST, digest_of, keeps_denormals
 from edged.adapters.kernels.structs import declare
@@ -57,6 +58,7 @@ class CompiledBackend:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
+        self.steps = CompiledSteps(library)
         self.name = f"compiled/{library.edged_kernels_numerics()}"
 
     def layer(self, spec: LayerSpec, pool: MaxPool2d | None, context: LayerContext) -> Layer | None:

@@ -52,16 +52,19 @@ INLINE vec zero(void) { return (vec){0}; }
 /* The first n < V elements; nothing else is read or written. */
 #if defined(__AVX512F__)
 INLINE vec mul_add(vec a, vec b, vec c) { return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+INLINE vec root_of(vec x) { return (vec)_mm512_sqrt_ps((__m512)x); }
 INLINE vec load_few(const float *p, int n) { return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
 INLINE void store_few(float *p, vec v, int n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v); }
 #elif defined(__AVX2__)
 static const int32_t first[2 * V] = {-1, -1, -1, -1, -1, -1, -1, -1};
 INLINE __m256i mask_of(int n) { return _mm256_loadu_si256((const __m256i *)(first + V - n)); }
 INLINE vec mul_add(vec a, vec b, vec c) { return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+INLINE vec root_of(vec x) { return (vec)_mm256_sqrt_ps((__m256)x); }
 INLINE vec load_few(const float *p, int n) { return (vec)_mm256_maskload_ps(p, mask_of(n)); }
 INLINE void store_few(float *p, vec v, int n) { _mm256_maskstore_ps(p, mask_of(n), (__m256)v); }
 #else
 INLINE vec mul_add(vec a, vec b, vec c) { return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+INLINE vec root_of(vec x) { return (vec)vsqrtq_f32((float32x4_t)x); }
 INLINE vec load_few(const float *p, int n) {
     vec v = {0};
     for (int i = 0; i < n; i++) v[i] = p[i];
@@ -1010,6 +1013,47 @@ EXPORT long edged_lane(const Step *steps, long num, long most, long n, long inpu
         edged_backward(steps, num, some, x + i * inputs, g);
     }
     return correct;
+}
+
+/* ----------------------------------------------------------------------------------------------------- optimizers
+ *
+ * What domain.nn.optimizer_steps computes, to the bit: the same operations in the same order, none of them fused.
+ */
+static const float SMALLEST = 0x1p-126f; /* what is smaller is denormal, and becomes 0 */
+
+INLINE vec decayed(vec slot, float factor, vec added) {
+    const vec sum = splat(factor) * slot + added, size = (vec)((ivec)sum & 0x7fffffff);
+    return where(~(size < splat(SMALLEST)), sum);
+}
+
+/* n weights p along the gradient g * rate, with momentum, and a penalty on their size unless `decay` is 0. */
+EXPORT void edged_momentum(long n, float *p, float *velocity, const float *g, float decay, float rate, float momentum,
+                           float learning_rate, int nesterov) {
+    for (long i = 0; i < n; i += V) {
+        const vec x = load_some(p + i, n - i);
+        vec d = load_some(g + i, n - i);
+        if (decay != 0) d = d + splat(decay) * x;
+        d = splat(rate) * d;
+        const vec v = decayed(load_some(velocity + i, n - i), momentum, d);
+        vec step = v;
+        if (nesterov) step = d + splat(momentum) * v;
+        store_some(velocity + i, v, n - i);
+        store_some(p + i, x - splat(learning_rate) * step, n - i);
+    }
+}
+
+/* `kept`: of the weights, after their decay; `rest1`, `rest2`: 1 - beta; `corrected`: 1 - beta2 to the number of steps. */
+EXPORT void edged_adam(long n, float *p, float *mean, float *variance, const float *g, float kept, float beta1,
+                       float rest1, float beta2, float rest2, float corrected, float epsilon, float learning_rate) {
+    for (long i = 0; i < n; i += V) {
+        const vec d = load_some(g + i, n - i);
+        const vec m = decayed(load_some(mean + i, n - i), beta1, splat(rest1) * d);
+        const vec v = decayed(load_some(variance + i, n - i), beta2, splat(rest2) * (d * d));
+        const vec step = m / (root_of(v / splat(corrected)) + splat(epsilon));
+        store_some(mean + i, m, n - i);
+        store_some(variance + i, v, n - i);
+        store_some(p + i, splat(kept) * load_some(p + i, n - i) - splat(learning_rate) * step, n - i);
+    }
 }
 
 /* ---------------------------------------------------------------------------------------------------- the library */

@@ -113,3 +113,8 @@ def declare(library: ctypes.CDLL) -> None:
     library.edged_cross_entropy.restype = count
     library.edged_lane.argtypes = [address, *[count] * 4, address, count, *[address] * 5]
     library.edged_lane.restype = count
+    number = ctypes.c_float
+    library.edged_momentum.argtypes = [count, *[address] * 3, *[number] * 4, ctypes.c_int]
+    library.edged_momentum.restype = None
+    library.edged_adam.argtypes = [count, *[address] * 4, *[number] * 8]
+    library.edged_adam.restype = None

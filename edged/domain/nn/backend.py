@@ -10,6 +10,7 @@ from edged.domain.nn.buffer import Array
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.layer import Layer
 from edged.domain.nn.loss import LossName, LossStep
+from edged.domain.nn.optimizer_steps import OptimizerSteps
 from edged.domain.nn.params import Params
 from edged.domain.nn.spec import LayerSpec, MaxPool2d
 
@@ -53,6 +54,11 @@ class Backend(Protocol):
 
     def loss(self, name: LossName, dtype: npt.DTypeLike) -> LossStep | None:
         """The loss and what comes of it; None: the reference computes it."""
+        ...
+
+    @property
+    def steps(self) -> OptimizerSteps:
+        """The optimizers' arithmetic, to the reference's bits."""
         ...
 
     def lane_step(self, layers: Sequence[Layer], loss: LossStep, micro_batch: int) -> LaneStep | None:

@@ -18,6 +18,7 @@ from edged.domain.nn.dropout import DropoutLayer, Noise
 from edged.domain.nn.layer import Layer
 from edged.domain.nn.layers import make_layers
 from edged.domain.nn.loss import LossName, loss_step
+from edged.domain.nn.optimizer_steps import NUMPY_STEPS, OptimizerSteps
 from edged.domain.nn.params import Params, initial_params, parameter_shapes
 from edged.domain.nn.spec import LayerSpec, ShapeError, num_parameters, shapes
 
@@ -125,6 +126,12 @@ class Model:
     def division(self) -> Division:
         """How mini-batches are divided, and by what they are computed."""
         return self._division
+
+    @property
+    def optimizer_steps(self) -> OptimizerSteps:
+        """Who computes the optimizer's steps: to the same bits, whatever the division."""
+        backend = self._backends[self.own.backend]
+        return NUMPY_STEPS if backend is None else backend.steps
 
     def has(self, backend: str) -> bool:
         """Whether the backend of this name is here: the reference always is."""

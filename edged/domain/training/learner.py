@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edged.domain.nn.loss import LOSSES
 from edged.domain.nn.model import Division, Gradient, Map, Model, Noise
+from edged.domain.nn.optimizer_steps import NUMPY_STEPS, OptimizerSteps
 from edged.domain.topology import Training
 from edged.domain.training import augment, optim, schedule
 from edged.domain.training.state import Params, TrainState
@@ -114,7 +115,7 @@ class Learner:
         """
         gradient = self.gradient(state, x, y, weights, map=map)
         count, loss = counted(gradient.losses)
-        apply(self._training, state, gradient.grads, progress)
+        apply(self._training, state, gradient.grads, progress, self._model.optimizer_steps)
         state.tally = replace(
             state.tally,
             num_samples=state.tally.num_samples + count,
@@ -198,10 +199,12 @@ def counted(losses: _Samples) -> tuple[int, float]:
     return int(good.sum()), float(losses[good].sum(dtype=np.float64))
 
 
-def apply(training: Training, state: TrainState, grads: Params, progress: float) -> None:
+def apply(
+    training: Training, state: TrainState, grads: Params, progress: float, steps: OptimizerSteps = NUMPY_STEPS
+) -> None:
     """Change weights and optimizer state, and nothing else in `state`, by the gradient of a mean loss.
 
-    `grads` may be clipped in place. `progress`: epochs trained, with their fraction.
+    `grads` may be clipped in place. `progress`: epochs trained, with their fraction. `steps`: who computes.
     """
     with np.errstate(all="ignore"):  # an overflow shows in the results
         if training.clip_norm is not None:
@@ -216,4 +219,5 @@ def apply(training: Training, state: TrainState, grads: Params, progress: float)
             learning_rate=training.optimizer.learning_rate * factor,
             step=state.position.step,
             weight_decay=training.weight_decay,
+            steps=steps,
         )
