@@ -78,10 +78,11 @@ def unpack(package: str, suite: Suite, arch: str, site: Path, *wheels: Path) -> 
 
 
 def leave_out(site: Path) -> None:
-    """Remove the files that never serve, and the folders that nothing is left in."""
+    """Remove the files that never serve, none of them edged's own, and the folders that nothing is left in."""
     patterns = left_out()
     for path in files(site):
-        if any(fnmatch.fnmatchcase(str(path.relative_to(site)), pattern) for pattern in patterns):
+        name = str(path.relative_to(site))
+        if not name.startswith("edged/") and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
             path.unlink()
     for folder in sorted((path for path in site.rglob("*") if path.is_dir()), reverse=True):
         if not any(folder.iterdir()):

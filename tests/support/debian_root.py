@@ -24,7 +24,7 @@ mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
 printf '%s' "$FORMAT" > /proc/sys/fs/binfmt_misc/register
 """
 _ENTER = """\
-mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$FOLDER/upper,workdir=$FOLDER/work" "$FOLDER/root"
+mount -t overlay overlay -o "userxattr,lowerdir=$LOWER,upperdir=$FOLDER/upper,workdir=$FOLDER/work" "$FOLDER/root"
 mount -t proc proc "$FOLDER/root/proc"
 mount --rbind /dev "$FOLDER/root/dev"
 if [ -e "$FOLDER/cpuinfo" ]; then mount --bind "$FOLDER/cpuinfo" "$FOLDER/root/proc/cpuinfo"; fi
