@@ -19,7 +19,7 @@ UNIT = EXAMPLE / "kafka.service"
 
 def command() -> list[str]:
     """What the unit starts."""
-    (found,) = re.findall(r"^ExecStart=(.*(?:\\\n.*)*)", UNIT.read_text(), re.MULTILINE)
+    (found,) = re.findall(r"^ExecStart=(.*)$", UNIT.read_text().replace("\\\n", " "), re.MULTILINE)
     return shlex.split(found)
 
 
