@@ -26,6 +26,23 @@ PI = "cortex-a53"
 VENDORS_TAGS = ("embedded-library", "unstripped-binary-or-object", "missing-dependency-on-libc")
 """What lintian says of wheels: they bring libraries of their own, some with their symbols."""
 
+ARM_PACKAGES = (
+    *(
+        "base-files",
+        "base-passwd",
+        "bash",
+        "coreutils",
+        "dash",
+        "debianutils",
+        "diffutils",
+        "dpkg",
+        "findutils",
+        "grep",
+    ),
+    *("libc-bin", "libstdc++6", "python3", "sed", "systemd", "tar", "zlib1g"),
+)
+"""What dpkg runs, and the package's dependencies."""
+
 IMPORT_ALL = f"""
 import importlib, pathlib, sys
 site = next(pathlib.Path("/").glob("{SITE[1:]}"))
@@ -167,8 +184,7 @@ def test_the_archives_package_adds_parquet_and_every_module_left_can_be_imported
 @each_suite
 def test_a_pi_installs_uses_and_removes_the_package(system, suite, tmp_path):
     """Emulated. Its dependencies are there, but not configured."""
-    depends = ("python3", "systemd", "libstdc++6", "zlib1g", "dpkg", "bash", "coreutils", "findutils", "tar")
-    root = system(suite, arm_files(suite, tmp_path / "arm64", depends, roots.MIRROR), "arm64", PI)
+    root = system(suite, arm_files(suite, tmp_path / "arm64", ARM_PACKAGES, roots.MIRROR), "arm64", PI)
     root.run("mkdir -p /var/lib/dpkg/info /var/lib/dpkg/updates && touch /var/lib/dpkg/status")
     root.run("cd / && dpkg --force-depends --install edged_*.deb")
     assert state(root) == "i"

@@ -16,8 +16,18 @@ _FORMAT = (
     r":qemu-aarch64:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
     r":\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:" + _QEMU + ":OCPF"
 )
-_CPUINFO = "processor\t: {}\nBogoMIPS\t: 38.40\nFeatures\t: fp asimd evtstrm crc32 cpuid\nCPU implementer\t: 0x41\n\n"
-"""Of a Raspberry Pi 3. LiteRT reads it, and crashes by that of another architecture."""
+_CPUINFO = """\
+processor\t: {}
+BogoMIPS\t: 38.40
+Features\t: fp asimd evtstrm crc32 cpuid
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: 0xd03
+CPU revision\t: 4
+
+"""
+"""Of each core of a Raspberry Pi 3. Runtimes read it: LiteRT crashes by that of another architecture."""
 
 _EMULATE = """\
 mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
@@ -27,6 +37,7 @@ _ENTER = """\
 mount -t overlay overlay -o "userxattr,lowerdir=$LOWER,upperdir=$FOLDER/upper,workdir=$FOLDER/work" "$FOLDER/root"
 mount -t proc proc "$FOLDER/root/proc"
 mount --rbind /dev "$FOLDER/root/dev"
+mount --rbind /sys "$FOLDER/root/sys"
 if [ -e "$FOLDER/cpuinfo" ]; then mount --bind "$FOLDER/cpuinfo" "$FOLDER/root/proc/cpuinfo"; fi
 exec chroot "$FOLDER/root" "$@"
 """
