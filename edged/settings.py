@@ -12,12 +12,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from edged.domain.topology import Topology
+from edged.domain.validation.writes import SERVICE_LINES_S
 from edged.errors import ConfigError, Problem
 from edged.log import is_journal
 
 _TIMING = "EDGED_TIMING"
-SERVICE_LINES_S = 60.0
-"""systemd's journal writes to the SD card: a line by itself takes 64 kB of it, one in 10 s 310 MB a day."""
 
 _SHORTEST_S, _LONGEST_S = 0.001, 86_400
 

@@ -10,8 +10,7 @@ from edged.domain.topology.topics import grants, prediction_topics, topics
 from edged.domain.training.schedule import batch_factor
 from edged.domain.validation.memory import cache_index, edge_budget, exchange_memory, training_memory
 from edged.domain.validation.nodes import sample_bytes
-from edged.domain.validation.writes import archive_writes, edge_writes
-from edged.settings import SERVICE_LINES_S
+from edged.domain.validation.writes import SERVICE_LINES_S, archive_writes, edge_writes
 
 Plan = dict[str, Any]
 

@@ -26,7 +26,7 @@ from edged.device import Device
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES
 from edged.domain.topology import MIB, Topology
 from edged.domain.validation.nodes import sample_bytes
-from edged.settings import SERVICE_LINES_S
+from edged.domain.validation.writes import SERVICE_LINES_S
 from tests.bench.arguments import bench_parser, several
 from tests.support.brokers import Apache
 from tests.support.examples import EXAMPLES, example, made_samples, unit_environment
