@@ -78,6 +78,7 @@ class Trainer:
         self._trained_samples = 0
         self._num_batches = 0
         self._slowdowns_in_a_row = 0
+        self._is_rolling_back = False
         self._suspect: _Suspect | None = None
         self._epoch_samples = training.live_epoch
         self._is_idle = False
@@ -86,7 +87,8 @@ class Trainer:
     async def run(self) -> None:
         """Train to the end, then wait idly to be cancelled.
 
-        Cancelled: finishes the current step and saves a checkpoint; any other exception leaves the last one as it is.
+        Cancelled: finishes the current step and saves a checkpoint, unless training has just diverged; any other
+        exception leaves the last one as it is.
         Raises TopologyMismatch when the saved state is another job's. When training diverges, it is rolled back to the
         last checkpoint and continues with half the learning rate; after MAX_SLOWDOWNS of that without an epoch between
         them training stops, while the rest of the daemon continues.
@@ -98,9 +100,10 @@ class Trainer:
         try:
             await self._train()
         except asyncio.CancelledError:
-            self._stopwatch.measure(self._state)
-            self._take_scores()
-            await self._checkpointing.save(self._state)
+            if not self._is_rolling_back and self._state.is_finite():
+                self._stopwatch.measure(self._state)
+                self._take_scores()
+                await self._checkpointing.save(self._state)
             raise
         except DivergedError:
             pass  # logged by _roll_back
@@ -335,8 +338,10 @@ class Trainer:
         Raises DivergedError when that has not helped MAX_SLOWDOWNS times.
         """
         position, slowdowns = self._state.position, self._state.slowdowns
+        self._is_rolling_back = True
         restored = await self._checkpointing.restore()
         self._state = await run_in_worker(self._learner.initial, self._job) if restored is None else restored
+        self._is_rolling_back = False
         if self._state.ends is not None:
             self._state.ends = with_newest_quarantine(self._state.ends)
         resumes = self._slowdowns_in_a_row < MAX_SLOWDOWNS

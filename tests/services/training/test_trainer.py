@@ -367,6 +367,30 @@ async def test_weights_that_overflow_are_never_saved(world):
     assert all(checkpoint.decode(blob, job=world.job).is_finite() for _, blob in world.store.checkpoints())
 
 
+async def test_stopped_while_it_is_rolled_back_what_diverged_is_not_saved(world, monkeypatch):
+    world.training = replace(TRAINING, optimizer=Sgd(1e38))
+    loop, task, restore = (
+        asyncio.get_running_loop(),
+        asyncio.create_task(world.trainer().run()),
+        world.store.checkpoints,
+    )
+    restored = []
+
+    def stop_the_second_time():
+        restored.append(True)
+        if len(restored) == 2:
+            loop.call_soon_threadsafe(task.cancel)
+        return restore()
+
+    monkeypatch.setattr(world.store, "checkpoints", stop_the_second_time)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert len(restored) == 2
+    assert not world.events("train.diverged")
+    assert not world.store.saved
+
+
 async def test_progress_shows_work_and_idleness(world):
     world.log.is_silent = True
     trainer = world.trainer()
