@@ -100,8 +100,8 @@ def _cpu() -> str:
 def _read(path: Path) -> dict[str, int]:
     try:
         values = json.loads(read_regular(path, _MAX_FILE_BYTES))
-        return {str(key): value for key, value in values.items() if value in CANDIDATES}
-    except (OSError, ValueError, AttributeError, TypeError):
+        return {str(key): value for key, value in values.items() if type(value) is int and value in CANDIDATES}
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return {}
 
 

@@ -46,7 +46,20 @@ def test_another_model_batch_numpy_or_backend_is_measured_separately(tmp_path, m
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[1]", b"null", b"\xff\xfe", b'{"KEY": 7}', b'{"KEY": "8"}', b'{"KEY": [8]}']
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"null",
+        b"\xff\xfe",
+        b'{"KEY": 7}',
+        b'{"KEY": "8"}',
+        b'{"KEY": [8]}',
+        b'{"KEY": 8.0}',
+        b"[" * 9999,
+    ],
+    ids=lambda content: content[:20].decode(errors="replace"),
 )
 def test_an_invalid_file_is_measured_again_and_repaired(tmp_path, measurements, content):
     file = tmp_path / "micro-batch.json"
