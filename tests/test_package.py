@@ -9,11 +9,13 @@ import shutil
 import subprocess
 import tomllib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from edged.adapters.kernels.build import ZIGLANG
 from systemd.package import deb, libraries, tree, wheels
@@ -200,6 +202,44 @@ def test_a_script_is_one_of_posix_shell(script):
     shell = shutil.which("dash") or require("dash (Debian: dash)")
     subprocess.run([shell, "-n", script], check=True)
     assert script.read_text().startswith("#!/bin/sh\nset -e\n")
+
+
+def run_script(name: str, argument: str, folder: Path, refusing: str) -> subprocess.CompletedProcess[str]:
+    """Run one as dpkg does, on a machine where this command fails and all that it calls is written to `called`."""
+    for program in ("systemctl", "systemd-sysusers", "py3compile", "py3clean"):
+        status = 1 if program == refusing else 0
+        tree.write(folder / program, f'#!/bin/sh\necho {program} "$@" >> {folder}/called\nexit {status}\n', 0o755)
+    script = (deb.SCRIPTS / name).read_text().replace("/run/systemd/system", str(folder))
+    return subprocess.run(
+        ["sh", "-c", script, name, argument],
+        env={"PATH": f"{folder}:/usr/bin:/bin"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_node_that_does_not_come_up_again_leaves_the_package_installed(tmp_path):
+    done = run_script("edged.postinst", "configure", tmp_path, "systemctl")
+    assert done.returncode == 0, done.stderr
+    assert "systemctl try-restart edged@*.service edged-infer@*.service" in (tmp_path / "called").read_text()
+
+
+@pytest.mark.parametrize("package", ["edged", "edged-archive"])
+def test_a_python_that_is_half_upgraded_does_not_keep_a_package(tmp_path, package):
+    done = run_script(f"{package}.prerm", "remove", tmp_path, "py3clean")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("package", ["edged", "edged-archive"])
+def test_an_upgrade_that_is_given_up_compiles_again_what_it_had_cleared(tmp_path, package):
+    run_script(f"{package}.postinst", "abort-upgrade", tmp_path, "")
+    assert (tmp_path / "called").read_text() == f"py3compile -p {package} -V @PYTHON@ /usr/lib/edged\n"
+
+
+def test_debian_has_versions_in_the_order_that_python_has(dpkg):
+    versions = ["0.2.0.dev1", "0.2.0a1", "0.2.0b2.dev3", "0.2.0b2", "0.2.0rc1", "0.2.0", "0.2.0.post1", "0.2.1.dev1"]
+    assert versions == sorted(versions, key=Version)
+    of_debian = [deb.version_of(Path(f"edged-{each}-py3-none-any.whl"), SUITES["bookworm"]) for each in versions]
+    for older, newer in pairwise(of_debian):
+        subprocess.run([dpkg.removesuffix("-deb"), "--compare-versions", older, "lt", newer], check=True)
 
 
 @pytest.mark.parametrize(("system", "status"), [("armhf", 1), ("arm64", 0)])

@@ -21,7 +21,7 @@ from systemd.package.suites import MACHINES, SUITES, Suite
 
 def build(suite: Suite, arch: str, wheel: Path, out: Path, *, quick: bool = False) -> Iterator[Path]:
     """Both packages, with this wheel of edged. Raises Unfit."""
-    version, date_s = f"{wheel.name.split('-')[1]}+deb{suite.number}", source_date_s()
+    version, date_s = deb.version_of(wheel, suite), source_date_s()
     with tempfile.TemporaryDirectory(prefix="edged-package-") as name:
         folders = {package: Path(name) / package for package in ("edged", "edged-archive")}
         sites = {package: tree.site(folder, suite) for package, folder in folders.items()}

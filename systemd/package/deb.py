@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 from systemd.package.suites import Suite
@@ -9,6 +10,7 @@ from systemd.package.tree import MAINTAINER, write
 from systemd.package.wheels import files, run
 
 SCRIPTS = Path(__file__).parent / "scripts"
+_PRERELEASE = re.compile(r"(?<=\d)(?=(?:a|b|rc)\d)")
 DESCRIPTIONS = {
     "edged": """\
 trains at the edge while the data streams
@@ -20,6 +22,12 @@ trains at the edge while the data streams: the archive
  What the node that keeps all samples of a site needs beside the package
  edged: Parquet.""",
 }
+
+
+def version_of(wheel: Path, suite: Suite) -> str:
+    """Debian's version for the wheel's, in the same order: before "~" comes nothing, and before that "~~"."""
+    version = wheel.name.split("-")[1].replace(".dev", "~~dev")
+    return f"{_PRERELEASE.sub('~', version)}+deb{suite.number}"
 
 
 def make(

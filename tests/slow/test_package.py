@@ -169,6 +169,22 @@ def test_a_system_is_as_before_once_the_package_is_purged_but_for_its_user(syste
     assert left == ""
 
 
+def test_a_purge_leaves_mount_points_and_what_is_mounted_further_down_and_takes_the_rest(system):
+    root = system("bookworm", roots.debian("bookworm"), "amd64")
+    left = root.run("""
+        dpkg --install /edged_*.deb > /dev/null
+        mkdir -p /var/lib/edged /var/cache/edged/disk
+        mount -t tmpfs tmpfs /var/lib/edged
+        mount -t tmpfs tmpfs /var/cache/edged/disk
+        touch /var/lib/edged/state /var/cache/edged/disk/photos /var/cache/edged/samples /etc/edged/topology.yaml
+        dpkg --purge edged > /dev/null 2>&1
+        find / -xdev -name edged ! -path '/var/lib/dpkg/*'
+        find /var/lib/edged /var/cache/edged -mindepth 1
+    """)
+    kept = ("/var/lib/edged", "/var/cache/edged", "/var/cache/edged/disk", "/var/cache/edged/disk/photos")
+    assert sorted(left.split()) == sorted(kept)
+
+
 @each_suite
 def test_the_archives_package_adds_parquet_and_every_module_left_can_be_imported(system, suite):
     root = system(suite, roots.debian(suite), "amd64")

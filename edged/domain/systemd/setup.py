@@ -29,6 +29,9 @@ _STATE, _CACHE = "/var/lib/edged", "/var/cache/edged"
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - nothing is put there
 """ProtectHome= and PrivateTmp= keep them from the units."""
 
+_PURGED = (_STATE, _CACHE, posixpath.dirname(TOPOLOGY))
+"""They go when the package is purged, and the cache before."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 
 
@@ -112,6 +115,12 @@ def unfit(topology: Topology, node: str) -> Problem | None:
         return Problem(
             "archive[0].url", f"units do not see what is below {hidden}", "choose another folder, such as /srv/edged"
         )
+    if purged := next((each for each in _PURGED if f"{folder}/".startswith(f"{each}/")), None):
+        return Problem(
+            "archive[0].url",
+            f"what is below {purged} goes with the nodes' own files, as when the package is purged",
+            "choose another folder, such as /srv/edged",
+        )
     return None
 
 
@@ -140,8 +149,10 @@ def _folders(node: str, secrets: Mapping[str, str], archive: str) -> Iterator[Fo
     if secrets:
         yield Folder(CREDENTIALS, 0o700, "root")
         yield Folder(f"{CREDENTIALS}/{node}", 0o700, "root")
-    yield Folder(_STATE, 0o750, USER)
-    yield Folder(_CACHE, 0o750, USER)
+    # systemd makes both the user's at each start, with all that is in them, such as the state that another card's user
+    # wrote; but not where the folder itself already is the user's.
+    yield Folder(_STATE, 0o750, USER, is_data=True)
+    yield Folder(_CACHE, 0o750, USER, is_data=True)
     if archive:
         yield Folder(archive, 0o750, USER, is_data=True)
 

@@ -87,7 +87,7 @@ def test_an_archives_folder_is_not_made_where_the_one_above_it_is_missing(fake, 
 
 
 def test_a_folder_has_its_mode_and_owner_and_is_seen_so(fake, machine):
-    folder = Folder("/var/lib/edged", 0o750, "edged")
+    folder = Folder("/var/lib/edged", 0o750, "edged", is_data=True)
     machine.carry_out(MakeFolder(folder))
     status = (fake.root / "var/lib/edged").stat()
     assert (stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid)) == (0o750, fake.ids["edged"])

@@ -83,11 +83,12 @@ def test_files_that_systemd_has_not_read_yet_are_reloaded():
     ]
 
 
-def test_a_folder_with_other_rights_is_mended_but_for_the_archives():
-    vault = setup_of(VALID, "vault", [])
-    foreign = {each.path: each._replace(owner="0:0") for each in vault.folders}
+def test_folders_of_secrets_with_other_rights_are_mended_and_the_others_left():
+    """systemd gives state and cache to the user with all that is in them, unless the folder alone was given before."""
+    vault = setup_of(VALID, "vault", ["key"])
+    foreign = {each.path: each._replace(owner="1:1") for each in vault.folders}
     assert enabling(vault, seen(vault, folders=foreign)) == [
-        MakeFolder(each) for each in vault.folders if each.path != "/srv/edged"
+        MakeFolder(each) for each in vault.folders if each.path.startswith("/etc/edged/credentials")
     ]
 
 

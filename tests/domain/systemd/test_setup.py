@@ -105,6 +105,13 @@ def test_an_archive_in_a_folder_that_units_do_not_see_is_refused(folder):
     assert "units do not see what is below" in problem.message
 
 
+@pytest.mark.parametrize("folder", ["/var/lib/edged", "/var/lib/edged/archive", "/var/cache/edged/x", "/etc/edged/x"])
+def test_an_archive_among_the_files_that_a_purge_takes_is_refused(folder):
+    problem = unfit(with_archive(f"file://{folder}"), "vault")
+    assert problem is not None
+    assert "when the package is purged" in problem.message
+
+
 def test_an_archive_whose_url_has_a_variable_that_is_missing_is_refused():
     problem = unfit(with_archive("${ARCHIVE}"), "vault")
     assert problem is not None
@@ -117,5 +124,6 @@ def test_an_edge_and_an_archive_in_srv_are_fit(topology, node):
     assert unfit(topology, node) is None
 
 
-def test_a_folder_beside_a_hidden_one_is_fit():
-    assert unfit(with_archive("file:///homes/edged"), "vault") is None
+@pytest.mark.parametrize("folder", ["/homes/edged", "/var/lib/edged-archive"])
+def test_a_folder_beside_one_that_is_refused_is_fit(folder):
+    assert unfit(with_archive(f"file://{folder}"), "vault") is None

@@ -37,6 +37,18 @@ def test_an_upgrade_restarts_the_nodes_that_run_and_they_resume(site, packages):
     assert site.companion.has(ActiveState="inactive")
 
 
+def test_an_upgrade_is_complete_though_units_do_not_come_up_again(site, packages):
+    """One is masked, and the others' topology is wrong."""
+    site.machine.run("systemctl", "mask", site.companion.name)
+    site.configure("schema: 1")
+
+    apt(site, f"install --reinstall {packages}")
+
+    site.machine.run("systemctl", "unmask", site.companion.name)
+    assert site.machine.run("dpkg-query", "-W", "-f", "${db:Status-Abbrev}", "edged", "edged-archive") == "ii ii "
+    assert all(unit.has(ActiveState="failed", ExecMainStatus="78") for unit in (site.vault, site.edge))
+
+
 def test_a_removal_stops_the_nodes_and_leaves_what_they_wrote_from_which_they_go_on(site, packages):
     site.edge.wait_for("checkpoint.saved", site.edge.now())
     since = site.edge.now()
