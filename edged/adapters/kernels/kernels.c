@@ -953,7 +953,7 @@ INLINE vec exp_of(vec x) { /* of x <= 0, to 2 units in the last place; below -87
 static float log_of(float x) { /* of x >= 1 */
     int32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    if (bits >= 0x7f800000) return x; /* infinite or NaN */
+    if (bits < 0 || bits >= 0x7f800000) return x; /* infinite or NaN, which x86 makes with a sign */
     int32_t exponent = (bits >> 23) - 127;
     bits = (bits & 0x7fffff) | 0x3f800000;
     float m;

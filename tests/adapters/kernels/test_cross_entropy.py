@@ -39,7 +39,7 @@ def test_losses_scores_and_gradients_are_the_references(step, n, classes, size, 
     assert correct == exact[3]
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf], ids=["nan", "nan with a sign", "inf"])
 def test_what_is_not_finite_makes_the_loss_so(step, value):
     outputs = np.array([[0, value, 1], [0, 1, 2]], np.float32)
     _, losses, _, _ = run(step, outputs, np.array([0, 1]), np.ones((2, 1)))
