@@ -1,4 +1,4 @@
-"""Pins anew what the packages are made of: `python -m systemd.package.lock` in a checkout writes `wheels/<suite>.txt`.
+"""Pins again what the packages are made of: `python -m systemd.package.lock` in a checkout writes `wheels/<suite>.txt`.
 
 Each line has a version and the digests of its wheels for every architecture. `wheels/build.txt` is for edged's own.
 """

@@ -39,8 +39,8 @@ from edged.services.inference.served_model import Load, Model, ServedModel
 from edged.settings import TopologyInUse
 
 _COMMIT_S, _COMMITTED_BATCHES = 1.0, 2
-"""A commit is due after so long, or so many batches: Kafka takes its time for one (5 ms by default, to have several at
-once), and the next samples wait."""
+"""A commit is due after this time, or this number of full batches: Kafka holds each one back for 5 ms by default, to
+write several at once, and the next samples wait."""
 
 _RECOVERED_BATCHES = 2 * (_COMMITTED_BATCHES + 1)
 """Batches that a restart searches for predictions whose positions were not committed. Half would suffice but for crash

@@ -85,7 +85,7 @@ class Unit:
         return int(self.show("MainPID")["MainPID"])
 
     def now(self) -> str:
-        """The journal's end, for who waits for what comes behind it."""
+        """The journal's end, for whoever waits for what comes after it."""
         self.machine.run("journalctl", "--sync")
         shown = self.machine.run("journalctl", "-n", "1", "-o", "cat", "--show-cursor")
         return shown.rpartition("-- cursor: ")[2].strip()

@@ -116,7 +116,7 @@ class NumberedDevice:
             yield
 
     async def run(self, batches: float = math.inf) -> None:
-        """Publish until cancelled, or so many batches; records in flight when cancelled are in doubt."""
+        """Publish until cancelled, or this number of batches; records in flight when cancelled are in doubt."""
         async with AsyncExitStack() as stack:
             client = await self._client(stack)
             while batches > 0:
