@@ -15,7 +15,7 @@ DESCRIPTIONS = {
     "edged": """\
 trains at the edge while the data streams
  A node of a site: it trains on what its devices send by Apache Kafka, and
- predicts beside that. `systemctl enable --now edged@NODE` runs a node of
+ predicts beside that. `edged node enable NODE` has systemd run a node of
  /etc/edged/topology.yaml.""",
     "edged-archive": """\
 trains at the edge while the data streams: the archive
