@@ -172,6 +172,14 @@ class LogUnavailable(TransientError):  # noqa: N818
     """Kafka does not answer within the deadline."""
 
 
+class MqttRefused(EdgedError):  # noqa: N818
+    """The MQTT broker's answer is no, and would be again. The message has its reason, and from where it came."""
+
+
+class MqttUnavailable(TransientError):  # noqa: N818
+    """There is no connection to the MQTT broker, or it broke before the broker answered."""
+
+
 class ArchiveUnavailable(TransientError):  # noqa: N818
     """The archive does not answer within the deadline."""
 

@@ -10,6 +10,7 @@ from edged.ports.checkpoints import CheckpointStore, DeployedModel
 from edged.ports.datasets import HELD_OUT, Dataset, Format, ImageDecoder, Item, LeftOut, Omissions
 from edged.ports.log import KEPT, Committed, Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
 from edged.ports.models import Classifier, FeatureExtractor
+from edged.ports.mqtt import BrokerLimits, MqttSession, Packet, PacketProperties, Verdict
 from edged.ports.node import Health, Host, HostSample, LaneClock, Notifier, Processes, Progress, Statistics
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "MAX_KEPT_RECORDS",
     "ArchiveStore",
     "ArchiveWriter",
+    "BrokerLimits",
     "CheckpointStore",
     "Classifier",
     "Committed",
@@ -36,9 +38,12 @@ __all__ = [
     "Log",
     "LogReader",
     "Message",
+    "MqttSession",
     "NotArchived",
     "Notifier",
     "Omissions",
+    "Packet",
+    "PacketProperties",
     "Processes",
     "Progress",
     "Record",
@@ -46,5 +51,6 @@ __all__ = [
     "Statistics",
     "TopicPartition",
     "TopicSpec",
+    "Verdict",
     "Watermarks",
 ]
