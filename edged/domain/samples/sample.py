@@ -19,6 +19,7 @@ REASONS = (
     "truncated",  # the image ends early or is damaged
     "too_large_for_topic",  # the topic of packs does not take even this sample alone
     "too_many_pixels",  # the image is larger than an image of this stream may be
+    "wrong_topic",  # of an MQTT packet: the topic is none of a sample
 )
 """The reasons for which a record is dead-lettered: stable words, for logs and headers."""
 

@@ -1,0 +1,123 @@
+"""The MQTT topics and client ids of a site, and what the topic of a received packet says.
+
+A site's and a node's name is one level of a topic each (see `topology.NAME_PATTERN`: no `/`, no wildcard). Covers names
+alone. See also: `access`, for who may use which topic.
+"""
+
+from typing import NamedTuple
+
+from edged.domain.counted import counted
+from edged.errors import RejectedRecord
+
+WRONG_TOPIC = "wrong_topic"
+"""The reason, a word of `domain.samples.sample.REASONS`, for which a packet's topic is refused."""
+
+MAX_VALUE_BYTES = 256
+"""Of a label, an id, a response topic: what longer ones would take in headers is out of proportion."""
+
+_LEVEL_BREAKERS = frozenset("/+#\0")
+
+
+class SampleTopic(NamedTuple):
+    """Of a packet that is one sample. None: the topic does not say."""
+
+    device: str
+    label: str | None = None
+    sample_id: str | None = None
+
+
+class PackTopic(NamedTuple):
+    """Of a packet of many samples, see `domain.samples.pack`."""
+
+    device: str
+
+
+def samples_topic(site: str, device: str, label: str = "", sample_id: str = "") -> str:
+    """Where the device publishes a sample; label and id must each be a level, or else go into user properties."""
+    levels = [site, "iot", device]
+    if label or sample_id:
+        levels.append(label)
+    if sample_id:
+        levels.append(sample_id)
+    return "/".join(levels)
+
+
+def packs_topic(site: str, device: str) -> str:
+    """Where the device publishes many samples in one packet."""
+    return f"{site}/packs/{device}"
+
+
+def receipts_topic(site: str, device: str) -> str:
+    """Where edged tells the device which of its samples Kafka holds."""
+    return f"{site}/receipts/{device}"
+
+
+def predictions_topic(site: str, device: str) -> str:
+    """Where edged publishes the predictions for the device; a response topic that it asks for stands below."""
+    return f"{site}/predictions/{device}"
+
+
+def probe_topic(site: str, edge: str) -> str:
+    """Where the edge tries what its broker does with a packet."""
+    return f"{site}/edged/{edge}"
+
+
+def of_device(site: str, device: str) -> tuple[str, ...]:
+    """The filters of all that the device may publish. `x/#` covers `x`, too."""
+    return f"{samples_topic(site, device)}/#", packs_topic(site, device)
+
+
+def bridge_client_id(site: str, edge: str, device: str) -> str:
+    """Of the session in which the edge takes the device's packets; no name has a ':'."""
+    return f"edged:{site}:{edge}:{device}"
+
+
+def device_client_id(site: str, device: str) -> str:
+    """Of the device's own session."""
+    return f"edged:{site}:{device}"
+
+
+def is_level(text: str) -> bool:
+    """Whether the text can be one level of a topic: whole, and short enough to be a label or an id."""
+    try:
+        return 0 < len(text.encode()) <= MAX_VALUE_BYTES and _LEVEL_BREAKERS.isdisjoint(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def may_answer_to(site: str, device: str, topic: str) -> bool:
+    """Whether a response topic is one that edged publishes the device's predictions to: their own, or one below it."""
+    own = predictions_topic(site, device)
+    if topic == own:
+        return True
+    below = topic.removeprefix(f"{own}/")
+    return below != topic and is_level(below.replace("/", "-"))
+
+
+def parse(site: str, topic: str) -> SampleTopic | PackTopic:
+    """What the topic of a packet from a device says; an empty level is one that is not given.
+
+    Raises RejectedRecord(wrong_topic) for any that no device of the site has to publish to.
+    """
+    its_site, *levels = topic.split("/")
+    match levels if its_site == site else []:
+        case ["packs", device] if device:
+            return PackTopic(device)
+        case ["iot", device, *rest] if device and len(rest) <= 2:
+            label, sample_id = [*rest, "", ""][:2]
+            return SampleTopic(device, _value("label", label), _value("id", sample_id))
+        case ["iot", _device, _label, _id, *more]:
+            raise RejectedRecord(
+                WRONG_TOPIC,
+                f"{counted(len(more), 'level')} too many; {site}/iot/DEVICE/LABEL/ID is all that a topic says: a label"
+                " with '/' goes into the user property label",
+            )
+    raise RejectedRecord(WRONG_TOPIC, f"no topic of samples: {site}/iot/DEVICE, {site}/iot/DEVICE/LABEL …")
+
+
+def _value(name: str, level: str) -> str | None:
+    if not level:
+        return None
+    if not is_level(level):
+        raise RejectedRecord(WRONG_TOPIC, f"the {name} has a wildcard, or more than {MAX_VALUE_BYTES} bytes in UTF-8")
+    return level
