@@ -25,7 +25,7 @@ _TYPE_OF_FIELD: Mapping[str, type] = {
 _TYPE_OF_OPTIONAL_FIELD: Mapping[str, type] = {"sampled_ms": int, "latency_ms": float}
 _NAMES = (
     "device", "partition", "offset", "arrived_ms", "sampled_ms", "label", "probability", "probabilities", "generation",
-    "latency_ms", "compute_ms", "anomaly", "anomaly_threshold", "incarnation",
+    "latency_ms", "compute_ms", "anomaly", "anomaly_threshold", "incarnation", "id",
 )  # fmt: skip
 _TYPE_OF_CLASS_FIELD: Mapping[str, type] = {"label": str, "probability": float, "probabilities": dict}
 
@@ -51,6 +51,8 @@ class Prediction:
     Classifier: the `label` with its `probability`, and `probabilities`, the most probable labels in descending order.
     Autoencoder: the `anomaly` score and, if known, `anomaly_threshold`; see `domain.training.anomaly`. Fields of the
     other kind are None or empty.
+
+    `id`: the device's own name of the sample; empty without one, see `returned`.
     """
 
     device: str
@@ -67,6 +69,7 @@ class Prediction:
     anomaly: float | None = None
     anomaly_threshold: float | None = None
     incarnation: str = ""
+    id: str = ""
 
     @property
     def identity(self) -> Identity:
@@ -110,8 +113,8 @@ def decode(value: bytes) -> Prediction:
     }
     values = known | (_anomaly(fields) if "anomaly" in fields else _class(fields))
     defaults = {"anomaly": None, "anomaly_threshold": None}
-    incarnation = _field(fields, "incarnation", str) if "incarnation" in fields else ""
-    return from_named(Prediction, _NAMES, defaults | values | {"incarnation": incarnation})
+    names = {name: _field(fields, name, str) if name in fields else "" for name in ("incarnation", "id")}
+    return from_named(Prediction, _NAMES, defaults | values | names)
 
 
 def _class(fields: Mapping[str, Any]) -> dict[str, Any]:

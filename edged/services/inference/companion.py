@@ -16,6 +16,7 @@ from edged.aio import LongWait, run_in_worker
 from edged.domain.place import Place
 from edged.domain.samples import codec, prediction, times
 from edged.domain.samples.prediction import Identity, Prediction
+from edged.domain.samples.returned import returned, sample_id
 from edged.domain.suggest import did_you_mean
 from edged.domain.topology import MIB, Device, Topology, Training
 from edged.errors import ConfigError, Problem, RejectedRecord
@@ -306,8 +307,13 @@ class Companion:
         predictions = [self._prediction(model, result, now_ms, compute_ms) for result in results]
         await self._log.append(
             [
-                Message(self._predictions.topic, prediction.encode(each), key=each.device.encode())
-                for each in predictions
+                Message(
+                    self._predictions.topic,
+                    prediction.encode(each),
+                    key=each.device.encode(),
+                    headers=returned(result.record.headers),
+                )
+                for each, result in zip(predictions, results, strict=True)
             ]
         )
         self._num_predicted += len(results)
@@ -334,4 +340,5 @@ class Companion:
             anomaly=None if model.labels else float(result.predicted[0]),
             anomaly_threshold=model.anomaly_threshold,
             incarnation=record.incarnation,
+            id=sample_id(record.headers),
         )

@@ -28,6 +28,7 @@ def test_a_prediction_survives_encoding_and_decoding():
     assert decode(encode(EXAMPLE)) == EXAMPLE
     assert decode(encode(ANOMALY)) == ANOMALY
     assert decode(encode(replace(ANOMALY, anomaly_threshold=None))) == replace(ANOMALY, anomaly_threshold=None)
+    assert decode(encode(replace(EXAMPLE, id="a:7"))) == replace(EXAMPLE, id="a:7")
     without_times = replace(EXAMPLE, sampled_ms=None, latency_ms=None)
     assert decode(encode(without_times)) == without_times
     assert EXAMPLE.identity == Identity("cam", 0, 7, 1_700_000_000_000)
@@ -60,6 +61,7 @@ def test_whole_numbers_pass_for_floats():
         {"offset": "7"},
         {"offset": True},
         {"offset": 7.0},
+        {"id": 7},
         {"probability": "high"},
         {"probability": None},
         {"latency_ms": float("nan")},

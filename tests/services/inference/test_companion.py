@@ -192,6 +192,19 @@ async def test_a_prediction_has_its_sample_label_probability_generation_and_late
 
 
 @pytest.mark.looptime
+async def test_what_a_device_named_its_sample_by_comes_back_with_the_prediction_of_that_sample():
+    log = await log_with(0)
+    given = (("edged-sample-id", b"a:7"), ("edged-response-topic", b"some/topic"), ("edged-correlation", b"\xff"))
+    await log.append([Message(CAM.topic, HIGH), BAD[0], Message(CAM.topic, HIGH, headers=(*given, ("other", b"x")))])
+    async with running(companion(log)):
+        await caught_up(log)
+    without, with_id = log.records(PREDICTIONS)
+    assert [each.id for each in predictions(log)] == ["", "a:7"]
+    assert [name for name, _value in without.headers] == ["edged-id"]
+    assert with_id.headers[:-1] == given
+
+
+@pytest.mark.looptime
 async def test_a_latency_starts_at_the_arrival_and_an_absurd_one_is_left_out():
     log = await log_with(0)
     by_device = (times.sampled_header(int(NOW_MS) - 5_000_000),)
