@@ -38,10 +38,12 @@ from edged.domain.topology import (
     Exchange,
     Kafka,
     Lars,
+    Mqtt,
     Outer,
     Sgd,
     Step,
     Stream,
+    Tls,
 )
 from edged.errors import ConfigError
 
@@ -114,6 +116,28 @@ def test_a_small_file_gives_the_values_with_their_defaults(load):
 
 def test_without_training_the_site_only_collects(load):
     assert load(VALID[: VALID.index("training:")]).jobs == ()
+
+
+def test_a_site_without_mqtt_has_no_broker_for_it(load):
+    assert load(VALID).mqtt is None
+
+
+@pytest.mark.parametrize(
+    ("section", "mqtt"),
+    [
+        ("{broker: broker.lan}", Mqtt("broker.lan")),
+        ("{broker: 'broker.lan:1884', packet_bytes: 64KiB, window: 8}", Mqtt("broker.lan:1884", None, None, None, 65536, 8)),
+        ("{broker: broker.lan, tls: {}, username: '${NODE}', password: '${PW}'}", Mqtt("broker.lan", Tls(), "pi-a", "x")),
+        ("{broker: broker.lan, tls: {ca: /ca.pem, certificate: /c.pem, key: /k.pem, key_password: '${PW}'}}",
+         Mqtt("broker.lan", Tls("/ca.pem", "/c.pem", "/k.pem", "x"))),
+    ],
+)  # fmt: skip
+def test_the_section_mqtt_is_read(load, section, mqtt):
+    text = VALID.replace("streams:\n", f"mqtt: {section}\nstreams:\n")
+    topology = load(text, {"NODE": "pi-a", "PW": "x"})
+
+    assert topology.mqtt == mqtt
+    assert "'x'" not in repr(topology)
 
 
 def test_sizes_and_durations_have_units(load):
@@ -278,6 +302,13 @@ def test_a_dangling_reference_is_reported_at_its_value(problems):
         ("[zero, one, two]", "[]", "8:13: streams.digits.labels: 0 entries; at least 1"),
         ("[localhost:9092]", "[localhost]", '4:15: kafka.bootstrap[0]: expected host:port, such as "broker.lan:9092"'),
         ("[localhost:9092]", "localhost:9092", '4:14: kafka.bootstrap: expected a list (such as ["localhost:9092"])'),
+        ("streams:\n", "mqtt: {broker: 'tcp://broker'}\nstreams:\n", '5:16: mqtt.broker: expected host or host:port, such as "broker.lan:1883"'),
+        ("streams:\n", "mqtt: {}\nstreams:\n", "5:7: mqtt.broker: is missing (the broker, host or host:port; the port is 1883, or 8883 with tls, if it is not given)"),
+        ("streams:\n", "mqtt: {broker: b, usename: u}\nstreams:\n", '5:19: mqtt.usename: unknown key "usename" (did you mean "username"?)'),
+        ("streams:\n", "mqtt: {broker: b, packet_bytes: 2MiB}\nstreams:\n", "5:33: mqtt.packet_bytes: expected 1 KiB to 1.9 MiB"),
+        ("streams:\n", "mqtt: {broker: b, window: 0}\nstreams:\n", "5:27: mqtt.window: expected a whole number from 1 to 1024, not 0"),
+        ("    edge: pi-a", "    edge: pi-a\n    transport: mqqt", '12:16: iot[0].transport: "mqqt" is not one of kafka, mqtt (did you mean "mqtt"?)'),
+        ("    edge: pi-a", "    edge: pi-a\n    id: seq", '12:9: iot[0].id: "seq" is not one of none, counter, text'),
         ("site: lab", "site: ../lab", "2:7: site: expected a name: 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit"),
         ("- name: pi-b", "- name: cam-01", '15:11: edges[1].name: "cam-01" is already the name of iot[0]'),
         ("- dense: 3", "- dense: 4", '23:7: training.model[1]: 4 units for the 3 labels of stream "digits" (write dense: 3)'),
@@ -329,7 +360,7 @@ def test_a_problem_carries_its_source_line(load):
     ("text", "expected"),
     [
         ("", "topology.yaml:1:1: the file is empty (config/ has examples to start from)"),
-        ("- a\n", "topology.yaml:1:1: expected a mapping with schema, site, kafka, streams, iot, edges, archive, log, training, not a list"),
+        ("- a\n", "topology.yaml:1:1: expected a mapping with schema, site, kafka, mqtt, streams, iot, edges, archive, log, training, not a list"),
         (b"site: \xff\n", "topology.yaml:1:7: the file is not UTF-8 (save it as UTF-8)"),
         ("site: a\x07b\n", "topology.yaml:1:8: the character U+0007 has no place in YAML"),
         ("x" * (1 << 20) + "x", "topology.yaml:1:1: the file is larger than 1 MiB"),

@@ -55,6 +55,11 @@ REFUSED = {
     "an unknown key": with_value(1, "sight"),
     "another schema": with_value(2, "schema"),
     "a name with a slash": with_value("a/b", "site"),
+    "an MQTT broker as a URL": with_value({"broker": "tcp://b:1883"}, "mqtt"),
+    "MQTT packets above what brokers take": with_value({"broker": "b", "packet_bytes": 2_000_001}, "mqtt"),
+    "TLS without settings": with_value({"broker": "b", "tls": None}, "mqtt"),
+    "a kind of id that is none": with_value("number", "iot", 0, "id"),
+    "a device's name with a wildcard": with_value("cam/+", "iot", 0, "name"),
     "no broker": with_value([], "kafka", "bootstrap"),
     "an unknown codec": with_value("jpg", "iot", 0, "codec"),
     "an axis of 0": with_value([0], "streams", "digits", "sample", "shape"),
@@ -88,6 +93,7 @@ def test_the_schema_refuses_every_form_that_the_loader_refuses(tree, tmp_path):
 
 
 ACCEPTED = {
+    "an MQTT broker": with_value({"broker": "b", "tls": {}, "packet_bytes": "64KiB", "window": 8}, "mqtt"),
     "a size with a unit": with_value("16 MiB", "edges", 0, "prefetch"),
     "a size in bytes": with_value(16 << 20, "edges", 0, "prefetch"),
     "a duration": with_value("1.5min", "archive", 0, "flush"),

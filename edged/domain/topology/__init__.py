@@ -14,14 +14,18 @@ from edged.domain.topology.nodes import (
     Device,
     Dtype,
     Edge,
+    IdKind,
     Kafka,
     LogLevel,
     LogSettings,
     Mechanism,
+    Mqtt,
     Protocol,
     Role,
     Security,
     Stream,
+    Tls,
+    Transport,
 )
 from edged.domain.topology.topology import Topology
 from edged.domain.topology.training import (
@@ -75,6 +79,7 @@ __all__ = [
     "Exchange",
     "ExchangeMode",
     "Flip",
+    "IdKind",
     "Job",
     "Kafka",
     "Kernels",
@@ -82,6 +87,7 @@ __all__ = [
     "LogLevel",
     "LogSettings",
     "Mechanism",
+    "Mqtt",
     "Optimizer",
     "Outer",
     "Protocol",
@@ -94,6 +100,8 @@ __all__ = [
     "Source",
     "Step",
     "Stream",
+    "Tls",
     "Topology",
     "Training",
+    "Transport",
 ]

@@ -9,7 +9,7 @@ from edged.domain.text import normal_form
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Names become topics, folders and log fields, so no other characters are allowed."""
 
-_LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]):\d+", re.IGNORECASE)
+_LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 
 Codec = Literal["raw", "jpeg", "png"]
 Dtype = Literal["uint8", "float32"]
@@ -17,6 +17,8 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 Role = Literal["ingest", "infer", "archiver", "epoch_server"]
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+Transport = Literal["kafka", "mqtt"]
+IdKind = Literal["none", "counter", "text"]
 
 MIB = 1 << 20
 
@@ -47,6 +49,52 @@ class Kafka:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """The certificate files towards the MQTT broker. repr hides the password. `key_password`: of an encrypted `key`."""
+
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    key_password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Mqtt:
+    """The MQTT broker, and what a session with it may take. repr hides the password. `tls`: None: unencrypted.
+
+    `packet_bytes`: of the largest packet that anybody sends, all of it. `window`: packets of one device that the broker
+    sends before the first of them is acknowledged.
+    """
+
+    broker: str
+    tls: Tls | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    packet_bytes: int = MIB
+    window: int = 32
+
+    @property
+    def host(self) -> str:
+        """The broker's name or address; an IPv6 address without its brackets."""
+        return self._parts[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port, by default the one that is registered for MQTT without or with TLS."""
+        return int(self._parts[1] or (1883 if self.tls is None else 8883))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the broker's address is this machine's own."""
+        return _LOOPBACK.fullmatch(self.broker) is not None
+
+    @property
+    def _parts(self) -> tuple[str, str]:
+        host, _, port = self.broker.rpartition(":")
+        return (self.broker, "") if not host or port.endswith("]") else (host, port)
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """`level`: the least that is logged. `resources_s`: seconds between two `res.sample`; None: `Timing.sample_s`."""
 
@@ -73,11 +121,18 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Device:
+    """With `transport: mqtt`: `id`: how the device numbers its samples, see `domain.mqtt.identity`.
+
+    `receipts`: whether it is told by its own topic which of its samples Kafka holds.
+    """
+
     name: str
     edge: str
     stream: str
     codec: Codec = "raw"
-    transport: Literal["kafka", "mqtt"] = "kafka"
+    transport: Transport = "kafka"
+    id: IdKind = "none"
+    receipts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

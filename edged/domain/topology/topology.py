@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edged.domain.topology.job import Job, job_digest
-from edged.domain.topology.nodes import Archive, Device, Edge, Kafka, LogSettings, Role, Stream
+from edged.domain.topology.nodes import Archive, Device, Edge, Kafka, LogSettings, Mqtt, Role, Stream
 from edged.domain.topology.training import Training
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """`jobs`: what each edge trains, all at the same time; none: the site only collects."""
+    """`jobs`: what each edge trains, all at the same time; none: the site only collects.
+
+    `mqtt`: None: no device speaks MQTT.
+    """
 
     site: str
     kafka: Kafka
@@ -23,6 +26,7 @@ class Topology:
     archive: tuple[Archive, ...]
     jobs: tuple[Training, ...] = ()
     log: LogSettings = field(default_factory=LogSettings)
+    mqtt: Mqtt | None = None
 
     def stream(self, name: str) -> Stream:
         return next(stream for stream in self.streams if stream.name == name)
@@ -39,6 +43,14 @@ class Topology:
     def devices_of(self, edge: str) -> tuple[Device, ...]:
         """The edge's devices, in the file's order."""
         return tuple(device for device in self.iot if device.edge == edge)
+
+    def mqtt_devices_of(self, edge: str) -> tuple[Device, ...]:
+        """Those of them whose samples the edge takes from the MQTT broker."""
+        return tuple(device for device in self.devices_of(edge) if device.transport == "mqtt")
+
+    def speaks_mqtt(self, node: str) -> bool:
+        """Whether the node connects to the MQTT broker: a device by itself, an edge for its devices."""
+        return any(device.transport == "mqtt" and node in {device.name, device.edge} for device in self.iot)
 
     def tier_of(self, node: str) -> Literal["iot", "edge", "archive"] | None:
         """The tier of `node`; None when there is no such node."""

@@ -10,7 +10,7 @@ import yaml
 
 from edged.domain.suggest import did_you_mean
 from edged.domain.text import normal_form, shown
-from edged.domain.topology import NAME_PATTERN
+from edged.domain.topology import MIB, NAME_PATTERN
 from edged.domain.validation.memory import mebibytes
 from edged.topology_file.kinds.kind import VARIABLE, Kind, Schema, has_variable
 from edged.topology_file.reading import Reading, short
@@ -62,6 +62,9 @@ class Text:
 
 NAME = Text("a name: 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit", NAME_PATTERN[1:-1])
 ADDRESS = Text('host:port, such as "broker.lan:9092"', r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", 300)
+MQTT_ADDRESS = Text(
+    'host or host:port, such as "broker.lan:1883"', r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", 300
+)
 FILE_PATH = Text("the path of a file", is_path=True)
 
 
@@ -239,7 +242,7 @@ def size(minimum: int, maximum: int, *, zero: bool = False) -> Kind:
         maximum,
         "a size such as 32MiB, 1GB or 4096",
         _BYTES,
-        lambda n: mebibytes(int(n)),
+        lambda n: mebibytes(int(n)) if n >= MIB else f"{n / 1024:g} KiB",
         is_whole=True,
         allows_zero=zero,
         usual_unit="MiB",

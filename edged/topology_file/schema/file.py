@@ -7,7 +7,7 @@ from edged.topology_file.kinds.kind import Schema
 from edged.topology_file.kinds.lists import Listing, OneOrMore
 from edged.topology_file.kinds.scalars import NAME, Whole
 from edged.topology_file.kinds.sections import Key, Named, Section
-from edged.topology_file.schema.nodes import ARCHIVE, DEVICE, EDGE, KAFKA, LOG, STREAM
+from edged.topology_file.schema.nodes import ARCHIVE, DEVICE, EDGE, KAFKA, LOG, MQTT, STREAM
 from edged.topology_file.schema.training import TRAINING
 
 SCHEMA = 1
@@ -26,6 +26,7 @@ FILE = Section(
         "schema": Key(Whole(SCHEMA, SCHEMA), f"version of the file's format: {SCHEMA}"),
         "site": Key(NAME, "prefix of every topic"),
         "kafka": Key(KAFKA, "where Apache Kafka is"),
+        "mqtt": Key(MQTT, "where the MQTT broker is, for devices with transport: mqtt"),
         "streams": Key(Named(STREAM, "stream"), "what the devices publish, by name"),
         "iot": Key(Listing(DEVICE), "tier 1: the devices, each with exactly one edge"),
         "edges": Key(Listing(EDGE, 1), "tier 2: the edges"),
@@ -36,7 +37,7 @@ FILE = Section(
             "what to train: a job or a list of them; without it the site only collects",
         ),
     },
-    {"log": LogSettings(), "training": ()},
+    {"mqtt": None, "log": LogSettings(), "training": ()},
 )
 
 

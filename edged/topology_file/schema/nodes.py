@@ -10,16 +10,31 @@ from edged.domain.topology import (
     Device,
     Dtype,
     Edge,
+    IdKind,
     Kafka,
     LogLevel,
     LogSettings,
     Mechanism,
+    Mqtt,
     Protocol,
     Security,
     Stream,
+    Tls,
+    Transport,
 )
 from edged.topology_file.kinds.lists import Listing
-from edged.topology_file.kinds.scalars import ADDRESS, FILE_PATH, NAME, Choice, Switch, Text, Whole, duration, size
+from edged.topology_file.kinds.scalars import (
+    ADDRESS,
+    FILE_PATH,
+    MQTT_ADDRESS,
+    NAME,
+    Choice,
+    Switch,
+    Text,
+    Whole,
+    duration,
+    size,
+)
 from edged.topology_file.kinds.sections import Key, Section, section
 
 _TIB = MIB << 20
@@ -52,6 +67,29 @@ KAFKA = section(
     "Where Apache Kafka is.",
     bootstrap=Key(Listing(ADDRESS, 1, 64, is_distinct=True), "some of the brokers, host:port"),
     security=Key(_SECURITY, "encryption and authentication"),
+)
+
+MQTT = section(
+    Mqtt,
+    "Where the MQTT broker is, and what a packet may be.",
+    broker=Key(MQTT_ADDRESS, "the broker, host or host:port; the port is 1883, or 8883 with tls, if it is not given"),
+    tls=Key(
+        section(
+            Tls,
+            "Encryption; {} where the system's authorities signed the broker's certificate.",
+            ca=Key(FILE_PATH, "certificates of the authority that signed the broker's, PEM"),
+            certificate=Key(FILE_PATH, "the node's own certificate, PEM"),
+            key=Key(FILE_PATH, "the key of the node's certificate, PEM"),
+            key_password=Key(
+                Text(is_secret=True, max_bytes=1023), 'the key\'s password if it is encrypted, as "${cred:NAME}"'
+            ),
+        ),
+        "encryption; left out only on a network without anybody else",
+    ),
+    username=Key(Text(), "the node's user at the broker"),
+    password=Key(Text(is_secret=True), 'the user\'s password, as "${cred:NAME}" or "${VARIABLE}"'),
+    packet_bytes=Key(size(1024, 2_000_000), "of the largest packet; the broker refuses larger ones"),
+    window=Key(Whole(1, 1024), "packets of a device that may wait for their acknowledgement"),
 )
 
 LOG = section(
@@ -94,7 +132,9 @@ DEVICE = section(
     edge=Key(NAME, "the edge that takes its samples"),
     stream=Key(NAME, "the stream that it publishes"),
     codec=Key(Choice(get_args(Codec)), "how its payloads are written"),
-    transport=Key(Choice(("kafka", "mqtt")), "how its payloads reach Kafka"),
+    transport=Key(Choice(get_args(Transport)), "how its payloads reach Kafka; mqtt: the edge takes them there"),
+    id=Key(Choice(get_args(IdKind)), "with mqtt, how it numbers its samples, so that each is kept once"),
+    receipts=Key(Switch(), "with mqtt, whether the edge tells it by its ids which samples Kafka holds"),
 )
 
 EDGE = section(

@@ -6,7 +6,20 @@ from typing import Any
 import pytest
 
 from edged.domain.nn.spec import Dense, Flatten
-from edged.domain.topology import Adam, Cache, Device, Edge, Kafka, LogSettings, Security, Stream, Topology, Training
+from edged.domain.topology import (
+    Adam,
+    Cache,
+    Device,
+    Edge,
+    Kafka,
+    LogSettings,
+    Mqtt,
+    Security,
+    Stream,
+    Tls,
+    Topology,
+    Training,
+)
 from edged.domain.topology.changes import changes
 from edged.topology_file import json_schema
 from tests.support.valid_topology import (
@@ -21,6 +34,7 @@ from tests.support.valid_topology import (
 
 [ARCHIVE] = VALID.archive
 OTHER = ("other",)
+BROKER = Mqtt("broker.lan", Tls(ca="/ca.pem"), "u", "x7")
 TWO_JOBS = replace(
     VALID, jobs=(Training("tiles", (Flatten(), Dense(2)), name="a"), Training("tiles", (Dense(2),), name="b"))
 )
@@ -53,6 +67,10 @@ def test_a_running_node_takes_intervals_the_log_and_the_write_budget(new, keys):
         (with_security(bootstrap=VALID.kafka.bootstrap), tuple(
             f"kafka.security.{key}" for key in ("protocol", "mechanism", "username", "password", "ca")
         )),
+        (replace(VALID, mqtt=BROKER), ("mqtt",)),
+        (with_device(transport="mqtt", id="counter", receipts=True), (
+            "iot[cam].transport", "iot[cam].id", "iot[cam].receipts"
+        )),
         (with_stream(shape=(4, 4, 1)), ("streams[tiles].sample.shape",)),
         (with_stream(labels=("low",)), ("streams[tiles].labels",)),
         (replace(VALID, streams=(*VALID.streams, Stream("new", (1,), "uint8"))), ("streams[new]",)),
@@ -83,6 +101,19 @@ def test_both_kinds_of_a_mixed_change_are_told_apart():
 
 def test_the_order_of_jobs_is_a_change():
     assert changes(TWO_JOBS, replace(TWO_JOBS, jobs=TWO_JOBS.jobs[::-1])) == ((), ("training",))
+
+
+def test_how_the_mqtt_broker_is_reached_takes_a_restart():
+    old = replace(VALID, mqtt=BROKER)
+    for changed, key in [
+        (replace(BROKER, broker="other"), "mqtt.broker"),
+        (replace(BROKER, window=4), "mqtt.window"),
+        (replace(BROKER, tls=Tls()), "mqtt.tls.ca"),
+        (replace(BROKER, tls=None), "mqtt.tls"),
+        (replace(BROKER, password="x9"), "mqtt.password"),  # noqa: S106 - of a test
+    ]:
+        assert changes(old, replace(old, mqtt=changed)) == ((), (key,))
+    assert changes(old, replace(old, mqtt=None)) == ((), ("mqtt",))
 
 
 def test_no_key_tells_a_password():
