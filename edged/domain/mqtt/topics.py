@@ -15,6 +15,9 @@ WRONG_TOPIC = "wrong_topic"
 MAX_VALUE_BYTES = 256
 """Of a label, an id, a response topic: what longer ones would take in headers is out of proportion."""
 
+_MAX_LEVELS_BELOW = 8
+"""Of a response topic: Mosquitto ends the connection at 200 levels."""
+
 _LEVEL_BREAKERS = frozenset("/+#\0")
 
 
@@ -86,12 +89,16 @@ def is_level(text: str) -> bool:
 
 
 def may_answer_to(site: str, device: str, topic: str) -> bool:
-    """Whether a response topic is one that edged publishes the device's predictions to: their own, or one below it."""
+    """Whether a response topic is one that edged publishes the device's predictions to: their own, or one below it.
+
+    Of those below only such as any broker takes: one that it takes for malformed ends the edge's connection.
+    """
     own = predictions_topic(site, device)
     if topic == own:
         return True
     below = topic.removeprefix(f"{own}/")
-    return below != topic and is_level(below.replace("/", "-"))
+    levels = below.split("/")
+    return below != topic and len(levels) <= _MAX_LEVELS_BELOW and is_level("".join(levels)) and below.isprintable()
 
 
 def parse(site: str, topic: str) -> SampleTopic | PackTopic:
