@@ -208,7 +208,14 @@ EVENTS: Mapping[str, Event] = {
     ),
     "cache.close_failed": event("The cache's last writes are lost; the samples are fetched again.", err=str),
     # kernels: what computes a model's layers
-    "kernels.loaded": event("Compiled kernels compute, where the topology does not ask for numpy.", backend=str),
+    "kernels.loaded": event(
+        "Compiled kernels compute, where the topology does not ask for numpy. Instructions: those that they use.",
+        backend=str, instructions=str,
+    ),
+    "kernels.left_out": event(
+        "Compiled kernels for newer instructions, which would be faster here, are not used: why, and what to do about "
+        "it. The next ones are looked at.", reason=str,
+    ),
     "kernels.unavailable": event(
         "No compiled kernels can be used, why, and what to do about it: this backend computes instead, slower.",
         backend=str, reason=str,

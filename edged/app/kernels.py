@@ -16,5 +16,7 @@ def fastest_backend() -> Backend | None:
     except KernelsUnavailable as error:
         logger().warning("kernels.unavailable", backend=NUMPY, reason=str(error))
         return None
-    logger().info("kernels.loaded", backend=backend.name)
+    for reason in backend.left_out:
+        logger().warning("kernels.left_out", reason=reason)
+    logger().info("kernels.loaded", backend=backend.name, instructions=backend.instructions)
     return backend

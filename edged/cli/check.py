@@ -10,7 +10,6 @@ import sys
 
 from edged import topology_file
 from edged.adapters.kernels.backend import compiled
-from edged.adapters.kernels.library import chosen
 from edged.cli.arguments import add_topology, require_node
 from edged.cli.backbone import look_up
 from edged.cli.enabled_nodes import misfits_here
@@ -79,17 +78,25 @@ def _check_tls(security: Security) -> tuple[list[Finding], list[Finding]]:
 def _kernels(topology: Topology) -> Plan:
     """What computes the layers on this machine, which need not be one of the site's.
 
-    `numpy_jobs`: those that ask for numpy where compiled kernels compute others.
+    `left_out`: why better kernels are not used. `numpy_jobs`: those that ask for numpy where compiled kernels compute
+    others.
     """
     told_to = [job.name for job in topology.jobs if job.kernels == NUMPY]
     reason = "training.kernels says so"
     if len(told_to) < len(topology.jobs):
         try:
-            backend = compiled().name
-            return {"backend": backend, "instructions": chosen().instructions, "reason": None, "numpy_jobs": told_to}
+            backend = compiled()
         except KernelsUnavailable as error:
             reason = str(error)
-    return {"backend": NUMPY, "instructions": None, "reason": reason, "numpy_jobs": []}
+        else:
+            return {
+                "backend": backend.name,
+                "instructions": backend.instructions,
+                "left_out": list(backend.left_out),
+                "reason": None,
+                "numpy_jobs": told_to,
+            }
+    return {"backend": NUMPY, "instructions": None, "left_out": [], "reason": reason, "numpy_jobs": []}
 
 
 def _as_json(problem: Problem) -> Plan:

@@ -136,7 +136,8 @@ def _kernels_text(kernels: Plan) -> str:
     if instructions := kernels["instructions"]:
         jobs = kernels["numpy_jobs"]
         but = f", those of {' and '.join(jobs)} by numpy: training.kernels says so" if jobs else ""
-        return f"on this machine, layers are computed by compiled kernels ({instructions}){but}"
+        better = "".join(f"\nnot by better ones: {reason}" for reason in kernels["left_out"])
+        return f"on this machine, layers are computed by compiled kernels ({instructions}){but}{better}"
     return f"on this machine, layers are computed by numpy: {kernels['reason']}"
 
 

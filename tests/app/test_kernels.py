@@ -17,7 +17,16 @@ def first_time():
 def test_the_kernels_compute_where_they_are(log_lines, monkeypatch):
     monkeypatch.setattr(kernels, "compiled", OtherBackend)
     assert kernels.fastest_backend() == OtherBackend()
-    assert [line["backend"] for line in log_lines("kernels.loaded")] == ["other/1"]
+    assert [(line["backend"], line["instructions"]) for line in log_lines("kernels.loaded")] == [("other/1", "none")]
+    assert not log_lines("kernels.left_out")
+
+
+def test_better_ones_that_are_left_out_are_told(log_lines, monkeypatch):
+    monkeypatch.setattr(kernels, "compiled", lambda: OtherBackend(left_out=("v4.so is damaged",)))
+    assert kernels.fastest_backend() is not None
+    assert [(line["level"], line["reason"]) for line in log_lines("kernels.left_out")] == [
+        ("warning", "v4.so is damaged")
+    ]
 
 
 def test_without_them_numpy_computes_and_the_reason_is_logged_once(log_lines, monkeypatch):

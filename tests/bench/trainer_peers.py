@@ -118,12 +118,13 @@ class Edged:
 
     def backend(self):
         from edged.adapters.kernels.backend import CompiledBackend, compiled
-        from edged.adapters.kernels.library import load
+        from edged.adapters.kernels.library import fitting, load
         from edged.adapters.kernels.structs import declare
 
         if "EDGED_BENCH_KERNELS" not in os.environ:
             return compiled()
-        library = load(Path(os.environ["EDGED_BENCH_KERNELS"]))
+        folder = Path(os.environ["EDGED_BENCH_KERNELS"])
+        library = load(fitting(folder)[0], folder)
         declare(library)
         return CompiledBackend(library)
 

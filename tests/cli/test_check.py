@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from edged.adapters.kernels.build import VARIANTS
 from edged.adapters.tflite.writer import to_tflite
 from edged.cli import check
 from edged.domain.nn.params import initial_params
@@ -210,8 +209,7 @@ def test_without_training_the_plan_says_that_nothing_is_trained(edged, topology_
 
 
 def test_the_plan_says_that_compiled_kernels_compute_here(edged, topology_file, monkeypatch):
-    monkeypatch.setattr(check, "compiled", OtherBackend)
-    monkeypatch.setattr(check, "chosen", lambda: VARIANTS["aarch64"][0])
+    monkeypatch.setattr(check, "compiled", lambda: OtherBackend(instructions="NEON"))
 
     _, out, _ = edged("check", topology_file())
     _, as_json, _ = edged("check", "--json", topology_file())
@@ -220,9 +218,20 @@ def test_the_plan_says_that_compiled_kernels_compute_here(edged, topology_file, 
     assert json.loads(as_json)["kernels"] == {
         "backend": OtherBackend().name,
         "instructions": "NEON",
+        "left_out": [],
         "reason": None,
         "numpy_jobs": [],
     }
+
+
+def test_the_plan_says_why_better_kernels_are_not_used(edged, topology_file, monkeypatch):
+    monkeypatch.setattr(check, "compiled", lambda: OtherBackend(instructions="AVX2", left_out=("v4.so is damaged",)))
+
+    _, out, _ = edged("check", topology_file())
+    _, as_json, _ = edged("check", "--json", topology_file())
+
+    assert "compiled kernels (AVX2)\nnot by better ones: v4.so is damaged\n" in out
+    assert json.loads(as_json)["kernels"]["left_out"] == ["v4.so is damaged"]
 
 
 def test_the_plan_says_why_numpy_computes_here(edged, topology_file, monkeypatch):
@@ -238,6 +247,7 @@ def test_the_plan_says_why_numpy_computes_here(edged, topology_file, monkeypatch
     assert json.loads(as_json)["kernels"] == {
         "backend": "numpy",
         "instructions": None,
+        "left_out": [],
         "reason": "this CPU lacks fma",
         "numpy_jobs": [],
     }
@@ -250,8 +260,7 @@ def test_a_file_that_asks_for_numpy_is_the_reason(edged, topology_file):
 
 
 def test_of_jobs_of_both_kinds_those_that_ask_for_numpy_are_named(edged, topology_file, monkeypatch):
-    monkeypatch.setattr(check, "compiled", OtherBackend)
-    monkeypatch.setattr(check, "chosen", lambda: VARIANTS["aarch64"][0])
+    monkeypatch.setattr(check, "compiled", lambda: OtherBackend(instructions="NEON"))
     body = "stream: digits, model: [flatten, {dense: 3}]"
     jobs = f"training:\n  - {{name: tiny, {body}, kernels: numpy}}\n  - {{name: large, {body}}}\n"
     file = topology_file(VALID.partition("training:")[0].replace(", memory_limit: 200MiB", "") + jobs)

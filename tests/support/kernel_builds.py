@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edged.adapters.kernels import build
 from edged.adapters.kernels.backend import CompiledBackend
-from edged.adapters.kernels.library import chosen, load
+from edged.adapters.kernels.library import fitting, load
 from edged.adapters.kernels.structs import declare
 from edged.errors import KernelsUnavailable
 from tests.support.requirements import require
@@ -23,12 +23,15 @@ def flags_of_this_cpu() -> list[str]:
 def runnable() -> list[build.Variant]:
     """The installed variants that this CPU runs, the best first; ends the test where there are none."""
     try:
-        load(build.FOLDER)  # not of another source
-        best = chosen(build.FOLDER)
+        load_best(build.FOLDER)  # not of another source
+        return fitting(build.FOLDER)
     except KernelsUnavailable as reason:
         require(f"compiled kernels: {reason}")
-    variants = build.VARIANTS[build.machine()]
-    return list(variants[variants.index(best) :])
+
+
+def load_best(folder: Path) -> ctypes.CDLL:
+    """Of the libraries in `folder`, the best that this CPU runs. Raises KernelsUnavailable."""
+    return load(fitting(folder)[0], folder)
 
 
 def compiled(library: Path, command: Sequence[str], *flags: str, source: Path = build.SOURCE) -> Path:

@@ -22,6 +22,8 @@ class OtherBackend:
     """Computes dense layers without an activation, and nothing else."""
 
     name: str = "other/1"
+    instructions: str = "none"
+    left_out: Sequence[str] = ()
 
     def layer(self, spec: LayerSpec, pool: MaxPool2d | None, context: LayerContext) -> Layer | None:
         return OtherDense(spec, context) if isinstance(spec, Dense) and spec.activation == "none" else None

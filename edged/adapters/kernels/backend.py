@@ -3,17 +3,19 @@
 import ctypes
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from edged.adapters.kernels.build import FOLDER, Variant
 from edged.adapters.kernels.conv import ConvLayer
 from edged.adapters.kernels.cross_entropy import CrossEntropy
 from edged.adapters.kernels.dense import DenseLayer
 from edged.adapters.kernels.depthwise import DepthwiseLayer
 from edged.adapters.kernels.kernel_layer import ACTIVATIONS, Chain, KernelLayer
 from edged.adapters.kernels.lane import LaneStep
-from edged.adapters.kernels.library import load
+from edged.adapters.kernels.library import fitting, load
 from edged.adapters.kernels.optimizer_steps import CompiledSteps
 from edged.adapters.kernels.pooling import MAX_MAXIMUM_SIZE, PoolLayer
 from edged.adapters.kernels.self_test import DIGEST, digest_of, keeps_denormals
@@ -39,27 +41,47 @@ from edged.errors import KernelsUnavailable
 
 
 @cache
-def compiled() -> "CompiledBackend":
-    """The kernels of this machine. Raises KernelsUnavailable, also when they do not compute what they must."""
-    library = load()
+def compiled(folder: Path = FOLDER) -> "CompiledBackend":
+    """Of the kernels in `folder`, the best that this machine runs, and that compute what they must.
+
+    Raises KernelsUnavailable: its text says why none does, and what to do if anything can be done.
+    """
+    left_out: list[str] = []
+    for variant in fitting(folder):
+        try:
+            return _proven(variant, folder, left_out)
+        except KernelsUnavailable as error:
+            left_out.append(str(error))
+    raise KernelsUnavailable("; ".join(dict.fromkeys(left_out)))
+
+
+def _proven(variant: Variant, folder: Path, left_out: Sequence[str]) -> "CompiledBackend":
+    """Its backend. Raises KernelsUnavailable."""
+    library = load(variant, folder)
     declare(library)
-    backend = CompiledBackend(library)
     if not keeps_denormals():
         raise KernelsUnavailable(
             "something in this process flushes denormal numbers to zero: a library compiled with -ffast-math"
         )
+    backend = CompiledBackend(library, variant.instructions, left_out)
     if digest_of(backend) != DIGEST:
-        raise KernelsUnavailable("they compute other bits here than elsewhere: please report this CPU and compiler")
+        raise KernelsUnavailable(
+            f"{folder / variant.file} computes other bits here than elsewhere: please report this CPU and compiler"
+        )
     return backend
 
 
 class CompiledBackend:
     """Computes convolutions, dense layers and pooling of float32 by kernels.c."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: ctypes.CDLL, instructions: str = "", left_out: Sequence[str] = ()) -> None:
         self._library = library
         self.steps = CompiledSteps(library)
         self.name = f"compiled/{library.edged_kernels_numerics()}"
+        self.instructions = instructions
+        """The set of vector instructions that it was compiled for."""
+        self.left_out = tuple(left_out)
+        """Of each library that would be faster here, why it is not used."""
 
     def layer(self, spec: LayerSpec, pool: MaxPool2d | None, context: LayerContext) -> Layer | None:
         """See `Backend`."""

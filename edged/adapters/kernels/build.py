@@ -76,9 +76,9 @@ def machine() -> str:
     return name
 
 
-def digest(source: Path) -> str:
-    """By which a library names the source that it was compiled from. Raises OSError."""
-    return hashlib.sha256(source.read_bytes()).hexdigest()
+def digest(source: bytes) -> str:
+    """By which a library names the source that it was compiled from."""
+    return hashlib.sha256(source).hexdigest()
 
 
 def own_compiler(machine: str) -> list[str]:
@@ -118,7 +118,7 @@ def is_whole(library: bytes) -> bool:
 def compile_to(library: Path, command: Sequence[str], flags: Iterable[str], *, source: Path = SOURCE) -> None:
     """Compile by `command`, with `flags` after the usual ones: whole or not at all. Raises NotBuilt, OSError."""
     whole = library.with_name(f"{os.getpid()}-{library.name}")
-    origin = f'-DEDGED_SOURCE="{digest(source)}"'
+    origin = f'-DEDGED_SOURCE="{digest(source.read_bytes())}"'
     try:
         whole.touch()  # or a folder that cannot be written is told after the minutes that a Pi compiles for
         whole.unlink()

@@ -1,4 +1,4 @@
-"""Loads the compiled kernels for this CPU, once they have shown that they fit.
+"""Loads compiled kernels that this CPU can run, once they have shown that they fit.
 
 A library is of use only to the code that it was compiled for: before anything is computed it must be whole, name the
 kernels.c beside it as its source, and agree with this package on the interface and on the size of each struct. And the
@@ -27,67 +27,74 @@ from edged.adapters.kernels.build import (
 )
 from edged.adapters.kernels.structs import STRUCTS
 from edged.errors import KernelsUnavailable
+from edged.files import read_regular
 
 ABI = 3
 """Of kernels.c's EDGED_ABI: raised in both when an exported function changes."""
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _MAX_REASON = 1000
+_MAX_BYTES = 64 << 20  # of a library, which has 0.3 MB, or of its source
 _loading = threading.Lock()
 
 
-def load(folder: Path = FOLDER) -> ctypes.CDLL:
-    """The kernels in `folder`, the same object at each call; calls of its functions release the GIL.
+def fitting(folder: Path = FOLDER) -> list[Variant]:
+    """The variants that this CPU runs, the best first, of which at least one is in `folder`.
 
-    Raises KernelsUnavailable: its text says why, and what to do if anything can be done.
+    Raises KernelsUnavailable.
     """
-    with _loading:
-        return _load(folder)
-
-
-def chosen(folder: Path = FOLDER) -> Variant:
-    """Of the libraries in `folder`, the best for this CPU; not loaded. Raises KernelsUnavailable."""
     try:
         variants = VARIANTS[machine()]
     except NotBuilt as error:
         raise KernelsUnavailable(str(error)) from error
-    return best(variants, _cpu_features(variants), folder)
+    return fitting_of(variants, _cpu_features(variants), folder)
 
 
-def best(variants: Sequence[Variant], cpu: frozenset[str], folder: Path) -> Variant:
-    """The first of `variants` that a CPU with the features `cpu` runs, and that is there. Raises KernelsUnavailable."""
-    fitting = [variant for variant in variants if variant.features <= cpu]
-    if not fitting:
+def fitting_of(variants: Sequence[Variant], cpu: frozenset[str], folder: Path) -> list[Variant]:
+    """As `fitting`, for a CPU with the features `cpu`."""
+    result = [variant for variant in variants if variant.features <= cpu]
+    if not result:
         missing = " ".join(sorted(variants[-1].features - cpu))
         raise KernelsUnavailable(f"this CPU lacks {missing}, without which numpy is faster")
     try:
-        found = next((variant for variant in fitting if (folder / variant.file).is_file()), None)
+        is_any_here = any((folder / variant.file).exists() for variant in result)
     except OSError as error:
         raise KernelsUnavailable(f"{folder} cannot be read ({error.strerror}): let the node's user read it") from error
-    if found is None:
-        missing_file = folder / fitting[0].file
+    if not is_any_here:
+        missing_file = folder / result[0].file
         raise KernelsUnavailable(f"none was compiled{_why_not(folder)} ({missing_file} is missing): {REMEDY}")
-    return found
+    return result
+
+
+def load(variant: Variant, folder: Path = FOLDER) -> ctypes.CDLL:
+    """That library, the same object at each call; calls of its functions release the GIL.
+
+    Raises KernelsUnavailable: its text says why, and what to do if anything can be done.
+    """
+    with _loading:
+        return _load(variant, folder)
 
 
 def _why_not(folder: Path) -> str:
     """What was noted when nothing compiled, as a part of a sentence; nothing where nothing was noted."""
     try:
-        return f" when edged was installed, because {(folder / WHY_NOT).read_text(errors='replace')[:_MAX_REASON]}"
+        noted = read_regular(folder / WHY_NOT, _MAX_BYTES).decode(errors="replace")
+        return f" when edged was installed, because {noted[:_MAX_REASON]}"
     except OSError:
         return ""
 
 
 @cache
-def _load(folder: Path) -> ctypes.CDLL:
-    variant = chosen(folder)
+def _load(variant: Variant, folder: Path) -> ctypes.CDLL:
     path = folder / variant.file
     try:
-        if not is_whole(path.read_bytes()):  # after a power cut, say: what is loaded all the same may do anything
+        if not is_whole(read_regular(path, _MAX_BYTES)):  # after a power cut, say: what is loaded may do anything
             raise KernelsUnavailable(f"{path} is damaged, for its checksum differs: {REMEDY}")
         library = ctypes.CDLL(str(path))
         abi, source, size = library.edged_kernels_abi, library.edged_kernels_source, library.edged_kernels_sizeof
         run_here = library.edged_kernels_run_here
+    except FileNotFoundError as error:
+        raise KernelsUnavailable(f"{path} is missing, as where the compiler does not know its CPU: {REMEDY}") from error
     except (OSError, AttributeError) as error:
         raise KernelsUnavailable(f"{path} cannot be loaded ({error}): {REMEDY}") from error
     abi.restype, abi.argtypes = ctypes.c_int, ()
@@ -112,7 +119,7 @@ def _load(folder: Path) -> ctypes.CDLL:
 
 def _digest(source: Path) -> str:
     try:
-        return digest(source)
+        return digest(read_regular(source, _MAX_BYTES))
     except OSError as error:
         raise KernelsUnavailable(f"{source} cannot be read ({error.strerror}): {REMEDY}") from error
 

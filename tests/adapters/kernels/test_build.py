@@ -12,6 +12,7 @@ import pytest
 
 from edged.adapters.kernels import build, library
 from edged.adapters.kernels.library import ABI
+from tests.support.kernel_builds import load_best
 from tests.support.requirements import require
 
 ROOT = Path(__file__).parents[3]
@@ -124,7 +125,7 @@ def test_a_wheel_has_the_kernels_and_its_true_tag(needs_a_compiler, tmp_path, mo
     assert names(wheel) >= {"kernels.c", "build.py", "library.py"}
     assert build.WHY_NOT not in names(wheel)
     wheel.extractall(tmp_path / "installed")
-    assert library.load(kernels_in(tmp_path / "installed")).edged_kernels_abi() == ABI
+    assert load_best(kernels_in(tmp_path / "installed")).edged_kernels_abi() == ABI
 
 
 def test_pip_installs_without_a_compiler_and_a_line_says_how_to_get_the_kernels(tmp_path):
@@ -168,7 +169,7 @@ def test_an_editable_installation_has_the_kernels_beside_their_source(needs_a_co
 
     hatchling("build_editable", folder, tmp_path / "out")
 
-    assert library.load(kernels_in(folder)).edged_kernels_abi() == ABI
+    assert load_best(kernels_in(folder)).edged_kernels_abi() == ABI
 
 
 def test_an_editable_installation_without_a_compiler_says_so(tmp_path):

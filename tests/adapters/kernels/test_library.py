@@ -1,6 +1,7 @@
 import _ctypes
 import ctypes
 import hashlib
+import os
 import platform
 import shutil
 import signal
@@ -15,7 +16,7 @@ from edged.adapters.kernels import build, library
 from edged.adapters.kernels.library import ABI
 from edged.errors import KernelsUnavailable
 from tests.support.kernel_builds import compiled as own_build
-from tests.support.kernel_builds import flags_of_this_cpu, own_compiler
+from tests.support.kernel_builds import flags_of_this_cpu, load_best, own_compiler
 from tests.support.requirements import require
 
 X86 = build.VARIANTS["x86_64"]
@@ -61,16 +62,16 @@ def folder(compiled, tmp_path, monkeypatch):
 
 
 def file_in(folder: Path) -> Path:
-    return folder / library.chosen(folder).file
+    return folder / library.fitting(folder)[0].file
 
 
 def test_a_library_that_fits_is_loaded(folder):
-    assert library.load(folder).edged_kernels_abi() == ABI
+    assert load_best(folder).edged_kernels_abi() == ABI
 
 
 def test_all_threads_get_one_and_the_same(folder):
     loaded = []
-    threads = [threading.Thread(target=lambda: loaded.append(library.load(folder))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: loaded.append(load_best(folder))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -85,21 +86,21 @@ def test_a_library_of_another_source_is_refused(folder):
         source.write("/* changed */\n")
 
     with pytest.raises(KernelsUnavailable, match=r"another kernels\.c than the one beside it: `apt install"):
-        library.load(folder)
+        load_best(folder)
 
 
 def test_a_library_whose_source_is_gone_is_refused(folder):
     (folder / build.SOURCE.name).unlink()
 
     with pytest.raises(KernelsUnavailable, match=r"kernels\.c cannot be read"):
-        library.load(folder)
+        load_best(folder)
 
 
 def test_a_library_of_another_interface_is_refused(folder, monkeypatch):
     monkeypatch.setattr(library, "ABI", ABI + 1)
 
     with pytest.raises(KernelsUnavailable, match=f"interface {ABI}, and this edged knows {ABI + 1}"):
-        library.load(folder)
+        load_best(folder)
 
 
 def test_a_library_with_a_struct_of_another_size_is_refused(folder, monkeypatch):
@@ -109,14 +110,14 @@ def test_a_library_with_a_struct_of_another_size_is_refused(folder, monkeypatch)
     monkeypatch.setattr(library, "STRUCTS", (Longer,))
 
     with pytest.raises(KernelsUnavailable, match="16 bytes for Longer, and this edged 24"):
-        library.load(folder)
+        load_best(folder)
 
 
 def test_a_struct_that_the_library_does_not_know_is_refused(folder, monkeypatch):
     monkeypatch.setattr(library, "STRUCTS", (Pair, Pair))
 
     with pytest.raises(KernelsUnavailable, match="-1 bytes for Pair"):
-        library.load(folder)
+        load_best(folder)
 
 
 def torn(library: bytes) -> bytes:
@@ -137,7 +138,7 @@ def test_a_damaged_library_is_refused_before_it_ends_the_process(folder, damage)
     file_in(folder).write_bytes(damage(file_in(folder).read_bytes()))
 
     with pytest.raises(KernelsUnavailable, match=r"is damaged, for its checksum differs: `apt install"):
-        library.load(folder)
+        load_best(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF", b"no library " * 10], ids=["empty", "a few bytes", "text"])
@@ -145,7 +146,25 @@ def test_what_is_no_library_is_refused(folder, content):
     file_in(folder).write_bytes(content)
 
     with pytest.raises(KernelsUnavailable, match="is damaged"):
-        library.load(folder)
+        load_best(folder)
+
+
+@pytest.mark.parametrize("name", ["the library", "its source", "the note"])
+def test_a_fifo_is_refused_and_not_waited_for(folder, name):
+    file = {
+        "the library": file_in(folder),
+        "its source": folder / build.SOURCE.name,
+        "the note": folder / build.WHY_NOT,
+    }
+    if name == "the note":
+        for variant in build.VARIANTS[build.machine()]:
+            (folder / variant.file).unlink()
+    file[name].unlink(missing_ok=True)
+    os.mkfifo(file[name])
+
+    says = {"the library": "no regular file", "its source": "no regular file", "the note": "none was compiled"}
+    with pytest.raises(KernelsUnavailable, match=says[name]):
+        load_best(folder)
 
 
 def test_what_cannot_be_loaded_is_refused(folder):
@@ -153,7 +172,7 @@ def test_what_cannot_be_loaded_is_refused(folder):
     file_in(folder).write_bytes(text + hashlib.sha256(text).digest())
 
     with pytest.raises(KernelsUnavailable, match="cannot be loaded"):
-        library.load(folder)
+        load_best(folder)
 
 
 def test_another_library_under_its_name_is_refused(folder):
@@ -161,12 +180,12 @@ def test_another_library_under_its_name_is_refused(folder):
     file_in(folder).write_bytes(other + hashlib.sha256(other).digest())
 
     with pytest.raises(KernelsUnavailable, match=r"cannot be loaded .*edged_kernels_abi"):
-        library.load(folder)
+        load_best(folder)
 
 
 def test_a_folder_without_a_library_says_how_to_get_one(tmp_path):
     with pytest.raises(KernelsUnavailable, match=r"none was compiled \(.* is missing\): `apt install gcc libc6-dev"):
-        library.load(tmp_path)
+        load_best(tmp_path)
 
 
 def test_a_folder_where_nothing_compiled_says_why(tmp_path, monkeypatch):
@@ -175,17 +194,17 @@ def test_a_folder_where_nothing_compiled_says_why(tmp_path, monkeypatch):
 
     says = "none was compiled when edged was installed, because `/nonexistent/cc` cannot be started: No such file"
     with pytest.raises(KernelsUnavailable, match=says):
-        library.load(tmp_path)
+        load_best(tmp_path)
 
 
 def test_a_cpu_that_refuses_its_instructions_has_no_kernels(folder):
-    path, flag = file_in(folder), library.chosen(folder).cc
+    path, flag = file_in(folder), library.fitting(folder)[0].cc
     build.compile_to(path, own_compiler(), [flag, "-DREFUSED"], source=folder / build.SOURCE.name)
 
     with pytest.raises(
         KernelsUnavailable, match=r"or what emulates it, refuses instructions of .*/proc/cpuinfo promises"
     ):
-        library.load(folder)
+        load_best(folder)
 
 
 def test_a_refused_instruction_is_told_and_does_not_end_the_process(tmp_path):
@@ -224,28 +243,28 @@ def test_a_refusal_is_not_remembered(folder):
     for variant in build.VARIANTS[build.machine()]:
         (folder / variant.file).unlink(missing_ok=True)
     with pytest.raises(KernelsUnavailable):
-        library.load(folder)
+        load_best(folder)
 
     library_file.write_bytes(whole)
 
-    assert library.load(folder).edged_kernels_abi() == ABI
+    assert load_best(folder).edged_kernels_abi() == ABI
 
 
 @pytest.mark.parametrize(
     ("cpu", "there", "expected"),
     [
-        (ZEN_4, X86, X86[0]),
-        (ZEN_2, X86, X86[1]),
-        (ZEN_4, X86[1:], X86[1]),
-        (X86[0].features - {"avx512vl"}, X86, X86[1]),
+        (ZEN_4, X86, [*X86]),
+        (ZEN_2, X86, [X86[1]]),
+        (ZEN_4, X86[1:], [*X86]),
+        (X86[0].features - {"avx512vl"}, X86, [X86[1]]),
     ],
     ids=["AVX-512", "AVX2", "the better one is missing", "AVX-512 in part"],
 )
-def test_the_best_library_for_the_cpu_is_chosen(tmp_path, cpu, there, expected):
+def test_the_libraries_for_the_cpu_are_looked_at_the_best_first(tmp_path, cpu, there, expected):
     for variant in there:
         (tmp_path / variant.file).touch()
 
-    assert library.best(X86, cpu, tmp_path) is expected
+    assert library.fitting_of(X86, cpu, tmp_path) == expected
 
 
 def test_a_cpu_without_multiply_add_has_no_library(tmp_path):
@@ -253,14 +272,14 @@ def test_a_cpu_without_multiply_add_has_no_library(tmp_path):
         (tmp_path / variant.file).touch()
 
     with pytest.raises(KernelsUnavailable, match="this CPU lacks fma, without which numpy is faster"):
-        library.best(X86, ZEN_2 - {"fma"}, tmp_path)
+        library.fitting_of(X86, ZEN_2 - {"fma"}, tmp_path)
 
 
 def test_every_cpu_of_64_bit_arm_has_one(tmp_path):
     (variant,) = build.VARIANTS["aarch64"]
     (tmp_path / variant.file).touch()
 
-    assert library.best([variant], frozenset(), tmp_path) is variant
+    assert library.fitting_of([variant], frozenset(), tmp_path) == [variant]
 
 
 @pytest.mark.parametrize(
@@ -274,7 +293,7 @@ def test_other_machines_have_none(tmp_path, monkeypatch, system, machine, maxsiz
     monkeypatch.setattr(sys, "maxsize", maxsize)
 
     with pytest.raises(KernelsUnavailable, match=f"not for {system}, {machine}"):
-        library.load(tmp_path)
+        load_best(tmp_path)
 
 
 def test_where_the_features_of_the_cpu_are_hidden_none_is_chosen(tmp_path, monkeypatch):
@@ -282,7 +301,7 @@ def test_where_the_features_of_the_cpu_are_hidden_none_is_chosen(tmp_path, monke
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
 
     with pytest.raises(KernelsUnavailable, match=r"what this CPU can do is not known: .*cpuinfo"):
-        library.load(tmp_path)
+        load_best(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -294,9 +313,9 @@ def test_a_list_of_features_without_any_says_nothing_of_the_cpu(tmp_path, monkey
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
 
     with pytest.raises(KernelsUnavailable, match=r'what this CPU can do is not known: .*cpuinfo has no line "flags"'):
-        library.load(tmp_path)
+        load_best(tmp_path)
 
 
 def test_a_folder_that_cannot_be_looked_into_is_refused_by_name(tmp_path):
     with pytest.raises(KernelsUnavailable, match=r"kkk cannot be read \(File name too long\)"):
-        library.best(X86, ZEN_4, tmp_path / ("k" * 300))
+        library.fitting_of(X86, ZEN_4, tmp_path / ("k" * 300))

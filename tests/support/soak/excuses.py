@@ -40,7 +40,7 @@ _DISK = frozenset({"disk here"})
 _TOPICS = frozenset({"recreate", "reload", START})
 """A topic is not there for a moment."""
 
-_OF_A_START = frozenset({"config.warned", "kernels.unavailable"})
+_OF_A_START = frozenset({"config.warned", "kernels.left_out", "kernels.unavailable"})
 """A node that was ended in one round may only start in the next, when nothing waits for it."""
 
 EXPLAINED_BY: Mapping[str, frozenset[str]] = {
@@ -81,6 +81,7 @@ EXPLAINED_BY: Mapping[str, frozenset[str]] = {
     "kafka.gap": _LATE,  # live training lags behind an archive that trims
     "kafka.held_up": frozenset({"foreign"}),
     "kafka.topic_setting": frozenset({RECREATED}),  # without the settings that the nodes give their topics
+    "kernels.left_out": _STARTS,
     "kernels.unavailable": _STARTS,  # a machine where none were compiled: each start says so
     "life.waiting": _KAFKA,
     "presence.unknown": _KAFKA,
