@@ -4,6 +4,8 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.host.allocator import exempt_from_collections, keep_heap_small
 from edged.adapters.host.counters import PsutilHost
@@ -11,6 +13,7 @@ from edged.adapters.host.process_lock import name_lock
 from edged.adapters.host.systemd import Systemd
 from edged.adapters.images import PillowDecoder
 from edged.adapters.kafka import KafkaLog
+from edged.app import model_probe
 from edged.app.kernels import fastest_backend
 from edged.app.presence import COMPANION, open_presence
 from edged.app.supervision import announce, supervise, warn_of_cache
@@ -46,16 +49,19 @@ async def run_companion(
     folders = Folders.of(node)
     training = served_job(topology, job)
     runtime = tflite.prepare_runtime()
-    proofs = Proofs(folders.cache / "proofs.json", f"{runtime.name} {runtime.version}")
+    proofs = Proofs(folders.cache / "proofs.json", model_probe.__name__)
     is_classifier, is_numpy = training.loss == "cross_entropy", runtime.name == "numpy"
 
     def load(content: bytes) -> "Outputs":
-        proofs.check("tflite", content)
+        proofs.check("tflite", f"{runtime.name} {runtime.version}", content)
         return TfliteClassifier(content).predict if is_classifier else TfliteFeatures(content).features
 
     def load_by_numpy(content: bytes) -> "Outputs":
-        proofs.check("numpy", content)
         backend = None if training.kernels == "numpy" else fastest_backend()
+        if backend is None:
+            proofs.check("numpy", np.__version__, content)
+        else:
+            proofs.check("kernels", backend.code, content)
         if is_classifier:
             return tflite.NumpyClassifier(content, backend).predict
         return tflite.NumpyFeatures(content, backend).features

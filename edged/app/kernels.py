@@ -2,14 +2,14 @@
 
 from functools import cache
 
-from edged.adapters.kernels.backend import compiled
-from edged.domain.nn.backend import NUMPY, Backend
+from edged.adapters.kernels.backend import CompiledBackend, compiled
+from edged.domain.nn.backend import NUMPY
 from edged.errors import KernelsUnavailable
 from edged.log import logger
 
 
 @cache
-def fastest_backend() -> Backend | None:
+def fastest_backend() -> CompiledBackend | None:
     """The compiled kernels; None where numpy computes. Logs which, once per process. Blocks for some milliseconds."""
     try:
         backend = compiled()

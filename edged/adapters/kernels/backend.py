@@ -83,6 +83,11 @@ class CompiledBackend:
         self.left_out = tuple(left_out)
         """Of each library that would be faster here, why it is not used."""
 
+    @property
+    def code(self) -> str:
+        """Names what computes, to the byte of its source: more than `name`, which is for the bits of its results."""
+        return f"{self.instructions} {self._library.edged_kernels_source().decode()}"
+
     def layer(self, spec: LayerSpec, pool: MaxPool2d | None, context: LayerContext) -> Layer | None:
         """See `Backend`."""
         if context.dtype != np.float32 or getattr(spec, "activation", "none") not in ACTIVATIONS:

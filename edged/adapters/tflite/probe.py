@@ -1,8 +1,8 @@
 """The child process in which `proof` tests the TFLite runtime, or runs the model file that stdin holds.
 
-Its arguments: what runs the file ("tflite", "features" or "numpy"), and the bytes and the seconds of CPU time that it
-may take. It crashes, or says on stderr what is wrong, where the process that asks would have. Without a file it prints
-the runtime's name and version.
+Its arguments: what runs the file (a `proof.Runner`), and the bytes and the seconds of CPU time that it may take. It
+crashes, or says on stderr what is wrong, where the process that asks would have. Without a file it prints the runtime's
+name and version.
 """
 
 import contextlib
@@ -10,11 +10,13 @@ import json
 import os
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from edged.adapters.tflite.interpreter import MAX_BATCH, Interpreter
+from edged.domain.nn.backend import Backend
 from edged.errors import FormatError
 
 _ATOL = _RTOL = 1e-3
@@ -45,17 +47,33 @@ def run_by_tflite(content: bytes, *, compare: bool) -> None:
             raise FormatError("a sample's outputs depend on the other samples of a batch")
 
 
-def run_by_numpy(content: bytes) -> None:
-    """Compute the outputs of a full batch. Raises FormatError when the file is none of edged's."""
+def run_by_numpy(content: bytes, backend: Backend | None = None) -> None:
+    """Compute the outputs of a full batch, by `backend` what that can. Raises FormatError for others' files."""
     from edged.adapters.tflite.runtime import NumpyFeatures  # noqa: PLC0415 - imports much that TFLite does not need
 
-    model = NumpyFeatures(content)
+    model = NumpyFeatures(content, backend)
     model.features(np.random.default_rng(0).random((MAX_BATCH, *model.sample_shape), np.float32))
 
 
-def main() -> None:
-    """What the arguments ask for."""
+def no_kernels() -> Backend:
+    """Of a process that has none. Raises FormatError."""
+    raise FormatError("this process has no kernels")
+
+
+def run(kernels: Callable[[], Backend] = no_kernels) -> None:
+    """What the arguments ask for; why a file cannot be run are the process's last words.
+
+    `kernels`: those that the runner "kernels" runs it by.
+    """
+    try:
+        _run(kernels)
+    except FormatError as refused:
+        sys.exit(str(refused).replace("\n", " "))
+
+
+def _run(kernels: Callable[[], Backend]) -> None:
     runner, memory_bytes, cpu_s = sys.argv[1:]
+    backend = kernels() if runner == "kernels" else None
     if sys.platform == "linux":
         limit(int(memory_bytes), int(cpu_s))
     content = sys.stdin.buffer.read()
@@ -64,14 +82,11 @@ def main() -> None:
 
         name, version = check_runtime()
         sys.stdout.write(json.dumps({"name": name, "version": version}))
-    elif runner == "numpy":
-        run_by_numpy(content)
+    elif runner in ("numpy", "kernels"):
+        run_by_numpy(content, backend)
     else:
         run_by_tflite(content, compare=runner == "features")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except FormatError as refused:
-        sys.exit(str(refused).replace("\n", " "))
+    run()

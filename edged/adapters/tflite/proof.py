@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from edged import __version__
 from edged.errors import FormatError, NotProven
 from edged.files import read_regular
 
@@ -36,14 +37,18 @@ _MAX_FILE_BYTES = 64 << 10
 _MAX_REASON = 200
 
 
-Runner = Literal["tflite", "features", "numpy"]
-"""What runs a file: TFLite; TFLite, each sample's outputs compared with those in a batch; or numpy."""
+Runner = Literal["tflite", "features", "numpy", "kernels"]
+"""What runs a file: TFLite; TFLite, each sample's outputs compared with those in a batch; numpy; or kernels."""
+
+CHILD = "edged.adapters.tflite.probe"
+"""The child's module, which has no kernels."""
 
 
 class Probe:
     """The child process. One `run` at a time, in a thread; `stop` from any thread ends it, and later ones at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = CHILD) -> None:
+        self._module = module
         self._child: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
 
@@ -60,7 +65,7 @@ class Probe:
         }
         try:
             self._child = subprocess.Popen(  # noqa: S603 - this module's own command
-                [sys.executable, "-P", "-m", "edged.adapters.tflite.probe", runner, str(memory_bytes), str(_CPU_S)],
+                [sys.executable, "-P", "-m", self._module, runner, str(memory_bytes), str(_CPU_S)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
             )  # fmt: skip
             if self._is_stopped:
@@ -78,8 +83,9 @@ class Probe:
             kind = NotProven if child.returncode == -signal.SIGKILL else FormatError
             raise kind(f"the probe ended with {signal.Signals(-child.returncode).name}")
         if child.returncode:
+            kind = NotProven if child.returncode == os.EX_TEMPFAIL else FormatError
             last_line = said.strip().rpartition("\n")[2]
-            raise FormatError(f"the probe ended with {child.returncode}: {last_line}")
+            raise kind(f"the probe ended with {child.returncode}: {last_line}")
         return stdout.decode(errors="replace"), said
 
     def stop(self) -> None:
@@ -92,18 +98,21 @@ class Probe:
 class Proofs:
     """What became of model files in the child, by digest; kept in `file`, so that a start does not run them again.
 
-    `version`: of the runtime; another one is asked again. `check` is called in one thread at a time.
+    `module`: the child's, see `Probe`. `check` is called in one thread at a time.
     """
 
-    def __init__(self, file: Path, version: str) -> None:
+    def __init__(self, file: Path, module: str = CHILD) -> None:
         self._file = file
-        self._host = f"{version} {platform.machine()}"
-        self._probe = Probe()
+        self._probe = Probe(module)
         self._verdicts = _read(file)
 
-    def check(self, runner: Runner, content: bytes) -> None:
-        """Return once a child has run the file, now or before. Raises FormatError with the reason why it could not."""
-        key = hashlib.sha256(f"{runner} {self._host}\n".encode() + content).hexdigest()
+    def check(self, runner: Runner, version: str, content: bytes) -> None:
+        """Return once a child has run the file, now or before. Raises FormatError with the reason why it could not.
+
+        `version`: of the code that runs it; of another one it is asked again, as of another edged.
+        """
+        code = f"{runner} {version} {__version__} {platform.machine()}\n"
+        key = hashlib.sha256(code.encode() + content).hexdigest()
         if key not in self._verdicts:
             verdict = ""
             try:
