@@ -24,7 +24,7 @@ from edged.domain.nn import model
 from edged.domain.nn.backend import Backend
 from edged.domain.nn.layer import Layer
 from edged.domain.nn.layers import make_layers
-from edged.log import configure
+from edged.log.output import configure
 from tests.support import fake_time, kernels
 from tests.support.brokers import Apache, Broker, Embedded, need
 from tests.support.kafka_cluster import KafkaCluster

@@ -21,7 +21,8 @@ from jsonschema import Draft202012Validator
 
 from edged.domain.topology import Kafka, Security, Topology
 from edged.events import EVENTS, json_schema
-from edged.log import ForeignLines, ResourcesForPeople, Throttle, ThrottledLog, configure, log_crash, logger, set_level
+from edged.log import Throttle, ThrottledLog, log_crash, logger
+from edged.log.output import ForeignLines, ResourcesForPeople, configure, set_level
 
 
 @pytest.fixture
@@ -189,7 +190,7 @@ def test_a_long_traceback_keeps_its_end(log_lines):
 def test_an_uncaught_exception_ends_the_process_with_a_line_of_the_schema():
     program = """
 import logging, warnings
-from edged.log import configure
+from edged.log.output import configure
 configure(node="pi-a", tier="edge", run_id="r1")
 warnings.warn("old")
 logging.getLogger("library").error("said %s", "this")
@@ -209,7 +210,8 @@ logging.getLogger("library").error("said %s", "this")
 
 WORK = """
 import sys
-from edged.log import configure, logger
+from edged.log import logger
+from edged.log.output import configure
 configure(node="pi-a", tier="edge", run_id="r1")
 for _ in range(2000):
     logger().info("life.ready", degraded=False)

@@ -7,11 +7,11 @@ Services are not told: they read what they need of the topology in use when they
 import asyncio
 from collections.abc import Callable, Sequence
 
-from edged import log
 from edged.aio import run_in_worker
 from edged.domain.topology import Topology
 from edged.domain.topology.changes import changes
 from edged.errors import ConfigError
+from edged.log import logger, output
 from edged.ports import Notifier
 from edged.settings import TopologyInUse
 
@@ -52,17 +52,17 @@ class Reload:
             return
         found = changes(self._in_use.topology, read)
         if found.refused:
-            log.logger().error("config.refused", reason="this takes a restart", **_listed("keys", found.refused))
+            logger().error("config.refused", reason="this takes a restart", **_listed("keys", found.refused))
             return
         self._in_use.replace(read)
-        log.set_level(read.log.level)
-        log.logger().info("config.reloaded", **_listed("keys", found.taken))
+        output.set_level(read.log.level)
+        logger().info("config.reloaded", **_listed("keys", found.taken))
 
 
 def log_refused(error: ConfigError) -> None:
     """Log what is wrong with the topology file."""
     problems = [str(problem) for problem in error.problems]
-    log.logger().error("config.refused", reason="the file is wrong", **_listed("problems", problems))
+    logger().error("config.refused", reason="the file is wrong", **_listed("problems", problems))
 
 
 def _listed(name: str, items: Sequence[str]) -> dict[str, list[str] | int]:

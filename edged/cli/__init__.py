@@ -168,7 +168,8 @@ def _add_version(parser: Parser) -> None:
 
 def _report(error: Exception) -> int:
     """Print to stderr what went wrong, to the journal as an error; the exit code for it."""
-    from edged.log import JournalErrors, is_journal  # noqa: PLC0415 - not for commands that end well
+    from edged.log import is_journal  # noqa: PLC0415 - not for commands that end well
+    from edged.log.output import JournalErrors  # noqa: PLC0415
 
     stream = cast("TextIO", JournalErrors(sys.stderr)) if is_journal(sys.stderr) else sys.stderr
     if isinstance(error, ConfigError):

@@ -14,7 +14,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
-from edged import log
 from edged.adapters.tls import exposed
 from edged.app.reload import log_refused
 from edged.cli.arguments import require_node
@@ -22,6 +21,7 @@ from edged.cli.backbone import is_needed, look_up
 from edged.cli.enabled_nodes import misfits_here
 from edged.domain.topology import Topology
 from edged.errors import AlreadyRunning, ConfigError, EdgedError, Problem, StateFolderRefused
+from edged.log import log_crash, logger, output
 from edged.topology_file import inspect, load
 
 _COMMAND_OF_TIER = {"iot": "edged sensor", "edge": "edged run", "archive": "edged run"}
@@ -39,14 +39,14 @@ def run_as(
 ) -> int:
     """Run `main` as `args.node` of `args.topology`, logging as of `tier`; its exit code."""
     run_id = secrets.token_hex(4)
-    log.configure(node=args.node, tier=tier or "unknown", run_id=run_id, level=args.log_level or "info")
+    output.configure(node=args.node, tier=tier or "unknown", run_id=run_id, level=args.log_level or "info")
 
     def read() -> Topology:
         return _read(args, tiers, looks_up_backbone=tier is None)
 
     try:
         topology = read()
-        log.configure(
+        output.configure(
             node=args.node, tier=tier or str(topology.tier_of(args.node)), run_id=run_id, level=topology.log.level
         )
         faulthandler.enable()  # a watchdog's SIGABRT leaves a traceback of every thread
@@ -57,12 +57,12 @@ def run_as(
         log_refused(error)
         return os.EX_CONFIG
     except EdgedError as error:
-        log.logger().error("life.refused", reason=_reason(error))
+        logger().error("life.refused", reason=_reason(error))
         return _code(error)
     except ModuleNotFoundError:
         raise
     except Exception as error:  # noqa: BLE001 - the outermost place: reported in full, with an exit code of its own
-        log.log_crash(error)
+        log_crash(error)
         return os.EX_SOFTWARE
 
 
@@ -80,7 +80,7 @@ def _read(args: argparse.Namespace, tiers: Sequence[str], *, looks_up_backbone: 
     if looks_up_backbone and is_needed(topology, node):
         topology = load(file, look_up_backbone=look_up)
     if warnings := (*inspection.warnings, *misfits_here(file, inspection, node)):
-        log.logger().warning("config.warned", problems=[str(each) for each in warnings])
+        logger().warning("config.warned", problems=[str(each) for each in warnings])
     if args.log_level:
         topology = replace(topology, log=replace(topology.log, level=args.log_level))
     return topology

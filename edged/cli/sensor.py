@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from edged import log, topology_file
+from edged import topology_file
 from edged.cli.arguments import (
     add_data_set_options,
     add_log_level,
@@ -24,6 +24,7 @@ from edged.cli.problems import complain
 from edged.domain.counted import counted
 from edged.domain.topology import Topology
 from edged.errors import ConfigError, FormatError, Problem, StorageError
+from edged.log import logger, output
 
 if TYPE_CHECKING:  # what reads images and Kafka is imported when it is needed
     from tqdm import tqdm
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     topology = topology_file.load(args.topology)
     _require_device(topology, args.node, str(args.topology))
     level = args.log_level or topology.log.level
-    log.configure(node=args.node, tier="iot", run_id=uuid.uuid4().hex[:8], level=level, stream=_log_stream())
+    output.configure(node=args.node, tier="iot", run_id=uuid.uuid4().hex[:8], level=level, stream=_log_stream())
     try:
         dataset = _open(topology, args)
         transcoder = _transcoder(topology, dataset, args)
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         complain("edged sensor", error)
         return os.EX_USAGE
     left_out, items = [asdict(each) for each in dataset.left_out], dataset.count(split)
-    log.logger().info(
+    logger().info(
         "sensor.opened", dataset=dataset.name, split=split, items=items, unlabelled=unlabelled, left_out=left_out
     )
     try:

@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the list, or create the topics. Raises LogRefused, LogUnavailable."""
     topology, warnings, _ = topology_file.inspect(args.topology, lenient=not args.apply)
     if args.apply:
-        from edged import log  # noqa: PLC0415 - only this part of the command logs
+        from edged.log import output  # noqa: PLC0415 - only this part of the command logs
 
-        log.configure(node="topics", tier="operator", run_id="topics", level="error")
+        output.configure(node="topics", tier="operator", run_id="topics", level="error")
         missing, harms = asyncio.run(_apply(topology))
         if missing:
             user = topology.kafka.security.username

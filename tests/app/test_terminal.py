@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import asyncio
 from dataclasses import replace
-from edged import log
+from edged.log import output
 from tests.app.test_supervision import Node, Working
 from tests.support.valid_topology import VALID
 
@@ -30,7 +30,7 @@ class Telling(Working):
         finally:
             print("saved", flush=True)
 
-log.configure(node="pi-a", tier="edge", run_id="r1")
+output.configure(node="pi-a", tier="edge", run_id="r1")
 node = Node(Telling())
 node.file = replace(VALID)
 print("code", asyncio.run(node.run()), flush=True)

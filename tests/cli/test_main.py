@@ -74,7 +74,7 @@ def test_the_topology_is_called_so_in_every_help(edged, name):
 @pytest.mark.parametrize("name", ["run", "infer", "sensor"])
 def test_a_node_can_be_told_to_log_less(edged, topology_file, monkeypatch, name):
     levels = []
-    monkeypatch.setattr("edged.log.configure", lambda **settings: levels.append(settings["level"]))
+    monkeypatch.setattr("edged.log.output.configure", lambda **settings: levels.append(settings["level"]))
     monkeypatch.setattr("asyncio.run", lambda main: main.close() or 0)
     monkeypatch.setattr("faulthandler.enable", lambda: None)
     node = "cam-01" if name == "sensor" else "pi-a"

@@ -25,7 +25,7 @@ GROUP = VALID + "  optimizer: {sgd: {learning_rate: 0.1}}\n  exchange: {mode: al
 
 @pytest.fixture(autouse=True)
 def _own_log(monkeypatch):
-    monkeypatch.setattr("edged.log.configure", lambda **_: None)  # it is the whole process's
+    monkeypatch.setattr("edged.log.output.configure", lambda **_: None)  # it is the whole process's
 
 
 def trained(file) -> WrittenLog:

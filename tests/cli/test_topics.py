@@ -84,7 +84,7 @@ def with_fake_log(monkeypatch, error=None):
     monkeypatch.setattr(module, "KafkaLog", FakeLog, raising=False)
     monkeypatch.setitem(sys.modules, "edged.adapters.kafka", module)
     monkeypatch.setattr(FakeLog, "error", error)
-    monkeypatch.setattr("edged.log.configure", lambda **_: None)  # it is the whole process's
+    monkeypatch.setattr("edged.log.output.configure", lambda **_: None)  # it is the whole process's
 
 
 async def test_apply_creates_what_the_list_names_and_tells_of_what_loses_data(edged, topology_file, monkeypatch):

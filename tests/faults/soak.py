@@ -28,7 +28,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from edged.log import configure
+from edged.log.output import configure
 from tests.support.soak import faults as kinds
 from tests.support.soak import figures
 from tests.support.soak.devices import NumberedDevice, publishing

@@ -40,7 +40,7 @@ archive: [{{name: vault, url: "file:///srv/edged"}}]
 def apply(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Apply:
     """`edged topics --apply` with this value of the key `kafka`: its exit code, and what it says."""
     monkeypatch.setattr(prompt_log, "TIMEOUT_S", 5.0)
-    monkeypatch.setattr("edged.log.configure", lambda **_: None)  # it is the whole process's
+    monkeypatch.setattr("edged.log.output.configure", lambda **_: None)  # it is the whole process's
 
     def run(kafka: str, site: str = "refused") -> tuple[int, str]:
         file = tmp_path / "topology.yaml"

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edged import log as edged_log
 from edged.adapters.memory.checkpoints import MemoryCheckpoints
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.lane_clock import ScriptedLaneClock
@@ -23,6 +22,7 @@ from edged.domain.nn.model import Model
 from edged.domain.topology import Exchange, Sampling, Training
 from edged.domain.topology.job import job_digest
 from edged.domain.training.state import Params
+from edged.log import output
 from edged.ports import Message
 from edged.services.archive.client import ArchiveAddress, ArchiveClient
 from edged.services.batches.batcher import Batcher
@@ -102,7 +102,7 @@ class GroupWorld:
     lines: io.StringIO = field(default_factory=io.StringIO)
 
     def __post_init__(self) -> None:
-        edged_log.configure(node="pi-a", tier="edge", run_id="test", stream=self.lines, pretty=False)
+        output.configure(node="pi-a", tier="edge", run_id="test", stream=self.lines, pretty=False)
         for edge in self.edges:
             self.hosts[edge] = Host()
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edged import log as edged_log
 from edged.adapters.memory.checkpoints import MemoryCheckpoints
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.lane_clock import ScriptedLaneClock
@@ -30,6 +29,7 @@ from edged.domain.topology import Stream, Training
 from edged.domain.topology.job import job_digest
 from edged.domain.training.state import Params
 from edged.errors import RejectedRecord
+from edged.log import output
 from edged.ports import Message
 from edged.services.archive.client import ArchiveAddress, ArchiveClient
 from edged.services.batches.batcher import Batcher, MiniBatch
@@ -232,7 +232,7 @@ class World:
 
     def take_log(self) -> None:
         """The log's lines come here from now on."""
-        edged_log.configure(node="pi-a", tier="edge", run_id="test", stream=self.lines, pretty=False)
+        output.configure(node="pi-a", tier="edge", run_id="test", stream=self.lines, pretty=False)
 
     def events(self, name: str = "") -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.lines.getvalue().splitlines()]

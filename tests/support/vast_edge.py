@@ -34,7 +34,7 @@ from edged.domain.epochs.importance import Gate
 from edged.domain.epochs.sampler_state import SamplerState
 from edged.domain.epochs.scores import ScoreTable
 from edged.domain.place import Place
-from edged.log import configure
+from edged.log.output import configure
 from edged.ports import Committed, Message, Record, TopicPartition, TopicSpec, Watermarks
 from edged.services.epochs.planner import SCORE_BYTES
 from edged.settings import Folders, Timing, TopologyInUse

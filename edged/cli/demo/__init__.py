@@ -9,12 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edged import log
 from edged.access import exposure, why_refused
 from edged.cli.arguments import add_follow_links, address, rate, whole_number
 from edged.cli.problems import complain
 from edged.errors import EdgedError, FormatError, StorageError
 from edged.files import read_regular
+from edged.log import output
 
 SUMMARY = "all three tiers on this machine: real images, real processes, an embedded broker"
 
@@ -101,7 +101,7 @@ def _run(args: argparse.Namespace) -> int:
     from edged.cli.demo.images import open_images  # noqa: PLC0415
     from edged.cli.demo.processes import ChildDied  # noqa: PLC0415
 
-    log.configure(node="demo", tier="demo", run_id=secrets.token_hex(4), level="error")
+    output.configure(node="demo", tier="demo", run_id=secrets.token_hex(4), level="error")
     try:
         kill = _to_kill(args.kill, args.edges)
         images = open_images(args.data, devices=2 * args.edges, live=args.live, follow_links=args.follow_links)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from pathlib import Path
 
-from edged import log as logging
 from edged import topology_file
 from edged.cli.backbone import look_up
 from edged.cli.problems import complain
@@ -36,6 +35,7 @@ from edged.errors import (
     TopologyMismatch,
 )
 from edged.files import read_regular
+from edged.log import output
 from edged.ports import TopicPartition
 from edged.reading import read_to_end
 from edged.services.group.log.ordered_reader import read_in_order
@@ -54,7 +54,7 @@ def replay_log(
     topology = topology_file.load(file, look_up_backbone=look_up)
     job = _job(topology, job_name, str(file))
     report = Report(None if as_json else sys.stdout, with_steps=with_steps)
-    logging.configure(node="replay", tier="operator", run_id="replay", level="error")
+    output.configure(node="replay", tier="operator", run_id="replay", level="error")
     try:
         replay = prepare(topology, job, begin, proven)
         asyncio.run(_run(topology, job, replay, report.take))

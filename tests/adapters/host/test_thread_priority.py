@@ -21,10 +21,10 @@ LINE = "SystemCallFilter=setpriority\n"
 PROGRAM = """
 import json, os, threading
 from concurrent.futures import ThreadPoolExecutor
-from edged import log
+from edged.log import output
 from edged.adapters.host.thread_priority import LowerPriority
 
-log.configure(node="pi-a", tier="edge", run_id="r1")
+output.configure(node="pi-a", tier="edge", run_id="r1")
 both = threading.Barrier(2)
 
 def niceness(_):

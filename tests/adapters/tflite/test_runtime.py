@@ -230,7 +230,7 @@ def test_the_runtime_writes_nothing_to_stderr_where_the_log_is(tmp_path):
     (tmp_path / "model.tflite").write_bytes(trained("the example topology's")[0])
     program = (
         "import pathlib, sys, numpy; from edged.adapters.tflite.runtime import load_features, prepare_runtime;"
-        "from edged.log import configure; configure(node='n', tier='t', run_id='r', level='error');"
+        "from edged.log.output import configure; configure(node='n', tier='t', run_id='r', level='error');"
         "print(prepare_runtime().name);"
         "load_features(pathlib.Path(sys.argv[1]).read_bytes()).features(numpy.ones((5, 28, 28, 1), 'f4'))"
     )
