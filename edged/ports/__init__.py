@@ -4,14 +4,19 @@ Belongs here: one module per subject, each port with the contract that its fake 
 implementation. This package re-exports the vocabulary.
 """
 
-from edged.ports.archive import MAX_KEPT_RECORDS, ArchiveStore, ArchiveWriter, NotArchived, SourceEnd
-from edged.ports.cache import DiskTier
-from edged.ports.checkpoints import CheckpointStore, DeployedModel
-from edged.ports.datasets import HELD_OUT, Dataset, Format, ImageDecoder, Item, LeftOut, Omissions
-from edged.ports.log import KEPT, Committed, Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
-from edged.ports.models import Classifier, FeatureExtractor
-from edged.ports.mqtt import BrokerLimits, MqttSession, Packet, PacketProperties, Verdict
-from edged.ports.node import Health, Host, HostSample, LaneClock, Notifier, Processes, Progress, Statistics
+from typing import TYPE_CHECKING
+
+from edged.faces import face
+
+if TYPE_CHECKING:  # what `face` resolves
+    from edged.ports.archive import MAX_KEPT_RECORDS, ArchiveStore, ArchiveWriter, NotArchived, SourceEnd
+    from edged.ports.cache import DiskTier
+    from edged.ports.checkpoints import CheckpointStore, DeployedModel
+    from edged.ports.datasets import HELD_OUT, Dataset, Format, ImageDecoder, Item, LeftOut, Omissions
+    from edged.ports.log import KEPT, Committed, Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
+    from edged.ports.models import Classifier, FeatureExtractor
+    from edged.ports.mqtt import BrokerLimits, MqttSession, Packet, PacketProperties, Verdict
+    from edged.ports.node import Health, Host, HostSample, LaneClock, Notifier, Processes, Progress, Statistics
 
 __all__ = [
     "HELD_OUT",
@@ -54,3 +59,8 @@ __all__ = [
     "Verdict",
     "Watermarks",
 ]
+
+_LIGHTEST_FIRST = ("log", "node", "mqtt", "checkpoints", "cache", "models", "datasets", "archive")
+
+if not TYPE_CHECKING:  # with it, a type checker would take any name
+    __getattr__ = face(__name__, _LIGHTEST_FIRST, __all__)

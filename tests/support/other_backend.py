@@ -11,10 +11,10 @@ from edged.domain.nn.buffer import Array
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.layer import Layer
 from edged.domain.nn.layers import DenseLayer
-from edged.domain.nn.loss import LossName, LossStep
+from edged.domain.nn.loss import LossStep
 from edged.domain.nn.optimizer_steps import NUMPY_STEPS, OptimizerSteps
 from edged.domain.nn.params import Params
-from edged.domain.nn.spec import Dense, LayerSpec, MaxPool2d
+from edged.domain.nn.spec import Dense, LayerSpec, LossName, MaxPool2d
 
 
 @dataclass(frozen=True)

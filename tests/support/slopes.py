@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edged.domain.nn.loss import LossName
 from edged.domain.nn.model import Model, Noise
 from edged.domain.nn.params import Params
-from edged.domain.nn.spec import Activation, LayerSpec
+from edged.domain.nn.spec import Activation, LayerSpec, LossName
 
 NOISE = Noise(seed=7, step=3)
 

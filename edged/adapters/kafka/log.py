@@ -21,7 +21,7 @@ from edged.adapters.kafka.security import client_options
 from edged.domain import place as places
 from edged.domain.place import Place
 from edged.domain.topology import Kafka
-from edged.domain.topology.topics import Rights
+from edged.domain.topology.rights import Rights
 from edged.ports import Committed, Health, Message, TopicPartition, TopicSpec, Watermarks
 
 

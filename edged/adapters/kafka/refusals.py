@@ -35,7 +35,7 @@ from aiokafka.errors import (
 )
 
 from edged.domain.topology import Kafka, kafka_commands
-from edged.domain.topology.topics import Rights
+from edged.domain.topology.rights import Rights
 from edged.errors import LogForbidden, LogRefused
 
 

@@ -3,7 +3,6 @@
 import ssl
 from typing import Any
 
-from edged.adapters import tls
 from edged.domain.topology import Kafka, Security
 from edged.errors import ConfigError, Problem
 
@@ -40,6 +39,8 @@ class _FreshContext(ssl.SSLContext):
     @classmethod
     def of(cls, security: Security) -> "_FreshContext":
         """Judges the files at once, so that one that cannot be used is known at the start. Raises ConfigError."""
+        from edged.adapters import tls  # noqa: PLC0415 - a device without TLS does not load it
+
         if findings := tls.problems(security):
             raise ConfigError(tuple(Problem(each.path, each.message, each.suggestion) for each in findings))
         context = cls(ssl.PROTOCOL_TLS_CLIENT)
@@ -48,4 +49,6 @@ class _FreshContext(ssl.SSLContext):
 
     def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
         """Called by asyncio for each new connection. Raises OSError, which fails that connection alone."""
+        from edged.adapters import tls  # noqa: PLC0415 - as above
+
         return tls.context(self._security).wrap_bio(*arguments, **options)

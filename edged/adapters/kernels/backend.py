@@ -24,7 +24,7 @@ from edged.adapters.kernels.winograd import WinogradLayer, tiles_of
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.layer import Layer
 from edged.domain.nn.layers import FlattenLayer
-from edged.domain.nn.loss import LossName, LossStep
+from edged.domain.nn.loss import LossStep
 from edged.domain.nn.spec import (
     AvgPool1d,
     AvgPool2d,
@@ -34,6 +34,7 @@ from edged.domain.nn.spec import (
     DepthwiseConv2d,
     GlobalAvgPool,
     LayerSpec,
+    LossName,
     MaxPool1d,
     MaxPool2d,
 )

@@ -9,10 +9,10 @@ import numpy.typing as npt
 from edged.domain.nn.buffer import Array
 from edged.domain.nn.context import LayerContext
 from edged.domain.nn.layer import Layer
-from edged.domain.nn.loss import LossName, LossStep
+from edged.domain.nn.loss import LossStep
 from edged.domain.nn.optimizer_steps import OptimizerSteps
 from edged.domain.nn.params import Params
-from edged.domain.nn.spec import LayerSpec, MaxPool2d
+from edged.domain.nn.spec import LayerSpec, LossName, MaxPool2d
 
 NUMPY = "numpy"
 """The name of the reference."""

@@ -1,14 +1,13 @@
 """Losses, each with its gradient with respect to the model's outputs; and softmax."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edged.domain.nn.buffer import Array
-
-LossName = Literal["cross_entropy", "mean_squared_error"]
+from edged.domain.nn.spec import LossName
 
 
 def softmax(logits: Array) -> Array:

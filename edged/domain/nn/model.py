@@ -17,10 +17,10 @@ from edged.domain.nn.buffer import Array, buffer_bytes
 from edged.domain.nn.dropout import DropoutLayer, Noise
 from edged.domain.nn.layer import Layer
 from edged.domain.nn.layers import make_layers
-from edged.domain.nn.loss import LossName, loss_step
+from edged.domain.nn.loss import loss_step
 from edged.domain.nn.optimizer_steps import NUMPY_STEPS, OptimizerSteps
 from edged.domain.nn.params import Params, initial_params, parameter_shapes
-from edged.domain.nn.spec import LayerSpec, ShapeError, num_parameters, shapes
+from edged.domain.nn.spec import LayerSpec, LossName, ShapeError, num_parameters, shapes
 
 __all__ = ["Division", "Gradient", "Map", "Model", "Noise", "Params"]
 

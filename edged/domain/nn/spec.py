@@ -14,6 +14,7 @@ from edged.domain.named_fields import to_named
 
 Activation = Literal["none", "relu", "relu6", "tanh"]
 Padding = Literal["same", "valid"]
+LossName = Literal["cross_entropy", "mean_squared_error"]
 Shape = tuple[int, ...]
 
 

@@ -4,57 +4,62 @@ Holds what the file states and what follows from that alone. See also: `topology
 `domain.validation`, which checks that it makes sense.
 """
 
-from edged.domain.topology.job import Job
-from edged.domain.topology.nodes import (
-    MIB,
-    NAME_PATTERN,
-    Archive,
-    Cache,
-    Codec,
-    Device,
-    Dtype,
-    Edge,
-    IdKind,
-    Kafka,
-    LogLevel,
-    LogSettings,
-    Mechanism,
-    Mqtt,
-    Protocol,
-    Role,
-    Security,
-    Stream,
-    Tls,
-    Transport,
-)
-from edged.domain.topology.topology import Topology
-from edged.domain.topology.training import (
-    MAX_JOBS,
-    MAX_MEMBERS,
-    Adam,
-    Augment,
-    Backbone,
-    BackboneFile,
-    Compression,
-    Constant,
-    Cosine,
-    Deploy,
-    DeployFormat,
-    Exchange,
-    ExchangeMode,
-    Flip,
-    Kernels,
-    Lars,
-    Optimizer,
-    Outer,
-    Sampling,
-    SamplingMode,
-    Schedule,
-    Sgd,
-    Source,
-    Step,
-    Training,
-)
+from typing import TYPE_CHECKING
+
+from edged.faces import face
+
+if TYPE_CHECKING:  # what `face` resolves
+    from edged.domain.topology.job import Job
+    from edged.domain.topology.nodes import (
+        MIB,
+        NAME_PATTERN,
+        Archive,
+        Cache,
+        Codec,
+        Device,
+        Dtype,
+        Edge,
+        IdKind,
+        Kafka,
+        LogLevel,
+        LogSettings,
+        Mechanism,
+        Mqtt,
+        Protocol,
+        Role,
+        Security,
+        Stream,
+        Tls,
+        Transport,
+    )
+    from edged.domain.topology.topology import Topology
+    from edged.domain.topology.training import (
+        MAX_JOBS,
+        MAX_MEMBERS,
+        Adam,
+        Augment,
+        Backbone,
+        BackboneFile,
+        Compression,
+        Constant,
+        Cosine,
+        Deploy,
+        DeployFormat,
+        Exchange,
+        ExchangeMode,
+        Flip,
+        Kernels,
+        Lars,
+        Optimizer,
+        Outer,
+        Sampling,
+        SamplingMode,
+        Schedule,
+        Sgd,
+        Source,
+        Step,
+        Training,
+    )
 
 __all__ = [
     "MAX_JOBS",
@@ -105,3 +110,8 @@ __all__ = [
     "Training",
     "Transport",
 ]
+
+_LIGHTEST_FIRST = ("nodes", "training", "job", "topology")
+
+if not TYPE_CHECKING:  # with it, a type checker would take any name
+    __getattr__ = face(__name__, _LIGHTEST_FIRST, __all__)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from edged.domain.topology import MIB, Topology
-from edged.domain.topology.topics import DEAD_LETTER_MESSAGE_BYTES, SHORT_RETENTION_MS, UNTIL_ARCHIVED_MS, Topic
+from edged.domain.topology.message_sizes import DEAD_LETTER_MESSAGE_BYTES
+from edged.domain.topology.topics import SHORT_RETENTION_MS, UNTIL_ARCHIVED_MS, Topic
 
 SETTINGS = ("cleanup.policy", "max.message.bytes", "retention.ms", "retention.bytes", "message.timestamp.type")
 """The settings that matter."""

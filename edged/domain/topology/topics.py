@@ -4,11 +4,16 @@ Values only. See also: `app.supervision`, where each node creates those topics t
 `edged topics`, which prints both.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from edged.domain.topology import MIB, Archive, Device, Role, Topology, Training
+from edged.domain.topology import Archive, Device, Role, Topology, Training
+from edged.domain.topology.message_sizes import (
+    EPOCHS_MESSAGE_BYTES,
+    EXCHANGE_MESSAGE_BYTES,
+    REQUESTS_MESSAGE_BYTES,
+)
+from edged.domain.topology.rights import Operation, Rights
 
 SHORT_RETENTION_MS = 3_600_000
 """Epochs and requests are needed only while they are being served; an hour outlasts any outage worth waiting for."""
@@ -16,20 +21,8 @@ SHORT_RETENTION_MS = 3_600_000
 UNTIL_ARCHIVED_MS = -1
 """Of packs: Kafka deletes none by itself, for only the archive node knows which it has (see `ports.KEPT`)."""
 
-EPOCHS_MESSAGE_BYTES = 2 * MIB
-"""A part of an epoch is 512 KiB plus at most one sample of 768 KiB, and its header."""
-
-REQUESTS_MESSAGE_BYTES = 4 * MIB
-"""A request may list a million rows of two bytes, and their blocks."""
-
 EXCHANGE_RETENTION_MS = 24 * SHORT_RETENTION_MS
 """A member that was away for longer resumes from another member's published checkpoint."""
-
-EXCHANGE_MESSAGE_BYTES = MIB
-"""Gradients, updates and checkpoints are sent in parts of at most 512 KiB, each with its header."""
-
-DEAD_LETTER_MESSAGE_BYTES = 320 * 1024
-"""A dead letter keeps 256 KiB of the record, and has its reason in the headers."""
 
 _ARCHIVE_ROLES: tuple[Role, ...] = ("archiver", "epoch_server")
 
@@ -44,22 +37,12 @@ class Topic(NamedTuple):
     compacted: bool = False
 
 
-Operation = Literal["Read", "Write", "Delete", "DescribeConfigs"]
-
-
 class Grant(NamedTuple):
     """A right of one node to one topic; its principal is its name."""
 
     principal: str
     operation: Operation
     topic: str
-
-
-class Rights(NamedTuple):
-    """What the node may do to each topic."""
-
-    node: str = ""
-    topics: Mapping[str, Sequence[Operation]] = MappingProxyType({})
 
 
 def topics(topology: Topology) -> list[Topic]:

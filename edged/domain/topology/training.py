@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from edged.domain.nn.loss import LossName
-from edged.domain.nn.spec import LayerSpec, Shape
+from edged.domain.nn.spec import LayerSpec, LossName, Shape
 from edged.domain.topology.nodes import Stream
 
 Source = Literal["archive", "live", "both"]

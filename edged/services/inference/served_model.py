@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edged.aio import Backoff, run_in_worker
 from edged.domain.counted import counted
-from edged.domain.nn.loss import LossName
+from edged.domain.nn.spec import LossName
 from edged.domain.training import anomaly
 from edged.errors import EdgedError, FormatError, NotProven, StateFolderRefused, StorageError
 from edged.hanging import degraded_while_hanging

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
-from edged.domain.nn.loss import LossName
+from edged.domain.nn.spec import LossName
 from edged.domain.topology import (
     Adam,
     Augment,

@@ -9,7 +9,7 @@ from aiokafka import errors
 
 from edged.adapters.kafka.refusals import Identity, NotAllowed, refusal, sentence
 from edged.domain.topology import Kafka, Security
-from edged.domain.topology.topics import Rights
+from edged.domain.topology.rights import Rights
 from edged.errors import LogForbidden, LogRefused
 
 PLAIN = Identity(bootstrap=("broker.lan:9092",))

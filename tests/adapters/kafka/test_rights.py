@@ -10,7 +10,7 @@ from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.place import Place
 from edged.domain.topology import kafka_commands
-from edged.domain.topology.topics import Rights
+from edged.domain.topology.rights import Rights
 from edged.errors import LogForbidden
 from edged.ports import Log, Message, Record, TopicPartition, TopicSpec
 from tests.support.secured import SecuredKafka

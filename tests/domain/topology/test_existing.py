@@ -4,7 +4,7 @@ import pytest
 
 from edged.domain.nn.spec import Dense, Flatten
 from edged.domain.topology import Archive, Device, Edge, Exchange, Kafka, Stream, Topology, Training, existing, topics
-from edged.domain.topology.topics import DEAD_LETTER_MESSAGE_BYTES
+from edged.domain.topology.message_sizes import DEAD_LETTER_MESSAGE_BYTES
 from edged.ports import TopicSpec
 from edged.services.ingest.dead_letters import MAX_LETTER_BYTES
 

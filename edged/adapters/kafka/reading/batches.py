@@ -5,6 +5,7 @@ decompresses to, and fails on a marker that compaction has emptied: it is patche
 `unpacking` (what the consumer fetches).
 """
 
+import mmap
 import struct
 import sys
 from collections import deque
@@ -13,14 +14,13 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import cramjam
-import numpy as np
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
 
-from edged.domain.topology.topics import REQUESTS_MESSAGE_BYTES
+from edged.domain.topology.message_sizes import REQUESTS_MESSAGE_BYTES
 from edged.ports import Record, TopicPartition
 
 MAX_UNPACKED_BYTES = REQUESTS_MESSAGE_BYTES + (1 << 20)
@@ -131,7 +131,7 @@ def _records(batch: Any, partition: TopicPartition) -> tuple[list[Record], str]:
 
 def _bounded(unpack: Callable[[bytes, memoryview], int]) -> Callable[[bytes], bytes]:
     def bounded(payload: bytes) -> bytes:
-        space = np.empty(MAX_UNPACKED_BYTES, np.uint8).data  # uses memory only where it is written to
+        space = memoryview(mmap.mmap(-1, MAX_UNPACKED_BYTES))  # uses memory only where it is written to
         try:
             length = unpack(bytes(payload), space)
         except (cramjam.DecompressionError, struct.error) as error:
