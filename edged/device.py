@@ -223,7 +223,7 @@ class Device:
 
 
 def _load(file: Path, device: str) -> Topology:
-    topology = topology_file.load(file)
+    topology = topology_file.load(file, node=device)
     names = [each.name for each in topology.iot]
     if device not in names:
         hint = did_you_mean(device, names) or f"devices: {', '.join(names)}"

@@ -58,7 +58,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(analyze, tmp_path, name, with
         (tmp_path / f"{name}.d" / "own.conf").write_text(shown)
         for number, folder in enumerate(("/srv/edged", '/srv/my "100%" archive \\ größe')):
             topology = replace(VALID, archive=(Archive("vault", f"file://{folder}"),))
-            (made,) = setup_of(topology, "vault", ["kafka-password"]).drop_ins.values()
+            (made,) = setup_of(topology, "vault", {"kafka-password": "kafka.security"}).drop_ins.values()
             (tmp_path / f"{name}.d" / f"{number}.conf").write_text(made)
     run = subprocess.run([analyze, "verify", unit], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout + run.stderr) == (0, "")

@@ -25,7 +25,7 @@ def kind_of(content: bytes) -> Kind | None:
 
 
 def hint(kind: Kind, key: str, file: str) -> str:
-    """What to do with a file of this kind that `kafka.security` names as `key`; "" when another one is needed."""
+    """What to do with a file of this kind that the topology names as `key`; "" when another one is needed."""
     return kind.hints.get(key, "").replace("FILE", shlex.quote(file))
 
 

@@ -17,7 +17,7 @@ from edged.cli.problems import show
 from edged.cli.site_plan import Plan, plan_of
 from edged.cli.site_plan_text import plan_lines
 from edged.domain.nn.backend import NUMPY
-from edged.domain.topology import Security, Topology
+from edged.domain.topology import Security, Tls, Topology
 from edged.domain.validation.finding import Finding
 from edged.errors import ConfigError, KernelsUnavailable, Problem
 
@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
         inspection = topology_file.inspect(
             args.topology,
             lenient=not args.strict,
+            node=args.node,
             look_up_backbone=look_up,
             check_tls=_check_tls if args.strict else None,
         )
@@ -66,10 +67,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_tls(security: Security) -> tuple[list[Finding], list[Finding]]:
+def _check_tls(files: Security | Tls, at: str) -> tuple[list[Finding], list[Finding]]:
     from edged.adapters import tls  # noqa: PLC0415 - only this part of the command needs it
 
-    return [*tls.problems(security), *tls.expired(security)], tls.exposed(security)
+    return [*tls.problems(files, at), *tls.expired(files, at)], tls.exposed(files, at)
 
 
 # the plan

@@ -22,7 +22,7 @@ from edged.domain.systemd.actions import Action, Systemctl
 from edged.domain.systemd.enabling import Seen, disabling, enabling, missing_secrets
 from edged.domain.systemd.fit import misfits
 from edged.domain.systemd.setup import CREDENTIALS, TOPOLOGY, USER, Setup, node_of, setup_of, unfit
-from edged.domain.topology import NAME_PATTERN, Security
+from edged.domain.topology import NAME_PATTERN, Security, Tls
 from edged.domain.validation.finding import Finding
 from edged.errors import ConfigError, MachineUnfit, Problem
 from edged.topology_file import Inspection
@@ -120,10 +120,10 @@ def _act(machine: Machine, actions: Iterable[Action], *, is_dry: bool) -> None:
 # the topology
 
 
-def _check_tls(security: Security) -> tuple[list[Finding], list[Finding]]:
+def _check_tls(files: Security | Tls, at: str) -> tuple[list[Finding], list[Finding]]:
     from edged.adapters import tls  # noqa: PLC0415 - `edged --help` loads this module
 
-    return tls.problems(security), []  # root may read them all: who else may, the node tells
+    return tls.problems(files, at), []  # root may read them all: who else may, the node tells
 
 
 def _inspect(machine: Machine, node: str) -> Inspection:
@@ -138,10 +138,10 @@ def _inspect(machine: Machine, node: str) -> Inspection:
         **machine.environment(node),
         "CREDENTIALS_DIRECTORY": str(machine.path(f"{CREDENTIALS}/{node}")),
     }
-    found = topology_file.inspect(file, environment, lenient=True, check_tls=_check_tls)
+    found = topology_file.inspect(file, environment, lenient=True, node=node, check_tls=_check_tls)
     require_node(found.topology, node, str(file))
     if is_needed(found.topology, node):
-        topology_file.inspect(file, environment, lenient=True, look_up_backbone=look_up)
+        topology_file.inspect(file, environment, lenient=True, node=node, look_up_backbone=look_up)
     if problem := unfit(found.topology, node):
         raise ConfigError((replace(problem, place=str(file)),))
     return found

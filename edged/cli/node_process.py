@@ -69,7 +69,7 @@ def run_as(
 def _read(args: argparse.Namespace, tiers: Sequence[str], *, looks_up_backbone: bool) -> Topology:
     """The topology with the command's log level, if it has one. Raises ConfigError."""
     file, node = args.topology, args.node
-    inspection = inspect(file, check_tls=lambda security: ([], exposed(security)))
+    inspection = inspect(file, node=node, check_tls=lambda files, at: ([], exposed(files, at)))
     topology = inspection.topology
     require_node(topology, node, str(file))
     own = topology.tier_of(node)
@@ -78,7 +78,7 @@ def _read(args: argparse.Namespace, tiers: Sequence[str], *, looks_up_backbone: 
         hint = f"use {_COMMAND_OF_TIER[str(own)]}" if own else ""
         raise ConfigError((Problem("", f'"{node}" is in tier {own}, not {wanted}', hint, place=str(file)),))
     if looks_up_backbone and is_needed(topology, node):
-        topology = load(file, look_up_backbone=look_up)
+        topology = load(file, node=node, look_up_backbone=look_up)
     if warnings := (*inspection.warnings, *misfits_here(file, inspection, node)):
         logger().warning("config.warned", problems=[str(each) for each in warnings])
     if args.log_level:

@@ -65,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Publish until all is published or a signal ends it cleanly; 69 when Kafka does not answer at the start or end."""
-    topology = topology_file.load(args.topology)
+    topology = topology_file.load(args.topology, node=args.node)
     _require_device(topology, args.node, str(args.topology))
     level = args.log_level or topology.log.level
     output.configure(node=args.node, tier="iot", run_id=uuid.uuid4().hex[:8], level=level, stream=_log_stream())

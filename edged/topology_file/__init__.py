@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edged.access import why_refused
-from edged.domain.topology import BackboneFile, Security, Topology
+from edged.domain.topology import BackboneFile, Security, Tls, Topology
 from edged.domain.validation import rules
 from edged.domain.validation.finding import Finding
 from edged.errors import ConfigError, EdgedError, Problem
@@ -36,7 +36,8 @@ __all__ = ["SCHEMA", "Inspection", "inspect", "json_schema", "load"]
 class Inspection(NamedTuple):
     """A valid topology, and warnings: what is probably not intended.
 
-    `credentials`: the names of those that it refers to, each with the path of the first value that does.
+    `credentials`: the names of those that it refers to, each with the path of the first value that does; of several
+    the first that every node needs, see `domain.systemd.setup`.
     """
 
     topology: Topology
@@ -48,8 +49,8 @@ LookUp = Callable[[Path], BackboneFile]
 """Reads the shapes and the digest of a backbone's file; raises EdgedError."""
 
 
-CheckTls = Callable[[Security], tuple[list[Finding], list[Finding]]]
-"""What is wrong with the files that `kafka.security` names, and of what to warn."""
+CheckTls = Callable[[Security | Tls, str], tuple[list[Finding], list[Finding]]]
+"""What is wrong with the certificate files that the value at the path names, and of what to warn."""
 
 
 def load(
@@ -57,16 +58,18 @@ def load(
     environment: Mapping[str, str] = os.environ,
     *,
     needs_kafka: bool = True,
+    node: str = "",
     look_up_backbone: LookUp | None = None,
 ) -> Topology:
     """The topology in the file at `path`. Raises ConfigError with all its problems at once.
 
-    Without `needs_kafka` the variables and credentials of section `kafka` may be missing. A backbone's path is relative
+    Without `needs_kafka` the variables and credentials of section `kafka` may be missing; those of section `mqtt` in
+    any case, but where `node` speaks MQTT and reads the file to run. A backbone's path is relative
     to the topology file's folder. Its file is read, and the model on top of it checked, only with `look_up_backbone`:
     not every node has it.
     """
     may_miss = None if needs_kafka else OF_KAFKA
-    return _inspect(path, environment, may_miss, look_up_backbone).topology
+    return _inspect(path, environment, may_miss, look_up_backbone, node=node).topology
 
 
 def inspect(
@@ -74,6 +77,7 @@ def inspect(
     environment: Mapping[str, str] = os.environ,
     *,
     lenient: bool = False,
+    node: str | None = None,
     look_up_backbone: LookUp | None = None,
     check_tls: CheckTls | None = None,
 ) -> Inspection:
@@ -81,9 +85,11 @@ def inspect(
 
     `lenient`: the file is read on another machine than its nodes. Their names and addresses (site, kafka, the archive's
     url) may come from variables and credentials that are missing here: each is a warning, and the "${…}" is kept.
+    `node`: who reads it: only who speaks MQTT needs what section `mqtt` refers to. None: it is read for all.
     `check_tls`: judges the node's certificate files, which may be missing where it is not given.
     """
-    return _inspect(path, environment, NODE_SPECIFIC if lenient else None, look_up_backbone, check_tls)
+    may_miss = NODE_SPECIFIC if lenient else None
+    return _inspect(path, environment, may_miss, look_up_backbone, check_tls, node=node)
 
 
 def _inspect(
@@ -92,6 +98,8 @@ def _inspect(
     may_miss: re.Pattern[str] | None,
     look_up_backbone: LookUp | None,
     check_tls: CheckTls | None = None,
+    *,
+    node: str | None,
 ) -> Inspection:
     parsed = document.parse(_content(path), str(path))
     assert parsed.root is not None
@@ -101,12 +109,16 @@ def _inspect(
     reading.problems += [(mark, Finding("", message, hint)) for mark, message, hint in parsed.refused]
     topology: Topology = read(FILE, parsed.root, "", reading)
     topology, unread = _with_backbones(topology, path.parent, look_up_backbone)
+    speaks_mqtt = node is None or topology.speaks_mqtt(node)
+    if speaks_mqtt:
+        reading.require_mqtt()
     findings = [*unread, *rules.problems(topology)]
-    security = topology.kafka.security
     of_files: list[Finding] = []
-    if check_tls is not None and security.protocol.endswith("SSL"):
-        wrong, of_files = check_tls(security)
-        findings += wrong
+    if check_tls is not None:
+        for files, at in _tls_files(topology, with_mqtt=speaks_mqtt):
+            wrong, doubtful = check_tls(files, at)
+            findings += wrong
+            of_files += doubtful
     independent = [finding for finding in findings if reading.is_independent(finding)]
     problems = [*reading.problems, *((reading.mark_of(finding.path), finding) for finding in independent)]
     if problems:
@@ -117,6 +129,14 @@ def _inspect(
         if reading.is_independent(finding)
     ]
     return Inspection(topology, reading.as_problems([*reading.warnings, *warnings]), reading.credentials)
+
+
+def _tls_files(topology: Topology, *, with_mqtt: bool) -> Iterator[tuple[Security | Tls, str]]:
+    """What names certificate files that are used, each with its path."""
+    if topology.kafka.security.protocol.endswith("SSL"):
+        yield topology.kafka.security, "kafka.security"
+    if with_mqtt and topology.mqtt is not None and topology.mqtt.tls is not None:
+        yield topology.mqtt.tls, "mqtt.tls"
 
 
 @cache

@@ -32,11 +32,14 @@ _IMPLICIT = {
     "tag:yaml.org,2002:value": "a default",
 }
 _MAX_SHOWN = 64
-NODE_SPECIFIC = re.compile(r"site|kafka\..*|archive\[\d+\]\.url")
+NODE_SPECIFIC = re.compile(r"site|kafka\..*|mqtt\..*|archive\[\d+\]\.url")
 """Names and addresses, which differ from node to node and do not affect the plan."""
 
 OF_KAFKA = re.compile(r"kafka\..*")
 """What only those need who talk to Kafka."""
+
+OF_MQTT = re.compile(r"mqtt\..*")
+"""What only those nodes need who speak MQTT; who does is known when all is read."""
 
 
 @dataclass(slots=True)
@@ -45,7 +48,8 @@ class Reading:
 
     `bad`: paths whose values could not be read, and have placeholders. `only_entries`: paths such as training[0] of
     what stands in the file without the list that it may be in. `may_miss`: paths at which a missing variable or
-    credential is only a warning. `credentials`: the names of those that values refer to, with the first one's path.
+    credential is only a warning. `missing_of_mqtt`: those of the section mqtt, which most nodes can do without.
+    `credentials`: the names of those that values refer to, with the first one's path.
     """
 
     document: Document
@@ -56,6 +60,7 @@ class Reading:
     bad: set[str] = field(default_factory=set)
     only_entries: set[str] = field(default_factory=set)
     may_miss: re.Pattern[str] | None = None
+    missing_of_mqtt: list[tuple[yaml.Node, str, VariableError]] = field(default_factory=list)
     credentials: dict[str, str] = field(default_factory=dict)
 
     def enter(self, node: yaml.Node, at: str) -> bool:
@@ -97,14 +102,14 @@ class Reading:
             self.wrong(node, at, f"has no value; expected {expected}")
             return None
         for name in credentials_in(node.value):
-            self.credentials.setdefault(name, at)
+            if OF_MQTT.fullmatch(self.credentials.get(name, "mqtt.")):
+                self.credentials[name] = at
         try:
             text = self.variables.expand(node.value)
             text.encode()
             self._warn_of_exposure(node, at)
         except VariableError as error:
-            if not self._tolerates(error, node, at):
-                self.wrong(node, at, error.message, error.suggestion)
+            self._lacks(node, at, error)
             return None
         except UnicodeEncodeError:
             self.wrong(node, at, "half a surrogate pair is not a character")
@@ -116,13 +121,26 @@ class Reading:
             if expression in node.value:
                 self.warnings.append((node.start_mark, Finding(at, exposed.message, exposed.mended)))
 
-    def _tolerates(self, error: VariableError, node: yaml.Node, at: str) -> bool:
-        """Whether the value may be missing here; records a warning then."""
-        if self.may_miss is None or not (isinstance(error, MissingError) and self.may_miss.fullmatch(at)):
-            return False
+    def require_mqtt(self) -> None:
+        """What section mqtt lacks is needed: have it told."""
+        for node, at, error in self.missing_of_mqtt:
+            self._tell_missing(node, at, error)
+
+    def _lacks(self, node: yaml.Node, at: str, error: VariableError) -> None:
+        if not isinstance(error, MissingError):
+            self.wrong(node, at, error.message, error.suggestion)
+        elif OF_MQTT.fullmatch(at):
+            self.bad.add(at)
+            self.missing_of_mqtt.append((node, at, error))
+        else:
+            self._tell_missing(node, at, error)
+
+    def _tell_missing(self, node: yaml.Node, at: str, error: VariableError) -> None:
+        if self.may_miss is None or not self.may_miss.fullmatch(at):
+            self.wrong(node, at, error.message, error.suggestion)
+            return
         self.bad.add(at)
         self.warnings.append((node.start_mark, Finding(at, f"{error.message}; the node will need it")))
-        return True
 
     def entries(self, node: yaml.Node, at: str, expected: str) -> Iterator[tuple[str, yaml.ScalarNode, yaml.Node]]:
         """(key, its node, its value's node) of a mapping, each key once; anything else is recorded as a problem."""

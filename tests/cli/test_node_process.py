@@ -61,7 +61,7 @@ def test_a_unit_that_does_not_fit_the_topology_any_more_is_warned_of(start, tmp_
     machine = FakeMachine(tmp_path / "root", monkeypatch)
     monkeypatch.setattr("edged.cli.enabled_nodes.Machine", machine.opened)
     for node in ("pi-a", "pi-b"):
-        for unit, text in setup_of(VALID, node, ["key"]).drop_ins.items():
+        for unit, text in setup_of(VALID, node, {"key": "kafka.security"}).drop_ins.items():
             machine.put(drop_in_of(unit), text)
     with process_lock(tmp_path / "edged" / "pi-a"):
         _, lines = start(TRAINING, folder=machine.root / "etc/edged")

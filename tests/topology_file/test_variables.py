@@ -57,6 +57,74 @@ def test_a_credential_is_read_from_the_folder_that_systemd_names(inspect, tmp_pa
     assert topology.kafka.security.password == HIDDEN
 
 
+@pytest.fixture
+def carries_mqtt(monkeypatch):
+    monkeypatch.setattr("edged.domain.validation.unsupported._mqtt", lambda _: ())
+
+
+OVER_MQTT = """\
+mqtt: {broker: "${MQTT_BROKER}", username: "${NODE}", password: "${cred:mqtt}", tls: {ca: "${CA}"}}
+streams: {digits: {sample: {shape: [4], dtype: float32}, labels: [a, b]}}
+iot: [{name: cam, edge: pi-a, stream: digits, transport: mqtt}]
+"""
+
+
+def over_mqtt(tmp_path):
+    path = tmp_path / "topology.yaml"
+    text = (
+        SECURE.replace("PASSWORD", '"${PW}"')
+        .replace("iot: []\n", "")
+        .replace("name: pi-a}", "name: pi-a}, {name: pi-b}")
+    )
+    path.write_text(
+        text.replace("streams: {digits: {sample: {shape: [4], dtype: float32}, labels: [a, b]}}\n", OVER_MQTT)
+    )
+    return path
+
+
+@pytest.mark.usefixtures("carries_mqtt")
+@pytest.mark.parametrize("node", ["pi-a", "cam", None])
+def test_who_speaks_mqtt_needs_what_its_section_refers_to(tmp_path, node):
+    """None: all of them do."""
+    path, environment = over_mqtt(tmp_path), {**ENVIRONMENT, "PW": HIDDEN}
+    with pytest.raises(ConfigError) as raised:
+        topology_file.inspect(path, environment, node=node)
+    missing = ["mqtt.broker", "mqtt.password", "mqtt.tls.ca"]
+    assert [each.path for each in raised.value.problems] == missing
+
+    lenient = topology_file.inspect(path, environment, node=node, lenient=True).warnings
+    assert [each.path for each in lenient if each.message.endswith("; the node will need it")] == missing
+
+
+@pytest.mark.usefixtures("carries_mqtt")
+@pytest.mark.parametrize("node", ["pi-b", "vault"])
+def test_who_does_not_speak_mqtt_does_without(tmp_path, node):
+    path, environment = over_mqtt(tmp_path), {**ENVIRONMENT, "PW": HIDDEN}
+    asked: list[str] = []
+
+    def check_tls(_files, at):
+        asked.append(at)
+        return [], []
+
+    inspected = topology_file.inspect(path, environment, node=node, check_tls=check_tls)
+    assert inspected.topology.mqtt is not None
+    assert [each.path for each in inspected.warnings if each.path.startswith("mqtt")] == []
+    assert asked == ["kafka.security"]
+    assert topology_file.load(path, environment).speaks_mqtt("pi-a")
+
+
+@pytest.mark.usefixtures("carries_mqtt")
+def test_a_credential_of_the_broker_for_mqtt_and_kafka_alike_is_one_that_every_node_needs(tmp_path):
+    path = over_mqtt(tmp_path)
+    path.write_text(path.read_text().replace("${PW}", "${cred:mqtt}").replace("${CA}", "${cred:ca}"))
+    found = topology_file.inspect(path, ENVIRONMENT, lenient=True).credentials
+    assert found == {"mqtt": "kafka.security.password", "ca": "mqtt.tls.ca"}
+    text = path.read_text()
+    kafka, mqtt = text[text.index("kafka:") : text.index("mqtt:")], text[text.index("mqtt:") : text.index("streams:")]
+    path.write_text(text.replace(kafka, "").replace(mqtt, mqtt + kafka))
+    assert topology_file.inspect(path, ENVIRONMENT, lenient=True).credentials == found
+
+
 def test_the_names_of_credentials_are_known_whether_they_are_there_or_not(tmp_path):
     path = tmp_path / "topology.yaml"
     path.write_text(SECURE.replace("PASSWORD", '"${cred:kafka-password}${cred:pepper}$${cred:none}"'))

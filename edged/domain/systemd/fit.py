@@ -1,6 +1,6 @@
 """Whether what `edged node enable` made still is what the topology needs: the file may have changed since."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 
 from edged.domain.systemd.setup import is_unknown, node_of, setup_of
@@ -8,10 +8,10 @@ from edged.domain.topology import Topology
 from edged.errors import Problem
 
 
-def misfits(topology: Topology, credentials: Collection[str], drop_ins: Mapping[str, str]) -> Iterator[Problem]:
+def misfits(topology: Topology, credentials: Mapping[str, str], drop_ins: Mapping[str, str]) -> Iterator[Problem]:
     """What no longer fits, of the drop-ins that are on a machine: their texts by their units.
 
-    `credentials`: the names that the topology's file refers to. What cannot be told without the node's variables is
+    `credentials`: as of `setup_of`. What cannot be told without the node's variables is
     taken to fit.
     """
     for node, of_node in groupby(sorted(drop_ins, key=node_of), key=node_of):

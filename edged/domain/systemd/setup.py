@@ -6,7 +6,7 @@ written, as "edged@a.mount" would be a mount. See also: the units themselves, in
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -63,13 +63,18 @@ class Setup:
         return tuple(self.drop_ins)
 
 
-def setup_of(topology: Topology, node: str, credentials: Iterable[str]) -> Setup:
-    """What `node`, an edge or the archive, needs. `credentials`: the names that the topology's file refers to."""
+def setup_of(topology: Topology, node: str, credentials: Mapping[str, str]) -> Setup:
+    """What `node`, an edge or the archive, needs.
+
+    `credentials`: the names that the topology's file refers to, with a path that does. Those of section `mqtt` are
+    needed by nodes that speak it.
+    """
     tier = topology.tier_of(node)
     assert tier in {"edge", "archive"}
     daemon, companion = possible_units(node)
     archive = archive_folder(topology) if tier == "archive" else ""
-    secrets = {name: f"{CREDENTIALS}/{node}/{name}" for name in sorted(set(credentials))}
+    needed = (name for name, at in credentials.items() if not at.startswith("mqtt.") or topology.speaks_mqtt(node))
+    secrets = {name: f"{CREDENTIALS}/{node}/{name}" for name in sorted(needed)}
     drop_ins = {daemon: _drop_in(node, secrets, archive)}
     if tier == "edge" and topology.jobs:  # there is nothing else to predict with
         drop_ins[companion] = _drop_in(node, secrets, "")

@@ -4,7 +4,7 @@ A topology may have been read only in part: references may dangle, so look-ups n
 """
 
 from edged.domain.topology import Topology
-from edged.domain.validation import budgets, group, names, network, nodes, training, unsupported
+from edged.domain.validation import budgets, group, mqtt, names, network, nodes, training, unsupported
 from edged.domain.validation.finding import Finding
 
 
@@ -13,6 +13,7 @@ def problems(topology: Topology) -> list[Finding]:
     return [
         *names.problems(topology),
         *network.problems(topology),
+        *mqtt.problems(topology),
         *nodes.problems(topology),
         *training.problems(topology),
         *group.problems(topology),
@@ -25,6 +26,7 @@ def warnings(topology: Topology) -> list[Finding]:
     """What works but is probably not intended. For a topology without problems."""
     return [
         *network.warnings(topology),
+        *mqtt.warnings(topology),
         *nodes.warnings(topology),
         *training.warnings(topology),
         *group.warnings(topology),

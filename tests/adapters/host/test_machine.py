@@ -13,8 +13,8 @@ from tests.support.fake_machine import UNITS, FakeMachine
 from tests.support.valid_topology import VALID
 
 DAEMON = "edged@pi-a.service"
-SETUP = setup_of(VALID, "pi-a", ["key"])
-VAULT = setup_of(VALID, "vault", [])
+SETUP = setup_of(VALID, "pi-a", {"key": "kafka.security"})
+VAULT = setup_of(VALID, "vault", {})
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_file_system_of_fstab_that_is_not_mounted_is_lacking(fake, machine, fs
 
 
 def test_a_mount_points_name_is_read_as_fstab_escapes_it(fake, machine):
-    vault = setup_of(VALID, "vault", [])
+    vault = setup_of(VALID, "vault", {})
     fake.put("etc/fstab", "/dev/sda1 /srv\\040x ext4\n")
     fake.put("proc/self/mountinfo", "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n")
     (fake.root / "srv x").mkdir()

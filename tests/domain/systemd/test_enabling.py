@@ -10,7 +10,7 @@ from edged.domain.systemd.setup import drop_in_of, possible_units, setup_of
 from tests.support.valid_topology import VALID
 
 DAEMON, COMPANION = possible_units("pi-a")
-EDGE, SECURE = setup_of(VALID, "pi-a", []), setup_of(VALID, "pi-a", ["key"])
+EDGE, SECURE = setup_of(VALID, "pi-a", {}), setup_of(VALID, "pi-a", {"key": "kafka.security"})
 UP = UnitState("active", is_enabled=True)
 
 
@@ -85,7 +85,7 @@ def test_files_that_systemd_has_not_read_yet_are_reloaded():
 
 def test_folders_of_secrets_with_other_rights_are_mended_and_the_others_left():
     """systemd gives state and cache to the user with all that is in them, unless the folder alone was given before."""
-    vault = setup_of(VALID, "vault", ["key"])
+    vault = setup_of(VALID, "vault", {"key": "kafka.security"})
     foreign = {each.path: each._replace(owner="1:1") for each in vault.folders}
     assert enabling(vault, seen(vault, folders=foreign)) == [
         MakeFolder(each) for each in vault.folders if each.path.startswith("/etc/edged/credentials")
@@ -93,7 +93,7 @@ def test_folders_of_secrets_with_other_rights_are_mended_and_the_others_left():
 
 
 def test_a_companion_that_the_topology_needs_no_longer_is_withdrawn():
-    actions = enabling(setup_of(replace(VALID, jobs=()), "pi-a", []), seen())
+    actions = enabling(setup_of(replace(VALID, jobs=()), "pi-a", {}), seen())
     assert actions == [
         Systemctl(("stop", COMPANION)),
         Systemctl(("disable", COMPANION)),

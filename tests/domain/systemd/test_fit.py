@@ -1,18 +1,21 @@
 """What is told when the topology has changed since a node was enabled."""
 
 from dataclasses import replace
+from types import MappingProxyType
 
 from edged.domain.systemd.fit import misfits
 from edged.domain.systemd.setup import setup_of
 from edged.domain.topology import Archive
 from tests.support.valid_topology import VALID
 
+KEY = {"key": "kafka.security"}
 
-def drop_ins(*nodes, credentials=()):
+
+def drop_ins(*nodes, credentials=MappingProxyType({})):
     return {unit: text for node in nodes for unit, text in setup_of(VALID, node, credentials).drop_ins.items()}
 
 
-def told(topology, made, credentials=()):
+def told(topology, made, credentials=MappingProxyType({})):
     return [(each.message, each.suggestion) for each in misfits(topology, credentials, made)]
 
 
@@ -31,7 +34,7 @@ def test_a_node_that_the_topology_has_no_longer_is_to_be_disabled():
 
 def test_a_new_credential_an_old_one_and_another_archive_take_a_new_enable():
     moved = replace(VALID, archive=(Archive("vault", "file:///mnt/edged"),))
-    for each in (told(VALID, drop_ins("pi-a"), ["key"]), told(VALID, drop_ins("pi-a", credentials=["key"]))):
+    for each in (told(VALID, drop_ins("pi-a"), KEY), told(VALID, drop_ins("pi-a", credentials=KEY))):
         assert each == [
             (
                 'this machine\'s units of "pi-a" do not fit the topology any more',

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from edged.domain.systemd.setup import Folder, node_of, possible_units, setup_of, unfit
-from edged.domain.topology import Archive
-from tests.support.valid_topology import VALID
+from edged.domain.topology import Archive, Mqtt
+from tests.support.valid_topology import VALID, with_device
 
 
 def with_archive(url):
@@ -18,7 +18,7 @@ def settings(text):
 
 
 def test_an_edge_has_a_daemon_and_a_companion_with_the_nodes_name_and_credentials():
-    setup = setup_of(VALID, "pi-a", ["kafka-password", "key"])
+    setup = setup_of(VALID, "pi-a", {"kafka-password": "kafka.security", "key": "kafka.security"})
     assert setup.units == ("edged@pi-a.service", "edged-infer@pi-a.service")
     for text in setup.drop_ins.values():
         assert settings(text) == [
@@ -29,17 +29,19 @@ def test_an_edge_has_a_daemon_and_a_companion_with_the_nodes_name_and_credential
         ]
 
 
-def test_a_credential_that_several_values_refer_to_is_loaded_once():
-    setup = setup_of(VALID, "pi-a", ["key", "key"])
-    assert setup.drop_ins["edged@pi-a.service"].count("LoadCredential=") == 1
+@pytest.mark.parametrize(("node", "secrets"), [("pi-a", {"kafka", "mqtt"}), ("pi-b", {"kafka"}), ("vault", {"kafka"})])
+def test_who_does_not_speak_mqtt_needs_none_of_its_secrets(node, secrets):
+    topology = replace(with_device(transport="mqtt"), mqtt=Mqtt("broker"))
+    credentials = {"kafka": "kafka.security.password", "mqtt": "mqtt.password"}
+    assert setup_of(topology, node, credentials).secrets.keys() == secrets
 
 
 def test_where_nothing_is_trained_there_is_no_companion():
-    assert setup_of(replace(VALID, jobs=()), "pi-a", []).units == ("edged@pi-a.service",)
+    assert setup_of(replace(VALID, jobs=()), "pi-a", {}).units == ("edged@pi-a.service",)
 
 
 def test_the_archive_may_write_its_folder_and_waits_for_it_to_be_mounted():
-    setup = setup_of(VALID, "vault", [])
+    setup = setup_of(VALID, "vault", {})
     assert setup.units == ("edged@vault.service",)
     assert settings(setup.drop_ins["edged@vault.service"]) == [
         "[Unit]",
@@ -62,13 +64,13 @@ def test_the_archive_may_write_its_folder_and_waits_for_it_to_be_mounted():
     ],
 )
 def test_the_archives_folder_is_one_word_to_systemd(folder, written):
-    drop_in = setup_of(with_archive(f"file://{folder}"), "vault", []).drop_ins["edged@vault.service"]
+    drop_in = setup_of(with_archive(f"file://{folder}"), "vault", {}).drop_ins["edged@vault.service"]
     assert f"ReadWritePaths={written}\n" in drop_in
     assert f"RequiresMountsFor={written}\n" in drop_in
 
 
 def test_secrets_are_roots_alone_and_each_nodes_own():
-    setup = setup_of(VALID, "pi-a", ["key"])
+    setup = setup_of(VALID, "pi-a", {"key": "kafka.security"})
     assert setup.secrets == {"key": "/etc/edged/credentials/pi-a/key"}
     assert [each for each in setup.folders if each.owner == "root"] == [
         Folder("/etc/edged/credentials", 0o700, "root"),
@@ -77,11 +79,11 @@ def test_secrets_are_roots_alone_and_each_nodes_own():
 
 
 def test_a_node_without_credentials_has_no_folder_for_them():
-    assert [each.path for each in setup_of(VALID, "pi-a", []).folders] == ["/var/lib/edged", "/var/cache/edged"]
+    assert [each.path for each in setup_of(VALID, "pi-a", {}).folders] == ["/var/lib/edged", "/var/cache/edged"]
 
 
 def test_the_archives_folder_is_data():
-    assert Folder("/srv/edged", 0o750, "edged", is_data=True) in setup_of(VALID, "vault", []).folders
+    assert Folder("/srv/edged", 0o750, "edged", is_data=True) in setup_of(VALID, "vault", {}).folders
 
 
 @pytest.mark.parametrize("name", ["pi-a", "a.mount", "pi.service", "Pi_1--", "x" * 64])
