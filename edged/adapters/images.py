@@ -22,7 +22,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from edged.adapters import deep_png
 from edged.domain.counted import counted
-from edged.domain.samples.codec import MAGIC
+from edged.domain.samples.rules import MAGIC
 from edged.errors import RejectedRecord
 
 MAX_PIXELS = 24_000_000

@@ -31,9 +31,10 @@ from edged.domain.samples import pack as packs
 from edged.domain.samples import prediction
 from edged.domain.samples.address import ArchivedAddress, parse
 from edged.domain.samples.border import Border
-from edged.domain.samples.pack import CODECS, MAX_BYTES, Pack
+from edged.domain.samples.pack import CODECS, Pack
 from edged.domain.samples.prediction import Prediction
-from edged.domain.samples.sample import Sample
+from edged.domain.samples.rules import MAGIC
+from edged.domain.samples.sample import MAX_BYTES, Sample
 from edged.domain.topology import Stream
 from edged.errors import RejectedRecord
 from edged.services.archive.fetch import WindowFetch
@@ -63,7 +64,7 @@ def is_usable(values: tuple[float, ...]) -> bool:
 numbers = st.sampled_from(
     [0.0, -0.0, 1e-45, 1.17e-38, -1.18e-38, 1e18, -1e18, 1.01e18, 3.4e38, math.inf, -math.inf, math.nan]
 )
-JPEG, PNG = codec_rules.MAGIC["jpeg"], codec_rules.MAGIC["png"]
+JPEG, PNG = MAGIC["jpeg"], MAGIC["png"]
 payloads = st.builds(floats, numbers, numbers) | st.sampled_from(
     [
         floats(1, 2),

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from edged.adapters import images
 from edged.domain.nn.spec import shape_text
 from edged.domain.samples import codec
-from edged.domain.samples.codec import MAGIC
-from edged.domain.samples.pack import MAX_BYTES
+from edged.domain.samples.rules import MAGIC
+from edged.domain.samples.sample import MAX_BYTES
 from edged.domain.topology import Device, Stream
 from edged.errors import FormatError
 from edged.ports import Dataset, ImageDecoder, Item

@@ -23,9 +23,6 @@ from edged.errors import FormatError
 MAX_SAMPLES = 256
 """Samples in one pack: few enough for one Kafka message, enough for an efficient read."""
 
-MAX_BYTES = 768 * 1024
-"""Payload bytes in one pack, below Kafka's default message limit of 1 MiB. A larger sample is rejected."""
-
 VERSION = "pack/2"
 _FORMER_VERSION = "pack/1"
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from edged.domain.place import Place
 from edged.domain.samples.cursors import cursor_key
-from edged.domain.samples.pack import MAX_BYTES, MAX_SAMPLES, Pack
-from edged.domain.samples.sample import Sample
+from edged.domain.samples.pack import MAX_SAMPLES, Pack
+from edged.domain.samples.sample import MAX_BYTES, Sample
 
 
 class Packer:

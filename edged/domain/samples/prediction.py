@@ -3,14 +3,12 @@
 Covers encoding and strict decoding.
 """
 
+import heapq
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
 
 from edged.domain.named_fields import from_named, to_named
 from edged.errors import FormatError
@@ -84,10 +82,10 @@ class Prediction:
         return self.anomaly > self.anomaly_threshold
 
 
-def most_probable(probabilities: npt.NDArray[np.float32], labels: Sequence[str]) -> dict[str, float]:
+def most_probable(probabilities: Sequence[float], labels: Sequence[str]) -> dict[str, float]:
     """At most MAX_PROBABILITIES of `labels`, most probable first; ties in the order of the labels."""
-    order = np.argsort(-probabilities, kind="stable")[:MAX_PROBABILITIES]
-    return {labels[i]: round(float(probabilities[i]), 6) for i in order}
+    order = heapq.nlargest(MAX_PROBABILITIES, range(len(probabilities)), key=probabilities.__getitem__)
+    return {labels[i]: round(probabilities[i], 6) for i in order}
 
 
 def encode(prediction: Prediction) -> bytes:

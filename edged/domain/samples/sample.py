@@ -23,6 +23,9 @@ REASONS = (
 )
 """The reasons for which a record is dead-lettered: stable words, for logs and headers."""
 
+MAX_BYTES = 768 * 1024
+"""Payload bytes in one pack, below Kafka's default message limit of 1 MiB. A larger sample is rejected."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

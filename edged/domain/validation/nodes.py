@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 from edged.domain.nn.spec import shape_text
-from edged.domain.samples.pack import MAX_BYTES
+from edged.domain.samples.sample import MAX_BYTES
 from edged.domain.suggest import did_you_mean
 from edged.domain.text import shown
 from edged.domain.topology import Device, Stream, Topology

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from edged.domain.archive.snapshot import TEST_SOURCE, TRAIN_SOURCE, BlockRef
 from edged.domain.counted import counted
 from edged.domain.samples import border
-from edged.domain.samples.pack import MAX_BYTES, MAX_SAMPLES, Pack
-from edged.domain.samples.sample import Sample
+from edged.domain.samples.pack import MAX_SAMPLES, Pack
+from edged.domain.samples.sample import MAX_BYTES, Sample
 from edged.domain.samples.shuffle import shuffled
 from edged.domain.topology import Stream
 from edged.errors import FormatError, RejectedRecord, StorageError

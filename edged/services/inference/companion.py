@@ -321,7 +321,7 @@ class Companion:
 
     def _prediction(self, model: Model, result: _Result, now_ms: float, compute_ms: float) -> Prediction:
         record = result.record
-        probabilities = prediction.most_probable(result.predicted, model.labels) if model.labels else {}
+        probabilities = prediction.most_probable(result.predicted.tolist(), model.labels) if model.labels else {}
         label = next(iter(probabilities), None)
         sampled_ms = times.sampled_ms(record.headers)
         latency_ms = times.latency_ms(record.timestamp_ms, sampled_ms, now_ms)

@@ -15,9 +15,9 @@ from edged.domain.samples.border import (
     REASONS_OF_TOPOLOGY,
     Border,
 )
-from edged.domain.samples.codec import MAGIC
-from edged.domain.samples.pack import MAX_BYTES, Pack
-from edged.domain.samples.sample import REASONS, Sample
+from edged.domain.samples.pack import Pack
+from edged.domain.samples.rules import MAGIC
+from edged.domain.samples.sample import MAX_BYTES, REASONS, Sample
 from edged.domain.topology import Stream
 from edged.errors import RejectedRecord
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain.samples import codec
-from edged.domain.samples.pack import MAX_BYTES
-from edged.domain.samples.sample import REASONS
+from edged.domain.samples import codec, rules
+from edged.domain.samples.rules import MAGIC
+from edged.domain.samples.sample import MAX_BYTES, REASONS
 from edged.domain.topology import Stream
 from edged.errors import RejectedRecord
 
@@ -22,6 +22,9 @@ def reason_of(key, value, stream=GREY, of_codec="raw"):
     with pytest.raises(RejectedRecord) as caught:
         codec.check_record(key, value, stream, of_codec)
     assert caught.value.reason in REASONS
+    with pytest.raises(RejectedRecord) as on_device:
+        rules.check_record(key, value, stream, of_codec)
+    assert str(on_device.value) == str(caught.value)
     return caught.value.reason
 
 
@@ -66,7 +69,7 @@ def test_an_empty_payload_is_rejected(of_codec):
 
 @pytest.mark.parametrize("of_codec", ["jpeg", "png"])
 def test_a_compressed_payload_may_fill_a_pack_but_no_more(of_codec):
-    largest = codec.MAGIC[of_codec].ljust(MAX_BYTES, b"x")
+    largest = MAGIC[of_codec].ljust(MAX_BYTES, b"x")
     assert codec.check_record(b"cat", largest, GREY, of_codec) == "cat"
     assert reason_of(b"cat", largest + b"x", of_codec=of_codec) == "too_large"
 
@@ -74,7 +77,7 @@ def test_a_compressed_payload_may_fill_a_pack_but_no_more(of_codec):
 @pytest.mark.parametrize("of_codec", ["jpeg", "png"])
 def test_a_payload_without_its_codecs_magic_bytes_is_no_image(of_codec):
     assert reason_of(b"cat", b"junk", of_codec=of_codec) == "not_an_image"
-    assert reason_of(b"cat", codec.MAGIC[of_codec][1:], of_codec=of_codec) == "not_an_image"
+    assert reason_of(b"cat", MAGIC[of_codec][1:], of_codec=of_codec) == "not_an_image"
 
 
 def test_a_raw_sample_larger_than_a_pack_is_rejected():
@@ -116,6 +119,20 @@ def test_single_denormals_reach_the_model_as_zeros(codecs):
     numbers = floats(1e-45, -1e-40, SMALLEST, 1, -SMALLEST)
     codec.fill(x, [numbers, numbers], codecs, FLOATS, lambda *_: np.zeros(FLOATS.shape, np.uint8))
     assert x[0].tolist() == [0, 0, SMALLEST, 1, -SMALLEST]
+
+
+@given(
+    st.binary(min_size=20, max_size=20)
+    | st.lists(st.floats(width=32), min_size=5, max_size=5).map(lambda x: floats(*x))
+)
+def test_a_device_judges_numbers_as_the_edge_does(value):
+    def judged(check):
+        try:
+            return check(None, value, FLOATS, "raw")
+        except RejectedRecord as error:
+            return str(error)
+
+    assert judged(rules.check_record) == judged(codec.check_record)
 
 
 @given(key=st.none() | st.binary(max_size=300), value=st.binary(max_size=40))

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain.place import Place
-from edged.domain.samples.pack import MAX_BYTES, MAX_SAMPLES
+from edged.domain.samples.pack import MAX_SAMPLES
 from edged.domain.samples.packer import Packer
-from edged.domain.samples.sample import Sample
+from edged.domain.samples.sample import MAX_BYTES, Sample
 
 
 def sample(offset, device="cam", partition=0, num_bytes=4):

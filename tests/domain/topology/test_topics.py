@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from edged.domain.archive.protocol import MAX_PART_BYTES
 from edged.domain.nn.spec import Dense, Flatten
-from edged.domain.samples.pack import MAX_BYTES
+from edged.domain.samples.sample import MAX_BYTES
 from edged.domain.topology import MIB, Archive, Device, Edge, Exchange, Kafka, Stream, Topology, Training, topics
 from edged.domain.topology.topics import Grant, Topic
 from edged.ports import KEPT

@@ -9,8 +9,8 @@ import structlog
 from edged.adapters.memory.log import MemoryLog
 from edged.domain.place import Place
 from edged.domain.samples import pack as packs
-from edged.domain.samples.pack import MAX_BYTES, Pack
-from edged.domain.samples.sample import Sample
+from edged.domain.samples.pack import Pack
+from edged.domain.samples.sample import MAX_BYTES, Sample
 from edged.ports import Message, TopicPartition
 from edged.services.ingest.live_window import LiveWindow
 from tests.support.intake import GREY
