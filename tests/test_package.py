@@ -49,14 +49,21 @@ def pins(file: str) -> dict[str, Pin]:
 
 @each_suite
 def test_the_pins_are_versions_that_edged_asks_for(suite):
-    """All of its dependencies and the archive's, for the suite's Python. If not: `python -m systemd.package.lock`."""
+    """All of its dependencies, MQTT's and the archive's, for the suite's Python. If not: `systemd.package.lock`."""
     found = pins(f"{suite.name}.txt")
     environment = {"python_version": suite.python_version, "sys_platform": "linux", "extra": ""}
-    asked = [Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["archive"]]
+    extras = PROJECT["optional-dependencies"]
+    asked = [Requirement(text) for text in PROJECT["dependencies"] + extras["mqtt"] + extras["archive"]]
     asked = [each for each in asked if each.marker is None or each.marker.evaluate(environment)]
     wrong = [str(each) for each in asked if not each.specifier.contains(found[each.name].version)]
-    assert len(asked) > 12
+    assert len(asked) > 13
     assert wrong == []
+
+
+@each_suite
+def test_an_edge_may_be_a_bridge_to_mqtt_without_another_package(suite):
+    of_edged = (wheels.PINS / f"{suite.name}.txt").read_text().partition("# edged-archive\n")[0]
+    assert "\npaho-mqtt==" in of_edged
 
 
 @each_suite
