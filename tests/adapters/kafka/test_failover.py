@@ -25,15 +25,20 @@ NEVER_S = 1e6
 class Broker:
     """Answers as a broker that knows metadata requests alone; a frozen one only says that it does.
 
-    `cluster`: the brokers that it tells of. `unanswered` is set at a request that it does not answer.
+    `cluster`: the brokers that it tells of. `unanswered` is set at a request that it does not answer, `idle` when all
+    connections have been closed.
     """
 
     def __init__(self, *, frozen: bool) -> None:
         self.cluster: list[tuple[int, str, int, None]] = []
         self.unanswered = asyncio.Event()
+        self.idle = asyncio.Event()
+        self._num_connections = 0
         self._is_frozen = frozen
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._num_connections += 1
+        self.idle.clear()
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 (size,) = struct.unpack(">i", await reader.readexactly(4))
@@ -45,6 +50,9 @@ class Broker:
                 body = struct.pack(">hihhh", 0, 1, MetadataRequest.API_KEY, 0, 1) if is_greeting else self._metadata()
                 writer.write(struct.pack(">i", 4 + len(body)) + request[4:8] + body)
         writer.close()
+        self._num_connections -= 1
+        if not self._num_connections:
+            self.idle.set()
 
     def _metadata(self) -> bytes:
         encoded: bytes = MetadataResponse_v1(self.cluster, LIVING, []).encode()
@@ -85,3 +93,5 @@ async def test_a_request_to_a_frozen_broker_is_sent_again_once_the_cluster_does_
         assert await answer == LIVING
         await waiting.close()
         await other.close()
+        for broker in (living, frozen):  # else the loop's end cancels who has not yet heard that its client has gone
+            await broker.idle.wait()
