@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from edged.domain.mqtt import topics as mqtt_topics
 from edged.domain.nn.spec import LayerSpec, shape_text, shapes
-from edged.domain.topology import Augment, Backbone, Device, Edge, Exchange, Topology, Training
+from edged.domain.topology import Augment, Backbone, Device, Edge, Exchange, Mqtt, Topology, Training
 from edged.domain.topology.topics import grants, prediction_topics, topics
 from edged.domain.training.schedule import batch_factor
 from edged.domain.validation.memory import cache_index, edge_budget, exchange_memory, training_memory
@@ -27,6 +28,7 @@ def plan_of(topology: Topology, node: str | None = None) -> Plan:
             "bootstrap": list(topology.kafka.bootstrap),
             "protocol": topology.kafka.security.protocol,
         },
+        **({"mqtt": _mqtt(topology.mqtt)} if topology.mqtt and any(_is_mqtt(each) for each in devices) else {}),
         "iot": [_device(topology, device) for device in devices],
         "edges": [_edge(topology, edge) if trains else {"name": edge.name} for edge in edges],
         "archive": [
@@ -88,8 +90,35 @@ def _device(topology: Topology, device: Device) -> Plan:
         "edge": device.edge,
         "stream": device.stream,
         "codec": device.codec,
+        "transport": device.transport,
         "topic": topology.device_topic(device.name),
         "predictions": prediction_topics(topology, device.edge),
+        **(_over_mqtt(topology, device) if _is_mqtt(device) else {}),
+    }
+
+
+def _is_mqtt(device: Device) -> bool:
+    return device.transport == "mqtt"
+
+
+def _over_mqtt(topology: Topology, device: Device) -> Plan:
+    """The MQTT topics of a device: its edge publishes all that it sends to its topic in Kafka, and the way back."""
+    return {
+        "mqtt": {
+            "topic": mqtt_topics.samples_topic(topology.site, device.name),
+            "predictions": mqtt_topics.predictions_topic(topology.site, device.name),
+            **({"receipts": mqtt_topics.receipts_topic(topology.site, device.name)} if device.receipts else {}),
+            "id": device.id,
+        }
+    }
+
+
+def _mqtt(mqtt: Mqtt) -> Plan:
+    return {
+        "broker": f"{mqtt.host}:{mqtt.port}",
+        "tls": mqtt.tls is not None,
+        "packet_bytes": mqtt.packet_bytes,
+        "window": mqtt.window,
     }
 
 

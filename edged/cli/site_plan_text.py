@@ -12,12 +12,12 @@ from edged.domain.validation.writes import gigabytes
 
 def plan_lines(plan: Plan) -> Iterator[str]:
     """The lines of `site_plan.plan_of`'s plan."""
-    kafka = f"over Kafka at {', '.join(plan['kafka']['bootstrap'])} ({plan['kafka']['protocol']})"
+    over = f"over {_brokers_text(plan)}"
     tier = plan.get("tier")
     if tier is None:
-        yield f"{plan['site']}: {' → '.join(f'{len(plan[each])} {noun}' for each, noun in _nouns(plan))}, {kafka}"
+        yield f"{plan['site']}: {' → '.join(f'{len(plan[each])} {noun}' for each, noun in _nouns(plan))}, {over}"
     else:
-        yield f"{plan['node']} is in tier {tier} of {plan['site']}, {kafka}; below is what concerns it"
+        yield f"{plan['node']} is in tier {tier} of {plan['site']}, {over}; below is what concerns it"
     yield ""
     yield from _devices_text(plan["iot"], with_predictions=tier == "iot")
     if tier in {None, "edge"}:
@@ -37,10 +37,20 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield "valid"
 
 
+def _brokers_text(plan: Plan) -> str:
+    kafka = f"Kafka at {', '.join(plan['kafka']['bootstrap'])} ({plan['kafka']['protocol']})"
+    if "mqtt" not in plan:
+        return kafka
+    mqtt = plan["mqtt"]
+    return f"{kafka} and MQTT at {mqtt['broker']} ({'TLS' if mqtt['tls'] else 'unencrypted'})"
+
+
 def _devices_text(devices: Sequence[Plan], *, with_predictions: bool) -> Iterator[str]:
+    """With the topics that a device itself uses: of MQTT where it speaks that."""
     keys = ["edge", "stream", "codec", "topic", *(["predictions"] if with_predictions else [])]
+    own = [device | device.get("mqtt", {}) for device in devices]
     if devices:
-        yield from _table(["iot", *keys], [[_joined(device[key]) for key in ("name", *keys)] for device in devices])
+        yield from _table(["iot", *keys], [[_joined(device[key]) for key in ("name", *keys)] for device in own])
 
 
 def _joined(value: str | list[str]) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from edged.adapters import tls
 from edged.adapters.kafka.security import client_options
-from edged.domain.topology import Kafka, Security
+from edged.domain.topology import Kafka, Security, Tls
 from edged.errors import ConfigError
 
 FILES = Path(__file__).parent / "tls_files"
@@ -41,6 +41,15 @@ def folder(tmp_path, monkeypatch):
 
 def said(security):
     return [f"{each.path.removeprefix('kafka.security.')}: {each.message}" for each in tls.problems(security)]
+
+
+def test_files_towards_an_mqtt_broker_are_judged_alike_and_told_by_their_own_path():
+    files = Tls(GOOD.ca, GOOD.certificate, "nowhere.pem")
+    (finding,) = tls.problems(files, "mqtt.tls")
+    assert finding.path == "mqtt.tls.key"
+    with pytest.raises(tls.TlsFilesError, match=r"mqtt\.tls\.key: nowhere\.pem cannot be read"):
+        tls.context(files, "mqtt.tls")
+    assert tls.context(Tls(GOOD.ca), "mqtt.tls").check_hostname
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,52 @@ def test_the_archive_sees_what_comes_to_it_and_where_it_goes(edged, topology_fil
     assert not re.search("memory|cam-01|dense|trained", out)
 
 
+OVER_MQTT = VALID.replace("streams:", "mqtt: {broker: broker.lan, packet_bytes: 64KiB}\nstreams:").replace(
+    "name: cam-01, edge: pi-a", "name: cam-01, transport: mqtt, id: counter, receipts: true, edge: pi-a"
+)
+
+
+@pytest.fixture
+def carries_mqtt(monkeypatch):
+    monkeypatch.setattr("edged.domain.validation.unsupported._mqtt", lambda _: ())
+
+
+@pytest.mark.usefixtures("carries_mqtt")
+def test_an_mqtt_device_is_shown_with_the_topics_and_memory_that_its_transport_takes(edged, topology_file):
+    code, out, err = edged("check", topology_file(OVER_MQTT))
+
+    assert code == 0
+    assert out.startswith(
+        "lab: 2 devices → 2 edges → 1 archive,"
+        " over Kafka at localhost:9092 (PLAINTEXT) and MQTT at broker.lan:1883 (unencrypted)\n"
+    )
+    assert re.search(r"^cam-01 +pi-a +digits +raw +lab/iot/cam-01$", out, re.MULTILINE)
+    assert re.search(r"^cam-02 +pi-b +digits +raw +lab\.iot\.cam-02$", out, re.MULTILINE)
+    assert re.search(r"^lab\.iot\.cam-01 +broker's default", out, re.MULTILINE)  # its edge writes it
+    assert " + cache 34.0 MiB + mqtt 2.0 MiB = 162.0 MiB of 200.0 MiB\n" in out
+    assert "mqtt.broker: samples go over the network unencrypted" in err
+
+    _, out, _ = edged("check", topology_file(OVER_MQTT), "--node", "cam-01")
+    assert re.search(r"^cam-01 .* lab/iot/cam-01 +lab/predictions/cam-01$", out, re.MULTILINE)
+    _, out, _ = edged("check", topology_file(OVER_MQTT), "--node", "vault")
+    assert "MQTT" not in out
+
+
+@pytest.mark.usefixtures("carries_mqtt")
+def test_the_json_of_an_mqtt_device_has_its_topics_of_both_brokers(edged, topology_file):
+    plan = json.loads(edged("check", topology_file(OVER_MQTT), "--json")[1])
+    assert plan["mqtt"] == {"broker": "broker.lan:1883", "tls": False, "packet_bytes": 65536, "window": 32}
+    first, second = plan["iot"]
+    assert (first["topic"], first["transport"], second["transport"]) == ("lab.iot.cam-01", "mqtt", "kafka")
+    assert first["mqtt"] == {
+        "topic": "lab/iot/cam-01",
+        "predictions": "lab/predictions/cam-01",
+        "receipts": "lab/receipts/cam-01",
+        "id": "counter",
+    }
+    assert "mqtt" not in second
+
+
 def test_without_training_the_plan_says_that_nothing_is_trained(edged, topology_file):
     code, out, _ = edged("check", topology_file(VALID.partition("training:")[0]))
 

@@ -57,9 +57,16 @@ def _memory_limit(at: str, budget: Budget) -> Iterator[Finding]:
     yield Finding(
         f"{at}.memory_limit",
         f"the daemon needs about {mebibytes(budget.total)} ({parts}), the limit is {mebibytes(budget.limit)}",
-        f"raise memory_limit to {-(-budget.total // MIB)}MiB, or make cache.memory or global_batch smaller",
-        (f"{at}.cache", f"{at}.prefetch", "training", "streams"),
+        f"raise memory_limit to {-(-budget.total // MIB)}MiB, or make {_largest(budget)} smaller",
+        (f"{at}.cache", f"{at}.prefetch", "training", "streams", "mqtt", "iot[].edge", "iot[].transport"),
     )
+
+
+def _largest(budget: Budget) -> str:
+    """What there is to save on."""
+    if budget.mqtt > budget.model + budget.exchange + budget.cache:
+        return "mqtt.window or mqtt.packet_bytes"
+    return "cache.memory or global_batch"
 
 
 def _memory(job: Training, stream: Stream) -> ModelMemory | None:

@@ -57,7 +57,8 @@ class ModelMemory:
 class Budget:
     """Bytes of an edge's daemon by purpose, and its limit.
 
-    `exchange`: the gradients of a group's step. `cache`: its memory tier and disk store.
+    `exchange`: the gradients of a group's step. `cache`: its memory tier and disk store. `mqtt`: packets that are not
+    in Kafka yet.
     """
 
     base: int
@@ -65,13 +66,16 @@ class Budget:
     exchange: int
     prefetch: int
     cache: int
+    mqtt: int
     limit: int
 
     @property
     def parts(self) -> dict[str, int]:
-        """The parts of `total`, by name; the exchange only if there is one."""
+        """The parts of `total`, by name; exchange and MQTT only where there is any."""
         exchange = {"exchange": self.exchange} if self.exchange else {}
-        return {"base": self.base, "model": self.model, **exchange, "prefetch": self.prefetch, "cache": self.cache}
+        mqtt = {"mqtt": self.mqtt} if self.mqtt else {}
+        kept = {"prefetch": self.prefetch, "cache": self.cache}
+        return {"base": self.base, "model": self.model, **exchange, **kept, **mqtt}
 
     @property
     def total(self) -> int:
@@ -107,7 +111,15 @@ def edge_budget(topology: Topology, edge: Edge, models: Sequence[ModelMemory | N
         for job, model in zip(topology.jobs, models, strict=True)
         if model
     )
-    return Budget(BASE, sum(model.total for model in models if model), exchange, prefetch, cache, edge.memory_limit)
+    trained = sum(model.total for model in models if model)
+    return Budget(BASE, trained, exchange, prefetch, cache, mqtt_memory(topology, edge.name), edge.memory_limit)
+
+
+def mqtt_memory(topology: Topology, edge: str) -> int:
+    """Bytes of packets that the edge's bridge holds while Kafka is slow: each device fills a window of its own."""
+    if topology.mqtt is None:
+        return 0
+    return len(topology.mqtt_devices_of(edge)) * topology.mqtt.window * topology.mqtt.packet_bytes
 
 
 def exchange_memory(topology: Topology, job: Training, node: str, model: ModelMemory) -> int:

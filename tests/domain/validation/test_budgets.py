@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from edged.domain.topology import MIB, Cache
+from edged.domain.topology import MIB, Cache, Mqtt
 from edged.domain.validation import rules
-from tests.support.valid_topology import VALID, problems, with_edge
+from tests.support.valid_topology import VALID, problems, with_device, with_edge
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,17 @@ from tests.support.valid_topology import VALID, problems, with_edge
 )  # fmt: skip
 def test_a_broken_rule_is_reported_once_at_its_place(topology, path, message):
     assert problems(topology) == [(path, message)]
+
+
+def test_the_windows_of_mqtt_devices_are_held_beside_the_rest(monkeypatch):
+    monkeypatch.setattr("edged.domain.validation.unsupported._mqtt", lambda _: ())
+    topology = replace(with_device(transport="mqtt"), mqtt=Mqtt("localhost", window=128))
+    (finding,) = rules.problems(topology)
+    assert finding.path == "edges[0].memory_limit"
+    assert "cache 34.0 MiB + mqtt 128.0 MiB), the limit is 256.0 MiB" in finding.message
+    assert finding.suggestion == "raise memory_limit to 289MiB, or make mqtt.window or mqtt.packet_bytes smaller"
+
+    assert rules.problems(replace(topology, mqtt=Mqtt("localhost", window=64))) == []
 
 
 def test_prefetch_holds_two_samples():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from edged.domain.nn.spec import Dense, Flatten, Relu
-from edged.domain.topology import MIB, Archive, Cache, Edge, Exchange, Kafka, Topology, Training
+from edged.domain.topology import MIB, Archive, Cache, Device, Edge, Exchange, Kafka, Mqtt, Topology, Training
 from edged.domain.validation import memory as budget
 
 EDGES = (Edge("pi"), Edge("pi-b"), Edge("pi-c"))
@@ -65,6 +65,18 @@ def test_the_exchange_is_part_of_an_edges_budget():
     alone, together = (budget.edge_budget(each, EDGES[0], [memory]) for each in (site(TRAINING), topology))
     assert together.total - alone.total == together.parts["exchange"] == 6 * memory.parameters * 4
     assert "exchange" not in alone.parts
+
+
+def test_packets_that_are_not_in_kafka_are_part_of_the_budget_of_the_edge_that_takes_them():
+    devices = tuple(Device(f"cam-{i}", "pi", "readings", transport="mqtt") for i in range(3))
+    topology = replace(site(), iot=(*devices, Device("other", "pi", "readings"), Device("north", "pi-b", "readings")))
+    with_broker = replace(topology, mqtt=Mqtt("b", packet_bytes=64 * 1024, window=8))
+
+    parts = [budget.edge_budget(with_broker, edge, []).parts for edge in EDGES[:2]]
+    assert parts[0]["mqtt"] == 3 * 8 * 64 * 1024
+    assert "mqtt" not in parts[1]
+    alone, together = (budget.edge_budget(each, EDGES[0], []).total for each in (topology, with_broker))
+    assert together - alone == parts[0]["mqtt"]
 
 
 def test_a_caches_index_grows_with_the_samples_that_it_holds():
