@@ -130,6 +130,16 @@ EVENTS: Mapping[str, Event] = {
         "A message of the Kafka client; `suppressed` more since the last such line.",
         message=str, logger=str, suppressed=int,
     ),
+    # mqtt
+    "mqtt.connected": event(
+        "The MQTT broker has taken a client and its subscriptions. Version: of MQTT.", client=str, version=str
+    ),
+    "mqtt.session_lost": event(
+        "The MQTT broker no longer had the session of a client: it was restarted without its store, or has forgotten "
+        "it. What it had acknowledged and not delivered is lost, but for devices that keep samples until edged's "
+        "receipt.",
+        client=str,
+    ),
     # ingest
     "ingest.rejected": event(
         "A device's record cannot be used; it is in the dead-letter topic. `suppressed` more like it were not logged.",

@@ -28,6 +28,7 @@ from edged.log.output import configure
 from tests.support import fake_time, kernels
 from tests.support.brokers import Apache, Broker, Embedded, need
 from tests.support.kafka_cluster import KafkaCluster
+from tests.support.mosquitto import Mosquitto, need_mosquitto
 from tests.support.secured import SecuredKafka
 from tests.support.shared_brokers import SharedBroker, TestRun, cores, shared_broker, shared_secured_kafka
 
@@ -44,8 +45,8 @@ _SLOW_FOLDER = TESTS / "slow"
 _BROKERS_FOLDERS = (TESTS / "integration", TESTS / "faults")
 _WITHOUT_BROKERS = TESTS / "faults" / "test_table.py"
 _PROCESSES_FOLDER = TESTS / "adapters" / "tflite"  # a foreign file's first use is tried in a process of its own
-_BROKERS = ("embedded_broker", "apache_kafka", "secured_kafka", "kafka_cluster")
-_PROCESS_FIXTURES = {"need_broker", "process"}
+_BROKERS = ("embedded_broker", "apache_kafka", "secured_kafka", "kafka_cluster", "mosquitto")
+_PROCESS_FIXTURES = {"need_broker", "process", "mosquitto"}
 _QUIET_FIXTURE = "quiet_machine"
 _PROCESS_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 """Audit events of the interpreter."""
@@ -306,3 +307,11 @@ def fresh_kafka_cluster(need_broker: Callable[[type[Broker]], None]) -> Iterator
     need_broker(Apache)
     with KafkaCluster() as cluster:
         yield cluster
+
+
+@pytest.fixture
+def mosquitto(process: None) -> Iterator[Mosquitto]:
+    """A Mosquitto of the test's own, running, to do anything to."""
+    need_mosquitto()
+    with Mosquitto() as broker:
+        yield broker

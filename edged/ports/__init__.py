@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # what `face` resolves
     from edged.ports.datasets import HELD_OUT, Dataset, Format, ImageDecoder, Item, LeftOut, Omissions
     from edged.ports.log import KEPT, Committed, Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
     from edged.ports.models import Classifier, FeatureExtractor
-    from edged.ports.mqtt import BrokerLimits, MqttSession, Packet, PacketProperties, Verdict
+    from edged.ports.mqtt import BrokerLimits, MqttBroker, MqttSession, Packet, PacketProperties, Verdict
     from edged.ports.node import Health, Host, HostSample, LaneClock, Notifier, Processes, Progress, Statistics
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "Log",
     "LogReader",
     "Message",
+    "MqttBroker",
     "MqttSession",
     "NotArchived",
     "Notifier",

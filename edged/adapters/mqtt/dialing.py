@@ -1,0 +1,126 @@
+"""Makes connections to one broker, in two worker threads for all sessions: names are looked up, TLS shakes hands.
+
+A broker that cannot be reached takes seconds of a thread each time; those that the process has for its work are left
+alone.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from edged.adapters import tls
+from edged.domain.topology import Mqtt, Tls
+
+DIAL_TIMEOUT_S = 5.0
+"""For TCP's handshake, and as much for TLS's."""
+
+_THREADS = 2
+
+
+Done = Callable[[socket.socket | None, Exception | None], None]
+
+
+class Dialer:
+    """A context manager; leaving it ends what is under way."""
+
+    def __init__(self, mqtt: Mqtt) -> None:
+        self._mqtt = mqtt
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="mqtt-dial")
+        self._dialing: set[socket.socket] = set()
+        self._is_over = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_over = True
+        for each in list(self._dialing):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def dial(self, done: Done) -> Callable[[], None]:
+        """Connect in a thread; `done` gets the socket, without blocking, or the error, in the event loop's thread.
+
+        Returns what gives the connection up: `done` is not called any more.
+        """
+        future = asyncio.get_running_loop().run_in_executor(self._threads, self._connect)
+        callback = partial(_dialed, done)
+        future.add_done_callback(callback)
+
+        def give_up() -> None:
+            if future.remove_done_callback(callback):
+                future.add_done_callback(_close)
+
+        return give_up
+
+    def _connect(self) -> socket.socket:
+        error: OSError = OSError("no address is known for this host")
+        for family, kind, protocol, _name, address in socket.getaddrinfo(
+            self._mqtt.host, self._mqtt.port, type=socket.SOCK_STREAM
+        ):
+            try:
+                return self._connect_to(socket.socket(family, kind, protocol), address)
+            except ssl.SSLError:
+                raise
+            except OSError as failure:
+                error = failure
+        raise error
+
+    def _connect_to(self, made: socket.socket, address: Any) -> socket.socket:
+        made.settimeout(DIAL_TIMEOUT_S)
+        self._dialing.add(made)
+        try:
+            self._check_wanted()
+            made.connect(address)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._mqtt.tls is not None:
+                self._dialing.discard(made)
+                made = self._wrapped(made, self._mqtt.tls)
+            made.setblocking(False)
+        except BaseException:
+            made.close()
+            raise
+        finally:
+            self._dialing.discard(made)
+        return made
+
+    def _check_wanted(self) -> None:
+        """Who is left after this looks among `_dialing`."""
+        if self._is_over:
+            raise ConnectionAbortedError("the broker was left")
+
+    def _wrapped(self, made: socket.socket, files: Tls) -> ssl.SSLSocket:
+        """The files are read for each connection, so that a renewed certificate is taken."""
+        context = tls.context(files, "mqtt.tls")
+        wrapped = context.wrap_socket(made, server_hostname=self._mqtt.host, do_handshake_on_connect=False)
+        self._dialing.add(wrapped)
+        try:
+            wrapped.do_handshake()
+        except BaseException:
+            wrapped.close()
+            raise
+        return wrapped
+
+
+def _dialed(done: Done, future: "asyncio.Future[socket.socket]") -> None:
+    if future.cancelled():
+        return
+    error = future.exception()
+    if isinstance(error, Exception):
+        done(None, error)
+    else:
+        done(future.result(), None)
+
+
+def _close(future: "asyncio.Future[socket.socket]") -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result().close()

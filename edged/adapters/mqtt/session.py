@@ -1,0 +1,269 @@
+"""One persistent session over one connection after the other: what was received, what was acknowledged, when to retry.
+
+Covers no bytes and no sockets, see `connection`. Nothing here is a task: sockets and timers call.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from edged.adapters.mqtt import reasons
+from edged.adapters.mqtt.connection import Connection, Options
+from edged.adapters.mqtt.dialing import Dialer
+from edged.adapters.mqtt.inbound import Publish
+from edged.adapters.mqtt.outage import Outage
+from edged.adapters.mqtt.reasons import End
+from edged.aio import Backoff
+from edged.errors import MqttRefused, MqttUnavailable
+from edged.log import logger
+from edged.ports import BrokerLimits, Health, Packet, PacketProperties, Verdict
+
+_MAX_BACKOFF_S = 5.0
+_MAX_REFUSED_S = 60.0
+_FIRST_REFUSED_S = 5.0
+_TAKEN_OVER_S = 60.0
+"""Two clients with one id would throw each other out as fast as they connect."""
+
+_STABLE_S = 120.0
+"""A connection that lives so long is a good one: what came before is over."""
+
+_MAX_HUNG_UP = 3
+"""Connections in a row that a broker closes without a word. Not all say that another client has taken the session."""
+
+_NONE = PacketProperties()
+
+_HEADER_BYTES = 5
+"""Of a packet whose length is not one byte."""
+
+
+class PahoSession:
+    """A `ports.MqttSession`. `open` and `close` are called once each.
+
+    `part`: of health, for what concerns this session alone. `outage`: the broker's, of all sessions.
+    """
+
+    def __init__(self, options: Options, dialer: Dialer, outage: Outage, health: Health, part: str) -> None:
+        self._options = replace(options, is_v5=True)
+        self._dialer = dialer
+        self._outage = outage
+        self._health = health
+        self._part = part
+        self._received: deque[Packet] = deque()
+        self._connection: Connection | None = None
+        self._give_up: Callable[[], None] | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._lost = Backoff(max_s=_MAX_BACKOFF_S)
+        self._refused = Backoff(_FIRST_REFUSED_S, _MAX_REFUSED_S)
+        self._taken_over = Backoff(_TAKEN_OVER_S, _TAKEN_OVER_S)
+        self._num_hung_up = 0
+        self._is_wanted = False
+        self._was_accepted = False
+        self._stable: asyncio.TimerHandle | None = None
+        self._reason = "there is no connection yet"
+        self._limits: BrokerLimits | None = None
+        self._session = 0
+        self._number = 0
+        self._was_resumed: bool | None = None
+        self._set_up = asyncio.Event()
+        self._some = asyncio.Event()
+
+    @property
+    def limits(self) -> BrokerLimits | None:
+        """See `ports.MqttSession`."""
+        return self._limits if self._set_up.is_set() else None
+
+    @property
+    def was_resumed(self) -> bool | None:
+        """See `ports.MqttSession`."""
+        return self._was_resumed
+
+    def open(self) -> None:
+        """Begin to connect."""
+        self._is_wanted = True
+        self._dial()
+
+    def close(self) -> None:
+        """Say goodbye; nothing connects any more."""
+        self._stop("the session was left")
+        self._outage.withdraw(self)
+
+    async def connected(self) -> None:
+        """See `ports.MqttSession`."""
+        await self._set_up.wait()
+
+    async def receive(self, *, max_packets: int, timeout_s: float) -> list[Packet]:
+        """See `ports.MqttSession`."""
+        if not self._received:
+            self._some.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._some.wait()
+        packets = [self._received.popleft() for _ in range(min(max_packets, len(self._received)))]
+        if self._connection is not None and self._has_room:
+            self._connection.read_on()
+        return packets
+
+    def acknowledge(self, packets: Sequence[Packet]) -> bool:
+        """See `ports.MqttSession`."""
+        connection, number = self._connection, self._number
+        is_sent = True
+        for packet in packets:
+            if connection is None or packet.connection != number:
+                is_sent = False
+            elif packet.packet_id:
+                connection.acknowledge(packet.packet_id)
+        return is_sent
+
+    async def publish(self, topic: str, payload: bytes, properties: PacketProperties = _NONE) -> Verdict:
+        """See `ports.MqttSession`."""
+        if self._connection is None or not self._set_up.is_set():
+            raise MqttUnavailable(self._reason)
+        assert self._limits is not None
+        most, size = self._limits.packet_bytes, _size(topic, payload, properties)
+        if most is not None and size > most:
+            raise MqttRefused(f"the packet to {topic} has {size} bytes; the broker takes {most}")
+        return await self._connection.publish(topic, payload, properties)
+
+    def pause(self) -> None:
+        """See `ports.MqttSession`."""
+        self._stop("the session is paused")
+        self._received = deque(packet for packet in self._received if not packet.packet_id)
+
+    def resume(self) -> None:
+        """See `ports.MqttSession`."""
+        if not self._is_wanted:
+            self.open()
+
+    # What the dialer and the connection tell.
+
+    def accepted(self, limits: BrokerLimits, *, is_resumed: bool) -> None:
+        """See `connection.Owner`."""
+        self._number += 1
+        self._was_accepted = True
+        self._limits = limits
+        self._outage.end(self)
+        if is_resumed:  # what was not taken yet comes again, and only then
+            self._received = deque(packet for packet in self._received if not packet.packet_id)
+        if self._was_resumed is None:
+            self._was_resumed = is_resumed
+        elif not is_resumed:
+            logger().warning("mqtt.session_lost", client=self._options.client_id)
+        if not is_resumed or not self._session:
+            self._session += 1
+
+    def subscribed(self) -> None:
+        """See `connection.Owner`."""
+        self._set_up.set()
+        if self._num_hung_up < _MAX_HUNG_UP:
+            self._health.recovered(self._part)
+        self._stable = asyncio.get_running_loop().call_later(_STABLE_S, self._is_stable)
+        assert self._limits is not None
+        logger().info("mqtt.connected", client=self._options.client_id, version=self._limits.version)
+
+    def arrived(self, packet: Publish) -> bool:
+        """See `connection.Owner`."""
+        self._received.append(
+            Packet(
+                packet.topic,
+                packet.payload,
+                packet.packet_id,
+                self._session,
+                self._number,
+                packet.is_resent,
+                packet.is_retained,
+                packet.properties,
+                packet.num_bytes,
+                packet.problem,
+            )
+        )
+        self._some.set()
+        return self._has_room
+
+    def ended(self, end: End) -> None:
+        """See `connection.Owner`."""
+        self._connection = None
+        self._set_up.clear()
+        self._reason = end.reason
+        if self._stable is not None:
+            self._stable.cancel()
+        if not self._is_wanted:
+            return
+        end = self._understood(end)
+        self._report(end)
+        self._retry = asyncio.get_running_loop().call_later(self._pause_s(end), self._dial)
+        self._was_accepted = False
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._received) < self._options.window
+
+    def _dial(self) -> None:
+        self._retry = None
+        self._give_up = self._dialer.dial(self._dialed)
+
+    def _dialed(self, made: socket.socket | None, error: Exception | None) -> None:
+        self._give_up = None
+        if made is None:
+            assert error is not None
+            self.ended(reasons.by_error(error, is_tls=self._outage.is_tls, is_dialing=True))
+        else:
+            self._connection = Connection(made, self._options, self)
+
+    def _stop(self, reason: str) -> None:
+        self._is_wanted = False
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self._give_up is not None:
+            self._give_up()
+            self._give_up = None
+        if self._connection is not None:
+            self._connection.close()
+        self._reason = reason
+
+    def _understood(self, end: End) -> End:
+        """A broker that takes the client again and again, and hangs up each time, has another one with its id."""
+        if end.kind == "version":
+            return end
+        self._num_hung_up = self._num_hung_up + 1 if end.kind == "hung_up" else 0
+        if self._num_hung_up < _MAX_HUNG_UP:
+            return end
+        client = self._options.client_id
+        return End("taken_over", f"{end.reason} {self._num_hung_up} times: has another client the id {client}?")
+
+    def _is_stable(self) -> None:
+        self._num_hung_up = 0
+        for each in (self._lost, self._refused):
+            each.reset()
+        self._health.recovered(self._part)
+
+    def _report(self, end: End) -> None:
+        """To the broker's part of health, or to this session's own, which the others do not share."""
+        if end.kind == "taken_over" or (self._was_accepted and end.kind == "refused"):
+            self._health.degraded(self._part, end.reason, awaited=False)
+        elif not self._tries_other_version(end):
+            self._outage.begin(self, end.reason, at_once=end.kind == "refused")
+
+    def _tries_other_version(self, end: End) -> bool:
+        """MQTT 5 comes first, each time."""
+        return end.kind == "version" and self._options.is_v5
+
+    def _pause_s(self, end: End) -> float:
+        """How long to wait before the next try, whose version is chosen here."""
+        falls_back = self._tries_other_version(end)
+        self._options = replace(self._options, is_v5=not falls_back)
+        if falls_back:
+            return 0.0
+        if end.kind == "taken_over":
+            return self._taken_over.next_s()
+        return (self._refused if end.kind == "refused" else self._lost).next_s()
+
+
+def _size(topic: str, payload: bytes, properties: PacketProperties) -> int:
+    """Bytes of the whole packet, at most a few more than it has."""
+    beside = len(topic.encode()) + len(properties.response_topic.encode()) + len(properties.correlation)
+    beside += sum(5 + len(name.encode()) + len(value.encode()) for name, value in properties.user)
+    return _HEADER_BYTES + 2 + 2 + 4 + 3 + 3 + 5 + beside + len(payload)

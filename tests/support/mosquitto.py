@@ -1,0 +1,210 @@
+"""Real Mosquitto for tests: a child process on a loopback port with a folder of its own, to do anything to.
+
+Covers foreign clients, too: `mosquitto_pub` and `mosquitto_sub`, and a broker in front that speaks MQTT 3.1.1 alone.
+"""
+
+import getpass
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Self
+
+from edged.adapters.embedded_broker import killed_with_parent
+from edged.domain.topology import Mqtt, Tls
+from tests.support.brokers import Broker, free_port
+from tests.support.proxy import Proxy
+from tests.support.requirements import require
+from tests.support.secured import Authority
+
+_START_S = 30.0
+_LOOK_S = 0.02
+
+SAFE = (
+    "persistence true",
+    "autosave_on_changes true",
+    "autosave_interval 1",
+    "max_queued_messages 0",
+    "max_queued_bytes 100000000",
+)
+"""What `edged topics` prints, in short: nothing that was acknowledged is dropped, and next to nothing lost."""
+
+
+def need_mosquitto() -> None:
+    """End the test where there is no Mosquitto."""
+    if program("mosquitto") is None:
+        require("no mosquitto (Debian's package of that name)")
+
+
+def program(name: str) -> str | None:
+    """Where Debian has it, also for who has no sbin on the PATH."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+
+
+class Mosquitto(Broker):
+    """A broker with these lines in its mosquitto.conf. `users`: names and passwords; without any, anybody may come.
+
+    `tls`: certificates for 127.0.0.1 by an authority of its own, see `files`; `wants_certificate`: clients', too.
+    `forget` lets the next start know nothing. A context manager, as all brokers.
+    """
+
+    def __init__(
+        self,
+        settings: Iterable[str] = SAFE,
+        *,
+        users: Mapping[str, str] | None = None,
+        tls: bool = False,
+        wants_certificate: bool = False,
+        days: int = 2,
+        port: int | None = None,
+        advertised: int | None = None,
+    ) -> None:
+        super().__init__(port=port, advertised=advertised)
+        self.settings = tuple(settings)
+        self.users = dict(users or {})
+        self.files: Tls | None = None
+        self._lines = [f"listener {self.port} 127.0.0.1", f"user {getpass.getuser()}"]
+        self._lines += [f"persistence_location {self.folder}/", "log_type all"]
+        if users:
+            passwords = self.folder / "passwords"
+            passwords.write_text("")
+            passwords.chmod(0o600)
+            for name, password in users.items():
+                subprocess.run(["mosquitto_passwd", "-b", passwords, name, password], check=True, capture_output=True)
+            self._lines += ["allow_anonymous false", f"password_file {passwords}"]
+        else:
+            self._lines.append("allow_anonymous true")
+        if tls:
+            authority = Authority(self.folder)
+            authority.create()
+            certificate, key = authority.issue("mosquitto", self.folder, host="127.0.0.1", days=days)
+            own, own_key = authority.issue("edge-1", self.folder)
+            self._lines += [f"cafile {authority.file}", f"certfile {certificate}", f"keyfile {key}"]
+            self.files = Tls(ca=str(authority.file))
+            if wants_certificate:
+                self._lines += ["require_certificate true"]
+                self.files = Tls(str(authority.file), str(own), str(own_key))
+
+    def mqtt(self, *, username: str | None = None, password: str | None = None, **options: int) -> Mqtt:
+        """How a topology names it."""
+        user = username or next(iter(self.users), None)
+        return Mqtt(
+            f"127.0.0.1:{self.advertised}",
+            self.files,
+            user,
+            password or self.users.get(user or ""),
+            **options,
+        )
+
+    def wait_until_up(self) -> None:
+        """Return when it answers."""
+        until_s = time.monotonic() + _START_S
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return  # noqa: TRY300 - the point of the loop
+            except OSError as error:
+                assert self._process is not None
+                if self._process.poll() is not None or time.monotonic() > until_s:
+                    raise RuntimeError(f"no answer; {self.said()[-2000:]}") from error
+                time.sleep(_LOOK_S)
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        self.stop(signal.SIGKILL)
+
+    def forget(self) -> None:
+        """Delete its store, while it does not run."""
+        (self.folder / "mosquitto.db").unlink(missing_ok=True)
+
+    def said(self) -> str:
+        """Its log."""
+        return (self.folder / "output.log").read_text(errors="replace")
+
+    def publish(self, topic: str, payload: bytes, *options: str) -> None:
+        """By `mosquitto_pub`, with QoS 1."""
+        subprocess.run(
+            ["mosquitto_pub", *self._where(), "-q", "1", "-t", topic, "-s", *options], input=payload, check=True
+        )
+
+    def subscriber(self, topic: str, *options: str) -> "subprocess.Popen[bytes]":
+        """`mosquitto_sub`, whose output is piped."""
+        return subprocess.Popen(
+            killed_with_parent(["mosquitto_sub", *self._where(), "-q", "1", "-t", topic, *options]),
+            stdout=subprocess.PIPE,
+        )
+
+    def _where(self) -> list[str]:
+        options = ["-h", "127.0.0.1", "-p", str(self.port)]
+        for name, password in list(self.users.items())[:1]:
+            options += ["-u", name, "-P", password]
+        if self.files is not None:
+            assert self.files.ca is not None
+            options += ["--cafile", self.files.ca]
+        return options
+
+    def _command(self) -> list[str]:
+        config = self.folder / "mosquitto.conf"
+        config.write_text("\n".join([*self._lines, *self.settings, ""]))
+        return [program("mosquitto") or "mosquitto", "-c", str(config)]
+
+
+class OldBroker(Proxy):
+    """In front of a broker: to a client of MQTT 5 it says what a broker says that speaks 3.1.1 alone."""
+
+    def _to_broker(self, pair: object, data: bytes) -> None:
+        if data[:1] == b"\x10" and b"\x00\x04MQTT\x05" in data[:14]:
+            pair.client.sendall(b"\x20\x02\x00\x01")  # type: ignore[attr-defined]
+            raise ConnectionResetError
+        super()._to_broker(pair, data)  # type: ignore[arg-type]
+
+
+class Stranger:
+    """A server that is no MQTT broker: to whoever connects it says `greeting`, and reads what comes.
+
+    `hangs_up`: after its greeting. `port`: its own.
+    """
+
+    def __init__(self, greeting: bytes, *, hangs_up: bool = False) -> None:
+        self._greeting = greeting
+        self._hangs_up = hangs_up
+        self.port = free_port()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._open: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._run, name="stranger")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for each in self._open:
+            each.close()
+        self._thread.join()
+
+    @property
+    def mqtt(self) -> Mqtt:
+        return Mqtt(f"127.0.0.1:{self.port}")
+
+    def _run(self) -> None:
+        while True:
+            try:
+                client, _address = self._listener.accept()
+                client.sendall(self._greeting)
+            except OSError:
+                return
+            if self._hangs_up:
+                client.close()
+            else:
+                self._open.append(client)
+
+
+def store_of(broker: Mosquitto) -> Path:
+    """Its database."""
+    return broker.folder / "mosquitto.db"
