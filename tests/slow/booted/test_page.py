@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.booted.machine import Machine
 from tests.support.booted.packages import build_packages
-from tests.support.booted.site import KAFKA_PORT, TOPOLOGY_FILE, install_kafka, put
+from tests.support.booted.site import KAFKA_PORT, TOPOLOGY_FILE, put, unpack_kafka
 from tests.support.booted.units import Unit
 from tests.support.pages import ROOT, pages
 
@@ -31,11 +31,15 @@ FROM_254 = "systemd-254.conf"
 ELSEWHERE = ("edged replay",)
 """Commands that want a group's log: see tests/integration/test_docs_commands.py."""
 
+OF_BROKER = re.compile(r"openjdk|systemd/kafka|-[gu] kafka|--now kafka")
+"""In commands that make the example of a broker on a Pi, in the page's order."""
+
 ADAPTED = {
     " -f ": " ",
     "--rate 50": "--rate max",
     "edged_0.1.0+deb13_arm64.deb": "edged_*.deb",
     "systemd-ask-password -n kafka-password:": "echo -n a-secret",
+    "apt install openjdk-17-jre-headless": "java -version",
     "edged archive": "runuser -u edged -- edged archive",  # as the page says of all of them
     "runuser -u edged -- runuser -u edged -- ": "runuser -u edged -- ",
 }
@@ -45,12 +49,20 @@ RUNNING = ("systemctl reload edged@", "systemctl restart edged@", "journalctl -u
 """How commands in passing begin that are about a node that runs."""
 
 
+def of_broker() -> list[str]:
+    return [each for each in PAGE.commands() if OF_BROKER.search(each)]
+
+
+def of_nodes() -> list[str]:
+    return [each for each in PAGE.commands() if not OF_BROKER.search(each)]
+
+
 def installing(way: tuple[str, ...]) -> list[str]:
-    return [each for each in PAGE.commands() if each.startswith(way)]
+    return [each for each in of_nodes() if each.startswith(way)]
 
 
 def others() -> list[str]:
-    return [each for each in PAGE.commands() if not each.startswith((*BY_PACKAGE, *BY_PIP, *ELSEWHERE))]
+    return [each for each in of_nodes() if not each.startswith((*BY_PACKAGE, *BY_PIP, *ELSEWHERE))]
 
 
 def in_passing() -> list[str]:
@@ -59,13 +71,19 @@ def in_passing() -> list[str]:
 
 @pytest.fixture
 def machine(suite, files) -> Iterator[Machine]:
-    """One with Kafka and, in /srv/site, a topology."""
+    """One with the page's own broker and, in /srv/site, a topology."""
     with (
         tempfile.TemporaryDirectory(prefix="edged-booted-", dir="/var/tmp") as folder,
         Machine(suite, Path(folder) / suite, seen=files) as machine,
     ):
         machine.boot()
-        install_kafka(machine)
+        unpack_kafka(machine)
+        shutil.copytree(ROOT / "systemd" / "kafka", machine.file("/srv/site/systemd/kafka"))
+        settings = machine.file("/srv/site/systemd/kafka/server.properties")
+        settings.write_text(settings.read_text().replace("broker.site.lan", "127.0.0.1"))
+        assert len(of_broker()) >= 7
+        for command in of_broker():
+            run(machine, command)
         greenhouse = (ROOT / "config" / "02-greenhouse.yaml").read_text()
         put(
             machine,

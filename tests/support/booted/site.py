@@ -4,6 +4,7 @@ It is made as systemd/README.md says: by the packages, and `edged node enable`.
 """
 
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 from tests.support.booted.machine import Machine
 from tests.support.booted.packages import build_packages
 from tests.support.booted.units import RESTART_SCHEDULED, UNIT_FAILED, UNIT_STARTED, UNIT_STOPPED, Unit
-from tests.support.brokers import Apache
+from tests.support.brokers import Apache, kafka_jars
 from tests.support.site import FASHION, SMALL_MODEL
 
 NODES = ("vault", "pi-a")
@@ -207,6 +208,18 @@ def install_kafka(machine: Machine) -> None:
         unit = _KAFKA_UNIT.format(command=shlex.join(broker.command).replace(there, here))
     put(machine, "/etc/systemd/system/kafka.service", unit)
     machine.run("systemctl", "enable", "--now", "kafka")
+
+
+def unpack_kafka(machine: Machine) -> None:
+    """Put what the example of a broker on a Pi uses of a release into /opt/kafka; its Java is the host's.
+
+    Copied, as a unit's user does not see the host's /root.
+    """
+    shutil.copytree(kafka_jars(), machine.file("/opt/kafka/libs"))
+    script = '#!/bin/sh\nexec java -cp "/opt/kafka/libs/*" kafka.tools.StorageTool "$@"\n'
+    put(machine, "/opt/kafka/bin/kafka-storage.sh", script, mode="755")
+    java = os.path.realpath(shutil.which("java") or "java")
+    machine.shell(f"ln -sf {java} /usr/bin/java && java -version")
 
 
 def put(machine: Machine, path: str, text: str, *, mode: str = "644") -> None:
