@@ -24,6 +24,8 @@ OF_ALL = {
     ),
     **dict.fromkeys(("ptrace", "bpf", "perf_event_open", "init_module", "kexec_load", "set the clock"), "EPERM"),
     **dict.fromkeys(("become root", "change a file's owner", "set the suid bit", "change the personality"), "EPERM"),
+    "be nicer": "done",
+    "be less nice": "EACCES",  # training threads, and the process that tries a new model out
     **dict.fromkeys(("real-time priority", "choose cores", "read the kernel's log"), "EPERM"),
     **dict.fromkeys(("/home", "/root", "kernel modules"), "EACCES"),
     "others' processes": [],
@@ -36,8 +38,8 @@ OF_ALL = {
     **dict.fromkeys(("callbacks from C", "a child process", "zstd", "Parquet"), "done"),
 }
 OF_ONE = {
-    "edged@": {"write into /var/lib/edged": "done", "be nicer": "done", "be less nice": "EACCES"},
-    "edged-infer@": {"write into /var/lib/edged": "EROFS", "be nicer": "EPERM", "be less nice": "EPERM"},
+    "edged@": {"write into /var/lib/edged": "done"},
+    "edged-infer@": {"write into /var/lib/edged": "EROFS"},
 }
 DEVICES = {
     *("full", "null", "random", "urandom", "zero", "tty", "ptmx", "pts", "stdin", "stdout", "stderr", "fd"),
