@@ -11,6 +11,7 @@ EdgedError
 │   ├── CheckpointCorrupt a checkpoint is torn or altered: skipped for the one before it
 │   ├── BlockAbsent       no file of the archive holds a block
 │   ├── ArchiveConflict   the archive ends elsewhere than its writer expects: a second writer
+│   ├── BufferFull        a device's buffer has no room for a sample, and may drop none
 │   └── DiskFull
 ├── AlreadyRunning        another process is this node (exit 75)
 ├── MemoryLimitExceeded   the process exceeds its budget: it saves a checkpoint, ends, and is restarted
@@ -117,6 +118,10 @@ class CheckpointCorrupt(StorageError):  # noqa: N818
 
 class DiskFull(StorageError):  # noqa: N818
     """No space is left; the write was undone."""
+
+
+class BufferFull(StorageError):  # noqa: N818
+    """A device's buffer has reached its bound. Nothing was written."""
 
 
 class AlreadyRunning(EdgedError):  # noqa: N818

@@ -516,6 +516,28 @@ EVENTS: Mapping[str, Event] = {
         "A message in the predictions topic is not a prediction; `suppressed` more since the last such line.",
         partition=int, offset=int, reason=str, suppressed=int,
     ),
+    # buffer: a device's samples on its own disk
+    "buffer.opened": event(
+        "The samples that an earlier run has left without a receipt. Foreign: other files in the folder, left alone.",
+        folder=str, samples=int, num_bytes=int, foreign=int,
+    ),
+    "buffer.torn": event(
+        "A crash left the end of a write, which was cut off: no `publish` had returned for it. Cursor lost: it cannot "
+        "be read, so all samples are sent again.", folder=str, torn_bytes=int, cursor_lost=bool,
+    ),
+    "buffer.damaged": event(
+        "Samples that cannot be read any more, and are passed; in total since the start. `suppressed` more such lines.",
+        folder=str, samples=int, total=int, suppressed=int,
+    ),
+    "buffer.dropped": event(
+        "Samples that were removed before their receipt: `full` and `disk_full`: to make room, `age`: they are older "
+        "than the buffer keeps any. In total since the start. `suppressed` more such lines.",
+        folder=str, samples=int, total=int, reason=str, suppressed=int,
+    ),
+    "buffer.stuck": event(
+        "A file of the buffer cannot be deleted or replaced: its samples may be sent once more. `suppressed` more.",
+        folder=str, file=str, err=str, suppressed=int,
+    ),
     # res: the host's and the process's resources
     "res.sample": event(
         "The monitor's series, once per second; of a service once a minute, as the journal is on the disk; or as often "

@@ -1,0 +1,231 @@
+"""The folder of a device's buffer: its lock, its files of samples, and the cursor.
+
+    0000000007-4f1c9a2e03b7-0000000001.samples     see `domain.device.segments`; begins with a line that names its owner
+    cursor                                         the first sample without a receipt, as JSON; replaced by renaming
+
+What else lies there is left alone. All methods raise OSError. See also: `sample_buffer`, which knows what they mean.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edged.domain import format_version
+from edged.domain.device.frames import MAX_FRAME_BYTES, salt_of, scan
+from edged.domain.device.segments import Position, SegmentName, parse_name
+from edged.errors import AlreadyRunning, AnotherVersion, FormatError, StateFolderRefused
+from edged.files import read_regular, sync_folder
+
+_VERSION = "device_samples/1"
+_CURSOR_VERSION = "device_cursor/1"
+_CURSOR, _TEMPORARY = "cursor", "cursor.tmp"
+_MAX_CURSOR_BYTES = 4096
+
+HEADER_BYTES = 1024
+"""At most, of the line that a file begins with."""
+
+_FOLDER_MODE, _FILE_MODE = 0o750, 0o640
+_HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
+
+
+class Cursor(NamedTuple):
+    """`series`, `next`: how the numbers go on after a run that ended cleanly; empty and 0 after another one."""
+
+    first: Position = Position(0, 0)
+    series: str = ""
+    next: int = 0
+
+
+class Found(NamedTuple):
+    """A file of samples. `written_ms`: when it was last written."""
+
+    name: SegmentName
+    num_bytes: int
+    written_ms: int
+
+
+class End(NamedTuple):
+    """`next`: the number after the last sample; 0: there is none. `at`: the byte after it."""
+
+    next: int
+    at: int
+
+
+class BufferFolder:
+    """The folder, locked until `close`. `owner`: whose samples are in it.
+
+    Raises AlreadyRunning when another process has it, and StateFolderRefused when it is another device's.
+    """
+
+    def __init__(self, folder: Path, owner: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._owner = dict(owner)
+        folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        self._lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._take()
+            self.num_foreign = 0
+            """Other files that lie there."""
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def segments(self) -> list[Found]:
+        """The files of samples in the order of reading."""
+        found: list[Found] = []
+        self.num_foreign = 0
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                name = parse_name(entry.name)
+                status = entry.stat(follow_symlinks=False)
+                if name is not None and stat.S_ISREG(status.st_mode):
+                    found.append(Found(name, status.st_size, status.st_mtime_ns // 1_000_000))
+                elif entry.name not in {_CURSOR, _TEMPORARY}:
+                    self.num_foreign += 1
+        return sorted(found)
+
+    def check(self, name: SegmentName) -> None:
+        """Raise StateFolderRefused for samples that are another device's, or that another version has written.
+
+        What is damaged tells neither, and is none of that.
+        """
+        with self._folder.joinpath(str(name)).open("rb") as file:
+            line = file.readline(HEADER_BYTES)
+        try:
+            header = json.loads(line)
+            version, owner = str(header.pop("version")), {key: str(value) for key, value in header.items()}
+        except (ValueError, RecursionError, AttributeError, KeyError):
+            return
+        try:
+            format_version.check(version, _VERSION)
+        except AnotherVersion as error:
+            raise StateFolderRefused(
+                f"the buffer {self._folder} cannot be used: {error}: empty it with that"
+            ) from error
+        except FormatError:
+            return
+        if owner != self._owner:
+            raise StateFolderRefused(
+                f"the buffer {self._folder} holds samples of {_shown(owner)}, not of {_shown(self._owner)}: give each"
+                " device a folder of its own"
+            )
+
+    def end(self, name: SegmentName) -> End:
+        """Where the file's last whole frame ends."""
+        at, end, salt, size = 0, End(0, 0), salt_of(str(name)), self._folder.joinpath(str(name)).stat().st_size
+        while at < size:
+            data = self.read(name, at, MAX_FRAME_BYTES)
+            scanned = scan(data, salt, is_all=at + len(data) >= size)
+            if scanned.frames:
+                end = End(scanned.frames[-1][0].number + 1, at + scanned.end)
+            at += scanned.consumed or size
+        return end if end.next else End(0, min(size, HEADER_BYTES))
+
+    def read(self, name: SegmentName, at: int, num_bytes: int) -> bytes:
+        """Bytes of the file."""
+        descriptor = os.open(self._folder / str(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return os.pread(descriptor, num_bytes, at)
+        finally:
+            os.close(descriptor)
+
+    def cut(self, name: SegmentName, num_bytes: int) -> None:
+        """End the file there, durably."""
+        with self._folder.joinpath(str(name)).open("r+b") as file:
+            file.truncate(num_bytes)
+            os.fsync(file.fileno())
+
+    def create(self, name: SegmentName) -> "SegmentFile":
+        """A new file of samples, durably there."""
+        header = json.dumps({"version": _VERSION, **self._owner}, separators=(",", ":")).encode() + b"\n"
+        file = SegmentFile(self._folder / str(name))
+        try:
+            file.append(header)
+            sync_folder(self._folder)
+        except BaseException:
+            file.close()
+            with contextlib.suppress(OSError):
+                self.delete(name)
+            raise
+        return file
+
+    def delete(self, name: SegmentName) -> None:
+        """Delete the file, if it is there; not durably: it may be back after a crash, and is behind the cursor then."""
+        self._folder.joinpath(str(name)).unlink(missing_ok=True)
+
+    def cursor(self) -> Cursor | None:
+        """The cursor; None where it cannot be told."""
+        try:
+            values = json.loads(read_regular(self._folder / _CURSOR, _MAX_CURSOR_BYTES))
+            format_version.check(values["version"], _CURSOR_VERSION)
+            first = Position(_count(values["file"]), _count(values["number"]))
+            return Cursor(first, str(values["series"]), _count(values["next"]))
+        except FileNotFoundError:
+            return Cursor()
+        except (OSError, ValueError, RecursionError, TypeError, KeyError, FormatError):
+            return None
+
+    def set_cursor(self, cursor: Cursor) -> None:
+        """Replace it, durably and at once."""
+        values = {"version": _CURSOR_VERSION, **cursor.first._asdict(), "series": cursor.series, "next": cursor.next}
+        temporary = self._folder / _TEMPORARY
+        with temporary.open("wb") as file:
+            file.write(json.dumps(values).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(self._folder / _CURSOR)
+        sync_folder(self._folder)
+
+    def _take(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _HELD:
+                raise AlreadyRunning(
+                    f"another process has the buffer {self._folder}: stop it first, or give each a folder of its own"
+                ) from error
+
+
+class SegmentFile:
+    """A file of samples that is being written. Raises FileExistsError when there is one of this name."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+        self.num_bytes = 0
+        """As far as it is durable."""
+
+    def append(self, data: bytes) -> None:
+        """Write and sync. Raises OSError: the file is then cut to what was durable, if the disk lets it be."""
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+            os.fdatasync(self._descriptor)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self.num_bytes)
+                os.lseek(self._descriptor, self.num_bytes, os.SEEK_SET)
+            raise
+        self.num_bytes += len(data)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError
+    return int(value)
+
+
+def _shown(owner: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in sorted(owner.items()))

@@ -1,0 +1,380 @@
+"""A device's samples on a disk, in order, from when they are published until their receipts: a bounded queue of files.
+
+What `append` has returned for is synced, so it outlasts a power cut on a disk that keeps its word. Reading goes ahead
+of the receipts; after a restart it begins again at the first sample without one. Synchronous: for worker threads,
+several at once. See also: `domain.device` (frames, names and bounds) and `buffer_folder` (the files).
+"""
+
+import errno
+import itertools
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from edged.access import why_refused
+from edged.adapters.disk.buffer_folder import HEADER_BYTES, BufferFolder, Cursor, Found, SegmentFile
+from edged.domain.counted import counted
+from edged.domain.device import frames
+from edged.domain.device.frames import MAX_FRAME_BYTES, Kept, Scan, salt_of
+from edged.domain.device.segments import Bounds, Position, Segment, SegmentName, age_s, num_from
+from edged.errors import BufferFull, DiskFull, StateFolderRefused, StorageError
+from edged.log import ThrottledLog, logger
+
+_CURSOR_EVERY_S = 1.0
+"""Of receipts: a crash takes that many with it, and their samples are sent once more."""
+
+_READ_BYTES = 128 * 1024
+
+MAX_APPEND_BYTES = 1 << 20
+"""What is written at once goes into one file."""
+
+_MAX_FAILURES = 3
+"""Times that a piece of a file cannot be read before it is taken for damaged."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class Draft(NamedTuple):
+    """A sample to be kept. `label`: in UTF-8."""
+
+    label: bytes | None
+    payload: bytes
+    sampled_ms: int
+
+
+class Buffered(NamedTuple):
+    """A sample as it was kept, with its place and its id, which no other sample of the device ever has."""
+
+    position: Position
+    id: str
+    sample: Kept
+
+
+class SampleBuffer:
+    """The buffer in `folder`, which is created if missing, of the device that `owner` describes; until `close`.
+
+    `dropped`: samples removed before their receipt, for their age or because there was no room; some of them may just
+    have been sent. `damaged`: those that could not be read any more. Raises AlreadyRunning when another process has the
+    folder, StateFolderRefused when it cannot be used. What a crash left of the last write is cut off, counted and
+    logged.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        owner: Mapping[str, str],
+        bounds: Bounds,
+        *,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        steady_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._bounds, self._now_ms, self._steady_s = bounds, now_ms, steady_s
+        self._where = folder
+        self._lock = threading.Lock()
+        self._lines = ThrottledLog()
+        self._segments: list[Segment] = []
+        self._cursor = self._read = Position(0, 0)
+        self._read_at = 0
+        self._file: SegmentFile | None = None
+        self._next_file = 0
+        self._told_s = -_CURSOR_EVERY_S
+        self._failures = 0
+        self.dropped = 0
+        self.damaged = 0
+        try:
+            self._folder = BufferFolder(folder, owner)
+            try:
+                self._open()
+            except BaseException:
+                self._folder.close()
+                raise
+        except OSError as error:
+            raise StateFolderRefused(f"the buffer {folder} cannot be used: {why_refused(folder, error)}") from error
+
+    @property
+    def num_samples(self) -> int:
+        """Samples without a receipt."""
+        return num_from(self._segments, self._cursor)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its files; at most those of its bounds."""
+        return sum(each.num_bytes for each in self._segments)
+
+    def append(self, drafts: Sequence[Draft]) -> list[str]:
+        """Keep the samples, all or none; their ids, once they are durable. At most MAX_APPEND_BYTES of frames, or one.
+
+        Raises BufferFull when they find no room and the oldest may not be dropped, DiskFull or StorageError when the
+        disk refuses; it is then possible, though unlikely, that they are delivered.
+        """
+        with self._lock:
+            self._drop_expired()
+            incoming = sum(frames.num_bytes(each.label, each.payload) for each in drafts)
+            self._make_room(incoming + HEADER_BYTES, len(drafts))
+            while True:
+                try:
+                    return self._write(drafts, incoming)
+                except OSError as error:
+                    is_full = error.errno in _FULL
+                    if is_full and self._bounds.on_full == "drop_oldest" and self._drop_oldest("disk_full"):
+                        continue
+                    kind = DiskFull if is_full else StorageError
+                    raise kind(
+                        f"the buffer {self._where} takes no sample: {why_refused(self._where, error)}"
+                    ) from error
+
+    def read(self, max_samples: int, max_bytes: int) -> list[Buffered]:
+        """The next samples after those read last, at least one where there is one; [] at the end."""
+        with self._lock:
+            self._drop_expired()
+            found: list[Buffered] = []
+            left = max_bytes
+            while len(found) < max_samples and (left > 0 or not found):
+                segment = self._segment_to_read()
+                if segment is None:
+                    break
+                left -= self._read_some(segment, found, max_samples, left)
+            return found
+
+    def received(self, position: Position) -> None:
+        """All up to this one have their receipts: they are deleted, at once or with others of their file."""
+        with self._lock:
+            self._advance(_after(position))
+            now_s = self._steady_s()
+            if now_s - self._told_s >= _CURSOR_EVERY_S:
+                self._told_s = now_s
+                self._write_cursor(Cursor(self._cursor))
+
+    def close(self) -> None:
+        """Keep the place. Numbers go on in the next run."""
+        with self._lock:
+            self._close_file()
+            self._advance(self._cursor)
+            self._write_cursor(Cursor(self._cursor, self._series, self._next))
+            self._folder.close()
+
+    def _open(self) -> None:
+        found = self._folder.segments()
+        for each in found:
+            self._folder.check(each.name)
+        cursor = self._folder.cursor()
+        torn_bytes = self._take_over(found)
+        known = cursor or Cursor()
+        self._cursor = known.first
+        self._go_to(self._cursor)
+        self._advance(self._cursor)
+        self._next_file = 1 + max([known.first.file, *(each.name.file for each in found)])
+        self._series, self._next = _new_series()
+        try:
+            self._folder.set_cursor(Cursor(self._cursor))  # from here on the numbers are those of a run that may crash
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+        else:
+            if known.series:
+                self._series, self._next = known.series, known.next
+        if torn_bytes or cursor is None:
+            logger().warning("buffer.torn", folder=str(self._where), torn_bytes=torn_bytes, cursor_lost=cursor is None)
+        logger().info(
+            "buffer.opened", folder=str(self._where), samples=self.num_samples, num_bytes=self.num_bytes,
+            foreign=self._folder.num_foreign,
+        )  # fmt: skip
+
+    def _take_over(self, found: Sequence[Found]) -> int:
+        """Take the files of earlier runs; the bytes of torn frames that were cut off."""
+        torn_bytes = 0
+        for each, following in itertools.zip_longest(found, found[1:]):
+            if following is not None and following.name.series == each.name.series:
+                self._segments.append(Segment(each.name, following.name.first, each.num_bytes, each.written_ms))
+                continue
+            end = self._folder.end(each.name)
+            torn_bytes += each.num_bytes - end.at
+            if not end.next:
+                self._folder.delete(each.name)
+                continue
+            if end.at < each.num_bytes:
+                self._folder.cut(each.name, end.at)
+            self._segments.append(Segment(each.name, end.next, end.at, each.written_ms))
+        return torn_bytes
+
+    def _make_room(self, incoming: int, count: int) -> None:
+        while self.num_bytes + incoming > self._bounds.max_bytes:
+            if self._bounds.on_full == "reject" or not self._drop_oldest("full"):
+                raise BufferFull(
+                    f"the buffer {self._where} is full: {counted(self.num_samples, 'sample')} without a receipt take"
+                    f" {self.num_bytes} of its {self._bounds.max_bytes} bytes, and {count} more need {incoming}: give"
+                    ' it more bytes, or choose on_full="drop_oldest"'
+                )
+
+    def _write(self, drafts: Sequence[Draft], incoming: int) -> list[str]:
+        """Raises OSError: nothing is kept then."""
+        if self._file is None or self._bounds.is_over(self._segments[-1], incoming, self._steady_s()):
+            self._begin_file()
+        assert self._file is not None
+        segment = self._segments[-1]
+        salt, now_ms, steady_ms = salt_of(str(segment.name)), self._now_ms(), int(self._steady_s() * 1000)
+        numbers = range(self._next, self._next + len(drafts))
+        try:
+            self._file.append(
+                b"".join(
+                    frames.encode(Kept(number, each.sampled_ms, now_ms, steady_ms, each.label, each.payload), salt)
+                    for number, each in zip(numbers, drafts, strict=True)
+                )
+            )
+        except OSError:
+            self._abandon_file()
+            raise
+        self._next = segment.next = numbers.stop
+        segment.num_bytes, segment.last_ms, segment.last_s = self._file.num_bytes, now_ms, self._steady_s()
+        return [_id(segment.name, number) for number in numbers]
+
+    def _begin_file(self) -> None:
+        self._close_file()
+        name = SegmentName(self._next_file, self._series, self._next)
+        self._file = self._folder.create(name)
+        self._next_file += 1
+        self._segments.append(Segment(name, self._next, self._file.num_bytes, self._now_ms(), self._steady_s()))
+
+    def _abandon_file(self) -> None:
+        """Nobody knows what of the last write is on the disk: no number of it is used again."""
+        self._close_file()
+        if self._segments[-1].next == self._segments[-1].name.first:
+            self._remove(self._segments.pop())
+        self._series, self._next = _new_series()
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _segment_to_read(self) -> Segment | None:
+        """The one that has what comes next, durably; what is missing at the end of others is counted."""
+        for segment in self._segments:
+            if segment.name.file > self._read.file:
+                self._go_to(segment.first)
+            if segment.name.file == self._read.file:
+                if self._read_at < segment.num_bytes and self._read.number < segment.next:
+                    return segment
+                self._pass_over(segment.next)
+        return None
+
+    def _read_some(self, segment: Segment, found: list[Buffered], max_samples: int, max_bytes: int) -> int:
+        """Read on in the segment, up to these limits; the bytes of payloads read."""
+        num_bytes = 0
+        scanned = self._scan(segment)
+        for kept, end in scanned.frames:
+            if not self._read.number <= kept.number < segment.next:
+                continue
+            self._pass_over(kept.number)
+            position = Position(segment.name.file, kept.number)
+            self._read = _after(position)
+            if self._bounds.is_expired(self._age_s(segment, kept)):
+                self._drop(1, "age")
+                continue
+            found.append(Buffered(position, _id(segment.name, kept.number), kept))
+            num_bytes += len(kept.payload)
+            if len(found) == max_samples or num_bytes >= max_bytes:
+                self._read_at += end
+                return num_bytes
+        self._read_at += scanned.consumed
+        return num_bytes
+
+    def _scan(self, segment: Segment) -> Scan:
+        """What comes next in the file: a piece, or as much as the largest frame."""
+        left = segment.num_bytes - self._read_at
+        try:
+            for size in (min(left, _READ_BYTES), min(left, MAX_FRAME_BYTES)):
+                data = self._folder.read(segment.name, self._read_at, size)
+                scanned = frames.scan(data, salt_of(str(segment.name)), is_all=size == left)
+                if scanned.consumed:
+                    break
+        except OSError as error:
+            self._failures += 1
+            if self._failures < _MAX_FAILURES:
+                reason = why_refused(self._where, error, reads=True)
+                raise StorageError(f"the buffer {self._where} cannot be read: {reason}") from error
+            scanned = Scan([], left)
+        self._failures = 0
+        return scanned
+
+    def _pass_over(self, number: int) -> None:
+        """What comes next in the file has this number: the ones before it are damaged."""
+        missing = number - self._read.number
+        if missing > 0:
+            self.damaged += missing
+            self._lines.warning("buffer.damaged", None, folder=str(self._where), samples=missing, total=self.damaged)
+        self._read = Position(self._read.file, max(number, self._read.number))
+
+    def _age_s(self, segment: Segment, kept: Kept) -> float | None:
+        if segment.began_s is not None:
+            return self._steady_s() - kept.steady_ms / 1000
+        return age_s(kept.written_ms, self._now_ms())
+
+    def _drop_expired(self) -> None:
+        """Delete files whose last sample is too old."""
+        while self._segments and self._bounds.is_expired(self._age_of(self._segments[0])):
+            if not self._drop_oldest("age"):
+                return
+
+    def _age_of(self, segment: Segment) -> float | None:
+        if segment.last_s is not None:
+            return self._steady_s() - segment.last_s
+        return age_s(segment.last_ms, self._now_ms())
+
+    def _drop_oldest(self, reason: str) -> bool:
+        """Delete the oldest file; False when there is none but the one that is being written."""
+        if not self._segments or (len(self._segments) == 1 and self._file is not None):
+            return False
+        oldest = self._segments.pop(0)
+        self._drop(num_from([oldest], self._cursor), reason)
+        self._remove(oldest)
+        ahead = self._segments[0].first if self._segments else Position(oldest.name.file + 1, 0)
+        self._cursor = max(self._cursor, ahead)
+        if self._read < ahead:
+            self._go_to(ahead)
+        return True
+
+    def _drop(self, count: int, reason: str) -> None:
+        if count:
+            self.dropped += count
+            self._lines.warning(
+                "buffer.dropped", reason, folder=str(self._where), samples=count, total=self.dropped, reason=reason
+            )
+
+    def _advance(self, cursor: Position) -> None:
+        """Move the cursor, and delete the files behind it."""
+        self._cursor = max(self._cursor, cursor)
+        while self._segments and self._segments[0].end <= self._cursor:
+            if self._file is not None and len(self._segments) == 1:
+                return
+            self._remove(self._segments.pop(0))
+
+    def _remove(self, segment: Segment) -> None:
+        try:
+            self._folder.delete(segment.name)
+        except OSError as error:
+            self._lines.warning("buffer.stuck", None, folder=str(self._where), file=str(segment.name), err=str(error))
+
+    def _go_to(self, position: Position) -> None:
+        self._read, self._read_at = position, 0
+
+    def _write_cursor(self, cursor: Cursor) -> None:
+        try:
+            self._folder.set_cursor(cursor)
+        except OSError as error:  # samples are sent once more after a crash
+            self._lines.warning("buffer.stuck", None, folder=str(self._where), file="cursor", err=str(error))
+
+
+def _new_series() -> tuple[str, int]:
+    return secrets.token_hex(6), 1
+
+
+def _after(position: Position) -> Position:
+    return Position(position.file, position.number + 1)
+
+
+def _id(name: SegmentName, number: int) -> str:
+    return f"{name.series}:{number}"
