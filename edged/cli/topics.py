@@ -1,7 +1,8 @@
-"""`edged topics`: the topics that a topology needs, and the access that each node needs to them.
+"""`edged topics`: the topics that a topology needs, and the access that each node needs to them; Mosquitto's settings.
 
-Prints commands for Kafka's own tools, or creates the topics itself with `--apply`. ACLs are printed only: who may
-grant rights is not the topology's business. So are commands for topics that exist with settings that lose data.
+Prints commands for Kafka's own tools and Mosquitto's, or creates Kafka's topics itself with `--apply`. ACLs are printed
+only: who may grant rights is not the topology's business. So are commands for topics that exist with settings that lose
+data.
 """
 
 import argparse
@@ -14,13 +15,14 @@ from edged.cli.arguments import add_topology
 from edged.cli.problems import show
 from edged.cli.prompt_log import prompt_log
 from edged.domain.counted import counted
+from edged.domain.mqtt import mosquitto
 from edged.domain.topology import Topology, existing, kafka_commands
 from edged.domain.topology.existing import Harm
 from edged.domain.topology.topics import groups, nodes, rights_of, topics
 from edged.errors import LogForbidden
 from edged.ports import TopicSpec
 
-SUMMARY = "print the topics and ACLs that the topology needs, or create the topics"
+SUMMARY = "print the topics, ACLs and broker settings that the topology needs, or create the topics"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the list, or create the topics. Raises LogRefused, LogUnavailable."""
-    topology, warnings, _ = topology_file.inspect(args.topology, lenient=not args.apply)
+    topology, warnings, _ = topology_file.inspect(
+        args.topology, lenient=not args.apply, node="" if args.apply else None
+    )
     if args.apply:
         from edged.log import output  # noqa: PLC0415 - only this part of the command logs
 
@@ -55,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def commands(topology: Topology) -> Iterator[str]:
-    """The lines of commands, by subject, that make the topics and grant each node's rights."""
+    """The lines of commands, by subject, that make the topics, grant each node's rights and set Mosquitto up."""
     bootstrap = topology.kafka.bootstrap
     yield "# topics"
     for topic in topics(topology):
@@ -67,6 +71,8 @@ def commands(topology: Topology) -> Iterator[str]:
     yield from ("", "# consumer groups: where readers commit their positions")
     for node, group in groups(topology):
         yield kafka_commands.allow(bootstrap, node, ["Read"], "group", group)
+    if of_mqtt := list(mosquitto.commands(topology)):
+        yield from ("", *of_mqtt)
 
 
 async def _apply(topology: Topology) -> tuple[list[str], list[Harm]]:

@@ -11,6 +11,8 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 _LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 
+_HOST_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?")
+
 Codec = Literal["raw", "jpeg", "png"]
 Dtype = Literal["uint8", "float32"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -89,9 +91,9 @@ class Mqtt:
         return _LOOPBACK.fullmatch(self.broker) is not None
 
     @property
-    def _parts(self) -> tuple[str, str]:
-        host, _, port = self.broker.rpartition(":")
-        return (self.broker, "") if not host or port.endswith("]") else (host, port)
+    def _parts(self) -> tuple[str, str | None]:
+        found = _HOST_PORT.fullmatch(self.broker)  # not of a variable that is missing here
+        return (found[1], found[2]) if found else (self.broker, None)
 
 
 @dataclass(frozen=True, slots=True)

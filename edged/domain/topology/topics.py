@@ -68,8 +68,9 @@ def topics(topology: Topology) -> list[Topic]:
 
 
 def nodes(topology: Topology) -> list[str]:
-    """All nodes that need rights, in the order of the tiers."""
-    return [each.name for tier in (topology.iot, topology.edges, topology.archive) for each in tier]
+    """All nodes that need rights, in the order of the tiers; a device that speaks MQTT needs none."""
+    devices = [device for device in topology.iot if device.transport == "kafka"]
+    return [each.name for tier in (devices, topology.edges, topology.archive) for each in tier]
 
 
 def rights_of(topology: Topology, node: str) -> Rights:
@@ -103,7 +104,7 @@ def grants(topology: Topology) -> list[Grant]:
     )
     settings = (Grant(node, "DescribeConfigs", topic) for node, _operation, topic in of_nodes)
     return [
-        *(grant for device in topology.iot for grant in _of_device(topology, device)),
+        *(grant for each in topology.iot if each.transport == "kafka" for grant in _of_device(topology, each)),
         *of_nodes,
         *dict.fromkeys(settings),
     ]
@@ -142,6 +143,7 @@ def _of_device(topology: Topology, device: Device) -> list[Grant]:
 def _of_edge(topology: Topology, edge: str) -> list[Grant]:
     read = [*(topology.device_topic(device.name) for device in topology.devices_of(edge)), topology.epochs_topic(edge)]
     written = [
+        *(topology.device_topic(device.name) for device in topology.mqtt_devices_of(edge)),
         *(topology.archive_topic(stream, edge) for stream in _streams(topology, edge)),
         *prediction_topics(topology, edge),
         topology.dead_letters_topic(edge),
@@ -149,7 +151,7 @@ def _of_edge(topology: Topology, edge: str) -> list[Grant]:
         topology.presence_topic(edge),
     ]
     return [
-        *(Grant(edge, "Read", topic) for topic in read),
+        *(Grant(edge, "Read", topic) for topic in read if topic not in written),
         *(grant for topic in written for grant in _writer(edge, topic)),
     ]
 

@@ -13,6 +13,7 @@ from edged.domain.topology import Mqtt, Tls
         ("broker.lan:1884", Tls(), "broker.lan", 1884),
         ("[::1]", None, "::1", 1883),
         ("[fe80::1]:18830", None, "fe80::1", 18830),
+        ("${cred:broker}", None, "${cred:broker}", 1883),
     ],
 )
 def test_the_port_is_the_registered_one_unless_it_is_given(broker, tls, host, port):

@@ -66,6 +66,16 @@ def test_each_device_writes_its_own_topic_alone():
     assert granted("cam", "Write") == {"lab.iot.cam"}
 
 
+def test_the_edge_of_an_mqtt_device_writes_for_it_and_the_device_needs_no_right():
+    over_mqtt = replace(SITE, iot=(replace(SITE.iot[0], transport="mqtt"), *SITE.iot[1:]))
+    added, gone = (set(topics.grants(each)) - set(topics.grants(other)) for each, other in
+                   ((over_mqtt, SITE), (SITE, over_mqtt)))  # fmt: skip
+    assert added == {Grant("pi-a", "Write", "lab.iot.cam")}
+    assert {grant.principal for grant in gone} == {"cam"}
+    assert topics.nodes(over_mqtt) == ["mast", "cam-b", "pi-a", "pi-b", "vault"]
+    assert topics.topics(over_mqtt) == topics.topics(SITE)
+
+
 def test_an_edge_reads_its_devices_and_epochs_and_writes_packs_predictions_and_dead_letters():
     assert granted("pi-b", "Write") == {
         "lab.archive.tiles.pi-b",

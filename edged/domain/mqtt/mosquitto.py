@@ -1,0 +1,103 @@
+"""What Mosquitto has to be told for a topology: its settings, its access list, its users, as commands to paste.
+
+Written for Debian's folders, where /etc/mosquitto/mosquitto.conf names the store and includes conf.d. Values only. See
+also: systemd/README.md, with what each setting was measured to lose.
+"""
+
+from collections.abc import Iterator
+
+from edged.domain.mqtt.rights import rights, users
+from edged.domain.topology import Mqtt, Topology
+
+FOLDER = "/etc/mosquitto"
+
+_SETTINGS, _ACL, _PASSWORDS = f"{FOLDER}/conf.d/edged.conf", f"{FOLDER}/edged.acl", f"{FOLDER}/edged.passwd"
+
+AUTOSAVE_S = 10
+"""Mosquitto writes its whole store each time. On every change it would for each message that waits for an edge."""
+
+QUEUE_BYTES = 64 << 20
+"""Of one device, waiting for its edge: Mosquitto holds it in memory, and drops without a word what is beyond."""
+
+_NO_LIMIT = 1_000_000_000
+"""0 should mean that, and drops all in 2.0.16 and 2.0.21 (mosquitto#2879, #3244)."""
+
+_EXPIRY = "14d"
+"""Twice what edged asks its sessions to be kept: of those that MQTT 3.1.1 has kept for ever."""
+
+
+def commands(topology: Topology) -> Iterator[str]:
+    """The lines of a shell's script that root runs on the broker's machine; none where no device speaks MQTT."""
+    mqtt, names = topology.mqtt, users(topology)
+    if mqtt is None or not names:
+        return
+    yield "# MQTT: Mosquitto's settings, on its own machine, as root; what is there is replaced"
+    yield from _file(_SETTINGS, settings(mqtt), 0o644)
+    if _has_logins(mqtt):
+        yield from _file(_ACL, access_list(topology), 0o600)
+    if mqtt.username is not None:
+        yield from ("", "# MQTT: users; each command asks for the password that the node has")
+        yield f"test -e {_PASSWORDS} || install -m 600 -o mosquitto -g mosquitto /dev/null {_PASSWORDS}"
+        yield from (f"mosquitto_passwd {_PASSWORDS} {name}" for name in names)
+    yield from ("", "systemctl restart mosquitto")
+
+
+def settings(mqtt: Mqtt) -> list[str]:
+    """The lines of a file for conf.d."""
+    return [
+        *_listener(mqtt),
+        "",
+        "# Sessions and what waits in them go to disk as a whole each time, and at a clean stop. Killed, or without",
+        f"# power, Mosquitto forgets what it acknowledged in the last {AUTOSAVE_S + 1} s and no edge had taken yet.",
+        "persistence true",
+        f"autosave_interval {AUTOSAVE_S}",
+        "",
+        f"# While an edge is away, each of its devices may have {QUEUE_BYTES >> 20} MiB waiting, in memory; more is",
+        "# dropped, though acknowledged. No limit by number: the default of 1,000 messages is soon reached.",
+        f"max_queued_messages {_NO_LIMIT}",
+        f"max_queued_bytes {QUEUE_BYTES}",
+        f"persistent_client_expiration {_EXPIRY}",
+        "",
+        "# A device that sends a larger packet is disconnected. message_size_limit would acknowledge and drop it.",
+        f"max_packet_size {mqtt.packet_bytes}",
+        f"max_inflight_messages {mqtt.window}",
+        "set_tcp_nodelay true",
+    ]
+
+
+def access_list(topology: Topology) -> list[str]:
+    """The lines of an acl_file: nobody has a right that is not among them."""
+    lines: list[str] = []
+    for name in users(topology):
+        lines += [""] if lines else []
+        lines.append(f"user {name}")
+        lines += [f"topic {right.operation} {right.topics}" for right in rights(topology) if right.user == name]
+    return lines
+
+
+def _listener(mqtt: Mqtt) -> Iterator[str]:
+    yield f"listener {mqtt.port}{f' {mqtt.host}' if mqtt.is_loopback else ''}"
+    if mqtt.tls is not None:
+        yield f"certfile {FOLDER}/certs/broker.pem"
+        yield f"keyfile {FOLDER}/certs/broker.key"
+        if mqtt.tls.certificate is not None:
+            yield f"cafile {FOLDER}/certs/ca.pem"
+            yield "require_certificate true"
+    if not _has_logins(mqtt):
+        yield "# the topology has no mqtt.username: whoever reaches this port publishes as any device"
+        yield "allow_anonymous true"
+        return
+    yield "allow_anonymous false"
+    yield f"password_file {_PASSWORDS}" if mqtt.username is not None else "use_identity_as_username true"
+    yield f"acl_file {_ACL}"
+
+
+def _has_logins(mqtt: Mqtt) -> bool:
+    return mqtt.username is not None or (mqtt.tls is not None and mqtt.tls.certificate is not None)
+
+
+def _file(path: str, lines: list[str], mode: int) -> Iterator[str]:
+    owner = "" if mode & 0o004 else " -o mosquitto -g mosquitto"
+    yield f"install -m {mode:o}{owner} /dev/stdin {path} <<'END'"
+    yield from lines
+    yield "END"
