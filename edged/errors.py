@@ -15,6 +15,7 @@ EdgedError
 │   └── DiskFull
 ├── AlreadyRunning        another process is this node (exit 75)
 ├── MemoryLimitExceeded   the process exceeds its budget: it saves a checkpoint, ends, and is restarted
+├── NoThread              the system starts no thread for this process
 ├── MachineUnfit          this machine lacks what a node's units need, or refused a change to them
 ├── KernelsUnavailable    nothing compiled computes here, and why: numpy does
 ├── TopologyMismatch      saved state belongs to another topology (exit 78)
@@ -142,6 +143,10 @@ class BlockAbsent(StorageError):  # noqa: N818
 
 class MachineUnfit(EdgedError):  # noqa: N818
     """The machine lacks what a node's units need, or it refused a change. The message has all reasons, a line each."""
+
+
+class NoThread(EdgedError):  # noqa: N818
+    """The system starts no thread for this process, and what to do."""
 
 
 class KernelsUnavailable(EdgedError):  # noqa: N818

@@ -54,7 +54,7 @@ EVENTS: Mapping[str, Event] = {
     # life: the process
     "life.refused": event(
         "The node does not start, or ends: another run of it goes on, its state folder cannot be used, or there was no "
-        "memory or process for the test of its runtime.", reason=str,
+        "memory, process or thread for it.", reason=str,
     ),
     "life.started": event("The process is running.", version=str, pid=int, topology=str),
     "life.ready": event("Start-up is complete; degraded if an external part is missing.", degraded=bool),
@@ -71,6 +71,10 @@ EVENTS: Mapping[str, Event] = {
         "The start, or a recovery, waits for something for more than 30 s.", wait_for=str, waited_s=float
     ),
     "life.waited": event("What was waited for has come.", wait_for=str, waited_s=float),
+    "life.few_threads": event(
+        "The system starts no more threads for this process: those that there are do all, slower. Look at TasksMax= of "
+        "its unit, and at the limit of its user.", threads=int, wanted=int, err=str,
+    ),
     "life.notify_failed": event("A notification did not reach the service manager.", err=str),
     "health.degraded": event(
         "An external part does not answer, or one source (`archive/<stream>/<source>`) or edge (`epochs/<edge>`) "

@@ -1,7 +1,6 @@
 """A node of the edge or archive tier: its services, and the adapters and settings that they get."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
 from edged.adapters.host.allocator import exempt_from_collections, keep_heap_small
@@ -25,6 +24,7 @@ from edged.services.ingest.ingest import Ingest
 from edged.services.ingest.uplink import Uplink
 from edged.services.node.health import HealthBoard
 from edged.settings import Folders, Timing, TopologyInUse
+from edged.threads import ThreadPool
 
 
 async def run_node(
@@ -68,9 +68,7 @@ async def run_node(
                 priority.lower()
                 lanes.register()
 
-            executor = stack.enter_context(
-                ThreadPoolExecutor(NUM_CORES, thread_name_prefix="train", initializer=begin_lane)
-            )
+            executor = stack.enter_context(ThreadPool(NUM_CORES, "train", begin_lane))
             stack.enter_context(single_threaded_blas())
             backend = fastest_backend() if any(job.training.kernels == "auto" for job in jobs) else None
             opened = open_jobs(jobs, in_use, edge, log, health, timing, folders, executor, lanes, backend)

@@ -22,6 +22,7 @@ from edged.cli.enabled_nodes import misfits_here
 from edged.domain.topology import Topology
 from edged.errors import AlreadyRunning, ConfigError, EdgedError, Problem, StateFolderRefused
 from edged.log import log_crash, logger, output
+from edged.threads import ThreadPool
 from edged.topology_file import inspect, load
 
 _COMMAND_OF_TIER = {"iot": "edged sensor", "edge": "edged run", "archive": "edged run"}
@@ -29,12 +30,14 @@ _COMMAND_OF_TIER = {"iot": "edged sensor", "edge": "edged run", "archive": "edge
 Read = Callable[[], Topology]
 """Reads the topology file, again too. Raises ConfigError."""
 
+Main = Callable[[Topology, str, Read], Coroutine[Any, Any, int]]
+
 
 def run_as(
     args: argparse.Namespace,
     *,
     tiers: Sequence[str],
-    main: Callable[[Topology, str, Read], Coroutine[Any, Any, int]],
+    main: Main,
     tier: str | None = None,
 ) -> int:
     """Run `main` as `args.node` of `args.topology`, logging as of `tier`; its exit code."""
@@ -50,7 +53,7 @@ def run_as(
             node=args.node, tier=tier or str(topology.tier_of(args.node)), run_id=run_id, level=topology.log.level
         )
         faulthandler.enable()  # a watchdog's SIGABRT leaves a traceback of every thread
-        return asyncio.run(main(topology, args.node, read))
+        return asyncio.run(_with_workers(main, topology, args.node, read))
     except ConfigError as error:
         if sys.stderr.isatty():
             raise
@@ -64,6 +67,11 @@ def run_as(
     except Exception as error:  # noqa: BLE001 - the outermost place: reported in full, with an exit code of its own
         log_crash(error)
         return os.EX_SOFTWARE
+
+
+async def _with_workers(main: Main, topology: Topology, node: str, read: Read) -> int:
+    asyncio.get_running_loop().set_default_executor(ThreadPool(name="worker"))
+    return await main(topology, node, read)
 
 
 def _read(args: argparse.Namespace, tiers: Sequence[str], *, looks_up_backbone: bool) -> Topology:
