@@ -223,8 +223,10 @@ def run_script(name: str, argument: str, folder: Path, refusing: str) -> subproc
     )  # fmt: skip
 
 
-def test_a_node_that_does_not_come_up_again_leaves_the_package_installed(tmp_path):
-    done = run_script("edged.postinst", "configure", tmp_path, "systemctl")
+@pytest.mark.parametrize("argument", ["configure", "triggered"])
+def test_a_node_that_does_not_come_up_again_leaves_the_package_installed(tmp_path, argument):
+    """Also after an upgrade of the archive's package alone."""
+    done = run_script("edged.postinst", argument, tmp_path, "systemctl")
     assert done.returncode == 0, done.stderr
     assert "systemctl try-restart edged@*.service edged-infer@*.service" in (tmp_path / "called").read_text()
 
@@ -239,6 +241,24 @@ def test_a_python_that_is_half_upgraded_does_not_keep_a_package(tmp_path, packag
 def test_an_upgrade_that_is_given_up_compiles_again_what_it_had_cleared(tmp_path, package):
     run_script(f"{package}.postinst", "abort-upgrade", tmp_path, "")
     assert (tmp_path / "called").read_text() == f"py3compile -p {package} -V @PYTHON@ /usr/lib/edged\n"
+
+
+@each_suite
+def test_neither_package_asks_that_the_other_is_not_newer(suite):
+    """Or an upgrade of one alone, by hand or unattended, would remove the other."""
+    assert not any("edged" in each for each in deb.needs("edged", "2+deb12", suite))
+    [of_edged] = [each for each in deb.needs("edged-archive", "2+deb12", suite) if "edged" in each]
+    assert of_edged == "edged (>= 2+deb12)"
+
+
+@each_suite
+def test_the_packages_have_no_folder_for_wheels_in_common(suite, tmp_path):
+    """Each may be newer than the other, and bring what the other brought before."""
+    tree.lay_out(tmp_path, suite, 1_700_000_000)
+    of_edged, of_archive = (tree.site(tmp_path, package, suite) for package in ("edged", "edged-archive"))
+    assert not of_archive.is_relative_to(of_edged)
+    assert not of_edged.is_relative_to(of_archive)
+    assert (of_edged / "edged-archive.pth").read_text() == f"/{of_archive.relative_to(tmp_path)}\n"
 
 
 def test_debian_has_versions_in_the_order_that_python_has(dpkg):

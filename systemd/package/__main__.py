@@ -24,19 +24,19 @@ def build(suite: Suite, arch: str, wheel: Path, out: Path, *, quick: bool = Fals
     version, date_s = deb.version_of(wheel, suite), source_date_s()
     with tempfile.TemporaryDirectory(prefix="edged-package-") as name:
         folders = {package: Path(name) / package for package in ("edged", "edged-archive")}
-        sites = {package: tree.site(folder, suite) for package, folder in folders.items()}
+        sites = {package: tree.site(folder, package, suite) for package, folder in folders.items()}
         for package, site in sites.items():
             site.mkdir(parents=True)
             wheels.unpack(package, suite, arch, site, *([wheel] if package == "edged" else []))
             depends = libraries.dependencies(site, suite, arch)
-            major, minor = suite.python
             if package == "edged":
                 tree.lay_out(folders[package], suite, date_s)
-                own = [f"python3 (>= {major}.{minor})", f"python3 (<< {major}.{minor + 1})", "systemd"]
-            else:
-                own = [f"edged (= {version})"]
             tree.document(folders[package], package, suite, version, date_s)
-            fields = {"Version": version, "Architecture": arch, "Depends": ", ".join([*own, *depends])}
+            fields = {
+                "Version": version,
+                "Architecture": arch,
+                "Depends": ", ".join([*deb.needs(package, version, suite), *depends]),
+            }
             file = out / f"{package}_{version}_{arch}.deb"
             deb.make(folders[package], package, suite, fields, date_s, file, quick=quick)
             yield file

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from systemd.package.suites import Suite
-from systemd.package.tree import MAINTAINER, write
+from systemd.package.tree import MAINTAINER, VENV, write
 from systemd.package.wheels import files, run
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -30,6 +30,17 @@ def version_of(wheel: Path, suite: Suite) -> str:
     return f"{_PRERELEASE.sub('~', version)}+deb{suite.number}"
 
 
+def needs(package: str, version: str, suite: Suite) -> list[str]:
+    """What a package depends on beside libraries.
+
+    An archive's needs an edged that is not older, and goes with each newer one, so that an upgrade of one never removes
+    the other. Both are for one Python, which keeps them to one release of Debian.
+    """
+    major, minor = suite.python
+    python = [f"python3 (>= {major}.{minor})", f"python3 (<< {major}.{minor + 1})"]
+    return [*python, "systemd"] if package == "edged" else [*python, f"edged (>= {version})"]
+
+
 def make(
     tree: Path, package: str, suite: Suite, fields: dict[str, str], date_s: int, file: Path, *, quick: bool
 ) -> None:
@@ -51,6 +62,8 @@ def _describe(tree: Path, package: str, suite: Suite, fields: dict[str, str]) ->
     control |= {"Description": DESCRIPTIONS[package]}
     write(tree / "DEBIAN/control", "".join(f"{key}: {value}\n" for key, value in control.items()))
     write(tree / "DEBIAN/md5sums", "".join(digests))
+    if package == "edged":  # for postinst: what is imported has changed, also when the archive's package did it
+        write(tree / "DEBIAN/triggers", f"interest-noawait /{VENV}\n")
     for script in SCRIPTS.glob(f"{package}.*"):
         text = script.read_text().replace("@PYTHON@", suite.python_version)
         write(tree / "DEBIAN" / script.suffix[1:], text, 0o755)

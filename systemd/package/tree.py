@@ -11,6 +11,7 @@ from systemd.package.wheels import ROOT, run
 
 UNITS = ROOT / "systemd"
 VENV = Path("usr/lib/edged")
+ARCHIVE = VENV / "archive"
 PROGRAM = "/usr/bin/edged"
 MAINTAINER = "edged <edged@example.org>"
 """In a reserved domain, as all of the project's addresses: see decision 31 in edged/DECISIONS.md."""
@@ -18,9 +19,12 @@ MAINTAINER = "edged <edged@example.org>"
 _OTHER_PROGRAM = re.compile(r"^#   program .*\n|/opt/edged/bin/edged", re.MULTILINE)
 
 
-def site(tree: Path, suite: Suite) -> Path:
-    """The folder for wheels."""
-    return tree / VENV / f"lib/python{suite.python_version}/site-packages"
+def site(tree: Path, package: str, suite: Suite) -> Path:
+    """The folder for a package's wheels.
+
+    The archive's is its own, and looked into last: whichever of the two packages is newer, they share no file.
+    """
+    return tree / (ARCHIVE if package == "edged-archive" else VENV / f"lib/python{suite.python_version}/site-packages")
 
 
 def lay_out(tree: Path, suite: Suite, date_s: int) -> None:
@@ -43,6 +47,7 @@ def _make_environment(tree: Path, suite: Suite) -> None:
     venv = tree / VENV
     version = f"version = {suite.python_version}\n"
     write(venv / "pyvenv.cfg", f"home = /usr/bin\ninclude-system-site-packages = false\n{version}")
+    write(site(tree, "edged", suite) / "edged-archive.pth", f"/{ARCHIVE}\n")
     (venv / "bin").mkdir()
     (venv / "bin/python3").symlink_to(f"/usr/bin/python{suite.python_version}")
     script = f"#!/{VENV}/bin/python3\nfrom edged.cli import run_and_exit\n\nrun_and_exit()\n"
@@ -58,7 +63,7 @@ def _program(found: re.Match[str]) -> str:
 
 def document(tree: Path, package: str, suite: Suite, version: str, date_s: int) -> None:
     """Say under which licences its parts are, and when it was made."""
-    documents, wheels = tree / "usr/share/doc" / package, site(tree, suite)
+    documents, wheels = tree / "usr/share/doc" / package, site(tree, package, suite)
     parts = "".join(f"  {folder.name}\n" for folder in sorted(wheels.glob("*.dist-info")))
     write(
         documents / "copyright",

@@ -3,9 +3,10 @@
 See `tests/test_package.py` for their parts, and `tests/slow/booted` for nodes that run from them.
 """
 
+import hashlib
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.support.requirements import require
 
 MAX_BYTES = 25_000_000
 SITE = "/usr/lib/edged/lib/python3*/site-packages"
+SITES = f"{SITE} /usr/lib/edged/archive"
 RUNTIMES = {"bookworm": "tflite-runtime", "trixie": "ai-edge-litert"}
 PI = "cortex-a53"
 """A Pi 3's or Zero 2's: of those that edged is for, the one with the fewest instructions."""
@@ -56,9 +58,10 @@ ARM_PACKAGES = (
 
 IMPORT_ALL = f"""
 import importlib, pathlib, sys
-site = next(pathlib.Path("/").glob("{SITE[1:]}"))
-libraries = [path for path in sorted(site.rglob("*.so")) if ".libs" not in str(path)]
-for path in libraries:
+root = pathlib.Path("/")
+sites = [site for pattern in "{SITES}".split() for site in root.glob(pattern[1:])]
+libraries = [(site, path) for site in sites for path in sorted(site.rglob("*.so")) if ".libs" not in str(path)]
+for site, path in libraries:
     name = ".".join((*path.parent.relative_to(site).parts, path.name.partition(".")[0]))
     if not path.name.startswith(("lib", "kernels-")):
         importlib.import_module(name)
@@ -201,12 +204,94 @@ def test_a_purge_leaves_mount_points_and_what_is_mounted_further_down_and_takes_
 def test_the_archives_package_adds_parquet_and_every_module_left_can_be_imported(system, suite):
     root = system(suite, roots.debian(suite), "amd64")
     root.run("cd / && apt install --yes ./edged_*.deb")
-    assert "pyarrow" not in root.run(f"ls {SITE}")
+    root.run("test ! -e /usr/lib/edged/archive")
     root.run("cd / && apt install --yes ./edged-archive_*.deb")
     imported = root.run(f"cd /tmp; /usr/lib/edged/bin/python3 -P -c '{IMPORT_ALL}'").split()
     assert {"pyarrow._parquet", "numpy.linalg._umath_linalg", "cramjam.cramjam"} <= set(imported)
     root.run("dpkg --remove edged", expect=1)
     root.run("dpkg --remove edged-archive && edged --version")
+
+
+@pytest.fixture(scope="module")
+def newer(packages, tmp_path_factory) -> Callable[[str], list[Path]]:
+    """Makes a suite's packages of another edged, once: the same files, and another version."""
+    made: dict[str, list[Path]] = {}
+
+    def newer_of(suite: str) -> list[Path]:
+        if suite not in made:
+            folder = tmp_path_factory.mktemp(f"newer-{suite}")
+            made[suite] = [renumbered(file, folder) for file in packages(suite, "amd64")]
+        return made[suite]
+
+    return newer_of
+
+
+def renumbered(file: Path, folder: Path) -> Path:
+    """A package as of version 0.9."""
+    tree, result = folder / "tree", folder / file.name.replace("_0.1.0", "_0.9.0")
+    subprocess.run(["dpkg-deb", "--raw-extract", file, tree], check=True)
+    control = tree / "DEBIAN/control"
+    control.write_text(control.read_text().replace("0.1.0+deb", "0.9.0+deb"))
+    subprocess.run(["dpkg-deb", "-Znone", "--root-owner-group", "--build", tree, result], check=True)
+    shutil.rmtree(tree)
+    return result
+
+
+def offer(root: DebianRoot, files: Sequence[Path]) -> None:
+    """Let apt's sources have these packages."""
+    folder = root.file("/repository")
+    folder.mkdir(parents=True, exist_ok=True)
+    index = ""
+    for file in files:
+        shutil.copy(file, folder)
+        control = subprocess.run(["dpkg-deb", "--field", file], check=True, capture_output=True, text=True).stdout
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        index += f"{control}Filename: ./{file.name}\nSize: {file.stat().st_size}\nSHA256: {digest}\n\n"
+    (folder / "Packages").write_text(index)
+    (folder / "Release").write_text("Origin: edged\nSuite: edged\n")
+    sources = root.file("/etc/apt/sources.list.d")
+    sources.mkdir(parents=True, exist_ok=True)
+    (sources / "edged.list").write_text("deb [trusted=yes] file:/repository ./\n")
+    root.run("apt-get update -o Dir::Etc::SourceList=/dev/null")
+
+
+def versions(root: DebianRoot) -> list[str]:
+    """Of the packages that are installed whole: edged's, then the archive's."""
+    shown = "${db:Status-Abbrev} ${Version}\\n"
+    lines = root.run(f"dpkg-query -W -f '{shown}' edged edged-archive || true").splitlines()
+    return [line.split()[1].partition("+")[0] for line in lines if line.startswith("ii ")]
+
+
+IMPORTS = "/usr/lib/edged/bin/python3 -P -c 'import pyarrow.parquet, edged.adapters.parquet.store'"
+
+
+@each_suite
+@pytest.mark.parametrize(
+    ("command", "offered", "expected"),
+    [
+        ("apt-get install --yes /repository/edged_0.9*.deb", 2, ["0.9.0", "0.1.0"]),
+        ("apt-get install --yes edged", 2, ["0.9.0", "0.1.0"]),
+        ("apt-get install --yes edged-archive", 2, ["0.9.0", "0.9.0"]),
+        ("apt-get upgrade --yes", 2, ["0.9.0", "0.9.0"]),
+        ("apt-get upgrade --yes", 1, ["0.9.0", "0.1.0"]),
+    ],
+    ids=["edged's file", "edged by name", "the archive's by name", "all", "all, where only edged's is there yet"],
+)
+def test_an_upgrade_of_one_package_does_not_remove_the_other(system, newer, suite, command, offered, expected):
+    root = system(suite, roots.debian(suite), "amd64")
+    root.run("cd / && dpkg --install edged_*.deb edged-archive_*.deb")
+    offer(root, newer(suite)[:offered])
+    root.run(f"{command} -o Dir::Etc::SourceList=/dev/null")
+    assert versions(root) == expected
+    root.run(IMPORTS)
+
+
+def test_the_archives_file_alone_is_refused_and_nothing_is_removed(system, newer):
+    root = system("bookworm", roots.debian("bookworm"), "amd64")
+    root.run("cd / && dpkg --install edged_*.deb edged-archive_*.deb")
+    shutil.copy(newer("bookworm")[1], root.file("/newer.deb"))
+    assert "Depends: edged (>= 0.9.0" in root.run("apt-get install --yes /newer.deb", expect=100)
+    assert versions(root) == ["0.1.0", "0.1.0"]
 
 
 @each_suite
