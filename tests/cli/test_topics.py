@@ -52,6 +52,23 @@ def test_every_topic_takes_the_brokers_time_and_packs_are_kept(edged, topology_f
     assert all(" --config retention.ms=-1 --config retention.bytes=-1 " in line for line in packs)
 
 
+def test_with_mqtt_the_settings_of_its_broker_follow(edged, topology_file, monkeypatch):
+    monkeypatch.setattr("edged.domain.validation.unsupported._mqtt", lambda _: ())
+    text = VALID.replace(
+        "streams:", 'mqtt: {broker: broker.lan, username: "${NODE}", password: "${cred:mqtt}"}\nstreams:'
+    )
+    code, out, err = edged("topics", topology_file(text.replace("edge: pi-a", "edge: pi-a, transport: mqtt")))
+
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[-1] == "systemctl restart mosquitto"
+    start = lines.index("install -m 644 /dev/stdin /etc/mosquitto/conf.d/edged.conf <<'END'")
+    assert "listener 1883" in lines[start : lines.index("END", start)]
+    assert "mosquitto_passwd /etc/mosquitto/edged.passwd cam-01" in lines
+    assert "User:cam-01" not in out
+    assert "the node will need it" in err
+
+
 class FakeLog:
     """Takes the place of the Kafka adapter."""
 
