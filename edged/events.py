@@ -427,6 +427,31 @@ EVENTS: Mapping[str, Event] = {
         generation=int, samples=int, skipped=int, labelled=int, correct=int, samples_per_s=float,
         latency_p50_ms=float, latency_p95_ms=float, compute_ms=float,
     ),
+    # mqtt: predictions to devices
+    "mqtt.delivered": event(
+        "Predictions that the MQTT broker has taken for devices since the last such line, those that were too old to "
+        "be sent, and devices that take none now: nobody subscribes to their predictions.",
+        predictions=int, expired=int, without_receiver=int,
+    ),
+    "mqtt.no_receiver": event(
+        "Nobody subscribes to a device's predictions: they are kept in Kafka, and sent for an hour once somebody does. "
+        "`suppressed` more for this device since its last such line.", device=str, suppressed=int,
+    ),
+    "mqtt.receiver_back": event(
+        "Somebody subscribes to a device's predictions again. `suppressed` more for this device since its last such "
+        "line.", device=str, suppressed=int,
+    ),
+    "mqtt.receivers_unknown": event(
+        "The MQTT broker speaks 3.1.1 and does not say whether anybody subscribes: predictions for a device that has "
+        "no session with it are lost.",
+    ),
+    "mqtt.prediction_expired": event(
+        "Predictions for a device were older than an hour, and were not sent.", device=str, predictions=int
+    ),
+    "mqtt.response_topic_ignored": event(
+        "A device asks for its prediction at a topic that is not below its own: it gets it at its own. `suppressed` "
+        "more for this device since its last such line.", device=str, topic=str, suppressed=int,
+    ),
     # archive
     "archive.flushed": event(
         "A file of the archive is durable.",

@@ -20,6 +20,9 @@ _GROWTH = 8
 
 _RECORDS_PER_POLL = 64
 
+_NEAR = 1024
+"""Records that are read sooner than searched."""
+
 _LOOK_S = 30.0
 """How often partitions are looked for that have come or gone."""
 
@@ -116,6 +119,24 @@ async def newest(log: Log, partition: TopicPartition, take: Callable[[Record], T
         found = older + found
         start, end = max(low, start - _GROWTH * (end - start)), start
     return found[-count:]
+
+
+async def first_since(log: Log, partition: TopicPartition, since_ms: int, *, low: int, high: int) -> int:
+    """An offset in [low, high] before which all records are older than `since_ms`, and not many after it are.
+
+    By the records' times, in a log in which they never fall; where they do, it may be too low. It is `low` while the
+    broker is away.
+    """
+    async with log.reader({partition: low}) as reader:
+        while high - low > _NEAR:
+            middle = (low + high) // 2
+            reader.seek(partition, middle)
+            records = await reader.poll(max_records=1, timeout_s=POLL_S)
+            if records and 0 <= records[0].timestamp_ms < since_ms and records[0].offset < high:
+                low = records[0].offset
+            else:
+                high = middle
+    return low
 
 
 def _end(marks: Watermarks, *, own: bool) -> int:

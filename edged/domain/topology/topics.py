@@ -129,7 +129,9 @@ def _job_names(topology: Topology) -> list[str]:
 
 def _groups_of_edge(topology: Topology, edge: str) -> list[tuple[str, str]]:
     companions = [(edge, topology.group("infer", edge, name)) for name in _job_names(topology)]
-    return [(edge, topology.group("ingest", edge)), *companions]
+    delivered = [job for job in topology.jobs if topology.receivers_of(edge, job)]
+    deliverers = [(edge, topology.group("deliver", edge, job.name)) for job in delivered]
+    return [(edge, topology.group("ingest", edge)), *companions, *deliverers]
 
 
 def _of_device(topology: Topology, device: Device) -> list[Grant]:

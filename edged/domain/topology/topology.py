@@ -52,6 +52,12 @@ class Topology:
         """Whether the node connects to the MQTT broker: a device by itself, an edge for its devices."""
         return any(device.transport == "mqtt" and node in {device.name, device.edge} for device in self.iot)
 
+    def receivers_of(self, edge: str, job: Training) -> tuple[Device, ...]:
+        """The edge's devices that get the job's predictions by MQTT."""
+        return tuple(
+            device for device in self.devices_of(edge) if device.transport == "mqtt" and device.stream == job.stream
+        )
+
     def tier_of(self, node: str) -> Literal["iot", "edge", "archive"] | None:
         """The tier of `node`; None when there is no such node."""
         if any(device.name == node for device in self.iot):

@@ -175,6 +175,13 @@ def test_each_job_has_a_predictions_topic_and_a_consumer_group_for_its_companion
     assert {f"{SITE.site}.infer.{edge}:{name}" for name in ("tiny", "large")} <= {g for _, g in topics.groups(several)}
 
 
+def test_an_edge_has_a_consumer_group_for_each_job_whose_predictions_go_to_a_device_by_mqtt():
+    jobs = tuple(Training(stream, (Flatten(), Dense(1)), name=stream) for stream in ("tiles", "climate"))
+    devices = tuple(replace(each, transport="mqtt") if each.stream == "climate" else each for each in SITE.iot)
+    found = [each for each in topics.groups(replace(SITE, jobs=jobs, iot=devices)) if ".deliver." in each[1]]
+    assert found == [("pi-a", "lab.deliver.pi-a:climate")]
+
+
 def group(mode, server=None, name=""):
     job = Training("tiles", (Flatten(), Dense(1)), exchange=Exchange(mode, server=server), name=name)
     return replace(SITE, jobs=(job,))

@@ -1,0 +1,70 @@
+"""Reads again what devices have not got, while others go on with what is new.
+
+One pass for all that are ready, from where the first of them is. See also: `outbox` (what is left in Kafka, and why).
+"""
+
+from collections.abc import Callable, Collection
+
+from edged.domain.mqtt.way_back import LIFETIME_S
+from edged.ports import Log, LogReader, Progress, Statistics, TopicPartition
+from edged.reading import POLL_S, first_since
+from edged.services.mqtt.outbox import Outbox
+from edged.services.mqtt.outboxes import Outboxes
+from edged.services.mqtt.report import DeliveryReport, unix_ms
+
+_RECORDS_PER_POLL = 64
+
+
+class CatchUp:
+    """Of one job's predictions. Reads nothing while all devices have theirs, or take none."""
+
+    def __init__(
+        self,
+        log: Log,
+        partition: TopicPartition,
+        outboxes: Outboxes,
+        *,
+        report: DeliveryReport,
+        now_ms: Callable[[], int] = unix_ms,
+    ) -> None:
+        self._log = log
+        self._partition = partition
+        self._outboxes = outboxes
+        self._report = report
+        self._now_ms = now_ms
+        self._progress = Progress(0, idle=True)
+
+    def progress(self) -> Progress:
+        """Idle while nobody is to catch up, or waits for its broker."""
+        return self._progress
+
+    def statistics(self) -> Statistics:
+        """None of its own."""
+        return Statistics()
+
+    async def run(self) -> None:
+        """Read again until cancelled. Cancelled: what was not offered again is left in Kafka, and so it is noted."""
+        while True:
+            behind = await self._outboxes.to_catch_up()
+            await self._catch_up(behind)
+
+    async def _catch_up(self, behind: Collection[Outbox]) -> None:
+        first, end = min(each.catch_up() for each in behind), self._outboxes.end
+        oldest_ms = self._now_ms() - LIFETIME_S * 1000
+        start = await first_since(self._log, self._partition, oldest_ms, low=first, high=end)
+        async with self._log.reader({self._partition: start}) as reader:
+            while any(each.is_catching_up for each in behind):
+                if reader.position(self._partition) < self._outboxes.end:
+                    await self._offer_next(reader)
+                    continue
+                for each in behind:  # no await since the end was compared: what comes from here on is new
+                    self._report.expired(each.device, each.caught_up())
+
+    async def _offer_next(self, reader: LogReader) -> None:
+        records = await reader.poll(max_records=_RECORDS_PER_POLL, timeout_s=POLL_S)
+        self._progress = Progress(self._progress.steps + 1, idle=not records)
+        for record in records:
+            outbox = self._outboxes.of(record)
+            while outbox is not None and not outbox.offer_again(record):
+                self._progress = self._progress._replace(idle=True)
+                await outbox.until_room()

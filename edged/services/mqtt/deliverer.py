@@ -1,0 +1,105 @@
+"""Reads the edge's predictions of one job as they come, and offers each to its device.
+
+Covers reading and the place that is committed: where reading goes on, and beside it who has not got all before that.
+Nothing here waits for a device. See also: `outbox`, `catch_up`, `sender`.
+
+A restart reads on from the place, and reads again for those in the note. Killed, it sends again what was acknowledged
+since the last commit, a second ago at most while Kafka answers.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from edged.domain.mqtt.behind import from_note, to_note
+from edged.domain.mqtt.way_back import LIFETIME_S
+from edged.domain.place import Place, is_continued
+from edged.domain.topology import Topology, Training
+from edged.ports import Committed, Log, LogReader, Progress, Statistics, TopicPartition
+from edged.reading import first_since
+from edged.services.mqtt.outboxes import Outboxes
+from edged.services.mqtt.report import DeliveryReport, unix_ms
+from edged.settings import Timing
+
+_RECORDS_PER_POLL = 256
+_COMMIT_S = 1.0
+
+
+class Deliverer:
+    """Of one job's predictions at one edge."""
+
+    def __init__(
+        self,
+        log: Log,
+        topology: Topology,
+        edge: str,
+        job: Training,
+        outboxes: Outboxes,
+        *,
+        report: DeliveryReport,
+        timing: Timing,
+        now_ms: Callable[[], int] = unix_ms,
+    ) -> None:
+        self._log = log
+        self._devices = [device.name for device in topology.receivers_of(edge, job)]
+        self._group = topology.group("deliver", edge, job.name)
+        self.partition = TopicPartition(topology.predictions_topic(edge, job.name))
+        self._outboxes = outboxes
+        self._report = report
+        self._timing = timing
+        self._now_ms = now_ms
+        self._progress = Progress(0, idle=True)
+        self._committed: Committed | None = None
+        self._commit_at_s = 0.0
+
+    def progress(self) -> Progress:
+        """Idle without new predictions."""
+        return self._progress
+
+    def statistics(self) -> Statistics:
+        """None of its own."""
+        return Statistics()
+
+    async def run(self) -> None:
+        """Offer until cancelled. Waits while Kafka is away. Cancelled: nothing is lost, and little is sent again."""
+        place = await self._resume()
+        try:
+            async with self._log.reader({self.partition: place}, group=self._group) as reader:
+                while True:
+                    await self._offer_next(reader)
+        finally:
+            self._report.write(asyncio.get_running_loop().time())
+
+    async def _offer_next(self, reader: LogReader) -> None:
+        records = await reader.poll(max_records=_RECORDS_PER_POLL, timeout_s=self._timing.poll_s)
+        self._progress = Progress(self._progress.steps + 1, idle=not records)
+        for record in records:
+            self._outboxes.offer(record)
+        place = reader.place(self.partition)
+        self._outboxes.passed(place.offset, place.incarnation)
+        await self._commit_if_due(reader, place)
+        self._report.write_if_due(asyncio.get_running_loop().time())
+
+    async def _resume(self) -> Place:
+        """Where to read on; those in the note are behind from then on."""
+        committed = (await self._log.committed(self._group, [self.partition])).get(self.partition)
+        kept, note = committed or Committed(Place(0))
+        resumed = (await self._log.resume({self.partition: kept}))[self.partition]
+        low, stable, _high = (await self._log.watermarks([self.partition]))[self.partition]
+        since_ms = self._now_ms() - LIFETIME_S * 1000
+        start = await first_since(
+            self._log, self.partition, since_ms, low=max(low, resumed.offset), high=max(low, stable)
+        )
+        place = resumed if start == resumed.offset else resumed._replace(offset=start, before="", next="")
+        is_same = is_continued(kept, resumed)
+        self._outboxes.resume(place, from_note(note, kept.offset, self._devices) if is_same else {})
+        return place
+
+    async def _commit_if_due(self, reader: LogReader, place: Place) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._commit_at_s:
+            return
+        self._commit_at_s = now_s + _COMMIT_S
+        note = to_note(self._outboxes.behind(), place.offset)
+        if (place, note) != self._committed:
+            await reader.commit({self.partition: place}, note)
+            self._committed = Committed(place, note)
