@@ -15,13 +15,6 @@ def apt(site: BootedSite, command: str) -> None:
     site.machine.shell(f"apt-get --yes {command}")
 
 
-def saved_at_its_stop(site: BootedSite, since: str) -> int:
-    """The step of the last checkpoint that the edge saved before it stopped."""
-    lines = [each.line for each in site.edge.entries(since) if each.line]
-    stop = next(n for n, line in enumerate(lines) if line["event"] == "life.stopped")
-    return int([line["generation"] for line in lines[:stop] if line["event"] == "checkpoint.saved"][-1])
-
-
 def test_an_upgrade_restarts_the_nodes_that_run_and_they_resume(site, packages):
     site.edge.wait_for("checkpoint.saved", site.edge.now())
     site.machine.run("systemctl", "stop", site.companion.name)
@@ -33,7 +26,7 @@ def test_an_upgrade_restarts_the_nodes_that_run_and_they_resume(site, packages):
         assert unit.wait_for("life.stopped", since)["exit_code"] == 0
         assert unit.pid not in {0, pids[unit.name]}
     started = site.edge.wait_for("train.started", since)
-    assert (started["resumed"], started["step"]) == (True, saved_at_its_stop(site, since))
+    assert (started["resumed"], started["step"]) == (True, site.saved_at_its_stop(since))
     assert site.companion.has(ActiveState="inactive")
 
 

@@ -158,6 +158,12 @@ class BootedSite:
         }
         return sorted(ends, key=lambda name: ends[name])
 
+    def saved_at_its_stop(self, since: str) -> int:
+        """The step of the last checkpoint that the edge saved before it stopped."""
+        lines = [each.line for each in self.edge.entries(since) if each.line]
+        stop = next(n for n, line in enumerate(lines) if line["event"] == "life.stopped")
+        return int([line["generation"] for line in lines[:stop] if line["event"] == "checkpoint.saved"][-1])
+
     def checkpoints(self) -> list[int]:
         """The steps of the edge's checkpoints that are on its disk, oldest first."""
         folder = self.machine.file("/var/lib/edged/pi-a")
