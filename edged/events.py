@@ -454,8 +454,9 @@ EVENTS: Mapping[str, Event] = {
     ),
     # archive
     "archive.flushed": event(
-        "A file of the archive is durable.",
-        stream=str, source=str, first_offset=int, next_offset=int, samples=int, bytes=int, write_ms=float,
+        "Files of the archive have become durable since the source's last such line, of which there is one as often as "
+        "of `res.sample`. Write_ms: the longest took.",
+        stream=str, source=str, first_offset=int, next_offset=int, files=int, samples=int, bytes=int, write_ms=float,
     ),
     "archive.rejected": event(
         "A record of an archive topic is not a pack; an empty block takes its place. Kept_as: where in the archive it "

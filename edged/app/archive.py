@@ -27,8 +27,13 @@ def services(in_use: TopologyInUse, log: Log, health: Health, timing: Timing) ->
     ]
 
     def archiver_settings() -> ArchiverSettings:
-        (archive,) = in_use.topology.archive
-        return ArchiverSettings(flush_s=archive.flush_s, flush_bytes=archive.flush_bytes, poll_s=timing.poll_s)
+        (archive,), log = in_use.topology.archive, in_use.topology.log
+        return ArchiverSettings(
+            flush_s=archive.flush_s,
+            flush_bytes=archive.flush_bytes,
+            poll_s=timing.poll_s,
+            log_s=log.resources_s or timing.sample_s,
+        )
 
     archiver = Archiver(
         log,

@@ -24,6 +24,7 @@ from edged.domain.samples.written_to import written_to
 from edged.errors import AnotherVersion, FormatError, SourceRefused
 from edged.log import ThrottledLog, logger
 from edged.ports import MAX_KEPT_RECORDS, ArchiveWriter, Log, LogReader, Progress, Record, Statistics, TopicPartition
+from edged.services.archive.flush_log import FlushLog
 from edged.services.archive.refusals import RefusalLog
 
 _RECORDS_PER_POLL = 16
@@ -62,6 +63,9 @@ class ArchiverSettings:
 
     poll_s: float = 1.0
     """Maximum wait for records."""
+
+    log_s: float = 1.0
+    """Minimum time between two lines about a source's files."""
 
     stop_s: float = 10.0
     """Maximum time for the last files after a stop; what is not written is read again at the next start."""
@@ -178,6 +182,7 @@ class Archiver:
         self._waiting: dict[Source, float] = dict.fromkeys(sources, -math.inf)
         """Sources that are not read, and when to try them again."""
         self._lines = ThrottledLog()
+        self._flushed = FlushLog()
         self._keeps_no_more: set[Source] = set()
         """Sources of which enough damaged records are kept: one that sends nothing else costs no look each time."""
         self._durable: dict[TopicPartition, Durable] = {}
@@ -188,12 +193,15 @@ class Archiver:
 
     async def run(self) -> None:
         """Archive until cancelled; then write what is buffered, within `stop_s`, and raise the cancellation."""
-        while True:
-            await self._resume_due()
-            if self._buffers:
-                await self._read()
-            else:
-                await self._wait()
+        try:
+            while True:
+                await self._resume_due()
+                if self._buffers:
+                    await self._read()
+                else:
+                    await self._wait()
+        finally:
+            self._flushed.close()
 
     def progress(self) -> Progress:
         """Steps are polls and the archive's tries, so it progresses while the storage refuses too."""
@@ -222,6 +230,7 @@ class Archiver:
                     await self._take(await self._poll(reader), reader)
                     while (buffer := self._due()) is not None:
                         await self._flush(buffer, reader)
+                    self._flushed.log(asyncio.get_running_loop().time(), self._settings().log_s)
                     self._num_polls += 1
                     await self._resume_due()
             except asyncio.CancelledError:
@@ -516,15 +525,8 @@ class Archiver:
         self._durable[buffer.partition] = Durable(
             buffer.first_read, buffer.log.place, before.packs + len(buffer.packs), before.num_bytes + num_bytes
         )
-        logger().info(
-            "archive.flushed",
-            stream=stream,
-            source=edge,
-            first_offset=min(offset for offset, _ in [*buffer.packs[:1], *buffer.gaps[:1]]),
-            next_offset=buffer.next_offset,
-            samples=samples,
-            bytes=num_bytes,
-            write_ms=(asyncio.get_running_loop().time() - started_s) * 1000,
-        )
+        first = min(offset for offset, _ in [*buffer.packs[:1], *buffer.gaps[:1]])
+        write_s = asyncio.get_running_loop().time() - started_s
+        self._flushed.add((stream, edge), (first, buffer.next_offset), samples, num_bytes, write_s)
         self._samples += samples
         buffer.clear()

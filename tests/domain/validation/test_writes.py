@@ -58,9 +58,10 @@ def test_the_log_follows_its_interval_and_needs_no_companion_without_a_job():
     assert writes(replace(VALID, jobs=())).log < writes(VALID).log
 
 
-def test_an_archives_log_tells_of_each_file():
+def test_an_archives_log_tells_of_each_sources_files():
     seldom = Archive("vault", "file:///srv/edged", flush_s=3600.0)
     more = replace(VALID, iot=(*VALID.iot, Device("cam-2", "pi-b", "tiles")))
 
     assert archive_writes(VALID, seldom, 60.0) < archive_writes(VALID, VALID.archive[0], 60.0)
+    assert archive_writes(VALID, replace(seldom, flush_s=60.0), 60.0) == archive_writes(VALID, VALID.archive[0], 60.0)
     assert archive_writes(more, seldom, 60.0) > archive_writes(VALID, seldom, 60.0)

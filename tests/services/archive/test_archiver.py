@@ -93,7 +93,35 @@ async def test_a_file_is_written_when_enough_is_buffered(bench, log_lines):
     await run_for(bench.archiver(flush_s=1000, flush_bytes=600 * 1000), 5)
 
     assert bench.archived() == list(range(4000))
-    assert len(log_lines("archive.flushed")) >= 3
+    assert sum(line["files"] for line in log_lines("archive.flushed")) >= 3
+
+
+@pytest.mark.looptime
+async def test_files_are_told_of_at_intervals_all_sources_together_and_at_the_stop(bench, log_lines):
+    """Not each by itself, as a line alone takes 64 kB of the archive node's SD card."""
+
+    def told():
+        lines = log_lines("archive.flushed")
+        return [
+            tuple(line[key] for key in ("source", "first_offset", "next_offset", "files", "samples")) for line in lines
+        ]
+
+    task = asyncio.create_task(bench.archiver((PI_A, PI_B), flush_s=1, log_s=60).run())
+    for first in range(0, 12, 4):
+        await bench.send(pack(first))
+        await bench.send(pack(first, device="cam-09"), topic=PI_B.topic)
+        await asyncio.sleep(10)
+    assert told() == [("pi-a", 0, 1, 1, 4), ("pi-b", 0, 1, 1, 4)]
+
+    await asyncio.sleep(40)
+    assert told()[2:] == [("pi-a", 1, 3, 2, 8), ("pi-b", 1, 3, 2, 8)]
+
+    await bench.send(pack(12))
+    await asyncio.sleep(10)
+    assert len(told()) == 4
+    task.cancel()
+    await asyncio.wait([task])
+    assert told()[4:] == [("pi-a", 3, 4, 1, 4)]
 
 
 @pytest.mark.looptime
