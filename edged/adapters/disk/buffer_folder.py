@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 from edged.domain import format_version
 from edged.domain.device.frames import MAX_FRAME_BYTES, salt_of, scan
-from edged.domain.device.segments import Position, SegmentName, parse_name
+from edged.domain.device.sample import Position
+from edged.domain.device.segments import SegmentName, parse_name
 from edged.errors import AlreadyRunning, AnotherVersion, FormatError, StateFolderRefused
 from edged.files import read_regular, sync_folder
 

@@ -12,14 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from edged.access import why_refused
 from edged.adapters.disk.buffer_folder import HEADER_BYTES, BufferFolder, Cursor, Found, SegmentFile
 from edged.domain.counted import counted
 from edged.domain.device import frames
-from edged.domain.device.frames import MAX_FRAME_BYTES, Kept, Scan, salt_of
-from edged.domain.device.segments import Bounds, Position, Segment, SegmentName, age_s, num_from
+from edged.domain.device.frames import MAX_FRAME_BYTES, Scan, salt_of
+from edged.domain.device.sample import Buffered, Draft, Kept, Position, sample_id
+from edged.domain.device.segments import Bounds, Segment, SegmentName, age_s, num_from
 from edged.errors import BufferFull, DiskFull, StateFolderRefused, StorageError
 from edged.log import ThrottledLog, logger
 
@@ -35,22 +35,6 @@ _MAX_FAILURES = 3
 """Times that a piece of a file cannot be read before it is taken for damaged."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-
-
-class Draft(NamedTuple):
-    """A sample to be kept. `label`: in UTF-8."""
-
-    label: bytes | None
-    payload: bytes
-    sampled_ms: int
-
-
-class Buffered(NamedTuple):
-    """A sample as it was kept, with its place and its id, which no other sample of the device ever has."""
-
-    position: Position
-    id: str
-    sample: Kept
 
 
 class SampleBuffer:
@@ -229,7 +213,7 @@ class SampleBuffer:
             raise
         self._next = segment.next = numbers.stop
         segment.num_bytes, segment.last_ms, segment.last_s = self._file.num_bytes, now_ms, self._steady_s()
-        return [_id(segment.name, number) for number in numbers]
+        return [sample_id(segment.name.series, number) for number in numbers]
 
     def _begin_file(self) -> None:
         self._close_file()
@@ -274,7 +258,7 @@ class SampleBuffer:
             if self._bounds.is_expired(self._age_s(segment, kept)):
                 self._drop(1, "age")
                 continue
-            found.append(Buffered(position, _id(segment.name, kept.number), kept))
+            found.append(Buffered(position, sample_id(segment.name.series, kept.number), kept))
             num_bytes += len(kept.payload)
             if len(found) == max_samples or num_bytes >= max_bytes:
                 self._read_at += end
@@ -374,7 +358,3 @@ def _new_series() -> tuple[str, int]:
 
 def _after(position: Position) -> Position:
     return Position(position.file, position.number + 1)
-
-
-def _id(name: SegmentName, number: int) -> str:
-    return f"{name.series}:{number}"

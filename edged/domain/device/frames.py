@@ -8,9 +8,9 @@ body that its checksum confirms is the next frame. The salt keeps a frame inside
 
 import struct
 import zlib
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from edged.domain.device.sample import Kept
 from edged.domain.samples.rules import MAX_KEY_BYTES
 from edged.domain.samples.sample import MAX_BYTES
 
@@ -20,22 +20,6 @@ _BODY = struct.Struct("<QqqqH")
 _NO_LABEL = 0xFFFF
 
 MAX_FRAME_BYTES = _HEAD.size + _BODY.size + MAX_KEY_BYTES + MAX_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A sample as it is kept. `number`: within its series, from 1 on; `label`: in UTF-8, None: unlabelled.
-
-    `sampled_ms`: when it was taken, in Unix time. `written_ms`: when it was written, in Unix time, and `steady_ms` by a
-    clock that nobody sets, which means something to the process alone that wrote it.
-    """
-
-    number: int
-    sampled_ms: int
-    written_ms: int
-    steady_ms: int
-    label: bytes | None
-    payload: bytes
 
 
 class Scan(NamedTuple):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from edged.domain.device.frames import MAX_FRAME_BYTES
+from edged.domain.device.sample import Position
 
 OnFull = Literal["reject", "drop_oldest"]
 
@@ -27,13 +28,6 @@ _NAME = re.compile(r"(\d{10})-([0-9a-f]{12})-(\d{10,19})\.samples")
 
 UNSET_CLOCK_MS = 1_577_836_800_000
 """2020. A machine without a battery starts with an earlier time, which says nothing of a sample's age."""
-
-
-class Position(NamedTuple):
-    """A sample's place in the buffer: the number of its file, and its own. Later samples have greater ones."""
-
-    file: int
-    number: int
 
 
 class SegmentName(NamedTuple):

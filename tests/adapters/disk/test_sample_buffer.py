@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.adapters.disk.buffer_folder import BufferFolder, SegmentFile
-from edged.adapters.disk.sample_buffer import Buffered, Draft, SampleBuffer
+from edged.adapters.disk.sample_buffer import SampleBuffer
+from edged.domain.device.sample import Buffered, Draft
 from edged.domain.device.segments import MIN_BUFFER_BYTES, Bounds
 from edged.errors import AlreadyRunning, BufferFull, DiskFull, StateFolderRefused, StorageError
 from tests.support.small_disk import fill, mount, mounted

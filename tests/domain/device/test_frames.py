@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.domain.device.frames import MAX_FRAME_BYTES, Kept, encode, num_bytes, salt_of, scan
+from edged.domain.device.frames import MAX_FRAME_BYTES, encode, num_bytes, salt_of, scan
+from edged.domain.device.sample import Kept
 
 SALT = salt_of("a")
 times = st.integers(-(1 << 63), (1 << 63) - 1)

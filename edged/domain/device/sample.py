@@ -1,0 +1,48 @@
+"""A sample from when its device publishes it until its receipt."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Draft(NamedTuple):
+    """A sample to be kept. `label`: in UTF-8; None: unlabelled. `sampled_ms`: when it was taken, in Unix time."""
+
+    label: bytes | None
+    payload: bytes
+    sampled_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A sample as it is kept. `number`: within its series, from 1 on; `label`, `sampled_ms`: as in Draft.
+
+    `written_ms`: when it was written, in Unix time, and `steady_ms` by a clock that nobody sets, which means something
+    to the process alone that wrote it.
+    """
+
+    number: int
+    sampled_ms: int
+    written_ms: int
+    steady_ms: int
+    label: bytes | None
+    payload: bytes
+
+
+class Position(NamedTuple):
+    """A sample's place in the buffer: the number of its file, and its own. Later samples have greater ones."""
+
+    file: int
+    number: int
+
+
+class Buffered(NamedTuple):
+    """A sample as it was kept, with its place and its id, which no other sample of the device ever has."""
+
+    position: Position
+    id: str
+    sample: Kept
+
+
+def sample_id(series: str, number: int) -> str:
+    """The id of the series' sample of this number."""
+    return f"{series}:{number}"
