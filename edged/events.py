@@ -543,8 +543,17 @@ EVENTS: Mapping[str, Event] = {
         dataset=str, samples=int, payload_bytes=int, elapsed_s=float, samples_per_s=float, left_out=int,
     ),
     "sensor.prediction_skipped": event(
-        "A message in the predictions topic is not a prediction; `suppressed` more since the last such line.",
-        partition=int, offset=int, reason=str, suppressed=int,
+        "A message in the predictions topic is not a prediction; `suppressed` more since the last such line. Partition "
+        "and offset: in Kafka.",
+        optional=("partition", "offset"), partition=int, offset=int, reason=str, suppressed=int,
+    ),
+    "sensor.predictions_dropped": event(
+        "A device that takes no predictions has more than it keeps of them: the oldest are dropped. Total: since the "
+        "start. `suppressed` more such lines.", total=int, suppressed=int,
+    ),
+    "sensor.unsendable": event(
+        "The MQTT broker does not take a device's sample, or no edge takes it from the broker; it is tried again. "
+        "`suppressed` more such lines.", sample_id=str, reason=str, suppressed=int,
     ),
     # buffer: a device's samples on its own disk
     "buffer.opened": event(
@@ -564,8 +573,13 @@ EVENTS: Mapping[str, Event] = {
         "than the buffer keeps any. In total since the start. `suppressed` more such lines.",
         folder=str, samples=int, total=int, reason=str, suppressed=int,
     ),
+    "buffer.refused": event(
+        "The edge refuses a sample for good, and has put it with the dead letters; it is not sent again. Total: since "
+        "the start. `suppressed` more such lines for this reason.",
+        sample_id=str, reason=str, total=int, suppressed=int,
+    ),
     "buffer.stuck": event(
-        "A file of the buffer cannot be deleted or replaced: its samples may be sent once more. `suppressed` more.",
+        "A file of the buffer cannot be read, deleted or replaced now; it is tried again. `suppressed` more.",
         folder=str, file=str, err=str, suppressed=int,
     ),
     # res: the host's and the process's resources

@@ -8,7 +8,8 @@ import pytest
 
 from edged.adapters.images import PillowDecoder
 from edged.adapters.memory.log import MemoryLog
-from edged.device import MAX_IN_FLIGHT, Device
+from edged.device import Device
+from edged.device.kafka import MAX_IN_FLIGHT
 from edged.errors import ConfigError, RejectedRecord
 from edged.ports import Message
 from tests.services.inference.test_companion import HIGH, LOW, PREDICTIONS, companion, running
@@ -34,7 +35,7 @@ async def take(predictions, count):
 async def test_a_sample_is_published_under_the_devices_topic_with_its_label_as_the_key():
     log = MemoryLog()
     async with device(log) as cam:
-        assert [await cam.publish(HIGH, "high"), await cam.publish(LOW)] == [0, 1]
+        assert len({await cam.publish(HIGH, "high"), await cam.publish(LOW)}) == 2
     assert [(record.key, record.value) for record in log.records(CAM)] == [(b"high", HIGH), (None, LOW)]
 
 
@@ -92,7 +93,7 @@ async def test_many_samples_are_published_in_order_with_a_bounded_number_in_flig
 
     log = Counting()
     async with device(log) as cam:
-        assert await cam.publish_many([(HIGH, None)] * 600) == list(range(600))
+        assert len(set(await cam.publish_many([(HIGH, None)] * 600))) == 600
     assert sizes == [MAX_IN_FLIGHT, MAX_IN_FLIGHT, 88]
 
 
@@ -146,7 +147,7 @@ async def test_a_device_that_only_publishes_does_not_read_the_predictions():
             raise AssertionError
 
     async with device(Guarded(), receive=False) as cam:
-        assert await cam.publish(HIGH) == 0
+        assert await cam.publish(HIGH)
 
 
 @pytest.mark.looptime
@@ -158,7 +159,7 @@ async def test_publishing_waits_for_a_broker_that_is_away():
             async with asyncio.timeout(120):
                 await cam.publish(HIGH)
         log.unavailable = False
-        assert await cam.publish(HIGH) == 0
+        assert await cam.publish(HIGH)
 
 
 async def test_a_device_needs_no_topology_file():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edged import device
+from edged.adapters import kafka
 from edged.adapters.datasets.registry import open_dataset
 from edged.adapters.images import encode
 from edged.adapters.memory.log import MemoryLog
@@ -60,7 +60,7 @@ class ConnectedLog(MemoryLog):
 @pytest.fixture
 def log(monkeypatch, log_lines):
     log = ConnectedLog()
-    monkeypatch.setattr(device, "KafkaLog", lambda *args, **options: log)
+    monkeypatch.setattr(kafka, "KafkaLog", lambda *args, **options: log)
     return log
 
 

@@ -56,7 +56,7 @@ class SampleBuffer:
         steady_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bounds, self._now_ms, self._steady_s = bounds, now_ms, steady_s
-        self._where = folder
+        self.folder = folder
         self._lock = threading.Lock()
         self._lines = ThrottledLog()
         self._segments: list[Segment] = []
@@ -77,6 +77,11 @@ class SampleBuffer:
                 raise
         except OSError as error:
             raise StateFolderRefused(f"the buffer {folder} cannot be used: {why_refused(folder, error)}") from error
+
+    @property
+    def series(self) -> str:
+        """The one that numbers are given in now."""
+        return self._series
 
     @property
     def num_samples(self) -> int:
@@ -107,7 +112,7 @@ class SampleBuffer:
                         continue
                     kind = DiskFull if is_full else StorageError
                     raise kind(
-                        f"the buffer {self._where} takes no sample: {why_refused(self._where, error)}"
+                        f"the buffer {self.folder} takes no sample: {why_refused(self.folder, error)}"
                     ) from error
 
     def read(self, max_samples: int, max_bytes: int) -> list[Buffered]:
@@ -161,9 +166,9 @@ class SampleBuffer:
             if known.series:
                 self._series, self._next = known.series, known.next
         if torn_bytes or cursor is None:
-            logger().warning("buffer.torn", folder=str(self._where), torn_bytes=torn_bytes, cursor_lost=cursor is None)
+            logger().warning("buffer.torn", folder=str(self.folder), torn_bytes=torn_bytes, cursor_lost=cursor is None)
         logger().info(
-            "buffer.opened", folder=str(self._where), samples=self.num_samples, num_bytes=self.num_bytes,
+            "buffer.opened", folder=str(self.folder), samples=self.num_samples, num_bytes=self.num_bytes,
             foreign=self._folder.num_foreign,
         )  # fmt: skip
 
@@ -188,7 +193,7 @@ class SampleBuffer:
         while self.num_bytes + incoming > self._bounds.max_bytes:
             if self._bounds.on_full == "reject" or not self._drop_oldest("full"):
                 raise BufferFull(
-                    f"the buffer {self._where} is full: {counted(self.num_samples, 'sample')} without a receipt take"
+                    f"the buffer {self.folder} is full: {counted(self.num_samples, 'sample')} without a receipt take"
                     f" {self.num_bytes} of its {self._bounds.max_bytes} bytes, and {count} more need {incoming}: give"
                     ' it more bytes, or choose on_full="drop_oldest"'
                 )
@@ -278,8 +283,8 @@ class SampleBuffer:
         except OSError as error:
             self._failures += 1
             if self._failures < _MAX_FAILURES:
-                reason = why_refused(self._where, error, reads=True)
-                raise StorageError(f"the buffer {self._where} cannot be read: {reason}") from error
+                reason = why_refused(self.folder, error, reads=True)
+                raise StorageError(f"the buffer {self.folder} cannot be read: {reason}") from error
             scanned = Scan([], left)
         self._failures = 0
         return scanned
@@ -289,7 +294,7 @@ class SampleBuffer:
         missing = number - self._read.number
         if missing > 0:
             self.damaged += missing
-            self._lines.warning("buffer.damaged", None, folder=str(self._where), samples=missing, total=self.damaged)
+            self._lines.warning("buffer.damaged", None, folder=str(self.folder), samples=missing, total=self.damaged)
         self._read = Position(self._read.file, max(number, self._read.number))
 
     def _age_s(self, segment: Segment, kept: Kept) -> float | None:
@@ -325,7 +330,7 @@ class SampleBuffer:
         if count:
             self.dropped += count
             self._lines.warning(
-                "buffer.dropped", reason, folder=str(self._where), samples=count, total=self.dropped, reason=reason
+                "buffer.dropped", reason, folder=str(self.folder), samples=count, total=self.dropped, reason=reason
             )
 
     def _advance(self, cursor: Position) -> None:
@@ -340,7 +345,7 @@ class SampleBuffer:
         try:
             self._folder.delete(segment.name)
         except OSError as error:
-            self._lines.warning("buffer.stuck", None, folder=str(self._where), file=str(segment.name), err=str(error))
+            self._lines.warning("buffer.stuck", None, folder=str(self.folder), file=str(segment.name), err=str(error))
 
     def _go_to(self, position: Position) -> None:
         self._read, self._read_at = position, 0
@@ -349,7 +354,7 @@ class SampleBuffer:
         try:
             self._folder.set_cursor(cursor)
         except OSError as error:  # samples are sent once more after a crash
-            self._lines.warning("buffer.stuck", None, folder=str(self._where), file="cursor", err=str(error))
+            self._lines.warning("buffer.stuck", None, folder=str(self.folder), file="cursor", err=str(error))
 
 
 def _new_series() -> tuple[str, int]:

@@ -46,3 +46,8 @@ class Buffered(NamedTuple):
 def sample_id(series: str, number: int) -> str:
     """The id of the series' sample of this number."""
     return f"{series}:{number}"
+
+
+def series_of(sample_id: str) -> str:
+    """The series of the id; empty of one that has none."""
+    return sample_id.rpartition(":")[0]

@@ -15,7 +15,7 @@ _State = Literal["waiting", "sent", "taken", "settled"]
 
 @dataclass(slots=True)
 class _Flight:
-    """`first`, `last`: the order of its first and last sending, among all. `taken`: by the broker, which may lose it."""
+    """`first`, `last`: the order of its first and last sending. "taken": by the broker, which may lose it."""
 
     buffered: Buffered
     state: _State = "waiting"

@@ -6,6 +6,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edged.domain.topology import topic_names
 from edged.domain.topology.job import Job, job_digest
 from edged.domain.topology.nodes import Archive, Device, Edge, Kafka, LogSettings, Mqtt, Role, Stream
 from edged.domain.topology.training import Training
@@ -96,7 +97,7 @@ class Topology:
 
     def device_topic(self, device: str) -> str:
         """The device's samples: key = label or null, value = payload."""
-        return f"{self.site}.iot.{device}"
+        return topic_names.device_topic(self.site, device)
 
     def archive_topic(self, stream: str, edge: str) -> str:
         """Packs of one edge's samples of one stream; that edge is the only writer, so ACLs can prove the source."""
@@ -117,7 +118,7 @@ class Topology:
 
     def predictions_topic(self, edge: str, job: str = "") -> str:
         """Predictions of one edge, by the model of one job; key = the device."""
-        return f"{self.site}.predictions.{edge}" + (f".{job}" if job else "")
+        return topic_names.predictions_topic(self.site, edge, job)
 
     def dead_letters_topic(self, edge: str) -> str:
         """Records that one edge could not use, each with the reason."""

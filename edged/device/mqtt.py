@@ -1,0 +1,224 @@
+"""A device's samples to the MQTT broker, until edged's own receipts; and its predictions from there.
+
+The broker's acknowledgement says that it has the sample, not that it will have it after a crash. edged's receipt says
+that Kafka holds it. Over MQTT 5 the device asks for receipts by itself; over 3.1.1 there are some where the topology
+says `receipts: true`, and otherwise the broker's word has to do.
+"""
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Self
+
+from edged.aio import Backoff
+from edged.device.attachment import Attachment
+from edged.device.inbox import Inbox
+from edged.device.outbox import Outbox
+from edged.domain.device.sample import Buffered
+from edged.domain.device.window import Window
+from edged.domain.mqtt import topics
+from edged.errors import MqttRefused, MqttUnavailable
+from edged.log import ThrottledLog
+from edged.ports import MqttBroker, MqttSession, Packet, PacketProperties
+from edged.services.node.health import HealthBoard
+
+if TYPE_CHECKING:  # takes the extra `mqtt`
+    from edged.adapters.mqtt import PahoBroker
+
+LABEL, ID, SAMPLED_MS, RECEIPT = "label", "id", "sampled_ms", "receipt"
+
+_MAX_SAMPLES, _MAX_BYTES = 64, 2 << 20
+"""Without a receipt at a time."""
+
+_SILENCE_S, _MAX_SILENCE_S = 10.0, 600.0
+"""Without a receipt, before the first sample is sent again; doubled each time."""
+
+_RECEIVE_S = 60.0
+_MAX_PACKETS = 64
+
+
+class MqttLink:
+    """The device's session with the broker, while it is entered. `broker`: instead of the attachment's."""
+
+    def __init__(self, attachment: Attachment, broker: MqttBroker | None, *, receives: bool) -> None:
+        self._at = attachment
+        self._given_broker = broker
+        site, name = attachment.site, attachment.device.name
+        self._receipts = topics.receipts_topic(site, name)
+        self._filters = [self._receipts, *([topics.predictions_topic(site, name)] if receives else [])]
+        self._part = f"device/{name}"
+        self._health = HealthBoard()
+        self._session: MqttSession
+        self._stack = AsyncExitStack()
+        self._window = Window(_MAX_SAMPLES, _MAX_BYTES)
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._arrived = asyncio.Event()
+        self._backoff = Backoff(max_s=10.0)
+        self._has_failed = False
+        self._connection: int | None = None
+        self._unsendable = ""
+        self._lines = ThrottledLog()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            broker = self._given_broker
+            if broker is None:
+                broker = await stack.enter_async_context(self._own_broker())
+            client_id = topics.device_client_id(self._at.site, self._at.device.name)
+            self._session = await stack.enter_async_context(broker.session(client_id, self._filters, part=self._part))
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def trouble(self) -> str:
+        return self._health.reason("mqtt") or self._health.reason(self._part) or self._unsendable
+
+    async def connected(self) -> None:
+        await self._session.connected()
+
+    async def receive(self, inbox: Inbox) -> None:
+        """Wait until more has come."""
+        if not len(inbox):
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    async def work(self, outbox: Outbox, inbox: Inbox) -> None:
+        """Send what is in the outbox, and take in what comes, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._fill(outbox))
+            group.create_task(self._send(outbox, group))
+            group.create_task(self._probe())
+            group.create_task(self._take_in(outbox, inbox))
+
+    async def _fill(self, outbox: Outbox) -> None:
+        while True:
+            for each in await outbox.take(_MAX_SAMPLES, _MAX_BYTES):
+                while not self._window.has_room:
+                    self._room.clear()
+                    await self._room.wait()
+                self._window.add(each)
+                self._changed.set()
+
+    async def _send(self, outbox: Outbox, group: asyncio.TaskGroup) -> None:
+        """Tasks start in the order of their making, so the session gets the samples in theirs."""
+        while True:
+            await self._session.connected()
+            if self._has_failed:
+                self._has_failed = False
+                await self._backoff.wait()
+                continue
+            self._changed.clear()
+            while (buffered := self._window.send()) is not None:
+                group.create_task(self._publish(buffered, outbox))
+            await self._changed.wait()
+
+    async def _publish(self, buffered: Buffered, outbox: Outbox) -> None:
+        limits = self._session.limits
+        try:
+            if limits is None:
+                raise MqttUnavailable("there is no connection")  # noqa: TRY301 - as the session says it
+            topic, properties = self._address(buffered, is_v5=limits.version == "5")
+            verdict = await self._session.publish(topic, buffered.sample.payload, properties)
+        except MqttUnavailable:
+            self._window.lost()
+            self._fail(buffered)
+        except MqttRefused as error:
+            self._refused(buffered, outbox, error)
+        else:
+            if verdict == "nobody":
+                self._fail(buffered, f"no edge takes the samples of {self._at.device.name} from the broker")
+                return
+            self._unsendable = ""
+            self._backoff.reset()
+            self._window.taken(buffered.id)
+            if limits.version != "5" and not self._at.device.receipts:
+                self._settle(buffered.id, "", outbox)
+        self._changed.set()
+
+    async def _probe(self) -> None:
+        silence_s = _SILENCE_S
+        while True:
+            settled = self._window.num_settled
+            await asyncio.sleep(silence_s)
+            if self._window.num_settled == settled and self._session.limits is not None and self._window.probe():
+                silence_s = min(2 * silence_s, _MAX_SILENCE_S)
+                self._changed.set()
+            elif self._window.num_settled != settled:
+                silence_s = _SILENCE_S
+
+    async def _take_in(self, outbox: Outbox, inbox: Inbox) -> None:
+        while True:
+            packets = await self._session.receive(max_packets=_MAX_PACKETS, timeout_s=_RECEIVE_S)
+            for packet in packets:
+                self._notice(packet.connection)
+                if packet.topic == self._receipts:
+                    self._read_receipts(packet, outbox)
+                elif not packet.is_retained:
+                    inbox.put(packet.payload)
+                    self._arrived.set()
+            self._session.acknowledge(packets)
+
+    def _notice(self, connection: int) -> None:
+        """Another connection: the broker may have been another one meanwhile, or forgotten what it had."""
+        if self._connection not in {None, connection}:
+            self._window.lost()
+            self._changed.set()
+        self._connection = connection
+
+    def _read_receipts(self, packet: Packet, outbox: Outbox) -> None:
+        if packet.is_retained or packet.problem:
+            return
+        for line in packet.payload.decode(errors="replace").splitlines():
+            sample_id, _, refusal = line.partition(" ")
+            self._settle(sample_id, refusal.strip(), outbox)
+        self._changed.set()
+
+    def _settle(self, sample_id: str, refusal: str, outbox: Outbox) -> None:
+        buffered = self._window.settle(sample_id)
+        if buffered is None:
+            return
+        outbox.settled(buffered, refusal)
+        self._pass_on(outbox)
+
+    def _pass_on(self, outbox: Outbox) -> None:
+        position = self._window.passed()
+        if position is not None:
+            outbox.passed(position)
+            self._room.set()
+
+    def _refused(self, buffered: Buffered, outbox: Outbox, error: MqttRefused) -> None:
+        """Told to who waits for this sample; of a buffer's it is tried again, for an administrator may mend it."""
+        if outbox.failed(error, buffered):
+            self._window.settle(buffered.id)
+            self._pass_on(outbox)
+        else:
+            self._fail(buffered, str(error))
+
+    def _fail(self, buffered: Buffered, reason: str = "") -> None:
+        if reason:
+            self._unsendable = reason
+            self._lines.warning("sensor.unsendable", None, sample_id=buffered.id, reason=reason)
+        self._window.failed(buffered.id)
+        self._has_failed = True
+        self._changed.set()
+
+    def _address(self, buffered: Buffered, *, is_v5: bool) -> tuple[str, PacketProperties]:
+        """Where the sample is published, and what stands beside it. Raises MqttRefused for what 3.1.1 cannot say."""
+        site, name, kept = self._at.site, self._at.device.name, buffered.sample
+        label = "" if kept.label is None else kept.label.decode()
+        if is_v5:
+            said = ((LABEL, label),) if label else ()
+            user = (*said, (ID, buffered.id), (SAMPLED_MS, str(kept.sampled_ms)), (RECEIPT, "1"))
+            return topics.samples_topic(site, name), PacketProperties(user)
+        if label and not topics.is_level(label):
+            raise MqttRefused(f'the label "{label}" is no level of a topic, and the broker does not speak MQTT 5')
+        return topics.samples_topic(site, name, label, buffered.id), PacketProperties()
+
+    def _own_broker(self) -> "PahoBroker":
+        from edged.adapters.mqtt import PahoBroker  # noqa: PLC0415 - see above
+
+        assert self._at.mqtt is not None
+        return PahoBroker(self._at.mqtt, self._health)
