@@ -55,7 +55,7 @@ class MqttLink:
         self._arrived = asyncio.Event()
         self._backoff = Backoff(max_s=10.0)
         self._has_failed = False
-        self._connection: int | None = None
+        self._connection = 0
         self._unsendable = ""
         self._lines = ThrottledLog()
 
@@ -110,6 +110,7 @@ class MqttLink:
                 self._has_failed = False
                 await self._backoff.wait()
                 continue
+            self._notice_connection()
             self._changed.clear()
             while (buffered := self._window.send()) is not None:
                 group.create_task(self._publish(buffered, outbox))
@@ -143,6 +144,7 @@ class MqttLink:
         while True:
             settled = self._window.num_settled
             await asyncio.sleep(silence_s)
+            self._notice_connection()
             if self._window.num_settled == settled and self._session.limits is not None and self._window.probe():
                 silence_s = min(2 * silence_s, _MAX_SILENCE_S)
                 self._changed.set()
@@ -152,8 +154,8 @@ class MqttLink:
     async def _take_in(self, outbox: Outbox, inbox: Inbox) -> None:
         while True:
             packets = await self._session.receive(max_packets=_MAX_PACKETS, timeout_s=_RECEIVE_S)
+            self._notice_connection()
             for packet in packets:
-                self._notice(packet.connection)
                 if packet.topic == self._receipts:
                     self._read_receipts(packet, outbox)
                 elif not packet.is_retained:
@@ -161,12 +163,12 @@ class MqttLink:
                     self._arrived.set()
             self._session.acknowledge(packets)
 
-    def _notice(self, connection: int) -> None:
-        """Another connection: the broker may have been another one meanwhile, or forgotten what it had."""
-        if self._connection not in {None, connection}:
+    def _notice_connection(self) -> None:
+        """Another one: the broker may have been another one meanwhile, or have forgotten what it had."""
+        if self._session.connection != self._connection:
+            self._connection = self._session.connection
             self._window.lost()
             self._changed.set()
-        self._connection = connection
 
     def _read_receipts(self, packet: Packet, outbox: Outbox) -> None:
         if packet.is_retained or packet.problem:

@@ -66,6 +66,10 @@ class MqttSession(Protocol):
         """Of the present connection; None while there is none."""
 
     @property
+    def connection(self) -> int:
+        """The number of the present connection, or of the last one, as in `Packet`; 0 before the first."""
+
+    @property
     def was_resumed(self) -> bool | None:
         """Whether the broker still had the session at the first connection; None before that."""
 

@@ -145,7 +145,7 @@ async def test_what_is_published_arrives_in_order_and_once(bed: Bed, health: Rec
         assert payloads(packets) == [b"%d" % i for i in range(2 * WINDOW)]
         assert await edge.receive(max_packets=1, timeout_s=0.1) == []
         assert {packet.topic for packet in packets} == {"site/iot/cam/rose"}
-        assert {packet.connection for packet in packets} == {1}
+        assert {packet.connection for packet in packets} == {1} == {edge.connection}
         assert not any(packet.is_resent or packet.is_retained or packet.problem for packet in packets)
         assert all(packet.packet_id for packet in packets)
         assert packets[0].num_bytes == 1
@@ -211,7 +211,7 @@ async def test_what_was_not_acknowledged_comes_again_with_its_id(bed: Bed, healt
         assert [packet.packet_id for packet in again[:2]] == [packet.packet_id for packet in first[1:]]
         assert all(packet.is_resent for packet in again)
         assert {packet.session for packet in [*first, *again]} == {1}
-        assert {packet.connection for packet in again} == {2}
+        assert {packet.connection for packet in again} == {2} == {edge.connection}
         assert not edge.acknowledge(first[1:]), "the connection that brought them is gone"
         assert edge.acknowledge(again)
 

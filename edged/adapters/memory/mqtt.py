@@ -179,6 +179,11 @@ class MemoryMqttSession:
         return self._broker.limits if self._kept is not None else None
 
     @property
+    def connection(self) -> int:
+        """See `ports.MqttSession`."""
+        return self._number
+
+    @property
     def was_resumed(self) -> bool | None:
         """See `ports.MqttSession`."""
         return self._was_resumed

@@ -76,6 +76,11 @@ class PahoSession:
         return self._limits if self._set_up.is_set() else None
 
     @property
+    def connection(self) -> int:
+        """See `ports.MqttSession`."""
+        return self._number
+
+    @property
     def was_resumed(self) -> bool | None:
         """See `ports.MqttSession`."""
         return self._was_resumed
