@@ -20,6 +20,9 @@ REASONS = (
     "too_large_for_topic",  # the topic of packs does not take even this sample alone
     "too_many_pixels",  # the image is larger than an image of this stream may be
     "wrong_topic",  # of an MQTT packet: the topic is none of a sample
+    "wrong_property",  # of an MQTT packet: what stands beside the payload is too long, or says two things
+    "wrong_id",  # of an MQTT packet: the id is not of the kind that its device declares
+    "wrong_pack",  # of an MQTT packet of many samples: it is no pack, or not the device's
 )
 """The reasons for which a record is dead-lettered: stable words, for logs and headers."""
 

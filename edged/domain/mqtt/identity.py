@@ -1,0 +1,133 @@
+"""Which of a device's samples were there already, by the ids that it declares, and which never came.
+
+Covers one device's ids, in bounded memory, whatever they are. Who fills it at a start: `services.mqtt`, from the tail
+of the device's own topic.
+"""
+
+import re
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from edged.domain.topology import IdKind
+from edged.errors import RejectedRecord
+
+WRONG_ID = "wrong_id"
+"""The reason, a word of `domain.samples.sample.REASONS`, for which a packet's id is refused."""
+
+WINDOW = 1024
+"""Numbers below the highest one that may come late, or again, and are told apart."""
+
+MAX_TEXTS = 10_000
+"""The last ids of a device that gives texts."""
+
+_MAX_SERIES = 16
+"""Of one device: a new card begins a new one."""
+
+_COUNTER = re.compile(r"(?:(?P<series>[^:]{1,64}):)?(?P<number>[0-9]{1,18})")
+_BITS = (1 << WINDOW) - 1
+
+
+class Seen(NamedTuple):
+    """What an id says of its sample.
+
+    `missing`: by how many the numbers that never came have grown; a late one makes it -1. `has_restarted`: a counter
+    that fell by more than its window: the device counts anew, and what it sends is new.
+    """
+
+    is_duplicate: bool
+    missing: int = 0
+    has_restarted: bool = False
+
+
+NEW, DUPLICATE = Seen(is_duplicate=False), Seen(is_duplicate=True)
+
+
+class Ledger(Protocol):
+    """The ids of one device. `see` raises RejectedRecord(wrong_id) for what is none."""
+
+    def see(self, sample_id: str) -> Seen:
+        """Take note of the id; whether it was there."""
+
+
+def ledger(kind: IdKind) -> Ledger:
+    """For a device that declares ids of this kind."""
+    if kind == "none":
+        return AnyIds()
+    return CounterIds() if kind == "counter" else TextIds()
+
+
+def num_filling(kind: IdKind) -> int:
+    """Records of the device's topic, from its end, that fill a ledger at a start."""
+    return {"none": 0, "counter": 2 * WINDOW, "text": MAX_TEXTS}[kind]
+
+
+class AnyIds:
+    """Of a device that declares none: each sample is new, whatever it is called."""
+
+    def see(self, sample_id: str) -> Seen:  # noqa: ARG002 - see `Ledger`
+        """See `Ledger`."""
+        return NEW
+
+
+class TextIds:
+    """The last MAX_TEXTS of any texts."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._order: deque[str] = deque()
+
+    def see(self, sample_id: str) -> Seen:
+        """See `Ledger`."""
+        if sample_id in self._known:
+            return DUPLICATE
+        if len(self._order) == MAX_TEXTS:
+            self._known.discard(self._order.popleft())
+        self._known.add(sample_id)
+        self._order.append(sample_id)
+        return NEW
+
+
+@dataclass(slots=True)
+class _Series:
+    """`bits`: bit i is set where `highest` - i was seen."""
+
+    highest: int
+    bits: int = 1
+
+    def see(self, number: int) -> Seen:
+        ahead = number - self.highest
+        if ahead > 0:
+            self.highest = number
+            self.bits = (self.bits << ahead | 1) & _BITS if ahead < WINDOW else 1
+            return Seen(is_duplicate=False, missing=ahead - 1)
+        if -ahead >= WINDOW:
+            self.highest, self.bits = number, 1
+            return Seen(is_duplicate=False, has_restarted=True)
+        bit = 1 << -ahead
+        if self.bits & bit:
+            return DUPLICATE
+        self.bits |= bit
+        return Seen(is_duplicate=False, missing=-1)
+
+
+class CounterIds:
+    """Numbers that rise by one, as `<number>` or `<series>:<number>`; each series has its own."""
+
+    def __init__(self) -> None:
+        self._series: OrderedDict[str, _Series] = OrderedDict()
+
+    def see(self, sample_id: str) -> Seen:
+        """See `Ledger`."""
+        parts = _COUNTER.fullmatch(sample_id)
+        if parts is None:
+            raise RejectedRecord(WRONG_ID, "the id is no counter: a number of up to 18 digits, or SERIES:NUMBER")
+        name, number = parts["series"] or "", int(parts["number"])
+        known = self._series.get(name)
+        if known is None:
+            if len(self._series) == _MAX_SERIES:
+                self._series.popitem(last=False)
+            self._series[name] = _Series(number)
+            return NEW
+        self._series.move_to_end(name)
+        return known.see(number)
