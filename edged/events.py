@@ -144,6 +144,35 @@ EVENTS: Mapping[str, Event] = {
         "receipt.",
         client=str,
     ),
+    "mqtt.bridged": event(
+        "What the edge took from its MQTT devices since the last such line. Records: written to their Kafka topics, of "
+        "`bytes`. Packs: packets of many samples. Duplicates: not written again, by their ids. Doubles: written, and "
+        "perhaps twice. Rejected: in the dead-letter topic. Retained: of before, ignored. Missing: ids that never "
+        "came, less those that came late.",
+        records=int, bytes=int, packs=int, duplicates=int, doubles=int, rejected=int, retained=int, missing=int,
+        receipts=int, receipts_undelivered=int,
+    ),
+    "mqtt.gap": event(
+        "A device's ids jump: so many are missing since the start. The sample with `id` is the first after the gap. "
+        "`suppressed` more of the device since its last such line.", device=str, id=str, missing=int, suppressed=int,
+    ),
+    "mqtt.counter_restarted": event(
+        "A device's counter fell by more than its window of 1,024: what it sends is taken for new. `suppressed` more "
+        "of the device since its last such line.", device=str, id=str, suppressed=int,
+    ),
+    "mqtt.doubles": event(
+        "Records of a device, since the start, that may be in its topic twice: a process had ended. Their header is "
+        "`edged-double`. With `id:` for the device there are none. `suppressed` more of its lines were not logged.",
+        device=str, records=int, suppressed=int,
+    ),
+    "mqtt.receipt_undelivered": event(
+        "Receipts did not reach a device; it sends those samples again, and they are recognised. `suppressed` more of "
+        "the device since its last such line.", device=str, receipts=int, reason=str, suppressed=int,
+    ),
+    "mqtt.paused": event(
+        "Kafka takes nothing of a device for 20 s: its connection is closed, and the MQTT broker keeps what it sends "
+        "until Kafka does. `suppressed` more devices since the last such line.", device=str, suppressed=int,
+    ),
     # ingest
     "ingest.rejected": event(
         "A device's record cannot be used; it is in the dead-letter topic. `suppressed` more like it were not logged.",
@@ -593,7 +622,7 @@ EVENTS: Mapping[str, Event] = {
             "cpu_percent", "memory_used_bytes", "disk_read_bytes_per_s", "disk_written_bytes_per_s",
             "net_received_bytes_per_s", "net_sent_bytes_per_s", "temperature_c", "throttled_flags", "disk_free_bytes",
             "trained_samples_per_s", "wait_fraction", "blocked_fraction",
-            "ingested_samples_per_s", "dead_lettered_per_s",
+            "bridged_records_per_s", "ingested_samples_per_s", "dead_lettered_per_s",
             "archived_samples_per_s", "predicted_samples_per_s", "served_samples_per_s",
             "refused_samples", "lag_records", "lag_by_topic", "queue_bytes", "cache_bytes", "kept_bytes",
         ),
@@ -602,7 +631,7 @@ EVENTS: Mapping[str, Event] = {
         net_received_bytes_per_s=float, net_sent_bytes_per_s=float,
         temperature_c=float, throttled_flags=int, disk_free_bytes=int, loop_lag_ms=float,
         trained_samples_per_s=float, wait_fraction=float, blocked_fraction=float,
-        ingested_samples_per_s=float, dead_lettered_per_s=float,
+        bridged_records_per_s=float, ingested_samples_per_s=float, dead_lettered_per_s=float,
         archived_samples_per_s=float, predicted_samples_per_s=float, served_samples_per_s=float,
         refused_samples=int, lag_records=int, lag_by_topic=dict, queue_bytes=int, cache_bytes=int, kept_bytes=int,
     ),

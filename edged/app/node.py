@@ -19,7 +19,7 @@ from edged.app.presence import NODE, open_presence
 from edged.app.supervision import Service, announce, supervise, warn_of_cache
 from edged.domain.topology import Job, Topology
 from edged.domain.topology.topics import rights_of
-from edged.ports import Log
+from edged.ports import Health, Log
 from edged.services.ingest.ingest import Ingest
 from edged.services.ingest.uplink import Uplink
 from edged.services.node.health import HealthBoard
@@ -75,6 +75,7 @@ async def run_node(
             trainers, live_windows = await stack.enter_async_context(opened)
             ingest = Ingest(log, in_use, edge.name, PillowDecoder())
             services = {
+                **_mqtt(log, in_use, edge.name, health, timing),
                 "uplink": Uplink(ingest, log, topology, edge.name, live_windows, timing),
                 **trainers,
                 **_servers(jobs, node, log, timing),
@@ -95,6 +96,18 @@ async def run_node(
             lanes=lanes,
             presence=await stack.enter_async_context(presence),
         )
+
+
+def _mqtt(log: Log, in_use: TopologyInUse, edge: str, health: Health, timing: Timing) -> Mapping[str, Service]:
+    """What serves the edge's MQTT devices, which a reload may bring where the file has a broker."""
+    topology = in_use.topology
+    if topology.mqtt is None:
+        return {}
+    from edged.app import mqtt  # noqa: PLC0415 - seldom needed
+
+    if topology.mqtt_devices_of(edge):
+        mqtt.client()
+    return {"mqtt": mqtt.MqttDevices(log, in_use, edge, health, timing)}
 
 
 def _servers(jobs: Sequence[Job], node: str, log: Log, timing: Timing) -> Mapping[str, Service]:

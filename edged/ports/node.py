@@ -22,6 +22,8 @@ class Statistics:
     trained_samples: int = 0
     wait_s: float = 0.0
     """Time the trainer waited for data."""
+    bridged_records: int = 0
+    """Of MQTT devices, written to their topics."""
     ingested_samples: int = 0
     dead_lettered: int = 0
     archived_samples: int = 0

@@ -18,6 +18,7 @@ _RATES = ("disk_read_bytes", "disk_written_bytes", "net_received_bytes", "net_se
 _LEVELS = ("memory_used_bytes", "temperature_c", "throttled_flags", "disk_free_bytes")
 _STATISTICS_RATES = (
     "trained_samples",
+    "bridged_records",
     "ingested_samples",
     "dead_lettered",
     "archived_samples",

@@ -1,0 +1,92 @@
+"""The edge's MQTT side: a session for each device, and the tasks of each; devices that a reload brings have them, too.
+
+The client is loaded when there is a device that needs it: it is an extra.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from edged.domain.mqtt import topics
+from edged.domain.topology import Device, Mqtt, Topology
+from edged.ports import Health, Log, MqttBroker, Progress, Statistics
+from edged.services.ingest.dead_letters import DeadLetters
+from edged.services.mqtt.bridge import DeviceBridge
+from edged.services.mqtt.bridge_report import BridgeReport
+from edged.settings import Timing, TopologyInUse
+
+if TYPE_CHECKING:
+    from edged.adapters.mqtt import PahoBroker
+
+
+class MqttDevices:
+    """All of one edge, as a service."""
+
+    def __init__(self, log: Log, in_use: TopologyInUse, edge: str, health: Health, timing: Timing) -> None:
+        self._log = log
+        self._in_use = in_use
+        self._edge = edge
+        self._health = health
+        self._timing = timing
+        self._report = BridgeReport()
+        self._bridges: dict[str, DeviceBridge] = {}
+
+    async def run(self) -> None:
+        """Serve the devices that there are and those that come, until cancelled."""
+        topology = await self._with_devices()
+        assert topology.mqtt is not None
+        async with _entered(topology.mqtt, self._health) as broker, asyncio.TaskGroup() as group:
+            group.create_task(self._report_regularly(), name="mqtt report")
+            letters = DeadLetters(self._log, topology.dead_letters_topic(self._edge), len(topology.iot))
+            while True:
+                for device in topology.mqtt_devices_of(self._edge):
+                    if device.name not in self._bridges:
+                        serving = self._serve(topology, device, broker, letters)
+                        group.create_task(serving, name=f"mqtt {device.name}")
+                topology = await self._in_use.other_than(topology)
+
+    def progress(self) -> Progress:
+        """Steps are packets taken, of all devices."""
+        all_of_them = [bridge.progress() for bridge in self._bridges.values()]
+        return Progress(sum(each.steps for each in all_of_them), all(each.idle for each in all_of_them))
+
+    def statistics(self) -> Statistics:
+        """Records written to the devices' topics."""
+        return Statistics(bridged_records=self._report.num_records)
+
+    async def _with_devices(self) -> Topology:
+        """The topology once it has a device for this."""
+        topology = self._in_use.topology
+        while not topology.mqtt_devices_of(self._edge):
+            topology = await self._in_use.other_than(topology)
+        return topology
+
+    async def _serve(self, topology: Topology, device: Device, broker: MqttBroker, letters: DeadLetters) -> None:
+        client_id = topics.bridge_client_id(topology.site, self._edge, device.name)
+        filters = topics.of_device(topology.site, device.name)
+        async with broker.session(client_id, filters, part=f"device/{device.name}") as session:
+            bridge = DeviceBridge(self._log, topology, device, session, dead_letters=letters, report=self._report)
+            self._bridges[device.name] = bridge
+            await bridge.run()
+
+    async def _report_regularly(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(self._timing.report_s)
+                self._report.write()
+        finally:
+            self._report.write()
+
+
+def client() -> "type[PahoBroker]":
+    """The adapter. Raises ModuleNotFoundError where the extra is not installed, with which a command ends with 78."""
+    from edged.adapters.mqtt import PahoBroker  # noqa: PLC0415 - an extra, and seldom needed
+
+    return PahoBroker
+
+
+@contextlib.asynccontextmanager
+async def _entered(mqtt: Mqtt, health: Health) -> AsyncIterator[MqttBroker]:
+    async with client()(mqtt, health) as broker:
+        yield broker

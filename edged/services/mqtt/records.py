@@ -1,0 +1,99 @@
+"""What a packet of a device becomes: records of its topic, in the form of any other device's, or what is wrong with it.
+
+Covers one packet; writes nothing. See also: `bridge`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from edged.domain.mqtt import properties, topics
+from edged.domain.mqtt.properties import WRONG_PROPERTY
+from edged.domain.samples import pack as packs
+from edged.domain.samples.pack import Pack
+from edged.domain.samples.returned import ID_HEADER
+from edged.domain.samples.sample import Sample
+from edged.domain.samples.times import sampled_header
+from edged.domain.topology import Device
+from edged.errors import FormatError, RejectedRecord
+from edged.ports import Message, Packet
+
+WRONG_PACK = "wrong_pack"
+TOO_LARGE = "too_large"
+
+
+@dataclass(slots=True)
+class Intake:
+    """`samples`: (id, record), the id empty without one; of a packet with `rejected`, none."""
+
+    packet: Packet
+    samples: Sequence[tuple[str, Message]] = ()
+    wants_receipts: bool = False
+    rejected: RejectedRecord | None = None
+    rejected_id: str = ""
+    is_pack: bool = False
+    known_ids: list[str] = field(default_factory=list)
+    """Of samples that are in Kafka already: left out of `samples`, and their receipts are due again."""
+
+
+class Reader:
+    """Of one device's packets, which are to be written to `topic`."""
+
+    def __init__(self, site: str, device: Device, topic: str) -> None:
+        self._site = site
+        self._device = device
+        self._topic = topic
+        self._packs_topic = topics.packs_topic(site, device.name)
+
+    def read(self, packet: Packet) -> Intake:
+        """What the packet becomes."""
+        wants = self._device.receipts or properties.wants_receipt(packet.properties.user)
+        try:
+            samples = self._samples(packet)
+        except RejectedRecord as error:
+            return Intake(packet, wants_receipts=wants, rejected=error, rejected_id=_id_of(packet))
+        return Intake(packet, samples, wants, is_pack=packet.topic == self._packs_topic)
+
+    def _samples(self, packet: Packet) -> Sequence[tuple[str, Message]]:
+        if packet.problem:
+            reason = TOO_LARGE if packet.num_bytes > len(packet.payload) else WRONG_PROPERTY
+            raise RejectedRecord(reason, packet.problem)
+        topic = topics.parse(self._site, packet.topic)
+        if topic.device != self._device.name:
+            raise RejectedRecord(topics.WRONG_TOPIC, "it is another device's")
+        if isinstance(topic, topics.PackTopic):
+            return self._of_pack(packet)
+        given = packet.properties
+        said = properties.described(topic, given.user, given.response_topic, given.correlation)
+        return [(said.sample_id, Message(self._topic, packet.payload, said.key, said.headers))]
+
+    def _of_pack(self, packet: Packet) -> Sequence[tuple[str, Message]]:
+        if any(name in {properties.LABEL, properties.ID} for name, _value in packet.properties.user):
+            raise RejectedRecord(WRONG_PROPERTY, "of a pack, labels and ids stand beside each sample in it")
+        try:
+            pack = packs.decode(packet.payload)
+        except FormatError as error:
+            raise RejectedRecord(WRONG_PACK, str(error)) from error
+        self._check(pack)
+        return [self._of_sample(sample) for sample in pack.samples]
+
+    def _check(self, pack: Pack) -> None:
+        own = self._device
+        if pack.stream != own.stream:
+            raise RejectedRecord(WRONG_PACK, f'it is of the stream "{pack.stream}"; the device has {own.stream}')
+        if strangers := {sample.device for sample in pack.samples} - {own.name}:
+            raise RejectedRecord(WRONG_PACK, f"it has samples of {', '.join(sorted(strangers))}")
+
+    def _of_sample(self, sample: Sample) -> tuple[str, Message]:
+        """The id of a device that declares some: the pack's offset is the counter, its incarnation the series."""
+        headers = () if sample.sampled_ms is None else (sampled_header(sample.sampled_ms),)
+        sample_id = ""
+        if self._device.id != "none":
+            sample_id = f"{sample.incarnation}:{sample.offset}" if sample.incarnation else str(sample.offset)
+            headers = (*headers, (ID_HEADER, sample_id.encode()))
+        key = None if sample.label is None else sample.label.encode()
+        return sample_id, Message(self._topic, sample.payload, key, headers)
+
+
+def _id_of(packet: Packet) -> str:
+    """Of a packet that is refused, as far as it can be told: its device may wait for a word on it."""
+    return next((value for name, value in packet.properties.user if name == properties.ID), "")
