@@ -8,6 +8,7 @@ from edged.adapters.memory.mqtt import MemoryMqttBroker
 from edged.domain.mqtt import topics
 from edged.domain.samples import prediction
 from edged.domain.samples.prediction import Prediction
+from edged.ports import Packet
 
 SITE = "greenhouse"
 
@@ -27,7 +28,7 @@ class FakeEdge:
 
     def __init__(self, broker: MemoryMqttBroker, device: str) -> None:
         self.arrived: list[tuple[str, bytes, str]] = []
-        self.packets: list[object] = []
+        self.packets: list[Packet] = []
         self.answers = True
         self.refuses = ""
         self._broker = broker
