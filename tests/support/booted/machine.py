@@ -47,6 +47,9 @@ cd "$1"
 mkdir lower upper work root
 mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work root
 """
+_CLOCKLESS = ("setpriv", "--bounding-set=-sys_time")
+"""What runs as root on the machine: its clock is the host's, which no test may set."""
+
 _ALONE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
@@ -137,7 +140,7 @@ class Machine:
     def command(self, *command: str, network: bool = False) -> list[str]:
         """The host's command that runs this one in the machine."""
         namespaces = ("-m", "-u", "-i", "-p", "-C", *(() if network else ("-n",)))
-        return ["nsenter", "-t", str(self._pid), *namespaces, "--", "env", "-i", *_ENVIRONMENT, *command]
+        return ["nsenter", "-t", str(self._pid), *namespaces, "--", *_CLOCKLESS, "env", "-i", *_ENVIRONMENT, *command]
 
     def reboot(self) -> None:
         """Reboot it as its user would; return when it is up again."""
@@ -166,6 +169,7 @@ class Machine:
         seen = [*java, *(Path(each) for each in _HOSTS), *self._seen]
         return [
             *("--quiet", "--boot", f"--directory={self._folder / 'root'}", "--console=read-only", "--notify-ready=yes"),
+            "--drop-capability=CAP_SYS_TIME",
             *("--register=no", "--keep-unit", "--private-network", "--link-journal=no", "--timezone=off"),
             *("--resolv-conf=off", f"--hostname=pi-{self.suite}", f"--machine={self._folder.name}"),
             *(f"--bind-ro={each}" for each in seen if each.exists()),
