@@ -192,6 +192,24 @@ async def test_the_window_bounds_what_is_not_acknowledged(bed: Bed, health: Reco
         assert payloads(await received(edge, 1)) == [b"%d" % WINDOW]
 
 
+async def test_a_session_whose_window_is_full_hears_that_its_own_packets_are_taken(
+    bed: Bed, health: RecordingHealth
+) -> None:
+    async with (
+        bed.broker(health) as broker,
+        broker.session("edge", ["site/iot/#"], part="device/cam") as edge,
+        broker.session("cam", ["site/receipts/cam"], part="cam") as cam,
+        asyncio.timeout(30),
+    ):
+        await edge.connected()
+        await cam.connected()
+        for i in range(WINDOW):
+            await cam.publish("site/iot/cam", b"%d" % i)
+        for i in range(3):
+            assert await edge.publish("site/receipts/cam", b"%d" % i) == "delivered"
+        assert payloads(await received(edge, WINDOW)) == [b"%d" % i for i in range(WINDOW)]
+
+
 async def test_what_was_not_acknowledged_comes_again_with_its_id(bed: Bed, health: RecordingHealth) -> None:
     async with (
         bed.broker(health) as broker,

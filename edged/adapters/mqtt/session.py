@@ -203,7 +203,8 @@ class PahoSession:
 
     @property
     def _has_room(self) -> bool:
-        return len(self._received) < self._options.window
+        """Of MQTT 5, the broker sends no more by itself; while nothing is read, no acknowledgement is, either."""
+        return len(self._received) <= self._options.window
 
     def _dial(self) -> None:
         self._retry = None
