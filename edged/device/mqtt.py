@@ -16,6 +16,7 @@ from edged.device.outbox import Outbox
 from edged.domain.device.sample import Buffered
 from edged.domain.device.window import Window
 from edged.domain.mqtt import topics
+from edged.domain.mqtt.properties import ID, LABEL, RECEIPT, SAMPLED_MS
 from edged.errors import MqttRefused, MqttUnavailable
 from edged.log import ThrottledLog
 from edged.ports import MqttBroker, MqttSession, Packet, PacketProperties
@@ -24,7 +25,6 @@ from edged.services.node.health import HealthBoard
 if TYPE_CHECKING:  # takes the extra `mqtt`
     from edged.adapters.mqtt import PahoBroker
 
-LABEL, ID, SAMPLED_MS, RECEIPT = "label", "id", "sampled_ms", "receipt"
 
 _MAX_SAMPLES, _MAX_BYTES = 64, 2 << 20
 """Without a receipt at a time."""
