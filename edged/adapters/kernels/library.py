@@ -8,6 +8,7 @@ See also: `build` (compiles), `structs` (what passes the border).
 """
 
 import ctypes
+import os
 import threading
 from collections.abc import Sequence
 from functools import cache
@@ -96,7 +97,13 @@ def _load(variant: Variant, folder: Path) -> ctypes.CDLL:
     except FileNotFoundError as error:
         raise KernelsUnavailable(f"{path} is missing, as where the compiler does not know its CPU: {REMEDY}") from error
     except (OSError, AttributeError) as error:
-        raise KernelsUnavailable(f"{path} cannot be loaded ({error}): {REMEDY}") from error
+        if _is_noexec(folder):
+            raise KernelsUnavailable(
+                f"{folder} is on a file system that is mounted noexec, from which no library is loaded: mount it "
+                "without that, or install edged elsewhere"
+            ) from error
+        said = str(error).removeprefix(f"{path}: ")
+        raise KernelsUnavailable(f"{path} cannot be loaded ({said}): {REMEDY}") from error
     abi.restype, abi.argtypes = ctypes.c_int, ()
     source.restype, source.argtypes = ctypes.c_char_p, ()
     size.restype, size.argtypes = ctypes.c_int64, (ctypes.c_int,)
@@ -115,6 +122,13 @@ def _load(variant: Variant, folder: Path) -> ctypes.CDLL:
             f"this CPU, or what emulates it, refuses instructions of {variant.instructions} that {_CPU_INFO} promises"
         )
     return library
+
+
+def _is_noexec(folder: Path) -> bool:
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_NOEXEC)
+    except OSError:
+        return False
 
 
 def _digest(source: Path) -> str:

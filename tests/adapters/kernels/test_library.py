@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -172,6 +173,16 @@ def test_what_cannot_be_loaded_is_refused(folder):
     file_in(folder).write_bytes(text + hashlib.sha256(text).digest())
 
     with pytest.raises(KernelsUnavailable, match="cannot be loaded"):
+        load_best(folder)
+
+
+def test_a_file_system_that_is_mounted_noexec_is_the_reason(folder, monkeypatch):
+    text = b"whole, but no library"
+    file_in(folder).write_bytes(text + hashlib.sha256(text).digest())
+    mounted = SimpleNamespace(f_flag=os.ST_NOEXEC | os.ST_NOSUID)
+    monkeypatch.setattr(os, "statvfs", lambda _: mounted)
+
+    with pytest.raises(KernelsUnavailable, match=rf"^{folder} is on a file system that is mounted noexec.*: mount it"):
         load_best(folder)
 
 
