@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+from edged.app.way_back import WayBack
 from edged.domain.mqtt import topics
 from edged.domain.topology import Device, Mqtt, Topology
 from edged.ports import Health, Log, MqttBroker, Progress, Statistics
@@ -31,6 +32,7 @@ class MqttDevices:
         self._timing = timing
         self._report = BridgeReport()
         self._bridges: dict[str, DeviceBridge] = {}
+        self._way_back = WayBack(log, edge, health, timing)
 
     async def run(self) -> None:
         """Serve the devices that there are and those that come, until cancelled."""
@@ -40,6 +42,7 @@ class MqttDevices:
             group.create_task(self._report_regularly(), name="mqtt report")
             letters = DeadLetters(self._log, topology.dead_letters_topic(self._edge), len(topology.iot))
             while True:
+                self._way_back.start(topology, group)
                 for device in topology.mqtt_devices_of(self._edge):
                     if device.name not in self._bridges:
                         serving = self._serve(topology, device, broker, letters)
@@ -47,8 +50,8 @@ class MqttDevices:
                 topology = await self._in_use.other_than(topology)
 
     def progress(self) -> Progress:
-        """Steps are packets taken, of all devices."""
-        all_of_them = [bridge.progress() for bridge in self._bridges.values()]
+        """Steps are packets taken and predictions read, of all devices."""
+        all_of_them = [*(bridge.progress() for bridge in self._bridges.values()), self._way_back.progress()]
         return Progress(sum(each.steps for each in all_of_them), all(each.idle for each in all_of_them))
 
     def statistics(self) -> Statistics:
@@ -65,9 +68,13 @@ class MqttDevices:
     async def _serve(self, topology: Topology, device: Device, broker: MqttBroker, letters: DeadLetters) -> None:
         client_id = topics.bridge_client_id(topology.site, self._edge, device.name)
         filters = topics.of_device(topology.site, device.name)
-        async with broker.session(client_id, filters, part=f"device/{device.name}") as session:
+        async with (
+            broker.session(client_id, filters, part=f"device/{device.name}") as session,
+            asyncio.TaskGroup() as group,
+        ):
             bridge = DeviceBridge(self._log, topology, device, session, dead_letters=letters, report=self._report)
             self._bridges[device.name] = bridge
+            self._way_back.serve(topology, device, session, group)
             await bridge.run()
 
     async def _report_regularly(self) -> None:

@@ -6,7 +6,7 @@ One pass for all that are ready, from where the first of them is. See also: `out
 from collections.abc import Callable, Collection
 
 from edged.domain.mqtt.way_back import LIFETIME_S
-from edged.ports import Log, LogReader, Progress, Statistics, TopicPartition
+from edged.ports import Log, LogReader, Progress, TopicPartition
 from edged.reading import POLL_S, first_since
 from edged.services.mqtt.outbox import Outbox
 from edged.services.mqtt.outboxes import Outboxes
@@ -37,10 +37,6 @@ class CatchUp:
     def progress(self) -> Progress:
         """Idle while nobody is to catch up, or waits for its broker."""
         return self._progress
-
-    def statistics(self) -> Statistics:
-        """None of its own."""
-        return Statistics()
 
     async def run(self) -> None:
         """Read again until cancelled. Cancelled: what was not offered again is left in Kafka, and so it is noted."""

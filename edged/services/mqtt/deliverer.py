@@ -14,7 +14,7 @@ from edged.domain.mqtt.behind import from_note, to_note
 from edged.domain.mqtt.way_back import LIFETIME_S
 from edged.domain.place import Place, is_continued
 from edged.domain.topology import Topology, Training
-from edged.ports import Committed, Log, LogReader, Progress, Statistics, TopicPartition
+from edged.ports import Committed, Log, LogReader, Progress, TopicPartition
 from edged.reading import first_since
 from edged.services.mqtt.outboxes import Outboxes
 from edged.services.mqtt.report import DeliveryReport, unix_ms
@@ -54,10 +54,6 @@ class Deliverer:
     def progress(self) -> Progress:
         """Idle without new predictions."""
         return self._progress
-
-    def statistics(self) -> Statistics:
-        """None of its own."""
-        return Statistics()
 
     async def run(self) -> None:
         """Offer until cancelled. Waits while Kafka is away. Cancelled: nothing is lost, and little is sent again."""

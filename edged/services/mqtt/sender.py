@@ -13,7 +13,7 @@ from collections.abc import Callable
 from edged.aio import Backoff
 from edged.domain.mqtt.way_back import addressed, remaining_s
 from edged.errors import MqttRefused, MqttUnavailable
-from edged.ports import Health, MqttSession, PacketProperties, Progress, Record, Statistics
+from edged.ports import Health, MqttSession, PacketProperties, Record
 from edged.services.mqtt.outbox import Outbox
 from edged.services.mqtt.report import DeliveryReport, unix_ms
 
@@ -41,15 +41,6 @@ class Sender:
         self._part = f"predictions/{outbox.device}"
         self._report = report
         self._now_ms = now_ms
-        self._progress = Progress(0, idle=True)
-
-    def progress(self) -> Progress:
-        """Steps are predictions sent."""
-        return self._progress
-
-    def statistics(self) -> Statistics:
-        """None of its own."""
-        return Statistics()
 
     async def run(self) -> None:
         """Send until cancelled. Cancelled: the first one may have been sent, and is sent again at the next start."""
@@ -71,7 +62,6 @@ class Sender:
             if is_taken:
                 self._outbox.sent(record)
                 self._report.delivered(self._outbox.device)
-                self._progress = Progress(self._progress.steps + 1, idle=True)
             else:
                 self._outbox.stuck()
                 await self._until_retry()
