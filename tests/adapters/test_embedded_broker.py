@@ -1,4 +1,4 @@
-"""The embedded broker's process: it responds while entered and has ended afterwards, whatever happens to its parent."""
+"""The brokers' processes: they respond while entered and have ended afterwards, whatever happens to their parent."""
 
 import asyncio
 import importlib.util
@@ -11,12 +11,15 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from edged.adapters.embedded_broker import BrokerUnavailable, EmbeddedBroker
+from edged.adapters.embedded_broker import BrokerUnavailable, EmbeddedBroker, LocalMosquitto
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
-from edged.domain.topology import Kafka
+from edged.adapters.mqtt import PahoBroker
+from edged.domain.mqtt import mosquitto
+from edged.domain.topology import Kafka, Mqtt
 from edged.ports import Message
 from tests.support.brokers import Broker, Embedded
+from tests.support.mosquitto import need_mosquitto
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +34,32 @@ async def test_it_takes_records_while_entered_and_ends_on_exit():
         pid = broker.pid
 
     assert not psutil.pid_exists(pid)
+
+
+def by_its_address(address):
+    return mosquitto.settings(Mqtt(address))
+
+
+async def test_a_mosquitto_takes_packets_while_entered_and_ends_on_exit(tmp_path):
+    need_mosquitto()
+    async with LocalMosquitto(tmp_path / "mosquitto", by_its_address) as started:
+        async with (
+            PahoBroker(Mqtt(started.address), RecordingHealth()) as broker,
+            broker.session("cam", ["garden"], part="cam") as session,
+        ):
+            await session.connected()
+            assert await session.publish("garden", b"1") == "delivered"
+        pid = started.pid
+
+    assert not psutil.pid_exists(pid)
+    assert (tmp_path / "mosquitto" / "mosquitto.db").exists()
+
+
+async def test_without_a_mosquitto_it_is_said_how_to_get_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda *_args, **_options: None)
+    with pytest.raises(BrokerUnavailable, match="apt install mosquitto"):
+        async with LocalMosquitto(tmp_path, by_its_address):
+            pass
 
 
 async def test_two_run_side_by_side():

@@ -35,14 +35,14 @@ TOPOLOGY = """\
 schema: 1
 site: {site}
 kafka: {kafka}
-streams:
+{mqtt}streams:
   fashion:
     sample: {{shape: [28, 28, 1], dtype: uint8}}
     labels: {labels}
 iot:
-  - {{name: cam-01, edge: pi-a, stream: fashion, codec: raw}}
-  - {{name: cam-02, edge: pi-a, stream: fashion, codec: png}}
-  - {{name: cam-03, edge: pi-a, stream: fashion, codec: jpeg}}
+  - {{name: cam-01, edge: pi-a, stream: fashion, codec: raw{transport}}}
+  - {{name: cam-02, edge: pi-a, stream: fashion, codec: png{transport}}}
+  - {{name: cam-03, edge: pi-a, stream: fashion, codec: jpeg{transport}}}
 edges: [{edges}]
 archive:
   - {{name: vault, url: "{archive}", flush: {flush}}}
@@ -100,7 +100,8 @@ class Site:
     """One topology file and the processes started from it. `broker`: an address, or several with commas between them.
 
     On a secured Kafka each node logs in as itself, and has no rights but those that the test grants. `forks`: whether
-    nodes are forked from a process that has imported edged; not where their memory is measured.
+    nodes are forked from a process that has imported edged; not where their memory is measured. With the setting
+    `mqtt`, a broker's address, the devices speak it.
     """
 
     def __init__(self, folder: Path, broker: str | SecuredKafka, **settings: Any) -> None:
@@ -116,7 +117,7 @@ class Site:
             broker.section() if isinstance(broker, SecuredKafka) else f"{{bootstrap: {json.dumps(broker.split(','))}}}"
         )
         self._settings: dict[str, Any] = {"source": "archive", "epochs": 3, "checkpoint": "5min", "flush": "1s"}
-        self._settings |= {"model": SMALL_MODEL, "deploy": "float32", "edge": "", "more": ""}
+        self._settings |= {"mqtt": None, "model": SMALL_MODEL, "deploy": "float32", "edge": "", "more": ""}
         self._settings |= {"edges": ("pi-a",), "timing": {}, "kernels": chosen_setting()}
         self.configure(**{"site": "greenhouse", **settings})
         ParquetStore(self.archive_folder.as_uri()).create("greenhouse")
@@ -126,7 +127,9 @@ class Site:
         self._settings |= settings
         archive = self.archive_folder.as_uri()
         edges = ", ".join(EDGE.format(name=name, edge=self._settings["edge"]) for name in self._settings["edges"])
-        values = {**self._settings, "edges": edges}
+        mqtt = self._settings["mqtt"]
+        values = {**self._settings, "edges": edges, "transport": ", transport: mqtt, id: counter" if mqtt else ""}
+        values["mqtt"] = f'mqtt: {{broker: "{mqtt}"}}\n' if mqtt else ""
         self.topology.write_text(TOPOLOGY.format(kafka=self._kafka, archive=archive, labels=FASHION, **values))
 
     def environment(self, name: str) -> Mapping[str, str]:

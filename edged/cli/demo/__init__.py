@@ -62,6 +62,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="what the key kafka.security of a topology would hold, for --broker; ${NODE} is each process's name",
     )
+    parser.add_argument(
+        "--mqtt",
+        action="store_true",
+        help="the devices speak MQTT, by a Mosquitto that is started for them, and get their predictions by it",
+    )
     parser.add_argument("--site", metavar="NAME", help="prefix of the topics (a random one)")
     parser.add_argument(
         "--topics", action="store_true", help="only print the topics and ACLs that this demo needs at --broker"
@@ -69,11 +74,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the archive, the checkpoints and the logs there")
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object, the last line of stdout")
     parser.epilog = (
-        "The embedded broker keeps every topic in memory until it stops: right for some epochs, not for a site. "
-        "Apache Kafka carries a real one. Exit codes: 1 a sample is missing, the weights of a group's edges differ, or "
-        "a process failed; 64 the data or the options do not do; 69 no Kafka answers; 73 the folder cannot be written; "
-        "77 a right is missing: --topics, with the same --site, --edges and --broker, prints all that are needed. The "
-        "demo deletes its topics at its end: who made them by those commands makes them again for the next one."
+        "The embedded broker keeps every topic in memory until it stops: right for some epochs, not for a site. Apache "
+        "Kafka carries a real one. Exit codes: 1 a sample is missing, the weights of a group's edges differ, or a "
+        "process failed; 64 the data or the options do not do; 69 no Kafka answers, or there is no Mosquitto; 73 the "
+        "folder cannot be written; 77 a right is missing: --topics, with the same --site, --edges and --broker, prints "
+        "all that are needed. The demo deletes its topics at its end: who made them by those commands makes them again "
+        "for the next one."
     )
 
 
@@ -110,6 +116,7 @@ def _run(args: argparse.Namespace) -> int:
             options = site.Options(
                 folder, images, args.epochs, args.edges, args.live, args.rate, args.broker, kill,
                 security=_read(args.security), site=args.site or f"demo-{secrets.token_hex(3)}",
+                mqtt=args.mqtt,
             )  # fmt: skip
             if args.topics:
                 print("\n".join(scenario.commands(options)))

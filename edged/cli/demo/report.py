@@ -18,6 +18,16 @@ _DECIMALS = {"test_accuracy": 4, "live_accuracy": 4, "data_wait_fraction": 4, "b
 
 
 @dataclass(frozen=True, slots=True)
+class WayBack:
+    """Predictions that came back to their devices by MQTT. Latencies: from a sample's arrival until it was there."""
+
+    delivered: int
+    delivered_twice: int
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """The figures of one run. Identities are (device, partition, offset); every list below counts distinct ones.
 
@@ -49,11 +59,13 @@ class Summary:
     import_samples: int
     wall_s: float
     group: Group | None = None
+    way_back: WayBack | None = None
 
     @property
     def is_well(self) -> bool:
         """Whether all is as promised: whole, and the edges of a group ended with the same weights."""
-        return self.whole and (self.group is None or self.group.is_identical)
+        is_back = self.way_back is None or self.way_back.delivered == self.predicted
+        return self.whole and is_back and (self.group is None or self.group.is_identical)
 
     @property
     def whole(self) -> bool:
@@ -134,6 +146,15 @@ def _live(summary: Summary) -> Rows:
     if summary.prediction_p50_ms is not None:
         latency = f"{summary.prediction_p50_ms:.0f} ms median, {summary.prediction_p99_ms:.0f} ms p99"
         rows.append(("prediction latency", latency))
+    if summary.way_back is not None:
+        rows += _way_back(summary.way_back)
+    return rows
+
+
+def _way_back(back: WayBack) -> Rows:
+    rows = [("back at their devices", f"{back.delivered:,}{_twice(back.delivered_twice)}")]
+    if back.p50_ms is not None:
+        rows.append(("  after the sample", f"{back.p50_ms:.0f} ms median, {back.p99_ms:.0f} ms p99"))
     return rows
 
 
@@ -157,8 +178,11 @@ def _tiers(summary: Summary) -> list[str]:
 def _published(summary: Summary) -> str:
     if not summary.published:
         return "nothing"
+    published = counted(summary.published, "fresh image")
+    if summary.way_back is not None:
+        return f"{published} by MQTT, and got {counted(summary.way_back.delivered, 'prediction')} back"
     waiting = counted(summary.predicted, "prediction") + (" waits" if summary.predicted == 1 else " wait")
-    return f"{counted(summary.published, 'fresh image')}; {waiting} for them in Kafka"
+    return f"{published}; {waiting} for them in Kafka"
 
 
 def _edges(summary: Summary) -> str:

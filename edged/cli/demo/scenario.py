@@ -9,15 +9,18 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from edged.adapters.embedded_broker import EmbeddedBroker
+from edged.adapters.embedded_broker import EmbeddedBroker, LocalMosquitto
 from edged.cli.demo import report, summary, topology_text
 from edged.cli.demo.observer import observe
 from edged.cli.demo.outage import Outage, cause_outage
 from edged.cli.demo.processes import ChildDied
+from edged.cli.demo.receivers import Receivers
 from edged.cli.demo.site import Options, Site, file_of
 from edged.cli.topics import commands as topic_commands
-from edged.domain.topology import Topology, kafka_commands
+from edged.domain.mqtt import mosquitto
+from edged.domain.topology import Mqtt, Topology, kafka_commands
 from edged.domain.topology.topics import topics
+from edged.services.node.health import HealthBoard
 from edged.topology_file import load
 
 _OBSERVER = "demo"
@@ -32,7 +35,8 @@ async def run(options: Options) -> report.Summary:
     began = time.monotonic()
     async with AsyncExitStack() as stack:
         bootstrap = options.broker or (await stack.enter_async_context(EmbeddedBroker())).bootstrap
-        topology = _write_topology(options, bootstrap)
+        mqtt = (await stack.enter_async_context(_mosquitto(options))).address if options.mqtt else ""
+        topology = _write_topology(options, bootstrap, mqtt)
         observer = await stack.enter_async_context(observe(topology))
         await observer.reach()
         if options.broker is not None:
@@ -40,7 +44,8 @@ async def run(options: Options) -> report.Summary:
         site = Site(options, topology)
         site.display.show(file_of(options))
         outage: Outage | None = None
-        async with _guarded(site) as tasks:
+        receivers = Receivers(topology) if options.mqtt else None
+        async with _guarded(site) as tasks, _receiving(topology, receivers, tasks):
             await site.import_images()
             await site.start_nodes()
             dying = tasks.create_task(cause_outage(site, observer.log, options.kill)) if options.kill else None
@@ -52,20 +57,23 @@ async def run(options: Options) -> report.Summary:
                 for edge in topology.edges
                 for each in await observer.predictions(edge.name, published=2 * options.live)
             ]
+            if receivers is not None:
+                await receivers.until_all_of(each.identity for each in predictions)
             await site.wait_until_archived(await observer.num_dead_letters(site.edges))
-        return await summary.summary(site, observer, predictions, outage, time.monotonic() - began)
+        return await summary.summary(site, observer, predictions, receivers, outage, time.monotonic() - began)
 
 
 def commands(options: Options) -> Iterator[str]:
     """The commands that make the demo's topics at its broker, and grant its nodes' rights and its own."""
-    topology = _write_topology(options, options.broker or "127.0.0.1:9092")
+    mqtt = "127.0.0.1:1883" if options.mqtt else ""
+    topology = _write_topology(options, options.broker or "127.0.0.1:9092", mqtt)
     yield from topic_commands(topology)
     yield from ("", f"# the demo itself, as {_OBSERVER}: reads what it reports, and deletes the topics at its end")
     for topic in topics(topology):
         yield kafka_commands.allow(topology.kafka.bootstrap, _OBSERVER, ["Read", "Delete"], "topic", topic.name)
 
 
-def _write_topology(options: Options, bootstrap: str) -> Topology:
+def _write_topology(options: Options, bootstrap: str, mqtt: str) -> Topology:
     dataset = options.images.dataset
     plan = topology_text.Plan(
         site=options.site,
@@ -79,9 +87,32 @@ def _write_topology(options: Options, bootstrap: str) -> Topology:
         epochs=options.epochs,
         images=dataset.shape is None,
         security=options.security,
+        mqtt=mqtt,
     )
     file_of(options).write_text(topology_text.text(plan), encoding="utf-8")
     return load(file_of(options), {**os.environ, "NODE": _OBSERVER})
+
+
+def _mosquitto(options: Options) -> LocalMosquitto:
+    """With what `edged topics` prints for a site without users."""
+    return LocalMosquitto(options.folder / "mosquitto", lambda address: mosquitto.settings(Mqtt(address)))
+
+
+@asynccontextmanager
+async def _receiving(topology: Topology, receivers: Receivers | None, tasks: asyncio.TaskGroup) -> AsyncIterator[None]:
+    """Inside, the devices receive their predictions."""
+    if receivers is None or topology.mqtt is None:
+        yield
+        return
+    from edged.adapters.mqtt import PahoBroker  # noqa: PLC0415 - an extra
+
+    async with PahoBroker(topology.mqtt, HealthBoard()) as broker:
+        receiving = [tasks.create_task(receivers.receive(broker, device.name)) for device in topology.iot]
+        try:
+            yield
+        finally:
+            for each in receiving:
+                each.cancel()
 
 
 @asynccontextmanager

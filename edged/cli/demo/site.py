@@ -25,6 +25,7 @@ class Options:
     """The command's options. `live`: samples that each device publishes; `rate`: how many of them a second.
 
     `kill`: the edge that dies for a while; empty for none. `security`: of the broker, as in a topology; may be empty.
+    `mqtt`: whether the devices speak it.
     """
 
     folder: Path
@@ -37,6 +38,7 @@ class Options:
     kill: str = ""
     security: str = ""
     site: str = "demo"
+    mqtt: bool = False
 
 
 def file_of(options: Options) -> Path:

@@ -10,6 +10,7 @@ from edged.cli.demo import report
 from edged.cli.demo.group import Group, fold
 from edged.cli.demo.observer import Observer, archived_samples
 from edged.cli.demo.outage import Outage
+from edged.cli.demo.receivers import Receivers
 from edged.cli.demo.site import Site
 from edged.domain.samples.prediction import Prediction
 
@@ -18,6 +19,7 @@ async def summary(
     site: Site,
     observer: Observer,
     predictions: Sequence[Prediction],
+    receivers: Receivers | None,
     outage: Outage | None,
     wall_s: float,
 ) -> report.Summary:
@@ -60,6 +62,7 @@ async def summary(
         dead_lettered=await observer.num_dead_letters(site.edges),
         prediction_p50_ms=report.percentile(latencies, 50),
         prediction_p99_ms=report.percentile(latencies, 99),
+        way_back=_way_back(receivers),
         live_accuracy=fmean(right) if right else None,
         epochs=site.options.epochs,
         trained_samples=sum(line["samples"] for line in lines),
@@ -67,3 +70,11 @@ async def summary(
         wall_s=wall_s,
         group=group,
     )
+
+
+def _way_back(receivers: Receivers | None) -> report.WayBack | None:
+    if receivers is None:
+        return None
+    delivered, twice = report.distinct(receivers.identities)
+    p50_ms, p99_ms = (report.percentile(receivers.latencies_ms, share) for share in (50, 99))
+    return report.WayBack(delivered, twice, p50_ms, p99_ms)

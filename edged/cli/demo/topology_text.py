@@ -32,6 +32,8 @@ class Plan:
     """Whether devices send JPEGs as they are; otherwise one sends raw pixels and the other PNGs."""
     security: str = ""
     """What the file's key `kafka.security` holds; empty for none."""
+    mqtt: str = ""
+    """The MQTT broker's address; empty: the devices speak Kafka."""
 
 
 def edge_names(edges: int) -> list[str]:
@@ -49,7 +51,7 @@ def text(plan: Plan) -> str:
     codecs = ("jpeg", "jpeg") if plan.images else ("raw", "png")
     edges = edge_names(plan.edges)
     devices = "\n".join(
-        f"  - {{name: {device}, edge: {edge}, stream: {plan.stream}, codec: {codec}}}"
+        f"  - {{name: {device}, edge: {edge}, stream: {plan.stream}, codec: {codec}{_transport(plan)}}}"
         for edge in edges
         for device, codec in zip(device_names(edge), codecs, strict=True)
     )
@@ -61,7 +63,7 @@ schema: 1
 site: {plan.site}
 kafka:
   bootstrap: ["{plan.bootstrap}"]
-{_security(plan)}streams:
+{_security(plan)}{_mqtt(plan)}streams:
   {plan.stream}:
     sample: {{shape: {list(plan.shape)}, dtype: uint8}}
     labels:
@@ -88,6 +90,14 @@ training:
 
 def _security(plan: Plan) -> str:
     return f"  security:\n{indent(plan.security.rstrip(), '    ')}\n" if plan.security.strip() else ""
+
+
+def _mqtt(plan: Plan) -> str:
+    return f'mqtt: {{broker: "{plan.mqtt}"}}\n' if plan.mqtt else ""
+
+
+def _transport(plan: Plan) -> str:
+    return ",\n     transport: mqtt, id: counter" if plan.mqtt else ""
 
 
 def _learning(plan: Plan, *, large: bool) -> str:

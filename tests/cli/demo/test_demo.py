@@ -242,6 +242,31 @@ def test_json_has_what_a_group_did():
     assert json.loads(report.as_json(NOT_LIVE))["group"] is None
 
 
+BACK = report.WayBack(delivered=240, delivered_twice=3, p50_ms=12.3, p99_ms=45.6)
+
+
+def test_what_came_back_to_the_devices_by_mqtt_is_told():
+    text = report.as_text(replace(TWO_EDGES, way_back=BACK), 1000)
+
+    assert "240 (3 twice!)" in text
+    assert "12 ms median, 46 ms p99" in text
+    assert "published 240 fresh images by MQTT, and got 240 predictions back." in text
+
+
+def test_a_prediction_that_did_not_come_back_is_a_failure():
+    assert replace(TWO_EDGES, way_back=BACK).is_well
+    assert not replace(TWO_EDGES, way_back=replace(BACK, delivered=239)).is_well
+
+
+def test_a_demo_by_mqtt_ends_where_there_is_no_mosquitto(edged, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda *_args, **_options: None)
+
+    assert refusal(edged, "--mqtt", "--broker", "127.0.0.1:1") == (
+        69,
+        "edged demo: Mosquitto is not installed: apt install mosquitto\n",
+    )
+
+
 def test_an_edge_that_came_back_too_late_to_contribute_is_not_said_to_have_taken_part():
     group = replace(GROUP, took_part_again=False)
 
@@ -360,14 +385,16 @@ def test_several_edges_train_one_model_and_one_trains_alone(tmp_path, num_traini
     assert modes == [("none", "none", "both", "stratified"), ("all_reduce", "int8", "archive", "uniform")]
 
 
+@pytest.mark.parametrize("mqtt", ["", "127.0.0.1:1883"])
 @pytest.mark.parametrize("labels", [("one",), tuple(f'a "class", number {i}' for i in range(100))])
-def test_the_topology_is_valid_and_narrow_with_any_labels_and_the_most_edges(tmp_path, labels):
-    text = topology_text.text(plan(tmp_path, labels=labels))
+def test_the_topology_is_valid_and_narrow_with_any_labels_and_the_most_edges(tmp_path, labels, mqtt):
+    text = topology_text.text(plan(tmp_path, labels=labels, mqtt=mqtt))
     (tmp_path / "topology.yaml").write_text(text)
 
     topology = load(tmp_path / "topology.yaml")
 
     assert topology.streams[0].labels == labels
+    assert {device.transport for device in topology.iot} == {"mqtt" if mqtt else "kafka"}
     assert (topology.edges[0].name, topology.edges[-1].name, len(topology.iot)) == ("pi-a", "pi-z", 52)
     url = yaml.safe_load(text)["archive"][0]["url"]
     assert max(len(line) for line in text.splitlines() if url not in line) <= 78
