@@ -2,6 +2,7 @@
 
 import pytest
 
+from edged import __version__
 from tests.support.booted.site import PACKAGES, BootedSite
 
 
@@ -9,6 +10,20 @@ from tests.support.booted.site import PACKAGES, BootedSite
 def packages() -> str:
     """As arguments of apt."""
     return f"{PACKAGES}/edged_*.deb {PACKAGES}/edged-archive_*.deb"
+
+
+NEWER = "/var/newer"
+VERSION = "0.99.0"
+_MAKE_NEWER = f"""
+mkdir -p {NEWER}
+for file in {PACKAGES}/*.deb; do
+    dpkg-deb --raw-extract $file {NEWER}/tree
+    sed -i 's/{__version__}+deb/{VERSION}+deb/' {NEWER}/tree/DEBIAN/control
+    find {NEWER}/tree -path '*/site-packages/edged/__init__.py' -exec sed -i 's/{__version__}/{VERSION}/' {{}} +
+    dpkg-deb -Znone --build {NEWER}/tree {NEWER}
+    rm -r {NEWER}/tree
+done
+"""
 
 
 def apt(site: BootedSite, command: str) -> None:
@@ -28,6 +43,30 @@ def test_an_upgrade_restarts_the_nodes_that_run_and_they_resume(site, packages):
     started = site.edge.wait_for("train.started", since)
     assert (started["resumed"], started["step"]) == (True, site.saved_at_its_stop(since))
     assert site.companion.has(ActiveState="inactive")
+
+
+def test_an_upgrade_to_another_version_goes_on_where_the_older_one_was_also_of_one_package_alone(site, packages):
+    site.edge.wait_for("checkpoint.saved", site.edge.now())
+    site.companion.wait_for("infer.model_loaded", "")
+    site.machine.shell(_MAKE_NEWER)
+    since = site.edge.now()
+
+    apt(site, f"install {NEWER}/edged_*.deb")
+
+    for unit in site.units:
+        assert unit.wait_for("life.stopped", since)["exit_code"] == 0
+        assert unit.wait_for("life.started", since)["version"] == VERSION
+    started = site.edge.wait_for("train.started", since)
+    assert (started["resumed"], started["step"]) == (True, site.saved_at_its_stop(since))
+    site.companion.wait_for("infer.model_loaded", since)
+
+    since = site.vault.now()
+    apt(site, f"install {NEWER}/edged-archive_*.deb")
+    assert site.vault.wait_for("life.started", since)["version"] == VERSION
+
+    since = site.vault.now()
+    apt(site, f"install --allow-downgrades {packages}")
+    assert site.vault.wait_for("life.started", since)["version"] == __version__
 
 
 def test_an_upgrade_is_complete_though_units_do_not_come_up_again(site, packages):
