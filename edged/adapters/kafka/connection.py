@@ -5,6 +5,7 @@ Knows nothing of the requests sent over it. aiokafka's clients run tasks of thei
 
 import asyncio
 import contextlib
+import socket
 import traceback
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
@@ -181,6 +182,8 @@ class Setup:
             broker = cluster.broker_metadata(where) if cluster is not None else None
             where = f"{broker.host}:{broker.port}" if broker else f"node {where}"
         said = sentence(problem.error, self.identity) if problem.error else problem.message
+        if isinstance(problem.error, socket.gaierror) and where not in self.identity.bootstrap:
+            said += "; a broker calls itself so: its advertised.listeners should have a name that this machine knows"
         return f"{where}: {said}" if where and not said.startswith(str(where)) else said
 
     def explained(self, error: KafkaError | OSError, cluster: ClusterMetadata | None = None) -> str:

@@ -114,10 +114,13 @@ def sentence(error: BaseException, identity: Identity) -> str:
         return _missing_right(missing, identity)
     if isinstance(error, KafkaConnectionError) and error.__cause__ is not None:
         return sentence(error.__cause__, identity)
-    if isinstance(error, UnsupportedSaslMechanismError):
-        return f"the broker does not offer the mechanism {identity.mechanism}"
+    if isinstance(error, (UnsupportedSaslMechanismError, IllegalSaslStateError)):
+        takes_logins = isinstance(error, UnsupportedSaslMechanismError)
+        lacking = f"the mechanism {identity.mechanism}" if takes_logins else "logins at this port"
+        return f"the broker does not offer {lacking}"
     if isinstance(error, BrokerResponseError):
-        words = str(error.args[0] if error.args and error.args[0] else error.description or type(error).__name__)
+        said = error.args[0] if error.args else ""  # of some errors aiokafka's connection
+        words = said if said and isinstance(said, str) else error.description or type(error).__name__
         return f"{words} (as User:{identity.principal})" if isinstance(error, SaslAuthenticationFailed) else words
     if isinstance(error, asyncio.IncompleteReadError):
         return f"the connection was closed{_guess_at_close(error, identity)}"

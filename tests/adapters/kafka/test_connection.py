@@ -3,16 +3,20 @@
 import asyncio
 import contextlib
 import gc
+import socket
 import struct
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from aiokafka.errors import NodeNotReadyError
 
 from edged.adapters.kafka import KafkaLog, connection
 from edged.adapters.kafka.admin import Admin
-from edged.adapters.kafka.connection import abandon
+from edged.adapters.kafka.client_log import ClientLog, ClientProblem
+from edged.adapters.kafka.connection import Outages, Setup, abandon
 from edged.adapters.kafka.reading import reader as kafka_reader
+from edged.adapters.kafka.refusals import Identity
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.topology import Kafka
 from edged.ports import Message, TopicPartition
@@ -175,3 +179,17 @@ async def test_a_client_abandoned_while_connecting_leaves_no_connection(
         assert complaints == []
         async with asyncio.timeout(10):
             await broker.idle.wait()
+
+
+@pytest.mark.parametrize(
+    ("where", "is_brokers_own"), [("broker.lan:9092", False), ("broker.site.lan:9092", True), (1, True)]
+)
+def test_a_name_that_is_not_the_topologys_is_told_to_be_the_brokers_own(where: str | int, is_brokers_own):
+    log = ClientLog()
+    setup = Setup({}, Outages(RecordingHealth(), 1.0), log, Identity(bootstrap=("broker.lan:9092",)))
+    log.last_problem = ClientProblem("away", socket.gaierror(-2, "Name or service not known"), where)
+
+    reason = setup.reason(NodeNotReadyError())
+
+    assert "no address is known for this host" in reason
+    assert ("its advertised.listeners" in reason) is is_brokers_own

@@ -75,6 +75,8 @@ def test_what_is_for_good_and_what_may_pass(error: BaseException, kind: type[Log
         ),
         (errors.SaslAuthenticationFailed("invalid credentials"), TLS, "invalid credentials (as User:pi-a)"),
         (errors.UnsupportedSaslMechanismError(object()), TLS, "the broker does not offer the mechanism SCRAM-SHA-512"),
+        (errors.IllegalSaslStateError(object()), TLS, "the broker does not offer logins at this port"),
+        (errors.InvalidRequestError(object()), PLAIN, "This most likely occurs because"),
         (socket.gaierror(-2, "Name or service not known"), PLAIN, "no address is known for this host"),
         (of_tls("WRONG_VERSION_NUMBER"), TLS, "is this a port for TLS?"),
         (ConnectionResetError(), TLS, "is this a port for TLS?"),
