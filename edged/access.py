@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 _FOLDER_MODE = 0o750
+_FIRST_PERSON = 1000
+"""The numbers of users below it are services' (Debian Policy, 9.2)."""
+_ROOTS_HOME, _HOMES = Path("/root"), Path("/home")
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM}
 _NO_FOLDER = {errno.ENOTDIR, errno.EEXIST}
 
@@ -117,20 +120,38 @@ def _barred(path: Path, *, reads: bool) -> str:
     """Whose what bars the way is, and what mends it; "" when it is not the rights of files."""
     for above in reversed(path.parents):
         if above.exists() and not os.access(above, os.X_OK, effective_ids=True):
-            return f"{_described(above)}: `chmod a+x {_quoted(above)}` lets it through"
+            return f"{_described(above)}: {_as_service(above) or _opening(above)}"
     return _closed(path, reads=reads) if path.exists() else _missing(path)
+
+
+def _opening(folder: Path) -> str:
+    if folder == _ROOTS_HOME or folder.parent == _HOMES:
+        return "nobody else should pass it; put what is to be read elsewhere, such as below /srv"
+    return f"`chmod a+x {_quoted(folder)}` lets it through"
+
+
+def _as_service(path: Path) -> str:
+    """How a person acts as the service that owns the path, which would lose what was given away; "" for another."""
+    owner = path.stat().st_uid
+    if not 0 < owner < _FIRST_PERSON <= os.geteuid():
+        return ""
+    return f"run this by `sudo runuser -u {_user(owner)} -- …`"
 
 
 def _missing(path: Path) -> str:
     existing = next(each for each in path.parents if each.exists())
     if os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
         return ""
+    if by := _as_service(existing):
+        return f"{path} is not there, and {_described(existing)}: {by}"
     made = f"install -d -m 750 -o {user()} -g {_group(os.getegid())} {_quoted(path)}"
     return f"{path} is not there, and {_described(existing)}: `{made}` as root makes it"
 
 
 def _closed(path: Path, *, reads: bool) -> str:
     is_own = path.stat().st_uid == os.geteuid()
+    if by := _as_service(path):
+        return f"{_described(path)}: {by}"
     needed = os.R_OK | (0 if reads else os.W_OK) | (os.X_OK if path.is_dir() else 0)
     if is_own and os.access(path, needed, effective_ids=True):
         return ""

@@ -68,6 +68,28 @@ def test_a_folder_above_that_may_not_be_passed_is_told(folder):
         assert why_unusable(folder / "closed" / "pi-a") == ""
 
 
+@pytest.mark.parametrize("below", ["", "fashion", "fashion/0.parquet"])
+def test_a_person_is_not_told_to_take_what_is_a_services_but_to_act_as_it(folder, below):
+    archive = folder / "edged"
+    (archive / "fashion").mkdir(parents=True)
+    for each, mode in ((archive, 0o750), (archive / "fashion", 0o755)):
+        os.chown(each, 888, 888)
+        each.chmod(mode)
+    with as_nobody():
+        reason = why_refused(archive / below, REFUSED)
+    assert (
+        reason == f"{archive} belongs to 888 (drwxr-x---), and this is nobody: run this by `sudo runuser -u 888 -- …`"
+    )
+
+
+def test_a_home_folder_is_not_to_be_opened_to_everybody(folder, monkeypatch):
+    monkeypatch.setattr("edged.access._HOMES", folder)
+    (folder / "pi").mkdir(mode=0o700)
+    with as_nobody():
+        reason = why_refused(folder / "pi" / "photos", REFUSED, reads=True)
+    assert reason.endswith(": nobody else should pass it; put what is to be read elsewhere, such as below /srv")
+
+
 def test_ones_own_folder_without_the_right_to_write_is_told(folder):
     path = folder / "pi-a"
     path.mkdir()
