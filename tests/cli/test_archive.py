@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import pwd
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from edged.domain.topology import Dtype, Stream
 from edged.errors import DiskFull, FormatError
 from edged.ports import Item, LeftOut
 from edged.services.archive import importer
+from tests.cli.conftest import VALID
 from tests.support.archive_samples import new_archive, pack
 from tests.support.archive_samples import sample as sample_at
 
@@ -455,3 +457,21 @@ def test_the_small_fashion_mnist_is_imported_from_end_to_end(topology_file, tmp_
 def test_a_data_set_that_does_not_exist_is_a_plain_message(topology_file, capsys):
     assert cli.main(["archive", "import", str(topology_file), "--from", "/nowhere/at/all"]) != 0
     assert "/nowhere/at/all" in capsys.readouterr().err
+
+
+def test_root_makes_no_files_in_the_archive_of_a_node_with_a_user_of_its_own(tmp_path, monkeypatch, capsys):
+    (tmp_path / "archive").mkdir()
+    file = tmp_path / "topology.yaml"
+    file.write_text(VALID.replace("/srv/edged", str(tmp_path / "archive")))
+    owner = pwd.struct_passwd(("edged", "x", (tmp_path / "archive").stat().st_uid, 0, "", "/", "/bin/sh"))
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("pwd.getpwnam", lambda _name: owner)
+
+    assert cli.main(["archive", "init", str(file)]) == 74
+
+    assert capsys.readouterr().err.endswith(" makes there: runuser -u edged -- edged archive init …\n")
+    assert not list((tmp_path / "archive").iterdir())
+    monkeypatch.undo()
+    assert cli.main(["archive", "init", str(file)]) == 0
+    monkeypatch.setattr("pwd.getpwnam", lambda _name: owner)
+    assert cli.main(["archive", "ls", str(file)]) == 0

@@ -7,8 +7,10 @@ import argparse
 import contextlib
 import json
 import os
+import pwd
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edged import topology_file
@@ -20,6 +22,7 @@ from edged.cli.problems import complain
 from edged.domain.archive.snapshot import OVERLAY_SOURCES, QUARANTINE_SOURCE
 from edged.domain.counted import counted
 from edged.domain.samples.border import Border
+from edged.domain.systemd.setup import USER, archive_folder
 from edged.domain.topology import Stream, Topology
 from edged.errors import ArchiveUnavailable, FormatError, StorageError
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:  # Parquet and images are imported when they are needed
 SUMMARY = "make the archive, import data sets, list and verify it, take samples out of training"
 
 _FINDINGS = 1
+_WRITING = {"init", "import", "migrate", "quarantine", "release"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `args.action`; the exit code."""
     topology = topology_file.load(args.topology, needs_kafka=args.action == "migrate")
     try:
+        if args.action in _WRITING:
+            _leave_to_node(archive_folder(topology), args.action)
         code: int = args.act(topology, args)
     except FormatError as error:
         complain("edged archive", error)
@@ -82,6 +88,16 @@ def run(args: argparse.Namespace) -> int:
         complain("edged archive", error)
         return os.EX_IOERR
     return code
+
+
+def _leave_to_node(folder: str, action: str) -> None:
+    """Raise StorageError where root would make files in a node's archive, which that node could not change."""
+    with contextlib.suppress(KeyError, OSError):
+        if os.geteuid() == 0 and folder and Path(folder).stat().st_uid == pwd.getpwnam(USER).pw_uid:
+            command = f"runuser -u {USER} -- edged archive {action} …"
+            raise StorageError(
+                f"{folder} belongs to {USER}, whose node could not change what root makes there: {command}"
+            )
 
 
 def _init(topology: Topology, _args: argparse.Namespace) -> int:
