@@ -22,7 +22,7 @@ from edged.domain.systemd.actions import Action, Systemctl
 from edged.domain.systemd.enabling import Seen, disabling, enabling, missing_secrets
 from edged.domain.systemd.fit import misfits
 from edged.domain.systemd.setup import CREDENTIALS, TOPOLOGY, USER, Setup, node_of, setup_of, unfit
-from edged.domain.topology import NAME_PATTERN, Security, Tls
+from edged.domain.topology import NAME_PATTERN, Security, Tls, Topology
 from edged.domain.validation.finding import Finding
 from edged.errors import ConfigError, MachineUnfit, Problem
 from edged.topology_file import Inspection
@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _name(text: str) -> str:
+    if unit := re.fullmatch(r"edged(?:-infer)?@(.+?)(?:\.service)?", text):
+        raise argparse.ArgumentTypeError(f'"{text}" is a unit; its node is called "{unit[1]}"')
     if not re.fullmatch(NAME_PATTERN, text):
         raise argparse.ArgumentTypeError(f'"{text}" cannot be the name of a node')
     return text
@@ -72,7 +74,8 @@ def _name(text: str) -> str:
 def _enable(machine: Machine, node: str, *, is_dry: bool) -> int:
     inspection = _inspect(machine, node)
     setup = setup_of(inspection.topology, node, inspection.credentials)
-    if lacks := [*machine.lacks(setup), *_lacks_packages(setup)]:
+    closed = machine.closed_to_node(_files(inspection.topology, node))
+    if lacks := [*machine.lacks(setup), *closed, *_lacks_packages(setup)]:
         raise MachineUnfit("\n".join(lacks))
     seen = machine.seen(node, setup)
     missing = missing_secrets(setup, seen)
@@ -130,7 +133,7 @@ def _inspect(machine: Machine, node: str) -> Inspection:
     """The topology as the node will read it, but for credentials, which may be missing. Raises ConfigError."""
     file = machine.path(TOPOLOGY)
     if not file.exists():
-        put = f"put the site's there: install -D -m 644 topology.yaml {TOPOLOGY}"
+        put = f"put the site's there: {_sudo()}install -D -m 644 topology.yaml {TOPOLOGY}"
         raise ConfigError((Problem("", "there is no topology yet", put, str(file)),))
     environment = {
         **os.environ,
@@ -145,6 +148,17 @@ def _inspect(machine: Machine, node: str) -> Inspection:
     if problem := unfit(found.topology, node):
         raise ConfigError((replace(problem, place=str(file)),))
     return found
+
+
+def _files(topology: Topology, node: str) -> Iterator[str]:
+    """What the node reads of its own machine's, but for secrets, which systemd reads as root."""
+    yield TOPOLOGY
+    clients: list[Security | Tls | None] = [topology.kafka.security]
+    if topology.mqtt is not None and topology.speaks_mqtt(node):
+        clients.append(topology.mqtt.tls)
+    for client in clients:
+        if client is not None:
+            yield from filter(None, (client.ca, client.certificate, client.key))
 
 
 def _warnings(
@@ -169,7 +183,8 @@ def _lacks_packages(setup: Setup) -> Iterator[str]:
 def _how_to_put(missing: Mapping[str, str]) -> str:
     """The commands that put the secrets in their places, without showing them or keeping them in a history."""
     commands = "".join(
-        f"\n  systemd-ask-password -n {name}: | install -m 600 /dev/stdin {path}" for name, path in missing.items()
+        f"\n  systemd-ask-password -n {name}: | {_sudo()}install -m 600 /dev/stdin {path}"
+        for name, path in missing.items()
     )
     return (
         f"no unit was touched, as {'a secret is' if len(missing) == 1 else 'secrets are'} missing: put"
@@ -182,6 +197,11 @@ def _about_archive(setup: Setup, seen: Seen) -> Iterator[str]:
     if setup.archive:
         there = seen.folders.get(setup.archive)
         if there is not None and there.owner != USER:
-            yield f"{setup.archive} belongs to {there.owner}: `chown {USER}: {shlex.quote(setup.archive)}`"
+            yield f"{setup.archive} belongs to {there.owner}: `{_sudo()}chown {USER}: {shlex.quote(setup.archive)}`"
         if seen.entries.get(setup.archive, frozenset()) <= {"lost+found"}:  # a new file system has one
-            yield f"{setup.archive} is empty; once: runuser -u {USER} -- edged archive init {TOPOLOGY}"
+            yield f"{setup.archive} is empty; once: {_sudo()}runuser -u {USER} -- edged archive init {TOPOLOGY}"
+
+
+def _sudo() -> str:
+    """How root's commands begin for whoever has called this one so."""
+    return "sudo " if "SUDO_USER" in os.environ else ""

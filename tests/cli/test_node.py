@@ -26,6 +26,7 @@ def machine(tmp_path, monkeypatch, process):
     for module in ("node", "enabled_nodes"):
         monkeypatch.setattr(f"edged.cli.{module}.Machine", fake.opened)
     monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.delenv("SUDO_USER", raising=False)
     return fake
 
 
@@ -95,6 +96,43 @@ def test_the_archive_gets_its_folder_and_how_to_mark_it(edged, machine):
     assert "archive init" in edged("node", "enable", "vault")[1]
     machine.put("srv/edged/edged-archive.json")
     assert "archive init" not in edged("node", "enable", "vault")[1]
+
+
+def test_who_came_by_sudo_is_given_commands_with_it(edged, machine, monkeypatch):
+    monkeypatch.setenv("SUDO_USER", "pi")
+    assert "once: sudo runuser -u edged -- edged archive init " in edged("node", "enable", "vault")[1]
+    machine.put(TOPOLOGY, SECURE)
+    assert "kafka-password: | sudo install -m 600 " in edged("node", "enable", "pi-a")[2]
+    (machine.root / TOPOLOGY).unlink()
+    assert "(put the site's there: sudo install -D -m 644 " in edged("node", "enable", "pi-a")[2]
+
+
+@pytest.mark.parametrize(
+    ("closed", "command"),
+    [
+        (TOPOLOGY, "chgrp edged /etc/edged/topology.yaml && chmod g+r /etc/edged/topology.yaml"),
+        ("etc/edged", "chmod a+x /etc/edged"),
+    ],
+)
+def test_a_file_that_the_nodes_user_may_not_read_is_told_before_any_unit_is_touched(edged, machine, closed, command):
+    machine.ids["edged"] = (4243, 4243)
+    path = machine.root / closed
+    path.chmod(0o700 if path.is_dir() else 0o600)
+    assert edged("node", "enable", "pi-a") == (
+        1,
+        "",
+        f"edged: the node's user edged may not read /{TOPOLOGY}: `{command}` lets it\n",
+    )
+    assert machine.changes() == []
+    path.chmod(0o755 if path.is_dir() else 0o644)
+    assert edged("node", "enable", "pi-a")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["edged@pi-a", "edged-infer@pi-a.service"])
+def test_a_unit_in_place_of_the_name_is_told_with_its_node(edged, machine, name):
+    code, _, err = edged("node", "enable", name)
+    assert (code, machine.changes()) == (64, [])
+    assert f'"{name}" is a unit; its node is called "pi-a"' in err
 
 
 def test_an_archive_of_another_user_stays_so_and_is_named(edged, machine):

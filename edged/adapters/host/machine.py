@@ -26,6 +26,9 @@ from edged.files import sync_folder
 _BOOTED = "/run/systemd/system"
 """Is there where systemd is PID 1 (sd_booted(3))."""
 
+_ACCESS_LIST = "system.posix_acl_access"
+"""The attribute of a file that has one (acl(5))."""
+
 _TEMPORARY = f".{DROP_IN}.tmp"
 _ASKED = ("LoadState", "ActiveState", "NeedDaemonReload")
 
@@ -71,6 +74,23 @@ class Machine:
             yield f'there is no user and group "{USER}": `systemd-sysusers` makes them, once edged.conf is in place'
         if setup.archive:
             yield from self._lacks_folder(setup.archive)
+
+    def closed_to_node(self, files: Iterable[str]) -> Iterator[str]:
+        """The files that the node's user may not read, though root may, each with the command that mends it.
+
+        One with an access list is taken to be open to it.
+        """
+        try:
+            own = self._accounts(USER)
+        except KeyError:  # which is among what it lacks
+            return
+        for file in files:
+            for each in (*reversed(Path(file).parents), Path(file)):
+                there, needed = self.path(str(each)), os.X_OK if each != Path(file) else os.R_OK
+                if there.exists() and not _is_open(there, own, needed):
+                    mended = f"chmod a+x {each}" if needed == os.X_OK else f"chgrp {USER} {each} && chmod g+r {each}"
+                    yield f"the node's user {USER} may not read {file}: `{mended}` lets it"
+                    break
 
     def seen(self, node: str, setup: Setup | None = None) -> Seen:
         """What is there of the node; of its folders and secrets too, when its `setup` is given."""
@@ -211,6 +231,14 @@ class Machine:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
+
+
+def _is_open(path: Path, accounts: tuple[int, int], needed: int) -> bool:
+    """Whether the user and group of these numbers have this right to it."""
+    status = path.stat()
+    user, group = accounts
+    shift = 6 if status.st_uid == user else 3 if status.st_gid == group else 0
+    return bool(status.st_mode >> shift & needed) or _ACCESS_LIST in os.listxattr(path)
 
 
 @contextlib.contextmanager
