@@ -203,6 +203,7 @@ def test_a_broker_that_is_not_there_at_the_start_is_not_waited_for_for_ever(sens
         (("--node", "cam", "--rate", "nan"), 64, '"nan" is not a rate'),
         (("--node", "cam", "--count", "-1"), 64, '"-1" is not a whole number from 0 up'),
         (("--node", "cam", "--from", "no-such-set"), 64, "no data set is called so"),
+        (("--node", "cam", "--from", "fashion-mnist-smal"), 64, 'called so (did you mean "fashion-mnist-small"?)'),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_published(sensor, log, capsys, args, code, why):

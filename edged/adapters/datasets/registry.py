@@ -13,6 +13,7 @@ from edged.adapters.datasets import fashion_mnist, idx
 from edged.adapters.datasets.csv_table import CsvTable, open_csv_table
 from edged.adapters.datasets.idx import IdxDataset
 from edged.adapters.datasets.image_folder import open_image_folder
+from edged.domain.suggest import did_you_mean
 from edged.domain.text import normal_form, shown
 from edged.errors import FormatError, StorageError
 from edged.files import open_regular
@@ -20,6 +21,7 @@ from edged.ports import Dataset, Item
 
 __all__ = ["Dataset", "Item", "open_dataset"]
 
+_FULL, _SMALL = _NAMES = ("fashion-mnist", "fashion-mnist-small")
 _HEAD_BYTES = 256
 _CONTROLS = frozenset({*range(1, 9), *range(14, 26), *range(27, 32)})
 """Bytes that no text has, in whatever encoding."""
@@ -49,9 +51,9 @@ def open_dataset(
 
     Large files are mapped or read when their split is first used. Raises FormatError or StorageError with the reason.
     """
-    if spec == "fashion-mnist":
-        return _open_idx(_full_fashion_mnist(), name="fashion-mnist")
-    if spec == "fashion-mnist-small":
+    if spec == _FULL:
+        return _open_idx(_full_fashion_mnist(), name=_FULL)
+    if spec == _SMALL:
         return _open_idx(fashion_mnist.SMALL_FOLDER)
     path = Path(spec).expanduser()
     if _is_folder(path):
@@ -72,7 +74,9 @@ def _is_folder(path: Path) -> bool:
             return False
     except FileNotFoundError as error:
         alike = _alike(path)
-        other = f"; there is {alike}" if alike else ", and no data set is called so"
+        meant = did_you_mean(str(path), _NAMES)
+        unknown = ", and no data set is called so" + (f" ({meant})" if meant else "")
+        other = f"; there is {alike}" if alike else unknown
         raise StorageError(f"{path}: no such file or folder{other}") from error
     except OSError as error:
         raise StorageError(f"{path}: {why_refused(path, error, reads=True)}") from error
