@@ -26,6 +26,15 @@ _COMPLETIONS = {
 _MANUAL = "share/man/man1/edged.1.gz"
 _WIDTH = "100"
 
+_FILES = {
+    "/etc/edged/topology.yaml": "the site's topology, which the units read",
+    "/etc/edged/credentials/NODE": "a node's secrets, for root alone",
+    "/var/lib/edged/NODE": "its checkpoints and models",
+    "/var/cache/edged/NODE": "its cache, which may be deleted while the node does not run",
+    "/usr/share/doc/edged/examples": "topologies to begin with",
+}
+"""Where the package has a node's."""
+
 
 def files() -> dict[str, bytes]:
     """The content of each file, by its path below the folder."""
@@ -36,6 +45,7 @@ def files() -> dict[str, bytes]:
     made = {path: shtab.complete(parser, shell=shell).encode() for shell, path in _COMPLETIONS.items()}
     manual = Manpage(parser, {"description": "train at the edge while data streams"})
     manual.manual, manual.source = "edged", f"edged {__version__}"
+    manual.add_section("files", "=", "\n".join(f".TP\n.I {path}\n{text}" for path, text in _FILES.items()))
     manual.add_section("notes", "=", "\n".join(_epilogs(parser)))
     return made | {_MANUAL: gzip.compress(f"{manual}".encode(), 9, mtime=0)}
 

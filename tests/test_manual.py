@@ -62,6 +62,7 @@ def test_the_manual_has_every_command_option_and_exit_code(made):
     assert [name for name in COMMANDS if f"'edged {name}'" not in text] == []
     assert [option for option in options(whole_parser()) if option not in text] == []
     assert "Exit codes: 1 secrets are missing" in text
+    assert ".I /etc/edged/topology.yaml" in text.partition(".SH FILES")[2]
     assert '"2023-11-14"' in text
 
 
