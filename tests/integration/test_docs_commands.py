@@ -66,7 +66,11 @@ AS_ROOT = ("install -", "systemctl ", "ln -")
 ON_A_MACHINE = "edged node "
 """Commands that are run here on a machine of the test's own."""
 
-ADAPTED = {"--rate 50": "--rate max", "/var/lib/edged/pi-north": "pi-north"}
+ADAPTED = {
+    "--rate 50": "--rate max",
+    "/var/lib/edged/pi-north": "pi-north",
+    "/etc/edged/topology.yaml": "topology.yaml",
+}
 """Replacements in commands, so that they end soon and find what a node has elsewhere."""
 
 BY_HAND = [(CONFIG, each) for each in CONFIG.commands() if "topology.yaml" in each]

@@ -21,7 +21,7 @@ from tests.support.pages import ROOT, pages
 PAGE = pages()["systemd/README.md"]
 
 BY_PACKAGE = ("apt install ./",)
-FOR_ARCHIVE = "apt install ./edged_*.deb ./edged-archive_*.deb"
+FOR_ARCHIVE = "apt install ./edged*_0.1.0+deb13_arm64.deb"
 BY_PIP = ("python3 -m venv", "ln -s", "install -m 644 systemd/", "install -D -m 644 systemd/")
 """How the commands of each way of installing edged begin."""
 
@@ -37,7 +37,7 @@ OF_BROKER = re.compile(r"openjdk|systemd/kafka|-[gu] kafka|--now kafka")
 ADAPTED = {
     " -f ": " ",
     "--rate 50": "--rate max",
-    "edged_0.1.0+deb13_arm64.deb": "edged_*.deb",
+    "_0.1.0+deb13_arm64.deb": "_*.deb",
     "systemd-ask-password -n kafka-password:": "echo -n a-secret",
     "apt install openjdk-17-jre-headless": "java -version",
     "edged archive": "runuser -u edged -- edged archive",  # as the page says of all of them
