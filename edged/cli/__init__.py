@@ -23,7 +23,7 @@ from typing import NoReturn, TextIO, cast
 
 from edged import __version__
 from edged.adapters.host.allocator import without_collections
-from edged.cli.problems import complain, show
+from edged.cli.problems import complain, not_installed, show
 from edged.domain.suggest import did_you_mean
 from edged.errors import (
     ConfigError,
@@ -179,8 +179,7 @@ def _report(error: Exception) -> int:
         complain("edged", f"{error} (STATE_DIRECTORY or XDG_STATE_HOME names another)", stream)
         return os.EX_CANTCREAT
     if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").partition(".")[0])):
-        package = f"the package edged-{extra}, or " if extra == "archive" else ""
-        complain("edged", f"{error.name} is not installed: {package}pip install 'edged[{extra}]'", stream)
+        complain("edged", not_installed(str(error.name), extra), stream)
         return os.EX_CONFIG  # restarting does not help
     if isinstance(error, EdgedError):
         complain("edged", error, stream)

@@ -17,7 +17,7 @@ from edged import topology_file
 from edged.adapters.host.machine import Machine
 from edged.cli.arguments import require_node
 from edged.cli.backbone import is_needed, look_up
-from edged.cli.problems import complain, show
+from edged.cli.problems import complain, not_installed, show
 from edged.domain.systemd.actions import Action, Systemctl
 from edged.domain.systemd.enabling import Seen, disabling, enabling, missing_secrets
 from edged.domain.systemd.fit import misfits
@@ -177,7 +177,7 @@ def _warnings(
 def _lacks_packages(setup: Setup) -> Iterator[str]:
     """What edged was installed without, of what the node needs."""
     if setup.archive and find_spec("pyarrow") is None:
-        yield "the archive's part of edged is not installed: the package edged-archive, or pip install 'edged[archive]'"
+        yield not_installed("the archive's part of edged", "archive")
 
 
 def _how_to_put(missing: Mapping[str, str]) -> str:

