@@ -31,6 +31,7 @@ from edged.errors import (
     LogForbidden,
     LogRefused,
     MachineUnfit,
+    MqttRefused,
     RecordTooLarge,
     StateFolderRefused,
     TransientError,
@@ -40,6 +41,7 @@ _CODES: tuple[tuple[type[EdgedError], int], ...] = (
     (TransientError, os.EX_UNAVAILABLE),
     (LogForbidden, os.EX_NOPERM),
     (LogRefused, os.EX_CONFIG),
+    (MqttRefused, os.EX_CONFIG),
     (RecordTooLarge, os.EX_CONFIG),
     (MachineUnfit, 1),
 )

@@ -37,10 +37,12 @@ if TYPE_CHECKING:  # what reads images and Kafka is imported when it is needed
 SUMMARY = "replay a data set, a folder of images or a CSV file as one of the devices"
 
 _START_TIMEOUT_S = 30.0
-"""How long Kafka may be silent at the start; later it is waited for."""
+"""How long the broker may be silent at the start; later it is waited for."""
 
 _TIMEOUT_S = 5.0
-"""How long a stop lets the batch on its way arrive; Kafka may be away."""
+"""How long a stop lets the batch on its way arrive; the broker may be away."""
+
+_BROKERS = {"kafka": "Kafka", "mqtt": "the MQTT broker"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--skip", type=whole_number(), default=0, metavar="N", help="leave out the first N of each pass"
     )
     parser.add_argument("--loop", action="store_true", help="begin again at the end")
+    parser.add_argument("--buffer", metavar="FOLDER", help="keep samples there until they have arrived")
     parser.add_argument("--unlabelled", action="store_true", help="leave the labels out")
     parser.add_argument(
         "--shuffle", type=whole_number(), metavar="SEED", help="in a random order, another for each pass"
@@ -64,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Publish until all is published or a signal ends it cleanly; 69 when Kafka does not answer at the start or end."""
+    """Publish until all is published or a signal ends it; 69 when the broker does not answer at the start or end."""
     topology = topology_file.load(args.topology, node=args.node)
     _require_device(topology, args.node, str(args.topology))
     level = args.log_level or topology.log.level
@@ -94,7 +97,7 @@ async def _replay(
     from edged.device import Device  # noqa: PLC0415
     from edged.services.sensor import Sensor  # noqa: PLC0415
 
-    async with Device(topology, args.node, receive=False, gives_up=True) as device:
+    async with Device(topology, args.node, buffer=args.buffer, receive=False, gives_up=True) as device:
         with _bar(unit=" samples") as bar:
             sensor = Sensor(
                 dataset,
@@ -110,11 +113,11 @@ async def _replay(
                 on_published=bar.update,
             )
             bar.total = sensor.total
-            return await _until_signal(sensor, device)
+            return await _until_signal(sensor, device, _BROKERS[topology.device(args.node).transport])
 
 
-async def _until_signal(sensor: "Sensor", device: "Device") -> int:
-    """Run the sensor once Kafka answers.
+async def _until_signal(sensor: "Sensor", device: "Device", broker: str) -> int:
+    """Run the sensor once the broker answers, and until its buffer is empty if it has one.
 
     The first signal lets what is on its way arrive, for a few seconds; then it is given up.
     """
@@ -132,13 +135,15 @@ async def _until_signal(sensor: "Sensor", device: "Device") -> int:
         async with asyncio.timeout(_START_TIMEOUT_S):
             await device.connected()
         await sensor.run(stop)
+        await device.flush()
     except TimeoutError:
-        complain("edged sensor", f"Kafka does not answer{_why(device)}; nothing was published")
+        complain("edged sensor", f"{broker} does not answer{_why(device)}; nothing was published")
         return os.EX_UNAVAILABLE
     except asyncio.CancelledError:
         task.uncancel()
-        acknowledged = f"{counted(sensor.published, 'sample')} acknowledged"
-        complain("edged sensor", f"Kafka does not answer{_why(device)}; {acknowledged}")
+        left = device.backlog.samples
+        done = f"{counted(sensor.published, 'sample')} acknowledged" if not left else f"{left} are left in the buffer"
+        complain("edged sensor", f"{broker} does not answer{_why(device)}; {done}")
         return os.EX_UNAVAILABLE
     return 0
 

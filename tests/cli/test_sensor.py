@@ -192,6 +192,27 @@ def test_a_broker_that_is_not_there_at_the_start_is_not_waited_for_for_ever(sens
     assert "Kafka does not answer; nothing was published" in capsys.readouterr().err
 
 
+def test_with_a_buffer_it_ends_once_all_has_arrived(sensor, log, tmp_path):
+    buffer = ("--buffer", str(tmp_path / "buffer"))
+    assert sensor("--node", "cam-raw", "--from", "fashion-mnist-small", "--count", "20", "--rate", "max", *buffer) == 0
+    assert len(log.records("greenhouse.iot.cam-raw")) == 20
+
+
+def test_a_sensor_that_ends_while_kafka_is_away_leaves_the_rest_in_its_buffer(
+    sensor, log, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setattr("edged.cli.sensor._TIMEOUT_S", 0.0)
+
+    def vanish(count):
+        log.unavailable = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    log.on_append = vanish
+    arguments = ("--node", "cam-raw", "--from", "fashion-mnist-small", "--buffer", str(tmp_path), "--count", "3")
+    assert sensor(*arguments) == 69
+    assert "are left in the buffer" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("args", "code", "why"),
     [

@@ -1,26 +1,18 @@
 """Devices with a buffer, as real processes killed with -9 at any moment: all that was published arrives, once."""
 
 import asyncio
-import contextlib
 import random
 import sys
 from collections import Counter
 
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
-from edged.adapters.memory.log import MemoryLog
-from edged.adapters.mqtt import PahoBroker
-from edged.domain.mqtt import topics
 from edged.domain.samples import returned
-from edged.domain.topology import Device, Edge, Kafka, Stream, Topology
+from edged.domain.topology import Kafka
 from edged.ports import TopicPartition
 from edged.reading import read_to_end
-from edged.services.ingest.dead_letters import DeadLetters
-from edged.services.mqtt.bridge import DeviceBridge
-from edged.services.mqtt.bridge_report import BridgeReport
+from tests.support.bridged import SITE, bridged
 from tests.support.mosquitto import Mosquitto, need_mosquitto
-
-SITE = "killed"
 
 
 class Program:
@@ -73,39 +65,12 @@ async def test_over_kafka_all_arrives_once(embedded_broker, tmp_path):
     assert_all_are_there_once(program, records)
 
 
-@contextlib.asynccontextmanager
-async def bridged(mosquitto):
-    """A log that the bridge of the device fills."""
-    device = Device("cam-mqtt", "pi", "samples", transport="mqtt", id="counter")
-    site = Topology(
-        site=SITE,
-        kafka=Kafka(("nowhere:1",)),
-        streams=(Stream("samples", (4,), "uint8"),),
-        iot=(device,),
-        edges=(Edge("pi"),),
-        archive=(),
-        mqtt=mosquitto.mqtt(),
-    )
-    log = MemoryLog()
-    client_id, filters = topics.bridge_client_id(SITE, "pi", device.name), topics.of_device(SITE, device.name)
-    async with (
-        PahoBroker(mosquitto.mqtt(), RecordingHealth()) as broker,
-        broker.session(client_id, filters, part="device") as session,
-        asyncio.TaskGroup() as group,
-    ):
-        letters, report = DeadLetters(log, f"{SITE}.dead-letters.pi"), BridgeReport()
-        bridge = DeviceBridge(log, site, device, session, dead_letters=letters, report=report)
-        running = group.create_task(bridge.run())
-        yield log
-        running.cancel()
-
-
 async def test_over_mqtt_all_arrives_once_also_when_mosquitto_is_killed_and_forgets(tmp_path):
     need_mosquitto()
     chosen = random.Random(7)  # noqa: S311
     with Mosquitto() as mosquitto:
         program = Program("mqtt", mosquitto.bootstrap, tmp_path)
-        async with bridged(mosquitto) as log:
+        async with bridged(mosquitto.mqtt(), "cam-mqtt") as log:
             for forgets in (False, True, True):
                 async with asyncio.TaskGroup() as group:
                     group.create_task(program.live(chosen.randrange(50, 300)))

@@ -15,7 +15,7 @@ from edged.domain.topology import Mqtt
 
 async def main(transport: str, address: str, folder: str, first: str) -> None:
     where = address if transport == "kafka" else Mqtt(address)
-    words = {"site": "killed", "name": f"cam-{transport}", "edge": "pi", "shape": (4,)}
+    words = {"site": "greenhouse", "name": f"cam-{transport}", "edge": "pi", "shape": (4,)}
     async with Device.at(where, **words, buffer=folder, receive=False) as device:  # type: ignore[arg-type]
         if first == "-":
             await device.flush()
