@@ -8,7 +8,7 @@ from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
 from edged.adapters.mqtt import PahoBroker
 from edged.domain.mqtt import topics
-from edged.domain.topology import Device, Edge, Kafka, Mqtt, Stream, Topology
+from edged.domain.topology import Device, Edge, IdKind, Kafka, Mqtt, Stream, Topology
 from edged.services.ingest.dead_letters import DeadLetters
 from edged.services.mqtt.bridge import DeviceBridge
 from edged.services.mqtt.bridge_report import BridgeReport
@@ -18,10 +18,10 @@ SITE = "greenhouse"
 
 @contextlib.asynccontextmanager
 async def bridged(
-    mqtt: Mqtt, name: str, *, shape: tuple[int, ...] = (4,), receipts: bool = False
+    mqtt: Mqtt, name: str, *, shape: tuple[int, ...] = (4,), ids: IdKind = "counter", receipts: bool = False
 ) -> AsyncIterator[MemoryLog]:
-    """The log that the bridge of the device fills, which numbers its samples."""
-    device = Device(name, "pi", "samples", transport="mqtt", id="counter", receipts=receipts)
+    """The log that the bridge of the device fills; `ids`: how it names its samples."""
+    device = Device(name, "pi", "samples", transport="mqtt", id=ids, receipts=receipts)
     site = Topology(
         site=SITE,
         kafka=Kafka(("nowhere:1",)),

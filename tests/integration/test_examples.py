@@ -1,0 +1,120 @@
+"""The devices of config/examples are run: the ESP32's program under CPython, the scripts as they stand."""
+
+import asyncio
+import importlib.util
+import os
+import shutil
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from edged.adapters.kafka import KafkaLog
+from edged.adapters.memory.health import RecordingHealth
+from edged.domain.samples import returned
+from edged.domain.topology import Kafka
+from edged.ports import Record, TopicPartition, TopicSpec
+from tests.support import umqtt_simple
+from tests.support.bridged import SITE, bridged
+from tests.support.mosquitto import Mosquitto, need_mosquitto
+from tests.support.requirements import require
+
+EXAMPLES = Path(__file__).parents[2] / "config" / "examples"
+
+
+@pytest.fixture
+def esp32(monkeypatch):
+    """The module as MicroPython would load it."""
+    package = types.ModuleType("umqtt")
+    monkeypatch.setitem(sys.modules, "umqtt", package)
+    monkeypatch.setitem(sys.modules, "umqtt.simple", umqtt_simple)
+    monkeypatch.setattr(time, "ticks_ms", lambda: time.monotonic_ns() // 1_000_000, raising=False)
+    monkeypatch.setattr(time, "ticks_diff", lambda later, earlier: later - earlier, raising=False)
+    spec = importlib.util.spec_from_file_location("esp32", EXAMPLES / "esp32.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def publisher_of(esp32, mosquitto):
+    return esp32.Publisher(umqtt_simple.MQTTClient("esp32", "127.0.0.1", mosquitto.port, keepalive=30), SITE, "esp32-1")
+
+
+async def test_what_an_esp32_sends_arrives_once_also_when_the_broker_is_killed_and_forgets(esp32):
+    need_mosquitto()
+    with Mosquitto() as mosquitto:
+        async with bridged(mosquitto.mqtt(), "esp32-1", shape=(16,), receipts=True) as log, asyncio.timeout(120):
+            publisher = publisher_of(esp32, mosquitto)
+            ids = []
+            for number in range(30):
+                ids.append(publisher.publish(esp32.reading()))
+                await asyncio.to_thread(publisher.step)
+                if number == 15:
+                    mosquitto.kill()
+                    mosquitto.forget()
+                    await asyncio.to_thread(publisher.step)
+                    await asyncio.to_thread(mosquitto.start)
+            while publisher.kept:
+                await asyncio.to_thread(publisher.step)
+            records = log.records(f"{SITE}.iot.esp32-1")
+    assert sorted(returned.sample_id(each.headers) for each in records) == sorted(ids)
+    assert {(each.key, each.value) for each in records} == {(None, esp32.reading())}
+    assert (publisher.num_lost, publisher.refused) == (0, [])
+
+
+def test_without_a_network_an_esp32_keeps_the_newest(esp32):
+    class Away:
+        def set_callback(self, callback):
+            self.callback = callback
+
+        def connect(self, **_options):
+            raise OSError
+
+    publisher = esp32.Publisher(Away(), SITE, "esp32-1")
+    ids = [publisher.publish(b"x") for _ in range(esp32.MAX_KEPT + 3)]
+    publisher.step()
+    assert [each[0] for each in publisher.kept] == ids[3:]
+    assert publisher.num_lost == 3
+
+
+async def run(script, port, device, *arguments):
+    environment = os.environ | {"BROKER": "127.0.0.1", "PORT": str(port), "SITE": SITE, "DEVICE": device}
+    process = await asyncio.create_subprocess_exec(EXAMPLES / script, *arguments, env=environment)
+    assert await process.wait() == 0
+
+
+async def test_a_shell_script_publishes_by_mqtt_and_gets_its_receipt(tmp_path):
+    need_mosquitto()
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(b"\xff\xd8\xffpixels")
+    with Mosquitto() as mosquitto:
+        async with asyncio.timeout(60), bridged(mosquitto.mqtt(), "cam", ids="text") as log:
+            await run("mosquitto.sh", mosquitto.port, "cam", str(photo), "boot")
+            (record,) = log.records(f"{SITE}.iot.cam")
+    assert (record.key, record.value) == (b"boot", photo.read_bytes())
+    assert returned.sample_id(record.headers)
+
+
+async def test_a_shell_script_publishes_by_kafka(apache_kafka, tmp_path):
+    if shutil.which("kcat") is None:
+        require("no kcat on the PATH (Debian: kcat)")
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(b"\xff\xd8\xffpixels")
+    partition = TopicPartition(f"{SITE}.iot.cam-kcat")
+    async with (
+        asyncio.timeout(60),
+        KafkaLog(Kafka((apache_kafka.bootstrap,)), RecordingHealth()) as log,
+        log.reader({partition: 0}) as reader,
+    ):
+        await log.ensure([TopicSpec(partition.topic)])
+        await run("kcat.sh", apache_kafka.bootstrap.rpartition(":")[2], "cam-kcat", str(photo), "boot")
+        records: list[Record] = []
+        while not records:
+            records = await reader.poll(max_records=1, timeout_s=1)
+    assert (records[0].key, records[0].value) == (b"boot", photo.read_bytes())
+    assert returned.sample_id(records[0].headers)
+    assert dict(records[0].headers)["edged-sampled-ms"].endswith(b"000")
