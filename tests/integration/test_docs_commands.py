@@ -29,6 +29,7 @@ from edged.cli.demo.processes import Child
 from edged.domain.nn.model import Division
 from edged.domain.samples import prediction
 from edged.domain.samples.prediction import Prediction
+from edged.domain.samples.returned import sample_id
 from edged.domain.topology import Topology
 from edged.domain.topology.topics import topics
 from edged.domain.training import checkpoint
@@ -370,7 +371,18 @@ async def test_the_python_example_publishes_and_prints_a_prediction(log, place):
                 assert running.returncode is None
         assert (records[0].key, records[0].value) == (b"boot", (place / "photo.jpg").read_bytes())
         sent_back = Prediction(
-            "cam-01", 0, records[0].offset, records[0].timestamp_ms, None, "boot", 0.9, {"boot": 0.9}, 1, 5.0, 1.0
+            "cam-01",
+            0,
+            records[0].offset,
+            records[0].timestamp_ms,
+            None,
+            "boot",
+            0.9,
+            {"boot": 0.9},
+            1,
+            5.0,
+            1.0,
+            id=sample_id(records[0].headers),
         )
         await log.append([Message(predicted, prediction.encode(sent_back), b"cam-01")])
 
