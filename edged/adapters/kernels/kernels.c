@@ -935,7 +935,7 @@ EXPORT void edged_backward(const Step *steps, long num, long n, const float *fir
 
 /* ------------------------------------------------------------------------------------------------- cross-entropy */
 
-INLINE vec exp_of(vec x) { /* of x <= 0, to 2 units in the last place; below -87 as if at -87 */
+INLINE vec exp_of(vec x) { /* of x <= 0, to 2 units in the last place; below -87 as if at -87; NaN stays as it is */
     x = pick(x < splat(-87), splat(-87), x);
     const vec shift = splat(12582912); /* 1.5 * 2^23: adding it rounds to whole numbers, in the lowest bits */
     const vec shifted = mul_add(x, splat(1.44269504f), shift), n = shifted - shift;
@@ -947,7 +947,7 @@ INLINE vec exp_of(vec x) { /* of x <= 0, to 2 units in the last place; below -87
     p = mul_add(p, r, splat(1.6666665459e-1f));
     p = mul_add(p, r, splat(5.0000001201e-1f));
     p = mul_add(p, r * r, r) + splat(1);
-    return (vec)((ivec)p + ((ivec)shifted << 23));
+    return pick(x == x, (vec)((ivec)p + ((ivec)shifted << 23)), x);
 }
 
 static float log_of(float x) { /* of x >= 1 */

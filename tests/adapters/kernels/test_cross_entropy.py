@@ -46,6 +46,17 @@ def test_what_is_not_finite_makes_the_loss_so(step, value):
     assert np.isfinite(losses).tolist() == [False, True]
 
 
+@given(st.integers(1, (1 << 23) - 1), st.sampled_from([0, 1 << 31]), st.integers(0, 2))
+def test_whatever_the_bits_of_a_nan_the_loss_is_none(step, fraction, sign, place):
+    """Also of a class that is not the target."""
+    outputs = np.zeros((1, 3), np.float32)
+    outputs.view(np.uint32)[0, place] = sign | 0x7F800000 | fraction
+    gradient, losses, scores, _ = run(step, outputs, np.array([0]), np.ones((1, 1)))
+    assert not np.isfinite(losses).any()
+    assert not np.isfinite(scores).any()
+    assert not np.isfinite(gradient).any()
+
+
 @pytest.mark.parametrize("target", [-1, 3])
 def test_a_target_that_is_no_class_is_refused(step, target):
     with pytest.raises(IndexError, match="for a model of 3"):
