@@ -405,7 +405,6 @@ def test_a_bomb_of_aliases_is_refused_before_it_expands(problems):
 @pytest.mark.parametrize(
     ("old", "new", "path", "message"),
     [
-        ("    edge: pi-a", "    edge: pi-a\n    transport: mqtt", "iot[0].transport", "this version does not carry mqtt yet"),
         ("file:///srv/edged", "hdfs://name:9870/edged", "archive[0].url", "this version writes to file:// only"),
     ],
 )  # fmt: skip

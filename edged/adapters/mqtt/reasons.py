@@ -20,7 +20,7 @@ UNSUPPORTED_VERSION = 0x84
 _LATER = {0x83, 0x88, 0x89, 0x8B, 0x97, 0x9F, 0xA0}
 """Reasons for which a broker refuses now, and perhaps not in a moment: busy, shutting down, over a rate."""
 
-_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING")
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 
 EndKind = Literal["lost", "hung_up", "refused", "version", "taken_over", "closed"]
 
@@ -81,6 +81,8 @@ def by_error(error: Exception, *, is_tls: bool, is_dialing: bool) -> End:
 def _by_tls(error: ssl.SSLError, text: str) -> End:
     if isinstance(error, ssl.SSLCertVerificationError):
         return End("refused", f"the broker's certificate is not accepted: {error.verify_message or text}")
+    if isinstance(error, ssl.SSLEOFError):
+        return End("lost", f"{text} (is this a port for TLS, and does it ask for a client's certificate?)")
     if (error.reason or "") in _NO_TLS:
         return End("lost", f"{text} (is this a port for TLS?)")
     if "ALERT" in (error.reason or ""):

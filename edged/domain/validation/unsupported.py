@@ -11,15 +11,8 @@ from edged.domain.validation.finding import Finding
 
 def problems(topology: Topology) -> Iterator[Finding]:
     """A finding for each unsupported setting."""
-    yield from _mqtt(topology)
     yield from _remote_archive(topology)
     yield from _int8_backbone(topology)
-
-
-def _mqtt(topology: Topology) -> Iterator[Finding]:
-    for i, device in enumerate(topology.iot):
-        if device.transport == "mqtt":
-            yield Finding(f"iot[{i}].transport", "this version does not carry mqtt yet", "use transport: kafka")
 
 
 def _remote_archive(topology: Topology) -> Iterator[Finding]:
