@@ -78,7 +78,7 @@ EVENTS: Mapping[str, Event] = {
     "life.notify_failed": event("A notification did not reach the service manager.", err=str),
     "health.degraded": event(
         "An external part does not answer, or one source (`archive/<stream>/<source>`) or edge (`epochs/<edge>`) "
-        "cannot be served.",
+        "cannot be served, or one device (`device/<device>`, `predictions/<device>`).",
         part=str, reason=str,
     ),
     "health.recovered": event("The part answers again.", part=str, degraded_s=float),

@@ -17,6 +17,7 @@ from edged.adapters.images import encode
 from tests.support.data import birds
 from tests.support.demo import a_few_articles, assert_whole, run_demo
 from tests.support.forked import start_forked
+from tests.support.mosquitto import need_mosquitto
 
 MAX_EDGE_MIB = 120
 """Resident, of the edge's daemon: its share of a Raspberry Pi with 512 MiB."""
@@ -65,6 +66,18 @@ async def test_three_tiers_on_the_embedded_broker(tmp_path):
     assert summary["peak_rss_mib"]["run pi-a"] <= MAX_EDGE_MIB
     assert_kept(tmp_path)
     assert "is not empty" in await refusal("--keep", str(tmp_path))
+
+
+@pytest.mark.slow
+async def test_the_thesis_own_path_by_mqtt_and_back(tmp_path):
+    """Both devices publish by MQTT, and each gets all its predictions back by it."""
+    need_mosquitto()
+    data = a_few_articles(tmp_path / "articles")
+    summary = await run_demo("--mqtt", "--data", str(data), "--epochs", "2", "--live", "60")
+
+    assert_whole(summary, published=120)
+    assert summary["way_back"]["delivered"] == 120
+    assert summary["way_back"]["delivered_twice"] == 0
 
 
 async def test_two_edges_train_one_model_also_when_one_is_killed(tmp_path):
