@@ -173,6 +173,15 @@ EVENTS: Mapping[str, Event] = {
         "Kafka takes nothing of a device for 20 s: its connection is closed, and the MQTT broker keeps what it sends "
         "until Kafka does. `suppressed` more devices since the last such line.", device=str, suppressed=int,
     ),
+    "mqtt.limits": event(
+        "A limit of the MQTT broker is not what the topology needs; without `has` it has none. Loses: samples that the "
+        "broker has acknowledged, which also degrades `mqtt/limits`. `edged topics` prints the settings.",
+        optional=("has",), limit=str, has=int, needs=int, effect=str, loses=bool,
+    ),
+    "mqtt.probe_failed": event(
+        "What the MQTT broker drops could not be found out by packets to the edge's own topic: it refuses them, or the "
+        "connection broke. `edged topics` prints the right.", topic=str, reason=str,
+    ),
     # ingest
     "ingest.rejected": event(
         "A device's record cannot be used; it is in the dead-letter topic. `suppressed` more like it were not logged.",

@@ -15,6 +15,7 @@ from edged.ports import Health, Log, MqttBroker, Progress, Statistics
 from edged.services.ingest.dead_letters import DeadLetters
 from edged.services.mqtt.bridge import DeviceBridge
 from edged.services.mqtt.bridge_report import BridgeReport
+from edged.services.mqtt.limits import LimitsCheck
 from edged.settings import Timing, TopologyInUse
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class MqttDevices:
         assert topology.mqtt is not None
         async with _entered(topology.mqtt, self._health) as broker, asyncio.TaskGroup() as group:
             group.create_task(self._report_regularly(), name="mqtt report")
+            limits = LimitsCheck(broker, topology.mqtt, topology.site, self._edge, self._health)
+            group.create_task(limits.run(), name="mqtt limits")
             letters = DeadLetters(self._log, topology.dead_letters_topic(self._edge), len(topology.iot))
             while True:
                 self._way_back.start(topology, group)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from edged.faces import face
 
 if TYPE_CHECKING:  # what `face` resolves
+    from edged.domain.mqtt.limits import BrokerLimits
     from edged.ports.archive import MAX_KEPT_RECORDS, ArchiveStore, ArchiveWriter, NotArchived, SourceEnd
     from edged.ports.cache import DiskTier
     from edged.ports.checkpoints import CheckpointStore, DeployedModel
     from edged.ports.datasets import HELD_OUT, Dataset, Format, ImageDecoder, Item, LeftOut, Omissions
     from edged.ports.log import KEPT, Committed, Log, LogReader, Message, Record, TopicPartition, TopicSpec, Watermarks
     from edged.ports.models import Classifier, FeatureExtractor
-    from edged.ports.mqtt import BrokerLimits, MqttBroker, MqttSession, Packet, PacketProperties, Verdict
+    from edged.ports.mqtt import MqttBroker, MqttSession, Packet, PacketProperties, Verdict
     from edged.ports.node import Health, Host, HostSample, LaneClock, Notifier, Processes, Progress, Statistics
 
 __all__ = [

@@ -6,7 +6,9 @@ Which topics there are, and what a packet means: `domain.mqtt`.
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
+
+from edged.domain.mqtt.limits import BrokerLimits
 
 Verdict = Literal["delivered", "nobody"]
 """Of a packet that the broker took. `nobody`: no session subscribes to its topic; only MQTT 5 brokers tell."""
@@ -42,16 +44,6 @@ class Packet:
     properties: PacketProperties = PacketProperties()
     num_bytes: int = 0
     problem: str = ""
-
-
-class BrokerLimits(NamedTuple):
-    """What the broker said when it accepted the connection. None: it did not say, or has no limit."""
-
-    version: Literal["5", "3.1.1"]
-    packet_bytes: int | None = None
-    receive_maximum: int | None = None
-    session_expiry_s: int | None = None
-    maximum_qos: int = 2
 
 
 class MqttSession(Protocol):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,13 +21,16 @@ class MemoryMqttBroker:
     """A `ports.MqttBroker` for tests, which may do what a broker or a network does.
 
     `limits`: what it says to those who connect. `window`: of each session. `forbidden`: topics that nobody may publish
-    to. `may_be_acknowledged`: without it acknowledgements are lost on their way.
+    to. `may_be_acknowledged`: without it acknowledgements are lost on their way. `max_queued`, `drops_above`: packets
+    of a session beyond those in flight, and bytes of a payload, beyond which it acknowledges and drops.
     """
 
     def __init__(self, health: Health, *, window: int = 32, limits: BrokerLimits = _LIMITS) -> None:
         self.limits = limits
         self.forbidden: set[str] = set()
         self.takes_acknowledgements = True
+        self.max_queued = math.inf
+        self.drops_above = math.inf
         self._health = health
         self._window = window
         self._is_away = False
@@ -85,7 +89,8 @@ class MemoryMqttBroker:
         )
         takers = [each for each in self._kept.values() if any(matches(filter_, topic) for filter_ in each.filters)]
         for taker in takers:
-            taker.take(packet)
+            if len(payload) <= self.drops_above and len(taker.queue) < self.max_queued:
+                taker.take(packet)
         return "delivered" if takers or self.limits.version != "5" else "nobody"
 
     def num_unacknowledged(self, client_id: str) -> int:

@@ -12,13 +12,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from edged.domain.mqtt.limits import SESSION_EXPIRY_S
 from edged.ports import PacketProperties
 
 KEEPALIVE_S = 15
 """A link that was cut without a word is noticed within twice this and a bit."""
-
-SESSION_EXPIRY_S = 7 * 86_400
-"""How long the broker keeps a session whose client is away: a node may be off over a holiday."""
 
 _MAX_IN_FLIGHT = 20
 """Packets published and not acknowledged, where the broker states no limit."""

@@ -75,6 +75,11 @@ def bridge_client_id(site: str, edge: str, device: str) -> str:
     return f"edged:{site}:{edge}:{device}"
 
 
+def prober_client_ids(site: str, edge: str) -> tuple[str, str]:
+    """Of the sessions in which the edge tries its broker: of who publishes and of who is away meanwhile."""
+    return f"edged:{site}:{edge}", f"edged:{site}::{edge}"
+
+
 def device_client_id(site: str, device: str) -> str:
     """Of the device's own session."""
     return f"edged:{site}:{device}"
