@@ -206,12 +206,6 @@ OVER_MQTT = VALID.replace("streams:", "mqtt: {broker: broker.lan, packet_bytes: 
 )
 
 
-@pytest.fixture
-def carries_mqtt(monkeypatch):
-    monkeypatch.setattr("edged.domain.validation.unsupported._mqtt", lambda _: ())
-
-
-@pytest.mark.usefixtures("carries_mqtt")
 def test_an_mqtt_device_is_shown_with_the_topics_and_memory_that_its_transport_takes(edged, topology_file):
     code, out, err = edged("check", topology_file(OVER_MQTT))
 
@@ -232,7 +226,6 @@ def test_an_mqtt_device_is_shown_with_the_topics_and_memory_that_its_transport_t
     assert "MQTT" not in out
 
 
-@pytest.mark.usefixtures("carries_mqtt")
 def test_the_json_of_an_mqtt_device_has_its_topics_of_both_brokers(edged, topology_file):
     plan = json.loads(edged("check", topology_file(OVER_MQTT), "--json")[1])
     assert plan["mqtt"] == {"broker": "broker.lan:1883", "tls": False, "packet_bytes": 65536, "window": 32}
@@ -443,7 +436,8 @@ def test_the_examples_are_valid_at_a_desk_and_on_a_node(edged, example, monkeypa
     assert code == edged("topics", str(example))[0] == 0
     assert "above the limit" not in plan
 
-    (tmp_path / "kafka-password").write_text("x")
+    for name in ("kafka-password", "mqtt-password"):
+        (tmp_path / name).write_text("x")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     monkeypatch.setenv("NODE", "pi-north")
     on_the_node = tmp_path / example.name  # where the authority's certificates are

@@ -52,8 +52,7 @@ def test_every_topic_takes_the_brokers_time_and_packs_are_kept(edged, topology_f
     assert all(" --config retention.ms=-1 --config retention.bytes=-1 " in line for line in packs)
 
 
-def test_with_mqtt_the_settings_of_its_broker_follow(edged, topology_file, monkeypatch):
-    monkeypatch.setattr("edged.domain.validation.unsupported._mqtt", lambda _: ())
+def test_with_mqtt_the_settings_of_its_broker_follow(edged, topology_file):
     text = VALID.replace(
         "streams:", 'mqtt: {broker: broker.lan, username: "${NODE}", password: "${cred:mqtt}"}\nstreams:'
     )

@@ -1,6 +1,8 @@
 """Every site of config/, and each mode of exchange, whole, with exactly the rights that `edged topics` prints."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +11,13 @@ import pytest
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.device import Device
+from edged.domain.topology import Topology
 from edged.domain.topology.topics import nodes
 from edged.ports import TopicPartition
+from tests.support.brokers import free_port
 from tests.support.examples import EXAMPLES, example, made_samples
+from tests.support.mosquitto import need_mosquitto
+from tests.support.printed_mosquitto import PrintedMosquitto
 from tests.support.secured import SecuredKafka
 from tests.support.site import Site, eventually, running, until_archived
 
@@ -31,22 +37,44 @@ async def num_predicted(site: Site) -> int:
         return sum(marks.high for marks in (await log.watermarks(topics)).values())
 
 
+def as_itself(topology: Topology, device: str, kafka: SecuredKafka) -> Topology:
+    """As the device would read it: each user's password at the MQTT broker is its name."""
+    mqtt = topology.mqtt and replace(topology.mqtt, username=device, password=device)
+    return replace(topology, kafka=kafka.kafka(device), mqtt=mqtt)
+
+
+@contextlib.asynccontextmanager
+async def mqtt_broker(topology: Topology) -> AsyncIterator[None]:
+    """What the topology needs of one, by the printed settings and rights."""
+    if topology.mqtt is None:
+        yield
+        return
+    need_mosquitto()
+    broker = PrintedMosquitto(topology)
+    await asyncio.to_thread(broker.__enter__)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(broker.__exit__)
+
+
 @pytest.mark.parametrize(("file", "mode"), SITES)
 async def test_it_runs_whole(file: str, mode: str, secured_kafka: SecuredKafka, tmp_path: Path):
     site = Site(tmp_path, secured_kafka)
     name = f"{Path(file).stem}-{mode.replace('parameter_server', 'server').split()[-1]}"
-    text = example(file, name, secured_kafka.section(), site.archive_folder)
+    mqtt = f'{{broker: "127.0.0.1:{free_port()}", username: "${{NODE}}", password: "${{NODE}}", window: 8}}'
+    text = example(file, name, secured_kafka.section(), site.archive_folder, mqtt=mqtt)
     site.topology.write_text(text.replace("mode: all_reduce", f"mode: {mode}"))
     topology = site.loaded()
     await asyncio.to_thread(secured_kafka.add_users, nodes(topology))
-    await asyncio.to_thread(secured_kafka.run, await site.printed())
+    of_kafka, _, _ = (await site.printed()).partition("\n# MQTT")
+    await asyncio.to_thread(secured_kafka.run, of_kafka)
 
-    async with running(site):
+    async with mqtt_broker(topology), running(site):
         vault = await site.start("run", "vault")
         edges = [await site.start("run", edge.name) for edge in topology.edges]
         for device in topology.iot:
-            as_itself = replace(topology, kafka=secured_kafka.kafka(device.name))
-            async with Device(as_itself, device.name, gives_up=True) as publisher:
+            async with Device(as_itself(topology, device.name, secured_kafka), device.name, gives_up=True) as publisher:
                 await publisher.publish_many(list(made_samples(topology, device.name, PER_DEVICE)))
         await until_archived(vault, PER_DEVICE * len(topology.iot))
         for edge in edges:
@@ -63,3 +91,4 @@ async def test_it_runs_whole(file: str, mode: str, secured_kafka: SecuredKafka, 
             assert not [line for line in node.seen("health.degraded") if "may not" in line["reason"]]
             assert not node.seen("kafka.topics_missing")
             assert not node.seen("kafka.settings_unseen")
+            assert not node.seen("mqtt.limits")

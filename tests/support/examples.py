@@ -14,11 +14,17 @@ _CONFIG = _ROOT / "config"
 EXAMPLES = tuple(path.name for path in sorted(_CONFIG.glob("*.yaml")))
 
 
-def example(file: str, site: str, kafka: str, archive: Path, *, epochs: int = 1) -> str:
-    """The text of `file`, one of EXAMPLES, for some epochs of a site called `site`; `kafka`: its section, as YAML."""
+def example(file: str, site: str, kafka: str, archive: Path, *, epochs: int = 1, mqtt: str | None = None) -> str:
+    """The text of `file`, one of EXAMPLES, for some epochs of a site called `site`; `kafka`: its section, as YAML.
+
+    So is `mqtt`; None: all devices speak Kafka.
+    """
     vault = f'archive: [{{name: vault, url: "{archive.as_uri()}", flush: 1s}}]\n\n'
     text = re.sub(r"(?m)^site: \S+", f"site: {site}", (_CONFIG / file).read_text())
-    text = re.sub(r"(?ms)^kafka:\n.*?(?=^streams:)", lambda _: f"kafka: {kafka}\n\n", text)
+    text = re.sub(r"(?ms)^kafka:\n.*?(?=^(?:mqtt|streams):)", lambda _: f"kafka: {kafka}\n\n", text)
+    text = re.sub(r"(?ms)^mqtt:.*?(?=^streams:)", lambda _: f"mqtt: {mqtt}\n\n" if mqtt else "", text)
+    if mqtt is None:
+        text = re.sub(r", transport: mqtt(, id: \w+)?(, receipts: \w+)?", "", text)
     text = re.sub(r"(?ms)^archive:[^\n]*\n.*?(?=^training:)", lambda _: vault, text)
     text = re.sub(r"(?m)^  epochs: \d+", f"  epochs: {epochs}", text)
     return re.sub(r"warmup: \d+", "warmup: 0.5", text)

@@ -409,7 +409,7 @@ def test_a_bomb_of_aliases_is_refused_before_it_expands(problems):
     ],
 )  # fmt: skip
 def test_what_this_version_does_not_support_yet_is_refused_explicitly(problems, old, new, path, message):
-    (line,) = problems(VALID.replace(old, new) + "mqtt: {broker: localhost}\n")
+    (line,) = problems(VALID.replace(old, new))
 
     assert f"{path}: {message}" in line
 

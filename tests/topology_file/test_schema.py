@@ -18,7 +18,8 @@ VALID = yaml.safe_load(EXAMPLES[0].read_text())
 
 @pytest.fixture
 def environment(tmp_path):
-    (tmp_path / "kafka-password").write_text("x")
+    for name in ("kafka-password", "mqtt-password"):
+        (tmp_path / name).write_text("x")
     return {"NODE": "pi-north", "CREDENTIALS_DIRECTORY": str(tmp_path)}
 
 

@@ -57,11 +57,6 @@ def test_a_credential_is_read_from_the_folder_that_systemd_names(inspect, tmp_pa
     assert topology.kafka.security.password == HIDDEN
 
 
-@pytest.fixture
-def carries_mqtt(monkeypatch):
-    monkeypatch.setattr("edged.domain.validation.unsupported._mqtt", lambda _: ())
-
-
 OVER_MQTT = """\
 mqtt: {broker: "${MQTT_BROKER}", username: "${NODE}", password: "${cred:mqtt}", tls: {ca: "${CA}"}}
 streams: {digits: {sample: {shape: [4], dtype: float32}, labels: [a, b]}}
@@ -82,7 +77,6 @@ def over_mqtt(tmp_path):
     return path
 
 
-@pytest.mark.usefixtures("carries_mqtt")
 @pytest.mark.parametrize("node", ["pi-a", "cam", None])
 def test_who_speaks_mqtt_needs_what_its_section_refers_to(tmp_path, node):
     """None: all of them do."""
@@ -96,7 +90,6 @@ def test_who_speaks_mqtt_needs_what_its_section_refers_to(tmp_path, node):
     assert [each.path for each in lenient if each.message.endswith("; the node will need it")] == missing
 
 
-@pytest.mark.usefixtures("carries_mqtt")
 @pytest.mark.parametrize("node", ["pi-b", "vault"])
 def test_who_does_not_speak_mqtt_does_without(tmp_path, node):
     path, environment = over_mqtt(tmp_path), {**ENVIRONMENT, "PW": HIDDEN}
@@ -113,7 +106,6 @@ def test_who_does_not_speak_mqtt_does_without(tmp_path, node):
     assert topology_file.load(path, environment).speaks_mqtt("pi-a")
 
 
-@pytest.mark.usefixtures("carries_mqtt")
 def test_a_credential_of_the_broker_for_mqtt_and_kafka_alike_is_one_that_every_node_needs(tmp_path):
     path = over_mqtt(tmp_path)
     path.write_text(path.read_text().replace("${PW}", "${cred:mqtt}").replace("${CA}", "${cred:ca}"))

@@ -25,8 +25,7 @@ def test_a_broken_rule_is_reported_once_at_its_place(topology, path, message):
     assert problems(topology) == [(path, message)]
 
 
-def test_the_windows_of_mqtt_devices_are_held_beside_the_rest(monkeypatch):
-    monkeypatch.setattr("edged.domain.validation.unsupported._mqtt", lambda _: ())
+def test_the_windows_of_mqtt_devices_are_held_beside_the_rest():
     topology = replace(with_device(transport="mqtt"), mqtt=Mqtt("localhost", window=128))
     (finding,) = rules.problems(topology)
     assert finding.path == "edges[0].memory_limit"

@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from edged.domain.topology import Archive, Mqtt
-from tests.support.valid_topology import VALID, problems, with_device
+from edged.domain.topology import Archive
+from tests.support.valid_topology import VALID, problems
 
 
 @pytest.mark.parametrize(
     ("topology", "path"),
     [
-        (replace(with_device(transport="mqtt"), mqtt=Mqtt("localhost")), "iot[0].transport"),
         (replace(VALID, archive=(Archive("vault", "hdfs://namenode:9870/edged"),)), "archive[0].url"),
         (replace(VALID, archive=(Archive("vault", "s3://bucket/edged"),)), "archive[0].url"),
     ],
