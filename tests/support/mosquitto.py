@@ -30,6 +30,7 @@ SAFE = (
     "autosave_interval 1",
     "max_queued_messages 0",
     "max_queued_bytes 100000000",
+    "max_packet_size 1048576",
 )
 """What `edged topics` prints, in short: nothing that was acknowledged is dropped, and next to nothing lost."""
 
