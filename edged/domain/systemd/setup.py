@@ -32,6 +32,9 @@ _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - no
 _PURGED = (_STATE, _CACHE, posixpath.dirname(TOPOLOGY))
 """They go when the package is purged, and the cache before."""
 
+_SYSTEM = ("/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/run", "/sbin", "/sys", "/usr")
+"""Whoever may write there may become root, or loses what is written at the next boot."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 
 
@@ -99,7 +102,9 @@ def drop_in_of(unit: str) -> str:
 def archive_folder(topology: Topology) -> str:
     """The archive's folder where it is a local one, else ""."""
     url = topology.archive[0].url
-    return posixpath.normpath(urlsplit(url).path) if url.startswith("file://") else ""
+    if not url.startswith("file://"):
+        return ""
+    return posixpath.normpath("/" + urlsplit(url).path.lstrip("/"))  # by POSIX, two slashes may be another place
 
 
 def unfit(topology: Topology, node: str) -> Problem | None:
@@ -116,22 +121,35 @@ def unfit(topology: Topology, node: str) -> Problem | None:
             f"which folder the unit may write is not known: {url}",
             f"give the unit the variable: Environment=… in `systemctl edit {possible_units(node)[0]}`",
         )
-    if hidden := next((each for each in _HIDDEN if f"{folder}/".startswith(f"{each}/")), None):
-        return Problem(
-            "archive[0].url", f"units do not see what is below {hidden}", "choose another folder, such as /srv/edged"
-        )
-    if purged := next((each for each in _PURGED if f"{folder}/".startswith(f"{each}/")), None):
-        return Problem(
-            "archive[0].url",
-            f"what is below {purged} goes with the nodes' own files, as when the package is purged",
-            "choose another folder, such as /srv/edged",
-        )
-    return None
+    reason = _why_no_archive(folder)
+    return Problem("archive[0].url", reason, "choose another folder, such as /srv/edged") if reason else None
+
+
+def _why_no_archive(folder: str) -> str:
+    """Why the archive cannot be there; "" where it can."""
+    for each in _HIDDEN:
+        if _holds(each, folder):
+            return f"units do not see what is below {each}"
+    for each in _PURGED:
+        if _holds(each, folder):
+            return f"what is below {each} goes with the nodes' own files, as when the package is purged"
+    for each in _SYSTEM:
+        if _holds(each, folder) or _holds(folder, each):
+            return f"{each} is the system's own, which a node never may write: {folder}"
+    for each in (*_HIDDEN, *_PURGED):
+        if _holds(folder, each):
+            return f"{each} is below {folder}, and is no part of an archive"
+    return ""
 
 
 def is_unknown(url: str) -> bool:
     """Whether a part of the archive's URL comes from a variable that is not known here."""
     return "${" in url
+
+
+def _holds(above: str, folder: str) -> bool:
+    """Whether a folder is this one, or lies below it."""
+    return f"{folder.rstrip('/')}/".startswith(f"{above.rstrip('/')}/")
 
 
 def _drop_in(node: str, secrets: Mapping[str, str], archive: str) -> str:

@@ -100,18 +100,42 @@ def test_a_device_is_no_unit():
     assert '"cam" is a device' in problem.message
 
 
-@pytest.mark.parametrize("folder", ["/home/pi/edged", "/root", "/run/user/1000/x", "/srv/../home/x"])
+@pytest.mark.parametrize("folder", ["/home/pi/edged", "/root", "/run/user/1000/x", "/srv/../home/x", "//home/x"])
 def test_an_archive_in_a_folder_that_units_do_not_see_is_refused(folder):
     problem = unfit(with_archive(f"file://{folder}"), "vault")
     assert problem is not None
     assert "units do not see what is below" in problem.message
 
 
-@pytest.mark.parametrize("folder", ["/var/lib/edged", "/var/lib/edged/archive", "/var/cache/edged/x", "/etc/edged/x"])
+@pytest.mark.parametrize("folder", ["/var/lib/edged", "//var/lib/edged/a", "/var/cache/edged/x", "/etc/edged/x"])
 def test_an_archive_among_the_files_that_a_purge_takes_is_refused(folder):
     problem = unfit(with_archive(f"file://{folder}"), "vault")
     assert problem is not None
     assert "when the package is purged" in problem.message
+
+
+@pytest.mark.parametrize(
+    "folder", ["/", "/etc", "/etc/systemd/system/ssh.service.d", "/srv/../usr/lib", "/run/archive"]
+)
+def test_an_archive_among_the_systems_own_files_is_refused(folder):
+    """The folder would be made, and be the node's: whoever may write among units is root at the next boot."""
+    problem = unfit(with_archive(f"file://{folder}"), "vault")
+    assert problem is not None
+    assert "is the system's own, which a node never may write" in problem.message
+
+
+@pytest.mark.parametrize("folder", ["/var", "/var/lib", "/var/cache/"])
+def test_an_archive_around_the_nodes_own_files_is_refused(folder):
+    problem = unfit(with_archive(f"file://{folder}"), "vault")
+    assert problem is not None
+    assert "is no part of an archive" in problem.message
+
+
+@pytest.mark.parametrize(
+    "folder", ["/srv", "/srv/etc", "/mnt/nas/edged", "/media/usb/edged", "/var/libedged", "/etcetera"]
+)
+def test_an_archive_beside_them_is_fit(folder):
+    assert unfit(with_archive(f"file://{folder}"), "vault") is None
 
 
 def test_an_archive_whose_url_has_a_variable_that_is_missing_is_refused():
