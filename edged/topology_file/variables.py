@@ -115,9 +115,12 @@ class Variables:
         if len(content) > MAX_CREDENTIAL_BYTES:
             raise VariableError(f'the credential "{name}" is larger than {MAX_CREDENTIAL_BYTES} bytes')
         try:
-            return content.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+            value = content.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError:
             raise VariableError(f'the credential "{name}" is not UTF-8 text') from None
+        if not value:
+            raise MissingError(f'the credential "{name}" is empty', f"put the secret into {path}")
+        return value
 
 
 def has_expression(text: str) -> bool:

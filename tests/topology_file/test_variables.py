@@ -7,7 +7,7 @@ import pytest
 
 from edged import topology_file
 from edged.errors import ConfigError
-from edged.topology_file.variables import VariableError, Variables
+from edged.topology_file.variables import MissingError, VariableError, Variables
 
 SECURE = """\
 schema: 1
@@ -143,6 +143,15 @@ def test_a_credential_that_others_may_read_is_a_warning_and_one_that_they_may_wr
     assert [(each.message.partition(" (")[0], each.suggestion) for each in warnings] == (
         [(f"{file} may be read by others", f"chmod 600 {file}")] if mode & 0o004 else []
     )
+
+
+@pytest.mark.parametrize("content", ["", "\n", "\r\n"])
+def test_an_empty_credential_is_one_that_is_missing_and_said_to_be_empty(tmp_path, content):
+    path = tmp_path / "password"
+    path.write_text(content, newline="")
+    with pytest.raises(MissingError, match='the credential "password" is empty') as raised:
+        Variables({"CREDENTIALS_DIRECTORY": str(tmp_path)}).expand("${cred:password}")
+    assert raised.value.suggestion == f"put the secret into {path}"
 
 
 @pytest.mark.parametrize("folder", [None, "/nonexistent"])
