@@ -14,6 +14,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from edged import topology_file
+from edged.access import why_dead
 from edged.adapters.host.machine import Machine
 from edged.cli.arguments import require_node
 from edged.cli.backbone import is_needed, look_up
@@ -22,6 +23,7 @@ from edged.domain.systemd.actions import Action, Systemctl
 from edged.domain.systemd.enabling import Seen, disabling, enabling, missing_secrets
 from edged.domain.systemd.fit import misfits
 from edged.domain.systemd.setup import CREDENTIALS, TOPOLOGY, USER, Setup, node_of, setup_of, unfit
+from edged.domain.text import shown
 from edged.domain.topology import NAME_PATTERN, Security, Tls, Topology
 from edged.domain.validation.finding import Finding
 from edged.errors import ConfigError, MachineUnfit, Problem
@@ -59,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         return os.EX_NOPERM
     machine = Machine()
     machine.require_systemd()
-    code: int = args.act(machine, args.node, is_dry=args.dry_run)
+    with machine.alone():
+        code: int = args.act(machine, args.node, is_dry=args.dry_run)
     return code
 
 
@@ -91,7 +94,7 @@ def _enable(machine: Machine, node: str, *, is_dry: bool) -> int:
     elif not is_dry:
         print(f"{node} runs, now and at boot: journalctl {shlex.join(f'-u{each}' for each in units)} -o cat -f -p info")
     for line in _about_archive(setup, seen):
-        print(line)
+        print(shown(line))
     return 0
 
 
@@ -108,7 +111,7 @@ def _disable(machine: Machine, node: str, *, is_dry: bool) -> int:
 def _act(machine: Machine, actions: Iterable[Action], *, is_dry: bool) -> None:
     """Print and carry out. Raises MachineUnfit; what was printed before is done then."""
     for action in actions:
-        print(action, flush=True)
+        print("\n".join(map(shown, str(action).split("\n"))), flush=True)
         if is_dry:
             continue
         try:
@@ -134,7 +137,7 @@ def _inspect(machine: Machine, node: str) -> Inspection:
     file = machine.path(TOPOLOGY)
     if not file.exists():
         put = f"put the site's there: {_sudo()}install -D -m 644 topology.yaml {TOPOLOGY}"
-        raise ConfigError((Problem("", "there is no topology yet", put, str(file)),))
+        raise ConfigError((Problem("", why_dead(file) or "there is no topology yet", put, str(file)),))
     environment = {
         **os.environ,
         "NODE": node,

@@ -162,6 +162,30 @@ def test_missing_secrets_are_named_with_how_to_put_them_and_nothing_is_started(e
     assert "secret of" not in out
 
 
+@pytest.mark.parametrize("content", ["", "\n"])
+def test_an_empty_secret_is_missing(edged, machine, content):
+    machine.put(TOPOLOGY, SECURE)
+    machine.put(f"{CREDENTIALS}/pi-a/kafka-password", content).chmod(0o600)
+    code, _, err = edged("node", "enable", "pi-a")
+    assert code == 1
+    assert "install -m 600 /dev/stdin /etc/edged/credentials/pi-a/kafka-password" in err
+
+
+def test_a_masked_node_is_refused_before_anything_is_touched_and_can_be_taken_off(edged, machine):
+    before = machine.tree()
+    mask = machine.root / UNITS / DAEMON
+    mask.symlink_to("/dev/null")
+    code, _, err = edged("node", "enable", "pi-a")
+    mask.unlink()
+    assert (code, machine.tree()) == (1, before)
+    assert f"edged: {DAEMON} is masked: `systemctl unmask {DAEMON}`" in err
+
+    edged("node", "enable", "pi-a")
+    mask.symlink_to("/dev/null")
+    assert edged("node", "disable", "pi-a")[0] == 0
+    assert not list((machine.root / UNITS / "multi-user.target.wants").iterdir())
+
+
 def test_disable_leaves_secrets(edged, machine):
     machine.put(TOPOLOGY, SECURE)
     machine.put_secret("pi-a", "kafka-password")
@@ -298,6 +322,16 @@ def test_without_a_topology_it_says_where_to_put_it(edged, machine):
     )
 
 
+def test_a_topology_that_is_a_link_to_where_nothing_is_is_said_to_be_one(edged, machine):
+    """Of a file system that is not mounted, say."""
+    file = machine.root / TOPOLOGY
+    file.unlink()
+    file.symlink_to("/media/stick/topology.yaml")
+    code, _, err = edged("node", "enable", "pi-a")
+    assert code == 78
+    assert "topology.yaml is a link to /media/stick/topology.yaml, where nothing is" in err
+
+
 def test_a_wrong_topology_is_refused_with_all_its_problems_and_nothing_is_touched(edged, machine):
     machine.put(TOPOLOGY, VALID.replace("edge: pi-a", "edge: pi-x").replace("schema: 1", "schema: 2"))
     before = machine.tree()
@@ -325,6 +359,12 @@ def test_an_archive_that_units_do_not_see_is_refused(edged, machine):
     code, _, err = edged("node", "enable", "vault")
     assert code == 78
     assert "archive[0].url: units do not see what is below /home" in err
+
+
+def test_what_is_printed_of_a_hostile_file_shows_all_its_characters(edged, machine):
+    machine.put(TOPOLOGY, VALID.replace("file:///srv/edged", r'"file:///srv/\u202Ex\u2028y\x85"'))
+    _, out, _ = edged("node", "enable", "vault", "--dry-run")
+    assert r"/srv/\u202ex\u2028y\x85" in out
 
 
 def test_a_variable_of_the_units_own_is_known_and_a_missing_one_is_warned_of(edged, machine):

@@ -5,6 +5,7 @@ It decides nothing. Of systemd it asks by `systemctl` alone. See also: `domain.s
 
 import contextlib
 import errno
+import fcntl
 import grp
 import os
 import pwd
@@ -14,14 +15,14 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from edged.access import why_refused
 from edged.domain.systemd.actions import Action, MakeFolder, RemoveFile, RemoveFolder, WriteFile
 from edged.domain.systemd.enabling import Seen, UnitState, wanted_by
 from edged.domain.systemd.setup import CREDENTIALS, DROP_IN, UNITS, USER, Folder, Setup, drop_in_of, possible_units
 from edged.errors import MachineUnfit
-from edged.files import sync_folder
+from edged.files import open_regular, read_regular, sync_folder
 
 _BOOTED = "/run/systemd/system"
 """Is there where systemd is PID 1 (sd_booted(3))."""
@@ -30,7 +31,10 @@ _ACCESS_LIST = "system.posix_acl_access"
 """The attribute of a file that has one (acl(5))."""
 
 _TEMPORARY = f".{DROP_IN}.tmp"
-_ASKED = ("LoadState", "ActiveState", "NeedDaemonReload")
+_ASKED = ("LoadState", "ActiveState", "NeedDaemonReload", "FragmentPath")
+_EMPTY = {b"", b"\n", b"\r\n"}
+_MAX_BYTES = 1 << 20
+"""Of a file that is looked at: all are of a few lines."""
 
 
 def accounts(name: str) -> tuple[int, int]:
@@ -61,11 +65,25 @@ class Machine:
         except ValueError:  # not as a shell would quote it
             return {}
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold off others who would change the machine at once: they wait until this one is done, or killed."""
+        with _reported(UNITS):
+            folder = os.open(self.path(UNITS), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+
     def lacks(self, setup: Setup) -> Iterator[str]:
         """What has to be there before the node can be enabled, and is not."""
         states = self._states(setup.units)
         for unit in setup.units:
-            if not states[unit].is_installed:
+            if masked := states[unit].masked_by:
+                runtime = "--runtime " if masked.startswith("/run/") else ""
+                yield f"{unit} is masked: `systemctl unmask {runtime}{PurePosixPath(masked).name}` lets it be started"
+            elif not states[unit].is_installed:
                 template = f"{unit.partition('@')[0]}@.service"
                 yield f"there is no unit {template}: install the package of edged again, or the file by hand"
         try:
@@ -99,7 +117,7 @@ class Machine:
         if setup is not None and setup.archive:
             listed.append(setup.archive)
         folders = [] if setup is None else setup.folders
-        with _reported("look at"):
+        with _reported():
             return Seen(
                 units=self._states(units),
                 folders={folder.path: there for folder in folders if (there := self._folder(folder))},
@@ -113,7 +131,7 @@ class Machine:
         texts: dict[str, str] = {}
         for file in sorted(self.path(UNITS).glob(f"edged*@*.service.d/{DROP_IN}")):
             with contextlib.suppress(OSError):
-                texts[file.parent.name.removesuffix(".d")] = file.read_text(errors="replace")
+                texts[file.parent.name.removesuffix(".d")] = _text(file)
         return texts
 
     def carry_out(self, action: Action) -> None:
@@ -128,12 +146,16 @@ class Machine:
             case RemoveFile(path):
                 with _reported(path):
                     self.path(path).unlink(missing_ok=True)
+                    sync_folder(self.path(path).parent)
             case RemoveFolder(path):
                 with _reported(path):
                     (self.path(path) / _TEMPORARY).unlink(missing_ok=True)
                     self.path(path).rmdir()
             case _:
                 _systemctl(*action.words)
+                if action.words[0] in {"enable", "disable"}:  # systemctl does not wait for the disk
+                    with _reported(UNITS), contextlib.suppress(FileNotFoundError):
+                        sync_folder(self.path(wanted_by("")))
 
     def path(self, path: str) -> Path:
         """The path below the root."""
@@ -151,6 +173,7 @@ class Machine:
             active=told.get("ActiveState", "inactive"),
             is_enabled=os.path.lexists(self.path(wanted_by(unit))),
             is_installed=told.get("LoadState") != "not-found",
+            masked_by=told.get("FragmentPath", "") if told.get("LoadState") == "masked" else "",
             is_stale=told.get("NeedDaemonReload") == "yes",
         )
 
@@ -173,21 +196,23 @@ class Machine:
         texts: dict[str, str] = {}
         for path in paths:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                texts[path] = self.path(path).read_text(errors="replace")
+                texts[path] = _text(self.path(path))
         return texts
 
     def _entries(self, path: str) -> frozenset[str] | None:
+        """The names in a folder; None where there is none."""
         try:
             return frozenset(each.name for each in self.path(path).iterdir()) - {_TEMPORARY}
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def _is_full(self, path: str) -> bool:
+        """Whether a credential is more than the end of a line."""
         try:
-            status = self.path(path).stat()
-        except FileNotFoundError:
+            with open_regular(self.path(path)) as file:
+                return file.read(3) not in _EMPTY
+        except OSError:  # whatever is there is no credential
             return False
-        return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
     def _lacks_folder(self, folder: str) -> Iterator[str]:
         above = folder.rpartition("/")[0] or "/"
@@ -213,8 +238,24 @@ class Machine:
     # changing
 
     def _make_folder(self, folder: Folder) -> None:
+        """A new one gets its name once it is whole: after a kill nobody would mend a data folder that is there."""
         path = self.path(folder.path)
-        path.mkdir(mode=stat.S_IRWXU, parents=not folder.is_data, exist_ok=True)
+        if path.is_dir():
+            self._give(path, folder)
+            return
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        if not folder.is_data:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        made = path.with_name(f".{path.name}.tmp")
+        with contextlib.suppress(FileNotFoundError):
+            made.rmdir()
+        made.mkdir(mode=stat.S_IRWXU)
+        self._give(made, folder)
+        made.rename(path)
+        sync_folder(path.parent)
+
+    def _give(self, path: Path, folder: Folder) -> None:
         os.chown(path, *self._accounts(folder.owner))
         path.chmod(folder.mode)
 
@@ -241,12 +282,18 @@ def _is_open(path: Path, accounts: tuple[int, int], needed: int) -> bool:
     return bool(status.st_mode >> shift & needed) or _ACCESS_LIST in os.listxattr(path)
 
 
+def _text(file: Path) -> str:
+    """What a file says. Raises OSError, also of what is no file."""
+    return read_regular(file, _MAX_BYTES).decode(errors="replace")
+
+
 @contextlib.contextmanager
-def _reported(what: str) -> Iterator[None]:
-    """Turn an OSError into MachineUnfit."""
+def _reported(what: str = "") -> Iterator[None]:
+    """Turn an OSError into MachineUnfit: about `what`, or the path that the error has."""
     try:
         yield
     except OSError as error:
+        what = what or str(error.filename or UNITS)
         reason = why_refused(Path(what), error)
         hint = ": mount it writable (`mount -o remount,rw /`)" if error.errno == errno.EROFS else ""
         raise MachineUnfit(f"{what}: {reason}{hint}") from error

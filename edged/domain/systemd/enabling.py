@@ -14,12 +14,16 @@ from edged.domain.systemd.setup import CREDENTIALS, UNITS, Folder, Setup, drop_i
 
 
 class UnitState(NamedTuple):
-    """`active`: its ActiveState. `is_installed`: it has a file. `is_stale`: which has changed since it was read."""
+    """`active`: its ActiveState. `is_installed`: it has a file. `is_stale`: which has changed since it was read.
+
+    `masked_by`: the link that lets it be neither started nor enabled; "" if none does.
+    """
 
     active: str = "inactive"
     is_enabled: bool = False
     is_installed: bool = True
     is_stale: bool = False
+    masked_by: str = ""
 
     @property
     def is_idle(self) -> bool:
@@ -92,11 +96,12 @@ def _differs(folder: Folder, seen: Seen) -> bool:
 
 
 def _withdrawn(units: Iterable[str], seen: Seen) -> Iterator[Action]:
-    """Disabled, and without a drop-in. A unit whose file is gone leaves a link that systemctl does not know."""
+    """Disabled, and without a drop-in. A unit whose file is gone, or masked, has a link that systemctl leaves."""
     enabled = [unit for unit in units if seen.units[unit].is_enabled]
-    yield from _systemctl("disable", (unit for unit in enabled if seen.units[unit].is_installed))
+    known = [unit for unit in enabled if seen.units[unit].is_installed and not seen.units[unit].masked_by]
+    yield from _systemctl("disable", known)
     for unit in enabled:
-        if not seen.units[unit].is_installed:
+        if unit not in known:
             yield RemoveFile(wanted_by(unit))
     for unit in units:
         path = drop_in_of(unit)

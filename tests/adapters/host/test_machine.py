@@ -1,5 +1,7 @@
 """What is seen of a machine, and what changes it, in a folder with a systemctl of its own."""
 
+import fcntl
+import os
 import stat
 
 import pytest
@@ -53,6 +55,12 @@ def test_all_that_it_lacks_is_told_at_once(fake):
     assert "systemd-sysusers" in lacks[1]
 
 
+@pytest.mark.parametrize("link", [DAEMON, "edged@.service"])
+def test_a_masked_unit_is_lacking_with_how_to_unmask_it(fake, machine, link):
+    (fake.root / UNITS / link).symlink_to("/dev/null")
+    assert list(machine.lacks(SETUP)) == [f"{DAEMON} is masked: `systemctl unmask {link}` lets it be started"]
+
+
 @pytest.mark.parametrize(
     ("fstab", "mounted", "lacks"),
     [
@@ -99,6 +107,45 @@ def test_a_folder_has_its_mode_and_owner_and_is_seen_so(fake, machine):
     assert machine.seen("pi-a", SETUP).folders == {folder.path: folder}
 
 
+def test_a_data_folder_is_there_once_it_is_its_owners(fake, machine, monkeypatch):
+    """A kill between would leave one that is root's alone, and counts as somebody's data."""
+    folder = Folder("/srv/edged", 0o750, "edged", is_data=True)
+    fake.put("srv/.edged.tmp").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr("os.chown", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            machine.carry_out(MakeFolder(folder))
+    assert machine.seen("vault", VAULT).folders == {}
+    machine.carry_out(MakeFolder(folder))
+    assert machine.seen("vault", VAULT).folders == {folder.path: folder}
+    assert [each.name for each in (fake.root / "srv").iterdir()] == ["edged"]
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("target", ["", "/nowhere/at/all"], ids=["file", "dead link"])
+def test_what_is_in_the_place_of_a_folder_stays_and_is_named(fake, machine, target):
+    place = fake.put("var/lib/edged")
+    if target:
+        place.unlink()
+        place.symlink_to(target)
+    assert machine.seen("pi-a", SETUP).folders.keys() == set() if target else {"/var/lib/edged"}
+    with pytest.raises(MachineUnfit, match=r"/var/lib/edged (is no folder|is a link to /nowhere/at/all, where)"):
+        machine.carry_out(MakeFolder(Folder("/var/lib/edged", 0o750, "edged", is_data=True)))
+    assert os.path.lexists(place)
+
+
+def test_who_would_change_the_machine_at_the_same_time_waits(fake, machine):
+    with machine.alone():
+        folder = os.open(fake.root / UNITS, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(folder)
+
+
 def test_a_drop_in_is_readable_by_all_and_seen(fake, machine):
     machine.carry_out(WriteFile(drop_in_of(DAEMON), "[Service]\n"))
     file = fake.root / drop_in_of(DAEMON).lstrip("/")
@@ -116,12 +163,40 @@ def test_what_a_killed_write_left_is_no_drop_in_and_is_in_nobodys_way(fake, mach
     assert not left.parent.exists()
 
 
-def test_a_secret_counts_once_it_is_a_file_and_not_empty(fake, machine):
+@pytest.mark.parametrize("empty", ["", "\n", "\r\n"])
+def test_a_secret_counts_once_it_is_a_file_and_not_empty(fake, machine, empty):
     path = SETUP.secrets["key"]
-    fake.put(path)
+    fake.put(path, empty)
     assert machine.seen("pi-a", SETUP).secrets == frozenset()
     fake.put(path, "hush")
     assert machine.seen("pi-a", SETUP).secrets == {path}
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "folder", "loop"])
+def test_what_is_no_file_in_a_secrets_or_a_drop_ins_place_keeps_nobody_waiting(fake, machine, kind):
+    for path in (SETUP.secrets["key"], drop_in_of(DAEMON)):
+        place = fake.put(path)
+        place.unlink()
+        match kind:
+            case "FIFO":
+                os.mkfifo(place)
+            case "folder":
+                place.mkdir()
+            case _:
+                place.symlink_to(place)
+    assert machine.drop_ins() == {}
+    if kind != "FIFO":  # systemd itself would wait
+        with pytest.raises(MachineUnfit, match=r"50-node\.conf"):
+            machine.seen("pi-a", SETUP)
+    place.rmdir() if kind == "folder" else place.unlink()
+    assert machine.seen("pi-a", SETUP).secrets == frozenset()
+
+
+def test_a_file_in_a_folders_place_does_not_keep_a_node_on_the_machine(fake, machine):
+    """What disables it looks into both folders, and removes only empty ones."""
+    for path in ("etc/edged/credentials", f"{UNITS}/{DAEMON}.d"):
+        fake.put(path)
+    assert machine.seen("pi-a").entries == {}
 
 
 def test_a_units_state_is_systemds(fake, machine):

@@ -151,3 +151,13 @@ def test_the_link_of_a_unit_whose_file_is_gone_is_removed():
     gone = UnitState(is_enabled=True, is_installed=False)
     actions = disabling("pi-a", replace(bare(), units={DAEMON: gone, COMPANION: UnitState(is_installed=False)}))
     assert actions == [RemoveFile(wanted_by(DAEMON))]
+
+
+def test_a_masked_units_link_is_removed_as_systemctl_leaves_it():
+    masked = UnitState(is_enabled=True, masked_by=f"/etc/systemd/system/{DAEMON}")
+    actions = disabling("pi-a", seen(units={DAEMON: masked, COMPANION: UP}))
+    assert actions[:3] == [
+        Systemctl(("stop", COMPANION)),
+        Systemctl(("disable", COMPANION)),
+        RemoveFile(wanted_by(DAEMON)),
+    ]
