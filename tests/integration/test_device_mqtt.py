@@ -1,6 +1,7 @@
 """Devices over a real Mosquitto: the library, and `edged sensor`; with the edge's bridge at the other end."""
 
 import asyncio
+import sys
 
 import pytest
 
@@ -55,3 +56,32 @@ async def test_what_was_published_while_the_broker_was_away_arrives_when_it_is_b
             async with bridged(mosquitto.mqtt(), "cam") as log:
                 await cam.flush()
                 assert [returned.sample_id(each.headers) for each in log.records(f"{SITE}.iot.cam")] == [sample_id]
+
+
+LABELS = "t-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, boot"
+
+TOPOLOGY = """
+schema: 1
+site: {site}
+kafka: {{bootstrap: ["localhost:1"]}}
+mqtt: {{broker: "{broker}"}}
+streams:
+  fashion:
+    sample: {{shape: [28, 28, 1], dtype: uint8}}
+    labels: [{labels}]
+iot: [{{name: cam, edge: pi, stream: fashion, transport: mqtt, id: counter, receipts: true}}]
+edges: [{{name: pi}}]
+archive: [{{name: vault, url: "file:///srv/edged"}}]
+"""
+
+
+async def test_the_sensor_speaks_mqtt_where_its_device_does(mosquitto, tmp_path):
+    path = tmp_path / "topology.yaml"
+    path.write_text(TOPOLOGY.format(site=SITE, labels=LABELS, broker=mosquitto.bootstrap))
+    arguments = ["--node", "cam", "--from", "fashion-mnist-small", "--count", "50", "--rate", "max"]
+    async with asyncio.timeout(120), bridged(mosquitto.mqtt(), "cam", shape=(28, 28, 1)) as log:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "edged", "sensor", path, *arguments)
+        assert await process.wait() == 0
+        records = log.records(f"{SITE}.iot.cam")
+    assert len(records) == len({returned.sample_id(each.headers) for each in records}) == 50
+    assert all(each.key for each in records)
