@@ -5,6 +5,8 @@ import random
 import sys
 from collections import Counter
 
+import pytest
+
 from edged.adapters.kafka import KafkaLog
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.samples import returned
@@ -65,6 +67,7 @@ async def test_over_kafka_all_arrives_once(embedded_broker, tmp_path):
     assert_all_are_there_once(program, records)
 
 
+@pytest.mark.slow
 async def test_over_mqtt_all_arrives_once_also_when_mosquitto_is_killed_and_forgets(tmp_path):
     need_mosquitto()
     chosen = random.Random(7)  # noqa: S311
