@@ -15,16 +15,13 @@ from systemd.package import wheels
 from systemd.package.__main__ import build
 from systemd.package.suites import MACHINES, SUITES
 from tests.support.booted import roots
-from tests.support.debian_root import DebianRoot, arm_files
+from tests.support.debian_root import ARM_PACKAGES, PI, DebianRoot, arm_files
 from tests.support.requirements import require
 
 MAX_BYTES = 25_000_000
 SITE = "/usr/lib/edged/lib/python3*/site-packages"
 SITES = f"{SITE} /usr/lib/edged/archive"
 RUNTIMES = {"bookworm": "tflite-runtime", "trixie": "ai-edge-litert"}
-PI = "cortex-a53"
-"""A Pi 3's or Zero 2's: of those that edged is for, the one with the fewest instructions."""
-
 WHEELS_TAGS = (
     "embedded-library",
     "unstripped-binary-or-object",
@@ -38,23 +35,6 @@ QUICK_TAGS = ("uses-no-compression-for-control-tarball", "uses-no-compression-fo
 
 OWN_PYTHON_TAGS = ("wrong-path-for-interpreter",)
 """The package's command runs in its own environment, never in the system's."""
-
-ARM_PACKAGES = (
-    *(
-        "base-files",
-        "base-passwd",
-        "bash",
-        "coreutils",
-        "dash",
-        "debianutils",
-        "diffutils",
-        "dpkg",
-        "findutils",
-        "grep",
-    ),
-    *("libc-bin", "libstdc++6", "python3", "sed", "systemd", "tar", "zlib1g"),
-)
-"""What dpkg runs, and the package's dependencies."""
 
 IMPORT_ALL = f"""
 import importlib, pathlib, sys

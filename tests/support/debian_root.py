@@ -11,6 +11,13 @@ from pathlib import Path
 
 from tests.support.requirements import require
 
+PI = "cortex-a53"
+"""A Pi 3's or Zero 2's: of those that edged is for, the one with the fewest instructions."""
+
+_FOR_DPKG = "base-files base-passwd bash coreutils dash debianutils diffutils dpkg findutils grep"
+ARM_PACKAGES = (*_FOR_DPKG.split(), "libc-bin", "libstdc++6", "python3", "sed", "systemd", "tar", "zlib1g")
+"""What dpkg runs, and the package's dependencies."""
+
 _QEMU = "/usr/bin/qemu-aarch64-static"
 _FORMAT = (
     r":qemu-aarch64:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
