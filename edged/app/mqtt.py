@@ -78,6 +78,7 @@ class MqttDevices:
             bridge = DeviceBridge(self._log, topology, device, session, dead_letters=letters, report=self._report)
             self._bridges[device.name] = bridge
             self._way_back.serve(topology, device, session, group)
+            group.create_task(bridge.receipts.run(), name=f"receipts {device.name}")
             await bridge.run()
 
     async def _report_regularly(self) -> None:

@@ -39,7 +39,9 @@ async def bridged(
         asyncio.TaskGroup() as group,
     ):
         letters, report = DeadLetters(log, f"{SITE}.dead-letters.pi"), BridgeReport()
-        running = group.create_task(DeviceBridge(log, site, device, session, dead_letters=letters, report=report).run())
+        bridge = DeviceBridge(log, site, device, session, dead_letters=letters, report=report)
+        running = [group.create_task(each) for each in (bridge.run(), bridge.receipts.run())]
         await session.connected()
         yield log
-        running.cancel()
+        for each in running:
+            each.cancel()

@@ -6,7 +6,7 @@ becomes), `domain.mqtt.identity` (which were there already), `services.ingest` (
 Steps, for what was received together:
 1. Kafka holds the records; those that cannot be any, the dead-letter topic
 2. the broker gets the acknowledgements, in the order received
-3. the device gets its receipts
+3. the device gets its receipts (see `receipts`)
 A crash before 2 has the broker send the packets again: what has an id is recognised, by the ids in the topic's tail,
 and what has none is written twice, and marked (`edged-double`). A crash before 3 has the device send again, if it waits
 for receipts.
@@ -23,12 +23,13 @@ from edged.domain.mqtt.properties import DOUBLE_HEADER, header_of
 from edged.domain.mqtt.resent import Origin, Resent
 from edged.domain.samples.returned import ID_HEADER
 from edged.domain.topology import Device, Topology
-from edged.errors import MqttRefused, MqttUnavailable, RecordTooLarge, RejectedRecord
+from edged.errors import RecordTooLarge, RejectedRecord
 from edged.log import logger
 from edged.ports import Log, Message, MqttSession, Packet, Progress, Record, TopicPartition
 from edged.reading import newest
 from edged.services.ingest.dead_letters import DeadLetter, DeadLetters
 from edged.services.mqtt.bridge_report import BridgeReport
+from edged.services.mqtt.receipts import Receipts
 from edged.services.mqtt.records import TOO_LARGE, Intake, Reader
 
 PATIENCE_S = 20.0
@@ -36,8 +37,6 @@ PATIENCE_S = 20.0
 hang up on a client that it does not hear of: it keeps the packets as well without one."""
 
 _POLL_S = 1.0
-_RECEIPT_S = 10.0
-_RECEIPTS_PER_PACKET = 256
 
 
 class DeviceBridge:
@@ -61,7 +60,8 @@ class DeviceBridge:
         self._report = report
         self._window = topology.mqtt.window
         self._topic = topology.device_topic(device.name)
-        self._receipts_topic = topics.receipts_topic(topology.site, device.name)
+        self.receipts = Receipts(session, topics.receipts_topic(topology.site, device.name), device.name, report)
+        """What is sent beside it, by a task of its own."""
         self._client_id = topics.bridge_client_id(topology.site, device.edge, device.name)
         self._reader = Reader(topology.site, device, self._topic)
         self._ledger = identity.ledger(device.id)
@@ -107,7 +107,7 @@ class DeviceBridge:
             too_large = await self._append(messages)
             await self._dead_letters.send(self._letters(intakes, too_large))
         self._acknowledge(packets)
-        await self._send_receipts(_receipts(intakes, too_large))
+        self.receipts.add(_receipts(intakes, too_large))
 
     def _sorted(self, packets: Sequence[Packet]) -> list[Intake]:
         """What the packets become, but those that are in Kafka already, and those that say nothing new."""
@@ -209,24 +209,6 @@ class DeviceBridge:
             for packet in of_one:
                 if packet.packet_id:
                     self._resent.written(packet.session, packet.packet_id, is_acknowledged=is_sent)
-
-    async def _send_receipts(self, receipts: Sequence[str]) -> None:
-        """Tell the device, if it is there. It sends again what it has no receipt for."""
-        for start in range(0, len(receipts), _RECEIPTS_PER_PACKET):
-            some = receipts[start : start + _RECEIPTS_PER_PACKET]
-            problem = ""
-            try:
-                async with asyncio.timeout(_RECEIPT_S):
-                    verdict = await self._session.publish(self._receipts_topic, "\n".join(some).encode())
-                problem = "nobody subscribes to them" if verdict == "nobody" else ""
-            except TimeoutError:
-                problem = "no answer in time"
-            except (MqttUnavailable, MqttRefused) as error:
-                problem = str(error)
-            if problem:
-                self._report.undelivered(self._device.name, len(some), problem)
-            else:
-                self._report.bridged.receipts += len(some)
 
     @contextmanager
     def _patient(self) -> Iterator[None]:

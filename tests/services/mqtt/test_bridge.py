@@ -19,6 +19,7 @@ from edged.ports import Message, PacketProperties
 from edged.services.ingest.dead_letters import DeadLetters
 from edged.services.mqtt.bridge import PATIENCE_S, DeviceBridge
 from edged.services.mqtt.bridge_report import BridgeReport
+from edged.services.mqtt.receipts import MAX_WAITING, Receipts
 from tests.support.fake_time import until
 
 pytestmark = pytest.mark.looptime
@@ -59,13 +60,14 @@ class World:
             bridge = DeviceBridge(
                 self.log, self.topology, self.device, session, dead_letters=letters, report=self.report
             )
-            running = asyncio.create_task(bridge.run())
+            running = [asyncio.create_task(each) for each in (bridge.run(), bridge.receipts.run())]
             try:
                 yield session
             finally:
-                running.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await running
+                for each in running:
+                    each.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await each
 
     def publish(self, payload: bytes, topic: str = "site/iot/cam", **user: str) -> None:
         self.broker.publish(topic, payload, PacketProperties(tuple(user.items())))
@@ -230,6 +232,56 @@ async def test_a_receipt_that_nobody_gets_is_told_and_holds_nothing_up(log_lines
         await world.until_written(1)
     (line,) = log_lines("mqtt.receipt_undelivered")
     assert (line["receipts"], line["reason"]) == (1, "nobody subscribes to them")
+
+
+async def test_while_the_broker_says_nothing_of_a_receipt_the_bridge_reads_on(monkeypatch):
+    """Its word stands behind packets that it has sent, which nobody else reads: vectordotdev/vector#25785."""
+    world = World(receipts=True)
+    async with world.bridge() as session:
+        monkeypatch.setattr(session, "publish", lambda *_: asyncio.Event().wait())
+        for i in range(3 * WINDOW):
+            world.publish(b"%d" % i, id=str(i))
+            await asyncio.sleep(0.1)
+        assert len(world.values()) == 3 * WINDOW
+
+
+async def test_receipts_wait_while_the_bridge_has_no_connection():
+    world = World(id="counter", receipts=True)
+    async with (
+        world.bridge() as session,
+        world.broker.session("cam", [topics.receipts_topic("site", "cam")], part="cam") as cam,
+    ):
+        await asyncio.sleep(1)
+        world.log.unavailable = True
+        world.publish(b"x", id="1")
+        await asyncio.sleep(PATIENCE_S + 1)
+        assert session.is_paused
+        world.broker.away = True
+        world.log.unavailable = False
+        await asyncio.sleep(60)
+        assert world.values() == [b"x"]
+        world.broker.away = False
+        (receipt,) = await cam.receive(max_packets=9, timeout_s=60.0)
+        assert receipt.payload.splitlines()[0] == b"1"
+
+
+async def test_of_receipts_that_wait_only_so_many_are_kept_the_newest(log_lines):
+    world = World()
+    world.broker.away = True
+    async with world.broker.session(CLIENT, part="device/cam") as session:
+        receipts = Receipts(session, "receipts", "cam", world.report)
+        receipts.add(str(i) for i in range(MAX_WAITING + 3))
+        (line,) = log_lines("mqtt.receipt_undelivered")
+        assert line["receipts"] == 3
+        world.broker.away = False
+        async with world.broker.session("cam", ["receipts"], part="cam") as cam:
+            running = asyncio.create_task(receipts.run())
+            lines: list[str] = []
+            while packets := await cam.receive(max_packets=9, timeout_s=5.0):
+                cam.acknowledge(packets)
+                lines += [line for packet in packets for line in packet.payload.decode().splitlines()]
+            assert lines == [str(i) for i in range(3, MAX_WAITING + 3)]
+            running.cancel()
 
 
 async def test_who_asks_for_one_receipt_gets_it():
