@@ -9,7 +9,8 @@ behind the label, which may be empty: greenhouse/iot/esp32-1//a1b2c3d4:17.
 
 The broker's acknowledgement does not outlast the broker's crash; edged's receipt does: a line with the id, on
 greenhouse/receipts/esp32-1. What has none is sent again, and edged knows by the id what it has already. The readings
-are in memory: a restart loses those without a receipt, and without a network the oldest make room.
+are in memory: a restart loses those without a receipt, and without a network the oldest make room. A watchdog
+restarts a device that hangs.
 """
 
 import os
@@ -24,6 +25,21 @@ SITE, DEVICE = "greenhouse", "esp32-1"
 PERIOD_MS = 1000
 MAX_KEPT = 100
 RESEND_MS = 30000
+ANSWER_S = 10
+HANGS_MS = 300000
+MAX_PACKET_ID = 65535
+
+
+class Impatient:
+    """A socket for umqtt.simple, which would wait for ever for an answer over a link that was cut without a word."""
+
+    def __init__(self, sock):
+        self._sock = sock
+        self.read, self.write, self.close = sock.read, sock.write, sock.close
+        self.setblocking(True)
+
+    def setblocking(self, waits):
+        self._sock.settimeout(ANSWER_S if waits else 0)
 
 
 class Publisher:
@@ -55,18 +71,27 @@ class Publisher:
         """Send what is due, and take in receipts. Without a network it tries to connect, and returns."""
         try:
             if not self._is_connected:
-                self._client.connect(clean_session=False)
-                self._client.subscribe(self._receipts, 1)
-                self._is_connected = True
-                for each in self.kept:  # the broker may have forgotten what it had
-                    each[3] = None
+                self._connect()
             self._client.check_msg()
             for each in list(self.kept):
                 if each[3] is None or time.ticks_diff(time.ticks_ms(), each[3]) > RESEND_MS:
+                    if self._client.pid >= MAX_PACKET_ID:  # umqtt.simple counts on, and waits for what never comes
+                        self._client.pid = 0
                     self._client.publish(each[1], each[2], qos=1)
                     each[3] = time.ticks_ms()
-        except OSError:
+        except Exception as error:  # umqtt.simple meets a broken connection with errors of many kinds
+            print("no connection:", repr(error))
             self._is_connected = False
+
+    def _connect(self):
+        if self._client.sock is not None:
+            self._client.sock.close()  # there are few
+        self._client.connect(clean_session=False)
+        self._client.sock = Impatient(self._client.sock)
+        self._client.subscribe(self._receipts, 1)
+        self._is_connected = True
+        for each in self.kept:  # the broker may have forgotten what it had
+            each[3] = None
 
     def _received(self, _topic, message):
         for line in message.decode().split("\n"):
@@ -83,10 +108,14 @@ def reading():
 
 def main():
     """Publish a reading every PERIOD_MS."""
+    import machine  # of the microcontroller alone
+
     client = MQTTClient("edged:%s:%s" % (SITE, DEVICE), BROKER, PORT, USER, PASSWORD, keepalive=30)
     publisher = Publisher(client, SITE, DEVICE)
     last = time.ticks_ms()
+    watchdog = machine.WDT(timeout=HANGS_MS)
     while True:
+        watchdog.feed()
         if time.ticks_diff(time.ticks_ms(), last) >= PERIOD_MS:
             last = time.ticks_ms()
             publisher.publish(reading())

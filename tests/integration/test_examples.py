@@ -8,6 +8,7 @@ import sys
 import time
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,8 +67,78 @@ async def test_what_an_esp32_sends_arrives_once_also_when_the_broker_is_killed_a
     assert (publisher.num_lost, publisher.refused) == (0, [])
 
 
+class Broken:
+    """A client whose connections break once, with this error."""
+
+    def __init__(self, error, where):
+        self.sock: Any = None
+        self.pid = 0
+        self.sent, self.open = [], []
+        self._error, self._where = error, where
+
+    def set_callback(self, callback):
+        self._callback = callback
+
+    def connect(self, **_options):
+        self.sock = umqtt_simple.Socket(self.open.remove)
+        self.open.append(self.sock)
+        self._at("connect")
+
+    def subscribe(self, *_):
+        self._at("subscribe")
+
+    def check_msg(self):
+        self._at("check_msg")
+
+    def publish(self, topic, payload, qos):
+        self._at("publish")
+        self.pid += 1
+        assert self.pid <= 0xFFFF
+        self.sent.append(payload)
+
+    def _at(self, where):
+        if where == self._where:
+            self._where = ""
+            raise self._error
+
+
+@pytest.mark.parametrize("where", ["connect", "subscribe", "check_msg", "publish"])
+@pytest.mark.parametrize("kind", [OSError, umqtt_simple.MQTTException, IndexError, TypeError, AssertionError])
+def test_whatever_umqtt_says_of_a_broken_connection_an_esp32_makes_another_one(esp32, kind, where):
+    """micropython-lib#1056 and #430: an end in the middle of an answer is an IndexError there."""
+    client = Broken(kind(), where)
+    publisher = esp32.Publisher(client, SITE, "esp32-1")
+    publisher.publish(b"x")
+    publisher.step()
+    publisher.step()
+    assert client.sent == [b"x"]
+    assert len(client.open) == 1
+
+
+def test_an_esp32_does_not_wait_for_ever_over_a_link_that_was_cut(esp32):
+    """micropython-lib#103: umqtt.simple makes its socket a blocking one before each answer."""
+    client = Broken(OSError(), "")
+    esp32.Publisher(client, SITE, "esp32-1").step()
+    made = client.open[0]
+    client.sock.setblocking(False)
+    client.sock.setblocking(True)
+    assert made.timeouts_s == [esp32.ANSWER_S, 0, esp32.ANSWER_S]
+
+
+def test_an_esp32_numbers_its_packets_anew_after_the_last_number_there_is(esp32):
+    client = Broken(OSError(), "")
+    publisher = esp32.Publisher(client, SITE, "esp32-1")
+    client.pid = 0xFFFE
+    for _ in range(3):
+        publisher.publish(b"x")
+        publisher.step()
+    assert len(client.sent) == 3
+
+
 def test_without_a_network_an_esp32_keeps_the_newest(esp32):
     class Away:
+        sock = None
+
         def set_callback(self, callback):
             self.callback = callback
 

@@ -7,11 +7,31 @@ _TIMEOUT_S = 0.2
 _TRIES = 25
 
 
+class MQTTException(Exception):  # noqa: N818 - its name there
+    pass
+
+
+class Socket:
+    """As MicroPython's: a stream, too. What comes is read by paho."""
+
+    def __init__(self, on_close):
+        self._on_close = on_close
+        self.timeouts_s = []
+        self.read = self.write = None
+
+    def settimeout(self, timeout_s):
+        self.timeouts_s.append(timeout_s)
+
+    def close(self):
+        self._on_close(self)
+
+
 class MQTTClient:
     def __init__(self, client_id, server, port=1883, user=None, password=None, keepalive=0):
         self._id, self._where, self._keepalive = client_id, (server, port), keepalive
         self._callback = lambda _topic, _message: None
         self._done = set()
+        self.sock, self.pid = None, 0
 
     def set_callback(self, callback):
         self._callback = callback
@@ -26,6 +46,7 @@ class MQTTClient:
         self._done.clear()
         self._client.connect(*self._where, keepalive=max(5, self._keepalive))
         self._until(self._client.is_connected)
+        self.sock = Socket(self._closed)
 
     def subscribe(self, topic, qos=0):
         _code, number = self._client.subscribe(topic, qos)
@@ -37,6 +58,10 @@ class MQTTClient:
 
     def check_msg(self):
         self._loop(0.0)
+
+    def _closed(self, _socket):
+        if (made := self._client.socket()) is not None:
+            made.close()
 
     def _until(self, is_so):
         for _ in range(_TRIES):
