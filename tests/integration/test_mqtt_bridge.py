@@ -2,10 +2,15 @@
 
 import asyncio
 import random
+import re
 import signal
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
+from edged.adapters.memory.health import RecordingHealth
+from edged.adapters.mqtt import PahoBroker
+from edged.domain.mqtt import topics
 from edged.ports import Record
 from tests.support.mosquitto import Mosquitto
 from tests.support.mqtt_site import MqttSite, publishing
@@ -67,3 +72,20 @@ async def test_killed_cut_off_and_restarted_everything_acknowledged_is_in_kafka(
 
             assert max(numbers_of(await site.records("cam-02")).values()) == 1
             assert not any(line["event"] == "mqtt.session_lost" for child in site.children for line in child.lines)
+
+
+async def test_the_pages_command_ends_the_session_of_an_edge_that_a_device_has_left(mosquitto: Mosquitto) -> None:
+    """Otherwise what came meanwhile comes again when the device comes back: influxdata/telegraf#14366."""
+    page = (Path(__file__).parents[2] / "systemd" / "README.md").read_text()
+    (command,) = re.findall(r"^mosquitto_sub -i edged:.*$", page, re.MULTILINE)
+    client = topics.bridge_client_id("greenhouse", "pi-a", "cam-01")
+    filters = topics.of_device("greenhouse", "cam-01")
+    async with PahoBroker(mosquitto.mqtt(), RecordingHealth()) as broker:
+        async with broker.session(client, filters, part="device/cam-01") as session:
+            await session.connected()
+        mosquitto.publish("greenhouse/iot/cam-01", b"the new edge has it")
+        ending = await asyncio.create_subprocess_exec(*command.split(), "-p", str(mosquitto.port))
+        assert await ending.wait() == 0
+        async with broker.session(client, filters, part="device/cam-01") as session:
+            await session.connected()
+            assert session.was_resumed is False
