@@ -7,12 +7,12 @@ import pytest
 
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.mqtt import MemoryMqttBroker
-from edged.adapters.mqtt import PahoBroker
 from edged.domain.mqtt.limits import NUM_PROBES, BrokerLimits
 from edged.domain.mqtt.topics import probe_topic
 from edged.domain.topology import Mqtt
 from edged.services.mqtt.limits import PART, LimitsCheck
-from tests.support.mosquitto import Mosquitto, need_mosquitto
+
+pytestmark = pytest.mark.looptime
 
 MQTT = Mqtt("broker", packet_bytes=50_000)
 FITTING = BrokerLimits("5", 50_000)
@@ -108,20 +108,3 @@ async def test_what_is_left_of_an_earlier_probe_counts_for_nothing(log_lines):
     site.broker.max_queued = 1_000
     await site.limits.check()
     assert [line["has"] for line in log_lines("mqtt.limits") if line["limit"] == "queued packets"] == [0, 981]
-
-
-@pytest.mark.parametrize(
-    ("settings", "has"),
-    [
-        ((), {"packet_bytes": None, "queued packets": 999}),
-        (("max_queued_messages 1000000000", "max_packet_size 50000"), {}),
-    ],
-)
-async def test_a_real_broker_with_its_own_settings_and_with_ours(process, log_lines, settings, has):
-    need_mosquitto()
-    health = RecordingHealth()
-    with Mosquitto(settings) as mosquitto:
-        mqtt = mosquitto.mqtt(packet_bytes=50_000)
-        async with PahoBroker(mqtt, health) as broker:
-            await LimitsCheck(broker, mqtt, "lab", "pi-a", health).check()
-    assert {line["limit"]: line.get("has") for line in log_lines("mqtt.limits")} == has
