@@ -127,6 +127,14 @@ def parse(site: str, topic: str) -> SampleTopic | PackTopic:
     raise RejectedRecord(WRONG_TOPIC, f"no topic of samples: {site}/iot/DEVICE, {site}/iot/DEVICE/LABEL …")
 
 
+def id_level(topic: str) -> str:
+    """The id in a topic of samples, whatever else is wrong with it; empty without one."""
+    match topic.split("/"):
+        case [_site, "iot", _device, _label, sample_id]:
+            return sample_id
+    return ""
+
+
 def _value(name: str, level: str) -> str | None:
     if not level:
         return None

@@ -225,6 +225,30 @@ async def test_a_receipt_is_sent_behind_kafka_and_again_for_what_comes_again():
     assert len(world.values()) == 1
 
 
+async def test_of_a_packet_that_is_refused_for_its_size_the_device_hears_by_the_id_in_its_topic():
+    world = World(id="counter", receipts=True)
+    async with (
+        world.bridge(),
+        world.broker.session("cam", [topics.receipts_topic("site", "cam")], part="cam") as cam,
+    ):
+        world.broker.publish("site/iot/cam//7", b"x", problem="the packet is too large")
+        (receipt,) = await cam.receive(max_packets=9, timeout_s=60.0)
+        assert receipt.payload == b"7 wrong_property"
+
+
+@pytest.mark.parametrize("sample_id", ["1\n2", "x" * 300])
+async def test_an_id_that_is_no_line_gets_no_receipt(sample_id):
+    world = World(id="counter", receipts=True)
+    async with (
+        world.bridge(),
+        world.broker.session("cam", [topics.receipts_topic("site", "cam")], part="cam") as cam,
+    ):
+        world.publish(b"x", id=sample_id)
+        world.publish(b"x", id="1")
+        (receipt,) = await cam.receive(max_packets=9, timeout_s=60.0)
+        assert receipt.payload == b"1"
+
+
 async def test_a_receipt_that_nobody_gets_is_told_and_holds_nothing_up(log_lines):
     world = World(id="counter", receipts=True)
     async with world.bridge():
