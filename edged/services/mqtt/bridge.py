@@ -21,7 +21,7 @@ from itertools import groupby
 from edged.domain.mqtt import identity, topics
 from edged.domain.mqtt.properties import DOUBLE_HEADER, header_of
 from edged.domain.mqtt.resent import Origin, Resent
-from edged.domain.samples.returned import ID_HEADER
+from edged.domain.samples.returned import ID_HEADER, MAX_VALUE_BYTES
 from edged.domain.topology import Device, Topology
 from edged.errors import RecordTooLarge, RejectedRecord
 from edged.log import logger
@@ -37,6 +37,8 @@ PATIENCE_S = 20.0
 hang up on a client that it does not hear of: it keeps the packets as well without one."""
 
 _POLL_S = 1.0
+_MAX_RECEIPT = MAX_VALUE_BYTES + 64
+"""Characters of an id and of the word for what is wrong with it."""
 
 
 class DeviceBridge:
@@ -226,7 +228,7 @@ class DeviceBridge:
 
 
 def _receipts(intakes: Sequence[Intake], too_large: set[int]) -> list[str]:
-    """A line for each sample that the device is to hear of."""
+    """A line for each sample that the device is to hear of; an id that is none, or too long to be one, gets no word."""
     lines = []
     position = 0
     for intake in intakes:
@@ -238,7 +240,7 @@ def _receipts(intakes: Sequence[Intake], too_large: set[int]) -> list[str]:
         if intake.rejected is not None and intake.rejected_id:
             own.append(f"{intake.rejected_id} {intake.rejected.reason}")
         if intake.wants_receipts:
-            lines += own
+            lines += [line for line in own if len(line) <= _MAX_RECEIPT and line.splitlines() == [line]]
     return lines
 
 

@@ -98,5 +98,4 @@ def _id_of(packet: Packet) -> str:
     """Of a packet that is refused, as far as it can be told: its device may wait for a word on it."""
     of_property = (value for name, value in packet.properties.user if name == properties.ID)
     of_topic = topics.id_level(packet.topic)
-    sample_id = next(of_property, of_topic)
-    return sample_id if topics.is_level(sample_id) and sample_id.isprintable() else ""
+    return next(of_property, of_topic)
