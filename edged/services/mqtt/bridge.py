@@ -37,8 +37,6 @@ PATIENCE_S = 20.0
 hang up on a client that it does not hear of: it keeps the packets as well without one."""
 
 _POLL_S = 1.0
-_MAX_RECEIPT = MAX_VALUE_BYTES + 64
-"""Characters of an id and of the word for what is wrong with it."""
 
 
 class DeviceBridge:
@@ -232,16 +230,19 @@ def _receipts(intakes: Sequence[Intake], too_large: set[int]) -> list[str]:
     lines = []
     position = 0
     for intake in intakes:
-        own = list(intake.known_ids)
+        own = [(sample_id, "") for sample_id in intake.known_ids]
         for sample_id, _message in intake.samples:
-            if sample_id:
-                own.append(f"{sample_id} {TOO_LARGE}" if position in too_large else sample_id)
+            own.append((sample_id, TOO_LARGE if position in too_large else ""))
             position += 1
-        if intake.rejected is not None and intake.rejected_id:
-            own.append(f"{intake.rejected_id} {intake.rejected.reason}")
+        if intake.rejected is not None:
+            own.append((intake.rejected_id, intake.rejected.reason))
         if intake.wants_receipts:
-            lines += [line for line in own if len(line) <= _MAX_RECEIPT and line.splitlines() == [line]]
+            lines += [f"{sample_id} {word}".removesuffix(" ") for sample_id, word in own if _is_line(sample_id)]
     return lines
+
+
+def _is_line(sample_id: str) -> bool:
+    return sample_id.splitlines() == [sample_id] and len(sample_id.encode(errors="replace")) <= MAX_VALUE_BYTES
 
 
 def _marked(message: Message) -> Message:

@@ -10,11 +10,15 @@ import structlog
 from PIL import Image
 
 from edged.adapters.memory.log import MemoryLog
+from edged.domain.mqtt.identity import WRONG_ID
+from edged.domain.mqtt.properties import WRONG_PROPERTY
+from edged.domain.mqtt.topics import WRONG_TOPIC
 from edged.domain.place import Place
 from edged.domain.samples.sample import REASONS, Sample
 from edged.events import EVENTS
 from edged.ports import Committed, TopicPartition
 from edged.services.ingest.dead_letters import MAX_LETTER_BYTES, DeadLetter
+from edged.services.mqtt.records import WRONG_PACK
 from tests.support.data import birds
 from tests.support.intake import (
     DEAD_LETTERS,
@@ -65,8 +69,9 @@ POISON = [
 
 
 def test_the_poison_has_every_reason():
-    """But the one that only the topic of packs can give: see `test_uplink`."""
-    assert {name for name, _ in POISON} == set(REASONS) - {"too_large_for_topic"}
+    """But those of packs' topics, see `test_uplink`, and of MQTT's packets, see `services/mqtt/test_bridge`."""
+    of_packets = {WRONG_TOPIC, WRONG_PROPERTY, WRONG_ID, WRONG_PACK}
+    assert {name for name, _ in POISON} == set(REASONS) - {"too_large_for_topic"} - of_packets
 
 
 @pytest.mark.parametrize(("expected", "poison"), POISON, ids=[name for name, _ in POISON])
