@@ -18,6 +18,7 @@ import pytest
 
 import edged
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
+from edged.adapters.disk.sample_buffer import SampleBuffer
 from edged.adapters.disk.sqlite_cache import MIN_BUDGET_BYTES, SqliteCache
 from edged.adapters.parquet.migrate import migrate
 from edged.adapters.parquet.store import ParquetStore
@@ -25,6 +26,7 @@ from edged.domain import place, presence
 from edged.domain.archive import protocol, quarantine
 from edged.domain.archive.protocol import SamplesPart, SamplesRequest, SnapshotPart
 from edged.domain.archive.snapshot import BlockRef
+from edged.domain.device.segments import Bounds
 from edged.domain.epochs import modes, sampler_state
 from edged.domain.epochs.plan import PlanSettings
 from edged.domain.group import gradient_log, records, state_json
@@ -229,6 +231,25 @@ def read_cache(path: Path) -> None:
     cache.close()
 
 
+def read_buffer(path: Path) -> None:
+    buffer = SampleBuffer(path, values.BUFFER_OWNER, Bounds())
+    (left,) = buffer.read(9, 1000)
+    assert (left.id, left.sample.label, left.sample.payload, left.sample.sampled_ms) == (
+        f"{BUFFER_SERIES}:2", *values.DRAFTS[1]
+    )  # fmt: skip
+    buffer.close()
+
+
+def read_buffers_cursor(path: Path) -> None:
+    """Numbers go on where they were."""
+    buffer = SampleBuffer(path, values.BUFFER_OWNER, Bounds())
+    assert buffer.append(values.DRAFTS[:1]) == [f"{CURSOR_SERIES}:3"]
+    buffer.close()
+
+
+BUFFER_SERIES = next((FOLDER / "device_samples-1").glob("*.samples")).name.split("-")[1]
+CURSOR_SERIES = json.loads((FOLDER / "device_cursor-1" / "cursor").read_text())["series"]
+
 READERS: Mapping[str, Callable[[Path], None]] = {
     "pack-1": read_pack_1,
     "pack-2": read_pack_2,
@@ -255,6 +276,8 @@ READERS: Mapping[str, Callable[[Path], None]] = {
     "epoch_memo-3": read_sampler_state,
     "model-1": read_model,
     "cache-file": read_cache,
+    "device_samples-1": read_buffer,
+    "device_cursor-1": read_buffers_cursor,
 }
 
 

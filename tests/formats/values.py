@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
+from edged.adapters.disk.sample_buffer import SampleBuffer
 from edged.adapters.disk.sqlite_cache import MIN_BUDGET_BYTES, SqliteCache
 from edged.adapters.parquet.store import ParquetStore
 from edged.domain import place, presence
@@ -19,6 +20,8 @@ from edged.domain.archive.quarantine import QuarantineRecord
 from edged.domain.archive.snapshot import BlockRef, Snapshot
 from edged.domain.archive.source_log import SourceLog
 from edged.domain.cache.entry import Entry
+from edged.domain.device.sample import Draft
+from edged.domain.device.segments import Bounds
 from edged.domain.epochs import sampler_state
 from edged.domain.epochs.epoch_start import EpochStart
 from edged.domain.epochs.importance import Gate
@@ -135,6 +138,10 @@ def write_model(path: Path) -> None:
     (path / "model.tflite").unlink()
 
 
+BUFFER_OWNER = {"site": "greenhouse", "device": "cam-01"}
+DRAFTS = (Draft(b"boot", b"\xff\xd8", 990), Draft(None, b"\x00", 991))
+
+
 def write_cache(path: Path) -> None:
     cache = SqliteCache(path, MIN_BUDGET_BYTES, "fashion")
     cache.put_many(ENTRIES)
@@ -155,6 +162,21 @@ def _bytes(content: Callable[[], bytes]) -> Callable[[Path], None]:
         path.write_bytes(content())
 
     return write
+
+
+def write_buffer(path: Path) -> None:
+    """A buffer of two samples, the first of which has its receipt."""
+    buffer = SampleBuffer(path, BUFFER_OWNER, Bounds(), now_ms=lambda: 1000, steady_s=lambda: 1.0)
+    buffer.append(DRAFTS)
+    buffer.received(buffer.read(1, 1000)[0].position)
+    buffer.close()
+
+
+def write_cursor(path: Path) -> None:
+    """Its cursor alone."""
+    write_buffer(path)
+    for file in path.glob("*.samples"):
+        file.unlink()
 
 
 WRITERS: Mapping[str, Callable[[Path], None]] = {
@@ -179,6 +201,8 @@ WRITERS: Mapping[str, Callable[[Path], None]] = {
     "epoch_memo-3": _bytes(lambda: sampler_state.encode(sampler())),
     "model-1": write_model,
     "cache-file": write_cache,
+    "device_samples-1": write_buffer,
+    "device_cursor-1": write_cursor,
 }
 
 
