@@ -1,4 +1,4 @@
-"""Blocking work in worker threads, exponential backoff between retries, and word of what takes long.
+"""Blocking work in worker threads, waiting for a time, exponential backoff, and word of what takes long.
 
 Starts no tasks: only `app` does.
 """
@@ -18,6 +18,8 @@ TELL_AFTER_S = 30.0
 """A longer wait is logged: what is waited for is away, or has far more to give than usual."""
 
 _TELL_AGAIN_S = 600.0
+_MIN_SLEEP_S = 0.001
+"""Longer than any clock's resolution."""
 
 Ts = TypeVarTuple("Ts")
 R = TypeVar("R")
@@ -78,6 +80,18 @@ async def prefetch_in_worker(items: Iterator[R], executor: Executor | None = Non
             yield cast("R", item)
     finally:
         await settled(pending)  # raised already, or no longer wanted
+
+
+async def sleep_until(due_s: float) -> None:
+    """Wait until the loop's clock shows `due_s` or later. Cancelled: ends at once.
+
+    A timer may ring earlier by the clock's resolution: who then looks whether it is time would set the next one for
+    nothing, as often as the clock lets it.
+    """
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(due_s - loop.time())
+    if loop.time() < due_s:
+        await asyncio.sleep(_MIN_SLEEP_S)
 
 
 class Backoff:

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import itertools
+import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from edged.aio import Backoff, prefetch_in_worker, run_in_worker
+from edged.aio import Backoff, prefetch_in_worker, run_in_worker, sleep_until
 
 
 async def test_the_function_runs_in_another_thread_with_its_arguments():
@@ -171,3 +172,12 @@ async def test_waiting_sleeps_that_long():
 def test_without_a_seed_every_process_waits_differently():
     first, second = Backoff(), Backoff()
     assert any(a != b for a, b in itertools.islice(((first.next_s(), second.next_s()) for _ in range(9)), 9))
+
+
+@pytest.mark.looptime
+async def test_after_a_wait_until_a_time_it_is_that_time_however_near_it_was():
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(5.1)
+    for due_s in (math.nextafter(loop.time(), math.inf), loop.time() + 1e-10, loop.time() + 0.3):
+        await sleep_until(due_s)
+        assert due_s <= loop.time() <= due_s + 0.01

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from edged.aio import run_in_worker
+from edged.aio import run_in_worker, sleep_until
 from edged.domain.archive.source_log import SourceLog
 from edged.domain.place import Place, is_continued
 from edged.domain.samples import cursors as cursor_rules
@@ -245,7 +245,7 @@ class Archiver:
         try:
             if not self._waiting:
                 await asyncio.Event().wait()
-            await asyncio.sleep(min(self._waiting.values()) - asyncio.get_running_loop().time())
+            await sleep_until(min(self._waiting.values()))
         finally:
             self._is_idle = False
 

@@ -8,6 +8,7 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 
+from edged.aio import sleep_until
 from edged.errors import MemoryLimitExceeded
 from edged.log import logger
 from edged.ports import Host, HostSample, LaneClock, Notifier, Progress, Statistics
@@ -96,7 +97,7 @@ class Monitor:
                 self._notifier.status(self._status(host))
             if returns.passed(loop.time()):
                 self._host.give_back_memory()
-            await asyncio.sleep(min(looks.next, feeds.next, statuses.next, returns.next) - loop.time())
+            await sleep_until(min(looks.next, feeds.next, statuses.next, returns.next))
 
     def _status(self, host: HostSample) -> str:
         statistics = self._statistics()
