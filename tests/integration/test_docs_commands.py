@@ -44,6 +44,7 @@ from tests.support.written_log import WrittenLog
 SYSTEMD, CONFIG = pages()["systemd/README.md"], pages()["config/README.md"]
 
 RUN_ELSEWHERE = {
+    "mosquitto_sub -i edged:": ("tests/integration/test_mqtt_bridge.py", r"mosquitto_sub"),
     "pip install '.[demo]' && .venv/bin/edged demo": (
         ".ci/run",
         r"pip install --quiet '\.\[demo\]'\n\s*\.venv/bin/edged demo",
@@ -280,6 +281,7 @@ def test_the_commands_for_root_install_the_program_the_units_and_the_topology(tm
 
 def test_the_commands_for_a_machine_bring_its_nodes_to_run_and_take_one_off(tmp_path, monkeypatch):
     """In the page's order, with the greenhouse's topology."""
+    tmp_path.chmod(0o755)  # the machine's root folder
     machine = FakeMachine(tmp_path, monkeypatch)
     machine.put("etc/edged/topology.yaml", (ROOT / "config" / "02-greenhouse.yaml").read_text())
     for module in ("node", "enabled_nodes"):
