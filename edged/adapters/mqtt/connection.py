@@ -260,9 +260,12 @@ class Connection:
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         """The client gives up: no answer to its pings, or an answer that must not be."""
-        if not self._is_closing:
-            is_silent = reason.value == reasons.KEEPALIVE_TIMEOUT
-            self._finish(End("lost", "the broker does not answer any more" if is_silent else str(reason).lower()))
+        if self._is_closing:
+            return
+        if reason.value == reasons.KEEPALIVE_TIMEOUT:
+            self._finish(End("lost", "the broker does not answer any more"))
+        else:
+            self._finish(End("refused", f"an answer that cannot be read ({str(reason).lower()})"))
 
     def _hung_up(self) -> End:
         if self._is_accepted:

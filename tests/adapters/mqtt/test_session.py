@@ -40,6 +40,7 @@ async def test_a_host_that_nobody_knows_or_that_does_not_listen(process):
         (b"\x20\xff\xff\xff\xff", "more than four bytes"),
         (b"\x20\xff\xff\xff\x7f" + bytes(100), "268435455 bytes"),
         (b"\x20\x03\x00\x77\x00", "cannot be read"),
+        (b"\x20\x01\x00", "cannot be read"),
         (b"\x20\x02\x00", ""),
     ],
 )
