@@ -60,7 +60,7 @@ def decode(blob: bytes) -> tuple[dict[str, Array], dict[str, str]]:
     """
     header, begin = _header(blob)
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) and _is_unicode(v) for v in metadata.values()):
         raise FormatError("tensor metadata is not a map of texts")
     if len(header) > _MAX_TENSORS:
         raise FormatError(f"{len(header)} tensors in one blob; at most {_MAX_TENSORS}")
@@ -79,10 +79,10 @@ def require(tensors: Mapping[str, Array], name: str, dtype: str, ndim: int = 1) 
     """The decoded tensor `name`, checked for dtype and number of axes. Raises FormatError."""
     array = tensors.get(name)
     if array is None:
-        raise FormatError(f"tensor {name!r} is missing")
+        raise FormatError(f"tensor {name!r:.80} is missing")
     if array.dtype != np.dtype(dtype) or array.ndim != ndim:
         raise FormatError(
-            f"tensor {name!r} is {array.dtype} with {counted(array.ndim, 'axis')}, not {dtype} with {ndim}"
+            f"tensor {name!r:.80} is {array.dtype} with {counted(array.ndim, 'axis')}, not {dtype} with {ndim}"
         )
     return array
 
@@ -134,13 +134,13 @@ def _entry(name: str, entry: Any, num_bytes: int) -> tuple[np.dtype[Any], tuple[
         shape = tuple(entry["shape"])
         start, stop = entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"tensor {name!r}: malformed header entry") from error
+        raise FormatError(f"tensor {name!r:.80}: malformed header entry") from error
     if len(shape) > _MAX_AXES or not all(type(n) is int and 0 <= n < 1 << 48 for n in (*shape, start, stop)):
-        raise FormatError(f"tensor {name!r}: sizes are not small whole numbers")
+        raise FormatError(f"tensor {name!r:.80}: sizes are not small whole numbers")
     if math.prod(n or 1 for n in shape) > 1 << 48:  # NumPy refuses these even when another axis is 0
-        raise FormatError(f"tensor {name!r}: shape {shape} is too large")
+        raise FormatError(f"tensor {name!r:.80}: shape {shape} is too large")
     if not start <= stop <= num_bytes or math.prod(shape) * dtype.itemsize != stop - start:
-        raise FormatError(f"tensor {name!r}: shape {shape} of {dtype} does not fill bytes {start} to {stop}")
+        raise FormatError(f"tensor {name!r:.80}: shape {shape} of {dtype} does not fill bytes {start} to {stop}")
     return dtype, shape, start, stop
 
 
@@ -163,4 +163,8 @@ def _json(metadata: Mapping[str, str], key: str) -> object:
 
 def _is_unicode(text: str) -> bool:
     """JSON can encode half of a surrogate pair, which no file name, key or log line can hold."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

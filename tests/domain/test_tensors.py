@@ -89,6 +89,7 @@ def test_decoded_tensors_cannot_be_written_to():
         (blob_with(b'{"x":' + b"9" * 5000 + b"}"), "not JSON"),
         (blob_with([]), "not a JSON object"),
         (blob_with({"__metadata__": {"a": 1}}), "not a map of texts"),
+        (blob_with({"__metadata__": {"a": "\ud800"}}), "not a map of texts"),
         (blob_with({str(i): 0 for i in range(5000)}), "5000 tensors"),
         (blob_with({"x": {}}), "malformed"),
         (blob_with({"x": None}), "malformed"),

@@ -14,6 +14,9 @@ from edged.ports import Log, Message, Record
 MAX_LETTER_BYTES = 256 * 1024
 """Bytes of a dead letter's value: enough to see what it is, below any message limit."""
 
+MAX_DETAIL = 400
+"""Characters of a letter's detail, which may quote what others wrote: headers count towards what a topic takes."""
+
 _MAX_APPEND_BYTES = 1 << 20
 """Bytes of values in one append: a device that sends nothing else must not make each of its records a round trip."""
 
@@ -69,7 +72,7 @@ class DeadLetters:
             partition=rejected.partition,
             offset=rejected.offset,
             reason=rejected.reason,
-            detail=rejected.detail,
+            detail=rejected.detail[:MAX_DETAIL],
             size_bytes=size_bytes,
         )
 
@@ -95,7 +98,7 @@ def _message(topic: str, record: Record, rejected: DeadLetter, max_bytes: int) -
         key=rejected.device.encode(),
         headers=(
             ("reason", rejected.reason.encode()),
-            ("detail", rejected.detail.encode()),
+            ("detail", rejected.detail[:MAX_DETAIL].encode(errors="replace")),
             ("device", rejected.device.encode()),
             ("partition", str(rejected.partition).encode()),
             ("offset", str(rejected.offset).encode()),

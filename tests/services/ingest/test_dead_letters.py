@@ -5,7 +5,7 @@ import pytest
 from edged.adapters.memory.log import MemoryLog
 from edged.domain.samples.sample import REASONS
 from edged.ports import Record
-from edged.services.ingest.dead_letters import MAX_LETTER_BYTES, DeadLetter, DeadLetters
+from edged.services.ingest.dead_letters import MAX_DETAIL, MAX_LETTER_BYTES, DeadLetter, DeadLetters
 
 pytestmark = pytest.mark.looptime
 
@@ -20,6 +20,15 @@ async def test_a_letter_keeps_the_beginning_of_a_large_value_and_its_true_size()
     (letter,) = log.records("dead")
     assert len(letter.value) == MAX_LETTER_BYTES
     assert dict(letter.headers)["size"] == b"300000"
+
+
+async def test_a_letters_detail_is_of_a_few_lines_whatever_it_quotes(log_lines):
+    log = MemoryLog()
+    detail = "\ud800" + "x" * 1000
+    await DeadLetters(log, "dead").send([(record(b"x"), DeadLetter("cam", 0, 7, "wrong_pack", detail))])
+    (letter,) = log.records("dead")
+    assert dict(letter.headers)["detail"] == b"?" + b"x" * (MAX_DETAIL - 1)
+    assert log_lines("ingest.rejected")[0]["detail"].count("x") == MAX_DETAIL - 1
 
 
 async def test_every_letter_is_sent_and_the_lines_are_throttled_per_device_and_reason(log_lines):
