@@ -44,7 +44,10 @@ NEW, DUPLICATE = Seen(is_duplicate=False), Seen(is_duplicate=True)
 
 
 class Ledger(Protocol):
-    """The ids of one device. `see` raises RejectedRecord(wrong_id) for what is none."""
+    """The ids of one device. Both methods raise RejectedRecord(wrong_id) for what is none."""
+
+    def check(self, sample_id: str) -> None:
+        """Nothing, for an id of this kind."""
 
     def see(self, sample_id: str) -> Seen:
         """Take note of the id; whether it was there."""
@@ -65,6 +68,9 @@ def num_filling(kind: IdKind) -> int:
 class AnyIds:
     """Of a device that declares none: each sample is new, whatever it is called."""
 
+    def check(self, sample_id: str) -> None:
+        """See `Ledger`."""
+
     def see(self, sample_id: str) -> Seen:  # noqa: ARG002 - see `Ledger`
         """See `Ledger`."""
         return NEW
@@ -76,6 +82,9 @@ class TextIds:
     def __init__(self) -> None:
         self._known: set[str] = set()
         self._order: deque[str] = deque()
+
+    def check(self, sample_id: str) -> None:
+        """See `Ledger`."""
 
     def see(self, sample_id: str) -> Seen:
         """See `Ledger`."""
@@ -117,12 +126,13 @@ class CounterIds:
     def __init__(self) -> None:
         self._series: OrderedDict[str, _Series] = OrderedDict()
 
+    def check(self, sample_id: str) -> None:
+        """See `Ledger`."""
+        _parse(sample_id)
+
     def see(self, sample_id: str) -> Seen:
         """See `Ledger`."""
-        parts = _COUNTER.fullmatch(sample_id)
-        if parts is None:
-            raise RejectedRecord(WRONG_ID, "the id is no counter: a number of up to 18 digits, or SERIES:NUMBER")
-        name, number = parts["series"] or "", int(parts["number"])
+        name, number = _parse(sample_id)
         known = self._series.get(name)
         if known is None:
             if len(self._series) == _MAX_SERIES:
@@ -131,3 +141,11 @@ class CounterIds:
             return NEW
         self._series.move_to_end(name)
         return known.see(number)
+
+
+def _parse(sample_id: str) -> tuple[str, int]:
+    """The counter's series and number."""
+    parts = _COUNTER.fullmatch(sample_id)
+    if parts is None:
+        raise RejectedRecord(WRONG_ID, "the id is no counter: a number of up to 18 digits, or SERIES:NUMBER")
+    return parts["series"] or "", int(parts["number"])

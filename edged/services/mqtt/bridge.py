@@ -18,19 +18,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 
-from edged.domain.mqtt import identity, topics
-from edged.domain.mqtt.properties import DOUBLE_HEADER, header_of
+from edged.domain.mqtt import topics
+from edged.domain.mqtt.properties import DOUBLE_HEADER
 from edged.domain.mqtt.resent import Origin, Resent
-from edged.domain.samples.returned import ID_HEADER, MAX_VALUE_BYTES
+from edged.domain.samples.returned import MAX_VALUE_BYTES
 from edged.domain.topology import Device, Topology
 from edged.errors import RecordTooLarge, RejectedRecord
 from edged.log import logger
-from edged.ports import Log, Message, MqttSession, Packet, Progress, Record, TopicPartition
-from edged.reading import newest
+from edged.ports import Log, MqttSession, Packet, Progress, Record, TopicPartition
 from edged.services.ingest.dead_letters import DeadLetter, DeadLetters
 from edged.services.mqtt.bridge_report import BridgeReport
+from edged.services.mqtt.known_ids import KnownIds
 from edged.services.mqtt.receipts import Receipts
-from edged.services.mqtt.records import TOO_LARGE, Intake, Reader
+from edged.services.mqtt.records import TOO_LARGE, Incoming, Intake, Reader
 
 PATIENCE_S = 20.0
 """How long a device's connection is held while Kafka takes nothing. A broker resends at a new connection alone, and may
@@ -64,14 +64,13 @@ class DeviceBridge:
         """What is sent beside it, by a task of its own."""
         self._client_id = topics.bridge_client_id(topology.site, device.edge, device.name)
         self._reader = Reader(topology.site, device, self._topic)
-        self._ledger = identity.ledger(device.id)
+        self._known_ids = KnownIds(device, report)
         self._resent = Resent()
         self._num_steps = 0
-        self._is_busy = False
 
     def progress(self) -> Progress:
-        """Steps are packets taken. Idle while it waits for packets or for Kafka."""
-        return Progress(self._num_steps, not self._is_busy)
+        """Steps are packets taken. Always idle: it waits for packets or for Kafka."""
+        return Progress(self._num_steps, idle=True)
 
     async def run(self) -> None:
         """Take packets until cancelled. Waits while Kafka is away. Cancelled: the broker sends them again."""
@@ -89,29 +88,22 @@ class DeviceBridge:
                 self._num_steps += len(packets)
 
     async def _fill(self) -> bool:
-        """Fill the ledger with the ids in the topic's tail; whether there are records."""
+        """Learn the ids in the topic's tail; whether there are records."""
         partition = TopicPartition(self._topic)
         low, _stable, high = (await self._log.watermarks([partition]))[partition]
-        if count := identity.num_filling(self._device.id):
-            for sample_id in await newest(self._log, partition, _id_header, count=count):
-                try:
-                    self._ledger.see(sample_id)
-                except RejectedRecord:
-                    continue  # written by another program, or while the device declared other ids
+        await self._known_ids.fill(self._log, partition)
         return high > low
 
     async def _take(self, packets: Sequence[Packet]) -> None:
         intakes = self._sorted(packets)
-        messages = [message for intake in intakes for _id, message in intake.samples]
         with self._patient():
-            too_large = await self._append(messages)
-            await self._dead_letters.send(self._letters(intakes, too_large))
+            await self._append([sample for intake in intakes for sample in intake.samples])
+            await self._dead_letters.send(self._letters(intakes))
         self._acknowledge(packets)
-        self.receipts.add(_receipts(intakes, too_large))
+        self.receipts.add(self._receipts(intakes))
 
     def _sorted(self, packets: Sequence[Packet]) -> list[Intake]:
         """What the packets become, but those that are in Kafka already, and those that say nothing new."""
-        self._is_busy = True
         intakes = []
         for packet in packets:
             origin: Origin = "new"
@@ -125,72 +117,68 @@ class DeviceBridge:
             intake = self._without_known(self._reader.read(packet))
             self._report.bridged.packs += intake.is_pack
             if origin == "unknown" and self._may_be_of_earlier_process(packet):
-                intake = self._marked(intake)
+                self._mark(intake)
             intakes.append(intake)
-        self._is_busy = False
         return intakes
 
     def _may_be_of_earlier_process(self, packet: Packet) -> bool:
         return packet.session > 1 or self._session.was_resumed is True
 
     def _without_known(self, intake: Intake) -> Intake:
-        """Without the samples whose ids were seen. Of a packet with an id that is none, nothing is taken."""
-        fresh: list[tuple[str, Message]] = []
-        sample_id = ""
-        try:
-            for sample_id, message in intake.samples:
-                if not sample_id:
-                    fresh.append((sample_id, message))
-                    continue
-                seen = self._ledger.see(sample_id)
-                self._report.seen(self._device.name, sample_id, seen)
-                if seen.is_duplicate:
-                    intake.known_ids.append(sample_id)
-                else:
-                    fresh.append((sample_id, message))
-        except RejectedRecord as error:
-            return Intake(intake.packet, (), intake.wants_receipts, error, sample_id)
+        """Without the samples whose ids are known. Of a packet with an id that is none, nothing is taken."""
+        for sample in intake.samples:
+            try:
+                self._known_ids.check(sample.id)
+            except RejectedRecord as error:
+                return Intake(intake.packet, (), intake.wants_receipts, error, sample.id)
+        fresh = []
+        for sample in intake.samples:
+            if self._known_ids.is_known(sample.id):
+                intake.known_ids.append(sample.id)
+            else:
+                fresh.append(sample)
         intake.samples = fresh
         return intake
 
-    def _marked(self, intake: Intake) -> Intake:
-        """With a header at each sample that may be there already. Ids would have told."""
+    def _mark(self, intake: Intake) -> None:
+        """Give a header to each sample that may be there already. Ids would have told."""
         has_ids = self._device.id != "none"
-        marked = [
-            (sample_id, message if sample_id and has_ids else _marked(message)) for sample_id, message in intake.samples
-        ]
-        if count := sum(DOUBLE_HEADER in dict(message.headers) for _id, message in marked):
-            self._report.doubles(self._device.name, count)
-        intake.samples = marked
-        return intake
+        doubtful = [sample for sample in intake.samples if not (sample.id and has_ids)]
+        for sample in doubtful:
+            sample.message = replace(sample.message, headers=(*sample.message.headers, (DOUBLE_HEADER, b"1")))
+        if doubtful:
+            self._report.doubles(self._device.name, len(doubtful))
 
-    async def _append(self, messages: Sequence[Message]) -> set[int]:
-        """Write them; the positions of those that the topic does not take."""
-        too_large = set()
-        pending = list(range(len(messages)))
+    async def _append(self, samples: Sequence[Incoming]) -> None:
+        """Write them; those that the topic does not take have a refusal afterwards."""
+        pending = list(samples)
         while pending:
             try:
-                await self._log.append([messages[i] for i in pending], refuse_too_large=True)
+                await self._log.append([sample.message for sample in pending], refuse_too_large=True)
             except RecordTooLarge as error:
                 del pending[: len(error.written)]
-                refused = next(i for i in pending if len(messages[i].value) == error.size_bytes)
+                refused = next(sample for sample in pending if len(sample.message.value) == error.size_bytes)
                 pending.remove(refused)
-                too_large.add(refused)
+                refused.refusal = TOO_LARGE
+                self._known_ids.refuse(refused.id, TOO_LARGE)
             else:
                 break
-        written = [message for i, message in enumerate(messages) if i not in too_large]
-        self._report.written(len(written), sum(len(message.value) for message in written))
-        return too_large
+        written = [sample for sample in samples if not sample.refusal]
+        self._report.written(len(written), sum(len(sample.message.value) for sample in written))
 
-    def _letters(self, intakes: Sequence[Intake], too_large: set[int]) -> list[tuple[Record, DeadLetter]]:
+    def _letters(self, intakes: Sequence[Intake]) -> list[tuple[Record, DeadLetter]]:
         letters = [
             self._letter(intake.packet.topic, intake.packet.payload, None, intake.rejected)
             for intake in intakes
             if intake.rejected is not None
         ]
-        messages = [message for intake in intakes for _id, message in intake.samples]
-        refused = RejectedRecord(TOO_LARGE, f"the topic {self._topic} does not take it")
-        letters += [self._letter(self._topic, messages[i].value, messages[i].key, refused) for i in sorted(too_large)]
+        detail = f"the topic {self._topic} does not take it"
+        letters += [
+            self._letter(self._topic, sample.message.value, sample.message.key, RejectedRecord(sample.refusal, detail))
+            for intake in intakes
+            for sample in intake.samples
+            if sample.refusal
+        ]
         self._report.bridged.rejected += len(letters)
         return letters
 
@@ -200,6 +188,17 @@ class DeviceBridge:
         """Of what has no place in Kafka."""
         record = Record(topic, 0, -1, -1, key, value)
         return record, DeadLetter(self._device.name, 0, -1, rejected.reason, rejected.detail)
+
+    def _receipts(self, intakes: Sequence[Intake]) -> list[str]:
+        """A line for each sample that the device is to hear of; an id that cannot be in a line gets none."""
+        words: list[tuple[str, str]] = []
+        for intake in intakes:
+            if intake.wants_receipts:
+                words += [(each, self._known_ids.refusal(each)) for each in intake.known_ids]
+                words += [(sample.id, sample.refusal) for sample in intake.samples]
+                if intake.rejected is not None:
+                    words.append((intake.rejected_id, intake.rejected.reason))
+        return [f"{sample_id} {word}".removesuffix(" ") for sample_id, word in words if _is_line(sample_id)]
 
     def _acknowledge(self, packets: Sequence[Packet]) -> None:
         """In the order received; what cannot be sent any more is recognised when it comes again."""
@@ -225,30 +224,5 @@ class DeviceBridge:
         self._session.pause()
 
 
-def _receipts(intakes: Sequence[Intake], too_large: set[int]) -> list[str]:
-    """A line for each sample that the device is to hear of; an id that is none, or too long to be one, gets no word."""
-    lines = []
-    position = 0
-    for intake in intakes:
-        own = [(sample_id, "") for sample_id in intake.known_ids]
-        for sample_id, _message in intake.samples:
-            own.append((sample_id, TOO_LARGE if position in too_large else ""))
-            position += 1
-        if intake.rejected is not None:
-            own.append((intake.rejected_id, intake.rejected.reason))
-        if intake.wants_receipts:
-            lines += [f"{sample_id} {word}".removesuffix(" ") for sample_id, word in own if _is_line(sample_id)]
-    return lines
-
-
 def _is_line(sample_id: str) -> bool:
     return sample_id.splitlines() == [sample_id] and len(sample_id.encode(errors="replace")) <= MAX_VALUE_BYTES
-
-
-def _marked(message: Message) -> Message:
-    return replace(message, headers=(*message.headers, (DOUBLE_HEADER, b"1")))
-
-
-def _id_header(record: Record) -> str | None:
-    value = header_of(record.headers, ID_HEADER)
-    return None if value is None else value.decode(errors="replace")

@@ -11,8 +11,10 @@ from edged.domain.mqtt.properties import WRONG_PROPERTY
 from edged.domain.samples import pack as packs
 from edged.domain.samples.pack import Pack
 from edged.domain.samples.returned import ID_HEADER
+from edged.domain.samples.rules import MAX_KEY_BYTES
 from edged.domain.samples.sample import Sample
 from edged.domain.samples.times import sampled_header
+from edged.domain.text import shown
 from edged.domain.topology import Device
 from edged.errors import FormatError, RejectedRecord
 from edged.ports import Message, Packet
@@ -22,17 +24,26 @@ TOO_LARGE = "too_large"
 
 
 @dataclass(slots=True)
+class Incoming:
+    """A sample of a packet. `id`: empty without one. `refusal`: why its topic does not take it; empty when it does."""
+
+    id: str
+    message: Message
+    refusal: str = ""
+
+
+@dataclass(slots=True)
 class Intake:
-    """`samples`: (id, record), the id empty without one; of a packet with `rejected`, none."""
+    """What a packet becomes: `samples`, or what is wrong with it: `rejected`."""
 
     packet: Packet
-    samples: Sequence[tuple[str, Message]] = ()
+    samples: Sequence[Incoming] = ()
     wants_receipts: bool = False
     rejected: RejectedRecord | None = None
     rejected_id: str = ""
     is_pack: bool = False
     known_ids: list[str] = field(default_factory=list)
-    """Of samples that are in Kafka already: left out of `samples`, and their receipts are due again."""
+    """Of samples that came before: left out of `samples`, and their receipts are due again."""
 
 
 class Reader:
@@ -53,7 +64,7 @@ class Reader:
             return Intake(packet, wants_receipts=wants, rejected=error, rejected_id=_id_of(packet))
         return Intake(packet, samples, wants, is_pack=packet.topic == self._packs_topic)
 
-    def _samples(self, packet: Packet) -> Sequence[tuple[str, Message]]:
+    def _samples(self, packet: Packet) -> Sequence[Incoming]:
         if packet.problem:
             reason = TOO_LARGE if packet.num_bytes > len(packet.payload) else WRONG_PROPERTY
             raise RejectedRecord(reason, packet.problem)
@@ -64,9 +75,9 @@ class Reader:
             return self._of_pack(packet)
         given = packet.properties
         said = properties.described(topic, given.user, given.response_topic, given.correlation)
-        return [(said.sample_id, Message(self._topic, packet.payload, said.key, said.headers))]
+        return [Incoming(said.sample_id, Message(self._topic, packet.payload, said.key, said.headers))]
 
-    def _of_pack(self, packet: Packet) -> Sequence[tuple[str, Message]]:
+    def _of_pack(self, packet: Packet) -> Sequence[Incoming]:
         if any(name in {properties.LABEL, properties.ID} for name, _value in packet.properties.user):
             raise RejectedRecord(WRONG_PROPERTY, "of a pack, labels and ids stand beside each sample in it")
         try:
@@ -79,11 +90,14 @@ class Reader:
     def _check(self, pack: Pack) -> None:
         own = self._device
         if pack.stream != own.stream:
-            raise RejectedRecord(WRONG_PACK, f'it is of the stream "{pack.stream}"; the device has {own.stream}')
-        if strangers := {sample.device for sample in pack.samples} - {own.name}:
-            raise RejectedRecord(WRONG_PACK, f"it has samples of {', '.join(sorted(strangers))}")
+            raise RejectedRecord(WRONG_PACK, f'it is of the stream "{shown(pack.stream):.80}", not of {own.stream}')
+        for sample in pack.samples:
+            if sample.device != own.name:
+                raise RejectedRecord(WRONG_PACK, f'it has samples of "{shown(sample.device):.80}"')
+            if len((sample.label or "").encode()) > MAX_KEY_BYTES:
+                raise RejectedRecord(WRONG_PACK, f"a label in it has more than {MAX_KEY_BYTES} bytes")
 
-    def _of_sample(self, sample: Sample) -> tuple[str, Message]:
+    def _of_sample(self, sample: Sample) -> Incoming:
         """The id of a device that declares some: the pack's offset is the counter, its incarnation the series."""
         headers = () if sample.sampled_ms is None else (sampled_header(sample.sampled_ms),)
         sample_id = ""
@@ -91,7 +105,7 @@ class Reader:
             sample_id = f"{sample.incarnation}:{sample.offset}" if sample.incarnation else str(sample.offset)
             headers = (*headers, (ID_HEADER, sample_id.encode()))
         key = None if sample.label is None else sample.label.encode()
-        return sample_id, Message(self._topic, sample.payload, key, headers)
+        return Incoming(sample_id, Message(self._topic, sample.payload, key, headers))
 
 
 def _id_of(packet: Packet) -> str:

@@ -236,6 +236,29 @@ async def test_of_a_packet_that_is_refused_for_its_size_the_device_hears_by_the_
         assert receipt.payload == b"7 wrong_property"
 
 
+async def test_who_asks_again_for_a_sample_that_was_refused_hears_so_again():
+    world = World(id="counter", receipts=True)
+    world.log.set(TOPIC, "max.message.bytes", "1000")
+    async with (
+        world.bridge(),
+        world.broker.session("cam", [topics.receipts_topic("site", "cam")], part="cam") as cam,
+    ):
+        for _ in range(2):
+            world.publish(bytes(2000), id="1")
+            (receipt,) = await cam.receive(max_packets=9, timeout_s=60.0)
+            assert receipt.payload == b"1 too_large"
+
+
+async def test_what_a_refused_pack_had_is_taken_when_it_comes_alone():
+    world = World(id="counter")
+    async with world.bridge():
+        world.publish(packs.encode(Pack("images", (sample(1), sample(10**18)))), "site/packs/cam")
+        world.publish(b"1", id="1")
+        await world.until_written(1)
+    assert [reason for reason, _value in world.letters()] == ["wrong_id"]
+    assert world.report.bridged.duplicates == 0
+
+
 @pytest.mark.parametrize("sample_id", ["1\n2", "x" * 300])
 async def test_an_id_that_is_no_line_gets_no_receipt(sample_id):
     world = World(id="counter", receipts=True)
@@ -387,6 +410,29 @@ async def test_a_pack_of_another_device_or_stream_is_dead_lettered():
         world.publish(b"good")
         await world.until_written(1)
     assert [reason for reason, _value in world.letters()] == ["wrong_pack", "wrong_pack"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Pack("\ud800", (sample(1),)),
+        Pack("x" * 400_000, (sample(1),)),
+        Pack("images", (Sample("x" * 400_000, 0, 1, 0, None, "raw", b"x"),)),
+        Pack("images", (sample(1), sample(2, "x" * 400_000))),
+    ],
+    ids=["half a character", "a long stream", "a long device", "a long label"],
+)
+async def test_whatever_a_pack_has_in_its_names_stops_nobody(wrong):
+    world = World(id="counter")
+    world.log.max_record_bytes = 1 << 20
+    async with world.bridge():
+        world.publish(packs.encode(wrong), "site/packs/cam")
+        world.publish(b"good", id="1")
+        await world.until_written(1)
+    assert world.values() == [b"good"]
+    (letter,) = world.log.records(DEAD)
+    assert dict(letter.headers)["reason"] == b"wrong_pack"
+    assert sum(len(value) for _name, value in letter.headers) < 2000
 
 
 async def test_a_session_that_was_lost_while_no_edge_ran_is_told_by_the_records_there(log_lines):

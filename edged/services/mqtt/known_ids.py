@@ -1,0 +1,67 @@
+"""The ids of one device's samples that need not be written again: those that Kafka holds, and those that it refused.
+
+Filled at a start from the tail of the device's own topic, in whose headers they are: the log is the ledger. See also:
+`domain.mqtt.identity`, which tells them apart.
+"""
+
+from collections import OrderedDict
+
+from edged.domain.mqtt import identity
+from edged.domain.mqtt.properties import header_of
+from edged.domain.samples.returned import ID_HEADER
+from edged.domain.topology import Device
+from edged.errors import RejectedRecord
+from edged.ports import Log, Record, TopicPartition
+from edged.reading import newest
+from edged.services.mqtt.bridge_report import BridgeReport
+
+_MAX_REFUSED = 1024
+"""Refused samples whose reason is remembered: their devices may ask again, whose receipts did not arrive."""
+
+
+class KnownIds:
+    """Of one device. A sample without an id is always new, and all are of a device that declares none."""
+
+    def __init__(self, device: Device, report: BridgeReport) -> None:
+        self._device = device
+        self._report = report
+        self._ledger = identity.ledger(device.id)
+        self._refused: OrderedDict[str, str] = OrderedDict()
+
+    async def fill(self, log: Log, partition: TopicPartition) -> None:
+        """Read the topic's tail. Waits while Kafka is away."""
+        if count := identity.num_filling(self._device.id):
+            for sample_id in await newest(log, partition, _id_header, count=count):
+                try:
+                    self._ledger.see(sample_id)
+                except RejectedRecord:
+                    continue  # written by another program, or while the device declared other ids
+
+    def check(self, sample_id: str) -> None:
+        """Raise RejectedRecord(wrong_id) unless it is an id of the declared kind."""
+        if sample_id:
+            self._ledger.check(sample_id)
+
+    def is_known(self, sample_id: str) -> bool:
+        """Whether the sample came before; it is known from now on."""
+        if not sample_id:
+            return False
+        seen = self._ledger.see(sample_id)
+        self._report.seen(self._device.name, sample_id, seen)
+        return seen.is_duplicate
+
+    def refuse(self, sample_id: str, reason: str) -> None:
+        """The sample is in the dead-letter topic: whoever asks for it again hears so."""
+        if self._device.id != "none":
+            self._refused[sample_id] = reason
+            if len(self._refused) > _MAX_REFUSED:
+                self._refused.popitem(last=False)
+
+    def refusal(self, sample_id: str) -> str:
+        """Why a known sample was refused; empty when Kafka holds it."""
+        return self._refused.get(sample_id, "")
+
+
+def _id_header(record: Record) -> str | None:
+    value = header_of(record.headers, ID_HEADER)
+    return None if value is None else value.decode(errors="replace")
