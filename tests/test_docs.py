@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from edged import topology_file
-from edged.cli import BROKEN_PIPE, COMMANDS, INTERRUPTED, Parser, main
+from edged.cli import BROKEN_PIPE, COMMANDS, INTERRUPTED, main
+from edged.cli.parser import Parser
 from edged.domain.topology.topics import UNTIL_ARCHIVED_MS, topics
 from edged.events import EVENTS
 from tests.support.pages import ROOT, commands, pages

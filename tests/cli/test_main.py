@@ -1,7 +1,9 @@
 """The command frame: exit codes, help, and what is not imported."""
 
+import argparse
 import io
 import os
+import shlex
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -9,8 +11,12 @@ from types import SimpleNamespace
 import pytest
 
 from edged import __version__, cli
+from edged.cli.parser import EXAMPLES
+from edged.domain.systemd.setup import TOPOLOGY
 from edged.errors import LogUnavailable, RecordTooLarge, StateFolderRefused, StorageError
 from tests.cli.conftest import VALID
+
+ENABLE = EXAMPLES["edged node enable"]
 
 
 @pytest.fixture
@@ -36,7 +42,18 @@ def test_version(edged):
         (["frobnicate"], 'no command is called "frobnicate"\n'),
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
         (["check"], "the following arguments are required: TOPOLOGY"),
-        (["check", "a", "b"], "unrecognized arguments: b"),
+        (
+            ["check", "a", "b"],
+            "edged check: unrecognized arguments: b\nfor example: edged check topology.yaml --node pi-a\n",
+        ),
+        (["check", "a", "--nodes", "b"], 'unrecognized arguments: --nodes (did you mean "--node"?) b\n'),
+        (["run", "a", "--debug"], "the following arguments are required: --node\nfor example: edged run"),
+        (["run", "a", "--node", "b", "--debug"], "unrecognized arguments: --debug\n"),
+        (
+            ["node", "enable", "pi-a", "b.yaml"],
+            f"edged node enable: unrecognized arguments: b.yaml\nfor example: {ENABLE}",
+        ),
+        (["node", "status"], "for example: edged node enable pi-a "),
     ],
 )
 def test_wrong_usage_exits_with_64_and_says_what_is_wrong(edged, words, said):
@@ -53,6 +70,27 @@ def test_on_a_32_bit_system_every_command_says_so_first_and_is_not_started_again
     code, out, err = edged(*words)
     assert (code, out) == (78, "")
     assert err.startswith("edged: 32-bit systems are not supported")
+
+
+def every_parser(parser):
+    """It and those of its actions."""
+    yield parser
+    for action in parser._actions:
+        for each in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
+            yield from every_parser(each)
+
+
+def test_every_parser_has_an_example_that_it_takes():
+    whole = cli.whole_parser()
+    assert {each.prog for each in every_parser(whole)} == EXAMPLES.keys()
+    for prog, example in EXAMPLES.items():
+        words = shlex.split(example.partition(" >")[0], comments=True)
+        assert " ".join(words).startswith(prog)
+        whole.parse_args(words[1:])
+
+
+def test_the_example_for_a_node_names_the_file_that_units_read():
+    assert TOPOLOGY in ENABLE
 
 
 def test_help_lists_every_command_with_its_summary(edged, command):

@@ -380,6 +380,11 @@ def test_a_missing_file_is_a_problem(tmp_path):
         topology_file.load(tmp_path / "none.yaml")
 
 
+def test_a_folder_in_place_of_the_file_is_told_with_what_to_do(tmp_path):
+    with pytest.raises(ConfigError, match=r"Is a directory \(give the file itself, such as topology.yaml\)"):
+        topology_file.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
