@@ -8,9 +8,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -52,14 +51,19 @@ class Dialer:
 
         Returns what gives the connection up: `done` is not called any more.
         """
-        future = asyncio.get_running_loop().run_in_executor(self._threads, self._connect)
-        callback = partial(_dialed, done)
-        future.add_done_callback(callback)
+        is_wanted = True
+
+        def dialed(future: "asyncio.Future[socket.socket]") -> None:
+            if is_wanted:
+                _tell(done, future)
+            else:
+                _close(future)
 
         def give_up() -> None:
-            if future.remove_done_callback(callback):
-                future.add_done_callback(_close)
+            nonlocal is_wanted
+            is_wanted = False
 
+        asyncio.get_running_loop().run_in_executor(self._threads, self._connect).add_done_callback(dialed)
         return give_up
 
     def _connect(self) -> socket.socket:
@@ -76,42 +80,43 @@ class Dialer:
         raise error
 
     def _connect_to(self, made: socket.socket, address: Any) -> socket.socket:
-        made.settimeout(DIAL_TIMEOUT_S)
-        self._dialing.add(made)
-        try:
-            self._check_wanted()
+        with self._under_way(made):
+            made.settimeout(DIAL_TIMEOUT_S)
             made.connect(address)
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._mqtt.tls is not None:
-                self._dialing.discard(made)
-                made = self._wrapped(made, self._mqtt.tls)
+                made = self._encrypted(made, self._mqtt.tls)
             made.setblocking(False)
+        return made
+
+    def _encrypted(self, made: socket.socket, files: Tls) -> ssl.SSLSocket:
+        """The files are read for each connection, so that a renewed certificate is taken."""
+        context = tls.context(files, "mqtt.tls")
+        wrapped = context.wrap_socket(made, server_hostname=self._mqtt.host, do_handshake_on_connect=False)
+        with self._under_way(wrapped):
+            wrapped.do_handshake()
+        return wrapped
+
+    def _check_wanted(self) -> None:
+        """Who leaves after this looks among `_dialing`."""
+        if self._is_over:
+            raise ConnectionAbortedError("the broker was left")
+
+    @contextlib.contextmanager
+    def _under_way(self, made: socket.socket) -> Iterator[None]:
+        """Inside, who leaves the dialer shuts the socket down. What fails closes it."""
+        self._dialing.add(made)
+        try:
+            self._check_wanted()
+            yield
         except BaseException:
             made.close()
             raise
         finally:
             self._dialing.discard(made)
-        return made
-
-    def _check_wanted(self) -> None:
-        """Who is left after this looks among `_dialing`."""
-        if self._is_over:
-            raise ConnectionAbortedError("the broker was left")
-
-    def _wrapped(self, made: socket.socket, files: Tls) -> ssl.SSLSocket:
-        """The files are read for each connection, so that a renewed certificate is taken."""
-        context = tls.context(files, "mqtt.tls")
-        wrapped = context.wrap_socket(made, server_hostname=self._mqtt.host, do_handshake_on_connect=False)
-        self._dialing.add(wrapped)
-        try:
-            wrapped.do_handshake()
-        except BaseException:
-            wrapped.close()
-            raise
-        return wrapped
 
 
-def _dialed(done: Done, future: "asyncio.Future[socket.socket]") -> None:
+def _tell(done: Done, future: "asyncio.Future[socket.socket]") -> None:
     if future.cancelled():
         return
     error = future.exception()
