@@ -30,6 +30,9 @@ from edged.ports import BrokerLimits, PacketProperties, Verdict
 ANSWER_TIMEOUT_S = 10.0
 """For CONNACK and SUBACK together."""
 
+MAX_UNANSWERED = 256
+"""Packets published and not acknowledged, also those that nobody waits for any more: paho keeps them all."""
+
 _TICK_S = KEEPALIVE_S / 3
 _READ_BYTES = 64 << 10
 _READS_PER_TURN = 8
@@ -87,6 +90,7 @@ class Connection:
         if options.username is not None:
             client.username_pw_set(options.username, options.password)
         self._waiting: dict[int, asyncio.Future[Verdict]] = {}
+        self._has_begun = False
         self._is_accepted = False
         self._is_held = False
         self._is_closing = False
@@ -104,6 +108,8 @@ class Connection:
         """Queue the packet; the future gets the broker's verdict, or MqttRefused or MqttUnavailable."""
         if self._end is not None:
             raise MqttUnavailable(self._end.reason)
+        if len(self._waiting) >= MAX_UNANSWERED:
+            raise MqttUnavailable(f"the broker has not acknowledged {len(self._waiting)} packets")
         try:
             packet_id = self._client.send(topic, payload, properties)
         except ValueError as error:
@@ -148,8 +154,9 @@ class Connection:
 
     def _take(self, data: bytes) -> None:
         try:
-            if not self._is_accepted:
+            if not self._has_begun:
                 _expect_connack(data)
+                self._has_begun = True
             for frame in self._framer.feed(data):
                 self._handle(frame)
                 if self._end is not None:
@@ -294,6 +301,7 @@ class Connection:
 
 
 def _expect_connack(data: bytes) -> None:
+    """Of the first bytes, or as many as came at once."""
     if data[:2] == b"\x15\x03":
         raise ProtocolViolation("the answer is TLS's: this port wants `mqtt.tls`")
     if data[0] >> 4 != Kind.CONNACK:

@@ -1,0 +1,73 @@
+"""One connection: bytes that come in pieces, and packets that a broker does not acknowledge."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from edged.adapters.mqtt.connection import MAX_UNANSWERED, Connection, Options
+from edged.adapters.mqtt.inbound import Publish
+from edged.adapters.mqtt.reasons import End
+from edged.errors import MqttUnavailable
+from edged.ports import BrokerLimits, PacketProperties
+
+CONNACK = b"\x20\x06\x00\x00\x03\x21\x00\x05"  # MQTT 5, Receive Maximum 5
+
+
+@dataclass
+class Owner:
+    """Notes what it is told."""
+
+    limits: BrokerLimits | None = None
+    is_set_up: asyncio.Event = field(default_factory=asyncio.Event)
+    end: End | None = None
+
+    def accepted(self, limits: BrokerLimits, *, is_resumed: bool) -> None:
+        self.limits = limits
+
+    def subscribed(self) -> None:
+        self.is_set_up.set()
+
+    def arrived(self, packet: Publish) -> bool:
+        return True
+
+    def ended(self, end: End) -> None:
+        self.end = end
+        self.is_set_up.set()
+
+
+@contextlib.contextmanager
+def connection() -> Iterator[tuple[Connection, socket.socket, Owner]]:
+    """A connection, the broker's end of it, and its owner."""
+    ours, brokers = socket.socketpair()
+    ours.setblocking(False)
+    owner = Owner()
+    made = Connection(ours, Options("cam", (), is_v5=True, window=4, packet_bytes=1000), owner)
+    with brokers:
+        yield made, brokers, owner
+        made.close()
+
+
+@pytest.mark.parametrize("size", range(1, len(CONNACK)))
+async def test_an_answer_that_comes_in_pieces_is_one(size):
+    with connection() as (_made, broker, owner):
+        for piece in (CONNACK[:size], CONNACK[size:]):
+            broker.sendall(piece)
+            await asyncio.sleep(0.01)
+        await owner.is_set_up.wait()
+        assert owner.end is None
+        assert owner.limits is not None
+        assert owner.limits.receive_maximum == 5
+
+
+async def test_packets_that_nobody_waits_for_any_more_are_bounded_until_the_broker_answers():
+    with connection() as (made, broker, owner):
+        broker.sendall(CONNACK)
+        await owner.is_set_up.wait()
+        for _ in range(MAX_UNANSWERED):
+            made.publish("x", b"y", PacketProperties()).cancel()
+        with pytest.raises(MqttUnavailable, match="has not acknowledged"):
+            made.publish("x", b"y", PacketProperties())
