@@ -14,6 +14,7 @@ MAX_DEVICES = 224
 _DIGEST_BYTES = 3
 _ENTRY = re.compile(r"([0-9a-f]{6})([0-9a-f]{1,10})")
 _MOST = (1 << 40) - 1
+"""A device that is a trillion predictions behind, or more, counts as so far behind."""
 
 
 def to_note(behind: Mapping[str, int], end: int) -> str:
