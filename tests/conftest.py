@@ -139,7 +139,7 @@ def _folder_mark(path: Path) -> str:
 
 def _mark(item: pytest.Item) -> str:
     folder = _folder_mark(item.path)
-    if folder == "slow":
+    if folder == "slow" or item.get_closest_marker("slow"):  # by hand where the rest of a module is quick
         return "slow"
     fixtures = set(getattr(item, "fixturenames", ()))
     if _QUIET_FIXTURE in fixtures:
