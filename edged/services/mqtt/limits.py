@@ -65,16 +65,24 @@ class LimitsCheck:
 
     async def _of_probe(self, writer: MqttSession, reader: MqttSession) -> list[Shortfall] | None:
         """None: it could not be made."""
-        mark = secrets.token_bytes(8)
+        mark, connection = secrets.token_bytes(8), reader.connection
         reader.pause()
         try:
             with_large = await self._publish(writer, mark)
         except (MqttUnavailable, MqttRefused) as error:
-            logger().warning("mqtt.probe_failed", topic=self._topic, reason=str(error))
+            self._log_failed(str(error))
             return None
         reader.resume()
+        await reader.connected()
         probed = await _received(reader, mark, NUM_PROBES + with_large)
-        return list(limits.found(probed if with_large else probed._replace(has_large=True), self._mqtt))
+        found = list(limits.found(probed if with_large else probed._replace(has_large=True), self._mqtt))
+        if found and (reader.limits is None or reader.connection != connection + 1):
+            self._log_failed("the connection broke")  # what is missing may be on its way, or lost with the session
+            return None
+        return found
+
+    def _log_failed(self, reason: str) -> None:
+        logger().warning("mqtt.probe_failed", topic=self._topic, reason=reason)
 
     async def _publish(self, writer: MqttSession, mark: bytes) -> bool:
         """Whether the large one was among them; a broker that says that it refuses it is not asked."""

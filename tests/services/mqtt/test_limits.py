@@ -6,7 +6,7 @@ import contextlib
 import pytest
 
 from edged.adapters.memory.health import RecordingHealth
-from edged.adapters.memory.mqtt import MemoryMqttBroker
+from edged.adapters.memory.mqtt import MemoryMqttBroker, MemoryMqttSession
 from edged.domain.mqtt.limits import NUM_PROBES, BrokerLimits
 from edged.domain.mqtt.topics import probe_topic
 from edged.domain.topology import Mqtt
@@ -78,6 +78,35 @@ async def test_without_the_right_to_its_topic_that_is_told_and_the_rest_compared
     await site.limits.check()
     assert [line["topic"] for line in log_lines("mqtt.probe_failed")] == ["lab/edged/pi-a"]
     assert len(log_lines("mqtt.limits")) == 1
+
+
+@pytest.mark.parametrize("away_s", [60, 2_000])
+async def test_a_broker_that_is_away_in_the_middle_of_a_probe_drops_nothing(log_lines, monkeypatch, away_s):
+    site = Site()
+    resume = MemoryMqttSession.resume
+
+    def resume_later(session: MemoryMqttSession) -> None:
+        site.broker.away = True
+        asyncio.get_running_loop().call_later(away_s, setattr, site.broker, "away", False)
+        resume(session)
+
+    monkeypatch.setattr(MemoryMqttSession, "resume", resume_later)
+    await site.limits.check()
+    assert log_lines("mqtt.limits") == []
+
+
+async def test_a_probe_whose_session_the_broker_forgets_finds_nothing(log_lines, monkeypatch):
+    site = Site()
+    resume = MemoryMqttSession.resume
+
+    def resume_at_another(session: MemoryMqttSession) -> None:
+        resume(session)
+        site.broker.forget()
+
+    monkeypatch.setattr(MemoryMqttSession, "resume", resume_at_another)
+    await site.limits.check()
+    assert log_lines("mqtt.limits") == []
+    assert [line["reason"] for line in log_lines("mqtt.probe_failed")] == ["the connection broke"]
 
 
 async def test_the_check_is_made_when_the_broker_comes_and_again_later(log_lines):
