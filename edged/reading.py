@@ -99,13 +99,22 @@ async def read_to_end(
         wait.is_over()
 
 
-async def newest(log: Log, partition: TopicPartition, take: Callable[[Record], T | None], *, count: int = 1) -> list[T]:
+async def newest(
+    log: Log,
+    partition: TopicPartition,
+    take: Callable[[Record], T | None],
+    *,
+    count: int = 1,
+    within: int | None = None,
+) -> list[T]:
     """What `take` makes of this node's newest records in the partition, in their order: `count`, or all.
 
-    Walks back from the high watermark over what is no record, and over those of which `take` makes None. Waits while
-    the broker is away.
+    Walks back from the high watermark over what is no record, and over those of which `take` makes None; over `within`
+    offsets at most. Waits while the broker is away.
     """
     low, _stable, high = (await log.watermarks([partition]))[partition]
+    if within is not None:
+        low = max(low, high - within)
     start, end = max(low, high - count), high
     found: list[T] = []
     while start < end and len(found) < count:

@@ -72,6 +72,14 @@ async def test_the_newest_are_found_however_far_back_they_are(count):
     assert await newest(log, GARDEN, even, count=count) == list(range(0, 20, 2))[-count:]
 
 
+async def test_no_further_back_than_asked_for_is_read():
+    log = MemoryLog()
+    await numbered(log, *range(20), *[1] * 300)
+    taken: list[int] = []
+    assert await newest(log, GARDEN, lambda record: taken.append(record.offset), count=5, within=100) == []
+    assert (min(taken), max(taken)) == (220, 319)
+
+
 async def test_there_may_be_none():
     log = MemoryLog()
     assert await newest(log, GARDEN, even) == []

@@ -109,6 +109,7 @@ class KafkaLink:
             TopicPartition(self._at.topic),
             lambda record: returned.sample_id(record.headers) or None,
             count=_LOOK_BACK,
+            within=_LOOK_BACK,
         )
         return frozenset(found)
 

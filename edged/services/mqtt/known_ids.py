@@ -15,6 +15,9 @@ from edged.ports import Log, Record, TopicPartition
 from edged.reading import newest
 from edged.services.mqtt.bridge_report import BridgeReport
 
+_LOOK_BACK = 4
+"""Records that are looked at, for each id wanted: those that a device wrote before it declared ids have none."""
+
 _MAX_REFUSED = 1024
 """Refused samples whose reason is remembered: their devices may ask again, whose receipts did not arrive."""
 
@@ -31,7 +34,7 @@ class KnownIds:
     async def fill(self, log: Log, partition: TopicPartition) -> None:
         """Read the topic's tail. Waits while Kafka is away."""
         if count := identity.num_filling(self._device.id):
-            for sample_id in await newest(log, partition, _id_header, count=count):
+            for sample_id in await newest(log, partition, _id_header, count=count, within=_LOOK_BACK * count):
                 try:
                     self._ledger.see(sample_id)
                 except RejectedRecord:
