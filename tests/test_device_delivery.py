@@ -5,11 +5,14 @@ import contextlib
 
 import pytest
 
+from edged.adapters.disk.sample_buffer import SampleBuffer
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.memory.log import MemoryLog
 from edged.adapters.memory.mqtt import MemoryMqttBroker
 from edged.device import Backlog, Buffer, Device
-from edged.domain.device.segments import MIN_BUFFER_BYTES
+from edged.device.outbox import DiskOutbox
+from edged.domain.device.sample import Draft
+from edged.domain.device.segments import MIN_BUFFER_BYTES, Bounds
 from edged.domain.samples import returned
 from edged.domain.topology import Mqtt
 from edged.errors import (
@@ -200,6 +203,23 @@ async def test_one_publisher_that_finds_no_room_costs_no_other_its_sample(bed, t
         results = await asyncio.gather(*(cam.publish(bytes(700_000)) for _ in range(8)), return_exceptions=True)
         assert [type(each) for each in results] == [str] * 5 + [BufferFull] * 3
         assert cam.backlog.samples == 5
+
+
+async def test_flushing_ends_when_what_is_left_has_become_too_old(tmp_path):
+    clock = [0.0]
+    buffer = SampleBuffer(tmp_path, {}, Bounds(max_age_s=60), steady_s=lambda: clock[0])
+    outbox = DiskOutbox(buffer)
+    async with asyncio.TaskGroup() as group:
+        working = group.create_task(outbox.work())
+        await outbox.add([Draft(None, b"x", 0)])
+        clock[0] = 100.0
+        taking = group.create_task(outbox.take(1, 1))
+        async with asyncio.timeout(60):
+            await outbox.empty()
+        working.cancel()
+        taking.cancel()
+    outbox.close()
+    assert buffer.dropped == 1
 
 
 async def test_two_devices_never_share_a_buffer(bed, tmp_path):

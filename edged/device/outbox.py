@@ -171,6 +171,7 @@ class DiskOutbox:
                 self._lines.warning("buffer.stuck", None, folder=str(self.buffer.folder), file="", err=str(error))
                 await backoff.wait()
                 continue
+            await self._notify()  # what was too old, or damaged, waits no more
             if found:
                 self.series |= {series_of(each.id) for each in found}
                 return found
@@ -256,9 +257,13 @@ class DiskOutbox:
             self._moved.clear()
             assert self._position is not None
             await run_in_worker(self.buffer.received, self._position)
-            async with self._kept:
-                self._kept.notify_all()
+            await self._notify()
             await asyncio.sleep(_KEEP_EVERY_S)
+
+    async def _notify(self) -> None:
+        """Have it looked whether the buffer is empty."""
+        async with self._kept:
+            self._kept.notify_all()
 
 
 def _parts(drafts: Sequence[Draft]) -> list[list[Draft]]:

@@ -18,7 +18,7 @@ from edged.adapters.disk.buffer_folder import HEADER_BYTES, BufferFolder, Cursor
 from edged.domain.counted import counted
 from edged.domain.device import frames
 from edged.domain.device.frames import MAX_FRAME_BYTES, Scan, salt_of
-from edged.domain.device.sample import Buffered, Draft, Kept, Position, sample_id
+from edged.domain.device.sample import Buffered, Draft, Kept, Passed, Position, sample_id
 from edged.domain.device.segments import Bounds, Segment, SegmentName, age_s, num_from
 from edged.errors import BufferFull, DiskFull, StateFolderRefused, StorageError
 from edged.log import ThrottledLog, logger
@@ -61,6 +61,8 @@ class SampleBuffer:
         self._lines = ThrottledLog()
         self._segments: list[Segment] = []
         self._cursor = self._read = Position(0, 0)
+        self._passed: list[Passed] = []
+        """Ahead of the cursor, in order: dropped or damaged, and counted."""
         self._read_at = 0
         self._file: SegmentFile | None = None
         self._next_file = 0
@@ -85,8 +87,8 @@ class SampleBuffer:
 
     @property
     def num_samples(self) -> int:
-        """Samples without a receipt."""
-        return num_from(self._segments, self._cursor)
+        """Samples without a receipt, that one is waited for."""
+        return num_from(self._segments, self._cursor) - sum(each.num_samples for each in self._passed)
 
     @property
     def num_bytes(self) -> int:
@@ -126,6 +128,7 @@ class SampleBuffer:
                 if segment is None:
                     break
                 left -= self._read_some(segment, found, max_samples, left)
+            self._advance(self._cursor)
             return found
 
     def received(self, position: Position) -> None:
@@ -258,10 +261,11 @@ class SampleBuffer:
             if not self._read.number <= kept.number < segment.next:
                 continue
             self._pass_over(kept.number)
-            position = Position(segment.name.file, kept.number)
+            position = self._read
             self._read = _after(position)
             if self._bounds.is_expired(self._age_s(segment, kept)):
                 self._drop(1, "age")
+                self._note_passed(Passed(position, 1))
                 continue
             found.append(Buffered(position, sample_id(segment.name.series, kept.number), kept))
             num_bytes += len(kept.payload)
@@ -294,8 +298,16 @@ class SampleBuffer:
         missing = number - self._read.number
         if missing > 0:
             self.damaged += missing
+            self._note_passed(Passed(self._read, missing))
             self._lines.warning("buffer.damaged", None, folder=str(self.folder), samples=missing, total=self.damaged)
         self._read = Position(self._read.file, max(number, self._read.number))
+
+    def _note_passed(self, passed: Passed) -> None:
+        """They need no receipt."""
+        if self._passed and self._passed[-1].end == passed.first:
+            before = self._passed.pop()
+            passed = Passed(before.first, before.num_samples + passed.num_samples)
+        self._passed.append(passed)
 
     def _age_s(self, segment: Segment, kept: Kept) -> float | None:
         if segment.began_s is not None:
@@ -318,12 +330,13 @@ class SampleBuffer:
         if not self._segments or (len(self._segments) == 1 and self._file is not None):
             return False
         oldest = self._segments.pop(0)
-        self._drop(num_from([oldest], self._cursor), reason)
+        counted_already = sum(each.num_samples for each in self._passed if each.first.file == oldest.name.file)
+        self._drop(num_from([oldest], self._cursor) - counted_already, reason)
         self._remove(oldest)
         ahead = self._segments[0].first if self._segments else Position(oldest.name.file + 1, 0)
-        self._cursor = max(self._cursor, ahead)
         if self._read < ahead:
             self._go_to(ahead)
+        self._advance(ahead)
         return True
 
     def _drop(self, count: int, reason: str) -> None:
@@ -334,10 +347,13 @@ class SampleBuffer:
             )
 
     def _advance(self, cursor: Position) -> None:
-        """Move the cursor, and delete the files behind it."""
+        """Move the cursor, on over what needs no receipt, and delete the files before it."""
         self._cursor = max(self._cursor, cursor)
-        while self._segments and self._segments[0].end <= self._cursor:
-            if self._file is not None and len(self._segments) == 1:
+        while self._segments:
+            self._cursor = max(self._cursor, self._segments[0].first)
+            while self._passed and self._passed[0].first <= self._cursor:
+                self._cursor = max(self._cursor, self._passed.pop(0).end)
+            if self._cursor < self._segments[0].end or (self._file is not None and len(self._segments) == 1):
                 return
             self._remove(self._segments.pop(0))
 

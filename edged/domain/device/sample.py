@@ -35,6 +35,17 @@ class Position(NamedTuple):
     number: int
 
 
+class Passed(NamedTuple):
+    """Samples of one file, from `first` on, that were dropped or are damaged."""
+
+    first: Position
+    num_samples: int
+
+    @property
+    def end(self) -> Position:
+        return Position(self.first.file, self.first.number + self.num_samples)
+
+
 class Buffered(NamedTuple):
     """A sample as it was kept, with its place and its id, which no other sample of the device ever has."""
 

@@ -257,6 +257,35 @@ def test_samples_beyond_their_age_are_dropped_and_told(tmp_path, log_lines):
     assert files(tmp_path) == []
 
 
+def test_what_is_too_old_counts_once_and_needs_no_receipt(tmp_path):
+    clock = Clock()
+    buffer = opened(tmp_path, clock, max_age_s=100)
+    buffer.append(drafts(3))
+    clock.passes(10)
+    buffer.append(drafts(2))
+    clock.passes(95)
+    found = read_all(buffer)
+    assert (len(found), buffer.dropped, buffer.num_samples) == (2, 3, 2)
+    clock.passes(50)
+    buffer.append(drafts(1))
+    assert read_all(buffer)
+    assert (buffer.dropped, buffer.num_samples) == (5, 1)
+    assert len(files(tmp_path)) == 1
+
+
+def test_what_cannot_be_read_needs_no_receipt(tmp_path, monkeypatch):
+    buffer = opened(tmp_path)
+    buffer.append(drafts(3))
+    (first,) = buffer.read(1, 1)
+    monkeypatch.setattr(BufferFolder, "read", lambda *_: bytes(100))
+    assert read_all(buffer) == []
+    assert (buffer.damaged, buffer.num_samples) == (2, 1)
+    buffer.received(first.position)
+    assert buffer.num_samples == 0
+    buffer.close()
+    assert opened(tmp_path).num_samples == 0
+
+
 def test_a_clock_that_is_set_while_the_device_runs_makes_no_sample_old(tmp_path):
     clock = Clock()
     buffer = opened(tmp_path, clock, max_age_s=60)
