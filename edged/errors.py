@@ -91,11 +91,11 @@ class RejectedRecord(EdgedError):  # noqa: N818 - named for what happens to the 
 class RecordTooLarge(EdgedError):  # noqa: N818
     """The broker does not accept a record of this size.
 
-    `written`: the offsets of those messages of the call that were written before it, if all were for one partition: the
-    next one is too large. Empty when nothing was written.
+    `index`: which of the call's messages it is. `written`: the offsets of the first ones, if all were for one
+    partition; those from there on, but for this one, are not refused, and not written either.
     """
 
-    def __init__(self, topic: str, size_bytes: int, written: Sequence[int] = ()) -> None:
+    def __init__(self, topic: str, size_bytes: int, written: Sequence[int] = (), index: int = 0) -> None:
         super().__init__(
             f"a record of {size_bytes} bytes is too large for topic {topic} (see its max.message.bytes; "
             "`edged topics --apply` prints the command that raises it)"
@@ -103,6 +103,7 @@ class RecordTooLarge(EdgedError):  # noqa: N818
         self.topic = topic
         self.size_bytes = size_bytes
         self.written = tuple(written)
+        self.index = index
 
 
 class StorageError(EdgedError):

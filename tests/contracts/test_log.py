@@ -455,6 +455,31 @@ async def test_a_record_of_a_million_bytes_is_accepted_and_a_larger_one_refused(
     assert [record.value for record in await read_all(log, topic)] == [large, b"0", b"1", b"2"]
 
 
+@every_log
+async def test_of_several_it_is_told_which_one_is_too_large_for_any_topic(log: Log, topic: str):
+    messages = [Message(topic, bytes(990_000)), Message(topic, bytes(990_000), headers=(("name", bytes(100_000)),))]
+    with pytest.raises(RecordTooLarge) as refused:
+        await log.append([*messages, messages[0]])
+    assert (refused.value.index, refused.value.written) == (1, ())
+
+
+@any_log("memory", "apache_kafka")
+async def test_of_several_it_is_told_which_one_its_topic_does_not_take(bed: Bed, log: Log, topic: str):
+    """All of a record counts, not its value alone; what is neither written nor refused can be written."""
+    await log.ensure([TopicSpec(topic)])
+    bed.set_max_message_bytes(topic, 2000)
+    pending = [
+        Message(topic, os.urandom(1500), headers=(("name", os.urandom(1000)),) if i == 1 else ()) for i in range(3)
+    ]
+    small = [pending[0].value, pending[2].value]
+    with pytest.raises(RecordTooLarge) as refused:
+        await log.append(pending, refuse_too_large=True)
+    assert refused.value.index == 1
+    del pending[1], pending[: len(refused.value.written)]
+    await log.append(pending, refuse_too_large=True)
+    assert [record.value for record in await read_all(log, topic)] == small
+
+
 @any_log("memory", "apache_kafka")
 async def test_who_can_do_with_smaller_records_is_told_and_others_wait_until_the_topic_takes_them(
     bed: Bed, health: RecordingHealth, log: Log, topic: str

@@ -83,9 +83,10 @@ _NO_TIME = -1
 
 @dataclass(slots=True)
 class _Entry:
-    """A message to be written; `offset` is -1 until it is in the log."""
+    """A message to be written, `index` of its call; `offset` is -1 until it is in the log."""
 
     message: Message
+    index: int = 0
     id: bytes = field(default_factory=lambda: os.urandom(16))
     offset: int = -1
 
@@ -167,11 +168,11 @@ class Producer:
 
     async def append(self, messages: Sequence[Message], *, refuse_too_large: bool) -> list[int]:
         """As in the port."""
-        entries = [_Entry(message) for message in messages]
+        entries = [_Entry(message, index) for index, message in enumerate(messages)]
         by_partition: dict[TopicPartition, list[_Entry]] = {}
         for entry in entries:
             if entry.size_bytes() > _MAX_RECORD_BYTES:
-                raise RecordTooLarge(entry.message.topic, len(entry.message.value))
+                raise RecordTooLarge(entry.message.topic, len(entry.message.value), index=entry.index)
             by_partition.setdefault(TopicPartition(entry.message.topic, entry.message.partition), []).append(entry)
         for partition, its_entries in by_partition.items():
             async with self._locks.setdefault(partition, asyncio.Lock()):
@@ -188,8 +189,10 @@ class Producer:
                 await self._until_written(write, refuse_too_large=refuse_too_large or len(write.batch) > 1)
             except _TOO_LARGE as error:
                 if len(write.batch) == 1:
-                    written = [entry.offset for entry in entries[: entries.index(write.batch[0])]]
-                    raise RecordTooLarge(partition.topic, len(write.batch[0].message.value), written) from error
+                    (refused,) = write.batch
+                    written = [entry.offset for entry in entries[: entries.index(refused)]]
+                    size = len(refused.message.value)
+                    raise RecordTooLarge(partition.topic, size, written, refused.index) from error
                 max_bytes = sum(entry.size_bytes() for entry in write.batch) // 2
             else:
                 self._search_from[partition] = max(entry.offset for entry in write.batch) + 1

@@ -35,7 +35,7 @@ class MemoryLog:
     ) -> None:
         self.creates_topics = True
         self.trims = True
-        self.max_record_bytes = 1_000_000
+        self.max_record_bytes = 1_048_000
         self.shows_settings = True
         self.topic_settings: dict[str, dict[str, str]] = {}
         self.has_topic_ids = True
@@ -125,11 +125,11 @@ class MemoryLog:
 
     async def append(self, messages: Sequence[Message], *, refuse_too_large: bool = False) -> list[int]:
         await self._available()
-        for message in messages:
-            if len(message.value) > self.max_record_bytes:
-                raise RecordTooLarge(message.topic, len(message.value))
-            while len(message.value) > self._max_bytes(message.topic):
-                refusal = RecordTooLarge(message.topic, len(message.value))
+        for index, message in enumerate(messages):
+            if _size(message) > self.max_record_bytes:
+                raise RecordTooLarge(message.topic, len(message.value), index=index)
+            while _size(message) > self._max_bytes(message.topic):
+                refusal = RecordTooLarge(message.topic, len(message.value), index=index)
                 if refuse_too_large:
                     raise refusal
                 self._health.degraded("kafka", str(refusal))
@@ -355,3 +355,8 @@ class MemoryReader:
 def _log_loss(event: str, partition: TopicPartition, wanted: int, found: int) -> None:
     topic, number = partition
     logger().warning(event, topic=topic, partition=number, wanted_offset=wanted, next_offset=found)
+
+
+def _size(message: Message) -> int:
+    """Bytes of a record without its envelope."""
+    return len(message.key or b"") + len(message.value) + sum(len(name) + len(each) for name, each in message.headers)

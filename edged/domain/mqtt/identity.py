@@ -21,8 +21,8 @@ WINDOW = 1024
 MAX_TEXTS = 10_000
 """The last ids of a device that gives texts."""
 
-_MAX_SERIES = 16
-"""Of one device: a new card begins a new one."""
+MAX_SERIES = 256
+"""Of one device, the last ones: each crash of its program begins a new one, and it sends again what has no receipt."""
 
 _COUNTER = re.compile(r"(?:(?P<series>[^:]{1,64}):)?(?P<number>[0-9]{1,18})")
 _BITS = (1 << WINDOW) - 1
@@ -135,7 +135,7 @@ class CounterIds:
         name, number = _parse(sample_id)
         known = self._series.get(name)
         if known is None:
-            if len(self._series) == _MAX_SERIES:
+            if len(self._series) == MAX_SERIES:
                 self._series.popitem(last=False)
             self._series[name] = _Series(number)
             return NEW

@@ -156,9 +156,8 @@ class DeviceBridge:
             try:
                 await self._log.append([sample.message for sample in pending], refuse_too_large=True)
             except RecordTooLarge as error:
+                refused = pending.pop(error.index)
                 del pending[: len(error.written)]
-                refused = next(sample for sample in pending if len(sample.message.value) == error.size_bytes)
-                pending.remove(refused)
                 refused.refusal = TOO_LARGE
                 self._known_ids.refuse(refused.id, TOO_LARGE)
             else:

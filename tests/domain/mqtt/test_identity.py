@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from edged.domain.mqtt.identity import (
     DUPLICATE,
+    MAX_SERIES,
     MAX_TEXTS,
     NEW,
     WINDOW,
@@ -50,6 +51,12 @@ def test_each_series_counts_for_itself():
     assert [ids.see(each) for each in ("a:1", "b:1", "1", "a:1", "b:2")] == [NEW, NEW, NEW, DUPLICATE, NEW]
 
 
+def test_a_device_that_was_killed_after_each_sample_is_known_by_all_of_its_series():
+    """What has no receipt is sent again, a window of 64 samples, each of another life."""
+    ids = CounterIds()
+    assert [ids.see(f"{series:012x}:1") for series in (*range(64), *range(64))] == [NEW] * 64 + [DUPLICATE] * 64
+
+
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.0", ":1", "a:", "a:b:1", "1" * 19, "s" * 65 + ":1", "١"])
 def test_what_is_no_counter_is_refused(text):
     with pytest.raises(RejectedRecord, match="wrong_id"):
@@ -79,7 +86,9 @@ def test_whatever_counts_takes_little_memory(ids):
             counter.see(f"{series}:{number}")
         except RejectedRecord:
             continue
-    assert len(counter._series) <= 16
+    for series in range(MAX_SERIES):
+        counter.see(f"another {series}:1")
+    assert len(counter._series) == MAX_SERIES
     assert all(sys.getsizeof(each.bits) <= WINDOW // 7 for each in counter._series.values())
 
 

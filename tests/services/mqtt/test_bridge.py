@@ -373,6 +373,19 @@ async def test_a_record_that_the_topic_does_not_take_is_dead_lettered_and_the_ot
     assert [(reason, len(value)) for reason, value in world.letters()] == [("too_large", 2000), ("too_large", 2001)]
 
 
+async def test_which_record_the_topic_does_not_take_is_told_by_all_of_it_not_by_its_payload():
+    """A label and an id belong to a record's size as well."""
+    world = World()
+    world.log.set(TOPIC, "max.message.bytes", "1000")
+    async with world.bridge():
+        world.publish(bytes(990))
+        world.publish(bytes(990), id="i" * 100)
+        world.publish(bytes(990))
+        await until(lambda: len(world.log.records(TOPIC)) + len(world.letters()) == 3)
+    assert [dict(record.headers).get("edged-sample-id") for record in world.log.records(TOPIC)] == [None, None]
+    assert [reason for reason, _value in world.letters()] == ["too_large"]
+
+
 async def test_a_retained_packet_is_of_before_and_ignored():
     world = World()
     async with world.bridge():
