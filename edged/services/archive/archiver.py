@@ -201,7 +201,7 @@ class Archiver:
                 else:
                     await self._wait()
         finally:
-            self._flushed.close()
+            self._flushed.write()
 
     def progress(self) -> Progress:
         """Steps are polls and the archive's tries, so it progresses while the storage refuses too."""
@@ -230,7 +230,7 @@ class Archiver:
                     await self._take(await self._poll(reader), reader)
                     while (buffer := self._due()) is not None:
                         await self._flush(buffer, reader)
-                    self._flushed.log(asyncio.get_running_loop().time(), self._settings().log_s)
+                    self._flushed.write_if_due(asyncio.get_running_loop().time(), self._settings().log_s)
                     self._num_polls += 1
                     await self._resume_due()
             except asyncio.CancelledError:

@@ -19,7 +19,7 @@ class _Files:
 
 
 class FlushLog:
-    """Of each source that has new files a line, all sources' together. What is not logged yet is logged by `close`."""
+    """Of each source that has new files a line, all sources' together."""
 
     def __init__(self) -> None:
         self._files: dict[tuple[str, str], _Files] = {}
@@ -36,14 +36,14 @@ class FlushLog:
         files.num_bytes += num_bytes
         files.write_s = max(files.write_s, write_s)
 
-    def log(self, now_s: float, every_s: float) -> None:
-        """The lines, unless the last ones are less than `every_s` old."""
+    def write_if_due(self, now_s: float, every_s: float) -> None:
+        """Write the lines, unless the last ones are less than `every_s` old."""
         if self._files and now_s >= self._last_s + every_s:
             self._last_s = now_s
-            self.close()
+            self.write()
 
-    def close(self) -> None:
-        """The lines now."""
+    def write(self) -> None:
+        """Write the lines now."""
         for (stream, edge), files in self._files.items():
             logger().info(
                 "archive.flushed",
