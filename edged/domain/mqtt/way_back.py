@@ -8,10 +8,10 @@ from typing import NamedTuple
 from edged.domain.mqtt import topics
 from edged.domain.samples.returned import (
     CORRELATION_HEADER,
-    ID_HEADER,
     RESPONSE_TOPIC_HEADER,
     Headers,
     returned,
+    sample_id,
 )
 
 LIFETIME_S = 3600
@@ -19,7 +19,7 @@ LIFETIME_S = 3600
 
 
 class Addressed(NamedTuple):
-    """Where a prediction goes, and what of it the broker shows the device besides.
+    """Where a prediction goes, and what stands beside it: a `sample_id` of characters that any broker takes, or none.
 
     `ignored`: the response topic that the device may not have it sent to; empty when there is none.
     """
@@ -32,6 +32,7 @@ class Addressed(NamedTuple):
 
 def addressed(site: str, device: str, headers: Headers) -> Addressed:
     """Of a prediction for the device with these headers. A response topic counts below the device's own topic alone."""
+    headers = tuple(headers)
     given = dict(returned(headers))
     own = topics.predictions_topic(site, device)
     wanted_bytes = given.get(RESPONSE_TOPIC_HEADER, b"")
@@ -40,7 +41,7 @@ def addressed(site: str, device: str, headers: Headers) -> Addressed:
     return Addressed(
         topic=wanted if is_allowed else own,
         correlation=given.get(CORRELATION_HEADER, b""),
-        sample_id=given.get(ID_HEADER, b"").decode(errors="replace"),
+        sample_id=name if (name := sample_id(headers)).isprintable() else "",
         ignored="" if is_allowed else wanted,
     )
 

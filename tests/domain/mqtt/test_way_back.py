@@ -24,6 +24,11 @@ def test_what_the_device_gave_goes_with_it():
     assert addressed("lab", "cam", headers) == Addressed(OWN, b"\x00\xff", "a:7")
 
 
+@pytest.mark.parametrize("sample_id", [b"a\0b", b"a\x1fb", b"\xff"])
+def test_an_id_that_a_broker_would_end_the_connection_for_is_left_out(sample_id):
+    assert addressed("lab", "cam", [("edged-sample-id", sample_id)]) == Addressed(OWN)
+
+
 @pytest.mark.parametrize("topic", [OWN, f"{OWN}/x", f"{OWN}/x/7", f"{OWN}/grün"])
 def test_a_response_topic_below_the_own_one_counts(topic):
     assert to(topic.encode()) == Addressed(topic)
