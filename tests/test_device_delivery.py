@@ -148,6 +148,14 @@ async def test_without_a_buffer_publishing_waits_for_a_broker_that_is_away(bed):
     assert payload(2) in [each for _, each, _ in bed.arrived]
 
 
+async def test_who_still_publishes_without_a_buffer_when_the_device_is_left_does_not_wait_for_ever(mqtt):
+    async with mqtt.device() as cam:
+        publishing = asyncio.create_task(cam.publish(payload(1)))
+        await asyncio.sleep(1)
+    await asyncio.wait([publishing], timeout=60)
+    assert publishing.cancelled()
+
+
 async def test_predictions_are_those_of_samples_that_this_device_published_each_once(bed):
     async with bed.edge(), bed.device() as cam:
         sample_id = await cam.publish(payload(1))

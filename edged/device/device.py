@@ -155,7 +155,7 @@ class Device:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """What is in the buffer stays there, for the next time. See also: `flush`."""
+        """What is in the buffer stays there, for the next time; who still publishes is cancelled. See also: `flush`."""
         self._outbox = None
         await self._stack.aclose()
 

@@ -194,7 +194,7 @@ class MqttLink:
     def _refused(self, buffered: Buffered, outbox: Outbox, error: MqttRefused) -> None:
         """Told to who waits for this sample; of a buffer's it is tried again, for an administrator may mend it."""
         if outbox.failed(error, buffered):
-            self._window.settle(buffered.id)
+            self._window.drop(buffered.id)
             self._pass_on(outbox)
         else:
             self._fail(buffered, str(error))

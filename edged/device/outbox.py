@@ -42,7 +42,7 @@ class Outbox(Protocol):
         """Nothing is sent any more, or not this one, because of `error`; whether it is done with."""
 
     async def work(self) -> None:
-        """What is to be done meanwhile, until it is cancelled."""
+        """What is to be done meanwhile, until it is cancelled: so is then whoever still waits for an `add`."""
 
     async def empty(self) -> None:
         """Wait until all samples are settled."""
@@ -100,7 +100,12 @@ class MemoryOutbox:
         return True
 
     async def work(self) -> None:
-        """Nothing to do beside the link."""
+        """Nothing to do beside the link; who still waits at the end is cancelled."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for answer in self._answers.values():
+                answer.cancel()
 
     async def empty(self) -> None:
         await self._idle.wait()

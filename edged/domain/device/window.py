@@ -91,6 +91,11 @@ class Window:
         self.num_settled += 1
         return flight.buffered
 
+    def drop(self, sample_id: str) -> None:
+        """It is not sent any more, and gets no receipt."""
+        if flight := self._flights.get(sample_id):
+            flight.state = "settled"
+
     def passed(self) -> Position | None:
         """Forget the first samples as far as all have receipts; the place of the last of them, None: there are none."""
         position = None

@@ -56,6 +56,17 @@ def test_a_receipt_for_a_later_sample_has_those_sent_before_it_sent_again():
     assert sent(window) == []
 
 
+def test_one_that_is_not_sent_any_more_says_nothing_of_the_others():
+    window = filled(3)
+    sent(window)
+    window.taken("s:1")
+    window.drop("s:2")
+    assert sent(window) == []
+    assert window.passed() is None
+    window.settle("s:1")
+    assert window.passed() == Position(1, 2)
+
+
 def test_what_was_sent_again_is_not_lost_because_an_older_receipt_comes():
     window = filled(2)
     sent(window)
