@@ -7,12 +7,13 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
 
 from edged import topology_file
 from edged.adapters.kernels.backend import compiled
 from edged.cli.arguments import add_topology, require_node
 from edged.cli.backbone import look_up
-from edged.cli.enabled_nodes import misfits_here
+from edged.cli.enabled_nodes import environment_of, misfits_here, nodes_here
 from edged.cli.problems import show
 from edged.cli.site_plan import Plan, plan_of
 from edged.cli.site_plan_text import plan_lines
@@ -20,6 +21,7 @@ from edged.domain.nn.backend import NUMPY
 from edged.domain.topology import Security, Tls, Topology
 from edged.domain.validation.finding import Finding
 from edged.errors import ConfigError, KernelsUnavailable, Problem
+from edged.topology_file import Inspection
 
 SUMMARY = "validate the topology file and print the plan it comes to"
 
@@ -27,26 +29,21 @@ SUMMARY = "validate the topology file and print the plan it comes to"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_topology(parser)
-    parser.add_argument("--node", metavar="NAME", help="only what concerns this node")
+    parser.add_argument("--node", metavar="NAME", help="only what concerns this node, as its unit reads the file")
     parser.add_argument("--json", action="store_true", help="print JSON, problems included")
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="variables, credentials and certificate files must be there and fit, as when the node starts",
+        help="variables, credentials and certificate files must be there and fit, as when the node starts: the one of"
+        " --node, or those of this machine",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan and return 0, or the problems and 78."""
     try:
-        inspection = topology_file.inspect(
-            args.topology,
-            lenient=not args.strict,
-            node=args.node,
-            look_up_backbone=look_up,
-            check_tls=_check_tls if args.strict else None,
-        )
-        topology = inspection.topology
+        inspections = list(_inspections(args))
+        topology = inspections[0].topology
         if args.node is not None:
             require_node(topology, args.node, str(args.topology))
     except ConfigError as error:
@@ -54,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
             raise
         print(json.dumps({"valid": False, "problems": [_as_json(p) for p in error.problems]}, indent=2))
         return os.EX_CONFIG
-    warnings = (*inspection.warnings, *misfits_here(args.topology, inspection, args.node))
+    found = [*(each for inspection in inspections for each in inspection.warnings)]
+    warnings = dict.fromkeys([*found, *misfits_here(args.topology, inspections[0], args.node)])
     plan = plan_of(topology, args.node)
     if plan.get("jobs"):
         plan["kernels"] = _kernels(topology)
@@ -63,8 +61,24 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print("\n".join(plan_lines(plan)))
     sys.stdout.flush()
-    show(warnings, sys.stderr, kind="warning")
+    show(tuple(warnings), sys.stderr, kind="warning")
     return 0
+
+
+def _inspections(args: argparse.Namespace) -> Iterator[Inspection]:
+    """The file as the node reads it; with `--strict` alone as each node of this machine does, if it has any."""
+    nodes: list[str | None] = [args.node]
+    if args.strict and args.node is None:
+        nodes = [*nodes_here(topology_file.inspect(args.topology, lenient=True).topology)] or nodes
+    for node in nodes:
+        yield topology_file.inspect(
+            args.topology,
+            os.environ if node is None else environment_of(node),
+            lenient=not args.strict,
+            node=node,
+            look_up_backbone=look_up,
+            check_tls=_check_tls if args.strict else None,
+        )
 
 
 def _check_tls(files: Security | Tls, at: str) -> tuple[list[Finding], list[Finding]]:

@@ -106,7 +106,7 @@ class Variables:
             seen = exposure(path)
         except OSError as error:
             raise MissingError(
-                f'the credential "{name}" cannot be read: {why_refused(path, error, reads=True)}', hint
+                f'the credential "{name}" cannot be read in {folder}: {why_refused(path, error, reads=True)}', hint
             ) from error
         if seen is not None and seen.is_writable:
             raise VariableError(f'the credential "{name}": {seen.message}', seen.mended)

@@ -204,6 +204,54 @@ def test_a_topology_that_has_changed_is_followed_by_a_second_enable(edged, machi
     assert machine.changes() == [f"stop {DAEMON} {COMPANION}", "daemon-reload", f"start {DAEMON} {COMPANION}"]
 
 
+@pytest.fixture
+def secure(machine, monkeypatch):
+    """The machine's topology, which takes user and password from a node's unit."""
+    for name in ("NODE", "CREDENTIALS_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("socket.gethostname", lambda: "station.lan")
+    machine.put_secret("pi-a", "kafka-password")
+    return str(machine.put(TOPOLOGY, SECURE))
+
+
+def test_strict_reads_the_file_as_the_nodes_that_are_enabled_here(edged, machine, secure):
+    code, _, err = edged("check", "--strict", secure)
+    assert code == 78
+    assert "the environment has no variable NODE" in err
+    edged("node", "enable", "pi-a")
+    assert edged("check", "--strict", secure)[0] == 0
+    machine.put_secret("vault", "kafka-password")
+    edged("node", "enable", "vault")
+    assert edged("check", "--strict", secure)[0] == 0
+    (machine.root / CREDENTIALS / "vault/kafka-password").unlink()
+    code, _, err = edged("check", "--strict", secure)
+    assert code == 78
+    assert f'the credential "kafka-password" cannot be read in {machine.root / CREDENTIALS}/vault: No such' in err
+
+
+def test_strict_reads_the_file_as_the_node_that_is_called_as_the_machine(edged, secure, monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "PI-A.lan")
+    assert edged("check", "--strict", secure)[0] == 0
+
+
+def test_a_node_that_is_named_gives_its_name_and_its_secrets_to_the_file(edged, secure, monkeypatch, tmp_path):
+    assert edged("check", "--strict", "--node", "pi-a", secure)[0] == 0
+    assert edged("check", "--strict", "--node", "pi-b", secure)[0] == 78
+    assert "no variable NODE" not in edged("check", "--node", "pi-b", secure)[2]
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "elsewhere"))
+    code, _, err = edged("check", "--strict", "--node", "pi-a", secure)
+    assert code == 78
+    assert f"cannot be read in {tmp_path / 'elsewhere'}: " in err
+
+
+def test_strict_has_the_variables_that_a_drop_in_gives_a_node(edged, machine, secure):
+    machine.put(TOPOLOGY, SECURE.replace("site: lab", 'site: "${SITE}"'))
+    assert edged("check", "--strict", "--node", "pi-a", secure)[0] == 78
+    machine.put("run/fake/environment", "NODE=pi-a SITE=lab\n")
+    edged("node", "enable", "pi-a")
+    assert edged("check", "--strict", "--node", "pi-a", secure)[0] == 0
+
+
 def test_check_tells_that_the_topology_has_changed_and_a_node_is_gone(edged, machine):
     edged("node", "enable", "pi-a")
     edged("node", "enable", "pi-b")
