@@ -29,6 +29,7 @@ class Socket:
 class MQTTClient:
     def __init__(self, client_id, server, port=1883, user=None, password=None, keepalive=0):
         self._id, self._where, self._keepalive = client_id, (server, port), keepalive
+        self._login = user, password
         self._callback = lambda _topic, _message: None
         self._done = set()
         self.sock, self.pid = None, 0
@@ -38,6 +39,7 @@ class MQTTClient:
 
     def connect(self, clean_session=True):  # noqa: FBT002 - as it is there
         self._client = paho.Client(CallbackAPIVersion.VERSION2, self._id, clean_session=clean_session)
+        self._client.username_pw_set(*self._login)
         self._client.on_message = lambda _client, _data, message: self._callback(
             message.topic.encode(), message.payload
         )
