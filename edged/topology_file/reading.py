@@ -46,7 +46,8 @@ OF_MQTT = re.compile(r"mqtt\..*")
 class Reading:
     """Collects problems instead of raising them, so that one reading finds all.
 
-    `bad`: paths whose values could not be read, and have placeholders. `only_entries`: paths such as training[0] of
+    `bad`: paths whose values could not be read, and have placeholders. `missing`: those of values that come from
+    outside, and are not there; what stands around them is known. `only_entries`: paths such as training[0] of
     what stands in the file without the list that it may be in. `may_miss`: paths at which a missing variable or
     credential is only a warning. `missing_of_mqtt`: those of the section mqtt, which most nodes can do without.
     `credentials`: the names of those that values refer to, with the first one's path.
@@ -58,6 +59,7 @@ class Reading:
     warnings: list[tuple[yaml.Mark, Finding]] = field(default_factory=list)
     marks: dict[str, yaml.Mark] = field(default_factory=dict)
     bad: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
     only_entries: set[str] = field(default_factory=set)
     may_miss: re.Pattern[str] | None = None
     missing_of_mqtt: list[tuple[yaml.Node, str, VariableError]] = field(default_factory=list)
@@ -130,7 +132,7 @@ class Reading:
         if not isinstance(error, MissingError):
             self.wrong(node, at, error.message, error.suggestion)
         elif OF_MQTT.fullmatch(at):
-            self.bad.add(at)
+            self.missing.add(at)
             self.missing_of_mqtt.append((node, at, error))
         else:
             self._tell_missing(node, at, error)
@@ -139,7 +141,7 @@ class Reading:
         if self.may_miss is None or not self.may_miss.fullmatch(at):
             self.wrong(node, at, error.message, error.suggestion)
             return
-        self.bad.add(at)
+        self.missing.add(at)
         self.warnings.append((node.start_mark, Finding(at, f"{error.message}; the node will need it")))
 
     def entries(self, node: yaml.Node, at: str, expected: str) -> Iterator[tuple[str, yaml.ScalarNode, yaml.Node]]:
@@ -190,9 +192,13 @@ class Reading:
             )
 
     def is_independent(self, finding: Finding) -> bool:
-        """Whether the finding is more than a consequence of a value that could not be read."""
-        bad = {*self.bad, *(_any_index(path) for path in self.bad)}
-        return not any(_covers(a, b) or _covers(b, a) for a in (finding.path, *finding.needs) for b in bad)
+        """Whether the finding is more than a consequence of a value that could not be read, or is not there."""
+        bad, missing = (paths | {_any_index(path) for path in paths} for paths in (self.bad, self.missing))
+        relied_on = (finding.path, *finding.needs)
+        return not (
+            any(_covers(a, b) or _covers(b, a) for a in relied_on for b in bad)
+            or any(_covers(b, a) for a in relied_on for b in missing)
+        )
 
     def mark_of(self, path: str) -> yaml.Mark:
         """The place of `path`, or of the innermost value around it when it is not in the file."""

@@ -90,6 +90,29 @@ def test_who_speaks_mqtt_needs_what_its_section_refers_to(tmp_path, node):
     assert [each.path for each in lenient if each.message.endswith("; the node will need it")] == missing
 
 
+def test_a_credential_that_is_not_here_hides_no_mistake_beside_it(tmp_path):
+    """What is checked on another machine is not valid until a node finds that it is not."""
+    path = over_mqtt(tmp_path)
+    text = path.read_text()
+    path.write_text(text.replace('tls: {ca: "${CA}"}', "window: 1024, packet_bytes: 1MiB"))
+    with pytest.raises(ConfigError) as raised:
+        topology_file.inspect(path, ENVIRONMENT, lenient=True)
+    assert [each.path for each in raised.value.problems] == ["edges[0].memory_limit"]
+
+    path.write_text(text.replace(", transport: mqtt", ""))
+    warned = {each.path for each in topology_file.inspect(path, ENVIRONMENT, lenient=True).warnings}
+    assert {"mqtt", "mqtt.password"} <= warned
+
+
+def test_nothing_is_said_of_a_value_that_is_not_here(tmp_path):
+    """Whether its Kafka is this machine is not known."""
+    path = tmp_path / "topology.yaml"
+    path.write_text(SECURE.replace("SASL_SSL, mechanism: PLAIN", "SASL_PLAINTEXT, mechanism: PLAIN"))
+    warned = topology_file.inspect(path, {"NODE": "pi-a"}, lenient=True).warnings
+    assert "kafka.bootstrap[0]" in {each.path for each in warned}
+    assert "kafka.bootstrap" not in {each.path for each in warned}
+
+
 @pytest.mark.parametrize("node", ["pi-b", "vault"])
 def test_who_does_not_speak_mqtt_does_without(tmp_path, node):
     path, environment = over_mqtt(tmp_path), {**ENVIRONMENT, "PW": HIDDEN}

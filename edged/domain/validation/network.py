@@ -34,7 +34,7 @@ def problems(topology: Topology) -> Iterator[Finding]:
             f"{at}.mechanism",
             "PLAIN would send the password unencrypted over the network",
             "use protocol: SASL_SSL",
-            (*needs, "kafka.bootstrap"),
+            (*needs, "kafka.bootstrap[]"),
         )
     yield from _certificates(topology)
 
@@ -70,4 +70,5 @@ def warnings(topology: Topology) -> Iterator[Finding]:
             "kafka.bootstrap",
             "samples and models go over the network unencrypted",
             "see kafka.security; SASL_SSL encrypts and tells the nodes apart",
+            ("kafka.bootstrap[]", "kafka.security.protocol"),
         )
