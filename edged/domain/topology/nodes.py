@@ -24,6 +24,9 @@ IdKind = Literal["none", "counter", "text"]
 
 MIB = 1 << 20
 
+MQTT_PORT, MQTT_PORT_TLS = 1883, 8883
+"""Registered for MQTT without and with TLS."""
+
 
 @dataclass(frozen=True, slots=True)
 class Security:
@@ -82,8 +85,8 @@ class Mqtt:
 
     @property
     def port(self) -> int:
-        """The port, by default the one that is registered for MQTT without or with TLS."""
-        return int(self._parts[1] or (1883 if self.tls is None else 8883))
+        """The port; by default MQTT_PORT, or MQTT_PORT_TLS."""
+        return int(self._parts[1] or (MQTT_PORT if self.tls is None else MQTT_PORT_TLS))
 
     @property
     def is_loopback(self) -> bool:

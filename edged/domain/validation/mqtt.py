@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from edged.domain.mqtt.limits import LARGEST_ENVELOPE
 from edged.domain.topology import Device, Mqtt, Topology
+from edged.domain.topology.nodes import MQTT_PORT, MQTT_PORT_TLS
 from edged.domain.validation.finding import Finding
 from edged.domain.validation.nodes import sample_bytes
 
@@ -31,6 +32,16 @@ def warnings(topology: Topology) -> Iterator[Finding]:
     if mqtt.tls is None and not mqtt.is_loopback:
         what = "samples and the password go" if mqtt.password else "samples go"
         yield Finding("mqtt.broker", f"{what} over the network unencrypted", "tls: {ca: …} encrypts", ("mqtt.tls",))
+    yield from _usual_port(mqtt)
+
+
+def _usual_port(mqtt: Mqtt) -> Iterator[Finding]:
+    """A port that is by custom the other kind's."""
+    if mqtt.tls is None and mqtt.port == MQTT_PORT_TLS:
+        yield Finding("mqtt.broker", f"port {mqtt.port} is usually the one with TLS", "add tls: {ca: …}", ("mqtt.tls",))
+    if mqtt.tls is not None and mqtt.port == MQTT_PORT:
+        hint = f"with TLS it is usually {MQTT_PORT_TLS}, which is the default"
+        yield Finding("mqtt.broker", f"port {mqtt.port} is usually the one without TLS", hint, ("mqtt.tls",))
 
 
 def _over_mqtt(at: str, topology: Topology, device: Device) -> Iterator[Finding]:

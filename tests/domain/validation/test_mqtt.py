@@ -66,12 +66,14 @@ def test_what_fits_together_is_accepted(topology):
         (site(transport="kafka"), "mqtt", "no device has transport: mqtt"),
         (site(Mqtt("broker.lan")), "mqtt.broker", "samples go over the network unencrypted"),
         (site(Mqtt("b", None, "u", "p")), "mqtt.broker", "samples and the password go over the network unencrypted"),
+        (site(Mqtt("localhost:8883")), "mqtt.broker", "port 8883 is usually the one with TLS"),
+        (site(Mqtt("b:1883", Tls())), "mqtt.broker", "port 1883 is usually the one without TLS"),
     ],
 )
 def test_what_works_but_is_probably_not_intended_is_a_warning(topology, path, message):
     assert told(mqtt.warnings(topology)) == [(path, message)]
 
 
-@pytest.mark.parametrize("topology", [VALID, site(), site(Mqtt("localhost"))])
+@pytest.mark.parametrize("topology", [VALID, site(), site(Mqtt("localhost")), site(Mqtt("b:8883", Tls()))])
 def test_encrypted_or_inside_one_machine_there_is_nothing_to_warn_of(topology):
     assert told(mqtt.warnings(topology)) == []
