@@ -224,7 +224,7 @@ class Connection:
 
     def _on_connect(self, _client: Any, _data: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.value:
-            self._finish(reasons.by_connack(reason.value))
+            self._finish(reasons.by_connack(reason.value, self._options.username))
             return
         self._is_accepted = True
         limits = BrokerLimits(

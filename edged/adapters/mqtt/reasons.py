@@ -11,16 +11,26 @@ from typing import Literal
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
+from edged.domain.text import shown
+
 KEEPALIVE_TIMEOUT = 0x8D
 TAKEN_OVER = 0x8E
 QUOTA_EXCEEDED = 0x97
 NOBODY = 0x10
 UNSUPPORTED_VERSION = 0x84
 
+_NO_LOGIN = {0x86, 0x87}
+"""Brokers answer either to a user that they do not know, or whose password is another."""
+
 _LATER = {0x83, 0x88, 0x89, 0x8B, 0x97, 0x9F, 0xA0}
 """Reasons for which a broker refuses now, and perhaps not in a moment: busy, shutting down, over a rate."""
 
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+
+_NOBODY_THERE = {
+    socket.gaierror: "no address is known for this host",
+    ConnectionRefusedError: "does the broker run, and listen at this address and port?",
+}
 
 EndKind = Literal["lost", "hung_up", "refused", "version", "taken_over", "closed"]
 
@@ -37,9 +47,12 @@ class End:
     reason: str
 
 
-def by_connack(code: int) -> End:
+def by_connack(code: int, username: str | None = None) -> End:
     """The broker's answer to CONNECT, which is not yes; paho translates the codes of 3.1.1."""
     said = f"the broker refuses: {named(PacketTypes.CONNACK, code)}"
+    if code in _NO_LOGIN:
+        user = f'it does not know user "{shown(username)}", or has another password for it' if username else ""
+        said = f"{said}: {user or 'mqtt.username and mqtt.password say who comes'}"
     if code == UNSUPPORTED_VERSION:
         return End("version", said)
     return End("lost" if code in _LATER else "refused", said)
@@ -65,13 +78,14 @@ def named(packet_type: int, code: int) -> str:
 def by_error(error: Exception, *, is_tls: bool, is_dialing: bool) -> End:
     """A socket's error, or TLS's."""
     text = str(error) or type(error).__name__
-    if isinstance(error, socket.gaierror):
-        return End("lost", f"{text} (no address is known for this host)")
+    for kind, hint in _NOBODY_THERE.items():
+        if isinstance(error, kind):
+            return End("lost", f"{text} ({hint})")
     if isinstance(error, ssl.SSLError):
         return _by_tls(error, text)
     if isinstance(error, TimeoutError):
         return End("lost", "no answer in time")
-    if isinstance(error, ConnectionError) and not isinstance(error, ConnectionRefusedError):
+    if isinstance(error, ConnectionError):
         if is_dialing and is_tls:
             return End("lost", f"{text} (the connection was closed in the TLS handshake: is this a port for TLS?)")
         return End("lost" if is_dialing else "hung_up", text)

@@ -29,7 +29,7 @@ async def test_a_host_that_nobody_knows_or_that_does_not_listen(process):
     assert "no address is known" in await reason_of(Mqtt("nobody.invalid"))
     with Proxy(1) as proxy:
         port = proxy.port
-    assert f"127.0.0.1:{port}: " in await reason_of(Mqtt(f"127.0.0.1:{port}"))
+    assert "does the broker run, and listen" in await reason_of(Mqtt(f"127.0.0.1:{port}"))
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,8 @@ async def test_a_wrong_password_is_told_in_the_brokers_words(process):
     with Mosquitto(users={"edge": SECRET}) as broker:
         reason = await reason_of(broker.mqtt(username="edge", password=f"{SECRET}-another"))
         assert "not authorized (0x87)" in reason or "bad user name or password" in reason
+        assert 'it does not know user "edge", or has another password' in reason
+        assert "mqtt.username and mqtt.password say who comes" in await reason_of(Mqtt(f"127.0.0.1:{broker.port}"))
 
 
 async def test_certificates(process, tmp_path):
