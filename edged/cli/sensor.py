@@ -137,19 +137,19 @@ async def _until_signal(sensor: "Sensor", device: "Device", broker: str) -> int:
         await sensor.run(stop)
         await device.flush()
     except TimeoutError:
-        complain("edged sensor", f"{broker} does not answer{_why(device)}; nothing was published")
+        complain("edged sensor", f"{_trouble(device, broker)}; nothing was published")
         return os.EX_UNAVAILABLE
     except asyncio.CancelledError:
         task.uncancel()
         left = device.backlog.samples
         done = f"{counted(sensor.published, 'sample')} acknowledged" if not left else f"{left} are left in the buffer"
-        complain("edged sensor", f"{broker} does not answer{_why(device)}; {done}")
+        complain("edged sensor", f"{_trouble(device, broker)}; {done}")
         return os.EX_UNAVAILABLE
     return 0
 
 
-def _why(device: "Device") -> str:
-    return f" ({device.trouble})" if device.trouble else ""
+def _trouble(device: "Device", broker: str) -> str:
+    return f"nothing gets through to {broker}: {device.trouble}" if device.trouble else f"{broker} does not answer"
 
 
 def _require_device(topology: Topology, node: str, file: str) -> None:
