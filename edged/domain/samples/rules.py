@@ -59,7 +59,12 @@ def check_payload(value: bytes, stream: Stream, codec: str, check_numbers: Calla
     if len(value) > MAX_BYTES:
         raise RejectedRecord("too_large", f"{counted(len(value), 'byte')}; at most {MAX_BYTES}")
     if codec != "raw" and not value.startswith(MAGIC[codec]):
-        raise RejectedRecord("not_an_image", f"does not begin as {codec} does")
+        raise RejectedRecord("not_an_image", _not_of(codec, value))
+
+
+def _not_of(codec: str, value: bytes) -> str:
+    other = next((name for name, magic in MAGIC.items() if value.startswith(magic)), None)
+    return f"is a {other}; the device's codec is {codec}" if other else f"does not begin as {codec} does"
 
 
 def check_label(label: str, stream: Stream) -> None:

@@ -80,6 +80,11 @@ def test_a_payload_without_its_codecs_magic_bytes_is_no_image(of_codec):
     assert reason_of(b"cat", MAGIC[of_codec][1:], of_codec=of_codec) == "not_an_image"
 
 
+def test_an_image_in_the_other_codec_is_called_by_its_name():
+    with pytest.raises(RejectedRecord, match="is a png; the device's codec is jpeg"):
+        codec.check_record(None, MAGIC["png"], GREY, "jpeg")
+
+
 def test_a_raw_sample_larger_than_a_pack_is_rejected():
     assert reason_of(None, b"x" * 1024 * 1024, stream=HUGE) == "too_large"
 
