@@ -83,6 +83,18 @@ async def test_what_the_edge_would_reject_is_rejected_before_anything_is_publish
     assert log.records(CAM) == log.records("greenhouse.iot.meter") == []
 
 
+async def test_what_is_no_bytes_or_no_text_is_called_so():
+    log = MemoryLog()
+    async with device(log) as cam:
+        for payload, label, said in (
+            (bytearray(HIGH), None, "a payload is bytes, not bytearray"),
+            (HIGH, 7, "a label is"),
+        ):
+            with pytest.raises(TypeError, match=said):
+                await cam.publish(payload, label)
+    assert log.records(CAM) == []
+
+
 async def test_many_samples_are_published_in_order_with_a_bounded_number_in_flight():
     sizes = []
 
@@ -197,3 +209,13 @@ async def test_a_device_may_be_given_the_path_of_the_topology_file(tmp_path):
     assert len(log.records("greenhouse.iot.cam-01")) == 2
     with pytest.raises(ConfigError, match='did you mean "cam-01"'):
         Device(path, "cam-1")
+
+
+def test_a_device_on_mqtt_says_which_of_its_login_is_not_here(tmp_path):
+    """Not taken as it stands, the broker would refuse a user called ${MISSING} for ever."""
+    path = tmp_path / "topology.yaml"
+    mqtt = 'mqtt: {broker: localhost, username: "${MISSING}", password: "${cred:mqtt-password}"}'
+    path.write_text(f"{FILE}{mqtt}\n".replace("stream: fashion}", "stream: fashion, transport: mqtt}"))
+    with pytest.raises(ConfigError) as raised:
+        Device(path, "cam-01")
+    assert [each.path for each in raised.value.problems] == ["mqtt.username", "mqtt.password"]

@@ -75,7 +75,7 @@ def _load(file: Path, device: str) -> "Topology":
     from edged import topology_file  # noqa: PLC0415 - takes 0.1 s, and only who has a file needs it
     from edged.domain.suggest import did_you_mean  # noqa: PLC0415
 
-    topology = topology_file.load(file)
+    topology = topology_file.load(file, node=device)
     names = [each.name for each in topology.iot]
     if device not in names:
         hint = did_you_mean(device, names) or f"devices: {', '.join(names)}"

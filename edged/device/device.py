@@ -252,6 +252,9 @@ class Device:
             await self._link.receive(inbox)
 
     def _draft(self, payload: bytes, label: str | None, sampled_ms: int) -> Draft:
+        for what, text, kind in (("payload", payload, bytes), ("label", label or "", str)):
+            if not isinstance(text, kind):
+                raise TypeError(f"a {what} is {kind.__name__}, not {type(text).__name__}")
         written = None if label is None else label.encode(errors="surrogatepass")  # what is no text is then refused
         label = rules.check_record(written, payload, self._at.stream, self._at.device.codec)
         return Draft(None if label is None else label.encode(), payload, max(0, sampled_ms))
