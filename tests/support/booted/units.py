@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
 from tests.support.booted.machine import Machine
 
 UNIT_FAILED = "d9b373ed55a64feb8242e02dbe79a49c"
@@ -126,7 +128,10 @@ class Unit:
             try:
                 yield (Entry(json.loads(each)) for each in journal.stdout)
             finally:
-                journal.kill()
+                # Not nsenter itself: journalctl would become a child of this process's, where that adopts orphans, and
+                # the machine's PID 1 could not end before it has been waited for.
+                for each in psutil.Process(journal.pid).children() or [journal]:
+                    each.kill()
 
     def _journal(self, since: str) -> list[str]:
         behind = [f"--after-cursor={since}"] if since else []
