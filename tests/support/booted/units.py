@@ -130,7 +130,8 @@ class Unit:
             finally:
                 # Not nsenter itself: journalctl would become a child of this process's, where that adopts orphans, and
                 # the machine's PID 1 could not end before it has been waited for.
-                for each in psutil.Process(journal.pid).children() or [journal]:
+                nsenter = psutil.Process(journal.pid)
+                for each in nsenter.children() or [nsenter]:
                     each.kill()
 
     def _journal(self, since: str) -> list[str]:
