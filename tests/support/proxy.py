@@ -34,10 +34,10 @@ class Proxy:
 
     `cut()` resets all connections; with `refuse`, new ones are reset too. `blackhole`: what comes in either way is
     dropped while the connections stay open; `drop_answers`: only what comes from the broker. `bytes_per_s`: what all
-    connections share, both ways.
+    connections share, both ways. `buffer_bytes`: about as much is on its way in a connection, as on a real slow line.
     """
 
-    def __init__(self, target: int, port: int | None = None) -> None:
+    def __init__(self, target: int, port: int | None = None, *, buffer_bytes: int | None = None) -> None:
         self.port = port or free_port()
         self.target = target
         self.refuse = False
@@ -48,6 +48,8 @@ class Proxy:
         self._selector = selectors.DefaultSelector()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", self.port))
+        if buffer_bytes is not None:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         self._wake, self._woken = socket.socketpair()
         self._running = True
         self._thread = threading.Thread(target=self._run, name="proxy")

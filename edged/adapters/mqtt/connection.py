@@ -6,6 +6,7 @@ Knows nothing of sessions: what happens is told to its owner. See also: `session
 import asyncio
 import socket
 import ssl
+import struct
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -28,12 +29,19 @@ from edged.errors import MqttRefused, MqttUnavailable
 from edged.ports import BrokerLimits, PacketProperties, Verdict
 
 ANSWER_TIMEOUT_S = 10.0
-"""For CONNACK and SUBACK together."""
+"""Of silence, before CONNACK and before SUBACK: a broker sends what waited for the session in between."""
 
 MAX_UNANSWERED = 256
 """Packets published and not acknowledged, also those that nobody waits for any more: paho keeps them all."""
 
 _TICK_S = KEEPALIVE_S / 3
+_MOVING_BYTES = 1024
+"""Between two ticks, on their way out: more than a question whether the broker is there."""
+
+_PINGRESP = 0xD0
+_ACKED_AT, _TCP_INFO_BYTES = 120, 128
+"""Where Linux says how much of what was sent the other side's system has."""
+
 _READ_BYTES = 64 << 10
 _READS_PER_TURN = 8
 """Of one connection, before others have their turn."""
@@ -93,6 +101,8 @@ class Connection:
         self._has_begun = False
         self._is_accepted = False
         self._is_held = False
+        self._has_heard = False
+        self._num_acked = 0
         self._is_closing = False
         self._will_write = False
         self._end: End | None = None
@@ -147,6 +157,7 @@ class Connection:
             if not data:
                 self._finish(self._hung_up())
                 return
+            self._has_heard = True
             self._take(data)
             if len(data) < _READ_BYTES and not self._is_tls:
                 return
@@ -212,15 +223,30 @@ class Connection:
             self._loop.remove_writer(self._socket)
 
     def _tick(self) -> None:
-        """Ask a silent broker whether it is there. Not while nothing is read: its answer would wait, too."""
         self._timer = self._loop.call_later(_TICK_S, self._tick)
-        if not self._is_held:
-            self._client.loop_misc()
+        self._keep_alive()
+
+    def _keep_alive(self) -> None:
+        """Ask a silent broker whether it is there. Not while nothing is read: its answer would wait, too.
+
+        Nor is an answer missed while bytes go to and fro: on a slow link it stands behind them.
+        """
+        if self._is_held:
+            return
+        num_acked = _num_acked(self._socket)
+        if self._has_heard or num_acked - self._num_acked > _MOVING_BYTES:
+            self._wire.give(_PINGRESP, b"")
+            self._let_client_read()
+        self._has_heard, self._num_acked = False, num_acked
+        self._client.loop_misc()
 
     def _is_late(self) -> None:
-        self._finish(
-            End("lost", f"no answer to the client's {'SUBSCRIBE' if self._is_accepted else 'CONNECT'} in time")
-        )
+        if not self._is_held and not (self._is_accepted and self._has_heard):
+            awaited = "SUBSCRIBE" if self._is_accepted else "CONNECT"
+            self._finish(End("lost", f"no answer to the client's {awaited} in time"))
+            return
+        self._timer = self._loop.call_later(ANSWER_TIMEOUT_S, self._is_late)
+        self._keep_alive()
 
     def _on_connect(self, _client: Any, _data: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.value:
@@ -298,6 +324,14 @@ class Connection:
     @property
     def _is_tls(self) -> bool:
         return isinstance(self._socket, ssl.SSLSocket)
+
+
+def _num_acked(connected: socket.socket) -> int:
+    """Bytes sent that the other side's system has; 0 where this one does not tell."""
+    if not hasattr(socket, "TCP_INFO"):
+        return 0
+    told = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    return int(struct.unpack_from("=Q", told, _ACKED_AT)[0]) if len(told) == _TCP_INFO_BYTES else 0
 
 
 def _expect_connack(data: bytes) -> None:

@@ -131,6 +131,46 @@ async def test_a_link_that_is_cut_without_a_word_is_noticed_and_taken_up_again(m
             assert packet.payload == b"again"
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """Keeps alive by the second."""
+    monkeypatch.setattr(client, "KEEPALIVE_S", 1)
+    monkeypatch.setattr(connection, "ANSWER_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(connection, "_TICK_S", 0.3)
+
+
+@pytest.fixture
+def slow(mosquitto):
+    """A line that carries 50 kB/s, once its `bytes_per_s` says so."""
+    with Proxy(mosquitto.port, buffer_bytes=4096) as proxy:
+        yield proxy
+
+
+async def test_a_slow_link_is_no_dead_one_while_an_answer_stands_behind_what_is_sent(slow, impatient):
+    """The packet would be sent again for ever."""
+    async with (
+        PahoBroker(Mqtt(f"127.0.0.1:{slow.port}"), RecordingHealth()) as broker,
+        broker.session("edge", ["x"], part="device/cam") as session,
+    ):
+        await session.connected()
+        slow.bytes_per_s = 50_000
+        assert await session.publish("x", bytes(200_000)) == "delivered"
+        assert session.connection == 1
+
+
+async def test_nor_while_what_waited_for_the_session_comes_before_the_answers(slow, impatient):
+    async with PahoBroker(Mqtt(f"127.0.0.1:{slow.port}"), RecordingHealth()) as broker:
+        async with broker.session("edge", ["x"], part="device/cam") as session:
+            await session.connected()
+            await session.publish("x", bytes(200_000))
+        slow.bytes_per_s = 50_000
+        async with broker.session("edge", ["x"], part="device/cam") as session:
+            await session.connected()
+            (packet,) = await session.receive(max_packets=1, timeout_s=60.0)
+            assert packet.num_bytes == 200_000
+            assert session.connection == 1
+
+
 async def test_leaving_ends_connections_that_are_under_way(process):
     with Stranger(b"") as stranger:
         health = RecordingHealth()
