@@ -192,6 +192,17 @@ async def test_what_the_edge_would_reject_is_not_buffered(bed, tmp_path):
     assert bed.arrived == []
 
 
+@pytest.mark.parametrize("sampled_ms", [10**18, 1 << 70, 0.5])
+async def test_a_time_that_no_edge_reads_is_refused_and_ends_nothing(bed, tmp_path, sampled_ms):
+    async with bed.edge(), bed.device(buffer=tmp_path) as cam:
+        with pytest.raises(ValueError, match="sampled_ms"):
+            await cam.publish(payload(1), sampled_ms=sampled_ms)
+        await cam.publish(payload(1), sampled_ms=-1)
+        async with asyncio.timeout(60):
+            await cam.flush()
+    assert len(bed.arrived) == 1
+
+
 async def test_a_full_buffer_refuses_or_drops_as_it_was_told(bed, tmp_path):
     bed.go_away(True)
     options = {"shape": (500_000,), "receive": False}

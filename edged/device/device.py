@@ -20,6 +20,7 @@ from edged.domain.device.sample import Draft
 from edged.domain.device.segments import Bounds, OnFull
 from edged.domain.samples import rules
 from edged.domain.samples.prediction import Prediction
+from edged.domain.samples.times import MAX_SAMPLED_MS
 from edged.domain.topology import Codec, Dtype, Kafka, Mqtt, Security, Stream
 from edged.domain.topology import Device as DeviceSpec
 from edged.ports import Log, MqttBroker
@@ -195,7 +196,8 @@ class Device:
         once; of an MQTT broker that speaks no more than 3.1.1, for a device without `receipts`, once the broker says
         that it has it.
 
-        `sampled_ms`: when it was taken, as Unix time; None: now, by this machine's clock.
+        `sampled_ms`: when it was taken, as Unix time; None: now, by this machine's clock. Raises ValueError for what no
+        edge reads.
 
         Raises RejectedRecord for what the edge would reject, as far as that can be checked without decoding: an unknown
         label, a wrong length, bytes that do not begin as the codec's images do. Only the edge detects an image that is
@@ -216,6 +218,8 @@ class Device:
         assert self._outbox is not None, "a device publishes between entering and leaving it"
         if sampled_ms is None:
             sampled_ms = time.time_ns() // 1_000_000
+        if not isinstance(sampled_ms, int) or sampled_ms > MAX_SAMPLED_MS:
+            raise ValueError(f"sampled_ms is in whole milliseconds, at most {MAX_SAMPLED_MS}, not {sampled_ms!r:.40}")
         return await self._outbox.add([self._draft(payload, label, sampled_ms) for payload, label in samples])
 
     async def publish_array(

@@ -59,7 +59,7 @@ class End(NamedTuple):
 
 
 class BufferFolder:
-    """The folder, locked until `close`. `owner`: whose samples are in it.
+    """The folder, locked until `close` where its file system has locks. `owner`: whose samples are in it.
 
     Raises AlreadyRunning when another process has it, and StateFolderRefused when it is another device's.
     """

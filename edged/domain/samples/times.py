@@ -15,10 +15,12 @@ UNKNOWN_MS = -1
 DAY_MS = 86_400_000
 
 _MAX_DIGITS = 18
+MAX_SAMPLED_MS = 10**_MAX_DIGITS - 1
+"""Of the header: what is later is read by nobody."""
 
 
 def sampled_header(sampled_ms: int) -> tuple[str, bytes]:
-    """The header for a time from 1970 on."""
+    """The header for a time from 1970 until MAX_SAMPLED_MS."""
     return SAMPLED_HEADER, str(sampled_ms).encode()
 
 
