@@ -1,7 +1,6 @@
 """The fake of ports.MqttBroker: a broker in memory with persistent sessions, windows and resending."""
 
 import asyncio
-import contextlib
 import itertools
 import math
 from collections import deque
@@ -9,8 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
+from edged.adapters.mqtt_received import Received
 from edged.errors import MqttRefused, MqttUnavailable
-from edged.log import logger
 from edged.ports import BrokerLimits, Health, Packet, PacketProperties, Verdict
 
 _LIMITS = BrokerLimits("5")
@@ -171,12 +170,8 @@ class MemoryMqttSession:
         self._health = health
         self._part = part
         self._kept: _Kept | None = None
-        self._received: deque[Packet] = deque()
-        self._session = 0
-        self._number = 0
-        self._was_resumed: bool | None = None
+        self._received = Received(client_id)
         self._is_connected = asyncio.Event()
-        self._some = asyncio.Event()
 
     @property
     def limits(self) -> BrokerLimits | None:
@@ -186,12 +181,12 @@ class MemoryMqttSession:
     @property
     def connection(self) -> int:
         """See `ports.MqttSession`."""
-        return self._number
+        return self._received.connection
 
     @property
     def was_resumed(self) -> bool | None:
         """See `ports.MqttSession`."""
-        return self._was_resumed
+        return self._received.was_resumed
 
     async def connected(self) -> None:
         """See `ports.MqttSession`."""
@@ -199,18 +194,13 @@ class MemoryMqttSession:
 
     async def receive(self, *, max_packets: int, timeout_s: float) -> list[Packet]:
         """See `ports.MqttSession`."""
-        if not self._received:
-            self._some.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await self._some.wait()
-        return [self._received.popleft() for _ in range(min(max_packets, len(self._received)))]
+        return await self._received.take(max_packets, timeout_s)
 
     def acknowledge(self, packets: Sequence[Packet]) -> bool:
         """See `ports.MqttSession`."""
         is_sent = True
         for packet in packets:
-            if self._kept is None or packet.connection != self._number:
+            if self._kept is None or packet.connection != self._received.connection:
                 is_sent = False
             elif self._broker.takes_acknowledgements:
                 self._kept.in_flight.pop(packet.packet_id, None)
@@ -234,7 +224,7 @@ class MemoryMqttSession:
         """See `ports.MqttSession`."""
         self.is_paused = True
         self.disconnect()
-        self._received = deque(packet for packet in self._received if not packet.packet_id)
+        self._received.drop_resent()
 
     def resume(self) -> None:
         """See `ports.MqttSession`."""
@@ -251,15 +241,7 @@ class MemoryMqttSession:
         if kept is None:
             return
         self._kept, kept.client = kept, self
-        self._number += 1
-        if kept.is_resumed:
-            self._received = deque(packet for packet in self._received if not packet.packet_id)
-        if self._was_resumed is None:
-            self._was_resumed = kept.is_resumed
-        elif not kept.is_resumed:
-            logger().warning("mqtt.session_lost", client=self.client_id)
-        if not kept.is_resumed or not self._session:
-            self._session += 1
+        self._received.connected(is_resumed=kept.is_resumed)
         self._health.recovered(self._part)
         self._is_connected.set()
         kept.send_again()
@@ -280,8 +262,7 @@ class MemoryMqttSession:
 
     def arrive(self, packet: Packet) -> None:
         """The broker sends a packet."""
-        self._received.append(replace(packet, session=self._session, connection=self._number))
-        self._some.set()
+        self._received.put(packet)
 
 
 def matches(filter_: str, topic: str) -> bool:

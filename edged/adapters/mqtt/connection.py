@@ -20,13 +20,12 @@ from edged.adapters.mqtt.inbound import (
     Framer,
     Kind,
     ProtocolViolation,
-    Publish,
     disconnect_reason,
     publish,
 )
 from edged.adapters.mqtt.reasons import End, EndKind
 from edged.errors import MqttRefused, MqttUnavailable
-from edged.ports import BrokerLimits, PacketProperties, Verdict
+from edged.ports import BrokerLimits, Packet, PacketProperties, Verdict
 
 ANSWER_TIMEOUT_S = 10.0
 """Of silence, before CONNACK and before SUBACK: a broker sends what waited for the session in between."""
@@ -59,7 +58,7 @@ class Owner(Protocol):
     def subscribed(self) -> None:
         """The broker has taken the subscriptions."""
 
-    def arrived(self, packet: Publish) -> bool:
+    def arrived(self, packet: Packet) -> bool:
         """A packet was published to us. Whether more may come: if not, nothing is read until `read_on`."""
 
     def ended(self, end: End) -> None:

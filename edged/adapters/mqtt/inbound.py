@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from edged.ports import PacketProperties
+from edged.ports import Packet, PacketProperties
 
 
 class Kind(IntEnum):
@@ -110,22 +110,8 @@ class Framer:
         return taken
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """A PUBLISH packet, see `ports.mqtt.Packet`."""
-
-    topic: str
-    payload: bytes
-    packet_id: int
-    is_resent: bool
-    is_retained: bool
-    properties: PacketProperties
-    num_bytes: int
-    problem: str
-
-
-def publish(frame: Frame, *, has_properties: bool) -> Publish:
-    """Read a PUBLISH; `has_properties`: MQTT 5.
+def publish(frame: Frame, *, has_properties: bool) -> Packet:
+    """Read a PUBLISH, of no session and connection yet; `has_properties`: MQTT 5.
 
     Raises ProtocolViolation for what no broker may send. That a device's own words are wrong is a problem of its packet
     alone, which can be acknowledged.
@@ -156,15 +142,17 @@ def publish(frame: Frame, *, has_properties: bool) -> Publish:
         raise ProtocolViolation(f"a PUBLISH that cannot be read: {error}") from error
     if frame.is_cut:
         problem = f"the packet has {frame.num_bytes} bytes; {len(body)} are taken"
-    return Publish(
+    return Packet(
         topic,
         bytes(memoryview(body)[at:]),
         packet_id,
-        bool(frame.first & 8),
-        bool(frame.first & 1),
-        properties,
-        max(frame.num_bytes - at, 0),
-        problem,
+        session=0,
+        connection=0,
+        is_resent=bool(frame.first & 8),
+        is_retained=bool(frame.first & 1),
+        properties=properties,
+        num_bytes=max(frame.num_bytes - at, 0),
+        problem=problem,
     )
 
 

@@ -4,18 +4,16 @@ Covers no bytes and no sockets, see `connection`. Nothing here is a task: socket
 """
 
 import asyncio
-import contextlib
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from edged.adapters.mqtt import reasons
 from edged.adapters.mqtt.connection import Connection, Options
 from edged.adapters.mqtt.dialing import Dialer
-from edged.adapters.mqtt.inbound import Publish
 from edged.adapters.mqtt.outage import Outage
 from edged.adapters.mqtt.reasons import End
+from edged.adapters.mqtt_received import Received
 from edged.aio import Backoff
 from edged.errors import MqttRefused, MqttUnavailable
 from edged.log import logger
@@ -51,7 +49,7 @@ class PahoSession:
         self._outage = outage
         self._health = health
         self._part = part
-        self._received: deque[Packet] = deque()
+        self._received = Received(options.client_id)
         self._connection: Connection | None = None
         self._give_up: Callable[[], None] | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -64,11 +62,7 @@ class PahoSession:
         self._stable: asyncio.TimerHandle | None = None
         self._reason = "there is no connection yet"
         self._limits: BrokerLimits | None = None
-        self._session = 0
-        self._number = 0
-        self._was_resumed: bool | None = None
         self._set_up = asyncio.Event()
-        self._some = asyncio.Event()
 
     @property
     def limits(self) -> BrokerLimits | None:
@@ -78,12 +72,12 @@ class PahoSession:
     @property
     def connection(self) -> int:
         """See `ports.MqttSession`."""
-        return self._number
+        return self._received.connection
 
     @property
     def was_resumed(self) -> bool | None:
         """See `ports.MqttSession`."""
-        return self._was_resumed
+        return self._received.was_resumed
 
     def open(self) -> None:
         """Begin to connect."""
@@ -101,25 +95,19 @@ class PahoSession:
 
     async def receive(self, *, max_packets: int, timeout_s: float) -> list[Packet]:
         """See `ports.MqttSession`."""
-        if not self._received:
-            self._some.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await self._some.wait()
-        packets = [self._received.popleft() for _ in range(min(max_packets, len(self._received)))]
+        packets = await self._received.take(max_packets, timeout_s)
         if self._connection is not None and self._has_room:
             self._connection.read_on()
         return packets
 
     def acknowledge(self, packets: Sequence[Packet]) -> bool:
         """See `ports.MqttSession`."""
-        connection, number = self._connection, self._number
         is_sent = True
         for packet in packets:
-            if connection is None or packet.connection != number:
+            if self._connection is None or packet.connection != self._received.connection:
                 is_sent = False
             elif packet.packet_id:
-                connection.acknowledge(packet.packet_id)
+                self._connection.acknowledge(packet.packet_id)
         return is_sent
 
     async def publish(self, topic: str, payload: bytes, properties: PacketProperties = _NONE) -> Verdict:
@@ -135,7 +123,7 @@ class PahoSession:
     def pause(self) -> None:
         """See `ports.MqttSession`."""
         self._stop("the session is paused")
-        self._received = deque(packet for packet in self._received if not packet.packet_id)
+        self._received.drop_resent()
 
     def resume(self) -> None:
         """See `ports.MqttSession`."""
@@ -146,18 +134,10 @@ class PahoSession:
 
     def accepted(self, limits: BrokerLimits, *, is_resumed: bool) -> None:
         """See `connection.Owner`."""
-        self._number += 1
         self._was_accepted = True
         self._limits = limits
         self._outage.end(self)
-        if is_resumed:  # what was not taken yet comes again, and only then
-            self._received = deque(packet for packet in self._received if not packet.packet_id)
-        if self._was_resumed is None:
-            self._was_resumed = is_resumed
-        elif not is_resumed:
-            logger().warning("mqtt.session_lost", client=self._options.client_id)
-        if not is_resumed or not self._session:
-            self._session += 1
+        self._received.connected(is_resumed=is_resumed)
 
     def subscribed(self) -> None:
         """See `connection.Owner`."""
@@ -168,23 +148,9 @@ class PahoSession:
         assert self._limits is not None
         logger().info("mqtt.connected", client=self._options.client_id, version=self._limits.version)
 
-    def arrived(self, packet: Publish) -> bool:
+    def arrived(self, packet: Packet) -> bool:
         """See `connection.Owner`."""
-        self._received.append(
-            Packet(
-                packet.topic,
-                packet.payload,
-                packet.packet_id,
-                self._session,
-                self._number,
-                packet.is_resent,
-                packet.is_retained,
-                packet.properties,
-                packet.num_bytes,
-                packet.problem,
-            )
-        )
-        self._some.set()
+        self._received.put(packet)
         return self._has_room
 
     def ended(self, end: End) -> None:

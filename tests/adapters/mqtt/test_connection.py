@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from edged.adapters.mqtt.connection import MAX_UNANSWERED, Connection, Options
-from edged.adapters.mqtt.inbound import Publish
 from edged.adapters.mqtt.reasons import End
 from edged.errors import MqttUnavailable
-from edged.ports import BrokerLimits, PacketProperties
+from edged.ports import BrokerLimits, Packet, PacketProperties
 
 CONNACK = b"\x20\x06\x00\x00\x03\x21\x00\x05"  # MQTT 5, Receive Maximum 5
 
@@ -31,7 +30,7 @@ class Owner:
     def subscribed(self) -> None:
         self.is_set_up.set()
 
-    def arrived(self, packet: Publish) -> bool:
+    def arrived(self, packet: Packet) -> bool:
         return True
 
     def ended(self, end: End) -> None:
