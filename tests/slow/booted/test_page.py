@@ -28,8 +28,8 @@ BY_PIP = ("python3 -m venv", "ln -s", "install -m 644 systemd/", "install -D -m 
 FROM_254 = "systemd-254.conf"
 """In commands that are only for a systemd that knows it."""
 
-ELSEWHERE = ("edged replay",)
-"""Commands that want a group's log: see tests/integration/test_docs_commands.py."""
+ELSEWHERE = ("edged replay", "mosquitto_sub -i edged:")
+"""Commands that want a group's log, or an MQTT broker: see test_docs_commands.py, test_mqtt_bridge.py."""
 
 OF_BROKER = re.compile(r"openjdk|systemd/kafka|-[gu] kafka|--now kafka")
 """In commands that make the example of a broker on a Pi, in the page's order."""
