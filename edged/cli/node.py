@@ -18,7 +18,7 @@ from edged.access import why_dead
 from edged.adapters.host.machine import Machine
 from edged.cli.arguments import require_node
 from edged.cli.backbone import is_needed, look_up
-from edged.cli.problems import complain, not_installed, show
+from edged.cli.problems import complain, show
 from edged.domain.systemd.actions import Action, Systemctl
 from edged.domain.systemd.enabling import Seen, disabling, enabling, missing_secrets
 from edged.domain.systemd.fit import misfits
@@ -27,6 +27,7 @@ from edged.domain.text import shown
 from edged.domain.topology import NAME_PATTERN, Security, Tls, Topology
 from edged.domain.validation.finding import Finding
 from edged.errors import ConfigError, MachineUnfit, Problem
+from edged.extras import not_installed
 from edged.topology_file import Inspection
 
 SUMMARY = "have systemd run a node on this machine, or no longer"
@@ -78,7 +79,7 @@ def _enable(machine: Machine, node: str, *, is_dry: bool) -> int:
     inspection = _inspect(machine, node)
     setup = setup_of(inspection.topology, node, inspection.credentials)
     closed = machine.closed_to_node(_files(inspection.topology, node))
-    if lacks := [*machine.lacks(setup), *closed, *_lacks_packages(setup)]:
+    if lacks := [*machine.lacks(setup), *closed, *_lacks_packages(setup, inspection.topology)]:
         raise MachineUnfit("\n".join(lacks))
     seen = machine.seen(node, setup)
     missing = missing_secrets(setup, seen)
@@ -177,10 +178,12 @@ def _warnings(
 # the machine
 
 
-def _lacks_packages(setup: Setup) -> Iterator[str]:
+def _lacks_packages(setup: Setup, topology: Topology) -> Iterator[str]:
     """What edged was installed without, of what the node needs."""
     if setup.archive and find_spec("pyarrow") is None:
         yield not_installed("the archive's part of edged", "archive")
+    if topology.speaks_mqtt(setup.node) and find_spec("paho") is None:
+        yield not_installed("paho, which nodes on MQTT need,", "mqtt")
 
 
 def _how_to_put(missing: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
+from edged import extras
 from edged.adapters.tls import exposed
 from edged.app.reload import log_refused
 from edged.cli.arguments import require_node
@@ -62,9 +63,10 @@ def run_as(
     except EdgedError as error:
         logger().error("life.refused", reason=_reason(error))
         return _code(error)
-    except ModuleNotFoundError:
-        raise
     except Exception as error:  # noqa: BLE001 - the outermost place: reported in full, with an exit code of its own
+        if missing := extras.missing(error):
+            logger().error("life.refused", reason=missing)
+            return os.EX_CONFIG  # restarting does not help
         log_crash(error)
         return os.EX_SOFTWARE
 

@@ -1,11 +1,9 @@
 """Problems of the topology file for people: the place, the line, and a caret under the value."""
 
 import os
-import shlex
 import sys
 import unicodedata
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TextIO
 
 from edged.domain.text import shown
@@ -35,21 +33,6 @@ def complain(command: str, error: object, stream: TextIO | None = None) -> None:
     """Write what is wrong to stderr, or to `stream`. No control character of a name or a file reaches the terminal."""
     lines = f"{command}: {error}".split("\n")
     print("\n".join(map(shown, lines)), file=stream or sys.stderr)
-
-
-def not_installed(what: str, extra: str) -> str:
-    """What edged was installed without, and how it is added, by the way in which edged itself was installed.
-
-    Not by its name alone, by which pip would ask an index for it. Debian's package has no pip.
-    """
-    pip = Path(sys.prefix, "bin", "pip")
-    if pip.exists():
-        added = f"in a checkout of edged, {shlex.quote(str(pip))} install '.[{extra}]'"
-    elif extra == "archive":
-        added = "the package edged-archive has it"
-    else:
-        added = f"in a checkout of edged, python3 -m venv .venv && .venv/bin/pip install '.[{extra}]'"
-    return f"{what} is not installed: {added}"
 
 
 def use_colour(stream: TextIO) -> bool:

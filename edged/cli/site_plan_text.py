@@ -28,6 +28,9 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     if "kernels" in plan:
         yield _kernels_text(plan["kernels"])
         yield ""
+    for each in plan.get("not_installed", ()):
+        yield f"on this machine, {each}"
+        yield ""
     for group in plan["groups"]:
         yield from _group_text(group)
     yield from _table(

@@ -263,6 +263,20 @@ def test_the_plan_says_that_compiled_kernels_compute_here(edged, topology_file, 
     }
 
 
+@pytest.mark.parametrize(("transport", "is_told"), [("mqtt", True), ("kafka", False)])
+def test_the_plan_says_that_this_machine_cannot_speak_mqtt(edged, topology_file, monkeypatch, transport, is_told):
+    monkeypatch.setattr(check, "find_spec", lambda _name: None)
+    text = VALID.replace("stream: digits}", f"stream: digits, transport: {transport}}}", 1)
+    file = topology_file(f"mqtt: {{broker: localhost}}\n{text}")
+
+    for options in ([], ["--node", "pi-a"]):
+        _, out, _ = edged("check", file, *options)
+        assert ("\non this machine, paho, which nodes on MQTT need, is not installed: " in out) == (
+            is_told or not options
+        )
+    assert "paho" not in edged("check", file, "--node", "vault")[1]
+
+
 def test_the_plan_says_why_better_kernels_are_not_used(edged, topology_file, monkeypatch):
     monkeypatch.setattr(check, "compiled", lambda: OtherBackend(instructions="AVX2", left_out=("v4.so is damaged",)))
 

@@ -448,6 +448,15 @@ def test_a_machine_without_the_user_or_the_archives_part_is_refused_at_once(edge
     assert "the archive's part of edged is not installed: " in err
 
 
+def test_an_edge_of_devices_on_mqtt_is_not_enabled_without_what_speaks_it(edged, machine, monkeypatch):
+    on_mqtt = VALID.replace("stream: digits}", "stream: digits, transport: mqtt}", 1)
+    machine.put(TOPOLOGY, f"mqtt: {{broker: localhost}}\n{on_mqtt}")
+    monkeypatch.setattr("edged.cli.node.find_spec", lambda name: None)
+    code, _, err = edged("node", "enable", "pi-a")
+    assert (code, machine.changes()) == (1, [])
+    assert "paho, which nodes on MQTT need, is not installed: " in err
+
+
 def test_a_read_only_etc_is_named_and_a_second_time_does_the_rest(edged, machine, monkeypatch):
     def refuse(*_):
         raise OSError(30, "Read-only file system", f"/{DROP_IN}")

@@ -56,6 +56,17 @@ def test_a_node_that_runs_already_is_an_error(start, tmp_path):
     assert [json.loads(line)["event"] for line in lines] == ["life.refused"]
 
 
+def test_so_is_a_package_that_edged_was_installed_without(start, monkeypatch):
+    async def main(_topology, _node, _read):
+        raise ModuleNotFoundError("No module named 'paho'", name="paho")
+
+    monkeypatch.setattr("edged.app.node.run_node", lambda topology, node, read, _timing: main(topology, node, read))
+    code, lines = start(WITHOUT_KAFKA)
+    fields = json.loads(lines[-1])
+    assert (code, fields["event"], fields["level"]) == (78, "life.refused", "error")
+    assert "paho is not installed: " in fields["reason"]
+
+
 def test_a_unit_that_does_not_fit_the_topology_any_more_is_warned_of(start, tmp_path, monkeypatch):
     """Also one that was enabled while there were credentials. Nothing is said of this machine's other nodes."""
     machine = FakeMachine(tmp_path / "root", monkeypatch)
