@@ -60,10 +60,10 @@ def test_with_mqtt_the_settings_of_its_broker_follow(edged, topology_file):
 
     assert code == 0
     lines = out.splitlines()
-    assert lines[-1] == "systemctl restart mosquitto"
+    assert lines[-1] == "done; systemctl restart mosquitto"
     start = lines.index("install -m 644 /dev/stdin /etc/mosquitto/conf.d/edged.conf <<'END'")
     assert "listener 1883" in lines[start : lines.index("END", start)]
-    assert "mosquitto_passwd /etc/mosquitto/edged.passwd cam-01" in lines
+    assert "for user in cam-01 pi-a; do" in lines
     assert "User:cam-01" not in out
     assert "the node will need it" in err
 

@@ -59,6 +59,18 @@ async def session(topology: Topology, user: str, *filters: str) -> AsyncIterator
         yield opened
 
 
+def test_for_a_device_that_is_new_no_other_password_is_asked_for() -> None:
+    need_mosquitto()
+    with PrintedMosquitto(site()) as broker:
+        before = broker.passwords
+        new = Device("cam.1", "pi-a", "tiles", transport="mqtt")
+        broker.topology = replace(broker.topology, iot=(*broker.topology.iot, new))
+        broker.stop()
+        broker.start()
+        assert broker.passwords.items() > before.items()
+        assert broker.passwords.keys() - before.keys() == {"cam.1"}
+
+
 def topics_of(topology: Topology) -> list[str]:
     """Of every kind for each device and edge, and some that nobody has a right to."""
     site = topology.site
@@ -135,7 +147,7 @@ async def topics_until(reader: MqttSession, last: str) -> set[str]:
     return seen
 
 
-@pytest.mark.parametrize(("user", "password"), [("pi-a", "wrong"), ("nobody", "nobody")])
+@pytest.mark.parametrize(("user", "password"), [("pi-a", "wrong"), ("nobody", "open-sesame")])
 async def test_who_has_no_such_password_is_refused_with_the_reason(printed: Topology, user: str, password: str):
     assert printed.mqtt is not None
     health = RecordingHealth()
@@ -145,7 +157,7 @@ async def test_who_has_no_such_password_is_refused_with_the_reason(printed: Topo
     ):
         await health.until_degraded()
     (reason,) = health.reasons.values()
-    assert "not authorized" in reason
+    assert f'not authorized (0x87): it does not know user "{user}"' in reason
     assert password not in reason
 
 

@@ -12,13 +12,20 @@ DEBIAN = Path(mosquitto.FOLDER) / "mosquitto.conf"
 
 
 class PrintedMosquitto(Mosquitto):
-    """At `topology.mqtt`'s port. Each user's password is its name. Nothing differs but folders and their owner."""
+    """At `topology.mqtt`'s port. Each user's password is its name. A start runs the
+    commands of `topology`, which may be another one then. Nothing differs but folders and their owner."""
 
     def __init__(self, topology: Topology) -> None:
         assert topology.mqtt is not None
         super().__init__((), port=topology.mqtt.port)
-        self._topology = topology
+        self.topology = topology
         self._etc = self.folder / "etc"
+
+    @property
+    def passwords(self) -> dict[str, str]:
+        """Each user's, as Mosquitto keeps it: another one each time that it is given, even the same."""
+        lines = (self._etc / "edged.passwd").read_text().splitlines()
+        return dict(line.split(":", 1) for line in lines)
 
     def _command(self) -> list[str]:
         (self._etc / "conf.d").mkdir(parents=True, exist_ok=True)
@@ -30,9 +37,9 @@ class PrintedMosquitto(Mosquitto):
 
     def _script(self) -> str:
         """The printed one, but for systemd, and for who is asked for a password."""
-        lines = [self._moved(line) for line in mosquitto.commands(self._topology) if not line.startswith("systemctl")]
-        text = "\n".join(lines).replace(" -o mosquitto -g mosquitto", "")
-        return re.sub(r"(?m)^mosquitto_passwd (\S+) (\S+)$", r"mosquitto_passwd -b \1 \2 \2", text)
+        text = self._moved("\n".join(mosquitto.commands(self.topology))).replace(" -o mosquitto -g mosquitto", "")
+        text = text.replace("systemctl restart mosquitto", "true")
+        return re.sub(r'mosquitto_passwd (\S+) "\$user"', r'mosquitto_passwd -b \1 "$user" "$user"', text)
 
     def _moved(self, text: str) -> str:
         return text.replace(mosquitto.FOLDER, str(self._etc)).replace("/var/lib/mosquitto", str(self.folder))

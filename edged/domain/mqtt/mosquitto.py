@@ -4,7 +4,7 @@ Written for Debian's folders, where /etc/mosquitto/mosquitto.conf names the stor
 also: systemd/README.md, with what each setting was measured to lose.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from edged.domain.mqtt.rights import rights, users
 from edged.domain.topology import Mqtt, Topology
@@ -12,6 +12,8 @@ from edged.domain.topology import Mqtt, Topology
 FOLDER = "/etc/mosquitto"
 
 _SETTINGS, _ACL, _PASSWORDS = f"{FOLDER}/conf.d/edged.conf", f"{FOLDER}/edged.acl", f"{FOLDER}/edged.passwd"
+
+_ASK = f'mosquitto_passwd {_PASSWORDS} "$user"'
 
 AUTOSAVE_S = 10
 """Mosquitto writes its whole store each time. On every change it would for each message that waits for an edge."""
@@ -36,9 +38,8 @@ def commands(topology: Topology) -> Iterator[str]:
     if _has_logins(mqtt):
         yield from _file(_ACL, access_list(topology), 0o600)
     if mqtt.username is not None:
-        yield from ("", "# MQTT: users; each command asks for the password that the node has")
-        yield f"test -e {_PASSWORDS} || install -m 600 -o mosquitto -g mosquitto /dev/null {_PASSWORDS}"
-        yield from (f"mosquitto_passwd {_PASSWORDS} {name}" for name in names)
+        yield from _users(names)
+        return
     yield from ("", "systemctl restart mosquitto")
 
 
@@ -75,7 +76,20 @@ def access_list(topology: Topology) -> list[str]:
     return lines
 
 
+def _users(names: Sequence[str]) -> Iterator[str]:
+    """One command to its end: of what is pasted behind it, the first password would be made."""
+    yield ""
+    yield "# MQTT: users, but for those that it knows already; of each it asks for the password that the node has."
+    yield f"# Another one later: mosquitto_passwd {_PASSWORDS} NAME"
+    yield f"test -e {_PASSWORDS} || install -m 600 -o mosquitto -g mosquitto /dev/null {_PASSWORDS}"
+    yield f"for user in {' '.join(names)}; do"
+    yield f'cut -d : -f 1 {_PASSWORDS} | grep -Fqx "$user" || {{ echo "MQTT user $user"; {_ASK}; }}'
+    yield "done; systemctl restart mosquitto"
+
+
 def _listener(mqtt: Mqtt) -> Iterator[str]:
+    if mqtt.is_loopback:
+        yield "# For this machine alone: for devices elsewhere give mqtt.broker the name by which they find it."
     yield f"listener {mqtt.port}{f' {mqtt.host}' if mqtt.is_loopback else ''}"
     if mqtt.tls is not None:
         yield f"certfile {FOLDER}/certs/broker.pem"

@@ -31,7 +31,7 @@ def test_packets_and_windows_are_the_topologys():
 
 
 def test_each_user_gets_a_password_and_nothing_shows_one():
-    assert [line.rpartition(" ")[2] for line in lines() if line.startswith("mosquitto_passwd ")] == ["esp", "pi-a"]
+    assert "for user in esp pi-a; do" in lines()
     assert "secret-of-a-test" not in "\n".join(lines())
 
 
@@ -67,7 +67,7 @@ def test_the_listener_is_what_the_nodes_connect_to(mqtt, listener):
 def test_who_comes_is_known_by_what_the_topology_gives(mqtt, wanted, unwanted):
     assert wanted <= set(lines(mqtt))
     assert not any(line.startswith(unwanted) for line in lines(mqtt))
-    assert lines(mqtt)[-1] == "systemctl restart mosquitto"
+    assert lines(mqtt)[-1].endswith("systemctl restart mosquitto")
 
 
 def test_the_access_list_has_each_users_rights_under_its_name():
