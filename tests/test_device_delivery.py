@@ -136,6 +136,21 @@ async def test_with_a_buffer_publish_returns_while_the_broker_is_away_and_all_ar
     assert [each for _, _, each in bed.arrived] == [*first, second]
 
 
+async def test_a_program_that_gives_up_waiting_again_and_again_does_not_grow(mqtt):
+    """Without a buffer each try would keep its sample for as long as the broker is away."""
+    mqtt.go_away(True)
+    async with mqtt.device(receive=False) as cam, mqtt.edge():
+        for number in range(1000):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await cam.publish(payload(number))
+        mqtt.go_away(False)
+        await cam.publish(payload(1000))
+        await cam.flush()
+    assert mqtt.arrived[-1][1] == payload(1000)
+    assert len(mqtt.arrived) < 200
+
+
 async def test_without_a_buffer_publishing_waits_for_a_broker_that_is_away(bed):
     async with bed.edge(), bed.device(receive=False) as cam:
         bed.go_away(True)

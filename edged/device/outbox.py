@@ -4,9 +4,10 @@ Belongs to one event loop. What runs beside the callers runs in `work`, a task t
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from edged.adapters.disk.sample_buffer import MAX_APPEND_BYTES, SampleBuffer
@@ -68,7 +69,11 @@ class MemoryOutbox:
             raise self._failure
         added = [self._take_in(draft) for draft in drafts]
         self._some.set()
-        answers = await asyncio.gather(*(self._answers[each.id] for each in added), return_exceptions=True)
+        try:
+            answers = await asyncio.gather(*(self._answers[each.id] for each in added), return_exceptions=True)
+        except asyncio.CancelledError:
+            self._give_up({each.id for each in added})
+            raise
         for each in answers:
             if isinstance(each, BaseException):
                 raise each
@@ -120,6 +125,12 @@ class MemoryOutbox:
         self._idle.clear()
         return buffered
 
+    def _give_up(self, names: Collection[str]) -> None:
+        """Forget what nobody waits for any more and is not under way: the broker may be away for long."""
+        for each in [each for each in self._waiting if each.id in names]:
+            self._waiting.remove(each)
+            self._answer(each.id, None)
+
     def _answer(self, name: str, error: EdgedError | None) -> None:
         answer = self._answers.pop(name, None)
         if answer is not None and not answer.done():
@@ -161,9 +172,15 @@ class DiskOutbox:
             if self._failure is not None:
                 raise self._failure
             answer: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
-            self._requests.append(_Request(part, _num_bytes(part), answer))
+            request = _Request(part, _num_bytes(part), answer)
+            self._requests.append(request)
             self._asked.set()
-            ids += await answer
+            try:
+                ids += await answer
+            except asyncio.CancelledError:
+                with contextlib.suppress(ValueError):  # it is being written
+                    self._requests.remove(request)
+                raise
         return ids
 
     async def take(self, max_samples: int, max_bytes: int) -> list[Buffered]:
