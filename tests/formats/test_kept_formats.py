@@ -240,15 +240,23 @@ def read_buffer(path: Path) -> None:
     buffer.close()
 
 
+def read_former_buffers_cursor(path: Path) -> None:
+    """Whether its card is still the same is not known, so the numbers begin anew."""
+    buffer = SampleBuffer(path, values.BUFFER_OWNER, Bounds())
+    (sample_id,) = buffer.append(values.DRAFTS[:1])
+    assert sample_id.endswith(":1")
+    buffer.close()
+
+
 def read_buffers_cursor(path: Path) -> None:
     """Numbers go on where they were."""
-    buffer = SampleBuffer(path, values.BUFFER_OWNER, Bounds())
+    buffer = SampleBuffer(path, values.BUFFER_OWNER, Bounds(), boot=lambda: values.BOOT)
     assert buffer.append(values.DRAFTS[:1]) == [f"{CURSOR_SERIES}:3"]
     buffer.close()
 
 
 BUFFER_SERIES = next((FOLDER / "device_samples-1").glob("*.samples")).name.split("-")[1]
-CURSOR_SERIES = json.loads((FOLDER / "device_cursor-1" / "cursor").read_text())["series"]
+CURSOR_SERIES = json.loads((FOLDER / "device_cursor-2" / "cursor").read_text())["series"]
 
 READERS: Mapping[str, Callable[[Path], None]] = {
     "pack-1": read_pack_1,
@@ -277,7 +285,8 @@ READERS: Mapping[str, Callable[[Path], None]] = {
     "model-1": read_model,
     "cache-file": read_cache,
     "device_samples-1": read_buffer,
-    "device_cursor-1": read_buffers_cursor,
+    "device_cursor-1": read_former_buffers_cursor,
+    "device_cursor-2": read_buffers_cursor,
 }
 
 

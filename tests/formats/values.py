@@ -164,9 +164,13 @@ def _bytes(content: Callable[[], bytes]) -> Callable[[Path], None]:
     return write
 
 
+BOOT = "0fd7a8c6-3f5c-4d62-9a35-5e9e8a1f0c11"
+"""Of the machine that writes buffers."""
+
+
 def write_buffer(path: Path) -> None:
     """A buffer of two samples, the first of which has its receipt."""
-    buffer = SampleBuffer(path, BUFFER_OWNER, Bounds(), now_ms=lambda: 1000, steady_s=lambda: 1.0)
+    buffer = SampleBuffer(path, BUFFER_OWNER, Bounds(), now_ms=lambda: 1000, steady_s=lambda: 1.0, boot=lambda: BOOT)
     buffer.append(DRAFTS)
     buffer.received(buffer.read(1, 1000)[0].position)
     buffer.close()
@@ -202,7 +206,7 @@ WRITERS: Mapping[str, Callable[[Path], None]] = {
     "model-1": write_model,
     "cache-file": write_cache,
     "device_samples-1": write_buffer,
-    "device_cursor-1": write_cursor,
+    "device_cursor-2": write_cursor,
 }
 
 

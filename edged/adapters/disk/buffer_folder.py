@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import stat
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from edged.errors import AlreadyRunning, AnotherVersion, FormatError, StateFolde
 from edged.files import read_regular, sync_folder
 
 _VERSION = "device_samples/1"
-_CURSOR_VERSION = "device_cursor/1"
+_CURSOR_VERSION, _FORMER_CURSOR_VERSION = "device_cursor/2", "device_cursor/1"
 _CURSOR, _TEMPORARY = "cursor", "cursor.tmp"
 _MAX_CURSOR_BYTES = 4096
 
@@ -32,15 +33,21 @@ HEADER_BYTES = 1024
 """At most, of the line that a file begins with."""
 
 _FOLDER_MODE, _FILE_MODE = 0o750, 0o640
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
 
 class Cursor(NamedTuple):
-    """`series`, `next`: how the numbers go on after a run that ended cleanly; empty and 0 after another one."""
+    """`series`, `next`: how the numbers go on after a run that ended cleanly; empty and 0 after another one.
+
+    `boot`: of the machine that wrote it, see `this_boot`; files from `boot_file` on were written since then.
+    """
 
     first: Position = Position(0, 0)
     series: str = ""
     next: int = 0
+    boot: str = ""
+    boot_file: int = 0
 
 
 class Found(NamedTuple):
@@ -52,10 +59,19 @@ class Found(NamedTuple):
 
 
 class End(NamedTuple):
-    """`next`: the number after the last sample; 0: there is none. `at`: the byte after it."""
+    """`next`: the number after the last sample; 0: there is none. `at`: the byte after it. `steady_ms`: as in Kept."""
 
     next: int
     at: int
+    steady_ms: int = 0
+
+
+def this_boot() -> str:
+    """The name of this machine's run, in which its steady clock goes on; empty where it is unknown."""
+    try:
+        return _BOOT_ID.read_text("ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 class BufferFolder:
@@ -127,7 +143,8 @@ class BufferFolder:
             data = self.read(name, at, MAX_FRAME_BYTES)
             scanned = scan(data, salt, is_all=at + len(data) >= size)
             if scanned.frames:
-                end = End(scanned.frames[-1][0].number + 1, at + scanned.end)
+                last = scanned.frames[-1][0]
+                end = End(last.number + 1, at + scanned.end, last.steady_ms)
             at += scanned.consumed or size
         return end if end.next else End(0, min(size, HEADER_BYTES))
 
@@ -167,9 +184,12 @@ class BufferFolder:
         """The cursor; None where it cannot be told."""
         try:
             values = json.loads(read_regular(self._folder / _CURSOR, _MAX_CURSOR_BYTES))
-            format_version.check(values["version"], _CURSOR_VERSION)
+            version = format_version.check(values["version"], _CURSOR_VERSION, _FORMER_CURSOR_VERSION)
+            if version == _CURSOR_VERSION and values.pop("crc") != _checksum(values):
+                return None  # one digit more, and samples would be taken for received
             first = Position(_count(values["file"]), _count(values["number"]))
-            return Cursor(first, str(values["series"]), _count(values["next"]))
+            boot = (str(values["boot"]), _count(values["boot_file"])) if version == _CURSOR_VERSION else ()
+            return Cursor(first, str(values["series"]), _count(values["next"]), *boot)
         except FileNotFoundError:
             return Cursor()
         except (OSError, ValueError, RecursionError, TypeError, KeyError, FormatError):
@@ -177,10 +197,13 @@ class BufferFolder:
 
     def set_cursor(self, cursor: Cursor) -> None:
         """Replace it, durably and at once."""
-        values = {"version": _CURSOR_VERSION, **cursor.first._asdict(), "series": cursor.series, "next": cursor.next}
+        values = {"version": _CURSOR_VERSION, **cursor.first._asdict(), **cursor._asdict()}
+        del values["first"]
         temporary = self._folder / _TEMPORARY
-        with temporary.open("wb") as file:
-            file.write(json.dumps(values).encode())
+        temporary.unlink(missing_ok=True)  # a link would be followed, and a FIFO wait for its reader
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(json.dumps({**values, "crc": _checksum(values)}).encode())
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(self._folder / _CURSOR)
@@ -220,6 +243,10 @@ class SegmentFile:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+def _checksum(values: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
 def _count(value: Any) -> int:

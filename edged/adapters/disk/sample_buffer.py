@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edged.access import why_refused
-from edged.adapters.disk.buffer_folder import HEADER_BYTES, BufferFolder, Cursor, Found, SegmentFile
+from edged.adapters.disk.buffer_folder import HEADER_BYTES, BufferFolder, Cursor, Found, SegmentFile, this_boot
 from edged.domain.counted import counted
 from edged.domain.device import frames
 from edged.domain.device.frames import MAX_FRAME_BYTES, Scan, salt_of
@@ -54,8 +54,10 @@ class SampleBuffer:
         *,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         steady_s: Callable[[], float] = time.monotonic,
+        boot: Callable[[], str] = this_boot,
     ) -> None:
         self._bounds, self._now_ms, self._steady_s = bounds, now_ms, steady_s
+        self._boot, self._boot_file = boot(), 0
         self.folder = folder
         self._lock = threading.Lock()
         self._lines = ThrottledLog()
@@ -138,14 +140,14 @@ class SampleBuffer:
             now_s = self._steady_s()
             if now_s - self._told_s >= _CURSOR_EVERY_S:
                 self._told_s = now_s
-                self._write_cursor(Cursor(self._cursor))
+                self._write_cursor()
 
     def close(self) -> None:
-        """Keep the place. Numbers go on in the next run."""
+        """Keep the place. Numbers go on in the next run, unless the machine starts again: it may have another card."""
         with self._lock:
             self._close_file()
             self._advance(self._cursor)
-            self._write_cursor(Cursor(self._cursor, self._series, self._next))
+            self._write_cursor(self._series, self._next)
             self._folder.close()
 
     def _open(self) -> None:
@@ -159,14 +161,16 @@ class SampleBuffer:
         self._go_to(self._cursor)
         self._advance(self._cursor)
         self._next_file = 1 + max([known.first.file, *(each.name.file for each in found)])
+        is_same_boot = self._boot != "" and known.boot == self._boot
+        self._boot_file = known.boot_file if is_same_boot else self._next_file
         self._series, self._next = _new_series()
         try:
-            self._folder.set_cursor(Cursor(self._cursor))  # from here on the numbers are those of a run that may crash
+            self._folder.set_cursor(self._place())  # from here on the numbers are those of a run that may crash
         except OSError as error:
             if error.errno not in _FULL:
                 raise
         else:
-            if known.series:
+            if known.series and is_same_boot:
                 self._series, self._next = known.series, known.next
         if torn_bytes or cursor is None:
             logger().warning("buffer.torn", folder=str(self.folder), torn_bytes=torn_bytes, cursor_lost=cursor is None)
@@ -310,7 +314,7 @@ class SampleBuffer:
         self._passed.append(passed)
 
     def _age_s(self, segment: Segment, kept: Kept) -> float | None:
-        if segment.began_s is not None:
+        if segment.name.file >= self._boot_file:
             return self._steady_s() - kept.steady_ms / 1000
         return age_s(kept.written_ms, self._now_ms())
 
@@ -321,9 +325,18 @@ class SampleBuffer:
                 return
 
     def _age_of(self, segment: Segment) -> float | None:
+        if segment.last_s is None and segment.name.file >= self._boot_file and self._bounds.max_age_s is not None:
+            segment.last_s = self._last_s(segment)
         if segment.last_s is not None:
             return self._steady_s() - segment.last_s
         return age_s(segment.last_ms, self._now_ms())
+
+    def _last_s(self, segment: Segment) -> float:
+        """When a process before this one wrote its last sample, by the clock that nobody has set since the start."""
+        try:
+            return self._folder.end(segment.name).steady_ms / 1000
+        except OSError:
+            return self._steady_s()  # its samples tell, once they can be read
 
     def _drop_oldest(self, reason: str) -> bool:
         """Delete the oldest file; False when there is none but the one that is being written."""
@@ -366,9 +379,12 @@ class SampleBuffer:
     def _go_to(self, position: Position) -> None:
         self._read, self._read_at = position, 0
 
-    def _write_cursor(self, cursor: Cursor) -> None:
+    def _place(self, series: str = "", following: int = 0) -> Cursor:
+        return Cursor(self._cursor, series, following, self._boot, self._boot_file)
+
+    def _write_cursor(self, series: str = "", following: int = 0) -> None:
         try:
-            self._folder.set_cursor(cursor)
+            self._folder.set_cursor(self._place(series, following))
         except OSError as error:  # samples are sent once more after a crash
             self._lines.warning("buffer.stuck", None, folder=str(self.folder), file="cursor", err=str(error))
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -21,11 +22,14 @@ LARGE = bytes(700_000)
 
 
 class Clock:
-    """Both clocks of a machine: `now_ms` may be set, `steady_s` only goes on."""
+    """Both clocks of a machine: `now_ms` may be set, `steady_s` only goes on, from 0 at each start."""
 
     def __init__(self):
         self.now_ms = 1_700_000_000_000
-        self.steady_s = 50.0
+        self.boot, self.steady_s = "a", 50.0
+
+    def starts_again(self):
+        self.boot, self.steady_s = self.boot + "a", 10.0
 
     def passes(self, seconds):
         self.now_ms += int(seconds * 1000)
@@ -34,7 +38,8 @@ class Clock:
 
 def opened(folder, clock=None, owner=OWNER, **bounds):
     clock = clock or Clock()
-    return SampleBuffer(folder, owner, Bounds(**bounds), now_ms=lambda: clock.now_ms, steady_s=lambda: clock.steady_s)
+    clocks = {"now_ms": lambda: clock.now_ms, "steady_s": lambda: clock.steady_s, "boot": lambda: clock.boot}
+    return SampleBuffer(folder, owner, Bounds(**bounds), **clocks)
 
 
 def draft(payload=b"pixels", label=b"boot"):
@@ -111,6 +116,22 @@ def test_numbers_go_on_after_a_clean_end_and_begin_anew_after_a_crash(tmp_path):
     assert three.split(":")[1] == "1"
     assert [each.id for each in read_all(third)] == [one, two, three]
     killed(third)
+
+
+def test_a_card_that_is_put_back_as_it_was_gives_no_sample_the_id_of_another(tmp_path):
+    """Its image, or its clone: what it has given ids to since then is not on it, and its edge knows them."""
+    clock = Clock()
+    buffer = opened(tmp_path / "card", clock)
+    buffer.append(drafts(2))
+    buffer.close()
+    shutil.copytree(tmp_path / "card", tmp_path / "image")
+    buffer = opened(tmp_path / "card", clock)
+    given = set(buffer.append(drafts(5)))
+    buffer.close()
+    clock.starts_again()
+    buffer = opened(tmp_path / "image", clock)
+    assert given.isdisjoint(buffer.append(drafts(5)))
+    buffer.close()
 
 
 def test_a_receipt_moves_the_cursor_on_the_disk_once_a_second_and_at_the_end(tmp_path):
@@ -299,6 +320,34 @@ def test_a_clock_that_is_set_while_the_device_runs_makes_no_sample_old(tmp_path)
     assert payloads(read_all(again)) == [b"before the time was known"]
 
 
+def test_a_clock_that_is_set_makes_no_sample_old_for_the_next_process_either(tmp_path):
+    """A machine without a battery begins with the time at which it was stopped."""
+    clock = Clock()
+    buffer = opened(tmp_path, clock, max_age_s=3600)
+    buffer.append([draft(b"a minute ago")])
+    written_at(tmp_path, clock)
+    clock.now_ms += 3 * 86_400_000
+    clock.passes(60)
+    killed(buffer)
+    again = opened(tmp_path, clock, max_age_s=3600)
+    again.append([draft(b"now")])
+    assert payloads(read_all(again)) == [b"a minute ago", b"now"]
+    assert again.dropped == 0
+
+
+def test_what_an_earlier_process_wrote_is_too_old_by_the_time_that_has_passed(tmp_path):
+    clock = Clock()
+    buffer = opened(tmp_path, clock, max_age_s=3600)
+    buffer.append([draft(b"old")])
+    killed(buffer)
+    clock.now_ms -= 3 * 86_400_000
+    clock.passes(4000)
+    again = opened(tmp_path, clock, max_age_s=3600)
+    again.append([draft(b"now")])
+    assert again.dropped == 1
+    assert len(files(tmp_path)) == 1
+
+
 def test_two_processes_never_have_one_buffer(tmp_path):
     buffer = opened(tmp_path)
     with pytest.raises(AlreadyRunning, match="another process has the buffer"):
@@ -351,6 +400,30 @@ def test_a_cursor_that_is_lost_has_all_sent_again(tmp_path, content, log_lines):
     (tmp_path / "cursor").write_bytes(content)
     assert payloads(read_all(opened(tmp_path))) == payloads_of(3)
     assert [line["cursor_lost"] for line in log_lines("buffer.torn")] == [True]
+
+
+@pytest.mark.parametrize("name", ["file", "number"])
+def test_a_cursor_with_another_digit_is_a_lost_one(tmp_path, name, log_lines):
+    """A card alters bits: none may have samples taken for received."""
+    buffer = opened(tmp_path)
+    buffer.append(drafts(3))
+    buffer.received(buffer.read(2, 100)[0].position)
+    buffer.close()
+    cursor = tmp_path / "cursor"
+    cursor.write_bytes(re.sub(rb'("%s": )' % name.encode(), rb"\g<1>9", cursor.read_bytes()))
+    assert payloads(read_all(opened(tmp_path))) == payloads_of(3)
+    assert [line["cursor_lost"] for line in log_lines("buffer.torn")] == [True]
+
+
+@pytest.mark.parametrize(
+    "put", [os.mkfifo, lambda path: path.symlink_to(path.with_name("theirs"))], ids=["FIFO", "link"]
+)
+def test_what_others_have_put_in_place_of_the_next_cursor_is_neither_waited_for_nor_followed(tmp_path, put):
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    put(tmp_path / "cursor.tmp")
+    opened(tmp_path).close()
+    assert opened(tmp_path).num_samples == 0
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"
 
 
 def test_a_full_disk_refuses_and_what_was_kept_is_delivered(tmp_path, process):
