@@ -102,6 +102,7 @@ class Connection:
         self._is_held = False
         self._has_heard = False
         self._num_acked = 0
+        self._tick_s = _TICK_S
         self._is_closing = False
         self._will_write = False
         self._end: End | None = None
@@ -222,7 +223,7 @@ class Connection:
             self._loop.remove_writer(self._socket)
 
     def _tick(self) -> None:
-        self._timer = self._loop.call_later(_TICK_S, self._tick)
+        self._timer = self._loop.call_later(self._tick_s, self._tick)
         self._keep_alive()
 
     def _keep_alive(self) -> None:
@@ -260,6 +261,8 @@ class Connection:
             getattr(properties, "MaximumQoS", 2),
         )
         self._client.limit_in_flight(limits.receive_maximum)
+        if keepalive_s := getattr(properties, "ServerKeepAlive", None):
+            self._tick_s = min(_TICK_S, keepalive_s / 3)  # after half as long again it hangs up
         self._owner.accepted(limits, is_resumed=flags.session_present)
         if self._options.subscriptions:
             self._client.ask_for(list(self._options.subscriptions))
@@ -276,7 +279,7 @@ class Connection:
 
     def _is_set_up(self) -> None:
         self._timer.cancel()
-        self._timer = self._loop.call_later(_TICK_S, self._tick)
+        self._timer = self._loop.call_later(self._tick_s, self._tick)
         self._owner.subscribed()
 
     def _on_publish(self, _client: Any, _data: Any, packet_id: int, reason: Any, _properties: Any) -> None:
@@ -327,9 +330,10 @@ class Connection:
 
 def _num_acked(connected: socket.socket) -> int:
     """Bytes sent that the other side's system has; 0 where this one does not tell."""
-    if not hasattr(socket, "TCP_INFO"):
+    try:
+        told = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    except (AttributeError, OSError):  # another system, or no TCP
         return 0
-    told = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
     return int(struct.unpack_from("=Q", told, _ACKED_AT)[0]) if len(told) == _TCP_INFO_BYTES else 0
 
 

@@ -5,9 +5,11 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 
 import pytest
 
+from edged.adapters.mqtt import connection as connections
 from edged.adapters.mqtt.connection import MAX_UNANSWERED, Connection, Options
 from edged.adapters.mqtt.reasons import End
 from edged.errors import MqttUnavailable
@@ -70,3 +72,16 @@ async def test_packets_that_nobody_waits_for_any_more_are_bounded_until_the_brok
             made.publish("x", b"y", PacketProperties()).cancel()
         with pytest.raises(MqttUnavailable, match="has not acknowledged"):
             made.publish("x", b"y", PacketProperties())
+
+
+@pytest.mark.skipif(version("paho-mqtt").startswith("2.1."), reason="paho 2.1 does not read what the broker asks for")
+async def test_a_broker_that_asks_to_be_kept_alive_more_often_is_pinged_in_time(monkeypatch):
+    monkeypatch.setattr(connections, "_TICK_S", 3600.0)
+    with connection() as (_made, broker, owner):
+        broker.sendall(b"\x20\x06\x00\x00\x03\x13\x00\x01")  # Server Keep Alive: 1 s
+        await owner.is_set_up.wait()
+        broker.setblocking(False)
+        connect = await asyncio.get_running_loop().sock_recv(broker, 1000)
+        assert connect[0] == 0x10
+        assert await asyncio.get_running_loop().sock_recv(broker, 1000) == b"\xc0\x00"
+        assert owner.end is None
