@@ -1,7 +1,7 @@
-"""Which of a device's samples were there already, by the ids that it declares, and which never came.
+"""Recognises a device's samples by their ids: which came before, and which are missing.
 
-Covers one device's ids, in bounded memory, whatever they are. Who fills it at a start: `services.mqtt`, from the tail
-of the device's own topic.
+Covers one device, in bounded memory, whatever its ids are. See also: `services.mqtt.known_ids`, which reads those of
+earlier runs.
 """
 
 import re
@@ -13,13 +13,13 @@ from edged.domain.topology import IdKind
 from edged.errors import RejectedRecord
 
 WRONG_ID = "wrong_id"
-"""The reason, a word of `domain.samples.sample.REASONS`, for which a packet's id is refused."""
+"""The reason for which an id is refused: one of `domain.samples.sample.REASONS`."""
 
 WINDOW = 1024
-"""Numbers below the highest one that may come late, or again, and are told apart."""
+"""Numbers below the highest one that are recognised when they come late, or again."""
 
 MAX_TEXTS = 10_000
-"""The last ids of a device that gives texts."""
+"""Of one device: the last ids that are recognised."""
 
 MAX_SERIES = 256
 """Of one device, the last ones: each crash of its program begins a new one, and it sends again what has no receipt."""
@@ -29,10 +29,10 @@ _BITS = (1 << WINDOW) - 1
 
 
 class Seen(NamedTuple):
-    """What an id says of its sample.
+    """What is known of a sample by its id.
 
-    `missing`: by how many the numbers that never came have grown; a late one makes it -1. `has_restarted`: a counter
-    that fell by more than its window: the device counts anew, and what it sends is new.
+    `missing`: numbers that this one skips; -1 for one that was missing and comes late. `has_restarted`: the counter
+    fell by more than its window: the device began to count again, and its samples are new.
     """
 
     is_duplicate: bool
@@ -47,26 +47,26 @@ class Ledger(Protocol):
     """The ids of one device. Both methods raise RejectedRecord(wrong_id) for what is none."""
 
     def check(self, sample_id: str) -> None:
-        """Nothing, for an id of this kind."""
+        """Check that this is an id of the declared kind."""
 
     def see(self, sample_id: str) -> Seen:
-        """Take note of the id; whether it was there."""
+        """Record the id. Returns what is known of its sample."""
 
 
 def ledger(kind: IdKind) -> Ledger:
-    """For a device that declares ids of this kind."""
+    """The ledger for a device that declares ids of this kind."""
     if kind == "none":
         return AnyIds()
     return CounterIds() if kind == "counter" else TextIds()
 
 
-def num_filling(kind: IdKind) -> int:
-    """Records of the device's topic, from its end, that fill a ledger at a start."""
+def num_ids_to_read(kind: IdKind) -> int:
+    """How many of the newest ids in the device's topic a ledger needs at a start."""
     return {"none": 0, "counter": 2 * WINDOW, "text": MAX_TEXTS}[kind]
 
 
 class AnyIds:
-    """Of a device that declares none: each sample is new, whatever it is called."""
+    """For a device that declares no ids: every sample is new."""
 
     def check(self, sample_id: str) -> None:
         """See `Ledger`."""
@@ -77,7 +77,7 @@ class AnyIds:
 
 
 class TextIds:
-    """The last MAX_TEXTS of any texts."""
+    """Any texts, of which the last MAX_TEXTS are known."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()

@@ -1,6 +1,7 @@
-"""What an MQTT broker allows, beside what a topology needs: which difference would lose samples, with both numbers.
+"""Compares an MQTT broker's limits with what a topology needs: which difference would lose samples, with both numbers.
 
-Covers what a broker says at a connection and what a probe of it finds. Talks to none. See also: `services.mqtt.limits`.
+Covers the limits that a broker states at a connection, and those that a probe finds. See also: `services.mqtt.limits`,
+which probes.
 """
 
 from collections.abc import Iterator
@@ -9,17 +10,17 @@ from typing import Literal, NamedTuple
 from edged.domain.topology import Mqtt
 
 LARGEST_ENVELOPE = 2048
-"""Of a packet beside its payload: a topic with the longest names, label and id, and the properties that edged reads."""
+"""Bytes of a packet besides its payload: the longest topic, and the properties that edged reads."""
 
 SESSION_EXPIRY_S = 7 * 86_400
-"""How long the broker is asked to keep a session whose client is away: a node may be off over a holiday."""
+"""How long the broker is asked to keep the session of a client that is away: a node may be off over a holiday."""
 
 NUM_PROBES = 1_100
 """Small packets of a probe: more than the 1,000 that brokers keep by default of what waits for a client."""
 
 
 class BrokerLimits(NamedTuple):
-    """What the broker said when it accepted the connection. None: it did not say, or has no limit."""
+    """Limits that the broker stated when it accepted the connection. None: not stated, or no limit."""
 
     version: Literal["5", "3.1.1"]
     packet_bytes: int | None = None
@@ -29,9 +30,9 @@ class BrokerLimits(NamedTuple):
 
 
 class Shortfall(NamedTuple):
-    """A limit of the broker that is not what the topology needs. `has`: None: it has no limit.
+    """A limit of the broker that differs from what the topology needs. `has`: None: it has no limit.
 
-    `loses`: samples that the broker has acknowledged; else they are refused, and their device knows.
+    `loses`: whether samples are lost that the broker has acknowledged; otherwise it refuses them, and the device knows.
     """
 
     limit: str
@@ -52,8 +53,8 @@ class Probed(NamedTuple):
     has_large: bool
 
 
-def said(limits: BrokerLimits, mqtt: Mqtt) -> Iterator[Shortfall]:
-    """By what the broker says. MQTT 3.1.1 says nothing."""
+def from_connack(limits: BrokerLimits, mqtt: Mqtt) -> Iterator[Shortfall]:
+    """Shortfalls in what the broker stated when it accepted the connection; with MQTT 3.1.1 it states nothing."""
     if limits.version != "5":
         return
     if limits.packet_bytes is None or limits.packet_bytes > mqtt.packet_bytes:
@@ -69,8 +70,8 @@ def said(limits: BrokerLimits, mqtt: Mqtt) -> Iterator[Shortfall]:
         yield Shortfall("maximum_qos", limits.maximum_qos, 1, "nothing is acknowledged, and lost where a link breaks")
 
 
-def found(probed: Probed, mqtt: Mqtt) -> Iterator[Shortfall]:
-    """By a probe that the broker has acknowledged whole."""
+def from_probe(probed: Probed, mqtt: Mqtt) -> Iterator[Shortfall]:
+    """Shortfalls that a probe found, all of whose packets the broker had acknowledged."""
     if probed.num_small < NUM_PROBES:
         effect = "it drops the rest of what waits for an edge that is away, though it has acknowledged it"
         yield Shortfall("queued packets", probed.num_small, NUM_PROBES, effect)

@@ -1,6 +1,6 @@
 """The way of a prediction to its device by MQTT: where to, what goes with it, and until when.
 
-Covers one prediction. See also: `behind` (devices that have not got all of theirs).
+Covers one prediction. See also: `lag` (devices that have not got all of theirs).
 """
 
 from typing import NamedTuple

@@ -1,15 +1,15 @@
-"""Brings one device's packets into its Kafka topic, each acknowledged to the MQTT broker behind Kafka's own word.
+"""Brings one device's packets into its Kafka topic; each is acknowledged to the MQTT broker once Kafka holds it.
 
 Covers the order of durable steps, doubles, and what happens while Kafka is away. See also: `records` (what a packet
-becomes), `domain.mqtt.identity` (which were there already), `services.ingest` (what becomes of the records).
+becomes), `known_ids` (samples that came before), `services.ingest` (what becomes of the records).
 
-Steps, for what was received together:
-1. Kafka holds the records; those that cannot be any, the dead-letter topic
-2. the broker gets the acknowledgements, in the order received
-3. the device gets its receipts (see `receipts`)
-A crash before 2 has the broker send the packets again: what has an id is recognised, by the ids in the topic's tail,
-and what has none is written twice, and marked (`edged-double`). A crash before 3 has the device send again, if it waits
-for receipts.
+Steps, for packets that were received together:
+1. append the records to the device's topic, and what cannot be a record to the dead-letter topic
+2. acknowledge the packets to the broker, in the order received
+3. send the device its receipts (see `receipts`)
+After a crash before 2 the broker sends the packets again: a sample with an id is recognised, by the ids in the topic's
+tail; one without is written twice, and marked (`edged-double`). After a crash before 3 a device that waits for receipts
+sends its samples again.
 """
 
 import asyncio
@@ -30,17 +30,17 @@ from edged.services.ingest.dead_letters import DeadLetter, DeadLetters
 from edged.services.mqtt.bridge_report import BridgeReport
 from edged.services.mqtt.known_ids import KnownIds
 from edged.services.mqtt.receipts import Receipts
-from edged.services.mqtt.records import TOO_LARGE, Incoming, Intake, Reader
+from edged.services.mqtt.records import TOO_LARGE, Incoming, Intake, PacketReader
 
 PATIENCE_S = 20.0
-"""How long a device's connection is held while Kafka takes nothing. A broker resends at a new connection alone, and may
-hang up on a client that it does not hear of: it keeps the packets as well without one."""
+"""How long a device's connection stays open while Kafka takes nothing. A broker keeps the packets without a connection,
+too; with one it may end it when nothing is acknowledged, and sends nothing again before the next."""
 
 _POLL_S = 1.0
 
 
 class DeviceBridge:
-    """Of one device. `session`: its own, entered by who made this."""
+    """Of one device. `session`: the device's, entered by the caller."""
 
     def __init__(
         self,
@@ -61,9 +61,9 @@ class DeviceBridge:
         self._window = topology.mqtt.window
         self._topic = topology.device_topic(device.name)
         self.receipts = Receipts(session, topics.receipts_topic(topology.site, device.name), device.name, report)
-        """What is sent beside it, by a task of its own."""
+        """Sent by a task of its own."""
         self._client_id = topics.bridge_client_id(topology.site, device.edge, device.name)
-        self._reader = Reader(topology.site, device, self._topic)
+        self._reader = PacketReader(topology.site, device, self._topic)
         self._known_ids = KnownIds(device, report)
         self._resent = Resent()
         self._num_steps = 0
@@ -76,11 +76,11 @@ class DeviceBridge:
         """Take packets until cancelled. Waits while Kafka is away. Cancelled: the broker sends them again."""
         with self._patient():
             has_records = await self._fill()
-        is_told = not has_records
+        expects_session = has_records
         while True:
             packets = await self._session.receive(max_packets=self._window, timeout_s=_POLL_S)
-            if not is_told and self._session.was_resumed is not None:
-                is_told = True
+            if expects_session and self._session.was_resumed is not None:
+                expects_session = False
                 if not self._session.was_resumed:
                     logger().warning("mqtt.session_lost", client=self._client_id)
             if packets:
@@ -88,7 +88,7 @@ class DeviceBridge:
                 self._num_steps += len(packets)
 
     async def _fill(self) -> bool:
-        """Learn the ids in the topic's tail; whether there are records."""
+        """Learn the ids in the topic's tail. Returns whether the topic has records."""
         partition = TopicPartition(self._topic)
         low, _stable, high = (await self._log.watermarks([partition]))[partition]
         await self._known_ids.fill(self._log, partition)
@@ -103,7 +103,7 @@ class DeviceBridge:
         self.receipts.add(self._receipts(intakes))
 
     def _sorted(self, packets: Sequence[Packet]) -> list[Intake]:
-        """What the packets become, but those that are in Kafka already, and those that say nothing new."""
+        """What the packets become; without those that Kafka holds already, and retained ones."""
         intakes = []
         for packet in packets:
             origin: Origin = "new"
@@ -125,7 +125,7 @@ class DeviceBridge:
         return packet.session > 1 or self._session.was_resumed is True
 
     def _without_known(self, intake: Intake) -> Intake:
-        """Without the samples whose ids are known. Of a packet with an id that is none, nothing is taken."""
+        """Without samples whose ids are known; rejected as a whole if an id is not of the declared kind."""
         for sample in intake.samples:
             try:
                 self._known_ids.check(sample.id)
@@ -141,7 +141,7 @@ class DeviceBridge:
         return intake
 
     def _mark(self, intake: Intake) -> None:
-        """Give a header to each sample that may be there already. Ids would have told."""
+        """Mark each sample that Kafka may hold already; one with an id would have been recognised."""
         has_ids = self._device.id != "none"
         doubtful = [sample for sample in intake.samples if not (sample.id and has_ids)]
         for sample in doubtful:
@@ -150,7 +150,7 @@ class DeviceBridge:
             self._report.doubles(self._device.name, len(doubtful))
 
     async def _append(self, samples: Sequence[Incoming]) -> None:
-        """Write them; those that the topic does not take have a refusal afterwards."""
+        """Append the samples to the topic; those that it does not take have a `refusal` afterwards."""
         pending = list(samples)
         while pending:
             try:
@@ -184,23 +184,23 @@ class DeviceBridge:
     def _letter(
         self, topic: str, value: bytes, key: bytes | None, rejected: RejectedRecord
     ) -> tuple[Record, DeadLetter]:
-        """Of what has no place in Kafka."""
+        """A dead letter for what was never a record in Kafka."""
         record = Record(topic, 0, -1, -1, key, value)
         return record, DeadLetter(self._device.name, 0, -1, rejected.reason, rejected.detail)
 
     def _receipts(self, intakes: Sequence[Intake]) -> list[str]:
-        """A line for each sample that the device is to hear of; an id that cannot be in a line gets none."""
-        words: list[tuple[str, str]] = []
+        """A line for each sample whose device wants a receipt; an id that cannot be in a line gets none."""
+        receipts: list[tuple[str, str]] = []
         for intake in intakes:
             if intake.wants_receipts:
-                words += [(each, self._known_ids.refusal(each)) for each in intake.known_ids]
-                words += [(sample.id, sample.refusal) for sample in intake.samples]
+                receipts += [(each, self._known_ids.refusal(each)) for each in intake.known_ids]
+                receipts += [(sample.id, sample.refusal) for sample in intake.samples]
                 if intake.rejected is not None:
-                    words.append((intake.rejected_id, intake.rejected.reason))
-        return [f"{sample_id} {word}".removesuffix(" ") for sample_id, word in words if _is_line(sample_id)]
+                    receipts.append((intake.rejected_id, intake.rejected.reason))
+        return [f"{sample_id} {reason}".removesuffix(" ") for sample_id, reason in receipts if _is_line(sample_id)]
 
     def _acknowledge(self, packets: Sequence[Packet]) -> None:
-        """In the order received; what cannot be sent any more is recognised when it comes again."""
+        """Acknowledge in the order received; a packet whose connection is gone is recognised when it comes again."""
         for _connection, group in groupby(packets, lambda packet: packet.connection):
             of_one = list(group)
             is_sent = self._session.acknowledge(of_one)
@@ -210,7 +210,7 @@ class DeviceBridge:
 
     @contextmanager
     def _patient(self) -> Iterator[None]:
-        """Inside, Kafka is waited for; after a while without the device's connection, which is taken up again then."""
+        """Closes the device's connection where the body waits for Kafka for PATIENCE_S, and reopens it afterwards."""
         timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._pause)
         try:
             yield

@@ -1,4 +1,4 @@
-"""What an edge's bridge did, in the log: a line every so often, and at once what somebody should look at."""
+"""Log lines about an edge's bridge: counts at intervals, and at once what should be looked into."""
 
 from collections import Counter
 from dataclasses import dataclass, fields
@@ -35,13 +35,13 @@ class BridgeReport:
         self._doubles: Counter[str] = Counter()
 
     def written(self, num_records: int, num_bytes: int) -> None:
-        """Kafka holds them."""
+        """Kafka holds these records."""
         self.num_records += num_records
         self.bridged.records += num_records
         self.bridged.num_bytes += num_bytes
 
     def seen(self, device: str, sample_id: str, seen: Seen) -> None:
-        """The ledger's word on an id of the device."""
+        """A sample with an id has come; `seen`: what is known of it."""
         self.bridged.duplicates += seen.is_duplicate
         if seen.has_restarted:
             self._lines.warning("mqtt.counter_restarted", device, device=device, id=sample_id)
@@ -52,22 +52,22 @@ class BridgeReport:
             self._lines.warning("mqtt.gap", device, device=device, id=sample_id, missing=self._missing[device])
 
     def doubles(self, device: str, count: int) -> None:
-        """Records that may be in Kafka twice now."""
+        """`count` records of the device may be in Kafka twice now."""
         self.bridged.doubles += count
         self._doubles[device] += count
         self._lines.warning("mqtt.doubles", device, device=device, records=self._doubles[device])
 
     def undelivered(self, device: str, count: int, reason: str) -> None:
-        """Receipts that nobody got."""
+        """`count` receipts were not delivered."""
         self.bridged.receipts_undelivered += count
         self._lines.warning("mqtt.receipt_undelivered", device, device=device, receipts=count, reason=reason)
 
     def paused(self, device: str) -> None:
-        """Kafka takes nothing: the broker keeps what the device sends."""
+        """Kafka takes nothing: the device's connection is closed, and the broker keeps what it sends."""
         self._lines.warning("mqtt.paused", "", device=device)
 
     def write(self) -> None:
-        """The line, if there is anything to say."""
+        """Write the line, if there is anything to report."""
         bridged, self.bridged = self.bridged, Bridged()
         counts = {each.name: getattr(bridged, each.name) for each in fields(bridged)}
         if any(counts.values()):

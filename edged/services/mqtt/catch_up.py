@@ -1,6 +1,7 @@
-"""Reads again what devices have not got, while others go on with what is new.
+"""Reads again what lagging devices have not got, while the others go on with what is new.
 
-One pass for all that are ready, from where the first of them is. See also: `outbox` (what is left in Kafka, and why).
+One pass serves all that are ready, from the smallest of their offsets. See also: `outbox` (what is left in Kafka, and
+why).
 """
 
 from collections.abc import Callable, Collection
@@ -35,25 +36,24 @@ class CatchUp:
         self._progress = Progress(0, idle=True)
 
     def progress(self) -> Progress:
-        """Idle while nobody is to catch up, or waits for its broker."""
+        """Idle while no device is to catch up, or one waits for its broker."""
         return self._progress
 
     async def run(self) -> None:
-        """Read again until cancelled. Cancelled: what was not offered again is left in Kafka, and so it is noted."""
+        """Read again until cancelled. Cancelled: what was not offered again stays in Kafka, and in the note."""
         while True:
-            behind = await self._outboxes.to_catch_up()
-            await self._catch_up(behind)
+            await self._catch_up(await self._outboxes.to_catch_up())
 
-    async def _catch_up(self, behind: Collection[Outbox]) -> None:
-        first, end = min(each.catch_up() for each in behind), self._outboxes.end
+    async def _catch_up(self, lagging: Collection[Outbox]) -> None:
+        first, end = min(each.catch_up() for each in lagging), self._outboxes.end
         oldest_ms = self._now_ms() - LIFETIME_S * 1000
         start = await first_since(self._log, self._partition, oldest_ms, low=first, high=end)
         async with self._log.reader({self._partition: start}) as reader:
-            while any(each.is_catching_up for each in behind):
+            while any(each.is_catching_up for each in lagging):
                 if reader.position(self._partition) < self._outboxes.end:
                     await self._offer_next(reader)
                     continue
-                for each in behind:  # no await since the end was compared: what comes from here on is new
+                for each in lagging:  # no await since the end was compared: what comes from here on is new
                     self._report.expired(each.device, each.caught_up())
 
     async def _offer_next(self, reader: LogReader) -> None:

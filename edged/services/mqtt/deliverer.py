@@ -1,16 +1,16 @@
 """Reads the edge's predictions of one job as they come, and offers each to its device.
 
-Covers reading and the place that is committed: where reading goes on, and beside it who has not got all before that.
+Covers reading and committing: the place where reading goes on, and in its note the devices that lag behind it.
 Nothing here waits for a device. See also: `outbox`, `catch_up`, `sender`.
 
-A restart reads on from the place, and reads again for those in the note. Killed, it sends again what was acknowledged
-since the last commit, a second ago at most while Kafka answers.
+After a restart, reading goes on from the place, and again from where each device in the note was. After a kill, what
+was acknowledged since the last commit is sent again: commits are a second apart while Kafka answers.
 """
 
 import asyncio
 from collections.abc import Callable
 
-from edged.domain.mqtt.behind import from_note, to_note
+from edged.domain.mqtt.lag import from_note, to_note
 from edged.domain.mqtt.way_back import LIFETIME_S
 from edged.domain.place import Place, is_continued
 from edged.domain.topology import Topology, Training
@@ -56,7 +56,7 @@ class Deliverer:
         return self._progress
 
     async def run(self) -> None:
-        """Offer until cancelled. Waits while Kafka is away. Cancelled: nothing is lost, and little is sent again."""
+        """Offer new ones until cancelled. Waits while Kafka is away. Cancelled: none is lost, some are sent twice."""
         place = await self._resume()
         try:
             async with self._log.reader({self.partition: place}, group=self._group) as reader:
@@ -76,7 +76,7 @@ class Deliverer:
         self._report.write_if_due(asyncio.get_running_loop().time())
 
     async def _resume(self) -> Place:
-        """Where to read on; those in the note are behind from then on."""
+        """Where to read on; the devices in the note lag from then on."""
         committed = (await self._log.committed(self._group, [self.partition])).get(self.partition)
         kept, note = committed or Committed(Place(0))
         resumed = (await self._log.resume({self.partition: kept}))[self.partition]
@@ -95,7 +95,7 @@ class Deliverer:
         if now_s < self._commit_at_s:
             return
         self._commit_at_s = now_s + _COMMIT_S
-        note = to_note(self._outboxes.behind(), place.offset)
+        note = to_note(self._outboxes.undelivered(), place.offset)
         if (place, note) != self._committed:
             await reader.commit({self.partition: place}, note)
             self._committed = Committed(place, note)

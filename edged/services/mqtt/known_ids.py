@@ -1,7 +1,6 @@
-"""The ids of one device's samples that need not be written again: those that Kafka holds, and those that it refused.
+"""The ids of one device's samples that came before: those that Kafka holds, and those that its topic refused.
 
-Filled at a start from the tail of the device's own topic, in whose headers they are: the log is the ledger. See also:
-`domain.mqtt.identity`, which tells them apart.
+Read at a start from the headers in the tail of the device's topic. See also: `domain.mqtt.identity`.
 """
 
 from collections import OrderedDict
@@ -19,7 +18,7 @@ _LOOK_BACK = 4
 """Records that are looked at, for each id wanted: those that a device wrote before it declared ids have none."""
 
 _MAX_REFUSED = 1024
-"""Refused samples whose reason is remembered: their devices may ask again, whose receipts did not arrive."""
+"""Refused samples whose reason is remembered: a device that got no receipt sends its sample again."""
 
 
 class KnownIds:
@@ -33,12 +32,12 @@ class KnownIds:
 
     async def fill(self, log: Log, partition: TopicPartition) -> None:
         """Read the topic's tail. Waits while Kafka is away."""
-        if count := identity.num_filling(self._device.id):
+        if count := identity.num_ids_to_read(self._device.id):
             for sample_id in await newest(log, partition, _id_header, count=count, within=_LOOK_BACK * count):
                 try:
                     self._ledger.see(sample_id)
                 except RejectedRecord:
-                    continue  # written by another program, or while the device declared other ids
+                    continue  # written by another program, or when the device declared ids of another kind
 
     def check(self, sample_id: str) -> None:
         """Raise RejectedRecord(wrong_id) unless it is an id of the declared kind."""
@@ -54,7 +53,7 @@ class KnownIds:
         return seen.is_duplicate
 
     def refuse(self, sample_id: str, reason: str) -> None:
-        """The sample is in the dead-letter topic: whoever asks for it again hears so."""
+        """The sample is in the dead-letter topic, and not in its own."""
         if self._device.id != "none":
             self._refused[sample_id] = reason
             if len(self._refused) > _MAX_REFUSED:

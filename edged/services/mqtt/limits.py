@@ -1,7 +1,7 @@
-"""Whether the MQTT broker would lose samples: by what it says at a connection, and by a probe of what it does.
+"""Checks whether the MQTT broker would lose samples: by the limits that it states, and by a probe.
 
-The probe publishes to a topic of the edge's own while nobody is connected to take it, as samples wait for an edge that
-restarts. See also: `domain.mqtt.limits`, which judges.
+The probe publishes to a topic of the edge's own while its subscriber is away, as samples wait for an edge that
+restarts, and counts what is delivered then. See also: `domain.mqtt.limits`, which compares.
 """
 
 import asyncio
@@ -20,17 +20,17 @@ PART = "mqtt/limits"
 _SESSIONS = "mqtt/probe"
 
 _AGAIN_S = 600.0
-"""Between two comparisons: whoever changes a broker's settings restarts it, and looks here then."""
+"""Between two checks: the settings may have been corrected."""
 
 _QUIET_S = 10.0
-"""Without a packet for so long, no more come of a probe."""
+"""A probe is over when no packet of it has come for this long."""
 
 _OVERHEAD_BYTES = 32
-"""Of a packet without properties, beside its topic and payload, and a bit."""
+"""At most, of a packet without properties besides its topic and payload."""
 
 
 class LimitsCheck:
-    """Of one edge's broker. Degrades a part of health of its own while acknowledged samples would be lost."""
+    """Of one edge's broker. Degrades the part PART of health while acknowledged samples would be lost."""
 
     def __init__(self, broker: MqttBroker, mqtt: Mqtt, site: str, edge: str, health: Health) -> None:
         self._broker = broker
@@ -39,16 +39,16 @@ class LimitsCheck:
         self._topic = probe_topic(site, edge)
         self._health = health
         self._has_passed = False
-        self._told: Sequence[Shortfall] = ()
+        self._reported: Sequence[Shortfall] = ()
 
     async def run(self) -> None:
-        """Check at the first connection and every so often, until cancelled."""
+        """Check at the first connection and every ten minutes, until cancelled."""
         while True:
             await self.check()
             await asyncio.sleep(_AGAIN_S)
 
     async def check(self) -> None:
-        """Compare, and probe unless a probe has been passed; waits for a connection."""
+        """Compare the stated limits, and probe unless an earlier probe found nothing. Waits for a connection."""
         writes, reads = self._clients
         async with (
             self._broker.session(writes, part=_SESSIONS) as writer,
@@ -56,15 +56,15 @@ class LimitsCheck:
         ):
             await writer.connected()
             await reader.connected()
-            shortfalls = [] if writer.limits is None else list(limits.said(writer.limits, self._mqtt))
+            shortfalls = [] if writer.limits is None else list(limits.from_connack(writer.limits, self._mqtt))
             if not self._has_passed:
                 of_probe = await self._of_probe(writer, reader)
                 self._has_passed = of_probe == []
                 shortfalls += of_probe or []
-        self._tell(shortfalls)
+        self._report(shortfalls)
 
     async def _of_probe(self, writer: MqttSession, reader: MqttSession) -> list[Shortfall] | None:
-        """None: it could not be made."""
+        """Shortfalls that a probe finds; None if it could not be made."""
         mark, connection = secrets.token_bytes(8), reader.connection
         reader.pause()
         try:
@@ -75,7 +75,7 @@ class LimitsCheck:
         reader.resume()
         await reader.connected()
         probed = await _received(reader, mark, NUM_PROBES + with_large)
-        found = list(limits.found(probed if with_large else probed._replace(has_large=True), self._mqtt))
+        found = list(limits.from_probe(probed if with_large else probed._replace(has_large=True), self._mqtt))
         if found and (reader.limits is None or reader.connection != connection + 1):
             self._log_failed("the connection broke")  # what is missing may be on its way, or lost with the session
             return None
@@ -85,9 +85,9 @@ class LimitsCheck:
         logger().warning("mqtt.probe_failed", topic=self._topic, reason=reason)
 
     async def _publish(self, writer: MqttSession, mark: bytes) -> bool:
-        """Whether the large one was among them; a broker that says that it refuses it is not asked."""
-        said = writer.limits
-        with_large = said is None or said.packet_bytes is None or said.packet_bytes >= self._mqtt.packet_bytes
+        """Publish a probe. Returns whether it has the large packet: not if the broker states that it refuses it."""
+        stated = None if writer.limits is None else writer.limits.packet_bytes
+        with_large = stated is None or stated >= self._mqtt.packet_bytes
         if with_large:
             room = self._mqtt.packet_bytes - len(self._topic) - _OVERHEAD_BYTES
             await writer.publish(self._topic, mark + bytes(room - len(mark)))
@@ -95,10 +95,10 @@ class LimitsCheck:
             await writer.publish(self._topic, mark)
         return with_large
 
-    def _tell(self, shortfalls: Sequence[Shortfall]) -> None:
-        """In the log when they have changed, and as health."""
-        if list(shortfalls) != list(self._told):
-            self._told = shortfalls
+    def _report(self, shortfalls: Sequence[Shortfall]) -> None:
+        """To the log when they have changed, and to health."""
+        if list(shortfalls) != list(self._reported):
+            self._reported = shortfalls
             for each in shortfalls:
                 has = {} if each.has is None else {"has": each.has}
                 logger().warning(
@@ -111,7 +111,7 @@ class LimitsCheck:
 
 
 async def _received(reader: MqttSession, mark: bytes, count: int) -> Probed:
-    """What comes of the probe with this mark, of `count` packets; what is left of an earlier one is taken away."""
+    """Receive the `count` packets of the probe with this mark; what is left of earlier ones is acknowledged, too."""
     num_small, has_large = 0, False
     while num_small + has_large < count:
         packets = await reader.receive(max_packets=NUM_PROBES, timeout_s=_QUIET_S)

@@ -17,10 +17,10 @@ class Outboxes:
         self._of_key: dict[bytes, Outbox] = {}
         self._to_catch_up = asyncio.Event()
 
-    def resume(self, place: Place, behind: Mapping[str, int]) -> None:
-        """At a start: what is before `place` has been offered, and these devices are behind, from there on."""
+    def resume(self, place: Place, undelivered: Mapping[str, int]) -> None:
+        """At a start: all before `place` was offered. `undelivered`: as of the method."""
         self.end, self.incarnation = place.offset, place.incarnation
-        for device, offset in behind.items():
+        for device, offset in undelivered.items():
             self.of_device(device).resume(offset)
 
     def of_device(self, device: str) -> Outbox:
@@ -45,13 +45,13 @@ class Outboxes:
                 each.forget()
         self.end, self.incarnation = end, incarnation
 
-    def behind(self) -> dict[str, int]:
-        """The first offset before the end that each device has not got, of those that have not got all."""
+    def undelivered(self) -> dict[str, int]:
+        """The first offset that each lagging device has not got."""
         places = {each.device: each.place(self.end) for each in self._of_key.values()}
         return {device: place for device, place in places.items() if place < self.end}
 
     async def to_catch_up(self) -> set[Outbox]:
-        """Those that have something only in Kafka and take it, once there are any."""
+        """Wait for outboxes that are to catch up; all of them."""
         while not (found := {each for each in self._of_key.values() if each.is_to_catch_up}):
             self._to_catch_up.clear()
             await self._to_catch_up.wait()

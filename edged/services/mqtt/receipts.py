@@ -1,7 +1,7 @@
-"""Sends a device its receipts, beside the bridge: the broker's word on them stands behind what it has sent before.
+"""Sends a device its receipts, by a task beside the bridge's.
 
-A bridge that waited for that word would read nothing meanwhile, and so never get it from a broker that sends more than
-the session's window: packets of QoS 0, or over MQTT 3.1.1.
+The broker's acknowledgement of a receipt comes after all packets that it has sent before. A bridge that waited for it
+would not read those, and never get it if they are more than the session's window: of QoS 0, or over MQTT 3.1.1.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from edged.ports import MqttSession
 from edged.services.mqtt.bridge_report import BridgeReport
 
 MAX_WAITING = 4096
-"""Of one device, the newest: it sends again what it has no receipt for."""
+"""Receipts of one device; older ones are dropped: it sends those samples again."""
 
 _ANSWER_S = 10.0
 _MAX_PER_PACKET = 256
 
 
 class Receipts:
-    """Of one device, in order. Lost with the process, never early."""
+    """Of one device, in order. A process that ends loses them; none is sent before Kafka holds its sample."""
 
     def __init__(self, session: MqttSession, topic: str, device: str, report: BridgeReport) -> None:
         self._session = session
@@ -32,7 +32,7 @@ class Receipts:
         self._some = asyncio.Event()
 
     def add(self, lines: Iterable[str]) -> None:
-        """To be sent. Kafka holds what they are for, or will never."""
+        """Queue receipts for samples that Kafka holds, or that are dead-lettered."""
         self._waiting.extend(lines)
         if (count := len(self._waiting) - MAX_WAITING) > 0:
             for _ in range(count):
@@ -42,7 +42,7 @@ class Receipts:
             self._some.set()
 
     async def run(self) -> None:
-        """Send them until cancelled. Without a connection they wait."""
+        """Send receipts until cancelled. Without a connection they wait."""
         backoff = Backoff()
         while True:
             await self._some.wait()
@@ -59,7 +59,7 @@ class Receipts:
                     backoff.reset()
 
     async def _send(self, some: list[str]) -> None:
-        """Tell the device, if it is there. Raises MqttUnavailable."""
+        """Publish one packet of receipts, and report those that were not delivered. Raises MqttUnavailable."""
         problem = ""
         try:
             async with asyncio.timeout(_ANSWER_S):

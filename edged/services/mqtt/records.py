@@ -1,6 +1,6 @@
-"""What a packet of a device becomes: records of its topic, in the form of any other device's, or what is wrong with it.
+"""Reads a device's packet: the records of its topic, in the form of any other device's, or what is wrong with it.
 
-Covers one packet; writes nothing. See also: `bridge`.
+Writes nothing. See also: `bridge`.
 """
 
 from collections.abc import Sequence
@@ -46,8 +46,8 @@ class Intake:
     """Of samples that came before: left out of `samples`, and their receipts are due again."""
 
 
-class Reader:
-    """Of one device's packets, which are to be written to `topic`."""
+class PacketReader:
+    """Reads packets of one device; `topic`: its topic in Kafka."""
 
     def __init__(self, site: str, device: Device, topic: str) -> None:
         self._site = site
@@ -98,7 +98,7 @@ class Reader:
                 raise RejectedRecord(WRONG_PACK, f"a label in it has more than {MAX_KEY_BYTES} bytes")
 
     def _of_sample(self, sample: Sample) -> Incoming:
-        """The id of a device that declares some: the pack's offset is the counter, its incarnation the series."""
+        """The offset in the pack is the id of a device that declares ids, with the incarnation as its series."""
         headers = () if sample.sampled_ms is None else (sampled_header(sample.sampled_ms),)
         sample_id = ""
         if self._device.id != "none":
@@ -109,7 +109,7 @@ class Reader:
 
 
 def _id_of(packet: Packet) -> str:
-    """Of a packet that is refused, as far as it can be told: its device may wait for a word on it."""
+    """The id of a packet that is rejected, where it has one: its device may wait for a receipt."""
     of_property = (value for name, value in packet.properties.user if name == properties.ID)
     of_topic = topics.id_level(packet.topic)
     return next(of_property, of_topic)

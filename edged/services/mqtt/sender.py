@@ -1,9 +1,10 @@
-"""Sends one device's predictions by MQTT, in order, each until the broker has it for somebody.
+"""Sends one device's predictions by MQTT, in order, each until the broker has a subscriber for it.
 
-Steps, for each one:
-1. it is the outbox's first; too old, it is dropped and counted
-2. the broker acknowledges it, and knows of a subscriber: only now it leaves the outbox, and its place is committed
-Without a connection, and while nobody subscribes, it stays the first, and the others stay in Kafka.
+Steps, for the first prediction in the outbox:
+1. drop and count it if it is too old
+2. publish it; it leaves the outbox once the broker has acknowledged it and has a subscriber, so that its place is
+   committed
+Without a connection or a subscriber it stays the first, and the others stay in Kafka.
 """
 
 import asyncio
@@ -18,11 +19,11 @@ from edged.services.mqtt.outbox import Outbox
 from edged.services.mqtt.report import DeliveryReport, unix_ms
 
 _RETRY_S, _IDLE_RETRY_S = 5.0, 60.0
-"""A device that takes none is tried again when it has sent a sample, but not more often than this, and now and then."""
+"""Before a device without a subscriber is tried again: at least, after it has sent a sample; at most, if it has not."""
 
 
 class Sender:
-    """Of one device. Its session is the bridge's: what stops one device stops no other."""
+    """Of one device, over the session of its bridge: a device that takes nothing holds up no other."""
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class Sender:
                 await self._until_retry()
 
     async def _send(self, record: Record, left_s: int) -> bool:
-        """Whether the broker has it for a subscriber. Raises MqttUnavailable."""
+        """Publish it; whether the broker has a subscriber for it. Raises MqttUnavailable."""
         device = self._outbox.device
         to = addressed(self._site, device, record.headers)
         if to.ignored:
@@ -83,7 +84,7 @@ class Sender:
         if (limits := self._session.limits) is not None and limits.version != "5":
             self._report.receivers_unknown()
         if verdict == "nobody":
-            self._report.nobody(device)
+            self._report.no_receiver(device)
         return verdict == "delivered"
 
     async def _until_retry(self) -> None:

@@ -9,8 +9,8 @@ from edged.domain.mqtt.limits import (
     BrokerLimits,
     Probed,
     Shortfall,
-    found,
-    said,
+    from_connack,
+    from_probe,
 )
 from edged.domain.mqtt.topics import MAX_VALUE_BYTES, may_answer_to, samples_topic
 from edged.domain.topology import Mqtt
@@ -40,7 +40,7 @@ def told(shortfalls):
     ],
 )  # fmt: skip
 def test_what_a_broker_says_is_compared(limits, shortfalls):
-    assert told(said(limits, MQTT)) == shortfalls
+    assert told(from_connack(limits, MQTT)) == shortfalls
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_what_a_broker_says_is_compared(limits, shortfalls):
     ],
 )
 def test_what_a_broker_did_with_a_probe_is_judged(probed, shortfalls):
-    assert told(found(probed, MQTT)) == shortfalls
+    assert told(from_probe(probed, MQTT)) == shortfalls
 
 
 def test_both_numbers_are_shown():

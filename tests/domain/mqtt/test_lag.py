@@ -1,10 +1,10 @@
-"""Devices that are behind, as a note: within what a broker takes with an offset, and never a loss within it."""
+"""Devices that lag, as a note: within what a broker takes with an offset, and never a loss within it."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.domain import place
-from edged.domain.mqtt.behind import MAX_DEVICES, from_note, to_note
+from edged.domain.mqtt.lag import MAX_DEVICES, from_note, to_note
 from edged.domain.place import Place
 
 BROKERS_DEFAULT = 4096
@@ -17,7 +17,7 @@ def test_devices_that_are_behind_are_found_again():
     assert from_note(note, 1000, ["cam", "meter", "other"]) == {"cam": 990, "meter": 0}
 
 
-def test_without_a_note_nobody_is_behind():
+def test_without_a_note_nobody_lags():
     assert to_note({}, 1000) == ""
     assert from_note("", 1000, ["cam"]) == {}
 
