@@ -144,6 +144,13 @@ EVENTS: Mapping[str, Event] = {
         "receipt.",
         client=str,
     ),
+    "mqtt.dropped": event(
+        "Packets of QoS 0 came faster than Kafka took them, and were dropped; packets: since the connection was first "
+        "made. With QoS 1 the device would have been slowed down instead.",
+        client=str,
+        packets=int,
+        suppressed=int,
+    ),
     "mqtt.bridged": event(
         "What the edge took from its MQTT devices since the last such line. Records: written to their Kafka topics, of "
         "`bytes`. Packs: packets of many samples. Duplicates: not written again, by their ids. Doubles: written, and "

@@ -72,7 +72,8 @@ class MqttSession(Protocol):
         """The next packets in the broker's order; empty when none came within `timeout_s`, also without a connection.
 
         What is not received yet is bounded by the session's window, so a caller that does not ask slows its broker
-        down, not itself. Cancelled: none is lost.
+        down, not itself; of QoS 0 a bounded number of bytes is kept, and what comes beyond is dropped and logged.
+        Cancelled: none is lost.
         """
 
     def acknowledge(self, packets: Sequence[Packet]) -> bool:

@@ -132,6 +132,11 @@ class Mosquitto(Broker):
             ["mosquitto_pub", *self._where(), "-q", "1", "-t", topic, "-s", *options], input=payload, check=True
         )
 
+    def publish_lines(self, topic: str, line: bytes, count: int) -> None:
+        """By `mosquitto_pub`, the same payload again and again, with QoS 0."""
+        command = ["mosquitto_pub", *self._where(), "-q", "0", "-t", topic, "-l"]
+        subprocess.run(command, input=(line + b"\n") * count, check=True)
+
     def subscriber(self, topic: str, *options: str) -> "subprocess.Popen[bytes]":
         """`mosquitto_sub`, whose output is piped."""
         return subprocess.Popen(

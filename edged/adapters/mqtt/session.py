@@ -169,7 +169,7 @@ class PahoSession:
 
     @property
     def _has_room(self) -> bool:
-        """Of MQTT 5, the broker sends no more by itself; while nothing is read, no acknowledgement is, either."""
+        """A broker of MQTT 5 sends no more by itself; while nothing is read, no acknowledgement is, either."""
         return len(self._received) <= self._options.window
 
     def _dial(self) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from edged.adapters.memory.health import RecordingHealth
 from edged.adapters.mqtt import PahoBroker, client, connection
+from edged.adapters.mqtt_received import MAX_UNASKED_BYTES
 from edged.domain.topology import Mqtt, Tls
 from edged.errors import ConfigError
 from tests.support.mosquitto import Mosquitto, Stranger, need_mosquitto
@@ -169,6 +170,22 @@ async def test_nor_while_what_waited_for_the_session_comes_before_the_answers(sl
             (packet,) = await session.receive(max_packets=1, timeout_s=60.0)
             assert packet.num_bytes == 200_000
             assert session.connection == 1
+
+
+async def test_a_flood_of_quality_0_is_read_on_and_dropped_where_nobody_takes_it(mosquitto, log_lines):
+    """Unread, it fills the broker's memory, which no setting of Mosquitto bounds, and takes all other devices along."""
+    async with (
+        PahoBroker(mosquitto.mqtt(), RecordingHealth()) as broker,
+        broker.session("edge", ["x"], part="device/cam") as session,
+    ):
+        await session.connected()
+        await asyncio.to_thread(mosquitto.publish_lines, "x", b"x" * 50_000, 100)
+        assert await session.publish("x", b"behind it") == "delivered"
+        packets = await session.receive(max_packets=1000, timeout_s=60.0)
+        assert sum(packet.num_bytes for packet in packets) < MAX_UNASKED_BYTES + 100_000
+        assert (packets[-1].payload, packets[-1].packet_id > 0) == (b"behind it", True)
+        assert len(packets) > 10
+    assert {line["client"] for line in log_lines("mqtt.dropped")} == {"edge"}
 
 
 async def test_leaving_ends_connections_that_are_under_way(process):
