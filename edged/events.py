@@ -536,7 +536,7 @@ EVENTS: Mapping[str, Event] = {
     ),
     "archive.damaged": event(
         "A source's newest file is damaged. If the log still has its packs they are archived again, and the file is "
-        "kept under another name; else the source continues behind it, and the file's blocks are missing until it is "
+        "kept under another name; else the source continues after it, and the file's blocks are missing until it is "
         "restored.",
         stream=str, source=str, first_offset=int, next_offset=int, reason=str, archived_again=bool,
     ),

@@ -5,7 +5,7 @@
 
 boot.py joins the Wi-Fi. In the topology the device has `transport: mqtt`, `id: counter` and `receipts: true`, and its
 stream `shape: [4]`, `dtype: float32`. MQTT 3.1.1 has no place for an id beside the payload, so it is in the topic,
-behind the label, which may be empty: greenhouse/iot/esp32-1//a1b2c3d4:17.
+after the label, which may be empty: greenhouse/iot/esp32-1//a1b2c3d4:17.
 
 The broker's acknowledgement does not outlast the broker's crash; edged's receipt does: a line with the id, on
 greenhouse/receipts/esp32-1. What has none is sent again, and edged knows by the id what it has already. The readings

@@ -1,6 +1,6 @@
-"""The edge's MQTT side: a session for each device, and the tasks of each; devices that a reload brings have them, too.
+"""The edge's MQTT side: a session for each device, and its tasks; also for devices that a reload adds.
 
-The client is loaded when there is a device that needs it: it is an extra.
+The client is an extra, and loaded when a device needs it.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class MqttDevices:
-    """All of one edge, as a service."""
+    """All MQTT devices of one edge, as one service."""
 
     def __init__(self, log: Log, in_use: TopologyInUse, edge: str, health: Health, timing: Timing) -> None:
         self._log = log
@@ -36,7 +36,7 @@ class MqttDevices:
         self._way_back = WayBack(log, edge, health, timing)
 
     async def run(self) -> None:
-        """Serve the devices that there are and those that come, until cancelled."""
+        """Serve the devices, and those that a reload adds, until cancelled."""
         topology = await self._with_devices()
         assert topology.mqtt is not None
         async with _entered(topology.mqtt, self._health) as broker, asyncio.TaskGroup() as group:
@@ -62,7 +62,7 @@ class MqttDevices:
         return Statistics(bridged_records=self._report.num_records)
 
     async def _with_devices(self) -> Topology:
-        """The topology once it has a device for this."""
+        """Wait for a topology with an MQTT device of this edge."""
         topology = self._in_use.topology
         while not topology.mqtt_devices_of(self._edge):
             topology = await self._in_use.other_than(topology)

@@ -22,7 +22,7 @@ class _OfJob(NamedTuple):
 
 
 class WayBack:
-    """All of one edge. Its tasks are in the task group of who calls."""
+    """All of one edge. Its tasks are in the caller's task group."""
 
     def __init__(self, log: Log, edge: str, health: Health, timing: Timing) -> None:
         self._log = log
@@ -32,7 +32,7 @@ class WayBack:
         self._jobs: dict[str, _OfJob] = {}
 
     def start(self, topology: Topology, tasks: asyncio.TaskGroup) -> None:
-        """Read the predictions of each job that has receivers by now; to be called before `serve` for its devices."""
+        """Read the predictions of each job with receivers. To be called before `serve` of their devices."""
         for job in topology.jobs:
             if job.name not in self._jobs and topology.receivers_of(self._edge, job):
                 self._jobs[job.name] = started = self._of_job(topology, job)

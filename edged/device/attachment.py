@@ -1,4 +1,4 @@
-"""What a device has to know of its site: a small part of the topology, which can be said without the file."""
+"""What a device needs to know of its site: a small part of the topology, which can be given without the file."""
 
 import re
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Attachment:
 
     @property
     def owner(self) -> dict[str, str]:
-        """Whose samples a buffer holds."""
+        """Identifies the device in the files of its buffer."""
         return {"site": self.site, "device": self.device.name}
 
 

@@ -124,7 +124,7 @@ class Device:
         """A device without a topology file: what the file would define.
 
         `address`: Kafka's brokers, reached with `security`; or a `domain.topology.Mqtt`. `receipts`: as in the file;
-        it decides nothing but what a broker's word is worth that speaks no more than MQTT 3.1.1.
+        matters only with a broker of MQTT 3.1.1, see `publish`.
         """
         stream = Stream("samples", shape, dtype, tuple(labels))
         if isinstance(address, Mqtt):
@@ -176,12 +176,12 @@ class Device:
 
     @property
     def trouble(self) -> str:
-        """Why nothing gets through; empty while it does."""
+        """Why nothing can be sent; empty while it can."""
         return self._link.trouble
 
     @property
     def backlog(self) -> Backlog:
-        """What is in the buffer, and what became of the rest."""
+        """What is in the buffer, and how many samples were dropped, damaged or refused."""
         outbox = self._outbox
         if not isinstance(outbox, DiskOutbox):
             return Backlog(refused=outbox.num_refused if outbox is not None else 0)
@@ -193,8 +193,7 @@ class Device:
 
         With a buffer: once it is durable on this device's disk. It is then delivered, unless the buffer's bounds drop
         it first, however often network, brokers, edge and this process end. Without one: once Kafka holds it, exactly
-        once; of an MQTT broker that speaks no more than 3.1.1, for a device without `receipts`, once the broker says
-        that it has it.
+        once; but with an MQTT broker of 3.1.1, and without `receipts`, once the broker has acknowledged it.
 
         `sampled_ms`: when it was taken, as Unix time; None: now, by this machine's clock. Raises ValueError for what no
         edge reads.

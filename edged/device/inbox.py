@@ -1,4 +1,4 @@
-"""The predictions that have come for a device: those for its own samples, each once, until its program takes them."""
+"""Predictions that have arrived for a device's own samples, each once, until its program takes them."""
 
 import hashlib
 from collections import OrderedDict, deque
@@ -11,10 +11,10 @@ from edged.errors import FormatError
 from edged.log import ThrottledLog
 
 _MAX_KEPT = 10_000
-"""Predictions that nobody has taken; older ones are dropped, and that is told."""
+"""Predictions that the program has not taken; of more, the oldest are dropped, and that is logged."""
 
 _MAX_KNOWN = 1_000
-"""Of the last ones it is known that they came: a broker may send one again."""
+"""Predictions that are recognised if the broker sends them again."""
 
 
 class Inbox:
@@ -36,7 +36,7 @@ class Inbox:
         return self._kept.popleft()
 
     def put(self, value: bytes, **place: int) -> None:
-        """What has come; `place`: in Kafka. Kept when it is for a sample of this device, and not there yet."""
+        """Keep a prediction for a sample of this device, unless it came before. `place`: in Kafka, for the log."""
         try:
             found = prediction.decode(value)
         except FormatError as error:

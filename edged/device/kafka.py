@@ -26,10 +26,10 @@ _MAX_BATCH_BYTES = 900_000
 _POLL_S = 1.0
 _MAX_RECORDS_PER_POLL = 256
 _SETTLE_S = 2.0
-"""What a process that was killed has sent is with the broker by then."""
+"""After this time the broker has all that a killed process sent."""
 
 _LOOK_BACK = 10_000
-"""Records of the device's own topic, from its end, among which those are that it has sent without hearing of it."""
+"""Records at the end of the device's topic, among which are those that a killed run sent without an answer."""
 
 
 class KafkaLink:
@@ -76,9 +76,9 @@ class KafkaLink:
             await self._log.append(messages[start : start + MAX_IN_FLIGHT], refuse_too_large=True)
 
     async def send(self, outbox: Outbox, num_left: int) -> None:
-        """Send what is in the outbox until cancelled. `num_left`: samples that an earlier run has left in it.
+        """Send samples from the outbox until cancelled. `num_left`: samples that an earlier run left in it.
 
-        A sample that the topic does not take, for its size, waits for its administrator, and the others with it.
+        A sample that is too large for the topic holds up the others until an administrator raises the topic's limit.
         """
         try:
             there = await self._there() if num_left else frozenset()

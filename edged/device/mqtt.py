@@ -1,8 +1,8 @@
 """A device's samples to the MQTT broker, until edged's own receipts; and its predictions from there.
 
-The broker's acknowledgement says that it has the sample, not that it will have it after a crash. edged's receipt says
-that Kafka holds it. Over MQTT 5 the device asks for receipts by itself; over 3.1.1 there are some where the topology
-says `receipts: true`, and otherwise the broker's word has to do.
+The broker's acknowledgement means that it has the sample, not that it still has it after a crash. edged's receipt means
+that Kafka holds it. Over MQTT 5 the device asks for receipts; over 3.1.1 it gets them if the topology has `receipts:
+true`, and otherwise the broker's acknowledgement counts.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ if TYPE_CHECKING:  # takes the extra `mqtt`
 
 
 _MAX_SAMPLES, _MAX_BYTES = 64, 2 << 20
-"""Without a receipt at a time."""
+"""At most, without a receipt at a time."""
 
 _SILENCE_S, _MAX_SILENCE_S = 10.0, 600.0
-"""Without a receipt, before the first sample is sent again; doubled each time."""
+"""After this time without a receipt the first sample is sent again; doubled each time."""
 
 _RECEIVE_S = 60.0
 _MAX_PACKETS = 64
@@ -86,7 +86,7 @@ class MqttLink:
             await self._arrived.wait()
 
     async def work(self, outbox: Outbox, inbox: Inbox) -> None:
-        """Send what is in the outbox, and take in what comes, until cancelled."""
+        """Send samples from the outbox, and handle receipts and predictions, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._fill(outbox))
             group.create_task(self._send(outbox, group))
@@ -103,7 +103,7 @@ class MqttLink:
                 self._changed.set()
 
     async def _send(self, outbox: Outbox, group: asyncio.TaskGroup) -> None:
-        """Tasks start in the order of their making, so the session gets the samples in theirs."""
+        """Tasks start in the order in which they are created, so the session gets the samples in order."""
         while True:
             await self._session.connected()
             if self._has_failed:
@@ -164,7 +164,7 @@ class MqttLink:
             self._session.acknowledge(packets)
 
     def _notice_connection(self) -> None:
-        """Another one: the broker may have been another one meanwhile, or have forgotten what it had."""
+        """After a reconnection: the broker may have forgotten what it had taken."""
         if self._session.connection != self._connection:
             self._connection = self._session.connection
             self._window.lost()
@@ -192,7 +192,7 @@ class MqttLink:
             self._room.set()
 
     def _refused(self, buffered: Buffered, outbox: Outbox, error: MqttRefused) -> None:
-        """Told to who waits for this sample; of a buffer's it is tried again, for an administrator may mend it."""
+        """Give up a sample that a caller waits for; retry one in a buffer: an administrator may grant the right."""
         if outbox.failed(error, buffered):
             self._window.drop(buffered.id)
             self._pass_on(outbox)
@@ -208,12 +208,12 @@ class MqttLink:
         self._changed.set()
 
     def _address(self, buffered: Buffered, *, is_v5: bool) -> tuple[str, PacketProperties]:
-        """Where the sample is published, and what stands beside it. Raises MqttRefused for what 3.1.1 cannot say."""
+        """The sample's topic and properties. Raises MqttRefused for a label that cannot be sent over 3.1.1."""
         site, name, kept = self._at.site, self._at.device.name, buffered.sample
         label = "" if kept.label is None else kept.label.decode()
         if is_v5:
-            said = ((LABEL, label),) if label else ()
-            user = (*said, (ID, buffered.id), (SAMPLED_MS, str(kept.sampled_ms)), (RECEIPT, "1"))
+            labels = ((LABEL, label),) if label else ()
+            user = (*labels, (ID, buffered.id), (SAMPLED_MS, str(kept.sampled_ms)), (RECEIPT, "1"))
             return topics.samples_topic(site, name), PacketProperties(user)
         if label and not topics.is_level(label):
             raise MqttRefused(f'the label "{label}" is no level of a topic, and the broker does not speak MQTT 5')

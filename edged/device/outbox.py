@@ -1,6 +1,6 @@
 """A device's samples between `publish` and the link that sends them: on its disk, or in memory.
 
-Belongs to one event loop. What runs beside the callers runs in `work`, a task that `Device` owns.
+For one event loop. `Device` runs `work` in a task of its own.
 """
 
 import asyncio
@@ -18,39 +18,39 @@ from edged.errors import BufferFull, EdgedError, RejectedRecord, StorageError
 from edged.log import ThrottledLog
 
 _KEEP_EVERY_S = 0.05
-"""Between two moves of the place on the disk."""
+"""Between two moves of the buffer's cursor."""
 
 
 class Outbox(Protocol):
-    """Samples on their way, in order. `series`: those of their ids. `num_refused`: samples refused for good."""
+    """Samples to be sent, in order. `series`: of their ids. `num_refused`: samples that the edge refused for good."""
 
     series: set[str]
     num_refused: int
 
     async def add(self, drafts: Sequence[Draft]) -> list[str]:
-        """The ids of the samples, once they are safe."""
+        """Add the samples; return their ids once they are safe."""
 
     async def take(self, max_samples: int, max_bytes: int) -> list[Buffered]:
-        """The next samples to be sent; waits for at least one."""
+        """Wait for the next samples to be sent, at least one."""
 
     def settled(self, buffered: Buffered, refusal: str = "") -> None:
-        """The sample has its receipt; `refusal`: it is none that the edge takes, and why."""
+        """The sample has its receipt. `refusal`: why the edge refuses it; empty if it does not."""
 
     def passed(self, position: Position) -> None:
-        """All samples up to there are settled."""
+        """All samples up to this position are settled."""
 
     def failed(self, error: EdgedError, buffered: Buffered | None = None) -> bool:
-        """Nothing is sent any more, or not this one, because of `error`; whether it is done with."""
+        """Nothing can be sent any more, or not this sample. Returns whether it is given up, rather than retried."""
 
     async def work(self) -> None:
-        """What is to be done meanwhile, until it is cancelled: so is then whoever still waits for an `add`."""
+        """Work in the background until cancelled; calls of `add` that still wait are cancelled then, too."""
 
     async def empty(self) -> None:
         """Wait until all samples are settled."""
 
 
 class MemoryOutbox:
-    """`add` returns once the samples have their receipts; a process that ends takes with it what has none."""
+    """`add` returns once the samples have their receipts. Samples without one are lost with the process."""
 
     def __init__(self) -> None:
         self.num_refused = 0
@@ -95,7 +95,7 @@ class MemoryOutbox:
         self._answer(buffered.id, RejectedRecord(refusal) if refusal else None)
 
     def passed(self, position: Position) -> None:
-        """Nothing to do: memory goes with the answer."""
+        """Do nothing: the sample is forgotten with its receipt."""
 
     def failed(self, error: EdgedError, buffered: Buffered | None = None) -> bool:
         if buffered is None:
@@ -105,7 +105,7 @@ class MemoryOutbox:
         return True
 
     async def work(self) -> None:
-        """Nothing to do beside the link; who still waits at the end is cancelled."""
+        """Do nothing; at the end, cancel calls of `add` that still wait."""
         try:
             await asyncio.Event().wait()
         finally:
@@ -126,7 +126,7 @@ class MemoryOutbox:
         return buffered
 
     def _give_up(self, names: Collection[str]) -> None:
-        """Forget what nobody waits for any more and is not under way: the broker may be away for long."""
+        """Forget samples that nobody waits for and that are not being sent: the broker may be away for long."""
         for each in [each for each in self._waiting if each.id in names]:
             self._waiting.remove(each)
             self._answer(each.id, None)
@@ -143,7 +143,7 @@ class MemoryOutbox:
 
 
 class _Request(NamedTuple):
-    """Drafts that one caller has published together; the answer gets their ids."""
+    """Drafts that one caller publishes together; `answer` gets their ids."""
 
     drafts: Sequence[Draft]
     num_bytes: int
@@ -151,7 +151,7 @@ class _Request(NamedTuple):
 
 
 class DiskOutbox:
-    """`add` returns once the samples are durable: what comes while the disk is busy is written together."""
+    """`add` returns once the samples are durable. Those that come while the disk is busy are written together."""
 
     def __init__(self, buffer: SampleBuffer) -> None:
         self.num_refused = 0
@@ -193,7 +193,7 @@ class DiskOutbox:
                 self._lines.warning("buffer.stuck", None, folder=str(self.buffer.folder), file="", err=str(error))
                 await backoff.wait()
                 continue
-            await self._notify()  # what was too old, or damaged, waits no more
+            await self._notify()  # expired and damaged samples need no receipt
             if found:
                 self.series |= {series_of(each.id) for each in found}
                 return found
@@ -211,7 +211,7 @@ class DiskOutbox:
         self._moved.set()
 
     def failed(self, error: EdgedError, buffered: Buffered | None = None) -> bool:
-        """What is on the disk stays there, and is tried again."""
+        """The sample stays on the disk, and is retried."""
         if buffered is None:
             self._failure = error
         return False
@@ -226,7 +226,7 @@ class DiskOutbox:
             await self._kept.wait_for(lambda: self.buffer.num_samples == 0)
 
     def close(self) -> None:
-        """In a worker: what has its receipt is forgotten, the rest is there for the next run."""
+        """In a worker: write the cursor. Samples without a receipt stay for the next run."""
         if self._position is not None:
             self.buffer.received(self._position)
         self.buffer.close()
@@ -243,7 +243,7 @@ class DiskOutbox:
                 request.answer.cancel()
 
     def _next_group(self) -> list[_Request]:
-        """As many requests as are written at once."""
+        """The requests that are written together."""
         group = [self._requests.popleft()]
         size = group[0].num_bytes
         while self._requests and size + self._requests[0].num_bytes <= MAX_APPEND_BYTES:
@@ -252,7 +252,7 @@ class DiskOutbox:
         return group
 
     async def _append(self, group: Sequence[_Request]) -> None:
-        """Where they find no room together, each alone."""
+        """Write the group; if it finds no room, each request alone."""
         try:
             ids = iter(await run_in_worker(self.buffer.append, [each for request in group for each in request.drafts]))
         except EdgedError as error:
@@ -283,13 +283,13 @@ class DiskOutbox:
             await asyncio.sleep(_KEEP_EVERY_S)
 
     async def _notify(self) -> None:
-        """Have it looked whether the buffer is empty."""
+        """Wake `empty`."""
         async with self._kept:
             self._kept.notify_all()
 
 
 def _parts(drafts: Sequence[Draft]) -> list[list[Draft]]:
-    """The drafts, as many at a time as are written at once."""
+    """Split the drafts into parts of one write each."""
     parts: list[list[Draft]] = []
     size = MAX_APPEND_BYTES
     for draft in drafts:

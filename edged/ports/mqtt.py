@@ -11,12 +11,12 @@ from typing import Literal, Protocol
 from edged.domain.mqtt.limits import BrokerLimits
 
 Verdict = Literal["delivered", "nobody"]
-"""Of a packet that the broker took. `nobody`: no session subscribes to its topic; only MQTT 5 brokers tell."""
+"""What became of an acknowledged packet. `nobody`: no session subscribes to its topic, which MQTT 5 alone reports."""
 
 
 @dataclass(frozen=True, slots=True)
 class PacketProperties:
-    """What a packet carries beside its payload. MQTT 3.1.1 has none of it: empty when received, left out when sent."""
+    """What a packet carries besides its payload. MQTT 3.1.1 has none of it: empty when received, left out when sent."""
 
     user: tuple[tuple[str, str], ...] = ()
     response_topic: str = ""
@@ -28,10 +28,10 @@ class PacketProperties:
 class Packet:
     """A PUBLISH as received.
 
-    `connection`: numbers the connections of this process, `session` the broker's sessions: a packet whose
-    acknowledgement did not arrive comes again in the same session with the same `packet_id`, and `is_resent`.
-    `packet_id` 0: of QoS 0, which nobody resends. `num_bytes`: of the payload as sent. `problem`: why this is not all
-    of the packet (it was larger than the session takes, or has too many properties); empty when it is.
+    `connection` numbers the connections of this process, `session` the broker's sessions: a packet that was not
+    acknowledged comes again in the same session, with the same `packet_id` and `is_resent`. `packet_id` 0: of QoS 0,
+    which is never resent. `num_bytes`: of the payload as sent. `problem`: why the packet is incomplete here (it is
+    larger than the session takes, or has too many properties); empty if it is complete.
     """
 
     topic: str
@@ -66,20 +66,20 @@ class MqttSession(Protocol):
         """Whether the broker still had the session at the first connection; None before that."""
 
     async def connected(self) -> None:
-        """Return once there is a connection and the broker has taken the subscriptions. Waits; cancel to stop."""
+        """Wait until there is a connection and the broker has accepted the subscriptions."""
 
     async def receive(self, *, max_packets: int, timeout_s: float) -> list[Packet]:
         """The next packets in the broker's order; empty when none came within `timeout_s`, also without a connection.
 
-        What is not received yet is bounded by the session's window, so a caller that does not ask slows its broker
-        down, not itself; of QoS 0 a bounded number of bytes is kept, and what comes beyond is dropped and logged.
+        Packets that wait for this call are bounded by the session's window: without it, the broker has to wait. Of QoS
+        0 a bounded number of bytes is kept; what comes beyond is dropped and logged.
         Cancelled: none is lost.
         """
 
     def acknowledge(self, packets: Sequence[Packet]) -> bool:
-        """Acknowledge in the order received, which MQTT asks for; whether it was sent.
+        """Acknowledge the packets, in the order received, as MQTT requires. Returns whether that was sent for all.
 
-        Not where the connection that brought one of them is gone: the broker sends it again.
+        It is not for a packet whose connection is gone: the broker sends that one again.
         """
 
     async def publish(
@@ -95,13 +95,13 @@ class MqttSession(Protocol):
         """
 
     def pause(self) -> None:
-        """Close the connection, so that the broker keeps what comes, until `resume`.
+        """Close the connection until `resume`; the broker queues packets meanwhile.
 
-        Packets with an id that were not received yet are dropped here: they come again.
+        Packets that wait for `receive` are dropped unless they are of QoS 0: they come again.
         """
 
     def resume(self) -> None:
-        """Connect again after `pause`; nothing otherwise."""
+        """Connect again after `pause`; otherwise do nothing."""
 
 
 class MqttBroker(Protocol):
@@ -110,7 +110,7 @@ class MqttBroker(Protocol):
     def session(
         self, client_id: str, subscriptions: Sequence[str] = (), *, part: str
     ) -> AbstractAsyncContextManager[MqttSession]:
-        """The session of this client id, of which the broker keeps one: whoever connects with the same id takes it.
+        """The persistent session of this client id; another client that connects with the same id takes it over.
 
-        `part`: of health, for what concerns this session alone; that nothing can be reached is the part `mqtt`.
+        `part`: of health, for problems of this session alone; a broker that cannot be reached is the part `mqtt`.
         """

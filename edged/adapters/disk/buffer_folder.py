@@ -3,7 +3,7 @@
     0000000007-4f1c9a2e03b7-0000000001.samples     see `domain.device.segments`; begins with a line that names its owner
     cursor                                         the first sample without a receipt, as JSON; replaced by renaming
 
-What else lies there is left alone. All methods raise OSError. See also: `sample_buffer`, which knows what they mean.
+Other files are left alone. All methods raise OSError. See also: `sample_buffer`, which decides what is in the files.
 """
 
 import contextlib
@@ -38,9 +38,9 @@ _HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
 
 class Cursor(NamedTuple):
-    """`series`, `next`: how the numbers go on after a run that ended cleanly; empty and 0 after another one.
+    """`first`: the first sample without a receipt. `series`, `next`: of the next sample, after a clean end.
 
-    `boot`: of the machine that wrote it, see `this_boot`; files from `boot_file` on were written since then.
+    `boot`: the machine's at the time, see `this_boot`; files from `boot_file` on were written in it.
     """
 
     first: Position = Position(0, 0)
@@ -59,7 +59,7 @@ class Found(NamedTuple):
 
 
 class End(NamedTuple):
-    """`next`: the number after the last sample; 0: there is none. `at`: the byte after it. `steady_ms`: as in Kept."""
+    """`next`: the number after the last sample, 0 without one. `at`: the byte after it. `steady_ms`: as in Kept."""
 
     next: int
     at: int
@@ -67,7 +67,7 @@ class End(NamedTuple):
 
 
 def this_boot() -> str:
-    """The name of this machine's run, in which its steady clock goes on; empty where it is unknown."""
+    """The id of this boot of the machine, in which its monotonic clock goes on; empty where it is unknown."""
     try:
         return _BOOT_ID.read_text("ascii").strip()
     except (OSError, ValueError):
@@ -88,7 +88,7 @@ class BufferFolder:
         try:
             self._take()
             self.num_foreign = 0
-            """Other files that lie there."""
+            """Files in the folder that are not the buffer's."""
         except BaseException:
             os.close(self._lock)
             raise
@@ -111,9 +111,9 @@ class BufferFolder:
         return sorted(found)
 
     def check(self, name: SegmentName) -> None:
-        """Raise StateFolderRefused for samples that are another device's, or that another version has written.
+        """Raise StateFolderRefused for samples of another device, or of another version of edged.
 
-        What is damaged tells neither, and is none of that.
+        A damaged header is passed over: it names neither.
         """
         with self._folder.joinpath(str(name)).open("rb") as file:
             line = file.readline(HEADER_BYTES)
@@ -149,7 +149,7 @@ class BufferFolder:
         return end if end.next else End(0, min(size, HEADER_BYTES))
 
     def read(self, name: SegmentName, at: int, num_bytes: int) -> bytes:
-        """Bytes of the file."""
+        """At most `num_bytes` of the file, from the byte `at` on."""
         descriptor = os.open(self._folder / str(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             return os.pread(descriptor, num_bytes, at)
@@ -157,13 +157,13 @@ class BufferFolder:
             os.close(descriptor)
 
     def cut(self, name: SegmentName, num_bytes: int) -> None:
-        """End the file there, durably."""
+        """Truncate the file to this length, durably."""
         with self._folder.joinpath(str(name)).open("r+b") as file:
             file.truncate(num_bytes)
             os.fsync(file.fileno())
 
     def create(self, name: SegmentName) -> "SegmentFile":
-        """A new file of samples, durably there."""
+        """Create a file of samples, durably."""
         header = json.dumps({"version": _VERSION, **self._owner}, separators=(",", ":")).encode() + b"\n"
         file = SegmentFile(self._folder / str(name))
         try:
@@ -177,11 +177,11 @@ class BufferFolder:
         return file
 
     def delete(self, name: SegmentName) -> None:
-        """Delete the file, if it is there; not durably: it may be back after a crash, and is behind the cursor then."""
+        """Delete the file, if it exists; not durably: after a crash it may be back, and lies before the cursor."""
         self._folder.joinpath(str(name)).unlink(missing_ok=True)
 
     def cursor(self) -> Cursor | None:
-        """The cursor; None where it cannot be told."""
+        """The cursor; None if it cannot be read."""
         try:
             values = json.loads(read_regular(self._folder / _CURSOR, _MAX_CURSOR_BYTES))
             version = format_version.check(values["version"], _CURSOR_VERSION, _FORMER_CURSOR_VERSION)
@@ -196,7 +196,7 @@ class BufferFolder:
             return None
 
     def set_cursor(self, cursor: Cursor) -> None:
-        """Replace it, durably and at once."""
+        """Replace the cursor, durably and atomically."""
         values = {"version": _CURSOR_VERSION, **cursor.first._asdict(), **cursor._asdict()}
         del values["first"]
         temporary = self._folder / _TEMPORARY
@@ -225,10 +225,10 @@ class SegmentFile:
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
         self.num_bytes = 0
-        """As far as it is durable."""
+        """Bytes that are durable."""
 
     def append(self, data: bytes) -> None:
-        """Write and sync. Raises OSError: the file is then cut to what was durable, if the disk lets it be."""
+        """Write and sync. Raises OSError; the file is then truncated to what was durable, if the disk allows."""
         try:
             view = memoryview(data)
             while view:

@@ -1,8 +1,8 @@
-"""A device's samples on a disk, in order, from when they are published until their receipts: a bounded queue of files.
+"""A bounded queue of files: a device's samples on its disk, in order, from `publish` until their receipts.
 
-What `append` has returned for is synced, so it outlasts a power cut on a disk that keeps its word. Reading goes ahead
-of the receipts; after a restart it begins again at the first sample without one. Synchronous: for worker threads,
-several at once. See also: `domain.device` (frames, names and bounds) and `buffer_folder` (the files).
+Samples are synced before `append` returns, and so outlast a power cut on a disk that honours it. Reading runs ahead of
+the receipts; after a restart it begins again at the first sample without one. Synchronous, for worker threads, several
+at once. See also: `domain.device` (frames, names and bounds) and `buffer_folder` (the files).
 """
 
 import errno
@@ -24,15 +24,15 @@ from edged.errors import BufferFull, DiskFull, StateFolderRefused, StorageError
 from edged.log import ThrottledLog, logger
 
 _CURSOR_EVERY_S = 1.0
-"""Of receipts: a crash takes that many with it, and their samples are sent once more."""
+"""Between two writes of the cursor: after a crash, samples with later receipts are sent once more."""
 
 _READ_BYTES = 128 * 1024
 
 MAX_APPEND_BYTES = 1 << 20
-"""What is written at once goes into one file."""
+"""Of frames in one write, all of which go into one file."""
 
 _MAX_FAILURES = 3
-"""Times that a piece of a file cannot be read before it is taken for damaged."""
+"""Failed reads in a row before a piece of a file counts as damaged."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -40,10 +40,9 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 class SampleBuffer:
     """The buffer in `folder`, which is created if missing, of the device that `owner` describes; until `close`.
 
-    `dropped`: samples removed before their receipt, for their age or because there was no room; some of them may just
-    have been sent. `damaged`: those that could not be read any more. Raises AlreadyRunning when another process has the
-    folder, StateFolderRefused when it cannot be used. What a crash left of the last write is cut off, counted and
-    logged.
+    `dropped`: samples removed before their receipt, because they were too old or there was no room; some may have been
+    sent already. `damaged`: samples that could not be read. Raises AlreadyRunning when another process has the folder,
+    StateFolderRefused when it cannot be used. What a crash left of the last write is cut off, counted and logged.
     """
 
     def __init__(
@@ -64,11 +63,11 @@ class SampleBuffer:
         self._segments: list[Segment] = []
         self._cursor = self._read = Position(0, 0)
         self._passed: list[Passed] = []
-        """Ahead of the cursor, in order: dropped or damaged, and counted."""
+        """Samples after the cursor, in order, that were dropped or are damaged, and have been counted."""
         self._read_at = 0
         self._file: SegmentFile | None = None
         self._next_file = 0
-        self._told_s = -_CURSOR_EVERY_S
+        self._cursor_written_s = -_CURSOR_EVERY_S
         self._failures = 0
         self.dropped = 0
         self.damaged = 0
@@ -84,24 +83,24 @@ class SampleBuffer:
 
     @property
     def series(self) -> str:
-        """The one that numbers are given in now."""
+        """The series of the next samples' ids."""
         return self._series
 
     @property
     def num_samples(self) -> int:
-        """Samples without a receipt, that one is waited for."""
+        """Samples that wait for their receipt."""
         return num_from(self._segments, self._cursor) - sum(each.num_samples for each in self._passed)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of its files; at most those of its bounds."""
+        """Bytes of its files, at most `max_bytes`."""
         return sum(each.num_bytes for each in self._segments)
 
     def append(self, drafts: Sequence[Draft]) -> list[str]:
-        """Keep the samples, all or none; their ids, once they are durable. At most MAX_APPEND_BYTES of frames, or one.
+        """Write the samples, all or none. Returns their ids once they are durable.
 
-        Raises BufferFull when they find no room and the oldest may not be dropped, DiskFull or StorageError when the
-        disk refuses; it is then possible, though unlikely, that they are delivered.
+        They are at most MAX_APPEND_BYTES of frames, or one sample. Raises BufferFull when there is no room and the
+        oldest may not be dropped, DiskFull or StorageError when the disk refuses; they may be delivered even so.
         """
         with self._lock:
             self._drop_expired()
@@ -120,7 +119,7 @@ class SampleBuffer:
                     ) from error
 
     def read(self, max_samples: int, max_bytes: int) -> list[Buffered]:
-        """The next samples after those read last, at least one where there is one; [] at the end."""
+        """The next samples: at least one, whatever the limits, or [] at the end."""
         with self._lock:
             self._drop_expired()
             found: list[Buffered] = []
@@ -134,12 +133,12 @@ class SampleBuffer:
             return found
 
     def received(self, position: Position) -> None:
-        """All up to this one have their receipts: they are deleted, at once or with others of their file."""
+        """All samples up to this position have their receipts. A file is deleted once all of its samples have."""
         with self._lock:
             self._advance(_after(position))
             now_s = self._steady_s()
-            if now_s - self._told_s >= _CURSOR_EVERY_S:
-                self._told_s = now_s
+            if now_s - self._cursor_written_s >= _CURSOR_EVERY_S:
+                self._cursor_written_s = now_s
                 self._write_cursor()
 
     def close(self) -> None:
@@ -180,7 +179,7 @@ class SampleBuffer:
         )  # fmt: skip
 
     def _take_over(self, found: Sequence[Found]) -> int:
-        """Take the files of earlier runs; the bytes of torn frames that were cut off."""
+        """Take over the files of earlier runs. Returns the bytes of torn frames that were cut off."""
         torn_bytes = 0
         for each, following in itertools.zip_longest(found, found[1:]):
             if following is not None and following.name.series == each.name.series:
@@ -206,7 +205,7 @@ class SampleBuffer:
                 )
 
     def _write(self, drafts: Sequence[Draft], incoming: int) -> list[str]:
-        """Raises OSError: nothing is kept then."""
+        """Write to the present file, or to a new one. Raises OSError: nothing is kept then."""
         if self._file is None or self._bounds.is_over(self._segments[-1], incoming, self._steady_s()):
             self._begin_file()
         assert self._file is not None
@@ -235,7 +234,7 @@ class SampleBuffer:
         self._segments.append(Segment(name, self._next, self._file.num_bytes, self._now_ms(), self._steady_s()))
 
     def _abandon_file(self) -> None:
-        """Nobody knows what of the last write is on the disk: no number of it is used again."""
+        """After a failed write, parts of which may be on the disk: its numbers are not used again."""
         self._close_file()
         if self._segments[-1].next == self._segments[-1].name.first:
             self._remove(self._segments.pop())
@@ -247,7 +246,7 @@ class SampleBuffer:
             self._file = None
 
     def _segment_to_read(self) -> Segment | None:
-        """The one that has what comes next, durably; what is missing at the end of others is counted."""
+        """The segment with the next durable sample, if any. Samples that are missing before it count as damaged."""
         for segment in self._segments:
             if segment.name.file > self._read.file:
                 self._go_to(segment.first)
@@ -258,7 +257,7 @@ class SampleBuffer:
         return None
 
     def _read_some(self, segment: Segment, found: list[Buffered], max_samples: int, max_bytes: int) -> int:
-        """Read on in the segment, up to these limits; the bytes of payloads read."""
+        """Read on in the segment, up to these limits. Returns the bytes of payloads read."""
         num_bytes = 0
         scanned = self._scan(segment)
         for kept, end in scanned.frames:
@@ -280,7 +279,7 @@ class SampleBuffer:
         return num_bytes
 
     def _scan(self, segment: Segment) -> Scan:
-        """What comes next in the file: a piece, or as much as the largest frame."""
+        """Scan the next piece of the file; if no frame ends in it, as much as the largest frame has."""
         left = segment.num_bytes - self._read_at
         try:
             for size in (min(left, _READ_BYTES), min(left, MAX_FRAME_BYTES)):
@@ -298,7 +297,7 @@ class SampleBuffer:
         return scanned
 
     def _pass_over(self, number: int) -> None:
-        """What comes next in the file has this number: the ones before it are damaged."""
+        """The next sample in the file has this number: those before it are damaged."""
         missing = number - self._read.number
         if missing > 0:
             self.damaged += missing
@@ -307,7 +306,7 @@ class SampleBuffer:
         self._read = Position(self._read.file, max(number, self._read.number))
 
     def _note_passed(self, passed: Passed) -> None:
-        """They need no receipt."""
+        """These samples wait for no receipt."""
         if self._passed and self._passed[-1].end == passed.first:
             before = self._passed.pop()
             passed = Passed(before.first, before.num_samples + passed.num_samples)
@@ -332,14 +331,14 @@ class SampleBuffer:
         return age_s(segment.last_ms, self._now_ms())
 
     def _last_s(self, segment: Segment) -> float:
-        """When a process before this one wrote its last sample, by the clock that nobody has set since the start."""
+        """When an earlier process of this boot wrote the segment's last sample, by the monotonic clock."""
         try:
             return self._folder.end(segment.name).steady_ms / 1000
         except OSError:
             return self._steady_s()  # its samples tell, once they can be read
 
     def _drop_oldest(self, reason: str) -> bool:
-        """Delete the oldest file; False when there is none but the one that is being written."""
+        """Delete the oldest file. Returns False if there is only the one that is being written."""
         if not self._segments or (len(self._segments) == 1 and self._file is not None):
             return False
         oldest = self._segments.pop(0)
@@ -360,7 +359,7 @@ class SampleBuffer:
             )
 
     def _advance(self, cursor: Position) -> None:
-        """Move the cursor, on over what needs no receipt, and delete the files before it."""
+        """Move the cursor, on past samples that need no receipt, and delete the files before it."""
         self._cursor = max(self._cursor, cursor)
         while self._segments:
             self._cursor = max(self._cursor, self._segments[0].first)

@@ -1,7 +1,7 @@
-"""paho's client for one connection over a socket that exists already: what is sent, and the broker's acknowledgements.
+"""paho's client for one connection over an open socket: what is sent, and the broker's acknowledgements.
 
-Nothing that the broker publishes passes through it, see `inbound`. It is never connected again: paho would send anew
-what a caller has been told is lost.
+What the broker publishes does not pass through it, see `inbound`. It is never reconnected: paho would resend packets
+that its caller has been told are lost.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from edged.domain.mqtt.limits import SESSION_EXPIRY_S
 from edged.ports import PacketProperties
 
 KEEPALIVE_S = 15
-"""A link that was cut without a word is noticed within twice this and a bit."""
+"""A link that was cut without a FIN is noticed within a little more than twice this time."""
 
 _MAX_IN_FLIGHT = 20
 """Packets published and not acknowledged, where the broker states no limit."""
@@ -26,7 +26,7 @@ _NEVER_SEND_RETAINED = 2
 
 
 class Wire:
-    """The socket as paho sees it: it reads what was given to it, and what it writes is sent by `flush`."""
+    """The socket as paho sees it: reads what `give` was called with; what is written waits in `unsent`."""
 
     def __init__(self, fileno: int) -> None:
         self._fileno = fileno
@@ -39,7 +39,7 @@ class Wire:
         return bool(self._given)
 
     def give(self, first: int, body: bytes | bytearray) -> None:
-        """A packet for paho."""
+        """Have paho read this packet next."""
         self._given.append(first)
         size = len(body)
         while True:

@@ -1,6 +1,6 @@
-"""One connection to the broker, from the open socket to its end: bytes both ways on the event loop, and time.
+"""One connection to the broker, from the open socket to its end: reading, writing and timeouts on the event loop.
 
-Knows nothing of sessions: what happens is told to its owner. See also: `session`.
+Knows nothing of sessions: calls its owner. See also: `session`.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ ANSWER_TIMEOUT_S = 10.0
 """Of silence, before CONNACK and before SUBACK: a broker sends what waited for the session in between."""
 
 MAX_UNANSWERED = 256
-"""Packets published and not acknowledged, also those that nobody waits for any more: paho keeps them all."""
+"""Published packets without an answer, including cancelled ones: paho keeps them all in memory."""
 
 _TICK_S = KEEPALIVE_S / 3
 _MOVING_BYTES = 1024
@@ -50,19 +50,19 @@ _FAILED = 0x80
 
 
 class Owner(Protocol):
-    """Who is told what happens, in the event loop's thread, never from within a call of its own but `close`."""
+    """Called in the event loop's thread; during a call to the connection only by `close`."""
 
     def accepted(self, limits: BrokerLimits, *, is_resumed: bool) -> None:
-        """The broker has taken the client; what it published before comes from now on."""
+        """The broker has accepted the client, and sends what it has queued."""
 
     def subscribed(self) -> None:
-        """The broker has taken the subscriptions."""
+        """The broker has accepted the subscriptions."""
 
     def arrived(self, packet: Packet) -> bool:
-        """A packet was published to us. Whether more may come: if not, nothing is read until `read_on`."""
+        """A packet has arrived. Returns whether to read on; if not, nothing is read until `read_on`."""
 
     def ended(self, end: End) -> None:
-        """The last word."""
+        """The connection has ended; nothing is called after this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Connection:
         self._client.ack(packet_id, 1)
 
     def publish(self, topic: str, payload: bytes, properties: PacketProperties) -> "asyncio.Future[Verdict]":
-        """Queue the packet; the future gets the broker's verdict, or MqttRefused or MqttUnavailable."""
+        """Queue the packet; the future gets the broker's verdict, MqttRefused or MqttUnavailable."""
         if self._end is not None:
             raise MqttUnavailable(self._end.reason)
         if len(self._waiting) >= MAX_UNANSWERED:
@@ -129,14 +129,14 @@ class Connection:
         return future
 
     def read_on(self) -> None:
-        """There is room again."""
+        """Read again after `arrived` has returned False."""
         if self._is_held and self._end is None:
             self._is_held = False
             self._loop.add_reader(self._socket, self._read)
             self._loop.call_soon(self._read)  # what TLS has unpacked already shows at no socket
 
     def close(self) -> None:
-        """Say goodbye, as far as the socket takes it at once, and end. The broker keeps the session."""
+        """Send DISCONNECT if the socket takes it at once, and close. The broker keeps the session."""
         if self._end is None:
             self._is_closing = True
             self._client.disconnect()

@@ -1,7 +1,6 @@
-"""Makes connections to one broker, in two worker threads for all sessions: names are looked up, TLS shakes hands.
+"""Opens sockets to one broker, in two threads of its own for all sessions: name lookup, TCP and TLS handshakes.
 
-A broker that cannot be reached takes seconds of a thread each time; those that the process has for its work are left
-alone.
+Each attempt to reach a broker that is away blocks a thread for seconds, so the process's workers are not used.
 """
 
 import asyncio
@@ -26,7 +25,7 @@ Done = Callable[[socket.socket | None, Exception | None], None]
 
 
 class Dialer:
-    """A context manager; leaving it ends what is under way."""
+    """A context manager; leaving it ends connections that are being made."""
 
     def __init__(self, mqtt: Mqtt) -> None:
         self._mqtt = mqtt
@@ -47,15 +46,15 @@ class Dialer:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def dial(self, done: Done) -> Callable[[], None]:
-        """Connect in a thread; `done` gets the socket, without blocking, or the error, in the event loop's thread.
+        """Connect in a thread; `done` is called in the event loop's thread with a non-blocking socket, or the error.
 
-        Returns what gives the connection up: `done` is not called any more.
+        Returns a function that gives up: after it, `done` is not called.
         """
         is_wanted = True
 
         def dialed(future: "asyncio.Future[socket.socket]") -> None:
             if is_wanted:
-                _tell(done, future)
+                _call(done, future)
             else:
                 _close(future)
 
@@ -90,7 +89,7 @@ class Dialer:
         return made
 
     def _encrypted(self, made: socket.socket, files: Tls) -> ssl.SSLSocket:
-        """The files are read for each connection, so that a renewed certificate is taken."""
+        """Reads the certificate files each time: they may have been renewed."""
         context = tls.context(files, "mqtt.tls")
         wrapped = context.wrap_socket(made, server_hostname=self._mqtt.host, do_handshake_on_connect=False)
         with self._under_way(wrapped):
@@ -98,13 +97,13 @@ class Dialer:
         return wrapped
 
     def _check_wanted(self) -> None:
-        """Who leaves after this looks among `_dialing`."""
+        """A dialer that is left after this finds the socket in `_dialing`."""
         if self._is_over:
             raise ConnectionAbortedError("the broker was left")
 
     @contextlib.contextmanager
     def _under_way(self, made: socket.socket) -> Iterator[None]:
-        """Inside, who leaves the dialer shuts the socket down. What fails closes it."""
+        """While the body runs, leaving the dialer shuts the socket down. If the body fails, the socket is closed."""
         self._dialing.add(made)
         try:
             self._check_wanted()
@@ -116,7 +115,7 @@ class Dialer:
             self._dialing.discard(made)
 
 
-def _tell(done: Done, future: "asyncio.Future[socket.socket]") -> None:
+def _call(done: Done, future: "asyncio.Future[socket.socket]") -> None:
     if future.cancelled():
         return
     error = future.exception()

@@ -1,7 +1,7 @@
-"""What comes from the broker: packets out of bytes, and PUBLISH packets out of those; of whatever length, bounded.
+"""Parses what the broker sends: bytes into packets, and PUBLISH packets; of any length, in bounded memory.
 
-Knows no socket and no client. A packet that is too large is kept as far as there is room, and its rest passed over: it
-would come again after each reconnection, so who received it has to be able to say what is wrong and acknowledge it.
+Knows no socket and no client. Of a packet that is too large the first part is kept and the rest is skipped: it must be
+received, so that it can be acknowledged, or it would come again after each reconnection.
 """
 
 import struct
@@ -13,7 +13,7 @@ from edged.ports import Packet, PacketProperties
 
 
 class Kind(IntEnum):
-    """Kinds of packets, as far as they matter here: the upper half of the first byte."""
+    """The kinds of packets that matter here: the upper half of the first byte."""
 
     CONNACK = 2
     PUBLISH = 3
@@ -21,7 +21,7 @@ class Kind(IntEnum):
 
 
 MAX_OTHER_BYTES = 64 << 10
-"""Of a packet that is no PUBLISH: acknowledgements, with a reason in words perhaps."""
+"""Of a packet other than PUBLISH: an acknowledgement, perhaps with a reason string."""
 
 MAX_USER_PROPERTIES = 32
 """Of one packet. Each takes some microseconds of the event loop, and a packet of 2 MB has room for 400,000."""
@@ -37,12 +37,12 @@ _EXPIRY, _RESPONSE_TOPIC, _CORRELATION, _USER = 2, 8, 9, 38
 
 
 class ProtocolViolation(Exception):  # noqa: N818 - a verdict on the other side
-    """The bytes are not MQTT's, or not what may come now. The message says what is wrong."""
+    """The bytes are not MQTT, or not allowed at this point. The message says what is wrong."""
 
 
 @dataclass(slots=True)
 class Frame:
-    """One packet. `body`: behind the fixed header, cut off where it is longer than is kept; `num_bytes`: all of it."""
+    """One packet. `body`: after the fixed header, cut at what is kept; `num_bytes`: its whole length."""
 
     first: int
     num_bytes: int
@@ -113,8 +113,8 @@ class Framer:
 def publish(frame: Frame, *, has_properties: bool) -> Packet:
     """Read a PUBLISH, of no session and connection yet; `has_properties`: MQTT 5.
 
-    Raises ProtocolViolation for what no broker may send. That a device's own words are wrong is a problem of its packet
-    alone, which can be acknowledged.
+    Raises ProtocolViolation for what no broker may send. What a device may have got wrong is a `problem` of its packet,
+    which can be acknowledged.
     """
     qos = frame.first >> 1 & 3
     if qos > 1:
@@ -157,7 +157,7 @@ def publish(frame: Frame, *, has_properties: bool) -> Packet:
 
 
 def disconnect_reason(frame: Frame) -> int:
-    """The reason of a DISCONNECT, which none is a normal one's."""
+    """The reason code of a DISCONNECT; 0, a normal one, if it has none."""
     return frame.body[0] if frame.body else 0
 
 

@@ -1,4 +1,4 @@
-"""Whether the broker can be reached, by what its sessions meet: one part of health for all of them."""
+"""Whether the broker can be reached, as its sessions find: one part of health for all of them."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from edged.ports import Health
 
 
 class Outage:
-    """Degrades the part `mqtt` with the first session that is refused or cut off for long; recovers it after the last.
+    """Degrades the part `mqtt` when a session is refused, or cut off for long; recovers it when none is any more.
 
     `where`: the broker's address, for reasons. `deadline_s`: a broker that restarts is no news.
     """
@@ -17,23 +17,23 @@ class Outage:
         self._where = where
         self._deadline_s = deadline_s
         self._since_s: dict[object, float] = {}
-        self._told: set[object] = set()
+        self._reported: set[object] = set()
 
     def begin(self, session: object, reason: str, *, at_once: bool) -> None:
         """The session has no connection, because of `reason`."""
         now_s = asyncio.get_running_loop().time()
         since_s = self._since_s.setdefault(session, now_s)
-        if at_once or now_s - since_s >= self._deadline_s or session in self._told:
-            self._told.add(session)
+        if at_once or now_s - since_s >= self._deadline_s or session in self._reported:
+            self._reported.add(session)
             self._health.degraded("mqtt", f"{self._where}: {reason}", awaited=False)
 
     def end(self, session: object) -> None:
-        """The broker has taken the session."""
+        """The broker has accepted the session."""
         self.withdraw(session)
-        if not self._told:
+        if not self._reported:
             self._health.recovered("mqtt")
 
     def withdraw(self, session: object) -> None:
-        """The session is left. Recovers nothing: only an answer does."""
+        """The session is left. That alone does not recover the part: only an accepted session does."""
         self._since_s.pop(session, None)
-        self._told.discard(session)
+        self._reported.discard(session)

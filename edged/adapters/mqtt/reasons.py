@@ -1,4 +1,4 @@
-"""A broker's no, and what a connection ended of, in words; whether it is for good.
+"""Why a broker refused, or a connection ended, in words; and whether it would be the same again.
 
 Covers MQTT's reason codes and the errors of sockets and TLS.
 """
@@ -39,7 +39,7 @@ EndKind = Literal["lost", "hung_up", "refused", "version", "taken_over", "closed
 class End:
     """Why a connection ended, or never began.
 
-    `hung_up`: by a broker that had taken the client, without a word. `refused`: by an answer that would be the same
+    `hung_up`: by a broker that had accepted the client, silently. `refused`: by an answer that would be the same
     again. `version`: MQTT 5 is not spoken there. `closed`: by us.
     """
 

@@ -1,6 +1,6 @@
-"""One persistent session over one connection after the other: what was received, what was acknowledged, when to retry.
+"""One persistent session over successive connections: acknowledgements, publishing, and when to reconnect.
 
-Covers no bytes and no sockets, see `connection`. Nothing here is a task: sockets and timers call.
+Has no task: called by sockets and timers. See also: `connection` (bytes) and `mqtt_received` (packets that wait).
 """
 
 import asyncio
@@ -26,10 +26,10 @@ _TAKEN_OVER_S = 60.0
 """Two clients with one id would throw each other out as fast as they connect."""
 
 _STABLE_S = 120.0
-"""A connection that lives so long is a good one: what came before is over."""
+"""A connection that lasts this long ends earlier trouble: retries begin with short waits again."""
 
 _MAX_HUNG_UP = 3
-"""Connections in a row that a broker closes without a word. Not all say that another client has taken the session."""
+"""Connections in a row that a broker closes without a reason, before it is taken for a takeover by another client."""
 
 _NONE = PacketProperties()
 
@@ -85,7 +85,7 @@ class PahoSession:
         self._dial()
 
     def close(self) -> None:
-        """Say goodbye; nothing connects any more."""
+        """Disconnect, and do not connect again."""
         self._stop("the session was left")
         self._outage.withdraw(self)
 
@@ -130,7 +130,7 @@ class PahoSession:
         if not self._is_wanted:
             self.open()
 
-    # What the dialer and the connection tell.
+    # Called by the dialer and the connection.
 
     def accepted(self, limits: BrokerLimits, *, is_resumed: bool) -> None:
         """See `connection.Owner`."""
@@ -197,7 +197,7 @@ class PahoSession:
         self._reason = reason
 
     def _understood(self, end: End) -> End:
-        """A broker that takes the client again and again, and hangs up each time, has another one with its id."""
+        """After several hang-ups in a row: probably another client has the same id."""
         if end.kind == "version":
             return end
         self._num_hung_up = self._num_hung_up + 1 if end.kind == "hung_up" else 0
@@ -213,7 +213,7 @@ class PahoSession:
         self._health.recovered(self._part)
 
     def _report(self, end: End) -> None:
-        """To the broker's part of health, or to this session's own, which the others do not share."""
+        """To this session's part of health, or to the broker's, which all sessions share."""
         if end.kind == "taken_over" or (self._was_accepted and end.kind == "refused"):
             self._health.degraded(self._part, end.reason, awaited=False)
         elif not self._tries_other_version(end):
@@ -224,7 +224,7 @@ class PahoSession:
         return end.kind == "version" and self._options.is_v5
 
     def _pause_s(self, end: End) -> float:
-        """How long to wait before the next try, whose version is chosen here."""
+        """How long to wait before the next try. Chooses its version of MQTT, too."""
         falls_back = self._tries_other_version(end)
         self._options = replace(self._options, is_v5=not falls_back)
         if falls_back:

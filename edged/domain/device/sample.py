@@ -1,11 +1,11 @@
-"""A sample from when its device publishes it until its receipt."""
+"""A device's sample from `publish` until its receipt."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 
 class Draft(NamedTuple):
-    """A sample to be kept. `label`: in UTF-8; None: unlabelled. `sampled_ms`: when it was taken, in Unix time."""
+    """A sample to be published. `label`: in UTF-8; None: unlabelled. `sampled_ms`: when it was taken, in Unix time."""
 
     label: bytes | None
     payload: bytes
@@ -16,8 +16,8 @@ class Draft(NamedTuple):
 class Kept:
     """A sample as it is kept. `number`: within its series, from 1 on; `label`, `sampled_ms`: as in Draft.
 
-    `written_ms`: when it was written, in Unix time, and `steady_ms` by a clock that nobody sets, which means something
-    to the process alone that wrote it.
+    `written_ms`: when it was written, in Unix time; `steady_ms`: the same by the monotonic clock, which means something
+    until the machine starts again.
     """
 
     number: int
@@ -29,7 +29,7 @@ class Kept:
 
 
 class Position(NamedTuple):
-    """A sample's place in the buffer: the number of its file, and its own. Later samples have greater ones."""
+    """A sample's place in the buffer: the number of its file, and its own. Later samples compare as greater."""
 
     file: int
     number: int
@@ -47,7 +47,7 @@ class Passed(NamedTuple):
 
 
 class Buffered(NamedTuple):
-    """A sample as it was kept, with its place and its id, which no other sample of the device ever has."""
+    """A kept sample with its position, and its id, which no other sample of the device ever has."""
 
     position: Position
     id: str
@@ -60,5 +60,5 @@ def sample_id(series: str, number: int) -> str:
 
 
 def series_of(sample_id: str) -> str:
-    """The series of the id; empty of one that has none."""
+    """The id's series; empty if it has none."""
     return sample_id.rpartition(":")[0]

@@ -1,9 +1,9 @@
-"""The files of a device's buffer: their names, how large they get, where reading goes on, and which are dropped.
+"""The files of a device's buffer: their names, sizes and ages, and which are dropped.
 
     0000000007-4f1c9a2e03b7-0000000001.samples      the seventh file: samples of one series, from number 1 on
 
-A series begins at 1, and no number of it is ever another sample's: whoever cannot know which numbers a crash took
-begins another.
+A series begins at 1, and no number of it is used twice: after a crash, when it is not known which numbers were used, a
+new series begins.
 """
 
 import re
@@ -19,19 +19,19 @@ OnFull = Literal["reject", "drop_oldest"]
 MIN_BUFFER_BYTES = 4 << 20
 _MIN_SEGMENT_BYTES, _MAX_SEGMENT_BYTES = 1 << 20, 8 << 20
 _SEGMENTS = 16
-"""Files of a full buffer: the share of it that is dropped at once."""
+"""Files in a full buffer: the oldest one is dropped as a whole."""
 
 _SHARES_OF_AGE = 8
-"""Files that the samples of the longest age are in, at least: what is dropped for its age leaves the disk by files."""
+"""Least number of files over the longest age: expired samples leave the disk by whole files."""
 
 _NAME = re.compile(r"(\d{10})-([0-9a-f]{12})-(\d{10,19})\.samples")
 
 UNSET_CLOCK_MS = 1_577_836_800_000
-"""2020. A machine without a battery starts with an earlier time, which says nothing of a sample's age."""
+"""2020. A machine without a battery starts with an earlier time, from which no age can be computed."""
 
 
 class SegmentName(NamedTuple):
-    """`file`: files are read in the order of it. `first`: the number of its first sample."""
+    """`file`: its number; files are read in this order. `first`: the number of its first sample."""
 
     file: int
     series: str
@@ -43,10 +43,10 @@ class SegmentName(NamedTuple):
 
 @dataclass(slots=True)
 class Segment:
-    """One file. `next`: the number after its last sample. `num_bytes`: as far as it is durable.
+    """One file. `next`: the number after its last sample. `num_bytes`: those that are durable.
 
     `last_ms`: when its last sample was written, in Unix time. `began_s`, `last_s`: when it was begun, and when its last
-    sample was written, by a clock that nobody sets; None: in another process.
+    sample was written, by the monotonic clock; None: in another process.
     """
 
     name: SegmentName
@@ -69,7 +69,7 @@ class Segment:
 class Bounds:
     """How much a buffer keeps: bytes of files, and seconds of age (None: any age).
 
-    `on_full`: what becomes of a sample that finds no room: it is refused, or the oldest make room.
+    `on_full`: whether a sample for which there is no room is refused, or the oldest are dropped.
     """
 
     max_bytes: int = 64 << 20
@@ -86,23 +86,23 @@ class Bounds:
 
     @property
     def segment_bytes(self) -> int:
-        """The size from which on a file takes no more."""
+        """The size of a full file."""
         return min(max(self.max_bytes // _SEGMENTS, _MIN_SEGMENT_BYTES), _MAX_SEGMENT_BYTES)
 
     def is_over(self, segment: Segment, incoming_bytes: int, now_s: float) -> bool:
-        """Whether what comes next begins another file."""
+        """Whether the file is full, or its samples old enough, so that the next ones begin another."""
         began_s = now_s if segment.began_s is None else segment.began_s
         if self.max_age_s is not None and now_s - began_s > self.max_age_s / _SHARES_OF_AGE:
             return True
         return segment.num_bytes + incoming_bytes > max(self.segment_bytes, MAX_FRAME_BYTES)
 
     def is_expired(self, age_s: float | None) -> bool:
-        """Whether a sample of this age is dropped; None: of an unknown one."""
+        """Whether a sample of this age is dropped; None: unknown."""
         return self.max_age_s is not None and age_s is not None and age_s > self.max_age_s
 
 
 def parse_name(name: str) -> SegmentName | None:
-    """The segment's name; None for a file that is none."""
+    """The segment's name; None for other files."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
@@ -111,7 +111,7 @@ def parse_name(name: str) -> SegmentName | None:
 
 
 def age_s(written_ms: int, now_ms: int) -> float | None:
-    """The age of what was written then; None where a clock that was not set, or was set back, says nothing."""
+    """The age of what was written then; None if it is unknown, because the clock was not set, or was set back."""
     if written_ms < UNSET_CLOCK_MS or now_ms < written_ms:
         return None
     return (now_ms - written_ms) / 1000

@@ -1,8 +1,8 @@
-"""The samples that a device has sent, or is about to, and that have no receipt yet: which of them is to be sent next.
+"""The window of samples that a device sends before their receipts: which of them is to be sent next, or again.
 
-A broker may acknowledge a sample and lose it, so the broker's word counts for nothing but room in its queue. Receipts
-come in the order of sending; where one comes for a later sample, those sent before it were lost, or their receipts
-were, and they are sent again. See also: `edged.device.mqtt`, which sends.
+A broker may acknowledge a sample and lose it, so its acknowledgement only means that it has room. Receipts come in the
+order of sending: if one comes for a later sample, those sent before it were lost, or their receipts were, and they are
+sent again. See also: `edged.device.mqtt`, which sends.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _State = Literal["waiting", "sent", "taken", "settled"]
 
 @dataclass(slots=True)
 class _Flight:
-    """`first`, `last`: the order of its first and last sending. "taken": by the broker, which may lose it."""
+    """`first`, `last`: the numbers of its first and last sending. "taken": by the broker, which may lose it."""
 
     buffered: Buffered
     state: _State = "waiting"
@@ -24,7 +24,7 @@ class _Flight:
 
 
 class Window:
-    """At most `max_samples` samples, and `max_bytes` of payloads and one more."""
+    """Holds `max_samples` samples; none is added to `max_bytes` of payloads or more."""
 
     def __init__(self, max_samples: int, max_bytes: int) -> None:
         self._max_samples, self._max_bytes = max_samples, max_bytes
@@ -35,7 +35,7 @@ class Window:
         """Samples with a receipt, since the start."""
 
     def __len__(self) -> int:
-        """Samples without a receipt, and those behind one of these."""
+        """Samples without a receipt, and those after one of these."""
         return len(self._flights)
 
     @property
@@ -43,12 +43,12 @@ class Window:
         return len(self._flights) < self._max_samples and self._num_bytes < self._max_bytes
 
     def add(self, buffered: Buffered) -> None:
-        """The buffer's next sample."""
+        """Add the buffer's next sample."""
         self._flights[buffered.id] = _Flight(buffered)
         self._num_bytes += len(buffered.sample.payload)
 
     def send(self) -> Buffered | None:
-        """The sample to be sent now, the first of those that are; None: there is none."""
+        """The first sample that is to be sent now; None if there is none. It counts as sent."""
         for flight in self._flights.values():
             if flight.state == "waiting":
                 self._num_sent += 1
@@ -58,21 +58,21 @@ class Window:
         return None
 
     def taken(self, sample_id: str) -> None:
-        """The broker has acknowledged it."""
+        """The broker has acknowledged the sample."""
         self._becomes(sample_id, "sent", "taken")
 
     def failed(self, sample_id: str) -> None:
-        """It did not reach the broker, as far as is known."""
+        """The sample did not reach the broker, as far as is known."""
         self._becomes(sample_id, "sent", "waiting")
 
     def lost(self) -> None:
-        """The broker may have lost all that it has taken."""
+        """The broker may have lost all samples that it has taken."""
         for sample_id, flight in self._flights.items():
             flight.first = 0
             self._becomes(sample_id, "taken", "waiting")
 
     def probe(self) -> bool:
-        """Nothing has come for long: the first that the broker has taken is sent again; whether there is one."""
+        """After a long silence: send the first sample again that the broker has taken. Returns whether there is one."""
         for sample_id, flight in self._flights.items():
             if flight.state == "taken":
                 self._becomes(sample_id, "taken", "waiting")
@@ -80,7 +80,7 @@ class Window:
         return False
 
     def settle(self, sample_id: str) -> Buffered | None:
-        """Its receipt has come. None: it had one, or is none of these."""
+        """The sample's receipt has come. Returns the sample; None if it had one, or is not in the window."""
         flight = self._flights.get(sample_id)
         if flight is None or flight.state == "settled":
             return None
@@ -92,12 +92,12 @@ class Window:
         return flight.buffered
 
     def drop(self, sample_id: str) -> None:
-        """It is not sent any more, and gets no receipt."""
+        """Give the sample up: it is not sent again, and needs no receipt."""
         if flight := self._flights.get(sample_id):
             flight.state = "settled"
 
     def passed(self) -> Position | None:
-        """Forget the first samples as far as all have receipts; the place of the last of them, None: there are none."""
+        """Remove the first samples as far as all have receipts. Returns the position of the last of them, if any."""
         position = None
         while self._flights and next(iter(self._flights.values())).state == "settled":
             buffered = self._flights.pop(next(iter(self._flights))).buffered

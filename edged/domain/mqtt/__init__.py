@@ -1,4 +1,4 @@
-"""MQTT as values: topics and client ids, what packets mean, what a broker must be told and must not lose.
+"""MQTT as values: topics and client ids, the meaning of packets, a broker's settings, rights and limits.
 
 Nothing here talks to a broker. See also: `ports.mqtt` and `services.mqtt`.
 """

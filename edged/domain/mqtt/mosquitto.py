@@ -1,4 +1,4 @@
-"""What Mosquitto has to be told for a topology: its settings, its access list, its users, as commands to paste.
+"""Mosquitto's configuration for a topology: settings, access list and users, as commands to paste.
 
 Written for Debian's folders, where /etc/mosquitto/mosquitto.conf names the store and includes conf.d. Values only. See
 also: systemd/README.md, with what each setting was measured to lose.
@@ -19,13 +19,13 @@ AUTOSAVE_S = 10
 """Mosquitto writes its whole store each time. On every change it would for each message that waits for an edge."""
 
 QUEUE_BYTES = 64 << 20
-"""Of one device, waiting for its edge: Mosquitto holds it in memory, and drops without a word what is beyond."""
+"""Of one device, waiting for its edge: Mosquitto holds it in memory, and silently drops the rest."""
 
 _NO_LIMIT = 1_000_000_000
 """0 should mean that, and drops all in 2.0.16 and 2.0.21 (mosquitto#2879, #3244)."""
 
 _EXPIRY = "14d"
-"""Twice what edged asks its sessions to be kept: of those that MQTT 3.1.1 has kept for ever."""
+"""Of sessions over MQTT 3.1.1, which would be kept for ever. Twice what edged asks for."""
 
 
 def commands(topology: Topology) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""What a packet says of its sample beside the payload, in its topic and its user properties, as headers of a record.
+"""Reads a sample's label, id and times from a packet's topic and user properties, as key and headers of its record.
 
-The record is written as it came: whether it is a sample is decided by whoever reads it, as for any other device's.
+The record is written as it came: ingest decides whether it is a sample, as for any other device's.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,13 +13,13 @@ from edged.domain.samples.times import SAMPLED_HEADER
 from edged.errors import RejectedRecord
 
 LABEL, ID, SAMPLED_MS, RECEIPT = "label", "id", "sampled_ms", "receipt"
-"""Names of user properties. `receipt`: the device asks for one; of any value. Others are the device's own matter."""
+"""Names of user properties. `receipt`, with any value, asks for one. Others are ignored."""
 
 DOUBLE_HEADER = "edged-double"
-"""Of a record that may be there already: a broker resent a packet without an id, after a process had ended."""
+"""Header of a record that may be in its topic twice: a broker resent a packet without an id after a process ended."""
 
 WRONG_PROPERTY = "wrong_property"
-"""The reason, a word of `domain.samples.sample.REASONS`, for which a packet is refused for what stands beside it."""
+"""The reason for which a packet's properties are refused: one of `domain.samples.sample.REASONS`."""
 
 MAX_PROPERTIES = 16
 """User properties of one packet."""
@@ -40,7 +40,7 @@ class Described(NamedTuple):
 
 
 def described(topic: SampleTopic, user: UserProperties, response_topic: str, correlation: bytes) -> Described:
-    """What the packet says. Raises RejectedRecord(wrong_property) for what is too long, or says two things."""
+    """Read the packet. Raises RejectedRecord(wrong_property) for what is too long, or given twice with two values."""
     given = _checked(user)
     label = _one(LABEL, topic.label, given.get(LABEL))
     sample_id = _one(ID, topic.sample_id, given.get(ID))

@@ -1,4 +1,4 @@
-"""Which packets a broker sends again that are in Kafka already: by packet ids, within one process.
+"""Recognises packets that a broker sends again although Kafka holds them: by packet ids, within one process.
 
 A packet whose acknowledgement did not reach the broker comes again with its packet id, marked as resent, at the next
 connection of the same session. Where the acknowledgement was never sent, that is certain. Where it was sent and the
@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import Literal
 
 Origin = Literal["new", "written", "unknown"]
-"""`written`: it is in Kafka. `unknown`: perhaps it is, by a process before this one or by this one."""
+"""`written`: Kafka holds it. `unknown`: Kafka may hold it."""
 
 _MAX_KNOWN = 4096
 _IDS = 0xFFFF
@@ -18,7 +18,7 @@ _HALF = 1 << 15
 
 
 class Resent:
-    """Of one MQTT session after the other."""
+    """For one client id; forgets everything when the broker has lost the session."""
 
     def __init__(self) -> None:
         self._session = 0
@@ -29,7 +29,7 @@ class Resent:
         self._counts_up = True
 
     def arrived(self, session: int, packet_id: int, *, is_resent: bool) -> Origin:
-        """What is known of the packet. To be asked once for each, in the order received."""
+        """What is known of the packet. To be called once for each, in the order received."""
         if session != self._session:
             self._session, self._first, self._last, self._counts_up = session, 0, 0, True
             self._sent.clear()
@@ -43,7 +43,7 @@ class Resent:
         return "new"
 
     def written(self, session: int, packet_id: int, *, is_acknowledged: bool) -> None:
-        """The packet is in Kafka. `is_acknowledged`: whether that was sent to the broker."""
+        """Kafka holds the packet. `is_acknowledged`: whether its acknowledgement was sent."""
         if session != self._session:
             return
         self._sent[packet_id] = is_acknowledged

@@ -1,7 +1,7 @@
-"""The MQTT topics and client ids of a site, and what the topic of a received packet says.
+"""The MQTT topics and client ids of a site, and the reading of a received packet's topic.
 
 A site's and a node's name is one level of a topic each (see `topology.NAME_PATTERN`: no `/`, no wildcard). Covers names
-alone. See also: `access`, for who may use which topic.
+alone. See also: `rights`, for who may use which topic.
 """
 
 from typing import NamedTuple
@@ -10,10 +10,10 @@ from edged.domain.counted import counted
 from edged.errors import RejectedRecord
 
 WRONG_TOPIC = "wrong_topic"
-"""The reason, a word of `domain.samples.sample.REASONS`, for which a packet's topic is refused."""
+"""The reason for which a packet's topic is refused: one of `domain.samples.sample.REASONS`."""
 
 MAX_VALUE_BYTES = 256
-"""Of a label, an id, a response topic: what longer ones would take in headers is out of proportion."""
+"""Of a label, an id or a response topic, which are headers of each record."""
 
 _MAX_LEVELS_BELOW = 8
 """Of a response topic: Mosquitto ends the connection at 200 levels."""
@@ -22,7 +22,7 @@ _LEVEL_BREAKERS = frozenset("/+#\0")
 
 
 class SampleTopic(NamedTuple):
-    """Of a packet that is one sample. None: the topic does not say."""
+    """The topic of a packet with one sample. None: not given there."""
 
     device: str
     label: str | None = None
@@ -30,7 +30,7 @@ class SampleTopic(NamedTuple):
 
 
 class PackTopic(NamedTuple):
-    """Of a packet of many samples, see `domain.samples.pack`."""
+    """The topic of a packet with many samples, see `domain.samples.pack`."""
 
     device: str
 
@@ -51,7 +51,7 @@ def packs_topic(site: str, device: str) -> str:
 
 
 def receipts_topic(site: str, device: str) -> str:
-    """Where edged tells the device which of its samples Kafka holds."""
+    """Where edged publishes the device's receipts: which of its samples Kafka holds."""
     return f"{site}/receipts/{device}"
 
 
@@ -61,7 +61,7 @@ def predictions_topic(site: str, device: str) -> str:
 
 
 def probe_topic(site: str, edge: str) -> str:
-    """Where the edge tries what its broker does with a packet."""
+    """Where the edge publishes probes of its broker."""
     return f"{site}/edged/{edge}"
 
 
@@ -76,7 +76,7 @@ def bridge_client_id(site: str, edge: str, device: str) -> str:
 
 
 def prober_client_ids(site: str, edge: str) -> tuple[str, str]:
-    """Of the sessions in which the edge tries its broker: of who publishes and of who is away meanwhile."""
+    """Of the edge's two sessions for probes: the publisher's, and the subscriber's."""
     return f"edged:{site}:{edge}", f"edged:{site}::{edge}"
 
 
@@ -94,9 +94,9 @@ def is_level(text: str) -> bool:
 
 
 def may_answer_to(site: str, device: str, topic: str) -> bool:
-    """Whether a response topic is one that edged publishes the device's predictions to: their own, or one below it.
+    """Whether edged may publish the device's predictions to this response topic: their own topic, or one below it.
 
-    Of those below only such as any broker takes: one that it takes for malformed ends the edge's connection.
+    Topics that some broker takes for malformed are excluded: it would end the edge's connection.
     """
     own = predictions_topic(site, device)
     if topic == own:
@@ -107,9 +107,9 @@ def may_answer_to(site: str, device: str, topic: str) -> bool:
 
 
 def parse(site: str, topic: str) -> SampleTopic | PackTopic:
-    """What the topic of a packet from a device says; an empty level is one that is not given.
+    """Read the topic of a device's packet; an empty level counts as not given.
 
-    Raises RejectedRecord(wrong_topic) for any that no device of the site has to publish to.
+    Raises RejectedRecord(wrong_topic) for a topic that no device of the site publishes samples to.
     """
     its_site, *levels = topic.split("/")
     match levels if its_site == site else []:

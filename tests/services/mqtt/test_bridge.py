@@ -1,4 +1,4 @@
-"""Devices' packets become records, each acknowledged behind Kafka's word; doubles, gaps and receipts; Kafka away."""
+"""Devices' packets become records, each acknowledged once Kafka holds it; doubles, gaps and receipts; Kafka away."""
 
 import asyncio
 import contextlib
@@ -282,7 +282,7 @@ async def test_a_receipt_that_nobody_gets_is_told_and_holds_nothing_up(log_lines
 
 
 async def test_while_the_broker_says_nothing_of_a_receipt_the_bridge_reads_on(monkeypatch):
-    """Its word stands behind packets that it has sent, which nobody else reads: vectordotdev/vector#25785."""
+    """Its acknowledgement comes after packets that it has sent, which nobody else reads: vectordotdev/vector#25785."""
     world = World(receipts=True)
     async with world.bridge() as session:
         monkeypatch.setattr(session, "publish", lambda *_: asyncio.Event().wait())
