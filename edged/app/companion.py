@@ -9,6 +9,7 @@ import numpy as np
 from edged.adapters.disk.checkpoint_dir import CheckpointDir
 from edged.adapters.host.allocator import exempt_from_collections, keep_heap_small
 from edged.adapters.host.counters import PsutilHost
+from edged.adapters.host.mapped_files import give_back_files
 from edged.adapters.host.process_lock import name_lock
 from edged.adapters.host.systemd import Systemd
 from edged.adapters.images import PillowDecoder
@@ -94,6 +95,7 @@ async def run_companion(
         role = f"{COMPANION}:{training.name}" if training.name else COMPANION
         presence = open_presence(log, topology, node, role, folders.state, lock, timing)
         exempt_from_collections()
+        give_back_files()
         return await supervise(
             in_use,
             node,

@@ -7,6 +7,7 @@ from edged.adapters.host.allocator import exempt_from_collections, keep_heap_sma
 from edged.adapters.host.blas import single_threaded_blas
 from edged.adapters.host.counters import PsutilHost
 from edged.adapters.host.lane_clock import KernelLaneClock
+from edged.adapters.host.mapped_files import give_back_files
 from edged.adapters.host.process_lock import process_lock
 from edged.adapters.host.systemd import Systemd
 from edged.adapters.host.thread_priority import LowerPriority
@@ -82,6 +83,7 @@ async def run_node(
             }
         presence = open_presence(log, topology, node, NODE, folders.state, lock, timing)
         exempt_from_collections()
+        give_back_files()
         return await supervise(
             in_use,
             node,
