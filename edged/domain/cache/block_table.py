@@ -68,6 +68,11 @@ class BlockTable:
         if not held.any():
             del self._rows[ref]
 
+    def add(self, ref: BlockRef, rows: npt.NDArray[np.int64], number: int) -> None:
+        """Add `number` to that of each of a block's distinct `rows`, int64 [n]."""
+        before = self.rows(*ref, int(rows.max()) + 1)[rows] if len(rows) else _NO_ROWS
+        self.set_rows(ref, rows, before + np.int32(number))
+
     def items(self) -> Iterator[tuple[SampleKey, int]]:
         """All present keys with their numbers, block by block; the table may be changed meanwhile."""
         for ref in list(self._rows):

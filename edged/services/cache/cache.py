@@ -10,7 +10,6 @@ full. They do not come back: a read from the disk costs little, and each swap wo
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.aio import run_in_worker
-from edged.domain.archive.snapshot import BlockRef
+from edged.domain.archive.snapshot import BlockRef, Ids
 from edged.domain.cache.block_table import BlockTable
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES, Entry, SampleKey
 from edged.errors import StorageError
@@ -80,7 +79,7 @@ class Cache:
         self._memory_bytes = 0
         self._table = BlockTable()  # _IN_MEMORY, or the bytes that an entry takes on the disk
         self._disk_bytes = 0
-        self._pins: Counter[SampleKey] = Counter()
+        self._pins = BlockTable()  # how often each is pinned
         self._spare = BlockTable()  # 1: evicted when room is needed and no other victim is left
         self._doomed: set[SampleKey] = set()  # evicted, but still on the disk until the next transaction
 
@@ -155,29 +154,23 @@ class Cache:
         """Every key held, block by block."""
         return (key for key, _ in self._table.items())
 
-    def pin(self, keys: Iterable[SampleKey]) -> None:
-        """Protect the entries from eviction until they are unpinned as often; they need not be present yet."""
-        for key in keys:
-            self._pins[key] += 1
-            if self._spare:
-                self._spare[key] = 0
+    def pin(self, ref: BlockRef, rows: Ids) -> None:
+        """Protect a block's distinct `rows` from eviction until they are unpinned as often; they may come later."""
+        self._pins.add(ref, rows, 1)
+        if self._spare:
+            self.mark(ref, rows, spare=False)
 
-    def unpin(self, keys: Iterable[SampleKey]) -> None:
+    def unpin(self, ref: BlockRef, rows: Ids) -> None:
         """Remove one pin of each."""
-        for key in keys:
-            count = self._pins[key]
-            assert count > 0, "unpinned more often than pinned"
-            if count > 1:
-                self._pins[key] = count - 1
-            else:
-                del self._pins[key]
+        self._pins.add(ref, rows, -1)
+        assert (self._pins.rows(*ref, 1 + int(rows.max(initial=0)))[rows] >= 0).all(), "unpinned more often than pinned"
 
     def spare(self, keys: Iterable[SampleKey]) -> None:
         """They may be evicted when room is needed and there is no other victim, until they are pinned or admitted."""
         for key in keys:
             self._spare[key] = int(self.holds(key))
 
-    def mark(self, ref: BlockRef, rows: npt.NDArray[np.int64], *, spare: bool) -> None:
+    def mark(self, ref: BlockRef, rows: Ids, *, spare: bool) -> None:
         """The same for a block's `rows`, int64 [n]; with `spare` false, they may not."""
         held = self._table.rows(ref.source, ref.offset, int(rows.max()) + 1)[rows] if len(rows) else rows
         self._spare.set_rows(ref, rows, ((held != 0) & spare).astype(np.int32))
@@ -278,7 +271,7 @@ class Cache:
         """
         for victim in victims:
             at = self._table[victim]
-            if at == 0 or victim in self._pins or (in_memory and at != _IN_MEMORY):
+            if at == 0 or self._pins[victim] or (in_memory and at != _IN_MEMORY):
                 continue
             if at != _IN_MEMORY:
                 self._doomed.add(victim)

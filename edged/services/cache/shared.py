@@ -59,15 +59,15 @@ class CacheShare:
         """Whether there are other jobs."""
         return len(self._shared.shares) > 1
 
-    def pin(self, keys: Iterable[SampleKey]) -> None:
+    def pin(self, ref: BlockRef, rows: Ids) -> None:
         """See `Cache.pin`."""
-        self.cache.pin(keys)
+        self.cache.pin(ref, rows)
 
-    def unpin(self, keys: Sequence[SampleKey]) -> None:
+    def unpin(self, ref: BlockRef, rows: Ids) -> None:
         """See `Cache.unpin`; entries that no job keeps may then be evicted."""
-        self.cache.unpin(keys)
+        self.cache.unpin(ref, rows)
         if self.is_shared:
-            self.cache.spare(key for key in keys if not self._shared.keeps.is_kept(key))
+            self.cache.mark(ref, rows[~self._shared.keeps.are_kept(ref, rows)], spare=True)
 
     async def get_many(self, keys: Collection[SampleKey]) -> dict[SampleKey, Entry]:
         """See `Cache.get_many`."""
@@ -121,7 +121,7 @@ class CacheShare:
         """A plan begins with `ids`, numbered by `snapshot`, in the job's `part_bytes` of the cache."""
         self.part_bytes = part_bytes
         if self.is_shared:
-            self._keep_only(_by_block(snapshot, ids))
+            self._keep_only(by_block(snapshot, ids))
 
     def leave(self) -> None:
         """The job has ended: the others may have its part."""
@@ -168,7 +168,8 @@ def held_ids(cache: Cache, split: TrainSplit) -> Ids:
     return np.concatenate(ids)
 
 
-def _by_block(snapshot: Snapshot, ids: Ids) -> dict[BlockRef, Ids]:
+def by_block(snapshot: Snapshot, ids: Ids) -> dict[BlockRef, Ids]:
+    """The rows of distinct samples, by their blocks."""
     block, row = snapshot.locate(np.sort(ids))
     blocks, starts = np.unique(block, return_index=True)
     return (

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from edged.domain.archive.snapshot import Ids
+from edged.domain.archive.snapshot import BlockRef, Ids
 from edged.domain.cache.entry import Entry, SampleKey
 from edged.domain.epochs.plan import CachedWindow
 from edged.domain.epochs.read_stats import ReadStats
@@ -19,7 +19,8 @@ from edged.log import logger
 from edged.services.archive.client import ArchiveClient
 from edged.services.archive.fetch import WindowFetch
 from edged.services.batches.batcher import Encoded
-from edged.services.cache.shared import CacheShare
+from edged.services.cache.shared import CacheShare, by_block
+from edged.services.epochs.arrived import Arrived, find
 
 _NONE = Encoded(None, "", None)
 
@@ -55,10 +56,10 @@ class WindowReader:
         self._registered: list[tuple[list[SampleKey], WindowFetch]] = []
         self._joined: dict[WindowFetch, list[tuple[int, int]]] = {}  # another job's: our samples, their positions
         self._num_planned_bytes = 0
-        self._pinned: list[SampleKey] = []
-        self._arrived: dict[int, Entry | None] = {}
-        self._to_admit: set[int] = set()
-        self._evicted = self.deferred = np.zeros(0, np.int64)
+        self._pinned: list[tuple[BlockRef, Ids]] = []
+        self._arrived = Arrived()
+        self._evicted = self.deferred = self._to_admit = np.zeros(0, np.int64)
+        self._is_admitted = np.zeros(0, np.bool_)
 
     @property
     def num_bytes(self) -> int:
@@ -86,8 +87,7 @@ class WindowReader:
         """
         hits, first = np.unique(self.window.ids[self.window.is_cached], return_index=True)
         is_held = self._held(hits)
-        self._pinned = self._keys(hits[is_held])
-        self._share.pin(self._pinned)
+        self._pin(hits[is_held])
         is_evicted = ~is_held & ~np.isin(hits, pending)
         evicted = hits[is_evicted][np.argsort(first[is_evicted])]
         count = self._num_affordable(evicted)
@@ -102,10 +102,11 @@ class WindowReader:
     async def arrive(self) -> None:
         """Wait for all that was asked for."""
         for fetch in self._fetches:
-            self._arrived |= await self._take(fetch)
+            await self._take(fetch)
         while self._joined:
             await self._take_joined(next(iter(self._joined)))
-        self._to_admit = set(self.arrivals().tolist())
+        self._to_admit = np.unique(self.arrivals())
+        self._is_admitted = np.zeros(len(self._to_admit), np.bool_)
         await self._share.admit({}, evict=self._keys(self.window.evict))
 
     async def read(self, part: slice) -> list[Encoded]:
@@ -114,18 +115,20 @@ class WindowReader:
         Those that the archive does not have are empty.
         """
         ids = self.window.ids[part]
-        is_hit = np.array([sample not in self._arrived for sample in ids.tolist()], np.bool_)
+        is_hit = ~self._arrived.have(ids)
         entries = await self._entries(ids[is_hit])
         is_hit &= np.array([sample in entries for sample in ids.tolist()], np.bool_)
         if self._reads is not None:
             self._reads.add(ids, is_hit, self.window.weights[part])
-        if not all(sample in entries or sample in self._arrived for sample in ids.tolist()):
+        arrived = self._arrived.entries(ids)
+        if not all(sample in entries or sample in arrived for sample in ids.tolist()):
             await self._fetch_late(part, entries)
-        await self._admit_some(ids, entries)
+            arrived = self._arrived.entries(ids)
+        await self._admit_some(ids, arrived | entries)
         return [
             _NONE if entry is None else Encoded(entry.payload, entry.codec, entry.label, sample, weight)
             for sample, weight in zip(ids.tolist(), self.window.weights[part].tolist(), strict=True)
-            for entry in (entries.get(sample) or self._arrived.get(sample),)
+            for entry in (entries.get(sample) or arrived.get(sample),)
         ]
 
     def close(self) -> None:
@@ -134,23 +137,31 @@ class WindowReader:
             self._share.unregister_fetch(keys, fetch)
         for fetch in (*self._fetches, *self._joined):
             self._client.forget(fetch)
-        self._share.unpin(self._pinned)
-        self._fetches, self._registered, self._joined, self._pinned, self._arrived = [], [], {}, [], {}
+        for ref, rows in self._pinned:
+            self._share.unpin(ref, rows)
+        self._fetches, self._registered, self._joined, self._pinned, self._arrived = [], [], {}, [], Arrived()
 
-    async def _admit_some(self, ids: Ids, entries: Mapping[int, Entry]) -> None:
+    def _pin(self, ids: Ids) -> None:
+        """Until `close`; distinct ids."""
+        for ref, rows in by_block(self._snapshot, ids).items():
+            self._share.pin(ref, rows)
+            self._pinned.append((ref, rows))
+
+    async def _admit_some(self, ids: Ids, entries: Mapping[int, Entry | None]) -> None:
         """In small parts, so that no long write to the disk delays a step."""
-        admitted = self._to_admit.intersection(ids.tolist())
-        self._to_admit -= admitted
-        arrived = {sample: self._arrived.get(sample) or entries.get(sample) for sample in admitted}
-        await self._admit(np.array(sorted(admitted), np.int64), arrived)
+        at, is_wanted = find(self._to_admit, ids)
+        at = np.unique(at[is_wanted])
+        at = at[~self._is_admitted[at]]
+        self._is_admitted[at] = True
+        await self._admit(self._to_admit[at], entries)
 
     def _absent(self, ids: Ids) -> Ids:
         """Those of `ids` that must be requested: neither in the cache nor on their way to another job."""
         absent: list[int] = []
-        present: list[SampleKey] = []
+        present: list[int] = []
         for sample, key in zip(ids.tolist(), self._keys(ids), strict=True):
             if self._share.cache.holds(key):
-                present.append(key)
+                present.append(sample)
             elif (pending_fetch := self._share.pending_fetch(key)) is not None:
                 fetch, position = pending_fetch
                 if fetch not in self._joined:
@@ -158,17 +169,15 @@ class WindowReader:
                 self._joined.setdefault(fetch, []).append((sample, position))
             else:
                 absent.append(sample)
-        self._share.pin(present)
-        self._pinned += present
+        self._pin(np.array(present, np.int64))
         return np.array(sorted(absent), np.int64)  # held-out blocks are in another order
 
     async def _take_joined(self, fetch: WindowFetch) -> None:
         """Take our samples from another job's fetch, once it has arrived."""
         await self._client.wait(fetch)
-        for sample, position in self._joined.pop(fetch):
-            payload = fetch.payloads[position]
-            entry = None if payload is None else Entry(payload, fetch.codecs[position], fetch.labels[position])
-            self._arrived[sample] = entry
+        samples, positions = zip(*self._joined.pop(fetch), strict=True)
+        columns = ([column[at] for at in positions] for column in (fetch.payloads, fetch.codecs, fetch.labels))
+        self._arrived.add(np.array(samples, np.int64), *columns)
         self._client.forget(fetch)
 
     async def _ask(self, wanted: Window) -> WindowFetch:
@@ -185,19 +194,15 @@ class WindowReader:
         count = int(np.searchsorted(np.cumsum(self._split.costs(ids)), self._max_evicted_bytes, side="right"))
         return min(count, MAX_WINDOW_BLOCKS)
 
-    async def _take(self, fetch: WindowFetch) -> dict[int, Entry | None]:
-        """Its samples, once it has arrived; None for those that the archive does not have."""
+    async def _take(self, fetch: WindowFetch) -> None:
+        """Its samples, once it has arrived."""
         await self._client.wait(fetch)
-        columns = zip(fetch.window.ids.tolist(), fetch.payloads, fetch.codecs, fetch.labels, strict=True)
         num_arrived = fetch.window.num_samples - fetch.num_missing
         if self._reads is not None:
             self._reads.add_fetched(num_arrived, fetch.num_bytes - SAMPLE_OVERHEAD * num_arrived)
         if fetch.num_missing:
             logger().warning("epoch.missing", samples=fetch.num_missing)
-        return {
-            sample: None if payload is None else Entry(payload, codec, label)
-            for sample, payload, codec, label in columns
-        }
+        self._arrived.add(fetch.window.ids, fetch.payloads, fetch.codecs, fetch.labels)
 
     async def _admit(self, ids: Ids, samples: Mapping[int, Entry | None]) -> None:
         entries = {
@@ -217,16 +222,15 @@ class WindowReader:
 
         In the same round trip, the other samples of the window that it does not hold, as far as there is room.
         """
-        now = [
-            sample for sample in self.window.ids[part].tolist() if sample not in entries and sample not in self._arrived
-        ]
+        ids = self.window.ids[part]
+        now = [sample for sample in ids[~self._arrived.have(ids)].tolist() if sample not in entries]
         later = np.unique(self.window.ids[part.stop :])
-        later = later[~self._held(later) & ~np.isin(later, [*self._arrived, *now])]
+        later = later[~self._held(later) & ~self._arrived.have(later) & ~np.isin(later, now)]
         wanted = np.unique([*now, *later[: self._num_affordable(later)].tolist()])
         fetch = await self._ask(self._split.window(wanted))
-        self._arrived |= await self._take(fetch)
+        await self._take(fetch)
         self._fetches.remove(fetch)
-        await self._admit(wanted, self._arrived)
+        await self._admit(wanted, self._arrived.entries(wanted))
 
     def _held(self, ids: Ids) -> npt.NDArray[np.bool_]:
         """Which of `ids`, rising, the cache holds: bool [n]."""

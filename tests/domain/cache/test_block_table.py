@@ -1,8 +1,10 @@
 """The table agrees with a dict, and costs a few bytes a sample."""
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edged.domain.archive.snapshot import BlockRef
 from edged.domain.cache.block_table import BlockTable
 from edged.domain.cache.entry import SampleKey
 
@@ -22,6 +24,17 @@ def test_it_agrees_with_a_dict(changes):
         for offset in range(4):
             expected = [model.get(SampleKey(source, offset, row), 0) for row in range(301)]
             assert table.rows(source, offset, 301).tolist() == expected
+
+
+def test_numbers_are_added_to_those_of_a_blocks_rows():
+    table, ref = BlockTable(), BlockRef("a", 7)
+    table.add(ref, np.array([], np.int64), 1)
+    table.add(ref, np.array([300, 2]), 1)
+    table.add(ref, np.array([2]), 1)
+    assert dict(table.items()) == {SampleKey("a", 7, 2): 2, SampleKey("a", 7, 300): 1}
+    table.add(ref, np.array([2, 300]), -1)
+    assert dict(table.items()) == {SampleKey("a", 7, 2): 1}
+    assert len(table) == 1
 
 
 def test_emptied_blocks_are_dropped():

@@ -8,12 +8,14 @@ import tracemalloc
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.adapters.memory.disk_tier import MemoryDiskTier
 from edged.adapters.memory.health import RecordingHealth
+from edged.domain.archive.snapshot import BlockRef, Ids
 from edged.domain.cache.entry import ENTRY_OVERHEAD_BYTES, Entry, SampleKey
 from edged.errors import DiskFull
 from edged.services.cache.cache import Cache
@@ -25,6 +27,10 @@ pytestmark = pytest.mark.looptime
 
 def key(at: int) -> SampleKey:
     return SampleKey("pi-a", at // 256, at % 256)
+
+
+def row_of(key: SampleKey) -> tuple[BlockRef, Ids]:
+    return BlockRef(key.source, key.offset), np.array([key.row])
 
 
 def entries(ats: Iterable[int], size: int = 784) -> dict[SampleKey, Entry]:
@@ -88,16 +94,18 @@ async def test_both_tiers_are_used_to_nearly_their_budgets():
 async def test_victims_are_evicted_in_order_as_needed_and_pinned_ones_stay():
     async with cache(None, memory_bytes=10 * (1000 + ENTRY_OVERHEAD_BYTES), disk_bytes=0) as made:
         await made.admit(entries(range(10), 1000))
-        made.pin([key(3), key(3), key(50)])
+        for each in (3, 50):
+            made.pin(*row_of(key(each)))
+        made.pin(*row_of(key(3)))
         assert await made.admit(entries([10, 11], 1000), evict=[key(77), key(3), key(8), key(2), key(1)]) == {
             key(10),
             key(11),
         }
         assert {k.row for k in made.keys()} == {0, 1, 3, 4, 5, 6, 7, 9, 10, 11}
-        made.unpin([key(3)])
+        made.unpin(*row_of(key(3)))
         assert await made.admit(entries([12, 13], 1000)) == {key(12)}
         assert not made.holds(key(1))  # a victim left over, while 3 is pinned once more
-        made.unpin([key(3)])
+        made.unpin(*row_of(key(3)))
         assert await made.admit(entries([14, 15], 1000)) == {key(14)}
         assert not made.holds(key(3))
 
@@ -108,8 +116,8 @@ async def test_a_spare_victim_that_is_wanted_again_stays(wanted_again):
         await made.admit(entries(range(8), 1000))
         assert await made.admit({}, evict=[key(1), key(2)]) == set()
         if wanted_again == "pinned":
-            made.pin([key(1)])
-            made.unpin([key(1)])
+            made.pin(*row_of(key(1)))
+            made.unpin(*row_of(key(1)))
         else:
             assert await made.admit(entries([1], 1000)) == {key(1)}
         assert len(await made.admit(entries(range(20, 30), 1000))) == 3
@@ -124,8 +132,9 @@ async def test_entries_of_an_earlier_run_make_room_unless_they_are_wanted():
         before = await made.admit(entries(range(10_000)))
     wanted = sorted(before & disk.blobs.keys())[:500]
     async with cache(disk) as made:
-        made.pin(wanted)
-        made.unpin(wanted)
+        for each in wanted:
+            made.pin(*row_of(each))
+            made.unpin(*row_of(each))
         new = entries(range(20_000, 23_000))
         assert await made.admit(new) == new.keys()
         assert all(made.holds(each) for each in wanted)
@@ -337,10 +346,10 @@ async def test_any_sequence_of_calls_agrees_with_a_simple_model(script, memory_b
                 assert await made.get_many(wanted) == {k: content[k] for k in wanted if k in held}
             elif operation == "pin":
                 pinned.append(key(arguments[0]))
-                made.pin([pinned[-1]])
+                made.pin(*row_of(pinned[-1]))
                 spare.discard(pinned[-1])
             elif operation == "unpin" and pinned:
-                made.unpin([pinned.pop()])
+                made.unpin(*row_of(pinned.pop()))
             elif operation == "flush":
                 await made.flush()
             elif operation == "refuse":

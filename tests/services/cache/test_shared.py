@@ -9,6 +9,7 @@ import pytest
 
 from edged.adapters.memory.health import RecordingHealth
 from edged.domain.archive.protocol import SamplesPart
+from edged.domain.archive.snapshot import BlockRef
 from edged.domain.cache.entry import Entry, SampleKey
 from edged.domain.topology import SamplingMode, Training
 from edged.services.cache.cache import Cache
@@ -144,10 +145,10 @@ async def test_an_entry_that_no_job_keeps_can_be_evicted_once_it_is_unpinned():
     cache, (a, b) = shares(1)
     await a.admit(entries(0))
     await a.admit({}, evict=[key(0)])
-    b.pin([key(0)])
+    b.pin(BlockRef("pi", 0), np.array([0]))
     await a.admit(entries(1))
     assert cache.holds(key(0))
-    b.unpin([key(0)])
+    b.unpin(BlockRef("pi", 0), np.array([0]))
     await a.admit(entries(1))
     assert cache.holds(key(1))
 
