@@ -163,6 +163,11 @@ EVENTS: Mapping[str, Event] = {
         "A device's ids jump: so many are missing since the start. The sample with `id` is the first after the gap. "
         "`suppressed` more of the device since its last such line.", device=str, id=str, missing=int, suppressed=int,
     ),
+    "mqtt.id_missing": event(
+        "So many samples of a device, since the start, came without the id that its `id:` in the topology promises, in "
+        "the topic or the user property `id`. They are taken, at least once, without a receipt. `suppressed` more of "
+        "the device since its last such line.", device=str, samples=int, suppressed=int,
+    ),
     "mqtt.counter_restarted": event(
         "A device's counter fell by more than its window of 1,024: what it sends is taken for new. `suppressed` more "
         "of the device since its last such line.", device=str, id=str, suppressed=int,

@@ -131,6 +131,8 @@ class DeviceBridge:
                 self._known_ids.check(sample.id)
             except RejectedRecord as error:
                 return Intake(intake.packet, (), intake.wants_receipts, error, sample.id)
+        if self._device.id != "none" and (nameless := sum(not sample.id for sample in intake.samples)):
+            self._report.without_id(self._device.name, nameless)
         fresh = []
         for sample in intake.samples:
             if self._known_ids.is_known(sample.id):

@@ -33,6 +33,7 @@ class BridgeReport:
         self._lines = ThrottledLog()
         self._missing: Counter[str] = Counter()
         self._doubles: Counter[str] = Counter()
+        self._without_id: Counter[str] = Counter()
 
     def written(self, num_records: int, num_bytes: int) -> None:
         """Kafka holds these records."""
@@ -50,6 +51,11 @@ class BridgeReport:
             self._missing[device] += seen.missing
         if seen.missing > 0:
             self._lines.warning("mqtt.gap", device, device=device, id=sample_id, missing=self._missing[device])
+
+    def without_id(self, device: str, count: int) -> None:
+        """Samples of a device that declares ids."""
+        self._without_id[device] += count
+        self._lines.warning("mqtt.id_missing", device, device=device, samples=self._without_id[device])
 
     def doubles(self, device: str, count: int) -> None:
         """`count` records of the device may be in Kafka twice now."""

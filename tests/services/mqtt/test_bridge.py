@@ -96,6 +96,17 @@ async def test_a_packet_becomes_a_record_like_any_other():
     assert world.report.num_records == 3
 
 
+@pytest.mark.parametrize(("ids", "told"), [("counter", [1]), ("text", [1]), ("none", [])])
+async def test_a_sample_without_the_id_that_its_device_declares_is_taken_and_told(log_lines, ids, told):
+    """Whoever has forgotten it believes that each is kept once, and waits for receipts."""
+    world = World(id=ids, receipts=ids != "none")
+    async with world.bridge():
+        world.publish(b"1", "site/iot/cam/rose")
+        world.publish(b"2", "site/iot/cam/rose/7")
+        await world.until_written(2)
+    assert [line["samples"] for line in log_lines("mqtt.id_missing")] == told
+
+
 async def test_nothing_is_acknowledged_before_kafka_has_it():
     world = World()
     world.log.unavailable = True
