@@ -307,6 +307,7 @@ def test_a_dangling_reference_is_reported_at_its_value(problems):
         ("streams:\n", "mqtt: {broker: b, usename: u}\nstreams:\n", '5:19: mqtt.usename: unknown key "usename" (did you mean "username"?)'),
         ("streams:\n", "mqtt: {broker: b, packet_bytes: 2MiB}\nstreams:\n", "5:33: mqtt.packet_bytes: expected 1 KiB to 1.9 MiB"),
         ("streams:\n", "mqtt: {broker: b, window: 0}\nstreams:\n", "5:27: mqtt.window: expected a whole number from 1 to 1024, not 0"),
+        ("streams:\n", "mqtt: {broker: b, tls: yes}\nstreams:\n", "5:24: mqtt.tls: expected a mapping with ca, certificate, key, key_password, or {}, not a single value"),
         ("    edge: pi-a", "    edge: pi-a\n    transport: mqqt", '12:16: iot[0].transport: "mqqt" is not one of kafka, mqtt (did you mean "mqtt"?)'),
         ("    edge: pi-a", "    edge: pi-a\n    id: seq", '12:9: iot[0].id: "seq" is not one of none, counter, text'),
         ("site: lab", "site: ../lab", "2:7: site: expected a name: 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit"),

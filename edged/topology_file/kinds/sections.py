@@ -37,7 +37,7 @@ class Section:
         """The value of every key, by name."""
         values: dict[str, Any] = {}
         unknown: list[yaml.ScalarNode] = []
-        for key, key_node, value in reading.entries(node, at, f"a mapping with {', '.join(self.keys)}"):
+        for key, key_node, value in reading.entries(node, at, self._expected()):
             if key in self.keys:
                 values[key] = read(self.keys[key].kind, value, join(at, key), reading)
             else:
@@ -56,6 +56,10 @@ class Section:
             if isinstance(node, yaml.MappingNode) and join(at, key) not in reading.bad:
                 reading.wrong(node, join(at, key), "is missing", self.keys[key].doc)
         return values
+
+    def _expected(self) -> str:
+        or_empty = "" if self.keys.keys() - self.defaults.keys() else ", or {}"
+        return f"a mapping with {', '.join(self.keys)}{or_empty}"
 
     def placeholder(self) -> Any:
         return self.make(**{key: self.keys[key].kind.placeholder() for key in self.keys} | dict(self.defaults))
