@@ -3,9 +3,10 @@
     mpremote mip install umqtt.simple
     mpremote cp config/examples/esp32.py :main.py
 
-boot.py joins the Wi-Fi. In the topology the device has `transport: mqtt`, `id: counter` and `receipts: true`, and its
-stream `shape: [4]`, `dtype: float32`. MQTT 3.1.1 has no place for an id beside the payload, so it is in the topic,
-after the label, which may be empty: greenhouse/iot/esp32-1//a1b2c3d4:17.
+boot.py joins the Wi-Fi. USER is the device's name, and PASSWORD what `mosquitto_passwd` was given for it, where the
+topology's section `mqtt` has logins. In the topology the device has `transport: mqtt`, `id: counter` and
+`receipts: true`, and its stream `shape: [4]`, `dtype: float32`. MQTT 3.1.1 has no place for an id beside the payload,
+so it is in the topic, after the label, which may be empty: greenhouse/iot/esp32-1//a1b2c3d4:17.
 
 The broker's acknowledgement does not outlast the broker's crash; edged's receipt does: a line with the id, on
 greenhouse/receipts/esp32-1. What has none is sent again, and edged knows by the id what it has already. The readings
@@ -26,6 +27,7 @@ PERIOD_MS = 1000
 MAX_KEPT = 100
 RESEND_MS = 30000
 ANSWER_S = 10
+RETRY_MS = 5000
 HANGS_MS = 300000
 MAX_PACKET_ID = 65535
 
@@ -53,6 +55,7 @@ class Publisher:
         self._series = hexlify(os.urandom(4)).decode()  # another one after each restart, for the numbers begin again
         self._number = 0
         self._is_connected = False
+        self._tried = None
         self.kept = []  # [id, topic, payload, when it was sent or None], the oldest first
         self.num_lost = 0
         self.refused = []
@@ -68,9 +71,12 @@ class Publisher:
         return name
 
     def step(self):
-        """Send what is due, and take in receipts. Without a network it tries to connect, and returns."""
+        """Send what is due, and take in receipts. Without a network it tries to connect, at times, and returns."""
         try:
             if not self._is_connected:
+                if self._tried is not None and time.ticks_diff(time.ticks_ms(), self._tried) < RETRY_MS:
+                    return
+                self._tried = time.ticks_ms()
                 self._connect()
             self._client.check_msg()
             for each in list(self.kept):

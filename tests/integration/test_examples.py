@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import os
 import shutil
+import struct
 import sys
 import time
 import types
@@ -38,6 +39,7 @@ def esp32(monkeypatch):
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "RETRY_MS", 0)
     return module
 
 
@@ -115,6 +117,21 @@ def test_whatever_umqtt_says_of_a_broken_connection_an_esp32_makes_another_one(e
     assert len(client.open) == 1
 
 
+def test_an_esp32_that_is_refused_does_not_keep_the_broker_busy(esp32, monkeypatch):
+    class Refused(Broken):
+        def _at(self, where):
+            raise OSError
+
+    now_ms = 0
+    monkeypatch.setattr(time, "ticks_ms", lambda: now_ms)
+    monkeypatch.setattr(esp32, "RETRY_MS", 5000)
+    client = Refused(OSError(), "connect")
+    publisher = esp32.Publisher(client, SITE, "esp32-1")
+    for now_ms in range(0, 10_000, 50):  # noqa: B007 - read by ticks_ms
+        publisher.step()
+    assert publisher._tried == 5000
+
+
 def test_an_esp32_does_not_wait_for_ever_over_a_link_that_was_cut(esp32):
     """micropython-lib#103: umqtt.simple makes its socket a blocking one before each answer."""
     client = Broken(OSError(), "")
@@ -152,9 +169,10 @@ def test_without_a_network_an_esp32_keeps_the_newest(esp32):
     assert publisher.num_lost == 3
 
 
-async def run(script, port, device, *arguments):
-    environment = os.environ | {"BROKER": "127.0.0.1", "PORT": str(port), "SITE": SITE, "DEVICE": device}
-    process = await asyncio.create_subprocess_exec(EXAMPLES / script, *arguments, env=environment)
+async def run(script, port, device, *arguments, **login):
+    environment = os.environ | {"BROKER": "127.0.0.1", "PORT": str(port), "SITE": SITE, "DEVICE": device} | login
+    program = [sys.executable] if script.endswith(".py") else []
+    process = await asyncio.create_subprocess_exec(*program, EXAMPLES / script, *arguments, env=environment)
     assert await process.wait() == 0
 
 
@@ -162,12 +180,27 @@ async def test_a_shell_script_publishes_by_mqtt_and_gets_its_receipt(tmp_path):
     need_mosquitto()
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(b"\xff\xd8\xffpixels")
-    with Mosquitto() as mosquitto:
+    with Mosquitto(users={"cam": "open sesame"}) as mosquitto:
         async with asyncio.timeout(60), bridged(mosquitto.mqtt(), "cam", ids="text") as log:
-            await run("mosquitto.sh", mosquitto.port, "cam", str(photo), "boot")
+            await run("mosquitto.sh", mosquitto.port, "cam", str(photo), "boot", PASSWORD="open sesame")  # noqa: S106
             (record,) = log.records(f"{SITE}.iot.cam")
     assert (record.key, record.value) == (b"boot", photo.read_bytes())
     assert returned.sample_id(record.headers)
+
+
+async def test_a_pack_has_many_samples_each_with_its_number():
+    need_mosquitto()
+    with Mosquitto(users={"meter": "open sesame"}) as mosquitto:
+        async with asyncio.timeout(60), bridged(mosquitto.mqtt(), "meter", shape=(16,)) as log:
+            topic = f"{SITE}.iot.meter"
+            await log.ensure([TopicSpec(topic)])
+            await run("packs.py", mosquitto.port, "meter", PASSWORD="open sesame", STREAM="samples")  # noqa: S106
+            records: list[Record] = []
+            async with log.reader({TopicPartition(topic): 0}) as reader:
+                while len(records) < 2:
+                    records += await reader.poll(max_records=2, timeout_s=1)
+    assert [struct.unpack("<4f", each.value)[0] for each in records] == [21.5, pytest.approx(21.6)]
+    assert [returned.sample_id(each.headers).partition(":")[2] for each in records] == ["0", "1"]
 
 
 async def test_a_shell_script_publishes_by_kafka(apache_kafka, tmp_path):
