@@ -480,8 +480,9 @@ EVENTS: Mapping[str, Event] = {
     # mqtt: predictions to devices
     "mqtt.delivered": event(
         "Predictions that the MQTT broker has taken for devices since the last such line, those that were too old to "
-        "be sent, and devices that take none now: nobody subscribes to their predictions.",
-        predictions=int, expired=int, without_receiver=int,
+        "be sent, and devices that take none now: nobody subscribes to their predictions. Skipped: records of all "
+        "devices that were too old, and were not read.",
+        predictions=int, expired=int, skipped=int, without_receiver=int,
     ),
     "mqtt.no_receiver": event(
         "Nobody subscribes to a device's predictions: they are kept in Kafka, and sent for an hour once somebody does. "

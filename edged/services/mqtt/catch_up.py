@@ -48,6 +48,7 @@ class CatchUp:
         first, end = min(each.catch_up() for each in lagging), self._outboxes.end
         oldest_ms = self._now_ms() - LIFETIME_S * 1000
         start = await first_since(self._log, self._partition, oldest_ms, low=first, high=end)
+        self._report.skipped(start - first)
         async with self._log.reader({self._partition: start}) as reader:
             while any(each.is_catching_up for each in lagging):
                 if reader.position(self._partition) < self._outboxes.end:

@@ -85,6 +85,8 @@ class Deliverer:
         start = await first_since(
             self._log, self.partition, since_ms, low=max(low, resumed.offset), high=max(low, stable)
         )
+        if committed is not None:  # before the first run, nobody was to get any
+            self._report.skipped(start - max(low, resumed.offset))
         place = resumed if start == resumed.offset else resumed._replace(offset=start, before="", next="")
         is_same = is_continued(kept, resumed)
         self._outboxes.resume(place, from_note(note, kept.offset, self._devices) if is_same else {})

@@ -22,6 +22,7 @@ class DeliveryReport:
         self._began_s = 0.0
         self._num_delivered = 0
         self._num_expired = Counter[str]()
+        self._num_skipped = 0
 
     def delivered(self, device: str) -> None:
         """The broker has delivered a prediction to a subscriber."""
@@ -46,6 +47,10 @@ class DeliveryReport:
         """`count` predictions were too old to be sent."""
         self._num_expired[device] += count
 
+    def skipped(self, num_records: int) -> None:
+        """Records that are too old to be sent, of whatever device, are not read."""
+        self._num_skipped += num_records
+
     def ignored_topic(self, device: str, topic: str) -> None:
         """The device asked for its prediction at a topic that is not below its own."""
         self._lines.warning("mqtt.response_topic_ignored", device, device=device, topic=topic)
@@ -60,11 +65,12 @@ class DeliveryReport:
         expired = +self._num_expired
         for device, count in expired.items():
             logger().warning("mqtt.prediction_expired", device=device, predictions=count)
-        if self._num_delivered or expired:
+        if self._num_delivered or self._num_skipped or expired:
             logger().info(
                 "mqtt.delivered",
                 predictions=self._num_delivered,
                 expired=expired.total(),
+                skipped=self._num_skipped,
                 without_receiver=len(self._absent),
             )
-        self._began_s, self._num_delivered, self._num_expired = now_s, 0, Counter()
+        self._began_s, self._num_delivered, self._num_expired, self._num_skipped = now_s, 0, Counter(), 0

@@ -284,6 +284,26 @@ async def test_a_restart_before_anybody_can_receive_commits_nothing_of_the_backl
 
 
 @pytest.mark.looptime
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_what_became_too_old_while_no_edge_ran_is_skipped_and_counted(log_lines, is_known):
+    world = World("cam")
+    if is_known:
+        async with world.edge():
+            await world.predict("cam-of-another-run")
+            await asyncio.sleep(5)
+    value = json.dumps({"n": 0}).encode()
+    await world.log.append([Message(TOPIC.topic, value, key=b"cam") for _ in range(5000)])
+    await asyncio.sleep(2 * LIFETIME_S)
+    await world.predict("cam")
+    async with world.device("cam") as cam, world.edge():
+        await settled(world)
+        await asyncio.sleep(20)
+    assert len(cam) == 1
+    skipped = sum(line["skipped"] for line in log_lines("mqtt.delivered"))
+    assert skipped + num_expired(log_lines) == 5000 if is_known else skipped == 0
+
+
+@pytest.mark.looptime
 async def test_a_broker_that_is_away_is_waited_for_and_what_is_too_old_then_is_not_sent(log_lines):
     world = World("cam")
     async with world.device("cam") as cam, world.edge():
