@@ -8,16 +8,16 @@ from edged.log import logger
 
 
 class ThreadPool(ThreadPoolExecutor):
-    """An executor whose threads do all where the system gives no more of them, which is said once.
+    """An executor that goes on with the threads it has where the system starts no more; that is logged once.
 
-    There is one from the start: raises NoThread when there is none.
+    Starts one thread at once. Raises NoThread when it cannot.
     """
 
     def __init__(
         self, max_threads: int | None = None, name: str = "", initializer: Callable[[], object] | None = None
     ) -> None:
         super().__init__(max_threads, name, initializer)
-        self._has_told = False
+        self._has_warned = False
         try:
             self.submit(int)
         except RuntimeError as error:
@@ -33,8 +33,8 @@ class ThreadPool(ThreadPoolExecutor):
         except RuntimeError as error:
             if not self._threads:
                 raise
-            if not self._has_told:
-                self._has_told = True
+            if not self._has_warned:
+                self._has_warned = True
                 logger().warning(
                     "life.few_threads", threads=len(self._threads), wanted=self._max_workers, err=str(error)
                 )

@@ -19,9 +19,9 @@ _WITHOUT_PROPERTIES = PacketProperties()
 class MemoryMqttBroker:
     """A `ports.MqttBroker` for tests, which may do what a broker or a network does.
 
-    `limits`: what it says to those who connect. `window`: of each session. `forbidden`: topics that nobody may publish
-    to. `may_be_acknowledged`: without it acknowledgements are lost on their way. `max_queued`, `drops_above`: packets
-    of a session beyond those in flight, and bytes of a payload, beyond which it acknowledges and drops.
+    `limits`: stated to clients that connect. `window`: of each session. `forbidden`: topics that nobody may publish to.
+    `takes_acknowledgements`: without it acknowledgements are lost on their way. `max_queued`, `drops_above`: packets
+    that wait for a session, and bytes of a payload, beyond which it acknowledges and drops.
     """
 
     def __init__(self, health: Health, *, window: int = 32, limits: BrokerLimits = _LIMITS) -> None:
