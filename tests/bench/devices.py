@@ -302,8 +302,9 @@ async def measure(given: argparse.Namespace) -> Figures:
     """All three parts."""
     with tempfile.TemporaryDirectory(prefix="edged-devices-bench-") as folder, Apache() as kafka:
         port = free_port()
-        settings = mosquitto.settings(Mqtt(f"127.0.0.1:{port}", packet_bytes=_PACKET_BYTES))
-        with Mosquitto(settings[1:], port=port):  # without the listener, which the class has
+        printed = mosquitto.settings(Mqtt(f"127.0.0.1:{port}", packet_bytes=_PACKET_BYTES))
+        settings = [each for each in printed if not each.startswith("listener ")]  # which the class has
+        with Mosquitto(settings, port=port):
             mqtt, report = f"127.0.0.1:{port}", {}
             if "bridge" in given.parts:
                 report["bridge"] = {
