@@ -30,7 +30,7 @@ class FakeMachine:
         ):
             (root / folder).mkdir(parents=True)
         for unit in ("edged@.service", "edged-infer@.service"):
-            (root / "usr/lib/systemd/system" / unit).touch()
+            (root / "usr/lib/systemd/system" / unit).write_text("[Service]\n")
         monkeypatch.setenv("MACHINE", str(root))
         monkeypatch.setenv("PATH", str(_BIN), prepend=os.pathsep)
 

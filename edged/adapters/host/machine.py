@@ -81,8 +81,7 @@ class Machine:
         states = self._states(setup.units)
         for unit in setup.units:
             if masked := states[unit].masked_by:
-                runtime = "--runtime " if masked.startswith("/run/") else ""
-                yield f"{unit} is masked: `systemctl unmask {runtime}{PurePosixPath(masked).name}` lets it be started"
+                yield self._why_masked(unit, masked)
             elif not states[unit].is_installed:
                 template = f"{unit.partition('@')[0]}@.service"
                 yield f"there is no unit {template}: install the package of edged again, or the file by hand"
@@ -213,6 +212,13 @@ class Machine:
                 return file.read(3) not in _EMPTY
         except OSError:  # whatever is there is no credential
             return False
+
+    def _why_masked(self, unit: str, by: str) -> str:
+        """systemd takes a file without content, as a power cut leaves one, for a mask, which `unmask` leaves alone."""
+        if not self.path(by).is_symlink():
+            return f"{by} is empty: install the package of edged again, or the file by hand"
+        runtime = "--runtime " if by.startswith("/run/") else ""
+        return f"{unit} is masked: `systemctl unmask {runtime}{PurePosixPath(by).name}` lets it be started"
 
     def _lacks_folder(self, folder: str) -> Iterator[str]:
         above = folder.rpartition("/")[0] or "/"

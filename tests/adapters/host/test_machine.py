@@ -61,6 +61,14 @@ def test_a_masked_unit_is_lacking_with_how_to_unmask_it(fake, machine, link):
     assert list(machine.lacks(SETUP)) == [f"{DAEMON} is masked: `systemctl unmask {link}` lets it be started"]
 
 
+@pytest.mark.parametrize("file", [f"{UNITS}/edged@.service", "usr/lib/systemd/system/edged@.service"])
+def test_a_unit_whose_file_a_power_cut_has_emptied_is_to_be_installed_again(fake, machine, file):
+    """systemd calls it masked."""
+    fake.put(file)
+    lacking = f"/{file} is empty: install the package of edged again, or the file by hand"
+    assert list(machine.lacks(SETUP)) == [lacking]
+
+
 @pytest.mark.parametrize(
     ("fstab", "mounted", "lacks"),
     [
