@@ -138,11 +138,19 @@ def _as_service(path: Path) -> str:
     return f"run this by `sudo runuser -u {_user(owner)} -- …`"
 
 
+def _beyond_root(path: Path) -> str:
+    """What root does that is refused all the same; "" for anybody else."""
+    if os.geteuid() != 0:
+        return ""
+    owner = _user(path.stat().st_uid)
+    return f"root is nobody there, as in a network file system with root_squash; do it as {owner}, or on its server"
+
+
 def _missing(path: Path) -> str:
     existing = next(each for each in path.parents if each.exists())
     if os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
         return ""
-    if by := _as_service(existing):
+    if by := _as_service(existing) or _beyond_root(existing):
         return f"{path} is not there, and {_described(existing)}: {by}"
     made = f"install -d -m 750 -o {user()} -g {_group(os.getegid())} {_quoted(path)}"
     return f"{path} is not there, and {_described(existing)}: `{made}` as root makes it"
@@ -150,7 +158,7 @@ def _missing(path: Path) -> str:
 
 def _closed(path: Path, *, reads: bool) -> str:
     is_own = path.stat().st_uid == os.geteuid()
-    if by := _as_service(path):
+    if by := _as_service(path) or (not is_own and _beyond_root(path)):
         return f"{_described(path)}: {by}"
     needed = os.R_OK | (0 if reads else os.W_OK) | (os.X_OK if path.is_dir() else 0)
     if is_own and os.access(path, needed, effective_ids=True):

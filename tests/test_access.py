@@ -82,6 +82,18 @@ def test_a_person_is_not_told_to_take_what_is_a_services_but_to_act_as_it(folder
     )
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="root's rights")
+def test_root_is_not_told_to_take_what_a_network_refuses_even_to_it(folder):
+    """Of an NFS with root_squash the node's user has the archive, and root is nobody."""
+    archive = folder / "edged"
+    archive.mkdir(mode=0o750)
+    os.chown(archive, NOBODY, NOBODY)
+    assert why_refused(archive, REFUSED) == (
+        f"{archive} belongs to nobody (drwxr-x---), and this is root: root is nobody there, as in a network file system"
+        " with root_squash; do it as nobody, or on its server"
+    )
+
+
 def test_a_home_folder_is_not_to_be_opened_to_everybody(folder, monkeypatch):
     monkeypatch.setattr("edged.access._HOMES", folder)
     (folder / "pi").mkdir(mode=0o700)

@@ -204,7 +204,8 @@ def _about_archive(setup: Setup, seen: Seen) -> Iterator[str]:
         there = seen.folders.get(setup.archive)
         if there is not None and there.owner != USER:
             yield f"{setup.archive} belongs to {there.owner}: `{_sudo()}chown {USER}: {shlex.quote(setup.archive)}`"
-        if seen.entries.get(setup.archive, frozenset()) <= {"lost+found"}:  # a new file system has one
+        entries = seen.entries.get(setup.archive, None if there else frozenset())
+        if entries is not None and entries <= {"lost+found"}:  # a new file system has one
             yield f"{setup.archive} is empty; once: {_sudo()}runuser -u {USER} -- edged archive init {TOPOLOGY}"
 
 

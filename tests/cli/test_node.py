@@ -1,5 +1,9 @@
 """`edged node enable` and `disable` on a machine in a folder, with a systemctl of its own."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
 from edged.adapters.host.machine import Machine
@@ -96,6 +100,21 @@ def test_the_archive_gets_its_folder_and_how_to_mark_it(edged, machine):
     assert "archive init" in edged("node", "enable", "vault")[1]
     machine.put("srv/edged/edged-archive.json")
     assert "archive init" not in edged("node", "enable", "vault")[1]
+
+
+def test_an_archive_that_root_may_not_look_into_is_not_called_empty(edged, machine, monkeypatch):
+    (machine.root / "srv/edged").mkdir()
+    listed = Path.iterdir
+
+    def squashed(path):
+        if path.name == "edged" and path.parent.name == "srv":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(path)
+
+    monkeypatch.setattr("pathlib.Path.iterdir", squashed)
+    code, out, err = edged("node", "enable", "vault")
+    assert (code, err) == (0, "")
+    assert "archive init" not in out
 
 
 def test_who_came_by_sudo_is_given_commands_with_it(edged, machine, monkeypatch):

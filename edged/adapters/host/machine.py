@@ -90,7 +90,9 @@ class Machine:
         except KeyError:
             yield f'there is no user and group "{USER}": `systemd-sysusers` makes them, once edged.conf is in place'
         if setup.archive:
-            yield from self._lacks_folder(setup.archive)
+            with _reported():
+                lacks = list(self._lacks_folder(setup.archive))
+            yield from lacks
 
     def closed_to_node(self, files: Iterable[str]) -> Iterator[str]:
         """The files that the node's user may not read, though root may, each with the command that mends it.
@@ -104,7 +106,9 @@ class Machine:
         for file in files:
             for each in (*reversed(Path(file).parents), Path(file)):
                 there, needed = self.path(str(each)), os.X_OK if each != Path(file) else os.R_OK
-                if there.exists() and not _is_open(there, own, needed):
+                with _reported():
+                    is_closed = there.exists() and not _is_open(there, own, needed)
+                if is_closed:
                     mended = f"chmod a+x {each}" if needed == os.X_OK else f"chgrp {USER} {each} && chmod g+r {each}"
                     yield f"the node's user {USER} may not read {file}: `{mended}` lets it"
                     break
@@ -199,10 +203,10 @@ class Machine:
         return texts
 
     def _entries(self, path: str) -> frozenset[str] | None:
-        """The names in a folder; None where there is none."""
+        """The names in a folder; None where there is none, or root is nobody, as in a network's archive it may be."""
         try:
             return frozenset(each.name for each in self.path(path).iterdir()) - {_TEMPORARY}
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             return None
 
     def _is_full(self, path: str) -> bool:
@@ -256,13 +260,23 @@ class Machine:
         made = path.with_name(f".{path.name}.tmp")
         with contextlib.suppress(FileNotFoundError):
             made.rmdir()
-        made.mkdir(mode=stat.S_IRWXU)
-        self._give(made, folder)
-        made.rename(path)
+        try:
+            made.mkdir(mode=stat.S_IRWXU)
+            self._give(made, folder)
+            made.rename(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                made.rmdir()
+            raise OSError(error.errno, error.strerror, str(path)) from error
         sync_folder(path.parent)
 
     def _give(self, path: Path, folder: Folder) -> None:
-        os.chown(path, *self._accounts(folder.owner))
+        owner = folder.owner
+        try:
+            os.chown(path, *self._accounts(owner))
+        except PermissionError as error:
+            mended = f"mount it with uid={owner},gid={owner}, or make the folder on the server of a network's"
+            raise PermissionError(error.errno, f"its file system lets nobody give it to {owner}: {mended}") from error
         path.chmod(folder.mode)
 
     @staticmethod
@@ -271,9 +285,9 @@ class Machine:
         path.parent.mkdir(exist_ok=True)
         path.parent.chmod(0o755)
         temporary = path.with_name(_TEMPORARY)
-        with temporary.open("w") as file:
+        with temporary.open("wb") as file:
             os.fchmod(file.fileno(), 0o644)
-            file.write(content)
+            file.write(os.fsencode(content))  # a path's bytes, whatever the locale says
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -289,8 +303,8 @@ def _is_open(path: Path, accounts: tuple[int, int], needed: int) -> bool:
 
 
 def _text(file: Path) -> str:
-    """What a file says. Raises OSError, also of what is no file."""
-    return read_regular(file, _MAX_BYTES).decode(errors="replace")
+    """What a file says, with paths as Python has them. Raises OSError, also of what is no file."""
+    return os.fsdecode(read_regular(file, _MAX_BYTES))
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ class Seen:
     """What is on the machine now, of what concerns a node.
 
     `folders`: those that are there, with their modes and owners. `files`: the texts of drop-ins. `entries`: the names
-    in folders that are removed, or filled, only if they are empty. `secrets`: files of credentials that are not empty.
+    in folders that are removed, or filled, only if they are empty, as far as root may read them. `secrets`: files of credentials that are not empty.
     """
 
     units: Mapping[str, UnitState]

@@ -1,8 +1,11 @@
 """What is seen of a machine, and what changes it, in a folder with a systemctl of its own."""
 
+import errno
 import fcntl
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -133,6 +136,22 @@ def interrupt(*_):
     raise KeyboardInterrupt
 
 
+def test_a_folder_that_its_file_system_gives_to_nobody_is_told_and_leaves_nothing(fake, machine, monkeypatch):
+    """Of FAT, say, or of a network's that squashes root."""
+    fake.put("srv/other").unlink()
+    monkeypatch.setattr("os.chown", refuse)
+    for is_there in (False, True):
+        if is_there:
+            (fake.root / "srv/edged").mkdir()
+        with pytest.raises(MachineUnfit, match=r"^/srv/edged: its file system .* edged: mount it with uid=edged,gid="):
+            machine.carry_out(MakeFolder(Folder("/srv/edged", 0o750, "edged", is_data=True)))
+        assert [each.name for each in (fake.root / "srv").iterdir()] == (["edged"] if is_there else [])
+
+
+def refuse(*_, **_options):
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
 @pytest.mark.parametrize("target", ["", "/nowhere/at/all"], ids=["file", "dead link"])
 def test_what_is_in_the_place_of_a_folder_stays_and_is_named(fake, machine, target):
     place = fake.put("var/lib/edged")
@@ -161,6 +180,21 @@ def test_a_drop_in_is_readable_by_all_and_seen(fake, machine):
     assert [each.name for each in file.parent.iterdir()] == ["50-node.conf"]
     assert machine.seen("pi-a").files == {drop_in_of(DAEMON): "[Service]\n"}
     assert machine.drop_ins() == {DAEMON: "[Service]\n"}
+
+
+def test_a_path_is_written_in_its_own_bytes_whatever_the_locale_says(tmp_path):
+    program = (
+        "import os, pathlib, sys\n"
+        "from edged.adapters.host.machine import Machine, WriteFile\n"
+        "machine, text = Machine(pathlib.Path(sys.argv[1])), os.fsdecode(b'/srv/k\\xc3\\xb6der')\n"
+        f"machine.carry_out(WriteFile('{drop_in_of(DAEMON)}', text))\n"
+        "assert machine.drop_ins() == {'" + DAEMON + "': text}\n"
+    )
+    (tmp_path / UNITS).mkdir(parents=True)
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program, tmp_path], check=True, env={**os.environ, **locale, **paths})
+    assert (tmp_path / drop_in_of(DAEMON).lstrip("/")).read_bytes() == "/srv/k\u00f6der".encode()
 
 
 def test_what_a_killed_write_left_is_no_drop_in_and_is_in_nobodys_way(fake, machine):
@@ -198,6 +232,22 @@ def test_what_is_no_file_in_a_secrets_or_a_drop_ins_place_keeps_nobody_waiting(f
             machine.seen("pi-a", SETUP)
     place.rmdir() if kind == "folder" else place.unlink()
     assert machine.seen("pi-a", SETUP).secrets == frozenset()
+
+
+def test_an_archive_that_root_may_not_look_into_is_there_and_one_that_it_may_not_even_see_is_told(
+    fake, machine, monkeypatch
+):
+    """Of a network file system that squashes root: the node's user may."""
+    (fake.root / "srv/edged").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.iterdir", refuse)
+        seen = machine.seen("vault", VAULT)
+    assert ("/srv/edged" in seen.folders, "/srv/edged" in seen.entries) == (True, False)
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.stat", refuse)
+        for look in (lambda: machine.lacks(VAULT), lambda: machine.closed_to_node(["/srv/ca.pem"])):
+            with pytest.raises(MachineUnfit, match=r": Operation not permitted$"):
+                list(look())
 
 
 def test_a_file_in_a_folders_place_does_not_keep_a_node_on_the_machine(fake, machine):
